@@ -1,0 +1,149 @@
+"""The ``kvplan`` command: finds the verb, imports only its module, and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+import typer
+from typer._click.exceptions import Abort, ClickException, NoArgsIsHelpError
+
+from kvplan import __version__
+from kvplan.errors import Interrupted, KvplanError
+
+
+class Verb(NamedTuple):
+    """Where a command lives. ``target`` is a function or, for a group, a ``typer.Typer``."""
+
+    module: str
+    target: str
+
+
+VERBS: dict[str, Verb] = {
+    "size": Verb("kvplan.cli.commands.size", "size"),
+    "fit": Verb("kvplan.cli.commands.fit", "fit"),
+    "simulate": Verb("kvplan.cli.commands.simulate", "simulate"),
+    "report": Verb("kvplan.cli.commands.report", "report"),
+    "trace": Verb("kvplan.cli.commands.trace", "app"),
+    "models": Verb("kvplan.cli.commands.models", "app"),
+    "gpus": Verb("kvplan.cli.commands.gpus", "app"),
+}
+"""Every verb, in the order of ``kvplan --help``."""
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"kvplan {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    ctx: typer.Context,
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit.", is_eager=True, callback=_show_version
+    ),
+    debug: bool = typer.Option(False, "--debug", help="Show a traceback when something fails."),
+) -> None:
+    """How much memory a model's KV cache takes, what fits, and what happens to it under real traffic."""
+
+
+def build_app(verbs: Sequence[str] | None = None) -> typer.Typer:
+    """The Typer application holding ``verbs`` (default: all of them)."""
+    app = typer.Typer(
+        name="kvplan", no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False
+    )
+    app.callback()(_root)
+    for name in VERBS if verbs is None else verbs:
+        verb = VERBS[name]
+        target = getattr(import_module(verb.module), verb.target)
+        if isinstance(target, typer.Typer):
+            app.add_typer(target, name=name)
+        else:
+            app.command(name)(target)
+    return app
+
+
+def _named_verb(argv: Sequence[str]) -> str | None:
+    """The verb the command line asks for, when it is plain which one."""
+    for word in argv:
+        if word in ("--debug",):
+            continue
+        return word if word in VERBS else None
+    return None
+
+
+def _wants_json(argv: Sequence[str]) -> bool:
+    return any(
+        word in ("--format=json", "-fjson") or (word in ("--format", "-f") and argv[i + 1 : i + 2] == ["json"])
+        for i, word in enumerate(argv)
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the ``kvplan`` script; never returns."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.exit(run(arguments))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line and return its exit code; prints errors instead of raising them."""
+    verb = _named_verb(argv)
+    completing = "_KVPLAN_COMPLETE" in os.environ
+    debug = "--debug" in argv
+    argv = [word for word in argv if word != "--debug"]
+    try:
+        app = build_app(None if verb is None or completing else [verb])
+        code = app(args=list(argv), prog_name="kvplan", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except NoArgsIsHelpError as exc:
+        typer.echo(exc.ctx.get_help() if exc.ctx else "", err=True)
+        return 2
+    except ClickException as exc:
+        _report(exc.format_message(), None, None, "usage", exc.exit_code, as_json=_wants_json(argv))
+        return exc.exit_code
+    except KvplanError as exc:
+        if debug:
+            raise
+        _report(exc.message, exc.where, exc.hint, exc.code, exc.exit_code, as_json=_wants_json(argv))
+        return exc.exit_code
+    except (KeyboardInterrupt, Abort):
+        _report("interrupted", None, None, "interrupted", Interrupted.exit_code, as_json=_wants_json(argv))
+        return Interrupted.exit_code
+    except BrokenPipeError:
+        # The reader of our pipe (head, less) went away: not an error of ours. Keep Python's shutdown
+        # from writing to the dead pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as exc:
+        if debug:
+            raise
+        place = str(exc.filename) if exc.filename else None
+        _report(exc.strerror or str(exc), place, None, "io", 1, as_json=_wants_json(argv))
+        return 1
+    except Exception as exc:
+        if debug:
+            raise
+        message = f"internal error: {type(exc).__name__}: {exc}"
+        hint = "this is a bug in kvplan; run again with --debug and report the traceback"
+        _report(message, None, hint, "internal", 1, as_json=_wants_json(argv))
+        return 1
+
+
+def _report(
+    message: str, where: str | None, hint: str | None, code: str, exit_code: int, *, as_json: bool
+) -> None:
+    if as_json:
+        body = {"code": code, "message": message, "where": where, "hint": hint, "exit_code": exit_code}
+        sys.stderr.write(json.dumps({"error": body}, ensure_ascii=False) + "\n")
+        return
+    lines = [f"error: {message}"]
+    if where:
+        lines.append(f"  where: {where}")
+    if hint:
+        lines.append(f"  hint: {hint}")
+    sys.stderr.write("\n".join(lines) + "\n")

@@ -1,0 +1,82 @@
+"""Printing: answers on stdout, everything else on stderr.
+
+``table`` output is for people: rich tables on a terminal, the same text without colour elsewhere, never
+wider than 80 columns unless the terminal is. ``json`` is one object; ``csv`` and ``md`` are one table.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PLAIN_WIDTH = 80
+
+
+def answer(text: str) -> None:
+    """Write text to stdout, with exactly one newline at its end."""
+    sys.stdout.write(text.rstrip("\n") + "\n")
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """One JSON object, keys in the order given, raw numbers; NaN and infinities are refused."""
+    answer(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """RFC 4180 text with ``\\n`` line ends."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A GitHub-flavoured Markdown table; numbers are right-aligned, pipes escaped."""
+    body = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    numeric = [
+        bool(body) and all(_looks_numeric(row[index]) for row in body) for index in range(len(columns))
+    ]
+    lines = [
+        "| " + " | ".join(columns) + " |",
+        "|" + "|".join(" ---: " if right else " --- " for right in numeric) + "|",
+    ]
+    lines += ["| " + " | ".join(row) + " |" for row in body]
+    return "\n".join(lines) + "\n"
+
+
+def _looks_numeric(cell: str) -> bool:
+    return cell == "" or cell.lstrip("-+~")[:1].isdigit()
+
+
+def stdout_console() -> Console:
+    """A rich console for the answer: as wide as the terminal, 80 columns where there is none."""
+    from rich.console import Console
+
+    return _console(Console, stderr=False)
+
+
+def stderr_console() -> Console:
+    """A rich console for progress, warnings and errors."""
+    from rich.console import Console
+
+    return _console(Console, stderr=True)
+
+
+def _console(kind: type[Console], *, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or os.environ.get("COLUMNS") else PLAIN_WIDTH
+    return kind(stderr=stderr, width=width, highlight=False, emoji=False, soft_wrap=False)
+
+
+def warn(message: str) -> None:
+    """One warning line on stderr."""
+    sys.stderr.write(f"warning: {message}\n")

@@ -1,0 +1,54 @@
+"""Contracts between the engine and what is plugged into it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class StepBatch:
+    """What one engine step executes, as a latency model needs to know it.
+
+    The engine keeps one of these and rewrites it every step, so a model must not hold on to it.
+
+    Attributes:
+        scheduled_tokens: tokens computed in the step, all requests together.
+        decode_context: sum over scheduled requests whose prompt was wholly computed before the step of
+            (tokens computed before + tokens scheduled now). This is the ``decode_context`` of the linear model.
+        decode_requests: how many of those requests compute exactly one token.
+        decode_kv_tokens: sum of (computed before + 1) over the requests counted in ``decode_requests``.
+        prefill_chunks: ``(tokens computed before, tokens scheduled now)`` of every other scheduled request.
+        sampled_requests: requests that sample an output token in this step.
+    """
+
+    __slots__ = (
+        "decode_context",
+        "decode_kv_tokens",
+        "decode_requests",
+        "prefill_chunks",
+        "sampled_requests",
+        "scheduled_tokens",
+    )
+
+    def __init__(
+        self,
+        scheduled_tokens: int = 0,
+        decode_context: int = 0,
+        decode_requests: int = 0,
+        decode_kv_tokens: int = 0,
+        prefill_chunks: list[tuple[int, int]] | None = None,
+        sampled_requests: int = 0,
+    ) -> None:
+        self.scheduled_tokens = scheduled_tokens
+        self.decode_context = decode_context
+        self.decode_requests = decode_requests
+        self.decode_kv_tokens = decode_kv_tokens
+        self.prefill_chunks: list[tuple[int, int]] = [] if prefill_chunks is None else prefill_chunks
+        self.sampled_requests = sampled_requests
+
+
+class LatencyModel(Protocol):
+    """How long a step takes."""
+
+    def step_seconds(self, batch: StepBatch) -> float:
+        """Seconds the step occupies the device: finite, not negative, not falling when the batch grows."""
+        ...

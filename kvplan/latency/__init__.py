@@ -1,0 +1,1 @@
+"""Floor 5: how long a step takes."""
