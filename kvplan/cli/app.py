@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 import typer
-from typer._click.exceptions import Abort, ClickException, NoArgsIsHelpError
+from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
 from kvplan import __version__
 from kvplan.errors import Interrupted, KvplanError
@@ -111,7 +111,7 @@ def run(argv: Sequence[str]) -> int:
             raise
         _report(exc.message, exc.where, exc.hint, exc.code, exc.exit_code, as_json=_wants_json(argv))
         return exc.exit_code
-    except (KeyboardInterrupt, Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _report("interrupted", None, None, "interrupted", Interrupted.exit_code, as_json=_wants_json(argv))
         return Interrupted.exit_code
     except BrokenPipeError:
