@@ -1,0 +1,161 @@
+"""The attention variants a layer may have: what decides how many bytes a token leaves behind.
+
+Each variant is a frozen value told apart by ``kind``; ``kvplan.sizing.attention`` has one function for
+each. Dimensions use the field's symbols: query heads, KV heads, head dimension of K (and of V where it
+differs), the latent rank and the rope dimensions of multi-head latent attention (MLA).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from kvplan.specs.base import Count, Frozen, Natural
+
+
+class Indexer(Frozen):
+    """A sparse-attention indexer: small extra keys per token that choose which tokens are attended.
+
+    Engines keep the keys in fp8 with one fp32 scale per ``scale_group`` elements, transformers in the model's
+    dtype. ``owned`` is false on a layer that re-uses the selection of an earlier one and stores no keys.
+    """
+
+    heads: Count
+    head_dim: Count
+    key_heads: Count = 1
+    topk: Count | None = None
+    owned: bool = True
+    scale_group: Count = 128
+
+
+class _Heads(Frozen):
+    """Multi-head, grouped-query or multi-query attention: told apart by ``kv_heads``."""
+
+    query_heads: Count
+    kv_heads: Count
+    head_dim: Count
+    v_head_dim: Count | None = None
+    qkv_bias: bool = False
+    output_bias: bool = False
+    qk_norm: Literal["none", "per_head", "full"] = "none"
+    output_gate: bool = False
+    """The query projection also produces a gate on the output (doubling its width)."""
+    v_projection: bool = True
+    """False where V is computed from K (Gemma 4): no V weights, though both are cached."""
+    indexer: Indexer | None = None
+
+    @property
+    def value_dim(self) -> int:
+        """Head dimension of V."""
+        return self.head_dim if self.v_head_dim is None else self.v_head_dim
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.query_heads % self.kv_heads:
+            raise ValueError(f"query_heads {self.query_heads} is not a multiple of kv_heads {self.kv_heads}")
+        return self
+
+
+class FullAttention(_Heads):
+    """Every token attends to every earlier one: K and V of the whole context are kept."""
+
+    kind: Literal["full"] = "full"
+
+
+class SlidingAttention(_Heads):
+    """A token attends to the ``window`` most recent ones, itself included."""
+
+    kind: Literal["sliding"] = "sliding"
+    window: Count
+
+
+class ChunkedAttention(_Heads):
+    """A token attends inside its own aligned chunk of ``chunk`` tokens (Llama 4)."""
+
+    kind: Literal["chunked"] = "chunked"
+    chunk: Count
+
+
+class LatentAttention(Frozen):
+    """MLA: one latent of ``kv_lora_rank`` plus ``rope_head_dim`` rotary dimensions per token."""
+
+    kind: Literal["mla"] = "mla"
+    query_heads: Count
+    kv_lora_rank: Count
+    rope_head_dim: Natural
+    nope_head_dim: Count
+    v_head_dim: Count
+    q_lora_rank: Count | None = None
+    output_gate: bool = False
+    qkv_bias: bool = False
+    indexer: Indexer | None = None
+    expanded_in: tuple[Literal["vllm", "sglang", "transformers"], ...] = ()
+    """Engines without a latent cache for this architecture: they keep every head's expanded K and V."""
+
+    @property
+    def latent_dim(self) -> int:
+        """Elements kept per token: latent plus rope."""
+        return self.kv_lora_rank + self.rope_head_dim
+
+
+class CompressedAttention(Frozen):
+    """DeepSeek-V4: a short window of single-head latents plus one compressed entry per ``ratio`` tokens.
+
+    ``ratio`` 0 keeps the window alone. ``overlap`` marks the finely compressed form whose entries are
+    pooled from two neighbouring groups (ratio 4) and which owns an indexer over the compressed entries.
+    """
+
+    kind: Literal["compressed"] = "compressed"
+    query_heads: Count
+    head_dim: Count
+    rope_head_dim: Natural
+    window: Count
+    ratio: Natural
+    overlap: bool = False
+    q_lora_rank: Count
+    o_lora_rank: Count
+    o_groups: Count
+    indexer: Indexer | None = None
+
+    @model_validator(mode="after")
+    def _indexer_needs_entries(self) -> Self:
+        if self.ratio == 0 and (self.indexer is not None or self.overlap):
+            raise ValueError("a layer with ratio 0 keeps no compressed entries, so no indexer and no overlap")
+        return self
+
+
+class SharedAttention(Frozen):
+    """A layer that attends over the KV of an earlier layer and stores nothing itself."""
+
+    kind: Literal["shared"] = "shared"
+    query_heads: Count
+    kv_heads: Count
+    head_dim: Count
+    window: Count | None = None
+    kv_projection: bool = False
+    """True where the checkpoint still carries (unused) K and V projections."""
+    qk_norm: Literal["none", "per_head", "full"] = "none"
+
+
+class CrossAttention(Frozen):
+    """Attention over an encoder's or an image's tokens: kept once per sequence, not per generated token."""
+
+    kind: Literal["cross"] = "cross"
+    query_heads: Count
+    kv_heads: Count
+    head_dim: Count
+    source: Literal["encoder", "vision"] = "encoder"
+    qkv_bias: bool = False
+    output_bias: bool = False
+
+
+SelfAttention = Annotated[
+    FullAttention
+    | SlidingAttention
+    | ChunkedAttention
+    | LatentAttention
+    | CompressedAttention
+    | SharedAttention,
+    Field(discriminator="kind"),
+]

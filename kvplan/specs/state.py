@@ -1,0 +1,146 @@
+"""Constant-size state: what state-space, linear-attention and convolution layers keep per sequence."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from kvplan.specs.base import Count, Frozen, Natural
+
+StateDtype = Literal["fp32", "bf16", "fp16"]
+
+
+class _State(Frozen):
+    recurrent_dtype: StateDtype | None = None
+    """Dtype the *configuration* asks for the recurrent state; ``None``: it is silent, engines differ."""
+
+
+class MambaState(_State):
+    """Mamba-1: ``inner_size`` channels of ``state_size`` numbers, convolution of ``conv_kernel``."""
+
+    kind: Literal["mamba"] = "mamba"
+    inner_size: Count
+    state_size: Count
+    conv_kernel: Count
+    dt_rank: Count
+    heads: Count = 1
+
+
+class Mamba2State(_State):
+    """Mamba-2: heads x head_dim x state_size; convolution over x and each group's B and C."""
+
+    kind: Literal["mamba2"] = "mamba2"
+    heads: Count
+    head_dim: Count
+    groups: Count
+    state_size: Count
+    conv_kernel: Count
+
+    @property
+    def inner_size(self) -> int:
+        """Channels: heads x head dimension."""
+        return self.heads * self.head_dim
+
+    @property
+    def conv_channels(self) -> int:
+        """Channels of the convolution: x, B and C."""
+        return self.inner_size + 2 * self.groups * self.state_size
+
+
+class GatedDeltaNetState(_State):
+    """Gated delta net: per value head a key_head_dim x value_head_dim matrix; convolution over q, k and v."""
+
+    kind: Literal["gated_delta_net"] = "gated_delta_net"
+    key_heads: Count
+    value_heads: Count
+    key_head_dim: Count
+    value_head_dim: Count
+    conv_kernel: Count
+
+    @property
+    def conv_channels(self) -> int:
+        """Channels of the convolution: q, k and v."""
+        return 2 * self.key_heads * self.key_head_dim + self.value_heads * self.value_head_dim
+
+
+class KimiDeltaState(_State):
+    """Kimi delta attention: per head a head_dim x head_dim matrix; convolutions for q, k and v."""
+
+    kind: Literal["kimi_delta"] = "kimi_delta"
+    heads: Count
+    head_dim: Count
+    conv_kernel: Count
+
+    @property
+    def conv_channels(self) -> int:
+        """Channels of the three convolutions together."""
+        return 3 * self.heads * self.head_dim
+
+
+class LinearAttentionState(_State):
+    """Linear (lightning) attention: per head one key_dim x value_dim matrix, nothing else."""
+
+    kind: Literal["linear"] = "linear"
+    heads: Count
+    key_head_dim: Count
+    value_head_dim: Count
+
+
+class RwkvState(_State):
+    """RWKV: per head a head_dim x head_dim matrix plus ``shifts`` token-shift vectors."""
+
+    kind: Literal["rwkv"] = "rwkv"
+    heads: Count
+    head_dim: Count
+    hidden_size: Count
+    shifts: Natural = 2
+
+
+class WkvState(_State):
+    """RWKV-4: two token shifts of hidden_size; numerator, denominator and maximum of inner_size."""
+
+    kind: Literal["rwkv4"] = "rwkv4"
+    hidden_size: Count
+    inner_size: Count
+
+
+class RecurrentState(_State):
+    """RG-LRU (Griffin): one vector of ``inner_size`` and its short convolution."""
+
+    kind: Literal["rglru"] = "rglru"
+    inner_size: Count
+    conv_kernel: Count
+    heads: Count = 1
+
+
+class ShortConvState(_State):
+    """A gated short convolution (LFM): the last ``conv_kernel`` inputs of ``channels`` channels."""
+
+    kind: Literal["short_conv"] = "short_conv"
+    channels: Count
+    conv_kernel: Count
+
+
+class ConvolvedAttentionState(_State):
+    """Convolved compressed attention (Zaya): tail of the q/k convolutions, one shifted value."""
+
+    kind: Literal["convolved_attention"] = "convolved_attention"
+    conv_channels: Count
+    conv_tail: Count
+    shifted_values: Natural
+
+
+State = Annotated[
+    MambaState
+    | Mamba2State
+    | GatedDeltaNetState
+    | KimiDeltaState
+    | LinearAttentionState
+    | RwkvState
+    | WkvState
+    | RecurrentState
+    | ShortConvState
+    | ConvolvedAttentionState,
+    Field(discriminator="kind"),
+]
