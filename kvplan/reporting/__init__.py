@@ -1,1 +1,1 @@
-"""Floor 7: a result turned into something to read. Never simulates."""
+"""Floor 7: a result in, something to read out. Nothing here simulates or looks anything up."""
