@@ -54,10 +54,11 @@ class Source(Frozen):
     """Where the facts of a spec come from.
 
     ``grade`` says how good the source is: ``config`` = the published configuration file itself,
-    ``published`` = the documented shape of the release, ``datasheet`` and ``measured`` for hardware.
+    ``published`` = the documented shape of the release; hardware facts are ``datasheet``, ``measured`` or
+    ``estimated``.
     """
 
     url: str
     revision: str | None = None
     note: str | None = None
-    grade: Literal["config", "published", "default-class", "datasheet", "measured"] = "config"
+    grade: Literal["config", "published", "default-class", "datasheet", "measured", "estimated"] = "config"
