@@ -1,0 +1,59 @@
+"""When requests arrive: renewal processes given by a rate and a shape.
+
+``shape`` is what vLLM's ``bench serve`` calls burstiness: the shape of the gamma distribution of the gaps,
+below 1 bursty, 1 Poisson, above 1 more regular (CV = 1/sqrt(shape)). For ``weibull`` it is the Weibull
+shape, with the same reading.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from kvplan.errors import UnknownName, UsageError
+
+KINDS = ("poisson", "gamma", "weibull", "constant")
+
+
+@dataclass(frozen=True, slots=True)
+class ArrivalProcess:
+    """``rate`` arrivals per second on average, with gaps of the given kind."""
+
+    rate: float
+    kind: str = "poisson"
+    shape: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UnknownName("arrival process", self.kind, KINDS)
+        if not 1e-9 <= self.rate <= 1e9:
+            raise UsageError(f"the rate must be between 1e-9 and 1e9 per second, not {self.rate!r}")
+        if not 0.05 <= self.shape <= 1e6:
+            raise UsageError(
+                f"the shape must be between 0.05 and 1e6, not {self.shape!r}",
+                hint="1 is Poisson, less is burstier; for evenly spaced arrivals use constant",
+            )
+
+    def gap(self, rng: random.Random) -> Callable[[], float]:
+        """A function that draws the next gap, in seconds."""
+        rate, shape = self.rate, self.shape
+        if self.kind == "poisson":
+            draw = rng.expovariate
+            return lambda: draw(rate)
+        if self.kind == "gamma":
+            scale = 1.0 / (rate * shape)
+            return lambda: rng.gammavariate(shape, scale)
+        if self.kind == "weibull":
+            scale = 1.0 / (rate * math.gamma(1.0 + 1.0 / shape))
+            return lambda: rng.weibullvariate(scale, shape)
+        return lambda: 1.0 / rate
+
+    def times(self, rng: random.Random, start_s: float = 0.0) -> Iterator[float]:
+        """Arrival times without end, the first one gap after ``start_s``."""
+        gap = self.gap(rng)
+        now = start_s
+        while True:
+            now += gap()
+            yield now

@@ -1,0 +1,41 @@
+"""Decoding JSON lines into typed rows, with a reason for each line that is not one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import msgspec
+
+from kvplan.traces.accounting import Accounting
+from kvplan.traces.source import Source
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+HALF_WRITTEN = "half-written last line"
+_INDEX = re.compile(r"\[\d+\]")
+
+
+def fault(error: Exception, line: bytes) -> str:
+    """Why a line could not be decoded, in words that repeat for lines with the same fault."""
+    if isinstance(error, msgspec.ValidationError):
+        return f"field missing or mistyped: {_INDEX.sub('[...]', str(error))}"
+    if isinstance(error, RecursionError):
+        return "JSON nested too deeply"
+    if not line.endswith(b"\n"):
+        return HALF_WRITTEN
+    return "not JSON"
+
+
+def rows(source: Source, accounting: Accounting, kind: type[R]) -> Iterator[tuple[int, R]]:
+    """``(line number, row)`` for each line that decodes as ``kind``; the others are dropped and counted."""
+    decode: Callable[[bytes], R] = msgspec.json.Decoder(kind).decode
+    for number, line in source.lines():
+        accounting.rows += 1
+        try:
+            row = decode(line)
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            accounting.drop(fault(error, line), number)
+            continue
+        yield number, row

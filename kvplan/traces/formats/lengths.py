@@ -1,0 +1,103 @@
+"""CSV tables of lengths: vidur's, splitwise-sim's, and kvplan's own ``arrival_s,prompt_tokens,output_tokens``.
+
+A table without a column of times (vidur's length-only files) needs an arrival process: with a rate they
+arrive as Poisson, without one all at 0. Nothing is said about content, so reuse is unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from kvplan.traces.accounting import Accounting
+from kvplan.traces.arrivals import ArrivalProcess
+from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat, csv_columns
+from kvplan.traces.formats.table import Table, parse_count
+from kvplan.traces.request import Request, default_output
+from kvplan.traces.source import Source
+from kvplan.traces.streams import stream
+from kvplan.traces.tokenspace import unique_run
+
+
+class Dialect(NamedTuple):
+    """Column names of one tool; times in seconds."""
+
+    arrival: str
+    prompt: str
+    output: str
+    priority: str = "-"
+    session: str = "-"
+
+
+DIALECTS = (
+    Dialect("arrival_s", "prompt_tokens", "output_tokens", "priority", "session"),
+    Dialect("arrived_at", "num_prefill_tokens", "num_decode_tokens"),
+    Dialect("arrival_timestamp", "prompt_size", "token_size"),
+)
+
+
+def _dialect(columns: list[str]) -> Dialect | None:
+    for dialect in DIALECTS:
+        if dialect.prompt in columns and dialect.output in columns:
+            return dialect
+    return None
+
+
+def sniff(head: bytes, name: str) -> bool:
+    return _dialect(csv_columns(head)) is not None
+
+
+def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterator[Request]:
+    """Requests in the order of the file."""
+    dialect = _dialect(csv_columns(source.head)) or DIALECTS[0]
+    wanted = [f"?{dialect.arrival}", dialect.prompt, dialect.output]
+    table = Table(source, accounting, [*wanted, f"?{dialect.priority}", f"?{dialect.session}"])
+    admit = Intake(options, accounting).admit
+    time_scale, rate_scale = options.time_scale, options.rate_scale
+    timed = dialect.arrival in table.columns
+    process: Iterator[float] | None = None
+    if not timed and options.rate is not None:
+        process = ArrivalProcess(options.rate).times(stream(options.seed, "arrivals"))
+        accounting.note(f"the trace has no arrival times: Poisson at {options.rate:g}/s, seed {options.seed}")
+    elif not timed:
+        accounting.note("the trace has no arrival times: all requests arrive at 0; give a rate to spread them")
+    for line, (arrival, prompt, output, rank, session) in table:
+        index = accounting.rows - 1
+        try:
+            prompt_tokens, output_tokens = parse_count(prompt), parse_count(output)
+            priority = parse_count(rank) if rank else 0
+        except ValueError:
+            accounting.drop("token count or priority is not a whole number", line)
+            continue
+        try:
+            seconds = float(arrival) if timed else 0.0
+        except ValueError:
+            accounting.drop(f"{dialect.arrival} is not a number", line)
+            continue
+        arrival_s = seconds * time_scale / rate_scale
+        output_tokens = admit(line, arrival_s, prompt_tokens, output_tokens)
+        if not output_tokens:
+            continue
+        if process is not None:
+            arrival_s = next(process)
+        accounting.requests += 1
+        accounting.without_ids += 1
+        yield Request(
+            f"{index:06d}",
+            arrival_s,
+            (unique_run(index, prompt_tokens),),
+            prompt_tokens,
+            default_output(index, output_tokens),
+            output_tokens,
+            priority,
+            session or None,
+        )
+
+
+FORMAT = TraceFormat(
+    name="csv",
+    summary="CSV of lengths: vidur, splitwise-sim or arrival_s,prompt_tokens,output_tokens",
+    sniff=sniff,
+    read=read,
+    keys=frozenset({"arrival_s", "prompt_tokens", "output_tokens"}),
+)

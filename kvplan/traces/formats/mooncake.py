@@ -1,0 +1,101 @@
+"""Mooncake JSONL: ``timestamp`` (ms), ``input_length``, ``output_length``, ``hash_ids``, one request a line.
+
+Each id names a block of 512 tokens *and* everything before it. Published with "Mooncake: Trading More
+Storage for Less Computation" (FAST 2025). aiperf's superset is understood too: ``session_id``, and
+``delay`` (ms) in place of ``timestamp`` for the later turns of a session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from kvplan.traces.accounting import Accounting
+from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat, json_keys
+from kvplan.traces.formats.jsonl import rows
+from kvplan.traces.request import Request, default_output
+from kvplan.traces.source import Source
+from kvplan.traces.tokenspace import BlockIds, unique_run
+
+BLOCK_SIZE = 512
+
+_NO_DELAY = 'neither "timestamp" nor a "delay" after an earlier turn of its session'
+
+
+class Row(msgspec.Struct, gc=False):
+    """One line. ``input_length`` is optional because aiperf allows rows that carry text instead."""
+
+    output_length: int = 0
+    timestamp: float | None = None
+    input_length: int | None = None
+    hash_ids: list[int] | None = None
+    session_id: str | int | None = None
+    delay: float | None = None
+    priority: int = 0
+
+
+def sniff(head: bytes, name: str) -> bool:
+    keys = json_keys(head)
+    return {"input_length", "output_length"} <= keys and not keys & {"chat_id", "sys_prompt"}
+
+
+def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterator[Request]:
+    """Requests in the order of the file; token content is exact at the granularity of the blocks."""
+    admit = Intake(options, accounting).admit
+    blocks = BlockIds(options.block_size or BLOCK_SIZE)
+    time_scale, rate_scale = options.time_scale, options.rate_scale
+    session_s: dict[str, float] = {}
+    for line, row in rows(source, accounting, Row):
+        index = accounting.rows - 1
+        if row.input_length is None:
+            accounting.drop('no "input_length" (text needs a tokenizer)', line)
+            continue
+        session = None if row.session_id is None else str(row.session_id)
+        if row.timestamp is not None:
+            arrival_s = row.timestamp / 1000 * time_scale / rate_scale
+        elif row.delay is not None and session in session_s:
+            arrival_s = session_s[session] + row.delay / 1000 * time_scale / rate_scale
+            accounting.note("turns with a delay arrive that long after the turn before, answered or not")
+        else:
+            accounting.drop(_NO_DELAY, line)
+            continue
+        prompt_tokens = row.input_length
+        output_tokens = admit(line, arrival_s, prompt_tokens, row.output_length)
+        if not output_tokens:
+            continue
+        if row.hash_ids is None:
+            prompt = (unique_run(index, prompt_tokens),)
+            accounting.without_ids += 1
+        else:
+            content = blocks.runs(row.hash_ids, prompt_tokens, index)
+            if content is None:
+                accounting.drop(
+                    f"number of hash_ids is not input_length / {blocks.block_size} rounded up or down", line
+                )
+                continue
+            prompt = content
+        if session is not None:
+            session_s[session] = arrival_s
+        accounting.requests += 1
+        yield Request(
+            f"{index:06d}",
+            arrival_s,
+            prompt,
+            prompt_tokens,
+            default_output(index, output_tokens),
+            output_tokens,
+            row.priority,
+            session,
+        )
+
+
+FORMAT = TraceFormat(
+    name="mooncake",
+    summary="JSONL with block ids, times in ms (also aiperf's session_id and delay)",
+    sniff=sniff,
+    read=read,
+    keys=frozenset({"timestamp", "input_length", "output_length", "hash_ids"}),
+    has_ids=True,
+    block_size=BLOCK_SIZE,
+)

@@ -1,0 +1,178 @@
+"""ServeGen client parameters: a directory or archive of ``chunk-N-trace.csv`` and ``chunk-N-dataset.json``.
+
+Not requests but what to draw them from: per client and window of (usually) 600 s a rate, a CV and a gamma
+or Weibull distribution of gaps, and per window of 6 hours empirical distributions of token counts.
+Requests are drawn lazily, client streams merged by time; the seed decides. Reuse is unknown.
+
+The data sets hold Python dicts as text; they are parsed as literals, never evaluated.
+"""
+
+from __future__ import annotations
+
+import ast
+import bisect
+import heapq
+import itertools
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+
+from kvplan.traces.accounting import Accounting
+from kvplan.traces.arrivals import ArrivalProcess
+from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat
+from kvplan.traces.request import Request, default_output
+from kvplan.traces.source import Source
+from kvplan.traces.streams import stream
+from kvplan.traces.tokenspace import unique_run
+
+_CHUNK = re.compile(r"chunk-(\d{1,6})-(trace\.csv|dataset\.json)\Z")
+_INPUTS = ("input_tokens", "text_tokens", "image_tokens", "audio_tokens", "video_tokens")
+_MAX_CLIENTS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One stretch of a client's time with a steady process of arrivals."""
+
+    start_s: float
+    process: ArrivalProcess
+
+
+@dataclass(slots=True)
+class Empirical:
+    """A distribution over token counts, from ``{count: probability}``."""
+
+    values: list[int]
+    cumulative: list[float]
+
+    def draw(self, uniform: float) -> int:
+        place = bisect.bisect_left(self.cumulative, uniform * self.cumulative[-1])
+        return self.values[min(place, len(self.values) - 1)]
+
+
+@dataclass(slots=True)
+class Client:
+    """One client: its windows of arrivals, and the distributions of its token counts by start time."""
+
+    number: int
+    windows: list[Window] = field(default_factory=list)
+    starts: list[float] = field(default_factory=list)
+    ends_s: float = 0.0
+    fields: dict[float, dict[str, Empirical]] = field(default_factory=dict)
+
+
+def sniff(head: bytes, name: str) -> bool:
+    return any(_CHUNK.search(member) is not None for member in name.split("\n"))
+
+
+def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterator[Request]:
+    """Requests in the order of arrival, drawn from the parameters; a row is one drawn request."""
+    admit = Intake(options, accounting).admit
+    clients = _clients(source, accounting)
+    accounting.note(f"drawn from the parameters of {len(clients)} clients, seed {options.seed}")
+    drawn = [_draw(client, options.seed) for client in clients]
+    for seconds, prompt_tokens, output_tokens, number in heapq.merge(*drawn):
+        index = accounting.rows
+        accounting.rows += 1
+        arrival_s = seconds * options.time_scale / options.rate_scale
+        output_tokens = admit(accounting.rows, arrival_s, prompt_tokens, output_tokens)
+        if not output_tokens:
+            continue
+        accounting.requests += 1
+        accounting.without_ids += 1
+        yield Request(
+            f"{index:06d}",
+            arrival_s,
+            (unique_run(index, prompt_tokens),),
+            prompt_tokens,
+            default_output(index, output_tokens),
+            output_tokens,
+            0,
+            f"client-{number}",
+        )
+
+
+def _draw(client: Client, seed: int) -> Iterator[tuple[float, int, int, int]]:
+    gaps = stream(seed, f"servegen/arrivals/{client.number}")
+    lengths = stream(seed, f"servegen/lengths/{client.number}")
+    starts = sorted(client.fields)
+    ends = [window.start_s for window in client.windows[1:]] + [client.ends_s]
+    for window, end in zip(client.windows, ends, strict=True):
+        for now in itertools.takewhile(lambda t: t < end, window.process.times(gaps, window.start_s)):  # noqa: B023
+            place = bisect.bisect_right(starts, now) - 1
+            tables = client.fields[starts[max(0, place)]]
+            prompt = sum(tables[name].draw(lengths.random()) for name in _INPUTS if name in tables)
+            yield now, prompt, tables["output_tokens"].draw(lengths.random()), client.number
+
+
+def _clients(source: Source, accounting: Accounting) -> list[Client]:
+    clients: dict[int, Client] = {}
+    for name, content in source.members():
+        match = _CHUNK.search(name)
+        if match is None:
+            continue
+        number = int(match.group(1))
+        if number not in clients and len(clients) >= _MAX_CLIENTS:
+            accounting.note(f"only the first {_MAX_CLIENTS:,} clients are used")
+            continue
+        client = clients.setdefault(number, Client(number))
+        if match.group(2) == "trace.csv":
+            _read_windows(client, content, name, accounting)
+        else:
+            _read_fields(client, content, name, accounting)
+    usable = [client for _, client in sorted(clients.items()) if client.windows and client.fields]
+    if len(usable) < len(clients):
+        accounting.note(f"{len(clients) - len(usable)} clients without a rate or lengths are left out")
+    return usable
+
+
+def _read_windows(client: Client, content: bytes, name: str, accounting: Accounting) -> None:
+    """``start s, rate, cv, distribution, two parameters`` a line; a rate of 0 is an idle window."""
+    starts: list[float] = []
+    for line, text in enumerate(content.decode("utf-8", "replace").splitlines(), start=1):
+        parts = text.split(",")
+        try:
+            start, rate, kind = float(parts[0]), float(parts[1]), parts[3].strip().lower()
+            starts.append(start)
+            if rate > 0:
+                shape = float(parts[4]) if kind in ("gamma", "weibull") else 1.0
+                process = ArrivalProcess(rate, kind if kind in ("gamma", "weibull") else "poisson", max(0.05, shape))
+                client.windows.append(Window(start, process))
+                client.starts.append(start)
+        except Exception as error:
+            accounting.rows += 1
+            accounting.drop(f"{name}: window cannot be read ({type(error).__name__})", line)
+    if client.windows and len(starts) > 1:
+        client.ends_s = starts[-1] + (starts[1] - starts[0])
+
+
+def _read_fields(client: Client, content: bytes, name: str, accounting: Accounting) -> None:
+    try:
+        document = msgspec.json.decode(content, type=dict[str, dict[str, str]])
+    except msgspec.MsgspecError as error:
+        accounting.rows += 1
+        accounting.drop(f"{name}: {error}", 1)
+        return
+    for start, tables in document.items():
+        found = {key: table for key, text in tables.items() if (table := _empirical(text)) is not None}
+        if "output_tokens" in found and any(key in found for key in _INPUTS):
+            client.fields[float(start)] = found
+
+
+def _empirical(text: str) -> Empirical | None:
+    counts = ast.literal_eval(text)
+    if not isinstance(counts, dict) or not counts:
+        return None
+    values = sorted(int(key) for key in counts)
+    return Empirical(values, list(itertools.accumulate(float(counts[value]) for value in values)))
+
+
+FORMAT = TraceFormat(
+    name="servegen",
+    summary="ServeGen client parameters (a directory or archive of chunks), drawn with a seed",
+    sniff=sniff,
+    read=read,
+    keys=frozenset({"chunk-0-trace.csv", "chunk-0-dataset.json"}),
+)

@@ -1,0 +1,83 @@
+"""CSV tables with a header: columns found by name, every line accounted for."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+
+from kvplan.errors import DataError
+from kvplan.traces.accounting import Accounting
+from kvplan.traces.source import Source
+
+_COUNT = re.compile(r"[+-]?\d{1,18}(\.0+)?\Z", re.ASCII)
+
+
+class Table:
+    """Rows of a CSV file as lists of fields, in the order of ``columns``.
+
+    Args:
+        columns: names wanted, in lower case; one starting with ``?`` may be absent (its field is then '').
+
+    Raises:
+        DataError: the file has no header with all of the names.
+    """
+
+    def __init__(self, source: Source, accounting: Accounting, columns: list[str]) -> None:
+        self._lines = source.lines()
+        self._accounting = accounting
+        self._name = source.name
+        first = next(self._lines, None)
+        if first is None:
+            raise DataError("the trace is empty", where=source.name)
+        header = [name.strip().lower() for name in _fields(first[1].decode("utf-8", "replace"))]
+        missing = [name for name in columns if not name.startswith("?") and name not in header]
+        if missing:
+            raise DataError(
+                f"no column {', '.join(map(repr, missing))}",
+                where=f"{source.name}:{first[0]}",
+                hint=f"the columns are {', '.join(header[:12])}",
+            )
+        self.columns = header
+        self._width = len(header)
+        plain = [name.removeprefix("?") for name in columns]
+        self._wanted = [header.index(name) if name in header else -1 for name in plain]
+
+    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
+        accounting, width, wanted = self._accounting, self._width, self._wanted
+        for number, line in self._lines:
+            accounting.rows += 1
+            try:
+                fields = _fields(line.decode())
+            except UnicodeDecodeError:
+                accounting.drop("not UTF-8", number)
+                continue
+            except csv.Error:
+                accounting.drop("not CSV", number)
+                continue
+            if len(fields) != width:
+                cut = len(fields) < width and not line.endswith(b"\n")
+                accounting.drop("half-written last line" if cut else "wrong number of columns", number)
+                continue
+            yield number, [fields[i] if i >= 0 else "" for i in wanted]
+
+
+def _fields(line: str) -> list[str]:
+    line = line.rstrip("\r\n")
+    if '"' in line:
+        return next(csv.reader([line], strict=True), [])
+    return line.split(",")
+
+
+def parse_count(text: str) -> int:
+    """A whole number of tokens, ``374`` or ``374.0``.
+
+    Raises:
+        ValueError: anything else, also numbers of 19 digits and more.
+    """
+    if text.isdecimal() and len(text) < 19 and text.isascii():
+        return int(text)
+    text = text.strip()
+    if not _COUNT.match(text):
+        raise ValueError(text)
+    return int(text.partition(".")[0])

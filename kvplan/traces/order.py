@@ -1,0 +1,104 @@
+"""Putting requests in the order of their arrival, and spreading those that arrive in clumps."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from kvplan.errors import DataError
+from kvplan.traces.accounting import Accounting
+from kvplan.traces.request import Request
+
+WINDOW = 4096
+"""How many requests a late row may be behind before sorting needs the whole trace in memory."""
+
+
+def by_arrival(requests: Iterable[Request], accounting: Accounting, window: int = WINDOW) -> Iterator[Request]:
+    """The requests stably sorted by arrival, holding at most ``window`` of them.
+
+    Raises:
+        DataError: a request is further out of order than the window reaches.
+    """
+    held: deque[Request] = deque()
+    latest = float("-inf")
+    passed = float("-inf")
+    room = window
+    for request in requests:
+        arrival_s = request.arrival_s
+        if arrival_s >= latest:
+            latest = arrival_s
+            held.append(request)
+        else:
+            accounting.resorted += 1
+            if arrival_s < passed:
+                raise DataError(
+                    f"request {request.id} arrives {passed - arrival_s:g} s before one more than {window:,} "
+                    "rows earlier: too far out of order to sort on the way",
+                    where=accounting.name,
+                    hint="sort the whole trace in memory: --sort full",
+                )
+            place = len(held)
+            while place and held[place - 1].arrival_s > arrival_s:
+                place -= 1
+            held.insert(place, request)
+        if room:
+            room -= 1
+        else:
+            request = held.popleft()
+            passed = request.arrival_s
+            yield request
+    yield from held
+
+
+def sorted_whole(requests: Iterable[Request], accounting: Accounting | None = None) -> Iterator[Request]:
+    """The requests stably sorted by arrival, all of them in memory.
+
+    Counts the late ones where an accounting is given; merging sessions puts nothing right and gives none.
+    """
+    everything = list(requests)
+    if accounting is not None:
+        latest = float("-inf")
+        for request in everything:
+            if request.arrival_s < latest:
+                accounting.resorted += 1
+            else:
+                latest = request.arrival_s
+    everything.sort(key=lambda request: request.arrival_s)
+    everything.reverse()
+    while everything:
+        yield everything.pop()
+
+
+def from_first(requests: Iterable[Request]) -> Iterator[Request]:
+    """Shift the arrivals so that the first one is at 0."""
+    start: float | None = None
+    for request in requests:
+        if start is None:
+            start = request.arrival_s
+        yield replace(request, arrival_s=request.arrival_s - start) if start else request
+
+
+def smooth(requests: Iterable[Request]) -> Iterator[Request]:
+    """Spread each clump of equal arrivals evenly over the gap to the next clump.
+
+    A coarse clock makes requests arrive together that did not: of ``n`` at time ``t`` with the next at
+    ``u``, the k-th moves to ``t + k * (u - t) / n``. The last clump uses the gap before it.
+    """
+    clump: list[Request] = []
+    gap = 0.0
+    for request in requests:
+        if clump and request.arrival_s > clump[0].arrival_s:
+            gap = request.arrival_s - clump[0].arrival_s
+            yield from _spread(clump, gap)
+            clump = []
+        clump.append(request)
+    if clump:
+        yield from _spread(clump, gap)
+
+
+def _spread(clump: list[Request], gap: float) -> Iterator[Request]:
+    start = clump[0].arrival_s
+    yield clump[0]
+    for k, request in enumerate(clump[1:], start=1):
+        yield replace(request, arrival_s=start + k * gap / len(clump))

@@ -1,0 +1,180 @@
+"""Opening a trace: find the format, read it lazily, keep the books."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from kvplan.errors import DataError, UsageError
+from kvplan.traces import formats, order
+from kvplan.traces.accounting import BEYOND_LIMIT, Accounting
+from kvplan.traces.formats.contract import ReadOptions, TraceFormat
+from kvplan.traces.request import Request
+from kvplan.traces.source import Source
+
+SORTS = ("window", "full")
+
+
+class Trace:
+    """A trace on disk (or standard input), read as often as asked (standard input: once).
+
+    Attributes:
+        name: the path, or ``<stdin>``.
+        format: name of the format.
+        block_size: tokens per block id, where the format has one; ``None`` otherwise.
+        report: the books of the reading under way or last finished; filled as requests are consumed.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        source: Source,
+        kind: TraceFormat,
+        options: ReadOptions,
+        *,
+        limit: int | None,
+        smooth: bool,
+        sort: str,
+    ) -> None:
+        self.name = source.name
+        self.format = kind.name
+        self.block_size = (options.block_size or kind.block_size) if kind.has_ids else None
+        self.report = Accounting(source.name, options.strict)
+        self._path = path
+        self._source: Source | None = source
+        self._kind = kind
+        self._options = options
+        self._limit = limit
+        self._smooth = smooth
+        self._sort = sort
+
+    @property
+    def reuse_known(self) -> bool:
+        """Whether every prompt read so far has known content, so that a hit ratio means something."""
+        return self._kind.has_ids and not self.report.without_ids
+
+    def requests(self) -> Iterator[Request]:
+        """Requests in the order of arrival.
+
+        Raises:
+            DataError: no row was understood, the trace is empty, or (strict) a row cannot be used.
+        """
+        source, self._source = self._source, None
+        if source is None:
+            if str(self._path) == "-":
+                raise UsageError("standard input was read already", hint="save it to a file first")
+            source = Source(self._path)
+        self.report = report = Accounting(self.name, self._options.strict)
+        return self._read(source, report)
+
+    def _read(self, source: Source, report: Accounting) -> Iterator[Request]:
+        kind = self._kind
+        with source:
+            found = kind.read(source, self._options, report)
+            if self._limit is not None and not kind.merges:
+                found = islice(found, self._limit)
+            if kind.merges or self._sort == "full":
+                found = order.sorted_whole(found, None if kind.merges else report)
+            else:
+                found = order.by_arrival(found, report)
+            if self._limit is not None and kind.merges:
+                found = _first(found, self._limit, report)
+            if kind.from_first:
+                found = order.from_first(found)
+            if self._smooth:
+                found = order.smooth(found)
+                report.note("clumped arrivals spread evenly over the gap to the next clump")
+            yield from found
+        if not report.requests:
+            raise self._nothing_read(source, report)
+
+    def _nothing_read(self, source: Source, report: Accounting) -> DataError:
+        if not report.rows:
+            return DataError("the trace is empty", where=self.name, hint="it has no rows at all")
+        reason, entry = max(report.dropped.items(), key=lambda item: item[1].count)
+        line = min(entry.lines)
+        message = f"none of the {report.rows:,} rows could be used as {self.format}: {reason}"
+        return DataError(message, where=f"{self.name}:{line}", hint=_looks_like(source, self._kind))
+
+
+def open_trace(
+    path: str | Path,
+    *,
+    format: str = "auto",
+    limit: int | None = None,
+    time_scale: float = 1.0,
+    rate_scale: float = 1.0,
+    block_size: int | None = None,
+    smooth: bool = False,
+    strict: bool = False,
+    clamp_outputs: bool = False,
+    rate: float | None = None,
+    seed: int = 0,
+    sort: str = "window",
+) -> Trace:
+    """Open a trace and find its format; rows are read when ``requests()`` is consumed.
+
+    Args:
+        path: a file (plain, gzip or zstd), a directory or tar archive of sessions, or ``-``.
+        format: a name of ``formats.names()`` or ``auto``.
+        limit: use the first so many requests (of the file; of the merged sessions for weka and the like).
+        smooth: spread requests that arrive together over the gap to the next ones.
+        sort: ``window`` sorts on the way and refuses rows too far out of order; ``full`` sorts in memory.
+
+    The rest is explained in ``ReadOptions``.
+
+    Raises:
+        DataError: no such file, an empty one, an unknown format, or another format than the one named.
+        UsageError: an option out of range.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"the limit must be at least 1 request, not {limit}")
+    if sort not in SORTS:
+        raise UsageError(f"unknown sort {sort!r}", hint=f"one of {', '.join(SORTS)}")
+    options = ReadOptions(time_scale, rate_scale, block_size, strict, clamp_outputs, rate, seed)
+    declared = None if format == "auto" else formats.get(format)
+    source = Source(path)
+    try:
+        kind = _settle(source, declared)
+    except BaseException:
+        source.close()
+        raise
+    return Trace(path, source, kind, options, limit=limit, smooth=smooth, sort=sort)
+
+
+def _settle(source: Source, declared: TraceFormat | None) -> TraceFormat:
+    head = source.head
+    name = "\n".join(source.members_seen) if source.archive else source.name
+    if not source.archive and not head.strip():
+        raise DataError("the trace is empty", where=source.name, hint="it has no rows at all")
+    if declared is not None and (source.archive or declared.sniff(head, name)):
+        return declared
+    looks = formats.recognise(head, name)
+    if declared is None:
+        if looks is None:
+            raise formats.unrecognised(head, source.name)
+        return looks
+    if looks is not None:
+        raise DataError(
+            f"this is not a {declared.name} trace: it looks like {looks.name}",
+            where=f"{source.name}:1",
+            hint=f"say {looks.name}, or auto",
+        )
+    return declared
+
+
+def _first(requests: Iterator[Request], limit: int, report: Accounting) -> Iterator[Request]:
+    """The first ``limit`` requests; the others move from the requests to the dropped rows."""
+    yield from islice(requests, limit)
+    left = sum(1 for _ in requests)
+    if left:
+        report.requests -= left
+        report.drop(BEYOND_LIMIT, 0, left)
+
+
+def _looks_like(source: Source, kind: TraceFormat) -> str | None:
+    looks = formats.recognise(source.head, source.name)
+    if looks is not None and looks is not kind:
+        return f"it looks like {looks.name}"
+    return formats.unrecognised(source.head, source.name).hint
