@@ -1,0 +1,226 @@
+"""What one layer keeps, by attention variant and engine: the only place with the formulas.
+
+Every variant has one function that lists its stores. Engines differ in what they keep beside the
+algorithm's minimum: index keys in fp8 or in the model's dtype, latents packed or not, K stored twice.
+A variant of ``kvplan.specs.attention`` without an entry in ``_STORES`` fails the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+from kvplan.sizing.stores import Heads, Packed, Store
+from kvplan.specs.attention import (
+    ChunkedAttention,
+    CompressedAttention,
+    CrossAttention,
+    FullAttention,
+    Indexer,
+    LatentAttention,
+    SelfAttention,
+    SharedAttention,
+    SlidingAttention,
+)
+from kvplan.specs.formats import KvFormat, check_fits, kv_format
+from kvplan.specs.model import Block
+
+Engine = Literal["ideal", "transformers", "vllm", "sglang"]
+
+DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+V4_PAGE_ALIGNMENT = 576
+"""vLLM pads every DeepSeek-V4 page to a multiple of this many bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """Whose rules apply: the engine, the KV number format, and the dtype of the model's activations."""
+
+    engine: Engine
+    form: KvFormat
+    dtype: str = "bf16"
+
+    @property
+    def dtype_bytes(self) -> int:
+        """Bytes of one activation."""
+        return DTYPE_BYTES[self.dtype]
+
+
+def layer_stores(block: Block, keeping: Keeping, encoder_tokens: int = 0) -> tuple[Store, ...]:
+    """Everything one layer keeps per token or per encoder token (constant state apart)."""
+    stores: tuple[Store, ...] = ()
+    if block.attention is not None:
+        stores += attention_stores(block.attention, keeping)
+    if block.cross is not None:
+        stores += _cross(block.cross, keeping, encoder_tokens)
+    return stores
+
+
+def attention_stores(attention: SelfAttention, keeping: Keeping) -> tuple[Store, ...]:
+    """The stores of one self-attention layer.
+
+    Raises:
+        UsageError: a latent-only number format on attention that keeps heads.
+    """
+    check_fits(keeping.form, attention)
+    return _STORES[type(attention)](attention, keeping)
+
+
+def _heads(
+    attention: FullAttention | SlidingAttention | ChunkedAttention, keeping: Keeping
+) -> tuple[Heads, tuple[Store, ...]]:
+    content = Heads(attention.kv_heads, attention.head_dim, attention.value_dim, keeping.form)
+    extra = _index_keys(attention.indexer, keeping) if attention.indexer else ()
+    return content, extra
+
+
+def _full(attention: FullAttention, keeping: Keeping) -> tuple[Store, ...]:
+    content, extra = _heads(attention, keeping)
+    return (Store("K and V", content), *extra)
+
+
+def _sliding(attention: SlidingAttention, keeping: Keeping) -> tuple[Store, ...]:
+    content, extra = _heads(attention, keeping)
+    return (Store("K and V", content, "window", attention.window), *extra)
+
+
+def _chunked(attention: ChunkedAttention, keeping: Keeping) -> tuple[Store, ...]:
+    content, extra = _heads(attention, keeping)
+    return (Store("K and V", content, "chunk", attention.chunk), *extra)
+
+
+def _latent(attention: LatentAttention, keeping: Keeping) -> tuple[Store, ...]:
+    extra = _index_keys(attention.indexer, keeping) if attention.indexer else ()
+    if keeping.engine in attention.expanded_in:
+        dim = attention.nope_head_dim + attention.rope_head_dim
+        content = Heads(attention.query_heads, dim, dim, keeping.form)
+        return (Store("K and V", content, source="no latent cache for this architecture"), *extra)
+    form = latent_format(attention, keeping)
+    latent, rope = attention.kv_lora_rank, attention.rope_head_dim
+    formula = form.latent_formula(latent, rope)
+    if form.k.residual or form.k.granularity == "channel":
+        return (Store("latent", Heads(1, latent + rope, 0, form), split_heads=False), *extra)
+    content_packed = Packed(form.latent_bytes(latent, rope), formula)
+    return (Store("latent", content_packed, split_heads=False), *extra)
+
+
+def latent_format(attention: LatentAttention, keeping: Keeping) -> KvFormat:
+    """vLLM stores fp8 latents of sparse-indexer MLA in its packed 656-byte form."""
+    if attention.indexer is not None and keeping.engine == "vllm" and keeping.form.name == "fp8_e4m3":
+        return kv_format("fp8_ds_mla")
+    return keeping.form
+
+
+def _index_keys(indexer: Indexer, keeping: Keeping) -> tuple[Store, ...]:
+    if not indexer.owned:
+        return ()
+    return (Store("indexer keys", _index_entry(indexer, keeping), split_heads=False),)
+
+
+def _index_entry(indexer: Indexer, keeping: Keeping) -> Packed:
+    dim, heads = indexer.head_dim, indexer.key_heads
+    many = f"{heads} x " if heads > 1 else ""
+    if keeping.engine in ("vllm", "sglang"):
+        scales = -(-dim // indexer.scale_group)
+        formula = f"{many}({dim} fp8 + {scales} x 4 scale)"
+        return Packed(Fraction(heads * (dim + 4 * scales)), formula)
+    size = keeping.dtype_bytes
+    return Packed(Fraction(heads * dim * size), f"{many}{dim} x {size}")
+
+
+def _compressed(attention: CompressedAttention, keeping: Keeping) -> tuple[Store, ...]:
+    if keeping.engine in ("vllm", "sglang"):
+        return _compressed_packed(attention, keeping)
+    dim, ratio = attention.head_dim, attention.ratio
+    # K and V are one vector; transformers stores it twice on layers without compressed entries.
+    twice = keeping.engine == "transformers" and ratio == 0
+    window = Heads(1, dim, dim if twice else 0, keeping.form)
+    stores = [Store("window latents", window, "window", attention.window, split_heads=False)]
+    if ratio:
+        stores.append(
+            Store(
+                "compressed latents",
+                Heads(1, dim, 0, keeping.form),
+                tokens_per_entry=ratio,
+                split_heads=False,
+            )
+        )
+        stores += _compressor_buffers(dim, attention, keeping)
+    if attention.indexer is not None:
+        entry = _index_entry(attention.indexer, keeping)
+        stores.append(Store("indexer keys", entry, tokens_per_entry=ratio, split_heads=False))
+        stores += _compressor_buffers(attention.indexer.head_dim, attention, keeping, "indexer ")
+    return tuple(stores)
+
+
+def _compressor_buffers(
+    dim: int, attention: CompressedAttention, keeping: Keeping, prefix: str = ""
+) -> list[Store]:
+    """What an unfinished group of tokens needs until it is compressed: projected values and gates."""
+    size, series = keeping.dtype_bytes, 2 if attention.overlap else 1
+    entry = Packed(Fraction(2 * series * dim * size), f"2 (value, gate) x {series * dim} x {size}")
+    stores = [
+        Store(f"{prefix}open group", entry, "remainder", attention.ratio, split_heads=False),
+    ]
+    if attention.overlap:
+        half = Packed(Fraction(2 * dim * size), f"2 (value, gate) x {dim} x {size}")
+        stores.append(
+            Store(f"{prefix}previous group", half, "window", attention.ratio + 1, split_heads=False)
+        )
+    return stores
+
+
+def _compressed_packed(attention: CompressedAttention, keeping: Keeping) -> tuple[Store, ...]:
+    """The paged layout of vLLM: fp8 latents with bf16 rope, fp8 index keys, fp32 compressor inputs in windows."""
+    rope = attention.rope_head_dim
+    nope = attention.head_dim - rope
+    scales = -(-nope // 64) + 1
+    latent = Packed(Fraction(nope + 2 * rope + scales), f"{nope} fp8 + {rope} x 2 + {scales} scale and pad")
+    source = "vLLM 0.33 deepseek_v4"
+
+    def store(name: str, content: Packed, page: int, per_entry: int = 1, window: int = 0) -> Store:
+        return Store(
+            name, content, "window" if window else "context", window, per_entry,
+            page_tokens=page, page_alignment=V4_PAGE_ALIGNMENT, split_heads=False, source=source,
+        )  # fmt: skip
+
+    stores = [store("window latents", latent, 64, window=attention.window)]
+    ratio = attention.ratio
+    if not ratio:
+        return tuple(stores)
+    series = 2 if attention.overlap else 1
+    page = 4 if attention.overlap else 8
+    stores.append(store("compressed latents", latent, 256, ratio))
+    stores.append(_compressor_input(attention.head_dim, series, page, ratio, store))
+    if attention.indexer is not None:
+        stores.append(store("indexer keys", _index_entry(attention.indexer, keeping), 256, ratio))
+        inputs = _compressor_input(attention.indexer.head_dim, series, page, ratio, store)
+        stores.append(inputs)
+    return tuple(stores)
+
+
+def _compressor_input(dim: int, series: int, page: int, ratio: int, store: Callable[..., Store]) -> Store:
+    content = Packed(Fraction(2 * series * dim * 4), f"2 (value, gate) x {series * dim} x 4")
+    return store("compressor inputs", content, page, 1, series * ratio)
+
+
+def _shared(attention: SharedAttention, keeping: Keeping) -> tuple[Store, ...]:
+    return ()
+
+
+def _cross(cross: CrossAttention, keeping: Keeping, encoder_tokens: int) -> tuple[Store, ...]:
+    content = Heads(cross.kv_heads, cross.head_dim, cross.head_dim, keeping.form)
+    return (Store("cross K and V", content, "encoder", encoder_tokens),)
+
+
+_STORES: dict[type, Callable[[Any, Keeping], tuple[Store, ...]]] = {
+    FullAttention: _full,
+    SlidingAttention: _sliding,
+    ChunkedAttention: _chunked,
+    LatentAttention: _latent,
+    CompressedAttention: _compressed,
+    SharedAttention: _shared,
+}

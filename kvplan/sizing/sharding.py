@@ -1,0 +1,134 @@
+"""Dividing a cache over GPUs, and saying in words what could not be divided.
+
+* TP splits KV heads; with more ranks than heads every head is kept by tp / kv_heads ranks.
+* An MLA latent has no heads: every TP rank keeps a copy, unless attention is data-parallel (``dp_attention``),
+  where a sequence lives on one rank.
+* PP splits layers, unevenly when they do not divide: vLLM gives the odd ones to the middle stages.
+* CP (context or ring parallelism) splits the tokens of a sequence; windows, indexers and state are copied.
+* DP splits sequences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from kvplan.errors import UsageError
+from kvplan.sizing.state import shard_sizes
+from kvplan.sizing.stores import Heads, Store
+from kvplan.specs.model import Block, ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    """Degrees of parallelism; one replica uses tp x pp x cp GPUs, dp replicas share the sequences."""
+
+    tp: int = 1
+    pp: int = 1
+    cp: int = 1
+    dp: int = 1
+    dp_attention: bool = False
+
+    @property
+    def gpus(self) -> int:
+        """GPUs in all."""
+        return self.tp * self.pp * self.cp * self.dp
+
+    @property
+    def attention_tp(self) -> int:
+        """Ranks that share one sequence's heads."""
+        return 1 if self.dp_attention else self.tp
+
+    @property
+    def sequence_shards(self) -> int:
+        """Groups that sequences are dealt to."""
+        return self.dp * (self.tp if self.dp_attention else 1)
+
+    def to_dict(self) -> dict[str, int | bool]:
+        """For JSON documents."""
+        return {"tp": self.tp, "pp": self.pp, "cp": self.cp, "dp": self.dp, "dp_attention": self.dp_attention}
+
+
+def check_parallel(model: ModelSpec, parallel: Parallel) -> None:
+    """Refuse degrees that the model cannot be cut by.
+
+    Raises:
+        UsageError: naming the degree, the field of the model, and what would work.
+    """
+    for name in ("tp", "pp", "cp", "dp"):
+        if getattr(parallel, name) < 1:
+            raise UsageError(f"{name} must be at least 1, got {getattr(parallel, name)}")
+    if parallel.pp > model.num_layers:
+        raise UsageError(f"pp {parallel.pp} is more than the {model.num_layers} layers of {model.name}")
+    tp = parallel.attention_tp
+    if tp == 1:
+        return
+    for group in model.groups():
+        for field, heads, may_replicate in _divided(group.block):
+            if heads % tp and not (may_replicate and tp % heads == 0):
+                fits = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
+                more = f" or a multiple of {heads}" if may_replicate else ""
+                raise UsageError(
+                    f"tp {tp} does not divide the {heads} {field} of {model.name} (layers {group.name!r})",
+                    hint=f"use tp {fits}{more}",
+                )
+
+
+def _divided(block: Block) -> list[tuple[str, int, bool]]:
+    """What TP divides in a layer: field, number, and whether copies may stand in for a division."""
+    found: list[tuple[str, int, bool]] = []
+    for attention in (block.attention, block.cross):
+        if attention is None:
+            continue
+        found.append(("query heads", attention.query_heads, False))
+        heads = getattr(attention, "kv_heads", None)
+        if heads is not None:
+            found.append(("KV heads", heads, True))
+    if block.state is not None:
+        found += [("state heads or channels", size, False) for size in shard_sizes(block.state)]
+    return found
+
+
+def rank_store(store: Store, parallel: Parallel) -> Store:
+    """One TP rank's share of a store."""
+    tp = parallel.attention_tp
+    if tp == 1 or not store.split_heads or not isinstance(store.content, Heads):
+        return store
+    return store.with_heads(max(store.content.count // tp, 1))
+
+
+def rank_tokens(store: Store, tokens: int, parallel: Parallel) -> int:
+    """Tokens of a store on one CP rank: the context is divided, everything else is copied."""
+    if parallel.cp == 1 or store.reach != "context" or store.name == "indexer keys":
+        return tokens
+    return -(-tokens // parallel.cp)
+
+
+def stages(layers: int, pp: int) -> tuple[range, ...]:
+    """Layers of each pipeline stage. The remainder goes to the stages before the last, from the back (vLLM)."""
+    sizes = [layers // pp] * pp
+    for offset in range(layers % pp):
+        sizes[-2 - offset if pp > 1 else -1] += 1
+    bounds = [0]
+    for size in sizes:
+        bounds.append(bounds[-1] + size)
+    return tuple(range(start, end) for start, end in zip(bounds, bounds[1:], strict=False))
+
+
+def explain(store: Store, parallel: Parallel) -> str:
+    """How TP treats a store, in words."""
+    tp = parallel.tp
+    if tp == 1:
+        return "one GPU keeps all of it"
+    if parallel.dp_attention:
+        return f"attention is data-parallel: a sequence lives on one of {tp} GPUs"
+    if not store.split_heads or not isinstance(store.content, Heads):
+        return f"no heads to split: each of {tp} GPUs keeps a copy"
+    heads = store.content.count
+    if heads % tp == 0:
+        return f"{heads} KV heads split {tp} ways: {heads // tp} per GPU"
+    return f"tp {tp} exceeds {heads} KV heads: each head is kept by {tp // heads} GPUs"
+
+
+def whole_replica(parallel: Parallel) -> Parallel:
+    """The same layout without any division, for comparison."""
+    return replace(parallel, tp=1, pp=1, cp=1)
