@@ -174,7 +174,7 @@ def _compressor_buffers(
 
 
 def _compressed_packed(attention: CompressedAttention, keeping: Keeping) -> tuple[Store, ...]:
-    """The paged layout of vLLM: fp8 latents with bf16 rope, fp8 index keys, fp32 compressor inputs in windows."""
+    """The paged layout of vLLM: fp8 latents with bf16 rope, fp8 index keys, fp32 compressor inputs."""
     rope = attention.rope_head_dim
     nope = attention.head_dim - rope
     scales = -(-nope // 64) + 1

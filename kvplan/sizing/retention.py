@@ -3,7 +3,7 @@
 ================ =================================================================================
 ideal            what the algorithm needs for the next token and no more
 transformers     ``DynamicCache``: window - 1 tokens, exact lengths, no blocks
-vllm             window - 1 + tokens in flight, in blocks, plus one block because a window may start inside one
+vllm             window - 1 + tokens in flight, in blocks, plus one: a window may start inside a block
 sglang           window + tokens in flight, in pages
 streaming:S+W    the first S tokens (attention sinks) and the W most recent (StreamingLLM)
 h2o:R            a heavy-hitter budget: the fraction R of the context, on every layer that keeps it all
@@ -31,7 +31,7 @@ POLICIES = (*ENGINES, "streaming:S+W", "h2o:R")
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """A retention policy. ``engine`` says whose layouts and state dtypes apply; the rest bounds the context."""
+    """A retention policy. ``engine``: whose layouts and state dtypes; the rest bounds the context."""
 
     name: str
     engine: Engine

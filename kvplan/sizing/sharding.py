@@ -1,8 +1,8 @@
 """Dividing a cache over GPUs, and saying in words what could not be divided.
 
 * TP splits KV heads; with more ranks than heads every head is kept by tp / kv_heads ranks.
-* An MLA latent has no heads: every TP rank keeps a copy, unless attention is data-parallel (``dp_attention``),
-  where a sequence lives on one rank.
+* An MLA latent has no heads: every TP rank keeps a copy, unless attention is data-parallel
+  (``dp_attention``), where a sequence lives on one rank.
 * PP splits layers, unevenly when they do not divide: vLLM gives the odd ones to the middle stages.
 * CP (context or ring parallelism) splits the tokens of a sequence; windows, indexers and state are copied.
 * DP splits sequences.
@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from kvplan.errors import UsageError
 from kvplan.sizing.state import shard_sizes
@@ -104,14 +105,14 @@ def rank_tokens(store: Store, tokens: int, parallel: Parallel) -> int:
 
 
 def stages(layers: int, pp: int) -> tuple[range, ...]:
-    """Layers of each pipeline stage. The remainder goes to the stages before the last, from the back (vLLM)."""
+    """Layers of each stage. The remainder goes to the stages before the last, from the back (vLLM)."""
     sizes = [layers // pp] * pp
     for offset in range(layers % pp):
         sizes[-2 - offset if pp > 1 else -1] += 1
     bounds = [0]
     for size in sizes:
         bounds.append(bounds[-1] + size)
-    return tuple(range(start, end) for start, end in zip(bounds, bounds[1:], strict=False))
+    return tuple(range(start, end) for start, end in pairwise(bounds))
 
 
 def explain(store: Store, parallel: Parallel) -> str:

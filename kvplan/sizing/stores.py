@@ -1,7 +1,7 @@
 """A store: one kind of thing one layer keeps for a sequence, and how long it keeps it.
 
-A layer of plain attention has one store (its K and V); a sparse MLA layer has two (latents, indexer keys); a
-DeepSeek-V4 layer has up to six. Variants decide which stores exist (``attention``), retention decides how many
+A layer of plain attention has one store (its K and V); a sparse MLA layer has two (latents, indexer keys);
+a DeepSeek-V4 layer has up to six. Variants decide which stores exist (``attention``), retention how many
 tokens of each survive (``retention``), sharding divides them (``sharding``). All arithmetic is exact.
 """
 

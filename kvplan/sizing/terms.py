@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One line of a bill. ``formula`` is readable arithmetic with the values filled in; ``value`` is exact."""
+    """One line of a bill: ``formula`` is readable arithmetic with the values in; ``value`` is exact."""
 
     name: str
     formula: str

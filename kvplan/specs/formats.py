@@ -156,6 +156,7 @@ def _full(name: str, summary: str) -> KvFormat:
 
 
 _VLLM = "vLLM 0.33 page sizes"
+_MX = "OCP MX 1.0"
 _KIVI = "KIVI, arXiv:2402.02750"
 
 
@@ -207,8 +208,8 @@ _FORMATS = [
     _kivi(2),
     *(_kvquant(bits, 1) for bits in (4, 3, 2)),
     _both("nvfp4", SideFormat(4, "group", meta_bits=8, group=16), "fp4, an fp8 scale per 16 elements", _VLLM),
-    _both("mxfp4", SideFormat(4, "group", meta_bits=8, group=32), "fp4, an 8-bit exponent per 32", "OCP MX 1.0"),
-    _both("mxfp8", SideFormat(8, "group", meta_bits=8, group=32), "fp8, an 8-bit exponent per 32", "OCP MX 1.0"),
+    _both("mxfp4", SideFormat(4, "group", meta_bits=8, group=32), "fp4, an 8-bit exponent per 32", _MX),
+    _both("mxfp8", SideFormat(8, "group", meta_bits=8, group=32), "fp8, an 8-bit exponent per 32", _MX),
     _turboquant("turboquant_k8v4", 8, 4),
     _turboquant("turboquant_4bit_nc", 4, 4),
     _turboquant("turboquant_k3v4_nc", 3, 4),
