@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self
 
@@ -176,7 +177,7 @@ class Distributions(_Part):
             values: list[float] = getattr(self, name)
             if len(values) not in (0, PERCENTILES):
                 raise ValueError(f"{name} has {len(values)} values; percentiles 0 to 100 are {PERCENTILES}")
-            if any(later < earlier for earlier, later in zip(values, values[1:], strict=False)):
+            if any(later < earlier for earlier, later in pairwise(values)):
                 raise ValueError(f"{name} falls; percentiles never do")
         return self
 
@@ -206,7 +207,7 @@ class Series(_Part):
                 raise ValueError(f"{name} has {len(column)} values, t_s has {rows}")
         for name in ("t_s", "queried_tokens", "hit_tokens", "preemptions"):
             column = getattr(self, name)
-            if any(later < earlier for earlier, later in zip(column, column[1:], strict=False)):
+            if any(later < earlier for earlier, later in pairwise(column)):
                 raise ValueError(f"{name} must never fall")
         return self
 

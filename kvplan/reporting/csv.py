@@ -1,0 +1,58 @@
+"""A result's latencies and totals as CSV, one value a row, for spreadsheets and scripts."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+
+from kvplan.reporting.result import Result
+
+COLUMNS = ("group", "name", "statistic", "value", "unit")
+Row = tuple[str, str, str, int | float | str, str]
+
+
+def result_csv(result: Result) -> str:
+    """RFC 4180 text with ``\\n`` line ends: raw numbers in base units, ``value`` empty where there is none."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for group, name, statistic, value, unit in _rows(result):
+        writer.writerow((group, _inert(name), statistic, value, unit))
+    return buffer.getvalue()
+
+
+def _rows(result: Result) -> Iterator[Row]:
+    yield "run", "complete", "", "true" if result.complete else "false", ""
+    for name, value in result.totals.model_dump().items():
+        yield "totals", name.removesuffix("_s"), "", value, _unit(name)
+    if result.hit_ratio is not None:
+        yield "totals", "hit_ratio", "", result.hit_ratio, "ratio"
+    for name, value in result.throughput.model_dump().items():
+        yield "throughput", name.removesuffix("_per_s"), "", value, "1/s"
+    for name, statistics in result.latency.model_dump().items():
+        latency = name.removesuffix("_s")
+        if statistics is None:
+            yield "latency", latency, "count", 0, "requests"
+            continue
+        for statistic, value in statistics.items():
+            yield "latency", latency, statistic, value, "requests" if statistic == "count" else "s"
+    for slo in result.slo:
+        yield "slo", slo.name, "limit", slo.limit_s, "s"
+        yield "slo", slo.name, "value", "" if slo.value_s is None else slo.value_s, "s"
+        yield "slo", slo.name, "passed", "true" if slo.passed else "false", ""
+    if result.memory is not None:
+        for item in result.memory.bill:
+            yield "memory", item.name, "", item.bytes, "B"
+        yield "memory", "total", "", result.memory.total_bytes, "B"
+
+
+def _unit(name: str) -> str:
+    if name.endswith("_s"):
+        return "s"
+    return next((unit for unit in ("tokens", "blocks") if name.endswith(unit)), "count")
+
+
+def _inert(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

@@ -1,0 +1,79 @@
+"""Where a value lies on an axis, and which round values are worth a tick; shared by every drawing."""
+
+from __future__ import annotations
+
+import math
+
+from kvplan.reporting.figures import Axis
+from kvplan.reporting.wording import decimal
+
+Ticks = list[tuple[float, str]]
+
+
+def bounds(axis: Axis) -> tuple[float, float]:
+    """The ends of the axis as drawn: never empty; padded where data would touch the frame."""
+    low, high = axis.low, axis.high
+    if axis.log:
+        low = max(low, 1e-12)
+        high = max(high, low * 1.01)
+        pad = 1.0 if axis.unit == "seconds" else 1.25
+        return low / pad, high * pad
+    if high <= low:
+        high = low + 1
+    if axis.unit == "count" and axis.low == 0:
+        high *= 1.06
+    return low, high
+
+
+def position(value: float, axis: Axis) -> float:
+    """How far along the axis a value lies: 0 at its low end, 1 at its high end, clipped."""
+    low, high = bounds(axis)
+    if axis.log:
+        share = math.log(max(value, low) / low) / math.log(high / low)
+    else:
+        share = (value - low) / (high - low)
+    return min(1.0, max(0.0, share))
+
+
+def ticks(axis: Axis, most: int = 6) -> Ticks:
+    """Round values inside the axis with their text, about ``most`` of them."""
+    low, high = bounds(axis)
+    if not axis.log:
+        return [(value, text_of(value, axis)) for value in _linear(low, high, most)]
+    if axis.unit == "tokens":
+        powers = range(math.ceil(math.log2(low) - 1e-9), math.floor(math.log2(high) + 1e-9) + 1)
+        step = max(1, math.ceil(len(powers) / 10))
+        return [(2.0**p, text_of(2.0**p, axis)) for p in powers if p % step == 0]
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    span = math.log10(high / low)
+    digits = (1, 2, 5) if span < 2.5 else (1, 3) if span < 4 else (1,)
+    values = [digit * 10.0**decade for decade in decades for digit in digits]
+    inside = [value for value in values if low <= value <= high * (1 + 1e-9)]
+    if len(inside) < 2:
+        inside = _linear(low, high, 4)
+    return [(value, text_of(value, axis)) for value in inside]
+
+
+def _linear(low: float, high: float, most: int) -> list[float]:
+    rough = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= rough * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def text_of(value: float, axis: Axis) -> str:
+    """A tick's text: ``50 %``, ``200ms``, ``128k``, ``25k``."""
+    if axis.unit == "percent":
+        return f"{value * 100:.4g} %"
+    if axis.unit == "seconds":
+        for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
+            if value >= factor * 0.9999 or unit == "µs":
+                return f"{value / factor:.4g} {unit}" if value else "0"
+    if axis.unit == "tokens":
+        for factor, unit in ((1 << 20, "M"), (1 << 10, "k")):
+            if value >= factor and value % factor == 0:
+                return f"{value / factor:.0f}{unit}"
+    if value >= 10_000:
+        return f"{value / 1000:.4g}k" if value < 1e6 else f"{value / 1e6:.4g}M"
+    return decimal(value, 4)

@@ -1,0 +1,233 @@
+"""The tables of a report, once, for the page, the Markdown file and the terminal alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kvplan.reporting.result import Result
+from kvplan.reporting.verdict import band_text
+from kvplan.reporting.wording import (
+    LATENCIES,
+    count,
+    decimal,
+    label,
+    percent,
+    plain,
+    seconds,
+    value_text,
+)
+from kvplan.units import format_bytes
+
+MAX_ROWS = 200
+"""Most rows of one table; what is left off is counted below it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of text under a caption.
+
+    Attributes:
+        numeric: index of each right-aligned column.
+        total: whether the last row is a sum and is set apart.
+        left_off: rows not shown.
+    """
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: tuple[int, ...] = ()
+    total: bool = False
+    left_off: int = 0
+
+
+def _table(
+    caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: Sequence[int] = ()
+) -> Table:
+    shown = tuple(tuple(row) for row in rows[:MAX_ROWS])
+    return Table(caption, tuple(columns), shown, tuple(numeric), left_off=max(0, len(rows) - MAX_ROWS))
+
+
+def inputs_table(result: Result) -> Table:
+    """What was given and what was assumed, each with where it comes from."""
+    rows: list[tuple[str, str, str]] = []
+    if result.model is not None:
+        rows.append(("Model", f"{plain(result.model.name)} · {plain(result.model.summary)}", "scenario"))
+        per_token = f"{count(result.model.kv_bytes_per_token)} B a token, {plain(result.model.kv_dtype)}"
+        rows.append(("KV cache", per_token, "computed from the model"))
+    if result.gpu is not None:
+        gpu = result.gpu
+        what = f"{count(gpu.count)} × {plain(gpu.name)}, {format_bytes(gpu.memory_bytes)} each"
+        if gpu.bandwidth_bytes_per_s:
+            what += f", {decimal(gpu.bandwidth_bytes_per_s / 1e12)} TB/s"
+        rows.append(("GPU", what, "scenario"))
+    pool = f"{count(result.pool.usable_blocks)} usable blocks of {result.pool.block_size} tokens"
+    rows.append(("Pool", pool, "memory bill" if result.memory else "scenario"))
+    for name, path in _SHOWN:
+        found = list(_leaves(_at(result.scenario, path)))
+        if found:
+            text = ", ".join(f"{key} {value_text(value)}".strip() for key, value in found)
+            rows.append((name, text, "scenario"))
+    for slo in result.slo:
+        rows.append((f"{label(slo.name)} limit", seconds(slo.limit_s), "scenario"))
+    accuracy = result.accuracy
+    rows.append(("Step time", f"{accuracy.model}: {plain(accuracy.name)}", plain(accuracy.source)))
+    rows += [(label(item.name), value_text(item.value), plain(item.source)) for item in result.assumptions]
+    return _table("Inputs and assumptions", ("What", "Value", "Source"), rows)
+
+
+_SHOWN = (
+    ("Parallelism", "parallel"), ("Cache", "cache"), ("Engine", "engine"), ("Workload", "workload"),
+    ("Seed", "seed"),
+)  # fmt: skip
+
+
+def scenario_table(result: Result) -> Table:
+    """Every leaf of the resolved scenario by its key path."""
+    rows = [(key, value_text(value)) for key, value in _leaves(result.scenario, keep_unset=True)]
+    return _table("The resolved scenario", ("Key", "Value"), rows)
+
+
+def _at(scenario: Mapping[str, Any], path: str) -> Any:
+    node: Any = scenario
+    for key in path.split("."):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node
+
+
+def _leaves(node: Any, path: str = "", *, keep_unset: bool = False) -> Iterator[tuple[str, Any]]:
+    """``(key path, value)`` of every scalar below ``node``, in order; unset ones only on request."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _leaves(value, f"{path}.{plain(key)}" if path else plain(key), keep_unset=keep_unset)
+    elif isinstance(node, list) and any(isinstance(item, (Mapping, list)) for item in node):
+        for index, value in enumerate(node):
+            yield from _leaves(value, f"{path}[{index}]", keep_unset=keep_unset)
+    elif isinstance(node, list):
+        yield path, ", ".join(value_text(item) for item in node) or "none"
+    elif node is not None or keep_unset:
+        yield path, node
+
+
+def memory_table(result: Result) -> Table | None:
+    """The bill of one GPU with its sum; ``None`` when the result has none."""
+    if result.memory is None:
+        return None
+    total = result.memory.total_bytes
+    rows = [
+        (label(i.name), format_bytes(i.bytes), count(i.bytes), percent(i.bytes / total if total else None),
+         plain(i.formula), plain(i.source))
+        for i in result.memory.bill
+    ]  # fmt: skip
+    whole = percent(1.0 if total else None)
+    rows = [*rows[: MAX_ROWS - 1], ("Total", format_bytes(total), count(total), whole, "", "")]
+    columns = ("Part", "Size", "Bytes", "Share", "Formula", "Source")
+    left_off = len(result.memory.bill) - len(rows) + 1
+    return Table("Memory of one GPU", columns, tuple(rows), (1, 2, 3), total=True, left_off=left_off)
+
+
+def capacity_table(result: Result) -> Table | None:
+    """Sequences that fit at once, a row a context length and a column a KV format."""
+    if not result.capacity:
+        return None
+    curves = result.capacity[:8]
+    contexts = sorted({point.context_tokens for curve in curves for point in curve.points})
+    found = [{point.context_tokens: point.max_concurrency for point in curve.points} for curve in curves]
+    rows = [
+        (count(context), *(decimal(curve[context], 4) if context in curve else "–" for curve in found))
+        for context in contexts
+    ]
+    columns = ("Context (tokens)", *(plain(curve.dtype, 40) for curve in curves))
+    return _table("Sequences that fit at once", columns, rows, numeric=range(len(columns)))
+
+
+def latency_table(result: Result) -> Table:
+    """Mean, percentiles and maximum of every latency."""
+    rows = []
+    for field, (name, meaning) in LATENCIES.items():
+        item = getattr(result.latency, field)
+        if item is None:
+            rows.append((name, meaning, "0", *["–"] * 5))
+        else:
+            values = (item.mean, item.p50, item.p90, item.p99, item.max)
+            rows.append((name, meaning, count(item.count), *map(seconds, values)))
+    columns = ("Latency", "Meaning", "Requests", "Mean", "p50", "p90", "p99", "Max")
+    return _table("Latency of served requests", columns, rows, numeric=range(2, 8))
+
+
+def totals_table(result: Result) -> Table:
+    """The counters of the run."""
+    totals, rate = result.totals, result.throughput
+    rows = [
+        ("Requests", count(totals.requests), f"{decimal(rate.requests_per_s)} a second finished"),
+        ("Finished", count(totals.finished), ""),
+        ("Rejected", count(totals.rejected), "longer than the pool or the engine admits"),
+        ("Unfinished", count(totals.unfinished), "waiting or running at the end"),
+        ("Prompt tokens", count(totals.prompt_tokens), f"{decimal(rate.prompt_tokens_per_s)} a second"),
+        ("Output tokens", count(totals.output_tokens), f"{decimal(rate.output_tokens_per_s)} a second"),
+        ("Tokens looked up", count(totals.queried_tokens), "in the prefix cache"),
+        ("Tokens found", count(totals.hit_tokens), f"hit ratio {percent(result.hit_ratio)}"),
+        ("Engine steps", count(totals.steps), ""),
+        ("Makespan", seconds(totals.makespan_s), "first arrival to last token"),
+        ("Preemptions", count(totals.preemptions), ""),
+        ("Blocks allocated", count(totals.allocated_blocks), ""),
+        ("Blocks evicted", count(totals.evicted_blocks), "cached content overwritten"),
+        ("Peak blocks in use", count(totals.peak_used_blocks),
+         f"{percent(result.peak_use)} of {count(result.pool.usable_blocks)}"),
+        ("Peak running", count(totals.peak_running), "requests at once"),
+        ("Peak waiting", count(totals.peak_waiting), "requests at once"),
+    ]  # fmt: skip
+    return _table("Totals", ("Counter", "Value", "Note"), rows, numeric=(1,))
+
+
+def series_table(result: Result, moments: int = 12) -> Table:
+    """The state at ``moments`` evenly spaced samples, for readers who cannot use the charts."""
+    series = result.series
+    rows = len(series.t_s)
+    picked = sorted({round(i * (rows - 1) / max(1, moments - 1)) for i in range(moments)}) if rows else []
+    body = []
+    for i in picked:
+        queried = series.queried_tokens[i]
+        hit = percent(series.hit_tokens[i] / queried if queried else None)
+        state = (series.used_blocks[i], series.cached_blocks[i], series.running[i], series.waiting[i])
+        body.append((seconds(series.t_s[i]), *map(count, state), hit, count(series.preemptions[i])))
+    columns = ("Time", "Used blocks", "Cached blocks", "Running", "Waiting", "Hit ratio", "Preemptions")
+    return _table(f"State at {len(body)} moments of the run", columns, body, numeric=range(7))
+
+
+def accuracy_table(result: Result) -> Table | None:
+    """Where the real latency is expected around the predicted one; ``None`` without bands."""
+    bands = result.accuracy.bands
+    if bands is None:
+        return None
+    rows = []
+    for field, band in (("ttft_s", bands.ttft), ("tpot_s", bands.tpot), ("e2e_s", bands.e2e)):
+        item = getattr(result.latency, field)
+        expected = "–"
+        if item is not None and band is not None:
+            expected = f"{seconds(max(0.0, item.p99 * (1 + band[0])))} to {seconds(item.p99 * (1 + band[1]))}"
+        rows.append((LATENCIES[field][0], band_text(band), seconds(item.p99 if item else None), expected))
+    columns = ("Latency", "Error band", "Predicted p99", "Expected p99")
+    return _table("Accuracy of the predicted latencies", columns, rows, numeric=(1, 2, 3))
+
+
+def trace_table(result: Result) -> Table:
+    """Every row of the trace, accounted for."""
+    trace = result.trace
+    rows = [("Rows read", count(trace.rows_read)), ("Requests replayed", count(trace.requests))]
+    rows += [(f"Dropped: {plain(reason)}", count(number)) for reason, number in trace.dropped.items()]
+    caption = f"Rows of {plain(trace.name, 80)} ({plain(trace.format, 40)})"
+    return _table(caption, ("Rows", "Count"), rows, numeric=(1,))
+
+
+def files_table(result: Result) -> Table:
+    """The files the run read, by content."""
+    rows = [(plain(item.path), count(item.bytes), item.sha256) for item in result.provenance.inputs]
+    return _table("Input files", ("File", "Bytes", "SHA-256"), rows, numeric=(1,))
+
+
+def versions_table(result: Result) -> Table:
+    """Versions of what computed the result, and its seed."""
+    rows = [(plain(name), plain(version)) for name, version in result.provenance.versions.items()]
+    return _table("Versions", ("Software", "Version"), [*rows, ("seed", str(result.provenance.seed))])

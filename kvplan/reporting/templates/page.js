@@ -1,0 +1,115 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const byId = (id) => document.getElementById(id);
+  const payload = JSON.parse(byId("payload").textContent);
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const live = new Map();
+
+  // --- theme -----------------------------------------------------------------------------------
+  const toggle = byId("theme");
+  const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : dark.matches);
+  const nameToggle = () => { toggle.textContent = isDark() ? "Light" : "Dark"; };
+  toggle.addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    try { localStorage.setItem("kvplan-theme", root.dataset.theme); } catch (_) { /* not kept, still shown */ }
+    recolour();
+  });
+  dark.addEventListener("change", () => recolour());
+  nameToggle();
+
+  // --- downloads and copying ---------------------------------------------------------------------
+  const save = (name, type, text) => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([text], { type }));
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  };
+  const on = (id, act) => {
+    const button = byId(id);
+    if (button) { button.hidden = false; button.addEventListener("click", () => act(button)); }
+  };
+  on("save-json", () => save("result.json", "application/json", byId("result").textContent));
+  on("save-csv", () => save("result.csv", "text/csv", payload.csv));
+  on("copy", async (button) => {
+    const code = byId("command");
+    let done = true;
+    try {
+      await navigator.clipboard.writeText(code.textContent);
+    } catch (_) {
+      getSelection().selectAllChildren(code);
+      done = document.execCommand("copy");
+    }
+    button.textContent = done ? "Copied" : "Selected: press Ctrl+C";
+    setTimeout(() => { button.textContent = "Copy command"; }, 2000);
+  });
+  on("print", () => print());
+
+  // A table that scrolls sideways must be reachable from the keyboard.
+  const reach = () => {
+    for (const box of document.querySelectorAll(".scroll")) {
+      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; else box.removeAttribute("tabindex");
+    }
+  };
+  addEventListener("resize", reach);
+  reach();
+
+  // --- charts ------------------------------------------------------------------------------------
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const coarse = matchMedia("(pointer: coarse)").matches;
+
+  const resolved = (figure, width) => {
+    const style = getComputedStyle(root);
+    const text = JSON.stringify(figure).replace(/"var\((--[\w-]+)\)"/g,
+      (_, name) => JSON.stringify(style.getPropertyValue(name).trim()));
+    const { data, layout } = JSON.parse(text);
+    layout.font.family = style.getPropertyValue("--sans");
+    if (coarse) layout.dragmode = false;
+    if (width < 520 && layout.annotations && data.filter((trace) => trace.showlegend).length > 1) {
+      layout.legend = { ...layout.legend, x: 0, xanchor: "left", y: -0.24, yanchor: "top" };
+      layout.height += 44;
+      layout.margin.b += 44;
+    }
+    if (width < 520) layout.xaxis.nticks = 5;
+    if (still) layout.transition = { duration: 0 };
+    return { data, layout };
+  };
+  const config = {
+    displaylogo: false, responsive: true, scrollZoom: false, showTips: false,
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    toImageButtonOptions: { format: "svg" },
+  };
+  const draw = async (plot) => {
+    const key = plot.dataset.chart;
+    const target = plot.querySelector(".live");
+    const { data, layout } = resolved(payload.charts[key], plot.clientWidth);
+    await Plotly.react(target, data, layout, { ...config, toImageButtonOptions: { format: "svg", filename: key } });
+    plot.classList.add("is-live");
+    live.set(key, plot);
+  };
+  const recolour = () => { nameToggle(); for (const plot of live.values()) draw(plot); };
+
+  const unpack = async () => {
+    const packed = atob(byId("plotly").textContent);
+    const bytes = Uint8Array.from(packed, (ch) => ch.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const script = document.createElement("script");
+    script.textContent = await new Response(stream).text();
+    document.head.append(script);
+  };
+  const start = async () => {
+    const plots = [...document.querySelectorAll(".plot")];
+    if (!plots.length) return;
+    if (typeof DecompressionStream === "undefined") {
+      byId("static-note").hidden = false;
+      return;
+    }
+    await unpack();
+    for (const plot of plots) await draw(plot);
+  };
+  start().then(() => { root.dataset.charts = "ready"; }, (error) => {
+    byId("static-note").hidden = false;
+    console.error(error);
+  });
+})();

@@ -1,0 +1,193 @@
+"""The answer in words: one headline, the figures behind it, and what to be careful about."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from kvplan.reporting.result import Result, Slo
+from kvplan.reporting.wording import (
+    count,
+    decimal,
+    label,
+    percent,
+    plain,
+    plural,
+    seconds,
+    sentence_list,
+    signed_percent,
+)
+
+Tone = Literal["met", "missed", "partial", "neutral"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """One service-level objective as shown: ``TTFT p99``, ``0.91 s``, ``2.00 s``, met or not."""
+
+    name: str
+    value: str
+    limit: str
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``headline`` is one sentence; ``detail`` a few more; ``tone`` what colour a page may give them."""
+
+    headline: str
+    detail: tuple[str, ...]
+    chips: tuple[Chip, ...]
+    tone: Tone
+
+
+def verdict(result: Result) -> Verdict:
+    """What the result says, in plain words."""
+    chips = tuple(
+        Chip(label(slo.name), seconds(slo.value_s), seconds(slo.limit_s), slo.passed) for slo in result.slo
+    )
+    return Verdict(_headline(result), tuple(_detail(result)), chips, _tone(result))
+
+
+def subject(result: Result) -> str:
+    """``llama-3.1-8b on 2 × h100-sxm``, as far as the result knows."""
+    name = plain(result.model.name, 80) if result.model else "The simulated engine"
+    if result.gpu is None:
+        return name
+    number = f"{result.gpu.count} × " if result.gpu.count > 1 else ""
+    return f"{name} on {number}{plain(result.gpu.name, 60)}"
+
+
+def _tone(result: Result) -> Tone:
+    if not result.complete or not result.totals.requests:
+        return "partial"
+    if any(not slo.passed for slo in result.slo) or not result.totals.finished:
+        return "missed"
+    if result.totals.rejected or result.totals.unfinished:
+        return "partial"
+    return "met" if result.slo else "neutral"
+
+
+def _headline(result: Result) -> str:
+    totals, who = result.totals, subject(result)
+    missed = [slo for slo in result.slo if not slo.passed]
+    if not totals.requests:
+        return "No request was simulated." if result.complete else "The run stopped before any request."
+    if not result.complete:
+        all_of_them = plural(totals.requests, "request")
+        return f"The run stopped early: {count(totals.finished)} of {all_of_them} finished."
+    if not totals.finished:
+        return f"{who} serves none of the {plural(totals.requests, 'request')}."
+    if len(missed) == 1:
+        return f"{who} misses its {_missed(missed[0])}."
+    if missed:
+        return f"{who} misses {len(missed)} of its {len(result.slo)} latency limits."
+    served = (
+        f"all {plural(totals.requests, 'request')}" if totals.finished == totals.requests
+        else f"{count(totals.finished)} of {plural(totals.requests, 'request')}"
+    )  # fmt: skip
+    if totals.requests == 1:
+        served = "its one request"
+    within = f" within its latency limit{'s' if len(result.slo) > 1 else ''}" if result.slo else ""
+    rest = f" and rejects {count(totals.rejected)}" if totals.rejected else ""
+    return f"{who} serves {served}{within}{rest}."
+
+
+def _missed(slo: Slo) -> str:
+    if slo.value_s is None:
+        return f"{label(slo.name)} limit: no request counts towards it"
+    return f"{label(slo.name)} limit: {seconds(slo.value_s)} against {seconds(slo.limit_s)}"
+
+
+def _detail(result: Result) -> list[str]:
+    totals, latency = result.totals, result.latency
+    if not totals.requests:
+        return ["There is nothing to measure; the sections below show the configuration only."]
+    rate = decimal(result.throughput.output_tokens_per_s)
+    workload = (
+        f"{plain(result.trace.name, 80)} brings {plural(totals.requests, 'request')} with "
+        f"{count(totals.prompt_tokens)} prompt and {count(totals.output_tokens)} output tokens; "
+        f"serving them takes {seconds(totals.makespan_s)}, at {rate} output tokens per second."
+    )
+    lines = [workload]
+    figures = [
+        f"{name} {seconds(item.p99)}"
+        for name, item in (("TTFT", latency.ttft_s), ("TPOT", latency.tpot_s), ("end to end", latency.e2e_s))
+        if item is not None
+    ]
+    if figures:
+        lines.append(f"At the 99th percentile: {sentence_list(figures)}.")
+    lines.append(_cache_sentence(result))
+    peak = f"Running requests held {percent(result.peak_use)} of the KV pool at the peak"
+    lost = plural(totals.preemptions, "preemption") if totals.preemptions else "no preemption"
+    lines.append(f"{peak}, with {lost}.")
+    return lines
+
+
+def _cache_sentence(result: Result) -> str:
+    ratio = result.hit_ratio
+    if ratio is None:
+        return "No prompt was looked up in the prefix cache."
+    if ratio == 0:
+        return "No prompt token was found in the prefix cache."
+    return f"{percent(ratio)} of the prompt tokens looked up were found in the prefix cache."
+
+
+def cautions(result: Result) -> list[str]:
+    """What in this very result should be read with care, most important first."""
+    totals, notes = result.totals, []
+    if not result.complete:
+        notes.append("The run is incomplete: every figure covers only what was simulated before it stopped.")
+    if totals.rejected:
+        notes.append(f"{plural(totals.rejected, 'request')} rejected: the latencies leave them out.")
+    if result.complete and totals.unfinished:
+        notes.append(f"{plural(totals.unfinished, 'request')} unfinished: the latencies leave them out.")
+    for slo in result.slo:
+        if close_call(result, slo):
+            notes.append(
+                f"{label(slo.name)} is too close to call: its limit of {seconds(slo.limit_s)} lies inside "
+                f"the accuracy band around {seconds(slo.value_s)}."
+            )
+    ttft = result.latency.ttft_s
+    if ttft is not None and ttft.count < 1000:
+        tail = plural(math.ceil(ttft.count / 100), "request")
+        notes.append(f"The 99th percentile rests on the slowest {tail} of {count(ttft.count)}.")
+    if not result.trace.reuse_known:
+        notes.append(
+            "The trace does not say which prompts share content, so prefix hits between requests are missing."
+        )
+    dropped = sum(result.trace.dropped.values())
+    if dropped:
+        notes.append(f"{plural(dropped, 'row')} of the trace dropped; section “Trace” says why.")
+    return notes
+
+
+def close_call(result: Result, slo: Slo) -> bool:
+    """Whether the accuracy band around an SLO's value contains its limit."""
+    bands = result.accuracy.bands
+    band = getattr(bands, slo.name.split("_")[0], None) if bands is not None else None
+    if band is None or slo.value_s is None:
+        return False
+    return bool(slo.value_s * (1 + band[0]) <= slo.limit_s <= slo.value_s * (1 + band[1]))
+
+
+def unknowns(result: Result) -> list[str]:
+    """What no figure of this result contains, so that nobody reads it in."""
+    notes = [
+        "Time outside the engine: network, HTTP, tokenization and detokenization are in no latency.",
+        "Anything else on the GPU, and clocks lowered by heat or power limits.",
+        "Output lengths are the trace's own; another model or sampling would answer at other lengths.",
+    ]
+    if result.accuracy.model == "linear":
+        notes.append("The step time is a given straight line, not a prediction for any GPU.")
+    if result.accuracy.model == "roofline":
+        notes.append("Kernels seldom reach datasheet peaks; measured profiles replace the roofline.")
+    if result.memory is None:
+        notes.append("Whether the model fits: no memory bill was computed for this run.")
+    return notes
+
+
+def band_text(band: list[float] | None) -> str:
+    """``[-0.3, 0.25]`` -> ``'−30 % to +25 %'``."""
+    return "not known" if band is None else f"{signed_percent(band[0])} to {signed_percent(band[1])}"
