@@ -1,0 +1,76 @@
+"""What an engine holds beside weights, activations and cache: runtime buffers, communication, CUDA graphs.
+
+These are measured, not derived: constants with a physical meaning, fitted on start-ups of vLLM 0.19 on
+H100 (8 configurations of two models) and checked against published logs of other versions and GPUs.
+
+* **runtime**: what the process takes outside PyTorch once kernels are loaded (context growth, cuBLAS
+  workspaces): 0.29 GiB, 0.20 before vLLM 0.12, where logs show 0.02 to 0.35.
+* **collectives**: NCCL channels, the custom all-reduce and fused all-reduce workspaces appear with the first
+  tensor-parallel step. Over NVLink 1.76 GiB + 0.065 per doubling of ranks (two models, TP 2 and 4); 0.9
+  before 0.12 (A100, TP 8: 0.93 to 1.07); 0.15 without NVLink (RTX 3090, TP 16: 0.20 altogether). Pipeline
+  stages exchange point to point and add nothing measurable.
+* **CUDA graphs**: every captured graph keeps about 4 MiB and 0.105 MiB a layer. How many are captured is
+  arithmetic: piecewise graphs for 1, 2, 4, then multiples of 8 to 256 and of 16 to
+  ``min(2 x max_num_seqs, 512)``; full graphs for the same sizes up to ``max_num_seqs``. Measured on
+  H100: 0.49 to 0.84 GiB for 102 graphs. They lie outside vLLM's budget before 0.21 and inside it since.
+"""
+
+from __future__ import annotations
+
+import math
+
+from kvplan.sizing.serving import Serving
+from kvplan.specs.schema import GpuSpec
+from kvplan.units import GIB, MIB
+
+RUNTIME_BYTES = round(0.293 * GIB)
+RUNTIME_BYTES_BEFORE_0_12 = round(0.20 * GIB)
+COLLECTIVES_BYTES = round(1.76 * GIB)
+COLLECTIVES_BYTES_PER_DOUBLING = round(0.065 * GIB)
+COLLECTIVES_BYTES_BEFORE_0_12 = round(0.9 * GIB)
+COLLECTIVES_BYTES_NO_NVLINK = round(0.15 * GIB)
+GRAPH_BYTES = 4 * MIB
+GRAPH_BYTES_PER_LAYER = round(0.105 * MIB)
+
+
+def runtime_bytes(serving: Serving, gpu: GpuSpec, tp: int) -> int:
+    """Memory outside PyTorch and outside the model: runtime plus collectives of ``tp`` ranks."""
+    old = serving.kind == "vllm" and serving.version < (0, 12, 0)
+    base = RUNTIME_BYTES_BEFORE_0_12 if old else RUNTIME_BYTES
+    if tp == 1:
+        return base
+    if gpu.interconnect.nvlink_bytes_per_s is None:
+        return base + COLLECTIVES_BYTES_NO_NVLINK
+    if old:
+        return base + COLLECTIVES_BYTES_BEFORE_0_12
+    return base + COLLECTIVES_BYTES + round(COLLECTIVES_BYTES_PER_DOUBLING * math.log2(tp))
+
+
+def capture_sizes(serving: Serving) -> tuple[int, int]:
+    """(piecewise, full) graphs vLLM captures under these limits."""
+    if not serving.cuda_graphs:
+        return 0, 0
+    largest = min(2 * serving.max_num_seqs, serving.graph_max_batch)
+    sizes = [1, 2, 4, *range(8, 257, 8), *range(272, 513, 16)]
+    piecewise = [size for size in sizes if size <= largest]
+    return len(piecewise), sum(1 for size in piecewise if size <= serving.max_num_seqs)
+
+
+def graph_bytes(serving: Serving, layers: int) -> int:
+    """Memory of all captured CUDA graphs of a rank with ``layers`` layers."""
+    if serving.kind == "sglang":
+        return _sglang_graphs(serving, layers)
+    return sum(capture_sizes(serving)) * (GRAPH_BYTES + GRAPH_BYTES_PER_LAYER * layers)
+
+
+def _sglang_graphs(serving: Serving, layers: int) -> int:
+    if not serving.cuda_graphs:
+        return 0
+    sizes = [1, 2, 4, 8, 12, *range(16, 257, 8), *range(272, 512, 16), *range(512, 4096, 32)]
+    graphs = sum(1 for size in sizes if size <= serving.graph_max_batch)
+    return graphs * (GRAPH_BYTES + GRAPH_BYTES_PER_LAYER * layers)
+
+
+def graphs_in_budget(serving: Serving) -> bool:
+    """Whether the engine takes the graphs out of the memory it plans with (vLLM since 0.21)."""
+    return serving.kind == "vllm" and serving.version >= (0, 21, 0)

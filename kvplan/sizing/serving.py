@@ -1,0 +1,159 @@
+"""What an inference engine is told at start-up that decides memory: version, batch limits, utilization.
+
+Defaults follow the engines' own rules: a plan made without flags equals a server started without any.
+
+* vLLM V0 (before 0.8): one step may hold a whole prompt, so ``max_num_batched_tokens`` is ``max_model_len``
+  (at least 2,048) up to 32k of context, 2,048 with chunked prefill beyond; 256 sequences.
+* vLLM V1: 2,048 tokens and 256 sequences; from 0.8.5 on GPUs of at least 70 GiB other than the A100 8,192
+  and 1,024 (``EngineArgs.get_batch_defaults``, API server). Utilization 0.9, 0.92 from 0.21.
+* SGLang: chunked prefill size and largest CUDA-graph batch grow with the GPU
+  (``ServerArgs._handle_gpu_memory_settings``).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from kvplan.errors import UsageError
+from kvplan.specs.schema import GpuSpec
+from kvplan.units import GIB
+
+EngineKind = Literal["vllm", "sglang"]
+
+LATEST = {"vllm": (0, 33), "sglang": (0, 5)}
+"""Newest release each engine's rules were checked against."""
+
+_VERSION = re.compile(r"^v?(\d+)\.(\d+)(?:\.(\d+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The start-up options of one engine instance, resolved: nothing is left to a default.
+
+    ``version`` is (major, minor, patch). ``utilization`` is vLLM's ``gpu_memory_utilization`` (a share of
+    total memory for everything) or SGLang's ``mem_fraction_static`` (a share of free memory for weights
+    and pool).
+    """
+
+    kind: EngineKind
+    version: tuple[int, int, int]
+    utilization: float
+    max_num_batched_tokens: int
+    max_num_seqs: int
+    cuda_graphs: bool
+    block_size: int
+    async_scheduling: bool
+    graph_max_batch: int
+
+    @property
+    def version_text(self) -> str:
+        """``0.33`` or, with a patch release, ``0.8.5``."""
+        major, minor, patch = self.version
+        return f"{major}.{minor}" + (f".{patch}" if patch else "")
+
+
+def parse_version(text: str) -> tuple[int, int, int]:
+    """``0.33.0``, ``v0.8.5``, ``0.21rc1`` -> (major, minor, patch).
+
+    Raises:
+        UsageError: not a version.
+    """
+    match = _VERSION.match(text.strip())
+    if match is None:
+        raise UsageError(f"{text!r} is not an engine version", hint="write it like 0.33 or 0.8.5")
+    major, minor, patch = match.groups()
+    return int(major), int(minor), int(patch or 0)
+
+
+def resolve_serving(
+    kind: str,
+    gpu: GpuSpec,
+    *,
+    max_model_len: int,
+    version: str | None = None,
+    utilization: float | None = None,
+    max_num_batched_tokens: int | None = None,
+    max_num_seqs: int | None = None,
+    cuda_graphs: bool = True,
+    block_size: int | None = None,
+    async_scheduling: bool | None = None,
+    tp: int = 1,
+    pp: int = 1,
+) -> Serving:
+    """Fill what is not given with the engine's defaults on this GPU.
+
+    Raises:
+        UsageError: unknown engine, utilization outside (0, 1], a batch limit below 1.
+    """
+    if kind not in LATEST:
+        raise UsageError(f"unknown engine {kind!r}", hint="use vllm or sglang")
+    if utilization is not None and not 0 < utilization <= 1:
+        raise UsageError(f"utilization {utilization} must be above 0 and at most 1")
+    for name, value in (("max_num_batched_tokens", max_num_batched_tokens), ("max_num_seqs", max_num_seqs)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} {value} must be at least 1")
+    parsed = (*LATEST[kind], 0) if version is None else parse_version(version)
+    if kind == "vllm":
+        serving = _vllm_defaults(parsed, gpu, max_model_len)
+    else:
+        serving = _sglang_defaults(parsed, gpu, tp, pp)
+    chosen = {
+        "utilization": utilization,
+        "max_num_batched_tokens": max_num_batched_tokens,
+        "max_num_seqs": max_num_seqs,
+        "block_size": block_size,
+        "async_scheduling": async_scheduling,
+    }
+    given = {name: value for name, value in chosen.items() if value is not None}
+    return replace(serving, cuda_graphs=cuda_graphs, **given)  # type: ignore[arg-type]
+
+
+def _vllm_defaults(version: tuple[int, int, int], gpu: GpuSpec, max_model_len: int) -> Serving:
+    big = gpu.usable_memory_bytes >= 70 * GIB and not gpu.name.startswith("a100")
+    if version < (0, 8, 0):
+        tokens, seqs = (max(max_model_len, 2048) if max_model_len <= 32768 else 2048), 256
+    elif version >= (0, 8, 5) and big:
+        tokens, seqs = 8192, 1024
+    else:
+        tokens, seqs = 2048, 256
+    return Serving(
+        kind="vllm",
+        version=version,
+        utilization=0.92 if version >= (0, 21, 0) else 0.9,
+        max_num_batched_tokens=tokens,
+        max_num_seqs=seqs,
+        cuda_graphs=True,
+        block_size=16,
+        async_scheduling=version >= (0, 14, 0),
+        graph_max_batch=512,
+    )
+
+
+def _sglang_defaults(version: tuple[int, int, int], gpu: GpuSpec, tp: int, pp: int) -> Serving:
+    memory_mib = gpu.usable_memory_bytes >> 20
+    few = tp < 4
+    tiers = (
+        (20, 2048, 8),
+        (35, 2048, 24 if few else 80),
+        (60, 4096, 32 if few else 160),
+        (160, 8192, 256 if few else 512),
+    )
+    chunk, batch = next(
+        ((chunk, batch) for limit_gib, chunk, batch in tiers if memory_mib < limit_gib * 1024), (16384, 512)
+    )
+    reserved_mib = 512 + 1.5 * chunk + 2 * batch + tp * pp * 128
+    if memory_mib > 60 * 1024:
+        reserved_mib = max(reserved_mib, 10 * 1024)
+    return Serving(
+        kind="sglang",
+        version=version,
+        utilization=round((memory_mib - reserved_mib) / memory_mib, 3),
+        max_num_batched_tokens=chunk,
+        max_num_seqs=2048,
+        cuda_graphs=True,
+        block_size=1,
+        async_scheduling=True,
+        graph_max_batch=batch,
+    )

@@ -1,0 +1,267 @@
+"""What the weights of a model take on one GPU, by storage format, tensor, pipeline and expert parallelism.
+
+What an engine reports as "model loading took" is more than parameters times bytes:
+
+* a quantized checkpoint leaves parts unquantized (embeddings, output head, routers, norms) and adds scales;
+* replicated tensors (norms, routers, MLA down-projections, KV heads beyond the tensor-parallel size) stay
+  whole on every rank;
+* the rotary table is ``max_context x rotary dimensions`` in the model's dtype;
+* MLA keeps its up-projection twice, packed for prefill and per head for decode;
+* the caching allocator rounds big tensors up (:mod:`kvplan.sizing.allocator`).
+
+All five are counted here, exactly, so that the total can be compared with a log to the hundredth of a GiB.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kvplan.errors import UsageError
+from kvplan.sizing.allocator import allocated_bytes
+from kvplan.sizing.norms import norm_parameters
+from kvplan.sizing.parameters import Split, absorbed_copies, attention_tensors, block_tensors, mlp_tensors
+from kvplan.sizing.tensor import Tensor, matrix, share, vector
+from kvplan.sizing.weight_formats import WeightFormat, weight_format
+from kvplan.specs.schema import Block, Component, LatentAttention, ModelSpec, SharedAttention
+
+UNQUANTIZED: frozenset[Component] = frozenset(("embeddings", "lm_head", "router", "vision", "extra"))
+"""Parts that quantized checkpoints leave in the model's dtype unless they say otherwise."""
+
+VOCAB_PADDING = 64
+"""Engines pad the vocabulary so that its shards are aligned."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightBill:
+    """Bytes of weights on one rank of pipeline stage ``stage``, which holds ``layers`` decoder layers.
+
+    ``total_bytes`` is what the engine reports; the other terms add up to it.
+    """
+
+    stage: int
+    layers: int
+    format: str
+    by_component: dict[str, int]
+    rotary_bytes: int
+    copies_bytes: int
+    rounding_bytes: int
+
+    @property
+    def stored_bytes(self) -> int:
+        """Parameters and their scales, without tables, copies and rounding."""
+        return sum(self.by_component.values())
+
+    @property
+    def total_bytes(self) -> int:
+        """What the engine will say loading took."""
+        return self.stored_bytes + self.rotary_bytes + self.copies_bytes + self.rounding_bytes
+
+
+def parameter_count(model: ModelSpec, *, draft: bool = False) -> int:
+    """Parameters of the whole model; ``draft`` adds its multi-token-prediction layers."""
+    norms = norm_parameters(model)
+    return norms + sum(
+        tensor.parameters * count
+        for tensor, count in _tensors(model, Split(), range(model.num_layers), True, True, draft)
+    )
+
+
+def active_parameters(model: ModelSpec) -> int:
+    """Parameters one token passes through: of the experts only those it is routed to, of tables one row."""
+    total = parameter_count(model)
+    for group in model.groups():
+        mlp = group.block.mlp
+        if mlp is not None and mlp.kind == "moe":
+            experts = sum(
+                t.parameters for t in mlp_tensors(mlp, model.hidden_size) if t.component == "experts"
+            )
+            copies = 1 if group.block.weights_shared else group.count
+            total -= copies * (experts - experts * mlp.experts_per_token // mlp.experts)
+    if not model.tie_embeddings:
+        total -= model.hidden_size * (model.vocab_size - 1)
+    return total - sum(extra.parameters for extra in model.extra_weights if not extra.active)
+
+
+def pipeline_layers(layers: int, pp: int) -> list[range]:
+    """The layers of every pipeline stage, as vLLM deals them out.
+
+    Equal shares; what is left over goes to the stages before the last, from the back, because the last one
+    carries the output head.
+
+    Raises:
+        UsageError: more stages than layers.
+    """
+    if pp > layers:
+        raise UsageError(f"pipeline parallelism {pp} exceeds the model's {layers} layers")
+    sizes = [layers // pp] * pp
+    for extra in range(layers % pp):
+        sizes[-2 - extra if pp > 1 else 0] += 1
+    starts = [sum(sizes[:stage]) for stage in range(pp)]
+    return [range(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+
+
+def stage_weights(
+    model: ModelSpec,
+    *,
+    weights_format: str | None = None,
+    tp: int = 1,
+    pp: int = 1,
+    ep: int = 1,
+    stage: int = 0,
+    draft: bool = False,
+) -> WeightBill:
+    """The weights of one rank.
+
+    Args:
+        weights_format: format of the quantizable matrices; ``None`` = what the checkpoint has. An
+            unquantized one (``fp32``) is also the dtype of everything else.
+        ep: ranks over which whole experts are dealt out (1 = experts are cut by ``tp``).
+        draft: also load the multi-token-prediction layers.
+
+    Raises:
+        UnknownName: no such format; UsageError: heads or channels do not divide over ``tp``.
+    """
+    check_tensor_parallel(model, tp)
+    stages = pipeline_layers(model.num_layers, pp)
+    formats = _formats(model, weights_format)
+    tensors = list(_tensors(model, Split(tp, ep), stages[stage], stage == 0, stage == pp - 1, draft))
+    by_component: Counter[str] = Counter()
+    allocated = 0
+    for tensor, count in tensors:
+        size = _tensor_bytes(tensor, formats)
+        by_component[tensor.component] += size * count
+        allocated += allocated_bytes(size) * count
+    norms = norm_parameters(model) * len(stages[stage]) // model.num_layers
+    by_component["extra"] += _dtype_bytes(formats) * norms
+    copies = _dtype_bytes(formats) * sum(
+        absorbed_copies(model.layers()[index].attention, tp) for index in stages[stage]
+    )
+    stored = sum(by_component.values())
+    return WeightBill(
+        stage=stage,
+        layers=len(stages[stage]),
+        format=weights_format or model.weights.format,
+        by_component=dict(by_component),
+        rotary_bytes=_rotary_bytes(model, _dtype_bytes(formats)),
+        copies_bytes=copies,
+        rounding_bytes=allocated + _dtype_bytes(formats) * norms - stored,
+    )
+
+
+def check_tensor_parallel(model: ModelSpec, tp: int) -> None:
+    """Refuse a tensor-parallel size the engines refuse.
+
+    Raises:
+        UsageError: query heads or the MLP's width do not divide over ``tp``.
+    """
+    for group in model.groups():
+        attention, mlp = group.block.attention, group.block.mlp
+        if attention is not None and attention.query_heads % tp:
+            raise UsageError(
+                f"tp {tp} does not divide the {attention.query_heads} query heads of {model.name}",
+                hint=f"use one of {_divisors(attention.query_heads)}",
+            )
+        if mlp is not None and mlp.kind == "dense" and mlp.intermediate_size % tp:
+            raise UsageError(
+                f"tp {tp} does not divide the MLP width {mlp.intermediate_size} of {model.name}",
+                hint=f"use one of {_divisors(mlp.intermediate_size)}",
+            )
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(tp) for tp in range(1, 65) if number % tp == 0)
+
+
+def _formats(model: ModelSpec, wanted: str | None) -> dict[Component | None, WeightFormat]:
+    """Format of every component that differs; under ``None`` the default, under ``extra`` the dtype."""
+    chosen = weight_format(wanted or model.weights.format)
+    dtype = weight_format(model.dtype) if chosen.quantized else chosen
+    formats: dict[Component | None, WeightFormat] = {None: chosen}
+    formats.update(dict.fromkeys(UNQUANTIZED, dtype))
+    if wanted is None:
+        formats.update({part: weight_format(name) for part, name in model.weights.overrides.items()})
+        formats["extra"] = dtype
+    return formats
+
+
+def _dtype_bytes(formats: dict[Component | None, WeightFormat]) -> int:
+    return formats["extra"].bits // 8
+
+
+def _tensor_bytes(tensor: Tensor, formats: dict[Component | None, WeightFormat]) -> int:
+    if not tensor.quantizable:
+        return tensor.parameters * _dtype_bytes(formats)
+    fmt = formats.get(tensor.component, formats[None])
+    return fmt.matrix(tensor.outputs, tensor.inputs) * tensor.stack
+
+
+def _tensors(
+    model: ModelSpec, split: Split, layers: range, first: bool, last: bool, draft: bool
+) -> Iterator[tuple[Tensor, int]]:
+    """(tensor, how many alike) of the layers ``layers`` and what stands before and after them."""
+    hidden = model.hidden_size
+    padded = -(-model.vocab_size // VOCAB_PADDING) * VOCAB_PADDING if split != Split() else model.vocab_size
+    rows = share(padded, split.tp)
+    if first:
+        yield from _before(model, split, rows)
+    if last:
+        yield vector("final_norm", "extra", hidden), 1
+        if not model.tie_embeddings:
+            yield matrix("lm_head", "lm_head", rows, hidden), 1
+        elif not first:
+            yield matrix("embeddings", "embeddings", rows, hidden), 1
+        if draft and model.draft is not None:
+            yield matrix("draft_projection", "draft", hidden, 2 * hidden), model.draft.layers
+            yield vector("draft_norms", "extra", 2 * hidden), model.draft.layers
+            for tensor in block_tensors(model.draft.block, hidden, split):
+                yield tensor, model.draft.layers
+            if not model.draft.shared_embeddings:
+                yield matrix("draft_embeddings", "embeddings", rows, hidden), 2
+    names = model.layer_names()
+    for name, count in Counter(names[index] for index in layers).items():
+        yield from _layer(model.blocks[name], hidden, split, count)
+
+
+def _layer(block: Block, hidden: int, split: Split, count: int) -> Iterator[tuple[Tensor, int]]:
+    for tensor in block_tensors(block, hidden, split):
+        once = block.weights_shared and tensor.component != "state"
+        yield tensor, 1 if once else count
+
+
+def _before(model: ModelSpec, split: Split, rows: int) -> Iterator[tuple[Tensor, int]]:
+    """Embeddings, position tables, extra tables, encoder and vision tower: all on the first stage."""
+    hidden = model.hidden_size
+    yield matrix("embeddings", "embeddings", rows, hidden), 1
+    if model.learned_positions:
+        yield vector("positions", "extra", model.learned_positions * hidden), 1
+    for extra in model.extra_weights:
+        yield vector(extra.name, "extra", -(-extra.parameters // split.tp)), 1
+    if (encoder := model.encoder) is not None:
+        for tensor in attention_tensors(encoder.attention, encoder.hidden_size, split.tp):
+            yield tensor, encoder.layers
+        for tensor in mlp_tensors(encoder.mlp, encoder.hidden_size, split):
+            yield tensor, encoder.layers
+        yield vector("encoder_norms", "extra", 2 * encoder.hidden_size), encoder.layers
+    if (vision := model.vision) is not None:
+        parameters = vision.parameters
+        if parameters is None:
+            ways = 3 if vision.gated else 2
+            layer = vision.hidden_size * (4 * vision.hidden_size + ways * vision.intermediate_size)
+            parameters = vision.layers * layer
+        yield Tensor("vision", "vision", -(-parameters // split.tp), 1), 1
+
+
+def _rotary_bytes(model: ModelSpec, dtype_bytes: int) -> int:
+    """Cosine and sine tables: one per distinct rotary dimension, ``max_context`` rows, on every rank."""
+    if model.learned_positions or model.max_context is None:
+        return 0
+    dims: set[int] = set()
+    for group in model.groups():
+        attention = group.block.attention
+        if isinstance(attention, LatentAttention):
+            dims.add(attention.rope_head_dim)
+        elif attention is not None and not isinstance(attention, SharedAttention):
+            dims.add(getattr(attention, "rope_head_dim", attention.head_dim))
+    return model.max_context * sum(dims) * dtype_bytes
