@@ -1,0 +1,145 @@
+"""The only writer of results: per-request rows, decision lines, counters, time series.
+
+Both engines report the same facts here, so that what is compared is what is written.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from typing import NamedTuple
+
+MAX_SERIES_POINTS = 2000
+
+
+class RequestRow(NamedTuple):
+    """What happened to one finished request; times in seconds since the start of the trace."""
+
+    id: str
+    arrival_s: float
+    scheduled_s: float
+    first_token_s: float
+    finish_s: float
+    prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    preemptions: int
+
+
+class SeriesPoint(NamedTuple):
+    """State of the engine after a ``schedule()`` call; the last three fields are running totals."""
+
+    t_s: float
+    used_blocks: int
+    cached_blocks: int
+    running: int
+    waiting: int
+    queried_tokens: int
+    hit_tokens: int
+    preemptions: int
+
+
+class Totals:
+    """Counters of a whole run."""
+
+    __slots__ = (
+        "allocated_blocks",
+        "evicted_blocks",
+        "finished",
+        "hit_tokens",
+        "makespan_s",
+        "output_tokens",
+        "peak_running",
+        "peak_used_blocks",
+        "peak_waiting",
+        "preemptions",
+        "prompt_tokens",
+        "queried_tokens",
+        "rejected",
+        "requests",
+        "steps",
+        "unfinished",
+    )
+
+    def __init__(self) -> None:
+        self.requests = self.finished = self.rejected = self.unfinished = 0
+        self.steps = self.prompt_tokens = self.output_tokens = 0
+        self.queried_tokens = self.hit_tokens = 0
+        self.preemptions = self.evicted_blocks = self.allocated_blocks = 0
+        self.peak_used_blocks = self.peak_running = self.peak_waiting = 0
+        self.makespan_s = 0.0
+
+    def to_dict(self) -> dict[str, int | float]:
+        """The ``totals`` object of a result, in the order of its contract."""
+        order = (
+            "requests", "finished", "rejected", "unfinished", "steps", "prompt_tokens", "output_tokens",
+            "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks", "allocated_blocks",
+            "peak_used_blocks", "peak_running", "peak_waiting", "makespan_s",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in order}
+
+
+class Recorder:
+    """Collects a run.
+
+    Args:
+        on_request: called with each finished request, in the order they finish.
+        on_rejected: called with the id of each request the front end turned away, and the reason.
+        on_decision: called with each line of the decision log (without its newline). ``None``: no log,
+            which is much faster.
+    """
+
+    def __init__(
+        self,
+        *,
+        on_request: Callable[[RequestRow], None] | None = None,
+        on_rejected: Callable[[str, str], None] | None = None,
+        on_decision: Callable[[str], None] | None = None,
+    ) -> None:
+        self.totals = Totals()
+        self.on_decision = on_decision
+        self._on_request = on_request
+        self._on_rejected = on_rejected
+        self.queue_s = array("d")
+        self.ttft_s = array("d")
+        self.tpot_s = array("d")
+        self.e2e_s = array("d")
+        self.series: list[SeriesPoint] = []
+        self.series_stride = 1
+        self.rejections: dict[str, int] = {}
+
+    def finished(self, row: RequestRow) -> None:
+        """A request delivered its last token."""
+        totals = self.totals
+        totals.finished += 1
+        totals.prompt_tokens += row.prompt_tokens
+        totals.output_tokens += row.output_tokens
+        arrival = row.arrival_s
+        self.queue_s.append(row.scheduled_s - arrival)
+        self.ttft_s.append(row.first_token_s - arrival)
+        self.e2e_s.append(row.finish_s - arrival)
+        if row.output_tokens > 1:
+            # Time per output token after the first, the usual definition of TPOT.
+            self.tpot_s.append((row.finish_s - row.first_token_s) / (row.output_tokens - 1))
+        if row.finish_s > totals.makespan_s:
+            totals.makespan_s = row.finish_s
+        if self._on_request is not None:
+            self._on_request(row)
+
+    def rejected(self, request_id: str, reason: str) -> None:
+        """The front end turned a request away; it never reached the scheduler."""
+        self.totals.rejected += 1
+        self.rejections[reason] = self.rejections.get(reason, 0) + 1
+        if self._on_rejected is not None:
+            self._on_rejected(request_id, reason)
+
+    def wants_point(self, step: int) -> bool:
+        """Whether the state after step number ``step`` (from 0) belongs into the series."""
+        return step % self.series_stride == 0
+
+    def point(self, point: SeriesPoint) -> None:
+        """Append to the series; when it is full, keep every other point and sample half as often."""
+        self.series.append(point)
+        if len(self.series) > MAX_SERIES_POINTS:
+            del self.series[1::2]
+            self.series_stride *= 2

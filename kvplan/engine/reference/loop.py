@@ -1,0 +1,164 @@
+"""The engine core's loop: take in arrivals, schedule, execute for as long as the latency model says."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.errors import EngineStuck, InvalidLatency
+from kvplan.engine.frontend import rejection
+from kvplan.engine.protocols import LatencyModel, StepBatch
+from kvplan.engine.recorder import Recorder, RequestRow, SeriesPoint
+from kvplan.engine.reference.scheduler import Scheduler, StepPlan
+from kvplan.engine.reference.state import RequestState
+from kvplan.traces.request import Request
+
+
+class ReferenceEngine:
+    """One engine instance, simulated step by step.
+
+    Args:
+        config: engine options.
+        latency: how long a step takes.
+        recorder: where everything that happens is written.
+        check: assert the conservation law after every step (slow).
+    """
+
+    def __init__(
+        self, config: EngineConfig, latency: LatencyModel, recorder: Recorder, *, check: bool = False
+    ) -> None:
+        self.config = config
+        self.latency = latency
+        self.recorder = recorder
+        self.check = check
+        self.scheduler = Scheduler(config)
+
+    def run(self, requests: Iterable[Request]) -> None:
+        """Serve the requests, which arrive in the order given (arrival times must not fall)."""
+        arrivals = _Arrivals(requests)
+        in_flight: deque[tuple[StepPlan, float]] = deque()
+        # Async scheduling keeps two batches in the queue: one runs, the next one is already planned.
+        depth = 2 if self.config.async_scheduling else 1
+        clock = device_free = 0.0
+        while True:
+            self._take_in(arrivals, clock)
+            if self.scheduler.has_requests:
+                plan = self.scheduler.schedule()
+                end = clock
+                if plan.tokens:
+                    seconds = self._step_seconds(plan)
+                    end = device_free = max(clock, device_free) + seconds
+                elif not plan.preempted and not in_flight:
+                    raise EngineStuck(clock, self.scheduler.waiting.head().request.id)
+                self._record(plan, clock)
+                in_flight.append((plan, end))
+                if plan.tokens and len(in_flight) < depth:
+                    continue
+            elif not in_flight:
+                upcoming = arrivals.next_time()
+                if upcoming is None:
+                    break
+                clock = max(clock, upcoming)
+                continue
+            plan, end = in_flight.popleft()
+            clock = max(clock, end)
+            self._deliver(plan, clock)
+            if self.check:
+                self.scheduler.cache.pool.check()
+        self._close()
+
+    def _take_in(self, arrivals: _Arrivals, clock: float) -> None:
+        totals = self.recorder.totals
+        for request in arrivals.until(clock):
+            index = totals.requests
+            totals.requests += 1
+            reason = rejection(request, self.config)
+            if reason is not None:
+                self.recorder.rejected(request.id, reason)
+                continue
+            self.scheduler.add(RequestState(request, index, len(self.config.groups)))
+
+    def _step_seconds(self, plan: StepPlan) -> float:
+        batch = StepBatch(scheduled_tokens=plan.total_tokens, sampled_requests=len(plan.sampling))
+        for state, tokens in plan.tokens.items():
+            before = plan.computed_before[state]
+            if before >= state.prompt_tokens:
+                batch.decode_context += before + tokens
+                if tokens == 1:
+                    batch.decode_requests += 1
+                    batch.decode_kv_tokens += before + 1
+                    continue
+            batch.prefill_chunks.append((before, tokens))
+        seconds = self.latency.step_seconds(batch)
+        if not (seconds >= 0.0 and math.isfinite(seconds)):
+            raise InvalidLatency(seconds, self.recorder.totals.steps)
+        return seconds
+
+    def _record(self, plan: StepPlan, clock: float) -> None:
+        recorder, totals, pool = self.recorder, self.recorder.totals, self.scheduler.cache.pool
+        used = self.config.usable_blocks - plan.free_blocks
+        for state in plan.tokens:
+            if state.scheduled_s < 0:
+                state.scheduled_s = clock
+        totals.peak_used_blocks = max(totals.peak_used_blocks, used)
+        totals.peak_running = max(totals.peak_running, plan.running)
+        totals.peak_waiting = max(totals.peak_waiting, plan.waiting)
+        if not plan.tokens and not plan.preempted:
+            return
+        if recorder.on_decision is not None:
+            scheduled = ",".join(f"{state.request.id}={count}" for state, count in plan.tokens.items())
+            preempted = ",".join(state.request.id for state in plan.preempted)
+            recorder.on_decision(
+                f"{scheduled}|{plan.free_blocks}|{plan.running}|{plan.waiting}|{preempted}"
+            )
+        if recorder.wants_point(totals.steps):
+            recorder.point(
+                SeriesPoint(
+                    clock, used, pool.published_free, plan.running, plan.waiting,
+                    self.scheduler.queried_tokens, self.scheduler.hit_tokens, self.scheduler.preemptions,
+                )
+            )  # fmt: skip
+        totals.steps += 1
+
+    def _deliver(self, plan: StepPlan, clock: float) -> None:
+        finished = self.scheduler.deliver(plan)
+        for state in plan.sampling:
+            if state.first_token_s < 0:
+                state.first_token_s = clock
+        for state in finished:
+            request = state.request
+            self.recorder.finished(
+                RequestRow(
+                    request.id, request.arrival_s, state.scheduled_s, state.first_token_s, clock,
+                    request.prompt_tokens, state.num_output_tokens, state.cached_tokens, state.preemptions,
+                )
+            )  # fmt: skip
+
+    def _close(self) -> None:
+        totals, pool = self.recorder.totals, self.scheduler.cache.pool
+        totals.queried_tokens = self.scheduler.queried_tokens
+        totals.hit_tokens = self.scheduler.hit_tokens
+        totals.preemptions = self.scheduler.preemptions
+        totals.evicted_blocks = pool.evicted_blocks
+        totals.allocated_blocks = pool.allocated_blocks
+        totals.unfinished = totals.requests - totals.finished - totals.rejected
+
+
+class _Arrivals:
+    """Requests not yet taken in, with a look at the next one."""
+
+    def __init__(self, requests: Iterable[Request]) -> None:
+        self._source: Iterator[Request] = iter(requests)
+        self._next = next(self._source, None)
+
+    def next_time(self) -> float | None:
+        """When the next request arrives; ``None`` when there is none."""
+        return None if self._next is None else self._next.arrival_s
+
+    def until(self, clock: float) -> Iterator[Request]:
+        """Requests that have arrived by ``clock``."""
+        while self._next is not None and self._next.arrival_s <= clock:
+            request, self._next = self._next, next(self._source, None)
+            yield request

@@ -1,0 +1,113 @@
+"""The block pool: ids, reference counts, the free queue that is also the LRU list, published keys."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable
+from typing import TypeAlias
+
+Key: TypeAlias = Hashable
+"""Identity of a block's content: the same for equal tokens after an equal prefix, in the same group."""
+
+NULL_BLOCK = 0
+
+
+class BlockPool:
+    """Blocks 0 .. n-1; block 0 is the null block and never handed out.
+
+    ``free`` holds every block nobody references, in the order in which they will be taken: unpublished
+    ones were put at its head, published ones at its tail. A published block in it is a cached block.
+    """
+
+    def __init__(self, num_blocks: int) -> None:
+        self.num_blocks = num_blocks
+        self.ref_count = [0] * num_blocks
+        self.key_of: list[Key | None] = [None] * num_blocks
+        self.free: OrderedDict[int, None] = OrderedDict((block, None) for block in range(1, num_blocks))
+        # Several blocks may carry one key (no de-duplication); the first published answers look-ups.
+        self.published: dict[Key, OrderedDict[int, None]] = {}
+        self.evicted_blocks = 0
+        self.allocated_blocks = 0
+        self.published_free = 0
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks nobody references, cached ones included."""
+        return len(self.free)
+
+    def lookup(self, key: Key) -> int | None:
+        """The block published first under ``key``, or ``None``."""
+        blocks = self.published.get(key)
+        return next(iter(blocks)) if blocks else None
+
+    def take(self, count: int) -> list[int]:
+        """Remove ``count`` blocks from the head of the free queue; a published one is evicted.
+
+        The caller has checked ``count <= free_blocks``.
+        """
+        taken = []
+        for _ in range(count):
+            block, _ = self.free.popitem(last=False)
+            if self.key_of[block] is not None:
+                self._unpublish(block)
+                self.evicted_blocks += 1
+                self.published_free -= 1
+            self.ref_count[block] = 1
+            taken.append(block)
+        self.allocated_blocks += count
+        return taken
+
+    def touch(self, blocks: Iterable[int]) -> None:
+        """Take a reference on cached blocks; one that nobody held leaves the free queue."""
+        for block in blocks:
+            if block == NULL_BLOCK:
+                continue
+            if self.ref_count[block] == 0:
+                del self.free[block]
+                self.published_free -= 1
+            self.ref_count[block] += 1
+
+    def release(self, blocks: Iterable[int]) -> None:
+        """Drop a reference on each block, in the order given.
+
+        Of the blocks that become free, published ones are appended to the queue in that order, the others
+        are put before its head as a whole, keeping that order: the first of them is the next to be taken.
+        """
+        unpublished = []
+        for block in blocks:
+            if block == NULL_BLOCK:
+                continue
+            self.ref_count[block] -= 1
+            assert self.ref_count[block] >= 0
+            if self.ref_count[block]:
+                continue
+            if self.key_of[block] is None:
+                unpublished.append(block)
+            else:
+                self.free[block] = None
+                self.published_free += 1
+        for block in reversed(unpublished):
+            self.free[block] = None
+            self.free.move_to_end(block, last=False)
+
+    def publish(self, block: int, key: Key) -> None:
+        """Make a full block findable by its content."""
+        assert self.key_of[block] is None
+        self.key_of[block] = key
+        self.published.setdefault(key, OrderedDict())[block] = None
+
+    def _unpublish(self, block: int) -> None:
+        key = self.key_of[block]
+        same = self.published[key]
+        del same[block]
+        if not same:
+            del self.published[key]
+        self.key_of[block] = None
+
+    def check(self) -> None:
+        """Assert the conservation law: free + referenced + cached + null == total."""
+        referenced = sum(1 for count in self.ref_count if count)
+        cached = sum(1 for block in self.free if self.key_of[block] is not None)
+        assert cached == self.published_free
+        assert (len(self.free) - cached) + referenced + cached + 1 == self.num_blocks
+        assert all(self.ref_count[block] == 0 for block in self.free)
