@@ -7,9 +7,10 @@ What an engine reports as "model loading took" is more than parameters times byt
   whole on every rank;
 * the rotary table is ``max_context x rotary dimensions`` in the model's dtype;
 * MLA keeps its up-projection twice, packed for prefill and per head for decode;
+* 4-bit integer weights are repacked for the Marlin kernels, and the copy of the largest matrix stays counted;
 * the caching allocator rounds big tensors up (:mod:`kvplan.sizing.allocator`).
 
-All five are counted here, exactly, so that the total can be compared with a log to the hundredth of a GiB.
+All are counted here, so that the total can be compared with a log to the hundredth of a GiB.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from kvplan.errors import UsageError
 from kvplan.sizing.allocator import allocated_bytes
 from kvplan.sizing.norms import norm_parameters
 from kvplan.sizing.parameters import Split, absorbed_copies, attention_tensors, block_tensors, mlp_tensors
+from kvplan.sizing.sharding import stages
 from kvplan.sizing.tensor import Tensor, matrix, share, vector
 from kvplan.sizing.weight_formats import WeightFormat, weight_format
 from kvplan.specs.schema import Block, Component, LatentAttention, ModelSpec, SharedAttention
@@ -47,6 +49,7 @@ class WeightBill:
     rotary_bytes: int
     copies_bytes: int
     rounding_bytes: int
+    repack_bytes: int
 
     @property
     def stored_bytes(self) -> int:
@@ -56,7 +59,13 @@ class WeightBill:
     @property
     def total_bytes(self) -> int:
         """What the engine will say loading took."""
-        return self.stored_bytes + self.rotary_bytes + self.copies_bytes + self.rounding_bytes
+        return (
+            self.stored_bytes
+            + self.rotary_bytes
+            + self.copies_bytes
+            + self.rounding_bytes
+            + self.repack_bytes
+        )
 
 
 def parameter_count(model: ModelSpec, *, draft: bool = False) -> int:
@@ -84,24 +93,6 @@ def active_parameters(model: ModelSpec) -> int:
     return total - sum(extra.parameters for extra in model.extra_weights if not extra.active)
 
 
-def pipeline_layers(layers: int, pp: int) -> list[range]:
-    """The layers of every pipeline stage, as vLLM deals them out.
-
-    Equal shares; what is left over goes to the stages before the last, from the back, because the last one
-    carries the output head.
-
-    Raises:
-        UsageError: more stages than layers.
-    """
-    if pp > layers:
-        raise UsageError(f"pipeline parallelism {pp} exceeds the model's {layers} layers")
-    sizes = [layers // pp] * pp
-    for extra in range(layers % pp):
-        sizes[-2 - extra if pp > 1 else 0] += 1
-    starts = [sum(sizes[:stage]) for stage in range(pp)]
-    return [range(start, start + size) for start, size in zip(starts, sizes, strict=True)]
-
-
 def stage_weights(
     model: ModelSpec,
     *,
@@ -121,48 +112,43 @@ def stage_weights(
         draft: also load the multi-token-prediction layers.
 
     Raises:
-        UnknownName: no such format; UsageError: heads or channels do not divide over ``tp``.
+        UnknownName: no such format; UsageError: a dense MLP does not divide over ``tp``.
     """
-    check_tensor_parallel(model, tp)
-    stages = pipeline_layers(model.num_layers, pp)
+    check_widths(model, tp)
+    held = stages(model.num_layers, pp)[stage]
     formats = _formats(model, weights_format)
-    tensors = list(_tensors(model, Split(tp, ep), stages[stage], stage == 0, stage == pp - 1, draft))
+    tensors = list(_tensors(model, Split(tp, ep), held, stage == 0, stage == pp - 1, draft))
     by_component: Counter[str] = Counter()
     allocated = 0
     for tensor, count in tensors:
         size = _tensor_bytes(tensor, formats)
         by_component[tensor.component] += size * count
         allocated += allocated_bytes(size) * count
-    norms = norm_parameters(model) * len(stages[stage]) // model.num_layers
+    norms = norm_parameters(model) * len(held) // model.num_layers
     by_component["extra"] += _dtype_bytes(formats) * norms
-    copies = _dtype_bytes(formats) * sum(
-        absorbed_copies(model.layers()[index].attention, tp) for index in stages[stage]
-    )
+    blocks = model.layers()
+    copies = _dtype_bytes(formats) * sum(absorbed_copies(blocks[index].attention, tp) for index in held)
     stored = sum(by_component.values())
     return WeightBill(
         stage=stage,
-        layers=len(stages[stage]),
+        layers=len(held),
         format=weights_format or model.weights.format,
         by_component=dict(by_component),
         rotary_bytes=_rotary_bytes(model, _dtype_bytes(formats)),
         copies_bytes=copies,
         rounding_bytes=allocated + _dtype_bytes(formats) * norms - stored,
+        repack_bytes=_repack_bytes([tensor for tensor, _ in tensors], formats),
     )
 
 
-def check_tensor_parallel(model: ModelSpec, tp: int) -> None:
-    """Refuse a tensor-parallel size the engines refuse.
+def check_widths(model: ModelSpec, tp: int) -> None:
+    """Refuse a tensor-parallel size that does not divide a dense MLP (heads: ``sharding.check_parallel``).
 
     Raises:
-        UsageError: query heads or the MLP's width do not divide over ``tp``.
+        UsageError: naming the width and what would work.
     """
     for group in model.groups():
-        attention, mlp = group.block.attention, group.block.mlp
-        if attention is not None and attention.query_heads % tp:
-            raise UsageError(
-                f"tp {tp} does not divide the {attention.query_heads} query heads of {model.name}",
-                hint=f"use one of {_divisors(attention.query_heads)}",
-            )
+        mlp = group.block.mlp
         if mlp is not None and mlp.kind == "dense" and mlp.intermediate_size % tp:
             raise UsageError(
                 f"tp {tp} does not divide the MLP width {mlp.intermediate_size} of {model.name}",
@@ -184,6 +170,18 @@ def _formats(model: ModelSpec, wanted: str | None) -> dict[Component | None, Wei
         formats.update({part: weight_format(name) for part, name in model.weights.overrides.items()})
         formats["extra"] = dtype
     return formats
+
+
+def _repack_bytes(tensors: list[Tensor], formats: dict[Component | None, WeightFormat]) -> int:
+    """Scratch of repacking: the codes of the largest dense matrix in a 4-bit integer format."""
+    sizes = [
+        tensor.parameters // 2
+        for tensor in tensors
+        if tensor.quantizable
+        and tensor.stack == 1
+        and formats.get(tensor.component, formats[None]).name.startswith("int4")
+    ]
+    return max(sizes, default=0)
 
 
 def _dtype_bytes(formats: dict[Component | None, WeightFormat]) -> int:

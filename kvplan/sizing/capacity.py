@@ -1,0 +1,276 @@
+"""Does it fit, and how many? Blocks, tokens, concurrency, longest context, GPUs needed.
+
+:func:`fit_model` is the library's entry point; ``kvplan fit`` prints what it returns, and the scenario runner
+takes the number of blocks from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from kvplan.errors import UsageError
+from kvplan.sizing.attention import Keeping
+from kvplan.sizing.memory import MemoryBill, memory_bill
+from kvplan.sizing.pool import PoolCapacity, RankPool, longest, pool_capacity, rank_pool
+from kvplan.sizing.serving import Serving, resolve_serving
+from kvplan.sizing.sharding import Parallel, check_parallel, stages
+from kvplan.sizing.weight_formats import weight_format
+from kvplan.sizing.weights import check_widths
+from kvplan.specs.formats import KvFormat, kv_format
+from kvplan.specs.schema import GpuSpec, ModelSpec
+
+LONGEST_CONTEXT = 1 << 24
+"""Where the search for the longest context ends when the model names no limit."""
+
+DEFAULT_CONTEXT = 8192
+"""Context assumed when neither the question nor the model names one."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageFit:
+    """One pipeline stage: its GPU's bill, what its layers keep, and what that affords."""
+
+    bill: MemoryBill
+    pool: RankPool
+    capacity: PoolCapacity
+
+
+@dataclass(frozen=True, slots=True)
+class FitReport:
+    """The answer for one deployment of one model. All bytes are of one GPU of the binding stage.
+
+    ``stages`` has one entry per pipeline stage; ``binding`` is the one that affords the least.
+    """
+
+    model: ModelSpec
+    gpu: GpuSpec
+    serving: Serving
+    parallel: Parallel
+    max_model_len: int
+    kv_format: KvFormat
+    weights_format: str
+    stages: tuple[StageFit, ...]
+
+    @property
+    def binding(self) -> StageFit:
+        """The stage whose pool affords the fewest requests."""
+        return min(self.stages, key=lambda stage: (stage.capacity.concurrency, stage.bill.kv_pool_bytes))
+
+    @property
+    def fits(self) -> bool:
+        """Whether weights fit and at least one request of ``max_model_len`` tokens does."""
+        return self.max_concurrency >= 1
+
+    @property
+    def weights_bytes(self) -> int:
+        """Weights on the binding GPU."""
+        return self.binding.bill.weights_bytes
+
+    @property
+    def activation_bytes(self) -> int:
+        """Activation peak on the binding GPU."""
+        return self.binding.bill.activation_bytes
+
+    @property
+    def graph_bytes(self) -> int:
+        """CUDA graphs on the binding GPU."""
+        return self.binding.bill.graph_bytes
+
+    @property
+    def runtime_bytes(self) -> int:
+        """Runtime and communication buffers on the binding GPU."""
+        return self.binding.bill.runtime_bytes
+
+    @property
+    def kv_pool_bytes(self) -> int:
+        """Memory for the cache pool; negative when weights and overheads alone exceed the budget."""
+        return self.binding.bill.kv_pool_bytes
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the pool (of a GPU; all ranks have the same number)."""
+        return self.binding.capacity.num_blocks
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of one block, as the engine resolves it."""
+        if self.serving.kind == "sglang":
+            return self.binding.pool.block_size
+        return self.binding.pool.layout(self.max_model_len).block_size
+
+    @property
+    def kv_tokens(self) -> int:
+        """ "GPU KV cache size: N tokens", in the meaning of the engine's version."""
+        return self.binding.capacity.kv_tokens
+
+    @property
+    def max_concurrency(self) -> Fraction:
+        """Requests of ``max_model_len`` tokens that one replica holds at once."""
+        return self.binding.capacity.concurrency
+
+    @property
+    def total_concurrency(self) -> Fraction:
+        """The same over all replicas."""
+        return self.max_concurrency * self.parallel.dp
+
+    @property
+    def request_bytes(self) -> int:
+        """Pool bytes one request of ``max_model_len`` tokens takes on the binding GPU."""
+        return self.binding.pool.request_bytes(self.max_model_len)
+
+    def longest_context(self) -> int:
+        """The longest request that one replica could hold alone, at most the model's own limit."""
+        limit = self.model.max_context or LONGEST_CONTEXT
+        return min(
+            longest(stage.pool.request_bytes, max(stage.bill.kv_pool_bytes, 0), limit)
+            for stage in self.stages
+        )
+
+
+def fit_model(
+    model: ModelSpec,
+    gpu: GpuSpec,
+    *,
+    max_model_len: int | None = None,
+    parallel: Parallel | None = None,
+    kv_dtype: str | KvFormat | None = None,
+    weights_dtype: str | None = None,
+    engine: str = "vllm",
+    version: str | None = None,
+    utilization: float | None = None,
+    max_num_batched_tokens: int | None = None,
+    max_num_seqs: int | None = None,
+    block_size: int | None = None,
+    cuda_graphs: bool = True,
+    async_scheduling: bool | None = None,
+    expert_parallel: bool = False,
+    kv_pool_bytes: int | None = None,
+) -> FitReport:
+    """Plan the memory of one deployment.
+
+    Args:
+        max_model_len: longest request in tokens; default the model's limit.
+        parallel: tp, pp, cp, dp; default one GPU. ``dp`` replicas share the requests.
+        kv_dtype: KV number format; default what the checkpoint asks for, else the activations' dtype.
+        weights_dtype: weight format; default the checkpoint's. ``fp32`` also makes the activations fp32.
+        engine, version: ``vllm`` or ``sglang``, and whose rules (default: the newest known).
+        utilization, max_num_batched_tokens, max_num_seqs, block_size, async_scheduling: the engine's options;
+            default the engine's own on this GPU.
+        expert_parallel: deal whole experts out to the tensor-parallel ranks.
+        kv_pool_bytes: a pool given outright (``--kv-cache-memory-bytes``) instead of what is left over.
+
+    Raises:
+        UnknownName: a format; UsageError: parallelism the model cannot be cut by, an impossible option.
+    """
+    parallel = parallel or Parallel()
+    check_parallel(model, parallel)
+    check_widths(model, parallel.tp)
+    context = max_model_len or model.max_context or DEFAULT_CONTEXT
+    serving = resolve_serving(
+        engine, gpu, max_model_len=context, version=version, utilization=utilization,
+        max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs, cuda_graphs=cuda_graphs,
+        block_size=block_size, async_scheduling=async_scheduling, tp=parallel.tp, pp=parallel.pp,
+    )  # fmt: skip
+    dtype = _activation_dtype(model, weights_dtype)
+    form = _kv_format(model, kv_dtype, dtype)
+    keeping = Keeping(serving.kind, form, dtype)
+    fits = []
+    for stage, layers in enumerate(stages(model.num_layers, parallel.pp)):
+        bill = memory_bill(
+            model, gpu, serving, parallel=parallel, stage=stage, max_model_len=context,
+            weights_format=weights_dtype, dtype=dtype, expert_parallel=expert_parallel,
+        )  # fmt: skip
+        pool = rank_pool(model, layers, keeping, parallel, serving)
+        available = bill.kv_pool_bytes if kv_pool_bytes is None else kv_pool_bytes
+        fits.append(StageFit(bill, pool, pool_capacity(pool, available, context)))
+    return FitReport(
+        model, gpu, serving, parallel, context, form, weights_dtype or model.weights.format, tuple(fits)
+    )  # fmt: skip
+
+
+def _activation_dtype(model: ModelSpec, weights_dtype: str | None) -> str:
+    if weights_dtype is None:
+        return model.dtype
+    chosen = weight_format(weights_dtype)
+    return model.dtype if chosen.quantized else chosen.name
+
+
+def _kv_format(model: ModelSpec, kv_dtype: str | KvFormat | None, dtype: str) -> KvFormat:
+    if isinstance(kv_dtype, KvFormat):
+        return kv_dtype
+    if kv_dtype is None or kv_dtype == "auto":
+        return kv_format(model.kv_format or dtype)
+    return kv_format(kv_dtype)
+
+
+def choose_parallel(model: ModelSpec, gpus: int, *, tp: int | None = None, pp: int = 1) -> Parallel:
+    """Spread a model over ``gpus`` GPUs: ``tp`` as given, else the largest that divides; the rest replicates.
+
+    Raises:
+        UsageError: ``gpus`` is no multiple of tp x pp, or ``tp`` does not divide the model.
+    """
+    if gpus < 1:
+        raise UsageError(f"gpus must be at least 1, got {gpus}")
+    if tp is None:
+        if gpus % pp:
+            raise UsageError(f"{gpus} GPUs cannot be divided into {pp} pipeline stages")
+        tp = next(
+            size for size in range(gpus // pp, 0, -1) if gpus // pp % size == 0 and _divides(model, size)
+        )
+    if gpus % (tp * pp):
+        raise UsageError(
+            f"{gpus} GPUs are not a multiple of tp {tp} x pp {pp}", hint=f"use {tp * pp} or a multiple of it"
+        )
+    parallel = Parallel(tp=tp, pp=pp, dp=gpus // (tp * pp))
+    check_parallel(model, parallel)
+    return parallel
+
+
+def _divides(model: ModelSpec, tp: int) -> bool:
+    try:
+        check_parallel(model, Parallel(tp=tp))
+        check_widths(model, tp)
+    except UsageError:
+        return False
+    return True
+
+
+def gpus_needed(model: ModelSpec, gpu: GpuSpec, *, limit: int = 64, **options: object) -> FitReport | None:
+    """The smallest tensor-parallel deployment that fits, ``None`` when none up to ``limit`` GPUs does.
+
+    Beyond eight ranks (one host) the rest is pipeline stages. ``options`` are those of :func:`fit_model`.
+    """
+    for count in (1, 2, 4, 8, *range(16, limit + 1, 8)):
+        tp = min(count, 8)
+        if count > limit or not _divides(model, tp) or count // tp > model.num_layers:
+            continue
+        report = fit_model(model, gpu, parallel=Parallel(tp=tp, pp=count // tp), **options)  # type: ignore[arg-type]
+        if report.fits:
+            return report
+    return None
+
+
+def capacity_curve(
+    model: ModelSpec,
+    gpu: GpuSpec,
+    *,
+    kv_dtypes: Sequence[str] = ("bf16", "fp8"),
+    contexts: Iterable[int] = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072),
+    **options: object,
+) -> list[tuple[str, list[tuple[int, float]]]]:
+    """Concurrency against context for each KV format: ``[(dtype, [(context_tokens, max_concurrency)])]``.
+
+    Contexts beyond the model's limit are left out. ``options`` are those of :func:`fit_model`.
+    """
+    limit = model.max_context or LONGEST_CONTEXT
+    wanted = [tokens for tokens in contexts if tokens <= limit]
+    curves = []
+    for dtype in kv_dtypes:
+        points = []
+        for tokens in wanted:
+            report = fit_model(model, gpu, max_model_len=tokens, kv_dtype=dtype, **options)  # type: ignore[arg-type]
+            points.append((tokens, float(report.total_concurrency)))
+        curves.append((dtype, points))
+    return curves

@@ -1,0 +1,196 @@
+"""The cache pool of one GPU: which pages its layers ask for, and what a request takes of it.
+
+vLLM deals its pool out in blocks (``pages.vllm_layout``); SGLang in tokens, with separate pools for sliding
+windows (``swa_full_tokens_ratio`` 0.8) and for the state of recurrent layers (``mamba_full_memory_ratio``
+0.9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+from kvplan.sizing.attention import Keeping, layer_stores
+from kvplan.sizing.pages import LayerPages, Layout, vllm_layout
+from kvplan.sizing.retention import Retention
+from kvplan.sizing.serving import Serving
+from kvplan.sizing.sharding import Parallel, rank_store
+from kvplan.sizing.state import state_bytes
+from kvplan.specs.schema import CompressedAttention, LatentAttention, ModelSpec
+
+SGLANG_WINDOW_RATIO = Fraction(4, 5)
+"""Tokens of the sliding-window pool per token of the full pool (``--swa-full-tokens-ratio``)."""
+
+SGLANG_STATE_RATIO = Fraction(9, 10)
+"""Memory of the state pool per memory of the token pool (``--mamba-full-memory-ratio``)."""
+
+LATENT_BLOCK = 64
+"""Block size vLLM's MLA kernels ask for."""
+
+
+@dataclass(frozen=True)
+class RankPool:
+    """What the layers of one rank keep, under one engine's rules.
+
+    ``in_flight``: tokens scheduled but not settled, for which windows are held open.
+    """
+
+    pages: tuple[LayerPages, ...]
+    serving: Serving
+    in_flight: int
+    block_size: int
+    latent: bool
+    shards: int
+
+    def layout(self, tokens: int) -> Layout:
+        """The vLLM layout when a request may grow to ``tokens`` tokens."""
+        retention = Retention("vllm", "vllm")
+        return vllm_layout(
+            self.pages,
+            -(-tokens // self.shards),
+            retention=retention,
+            in_flight=self.in_flight,
+            block_size=self.block_size,
+            latent=self.latent,
+        )
+
+    def request_bytes(self, tokens: int) -> int:
+        """Bytes of the pool that a sequence of ``tokens`` tokens takes, rounding included."""
+        if self.serving.kind == "vllm":
+            return self.layout(tokens).request_bytes
+        cells = -(-tokens // self.block_size) * self.block_size * self.token_bytes
+        return -(-cells.numerator // cells.denominator) + self.state_bytes
+
+    @cached_property
+    def token_bytes(self) -> Fraction:
+        """SGLang's cell: bytes of one token of the full pool with its share of the window pool."""
+        total = Fraction(0)
+        windows = Fraction(0)
+        for page in self.pages:
+            if page.store is None:
+                continue
+            if page.store.reach in ("window", "chunk"):
+                windows += page.store.bytes_per_token()
+            else:
+                total += page.store.bytes_per_token()
+        return total + windows * SGLANG_WINDOW_RATIO if total else windows
+
+    @cached_property
+    def state_bytes(self) -> int:
+        """Constant state of one sequence on this rank."""
+        return sum(page.state_bytes for page in self.pages)
+
+
+def rank_pool(
+    model: ModelSpec, layers: range, keeping: Keeping, parallel: Parallel, serving: Serving
+) -> RankPool:
+    """The pool description of one pipeline stage.
+
+    Raises:
+        UsageError: a latent-only number format on a model that keeps heads.
+    """
+    encoder_tokens = (model.encoder.max_tokens or 0) if model.encoder is not None else 0
+    blocks = model.layers()
+    pages: list[LayerPages] = []
+    for index in layers:
+        block = blocks[index]
+        for store in layer_stores(block, keeping, encoder_tokens):
+            pages.append(LayerPages(store=rank_store(store, parallel)))
+        if block.state is not None:
+            pages.append(LayerPages(state_bytes=state_bytes(block.state, keeping, parallel.attention_tp)))
+    latent = any(isinstance(block.attention, LatentAttention) for block in blocks)
+    compressed = any(isinstance(block.attention, CompressedAttention) for block in blocks)
+    block_size = serving.block_size
+    if serving.kind == "vllm" and latent and not compressed:
+        block_size = max(block_size, LATENT_BLOCK)
+    batches = max(parallel.pp, 2 if serving.async_scheduling else 1)
+    return RankPool(
+        pages=tuple(pages),
+        serving=serving,
+        in_flight=serving.max_num_batched_tokens * batches,
+        block_size=block_size,
+        latent=latent,
+        shards=parallel.cp,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PoolCapacity:
+    """What fits in a pool: the numbers the engine prints.
+
+    ``kv_tokens`` follows the engine's own meaning (see :func:`pool_capacity`); ``concurrency`` is requests of
+    the maximum length at once.
+    """
+
+    num_blocks: int
+    block_bytes: int
+    kv_tokens: int
+    concurrency: Fraction
+
+
+def pool_capacity(pool: RankPool, pool_bytes: int, max_model_len: int) -> PoolCapacity:
+    """Blocks, tokens and concurrency of a pool of ``pool_bytes``, as the engine would print them.
+
+    vLLM's "GPU KV cache size" is ``blocks // groups x block size`` up to 0.20, and
+    ``int(concurrency x max_model_len)`` since 0.21; both agree for uniform models up to rounding. SGLang's
+    ``max_total_num_tokens`` is the full pool's tokens.
+    """
+    pool_bytes = max(pool_bytes, 0)
+    if pool.serving.kind == "sglang":
+        return _sglang_capacity(pool, pool_bytes, max_model_len)
+    layout = pool.layout(max_model_len)
+    if not layout.groups:
+        return PoolCapacity(0, 0, 0, Fraction(0))
+    if len({group.block_bytes for group in layout.groups}) > 1:
+        concurrency = Fraction(pool_bytes, layout.request_bytes)
+        blocks = int(concurrency * layout.blocks_per_request)
+    else:
+        blocks = pool_bytes // layout.block_bytes
+        concurrency = Fraction(blocks, layout.blocks_per_request)
+    if pool.serving.version >= (0, 21, 0):
+        tokens = int(concurrency * max_model_len)
+    else:
+        tokens = blocks // len(layout.groups) * layout.block_size * pool.shards
+    return PoolCapacity(blocks, layout.block_bytes, tokens, concurrency)
+
+
+def _sglang_capacity(pool: RankPool, pool_bytes: int, max_model_len: int) -> PoolCapacity:
+    slots = None
+    if pool.state_bytes:
+        states = (
+            int(pool_bytes * SGLANG_STATE_RATIO / (1 + SGLANG_STATE_RATIO))
+            if pool.token_bytes
+            else pool_bytes
+        )
+        slots = states // pool.state_bytes
+        pool_bytes -= states
+    if not pool.token_bytes:
+        return PoolCapacity(0, 0, 0, Fraction(slots or 0))
+    page = pool.block_size
+    blocks = int(pool_bytes / (pool.token_bytes * page))
+    concurrency = Fraction(blocks, -(-max_model_len // page))
+    if slots is not None:
+        concurrency = min(concurrency, Fraction(slots))
+    block_bytes = pool.token_bytes * page
+    return PoolCapacity(
+        blocks, -(-block_bytes.numerator // block_bytes.denominator), blocks * page, concurrency
+    )
+
+
+def longest(cost: Callable[[int], int], pool_bytes: int, limit: int) -> int:
+    """The most tokens, at most ``limit``, whose ``cost`` fits in ``pool_bytes``; 0 when not even one does.
+
+    ``cost`` must not decrease. ``cost(longest(...)) <= pool_bytes < cost(longest(...) + 1)`` below the limit.
+    """
+    if cost(1) > pool_bytes:
+        return 0
+    low, high = 1, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        if cost(middle) <= pool_bytes:
+            low = middle
+        else:
+            high = middle - 1
+    return low
