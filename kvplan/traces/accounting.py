@@ -42,6 +42,7 @@ class Accounting:
         resorted: requests that arrived earlier than one before them in the file.
         clamped_outputs: zero-token outputs raised to 1 because the caller asked for it.
         without_ids: requests whose prompt content the trace does not say.
+        block_size: tokens per block id, once the reader knows it.
         notes: remarks a reader of the result must know.
     """
 
@@ -53,6 +54,7 @@ class Accounting:
     resorted: int = 0
     clamped_outputs: int = 0
     without_ids: int = 0
+    block_size: int | None = None
     notes: list[str] = field(default_factory=list)
 
     @property

@@ -16,6 +16,9 @@ from kvplan.errors import UnknownName, UsageError
 
 KINDS = ("poisson", "gamma", "weibull", "constant")
 
+MIN_SHAPE = 0.01
+"""CV 10 for gamma; the burstiest clients published have a CV of 12."""
+
 
 @dataclass(frozen=True, slots=True)
 class ArrivalProcess:
@@ -30,9 +33,9 @@ class ArrivalProcess:
             raise UnknownName("arrival process", self.kind, KINDS)
         if not 1e-9 <= self.rate <= 1e9:
             raise UsageError(f"the rate must be between 1e-9 and 1e9 per second, not {self.rate!r}")
-        if not 0.05 <= self.shape <= 1e6:
+        if not MIN_SHAPE <= self.shape <= 1e6:
             raise UsageError(
-                f"the shape must be between 0.05 and 1e6, not {self.shape!r}",
+                f"the shape must be between {MIN_SHAPE} and 1e6, not {self.shape!r}",
                 hint="1 is Poisson, less is burstier; for evenly spaced arrivals use constant",
             )
 

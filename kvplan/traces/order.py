@@ -14,7 +14,9 @@ WINDOW = 4096
 """How many requests a late row may be behind before sorting needs the whole trace in memory."""
 
 
-def by_arrival(requests: Iterable[Request], accounting: Accounting, window: int = WINDOW) -> Iterator[Request]:
+def by_arrival(
+    requests: Iterable[Request], accounting: Accounting, window: int = WINDOW
+) -> Iterator[Request]:
     """The requests stably sorted by arrival, holding at most ``window`` of them.
 
     Raises:

@@ -133,11 +133,7 @@ class Source(AbstractContextManager["Source"]):
         """
         stream = self._readable()
         with self._telling():
-            number = 0
-            for line in iter(partial(stream.readline, MAX_LINE_BYTES), b""):
-                number += 1
-                if number == 1:
-                    line = line.removeprefix(_BOM)
+            for number, line in enumerate(iter(partial(stream.readline, MAX_LINE_BYTES), b""), start=1):
                 if len(line) >= MAX_LINE_BYTES and not line.endswith(b"\n"):
                     raise DataError(
                         f"line is longer than {MAX_LINE_BYTES >> 20} MiB",
@@ -145,7 +141,7 @@ class Source(AbstractContextManager["Source"]):
                         hint="a trace has one request a line; is this one JSON document, or another format?",
                     )
                 if not line.isspace():
-                    yield number, line
+                    yield number, line if number > 1 else line.removeprefix(_BOM)
 
     def document(self) -> bytes:
         """The whole content, at most 512 MiB."""

@@ -22,7 +22,6 @@ class Trace:
     Attributes:
         name: the path, or ``<stdin>``.
         format: name of the format.
-        block_size: tokens per block id, where the format has one; ``None`` otherwise.
         report: the books of the reading under way or last finished; filled as requests are consumed.
     """
 
@@ -39,7 +38,6 @@ class Trace:
     ) -> None:
         self.name = source.name
         self.format = kind.name
-        self.block_size = (options.block_size or kind.block_size) if kind.has_ids else None
         self.report = Accounting(source.name, options.strict)
         self._path = path
         self._source: Source | None = source
@@ -48,6 +46,13 @@ class Trace:
         self._limit = limit
         self._smooth = smooth
         self._sort = sort
+
+    @property
+    def block_size(self) -> int | None:
+        """Tokens per block id, where the format has ids; sure once the first request was read."""
+        if not self._kind.has_ids:
+            return None
+        return self.report.block_size or self._options.block_size or self._kind.block_size
 
     @property
     def reuse_known(self) -> bool:

@@ -26,8 +26,11 @@ _ALIASES = {"vidur": "csv", "splitwise": "csv", "aiperf": "mooncake", "recording
 _UNREAD = {
     "RAGPulse": ({"sys_prompt", "passages_ids"}, "its components have variable lengths kept in other files"),
     "LMCache agent traces": ({"timestamp", "input", "output", "session_id"}, "raw text needs a tokenizer"),
-    "LLMServingSim": ({"input_toks", "output_toks"}, "rename its fields to the lengths format"),
-    "ShareGPT": ({"conversations", "from", "value"}, "raw text needs a tokenizer and it has no arrival times"),
+    "LLMServingSim": (
+        {"input_toks", "output_toks"},
+        "rewrite it as CSV: arrival_s,prompt_tokens,output_tokens",
+    ),
+    "ShareGPT": ({"conversations", "from", "value"}, "raw text needs a tokenizer; no arrival times"),
 }
 """Formats that are recognised only to say why they are not read."""
 
@@ -69,7 +72,7 @@ def unrecognised(head: bytes, name: str) -> DataError:
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return DataError("the text is UTF-16", where=where, hint="convert it to UTF-8 first")
     if b"\0" in head[:1024]:
-        return DataError("this is a binary file, not a trace", where=where, hint=f"formats: {', '.join(names())}")
+        return DataError("this is a binary file, not a trace", where=where)
     keys = {key.lower() for key in json_keys(head, 3)} or set(csv_columns(head))
     for other, (signature, why) in _UNREAD.items():
         if signature <= keys:

@@ -39,6 +39,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
     """Requests in the order of the file. Memory grows with the number of chats (one integer each)."""
     admit = Intake(options, accounting).admit
     blocks = BlockIds(options.block_size or BLOCK_SIZE)
+    accounting.block_size = blocks.block_size
     time_scale, rate_scale = options.time_scale, options.rate_scale
     roots: dict[int, int] = {}
     orphans = 0

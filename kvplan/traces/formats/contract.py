@@ -16,6 +16,9 @@ from kvplan.traces.tokenspace import MAX_OUTPUT_TOKENS, MAX_PROMPT_TOKENS, MAX_R
 MAX_ARRIVAL_S = 1e10
 """Latest arrival a reader accepts, in seconds (three centuries)."""
 
+MAX_BLOCK_SIZE = 1 << 20
+"""Most tokens a block id may stand for."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
@@ -45,8 +48,8 @@ class ReadOptions:
             value = getattr(self, name)
             if value is not None and not 1e-9 <= value <= 1e9:
                 raise UsageError(f"{name} must be between 1e-9 and 1e9, not {value!r}")
-        if self.block_size is not None and not 1 <= self.block_size <= 1 << 20:
-            raise UsageError(f"block_size must be between 1 and {1 << 20:,}, not {self.block_size}")
+        if self.block_size is not None and not 1 <= self.block_size <= MAX_BLOCK_SIZE:
+            raise UsageError(f"block_size must be between 1 and {MAX_BLOCK_SIZE:,}, not {self.block_size}")
 
 
 Reader: TypeAlias = Callable[[Source, ReadOptions, Accounting], Iterator[Request]]

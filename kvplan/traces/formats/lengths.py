@@ -1,4 +1,4 @@
-"""CSV tables of lengths: vidur's, splitwise-sim's, and kvplan's own ``arrival_s,prompt_tokens,output_tokens``.
+"""CSV tables of lengths: vidur's, splitwise-sim's and ``arrival_s,prompt_tokens,output_tokens``.
 
 A table without a column of times (vidur's length-only files) needs an arrival process: with a rate they
 arrive as Poisson, without one all at 0. Nothing is said about content, so reuse is unknown.
@@ -58,9 +58,9 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
     process: Iterator[float] | None = None
     if not timed and options.rate is not None:
         process = ArrivalProcess(options.rate).times(stream(options.seed, "arrivals"))
-        accounting.note(f"the trace has no arrival times: Poisson at {options.rate:g}/s, seed {options.seed}")
+        accounting.note(f"no arrival times in the trace: Poisson at {options.rate:g}/s, seed {options.seed}")
     elif not timed:
-        accounting.note("the trace has no arrival times: all requests arrive at 0; give a rate to spread them")
+        accounting.note("no arrival times in the trace: all requests arrive at 0 unless a rate is given")
     for line, (arrival, prompt, output, rank, session) in table:
         index = accounting.rows - 1
         try:

@@ -2,7 +2,8 @@
 
 Each id names a block of 512 tokens *and* everything before it. Published with "Mooncake: Trading More
 Storage for Less Computation" (FAST 2025). aiperf's superset is understood too: ``session_id``, and
-``delay`` (ms) in place of ``timestamp`` for the later turns of a session.
+``delay`` (ms) in place of ``timestamp`` for the later turns of a session; and kvplan's own ``block_size``
+for blocks that are not of 512 tokens.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections.abc import Iterator
 import msgspec
 
 from kvplan.traces.accounting import Accounting
-from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat, json_keys
+from kvplan.traces.formats.contract import MAX_BLOCK_SIZE, Intake, ReadOptions, TraceFormat, json_keys
 from kvplan.traces.formats.jsonl import rows
-from kvplan.traces.request import Request, default_output
+from kvplan.traces.request import Request, TokenRuns, default_output
 from kvplan.traces.source import Source
 from kvplan.traces.tokenspace import BlockIds, unique_run
 
@@ -33,6 +34,7 @@ class Row(msgspec.Struct, gc=False):
     session_id: str | int | None = None
     delay: float | None = None
     priority: int = 0
+    block_size: int | None = None
 
 
 def sniff(head: bytes, name: str) -> bool:
@@ -43,7 +45,7 @@ def sniff(head: bytes, name: str) -> bool:
 def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterator[Request]:
     """Requests in the order of the file; token content is exact at the granularity of the blocks."""
     admit = Intake(options, accounting).admit
-    blocks = BlockIds(options.block_size or BLOCK_SIZE)
+    blocks: BlockIds | None = None
     time_scale, rate_scale = options.time_scale, options.rate_scale
     session_s: dict[str, float] = {}
     for line, row in rows(source, accounting, Row):
@@ -65,9 +67,13 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         if not output_tokens:
             continue
         if row.hash_ids is None:
-            prompt = (unique_run(index, prompt_tokens),)
+            prompt: TokenRuns = (unique_run(index, prompt_tokens),)
             accounting.without_ids += 1
         else:
+            if blocks is None:
+                said = row.block_size if row.block_size and 1 <= row.block_size <= MAX_BLOCK_SIZE else None
+                blocks = BlockIds(options.block_size or said or BLOCK_SIZE)
+                accounting.block_size = blocks.block_size
             content = blocks.runs(row.hash_ids, prompt_tokens, index)
             if content is None:
                 accounting.drop(

@@ -131,8 +131,8 @@ def _attributes(raw: Any) -> dict[str, Any]:
         return raw
     found: dict[str, Any] = {}
     for item in raw if isinstance(raw, list) else ():
-        if isinstance(item, dict) and isinstance(item.get("key"), str) and isinstance(item.get("value"), dict):
-            found[item["key"]] = next(iter(item["value"].values()), None)
+        if isinstance(item, dict) and isinstance(item.get("value"), dict):
+            found[str(item.get("key"))] = next(iter(item["value"].values()), None)
     return found
 
 

@@ -13,6 +13,7 @@ import ast
 import bisect
 import heapq
 import itertools
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from kvplan.traces.accounting import Accounting
-from kvplan.traces.arrivals import ArrivalProcess
+from kvplan.traces.arrivals import MIN_SHAPE, ArrivalProcess
 from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat
 from kvplan.traces.request import Request, default_output
 from kvplan.traces.source import Source
@@ -30,6 +31,7 @@ from kvplan.traces.tokenspace import unique_run
 _CHUNK = re.compile(r"chunk-(\d{1,6})-(trace\.csv|dataset\.json)\Z")
 _INPUTS = ("input_tokens", "text_tokens", "image_tokens", "audio_tokens", "video_tokens")
 _MAX_CLIENTS = 10_000
+_WINDOW_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Window:
     """One stretch of a client's time with a steady process of arrivals."""
 
     start_s: float
+    end_s: float
     process: ArrivalProcess
 
 
@@ -58,8 +61,6 @@ class Client:
 
     number: int
     windows: list[Window] = field(default_factory=list)
-    starts: list[float] = field(default_factory=list)
-    ends_s: float = 0.0
     fields: dict[float, dict[str, Empirical]] = field(default_factory=dict)
 
 
@@ -98,9 +99,10 @@ def _draw(client: Client, seed: int) -> Iterator[tuple[float, int, int, int]]:
     gaps = stream(seed, f"servegen/arrivals/{client.number}")
     lengths = stream(seed, f"servegen/lengths/{client.number}")
     starts = sorted(client.fields)
-    ends = [window.start_s for window in client.windows[1:]] + [client.ends_s]
-    for window, end in zip(client.windows, ends, strict=True):
-        for now in itertools.takewhile(lambda t: t < end, window.process.times(gaps, window.start_s)):  # noqa: B023
+    for window in client.windows:
+        for now in window.process.times(gaps, window.start_s):
+            if now >= window.end_s:
+                break
             place = bisect.bisect_right(starts, now) - 1
             tables = client.fields[starts[max(0, place)]]
             prompt = sum(tables[name].draw(lengths.random()) for name in _INPUTS if name in tables)
@@ -129,23 +131,34 @@ def _clients(source: Source, accounting: Accounting) -> list[Client]:
 
 
 def _read_windows(client: Client, content: bytes, name: str, accounting: Accounting) -> None:
-    """``start s, rate, cv, distribution, two parameters`` a line; a rate of 0 is an idle window."""
-    starts: list[float] = []
+    """``start s, rate, cv, distribution, two parameters`` a line; a rate of 0 is an idle window.
+
+    The second parameter repeats what rate and shape say, except in windows the client was away for a part
+    of; there the rate is the one that gives the right number of requests.
+    """
+    rows: list[tuple[float, float, str, float]] = []
     for line, text in enumerate(content.decode("utf-8", "replace").splitlines(), start=1):
         parts = text.split(",")
         try:
             start, rate, kind = float(parts[0]), float(parts[1]), parts[3].strip().lower()
-            starts.append(start)
-            if rate > 0:
-                shape = float(parts[4]) if kind in ("gamma", "weibull") else 1.0
-                process = ArrivalProcess(rate, kind if kind in ("gamma", "weibull") else "poisson", max(0.05, shape))
-                client.windows.append(Window(start, process))
-                client.starts.append(start)
-        except Exception as error:
+            shape = float(parts[4])
+        except (ValueError, IndexError):
             accounting.rows += 1
-            accounting.drop(f"{name}: window cannot be read ({type(error).__name__})", line)
-    if client.windows and len(starts) > 1:
-        client.ends_s = starts[-1] + (starts[1] - starts[0])
+            accounting.drop(f"{name}: window is not start,rate,cv,distribution,shape,scale", line)
+            continue
+        if rows and start <= rows[-1][0]:
+            accounting.rows += 1
+            accounting.drop(f"{name}: window starts before the one above it", line)
+            continue
+        rows.append((start, rate, kind, shape))
+    for i, (start, rate, kind, shape) in enumerate(rows):
+        if i + 1 < len(rows):
+            end = rows[i + 1][0]
+        else:
+            end = start + (start - rows[i - 1][0] if i else _WINDOW_S)
+        if rate > 0:
+            known = kind if kind in ("gamma", "weibull") else "poisson"
+            client.windows.append(Window(start, end, ArrivalProcess(rate, known, max(MIN_SHAPE, shape))))
 
 
 def _read_fields(client: Client, content: bytes, name: str, accounting: Accounting) -> None:
@@ -156,17 +169,27 @@ def _read_fields(client: Client, content: bytes, name: str, accounting: Accounti
         accounting.drop(f"{name}: {error}", 1)
         return
     for start, tables in document.items():
-        found = {key: table for key, text in tables.items() if (table := _empirical(text)) is not None}
+        try:
+            found = {key: table for key, text in tables.items() if (table := _empirical(text)) is not None}
+            start_s = float(start)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            accounting.rows += 1
+            accounting.drop(f"{name}: distribution is not a dict of numbers", 1)
+            continue
         if "output_tokens" in found and any(key in found for key in _INPUTS):
-            client.fields[float(start)] = found
+            client.fields[start_s] = found
 
 
 def _empirical(text: str) -> Empirical | None:
+    """The distribution, or ``None`` for an empty one."""
     counts = ast.literal_eval(text)
-    if not isinstance(counts, dict) or not counts:
-        return None
+    if not isinstance(counts, dict):
+        raise TypeError("not a dict")
     values = sorted(int(key) for key in counts)
-    return Empirical(values, list(itertools.accumulate(float(counts[value]) for value in values)))
+    weights = [float(counts[value]) for value in values]
+    if not weights or not 0.0 < sum(weights) < math.inf or min(weights) < 0.0:
+        return None
+    return Empirical(values, list(itertools.accumulate(weights)))
 
 
 FORMAT = TraceFormat(

@@ -52,7 +52,8 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
     asked = cached = unbalanced = 0
     for line, row in rows(source, accounting, Row):
         index = accounting.rows - 1
-        events = [event for event in row.timing_events if event.event_type in _INPUTS] or row.timing_events[:1]
+        events = [event for event in row.timing_events if event.event_type in _INPUTS]
+        events = events or row.timing_events[:1]
         try:
             ticks = max(to_ticks(event.timestamp) for event in events)
         except ValueError:

@@ -16,9 +16,9 @@ import msgspec
 
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.arrivals import ArrivalProcess
-from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat, json_keys
+from kvplan.traces.formats.contract import MAX_BLOCK_SIZE, Intake, ReadOptions, TraceFormat, json_keys
 from kvplan.traces.formats.jsonl import fault
-from kvplan.traces.request import Request, default_output
+from kvplan.traces.request import Request, TokenRuns, default_output
 from kvplan.traces.source import Source
 from kvplan.traces.streams import stream
 from kvplan.traces.tokenspace import BlockIds, unique_run
@@ -61,19 +61,19 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
     scope = ""
     accounting.note("open-loop replay of the recorded times within each session")
     for number, session in _sessions(source, accounting):
+        if not 1 <= session.block_size <= MAX_BLOCK_SIZE:
+            accounting.rows += 1
+            accounting.drop("session: block_size out of range", number)
+            continue
         if blocks is None:
-            blocks = BlockIds(options.block_size or max(1, session.block_size))
+            blocks = BlockIds(options.block_size or session.block_size)
+            accounting.block_size = blocks.block_size
             scope = session.hash_id_scope
-            if not 1 <= session.block_size <= 1 << 20:
-                accounting.rows += 1
-                accounting.drop("block_size out of range", number)
-                blocks = None
-                continue
         calls = list(_flatten(session.requests, 0.0, accounting, number))
         other = session.hash_id_scope != scope
         if other or (options.block_size is None and session.block_size != blocks.block_size):
             accounting.rows += len(calls)
-            accounting.drop("hash_id_scope or block_size differs from the first session's", number, len(calls))
+            accounting.drop("hash_id_scope or block_size not as in the first session", number, len(calls))
             continue
         if scope != "global":
             blocks.new_scope()
@@ -86,7 +86,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
             if not output_tokens:
                 continue
             if call.hash_ids is None:
-                prompt = (unique_run(index, call.prompt),)
+                prompt: TokenRuns = (unique_run(index, call.prompt),)
                 accounting.without_ids += 1
             else:
                 content = blocks.runs(call.hash_ids, call.prompt, index)
@@ -111,7 +111,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
 
 def _starts(options: ReadOptions, accounting: Accounting) -> Iterator[float]:
     if options.rate is None:
-        accounting.note("sessions have no common clock: all start at 0; give a rate to spread them")
+        accounting.note("sessions have no common clock: all start at 0 unless a rate is given")
         while True:
             yield 0.0
     accounting.note(f"sessions start as Poisson at {options.rate:g}/s, seed {options.seed}")

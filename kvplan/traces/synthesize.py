@@ -1,0 +1,212 @@
+"""Drawing requests from a workload: lazily, the same for the same seed, in the order of arrival.
+
+Every feature draws from streams of its own, and everything about a conversation is drawn when it starts,
+in the order of the starts; so changing think times, say, moves no arrival of a first turn and no length.
+
+The process is stationary from time 0: conversations that would have begun before are under way, and only
+their turns from 0 on are requests. That way ``rate`` is the rate of the whole trace, not of its end.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+
+from kvplan.errors import UsageError
+from kvplan.traces.arrivals import ArrivalProcess
+from kvplan.traces.lengths import Lengths, parse_lengths
+from kvplan.traces.prefixes import TextPool
+from kvplan.traces.request import OUTPUT_BASE, OUTPUT_STRIDE, Request, TokenRuns, default_output
+from kvplan.traces.streams import stream
+from kvplan.traces.tokenspace import MAX_OUTPUT_TOKENS, MAX_REQUESTS, UNIQUE_BASE, UNIQUE_STRIDE, unique_run
+from kvplan.traces.workloads import Turns, Workload, workload
+
+_WARM_UP_SESSIONS = 4.0
+"""Mean lengths of a conversation that the process runs before time 0."""
+
+
+def synthesize(
+    name: str | Workload,
+    requests: int,
+    rate: float,
+    seed: int = 0,
+    *,
+    arrivals: str = "poisson",
+    shape: float = 1.0,
+    input_tokens: int | str | Lengths | None = None,
+    output_tokens: int | str | Lengths | None = None,
+) -> Iterator[Request]:
+    """``requests`` requests of a workload at ``rate`` per second on average.
+
+    Args:
+        name: a bundled workload (``chat``, ``rag``, ``agentic``, ``fixed``) or one of your own.
+        arrivals: process by which conversations (or single requests) start: ``poisson``, ``gamma``,
+            ``weibull`` or ``constant``; ``shape`` as in ``ArrivalProcess``.
+        input_tokens: replaces the lengths of first questions, an ``int`` or as in ``parse_lengths``.
+        output_tokens: the same for answers.
+
+    Raises:
+        UsageError: an unknown name, or a number out of range.
+    """
+    if not 1 <= requests <= MAX_REQUESTS:
+        raise UsageError(f"the number of requests must be between 1 and {MAX_REQUESTS:,}, not {requests:,}")
+    chosen = workload(name) if isinstance(name, str) else name
+    if input_tokens is not None:
+        chosen = replace(chosen, question=_lengths(input_tokens))
+    if output_tokens is not None:
+        chosen = replace(chosen, answer=_lengths(output_tokens))
+    process = ArrivalProcess(rate, arrivals, shape)
+    if chosen.turns is None and chosen.system is None and chosen.documents is None:
+        return islice(_independent(chosen, process, seed), requests)
+    return islice(_conversations(chosen, process, seed), requests)
+
+
+def _lengths(value: int | str | Lengths) -> Lengths:
+    return parse_lengths(str(value)) if isinstance(value, (int, str)) else value
+
+
+def _independent(chosen: Workload, process: ArrivalProcess, seed: int) -> Iterator[Request]:
+    """Requests that share nothing: the short way for long streams."""
+    question = chosen.question.sampler(stream(seed, "question"))
+    answer = chosen.answer.sampler(stream(seed, "answer"))
+    prompt_start, output_start = UNIQUE_BASE, OUTPUT_BASE
+    for index, now in enumerate(process.times(stream(seed, "arrivals"))):
+        asked, answered = question() or 1, answer() or 1
+        if answered > MAX_OUTPUT_TOKENS:
+            answered = MAX_OUTPUT_TOKENS
+        yield Request(
+            f"{index:06d}",
+            now,
+            ((prompt_start, asked),),
+            asked,
+            ((output_start, answered),),
+            answered,
+        )
+        prompt_start += UNIQUE_STRIDE
+        output_start += OUTPUT_STRIDE
+
+
+class _Conversation:
+    """A conversation under way. Its own text is one run of ids: question, answer, question, ..."""
+
+    __slots__ = ("answers", "gaps_s", "number", "offset", "own", "shared", "shared_tokens", "texts", "turn")
+
+    def __init__(
+        self, number: int, shared: TokenRuns, texts: list[int], answers: list[int], gaps_s: list[float]
+    ) -> None:
+        self.number = number
+        self.shared = shared
+        self.shared_tokens = sum(length for _, length in shared)
+        self.texts = texts
+        self.answers = answers
+        self.gaps_s = gaps_s
+        self.turn = 0
+        self.offset = 0  # where the own text in the context begins, among all the conversation ever had
+        self.own = 0  # tokens of own text in the context
+
+    def ask(self, turns: Turns | None) -> TokenRuns:
+        """Add the turn's text to the context, compacting it when it would outgrow its limit."""
+        text = self.texts[self.turn]
+        if turns is not None and self.turn:
+            total = self.shared_tokens + self.own + text + self.answers[self.turn]
+            if total > turns.max_context:
+                self.offset += self.own
+                self.own = turns.summary_tokens
+        self.own += text
+        return (*self.shared, unique_run(self.number, self.own, self.offset))
+
+    def answer(self, index: int) -> TokenRuns:
+        """Content of the turn's answer: kept in the context when another turn follows."""
+        tokens = self.answers[self.turn]
+        self.turn += 1
+        if self.turn == len(self.texts):
+            return default_output(index, tokens)
+        run = unique_run(self.number, tokens, self.offset + self.own)
+        self.own += tokens
+        return (run,)
+
+
+def _conversations(chosen: Workload, process: ArrivalProcess, seed: int) -> Iterator[Request]:
+    turns = chosen.turns
+    warm_up_s = 0.0
+    if turns is not None:
+        mean_turns = turns.mean_turns()
+        process = replace(process, rate=process.rate / mean_turns)
+        gap_s = chosen.answer.mean() / turns.tokens_per_s + turns.think_ms.mean() / 1000
+        warm_up_s = _WARM_UP_SESSIONS * (mean_turns - 1) * gap_s
+    starts = process.times(stream(seed, "arrivals"), -warm_up_s)
+    begin = _Beginnings(chosen, seed)
+    live: list[tuple[float, int, _Conversation]] = []
+    index = number = 0
+    next_start = next(starts)
+    while True:
+        if live and live[0][0] <= next_start:
+            now, _, talk = live[0]
+        else:
+            now, talk = next_start, begin.conversation(number)
+            heapq.heappush(live, (now, number, talk))
+            number += 1
+            next_start = next(starts)
+            continue
+        turn = talk.turn
+        prompt = talk.ask(turns)
+        prompt_tokens = talk.shared_tokens + talk.own
+        output_tokens = talk.answers[turn]
+        output = talk.answer(index)
+        if talk.turn < len(talk.texts):
+            heapq.heapreplace(live, (now + talk.gaps_s[turn], talk.number, talk))
+        else:
+            heapq.heappop(live)
+        if now < 0.0:
+            continue
+        session = None if turns is None else f"s{talk.number}"
+        yield Request(f"{index:06d}", now, prompt, prompt_tokens, output, output_tokens, 0, session)
+        index += 1
+
+
+class _Beginnings:
+    """Draws everything about a conversation at its start, each kind of thing from its own stream."""
+
+    def __init__(self, chosen: Workload, seed: int) -> None:
+        self._turns = chosen.turns
+        self._question = chosen.question.sampler(stream(seed, "question"))
+        self._answer = chosen.answer.sampler(stream(seed, "answer"))
+        self._system = self._document = None
+        self._documents = chosen.documents_per_prompt if chosen.documents else 0
+        if chosen.system is not None:
+            self._system = TextPool(chosen.system, seed, "system", 0).picker(stream(seed, "system/picks"))
+        if chosen.documents is not None:
+            pool = TextPool(chosen.documents, seed, "documents", 1)
+            self._document = pool.picker(stream(seed, "documents/picks"))
+        if self._turns is not None:
+            self._count = stream(seed, "turns").random
+            self._going_on = 1.0 - 1.0 / self._turns.mean
+            self._follow_up = self._turns.follow_up.sampler(stream(seed, "follow-ups"))
+            self._later_answer = chosen.answer.sampler(stream(seed, "later answers"))
+            self._think_ms = self._turns.think_ms.sampler(stream(seed, "think times"))
+
+    def conversation(self, number: int) -> _Conversation:
+        """The conversation with that number, which owns the unique text of that number."""
+        shared: list[tuple[int, int]] = []
+        if self._system is not None:
+            shared.append(self._system())
+        if self._document is not None:
+            picked: dict[tuple[int, int], None] = {}
+            for _ in range(self._documents):
+                picked.setdefault(self._document())  # a passage retrieved twice is put in once
+            shared.extend(picked)
+        texts, answers, gaps_s = [self._question() or 1], [min(self._answer() or 1, MAX_OUTPUT_TOKENS)], []
+        turns = self._turns
+        if turns is not None:
+            # Inversion of the geometric distribution: one uniform decides the number of turns.
+            count = 1
+            if self._going_on > 0.0:
+                count += min(turns.most - 1, int(math.log(1.0 - self._count()) / math.log(self._going_on)))
+            for turn in range(1, count):
+                gaps_s.append(answers[turn - 1] / turns.tokens_per_s + self._think_ms() / 1000)
+                texts.append(self._follow_up() or 1)
+                answers.append(min(self._later_answer() or 1, MAX_OUTPUT_TOKENS))
+        return _Conversation(number, tuple(shared), texts, answers, gaps_s)

@@ -1,0 +1,142 @@
+"""Writing requests as a trace: ``mooncake``, ``tokens`` or ``csv``, a line at a time.
+
+Each writer returns what the format could not hold, as sentences; reading the result back gives the same
+requests up to that.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable
+from typing import IO, Any
+
+import msgspec
+
+from kvplan.errors import DataError, UnknownName
+from kvplan.traces.block_chains import BlockChains
+from kvplan.traces.request import OUTPUT_BASE, OUTPUT_STRIDE, Request, default_output, iterate_tokens
+
+MAX_TOKENS_OF_A_LINE = 4_000_000
+"""A prompt longer than this does not become a line of token ids (64 MiB is the longest line readers take)."""
+
+
+def write_mooncake(requests: Iterable[Request], stream: IO[str], *, block_size: int = 512) -> list[str]:
+    """One Mooncake line per request; block ids count distinct (prefix, block) pairs from 0.
+
+    Blocks of another size than Mooncake's 512 are said in a ``block_size`` on every line, which kvplan
+    reads and other readers pass over.
+    """
+    chains = BlockChains(block_size)
+    encode = msgspec.json.Encoder().encode
+    losses = _Losses()
+    for request in requests:
+        row: dict[str, Any] = {
+            "timestamp": milliseconds(request.arrival_s),
+            "input_length": request.prompt_tokens,
+            "output_length": request.output_tokens,
+            "hash_ids": chains.numbers(request.prompt, request.prompt_tokens, partial=True),
+        }
+        if request.session is not None:
+            row["session_id"] = request.session
+        if request.priority:
+            row["priority"] = request.priority
+        if block_size != 512:
+            row["block_size"] = block_size
+        losses.look(request)
+        stream.write(encode(row).decode() + "\n")
+    found = losses.sentences()
+    if block_size != 512:
+        found.append(f"blocks of {block_size} tokens; readers other than kvplan must be told (512 is usual)")
+    return found
+
+
+def write_tokens(requests: Iterable[Request], stream: IO[str], *, block_size: int = 512) -> list[str]:
+    """One line of token ids per request: large, and exact. ``block_size`` is not used.
+
+    Raises:
+        DataError: a prompt too long for a line.
+    """
+    encode = msgspec.json.Encoder().encode
+    for index, request in enumerate(requests):
+        if max(request.prompt_tokens, request.output_tokens) > MAX_TOKENS_OF_A_LINE:
+            raise DataError(
+                f"request {request.id} is too long to write out token by token",
+                hint="convert to mooncake instead, which keeps the content of the blocks",
+            )
+        row: dict[str, Any] = {
+            "id": request.id,
+            "arrival": request.arrival_s,
+            "prompt_token_ids": list(iterate_tokens(request.prompt)),
+        }
+        if request.output == default_output(index, request.output_tokens):
+            row["output_length"] = request.output_tokens
+        else:
+            row["output_token_ids"] = list(iterate_tokens(request.output))
+        if request.priority:
+            row["priority"] = request.priority
+        if request.session is not None:
+            row["session_id"] = request.session
+        stream.write(encode(row).decode() + "\n")
+    return []
+
+
+def write_csv(requests: Iterable[Request], stream: IO[str], *, block_size: int = 512) -> list[str]:
+    """Lengths only, in kvplan's own CSV columns. ``block_size`` is not used."""
+    stream.write("arrival_s,prompt_tokens,output_tokens,priority,session\n")
+    line = io.StringIO()
+    writer = csv.writer(line, lineterminator="\n")
+    for request in requests:
+        session = (request.session or "").replace("\r", " ").replace("\n", " ")
+        row = (request.arrival_s, request.prompt_tokens, request.output_tokens, request.priority, session)
+        writer.writerow(row)
+        stream.write(line.getvalue())
+        line.seek(0)
+        line.truncate()
+    return ["lengths only: the content of prompts and answers is not kept, reuse becomes unknown"]
+
+
+Writer = Callable[..., list[str]]
+
+WRITERS: dict[str, Writer] = {"mooncake": write_mooncake, "tokens": write_tokens, "csv": write_csv}
+
+
+def writer(name: str) -> Writer:
+    """The writer of a format.
+
+    Raises:
+        UnknownName: kvplan does not write that format.
+    """
+    if name not in WRITERS:
+        raise UnknownName("output format", name, WRITERS)
+    return WRITERS[name]
+
+
+def milliseconds(seconds: float) -> float | int:
+    """The number whose thousandth is ``seconds``, or the nearest there is; an integer where it can be."""
+    value = seconds * 1000
+    if value / 1000 != seconds:
+        for near in (math.nextafter(value, math.inf), math.nextafter(value, -math.inf), float(round(value))):
+            if near / 1000 == seconds:
+                value = near
+                break
+    return int(value) if value.is_integer() and value < 1 << 53 else value
+
+
+class _Losses:
+    """Counts what Mooncake lines cannot say."""
+
+    def __init__(self) -> None:
+        self._answers = 0
+
+    def look(self, request: Request) -> None:
+        start = request.output[0][0]
+        if start < OUTPUT_BASE or start % OUTPUT_STRIDE or len(request.output) > 1:
+            self._answers += 1
+
+    def sentences(self) -> list[str]:
+        if not self._answers:
+            return []
+        lost = f"the content of {self._answers:,} answers is not kept (the format has no place for it)"
+        return [f"{lost}: later prompts that repeat them cannot hit them"]
