@@ -1,0 +1,139 @@
+"""Split-KV decode: one new token per sequence against its paged cache.
+
+Grid (sequences, KV heads x blocks of query heads, splits). A program walks its share of the cached tokens
+and leaves either the output itself (one split), or an unnormalised partial output with its running maximum
+and sum for ``reduce``, or, in the fused mode, lets the last program of a head to arrive combine them.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from kvplan.kernels.gpu.query import finish, load_query, static_scale, zero_state
+from kvplan.kernels.gpu.tile import elementwise, gain_of, pack_of
+from kvplan.kernels.gpu.walk import coded_length, ring_step, step
+
+DIRECT, PARTIAL, FUSED = 0, 1, 2
+"""How splits become one output: there is one split; a second kernel; the last program to arrive."""
+
+
+@triton.jit
+def decode(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, OUT, LSE, PM, PL, PO, COUNT,
+           scale, window, table_stride, splits, HQ, HKV, GQ,
+           D: tl.constexpr, BS: tl.constexpr, BN: tl.constexpr, BH: tl.constexpr, HB: tl.constexpr,
+           PAGED: tl.constexpr, WINDOWED: tl.constexpr, MODE: tl.constexpr, RING: tl.constexpr,
+           KCODE: tl.constexpr, KSCALING: tl.constexpr, KGROUP: tl.constexpr, KKIND: tl.constexpr,
+           VCODE: tl.constexpr, VSCALING: tl.constexpr, VGROUP: tl.constexpr, VKIND: tl.constexpr,
+           CT: tl.constexpr, FOLD: tl.constexpr, ASM: tl.constexpr, NATIVE: tl.constexpr,
+           DEFER: tl.constexpr, NS: tl.constexpr):  # fmt: skip
+    """See ``launch.decode`` for shapes. GQ = query heads per KV head; NS = power of two >= splits."""
+    b = tl.program_id(0)
+    h = tl.program_id(1) // HB
+    s = tl.program_id(2)
+    column = (tl.program_id(1) % HB) * BH + tl.arange(0, BH)
+    ok = column < GQ
+    rows = b * HQ + h * GQ + column
+    length = tl.load(LENGTHS + b)
+    oldest = tl.maximum(length - window, 0) if WINDOWED else length * 0
+    coded = coded_length(length, RING, KGROUP)
+    KW: tl.constexpr = D // pack_of(KCODE)
+    q, qsum, factor = load_query(Q, rows, ok, scale, D, KCODE, CT)
+    plain = factor
+    factor = factor * (
+        static_scale(KT, h, KSCALING, KKIND) * gain_of(KCODE, elementwise(KSCALING, KGROUP, KW), NATIVE)
+    )
+    m, l, psum, pmin, acc = zero_state(BN, BH, D, VCODE, VSCALING, VGROUP, FOLD, DEFER)
+    lo = tl.zeros([BH], tl.int32) + oldest
+    hi = tl.zeros([BH], tl.int32) + length
+    # The ring, when there is one, is the work of the last split; the others share the coded pages.
+    sharers = tl.maximum(splits - 1, 1) if RING > 0 else splits
+    origin = (oldest // BN) * BN
+    share = tl.cdiv(tl.cdiv(tl.maximum(coded - origin, 0), sharers), BN) * BN
+    start = origin + s * share
+    end = tl.minimum(start + share, coded)
+    table = TABLE + b.to(tl.int64) * table_stride
+    inner = start
+    if not WINDOWED:
+        inner = start + tl.maximum(end - start, 0) // BN * BN
+        for t in range(start, inner, BN):
+            m, l, psum, pmin, acc = step(
+                K, V, KS, KM, VS, VM, table, t, end, oldest, lo, hi, q, qsum, factor, m, l, psum, pmin, acc,
+                HKV, h, D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND, VCODE, VSCALING, VGROUP, VKIND,
+                CT, FOLD, ASM, NATIVE, DEFER, False,
+            )  # fmt: skip
+    for t in tl.range(inner, end, BN, num_stages=1):
+        m, l, psum, pmin, acc = step(
+            K, V, KS, KM, VS, VM, table, t, end, oldest, lo, hi, q, qsum, factor, m, l, psum, pmin, acc,
+            HKV, h, D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND, VCODE, VSCALING, VGROUP, VKIND,
+            CT, FOLD, ASM, NATIVE, DEFER, True,
+        )  # fmt: skip
+    if RING > 0:
+        ring_end = length if s == splits - 1 else coded
+        row = tl.load(ROWS + b)
+        for t in tl.range(coded, ring_end, BN, num_stages=1):
+            m, l, psum, pmin, acc = ring_step(
+                RK, RV, row, t, tl.maximum(coded, oldest), length, lo, hi, q, plain, m, l, psum, pmin, acc,
+                HKV, h, RING, D, BN, KCODE, VCODE, CT, DEFER,
+            )  # fmt: skip
+    l, out = finish(l, psum, pmin, acc, D, VCODE, VSCALING, VGROUP, FOLD, NATIVE, DEFER)
+    vt = static_scale(VT, h, VSCALING, VKIND)
+    VW: tl.constexpr = D // pack_of(VCODE)
+    d = tl.arange(0, triton.next_power_of_2(VW))
+    if MODE == 0:
+        safe = tl.where(l > 0.0, l, 1.0)
+        for j in tl.static_range(len(out)):
+            mask = (d < VW)[:, None] & ok[None, :]
+            o = out[j] * (vt / safe)[None, :]
+            tl.store(OUT + rows[None, :].to(tl.int64) * D + (j * VW + d)[:, None],
+                     o.to(OUT.dtype.element_ty), mask=mask)  # fmt: skip
+        tl.store(LSE + rows, tl.where(l > 0.0, (m + tl.log2(safe)) * 0.6931471805599453, float("-inf")), mask=ok)
+    else:
+        part = rows * splits + s
+        tl.store(PM + part, m, mask=ok)
+        tl.store(PL + part, l, mask=ok)
+        for j in tl.static_range(len(out)):
+            mask = (d < VW)[:, None] & ok[None, :]
+            tl.store(PO + part[None, :].to(tl.int64) * D + (j * VW + d)[:, None], out[j] * vt, mask=mask)
+        if MODE == 2:
+            # Every thread's stores must be visible before the arrival is counted, and the count before the
+            # reads of the others' parts; the counter goes back to zero for the next launch (graph replay).
+            tl.debug_barrier()
+            counter = COUNT + b * HKV * HB + tl.program_id(1)
+            arrived = tl.atomic_add(counter, 1, sem="acq_rel")
+            if arrived == splits - 1:
+                tl.debug_barrier()
+                for i in range(0, BH):
+                    head = (tl.program_id(1) % HB) * BH + i
+                    if head < GQ:
+                        combine(PM, PL, PO, OUT, LSE, b * HQ + h * GQ + head, splits, D, NS)
+                tl.store(counter, 0)
+
+
+@triton.jit
+def combine(PM, PL, PO, OUT, LSE, row, splits, D: tl.constexpr, NS: tl.constexpr):
+    """One output row from its splits: weights 2^(m - max m), in a fixed order."""
+    s = tl.arange(0, NS)
+    present = s < splits
+    first = row.to(tl.int64) * splits
+    # .cg: these lines were written by other multiprocessors; the L1 of this one may hold stale ones.
+    m = tl.load(PM + first + s, mask=present, other=-1e30, cache_modifier=".cg")
+    l = tl.load(PL + first + s, mask=present, other=0.0, cache_modifier=".cg")
+    top = tl.max(m, 0)
+    w = tl.exp2(m - top)
+    total = tl.sum(l * w, 0)
+    safe = tl.where(total > 0.0, total, 1.0)
+    DP: tl.constexpr = triton.next_power_of_2(D)
+    d = tl.arange(0, DP)
+    mask = present[:, None] & (d < D)[None, :]
+    part = tl.load(PO + (first + s)[:, None] * D + d[None, :], mask=mask, other=0.0, cache_modifier=".cg")
+    o = tl.sum(part * w[:, None], 0) / safe
+    tl.store(OUT + row.to(tl.int64) * D + d, o.to(OUT.dtype.element_ty), mask=d < D)
+    lse = (top + tl.log2(safe)) * 0.6931471805599453
+    tl.store(LSE + row, tl.where(total > 0.0, lse, float("-inf")))
+
+
+@triton.jit
+def reduce(PM, PL, PO, OUT, LSE, splits, D: tl.constexpr, NS: tl.constexpr):
+    """Second stage: one program per output row."""
+    combine(PM, PL, PO, OUT, LSE, tl.program_id(0), splits, D, NS)

@@ -1,0 +1,103 @@
+"""Loading queries, and turning accumulators into outputs: what surrounds the loop over tiles."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from kvplan.kernels.gpu.codes import bias_of
+from kvplan.kernels.gpu.tile import elementwise, gain_of, pack_of
+
+LOG2E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def load_query(Q, rows, ok, scale, D: tl.constexpr, CODE: tl.constexpr, CT: tl.constexpr):
+    """Query columns as slices that match the packing of the keys, each column scaled to a largest |q| in [1, 2).
+
+    The power of two taken out of each column keeps fp16 products in range whatever the magnitude of q, and
+    loses nothing; it comes back in ``factor``.
+
+    Args:
+        rows: [BH] row numbers of a [rows, D] query; ok: which of them exist.
+        scale: softmax scale, natural units.
+
+    Returns:
+        (slices of [WP, BH], their sums over D as [BH], factor [BH] in log2 units).
+    """
+    PACK: tl.constexpr = pack_of(CODE)
+    W: tl.constexpr = D // PACK
+    WP: tl.constexpr = triton.next_power_of_2(W)
+    d = tl.arange(0, WP)
+    raw = ()
+    for j in tl.static_range(PACK):
+        mask = (d < W)[:, None] & ok[None, :]
+        x = tl.load(Q + rows[None, :].to(tl.int64) * D + (j * W + d)[:, None], mask=mask, other=0.0)
+        raw = raw + (x.to(tl.float32),)
+    top = tl.max(tl.abs(raw[0]), 0)
+    for j in tl.static_range(1, PACK):
+        top = tl.maximum(top, tl.max(tl.abs(raw[j]), 0))
+    # Exponent bits alone are the largest power of two not above the column's maximum.
+    power = tl.maximum((top.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True), 1e-30)
+    q = ()
+    qsum = ()
+    for j in tl.static_range(PACK):
+        x = (raw[j] / power[None, :]).to(CT)
+        q = q + (x,)
+        qsum = qsum + (tl.sum(x.to(tl.float32), 0),)
+    return q, qsum, power * (scale * LOG2E)
+
+
+@triton.jit
+def static_scale(T, h, SCALING: tl.constexpr, KIND: tl.constexpr):
+    """The fp32 scale of a tensor or head that was set before writing; 1 where the format has none."""
+    s = 1.0
+    if SCALING == 1 or KIND == 1:
+        s = tl.load(T)
+    if SCALING == 2:
+        s = tl.load(T + h)
+    return s
+
+
+@triton.jit
+def zero_state(BN: tl.constexpr, BH: tl.constexpr, D: tl.constexpr, CODE: tl.constexpr,
+               SCALING: tl.constexpr, GROUP: tl.constexpr, FOLD: tl.constexpr, DEFER: tl.constexpr):  # fmt: skip
+    """Accumulators before the first tile: (m, l, psum, pmin, acc) as ``tile.weigh`` wants them."""
+    PACK: tl.constexpr = pack_of(CODE)
+    W: tl.constexpr = D // PACK
+    EW: tl.constexpr = elementwise(SCALING, GROUP, W)
+    SLICED: tl.constexpr = PACK if (SCALING == 4 and not EW) else 1
+    acc = ()
+    psum = ()
+    pmin = ()
+    for _ in tl.static_range(PACK):
+        acc = acc + (tl.zeros([triton.next_power_of_2(W), BH], tl.float32),)
+    zero = tl.zeros([BN, BH], tl.float32) if DEFER else tl.zeros([BH], tl.float32)
+    for _ in tl.static_range(SLICED):
+        if FOLD and not EW and bias_of(CODE, 0) != 0.0:
+            psum = psum + (zero,)
+        if (CODE == 4 or CODE == 5) and not EW:
+            pmin = pmin + (zero,)
+    return tl.full([BH], -1e30, tl.float32), zero, psum, pmin, acc
+
+
+@triton.jit
+def finish(l, psum, pmin, acc, D: tl.constexpr, CODE: tl.constexpr, SCALING: tl.constexpr,
+           GROUP: tl.constexpr, FOLD: tl.constexpr, NATIVE: tl.constexpr, DEFER: tl.constexpr):  # fmt: skip
+    """Row sums and unnormalised outputs: folded biases removed, minima added, powers of two restored."""
+    W: tl.constexpr = D // pack_of(CODE)
+    EW: tl.constexpr = elementwise(SCALING, GROUP, W)
+    SLICED: tl.constexpr = SCALING == 4 and not EW
+    out = ()
+    for j in tl.static_range(len(acc)):
+        o = acc[j]
+        if FOLD and not EW and bias_of(CODE, 0) != 0.0:
+            ps = psum[j if SLICED else 0]
+            ps = tl.sum(ps, 0) if DEFER else ps
+            o = o - (ps * bias_of(CODE, j))[None, :]
+        if (CODE == 4 or CODE == 5) and not EW:
+            pm = pmin[j if SLICED else 0]
+            pm = tl.sum(pm, 0) if DEFER else pm
+            o = o + pm[None, :]
+        out = out + (o * gain_of(CODE, EW, NATIVE),)
+    return (tl.sum(l, 0) if DEFER else l), out

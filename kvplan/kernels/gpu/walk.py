@@ -1,0 +1,93 @@
+"""The loop over tiles of cached tokens, shared by decode and append, and where those tokens lie."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from kvplan.kernels.gpu.tile import decay_all, pack_of, scores, softmax_step, weigh
+
+
+@triton.jit
+def locate(table, t, end, HKV, h, BS: tl.constexpr, BN: tl.constexpr, PAGED: tl.constexpr,
+           MASKED: tl.constexpr):  # fmt: skip
+    """Cache rows of tokens ``t .. t+BN-1`` as (base, offset): one page per tile, or one lookup per token."""
+    n = tl.arange(0, BN)
+    if PAGED:
+        page = tl.load(table + t // BS).to(tl.int64)
+        where = ((page * HKV + h) * BS + t % BS, n)
+    else:
+        position = t + n
+        if MASKED:
+            page = tl.load(table + position // BS, mask=position < end, other=0).to(tl.int64)
+        else:
+            page = tl.load(table + position // BS).to(tl.int64)
+        where = (h * 0, (page * HKV + h) * BS + position % BS)
+    return where
+
+
+@triton.jit
+def step(K, V, KS, KM, VS, VM, table, t, end, first, lo, hi, q, qsum, factor, m, l, psum, pmin, acc,
+         HKV, h, D: tl.constexpr, BS: tl.constexpr, BN: tl.constexpr, PAGED: tl.constexpr,
+         KCODE: tl.constexpr, KSCALING: tl.constexpr, KGROUP: tl.constexpr, KKIND: tl.constexpr,
+         VCODE: tl.constexpr, VSCALING: tl.constexpr, VGROUP: tl.constexpr, VKIND: tl.constexpr,
+         CT: tl.constexpr, FOLD: tl.constexpr, ASM: tl.constexpr, NATIVE: tl.constexpr,
+         DEFER: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
+    """One tile of coded pages."""
+    base, offset = locate(table, t, end, HKV, h, BS, BN, PAGED, MASKED)
+    position = t + tl.arange(0, BN)
+    rows_ok = (position < end) & (position >= first)
+    visible = rows_ok[:, None] & (position[:, None] < hi[None, :]) & (position[:, None] >= lo[None, :])
+    st = scores(K, KS, KM, q, qsum, factor, base, offset, rows_ok, D, BN, KCODE, KSCALING, KGROUP, KKIND,
+                CT, FOLD, ASM, NATIVE, MASKED)  # fmt: skip
+    p, m, l, alpha = softmax_step(st, visible, m, l, DEFER, MASKED)
+    acc, psum, pmin = weigh(
+        V, VS, VM, p, alpha, psum, pmin, acc, base, offset, rows_ok, D, BN, VCODE, VSCALING, VGROUP, VKIND,
+        CT, FOLD, ASM, NATIVE, DEFER, MASKED,
+    )  # fmt: skip
+    return m, l, psum, pmin, acc
+
+
+@triton.jit
+def ring_step(RK, RV, row, t, first, end, lo, hi, q, factor, m, l, psum, pmin, acc, HKV, h,
+              RING: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, KCODE: tl.constexpr,
+              VCODE: tl.constexpr, CT: tl.constexpr, DEFER: tl.constexpr):  # fmt: skip
+    """One masked tile of the residual ring: 16-bit keys and values, sliced as the packed ones are."""
+    KW: tl.constexpr = D // pack_of(KCODE)
+    VW: tl.constexpr = D // pack_of(VCODE)
+    position = t + tl.arange(0, BN)
+    ok = (position >= first) & (position < end)
+    line = ((row.to(tl.int64) * HKV + h) * RING + position % RING)[:, None] * D
+    visible = ok[:, None] & (position[:, None] < hi[None, :]) & (position[:, None] >= lo[None, :])
+    for j in tl.static_range(D // KW):
+        d = tl.arange(0, KW)
+        mask = ok[:, None] & (d >= 0)[None, :]
+        # fp32 first: the interpreter's bf16 is only a bit pattern.
+        k = tl.load(RK + line + (j * KW + d)[None, :], mask=mask, other=0.0).to(tl.float32).to(CT)
+        if j == 0:
+            st = tl.dot(k, q[j])
+        else:
+            st = tl.dot(k, q[j], st)
+    p, m, l, alpha = softmax_step(st * factor[None, :], visible, m, l, DEFER, True)
+    pc = p.to(CT)
+    out = ()
+    for j in tl.static_range(D // VW):
+        d = tl.arange(0, VW)
+        mask = ok[:, None] & (d >= 0)[None, :]
+        v = tl.load(RV + line + (j * VW + d)[None, :], mask=mask, other=0.0).to(tl.float32).to(CT)
+        out = out + (tl.dot(tl.trans(v), pc, acc[j] * alpha[None, :]),)
+    return m, l, decay_all(psum, alpha, DEFER), decay_all(pmin, alpha, DEFER), out
+
+
+@triton.jit
+def coded_length(length, RING: tl.constexpr, TOKENS: tl.constexpr):
+    """Tokens of a sequence that lie in coded pages; the rest is in the ring.
+
+    Whole groups of TOKENS leave the ring when it would exceed RING tokens, so between RING - TOKENS + 1 and
+    RING of the newest stay in 16 bits.
+    """
+    if RING == 0:
+        coded = length
+    else:
+        coded = tl.minimum(tl.cdiv(tl.maximum(length - RING, 0), TOKENS) * TOKENS, length)
+    return coded

@@ -1,0 +1,149 @@
+"""Which compiled variant serves a call: tile sizes, warps, pipeline depth, and the compile-time constants.
+
+A variant is decided by the format, the head dimension, the block size, the query heads per KV head and the
+target; everything else (batch, lengths, number of KV heads, window width) is a run-time argument. The choices
+come from compiled code (registers, spills, instructions per element: ``aot``); none was tuned on a GPU yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kvplan.kernels.formats import Code, KVFormat, Scaling, TensorFormat
+
+DIRECT, PARTIAL, FUSED = 0, 1, 2
+"""How the splits of a decode become one output (see ``gpu.decode``)."""
+
+SCALE_KIND = {"float16": 0, "float32": 0, "uint8": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One kernel specialisation.
+
+    Attributes:
+        kernel: name of the Triton function.
+        constants: its compile-time constants; ``CT`` as a name (``float16``), resolved by the launcher.
+        warps, stages: launch options.
+    """
+
+    kernel: str
+    constants: dict[str, Any] = field(hash=False)
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the code is generated for.
+
+    Attributes:
+        capability: compute capability as 80, 90, 100; ``None`` for Triton's interpreter.
+        fold: carry exponent-trick biases through the dot products (faster) instead of removing them at once.
+    """
+
+    capability: int | None
+    fold: bool = True
+
+    @property
+    def interpreted(self) -> bool:
+        """Whether the kernels run in Triton's interpreter."""
+        return self.capability is None
+
+    def compute_type(self, fmt: KVFormat, dtype: str) -> str:
+        """Type of the dot products. Never bf16 under the interpreter, whose bf16 products are wrong."""
+        if self.interpreted:
+            return "float32"
+        if fmt.key.code is Code.FLOAT16:
+            return dtype
+        return "float16"
+
+    def switches(self) -> dict[str, Any]:
+        """Constants that depend on the target alone."""
+        native = self.interpreted or (self.capability or 0) >= 89
+        return {"FOLD": self.fold, "ASM": not self.interpreted, "NATIVE": native}
+
+
+def scale_kind(side: TensorFormat) -> int:
+    """How the kernels read a stored scale: 0 float, 1 e4m3 byte, 2 power-of-two byte."""
+    if side.scale_dtype != "uint8":
+        return 0
+    return 2 if side.group == 32 else 1
+
+
+def side_constants(prefix: str, side: TensorFormat, head_dim: int) -> dict[str, Any]:
+    """Compile-time constants of the keys (prefix K) or values (prefix V)."""
+    scaling = side.scaling
+    # A group as wide as the head is a scale per token and head.
+    if scaling is Scaling.GROUP and side.group >= head_dim:
+        scaling = Scaling.TOKEN_HEAD
+    return {
+        f"{prefix}CODE": int(side.code),
+        f"{prefix}SCALING": int(scaling),
+        f"{prefix}GROUP": max(side.group, 1),
+        f"{prefix}KIND": scale_kind(side),
+    }
+
+
+def power_of_two(n: int) -> int:
+    """Smallest power of two not below ``n``."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def tile_tokens(block_size: int, most: int) -> int:
+    """Tokens per tile: the largest power of two up to ``most`` that divides a page, or ``most`` by gather.
+
+    A tile inside one page needs one table lookup and reads consecutive rows. Pages below 32 tokens, and sizes
+    that no power of two from 32 divides, are gathered token by token.
+    """
+    n = most
+    while n >= 32:
+        if block_size % n == 0:
+            return n
+        n //= 2
+    return most
+
+
+def decode_variant(fmt: KVFormat, *, head_dim: int, block_size: int, group: int, windowed: bool, mode: int,
+                   dtype: str, target: Target, splits_bound: int = 1) -> Variant:  # fmt: skip
+    """The decode kernel for ``group`` query heads per KV head."""
+    columns = 8 if group <= 8 else 16
+    bits = max(fmt.key.bits, fmt.value.bits)
+    most = 64 if bits == 16 or head_dim > 128 else 128
+    stages = 3 if bits == 16 and head_dim <= 128 else 1
+    if fmt.key.scaling is Scaling.CHANNEL or fmt.value.scaling is Scaling.GROUP:
+        most = 64
+    if target.interpreted:
+        most, stages = 32, 1
+    tokens = tile_tokens(block_size, most)
+    constants = {
+        "D": head_dim, "BS": block_size, "BN": tokens, "BH": columns, "HB": -(-group // columns),
+        "PAGED": block_size % tokens == 0, "WINDOWED": windowed, "MODE": mode, "RING": fmt.residual,
+        **side_constants("K", fmt.key, head_dim), **side_constants("V", fmt.value, head_dim),
+        "CT": target.compute_type(fmt, dtype), **target.switches(),
+        "DEFER": True, "NS": power_of_two(splits_bound),
+    }  # fmt: skip
+    return Variant("decode", constants, 4, stages)
+
+
+def append_variant(fmt: KVFormat, *, head_dim: int, block_size: int, windowed: bool, dtype: str,
+                   target: Target) -> Variant:  # fmt: skip
+    """The prefill and append kernel."""
+    columns = 64 if head_dim <= 128 else 32
+    tokens = tile_tokens(block_size, 64)
+    stages = 2 if fmt.key.bits == 16 and head_dim <= 128 else 1
+    if target.interpreted:
+        columns, tokens, stages = 32, tile_tokens(block_size, 32), 1
+    constants = {
+        "D": head_dim, "BS": block_size, "BN": tokens, "BM": columns, "PAGED": block_size % tokens == 0,
+        "WINDOWED": windowed, "RING": fmt.residual,
+        **side_constants("K", fmt.key, head_dim), **side_constants("V", fmt.value, head_dim),
+        "CT": target.compute_type(fmt, dtype), **target.switches(),
+    }  # fmt: skip
+    return Variant("append", constants, 4, stages)
+
+
+def reduce_variant(head_dim: int, splits: int) -> Variant:
+    """The second stage."""
+    return Variant("reduce", {"D": head_dim, "NS": power_of_two(splits)}, 4, 1)
