@@ -108,10 +108,12 @@ def activation_peak(
     if not last_stage:
         return ActivationPeak(body, 0, body_formula, "")
     sequences = min(serving.max_num_seqs, tokens)
-    per_logit = element + _sampler_bytes(serving.version, model)
+    if serving.kind == "sglang":
+        sequences = min(sequences, serving.graph_max_batch)
+    per_logit = element + _sampler_bytes(serving, model)
     sampler = tokens * model.hidden_size * element + sequences * model.vocab_size * per_logit
     formula = f"{sequences:,} sequences x {model.vocab_size:,} logits x {per_logit} B + hidden states"
-    if _has_row_buffer(serving.version, model):
+    if _has_row_buffer(serving, model):
         sampler += 4 * sm_count * model.vocab_size
     return ActivationPeak(body, sampler, body_formula, formula)
 
@@ -124,14 +126,18 @@ def _runner_v2(version: tuple[int, int, int], model: ModelSpec) -> bool:
     return version >= ((0, 25, 0) if plain else (0, 30, 0))
 
 
-def _sampler_bytes(version: tuple[int, int, int], model: ModelSpec) -> int:
-    if version < (0, 17, 0):
+def _sampler_bytes(serving: Serving, model: ModelSpec) -> int:
+    if serving.kind == "sglang":
+        return 8  # fp32 logits and probabilities; not profiled, so this only checks the headroom
+    if serving.version < (0, 17, 0):
         return 36
-    return 4 if _runner_v2(version, model) else 12
+    return 4 if _runner_v2(serving.version, model) else 12
 
 
-def _has_row_buffer(version: tuple[int, int, int], model: ModelSpec) -> bool:
-    return version >= (0, 17, 0) and not _runner_v2(version, model)
+def _has_row_buffer(serving: Serving, model: ModelSpec) -> bool:
+    if serving.kind == "sglang":
+        return False
+    return serving.version >= (0, 17, 0) and not _runner_v2(serving.version, model)
 
 
 def _body_width(block: Block, hidden: int, tp: int) -> tuple[int, str]:

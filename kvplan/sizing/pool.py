@@ -105,7 +105,7 @@ def rank_pool(
     block_size = serving.block_size
     if serving.kind == "vllm" and latent and not compressed:
         block_size = max(block_size, LATENT_BLOCK)
-    batches = max(parallel.pp, 2 if serving.async_scheduling else 1)
+    batches = parallel.pp + (1 if serving.async_scheduling else 0)
     return RankPool(
         pages=tuple(pages),
         serving=serving,

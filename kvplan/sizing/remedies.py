@@ -59,6 +59,8 @@ def remedies(report: FitReport) -> list[Remedy]:
             after = plan_again(report, **options)
         except UsageError:
             continue
+        if "utilization" in options and after.binding.bill.headroom_bytes < 0:
+            continue  # graphs and activations outside the budget would not have their place
         if after.max_concurrency > report.max_concurrency or (after.fits and not report.fits):
             found.append(Remedy(change, option, after))
     return found
@@ -82,7 +84,7 @@ def _candidates(report: FitReport) -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield "fp8 KV cache", "--dtype fp8", {"kv_dtype": "fp8"}
     for weights in ("fp8", "int4"):
         if _bits(weights) < _bits_of(report):
-            yield f"{weights} weights", f"--weights-dtype {weights}", {"weights_dtype": weights}
+            yield f"{weights} checkpoint", f"--weights-dtype {weights}", {"weights_dtype": weights}
     if parallel.pp == 1:
         for tp in (2, 4, 8):
             if tp > parallel.tp:

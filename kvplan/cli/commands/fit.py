@@ -1,0 +1,224 @@
+"""``kvplan fit``: the bill of memory per GPU, what it affords, and the flags that give it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kvplan.cli.options import FormatOption, OutputFormat
+
+if TYPE_CHECKING:
+    from kvplan.sizing.capacity import FitReport
+
+MORE = 5
+"""How many ways to fit more the table shows."""
+
+
+def fit(
+    model: Annotated[
+        str, typer.Argument(help="Name, alias, Hugging Face id, config.json, its directory, or a spec file.")
+    ],
+    gpu: Annotated[str, typer.Option("--gpu", help="GPU name or alias: kvplan gpus list.")],
+    gpus: Annotated[
+        int | None, typer.Option("--gpus", min=1, help="GPUs in all; what tp and pp leave over replicates.")
+    ] = None,
+    tp: Annotated[int | None, typer.Option("--tp", min=1, help="Tensor parallelism.")] = None,
+    pp: Annotated[int, typer.Option("--pp", min=1, help="Pipeline parallelism.")] = 1,
+    ctx: Annotated[
+        str | None,
+        typer.Option("--ctx", "--context", help="Longest request: 32k, 131072. Default: the model's."),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", "--kv-dtype", help="KV number format: bf16, fp8, nvfp4 ...")
+    ] = None,
+    weights_dtype: Annotated[
+        str | None, typer.Option("--weights-dtype", help="Weight format: bf16, fp8, awq, nvfp4 ...")
+    ] = None,
+    utilization: Annotated[
+        float | None,
+        typer.Option("--utilization", help="gpu_memory_utilization, or SGLang's mem_fraction_static."),
+    ] = None,
+    engine: Annotated[str, typer.Option("--engine", help="vllm or sglang.")] = "vllm",
+    engine_version: Annotated[
+        str | None, typer.Option("--engine-version", help="Whose memory rules: 0.8.5, 0.19, 0.33.")
+    ] = None,
+    max_num_seqs: Annotated[
+        int | None, typer.Option("--max-num-seqs", help="Sequences of one step. Default: the engine's.")
+    ] = None,
+    max_num_batched_tokens: Annotated[
+        int | None, typer.Option("--max-num-batched-tokens", help="Tokens of one step.")
+    ] = None,
+    block_size: Annotated[int | None, typer.Option("--block-size", min=1, help="Tokens of a block.")] = None,
+    eager: Annotated[bool, typer.Option("--eager", help="No CUDA graphs.")] = False,
+    expert_parallel: Annotated[
+        bool, typer.Option("--expert-parallel", help="Deal whole experts out to the tensor-parallel ranks.")
+    ] = False,
+    output: FormatOption = OutputFormat.table,
+) -> None:
+    """Does MODEL fit on this GPU? Memory line by line, blocks, concurrency, and the flags that give it.
+
+    Exits with 3 when it does not fit, saying what would.
+    """
+    from kvplan.errors import AnswerIsNo
+    from kvplan.sizing.capacity import choose_parallel, fit_model
+    from kvplan.specs.catalog import load_gpu
+    from kvplan.specs.resolve import resolve_model
+    from kvplan.units import parse_tokens
+
+    found = resolve_model(model)
+    report = fit_model(
+        found.model,
+        load_gpu(gpu),
+        max_model_len=parse_tokens(ctx) if ctx is not None else None,
+        parallel=choose_parallel(found.model, gpus or (tp or 1) * pp, tp=tp, pp=pp),
+        kv_dtype=dtype,
+        weights_dtype=weights_dtype,
+        engine=engine,
+        version=engine_version,
+        utilization=utilization,
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_num_seqs=max_num_seqs,
+        block_size=block_size,
+        cuda_graphs=not eager,
+        expert_parallel=expert_parallel,
+    )
+    _print(report, found.origin, found.warnings, output)
+    if not report.fits:
+        raise AnswerIsNo(_why_not(report), hint=_what_would(report))
+
+
+def _why_not(report: FitReport) -> str:
+    from kvplan.units import format_bytes, format_tokens
+
+    who = f"{report.model.name} on {report.parallel.gpus} x {report.gpu.name}"
+    if report.kv_pool_bytes <= 0:
+        short = format_bytes(-report.kv_pool_bytes)
+        return f"{who} does not fit: weights and overheads exceed the budget by {short}"
+    need, have = format_bytes(report.request_bytes), format_bytes(report.kv_pool_bytes)
+    context = format_tokens(report.max_model_len)
+    return f"{who} does not fit: one request of {context} tokens takes {need} of a pool of {have}"
+
+
+def _what_would(report: FitReport) -> str | None:
+    from kvplan.sizing.remedies import remedies
+
+    ways = [remedy.option for remedy in remedies(report) if remedy.fits]
+    return f"what would: {'; '.join(ways)}" if ways else "no single change would; see kvplan gpus list"
+
+
+def _print(report: FitReport, origin: str, notes: tuple[str, ...], output: OutputFormat) -> None:
+    from kvplan.cli.output import answer, csv_text, markdown_table, print_json, warn
+    from kvplan.sizing.fit import bill_terms, fit_document, fit_warnings
+
+    if output is OutputFormat.json:
+        document = fit_document(report)
+        document["origin"] = origin
+        document["warnings"] = [*notes, *document["warnings"]]
+        print_json(document)
+        return
+    for message in (*notes, *fit_warnings(report)):
+        warn(message)
+    columns = ("name", "formula", "value", "unit", "source")
+    rows = [(t.name, t.formula, t.value, t.unit, t.source) for t in bill_terms(report)]
+    if output is OutputFormat.csv:
+        answer(csv_text(columns, rows))
+    elif output is OutputFormat.md:
+        answer(markdown_table(columns[:4], [row[:4] for row in rows]))
+    else:
+        answer("\n".join(_table(report, origin)))
+
+
+def _table(report: FitReport, origin: str) -> list[str]:
+    from kvplan.sizing.fit import bill_terms
+    from kvplan.units import format_bytes, format_tokens
+
+    serving, parallel = report.serving, report.parallel
+    layout = f"tp {parallel.tp}" + (f" x pp {parallel.pp}" if parallel.pp > 1 else "")
+    if parallel.dp > 1:
+        layout += f", {parallel.dp} replicas"
+    lines = _wrap(
+        f"{report.model.name} on {parallel.gpus} x {report.gpu.name} ({layout})   "
+        f"{serving.kind} {serving.version_text}"
+    )
+    lines += _wrap(
+        f"context {format_tokens(report.max_model_len)}   KV {report.kv_format.name}   "
+        f"weights {report.weights_format}   {serving.max_num_seqs} seqs   "
+        f"{serving.max_num_batched_tokens:,} tokens a step"
+    )
+    lines += [f"spec: {origin}", ""]
+    signs = {"usable_memory": " ", "budget": " ", "kv_pool": "="}
+    where = f"stage {report.binding.bill.stage} of {parallel.pp}, " if parallel.pp > 1 else ""
+    lines.append(f"  one GPU{' (' + where + 'which binds)' if where else ''}")
+    for term in bill_terms(report):
+        if term.unit == "B":
+            lines += _line(signs.get(term.name, "-"), term.name, term.formula, format_bytes(term.value))
+    lines.append("")
+    capacity = report.binding.capacity
+    if capacity.num_blocks:
+        lines.append(
+            f"  {capacity.num_blocks:,} blocks of {report.block_size:,} token{'s'[: report.block_size > 1]} "
+            f"({format_bytes(capacity.block_bytes)} each)"
+        )
+        lines.append(f"  {capacity.kv_tokens:,} KV tokens")
+    lines.append(
+        f"  {float(report.max_concurrency):,.2f}x concurrency at {format_tokens(report.max_model_len)} tokens"
+        + (
+            f", {float(report.total_concurrency):,.2f}x over {parallel.dp} replicas"
+            if parallel.dp > 1
+            else ""
+        )
+    )
+    longest = report.longest_context()
+    lines.append(
+        f"  {format_tokens(longest)} tokens is the longest request that fits"
+        if longest
+        else "  no request fits"
+    )
+    return [*lines, *_ways(report), *_commands(report)]
+
+
+def _ways(report: FitReport) -> list[str]:
+    from kvplan.sizing.remedies import remedies
+
+    ways = remedies(report)
+    if not report.fits:
+        ways = [way for way in ways if way.fits]
+    if not ways:
+        return []
+    title = "more would fit with" if report.fits else "it would fit with"
+    lines = ["", f"  {title:<44}{'KV tokens':>14}{'concurrency':>16}"]
+    for way in ways[:MORE]:
+        after = way.report
+        lines.append(
+            f"  {way.change + f' ({way.option})':<44}{after.kv_tokens:>14,}"
+            f"{float(after.max_concurrency):>15,.2f}x"
+        )
+    return lines
+
+
+def _commands(report: FitReport) -> list[str]:
+    from kvplan.sizing.flags import engine_flags
+
+    if not report.fits:
+        return []
+    flags = engine_flags(report)[report.serving.kind]
+    return ["", *_wrap(f"  {flags}", "    ")] if flags is not None else []
+
+
+def _line(sign: str, name: str, formula: str, value: str) -> list[str]:
+    """``- weights  formula    14.99 GiB`` in 80 columns; a long formula goes on lines of its own."""
+    left = f"  {sign} {name.replace('_', ' '):<14}"
+    right = f"{value:>12}"
+    if len(left) + len(formula) + 2 + len(right) <= 80:
+        return [f"{left}{formula}".ljust(80 - len(right)) + right]
+    return [left.ljust(80 - len(right)) + right, *_wrap(f"      {formula}", "      ")]
+
+
+def _wrap(text: str, indent: str = "  ") -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(
+        text, 80, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False,
+        drop_whitespace=True, replace_whitespace=False, initial_indent="",
+    ) or [""]  # fmt: skip

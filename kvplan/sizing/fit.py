@@ -1,0 +1,220 @@
+"""``kvplan.fit/1``: a fit report as one document, with every line of the bill explained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kvplan.sizing.capacity import FitReport, StageFit
+from kvplan.sizing.flags import engine_flags
+from kvplan.sizing.overheads import capture_sizes
+from kvplan.sizing.remedies import Remedy, remedies
+from kvplan.sizing.serving import LATEST
+from kvplan.sizing.sharding import explain
+from kvplan.sizing.terms import Term
+from kvplan.sizing.weight_formats import weight_format
+from kvplan.sizing.weights import parameter_count
+from kvplan.units import format_bytes, format_tokens
+
+SCHEMA = "kvplan.fit/1"
+
+MEASURED = "measured: vLLM 0.19 on H100, kvplan.sizing.overheads"
+
+
+def fit_document(report: FitReport) -> dict[str, Any]:
+    """The JSON document: raw integers and floats, stable key order."""
+    bill, serving = report.binding.bill, report.serving
+    return {
+        "schema": SCHEMA,
+        "model": report.model.name,
+        "gpu": report.gpu.name,
+        "inputs": {
+            "gpus": report.parallel.gpus,
+            "parallel": report.parallel.to_dict(),
+            "max_model_len": report.max_model_len,
+            "kv_dtype": report.kv_format.name,
+            "weights_dtype": report.weights_format,
+            "engine": serving.kind,
+            "engine_version": serving.version_text,
+            "utilization": serving.utilization,
+            "max_num_seqs": serving.max_num_seqs,
+            "max_num_batched_tokens": serving.max_num_batched_tokens,
+            "block_size": serving.block_size,
+            "cuda_graphs": serving.cuda_graphs,
+        },
+        "fits": report.fits,
+        "total_memory_bytes": bill.total_bytes,
+        "budget_bytes": bill.budget_bytes,
+        "weights_bytes": report.weights_bytes,
+        "activation_bytes": report.activation_bytes,
+        "graph_bytes": report.graph_bytes,
+        "graphs_in_budget": bill.graphs_in_budget,
+        "runtime_bytes": report.runtime_bytes,
+        "kv_pool_bytes": report.kv_pool_bytes,
+        "num_blocks": report.num_blocks,
+        "block_size": report.block_size,
+        "block_bytes": report.binding.capacity.block_bytes,
+        "kv_tokens": report.kv_tokens,
+        "request_bytes": report.request_bytes,
+        "max_concurrency": round(float(report.max_concurrency), 6),
+        "total_concurrency": round(float(report.total_concurrency), 6),
+        "longest_context_tokens": report.longest_context(),
+        "stages": [_stage(stage) for stage in report.stages],
+        "terms": [term.to_dict() for term in bill_terms(report)],
+        "flags": engine_flags(report),
+        "remedies": [_remedy(remedy) for remedy in remedies(report)],
+        "warnings": list(fit_warnings(report)),
+    }
+
+
+def _stage(stage: StageFit) -> dict[str, Any]:
+    bill = stage.bill
+    return {
+        "stage": bill.stage,
+        "layers": len(bill.layers),
+        "weights_bytes": bill.weights_bytes,
+        "weights_by_component": dict(sorted(bill.weights.by_component.items())),
+        "activation_bytes": bill.activation_bytes,
+        "graph_bytes": bill.graph_bytes,
+        "runtime_bytes": bill.runtime_bytes,
+        "kv_pool_bytes": bill.kv_pool_bytes,
+        "num_blocks": stage.capacity.num_blocks,
+        "max_concurrency": round(float(stage.capacity.concurrency), 6),
+    }
+
+
+def _remedy(remedy: Remedy) -> dict[str, Any]:
+    after = remedy.report
+    return {
+        "change": remedy.change,
+        "option": remedy.option,
+        "fits": after.fits,
+        "gpus": after.parallel.gpus,
+        "kv_pool_bytes": after.kv_pool_bytes,
+        "kv_tokens": after.kv_tokens,
+        "max_concurrency": round(float(after.max_concurrency), 6),
+    }
+
+
+def bill_terms(report: FitReport) -> list[Term]:
+    """The bill of the binding GPU, line by line; deductions are positive numbers."""
+    bill, serving = report.binding.bill, report.serving
+    usable = "usable_memory"
+    terms = [
+        Term(usable, f"{report.gpu.name}, what the driver gives", bill.total_bytes, "B", _gpu_source(report))
+    ]
+    if serving.kind == "vllm":
+        formula = f"{bill.total_bytes:,} B x {serving.utilization:g} gpu_memory_utilization"
+        terms.append(Term("budget", formula, bill.budget_bytes, "B", "vLLM: a share of total memory"))
+    else:
+        formula = f"(usable - runtime) x {serving.utilization:g} mem_fraction_static + runtime"
+        terms.append(Term("budget", formula, bill.budget_bytes, "B", "SGLang: a share of free memory"))
+    terms.append(Term("weights", _weights_formula(report), bill.weights_bytes))
+    inside = "" if bill.activation_in_budget else " (outside the budget)"
+    terms.append(Term("activations", bill.activation.formula + inside, bill.activation_bytes))
+    tp = report.parallel.tp
+    words = "kernels, workspaces" + (f", collectives of {tp} ranks" if tp > 1 else "")
+    terms.append(Term("runtime", words, bill.runtime_bytes, "B", MEASURED))
+    terms.append(Term("cuda_graphs", _graph_words(report), bill.graph_bytes, "B", MEASURED))
+    terms.append(Term("kv_pool", "what is left of the budget", bill.kv_pool_bytes))
+    capacity = report.binding.capacity
+    if capacity.num_blocks:
+        formula = f"pool / {capacity.block_bytes:,} B a block of {report.block_size:,} tokens"
+        terms.append(Term("num_blocks", formula, capacity.num_blocks, "blocks"))
+        terms.append(Term("kv_tokens", _tokens_words(report), capacity.kv_tokens, "tokens"))
+        request = f"pool / {report.request_bytes:,} B of one request of {report.max_model_len:,} tokens"
+        terms.append(Term("max_concurrency", request, round(float(capacity.concurrency), 4), "requests"))
+    return terms
+
+
+def _gpu_source(report: FitReport) -> str:
+    source = report.gpu.memory_source or report.gpu.source
+    return f"{source.grade}: {source.note or source.url}"
+
+
+def _weights_formula(report: FitReport) -> str:
+    weights = report.binding.bill.weights
+    parts = [f"{parameter_count(report.model):,} parameters in {report.weights_format}"]
+    split = [
+        f"{word} {size}"
+        for word, size in (("tp", report.parallel.tp), ("pp", report.parallel.pp))
+        if size > 1
+    ]
+    if split:
+        parts.append(f"{' x '.join(split)}: {format_bytes(weights.stored_bytes)} here")
+    for name, size in (
+        ("rotary table", weights.rotary_bytes),
+        ("MLA copies", weights.copies_bytes),
+        ("repacking", weights.repack_bytes),
+        ("allocator", weights.rounding_bytes),
+    ):
+        if size >= 1 << 20:
+            parts.append(f"{name} {format_bytes(size)}")
+    return " + ".join(parts) if not split else ", ".join(parts[:2]) + "".join(f" + {p}" for p in parts[2:])
+
+
+def _graph_words(report: FitReport) -> str:
+    bill, serving = report.binding.bill, report.serving
+    if not serving.cuda_graphs:
+        return "none captured (eager)"
+    where = "in the budget since 0.21" if bill.graphs_in_budget else "outside the budget"
+    if serving.kind == "sglang":
+        return f"batches up to {serving.graph_max_batch}, {where}"
+    piecewise, full = capture_sizes(serving)
+    return f"{piecewise} piecewise + {full} full, {where}"
+
+
+def _tokens_words(report: FitReport) -> str:
+    if report.serving.kind == "sglang":
+        return "max_total_num_tokens"
+    if report.serving.version >= (0, 21, 0):
+        return "GPU KV cache size: concurrency x max_model_len"
+    return "GPU KV cache size: blocks x block size"
+
+
+def fit_warnings(report: FitReport) -> list[str]:
+    """What the reader should know before trusting the numbers."""
+    model, gpu, serving = report.model, report.gpu, report.serving
+    found = []
+    if model.max_context is not None and report.max_model_len > model.max_context:
+        found.append(
+            f"context {format_tokens(report.max_model_len)} is beyond the {format_tokens(model.max_context)} "
+            f"of {model.name}"
+        )
+    if model.dtype == "bf16" and "bf16" not in gpu.peak_flops and gpu.vendor == "nvidia":
+        found.append(f"{gpu.name} has no bf16: the engine runs in fp16, which takes the same memory")
+    weights = weight_format(report.weights_format)
+    if weights.name.startswith("fp8") and "fp8" not in gpu.peak_flops:
+        found.append(f"{gpu.name} has no fp8 arithmetic: weights stay fp8 in memory, but compute is 16-bit")
+    if gpu.memory_source is not None and gpu.memory_source.grade == "estimated":
+        found.append(f"the memory {gpu.name} really gives is estimated, not measured")
+    for engine, line in engine_flags(report).items():
+        if line is None and engine == serving.kind:
+            found.append(f"{engine} does not offer the KV format {report.kv_format.name}")
+    if serving.version[:2] > LATEST[serving.kind]:
+        known = ".".join(map(str, LATEST[serving.kind]))
+        found.append(f"{serving.kind} {serving.version_text} is newer than {known}, whose rules are used")
+    if report.fits and report.binding.bill.headroom_bytes < 0:
+        short = format_bytes(-report.binding.bill.headroom_bytes)
+        found.append(
+            f"outside the budget {short} are missing for graphs and activations: lower the utilization"
+        )
+    if report.parallel.tp > 1:
+        found += _replication(report)
+    if model.vision is not None:
+        found.append("the vision tower's own activation peak is not counted")
+    return found
+
+
+def _replication(report: FitReport) -> list[str]:
+    from kvplan.sizing.attention import Keeping, attention_stores
+
+    keeping = Keeping(report.serving.kind, report.kv_format, report.model.dtype)
+    words: dict[str, None] = {}
+    for group in report.model.groups():
+        if group.block.attention is None:
+            continue
+        for store in attention_stores(group.block.attention, keeping):
+            text = explain(store, report.parallel)
+            if "copy" in text or "each head is kept by" in text:
+                words[f"{store.name}: {text}"] = None
+    return list(words)
