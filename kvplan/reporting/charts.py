@@ -27,6 +27,9 @@ def plotly_json(figure: Figure) -> dict[str, Any]:
     traces += [_mark(mark, figure) for mark in figure.marks]
     chart = go.Figure(data=traces, layout=_layout(figure))
     document: dict[str, Any] = chart.to_plotly_json()
+    if _unified(figure):
+        # Newer than the oldest plotly we accept, so not through go.Layout; older ones ignore it.
+        document["layout"]["xaxis"]["unifiedhovertitle"] = {"text": f"%{{x:.4~r}} {_unit(figure.x)}"}
     return document
 
 
@@ -77,7 +80,7 @@ def _line(line: Line, figure: Figure) -> go.Scatter:
 
 def _unified(figure: Figure) -> bool:
     """Whether hovering reads all lines at once: over time it should, elsewhere the nearest point."""
-    return figure.x.title.startswith("time")
+    return figure.x.unit == "time"
 
 
 def _unit(axis: Axis) -> str:
@@ -86,14 +89,10 @@ def _unit(axis: Axis) -> str:
 
 
 def _mark(mark: Mark, figure: Figure) -> go.Scatter:
-    right = position(mark.x, figure.x) > 0.7
     return go.Scatter(
         x=[mark.x],
         y=[mark.y],
-        mode="markers+text",
-        text=[escaped(mark.name)],
-        textposition=("top left" if right else "top right") if figure.y.log else "bottom right",
-        textfont={"color": "var(--ink)", "size": 12},
+        mode="markers",
         marker={
             "symbol": mark.symbol,
             "size": 12 if figure.y.log else 9,
@@ -112,7 +111,7 @@ def _bar(figure: Figure, index: int) -> go.Bar:
         x=[segment.value],
         y=[""],
         orientation="h",
-        name=escaped(segment.name),
+        name=f"{escaped(segment.name)} {segment.value:,.2f}",
         marker={
             "color": "var(--quiet)" if segment.quiet else colour(segment.colour),
             "line": {"color": "var(--paper)", "width": 1.5},
@@ -127,7 +126,7 @@ def _layout(figure: Figure) -> go.Layout:
         template=go.layout.Template(),
         autosize=True,
         height=height(figure),
-        margin={**MARGIN, "t": 30, "l": 8} if bar else MARGIN,
+        margin={**MARGIN, "t": 4, "l": 24, "b": 64} if bar else MARGIN,
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": "var(--soft)", "size": 12},
@@ -136,23 +135,26 @@ def _layout(figure: Figure) -> go.Layout:
         barmode="stack",
         dragmode="zoom",
         legend={
-            "orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "traceorder": "normal",
-            "font": {"color": "var(--ink)"}, "bgcolor": "rgba(0,0,0,0)",
+            "orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom",
+            "traceorder": "normal", "font": {"color": "var(--ink)"}, "bgcolor": "rgba(0,0,0,0)",
         },
         xaxis=_axis(figure.x, across=True),
         yaxis={"visible": False, "fixedrange": True} if bar else _axis(figure.y, across=False),
     )  # fmt: skip
     if bar:
-        layout.legend.update(x=0, xanchor="left")
+        layout.legend.update(x=0, xanchor="left", yref="container", y=0, yanchor="bottom")
+        layout.xaxis.update(title=None, ticksuffix=f" {figure.x.title}", showticksuffix="first")
     else:
-        layout.annotations = [_axis_title(figure.y), *(_rule_label(rule, figure) for rule in figure.rules)]
+        labels = [_rule_label(rule, figure) for rule in figure.rules]
+        labels += [_mark_label(mark, figure) for mark in figure.marks]
+        layout.annotations = [_axis_title(figure.y), *labels]
         layout.shapes = [_rule(rule) for rule in figure.rules]
     return layout
 
 
 def height(figure: Figure) -> int:
     """Pixels a chart is high."""
-    return 150 if figure.segments else 340 if figure.key == "capacity" else 300
+    return 140 if figure.segments else 340 if figure.key == "capacity" else 300
 
 
 def _axis(axis: Axis, *, across: bool) -> dict[str, Any]:
@@ -160,7 +162,7 @@ def _axis(axis: Axis, *, across: bool) -> dict[str, Any]:
     common = {
         "showgrid": not across, "gridcolor": "var(--grid)", "zeroline": False, "showline": across,
         "linecolor": "var(--rule)", "ticks": "outside" if across else "", "tickcolor": "var(--rule)",
-        "ticklen": 4, "automargin": True, "type": "log" if axis.log else "linear",
+        "ticklen": 4, "tickangle": 0, "automargin": True, "type": "log" if axis.log else "linear",
         "title": {"text": escaped(axis.title) if across else "", "standoff": 8, "font": {"size": 12}},
     }  # fmt: skip
     if axis.log:
@@ -182,6 +184,19 @@ def _axis_title(axis: Axis) -> dict[str, Any]:
         "text": escaped(axis.title), "xref": "paper", "yref": "paper", "x": 0, "y": 1, "xanchor": "left",
         "yanchor": "bottom", "xshift": -MARGIN["l"] + 12, "yshift": 8, "showarrow": False,
         "font": {"size": 12, "color": "var(--soft)"},
+    }  # fmt: skip
+
+
+def _mark_label(mark: Mark, figure: Figure) -> dict[str, Any]:
+    """Beside the point, on the side away from the line: below a falling one, above a rising one."""
+    left = position(mark.x, figure.x) > 0.38
+    drop = figure.y.log or not left
+    return {
+        "text": escaped(mark.name), "showarrow": False, "font": {"size": 12, "color": "var(--ink)"},
+        "x": math.log10(mark.x) if figure.x.log else mark.x,
+        "y": math.log10(mark.y) if figure.y.log else mark.y,
+        "xanchor": "right" if left else "left", "xshift": -6 if left else 6,
+        "yanchor": "top" if drop else "middle", "yshift": -5 if drop else 4,
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ Row = tuple[str, str, str, int | float | str, str]
 
 
 def result_csv(result: Result) -> str:
-    """RFC 4180 text with ``\\n`` line ends: raw numbers in base units, ``value`` empty where there is none."""
+    """RFC 4180 text with ``\\n`` line ends: raw numbers in base units, an empty ``value`` for none."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)

@@ -26,7 +26,7 @@ from kvplan.reporting.wording import (
 )
 from kvplan.units import GIB, format_bytes
 
-Unit = Literal["seconds", "percent", "count", "tokens", "GiB"]
+Unit = Literal["seconds", "percent", "count", "tokens", "GiB", "time"]
 Symbol = Literal["circle", "square", "diamond", "triangle-up", "cross"]
 SYMBOLS: tuple[Symbol, ...] = ("circle", "square", "diamond", "triangle-up", "cross")
 
@@ -164,8 +164,10 @@ def capacity(result: Result) -> Figure | None:
         marks.append(Mark(bill.max_concurrency_context, bill.max_concurrency, at, 0, "diamond"))
         values.append(bill.max_concurrency)
     contexts = [x for line in lines for x in line.x] + [mark.x for mark in marks]
-    width = Axis("context of each sequence, tokens", "tokens", min(contexts), max(contexts), log=True)
-    height = Axis("sequences at once", "count", min(values), max(values), log=True)
+    width = Axis(
+        "context of each sequence, tokens, log scale", "tokens", min(contexts), max(contexts), log=True
+    )
+    height = Axis("sequences at once, log scale", "count", min(values), max(values), log=True)
     title, summary = "How many sequences fit at once", _capacity_summary(result)
     return Figure("capacity", title, summary, width, height, tuple(lines), marks=tuple(marks))
 
@@ -182,7 +184,7 @@ def _capacity_summary(result: Result) -> str:
         for curve in (result.capacity or ())[:MAX_CURVES]
         if curve.points
     ]
-    at = [f"{decimal(point.max_concurrency)} with {name}" for name, point in longest]
+    at = [f"{decimal(point.max_concurrency)} with {name}" for name, point in longest[:4]]
     if at and len({point.context_tokens for _, point in longest}) == 1:
         parts.append(f"At {count(longest[0][1].context_tokens)} tokens each: {sentence_list(at)}.")
     return " ".join(parts)
@@ -195,7 +197,7 @@ def _clock(result: Result) -> tuple[list[float], Axis] | None:
         return None
     name, factor = next((n, f) for n, f, most in _CLOCKS if times[-1] <= most)
     scaled = [significant(t / factor, 6) for t in times]
-    return scaled, Axis(f"time, {name}", "count", scaled[0], scaled[-1])
+    return scaled, Axis(f"time, {name}", "time", scaled[0], scaled[-1])
 
 
 _CLOCKS = (("seconds", 1.0, 300.0), ("minutes", 60.0, 10_800.0), ("hours", 3600.0, float("inf")))
@@ -236,7 +238,7 @@ def requests(result: Result) -> Figure | None:
     lines = []
     for index, name in enumerate(("running", "waiting")):
         x, y = thin(times, getattr(result.series, name))
-        lines.append(Line(name, x, list(y), index + 1, dashed=bool(index)))
+        lines.append(Line(name, x, list(y), index + 1, fill="zero" if index else None))
     totals = result.totals
     summary = (
         f"At most {plural(totals.peak_running, 'request')} ran and {count(totals.peak_waiting)} waited at "
@@ -300,12 +302,12 @@ def distribution(result: Result, name: str) -> Figure | None:
     summary = f"Half of the requests see at most {half}, 99 in 100 at most {most}."
     for slo in limits:
         within = sum(value <= slo.limit_s for value in values[1:])
-        summary += f" About {within} % stay within {seconds(slo.limit_s)}."
-    low, high = (floor / 1.15, high * 1.9) if log else (min(values[0], 0.9 * floor), high * 1.12)
-    return Figure(
-        name.removesuffix("_s"), f"{short}: {meaning}", summary, Axis(short, "seconds", low, high, log=log),
-        Axis("share of requests", "percent", 0, 1), (line,), rules, marks,
-    )  # fmt: skip
+        share = "All" if within == 100 else f"About {within}%"
+        summary += f" {share} stay within {seconds(slo.limit_s)}."
+    low, high = (floor / 1.2, high * 1.3) if log else (min(values[0], 0.9 * floor), high * 1.12)
+    across = Axis(f"{short}, log scale" if log else short, "seconds", low, high, log=log)
+    up = Axis("share of requests", "percent", 0, 1)
+    return Figure(name.removesuffix("_s"), f"{short}: {meaning}", summary, across, up, (line,), rules, marks)
 
 
 def _statistic(slo: str) -> str:

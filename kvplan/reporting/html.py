@@ -12,9 +12,11 @@ import base64
 import gzip
 import hashlib
 import json
+import re
 from typing import Any
 
 from kvplan.reporting import tables
+from kvplan.reporting.absence import absent
 from kvplan.reporting.csv import result_csv
 from kvplan.reporting.figures import Figure, figures
 from kvplan.reporting.palette import DARK, LIGHT, declarations
@@ -27,7 +29,8 @@ from kvplan.reporting.wording import count, decimal, percent, plain, seconds
 MAX_EMBEDDED_BYTES = 4_000_000
 """A result longer than this is not embedded for download: the page would be slow to open and to send."""
 
-MAX_WARNINGS = 100
+MAX_LISTED = 100
+"""Most warnings or notes listed; the others are counted."""
 
 
 def render_html(result: Result) -> str:
@@ -39,28 +42,42 @@ def render_html(result: Result) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
+    from kvplan.reporting.charts import library
+
+    loader = PackageLoader("kvplan.reporting", "templates")
     environment = Environment(
-        loader=PackageLoader("kvplan.reporting", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["tie"] = tie
+    plotly, theme, page, style = (
+        library(),
+        *(loader.get_source(environment, name)[0] for name in ("theme.js", "page.js", "page.css")),
+    )
+    shown = figures(result)
+    # Everything that enters the page unescaped is listed here: our own files, JSON, and base64.
+    trusted = {
+        "style": _palette_css() + style,
+        "theme_script": theme,
+        "page_script": page,
+        "payload": script_safe(_payload(result, shown)),
+        "result_json": script_safe(_embedded(result)),
+        "plotly": base64.b64encode(gzip.compress(plotly, 9, mtime=0)).decode(),
+    }
+    drawings = {key: Markup(picture) for key, picture in _drawings(shown).items()}
+    return environment.get_template("report.html.j2").render(
+        **{name: Markup(text) for name, text in trusted.items()},
+        **_content(result),
+        charts={
+            key: {"title": figure.title, "summary": figure.summary, "drawing": drawings[key]}
+            for key, figure in shown.items()
+        },
+        csp=_policy(theme.encode(), page.encode(), plotly),
     )
 
-    def source(name: str) -> str:
-        loader = environment.loader
-        assert loader is not None
-        return loader.get_source(environment, name)[0]
 
-    from kvplan.reporting.charts import height, library, plotly_json
-
-    shown = figures(result)
-    plotly = library()
-    theme, page = source("theme.js"), source("page.js")
-    payload = {"charts": {key: plotly_json(figure) for key, figure in shown.items()}, "csv": result_csv(result)}
-    text = result_json(result, indent=None)
-    embedded = len(text.encode()) <= MAX_EMBEDDED_BYTES
-    context: dict[str, Any] = {
+def _content(result: Result) -> dict[str, Any]:
+    """What the template escapes: text, tables and lists."""
+    return {
         "r": result,
         "title": f"{subject(result)} · kvplan",
         "verdict": verdict(result),
@@ -68,36 +85,52 @@ def render_html(result: Result) -> str:
         "cautions": cautions(result),
         "unknowns": unknowns(result),
         "tables": {name: getattr(tables, f"{name}_table")(result) for name in _TABLES},
-        "charts": {key: _chart(figure, height(figure), Markup) for key, figure in shown.items()},
         "absent": absent(result),
-        "warnings": [plain(text) for text in result.warnings[:MAX_WARNINGS]],
-        "warnings_left": max(0, len(result.warnings) - MAX_WARNINGS),
-        "notes": [plain(text) for text in result.trace.notes[:MAX_WARNINGS]],
+        "warnings": [plain(text) for text in result.warnings[:MAX_LISTED]],
+        "warnings_left": max(0, len(result.warnings) - MAX_LISTED),
+        "notes": [plain(text) for text in result.trace.notes[:MAX_LISTED]],
         "statement": plain(result.accuracy.statement),
         "accuracy_source": plain(result.accuracy.source),
         "command": plain(result.provenance.command, 4000),
         "downsampled": downsampled(result),
         "max_points": MAX_POINTS,
-        "csp": _policy(theme.encode(), page.encode(), plotly),
-        "palette": Markup(
-            f":root{{{declarations(LIGHT)}}}"
-            f"@media screen and (prefers-color-scheme:dark){{:root:not([data-theme=light]){{{declarations(DARK)}}}}}"
-            f"@media screen{{:root[data-theme=dark]{{{declarations(DARK)}}}}}"
-        ),
-        "style": Markup(source("page.css")),
-        "theme_script": Markup(theme),
-        "page_script": Markup(page),
-        "payload": Markup(script_safe(json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False))),
-        "result_json": Markup(script_safe(text)) if embedded else None,
-        "result_bytes": count(len(text.encode())),
-        "plotly": Markup(base64.b64encode(gzip.compress(plotly, 9, mtime=0)).decode()),
     }
-    return environment.get_template("report.html.j2").render(context)
+
+
+def _payload(result: Result, shown: dict[str, Figure]) -> str:
+    from kvplan.reporting.charts import plotly_json
+
+    payload = {
+        "charts": {key: plotly_json(figure) for key, figure in shown.items()},
+        "csv": result_csv(result),
+    }
+    return json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _embedded(result: Result) -> str:
+    """The whole result for download, or nothing when it is too long."""
+    text = result_json(result, indent=None)
+    return text if len(text.encode()) <= MAX_EMBEDDED_BYTES else ""
+
+
+def _palette_css() -> str:
+    dark = declarations(DARK)
+    return (
+        f":root{{{declarations(LIGHT)}}}"
+        f"@media screen and (prefers-color-scheme:dark){{:root:not([data-theme=light]){{{dark}}}}}"
+        f"@media screen{{:root[data-theme=dark]{{{dark}}}}}\n"
+    )
 
 
 _TABLES = (
-    "inputs", "scenario", "memory", "capacity", "series", "latency", "totals", "accuracy", "trace", "files", "versions",
+    "inputs", "scenario", "memory", "capacity", "series", "latency", "totals", "accuracy", "trace", "files",
+    "versions",
 )  # fmt: skip
+
+
+def tie(text: str) -> str:
+    """Keep a number and its unit on one line."""
+    return re.sub(r"(?<=\d) (?=(?:[nmµ]?s|min|h|[KMGT]?i?B|TB/s)\b)", "\u00a0", text)
 
 
 def script_safe(text: str) -> str:
@@ -106,25 +139,6 @@ def script_safe(text: str) -> str:
         text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
         .replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     )  # fmt: skip
-
-
-def absent(result: Result) -> dict[str, str]:
-    """Why a section has no chart, by chart; only for charts that are missing."""
-    reasons = {}
-    if result.memory is None:
-        lacking = "a model and a GPU" if result.model is None else "a GPU" if result.gpu is None else "the bill"
-        reasons["memory"] = f"No memory bill: the scenario was run without {lacking}, on a pool of given size."
-    if not result.capacity:
-        reasons["capacity"] = "No capacity curve: it needs a model and a GPU, and the scenario does not name both."
-    if len(result.series.t_s) < 2:
-        reasons["series"] = "No course over time: the run has fewer than two samples."
-    elif not result.totals.queried_tokens:
-        reasons["hit_ratio"] = "No hit ratio: no prompt was looked up in a prefix cache."
-    for name in ("ttft_s", "tpot_s", "e2e_s"):
-        if not getattr(result.distributions, name):
-            short = name.removesuffix("_s").upper()
-            reasons[name.removesuffix("_s")] = f"No {short} distribution: no request has one."
-    return reasons
 
 
 def _policy(*scripts: bytes) -> str:
@@ -136,10 +150,17 @@ def _policy(*scripts: bytes) -> str:
     )
 
 
-def _chart(figure: Figure, height: int, markup: Any) -> dict[str, Any]:
-    narrow = figure.key in ("ttft", "tpot", "e2e")
-    picture = drawing(figure, width=380 if narrow else 760, height=height)
-    return {"title": figure.title, "summary": figure.summary, "drawing": markup(picture), "height": height}
+def _drawings(shown: dict[str, Figure]) -> dict[str, str]:
+    """The static drawing of each chart; those of latencies stand three abreast."""
+    from kvplan.reporting.charts import height
+
+    return {
+        key: drawing(figure, width=300 if key in _ABREAST else 760, height=height(figure))
+        for key, figure in shown.items()
+    }
+
+
+_ABREAST = ("ttft", "tpot", "e2e")
 
 
 def _key_figures(result: Result) -> list[tuple[str, str, str]]:

@@ -14,6 +14,7 @@ def bounds(axis: Axis) -> tuple[float, float]:
     """The ends of the axis as drawn: never empty; padded where data would touch the frame."""
     low, high = axis.low, axis.high
     if axis.log:
+        # A zero never reaches a logarithmic axis; the floor only keeps a forged result from breaking it.
         low = max(low, 1e-12)
         high = max(high, low * 1.01)
         pad = 1.0 if axis.unit == "seconds" else 1.25
@@ -21,7 +22,9 @@ def bounds(axis: Axis) -> tuple[float, float]:
     if high <= low:
         high = low + 1
     if axis.unit == "count" and axis.low == 0:
-        high *= 1.06
+        high *= 1.08
+    if axis.unit == "percent":
+        high = min(high, 1.0) * 1.05
     return low, high
 
 
@@ -46,7 +49,7 @@ def ticks(axis: Axis, most: int = 6) -> Ticks:
         return [(2.0**p, text_of(2.0**p, axis)) for p in powers if p % step == 0]
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     span = math.log10(high / low)
-    digits = (1, 2, 5) if span < 2.5 else (1, 3) if span < 4 else (1,)
+    digits = (1, 2, 5) if span < 1.3 else (1, 3) if span < 2.6 else (1,)
     values = [digit * 10.0**decade for decade in decades for digit in digits]
     inside = [value for value in values if low <= value <= high * (1 + 1e-9)]
     if len(inside) < 2:
@@ -63,9 +66,9 @@ def _linear(low: float, high: float, most: int) -> list[float]:
 
 
 def text_of(value: float, axis: Axis) -> str:
-    """A tick's text: ``50 %``, ``200ms``, ``128k``, ``25k``."""
+    """A tick's text: ``50%``, ``200ms``, ``128k``, ``25k``."""
     if axis.unit == "percent":
-        return f"{value * 100:.4g} %"
+        return f"{value * 100:.4g}%"
     if axis.unit == "seconds":
         for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
             if value >= factor * 0.9999 or unit == "µs":
@@ -74,6 +77,9 @@ def text_of(value: float, axis: Axis) -> str:
         for factor, unit in ((1 << 20, "M"), (1 << 10, "k")):
             if value >= factor and value % factor == 0:
                 return f"{value / factor:.0f}{unit}"
-    if value >= 10_000:
-        return f"{value / 1000:.4g}k" if value < 1e6 else f"{value / 1e6:.4g}M"
+    if axis.unit == "time":
+        return f"{value:.6g}"
+    for factor, unit in ((1e6, "M"), (1e3, "k")):
+        if axis.high >= 10 * factor and value:
+            return f"{value / factor:.4g}{unit}"
     return decimal(value, 4)

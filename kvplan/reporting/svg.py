@@ -49,13 +49,10 @@ def _number(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
-def _text(
-    x: float, y: float, text: str, *, anchor: str = "start", fill: str = "soft", weight: str | None = None
-) -> str:
-    bold = f";font-weight:{weight}" if weight else ""
+def _text(x: float, y: float, text: str, *, anchor: str = "start", fill: str = "soft") -> str:
     return (
         f'<text x="{_number(x)}" y="{_number(y)}" text-anchor="{anchor}" '
-        f'style="fill:var(--{fill});font-size:12px{bold}">{escape(text)}</text>'
+        f'style="fill:var(--{fill});font-size:12px">{escape(text)}</text>'
     )
 
 
@@ -212,13 +209,10 @@ def _mark(mark: Mark, frame: _Frame) -> str:
     x, y = frame.x(mark.x), frame.y(mark.y)
     size, colour = (6, 0) if frame.figure.y.log else (4.5, mark.colour)
     shape = _shape(mark.symbol, x, y, size, _colour(colour), outline=True)
-    if frame.figure.y.log:
-        left = position(mark.x, frame.figure.x) > 0.7
-        anchor = "end" if left else "start"
-        return shape + _text(
-            x + (-9 if left else 9), y - 9, mark.name, anchor=anchor, fill="ink", weight="600"
-        )
-    return shape + _text(x + 8, y + 15, mark.name, fill="ink")
+    left = position(mark.x, frame.figure.x) > 0.38
+    drop = 18 if frame.figure.y.log or not left else 0
+    side, anchor = (-8, "end") if left else (8, "start")
+    return shape + _text(x + side, y + drop, mark.name, anchor=anchor, fill="ink")
 
 
 BAR_TOP, BAR_HEIGHT = 4, 44
@@ -266,7 +260,8 @@ def _bar(figure: Figure, width: int) -> str:
     for at, y, segment in _keys(figure, width):
         fill = "quiet" if segment.quiet else _colour(segment.colour)
         parts.append(
-            f'<rect x="{_number(at)}" y="{_number(y - 10)}" width="11" height="11" style="fill:var(--{fill})"/>'
+            f'<rect x="{_number(at)}" y="{_number(y - 10)}" width="11" height="11" '
+            f'style="fill:var(--{fill})"/>'
         )
         parts.append(_text(at + 16, y, _key_text(segment), fill="ink"))
     return "".join(parts)

@@ -74,7 +74,9 @@ def inputs_table(result: Result) -> Table:
     accuracy = result.accuracy
     rows.append(("Step time", f"{accuracy.model}: {plain(accuracy.name)}", plain(accuracy.source)))
     rows += [(label(item.name), value_text(item.value), plain(item.source)) for item in result.assumptions]
-    return _table("Inputs and assumptions", ("What", "Value", "Source"), rows)
+    return _table(
+        "What was given, what was chosen, and where each value comes from", ("What", "Value", "Source"), rows
+    )
 
 
 _SHOWN = (
@@ -124,7 +126,9 @@ def memory_table(result: Result) -> Table | None:
     rows = [*rows[: MAX_ROWS - 1], ("Total", format_bytes(total), count(total), whole, "", "")]
     columns = ("Part", "Size", "Bytes", "Share", "Formula", "Source")
     left_off = len(result.memory.bill) - len(rows) + 1
-    return Table("Memory of one GPU", columns, tuple(rows), (1, 2, 3), total=True, left_off=left_off)
+    return Table(
+        "The bill of one GPU, line by line", columns, tuple(rows), (1, 2, 3), total=True, left_off=left_off
+    )
 
 
 def capacity_table(result: Result) -> Table | None:
@@ -153,14 +157,14 @@ def latency_table(result: Result) -> Table:
             values = (item.mean, item.p50, item.p90, item.p99, item.max)
             rows.append((name, meaning, count(item.count), *map(seconds, values)))
     columns = ("Latency", "Meaning", "Requests", "Mean", "p50", "p90", "p99", "Max")
-    return _table("Latency of served requests", columns, rows, numeric=range(2, 8))
+    return _table("Latencies over all requests that have them", columns, rows, numeric=range(2, 8))
 
 
 def totals_table(result: Result) -> Table:
     """The counters of the run."""
     totals, rate = result.totals, result.throughput
     rows = [
-        ("Requests", count(totals.requests), f"{decimal(rate.requests_per_s)} a second finished"),
+        ("Requests", count(totals.requests), f"finished at {decimal(rate.requests_per_s)} a second"),
         ("Finished", count(totals.finished), ""),
         ("Rejected", count(totals.rejected), "longer than the pool or the engine admits"),
         ("Unfinished", count(totals.unfinished), "waiting or running at the end"),
@@ -178,7 +182,7 @@ def totals_table(result: Result) -> Table:
         ("Peak running", count(totals.peak_running), "requests at once"),
         ("Peak waiting", count(totals.peak_waiting), "requests at once"),
     ]  # fmt: skip
-    return _table("Totals", ("Counter", "Value", "Note"), rows, numeric=(1,))
+    return _table("Counters over the whole run", ("Counter", "Value", "Note"), rows, numeric=(1,))
 
 
 def series_table(result: Result, moments: int = 12) -> Table:

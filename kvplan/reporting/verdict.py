@@ -24,10 +24,11 @@ Tone = Literal["met", "missed", "partial", "neutral"]
 
 @dataclass(frozen=True, slots=True)
 class Chip:
-    """One service-level objective as shown: ``TTFT p99``, ``0.91 s``, ``2.00 s``, met or not."""
+    """One service-level objective as shown: ``TTFT p99``, ``891 ms``, ``within``, ``2.00 s``."""
 
     name: str
     value: str
+    relation: str
     limit: str
     passed: bool
 
@@ -44,10 +45,13 @@ class Verdict:
 
 def verdict(result: Result) -> Verdict:
     """What the result says, in plain words."""
-    chips = tuple(
-        Chip(label(slo.name), seconds(slo.value_s), seconds(slo.limit_s), slo.passed) for slo in result.slo
-    )
-    return Verdict(_headline(result), tuple(_detail(result)), chips, _tone(result))
+    return Verdict(_headline(result), tuple(_detail(result)), tuple(map(_chip, result.slo)), _tone(result))
+
+
+def _chip(slo: Slo) -> Chip:
+    value = "no value" if slo.value_s is None else seconds(slo.value_s)
+    relation = "limit" if slo.value_s is None else "within" if slo.passed else "over"
+    return Chip(label(slo.name), value, relation, seconds(slo.limit_s), slo.passed)
 
 
 def subject(result: Result) -> str:
@@ -140,9 +144,9 @@ def cautions(result: Result) -> list[str]:
     if not result.complete:
         notes.append("The run is incomplete: every figure covers only what was simulated before it stopped.")
     if totals.rejected:
-        notes.append(f"{plural(totals.rejected, 'request')} rejected: the latencies leave them out.")
+        notes.append(f"{plural(totals.rejected, 'request')} rejected, in no latency below.")
     if result.complete and totals.unfinished:
-        notes.append(f"{plural(totals.unfinished, 'request')} unfinished: the latencies leave them out.")
+        notes.append(f"{plural(totals.unfinished, 'request')} unfinished, in no latency below.")
     for slo in result.slo:
         if close_call(result, slo):
             notes.append(
@@ -159,7 +163,9 @@ def cautions(result: Result) -> list[str]:
         )
     dropped = sum(result.trace.dropped.values())
     if dropped:
-        notes.append(f"{plural(dropped, 'row')} of the trace dropped; section “Trace” says why.")
+        reasons = sorted(result.trace.dropped.items(), key=lambda item: -item[1])[:3]
+        why = sentence_list([f"{count(number)} for “{plain(reason, 60)}”" for reason, number in reasons])
+        notes.append(f"{plural(dropped, 'row')} of the trace dropped: {why}.")
     return notes
 
 
@@ -189,5 +195,5 @@ def unknowns(result: Result) -> list[str]:
 
 
 def band_text(band: list[float] | None) -> str:
-    """``[-0.3, 0.25]`` -> ``'−30 % to +25 %'``."""
+    """``[-0.3, 0.25]`` -> ``'−30% to +25%'``."""
     return "not known" if band is None else f"{signed_percent(band[0])} to {signed_percent(band[1])}"

@@ -50,18 +50,18 @@ def count(value: int | float) -> str:
 
 
 def percent(ratio: float | None, digits: int = 1) -> str:
-    """``0.3821`` -> ``'38.2 %'``; ``None`` -> an en dash."""
+    """``0.3821`` -> ``'38.2%'``; ``None`` -> an en dash."""
     if ratio is None:
         return "–"
     shown = round(100 * ratio, digits)
     if shown in (0.0, 100.0) and ratio not in (0.0, 1.0):  # 99.98 % is not all, 0.02 % is not nothing
-        return f"{'>' if shown else '<'} {100 - 10**-digits if shown else 10**-digits:.{digits}f} %"
-    return f"{shown:.{digits}f} %"
+        return f"{'>' if shown else '<'} {100 - 10**-digits if shown else 10**-digits:.{digits}f}%"
+    return f"{shown:.{digits}f}%"
 
 
 def signed_percent(ratio: float) -> str:
-    """``-0.3`` -> ``'−30 %'`` with a true minus sign."""
-    return f"{'−' if ratio < 0 else '+'}{abs(100 * ratio):.3g} %"
+    """``-0.3`` -> ``'−30%'`` with a true minus sign."""
+    return f"{'−' if ratio < 0 else '+'}{abs(100 * ratio):.3g}%"
 
 
 def seconds(value: float | None) -> str:

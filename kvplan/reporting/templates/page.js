@@ -72,6 +72,10 @@
       layout.margin.b += 44;
     }
     if (width < 520) layout.xaxis.nticks = 5;
+    if (width < 760 && data[0].type === "bar") {
+      layout.height += width < 520 ? 44 : 22;
+      layout.margin.b += width < 520 ? 44 : 22;
+    }
     if (still) layout.transition = { duration: 0 };
     return { data, layout };
   };

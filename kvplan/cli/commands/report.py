@@ -1,0 +1,180 @@
+"""``kvplan report``: a saved result as a page, a Markdown file, CSV, JSON or a summary."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kvplan.cli.output import answer, stdout_console, warn
+from kvplan.errors import UsageError
+
+if TYPE_CHECKING:
+    from kvplan.reporting.result import Result
+
+
+class ReportFormat(StrEnum):
+    """What to make of a result."""
+
+    html = "html"
+    md = "md"
+    csv = "csv"
+    json = "json"
+    table = "table"
+
+
+_SUFFIXES = {
+    ".html": ReportFormat.html, ".htm": ReportFormat.html, ".md": ReportFormat.md,
+    ".markdown": ReportFormat.md, ".csv": ReportFormat.csv, ".json": ReportFormat.json,
+}  # fmt: skip
+
+_PRINTED = (ReportFormat.csv, ReportFormat.json, ReportFormat.table)
+"""Go to stdout unless a file is named; the others go into a file beside the result."""
+
+
+def report(
+    result: Annotated[
+        str, typer.Argument(help="A result of kvplan simulate; - reads stdin.", metavar="RESULT")
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="Where to write; - is stdout. Its suffix chooses the format."),
+    ] = None,
+    format: Annotated[
+        ReportFormat | None,
+        typer.Option("--format", "-f", help="html (default), md, csv, json or table."),
+    ] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+) -> None:
+    """Render a saved result: one self-contained HTML page, or Markdown, CSV or a summary.
+
+    Without -o, HTML and Markdown are written beside the result; the rest goes to stdout.
+    """
+    from kvplan.reporting.result import load_result
+
+    kind = _kind(output, format)
+    target = _target(result, output, kind)
+    if open_page and (kind is not ReportFormat.html or target is None):
+        raise UsageError("--open needs an HTML page in a file", hint="leave out -o -, or add -o report.html")
+    loaded = load_result(result)
+    if target is None:
+        _print(loaded, kind)
+        return
+    write_report(loaded, target, kind)
+    if open_page:
+        import webbrowser
+
+        if not webbrowser.open(target.resolve().as_uri()):
+            warn(f"no browser could be started; open {target} yourself")
+
+
+def write_report(result: Result, path: Path, kind: ReportFormat = ReportFormat.html) -> None:
+    """Write a report file (and a Markdown report's drawings beside it), saying so on stderr.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    if kind is ReportFormat.md:
+        from kvplan.reporting.markdown import markdown_pictures
+
+        for name, picture in markdown_pictures(result, path.stem).items():
+            _write(path.with_name(name), picture)
+    text = _text(result, kind, pictures=path.stem)
+    _write(path, text)
+    size = len(text.encode())
+    shown = f"{size / 1e6:.2f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+    sys.stderr.write(f"wrote {path} ({shown})\n")
+    if kind in (ReportFormat.html, ReportFormat.md):
+        _say_downsampled(result)
+
+
+def _say_downsampled(result: Result) -> None:
+    from kvplan.reporting.series import MAX_POINTS, downsampled
+
+    rows = downsampled(result)
+    if rows:
+        warn(f"charts show at most {MAX_POINTS} of {rows} samples a line, extremes kept")
+
+
+def _kind(output: str | None, format: ReportFormat | None) -> ReportFormat:
+    if format is not None:
+        return format
+    if output in (None, "-"):
+        return ReportFormat.html
+    suffix = Path(str(output)).suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise UsageError(
+            f"cannot tell the format of {output!r}",
+            hint="end it in .html, .md, .csv or .json, or say --format",
+        )
+    return _SUFFIXES[suffix]
+
+
+def _target(source: str, output: str | None, kind: ReportFormat) -> Path | None:
+    """The file to write; ``None`` is stdout."""
+    if output == "-" or (output is None and kind in _PRINTED):
+        return None
+    if output is None and source == "-":
+        raise UsageError(
+            "a result from stdin has no place to write beside", hint="say -o report.html or -o -"
+        )
+    target = Path(output) if output is not None else Path(source).with_suffix(f".{kind}")
+    if source != "-" and target.resolve() == Path(source).resolve():
+        raise UsageError(f"{target} is the result itself and would be overwritten", hint="name another file")
+    return target
+
+
+def _print(result: Result, kind: ReportFormat) -> None:
+    if kind is ReportFormat.table:
+        from kvplan.reporting.console import summary_table
+
+        stdout_console().print(summary_table(result))
+        return
+    answer(_text(result, kind, pictures=None))
+    if kind is ReportFormat.html:
+        _say_downsampled(result)
+
+
+def _text(result: Result, kind: ReportFormat, *, pictures: str | None) -> str:
+    if kind is ReportFormat.html:
+        from kvplan.reporting.html import render_html
+
+        return render_html(result)
+    if kind is ReportFormat.md:
+        from kvplan.reporting.markdown import render_markdown
+
+        return render_markdown(result, pictures=pictures)
+    if kind is ReportFormat.csv:
+        from kvplan.reporting.csv import result_csv
+
+        return result_csv(result)
+    if kind is ReportFormat.json:
+        from kvplan.reporting.result import result_json
+
+        return result_json(result) + "\n"
+    from rich.console import Console
+
+    from kvplan.cli.output import PLAIN_WIDTH
+    from kvplan.reporting.console import summary_table
+
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=PLAIN_WIDTH, color_system=None, highlight=False, emoji=False)
+    console.print(summary_table(result))
+    return buffer.getvalue()
+
+
+def _write(path: Path, text: str) -> None:
+    """Write the whole file or leave the old one: a report is never half there."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8", newline="\n")
+        draft.replace(path)
+    except OSError as exc:
+        draft.unlink(missing_ok=True)
+        exc.filename = str(path)
+        raise

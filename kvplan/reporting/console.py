@@ -1,0 +1,124 @@
+"""A result on the terminal: the answer, then the figures, within 80 columns and without colour too."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from kvplan.reporting.result import Result
+from kvplan.reporting.verdict import cautions, verdict
+from kvplan.reporting.wording import LATENCIES, count, decimal, percent, plain, plural, seconds
+from kvplan.units import format_bytes
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.text import Text
+
+MAX_WARNINGS = 8
+
+_ASCII = str.maketrans(
+    {"✓": "+", "✗": "x", "×": "x", "·": "-", "–": "-", "−": "-", "µ": "u", "…": "~", "“": '"', "”": '"'}
+)
+
+_STYLES = {"met": "bold green", "missed": "bold red", "partial": "bold yellow", "neutral": "bold"}
+
+Write = Callable[..., "Text"]
+
+
+def summary_table(result: Result) -> RenderableType:
+    """What ``kvplan simulate`` prints after a run; print it with any rich console.
+
+    Text of the result is never read as markup, and signs become ASCII where the stream has no UTF-8.
+    """
+    return _Summary(result)
+
+
+class _Summary:
+    """Defers all wording until rich says what the stream can show."""
+
+    def __init__(self, result: Result) -> None:
+        self.result = result
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        def write(line: str, style: str = "") -> Text:
+            if options.ascii_only:
+                line = line.translate(_ASCII).encode("ascii", "replace").decode()
+            return Text(line, style=style)
+
+        said = verdict(self.result)
+        yield write(said.headline, _STYLES[said.tone])
+        for chip in said.chips:
+            sign, style = ("✓", "green") if chip.passed else ("✗", "red")
+            yield write(f"  {sign} {chip.name} {chip.value}, {chip.relation} {chip.limit}", style)
+        yield write("")
+        for name, value in _lines(self.result):
+            yield from _wrapped(f"{name:13}", value, write, options.max_width)
+        yield write("")
+        yield _latency(self.result, write)
+        notes = [*cautions(self.result), *map(plain, self.result.warnings[:MAX_WARNINGS])]
+        left = len(self.result.warnings) - MAX_WARNINGS
+        if left > 0:
+            notes.append(f"{plural(left, 'more warning')} in the result")
+        if notes:
+            yield write("")
+        for note in notes:
+            yield from _wrapped("- ", note, write, options.max_width)
+
+
+def _wrapped(head: str, body: str, write: Write, width: int) -> Iterator[Text]:
+    """Lines of ``body`` hanging after ``head``, without padding at their ends."""
+    for line in textwrap.wrap(body, max(20, width - len(head))):
+        yield write(head + line)
+        head = " " * len(head)
+
+
+def _lines(result: Result) -> list[tuple[str, str]]:
+    totals, rate = result.totals, result.throughput
+    served = [f"{count(totals.finished)} of {count(totals.requests)} finished"]
+    if totals.rejected:
+        served.append(f"{count(totals.rejected)} rejected")
+    if totals.unfinished:
+        served.append(f"{count(totals.unfinished)} unfinished")
+    tokens = f"{count(totals.prompt_tokens)} prompt, {count(totals.output_tokens)} output"
+    speed = f"{decimal(rate.requests_per_s)} requests/s, {decimal(rate.output_tokens_per_s)} output tokens/s"
+    pool = (
+        f"{count(result.pool.usable_blocks)} blocks of {result.pool.block_size} tokens, "
+        f"{percent(result.peak_use)} in use at the peak"
+    )
+    found = f"{percent(result.hit_ratio)} of {count(totals.queried_tokens)} tokens looked up"
+    lines = [
+        ("Requests", ", ".join(served)),
+        ("Tokens", tokens),
+        ("Time", f"{seconds(totals.makespan_s)} in {plural(totals.steps, 'step')}"),
+        ("Throughput", speed),
+        ("KV pool", pool),
+        ("Prefix hits", found),
+        ("Preemptions", f"{count(totals.preemptions)}, {count(totals.evicted_blocks)} blocks evicted"),
+    ]
+    if result.memory is not None:
+        largest = sorted(result.memory.bill, key=lambda item: -item.bytes)[:3]
+        parts = ", ".join(
+            f"{plain(item.name, 24).replace('_', ' ')} {format_bytes(item.bytes)}" for item in largest
+        )
+        lines.append(("Memory", f"{format_bytes(result.memory.total_bytes)} a GPU: {parts}, ..."))
+    return lines
+
+
+def _latency(result: Result, write: Write) -> RenderableType:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for index, name in enumerate(("Latency", "Requests", "Mean", "p50", "p90", "p99", "Max")):
+        table.add_column(write(name), justify="right" if index else "left", no_wrap=True)
+    for field, (name, _) in LATENCIES.items():
+        item = getattr(result.latency, field)
+        if item is None:
+            cells = ["0", *["–"] * 5]
+        else:
+            cells = [count(item.count), *map(seconds, (item.mean, item.p50, item.p90, item.p99, item.max))]
+        table.add_row(write(name), *map(write, cells))
+    return table
