@@ -34,6 +34,7 @@ class PageGroup:
     """Layers that share a block table.
 
     ``layers`` includes padding layers; ``page_bytes`` is the page of one layer, ``block_bytes`` of all.
+    ``reach`` says which tokens the group keeps and its limit, as in ``Store``; ``state`` for recurrent state.
     """
 
     name: str
@@ -43,6 +44,7 @@ class PageGroup:
     page_bytes: int
     block_bytes: int
     blocks_per_request: int
+    reach: tuple[str, int] = ("context", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,26 +79,34 @@ def vllm_layout(
     block_size: int = 16,
     mamba_mode: MambaMode = "none",
     latent: bool = False,
+    cp: int = 1,
 ) -> Layout:
     """Group the layers of one GPU and count the blocks of a request that may grow to ``tokens`` tokens.
 
     Args:
         latent: the attention layers keep MLA latents (their kernels want blocks in multiples of 128 when
             the block size has to grow for a state).
+        cp: ranks the context is divided over; windows and states are copied.
     """
+    shared = -(-tokens // cp)
     stores = [item.store for item in layers if item.store is not None]
     states = [item.state_bytes for item in layers if item.state_bytes]
     if any(store.page_alignment > 1 for store in stores):
-        return _packed(stores, tokens, retention, in_flight, block_size)
+        return _packed(stores, (tokens, shared), retention, in_flight, block_size)
     if states and stores:
         block_size = _grown_block(stores, max(states), block_size, latent)
     state_blocks = 2 if mamba_mode == "align" else 1
-    kinds = _kinds(stores, states, tokens, retention, in_flight, block_size, state_blocks)
+    kinds = _kinds(stores, states, (tokens, shared), retention, in_flight, block_size, state_blocks)
     if not kinds:
         return Layout(block_size, ())
     if len({(kind.tokens, kind.need, kind.reach) for kind in kinds}) == 1:
         return Layout(block_size, (_one_group(kinds),))
-    return Layout(block_size, _equal_groups(kinds, tokens, retention, in_flight))
+    return Layout(block_size, _equal_groups(kinds, (tokens, shared), retention, in_flight))
+
+
+def _tokens(store: Store, tokens: tuple[int, int]) -> int:
+    """All tokens, or this context rank's share of them."""
+    return tokens[1] if store.reach == "context" and store.name != "indexer keys" else tokens[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +131,7 @@ def _grown_block(stores: Sequence[Store], state: int, block_size: int, latent: b
 def _kinds(
     stores: Sequence[Store],
     states: Sequence[int],
-    tokens: int,
+    tokens: tuple[int, int],
     retention: Retention,
     in_flight: int,
     block_size: int,
@@ -133,7 +143,7 @@ def _kinds(
     kinds = []
     for store, count in alike.items():
         size = store.block_tokens(block_size)
-        need = blocks(store, tokens, retention, in_flight, block_size)
+        need = blocks(store, _tokens(store, tokens), retention, in_flight, block_size)
         reach = (store.reach, store.limit)
         kinds.append(_Kind(store.name, count, store.page_bytes(size), size, need, store, reach))
     by_state: dict[int, int] = {}
@@ -150,11 +160,11 @@ def _one_group(kinds: Sequence[_Kind]) -> PageGroup:
     width = sum(kind.count * kind.page for kind in kinds)
     name = " + ".join(dict.fromkeys(kind.name for kind in kinds))
     page = max(kind.page for kind in kinds)
-    return PageGroup(name, total, 0, kinds[0].tokens, page, width, kinds[0].need)
+    return PageGroup(name, total, 0, kinds[0].tokens, page, width, kinds[0].need, kinds[0].reach)
 
 
 def _equal_groups(
-    kinds: Sequence[_Kind], tokens: int, retention: Retention, in_flight: int
+    kinds: Sequence[_Kind], tokens: tuple[int, int], retention: Retention, in_flight: int
 ) -> tuple[PageGroup, ...]:
     """Make pages equal (longer blocks, else padding) and deal layers into groups of one size."""
     page = max(kind.page for kind in kinds)
@@ -162,7 +172,7 @@ def _equal_groups(
     for kind in kinds:
         if kind.store is not None and kind.page != page and page % kind.page == 0:
             longer = replace(kind.store, page_tokens=kind.tokens * (page // kind.page))
-            need = blocks(longer, tokens, retention, in_flight, 0)
+            need = blocks(longer, _tokens(longer, tokens), retention, in_flight, 0)
             kind = replace(kind, tokens=longer.page_tokens, need=need)
         unified.append(replace(kind, page=page))
     counts = [kind.count for kind in unified]
@@ -172,12 +182,14 @@ def _equal_groups(
         number = -(-kind.count // size)
         for index in range(number):
             real = len(range(index, kind.count, number))
-            groups.append(PageGroup(kind.name, size, size - real, kind.tokens, page, size * page, kind.need))
+            groups.append(
+                PageGroup(kind.name, size, size - real, kind.tokens, page, size * page, kind.need, kind.reach)
+            )
     return tuple(groups)
 
 
 def _packed(
-    stores: Sequence[Store], tokens: int, retention: Retention, in_flight: int, block_size: int
+    stores: Sequence[Store], tokens: tuple[int, int], retention: Retention, in_flight: int, block_size: int
 ) -> Layout:
     alike: dict[Store, int] = {}
     for store in stores:
@@ -186,6 +198,7 @@ def _packed(
     for store, count in alike.items():
         size = store.block_tokens(block_size)
         page = store.page_bytes(size)
-        need = blocks(store, tokens, retention, in_flight, block_size)
-        groups.append(PageGroup(store.name, count, 0, size, page, count * page, need))
+        need = blocks(store, _tokens(store, tokens), retention, in_flight, block_size)
+        reach = (store.reach, store.limit)
+        groups.append(PageGroup(store.name, count, 0, size, page, count * page, need, reach))
     return Layout(lcm(*(group.block_tokens for group in groups)), tuple(groups))
