@@ -17,6 +17,7 @@ from kvplan.kernels.batch import PagedBatch
 from kvplan.kernels.cache import COUNTERS, PagedKVCache
 from kvplan.kernels.gpu import append as append_kernel
 from kvplan.kernels.gpu import decode as decode_kernel
+from kvplan.kernels.gpu import write as write_kernel
 from kvplan.kernels.variants import (
     DIRECT,
     FUSED,
@@ -26,6 +27,9 @@ from kvplan.kernels.variants import (
     append_variant,
     decode_variant,
     reduce_variant,
+    write_groups_variant,
+    write_ring_variant,
+    write_variant,
 )
 
 INTERPRETED = type(decode_kernel.reduce).__name__ == "InterpretedFunction"
@@ -44,7 +48,10 @@ def target(device_index: int | None = None) -> Target:
 def constants(variant: Variant) -> dict[str, Any]:
     """Compile-time constants and launch options as keyword arguments."""
     resolved = {k: getattr(tl, v) if k == "CT" else v for k, v in variant.constants.items()}
-    return resolved | {"num_warps": variant.warps, "num_stages": variant.stages}
+    options = {"num_warps": variant.warps, "num_stages": variant.stages}
+    if variant.kernel.startswith("write") and not INTERPRETED:
+        options["enable_fp_fusion"] = False
+    return resolved | options
 
 
 def sources(cache: PagedKVCache) -> tuple[Tensor, ...]:
@@ -116,3 +123,41 @@ def append(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: floa
         scale, window, batch.block_table.stride(0), heads, cache.kv_heads, group, **constants(variant),
     )  # fmt: skip
     return out, lse
+
+
+def write(cache: PagedKVCache, key: Tensor, value: Tensor, slots: Tensor) -> None:
+    """Quantize tokens [T, H, D] into slots (int64 [T], negative to skip)."""
+    tokens, heads, dim = key.shape
+    if tokens == 0:
+        return
+    variant = write_variant(cache.format, head_dim=dim, block_size=cache.block_size, target=Target(None))
+    raw = cache.key.dtype != torch.uint8
+    held = [t.view(torch.int16) if raw else t for t in (key, value, cache.key, cache.value)]
+    blocks = -(-tokens // variant.constants["TB"])
+    write_kernel.write[(blocks, heads)](
+        held[0], held[1], slots, held[2], held[3], cache.key_scale, cache.key_minimum, cache.value_scale,
+        cache.value_minimum, cache.key_static, cache.value_static, tokens, heads, **constants(variant),
+    )  # fmt: skip
+
+
+def write_append(cache: PagedKVCache, key: Tensor, value: Tensor, batch: PagedBatch) -> None:
+    """Write the new tokens of a batch into a cache with a residual ring."""
+    fmt, dim, heads = cache.format, cache.head_dim, cache.kv_heads
+    if key.shape[0] == 0:
+        return
+    starts, rows = batch.starts(), batch.ring_rows()
+    groups = write_groups_variant(fmt, head_dim=dim, block_size=cache.block_size)
+    # A sequence that gains n tokens completes at most ceil(n / g) groups.
+    most = -(-batch.max_query // fmt.token_group)
+    write_kernel.write_groups[(batch.sequences, heads, most)](
+        key, value, starts, batch.lengths, rows, batch.block_table, cache.key, cache.value, cache.key_scale,
+        cache.key_minimum, cache.value_scale, cache.value_minimum, cache.value_static, cache.key_ring,
+        cache.value_ring, batch.block_table.stride(0), heads, **constants(groups),
+    )  # fmt: skip
+    ring = write_ring_variant(fmt, head_dim=dim)
+    key, value, ring_key, ring_value = (
+        t.view(torch.int16) for t in (key, value, cache.key_ring, cache.value_ring)
+    )
+    write_kernel.write_ring[(batch.sequences, heads, fmt.residual // ring.constants["TB"])](
+        key, value, starts, batch.lengths, rows, ring_key, ring_value, heads, **constants(ring)
+    )

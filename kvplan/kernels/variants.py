@@ -147,3 +147,45 @@ def append_variant(fmt: KVFormat, *, head_dim: int, block_size: int, windowed: b
 def reduce_variant(head_dim: int, splits: int) -> Variant:
     """The second stage."""
     return Variant("reduce", {"D": head_dim, "NS": power_of_two(splits)}, 4, 1)
+
+
+def write_variant(fmt: KVFormat, *, head_dim: int, block_size: int, target: Target) -> Variant:
+    """The cache writer of formats that code tokens alone."""
+    constants = {
+        "D": head_dim, "BS": block_size, "TB": 32,
+        **side_constants("K", fmt.key, head_dim), **side_constants("V", fmt.value, head_dim),
+    }  # fmt: skip
+    return Variant("write", constants, 4, 1)
+
+
+def write_groups_variant(fmt: KVFormat, *, head_dim: int, block_size: int) -> Variant:
+    """KIVI: the groups that leave the ring."""
+    value = side_constants("V", fmt.value, head_dim)
+    constants = {
+        "D": head_dim, "BS": block_size, "RING": fmt.residual, "KCODE": int(fmt.key.code),
+        "KGROUP": fmt.key.group, **value,
+    }  # fmt: skip
+    return Variant("write_groups", constants, 4, 1)
+
+
+def write_ring_variant(fmt: KVFormat, *, head_dim: int) -> Variant:
+    """KIVI: the tokens that stay in 16 bits."""
+    constants = {"D": head_dim, "RING": fmt.residual, "KGROUP": fmt.key.group, "TB": 32}
+    return Variant("write_ring", constants, 4, 1)
+
+
+def mla_variant(fmt: KVFormat, *, block_size: int, mode: int, target: Target, splits_bound: int = 1) -> Variant:
+    """MLA decode and append: 16 query columns, latent tiles of 128."""
+    tokens = tile_tokens(block_size, 32 if target.interpreted else 64)
+    constants = {
+        "BS": block_size, "BN": tokens, "BH": 16, "PAGED": block_size % tokens == 0, "MODE": mode,
+        "CODE": int(fmt.key.code), "CT": target.compute_type(fmt, "bfloat16"), "DEFER": True,
+        "NS": power_of_two(splits_bound),
+        **{k: v for k, v in target.switches().items() if k != "FOLD"},
+    }  # fmt: skip
+    return Variant("mla", constants, 8, 1)
+
+
+def write_mla_variant(fmt: KVFormat) -> Variant:
+    """The latent writer."""
+    return Variant("write_mla", {"TB": 16, "CODE": int(fmt.key.code)}, 4, 1)

@@ -1,0 +1,181 @@
+"""Multi-head latent attention on the paged latent: keys are latent and RoPE parts, values are the latent itself.
+
+Queries are absorbed (projected into the latent space), so one 512-wide latent serves every head as key and value;
+a tile of it is loaded once and used twice. The latent is handled as four tiles of 128, which is also the
+granularity of the fp8 scales.
+
+Grid (sequences, blocks of query columns, splits). Column c of a sequence is token ``c // HQ``, head ``c % HQ``:
+decode is the case of one token each.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from kvplan.kernels.gpu.codes import unpack
+from kvplan.kernels.gpu.decode import combine
+from kvplan.kernels.gpu.encode import float8_code
+from kvplan.kernels.gpu.query import LOG2E
+from kvplan.kernels.gpu.tile import softmax_step
+from kvplan.kernels.gpu.walk import locate
+from kvplan.kernels.gpu.write import copy_rows
+
+@triton.jit
+def load_columns(Q, line, ok, width: tl.constexpr):
+    """[width, BH] fp32 of a query, starting at elements ``line`` [BH]."""
+    d = tl.arange(0, width)
+    mask = (d < width)[:, None] & ok[None, :]
+    return tl.load(Q + line[None, :] + d[:, None], mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def mla_step(C, R, S, table, t, end, hi, q, qr, factor, m, l, acc, BS: tl.constexpr, BN: tl.constexpr,
+             PAGED: tl.constexpr, CODE: tl.constexpr, CT: tl.constexpr, ASM: tl.constexpr,
+             NATIVE: tl.constexpr, DEFER: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
+    """One tile of latent."""
+    base, offset = locate(table, t, end, 1, t * 0, BS, BN, PAGED, MASKED)
+    position = t + tl.arange(0, BN)
+    ok = position < end
+    d = tl.arange(0, 128)
+    r = tl.arange(0, 64)
+    line = base + offset
+    if MASKED:
+        rope = tl.load(R + line[:, None] * 64 + r[None, :], mask=ok[:, None] & (r < 64)[None, :], other=0.0)
+    else:
+        rope = tl.load(R + line[:, None] * 64 + r[None, :])
+    st = tl.dot(rope.to(tl.float32).to(CT), qr)
+    tiles = ()
+    scales = ()
+    for i in tl.static_range(4):
+        p = C + line[:, None] * 512 + (i * 128 + d)[None, :]
+        mask = ok[:, None] & (d < 128)[None, :]
+        if MASKED:
+            raw = tl.load(p, mask=mask, other=0.0) if CODE == 0 else tl.load(p, mask=mask, other=0)
+        else:
+            raw = tl.load(p)
+        y = unpack(raw, CODE, CT, False, ASM, NATIVE)
+        tiles = tiles + (y[0],)
+        if CODE == 0:
+            st = tl.dot(y[0], q[i], st)
+        else:
+            if MASKED:
+                s = tl.load(S + line * 4 + i, mask=ok, other=0.0)
+            else:
+                s = tl.load(S + line * 4 + i)
+            # Without native conversion unpack leaves 2^-8 in.
+            s = s if NATIVE else s * 256.0
+            scales = scales + (s,)
+            st += tl.dot(y[0], q[i]) * s[:, None]
+    visible = ok[:, None] & (position[:, None] < hi[None, :])
+    p, m, l, alpha = softmax_step(st * factor[None, :], visible, m, l, DEFER, MASKED)
+    out = ()
+    for i in tl.static_range(4):
+        if CODE == 0:
+            pc = p.to(CT)
+        else:
+            pc = (p * scales[i][:, None]).to(CT)
+        out = out + (tl.dot(tl.trans(tiles[i]), pc, acc[i] * alpha[None, :]),)
+    return m, l, out
+
+
+@triton.jit
+def mla(Q, C, R, S, TABLE, LENGTHS, STARTS, OUT, LSE, PM, PL, PO, COUNT, scale, table_stride, splits, HQ,
+        BS: tl.constexpr, BN: tl.constexpr, BH: tl.constexpr, PAGED: tl.constexpr, MODE: tl.constexpr,
+        CODE: tl.constexpr, CT: tl.constexpr, ASM: tl.constexpr, NATIVE: tl.constexpr, DEFER: tl.constexpr,
+        NS: tl.constexpr):  # fmt: skip
+    """See ``launch_mla`` for shapes."""
+    b = tl.program_id(0)
+    split = tl.program_id(2)
+    begin = tl.load(STARTS + b)
+    tokens = tl.load(STARTS + b + 1) - begin
+    if tl.program_id(1) * BH < tokens * HQ:
+        column = tl.program_id(1) * BH + tl.arange(0, BH)
+        ok = column < tokens * HQ
+        rows = begin * HQ + column
+        length = tl.load(LENGTHS + b)
+        hi = tl.where(ok, length - tokens + column // HQ + 1, 0)
+        lowest = length - tokens + (tl.program_id(1) * BH) // HQ
+        highest = length - tokens + tl.minimum((tl.program_id(1) * BH + BH - 1) // HQ, tokens - 1) + 1
+        line = rows.to(tl.int64) * 576
+        raw = ()
+        top = tl.full([BH], 0.0, tl.float32)
+        for i in tl.static_range(4):
+            x = load_columns(Q, line + i * 128, ok, 128)
+            raw = raw + (x,)
+            top = tl.maximum(top, tl.max(tl.abs(x), 0))
+        xr = load_columns(Q, line + 512, ok, 64)
+        top = tl.maximum(top, tl.max(tl.abs(xr), 0))
+        power = tl.maximum((top.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True), 1e-30)
+        q = ()
+        acc = ()
+        for i in tl.static_range(4):
+            q = q + ((raw[i] / power[None, :]).to(CT),)
+            acc = acc + (tl.zeros([128, BH], tl.float32),)
+        qr = (xr / power[None, :]).to(CT)
+        factor = power * (scale * LOG2E)
+        m = tl.full([BH], -1e30, tl.float32)
+        l = tl.zeros([BN, BH], tl.float32) if DEFER else tl.zeros([BH], tl.float32)
+        share = tl.cdiv(tl.cdiv(highest, splits), BN) * BN
+        start = split * share
+        end = tl.minimum(start + share, highest)
+        table = TABLE + b.to(tl.int64) * table_stride
+        inner = start + tl.maximum(tl.minimum(end, lowest + 1) - start, 0) // BN * BN
+        for t in range(start, inner, BN):
+            m, l, acc = mla_step(C, R, S, table, t, end, hi, q, qr, factor, m, l, acc, BS, BN, PAGED, CODE,
+                                 CT, ASM, NATIVE, DEFER, False)  # fmt: skip
+        for t in tl.range(inner, end, BN, num_stages=1):
+            m, l, acc = mla_step(C, R, S, table, t, end, hi, q, qr, factor, m, l, acc, BS, BN, PAGED, CODE,
+                                 CT, ASM, NATIVE, DEFER, True)  # fmt: skip
+        total = tl.sum(l, 0) if DEFER else l
+        d = tl.arange(0, 128)
+        mask = (d < 128)[:, None] & ok[None, :]
+        if MODE == 0:
+            safe = tl.where(total > 0.0, total, 1.0)
+            for i in tl.static_range(4):
+                o = (acc[i] / safe[None, :]).to(OUT.dtype.element_ty)
+                tl.store(OUT + rows[None, :].to(tl.int64) * 512 + (i * 128 + d)[:, None], o, mask=mask)
+            lse = (m + tl.log2(safe)) * 0.6931471805599453
+            tl.store(LSE + rows, tl.where(total > 0.0, lse, float("-inf")), mask=ok)
+        else:
+            part = rows * splits + split
+            tl.store(PM + part, m, mask=ok)
+            tl.store(PL + part, total, mask=ok)
+            for i in tl.static_range(4):
+                tl.store(PO + part[None, :].to(tl.int64) * 512 + (i * 128 + d)[:, None], acc[i], mask=mask)
+            if MODE == 2:
+                tl.debug_barrier()
+                counter = COUNT + b * tl.num_programs(1) + tl.program_id(1)
+                arrived = tl.atomic_add(counter, 1, sem="acq_rel")
+                if arrived == splits - 1:
+                    tl.debug_barrier()
+                    for i in range(0, BH):
+                        if tl.program_id(1) * BH + i < tokens * HQ:
+                            row = begin * HQ + tl.program_id(1) * BH + i
+                            combine(PM, PL, PO, OUT, LSE, row, splits, 512, NS)
+                    tl.store(counter, 0)
+
+
+@triton.jit
+def write_mla(XC, XR, SLOTS, C, R, S, tokens, TB: tl.constexpr, CODE: tl.constexpr):
+    """Write latents [T, 512] and RoPE keys [T, 64] (16-bit, passed as int16 where they are copied).
+
+    fp8: one fp32 scale per 128 elements, largest magnitude to 448. Grid (blocks of TB tokens).
+    """
+    token = tl.program_id(0) * TB + tl.arange(0, TB)
+    there = token < tokens
+    slot = tl.load(SLOTS + token, mask=there, other=-1)
+    ok = there & (slot >= 0)
+    source = token.to(tl.int64)
+    copy_rows(XR, source * 64, R, slot * 64, ok, 64)
+    if CODE == 0:
+        copy_rows(XC, source * 512, C, slot * 512, ok, 512)
+    else:
+        d = tl.arange(0, 128)
+        for i in tl.static_range(4):
+            mask = ok[:, None] & (d < 128)[None, :]
+            x = tl.load(XC + source[:, None] * 512 + (i * 128 + d)[None, :], mask=mask, other=0.0).to(tl.float32)
+            scale = tl.maximum(tl.max(tl.abs(x), 1) * (1.0 / 448.0), 1e-12)
+            code = float8_code(x * tl.math.div_rn(1.0, scale)[:, None], 3, -6, 448.0)
+            tl.store(S + slot * 4 + i, scale, mask=ok)
+            tl.store(C + slot[:, None] * 512 + (i * 128 + d)[None, :], code, mask=mask)

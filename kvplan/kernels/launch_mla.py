@@ -1,0 +1,68 @@
+"""Launching the MLA kernels; see ``launch`` for the conventions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kvplan.kernels.batch import PagedBatch
+from kvplan.kernels.cache import COUNTERS
+from kvplan.kernels.formats import LATENT_DIM
+from kvplan.kernels.gpu import decode as decode_kernel
+from kvplan.kernels.gpu import mla as mla_kernel
+from kvplan.kernels.launch import constants, target
+from kvplan.kernels.mla_cache import MLACache
+from kvplan.kernels.variants import (
+    DIRECT,
+    FUSED,
+    PARTIAL,
+    Target,
+    mla_variant,
+    reduce_variant,
+    write_mla_variant,
+)
+
+
+def attention(query: Tensor, cache: MLACache, batch: PagedBatch, *, scale: float, splits: int, fused: bool,
+              on: Target | None = None, out: Tensor | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Absorbed queries [T, HQ, 576] to (out [T, HQ, 512], lse fp32 [T, HQ])."""
+    on = on or target(query.device.index)
+    tokens, heads, _ = query.shape
+    out = query.new_empty(tokens, heads, LATENT_DIM) if out is None else out
+    lse = torch.empty(tokens, heads, dtype=torch.float32, device=query.device)
+    if tokens == 0:
+        return out, lse
+    mode = DIRECT if splits == 1 else PARTIAL
+    variant = mla_variant(cache.format, block_size=cache.block_size, mode=mode, target=on, splits_bound=splits)
+    columns = -(-batch.max_query * heads // variant.constants["BH"])
+    if mode == PARTIAL and fused and batch.sequences * columns <= COUNTERS:
+        mode = variant.constants["MODE"] = FUSED
+    if mode != FUSED:
+        variant.constants["NS"] = 1
+    rows = tokens * heads if mode != DIRECT else 0
+    top = torch.empty(rows, splits, dtype=torch.float32, device=query.device)
+    total = torch.empty_like(top)
+    part = torch.empty(rows, splits, LATENT_DIM, dtype=torch.float32, device=query.device)
+    mla_kernel.mla[(batch.sequences, columns, splits)](
+        query, cache.latent, cache.rope, cache.scale, batch.block_table, batch.lengths, batch.starts(), out, lse,
+        top, total, part, cache.counters, scale, batch.block_table.stride(0), splits, heads, **constants(variant),
+    )  # fmt: skip
+    if mode == PARTIAL:
+        decode_kernel.reduce[(rows,)](
+            top, total, part, out, lse, splits, **constants(reduce_variant(LATENT_DIM, splits))
+        )
+    return out, lse
+
+
+def write(cache: MLACache, latent: Tensor, rope: Tensor, slots: Tensor) -> None:
+    """Latents [T, 512] and RoPE keys [T, 64] into slots (int64 [T], negative to skip)."""
+    tokens = latent.shape[0]
+    if tokens == 0:
+        return
+    variant = write_mla_variant(cache.format)
+    raw = cache.latent.dtype != torch.uint8
+    source, held = (latent.view(torch.int16), cache.latent.view(torch.int16)) if raw else (latent, cache.latent)
+    mla_kernel.write_mla[(-(-tokens // variant.constants["TB"]),)](
+        source, rope.view(torch.int16), slots, held, cache.rope.view(torch.int16), cache.scale, tokens,
+        **constants(variant),
+    )  # fmt: skip
