@@ -31,6 +31,7 @@ VERBS: dict[str, Verb] = {
     "trace": Verb("kvplan.cli.commands.trace", "app"),
     "models": Verb("kvplan.cli.commands.models", "app"),
     "gpus": Verb("kvplan.cli.commands.gpus", "app"),
+    "explain-log": Verb("kvplan.cli.commands.explain_log", "explain_log"),
 }
 """Every verb, in the order of ``kvplan --help``."""
 

@@ -1,0 +1,175 @@
+"""``kvplan explain-log``: a pasted start-up log, line by line: why the pool is what it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kvplan.cli.options import FormatOption, OutputFormat
+
+if TYPE_CHECKING:
+    from kvplan.sizing.logs.account import Account
+    from kvplan.sizing.logs.lines import Reading
+
+MAX_BYTES = 64 << 20
+"""Largest log read: start-ups are kilobytes."""
+
+
+def explain_log(
+    log: Annotated[str, typer.Argument(help="The log file, or - for stdin.")],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="Compare the bytes a token with kvplan's for this model."),
+    ] = None,
+    tp: Annotated[
+        int | None, typer.Option("--tp", min=1, help="Tensor parallelism, if the log is silent.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", "--kv-dtype", help="KV number format, if the log is silent.")
+    ] = None,
+    unread: Annotated[
+        int, typer.Option("--unread", min=0, help="Show so many of the lines that were not understood.")
+    ] = 0,
+    output: FormatOption = OutputFormat.table,
+) -> None:
+    """Explain a vLLM or SGLang start-up log: what each memory line means, and what would enlarge the pool."""
+    from kvplan.sizing.logs.account import account
+    from kvplan.sizing.logs.lines import read_log
+
+    reading = read_log(_lines(log))
+    found = account(reading)
+    document = _document(reading, found, _compare(found, model, tp, dtype), unread)
+    _print(document, output)
+
+
+def _lines(log: str) -> list[str]:
+    import sys
+
+    from kvplan.errors import DataError
+
+    if log == "-":
+        text = sys.stdin.buffer.read(MAX_BYTES + 1)
+    else:
+        with open(log, "rb") as file:
+            text = file.read(MAX_BYTES + 1)
+    if len(text) > MAX_BYTES:
+        raise DataError(
+            f"the log is larger than {MAX_BYTES >> 20} MiB",
+            where=log,
+            hint="cut it to the start-up: everything before the first request",
+        )
+    return text.decode("utf-8", errors="replace").splitlines()
+
+
+def _compare(found: Account, model: str | None, tp: int | None, dtype: str | None) -> dict[str, Any] | None:
+    """Our bytes a token for the named model beside the log's."""
+    if model is None or found.bytes_per_token is None:
+        return None
+    from kvplan.sizing.sharding import Parallel
+    from kvplan.sizing.size import size_model
+    from kvplan.specs.formats import kv_format
+    from kvplan.specs.resolve import resolve_model
+
+    spec = resolve_model(model).model
+    parallel = Parallel(tp=tp or found.tp or 1)
+    report = size_model(
+        spec,
+        context_tokens=found.context_tokens or spec.max_context or 8192,
+        kv=kv_format(dtype or found.kv_dtype or spec.dtype),
+        parallel=parallel,
+        retention=found.engine,
+    )
+    ours = report.bytes_per_gpu / report.request.context_tokens
+    return {
+        "model": spec.name,
+        "tp": parallel.tp,
+        "kv_dtype": report.request.form.name,
+        "bytes_per_token_per_gpu": round(ours, 3),
+        "log_bytes_per_token": round(found.bytes_per_token, 3),
+        "difference": round(found.bytes_per_token / ours - 1, 6),
+    }
+
+
+def _document(
+    reading: Reading, found: Account, comparison: dict[str, Any] | None, unread: int
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from kvplan.sizing.logs.explanation import enlargements, explained_lines, reasons
+
+    rate = found.bytes_per_token
+    return {
+        "schema": "kvplan.explain-log/1",
+        "account": asdict(found),
+        "bytes_per_token": round(rate, 3) if rate is not None else None,
+        "lines": [asdict(line) for line in explained_lines(reading)],
+        "reasons": reasons(found),
+        "enlarge": [asdict(change) for change in enlargements(found)],
+        "comparison": comparison,
+        "read": {
+            "lines": reading.lines,
+            "understood": len({fact.line for fact in reading.facts}),
+            "not_understood": len(reading.unread),
+        },
+        "unread": [{"line": line, "text": text} for line, text in reading.unread[:unread]],
+    }
+
+
+def _print(document: dict[str, Any], output: OutputFormat) -> None:
+    from kvplan.cli.output import answer, csv_text, markdown_table, print_json
+
+    columns = ("line", "name", "says", "means")
+    rows = [[line[column] for column in columns] for line in document["lines"]]
+    if output is OutputFormat.json:
+        print_json(document)
+    elif output is OutputFormat.csv:
+        answer(csv_text(columns, rows))
+    elif output is OutputFormat.md:
+        answer(markdown_table(columns, rows))
+    else:
+        answer("\n".join(_table(document)))
+
+
+def _table(document: dict[str, Any]) -> list[str]:
+    from kvplan.units import format_bytes, format_tokens
+
+    found = document["account"]
+    about = [found["engine"], found["version"], found["model"]]
+    lines = ["   ".join(word for word in about if word), ""]
+    for line in document["lines"]:
+        lines += _wrap(f"  {line['line']:>5}  {line['says']}", 9)
+        lines += _wrap(f"         -> {line['means']}", 12)
+    if document["reasons"]:
+        lines += ["", "  why"]
+        for reason in document["reasons"]:
+            lines += _wrap(f"    {reason}", 6)
+    if (comparison := document["comparison"]) is not None:
+        lines += _wrap(
+            f"    {comparison['model']} at tp {comparison['tp']} in {comparison['kv_dtype']}: "
+            f"{comparison['bytes_per_token_per_gpu']:,.0f} B a token by kvplan, "
+            f"{comparison['log_bytes_per_token']:,.0f} B by the log ({comparison['difference']:+.2%})",
+            6,
+        )
+    if document["enlarge"]:
+        lines += ["", "  what would enlarge it"]
+        for change in document["enlarge"]:
+            gain = []
+            if change["gained_bytes"] is not None:
+                gain.append(f"+{format_bytes(change['gained_bytes'])}")
+            if change["gained_tokens"] is not None:
+                gain.append(f"+{format_tokens(change['gained_tokens'])} tokens")
+            lines += _wrap(f"    {change['change']}: {', '.join([*gain, change['why']])}", 6)
+    read = document["read"]
+    counts = f"{read['understood']} of {read['lines']} lines understood, {read['not_understood']} not"
+    lines += ["", f"  {counts} (--unread N)"]
+    lines += [f"  {item['line']:>5}  {item['text']}" for item in document["unread"]]
+    return lines
+
+
+def _wrap(text: str, indent: int) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(
+        text, 80, subsequent_indent=" " * indent, break_on_hyphens=False, replace_whitespace=False
+    ) or [""]  # fmt: skip

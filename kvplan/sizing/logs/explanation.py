@@ -1,0 +1,223 @@
+"""Why the pool is what it is, line by line, and what would enlarge it: words computed from the account."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvplan.sizing.logs.account import Account
+from kvplan.sizing.logs.lines import Fact, Reading
+from kvplan.units import format_bytes, format_tokens
+
+MEANINGS = {
+    "version": "whose rules apply",
+    "options": "the options the server was started with",
+    "max_model_len": "the longest request it accepts; concurrency is counted in requests of this length",
+    "step_budget": "tokens of one step: the profiling run uses as many, so activations grow with it",
+    "weights": "weights of one rank, with scales, rotary tables and the allocator's rounding",
+    "budget": "utilization is a share of the total memory, not of what was free",
+    "bill": "measured by running one step of the largest size",
+    "pool": "what the budget leaves for the cache",
+    "graph_estimate": "memory CUDA graphs are expected to take; since 0.21 it is taken out of the budget",
+    "graph_sizes": "how many graphs will be captured",
+    "utilization_shift": "the graphs' share of the budget, said as utilization",
+    "utilization_hint": "what 0.21 and later will subtract for graphs",
+    "blocks": "the pool in blocks, 16 tokens each unless --block-size says otherwise",
+    "tokens": "the pool in tokens",
+    "concurrency": "requests of full length that fit at once",
+    "graphs": "what capturing really took",
+    "graph_pool": "what capturing really took, beside the estimate",
+    "usage": "the bill after start-up, with what was free before",
+    "usage_consumed": "the bill after start-up, weights and everything outside PyTorch in one number",
+    "not_free": "less than the budget, a share of the total, was free: another process holds memory",
+    "no_pool": "weights and overheads alone exceed the budget",
+    "too_long": "one request of the longest length needs more than the pool",
+    "longest": "the longest request this pool could hold",
+    "hybrid_block": "a hybrid: attention blocks grow until one holds the recurrent state of a layer",
+    "page_padding": "a hybrid: state pages are padded to the attention page",
+    "padding_layers": "a hybrid: layer groups are filled up to equal size, and the padding takes pool memory",
+    "blocks_override": "the number of blocks was set by hand (also during profiling)",
+    "kv_dtype": "the cache's number format",
+    "load_begin": "free memory once the process and its communicators are up",
+    "load_end": "free memory once the weights are loaded",
+    "sglang_pool": "the pool as allocated (GB here means GiB)",
+    "sglang_window_pool": "two pools: all layers' tokens, and the sliding-window layers'",
+    "sglang_state": "slots for the state of recurrent layers: they cap concurrency as the tokens do",
+    "pool_end": "what is left for activations and graphs",
+    "graph_begin": "free memory before graphs are captured",
+    "sglang_graphs": "what capturing took, from the memory outside the pool",
+    "sglang_limits": "the limits in force",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One understood line: its number, what it says, what that means."""
+
+    line: int
+    name: str
+    says: str
+    means: str
+
+
+@dataclass(frozen=True, slots=True)
+class Enlargement:
+    """A change and what it gains by the log's own numbers; ``None`` where they do not say."""
+
+    change: str
+    gained_bytes: int | None
+    gained_tokens: int | None
+    why: str
+
+
+def explained_lines(reading: Reading) -> list[Line]:
+    """Every understood line; repeats of other ranks once."""
+    seen: set[tuple[str, str]] = set()
+    lines = []
+    for fact in reading.facts:
+        says = _says(fact)
+        if (fact.name, says) not in seen:
+            seen.add((fact.name, says))
+            lines.append(Line(fact.line, fact.name, says, MEANINGS[fact.name]))
+    return lines
+
+
+def _says(fact: Fact) -> str:
+    parts = []
+    for key, value in fact.values.items():
+        if isinstance(value, str):
+            parts.append(value if key == "words" else f"{key.replace('_', ' ')} {value}")
+        elif key.endswith("_gib"):
+            parts.append(f"{key[:-4].replace('_', ' ')} {value:g} GiB")
+        elif key.endswith("_percent"):
+            parts.append(f"{key[:-8].replace('_', ' ')} {value:g} %")
+        else:
+            parts.append(f"{key.replace('_', ' ')} {value:,.10g}")
+    return ", ".join(parts)
+
+
+def reasons(log: Account) -> list[str]:
+    """The account in sentences: arithmetic that the log's numbers bear out, nothing else."""
+    found = [*_budget(log), *_shares(log), *_meaning(log)]
+    if log.refused == "not_free" and log.free_bytes is not None and log.budget_bytes is not None:
+        short = format_bytes(log.budget_bytes - log.free_bytes)
+        found.append(f"it did not start: {short} of the budget were not free when it came up")
+    elif log.refused == "no_pool":
+        found.append("it did not start: nothing was left for the cache")
+    elif log.refused == "too_long":
+        found.append("it did not start: the pool is smaller than one request of the longest length")
+    return found
+
+
+def _budget(log: Account) -> list[str]:
+    if log.engine == "sglang":
+        if log.free_bytes is not None and log.utilization is not None and log.weights_bytes is not None:
+            may = log.free_bytes * log.utilization
+            text = (
+                f"{format_bytes(log.free_bytes)} free x {log.utilization:g} mem_fraction_static "
+                f"= {format_bytes(may)} for weights and pool - {format_bytes(log.weights_bytes)} weights "
+                f"= {format_bytes(may - log.weights_bytes)} for the pool"
+            )
+            return [text]
+        return []
+    if log.total_bytes is None or log.utilization is None or log.budget_bytes is None:
+        return []
+    share = f"{format_bytes(log.total_bytes)} in all x {log.utilization:g} utilization"
+    return [f"{share} = {format_bytes(log.budget_bytes)} for everything"]
+
+
+def _shares(log: Account) -> list[str]:
+    if (
+        log.engine == "sglang"
+        or log.budget_bytes is None
+        or log.weights_bytes is None
+        or log.pool_bytes is None
+    ):
+        return []
+    parts = [f"{format_bytes(log.weights_bytes)} weights"]
+    for size, name in ((log.activation_bytes, "activation peak"), (log.runtime_bytes, "outside PyTorch")):
+        if size is not None:
+            parts.append(f"{format_bytes(size)} {name}")
+    rest = log.remainder_bytes or 0
+    text = f"{format_bytes(log.budget_bytes)} - {' - '.join(parts)}"
+    tolerance = 3 * 0.005 * (1 << 30)  # logs round to hundredths of a GiB
+    if rest > tolerance:
+        unnamed = [
+            name
+            for size, name in (
+                (log.activation_bytes, "activations"),
+                (log.runtime_bytes, "runtime"),
+                (None, "CUDA graphs"),
+            )
+            if size is None
+        ]
+        text += f" - {format_bytes(rest)} the log does not itemise ({', '.join(unnamed)})"
+    return [f"{text} = {format_bytes(log.pool_bytes)} for the cache"]
+
+
+def _meaning(log: Account) -> list[str]:
+    found = []
+    rate, capacity = log.bytes_per_token, log.capacity_tokens
+    if rate is not None:
+        assert log.pool_bytes is not None
+        found.append(
+            f"{format_bytes(log.pool_bytes)} / {format_tokens(log.pool_tokens or 0)} tokens "
+            f"= {rate:,.0f} B a token on one GPU"
+        )
+    if capacity is not None and log.pool_tokens:
+        ratio = capacity / log.pool_tokens
+        if abs(ratio - 1) > 0.02:
+            found.append(
+                f"concurrency x context is {format_tokens(capacity)} tokens, {ratio:.2f}x the token line: "
+                "layers differ, and the token line bills every layer alike (vLLM before 0.21); trust the "
+                "concurrency"
+            )
+    return found
+
+
+def enlargements(log: Account) -> list[Enlargement]:
+    """What would enlarge the pool; gains are computed where the log has the numbers."""
+    found = []
+    rate = log.bytes_per_token
+
+    def tokens(gained: int) -> int | None:
+        return None if rate is None else int(gained / rate)
+
+    base = log.free_bytes if log.engine == "sglang" else log.total_bytes
+    option = "--mem-fraction-static" if log.engine == "sglang" else "--gpu-memory-utilization"
+    if base is not None and log.utilization is not None and log.utilization < 0.95:
+        gained = round(base * (0.95 - log.utilization))
+        found.append(
+            Enlargement(f"{option} 0.95", gained, tokens(gained), "a larger share of the same memory")
+        )
+    if log.restoring_utilization is not None and log.total_bytes is not None and log.utilization is not None:
+        gained = round(log.total_bytes * (log.restoring_utilization - log.utilization))
+        found.append(
+            Enlargement(
+                f"{option} {log.restoring_utilization:g}",
+                gained,
+                tokens(gained),
+                "gives the graphs' share back",
+            )
+        )
+    if log.kv_dtype is None and log.pool_tokens:
+        found.append(
+            Enlargement(
+                "--kv-cache-dtype fp8", None, log.pool_tokens, "half the bytes a token, twice the tokens"
+            )
+        )
+    if log.activation_bytes is not None and log.activation_bytes > (log.pool_bytes or 0) // 20:
+        found.append(
+            Enlargement(
+                "a smaller --max-num-seqs or --max-num-batched-tokens", None, None,
+                f"the activation peak of {format_bytes(log.activation_bytes)} is proportional to them",
+            )
+        )  # fmt: skip
+    if log.weights_bytes is not None and (log.tp or 1) < 8:
+        gained = log.weights_bytes // 2
+        found.append(
+            Enlargement(
+                f"--tensor-parallel-size {2 * (log.tp or 1)}", gained, None,
+                "half the weights a GPU, half the bytes a token where KV heads divide; less the collectives",
+            )
+        )  # fmt: skip
+    return found

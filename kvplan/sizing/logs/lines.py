@@ -1,0 +1,92 @@
+"""Reading a start-up log: which lines speak of memory, and what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from kvplan.errors import DataError
+from kvplan.sizing.logs.wordings import CONFIGURATIONS, OPTION_WORDS, OPTIONS, WORDINGS
+
+MAX_LINE = 1 << 15
+"""Characters of a line that are looked at: printed configurations run to a few thousand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What one line says. ``values`` holds numbers and words by field name; ``line`` counts from 1."""
+
+    name: str
+    engine: str
+    line: int
+    values: dict[str, float | str]
+    text: str
+
+    def number(self, key: str) -> float:
+        """A value known to be numeric."""
+        value = self.values[key]
+        assert isinstance(value, float)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A log read: its facts in order, and the lines that no wording knew."""
+
+    facts: tuple[Fact, ...]
+    lines: int
+    unread: tuple[tuple[int, str], ...]
+
+
+def read_log(lines: Iterable[str]) -> Reading:
+    """Everything the log says about memory.
+
+    Raises:
+        DataError: no line was understood.
+    """
+    facts: list[Fact] = []
+    unread: list[tuple[int, str]] = []
+    count = 0
+    for count, raw in enumerate(lines, 1):
+        text = raw.rstrip("\r\n")[:MAX_LINE]
+        found = list(_facts(text, count))
+        facts += found
+        if not found and text.strip():
+            unread.append((count, text))
+    if not facts:
+        raise DataError(
+            "no line of this log was understood",
+            hint="paste the start-up of vLLM or SGLang, from the engine's configuration to the first request",
+        )
+    return Reading(tuple(facts), count, tuple(unread))
+
+
+def _facts(text: str, line: int) -> Iterator[Fact]:
+    lowered = text.casefold()
+    for cue, engine in CONFIGURATIONS:
+        if cue in lowered:
+            options = _options(text)
+            if options:
+                yield Fact("options", engine, line, options, text)
+            break
+    taken: set[str] = set()
+    for wording in WORDINGS:
+        if wording.name in taken or wording.cue not in lowered:
+            continue
+        match = wording.expression.search(text)
+        if match is not None:
+            taken.add(wording.name)
+            values = {
+                key: word if key in wording.words else float(word.replace(",", ""))
+                for key, word in match.groupdict().items()
+            }
+            yield Fact(wording.name, wording.engine, line, values, text)
+
+
+def _options(text: str) -> dict[str, float | str]:
+    found: dict[str, float | str] = {}
+    for name, expression in OPTIONS.items():
+        match = expression.search(text)
+        if match is not None and match.group(1) not in ("None", "auto"):
+            found[name] = match.group(1) if name in OPTION_WORDS else float(match.group(1))
+    return found
