@@ -29,11 +29,14 @@ class Block(Frozen):
     mlp: Mlp | None = None
     weights_shared: bool = False
     """True where every layer of this kind uses one set of weights for attention and MLP (Zamba)."""
+    no_op: bool = False
+    """True for a layer that architecture search emptied: it has no part at all."""
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
-        if self.attention is None and self.cross is None and self.state is None and self.mlp is None:
-            raise ValueError("a block needs at least one of attention, cross, state, mlp")
+        parts = (self.attention, self.cross, self.state, self.mlp)
+        if self.no_op != all(part is None for part in parts):
+            raise ValueError("a block needs attention, cross, state or mlp; an empty one says no_op: true")
         return self
 
 

@@ -1,0 +1,187 @@
+"""``kvplan size``: what the KV cache of a model takes, line by line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kvplan.cli.options import FormatOption, OutputFormat
+
+if TYPE_CHECKING:
+    from kvplan.sizing.size import SizeReport
+    from kvplan.specs.model import ModelSpec
+    from kvplan.specs.resolve import Resolved
+
+ALTERNATIVES = ("bf16", "fp8", "int8_per_token_head", "int4", "nvfp4", "kivi2", "fp8_ds_mla", "nvfp4_ds_mla")
+"""Number formats the table compares with; those that do not apply to the model are left out."""
+
+
+def size(
+    model: Annotated[
+        str, typer.Argument(help="Name, alias, Hugging Face id, config.json, its directory, or a spec file.")
+    ],
+    ctx: Annotated[
+        str | None,
+        typer.Option("--ctx", "--context", help="Context in tokens: 131072, 128k. Default: the model's."),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", "--kv-dtype", help="KV number format: bf16, fp8, int4, kivi2 ...")
+    ] = None,
+    dtype_k: Annotated[str | None, typer.Option("--dtype-k", help="Number format of K alone.")] = None,
+    dtype_v: Annotated[str | None, typer.Option("--dtype-v", help="Number format of V alone.")] = None,
+    batch: Annotated[int, typer.Option(help="Sequences.")] = 1,
+    block_size: Annotated[int, typer.Option(help="Tokens of a block.")] = 16,
+    tp: Annotated[int, typer.Option(help="Tensor parallelism.")] = 1,
+    pp: Annotated[int, typer.Option(help="Pipeline parallelism.")] = 1,
+    cp: Annotated[int, typer.Option(help="Context parallelism.")] = 1,
+    dp: Annotated[int, typer.Option(help="Data parallelism: replicas.")] = 1,
+    dp_attention: Annotated[
+        bool,
+        typer.Option("--dp-attention", help="Deal sequences over the TP ranks instead of splitting heads."),
+    ] = False,
+    retention: Annotated[
+        str, typer.Option(help="What is kept: vllm, sglang, transformers, ideal, streaming:S+W, h2o:R.")
+    ] = "vllm",
+    max_num_batched_tokens: Annotated[
+        int, typer.Option(help="Token budget of a step; windows are held open for it.")
+    ] = 8192,
+    encoder_tokens: Annotated[
+        str | None, typer.Option(help="Tokens of the encoder's input (encoder-decoder models).")
+    ] = None,
+    images: Annotated[int, typer.Option(help="Images in the context (cross-attention vision models).")] = 0,
+    draft: Annotated[
+        bool, typer.Option("--draft", help="Also keep the KV of the model's MTP layers.")
+    ] = False,
+    output: FormatOption = OutputFormat.table,
+) -> None:
+    """Size the KV cache of MODEL: per token, per sequence, in blocks, per GPU, with every formula."""
+    from kvplan.errors import UsageError
+    from kvplan.sizing.sharding import Parallel
+    from kvplan.sizing.size import size_model
+    from kvplan.specs.formats import kv_format, kv_pair
+    from kvplan.specs.resolve import resolve_model
+    from kvplan.units import parse_tokens
+
+    found = resolve_model(model)
+    spec = found.model
+    base = dtype or spec.dtype
+    form = kv_pair(dtype_k or base, dtype_v or base) if dtype_k or dtype_v else kv_format(base)
+    if ctx is None and spec.max_context is None:
+        raise UsageError(f"{spec.name} does not say how long its context is", hint="give --ctx")
+    tokens = parse_tokens(ctx) if ctx is not None else spec.max_context
+    assert tokens is not None
+    report = size_model(
+        spec,
+        context_tokens=tokens,
+        kv=form,
+        batch=batch,
+        block_size=block_size,
+        parallel=Parallel(tp, pp, cp, dp, dp_attention),
+        retention=retention,
+        max_num_batched_tokens=max_num_batched_tokens,
+        encoder_tokens=parse_tokens(encoder_tokens) if encoder_tokens is not None else None,
+        images=images,
+        draft=draft,
+    )
+    _print(report, found, output)
+
+
+def _print(report: SizeReport, found: Resolved, output: OutputFormat) -> None:
+    from kvplan.cli.output import answer, csv_text, markdown_table, print_json, warn
+
+    warnings = (*found.warnings, *report.warnings)
+    if output is OutputFormat.json:
+        document = report.to_dict()
+        document["origin"] = found.origin
+        document["warnings"] = list(warnings)
+        print_json(document)
+        return
+    for message in warnings:
+        warn(message)
+    columns = ("name", "formula", "value", "unit", "source")
+    rows = [(t.name, t.formula, t.value, t.unit, t.source) for t in report.terms]
+    if output is OutputFormat.csv:
+        answer(csv_text(columns, rows))
+    elif output is OutputFormat.md:
+        answer(markdown_table(columns[:4], [row[:4] for row in rows]))
+    else:
+        answer("\n".join(_table(report, found.model, found.origin)))
+
+
+def _table(report: SizeReport, spec: ModelSpec, origin: str) -> list[str]:
+    from kvplan.units import format_bytes
+
+    ask = report.request
+    kinds = ", ".join(f"{row.count} {row.kind}" for row in report.rows)
+    lines = [
+        f"{spec.name}   {spec.num_layers} layers: {kinds}",
+        f"KV {ask.form.name}   context {ask.context_tokens:,} tokens   retention {ask.retention.name}",
+        f"spec: {origin}",
+        "",
+    ]
+    for term in report.terms:
+        number = f"{term.value:,} {term.unit}"
+        human = format_bytes(term.value) if term.value >= 1024 else ""
+        lines += _line(term.name, term.formula, number, human)
+    for words in report.sharding:
+        lines += _wrap(f"  {words}")
+    lines += _wrap("  not counted: weights, activations, runtime -> kvplan fit")
+    lines += ["", *_alternatives(report, spec)]
+    return lines
+
+
+def _line(name: str, formula: str, number: str, human: str) -> list[str]:
+    """``name  formula  bytes  human`` in 80 columns; a long formula goes on a line of its own."""
+    right = f"{number:>21} {human:>11}"
+    left = f"  {name}"
+    if len(left) + 2 + len(formula) + len(right) <= 80:
+        return [f"{left}  {formula}".ljust(80 - len(right)) + right]
+    if len(left) + len(right) <= 80:
+        return [left.ljust(80 - len(right)) + right, *_wrap(f"      {formula}")]
+    return [*_wrap(left), " " * (80 - len(right)) + right, *_wrap(f"      {formula}")]
+
+
+def _wrap(text: str) -> list[str]:
+    import textwrap
+
+    indent = " " * (len(text) - len(text.lstrip()))
+    return textwrap.wrap(text, 80, subsequent_indent=indent + "  ", break_on_hyphens=False) or [""]
+
+
+def _alternatives(report: SizeReport, spec: ModelSpec) -> list[str]:
+    from kvplan.errors import UsageError
+    from kvplan.sizing.size import size_model
+    from kvplan.specs.formats import kv_format
+    from kvplan.units import format_bytes
+
+    ask = report.request
+    lines = [f"  {'other KV formats':<24}{'per token':>16}{'allocated':>14}{'per GPU':>14}{'vs now':>10}"]
+    for name in ALTERNATIVES:
+        form = kv_format(name)
+        if form.name == ask.form.name:
+            continue
+        try:
+            other = size_model(
+                spec,
+                context_tokens=ask.context_tokens,
+                kv=form,
+                batch=ask.batch,
+                block_size=ask.block_size,
+                parallel=ask.parallel,
+                retention=ask.retention,
+                max_num_batched_tokens=ask.max_num_batched_tokens,
+                async_scheduling=ask.async_scheduling,
+                encoder_tokens=ask.encoder_tokens or None,
+                draft=ask.draft,
+                mamba_mode=ask.mamba_mode,
+            )
+        except UsageError:
+            continue  # a format for another kind of attention
+        ratio = other.allocated_bytes_per_sequence / max(report.allocated_bytes_per_sequence, 1)
+        lines.append(
+            f"  {name:<24}{f'{other.kv_bytes_per_token:,} B':>16}"
+            f"{format_bytes(other.allocated_bytes_per_sequence):>14}"
+            f"{format_bytes(other.bytes_per_gpu):>14}{ratio:>9.2f}x"
+        )
+    return lines

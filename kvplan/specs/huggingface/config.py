@@ -1,0 +1,204 @@
+"""One configuration with its habits smoothed out: nested text configs, legacy names, class defaults.
+
+A value is looked for under its current name, under the names older architectures used, and last among the
+defaults of the configuration class (``class_defaults.json``: transformers writes only what differs from them).
+A key that is present and null means null. Every key that was read is remembered, so that a refusal can name
+the ones that were not understood.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from kvplan.errors import SpecError
+from kvplan.specs.base import MAX_COUNT
+from kvplan.specs.model import MAX_LAYERS
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "hidden_size": ("n_embd", "d_model", "dim", "model_dim", "decoder_hidden_size"),
+    "num_hidden_layers": ("n_layer", "n_layers", "num_layers", "num_decoder_layers", "decoder_layers", "num_transformer_layers"),
+    "num_attention_heads": ("n_head", "n_heads", "num_heads", "decoder_attention_heads", "num_query_heads"),
+    "num_key_value_heads": ("num_kv_heads", "n_head_kv", "n_kv_heads", "kv_n_heads", "num_attention_heads_kv", "num_query_groups"),
+    "head_dim": ("attention_head_dim", "kv_channels", "d_kv", "head_size", "attention_head_size", "dim_head"),
+    "intermediate_size": ("n_inner", "ffn_hidden_size", "d_ff", "ffn_dim", "decoder_ffn_dim", "intermediate_dim"),
+    "vocab_size": ("padded_vocab_size", "text_vocab_size"),
+    "max_position_embeddings": (
+        "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length", "model_max_length",
+        "max_target_positions", "max_context_length",
+    ),
+    "num_experts": ("num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts"),
+    "num_experts_per_tok": (
+        "num_experts_per_token", "experts_per_token", "moe_topk", "moe_k", "moe_top_k", "top_k_experts",
+        "num_experts_per_topk",
+    ),
+    "moe_intermediate_size": ("expert_intermediate_size", "moe_ffn_hidden_size", "expert_ffn_hidden_size", "expert_dim"),
+    "num_shared_experts": ("n_shared_experts", "moe_num_shared_experts", "num_shared_expert"),
+    "shared_expert_intermediate_size": (
+        "moe_shared_expert_intermediate_size", "shared_intermediate_size", "share_expert_dim",
+    ),
+    "sliding_window": ("sliding_window_size", "attention_window_size", "window_size"),
+    "layer_types": ("layers_block_type", "layer_type_list"),
+    "tie_word_embeddings": (),
+}  # fmt: skip
+"""Current name -> names other architectures gave the same thing."""
+
+TEXT_KEYS = (
+    "text_config", "llm_config", "language_config", "language_model_config", "thinker_config", "text_model_config",
+    "llm", "decoder", "decoder_config",
+)  # fmt: skip
+"""Where composite models keep their language model's configuration."""
+
+INHERITED = ("tie_word_embeddings", "torch_dtype", "dtype", "quantization_config", "compression_config")
+
+MISSING: Any = object()
+
+
+@cache
+def class_defaults() -> dict[str, dict[str, Any]]:
+    """Defaults of the configuration classes by ``model_type`` (facts of transformers 5.23)."""
+    path = Path(__file__).with_name("class_defaults.json")
+    loaded: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["classes"]
+    return loaded
+
+
+class Config:
+    """A text model's configuration with typed, located access.
+
+    Attributes:
+        data: its own keys.
+        top: the whole file, for what composite models keep outside.
+        path: the file, for messages; ``prefix``: key path of ``data`` inside it.
+    """
+
+    def __init__(self, data: Mapping[str, Any], top: Mapping[str, Any], path: str, prefix: str = "") -> None:
+        self.data = data
+        self.top = top
+        self.path = path
+        self.prefix = prefix
+        self.used: set[str] = set()
+        self.model_type = str(data.get("model_type") or top.get("model_type") or "")
+        names = data.get("architectures") or top.get("architectures") or []
+        self.architecture = str(names[0]) if isinstance(names, list) and names else ""
+
+    def sub(self, key: str) -> Config | None:
+        """A nested mapping as a configuration of its own."""
+        value = self.data.get(key)
+        if not isinstance(value, Mapping):
+            return None
+        self.used.add(key)
+        return Config(value, self.top, self.path, f"{self.prefix}{key}.")
+
+    def error(self, message: str, key: str, hint: str | None = None) -> SpecError:
+        """An error at a key of this file."""
+        return SpecError(message, where=f"{self.path}  {self.prefix}{self.spelt(key)}", hint=hint)
+
+    def spelt(self, key: str) -> str:
+        """The name under which the file has ``key``."""
+        return next((name for name in (key, *NAMES.get(key, ())) if name in self.data), key)
+
+    def has(self, key: str) -> bool:
+        """Whether the file itself says something other than null."""
+        return self.get(key, defaults=False) is not None
+
+    def get(self, key: str, default: Any = None, *, defaults: bool = True) -> Any:
+        """The raw value: the file's own, the class's default, or ``default``."""
+        for name in (key, *NAMES.get(key, ())):
+            if name in self.data:
+                self.used.add(name)
+                return self.data[name]
+        if key in INHERITED and key in self.top:
+            self.used.add(key)
+            return self.top[key]
+        if defaults:
+            own = class_defaults().get(self.model_type, {})
+            for name in (key, *NAMES.get(key, ())):
+                if name in own:
+                    return own[name]
+        return default
+
+    def integer(self, key: str, default: Any = MISSING, *, least: int = 1, defaults: bool = True) -> Any:
+        """A whole number of at least ``least``; ``default`` when absent or null.
+
+        Raises:
+            SpecError: absent without a default, not a whole number, too small or too large.
+        """
+        value = self.get(key, defaults=defaults)
+        if value is None:
+            if default is MISSING:
+                raise self.error("this field is missing and its class has no default", key)
+            return default
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.error(f"expected a whole number, found {_shown(value)}", key)
+        if not least <= value <= MAX_COUNT:
+            raise self.error(f"{value} is not a possible value (at least {least})", key)
+        return value
+
+    def count(self, key: str, *, defaults: bool = True) -> int:
+        """A required whole number of at least one."""
+        value: int = self.integer(key, defaults=defaults)
+        return value
+
+    def optional(self, key: str, *, least: int = 1, defaults: bool = True) -> int | None:
+        """The same, or ``None``."""
+        value: int | None = self.integer(key, None, least=least, defaults=defaults)
+        return value
+
+    def flag(self, key: str, default: bool = False) -> bool:
+        """A boolean; absent or null means ``default``."""
+        value = self.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, (bool, int)):
+            raise self.error(f"expected true or false, found {_shown(value)}", key)
+        return bool(value)
+
+    def items(self, key: str) -> list[Any] | None:
+        """A list of at most ``MAX_LAYERS`` entries, or ``None``."""
+        value = self.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, list):
+            raise self.error(f"expected a list, found {_shown(value)}", key)
+        if len(value) > MAX_LAYERS:
+            raise self.error(f"a list of {len(value):,} entries is longer than any model has layers", key)
+        return value
+
+    def per_layer(self, key: str, layers: int) -> list[Any] | None:
+        """A list with an entry for every layer; a longer one is cut (some files describe MTP layers too)."""
+        value = self.items(key)
+        if value is None:
+            return None
+        if len(value) < layers:
+            raise self.error(f"{len(value)} entries contradict the {layers} layers of num_hidden_layers", key)
+        return value[:layers]
+
+
+def text_config(data: Mapping[str, Any], path: str) -> Config:
+    """The language model's configuration inside ``data``, however deep composite models nest it."""
+    current, prefix = data, ""
+    for _ in range(4):
+        inner = next(
+            (key for key in TEXT_KEYS if isinstance(current.get(key), Mapping) and current[key]), None
+        )
+        if inner is None:
+            break
+        if _describes_layers(current) and not _describes_layers(current[inner]):
+            break
+        prefix += f"{inner}."
+        current = current[inner]
+    return Config(current, data, path, prefix)
+
+
+def _describes_layers(data: Mapping[str, Any]) -> bool:
+    return any(name in data for name in ("num_hidden_layers", *NAMES["num_hidden_layers"]))
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,234 @@
+"""Which kind each layer is: the many ways in which configurations say so, brought to one list.
+
+Kinds: ``full sliding chunked indexed csa hca linear hybrid hybrid_sliding conv cross none``. ``hybrid`` layers
+have attention and state side by side; ``none`` is a layer without either (MLP or experts only).
+"""
+
+from __future__ import annotations
+
+from kvplan.specs.huggingface import families
+from kvplan.specs.huggingface.config import Config
+
+KINDS = {
+    "full": "full full_attention attention global global_attention softmax attn * dense_attention",
+    "sliding": "sliding sliding_attention local local_attention swa sliding_window window_attention "
+    "sliding_window_attention local_sliding reference_sliding_attention",
+    "chunked": "chunked chunked_attention",
+    "indexed": "indexed_attention deepseek_sparse_attention qwen_sparse_attention minimax_m3_sparse sparse_attention",
+    "csa": "compressed_sparse_attention",
+    "hca": "heavily_compressed_attention",
+    "linear": "linear linear_attention mamba mamba2 m recurrent rglru lightning_attention kda gdn "
+    "gated_deltanet gated_delta_net ssm",
+    "hybrid": "hybrid",
+    "hybrid_sliding": "hybrid_sliding",
+    "conv": "conv short_conv",
+    "none": "none dummy mlp moe - e no_op",
+}
+_BY_NAME = {name: kind for kind, names in KINDS.items() for name in names.split()}
+
+
+def layer_kinds(config: Config, layers: int) -> list[str]:
+    """The kind of every layer.
+
+    Raises:
+        SpecError: a kind that is not known, or a list that contradicts the number of layers.
+    """
+    for reader in (_listed, _patterned, _periodic, _windowed):
+        kinds = reader(config, layers)
+        if kinds is not None:
+            return _shared(config, kinds)
+    return _shared(config, ["full"] * layers)
+
+
+def number_of_layers(config: Config) -> int:
+    """``num_hidden_layers``, or the length of the list or pattern that replaces it."""
+    pattern = config.get("hybrid_override_pattern", defaults=False)
+    if config.optional("num_hidden_layers", least=0, defaults=False) is None:
+        if isinstance(pattern, str) and pattern:
+            return len(pattern)
+        listed = config.get("layer_types", defaults=False)
+        if isinstance(listed, list) and listed:
+            return len(listed)
+    layers = config.integer("num_hidden_layers", least=0)
+    if layers == 0:
+        raise config.error("a model needs at least one layer, found 0", "num_hidden_layers")
+    if layers > 4096:
+        raise config.error(f"{layers} layers is more than any model has", "num_hidden_layers")
+    return int(layers)
+
+
+def _kind(config: Config, key: str, value: object) -> str:
+    kind = _BY_NAME.get(str(value).strip().casefold())
+    if kind is None:
+        known = ", ".join(sorted(set(KINDS)))
+        raise config.error(f"unknown kind of layer {str(value)!r} in architecture "
+                           f"{config.architecture or config.model_type!r}", key, hint=f"kvplan knows: {known}")  # fmt: skip
+    return kind
+
+
+def _listed(config: Config, layers: int) -> list[str] | None:
+    """One entry per layer, by name."""
+    value = config.get("layer_types")
+    if isinstance(value, list) and value:
+        named = config.per_layer("layer_types", layers) or []
+        kinds = [_kind(config, "layer_types", item) for item in named]
+        if config.data.get("use_sliding_window") is False:
+            kinds = ["full" if kind == "sliding" else kind for kind in kinds]
+        return kinds
+    cycle = config.items("block_types")
+    if cycle:
+        return [_recurrent(config, cycle[index % len(cycle)]) for index in range(layers)]
+    return None
+
+
+def _recurrent(config: Config, value: object) -> str:
+    kind = _kind(config, "block_types", value)
+    # Griffin's attention blocks are always local.
+    return "sliding" if kind == "full" and config.has("attention_window_size") else kind
+
+
+def _patterned(config: Config, layers: int) -> list[str] | None:
+    """Strings of letters, lists of numbers, lists of layer indices."""
+    pattern = config.get("hybrid_override_pattern")
+    if isinstance(pattern, str) and pattern:
+        if len(pattern) < layers:
+            raise config.error(
+                f"{len(pattern)} letters contradict {layers} layers", "hybrid_override_pattern"
+            )
+        return [_kind(config, "hybrid_override_pattern", letter) for letter in pattern[:layers]]
+    for key, zero, one in (
+        ("hybrid_layer_pattern", "full", "sliding"),
+        ("attn_type_list", "linear", "full"),
+        ("is_sliding_layers", "full", "sliding"),
+    ):
+        numbers = config.per_layer(key, layers) if config.has(key) else None
+        if numbers is not None and all(item in (0, 1, True, False) for item in numbers):
+            return [one if item else zero for item in numbers]
+    ratios = config.get("compress_ratios", defaults=False)
+    if isinstance(ratios, list):
+        known = {0: "sliding", 4: "csa", 128: "hca"}
+        listed = config.per_layer("compress_ratios", layers) or []
+        for item in listed:
+            if item not in known:
+                raise config.error(f"unknown compression ratio {item!r}", "compress_ratios")
+        return [known[item] for item in listed]
+    linear = config.sub("linear_attn_config")
+    if linear is not None and linear.has("full_attn_layers"):
+        full = {int(item) - 1 for item in linear.items("full_attn_layers") or []}
+        return ["full" if index in full else "linear" for index in range(layers)]
+    for key, member, other in (
+        ("attn_layer_indices", "full", "linear"),
+        ("full_attn_idxs", "full", "conv"),
+        ("hybrid_layer_ids", "hybrid", "linear"),
+        ("local_layer_ids", "sliding", "full"),
+        ("cross_attention_layers", "cross", "full"),
+    ):
+        indices = config.items(key)
+        if indices is not None:
+            return [member if index in indices else other for index in range(layers)]
+    neo = config.items("attention_layers")
+    if neo:
+        return [
+            _kind(config, "attention_layers", item)
+            for item in (config.per_layer("attention_layers", layers) or [])
+        ]
+    nested = config.items("attention_types")
+    if nested:
+        flat = [kind for kinds, repeat in nested for _ in range(repeat) for kind in kinds]
+        return [_kind(config, "attention_types", item) for item in flat[:layers]]
+    return None
+
+
+def _periodic(config: Config, layers: int) -> list[str] | None:
+    """A period and an offset."""
+    period = config.optional("full_attention_interval")
+    if period:
+        return ["linear" if (index + 1) % period else "full" for index in range(layers)]
+    period = config.optional("layer_group_size")
+    if period:
+        full_from = layers // period * period  # an incomplete last group is full attention
+        lightning = config.model_type not in families.KIMI_DELTA
+        return [
+            "full" if (index + 1) % period == 0 or (lightning and index >= full_from) else "linear"
+            for index in range(layers)
+        ]
+    period = config.optional("attn_layer_period")
+    if period:
+        offset = config.integer("attn_layer_offset", 0, least=0)
+        attention = "hybrid" if config.model_type == "zamba" else "full"
+        return [attention if index % period == offset else "linear" for index in range(layers)]
+    if config.model_type == "falcon_h1":
+        return ["hybrid"] * layers
+    if config.model_type in ("mamba", "mamba2", "falcon_mamba", "rwkv"):
+        return ["linear"] * layers
+    if config.model_type == "minimax":
+        return ["full" if (index + 1) % 2 else "linear" for index in range(layers)]
+    if config.model_type == "kimi_linear":
+        return ["full" if index and index % 4 == 0 else "linear" for index in range(layers)]
+    if config.model_type == "zaya":
+        return ["hybrid"] * layers
+    if config.model_type == "deepseek_v4":
+        return ["hca" if index < 2 or index % 2 else "csa" for index in range(layers)]
+    if config.has("attention_chunk_size") or config.model_type.startswith("llama4"):
+        rope = config.items("no_rope_layers")
+        if not rope:
+            step = config.integer("no_rope_layer_interval", 4)
+            rope = [int((index + 1) % step != 0) for index in range(layers)]
+        return ["chunked" if rope[index % len(rope)] else "full" for index in range(layers)]
+    return None
+
+
+def _windowed(config: Config, layers: int) -> list[str] | None:
+    """Sliding windows without a list: a pattern, a flag, or all layers."""
+    window = config.get("sliding_window")
+    if window is None or window is False or config.model_type in families.IGNORED_WINDOW:
+        return None
+    if config.get("use_sliding_window") is False:
+        return None
+    if config.model_type in families.FLAGGED_WINDOW or config.has("max_window_layers"):
+        if not config.flag("use_sliding_window"):
+            return None
+        first = config.integer("max_window_layers", 0, least=0)
+        return ["sliding" if index >= first else "full" for index in range(layers)]
+    pattern = config.get("sliding_window_pattern")
+    if isinstance(pattern, str) and pattern:
+        letters = {"L": "sliding", "G": "full"}
+        return [letters.get(pattern[index % len(pattern)].upper(), "full") for index in range(layers)]
+    period, where = families.PERIODS.get(config.model_type, (0, "last"))
+    for key in ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers"):
+        period = config.integer(key, period or None, least=0) or 0
+        if config.has(key):
+            break
+    if not period:
+        return ["sliding"] * layers
+    kinds = ["full" if _is_full(index, layers, period, where) else "sliding" for index in range(layers)]
+    if config.model_type in families.LAST_LAYER_FULL:
+        kinds[-1] = "full"
+    return kinds
+
+
+def _is_full(index: int, layers: int, period: int, where: str) -> bool:
+    if where == "first":
+        return index % period == 0
+    if where == "end":
+        return (layers - 1 - index) % period == 0
+    if where == "first and last":
+        return index == 0 or (index + 1) % period == 0
+    return (index + 1) % period == 0
+
+
+def _shared(config: Config, kinds: list[str]) -> list[str]:
+    """Layers that re-use the KV of an earlier one become ``shared`` (or ``shared_sliding``)."""
+    last = config.integer("num_kv_shared_layers", 0, least=0)
+    if last >= len(kinds) and last:
+        raise config.error(
+            f"{last} sharing layers leave none of {len(kinds)} to share from", "num_kv_shared_layers"
+        )
+    sharing = set(range(len(kinds) - last, len(kinds)))
+    factor = config.integer("cla_share_factor", 1) if config.flag("use_cla") else 1
+    if factor > 1:
+        sharing |= {index for index in range(len(kinds)) if index % factor}
+    return [
+        ("shared_sliding" if kind == "sliding" else "shared") if index in sharing else kind
+        for index, kind in enumerate(kinds)
+    ]

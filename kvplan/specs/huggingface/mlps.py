@@ -1,0 +1,168 @@
+"""A layer's feed-forward part: dense, a mixture of experts, or none."""
+
+from __future__ import annotations
+
+from kvplan.specs.huggingface import families
+from kvplan.specs.huggingface.config import Config
+from kvplan.specs.mlp import DenseMlp, Mlp, MoeMlp
+
+SINGLE_PART = frozenset({"nemotron_h", "nemotron-h", "nemotron_h_puzzle"})
+"""Every layer is one thing only: a mixer, an MLP or experts."""
+
+
+def mlp(config: Config, layer: int, layers: int) -> Mlp | None:
+    """The feed-forward part of layer ``layer``.
+
+    Raises:
+        SpecError: sizes that are missing or contradictory.
+    """
+    if config.model_type in ("mamba", "mamba2", "falcon_mamba"):
+        return None
+    if config.model_type in SINGLE_PART:
+        return _single(config, layer, layers)
+    if not has_experts(config) or not _is_sparse(config, layer, layers):
+        return dense(config, layer)
+    return experts(config)
+
+
+def has_experts(config: Config) -> bool:
+    """Whether any layer may have routed experts."""
+    if config.get("enable_moe_block") is False:
+        return False
+    value = config.get("num_experts")
+    return isinstance(value, int) and not isinstance(value, bool) and value > 1
+
+
+def is_gated(config: Config) -> bool:
+    """Two projections in or one."""
+    activation = str(
+        config.get("hidden_act") or config.get("mlp_hidden_act") or config.get("activation") or ""
+    )
+    if activation in families.UNGATED_ACTIVATIONS or config.model_type in families.UNGATED:
+        return False
+    if config.has("is_gated_act"):
+        return config.flag("is_gated_act")
+    if config.has("feed_forward_proj"):
+        return str(config.get("feed_forward_proj")).startswith("gated")
+    return True
+
+
+def dense(config: Config, layer: int = 0) -> DenseMlp | None:
+    """A dense feed-forward layer."""
+    value = None
+    for key in ("intermediate_size_mlp", "dense_intermediate_size", "intermediate_size"):
+        value = config.get(key)
+        if value is not None:
+            break
+    if isinstance(value, list):
+        value = value[layer] if layer < len(value) else None
+    width = value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+    if width is None:
+        width = _implied_width(config)
+    if width is None:
+        return None
+    if config.flag("use_double_wide_mlp") and _is_sharing(config, layer):
+        width *= 2
+    return DenseMlp(intermediate_size=width, gated=is_gated(config), bias=config.flag("mlp_bias"))
+
+
+def _is_sharing(config: Config, layer: int) -> bool:
+    layers = config.integer("num_hidden_layers", 0, least=0)
+    return layer >= layers - config.integer("num_kv_shared_layers", 0, least=0)
+
+
+def _implied_width(config: Config) -> int | None:
+    """Older architectures leave the width unsaid: four times the hidden size."""
+    if has_experts(config) and config.has("moe_intermediate_size"):
+        return None
+    ratio = config.get("expansion_ratio") or config.get("ffn_ratio")
+    if isinstance(ratio, (int, float)) and ratio > 0:
+        return int(config.count("hidden_size") * ratio)
+    if config.model_type in families.UNGATED:
+        return 4 * config.count("hidden_size")
+    return None
+
+
+def experts(config: Config) -> MoeMlp:
+    """Routed and shared experts."""
+    number = config.count("num_experts")
+    width = config.optional("moe_intermediate_size") or config.count("intermediate_size")
+    shared = config.optional("shared_expert_intermediate_size", least=0)
+    many = config.get("num_shared_experts")
+    copies = many if isinstance(many, int) and not isinstance(many, bool) else 0
+    if shared is None:
+        shared = width * copies
+        if config.model_type.startswith("llama4"):
+            shared = width
+    elif copies > 1 and config.has("moe_shared_expert_intermediate_size"):
+        shared *= copies
+    chosen = config.optional("num_experts_per_tok") or 1
+    beside = dense(config) if config.model_type.startswith("gemma4") or config.flag("moe_residual") else None
+    return MoeMlp(
+        experts=number,
+        experts_per_token=min(chosen, number),
+        intermediate_size=width,
+        shared_intermediate_size=shared,
+        shared_gate=config.model_type.startswith(("qwen2_moe", "qwen3_next", "qwen3_5")),
+        gated=is_gated(config),
+        bias=config.model_type == "gpt_oss",
+        latent_size=config.optional("moe_latent_size"),
+        dense=beside,
+    )
+
+
+def _is_sparse(config: Config, layer: int, layers: int) -> bool:
+    """Whether this layer has experts: a list, a prefix, a period, or a set of exceptions."""
+    types = config.per_layer("mlp_layer_types", layers) if config.has("mlp_layer_types") else None
+    if types is not None:
+        return bool(types[layer] != "dense")
+    frequency = config.get("moe_layer_freq")
+    if isinstance(frequency, list):
+        listed = config.per_layer("moe_layer_freq", layers) or []
+        return bool(listed[layer])
+    exceptions = config.items("mlp_only_layers") or []
+    if layer in exceptions:
+        return False
+    chosen = config.items("moe_layers") if isinstance(config.get("moe_layers"), list) else None
+    if chosen:
+        return layer in chosen
+    prefix = next(
+        (
+            config.integer(key, 0, least=0)
+            for key in (
+                "first_k_dense_replace",
+                "num_dense_layers",
+                "moe_layer_start_index",
+                "n_dense_first_layers",
+            )
+            if config.has(key)
+        ),
+        config.integer("first_k_dense_replace", 0, least=0),
+    )
+    if layer < prefix:
+        return False
+    if isinstance(frequency, int) and frequency > 1:
+        return layer % frequency == 0
+    step = config.integer("interleave_moe_layer_step", 0, least=0) or config.integer(
+        "decoder_sparse_step", 1, least=0
+    )
+    if step > 1:
+        return (layer + 1) % step == 0
+    period = config.integer("expert_layer_period", 1)
+    if period > 1:
+        return bool(layer % period == config.integer("expert_layer_offset", 0, least=0))
+    return True
+
+
+def _single(config: Config, layer: int, layers: int) -> Mlp | None:
+    """Hybrids that alternate mixers and feed-forward layers."""
+    pattern = config.get("hybrid_override_pattern")
+    listed = config.get("layer_types")
+    what = ""
+    if isinstance(pattern, str) and layer < len(pattern):
+        what = {"-": "mlp", "E": "moe"}.get(pattern[layer], "")
+    elif isinstance(listed, list) and layer < len(listed):
+        what = str(listed[layer])
+    if what == "moe":
+        return experts(config)
+    return dense(config, layer) if what == "mlp" else None

@@ -1,0 +1,124 @@
+"""The parts beside the decoder stack: encoder, vision tower, multi-token-prediction layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from kvplan.errors import SpecError
+from kvplan.specs.attention import FullAttention
+from kvplan.specs.huggingface import families
+from kvplan.specs.huggingface.attention import head_dim
+from kvplan.specs.huggingface.config import Config
+from kvplan.specs.huggingface.mlps import is_gated
+from kvplan.specs.mlp import DenseMlp
+from kvplan.specs.model import Block, Draft, Encoder, Vision
+
+
+def is_encoder_decoder(config: Config) -> bool:
+    """Whether the decoder attends to an encoder."""
+    return (
+        config.model_type in families.ENCODER_DECODER
+        or config.get("is_encoder_decoder", defaults=False) is True
+    )
+
+
+def encoder(config: Config) -> Encoder:
+    """The encoder of an encoder-decoder model."""
+    hidden = config.count("hidden_size")
+    heads = config.optional("encoder_attention_heads") or config.count("num_attention_heads")
+    width = config.optional("encoder_ffn_dim") or config.optional("intermediate_size") or 4 * hidden
+    layers = config.optional("encoder_layers", least=0)
+    if layers is None:
+        # T5: num_layers is the encoder's, num_decoder_layers the decoder's.
+        layers = int(config.data.get("num_layers") or config.data.get("num_hidden_layers") or 0)
+    positions = config.optional("max_source_positions")
+    dim = head_dim(config, heads)
+    return Encoder(
+        layers=layers,
+        hidden_size=hidden,
+        attention=FullAttention(query_heads=heads, kv_heads=heads, head_dim=dim),
+        mlp=DenseMlp(intermediate_size=width, gated=is_gated(config)),
+        max_tokens=positions,
+        fixed_length=config.model_type in families.FIXED_ENCODER,
+    )
+
+
+def decoder_layers(config: Config) -> int | None:
+    """Decoder layers where they have a name of their own (T5, BART, Whisper)."""
+    for key in ("num_decoder_layers", "decoder_layers"):
+        value = config.data.get(key)
+        if isinstance(value, int) and not isinstance(value, bool):
+            if value < 1:
+                raise config.error(f"a model needs at least one layer, found {value}", key)
+            return value
+    return None
+
+
+def vision(top: Mapping[str, object], path: str) -> tuple[Vision | None, list[str]]:
+    """The vision tower, as far as its configuration says; what it leaves unsaid is a warning, not an error."""
+    raw = next((top[key] for key in ("vision_config", "visual_config", "vit_config") if top.get(key)), None)
+    if not isinstance(raw, Mapping):
+        return None, []
+    config = Config(raw, {}, path, "vision_config.")
+    try:
+        layers = _one(config, "num_hidden_layers", "depth", "layers", "vt_num_hidden_layers")
+        hidden = _one(config, "hidden_size", "embed_dim", "width", "vt_hidden_size")
+        width = _one(config, "intermediate_size", "vt_intermediate_size", "mlp_dim")
+        ratio = raw.get("mlp_ratio")
+        if width is None and hidden is not None and isinstance(ratio, (int, float)):
+            width = int(hidden * ratio)
+        if layers is None or hidden is None or width is None:
+            return None, ["the vision tower does not give its layers and widths: its weights are not counted"]
+        heads = _one(config, "num_attention_heads", "num_heads", "attention_heads")
+    except SpecError as exc:
+        return None, [f"the vision tower is not counted: {exc.message}"]
+    return (
+        Vision(
+            layers=layers,
+            hidden_size=hidden,
+            intermediate_size=width,
+            heads=heads,
+            gated=str(raw.get("hidden_act", "")) in ("silu", "swiglu"),
+            tokens_per_image=_tokens_per_image(top, config),
+        ),
+        [],
+    )
+
+
+def _one(config: Config, *keys: str) -> int | None:
+    for key in keys:
+        value = config.optional(key)
+        if value is not None:
+            return value
+    return None
+
+
+def _tokens_per_image(top: Mapping[str, object], config: Config) -> int | None:
+    for key in (
+        "mm_tokens_per_image",
+        "vision_soft_tokens_per_image",
+        "image_seq_length",
+        "num_image_tokens",
+    ):
+        value = top.get(key)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    tiles = config.optional("max_num_tiles")
+    size, patch = config.optional("image_size"), config.optional("patch_size")
+    if tiles and size and patch:  # Llama 3.2 Vision: every tile, each with a class token
+        return tiles * ((size // patch) ** 2 + 1)
+    return None
+
+
+def draft(config: Config, blocks: Sequence[Block]) -> Draft | None:
+    """Multi-token-prediction layers: each is like the topmost layer that has attention."""
+    layers = 0
+    for key in ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", "num_mtp_modules"):
+        value = config.get(key, defaults=False)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 64:
+            layers = value
+            break
+    block = next((block for block in reversed(blocks) if block.attention is not None), None)
+    if not layers or block is None:
+        return None
+    return Draft(layers=layers, block=block)

@@ -1,0 +1,195 @@
+"""A Hugging Face configuration to a ModelSpec: kinds of layers, blocks, weights, parts beside the stack."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from kvplan.errors import SpecError
+from kvplan.specs.attention import SharedAttention
+from kvplan.specs.base import Source
+from kvplan.specs.document import read_json
+from kvplan.specs.huggingface.attention import attention, cross_attention
+from kvplan.specs.huggingface.config import Config, text_config
+from kvplan.specs.huggingface.layers import layer_kinds, number_of_layers
+from kvplan.specs.huggingface.layout import segments
+from kvplan.specs.huggingface.mlps import mlp
+from kvplan.specs.huggingface.nas import nas_blocks
+from kvplan.specs.huggingface.parts import decoder_layers, draft, encoder, is_encoder_decoder, vision
+from kvplan.specs.huggingface.quantization import model_dtype, weights
+from kvplan.specs.huggingface.states import state
+from kvplan.specs.huggingface.understood import (
+    refuse_other_files,
+    refuse_unknown_fields,
+    refuse_without_cache,
+)
+from kvplan.specs.model import Block, ExtraWeights, ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """The model a configuration describes, and what reading it left to say."""
+
+    model: ModelSpec
+    warnings: tuple[str, ...] = ()
+
+
+def read_config(path: Path, *, name: str | None = None, source: Source | None = None) -> Imported:
+    """Read a ``config.json``.
+
+    Raises:
+        SpecError: unreadable as JSON, not a decoder's configuration, a field that is missing, impossible or
+            contradictory, or an architecture that is not understood. OSError: the file cannot be opened.
+    """
+    return import_config(read_json(path), str(path), name=name or name_from_path(path), source=source)
+
+
+def import_config(data: Mapping[str, Any], path: str, *, name: str, source: Source | None = None) -> Imported:
+    """Build a model from a configuration; ``path`` is what errors call the file. Raises as ``read_config``."""
+    refuse_other_files(data, path)
+    config = text_config(data, path)
+    refuse_without_cache(config)
+    layers = decoder_layers(config) or number_of_layers(config)
+    warnings: list[str] = []
+    try:
+        stack = nas_blocks(config, layers) or _blocks(config, layers)
+        new = refuse_unknown_fields(config)
+        spec = _assemble(config, data, stack, name, source, warnings)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        keys = ".".join(str(key) for key in first["loc"])
+        message = str(first["msg"]).removeprefix("Value error, ")
+        raise SpecError(f"{keys}: {message}" if keys else message, where=path) from None
+    return Imported(spec, tuple([new] if new else []) + tuple(warnings))
+
+
+def _blocks(config: Config, layers: int) -> list[Block]:
+    kinds = layer_kinds(config, layers)
+    crossed = is_encoder_decoder(config)
+    found = []
+    for index, kind in enumerate(kinds):
+        own = attention(config, kind, index, layers)
+        cross = None
+        if kind == "cross":
+            cross = cross_attention(config, "vision")
+        elif crossed:
+            cross = cross_attention(config, "encoder")
+        part = state(config, kind)
+        if part is None and kind == "linear":
+            raise config.error("a layer with a state, but none is described", "layer_types")
+        shared = config.model_type in ("zamba", "zamba2") and kind == "hybrid"
+        feed = mlp(config, index, layers)
+        if config.model_type in ("zamba", "zamba2") and kind == "linear":
+            feed = None  # only the shared blocks have a feed-forward part
+        found.append(
+            Block(
+                attention=own,
+                cross=cross,
+                state=part,
+                mlp=feed,
+                weights_shared=shared,
+                no_op=own is None and cross is None and part is None and feed is None,
+            )
+        )
+    return found
+
+
+def _assemble(
+    config: Config,
+    data: Mapping[str, Any],
+    stack: list[Block],
+    name: str,
+    source: Source | None,
+    warnings: list[str],
+) -> ModelSpec:
+    dtype, plain = model_dtype(config)
+    stored, kv, notes = weights(config, plain)
+    warnings += notes
+    tower, notes = vision(data, config.path)
+    warnings += notes
+    if kv:
+        warnings.append(
+            f"the checkpoint asks for a KV cache in {kv}; sized in {dtype} unless --dtype says so"
+        )
+    names, blocks = _named(stack)
+    fields: dict[str, Any] = dict(
+        name=name,
+        family=_slug(config.model_type or config.architecture or "model"),
+        source=source or Source(url=config.path, note="read from a local configuration"),
+        hidden_size=config.count("hidden_size"),
+        vocab_size=config.count("vocab_size"),
+        max_context=config.optional("max_position_embeddings"),
+        tie_embeddings=config.flag("tie_word_embeddings", True),
+        learned_positions=_learned_positions(config),
+        dtype="fp16" if dtype == "fp16" else "bf16",
+        weights=stored,
+        kv_format=kv,
+        blocks=blocks,
+        layout=segments(names),
+        encoder=encoder(config) if is_encoder_decoder(config) else None,
+        vision=tower,
+        draft=draft(config, stack),
+        extra_weights=_extra(config, len(stack)),
+    )
+    return ModelSpec.model_validate(fields)
+
+
+def _learned_positions(config: Config) -> int:
+    if config.model_type in ("gpt2", "gpt_bigcode", "opt", "gpt_neo", "whisper", "bart", "mbart", "imagegpt"):
+        return config.optional("max_position_embeddings") or 0
+    return 0
+
+
+def _extra(config: Config, layers: int) -> tuple[ExtraWeights, ...]:
+    width = config.integer("hidden_size_per_layer_input", 0, least=0)
+    if not width:
+        return ()
+    rows = config.optional("vocab_size_per_layer_input") or config.count("vocab_size")
+    return (ExtraWeights(name="per-layer embeddings", parameters=rows * width * layers, active=False),)
+
+
+def _named(stack: list[Block]) -> tuple[list[str], dict[str, Block]]:
+    """A short name for every distinct block, in order of first appearance."""
+    names: dict[Block, str] = {}
+    used: dict[str, Block] = {}
+    moe = {block.mlp.kind for block in stack if block.mlp is not None}
+    for block in stack:
+        if block in names:
+            continue
+        base = _base_name(block)
+        if len(moe) > 1 and block.mlp is not None:
+            base += "_" + block.mlp.kind
+        name, number = base, 2
+        while name in used:
+            name, number = f"{base}_{number}", number + 1
+        names[block], used[name] = name, block
+    return [names[block] for block in stack], used
+
+
+def _base_name(block: Block) -> str:
+    parts = []
+    if isinstance(block.attention, SharedAttention):
+        parts.append("shared_sliding" if block.attention.window else "shared")
+    elif block.attention is not None:
+        parts.append(block.attention.kind)
+    elif block.cross is not None:
+        parts.append("cross")
+    if block.state is not None:
+        parts.append(block.state.kind)
+    return "_".join(parts) or ("mlp" if block.mlp is not None else "no_op")
+
+
+def name_from_path(path: Path) -> str:
+    """``.../Qwen3-8B/config.json`` and ``.../Qwen__Qwen3-8B.json`` are both ``qwen3-8b``."""
+    stem = path.stem if path.stem != "config" else path.resolve().parent.name
+    return _slug(stem.split("__")[-1])
+
+
+def _slug(text: str) -> str:
+    folded = re.sub(r"[^a-z0-9._-]+", "-", text.casefold()).strip("-._")[:96]
+    return folded or "model"

@@ -1,0 +1,193 @@
+"""A layer's constant state from the fields that describe it: which fields exist says which kind it is."""
+
+from __future__ import annotations
+
+from kvplan.specs.huggingface import families
+from kvplan.specs.huggingface.attention import head_dim, kv_heads, query_heads
+from kvplan.specs.huggingface.config import Config
+from kvplan.specs.state import (
+    ConvolvedAttentionState,
+    GatedDeltaNetState,
+    KimiDeltaState,
+    LinearAttentionState,
+    Mamba2State,
+    MambaState,
+    RecurrentState,
+    RwkvState,
+    ShortConvState,
+    State,
+    StateDtype,
+    WkvState,
+)
+
+DTYPES: dict[str, StateDtype] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+
+def state(config: Config, kind: str) -> State | None:
+    """The state of a layer of kind ``kind``; ``None`` where it has none.
+
+    Raises:
+        SpecError: the layer has a state but the fields describe none that is known.
+    """
+    if kind == "conv":
+        channels = config.optional("conv_dim") or config.count("hidden_size")
+        return ShortConvState(channels=channels, conv_kernel=config.count("conv_L_cache"))
+    if kind in ("hybrid", "hybrid_sliding") and config.has("cca_time0"):
+        return _convolved(config)
+    if kind not in ("linear", "hybrid", "hybrid_sliding"):
+        return None
+    for reader in (_delta, _kimi, _mamba2, _mamba, _lightning, _griffin, _rwkv):
+        found = reader(config)
+        if found is not None:
+            return found
+    name = config.architecture or config.model_type
+    raise config.error(
+        f"architecture {name!r} has layers with a constant state, but no fields that describe one kvplan knows",
+        "layer_types",
+        hint="known: gated delta net, Kimi delta attention, Mamba 1 and 2, lightning attention, RG-LRU, RWKV",
+    )
+
+
+def recurrent_dtype(config: Config) -> StateDtype | None:
+    """What the configuration says about the dtype of the recurrent part."""
+    for key in ("mamba_ssm_cache_dtype", "mamba_ssm_dtype", "ssm_cache_dtype"):
+        value = config.get(key)
+        if value is not None:
+            if str(value) not in DTYPES:
+                raise config.error(f"unknown dtype {value!r}", key)
+            return DTYPES[str(value)]
+    return "fp32" if config.model_type in families.FP32_STATE else None
+
+
+def _delta(config: Config) -> State | None:
+    if not (config.has("linear_num_value_heads") or config.model_type.startswith("qwen3_next")):
+        return None
+    return GatedDeltaNetState(
+        key_heads=config.count("linear_num_key_heads"),
+        value_heads=config.count("linear_num_value_heads"),
+        key_head_dim=config.count("linear_key_head_dim"),
+        value_head_dim=config.count("linear_value_head_dim"),
+        conv_kernel=config.count("linear_conv_kernel_dim"),
+        recurrent_dtype=recurrent_dtype(config),
+    )
+
+
+def _kimi(config: Config) -> State | None:
+    nested = config.sub("linear_attn_config")
+    if nested is not None:
+        return KimiDeltaState(
+            heads=nested.count("num_attention_heads", defaults=False),
+            head_dim=nested.count("head_dim", defaults=False),
+            conv_kernel=nested.integer("short_conv_kernel_size", 4, defaults=False),
+            recurrent_dtype=recurrent_dtype(config),
+        )
+    if config.model_type not in families.KIMI_DELTA and not config.has("kda_lower_bound"):
+        return None
+    kernel = config.optional("short_conv_kernel_size") or config.optional("linear_conv_kernel_dim") or 4
+    return KimiDeltaState(
+        heads=config.optional("linear_num_heads") or query_heads(config),
+        head_dim=config.optional("linear_head_dim") or head_dim(config, query_heads(config)),
+        conv_kernel=kernel,
+        recurrent_dtype=recurrent_dtype(config),
+    )
+
+
+def _first(config: Config, *keys: str) -> int | None:
+    for key in keys:
+        value = config.optional(key)
+        if value is not None:
+            return value
+    return None
+
+
+def _mamba2(config: Config) -> State | None:
+    heads = _first(config, "mamba_num_heads", "mamba_n_heads")
+    dim = _first(config, "mamba_head_dim", "mamba_d_head", "mamba_headdim")
+    size = _first(config, "ssm_state_size", "mamba_d_state", "state_size")
+    hidden = config.count("hidden_size")
+    expand = _first(config, "mamba_expand", "expand") or 2
+    if config.model_type in ("mamba2", "mamba2_hybrid"):
+        dim = config.count("head_dim")
+        heads = config.optional("num_attention_heads") or hidden * expand // dim
+    if config.model_type == "zamba2":
+        heads = config.count("n_mamba_heads")
+        dim = dim or hidden * expand // heads
+    raw = config.get("mamba_d_head")
+    if heads is not None and dim is None and (raw == "auto" or raw is None):
+        inner = config.optional("mamba_d_ssm") or hidden * expand
+        dim = inner // heads if raw == "auto" else None
+    if heads is None or dim is None or size is None:
+        return None
+    groups = _first(config, "mamba_n_groups", "mamba_ngroups", "n_groups") or 1
+    return Mamba2State(
+        heads=heads,
+        head_dim=dim,
+        groups=groups,
+        state_size=size,
+        conv_kernel=_first(config, "conv_kernel", "mamba_d_conv", "mamba_conv_kernel") or 4,
+        recurrent_dtype=recurrent_dtype(config),
+    )
+
+
+def _mamba(config: Config) -> State | None:
+    size = _first(config, "mamba_d_state", "state_size", "ssm_state_size")
+    if size is None:
+        return None
+    hidden = config.count("hidden_size")
+    expand = _first(config, "mamba_expand", "expand") or 2
+    inner = hidden * expand
+    if config.model_type in ("mamba", "falcon_mamba"):
+        inner = config.optional("intermediate_size") or inner
+    rank = config.get("mamba_dt_rank", config.get("time_step_rank"))
+    if rank is None or rank == "auto":
+        rank = -(-hidden // 16)
+    return MambaState(
+        inner_size=inner,
+        state_size=size,
+        conv_kernel=_first(config, "mamba_d_conv", "conv_kernel") or 4,
+        dt_rank=int(rank),
+        heads=config.integer("n_mamba_heads", 1),
+        recurrent_dtype=recurrent_dtype(config),
+    )
+
+
+def _lightning(config: Config) -> State | None:
+    if config.model_type not in families.LIGHTNING:
+        return None
+    heads = query_heads(config)
+    dim = head_dim(config, heads)
+    return LinearAttentionState(
+        heads=heads, key_head_dim=dim, value_head_dim=dim, recurrent_dtype=recurrent_dtype(config)
+    )
+
+
+def _griffin(config: Config) -> State | None:
+    if config.model_type != "recurrent_gemma" and not config.has("lru_width"):
+        return None
+    return RecurrentState(
+        inner_size=config.optional("lru_width") or config.count("hidden_size"),
+        conv_kernel=config.integer("conv1d_width", 4),
+        heads=query_heads(config),
+    )
+
+
+def _rwkv(config: Config) -> State | None:
+    if config.model_type == "rwkv":
+        hidden = config.count("hidden_size")
+        return WkvState(hidden_size=hidden, inner_size=config.optional("attention_hidden_size") or hidden)
+    if config.model_type in ("rwkv5", "rwkv6", "rwkv7", "rwkv6qwen2"):
+        hidden = config.count("hidden_size")
+        dim = config.integer("head_dim", 64)
+        return RwkvState(heads=hidden // dim, head_dim=dim, hidden_size=hidden)
+    return None
+
+
+def _convolved(config: Config) -> State:
+    """Zaya: q and k pass two short convolutions; half of V is taken from the previous token."""
+    heads = query_heads(config)
+    dim = head_dim(config, heads)
+    groups = kv_heads(config, heads)
+    tail = config.count("cca_time0") - 1 + config.count("cca_time1") - 1
+    return ConvolvedAttentionState(
+        conv_channels=(heads + groups) * dim, conv_tail=tail, shifted_values=groups * dim // 2
+    )

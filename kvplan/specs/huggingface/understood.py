@@ -1,0 +1,124 @@
+"""Refusing what is not understood: by name, with the fields, and never by guessing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from kvplan.errors import SpecError
+from kvplan.specs.huggingface import families
+from kvplan.specs.huggingface.config import NAMES, Config, class_defaults
+
+STRUCTURAL = re.compile(
+    r"attn|attention|head|kv|cache|window|layer|latent|lora|compress|index|sparse|conv|ssm|mamba|state|recurrent|"
+    r"linear|block|pattern|chunk|mla|share|hybrid|memory|sink|local|global|stride|pool"
+)
+"""Words in the names of fields that may change what a layer keeps."""
+
+HARMLESS = re.compile(
+    r"dropout|pdrop|_eps$|epsilon|_bias$|^bias|layer_?norm|rms|norm_|_norm|init|token_id|token_index|_act$|activation|"
+    r"implementation|softcap|rope|rotary|theta|logit|router|aux|loss|expert|moe|mup|scale|scaling|multiplier|"
+    r"layerdrop|layer_drop|use_cache|head_bias|vocab|tie_|tied|train|gradient|checkpoint|parallel|flash|fused|kernel_impl|"
+    r"softmax|alibi|summary|classifier|pretraining|torch|dtype|quant|version|auto_map|^_|id2label|label2id|chunk_size_feed|"
+    r"output_hidden_states|output_attentions|pruned_heads|cross_attention_hidden_size|add_cross|mm_|vision|image|video|"
+    r"audio|mtp|nextn|query_pre_attn|freeze|embed|max_window_layers|use_sliding_window|num_logits_to_keep|residual|"
+    r"hidden_states|use_mamba_kernels|time_step|max_batch|static_cache|cache_implementation|"
+    r"cache_quantization|keys_to_ignore|attn_config|num_key_value_heads|head_dim|num_heads"
+)
+
+KNOWN_WITHOUT_DEFAULTS = (
+    families.STANDARD | families.PLAIN_MHA | families.LIGHTNING | families.KIMI_DELTA | families.FP32_STATE
+    | frozenset({"falcon", "RefinedWeb", "RefinedWebModel", "deepseek_ref", "nemotron_h", "step3p7"})
+)  # fmt: skip
+
+
+def refuse_other_files(data: Mapping[str, object], path: str) -> None:
+    """Files that are JSON but not a model's configuration.
+
+    Raises:
+        SpecError: saying what the file is instead.
+    """
+    other = {
+        "_class_name": "a diffusers pipeline or component",
+        "peft_type": "an adapter (LoRA)",
+        "weight_map": "an index of weight files",
+        "added_tokens_decoder": "a tokenizer's configuration",
+        "image_processor_type": "an image processor's configuration",
+        "feature_extractor_type": "a feature extractor's configuration",
+    }
+    for key, what in other.items():
+        if key in data and "num_hidden_layers" not in data:
+            raise SpecError(f"this is {what}, not a model's config.json", where=f"{path}  {key}")
+    if not data:
+        raise SpecError("an empty object is not a model's config.json", where=path)
+
+
+def refuse_without_cache(config: Config) -> None:
+    """Models that generate nothing token by token.
+
+    Raises:
+        SpecError: naming the architecture.
+    """
+    name = config.architecture or config.model_type
+    decodes = config.get("is_decoder", defaults=False) is True
+    suffixes = ("ForMaskedLM", "ForImageClassification", "ForSequenceClassification", "ForTokenClassification",
+                "ForQuestionAnswering", "ForObjectDetection", "ForAudioClassification", "VisionModel")  # fmt: skip
+    encoder = config.model_type in families.ENCODER_ONLY or (
+        config.architecture.endswith(suffixes) and not _has_class(config.model_type)
+    )
+    if encoder and not decodes:
+        raise SpecError(
+            f"architecture {name!r} is an encoder: it generates nothing token by token and keeps no KV cache",
+            where=f"{config.path}  {config.prefix}model_type",
+        )
+    if not config.model_type and not config.architecture:
+        missing = [key for key in ("num_hidden_layers", "hidden_size") if not config.has(key)]
+        if missing:
+            raise SpecError(
+                f"not a transformer's configuration: no model_type, no architectures, no {', no '.join(missing)}",
+                where=config.path,
+            )
+
+
+def is_known(config: Config) -> bool:
+    """Whether the model type's habits are known."""
+    return _has_class(config.model_type) or config.model_type in KNOWN_WITHOUT_DEFAULTS
+
+
+def _has_class(model_type: str) -> bool:
+    return model_type in class_defaults()
+
+
+def refuse_unknown_fields(config: Config) -> str | None:
+    """For a model type that is not known: every structural field must have been read.
+
+    Returns:
+        A warning when the fields said it all.
+
+    Raises:
+        SpecError: the architecture and the fields that were not understood.
+    """
+    if is_known(config):
+        return None
+    names = {name for group in NAMES.items() for name in (group[0], *group[1])}
+    unread = [
+        key
+        for key, value in config.data.items()
+        if key not in config.used
+        and key not in names
+        and value not in (None, False, [], {})
+        and STRUCTURAL.search(key.casefold())
+        and not HARMLESS.search(key.casefold())
+    ]
+    name = config.architecture or config.model_type or "without a name"
+    explicit = any(
+        config.has(key) for key in ("num_key_value_heads", "kv_lora_rank", "multi_query_group_num")
+    )
+    if unread or not explicit:
+        fields = ", ".join(sorted(unread)) or "num_key_value_heads (absent)"
+        raise SpecError(
+            f"architecture {name!r} is not understood; fields that may change its cache: {fields}",
+            where=f"{config.path}  {config.prefix}{sorted(unread)[0] if unread else 'num_key_value_heads'}",
+            hint="write its shape as a spec (kvplan models show NAME prints one to start from)",
+        )
+    return f"architecture {name!r} is new to kvplan; it was read by its fields alone"
