@@ -1,8 +1,8 @@
 """The wordings of memory lines in vLLM and SGLang start-up logs, by what they say.
 
-A wording is literal text with ``{fields}`` for numbers, ``{field:word}`` for words and ``...`` for anything; a
-space also matches none, because versions differ in ``79.15GiB`` and ``79.15 GiB``. A field's name says its unit.
-Of several wordings under one name the first that matches is taken, so fuller ones come first.
+A wording is literal text with ``{fields}`` for numbers, ``{field:word}`` for words and ``<any>`` for anything;
+a space also matches none, because versions differ in ``79.15GiB`` and ``79.15 GiB``. A field's name says its
+unit. Of several wordings under one name the first that matches is taken, so fuller ones come first.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class Wording:
 
 
 def _compile(name: str, engine: str, template: str) -> Wording:
-    chunks = re.split(r"\{\w+(?::word)?\}|\.\.\.| ", template)
+    chunks = re.split(r"\{\w+(?::word)?\}|<any>| ", template)
     cue = max(chunks, key=len).casefold()
     words = frozenset(re.findall(r"\{(\w+):word\}", template))
 
     def field(match: re.Match[str]) -> str:
         return f"(?P<{match.group(1)}>{'[0-9A-Za-z_.+-]+' if match.group(2) else _NUMBER})"
 
-    escaped = re.escape(template).replace(r"\ ", r"\s*").replace(r"\.\.\.", ".*?")
+    escaped = re.escape(template).replace(r"\ ", r"\s*").replace("<any>", ".*?")
     return Wording(name, engine, cue, re.compile(_FIELD.sub(field, escaped), re.IGNORECASE), words)
 
 
@@ -62,14 +62,14 @@ _VLLM = (
     ("graph_estimate", "Estimated CUDA graph memory: {graph_gib} GiB"),
     (
         "graph_sizes",
-        "Profiling CUDA graph memory: PIECEWISE={piecewise_graphs} ... FULL={full_graphs}",
+        "Profiling CUDA graph memory: PIECEWISE={piecewise_graphs}<any>FULL={full_graphs}",
     ),
     ("graph_sizes", "Profiling CUDA graph memory: PIECEWISE={piecewise_graphs}"),
     (
         "utilization_shift",
         (
             "current --gpu-memory-utilization={utilization} is equivalent to "
-            "--gpu-memory-utilization={effective_utilization} without CUDA graph memory profiling... "
+            "--gpu-memory-utilization={effective_utilization} without CUDA graph memory profiling<any>"
             "increase --gpu-memory-utilization to {restoring_utilization}"
         ),
     ),
@@ -132,8 +132,8 @@ _VLLM = (
     (
         "too_long",
         (
-            "max seq len ({context_tokens}) is larger than the maximum number of tokens that can be stored in KV "
-            "cache ({pool_tokens})"
+            "max seq len ({context_tokens}) is larger than the maximum number of tokens that can be "
+            "stored in KV cache ({pool_tokens})"
         ),
     ),
     ("longest", "estimated maximum model length is {longest_tokens}"),
@@ -146,13 +146,13 @@ _VLLM = (
 
 _SGLANG = (
     ("load_begin", "Load weight begin. avail mem={free_gib} GB"),
-    ("load_end", "Load weight end....avail mem={after_gib} GB, mem usage={weights_gib} GB"),
-    ("load_end", "Load weight end....avail mem={after_gib} GB"),
+    ("load_end", "Load weight end.<any>avail mem={after_gib} GB, mem usage={weights_gib} GB"),
+    ("load_end", "Load weight end.<any>avail mem={after_gib} GB"),
     (
         "sglang_pool",
-        "KV Cache is allocated....#tokens: {pool_tokens}, K size: {k_gib} GB, V size: {v_gib} GB",
+        "KV Cache is allocated.<any>#tokens: {pool_tokens}, K size: {k_gib} GB, V size: {v_gib} GB",
     ),
-    ("sglang_pool", "KV Cache is allocated....#tokens: {pool_tokens}, KV size: {pool_gib} GB"),
+    ("sglang_pool", "KV Cache is allocated.<any>#tokens: {pool_tokens}, KV size: {pool_gib} GB"),
     (
         "sglang_window_pool",
         "SWAKVPool mem usage: {pool_gib} GB, swa size: {window_tokens}, full size: {pool_tokens}",
@@ -162,13 +162,13 @@ _SGLANG = (
         "max_mamba_cache_size: {state_slots}, conv_state size: {conv_gib} GB, ssm_state size: {state_gib} GB",
     ),
     ("pool_end", "Memory pool end. avail mem={after_gib} GB"),
-    ("graph_begin", "Capture cuda graph begin....avail mem={before_gib} GB"),
-    ("sglang_graphs", "Capture cuda graph end....mem usage={graph_gib} GB....avail mem={after_gib} GB"),
-    ("sglang_graphs", "Capture cuda graph end....avail mem={after_gib} GB"),
+    ("graph_begin", "Capture cuda graph begin.<any>avail mem={before_gib} GB"),
+    ("sglang_graphs", "Capture cuda graph end.<any>mem usage={graph_gib} GB<any>avail mem={after_gib} GB"),
+    ("sglang_graphs", "Capture cuda graph end.<any>avail mem={after_gib} GB"),
     (
         "sglang_limits",
         (
-            "max_total_num_tokens={pool_tokens}, chunked_prefill_size={step_tokens}..."
+            "max_total_num_tokens={pool_tokens}, chunked_prefill_size={step_tokens}<any>"
             "max_running_requests={max_running}, context_len={context_tokens}"
         ),
     ),
