@@ -48,7 +48,8 @@ class Session(msgspec.Struct):
 
 
 def sniff(head: bytes, name: str) -> bool:
-    keys = json_keys(head, 400)
+    # Documents may be spread over lines or held in an array: look at the head as one line.
+    keys = json_keys(head.replace(b"\n", b" ").lstrip(b" \r\t["))
     return {"requests", "hash_id_scope"} <= keys or {"hash_ids", "requests", "in", "out"} <= keys
 
 

@@ -1,0 +1,426 @@
+"""``kvplan trace``: describe, convert and synthesize request traces."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kvplan.cli.options import FormatOption, OutputFormat, SeedOption
+
+if TYPE_CHECKING:
+    from kvplan.traces.accounting import Accounting
+    from kvplan.traces.request import Request
+    from kvplan.traces.trace import Trace
+
+app = typer.Typer(no_args_is_help=True, help="Describe, convert and synthesize request traces.")
+
+TraceFormatOption = Annotated[
+    str, typer.Option("--trace-format", help="Format of the trace; see `kvplan trace formats`.")
+]
+LimitOption = Annotated[int | None, typer.Option("--limit", help="Use the first N requests only.")]
+BlockSizeOption = Annotated[
+    int | None, typer.Option("--block-size", help="Tokens per block. Default: the trace's own, else 16.")
+]
+TimeScaleOption = Annotated[float, typer.Option("--time-scale", help="Multiply every time by this.")]
+RateScaleOption = Annotated[float, typer.Option("--rate-scale", help="2 means twice the request rate.")]
+SmoothOption = Annotated[
+    bool, typer.Option("--smooth", help="Spread requests that arrive together over the gap that follows.")
+]
+StrictOption = Annotated[bool, typer.Option("--strict", help="Refuse the first bad row; do not drop it.")]
+ClampOption = Annotated[
+    bool, typer.Option("--clamp-outputs", help="Raise zero-token answers to 1 token; do not drop the row.")
+]
+SortOption = Annotated[
+    str, typer.Option("--sort", help="window: sort on the way; full: sort in memory first.")
+]
+RateOption = Annotated[
+    float | None,
+    typer.Option("--rate", help="Requests per second: of a workload, or where a trace has no times."),
+]
+
+
+@app.command()
+def describe(
+    trace: Annotated[str, typer.Argument(help="Trace file, directory, archive, `-`, or a bundled workload.")],
+    trace_format: TraceFormatOption = "auto",
+    limit: LimitOption = None,
+    block_size: BlockSizeOption = None,
+    time_scale: TimeScaleOption = 1.0,
+    rate_scale: RateScaleOption = 1.0,
+    smooth: SmoothOption = False,
+    strict: StrictOption = False,
+    clamp_outputs: ClampOption = False,
+    sort: SortOption = "window",
+    rate: RateOption = None,
+    seed: SeedOption = 0,
+    lru: Annotated[bool, typer.Option(help="Find the hit ratio of LRU caches of several sizes.")] = True,
+    output: FormatOption = OutputFormat.table,
+) -> None:
+    """Say what TRACE holds: rows and what became of them, rates, lengths, and how much content repeats."""
+    from kvplan.traces.statistics import DEFAULT_BLOCK_SIZE, measure, measure_trace
+
+    if _is_workload(trace):
+        requests = _synthetic(trace, limit or 2_000, rate or 10.0, seed)
+        block = block_size or DEFAULT_BLOCK_SIZE
+        found = measure(requests, block_size=block, lru=lru)
+        document = {
+            "schema": "kvplan.trace/1",
+            "trace": {"name": trace, "format": "workload", "block_size": block, "reuse_known": True},
+            "accounting": None,
+            "statistics": found.to_dict(),
+        }
+    else:
+        opened = _open(
+            trace,
+            trace_format,
+            limit=limit,
+            block_size=None,
+            time_scale=time_scale,
+            rate_scale=rate_scale,
+            smooth=smooth,
+            strict=strict,
+            clamp_outputs=clamp_outputs,
+            sort=sort,
+            rate=rate,
+            seed=seed,
+        )
+        found = measure_trace(opened, block_size=block_size, lru=lru)
+        document = {
+            "schema": "kvplan.trace/1",
+            "trace": {
+                "name": opened.name,
+                "format": opened.format,
+                "block_size": opened.block_size,
+                "reuse_known": opened.reuse_known,
+            },
+            "accounting": opened.report.to_dict(),
+            "statistics": found.to_dict(),
+        }
+    _print(document, output)
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="IN", help="Trace to read, or `-`.")],
+    target: Annotated[str, typer.Argument(metavar="OUT", help="File to write, or `-`.")],
+    to: Annotated[str, typer.Option("--to", help="mooncake, tokens or csv.")] = "mooncake",
+    trace_format: TraceFormatOption = "auto",
+    limit: LimitOption = None,
+    block_size: Annotated[
+        int | None, typer.Option("--block-size", help="Tokens per block written. Default: as read, else 16.")
+    ] = None,
+    time_scale: TimeScaleOption = 1.0,
+    rate_scale: RateScaleOption = 1.0,
+    smooth: SmoothOption = False,
+    strict: StrictOption = False,
+    clamp_outputs: ClampOption = False,
+    sort: SortOption = "window",
+    rate: RateOption = None,
+    seed: SeedOption = 0,
+    output: FormatOption = OutputFormat.table,
+) -> None:
+    """Rewrite trace IN as OUT in another format, and say what was dropped and what the format lost."""
+    from kvplan.traces.statistics import DEFAULT_BLOCK_SIZE
+    from kvplan.traces.write import writer
+
+    write = writer(to)
+    opened = _open(
+        source,
+        trace_format,
+        limit=limit,
+        block_size=None,
+        time_scale=time_scale,
+        rate_scale=rate_scale,
+        smooth=smooth,
+        strict=strict,
+        clamp_outputs=clamp_outputs,
+        sort=sort,
+        rate=rate,
+        seed=seed,
+    )
+    requests = opened.requests()
+    block = block_size or opened.block_size or DEFAULT_BLOCK_SIZE
+    losses = _write(target, lambda stream: write(requests, stream, block_size=_checked_block(block)))
+    _print_written(target, to, opened.report, losses, output)
+
+
+@app.command()
+def synthesize(
+    name: Annotated[str, typer.Argument(help="Workload: chat, rag, agentic or fixed.")],
+    requests: Annotated[int, typer.Option("--requests", "-n", help="How many requests.")] = 2_000,
+    rate: Annotated[float, typer.Option("--rate", help="Requests per second, on average.")] = 10.0,
+    seed: SeedOption = 0,
+    target: Annotated[str, typer.Option("--output", "-o", help="File to write, or `-`.")] = "-",
+    to: Annotated[str, typer.Option("--to", help="mooncake, tokens or csv.")] = "mooncake",
+    block_size: Annotated[int, typer.Option("--block-size", help="Tokens per block written.")] = 16,
+    arrivals: Annotated[
+        str, typer.Option("--arrivals", help="poisson, gamma, weibull or constant.")
+    ] = "poisson",
+    burstiness: Annotated[
+        float, typer.Option("--burstiness", help="Shape of gamma and weibull gaps: below 1 is bursty.")
+    ] = 1.0,
+    input_tokens: Annotated[
+        str | None,
+        typer.Option("--input-tokens", help="Lengths of questions: 1024, uniform:1-9, lognormal:400,1.1 ..."),
+    ] = None,
+    output_tokens: Annotated[
+        str | None, typer.Option("--output-tokens", help="Lengths of answers, written the same way.")
+    ] = None,
+    output: FormatOption = OutputFormat.table,
+) -> None:
+    """Write requests of the bundled workload NAME, the same for the same seed."""
+    from kvplan.traces.accounting import Accounting
+    from kvplan.traces.synthesize import synthesize as draw
+    from kvplan.traces.write import writer
+
+    write = writer(to)
+    found = draw(
+        name,
+        requests,
+        rate,
+        seed,
+        arrivals=arrivals,
+        shape=burstiness,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+    )
+    report = Accounting(f"workload {name}")
+    losses = _write(
+        target, lambda stream: write(_counted(found, report), stream, block_size=_checked_block(block_size))
+    )
+    _print_written(target, to, report, losses, output)
+
+
+@app.command()
+def formats(output: FormatOption = OutputFormat.table) -> None:
+    """List the trace formats that are read and written, and the bundled workloads."""
+    from kvplan.cli.output import answer, csv_text, markdown_table, print_json
+    from kvplan.traces import formats as known
+    from kvplan.traces.workloads import WORKLOADS
+    from kvplan.traces.write import WRITERS
+
+    rows = [
+        ("format", name, "read, write" if name in WRITERS else "read", known.get(name).summary)
+        for name in known.names()
+    ]
+    rows += [("workload", name, "synthesize", item.summary) for name, item in WORKLOADS.items()]
+    columns = ("kind", "name", "use", "summary")
+    if output is OutputFormat.json:
+        print_json(
+            {
+                "schema": "kvplan.trace-formats/1",
+                "entries": [dict(zip(columns, row, strict=True)) for row in rows],
+            }
+        )
+    elif output is OutputFormat.csv:
+        answer(csv_text(columns, rows))
+    elif output is OutputFormat.md:
+        answer(markdown_table(columns, rows))
+    else:
+        answer("\n".join(_wrapped(f"{name:<9} {use:<12} ", summary) for _, name, use, summary in rows))
+
+
+def _open(path: str, trace_format: str, **options: Any) -> Trace:
+    from kvplan.errors import DataError
+    from kvplan.traces.trace import open_trace
+    from kvplan.traces.workloads import WORKLOADS
+
+    if path != "-" and not Path(path).exists():
+        raise DataError(
+            "no such trace file", where=path, hint=f"bundled workloads: {', '.join(sorted(WORKLOADS))}"
+        )
+    return open_trace(path, format=trace_format, **options)
+
+
+def _is_workload(name: str) -> bool:
+    from kvplan.traces.workloads import WORKLOADS
+
+    return name in WORKLOADS and not Path(name).exists()
+
+
+def _synthetic(name: str, requests: int, rate: float, seed: int) -> Iterator[Request]:
+    from kvplan.traces.synthesize import synthesize as draw
+
+    return draw(name, requests, rate, seed)
+
+
+def _counted(requests: Iterator[Request], report: Accounting) -> Iterator[Request]:
+    for request in requests:
+        report.rows += 1
+        report.requests += 1
+        yield request
+
+
+def _checked_block(block_size: int) -> int:
+    from kvplan.errors import UsageError
+    from kvplan.traces.formats.contract import MAX_BLOCK_SIZE
+
+    if not 1 <= block_size <= MAX_BLOCK_SIZE:
+        raise UsageError(f"the block size must be between 1 and {MAX_BLOCK_SIZE:,}, not {block_size}")
+    return block_size
+
+
+def _write(target: str, write: Callable[[IO[str]], list[str]]) -> list[str]:
+    """Write to a file that appears whole or not at all, or to stdout."""
+    if target == "-":
+        return write(sys.stdout)
+    place = Path(target)
+    handle, unfinished = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+            losses = write(stream)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(unfinished, 0o666 & ~umask)
+        os.replace(unfinished, place)
+    except BaseException:
+        os.unlink(unfinished)
+        raise
+    return losses
+
+
+def _print_written(target: str, to: str, report: Accounting, losses: list[str], output: OutputFormat) -> None:
+    from kvplan.cli.output import answer, csv_text, markdown_table, print_json
+
+    document = {
+        "schema": "kvplan.trace-written/1",
+        "file": target,
+        "format": to,
+        "accounting": report.to_dict(),
+        "losses": losses,
+    }
+    rows: list[tuple[str, object]] = [
+        ("rows read", report.rows),
+        ("requests written", report.requests),
+        ("rows dropped", report.dropped_rows),
+    ]
+    rows += [(f"dropped: {reason}", entry.count) for reason, entry in sorted(report.dropped.items())]
+    notes = [*report.remarks(), *losses]
+    if target == "-":  # stdout holds the trace itself
+        for name, value in rows:
+            sys.stderr.write(f"{name}: {value:,}\n")
+        for note in notes:
+            sys.stderr.write(f"note: {note}\n")
+    elif output is OutputFormat.json:
+        print_json(document)
+    elif output is OutputFormat.csv:
+        answer(csv_text(("item", "value"), [*rows, *(("note", note) for note in notes)]))
+    elif output is OutputFormat.md:
+        answer(markdown_table(("item", "value"), [*rows, *(("note", note) for note in notes)]))
+    else:
+        lines = [f"wrote {target} ({to})", *_accounting_lines(report.to_dict())]
+        answer("\n".join([*lines, *(_wrapped("  note: ", loss) for loss in losses)]))
+
+
+def _print(document: dict[str, Any], output: OutputFormat) -> None:
+    from kvplan.cli.output import answer, csv_text, markdown_table, print_json
+
+    if output is OutputFormat.json:
+        print_json(document)
+    elif output is OutputFormat.table:
+        answer(_described(document))
+    else:
+        rows = list(_flat("", {key: document[key] for key in ("trace", "accounting", "statistics")}))
+        columns = ("metric", "value")
+        answer(csv_text(columns, rows) if output is OutputFormat.csv else markdown_table(columns, rows))
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else str(key), item)
+    elif isinstance(value, list):
+        yield prefix, "; ".join(str(item) for item in value)
+    else:
+        yield prefix, "" if value is None else value
+
+
+def _described(document: dict[str, Any]) -> str:
+    trace, books, found = document["trace"], document["accounting"], document["statistics"]
+    lines = [f"{trace['name']} ({trace['format']})"]
+    if books is not None:
+        lines += _accounting_lines(books)
+    time = found["timing"]
+    lines += ["", "arrivals"]
+    lines += [_row("requests", f"{found['requests']:,}", _sessions(found["sessions"]))]
+    lines += [_row("span", f"{time['span_s']:,.1f} s", "")]
+    if time["rate_per_s"] is None:
+        lines += [_row("rate", "undefined", "all requests arrive at once")]
+    else:
+        lines += [_row("rate", f"{time['rate_per_s']:,.2f} /s", _minutes(time))]
+        lines += [_row("gap CV", f"{time['gap_cv']:.2f}", "1 is Poisson, more is burstier")]
+        if time["dispersion"] is not None:
+            lines += [_row("IoD", f"{time['dispersion']:.2f}", "variance / mean of the counts per second")]
+        clump = f"up to {time['largest_clump']:,} requests at one instant"
+        lines += [_row("distinct times", f"{time['distinct_arrivals']:,}", clump)]
+    lines += ["", f"{'tokens':<17}{'mean':>11}{'p50':>11}{'p90':>11}{'p99':>11}{'max':>11}"]
+    for name in ("input", "output"):
+        of = found[f"{name}_tokens"]
+        cells = (f"{of[key]:>11,.1f}" for key in ("mean", "p50", "p90", "p99"))
+        lines.append(f"  {name:<15}{''.join(cells)}{of['max']:>11,}")
+    return "\n".join([*lines, "", *_reuse_lines(found["reuse"])])
+
+
+def _accounting_lines(books: dict[str, Any]) -> list[str]:
+    dropped = sum(entry["count"] for entry in books["dropped"].values())
+    counts = f"{books['rows']:,} rows = {books['requests']:,} requests + {dropped:,} dropped"
+    lines = [f"  {counts}"]
+    for reason, entry in books["dropped"].items():
+        places = ", ".join(f"{line:,}" for line in entry["first_lines"] if line)
+        more = ", ..." if entry["count"] > len(entry["first_lines"]) else ""
+        where = f" (line {places}{more})" if places else ""
+        lines.append(_wrapped("  dropped: ", f"{entry['count']:,} {reason}{where}"))
+    return lines + [_wrapped("  note: ", note) for note in books["notes"]]
+
+
+def _reuse_lines(reuse: Any) -> list[str]:
+    from kvplan.traces.reuse import MAX_LRU_REFERENCES
+
+    if reuse == "unknown":
+        return ["reuse            unknown: the trace does not say what the prompts contain"]
+    lines = [
+        f"reuse of prompts (blocks of {reuse['block_size']:,} tokens)",
+        _row(
+            "content bound", f"{reuse['token_hit_ratio']:.2%}", "of prompt tokens, with a cache without limit"
+        ),
+        _row("blocks", f"{reuse['block_refs']:,}", f"{reuse['unique_blocks']:,} distinct"),
+    ]
+    lru = reuse["lru"]
+    if lru is None:
+        if reuse["block_refs"] < MAX_LRU_REFERENCES:
+            return lines  # --no-lru
+        most = f"beyond {MAX_LRU_REFERENCES:,} blocks; a larger --block-size has fewer"
+        return [*lines, _row("LRU", "not computed", most)]
+    for capacity, ratio in lru["token_hit_ratio"].items():
+        tokens = int(capacity) * reuse["block_size"]
+        lines.append(_row(f"LRU {int(capacity):,}", f"{ratio:.2%}", f"cache of {tokens:,} tokens"))
+    if lru["distance_p50_blocks"] is not None:
+        spans = f"p50 {lru['distance_p50_blocks']:,}, p90 {lru['distance_p90_blocks']:,} distinct blocks"
+        lines.append(_row("reuse distance", "", spans))
+    return lines
+
+
+def _row(name: str, value: str, remark: str) -> str:
+    return f"  {name:<15}{value:>14}   {remark}".rstrip()
+
+
+def _sessions(count: int) -> str:
+    return f"in {count:,} sessions" if count else ""
+
+
+def _minutes(time: dict[str, Any]) -> str:
+    if time["busiest_minute"] is None:
+        return ""
+    return f"{time['quietest_minute']:,} to {time['busiest_minute']:,} a minute"
+
+
+def _wrapped(label: str, text: str) -> str:
+    import textwrap
+
+    return textwrap.fill(text, 80, initial_indent=label, subsequent_indent=" " * len(label))
