@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from kvplan.errors import UsageError
 from kvplan.sizing.allocator import allocated_bytes
-from kvplan.sizing.norms import norm_parameters
+from kvplan.sizing.family_weights import family_parameters
 from kvplan.sizing.parameters import Split, absorbed_copies, attention_tensors, block_tensors, mlp_tensors
 from kvplan.sizing.sharding import stages
 from kvplan.sizing.tensor import Tensor, matrix, share, vector
@@ -70,7 +70,7 @@ class WeightBill:
 
 def parameter_count(model: ModelSpec, *, draft: bool = False) -> int:
     """Parameters of the whole model; ``draft`` adds its multi-token-prediction layers."""
-    norms = norm_parameters(model)
+    norms = family_parameters(model)
     return norms + sum(
         tensor.parameters * count
         for tensor, count in _tensors(model, Split(), range(model.num_layers), True, True, draft)
@@ -124,7 +124,7 @@ def stage_weights(
         size = _tensor_bytes(tensor, formats)
         by_component[tensor.component] += size * count
         allocated += allocated_bytes(size) * count
-    norms = norm_parameters(model) * len(held) // model.num_layers
+    norms = family_parameters(model) * len(held) // model.num_layers
     by_component["extra"] += _dtype_bytes(formats) * norms
     blocks = model.layers()
     copies = _dtype_bytes(formats) * sum(absorbed_copies(blocks[index].attention, tp) for index in held)

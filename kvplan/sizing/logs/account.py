@@ -75,11 +75,11 @@ def account(reading: Reading) -> Account:
     pools = [value for fact in facts for value in [_pool_gib(fact)] if value is not None]
     tokens = _last(facts, "pool_tokens")
     blocks = _last(facts, "blocks", skip=("blocks_override",))
-    if tokens is None and blocks is not None and engine == "vllm":
-        tokens = (
-            blocks * 16
-        )  # before 0.7 only blocks were printed; 16 tokens is the default of those versions
     context = _last(facts, "context_tokens") or _float(options.get("max_model_len"))
+    concurrency = _last(facts, "concurrency")
+    if tokens is None and blocks and concurrency is not None and context is not None:
+        # V0 printed blocks alone; concurrency was blocks x block size / context, which gives the block size.
+        tokens = blocks * round(concurrency * context / blocks)
     return Account(
         engine=engine,
         version=_word(facts, "version"),
@@ -95,7 +95,7 @@ def account(reading: Reading) -> Account:
         pool_tokens=int(tokens) if tokens is not None else None,
         blocks=int(blocks) if blocks is not None else None,
         context_tokens=int(context) if context is not None else None,
-        concurrency=_last(facts, "concurrency"),
+        concurrency=concurrency,
         free_bytes=_gib(_last(facts, "free_gib", only=("load_begin", "usage", "usage_consumed", "not_free"))),
         tp=int(tp) if (tp := _float(options.get("tp"))) is not None else None,
         kv_dtype=None if (word := _word(facts, "kv_dtype")) == "auto" else word,

@@ -1,6 +1,6 @@
 """The wordings of memory lines in vLLM and SGLang start-up logs, by what they say.
 
-A wording is literal text with ``{fields}`` for numbers, ``{field:word}`` for words and ``<any>`` for anything;
+A wording is literal text with ``{fields}`` for numbers, ``{field:word}`` for words, ``<any>`` for anything;
 a space also matches none, because versions differ in ``79.15GiB`` and ``79.15 GiB``. A field's name says its
 unit. Of several wordings under one name the first that matches is taken, so fuller ones come first.
 """
