@@ -123,7 +123,7 @@ def _index_keys(indexer: Indexer, keeping: Keeping) -> tuple[Store, ...]:
 def _index_entry(indexer: Indexer, keeping: Keeping) -> Packed:
     dim, heads = indexer.head_dim, indexer.key_heads
     many = f"{heads} x " if heads > 1 else ""
-    if keeping.engine in ("vllm", "sglang"):
+    if indexer.scaled and keeping.engine in ("vllm", "sglang"):
         scales = -(-dim // indexer.scale_group)
         formula = f"{many}({dim} fp8 + {scales} x 4 scale)"
         return Packed(Fraction(heads * (dim + 4 * scales)), formula)

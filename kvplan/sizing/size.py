@@ -110,9 +110,8 @@ class SizeReport:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """One more token at a very long context, all layers, unsharded, rounded up to a byte."""
-        total = sum((row.count * row.bytes_per_token for row in self.rows), Fraction(0))
-        return -(-total.numerator // total.denominator)
+        """One more token at a very long context, all layers, unsharded, to the nearest byte."""
+        return round(sum((row.count * row.bytes_per_token for row in self.rows), Fraction(0)))
 
     @property
     def kv_bytes_per_sequence(self) -> int:

@@ -17,8 +17,8 @@ from kvplan.specs.base import Count, Frozen, Natural
 class Indexer(Frozen):
     """A sparse-attention indexer: small extra keys per token that choose which tokens are attended.
 
-    Engines keep the keys in fp8 with one fp32 scale per ``scale_group`` elements, transformers in the model's
-    dtype. ``owned`` is false on a layer that re-uses the selection of an earlier one and stores no keys.
+    Engines keep ``scaled`` keys in fp8 with one fp32 scale per ``scale_group`` elements, transformers in the
+    model's dtype; keys that are not ``scaled`` stay in the model's dtype everywhere. ``owned`` is false on a layer that re-uses the selection of an earlier one and stores no keys.
     """
 
     heads: Count
@@ -26,6 +26,7 @@ class Indexer(Frozen):
     key_heads: Count = 1
     topk: Count | None = None
     owned: bool = True
+    scaled: bool = True
     scale_group: Count = 128
 
 

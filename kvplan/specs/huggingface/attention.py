@@ -128,12 +128,12 @@ def kv_heads(config: Config, heads: int, layer: int = 0) -> int:
     raise SpecError(
         f"architecture {name!r} does not say how many KV heads it has (num_key_value_heads)",
         where=f"{config.path}  {config.prefix}num_key_value_heads",
-        hint="kvplan does not assume one KV head per query head; write a spec instead (kvplan models validate)",
+        hint="kvplan does not assume one per query head; write a spec instead (kvplan models validate)",
     )
 
 
 def knows_kv_heads(config: Config) -> bool:
-    """Whether the configuration class has ``num_key_value_heads`` with null, that is all heads, as its default."""
+    """Whether the configuration class has ``num_key_value_heads``, where null means all heads."""
     from kvplan.specs.huggingface.config import class_defaults
 
     return "num_key_value_heads" in class_defaults().get(config.model_type, {}) or (
@@ -253,6 +253,7 @@ def _sparse_indexer(config: Config, layer: int, layers: int) -> Indexer | None:
                 head_dim=source.count(dim),
                 key_heads=source.integer(keys, 1),
                 topk=source.optional("index_topk"),
+                scaled=False,
             )
     name = config.architecture or config.model_type
     raise config.error(

@@ -1,9 +1,9 @@
 """One configuration with its habits smoothed out: nested text configs, legacy names, class defaults.
 
 A value is looked for under its current name, under the names older architectures used, and last among the
-defaults of the configuration class (``class_defaults.json``: transformers writes only what differs from them).
-A key that is present and null means null. Every key that was read is remembered, so that a refusal can name
-the ones that were not understood.
+defaults of the configuration class: transformers writes only what differs from them
+(``class_defaults.json``). A key that is present and null means null. Every key that was read is remembered,
+so that a refusal can name the ones that were not understood.
 """
 
 from __future__ import annotations
@@ -20,22 +20,36 @@ from kvplan.specs.model import MAX_LAYERS
 
 NAMES: dict[str, tuple[str, ...]] = {
     "hidden_size": ("n_embd", "d_model", "dim", "model_dim", "decoder_hidden_size"),
-    "num_hidden_layers": ("n_layer", "n_layers", "num_layers", "num_decoder_layers", "decoder_layers", "num_transformer_layers"),
-    "num_attention_heads": ("n_head", "n_heads", "num_heads", "decoder_attention_heads", "num_query_heads"),
-    "num_key_value_heads": ("num_kv_heads", "n_head_kv", "n_kv_heads", "kv_n_heads", "num_attention_heads_kv", "num_query_groups"),
-    "head_dim": ("attention_head_dim", "kv_channels", "d_kv", "head_size", "attention_head_size", "dim_head"),
-    "intermediate_size": ("n_inner", "ffn_hidden_size", "d_ff", "ffn_dim", "decoder_ffn_dim", "intermediate_dim"),
+    "num_hidden_layers": (
+        "n_layer", "n_layers", "num_layers", "num_decoder_layers", "decoder_layers",
+        "num_transformer_layers",
+    ),
+    "num_attention_heads": (
+        "n_head", "n_heads", "num_heads", "decoder_attention_heads", "num_query_heads",
+    ),
+    "num_key_value_heads": (
+        "num_kv_heads", "n_head_kv", "n_kv_heads", "kv_n_heads", "num_attention_heads_kv",
+        "num_query_groups", "num_attention_groups",
+    ),
+    "head_dim": (
+        "attention_head_dim", "kv_channels", "d_kv", "head_size", "attention_head_size", "dim_head",
+    ),
+    "intermediate_size": (
+        "n_inner", "ffn_hidden_size", "d_ff", "ffn_dim", "decoder_ffn_dim", "intermediate_dim",
+    ),
     "vocab_size": ("padded_vocab_size", "text_vocab_size"),
     "max_position_embeddings": (
-        "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length", "model_max_length",
-        "max_target_positions", "max_context_length",
+        "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length",
+        "model_max_length", "max_target_positions", "max_context_length",
     ),
     "num_experts": ("num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts"),
     "num_experts_per_tok": (
-        "num_experts_per_token", "experts_per_token", "moe_topk", "moe_k", "moe_top_k", "top_k_experts",
-        "num_experts_per_topk",
+        "num_experts_per_token", "experts_per_token", "moe_topk", "moe_k", "moe_top_k",
+        "top_k_experts", "num_experts_per_topk",
     ),
-    "moe_intermediate_size": ("expert_intermediate_size", "moe_ffn_hidden_size", "expert_ffn_hidden_size", "expert_dim"),
+    "moe_intermediate_size": (
+        "expert_intermediate_size", "moe_ffn_hidden_size", "expert_ffn_hidden_size", "expert_dim",
+    ),
     "num_shared_experts": ("n_shared_experts", "moe_num_shared_experts", "num_shared_expert"),
     "shared_expert_intermediate_size": (
         "moe_shared_expert_intermediate_size", "shared_intermediate_size", "share_expert_dim",
@@ -47,8 +61,8 @@ NAMES: dict[str, tuple[str, ...]] = {
 """Current name -> names other architectures gave the same thing."""
 
 TEXT_KEYS = (
-    "text_config", "llm_config", "language_config", "language_model_config", "thinker_config", "text_model_config",
-    "llm", "decoder", "decoder_config",
+    "text_config", "llm_config", "language_config", "language_model_config", "thinker_config",
+    "text_model_config", "llm", "decoder", "decoder_config",
 )  # fmt: skip
 """Where composite models keep their language model's configuration."""
 

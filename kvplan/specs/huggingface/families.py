@@ -8,12 +8,19 @@ from __future__ import annotations
 
 from typing import Literal
 
-PLAIN_MHA = frozenset(
-    "gpt2 gptj gpt_neo gpt_neox gpt_neox_japanese gpt-neox opt bloom codegen biogpt xglm persimmon internlm baichuan "
-    "qwen mpt openai-gpt ctrl phi-msft stablelm_epoch stablelm_alpha bart mbart pegasus marian m2m_100 "
-    "blenderbot blenderbot-small whisper t5 mt5 umt5 longt5 switch_transformers nllb-moe moonshine_mha plbart "
-    "speech_to_text trocr mvp led aquila xverse skywork orion gpt-sw3 rw_mha imagegpt zamba kosmos-2 fuyu cpmant "
-    "pegasus_x prophetnet bigbird_pegasus jais btlm".split()
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+PLAIN_MHA = _names(
+    """
+    gpt2 gptj gpt_neo gpt_neox gpt_neox_japanese gpt-neox opt bloom codegen biogpt xglm persimmon
+    internlm baichuan qwen mpt openai-gpt ctrl phi-msft stablelm_epoch stablelm_alpha bart mbart pegasus
+    marian m2m_100 blenderbot blenderbot-small whisper t5 mt5 umt5 longt5 switch_transformers nllb-moe
+    moonshine_mha plbart speech_to_text trocr mvp led aquila xverse skywork orion gpt-sw3 rw_mha
+    imagegpt zamba kosmos-2 fuyu cpmant pegasus_x prophetnet bigbird_pegasus jais btlm
+    """
 )
 """Attention modules that know no KV heads: every query head has its own."""
 
@@ -22,7 +29,8 @@ PERIODS: dict[str, tuple[int, str]] = {
     "gemma3": (6, "last"), "gemma3_text": (6, "last"), "gemma3n": (5, "last"), "gemma3n_text": (5, "last"),
     "gemma4": (6, "last"), "gemma4_text": (6, "last"), "cohere2": (4, "last"), "exaone4": (4, "last"),
     "exaone_moe": (4, "last"), "olmo3": (4, "last"), "afmoe": (4, "last"), "kolibri1": (5, "last"),
-    "t5gemma": (2, "last"), "t5gemma2": (6, "last"), "cohere2_moe": (4, "last"), "diffusion_gemma": (6, "last"),
+    "t5gemma": (2, "last"), "t5gemma2": (6, "last"), "cohere2_moe": (4, "last"),
+    "diffusion_gemma": (6, "last"),
     "granite_swa": (4, "first"), "granitemoe_swa": (4, "first"), "cwm": (4, "first"),
     "modernbert-decoder": (3, "first"), "muse_spark": (4, "end"), "muse_glimmer": (4, "end"),
     "mimo_v2_flash": (6, "first and last"),
@@ -32,33 +40,49 @@ PERIODS: dict[str, tuple[int, str]] = {
 LAST_LAYER_FULL = frozenset({"gemma4", "gemma4_text", "diffusion_gemma"})
 """The last layer is always full, whatever the pattern says."""
 
-FLAGGED_WINDOW = frozenset("qwen2 qwen2_moe qwen3 qwen3_moe qwen2_vl qwen2_5_vl mimo dots1 smollm3".split())
+FLAGGED_WINDOW = _names(
+    """
+    qwen2 qwen2_moe qwen3 qwen3_moe qwen2_vl qwen2_5_vl mimo dots1 smollm3
+    """
+)
 """A window counts only with ``use_sliding_window`` (absent means no), from ``max_window_layers`` up."""
 
-IGNORED_WINDOW = frozenset("minimax_m2 nemotron_h minimax zaya laguna mixtral_none".split())
+IGNORED_WINDOW = _names(
+    """
+    minimax_m2 nemotron_h minimax zaya laguna mixtral_none
+    """
+)
 """``sliding_window`` is carried along but no layer uses it unless ``layer_types`` says so."""
 
-UNGATED = frozenset(
-    "gpt2 gptj gpt_neo gpt_neox gpt_neox_japanese gpt_bigcode opt bloom codegen biogpt xglm persimmon falcon "
-    "RefinedWeb RefinedWebModel mpt phi phi-msft starcoder2 nemotron whisper bart mbart pegasus marian m2m_100 "
-    "blenderbot nemotron_h t5 stablelm_alpha apertus arcee xielu gpt-neox fuyu ctrl openai-gpt moonshine".split()
+UNGATED = _names(
+    """
+    gpt2 gptj gpt_neo gpt_neox gpt_neox_japanese gpt_bigcode opt bloom codegen biogpt xglm persimmon
+    falcon RefinedWeb RefinedWebModel mpt phi phi-msft starcoder2 nemotron whisper bart mbart pegasus
+    marian m2m_100 blenderbot nemotron_h t5 stablelm_alpha apertus arcee xielu gpt-neox fuyu ctrl
+    openai-gpt moonshine
+    """
 )
 """Feed-forward layers of two matrices."""
 
 UNGATED_ACTIVATIONS = frozenset({"relu2", "xielu", "squared_relu"})
 
-ENCODER_ONLY = frozenset(
-    "bert roberta xlm-roberta deberta deberta-v2 electra albert distilbert camembert mpnet modernbert nomic_bert "
-    "vit clip siglip siglip2 dinov2 dinov3_vit resnet convnext swin swinv2 beit deit wav2vec2 hubert wavlm "
-    "layoutlm layoutlmv2 layoutlmv3 esm ernie funnel longformer big_bird rembert squeezebert yolos detr sam vitmae "
-    "owlvit data2vec-text data2vec-vision segformer efficientnet timm_backbone regnet mobilenet_v2 xmod eurobert "
-    "vit_mae clip_vision_model clip_text_model gte jina_bert xlm flaubert fnet nystromformer convbert".split()
+ENCODER_ONLY = _names(
+    """
+    bert roberta xlm-roberta deberta deberta-v2 electra albert distilbert camembert mpnet modernbert
+    nomic_bert vit clip siglip siglip2 dinov2 dinov3_vit resnet convnext swin swinv2 beit deit wav2vec2
+    hubert wavlm layoutlm layoutlmv2 layoutlmv3 esm ernie funnel longformer big_bird rembert squeezebert
+    yolos detr sam vitmae owlvit data2vec-text data2vec-vision segformer efficientnet timm_backbone
+    regnet mobilenet_v2 xmod eurobert vit_mae clip_vision_model clip_text_model gte jina_bert xlm
+    flaubert fnet nystromformer convbert
+    """
 )
 """They keep no KV cache: nothing is generated token by token."""
 
-ENCODER_DECODER = frozenset(
-    "t5 mt5 umt5 longt5 switch_transformers whisper bart mbart pegasus marian m2m_100 blenderbot "
-    "blenderbot-small nllb-moe plbart mvp led moonshine speech_to_text".split()
+ENCODER_DECODER = _names(
+    """
+    t5 mt5 umt5 longt5 switch_transformers whisper bart mbart pegasus marian m2m_100 blenderbot
+    blenderbot-small nllb-moe plbart mvp led moonshine speech_to_text
+    """
 )
 
 FIXED_ENCODER = frozenset({"whisper"})
@@ -70,7 +94,11 @@ FP32_STATE = frozenset({"nemotron_h", "nemotron_h_puzzle", "nemotron-h"})
 EXPANDED_MLA: dict[str, tuple[Literal["vllm", "sglang", "transformers"], ...]] = {"minicpm3": ("vllm",)}
 """Latent attention for which an engine has no latent cache and keeps every head."""
 
-QK_NORM = frozenset("qwen3 qwen3_moe qwen3_next gemma3 gemma3_text qwen3_5 qwen3_5_moe".split())
+QK_NORM = _names(
+    """
+    qwen3 qwen3_moe qwen3_next gemma3 gemma3_text qwen3_5 qwen3_5_moe
+    """
+)
 
 KIMI_DELTA = frozenset({"kimi_linear", "bailing_hybrid", "glm5_next"})
 """Linear layers are Kimi delta attention."""
@@ -80,13 +108,15 @@ LIGHTNING = frozenset(
 )
 """Linear layers are lightning attention: one matrix per head and nothing else."""
 
-STANDARD = frozenset(
-    "llama mistral mixtral gemma qwen2 qwen2_moe qwen3 qwen3_moe phi3 phi phimoe granite granitemoe "
-    "granitemoeshared cohere starcoder2 stablelm olmo olmo2 olmoe smollm3 nemotron internlm2 internlm3 "
-    "deepseek deepseek_v2 deepseek_v3 deepseek_v32 kimi_k2 kimi_k25 glm glm4 glm4_moe glm4_moe_lite "
-    "glm_moe_dsa minicpm minicpm3 minimax_m2 minimax_m3 mistral4 ministral3 exaone "
-    "ernie4_5 ernie4_5_moe dots1 hunyuan_v1_dense hunyuan_v1_moe seed_oss apertus arcee helium "
-    "solar_open laguna mimo yi command-r deci nemotron-nas chatglm dbrx falcon gpt_bigcode jetmoe "
-    "flex_olmo doge aria_text mllama_text_model mllama openelm step3p7 step3p5".split()
+STANDARD = _names(
+    """
+    llama mistral mixtral gemma qwen2 qwen2_moe qwen3 qwen3_moe phi3 phi phimoe granite granitemoe
+    granitemoeshared cohere starcoder2 stablelm olmo olmo2 olmoe smollm3 nemotron internlm2 internlm3
+    deepseek deepseek_v2 deepseek_v3 deepseek_v32 kimi_k2 kimi_k25 glm glm4 glm4_moe glm4_moe_lite
+    glm_moe_dsa minicpm minicpm3 minimax_m2 minimax_m3 mistral4 ministral3 exaone ernie4_5 ernie4_5_moe
+    dots1 hunyuan_v1_dense hunyuan_v1_moe seed_oss apertus arcee helium solar_open laguna mimo yi
+    command-r deci nemotron-nas chatglm dbrx falcon gpt_bigcode jetmoe flex_olmo doge aria_text
+    mllama_text_model mllama openelm step3p7 step3p5
+    """
 )
 """Known to follow the common fields; unknown extra fields of these types do not change the cache."""

@@ -1,20 +1,24 @@
 """Which kind each layer is: the many ways in which configurations say so, brought to one list.
 
-Kinds: ``full sliding chunked indexed csa hca linear hybrid hybrid_sliding conv cross none``. ``hybrid`` layers
+Kinds: ``full sliding chunked indexed csa hca linear hybrid hybrid_sliding conv cross none``. Hybrid layers
 have attention and state side by side; ``none`` is a layer without either (MLP or experts only).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from kvplan.specs.huggingface import families
 from kvplan.specs.huggingface.config import Config
+from kvplan.specs.model import MAX_LAYERS
 
 KINDS = {
     "full": "full full_attention attention global global_attention softmax attn * dense_attention",
     "sliding": "sliding sliding_attention local local_attention swa sliding_window window_attention "
     "sliding_window_attention local_sliding reference_sliding_attention",
     "chunked": "chunked chunked_attention",
-    "indexed": "indexed_attention deepseek_sparse_attention qwen_sparse_attention minimax_m3_sparse sparse_attention",
+    "indexed": "indexed_attention deepseek_sparse_attention qwen_sparse_attention minimax_m3_sparse "
+    "sparse_attention",
     "csa": "compressed_sparse_attention",
     "hca": "heavily_compressed_attention",
     "linear": "linear linear_attention mamba mamba2 m recurrent rglru lightning_attention kda gdn "
@@ -52,7 +56,7 @@ def number_of_layers(config: Config) -> int:
     layers = config.integer("num_hidden_layers", least=0)
     if layers == 0:
         raise config.error("a model needs at least one layer, found 0", "num_hidden_layers")
-    if layers > 4096:
+    if layers > MAX_LAYERS:
         raise config.error(f"{layers} layers is more than any model has", "num_hidden_layers")
     return int(layers)
 
@@ -61,8 +65,9 @@ def _kind(config: Config, key: str, value: object) -> str:
     kind = _BY_NAME.get(str(value).strip().casefold())
     if kind is None:
         known = ", ".join(sorted(set(KINDS)))
-        raise config.error(f"unknown kind of layer {str(value)!r} in architecture "
-                           f"{config.architecture or config.model_type!r}", key, hint=f"kvplan knows: {known}")  # fmt: skip
+        name = config.architecture or config.model_type
+        message = f"unknown kind of layer {str(value)!r} in architecture {name!r}"
+        raise config.error(message, key, hint=f"kvplan knows: {known}")
     return kind
 
 
@@ -74,6 +79,8 @@ def _listed(config: Config, layers: int) -> list[str] | None:
         kinds = [_kind(config, "layer_types", item) for item in named]
         if config.data.get("use_sliding_window") is False:
             kinds = ["full" if kind == "sliding" else kind for kind in kinds]
+        if config.has("indexer_n_heads"):  # Qwen4 calls its sparse layers full attention
+            kinds = ["indexed" if kind == "full" else kind for kind in kinds]
         return kinds
     cycle = config.items("block_types")
     if cycle:
@@ -104,6 +111,10 @@ def _patterned(config: Config, layers: int) -> list[str] | None:
         numbers = config.per_layer(key, layers) if config.has(key) else None
         if numbers is not None and all(item in (0, 1, True, False) for item in numbers):
             return [one if item else zero for item in numbers]
+    nested = config.sub("sparse_attention_config")
+    if nested is not None and nested.has("sparse_attention_freq"):
+        numbers = nested.per_layer("sparse_attention_freq", layers) or []
+        return ["indexed" if item else "full" for item in numbers]
     ratios = config.get("compress_ratios", defaults=False)
     if isinstance(ratios, list):
         known = {0: "sliding", 4: "csa", 128: "hca"}
@@ -132,11 +143,27 @@ def _patterned(config: Config, layers: int) -> list[str] | None:
             _kind(config, "attention_layers", item)
             for item in (config.per_layer("attention_layers", layers) or [])
         ]
-    nested = config.items("attention_types")
-    if nested:
-        flat = [kind for kinds, repeat in nested for _ in range(repeat) for kind in kinds]
+    pairs = config.items("attention_types")
+    if pairs:
+        flat = _unrolled(config, pairs)
         return [_kind(config, "attention_types", item) for item in flat[:layers]]
     return None
+
+
+def _unrolled(config: Config, pairs: list[Any]) -> list[Any]:
+    """GPT-Neo: ``[[["global", "local"], 12]]`` is the pair of kinds, twelve times."""
+    flat: list[Any] = []
+    for pair in pairs:
+        good = (
+            isinstance(pair, list)
+            and len(pair) == 2
+            and isinstance(pair[0], list)
+            and isinstance(pair[1], int)
+        )
+        if not good or not 0 <= pair[1] <= MAX_LAYERS:
+            raise config.error("expected pairs of a list of kinds and a number", "attention_types")
+        flat += pair[0] * pair[1]
+    return flat
 
 
 def _periodic(config: Config, layers: int) -> list[str] | None:

@@ -68,7 +68,7 @@ def dense(config: Config, layer: int = 0) -> DenseMlp | None:
 
 def _is_sharing(config: Config, layer: int) -> bool:
     layers = config.integer("num_hidden_layers", 0, least=0)
-    return layer >= layers - config.integer("num_kv_shared_layers", 0, least=0)
+    return bool(layer >= layers - config.integer("num_kv_shared_layers", 0, least=0))
 
 
 def _implied_width(config: Config) -> int | None:
@@ -124,6 +124,9 @@ def _is_sparse(config: Config, layer: int, layers: int) -> bool:
     if layer in exceptions:
         return False
     chosen = config.items("moe_layers") if isinstance(config.get("moe_layers"), list) else None
+    enumerated = config.get("moe_layers_enum")
+    if isinstance(enumerated, str) and enumerated:  # Step: "3,4,5"
+        chosen = [int(item) for item in enumerated.split(",") if item.strip().isdigit()]
     if chosen:
         return layer in chosen
     prefix = next(
@@ -142,12 +145,12 @@ def _is_sparse(config: Config, layer: int, layers: int) -> bool:
     if layer < prefix:
         return False
     if isinstance(frequency, int) and frequency > 1:
-        return layer % frequency == 0
+        return bool(layer % frequency == 0)
     step = config.integer("interleave_moe_layer_step", 0, least=0) or config.integer(
         "decoder_sparse_step", 1, least=0
     )
     if step > 1:
-        return (layer + 1) % step == 0
+        return bool((layer + 1) % step == 0)
     period = config.integer("expert_layer_period", 1)
     if period > 1:
         return bool(layer % period == config.integer("expert_layer_offset", 0, least=0))

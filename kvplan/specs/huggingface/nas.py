@@ -1,4 +1,6 @@
-"""Layers found by architecture search (DeciLM, Nemotron-Super): every block has a configuration of its own."""
+"""Layers found by architecture search (DeciLM, Nemotron-Super): every block has a configuration of its
+own.
+"""
 
 from __future__ import annotations
 

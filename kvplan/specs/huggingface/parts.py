@@ -55,7 +55,9 @@ def decoder_layers(config: Config) -> int | None:
 
 
 def vision(top: Mapping[str, object], path: str) -> tuple[Vision | None, list[str]]:
-    """The vision tower, as far as its configuration says; what it leaves unsaid is a warning, not an error."""
+    """The vision tower, as far as its configuration says; what it leaves unsaid is a warning, not an
+    error.
+    """
     raw = next((top[key] for key in ("vision_config", "visual_config", "vit_config") if top.get(key)), None)
     if not isinstance(raw, Mapping):
         return None, []

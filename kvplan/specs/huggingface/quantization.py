@@ -1,7 +1,7 @@
 """How a checkpoint stores its weights, from its quantization configuration.
 
-Formats are named as in ``kvplan.sizing.weight_formats``. Patterns of modules left alone are tested against the
-names that modules of each component usually have.
+Formats are named as in ``kvplan.sizing.weight_formats``. Patterns of modules left alone are tested against
+the names that modules of each component usually have.
 """
 
 from __future__ import annotations
@@ -15,16 +15,44 @@ from kvplan.specs.huggingface.config import Config
 from kvplan.specs.model import Component, Weights
 
 PROBES: dict[Component, tuple[str, ...]] = {
-    "lm_head": ("lm_head", "language_model.lm_head", "head"),
-    "attention": ("model.layers.9.self_attn.q_proj", "model.layers.9.self_attn.kv_b_proj", "layers.9.attn.wq_a"),
-    "state": ("model.layers.9.linear_attn.in_proj_qkvz", "model.layers.9.mixer.in_proj", "model.layers.9.mamba.in_proj"),
-    "router": ("model.layers.9.mlp.gate", "model.layers.9.mlp.router", "model.layers.9.block_sparse_moe.gate"),
-    "shared_experts": ("model.layers.9.mlp.shared_experts.up_proj", "model.layers.9.mlp.shared_expert.up_proj"),
-    "experts": ("model.layers.9.mlp.experts.3.up_proj", "model.layers.9.block_sparse_moe.experts.3.w1"),
+    "lm_head": (
+        "lm_head",
+        "language_model.lm_head",
+        "head",
+    ),
+    "attention": (
+        "model.layers.9.self_attn.q_proj",
+        "model.layers.9.self_attn.kv_b_proj",
+        "layers.9.attn.wq_a",
+    ),
+    "state": (
+        "model.layers.9.linear_attn.in_proj_qkvz",
+        "model.layers.9.mixer.in_proj",
+        "model.layers.9.mamba.in_proj",
+    ),
+    "router": (
+        "model.layers.9.mlp.gate",
+        "model.layers.9.mlp.router",
+        "model.layers.9.block_sparse_moe.gate",
+    ),
+    "shared_experts": (
+        "model.layers.9.mlp.shared_experts.up_proj",
+        "model.layers.9.mlp.shared_expert.up_proj",
+    ),
+    "experts": (
+        "model.layers.9.mlp.experts.3.up_proj",
+        "model.layers.9.block_sparse_moe.experts.3.w1",
+    ),
     "dense_mlp": ("model.layers.9.mlp.up_proj",),
-    "draft": ("mtp.layers.0.mlp.up_proj", "model.mtp.layers.0.mlp.up_proj"),
-    "vision": ("model.visual.blocks.0.mlp.fc1", "vision_tower.encoder.0.mlp.fc1"),
-}  # fmt: skip
+    "draft": (
+        "mtp.layers.0.mlp.up_proj",
+        "model.mtp.layers.0.mlp.up_proj",
+    ),
+    "vision": (
+        "model.visual.blocks.0.mlp.fc1",
+        "vision_tower.encoder.0.mlp.fc1",
+    ),
+}
 
 NEVER_QUANTIZED: tuple[Component, ...] = ("embeddings", "lm_head", "router", "vision", "encoder")
 """Left in the model's dtype by every scheme unless it says otherwise."""
@@ -98,9 +126,8 @@ def _format(raw: Mapping[str, Any]) -> tuple[str | None, list[str]]:
         return _compressed_tensors(raw)
     if method == "bitsandbytes":
         return ("int4_group64" if raw.get("load_in_4bit") else "int8"), []
-    return None, [
-        f"weight quantization {method or algorithm or 'without a name'!r} is not known; sized as stored in 16 bits"
-    ]
+    name = method or algorithm or "without a name"
+    return None, [f"weight quantization {name!r} is not known; sized as stored in 16 bits"]
 
 
 def _compressed_tensors(raw: Mapping[str, Any]) -> tuple[str | None, list[str]]:

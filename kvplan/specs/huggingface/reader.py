@@ -50,7 +50,9 @@ def read_config(path: Path, *, name: str | None = None, source: Source | None = 
 
 
 def import_config(data: Mapping[str, Any], path: str, *, name: str, source: Source | None = None) -> Imported:
-    """Build a model from a configuration; ``path`` is what errors call the file. Raises as ``read_config``."""
+    """Build a model from a configuration; ``path`` is what errors call the file. Raises as
+    ``read_config``.
+    """
     refuse_other_files(data, path)
     config = text_config(data, path)
     refuse_without_cache(config)
@@ -117,25 +119,25 @@ def _assemble(
             f"the checkpoint asks for a KV cache in {kv}; sized in {dtype} unless --dtype says so"
         )
     names, blocks = _named(stack)
-    fields: dict[str, Any] = dict(
-        name=name,
-        family=_slug(config.model_type or config.architecture or "model"),
-        source=source or Source(url=config.path, note="read from a local configuration"),
-        hidden_size=config.count("hidden_size"),
-        vocab_size=config.count("vocab_size"),
-        max_context=config.optional("max_position_embeddings"),
-        tie_embeddings=config.flag("tie_word_embeddings", True),
-        learned_positions=_learned_positions(config),
-        dtype="fp16" if dtype == "fp16" else "bf16",
-        weights=stored,
-        kv_format=kv,
-        blocks=blocks,
-        layout=segments(names),
-        encoder=encoder(config) if is_encoder_decoder(config) else None,
-        vision=tower,
-        draft=draft(config, stack),
-        extra_weights=_extra(config, len(stack)),
-    )
+    fields: dict[str, Any] = {
+        "name": name,
+        "family": _slug(config.model_type or config.architecture or "model"),
+        "source": source or Source(url=config.path, note="read from a local configuration"),
+        "hidden_size": config.count("hidden_size"),
+        "vocab_size": config.count("vocab_size"),
+        "max_context": config.optional("max_position_embeddings"),
+        "tie_embeddings": config.flag("tie_word_embeddings", True),
+        "learned_positions": _learned_positions(config),
+        "dtype": "fp16" if dtype == "fp16" else "bf16",
+        "weights": stored,
+        "kv_format": kv,
+        "blocks": blocks,
+        "layout": segments(names),
+        "encoder": encoder(config) if is_encoder_decoder(config) else None,
+        "vision": tower,
+        "draft": draft(config, stack),
+        "extra_weights": _extra(config, len(stack)),
+    }
     return ModelSpec.model_validate(fields)
 
 

@@ -42,7 +42,7 @@ def state(config: Config, kind: str) -> State | None:
             return found
     name = config.architecture or config.model_type
     raise config.error(
-        f"architecture {name!r} has layers with a constant state, but no fields that describe one kvplan knows",
+        f"architecture {name!r} has layers with a constant state, but none that kvplan knows",
         "layer_types",
         hint="known: gated delta net, Kimi delta attention, Mamba 1 and 2, lightning attention, RG-LRU, RWKV",
     )

@@ -26,6 +26,16 @@ HARMLESS = re.compile(
     r"cache_quantization|keys_to_ignore|attn_config|num_key_value_heads|head_dim|num_heads"
 )
 
+ENCODER_TASKS = (
+    "MaskedLM",
+    "ImageClassification",
+    "SequenceClassification",
+    "TokenClassification",
+    "QuestionAnswering",
+    "ObjectDetection",
+    "AudioClassification",
+)
+
 KNOWN_WITHOUT_DEFAULTS = (
     families.STANDARD | families.PLAIN_MHA | families.LIGHTNING | families.KIMI_DELTA | families.FP32_STATE
     | frozenset({"falcon", "RefinedWeb", "RefinedWebModel", "deepseek_ref", "nemotron_h", "step3p7"})
@@ -61,21 +71,20 @@ def refuse_without_cache(config: Config) -> None:
     """
     name = config.architecture or config.model_type
     decodes = config.get("is_decoder", defaults=False) is True
-    suffixes = ("ForMaskedLM", "ForImageClassification", "ForSequenceClassification", "ForTokenClassification",
-                "ForQuestionAnswering", "ForObjectDetection", "ForAudioClassification", "VisionModel")  # fmt: skip
+    suffixes = tuple(f"For{task}" for task in ENCODER_TASKS)
     encoder = config.model_type in families.ENCODER_ONLY or (
         config.architecture.endswith(suffixes) and not _has_class(config.model_type)
     )
     if encoder and not decodes:
         raise SpecError(
-            f"architecture {name!r} is an encoder: it generates nothing token by token and keeps no KV cache",
+            f"architecture {name!r} is an encoder: it generates nothing and keeps no KV cache",
             where=f"{config.path}  {config.prefix}model_type",
         )
     if not config.model_type and not config.architecture:
         missing = [key for key in ("num_hidden_layers", "hidden_size") if not config.has(key)]
         if missing:
             raise SpecError(
-                f"not a transformer's configuration: no model_type, no architectures, no {', no '.join(missing)}",
+                f"not a transformer's configuration: it has no model_type and no {' and no '.join(missing)}",
                 where=config.path,
             )
 
