@@ -1,0 +1,171 @@
+"""Weights: published parameter counts exactly, what engines log to the hundredth of a GiB, laws of sharding."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvplan.errors import UnknownName, UsageError
+from kvplan.sizing.allocator import allocated_bytes
+from kvplan.sizing.weight_formats import weight_format, weight_format_names
+from kvplan.sizing.weights import active_parameters, parameter_count, stage_weights
+from kvplan.specs.schema import ModelSpec
+from kvplan.units import GIB, MIB
+
+Hand = Callable[[str], ModelSpec]
+
+
+# Laws
+
+
+@given(size=st.integers(1, 1 << 34))
+def test_the_allocator_never_gives_less_and_wastes_at_most_a_mebibyte(size: int) -> None:
+    given_bytes = allocated_bytes(size)
+    assert size <= given_bytes <= size + MIB
+    assert allocated_bytes(given_bytes) == given_bytes
+
+
+@given(
+    outputs=st.integers(1, 40000), inputs=st.integers(1, 40000), name=st.sampled_from(weight_format_names())
+)
+def test_a_format_holds_its_codes_and_little_more(outputs: int, inputs: int, name: str) -> None:
+    fmt = weight_format(name)
+    size = fmt.matrix(outputs, inputs)
+    codes = -(-outputs * inputs * fmt.bits // 8)
+    assert size >= codes
+    assert fmt.matrix(2 * outputs, inputs) <= 2 * size
+    if not fmt.quantized:
+        assert size == codes
+
+
+@settings(deadline=None)
+@given(tp=st.sampled_from([1, 2, 4, 8]), pp=st.sampled_from([1, 2, 3, 4, 7]))
+def test_shards_sum_to_the_whole_plus_what_every_rank_repeats(hand_model: Hand, tp: int, pp: int) -> None:
+    model = hand_model("llama-3.1-8b")
+    whole = stage_weights(model).stored_bytes
+    parts = sum(tp * stage_weights(model, tp=tp, pp=pp, stage=stage).stored_bytes for stage in range(pp))
+    norms = 2 * model.hidden_size * (2 * model.num_layers + 1)
+    assert parts == whole + (tp - 1) * norms
+
+
+@settings(deadline=None)
+@given(ep=st.sampled_from([1, 2, 4, 8]))
+def test_dealing_experts_out_takes_no_more_than_cutting_them(hand_model: Hand, ep: int) -> None:
+    model = hand_model("mixtral-8x7b")
+    cut = stage_weights(model, tp=ep).by_component["experts"]
+    dealt = stage_weights(model, tp=ep, ep=ep).by_component["experts"]
+    assert cut == dealt
+
+
+def test_kv_heads_are_repeated_once_there_are_more_ranks(hand_model: Hand) -> None:
+    model = hand_model("qwen3-235b-a22b")  # 4 KV heads
+    four = stage_weights(model, tp=4).by_component["attention"]
+    eight = stage_weights(model, tp=8).by_component["attention"]
+    kv_head = 94 * 2 * 128 * 4096 * 2  # K and V projections of one head in every layer
+    norms = 94 * 2 * 128 * 2
+    assert 2 * (eight - kv_head - norms) == four - kv_head - norms
+
+
+def test_bits_order_the_formats(hand_model: Hand) -> None:
+    model = hand_model("llama-3.1-8b")
+    sizes = [
+        stage_weights(model, weights_format=name).stored_bytes for name in ("fp32", "bf16", "fp8", "nvfp4")
+    ]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+# Golden values: the checkpoints' own parameter counts
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("llama-3.1-8b", 8_030_261_248),
+        ("llama-3.1-70b", 70_553_706_496),
+        ("qwen2.5-7b", 7_615_616_512),
+        ("qwen3-0.6b", 596_049_920),
+        ("qwen3-8b", 8_190_735_360),
+        ("qwen3-14b", 14_768_307_200),
+        ("mixtral-8x7b", 46_702_792_704),
+        ("qwen3-235b-a22b", 235_093_634_560),
+        ("deepseek-v3", 671_026_419_200),
+    ],
+)
+def test_parameters_are_the_published_ones(hand_model: Hand, name: str, published: int) -> None:
+    assert parameter_count(hand_model(name)) == published
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"), [("mixtral-8x7b", 12.7), ("qwen3-235b-a22b", 21.5), ("deepseek-v3", 36.6)]
+)
+def test_active_parameters(hand_model: Hand, name: str, billions: float) -> None:
+    assert active_parameters(hand_model(name)) / 1e9 == pytest.approx(billions, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "logged_gib"),
+    [
+        ("llama-3.1-8b", {}, 14.9888),  # "Model loading took 14.9888 GiB"
+        ("llama-3.1-8b", {"weights_format": "fp32"}, 29.98),
+        ("llama-3.1-8b", {"weights_format": "fp8"}, 8.49),
+        ("llama-3.1-8b", {"tp": 4}, 3.77),
+        ("llama-3.1-8b", {"pp": 4}, 4.26),
+        ("qwen2.5-7b", {}, 14.2487),
+        ("qwen2.5-7b", {"tp": 2}, 7.12),
+        ("qwen2.5-7b", {"weights_format": "awq"}, 5.29),
+        ("qwen3-8b", {}, 15.27),
+        ("qwen3-14b", {}, 27.52),
+        ("qwen3-0.6b", {}, 1.12),
+    ],
+)
+def test_weights_are_what_engines_log(
+    hand_model: Hand, name: str, options: dict[str, int], logged_gib: float
+) -> None:
+    bill = stage_weights(hand_model(name), **options)  # type: ignore[arg-type]
+    assert bill.total_bytes / GIB == pytest.approx(logged_gib, abs=0.0055)
+
+
+def test_the_bill_names_its_parts(hand_model: Hand) -> None:
+    bill = stage_weights(hand_model("deepseek-v3"), tp=8)
+    assert bill.rotary_bytes == 163840 * 64 * 2
+    assert bill.copies_bytes == 61 * 16 * 256 * 512 * 2  # W_UK and W_UV of a rank's 16 heads
+    assert bill.total_bytes == bill.stored_bytes + bill.rotary_bytes + bill.copies_bytes + bill.rounding_bytes
+
+
+# Bad input
+
+
+def test_an_unknown_format_suggests_near_ones(hand_model: Hand) -> None:
+    with pytest.raises(UnknownName, match="weight format 'fp9'") as caught:
+        stage_weights(hand_model("llama-3.1-8b"), weights_format="fp9")
+    assert caught.value.suggestions
+
+
+def test_a_width_that_tp_does_not_divide_is_refused(hand_model: Hand) -> None:
+    with pytest.raises(UsageError, match="tp 3 does not divide the MLP width 14336") as caught:
+        stage_weights(hand_model("llama-3.1-8b"), tp=3)
+    assert "1, 2, 4, 7, 8" in str(caught.value.hint)
+
+
+# The logs
+
+
+@pytest.mark.shared
+def test_every_start_up_of_the_study(shared: Path, hand_model: Hand) -> None:
+    names = {"meta-llama/Llama-3.1-8B-Instruct": "llama-3.1-8b", "Qwen/Qwen2.5-7B-Instruct": "qwen2.5-7b"}
+    with (shared / "data/latency/engine_startup_memory.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) >= 24
+    for row in rows:
+        bill = stage_weights(
+            hand_model(names[row["model"]]),
+            weights_format="fp32" if row["dtype"] == "float32" else row["quantization"] or None,
+            tp=int(row["tensor_parallel_size"]),
+            pp=int(row["pipeline_parallel_size"]),
+        )
+        assert bill.total_bytes / GIB == pytest.approx(float(row["weight_memory_gib"]), rel=0.002), row
