@@ -27,6 +27,7 @@ def plotly_json(figure: Figure) -> dict[str, Any]:
     traces += [_mark(mark, figure) for mark in figure.marks]
     chart = go.Figure(data=traces, layout=_layout(figure))
     document: dict[str, Any] = chart.to_plotly_json()
+    document["layout"].pop("template", None)
     if _unified(figure):
         # Newer than the oldest plotly we accept, so not through go.Layout; older ones ignore it.
         document["layout"]["xaxis"]["unifiedhovertitle"] = {"text": f"%{{x:.4~r}} {_unit(figure.x)}"}

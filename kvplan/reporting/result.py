@@ -9,22 +9,17 @@ to ask whether a number makes sense. Two rules go beyond types: requests are con
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from kvplan.errors import DataError, near_names
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 SCHEMA = "kvplan.result/1"
 
-MAX_RESULT_BYTES = 256 << 20
-"""A result is a few hundred kilobytes; a file beyond this bound is something else and is not read."""
-
 PERCENTILES = 101
+
+MAX_DEPTH = 32
+"""A scenario is a handful of levels deep."""
 
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -32,7 +27,7 @@ Amount = Annotated[float, Field(ge=0)]
 Scalar = str | int | float | bool | None
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     """Strict, closed and without NaN: a typing error in a producer is an error, not a missing chart."""
 
     model_config = ConfigDict(
@@ -40,7 +35,7 @@ class _Part(BaseModel):
     )
 
 
-class Model(_Part):
+class Model(Part):
     """The model as it was sized."""
 
     name: str
@@ -51,7 +46,7 @@ class Model(_Part):
     kv_dtype: str
 
 
-class Gpu(_Part):
+class Gpu(Part):
     """The device; ``memory_bytes`` is of one of the ``count`` devices of a replica."""
 
     name: str
@@ -60,7 +55,7 @@ class Gpu(_Part):
     count: Annotated[int, Field(ge=1)]
 
 
-class BillItem(_Part):
+class BillItem(Part):
     """One line of the bill of memory."""
 
     name: str
@@ -69,7 +64,7 @@ class BillItem(_Part):
     source: str
 
 
-class Memory(_Part):
+class Memory(Part):
     """The bill of one GPU, and what its KV pool holds."""
 
     bill: list[BillItem]
@@ -81,7 +76,7 @@ class Memory(_Part):
     max_concurrency_context: Count | None
 
 
-class Pool(_Part):
+class Pool(Part):
     """The block pool the simulation used; ``usable_blocks`` leaves out the reserved null block."""
 
     num_blocks: Count
@@ -89,21 +84,21 @@ class Pool(_Part):
     block_size: Annotated[int, Field(ge=1)]
 
 
-class CapacityPoint(_Part):
+class CapacityPoint(Part):
     """How many sequences of one context length fit at once."""
 
     context_tokens: Annotated[int, Field(ge=1)]
     max_concurrency: Amount
 
 
-class CapacityCurve(_Part):
+class CapacityCurve(Part):
     """Concurrency against context for one KV number format."""
 
     dtype: str
     points: list[CapacityPoint]
 
 
-class Totals(_Part):
+class Totals(Part):
     """Counters over the whole run."""
 
     requests: Count
@@ -135,7 +130,7 @@ class Totals(_Part):
         return self
 
 
-class Statistics(_Part):
+class Statistics(Part):
     """Summary of one latency over the ``count`` requests it is defined for, in seconds."""
 
     count: Annotated[int, Field(ge=1)]
@@ -146,7 +141,7 @@ class Statistics(_Part):
     max: Seconds
 
 
-class Latency(_Part):
+class Latency(Part):
     """``None`` where no request has that latency (one output token has no time per output token)."""
 
     ttft_s: Statistics | None
@@ -155,7 +150,7 @@ class Latency(_Part):
     queue_s: Statistics | None
 
 
-class Throughput(_Part):
+class Throughput(Part):
     """Averages over the makespan; 0 when nothing ran."""
 
     requests_per_s: Amount
@@ -163,7 +158,7 @@ class Throughput(_Part):
     output_tokens_per_s: Amount
 
 
-class Distributions(_Part):
+class Distributions(Part):
     """Percentiles 0, 1, ... 100 of each latency, or an empty list."""
 
     ttft_s: list[Seconds]
@@ -182,7 +177,7 @@ class Distributions(_Part):
         return self
 
 
-class Series(_Part):
+class Series(Part):
     """State sampled at ``t_s``; ``queried_tokens``, ``hit_tokens`` and ``preemptions`` are cumulative.
 
     ``used_blocks`` are referenced by a running request, ``cached_blocks`` are unreferenced but still
@@ -212,7 +207,7 @@ class Series(_Part):
         return self
 
 
-class Slo(_Part):
+class Slo(Part):
     """One service-level objective; ``value_s`` is ``None`` when no request counts, and then it is missed."""
 
     name: str
@@ -224,7 +219,7 @@ class Slo(_Part):
 Band = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
-class Bands(_Part):
+class Bands(Part):
     """Relative error bands of the predicted latencies: ``[-0.3, 0.3]`` is 30 % either way."""
 
     ttft: Band | None = None
@@ -240,7 +235,7 @@ class Bands(_Part):
         return self
 
 
-class Accuracy(_Part):
+class Accuracy(Part):
     """What the clock of the simulation was, and how far it may be off."""
 
     model: Literal["linear", "roofline", "profile"]
@@ -250,7 +245,7 @@ class Accuracy(_Part):
     source: str
 
 
-class Trace(_Part):
+class Trace(Part):
     """What was replayed, with every row accounted for."""
 
     name: str
@@ -262,7 +257,7 @@ class Trace(_Part):
     reuse_known: bool
 
 
-class Assumption(_Part):
+class Assumption(Part):
     """A value that was not given but chosen or derived, and why."""
 
     name: str
@@ -270,7 +265,7 @@ class Assumption(_Part):
     source: str
 
 
-class Input(_Part):
+class Input(Part):
     """A file the run read."""
 
     path: str
@@ -278,7 +273,7 @@ class Input(_Part):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Provenance(_Part):
+class Provenance(Part):
     """What is needed to run it again."""
 
     command: str
@@ -287,7 +282,7 @@ class Provenance(_Part):
     versions: dict[str, str]
 
 
-class Result(_Part):
+class Result(Part):
     """A whole ``kvplan.result/1`` document."""
 
     schema_: Literal["kvplan.result/1"] = Field(alias="schema")
@@ -310,6 +305,17 @@ class Result(_Part):
     warnings: list[str]
     provenance: Provenance
 
+    @field_validator("scenario")
+    @classmethod
+    def _plain_json(cls, scenario: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(scenario, ensure_ascii=False, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise ValueError(f"not plain JSON: {exc}") from exc
+        if _depth(scenario) > MAX_DEPTH:
+            raise ValueError(f"nested more than {MAX_DEPTH} deep")
+        return scenario
+
     @property
     def hit_ratio(self) -> float | None:
         """Prompt tokens found in the cache over prompt tokens looked up; ``None`` when none were."""
@@ -323,65 +329,16 @@ class Result(_Part):
         return self.totals.peak_used_blocks / usable if usable else None
 
 
-def parse_result(document: object, *, where: str | None = None) -> Result:
-    """Check a decoded document (lists for arrays, as ``json`` gives them).
-
-    Raises:
-        DataError: not ``kvplan.result/1``; names the key path of the first problem and counts the others.
-    """
-    if not isinstance(document, Mapping):
-        raise DataError(
-            f"a result is a JSON object, not {_json_kind(document)}", where=where, hint=_HINT_PRODUCER
-        )
-    schema = document.get("schema")
-    if schema != SCHEMA:
-        found = f"{schema!r:.60}" if "schema" in document else "none"
-        raise DataError(f"expected schema {SCHEMA!r}, found {found}", where=where, hint=_schema_hint(schema))
-    try:
-        return Result.model_validate(document)
-    except ValidationError as exc:
-        _raise(exc, where)
+def _depth(node: Any) -> int:
+    """Levels of containers, counted level by level so that depth cannot exhaust the stack."""
+    depth, level = 0, [node]
+    while level := [child for item in level if isinstance(item, (dict, list)) for child in _children(item)]:
+        depth += 1
+    return depth
 
 
-def loads_result(text: str | bytes, *, where: str | None = None) -> Result:
-    """Parse and check the text of a result.
-
-    Raises:
-        DataError: not JSON (says line and column), or not ``kvplan.result/1`` (says the key path).
-    """
-    try:
-        document = json.loads(text, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as exc:
-        place = f"{where or 'result'}:{exc.lineno}:{exc.colno}"
-        hint = "the file is empty" if not text.strip() else "was the file cut off while being written?"
-        raise DataError(f"not valid JSON: {exc.msg}", where=place, hint=hint) from exc
-    except UnicodeDecodeError as exc:
-        raise DataError(f"not UTF-8 text: {exc.reason} at byte {exc.start}", where=where) from exc
-    except RecursionError as exc:
-        raise DataError("nested too deeply to be a result", where=where, hint=_HINT_PRODUCER) from exc
-    except ValueError as exc:
-        raise DataError(f"not a usable number: {exc}", where=where) from exc
-    return parse_result(document, where=where)
-
-
-def load_result(path: str | Path, *, max_bytes: int = MAX_RESULT_BYTES) -> Result:
-    """Read a result file, or stdin when ``path`` is ``-``.
-
-    Raises:
-        DataError: too large, not JSON, or not ``kvplan.result/1``.
-        OSError: the file cannot be read.
-    """
-    if str(path) == "-":
-        data, where = sys.stdin.buffer.read(max_bytes + 1), "<stdin>"
-    else:
-        with open(path, "rb") as handle:
-            data = handle.read(max_bytes + 1)
-        where = str(path)
-    if len(data) > max_bytes:
-        raise DataError(
-            f"larger than the {max_bytes:,} bytes a result may have", where=where, hint=_HINT_PRODUCER
-        )
-    return loads_result(data, where=where)
+def _children(container: dict[str, Any] | list[Any]) -> list[Any]:
+    return list(container.values()) if isinstance(container, dict) else container
 
 
 def result_json(result: Result, *, indent: int | None = 2) -> str:
@@ -389,79 +346,3 @@ def result_json(result: Result, *, indent: int | None = 2) -> str:
     document = result.model_dump(mode="json", by_alias=True, exclude_unset=True)
     separators = (",", ":") if indent is None else None
     return json.dumps(document, indent=indent, separators=separators, ensure_ascii=False, allow_nan=False)
-
-
-_HINT_PRODUCER = "give the file that `kvplan simulate -o result.json` wrote"
-
-
-def _schema_hint(schema: object) -> str:
-    if isinstance(schema, str) and schema.startswith("kvplan.result/"):
-        return f"this kvplan reads {SCHEMA}; use the version of kvplan that wrote the file, or run it again"
-    return _HINT_PRODUCER
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON; a missing number is null")
-
-
-def _json_kind(value: object) -> str:
-    names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
-def _raise(exc: ValidationError, where: str | None) -> NoReturn:
-    problems = exc.errors(include_url=False)
-    first = problems[0]
-    path = key_path(first["loc"])
-    message = f"{path or 'result'}: {_message(first)}"
-    if len(problems) > 1:
-        message += f" (and {len(problems) - 1} more problem{'s' if len(problems) > 2 else ''})"
-    hint = None
-    if first["type"] == "extra_forbidden":
-        near = near_names(str(first["loc"][-1]), _sibling_names(first["loc"][:-1]))
-        hint = f"did you mean {', '.join(near)}?" if near else f"{SCHEMA} has no such key"
-    raise DataError(message, where=where, hint=hint) from exc
-
-
-def key_path(location: Iterable[int | str]) -> str:
-    """``('series', 't_s', 3)`` -> ``'series.t_s[3]'``."""
-    text = ""
-    for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
-
-
-def _message(problem: Mapping[str, Any]) -> str:
-    if problem["type"] == "missing":
-        return "missing"
-    if problem["type"] == "extra_forbidden":
-        return "unknown key"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    shown = problem.get("input")
-    if isinstance(shown, (str, int, float, bool)) or shown is None:
-        text = repr(shown) if not isinstance(shown, (bool, type(None))) else json.dumps(shown)
-        message += f", found {text[:60]}"
-    return message
-
-
-def _sibling_names(location: Iterable[int | str]) -> list[str]:
-    """The keys a closed object at ``location`` may have."""
-    part: Any = Result
-    for step in location:
-        if isinstance(step, int):
-            continue
-        field = next((f for n, f in part.model_fields.items() if step in (n, f.alias)), None)
-        part = _part_of(field.annotation) if field is not None else None
-        if part is None:
-            return []
-    return [field.alias or name for name, field in part.model_fields.items()]
-
-
-def _part_of(annotation: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, _Part):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        if (found := _part_of(argument)) is not None:
-            return found
-    return None

@@ -24,7 +24,7 @@ def bounds(axis: Axis) -> tuple[float, float]:
     if axis.unit == "count" and axis.low == 0:
         high *= 1.08
     if axis.unit == "percent":
-        high = min(high, 1.0) * 1.05
+        high *= 1.05
     return low, high
 
 

@@ -30,14 +30,14 @@ def _percentiles(values: list[float]) -> list[float]:
         place = percent / 100 * last
         low = math.floor(place)
         high = min(low + 1, last)
-        out.append(ordered[low] + (ordered[high] - ordered[low]) * (place - low))
+        out.append(round(ordered[low] + (ordered[high] - ordered[low]) * (place - low), 9))
     return out
 
 
 def _statistics(values: list[float]) -> dict[str, float | int]:
     points = _percentiles(values)
     return {
-        "count": len(values), "mean": sum(values) / len(values),
+        "count": len(values), "mean": math.fsum(values) / len(values),
         "p50": points[50], "p90": points[90], "p99": points[99], "max": points[100],
     }  # fmt: skip
 
@@ -45,10 +45,10 @@ def _statistics(values: list[float]) -> dict[str, float | int]:
 def build_full(samples: int = 600, requests: int = 1000) -> Document:
     """Llama 3.1 8B on one H100 serving a thousand conversations: every part present, both SLOs met."""
     rng = random.Random(7)
-    ttft = [rng.lognormvariate(-1.9, 0.75) for _ in range(requests)]
-    tpot = [0.011 + rng.gammavariate(2.0, 0.003) for _ in range(requests - 4)]
-    e2e = [t + rng.choice(tpot) * rng.randint(80, 700) for t in ttft]
-    queue = [max(0.0, t * 0.6 - 0.05) for t in ttft]
+    ttft = [round(rng.lognormvariate(-1.9, 0.75), 6) for _ in range(requests)]
+    tpot = [round(0.011 + rng.gammavariate(2.0, 0.003), 6) for _ in range(requests - 4)]
+    e2e = [round(t + rng.choice(tpot) * rng.randint(80, 700), 6) for t in ttft]
+    queue = [round(max(0.0, t * 0.6 - 0.05), 6) for t in ttft]
     makespan = 618.25
     usable, block_size = 27_419, 16
     t_s, used, cached, running, waiting, queried, hit, preempted = [], [], [], [], [], [], [], []
@@ -230,10 +230,26 @@ def _rejecting(document: Document) -> Document:
 
 
 def _one_request(document: Document) -> Document:
-    document["totals"] |= {"requests": 1, "finished": 1, "preemptions": 0, "peak_waiting": 0, "peak_running": 1}
+    document["totals"] |= {
+        "requests": 1,
+        "finished": 1,
+        "preemptions": 0,
+        "peak_waiting": 0,
+        "peak_running": 1,
+    }
     single = {"count": 1, "mean": 0.2, "p50": 0.2, "p90": 0.2, "p99": 0.2, "max": 0.2}
-    document["latency"] = {"ttft_s": single, "tpot_s": None, "e2e_s": single, "queue_s": {**single, **dict.fromkeys(("mean", "p50", "p90", "p99", "max"), 0.0)}}
-    document["distributions"] = {"ttft_s": [0.2] * 101, "tpot_s": [], "e2e_s": [0.2] * 101, "queue_s": [0.0] * 101}
+    document["latency"] = {
+        "ttft_s": single,
+        "tpot_s": None,
+        "e2e_s": single,
+        "queue_s": {**single, **dict.fromkeys(("mean", "p50", "p90", "p99", "max"), 0.0)},
+    }
+    document["distributions"] = {
+        "ttft_s": [0.2] * 101,
+        "tpot_s": [],
+        "e2e_s": [0.2] * 101,
+        "queue_s": [0.0] * 101,
+    }
     document["series"] = {name: column[:1] for name, column in document["series"].items()}
     document["slo"] = []
     return document
@@ -250,7 +266,9 @@ def _crowded(document: Document) -> Document:
     """More of everything than a page should show: points, warnings, dtypes, bill lines."""
     large = build_full(samples=7000)
     document["series"] = large["series"]
-    document["totals"] |= {name: large["totals"][name] for name in ("queried_tokens", "hit_tokens", "preemptions")}
+    document["totals"] |= {
+        name: large["totals"][name] for name in ("queried_tokens", "hit_tokens", "preemptions")
+    }
     document["warnings"] = [f"warning number {index}" for index in range(1, 501)]
     document["capacity"] = [
         {**copy.deepcopy(document["capacity"][0]), "dtype": f"format{index}"} for index in range(9)

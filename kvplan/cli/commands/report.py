@@ -55,7 +55,7 @@ def report(
 
     Without -o, HTML and Markdown are written beside the result; the rest goes to stdout.
     """
-    from kvplan.reporting.result import load_result
+    from kvplan.reporting.loading import load_result
 
     kind = _kind(output, format)
     target = _target(result, output, kind)

@@ -82,14 +82,19 @@
   const config = {
     displaylogo: false, responsive: true, scrollZoom: false, showTips: false,
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
-    toImageButtonOptions: { format: "svg" },
   };
   const draw = async (plot) => {
     const key = plot.dataset.chart;
     const target = plot.querySelector(".live");
     const { data, layout } = resolved(payload.charts[key], plot.clientWidth);
-    await Plotly.react(target, data, layout, { ...config, toImageButtonOptions: { format: "svg", filename: key } });
-    plot.classList.add("is-live");
+    const image = { format: "svg", filename: key };
+    plot.classList.add("is-live"); // shown first: a hidden element has no width to fill
+    try {
+      await Plotly.react(target, data, layout, { ...config, toImageButtonOptions: image });
+    } catch (error) {
+      plot.classList.remove("is-live");
+      throw error;
+    }
     live.set(key, plot);
   };
   const recolour = () => { nameToggle(); for (const plot of live.values()) draw(plot); };

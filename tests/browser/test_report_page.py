@@ -1,0 +1,137 @@
+"""The page in a real browser, offline: no errors, no requests, charts drawn, themes, paper, downloads."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from kvplan.reporting.html import render_html
+from kvplan.reporting.loading import parse_result
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+READY = "document.documentElement.dataset.charts === 'ready'"
+
+
+def _results() -> ModuleType:
+    path = Path(__file__).parent.parent / "reporting" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("kvplan_test_results", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next((found for name in ("chromium", "chromium-browser", "google-chrome")
+                    if (found := shutil.which(name))), None)  # fmt: skip
+    if program is None:
+        pytest.skip("no chromium on PATH")
+    with api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        )
+        yield launched
+        launched.close()
+
+
+class Visit:
+    """One page, opened offline, with everything that went wrong or went out."""
+
+    def __init__(self, browser: Any, path: Path, **options: Any) -> None:
+        self.context = browser.new_context(offline=True, accept_downloads=True, **options)
+        self.page = self.context.new_page()
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", lambda message: self.errors.append(f"{message.type}: {message.text}"))
+        self.page.goto(path.as_uri())
+        self.page.wait_for_function(READY, timeout=60_000)
+
+    def __enter__(self) -> Visit:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+
+
+def _write(path: Path, variant: str) -> dict[str, Any]:
+    document: dict[str, Any] = _results().build(variant)
+    path.write_text(render_html(parse_result(document)), encoding="utf-8")
+    return document
+
+
+def test_page_is_complete_offline(browser, tmp_path):
+    path = tmp_path / "report.html"
+    document = _write(path, "full")
+    with Visit(browser, path, viewport={"width": 1280, "height": 900}) as visit:
+        page = visit.page
+        assert page.locator(".is-live .live .main-svg").count() >= 8
+        assert page.locator(".plot.is-live").count() == 8
+        assert page.locator(".drawing:visible").count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        with page.expect_download() as download:
+            page.click("#save-json")
+        assert json.loads(Path(download.value.path()).read_text(encoding="utf-8")) == document
+        with page.expect_download() as download:
+            page.click("#save-csv")
+        assert Path(download.value.path()).read_text(encoding="utf-8").startswith("group,name,statistic")
+        assert visit.requests[0] == path.as_uri()
+        assert all(url.startswith("blob:") for url in visit.requests[1:])  # the downloads, from memory
+        assert visit.errors == []
+
+
+def test_themes_follow_the_system_and_the_button(browser, tmp_path):
+    path = tmp_path / "report.html"
+    _write(path, "full")
+    paper = "getComputedStyle(document.documentElement).backgroundColor"
+    line = "document.querySelector('#chart-capacity .live .js-line').style.stroke"
+    with Visit(browser, path, color_scheme="dark") as visit:
+        page = visit.page
+        dark = page.evaluate(paper), page.evaluate(line)
+        assert page.inner_text("#theme") == "Light"
+        page.click("#theme")
+        page.wait_for_function(f"{line} !== {json.dumps(dark[1])}")
+        light = page.evaluate(paper), page.evaluate(line)
+        assert page.inner_text("#theme") == "Dark"
+        assert visit.errors == []
+    assert dark[0] == "rgb(20, 23, 26)"
+    assert light[0] == "rgb(252, 251, 248)"
+
+
+def test_paper_and_telephone(browser, tmp_path):
+    path = tmp_path / "report.html"
+    _write(path, "crowded")
+    with Visit(browser, path, viewport={"width": 390, "height": 800}, color_scheme="dark") as visit:
+        page = visit.page
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        pdf = page.pdf(format="A4")
+        assert pdf.startswith(b"%PDF")
+        assert len(pdf) > 50_000
+        page.emulate_media(media="print")
+        assert page.locator(".drawing:visible").count() == 8
+        assert page.locator(".live:visible").count() == 0
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert page.evaluate("getComputedStyle(document.body).color") == "rgb(23, 25, 28)"
+        assert visit.errors == []
+
+
+def test_hostile_results_stay_text(browser, tmp_path):
+    path = tmp_path / "report.html"
+    document = _write(path, "hostile")
+    with Visit(browser, path) as visit:
+        assert visit.page.inner_text("h1").startswith(document["model"]["name"])
+        assert visit.page.locator("img").count() == 0
+        assert visit.requests == [path.as_uri()]
+        assert visit.errors == []  # an alert, a blocked script or a failed image would be one

@@ -1,0 +1,163 @@
+"""Figures: what is shown follows from the result, in bounds, for every kind of result."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvplan.reporting.absence import absent
+from kvplan.reporting.charts import plotly_json
+from kvplan.reporting.figures import Axis, figures
+from kvplan.reporting.loading import parse_result
+from kvplan.reporting.palette import DARK, LIGHT
+from kvplan.reporting.scales import bounds, position, ticks
+from kvplan.reporting.svg import render
+
+ALL = ["memory", "capacity", "occupancy", "requests", "hit_ratio", "ttft", "tpot", "e2e"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "lacking"),
+    [
+        ("full", []),
+        ("no_model", ["memory", "capacity"]),
+        ("no_gpu", ["memory"]),
+        ("empty", ["occupancy", "requests", "hit_ratio", "ttft", "tpot", "e2e"]),
+        ("one_request", ["occupancy", "requests", "hit_ratio", "tpot"]),
+    ],
+)
+def test_charts_exist_where_there_is_data_and_only_there(result_document, variant: str, lacking: list[str]):
+    assert list(figures(parse_result(result_document(variant)))) == [key for key in ALL if key not in lacking]
+
+
+def test_a_missing_chart_is_explained(any_document):
+    result = parse_result(any_document)
+    shown, reasons = set(figures(result)), absent(result)
+    explained = set(reasons) | ({"occupancy", "requests", "hit_ratio"} if "series" in reasons else set())
+    assert explained | shown == set(ALL) | ({"series"} & set(reasons))
+    assert not set(reasons) & shown
+
+
+def test_lines_are_bounded_and_inside_their_axes(any_document):
+    for figure in figures(parse_result(any_document)).values():
+        for line in figure.lines:
+            assert len(line.x) == len(line.y) <= 2000
+            for x, y in zip(line.x, line.y, strict=True):
+                low, high = bounds(figure.x)
+                assert low * (1 - 1e-3) - 1e-9 <= x <= high * (1 + 1e-3) + 1e-9
+                low, high = bounds(figure.y)
+                assert y is None or low * (1 - 1e-3) - 1e-9 <= y <= high * (1 + 1e-3) + 1e-9
+        assert len(figure.lines) <= 8
+        assert figure.summary.endswith(".")
+
+
+def test_memory_segments_are_the_bill(result_document):
+    result = parse_result(result_document())
+    figure = figures(result)["memory"]
+    assert result.memory is not None
+    assert sum(part.value for part in figure.segments) * 2**30 == pytest.approx(
+        result.memory.total_bytes, rel=1e-5
+    )
+    assert [part.name for part in figure.segments if part.quiet] == ["Unused"]
+
+
+def test_capacity_marks_the_operating_point_and_the_chosen_format(result_document):
+    figure = figures(parse_result(result_document()))["capacity"]
+    assert [(mark.x, mark.y) for mark in figure.marks] == [(32_768, 13.388)]
+    assert [line.name for line in figure.lines if line.heavy] == ["bf16"]
+    assert len({(line.colour, line.symbol) for line in figure.lines}) == len(figure.lines)
+
+
+def test_eight_formats_differ_in_colour_or_shape(result_document):
+    figure = figures(parse_result(result_document("crowded")))["capacity"]
+    assert len({(line.colour, line.symbol) for line in figure.lines}) == len(figure.lines) == 8
+
+
+def test_distributions_carry_their_limits(result_document):
+    shown = figures(parse_result(result_document("slo_missed")))
+    (limit,) = shown["ttft"].rules
+    assert (limit.value, limit.passed, limit.name) == (0.5, False, "p99 limit 500 ms")
+    assert shown["tpot"].rules[0].passed is True
+    assert shown["e2e"].rules == ()
+    assert shown["ttft"].lines[0].y == [i / 100 for i in range(101)]
+
+
+def test_zero_latencies_do_not_break_a_logarithmic_axis(result_document):
+    document = result_document()
+    document["distributions"]["ttft_s"][:50] = [0.0] * 50
+    line = figures(parse_result(document))["ttft"].lines[0]
+    assert all(x > 0 for x in line.x)
+    document["distributions"]["ttft_s"] = [0.0] * 101
+    result = parse_result(document)
+    assert "ttft" not in figures(result)
+
+
+def test_plotly_figures_are_finite_json_with_theme_colours_only(any_document):
+    for figure in figures(parse_result(any_document)).values():
+        document = plotly_json(figure)
+        text = json.dumps(document, allow_nan=False)
+        assert len(document["data"]) == len(figure.lines) + len(figure.marks) + len(figure.segments)
+        assert not re.search(r'"#[0-9a-f]{3,8}"', text)
+        assert set(re.findall(r'"var\(--([\w-]+)\)"', text)) <= set(LIGHT) & set(DARK)
+        assert "template" not in document["layout"]
+
+
+def test_plotly_cannot_read_names_as_markup(result_document):
+    text = json.dumps([plotly_json(f) for f in figures(parse_result(result_document("hostile"))).values()])
+    assert "<b>bold" not in text
+    assert "&lt;b&gt;bold&lt;/b&gt;" in text
+
+
+def test_drawings_are_well_formed_and_described(any_document):
+    for figure in figures(parse_result(any_document)).values():
+        root = ElementTree.fromstring(render(figure, standalone=True))
+        space = "{http://www.w3.org/2000/svg}"
+        assert root.find(f"{space}title").text == figure.title
+        assert root.find(f"{space}desc").text == figure.summary
+        used = set(re.findall(r"var\(--([\w-]+)\)", render(figure)))
+        assert used <= set(LIGHT) & set(DARK)
+        width, height = map(float, root.attrib["viewBox"].split()[2:])
+        for text in root.iter(f"{space}text"):
+            assert 0 <= float(text.attrib["x"]) <= width
+            assert 0 <= float(text.attrib["y"]) <= height
+
+
+def test_a_gap_lifts_the_pen(result_document):
+    document = result_document()
+    for name in ("queried_tokens", "hit_tokens"):
+        column = document["series"][name]
+        column[200:400] = [column[200]] * 200
+    figure = figures(parse_result(document))["hit_ratio"]
+    assert None in figure.lines[0].y
+    path = re.findall(r'<path d="(M[^"]*)" style="fill:none;stroke:var\(--c1\)', render(figure))[-1]
+    assert path.count("M") == 2
+
+
+@given(
+    st.floats(1e-6, 1e6), st.floats(1.0001, 1e6), st.booleans(),
+    st.sampled_from(["seconds", "count", "tokens", "GiB", "percent", "time"]),
+)  # fmt: skip
+def test_ticks_lie_inside_their_axis_and_rise(low: float, factor: float, log: bool, unit):
+    axis = Axis("a", unit, low, low * factor, log=log)
+    start, end = bounds(axis)
+    assert start < end
+    marks = ticks(axis)
+    values = [value for value, _ in marks]
+    assert values == sorted(set(values))
+    assert all(start * (1 - 1e-6) <= value <= end * (1 + 1e-6) for value in values)
+    assert len(marks) <= 20
+
+
+@given(st.floats(1, 100), st.floats(1, 100), st.booleans())
+def test_positions_are_monotone_and_clipped(a: float, b: float, log: bool):
+    axis = Axis("a", "seconds", 2, 50, log=log)
+    assert 0 <= position(a, axis) <= 1
+    if a <= b:
+        assert position(a, axis) <= position(b, axis)
+    assert position(bounds(axis)[0], axis) == 0
+    assert position(bounds(axis)[1], axis) == 1

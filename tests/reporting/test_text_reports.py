@@ -1,0 +1,132 @@
+"""Markdown, CSV and the terminal: golden text, safety, width."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from kvplan.reporting.console import summary_table
+from kvplan.reporting.csv import COLUMNS, result_csv
+from kvplan.reporting.loading import parse_result
+from kvplan.reporting.markdown import escape, markdown_pictures, render_markdown
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def _golden(name: str, text: str) -> None:
+    """Compare with a committed file; ``KVPLAN_UPDATE_GOLDEN=1`` rewrites it, for review in the diff."""
+    path = GOLDEN / name
+    if os.environ.get("KVPLAN_UPDATE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+def _console(result, *, encoding: str = "utf-8", width: int = 80, color: bool = False) -> str:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding)
+    console = Console(
+        file=stream, width=width, force_terminal=color, color_system="truecolor" if color else None,
+        highlight=False, emoji=False,
+    )  # fmt: skip
+    console.print(summary_table(result))
+    stream.flush()
+    return raw.getvalue().decode(encoding)
+
+
+@pytest.mark.parametrize("variant", ["full", "no_model", "empty", "incomplete"])
+def test_markdown_is_as_committed(result_document, variant: str):
+    _golden(f"{variant}.md", render_markdown(parse_result(result_document(variant)), pictures="report"))
+
+
+def test_drawings_are_as_committed(result_document):
+    pictures = markdown_pictures(parse_result(result_document()), "report")
+    for name in ("report-memory.svg", "report-capacity.svg"):
+        _golden(name, pictures[name])
+
+
+def test_csv_is_as_committed(result_document):
+    _golden("full.csv", result_csv(parse_result(result_document())))
+
+
+def test_summary_is_as_committed(result_document):
+    for variant in ("full", "slo_missed", "empty"):
+        _golden(f"{variant}.txt", _console(parse_result(result_document(variant))))
+
+
+def test_markdown_links_exactly_its_drawings(any_document):
+    result = parse_result(any_document)
+    linked = re.findall(r"^!\[.*\]\((.+)\)$", render_markdown(result, pictures="r"), flags=re.M)
+    assert linked == list(markdown_pictures(result, "r"))
+    assert "](" not in re.sub(r"```.*?```", "", render_markdown(result), flags=re.S)
+
+
+def test_markdown_tables_are_rectangular(any_document):
+    text = render_markdown(parse_result(any_document))
+    for block in text.split("\n\n"):
+        if block.startswith("| "):
+            widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+            assert len(widths) == 1
+
+
+def test_markdown_holds_no_html_from_outside(result_document):
+    text = render_markdown(parse_result(result_document("hostile")))
+    fence = re.search(r"```sh\n.*\n```", text)
+    assert fence is not None
+    assert "<" not in text.replace(fence.group(), "")
+    assert "\x1b" not in text
+    assert escape("a|b*c`d[e](f)<g>") == r"a\|b\*c\`d\[e\](f)&lt;g&gt;"
+
+
+def test_csv_rows_are_whole_and_inert(any_document):
+    rows = list(csv.reader(io.StringIO(result_csv(parse_result(any_document)))))
+    assert tuple(rows[0]) == COLUMNS
+    assert all(len(row) == 5 for row in rows)
+    assert all(row[3] in ("", "true", "false") or float(row[3]) >= 0 for row in rows[1:])
+
+
+def test_csv_text_is_no_spreadsheet_formula(result_document):
+    document = result_document()
+    document["memory"]["bill"][0]["name"] = "=1+1"
+    rows = list(csv.reader(io.StringIO(result_csv(parse_result(document)))))
+    assert [row[1] for row in rows if row[0] == "memory"][0] == "'=1+1"
+
+
+def test_summary_fits_80_columns(any_document):
+    lines = _console(parse_result(any_document)).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert all(line == line.rstrip() for line in lines[1:] if not re.search("─", line))
+
+
+def test_summary_survives_a_terminal_without_utf8(any_document):
+    text = _console(parse_result(any_document), encoding="ascii")
+    assert text.isascii()
+
+
+def test_summary_marks_objectives(result_document):
+    text = _console(parse_result(result_document("slo_missed")))
+    assert "✗ TTFT p99 891 ms, over 500 ms" in text
+    assert "✓ TPOT p99 30.8 ms, within 50.0 ms" in text
+    assert "x TTFT p99 891 ms" in _console(parse_result(result_document("slo_missed")), encoding="ascii")
+
+
+def test_summary_reads_no_markup_and_no_escape_codes(result_document):
+    text = _console(parse_result(result_document("hostile")))
+    assert "[red]|pipe|`code`[/red]" in text
+    assert "\x1b" not in text
+
+
+def test_summary_counts_the_warnings_it_leaves_out(result_document):
+    assert "492 more warnings in the result" in _console(parse_result(result_document("crowded")))
+
+
+def test_colour_is_only_added(result_document):
+    result = parse_result(result_document())
+    coloured = re.sub(r"\x1b\[[0-9;]*m", "", _console(result, color=True))
+    assert coloured == _console(result)

@@ -1,0 +1,102 @@
+"""The answer in words follows from the figures."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvplan.reporting.loading import parse_result
+from kvplan.reporting.verdict import cautions, close_call, unknowns, verdict
+
+
+@pytest.mark.parametrize(
+    ("variant", "headline", "tone"),
+    [
+        ("full", "llama-3.1-8b on h100-sxm serves all 1,000 requests within its latency limits.", "met"),
+        ("no_slo", "llama-3.1-8b on h100-sxm serves all 1,000 requests.", "neutral"),
+        ("no_model", "The simulated engine serves all 1,000 requests within its latency limits.", "met"),
+        ("no_gpu", "llama-3.1-8b serves all 1,000 requests within its latency limits.", "met"),
+        (
+            "slo_missed",
+            "llama-3.1-8b on h100-sxm misses its TTFT p99 limit: 891 ms against 500 ms.",
+            "missed",
+        ),
+        ("empty", "No request was simulated.", "partial"),
+        ("incomplete", "The run stopped early: 312 of 1,000 requests finished.", "partial"),
+        (
+            "rejecting",
+            "llama-3.1-8b on h100-sxm serves 982 of 1,000 requests within its latency limits and rejects 18.",
+            "partial",
+        ),
+        ("one_request", "llama-3.1-8b on h100-sxm serves its one request.", "neutral"),
+    ],
+)
+def test_headline(result_document, variant: str, headline: str, tone: str):
+    said = verdict(parse_result(result_document(variant)))
+    assert said.headline == headline
+    assert said.tone == tone
+
+
+def test_several_misses_are_counted(result_document):
+    document = result_document()
+    for slo in document["slo"]:
+        slo["passed"] = False
+    document["gpu"]["count"] = 4
+    said = verdict(parse_result(document))
+    assert said.headline == "llama-3.1-8b on 4 × h100-sxm misses 2 of its 2 latency limits."
+
+
+def test_nothing_finished_is_said(result_document):
+    document = result_document("no_slo")
+    document["totals"] |= {"finished": 0, "rejected": 1000}
+    said = verdict(parse_result(document))
+    assert said.headline == "llama-3.1-8b on h100-sxm serves none of the 1,000 requests."
+    assert said.tone == "missed"
+
+
+def test_every_objective_has_a_chip_with_its_own_outcome(result_document):
+    first, second = verdict(parse_result(result_document("slo_missed"))).chips
+    assert (first.name, first.relation, first.limit, first.passed) == ("TTFT p99", "over", "500 ms", False)
+    assert (second.name, second.relation, second.limit, second.passed) == (
+        "TPOT p99",
+        "within",
+        "50.0 ms",
+        True,
+    )
+    no_value = verdict(parse_result(result_document("empty"))).chips[0]
+    assert (no_value.value, no_value.relation, no_value.passed) == ("no value", "limit", False)
+
+
+def test_detail_gives_hit_ratio_and_percentiles(result_document):
+    text = " ".join(verdict(parse_result(result_document())).detail)
+    assert "TTFT 891 ms, TPOT 30.8 ms and end to end 16.6 s" in text
+    assert "41.4% of the prompt tokens" in text
+    assert "84.8% of the KV pool" in text
+    nothing = " ".join(verdict(parse_result(result_document("no_reuse"))).detail)
+    assert "No prompt token was found" in nothing
+
+
+def test_cautions_name_what_this_run_suffers_from(result_document):
+    def said(variant: str) -> str:
+        return " ".join(cautions(parse_result(result_document(variant))))
+
+    assert "incomplete" in said("incomplete")
+    assert "688 requests unfinished" not in said("incomplete")  # the first caution covers them
+    assert "18 requests rejected" in said("rejecting")
+    assert "which prompts share content" in said("no_reuse")
+    assert "3 rows of the trace dropped: 2 for “no output tokens” and 1 for" in said("full")
+    assert "slowest 1 request of 1" in said("one_request")
+
+
+def test_a_limit_inside_the_accuracy_band_is_too_close_to_call(result_document):
+    document = result_document()
+    document["slo"][0]["limit_s"] = document["slo"][0]["value_s"] * 1.2
+    result = parse_result(document)
+    assert close_call(result, result.slo[0])
+    assert any("TTFT p99 is too close to call" in text for text in cautions(result))
+    clear = parse_result(result_document())
+    assert not any(close_call(clear, slo) for slo in clear.slo)
+
+
+def test_unknowns_depend_on_the_latency_model(result_document):
+    assert any("straight line" in text for text in unknowns(parse_result(result_document("no_model"))))
+    assert any("datasheet" in text for text in unknowns(parse_result(result_document())))

@@ -1,0 +1,56 @@
+"""Numbers and foreign text as shown."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvplan.reporting.wording import decimal, label, percent, plain, plural, sentence_list, significant
+
+
+@given(st.text())
+def test_no_control_or_direction_character_survives(text: str):
+    shown = plain(text)
+    assert all(unicodedata.category(ch) not in ("Cc", "Cf", "Cs") for ch in shown)
+    assert len(shown) <= 400
+    assert plain(shown) == shown
+
+
+def test_forged_names_are_marked_not_cleaned():
+    assert plain("gpt\u202e4") == "gpt\ufffd4"
+    assert plain("a\nb\t c") == "a b c"
+
+
+@given(st.floats(1e-9, 1e12))
+def test_significant_keeps_four_digits(value: float):
+    assert significant(value) == pytest.approx(value, rel=5.1e-4)
+    assert len(f"{significant(value):.17g}") >= 1
+
+
+@given(st.floats(1e-4, 1e9))
+def test_decimal_is_close_and_has_no_exponent(value: float):
+    text = decimal(value)
+    assert "e" not in text
+    assert math.isclose(float(text.replace(",", "")), value, rel_tol=5.1e-3)
+
+
+@given(st.floats(0, 1))
+def test_percent_never_rounds_to_all_or_nothing(ratio: float):
+    text = percent(ratio)
+    assert (text == "100.0%") == (ratio == 1)
+    assert (text == "0.0%") == (ratio == 0)
+
+
+def test_examples():
+    assert percent(0.3821) == "38.2%"
+    assert percent(0.99999) == "> 99.9%"
+    assert percent(None) == "–"
+    assert label("kv_pool") == "KV pool"
+    assert label("ttft_p99_s") == "TTFT p99"
+    assert plural(1, "row") == "1 row"
+    assert plural(0, "row") == "0 rows"
+    assert sentence_list(["a", "b", "c"]) == "a, b and c"
