@@ -214,10 +214,13 @@ def _rule(rule: Rule) -> dict[str, Any]:
 
 def _rule_label(rule: Rule, figure: Figure) -> dict[str, Any]:
     font = {"size": 12, "color": _rule_colour(rule)}
-    base = {"text": escaped(rule.name), "showarrow": False, "font": font}
+    name = escaped(rule.name).replace("\n", "<br>")
+    base = {"text": name, "showarrow": False, "font": font, "align": "right"}
     if rule.across == "x":
         at = math.log10(rule.value) if figure.x.log else rule.value
         left = position(rule.value, figure.x) > 0.55
-        side = {"xanchor": "right", "xshift": -4} if left else {"xanchor": "left", "xshift": 4}
+        side = (
+            {"xanchor": "right", "xshift": -4} if left else {"xanchor": "left", "xshift": 4, "align": "left"}
+        )
         return {**base, **side, "x": at, "yref": "paper", "y": 0.02, "yanchor": "bottom"}
     return {**base, "y": rule.value, "xref": "paper", "x": 1, "xanchor": "right", "yanchor": "bottom"}

@@ -191,14 +191,10 @@ def _rule(rule: Rule, frame: _Frame) -> str:
     style = f'style="stroke:var(--{colour});stroke-width:1.5;stroke-dasharray:2 3"'
     if rule.across == "x":
         x = frame.x(rule.value)
-        left = position(rule.value, frame.figure.x) > 0.55
-        at = _text(
-            x - 5 if left else x + 5,
-            frame.bottom - 7,
-            rule.name,
-            anchor="end" if left else "start",
-            fill=colour,
-        )
+        side, anchor = (-5, "end") if position(rule.value, frame.figure.x) > 0.55 else (5, "start")
+        at = ""
+        for up, text in enumerate(reversed(rule.name.split("\n"))):
+            at += _text(x + side, frame.bottom - 7 - 15 * up, text, anchor=anchor, fill=colour)
         return f'<path d="M{_number(x)} {frame.top}V{frame.bottom}" {style}/>{at}'
     y = frame.y(rule.value)
     at = _text(frame.right, y - 5, rule.name, anchor="end", fill=colour)

@@ -95,7 +95,7 @@ def test_csv_text_is_no_spreadsheet_formula(result_document):
     document = result_document()
     document["memory"]["bill"][0]["name"] = "=1+1"
     rows = list(csv.reader(io.StringIO(result_csv(parse_result(document)))))
-    assert [row[1] for row in rows if row[0] == "memory"][0] == "'=1+1"
+    assert next(row[1] for row in rows if row[0] == "memory") == "'=1+1"
 
 
 def test_summary_fits_80_columns(any_document):
