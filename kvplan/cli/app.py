@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
+# Nobody installs validation plugins for kvplan; looking for them reads the metadata of every distribution.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
 import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError
 

@@ -18,7 +18,8 @@ class Indexer(Frozen):
     """A sparse-attention indexer: small extra keys per token that choose which tokens are attended.
 
     Engines keep ``scaled`` keys in fp8 with one fp32 scale per ``scale_group`` elements, transformers in the
-    model's dtype; keys that are not ``scaled`` stay in the model's dtype everywhere. ``owned`` is false on a layer that re-uses the selection of an earlier one and stores no keys.
+    model's dtype; keys that are not ``scaled`` stay in the model's dtype everywhere. ``owned`` is false on a
+    layer that re-uses the selection of an earlier one and stores no keys.
     """
 
     heads: Count

@@ -19,7 +19,9 @@ from kvplan.units import parse_bytes
 class Frozen(BaseModel):
     """Base of every spec: immutable, and an unknown field is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True, revalidate_instances="always"
+    )
 
 
 MAX_COUNT = 1 << 40

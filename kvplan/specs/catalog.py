@@ -12,23 +12,25 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
 from pydantic import BaseModel
 
 from kvplan.errors import SpecError, UnknownName
 from kvplan.resources import spec_path
 from kvplan.specs.document import YamlDocument, parse_yaml, read_yaml, validate
-from kvplan.specs.hardware import GpuSpec, LinkSpec
 from kvplan.specs.model import ModelSpec
+
+if TYPE_CHECKING:
+    from kvplan.specs.hardware import GpuSpec, LinkSpec
 
 S = TypeVar("S", bound=BaseModel)
 
 MAX_EXTENDS = 8
 """Longest chain of ``extends``."""
 
-_KINDS: dict[type[BaseModel], str] = {ModelSpec: "model", GpuSpec: "gpu", LinkSpec: "link"}
+_KINDS = {"ModelSpec": "model", "GpuSpec": "gpu", "LinkSpec": "link"}
+"""Shape -> kind, by name: sizing a model must not import what a GPU is."""
 
 _ALIASES = re.compile(r"^aliases:[^\n]*(?:\n(?:[ \t-][^\n]*)?)*", re.MULTILINE)
 
@@ -63,11 +65,15 @@ def load_model(name: str) -> ModelSpec:
 
 def load_gpu(name: str) -> GpuSpec:
     """The GPU called ``name``. Raises as ``load_model``."""
+    from kvplan.specs.hardware import GpuSpec
+
     return load_entry(find("gpu", name), GpuSpec)
 
 
 def load_link(name: str) -> LinkSpec:
     """The link called ``name``. Raises as ``load_model``."""
+    from kvplan.specs.hardware import LinkSpec
+
     return load_entry(find("link", name), LinkSpec)
 
 
@@ -126,6 +132,8 @@ def _aliases_in(text: str) -> tuple[str, ...]:
     match = _ALIASES.search(text)
     if match is None:
         return ()
+    import yaml
+
     try:
         value = yaml.load(match.group(0), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["aliases"]
     except (yaml.YAMLError, KeyError, TypeError):
@@ -135,7 +143,7 @@ def _aliases_in(text: str) -> tuple[str, ...]:
 
 def load_entry(entry: Entry, shape: type[S]) -> S:
     """Read, merge with what it extends, validate; the name must be the file's."""
-    document = resolve(read_yaml(entry.path), _KINDS[shape])
+    document = resolve(read_yaml(entry.path), _KINDS[shape.__name__])
     spec = validate(document, shape)
     if spec.name != entry.name:  # type: ignore[attr-defined]
         raise SpecError(
@@ -152,12 +160,12 @@ def load_file(path: Path, shape: type[S]) -> S:
     Raises:
         SpecError: invalid; OSError: unreadable.
     """
-    return validate(resolve(read_yaml(path), _KINDS[shape]), shape)
+    return validate(resolve(read_yaml(path), _KINDS[shape.__name__]), shape)
 
 
 def load_text(text: str, path: str, shape: type[S]) -> S:
     """A spec from text; ``path`` is what errors call it."""
-    return validate(resolve(parse_yaml(text, path), _KINDS[shape]), shape)
+    return validate(resolve(parse_yaml(text, path), _KINDS[shape.__name__]), shape)
 
 
 def resolve(document: YamlDocument, kind: str) -> YamlDocument:

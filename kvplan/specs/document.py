@@ -13,21 +13,17 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from kvplan.errors import SpecError, near_names
-
-try:
-    from yaml import CSafeLoader as SafeLoader
-except ImportError:  # pragma: no cover - PyYAML built without libyaml
-    from yaml import SafeLoader  # type: ignore[assignment]
 
 MAX_YAML_BYTES = 2 << 20
 MAX_JSON_BYTES = 16 << 20
 MAX_SHOWN_ERRORS = 8
 
 M = TypeVar("M", bound=BaseModel)
+Node = Any
+"""A node of PyYAML, which is imported only once there is YAML to read (its stubs do not know ``id``)."""
 Key = str | int
 
 
@@ -37,7 +33,7 @@ class YamlDocument:
 
     data: dict[str, Any]
     path: str
-    root: yaml.Node | None
+    root: Node | None
 
     def line(self, keys: tuple[Key, ...]) -> int | None:
         """1-based line of the key (or of the nearest enclosing one that exists in the file)."""
@@ -70,12 +66,12 @@ class YamlDocument:
         return tuple(kept)
 
 
-def _child(node: yaml.Node | None, key: Key) -> tuple[yaml.Node, yaml.Node] | None:
-    if isinstance(node, yaml.MappingNode):
+def _child(node: Node | None, key: Key) -> tuple[Node, Node] | None:
+    if node is not None and node.id == "mapping":
         for name, value in node.value:
             if name.value == str(key):
                 return name, value
-    if isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+    if node is not None and node.id == "sequence" and isinstance(key, int) and key < len(node.value):
         return node.value[key], node.value[key]
     return None
 
@@ -121,7 +117,9 @@ def parse_yaml(text: str, path: str) -> YamlDocument:
     Raises:
         SpecError: malformed YAML, more than one document, not a mapping, a duplicate key, or an anchor.
     """
-    loader = SafeLoader(text)
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
     try:
         root = loader.get_single_node()
         _check_tree(root, path)
@@ -139,7 +137,7 @@ def parse_yaml(text: str, path: str) -> YamlDocument:
     return YamlDocument(data, path, root)
 
 
-def _check_tree(root: yaml.Node | None, path: str) -> None:
+def _check_tree(root: Node | None, path: str) -> None:
     seen: set[int] = set()
     stack = [] if root is None else [root]
     while stack:
@@ -147,20 +145,20 @@ def _check_tree(root: yaml.Node | None, path: str) -> None:
         if id(node) in seen:
             raise SpecError("YAML anchors and aliases are not accepted", where=_at(node, path))
         seen.add(id(node))
-        if isinstance(node, yaml.MappingNode):
+        if node.id == "mapping":
             names = set()
             for key, value in node.value:
-                if not isinstance(key, yaml.ScalarNode):
+                if key.id != "scalar":
                     raise SpecError("a key must be plain text", where=_at(key, path))
                 if key.value in names:
                     raise SpecError(f"duplicate key {key.value!r}", where=_at(key, path))
                 names.add(key.value)
                 stack.append(value)
-        elif isinstance(node, yaml.SequenceNode):
+        elif node.id == "sequence":
             stack.extend(node.value)
 
 
-def _at(node: yaml.Node, path: str) -> str:
+def _at(node: Node, path: str) -> str:
     return f"{path}:{node.start_mark.line + 1}"
 
 

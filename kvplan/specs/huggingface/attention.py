@@ -36,7 +36,7 @@ def attention(config: Config, kind: str, layer: int, layers: int) -> SelfAttenti
     fields = _heads(config, "sliding" if sliding else "full", layer, layers)
     if kind in ("shared", "shared_sliding"):
         window = config.count("sliding_window") if sliding else None
-        return SharedAttention(
+        return SharedAttention.model_construct(
             query_heads=fields["query_heads"],
             kv_heads=fields["kv_heads"],
             head_dim=fields["head_dim"],
@@ -45,10 +45,10 @@ def attention(config: Config, kind: str, layer: int, layers: int) -> SelfAttenti
             qk_norm=fields["qk_norm"],
         )
     if sliding:
-        return SlidingAttention(window=config.count("sliding_window"), **fields)
+        return SlidingAttention.model_construct(window=config.count("sliding_window"), **fields)
     if kind == "chunked":
-        return ChunkedAttention(chunk=config.count("attention_chunk_size"), **fields)
-    return FullAttention(
+        return ChunkedAttention.model_construct(chunk=config.count("attention_chunk_size"), **fields)
+    return FullAttention.model_construct(
         indexer=_sparse_indexer(config, layer, layers) if kind == "indexed" else None, **fields
     )
 
@@ -200,7 +200,7 @@ def _heads(config: Config, reach: str, layer: int, layers: int) -> dict[str, Any
 
 def _latent(config: Config, kind: str, layer: int, layers: int) -> LatentAttention:
     dsa = kind == "indexed" or (config.has("index_topk") and config.has("index_head_dim"))
-    return LatentAttention(
+    return LatentAttention.model_construct(
         query_heads=query_heads(config, layer),
         kv_lora_rank=config.count("kv_lora_rank"),
         rope_head_dim=config.integer("qk_rope_head_dim", 0, least=0),
@@ -213,7 +213,7 @@ def _latent(config: Config, kind: str, layer: int, layers: int) -> LatentAttenti
 
 
 def _indexer(config: Config, layer: int, layers: int) -> Indexer:
-    return Indexer(
+    return Indexer.model_construct(
         heads=config.count("index_n_heads"),
         head_dim=config.count("index_head_dim"),
         topk=config.optional("index_topk"),
@@ -248,7 +248,7 @@ def _sparse_indexer(config: Config, layer: int, layers: int) -> Indexer | None:
         ("index_n_heads", "index_head_dim", "index_kv_heads"),
     ):
         if source.has(heads) and source.has(dim):
-            return Indexer(
+            return Indexer.model_construct(
                 heads=source.count(heads),
                 head_dim=source.count(dim),
                 key_heads=source.integer(keys, 1),
@@ -269,7 +269,7 @@ def _compressed(config: Config, kind: str) -> CompressedAttention:
     elif kind == "hca":
         ratio = rates.integer("heavily_compressed_attention", 128) if rates else 128
     rope = config.optional("qk_rope_head_dim") or 64
-    return CompressedAttention(
+    return CompressedAttention.model_construct(
         query_heads=query_heads(config),
         head_dim=config.count("head_dim"),
         rope_head_dim=rope,
@@ -287,7 +287,7 @@ def cross_attention(config: Config, source: str) -> CrossAttention:
     """Attention over an encoder's or an image's tokens, with the heads of self-attention."""
     heads = query_heads(config)
     groups = kv_heads(config, heads)
-    return CrossAttention(
+    return CrossAttention.model_construct(
         query_heads=heads,
         kv_heads=groups,
         head_dim=head_dim(config, heads),

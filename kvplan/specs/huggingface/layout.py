@@ -33,4 +33,4 @@ def segments(names: Sequence[str]) -> tuple[Segment, ...]:
         else:
             found.append((repeat, row))
         start += repeat * period
-    return tuple(Segment(repeat=repeat, blocks=row) for repeat, row in found)
+    return tuple(Segment.model_construct(repeat=repeat, blocks=row) for repeat, row in found)

@@ -63,7 +63,9 @@ def dense(config: Config, layer: int = 0) -> DenseMlp | None:
         return None
     if config.flag("use_double_wide_mlp") and _is_sharing(config, layer):
         width *= 2
-    return DenseMlp(intermediate_size=width, gated=is_gated(config), bias=config.flag("mlp_bias"))
+    return DenseMlp.model_construct(
+        intermediate_size=width, gated=is_gated(config), bias=config.flag("mlp_bias")
+    )
 
 
 def _is_sharing(config: Config, layer: int) -> bool:
@@ -98,7 +100,7 @@ def experts(config: Config) -> MoeMlp:
         shared *= copies
     chosen = config.optional("num_experts_per_tok") or 1
     beside = dense(config) if config.model_type.startswith("gemma4") or config.flag("moe_residual") else None
-    return MoeMlp(
+    return MoeMlp.model_construct(
         experts=number,
         experts_per_token=min(chosen, number),
         intermediate_size=width,

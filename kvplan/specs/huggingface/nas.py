@@ -46,12 +46,14 @@ def _block(config: Config, item: object, index: int) -> Block:
         fields: dict[str, Any] = {"query_heads": heads, "kv_heads": kv, "head_dim": head_dim(config, heads)}
         window = attention.get("window_length")
         found = (
-            SlidingAttention(window=window, **fields) if isinstance(window, int) else FullAttention(**fields)
+            SlidingAttention.model_construct(window=window, **fields)
+            if isinstance(window, int)
+            else FullAttention.model_construct(**fields)
         )
     mlp = None
     if isinstance(ffn, Mapping) and not ffn.get("no_op") and not ffn.get("replace_with_linear"):
-        mlp = DenseMlp(intermediate_size=_width(config, ffn, where))
-    return Block(attention=found, mlp=mlp, no_op=found is None and mlp is None)
+        mlp = DenseMlp.model_construct(intermediate_size=_width(config, ffn, where))
+    return Block.model_construct(attention=found, mlp=mlp, no_op=found is None and mlp is None)
 
 
 def _width(config: Config, ffn: Mapping[str, Any], where: str) -> int:

@@ -33,11 +33,11 @@ def encoder(config: Config) -> Encoder:
         layers = int(config.data.get("num_layers") or config.data.get("num_hidden_layers") or 0)
     positions = config.optional("max_source_positions")
     dim = head_dim(config, heads)
-    return Encoder(
+    return Encoder.model_construct(
         layers=layers,
         hidden_size=hidden,
-        attention=FullAttention(query_heads=heads, kv_heads=heads, head_dim=dim),
-        mlp=DenseMlp(intermediate_size=width, gated=is_gated(config)),
+        attention=FullAttention.model_construct(query_heads=heads, kv_heads=heads, head_dim=dim),
+        mlp=DenseMlp.model_construct(intermediate_size=width, gated=is_gated(config)),
         max_tokens=positions,
         fixed_length=config.model_type in families.FIXED_ENCODER,
     )
@@ -75,7 +75,7 @@ def vision(top: Mapping[str, object], path: str) -> tuple[Vision | None, list[st
     except SpecError as exc:
         return None, [f"the vision tower is not counted: {exc.message}"]
     return (
-        Vision(
+        Vision.model_construct(
             layers=layers,
             hidden_size=hidden,
             intermediate_size=width,
@@ -123,4 +123,4 @@ def draft(config: Config, blocks: Sequence[Block]) -> Draft | None:
     block = next((block for block in reversed(blocks) if block.attention is not None), None)
     if not layers or block is None:
         return None
-    return Draft(layers=layers, block=block)
+    return Draft.model_construct(layers=layers, block=block)

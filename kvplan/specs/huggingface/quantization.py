@@ -74,10 +74,10 @@ def weights(config: Config, plain: str) -> tuple[Weights, str | None, list[str]]
     """``(weights, KV format the checkpoint asks for, warnings)``."""
     raw = config.get("quantization_config") or config.get("compression_config")
     if not isinstance(raw, Mapping) or not raw:
-        return Weights(format=plain), None, []
+        return Weights.model_construct(format=plain), None, []
     name, notes = _format(raw)
     if name is None:
-        return Weights(format=plain), _kv(raw), notes
+        return Weights.model_construct(format=plain), _kv(raw), notes
     ignored = _ignored(raw)
     overrides: dict[Component, str] = {}
     base = plain if plain != "fp32" else "bf16"
@@ -90,7 +90,7 @@ def weights(config: Config, plain: str) -> tuple[Weights, str | None, list[str]]
         other = "fp8_block128" if raw.get("weight_block_size") else base
         for component in ("attention", "dense_mlp", "shared_experts", "state", "indexer", "draft"):
             overrides.setdefault(component, other)
-    return Weights(format=name, overrides=overrides), _kv(raw), notes
+    return Weights.model_construct(format=name, overrides=overrides), _kv(raw), notes
 
 
 def _format(raw: Mapping[str, Any]) -> tuple[str | None, list[str]]:
@@ -170,7 +170,8 @@ def _ignored(raw: Mapping[str, Any]) -> list[str]:
         value = raw.get(key)
         if isinstance(value, list):
             found += [item for item in value[:4096] if isinstance(item, str)]
-    return found
+    # Most lists name the same module in every layer: once each, with the layer's number made generic.
+    return list(dict.fromkeys(re.sub(r"\b\d+\b", "9", pattern) for pattern in found))
 
 
 def _matches(pattern: str, probe: str) -> bool:
@@ -179,8 +180,7 @@ def _matches(pattern: str, probe: str) -> bool:
         # Untrusted expressions are not run: their literal words are compared instead.
         words = re.findall(r"[a-z_]{4,}", pattern[3:])
         return bool(words) and all(word in probe for word in words)
-    generic = re.sub(r"\b\d+\b", "9", pattern)
-    return fnmatch(probe, generic) or fnmatch(probe, f"{generic}.*") or f".{pattern}." in f".{probe}."
+    return fnmatch(probe, pattern) or fnmatch(probe, f"{pattern}.*") or f".{pattern}." in f".{probe}."
 
 
 def _experts_only(raw: Mapping[str, Any]) -> bool:

@@ -89,7 +89,7 @@ def _blocks(config: Config, layers: int) -> list[Block]:
         if config.model_type in ("zamba", "zamba2") and kind == "linear":
             feed = None  # only the shared blocks have a feed-forward part
         found.append(
-            Block(
+            Block.model_construct(
                 attention=own,
                 cross=cross,
                 state=part,
@@ -121,8 +121,8 @@ def _assemble(
     names, blocks = _named(stack)
     fields: dict[str, Any] = {
         "name": name,
-        "family": _slug(config.model_type or config.architecture or "model"),
-        "source": source or Source(url=config.path, note="read from a local configuration"),
+        "family": slug(config.model_type or config.architecture or "model"),
+        "source": source or Source.model_construct(url=config.path, note="read from a local configuration"),
         "hidden_size": config.count("hidden_size"),
         "vocab_size": config.count("vocab_size"),
         "max_context": config.optional("max_position_embeddings"),
@@ -152,7 +152,11 @@ def _extra(config: Config, layers: int) -> tuple[ExtraWeights, ...]:
     if not width:
         return ()
     rows = config.optional("vocab_size_per_layer_input") or config.count("vocab_size")
-    return (ExtraWeights(name="per-layer embeddings", parameters=rows * width * layers, active=False),)
+    return (
+        ExtraWeights.model_construct(
+            name="per-layer embeddings", parameters=rows * width * layers, active=False
+        ),
+    )
 
 
 def _named(stack: list[Block]) -> tuple[list[str], dict[str, Block]]:
@@ -189,9 +193,10 @@ def _base_name(block: Block) -> str:
 def name_from_path(path: Path) -> str:
     """``.../Qwen3-8B/config.json`` and ``.../Qwen__Qwen3-8B.json`` are both ``qwen3-8b``."""
     stem = path.stem if path.stem != "config" else path.resolve().parent.name
-    return _slug(stem.split("__")[-1])
+    return slug(stem.split("__")[-1])
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """Text as a spec name: lower case, anything unusual a dash."""
     folded = re.sub(r"[^a-z0-9._-]+", "-", text.casefold()).strip("-._")[:96]
     return folded or "model"

@@ -31,7 +31,7 @@ def state(config: Config, kind: str) -> State | None:
     """
     if kind == "conv":
         channels = config.optional("conv_dim") or config.count("hidden_size")
-        return ShortConvState(channels=channels, conv_kernel=config.count("conv_L_cache"))
+        return ShortConvState.model_construct(channels=channels, conv_kernel=config.count("conv_L_cache"))
     if kind in ("hybrid", "hybrid_sliding") and config.has("cca_time0"):
         return _convolved(config)
     if kind not in ("linear", "hybrid", "hybrid_sliding"):
@@ -62,7 +62,7 @@ def recurrent_dtype(config: Config) -> StateDtype | None:
 def _delta(config: Config) -> State | None:
     if not (config.has("linear_num_value_heads") or config.model_type.startswith("qwen3_next")):
         return None
-    return GatedDeltaNetState(
+    return GatedDeltaNetState.model_construct(
         key_heads=config.count("linear_num_key_heads"),
         value_heads=config.count("linear_num_value_heads"),
         key_head_dim=config.count("linear_key_head_dim"),
@@ -75,7 +75,7 @@ def _delta(config: Config) -> State | None:
 def _kimi(config: Config) -> State | None:
     nested = config.sub("linear_attn_config")
     if nested is not None:
-        return KimiDeltaState(
+        return KimiDeltaState.model_construct(
             heads=nested.count("num_attention_heads", defaults=False),
             head_dim=nested.count("head_dim", defaults=False),
             conv_kernel=nested.integer("short_conv_kernel_size", 4, defaults=False),
@@ -84,7 +84,7 @@ def _kimi(config: Config) -> State | None:
     if config.model_type not in families.KIMI_DELTA and not config.has("kda_lower_bound"):
         return None
     kernel = config.optional("short_conv_kernel_size") or config.optional("linear_conv_kernel_dim") or 4
-    return KimiDeltaState(
+    return KimiDeltaState.model_construct(
         heads=config.optional("linear_num_heads") or query_heads(config),
         head_dim=config.optional("linear_head_dim") or head_dim(config, query_heads(config)),
         conv_kernel=kernel,
@@ -119,7 +119,7 @@ def _mamba2(config: Config) -> State | None:
     if heads is None or dim is None or size is None:
         return None
     groups = _first(config, "mamba_n_groups", "mamba_ngroups", "n_groups") or 1
-    return Mamba2State(
+    return Mamba2State.model_construct(
         heads=heads,
         head_dim=dim,
         groups=groups,
@@ -141,7 +141,7 @@ def _mamba(config: Config) -> State | None:
     rank = config.get("mamba_dt_rank", config.get("time_step_rank"))
     if rank is None or rank == "auto":
         rank = -(-hidden // 16)
-    return MambaState(
+    return MambaState.model_construct(
         inner_size=inner,
         state_size=size,
         conv_kernel=_first(config, "mamba_d_conv", "conv_kernel") or 4,
@@ -156,7 +156,7 @@ def _lightning(config: Config) -> State | None:
         return None
     heads = query_heads(config)
     dim = head_dim(config, heads)
-    return LinearAttentionState(
+    return LinearAttentionState.model_construct(
         heads=heads, key_head_dim=dim, value_head_dim=dim, recurrent_dtype=recurrent_dtype(config)
     )
 
@@ -164,7 +164,7 @@ def _lightning(config: Config) -> State | None:
 def _griffin(config: Config) -> State | None:
     if config.model_type != "recurrent_gemma" and not config.has("lru_width"):
         return None
-    return RecurrentState(
+    return RecurrentState.model_construct(
         inner_size=config.optional("lru_width") or config.count("hidden_size"),
         conv_kernel=config.integer("conv1d_width", 4),
         heads=query_heads(config),
@@ -174,11 +174,13 @@ def _griffin(config: Config) -> State | None:
 def _rwkv(config: Config) -> State | None:
     if config.model_type == "rwkv":
         hidden = config.count("hidden_size")
-        return WkvState(hidden_size=hidden, inner_size=config.optional("attention_hidden_size") or hidden)
+        return WkvState.model_construct(
+            hidden_size=hidden, inner_size=config.optional("attention_hidden_size") or hidden
+        )
     if config.model_type in ("rwkv5", "rwkv6", "rwkv7", "rwkv6qwen2"):
         hidden = config.count("hidden_size")
         dim = config.integer("head_dim", 64)
-        return RwkvState(heads=hidden // dim, head_dim=dim, hidden_size=hidden)
+        return RwkvState.model_construct(heads=hidden // dim, head_dim=dim, hidden_size=hidden)
     return None
 
 
@@ -188,6 +190,6 @@ def _convolved(config: Config) -> State:
     dim = head_dim(config, heads)
     groups = kv_heads(config, heads)
     tail = config.count("cca_time0") - 1 + config.count("cca_time1") - 1
-    return ConvolvedAttentionState(
+    return ConvolvedAttentionState.model_construct(
         conv_channels=(heads + groups) * dim, conv_tail=tail, shifted_values=groups * dim // 2
     )
