@@ -6,9 +6,10 @@ H100 (8 configurations of two models) and checked against published logs of othe
 * **runtime**: what the process takes outside PyTorch once kernels are loaded (context growth, cuBLAS
   workspaces): 0.29 GiB, 0.20 before vLLM 0.12, where logs show 0.02 to 0.35.
 * **collectives**: NCCL channels, the custom all-reduce and fused all-reduce workspaces appear with the first
-  tensor-parallel step. Over NVLink 1.76 GiB + 0.065 per doubling of ranks (two models, TP 2 and 4); 0.9
-  before 0.12 (A100, TP 8: 0.93 to 1.07); 0.15 without NVLink (RTX 3090, TP 16: 0.20 altogether). Pipeline
-  stages exchange point to point and add nothing measurable.
+  tensor-parallel step. On Hopper and later, whose switches reduce in flight, 1.76 GiB + 0.065 per doubling
+  of ranks (two models, TP 2 and 4); 0.8 over other fabrics (A100, TP 8: 0.93 to 1.07 with the runtime);
+  0.15 over PCIe or a bridge of two cards (RTX 3090, TP 16: 0.20 with the runtime). Pipeline stages exchange
+  point to point and add nothing measurable.
 * **CUDA graphs**: every captured graph keeps about 4 MiB and 0.105 MiB a layer. How many are captured is
   arithmetic: piecewise graphs for 1, 2, 4, then multiples of 8 to 256 and of 16 to
   ``min(2 x max_num_seqs, 512)``; full graphs for the same sizes up to ``max_num_seqs``. Measured on
@@ -27,8 +28,10 @@ RUNTIME_BYTES = round(0.293 * GIB)
 RUNTIME_BYTES_BEFORE_0_12 = round(0.20 * GIB)
 COLLECTIVES_BYTES = round(1.76 * GIB)
 COLLECTIVES_BYTES_PER_DOUBLING = round(0.065 * GIB)
-COLLECTIVES_BYTES_BEFORE_0_12 = round(0.9 * GIB)
-COLLECTIVES_BYTES_NO_NVLINK = round(0.15 * GIB)
+COLLECTIVES_BYTES_OLDER_FABRIC = round(0.8 * GIB)
+COLLECTIVES_BYTES_NO_FABRIC = round(0.15 * GIB)
+FABRIC_BYTES_PER_S = 100e9
+IN_FLIGHT_REDUCTION = ("hopper", "blackwell")
 GRAPH_BYTES = 4 * MIB
 GRAPH_BYTES_PER_LAYER = round(0.105 * MIB)
 
@@ -39,10 +42,10 @@ def runtime_bytes(serving: Serving, gpu: GpuSpec, tp: int) -> int:
     base = RUNTIME_BYTES_BEFORE_0_12 if old else RUNTIME_BYTES
     if tp == 1:
         return base
-    if gpu.interconnect.nvlink_bytes_per_s is None:
-        return base + COLLECTIVES_BYTES_NO_NVLINK
-    if old:
-        return base + COLLECTIVES_BYTES_BEFORE_0_12
+    if (gpu.interconnect.nvlink_bytes_per_s or 0) < FABRIC_BYTES_PER_S:
+        return base + COLLECTIVES_BYTES_NO_FABRIC
+    if gpu.architecture not in IN_FLIGHT_REDUCTION:
+        return base + COLLECTIVES_BYTES_OLDER_FABRIC
     return base + COLLECTIVES_BYTES + round(COLLECTIVES_BYTES_PER_DOUBLING * math.log2(tp))
 
 

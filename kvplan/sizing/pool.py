@@ -26,6 +26,9 @@ SGLANG_WINDOW_RATIO = Fraction(4, 5)
 SGLANG_STATE_RATIO = Fraction(9, 10)
 """Memory of the state pool per memory of the token pool (``--mamba-full-memory-ratio``)."""
 
+STATE_PREFIX_CACHING = (0, 20, 0)
+"""vLLM from here on caches prefixes of recurrent layers: a request holds its last state and an open one."""
+
 LATENT_BLOCK = 64
 """Block size vLLM's MLA kernels ask for."""
 
@@ -54,6 +57,7 @@ class RankPool:
             in_flight=self.in_flight,
             block_size=self.block_size,
             latent=self.latent,
+            mamba_mode="align" if self.serving.version >= STATE_PREFIX_CACHING else "none",
         )
 
     def request_bytes(self, tokens: int) -> int:
