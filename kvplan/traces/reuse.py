@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from kvplan.traces.block_chains import BlockChains, cut
 from kvplan.traces.prefix_trie import PrefixTrie
 from kvplan.traces.request import Request
-from kvplan.traces.tokenspace import INTERNED_BASE, UNIQUE_BASE
+from kvplan.traces.tokenspace import is_unhashed
 
 MAX_LRU_REFERENCES = 1_000_000
 """Most block references whose reuse distances are computed (some 4 s and 150 MB)."""
@@ -66,8 +66,8 @@ class ContentBound:
         block, tokens = self.block_size, request.prompt_tokens
         whole = tokens // block * block
         tail = cut(request.prompt, whole)[1] if whole < tokens else ()
-        if tail and UNIQUE_BASE <= tail[0][0] < INTERNED_BASE:
-            tail = ()  # text the trace does not identify: no reference to anything
+        if tail and is_unhashed(tail[0]):
+            tail = ()  # no id, so no reference to anything
         known, tail_known = self._trie.extend(request.prompt, whole, tail)
         hits = known // block
         self._input_tokens += tokens

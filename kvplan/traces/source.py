@@ -50,11 +50,15 @@ class Source(AbstractContextManager["Source"]):
         self._directory = self.path is not None and self.path.is_dir()
         self._tar = False
         self._stream: IO[bytes] | None = None
-        if self._directory:
-            self._look_into_directory()
-        else:
-            with self._telling():
-                self._open()
+        try:
+            if self._directory:
+                self._look_into_directory()
+            else:
+                with self._telling():
+                    self._open()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def archive(self) -> bool:

@@ -21,7 +21,7 @@ from kvplan.traces.lengths import Lengths, parse_lengths
 from kvplan.traces.prefixes import TextPool
 from kvplan.traces.request import OUTPUT_BASE, OUTPUT_STRIDE, Request, TokenRuns, default_output
 from kvplan.traces.streams import stream
-from kvplan.traces.tokenspace import MAX_OUTPUT_TOKENS, MAX_REQUESTS, UNIQUE_BASE, UNIQUE_STRIDE, unique_run
+from kvplan.traces.tokenspace import MAX_OUTPUT_TOKENS, MAX_REQUESTS, OWN_BASE, STRIDE, own_run
 from kvplan.traces.workloads import Turns, Workload, workload
 
 _WARM_UP_SESSIONS = 4.0
@@ -72,7 +72,7 @@ def _independent(chosen: Workload, process: ArrivalProcess, seed: int) -> Iterat
     """Requests that share nothing: the short way for long streams."""
     question = chosen.question.sampler(stream(seed, "question"))
     answer = chosen.answer.sampler(stream(seed, "answer"))
-    prompt_start, output_start = UNIQUE_BASE, OUTPUT_BASE
+    prompt_start, output_start = OWN_BASE, OUTPUT_BASE
     for index, now in enumerate(process.times(stream(seed, "arrivals"))):
         asked, answered = question() or 1, answer() or 1
         if answered > MAX_OUTPUT_TOKENS:
@@ -85,7 +85,7 @@ def _independent(chosen: Workload, process: ArrivalProcess, seed: int) -> Iterat
             ((output_start, answered),),
             answered,
         )
-        prompt_start += UNIQUE_STRIDE
+        prompt_start += STRIDE
         output_start += OUTPUT_STRIDE
 
 
@@ -116,7 +116,7 @@ class _Conversation:
                 self.offset += self.own
                 self.own = turns.summary_tokens
         self.own += text
-        return (*self.shared, unique_run(self.number, self.own, self.offset))
+        return (*self.shared, own_run(self.number, self.own, self.offset))
 
     def answer(self, index: int) -> TokenRuns:
         """Content of the turn's answer: kept in the context when another turn follows."""
@@ -124,7 +124,7 @@ class _Conversation:
         self.turn += 1
         if self.turn == len(self.texts):
             return default_output(index, tokens)
-        run = unique_run(self.number, tokens, self.offset + self.own)
+        run = own_run(self.number, tokens, self.offset + self.own)
         self.own += tokens
         return (run,)
 

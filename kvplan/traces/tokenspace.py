@@ -1,9 +1,11 @@
 """Which integers stand for which tokens, so that content from different origins never collides.
 
-    [0, 2**40)         block ids of a trace times the block size, synthetic prompts' shared parts
-    [2**40, 2**61)     answers a trace does not spell out (``request.default_output``)
-    [2**61, 2**62)     text no other request has: UNIQUE_BASE + owner * UNIQUE_STRIDE + k
-    [2**62, 2**63)     block ids too wide (or negative) to be used as they are, interned
+    [0, 2**40)                     block ids of a trace times the block size; texts that prompts share
+    [2**40, 2**61)                 answers a trace does not spell out (``request.default_output``)
+    [2**61, 2**61 + 2**59)         text of one owner: a synthetic conversation and nobody else
+    [2**61 + 2**59, 2**61 + 2**60) the end of a prompt after its last block with an id
+    [2**61 + 2**60, 2**62)         prompts a trace says nothing about but their length
+    [2**62, 2**63)                 block ids too wide (or negative) to be used as they are, interned
 
 All fit a signed 64-bit integer, so that an engine may pack them.
 """
@@ -14,23 +16,47 @@ from collections.abc import Sequence
 
 from kvplan.traces.request import OUTPUT_BASE, OUTPUT_STRIDE, TokenRun, TokenRuns
 
-UNIQUE_BASE = 1 << 61
-UNIQUE_STRIDE = 1 << 30
+OWN_BASE = 1 << 61
+UNHASHED_BASE = OWN_BASE + (1 << 59)
+UNKNOWN_BASE = OWN_BASE + (1 << 60)
 INTERNED_BASE = 1 << 62
 
-MAX_PROMPT_TOKENS = UNIQUE_STRIDE // 2
+STRIDE = 1 << 30
+"""Token ids set aside for each owner."""
+
+MAX_PROMPT_TOKENS = STRIDE // 2
 """Longest prompt a reader accepts (2**29 tokens); the longest real one known has 894,371."""
 
 MAX_OUTPUT_TOKENS = OUTPUT_STRIDE - 1
 """Longest answer a reader accepts: one more would run into the next answer's token ids."""
 
-MAX_REQUESTS = 1 << 31
-"""Most requests in one trace: their unique token ranges end where the interned ids begin."""
+MAX_REQUESTS = 1 << 29
+"""Most requests in one trace: each needs a stride of its own."""
 
 
-def unique_run(owner: int, length: int, offset: int = 0) -> TokenRun:
-    """A run of tokens that only ``owner`` (a request or session index) has."""
-    return (UNIQUE_BASE + owner * UNIQUE_STRIDE + offset, length)
+def own_run(owner: int, length: int, offset: int = 0) -> TokenRun:
+    """Tokens that only one conversation has, ``offset`` tokens into all its text."""
+    return (OWN_BASE + owner * STRIDE + offset, length)
+
+
+def unhashed_run(index: int, length: int) -> TokenRun:
+    """The end of the prompt of request ``index``, which no block id covers: nothing can share it."""
+    return (UNHASHED_BASE + index * STRIDE, length)
+
+
+def unknown_run(index: int, length: int) -> TokenRun:
+    """The prompt of request ``index`` of a trace without ids: taken as its own, for want of knowledge."""
+    return (UNKNOWN_BASE + index * STRIDE, length)
+
+
+def is_unhashed(run: TokenRun) -> bool:
+    """Whether no block id covers these tokens, though the trace has ids."""
+    return UNHASHED_BASE <= run[0] < UNKNOWN_BASE
+
+
+def is_unknown(run: TokenRun) -> bool:
+    """Whether the trace says nothing about these tokens."""
+    return UNKNOWN_BASE <= run[0] < INTERNED_BASE
 
 
 class BlockIds:
@@ -53,11 +79,12 @@ class BlockIds:
         self._offset += self._highest + 1
         self._highest = 0
 
-    def runs(self, ids: Sequence[int], prompt_tokens: int, owner: int) -> TokenRuns | None:
+    def runs(self, ids: Sequence[int], prompt_tokens: int, index: int) -> TokenRuns | None:
         """Content of a prompt of ``prompt_tokens`` tokens whose blocks are ``ids``.
 
         With ``ceil(prompt_tokens / block_size)`` ids the last block may be partial; with ``floor`` of it
-        the tokens after the last whole block are unique to ``owner``. Any other count gives ``None``.
+        the tokens after the last whole block are unhashed, request ``index``'s own. Any other count gives
+        ``None``.
         """
         block = self.block_size
         whole, rest = divmod(prompt_tokens, block)
@@ -83,7 +110,7 @@ class BlockIds:
                 last -= block - rest
             runs.append(((first + offset) * block, last))
         if rest and count == whole:
-            runs.append(unique_run(owner, rest))
+            runs.append(unhashed_run(index, rest))
         return tuple(runs)
 
     def _number(self, h: int) -> int:

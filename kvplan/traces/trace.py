@@ -28,19 +28,20 @@ class Trace:
     def __init__(
         self,
         path: str | Path,
-        source: Source,
         kind: TraceFormat,
         options: ReadOptions,
         *,
         limit: int | None,
         smooth: bool,
         sort: str,
+        piped: Source | None = None,
     ) -> None:
-        self.name = source.name
+        self.name = "<stdin>" if piped else str(path)
         self.format = kind.name
-        self.report = Accounting(source.name, options.strict)
+        self.report = Accounting(self.name, options.strict)
         self._path = path
-        self._source: Source | None = source
+        self._piped = piped
+        self._unread = True
         self._kind = kind
         self._options = options
         self._limit = limit
@@ -65,17 +66,15 @@ class Trace:
         Raises:
             DataError: no row was understood, the trace is empty, or (strict) a row cannot be used.
         """
-        source, self._source = self._source, None
-        if source is None:
-            if str(self._path) == "-":
-                raise UsageError("standard input was read already", hint="save it to a file first")
-            source = Source(self._path)
+        if self._piped is not None and not self._unread:
+            raise UsageError("standard input was read already", hint="save it to a file first")
+        self._unread = False
         self.report = report = Accounting(self.name, self._options.strict)
-        return self._read(source, report)
+        return self._read(report)
 
-    def _read(self, source: Source, report: Accounting) -> Iterator[Request]:
+    def _read(self, report: Accounting) -> Iterator[Request]:
         kind = self._kind
-        with source:
+        with self._piped or Source(self._path) as source:
             found = kind.read(source, self._options, report)
             if self._limit is not None and not kind.merges:
                 found = islice(found, self._limit)
@@ -91,8 +90,8 @@ class Trace:
                 found = order.smooth(found)
                 report.note("clumped arrivals spread evenly over the gap to the next clump")
             yield from found
-        if not report.requests:
-            raise self._nothing_read(source, report)
+            if not report.requests:
+                raise self._nothing_read(source, report)
 
     def _nothing_read(self, source: Source, report: Accounting) -> DataError:
         if not report.rows:
@@ -139,13 +138,14 @@ def open_trace(
         raise UsageError(f"unknown sort {sort!r}", hint=f"one of {', '.join(SORTS)}")
     options = ReadOptions(time_scale, rate_scale, block_size, strict, clamp_outputs, rate, seed)
     declared = None if format == "auto" else formats.get(format)
-    source = Source(path)
-    try:
-        kind = _settle(source, declared)
-    except BaseException:
-        source.close()
-        raise
-    return Trace(path, source, kind, options, limit=limit, smooth=smooth, sort=sort)
+    if str(path) == "-":
+        piped = Source(path)
+        kind = _settle(piped, declared)
+    else:
+        piped = None
+        with Source(path) as source:  # opened again when it is read, so that no file stays open till then
+            kind = _settle(source, declared)
+    return Trace(path, kind, options, limit=limit, smooth=smooth, sort=sort, piped=piped)
 
 
 def _settle(source: Source, declared: TraceFormat | None) -> TraceFormat:

@@ -17,6 +17,7 @@ import msgspec
 from kvplan.errors import DataError, UnknownName
 from kvplan.traces.block_chains import BlockChains
 from kvplan.traces.request import OUTPUT_BASE, OUTPUT_STRIDE, Request, default_output, iterate_tokens
+from kvplan.traces.tokenspace import is_unhashed, is_unknown
 
 MAX_TOKENS_OF_A_LINE = 4_000_000
 """A prompt longer than this does not become a line of token ids (64 MiB is the longest line readers take)."""
@@ -24,6 +25,8 @@ MAX_TOKENS_OF_A_LINE = 4_000_000
 
 def write_mooncake(requests: Iterable[Request], stream: IO[str], *, block_size: int = 512) -> list[str]:
     """One Mooncake line per request; block ids count distinct (prefix, block) pairs from 0.
+
+    What was unknown stays unknown: prompts without ids get none, and ends without an id get none.
 
     Blocks of another size than Mooncake's 512 are said in a ``block_size`` on every line, which kvplan
     reads and other readers pass over.
@@ -36,8 +39,10 @@ def write_mooncake(requests: Iterable[Request], stream: IO[str], *, block_size: 
             "timestamp": milliseconds(request.arrival_s),
             "input_length": request.prompt_tokens,
             "output_length": request.output_tokens,
-            "hash_ids": chains.numbers(request.prompt, request.prompt_tokens, partial=True),
         }
+        if not is_unknown(request.prompt[0]):
+            hashed = not is_unhashed(request.prompt[-1])
+            row["hash_ids"] = chains.numbers(request.prompt, request.prompt_tokens, partial=hashed)
         if request.session is not None:
             row["session_id"] = request.session
         if request.priority:
@@ -116,12 +121,13 @@ def writer(name: str) -> Writer:
 def milliseconds(seconds: float) -> float | int:
     """The number whose thousandth is ``seconds``, or the nearest there is; an integer where it can be."""
     value = seconds * 1000
-    if value / 1000 != seconds:
-        for near in (math.nextafter(value, math.inf), math.nextafter(value, -math.inf), float(round(value))):
-            if near / 1000 == seconds:
-                value = near
-                break
-    return int(value) if value.is_integer() and value < 1 << 53 else value
+    whole = round(value)
+    if whole < 1 << 53 and whole / 1000 == seconds:
+        return whole
+    for near in (value, math.nextafter(value, math.inf), math.nextafter(value, -math.inf)):
+        if near / 1000 == seconds:
+            return near
+    return value
 
 
 class _Losses:

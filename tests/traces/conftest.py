@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def reading(tmp_path: Path) -> Reading:
         report = trace.report
         assert report.rows == report.requests + report.dropped_rows
         assert len(requests) == report.requests
-        assert all(a.arrival_s <= b.arrival_s for a, b in zip(requests, requests[1:], strict=False))
+        assert all(a.arrival_s <= b.arrival_s for a, b in pairwise(requests))
         return requests, trace
 
     return read

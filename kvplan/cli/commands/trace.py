@@ -65,6 +65,7 @@ def describe(
     """Say what TRACE holds: rows and what became of them, rates, lengths, and how much content repeats."""
     from kvplan.traces.statistics import DEFAULT_BLOCK_SIZE, measure, measure_trace
 
+    _check_block(block_size)
     if _is_workload(trace):
         requests = _synthetic(trace, limit or 2_000, rate or 10.0, seed)
         block = block_size or DEFAULT_BLOCK_SIZE
@@ -130,6 +131,7 @@ def convert(
     from kvplan.traces.write import writer
 
     write = writer(to)
+    _check_block(block_size)
     opened = _open(
         source,
         trace_format,
@@ -146,7 +148,7 @@ def convert(
     )
     requests = opened.requests()
     block = block_size or opened.block_size or DEFAULT_BLOCK_SIZE
-    losses = _write(target, lambda stream: write(requests, stream, block_size=_checked_block(block)))
+    losses = _write(target, lambda stream: write(requests, stream, block_size=block))
     _print_written(target, to, opened.report, losses, output)
 
 
@@ -180,6 +182,7 @@ def synthesize(
     from kvplan.traces.write import writer
 
     write = writer(to)
+    _check_block(block_size)
     found = draw(
         name,
         requests,
@@ -191,9 +194,7 @@ def synthesize(
         output_tokens=output_tokens,
     )
     report = Accounting(f"workload {name}")
-    losses = _write(
-        target, lambda stream: write(_counted(found, report), stream, block_size=_checked_block(block_size))
-    )
+    losses = _write(target, lambda stream: write(_counted(found, report), stream, block_size=block_size))
     _print_written(target, to, report, losses, output)
 
 
@@ -257,13 +258,12 @@ def _counted(requests: Iterator[Request], report: Accounting) -> Iterator[Reques
         yield request
 
 
-def _checked_block(block_size: int) -> int:
+def _check_block(block_size: int | None) -> None:
     from kvplan.errors import UsageError
     from kvplan.traces.formats.contract import MAX_BLOCK_SIZE
 
-    if not 1 <= block_size <= MAX_BLOCK_SIZE:
+    if block_size is not None and not 1 <= block_size <= MAX_BLOCK_SIZE:
         raise UsageError(f"the block size must be between 1 and {MAX_BLOCK_SIZE:,}, not {block_size}")
-    return block_size
 
 
 def _write(target: str, write: Callable[[IO[str]], list[str]]) -> list[str]:

@@ -14,7 +14,7 @@ from kvplan.traces.formats.instants import TICKS_PER_S, Instants
 from kvplan.traces.formats.table import Table, parse_count
 from kvplan.traces.request import Request, default_output
 from kvplan.traces.source import Source
-from kvplan.traces.tokenspace import unique_run
+from kvplan.traces.tokenspace import unknown_run
 
 COLUMNS = ["timestamp", "contexttokens", "generatedtokens", "?numimages"]
 
@@ -57,7 +57,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         yield Request(
             f"{index:06d}",
             arrival_s,
-            (unique_run(index, prompt_tokens),),
+            (unknown_run(index, prompt_tokens),),
             prompt_tokens,
             default_output(index, output_tokens),
             output_tokens,

@@ -15,7 +15,7 @@ from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat, csv
 from kvplan.traces.formats.table import Table, parse_count
 from kvplan.traces.request import Request, default_output
 from kvplan.traces.source import Source
-from kvplan.traces.tokenspace import unique_run
+from kvplan.traces.tokenspace import unknown_run
 
 COLUMNS = ["timestamp", "request tokens", "response tokens", "?model", "?session id"]
 _MAX_MODELS = 20
@@ -53,7 +53,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         yield Request(
             f"{index:06d}",
             arrival_s,
-            (unique_run(index, prompt_tokens),),
+            (unknown_run(index, prompt_tokens),),
             prompt_tokens,
             default_output(index, output_tokens),
             output_tokens,

@@ -17,7 +17,7 @@ from kvplan.traces.formats.contract import MAX_BLOCK_SIZE, Intake, ReadOptions, 
 from kvplan.traces.formats.jsonl import rows
 from kvplan.traces.request import Request, TokenRuns, default_output
 from kvplan.traces.source import Source
-from kvplan.traces.tokenspace import BlockIds, unique_run
+from kvplan.traces.tokenspace import BlockIds, unknown_run
 
 BLOCK_SIZE = 512
 
@@ -67,7 +67,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         if not output_tokens:
             continue
         if row.hash_ids is None:
-            prompt: TokenRuns = (unique_run(index, prompt_tokens),)
+            prompt: TokenRuns = (unknown_run(index, prompt_tokens),)
             accounting.without_ids += 1
         else:
             if blocks is None:

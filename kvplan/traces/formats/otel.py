@@ -19,7 +19,7 @@ from kvplan.traces.formats.instants import TICKS_PER_S, Instants
 from kvplan.traces.formats.jsonl import fault
 from kvplan.traces.request import Request, default_output
 from kvplan.traces.source import Source
-from kvplan.traces.tokenspace import unique_run
+from kvplan.traces.tokenspace import unknown_run
 
 _INPUT = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens")
 _OUTPUT = ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens")
@@ -74,7 +74,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         yield Request(
             f"{index:06d}",
             arrival_s,
-            (unique_run(index, prompt_tokens),),
+            (unknown_run(index, prompt_tokens),),
             prompt_tokens,
             default_output(index, output_tokens),
             output_tokens,

@@ -26,7 +26,7 @@ from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat
 from kvplan.traces.request import Request, default_output
 from kvplan.traces.source import Source
 from kvplan.traces.streams import stream
-from kvplan.traces.tokenspace import unique_run
+from kvplan.traces.tokenspace import unknown_run
 
 _CHUNK = re.compile(r"chunk-(\d{1,6})-(trace\.csv|dataset\.json)\Z")
 _INPUTS = ("input_tokens", "text_tokens", "image_tokens", "audio_tokens", "video_tokens")
@@ -86,7 +86,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         yield Request(
             f"{index:06d}",
             arrival_s,
-            (unique_run(index, prompt_tokens),),
+            (unknown_run(index, prompt_tokens),),
             prompt_tokens,
             default_output(index, output_tokens),
             output_tokens,

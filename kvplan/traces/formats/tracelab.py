@@ -17,7 +17,7 @@ from kvplan.traces.formats.instants import TICKS_PER_S, Instants
 from kvplan.traces.formats.jsonl import rows
 from kvplan.traces.request import Request, default_output
 from kvplan.traces.source import Source
-from kvplan.traces.tokenspace import unique_run
+from kvplan.traces.tokenspace import unknown_run
 
 _INPUTS = ("user_message", "tool_result")
 
@@ -74,7 +74,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         yield Request(
             f"{index:06d}",
             arrival_s,
-            (unique_run(index, row.input_tokens_total),),
+            (unknown_run(index, row.input_tokens_total),),
             row.input_tokens_total,
             default_output(index, output_tokens),
             output_tokens,

@@ -21,7 +21,7 @@ from kvplan.traces.formats.jsonl import fault
 from kvplan.traces.request import Request, TokenRuns, default_output
 from kvplan.traces.source import Source
 from kvplan.traces.streams import stream
-from kvplan.traces.tokenspace import BlockIds, unique_run
+from kvplan.traces.tokenspace import BlockIds, unknown_run
 
 BLOCK_SIZE = 64
 _MAX_DEPTH = 8
@@ -87,7 +87,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
             if not output_tokens:
                 continue
             if call.hash_ids is None:
-                prompt: TokenRuns = (unique_run(index, call.prompt),)
+                prompt: TokenRuns = (unknown_run(index, call.prompt),)
                 accounting.without_ids += 1
             else:
                 content = blocks.runs(call.hash_ids, call.prompt, index)

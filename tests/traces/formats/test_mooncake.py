@@ -8,12 +8,18 @@ import pytest
 
 from kvplan.errors import DataError
 from kvplan.traces.request import OUTPUT_BASE, OUTPUT_STRIDE, iterate_tokens
-from kvplan.traces.tokenspace import INTERNED_BASE, UNIQUE_BASE
+from kvplan.traces.tokenspace import INTERNED_BASE, UNHASHED_BASE, UNKNOWN_BASE
 
 
 def row(timestamp=0, length=1024, output=5, ids=(0, 1), **more):
     return json.dumps(
-        {"timestamp": timestamp, "input_length": length, "output_length": output, "hash_ids": list(ids), **more}
+        {
+            "timestamp": timestamp,
+            "input_length": length,
+            "output_length": output,
+            "hash_ids": list(ids),
+            **more,
+        }
     )
 
 
@@ -55,7 +61,7 @@ def test_times_are_scaled_in_the_stated_order(reading):
 
 def test_floor_counts_leave_a_tail_of_its_own(reading):
     requests, _ = reading(lines(row(length=600, ids=[4]), row(length=600, ids=[4])))
-    assert requests[0].prompt == ((4 * 512, 512), (UNIQUE_BASE, 88))
+    assert requests[0].prompt == ((4 * 512, 512), (UNHASHED_BASE, 88))
     assert requests[0].prompt[0] == requests[1].prompt[0]
     assert requests[0].prompt[1] != requests[1].prompt[1]
 
@@ -83,7 +89,7 @@ def test_wide_and_negative_ids_are_interned_not_cut(reading):
 def test_rows_without_ids_make_reuse_unknown(reading):
     text = json.dumps({"timestamp": 5, "input_length": 9, "output_length": 2})
     requests, trace = reading(lines(row(), text))
-    assert requests[1].prompt[0][0] >= UNIQUE_BASE
+    assert requests[1].prompt[0][0] >= UNKNOWN_BASE
     assert not trace.reuse_known
     assert "reuse unknown for 1 requests without block ids" in trace.report.remarks()
 
@@ -91,7 +97,9 @@ def test_rows_without_ids_make_reuse_unknown(reading):
 def test_sessions_with_delays(reading):
     later = {"session_id": "a", "delay": 250.5, "input_length": 9, "output_length": 2}
     orphan = {"session_id": "b", "delay": 1, "input_length": 9, "output_length": 2}
-    requests, trace = reading(lines(row(timestamp=1000, session_id="a"), json.dumps(later), json.dumps(orphan)))
+    requests, trace = reading(
+        lines(row(timestamp=1000, session_id="a"), json.dumps(later), json.dumps(orphan))
+    )
     assert [(r.session, r.arrival_s) for r in requests] == [("a", 1.0), ("a", 1.0 + 0.2505)]
     (reason,) = trace.report.dropped
     assert "delay" in reason
@@ -161,6 +169,9 @@ def test_blank_lines_and_a_byte_order_mark_are_no_rows(reading):
 
 
 def test_reasons_do_not_grow_without_bound(reading):
-    bad = [json.dumps({"timestamp": 0, "input_length": 5, "output_length": 1, "hash_ids": [1] * i + ["x"]}) for i in range(60)]
+    bad = [
+        json.dumps({"timestamp": 0, "input_length": 5, "output_length": 1, "hash_ids": [1] * i + ["x"]})
+        for i in range(60)
+    ]
     _, trace = reading(lines(row(), *bad))
     assert len(trace.report.dropped) == 1

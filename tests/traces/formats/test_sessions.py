@@ -8,7 +8,7 @@ import tarfile
 import pytest
 
 from kvplan.traces.request import OUTPUT_BASE, OUTPUT_STRIDE
-from kvplan.traces.tokenspace import UNIQUE_BASE
+from kvplan.traces.tokenspace import UNHASHED_BASE
 from kvplan.traces.trace import open_trace
 
 
@@ -21,10 +21,17 @@ def jsonl(rows) -> str:
 
 def test_tokens_sample(reading):
     rows = [
-        {"id": f"r{i}", "arrival": i * 0.25, "prompt_token_ids": [*range(100, 110 + i), 7], "output_length": 3 + i}
+        {
+            "id": f"r{i}",
+            "arrival": i * 0.25,
+            "prompt_token_ids": [*range(100, 110 + i), 7],
+            "output_length": 3 + i,
+        }
         for i in range(19)
     ]
-    rows.append({"id": "last", "arrival": 9.0, "prompt_token_ids": [5], "output_token_ids": [6, 7, 9], "priority": -2})
+    rows.append(
+        {"id": "last", "arrival": 9.0, "prompt_token_ids": [5], "output_token_ids": [6, 7, 9], "priority": -2}
+    )
     requests, trace = reading(jsonl(rows))
     assert trace.format == "tokens"
     assert requests[2].prompt == ((100, 12), (7, 1))
@@ -81,7 +88,14 @@ def test_bailian_sample(reading):
 
 
 def test_bailian_parent_outside_the_file(reading):
-    row = {"chat_id": 9, "parent_chat_id": 5, "timestamp": 1, "input_length": 16, "output_length": 1, "hash_ids": [3]}
+    row = {
+        "chat_id": 9,
+        "parent_chat_id": 5,
+        "timestamp": 1,
+        "input_length": 16,
+        "output_length": 1,
+        "hash_ids": [3],
+    }
     (request,), trace = reading(jsonl([row]))
     assert request.session == "5"
     assert trace.report.remarks() == ["1 turns follow a chat that is not in the file"]
@@ -120,7 +134,7 @@ def check_sessions(requests, trace):
     assert one[1].prompt == one[2].prompt
     starts_one = {r.prompt[0][0] for r in one}
     assert not starts_one & {r.prompt[0][0] for r in two}  # ids are local to a session
-    assert one[0].prompt[1][0] >= UNIQUE_BASE
+    assert one[0].prompt[1][0] >= UNHASHED_BASE
     assert trace.report.resorted == 0
 
 
@@ -196,7 +210,11 @@ def usage(i):
 @pytest.mark.parametrize("layout", ["document", "lines", "array"])
 def test_otel_sample(reading, layout):
     spans = [span(i, **usage(i)) for i in reversed(range(20))]
-    text = {"document": json.dumps({"spans": spans}, indent=1), "lines": jsonl(spans), "array": json.dumps(spans)}
+    text = {
+        "document": json.dumps({"spans": spans}, indent=1),
+        "lines": jsonl(spans),
+        "array": json.dumps(spans),
+    }
     requests, trace = reading(text[layout], "spans.json")
     assert trace.format == "otel"
     assert [(r.arrival_s, r.prompt_tokens) for r in requests] == [(float(i), 50 + i) for i in range(20)]
@@ -209,8 +227,19 @@ def test_otlp_and_old_names(reading):
         {"key": "gen_ai.usage.completion_tokens", "value": {"intValue": 8}},
         {"key": "gen_ai.usage.cache_read.input_tokens", "value": {"intValue": "35"}},
     ]
-    found = {"traceId": "x", "spanId": "1", "startTimeUnixNano": "1700000000000000000", "attributes": attributes}
-    text = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [found, {**found, "startTimeUnixNano": "1700000001500000000"}]}]}]})
+    found = {
+        "traceId": "x",
+        "spanId": "1",
+        "startTimeUnixNano": "1700000000000000000",
+        "attributes": attributes,
+    }
+    text = json.dumps(
+        {
+            "resourceSpans": [
+                {"scopeSpans": [{"spans": [found, {**found, "startTimeUnixNano": "1700000001500000000"}]}]}
+            ]
+        }
+    )
     requests, trace = reading(text, "otlp.json")
     assert [(r.arrival_s, r.prompt_tokens, r.output_tokens) for r in requests] == [(0.0, 70, 8), (1.5, 70, 8)]
     assert "provider-reported cached tokens: 70 of 140 (50.0%)" in trace.report.remarks()

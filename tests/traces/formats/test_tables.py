@@ -9,7 +9,8 @@ from kvplan.traces.formats.instants import Instants
 from kvplan.traces.formats.table import parse_count
 
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\r\n" + "\r\n".join(
-    f"2023-11-16 18:15:{46 + i // 2:02d}.{6805900 + 1234567 * (i % 2):07d},{374 + i},{44 + i}" for i in range(20)
+    f"2023-11-16 18:15:{46 + i // 2:02d}.{6805900 + 1234567 * (i % 2):07d},{374 + i},{44 + i}"
+    for i in range(20)
 )
 
 
@@ -75,9 +76,14 @@ def test_half_written_and_undecodable_rows(reading):
 
 BURST = {
     "v1": "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
-    + "".join(f"{5 + 40 * i},{'GPT-4' if i % 3 else 'ChatGPT'},{100 + i},{18 + i},{118 + 2 * i},API log\n" for i in range(20)),
+    + "".join(
+        f"{5 + 40 * i},{'GPT-4' if i % 3 else 'ChatGPT'},{100 + i},{18 + i},{118 + 2 * i},API log\n"
+        for i in range(20)
+    ),
     "v3": "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
-    + "".join(f"{5.5 + 40 * i},{i // 2},0.3,GPT-4,{100 + i},{18 + i},{118 + 2 * i},API log\n" for i in range(20)),
+    + "".join(
+        f"{5.5 + 40 * i},{i // 2},0.3,GPT-4,{100 + i},{18 + i},{118 + 2 * i},API log\n" for i in range(20)
+    ),
 }
 
 
@@ -103,7 +109,8 @@ def test_burstgpt_zero_rows_are_counted(reading):
 
 
 LENGTHS = {
-    "vidur": "arrived_at,num_prefill_tokens,num_decode_tokens\n" + "".join(f"{i * 0.5},{100 + i},{9 + i}\n" for i in range(20)),
+    "vidur": "arrived_at,num_prefill_tokens,num_decode_tokens\n"
+    + "".join(f"{i * 0.5},{100 + i},{9 + i}\n" for i in range(20)),
     "splitwise": "request_id,request_type,application_id,arrival_timestamp,batch_size,prompt_size,token_size\n"
     + "".join(f"{i},2,0,{i * 0.5},1,{100 + i},{9 + i}\n" for i in range(20)),
     "kvplan": "arrival_s,prompt_tokens,output_tokens,priority,session\n"
@@ -137,7 +144,7 @@ def test_a_vidur_file_can_be_called_by_its_tool(reading):
 
 
 def test_a_missing_column_is_named(reading):
-    with pytest.raises(DataError, match="no column 'num_decode_tokens'|known format"):
+    with pytest.raises(DataError, match=r"no column 'num_decode_tokens'|known format"):
         reading("arrived_at,num_prefill_tokens,other\n1,2,3\n", "l.csv")
 
 

@@ -1,0 +1,109 @@
+"""Finding the format, and saying what is wrong when there is none."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvplan.errors import DataError, UnknownName, UsageError
+from kvplan.traces import formats
+from kvplan.traces.trace import open_trace
+
+MOONCAKE = '{"timestamp": 0, "input_length": 3, "output_length": 2, "hash_ids": [1]}\n'
+
+
+def opened(tmp_path, content, name="trace.jsonl", **options):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return open_trace(path, **options)
+
+
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_an_empty_trace_fails(tmp_path, content):
+    with pytest.raises(DataError, match="the trace is empty"):
+        opened(tmp_path, content)
+
+
+def test_a_header_alone_is_an_empty_trace(tmp_path):
+    trace = opened(tmp_path, "TIMESTAMP,ContextTokens,GeneratedTokens\r\n", "a.csv")
+    with pytest.raises(DataError, match="the trace is empty"):
+        list(trace.requests())
+
+
+def test_a_trace_of_another_format_than_declared(tmp_path):
+    with pytest.raises(DataError, match="not a azure trace: it looks like mooncake") as caught:
+        opened(tmp_path, MOONCAKE, format="azure")
+    assert caught.value.where.endswith("trace.jsonl:1")
+    assert caught.value.hint == "say mooncake, or auto"
+
+
+def test_no_row_understood_names_the_line_and_why(tmp_path):
+    trace = opened(tmp_path, MOONCAKE.replace('"hash_ids": [1]', '"hash_ids": [1, 2]') * 3)
+    with pytest.raises(
+        DataError, match="none of the 3 rows could be used as mooncake: number of hash_ids"
+    ) as caught:
+        list(trace.requests())
+    assert caught.value.where.endswith("trace.jsonl:1")
+
+
+@pytest.mark.parametrize(
+    ("content", "message", "hint"),
+    [
+        ("hello\nworld\n", "not a trace in a known format", "formats: azure"),
+        (
+            '{"timestamp": 0, "input_len": 3, "hash_ids": []}\n',
+            "not a trace in a known format",
+            "nearest is mooncake",
+        ),
+        ("TIMESTAMP,ContextTokens\n1,2\n", "not a trace in a known format", "which also has generatedtokens"),
+        (b"\x7fELF\0\0\0", "binary file", ""),
+        ("x".encode("utf-16"), "UTF-16", "UTF-8"),
+        (
+            '{"timestamp": "82", "input_length": 5, "output_length": 1, "hash_ids": {"sys_prompt": [1], "passages_ids": []}}\n',
+            "RAGPulse",
+            "",
+        ),
+        ('{"timestamp": 1, "input": "", "output": "", "session_id": ""}\n', "LMCache", "tokenizer"),
+    ],
+)
+def test_unknown_content_says_what_is_nearest(tmp_path, content, message, hint):
+    with pytest.raises(DataError, match=message) as caught:
+        opened(tmp_path, content)
+    assert caught.value.where.endswith(":1")
+    assert hint in (caught.value.hint or "")
+
+
+def test_a_dirty_first_line_does_not_hide_the_format(tmp_path):
+    trace = opened(tmp_path, "# made by hand\n" + MOONCAKE)
+    assert sum(1 for _ in trace.requests()) == 1
+    assert trace.report.dropped["not JSON"].lines == [1]
+
+
+def test_every_format_is_described_and_found_by_its_name():
+    for name in formats.names():
+        found = formats.get(name)
+        assert found.name == name
+        assert found.summary
+
+
+def test_a_mistyped_format_gets_a_suggestion():
+    with pytest.raises(UnknownName) as caught:
+        formats.get("moncake")
+    assert caught.value.suggestions == ["mooncake"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"limit": 0},
+        {"time_scale": 0.0},
+        {"time_scale": float("nan")},
+        {"rate_scale": float("inf")},
+        {"rate": -1.0},
+        {"block_size": 0},
+        {"sort": "sideways"},
+        {"format": "parquet"},
+    ],
+)
+def test_options_out_of_range(tmp_path, options):
+    with pytest.raises(UsageError):
+        opened(tmp_path, MOONCAKE, **options)
