@@ -1,17 +1,13 @@
 """Where a trace's bytes come from: a file, standard input, gzip or zstd, a directory or an archive.
 
-Everything is a stream with a bounded line length; nothing is unpacked to disk.
+Everything is a stream with a bounded line length; nothing is unpacked to disk. The modules of the standard
+library that unpack are imported where they are needed: a plain file, the usual case, needs none.
 """
 
 from __future__ import annotations
 
-import gzip
 import io
-import shutil
-import subprocess
 import sys
-import tarfile
-import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
@@ -28,7 +24,6 @@ _BUFFER = 1 << 18
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _BOM = b"\xef\xbb\xbf"
-_STREAM_FAULTS = (gzip.BadGzipFile, zlib.error, EOFError, tarfile.TarError)
 
 
 class Source(AbstractContextManager["Source"]):
@@ -75,6 +70,8 @@ class Source(AbstractContextManager["Source"]):
                 raise DataError("no such trace file", where=self.name) from None
         head, stream = _peek(raw)
         if head.startswith(_GZIP):
+            import gzip
+
             unpacked = self._stack.enter_context(gzip.GzipFile(fileobj=stream))
             head, stream = _peek(cast(IO[bytes], unpacked))
         elif head.startswith(_ZSTD):
@@ -96,6 +93,8 @@ class Source(AbstractContextManager["Source"]):
                 return
 
     def _look_into_archive(self, head: bytes) -> None:
+        import tarfile
+
         try:
             with tarfile.open(fileobj=io.BytesIO(head), mode="r:") as archive:
                 while (entry := archive.next()) is not None:
@@ -118,6 +117,8 @@ class Source(AbstractContextManager["Source"]):
             return cast(IO[bytes], zstandard.ZstdDecompressor().stream_reader(stream))
         except ImportError:
             pass
+        import shutil
+
         tool = shutil.which("zstd")
         if tool is None or self.path is None:
             raise EnvironmentLacks(
@@ -161,6 +162,8 @@ class Source(AbstractContextManager["Source"]):
                     with file.open("rb") as opened:
                         yield file.name, _bounded(opened, str(file)).removeprefix(_BOM)
             return
+        import tarfile
+
         with self._telling(), tarfile.open(fileobj=self._readable(), mode="r|") as archive:
             for entry in archive:
                 content = archive.extractfile(entry) if entry.isfile() else None
@@ -190,12 +193,20 @@ class _Telling(AbstractContextManager[None]):
         self.name = name
 
     def __exit__(self, kind: Any, exc: BaseException | None, trace: Any) -> None:
-        if isinstance(exc, _STREAM_FAULTS):
+        if exc is not None and isinstance(exc, _stream_faults()):
             raise DataError(
                 f"compressed data is damaged or cut short ({exc})",
                 where=self.name,
                 hint="download or compress the file again",
             ) from exc
+
+
+def _stream_faults() -> tuple[type[Exception], ...]:
+    import gzip
+    import tarfile
+    import zlib
+
+    return (gzip.BadGzipFile, zlib.error, EOFError, tarfile.TarError)
 
 
 class _Replay(io.RawIOBase):
@@ -239,6 +250,8 @@ class _ZstdProgram(io.RawIOBase):
     """The output of ``zstd -dc FILE``; its failure is an error, never a shorter trace."""
 
     def __init__(self, tool: str, path: Path) -> None:
+        import subprocess
+
         self._process = subprocess.Popen(
             [tool, "-dcq", "--", str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
