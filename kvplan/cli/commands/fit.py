@@ -203,7 +203,20 @@ def _commands(report: FitReport) -> list[str]:
     if not report.fits:
         return []
     flags = engine_flags(report)[report.serving.kind]
-    return ["", *_wrap(f"  {flags}", "    ")] if flags is not None else []
+    return ["", *_shell_lines(flags)] if flags is not None else []
+
+
+def _shell_lines(command: str) -> list[str]:
+    """A command over lines that a shell joins again; no flag is parted from its value."""
+    first, *options = command.split(" --")
+    lines = [f"  {first}"]
+    for option in options:
+        if len(lines[-1]) + len(option) + 5 > 80:
+            lines[-1] += " \\"
+            lines.append(f"    --{option}")
+        else:
+            lines[-1] += f" --{option}"
+    return lines
 
 
 def _line(sign: str, name: str, formula: str, value: str) -> list[str]:

@@ -1,0 +1,57 @@
+"""``kvplan gpus``: every GPU in every format, and near names for one that is unknown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from kvplan.cli.app import run
+
+
+def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["gpus", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    h100 = next(line for line in lines if line.startswith("h100-sxm"))
+    assert h100.split() == ["h100-sxm", "79.19", "3.35", "989", "1979", "450"]
+
+
+def test_the_list_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["gpus", "list", "--format", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "kvplan.gpus/1"
+    names = [gpu["name"] for gpu in document["gpus"]]
+    assert names == sorted(names)
+    assert run(["gpus", "list", "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["name"] for row in rows] == names
+    assert run(["gpus", "list", "--format", "md"]) == 0
+    assert capsys.readouterr().out.count("\n") == len(names) + 2
+
+
+def test_one_gpu_with_its_sources(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["gpus", "show", "H200"]) == 0
+    out = capsys.readouterr().out
+    assert "139.80 GiB" in out
+    assert "4,800 GB/s" in out
+    assert "datasheet:" in out
+    assert "measured:" in out
+    assert run(["gpus", "show", "h200-sxm", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bandwidth_bytes_per_s"] == 4.8e12
+
+
+@pytest.mark.parametrize("output", ["csv", "md"])
+def test_one_gpu_for_machines(output: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["gpus", "show", "mi300x", "--format", output]) == 0
+    assert "mi300x" in capsys.readouterr().out
+
+
+def test_an_unknown_one_suggests_near_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["gpus", "show", "h20O"]) == 2
+    captured = capsys.readouterr()
+    assert "unknown gpu 'h20O'" in captured.err
+    assert "did you mean" in captured.err
+    assert captured.out == ""
