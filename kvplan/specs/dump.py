@@ -1,4 +1,4 @@
-"""A spec as YAML for people: short, one line per small mapping, defaults left out, always in the same order."""
+"""A spec as YAML for people: short, small mappings on one line, defaults left out, always in one order."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from kvplan.specs.model import ModelSpec
 WIDTH = 100
 
 ORDER = (
-    "schema", "name", "family", "aliases", "source", "hidden_size", "vocab_size", "max_context", "tie_embeddings",
-    "learned_positions", "dtype", "weights", "kv_format", "blocks", "layout", "encoder", "vision", "draft",
+    "schema", "name", "family", "aliases", "source", "hidden_size", "vocab_size", "max_context",
+    "tie_embeddings", "learned_positions", "dtype", "weights", "kv_format", "blocks", "layout",
+    "encoder", "vision", "draft",
     "extra_weights", "parameters", "notes",
 )  # fmt: skip
 
@@ -81,12 +82,10 @@ def _flow(value: Any) -> str:
 
 def _scalar(value: Any) -> str:
     """A YAML scalar; text is quoted unless it can only be read as the same text."""
-    if value is None or isinstance(value, (bool, int, float)):
-        return (
-            {None: "null", True: "true", False: "false"}.get(value, str(value))
-            if not _number(value)
-            else str(value)
-        )
+    if value is None:
+        return "null"
+    if isinstance(value, (bool, int, float)):
+        return str(value).lower()
     text = str(value)
     plain = text.replace("-", "").replace("_", "").replace("/", "").replace(".", "").isalnum()
     words = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
@@ -95,7 +94,3 @@ def _scalar(value: Any) -> str:
     import json
 
     return json.dumps(text, ensure_ascii=False)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

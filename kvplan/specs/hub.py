@@ -1,4 +1,4 @@
-"""Fetching one config.json from the Hugging Face hub: the only network access of the specs, and only on request."""
+"""Fetching one config.json from the Hugging Face hub: the only network access here, and only on request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def fetch_config(repo: str, revision: str | None = None) -> tuple[Path, str]:
     if HUB_ID.match(repo) is None:
         raise UsageError(f"{repo!r} is not a Hugging Face id", hint="write it like meta-llama/Llama-3.1-8B")
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         raise EnvironmentLacks(
             "importing from the Hugging Face hub needs the hf extra",

@@ -90,6 +90,8 @@ def weights(config: Config, plain: str) -> tuple[Weights, str | None, list[str]]
         other = "fp8_block128" if raw.get("weight_block_size") else base
         for component in ("attention", "dense_mlp", "shared_experts", "state", "indexer", "draft"):
             overrides.setdefault(component, other)
+    if str(config.get("expert_dtype")) in ("fp4", "mxfp4"):
+        overrides["experts"] = "mxfp4"
     return Weights.model_construct(format=name, overrides=overrides), _kv(raw), notes
 
 

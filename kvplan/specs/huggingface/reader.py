@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from kvplan.errors import SpecError
-from kvplan.specs.attention import SharedAttention
+from kvplan.specs.attention import CompressedAttention, SharedAttention
 from kvplan.specs.base import Source
 from kvplan.specs.document import read_json
 from kvplan.specs.huggingface.attention import attention, cross_attention
@@ -181,6 +181,8 @@ def _base_name(block: Block) -> str:
     parts = []
     if isinstance(block.attention, SharedAttention):
         parts.append("shared_sliding" if block.attention.window else "shared")
+    elif isinstance(block.attention, CompressedAttention):
+        parts.append(f"compressed_{block.attention.ratio}" if block.attention.ratio else "window")
     elif block.attention is not None:
         parts.append(block.attention.kind)
     elif block.cross is not None:
