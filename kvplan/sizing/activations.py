@@ -10,6 +10,9 @@ vLLM measures it by running ``max_num_batched_tokens`` dummy tokens through the 
   ``S x vocabulary`` elements in several copies. Tensor parallelism does not divide it, because logits are
   gathered on every rank.
 
+A vision tower adds a third: as many images as the step's budget holds, encoded at once, and their embeddings
+stay while the other two happen.
+
 The bytes per logit are what changed between versions:
 
 ============== ============================================================== =====================
@@ -45,10 +48,14 @@ from kvplan.specs.schema import (
     MoeMlp,
     SelfAttention,
     State,
+    Vision,
 )
 
 HIDDEN_COPIES = 3
 """Hidden-sized tensors alive beside a layer's widest intermediate: residual, input, output."""
+
+LARGEST_IMAGE_TOKENS = 16384
+"""Tokens of the largest image where resolution decides (Qwen-VL processors: 16,777,216 pixels)."""
 
 MLA_WORKSPACE_TOKENS = 65536
 """Most old context that MLA's chunked prefill expands at once; shorter where 8 x ``max_model_len`` is."""
@@ -56,22 +63,31 @@ MLA_WORKSPACE_TOKENS = 65536
 
 @dataclass(frozen=True, slots=True)
 class ActivationPeak:
-    """The larger of ``body_bytes`` and ``sampler_bytes``, with the words that explain it."""
+    """The moments of the profiling run; the largest is the peak. 0 where this rank does not have one.
+
+    ``embeddings_bytes``: what the vision tower hands over, alive beside body and sampler.
+    """
 
     body_bytes: int
     sampler_bytes: int
+    vision_bytes: int
+    embeddings_bytes: int
     body_formula: str
     sampler_formula: str
+    vision_formula: str
 
     @property
     def bytes(self) -> int:
         """What the profiling run finds."""
-        return max(self.body_bytes, self.sampler_bytes)
+        return max(self.vision_bytes, self.embeddings_bytes + max(self.body_bytes, self.sampler_bytes))
 
     @property
     def formula(self) -> str:
-        """The formula of the larger one."""
-        return self.sampler_formula if self.sampler_bytes >= self.body_bytes else self.body_formula
+        """The formula of the largest."""
+        if self.vision_bytes == self.bytes:
+            return self.vision_formula
+        words = self.sampler_formula if self.sampler_bytes >= self.body_bytes else self.body_formula
+        return f"{words} + image embeddings" if self.embeddings_bytes else words
 
 
 def activation_peak(
@@ -79,6 +95,7 @@ def activation_peak(
     serving: Serving,
     *,
     tp: int = 1,
+    first_stage: bool = True,
     last_stage: bool = True,
     layers: range | None = None,
     max_model_len: int = 0,
@@ -88,6 +105,7 @@ def activation_peak(
     """Activation peak of one rank under ``serving``.
 
     Args:
+        first_stage: whether this rank holds the vision tower, if there is one.
         last_stage: whether this rank samples.
         layers: decoder layers of this rank (default: all).
         sm_count: streaming multiprocessors of the GPU (sizes the sampler's work buffer).
@@ -105,8 +123,13 @@ def activation_peak(
     if workspace:
         body += workspace
         body_formula += f" + {workspace:,} B MLA workspace"
+    vision, embeddings, vision_formula = (
+        _vision_peak(model.vision, model.hidden_size, tokens, tp, element)
+        if model.vision is not None and first_stage and serving.kind == "vllm"
+        else (0, 0, "")
+    )
     if not last_stage:
-        return ActivationPeak(body, 0, body_formula, "")
+        return ActivationPeak(body, 0, vision, embeddings, body_formula, "", vision_formula)
     sequences = min(serving.max_num_seqs, tokens)
     if serving.kind == "sglang":
         sequences = min(sequences, serving.graph_max_batch)
@@ -115,7 +138,25 @@ def activation_peak(
     formula = f"{sequences:,} sequences x {model.vocab_size:,} logits x {per_logit} B + hidden states"
     if _has_row_buffer(serving, model):
         sampler += 4 * sm_count * model.vocab_size
-    return ActivationPeak(body, sampler, body_formula, formula)
+    return ActivationPeak(body, sampler, vision, embeddings, body_formula, formula, vision_formula)
+
+
+def _vision_peak(vision: Vision, hidden: int, budget: int, tp: int, element: int) -> tuple[int, int, str]:
+    """(peak of the tower, embeddings it leaves, formula) for as many images as one step may hold.
+
+    The budget is ``max_num_batched_tokens`` or one image, whichever is more; where the resolution decides,
+    an image of the largest size is assumed to give ``LARGEST_IMAGE_TOKENS``.
+    """
+    if vision.tokens_per_image is None:
+        tokens = max(budget, LARGEST_IMAGE_TOKENS)
+    else:
+        tokens = max(budget // vision.tokens_per_image, 1) * vision.tokens_per_image
+    patches = tokens * vision.patches_per_token
+    width = share(vision.intermediate_size, tp) * (3 if vision.gated else 2)
+    per_patch = width + HIDDEN_COPIES * vision.hidden_size
+    formula = f"{patches:,} image patches x ({width:,} MLP + 3 x {vision.hidden_size:,} hidden) x {element} B"
+    embeddings = tokens * hidden * element
+    return patches * per_patch * element + embeddings, embeddings, formula
 
 
 def _runner_v2(version: tuple[int, int, int], model: ModelSpec) -> bool:

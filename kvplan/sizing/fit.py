@@ -201,7 +201,7 @@ def fit_warnings(report: FitReport) -> list[str]:
     if report.parallel.tp > 1:
         found += _replication(report)
     if model.vision is not None:
-        found.append("the vision tower's own activation peak is not counted")
+        found.append("the vision tower's activation peak is an estimate: it depends on the largest image")
     return found
 
 

@@ -90,7 +90,7 @@ def memory_bill(
         stage=stage,
     )
     activation = activation_peak(
-        model, serving, tp=parallel.tp, last_stage=last, layers=layers,
+        model, serving, tp=parallel.tp, first_stage=stage == 0, last_stage=last, layers=layers,
         max_model_len=max_model_len, sm_count=gpu.sm_count or 0, dtype=dtype,
     )  # fmt: skip
     runtime = runtime_bytes(serving, gpu, parallel.tp)

@@ -91,6 +91,8 @@ class Vision(Frozen):
     gated: bool = False
     tokens_per_image: Count | None = None
     """Tokens one image adds, where the architecture fixes it; ``None`` = depends on resolution."""
+    patches_per_token: Count = 4
+    """Patches the tower works on for every token it hands over: 4 where 2 x 2 patches are merged."""
     parameters: Count | None = None
 
 

@@ -82,6 +82,7 @@ def vision(top: Mapping[str, object], path: str) -> tuple[Vision | None, list[st
             heads=heads,
             gated=str(raw.get("hidden_act", "")) in ("silu", "swiglu"),
             tokens_per_image=_tokens_per_image(top, config),
+            patches_per_token=_patches_per_token(top, config),
         ),
         [],
     )
@@ -110,6 +111,22 @@ def _tokens_per_image(top: Mapping[str, object], config: Config) -> int | None:
     if tiles and size and patch:  # Llama 3.2 Vision: every tile, each with a class token
         return tiles * ((size // patch) ** 2 + 1)
     return None
+
+
+def _patches_per_token(top: Mapping[str, object], config: Config) -> int:
+    """Patches merged into one token: a merge or pooling size squared, else patches over tokens, else 4."""
+    for key in ("spatial_merge_size", "pooling_kernel_size", "merge_kernel_size"):
+        value = config.data.get(key, top.get(key))
+        if isinstance(value, list) and value:
+            value = value[0]
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 64:
+            return value * value
+    tokens, size, patch = (
+        _tokens_per_image(top, config), config.optional("image_size"), config.optional("patch_size")
+    )  # fmt: skip
+    if tokens and size and patch and size >= patch:
+        return max((size // patch) ** 2 // tokens, 1)
+    return 4
 
 
 def draft(config: Config, blocks: Sequence[Block]) -> Draft | None:
