@@ -67,7 +67,6 @@ class ReferenceEngine:
             self._deliver(plan, clock)
             if self.check:
                 self.scheduler.cache.pool.check()
-        self._close()
 
     def _take_in(self, arrivals: _Arrivals, clock: float) -> None:
         totals = self.recorder.totals
@@ -136,7 +135,8 @@ class ReferenceEngine:
                 )
             )  # fmt: skip
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Bring the totals up to date; also after an interrupted run."""
         totals, pool = self.recorder.totals, self.scheduler.cache.pool
         totals.queried_tokens = self.scheduler.queried_tokens
         totals.hit_tokens = self.scheduler.hit_tokens

@@ -1,0 +1,84 @@
+"""Token content as the prefix index compares it: exact, and in time that does not grow with the tokens.
+
+Content is a sequence of maximal runs of consecutive token ids (``traces.request``). A run is kept as the
+position where it ends and its *shift*, the difference between token id and position, which is constant
+within a run. Two contents that are looked at from the same position agree as far as their shifts do.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import TypeAlias
+
+from kvplan.traces.request import TokenRuns
+
+BlockKey: TypeAlias = int | tuple[tuple[int, int], ...]
+"""Identity of one block's tokens at a known position: the shift of its run, or the pieces of several."""
+
+
+class Content:
+    """Prompt and answer of one request.
+
+    Attributes:
+        ends: token position after each run, rising.
+        shifts: token id minus token position of each run; neighbours differ.
+    """
+
+    __slots__ = ("ends", "shifts")
+
+    def __init__(self, prompt: TokenRuns, output: TokenRuns) -> None:
+        ends: list[int] = []
+        shifts: list[int] = []
+        position = 0
+        last = None
+        for start, length in (*prompt, *output):
+            shift = start - position
+            position += length
+            if shift == last:
+                ends[-1] = position
+            else:
+                ends.append(position)
+                shifts.append(shift)
+                last = shift
+        self.ends = ends
+        self.shifts = shifts
+
+    def block_key(self, position: int, block_size: int) -> BlockKey:
+        """Identity of the tokens ``position .. position + block_size`` (which the content must have)."""
+        ends = self.ends
+        run = bisect_right(ends, position)
+        stop = position + block_size
+        if ends[run] >= stop:
+            return self.shifts[run]
+        pieces = []
+        while ends[run] < stop:
+            pieces.append((ends[run], self.shifts[run]))
+            run += 1
+        pieces.append((stop, self.shifts[run]))
+        return tuple(pieces)
+
+    def agrees_until(self, other: Content, position: int, stop: int) -> int:
+        """First position in ``position .. stop`` at which the tokens differ, else ``stop``.
+
+        Both contents must have tokens up to ``stop``.
+        """
+        mine, theirs = self.ends, other.ends
+        i, j = bisect_right(mine, position), bisect_right(theirs, position)
+        shifts, their_shifts = self.shifts, other.shifts
+        while position < stop:
+            if shifts[i] != their_shifts[j]:
+                return position
+            a, b = mine[i], theirs[j]
+            if a < b:
+                position = a
+                i += 1
+            elif b < a:
+                position = b
+                j += 1
+            else:
+                position = a
+                i += 1
+                j += 1
+        return stop
+
+

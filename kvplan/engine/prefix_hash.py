@@ -1,0 +1,250 @@
+"""The prefix index: which full blocks of content are cached, in segments instead of blocks.
+
+A tree over block contents. A node is a run of blocks with the same ancestry; its *copies* are the physical
+runs that hold this content, in the order of their publication (vLLM does not de-duplicate; a look-up takes
+the copy published first). Every copy covers its node exactly: where coverage, holders or content begin to
+differ inside a node, the node is split.
+
+A running request publishes a block whenever one fills. As long as it alone holds the last node of its
+path and nothing hangs below, that node is *open*: its end follows from the request's progress and is
+written down only when somebody looks (``settle``).
+
+Why look-ups never meet a gap: a request releases the end of its sequence first, so for every free copy of
+a block there is a copy of its predecessor that is held or stands later in the queue.
+"""
+
+from __future__ import annotations
+
+from kvplan.engine.blocks import BlockPool, Segment
+from kvplan.engine.content import BlockKey, Content
+from kvplan.engine.live import LiveRequest
+
+
+class Node:
+    """Blocks ``start .. end`` (numbered from the beginning of the sequence) after the parent's."""
+
+    __slots__ = ("children", "content", "copies", "end", "key", "owner", "parent", "start")
+
+    def __init__(self, content: Content, start: int, end: int, parent: Node | None, key: BlockKey) -> None:
+        self.content = content
+        self.start = start
+        self.end = end
+        self.parent = parent
+        self.key = key
+        self.children: dict[BlockKey, Node] = {}
+        self.copies: list[Segment] = []
+        self.owner: LiveRequest | None = None
+
+
+_EMPTY = Content((), ())
+
+
+class Match:
+    """A look-up's answer: ``blocks`` cached blocks along ``path``; nothing was changed.
+
+    ``unheld`` of them are in the free queue and would leave it. ``open_end``: the match ended where a
+    running request's content goes on, so that it may grow without any other event.
+    """
+
+    __slots__ = ("blocks", "open_end", "path", "unheld")
+
+    def __init__(self) -> None:
+        self.blocks = 0
+        self.unheld = 0
+        self.path: list[Node] = []
+        self.open_end = False
+
+
+class PrefixIndex:
+    """Prefix cache of one engine with one full-attention group."""
+
+    def __init__(self, block_size: int, pool: BlockPool) -> None:
+        self.block_size = block_size
+        self.pool = pool
+        self.root = Node(_EMPTY, 0, 0, None, 0)
+
+    # -- looking ----------------------------------------------------------------------------------------
+
+    def settle(self, node: Node) -> int:
+        """The node's end, brought up to date if a running request is still extending it."""
+        owner = node.owner
+        if owner is not None:
+            node.end = owner.published_blocks()
+        return node.end
+
+    def match(self, content: Content, limit: int) -> Match:
+        """The longest cached prefix of at most ``limit`` blocks."""
+        found = Match()
+        size = self.block_size
+        node = self.root
+        depth = 0
+        while depth < limit:
+            child = node.children.get(content.block_key(depth * size, size))
+            if child is None:
+                break
+            end = child.end if child.owner is None else self.settle(child)
+            stop = end if end < limit else limit
+            depth = content.agrees_until(child.content, depth * size, stop * size) // size
+            found.path.append(child)
+            if child.copies[0].ref == 0:
+                found.unheld += depth - child.start
+            if depth < end:
+                break
+            if child.owner is not None:
+                found.open_end = True
+            node = child
+        found.blocks = depth
+        return found
+
+    # -- holding ----------------------------------------------------------------------------------------
+
+    def hold(self, request: LiveRequest, match: Match) -> None:
+        """Give the request the first copy of every matched block; they leave the free queue."""
+        held = request.held
+        pool = self.pool
+        last: Segment | None = None
+        for node in match.path:
+            if node.end > match.blocks:
+                node = self.split(node, match.blocks - node.start)
+            elif node.owner is not None:
+                self.close(node)
+            segment = node.copies[0]
+            if segment.ref == 0:
+                pool.remove(segment, node.end - node.start)
+            segment.ref += 1
+            if last is not None and segment.above is last:
+                held[-1] = (segment, held[-1][1])
+            else:
+                held.append((segment, node.start))
+            last = segment
+            request.tail = node
+        request.in_tree = request.published = match.blocks
+
+    def close(self, node: Node) -> None:
+        """End an open node where it stands: its owner publishes its next block as a node of its own."""
+        self.settle(node)
+        owner = node.owner
+        assert owner is not None
+        node.owner = None
+        owner.in_tree = node.end
+        if owner.steady is not None:
+            owner.steady.expect_publication(owner)
+
+    def split(self, node: Node, keep: int) -> Node:
+        """Cut a node after ``keep`` blocks; returns the new upper part, ``node`` stays the lower one."""
+        cut = node.start + keep
+        parent = node.parent
+        assert parent is not None
+        upper = Node(node.content, node.start, cut, parent, node.key)
+        parent.children[node.key] = upper
+        node.parent = upper
+        node.start = cut
+        node.key = node.content.block_key(cut * self.block_size, self.block_size)
+        upper.children[node.key] = node
+        for segment in node.copies:
+            top = Segment(upper, segment.ref)
+            top.above = segment.above
+            segment.above = top
+            upper.copies.append(top)
+            if segment.ref == 0:
+                self.pool.insert_after(top, segment)
+        return upper
+
+    # -- publishing -------------------------------------------------------------------------------------
+
+    def publish(self, request: LiveRequest, blocks: int) -> None:
+        """Make the request's first ``blocks`` blocks findable; those of its open node are already."""
+        if blocks > request.published:
+            request.published = blocks
+        tail = request.tail
+        if tail.owner is request:
+            return
+        size = self.block_size
+        content = request.content
+        while request.in_tree < blocks:
+            start = request.in_tree
+            key = content.block_key(start * size, size)
+            child = tail.children.get(key)
+            if child is None:
+                child = Node(content, start, blocks, tail, key)
+                child.owner = request
+                tail.children[key] = child
+                own = Segment(child, 1)
+                child.copies.append(own)
+                request.held.append((own, start))
+                request.tail = child
+                request.in_tree = blocks
+                return
+            end = child.end if child.owner is None else self.settle(child)
+            stop = min(end, blocks)
+            agreed = content.agrees_until(child.content, start * size, stop * size) // size
+            if agreed < end:
+                child = self.split(child, agreed - start)
+            elif child.owner is not None:
+                self.close(child)
+            own = Segment(child, 1)
+            child.copies.append(own)
+            request.held.append((own, start))
+            request.tail = tail = child
+            request.in_tree = agreed
+
+    # -- letting go -------------------------------------------------------------------------------------
+
+    def release(self, request: LiveRequest, blocks: int) -> None:
+        """Drop all of the request's ``blocks`` blocks, the end of the sequence first."""
+        pool = self.pool
+        tail = request.tail
+        if tail.owner is request:
+            self.close(tail)
+        pool.blank += blocks - request.in_tree
+        for segment, first in reversed(request.held):
+            piece = segment
+            while True:
+                piece.ref -= 1
+                node = piece.node
+                if piece.ref == 0:
+                    pool.append(piece, node.end - node.start)
+                if node.start <= first:
+                    break
+                assert piece.above is not None
+                piece = piece.above
+        request.held = []
+        request.tail = self.root
+        request.in_tree = request.published = 0
+
+    def take(self, count: int) -> None:
+        """Take blocks from the head of the free queue; published ones are evicted."""
+        pool = self.pool
+        pool.allocated += count
+        if count <= pool.blank:
+            pool.blank -= count
+            return
+        short = count - pool.blank
+        pool.blank = 0
+        pool.evicted += short
+        while short:
+            segment = pool.head
+            assert segment is not None
+            node = segment.node
+            length = node.end - node.start
+            if length <= short:
+                pool.remove(segment, length)
+                self._drop(segment)
+                short -= length
+                continue
+            if len(node.copies) == 1 and not node.children:
+                node.end -= short
+                pool.cached -= short
+            else:
+                self.split(node, length - short)
+                pool.remove(segment, short)
+                self._drop(segment)
+            short = 0
+
+    def _drop(self, segment: Segment) -> None:
+        node = segment.node
+        node.copies.remove(segment)
+        if not node.copies:
+            assert node.parent is not None
+            assert not node.children
+            del node.parent.children[node.key]

@@ -1,0 +1,250 @@
+"""One engine instance: the core's loop around the scheduler, and the clock.
+
+Between events nothing is decided: the same requests take one token each, and only the clock, the context
+and the free blocks move. ``_coast`` runs through such steps in a tight loop; it adds up the clock step by
+step in the order the latency model defines, so that times equal the reference's bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.errors import EngineStuck, InvalidLatency
+from kvplan.engine.frontend import rejection
+from kvplan.engine.live import LiveRequest
+from kvplan.engine.plan import StepPlan
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder, RequestRow, SeriesPoint
+from kvplan.engine.scheduler_vllm import VllmScheduler
+from kvplan.traces.request import Request
+
+_NEVER = float("inf")
+
+
+class Replica:
+    """A vLLM engine with one full-attention cache group.
+
+    Args:
+        config: engine options.
+        latency: how long a step takes.
+        recorder: where everything that happens is written.
+    """
+
+    def __init__(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> None:
+        self.config = config
+        self.latency = latency
+        self.recorder = recorder
+        self.logging = recorder.on_decision is not None
+        self.scheduler = VllmScheduler(config, keep_schedule=self.logging)
+        self._source: Iterator[Request] = iter(())
+        self._next: Request | None = None
+        self._arrival = _NEVER
+
+    def run(self, requests: Iterable[Request]) -> None:
+        """Serve the requests, which arrive in the order given (arrival times must not fall)."""
+        scheduler = self.scheduler
+        self._source = iter(requests)
+        self._advance_arrivals()
+        in_flight: deque[tuple[StepPlan, float]] = deque()
+        # Async scheduling keeps two batches in the queue: one runs, the next one is already planned.
+        depth = 2 if self.config.async_scheduling else 1
+        clock = device_free = 0.0
+        while True:
+            if self._arrival <= clock:
+                self._take_in(clock)
+            if scheduler.running or scheduler.waiting:
+                if not self.logging and self._quiet():
+                    clock, device_free = self._coast(clock, device_free, in_flight)
+                    if self._arrival <= clock:
+                        self._take_in(clock)
+                scheduler.in_flight = 1 if in_flight and in_flight[-1][0].batch.scheduled_tokens else 0
+                plan = scheduler.schedule()
+                end = clock
+                if plan.batch.scheduled_tokens:
+                    start = clock if clock > device_free else device_free
+                    end = device_free = start + self._step_seconds(plan)
+                elif not plan.preempted and not in_flight:
+                    raise EngineStuck(clock, scheduler.waiting.head().request.id)
+                self._record(plan, clock)
+                in_flight.append((plan, end))
+                if plan.batch.scheduled_tokens and len(in_flight) < depth:
+                    continue
+            elif not in_flight:
+                if self._next is None:
+                    return
+                if self._arrival > clock:
+                    clock = self._arrival
+                continue
+            plan, end = in_flight.popleft()
+            if end > clock:
+                clock = end
+            self._deliver(plan, clock)
+
+    # -- arrivals ---------------------------------------------------------------------------------------
+
+    def _advance_arrivals(self) -> None:
+        self._next = next(self._source, None)
+        self._arrival = _NEVER if self._next is None else self._next.arrival_s
+
+    def _take_in(self, clock: float) -> None:
+        totals, scheduler = self.recorder.totals, self.scheduler
+        while self._arrival <= clock:
+            request = self._next
+            assert request is not None
+            totals.requests += 1
+            reason = rejection(request, self.config)
+            if reason is None:
+                scheduler.add(LiveRequest(request, scheduler.index.root))
+            else:
+                self.recorder.rejected(request.id, reason)
+            self._advance_arrivals()
+
+    # -- steps in which nothing is decided --------------------------------------------------------------
+
+    def _quiet(self) -> bool:
+        """Whether the next steps only advance the requests in step, for all that is known now."""
+        scheduler = self.scheduler
+        steady = scheduler.steady
+        if not steady.count or scheduler.prefills or scheduler.explicit:
+            return False
+        if steady.next_event() <= steady.tick + 1 or steady.count > self.config.max_num_batched_tokens:
+            return False
+        waiting = scheduler.waiting
+        if not waiting or len(scheduler.running) >= self.config.max_num_seqs:
+            return True
+        if self.config.prefill_schedule_interval > 1 or steady.count == self.config.max_num_batched_tokens:
+            return False
+        return scheduler.blocked == (waiting.head(), scheduler.version)
+
+    def _coast(
+        self, clock: float, device_free: float, in_flight: deque[tuple[StepPlan, float]]
+    ) -> tuple[float, float]:
+        """Run through quiet steps until the one before the next event; returns the clock after them."""
+        if in_flight:
+            # Async: the step in flight must hold nothing but tokens of requests in step.
+            before = in_flight[-1][0]
+            if len(in_flight) > 1 or before.first or before.finish or before.samples:
+                return clock, device_free
+            if not before.batch.scheduled_tokens:
+                return clock, device_free
+        elif self.config.async_scheduling:
+            return clock, device_free
+        scheduler, recorder = self.scheduler, self.recorder
+        steady, pool = scheduler.steady, scheduler.pool
+        totals = recorder.totals
+        stride = recorder.series_stride
+        steps = totals.steps
+        limit = steady.next_event() - 1 - steady.tick
+        until_point = -steps % stride
+        if until_point < limit:
+            limit = until_point
+        if limit <= 0:
+            return clock, device_free
+        overlap = bool(in_flight)
+        arrival = self._arrival
+        boundaries, size = steady.boundaries, steady.block_size
+        count = steady.count
+        free = pool.blank + pool.cached
+        step_seconds = self.latency.step_seconds
+        plan = StepPlan()
+        batch = plan.batch
+        batch.scheduled_tokens = batch.decode_requests = batch.sampled_requests = count
+        tick = steady.tick
+        context = steady.base_sum + count * tick
+        taken = done = 0
+        phase = tick % size
+        while done < limit and arrival > clock:
+            blocks = boundaries[phase]
+            if blocks:
+                if taken + blocks > free:
+                    break
+                taken += blocks
+            phase += 1
+            if phase == size:
+                phase = 0
+            context += count
+            batch.decode_context = batch.decode_kv_tokens = context
+            seconds = step_seconds(batch)
+            if not 0.0 <= seconds < _NEVER:
+                raise InvalidLatency(seconds, steps + done)
+            if overlap:
+                clock, device_free = device_free, device_free + seconds
+            else:
+                clock = device_free = clock + seconds
+            done += 1
+        if not done:
+            return clock, device_free
+        steady.tick = tick + done
+        steady.lag = 1 if overlap else 0
+        if taken:
+            scheduler.index.take(taken)
+        scheduler.steps_since_prefill += done
+        totals.steps = steps + done
+        used = pool.usable - pool.blank - pool.cached
+        if used > totals.peak_used_blocks:
+            totals.peak_used_blocks = used
+        if overlap:
+            in_flight[-1] = (plan, device_free)
+            scheduler.last_plan = plan
+        return clock, device_free
+
+    # -- bookkeeping ------------------------------------------------------------------------------------
+
+    def _step_seconds(self, plan: StepPlan) -> float:
+        seconds = self.latency.step_seconds(plan.batch)
+        if not 0.0 <= seconds < _NEVER:
+            raise InvalidLatency(seconds, self.recorder.totals.steps)
+        return seconds
+
+    def _record(self, plan: StepPlan, clock: float) -> None:
+        recorder, totals, scheduler = self.recorder, self.recorder.totals, self.scheduler
+        for request in plan.admitted:
+            request.scheduled_s = clock
+        free = scheduler.free_blocks
+        used = scheduler.pool.usable - free
+        running, waiting = len(scheduler.running), len(scheduler.waiting)
+        if used > totals.peak_used_blocks:
+            totals.peak_used_blocks = used
+        if running > totals.peak_running:
+            totals.peak_running = running
+        if waiting > totals.peak_waiting:
+            totals.peak_waiting = waiting
+        if not plan.batch.scheduled_tokens and not plan.preempted:
+            return
+        if recorder.on_decision is not None:
+            scheduled = ",".join(f"{request.request.id}={tokens}" for request, tokens in plan.scheduled)
+            preempted = ",".join(request.request.id for request in plan.preempted)
+            recorder.on_decision(f"{scheduled}|{free}|{running}|{waiting}|{preempted}")
+        if totals.steps % recorder.series_stride == 0:
+            recorder.point(
+                SeriesPoint(
+                    clock, used, scheduler.pool.cached, running, waiting,
+                    scheduler.queried_tokens, scheduler.hit_tokens, scheduler.preemptions,
+                )
+            )  # fmt: skip
+        totals.steps += 1
+
+    def _deliver(self, plan: StepPlan, clock: float) -> None:
+        for request in plan.first:
+            request.first_token_s = clock
+        self.scheduler.deliver(plan)
+        for request in plan.finish:
+            facts = request.request
+            self.recorder.finished(
+                RequestRow(
+                    facts.id, facts.arrival_s, request.scheduled_s, request.first_token_s, clock,
+                    facts.prompt_tokens, request.max_tokens, request.cached_tokens, request.preemptions,
+                )
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """Bring the totals up to date; also after an interrupted run."""
+        totals, scheduler = self.recorder.totals, self.scheduler
+        totals.queried_tokens = scheduler.queried_tokens
+        totals.hit_tokens = scheduler.hit_tokens
+        totals.preemptions = scheduler.preemptions
+        totals.evicted_blocks = scheduler.pool.evicted
+        totals.allocated_blocks = scheduler.pool.allocated
+        totals.unfinished = totals.requests - totals.finished - totals.rejected

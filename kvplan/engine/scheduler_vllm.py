@@ -1,0 +1,329 @@
+"""vLLM's v1 scheduler, decision for decision, at a cost that does not grow with the batch.
+
+As long as the step is *regular* (every decoding request gets its token, all blocks fit) the decoding
+requests are advanced together (``SteadyDecodes``) and only requests in prefill, admissions and calendar
+entries are looked at one by one. A step that is not regular takes the explicit way, request by request
+(``CrowdedStep``), which is where preemption happens; afterwards the requests fall into step again.
+"""
+
+from __future__ import annotations
+
+from kvplan.engine.blocks import BlockPool
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.live import LiveRequest, Status
+from kvplan.engine.plan import StepPlan
+from kvplan.engine.prefix_hash import Match, PrefixIndex
+from kvplan.engine.steady import FINISH, PUBLISH, SteadyDecodes
+from kvplan.engine.waiting import make_queue
+
+_NO_MATCH = Match()
+
+
+class VllmScheduler:
+    """Queues, pool and prefix index of one engine instance."""
+
+    def __init__(self, config: EngineConfig, *, keep_schedule: bool = False) -> None:
+        self.config = config
+        self.block_size = config.block_size
+        self.caching = config.enable_prefix_caching
+        self.pool = BlockPool(config.usable_blocks)
+        self.index = PrefixIndex(config.block_size, self.pool)
+        self.waiting = make_queue(config.policy)
+        self.running: dict[LiveRequest, None] = {}
+        self.prefills: list[LiveRequest] = []
+        self.steady = SteadyDecodes(config.block_size)
+        self.explicit: list[LiveRequest] = []
+        """Decoding requests that are not in step; empty as long as steps are regular."""
+        self.all_in_step = True
+        self.in_flight = 0
+        """Executed and undelivered steps when ``schedule()`` is called: 0, or 1 with async scheduling."""
+        self.last_plan: StepPlan | None = None
+        self.keep_schedule = keep_schedule
+        self.queried_tokens = 0
+        self.hit_tokens = 0
+        self.preemptions = 0
+        self.admissions = 0
+        self.version = 0
+        """Changes whenever a request that did not fit might fit now."""
+        self.blocked: tuple[LiveRequest, int] | None = None
+        self._tail_prefills = True
+        self.steps_since_prefill = config.prefill_schedule_interval
+        self.prefill_capacity_bound = False
+
+    def add(self, request: LiveRequest) -> None:
+        """Take in a new request."""
+        self.waiting.append(request)
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether any request is unfinished."""
+        return bool(self.running) or bool(self.waiting)
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks nobody references, cached ones included."""
+        return self.pool.blank + self.pool.cached
+
+    # -- schedule ---------------------------------------------------------------------------------------
+
+    def schedule(self) -> StepPlan:
+        """Plan the next step and account for it as if it had run."""
+        plan = StepPlan()
+        self.steady.lag = self.in_flight
+        threshold = self._prefill_threshold()
+        defer_prefills = self._defers_prefills()
+        if self.explicit or not self._regular(plan, threshold, defer_prefills):
+            from kvplan.engine.crowded import schedule_one_by_one
+
+            budget = schedule_one_by_one(self, plan, threshold, defer_prefills)
+        else:
+            budget = self.config.max_num_batched_tokens - plan.batch.scheduled_tokens
+        if not plan.preempted:
+            self._admit_waiting(plan, budget, threshold, defer_prefills)
+            if not defer_prefills:
+                self.prefill_capacity_bound = bool(self.waiting)
+        self._settle_samples(plan)
+        self.last_plan = plan
+        return plan
+
+    def _prefill_threshold(self) -> int:
+        """``long_prefill_token_threshold`` as it applies now; 0 is none."""
+        threshold = self.config.long_prefill_token_threshold
+        if not threshold:
+            return 0
+        requests = len(self.running) + len(self.waiting)
+        if requests == 1:
+            return 0
+        if self.config.long_prefill_adaptive and requests:
+            return max(threshold, self.config.max_num_batched_tokens // requests)
+        return threshold
+
+    def _defers_prefills(self) -> bool:
+        """``prefill_schedule_interval``: whether this step computes no prompt tokens."""
+        if self.steps_since_prefill >= self.config.prefill_schedule_interval or self.prefill_capacity_bound:
+            return False
+        return len(self.running) > len(self.prefills)
+
+    def _regular(self, plan: StepPlan, threshold: int, defer_prefills: bool) -> bool:
+        """Advance all running requests if nobody is short of budget or blocks; else change nothing."""
+        steady = self.steady
+        count = steady.count
+        budget = self.config.max_num_batched_tokens - count
+        if budget < 0:
+            return False
+        demand = steady.boundary_blocks if count else 0
+        chunks: list[tuple[LiveRequest, int, int]] = []
+        if self.prefills and not defer_prefills:
+            for request in self.prefills:
+                tokens = request.num_tokens - request.computed
+                if 0 < threshold < tokens:
+                    tokens = threshold
+                if tokens > budget:
+                    if not self._tail_prefills:
+                        return False
+                    tokens = budget
+                if tokens:
+                    blocks = -(-(request.computed + tokens) // self.block_size) - request.blocks
+                    chunks.append((request, tokens, blocks))
+                    demand += blocks
+                    budget -= tokens
+        if demand > self.pool.blank + self.pool.cached:
+            return False
+        if demand:
+            self.index.take(demand)
+        batch = plan.batch
+        if self.keep_schedule:
+            self._log_regular(plan, dict((request, tokens) for request, tokens, _ in chunks))
+        if count:
+            steady.tick += 1
+            batch.scheduled_tokens = batch.decode_requests = batch.sampled_requests = count
+            batch.decode_context = batch.decode_kv_tokens = steady.base_sum + count * steady.tick
+        publishing = [] if steady.next_event() > steady.tick else steady.due(PUBLISH)
+        for request, tokens, blocks in chunks:
+            while publishing and publishing[0].order < request.order:
+                self._publish_steady(publishing.pop(0))
+            plan.add(request, request.computed, tokens)
+            plan.carries_prefill = True
+            request.computed += tokens
+            request.blocks += blocks
+            self.publish(request)
+        for request in publishing:
+            self._publish_steady(request)
+        if steady.next_event() <= steady.tick:
+            for request in steady.due(FINISH):
+                steady.leave(request, 1)
+                plan.finish.append(request)
+        return True
+
+    def _log_regular(self, plan: StepPlan, chunks: dict[LiveRequest, int]) -> None:
+        for request in self.running:
+            if request.steady is not None:
+                plan.scheduled.append((request, 1))
+            elif request in chunks:
+                plan.scheduled.append((request, chunks[request]))
+
+    def publish(self, request: LiveRequest) -> None:
+        """Publish what an allocation fills: known tokens that are computed or scheduled now."""
+        if self.caching:
+            known = min(request.computed, request.num_tokens)
+            blocks = known // self.block_size
+            if blocks > request.published:
+                self.version += 1
+            self.index.publish(request, blocks)
+
+    def _publish_steady(self, request: LiveRequest) -> None:
+        blocks = request.published_blocks()
+        if blocks > request.in_tree:
+            self.version += 1
+            self.index.publish(request, blocks)
+        if request.tail.owner is not request:
+            self.steady.expect_publication(request)
+
+    # -- admission --------------------------------------------------------------------------------------
+
+    def _admit_waiting(self, plan: StepPlan, budget: int, threshold: int, defer_prefills: bool) -> None:
+        """Admit from the head of the queue until something does not fit."""
+        config, waiting = self.config, self.waiting
+        skipped: list[LiveRequest] = []
+        while budget > 0 and waiting and len(self.running) < config.max_num_seqs:
+            request = waiting.head()
+            if request.stale:
+                skipped.append(waiting.pop())
+                continue
+            if self.blocked is not None and self.blocked == (request, self.version):
+                break
+            match = self._match(request)
+            hit_tokens = match.blocks * self.block_size
+            tokens = request.num_tokens - hit_tokens
+            if defer_prefills and tokens > 1:
+                break
+            if 0 < threshold < tokens:
+                tokens = threshold
+            if tokens > budget:
+                if not config.enable_chunked_prefill:
+                    break
+                tokens = budget
+            if not self._fits(request, match, tokens):
+                break
+            waiting.pop()
+            self._admit(plan, request, match, tokens)
+            budget -= tokens
+        for request in reversed(skipped):
+            waiting.push_front(request)
+
+    def _match(self, request: LiveRequest) -> Match:
+        if not self.caching:
+            return _NO_MATCH
+        return self.index.match(request.content, (request.num_tokens - 1) // self.block_size)
+
+    def _fits(self, request: LiveRequest, match: Match, tokens: int) -> bool:
+        """``allocate_slots`` for a waiting request: blocks that leave the free queue against those in it."""
+        config = self.config
+        size = self.block_size
+        reserve = config.watermark_blocks if self.running else 0
+        available = self.pool.blank + self.pool.cached - match.unheld + match.blocks - reserve
+        if config.scheduler_reserve_full_isl and -(-request.num_tokens // size) > available:
+            if not match.open_end:
+                self.blocked = (request, self.version)
+            return False
+        return -(-(match.blocks * size + tokens) // size) <= available
+
+    def _admit(self, plan: StepPlan, request: LiveRequest, match: Match, tokens: int) -> None:
+        size = self.block_size
+        hit_tokens = match.blocks * size
+        if self.caching:
+            if request.status is Status.WAITING:
+                self.queried_tokens += request.num_tokens
+                self.hit_tokens += hit_tokens
+            self.index.hold(request, match)
+        if request.cached_tokens < 0:
+            request.cached_tokens = hit_tokens
+            plan.admitted.append(request)
+        request.status = Status.RUNNING
+        request.order = self.admissions
+        self.admissions += 1
+        request.computed = hit_tokens + tokens
+        request.blocks = -(-request.computed // size)
+        plan.carries_prefill |= request.num_tokens - hit_tokens > 1
+        new_blocks = request.blocks - match.blocks
+        if new_blocks:
+            self.index.take(new_blocks)
+        self.publish(request)
+        if self.prefills:
+            self._tail_prefills = False
+        self.running[request] = None
+        self.prefills.append(request)
+        plan.add(request, hit_tokens, tokens)
+        if self.keep_schedule:
+            plan.scheduled.append((request, tokens))
+
+    # -- after planning ---------------------------------------------------------------------------------
+
+    def _settle_samples(self, plan: StepPlan) -> None:
+        """Requests whose known tokens are now all scheduled sample an output and fall into step."""
+        if self.prefills:
+            still: list[LiveRequest] = []
+            for request in self.prefills:
+                if request.computed < request.num_tokens:
+                    still.append(request)
+                else:
+                    self.sampled(plan, request)
+            self.prefills = still
+            if not still:
+                self._tail_prefills = True
+        if self.explicit and self.all_in_step:
+            for request in self.explicit:
+                self._fall_into_step(request)
+            self.explicit = []
+        if len(plan.finish) > 1:
+            plan.finish.sort(key=lambda request: request.order)
+        if plan.batch.scheduled_tokens:
+            self.steps_since_prefill = 1 if plan.carries_prefill else self.steps_since_prefill + 1
+
+    def sampled(self, plan: StepPlan, request: LiveRequest) -> None:
+        """A request samples in this step: it finishes with it, or decodes on in step with the others."""
+        plan.batch.sampled_requests += 1
+        request.samples += 1
+        if request.first_token_s < 0 and request.samples == 1:
+            plan.first.append(request)
+        if request.samples == request.max_tokens:
+            request.placeholders = 1
+            plan.finish.append(request)
+            return
+        self._fall_into_step(request)
+
+    def _fall_into_step(self, request: LiveRequest) -> None:
+        self.steady.join(request)
+        if self.caching and request.tail.owner is not request:
+            self.steady.expect_publication(request)
+
+    # -- after the step ---------------------------------------------------------------------------------
+
+    def deliver(self, plan: StepPlan) -> None:
+        """Hand out the outputs of an executed step; finished requests give their blocks back."""
+        for request in plan.samples:
+            if request.steady is not None or request.status is Status.FINISHED:
+                continue
+            request.num_tokens += 1
+            if request.status is not Status.RUNNING:
+                request.stale -= 1
+                continue
+            request.placeholders -= 1
+            if self.caching:
+                settled = request.computed - request.placeholders
+                self.index.publish(request, settled // self.block_size)
+        for request in plan.finish:
+            self._finish(request)
+
+    def _finish(self, request: LiveRequest) -> None:
+        self.version += 1
+        if request.status is Status.RUNNING:
+            del self.running[request]
+            if self.caching:
+                computed = request.prompt_tokens + request.max_tokens - 1
+                self.index.publish(request, computed // self.block_size)
+        else:
+            self.waiting.remove(request)
+        request.status = Status.FINISHED
+        self.index.release(request, request.blocks)
+        request.blocks = 0

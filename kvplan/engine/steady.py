@@ -1,0 +1,111 @@
+"""Requests that decode in step: one token each in every step, so that a step costs the same for any number.
+
+All progress is relative to a shared *tick*, the number of steps these requests took together. A request
+that has computed ``base + tick`` tokens needs a new block whenever that is a multiple of the block size,
+so how many need one in a step is a table look-up by ``tick % block_size``. What happens to single requests
+(the last token, a block to publish that nobody may miss) stands in a calendar by tick.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+
+from kvplan.engine.live import LiveRequest
+
+FINISH = 0
+PUBLISH = 1
+
+
+class SteadyDecodes:
+    """The set of requests in step.
+
+    Attributes:
+        count: how many.
+        tick: steps taken together since the engine started.
+        lag: 1 while the outputs of the step before are still in flight (async scheduling): the newest
+            computed token of each request is then not published yet.
+        base_sum: sum of ``base`` over the set: context of a step = base_sum + count * tick.
+    """
+
+    __slots__ = ("_calendar", "base_sum", "block_size", "boundaries", "count", "lag", "members", "tick")
+
+    def __init__(self, block_size: int) -> None:
+        self.block_size = block_size
+        self.count = 0
+        self.tick = 0
+        self.lag = 0
+        self.base_sum = 0
+        self.boundaries = [0] * block_size
+        self.members: dict[LiveRequest, None] = {}
+        self._calendar: list[tuple[int, int, int, LiveRequest]] = []
+
+    def join(self, request: LiveRequest) -> None:
+        """A request whose known tokens are all computed or in flight decodes from the next step on."""
+        base = request.computed - self.tick
+        request.base = base
+        request.steady = self
+        request.finish_tick = self.tick + request.max_tokens - request.samples
+        self.count += 1
+        self.base_sum += base
+        self.boundaries[-base % self.block_size] += 1
+        self.members[request] = None
+        heappush(self._calendar, (request.finish_tick, FINISH, request.order, request))
+
+    def leave(self, request: LiveRequest, in_flight: int) -> None:
+        """Write the request's counters down and take it out; ``in_flight`` of its outputs are undelivered."""
+        base = request.base
+        request.published = request.published_blocks()
+        request.steady = None
+        request.computed = base + self.tick
+        request.placeholders = in_flight
+        request.num_tokens = request.computed - in_flight + 1
+        request.samples = request.max_tokens - (request.finish_tick - self.tick)
+        request.blocks = -(-request.computed // self.block_size)
+        self.count -= 1
+        self.base_sum -= base
+        self.boundaries[-base % self.block_size] -= 1
+        del self.members[request]
+
+    @property
+    def boundary_blocks(self) -> int:
+        """Blocks the next step needs."""
+        return self.boundaries[self.tick % self.block_size]
+
+    def expect_publication(self, request: LiveRequest) -> None:
+        """Put the step in which the request's next block can fill into the calendar."""
+        missing = (request.in_tree + 1) * self.block_size - request.base
+        due = missing if missing > self.tick else self.tick + 1
+        heappush(self._calendar, (due, PUBLISH, request.order, request))
+
+    def due(self, kind: int) -> list[LiveRequest]:
+        """Take out the requests whose entry of this kind is due at the current tick, in admission order.
+
+        Entries of requests that have left meanwhile are forgotten.
+        """
+        calendar = self._calendar
+        found = []
+        later = []
+        while calendar and calendar[0][0] <= self.tick:
+            entry = heappop(calendar)
+            request = entry[3]
+            if request.steady is not self or entry[2] != request.order:
+                continue
+            if entry[1] == FINISH and entry[0] != request.finish_tick:
+                continue
+            if entry[1] == kind:
+                if request not in found:
+                    found.append(request)
+            else:
+                later.append(entry)
+        for entry in later:
+            heappush(calendar, entry)
+        found.sort(key=_order)
+        return found
+
+    def next_event(self) -> int:
+        """The tick of the next calendar entry (which may turn out to be forgotten); huge when there is none."""
+        return self._calendar[0][0] if self._calendar else 1 << 62
+
+
+def _order(request: LiveRequest) -> int:
+    return request.order

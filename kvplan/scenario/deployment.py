@@ -1,0 +1,179 @@
+"""Resolving a scenario: which model on which GPU, how many blocks, which options the engine runs with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvplan.engine.config import CacheGroup, EngineConfig
+from kvplan.errors import AnswerIsNo, UsageError
+from kvplan.scenario.schema import Scenario
+from kvplan.sizing.capacity import FitReport, fit_model
+from kvplan.sizing.serving import parse_version
+from kvplan.sizing.sharding import Parallel
+from kvplan.specs.catalog import load_gpu
+from kvplan.specs.formats import kv_format, kv_pair
+from kvplan.specs.resolve import resolve_model
+from kvplan.specs.schema import GpuSpec, ModelSpec
+from kvplan.units import format_bytes, format_tokens
+
+DEFAULT_MODEL_LEN = 131_072
+"""``max_model_len`` when neither the scenario nor a model says one."""
+
+DEFAULT_MAX_NUM_SEQS = 256
+DEFAULT_MAX_NUM_BATCHED_TOKENS = 8192
+"""vLLM's API-server defaults on large GPUs, used where no GPU is named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assumption:
+    """A value nobody gave: what it is and why."""
+
+    name: str
+    value: str | int | float | bool | None
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What a simulation runs on; ``model``, ``gpu`` and ``fit`` are None where the scenario names none."""
+
+    model: ModelSpec | None
+    gpu: GpuSpec | None
+    fit: FitReport | None
+    parallel: Parallel
+    config: EngineConfig
+    assumptions: tuple[Assumption, ...]
+    warnings: tuple[str, ...]
+
+
+def resolve_deployment(scenario: Scenario) -> Deployment:
+    """Look everything up and fill what is left open.
+
+    Raises:
+        UnknownName, UsageError: a name or option that cannot be used.
+        AnswerIsNo: the model does not fit on the GPU.
+    """
+    engine, cache = scenario.engine, scenario.cache
+    parse_version(engine.version)
+    parallel = Parallel(tp=scenario.parallel.tp, pp=scenario.parallel.pp, cp=scenario.parallel.cp)
+    found = None if scenario.model is None else resolve_model(scenario.model)
+    model = None if found is None else found.model
+    gpu = None if scenario.gpu is None else load_gpu(scenario.gpu)
+    assumed: list[Assumption] = []
+    warnings: list[str] = list(found.warnings) if found is not None else []
+    fit = None
+    if model is not None and gpu is not None:
+        fit = _fit(scenario, model, gpu, parallel)
+        if engine.max_num_seqs is None:
+            assumed.append(_default("engine.max_num_seqs", fit.serving.max_num_seqs))
+        if engine.max_num_batched_tokens is None:
+            assumed.append(_default("engine.max_num_batched_tokens", fit.serving.max_num_batched_tokens))
+        if engine.gpu_memory_utilization is None:
+            assumed.append(_default("engine.gpu_memory_utilization", fit.serving.utilization))
+        if cache.dtype is None and cache.dtype_k is None:
+            assumed.append(Assumption("cache.dtype", fit.kv_format.name, "the checkpoint's dtype"))
+    blocks = cache.blocks
+    if blocks is None:
+        assert fit is not None  # the scenario's own validation: blocks, or model and gpu
+        blocks = _blocks_that_fit(fit)
+        assumed.append(Assumption("cache.blocks", blocks, "what the memory bill leaves for the KV pool"))
+    max_model_len = engine.max_model_len or (model.max_context if model else None) or DEFAULT_MODEL_LEN
+    if engine.max_model_len is None:
+        source = f"the limit of {model.name}" if model and model.max_context else "kvplan's default"
+        assumed.append(Assumption("engine.max_model_len", max_model_len, source))
+    groups, block_size = _groups(scenario, fit)
+    config = EngineConfig(
+        num_blocks=blocks,
+        block_size=block_size,
+        max_model_len=max_model_len,
+        max_num_seqs=engine.max_num_seqs or (fit.serving.max_num_seqs if fit else DEFAULT_MAX_NUM_SEQS),
+        max_num_batched_tokens=engine.max_num_batched_tokens
+        or (fit.serving.max_num_batched_tokens if fit else DEFAULT_MAX_NUM_BATCHED_TOKENS),
+        enable_prefix_caching=cache.prefix == "hash",
+        enable_chunked_prefill=engine.enable_chunked_prefill,
+        policy=engine.policy,
+        long_prefill_token_threshold=engine.long_prefill_token_threshold,
+        long_prefill_adaptive=engine.long_prefill_token_threshold_adaptive,
+        watermark=engine.watermark,
+        scheduler_reserve_full_isl=engine.scheduler_reserve_full_isl,
+        prefill_schedule_interval=engine.prefill_schedule_interval,
+        async_scheduling=engine.async_scheduling,
+        retention_interval=engine.prefix_cache_retention_interval,
+        groups=groups,
+    )
+    held = config.usable_blocks * min(group.block_size for group in groups)
+    if held < max_model_len:
+        warnings.append(
+            f"the pool holds {format_tokens(held)} tokens, less than max_model_len "
+            f"{format_tokens(max_model_len)}: vLLM would refuse to start; longer requests are rejected here"
+        )
+    return Deployment(model, gpu, fit, parallel, config, tuple(assumed), tuple(warnings))
+
+
+def _default(name: str, value: int | float) -> Assumption:
+    return Assumption(name, value, "the engine's default on this GPU")
+
+
+def _fit(scenario: Scenario, model: ModelSpec, gpu: GpuSpec, parallel: Parallel) -> FitReport:
+    engine, cache = scenario.engine, scenario.cache
+    kv_dtype = cache.dtype
+    if cache.dtype_k is not None or cache.dtype_v is not None:
+        base = cache.dtype or model.dtype
+        form = kv_pair(cache.dtype_k or base, cache.dtype_v or base)
+    else:
+        form = None if kv_dtype is None else kv_format(kv_dtype)
+    return fit_model(
+        model,
+        gpu,
+        max_model_len=engine.max_model_len,
+        parallel=parallel,
+        kv_dtype=form,
+        weights_dtype=scenario.weights_dtype,
+        engine=engine.kind,
+        version=engine.version,
+        utilization=engine.gpu_memory_utilization,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+        max_num_seqs=engine.max_num_seqs,
+        block_size=cache.block_size,
+        cuda_graphs=not engine.enforce_eager,
+        async_scheduling=engine.async_scheduling,
+    )
+
+
+def _blocks_that_fit(fit: FitReport) -> int:
+    if fit.kv_pool_bytes <= 0 or fit.num_blocks < 2:
+        short = format_bytes(max(0, -fit.kv_pool_bytes))
+        raise AnswerIsNo(
+            f"{fit.model.name} does not fit on {fit.parallel.gpus} x {fit.gpu.name}: no memory is left for "
+            f"the KV pool (short by {short})",
+            hint=f"see what would fit: kvplan fit {fit.model.name} --gpu {fit.gpu.name}",
+        )
+    return fit.num_blocks
+
+
+def _groups(scenario: Scenario, fit: FitReport | None) -> tuple[tuple[CacheGroup, ...], int]:
+    """Layer groups of the pool and the base block size: from the scenario, else from the model."""
+    size = scenario.cache.block_size
+    if scenario.cache.groups is not None:
+        return tuple(
+            CacheGroup(part.kind, part.block_size or size, part.window or 0) for part in scenario.cache.groups
+        ), size
+    if fit is None:
+        return (CacheGroup("full", size),), size
+    layout = fit.binding.pool.layout(fit.max_model_len)
+    groups = []
+    for page in layout.groups:
+        reach, limit = page.reach
+        if reach == "context":
+            groups.append(CacheGroup("full", page.block_tokens))
+        elif reach == "window":
+            groups.append(CacheGroup("sliding", page.block_tokens, limit))
+        elif reach == "state":
+            groups.append(CacheGroup("mamba", layout.block_size))
+        else:
+            raise UsageError(
+                f"the layers {page.name!r} of {fit.model.name} keep a {reach}, which is not simulated yet",
+                where="cache.groups",
+                hint="say which groups stand in for them, for example --set 'cache.groups=[{kind: full}]'",
+            )
+    return tuple(groups), layout.block_size

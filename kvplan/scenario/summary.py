@@ -1,0 +1,79 @@
+"""Numbers of a finished run as the objects of ``kvplan.result/1``."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+from kvplan.engine.recorder import Recorder
+from kvplan.scenario.schema import SloPart
+
+PERCENTILES = range(101)
+
+
+def latency_objects(recorder: Recorder) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """The ``latency`` and ``distributions`` objects: exact quantiles over all finished requests."""
+    latency: dict[str, Any] = {}
+    distributions: dict[str, list[float]] = {}
+    for name in ("ttft_s", "tpot_s", "e2e_s", "queue_s"):
+        values: array[float] = getattr(recorder, name)
+        latency[name], distributions[name] = _summarize(values)
+    return latency, distributions
+
+
+def _summarize(values: array[float]) -> tuple[dict[str, float] | None, list[float]]:
+    if not values:
+        return None, []
+    import numpy as np
+
+    data = np.frombuffer(values, dtype=np.float64)
+    marks = [float(mark) for mark in np.percentile(data, list(PERCENTILES))]
+    statistics = {
+        "count": len(values),
+        "mean": float(data.mean()),
+        "p50": marks[50],
+        "p90": marks[90],
+        "p99": marks[99],
+        "max": marks[100],
+    }
+    # Interpolation between equal neighbours may round down by an ulp; percentiles never fall.
+    for index in range(1, len(marks)):
+        marks[index] = max(marks[index], marks[index - 1])
+    return statistics, marks
+
+
+def series_object(recorder: Recorder) -> dict[str, list[float]]:
+    """The ``series`` object: one list a column."""
+    columns = (
+        "t_s", "used_blocks", "cached_blocks", "running", "waiting", "queried_tokens", "hit_tokens",
+        "preemptions",
+    )  # fmt: skip
+    rows = list(zip(*recorder.series, strict=True)) or [()] * len(columns)
+    return {name: list(values) for name, values in zip(columns, rows, strict=True)}
+
+
+def throughput_object(recorder: Recorder) -> dict[str, float]:
+    """Averages over the makespan."""
+    totals = recorder.totals
+    span = totals.makespan_s
+    if span <= 0:
+        return {"requests_per_s": 0.0, "prompt_tokens_per_s": 0.0, "output_tokens_per_s": 0.0}
+    return {
+        "requests_per_s": totals.finished / span,
+        "prompt_tokens_per_s": totals.prompt_tokens / span,
+        "output_tokens_per_s": totals.output_tokens / span,
+    }
+
+
+def slo_objects(slo: SloPart, latency: dict[str, Any]) -> list[dict[str, Any]]:
+    """Each limit that was set, with the value reached; one without a value is missed."""
+    found = []
+    for name, limit in slo.model_dump().items():
+        if limit is None:
+            continue
+        metric, quantile, _ = name.split("_")
+        statistics = latency[f"{metric}_s"]
+        value = None if statistics is None else statistics[quantile]
+        passed = value is not None and value <= limit
+        found.append({"name": name, "limit_s": limit, "value_s": value, "passed": passed})
+    return found

@@ -1,0 +1,109 @@
+"""The requests of a scenario: a trace read from disk, or a synthetic workload drawn from its seed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kvplan.provenance import InputFile, input_file
+from kvplan.scenario.schema import WorkloadPart
+from kvplan.traces.request import Request
+from kvplan.traces.synthesize import synthesize
+from kvplan.traces.trace import Trace, open_trace
+
+DEFAULT_REQUESTS = 1000
+DEFAULT_RATE = 5.0
+
+
+@dataclass(slots=True)
+class Workload:
+    """Requests to replay, and the books of where they came from (complete once they are consumed)."""
+
+    part: WorkloadPart
+    seed: int
+    trace: Trace | None
+
+    def requests(self) -> Iterator[Request]:
+        """The requests in order of arrival."""
+        if self.trace is not None:
+            return self.trace.requests()
+        part = self.part
+        assert part.synthesize is not None
+        return synthesize(
+            part.synthesize,
+            part.requests or DEFAULT_REQUESTS,
+            (part.rate or DEFAULT_RATE) * part.rate_scale,
+            self.seed,
+            input_tokens=part.prompt_tokens,
+            output_tokens=part.output_tokens,
+        )
+
+    @property
+    def name(self) -> str:
+        """File name or workload name."""
+        return self.trace.name if self.trace is not None else f"{self.part.synthesize} (synthetic)"
+
+    @property
+    def expected(self) -> int | None:
+        """How many requests will come, where that is known beforehand (for progress)."""
+        if self.trace is None:
+            return self.part.requests or DEFAULT_REQUESTS
+        return self.part.limit
+
+    def inputs(self) -> list[InputFile]:
+        """The file that was read, by content."""
+        if self.trace is None or self.part.trace in (None, "-") or not os.path.isfile(self.part.trace):
+            return []
+        return [input_file(self.part.trace)]
+
+    def to_dict(self, taken: int) -> dict[str, object]:
+        """The ``trace`` object of a result; ``taken`` requests reached the engine's front end."""
+        if self.trace is None:
+            return {
+                "name": self.name,
+                "format": "synthetic",
+                "rows_read": taken,
+                "requests": taken,
+                "dropped": {},
+                "notes": [],
+                "reuse_known": True,
+            }
+        books = self.trace.report
+        return {
+            "name": self.name,
+            "format": self.trace.format,
+            "rows_read": books.rows,
+            "requests": books.requests,
+            "dropped": {reason: entry.count for reason, entry in sorted(books.dropped.items())},
+            "notes": books.remarks(),
+            "reuse_known": self.trace.reuse_known,
+        }
+
+
+def open_workload(part: WorkloadPart, seed: int) -> Workload:
+    """Open the trace, or check the name of the synthetic workload.
+
+    Raises:
+        DataError: no such trace format, or the file is not what it is said to be; OSError: unreadable.
+        UnknownName: no such workload.
+    """
+    if part.trace is None:
+        assert part.synthesize is not None
+        from kvplan.traces.workloads import workload
+
+        workload(part.synthesize)
+        return Workload(part, seed, None)
+    trace = open_trace(
+        part.trace,
+        format=part.format,
+        limit=part.limit,
+        time_scale=part.time_scale,
+        rate_scale=part.rate_scale,
+        block_size=part.block_size,
+        smooth=part.smooth,
+        clamp_outputs=part.clamp_outputs,
+        rate=part.rate,
+        seed=seed,
+    )
+    return Workload(part, seed, trace)
