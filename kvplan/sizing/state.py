@@ -131,7 +131,9 @@ def _kimi_delta(state: KimiDeltaState, keeping: Keeping, tp: int) -> tuple[State
 
 
 def _linear(state: LinearAttentionState, keeping: Keeping, tp: int) -> tuple[StatePart, ...]:
-    heads, size = state.heads // tp, _recurrent_bytes(state, keeping)
+    # transformers accumulates lightning attention in the model's dtype.
+    size = keeping.dtype_bytes if keeping.engine == "transformers" else _recurrent_bytes(state, keeping)
+    heads = state.heads // tp
     elements = heads * state.key_head_dim * state.value_head_dim
     formula = f"{heads} x {state.key_head_dim} x {state.value_head_dim} x {size}"
     return (StatePart("recurrent", elements, size, formula),)
@@ -158,9 +160,9 @@ def _rwkv4(state: WkvState, keeping: Keeping, tp: int) -> tuple[StatePart, ...]:
 
 
 def _rglru(state: RecurrentState, keeping: Keeping, tp: int) -> tuple[StatePart, ...]:
-    inner = state.inner_size // tp
+    inner, columns, size = state.inner_size // tp, state.conv_kernel - 1, keeping.dtype_bytes
     return (
-        _convolution(inner, state.conv_kernel, keeping),
+        StatePart("convolution", inner * columns, size, f"{inner} x {columns} x {size}"),
         StatePart("recurrent", inner, 4, f"{inner} x 4"),
     )
 

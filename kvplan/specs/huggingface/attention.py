@@ -30,8 +30,13 @@ def attention(config: Config, kind: str, layer: int, layers: int) -> SelfAttenti
         return None
     if kind in ("csa", "hca") or (kind == "sliding" and config.has("compress_ratios")):
         return _compressed(config, kind)
-    if is_latent(config) and kind not in ("sliding", "chunked", "hybrid_sliding"):
+    if is_latent(config) and kind not in ("sliding", "chunked", "hybrid_sliding", "shared_sliding"):
         return _latent(config, kind, layer, layers)
+    if is_latent(config) and not config.has("swa_num_key_value_heads"):
+        name = config.architecture or config.model_type
+        raise config.error(
+            f"architecture {name!r} has latent attention with a window: not understood", "layer_types"
+        )
     sliding = kind in ("sliding", "hybrid_sliding", "shared_sliding")
     fields = _heads(config, "sliding" if sliding else "full", layer, layers)
     if kind in ("shared", "shared_sliding"):
@@ -171,6 +176,8 @@ def _heads(config: Config, reach: str, layer: int, layers: int) -> dict[str, Any
         groups = config.optional("swa_num_key_value_heads") or groups
         dim = config.optional("swa_head_dim") or dim
         value_dim = config.optional("swa_v_head_dim") or value_dim
+    elif config.model_type == "mimo_v2_flash":
+        groups *= 2  # its window layers have twice the KV heads
     other = config.sub("attention_other_setting") if reach == "sliding" else None
     if other is not None:  # Step: window layers have heads of their own
         heads = other.optional("num_attention_heads") or heads

@@ -19,7 +19,8 @@ PLAIN_MHA = _names(
     internlm baichuan qwen mpt openai-gpt ctrl phi-msft stablelm_epoch stablelm_alpha bart mbart pegasus
     marian m2m_100 blenderbot blenderbot-small whisper t5 mt5 umt5 longt5 switch_transformers nllb-moe
     moonshine_mha plbart speech_to_text trocr mvp led aquila xverse skywork orion gpt-sw3 rw_mha
-    imagegpt zamba kosmos-2 fuyu cpmant pegasus_x prophetnet bigbird_pegasus jais btlm
+    imagegpt zamba kosmos-2 fuyu cpmant pegasus_x
+    prophetnet modernbert-decoder hrm_text git bigbird_pegasus jais btlm
     """
 )
 """Attention modules that know no KV heads: every query head has its own."""
@@ -99,6 +100,9 @@ QK_NORM = _names(
     qwen3 qwen3_moe qwen3_next gemma3 gemma3_text qwen3_5 qwen3_5_moe
     """
 )
+
+TWO_ATTENTIONS = frozenset({"longcat_flash"})
+"""A layer of the configuration is two attention layers, the first with the experts beside its MLP."""
 
 KIMI_DELTA = frozenset({"kimi_linear", "bailing_hybrid", "glm5_next"})
 """Linear layers are Kimi delta attention."""

@@ -58,7 +58,7 @@ def number_of_layers(config: Config) -> int:
         raise config.error("a model needs at least one layer, found 0", "num_hidden_layers")
     if layers > MAX_LAYERS:
         raise config.error(f"{layers} layers is more than any model has", "num_hidden_layers")
-    return int(layers)
+    return int(layers) * (2 if config.model_type in families.TWO_ATTENTIONS else 1)
 
 
 def _kind(config: Config, key: str, value: object) -> str:

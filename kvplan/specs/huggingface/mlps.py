@@ -20,6 +20,9 @@ def mlp(config: Config, layer: int, layers: int) -> Mlp | None:
         return None
     if config.model_type in SINGLE_PART:
         return _single(config, layer, layers)
+    if config.model_type in families.TWO_ATTENTIONS:
+        beside = dense(config, layer)
+        return beside if layer % 2 else experts(config).model_copy(update={"dense": beside})
     if not has_experts(config) or not _is_sparse(config, layer, layers):
         return dense(config, layer)
     return experts(config)
