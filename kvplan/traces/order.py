@@ -38,7 +38,7 @@ def by_arrival(
                     f"request {request.id} arrives {passed - arrival_s:g} s before one more than {window:,} "
                     "rows earlier: too far out of order to sort on the way",
                     where=accounting.name,
-                    hint="sort the whole trace in memory: --sort full",
+                    hint="sort the file by time first, or read it with `--sort full`, which sorts in memory",
                 )
             place = len(held)
             while place and held[place - 1].arrival_s > arrival_s:

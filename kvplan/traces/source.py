@@ -18,7 +18,7 @@ from kvplan.errors import DataError, EnvironmentLacks
 
 HEAD_BYTES = 1 << 16
 MAX_LINE_BYTES = 64 << 20
-MAX_DOCUMENT_BYTES = 512 << 20
+MAX_DOCUMENT_BYTES = 256 << 20
 _BUFFER = 1 << 18
 
 _GZIP = b"\x1f\x8b"
@@ -149,7 +149,7 @@ class Source(AbstractContextManager["Source"]):
                     yield number, line if number > 1 else line.removeprefix(_BOM)
 
     def document(self) -> bytes:
-        """The whole content, at most 512 MiB."""
+        """The whole content, at most 256 MiB."""
         with self._telling():
             return _bounded(self._readable(), self.name).removeprefix(_BOM)
 

@@ -25,7 +25,10 @@ from kvplan.traces.tokenspace import MAX_OUTPUT_TOKENS, MAX_REQUESTS, OWN_BASE, 
 from kvplan.traces.workloads import Turns, Workload, workload
 
 _WARM_UP_SESSIONS = 4.0
-"""Mean lengths of a conversation that the process runs before time 0."""
+"""Mean lengths of a conversation that the process looks back before time 0."""
+
+_EARLIER = MAX_REQUESTS // 2
+"""Numbers of conversations begun before time 0 start here."""
 
 
 def synthesize(
@@ -51,8 +54,8 @@ def synthesize(
     Raises:
         UsageError: an unknown name, or a number out of range.
     """
-    if not 1 <= requests <= MAX_REQUESTS:
-        raise UsageError(f"the number of requests must be between 1 and {MAX_REQUESTS:,}, not {requests:,}")
+    if not 1 <= requests <= _EARLIER:
+        raise UsageError(f"the number of requests must be between 1 and {_EARLIER:,}, not {requests:,}")
     chosen = workload(name) if isinstance(name, str) else name
     if input_tokens is not None:
         chosen = replace(chosen, question=_lengths(input_tokens))
@@ -107,6 +110,11 @@ class _Conversation:
         self.offset = 0  # where the own text in the context begins, among all the conversation ever had
         self.own = 0  # tokens of own text in the context
 
+    @property
+    def name(self) -> str:
+        """``s12`` is the 13th conversation to begin; ``e3`` the 4th before time 0, counted backwards."""
+        return f"s{self.number}" if self.number < _EARLIER else f"e{self.number - _EARLIER}"
+
     def ask(self, turns: Turns | None) -> TokenRuns:
         """Add the turn's text to the context, compacting it when it would outgrow its limit."""
         text = self.texts[self.turn]
@@ -131,26 +139,24 @@ class _Conversation:
 
 def _conversations(chosen: Workload, process: ArrivalProcess, seed: int) -> Iterator[Request]:
     turns = chosen.turns
-    warm_up_s = 0.0
+    live: list[tuple[float, int, _Conversation]] = []
     if turns is not None:
         mean_turns = turns.mean_turns()
         process = replace(process, rate=process.rate / mean_turns)
         gap_s = chosen.answer.mean() / turns.tokens_per_s + turns.think_ms.mean() / 1000
-        warm_up_s = _WARM_UP_SESSIONS * (mean_turns - 1) * gap_s
-    starts = process.times(stream(seed, "arrivals"), -warm_up_s)
-    begin = _Beginnings(chosen, seed)
-    live: list[tuple[float, int, _Conversation]] = []
+        live = list(_under_way(chosen, process, seed, _WARM_UP_SESSIONS * (mean_turns - 1) * gap_s))
+        heapq.heapify(live)
+    starts = process.times(stream(seed, "arrivals"))
+    begin = _Beginnings(chosen, seed, "")
     index = number = 0
     next_start = next(starts)
     while True:
-        if live and live[0][0] <= next_start:
-            now, _, talk = live[0]
-        else:
-            now, talk = next_start, begin.conversation(number)
-            heapq.heappush(live, (now, number, talk))
+        if not live or live[0][0] > next_start:
+            heapq.heappush(live, (next_start, number, begin.conversation(number)))
             number += 1
             next_start = next(starts)
             continue
+        now, _, talk = live[0]
         turn = talk.turn
         prompt = talk.ask(turns)
         prompt_tokens = talk.shared_tokens + talk.own
@@ -160,33 +166,57 @@ def _conversations(chosen: Workload, process: ArrivalProcess, seed: int) -> Iter
             heapq.heapreplace(live, (now + talk.gaps_s[turn], talk.number, talk))
         else:
             heapq.heappop(live)
-        if now < 0.0:
-            continue
-        session = None if turns is None else f"s{talk.number}"
+        session = None if turns is None else talk.name
         yield Request(f"{index:06d}", now, prompt, prompt_tokens, output, output_tokens, 0, session)
         index += 1
+
+
+def _under_way(
+    chosen: Workload, process: ArrivalProcess, seed: int, back_s: float
+) -> Iterator[tuple[float, int, _Conversation]]:
+    """Conversations begun up to ``back_s`` before time 0 that have a turn left: (its time, number, talk).
+
+    They are drawn backwards in time and from streams of their own, so that how far back one looks moves
+    nothing that happens after 0.
+    """
+    turns = chosen.turns
+    begin = _Beginnings(chosen, seed, "earlier ")
+    for k, ago_s in enumerate(process.times(stream(seed, "earlier arrivals"))):
+        if ago_s > back_s:
+            return
+        talk = begin.conversation(_EARLIER + k)
+        now = -ago_s
+        for gap_s in talk.gaps_s:
+            talk.ask(turns)
+            talk.answer(0)  # not the last turn, so the index plays no part
+            now += gap_s
+            if now >= 0.0:
+                yield now, talk.number, talk
+                break
 
 
 class _Beginnings:
     """Draws everything about a conversation at its start, each kind of thing from its own stream."""
 
-    def __init__(self, chosen: Workload, seed: int) -> None:
+    def __init__(self, chosen: Workload, seed: int, which: str) -> None:
         self._turns = chosen.turns
-        self._question = chosen.question.sampler(stream(seed, "question"))
-        self._answer = chosen.answer.sampler(stream(seed, "answer"))
+        self._question = chosen.question.sampler(stream(seed, f"{which}question"))
+        self._answer = chosen.answer.sampler(stream(seed, f"{which}answer"))
         self._system = self._document = None
         self._documents = chosen.documents_per_prompt if chosen.documents else 0
         if chosen.system is not None:
-            self._system = TextPool(chosen.system, seed, "system", 0).picker(stream(seed, "system/picks"))
+            self._system = TextPool(chosen.system, seed, "system", 0).picker(
+                stream(seed, f"{which}system/picks")
+            )
         if chosen.documents is not None:
             pool = TextPool(chosen.documents, seed, "documents", 1)
-            self._document = pool.picker(stream(seed, "documents/picks"))
+            self._document = pool.picker(stream(seed, f"{which}documents/picks"))
         if self._turns is not None:
-            self._count = stream(seed, "turns").random
+            self._count = stream(seed, f"{which}turns").random
             self._going_on = 1.0 - 1.0 / self._turns.mean
-            self._follow_up = self._turns.follow_up.sampler(stream(seed, "follow-ups"))
-            self._later_answer = chosen.answer.sampler(stream(seed, "later answers"))
-            self._think_ms = self._turns.think_ms.sampler(stream(seed, "think times"))
+            self._follow_up = self._turns.follow_up.sampler(stream(seed, f"{which}follow-ups"))
+            self._later_answer = chosen.answer.sampler(stream(seed, f"{which}later answers"))
+            self._think_ms = self._turns.think_ms.sampler(stream(seed, f"{which}think times"))
 
     def conversation(self, number: int) -> _Conversation:
         """The conversation with that number, which owns the unique text of that number."""
