@@ -52,6 +52,7 @@ class FitReport:
     kv_format: KvFormat
     weights_format: str
     stages: tuple[StageFit, ...]
+    expert_parallel: bool = False
 
     @property
     def binding(self) -> StageFit:
@@ -186,8 +187,16 @@ def fit_model(
         available = bill.kv_pool_bytes if kv_pool_bytes is None else kv_pool_bytes
         fits.append(StageFit(bill, pool, pool_capacity(pool, available, context)))
     return FitReport(
-        model, gpu, serving, parallel, context, form, weights_dtype or model.weights.format, tuple(fits)
-    )  # fmt: skip
+        model=model,
+        gpu=gpu,
+        serving=serving,
+        parallel=parallel,
+        max_model_len=context,
+        kv_format=form,
+        weights_format=weights_dtype or model.weights.format,
+        stages=tuple(fits),
+        expert_parallel=expert_parallel,
+    )
 
 
 def _activation_dtype(model: ModelSpec, weights_dtype: str | None) -> str:

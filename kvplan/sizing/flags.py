@@ -62,6 +62,8 @@ def _vllm(report: FitReport) -> str | None:
         flags.append(f"--tensor-parallel-size {parallel.tp}")
     if parallel.pp > 1:
         flags.append(f"--pipeline-parallel-size {parallel.pp}")
+    if report.expert_parallel:
+        flags.append("--enable-expert-parallel")
     flags.append(f"--max-model-len {report.max_model_len}")
     if kv != "auto":
         flags.append(f"--kv-cache-dtype {kv}")
@@ -88,6 +90,8 @@ def _sglang(report: FitReport) -> str | None:
         flags.append(f"--tp-size {parallel.tp}")
     if parallel.pp > 1:
         flags.append(f"--pp-size {parallel.pp}")
+    if report.expert_parallel:
+        flags.append(f"--ep-size {parallel.tp}")
     flags.append(f"--context-length {report.max_model_len}")
     if kv != "auto":
         flags.append(f"--kv-cache-dtype {kv}")

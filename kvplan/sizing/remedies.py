@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kvplan.errors import UsageError
-from kvplan.sizing.capacity import FitReport, fit_model
+from kvplan.sizing.capacity import FitReport, fit_model, gpus_needed
 from kvplan.sizing.serving import Serving
 from kvplan.units import format_tokens
 
@@ -31,8 +31,12 @@ class Remedy:
 
 def plan_again(report: FitReport, **changes: Any) -> FitReport:
     """The same question with other options (those of ``fit_model``)."""
+    return fit_model(report.model, report.gpu, **(_options(report) | changes))
+
+
+def _options(report: FitReport) -> dict[str, Any]:
     serving: Serving = report.serving
-    options: dict[str, Any] = {
+    return {
         "max_model_len": report.max_model_len,
         "parallel": report.parallel,
         "kv_dtype": report.kv_format,
@@ -47,8 +51,8 @@ def plan_again(report: FitReport, **changes: Any) -> FitReport:
         "block_size": serving.block_size,
         "cuda_graphs": serving.cuda_graphs,
         "async_scheduling": serving.async_scheduling,
+        "expert_parallel": report.expert_parallel,
     }
-    return fit_model(report.model, report.gpu, **(options | changes))
 
 
 def remedies(report: FitReport) -> list[Remedy]:
@@ -63,7 +67,19 @@ def remedies(report: FitReport) -> list[Remedy]:
             continue  # graphs and activations outside the budget would not have their place
         if after.max_concurrency > report.max_concurrency or (after.fits and not report.fits):
             found.append(Remedy(change, option, after))
+    if not report.fits and not any(remedy.fits for remedy in found):
+        found += _more_gpus(report)
     return found
+
+
+def _more_gpus(report: FitReport) -> list[Remedy]:
+    """Tensor and pipeline parallelism together, where no single change is enough."""
+    options = {name: value for name, value in _options(report).items() if name != "parallel"}
+    after = gpus_needed(report.model, report.gpu, **options)
+    if after is None:
+        return []
+    tp, pp = after.parallel.tp, after.parallel.pp
+    return [Remedy(f"{after.parallel.gpus} GPUs", f"--tp {tp} --pp {pp}", after)]
 
 
 def _candidates(report: FitReport) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -7,6 +7,7 @@ What an engine reports as "model loading took" is more than parameters times byt
   whole on every rank;
 * the rotary table is ``max_context x rotary dimensions`` in the model's dtype;
 * MLA keeps its up-projection twice, packed for prefill and per head for decode;
+* MXFP4 experts are padded to what their kernels take (GPT-OSS: 2,880 becomes 3,072 and 2,944);
 * 4-bit integer weights are repacked for the Marlin kernels, and the copy of the largest matrix stays counted;
 * the caching allocator rounds big tensors up (:mod:`kvplan.sizing.allocator`).
 
@@ -192,7 +193,17 @@ def _tensor_bytes(tensor: Tensor, formats: dict[Component | None, WeightFormat])
     if not tensor.quantizable:
         return tensor.parameters * _dtype_bytes(formats)
     fmt = formats.get(tensor.component, formats[None])
-    return fmt.matrix(tensor.outputs, tensor.inputs) * tensor.stack
+    outputs, inputs = tensor.outputs, tensor.inputs
+    if fmt.name == "mxfp4" and tensor.component == "experts":
+        # The expert kernels want the hidden size in multiples of 256 and the intermediate size of 128
+        # (two halves of the fused up-projection); engines pad the weights as they load them.
+        outputs = _round_up(outputs, 256)
+        inputs = _round_up(inputs, 256 if tensor.name == "experts_up" else 128)
+    return fmt.matrix(outputs, inputs) * tensor.stack
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
 
 
 def _tensors(

@@ -104,7 +104,9 @@ def _what_would(report: FitReport) -> str | None:
     from kvplan.sizing.remedies import remedies
 
     ways = [remedy.option for remedy in remedies(report) if remedy.fits]
-    return f"what would: {'; '.join(ways)}" if ways else "no single change would; see kvplan gpus list"
+    return (
+        f"what would: {'; '.join(ways)}" if ways else "nothing up to 64 of these GPUs; see kvplan gpus list"
+    )
 
 
 def _print(report: FitReport, origin: str, notes: tuple[str, ...], output: OutputFormat) -> None:
