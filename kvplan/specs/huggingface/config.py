@@ -25,10 +25,8 @@ NAMES: dict[str, tuple[str, ...]] = {
         "num_transformer_layers",
     ),
     "num_attention_heads": (
-        "n_head", "n_heads", "num_heads", "decoder_attention_heads", "num_query_heads", "attention_heads", "num_decoder_attention_heads",: (
-        "n_heads", "num_heads", "decoder_attention_heads", "num_query_heads",
+        "n_head", "n_heads", "num_heads", "decoder_attention_heads", "num_query_heads",
         "attention_heads", "num_decoder_attention_heads",
-    ),
     ),
     "num_key_value_heads": (
         "num_kv_heads", "n_head_kv", "n_kv_heads", "kv_n_heads", "num_attention_heads_kv",
