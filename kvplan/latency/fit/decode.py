@@ -1,0 +1,115 @@
+"""Paged decode attention (one query token per sequence, GQA, split over the KV length): a physical model.
+
+::
+
+    splits = min(SM * occupancy / (B * H), ctx / chunk), at least 1; fewer without query grouping
+    waves  = max(B * H * splits / (SM * occupancy), 1)
+    miss   = 1 / (1 + (L2 / kv)^k)                       share of KV that does not stay in L2
+    t_mem  = miss * (t_dram + kv / BW) + (1 - miss) * kv / BW_L2 + io / BW
+    t_tok  = waves * ctx / splits * t_token * (D * e / 256)
+    t_flop = 4 * B * Hq * ctx * D / F
+    t      = t0 + t_merge * min(splits - 1, 1) + t_seq * B
+             + (((t_mem^4 + t_tok^4 + t_flop^4)^(1/4))^p + (waves * t_cta)^p)^(1/p)
+
+B sequences, H KV heads, Hq query heads, D head dimension, e bytes per element of KV, kv = 2*B*ctx*H*D*e,
+io = bytes of queries and outputs. A sliding window enters as ctx = min(ctx, window).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kvplan.latency.fit.solve import Array, Parameter
+from kvplan.latency.fit.structure import Columns, Hardware
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeAttention:
+    """Columns: batch, ctx, q_heads, kv_heads, head_dim, kv_element_bytes."""
+
+    hardware: Hardware
+    name: str = "decode_attention"
+    columns: tuple[str, ...] = ("batch", "ctx", "q_heads", "kv_heads", "head_dim", "kv_element_bytes")
+
+    def parameters(self) -> Sequence[Parameter]:
+        """Starts are datasheet values; ranges are what a kernel of this kind can plausibly do."""
+        bandwidth, l2 = self.hardware.bandwidth_bytes_per_s, self.hardware.l2_bytes
+        flops = self.hardware.tensor_flops
+        return [
+            Parameter("launch_s", 8e-6, 5e-7, 1e-4),
+            Parameter("bandwidth", 0.85 * bandwidth, 0.1 * bandwidth, 1.05 * bandwidth),
+            Parameter("l2_speedup", 2.0, 1.0, 8.0),
+            Parameter("l2_bytes", l2, 0.4 * l2, 2.5 * l2),
+            Parameter("l2_sharpness", 6.0, 2.0, 16.0),
+            Parameter("token_s", 2e-8, 1e-10, 1e-6),
+            Parameter("cta_s", 2e-6, 1e-8, 1e-4),
+            Parameter("occupancy", 1.0, 0.5, 8.0),
+            Parameter("merge_s", 2e-6, 1e-8, 1e-4),
+            Parameter("chunk_tokens", 256.0, 16.0, 4096.0),
+            Parameter("flops", 0.3 * flops, 1e-3 * flops, 2.0 * flops),
+            Parameter("sequence_s", 1e-8, 1e-11, 1e-6),
+            Parameter("overlap", 3.0, 1.0, 10.0),
+            Parameter("io_factor", 1.0, 0.1, 10.0),
+            Parameter("ungrouped_splits", 0.5, 1e-3, 1.0),
+            Parameter("dram_s", 2e-6, 1e-9, 5e-5),
+        ]
+
+    def seconds(self, values: Array, shapes: Columns) -> Array:
+        """See the module."""
+        (
+            launch, bandwidth, l2_speedup, l2, sharpness, token, cta, occupancy, merge, chunk, flops, sequence,
+            overlap, io_factor, ungrouped, dram,
+        ) = values  # fmt: skip
+        batch, ctx, dim = shapes["batch"], shapes["ctx"], shapes["head_dim"]
+        element, queries, heads = shapes["kv_element_bytes"], shapes["q_heads"], shapes["kv_heads"]
+        units = batch * heads
+        slots = self.hardware.sm_count * occupancy
+        splits = np.clip(slots / units, 1.0, np.maximum(ctx / chunk, 1.0))
+        splits = np.where(queries > heads, splits, 1.0 + (splits - 1.0) * ungrouped)
+        waves = np.maximum(units * splits / slots, 1.0)
+        kv = 2.0 * units * ctx * dim * element
+        miss = _miss(kv, l2, sharpness)
+        t_mem = miss * (dram + kv / bandwidth) + (1.0 - miss) * kv / (bandwidth * l2_speedup)
+        t_mem = t_mem + io_factor * 4.0 * batch * queries * dim / bandwidth
+        t_tok = waves * ctx / splits * token * (dim * element / 256.0)
+        t_flop = 4.0 * batch * queries * ctx * dim / flops
+        body = (t_mem**4 + t_tok**4 + t_flop**4) ** 0.25
+        body = (body**overlap + (waves * cta) ** overlap) ** (1.0 / overlap)
+        return np.asarray(launch + merge * np.minimum(splits - 1.0, 1.0) + sequence * batch + body)
+
+    def streaming_share(self, values: Array, shapes: Columns) -> Array:
+        """Square of the share of the time that KV bytes from DRAM take."""
+        kv = 2.0 * shapes["batch"] * shapes["kv_heads"] * shapes["ctx"] * shapes["head_dim"]
+        kv = kv * shapes["kv_element_bytes"]
+        stream = kv * _miss(kv, values[3], values[4]) / values[1]
+        return np.asarray(np.minimum(stream / self.seconds(values, shapes), 1.0) ** 2)
+
+    def coordinates(self, shapes: Columns) -> Array:
+        """Sizes, their products that decide waves and L2 residence, and whether queries share KV heads."""
+        batch, heads = shapes["batch"], shapes["kv_heads"]
+        kv = batch * heads * shapes["ctx"] * shapes["head_dim"] * shapes["kv_element_bytes"]
+        return np.column_stack(
+            [
+                np.log2(batch), np.log2(shapes["ctx"]), np.log2(heads), np.log2(shapes["q_heads"] / heads),
+                0.7 * np.log2(kv), np.log2(batch * heads), 3.0 * (shapes["q_heads"] == heads),
+                2.0 * np.log2(shapes["head_dim"]),
+            ]
+        )  # fmt: skip
+
+    def design_coordinates(self, shapes: Columns) -> Array:
+        """Batch, context, KV heads, group size; heads count a little more, as they have few levels."""
+        heads = shapes["kv_heads"]
+        return np.column_stack(
+            [
+                np.log2(shapes["batch"]), np.log2(shapes["ctx"]), 1.5 * np.log2(heads),
+                np.log2(shapes["q_heads"] / heads), 1.5 * (shapes["q_heads"] == heads),
+                2.0 * np.log2(shapes["head_dim"]),
+            ]
+        )  # fmt: skip
+
+
+def _miss(kv: Array, l2: float, sharpness: float) -> Array:
+    return np.asarray(1.0 / (1.0 + (l2 / np.maximum(kv, 1.0)) ** sharpness))

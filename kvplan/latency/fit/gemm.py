@@ -1,0 +1,95 @@
+"""A linear layer's matrix multiplication, ``(m, k) x (k, n)``: a physical model with tile quantisation.
+
+::
+
+    t_comp(tile) = ceil(tiles / SM) * (k * tile_m * tile_n * 2 / (F / SM) + t_epilogue)
+    t_comp       = soft minimum over the tile shapes a library chooses from
+    t_mem        = (weights + activations in and out) / BW, weights faster where they stay in L2
+    t            = t0 + (t_comp^p + t_mem^p)^(1/p) + m * k * t_quantise
+
+``t_quantise`` is the cost of quantising the activations, which fp8 linear layers do in the same call. Small
+outputs cannot fill the device with tiles; libraries then split k, which the soft minimum covers by tiles of
+``1 / split`` of the work plus a merge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kvplan.latency.fit.solve import Array, Parameter
+from kvplan.latency.fit.structure import Columns, Hardware
+
+_TILES = ((64, 64), (64, 128), (64, 256), (128, 128), (128, 256), (256, 128))
+_SPLITS = (1, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Gemm:
+    """Columns: m, n, k. ``element_bytes`` is that of weights and of the quantised activations."""
+
+    hardware: Hardware
+    element_bytes: float = 2.0
+    name: str = "gemm"
+    columns: tuple[str, ...] = ("m", "n", "k")
+
+    def parameters(self) -> Sequence[Parameter]:
+        """Starts are datasheet values."""
+        bandwidth, l2 = self.hardware.bandwidth_bytes_per_s, self.hardware.l2_bytes
+        flops = self.hardware.tensor_flops
+        return [
+            Parameter("launch_s", 3e-6, 3e-7, 5e-5),
+            Parameter("flops", 0.8 * flops, 0.05 * flops, 1.05 * flops),
+            Parameter("bandwidth", 0.85 * bandwidth, 0.1 * bandwidth, 1.05 * bandwidth),
+            Parameter("l2_speedup", 2.0, 1.0, 8.0),
+            Parameter("l2_bytes", l2, 0.2 * l2, 2.5 * l2),
+            Parameter("epilogue_s", 1e-6, 1e-8, 5e-5),
+            Parameter("small_tile_penalty", 1.3, 1.0, 4.0),
+            Parameter("split_s", 2e-6, 1e-8, 5e-5),
+            Parameter("overlap", 4.0, 1.0, 10.0),
+            Parameter("quantise_s", 1e-13, 1e-16, 1e-10),
+            Parameter("depth_s", 5e-10, 1e-12, 1e-8),
+        ]
+
+    def seconds(self, values: Array, shapes: Columns) -> Array:
+        """See the module."""
+        launch, flops, bandwidth, l2_speedup, l2, epilogue, penalty, split_s, overlap, quantise, depth = values
+        m, n, k = shapes["m"], shapes["n"], shapes["k"]
+        sms = self.hardware.sm_count
+        compute = np.full(np.broadcast(m, n, k).shape, 0.0)
+        for rows, columns in _TILES:
+            # A tile of fewer than 128x128 outputs reuses its operands less and runs below the peak rate.
+            slow = penalty ** (np.log2(128 * 256 / (rows * columns)) / 3.0)
+            for split in _SPLITS:
+                tiles = np.ceil(m / rows) * np.ceil(n / columns) * split
+                inner = k / split
+                one = inner * (2.0 * rows * columns * sms / flops * slow + depth) + epilogue
+                time = np.ceil(tiles / sms) * one + (split > 1) * split_s
+                compute = compute + time**-8.0
+        compute = compute ** (-1.0 / 8.0)
+        weights = n * k * self.element_bytes
+        miss = 1.0 / (1.0 + (l2 / weights) ** 6)
+        moved = weights * (miss + (1.0 - miss) / l2_speedup) + m * k * self.element_bytes + 2.0 * m * n
+        body = (compute**overlap + (moved / bandwidth) ** overlap) ** (1.0 / overlap)
+        return np.asarray(launch + body + m * k * quantise)
+
+    def streaming_share(self, values: Array, shapes: Columns) -> Array:
+        """Square of the share of the time that weight bytes from DRAM take."""
+        weights = shapes["n"] * shapes["k"] * self.element_bytes
+        miss = 1.0 / (1.0 + (values[4] / weights) ** 6)
+        return np.asarray(np.minimum(weights * miss / values[2] / self.seconds(values, shapes), 1.0) ** 2)
+
+    def coordinates(self, shapes: Columns) -> Array:
+        """Sizes, and how far the output fills whole waves of tiles."""
+        m, n, k = shapes["m"], shapes["n"], shapes["k"]
+        tiles = np.ceil(m / 128.0) * np.ceil(n / 128.0)
+        fill = tiles / self.hardware.sm_count
+        return np.column_stack(
+            [np.log2(m), np.log2(n), np.log2(k), np.log2(tiles), 2.0 * fill / np.ceil(fill)]
+        )
+
+    def design_coordinates(self, shapes: Columns) -> Array:
+        """Sizes."""
+        return np.column_stack([np.log2(shapes["m"]), np.log2(shapes["n"]), np.log2(shapes["k"])])

@@ -1,0 +1,144 @@
+"""One fitted kernel: formula + residual + band + the range it was measured in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from kvplan.errors import DataError
+from kvplan.latency.fit.design import maximin
+from kvplan.latency.fit.residual import Residual, fit_residual
+from kvplan.latency.fit.solve import Array, least_squares
+from kvplan.latency.fit.structure import Columns, Structure
+
+COVERAGE = 0.9
+"""What every band aims to cover."""
+FOLDS = 6
+MAX_CORRECTION = 0.7
+"""The residual may move a prediction by at most this many e-folds: more means the formula is wrong."""
+WIDEN_PER_OCTAVE = 0.25
+"""A band grows by this share of itself, and 5 % of the time, per octave outside the measured range."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Seconds with a band: ``low <= measured <= high`` for about ``COVERAGE`` of shapes like the measured.
+
+    ``outside`` is how many octaves, all columns together, a shape lies outside the measured range.
+    """
+
+    seconds: Array
+    low: Array
+    high: Array
+    outside: Array
+
+
+@dataclass(frozen=True, slots=True)
+class FittedKernel:
+    """Parameters of a structure, the residual, and the factor that turns its deviation into a band."""
+
+    structure: Structure
+    values: Array
+    residual: Residual
+    band_factor: float
+    low: dict[str, float]
+    high: dict[str, float]
+    trained_on: int
+
+    def seconds(self, shapes: Columns) -> Array:
+        """Predicted seconds."""
+        base = self.structure.seconds(self.values, shapes)
+        share = self.structure.streaming_share(self.values, shapes)
+        mean = self.residual.mean(self.structure.coordinates(shapes), share)
+        return np.asarray(base * np.exp(np.clip(mean, -MAX_CORRECTION, MAX_CORRECTION)))
+
+    def predict(self, shapes: Columns) -> Prediction:
+        """Predicted seconds with their band."""
+        base = self.structure.seconds(self.values, shapes)
+        share = self.structure.streaming_share(self.values, shapes)
+        mean, deviation = self.residual.predict(self.structure.coordinates(shapes), share)
+        seconds = base * np.exp(np.clip(mean, -MAX_CORRECTION, MAX_CORRECTION))
+        outside = self.octaves_outside(shapes)
+        width = self.band_factor * deviation * (1.0 + WIDEN_PER_OCTAVE * outside) + 0.05 * outside
+        return Prediction(seconds, seconds * np.exp(-width), seconds * np.exp(width), outside)
+
+    def octaves_outside(self, shapes: Columns) -> Array:
+        """Octaves by which each shape leaves the measured range, summed over columns."""
+        total = np.zeros(np.broadcast(*(shapes[name] for name in self.structure.columns)).shape)
+        for name in self.structure.columns:
+            value = np.maximum(shapes[name], 0.5)
+            total = total + np.maximum(np.log2(max(self.low[name], 0.5)) - np.log2(value), 0.0)
+            total = total + np.maximum(np.log2(value) - np.log2(max(self.high[name], 0.5)), 0.0)
+        return np.asarray(total)
+
+
+def take(shapes: Columns, rows: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> dict[str, Array]:
+    """The given rows of every column."""
+    return {name: column[rows] for name, column in shapes.items()}
+
+
+def designed_rows(structure: Structure, shapes: Columns, points: int) -> npt.NDArray[np.intp]:
+    """Which rows to train on: spread over the shapes by farthest-point selection, times unseen."""
+    return maximin(structure.design_coordinates(shapes), points)
+
+
+def fit_kernel(structure: Structure, shapes: Columns, seconds: Array) -> FittedKernel:
+    """Fit the structure, then the residual, then the band from cross-validated errors.
+
+    Raises:
+        DataError: times that are not positive and finite, or fewer points than parameters.
+    """
+    unknowns = len(structure.parameters())
+    if not np.all(np.isfinite(seconds)) or np.any(seconds <= 0):
+        bad = int(np.sum(~(np.isfinite(seconds) & (seconds > 0))))
+        raise DataError(
+            f"{bad} of {seconds.size} measured times of {structure.name} are not positive numbers",
+            hint="remove the failed measurements and say why they failed; they are never guessed",
+        )
+    if seconds.size <= unknowns:
+        raise DataError(
+            f"{seconds.size} measurements of {structure.name} cannot fix its {unknowns} parameters",
+            hint=f"measure more than {unknowns} shapes, better {4 * unknowns}",
+        )
+    solution = least_squares(
+        lambda p: structure.seconds(p, shapes), seconds, structure.parameters(), restarts=8
+    )
+    share = structure.streaming_share(solution.values, shapes)
+    error = np.log(seconds / structure.seconds(solution.values, shapes))
+    residual = fit_residual(structure.coordinates(shapes), share, error)
+    factor = _band_factor(structure, shapes, seconds, solution.values, residual)
+    low = {name: float(np.min(shapes[name])) for name in structure.columns}
+    high = {name: float(np.max(shapes[name])) for name in structure.columns}
+    return FittedKernel(structure, solution.values, residual, factor, low, high, seconds.size)
+
+
+def _band_factor(
+    structure: Structure, shapes: Columns, seconds: Array, values: Array, residual: Residual
+) -> float:
+    """Cross-conformal factor: the ``COVERAGE`` quantile of |error| / deviation over held-out folds.
+
+    Each fold refits the formula and the residual's weights without the held-out points, so the errors are
+    those of shapes never seen; lengths and noise of the residual are kept.
+    """
+    fold = np.arange(seconds.size) % FOLDS
+    np.random.default_rng(0).shuffle(fold)
+    score = np.empty(seconds.size)
+    for index in range(FOLDS):
+        held, kept = take(shapes, fold == index), take(shapes, fold != index)
+        refit = least_squares(
+            lambda p, rows=kept: structure.seconds(p, rows),  # type: ignore[misc]
+            seconds[fold != index], structure.parameters(), restarts=0, iterations=40, initial=values,
+        ).values  # fmt: skip
+        error = np.log(seconds[fold != index] / structure.seconds(refit, kept))
+        part = fit_residual(
+            structure.coordinates(kept), structure.streaming_share(refit, kept), error, like=residual
+        )
+        mean, deviation = part.predict(
+            structure.coordinates(held), structure.streaming_share(refit, held)
+        )
+        truth = np.log(seconds[fold == index] / structure.seconds(refit, held))
+        score[fold == index] = np.abs(truth - mean) / deviation
+    rank = min(int(np.ceil((seconds.size + 1) * COVERAGE)), seconds.size)
+    return float(np.sort(score)[rank - 1])

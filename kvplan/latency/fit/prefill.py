@@ -1,0 +1,94 @@
+"""Prefill (and chunked append) attention, causal, flash style: a physical model.
+
+::
+
+    pairs  = new * (before + (new + 1) / 2), or new * window at most    query-key pairs of one head
+    tiles  = B * Hq * ceil(new / m)                                     row tiles, m = tile rows
+    waves  = max(tiles / SM, 1)
+    t_flop = 4 * B * Hq * pairs' * D / F       pairs' counts whole tiles: at least m rows, n columns
+    t_row  = waves * (t_tile + pairs / new * t_token)                   the longest row of tiles
+    t_mem  = (queries, outputs and KV bytes) / BW
+    t      = t0 + (t_flop^p + t_row^p + t_mem^p)^(1/p)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kvplan.latency.fit.solve import Array, Parameter
+from kvplan.latency.fit.structure import Columns, Hardware
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillAttention:
+    """Columns: batch, new, before, window (0 = none), q_heads, kv_heads, head_dim, kv_element_bytes."""
+
+    hardware: Hardware
+    name: str = "prefill_attention"
+    columns: tuple[str, ...] = (
+        "batch", "new", "before", "window", "q_heads", "kv_heads", "head_dim", "kv_element_bytes",
+    )  # fmt: skip
+
+    def parameters(self) -> Sequence[Parameter]:
+        """Starts are datasheet values."""
+        bandwidth, flops = self.hardware.bandwidth_bytes_per_s, self.hardware.tensor_flops
+        return [
+            Parameter("launch_s", 8e-6, 5e-7, 1e-4),
+            Parameter("flops", 0.6 * flops, 0.02 * flops, 1.05 * flops),
+            Parameter("tile_rows", 128.0, 16.0, 256.0),
+            Parameter("tile_columns", 128.0, 16.0, 512.0),
+            Parameter("tile_s", 1e-6, 1e-8, 1e-4),
+            Parameter("token_s", 1e-8, 1e-11, 1e-6),
+            Parameter("bandwidth", 0.7 * bandwidth, 0.02 * bandwidth, 1.05 * bandwidth),
+            Parameter("overlap", 3.0, 1.0, 10.0),
+        ]
+
+    def seconds(self, values: Array, shapes: Columns) -> Array:
+        """See the module."""
+        launch, flops, rows, columns, tile, token, bandwidth, overlap = values
+        batch, new, dim = shapes["batch"], shapes["new"], shapes["head_dim"]
+        queries, heads = shapes["q_heads"], shapes["kv_heads"]
+        keys = _keys_per_query(shapes)
+        row_tiles = np.maximum(new / rows, 1.0)
+        waves = np.maximum(batch * queries * row_tiles / self.hardware.sm_count, 1.0)
+        work = 4.0 * batch * queries * row_tiles * rows * (keys + columns / 2.0) * dim
+        t_row = waves * (tile + keys * token)
+        span = np.minimum(shapes["before"] + new, np.where(shapes["window"] > 0, shapes["window"] + new, np.inf))
+        moved = 4.0 * batch * new * queries * dim + 2.0 * batch * span * heads * dim * shapes["kv_element_bytes"]
+        body = (work / flops) ** overlap + t_row**overlap + (moved / bandwidth) ** overlap
+        return np.asarray(launch + body ** (1.0 / overlap))
+
+    def streaming_share(self, values: Array, shapes: Columns) -> Array:
+        """Square of the share of the time that the tensor cores need at their fitted rate."""
+        work = 4.0 * shapes["batch"] * shapes["q_heads"] * shapes["new"] * _keys_per_query(shapes)
+        work = work * shapes["head_dim"]
+        return np.asarray(np.minimum(work / values[1] / self.seconds(values, shapes), 1.0) ** 2)
+
+    def coordinates(self, shapes: Columns) -> Array:
+        """Sizes and the number of row tiles."""
+        batch, queries = shapes["batch"], shapes["q_heads"]
+        work = batch * queries * shapes["new"]
+        return np.column_stack(
+            [
+                np.log2(batch), np.log2(shapes["new"]), np.log2(queries), np.log2(queries / shapes["kv_heads"]),
+                np.log2(_keys_per_query(shapes)), np.log2(work), 2.0 * np.log2(shapes["head_dim"]),
+            ]
+        )  # fmt: skip
+
+    def design_coordinates(self, shapes: Columns) -> Array:
+        """Batch, new tokens, query heads, group size."""
+        return np.column_stack(
+            [
+                np.log2(shapes["batch"]), np.log2(shapes["new"]), np.log2(shapes["q_heads"]),
+                np.log2(shapes["q_heads"] / shapes["kv_heads"]), 2.0 * np.log2(shapes["head_dim"]),
+            ]
+        )  # fmt: skip
+
+
+def _keys_per_query(shapes: Columns) -> Array:
+    """Mean number of keys a query attends to."""
+    mean = shapes["before"] + (shapes["new"] + 1.0) / 2.0
+    return np.asarray(np.where(shapes["window"] > 0, np.minimum(mean, shapes["window"]), mean))
