@@ -148,7 +148,7 @@ def _layout(figure: Figure) -> go.Layout:
     else:
         labels = [_rule_label(rule, figure) for rule in figure.rules]
         labels += [_mark_label(mark, figure) for mark in figure.marks]
-        layout.annotations = [_axis_title(figure.y), *labels]
+        layout.annotations = [_axis_title(figure), *labels]
         layout.shapes = [_rule(rule) for rule in figure.rules]
     return layout
 
@@ -179,12 +179,13 @@ def _axis(axis: Axis, *, across: bool) -> dict[str, Any]:
     return {**common, "range": [low, high], "tickformat": form, "ticksuffix": suffix, "nticks": 8}
 
 
-def _axis_title(axis: Axis) -> dict[str, Any]:
+def _axis_title(figure: Figure) -> dict[str, Any]:
     """The y axis is titled above it, where it reads without turning the head."""
     return {
-        "text": escaped(axis.title), "xref": "paper", "yref": "paper", "x": 0, "y": 1, "xanchor": "left",
-        "yanchor": "bottom", "xshift": -MARGIN["l"] + 12, "yshift": 8, "showarrow": False,
-        "font": {"size": 12, "color": "var(--soft)"},
+        "text": escaped(figure.y.title), "xref": "paper", "yref": "paper", "x": 0, "y": 1,
+        "xanchor": "left", "yanchor": "bottom", "xshift": 12 - MARGIN["l"],
+        "yshift": 22 if figure.x.unit == "seconds" else 8,  # leave the row below to labels of limits
+        "showarrow": False, "font": {"size": 12, "color": "var(--soft)"},
     }  # fmt: skip
 
 
@@ -213,14 +214,15 @@ def _rule(rule: Rule) -> dict[str, Any]:
 
 
 def _rule_label(rule: Rule, figure: Figure) -> dict[str, Any]:
+    """At the rule's end, outside the data: above a vertical one, at the right of a horizontal one."""
     font = {"size": 12, "color": _rule_colour(rule)}
-    name = escaped(rule.name).replace("\n", "<br>")
-    base = {"text": name, "showarrow": False, "font": font, "align": "right"}
+    base = {"text": escaped(rule.name), "showarrow": False, "font": font, "yanchor": "bottom"}
     if rule.across == "x":
         at = math.log10(rule.value) if figure.x.log else rule.value
-        left = position(rule.value, figure.x) > 0.55
-        side = (
-            {"xanchor": "right", "xshift": -4} if left else {"xanchor": "left", "xshift": 4, "align": "left"}
-        )
-        return {**base, **side, "x": at, "yref": "paper", "y": 0.02, "yanchor": "bottom"}
-    return {**base, "y": rule.value, "xref": "paper", "x": 1, "xanchor": "right", "yanchor": "bottom"}
+        return {**base, "x": at, "yref": "paper", "y": 1, "xanchor": _side(position(rule.value, figure.x))}
+    return {**base, "y": rule.value, "xref": "paper", "x": 1, "xanchor": "right"}
+
+
+def _side(share: float) -> str:
+    """Keep a label near either end of the axis from running over it."""
+    return "left" if share < 0.25 else "right" if share > 0.75 else "center"

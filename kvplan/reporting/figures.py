@@ -65,7 +65,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A straight line across the chart at ``value`` of the axis ``across``; ``name`` may have two lines."""
+    """A straight line across the chart at ``value`` of the axis ``across``."""
 
     across: Literal["x", "y"]
     value: float
@@ -295,7 +295,7 @@ def distribution(result: Result, name: str) -> Figure | None:
         for p, symbol in ((50, SYMBOLS[0]), (90, SYMBOLS[1]), (99, SYMBOLS[2]))
     )
     rules = tuple(
-        Rule("x", slo.limit_s, f"{_statistic(slo.name)} limit\n{seconds(slo.limit_s)}", slo.passed)
+        Rule("x", slo.limit_s, f"{_statistic(slo.name)} limit {seconds(slo.limit_s)}", slo.passed)
         for slo in limits
     )
     half, most = seconds(values[50]), seconds(values[99])

@@ -103,7 +103,8 @@ def _axes(frame: _Frame) -> str:
         if x - half > end + 4:  # leave a label out rather than print it over its neighbour
             parts.append(_text(x, frame.bottom + 18, text, anchor="middle"))
             end = x + half
-    parts.append(_text(12, frame.top - 16, figure.y.title))
+    above = 26 if figure.x.unit == "seconds" else 16  # leave the row below to the labels of limits
+    parts.append(_text(12, frame.top - above, figure.y.title))
     parts.append(_text((frame.left + frame.right) / 2, frame.bottom + 38, figure.x.title, anchor="middle"))
     return "".join(parts)
 
@@ -191,10 +192,9 @@ def _rule(rule: Rule, frame: _Frame) -> str:
     style = f'style="stroke:var(--{colour});stroke-width:1.5;stroke-dasharray:2 3"'
     if rule.across == "x":
         x = frame.x(rule.value)
-        side, anchor = (-5, "end") if position(rule.value, frame.figure.x) > 0.55 else (5, "start")
-        at = ""
-        for up, text in enumerate(reversed(rule.name.split("\n"))):
-            at += _text(x + side, frame.bottom - 7 - 15 * up, text, anchor=anchor, fill=colour)
+        share = position(rule.value, frame.figure.x)
+        anchor = "start" if share < 0.25 else "end" if share > 0.75 else "middle"
+        at = _text(x, frame.top - 6, rule.name, anchor=anchor, fill=colour)
         return f'<path d="M{_number(x)} {frame.top}V{frame.bottom}" {style}/>{at}'
     y = frame.y(rule.value)
     at = _text(frame.right, y - 5, rule.name, anchor="end", fill=colour)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Literal
 
 from kvplan.reporting.result import Result, Slo
@@ -86,7 +87,15 @@ def _headline(result: Result) -> str:
     if len(missed) == 1:
         return f"{who} misses its {_missed(missed[0])}."
     if missed:
-        return f"{who} misses {len(missed)} of its {len(result.slo)} latency limits."
+        limits = len(result.slo)
+        which = (
+            f"{len(missed)} of its {limits}"
+            if len(missed) < limits
+            else "both its"
+            if limits == 2
+            else "all its"
+        )
+        return f"{who} misses {which} latency limits."
     served = (
         f"all {plural(totals.requests, 'request')}" if totals.finished == totals.requests
         else f"{count(totals.finished)} of {plural(totals.requests, 'request')}"
@@ -110,7 +119,7 @@ def _detail(result: Result) -> list[str]:
         return ["There is nothing to measure; the sections below show the configuration only."]
     rate = decimal(result.throughput.output_tokens_per_s)
     workload = (
-        f"{plain(result.trace.name, 80)} brings {plural(totals.requests, 'request')} with "
+        f"{plain(PurePath(result.trace.name).name, 80)} brings {plural(totals.requests, 'request')} with "
         f"{count(totals.prompt_tokens)} prompt and {count(totals.output_tokens)} output tokens; "
         f"serving them takes {seconds(totals.makespan_s)}, at {rate} output tokens per second."
     )
