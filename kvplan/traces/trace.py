@@ -99,7 +99,11 @@ class Trace:
         reason, entry = max(report.dropped.items(), key=lambda item: item[1].count)
         line = min(entry.lines)
         message = f"none of the {report.rows:,} rows could be used as {self.format}: {reason}"
-        return DataError(message, where=f"{self.name}:{line}", hint=_looks_like(source, self._kind))
+        if "hash_ids" in reason:
+            hint: str | None = "are its blocks of another size? say so with --block-size"
+        else:
+            hint = _looks_like(source, self._kind)
+        return DataError(message, where=f"{self.name}:{line}", hint=hint)
 
 
 def open_trace(

@@ -115,6 +115,8 @@ def test_no_such_trace(capsys):
         ("describe", "TRACE", "--time-scale", "nan"),
         ("convert", "TRACE", "OUT", "--to", "parquet"),
         ("convert", "TRACE", "OUT", "--block-size", "0"),
+        ("convert", "TRACE", "OUT", "--to-block", "0"),
+        ("describe", "TRACE", "--reuse-block", "0"),
         ("synthesize", "chatt"),
         ("synthesize", "chat", "--requests", "0"),
         ("synthesize", "chat", "--rate", "-1"),
@@ -134,7 +136,7 @@ def test_convert_keeps_content_and_says_what_it_lost(capsys, trace, tmp_path):
     exact, back, lengths = (tmp_path / name for name in ("t.jsonl", "m.jsonl", "l.csv"))
     out, _ = answered(capsys, "convert", str(trace), str(exact), "--to", "tokens")
     assert "22 rows = 20 requests + 2 dropped" in out
-    answered(capsys, "convert", str(exact), str(back), "--to", "mooncake", "--block-size", "512")
+    answered(capsys, "convert", str(exact), str(back), "--to", "mooncake", "--to-block", "512")
     before, after = (
         json.loads(answered(capsys, "describe", str(p), "-f", "json")[0])["statistics"] for p in (trace, back)
     )
@@ -216,3 +218,18 @@ def test_converting_does_not_turn_unknown_reuse_into_none(capsys, tmp_path):
         json.loads(answered(capsys, "describe", str(blocks), "-f", "json")[0])["statistics"]["reuse"]
         == "unknown"
     )
+
+
+def test_block_sizes_of_the_trace_and_of_the_cache(capsys, tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text(ROW.format(at=0, tokens=33, ids=[1, 2, 3]) * 2)
+    _, err = answered(capsys, "describe", str(path), code=1)
+    assert "number of hash_ids is not input_length / 512" in err
+    assert "--block-size" in err
+    own = json.loads(answered(capsys, "describe", str(path), "--block-size", "16", "-f", "json")[0])
+    assert own["trace"]["block_size"] == own["statistics"]["reuse"]["block_size"] == 16
+    assert own["statistics"]["reuse"]["hit_tokens"] == 32
+    other = answered(capsys, "describe", str(path), "--block-size", "16", "--reuse-block", "8", "-f", "json")[
+        0
+    ]
+    assert json.loads(other)["statistics"]["reuse"]["block_refs"] == 10

@@ -25,7 +25,7 @@ TraceFormatOption = Annotated[
 ]
 LimitOption = Annotated[int | None, typer.Option("--limit", help="Use the first N requests only.")]
 BlockSizeOption = Annotated[
-    int | None, typer.Option("--block-size", help="Tokens per block. Default: the trace's own, else 16.")
+    int | None, typer.Option("--block-size", help="Tokens per block id of the trace, if not the usual.")
 ]
 TimeScaleOption = Annotated[float, typer.Option("--time-scale", help="Multiply every time by this.")]
 RateScaleOption = Annotated[float, typer.Option("--rate-scale", help="2 means twice the request rate.")]
@@ -59,16 +59,21 @@ def describe(
     sort: SortOption = "window",
     rate: RateOption = None,
     seed: SeedOption = 0,
+    reuse_block: Annotated[
+        int | None,
+        typer.Option("--reuse-block", help="Tokens per block of the cache. Default: the trace's, or 16."),
+    ] = None,
     lru: Annotated[bool, typer.Option(help="Find the hit ratio of LRU caches of several sizes.")] = True,
     output: FormatOption = OutputFormat.table,
 ) -> None:
     """Say what TRACE holds: rows and what became of them, rates, lengths, and how much content repeats."""
+    from kvplan.cli.trace_answers import print_description
     from kvplan.traces.statistics import DEFAULT_BLOCK_SIZE, measure, measure_trace
 
-    _check_block(block_size)
+    _check_block(reuse_block)
     if _is_workload(trace):
         requests = _synthetic(trace, limit or 2_000, rate or 10.0, seed)
-        block = block_size or DEFAULT_BLOCK_SIZE
+        block = reuse_block or DEFAULT_BLOCK_SIZE
         found = measure(requests, block_size=block, lru=lru)
         document = {
             "schema": "kvplan.trace/1",
@@ -81,7 +86,7 @@ def describe(
             trace,
             trace_format,
             limit=limit,
-            block_size=None,
+            block_size=block_size,
             time_scale=time_scale,
             rate_scale=rate_scale,
             smooth=smooth,
@@ -91,7 +96,7 @@ def describe(
             rate=rate,
             seed=seed,
         )
-        found = measure_trace(opened, block_size=block_size, lru=lru)
+        found = measure_trace(opened, block_size=reuse_block, lru=lru)
         document = {
             "schema": "kvplan.trace/1",
             "trace": {
@@ -103,7 +108,7 @@ def describe(
             "accounting": opened.report.to_dict(),
             "statistics": found.to_dict(),
         }
-    _print(document, output)
+    print_description(document, output)
 
 
 @app.command()
@@ -113,8 +118,9 @@ def convert(
     to: Annotated[str, typer.Option("--to", help="mooncake, tokens or csv.")] = "mooncake",
     trace_format: TraceFormatOption = "auto",
     limit: LimitOption = None,
-    block_size: Annotated[
-        int | None, typer.Option("--block-size", help="Tokens per block written. Default: as read, else 16.")
+    block_size: BlockSizeOption = None,
+    to_block: Annotated[
+        int | None, typer.Option("--to-block", help="Tokens per block id written. Default: as read, or 16.")
     ] = None,
     time_scale: TimeScaleOption = 1.0,
     rate_scale: RateScaleOption = 1.0,
@@ -127,16 +133,17 @@ def convert(
     output: FormatOption = OutputFormat.table,
 ) -> None:
     """Rewrite trace IN as OUT in another format, and say what was dropped and what the format lost."""
+    from kvplan.cli.trace_answers import print_written
     from kvplan.traces.statistics import DEFAULT_BLOCK_SIZE
     from kvplan.traces.write import writer
 
     write = writer(to)
-    _check_block(block_size)
+    _check_block(to_block)
     opened = _open(
         source,
         trace_format,
         limit=limit,
-        block_size=None,
+        block_size=block_size,
         time_scale=time_scale,
         rate_scale=rate_scale,
         smooth=smooth,
@@ -147,9 +154,9 @@ def convert(
         seed=seed,
     )
     requests = opened.requests()
-    block = block_size or opened.block_size or DEFAULT_BLOCK_SIZE
+    block = to_block or opened.block_size or DEFAULT_BLOCK_SIZE
     losses = _write(target, lambda stream: write(requests, stream, block_size=block))
-    _print_written(target, to, opened.report, losses, output)
+    print_written(target, to, opened.report, losses, output)
 
 
 @app.command()
@@ -160,7 +167,7 @@ def synthesize(
     seed: SeedOption = 0,
     target: Annotated[str, typer.Option("--output", "-o", help="File to write, or `-`.")] = "-",
     to: Annotated[str, typer.Option("--to", help="mooncake, tokens or csv.")] = "mooncake",
-    block_size: Annotated[int, typer.Option("--block-size", help="Tokens per block written.")] = 16,
+    block_size: Annotated[int, typer.Option("--block-size", help="Tokens per block id written.")] = 16,
     arrivals: Annotated[
         str, typer.Option("--arrivals", help="poisson, gamma, weibull or constant.")
     ] = "poisson",
@@ -177,6 +184,7 @@ def synthesize(
     output: FormatOption = OutputFormat.table,
 ) -> None:
     """Write requests of the bundled workload NAME, the same for the same seed."""
+    from kvplan.cli.trace_answers import print_written
     from kvplan.traces.accounting import Accounting
     from kvplan.traces.synthesize import synthesize as draw
     from kvplan.traces.write import writer
@@ -195,13 +203,14 @@ def synthesize(
     )
     report = Accounting(f"workload {name}")
     losses = _write(target, lambda stream: write(_counted(found, report), stream, block_size=block_size))
-    _print_written(target, to, report, losses, output)
+    print_written(target, to, report, losses, output)
 
 
 @app.command()
 def formats(output: FormatOption = OutputFormat.table) -> None:
     """List the trace formats that are read and written, and the bundled workloads."""
     from kvplan.cli.output import answer, csv_text, markdown_table, print_json
+    from kvplan.cli.trace_answers import wrapped
     from kvplan.traces import formats as known
     from kvplan.traces.workloads import WORKLOADS
     from kvplan.traces.write import WRITERS
@@ -224,7 +233,7 @@ def formats(output: FormatOption = OutputFormat.table) -> None:
     elif output is OutputFormat.md:
         answer(markdown_table(columns, rows))
     else:
-        answer("\n".join(_wrapped(f"{name:<9} {use:<12} ", summary) for _, name, use, summary in rows))
+        answer("\n".join(wrapped(f"{name:<9} {use:<12} ", summary) for _, name, use, summary in rows))
 
 
 def _open(path: str, trace_format: str, **options: Any) -> Trace:
@@ -283,144 +292,3 @@ def _write(target: str, write: Callable[[IO[str]], list[str]]) -> list[str]:
         os.unlink(unfinished)
         raise
     return losses
-
-
-def _print_written(target: str, to: str, report: Accounting, losses: list[str], output: OutputFormat) -> None:
-    from kvplan.cli.output import answer, csv_text, markdown_table, print_json
-
-    document = {
-        "schema": "kvplan.trace-written/1",
-        "file": target,
-        "format": to,
-        "accounting": report.to_dict(),
-        "losses": losses,
-    }
-    rows: list[tuple[str, object]] = [
-        ("rows read", report.rows),
-        ("requests written", report.requests),
-        ("rows dropped", report.dropped_rows),
-    ]
-    rows += [(f"dropped: {reason}", entry.count) for reason, entry in sorted(report.dropped.items())]
-    notes = [*report.remarks(), *losses]
-    if target == "-":  # stdout holds the trace itself
-        for name, value in rows:
-            sys.stderr.write(f"{name}: {value:,}\n")
-        for note in notes:
-            sys.stderr.write(f"note: {note}\n")
-    elif output is OutputFormat.json:
-        print_json(document)
-    elif output is OutputFormat.csv:
-        answer(csv_text(("item", "value"), [*rows, *(("note", note) for note in notes)]))
-    elif output is OutputFormat.md:
-        answer(markdown_table(("item", "value"), [*rows, *(("note", note) for note in notes)]))
-    else:
-        lines = [f"wrote {target} ({to})", *_accounting_lines(report.to_dict())]
-        answer("\n".join([*lines, *(_wrapped("  note: ", loss) for loss in losses)]))
-
-
-def _print(document: dict[str, Any], output: OutputFormat) -> None:
-    from kvplan.cli.output import answer, csv_text, markdown_table, print_json
-
-    if output is OutputFormat.json:
-        print_json(document)
-    elif output is OutputFormat.table:
-        answer(_described(document))
-    else:
-        rows = list(_flat("", {key: document[key] for key in ("trace", "accounting", "statistics")}))
-        columns = ("metric", "value")
-        answer(csv_text(columns, rows) if output is OutputFormat.csv else markdown_table(columns, rows))
-
-
-def _flat(prefix: str, value: Any) -> Iterator[tuple[str, object]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _flat(f"{prefix}.{key}" if prefix else str(key), item)
-    elif isinstance(value, list):
-        yield prefix, "; ".join(str(item) for item in value)
-    else:
-        yield prefix, "" if value is None else value
-
-
-def _described(document: dict[str, Any]) -> str:
-    trace, books, found = document["trace"], document["accounting"], document["statistics"]
-    lines = [f"{trace['name']} ({trace['format']})"]
-    if books is not None:
-        lines += _accounting_lines(books)
-    time = found["timing"]
-    lines += ["", "arrivals"]
-    lines += [_row("requests", f"{found['requests']:,}", _sessions(found["sessions"]))]
-    lines += [_row("span", f"{time['span_s']:,.1f} s", "")]
-    if time["rate_per_s"] is None:
-        lines += [_row("rate", "undefined", "all requests arrive at once")]
-    else:
-        lines += [_row("rate", f"{time['rate_per_s']:,.2f} /s", _minutes(time))]
-        lines += [_row("gap CV", f"{time['gap_cv']:.2f}", "1 is Poisson, more is burstier")]
-        if time["dispersion"] is not None:
-            lines += [_row("IoD", f"{time['dispersion']:.2f}", "variance / mean of the counts per second")]
-        clump = f"up to {time['largest_clump']:,} requests at one instant"
-        lines += [_row("distinct times", f"{time['distinct_arrivals']:,}", clump)]
-    lines += ["", f"{'tokens':<17}{'mean':>11}{'p50':>11}{'p90':>11}{'p99':>11}{'max':>11}"]
-    for name in ("input", "output"):
-        of = found[f"{name}_tokens"]
-        cells = (f"{of[key]:>11,.1f}" for key in ("mean", "p50", "p90", "p99"))
-        lines.append(f"  {name:<15}{''.join(cells)}{of['max']:>11,}")
-    return "\n".join([*lines, "", *_reuse_lines(found["reuse"])])
-
-
-def _accounting_lines(books: dict[str, Any]) -> list[str]:
-    dropped = sum(entry["count"] for entry in books["dropped"].values())
-    counts = f"{books['rows']:,} rows = {books['requests']:,} requests + {dropped:,} dropped"
-    lines = [f"  {counts}"]
-    for reason, entry in books["dropped"].items():
-        places = ", ".join(f"{line:,}" for line in entry["first_lines"] if line)
-        more = ", ..." if entry["count"] > len(entry["first_lines"]) else ""
-        where = f" (line {places}{more})" if places else ""
-        lines.append(_wrapped("  dropped: ", f"{entry['count']:,} {reason}{where}"))
-    return lines + [_wrapped("  note: ", note) for note in books["notes"]]
-
-
-def _reuse_lines(reuse: Any) -> list[str]:
-    from kvplan.traces.reuse import MAX_LRU_REFERENCES
-
-    if reuse == "unknown":
-        return ["reuse            unknown: the trace does not say what the prompts contain"]
-    lines = [
-        f"reuse of prompts (blocks of {reuse['block_size']:,} tokens)",
-        _row(
-            "content bound", f"{reuse['token_hit_ratio']:.2%}", "of prompt tokens, with a cache without limit"
-        ),
-        _row("blocks", f"{reuse['block_refs']:,}", f"{reuse['unique_blocks']:,} distinct"),
-    ]
-    lru = reuse["lru"]
-    if lru is None:
-        if reuse["block_refs"] < MAX_LRU_REFERENCES:
-            return lines  # --no-lru
-        most = f"beyond {MAX_LRU_REFERENCES:,} blocks; a larger --block-size has fewer"
-        return [*lines, _row("LRU", "not computed", most)]
-    for capacity, ratio in lru["token_hit_ratio"].items():
-        tokens = int(capacity) * reuse["block_size"]
-        lines.append(_row(f"LRU {int(capacity):,}", f"{ratio:.2%}", f"cache of {tokens:,} tokens"))
-    if lru["distance_p50_blocks"] is not None:
-        spans = f"p50 {lru['distance_p50_blocks']:,}, p90 {lru['distance_p90_blocks']:,} distinct blocks"
-        lines.append(_row("reuse distance", "", spans))
-    return lines
-
-
-def _row(name: str, value: str, remark: str) -> str:
-    return f"  {name:<15}{value:>14}   {remark}".rstrip()
-
-
-def _sessions(count: int) -> str:
-    return f"in {count:,} sessions" if count else ""
-
-
-def _minutes(time: dict[str, Any]) -> str:
-    if time["busiest_minute"] is None:
-        return ""
-    return f"{time['quietest_minute']:,} to {time['busiest_minute']:,} a minute"
-
-
-def _wrapped(label: str, text: str) -> str:
-    import textwrap
-
-    return textwrap.fill(text, 80, initial_indent=label, subsequent_indent=" " * len(label))

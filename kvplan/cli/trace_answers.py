@@ -1,0 +1,151 @@
+"""How ``kvplan trace`` words its answers: plain lines of at most 80 columns, or tables of metrics."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from kvplan.cli.options import OutputFormat
+from kvplan.cli.output import answer, csv_text, markdown_table, print_json
+from kvplan.traces.reuse import MAX_LRU_REFERENCES
+
+if TYPE_CHECKING:
+    from kvplan.traces.accounting import Accounting
+
+
+def print_written(target: str, to: str, report: Accounting, losses: list[str], output: OutputFormat) -> None:
+    """What was read and written and what the format lost; on stderr when the trace itself is on stdout."""
+    document = {
+        "schema": "kvplan.trace-written/1",
+        "file": target,
+        "format": to,
+        "accounting": report.to_dict(),
+        "losses": losses,
+    }
+    rows: list[tuple[str, object]] = [
+        ("rows read", report.rows),
+        ("requests written", report.requests),
+        ("rows dropped", report.dropped_rows),
+    ]
+    rows += [(f"dropped: {reason}", entry.count) for reason, entry in sorted(report.dropped.items())]
+    notes = [*report.remarks(), *losses]
+    if target == "-":  # stdout holds the trace itself
+        for name, value in rows:
+            sys.stderr.write(f"{name}: {value:,}\n")
+        for note in notes:
+            sys.stderr.write(f"note: {note}\n")
+    elif output is OutputFormat.json:
+        print_json(document)
+    elif output is OutputFormat.csv:
+        answer(csv_text(("item", "value"), [*rows, *(("note", note) for note in notes)]))
+    elif output is OutputFormat.md:
+        answer(markdown_table(("item", "value"), [*rows, *(("note", note) for note in notes)]))
+    else:
+        lines = [f"wrote {target} ({to})", *_accounting_lines(report.to_dict())]
+        answer("\n".join([*lines, *(wrapped("  note: ", loss) for loss in losses)]))
+
+
+def print_description(document: dict[str, Any], output: OutputFormat) -> None:
+    """A ``kvplan.trace/1`` document in the form asked for."""
+    if output is OutputFormat.json:
+        print_json(document)
+    elif output is OutputFormat.table:
+        answer(_described(document))
+    else:
+        rows = list(_flat("", {key: document[key] for key in ("trace", "accounting", "statistics")}))
+        columns = ("metric", "value")
+        answer(csv_text(columns, rows) if output is OutputFormat.csv else markdown_table(columns, rows))
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else str(key), item)
+    elif isinstance(value, list):
+        yield prefix, "; ".join(str(item) for item in value)
+    else:
+        yield prefix, "" if value is None else value
+
+
+def _described(document: dict[str, Any]) -> str:
+    trace, books, found = document["trace"], document["accounting"], document["statistics"]
+    lines = [f"{trace['name']} ({trace['format']})"]
+    if books is not None:
+        lines += _accounting_lines(books)
+    time = found["timing"]
+    lines += ["", "arrivals"]
+    lines += [_row("requests", f"{found['requests']:,}", _sessions(found["sessions"]))]
+    lines += [_row("span", f"{time['span_s']:,.1f} s", "")]
+    if time["rate_per_s"] is None:
+        lines += [_row("rate", "undefined", "all requests arrive at once")]
+    else:
+        lines += [_row("rate", f"{time['rate_per_s']:,.2f} /s", _minutes(time))]
+        lines += [_row("gap CV", f"{time['gap_cv']:.2f}", "1 is Poisson, more is burstier")]
+        if time["dispersion"] is not None:
+            lines += [_row("IoD", f"{time['dispersion']:.2f}", "variance / mean of the counts per second")]
+        clump = f"up to {time['largest_clump']:,} requests at one instant"
+        lines += [_row("distinct times", f"{time['distinct_arrivals']:,}", clump)]
+    lines += ["", f"{'tokens':<17}{'mean':>11}{'p50':>11}{'p90':>11}{'p99':>11}{'max':>11}"]
+    for name in ("input", "output"):
+        of = found[f"{name}_tokens"]
+        cells = (f"{of[key]:>11,.1f}" for key in ("mean", "p50", "p90", "p99"))
+        lines.append(f"  {name:<15}{''.join(cells)}{of['max']:>11,}")
+    return "\n".join([*lines, "", *_reuse_lines(found["reuse"])])
+
+
+def _accounting_lines(books: dict[str, Any]) -> list[str]:
+    dropped = sum(entry["count"] for entry in books["dropped"].values())
+    counts = f"{books['rows']:,} rows = {books['requests']:,} requests + {dropped:,} dropped"
+    lines = [f"  {counts}"]
+    for reason, entry in books["dropped"].items():
+        places = ", ".join(f"{line:,}" for line in entry["first_lines"] if line)
+        more = ", ..." if entry["count"] > len(entry["first_lines"]) else ""
+        where = f" (line {places}{more})" if places else ""
+        lines.append(wrapped("  dropped: ", f"{entry['count']:,} {reason}{where}"))
+    return lines + [wrapped("  note: ", note) for note in books["notes"]]
+
+
+def _reuse_lines(reuse: Any) -> list[str]:
+    if reuse == "unknown":
+        return ["reuse            unknown: the trace does not say what the prompts contain"]
+    lines = [
+        f"reuse of prompts (blocks of {reuse['block_size']:,} tokens)",
+        _row(
+            "content bound", f"{reuse['token_hit_ratio']:.2%}", "of prompt tokens, with a cache without limit"
+        ),
+        _row("blocks", f"{reuse['block_refs']:,}", f"{reuse['unique_blocks']:,} distinct"),
+    ]
+    lru = reuse["lru"]
+    if lru is None:
+        if reuse["block_refs"] < MAX_LRU_REFERENCES:
+            return lines  # --no-lru
+        most = f"beyond {MAX_LRU_REFERENCES:,} blocks; a larger --reuse-block has fewer"
+        return [*lines, _row("LRU", "not computed", most)]
+    for capacity, ratio in lru["token_hit_ratio"].items():
+        tokens = int(capacity) * reuse["block_size"]
+        lines.append(_row(f"LRU {int(capacity):,}", f"{ratio:.2%}", f"cache of {tokens:,} tokens"))
+    if lru["distance_p50_blocks"] is not None:
+        spans = f"p50 {lru['distance_p50_blocks']:,}, p90 {lru['distance_p90_blocks']:,} distinct blocks"
+        lines.append(_row("reuse distance", "", spans))
+    return lines
+
+
+def _row(name: str, value: str, remark: str) -> str:
+    return f"  {name:<15}{value:>14}   {remark}".rstrip()
+
+
+def _sessions(count: int) -> str:
+    return f"in {count:,} sessions" if count else ""
+
+
+def _minutes(time: dict[str, Any]) -> str:
+    if time["busiest_minute"] is None:
+        return ""
+    return f"{time['quietest_minute']:,} to {time['busiest_minute']:,} a minute"
+
+
+def wrapped(label: str, text: str) -> str:
+    """``text`` after ``label``, folded to 80 columns under itself."""
+    return textwrap.fill(text, 80, initial_indent=label, subsequent_indent=" " * len(label))
