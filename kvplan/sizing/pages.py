@@ -77,7 +77,7 @@ def vllm_layout(
     retention: Retention,
     in_flight: int,
     block_size: int = 16,
-    mamba_mode: MambaMode = "none",
+    mamba_mode: MambaMode = "align",
     latent: bool = False,
     cp: int = 1,
 ) -> Layout:

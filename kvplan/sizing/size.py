@@ -45,7 +45,7 @@ class SizeRequest:
     async_scheduling: bool = True
     encoder_tokens: int = 0
     draft: bool = False
-    mamba_mode: MambaMode = "none"
+    mamba_mode: MambaMode = "align"
 
     @property
     def in_flight(self) -> int:
@@ -203,7 +203,7 @@ def size_model(
     encoder_tokens: int | None = None,
     images: int = 0,
     draft: bool = False,
-    mamba_mode: MambaMode = "none",
+    mamba_mode: MambaMode = "align",
 ) -> SizeReport:
     """Size the KV cache and state of ``batch`` sequences of ``context_tokens`` tokens.
 
@@ -212,7 +212,8 @@ def size_model(
         encoder_tokens: tokens of an encoder-decoder's input; ``None``: its fixed length, or the context's.
         images: images in the context of a model whose layers attend to an image by cross attention.
         draft: also keep the KV of the model's own multi-token-prediction layers.
-        mamba_mode: vLLM's ``mamba_cache_mode``: ``align`` (with prefix caching) holds two states per request.
+        mamba_mode: vLLM's ``mamba_cache_mode``: ``align`` (prefix caching, its default) holds two states per
+            request, ``none`` one.
 
     Raises:
         UsageError: a size below 1, a degree of parallelism the model cannot be cut by, a number format

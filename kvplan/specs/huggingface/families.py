@@ -57,6 +57,7 @@ IGNORED_WINDOW = _names(
 
 UNGATED = _names(
     """
+    rwkv
     gpt2 gptj gpt_neo gpt_neox gpt_neox_japanese gpt_bigcode opt bloom codegen biogpt xglm persimmon
     falcon RefinedWeb RefinedWebModel mpt phi phi-msft starcoder2 nemotron whisper bart mbart pegasus
     marian m2m_100 blenderbot nemotron_h t5 stablelm_alpha apertus arcee xielu gpt-neox fuyu ctrl

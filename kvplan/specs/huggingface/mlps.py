@@ -38,16 +38,12 @@ def has_experts(config: Config) -> bool:
 
 def is_gated(config: Config) -> bool:
     """Two projections in or one."""
-    activation = str(
-        config.get("hidden_act") or config.get("mlp_hidden_act") or config.get("activation") or ""
-    )
-    if activation in families.UNGATED_ACTIVATIONS or config.model_type in families.UNGATED:
-        return False
     if config.has("is_gated_act"):
         return config.flag("is_gated_act")
     if config.has("feed_forward_proj"):
         return str(config.get("feed_forward_proj")).startswith("gated")
-    return True
+    activation = config.get("hidden_act") or config.get("mlp_hidden_act") or config.get("activation")
+    return not (str(activation) in families.UNGATED_ACTIVATIONS or config.model_type in families.UNGATED)
 
 
 def dense(config: Config, layer: int = 0) -> DenseMlp | None:
