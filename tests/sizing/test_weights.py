@@ -14,6 +14,7 @@ from kvplan.errors import UnknownName, UsageError
 from kvplan.sizing.allocator import allocated_bytes
 from kvplan.sizing.weight_formats import weight_format, weight_format_names
 from kvplan.sizing.weights import active_parameters, parameter_count, stage_weights
+from kvplan.specs.catalog import entries, load_entry, load_model
 from kvplan.specs.schema import ModelSpec
 from kvplan.units import GIB, MIB
 
@@ -98,6 +99,43 @@ def test_bits_order_the_formats(hand_model: Hand) -> None:
 )
 def test_parameters_are_the_published_ones(hand_model: Hand, name: str, published: int) -> None:
     assert parameter_count(hand_model(name)) == published
+
+
+REGISTRY = {
+    "llama-2-7b": 6_738_415_616, "llama-2-13b": 13_015_864_320, "llama-2-70b": 68_976_648_192,
+    "llama-3-8b": 8_030_261_248, "llama-3.1-405b": 405_853_388_800, "llama-3.2-1b": 1_235_814_400,
+    "llama-3.2-3b": 3_212_749_824, "llama-4-scout": 107_769_861_120, "mistral-7b-v0.1": 7_241_732_096,
+    "mistral-7b-v0.3": 7_248_023_552, "mixtral-8x22b": 140_620_634_112, "qwen2.5-0.5b": 494_032_768,
+    "qwen2.5-1.5b": 1_543_714_304, "qwen2.5-14b": 14_770_033_664, "qwen2.5-32b": 32_763_876_352,
+    "qwen2.5-72b": 72_706_203_648, "qwen3-4b": 4_022_468_096, "qwen3-30b-a3b": 30_532_122_624,
+    "qwen3-coder-480b-a35b": 480_154_875_392, "qwen3-next-80b-a3b": 79_674_391_296, "gemma-2b": 2_506_172_416,
+    "gemma-7b": 8_537_680_896, "gemma-2-9b": 9_241_705_984, "gemma-2-27b": 27_227_128_320,
+    "gemma-3-1b": 999_885_952, "phi-3-mini-4k": 3_821_079_552, "phi-4": 14_659_507_200,
+    "falcon-7b": 6_921_720_704, "deepseek-v2-lite": 15_706_484_224, "deepseek-v2": 235_741_434_880,
+    "deepseek-v3": 671_026_419_200, "gpt-oss-20b": 20_914_757_184, "gpt-oss-120b": 116_829_156_672,
+    "mamba-2.8b": 2_768_345_600, "falcon-mamba-7b": 7_272_665_088, "yi-34b": 34_388_917_248,
+    "granite-3.1-8b": 8_170_848_256, "dbrx": 131_596_523_520, "internlm2.5-7b": 7_737_708_544,
+    "mpt-7b": 6_649_286_656, "minimax-text-01": 456_089_655_296, "kimi-linear-48b-a3b": 49_122_681_728,
+}  # fmt: skip
+"""Parameter counts of the published checkpoints."""
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_parameters_of_the_registry_are_the_published_ones(name: str) -> None:
+    assert parameter_count(load_model(name)) == REGISTRY[name]
+
+
+@pytest.mark.parametrize(("name", "logged_gib"), [("gpt-oss-20b", 13.7164), ("gpt-oss-120b", 65.9651)])
+def test_mxfp4_experts_are_padded_for_their_kernels(name: str, logged_gib: float) -> None:
+    assert stage_weights(load_model(name)).total_bytes / GIB == pytest.approx(logged_gib, rel=0.002)
+
+
+def test_every_bundled_model_has_weights() -> None:
+    for entry in entries("model"):
+        if entry.origin == "bundled":
+            bill = stage_weights(load_entry(entry, ModelSpec))
+            assert bill.total_bytes > 0
+            assert bill.rounding_bytes < 0.02 * bill.stored_bytes + 4 * MIB, entry.name
 
 
 @pytest.mark.parametrize(
