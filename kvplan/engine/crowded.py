@@ -64,12 +64,9 @@ def _leave_step(scheduler: VllmScheduler) -> None:
 
 
 def _wanted(request: LiveRequest, threshold: int, budget: int) -> int:
-    placeholders = request.placeholders
-    if placeholders > 0 and (
-        request.computed + 2 - placeholders >= request.prompt_tokens + request.max_tokens
-    ):
-        return 0  # the step in flight certainly brings the last token
-    tokens = request.num_tokens + placeholders - request.computed
+    if request.samples == request.max_tokens:
+        return 0  # the step in flight brings the last token
+    tokens = request.num_tokens + request.placeholders - request.computed
     if 0 < threshold < tokens:
         tokens = threshold
     return min(tokens, budget)

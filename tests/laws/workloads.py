@@ -1,0 +1,78 @@
+"""Random workloads for comparing engines: small, nasty, and shrinkable."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from kvplan.engine.config import EngineConfig
+from kvplan.traces.request import Request, count_tokens, join_runs
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> EngineConfig:
+    """Engine options that bring about preemption, head-of-line blocking and tight budgets often."""
+    block = draw(st.sampled_from([1, 2, 3, 4, 8]))
+    longest = draw(st.integers(12, 60))
+    # Between "one request at a time" and "everything fits".
+    blocks = 1 + -(-longest // block) + draw(st.integers(0, 40))
+    chunked = draw(st.booleans())
+    budget = draw(st.integers(1, 40)) if chunked else longest + draw(st.integers(0, 10))
+    return EngineConfig(
+        num_blocks=blocks,
+        block_size=block,
+        max_model_len=longest,
+        max_num_seqs=draw(st.integers(1, 8)),
+        max_num_batched_tokens=budget,
+        enable_prefix_caching=draw(st.sampled_from([True, True, True, False])),
+        enable_chunked_prefill=chunked,
+        policy=draw(st.sampled_from(["fcfs", "fcfs", "priority"])),
+        long_prefill_token_threshold=draw(st.sampled_from([0, 0, 0, 3, 7])),
+        long_prefill_adaptive=draw(st.booleans()),
+        watermark=draw(st.sampled_from([0.0, 0.0, 0.1])),
+        scheduler_reserve_full_isl=draw(st.booleans()),
+        prefill_schedule_interval=draw(st.sampled_from([1, 1, 1, 2, 4])),
+        async_scheduling=draw(st.booleans()),
+    )
+
+
+@st.composite
+def requests(draw: st.DrawFn, longest: int) -> list[Request]:
+    """Conversation trees: prompts extend, repeat or cut earlier prompts with their answers."""
+    fresh = 0
+    history: list[tuple[tuple[int, int], ...]] = []
+    found: list[Request] = []
+    clock = 0.0
+    for index in range(draw(st.integers(1, 14))):
+        runs: list[tuple[int, int]] = []
+        if history and draw(st.integers(0, 3)):
+            base = draw(st.sampled_from(history))
+            left = draw(st.integers(0, count_tokens(base)))
+            for start, length in base:
+                take = min(left, length)
+                if take:
+                    runs.append((start, take))
+                left -= take
+        for _ in range(draw(st.integers(0 if runs else 1, 2))):
+            length = draw(st.integers(1, 12))
+            # A small universe of tokens makes equal content by chance common.
+            start = draw(st.sampled_from([0, 0, 100])) if draw(st.booleans()) else 1000 + fresh
+            fresh += 50
+            runs.append((start, length))
+        prompt = join_runs(runs)
+        tokens = count_tokens(prompt)
+        output_tokens = draw(st.integers(1, 14))
+        same_answer = draw(st.integers(0, 5)) == 0
+        output = ((500, output_tokens),) if same_answer else ((10**6 + 100 * index, output_tokens),)
+        history.append(join_runs((*prompt, *output)))
+        clock += draw(st.sampled_from([0.0, 0.0, 0.001, 0.006, 0.05, 0.4]))
+        found.append(
+            Request(f"r{index:02d}", clock, prompt, tokens, output, output_tokens, draw(st.integers(0, 2)))
+        )
+    return found
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[EngineConfig, list[Request]]:
+    """An engine and its workload; a few requests are too long for it."""
+    config = draw(configs())
+    return config, draw(requests(config.max_model_len))
