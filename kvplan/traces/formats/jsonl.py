@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 
@@ -12,6 +12,9 @@ from kvplan.traces.accounting import Accounting
 from kvplan.traces.source import Source
 
 R = TypeVar("R", bound=msgspec.Struct)
+
+Priority: TypeAlias = Annotated[int, msgspec.Meta(ge=-(1 << 31), le=1 << 31)]
+"""Lower is served first."""
 
 HALF_WRITTEN = "half-written last line"
 _INDEX = re.compile(r"\[\d+\]")

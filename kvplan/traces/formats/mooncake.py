@@ -14,7 +14,7 @@ import msgspec
 
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.formats.contract import MAX_BLOCK_SIZE, Intake, ReadOptions, TraceFormat, json_keys
-from kvplan.traces.formats.jsonl import rows
+from kvplan.traces.formats.jsonl import Priority, rows
 from kvplan.traces.request import Request, TokenRuns, default_output
 from kvplan.traces.source import Source
 from kvplan.traces.tokenspace import BlockIds, unknown_run
@@ -33,7 +33,7 @@ class Row(msgspec.Struct, gc=False):
     hash_ids: list[int] | None = None
     session_id: str | int | None = None
     delay: float | None = None
-    priority: int = 0
+    priority: Priority = 0
     block_size: int | None = None
 
 

@@ -32,6 +32,7 @@ _CHUNK = re.compile(r"chunk-(\d{1,6})-(trace\.csv|dataset\.json)\Z")
 _INPUTS = ("input_tokens", "text_tokens", "image_tokens", "audio_tokens", "video_tokens")
 _MAX_CLIENTS = 10_000
 _WINDOW_S = 600.0
+_MAX_RATE = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,8 @@ def _read_windows(client: Client, content: bytes, name: str, accounting: Account
         try:
             start, rate, kind = float(parts[0]), float(parts[1]), parts[3].strip().lower()
             shape = float(parts[4])
+            if not (math.isfinite(start) and 0.0 <= rate <= _MAX_RATE and math.isfinite(shape)):
+                raise ValueError(text)
         except (ValueError, IndexError):
             accounting.rows += 1
             accounting.drop(f"{name}: window is not start,rate,cv,distribution,shape,scale", line)
@@ -156,7 +159,7 @@ def _read_windows(client: Client, content: bytes, name: str, accounting: Account
             end = rows[i + 1][0]
         else:
             end = start + (start - rows[i - 1][0] if i else _WINDOW_S)
-        if rate > 0:
+        if rate > 1e-9:
             known = kind if kind in ("gamma", "weibull") else "poisson"
             client.windows.append(Window(start, end, ArrivalProcess(rate, known, max(MIN_SHAPE, shape))))
 
@@ -172,7 +175,9 @@ def _read_fields(client: Client, content: bytes, name: str, accounting: Accounti
         try:
             found = {key: table for key, text in tables.items() if (table := _empirical(text)) is not None}
             start_s = float(start)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            if not math.isfinite(start_s):
+                raise ValueError(start)
+        except (ValueError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError):
             accounting.rows += 1
             accounting.drop(f"{name}: distribution is not a dict of numbers", 1)
             continue

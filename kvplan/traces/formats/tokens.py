@@ -12,7 +12,7 @@ import msgspec
 
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat, json_keys
-from kvplan.traces.formats.jsonl import rows
+from kvplan.traces.formats.jsonl import Priority, rows
 from kvplan.traces.request import Request, default_output, runs_of
 from kvplan.traces.source import Source
 
@@ -27,7 +27,7 @@ class Row(msgspec.Struct, gc=False):
     id: str | int | None = None
     output_length: int | None = None
     output_token_ids: list[int] | None = None
-    priority: int = 0
+    priority: Priority = 0
     session_id: str | int | None = None
 
 

@@ -121,6 +121,7 @@ BAD_ROWS = {
     "an array": ("[1, 2]", "field missing or mistyped"),
     "not JSON": ("{oops}", "not JSON"),
     "a huge prompt": (row(length=10**400), "more than"),
+    "a huge priority": (row(priority=10**30), "priority"),
     "a huge answer": (row(output=2**20), "more than"),
     "digits without end": (row().replace("1024", "9" * 5000), ""),
     "nested without end": ('{"x":' + "[" * 100_000, "nested too deeply"),

@@ -307,6 +307,27 @@ def test_servegen_draws_what_the_parameters_say(tmp_path):
     assert len(first) == pytest.approx(900, rel=0.15)
 
 
+@pytest.mark.parametrize(
+    "window",
+    [
+        "nan,1,1,Gamma,1,1",
+        "0,inf,1,Gamma,1,1",
+        "0,1e300,1,Gamma,1,1",
+        "0,1,1,Gamma,nan,1",
+        "0,-1,1,Gamma,1,1",
+        "0,1",
+    ],
+)
+def test_servegen_windows_out_of_range(tmp_path, window):
+    servegen(tmp_path, 0, 0.5, "{10: 1.0}", "{3: 1.0}")
+    servegen(tmp_path, 1, 0.5, "{10: 1.0}", "{3: 1.0, 1e999: 0.5}")
+    (tmp_path / "chunk-2-trace.csv").write_text(window + "\n")
+    trace = open_trace(tmp_path)
+    assert {r.session for r in trace.requests()} == {"client-0"}
+    assert any("chunk-2-trace.csv: window is not" in reason for reason in trace.report.dropped)
+    assert any("chunk-1-dataset.json: distribution" in reason for reason in trace.report.dropped)
+
+
 def test_servegen_never_evaluates_what_it_reads(tmp_path):
     servegen(tmp_path, 0, 0.5, "{10: 1.0}", "{3: 1.0}")
     servegen(tmp_path, 1, 0.5, "__import__('os').abort()", "{3: 1.0}")
