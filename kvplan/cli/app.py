@@ -82,7 +82,8 @@ def _named_verb(argv: Sequence[str]) -> str | None:
 
 def _wants_json(argv: Sequence[str]) -> bool:
     return any(
-        word in ("--format=json", "-fjson") or (word in ("--format", "-f") and argv[i + 1 : i + 2] == ["json"])
+        word in ("--format=json", "-fjson")
+        or (word in ("--format", "-f") and argv[i + 1 : i + 2] == ["json"])
         for i, word in enumerate(argv)
     )
 
