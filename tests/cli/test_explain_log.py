@@ -175,7 +175,8 @@ def test_a_model_can_be_compared(explain: Any, tmp_path: Path) -> None:
         "    mlp: {kind: dense, intermediate_size: 14336}\nlayout:\n  - {repeat: 32, blocks: [layer]}\n"
     )
     comparison = explain(V0, "--model", str(spec))["comparison"]
-    assert comparison["bytes_per_token_per_gpu"] == 131072
+    assert comparison["gpu"] == "rtx-3090"  # by its 23.58 GiB
+    assert comparison["log_tokens"] == 31232
     assert abs(comparison["difference"]) < 0.003
 
 

@@ -11,6 +11,7 @@ from kvplan.cli.options import FormatOption, OutputFormat
 if TYPE_CHECKING:
     from kvplan.sizing.logs.account import Account
     from kvplan.sizing.logs.lines import Reading
+    from kvplan.specs.hardware import GpuSpec
 
 MAX_BYTES = 64 << 20
 """Largest log read: start-ups are kilobytes."""
@@ -20,7 +21,10 @@ def explain_log(
     log: Annotated[str, typer.Argument(help="The log file, or - for stdin.")],
     model: Annotated[
         str | None,
-        typer.Option("--model", help="Compare the bytes a token with kvplan's for this model."),
+        typer.Option("--model", help="Compare the tokens of the pool with kvplan's for this model."),
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option("--gpu", help="The GPU. Default: the one with the memory the log says.")
     ] = None,
     tp: Annotated[
         int | None, typer.Option("--tp", min=1, help="Tensor parallelism, if the log is silent.")
@@ -39,7 +43,7 @@ def explain_log(
 
     reading = read_log(_lines(log))
     found = account(reading)
-    document = _document(reading, found, _compare(found, model, tp, dtype), unread)
+    document = _document(reading, found, _compare(found, model, gpu, tp, dtype), unread)
     _print(document, output)
 
 
@@ -62,33 +66,52 @@ def _lines(log: str) -> list[str]:
     return text.decode("utf-8", errors="replace").splitlines()
 
 
-def _compare(found: Account, model: str | None, tp: int | None, dtype: str | None) -> dict[str, Any] | None:
-    """Our bytes a token for the named model beside the log's."""
-    if model is None or found.bytes_per_token is None:
+def _compare(
+    found: Account, model: str | None, gpu: str | None, tp: int | None, dtype: str | None
+) -> dict[str, Any] | None:
+    """The tokens kvplan gives the logged pool of the named model, beside the log's."""
+    if model is None or not found.pool_bytes or not found.pool_tokens or found.pool_bytes <= 0:
         return None
+    from kvplan.sizing.capacity import fit_model
     from kvplan.sizing.sharding import Parallel
-    from kvplan.sizing.size import size_model
-    from kvplan.specs.formats import kv_format
     from kvplan.specs.resolve import resolve_model
 
     spec = resolve_model(model).model
-    parallel = Parallel(tp=tp or found.tp or 1)
-    report = size_model(
+    report = fit_model(
         spec,
-        context_tokens=found.context_tokens or spec.max_context or 8192,
-        kv=kv_format(dtype or found.kv_dtype or spec.dtype),
-        parallel=parallel,
-        retention=found.engine,
+        _gpu(found, gpu),
+        max_model_len=found.context_tokens,
+        parallel=Parallel(tp=tp or found.tp or 1),
+        kv_dtype=dtype or found.kv_dtype,
+        engine=found.engine,
+        version=found.version,
+        max_num_seqs=found.max_num_seqs,
+        max_num_batched_tokens=found.max_num_batched_tokens,
+        kv_pool_bytes=found.pool_bytes,
     )
-    ours = report.bytes_per_gpu / report.request.context_tokens
     return {
         "model": spec.name,
-        "tp": parallel.tp,
-        "kv_dtype": report.request.form.name,
-        "bytes_per_token_per_gpu": round(ours, 3),
-        "log_bytes_per_token": round(found.bytes_per_token, 3),
-        "difference": round(found.bytes_per_token / ours - 1, 6),
+        "gpu": report.gpu.name,
+        "tp": report.parallel.tp,
+        "kv_dtype": report.kv_format.name,
+        "kv_tokens": report.kv_tokens,
+        "log_tokens": found.pool_tokens,
+        "difference": round(report.kv_tokens / found.pool_tokens - 1, 6),
     }
+
+
+def _gpu(found: Account, name: str | None) -> GpuSpec:
+    """The GPU meant, or the one whose memory is nearest to what the log says (it decides batch defaults)."""
+    from kvplan.specs.catalog import entries, load_entry, load_gpu
+    from kvplan.specs.hardware import GpuSpec
+
+    if name is not None or found.total_bytes is None:
+        return load_gpu(name or "h100-sxm")
+    total = found.total_bytes
+    return min(
+        (load_entry(entry, GpuSpec) for entry in entries("gpu")),
+        key=lambda gpu: (abs(gpu.usable_memory_bytes - total), gpu.name),
+    )
 
 
 def _document(
@@ -146,9 +169,9 @@ def _table(document: dict[str, Any]) -> list[str]:
             lines += _wrap(f"    {reason}", 6)
     if (comparison := document["comparison"]) is not None:
         lines += _wrap(
-            f"    {comparison['model']} at tp {comparison['tp']} in {comparison['kv_dtype']}: "
-            f"{comparison['bytes_per_token_per_gpu']:,.0f} B a token by kvplan, "
-            f"{comparison['log_bytes_per_token']:,.0f} B by the log ({comparison['difference']:+.2%})",
+            f"    {comparison['model']} at tp {comparison['tp']} in {comparison['kv_dtype']}: kvplan gives this "
+            f"pool {comparison['kv_tokens']:,} tokens, the log {comparison['log_tokens']:,} "
+            f"({comparison['difference']:+.2%})",
             6,
         )
     if document["enlarge"]:

@@ -36,6 +36,8 @@ class Account:
     tp: int | None
     kv_dtype: str | None
     restoring_utilization: float | None
+    max_num_seqs: int | None
+    max_num_batched_tokens: int | None
     refused: str | None
 
     @property
@@ -97,9 +99,11 @@ def account(reading: Reading) -> Account:
         context_tokens=int(context) if context is not None else None,
         concurrency=concurrency,
         free_bytes=_gib(_last(facts, "free_gib", only=("load_begin", "usage", "usage_consumed", "not_free"))),
-        tp=int(tp) if (tp := _float(options.get("tp"))) is not None else None,
+        tp=_integer(options.get("tp")),
         kv_dtype=None if (word := _word(facts, "kv_dtype")) == "auto" else word,
         restoring_utilization=_last(facts, "restoring_utilization"),
+        max_num_seqs=_integer(options.get("max_num_seqs")),
+        max_num_batched_tokens=_integer(options.get("max_num_batched_tokens") or _last(facts, "step_tokens")),
         refused=next((fact.name for fact in facts if fact.name in ("no_pool", "too_long", "not_free")), None),
     )
 
@@ -133,6 +137,10 @@ def _word(facts: tuple[Fact, ...], key: str) -> str | None:
 
 def _float(value: float | str | None) -> float | None:
     return value if isinstance(value, float) else None
+
+
+def _integer(value: float | str | None) -> int | None:
+    return int(value) if isinstance(value, float) else None
 
 
 def _gib(value: float | None) -> int | None:
