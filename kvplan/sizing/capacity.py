@@ -122,7 +122,7 @@ class FitReport:
         return self.binding.pool.request_bytes(self.max_model_len)
 
     def longest_context(self) -> int:
-        """The longest request that one replica could hold alone, at most the model's limit or the asked one."""
+        """The longest request one replica could hold alone, up to the model's limit or the asked one."""
         limit = max(self.model.max_context or LONGEST_CONTEXT, self.max_model_len)
         return min(
             longest(stage.pool.request_bytes, max(stage.bill.kv_pool_bytes, 0), limit)

@@ -8,7 +8,7 @@ windows (``swa_full_tokens_ratio`` 0.8) and for the state of recurrent layers (`
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 
@@ -25,6 +25,9 @@ SGLANG_WINDOW_RATIO = Fraction(4, 5)
 
 SGLANG_STATE_RATIO = Fraction(9, 10)
 """Memory of the state pool per memory of the token pool (``--mamba-full-memory-ratio``)."""
+
+HYBRID_GROUPS = (0, 10, 0)
+"""vLLM before this billed interleaved sliding layers as if they kept the whole context."""
 
 STATE_PREFIX_CACHING = (0, 20, 0)
 """vLLM from here on caches prefixes of recurrent layers: a request holds its last state and an open one."""
@@ -104,6 +107,8 @@ def rank_pool(
             pages.append(LayerPages(store=rank_store(store, parallel)))
         if block.state is not None:
             pages.append(LayerPages(state_bytes=state_bytes(block.state, keeping, parallel.attention_tp)))
+    if serving.kind == "vllm" and serving.version < HYBRID_GROUPS:
+        pages = _all_full(pages)
     latent = any(isinstance(block.attention, LatentAttention) for block in blocks)
     compressed = any(isinstance(block.attention, CompressedAttention) for block in blocks)
     block_size = serving.block_size
@@ -118,6 +123,19 @@ def rank_pool(
         latent=latent,
         shards=parallel.cp,
     )
+
+
+def _all_full(pages: list[LayerPages]) -> list[LayerPages]:
+    """Windows widened to the whole context where only some layers have one."""
+    reaches = {page.store.reach for page in pages if page.store is not None}
+    if "context" not in reaches:
+        return pages
+    return [
+        replace(page, store=replace(page.store, reach="context", limit=0))
+        if page.store is not None and page.store.reach in ("window", "chunk")
+        else page
+        for page in pages
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from kvplan.sizing.flags import engine_flags
 from kvplan.sizing.pool import longest, pool_capacity
 from kvplan.sizing.remedies import plan_again, remedies
 from kvplan.sizing.sharding import Parallel
-from kvplan.specs.catalog import load_gpu
+from kvplan.specs.catalog import load_gpu, load_model
 from kvplan.specs.schema import (
     Block,
     DenseMlp,
@@ -144,6 +144,33 @@ def test_the_token_line_changed_its_meaning_for_hybrids(hybrid: ModelSpec, h100:
     assert old.kv_tokens == old.num_blocks // groups * 16
     assert new.kv_tokens == int(new.max_concurrency * 65536)
     assert new.kv_tokens > 2 * old.kv_tokens
+
+
+def test_before_layer_groups_windows_were_billed_whole(hybrid: ModelSpec, h100: GpuSpec) -> None:
+    old, new = (
+        fit_model(hybrid, h100, version=version, max_model_len=65536, kv_pool_bytes=40 << 30)
+        for version in ("0.9.2", "0.10.0")
+    )
+    assert len(old.binding.pool.layout(65536).groups) == 1
+    assert old.max_concurrency == Fraction(old.num_blocks, 65536 // 16)
+    assert new.max_concurrency > 3 * old.max_concurrency
+
+
+def test_state_caps_what_tokens_would_allow(h100: GpuSpec) -> None:
+    model = load_model("qwen3-next-80b-a3b")
+    short = fit_model(model, load_gpu("h200-sxm"), parallel=Parallel(tp=4), engine="sglang", max_model_len=64)
+    states = short.kv_pool_bytes * 9 // 19 // short.binding.pool.state_bytes
+    assert short.max_concurrency == states  # memory for tokens is left over, slots are not
+
+
+def test_prefix_caching_holds_a_second_state(h100: GpuSpec) -> None:
+    model = load_model("qwen3-next-80b-a3b")
+    options = {"parallel": Parallel(tp=4), "max_model_len": 65536, "kv_pool_bytes": 20 << 30}
+    before = fit_model(model, h100, version="0.19", **options).binding.pool.layout(65536)  # type: ignore[arg-type]
+    since = fit_model(model, h100, version="0.20", **options).binding.pool.layout(65536)  # type: ignore[arg-type]
+    groups = sum(1 for group in since.groups if group.name == "state")
+    assert groups == 3
+    assert since.blocks_per_request == before.blocks_per_request + groups
 
 
 def test_gpus_needed_is_the_smallest_that_fits(hand_model: Hand, h100: GpuSpec) -> None:

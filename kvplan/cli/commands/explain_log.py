@@ -169,8 +169,8 @@ def _table(document: dict[str, Any]) -> list[str]:
             lines += _wrap(f"    {reason}", 6)
     if (comparison := document["comparison"]) is not None:
         lines += _wrap(
-            f"    {comparison['model']} at tp {comparison['tp']} in {comparison['kv_dtype']}: kvplan gives this "
-            f"pool {comparison['kv_tokens']:,} tokens, the log {comparison['log_tokens']:,} "
+            f"    {comparison['model']} at tp {comparison['tp']} in {comparison['kv_dtype']}: kvplan gives "
+            f"this pool {comparison['kv_tokens']:,} tokens, the log {comparison['log_tokens']:,} "
             f"({comparison['difference']:+.2%})",
             6,
         )
