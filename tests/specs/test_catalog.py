@@ -1,0 +1,114 @@
+"""Finding specs: names, aliases, precedence, extends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kvplan.errors import SpecError, UnknownName
+from kvplan.specs.catalog import entries, find, load_model
+
+BASE = """\
+name: {name}
+family: test
+aliases: {aliases}
+source: {{url: "https://example.org"}}
+hidden_size: 64
+vocab_size: 100
+blocks:
+  full:
+    attention: {{kind: full, query_heads: 4, kv_heads: 2, head_dim: 16}}
+layout:
+  - {{repeat: 2, blocks: [full]}}
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A specs directory that comes before every other."""
+    models = tmp_path / "models" / "test"
+    models.mkdir(parents=True)
+    monkeypatch.setenv("KVPLAN_SPECS", str(tmp_path))
+    return models
+
+
+def _write(directory: Path, name: str, aliases: str = "[]", text: str = BASE) -> None:
+    (directory / f"{name}.yaml").write_text(text.format(name=name, aliases=aliases))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama-3-70b",
+        "llama3-70b",
+        "LLAMA3-70B",
+        "meta-llama/Meta-Llama-3-70B",
+        "Meta-Llama/meta-llama-3-70b-instruct",
+    ],
+)
+def test_names_aliases_and_hub_ids_resolve_in_any_case(name: str) -> None:
+    assert load_model(name).name == "llama-3-70b"
+
+
+def test_an_unknown_name_suggests_and_says_where_it_looked() -> None:
+    with pytest.raises(UnknownName) as caught:
+        load_model("lama-3.1-70b")
+    assert "llama-3.1-70b" in caught.value.suggestions
+    assert "bundled" in (caught.value.hint or "")
+
+
+def test_an_unknown_hub_id_points_to_import() -> None:
+    with pytest.raises(UnknownName) as caught:
+        load_model("someone/Something-7B")
+    assert "kvplan models import someone/Something-7B" in (caught.value.hint or "")
+
+
+def test_own_specs_come_before_the_bundled_ones(own: Path) -> None:
+    _write(own, "llama-3-70b")
+    assert find("model", "llama-3-70b").origin == "KVPLAN_SPECS"
+    assert load_model("llama-3-70b").num_layers == 2
+
+
+def test_block_style_aliases_are_found(own: Path) -> None:
+    _write(own, "mine", aliases="\n  - First/One\n  - second")
+    assert load_model("first/one").name == load_model("SECOND").name == "mine"
+
+
+def test_the_file_name_must_be_the_name(own: Path) -> None:
+    (own / "other.yaml").write_text(BASE.format(name="mine", aliases="[]"))
+    with pytest.raises(SpecError, match="differs from the file name"):
+        load_model("other")
+
+
+def test_extends_changes_only_what_it_says(own: Path) -> None:
+    _write(own, "mine", aliases="[a]")
+    (own / "wider.yaml").write_text(
+        "extends: mine\nname: wider\nmax_context: 4096\nblocks: {full: {attention: {kv_heads: 4}}}\n"
+    )
+    wider, mine = load_model("wider"), load_model("mine")
+    assert wider.blocks["full"].attention.kv_heads == 4
+    assert wider.blocks["full"].attention.query_heads == mine.blocks["full"].attention.query_heads
+    assert wider.max_context == 4096
+    assert wider.aliases == ()
+
+
+def test_extends_with_another_kind_replaces_the_variant(own: Path) -> None:
+    _write(own, "mine")
+    (own / "latent.yaml").write_text(
+        "extends: mine\nname: latent\nblocks:\n  full:\n    attention: {kind: mla, query_heads: 4, kv_lora_rank: 32,"
+        " rope_head_dim: 8, nope_head_dim: 16, v_head_dim: 16}\n"
+    )
+    assert load_model("latent").blocks["full"].attention.kind == "mla"
+
+
+def test_extends_in_a_circle_is_refused(own: Path) -> None:
+    (own / "a.yaml").write_text("extends: b\nname: a\n")
+    (own / "b.yaml").write_text("extends: a\nname: b\n")
+    with pytest.raises(SpecError, match="circle"):
+        load_model("a")
+
+
+def test_entries_are_sorted_and_unique() -> None:
+    names = [entry.name for entry in entries("model")]
+    assert names == sorted(set(names))

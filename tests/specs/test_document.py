@@ -1,0 +1,118 @@
+"""YAML and JSON from outside: bounded, safe, and every complaint with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kvplan.errors import SpecError
+from kvplan.specs import document
+from kvplan.specs.catalog import load_text
+from kvplan.specs.document import key_path, parse_yaml, read_json
+from kvplan.specs.model import ModelSpec
+
+GOOD = """\
+name: tiny
+family: test
+source: {url: "https://example.org"}
+hidden_size: 64
+vocab_size: 100
+blocks:
+  full:
+    attention: {kind: full, query_heads: 4, kv_heads: 2, head_dim: 16}
+    mlp: {kind: dense, intermediate_size: 128}
+layout:
+  - {repeat: 2, blocks: [full]}
+"""
+
+
+def _error(text: str) -> SpecError:
+    with pytest.raises(SpecError) as caught:
+        load_text(text, "x.yaml", ModelSpec)
+    return caught.value
+
+
+def test_a_good_spec_loads() -> None:
+    assert load_text(GOOD, "x.yaml", ModelSpec).num_layers == 2
+
+
+def test_a_misspelt_field_names_line_path_and_the_right_one() -> None:
+    error = _error(GOOD.replace("kv_heads", "kv_head"))
+    assert error.where == "x.yaml:8  blocks.full.attention.kv_head"
+    assert "kv_heads" in error.message
+
+
+def test_every_problem_is_listed() -> None:
+    error = _error(
+        GOOD.replace("hidden_size: 64", "hidden_size: 0").replace("vocab_size: 100", "vocab_size: many")
+    )
+    assert "x.yaml:4" in (error.where or "")
+    assert "x.yaml:5" in error.message
+
+
+@pytest.mark.parametrize("value", ["true", "64.0", "'64'", "-1", "0", "1.0e+3"])
+def test_sizes_are_whole_positive_numbers(value: str) -> None:
+    assert "hidden_size" in (_error(GOOD.replace("hidden_size: 64", f"hidden_size: {value}")).where or "")
+
+
+def test_a_missing_kind_is_said() -> None:
+    assert "kind" in _error(GOOD.replace("kind: full, ", "")).message
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("a: [1, 2", "malformed YAML"),
+        ("- 1\n- 2\n", "expected a mapping"),
+        ("", "found nothing"),
+        ("a: 1\na: 2\n", "duplicate key"),
+        ("a: &x [1]\nb: *x\n", "anchors"),
+        ("a: !!python/object/apply:os.system [ls]\n", "malformed YAML"),
+        ("a: 1\n---\nb: 2\n", "malformed YAML"),
+        ("? [1, 2]\n: 3\n", "plain text"),
+        ("a: " + "[" * 5000, "malformed YAML"),
+    ],
+)
+def test_hostile_yaml_is_refused(text: str, complaint: str) -> None:
+    with pytest.raises(SpecError, match=complaint):
+        parse_yaml(text, "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('{"a": 1', "malformed JSON"),
+        ("[1]", "expected a JSON object, found a list"),
+        ("null", "found nothing"),
+        ('{"a": ' + "[" * 100_000, "nested too deeply|malformed JSON"),
+        ('{"a": ' + "9" * 5000 + "}", "digits"),
+    ],
+)
+def test_hostile_json_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(SpecError, match=complaint) as caught:
+        read_json(path)
+    assert "config.json" in (caught.value.where or "")
+
+
+def test_an_oversized_file_is_refused_without_reading_it_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(document, "MAX_JSON_BYTES", 1000)
+    path = tmp_path / "model.json"
+    path.write_text('{"a": "' + "x" * 5000 + '"}')
+    with pytest.raises(SpecError, match="larger than the limit of 1,000 bytes"):
+        read_json(path)
+
+
+def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(SpecError, match="UTF-8"):
+        read_json(path)
+
+
+def test_key_paths_read_like_code() -> None:
+    assert key_path(("layers", 0, "attention")) == "layers[0].attention"
