@@ -1,1 +1,1 @@
-"""Measurements to a latency profile: fitting, held-out scoring, bands. The only part of latency that needs numpy."""
+"""Measurements to a latency profile: fitting, held-out scoring, bands. Only this part needs numpy."""

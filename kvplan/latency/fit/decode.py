@@ -60,8 +60,8 @@ class DecodeAttention:
     def seconds(self, values: Array, shapes: Columns) -> Array:
         """See the module."""
         (
-            launch, bandwidth, l2_speedup, l2, sharpness, token, cta, occupancy, merge, chunk, flops, sequence,
-            overlap, io_factor, ungrouped, dram,
+            launch, bandwidth, l2_speedup, l2, sharpness, token, cta, occupancy, merge, chunk, flops,
+            sequence, overlap, io_factor, ungrouped, dram,
         ) = values  # fmt: skip
         batch, ctx, dim = shapes["batch"], shapes["ctx"], shapes["head_dim"]
         element, queries, heads = shapes["kv_element_bytes"], shapes["q_heads"], shapes["kv_heads"]

@@ -55,7 +55,9 @@ class Gemm:
 
     def seconds(self, values: Array, shapes: Columns) -> Array:
         """See the module."""
-        launch, flops, bandwidth, l2_speedup, l2, epilogue, penalty, split_s, overlap, quantise, depth = values
+        launch, flops, bandwidth, l2_speedup, l2, epilogue, penalty, split_s, overlap, quantise, depth = (
+            values
+        )
         m, n, k = shapes["m"], shapes["n"], shapes["k"]
         sms = self.hardware.sm_count
         compute = np.full(np.broadcast(m, n, k).shape, 0.0)

@@ -135,9 +135,7 @@ def _band_factor(
         part = fit_residual(
             structure.coordinates(kept), structure.streaming_share(refit, kept), error, like=residual
         )
-        mean, deviation = part.predict(
-            structure.coordinates(held), structure.streaming_share(refit, held)
-        )
+        mean, deviation = part.predict(structure.coordinates(held), structure.streaming_share(refit, held))
         truth = np.log(seconds[fold == index] / structure.seconds(refit, held))
         score[fold == index] = np.abs(truth - mean) / deviation
     rank = min(int(np.ceil((seconds.size + 1) * COVERAGE)), seconds.size)

@@ -56,8 +56,12 @@ class PrefillAttention:
         waves = np.maximum(batch * queries * row_tiles / self.hardware.sm_count, 1.0)
         work = 4.0 * batch * queries * row_tiles * rows * (keys + columns / 2.0) * dim
         t_row = waves * (tile + keys * token)
-        span = np.minimum(shapes["before"] + new, np.where(shapes["window"] > 0, shapes["window"] + new, np.inf))
-        moved = 4.0 * batch * new * queries * dim + 2.0 * batch * span * heads * dim * shapes["kv_element_bytes"]
+        span = np.minimum(
+            shapes["before"] + new, np.where(shapes["window"] > 0, shapes["window"] + new, np.inf)
+        )
+        moved = (
+            4.0 * batch * new * queries * dim + 2.0 * batch * span * heads * dim * shapes["kv_element_bytes"]
+        )
         body = (work / flops) ** overlap + t_row**overlap + (moved / bandwidth) ** overlap
         return np.asarray(launch + body ** (1.0 / overlap))
 
@@ -73,8 +77,9 @@ class PrefillAttention:
         work = batch * queries * shapes["new"]
         return np.column_stack(
             [
-                np.log2(batch), np.log2(shapes["new"]), np.log2(queries), np.log2(queries / shapes["kv_heads"]),
-                np.log2(_keys_per_query(shapes)), np.log2(work), 2.0 * np.log2(shapes["head_dim"]),
+                np.log2(batch), np.log2(shapes["new"]), np.log2(queries),
+                np.log2(queries / shapes["kv_heads"]), np.log2(_keys_per_query(shapes)),
+                np.log2(work), 2.0 * np.log2(shapes["head_dim"]),
             ]
         )  # fmt: skip
 

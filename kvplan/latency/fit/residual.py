@@ -64,9 +64,7 @@ class Residual:
         return np.asarray(cross @ self.weights, dtype=np.float64)
 
 
-def fit_residual(
-    points: Array, share: Array, log_error: Array, like: Residual | None = None
-) -> Residual:
+def fit_residual(points: Array, share: Array, log_error: Array, like: Residual | None = None) -> Residual:
     """Fit to ``log_error`` (log of measured over predicted); with ``like``, keep its hyperparameters."""
     if like is None:
         lengths, amplitude, noise, shrink = _search(points, share, log_error)
@@ -74,9 +72,7 @@ def fit_residual(
         lengths, amplitude, noise, shrink = like.lengths, like.amplitude, like.noise, like.shrink
     covariance = _covariance(points, points, share, share, lengths, amplitude, shrink)
     inverse = np.linalg.inv(covariance + noise**2 * np.eye(log_error.size))
-    return Residual(
-        points, inverse @ log_error, lengths, amplitude, noise, shrink, share, inverse
-    )
+    return Residual(points, inverse @ log_error, lengths, amplitude, noise, shrink, share, inverse)
 
 
 def _factor(share: Array, shrink: float) -> Array:

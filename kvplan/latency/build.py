@@ -1,0 +1,170 @@
+"""From a scenario's ``latency`` section to a clock: the model, its name, and how far it may be off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from kvplan.engine.protocols import LatencyModel
+from kvplan.errors import SpecError, UnknownName
+from kvplan.latency.assumption import Assumption
+from kvplan.latency.linear import LinearLatency
+from kvplan.sizing.sharding import Parallel
+from kvplan.specs.formats import KvFormat
+from kvplan.specs.schema import GpuSpec, ModelSpec
+
+Band = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """A latency model and what to say about it.
+
+    Args:
+        kind: ``linear``, ``roofline`` or ``profile``.
+        name: which one, in words.
+        model: what the engine calls.
+        statement: one or two sentences on accuracy, for the report.
+        bands: relative error bands (low, high) of ttft, tpot, e2e that nine results in ten should lie in;
+            None where the model makes no claim.
+        source: what the bands come from.
+        assumptions: values nobody measured or gave.
+        perturbed: members of the ensemble that spans the bands, by seed; None without bands.
+        warnings: what the user should know before trusting a result.
+    """
+
+    kind: str
+    name: str
+    model: LatencyModel
+    statement: str
+    bands: Mapping[str, Band] | None
+    source: str
+    assumptions: tuple[Assumption, ...] = ()
+    perturbed: Callable[[int], LatencyModel] | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+    def accuracy(self) -> dict[str, Any]:
+        """The ``accuracy`` object of a result."""
+        bands = None if self.bands is None else {name: list(band) for name, band in self.bands.items()}
+        return {
+            "model": self.kind, "name": self.name, "statement": self.statement, "bands": bands,
+            "source": self.source,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the clock is for."""
+
+    model: ModelSpec
+    gpu: GpuSpec
+    parallel: Parallel
+    kv_format: KvFormat
+    weights_format: str | None
+    block_size: int
+
+
+def build_latency(
+    spec: Mapping[str, Any],
+    *,
+    model: ModelSpec | None,
+    gpu: GpuSpec | None,
+    parallel: Parallel,
+    kv_format: KvFormat | None,
+    weights_format: str | None,
+    block_size: int,
+) -> Clock:
+    """The clock a scenario asks for.
+
+    Args:
+        spec: ``{"model": "linear" | "roofline" | "profile", ...parameters of that model...}``.
+
+    Raises:
+        UnknownName: no such latency model, parameter or profile.
+        SpecError: a parameter has no usable value, or the model needs what the scenario does not name.
+    """
+    kind = spec.get("model")
+    builders = {"linear": _linear, "roofline": _roofline, "profile": _profile}
+    if not isinstance(kind, str) or kind not in builders:
+        raise UnknownName("latency model", str(kind), builders, where="latency.model")
+    parameters = {name: value for name, value in spec.items() if name != "model"}
+    if kind == "linear":
+        return _linear(parameters, None)
+    if model is None or gpu is None or kv_format is None:
+        raise SpecError(
+            f"latency model {kind!r} needs a model and a GPU",
+            where="latency.model",
+            hint="name both, or use {model: linear, a: ..., b: ..., c: ...}",
+        )
+    target = Target(model, gpu, parallel, kv_format, weights_format, block_size)
+    return builders[kind](parameters, target)
+
+
+def _check_names(parameters: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    for name in parameters:
+        if name not in known:
+            raise UnknownName("latency parameter", name, known, where=f"latency.{name}")
+
+
+def _linear(parameters: Mapping[str, Any], target: Target | None) -> Clock:
+    del target
+    _check_names(parameters, ("a", "b", "c"))
+    missing = [name for name in ("a", "b", "c") if name not in parameters]
+    if missing:
+        raise SpecError(
+            f"the linear latency model needs {', '.join(missing)}",
+            where=f"latency.{missing[0]}",
+            hint="a: seconds per step, b: per scheduled token, c: per token of decode context",
+        )
+    model = LinearLatency(parameters["a"], parameters["b"], parameters["c"])
+    return Clock(
+        kind="linear",
+        name=f"{model.a:g} s + {model.b:g} s per token + {model.c:g} s per context token",
+        model=model,
+        statement=(
+            "Times follow from the three constants given; how far they are from a real engine is unknown."
+        ),
+        bands=None,
+        source="the scenario's own constants",
+    )
+
+
+def _roofline(parameters: Mapping[str, Any], target: Target | None) -> Clock:
+    from kvplan.latency import roofline
+    from kvplan.latency.link import exchange_of
+    from kvplan.latency.work import step_work
+
+    assert target is not None
+    names = tuple(item.name for item in fields(roofline.RooflineConstants))
+    _check_names(parameters, names)
+    constants = roofline.RooflineConstants(**parameters)
+    work = step_work(
+        target.model, parallel=target.parallel, kv_format=target.kv_format,
+        weights_format=target.weights_format,
+    )  # fmt: skip
+    ranks = target.parallel.tp * target.parallel.pp
+    exchange = exchange_of(
+        target.gpu, latency_s=constants.reduce_s, efficiency=constants.link_efficiency, ranks=ranks
+    )
+    model = roofline.Roofline(work, target.gpu, exchange, constants)
+    return Clock(
+        kind="roofline",
+        name=f"{target.gpu.name} datasheet",
+        model=model,
+        statement=(
+            "Step times come from the GPU's datasheet, not from measurements: expect TPOT and end-to-end "
+            "times within 20 % and TTFT within 30 %, nine times in ten, below saturation."
+        ),
+        bands={"ttft": roofline.TTFT_BAND, "tpot": roofline.TPOT_BAND, "e2e": roofline.E2E_BAND},
+        source="stated bands of an uncalibrated roofline",
+        assumptions=model.assumptions(),
+        perturbed=model.perturbed,
+    )
+
+
+def _profile(parameters: Mapping[str, Any], target: Target | None) -> Clock:
+    from kvplan.latency.profile import profile_clock
+
+    assert target is not None
+    return profile_clock(parameters, target)

@@ -1,0 +1,277 @@
+"""The datasheet roofline of one engine step: what a step takes when nothing was measured.
+
+::
+
+    t = step + request * sampled
+        + max(FLOPs / (ec * peak), bytes / (em * BW))      linear layers, then attention, then LM head
+        + collectives
+
+Each phase is bound by the tensor cores at ``ec`` of the datasheet's dense peak or by memory at ``em`` of its
+bandwidth; phases follow each other. Attention over the KV of decode requests and over prefill chunks is one
+phase. Experts read the weights of those a batch touches: with balanced routing of k out of n experts, T
+tokens touch ``n * (1 - (1 - k/n)^T)`` in expectation.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass, fields, replace
+
+from kvplan.engine.protocols import StepBatch
+from kvplan.errors import SpecError
+from kvplan.latency.assumption import Assumption
+from kvplan.latency.link import Exchange
+from kvplan.latency.pairs import chunk_pairs, chunk_span
+from kvplan.latency.work import StepWork
+from kvplan.sizing.weight_formats import WeightFormat
+from kvplan.specs.schema import GpuSpec
+
+TPOT_BAND = (-0.20, 0.20)
+TTFT_BAND = (-0.30, 0.30)
+E2E_BAND = (-0.20, 0.20)
+"""Where a datasheet roofline's errors lie on models it was never fitted to, nine times in ten."""
+
+
+@dataclass(frozen=True, slots=True)
+class RooflineConstants:
+    """The constants of the formula; the defaults need no measurement.
+
+    Args:
+        compute_efficiency: ``ec``, share of the tensor cores' dense peak that kernels reach.
+        memory_efficiency: ``em``, share of the memory bandwidth that kernels reach.
+        step_s: every step: scheduling, launching, sampling, detokenizing.
+        request_s: every sampled request.
+        reduce_s: latency of one all-reduce.
+        link_efficiency: share of the links' bandwidth that collectives reach.
+    """
+
+    compute_efficiency: float = 0.6
+    memory_efficiency: float = 0.8
+    step_s: float = 2e-3
+    request_s: float = 0.0
+    reduce_s: float = 8e-6
+    link_efficiency: float = 0.8
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            share = field.name.endswith("efficiency")
+            good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if not good or value < 0 or (share and not 0 < value <= 1):
+                raise SpecError(
+                    f"{field.name} must be {'in (0, 1]' if share else 'seconds >= 0'}, not {value!r}",
+                    where=f"latency.{field.name}",
+                )
+            object.__setattr__(self, field.name, float(value))
+
+
+@dataclass(frozen=True, slots=True)
+class StepParts:
+    """Seconds of one step by cause; ``seconds`` is their sum."""
+
+    overhead_s: float
+    linear_s: float
+    attention_s: float
+    head_s: float
+    collective_s: float
+
+    @property
+    def seconds(self) -> float:
+        """The step."""
+        return self.overhead_s + self.linear_s + self.attention_s + self.head_s + self.collective_s
+
+
+class Roofline:
+    """The roofline of one model on one GPU; see the module for the formula.
+
+    Args:
+        work: what a step does on one rank.
+        gpu: datasheet peaks and bandwidth.
+        exchange: how ranks exchange tensors (None for one GPU).
+        constants: efficiencies and overheads.
+    """
+
+    __slots__ = (
+        "_attention", "_dense_bytes", "_dense_s", "_experts", "_head_bytes_s", "_head_s", "_reduce_fixed",
+        "_reduce_token", "_request", "_sequence_s", "_simple", "_step", "constants", "exchange", "gpu",
+        "work",
+    )  # fmt: skip
+
+    def __init__(
+        self, work: StepWork, gpu: GpuSpec, exchange: Exchange | None, constants: RooflineConstants
+    ) -> None:
+        self.work, self.gpu, self.exchange, self.constants = work, gpu, exchange, constants
+        memory = gpu.bandwidth_bytes_per_s * constants.memory_efficiency
+        self._step, self._request = constants.step_s, constants.request_s
+        # Per token: FLOPs of each linear at its own peak; all weights are read once.
+        self._dense_s = sum(
+            2.0 * item.count * item.outputs * item.inputs / self._rate(item.format) for item in work.linears
+        )
+        self._dense_bytes = sum(item.count * item.weight_bytes for item in work.linears) / memory
+        merged: dict[float, tuple[float, float]] = {}
+        for experts in work.experts:
+            skip = 1.0 - experts.routed / experts.total
+            size = experts.layers * experts.held * experts.expert_bytes / memory
+            token = experts.layers * experts.routed * experts.token_share * experts.flops_per_assignment
+            had = merged.get(skip, (0.0, 0.0))
+            merged[skip] = (had[0] + size, had[1] + token / self._rate(experts.format))
+        self._experts = [(skip, size, token) for skip, (size, token) in merged.items()]
+        bf16 = self._peak("bf16") * constants.compute_efficiency
+        # Layers that read the cache alike are one entry: (limit, ratio) -> bytes and FLOPs per pair.
+        classes: dict[tuple[int | None, int], list[float]] = {}
+        for item in work.attentions:
+            entry = classes.setdefault((item.limit, item.ratio), [0.0, 0.0, 0.0])
+            entry[0] += item.layers * item.kv_bytes_per_token / memory / item.ratio
+            entry[1] += item.layers * item.decode_flops / bf16 / item.ratio
+            entry[2] += item.layers * item.prefill_flops / bf16 / item.ratio
+        self._attention: list[tuple[int | None, float, float, float]] = [
+            (limit, kv, decode, prefill) for (limit, _), (kv, decode, prefill) in classes.items()
+        ]
+        self._simple = len(self._attention) == 1 and self._attention[0][0] is None and not self._experts
+        self._sequence_s = 2.0 * work.state_bytes_per_sequence / memory
+        head = work.head
+        self._head_s = 2.0 * head.outputs * head.inputs / self._rate(head.format)
+        self._head_bytes_s = head.weight_bytes / memory
+        self._reduce_fixed = self._reduce_token = 0.0
+        if exchange is not None:
+            row = work.hidden_size * work.activation_bytes
+            fixed, per_byte = exchange.all_reduce(work.ranks)
+            self._reduce_fixed = work.all_reduces * fixed
+            self._reduce_token = work.all_reduces * per_byte * row
+            fixed, per_byte = exchange.all_to_all(work.expert_ranks)
+            routed = max((item.routed for item in work.experts), default=0)
+            self._reduce_fixed += 2 * work.expert_layers * fixed
+            self._reduce_token += 2 * work.expert_layers * per_byte * row * routed / max(work.expert_ranks, 1)
+            fixed, per_byte = exchange.send()
+            self._reduce_fixed += work.stage_hops * fixed
+            self._reduce_token += work.stage_hops * per_byte * row
+
+    def _peak(self, dtype: str) -> float:
+        alike = "fp16" if dtype == "bf16" else dtype  # GPUs older than Ampere have no bf16 peak
+        for name in (dtype, alike):
+            for known, value in self.gpu.peak_flops.items():
+                if known == name:
+                    return value
+        raise SpecError(
+            f"{self.gpu.name} has no {dtype} peak, so a roofline cannot be drawn",
+            where=f"gpus/{self.gpu.name}: peak_flops.{dtype}",
+            hint="add the datasheet's dense peak to the GPU spec, or use the linear model",
+        )
+
+    def _rate(self, form: WeightFormat) -> float:
+        """FLOP/s of a matrix multiplication with weights in ``form``.
+
+        8- and 4-bit floats run at their own peak where the GPU has one; weight-only formats (and fp8 on GPUs
+        without it) are expanded and run at the 16-bit peak.
+        """
+        wanted = "bf16"
+        if form.name.startswith("fp8") or form.name == "mxfp8":
+            wanted = "fp8"
+        elif form.name == "int8":
+            wanted = "int8"
+        elif form.name == "nvfp4":
+            wanted = "fp4"
+        elif form.name == "fp32":
+            wanted = "tf32"
+        if wanted not in self.gpu.peak_flops:
+            wanted = "bf16" if form.name != "fp32" else "fp32"
+        return self._peak(wanted) * self.constants.compute_efficiency
+
+    def step_seconds(self, batch: StepBatch) -> float:
+        """Seconds of the step; constant time in the number of decode requests."""
+        tokens = batch.scheduled_tokens
+        compute, memory = tokens * self._dense_s, self._dense_bytes
+        if self._simple:
+            _, kv, decode, prefill = self._attention[0]
+            context = batch.decode_kv_tokens
+            read, pairs = context * kv, context * decode
+            for before, new in batch.prefill_chunks:
+                read += (before + new) * kv
+                pairs += new * (before + (new + 1) / 2) * prefill
+        else:
+            for skip, size, token in self._experts:
+                compute += tokens * token
+                memory += size * (1.0 - skip**tokens)
+            read, pairs = self._mixed_attention(batch)
+        sampled = batch.sampled_requests
+        seconds = (
+            self._step + self._request * sampled + self._reduce_fixed + self._reduce_token * tokens
+            + (compute if compute > memory else memory) + (pairs if pairs > read else read)
+        )  # fmt: skip
+        if sampled:
+            head = sampled * self._head_s
+            seconds += head if head > self._head_bytes_s else self._head_bytes_s
+        return seconds
+
+    def _mixed_attention(self, batch: StepBatch) -> tuple[float, float]:
+        """(seconds of memory, seconds of FLOPs) where layers differ in window, ratio or state."""
+        requests, context = batch.decode_requests, batch.decode_kv_tokens
+        read, pairs = (requests + len(batch.prefill_chunks)) * self._sequence_s, 0.0
+        for limit, kv, decode, prefill in self._attention:
+            seen = context if limit is None else min(context, requests * limit)
+            read += seen * kv
+            pairs += seen * decode
+            for before, new in batch.prefill_chunks:
+                read += chunk_span(before, new, limit) * kv
+                pairs += chunk_pairs(before, new, limit) * prefill
+        return read, pairs
+
+    def parts(self, batch: StepBatch) -> StepParts:
+        """The same step, by cause (slower; for explanations and tests)."""
+        tokens, sampled = batch.scheduled_tokens, batch.sampled_requests
+        compute, memory = tokens * self._dense_s, self._dense_bytes
+        for skip, size, token in self._experts:
+            compute += tokens * token
+            memory += size * (1.0 - skip**tokens)
+        return StepParts(
+            overhead_s=self._step + self._request * sampled,
+            linear_s=max(compute, memory),
+            attention_s=max(self._mixed_attention(batch)),
+            head_s=max(sampled * self._head_s, self._head_bytes_s) if sampled else 0.0,
+            collective_s=self._reduce_fixed + self._reduce_token * tokens,
+        )
+
+    def perturbed(self, seed: int) -> Roofline:
+        """A member of the ensemble that spans the stated bands: efficiencies and overheads drawn anew.
+
+        The factors are log-normal: memory and overhead so that 90 % lie within the TPOT band, compute within
+        the TTFT band.
+        """
+        rng = random.Random(f"roofline/{seed}")
+        # One draw for everything that decides TPOT: independent draws would average out and span less.
+        slow = math.exp(rng.gauss(0.0, math.log1p(TPOT_BAND[1]) / 1.645))
+        compute = math.exp(rng.gauss(0.0, math.log1p(TTFT_BAND[1]) / 1.645))
+        base = self.constants
+        memory = min(base.memory_efficiency / slow, 1.0)
+        compute = min(base.compute_efficiency / compute, 1.0)
+        link = min(base.link_efficiency / slow, 1.0)
+        overhead = slow
+        constants = replace(
+            base, memory_efficiency=memory, compute_efficiency=compute, step_s=base.step_s * overhead,
+            request_s=base.request_s * overhead, reduce_s=base.reduce_s * overhead, link_efficiency=link,
+        )  # fmt: skip
+        exchange = self.exchange
+        if exchange is not None:
+            exchange = replace(exchange, latency_s=constants.reduce_s, efficiency=constants.link_efficiency)
+        return Roofline(self.work, self.gpu, exchange, constants)
+
+    def assumptions(self) -> tuple[Assumption, ...]:
+        """Every constant that was assumed, for the report."""
+        default = RooflineConstants()
+        found = []
+        for field in fields(RooflineConstants):
+            value = getattr(self.constants, field.name)
+            why = "no measurement" if value == getattr(default, field.name) else "given in the scenario"
+            if field.name in ("reduce_s", "link_efficiency") and self.exchange is None:
+                continue
+            found.append(Assumption(f"latency.{field.name}", value, f"roofline constant, {why}"))
+        found += [Assumption("latency.not_timed", note, "the model's shape") for note in self.work.notes]
+        if self.work.stage_hops:
+            found.append(
+                Assumption(
+                    "latency.pipeline", "one batch in flight",
+                    "a step passes through all stages; overlap of several batches is not simulated",
+                )
+            )  # fmt: skip
+        return tuple(found)

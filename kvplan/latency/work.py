@@ -1,0 +1,287 @@
+"""What one engine step must do, per rank: matrices to read and multiply, KV to read, tensors to exchange.
+
+Derived once from the model; the latency models turn it into seconds. All sizes are those of one rank of a
+tensor-parallel group, and of all pipeline stages together: a step passes through every stage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from kvplan.sizing.attention import Keeping
+from kvplan.sizing.parameters import Split, block_tensors
+from kvplan.sizing.sharding import Parallel
+from kvplan.sizing.state import state_bytes
+from kvplan.sizing.tensor import share
+from kvplan.sizing.weight_formats import WeightFormat, weight_format
+from kvplan.sizing.weights import UNQUANTIZED
+from kvplan.specs.formats import KvFormat
+from kvplan.specs.schema import (
+    ChunkedAttention,
+    CompressedAttention,
+    CrossAttention,
+    LatentAttention,
+    ModelSpec,
+    MoeMlp,
+    SelfAttention,
+    SharedAttention,
+    SlidingAttention,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """``count`` matrices of ``outputs`` x ``inputs`` that every token multiplies."""
+
+    name: str
+    outputs: int
+    inputs: int
+    weight_bytes: int
+    format: WeightFormat
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """``layers`` layers of routed experts: ``held`` on this rank out of ``total``, ``routed`` per token.
+
+    ``expert_bytes`` and ``flops_per_assignment`` are those of one expert (all of its matrices);
+    ``token_share`` is the share of all assignments this rank computes when routing is balanced.
+    """
+
+    layers: int
+    total: int
+    held: int
+    routed: int
+    up: tuple[int, int]
+    down: tuple[int, int]
+    expert_bytes: int
+    flops_per_assignment: float
+    token_share: float
+    format: WeightFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """``layers`` layers that read a cache.
+
+    ``kv_bytes_per_token``: of one layer. ``limit``: the window, or None. ``ratio``: cache entries per token.
+    ``decode_flops`` and ``prefill_flops``: per query-key pair of one layer, all heads of this rank.
+    """
+
+    layers: int
+    kind: str
+    q_heads: int
+    kv_heads: int
+    head_dim: int
+    kv_bytes_per_token: float
+    kv_element_bytes: float
+    limit: int | None
+    ratio: int
+    decode_flops: float
+    prefill_flops: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepWork:
+    """Everything a step does on one rank."""
+
+    hidden_size: int
+    activation_bytes: int
+    layers: int
+    linears: tuple[Linear, ...]
+    experts: tuple[Experts, ...]
+    attentions: tuple[Attention, ...]
+    head: Linear
+    state_bytes_per_sequence: int
+    all_reduces: int
+    expert_layers: int
+    stage_hops: int
+    ranks: int
+    expert_ranks: int
+    notes: tuple[str, ...]
+
+
+def step_work(
+    model: ModelSpec,
+    *,
+    parallel: Parallel,
+    kv_format: KvFormat,
+    weights_format: str | None = None,
+    expert_ranks: int = 1,
+) -> StepWork:
+    """Collect the work of a step.
+
+    Raises:
+        UnknownName: ``weights_format`` is not a weight format.
+    """
+    tp, hidden = parallel.tp, model.hidden_size
+    split = Split(tp, expert_ranks)
+    formats = _Formats(model, weights_format)
+    linears: list[Linear] = []
+    experts: list[Experts] = []
+    attentions: list[Attention] = []
+    state = reduces = expert_layers = 0
+    notes: list[str] = []
+    for group in model.groups():
+        block, count = group.block, group.count
+        for tensor in block_tensors(block, hidden, split):
+            if tensor.component == "experts" or not tensor.quantizable:
+                continue
+            form = formats.of(tensor.component)
+            size = form.matrix(tensor.outputs, tensor.inputs) * tensor.stack
+            linears.append(Linear(tensor.name, tensor.outputs, tensor.inputs, size, form, count))
+        if block.attention is not None:
+            attentions += _attention(block.attention, count, parallel, kv_format, notes)
+            reduces += count
+        if block.cross is not None:
+            attentions.append(_cross(block.cross, model, count, parallel, kv_format, notes))
+            reduces += count
+        if block.state is not None:
+            keeping = Keeping("vllm", kv_format, model.dtype)
+            state += count * state_bytes(block.state, keeping, tp)
+            reduces += count if block.attention is None else 0
+        if block.mlp is not None:
+            reduces += count
+            if isinstance(block.mlp, MoeMlp):
+                expert_layers += count
+                experts.append(_experts(block.mlp, count, split, hidden, formats.of("experts")))
+    rows = share(-(-model.vocab_size // 64) * 64, tp)
+    head_format = formats.of("lm_head")
+    head = Linear("lm_head", rows, hidden, head_format.matrix(rows, hidden), head_format, 1)
+    if model.encoder is not None or model.vision is not None:
+        notes.append("encoder and vision towers are not timed")
+    return StepWork(
+        hidden_size=hidden,
+        activation_bytes=weight_format(model.dtype).bits // 8,
+        layers=model.num_layers,
+        linears=tuple(linears),
+        experts=tuple(experts),
+        attentions=tuple(attentions),
+        head=head,
+        state_bytes_per_sequence=state,
+        all_reduces=reduces if tp > 1 else 0,
+        expert_layers=expert_layers if expert_ranks > 1 else 0,
+        stage_hops=parallel.pp - 1,
+        ranks=tp,
+        expert_ranks=expert_ranks,
+        notes=tuple(notes),
+    )
+
+
+class _Formats:
+    """Which weight format each component is stored in."""
+
+    def __init__(self, model: ModelSpec, wanted: str | None) -> None:
+        self.chosen = weight_format(wanted or model.weights.format)
+        self.plain = weight_format(model.dtype) if self.chosen.quantized else self.chosen
+        # A format that is the checkpoint's own comes with the checkpoint's exceptions.
+        own = wanted is None or wanted == model.weights.format
+        self.overrides = dict(model.weights.overrides) if own else {}
+
+    def of(self, component: str) -> WeightFormat:
+        for name, form in self.overrides.items():
+            if name == component:
+                return weight_format(form)
+        return self.plain if component in UNQUANTIZED else self.chosen
+
+
+def _experts(mlp: MoeMlp, layers: int, split: Split, hidden: int, form: WeightFormat) -> Experts:
+    held = -(-mlp.experts // split.ep)
+    width = mlp.intermediate_size if split.ep > 1 else share(mlp.intermediate_size, split.tp)
+    inner = mlp.latent_size or hidden
+    up, down = (width * (2 if mlp.gated else 1), inner), (inner, width)
+    return Experts(
+        layers=layers,
+        total=mlp.experts,
+        held=held,
+        routed=mlp.experts_per_token,
+        up=up,
+        down=down,
+        expert_bytes=form.matrix(*up) + form.matrix(*down),
+        flops_per_assignment=2.0 * (up[0] * up[1] + down[0] * down[1]),
+        token_share=held / mlp.experts,
+        format=form,
+    )
+
+
+def _attention(
+    attention: SelfAttention, layers: int, parallel: Parallel, form: KvFormat, notes: list[str]
+) -> list[Attention]:
+    tp, cp = parallel.attention_tp, parallel.cp
+    if isinstance(attention, LatentAttention):
+        heads = share(attention.query_heads, tp)
+        rank, rope = attention.kv_lora_rank, attention.rope_head_dim
+        size = float(form.latent_bytes(rank, rope)) / cp
+        indexed = attention.indexer is not None and attention.indexer.topk is not None
+        limit = attention.indexer.topk if attention.indexer is not None and indexed else None
+        if indexed:
+            notes.append("the sparse indexer's own scores are not timed")
+        return [
+            Attention(
+                layers, "mla", heads, 1, rank + rope, size, size * cp / (rank + rope), limit, 1,
+                2.0 * heads * (2 * rank + rope) / cp,
+                2.0 * heads * (attention.nope_head_dim + rope + attention.v_head_dim) / cp,
+            )
+        ]  # fmt: skip
+    if isinstance(attention, CompressedAttention):
+        heads, dim = share(attention.query_heads, tp), attention.head_dim
+        size = float(form.k.bytes_per_token(1, dim))
+        flops = 4.0 * heads * dim
+        near = Attention(
+            layers, "compressed", heads, 1, dim, size, size / dim, attention.window, 1, flops, flops
+        )
+        if not attention.ratio:
+            return [near]
+        far = Attention(
+            layers, "compressed", heads, 1, dim, size / cp, size / dim, None, attention.ratio,
+            flops / cp, flops / cp,
+        )  # fmt: skip
+        return [near, far]
+    heads, kv = share(attention.query_heads, tp), share(attention.kv_heads, tp)
+    value = attention.head_dim if isinstance(attention, SharedAttention) else attention.value_dim
+    size = float(form.k.bytes_per_token(kv, attention.head_dim) + form.v.bytes_per_token(kv, value))
+    window: int | None = None
+    if isinstance(attention, SlidingAttention):
+        window = attention.window
+    elif isinstance(attention, ChunkedAttention):
+        window = attention.chunk
+    elif isinstance(attention, SharedAttention):
+        window = attention.window
+    ranks = 1 if window is not None else cp
+    flops = 2.0 * heads * (attention.head_dim + value) / ranks
+    element = size / (kv * (attention.head_dim + value))
+    return [
+        Attention(
+            layers,
+            attention.kind,
+            heads,
+            kv,
+            attention.head_dim,
+            size / ranks,
+            element,
+            window,
+            1,
+            flops,
+            flops,
+        )
+    ]
+
+
+def _cross(
+    cross: CrossAttention, model: ModelSpec, layers: int, parallel: Parallel, form: KvFormat, notes: list[str]
+) -> Attention:
+    heads, kv = share(cross.query_heads, parallel.tp), share(cross.kv_heads, parallel.tp)
+    size = float(2 * form.k.bytes_per_token(kv, cross.head_dim))
+    fixed = model.encoder.max_tokens if model.encoder is not None and cross.source == "encoder" else None
+    notes.append(
+        f"cross attention reads {fixed or 'as many encoder tokens as decoder'} tokens per sequence"
+        if fixed
+        else "cross attention reads as many tokens as the decoder holds"
+    )
+    flops = 4.0 * heads * cross.head_dim
+    return Attention(
+        layers, "cross", heads, kv, cross.head_dim, size, float(Fraction(size) / (2 * kv * cross.head_dim)),
+        fixed, 1, flops, flops,
+    )  # fmt: skip

@@ -1,0 +1,173 @@
+"""The datasheet roofline against arithmetic done by hand, and its refusals."""
+
+import math
+
+import pytest
+
+from kvplan.engine.protocols import StepBatch
+from kvplan.errors import SpecError, UnknownName
+from kvplan.latency.build import build_latency
+from kvplan.sizing.sharding import Parallel
+from kvplan.specs.catalog import load_gpu, load_model
+
+BW = 3.35e12 * 0.8
+PEAK = 989.4e12 * 0.6
+
+
+def decode(requests, context):
+    return StepBatch(requests, requests * context, requests, requests * context, [], requests)
+
+
+def prefill(new, before=0):
+    return StepBatch(new, 0, 0, 0, [(before, new)], 1)
+
+
+def llama_matrices():
+    """Parameters of Llama 3.1 8B's linear layers: 32 x (qkv, o, up and gate, down)."""
+    return 32 * 4096 * (4096 + 2 * 1024 + 4096 + 3 * 14336)
+
+
+def test_one_token_reads_every_weight_once(clock_of):
+    head = 128256 * 4096 * 2
+    kv = 2 * 32 * 8 * 128 * 2 * 1000
+    want = 2e-3 + (llama_matrices() * 2 + head + kv) / BW
+    got = clock_of("roofline").model.step_seconds(decode(1, 1000))
+    assert got == pytest.approx(want, rel=1e-12)
+
+
+def test_a_long_prompt_is_bound_by_tensor_cores(clock_of):
+    flops = 2 * llama_matrices() * 8192
+    attention = 32 * 4 * 32 * 128 * 8192 * 8193 / 2
+    head = 128256 * 4096 * 2 / BW
+    want = 2e-3 + flops / PEAK + attention / PEAK + head
+    assert clock_of("roofline").model.step_seconds(prefill(8192)) == pytest.approx(want, rel=1e-12)
+
+
+def test_fp8_weights_and_cache_halve_what_is_read_and_double_the_peak(clock_of):
+    wide, narrow = clock_of("roofline").model, clock_of("roofline", kv="fp8", weights="fp8").model
+    for batch in (decode(8, 50_000), prefill(8192)):
+        before, after = wide.parts(batch), narrow.parts(batch)
+        assert after.linear_s == pytest.approx(before.linear_s / 2, rel=1e-3)
+    assert narrow.parts(decode(8, 50_000)).attention_s == pytest.approx(
+        wide.parts(decode(8, 50_000)).attention_s / 2, rel=1e-12
+    )
+
+
+def test_fp8_weights_on_a_gpu_without_fp8_run_at_the_16_bit_peak(clock_of):
+    plain = clock_of("roofline", gpu="a100-80g").model.parts(prefill(8192)).linear_s
+    assert clock_of("roofline", gpu="a100-80g", weights="fp8").model.parts(prefill(8192)).linear_s == plain
+
+
+def test_experts_touched_follow_balanced_routing(clock_of):
+    model = clock_of("roofline", "mixtral-8x7b", tp=2).model
+    expert = 3 * 4096 * 14336 // 2 * 2  # bytes of one expert on one of two ranks
+
+    def touched(tokens):
+        return 8 * (1 - (1 - 2 / 8) ** tokens)
+
+    difference = model.parts(decode(4, 10)).linear_s - model.parts(decode(1, 10)).linear_s
+    assert difference == pytest.approx(32 * expert * (touched(4) - touched(1)) / BW, rel=1e-9)
+
+
+def test_a_window_bounds_what_decode_reads(clock_of):
+    model = clock_of("roofline", "gemma-2-27b").model
+    near, far = model.parts(decode(4, 4096)).attention_s, model.parts(decode(4, 8192)).attention_s
+    # Half of the layers have a window of 4,096: they read no more, the others twice as much.
+    assert far == pytest.approx(1.5 * near, rel=1e-9)
+
+
+def test_latent_attention_reads_the_latent_whatever_the_ranks(clock_of):
+    model = clock_of("roofline", "deepseek-v3", tp=8).model
+    attention = model.parts(decode(1, 100_000)).attention_s
+    assert attention == pytest.approx(61 * 576 * 2 * 100_000 / BW, rel=1e-9)
+
+
+def test_pipeline_stages_add_hops_but_read_no_more(clock_of):
+    one, two = clock_of("roofline").model, clock_of("roofline", pp=2).model
+    batch = decode(8, 1000)
+    assert two.parts(batch).linear_s == one.parts(batch).linear_s
+    hop = two.parts(batch).collective_s
+    assert hop == pytest.approx(8e-6 + 8 * 4096 * 2 / (450e9 * 0.8), rel=1e-9)
+
+
+def test_parts_add_up_to_the_step(clock_of):
+    for name, tp in (("llama-3.1-8b", 1), ("mixtral-8x7b", 2), ("gemma-2-27b", 1), ("deepseek-v3", 8)):
+        model = clock_of("roofline", name, tp=tp).model
+        batch = StepBatch(2112, 64_000, 64, 64_064, [(0, 1024), (4096, 1024)], 65)
+        assert model.parts(batch).seconds == pytest.approx(model.step_seconds(batch), rel=1e-12)
+
+
+def test_the_clock_says_what_it_is_and_what_it_assumed(clock_of):
+    clock = clock_of("roofline", tp=2)
+    accuracy = clock.accuracy()
+    assert accuracy["bands"] == {"ttft": [-0.3, 0.3], "tpot": [-0.2, 0.2], "e2e": [-0.2, 0.2]}
+    assert "datasheet" in accuracy["statement"]
+    named = {item.name: item.value for item in clock.assumptions}
+    assert named["latency.memory_efficiency"] == 0.8
+    assert named["latency.reduce_s"] == 8e-6
+
+
+def test_perturbed_members_differ_by_seed_repeat_and_span_the_band(clock_of):
+    clock = clock_of("roofline")
+    batch = decode(16, 4000)
+    base = clock.model.step_seconds(batch)
+    ratios = [clock.perturbed(seed).step_seconds(batch) / base for seed in range(200)]
+    again = [clock.perturbed(seed).step_seconds(batch) / base for seed in range(200)]
+    assert ratios == again
+    assert len(set(ratios)) == 200
+    inside = sum(0.8 <= ratio <= 1.2 for ratio in ratios) / 200
+    assert 0.84 <= inside <= 0.97
+
+
+@pytest.mark.parametrize("name", ["compute_efficiency", "memory_efficiency", "link_efficiency"])
+@pytest.mark.parametrize("value", [0, 1.01, -0.5, math.nan, "fast", True])
+def test_bad_efficiencies_are_refused_by_name(clock_of, name, value):
+    with pytest.raises(SpecError) as caught:
+        clock_of("roofline", **{name: value})
+    assert caught.value.where == f"latency.{name}"
+
+
+def test_unknown_parameters_are_refused_with_a_suggestion(clock_of):
+    with pytest.raises(UnknownName) as caught:
+        clock_of("roofline", compute_eficiency=0.5)
+    assert "compute_efficiency" in caught.value.hint
+
+
+def test_a_gpu_without_links_cannot_be_split(clock_of):
+    gpu = load_gpu("h100-sxm").model_copy(update={"interconnect": type(load_gpu("h100-sxm").interconnect)()})
+    assert clock_of("roofline", gpu=gpu).model.step_seconds(decode(1, 1)) > 0
+    with pytest.raises(SpecError, match="no link between GPUs"):
+        clock_of("roofline", gpu=gpu, tp=2)
+
+
+def test_a_gpu_without_a_16_bit_peak_has_no_roofline(clock_of):
+    gpu = load_gpu("h100-sxm").model_copy(update={"peak_flops": {"fp32": 1e13}})
+    with pytest.raises(SpecError, match="no bf16 peak"):
+        clock_of("roofline", gpu=gpu)
+
+
+def build(spec, **over):
+    facts = {"model": load_model("llama-3.1-8b"), "gpu": load_gpu("h100-sxm"), "kv_format": None}
+    return build_latency(spec, **{**facts, **over}, parallel=Parallel(), weights_format=None, block_size=16)
+
+
+def test_linear_is_built_without_model_or_gpu_and_makes_no_claim():
+    clock = build({"model": "linear", "a": 1e-3, "b": 0.0, "c": 0.0}, model=None, gpu=None)
+    assert clock.model.step_seconds(decode(1, 1)) == 1e-3
+    assert clock.accuracy()["bands"] is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "where"),
+    [
+        ({"model": "rooflin"}, UnknownName, "latency.model"),
+        ({}, UnknownName, "latency.model"),
+        ({"model": "linear", "a": 1.0, "b": 1.0}, SpecError, "latency.c"),
+        ({"model": "linear", "a": 1.0, "b": 1.0, "c": 1.0, "d": 1.0}, UnknownName, "latency.d"),
+        ({"model": "roofline"}, SpecError, "latency.model"),
+    ],
+)
+def test_bad_latency_sections_are_refused_with_their_place(spec, error, where):
+    with pytest.raises(error) as caught:
+        build(spec, model=None)
+    assert caught.value.where == where
