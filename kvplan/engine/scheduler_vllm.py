@@ -249,8 +249,6 @@ class VllmScheduler:
         if new_blocks:
             self.index.take(new_blocks)
         self.publish(request)
-        if self.prefills:
-            self._tail_prefills = False
         self.running[request] = None
         self.prefills.append(request)
         plan.add(request, hit_tokens, tokens)
@@ -269,8 +267,9 @@ class VllmScheduler:
                 else:
                     self.sampled(plan, request)
             self.prefills = still
-            if not still:
-                self._tail_prefills = True
+            # Whether nobody in running order stands behind a request in prefill: then running out of
+            # budget can only shorten the last chunk.
+            self._tail_prefills = not still or still[0].order + len(still) == self.admissions
         if self.explicit and self.all_in_step:
             for request in self.explicit:
                 self._fall_into_step(request)

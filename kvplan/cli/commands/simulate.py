@@ -1,0 +1,175 @@
+"""``kvplan simulate``: replay traffic against a deployment."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kvplan.cli.options import FormatOption, OutputFormat
+from kvplan.errors import AnswerIsNo, Interrupted, KvplanError
+
+if TYPE_CHECKING:
+    from kvplan.reporting.result import Result
+    from kvplan.scenario.run import Run
+    from kvplan.scenario.schema import Scenario
+
+
+def simulate(
+    scenario: Annotated[
+        str | None, typer.Argument(help="Scenario file (YAML); - reads standard input.", show_default=False)
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Model name, spec or config.json.")] = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", help="GPU name.")] = None,
+    tp: Annotated[int | None, typer.Option("--tp", help="Tensor-parallel GPUs.")] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="KV number format.")] = None,
+    blocks: Annotated[int | None, typer.Option("--blocks", help="Blocks instead of what fits.")] = None,
+    block_size: Annotated[int | None, typer.Option("--block-size", help="Tokens per block.")] = None,
+    trace: Annotated[str | None, typer.Option("--trace", help="Trace file to replay; - is stdin.")] = None,
+    synthesize: Annotated[
+        str | None, typer.Option("--synthesize", help="Synthetic workload: chat, rag, agentic ...")
+    ] = None,
+    requests: Annotated[
+        int | None, typer.Option("--limit", "-n", help="Replay or generate so many requests.")
+    ] = None,
+    rate: Annotated[str | None, typer.Option("--rate", help="Synthetic requests per second.")] = None,
+    latency: Annotated[
+        str | None, typer.Option("--latency", help="Clock: roofline, profile or linear.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random stream.")] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", help="Any scenario field, e.g. engine.max_num_seqs=64.")
+    ] = None,
+    output: Annotated[str | None, typer.Option("-o", "--output", help="Write the result JSON.")] = None,
+    rows: Annotated[
+        str | None, typer.Option("--requests", help="Write one row per request (.jsonl, .csv, .parquet).")
+    ] = None,
+    decisions: Annotated[
+        str | None, typer.Option("--decisions", help="Write one line per engine step (slower).")
+    ] = None,
+    html: Annotated[str | None, typer.Option("--html", help="Write the HTML report.")] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", help="fast, or reference: block by block, the same decisions.")
+    ] = "fast",
+    print_scenario: Annotated[
+        bool, typer.Option("--print-scenario", help="Print the resolved scenario and stop.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    format: FormatOption = OutputFormat.table,
+) -> None:
+    """Replay a trace or a synthetic workload against a deployment and say what happens to its KV cache.
+
+    Exit code 3 means that an SLO of the scenario was missed.
+    """
+    from kvplan.scenario.load import dump_scenario, load_scenario
+
+    flags = {
+        "model": model, "gpu": gpu, "parallel.tp": tp, "cache.dtype": dtype, "cache.blocks": blocks,
+        "cache.block_size": block_size, "workload.trace": trace, "workload.synthesize": synthesize,
+        "workload.rate": rate, "latency.model": latency, "seed": seed,
+    }  # fmt: skip
+    if requests is not None:
+        flags["workload.requests" if _is_synthetic(scenario, trace, synthesize) else "workload.limit"] = requests
+    resolved = load_scenario(scenario, flags, assign or [])
+    if print_scenario:
+        sys.stdout.write(dump_scenario(resolved))
+        return
+    result = _run(resolved, engine, rows, decisions, quiet=quiet)
+    _write(result, output, html)
+    _print(result, format)
+    if not result.complete:
+        raise Interrupted("the simulation was interrupted; what was done until then is kept")
+    missed = [item.name for item in result.slo if not item.passed]
+    if missed:
+        raise AnswerIsNo(f"SLO missed: {', '.join(missed)}", hint="see the result for the values reached")
+
+
+def _is_synthetic(scenario: str | None, trace: str | None, synthesize: str | None) -> bool:
+    if trace is not None or synthesize is not None:
+        return trace is None
+    if scenario is None or scenario == "-":
+        return False
+    from kvplan.scenario.load import load_scenario
+
+    return load_scenario(scenario).workload.synthesize is not None
+
+
+def _run(
+    scenario: Scenario, engine: str, rows: str | None, decisions: str | None, *, quiet: bool
+) -> Result:
+    from kvplan.cli.progress import Progress
+    from kvplan.reporting.result import Result
+    from kvplan.scenario.rows import RowWriter
+    from kvplan.scenario.run import Run
+
+    run = Run(scenario, engine=engine)
+    command = ["kvplan", *sys.argv[1:]]
+    with ExitStack() as stack:
+        writer = stack.enter_context(RowWriter(rows)) if rows else None
+        log = stack.enter_context(_open_log(decisions)) if decisions else None
+        progress = stack.enter_context(Progress(run.workload.expected, quiet=quiet))
+        try:
+            run.execute(
+                on_request=writer.write if writer else None,
+                on_decision=(lambda line: _write_line(log, line)) if log else None,
+                on_progress=progress.update,
+            )
+        except KvplanError:
+            _keep_partial(run, command)
+            raise
+    return Result.model_validate(run.result(command))
+
+
+def _keep_partial(run: Run, command: list[str]) -> None:
+    totals = run.recorder.totals
+    sys.stderr.write(
+        f"stopped after {totals.steps:,} steps: {totals.finished:,} of {totals.requests:,} requests finished\n"
+    )
+
+
+def _open_log(path: str):  # type: ignore[no-untyped-def]
+    from contextlib import nullcontext
+
+    return nullcontext(sys.stdout) if path == "-" else open(path, "w", encoding="utf-8", newline="\n")
+
+
+def _write_line(stream, line: str) -> None:  # type: ignore[no-untyped-def]
+    stream.write(line)
+    stream.write("\n")
+
+
+def _write(result: Result, output: str | None, html: str | None) -> None:
+    from kvplan.reporting.result import result_json
+
+    if output == "-":
+        sys.stdout.write(result_json(result) + "\n")
+    elif output is not None:
+        with open(output, "w", encoding="utf-8") as handle:
+            handle.write(result_json(result) + "\n")
+        sys.stderr.write(f"wrote {output}\n")
+    if html is not None:
+        from kvplan.cli.commands.report import ReportFormat, write_report
+
+        write_report(result, html, ReportFormat.html)
+
+
+def _print(result: Result, format: OutputFormat) -> None:
+    if format is OutputFormat.table:
+        from kvplan.cli.output import stdout_console
+        from kvplan.reporting.console import summary_table
+
+        stdout_console().print(summary_table(result))
+    elif format is OutputFormat.json:
+        from kvplan.reporting.result import result_json
+
+        sys.stdout.write(result_json(result) + "\n")
+    elif format is OutputFormat.csv:
+        from kvplan.reporting.csv import result_csv
+
+        sys.stdout.write(result_csv(result))
+    else:
+        from kvplan.reporting.markdown import render_markdown
+
+        sys.stdout.write(render_markdown(result))

@@ -1,0 +1,49 @@
+"""A progress line on stderr: requests, rate and time left; nothing where stderr is not a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+_INTERVAL_S = 0.2
+
+
+class Progress(AbstractContextManager["Progress"]):
+    """Rewrites one line, five times a second at most.
+
+    Args:
+        expected: how many requests will come; ``None`` when nobody knows.
+        quiet: print nothing.
+    """
+
+    def __init__(self, expected: int | None, *, quiet: bool = False) -> None:
+        self._expected = expected
+        self._live = sys.stderr.isatty() and not quiet
+        self._started = self._shown = time.monotonic()
+        self._drawn = False
+
+    def update(self, requests: int, simulated_s: float) -> None:
+        """``requests`` were taken in; the simulation stands at ``simulated_s`` seconds."""
+        if not self._live:
+            return
+        now = time.monotonic()
+        if now - self._shown < _INTERVAL_S:
+            return
+        self._shown = now
+        rate = requests / (now - self._started)
+        line = f"{requests:,} requests  {rate:,.0f}/s  t = {simulated_s:,.0f} s"
+        if self._expected and requests and rate > 0:
+            left = max(0.0, (self._expected - requests) / rate)
+            line += f"  {requests / self._expected:4.0%}  {left:,.0f} s left"
+        sys.stderr.write(f"\r\x1b[K{line}")
+        sys.stderr.flush()
+        self._drawn = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._drawn:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()

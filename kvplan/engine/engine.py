@@ -1,0 +1,43 @@
+"""Choosing an engine: one interface, a fast implementation and the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder
+from kvplan.errors import UnknownName
+from kvplan.traces.request import Request
+
+ENGINES = ("fast", "reference")
+
+
+class Engine(Protocol):
+    """One engine instance that serves a stream of requests and writes to its recorder."""
+
+    def run(self, requests: Iterable[Request]) -> None:
+        """Serve the requests, in order of arrival, until all are finished."""
+        ...
+
+    def close(self) -> None:
+        """Bring the recorder's totals up to date; also after an interrupted run."""
+        ...
+
+
+def make_engine(name: str, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> Engine:
+    """``fast``, or ``reference``: the same decisions, block by block.
+
+    Pools with several layer groups are simulated block by block under either name; one group of full
+    attention is what the fast engine's segments describe.
+    """
+    if name not in ENGINES:
+        raise UnknownName("engine", name, ENGINES)
+    if name == "fast" and len(config.groups) == 1 and config.groups[0].kind == "full":
+        from kvplan.engine.replica import Replica
+
+        return Replica(config, latency, recorder)
+    from kvplan.engine.reference.loop import ReferenceEngine
+
+    return ReferenceEngine(config, latency, recorder)

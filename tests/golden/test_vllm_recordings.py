@@ -1,0 +1,50 @@
+"""Both engines against recorded decisions of the real vLLM 0.33 scheduler, line by line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from recordings import compare, load
+
+from kvplan.engine.engine import ENGINES
+
+WORKLOADS = ("multi_turn", "preempt_storm", "priority", "random0", "random1", "same_prompt")
+
+CASES = (
+    "base", "async", "nocache", "nocache_async", "nochunk", "longprefill8", "longprefill8_adaptive",
+    "watermark5", "no_full_isl", "no_full_isl_async", "interval4", "interval4_roomy", "longprefill8_roomy",
+    "priority", "priority_async", "priority_no_full_isl", "bs1", "bs16", "roomy", "seqs2", "mla",
+)  # fmt: skip
+
+LONG = (
+    "vllm_conv1k_bs16_20k", "vllm_conv1k_bs16_20k_async", "vllm_conv1k_bs16_200k",
+    "vllm_conv1k_bs16_100k_burst", "vllm_conv1k_bs512_2500", "vllm_conv_bs512_6000",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny(shared: Path) -> dict:
+    return load(shared / "data" / "golden" / "vllm_tiny.json.gz")
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("case", CASES)
+def test_small_runs(tiny: dict, shared: Path, case: str, engine: str) -> None:
+    for workload in WORKLOADS:
+        compare(tiny[f"{workload}/{case}"], shared / "data", engine)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", LONG)
+def test_long_runs(shared: Path, name: str) -> None:
+    data = shared / "data"
+    compare(load(data / "golden" / f"{name}.json.gz"), data, "fast")
+
+
+@pytest.mark.shared
+@pytest.mark.slow
+def test_a_long_run_block_by_block(shared: Path) -> None:
+    data = shared / "data"
+    compare(load(data / "golden" / "vllm_conv1k_bs512_2500.json.gz"), data, "reference")
