@@ -1,0 +1,182 @@
+"""``kvplan size``: the contract of its document, its table, its errors, and what it may import."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvplan.cli.app import run
+
+HEAVY = ("numpy", "pandas", "plotly", "torch", "triton", "jinja2", "pyarrow", "huggingface_hub", "rich")
+
+CONFIG = {
+    "model_type": "qwen3",
+    "architectures": ["Qwen3ForCausalLM"],
+    "hidden_size": 4096,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 12288,
+    "vocab_size": 151936,
+    "max_position_embeddings": 40960,
+}
+
+
+def document(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
+    assert run(["size", *argv, "--format", "json"]) == 0
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return answer
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(CONFIG))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("argv", "key", "value"),
+    [
+        (["llama3-70b", "--ctx", "128k", "--dtype", "fp16"], "kv_bytes_per_sequence", 42_949_672_960),
+        (["llama3-70b", "--ctx", "131072", "--dtype", "fp8"], "total_bytes", 21_474_836_480),
+        (["deepseek-v3", "--dtype", "bf16"], "kv_bytes_per_token", 70_272),
+        (["meta-llama/Llama-2-7b-hf"], "kv_bytes_per_token", 524_288),
+        (["llama-3.1-8b", "--ctx", "1k", "--batch", "4", "--tp", "2"], "bytes_per_gpu", 4 * 1024 * 65_536),
+        (
+            ["gemma-2-27b", "--ctx", "8k", "--retention", "ideal"],
+            "kv_bytes_per_sequence",
+            8192 * (4095 + 8192) * 23,
+        ),
+        (["whisper-tiny", "--dtype", "bf16"], "encoder_kv_bytes_per_sequence", 9_216_000),
+        (
+            ["deepseek-v3", "--tp", "8", "--ctx", "1k", "--dp-attention", "--batch", "8"],
+            "bytes_per_gpu",
+            1024 * 70_272,
+        ),
+        (
+            ["mistral-7b-v0.1", "--retention", "transformers", "--ctx", "8k"],
+            "kv_bytes_per_sequence",
+            4095 * 131_072,
+        ),
+    ],
+)
+def test_known_answers(capsys: pytest.CaptureFixture[str], argv: list[str], key: str, value: int) -> None:
+    assert document(capsys, *argv)[key] == value
+
+
+def test_the_document_echoes_what_was_resolved(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = document(
+        capsys, "llama3-70b", "--ctx", "128k", "--dtype-k", "fp8", "--dtype-v", "int4", "--block-size", "32"
+    )
+    assert answer["schema"] == "kvplan.size/1"
+    assert answer["model"] == "llama-3-70b"
+    assert answer["inputs"]["context_tokens"] == 131_072
+    assert answer["inputs"]["dtype"] == "fp8_e4m3/int4_g64"
+    assert answer["inputs"]["block_size"] == 32
+    assert answer["layers"][0]["kind"] == "GQA"
+    assert answer["layers"][0]["count"] == 80
+    assert any("beyond the 8,192" in message for message in answer["warnings"])
+
+
+def test_a_config_its_directory_and_a_spec_give_the_same_answer(
+    capsys: pytest.CaptureFixture[str], config: Path, tmp_path: Path
+) -> None:
+    assert run(["models", "import", str(config), "-o", "-"]) == 0
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(capsys.readouterr().out)
+    answers = [document(capsys, str(path), "--ctx", "32k") for path in (config, tmp_path, spec)]
+    assert {answer["kv_bytes_per_sequence"] for answer in answers} == {32_768 * 147_456}
+
+
+def test_the_table_is_narrow_and_compares_formats(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["size", "llama3-70b", "--ctx", "128k", "--dtype", "fp8"]) == 0
+    out, err = capsys.readouterr()
+    assert max(map(len, out.splitlines())) <= 80
+    assert "2 (K,V) x 8 heads x 128" in out
+    assert "21,474,836,480" in out
+    for name in ("bf16", "int4", "nvfp4", "kivi2"):
+        assert name in out
+    assert "fp8_ds_mla" not in out
+    assert "beyond the 8,192" in err
+
+
+@pytest.mark.parametrize(
+    "model", ["deepseek-v4-flash", "qwen3.5-397b-a17b", "gemma-3n-e4b", "whisper-large-v3", "nemotron-h-56b"]
+)
+@pytest.mark.parametrize("form", ["table", "md", "csv"])
+def test_every_kind_of_model_prints(capsys: pytest.CaptureFixture[str], model: str, form: str) -> None:
+    assert run(["size", model, "--tp", "2", "--format", form]) == 0
+    out = capsys.readouterr().out
+    assert out.isascii()
+    if form == "table":
+        assert max(map(len, out.splitlines())) <= 80
+
+
+def test_the_answer_is_the_same_every_time(capsys: pytest.CaptureFixture[str]) -> None:
+    outputs = set()
+    for _ in range(2):
+        run(["size", "deepseek-v3.2", "--tp", "8", "--format", "json"])
+        outputs.add(capsys.readouterr().out)
+    assert len(outputs) == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["lama-3.1-70b"], 2, ["lama-3.1-70b", "llama-3.1-70b"]),
+        (["llama3-70b", "--tp", "3"], 2, ["tp 3", "query heads"]),
+        (["llama3-70b", "--ctx", "many"], 2, ["token count"]),
+        (["llama3-70b", "--ctx", "0"], 2, ["between 1"]),
+        (["llama3-70b", "--dtype", "fp9"], 2, ["fp9", "fp8"]),
+        (["llama3-70b", "--dtype", "fp8_ds_mla"], 2, ["MLA"]),
+        (["llama3-70b", "--retention", "vlmm"], 2, ["vlmm", "vllm"]),
+        (["llama3-70b", "--batch", "0"], 2, ["batch"]),
+        (["absent/config.json"], 1, ["absent/config.json"]),
+        (["llama3-70b", "--draft"], 2, ["multi-token"]),
+    ],
+)
+def test_errors_name_the_matter_and_exit_by_contract(
+    capsys: pytest.CaptureFixture[str], argv: list[str], code: int, words: list[str]
+) -> None:
+    assert run(["size", *argv]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    for word in words:
+        assert word in err
+    assert run(["size", *argv, "--format", "json"]) == code
+    assert json.loads(capsys.readouterr().err)["error"]["exit_code"] == code
+
+
+def test_a_broken_config_names_file_and_field(capsys: pytest.CaptureFixture[str], config: Path) -> None:
+    config.write_text(json.dumps({**CONFIG, "num_hidden_layers": 0}))
+    assert run(["size", str(config)]) == 1
+    err = capsys.readouterr().err
+    assert str(config) in err
+    assert "num_hidden_layers" in err
+
+
+def test_a_directory_without_a_config_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run(["size", str(tmp_path)]) == 1
+    assert "config.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["llama3-70b", "config"])
+def test_nothing_heavy_is_imported(config: Path, target: str) -> None:
+    argv = ["size", str(config) if target == "config" else target, "--format", "json"]
+    code = (
+        "import sys, contextlib, io\n"
+        "from kvplan.cli.app import run\n"
+        "with contextlib.redirect_stdout(io.StringIO()):\n"
+        f"    assert run({argv!r}) == 0\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
