@@ -25,7 +25,7 @@ from kvplan.specs.attention import (
     SlidingAttention,
 )
 from kvplan.specs.formats import KvFormat, check_fits, kv_format
-from kvplan.specs.model import Block
+from kvplan.specs.model import Block, ModelSpec
 
 Engine = Literal["ideal", "transformers", "vllm", "sglang"]
 
@@ -47,6 +47,11 @@ class Keeping:
     def dtype_bytes(self) -> int:
         """Bytes of one activation."""
         return DTYPE_BYTES[self.dtype]
+
+
+def keeping_of(model: ModelSpec, form: KvFormat, engine: Engine) -> Keeping:
+    """The rules that hold for a model in an engine."""
+    return Keeping(engine, form, model.dtype)
 
 
 def layer_stores(block: Block, keeping: Keeping, encoder_tokens: int = 0) -> tuple[Store, ...]:

@@ -1,0 +1,87 @@
+"""Bytes one GPU sets aside for one sequence: pages of vLLM's pool, or blocks, or exact lengths."""
+
+from __future__ import annotations
+
+from kvplan.sizing.attention import Keeping, keeping_of, layer_stores
+from kvplan.sizing.pages import LayerPages, Layout, vllm_layout
+from kvplan.sizing.report import SizeRequest
+from kvplan.sizing.retention import kept_tokens
+from kvplan.sizing.sharding import Parallel, rank_store, rank_tokens, stages
+from kvplan.sizing.state import state_bytes
+from kvplan.sizing.stores import Heads, Store
+from kvplan.specs.attention import LatentAttention
+from kvplan.specs.model import Block, ModelSpec
+
+
+def per_gpu(model: ModelSpec, ask: SizeRequest) -> tuple[tuple[int, ...], Layout | None]:
+    """Bytes of one sequence on a GPU of each pipeline stage, and the page groups of the largest."""
+    layers = list(model.layers())
+    found = []
+    for stage in stages(len(layers), ask.parallel.pp):
+        own = [layers[index] for index in stage]
+        if ask.draft and model.draft is not None and stage.stop == len(layers):
+            own += [model.draft.block] * model.draft.layers
+        found.append(allocated(own, ask, model, ask.parallel))
+    largest = max(found, key=lambda item: item[0])
+    return tuple(size for size, _ in found), largest[1]
+
+
+def allocated(
+    layers: list[Block], ask: SizeRequest, model: ModelSpec, parallel: Parallel
+) -> tuple[int, Layout | None]:
+    """Allocated bytes of one sequence for some layers on one rank, and vLLM's page groups."""
+    keeping = keeping_of(model, ask.form, ask.retention.engine)
+    pages: list[LayerPages] = []
+    latent = False
+    shares: dict[int, list[LayerPages]] = {}
+    for block in layers:
+        if id(block) not in shares:
+            shares[id(block)] = _rank_pages(block, keeping, ask, parallel)
+        pages += shares[id(block)]
+        latent = latent or isinstance(block.attention, LatentAttention)
+    if ask.retention.name == "vllm":
+        layout = vllm_layout(
+            pages,
+            ask.context_tokens,
+            cp=parallel.cp,
+            retention=ask.retention,
+            in_flight=ask.in_flight,
+            block_size=ask.block_size,
+            mamba_mode=ask.mamba_mode,
+            latent=latent,
+        )
+        extra = sum(_residual(page.store, ask.context_tokens) for page in pages if page.store is not None)
+        return layout.request_bytes + extra, layout
+    total = 0
+    for page in pages:
+        total += page.state_bytes
+        if page.store is None:
+            continue
+        tokens = rank_tokens(page.store, ask.context_tokens, parallel)
+        kept = kept_tokens(page.store, tokens, ask.retention, ask.in_flight)
+        size = page.store.block_tokens(ask.block_size)
+        if not ask.retention.pages or page.store.reach == "remainder":
+            total += page.store.bytes(kept)
+        elif _residual(page.store, 1):
+            total += page.store.bytes(-(-kept // size) * size)
+        else:
+            total += -(-kept // size) * page.store.page_bytes(size)
+    return total, None
+
+
+def _rank_pages(block: Block, keeping: Keeping, ask: SizeRequest, parallel: Parallel) -> list[LayerPages]:
+    stores = layer_stores(block, keeping, ask.encoder_tokens)
+    pages = [LayerPages(store=rank_store(store, parallel)) for store in stores]
+    if block.state is not None:
+        pages.append(LayerPages(state_bytes=state_bytes(block.state, keeping, parallel.attention_tp)))
+    return pages
+
+
+def _residual(store: Store, tokens: int) -> int:
+    """Most bytes the full-precision residual of a format adds to one sequence, beside its pages."""
+    if not isinstance(store.content, Heads):
+        return 0
+    content, total = store.content, 0
+    for side, dim in ((content.form.k, content.k_dim), (content.form.v, content.v_dim)):
+        total += min(side.residual, tokens) * content.count * dim * side.residual_bits // 8
+    return total
