@@ -38,7 +38,9 @@ _SECOND_UNITS = {
     "ns": Decimal("1e-9"), "m": Decimal(60), "min": Decimal(60), "h": Decimal(3600), "d": Decimal(86400),
 }  # fmt: skip
 
-_RATE_UNITS = {"": 1.0, "/s": 1.0, "req/s": 1.0, "rps": 1.0, "/min": 1 / 60, "req/min": 1 / 60, "/h": 1 / 3600}
+_RATE_UNITS = {
+    "": 1.0, "/s": 1.0, "req/s": 1.0, "rps": 1.0, "/min": 1 / 60, "req/min": 1 / 60, "/h": 1 / 3600,
+}  # fmt: skip
 
 
 def _split(text: str, what: str, example: str) -> tuple[Decimal, str]:

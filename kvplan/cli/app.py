@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -96,6 +97,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code; prints errors instead of raising them."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal or pipe that knows only ASCII gets \\uXXXX instead of a crash.
+            stream.reconfigure(errors="backslashreplace")
     verb = _named_verb(argv)
     completing = "_KVPLAN_COMPLETE" in os.environ
     debug = "--debug" in argv

@@ -20,13 +20,13 @@ class Progress(AbstractContextManager["Progress"]):
 
     def __init__(self, expected: int | None, *, quiet: bool = False) -> None:
         self._expected = expected
-        self._live = sys.stderr.isatty() and not quiet
+        self.live = sys.stderr.isatty() and not quiet
         self._started = self._shown = time.monotonic()
         self._drawn = False
 
     def update(self, requests: int, simulated_s: float) -> None:
         """``requests`` were taken in; the simulation stands at ``simulated_s`` seconds."""
-        if not self._live:
+        if not self.live:
             return
         now = time.monotonic()
         if now - self._shown < _INTERVAL_S:

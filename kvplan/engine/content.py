@@ -80,5 +80,3 @@ class Content:
                 i += 1
                 j += 1
         return stop
-
-

@@ -12,8 +12,8 @@ class StepBatch:
 
     Attributes:
         scheduled_tokens: tokens computed in the step, all requests together.
-        decode_context: sum over scheduled requests whose prompt was wholly computed before the step of
-            (tokens computed before + tokens scheduled now). This is the ``decode_context`` of the linear model.
+        decode_context: the linear model's: sum over scheduled requests whose prompt was wholly computed
+            before the step of (tokens computed before + tokens scheduled now).
         decode_requests: how many of those requests compute exactly one token.
         decode_kv_tokens: sum of (computed before + 1) over the requests counted in ``decode_requests``.
         prefill_chunks: ``(tokens computed before, tokens scheduled now)`` of every other scheduled request.

@@ -133,7 +133,7 @@ class VllmScheduler:
             self.index.take(demand)
         batch = plan.batch
         if self.keep_schedule:
-            self._log_regular(plan, dict((request, tokens) for request, tokens, _ in chunks))
+            self._log_regular(plan, {request: tokens for request, tokens, _ in chunks})
         if count:
             steady.tick += 1
             batch.scheduled_tokens = batch.decode_requests = batch.sampled_requests = count

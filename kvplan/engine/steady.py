@@ -103,7 +103,7 @@ class SteadyDecodes:
         return found
 
     def next_event(self) -> int:
-        """The tick of the next calendar entry (which may turn out to be forgotten); huge when there is none."""
+        """The tick of the next calendar entry, which may turn out to be forgotten; huge without any."""
         return self._calendar[0][0] if self._calendar else 1 << 62
 
 

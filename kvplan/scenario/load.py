@@ -12,7 +12,7 @@ import yaml
 
 from kvplan.errors import UsageError
 from kvplan.scenario.schema import Scenario
-from kvplan.specs.document import SafeLoader, YamlDocument, parse_yaml, read_yaml, validate
+from kvplan.specs.document import YamlDocument, parse_yaml, read_yaml, validate
 
 
 def load_scenario(
@@ -63,7 +63,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     if not equals or not key or any(not part for part in key.split(".")):
         raise UsageError(f"cannot read --set {text!r}", hint="write it like --set engine.max_num_seqs=64")
     try:
-        value = yaml.load(raw, Loader=SafeLoader)
+        value = yaml.load(raw, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as exc:
         raise UsageError(f"cannot read the value of --set {text!r}", hint="quote it as YAML") from exc
     return key, value

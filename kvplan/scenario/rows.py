@@ -50,7 +50,10 @@ class RowWriter(AbstractContextManager["RowWriter"]):
     def _open(self, path: str) -> None:
         import sys
 
-        self._stream = sys.stdout if path == "-" else open(path, "w", encoding="utf-8", newline="")
+        if path == "-":
+            self._stream = sys.stdout
+        else:
+            self._stream = open(path, "w", encoding="utf-8", newline="")  # noqa: SIM115 - closed in __exit__
 
     def _open_parquet(self, path: str) -> None:
         try:
@@ -79,10 +82,8 @@ class RowWriter(AbstractContextManager["RowWriter"]):
         import pyarrow as pa
 
         columns = list(zip(*self._batch, strict=True)) or [()] * len(COLUMNS)
-        self._parquet.write_table(
-            pa.table([pa.array(column, field.type) for column, field in zip(columns, self._schema, strict=True)],
-                     schema=self._schema)
-        )  # fmt: skip
+        arrays = [pa.array(column, kind.type) for column, kind in zip(columns, self._schema, strict=True)]
+        self._parquet.write_table(pa.table(arrays, schema=self._schema))
         self._batch = []
 
     def __exit__(

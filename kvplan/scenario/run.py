@@ -70,7 +70,9 @@ class Run:
         """
         self.recorder = Recorder(on_request=on_request, on_decision=on_decision)
         engine = make_engine(self._engine_name, self.deployment.config, self.clock.model, self.recorder)
-        requests: Iterable[Request] = _unique(self.workload.requests())
+        requests: Iterable[Request] = self.workload.requests()
+        if self.workload.names_requests:
+            requests = _unique(requests)
         if on_progress is not None:
             requests = _reporting(requests, on_progress)
         try:
@@ -197,12 +199,10 @@ class Run:
     def _warnings(self) -> list[str]:
         found = list(self.deployment.warnings)
         if self.interruption is not None:
-            found.append(f"the run is incomplete: {self.interruption}")
+            found.append(f"stopped early: {self.interruption}")
+        found.extend(self.clock.warnings)
         for reason, count in sorted(self.recorder.rejections.items()):
             found.append(f"{count:,} requests rejected by the front end: {reason}")
-        finished = self.recorder.totals.finished
-        if 0 < finished < 1000:
-            found.append(f"{finished:,} finished requests: p99 rests on {max(1, finished // 100)} of them")
         return found
 
 

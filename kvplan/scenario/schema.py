@@ -113,6 +113,7 @@ class WorkloadPart(Part):
     rate_scale: Scale = 1.0
     block_size: Positive | None = None
     smooth: bool = False
+    sort: Literal["window", "full"] = "window"
     clamp_outputs: bool = False
     synthesize: str | None = None
     requests: Positive | None = None

@@ -42,7 +42,16 @@ class Workload:
     @property
     def name(self) -> str:
         """File name or workload name."""
-        return self.trace.name if self.trace is not None else f"{self.part.synthesize} (synthetic)"
+        return (
+            os.path.basename(self.trace.name)
+            if self.trace is not None
+            else f"{self.part.synthesize} (synthetic)"
+        )
+
+    @property
+    def names_requests(self) -> bool:
+        """Whether request ids come from the file, so that two may be equal."""
+        return self.trace is not None and self.trace.format == "tokens"
 
     @property
     def expected(self) -> int | None:
@@ -105,5 +114,6 @@ def open_workload(part: WorkloadPart, seed: int) -> Workload:
         clamp_outputs=part.clamp_outputs,
         rate=part.rate,
         seed=seed,
+        sort=part.sort,
     )
     return Workload(part, seed, trace)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +15,6 @@ from kvplan.errors import AnswerIsNo, Interrupted, KvplanError
 
 if TYPE_CHECKING:
     from kvplan.reporting.result import Result
-    from kvplan.scenario.run import Run
     from kvplan.scenario.schema import Scenario
 
 
@@ -71,17 +72,21 @@ def simulate(
         "workload.rate": rate, "latency.model": latency, "seed": seed,
     }  # fmt: skip
     if requests is not None:
-        flags["workload.requests" if _is_synthetic(scenario, trace, synthesize) else "workload.limit"] = requests
+        flags["workload.requests" if _is_synthetic(scenario, trace, synthesize) else "workload.limit"] = (
+            requests
+        )
     resolved = load_scenario(scenario, flags, assign or [])
     if print_scenario:
         sys.stdout.write(dump_scenario(resolved))
         return
-    result = _run(resolved, engine, rows, decisions, quiet=quiet)
-    _write(result, output, html)
-    _print(result, format)
-    if not result.complete:
+    run = _Simulation(resolved, engine, rows, decisions, quiet=quiet)
+    _write(run.result, output, html)
+    if run.failure is not None:
+        raise run.failure
+    _print(run.result, format)
+    if not run.result.complete:
         raise Interrupted("the simulation was interrupted; what was done until then is kept")
-    missed = [item.name for item in result.slo if not item.passed]
+    missed = [item.name for item in run.result.slo if not item.passed]
     if missed:
         raise AnswerIsNo(f"SLO missed: {', '.join(missed)}", hint="see the result for the values reached")
 
@@ -96,48 +101,44 @@ def _is_synthetic(scenario: str | None, trace: str | None, synthesize: str | Non
     return load_scenario(scenario).workload.synthesize is not None
 
 
-def _run(
-    scenario: Scenario, engine: str, rows: str | None, decisions: str | None, *, quiet: bool
-) -> Result:
-    from kvplan.cli.progress import Progress
-    from kvplan.reporting.result import Result
-    from kvplan.scenario.rows import RowWriter
-    from kvplan.scenario.run import Run
+class _Simulation:
+    """One executed run: its result, complete or not, and what stopped it."""
 
-    run = Run(scenario, engine=engine)
-    command = ["kvplan", *sys.argv[1:]]
-    with ExitStack() as stack:
-        writer = stack.enter_context(RowWriter(rows)) if rows else None
-        log = stack.enter_context(_open_log(decisions)) if decisions else None
-        progress = stack.enter_context(Progress(run.workload.expected, quiet=quiet))
-        try:
-            run.execute(
-                on_request=writer.write if writer else None,
-                on_decision=(lambda line: _write_line(log, line)) if log else None,
-                on_progress=progress.update,
-            )
-        except KvplanError:
-            _keep_partial(run, command)
-            raise
-    return Result.model_validate(run.result(command))
+    def __init__(
+        self, scenario: Scenario, engine: str, rows: str | None, decisions: str | None, *, quiet: bool
+    ) -> None:
+        from kvplan.cli.progress import Progress
+        from kvplan.reporting.result import Result
+        from kvplan.scenario.rows import RowWriter
+        from kvplan.scenario.run import Run
 
-
-def _keep_partial(run: Run, command: list[str]) -> None:
-    totals = run.recorder.totals
-    sys.stderr.write(
-        f"stopped after {totals.steps:,} steps: {totals.finished:,} of {totals.requests:,} requests finished\n"
-    )
+        run = Run(scenario, engine=engine)
+        self.failure: KvplanError | None = None
+        with ExitStack() as stack:
+            writer = stack.enter_context(RowWriter(rows)) if rows else None
+            log = stack.enter_context(_open_log(decisions)) if decisions else None
+            progress = stack.enter_context(Progress(run.workload.expected, quiet=quiet))
+            try:
+                run.execute(
+                    on_request=writer.write if writer else None,
+                    on_decision=_line_writer(log) if log else None,
+                    on_progress=progress.update if progress.live else None,
+                )
+            except KvplanError as exc:
+                self.failure = exc
+        self.result: Result = Result.model_validate(run.result(["kvplan", *sys.argv[1:]]))
 
 
-def _open_log(path: str):  # type: ignore[no-untyped-def]
-    from contextlib import nullcontext
-
+def _open_log(path: str) -> AbstractContextManager[IO[str]]:
     return nullcontext(sys.stdout) if path == "-" else open(path, "w", encoding="utf-8", newline="\n")
 
 
-def _write_line(stream, line: str) -> None:  # type: ignore[no-untyped-def]
-    stream.write(line)
-    stream.write("\n")
+def _line_writer(stream: IO[str]) -> Callable[[str], None]:
+    def write(line: str) -> None:
+        stream.write(line)
+        stream.write("\n")
+
+    return write
 
 
 def _write(result: Result, output: str | None, html: str | None) -> None:
@@ -152,7 +153,7 @@ def _write(result: Result, output: str | None, html: str | None) -> None:
     if html is not None:
         from kvplan.cli.commands.report import ReportFormat, write_report
 
-        write_report(result, html, ReportFormat.html)
+        write_report(result, Path(html), ReportFormat.html)
 
 
 def _print(result: Result, format: OutputFormat) -> None:

@@ -139,7 +139,6 @@ class KvCache:
         for manager in self.managers:
             manager.start_step()
 
-
     def aligned_split(self, state: RequestState, new_tokens: int, hit_tokens: int) -> int:
         """Cut a prefill chunk where a group needs it to end (recurrent state: at a block boundary)."""
         for manager in self.managers:

@@ -109,9 +109,7 @@ class ReferenceEngine:
         if recorder.on_decision is not None:
             scheduled = ",".join(f"{state.request.id}={count}" for state, count in plan.tokens.items())
             preempted = ",".join(state.request.id for state in plan.preempted)
-            recorder.on_decision(
-                f"{scheduled}|{plan.free_blocks}|{plan.running}|{plan.waiting}|{preempted}"
-            )
+            recorder.on_decision(f"{scheduled}|{plan.free_blocks}|{plan.running}|{plan.waiting}|{preempted}")
         if recorder.wants_point(totals.steps):
             recorder.point(
                 SeriesPoint(
