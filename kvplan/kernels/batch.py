@@ -71,8 +71,8 @@ class PagedBatch:
         page = self.block_table[owner, position // block_size].long()
         return page * block_size + position % block_size
 
-    def validate(self, num_blocks: int, block_size: int, *, contents: bool) -> None:
-        """Check shapes and dtypes; with ``contents`` also the numbers, which waits for the device.
+    def validate(self) -> None:
+        """Check shapes, dtypes and devices; not the numbers, which lie on the device (``validate_contents``).
 
         Raises:
             UsageError: saying which argument is wrong and what is accepted.
@@ -91,10 +91,13 @@ class PagedBatch:
                 raise UsageError(f"{name} lies on {t.device}, but lengths on {self.lengths.device}")
             if t.stride(-1) != 1:
                 raise UsageError(f"{name} must be contiguous along its last dimension")
-        if contents:
-            self._check_contents(num_blocks, block_size)
 
-    def _check_contents(self, num_blocks: int, block_size: int) -> None:
+    def validate_contents(self, num_blocks: int, block_size: int) -> None:
+        """Check lengths and block ids against a cache; waits for the device.
+
+        Raises:
+            UsageError: naming the sequence and the number that does not fit.
+        """
         lengths = self.lengths.tolist()
         table = self.block_table.cpu()
         for b, length in enumerate(lengths):

@@ -18,6 +18,7 @@ from kvplan.kernels.cache import COUNTERS, PagedKVCache
 from kvplan.kernels.gpu import append as append_kernel
 from kvplan.kernels.gpu import decode as decode_kernel
 from kvplan.kernels.gpu import write as write_kernel
+from kvplan.kernels.splits import choose_splits
 from kvplan.kernels.variants import (
     DIRECT,
     FUSED,
@@ -34,6 +35,24 @@ from kvplan.kernels.variants import (
 
 INTERPRETED = type(decode_kernel.reduce).__name__ == "InterpretedFunction"
 """Whether triton was imported in interpreter mode."""
+
+
+@functools.cache
+def multiprocessors(device_index: int | None) -> int:
+    """Multiprocessors of a CUDA device; 1 in the interpreter."""
+    return 1 if INTERPRETED else torch.cuda.get_device_properties(device_index).multi_processor_count
+
+
+def splits_for(query: Tensor, cache: PagedKVCache, batch: PagedBatch, window: int) -> int:
+    """Splits of a decode, from shapes alone."""
+    group = query.shape[1] // cache.kv_heads
+    return choose_splits(
+        programs=batch.sequences * cache.kv_heads * -(-group // (8 if group <= 8 else 16)),
+        tokens=batch.block_table.shape[1] * cache.block_size,
+        multiprocessors=multiprocessors(query.device.index),
+        window=window,
+        ring=cache.format.residual > 0,
+    )
 
 
 @functools.cache

@@ -10,8 +10,9 @@ from kvplan.kernels.cache import COUNTERS
 from kvplan.kernels.formats import LATENT_DIM
 from kvplan.kernels.gpu import decode as decode_kernel
 from kvplan.kernels.gpu import mla as mla_kernel
-from kvplan.kernels.launch import constants, target
+from kvplan.kernels.launch import constants, multiprocessors, target
 from kvplan.kernels.mla_cache import MLACache
+from kvplan.kernels.splits import choose_splits
 from kvplan.kernels.variants import (
     DIRECT,
     FUSED,
@@ -21,6 +22,17 @@ from kvplan.kernels.variants import (
     reduce_variant,
     write_mla_variant,
 )
+
+
+def splits_for(query: Tensor, cache: MLACache, batch: PagedBatch) -> int:
+    """Splits, from shapes alone."""
+    return choose_splits(
+        programs=batch.sequences * -(-query.shape[1] * batch.max_query // 16),
+        tokens=batch.block_table.shape[1] * cache.block_size,
+        multiprocessors=multiprocessors(query.device.index),
+        per_multiprocessor=2,
+        ring=False,
+    )
 
 
 def attention(query: Tensor, cache: MLACache, batch: PagedBatch, *, scale: float, splits: int, fused: bool,

@@ -115,7 +115,7 @@ def decode_variant(fmt: KVFormat, *, head_dim: int, block_size: int, group: int,
     if fmt.key.scaling is Scaling.CHANNEL or fmt.value.scaling is Scaling.GROUP:
         most = 64
     if target.interpreted:
-        most, stages = 32, 1
+        most, stages = 64, 1
     tokens = tile_tokens(block_size, most)
     constants = {
         "D": head_dim, "BS": block_size, "BN": tokens, "BH": columns, "HB": -(-group // columns),
@@ -130,16 +130,19 @@ def decode_variant(fmt: KVFormat, *, head_dim: int, block_size: int, group: int,
 def append_variant(fmt: KVFormat, *, head_dim: int, block_size: int, windowed: bool, dtype: str,
                    target: Target) -> Variant:  # fmt: skip
     """The prefill and append kernel."""
-    columns = 64 if head_dim <= 128 else 32
-    tokens = tile_tokens(block_size, 64)
+    # Per-column statistics live in every thread, so columns cost registers; groups of scales cost more.
+    columns = 32 if fmt.key.bits == 16 and head_dim <= 128 else 16
+    tokens = tile_tokens(block_size, 32 if fmt.residual else 64)
     stages = 2 if fmt.key.bits == 16 and head_dim <= 128 else 1
     if target.interpreted:
-        columns, tokens, stages = 32, tile_tokens(block_size, 32), 1
+        columns, tokens, stages = 32, tile_tokens(block_size, 64), 1
+    # Unpacking is shared by all columns here, so biases come off at once and cost no statistics.
+    switches = target.switches() | {"FOLD": False}
     constants = {
         "D": head_dim, "BS": block_size, "BN": tokens, "BM": columns, "PAGED": block_size % tokens == 0,
         "WINDOWED": windowed, "RING": fmt.residual,
         **side_constants("K", fmt.key, head_dim), **side_constants("V", fmt.value, head_dim),
-        "CT": target.compute_type(fmt, dtype), **target.switches(),
+        "CT": target.compute_type(fmt, dtype), **switches,
     }  # fmt: skip
     return Variant("append", constants, 4, stages)
 
@@ -183,7 +186,9 @@ def mla_variant(fmt: KVFormat, *, block_size: int, mode: int, target: Target, sp
         "NS": power_of_two(splits_bound),
         **{k: v for k, v in target.switches().items() if k != "FOLD"},
     }  # fmt: skip
-    return Variant("mla", constants, 8, 1)
+    # bf16 on wgmma: with eight warps half of them have no rows of the 64-row product. Elsewhere four would spill.
+    four = fmt.key.code is Code.FLOAT16 and (target.capability or 0) >= 90
+    return Variant("mla", constants, 4 if four else 8, 1)
 
 
 def write_mla_variant(fmt: KVFormat) -> Variant:

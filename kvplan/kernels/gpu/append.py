@@ -52,7 +52,7 @@ def append(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, STARTS
         table = TABLE + b.to(tl.int64) * table_stride
         stop = tl.minimum(end, coded)
         inner = (oldest // BN) * BN
-        if not WINDOWED:
+        if not WINDOWED and RING == 0:
             # Tokens that every column sees need no mask.
             inner = tl.minimum(lowest + 1, coded) // BN * BN
             for t in range(0, inner, BN):

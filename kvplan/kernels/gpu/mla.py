@@ -54,10 +54,10 @@ def mla_step(C, R, S, table, t, end, hi, q, qr, factor, m, l, acc, BS: tl.conste
             raw = tl.load(p, mask=mask, other=0.0) if CODE == 0 else tl.load(p, mask=mask, other=0)
         else:
             raw = tl.load(p)
-        y = unpack(raw, CODE, CT, False, ASM, NATIVE)
-        tiles = tiles + (y[0],)
+        y = unpack(raw, CODE, CT, False, ASM, NATIVE)[0]
+        tiles = tiles + (y,)
         if CODE == 0:
-            st = tl.dot(y[0], q[i], st)
+            st = tl.dot(y, q[i], st)
         else:
             if MASKED:
                 s = tl.load(S + line * 4 + i, mask=ok, other=0.0)
@@ -66,7 +66,7 @@ def mla_step(C, R, S, table, t, end, hi, q, qr, factor, m, l, acc, BS: tl.conste
             # Without native conversion unpack leaves 2^-8 in.
             s = s if NATIVE else s * 256.0
             scales = scales + (s,)
-            st += tl.dot(y[0], q[i]) * s[:, None]
+            st += tl.dot(y, q[i]) * s[:, None]
     visible = ok[:, None] & (position[:, None] < hi[None, :])
     p, m, l, alpha = softmax_step(st * factor[None, :], visible, m, l, DEFER, MASKED)
     out = ()

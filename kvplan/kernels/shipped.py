@@ -1,0 +1,115 @@
+"""The compiled variants that represent what is shipped: every kernel in every format, at the usual shapes.
+
+Head dimension 128, pages of 64 tokens, 4 query heads per KV head, no window; plus the shapes that change the
+generated code most (256-wide heads, padded heads, pages smaller than a tile, 16 query heads, a window). MLA at
+its one shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from kvplan.kernels import variants
+from kvplan.kernels.formats import Code, KVFormat, all_formats, get_format
+from kvplan.kernels.variants import DIRECT, FUSED, PARTIAL, Target, Variant
+
+FLOATS = {"float16": "*fp16", "float32": "*fp32", "uint8": "*u8"}
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """A variant with a name, the kernel's function, pointer types, and the elements one tile covers (0: no loop)."""
+
+    name: str
+    variant: Variant
+    function: Callable[[], Any]
+    pointers: dict[str, str]
+    elements: int
+
+
+def pointers_of(fmt: KVFormat) -> dict[str, str]:
+    """Triton pointer types of every argument any kernel takes, for caches in this format."""
+    sixteen = "*fp16" if fmt.name == "fp16" else "*bf16"
+    codes = sixteen if fmt.key.code is Code.FLOAT16 else "*u8"
+    integers = dict.fromkeys(("ROWS", "TABLE", "LENGTHS", "STARTS", "COUNT"), "*i32")
+    singles = dict.fromkeys(("KT", "VT", "LSE", "PM", "PL", "PO"), "*fp32")
+    halves = dict.fromkeys(("Q", "OUT", "RK", "RV", "XK", "XV", "XC", "R"), sixteen)
+    scales = FLOATS[fmt.key.scale_dtype]
+    return {
+        **integers, **singles, **halves, "SLOTS": "*i64", "K": codes, "V": codes, "C": codes,
+        "KS": scales, "VS": scales, "KM": "*fp16", "VM": "*fp16", "S": "*fp32",
+    }  # fmt: skip
+
+
+def _function(kernel: str) -> Callable[[], Any]:
+    module = {"reduce": "decode", "write_groups": "write", "write_ring": "write", "write_mla": "mla"}
+
+    def load() -> Any:
+        from importlib import import_module
+
+        return getattr(import_module(f"kvplan.kernels.gpu.{module.get(kernel, kernel)}"), kernel)
+
+    return load
+
+
+def _ship(name: str, fmt: KVFormat, variant: Variant, elements: int = 0, raw: bool = False) -> Shipped:
+    pointers = pointers_of(fmt)
+    if raw:
+        pointers |= dict.fromkeys(("XK", "XV", "K", "V", "RK", "RV", "XC", "C", "R", "XR"), "*i16")
+    if variant.kernel == "write_mla":
+        pointers |= dict.fromkeys(("XR", "R"), "*i16")
+    return Shipped(name, variant, _function(variant.kernel), pointers, elements)
+
+
+def shipped(capability: int) -> Iterator[Shipped]:
+    """Every variant to compile for one architecture."""
+    target = Target(capability)
+    for fmt in all_formats():
+        if fmt.latent:
+            yield from _latent(fmt, target)
+            continue
+        dtype = "float16" if fmt.name == "fp16" else "bfloat16"
+        shape = {"head_dim": 128, "block_size": 64, "windowed": False, "dtype": dtype, "target": target}
+        decode = variants.decode_variant(fmt, group=4, mode=PARTIAL, **shape)
+        yield _ship(f"decode/{fmt.name}", fmt, decode, 2 * 128 * decode.constants["BN"])
+        append = variants.append_variant(fmt, **shape)
+        yield _ship(f"append/{fmt.name}", fmt, append, 2 * 128 * append.constants["BN"])
+        if fmt.residual:
+            groups = variants.write_groups_variant(fmt, head_dim=128, block_size=64)
+            yield _ship(f"write_groups/{fmt.name}", fmt, groups)
+        else:
+            write = variants.write_variant(fmt, head_dim=128, block_size=64, target=target)
+            yield _ship(f"write/{fmt.name}", fmt, write, raw=fmt.key.code is Code.FLOAT16)
+    yield from _shapes(target)
+
+
+def _latent(fmt: KVFormat, target: Target) -> Iterator[Shipped]:
+    mla = variants.mla_variant(fmt, block_size=64, mode=PARTIAL, target=target)
+    yield _ship(f"mla/{fmt.name}", fmt, mla, 576 * mla.constants["BN"])
+    raw = fmt.key.code is Code.FLOAT16
+    yield _ship(f"write_mla/{fmt.name}", fmt, variants.write_mla_variant(fmt), raw=raw)
+
+
+def _shapes(target: Target) -> Iterator[Shipped]:
+    usual = {"head_dim": 128, "block_size": 64, "group": 4, "windowed": False, "mode": PARTIAL}
+    others: dict[str, tuple[str, dict[str, Any]]] = {
+        "decode/bf16/d256": ("bf16", {"head_dim": 256}),
+        "decode/fp8_e4m3/d80": ("fp8_e4m3", {"head_dim": 80}),
+        "decode/int4/d256": ("int4", {"head_dim": 256}),
+        "decode/bf16/page16": ("bf16", {"block_size": 16}),
+        "decode/int4/page16": ("int4", {"block_size": 16}),
+        "decode/fp8_e4m3/heads16": ("fp8_e4m3", {"group": 16}),
+        "decode/bf16/window": ("bf16", {"windowed": True}),
+        "decode/fp8_e4m3/fused": ("fp8_e4m3", {"mode": FUSED, "splits_bound": 16}),
+        "decode/int4/direct": ("int4", {"mode": DIRECT}),
+    }
+    for name, (format_name, change) in others.items():
+        fmt = get_format(format_name)
+        shape = usual | change
+        variant = variants.decode_variant(fmt, dtype="bfloat16", target=target, **shape)
+        yield _ship(name, fmt, variant, 2 * shape["head_dim"] * variant.constants["BN"])
+    bf16 = get_format("bf16")
+    yield _ship("reduce", bf16, variants.reduce_variant(128, 16))
+    yield _ship("write_ring", get_format("kivi2"), variants.write_ring_variant(get_format("kivi2"), head_dim=128), raw=True)

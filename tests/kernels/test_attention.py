@@ -1,0 +1,100 @@
+"""Every kernel in every format against float64, in Triton's interpreter."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: kernels cannot run")
+pytest.importorskip("triton", reason="triton is not installed: kernels cannot be interpreted")
+
+from kvplan.kernels import cases, launch, matrix  # noqa: E402
+from kvplan.kernels.cases import Case  # noqa: E402
+from kvplan.kernels.formats import all_formats  # noqa: E402
+from kvplan.kernels.variants import Target  # noqa: E402
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("interpreter")]
+
+PAGED = list(matrix.paged_cases())
+
+
+@pytest.mark.parametrize("case", [*PAGED, *matrix.mla_cases()], ids=lambda case: case.name)
+def test_kernel_agrees_with_float64(case: Case):
+    built = cases.build(case)
+    out, lse = cases.run(case, built)
+    error, lse_error = cases.errors(built, out, lse)
+    assert error <= case.bound(interpreted=True)
+    assert lse_error <= (cases.LSE_BOUND if case.fold else 2e-4)
+
+
+def test_the_matrix_covers_every_level_for_every_format():
+    for fmt in all_formats():
+        if fmt.latent:
+            continue
+        mine = [case for case in PAGED if case.format == fmt.name]
+        sizes = {case.block_size for case in mine}
+        assert {64, 128, 256} <= sizes
+        assert sizes & {16, 96}
+        assert {1, 4, 8, 17} <= {case.group for case in mine}
+        assert any(0 < case.window < case.block_size for case in mine)
+        assert {True, False} == {case.fused for case in mine if case.splits > 1}
+        assert any(case.queries for case in mine)
+
+
+def test_an_answer_does_not_depend_on_its_neighbours_in_the_batch():
+    case = Case("int4_g64", (70, 33, 5), kv_heads=2, splits=2)
+    built = cases.build(case)
+    together, _ = cases.run(case, built)
+    alone = replace(built.batch, block_table=built.batch.block_table[1:2], lengths=built.batch.lengths[1:2])
+    single, _ = cases.run(case, replace(built, batch=alone, query=built.query[1:2]))
+    assert torch.equal(single[0], together[1])
+
+
+def test_fused_and_two_stage_reductions_agree_to_the_bit():
+    case = Case("fp8_e4m3", (150, 20), splits=3)
+    built = cases.build(case)
+    staged, staged_lse = cases.run(case, built)
+    fused, fused_lse = cases.run(replace(case, fused=True), built)
+    assert torch.equal(staged, fused)
+    assert torch.equal(staged_lse, fused_lse)
+    assert int(built.cache.counters.abs().max()) == 0
+
+
+def test_the_comparison_notices_an_unwritten_output():
+    case = Case("bf16", (20,))
+    built = cases.build(case)
+    out, lse = cases.run(case, built)
+    out[0, 1, 3] = math.nan
+    assert math.isnan(cases.errors(built, out, lse)[0])
+
+
+def test_the_comparison_notices_a_wrong_page():
+    case = Case("bf16", (40, 40))
+    built = cases.build(case)
+    swapped = replace(built.batch, block_table=built.batch.block_table.flip(0).contiguous())
+    out, lse = cases.run(case, replace(built, batch=swapped))
+    assert not cases.errors(built, out, lse)[0] <= cases.BF16_BOUND
+
+
+@pytest.mark.parametrize("fmt", all_formats(), ids=lambda fmt: fmt.name)
+def test_products_are_never_bf16_under_the_interpreter(fmt):
+    # Its bf16 dot product multiplies raw bit patterns.
+    assert Target(None).compute_type(fmt, "bfloat16") == "float32"
+    assert launch.target().interpreted
+
+
+def test_a_long_context_with_a_common_offset_keeps_the_folded_bias_small():
+    # Keys and queries with a large mean make the folded correction large compared with the scores.
+    case = Case("int4", (1500,), block_size=64, splits=4, fold=True)
+    built = cases.build(case)
+    built.query += 3.0
+    from kvplan.kernels import reference
+
+    built.expected, built.expected_lse = reference.attention(
+        built.query, built.cache, built.batch, compute=torch.float64
+    )
+    error, lse_error = cases.errors(built, *cases.run(case, built))
+    assert error <= 1e-3
+    assert lse_error <= cases.LSE_BOUND
