@@ -113,6 +113,10 @@ def kv_heads(config: Config, heads: int, layer: int = 0) -> int:
         return 1 if config.flag("multi_query", True) else heads
     if config.has("multi_query_attention") or config.has("multi_query_group_num"):
         return config.count("multi_query_group_num") if config.flag("multi_query_attention", True) else heads
+    listed = config.items("num_key_value_heads_per_layer")
+    if listed is not None:
+        key = "num_key_value_heads_per_layer"
+        return _whole(config, key, listed[layer] if layer < len(listed) else None)
     nested = config.sub("attn_config")
     if nested is not None:
         if nested.get("attn_type") == "multiquery_attention":
@@ -163,7 +167,7 @@ def _heads(config: Config, reach: str, layer: int, layers: int) -> dict[str, Any
     heads = query_heads(config, layer)
     groups = kv_heads(config, heads, layer)
     dim = head_dim(config, heads)
-    value_dim = config.optional("v_head_dim")
+    value_dim = config.optional("v_head_dim", least=0) or None
     if reach == "full":
         dim = config.optional("global_head_dim") or dim
         groups = config.optional("num_global_key_value_heads") or groups
@@ -206,7 +210,7 @@ def _heads(config: Config, reach: str, layer: int, layers: int) -> dict[str, Any
 
 
 def _latent(config: Config, kind: str, layer: int, layers: int) -> LatentAttention:
-    dsa = kind == "indexed" or (config.has("index_topk") and config.has("index_head_dim"))
+    dsa = kind == "indexed" or bool(config.get("index_topk") and config.get("index_head_dim"))
     return LatentAttention.model_construct(
         query_heads=query_heads(config, layer),
         kv_lora_rank=config.count("kv_lora_rank"),

@@ -19,7 +19,7 @@ from kvplan.specs.base import MAX_COUNT
 from kvplan.specs.model import MAX_LAYERS
 
 NAMES: dict[str, tuple[str, ...]] = {
-    "hidden_size": ("n_embd", "d_model", "dim", "model_dim", "decoder_hidden_size"),
+    "hidden_size": ("n_embd", "n_embed", "d_model", "dim", "model_dim", "decoder_hidden_size"),
     "num_hidden_layers": (
         "n_layer", "n_layers", "num_layers", "num_decoder_layers", "decoder_layers",
         "num_transformer_layers",
@@ -37,6 +37,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "intermediate_size": (
         "n_inner", "ffn_hidden_size", "d_ff", "ffn_dim", "decoder_ffn_dim", "intermediate_dim",
+        "block_ff_dim",
     ),
     "vocab_size": ("padded_vocab_size", "text_vocab_size"),
     "max_position_embeddings": (
@@ -158,6 +159,18 @@ class Config:
         """A required whole number of at least one."""
         value: int = self.integer(key, defaults=defaults)
         return value
+
+    def uniform(self, key: str, *, least: int = 1) -> int | None:
+        """A whole number, or the largest of a list that gives one per layer."""
+        value = self.get(key)
+        if not isinstance(value, list):
+            return self.optional(key, least=least)
+        whole = [
+            item for item in value if isinstance(item, int) and not isinstance(item, bool) and item >= least
+        ]
+        if len(whole) != len(value) or not whole:
+            raise self.error(f"expected whole numbers of at least {least}, found {_shown(value)}", key)
+        return max(whole)
 
     def optional(self, key: str, *, least: int = 1, defaults: bool = True) -> int | None:
         """The same, or ``None``."""

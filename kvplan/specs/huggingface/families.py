@@ -105,7 +105,7 @@ QK_NORM = _names(
 TWO_ATTENTIONS = frozenset({"longcat_flash"})
 """A layer of the configuration is two attention layers, the first with the experts beside its MLP."""
 
-KIMI_DELTA = frozenset({"kimi_linear", "bailing_hybrid", "glm5_next"})
+KIMI_DELTA = frozenset({"kimi_linear", "bailing_hybrid", "glm5_next", "glm5_next_text"})
 """Linear layers are Kimi delta attention."""
 
 LIGHTNING = frozenset(
@@ -115,6 +115,7 @@ LIGHTNING = frozenset(
 
 STANDARD = _names(
     """
+    phi4mm hunyuan bailing_moe bailing_moe_v2 step3_text step3_vl arctic grok-1 grok1 hf_olmo xverse plamo
     llama mistral mixtral gemma qwen2 qwen2_moe qwen3 qwen3_moe phi3 phi phimoe granite granitemoe
     granitemoeshared cohere starcoder2 stablelm olmo olmo2 olmoe smollm3 nemotron internlm2 internlm3
     deepseek deepseek_v2 deepseek_v3 deepseek_v32 kimi_k2 kimi_k25 glm glm4 glm4_moe glm4_moe_lite

@@ -190,6 +190,8 @@ def _periodic(config: Config, layers: int) -> list[str] | None:
         return ["linear"] * layers
     if config.model_type == "minimax":
         return ["full" if (index + 1) % 2 else "linear" for index in range(layers)]
+    if config.model_type.startswith("glm5_next"):
+        return ["linear" if index % 4 != 3 else "indexed" for index in range(layers)]
     if config.model_type == "kimi_linear":
         return ["full" if index and index % 4 == 0 else "linear" for index in range(layers)]
     if config.model_type == "zaya":

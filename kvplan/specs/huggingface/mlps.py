@@ -20,6 +20,9 @@ def mlp(config: Config, layer: int, layers: int) -> Mlp | None:
         return None
     if config.model_type in SINGLE_PART:
         return _single(config, layer, layers)
+    nested = config.sub("ffn_config")
+    if nested is not None and has_experts(nested):  # DBRX
+        return experts(nested)
     if config.model_type in families.TWO_ATTENTIONS:
         beside = dense(config, layer)
         return beside if layer % 2 else experts(config).model_copy(update={"dense": beside})
@@ -33,6 +36,8 @@ def has_experts(config: Config) -> bool:
     if config.get("enable_moe_block") is False:
         return False
     value = config.get("num_experts")
+    if isinstance(value, list):
+        return True
     return isinstance(value, int) and not isinstance(value, bool) and value > 1
 
 
@@ -56,6 +61,8 @@ def dense(config: Config, layer: int = 0) -> DenseMlp | None:
     if isinstance(value, list):
         value = value[layer] if layer < len(value) else None
     width = value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+    if width is not None and config.flag("block_auto_adjust_ff_dim") and config.has("block_ff_dim"):
+        width = _adjusted_width(config, width)
     if width is None:
         width = _implied_width(config)
     if width is None:
@@ -65,6 +72,16 @@ def dense(config: Config, layer: int = 0) -> DenseMlp | None:
     return DenseMlp.model_construct(
         intermediate_size=width, gated=is_gated(config), bias=config.flag("mlp_bias")
     )
+
+
+def _adjusted_width(config: Config, width: int) -> int:
+    """LFM2 gives the width of an ungated layer: two thirds of it, rounded up."""
+    factor = config.get("block_ffn_dim_multiplier")
+    width = 2 * width // 3
+    if isinstance(factor, (int, float)) and not isinstance(factor, bool) and factor > 0:
+        width = int(factor * width)
+    multiple = config.integer("block_multiple_of", 256)
+    return int(-(-width // multiple) * multiple)
 
 
 def _is_sharing(config: Config, layer: int) -> bool:
@@ -86,18 +103,17 @@ def _implied_width(config: Config) -> int | None:
 
 def experts(config: Config) -> MoeMlp:
     """Routed and shared experts."""
-    number = config.count("num_experts")
-    width = config.optional("moe_intermediate_size") or config.count("intermediate_size")
+    number = config.uniform("num_experts") or config.count("num_experts")
+    width = config.uniform("moe_intermediate_size") or config.count("intermediate_size")
     shared = config.optional("shared_expert_intermediate_size", least=0)
-    many = config.get("num_shared_experts")
-    copies = many if isinstance(many, int) and not isinstance(many, bool) else 0
+    copies = config.uniform("num_shared_experts", least=0) or 0
     if shared is None:
         shared = width * copies
         if config.model_type.startswith("llama4"):
             shared = width
     elif copies > 1 and config.has("moe_shared_expert_intermediate_size"):
         shared *= copies
-    chosen = config.optional("num_experts_per_tok") or 1
+    chosen = config.uniform("num_experts_per_tok") or 1
     beside = dense(config) if config.model_type.startswith("gemma4") or config.flag("moe_residual") else None
     return MoeMlp.model_construct(
         experts=number,

@@ -16,14 +16,19 @@ from kvplan.specs.model import Block, Draft, Encoder, Vision
 
 def is_encoder_decoder(config: Config) -> bool:
     """Whether the decoder attends to an encoder."""
-    return (
-        config.model_type in families.ENCODER_DECODER
-        or config.get("is_encoder_decoder", defaults=False) is True
-    )
+    if config.model_type in families.ENCODER_DECODER:
+        return True
+    if config.prefix.endswith("decoder."):  # T5Gemma, image-to-text pairs: two configurations side by side
+        return isinstance(config.top.get("encoder"), Mapping)
+    return config.get("is_encoder_decoder", defaults=False) is True
 
 
 def encoder(config: Config) -> Encoder:
     """The encoder of an encoder-decoder model."""
+    own = config.top.get("encoder")
+    if config.prefix.endswith("decoder.") and isinstance(own, Mapping):
+        inner = own.get("text_config")
+        return _separate(Config(inner if isinstance(inner, Mapping) else own, {}, config.path, "encoder."))
     hidden = config.count("hidden_size")
     heads = config.optional("encoder_attention_heads") or config.count("num_attention_heads")
     width = config.optional("encoder_ffn_dim") or config.optional("intermediate_size") or 4 * hidden
@@ -40,6 +45,25 @@ def encoder(config: Config) -> Encoder:
         mlp=DenseMlp.model_construct(intermediate_size=width, gated=is_gated(config)),
         max_tokens=positions,
         fixed_length=config.model_type in families.FIXED_ENCODER,
+    )
+
+
+def _separate(config: Config) -> Encoder:
+    """An encoder with a configuration of its own."""
+    heads = config.count("num_attention_heads")
+    hidden = config.count("hidden_size")
+    width = config.optional("intermediate_size") or 4 * hidden
+    groups = config.optional("num_key_value_heads") or heads
+    size, patch = config.optional("image_size"), config.optional("patch_size")
+    return Encoder.model_construct(
+        layers=config.count("num_hidden_layers"),
+        hidden_size=hidden,
+        attention=FullAttention.model_construct(
+            query_heads=heads, kv_heads=groups, head_dim=head_dim(config, heads)
+        ),
+        mlp=DenseMlp.model_construct(intermediate_size=width, gated=is_gated(config)),
+        max_tokens=(size // patch) ** 2 + 1 if size and patch else None,
+        fixed_length=bool(size and patch),
     )
 
 
