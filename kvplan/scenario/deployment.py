@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.errors import AnswerIsNo, UsageError
+from kvplan.latency.assumption import Assumption
 from kvplan.scenario.schema import Scenario
 from kvplan.sizing.capacity import FitReport, fit_model
 from kvplan.sizing.serving import parse_version
 from kvplan.sizing.sharding import Parallel
 from kvplan.specs.catalog import load_gpu
-from kvplan.specs.formats import kv_format, kv_pair
+from kvplan.specs.formats import KvFormat, kv_format, kv_pair
 from kvplan.specs.resolve import resolve_model
 from kvplan.specs.schema import GpuSpec, ModelSpec
 from kvplan.units import format_bytes, format_tokens
@@ -22,15 +23,6 @@ DEFAULT_MODEL_LEN = 131_072
 DEFAULT_MAX_NUM_SEQS = 256
 DEFAULT_MAX_NUM_BATCHED_TOKENS = 8192
 """vLLM's API-server defaults on large GPUs, used where no GPU is named."""
-
-
-@dataclass(frozen=True, slots=True)
-class Assumption:
-    """A value nobody gave: what it is and why."""
-
-    name: str
-    value: str | int | float | bool | None
-    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +108,12 @@ def _default(name: str, value: int | float) -> Assumption:
 
 def _fit(scenario: Scenario, model: ModelSpec, gpu: GpuSpec, parallel: Parallel) -> FitReport:
     engine, cache = scenario.engine, scenario.cache
-    kv_dtype = cache.dtype
+    form: KvFormat | None = None
     if cache.dtype_k is not None or cache.dtype_v is not None:
         base = cache.dtype or model.dtype
         form = kv_pair(cache.dtype_k or base, cache.dtype_v or base)
-    else:
-        form = None if kv_dtype is None else kv_format(kv_dtype)
+    elif cache.dtype is not None:
+        form = kv_format(cache.dtype)
     return fit_model(
         model,
         gpu,

@@ -8,7 +8,7 @@ from typing import Any
 
 from kvplan.engine.engine import make_engine
 from kvplan.engine.recorder import Recorder, RequestRow
-from kvplan.errors import DataError, KvplanError, UsageError
+from kvplan.errors import KvplanError, UsageError
 from kvplan.latency.build import Clock, build_latency
 from kvplan.provenance import provenance
 from kvplan.scenario.deployment import Deployment, resolve_deployment
@@ -71,8 +71,6 @@ class Run:
         self.recorder = Recorder(on_request=on_request, on_decision=on_decision)
         engine = make_engine(self._engine_name, self.deployment.config, self.clock.model, self.recorder)
         requests: Iterable[Request] = self.workload.requests()
-        if self.workload.names_requests:
-            requests = _unique(requests)
         if on_progress is not None:
             requests = _reporting(requests, on_progress)
         try:
@@ -157,7 +155,7 @@ class Run:
             if name in lines and lines[name].value > 0
         ]  # fmt: skip
         total = fit.binding.bill.total_bytes
-        unused = total - sum(item["bytes"] for item in bill)
+        unused = total - sum(int(item["bytes"]) for item in bill)
         if unused > 0:
             why = "left outside gpu_memory_utilization"
             bill.append({"name": "unused", "bytes": unused, "formula": why, "source": "kvplan"})
@@ -216,18 +214,6 @@ def _usable(name: str, deployment: Deployment) -> bool:
     except UsageError:
         return False
     return True
-
-
-def _unique(requests: Iterable[Request]) -> Iterator[Request]:
-    """Refuse a request id that was seen before: rows and decisions could not be told apart."""
-    seen: set[str] = set()
-    for request in requests:
-        if request.id in seen:
-            raise DataError(
-                f"request id {request.id!r} appears twice in the trace", hint="ids must be unique"
-            )
-        seen.add(request.id)
-        yield request
 
 
 def _reporting(requests: Iterable[Request], report: Callable[[int, float], None]) -> Iterator[Request]:

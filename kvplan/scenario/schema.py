@@ -66,7 +66,7 @@ class CachePart(Part):
     blocks: Annotated[int, Field(strict=True, ge=2, le=1 << 40)] | None = None
     prefix: Literal["hash", "none"] = "hash"
     eviction: Literal["lru"] = "lru"
-    groups: tuple[GroupPart, ...] | None = Field(None, min_length=1, max_length=16)
+    groups: Annotated[tuple[GroupPart, ...], Field(min_length=1, max_length=16)] | None = None
 
 
 class EnginePart(Part):
@@ -79,7 +79,7 @@ class EnginePart(Part):
     max_model_len: Tokens | None = None
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
     enforce_eager: bool = False
-    enable_chunked_prefill: bool = Field(True, alias="chunked_prefill")
+    enable_chunked_prefill: Annotated[bool, Field(alias="chunked_prefill")] = True
     policy: Literal["fcfs", "priority"] = "fcfs"
     preemption: Literal["recompute"] = "recompute"
     long_prefill_token_threshold: Natural = 0

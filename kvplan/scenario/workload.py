@@ -49,11 +49,6 @@ class Workload:
         )
 
     @property
-    def names_requests(self) -> bool:
-        """Whether request ids come from the file, so that two may be equal."""
-        return self.trace is not None and self.trace.format == "tokens"
-
-    @property
     def expected(self) -> int | None:
         """How many requests will come, where that is known beforehand (for progress)."""
         if self.trace is None:

@@ -62,7 +62,9 @@ def workload_of(recorded: dict[str, Any], data: Path) -> Iterable[Request]:
         return open_trace(
             data / MOONCAKE, limit=recorded["limit"], time_scale=recorded["time_scale"]
         ).requests()
-    return open_trace(data / "golden" / "workloads" / f"{recorded['trace']}.jsonl", format="tokens").requests()
+    return open_trace(
+        data / "golden" / "workloads" / f"{recorded['trace']}.jsonl", format="tokens"
+    ).requests()
 
 
 def compare(run: dict[str, Any], data: Path, engine: str) -> None:
@@ -96,7 +98,11 @@ def compare(run: dict[str, Any], data: Path, engine: str) -> None:
 
     expected = run["totals"]
     first_wrong = next(
-        (ours[0] for ours, theirs in zip(checkpoints, run["digest_checkpoints"], strict=False) if ours != theirs),
+        (
+            ours[0]
+            for ours, theirs in zip(checkpoints, run["digest_checkpoints"], strict=False)
+            if ours != theirs
+        ),
         None,
     )
     assert first_wrong is None, f"decisions differ within the 1,000 lines before line {first_wrong}"

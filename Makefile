@@ -1,0 +1,70 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both create .venv and install into it.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+DEMO   := reports/local/demo
+FUZZ_EXAMPLES ?= 20000
+
+# Left to pip on its own, a plain `torch` would bring several GB of CUDA packages: the version is pinned.
+TORCH  := torch==2.13.0
+TRITON := triton==3.9.0
+
+.PHONY: help demo test lint fuzz bench accuracy gpu clean
+
+help:
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "kvplan needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-base: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml tests/constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint tests/constraints.txt $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint tests/constraints.txt --editable '.[test,parquet]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(TRITON)
+	@touch $@ $(VENV)/.installed-base
+
+$(VENV)/.installed-lint: pyproject.toml tests/constraints.txt | $(VENV)/.installed-test
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint tests/constraints.txt --editable '.[lint]'
+	@touch $@
+
+demo: $(VENV)/.installed-base ## size, fit and simulate a bundled workload; writes reports/local/demo/report.html
+	@mkdir -p $(DEMO)
+	$(BIN)/kvplan size llama3-70b --ctx 32k --dtype fp8
+	@echo
+	$(BIN)/kvplan fit llama-3.1-8b --gpu h100-sxm --ctx 32k
+	@echo
+	$(BIN)/kvplan simulate --model llama-3.1-8b --gpu h100-sxm --synthesize chat --limit 3000 --rate 8 \
+	  --set slo.ttft_p99_s=1 --set slo.tpot_p99_s=0.05 \
+	  --output $(DEMO)/result.json --html $(DEMO)/report.html
+	@echo
+	@echo "The report: $(DEMO)/report.html (one file, opens offline)"
+
+test: $(VENV)/.installed-test ## install the test extras and run the whole suite
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+lint: $(VENV)/.installed-lint ## formatting, lint, types and the floors between packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+fuzz: $(VENV)/.installed-test ## fast engine against reference on 20,000 random workloads
+	KVPLAN_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -q tests/laws -k equals_reference
+
+bench: $(VENV)/.installed-test ## CPU seconds and memory of the engines; writes reports/engine-speed/
+	$(BIN)/python tests/benchmarks/engine_speed.py --write reports/engine-speed
+
+accuracy: $(VENV)/.installed-test ## held-out accuracy of the timing models; writes reports/accuracy/
+	$(BIN)/python -m kvplan.latency.fit.accuracy
+
+gpu: ## kernels on a GPU: correctness, benchmarks, calibration grid (needs CUDA, torch and triton)
+	$(PYTHON) -m kvplan.kernels.benchmark --output reports/local/gpu
+
+clean: ## remove the virtual environment, caches and local reports
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks build dist reports/local

@@ -1,0 +1,87 @@
+"""Scenario files: what they accept, what they refuse and where they say so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kvplan.errors import SpecError, UsageError
+from kvplan.scenario.load import dump_scenario, load_scenario, parse_assignment
+
+MINIMAL = """\
+cache: {blocks: 100}
+latency: {model: linear, a: 5.0e-3, b: 2.0e-5, c: 1.0e-8}
+workload: {synthesize: fixed, requests: 10, rate: 5}
+"""
+
+
+def write(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "scenario.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_defaults_are_the_engines(tmp_path: Path) -> None:
+    scenario = load_scenario(write(tmp_path, MINIMAL))
+    assert scenario.engine.async_scheduling is True
+    assert scenario.engine.scheduler_reserve_full_isl is True
+    assert scenario.cache.block_size == 16
+    assert scenario.seed == 0
+
+
+def test_a_printed_scenario_reads_back_to_itself(tmp_path: Path) -> None:
+    scenario = load_scenario(write(tmp_path, MINIMAL), {"workload.rate": "300/min"}, ["seed=7"])
+    assert scenario.workload.rate == 5.0
+    again = load_scenario(write(tmp_path, dump_scenario(scenario)))
+    assert again == scenario
+
+
+def test_later_settings_win(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "engine: {max_num_seqs: 8}\n")
+    assert load_scenario(path).engine.max_num_seqs == 8
+    assert load_scenario(path, {"engine.max_num_seqs": 9}).engine.max_num_seqs == 9
+    assert (
+        load_scenario(path, {"engine.max_num_seqs": 9}, ["engine.max_num_seqs=10"]).engine.max_num_seqs == 10
+    )
+
+
+def test_a_trace_flag_replaces_the_files_synthetic_workload(tmp_path: Path) -> None:
+    scenario = load_scenario(write(tmp_path, MINIMAL), {"workload.trace": "x.jsonl"})
+    assert scenario.workload.trace == "x.jsonl"
+    assert scenario.workload.synthesize is None
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "message"),
+    [
+        ("cache: {blocks: 100\n", ":", "malformed YAML"),
+        (MINIMAL + "engine: {max_num_seq: 8}\n", ":4  engine.max_num_seq", "did you mean max_num_seqs"),
+        (MINIMAL.replace("blocks: 100", "blocks: 0"), ":1  cache.blocks", "greater than or equal to 2"),
+        (MINIMAL.replace("blocks: 100", "blocks: -4"), ":1  cache.blocks", "greater than or equal to 2"),
+        (MINIMAL.replace("rate: 5", "rate: .nan"), ":3  workload.rate", "finite"),
+        (MINIMAL.replace("rate: 5", "rate: 0"), ":3  workload.rate", "greater than 0"),
+        (MINIMAL + "slo: {ttft_p99_s: -1}\n", ":4  slo.ttft_p99_s", "greater than 0"),
+        (MINIMAL + "slo: {ttft_p99_s: fast}\n", ":4  slo.ttft_p99_s", "not a duration"),
+        (MINIMAL.replace("synthesize: fixed", "trace: a, synthesize: b"), ":3  workload", "either"),
+        ("latency: {model: linear}\nworkload: {synthesize: chat}\n", "", "cache.blocks"),
+        (MINIMAL.replace("model: linear, a: 5.0e-3, b: 2.0e-5, c: 1.0e-8", "model: roofline"), "", "needs 'model'"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(tmp_path: Path, text: str, place: str, message: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(SpecError) as caught:
+        load_scenario(path)
+    assert place in (caught.value.where or "")
+    assert message in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["seed", "=3", "a..b=1", ".a=2"])
+def test_assignments_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(UsageError, match="--set"):
+        parse_assignment(text)
+
+
+def test_an_assignment_cannot_descend_into_a_value(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds"):
+        load_scenario(write(tmp_path, MINIMAL), {}, ["seed=1", "seed.x=2"])
