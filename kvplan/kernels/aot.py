@@ -4,17 +4,23 @@ Triton compiles for any CUDA target and its wheel carries ``cuobjdump``, so the 
 judged on any machine. What this measures is an issue budget (how many instructions one cached element costs in
 the hot loop), not a speed.
 
-``python -m kvplan.kernels.aot --arch 90 [--json FILE]`` prints it for every shipped variant.
+``python -m kvplan.kernels.aot --lock FILE`` compares every shipped variant with its frozen budget.
 """
 
 from __future__ import annotations
 
+import argparse
+import hashlib
+import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatch
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +142,86 @@ def _tool(name: str, *arguments: str) -> str:
         raise EnvironmentLacks(f"this triton carries no {name}", where=str(place))
     done = subprocess.run([str(place), *arguments], capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
+
+
+def measure(capability: int, name: str) -> Compiled:
+    """Compile and analyse one shipped variant by name."""
+    from kvplan.kernels.shipped import shipped
+
+    item = next(s for s in shipped(capability) if s.name == name)
+    kernel = compile_variant(item.function(), item.variant, item.pointers, capability)
+    found = analyse(kernel, item.elements or 1, item.variant.warps)
+    return found if item.elements else replace(found, loop=0, instructions_per_element=0.0)
+
+
+def fingerprint() -> str:
+    """Digest of everything that decides what is compiled: kernel sources and the choice of variants."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    for file in [*sorted((here / "gpu").glob("*.py")), here / "variants.py", here / "shipped.py"]:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def compare(name: str, found: Compiled, budget: dict[str, Any]) -> list[str]:
+    """What is worse than the frozen budget allows: spills, +10 % registers or instructions, narrower loads."""
+    worse = []
+    if found.stack_bytes:
+        worse.append(f"{name}: spills {found.stack_bytes} bytes a thread")
+    for key in ("registers", "instructions_per_element"):
+        value, frozen = getattr(found, key), budget[key]
+        if value > frozen * 1.1:
+            worse.append(f"{name}: {key} {value}, frozen at {frozen}")
+    if found.loop and budget["wide_loads"] and not found.wide_loads:
+        worse.append(f"{name}: the hot loop lost its 128-bit loads")
+    return worse
+
+
+def _one(job: tuple[int, str]) -> tuple[int, str, Compiled]:
+    return (*job, measure(*job))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """``python -m kvplan.kernels.aot [--lock FILE] [--update] [--arch 90 ...] [--only TEXT ...] [--jobs N]``."""
+    import triton
+
+    from kvplan.kernels.shipped import shipped
+    from kvplan.kernels.support import TESTED
+
+    parser = argparse.ArgumentParser(prog="python -m kvplan.kernels.aot", description=__doc__.split("\n")[0])
+    parser.add_argument("--lock", type=Path, help="budget file to compare with")
+    parser.add_argument("--update", action="store_true", help="write the budget file instead; spills still fail")
+    parser.add_argument("--arch", type=int, nargs="*", default=list(TESTED))
+    parser.add_argument("--only", nargs="*", help="variant names, or patterns such as decode/*")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args(arguments)
+
+    def wanted(name: str) -> bool:
+        return not options.only or any(fnmatch(name, pattern) for pattern in options.only)
+
+    jobs = [(arch, item.name) for arch in options.arch for item in shipped(arch) if wanted(item.name)]
+    held = json.loads(options.lock.read_text()) if options.lock and options.lock.exists() else {}
+    budgets = held.get("variants", {})
+    worse = []
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        for arch, name, found in pool.map(_one, jobs):
+            key = f"sm_{arch}/{name}"
+            print(f"{key:42s} regs {found.registers:3d} stack {found.stack_bytes:3d} loop {found.loop:4d} "
+                  f"instr/elem {found.instructions_per_element:6.3f} 128-bit {found.wide_loads}", flush=True)  # fmt: skip
+            if options.update:
+                worse += [f"{key}: spills {found.stack_bytes} bytes"] if found.stack_bytes else []
+                budgets[key] = asdict(found)
+            elif options.lock and key in budgets:
+                worse += compare(key, found, budgets[key])
+            elif options.lock:
+                worse.append(f"{key}: has no frozen budget; run with --update")
+    if options.update and options.lock:
+        body = {"triton": triton.__version__, "fingerprint": fingerprint(), "variants": dict(sorted(budgets.items()))}
+        options.lock.write_text(json.dumps(body, indent=1) + "\n")
+    for line in worse:
+        print(f"error: {line}", file=sys.stderr)
+    return 1 if worse else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

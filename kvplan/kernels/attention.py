@@ -19,6 +19,17 @@ from kvplan.kernels.batch import PagedBatch
 from kvplan.kernels.cache import PagedKVCache
 from kvplan.kernels.formats import LATENT_DIM, ROPE_DIM
 from kvplan.kernels.mla_cache import MLACache
+from kvplan.kernels.splits import MOST
+
+
+def check_splits(splits: int | None) -> None:
+    """Raise unless splits are ``None`` or 1..128.
+
+    Raises:
+        UsageError: otherwise.
+    """
+    if splits is not None and not 1 <= splits <= MOST:
+        raise UsageError(f"splits must be from 1 to {MOST}, not {splits}")
 
 
 def paged_attention(
@@ -57,8 +68,9 @@ def paged_attention(
     checks.query(query, cache)
     checks.architecture(cache, ops.uses_triton(backend, cache.device))
     batch.validate()
-    if window < 0 or (splits is not None and splits < 1):
-        raise UsageError(f"window must not be negative and splits not below 1, not {window} and {splits}")
+    if window < 0:
+        raise UsageError(f"window must not be negative, not {window}")
+    check_splits(splits)
     if batch.query_starts is None and query.shape[0] != batch.sequences:
         raise UsageError(
             f"decode takes one query token per sequence: {query.shape[0]} tokens, {batch.sequences} sequences",
@@ -145,6 +157,7 @@ def mla_attention(
     checks.tensor("query", query, (None, None, LATENT_DIM + ROPE_DIM), dtypes, cache.device)
     checks.architecture(cache, ops.uses_triton(backend, cache.device))
     batch.validate()
+    check_splits(splits)
     *held, counters = cache.tensors()
     return torch.ops.kvplan.mla_attention(
         query, held, counters, cache.format.name, batch.block_table, batch.lengths, batch.query_starts,

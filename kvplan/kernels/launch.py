@@ -97,13 +97,11 @@ def decode(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: floa
     mode = DIRECT if splits == 1 else PARTIAL
     variant = decode_variant(
         cache.format, head_dim=dim, block_size=cache.block_size, group=group, windowed=window > 0,
-        mode=mode, dtype=dtype_name(cache.key), target=on, splits_bound=splits,
+        mode=mode, dtype=dtype_name(cache.key), target=on,
     )  # fmt: skip
     blocks = variant.constants["HB"]
     if mode == PARTIAL and fused and sequences * cache.kv_heads * blocks <= COUNTERS:
         mode = variant.constants["MODE"] = FUSED
-    if mode != FUSED:
-        variant.constants["NS"] = 1
     rows = sequences * heads if mode != DIRECT else 0
     top = torch.empty(rows, splits, dtype=torch.float32, device=query.device)
     total = torch.empty_like(top)
@@ -117,7 +115,7 @@ def decode(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: floa
     )  # fmt: skip
     if mode == PARTIAL:
         decode_kernel.reduce[(rows,)](
-            top, total, part, out, lse, splits, **constants(reduce_variant(dim, splits))
+            top, total, part, out, lse, splits, **constants(reduce_variant(dim))
         )
     return out, lse
 

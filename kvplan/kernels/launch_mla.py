@@ -45,12 +45,10 @@ def attention(query: Tensor, cache: MLACache, batch: PagedBatch, *, scale: float
     if tokens == 0:
         return out, lse
     mode = DIRECT if splits == 1 else PARTIAL
-    variant = mla_variant(cache.format, block_size=cache.block_size, mode=mode, target=on, splits_bound=splits)
+    variant = mla_variant(cache.format, block_size=cache.block_size, mode=mode, target=on)
     columns = -(-batch.max_query * heads // variant.constants["BH"])
     if mode == PARTIAL and fused and batch.sequences * columns <= COUNTERS:
         mode = variant.constants["MODE"] = FUSED
-    if mode != FUSED:
-        variant.constants["NS"] = 1
     rows = tokens * heads if mode != DIRECT else 0
     top = torch.empty(rows, splits, dtype=torch.float32, device=query.device)
     total = torch.empty_like(top)
@@ -61,7 +59,7 @@ def attention(query: Tensor, cache: MLACache, batch: PagedBatch, *, scale: float
     )  # fmt: skip
     if mode == PARTIAL:
         decode_kernel.reduce[(rows,)](
-            top, total, part, out, lse, splits, **constants(reduce_variant(LATENT_DIM, splits))
+            top, total, part, out, lse, splits, **constants(reduce_variant(LATENT_DIM))
         )
     return out, lse
 

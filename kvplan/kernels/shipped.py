@@ -102,7 +102,7 @@ def _shapes(target: Target) -> Iterator[Shipped]:
         "decode/int4/page16": ("int4", {"block_size": 16}),
         "decode/fp8_e4m3/heads16": ("fp8_e4m3", {"group": 16}),
         "decode/bf16/window": ("bf16", {"windowed": True}),
-        "decode/fp8_e4m3/fused": ("fp8_e4m3", {"mode": FUSED, "splits_bound": 16}),
+        "decode/fp8_e4m3/fused": ("fp8_e4m3", {"mode": FUSED}),
         "decode/int4/direct": ("int4", {"mode": DIRECT}),
     }
     for name, (format_name, change) in others.items():
@@ -111,5 +111,5 @@ def _shapes(target: Target) -> Iterator[Shipped]:
         variant = variants.decode_variant(fmt, dtype="bfloat16", target=target, **shape)
         yield _ship(name, fmt, variant, 2 * shape["head_dim"] * variant.constants["BN"])
     bf16 = get_format("bf16")
-    yield _ship("reduce", bf16, variants.reduce_variant(128, 16))
+    yield _ship("reduce", bf16, variants.reduce_variant(128))
     yield _ship("write_ring", get_format("kivi2"), variants.write_ring_variant(get_format("kivi2"), head_dim=128), raw=True)

@@ -32,4 +32,4 @@ def choose_splits(
     slots = multiprocessors * per_multiprocessor
     wanted = max(1, slots // max(programs, 1))
     splits = min(wanted, most)
-    return splits + 1 if ring and splits > 1 else splits
+    return min(splits + 1, MOST) if ring and splits > 1 else splits

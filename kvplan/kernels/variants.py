@@ -86,11 +86,6 @@ def side_constants(prefix: str, side: TensorFormat, head_dim: int) -> dict[str, 
     }
 
 
-def power_of_two(n: int) -> int:
-    """Smallest power of two not below ``n``."""
-    return 1 << max(n - 1, 0).bit_length()
-
-
 def tile_tokens(block_size: int, most: int) -> int:
     """Tokens per tile: the largest power of two up to ``most`` that divides a page, or ``most`` by gather.
 
@@ -106,7 +101,7 @@ def tile_tokens(block_size: int, most: int) -> int:
 
 
 def decode_variant(fmt: KVFormat, *, head_dim: int, block_size: int, group: int, windowed: bool, mode: int,
-                   dtype: str, target: Target, splits_bound: int = 1) -> Variant:  # fmt: skip
+                   dtype: str, target: Target) -> Variant:  # fmt: skip
     """The decode kernel for ``group`` query heads per KV head."""
     columns = 8 if group <= 8 else 16
     bits = max(fmt.key.bits, fmt.value.bits)
@@ -122,7 +117,7 @@ def decode_variant(fmt: KVFormat, *, head_dim: int, block_size: int, group: int,
         "PAGED": block_size % tokens == 0, "WINDOWED": windowed, "MODE": mode, "RING": fmt.residual,
         **side_constants("K", fmt.key, head_dim), **side_constants("V", fmt.value, head_dim),
         "CT": target.compute_type(fmt, dtype), **target.switches(),
-        "DEFER": True, "NS": power_of_two(splits_bound),
+        "DEFER": True,
     }  # fmt: skip
     return Variant("decode", constants, 4, stages)
 
@@ -147,9 +142,9 @@ def append_variant(fmt: KVFormat, *, head_dim: int, block_size: int, windowed: b
     return Variant("append", constants, 4, stages)
 
 
-def reduce_variant(head_dim: int, splits: int) -> Variant:
+def reduce_variant(head_dim: int) -> Variant:
     """The second stage."""
-    return Variant("reduce", {"D": head_dim, "NS": power_of_two(splits)}, 4, 1)
+    return Variant("reduce", {"D": head_dim}, 4, 1)
 
 
 def write_variant(fmt: KVFormat, *, head_dim: int, block_size: int, target: Target) -> Variant:
@@ -177,13 +172,12 @@ def write_ring_variant(fmt: KVFormat, *, head_dim: int) -> Variant:
     return Variant("write_ring", constants, 4, 1)
 
 
-def mla_variant(fmt: KVFormat, *, block_size: int, mode: int, target: Target, splits_bound: int = 1) -> Variant:
+def mla_variant(fmt: KVFormat, *, block_size: int, mode: int, target: Target) -> Variant:
     """MLA decode and append: 16 query columns, latent tiles of 128."""
     tokens = tile_tokens(block_size, 32 if target.interpreted else 64)
     constants = {
         "BS": block_size, "BN": tokens, "BH": 16, "PAGED": block_size % tokens == 0, "MODE": mode,
         "CODE": int(fmt.key.code), "CT": target.compute_type(fmt, "bfloat16"), "DEFER": True,
-        "NS": power_of_two(splits_bound),
         **{k: v for k, v in target.switches().items() if k != "FOLD"},
     }  # fmt: skip
     # bf16 on wgmma: with eight warps half of them have no rows of the 64-row product. Elsewhere four would spill.

@@ -14,7 +14,7 @@ from kvplan.kernels.gpu.tile import elementwise, gain_of, pack_of
 from kvplan.kernels.gpu.walk import coded_length, ring_step, step
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["window", "table_stride", "HQ", "HKV", "GQ"])
 def append(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, STARTS, OUT, LSE,
            scale, window, table_stride, HQ, HKV, GQ,
            D: tl.constexpr, BS: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr,

@@ -18,7 +18,8 @@ DIRECT, PARTIAL, FUSED = 0, 1, 2
 """How splits become one output: there is one split; a second kernel; the last program to arrive."""
 
 
-@triton.jit
+# Integers are not specialised: a variant must not be compiled again for every batch shape.
+@triton.jit(do_not_specialize=["window", "table_stride", "splits", "HQ", "HKV", "GQ"])
 def decode(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, OUT, LSE, PM, PL, PO, COUNT,
            scale, window, table_stride, splits, HQ, HKV, GQ,
            D: tl.constexpr, BS: tl.constexpr, BN: tl.constexpr, BH: tl.constexpr, HB: tl.constexpr,
@@ -26,8 +27,8 @@ def decode(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, OUT, L
            KCODE: tl.constexpr, KSCALING: tl.constexpr, KGROUP: tl.constexpr, KKIND: tl.constexpr,
            VCODE: tl.constexpr, VSCALING: tl.constexpr, VGROUP: tl.constexpr, VKIND: tl.constexpr,
            CT: tl.constexpr, FOLD: tl.constexpr, ASM: tl.constexpr, NATIVE: tl.constexpr,
-           DEFER: tl.constexpr, NS: tl.constexpr):  # fmt: skip
-    """See ``launch.decode`` for shapes. GQ = query heads per KV head; NS = power of two >= splits."""
+           DEFER: tl.constexpr):  # fmt: skip
+    """See ``launch.decode`` for shapes. GQ = query heads per KV head."""
     b = tl.program_id(0)
     h = tl.program_id(1) // HB
     s = tl.program_id(2)
@@ -106,34 +107,35 @@ def decode(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, OUT, L
                 for i in range(0, BH):
                     head = (tl.program_id(1) % HB) * BH + i
                     if head < GQ:
-                        combine(PM, PL, PO, OUT, LSE, b * HQ + h * GQ + head, splits, D, NS)
+                        combine(PM, PL, PO, OUT, LSE, b * HQ + h * GQ + head, splits, D)
                 tl.store(counter, 0)
 
 
 @triton.jit
-def combine(PM, PL, PO, OUT, LSE, row, splits, D: tl.constexpr, NS: tl.constexpr):
-    """One output row from its splits: weights 2^(m - max m), in a fixed order."""
-    s = tl.arange(0, NS)
-    present = s < splits
+def combine(PM, PL, PO, OUT, LSE, row, splits, D: tl.constexpr):
+    """One output row from its (at most 128) splits: weights 2^(m - max m), in a fixed order."""
+    s = tl.arange(0, 128)
     first = row.to(tl.int64) * splits
     # .cg: these lines were written by other multiprocessors; the L1 of this one may hold stale ones.
-    m = tl.load(PM + first + s, mask=present, other=-1e30, cache_modifier=".cg")
-    l = tl.load(PL + first + s, mask=present, other=0.0, cache_modifier=".cg")
+    m = tl.load(PM + first + s, mask=s < splits, other=-1e30, cache_modifier=".cg")
+    l = tl.load(PL + first + s, mask=s < splits, other=0.0, cache_modifier=".cg")
     top = tl.max(m, 0)
-    w = tl.exp2(m - top)
-    total = tl.sum(l * w, 0)
+    total = tl.sum(l * tl.exp2(m - top), 0)
     safe = tl.where(total > 0.0, total, 1.0)
-    DP: tl.constexpr = triton.next_power_of_2(D)
-    d = tl.arange(0, DP)
-    mask = present[:, None] & (d < D)[None, :]
-    part = tl.load(PO + (first + s)[:, None] * D + d[None, :], mask=mask, other=0.0, cache_modifier=".cg")
-    o = tl.sum(part * w[:, None], 0) / safe
-    tl.store(OUT + row.to(tl.int64) * D + d, o.to(OUT.dtype.element_ty), mask=d < D)
+    d = tl.arange(0, triton.next_power_of_2(D))
+    o = tl.zeros([triton.next_power_of_2(D)], tl.float32)
+    for begin in tl.range(0, splits, 16, num_stages=1):
+        c = begin + tl.arange(0, 16)
+        w = tl.exp2(tl.load(PM + first + c, mask=c < splits, other=-1e30, cache_modifier=".cg") - top)
+        mask = (c < splits)[:, None] & (d < D)[None, :]
+        part = tl.load(PO + (first + c)[:, None] * D + d[None, :], mask=mask, other=0.0, cache_modifier=".cg")
+        o += tl.sum(part * w[:, None], 0)
+    tl.store(OUT + row.to(tl.int64) * D + d, (o / safe).to(OUT.dtype.element_ty), mask=d < D)
     lse = (top + tl.log2(safe)) * 0.6931471805599453
     tl.store(LSE + row, tl.where(total > 0.0, lse, float("-inf")))
 
 
-@triton.jit
-def reduce(PM, PL, PO, OUT, LSE, splits, D: tl.constexpr, NS: tl.constexpr):
+@triton.jit(do_not_specialize=["splits"])
+def reduce(PM, PL, PO, OUT, LSE, splits, D: tl.constexpr):
     """Second stage: one program per output row."""
-    combine(PM, PL, PO, OUT, LSE, tl.program_id(0), splits, D, NS)
+    combine(PM, PL, PO, OUT, LSE, tl.program_id(0), splits, D)

@@ -79,11 +79,10 @@ def mla_step(C, R, S, table, t, end, hi, q, qr, factor, m, l, acc, BS: tl.conste
     return m, l, out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride", "splits", "HQ"])
 def mla(Q, C, R, S, TABLE, LENGTHS, STARTS, OUT, LSE, PM, PL, PO, COUNT, scale, table_stride, splits, HQ,
         BS: tl.constexpr, BN: tl.constexpr, BH: tl.constexpr, PAGED: tl.constexpr, MODE: tl.constexpr,
-        CODE: tl.constexpr, CT: tl.constexpr, ASM: tl.constexpr, NATIVE: tl.constexpr, DEFER: tl.constexpr,
-        NS: tl.constexpr):  # fmt: skip
+        CODE: tl.constexpr, CT: tl.constexpr, ASM: tl.constexpr, NATIVE: tl.constexpr, DEFER: tl.constexpr):  # fmt: skip
     """See ``launch_mla`` for shapes."""
     b = tl.program_id(0)
     split = tl.program_id(2)
@@ -152,11 +151,11 @@ def mla(Q, C, R, S, TABLE, LENGTHS, STARTS, OUT, LSE, PM, PL, PO, COUNT, scale, 
                     for i in range(0, BH):
                         if tl.program_id(1) * BH + i < tokens * HQ:
                             row = begin * HQ + tl.program_id(1) * BH + i
-                            combine(PM, PL, PO, OUT, LSE, row, splits, 512, NS)
+                            combine(PM, PL, PO, OUT, LSE, row, splits, 512)
                     tl.store(counter, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def write_mla(XC, XR, SLOTS, C, R, S, tokens, TB: tl.constexpr, CODE: tl.constexpr):
     """Write latents [T, 512] and RoPE keys [T, 64] (16-bit, passed as int16 where they are copied).
 

@@ -34,7 +34,7 @@ def copy_rows(X, source, C, target, ok, D: tl.constexpr):
     tl.store(C + target[:, None] + d[None, :], x, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "HKV"])
 def write(XK, XV, SLOTS, K, V, KS, KM, VS, VM, KT, VT, tokens, HKV, D: tl.constexpr, BS: tl.constexpr,
           TB: tl.constexpr, KCODE: tl.constexpr, KSCALING: tl.constexpr, KGROUP: tl.constexpr,
           KKIND: tl.constexpr, VCODE: tl.constexpr, VSCALING: tl.constexpr, VGROUP: tl.constexpr,
@@ -68,7 +68,7 @@ def pending(X, R, line, ring_line, is_new, is_old, D: tl.constexpr, CODE: tl.con
     return x
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride", "HKV"])
 def write_groups(XK, XV, STARTS, LENGTHS, ROWS, TABLE, K, V, KS, KM, VS, VM, VT, RK, RV, table_stride, HKV,
                  D: tl.constexpr, BS: tl.constexpr, RING: tl.constexpr,
                  KCODE: tl.constexpr, KGROUP: tl.constexpr, VCODE: tl.constexpr, VSCALING: tl.constexpr,
@@ -94,7 +94,7 @@ def write_groups(XK, XV, STARTS, LENGTHS, ROWS, TABLE, K, V, KS, KM, VS, VM, VT,
         store_tokens(x, V, VS, VM, VT, rows, ok, h, D, VCODE, VSCALING, VGROUP, VKIND)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["HKV"])
 def write_ring(XK, XV, STARTS, LENGTHS, ROWS, RK, RV, HKV, D: tl.constexpr, RING: tl.constexpr,
                KGROUP: tl.constexpr, TB: tl.constexpr):  # fmt: skip
     """KIVI, second launch (it overwrites what the first one reads): the rest goes into the ring as it is.
