@@ -12,7 +12,8 @@
              + (((t_mem^4 + t_tok^4 + t_flop^4)^(1/4))^p + (waves * t_cta)^p)^(1/p)
 
 B sequences, H KV heads, Hq query heads, D head dimension, e bytes per element of KV, kv = 2*B*ctx*H*D*e,
-io = bytes of queries and outputs. A sliding window enters as ctx = min(ctx, window).
+io = bytes of queries and outputs. A sliding window enters as ctx = min(ctx, window + w_tile): tiles that the
+window only touches are read whole.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from kvplan.latency.fit.structure import Columns, Hardware
 
 @dataclass(frozen=True, slots=True)
 class DecodeAttention:
-    """Columns: batch, ctx, q_heads, kv_heads, head_dim, kv_element_bytes."""
+    """Columns: batch, ctx, window (0 = none), q_heads, kv_heads, head_dim, kv_element_bytes."""
 
     hardware: Hardware
     name: str = "decode_attention"
-    columns: tuple[str, ...] = ("batch", "ctx", "q_heads", "kv_heads", "head_dim", "kv_element_bytes")
+    columns: tuple[str, ...] = (
+        "batch", "ctx", "window", "q_heads", "kv_heads", "head_dim", "kv_element_bytes",
+    )  # fmt: skip
 
     def parameters(self) -> Sequence[Parameter]:
         """Starts are datasheet values; ranges are what a kernel of this kind can plausibly do."""
@@ -55,15 +58,17 @@ class DecodeAttention:
             Parameter("io_factor", 1.0, 0.1, 10.0),
             Parameter("ungrouped_splits", 0.5, 1e-3, 1.0),
             Parameter("dram_s", 2e-6, 1e-9, 5e-5),
+            Parameter("window_tile", 64.0, 1.0, 512.0),
         ]
 
     def seconds(self, values: Array, shapes: Columns) -> Array:
         """See the module."""
         (
             launch, bandwidth, l2_speedup, l2, sharpness, token, cta, occupancy, merge, chunk, flops,
-            sequence, overlap, io_factor, ungrouped, dram,
+            sequence, overlap, io_factor, ungrouped, dram, window_tile,
         ) = values  # fmt: skip
-        batch, ctx, dim = shapes["batch"], shapes["ctx"], shapes["head_dim"]
+        batch, dim = shapes["batch"], shapes["head_dim"]
+        ctx = _seen(shapes, window_tile)
         element, queries, heads = shapes["kv_element_bytes"], shapes["q_heads"], shapes["kv_heads"]
         units = batch * heads
         slots = self.hardware.sm_count * occupancy
@@ -82,7 +87,7 @@ class DecodeAttention:
 
     def streaming_share(self, values: Array, shapes: Columns) -> Array:
         """Square of the share of the time that KV bytes from DRAM take."""
-        kv = 2.0 * shapes["batch"] * shapes["kv_heads"] * shapes["ctx"] * shapes["head_dim"]
+        kv = 2.0 * shapes["batch"] * shapes["kv_heads"] * _seen(shapes, 0.0) * shapes["head_dim"]
         kv = kv * shapes["kv_element_bytes"]
         stream = kv * _miss(kv, values[3], values[4]) / values[1]
         return np.asarray(np.minimum(stream / self.seconds(values, shapes), 1.0) ** 2)
@@ -90,26 +95,39 @@ class DecodeAttention:
     def coordinates(self, shapes: Columns) -> Array:
         """Sizes, their products that decide waves and L2 residence, and whether queries share KV heads."""
         batch, heads = shapes["batch"], shapes["kv_heads"]
-        kv = batch * heads * shapes["ctx"] * shapes["head_dim"] * shapes["kv_element_bytes"]
+        seen = _seen(shapes, 0.0)
+        kv = batch * heads * seen * shapes["head_dim"] * shapes["kv_element_bytes"]
         return np.column_stack(
             [
-                np.log2(batch), np.log2(shapes["ctx"]), np.log2(heads), np.log2(shapes["q_heads"] / heads),
+                np.log2(batch), np.log2(seen), np.log2(heads), np.log2(shapes["q_heads"] / heads),
                 0.7 * np.log2(kv), np.log2(batch * heads), 3.0 * (shapes["q_heads"] == heads),
-                2.0 * np.log2(shapes["head_dim"]),
+                2.0 * np.log2(shapes["head_dim"]), _cut(shapes),
             ]
         )  # fmt: skip
 
     def design_coordinates(self, shapes: Columns) -> Array:
         """Batch, context, KV heads, group size; heads count a little more, as they have few levels."""
         heads = shapes["kv_heads"]
+        seen = _seen(shapes, 0.0)
         return np.column_stack(
             [
-                np.log2(shapes["batch"]), np.log2(shapes["ctx"]), 1.5 * np.log2(heads),
+                np.log2(shapes["batch"]), np.log2(seen), 1.5 * np.log2(heads),
                 np.log2(shapes["q_heads"] / heads), 1.5 * (shapes["q_heads"] == heads),
-                2.0 * np.log2(shapes["head_dim"]),
+                2.0 * np.log2(shapes["head_dim"]), _cut(shapes),
             ]
         )  # fmt: skip
 
 
 def _miss(kv: Array, l2: float, sharpness: float) -> Array:
     return np.asarray(1.0 / (1.0 + (l2 / np.maximum(kv, 1.0)) ** sharpness))
+
+
+def _seen(shapes: Columns, tile: float) -> Array:
+    """Keys a query reads: the context, or the window and the tiles its edge touches."""
+    ctx, window = shapes["ctx"], shapes["window"]
+    return np.asarray(np.where(window > 0, np.minimum(ctx, window + tile), ctx))
+
+
+def _cut(shapes: Columns) -> Array:
+    """3 where a window cuts the context, 0 elsewhere: kernels take another path there."""
+    return np.asarray(3.0 * ((shapes["window"] > 0) & (shapes["ctx"] > shapes["window"])))

@@ -68,7 +68,7 @@ class FittedKernel:
         """Octaves by which each shape leaves the measured range, summed over columns."""
         total = np.zeros(np.broadcast(*(shapes[name] for name in self.structure.columns)).shape)
         for name in self.structure.columns:
-            value = np.maximum(shapes[name], 0.5)
+            value = np.maximum(shapes[name], 0.5)  # 0 means "none" (no window, nothing before)
             total = total + np.maximum(np.log2(max(self.low[name], 0.5)) - np.log2(value), 0.0)
             total = total + np.maximum(np.log2(value) - np.log2(max(self.high[name], 0.5)), 0.0)
         return np.asarray(total)
@@ -80,8 +80,15 @@ def take(shapes: Columns, rows: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) ->
 
 
 def designed_rows(structure: Structure, shapes: Columns, points: int) -> npt.NDArray[np.intp]:
-    """Which rows to train on: spread over the shapes by farthest-point selection, times unseen."""
-    return maximin(structure.design_coordinates(shapes), points)
+    """Which rows to train on: spread over the shapes by farthest-point selection, times unseen.
+
+    At most ``points``, and at most half of the rows, so that something is left to score; all of them where
+    half would not fix the parameters.
+    """
+    coordinates = structure.design_coordinates(shapes)
+    half = coordinates.shape[0] // 2
+    enough = half > len(structure.parameters())
+    return maximin(coordinates, min(points, half) if enough else coordinates.shape[0])
 
 
 def fit_kernel(structure: Structure, shapes: Columns, seconds: Array) -> FittedKernel:
@@ -138,5 +145,8 @@ def _band_factor(
         mean, deviation = part.predict(structure.coordinates(held), structure.streaming_share(refit, held))
         truth = np.log(seconds[fold == index] / structure.seconds(refit, held))
         score[fold == index] = np.abs(truth - mean) / deviation
-    rank = min(int(np.ceil((seconds.size + 1) * COVERAGE)), seconds.size)
+    # The quantile of a hundred scores is itself uncertain: take it one standard error further out, so that
+    # a band rather covers too much than too little.
+    level = COVERAGE + np.sqrt(COVERAGE * (1.0 - COVERAGE) / seconds.size)
+    rank = min(int(np.ceil((seconds.size + 1) * level)), seconds.size)
     return float(np.sort(score)[rank - 1])

@@ -80,6 +80,7 @@ class PrefillAttention:
                 np.log2(batch), np.log2(shapes["new"]), np.log2(queries),
                 np.log2(queries / shapes["kv_heads"]), np.log2(_keys_per_query(shapes)),
                 np.log2(work), 2.0 * np.log2(shapes["head_dim"]),
+                _cut(shapes),
             ]
         )  # fmt: skip
 
@@ -89,6 +90,7 @@ class PrefillAttention:
             [
                 np.log2(shapes["batch"]), np.log2(shapes["new"]), np.log2(shapes["q_heads"]),
                 np.log2(shapes["q_heads"] / shapes["kv_heads"]), 2.0 * np.log2(shapes["head_dim"]),
+                np.log2(shapes["before"] + 1.0), _cut(shapes),
             ]
         )  # fmt: skip
 
@@ -97,3 +99,9 @@ def _keys_per_query(shapes: Columns) -> Array:
     """Mean number of keys a query attends to."""
     mean = shapes["before"] + (shapes["new"] + 1.0) / 2.0
     return np.asarray(np.where(shapes["window"] > 0, np.minimum(mean, shapes["window"]), mean))
+
+
+def _cut(shapes: Columns) -> Array:
+    """3 where a window cuts the context, 0 elsewhere: kernels take another path there."""
+    last = shapes["before"] + shapes["new"]
+    return np.asarray(3.0 * ((shapes["window"] > 0) & (last > shapes["window"])))

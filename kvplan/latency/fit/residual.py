@@ -71,8 +71,27 @@ def fit_residual(points: Array, share: Array, log_error: Array, like: Residual |
     else:
         lengths, amplitude, noise, shrink = like.lengths, like.amplitude, like.noise, like.shrink
     covariance = _covariance(points, points, share, share, lengths, amplitude, shrink)
-    inverse = np.linalg.inv(covariance + noise**2 * np.eye(log_error.size))
+    inverse = _inverse(covariance, noise)
     return Residual(points, inverse @ log_error, lengths, amplitude, noise, shrink, share, inverse)
+
+
+def restore(
+    centres: Array,
+    weights: Array,
+    lengths: Array,
+    amplitude: float,
+    noise: float,
+    shrink: float,
+    share: Array,
+) -> Residual:
+    """A residual from what a profile stores; the inverse covariance is computed again."""
+    covariance = _covariance(centres, centres, share, share, lengths, amplitude, shrink)
+    return Residual(centres, weights, lengths, amplitude, noise, shrink, share, _inverse(covariance, noise))
+
+
+def _inverse(covariance: Array, noise: float) -> Array:
+    size = covariance.shape[0]
+    return np.asarray(np.linalg.inv(covariance + noise**2 * np.eye(size)), dtype=np.float64)
 
 
 def _factor(share: Array, shrink: float) -> Array:

@@ -29,9 +29,15 @@ class Hardware:
 class Structure(Protocol):
     """A physical model of one kernel: positive parameters, seconds, and the space of its shapes."""
 
-    name: str
-    columns: tuple[str, ...]
-    """Names of the columns it reads."""
+    @property
+    def name(self) -> str:
+        """What the kernel is."""
+        ...
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns it reads."""
+        ...
 
     def parameters(self) -> Sequence[Parameter]:
         """The unknowns, in the order ``seconds`` takes them."""

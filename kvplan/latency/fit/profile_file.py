@@ -1,0 +1,232 @@
+"""A latency profile as a file (``kvplan.profile/1``): fitted kernels of one GPU, with their provenance.
+
+A profile holds constants, not measurements: the parameters of each kernel's formula, the residual's centres
+(log sizes of the shapes it was fitted on), the range it holds in and how well it did on shapes held out.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kvplan.errors import SpecError
+from kvplan.latency.fit.collective import AllReduce
+from kvplan.latency.fit.decode import DecodeAttention
+from kvplan.latency.fit.gemm import Gemm
+from kvplan.latency.fit.kernel import FittedKernel
+from kvplan.latency.fit.prefill import PrefillAttention
+from kvplan.latency.fit.residual import restore
+from kvplan.latency.fit.structure import Hardware, Structure
+
+SCHEMA = "kvplan.profile/1"
+MAX_BYTES = 64 << 20
+
+Positive = Annotated[float, Field(gt=0)]
+Row = Annotated[list[float], Field(max_length=32)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ResidualPart(_Part):
+    """The smooth residual; see ``kvplan.latency.fit.residual``."""
+
+    centres: Annotated[list[Row], Field(min_length=1, max_length=5000)]
+    weights: list[float]
+    share: list[float]
+    lengths: list[Positive]
+    amplitude: Positive
+    noise: Positive
+    shrink: Positive
+
+
+class HeldOut(_Part):
+    """Errors on shapes the kernel was not fitted on."""
+
+    trained: int
+    tested: int
+    median: float
+    p90: float
+    coverage: float
+
+
+class KernelPart(_Part):
+    """One fitted kernel."""
+
+    op: str
+    labels: dict[str, str]
+    structure: Literal["decode_attention", "prefill_attention", "gemm", "all_reduce"]
+    hardware: dict[str, float | str]
+    parameters: dict[str, Positive]
+    residual: ResidualPart
+    band_factor: Positive
+    low: dict[str, float]
+    high: dict[str, float]
+    trained_on: int
+    measured_with: str
+    held_out: HeldOut | None = None
+
+
+class ProvenancePart(_Part):
+    """Where the measurements come from."""
+
+    source: str
+    license: str
+    url: str | None = None
+    inputs: list[dict[str, str | int]]
+    command: str
+
+
+class ProfileFile(_Part):
+    """The whole file."""
+
+    schema_: Literal["kvplan.profile/1"] = Field(alias="schema")
+    name: str
+    gpu: str
+    provenance: ProvenancePart
+    notes: list[str] = []
+    kernels: Annotated[list[KernelPart], Field(min_length=1, max_length=500)]
+
+
+def kernel_part(
+    op: str, labels: dict[str, str], fitted: FittedKernel, measured_with: str, held_out: HeldOut | None
+) -> KernelPart:
+    """A fitted kernel as it is stored; numbers keep nine digits."""
+    structure, residual = fitted.structure, fitted.residual
+    names = [p.name for p in structure.parameters()]
+    return KernelPart(
+        op=op,
+        labels=labels,
+        structure=structure.name,  # type: ignore[arg-type]
+        hardware=_hardware_dict(structure),
+        parameters={name: _short(value) for name, value in zip(names, fitted.values, strict=True)},
+        residual=ResidualPart(
+            centres=[[_short(x) for x in row] for row in residual.centres],
+            weights=[_short(x) for x in residual.weights],
+            share=[_short(x) for x in residual.share],
+            lengths=[_short(x) for x in residual.lengths],
+            amplitude=_short(residual.amplitude),
+            noise=_short(residual.noise),
+            shrink=_short(residual.shrink),
+        ),
+        band_factor=_short(fitted.band_factor),
+        low=fitted.low,
+        high=fitted.high,
+        trained_on=fitted.trained_on,
+        measured_with=measured_with,
+        held_out=held_out,
+    )
+
+
+def restore_kernel(part: KernelPart, where: str) -> FittedKernel:
+    """A stored kernel, ready to predict.
+
+    Raises:
+        SpecError: its parts do not belong together.
+    """
+    structure = _structure(part, where)
+    names = [p.name for p in structure.parameters()]
+    if sorted(names) != sorted(part.parameters):
+        raise SpecError(
+            f"the parameters of {part.op} are not those of the {part.structure} formula",
+            where=where,
+            hint="the profile was written by another version of kvplan: fit it again",
+        )
+    residual = part.residual
+    count, dims = len(residual.centres), len(residual.lengths)
+    if {len(residual.weights), len(residual.share)} != {count} or {len(r) for r in residual.centres} != {
+        dims
+    }:
+        raise SpecError(f"the residual of {part.op} has parts of different lengths", where=where)
+    if set(part.low) != set(structure.columns) or set(part.high) != set(structure.columns):
+        raise SpecError(f"the measured range of {part.op} does not name the formula's columns", where=where)
+    return FittedKernel(
+        structure=structure,
+        values=np.array([part.parameters[name] for name in names]),
+        residual=restore(
+            np.array(residual.centres), np.array(residual.weights), np.array(residual.lengths),
+            residual.amplitude, residual.noise, residual.shrink, np.array(residual.share),
+        ),
+        band_factor=part.band_factor,
+        low=part.low,
+        high=part.high,
+        trained_on=part.trained_on,
+    )  # fmt: skip
+
+
+def read_profile(path: Path) -> ProfileFile:
+    """Read and check a profile.
+
+    Raises:
+        OSError: the file cannot be read. SpecError: it is no profile of this version.
+    """
+    if path.stat().st_size > MAX_BYTES:
+        raise SpecError(f"a profile of more than {MAX_BYTES >> 20} MiB is no profile", where=str(path))
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+    except (ValueError, RecursionError) as exc:
+        raise SpecError(f"not a JSON document: {exc}", where=str(path)) from exc
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema != SCHEMA:
+        raise SpecError(
+            f"this is no latency profile of a version kvplan reads (schema {schema!r}, not {SCHEMA!r})",
+            where=str(path),
+            hint="write one with kvplan calibrate --from measurements.parquet -o profile.json",
+        )
+    try:
+        return ProfileFile.model_validate(document)
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise SpecError(
+            f"the profile is damaged: {first['msg']}", where=f"{path}: {place}", hint="fit it again"
+        ) from exc
+
+
+def profile_text(profile: ProfileFile) -> str:
+    """The file's text: stable order, one line per kernel part."""
+    return json.dumps(profile.model_dump(mode="json", by_alias=True), indent=None, allow_nan=False) + "\n"
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not a number")
+
+
+def _short(value: float) -> float:
+    return float(f"{float(value):.9g}")
+
+
+def _hardware_dict(structure: Structure) -> dict[str, float | str]:
+    if isinstance(structure, AllReduce):
+        return {"bandwidth_bytes_per_s": structure.bandwidth_bytes_per_s}
+    assert isinstance(structure, (DecodeAttention, PrefillAttention, Gemm))
+    hardware = structure.hardware
+    facts: dict[str, float | str] = {
+        "name": hardware.name, "sm_count": hardware.sm_count,
+        "bandwidth_bytes_per_s": hardware.bandwidth_bytes_per_s, "l2_bytes": hardware.l2_bytes,
+        "tensor_flops": hardware.tensor_flops,
+    }  # fmt: skip
+    if isinstance(structure, Gemm):
+        facts["element_bytes"] = structure.element_bytes
+    return facts
+
+
+def _structure(part: KernelPart, where: str) -> Structure:
+    facts: dict[str, Any] = dict(part.hardware)
+    try:
+        if part.structure == "all_reduce":
+            return AllReduce(float(facts["bandwidth_bytes_per_s"]))
+        hardware = Hardware(
+            str(facts["name"]), int(facts["sm_count"]), float(facts["bandwidth_bytes_per_s"]),
+            float(facts["l2_bytes"]), float(facts["tensor_flops"]),
+        )  # fmt: skip
+        if part.structure == "gemm":
+            return Gemm(hardware, float(facts["element_bytes"]))
+    except (KeyError, ValueError) as exc:
+        raise SpecError(f"the hardware facts of {part.op} are incomplete: {exc}", where=where) from exc
+    return DecodeAttention(hardware) if part.structure == "decode_attention" else PrefillAttention(hardware)
