@@ -5,8 +5,6 @@ each. Dimensions use the field's symbols: query heads, KV heads, head dimension 
 differs), the latent rank and the rope dimensions of multi-head latent attention (MLA).
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator

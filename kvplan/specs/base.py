@@ -6,8 +6,6 @@ hashable value that the sizing functions read; a second set of dataclasses would
 hand. The engine never sees them: it receives integers.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints

@@ -1,7 +1,5 @@
 """The feed-forward part of a layer: dense or a mixture of experts. Read by weights and by the roofline."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator

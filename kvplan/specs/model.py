@@ -1,7 +1,5 @@
 """What a model is: blocks (attention x state x feed-forward) and the order in which they are stacked."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self

@@ -1,7 +1,5 @@
 """Constant-size state: what state-space, linear-attention and convolution layers keep per sequence."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -416,3 +416,76 @@ def test_layouts_are_short_and_exact(names: str, expected: list[tuple[int, str]]
     found = [(segment.repeat, "".join(segment.blocks)) for segment in segments(tuple(names))]
     assert "".join(row * repeat for repeat, row in found) == names
     assert len(found) <= len(expected)
+
+
+WILD: dict[str, tuple[dict[str, Any], int]] = {
+    # The ways real files write their shapes: experts in a nested section, lists per layer, two configurations.
+    "dbrx": (
+        {
+            "model_type": "dbrx", "d_model": 6144, "n_layers": 40, "n_heads": 48, "vocab_size": 100352,
+            "max_seq_len": 32768, "attn_config": {"kv_n_heads": 8},
+            "ffn_config": {"ffn_hidden_size": 10752, "moe_num_experts": 16, "moe_top_k": 4},
+        },
+        163_840,
+    ),
+    "hunyuan with cross-layer attention": (
+        {**BASE, "model_type": "hunyuan", "use_cla": True, "cla_share_factor": 2, "moe_topk": [2] * 8, "num_experts": 4},
+        4 * 2 * 4 * 64 * 2,
+    ),
+    "openelm": (
+        {
+            "model_type": "openelm", "model_dim": 1280, "num_transformer_layers": 4, "num_query_heads": [12, 12, 16, 20],
+            "num_kv_heads": [3, 3, 4, 5], "head_dim": 64, "vocab_size": 32000, "max_context_length": 2048,
+        },
+        15 * 64 * 4,
+    ),
+    "step with heads of its own in window layers": (
+        {
+            **without(BASE, "num_key_value_heads"), "model_type": "step3p5", "num_attention_groups": 4, "head_dim": 64,
+            "sliding_window": 512, "layer_types": ["full_attention", "sliding_attention"] * 5,
+            "attention_other_setting": {"num_attention_heads": 24, "num_attention_groups": 8, "head_dim": 64},
+        },
+        4 * 2 * 4 * 64 * 2,
+    ),
+    "mimo v2": (
+        {
+            **BASE, "model_type": "mimo_v2_flash", "head_dim": 192, "v_head_dim": 128, "swa_num_key_value_heads": 8,
+            "swa_head_dim": 192, "swa_v_head_dim": 128, "hybrid_layer_pattern": [0, 1, 1, 1, 0, 1, 1, 1],
+            "sliding_window": 128,
+        },
+        2 * 4 * (192 + 128) * 2,
+    ),
+    "longcat": ({**without(MLA, "num_hidden_layers"), "model_type": "longcat_flash", "num_layers": 4}, 8 * 1152),
+    "an omni model": (
+        {"model_type": "qwen2_5_omni", "thinker_config": {"text_config": {**BASE, "model_type": "qwen2_5_omni_text"}}},
+        8 * 2 * 4 * 64 * 2,
+    ),
+    "t5gemma": (
+        {
+            "model_type": "t5gemma", "is_encoder_decoder": True, "encoder": {**BASE, "model_type": "t5_gemma_module"},
+            "decoder": {**BASE, "model_type": "t5_gemma_module", "layer_types": ["full_attention"] * 8},
+        },
+        8 * 2 * 4 * 64 * 2,
+    ),
+    "minimax-m3": (
+        {
+            **BASE, "model_type": "minimax_m3",
+            "sparse_attention_config": {
+                "sparse_attention_freq": [0] * 2 + [1] * 6, "sparse_num_index_heads": 4, "sparse_index_dim": 128,
+            },
+        },
+        8 * 2 * 4 * 64 * 2 + 6 * 128 * 2,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(WILD))
+def test_shapes_as_real_files_write_them(name: str) -> None:
+    config, expected = WILD[name]
+    spec = build(config)
+    assert per_token(spec) == expected
+    if name == "t5gemma":
+        assert spec.encoder is not None
+        assert all(block.cross is not None for block in spec.layers())
+    if name in ("dbrx", "longcat"):
+        assert spec.layers()[0].mlp.kind == "moe"
