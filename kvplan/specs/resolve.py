@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +23,15 @@ class Resolved:
 def resolve_model(text: str) -> Resolved:
     """The model a name or path means.
 
-    A path wins over a name when it exists. A directory must hold a ``config.json``.
+    A file wins over a name, and so does a directory that holds a ``config.json`` or is written as a path.
 
     Raises:
         UnknownName: neither a file nor a known name; SpecError: the file is invalid; OSError: unreadable.
     """
     path = Path(text)
-    if path.suffix.lower() in (".json", ".yaml", ".yml") or path.exists():
+    if path.suffix.lower() in (".json", ".yaml", ".yml") or path.is_file():
+        return _from_path(path)
+    if path.is_dir() and ((path / "config.json").is_file() or os.sep in text or text in (".", "..")):
         return _from_path(path)
     entry = find("model", text)
     return Resolved(

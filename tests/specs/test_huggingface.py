@@ -462,8 +462,8 @@ WILD: dict[str, tuple[dict[str, Any], int]] = {
     ),
     "t5gemma": (
         {
-            "model_type": "t5gemma", "is_encoder_decoder": True, "encoder": {**BASE, "model_type": "t5_gemma_module"},
-            "decoder": {**BASE, "model_type": "t5_gemma_module", "layer_types": ["full_attention"] * 8},
+            "model_type": "t5gemma", "is_encoder_decoder": True, "encoder": {**BASE, "head_dim": 64, "model_type": "t5_gemma_module"},
+            "decoder": {**BASE, "head_dim": 64, "model_type": "t5_gemma_module", "layer_types": ["full_attention"] * 8},
         },
         8 * 2 * 4 * 64 * 2,
     ),
