@@ -92,7 +92,7 @@ def _token_terms(report: SizeReport) -> list[Term]:
             terms.append(
                 Term(
                     f"{row.name}: {store.name} per token{bounded}",
-                    f"{row.count} layers x {store.content.formula}{per}",
+                    f"{row.count} layers x {_product(store.content.formula)}{per}",
                     number(row.count * store.bytes_per_token()),
                     source=store.source,
                 )
@@ -101,6 +101,15 @@ def _token_terms(report: SizeReport) -> list[Term]:
     formula = " + ".join(shown) or "no layer keeps the whole context"
     terms.append(Term("KV per token", formula, report.kv_bytes_per_token))
     return terms
+
+
+def _product(formula: str) -> str:
+    """A formula that may be multiplied: in parentheses when it is a bare sum."""
+    depth, bare = 0, False
+    for letter in formula:
+        depth += (letter == "(") - (letter == ")")
+        bare = bare or (letter == "+" and depth == 0)
+    return f"({formula})" if bare else formula
 
 
 def _sequence_terms(report: SizeReport) -> list[Term]:

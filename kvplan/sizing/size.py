@@ -124,7 +124,17 @@ def _encoder_tokens(model: ModelSpec, context: int, given: int | None, images: i
 
 
 def _groups_of(model: ModelSpec, draft: bool) -> tuple[LayerGroup, ...]:
-    groups = model.groups()
+    """Layers gathered by what they keep, whatever their feed-forward part is."""
+    found: dict[tuple[object, ...], LayerGroup] = {}
+    for group in model.groups():
+        block = group.block
+        key = (block.attention, block.cross, block.state)
+        if key in found:
+            found[key] = replace(found[key], count=found[key].count + group.count)
+        else:
+            name = group.name.removesuffix("_dense").removesuffix("_moe")
+            found[key] = replace(group, name=name)
+    groups = tuple(found.values())
     if not draft:
         return groups
     if model.draft is None:
