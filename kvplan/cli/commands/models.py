@@ -30,9 +30,9 @@ def list_models(
     needle = (search or "").casefold()
     found = []
     for entry in entries("model"):
-        aliases = entry.aliases()
-        if any(needle in text.casefold() for text in (entry.name, entry.family, *aliases)):
-            found.append((entry.name, entry.family, entry.origin, ", ".join(aliases), str(entry.path)))
+        known = entry.aliases()
+        if any(needle in text.casefold() for text in (entry.name, entry.family, *known)):
+            found.append((entry.name, entry.family, entry.origin, ", ".join(known), str(entry.path)))
     columns = ("name", "family", "origin", "aliases", "path")
     if output is OutputFormat.json:
         models: list[dict[str, Any]] = [dict(zip(columns, row, strict=True)) for row in found]
