@@ -182,3 +182,61 @@ def errors(built: Built, out: Tensor, lse: Tensor) -> tuple[float, float]:
 def is_float(format_name: str) -> bool:
     """Whether a format stores 16-bit numbers as they are."""
     return get_format(format_name).key.code is Code.FLOAT16
+
+
+def check_write(format_name: str, device: str) -> str | None:
+    """Write awkward tokens with the kernel and with the rules; what differs, or ``None``.
+
+    Zeros, constants, an outlier, tiny numbers and exact ties; for KIVI a prompt, a step and a chunk in turn.
+    """
+    from kvplan.kernels import launch, launch_mla
+
+    fmt = get_format(format_name)
+    g = torch.Generator().manual_seed(1)
+    dtype = torch.float16 if format_name == "fp16" else torch.bfloat16
+    kind: Any = MLACache if fmt.latent else PagedKVCache
+    shape = {} if fmt.latent else {"kv_heads": 2, "head_dim": 128, "max_sequences": 2, "residual_dtype": dtype}
+    pair = [kind.allocate(fmt, num_blocks=10, block_size=32, device=where, **shape) for where in (device, "cpu")]
+    if fmt.residual:
+        table = torch.tensor([[3, 0, 5, 7, 4, 8], [1, 6, 2, 9, 0, 0]], dtype=torch.int32)
+        lengths = [0, 0]
+        for fresh in ([150, 3], [1, 90], [20, 32]):
+            lengths = [a + b for a, b in zip(lengths, fresh, strict=True)]
+            x = awkward(sum(fresh), (2, 128), g).to(dtype)
+            held = torch.tensor(lengths, dtype=torch.int32)
+            batch = PagedBatch.build(table.to(device), held.to(device), fresh)
+            launch.write_append(pair[0], x.to(device), x.flip(0).to(device), batch)
+            reference.append(pair[1], x, x.flip(0), PagedBatch.build(table, held, fresh))
+    else:
+        slots = torch.randperm(320, generator=g)[:40]
+        slots[7] = -1
+        if fmt.latent:
+            latent, rope = awkward(40, (LATENT_DIM,), g).to(dtype), awkward(40, (ROPE_DIM,), g).to(dtype)
+            launch_mla.write(pair[0], latent.to(device), rope.to(device), slots.to(device))
+            mla_cache.write(pair[1], latent, rope, slots)
+        else:
+            x = awkward(40, (2, 128), g).to(dtype)
+            for cache in pair:
+                cache.calibrate(x.to(cache.device), x.flip(0).to(cache.device))
+            for name in ("key_static", "value_static"):
+                getattr(pair[0], name).copy_(getattr(pair[1], name))
+            launch.write(pair[0], x.to(device), x.flip(0).to(device), slots.to(device))
+            reference.write(pair[1], x, x.flip(0), slots)
+    for i, (a, b) in enumerate(zip(pair[0].tensors()[:-1], pair[1].tensors()[:-1], strict=True)):
+        if a.numel() and not torch.equal(a.cpu().view(torch.uint8), b.view(torch.uint8)):
+            off = int((a.cpu().view(torch.uint8) != b.view(torch.uint8)).sum())
+            return f"tensor {i} differs in {off} of {a.numel() * a.element_size()} bytes"
+    return None
+
+
+def awkward(count: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Random tokens [count, *shape], five of which are traps for a quantizer."""
+    x = torch.randn(count, *shape, generator=generator) * 2
+    traps = min(count, 5)
+    x[0] = 0
+    if traps > 4:
+        x[1] = 7.5
+        x[2, ..., 3] = 2e4
+        x[3] *= 1e-6
+        x[4] = torch.arange(shape[-1]) / 8
+    return x

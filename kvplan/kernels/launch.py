@@ -81,6 +81,11 @@ def sources(cache: PagedKVCache) -> tuple[Tensor, ...]:
     )  # fmt: skip
 
 
+def ring_rows(cache: PagedKVCache, batch: PagedBatch) -> Tensor:
+    """Ring rows where the format has a ring; else anything that costs no launch."""
+    return batch.ring_rows() if cache.format.residual else batch.lengths
+
+
 def dtype_name(t: Tensor) -> str:
     """``bfloat16``, ``float16`` ..."""
     return str(t.dtype).removeprefix("torch.")
@@ -109,7 +114,7 @@ def decode(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: floa
     if sequences == 0:
         return out, lse
     decode_kernel.decode[(sequences, cache.kv_heads * blocks, splits)](
-        query, *sources(cache), batch.ring_rows(), batch.block_table, batch.lengths, out, lse, top, total, part,
+        query, *sources(cache), ring_rows(cache, batch), batch.block_table, batch.lengths, out, lse, top, total, part,
         cache.counters, scale, window, batch.block_table.stride(0), splits, heads, cache.kv_heads, group,
         **constants(variant),
     )  # fmt: skip
@@ -136,7 +141,7 @@ def append(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: floa
     )  # fmt: skip
     columns = -(-batch.max_query * group // variant.constants["BM"])
     append_kernel.append[(columns, cache.kv_heads, batch.sequences)](
-        query, *sources(cache), batch.ring_rows(), batch.block_table, batch.lengths, batch.starts(), out, lse,
+        query, *sources(cache), ring_rows(cache, batch), batch.block_table, batch.lengths, batch.starts(), out, lse,
         scale, window, batch.block_table.stride(0), heads, cache.kv_heads, group, **constants(variant),
     )  # fmt: skip
     return out, lse

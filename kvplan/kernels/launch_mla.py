@@ -45,7 +45,9 @@ def attention(query: Tensor, cache: MLACache, batch: PagedBatch, *, scale: float
     if tokens == 0:
         return out, lse
     mode = DIRECT if splits == 1 else PARTIAL
-    variant = mla_variant(cache.format, block_size=cache.block_size, mode=mode, target=on)
+    one = batch.query_starts is None
+    variant = mla_variant(cache.format, block_size=cache.block_size, mode=mode, one=one, target=on)
+    starts = batch.lengths if one else batch.starts()
     columns = -(-batch.max_query * heads // variant.constants["BH"])
     if mode == PARTIAL and fused and batch.sequences * columns <= COUNTERS:
         mode = variant.constants["MODE"] = FUSED
@@ -54,7 +56,7 @@ def attention(query: Tensor, cache: MLACache, batch: PagedBatch, *, scale: float
     total = torch.empty_like(top)
     part = torch.empty(rows, splits, LATENT_DIM, dtype=torch.float32, device=query.device)
     mla_kernel.mla[(batch.sequences, columns, splits)](
-        query, cache.latent, cache.rope, cache.scale, batch.block_table, batch.lengths, batch.starts(), out, lse,
+        query, cache.latent, cache.rope, cache.scale, batch.block_table, batch.lengths, starts, out, lse,
         top, total, part, cache.counters, scale, batch.block_table.stride(0), splits, heads, **constants(variant),
     )  # fmt: skip
     if mode == PARTIAL:

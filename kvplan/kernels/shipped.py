@@ -86,7 +86,7 @@ def shipped(capability: int) -> Iterator[Shipped]:
 
 
 def _latent(fmt: KVFormat, target: Target) -> Iterator[Shipped]:
-    mla = variants.mla_variant(fmt, block_size=64, mode=PARTIAL, target=target)
+    mla = variants.mla_variant(fmt, block_size=64, mode=PARTIAL, one=True, target=target)
     yield _ship(f"mla/{fmt.name}", fmt, mla, 576 * mla.constants["BN"])
     raw = fmt.key.code is Code.FLOAT16
     yield _ship(f"write_mla/{fmt.name}", fmt, variants.write_mla_variant(fmt), raw=raw)

@@ -172,11 +172,11 @@ def write_ring_variant(fmt: KVFormat, *, head_dim: int) -> Variant:
     return Variant("write_ring", constants, 4, 1)
 
 
-def mla_variant(fmt: KVFormat, *, block_size: int, mode: int, target: Target) -> Variant:
+def mla_variant(fmt: KVFormat, *, block_size: int, mode: int, one: bool, target: Target) -> Variant:
     """MLA decode and append: 16 query columns, latent tiles of 128."""
     tokens = tile_tokens(block_size, 32 if target.interpreted else 64)
     constants = {
-        "BS": block_size, "BN": tokens, "BH": 16, "PAGED": block_size % tokens == 0, "MODE": mode,
+        "BS": block_size, "BN": tokens, "BH": 16, "PAGED": block_size % tokens == 0, "MODE": mode, "ONE": one,
         "CODE": int(fmt.key.code), "CT": target.compute_type(fmt, "bfloat16"), "DEFER": True,
         **{k: v for k, v in target.switches().items() if k != "FOLD"},
     }  # fmt: skip

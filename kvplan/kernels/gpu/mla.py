@@ -82,12 +82,13 @@ def mla_step(C, R, S, table, t, end, hi, q, qr, factor, m, l, acc, BS: tl.conste
 @triton.jit(do_not_specialize=["table_stride", "splits", "HQ"])
 def mla(Q, C, R, S, TABLE, LENGTHS, STARTS, OUT, LSE, PM, PL, PO, COUNT, scale, table_stride, splits, HQ,
         BS: tl.constexpr, BN: tl.constexpr, BH: tl.constexpr, PAGED: tl.constexpr, MODE: tl.constexpr,
-        CODE: tl.constexpr, CT: tl.constexpr, ASM: tl.constexpr, NATIVE: tl.constexpr, DEFER: tl.constexpr):  # fmt: skip
+        ONE: tl.constexpr, CODE: tl.constexpr, CT: tl.constexpr, ASM: tl.constexpr, NATIVE: tl.constexpr, DEFER: tl.constexpr):  # fmt: skip
     """See ``launch_mla`` for shapes."""
     b = tl.program_id(0)
     split = tl.program_id(2)
-    begin = tl.load(STARTS + b)
-    tokens = tl.load(STARTS + b + 1) - begin
+    # ONE: decode, one new token per sequence, and STARTS is not read.
+    begin = b if ONE else tl.load(STARTS + b)
+    tokens = (b * 0 + 1) if ONE else tl.load(STARTS + b + 1) - begin
     if tl.program_id(1) * BH < tokens * HQ:
         column = tl.program_id(1) * BH + tl.arange(0, BH)
         ok = column < tokens * HQ

@@ -1,0 +1,177 @@
+"""The measurement points: the calibration grid, its hold-out, and the side grids.
+
+The hold-out is drawn once from a fixed seed, off the grid, so that it is registered before anything is measured:
+whoever fits a model must not look at points whose stage is ``holdout``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from kvplan.kernels.formats import get_format
+
+GRID_FORMATS = ("bf16", "fp8_e4m3", "int8_per_token_head", "int4", "int4_g64", "kivi2")
+HEADS = ((32, 8, 128), (8, 1, 128), (32, 32, 128), (64, 8, 128), (16, 2, 256))
+BATCHES = (1, 4, 16, 64, 256)
+CONTEXTS = (512, 2048, 8192, 32768, 131072)
+MOST_BYTES = 6e9
+HOLDOUT_SEED = 20261120
+HOLDOUT_POINTS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One thing to time.
+
+    Attributes:
+        stage: grid, holdout, page, window, ragged, staged, formats, mla, write, prefill, drift.
+        op: decode, append, mla, write or mla_write.
+        format: cache format. hq, hkv, d: query heads, KV heads, head dimension (MLA: hkv 1, d 576).
+        batch: sequences. context: cached tokens of each (mean, when ragged). block_size: tokens a page.
+        window: sliding window, 0 for none. new_tokens: query tokens per sequence.
+        ragged: seed of lognormal lengths with mean ``context``; 0 for equal lengths.
+        fused: combine splits in the same launch.
+        repeat: distinguishes repetitions of one point.
+    """
+
+    stage: str
+    op: str
+    format: str
+    hq: int
+    hkv: int
+    d: int
+    batch: int
+    context: int
+    block_size: int = 64
+    window: int = 0
+    new_tokens: int = 1
+    ragged: int = 0
+    fused: bool = True
+    repeat: int = 0
+
+    @property
+    def key(self) -> str:
+        """Identity of a measurement, for resuming."""
+        return "/".join(str(v) for v in asdict(self).values())
+
+    def lengths(self) -> list[int]:
+        """Cached tokens of each sequence, new ones included."""
+        if not self.ragged:
+            return [self.context] * self.batch
+        rng = random.Random(self.ragged)
+        # sigma 0.6, mean 1: mu = -sigma^2/2.
+        return [max(1, round(self.context * rng.lognormvariate(-0.18, 0.6))) for _ in range(self.batch)]
+
+    def kv_bytes(self) -> int:
+        """Bytes of cache that one call must read (decode, append, MLA) or write."""
+        fmt = get_format(self.format)
+        per_token = fmt.bytes_per_token(self.hkv, self.d)
+        if self.op in ("write", "mla_write"):
+            return round(per_token * self.batch * self.new_tokens)
+        visible = [min(n, self.window) if self.window else n for n in self.lengths()]
+        return round(per_token * sum(visible))
+
+    def io_bytes(self) -> int:
+        """Bytes of 16-bit input and output that one call moves besides the cache."""
+        tokens = self.batch * self.new_tokens
+        if self.op in ("write", "mla_write"):
+            return 2 * tokens * (576 if self.op == "mla_write" else 2 * self.hkv * self.d)
+        return 2 * tokens * self.hq * (576 + 512 if self.op == "mla" else 2 * self.d)
+
+    def flops(self) -> int:
+        """Multiply-adds times two of one call; 0 for writes."""
+        if self.op in ("write", "mla_write"):
+            return 0
+        seen = 0
+        for n in self.lengths():
+            for_each = min(n, self.window) if self.window else n
+            seen += self.new_tokens * for_each - self.new_tokens * (self.new_tokens - 1) // 2
+        return 2 * self.hq * seen * (576 + 512 if self.op == "mla" else 2 * self.d)
+
+    def row(self) -> dict[str, Any]:
+        """The point as it is recorded."""
+        return asdict(self) | {
+            "key": self.key, "kv_bytes": self.kv_bytes(), "io_bytes": self.io_bytes(), "flops": self.flops()
+        }  # fmt: skip
+
+
+def grid() -> Iterator[Point]:
+    """The calibration grid: formats x heads x batches x contexts, up to 6 GB of cache."""
+    for name in GRID_FORMATS:
+        for hq, hkv, d in HEADS:
+            for batch in BATCHES:
+                for context in CONTEXTS:
+                    point = Point("grid", "decode", name, hq, hkv, d, batch, context)
+                    if point.kv_bytes() <= MOST_BYTES:
+                        yield point
+
+
+def holdout() -> list[Point]:
+    """40 points off the grid, from a fixed seed."""
+    rng = random.Random(HOLDOUT_SEED)
+    chosen: list[Point] = []
+    while len(chosen) < HOLDOUT_POINTS:
+        hq, hkv, d = rng.choice(HEADS)
+        batch, context = rng.randint(1, 300), round(2 ** rng.uniform(8, 17))
+        point = Point("holdout", "decode", rng.choice(GRID_FORMATS), hq, hkv, d, batch, context)
+        if point.kv_bytes() <= MOST_BYTES and batch not in BATCHES:
+            chosen.append(point)
+    return chosen
+
+
+def side() -> Iterator[Point]:
+    """Page sizes, ragged lengths, windows, the other formats, MLA, writers, prefill, and repetitions."""
+    usual = Point("page", "decode", "bf16", 32, 8, 128, 16, 8192)
+    for name in ("bf16", "fp8_e4m3", "int4"):
+        for size in (16, 64, 256):
+            for batch, context in ((1, 8192), (4, 32768), (16, 2048), (64, 2048), (64, 8192)):
+                yield replace(usual, format=name, block_size=size, batch=batch, context=context)
+        for window in (128, 1024, 4096):
+            yield replace(usual, stage="window", format=name, window=window, context=32768)
+        for seed in range(1, 8):
+            yield replace(usual, stage="ragged", format=name, ragged=seed, batch=8 * seed, context=4096)
+    for name in ("bf16", "fp8_e4m3"):
+        for batch, context in ((1, 2048), (1, 32768), (4, 2048), (4, 8192), (16, 2048)):
+            yield replace(usual, stage="staged", format=name, batch=batch, context=context, fused=False)
+    for name in ("fp16", "fp8_e5m2", "int8", "int8_per_head", "int4_g32", "kivi4", "nvfp4", "mxfp4"):
+        for batch, context in ((1, 2048), (64, 8192), (64, 32768)):
+            yield replace(usual, stage="formats", format=name, batch=batch, context=context)
+    for name in ("mla_bf16", "mla_fp8"):
+        for heads in (16, 128):
+            for batch, context in ((1, 4096), (1, 65536), (16, 8192), (64, 8192), (64, 32768), (256, 2048)):
+                yield Point("mla", "mla", name, heads, 1, 576, batch, context)
+        for tokens in (1, 64, 4096):
+            yield Point("write", "mla_write", name, 16, 1, 576, 1, tokens, new_tokens=tokens)
+    for name in (*GRID_FORMATS, "nvfp4", "kivi4"):
+        for tokens in (1, 64, 4096):
+            yield Point("write", "write", name, 32, 8, 128, 1, tokens, new_tokens=tokens)
+    for name in ("bf16", "fp8_e4m3", "int4"):
+        for tokens, context in ((512, 512), (2048, 2048), (8192, 8192), (512, 8192), (512, 32768)):
+            yield Point("prefill", "append", name, 32, 8, 128, 1, context, new_tokens=tokens)
+
+
+def drift(repeat: int) -> Iterator[Point]:
+    """Ten points measured at the start and at the end."""
+    for name in ("bf16", "fp8_e4m3"):
+        for batch, context in ((1, 2048), (16, 2048), (16, 32768), (64, 8192), (256, 2048)):
+            yield Point("drift", "decode", name, 32, 8, 128, batch, context, repeat=repeat)
+
+
+def tiny() -> list[Point]:
+    """A few points small enough for the interpreter: the dry run."""
+    small = Point("grid", "decode", "int4", 4, 1, 64, 2, 40, block_size=32)
+    return [
+        small,
+        replace(small, stage="holdout", format="bf16", context=33),
+        replace(small, stage="window", window=9),
+        replace(small, stage="ragged", ragged=3),
+        replace(small, stage="formats", format="kivi2", d=128, context=170),
+        replace(small, stage="prefill", op="append", batch=1, new_tokens=6),
+        Point("mla", "mla", "mla_fp8", 4, 1, 576, 1, 20, block_size=16),
+        Point("write", "write", "int8", 4, 1, 64, 1, 8, new_tokens=8),
+        Point("write", "write", "kivi4", 4, 1, 64, 1, 8, new_tokens=8, block_size=32),
+        Point("write", "mla_write", "mla_bf16", 4, 1, 576, 1, 8, new_tokens=8),
+    ]

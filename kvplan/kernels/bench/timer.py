@@ -1,0 +1,120 @@
+"""Timing a launch: CUDA-graph replays between events on a GPU, one call and a made-up duration in a dry run."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+
+Launch = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of one call: quartiles over repetitions, and how many calls stand behind them."""
+
+    median_s: float
+    p25_s: float
+    p75_s: float
+    least_s: float
+    repetitions: int
+    calls_per_repetition: int
+
+    def row(self) -> dict[str, Any]:
+        """As recorded."""
+        return asdict(self)
+
+
+class Timer(Protocol):
+    """Something that times calls."""
+
+    def time(self, calls: Sequence[Launch]) -> Timing:
+        """Time one call; ``calls`` are the same work on different buffers, run in turn so that none stays cached."""
+
+
+def summarise(samples: Sequence[float], calls: int) -> Timing:
+    """Quartiles of seconds per call."""
+    if len(samples) < 2:
+        return Timing(samples[0], samples[0], samples[0], samples[0], len(samples), calls)
+    low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
+    return Timing(middle, low, high, min(samples), len(samples), calls)
+
+
+class DryTimer:
+    """Runs every call once and reports one microsecond: for testing everything but the speed."""
+
+    def time(self, calls: Sequence[Launch]) -> Timing:
+        """One call each."""
+        for call in calls:
+            call()
+        return summarise([1e-6, 1e-6], len(calls))
+
+
+class GraphTimer:
+    """Replays a CUDA graph of the calls between two events.
+
+    Replays remove launch gaps, as serving engines do. The graph is replayed until at least ``seconds`` were
+    measured, between 5 and 50 times.
+    """
+
+    def __init__(self, seconds: float = 0.02) -> None:
+        self.seconds = seconds
+
+    def time(self, calls: Sequence[Launch]) -> Timing:
+        """See ``Timer``. The first call runs outside the graph: it compiles."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for call in calls[:2]:
+                call()
+        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        # Many calls a graph, so that the events' resolution (about half a microsecond) does not show.
+        rounds = max(1, 16 // len(calls))
+        with torch.cuda.graph(graph):
+            for _ in range(rounds):
+                for call in calls:
+                    call()
+        count = rounds * len(calls)
+        graph.replay()
+        first = self._replay(graph) / count
+        repetitions = min(50, max(5, int(self.seconds / max(first * count, 1e-7))))
+        samples = [self._replay(graph) / count for _ in range(repetitions)]
+        graph.reset()
+        return summarise(samples, count)
+
+    @staticmethod
+    def _replay(graph: Any) -> float:
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) * 1e-3
+
+
+class EventTimer:
+    """Eager calls between events, for what cannot be captured: copies, compiled peers, launch overhead."""
+
+    def __init__(self, repetitions: int = 20) -> None:
+        self.repetitions = repetitions
+
+    def time(self, calls: Sequence[Launch]) -> Timing:
+        """See ``Timer``."""
+        for call in calls[:3]:
+            call()
+        torch.cuda.synchronize()
+        samples = []
+        for _ in range(self.repetitions):
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            for call in calls:
+                call()
+            end.record()
+            end.synchronize()
+            samples.append(float(start.elapsed_time(end)) * 1e-3 / len(calls))
+        return summarise(samples, len(calls))
