@@ -1,0 +1,235 @@
+"""SGLang's radix cache in segments: what a walk costs does not grow with the tokens it passes.
+
+The tree is SGLang's own, node for node; only, a node keeps no tokens but points at the content of the
+request that inserted it (``content``, ``start .. end``), and contents are compared run by run.
+
+Verified by recordings of the real ``RadixCache`` and ``UnifiedRadixCache`` (Python and Rust core): matching,
+insertion, splits, holds, eviction order and amount under all seven policies, page sizes 1, 4 and 16.
+"""
+
+from __future__ import annotations
+
+from kvplan.engine.content import BlockKey, Content
+from kvplan.engine.eviction import EVICTION
+from kvplan.engine.radix_leaves import LeafQueue
+from kvplan.engine.radix_tree import TreeKind
+from kvplan.traces.request import Request
+
+_EMPTY = Content((), ())
+_AGE_STEP = 1e-5
+"""How much older than its child a node passed by a match is (``UnifiedRadixCache``)."""
+
+
+class RadixNode:
+    """Tokens ``start .. end`` of ``content`` (positions from the beginning of the sequence).
+
+    ``ticket`` is not 0 while the node is an evictable leaf: nobody holds it and nothing hangs below.
+    """
+
+    __slots__ = (
+        "children", "content", "creation", "end", "hit_count", "key", "last_access", "lock_ref", "parent",
+        "priority", "start", "ticket",
+    )  # fmt: skip
+
+    def __init__(
+        self, content: Content, start: int, end: int, parent: RadixNode | None, key: BlockKey, now: float
+    ) -> None:
+        self.content = content
+        self.start = start
+        self.end = end
+        self.parent = parent
+        self.key = key
+        self.children: dict[BlockKey, RadixNode] = {}
+        self.lock_ref = 0
+        self.last_access = self.creation = now
+        self.hit_count = 0
+        self.priority = 0
+        self.ticket = 0
+
+
+class RadixIndex:
+    """A radix prefix cache; see ``radix_tree.RadixTree`` for the contract.
+
+    Time is a counter. ``unified``: every node an insertion passes gets a tick of its own, a match gives the
+    deepest node a tick and each ancestor a trifle less, and a split renews the lower part and keeps the
+    creation time. ``radix``: all nodes of one walk share a tick, and a split makes a new upper part.
+
+    Args:
+        page_size: tokens per page, at least 1.
+        policy: name in ``eviction.EVICTION``.
+        kind: whose clock to follow.
+    """
+
+    def __init__(self, page_size: int, policy: str, kind: TreeKind = "unified") -> None:
+        self.page_size = page_size
+        self.unified = kind == "unified"
+        self.leaves = LeafQueue(EVICTION.get(policy))
+        self.now = 1.0
+        self.root = RadixNode(_EMPTY, 0, 0, None, 0, self.now)
+        self.evictable = 0
+        self.protected = 0
+        self.evicted = 0
+
+    def content(self, request: Request) -> Content:
+        """Prompt and answer as runs."""
+        return Content(request.prompt, request.output)
+
+    def match(self, content: Content, limit: int) -> tuple[int, RadixNode]:
+        """See ``RadixTree.match``."""
+        page = self.page_size
+        limit -= limit % page
+        node = self.root
+        if limit <= 0:
+            return 0, node
+        unified, leaves = self.unified, self.leaves
+        now = self._tick()
+        depth = 0
+        while depth < limit:
+            child = node.children.get(content.block_key(depth, page))
+            if child is None:
+                break
+            end = child.end
+            stop = end if end < limit else limit
+            agreed = content.agrees_until(child.content, depth, stop)
+            agreed -= agreed % page
+            if not unified:
+                child.last_access = now
+                if child.ticket:
+                    leaves.put(child)
+            depth = agreed
+            if agreed < end:
+                node = self._split(child, agreed)
+                break
+            node = child
+        if unified:
+            now = self._tick()
+            seen: RadixNode | None = node
+            while seen is not None:
+                seen.last_access = now
+                now -= _AGE_STEP
+                seen = seen.parent
+            if node.ticket:
+                leaves.put(node)
+        else:
+            self.root.last_access = now
+        return depth, node
+
+    def insert(self, content: Content, length: int, priority: int, counted: int) -> int:
+        """See ``RadixTree.insert``."""
+        page = self.page_size
+        length -= length % page
+        unified, leaves = self.unified, self.leaves
+        node = self.root
+        now = self._tick()
+        present = 0
+        while present < length:
+            child = node.children.get(content.block_key(present, page))
+            if child is None:
+                break
+            child.last_access = self._tick() if unified else now
+            end = child.end
+            stop = end if end < length else length
+            agreed = content.agrees_until(child.content, present, stop)
+            agreed -= agreed % page
+            node = child if agreed == end else self._split(child, agreed)
+            if node.priority < priority:
+                node.priority = priority
+            present = agreed
+            if present > counted:
+                node.hit_count += 1
+            # A split has put the lower part where it belongs; the upper part is no leaf.
+            if node.ticket:
+                leaves.put(node)
+        if present < length:
+            key = content.block_key(present, page)
+            leaf = RadixNode(content, present, length, node, key, self._tick())
+            leaf.priority = priority
+            if length > counted:
+                leaf.hit_count = 1
+            node.children[key] = leaf
+            self.evictable += length - present
+            leaves.discard(node)
+            leaves.put(leaf)
+        return present
+
+    def lock(self, node: RadixNode) -> None:
+        """See ``RadixTree.lock``."""
+        if node.ticket:
+            self.leaves.discard(node)
+        parent = node.parent
+        while parent is not None:
+            if node.lock_ref == 0:
+                tokens = node.end - node.start
+                self.evictable -= tokens
+                self.protected += tokens
+            node.lock_ref += 1
+            node = parent
+            parent = node.parent
+
+    def unlock(self, node: RadixNode) -> None:
+        """See ``RadixTree.unlock``."""
+        last = node
+        parent = node.parent
+        while parent is not None:
+            node.lock_ref -= 1
+            if node.lock_ref == 0:
+                tokens = node.end - node.start
+                self.evictable += tokens
+                self.protected -= tokens
+            node = parent
+            parent = node.parent
+        self._may_go(last)
+
+    def evict(self, tokens: int) -> int:
+        """See ``RadixTree.evict``."""
+        freed = 0
+        while freed < tokens:
+            leaf = self.leaves.pop()
+            if leaf is None:
+                break
+            parent = leaf.parent
+            assert parent is not None
+            del parent.children[leaf.key]
+            freed += leaf.end - leaf.start
+            self._may_go(parent)
+        self.evictable -= freed
+        self.evicted += freed
+        return freed
+
+    def unheld(self, node: RadixNode) -> int:
+        """See ``RadixTree.unheld``."""
+        # Whoever holds a node holds its ancestors, so what nobody holds is the end of the path.
+        end = node.end
+        parent = node.parent
+        while parent is not None and node.lock_ref == 0:
+            node = parent
+            parent = node.parent
+        return end - node.end
+
+    def _may_go(self, node: RadixNode) -> None:
+        if node.lock_ref == 0 and not node.children and node.parent is not None:
+            self.leaves.put(node)
+
+    def _split(self, child: RadixNode, position: int) -> RadixNode:
+        """Cut a node; returns the new upper part, ``child`` stays the lower one."""
+        parent = child.parent
+        assert parent is not None
+        upper = RadixNode(child.content, child.start, position, parent, child.key, self._tick())
+        upper.lock_ref = child.lock_ref
+        upper.hit_count = child.hit_count
+        upper.priority = child.priority
+        parent.children[child.key] = upper
+        child.parent = upper
+        child.start = position
+        child.key = child.content.block_key(position, self.page_size)
+        upper.children[child.key] = child
+        if self.unified:
+            upper.creation = child.creation
+            child.last_access = self._tick()
+        if child.ticket:
+            self.leaves.put(child)
+        return upper
+
+    def _tick(self) -> float:
+        self.now += 1.0
+        return self.now

@@ -1,0 +1,199 @@
+"""The oracle of the radix cache: every node keeps its tokens, eviction looks at every leaf."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from kvplan.engine.eviction import EVICTION
+from kvplan.engine.radix_tree import TreeKind
+from kvplan.traces.request import Request, iterate_tokens
+
+Tokens: TypeAlias = tuple[int, ...]
+
+
+class TokenNode:
+    """A run of tokens after the parent's (``TreeNode``)."""
+
+    def __init__(self, tokens: Tokens, parent: TokenNode | None, now: float) -> None:
+        self.tokens = tokens
+        self.parent = parent
+        self.children: dict[Tokens, TokenNode] = {}
+        self.lock_ref = 0
+        self.last_access = self.creation = now
+        self.hit_count = 0
+        self.priority = 0
+
+
+class TokenTree:
+    """A radix cache with SGLang's rules, token by token.
+
+    Args:
+        page_size: tokens per page; everything is cut to whole pages.
+        policy: name of an eviction policy.
+        kind: whose clock to follow.
+    """
+
+    def __init__(self, page_size: int, policy: str, kind: TreeKind = "unified") -> None:
+        self.page_size = page_size
+        self.kind = kind
+        self.key = EVICTION.get(policy)
+        self.ticks = 0
+        self.root = TokenNode((), None, self._tick())
+        self.evictable = 0
+        self.protected = 0
+        self.evicted = 0
+
+    def content(self, request: Request) -> Tokens:
+        """All tokens of prompt and answer."""
+        return (*iterate_tokens(request.prompt), *iterate_tokens(request.output))
+
+    def match(self, content: Tokens, limit: int) -> tuple[int, TokenNode]:
+        """See ``RadixTree.match``."""
+        wanted = self._floor(content[:limit])
+        if not wanted:
+            return 0, self.root
+        node, hit = self.root, 0
+        now = self._tick() if self.kind == "radix" else 0.0
+        passed = [node]
+        while wanted:
+            child = node.children.get(wanted[: self.page_size])
+            if child is None:
+                break
+            if self.kind == "radix":
+                child.last_access = now
+            agreed = self._agreement(child.tokens, wanted)
+            hit += agreed
+            node = child if agreed == len(child.tokens) else self._split(child, agreed)
+            passed.append(node)
+            if node is not child:
+                break
+            wanted = wanted[agreed:]
+        if self.kind == "radix":
+            self.root.last_access = now
+        else:
+            # UnifiedRadixCache: the deepest node is the most recent, each ancestor a trifle older.
+            now = self._tick()
+            for back, seen in enumerate(reversed(passed)):
+                seen.last_access = now - back * 1e-5
+        return hit, node
+
+    def insert(self, content: Tokens, length: int, priority: int, counted: int) -> int:
+        """See ``RadixTree.insert``."""
+        wanted = self._floor(content[:length])
+        now = self._tick()
+        node, present = self.root, 0
+        while wanted:
+            child = node.children.get(wanted[: self.page_size])
+            if child is None:
+                break
+            child.last_access = now if self.kind == "radix" else self._tick()
+            agreed = self._agreement(child.tokens, wanted)
+            node = child if agreed == len(child.tokens) else self._split(child, agreed)
+            node.priority = max(node.priority, priority)
+            present += agreed
+            wanted = wanted[agreed:]
+            if present > counted:
+                node.hit_count += 1
+        if wanted:
+            leaf = TokenNode(wanted, node, self._tick())
+            leaf.priority = priority
+            if present + len(wanted) > counted:
+                leaf.hit_count = 1
+            node.children[wanted[: self.page_size]] = leaf
+            self.evictable += len(wanted)
+        return present
+
+    def lock(self, node: TokenNode) -> None:
+        """See ``RadixTree.lock``."""
+        while node.parent is not None:
+            if node.lock_ref == 0:
+                self.evictable -= len(node.tokens)
+                self.protected += len(node.tokens)
+            node.lock_ref += 1
+            node = node.parent
+
+    def unlock(self, node: TokenNode) -> None:
+        """See ``RadixTree.unlock``."""
+        while node.parent is not None:
+            node.lock_ref -= 1
+            assert node.lock_ref >= 0
+            if node.lock_ref == 0:
+                self.evictable += len(node.tokens)
+                self.protected -= len(node.tokens)
+            node = node.parent
+
+    def evict(self, tokens: int) -> int:
+        """See ``RadixTree.evict``."""
+        freed = 0
+        while freed < tokens:
+            leaves = [node for node in self.nodes() if node.lock_ref == 0 and not node.children]
+            if not leaves:
+                break
+            leaf = min(leaves, key=self.key)
+            assert leaf.parent is not None
+            del leaf.parent.children[leaf.tokens[: self.page_size]]
+            freed += len(leaf.tokens)
+            self.evictable -= len(leaf.tokens)
+        self.evicted += freed
+        return freed
+
+    def unheld(self, node: TokenNode) -> int:
+        """See ``RadixTree.unheld``."""
+        tokens = 0
+        while node.parent is not None:
+            if node.lock_ref == 0:
+                tokens += len(node.tokens)
+            node = node.parent
+        return tokens
+
+    def nodes(self) -> list[TokenNode]:
+        """Every node but the root."""
+        found: list[TokenNode] = []
+        left = list(self.root.children.values())
+        while left:
+            node = left.pop()
+            found.append(node)
+            left.extend(node.children.values())
+        return found
+
+    def check(self) -> None:
+        """Assert that the books agree with the tree."""
+        nodes = self.nodes()
+        assert self.protected == sum(len(node.tokens) for node in nodes if node.lock_ref)
+        assert self.evictable == sum(len(node.tokens) for node in nodes if not node.lock_ref)
+        for node in nodes:
+            assert node.parent is not None
+            assert len(node.tokens) % self.page_size == 0
+            assert node.parent.children[node.tokens[: self.page_size]] is node
+            # Whoever holds a node holds its ancestors.
+            assert node.parent.parent is None or node.parent.lock_ref >= node.lock_ref
+
+    def _split(self, child: TokenNode, keep: int) -> TokenNode:
+        parent = child.parent
+        assert parent is not None
+        upper = TokenNode(child.tokens[:keep], parent, self._tick())
+        upper.lock_ref, upper.hit_count, upper.priority = child.lock_ref, child.hit_count, child.priority
+        if self.kind == "unified":
+            upper.creation = child.creation
+        parent.children[child.tokens[: self.page_size]] = upper
+        child.tokens = child.tokens[keep:]
+        child.parent = upper
+        upper.children[child.tokens[: self.page_size]] = child
+        if self.kind == "unified":
+            child.last_access = self._tick()
+        return upper
+
+    def _tick(self) -> float:
+        self.ticks += 1
+        return float(self.ticks)
+
+    def _floor(self, tokens: Tokens) -> Tokens:
+        return tokens[: len(tokens) // self.page_size * self.page_size]
+
+    def _agreement(self, ours: Tokens, theirs: Tokens) -> int:
+        agreed = 0
+        for mine, other in zip(ours, theirs, strict=False):
+            if mine != other:
+                break
+            agreed += 1
+        return agreed // self.page_size * self.page_size
