@@ -35,7 +35,9 @@ VERBS: dict[str, Verb] = {
     "trace": Verb("kvplan.cli.commands.trace", "app"),
     "models": Verb("kvplan.cli.commands.models", "app"),
     "gpus": Verb("kvplan.cli.commands.gpus", "app"),
+    "calibrate": Verb("kvplan.cli.commands.calibrate", "app"),
     "explain-log": Verb("kvplan.cli.commands.explain_log", "explain_log"),
+    "doctor": Verb("kvplan.cli.commands.doctor", "doctor"),
 }
 """Every verb, in the order of ``kvplan --help``."""
 

@@ -40,7 +40,7 @@ class Gemm:
         bandwidth, l2 = self.hardware.bandwidth_bytes_per_s, self.hardware.l2_bytes
         flops = self.hardware.tensor_flops
         return [
-            Parameter("launch_s", 3e-6, 3e-7, 5e-5),
+            Parameter("launch_s", 3e-6, 3e-7, 5e-4),
             Parameter("flops", 0.8 * flops, 0.05 * flops, 1.05 * flops),
             Parameter("bandwidth", 0.85 * bandwidth, 0.1 * bandwidth, 1.05 * bandwidth),
             Parameter("l2_speedup", 2.0, 1.0, 8.0),

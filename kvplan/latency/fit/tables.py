@@ -138,7 +138,7 @@ def _frame(path: Path) -> pd.DataFrame:
             raise DataError(f"not a CSV table: {exc}", where=str(path)) from exc
     else:
         try:
-            import pyarrow.parquet as pq  # type: ignore[import-untyped]
+            import pyarrow.parquet as pq
         except ImportError as exc:
             raise EnvironmentLacks(
                 "reading Parquet needs pyarrow", where=str(path), hint="pip install 'kvplan[parquet]'"

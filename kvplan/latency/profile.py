@@ -1,0 +1,191 @@
+"""The measured clock: an engine step from the fitted kernels of one GPU, plus named overheads."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kvplan.engine.protocols import StepBatch
+from kvplan.errors import SpecError, UnknownName
+from kvplan.latency.assumption import Assumption
+from kvplan.latency.step import GLUE_S, MOE_EFFICIENCY, StepTables, build_tables
+
+if TYPE_CHECKING:
+    from kvplan.latency.build import Clock, Target
+
+STEP_S = 0.8e-3
+REQUEST_S = 5e-6
+OVERHEAD_SPREAD = math.log(1.6) / 1.645
+"""The overheads are assumed: nine times in ten within a factor of 1.6."""
+TPOT_BAND = (-0.15, 0.15)
+TTFT_BAND = (-0.25, 0.25)
+E2E_BAND = (-0.15, 0.15)
+WIDER = 2.0
+"""Bands of a model whose shapes leave the measured range are this much wider."""
+
+_DIRECTORY = Path(__file__).resolve().parent / "profiles"
+
+
+class ProfileLatency:
+    """Seconds of a step from tables; see ``kvplan.latency.step``."""
+
+    __slots__ = ("_decode", "_head", "_launch", "_linear", "_prefill", "_request", "_sequence",
+                 "_step", "tables")  # fmt: skip
+
+    def __init__(
+        self, tables: StepTables, step_s: float, request_s: float, scale: Mapping[str, float] | None = None
+    ) -> None:
+        factors = {"linear": 1.0, "decode": 1.0, "prefill": 1.0, "overhead": 1.0, **(scale or {})}
+        self.tables = tables
+        self._step, self._request = step_s, request_s
+        overhead, linear = factors["overhead"], factors["linear"]
+        # Overheads and factors are folded into the tables: the engine calls this once a step.
+        self._linear = tables.linear.scaled(linear, step_s * overhead)
+        self._head = tables.head.scaled(linear, 0.0, request_s * overhead)
+        self._decode = None if tables.decode is None else tables.decode.scaled(factors["decode"]).at
+        self._prefill = None if tables.prefill is None else tables.prefill.scaled(factors["prefill"]).at
+        self._launch, self._sequence = tables.launch_s * factors["prefill"], tables.sequence_s
+
+    def step_seconds(self, batch: StepBatch) -> float:
+        """Seconds of the step; constant time in the number of decode requests."""
+        seconds = self._linear.at(batch.scheduled_tokens) + self._head.at(batch.sampled_requests)
+        requests, chunks = batch.decode_requests, batch.prefill_chunks
+        if requests and self._decode is not None:
+            seconds += self._decode(requests, batch.decode_kv_tokens / requests)
+        if chunks and self._prefill is not None:
+            if not requests:
+                seconds += self._launch
+            for before, new in chunks:
+                seconds += self._prefill(new, before + 1.0)
+        if self._sequence:
+            seconds += (requests + len(chunks)) * self._sequence
+        return seconds
+
+    def perturbed(self, seed: int) -> ProfileLatency:
+        """A member of the ensemble: every part moved by its own kernels' spread, overheads by theirs."""
+        rng = random.Random(f"profile/{seed}")
+        spread = self.tables.spread
+        scale = {
+            part: math.exp(rng.gauss(0.0, max(spread.get(part, 0.0), 0.03)))
+            for part in ("linear", "decode", "prefill")
+        }
+        scale["overhead"] = math.exp(rng.gauss(0.0, OVERHEAD_SPREAD))
+        return ProfileLatency(self.tables, self._step, self._request, scale)
+
+
+def profile_names() -> list[str]:
+    """Names of the bundled profiles."""
+    return sorted(path.stem for path in _DIRECTORY.glob("*.json"))
+
+
+def profile_path(name: str) -> Path:
+    """The file of a bundled profile, or of one given by path.
+
+    Raises:
+        UnknownName: no such profile.
+    """
+    path = Path(name)
+    if path.suffix == ".json" or path.is_file():
+        return path
+    if name not in profile_names():
+        raise UnknownName(
+            "latency profile", name, profile_names(), where="latency.name",
+            hint="or give the path of a profile file; without one use {model: roofline}",
+        )  # fmt: skip
+    return _DIRECTORY / f"{name}.json"
+
+
+def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
+    """The clock ``{model: profile, name: h100-sxm}``; ``name`` may be a path and defaults to the GPU's name.
+
+    Raises:
+        UnknownName: no such profile or parameter.
+        SpecError: the profile is damaged, of another GPU, or lacks a kernel this model needs.
+    """
+    from kvplan.latency.build import Clock
+    from kvplan.latency.fit.profile_file import read_profile
+    from kvplan.latency.kernel_set import KernelSet
+    from kvplan.latency.link import exchange_of
+    from kvplan.latency.work import step_work
+
+    known = ("name", "step_s", "request_s")
+    for key in parameters:
+        if key not in known:
+            raise UnknownName("latency parameter", key, known, where=f"latency.{key}")
+    name = parameters.get("name", target.gpu.name)
+    if not isinstance(name, str):
+        raise SpecError(f"the name of a profile must be text, not {name!r}", where="latency.name")
+    step_s = _seconds(parameters, "step_s", STEP_S)
+    request_s = _seconds(parameters, "request_s", REQUEST_S)
+    path = profile_path(name)
+    profile = read_profile(path)
+    if profile.gpu != target.gpu.name:
+        raise SpecError(
+            f"the profile {profile.name!r} was measured on {profile.gpu}, not on {target.gpu.name}",
+            where="latency.name",
+            hint=f"use a profile of {target.gpu.name}, or {{model: roofline}}",
+        )
+    kernels = KernelSet(profile, str(path))
+    work = step_work(
+        target.model, parallel=target.parallel, kv_format=target.kv_format,
+        weights_format=target.weights_format,
+    )  # fmt: skip
+    ranks = target.parallel.tp * target.parallel.pp
+    exchange = exchange_of(target.gpu, latency_s=8e-6, efficiency=0.8, ranks=ranks)
+    tables = build_tables(work, kernels, exchange)
+    model = ProfileLatency(tables, step_s, request_s)
+    assumed = [
+        _assumed("latency.step_s", step_s, parameters, "engine overhead of a step, not measured"),
+        _assumed("latency.request_s", request_s, parameters, "engine overhead of a request, not measured"),
+        Assumption("latency.glue_s", GLUE_S, "small kernels of a layer, not measured"),
+        Assumption("latency.ragged", "mean context", "kernels were timed with sequences of one length"),
+    ]
+    if work.experts:
+        assumed.append(Assumption("latency.moe_efficiency", MOE_EFFICIENCY, "grouped kernels, not measured"))
+    if kernels.has_eager(item.format for item in work.linears):
+        assumed.append(
+            Assumption(
+                "latency.graph_launch", "two launches per matrix",
+                "some of these matrix multiplications were timed without a CUDA graph; launches taken out",
+            )
+        )  # fmt: skip
+    if ranks > 1 and kernels.all_reduce() is None:
+        assumed.append(Assumption("latency.reduce_s", 8e-6, "collectives of this GPU were not measured"))
+    assumed += [Assumption("latency.not_timed", note, "the model's shape") for note in work.notes]
+    wider = WIDER if tables.outside or work.experts else 1.0
+    bands = {
+        key: (max(low * wider, -0.9), high * wider)
+        for key, (low, high) in (("ttft", TTFT_BAND), ("tpot", TPOT_BAND), ("e2e", E2E_BAND))
+    }
+    return Clock(
+        kind="profile",
+        name=profile.name,
+        model=model,
+        statement=(
+            f"Kernel times come from measurements on {profile.gpu} ({profile.provenance.source}); engine "
+            f"overheads are assumed. Expect TPOT and end-to-end times within {bands['tpot'][1]:.0%} and TTFT "
+            f"within {bands['ttft'][1]:.0%}, nine times in ten, below saturation."
+        ),
+        bands=bands,
+        source="held-out kernel errors and assumed engine overheads",
+        assumptions=tuple(assumed),
+        perturbed=model.perturbed,
+        warnings=tuple(
+            f"the profile was not measured for {what}: its bands are wider" for what in tables.outside
+        ),
+    )
+
+
+def _seconds(parameters: Mapping[str, Any], key: str, default: float) -> float:
+    value = parameters.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise SpecError(f"{key} must be a number of seconds >= 0, not {value!r}", where=f"latency.{key}")
+    return float(value)
+
+
+def _assumed(name: str, value: float, parameters: Mapping[str, Any], why: str) -> Assumption:
+    given = name.removeprefix("latency.") in parameters
+    return Assumption(name, value, "given in the scenario" if given else why)

@@ -1,0 +1,287 @@
+"""One engine step composed of fitted kernels, tabulated once so that the engine's clock is cheap to read.
+
+::
+
+    t = step + request * sampled
+        + linear(tokens)                    GEMMs, experts, norms and activations, all-reduces: one table
+        + decode(requests, mean context)    attention of decode requests over all layers
+        + sum over chunks of prefill(new, before)
+        + head(sampled)
+
+Kernels were timed with sequences of one length; a batch of different lengths is timed at its mean context.
+Tables are monotone by construction: in tokens, in requests at a given context, in context at a given number
+of requests.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kvplan.errors import SpecError
+from kvplan.latency.kernel_set import KernelSet
+from kvplan.latency.link import Exchange
+from kvplan.latency.monotone import DenseTable, LogTable
+from kvplan.latency.work import Attention, Experts, Linear, StepWork
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Array = npt.NDArray[np.float64]
+
+MAX_TOKENS = 16_384
+"""Scheduled tokens up to which the linear part is tabulated one by one."""
+MAX_SAMPLED = 1_024
+STEPS = 2
+"""Grid lines an octave of the attention tables."""
+BATCH_OCTAVES, CONTEXT_OCTAVES, CHUNK_OCTAVES = 11, 20, 15
+GLUE_S = 4e-6
+"""Norms, rotary embedding, activation and cache write of a layer: launches under a CUDA graph (assumed)."""
+GLUE_STREAMS = 14
+"""Hidden-sized tensors a layer's small kernels read and write per token (assumed)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTables:
+    """The tables of one model on one GPU, in seconds, and what their kernels' bands are.
+
+    ``spread``: standard deviation of the log error by part; ``outside``: parts that leave the measured range.
+    """
+
+    linear: DenseTable
+    head: DenseTable
+    decode: LogTable | None
+    prefill: LogTable | None
+    launch_s: float
+    sequence_s: float
+    spread: Mapping[str, float]
+    outside: tuple[str, ...]
+
+
+def build_tables(work: StepWork, kernels: KernelSet, exchange: Exchange | None) -> StepTables:
+    """Tabulate a step.
+
+    Raises:
+        SpecError: the profile has no kernel for a format or head size of this model.
+    """
+    import numpy as np
+
+    spread: dict[str, float] = {}
+    outside: list[str] = []
+    tokens = _token_grid(MAX_TOKENS)
+    total = np.zeros(tokens.size)
+    for item in work.linears:
+        total += item.count * _gemm(kernels, item, tokens, spread, outside)
+    for experts in work.experts:
+        total += _experts(kernels, experts, tokens)
+    rate = kernels.bandwidth_bytes_per_s()
+    glue = GLUE_S + GLUE_STREAMS * tokens * work.hidden_size * work.activation_bytes / rate
+    total += work.layers * glue
+    total += _collectives(kernels, work, exchange, tokens, spread)
+    head = _gemm(kernels, work.head, _token_grid(MAX_SAMPLED), spread, outside)
+    decode, prefill, launch = _attention(work, kernels, spread, outside)
+    return StepTables(
+        linear=_dense(tokens, total, MAX_TOKENS, first=None),
+        head=_dense(_token_grid(MAX_SAMPLED), head, MAX_SAMPLED, first=0.0),
+        decode=decode,
+        prefill=prefill,
+        launch_s=launch,
+        sequence_s=2.0 * work.state_bytes_per_sequence / rate,
+        spread=spread,
+        outside=tuple(dict.fromkeys(outside)),
+    )
+
+
+def _token_grid(most: int) -> Array:
+    """1, 2, ... 16, then about eight sizes an octave up to ``most``; whole tiles of 16 from 128 on."""
+    import numpy as np
+
+    sizes = set(range(1, 17))
+    for index in range(4 * 8, int(math.log2(most) * 8) + 1):
+        size = round(2.0 ** (index / 8))
+        sizes.add(min(most, size if size < 128 else -(-size // 16) * 16))
+    sizes.add(most)
+    return np.array(sorted(sizes), dtype=np.float64)
+
+
+def _dense(grid: Array, seconds: Array, most: int, *, first: float | None) -> DenseTable:
+    import numpy as np
+
+    rising = np.maximum.accumulate(seconds)
+    values = np.interp(np.arange(most + 1), grid, rising)
+    if first is not None:
+        values[0] = first
+    return DenseTable(values.tolist())
+
+
+def _gemm(
+    kernels: KernelSet, item: Linear, tokens: Array, spread: dict[str, float], outside: list[str]
+) -> Array:
+    import numpy as np
+
+    shapes = {
+        "m": tokens,
+        "n": np.full(tokens.size, float(item.outputs)),
+        "k": np.full(tokens.size, float(item.inputs)),
+    }
+    best = None
+    for kernel in kernels.gemms(item.format):
+        guess = kernel.predict(shapes)
+        # Where a kernel was not timed another one takes over: engines pick by the number of tokens.
+        usable = (tokens >= kernel.low["m"]) & (tokens <= kernel.high["m"])
+        seconds = np.where(usable, np.maximum(guess.seconds - kernels.eager_excess_s(kernel), 1e-6), np.inf)
+        width = np.log(guess.high / guess.seconds)
+        spread["linear"] = max(spread.get("linear", 0.0), float(np.median(width)) / 1.645)
+        if kernel.octaves_outside({**shapes, "m": np.full(tokens.size, kernel.low["m"])}).max() > 1.0:
+            outside.append(f"a {item.outputs} x {item.inputs} matrix multiplication ({item.name})")
+        best = seconds if best is None else np.minimum(best, seconds)
+    assert best is not None
+    if not np.all(np.isfinite(best)):
+        last = int(np.flatnonzero(np.isfinite(best))[-1])
+        best[last + 1 :] = best[last] * tokens[last + 1 :] / tokens[last]
+    return np.asarray(best)
+
+
+def _experts(kernels: KernelSet, experts: Experts, tokens: Array) -> Array:
+    """Grouped multiplications of a layer's experts: bound by the weights touched or by the tensor cores.
+
+    No table of grouped kernels is fitted; the rates are those the plain kernel of the same format reached.
+    """
+    import numpy as np
+
+    best = np.full(tokens.size, np.inf)
+    touched = experts.held * (1.0 - (1.0 - experts.routed / experts.total) ** tokens)
+    work = tokens * experts.routed * experts.token_share * experts.flops_per_assignment
+    for kernel in kernels.gemms(experts.format):
+        names = [p.name for p in kernel.structure.parameters()]
+        fitted = dict(zip(names, kernel.values, strict=True))
+        memory = touched * experts.expert_bytes / fitted["bandwidth"]
+        compute = work / (fitted["flops"] * MOE_EFFICIENCY)
+        launch = fitted["launch_s"] - kernels.eager_excess_s(kernel)
+        best = np.minimum(best, 2.0 * launch + np.maximum(memory, compute))
+    return np.asarray(experts.layers * best)
+
+
+MOE_EFFICIENCY = 0.7
+"""Share of a plain multiplication's rate that grouped ones reach (assumed: ragged groups fill tiles badly)."""
+
+
+def _collectives(
+    kernels: KernelSet, work: StepWork, exchange: Exchange | None, tokens: Array, spread: dict[str, float]
+) -> Array:
+    import numpy as np
+
+    total = np.zeros(tokens.size)
+    if exchange is None:
+        return total
+    row = tokens * work.hidden_size * work.activation_bytes
+    kernel = kernels.all_reduce()
+    if kernel is not None and work.ranks > 1:
+        shapes = {"ranks": np.full(tokens.size, float(work.ranks)), "bytes": row}
+        guess = kernel.predict(shapes)
+        spread["collective"] = float(np.median(np.log(guess.high / guess.seconds))) / 1.645
+        total += work.all_reduces * guess.seconds
+    else:
+        fixed, per_byte = exchange.all_reduce(work.ranks)
+        total += work.all_reduces * (fixed + per_byte * row)
+    fixed, per_byte = exchange.send()
+    return np.asarray(total + work.stage_hops * (fixed + per_byte * row))
+
+
+def _attention(
+    work: StepWork, kernels: KernelSet, spread: dict[str, float], outside: list[str]
+) -> tuple[LogTable | None, LogTable | None, float]:
+    """(decode table, prefill table without its launch, launch) over all layers."""
+    import numpy as np
+
+    if not work.attentions:
+        return None, None, 0.0
+    batch = 2.0 ** (np.arange(BATCH_OCTAVES * STEPS + 1) / STEPS)
+    context = 2.0 ** (np.arange(CONTEXT_OCTAVES * STEPS + 1) / STEPS)
+    new = 2.0 ** (np.arange(CHUNK_OCTAVES * STEPS + 1) / STEPS)
+    decode = np.zeros((batch.size, context.size))
+    prefill = np.zeros((new.size, context.size))
+    launch = 0.0
+    for item in work.attentions:
+        one = kernels.decode(item)
+        seconds = _decode_layer(one, item, *np.meshgrid(batch, context, indexing="ij"))
+        decode += item.layers * seconds.reshape(decode.shape)
+        many = kernels.prefill(item)
+        floor = float(many.values[0])
+        body = _prefill_layer(many, item, *np.meshgrid(new, context - 1.0, indexing="ij"))
+        prefill += item.layers * np.maximum(body.reshape(prefill.shape) - floor, 0.0)
+        launch += item.layers * floor
+        for name, kernel in (("decode", one), ("prefill", many)):
+            spread[name] = max(
+                spread.get(name, 0.0), kernel.band_factor * kernel.residual.noise * 1.5 / 1.645
+            )
+        for name, size in (("q_heads", item.q_heads), ("kv_heads", item.kv_heads)):
+            if item.kind != "mla" and not one.low[name] / 2 <= size <= one.high[name] * 2:
+                outside.append(f"decode attention with {size} {name}")
+    return _table(np.maximum(decode, launch)), _table(prefill), launch
+
+
+def _table(values: Array) -> LogTable:
+    import numpy as np
+
+    rising = np.maximum.accumulate(np.maximum.accumulate(values, axis=0), axis=1)
+    return LogTable(rising.tolist(), STEPS)
+
+
+def _columns(item: Attention, count: int) -> dict[str, Array]:
+    import numpy as np
+
+    mla = item.kind == "mla"
+    # As in the tables: a latent of 576 counts once as K and V of 288.
+    dim = item.head_dim / 2 if mla else float(item.head_dim)
+    values = {
+        "window": float(item.limit or 0), "q_heads": float(item.q_heads), "kv_heads": float(item.kv_heads),
+        "head_dim": dim, "kv_element_bytes": item.kv_element_bytes,
+    }  # fmt: skip
+    return {name: np.full(count, value) for name, value in values.items()}
+
+
+def _decode_layer(kernel: object, item: Attention, batch: Array, context: Array) -> Array:
+    from kvplan.latency.fit.kernel import FittedKernel
+
+    assert isinstance(kernel, FittedKernel)
+    shapes = _columns(item, batch.size)
+    shapes |= {"batch": batch.ravel(), "ctx": context.ravel() / item.ratio}
+    return kernel.seconds(shapes)
+
+
+def _prefill_layer(kernel: object, item: Attention, new: Array, before: Array) -> Array:
+    import numpy as np
+
+    from kvplan.latency.fit.kernel import FittedKernel
+
+    assert isinstance(kernel, FittedKernel)
+    shapes = _columns(item, new.size)
+    if item.kind == "mla":
+        # Prefill expands the latent: every query head has its own K (192) and V (128), 160 on average.
+        shapes |= {"head_dim": np.full(new.size, 160.0), "kv_heads": shapes["q_heads"]}
+    shapes |= {"batch": np.ones(new.size), "new": new.ravel(), "before": before.ravel() / item.ratio}
+    return kernel.seconds(shapes)
+
+
+def check_supported(item: Attention) -> None:
+    """Refuse attention that no kernel table covers.
+
+    Raises:
+        SpecError: with what to use instead.
+    """
+    if item.kind in ("compressed", "cross"):
+        raise SpecError(
+            f"no kernel of {item.kind} attention was measured for a profile",
+            where="latency.model",
+            hint="use {model: roofline}, whose bands are wider",
+        )
+    if item.kind == "mla" and item.head_dim != 576:
+        raise SpecError(
+            f"MLA kernels were measured with a latent of 576 elements, this model's has {item.head_dim}",
+            where="latency.model",
+            hint="use {model: roofline}, whose bands are wider",
+        )
