@@ -44,7 +44,9 @@ def test_an_lru_cache_of_875_blocks(conversation: Trace) -> None:
 @pytest.mark.shared
 def test_the_engine_stays_below_the_content_bound(conversation: Trace) -> None:
     recorder = Recorder()
-    config = EngineConfig(num_blocks=400_000, block_size=BLOCK, max_num_seqs=1, max_num_batched_tokens=131_072)
+    config = EngineConfig(
+        num_blocks=400_000, block_size=BLOCK, max_num_seqs=1, max_num_batched_tokens=131_072
+    )
     engine = make_engine("fast", config, LinearLatency(0.0, 0.0, 0.0), recorder)
     engine.run(conversation.requests())
     engine.close()
