@@ -7,7 +7,8 @@ without a GPU.
 
 The file is one JSON object, schema ``kvplan.kernel-measurements/1``:
 
-``environment``  versions, device, clocks as found, ``kernels`` (digest of the kernel sources), ``l2_bytes``
+``environment``  versions, device, clocks as found, ``kernels`` (digest of the kernel sources), ``l2_bytes``,
+                 ``dry_run`` (true: durations are made up, the file is good for nothing but tests)
 ``complete``     whether every stage ran to its end
 ``correctness``  rows ``{key, kind, ok, error, bound, lse_error, message}``; kinds case, write, graph, warm
 ``ceilings``     rows ``{key, bytes | flops ..., TIMING}``; ``copy`` counts bytes read plus written, ``read`` bytes
@@ -35,7 +36,7 @@ from typing import Any
 
 import torch
 
-from kvplan.errors import EnvironmentLacks, KvplanError
+from kvplan.errors import EnvironmentLacks, Interrupted, KvplanError
 from kvplan.kernels.bench import ceilings, correctness, peers, points, summary, workload
 from kvplan.kernels.bench.environment import environment, gpu_state
 from kvplan.kernels.bench.record import Record
@@ -73,7 +74,7 @@ class Run:
                 break
             try:
                 row = measure(item)
-            except (RuntimeError, ValueError, ImportError, AttributeError, TypeError) as exc:
+            except Exception as exc:  # recorded, and the run fails at its end; the other points still count
                 if section == "peers":
                     row = {"message": f"{type(exc).__name__}: {exc}"[:300]}
                 else:
@@ -166,9 +167,13 @@ def _main(options: argparse.Namespace) -> int:
         if not launch.INTERPRETED:
             raise EnvironmentLacks("a dry run needs Triton's interpreter", hint="set TRITON_INTERPRET=1")
     timer: Timer = DryTimer() if options.dry_run else GraphTimer()
-    record = Record.open(options.output, environment(device))
+    record = Record.open(options.output, environment(device) | {"dry_run": options.dry_run})
     run = Run(record, device, timer, options.minutes * 60, options.dry_run)
-    perform(run)
+    try:
+        perform(run)
+    except KeyboardInterrupt:
+        record.save()
+        raise Interrupted("stopped; what was measured is kept", where=str(options.output)) from None
     record.body["complete"] = run.complete
     record.body["environment"]["gpu_state_after"] = gpu_state() if device == "cuda" else {}
     record.save()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kvplan.kernels.formats import LEVELS, Code, Scaling, TensorFormat
-from kvplan.kernels.packing import E4M3_MAX, E2M1_MAX, encode_e2m1, encode_float8, pack
+from kvplan.kernels.packing import E2M1_MAX, E4M3_MAX, encode_e2m1, encode_float8, pack
 
 TINY = 2.0**-24
 """Smallest scale: the smallest positive fp16."""

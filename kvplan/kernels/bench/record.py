@@ -11,7 +11,7 @@ from kvplan.errors import DataError
 
 SCHEMA = "kvplan.kernel-measurements/1"
 SECTIONS = ("correctness", "ceilings", "points", "peers", "failures")
-MUST_MATCH = ("kernels", "device", "torch", "triton")
+MUST_MATCH = ("kernels", "device", "torch", "triton", "dry_run")
 
 
 class Record:

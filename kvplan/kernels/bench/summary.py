@@ -25,7 +25,9 @@ def table(body: dict[str, Any]) -> str:
     checks = body["correctness"]
     wrong = [row for row in checks if not row["ok"]]
     copy, read = rate(body["ceilings"], "copy"), rate(body["ceilings"], "read")
+    warning = ["DRY RUN: every duration below is made up", ""] if body["environment"].get("dry_run") else []
     lines = [
+        *warning,
         f"device        {body['environment']['device']}",
         f"correctness   {len(checks) - len(wrong)} of {len(checks)} right",
         f"copy, read    {_tb(copy)}, {_tb(read)}",

@@ -104,7 +104,7 @@ def decode(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, OUT, L
             arrived = tl.atomic_add(counter, 1, sem="acq_rel")
             if arrived == splits - 1:
                 tl.debug_barrier()
-                for i in range(0, BH):
+                for i in range(BH):
                     head = (tl.program_id(1) % HB) * BH + i
                     if head < GQ:
                         combine(PM, PL, PO, OUT, LSE, b * HQ + h * GQ + head, splits, D)

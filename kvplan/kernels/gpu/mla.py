@@ -21,6 +21,7 @@ from kvplan.kernels.gpu.tile import softmax_step
 from kvplan.kernels.gpu.walk import locate
 from kvplan.kernels.gpu.write import copy_rows
 
+
 @triton.jit
 def load_columns(Q, line, ok, width: tl.constexpr):
     """[width, BH] fp32 of a query, starting at elements ``line`` [BH]."""
@@ -149,7 +150,7 @@ def mla(Q, C, R, S, TABLE, LENGTHS, STARTS, OUT, LSE, PM, PL, PO, COUNT, scale, 
                 arrived = tl.atomic_add(counter, 1, sem="acq_rel")
                 if arrived == splits - 1:
                     tl.debug_barrier()
-                    for i in range(0, BH):
+                    for i in range(BH):
                         if tl.program_id(1) * BH + i < tokens * HQ:
                             row = begin * HQ + tl.program_id(1) * BH + i
                             combine(PM, PL, PO, OUT, LSE, row, splits, 512)

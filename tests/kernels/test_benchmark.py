@@ -1,0 +1,133 @@
+"""The GPU benchmark's plumbing, on the CPU: points, hold-out, record, resuming, summary, exit codes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+pytest.importorskip("triton", reason="triton is not installed")
+
+from kvplan.errors import DataError  # noqa: E402
+from kvplan.kernels import benchmark  # noqa: E402
+from kvplan.kernels.bench import correctness, points, summary  # noqa: E402
+from kvplan.kernels.bench.record import SECTIONS, Record  # noqa: E402
+from kvplan.kernels.bench.timer import summarise  # noqa: E402
+
+ENVIRONMENT = {"device": "cpu", "kernels": "k", "torch": "t", "triton": "3", "dry_run": True, "l2_bytes": 0}
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, request):
+    """One dry run's file and exit code."""
+    request.getfixturevalue("interpreter")
+    path = tmp_path_factory.mktemp("bench") / "m.json"
+    return path, benchmark.main(["--dry-run", "-o", str(path)])
+
+
+@pytest.mark.slow
+def test_a_dry_run_measures_every_stage_and_succeeds(measured):
+    path, code = measured
+    body = json.loads(path.read_text())
+    assert code == 0
+    assert body["schema"] == "kvplan.kernel-measurements/1"
+    assert body["complete"] is True
+    assert body["failures"] == []
+    assert {p["stage"] for p in body["points"]} >= {"grid", "holdout", "window", "ragged", "prefill", "mla", "write"}
+    assert all(row["ok"] for row in body["correctness"])
+    assert {"copy", "read"} <= {row["key"] for row in body["ceilings"]}
+    for row in body["points"]:
+        assert row["median_s"] > 0
+        assert row["kv_bytes"] > 0
+    assert "DRY RUN" in summary.table(body)
+
+
+@pytest.mark.slow
+def test_a_second_run_measures_nothing_again(measured, capsys):
+    path, _ = measured
+    before = json.loads(path.read_text())
+    assert benchmark.main(["--dry-run", "-o", str(path)]) == 0
+    after = json.loads(path.read_text())
+    assert [len(after[s]) for s in SECTIONS] == [len(before[s]) for s in SECTIONS]
+    assert "0 checked" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_out_of_time_is_incomplete_and_a_wrong_result_fails(tmp_path, interpreter, monkeypatch, capsys):
+    monkeypatch.setattr(correctness, "jobs", lambda tiny, p: [("write", "no-such-format")])
+    code = benchmark.main(["--dry-run", "-o", str(tmp_path / "m.json"), "--minutes", "0"])
+    body = json.loads((tmp_path / "m.json").read_text())
+    assert code == 1
+    assert body["complete"] is False
+    assert body["points"] == []
+    assert "WRONG write/no-such-format" in capsys.readouterr().out
+
+
+def test_without_a_gpu_it_says_so_and_exits_4(tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    assert benchmark.main(["-o", str(tmp_path / "m.json")]) == 4
+    assert "no CUDA device" in capsys.readouterr().err
+
+
+def test_measurements_of_other_kernels_are_not_mixed(tmp_path):
+    record = Record.open(tmp_path / "m.json", ENVIRONMENT)
+    record.add("ceilings", {"key": "copy"})
+    record.save()
+    assert Record.open(tmp_path / "m.json", ENVIRONMENT).has("ceilings", "copy")
+    with pytest.raises(DataError, match="measurements are not mixed"):
+        Record.open(tmp_path / "m.json", ENVIRONMENT | {"kernels": "other"})
+    (tmp_path / "m.json").write_text("{")
+    with pytest.raises(DataError, match="not a measurement file"):
+        Record.open(tmp_path / "m.json", ENVIRONMENT)
+
+
+def test_wrong_and_failed_rows_are_tried_again(tmp_path):
+    record = Record.open(tmp_path / "m.json", ENVIRONMENT)
+    record.add("correctness", {"key": "a", "ok": False})
+    record.add("correctness", {"key": "b", "ok": True})
+    record.fail("grid", "c", "boom")
+    record.save()
+    again = Record.open(tmp_path / "m.json", ENVIRONMENT)
+    assert not again.passed("a")
+    assert again.passed("b")
+    assert again.body["failures"] == []
+
+
+def test_the_grid_is_the_registered_one():
+    grid, hold, side = list(points.grid()), points.holdout(), list(points.side())
+    assert len(grid) > 500
+    assert len(hold) == 40
+    assert hold == points.holdout()
+    every = [*grid, *hold, *side, *points.drift(0), *points.drift(1)]
+    assert len({p.key for p in every}) == len(every)
+    assert all(p.kv_bytes() <= points.MOST_BYTES for p in (*grid, *hold))
+    # Off the grid: no hold-out point shares its shape with a grid point.
+    shapes = {(p.format, p.hq, p.hkv, p.batch, p.context) for p in grid}
+    assert not any((p.format, p.hq, p.hkv, p.batch, p.context) in shapes for p in hold)
+    assert hold[0].key == "holdout/decode/int8_per_token_head/64/8/128/300/6527/64/0/1/0/True/0"
+
+
+def test_bytes_and_operations_of_a_point():
+    p = points.Point("grid", "decode", "bf16", 32, 8, 128, 4, 1000)
+    assert p.kv_bytes() == 4 * 1000 * 8 * 128 * 2 * 2
+    assert p.io_bytes() == 4 * 32 * 128 * 2 * 2
+    assert p.flops() == 4 * 4 * 32 * 1000 * 128
+    windowed = points.Point("window", "decode", "bf16", 32, 8, 128, 4, 1000, window=100)
+    assert windowed.kv_bytes() == p.kv_bytes() // 10
+    prefill = points.Point("prefill", "append", "bf16", 1, 1, 128, 1, 3, new_tokens=3)
+    assert prefill.flops() == 4 * 128 * (1 + 2 + 3)
+
+
+def test_every_variant_is_compiled_before_it_is_timed():
+    every = [*points.grid(), *points.holdout(), *points.side()]
+    warmed = correctness.variants_of(every)
+    assert {(p.op, p.format, p.d, p.block_size) for p in every} == {(p.op, p.format, p.d, p.block_size) for p in warmed}
+    assert len(warmed) < 160
+
+
+def test_quartiles():
+    timing = summarise([1.0, 2.0, 3.0, 4.0, 5.0], 7)
+    assert (timing.median_s, timing.p25_s, timing.p75_s, timing.least_s) == (3.0, 2.0, 4.0, 1.0)
+    assert timing.calls_per_repetition == 7
