@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from kvplan.errors import UsageError
-from kvplan.units import parse_rate, parse_seconds, parse_tokens
+from kvplan.units import parse_bytes, parse_rate, parse_seconds, parse_tokens
 
 
 def _by(parse: Any) -> BeforeValidator:
@@ -46,6 +46,16 @@ class ParallelPart(Part):
     tp: Positive = 1
     pp: Positive = 1
     cp: Positive = 1
+    replicas: Positive = 1
+
+    @model_validator(mode="after")
+    def _one_replica(self) -> Self:
+        if self.replicas > 1:
+            raise ValueError(
+                "several replicas behind a router are not simulated yet; divide the trace's rate instead "
+                f"(workload.rate_scale: {1 / self.replicas:g}) and simulate one"
+            )
+        return self
 
 
 class GroupPart(Part):
@@ -66,7 +76,15 @@ class CachePart(Part):
     blocks: Annotated[int, Field(strict=True, ge=2, le=1 << 40)] | None = None
     prefix: Literal["hash", "none"] = "hash"
     eviction: Literal["lru"] = "lru"
+    host_memory: Annotated[int, _by(parse_bytes), Field(strict=True, ge=0)] = 0
+    retention: Literal["engine"] = "engine"
     groups: Annotated[tuple[GroupPart, ...], Field(min_length=1, max_length=16)] | None = None
+
+    @model_validator(mode="after")
+    def _no_host_tier(self) -> Self:
+        if self.host_memory:
+            raise ValueError("a host-memory tier is not simulated yet: leave host_memory at 0")
+        return self
 
 
 class EnginePart(Part):

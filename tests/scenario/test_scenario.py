@@ -30,6 +30,32 @@ def test_defaults_are_the_engines(tmp_path: Path) -> None:
     assert scenario.seed == 0
 
 
+DOCUMENTED = """\
+model: llama-3.1-8b
+gpu: h100-sxm
+parallel: {tp: 1, pp: 1, cp: 1, replicas: 1}
+cache: {dtype: bf16, block_size: 16, blocks: null, prefix: hash, eviction: lru, host_memory: 0, retention: engine}
+engine: {kind: vllm, version: "0.33", max_num_seqs: 256, max_num_batched_tokens: 8192, chunked_prefill: true,
+         policy: fcfs, preemption: recompute, async_scheduling: true}
+latency: {model: roofline}
+workload: {trace: conversation_trace.jsonl, format: auto, limit: null, rate_scale: 1.0}
+slo: {ttft_p99_s: 2.0, tpot_p99_s: 0.05}
+seed: 0
+"""
+
+
+def test_the_documented_scenario_is_accepted(tmp_path: Path) -> None:
+    scenario = load_scenario(write(tmp_path, DOCUMENTED))
+    assert scenario.model == "llama-3.1-8b"
+    assert scenario.slo.tpot_p99_s == 0.05
+
+
+@pytest.mark.parametrize("field", ["parallel.replicas=2", "cache.host_memory=64GiB"])
+def test_what_is_not_simulated_is_refused_by_name(tmp_path: Path, field: str) -> None:
+    with pytest.raises(SpecError, match="not simulated yet"):
+        load_scenario(write(tmp_path, DOCUMENTED), {}, [field])
+
+
 def test_a_printed_scenario_reads_back_to_itself(tmp_path: Path) -> None:
     scenario = load_scenario(write(tmp_path, MINIMAL), {"workload.rate": "300/min"}, ["seed=7"])
     assert scenario.workload.rate == 5.0
