@@ -1,6 +1,7 @@
 """Quantized paged-attention kernels (torch and Triton, extra ``[gpu]``).
 
-The only package that imports torch or triton; planning never imports it. Names are resolved on first use, so that
+The only package that imports torch or triton; planning never imports it. Names are resolved on first use, so
+that
 ``kvplan.kernels.formats`` and ``doctor`` work where torch is absent.
 """
 

@@ -1,8 +1,8 @@
 """Ahead-of-time compilation without a GPU: registers, spills, load widths, instructions per cached element.
 
-Triton compiles for any CUDA target and its wheel carries ``cuobjdump``, so the code that a GPU would run can be
-judged on any machine. What this measures is an issue budget (how many instructions one cached element costs in
-the hot loop), not a speed.
+Triton compiles for any CUDA target and its wheel carries ``cuobjdump``, so the code that a GPU would run can
+be judged on any machine. What this measures is an issue budget (how many instructions one cached element
+costs in the hot loop), not a speed.
 
 ``python -m kvplan.kernels.aot --lock FILE`` compares every shipped variant with its frozen budget.
 """
@@ -10,6 +10,7 @@ the hot loop), not a speed.
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import json
 import os
@@ -119,7 +120,8 @@ def analyse(kernel: Any, elements_per_tile: int, warps: int) -> Compiled:
 
 
 def hot_loop(sass: str) -> list[str]:
-    """Instructions of the loop with the most matrix instructions (the shortest such loop); [] without loops."""
+    """Instructions of the loop with the most matrix instructions (the shortest such loop); [] without
+    loops."""
     lines = [
         (int(address, 16), text.strip())
         for address, text in re.findall(r"^\s+/\*([0-9a-f]{4,6})\*/\s+(.*?);", sass, re.M)
@@ -155,16 +157,24 @@ def measure(capability: int, name: str) -> Compiled:
 
 
 def fingerprint() -> str:
-    """Digest of everything that decides what is compiled: kernel sources and the choice of variants."""
+    """Digest of everything that decides what is compiled: kernel sources and the choice of variants.
+
+    Taken over the syntax trees without docstrings, so that comments and layout do not count.
+    """
     here = Path(__file__).parent
     digest = hashlib.sha256()
     for file in [*sorted((here / "gpu").glob("*.py")), here / "variants.py", here / "shipped.py"]:
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+        tree = ast.parse(file.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
+                node.body = node.body[1:]
+        digest.update(file.name.encode() + b"\0" + ast.dump(tree).encode())
     return digest.hexdigest()
 
 
 def compare(name: str, found: Compiled, budget: dict[str, Any]) -> list[str]:
-    """What is worse than the frozen budget allows: spills, +10 % registers or instructions, narrower loads."""
+    """What is worse than the frozen budget allows: spills, +10 % registers or instructions, narrower
+    loads."""
     worse = []
     if found.stack_bytes:
         worse.append(f"{name}: spills {found.stack_bytes} bytes a thread")
@@ -182,7 +192,8 @@ def _one(job: tuple[int, str]) -> tuple[int, str, Compiled]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """``python -m kvplan.kernels.aot [--lock FILE] [--update] [--arch 90 ...] [--only TEXT ...] [--jobs N]``."""
+    """``python -m kvplan.kernels.aot [--lock FILE] [--update] [--arch 90 ...] [--only TEXT ...] [--jobs
+    N]``."""
     import triton
 
     from kvplan.kernels.shipped import shipped
@@ -190,7 +201,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m kvplan.kernels.aot", description=__doc__.split("\n")[0])
     parser.add_argument("--lock", type=Path, help="budget file to compare with")
-    parser.add_argument("--update", action="store_true", help="write the budget file instead; spills still fail")
+    parser.add_argument(
+        "--update", action="store_true", help="write the budget file instead; spills still fail"
+    )
     parser.add_argument("--arch", type=int, nargs="*", default=list(TESTED))
     parser.add_argument("--only", nargs="*", help="variant names, or patterns such as decode/*")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
@@ -206,8 +219,9 @@ def main(arguments: list[str] | None = None) -> int:
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         for arch, name, found in pool.map(_one, jobs):
             key = f"sm_{arch}/{name}"
-            print(f"{key:42s} regs {found.registers:3d} stack {found.stack_bytes:3d} loop {found.loop:4d} "
-                  f"instr/elem {found.instructions_per_element:6.3f} 128-bit {found.wide_loads}", flush=True)  # fmt: skip
+            numbers = f"regs {found.registers:3d} stack {found.stack_bytes:3d} loop {found.loop:4d}"
+            per_element = f"instr/elem {found.instructions_per_element:6.3f} 128-bit {found.wide_loads}"
+            print(f"{key:42s} {numbers} {per_element}", flush=True)
             if options.update:
                 worse += [f"{key}: spills {found.stack_bytes} bytes"] if found.stack_bytes else []
                 budgets[key] = asdict(found)
@@ -216,7 +230,11 @@ def main(arguments: list[str] | None = None) -> int:
             elif options.lock:
                 worse.append(f"{key}: has no frozen budget; run with --update")
     if options.update and options.lock:
-        body = {"triton": triton.__version__, "fingerprint": fingerprint(), "variants": dict(sorted(budgets.items()))}
+        body = {
+            "triton": triton.__version__,
+            "fingerprint": fingerprint(),
+            "variants": dict(sorted(budgets.items())),
+        }
         options.lock.write_text(json.dumps(body, indent=1) + "\n")
     for line in worse:
         print(f"error: {line}", file=sys.stderr)

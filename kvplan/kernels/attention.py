@@ -1,9 +1,9 @@
 """The public operations: write tokens into a paged cache, attend to it.
 
-Shapes: T new tokens of B sequences, HQ query heads, H KV heads, D head dimension. Arguments are validated before
-anything is launched. Block ids and lengths live on the device; they are checked always by the torch reference,
-and by the kernels when ``KVPLAN_DEBUG=1`` (which waits for the device). Without it an out-of-range id is
-undefined behaviour, as in any paged attention.
+Shapes: T new tokens of B sequences, HQ query heads, H KV heads, D head dimension. Arguments are validated
+before anything is launched. Block ids and lengths live on the device; they are checked always by the torch
+reference, and by the kernels when ``KVPLAN_DEBUG=1`` (which waits for the device). Without it an out-of-range
+id is undefined behaviour, as in any paged attention.
 """
 
 from __future__ import annotations
@@ -73,13 +73,15 @@ def paged_attention(
     check_splits(splits)
     if batch.query_starts is None and query.shape[0] != batch.sequences:
         raise UsageError(
-            f"decode takes one query token per sequence: {query.shape[0]} tokens, {batch.sequences} sequences",
+            f"decode takes one query token per sequence: {query.shape[0]} tokens, "
+            f"{batch.sequences} sequences",
             hint="give query_starts for several new tokens per sequence",
         )
     *held, counters = cache.tensors()
     return torch.ops.kvplan.paged_attention(
-        query, held, counters, cache.format.name, batch.block_table, batch.lengths, batch.query_starts, batch.rows,
-        batch.max_query, 1 / math.sqrt(cache.head_dim) if scale is None else scale, window, splits or 0, fused, backend,
+        query, held, counters, cache.format.name, batch.block_table, batch.lengths, batch.query_starts,
+        batch.rows, batch.max_query, 1 / math.sqrt(cache.head_dim) if scale is None else scale, window,
+        splits or 0, fused, backend,
     )  # fmt: skip
 
 
@@ -125,8 +127,8 @@ def cache_append(
     checks.architecture(cache, ops.uses_triton(backend, cache.device))
     batch.validate()
     torch.ops.kvplan.cache_append(
-        cache.tensors()[:-1], cache.format.name, key, value, batch.block_table, batch.lengths, batch.query_starts,
-        batch.rows, batch.max_query, backend,
+        cache.tensors()[:-1], cache.format.name, key, value, batch.block_table, batch.lengths,
+        batch.query_starts, batch.rows, batch.max_query, backend,
     )  # fmt: skip
 
 

@@ -15,8 +15,8 @@ class PagedBatch:
     """Sequences and their pages.
 
     Attributes:
-        block_table: int32 [B, pages]: page i of a sequence holds its tokens ``i*BS .. i*BS+BS-1``. Entries past
-            a sequence's last token are never read.
+        block_table: int32 [B, pages]: page i of a sequence holds its tokens ``i*BS .. i*BS+BS-1``. Entries
+            past a sequence's last token are never read.
         lengths: int32 [B], cached tokens of each sequence, new ones included.
         query_starts: int32 [B+1], offsets of each sequence's new tokens in the packed token dimension T
             (``query_starts[B] == T``); ``None`` for decode, one new token each.
@@ -62,10 +62,13 @@ class PagedBatch:
         return torch.arange(self.sequences, dtype=torch.int32, device=self.lengths.device)
 
     def slots(self, block_size: int, tokens: int) -> Tensor:
-        """Where each of the T new tokens goes: int64 [T], ``page * BS + offset``. No device synchronisation."""
+        """Where each of the T new tokens goes: int64 [T], ``page * BS + offset``. No device
+        synchronisation."""
         starts = self.starts()
         token = torch.arange(tokens, device=self.lengths.device)
-        owner = torch.searchsorted(starts[1:].contiguous(), token.int(), right=True).clamp_max(self.sequences - 1)
+        owner = torch.searchsorted(starts[1:].contiguous(), token.int(), right=True).clamp_max(
+            self.sequences - 1
+        )
         fresh = starts[1:] - starts[:-1]
         position = (self.lengths - fresh)[owner] + (token - starts[:-1][owner])
         page = self.block_table[owner, position // block_size].long()
@@ -104,12 +107,15 @@ class PagedBatch:
             pages = -(-length // block_size)
             if length < 0 or pages > table.shape[1]:
                 raise UsageError(
-                    f"sequence {b} has {length} tokens, but block_table holds {table.shape[1]} pages of {block_size}"
+                    f"sequence {b} has {length} tokens, but block_table holds {table.shape[1]} pages "
+                    f"of {block_size}"
                 )
             used = table[b, :pages]
             if pages and (int(used.min()) < 0 or int(used.max()) >= num_blocks):
                 bad = int(used[(used < 0) | (used >= num_blocks)][0])
-                raise UsageError(f"sequence {b} names block {bad}, outside the {num_blocks} blocks of the cache")
+                raise UsageError(
+                    f"sequence {b} names block {bad}, outside the {num_blocks} blocks of the cache"
+                )
         if self.query_starts is not None:
             starts = self.query_starts.tolist()
             for b, length in enumerate(lengths):

@@ -1,9 +1,9 @@
 """Check and time every kernel on this machine's GPU: ``python -m kvplan.kernels.benchmark -o FILE``.
 
-One run: environment, correctness, ceilings, the calibration grid with its hold-out, side grids, peers. It stops
-starting new work when its time is up, keeps what it has, and continues where it stopped when called again with the
-same file. The last thing printed is a short table. Exit code 0; 1 when a result was wrong or a kernel failed; 4
-without a GPU.
+One run: environment, correctness, ceilings, the calibration grid with its hold-out, side grids, peers. It
+stops starting new work when its time is up, keeps what it has, and continues where it stopped when called
+again with the same file. The last thing printed is a short table. Exit code 0; 1 when a result was wrong or a
+kernel failed; 4 without a GPU.
 
 The file is one JSON object, schema ``kvplan.kernel-measurements/1``:
 
@@ -11,16 +11,19 @@ The file is one JSON object, schema ``kvplan.kernel-measurements/1``:
                  ``dry_run`` (true: durations are made up, the file is good for nothing but tests)
 ``complete``     whether every stage ran to its end
 ``correctness``  rows ``{key, kind, ok, error, bound, lse_error, message}``; kinds case, write, graph, warm
-``ceilings``     rows ``{key, bytes | flops ..., TIMING}``; ``copy`` counts bytes read plus written, ``read`` bytes
-                 read; ``matmul_*`` carry ``tokens, features_in, features_out``; ``host/*`` direction and pinning;
+``ceilings``     rows ``{key, bytes | flops ..., TIMING}``; ``copy`` counts bytes read plus written, ``read``
+bytes
+                 read; ``matmul_*`` carry ``tokens, features_in, features_out``; ``host/*`` direction and
+                 pinning;
                  ``launch/*`` seconds of an empty kernel
 ``points``       rows of ``bench.points.Point`` fields with ``kv_bytes, io_bytes, flops``, what was chosen
                  (``splits, buffers, fused``) and TIMING; ``stage == "holdout"`` is not for fitting
 ``peers``        rows ``{peer, point fields, TIMING}`` or ``{peer, ..., message}``
 ``failures``     rows ``{stage, key, message}``
 
-TIMING is ``median_s, p25_s, p75_s, least_s`` (seconds of one call), ``repetitions, calls_per_repetition``. Points
-were timed by CUDA-graph replay over ``buffers`` copies of the cache, at least three times the L2 in all.
+TIMING is ``median_s, p25_s, p75_s, least_s`` (seconds of one call), ``repetitions, calls_per_repetition``.
+Points were timed by CUDA-graph replay over ``buffers`` copies of the cache, at least three times the L2 in
+all.
 """
 
 from __future__ import annotations
@@ -120,16 +123,16 @@ def perform(run: Run) -> None:
         run.record.add("correctness", row)
     run.record.save()
     run.say(f"correctness: {len(todo)} checked, {len(run.record.wrong())} wrong")
-    run.each("ceilings", ceilings.ceilings(run.device, run.tiny), lambda c: c.key, run.ceiling, 0.5, "ceilings")
+    run.each(
+        "ceilings", ceilings.ceilings(run.device, run.tiny), lambda c: c.key, run.ceiling, 0.5, "ceilings"
+    )
     by_key: Callable[[Any], str] = lambda p: p.key  # noqa: E731
     if not run.tiny:
         run.each("drift", points.drift(0), by_key, run.point, 0.6, "points")
     run.each("hold-out", hold, by_key, run.point, 0.6, "points")
     run.each("grid", grid, by_key, run.point, 0.75, "points")
     run.each("side", side, by_key, run.point, 0.85, "points")
-    run.each(
-        "peers", peers.peers(run.tiny), lambda p: f"{p.name}/{p.point.key}", run.peer, 0.95, "peers"
-    )
+    run.each("peers", peers.peers(run.tiny), lambda p: f"{p.name}/{p.point.key}", run.peer, 0.95, "peers")
     if not run.tiny:
         run.each("drift", points.drift(1), by_key, run.point, 1.0, "points")
 
@@ -142,12 +145,16 @@ def _passed(record: Record, job: tuple[str, Any]) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     """See the module's docstring."""
-    parser = argparse.ArgumentParser(prog="python -m kvplan.kernels.benchmark", description=__doc__.split("\n")[0])
-    parser.add_argument("-o", "--output", type=Path, required=True, help="measurements, JSON; continued if it exists")
+    parser = argparse.ArgumentParser(
+        prog="python -m kvplan.kernels.benchmark", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="measurements, JSON; continued if it exists"
+    )
     parser.add_argument("--minutes", type=float, default=7.0, help="stop starting new work after this long")
     parser.add_argument(
         "--dry-run", action="store_true",
-        help="tiny sizes on the CPU, made-up durations: tests everything but the speed (set TRITON_INTERPRET=1)",
+        help="tiny sizes on the CPU, made-up durations: tests all but the speed (set TRITON_INTERPRET=1)",
     )  # fmt: skip
     options = parser.parse_args(arguments)
     try:

@@ -1,7 +1,7 @@
 """The paged KV cache: codes in HND pages, scales in tensors of their own.
 
-Nothing is stored inline: every tensor is one allocation whose rows stay aligned, and scales can be read without
-touching codes.
+Nothing is stored inline: every tensor is one allocation whose rows stay aligned, and scales can be read
+without touching codes.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ class PagedKVCache:
         format: how keys and values are stored.
         head_dim: D.
         key, value: [N, H, BS, D] bf16/fp16, or [N, H, BS, W] uint8 codes.
-        key_static, value_static: fp32 [1], or [H] for per-head scales. Set them before writing (``set_scales``).
-        key_scale, key_minimum, value_scale, value_minimum: computed on write. [N, H, BS, n] for n scales a
-            token, [N, H, BS/g, D] for per-channel keys; fp16, or uint8 for fp4; empty where there are none.
+        key_static, value_static: fp32 [1], or [H] for per-head scales. Set them before writing
+        (``set_scales``). key_scale, key_minimum, value_scale, value_minimum: computed on write. [N, H, BS, n]
+            for n scales a token, [N, H, BS/g, D] for per-channel keys; fp16, or uint8 for fp4; empty where
+            there are none.
         key_ring, value_ring: [sequences, H, residual, D] 16-bit, the newest tokens (KIVI); else empty. Token
             at position p of the sequence in row r lies in slot ``p % residual``.
         counters: int32 scratch of the fused decode, zero between launches. A cache must therefore not be read
@@ -170,7 +171,8 @@ class PagedKVCache:
             held.copy_(new)
 
     def calibrate(self, key: Tensor, value: Tensor) -> None:
-        """Set static scales from sample tokens [T, H, D] so that the largest magnitude just fits; no-op otherwise.
+        """Set static scales from sample tokens [T, H, D] so that the largest magnitude just fits; no-op
+        otherwise.
 
         For nvfp4 the tensor-wide scale is set so that the largest group scale is the largest e4m3.
         """

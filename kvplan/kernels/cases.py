@@ -1,8 +1,8 @@
 """Correctness cases of the kernels: random caches with every trap set, and the bounds results must meet.
 
-Used twice: by the tests, in Triton's interpreter, and by ``benchmark``, on a GPU. A case poisons what must not be
-read (unused pages, codes and scales of unused rows, table entries past the end) and what must be written (the
-output), and compares with float64 on the dequantized cache.
+Used twice: by the tests, in Triton's interpreter, and by ``benchmark``, on a GPU. A case poisons what must
+not be read (unused pages, codes and scales of unused rows, table entries past the end) and what must be
+written (the output), and compares with float64 on the dequantized cache.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class Built:
 
 
 def page_table(lengths: tuple[int, ...], block_size: int, generator: torch.Generator) -> tuple[Tensor, int]:
-    """A permuted block table; unused entries are far out of range. Also the pages needed, three more than used."""
+    """A permuted block table; unused entries are far out of range. Also the pages needed, three more than
+    used."""
     pages = [-(-n // block_size) for n in lengths]
     total = sum(pages) + 3
     order = torch.randperm(total, generator=generator)
@@ -116,7 +117,9 @@ def build(case: Case, device: str = "cpu", seed: int = 0) -> Built:
     if fmt.latent:
         mla = MLACache.allocate(fmt, num_blocks=pages, block_size=case.block_size)
         poison(mla.tensors()[:-1])
-        latent, rope = (torch.randn(sum(case.lengths), n, generator=g).to(dtype) for n in (LATENT_DIM, ROPE_DIM))
+        latent, rope = (
+            torch.randn(sum(case.lengths), n, generator=g).to(dtype) for n in (LATENT_DIM, ROPE_DIM)
+        )
         mla_cache.write(mla, latent, rope, fill.slots(case.block_size, sum(case.lengths)))
         query = torch.randn(count, case.group, LATENT_DIM + ROPE_DIM, generator=g).to(dtype)
         expected, lse = mla_cache.attention(query, mla, batch, scale=192**-0.5, compute=torch.float64)
@@ -136,8 +139,8 @@ def build(case: Case, device: str = "cpu", seed: int = 0) -> Built:
         expected, lse = reference.attention(query, cache, batch, window=case.window, compute=torch.float64)
         moved = PagedKVCache.from_tensors(case.format, case.head_dim, [t.to(device) for t in cache.tensors()])
     batch = PagedBatch(
-        table.to(device), lengths.to(device), None if batch.query_starts is None else batch.query_starts.to(device),
-        batch.max_query,
+        table.to(device), lengths.to(device),
+        None if batch.query_starts is None else batch.query_starts.to(device), batch.max_query,
     )  # fmt: skip
     return Built(moved, batch, query.to(device), expected, lse)
 
@@ -161,8 +164,8 @@ def run(case: Case, built: Built) -> tuple[Tensor, Tensor]:
     if case.queries is not None:
         return launch.append(q, built.cache, built.batch, scale=scale, window=case.window, on=on, out=out)
     return launch.decode(
-        q, built.cache, built.batch, scale=scale, window=case.window, splits=case.splits, fused=case.fused, on=on,
-        out=out,
+        q, built.cache, built.batch, scale=scale, window=case.window, splits=case.splits, fused=case.fused,
+        on=on, out=out,
     )  # fmt: skip
 
 
@@ -195,8 +198,12 @@ def check_write(format_name: str, device: str) -> str | None:
     g = torch.Generator().manual_seed(1)
     dtype = torch.float16 if format_name == "fp16" else torch.bfloat16
     kind: Any = MLACache if fmt.latent else PagedKVCache
-    shape = {} if fmt.latent else {"kv_heads": 2, "head_dim": 128, "max_sequences": 2, "residual_dtype": dtype}
-    pair = [kind.allocate(fmt, num_blocks=10, block_size=32, device=where, **shape) for where in (device, "cpu")]
+    shape = (
+        {} if fmt.latent else {"kv_heads": 2, "head_dim": 128, "max_sequences": 2, "residual_dtype": dtype}
+    )
+    pair = [
+        kind.allocate(fmt, num_blocks=10, block_size=32, device=where, **shape) for where in (device, "cpu")
+    ]
     if fmt.residual:
         table = torch.tensor([[3, 0, 5, 7, 4, 8], [1, 6, 2, 9, 0, 0]], dtype=torch.int32)
         lengths = [0, 0]

@@ -68,7 +68,9 @@ def query(x: Tensor, cache: PagedKVCache) -> None:
         dtypes = (cache.key.dtype,)
     tensor("query", x, (None, None, cache.head_dim), dtypes, cache.device)
     if x.shape[1] == 0 or x.shape[1] % cache.kv_heads:
-        raise UsageError(f"query has {x.shape[1]} heads, not a multiple of the cache's {cache.kv_heads} KV heads")
+        raise UsageError(
+            f"query has {x.shape[1]} heads, not a multiple of the cache's {cache.kv_heads} KV heads"
+        )
 
 
 def tokens(key: Tensor, value: Tensor, cache: PagedKVCache) -> None:

@@ -1,4 +1,5 @@
-"""What this machine can run, and why not. Imports torch and triton only to ask them, and survives their absence."""
+"""What this machine can run, and why not. Imports torch and triton only to ask them, and survives their
+absence."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ def examine() -> dict[str, Any]:
     """The findings, as a ``kvplan.doctor/1`` object.
 
     ``backends`` are ``reference`` (torch on any device) and ``triton`` (CUDA); each says whether it runs here
-    and, if not, why. ``formats`` says the same for every format on each GPU present, and its storage cost at 8 KV
-    heads of 128 (MLA: its own shape).
+    and, if not, why. ``formats`` says the same for every format on each GPU present, and its storage cost at
+    8 KV heads of 128 (MLA: its own shape).
     """
     torch, torch_problem = _module("torch")
     triton, triton_problem = _module("triton")
@@ -107,7 +108,9 @@ def _gpus(torch: Any) -> list[dict[str, Any]]:
     return found
 
 
-def _format(fmt: KVFormat, capability: int | None, no_torch: str | None, no_triton: str | None) -> dict[str, Any]:
+def _format(
+    fmt: KVFormat, capability: int | None, no_torch: str | None, no_triton: str | None
+) -> dict[str, Any]:
     reason = no_triton or support.why_not(fmt, capability)
     return {
         "name": fmt.name,

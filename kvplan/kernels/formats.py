@@ -184,7 +184,9 @@ LATENT_TILE = 128
 FORMATS: Registry[KVFormat] = Registry("KV cache format of the kernels")
 
 
-def _add(name: str, key: TensorFormat, value: TensorFormat, summary: str, *aliases: str, **more: object) -> None:
+def _add(
+    name: str, key: TensorFormat, value: TensorFormat, summary: str, *aliases: str, **more: object
+) -> None:
     FORMATS.register(name, *aliases)(KVFormat(name, key, value, summary, **more))  # type: ignore[arg-type]
 
 

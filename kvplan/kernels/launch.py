@@ -1,4 +1,5 @@
-"""Launching the Triton kernels: shapes to grids, tensors to arguments. Arguments were validated by the caller.
+"""Launching the Triton kernels: shapes to grids, tensors to arguments. Arguments were validated by the
+caller.
 
 Importing this module imports triton. With ``TRITON_INTERPRET=1`` set before that, the same launches run in
 Triton's interpreter on CPU tensors.
@@ -92,7 +93,8 @@ def dtype_name(t: Tensor) -> str:
 
 
 def decode(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: float, window: int, splits: int,
-           fused: bool, on: Target | None = None, out: Tensor | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+           fused: bool, on: Target | None = None,
+           out: Tensor | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
     """One new token per sequence: query [B, HQ, D] to (out [B, HQ, D], lse fp32 [B, HQ])."""
     on = on or target(query.device.index)
     sequences, heads, dim = query.shape
@@ -114,14 +116,12 @@ def decode(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: floa
     if sequences == 0:
         return out, lse
     decode_kernel.decode[(sequences, cache.kv_heads * blocks, splits)](
-        query, *sources(cache), ring_rows(cache, batch), batch.block_table, batch.lengths, out, lse, top, total, part,
-        cache.counters, scale, window, batch.block_table.stride(0), splits, heads, cache.kv_heads, group,
-        **constants(variant),
+        query, *sources(cache), ring_rows(cache, batch), batch.block_table, batch.lengths, out, lse,
+        top, total, part, cache.counters,
+        scale, window, batch.block_table.stride(0), splits, heads, cache.kv_heads, group, **constants(variant),
     )  # fmt: skip
     if mode == PARTIAL:
-        decode_kernel.reduce[(rows,)](
-            top, total, part, out, lse, splits, **constants(reduce_variant(dim))
-        )
+        decode_kernel.reduce[(rows,)](top, total, part, out, lse, splits, **constants(reduce_variant(dim)))
     return out, lse
 
 
@@ -141,8 +141,8 @@ def append(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: floa
     )  # fmt: skip
     columns = -(-batch.max_query * group // variant.constants["BM"])
     append_kernel.append[(columns, cache.kv_heads, batch.sequences)](
-        query, *sources(cache), ring_rows(cache, batch), batch.block_table, batch.lengths, batch.starts(), out, lse,
-        scale, window, batch.block_table.stride(0), heads, cache.kv_heads, group, **constants(variant),
+        query, *sources(cache), ring_rows(cache, batch), batch.block_table, batch.lengths, batch.starts(),
+        out, lse, scale, window, batch.block_table.stride(0), heads, cache.kv_heads, group, **constants(variant),
     )  # fmt: skip
     return out, lse
 

@@ -57,7 +57,8 @@ def attention(query: Tensor, cache: MLACache, batch: PagedBatch, *, scale: float
     part = torch.empty(rows, splits, LATENT_DIM, dtype=torch.float32, device=query.device)
     mla_kernel.mla[(batch.sequences, columns, splits)](
         query, cache.latent, cache.rope, cache.scale, batch.block_table, batch.lengths, starts, out, lse,
-        top, total, part, cache.counters, scale, batch.block_table.stride(0), splits, heads, **constants(variant),
+        top, total, part, cache.counters, scale, batch.block_table.stride(0), splits, heads,
+        **constants(variant),
     )  # fmt: skip
     if mode == PARTIAL:
         decode_kernel.reduce[(rows,)](
@@ -73,7 +74,9 @@ def write(cache: MLACache, latent: Tensor, rope: Tensor, slots: Tensor) -> None:
         return
     variant = write_mla_variant(cache.format)
     raw = cache.latent.dtype != torch.uint8
-    source, held = (latent.view(torch.int16), cache.latent.view(torch.int16)) if raw else (latent, cache.latent)
+    source, held = (
+        (latent.view(torch.int16), cache.latent.view(torch.int16)) if raw else (latent, cache.latent)
+    )
     mla_kernel.write_mla[(-(-tokens // variant.constants["TB"]),)](
         source, rope.view(torch.int16), slots, held, cache.rope.view(torch.int16), cache.scale, tokens,
         **constants(variant),

@@ -1,9 +1,9 @@
 """The covering set of correctness cases.
 
-The full product of formats, head groupings, head dimensions, block sizes, windows, splits and reductions is some
-10^5 cases. Instead five decode shapes and two append shapes, which between them hold every level of every factor,
-are crossed with every format; so every format meets every block size, every grouping (MHA, GQA, MQA), both
-kinds of reduction, and windows shorter and longer than a block.
+The full product of formats, head groupings, head dimensions, block sizes, windows, splits and reductions is
+some 10^5 cases. Instead five decode shapes and two append shapes, which between them hold every level of
+every factor, are crossed with every format; so every format meets every block size, every grouping (MHA, GQA,
+MQA), both kinds of reduction, and windows shorter and longer than a block.
 """
 
 from __future__ import annotations

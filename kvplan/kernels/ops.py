@@ -1,10 +1,11 @@
 """The kernels as torch custom operators ``torch.ops.kvplan.*``, with fake implementations for tracing.
 
-Registered so that they work under ``torch.compile`` (one opaque node; shapes are known without running) and in
-CUDA graphs (no operator reads a device value on the host). Call them through ``attention``, which validates.
+Registered so that they work under ``torch.compile`` (one opaque node; shapes are known without running) and
+in CUDA graphs (no operator reads a device value on the host). Call them through ``attention``, which
+validates.
 
-``cache`` is ``PagedKVCache.tensors()`` or ``MLACache.tensors()`` without the counters, which are an argument of
-their own because reading a cache in fused mode counts in them (and leaves them at zero).
+``cache`` is ``PagedKVCache.tensors()`` or ``MLACache.tensors()`` without the counters, which are an argument
+of their own because reading a cache in fused mode counts in them (and leaves them at zero).
 """
 
 from __future__ import annotations
@@ -172,7 +173,9 @@ def _(query: Tensor, *arguments: object) -> tuple[Tensor, Tensor]:
 
 
 @torch.library.custom_op("kvplan::mla_write", mutates_args=("cache",))
-def mla_write(cache: list[Tensor], format: str, latent: Tensor, rope: Tensor, slots: Tensor, backend: str) -> None:
+def mla_write(
+    cache: list[Tensor], format: str, latent: Tensor, rope: Tensor, slots: Tensor, backend: str
+) -> None:
     """Write latents [T, 512] and RoPE keys [T, 64] into slots."""
     held = MLACache.from_tensors(format, [*cache, latent.new_empty(0)])
     triton = uses_triton(backend, latent.device)

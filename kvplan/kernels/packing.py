@@ -5,6 +5,8 @@ The oracle of the kernels: nothing here is fast, everything here is exact.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,8 @@ FP8 = {Code.E4M3: (torch.float8_e4m3fn, E4M3_MAX), Code.E5M2: (torch.float8_e5m2
 
 
 def pack(codes: Tensor, side: TensorFormat) -> Tensor:
-    """[..., D] uint8 codes below 2^bits to [..., D*bits/8] bytes: slice j of D/pack elements in bits j*bits up."""
+    """[..., D] uint8 codes below 2^bits to [..., D*bits/8] bytes: slice j of D/pack elements in bits j*bits
+    up."""
     if side.pack == 1:
         return codes
     slices = codes.chunk(side.pack, dim=-1)
@@ -61,7 +64,7 @@ def encode_e2m1(x: Tensor) -> Tensor:
     a = x.abs()
     # Midpoints between neighbours; a tie goes to the neighbour whose last bit is 0.
     code = torch.zeros(x.shape, dtype=torch.uint8, device=x.device)
-    for i, (low, high) in enumerate(zip(E2M1_VALUES, E2M1_VALUES[1:], strict=False)):
+    for i, (low, high) in enumerate(pairwise(E2M1_VALUES)):
         middle = (low + high) / 2
         above = a > middle if i % 2 == 0 else a >= middle
         code += above.to(torch.uint8)

@@ -1,7 +1,7 @@
 """Quantization rules, in plain torch: what ``cache_write`` stores, to the bit.
 
-All arithmetic is fp32. Scales are rounded to their stored type *before* codes are computed, so that codes are the
-nearest ones for the scale a reader will see; reciprocals are taken once per scale and multiplied.
+All arithmetic is fp32. Scales are rounded to their stored type *before* codes are computed, so that codes are
+the nearest ones for the scale a reader will see; reciprocals are taken once per scale and multiplied.
 """
 
 from __future__ import annotations

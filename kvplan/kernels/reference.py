@@ -1,7 +1,7 @@
 """The same operations in plain torch, on any device: the CPU backend, and the oracle of the kernels.
 
-``compute`` chooses the arithmetic: float64 for an oracle, float32 for use. Loops over sequences are plain Python;
-nothing here tries to be fast.
+``compute`` chooses the arithmetic: float64 for an oracle, float32 for use. Loops over sequences are plain
+Python; nothing here tries to be fast.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def attention(
     window: int = 0,
     compute: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """Paged attention of the new tokens; see ``attention.paged_attention``. Returns (out, lse) in ``compute``."""
+    """Paged attention of the new tokens; see ``attention.paged_attention``. Returns (out, lse) in
+    ``compute``."""
     tokens, heads, dim = query.shape
     scale = 1 / math.sqrt(dim) if scale is None else scale
     out = torch.zeros(tokens, heads, dim, dtype=compute, device=query.device)
@@ -117,7 +118,8 @@ def write(cache: PagedKVCache, key: Tensor, value: Tensor, slots: Tensor) -> Non
 
 
 def append(cache: PagedKVCache, key: Tensor, value: Tensor, batch: PagedBatch) -> None:
-    """Write the new tokens of a batch; for KIVI, code the groups that leave the ring and keep the rest in it."""
+    """Write the new tokens of a batch; for KIVI, code the groups that leave the ring and keep the rest in
+    it."""
     fmt = cache.format
     if not fmt.residual:
         write(cache, key, value, batch.slots(cache.block_size, key.shape[0]))
@@ -162,5 +164,3 @@ def _store(cache: PagedKVCache, name: str, coded: Coded, page: Tensor, offset: T
         getattr(cache, f"{name}_scale")[page, :, offset] = coded.scale
     if coded.minimum is not None:
         getattr(cache, f"{name}_minimum")[page, :, offset] = coded.minimum
-
-

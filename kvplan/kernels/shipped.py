@@ -1,8 +1,8 @@
 """The compiled variants that represent what is shipped: every kernel in every format, at the usual shapes.
 
 Head dimension 128, pages of 64 tokens, 4 query heads per KV head, no window; plus the shapes that change the
-generated code most (256-wide heads, padded heads, pages smaller than a tile, 16 query heads, a window). MLA at
-its one shape.
+generated code most (256-wide heads, padded heads, pages smaller than a tile, 16 query heads, a window). MLA
+at its one shape.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ FLOATS = {"float16": "*fp16", "float32": "*fp32", "uint8": "*u8"}
 
 @dataclass(frozen=True, slots=True)
 class Shipped:
-    """A variant with a name, the kernel's function, pointer types, and the elements one tile covers (0: no loop)."""
+    """A variant with a name, the kernel's function, pointer types, and the elements one tile covers (0: no
+    loop)."""
 
     name: str
     variant: Variant
@@ -112,4 +113,9 @@ def _shapes(target: Target) -> Iterator[Shipped]:
         yield _ship(name, fmt, variant, 2 * shape["head_dim"] * variant.constants["BN"])
     bf16 = get_format("bf16")
     yield _ship("reduce", bf16, variants.reduce_variant(128))
-    yield _ship("write_ring", get_format("kivi2"), variants.write_ring_variant(get_format("kivi2"), head_dim=128), raw=True)
+    yield _ship(
+        "write_ring",
+        get_format("kivi2"),
+        variants.write_ring_variant(get_format("kivi2"), head_dim=128),
+        raw=True,
+    )

@@ -1,7 +1,7 @@
 """How many programs share one sequence's tokens.
 
-Decode at small batch has fewer (sequence, head) pairs than the GPU has multiprocessors; splitting the tokens fills
-it. Nothing here reads a length from the device: only shapes and an upper bound the caller knows.
+Decode at small batch has fewer (sequence, head) pairs than the GPU has multiprocessors; splitting the tokens
+fills it. Nothing here reads a length from the device: only shapes and an upper bound the caller knows.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ MOST = 128
 
 
 def choose_splits(
-    *, programs: int, tokens: int, multiprocessors: int, per_multiprocessor: int = 3, window: int = 0, ring: bool
+    *,
+    programs: int,
+    tokens: int,
+    multiprocessors: int,
+    per_multiprocessor: int = 3,
+    window: int = 0,
+    ring: bool,
 ) -> int:
     """Splits of the cached tokens.
 
@@ -25,7 +31,8 @@ def choose_splits(
         ring: the cache has a residual ring, which takes a split of its own.
 
     Returns:
-        1 .. 128. The count fills whole waves: it is the largest that needs no more waves than the GPU has slots.
+        1 .. 128. The count fills whole waves: it is the largest that needs no more waves than the GPU has
+        slots.
     """
     visible = min(tokens, window) if window else tokens
     most = max(1, min(MOST, visible // SMALLEST_SHARE))

@@ -1,7 +1,7 @@
 """Which formats run on which GPU architecture, and why not. No torch here.
 
-Code is generated for compute capability 8.0 and newer. Formats need no hardware conversion: where a GPU cannot
-convert e4m3 (before 8.9) the kernels use integer operations instead.
+Code is generated for compute capability 8.0 and newer. Formats need no hardware conversion: where a GPU
+cannot convert e4m3 (before 8.9) the kernels use integer operations instead.
 """
 
 from __future__ import annotations

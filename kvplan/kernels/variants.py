@@ -180,7 +180,8 @@ def mla_variant(fmt: KVFormat, *, block_size: int, mode: int, one: bool, target:
         "CODE": int(fmt.key.code), "CT": target.compute_type(fmt, "bfloat16"), "DEFER": True,
         **{k: v for k, v in target.switches().items() if k != "FOLD"},
     }  # fmt: skip
-    # bf16 on wgmma: with eight warps half of them have no rows of the 64-row product. Elsewhere four would spill.
+    # bf16 on wgmma: with eight warps half of them have no rows of the 64-row product. Elsewhere four would
+    # spill.
     four = fmt.key.code is Code.FLOAT16 and (target.capability or 0) >= 90
     return Variant("mla", constants, 4 if four else 8, 1)
 

@@ -28,7 +28,15 @@ LOCK = Path(__file__).with_name("aot_budget.json")
 LOCKED = json.loads(LOCK.read_text())
 SAMPLE = {
     80: ["decode/fp8_e4m3", "append/int8", "write/int4"],
-    90: ["decode/bf16", "decode/fp8_e4m3", "decode/int4", "decode/int4_g64", "append/bf16", "write/fp8_e4m3", "reduce"],
+    90: [
+        "decode/bf16",
+        "decode/fp8_e4m3",
+        "decode/int4",
+        "decode/int4_g64",
+        "append/bf16",
+        "write/fp8_e4m3",
+        "reduce",
+    ],
     100: ["decode/int8", "write/int8_per_token_head"],
 }
 
@@ -67,7 +75,17 @@ def test_fp8_costs_less_than_twice_the_instructions_of_bf16_and_int4_less_than_f
 def test_a_sample_compiles_to_what_was_frozen(arch: int):
     # A subprocess without the interpreter: this process has it switched on.
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "kvplan.kernels.aot", "--lock", str(LOCK), "--arch", str(arch), "--jobs", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "kvplan.kernels.aot",
+        "--lock",
+        str(LOCK),
+        "--arch",
+        str(arch),
+        "--jobs",
+        "2",
+    ]
     done = subprocess.run(
         [*command, "--only", *SAMPLE[arch]], capture_output=True, text=True, check=False, env=environment
     )
@@ -81,7 +99,12 @@ def test_the_comparison_notices_spills_growth_and_narrow_loads():
     assert compare("x", good, budget) == []
     assert compare("x", Compiled(110, 0, 0, 50, 2.2, 4, 0, 8), budget) == []
     worse = compare("x", Compiled(111, 8, 0, 50, 2.21, 0, 0, 8), budget)
-    assert [line.split(": ")[1].split(" ")[0] for line in worse] == ["spills", "registers", "instructions_per_element", "the"]
+    assert [line.split(": ")[1].split(" ")[0] for line in worse] == [
+        "spills",
+        "registers",
+        "instructions_per_element",
+        "the",
+    ]
 
 
 def test_the_hot_loop_is_the_one_with_the_matrix_instructions():

@@ -50,13 +50,17 @@ def test_appending_in_pieces_gives_the_same_answer_as_at_once():
         whole, pieces = cache_of(name), cache_of(name)
         key, value = fill(whole)
         both = [x.split([70, 90]) for x in (key, value)]
+        done = [0, 0]
         for upto in ([33, 1], [34, 60], [70, 90]):
-            done = [0, 0] if upto == [33, 1] else last  # noqa: F821
             parts = [torch.cat([x[b][done[b] : upto[b]] for b in range(2)]) for x in both]
             fresh = [b - a for a, b in zip(done, upto, strict=True)]
-            cache_append(pieces, *parts, PagedBatch.build(TABLE, torch.tensor(upto, dtype=torch.int32), fresh))
-            last = upto
-        assert torch.equal(paged_attention(QUERY, whole, DECODE)[0], paged_attention(QUERY, pieces, DECODE)[0])
+            cache_append(
+                pieces, *parts, PagedBatch.build(TABLE, torch.tensor(upto, dtype=torch.int32), fresh)
+            )
+            done = upto
+        assert torch.equal(
+            paged_attention(QUERY, whole, DECODE)[0], paged_attention(QUERY, pieces, DECODE)[0]
+        )
 
 
 def test_an_empty_sequence_gives_zero_and_minus_infinity():
@@ -143,7 +147,20 @@ def test_operators_pass_torch_opcheck():
     write = (mla.tensors()[:-1], "mla_fp8", latent, rope, torch.arange(4), "auto")
     torch.library.opcheck(torch.ops.kvplan.mla_write.default, write, test_utils=checks)
     query = torch.randn(2, 4, 576).bfloat16()
-    attend = (query, mla.tensors()[:-1], mla.counters, "mla_fp8", TABLE, LENGTHS, None, 1, 0.07, 1, False, "auto")
+    attend = (
+        query,
+        mla.tensors()[:-1],
+        mla.counters,
+        "mla_fp8",
+        TABLE,
+        LENGTHS,
+        None,
+        1,
+        0.07,
+        1,
+        False,
+        "auto",
+    )
     torch.library.opcheck(torch.ops.kvplan.mla_attention.default, attend, test_utils=checks)
 
 

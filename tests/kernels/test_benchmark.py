@@ -34,7 +34,15 @@ def test_a_dry_run_measures_every_stage_and_succeeds(measured):
     assert body["schema"] == "kvplan.kernel-measurements/1"
     assert body["complete"] is True
     assert body["failures"] == []
-    assert {p["stage"] for p in body["points"]} >= {"grid", "holdout", "window", "ragged", "prefill", "mla", "write"}
+    assert {p["stage"] for p in body["points"]} >= {
+        "grid",
+        "holdout",
+        "window",
+        "ragged",
+        "prefill",
+        "mla",
+        "write",
+    }
     assert all(row["ok"] for row in body["correctness"])
     assert {"copy", "read"} <= {row["key"] for row in body["ceilings"]}
     for row in body["points"]:
@@ -123,7 +131,9 @@ def test_bytes_and_operations_of_a_point():
 def test_every_variant_is_compiled_before_it_is_timed():
     every = [*points.grid(), *points.holdout(), *points.side()]
     warmed = correctness.variants_of(every)
-    assert {(p.op, p.format, p.d, p.block_size) for p in every} == {(p.op, p.format, p.d, p.block_size) for p in warmed}
+    assert {(p.op, p.format, p.d, p.block_size) for p in every} == {
+        (p.op, p.format, p.d, p.block_size) for p in warmed
+    }
     assert len(warmed) < 160
 
 

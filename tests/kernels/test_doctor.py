@@ -26,7 +26,9 @@ sys.exit(run(sys.argv[1:]))
 
 
 def without_torch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", HIDE, *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", HIDE, *arguments], capture_output=True, text=True, check=False
+    )
 
 
 def test_every_format_is_listed():

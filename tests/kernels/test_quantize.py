@@ -91,7 +91,9 @@ def test_damage_to_random_keys_and_values_stays_in_its_band(name: str):
     exact = torch.randn(tokens, 1, 128, generator=g)
     x = exact.to(dtype)
     cache.calibrate(x, x)
-    batch = PagedBatch.build(torch.arange(8, dtype=torch.int32)[None], torch.tensor([tokens], dtype=torch.int32), [tokens])
+    batch = PagedBatch.build(
+        torch.arange(8, dtype=torch.int32)[None], torch.tensor([tokens], dtype=torch.int32), [tokens]
+    )
     reference.append(cache, x, x, batch)
     for stored in reference.gather(cache, batch, 0, torch.float64):
         damage = float((stored - exact.double()).norm() / exact.double().norm())
@@ -107,7 +109,9 @@ def test_the_cache_weighs_what_the_format_says():
     for fmt in all_formats():
         if fmt.latent:
             continue
-        cache = PagedKVCache.allocate(fmt, num_blocks=4, block_size=64, kv_heads=2, head_dim=128, max_sequences=1)
+        cache = PagedKVCache.allocate(
+            fmt, num_blocks=4, block_size=64, kv_heads=2, head_dim=128, max_sequences=1
+        )
         ring = cache.key_ring.nbytes + cache.value_ring.nbytes if fmt.residual else 0
         pages = cache.nbytes() - ring - cache.key_static.nbytes - cache.value_static.nbytes
         assert pages == 4 * 64 * fmt.bytes_per_token(2, 128)

@@ -79,7 +79,10 @@ def test_groups_leave_the_ring_as_the_rules_say(fmt, head_dim: int):
     for fresh in ([150, 3], [1, 90], [20, 32]):
         lengths = [a + b for a, b in zip(lengths, fresh, strict=True)]
         batch = PagedBatch.build(table, torch.tensor(lengths, dtype=torch.int32), fresh)
-        key, value = hostile(sum(fresh), head_dim, torch.bfloat16), hostile(sum(fresh), head_dim, torch.bfloat16)
+        key, value = (
+            hostile(sum(fresh), head_dim, torch.bfloat16),
+            hostile(sum(fresh), head_dim, torch.bfloat16),
+        )
         launch.write_append(ours, key, value, batch)
         reference.append(theirs, key, value, batch)
         assert same_bits(ours, theirs)
@@ -89,7 +92,9 @@ def test_groups_leave_the_ring_as_the_rules_say(fmt, head_dim: int):
 def test_latents_are_stored_as_the_rules_say(name: str):
     ours, theirs = (MLACache.allocate(get_format(name), num_blocks=3, block_size=16) for _ in range(2))
     g = torch.Generator().manual_seed(0)
-    latent = (torch.randn(20, 512, generator=g) * torch.tensor([1e-3, 1.0, 50.0, 0.0])[:, None].repeat(5, 1)).bfloat16()
+    latent = (
+        torch.randn(20, 512, generator=g) * torch.tensor([1e-3, 1.0, 50.0, 0.0])[:, None].repeat(5, 1)
+    ).bfloat16()
     rope = torch.randn(20, 64, generator=g).bfloat16()
     slots = torch.randperm(48, generator=g)[:20]
     slots[3] = -1

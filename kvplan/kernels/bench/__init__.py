@@ -1,1 +1,2 @@
-"""What ``python -m kvplan.kernels.benchmark`` measures, and how. See ``benchmark`` for the output's schema."""
+"""What ``python -m kvplan.kernels.benchmark`` measures, and how. See ``benchmark`` for the output's
+schema."""

@@ -92,7 +92,8 @@ def _matmul_fp8(shape: tuple[int, int, int], device: str) -> list[Callable[[], o
         for _ in range(6 if tokens <= 512 else 1)
     ]
     return [
-        lambda w=w: torch._scaled_mm(x, w.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16) for w in weights
+        lambda w=w: torch._scaled_mm(x, w.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
+        for w in weights
     ]
 
 

@@ -1,4 +1,5 @@
-"""Correctness on the device, before anything is timed: every kernel against float64, writers to the bit, graphs."""
+"""Correctness on the device, before anything is timed: every kernel against float64, writers to the bit,
+graphs."""
 
 from __future__ import annotations
 

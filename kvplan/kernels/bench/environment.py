@@ -11,7 +11,10 @@ from typing import Any
 
 import torch
 
-QUERY = "name,driver_version,memory.total,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,temperature.gpu,power.limit"
+QUERY = (
+    "name,driver_version,memory.total,clocks.sm,clocks.mem,clocks.max.sm,clocks.max.mem,"
+    "temperature.gpu,power.limit"
+)
 
 
 def gpu_state() -> dict[str, str]:
@@ -23,7 +26,9 @@ def gpu_state() -> dict[str, str]:
         capture_output=True, text=True, check=False, timeout=20,
     )  # fmt: skip
     values = done.stdout.strip().splitlines()[:1]
-    return dict(zip(QUERY.split(","), [v.strip() for v in values[0].split(",")], strict=False)) if values else {}
+    return (
+        dict(zip(QUERY.split(","), [v.strip() for v in values[0].split(",")], strict=False)) if values else {}
+    )
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Other implementations of the same attention, timed side by side on the same machine.
 
-torch's SDPA gets contiguous keys and values (what paging would have to gather first), so it has less to do than a
-paged kernel; it is the floor of a bf16 implementation without quantization. A peer that cannot be imported or
-fails is recorded with its reason.
+torch's SDPA gets contiguous keys and values (what paging would have to gather first), so it has less to do
+than a paged kernel; it is the floor of a bf16 implementation without quantization. A peer that cannot be
+imported or fails is recorded with its reason.
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ def flashinfer(point: Point, device: str, fp8: bool) -> list[Callable[[], object
     wrapper = fi.BatchDecodeWithPagedKVCacheWrapper(work, kv_layout="HND", use_tensor_cores=True)
     starts = torch.arange(point.batch + 1, dtype=torch.int32, device=device) * pages
     indices = torch.randperm(point.batch * pages, device=device).int()
-    last = torch.full((point.batch,), (point.context - 1) % point.block_size + 1, dtype=torch.int32, device=device)
+    last = torch.full(
+        (point.batch,), (point.context - 1) % point.block_size + 1, dtype=torch.int32, device=device
+    )
     wrapper.plan(starts, indices, last, point.hq, point.hkv, point.d, point.block_size,
                  q_data_type=torch.bfloat16, kv_data_type=dtype)  # fmt: skip
     query = torch.randn(point.batch, point.hq, point.d, dtype=torch.bfloat16, device=device)

@@ -1,7 +1,7 @@
 """The measurement points: the calibration grid, its hold-out, and the side grids.
 
-The hold-out is drawn once from a fixed seed, off the grid, so that it is registered before anything is measured:
-whoever fits a model must not look at points whose stage is ``holdout``.
+The hold-out is drawn once from a fixed seed, off the grid, so that it is registered before anything is
+measured: whoever fits a model must not look at points whose stage is ``holdout``.
 """
 
 from __future__ import annotations

@@ -31,8 +31,9 @@ def table(body: dict[str, Any]) -> str:
         f"device        {body['environment']['device']}",
         f"correctness   {len(checks) - len(wrong)} of {len(checks)} right",
         f"copy, read    {_tb(copy)}, {_tb(read)}",
-        f"points        {len(body['points'])} timed, {len(body['failures'])} failed,"
-        f" {len(body['peers'])} peer rows, complete: {'yes' if body['complete'] else 'no'}",
+        f"points        {len(body['points'])} timed, {len(body['failures'])} failed",
+        f"peers         {len(body['peers'])} rows",
+        f"complete      {'yes' if body['complete'] else 'no'}",
         "",
         f"{'decode, GQA, d=128, KV >= 1 GB':34s} {'of copy':>9s} {'of read':>9s} {'points':>7s}",
     ]
@@ -47,7 +48,9 @@ def table(body: dict[str, Any]) -> str:
         lines.append(f"{name:34s} {cells[0]:>9s} {cells[1]:>9s} {len(chosen):7d}")
     small = [p for p in body["points"] if p["op"] == "decode" and p["kv_bytes"] < 4 << 20]
     if small:
-        lines.append(f"{'decode, KV < 4 MB, median':34s} {median(p['median_s'] for p in small) * 1e6:7.1f} us")
+        lines.append(
+            f"{'decode, KV < 4 MB, median':34s} {median(p['median_s'] for p in small) * 1e6:7.1f} us"
+        )
     lines += [f"WRONG {row['key']}: {row.get('message') or row.get('error')}" for row in wrong[:20]]
     lines += [f"FAILED {row['key']}: {row['message'][:100]}" for row in body["failures"][:10]]
     return "\n".join(lines)

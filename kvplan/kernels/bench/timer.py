@@ -1,4 +1,5 @@
-"""Timing a launch: CUDA-graph replays between events on a GPU, one call and a made-up duration in a dry run."""
+"""Timing a launch: CUDA-graph replays between events on a GPU, one call and a made-up duration in a dry
+run."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class Timer(Protocol):
     """Something that times calls."""
 
     def time(self, calls: Sequence[Launch]) -> Timing:
-        """Time one call; ``calls`` are the same work on different buffers, run in turn so that none stays cached."""
+        """Time one call; ``calls`` are the same work on different buffers, run in turn so that none stays
+        cached."""
 
 
 def summarise(samples: Sequence[float], calls: int) -> Timing:

@@ -1,4 +1,5 @@
-"""Turning a point into launches on the device: random caches, rotated so that no measurement reads a warm cache."""
+"""Turning a point into launches on the device: random caches, rotated so that no measurement reads a warm
+cache."""
 
 from __future__ import annotations
 
@@ -54,8 +55,8 @@ def make_cache(point: Point, pages: int, device: str) -> Any:
         randomise_scales(mla.scale)
         return mla
     cache = PagedKVCache.allocate(
-        fmt, num_blocks=pages, block_size=point.block_size, kv_heads=point.hkv, head_dim=point.d, device=device,
-        max_sequences=point.batch,
+        fmt, num_blocks=pages, block_size=point.block_size, kv_heads=point.hkv, head_dim=point.d,
+        device=device, max_sequences=point.batch,
     )  # fmt: skip
     for t in (cache.key, cache.value, cache.key_ring, cache.value_ring):
         randomise(t)

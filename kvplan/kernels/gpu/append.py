@@ -4,6 +4,8 @@ Grid (blocks of query columns, KV heads, sequences). A column is a (token, query
 the heads that share a KV head share its tiles. Column c of a sequence is token ``c // GQ``, head ``c % GQ``.
 """
 
+# Triton compiles a subset of Python without star expressions; m, l and acc are the names of the literature.
+# ruff: noqa: E741
 from __future__ import annotations
 
 import triton

@@ -9,6 +9,7 @@ On a GPU the trick is inline PTX on four packed bytes. Triton's interpreter has 
 ``ASM=False`` selects the same mathematics in plain operations, bit for bit.
 """
 
+# Triton compiles a subset of Python without star expressions; m, l and acc are the names of the literature.
 from __future__ import annotations
 
 import triton

@@ -5,6 +5,8 @@ and leaves either the output itself (one split), or an unnormalised partial outp
 and sum for ``reduce``, or, in the fused mode, lets the last program of a head to arrive combine them.
 """
 
+# Triton compiles a subset of Python without star expressions; m, l and acc are the names of the literature.
+# ruff: noqa: E741
 from __future__ import annotations
 
 import triton
@@ -88,7 +90,8 @@ def decode(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, OUT, L
             o = out[j] * (vt / safe)[None, :]
             tl.store(OUT + rows[None, :].to(tl.int64) * D + (j * VW + d)[:, None],
                      o.to(OUT.dtype.element_ty), mask=mask)  # fmt: skip
-        tl.store(LSE + rows, tl.where(l > 0.0, (m + tl.log2(safe)) * 0.6931471805599453, float("-inf")), mask=ok)
+        lse = (m + tl.log2(safe)) * 0.6931471805599453
+        tl.store(LSE + rows, tl.where(l > 0.0, lse, float("-inf")), mask=ok)
     else:
         part = rows * splits + s
         tl.store(PM + part, m, mask=ok)

@@ -1,9 +1,11 @@
 """Floating point to codes: scale, round half to even, saturate, pack. Matches ``quantize`` bit for bit.
 
-Compile with ``enable_fp_fusion=False``: a fused multiply-add before the rounding would round once where the rule
-rounds twice.
+Compile with ``enable_fp_fusion=False``: a fused multiply-add before the rounding would round once where the
+rule rounds twice.
 """
 
+# Triton compiles a subset of Python without star expressions; m, l and acc are the names of the literature.
+# ruff: noqa: RUF005
 from __future__ import annotations
 
 import triton
@@ -171,5 +173,3 @@ def store_channels(x, C, S, M, rows, ok, D: tl.constexpr, CODE: tl.constexpr, GR
         tl.store(M + line + j * W + d, minimum)
         codes = codes + (element_code((x[j] - minimum.to(tl.float32)[None, :]) * inverse[None, :], CODE),)
     pack_store(codes, C, rows, ok, W, W, CODE)
-
-

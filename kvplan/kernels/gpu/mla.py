@@ -1,13 +1,16 @@
-"""Multi-head latent attention on the paged latent: keys are latent and RoPE parts, values are the latent itself.
+"""Multi-head latent attention on the paged latent: keys are latent and RoPE parts, values are the latent
+itself.
 
-Queries are absorbed (projected into the latent space), so one 512-wide latent serves every head as key and value;
-a tile of it is loaded once and used twice. The latent is handled as four tiles of 128, which is also the
-granularity of the fp8 scales.
+Queries are absorbed (projected into the latent space), so one 512-wide latent serves every head as key and
+value; a tile of it is loaded once and used twice. The latent is handled as four tiles of 128, which is also
+the granularity of the fp8 scales.
 
-Grid (sequences, blocks of query columns, splits). Column c of a sequence is token ``c // HQ``, head ``c % HQ``:
-decode is the case of one token each.
+Grid (sequences, blocks of query columns, splits). Column c of a sequence is token ``c // HQ``, head ``c %
+HQ``: decode is the case of one token each.
 """
 
+# Triton compiles a subset of Python without star expressions; m, l and acc are the names of the literature.
+# ruff: noqa: E741, RUF005
 from __future__ import annotations
 
 import triton
@@ -83,7 +86,8 @@ def mla_step(C, R, S, table, t, end, hi, q, qr, factor, m, l, acc, BS: tl.conste
 @triton.jit(do_not_specialize=["table_stride", "splits", "HQ"])
 def mla(Q, C, R, S, TABLE, LENGTHS, STARTS, OUT, LSE, PM, PL, PO, COUNT, scale, table_stride, splits, HQ,
         BS: tl.constexpr, BN: tl.constexpr, BH: tl.constexpr, PAGED: tl.constexpr, MODE: tl.constexpr,
-        ONE: tl.constexpr, CODE: tl.constexpr, CT: tl.constexpr, ASM: tl.constexpr, NATIVE: tl.constexpr, DEFER: tl.constexpr):  # fmt: skip
+        ONE: tl.constexpr, CODE: tl.constexpr, CT: tl.constexpr, ASM: tl.constexpr, NATIVE: tl.constexpr,
+        DEFER: tl.constexpr):  # fmt: skip
     """See ``launch_mla`` for shapes."""
     b = tl.program_id(0)
     split = tl.program_id(2)
@@ -175,7 +179,8 @@ def write_mla(XC, XR, SLOTS, C, R, S, tokens, TB: tl.constexpr, CODE: tl.constex
         d = tl.arange(0, 128)
         for i in tl.static_range(4):
             mask = ok[:, None] & (d < 128)[None, :]
-            x = tl.load(XC + source[:, None] * 512 + (i * 128 + d)[None, :], mask=mask, other=0.0).to(tl.float32)
+            place = XC + source[:, None] * 512 + (i * 128 + d)[None, :]
+            x = tl.load(place, mask=mask, other=0.0).to(tl.float32)
             scale = tl.maximum(tl.max(tl.abs(x), 1) * (1.0 / 448.0), 1e-12)
             code = float8_code(x * tl.math.div_rn(1.0, scale)[:, None], 3, -6, 448.0)
             tl.store(S + slot * 4 + i, scale, mask=ok)

@@ -1,5 +1,7 @@
 """Loading queries, and turning accumulators into outputs: what surrounds the loop over tiles."""
 
+# Triton compiles a subset of Python without star expressions; m, l and acc are the names of the literature.
+# ruff: noqa: E741, RUF005
 from __future__ import annotations
 
 import triton
@@ -13,7 +15,8 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def load_query(Q, rows, ok, scale, D: tl.constexpr, CODE: tl.constexpr, CT: tl.constexpr):
-    """Query columns as slices that match the packing of the keys, each column scaled to a largest |q| in [1, 2).
+    """Query columns as slices that match the packing of the keys, each column scaled to a largest |q| in [1,
+    2).
 
     The power of two taken out of each column keeps fp16 products in range whatever the magnitude of q, and
     loses nothing; it comes back in ``factor``.
@@ -61,7 +64,8 @@ def static_scale(T, h, SCALING: tl.constexpr, KIND: tl.constexpr):
 
 @triton.jit
 def zero_state(BN: tl.constexpr, BH: tl.constexpr, D: tl.constexpr, CODE: tl.constexpr,
-               SCALING: tl.constexpr, GROUP: tl.constexpr, FOLD: tl.constexpr, DEFER: tl.constexpr):  # fmt: skip
+               SCALING: tl.constexpr, GROUP: tl.constexpr, FOLD: tl.constexpr,
+               DEFER: tl.constexpr):  # fmt: skip
     """Accumulators before the first tile: (m, l, psum, pmin, acc) as ``tile.weigh`` wants them."""
     PACK: tl.constexpr = pack_of(CODE)
     W: tl.constexpr = D // PACK

@@ -1,5 +1,6 @@
 """Reading memory and doing nothing else: the ceiling of every kernel that mostly reads."""
 
+# Triton compiles a subset of Python without star expressions; m, l and acc are the names of the literature.
 from __future__ import annotations
 
 import triton

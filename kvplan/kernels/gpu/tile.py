@@ -12,6 +12,8 @@ A ``spec`` is the tuple (CODE, SCALING, GROUP, KIND) of one side; KIND says how 
 0 floating point, 1 e4m3 byte, 2 power-of-two byte (e8m0).
 """
 
+# Triton compiles a subset of Python without star expressions; m, l and acc are the names of the literature.
+# ruff: noqa: E741, RUF005
 from __future__ import annotations
 
 import triton
@@ -113,9 +115,7 @@ def scale_elements(y, S, M, base, offset, rows_ok, D: tl.constexpr, W: tl.conste
                 done = done + (y[j] * _spread((s * 128.0).to(CT), BN, W, GROUP),)
             else:
                 m = load_scale(M, line, ok, KIND, MASKED)
-                done = done + (
-                    y[j] * _spread(s.to(CT), BN, W, GROUP) + _spread(m.to(CT), BN, W, GROUP),
-                )
+                done = done + (y[j] * _spread(s.to(CT), BN, W, GROUP) + _spread(m.to(CT), BN, W, GROUP),)
     return done
 
 
@@ -141,17 +141,13 @@ def scores(K, KS, KM, q, qsum, factor, base, offset, rows_ok, D: tl.constexpr, B
         )
     if SCALING == 4 and not EW:
         for j in tl.static_range(len(y)):
-            s = load_scale(
-                KS, (base + offset) * (D // GROUP) + (j * W) // GROUP, rows_ok, KIND, MASKED
-            )
+            s = load_scale(KS, (base + offset) * (D // GROUP) + (j * W) // GROUP, rows_ok, KIND, MASKED)
             part = tl.dot(y[j], q[j])
             if FOLD and bias_of(CODE, j) != 0.0:
                 part = part - (qsum[j] * bias_of(CODE, j))[None, :]
             part = part * s[:, None]
             if CODE == 4 or CODE == 5:
-                m = load_scale(
-                    KM, (base + offset) * (D // GROUP) + (j * W) // GROUP, rows_ok, KIND, MASKED
-                )
+                m = load_scale(KM, (base + offset) * (D // GROUP) + (j * W) // GROUP, rows_ok, KIND, MASKED)
                 part += m[:, None] * qsum[j][None, :]
             if j == 0:
                 st = part

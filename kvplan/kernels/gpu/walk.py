@@ -1,5 +1,7 @@
 """The loop over tiles of cached tokens, shared by decode and append, and where those tokens lie."""
 
+# Triton compiles a subset of Python without star expressions; m, l and acc are the names of the literature.
+# ruff: noqa: E741, RUF005
 from __future__ import annotations
 
 import triton

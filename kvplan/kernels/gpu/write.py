@@ -1,5 +1,7 @@
 """Writing new tokens into the paged cache: a block of tokens of one head per program, keys then values."""
 
+# Triton compiles a subset of Python without star expressions; m, l and acc are the names of the literature.
+# ruff: noqa: RUF005
 from __future__ import annotations
 
 import triton
@@ -59,7 +61,8 @@ def write(XK, XV, SLOTS, K, V, KS, KM, VS, VM, KT, VT, tokens, HKV, D: tl.conste
 
 @triton.jit
 def pending(X, R, line, ring_line, is_new, is_old, D: tl.constexpr, CODE: tl.constexpr):
-    """Tokens that leave the ring: from the ring when they were there before this call, else from the input."""
+    """Tokens that leave the ring: from the ring when they were there before this call, else from the
+    input."""
     new = load_slices(X, line, is_new, D, CODE)
     old = load_slices(R, ring_line, is_old, D, CODE)
     x = ()
