@@ -27,3 +27,16 @@ class InvalidLatency(DataError):
             f"the latency model returned {seconds!r} seconds for step {step}",
             hint="a step takes a finite time of at least 0 seconds",
         )
+
+
+class OutOfKvMemory(KvplanError):
+    """The engine allocates without having checked and finds too little: the real one stops with an error."""
+
+    code = "out-of-kv-memory"
+
+    def __init__(self, doing: str, needed: int, free: int) -> None:
+        super().__init__(
+            f"out of KV memory in {doing}: {needed} tokens needed, {free} free; SGLang stops here with the "
+            "same error",
+            hint="raise schedule_conservativeness or the pool, or lower max_running_requests",
+        )

@@ -1,0 +1,427 @@
+"""The oracle of SGLang's scheduler: every request looked at in every step, every token in the tree.
+
+Read from the public source near 0.5.23, not verified by recordings: ``Scheduler.get_next_batch_to_run``,
+``PrefillAdder``, ``SchedulePolicy``, ``ScheduleBatch.retract_decode``. Names follow the source. Only what the
+tree does is verified (``TokenTree``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kvplan.engine.errors import OutOfKvMemory
+from kvplan.engine.radix_tree import Holding, checkpoint, drop, release
+from kvplan.engine.reference.radix import TokenNode, Tokens, TokenTree
+from kvplan.engine.sglang_config import (
+    CLIP_MAX_NEW_TOKENS,
+    IN_BATCH_PREFIX_TOKENS,
+    LPM_QUEUE_LIMIT,
+    RETRACT_DECODE_STEPS,
+    SglangConfig,
+)
+from kvplan.traces.request import Request
+
+
+class SglangState:
+    """One request (``Req``)."""
+
+    def __init__(self, request: Request, tree: TokenTree) -> None:
+        self.request = request
+        self.content = tree.content(request)
+        self.prompt_tokens = request.prompt_tokens
+        self.max_new_tokens = request.output_tokens
+        self.outputs = 0
+        self.holding: Holding[TokenNode, Tokens] | None = None
+        self.prefix = 0
+        """Tokens with KV before this step (``prefix_indices``)."""
+        self.extend_end = 0
+        """Tokens with KV after this step."""
+        self.cached_tokens = -1
+        self.preemptions = 0
+        self.scheduled_s = -1.0
+        self.first_token_s = -1.0
+
+    @property
+    def tokens(self) -> int:
+        """Known tokens: prompt and outputs."""
+        return self.prompt_tokens + self.outputs
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last token is there."""
+        return self.outputs >= self.max_new_tokens
+
+    @property
+    def held(self) -> Holding[TokenNode, Tokens]:
+        """What it has in pool and tree, while it has something."""
+        assert self.holding is not None
+        return self.holding
+
+
+@dataclass(slots=True)
+class SglangPlan:
+    """One batch. ``extends``: requests in prefill, in batch order; ``decodes``: requests taking one token."""
+
+    extends: list[SglangState] = field(default_factory=list)
+    decodes: list[SglangState] = field(default_factory=list)
+    before: dict[SglangState, int] = field(default_factory=dict)
+    chunked: SglangState | None = None
+    retracted: list[SglangState] = field(default_factory=list)
+    aborted: list[SglangState] = field(default_factory=list)
+    free: int = 0
+    running: int = 0
+    waiting: int = 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is to be executed."""
+        return not self.extends and not self.decodes
+
+    def tokens_of(self, state: SglangState) -> int:
+        """Tokens the request computes in this batch."""
+        return state.extend_end - self.before[state]
+
+
+class _Budget:
+    """``PrefillAdder``'s books for one prefill batch."""
+
+    def __init__(self, scheduler: ReferenceSglangScheduler, mixed_decodes: int) -> None:
+        config = scheduler.config
+        self.scheduler = scheduler
+        self.page = config.page_size
+        self.input_tokens = config.max_prefill_tokens - mixed_decodes
+        self.chunk_tokens = None if config.chunk_tokens is None else config.chunk_tokens - mixed_decodes
+        reserved = sum(
+            min(state.max_new_tokens - state.outputs, CLIP_MAX_NEW_TOKENS) for state in scheduler.running
+        )
+        # SGLang multiplies request by request and adds up floats; the sum comes first here, which can
+        # differ in the last bit.
+        self.total_offset = mixed_decodes + reserved * scheduler.ratio
+        self.current_offset = mixed_decodes
+
+    @property
+    def total(self) -> float:
+        """Tokens left when everything running has grown as expected."""
+        return self.scheduler.free + self.scheduler.tree.evictable - self.total_offset
+
+    @property
+    def current(self) -> int:
+        """Tokens left right now."""
+        return self.scheduler.free + self.scheduler.tree.evictable - self.current_offset
+
+    def charge(self, extend: int, max_new: int) -> None:
+        """One more request in the batch."""
+        padded = -(-extend // self.page) * self.page
+        self.total_offset += padded + self.page + max_new
+        self.current_offset += padded + self.page
+        self.input_tokens -= padded
+        if self.chunk_tokens is not None:
+            self.chunk_tokens -= padded
+
+    def verdict(self) -> str:
+        """``budget_state``."""
+        if self.total <= 0 or self.current <= 0:
+            return "no token"
+        if self.input_tokens <= 0 or (self.chunk_tokens is not None and self.chunk_tokens <= 0):
+            return "other"
+        return "continue"
+
+
+class ReferenceSglangScheduler:
+    """Queues, pool and tree of one engine; ``schedule`` makes a batch, ``deliver`` takes its result."""
+
+    def __init__(self, config: SglangConfig) -> None:
+        self.config = config
+        self.tree = TokenTree(config.page_size, config.radix_eviction_policy, config.tree)
+        self.caching = not config.disable_radix_cache
+        self.free = config.pool_tokens
+        self.waiting: list[SglangState] = []
+        self.running: list[SglangState] = []
+        """``running_batch.reqs``: finished requests stay until the batch is filtered."""
+        self.full = False
+        self.chunked: SglangState | None = None
+        self.last: SglangPlan | None = None
+        self.ratio = config.initial_ratio
+        self.queried_tokens = 0
+        self.hit_tokens = 0
+        self.preemptions = 0
+        self.allocated = 0
+
+    def add(self, request: Request) -> None:
+        """A new request."""
+        self.waiting.append(SglangState(request, self.tree))
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether any request is unfinished or not yet filtered out."""
+        return bool(self.waiting or self.running or self.chunked or self.last)
+
+    def schedule(self) -> SglangPlan:
+        """``get_next_batch_to_run``."""
+        if self.chunked is not None and self.chunked.extend_end > self.chunked.prefix:
+            self._checkpoint(self.chunked, self.chunked.extend_end)
+            self.chunked.prefix = self.chunked.extend_end
+        self._merge_last()
+        plan = self._prefill_batch()
+        if plan is None:
+            plan = self._decode_batch()
+        plan.free = self.free + self.tree.evictable
+        alive = sum(1 for state in self.running if not state.finished)
+        mixed = [state for state in plan.decodes if state not in self.running]
+        plan.running = alive + len(plan.extends) + len(mixed)
+        plan.waiting = len(self.waiting)
+        self.last = None if plan.empty else plan
+        if plan.empty:
+            self.ratio = self.config.initial_ratio
+        return plan
+
+    def deliver(self, plan: SglangPlan) -> list[SglangState]:
+        """Results of a batch: outputs appended, computed tokens put into the tree; returns who finished."""
+        finished = []
+        for state in (*plan.extends, *plan.decodes):
+            if state is plan.chunked:
+                continue
+            state.outputs += 1
+            if state.finished:
+                self._finish(state)
+                finished.append(state)
+            elif state not in plan.decodes:
+                self._checkpoint(state, state.extend_end)
+            state.prefix = state.extend_end
+        return finished
+
+    # -- merging, prefill -------------------------------------------------------------------------------
+
+    def _merge_last(self) -> None:
+        last = self.last
+        if last is None or not last.extends:
+            return
+        batch = [*last.extends, *last.decodes]
+        keep = [
+            state
+            for state in batch
+            if not state.finished and state is not last.chunked and state is not self.chunked
+        ]
+        if len(keep) < len(batch):
+            self.full = False
+        if keep:
+            if not self.running:
+                self.full = False
+            self.running.extend(keep)
+
+    def _allocatable(self) -> int:
+        most = self.config.max_running_requests
+        slots = sum(1 for state in self.running if not state.finished) + (self.chunked is not None)
+        return min(most - len(self.running), most - slots)
+
+    def _prefill_batch(self) -> SglangPlan | None:
+        if (self.full or not self.waiting) and self.chunked is None:
+            return None
+        allocatable = self._allocatable()
+        if allocatable <= 0 and self.chunked is None:
+            self.full = True
+            return None
+        if self.config.schedule_policy == "lpm" and self.caching and len(self.waiting) <= LPM_QUEUE_LIMIT:
+            self._sort_by_longest_prefix()
+        budget = _Budget(self, len(self.running) if self.config.enable_mixed_chunk else 0)
+        batch: list[SglangState] = []
+        if self.chunked is not None:
+            batch.append(self.chunked)
+            self.chunked = self._continue_chunked(self.chunked, budget)
+        for state in list(self.waiting):
+            if len(batch) >= allocatable:
+                self.full = True
+                break
+            verdict = self._add_one(state, budget, batch)
+            if verdict != "continue":
+                if verdict == "no token":
+                    self.full = True
+                break
+        if not batch:
+            return None
+        self.waiting = [state for state in self.waiting if state not in batch]
+        plan = SglangPlan(extends=batch, chunked=self.chunked)
+        self._allocate_extend(plan)
+        if self.config.enable_mixed_chunk and self.running:
+            self.running = [state for state in self.running if not state.finished]
+            if self.running:
+                self._allocate_decode(self.running, plan)
+                self.running = []
+        return plan
+
+    def _continue_chunked(self, state: SglangState, budget: _Budget) -> SglangState | None:
+        assert budget.chunk_tokens is not None
+        room = min(budget.chunk_tokens, int(budget.total))
+        if room <= 0:
+            room = budget.chunk_tokens
+        left = state.tokens - state.prefix
+        extend = min(left, room)
+        state.extend_end = state.prefix + extend
+        whole = left <= room
+        budget.charge(extend, min(state.max_new_tokens, CLIP_MAX_NEW_TOKENS) if whole else 0)
+        return None if whole else state
+
+    def _add_one(self, state: SglangState, budget: _Budget, batch: list[SglangState]) -> str:
+        page, tree = self.config.page_size, self.tree
+        hit, node = tree.match(state.content, state.tokens - 1) if self.caching else (0, tree.root)
+        extend = state.tokens - hit
+        max_new = min(max(state.max_new_tokens - state.outputs, 0), CLIP_MAX_NEW_TOKENS)
+        tree.lock(node)
+        if extend + max_new + page >= budget.total:
+            tree.unlock(node)
+            return "no token"
+        padded = -(-extend // page) * page
+        if budget.chunk_tokens is None and batch and padded >= budget.input_tokens:
+            tree.unlock(node)
+            return "other"
+        chunked = budget.chunk_tokens is not None and padded > budget.chunk_tokens
+        if chunked:
+            assert budget.chunk_tokens is not None
+            extend = (hit + budget.chunk_tokens // page * page) // page * page - hit
+            if extend <= 0:
+                tree.unlock(node)
+                return "other"
+        state.holding = Holding(
+            state.content, state.prompt_tokens, state.request.priority, node, shared=hit, allocated=hit
+        )
+        state.prefix = hit
+        state.extend_end = hit + extend
+        if state.cached_tokens < 0:
+            state.cached_tokens = hit
+            self.queried_tokens += state.tokens
+            self.hit_tokens += hit
+        batch.append(state)
+        if chunked:
+            assert self.chunked is None
+            self.chunked = state
+        budget.charge(extend, 0 if chunked else min(state.max_new_tokens, CLIP_MAX_NEW_TOKENS))
+        return budget.verdict()
+
+    def _sort_by_longest_prefix(self) -> None:
+        queue_tree = TokenTree(1, "lru", "radix")
+        rank: dict[SglangState, float] = {}
+        for state in self.waiting:
+            hit, _ = self.tree.match(state.content, state.tokens)
+            rank[state] = -min(hit, state.tokens - 1)
+            if hit <= IN_BATCH_PREFIX_TOKENS:
+                alike, _ = queue_tree.match(state.content, state.tokens)
+                if alike >= IN_BATCH_PREFIX_TOKENS:
+                    rank[state] = float("inf")
+                else:
+                    queue_tree.insert(state.content, state.tokens, 0, 0)
+        self.waiting.sort(key=lambda state: rank[state])
+
+    # -- decode -----------------------------------------------------------------------------------------
+
+    def _decode_batch(self) -> SglangPlan:
+        """``update_running_batch``."""
+        plan = SglangPlan()
+        before = len(self.running)
+        self.running = [state for state in self.running if not state.finished]
+        if not self.running:
+            self.full = False
+            return plan
+        if self._decode_fits(self.running):
+            self.ratio = max(self.ratio - self.config.ratio_decay, self.config.least_ratio)
+        else:
+            self._retract(plan)
+        if len(self.running) < before:
+            self.full = False
+        if self.running:
+            self._allocate_decode(self.running, plan)
+        return plan
+
+    def _decode_fits(self, states: list[SglangState]) -> bool:
+        """``check_decode_mem``."""
+        page = self.config.page_size
+        needed = sum(page for state in states if state.extend_end % page == 0)
+        self._make_room(needed)
+        return self.free >= needed
+
+    def _retract(self, plan: SglangPlan) -> None:
+        keep = sorted(self.running, key=lambda state: (state.outputs, -state.prompt_tokens), reverse=True)
+        first = True
+        while (first or not self._decode_fits(keep)) and len(keep) > 1:
+            first = False
+            victim = keep.pop()
+            self._let_go(victim, len(keep))
+            victim.preemptions += 1
+            self.preemptions += 1
+            plan.retracted.append(victim)
+        if len(keep) <= 1 and not self._decode_fits(keep):
+            last = keep.pop()
+            self._let_go(last, 0)
+            plan.aborted.append(last)
+        self.running = keep
+        decoded = sum(state.outputs for state in keep) + RETRACT_DECODE_STEPS * len(keep)
+        self.ratio = min(1.0, decoded / (sum(state.max_new_tokens for state in keep) + 1))
+        self.waiting.extend(plan.retracted)
+
+    def _let_go(self, state: SglangState, remaining: int) -> None:
+        """``release_req``: nothing is put into the tree, room for the others is made at once."""
+        self.free += state.held.private
+        drop(self.tree, state.held)
+        state.holding = None
+        state.prefix = state.extend_end = 0
+        self._make_room(remaining * RETRACT_DECODE_STEPS)
+
+    # -- pool -------------------------------------------------------------------------------------------
+
+    def _make_room(self, tokens: int) -> None:
+        """``evict_from_tree_cache``."""
+        if self.free < tokens:
+            self.free += self.tree.evict(tokens - self.free)
+
+    def _allocate_extend(self, plan: SglangPlan) -> None:
+        page = self.config.page_size
+        asked = sum(state.extend_end - state.prefix for state in plan.extends)
+        self._make_room(asked if page == 1 else asked + len(plan.extends) * page)
+        needed = sum(self._missing(state, state.extend_end) for state in plan.extends)
+        if needed > self.free:
+            raise OutOfKvMemory("prefill", needed, self.free)
+        for state in plan.extends:
+            plan.before[state] = state.prefix
+            self._grow(state, state.extend_end)
+
+    def _allocate_decode(self, states: list[SglangState], plan: SglangPlan) -> None:
+        """``prepare_for_decode``."""
+        self._make_room(len(states) * self.config.page_size)
+        needed = sum(self._missing(state, state.extend_end + 1) for state in states)
+        if needed > self.free:
+            raise OutOfKvMemory("decode", needed, self.free)
+        for state in states:
+            plan.before[state] = state.extend_end
+            state.extend_end += 1
+            self._grow(state, state.extend_end)
+        plan.decodes = list(states)
+
+    def _missing(self, state: SglangState, tokens: int) -> int:
+        page = self.config.page_size
+        return -(-tokens // page) * page - state.held.allocated
+
+    def _grow(self, state: SglangState, tokens: int) -> None:
+        missing = self._missing(state, tokens)
+        self.free -= missing
+        self.allocated += missing
+        state.held.allocated += missing
+
+    def _checkpoint(self, state: SglangState, tokens: int) -> None:
+        if self.caching:
+            self.free += checkpoint(self.tree, state.held, tokens)
+
+    def _finish(self, state: SglangState) -> None:
+        if self.caching:
+            self.free += release(self.tree, state.held, state.extend_end)
+        else:
+            self.free += state.held.private
+        state.holding = None
+
+    def check(self) -> None:
+        """Assert the conservation law: free + referenced + cached == total."""
+        self.tree.check()
+        holders = {*self.running, *([self.chunked] if self.chunked else [])}
+        if self.last is not None:
+            holders |= {*self.last.extends, *self.last.decodes}
+        private = sum(state.holding.private for state in holders if state.holding is not None)
+        assert self.free >= 0
+        assert self.free + private + self.tree.protected + self.tree.evictable == self.config.pool_tokens

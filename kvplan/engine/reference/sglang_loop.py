@@ -1,0 +1,142 @@
+"""SGLang's event loop (``event_loop_normal``) around the oracle of its scheduler."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+from kvplan.engine.errors import EngineStuck, InvalidLatency
+from kvplan.engine.protocols import LatencyModel, StepBatch
+from kvplan.engine.recorder import Recorder, RequestRow, SeriesPoint
+from kvplan.engine.reference.sglang import ReferenceSglangScheduler, SglangPlan
+from kvplan.engine.sglang_config import SglangConfig, sglang_rejection
+from kvplan.traces.request import Request
+
+ABORTED = "aborted: out of memory even after retracting all other requests"
+
+
+class ReferenceSglangEngine:
+    """One engine instance, simulated step by step.
+
+    Args:
+        config: engine options.
+        latency: how long a step takes.
+        recorder: where everything that happens is written.
+        check: assert the conservation law after every step (slow).
+    """
+
+    def __init__(
+        self, config: SglangConfig, latency: LatencyModel, recorder: Recorder, *, check: bool = False
+    ) -> None:
+        self.config = config
+        self.latency = latency
+        self.recorder = recorder
+        self.check = check
+        self.scheduler = ReferenceSglangScheduler(config)
+
+    def run(self, requests: Iterable[Request]) -> None:
+        """Serve the requests, which arrive in the order given (arrival times must not fall)."""
+        scheduler = self.scheduler
+        source: Iterator[Request] = iter(requests)
+        upcoming = next(source, None)
+        clock = 0.0
+        idle = False
+        while True:
+            while upcoming is not None and upcoming.arrival_s <= clock:
+                self._take_in(upcoming)
+                upcoming = next(source, None)
+                idle = False
+            if not scheduler.has_requests:
+                if upcoming is None:
+                    return
+                clock = upcoming.arrival_s
+                continue
+            plan = scheduler.schedule()
+            self._record(plan, clock)
+            if not plan.empty:
+                clock += self._step_seconds(plan)
+                self._deliver(plan, clock)
+            elif idle and not plan.retracted and not plan.aborted and scheduler.has_requests:
+                raise EngineStuck(clock, scheduler.waiting[0].request.id)
+            idle = plan.empty
+            if self.check:
+                scheduler.check()
+
+    def _take_in(self, request: Request) -> None:
+        self.recorder.totals.requests += 1
+        reason = sglang_rejection(request.prompt_tokens, request.output_tokens, self.config)
+        if reason is None:
+            self.scheduler.add(request)
+        else:
+            self.recorder.rejected(request.id, reason)
+
+    def _step_seconds(self, plan: SglangPlan) -> float:
+        batch = StepBatch()
+        for state in (*plan.extends, *plan.decodes):
+            tokens, before = plan.tokens_of(state), plan.before[state]
+            batch.scheduled_tokens += tokens
+            if state is not plan.chunked:
+                batch.sampled_requests += 1
+            if before >= state.prompt_tokens:
+                batch.decode_context += before + tokens
+                if tokens == 1:
+                    batch.decode_requests += 1
+                    batch.decode_kv_tokens += before + 1
+                    continue
+            batch.prefill_chunks.append((before, tokens))
+        seconds = self.latency.step_seconds(batch)
+        if not (seconds >= 0.0 and math.isfinite(seconds)):
+            raise InvalidLatency(seconds, self.recorder.totals.steps)
+        return seconds
+
+    def _record(self, plan: SglangPlan, clock: float) -> None:
+        recorder, totals, page = self.recorder, self.recorder.totals, self.config.page_size
+        for state in plan.aborted:
+            recorder.rejected(state.request.id, ABORTED)
+        for state in plan.extends:
+            if state.scheduled_s < 0:
+                state.scheduled_s = clock
+        used = (self.config.pool_tokens - plan.free) // page
+        totals.peak_used_blocks = max(totals.peak_used_blocks, used)
+        totals.peak_running = max(totals.peak_running, plan.running)
+        totals.peak_waiting = max(totals.peak_waiting, plan.waiting)
+        if plan.empty and not plan.retracted:
+            return
+        if recorder.on_decision is not None:
+            scheduled = ",".join(
+                f"{state.request.id}={plan.tokens_of(state)}" for state in (*plan.extends, *plan.decodes)
+            )
+            retracted = ",".join(state.request.id for state in plan.retracted)
+            recorder.on_decision(f"{scheduled}|{plan.free}|{plan.running}|{plan.waiting}|{retracted}")
+        if recorder.wants_point(totals.steps):
+            recorder.point(
+                SeriesPoint(
+                    clock, used, self.scheduler.tree.evictable // page, plan.running, plan.waiting,
+                    self.scheduler.queried_tokens, self.scheduler.hit_tokens, self.scheduler.preemptions,
+                )
+            )  # fmt: skip
+        totals.steps += 1
+
+    def _deliver(self, plan: SglangPlan, clock: float) -> None:
+        finished = self.scheduler.deliver(plan)
+        for state in plan.extends:
+            if state.first_token_s < 0 and state is not plan.chunked:
+                state.first_token_s = clock
+        for state in finished:
+            request = state.request
+            self.recorder.finished(
+                RequestRow(
+                    request.id, request.arrival_s, state.scheduled_s, state.first_token_s, clock,
+                    request.prompt_tokens, state.outputs, state.cached_tokens, state.preemptions,
+                )
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """Bring the totals up to date; also after an interrupted run."""
+        totals, scheduler, page = self.recorder.totals, self.scheduler, self.config.page_size
+        totals.queried_tokens = scheduler.queried_tokens
+        totals.hit_tokens = scheduler.hit_tokens
+        totals.preemptions = scheduler.preemptions
+        totals.evicted_blocks = scheduler.tree.evicted // page
+        totals.allocated_blocks = scheduler.allocated // page
+        totals.unfinished = totals.requests - totals.finished - totals.rejected

@@ -1,0 +1,399 @@
+"""SGLang's scheduler, at a cost that does not grow with the batch.
+
+Prefill comes first: as long as requests wait and fit, a step is a prefill batch, else one decode step of all
+running requests. Decoding requests are advanced together (``DecodeBatch``); one by one they are looked at
+only when they join, finish or are retracted.
+
+Verified by recordings: what the tree does. Read from the public source near 0.5.23, and held equal to a slow
+oracle (``reference.sglang``): everything else, namely admission (``PrefillAdder``), chunked prefill, mixed
+chunks, ``batch_is_full``, insertion after each chunk, after prefill and at the end, retraction,
+``new_token_ratio``. Not covered: overlap (one more step for a finished request), priority scheduling and
+preemption, the ``ignore_eos`` estimate without radix cache, sliding-window and hybrid pools, speculation.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from kvplan.engine.errors import OutOfKvMemory
+from kvplan.engine.prefix_radix import RadixIndex
+from kvplan.engine.protocols import StepBatch
+from kvplan.engine.radix_tree import Holding, checkpoint, drop, release
+from kvplan.engine.sglang_admission import PrefillBudget, Verdict
+from kvplan.engine.sglang_config import (
+    CLIP_MAX_NEW_TOKENS,
+    LPM_QUEUE_LIMIT,
+    RETRACT_DECODE_STEPS,
+    SglangConfig,
+)
+from kvplan.engine.sglang_live import DecodeBatch, SglangRequest
+from kvplan.engine.sglang_order import longest_prefix_first
+
+
+class SglangPlan:
+    """One batch.
+
+    Attributes:
+        batch: composition, for the latency model.
+        extends: requests in prefill, in batch order.
+        decodes: whether the running requests take a token, too (a decode or a mixed batch).
+        chunked: the request among ``extends`` whose prefill is not finished with this batch.
+        retracted, aborted: requests that had to go to make room.
+        scheduled: (request, tokens) in batch order; kept only for a decision log.
+    """
+
+    __slots__ = ("aborted", "batch", "chunked", "decodes", "extends", "retracted", "scheduled")
+
+    def __init__(self) -> None:
+        self.batch = StepBatch()
+        self.extends: list[SglangRequest] = []
+        self.decodes = False
+        self.chunked: SglangRequest | None = None
+        self.retracted: list[SglangRequest] = []
+        self.aborted: list[SglangRequest] = []
+        self.scheduled: list[tuple[SglangRequest, int]] = []
+
+
+class SglangScheduler:
+    """Queues, pool and tree of one engine instance."""
+
+    def __init__(self, config: SglangConfig, *, keep_schedule: bool = False) -> None:
+        self.config = config
+        self.page = config.page_size
+        self.caching = not config.disable_radix_cache
+        self.tree = RadixIndex(config.page_size, config.radix_eviction_policy, config.tree)
+        self.free = config.pool_tokens
+        """Tokens of the pool in which nothing is stored; cached ones that nobody holds come on top."""
+        self.waiting: deque[SglangRequest] = deque()
+        self.decoding = DecodeBatch(config.page_size)
+        self.left_over = 0
+        """Finished requests that still stand in the running batch: they are taken out before the next
+        decode step, and count against ``max_running_requests`` until then."""
+        self.full = False
+        """``batch_is_full``: no prefill is tried until a request has left the running batch."""
+        self.chunked: SglangRequest | None = None
+        self.last: SglangPlan | None = None
+        self.ratio = config.initial_ratio
+        self.keep_schedule = keep_schedule
+        self.queried_tokens = 0
+        self.hit_tokens = 0
+        self.preemptions = 0
+        self.allocated = 0
+
+    def add(self, request: SglangRequest) -> None:
+        """Take in a new request."""
+        self.waiting.append(request)
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether any request is unfinished or not yet taken out of the batch."""
+        return bool(self.waiting or self.decoding.count or self.left_over or self.chunked or self.last)
+
+    @property
+    def free_tokens(self) -> int:
+        """Tokens nobody references, cached ones included."""
+        return self.free + self.tree.evictable
+
+    @property
+    def running(self) -> int:
+        """Requests that hold KV, those of the batch just planned included."""
+        extends = 0 if self.last is None else len(self.last.extends)
+        return self.decoding.count + extends
+
+    # -- schedule ---------------------------------------------------------------------------------------
+
+    def schedule(self) -> SglangPlan:
+        """Make the next batch (``get_next_batch_to_run``); it may be empty."""
+        chunked = self.chunked
+        if chunked is not None and chunked.computed > chunked.prefix:
+            self._checkpoint(chunked)
+            chunked.prefix = chunked.computed
+        if self.last is not None and self.last.extends:
+            self._merge(self.last)
+        self.last = None
+        plan = self._prefill_batch()
+        if plan is None:
+            plan = self._decode_batch()
+        if plan.batch.scheduled_tokens:
+            self.last = plan
+        else:
+            # An idle engine starts over with its estimate.
+            self.ratio = self.config.initial_ratio
+        return plan
+
+    def _merge(self, last: SglangPlan) -> None:
+        """The prefilled requests join the running batch; ``left_over`` has none of them."""
+        joining = [request for request in last.extends if request.holding and request is not last.chunked]
+        if last.decodes:
+            # The mixed batch becomes the running batch as it is.
+            self.decoding.prepend(joining)
+            self.full = False
+            self.left_over = 0
+            return
+        if len(joining) < len(last.extends):
+            self.full = False
+        if joining:
+            if not self.decoding.count and not self.left_over:
+                self.full = False
+            self.decoding.append(joining)
+
+    # -- prefill ----------------------------------------------------------------------------------------
+
+    def _prefill_batch(self) -> SglangPlan | None:
+        config, decoding = self.config, self.decoding
+        if (self.full or not self.waiting) and self.chunked is None:
+            return None
+        in_batch = decoding.count + self.left_over
+        slots = decoding.count + (self.chunked is not None)
+        allocatable = config.max_running_requests - max(in_batch, slots)
+        if allocatable <= 0 and self.chunked is None:
+            self.full = True
+            return None
+        if config.schedule_policy == "lpm" and self.caching and len(self.waiting) <= LPM_QUEUE_LIMIT:
+            self.waiting = deque(longest_prefix_first(self.waiting, self.tree))
+        budget = PrefillBudget(
+            config, self.tree, self.free, self.ratio, decoding.reserved,
+            in_batch if config.enable_mixed_chunk else 0,
+        )  # fmt: skip
+        extends: list[SglangRequest] = []
+        if self.chunked is not None:
+            extends.append(self.chunked)
+            self.chunked = _continue_chunked(self.chunked, budget)
+        waiting = self.waiting
+        while waiting:
+            if len(extends) >= allocatable:
+                self.full = True
+                break
+            verdict = self._add_one(waiting[0], budget, extends)
+            if waiting[0].holding is not None:
+                waiting.popleft()
+            if verdict is not Verdict.CONTINUE:
+                if verdict is Verdict.NO_TOKEN:
+                    self.full = True
+                break
+        if not extends:
+            return None
+        plan = SglangPlan()
+        plan.extends = extends
+        plan.chunked = self.chunked
+        self._allocate_extend(plan)
+        if config.enable_mixed_chunk and in_batch:
+            self.left_over = 0
+            if decoding.count:
+                self._decode(plan)
+        return plan
+
+    def _add_one(
+        self, request: SglangRequest, budget: PrefillBudget, extends: list[SglangRequest]
+    ) -> Verdict:
+        """Take the request into the batch if it fits (``add_one_req``); it then has a ``holding``."""
+        page, tree = self.page, self.tree
+        tokens = request.tokens
+        hit, node = tree.match(request.content, tokens - 1) if self.caching else (0, tree.root)
+        extend = tokens - hit
+        answer = min(request.max_new_tokens - request.outputs, CLIP_MAX_NEW_TOKENS)
+        # While it is held, the prefix does not count as evictable.
+        tree.lock(node)
+        if extend + answer + page >= budget.total:
+            tree.unlock(node)
+            return Verdict.NO_TOKEN
+        padded = -(-extend // page) * page
+        room = budget.chunk_tokens
+        if room is None and extends and padded >= budget.input_tokens:
+            tree.unlock(node)
+            return Verdict.OTHER
+        if room is None or padded <= room:
+            charged = min(request.max_new_tokens, CLIP_MAX_NEW_TOKENS)
+        else:
+            charged = 0
+            extend = (hit + room // page * page) // page * page - hit
+            if extend <= 0:
+                tree.unlock(node)
+                return Verdict.OTHER
+            self.chunked = request
+        request.holding = Holding(
+            request.content, request.prompt_tokens, request.request.priority, node, hit, hit
+        )
+        request.prefix = hit
+        request.computed = hit + extend
+        if request.cached_tokens < 0:
+            request.cached_tokens = hit
+            self.queried_tokens += tokens
+            self.hit_tokens += hit
+        extends.append(request)
+        budget.charge(extend, charged)
+        return budget.verdict()
+
+    # -- decode -----------------------------------------------------------------------------------------
+
+    def _decode_batch(self) -> SglangPlan:
+        """One token for every running request (``update_running_batch``)."""
+        plan = SglangPlan()
+        decoding = self.decoding
+        if self.left_over:
+            self.full = False
+            self.left_over = 0
+        if not decoding.count:
+            self.full = False
+            return plan
+        if self._decode_fits(decoding.boundary_pages):
+            self.ratio = max(self.ratio - self.config.ratio_decay, self.config.least_ratio)
+        else:
+            self._retract(plan)
+        if decoding.count:
+            self._decode(plan)
+        return plan
+
+    def _decode_fits(self, pages: int) -> bool:
+        """``check_decode_mem``: evict for the pages the step needs."""
+        needed = pages * self.page
+        self._make_room(needed)
+        return self.free >= needed
+
+    def _decode(self, plan: SglangPlan) -> None:
+        """``prepare_for_decode``: the allocator asks for a page for everyone, and takes what is needed."""
+        decoding = self.decoding
+        count = decoding.count
+        self._make_room(count * self.page)
+        needed = decoding.boundary_pages * self.page
+        if needed > self.free:
+            raise OutOfKvMemory("decode", needed, self.free)
+        self.free -= needed
+        self.allocated += needed
+        decoding.tick += 1
+        plan.decodes = True
+        batch = plan.batch
+        batch.scheduled_tokens += count
+        batch.sampled_requests += count
+        batch.decode_requests += count
+        context = decoding.base_sum + count * decoding.tick
+        batch.decode_context += context
+        batch.decode_kv_tokens += context
+        if self.keep_schedule:
+            plan.scheduled.extend((request, 1) for request in decoding.in_order())
+
+    def _retract(self, plan: SglangPlan) -> None:
+        """Send requests back until the others' next step fits: fewest outputs first, then longest prompt.
+
+        At least one goes, and one stays; if not even that one fits, it is aborted.
+        """
+        self.full = False
+        decoding, page = self.decoding, self.page
+        keep = decoding.in_order()
+        for request in keep:
+            decoding.leave(request)
+        keep.sort(key=lambda request: (request.outputs, -request.prompt_tokens), reverse=True)
+        boundary = sum(1 for request in keep if request.computed % page == 0)
+        first = True
+        while len(keep) > 1 and (first or not self._decode_fits(boundary)):
+            first = False
+            victim = keep.pop()
+            boundary -= victim.computed % page == 0
+            self._let_go(victim, len(keep))
+            victim.preemptions += 1
+            self.preemptions += 1
+            plan.retracted.append(victim)
+        if len(keep) == 1 and not self._decode_fits(boundary):
+            last = keep.pop()
+            self._let_go(last, 0)
+            plan.aborted.append(last)
+        decoding.append(keep)
+        decoded = sum(request.outputs for request in keep) + RETRACT_DECODE_STEPS * len(keep)
+        self.ratio = min(1.0, decoded / (sum(request.max_new_tokens for request in keep) + 1))
+        self.waiting.extend(plan.retracted)
+
+    def _let_go(self, request: SglangRequest, remaining: int) -> None:
+        """Free what a request has, leaving nothing in the tree, and make room for the others."""
+        holding = request.held
+        self.free += -(-request.computed // self.page) * self.page - holding.shared
+        drop(self.tree, holding)
+        request.holding = None
+        request.prefix = request.computed = 0
+        self._make_room(remaining * RETRACT_DECODE_STEPS)
+
+    # -- pool -------------------------------------------------------------------------------------------
+
+    def _make_room(self, tokens: int) -> None:
+        """Evict what is short of ``tokens``; whole leaves, so it may be more."""
+        if self.free < tokens:
+            self.free += self.tree.evict(tokens - self.free)
+
+    def _allocate_extend(self, plan: SglangPlan) -> None:
+        page, batch = self.page, plan.batch
+        asked = needed = 0
+        for request in plan.extends:
+            before, tokens = request.prefix, request.computed - request.prefix
+            asked += tokens
+            room = -(-request.computed // page) * page
+            needed += room - request.held.allocated
+            request.held.allocated = room
+            if request is not plan.chunked:
+                batch.sampled_requests += 1
+            if before >= request.prompt_tokens:
+                batch.decode_context += before + tokens
+                if tokens == 1:
+                    batch.decode_requests += 1
+                    batch.decode_kv_tokens += before + 1
+                    continue
+            batch.prefill_chunks.append((before, tokens))
+        self._make_room(asked if page == 1 else asked + len(plan.extends) * page)
+        if needed > self.free:
+            raise OutOfKvMemory("prefill", needed, self.free)
+        self.free -= needed
+        self.allocated += needed
+        batch.scheduled_tokens += asked
+        if self.keep_schedule:
+            plan.scheduled.extend((request, request.computed - request.prefix) for request in plan.extends)
+
+    def _checkpoint(self, request: SglangRequest) -> None:
+        if self.caching:
+            self.free += checkpoint(self.tree, request.held, request.computed)
+
+    # -- after the step ---------------------------------------------------------------------------------
+
+    def deliver(self, plan: SglangPlan) -> list[SglangRequest]:
+        """Take a batch's outputs: what was computed goes into the tree; returns who finished."""
+        finished: list[SglangRequest] = []
+        for request in plan.extends:
+            if request is plan.chunked:
+                continue
+            request.outputs += 1
+            request.prefix = request.computed
+            if request.outputs >= request.max_new_tokens:
+                self._finish(request)
+                finished.append(request)
+            else:
+                self._checkpoint(request)
+        if plan.decodes:
+            for request in self.decoding.finishing():
+                self._finish(request)
+                finished.append(request)
+                self.left_over += 1
+        return finished
+
+    def _finish(self, request: SglangRequest) -> None:
+        holding = request.held
+        holding.allocated = -(-request.computed // self.page) * self.page
+        if self.caching:
+            self.free += release(self.tree, holding, request.computed)
+        else:
+            self.free += holding.allocated
+        request.holding = None
+
+
+def _continue_chunked(request: SglangRequest, budget: PrefillBudget) -> SglangRequest | None:
+    """The next chunk of a request in prefill; returns it if more is to come (``add_chunked_req``).
+
+    It must make progress whatever the pool holds, or its KV would never be freed.
+    """
+    limit = budget.chunk_tokens
+    assert limit is not None
+    room = min(limit, int(budget.total))
+    if room <= 0:
+        room = limit
+    left = request.tokens - request.prefix
+    extend = min(left, room)
+    request.computed = request.prefix + extend
+    whole = left <= room
+    budget.charge(extend, min(request.max_new_tokens, CLIP_MAX_NEW_TOKENS) if whole else 0)
+    return None if whole else request

@@ -1,0 +1,76 @@
+"""``PrefillAdder``'s books: what one prefill batch may still take from the budgets of a step and the pool.
+
+Read from the public source near 0.5.23 (``schedule_policy.py``, ``prefill_budget.py``), not verified by
+recordings.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from kvplan.engine.prefix_radix import RadixIndex
+from kvplan.engine.sglang_config import SglangConfig
+
+
+class Verdict(Enum):
+    """Whether another request may be looked at (``AddReqResult``)."""
+
+    CONTINUE = auto()
+    NO_TOKEN = auto()
+    OTHER = auto()
+
+
+class PrefillBudget:
+    """Budgets of one prefill batch.
+
+    Decode growth is reserved, but only a share of it: ``ratio`` times what the answers of running requests
+    may still take. (SGLang multiplies request by request and adds up floats; here the sum comes first, which
+    can differ in the last bit.)
+
+    Args:
+        reserved: tokens the answers of running requests may still take.
+        mixed_decodes: decoding requests that share the batch (mixed chunks), else 0.
+        free: tokens of the pool nobody uses and no prefix is cached in.
+    """
+
+    __slots__ = ("chunk_tokens", "current_offset", "free", "input_tokens", "page", "total_offset", "tree")
+
+    def __init__(
+        self,
+        config: SglangConfig,
+        tree: RadixIndex,
+        free: int,
+        ratio: float,
+        reserved: int,
+        mixed_decodes: int,
+    ) -> None:
+        self.page = config.page_size
+        self.tree = tree
+        self.free = free
+        self.input_tokens = config.max_prefill_tokens - mixed_decodes
+        chunk = config.chunk_tokens
+        self.chunk_tokens = None if chunk is None else chunk - mixed_decodes
+        self.total_offset = mixed_decodes + reserved * ratio
+        self.current_offset = mixed_decodes
+
+    @property
+    def total(self) -> float:
+        """Tokens left when everything running has grown as expected (``rem_total_tokens``)."""
+        return self.free + self.tree.evictable - self.total_offset
+
+    def charge(self, extend: int, max_new: int) -> None:
+        """One more request is in the batch; it gets whole pages and one more for rounding."""
+        padded = -(-extend // self.page) * self.page
+        self.total_offset += padded + self.page + max_new
+        self.current_offset += padded + self.page
+        self.input_tokens -= padded
+        if self.chunk_tokens is not None:
+            self.chunk_tokens -= padded
+
+    def verdict(self) -> Verdict:
+        """Whether there is anything left for another request."""
+        if self.total <= 0 or self.free + self.tree.evictable <= self.current_offset:
+            return Verdict.NO_TOKEN
+        if self.input_tokens <= 0 or (self.chunk_tokens is not None and self.chunk_tokens <= 0):
+            return Verdict.OTHER
+        return Verdict.CONTINUE

@@ -1,0 +1,32 @@
+"""The order in which waiting requests are looked at under ``lpm``: longest cached prefix first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kvplan.engine.prefix_radix import RadixIndex
+from kvplan.engine.sglang_config import IN_BATCH_PREFIX_TOKENS
+from kvplan.engine.sglang_live import SglangRequest
+
+
+def longest_prefix_first(waiting: Iterable[SglangRequest], tree: RadixIndex) -> list[SglangRequest]:
+    """The queue, sorted (stable); looking touches and splits the tree, as in SGLang.
+
+    Of requests with hardly any cached prefix that share one among themselves only the first keeps its
+    place: the others go to the end, so that they find its prefix cached when their turn comes.
+    """
+    in_queue = RadixIndex(1, "lru", "radix")
+    ranked: list[tuple[float, int, SglangRequest]] = []
+    for position, request in enumerate(waiting):
+        tokens = request.tokens
+        hit, _ = tree.match(request.content, tokens)
+        rank = float(-min(hit, tokens - 1))
+        if hit <= IN_BATCH_PREFIX_TOKENS:
+            alike, _ = in_queue.match(request.content, tokens)
+            if alike >= IN_BATCH_PREFIX_TOKENS:
+                rank = float("inf")
+            else:
+                in_queue.insert(request.content, tokens, 0, 0)
+        ranked.append((rank, position, request))
+    ranked.sort()
+    return [request for _, _, request in ranked]

@@ -1,0 +1,215 @@
+"""One SGLang engine instance: the event loop around the scheduler, and the clock.
+
+Between events all running requests take one token a step and nothing is decided; ``_coast`` runs through
+such steps in a tight loop, adding up the clock step by step as the latency model defines it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from kvplan.engine.errors import EngineStuck, InvalidLatency
+from kvplan.engine.protocols import LatencyModel, StepBatch
+from kvplan.engine.recorder import Recorder, RequestRow, SeriesPoint
+from kvplan.engine.scheduler_sglang import SglangPlan, SglangScheduler
+from kvplan.engine.sglang_config import SglangConfig, sglang_rejection
+from kvplan.engine.sglang_live import SglangRequest
+from kvplan.traces.request import Request
+
+ABORTED = "aborted: out of memory even after retracting all other requests"
+
+_NEVER = float("inf")
+
+
+class SglangReplica:
+    """An SGLang engine with one radix cache.
+
+    Decision lines have vLLM's form: tokens per request in batch order, then tokens nobody references
+    (cached ones included), requests that hold KV, requests waiting, and the ids of those retracted. Blocks
+    in totals and series are pages.
+
+    Args:
+        config: engine options.
+        latency: how long a step takes.
+        recorder: where everything that happens is written.
+    """
+
+    def __init__(self, config: SglangConfig, latency: LatencyModel, recorder: Recorder) -> None:
+        self.config = config
+        self.latency = latency
+        self.recorder = recorder
+        self.logging = recorder.on_decision is not None
+        self.scheduler = SglangScheduler(config, keep_schedule=self.logging)
+        self._source: Iterator[Request] = iter(())
+        self._next: Request | None = None
+        self._arrival = _NEVER
+
+    def run(self, requests: Iterable[Request]) -> None:
+        """Serve the requests, which arrive in the order given (arrival times must not fall)."""
+        scheduler = self.scheduler
+        self._source = iter(requests)
+        self._advance_arrivals()
+        clock = 0.0
+        idle = False
+        while True:
+            if self._arrival <= clock:
+                self._take_in(clock)
+                idle = False
+            if not scheduler.has_requests:
+                if self._next is None:
+                    return
+                clock = self._arrival
+                continue
+            if not self.logging and self._quiet():
+                clock = self._coast(clock)
+                if self._arrival <= clock:
+                    self._take_in(clock)
+            plan = scheduler.schedule()
+            self._record(plan, clock)
+            if plan.batch.scheduled_tokens:
+                clock += self._step_seconds(plan.batch)
+                self._deliver(plan, clock)
+                idle = False
+                continue
+            if idle and not plan.retracted and not plan.aborted and scheduler.has_requests:
+                raise EngineStuck(clock, scheduler.waiting[0].request.id)
+            idle = True
+
+    # -- arrivals ---------------------------------------------------------------------------------------
+
+    def _advance_arrivals(self) -> None:
+        self._next = next(self._source, None)
+        self._arrival = _NEVER if self._next is None else self._next.arrival_s
+
+    def _take_in(self, clock: float) -> None:
+        totals = self.recorder.totals
+        while self._arrival <= clock:
+            request = self._next
+            assert request is not None
+            totals.requests += 1
+            reason = sglang_rejection(request.prompt_tokens, request.output_tokens, self.config)
+            if reason is None:
+                self.scheduler.add(SglangRequest(request))
+            else:
+                self.recorder.rejected(request.id, reason)
+            self._advance_arrivals()
+
+    # -- steps in which nothing is decided --------------------------------------------------------------
+
+    def _quiet(self) -> bool:
+        """Whether the next steps only advance the running batch, for all that is known now."""
+        scheduler = self.scheduler
+        if scheduler.chunked is not None or scheduler.left_over or not scheduler.decoding.count:
+            return False
+        if scheduler.waiting and not scheduler.full:
+            return False
+        return scheduler.last is None or not scheduler.last.extends
+
+    def _coast(self, clock: float) -> float:
+        """Run through quiet steps until the one before the next event; returns the clock after them."""
+        scheduler, recorder = self.scheduler, self.recorder
+        decoding = scheduler.decoding
+        totals = recorder.totals
+        steps = totals.steps
+        limit = min(decoding.next_finish() - 1 - decoding.tick, -steps % recorder.series_stride)
+        if limit <= 0:
+            return clock
+        arrival = self._arrival
+        page, boundaries, count = scheduler.page, decoding.boundaries, decoding.count
+        # The allocator wants a page for everyone at hand, whether it is needed or not.
+        spare = scheduler.free - count * page
+        ratio, decay, least = scheduler.ratio, scheduler.config.ratio_decay, scheduler.config.least_ratio
+        step_seconds = self.latency.step_seconds
+        batch = StepBatch(count, 0, count, 0, None, count)
+        tick = decoding.tick
+        context = decoding.base_sum + count * tick
+        phase = tick % page
+        taken = done = 0
+        while done < limit and arrival > clock and taken <= spare:
+            taken += boundaries[phase] * page
+            phase += 1
+            if phase == page:
+                phase = 0
+            context += count
+            batch.decode_context = batch.decode_kv_tokens = context
+            seconds = step_seconds(batch)
+            if not 0.0 <= seconds < _NEVER:
+                raise InvalidLatency(seconds, steps + done)
+            clock += seconds
+            done += 1
+            if ratio > least:
+                ratio = max(ratio - decay, least)
+        if not done:
+            return clock
+        decoding.tick = tick + done
+        scheduler.free -= taken
+        scheduler.allocated += taken
+        scheduler.ratio = ratio
+        totals.steps = steps + done
+        used = (scheduler.config.pool_tokens - scheduler.free_tokens) // page
+        if used > totals.peak_used_blocks:
+            totals.peak_used_blocks = used
+        return clock
+
+    # -- bookkeeping ------------------------------------------------------------------------------------
+
+    def _step_seconds(self, batch: StepBatch) -> float:
+        seconds = self.latency.step_seconds(batch)
+        if not 0.0 <= seconds < _NEVER:
+            raise InvalidLatency(seconds, self.recorder.totals.steps)
+        return seconds
+
+    def _record(self, plan: SglangPlan, clock: float) -> None:
+        recorder, totals, scheduler = self.recorder, self.recorder.totals, self.scheduler
+        page = scheduler.page
+        for request in plan.aborted:
+            recorder.rejected(request.request.id, ABORTED)
+        for request in plan.extends:
+            if request.scheduled_s < 0:
+                request.scheduled_s = clock
+        free = scheduler.free_tokens
+        used = (scheduler.config.pool_tokens - free) // page
+        running, waiting = scheduler.running, len(scheduler.waiting)
+        if used > totals.peak_used_blocks:
+            totals.peak_used_blocks = used
+        if running > totals.peak_running:
+            totals.peak_running = running
+        if waiting > totals.peak_waiting:
+            totals.peak_waiting = waiting
+        if not plan.batch.scheduled_tokens and not plan.retracted:
+            return
+        if recorder.on_decision is not None:
+            scheduled = ",".join(f"{request.request.id}={tokens}" for request, tokens in plan.scheduled)
+            retracted = ",".join(request.request.id for request in plan.retracted)
+            recorder.on_decision(f"{scheduled}|{free}|{running}|{waiting}|{retracted}")
+        if totals.steps % recorder.series_stride == 0:
+            recorder.point(
+                SeriesPoint(
+                    clock, used, scheduler.tree.evictable // page, running, waiting,
+                    scheduler.queried_tokens, scheduler.hit_tokens, scheduler.preemptions,
+                )
+            )  # fmt: skip
+        totals.steps += 1
+
+    def _deliver(self, plan: SglangPlan, clock: float) -> None:
+        for request in plan.extends:
+            if request.first_token_s < 0 and request is not plan.chunked:
+                request.first_token_s = clock
+        for request in self.scheduler.deliver(plan):
+            facts = request.request
+            self.recorder.finished(
+                RequestRow(
+                    facts.id, facts.arrival_s, request.scheduled_s, request.first_token_s, clock,
+                    facts.prompt_tokens, request.max_new_tokens, request.cached_tokens, request.preemptions,
+                )
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """Bring the totals up to date; also after an interrupted run."""
+        totals, scheduler, page = self.recorder.totals, self.scheduler, self.scheduler.page
+        totals.queried_tokens = scheduler.queried_tokens
+        totals.hit_tokens = scheduler.hit_tokens
+        totals.preemptions = scheduler.preemptions
+        totals.evicted_blocks = scheduler.tree.evicted // page
+        totals.allocated_blocks = scheduler.allocated // page
+        totals.unfinished = totals.requests - totals.finished - totals.rejected
