@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvplan.engine.protocols import LatencyModel
 from kvplan.errors import SpecError, UnknownName
 from kvplan.latency.assumption import Assumption
 from kvplan.latency.linear import LinearLatency
-from kvplan.sizing.sharding import Parallel
-from kvplan.specs.formats import KvFormat
-from kvplan.specs.schema import GpuSpec, ModelSpec
+
+if TYPE_CHECKING:
+    from kvplan.sizing.parallel import Parallel
+    from kvplan.specs.formats import KvFormat
+    from kvplan.specs.schema import GpuSpec, ModelSpec
 
 Band = tuple[float, float]
 

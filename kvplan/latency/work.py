@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from kvplan.sizing.attention import Keeping
+from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.parameters import Split, block_tensors
-from kvplan.sizing.sharding import Parallel
 from kvplan.sizing.state import state_bytes
 from kvplan.sizing.tensor import share
 from kvplan.sizing.weight_formats import WeightFormat, weight_format

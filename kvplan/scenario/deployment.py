@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.errors import AnswerIsNo, UsageError
 from kvplan.latency.assumption import Assumption
 from kvplan.scenario.schema import Scenario
-from kvplan.sizing.capacity import FitReport, fit_model
-from kvplan.sizing.serving import parse_version
-from kvplan.sizing.sharding import Parallel
-from kvplan.specs.catalog import load_gpu
-from kvplan.specs.formats import KvFormat, kv_format, kv_pair
-from kvplan.specs.resolve import resolve_model
-from kvplan.specs.schema import GpuSpec, ModelSpec
+from kvplan.sizing.parallel import Parallel
 from kvplan.units import format_bytes, format_tokens
+
+if TYPE_CHECKING:
+    from kvplan.sizing.capacity import FitReport
+    from kvplan.specs.formats import KvFormat
+    from kvplan.specs.schema import GpuSpec, ModelSpec
 
 DEFAULT_MODEL_LEN = 131_072
 """``max_model_len`` when neither the scenario nor a model says one."""
@@ -46,13 +46,21 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
         AnswerIsNo: the model does not fit on the GPU.
     """
     engine, cache = scenario.engine, scenario.cache
-    parse_version(engine.version)
     parallel = Parallel(tp=scenario.parallel.tp, pp=scenario.parallel.pp, cp=scenario.parallel.cp)
-    found = None if scenario.model is None else resolve_model(scenario.model)
-    model = None if found is None else found.model
-    gpu = None if scenario.gpu is None else load_gpu(scenario.gpu)
     assumed: list[Assumption] = []
-    warnings: list[str] = list(found.warnings) if found is not None else []
+    warnings: list[str] = []
+    model = gpu = None
+    # Specs and sizing are imported where they are needed: a run on a given pool needs neither.
+    if scenario.model is not None:
+        from kvplan.specs.resolve import resolve_model
+
+        found = resolve_model(scenario.model)
+        model = found.model
+        warnings.extend(found.warnings)
+    if scenario.gpu is not None:
+        from kvplan.specs.catalog import load_gpu
+
+        gpu = load_gpu(scenario.gpu)
     fit = None
     if model is not None and gpu is not None:
         fit = _fit(scenario, model, gpu, parallel)
@@ -107,6 +115,9 @@ def _default(name: str, value: int | float) -> Assumption:
 
 
 def _fit(scenario: Scenario, model: ModelSpec, gpu: GpuSpec, parallel: Parallel) -> FitReport:
+    from kvplan.sizing.capacity import fit_model
+    from kvplan.specs.formats import kv_format, kv_pair
+
     engine, cache = scenario.engine, scenario.cache
     form: KvFormat | None = None
     if cache.dtype_k is not None or cache.dtype_v is not None:

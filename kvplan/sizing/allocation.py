@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from kvplan.sizing.attention import Keeping, keeping_of, layer_stores
 from kvplan.sizing.pages import LayerPages, Layout, vllm_layout
+from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.report import SizeRequest
 from kvplan.sizing.retention import kept_tokens
-from kvplan.sizing.sharding import Parallel, rank_store, rank_tokens, stages
+from kvplan.sizing.sharding import rank_store, rank_tokens, stages
 from kvplan.sizing.state import state_bytes
 from kvplan.sizing.stores import Heads, Store
 from kvplan.specs.attention import LatentAttention

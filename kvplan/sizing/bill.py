@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from kvplan.sizing.attention import keeping_of
 from kvplan.sizing.pages import Layout
+from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.report import LayerRow, SizeReport, SizeRequest, number
 from kvplan.sizing.retention import kept_tokens
-from kvplan.sizing.sharding import Parallel, explain, rank_tokens
+from kvplan.sizing.sharding import explain, rank_tokens
 from kvplan.sizing.state import state_parts
 from kvplan.sizing.terms import Term
 from kvplan.specs.model import LayerGroup, ModelSpec

@@ -13,9 +13,10 @@ from fractions import Fraction
 from kvplan.errors import UsageError
 from kvplan.sizing.attention import Keeping
 from kvplan.sizing.memory import MemoryBill, memory_bill
+from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.pool import PoolCapacity, RankPool, longest, pool_capacity, rank_pool
 from kvplan.sizing.serving import Serving, resolve_serving
-from kvplan.sizing.sharding import Parallel, check_parallel, stages
+from kvplan.sizing.sharding import check_parallel, stages
 from kvplan.sizing.weight_formats import weight_format
 from kvplan.sizing.weights import check_widths
 from kvplan.specs.formats import KvFormat, kv_format

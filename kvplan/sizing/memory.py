@@ -16,8 +16,9 @@ from dataclasses import dataclass
 
 from kvplan.sizing.activations import ActivationPeak, activation_peak
 from kvplan.sizing.overheads import graph_bytes, graphs_in_budget, runtime_bytes
+from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.serving import Serving
-from kvplan.sizing.sharding import Parallel, stages
+from kvplan.sizing.sharding import stages
 from kvplan.sizing.weights import WeightBill, stage_weights
 from kvplan.specs.schema import GpuSpec, ModelSpec
 

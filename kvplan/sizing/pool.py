@@ -14,9 +14,10 @@ from functools import cached_property
 
 from kvplan.sizing.attention import Keeping, layer_stores
 from kvplan.sizing.pages import LayerPages, Layout, vllm_layout
+from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.retention import Retention
 from kvplan.sizing.serving import Serving
-from kvplan.sizing.sharding import Parallel, rank_store
+from kvplan.sizing.sharding import rank_store
 from kvplan.sizing.state import state_bytes
 from kvplan.specs.schema import CompressedAttention, LatentAttention, ModelSpec
 

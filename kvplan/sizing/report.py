@@ -7,8 +7,8 @@ from fractions import Fraction
 from typing import Any
 
 from kvplan.sizing.pages import Layout, MambaMode
+from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.retention import Retention, parse_retention
-from kvplan.sizing.sharding import Parallel
 from kvplan.sizing.stores import Store
 from kvplan.sizing.terms import Term
 from kvplan.specs.formats import KvFormat

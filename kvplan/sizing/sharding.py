@@ -10,43 +10,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 from kvplan.errors import UsageError
+from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.state import shard_sizes
 from kvplan.sizing.stores import Heads, Store
 from kvplan.specs.model import Block, ModelSpec
-
-
-@dataclass(frozen=True, slots=True)
-class Parallel:
-    """Degrees of parallelism; one replica uses tp x pp x cp GPUs, dp replicas share the sequences."""
-
-    tp: int = 1
-    pp: int = 1
-    cp: int = 1
-    dp: int = 1
-    dp_attention: bool = False
-
-    @property
-    def gpus(self) -> int:
-        """GPUs in all."""
-        return self.tp * self.pp * self.cp * self.dp
-
-    @property
-    def attention_tp(self) -> int:
-        """Ranks that share one sequence's heads."""
-        return 1 if self.dp_attention else self.tp
-
-    @property
-    def sequence_shards(self) -> int:
-        """Groups that sequences are dealt to."""
-        return self.dp * (self.tp if self.dp_attention else 1)
-
-    def to_dict(self) -> dict[str, int | bool]:
-        """For JSON documents."""
-        return {"tp": self.tp, "pp": self.pp, "cp": self.cp, "dp": self.dp, "dp_attention": self.dp_attention}
 
 
 def check_parallel(model: ModelSpec, parallel: Parallel) -> None:

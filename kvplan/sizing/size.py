@@ -14,9 +14,10 @@ from kvplan.sizing.allocation import allocated, per_gpu
 from kvplan.sizing.attention import keeping_of, layer_stores
 from kvplan.sizing.bill import sharding_words, size_terms, warnings
 from kvplan.sizing.pages import MambaMode
+from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.report import LayerRow, SizeReport, SizeRequest
 from kvplan.sizing.retention import Retention, kept_tokens, parse_retention
-from kvplan.sizing.sharding import Parallel, check_parallel
+from kvplan.sizing.sharding import check_parallel
 from kvplan.sizing.state import state_bytes
 from kvplan.sizing.stores import Heads, Store
 from kvplan.specs.attention import LatentAttention, SharedAttention

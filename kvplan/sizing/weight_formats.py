@@ -9,7 +9,10 @@ inputs. Scales are counted as the engines store them once the weights are loaded
 ``fp8_block128``        1 byte, one fp32 scale per 128 x 128 tile (DeepSeek-V3)
 ``fp8_channel``         1 byte, one fp32 scale a row
 ``int8``                1 byte, one fp32 scale a row (W8A8)
+``int8_group128``       1 byte, per group an fp16 scale (GPTQ of 8 bits)
 ``int4_group32|64|128`` 4 bits, per group an fp16 scale and a 4-bit zero point (AWQ, GPTQ); ``int4`` = 128
+``int4_channel``        4 bits, an fp16 scale and a 4-bit zero point a row (group size -1)
+``nf4 nf4_double``      4 bits, per 64 inputs an fp32 scale, or an 8-bit one that is scaled itself (bitsandbytes)
 ``nvfp4``               4 bits, an fp8 scale per 16 inputs, two fp32 scales a matrix
 ``mxfp4 mxfp8``         4 or 8 bits, an 8-bit exponent per 32 inputs (OCP MX)
 ======================  ============================================================================
@@ -66,7 +69,11 @@ _FORMATS = {
         WeightFormat("fp8_channel", bits=8, row_scale_bits=32),
         WeightFormat("fp8_block128", bits=8, tile=128, scale_bits=32),
         WeightFormat("int8", bits=8, row_scale_bits=32),
+        WeightFormat("int8_group128", bits=8, group=128, scale_bits=16),
         _int4("int4", 128),
+        WeightFormat("int4_channel", bits=4, row_scale_bits=20),
+        WeightFormat("nf4", bits=4, group=64, scale_bits=32),
+        WeightFormat("nf4_double", bits=4, group=64, scale_bits=8, matrix_bytes=4),
         _int4("int4_group32", 32),
         _int4("int4_group64", 64),
         _int4("int4_group128", 128),

@@ -3,7 +3,7 @@
 import pytest
 
 from kvplan.latency.build import build_latency
-from kvplan.sizing.sharding import Parallel
+from kvplan.sizing.parallel import Parallel
 from kvplan.specs.catalog import load_gpu, load_model
 from kvplan.specs.formats import kv_format
 

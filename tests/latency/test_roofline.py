@@ -7,7 +7,7 @@ import pytest
 from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError, UnknownName
 from kvplan.latency.build import build_latency
-from kvplan.sizing.sharding import Parallel
+from kvplan.sizing.parallel import Parallel
 from kvplan.specs.catalog import load_gpu, load_model
 
 BW = 3.35e12 * 0.8

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from kvplan.errors import UsageError
 from kvplan.sizing.capacity import capacity_curve, choose_parallel, fit_model, gpus_needed
 from kvplan.sizing.flags import engine_flags
+from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.pool import longest, pool_capacity
 from kvplan.sizing.remedies import plan_again, remedies
-from kvplan.sizing.sharding import Parallel
 from kvplan.specs.catalog import load_gpu, load_model
 from kvplan.specs.schema import (
     Block,

@@ -10,7 +10,7 @@ import pytest
 
 from kvplan.sizing.attention import Keeping, layer_stores
 from kvplan.sizing.capacity import fit_model
-from kvplan.sizing.sharding import Parallel
+from kvplan.sizing.parallel import Parallel
 from kvplan.specs.catalog import load_gpu
 from kvplan.specs.formats import kv_format
 from kvplan.specs.huggingface import read_config

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from kvplan.errors import UsageError
 from kvplan.sizing.capacity import FitReport, fit_model
 from kvplan.sizing.overheads import capture_sizes
+from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.serving import parse_version, resolve_serving
-from kvplan.sizing.sharding import Parallel
 from kvplan.specs.catalog import load_gpu
 from kvplan.specs.schema import GpuSpec, ModelSpec
 from kvplan.units import GIB

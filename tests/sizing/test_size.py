@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from kvplan.errors import UnknownName, UsageError
 from kvplan.sizing.attention import _STORES, Keeping, attention_stores
+from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.retention import parse_retention
-from kvplan.sizing.sharding import Parallel, stages
+from kvplan.sizing.sharding import stages
 from kvplan.sizing.size import SizeReport, size_model
 from kvplan.sizing.state import _PARTS, state_bytes
 from kvplan.specs import attention as variants

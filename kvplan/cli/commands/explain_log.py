@@ -73,7 +73,7 @@ def _compare(
     if model is None or not found.pool_bytes or not found.pool_tokens or found.pool_bytes <= 0:
         return None
     from kvplan.sizing.capacity import fit_model
-    from kvplan.sizing.sharding import Parallel
+    from kvplan.sizing.parallel import Parallel
     from kvplan.specs.resolve import resolve_model
 
     spec = resolve_model(model).model

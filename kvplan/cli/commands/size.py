@@ -57,7 +57,7 @@ def size(
 ) -> None:
     """Size the KV cache of MODEL: per token, per sequence, in blocks, per GPU, with every formula."""
     from kvplan.errors import UsageError
-    from kvplan.sizing.sharding import Parallel
+    from kvplan.sizing.parallel import Parallel
     from kvplan.sizing.size import size_model
     from kvplan.specs.formats import kv_format, kv_pair
     from kvplan.specs.resolve import resolve_model

@@ -1,0 +1,110 @@
+"""The parts of a result that come from a model and a GPU: shapes, memory bill, capacity curves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kvplan.errors import UsageError
+from kvplan.scenario.deployment import Deployment
+from kvplan.scenario.schema import Scenario
+from kvplan.sizing.capacity import FitReport, capacity_curve
+from kvplan.sizing.fit import bill_terms
+from kvplan.sizing.size import size_model
+from kvplan.specs.formats import check_fits, kv_format
+from kvplan.specs.schema import ModelSpec
+
+CURVE_FORMATS = ("bf16", "fp8", "int4")
+"""KV formats whose capacity a report shows beside the deployment's own."""
+
+BILL = ("weights", "activations", "cuda_graphs", "runtime", "kv_pool")
+
+
+def hardware_objects(scenario: Scenario, deployment: Deployment) -> dict[str, Any]:
+    """``model``, ``gpu``, ``memory`` and ``capacity`` of a result; None where nothing is known."""
+    model, gpu, fit = deployment.model, deployment.gpu, deployment.fit
+    return {
+        "model": None if model is None else _model(model, fit, scenario, deployment),
+        "gpu": None
+        if gpu is None
+        else {
+            "name": gpu.name,
+            "memory_bytes": gpu.usable_memory_bytes,
+            "bandwidth_bytes_per_s": gpu.bandwidth_bytes_per_s,
+            "count": deployment.parallel.gpus,
+        },
+        "memory": None if fit is None else _memory(fit),
+        "capacity": None if fit is None else _capacity(scenario, fit),
+    }
+
+
+def _model(
+    model: ModelSpec, fit: FitReport | None, scenario: Scenario, deployment: Deployment
+) -> dict[str, Any]:
+    form = scenario.cache.dtype if fit is None else fit.kv_format
+    report = size_model(model, context_tokens=deployment.config.max_model_len, kv=form)
+    kinds = ", ".join(f"{row.count} x {row.kind}" for row in report.rows)
+    return {
+        "name": model.name,
+        "summary": f"{model.num_layers} layers: {kinds}",
+        "kv_bytes_per_token": report.kv_bytes_per_token,
+        "state_bytes_per_sequence": report.state_bytes_per_sequence,
+        "weights_bytes": None if fit is None else fit.weights_bytes,
+        "kv_dtype": report.request.form.name,
+    }
+
+
+def _memory(fit: FitReport) -> dict[str, Any]:
+    lines = {term.name: term for term in bill_terms(fit)}
+    bill = [
+        {"name": name, "bytes": int(line.value), "formula": line.formula, "source": line.source}
+        for name in BILL
+        if (line := lines.get(name)) is not None and line.value > 0
+    ]
+    total = fit.binding.bill.total_bytes
+    unused = total - sum(int(line.value) for name, line in lines.items() if name in BILL and line.value > 0)
+    if unused > 0:
+        why = "left outside the engine's share of memory"
+        bill.append({"name": "unused", "bytes": unused, "formula": why, "source": "kvplan"})
+    return {
+        "bill": bill,
+        "total_bytes": total,
+        "num_blocks": fit.num_blocks,
+        "block_size": fit.block_size,
+        "kv_tokens": fit.kv_tokens,
+        "max_concurrency": float(fit.max_concurrency),
+        "max_concurrency_context": fit.max_model_len,
+    }
+
+
+def _capacity(scenario: Scenario, fit: FitReport) -> list[dict[str, Any]]:
+    engine = scenario.engine
+    formats = dict.fromkeys((fit.kv_format.name, *CURVE_FORMATS))
+    curves = capacity_curve(
+        fit.model,
+        fit.gpu,
+        kv_dtypes=[name for name in formats if _applies(name, fit.model)],
+        parallel=fit.parallel,
+        weights_dtype=scenario.weights_dtype,
+        version=engine.version,
+        utilization=engine.gpu_memory_utilization,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+        max_num_seqs=engine.max_num_seqs,
+        block_size=scenario.cache.block_size,
+        cuda_graphs=not engine.enforce_eager,
+        async_scheduling=engine.async_scheduling,
+    )
+    return [
+        {"dtype": name, "points": [{"context_tokens": c, "max_concurrency": n} for c, n in points]}
+        for name, points in curves
+    ]
+
+
+def _applies(name: str, model: ModelSpec) -> bool:
+    """Whether a format applies to every attention layer of the model (a latent-only one may not)."""
+    try:
+        for group in model.groups():
+            if group.block.attention is not None:
+                check_fits(kv_format(name), group.block.attention)
+    except UsageError:
+        return False
+    return True
