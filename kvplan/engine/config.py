@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import gcd, lcm
 from typing import Literal, TypeAlias
 
 from kvplan.errors import UsageError
 
-GroupKind: TypeAlias = Literal["full", "sliding", "mamba"]
+GroupKind: TypeAlias = Literal["full", "sliding", "chunked", "mamba"]
 Policy: TypeAlias = Literal["fcfs", "priority"]
 
 
@@ -16,9 +17,11 @@ class CacheGroup:
     """Layers that share one block table.
 
     Attributes:
-        kind: ``full`` (also MLA: same decisions), ``sliding`` or ``mamba`` (recurrent state).
-        block_size: tokens a block of this group covers.
-        window: tokens a sliding layer sees, itself included; 0 for the other kinds.
+        kind: ``full`` (also MLA: same decisions), ``sliding``, ``chunked`` (local attention within chunks,
+            as in Llama 4) or ``mamba`` (recurrent state).
+        block_size: tokens a block of this group covers; of a state group, tokens between two states that can
+            be kept (without prefix caching there is one state a request, whatever the size).
+        window: tokens a sliding layer sees, itself included, or the length of a chunk; 0 for other kinds.
     """
 
     kind: GroupKind
@@ -26,15 +29,29 @@ class CacheGroup:
     window: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("full", "sliding", "mamba"):
-            raise UsageError(f"unknown cache group kind {self.kind!r}", hint="use full, sliding or mamba")
+        if self.kind not in ("full", "sliding", "chunked", "mamba"):
+            raise UsageError(
+                f"unknown cache group kind {self.kind!r}", hint="use full, sliding, chunked or mamba"
+            )
         if self.block_size < 1:
             raise UsageError(f"block size {self.block_size} must be at least 1")
-        if (self.kind == "sliding") != (self.window > 0):
+        if (self.kind in ("sliding", "chunked")) != (self.window > 0):
             raise UsageError(
                 f"a {self.kind} cache group has window {self.window}",
-                hint="a sliding group needs a window of at least 1, the others none",
+                hint="a sliding or chunked group needs a window of at least 1, the others none",
             )
+
+    def admission_cap(self, in_flight_tokens: int, max_model_len: int) -> int | None:
+        """Most blocks the admission gate counts for one request; None: as many as its tokens fill.
+
+        A window may begin inside a block, hence one more; a chunk is taken to begin with a block
+        (``max_admission_blocks_per_request``).
+        """
+        if self.kind == "sliding":
+            return -(-min(self.window - 1 + in_flight_tokens, max_model_len) // self.block_size) + 1
+        if self.kind == "chunked":
+            return -(-min(self.window + in_flight_tokens, max_model_len) // self.block_size)
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +107,45 @@ class EngineConfig:
             )
         if not self.groups:
             object.__setattr__(self, "groups", (CacheGroup("full", self.block_size),))
+        if self.enable_prefix_caching:
+            self._check_block_sizes()
+
+    def _check_block_sizes(self) -> None:
+        """Refuse combinations whose hits vLLM finds in ways that are not simulated."""
+        sizes = [group.block_size for group in self.groups]
+        finest, alignment = gcd(*sizes), self.hit_alignment
+        for group in self.groups:
+            if group.kind == "mamba" and group.block_size != finest:
+                raise UsageError(
+                    f"a state group of block size {group.block_size} beside blocks of {finest} tokens has "
+                    "hits inside a block, which are not simulated",
+                    hint="give all groups the state's block size, as vLLM does, or turn prefix caching off",
+                )
+            if group.kind == "chunked" and group.block_size != alignment:
+                raise UsageError(
+                    f"a chunked group of block size {group.block_size} beside hits aligned to {alignment} "
+                    "tokens cannot be cached (vLLM refuses it)",
+                    hint="give all groups the same block size",
+                )
+        interval = self.retention_interval
+        sparse = any(group.kind in ("sliding", "mamba") for group in self.groups)
+        if sparse and interval and interval % alignment:
+            raise UsageError(
+                f"engine option retention_interval is {interval}; it must be a multiple of the "
+                f"block size of the scheduler, {alignment}",
+            )
+
+    @property
+    def hit_alignment(self) -> int:
+        """Tokens of the scheduler's block: a cached prefix ends on a multiple of every group's block."""
+        return lcm(*(group.block_size for group in self.groups))
+
+    @property
+    def state_block_size(self) -> int | None:
+        """Tokens between recurrent states that can be kept; None where none are."""
+        if not self.enable_prefix_caching:
+            return None
+        return next((group.block_size for group in self.groups if group.kind == "mamba"), None)
 
     @property
     def usable_blocks(self) -> int:

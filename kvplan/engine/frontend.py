@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvplan.engine.config import EngineConfig
+from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.traces.request import Request
 
 
@@ -20,13 +20,22 @@ def rejection(request: Request, config: EngineConfig) -> str | None:
     if not config.enable_chunked_prefill and length - 1 > config.max_num_batched_tokens:
         return "longer than max_num_batched_tokens without chunked prefill"
     # The last sampled token never gets KV: a request holds at most prompt + output - 1 tokens.
-    blocks = 0
-    for group in config.groups:
-        whole = -(-(length - 1) // group.block_size)
-        if group.kind == "sliding":
-            reach = group.window - 1 + config.max_in_flight_tokens
-            whole = min(whole, -(-min(reach, config.max_model_len) // group.block_size) + 1)
-        blocks += 1 if group.kind == "mamba" else whole
+    blocks = sum(_most_blocks(group, length - 1, config) for group in config.groups)
     if blocks > config.usable_blocks:
         return "needs more blocks than the pool has"
     return None
+
+
+def _most_blocks(group: CacheGroup, tokens: int, config: EngineConfig) -> int:
+    """Blocks of one group that a request of so many tokens may hold at once when it runs alone."""
+    whole = -(-tokens // group.block_size)
+    if group.kind == "mamba":
+        if not config.enable_prefix_caching:
+            return 1
+        # The state a step starts from, the one it writes, and one more while another step is in flight.
+        return min(whole, 3 if config.async_scheduling else 2)
+    cap = group.admission_cap(config.max_in_flight_tokens, config.max_model_len)
+    if cap is None:
+        return whole
+    # A chunk that begins inside a block keeps the whole block.
+    return min(whole, cap + (1 if group.window % group.block_size and group.kind == "chunked" else 0))

@@ -17,6 +17,11 @@ CASES = (
     "priority", "priority_async", "priority_no_full_isl", "bs1", "bs16", "roomy", "seqs2", "mla",
 )  # fmt: skip
 
+HYBRID = (
+    "swa", "swa_dense", "full_swa", "full_swa_async", "full_swa_dense", "full_swa_ret32", "full_3swa",
+    "full2B_swa", "full_mamba", "full_mamba_dense", "full_mamba_async", "full_mamba_nocache",
+)  # fmt: skip
+
 LONG = (
     "vllm_conv1k_bs16_20k", "vllm_conv1k_bs16_20k_async", "vllm_conv1k_bs16_200k",
     "vllm_conv1k_bs16_100k_burst", "vllm_conv1k_bs512_2500", "vllm_conv_bs512_6000",
@@ -34,6 +39,18 @@ def tiny(shared: Path) -> dict:
 def test_small_runs(tiny: dict, shared: Path, case: str, engine: str) -> None:
     for workload in WORKLOADS:
         compare(tiny[f"{workload}/{case}"], shared / "data", engine)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("case", HYBRID)
+def test_small_runs_of_several_groups(tiny: dict, shared: Path, case: str) -> None:
+    for workload in WORKLOADS:
+        compare(tiny[f"{workload}/{case}"], shared / "data", "reference")
+
+
+@pytest.mark.shared
+def test_every_small_recording_is_compared(tiny: dict) -> None:
+    assert {f"{workload}/{case}" for workload in WORKLOADS for case in (*CASES, *HYBRID)} == set(tiny)
 
 
 @pytest.mark.shared

@@ -1,16 +1,32 @@
-"""How one cache group keeps its blocks: full attention (MLA too), sliding window, recurrent state."""
+"""How one cache group keeps its blocks, and the plainest kind of group: full attention (MLA too).
+
+A group's table has one entry a block of the sequence; an entry whose block was given back, or never taken,
+is the null block. Vocabulary of positions: *processed* tokens are those whose step has been delivered,
+*computed* ones include steps in flight, *covered* ones those the step being planned will have computed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from kvplan.engine.config import CacheGroup, EngineConfig
-from kvplan.engine.reference.pool import BlockPool, Key
-from kvplan.engine.reference.state import RequestState
+from kvplan.engine.reference.pool import NULL_BLOCK, BlockPool, Key
+from kvplan.engine.reference.state import PrefixChain, RequestState
+
+Found: TypeAlias = tuple[int, ...] | None
+"""Blocks that hold the same tokens, one for each of the groups looked up together; None: not needed."""
+
+Find: TypeAlias = Callable[[int], Found]
+"""Looks up the block with this index; None unless every one of the groups has it cached."""
 
 
 class GroupManager:
-    """Full attention: every block is kept, a hit is the longest run of cached blocks from the start."""
+    """Full attention: every block is kept, a hit is the longest run of cached blocks from the start.
+
+    Subclasses say which tokens a group has no use for any more (``skipped_tokens``), what a hit needs
+    (``longest_hit``) and which full blocks are worth publishing (``retained``).
+    """
 
     downward_closed = True
     """Whether a hit of n tokens implies hits of every shorter block-aligned length."""
@@ -21,70 +37,120 @@ class GroupManager:
         group: CacheGroup,
         config: EngineConfig,
         pool: BlockPool,
-        hash_block: int,
-        scheduler_block: int,
+        chain: PrefixChain,
+        alignment: int,
     ) -> None:
+        """``alignment``: hits end on multiples of so many tokens (the scheduler's block size)."""
         self.index = index
         self.group = group
+        self.block_size = group.block_size
         self.config = config
         self.pool = pool
-        self.scheduler_block = scheduler_block
-        self._hashes_per_block = group.block_size // hash_block
+        self.chain = chain
+        self.alignment = alignment
+        self._admission_cap = group.admission_cap(config.max_in_flight_tokens, config.max_model_len)
 
-    def key(self, prefix_ids: Sequence[int], block_index: int) -> Key:
+    # -- look-up ----------------------------------------------------------------------------------------
+
+    def key(self, state: RequestState, block_index: int) -> Key:
         """What block ``block_index`` is published under: its group and the prefix that ends with it."""
-        return (self.index, prefix_ids[(block_index + 1) * self._hashes_per_block - 1])
+        return (self.index, state.prefix_id(self.chain, (block_index + 1) * self.block_size))
 
-    def longest_hit(self, prefix_ids: Sequence[int], limit_tokens: int) -> tuple[int, list[int]]:
-        """Tokens and blocks of the longest usable cached prefix of at most ``limit_tokens``."""
-        blocks: list[int] = []
-        for block_index in range(limit_tokens // self.group.block_size):
-            block = self.pool.lookup(self.key(prefix_ids, block_index))
-            if block is None:
+    def longest_hit(self, find: Find, limit_tokens: int) -> tuple[int, list[Found]]:
+        """Tokens of the longest usable cached prefix of at most ``limit_tokens``, and what covers them."""
+        found: list[Found] = []
+        for block_index in range(limit_tokens // self.block_size):
+            blocks = find(block_index)
+            if blocks is None:
                 break
-            blocks.append(block)
-        return len(blocks) * self.group.block_size, blocks
+            found.append(blocks)
+        tokens = len(found) * self.block_size
+        tokens -= tokens % self.alignment
+        del found[tokens // self.block_size :]
+        return tokens, found
+
+    # -- allocation -------------------------------------------------------------------------------------
+
+    def skipped_tokens(self, computed: int) -> int:
+        """Tokens at the front that no token after the first ``computed`` ones will look at."""
+        del computed
+        return 0
 
     def need(
-        self, state: RequestState, tokens: int, hit: Sequence[int], hit_tokens: int, *, admission: bool
+        self, state: RequestState, tokens: int, hit: Sequence[int], computed: int, *, admission: bool
     ) -> int:
         """Blocks that leave the free queue if the request is to hold ``tokens`` tokens.
 
-        A hit block that nobody holds counts: touching it takes it out of the queue.
+        ``computed`` counts the hit. Blocks out of reach are not asked for; a hit block that nobody holds
+        counts, as touching it takes it out of the queue. ``admission``: the question is whether the whole
+        sequence fits, where a group that gives blocks back on the way asks for no more than its cap.
         """
-        del hit_tokens, admission
-        required = -(-tokens // self.group.block_size)
-        missing = max(required - len(hit) - len(state.blocks[self.index]), 0)
-        return missing + self._unheld(hit)
+        required = -(-tokens // self.block_size)
+        if admission and self._admission_cap is not None:
+            required = min(required, self._admission_cap)
+        if not hit:
+            return max(required - len(state.blocks[self.index]), 0)
+        skipped = max(self.skipped_tokens(computed) // self.block_size, 0)
+        return max(required - max(skipped, len(hit)), 0) + self.unheld(hit[skipped:])
 
-    def _unheld(self, blocks: Sequence[int]) -> int:
-        return sum(1 for block in blocks if block and self.pool.ref_count[block] == 0)
+    def unheld(self, blocks: Sequence[int]) -> int:
+        """How many of the blocks are free, although cached."""
+        ref_count = self.pool.ref_count
+        return sum(1 for block in blocks if block != NULL_BLOCK and ref_count[block] == 0)
 
-    def drop_out_of_reach(self, state: RequestState, computed: int) -> None:
-        """Free blocks no later token of the request will look at."""
+    def drop_out_of_reach(self, state: RequestState, processed: int) -> None:
+        """Give back the blocks that lie wholly in the skipped tokens, last one first."""
+        table = state.blocks[self.index]
+        stop = min(self.skipped_tokens(processed) // self.block_size, len(table))
+        dropped = []
+        for block_index in range(stop - 1, -1, -1):
+            if table[block_index] == NULL_BLOCK:
+                break  # everything before was dropped earlier
+            dropped.append(table[block_index])
+            table[block_index] = NULL_BLOCK
+        if dropped:
+            self.pool.release(dropped)
 
-    def adopt(self, state: RequestState, hit: Sequence[int], hit_tokens: int) -> None:
-        """Take over the blocks of a hit at the start of the table."""
-        del hit_tokens
-        self.pool.touch(hit)
-        if hit:
-            state.blocks[self.index].extend(hit)
-            state.num_published[self.index] = len(hit)
+    def adopt(self, state: RequestState, hit: Sequence[int], computed: int) -> None:
+        """Take over the blocks of a hit at the start of the (empty) table, null where out of reach."""
+        if not hit:
+            return
+        skipped = max(self.skipped_tokens(computed) // self.block_size, 0)
+        kept = hit[skipped:]
+        self.pool.touch(kept)
+        table = state.blocks[self.index]
+        table.extend([NULL_BLOCK] * skipped)
+        table.extend(kept)
+        state.num_published[self.index] = len(table)
 
     def grow(self, state: RequestState, tokens: int) -> None:
         """Extend the table to hold ``tokens`` tokens."""
         table = state.blocks[self.index]
-        missing = -(-tokens // self.group.block_size) - len(table)
+        missing = -(-tokens // self.block_size) - len(table)
         if missing > 0:
             table.extend(self.pool.take(missing))
 
-    def publish(self, state: RequestState, prefix_ids: Sequence[int], tokens: int) -> None:
-        """Publish the blocks that the first ``tokens`` tokens fill and that are not published yet."""
+    # -- publication and release ------------------------------------------------------------------------
+
+    def retained(self, state: RequestState, start: int, stop: int) -> Sequence[int]:
+        """Which of the full blocks ``start .. stop`` are to be published; the others never will be."""
+        del state
+        return range(start, stop)
+
+    def publish(self, state: RequestState, tokens: int) -> None:
+        """Publish blocks that the first ``tokens`` tokens fill and that were not dealt with yet."""
+        start, stop = state.num_published[self.index], tokens // self.block_size
+        if start >= stop:
+            return
         table = state.blocks[self.index]
-        full = tokens // self.group.block_size
-        for block_index in range(state.num_published[self.index], full):
-            self.pool.publish(table[block_index], self.key(prefix_ids, block_index))
-        state.num_published[self.index] = max(state.num_published[self.index], full)
+        for block_index in self.retained(state, start, stop):
+            if table[block_index] != NULL_BLOCK:
+                self.publish_block(table[block_index], self.key(state, block_index))
+        state.num_published[self.index] = stop
+
+    def publish_block(self, block: int, key: Key) -> None:
+        """Make one block findable."""
+        self.pool.publish(block, key)
 
     def release(self, state: RequestState) -> None:
         """Give the table back, last block first."""
@@ -92,22 +158,5 @@ class GroupManager:
         state.blocks[self.index] = []
         state.num_published[self.index] = 0
 
-    def aligned_split(self, state: RequestState, new_tokens: int, computed: int) -> int:
-        """How many of ``new_tokens`` to compute now, after ``computed``."""
-        del state, computed
-        return new_tokens
-
     def start_step(self) -> None:
         """Called once per ``schedule()``."""
-
-
-def make_group_manager(
-    index: int,
-    group: CacheGroup,
-    config: EngineConfig,
-    pool: BlockPool,
-    hash_block: int,
-    scheduler_block: int,
-) -> GroupManager:
-    """The manager for a group's kind."""
-    return GroupManager(index, group, config, pool, hash_block, scheduler_block)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.reference.cache import KvCache
+from kvplan.engine.reference.chunking import boundary_aligned
 from kvplan.engine.reference.queue import WaitingQueue
 from kvplan.engine.reference.state import RequestState, Status
 
@@ -137,7 +138,7 @@ class Scheduler:
         if 0 < threshold < behind:
             behind = threshold
         new_tokens = max(0, min(behind, budget, self.config.max_model_len - 1 - state.num_computed))
-        return self.cache.aligned_split(state, new_tokens, 0)
+        return boundary_aligned(state, new_tokens, state.num_computed, self.config)
 
     def _pick_victim(self) -> tuple[int, RequestState]:
         if self.config.policy == "fcfs":
@@ -176,7 +177,7 @@ class Scheduler:
             if not self.config.enable_chunked_prefill and new_tokens > budget:
                 break
             new_tokens = min(new_tokens, budget)
-            new_tokens = self.cache.aligned_split(state, new_tokens, hit.tokens)
+            new_tokens = boundary_aligned(state, new_tokens, hit.tokens, self.config)
             if new_tokens == 0:
                 break
             watermark = self.config.watermark_blocks if self.running else 0
@@ -210,6 +211,7 @@ class Scheduler:
         for state, count in plan.tokens.items():
             carries_prefill |= state.is_prefill_chunk
             state.num_computed += count
+            state.in_flight += count
             state.is_prefill_chunk = state.num_computed < state.num_tokens + state.placeholders
             if not state.is_prefill_chunk:
                 plan.sampling.add(state)
@@ -223,7 +225,8 @@ class Scheduler:
     def deliver(self, plan: StepPlan) -> list[RequestState]:
         """``update_from_output``: hand out sampled tokens; returns the requests that finished, in order."""
         finished = []
-        for state in plan.tokens:
+        for state, count in plan.tokens.items():
+            state.in_flight -= count
             if state not in plan.sampling or state.status is Status.FINISHED:
                 continue
             state.num_tokens += 1

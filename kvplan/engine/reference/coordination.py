@@ -1,0 +1,94 @@
+"""The longest cached prefix that all groups can serve (``HybridKVCacheCoordinator``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kvplan.engine.reference.groups import Found, GroupManager
+from kvplan.engine.reference.pool import NULL_BLOCK, BlockPool
+from kvplan.engine.reference.state import RequestState
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """What a prefix look-up found: tokens, and one block list per group (null blocks included).
+
+    ``longest`` is the longest prefix that some group could have served.
+    """
+
+    tokens: int
+    blocks: tuple[tuple[int, ...], ...]
+    longest: int = 0
+
+
+class AlikeGroups:
+    """Groups with one specification: they are looked up together, and a block counts if all have it."""
+
+    def __init__(self, managers: Sequence[GroupManager], pool: BlockPool) -> None:
+        self.managers = managers
+        self.downward_closed = managers[0].downward_closed
+        self.block_size = managers[0].block_size
+        self._pool = pool
+
+    def longest_hit(self, state: RequestState, limit_tokens: int) -> tuple[int, list[Found]]:
+        """Tokens and blocks of the longest prefix of at most ``limit_tokens`` that these groups can serve."""
+        lookup = self._pool.lookup
+
+        def find(block_index: int) -> Found:
+            blocks = []
+            for manager in self.managers:
+                block = lookup(manager.key(state, block_index))
+                if block is None:
+                    return None
+                blocks.append(block)
+            return tuple(blocks)
+
+        return self.managers[0].longest_hit(find, limit_tokens)
+
+
+def group_alike(managers: Sequence[GroupManager], pool: BlockPool) -> list[AlikeGroups]:
+    """Gather groups with equal specification; full attention first, as it bounds the others."""
+    alike: dict[object, list[GroupManager]] = {}
+    for manager in managers:
+        alike.setdefault(manager.group, []).append(manager)
+    gathered = [AlikeGroups(members, pool) for members in alike.values()]
+    return sorted(gathered, key=lambda groups: not groups.downward_closed)
+
+
+def longest_common_hit(groups: Sequence[AlikeGroups], state: RequestState, limit_tokens: int) -> Hit:
+    """Let every kind of group accept or shorten the length until all accept it.
+
+    Full attention is asked once: what it has up to some length it also has up to a shorter one. With one
+    other kind beside it a single round settles the matter.
+    """
+    found: list[tuple[int, list[Found]] | None] = [None] * len(groups)
+    one_round = len(groups) == 2 and groups[0].downward_closed
+    length, longest = limit_tokens, 0
+    while True:
+        candidate = length
+        for number, members in enumerate(groups):
+            known = found[number]
+            if known is not None and members.downward_closed:
+                candidate = min(candidate, known[0])
+                continue
+            candidate, blocks = members.longest_hit(state, candidate)
+            found[number] = (candidate, blocks)
+            longest = max(longest, candidate)
+        if candidate >= length:
+            break
+        length = candidate
+        if one_round:
+            break
+    return Hit(length, _tables(groups, [entry[1] for entry in found if entry], length), longest)
+
+
+def _tables(
+    groups: Sequence[AlikeGroups], found: Sequence[list[Found]], length: int
+) -> tuple[tuple[int, ...], ...]:
+    tables: dict[int, tuple[int, ...]] = {}
+    for members, entries in zip(groups, found, strict=True):
+        kept = entries[: length // members.block_size]
+        for place, manager in enumerate(members.managers):
+            tables[manager.index] = tuple(NULL_BLOCK if e is None else e[place] for e in kept)
+    return tuple(tables[index] for index in sorted(tables))
