@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -67,29 +68,38 @@ def test_fast_tree_equals_reference(case: tuple[dict, int, int, list[Request]]) 
 
 
 @st.composite
-def engines(draw: st.DrawFn) -> SglangConfig:
-    """Engine options that bring about retraction, full batches and tight budgets often."""
+def runs(draw: st.DrawFn) -> tuple[SglangConfig, list[Request]]:
+    """An engine and a workload that bring about retraction, full batches and tight budgets often."""
     page = draw(st.sampled_from([1, 1, 2, 4]))
-    running = draw(st.integers(1, 8))
+    running = draw(st.sampled_from([1, 2, 3, 8, 8]))
     mixed = draw(st.integers(0, 3)) == 0
     chunk = page * draw(st.integers(1, 12))
     if mixed:
         chunk += -(-(running + page) // page) * page
-    return SglangConfig(
-        pool_tokens=draw(st.integers(40, 200)),
+    stretch = draw(st.sampled_from([1, 2, 5]))
+    workload = [
+        replace(request, output=((start, length * stretch),), output_tokens=length * stretch)
+        for request in draw(requests(LONGEST))
+        for start, length in request.output
+    ]
+    # Between "one request at a time" and "everything fits"; the first few never fit.
+    longest = max(request.prompt_tokens + request.output_tokens for request in workload)
+    config = SglangConfig(
+        pool_tokens=max(page, longest + 2 * page + draw(st.integers(-6, 60))),
         page_size=page,
-        context_length=draw(st.sampled_from([64, 200])),
+        context_length=draw(st.sampled_from([64, 1000, 1000])),
         max_running_requests=running,
         chunked_prefill_size=chunk if mixed or draw(st.integers(0, 4)) else -1,
         max_prefill_tokens=draw(st.sampled_from([8, 30, 1000])),
         schedule_policy=draw(st.sampled_from(["fcfs", "fcfs", "lpm"])),
         # A small ratio admits too much, which is what leads to retraction.
-        schedule_conservativeness=draw(st.sampled_from([0.01, 0.1, 0.5, 1.0, 1.5])),
+        schedule_conservativeness=draw(st.sampled_from([0.01, 0.01, 0.1, 0.5, 1.0, 1.5])),
         radix_eviction_policy=draw(st.sampled_from(EVICTION.names())),
         disable_radix_cache=draw(st.integers(0, 5)) == 0,
         enable_mixed_chunk=mixed,
         tree=draw(st.sampled_from(["unified", "radix"])),
     )
+    return config, workload
 
 
 class Outcome:
@@ -115,8 +125,9 @@ class Outcome:
 
 
 @FUZZ
-@given(engines(), requests(LONGEST))
-def test_fast_engine_equals_reference(config: SglangConfig, workload: list[Request]) -> None:
+@given(runs())
+def test_fast_engine_equals_reference(case: tuple[SglangConfig, list[Request]]) -> None:
+    config, workload = case
     reference = Outcome(ReferenceSglangEngine, config, workload, log=True, check=True)
     stepping = Outcome(SglangReplica, config, workload, log=True)
     assert stepping.lines == reference.lines
