@@ -8,7 +8,7 @@ step in the order the latency model defines, so that times equal the reference's
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.errors import EngineStuck, InvalidLatency
@@ -38,27 +38,46 @@ class Replica:
         self.recorder = recorder
         self.logging = recorder.on_decision is not None
         self.scheduler = VllmScheduler(config, keep_schedule=self.logging)
-        self._source: Iterator[Request] = iter(())
-        self._next: Request | None = None
-        self._arrival = _NEVER
+        self.clock = 0.0
+        self._device_free = 0.0
+        self._in_flight: deque[tuple[StepPlan, float]] = deque()
+        # Async scheduling keeps two batches in the queue: one runs, the next one is already planned.
+        self._depth = 2 if config.async_scheduling else 1
 
     def run(self, requests: Iterable[Request]) -> None:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
+        for request in requests:
+            if request.arrival_s > self.clock:
+                self.advance(request.arrival_s)
+            self.push(request)
+        self.advance(_NEVER)
+
+    def push(self, request: Request) -> None:
+        """A request arrives; ``advance`` must have been called up to its arrival."""
+        self.recorder.totals.requests += 1
+        reason = rejection(request, self.config)
+        if reason is not None:
+            self.recorder.rejected(request.id, reason)
+            return
         scheduler = self.scheduler
-        self._source = iter(requests)
-        self._advance_arrivals()
-        in_flight: deque[tuple[StepPlan, float]] = deque()
-        # Async scheduling keeps two batches in the queue: one runs, the next one is already planned.
-        depth = 2 if self.config.async_scheduling else 1
-        clock = device_free = 0.0
-        while True:
-            if self._arrival <= clock:
-                self._take_in(clock)
+        if request.arrival_s > self.clock and not scheduler.has_requests and not self._in_flight:
+            self.clock = request.arrival_s
+        scheduler.add(LiveRequest(request, scheduler.index.root))
+
+    def advance(self, until: float) -> None:
+        """Go on until the clock is at ``until`` or later, or nothing is left to do.
+
+        A step is planned with the requests that have arrived when it is planned, so whoever pushes a
+        request at time t advances to t first.
+        """
+        scheduler, in_flight, depth = self.scheduler, self._in_flight, self._depth
+        clock, device_free = self.clock, self._device_free
+        while clock < until:
             if scheduler.running or scheduler.waiting:
                 if not self.logging and self._quiet():
-                    clock, device_free = self._coast(clock, device_free, in_flight)
-                    if self._arrival <= clock:
-                        self._take_in(clock)
+                    clock, device_free = self._coast(clock, device_free, until)
+                    if clock >= until:
+                        break
                 scheduler.in_flight = 1 if in_flight and in_flight[-1][0].batch.scheduled_tokens else 0
                 plan = scheduler.schedule()
                 end = clock
@@ -72,34 +91,12 @@ class Replica:
                 if plan.batch.scheduled_tokens and len(in_flight) < depth:
                     continue
             elif not in_flight:
-                if self._next is None:
-                    return
-                if self._arrival > clock:
-                    clock = self._arrival
-                continue
+                break
             plan, end = in_flight.popleft()
             if end > clock:
                 clock = end
             self._deliver(plan, clock)
-
-    # -- arrivals ---------------------------------------------------------------------------------------
-
-    def _advance_arrivals(self) -> None:
-        self._next = next(self._source, None)
-        self._arrival = _NEVER if self._next is None else self._next.arrival_s
-
-    def _take_in(self, clock: float) -> None:
-        totals, scheduler = self.recorder.totals, self.scheduler
-        while self._arrival <= clock:
-            request = self._next
-            assert request is not None
-            totals.requests += 1
-            reason = rejection(request, self.config)
-            if reason is None:
-                scheduler.add(LiveRequest(request, scheduler.index.root))
-            else:
-                self.recorder.rejected(request.id, reason)
-            self._advance_arrivals()
+        self.clock, self._device_free = clock, device_free
 
     # -- steps in which nothing is decided --------------------------------------------------------------
 
@@ -118,10 +115,9 @@ class Replica:
             return False
         return scheduler.blocked == (waiting.head(), scheduler.version)
 
-    def _coast(
-        self, clock: float, device_free: float, in_flight: deque[tuple[StepPlan, float]]
-    ) -> tuple[float, float]:
+    def _coast(self, clock: float, device_free: float, until: float) -> tuple[float, float]:
         """Run through quiet steps until the one before the next event; returns the clock after them."""
+        in_flight = self._in_flight
         if in_flight:
             # Async: the step in flight must hold nothing but tokens of requests in step.
             before = in_flight[-1][0]
@@ -143,7 +139,6 @@ class Replica:
         if limit <= 0:
             return clock, device_free
         overlap = bool(in_flight)
-        arrival = self._arrival
         boundaries, size = steady.boundaries, steady.block_size
         count = steady.count
         free = pool.blank + pool.cached
@@ -155,7 +150,7 @@ class Replica:
         context = steady.base_sum + count * tick
         taken = done = 0
         phase = tick % size
-        while done < limit and arrival > clock:
+        while done < limit and clock < until:
             blocks = boundaries[phase]
             if blocks:
                 if taken + blocks > free:
