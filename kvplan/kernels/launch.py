@@ -118,7 +118,8 @@ def decode(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: floa
     decode_kernel.decode[(sequences, cache.kv_heads * blocks, splits)](
         query, *sources(cache), ring_rows(cache, batch), batch.block_table, batch.lengths, out, lse,
         top, total, part, cache.counters,
-        scale, window, batch.block_table.stride(0), splits, heads, cache.kv_heads, group, **constants(variant),
+        scale, window, batch.block_table.stride(0), splits, heads, cache.kv_heads, group,
+        **constants(variant),
     )  # fmt: skip
     if mode == PARTIAL:
         decode_kernel.reduce[(rows,)](top, total, part, out, lse, splits, **constants(reduce_variant(dim)))
@@ -142,7 +143,8 @@ def append(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: floa
     columns = -(-batch.max_query * group // variant.constants["BM"])
     append_kernel.append[(columns, cache.kv_heads, batch.sequences)](
         query, *sources(cache), ring_rows(cache, batch), batch.block_table, batch.lengths, batch.starts(),
-        out, lse, scale, window, batch.block_table.stride(0), heads, cache.kv_heads, group, **constants(variant),
+        out, lse, scale, window, batch.block_table.stride(0), heads, cache.kv_heads, group,
+        **constants(variant),
     )  # fmt: skip
     return out, lse
 

@@ -117,7 +117,8 @@ def decode_variant(fmt: KVFormat, *, head_dim: int, block_size: int, group: int,
         "PAGED": block_size % tokens == 0, "WINDOWED": windowed, "MODE": mode, "RING": fmt.residual,
         **side_constants("K", fmt.key, head_dim), **side_constants("V", fmt.value, head_dim),
         "CT": target.compute_type(fmt, dtype), **target.switches(),
-        "DEFER": True,
+        # Sums gathered element by element cost registers that a windowed tile on sm_100 does not have.
+        "DEFER": not (windowed and (target.capability or 0) >= 100),
     }  # fmt: skip
     return Variant("decode", constants, 4, stages)
 

@@ -13,6 +13,8 @@ import pytest
 
 if "triton" not in sys.modules:
     os.environ["TRITON_INTERPRET"] = "1"
+# The interpreter's tensors are tiny: threads only wait for each other, the more so under xdist.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -30,8 +30,8 @@ def ceilings(device: str, tiny: bool) -> Iterator[Ceiling]:
     size = 1 << 12 if tiny else 4 << 30
     yield Ceiling("copy", {"bytes": 2 * size}, lambda: [_copy(size, device)])
     yield Ceiling("read", {"bytes": size}, lambda: [_read(size, device)])
-    for features_in, features_out in MATMUL_SHAPES[: 1 if tiny else None]:
-        for tokens in MATMUL_TOKENS[: 2 if tiny else None]:
+    for features_in, features_out in ((64, 64),) if tiny else MATMUL_SHAPES:
+        for tokens in MATMUL_TOKENS[:2] if tiny else MATMUL_TOKENS:
             fields = {"tokens": tokens, "features_in": features_in, "features_out": features_out,
                       "flops": 2 * tokens * features_in * features_out}  # fmt: skip
             key = f"{tokens}x{features_in}x{features_out}"
