@@ -12,7 +12,7 @@ inputs. Scales are counted as the engines store them once the weights are loaded
 ``int8_group128``       1 byte, per group an fp16 scale (GPTQ of 8 bits)
 ``int4_group32|64|128`` 4 bits, per group an fp16 scale and a 4-bit zero point (AWQ, GPTQ); ``int4`` = 128
 ``int4_channel``        4 bits, an fp16 scale and a 4-bit zero point a row (group size -1)
-``nf4 nf4_double``      4 bits, per 64 inputs an fp32 scale, or an 8-bit one that is scaled itself (bitsandbytes)
+``nf4 nf4_double``      4 bits, per 64 inputs an fp32 scale, or an 8-bit one (bitsandbytes)
 ``nvfp4``               4 bits, an fp8 scale per 16 inputs, two fp32 scales a matrix
 ``mxfp4 mxfp8``         4 or 8 bits, an 8-bit exponent per 32 inputs (OCP MX)
 ======================  ============================================================================

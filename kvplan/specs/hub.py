@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -13,7 +14,7 @@ HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 def fetch_config(repo: str, revision: str | None = None) -> tuple[Path, str]:
     """``(path of config.json in the local cache, commit)`` of a hub repository.
 
-    Downloads that one file and nothing that could be run.
+    Downloads that one file, and ``hf_quant_config.json`` beside it; nothing that could be run.
 
     Raises:
         UsageError: not a hub id; EnvironmentLacks: the ``hf`` extra is missing; DataError: the hub refused.
@@ -36,4 +37,6 @@ def fetch_config(repo: str, revision: str | None = None) -> tuple[Path, str]:
             where=f"hf:{repo}",
             hint="check the name, the revision and, for gated models, your login (hf auth login)",
         ) from exc
+    with contextlib.suppress(Exception):  # beside it where weights are quantized with modelopt, else absent
+        hf_hub_download(repo, "hf_quant_config.json", revision=revision)
     return path, path.parent.name

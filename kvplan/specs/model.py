@@ -48,7 +48,8 @@ class Segment(Frozen):
 class Weights(Frozen):
     """How the checkpoint stores its weights: one format, and the parts that differ.
 
-    Formats: ``fp32 bf16 fp16 fp8 fp8_block128 int8 int4 int4_group32 int4_group64 int4_group128 nvfp4
+    Formats: ``fp32 bf16 fp16 fp8 fp8_channel fp8_block128 int8 int8_group128 int4 int4_channel int4_group32
+    int4_group64 int4_group128 nf4 nf4_double nvfp4
     mxfp4 mxfp8``; ``kvplan.sizing.weights`` gives the bytes of each.
     """
 

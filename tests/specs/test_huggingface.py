@@ -287,7 +287,7 @@ def test_encoder_decoder_models_keep_cross_attention_once() -> None:
         ({"quant_algo": "NVFP4", "quant_method": "modelopt"}, "nvfp4", "bf16"),
         (
             {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": {"num_bits": 8, "type": "float"}}}},
-            "fp8_channel", "bf16",
+            "fp8", "bf16",
         ),
     ],
 )  # fmt: skip
@@ -300,7 +300,7 @@ def test_weight_quantization(quantization: dict[str, Any], expected: str, router
 def test_modules_left_alone_keep_their_dtype() -> None:
     quantization = {
         "quant_algo": "NVFP4",
-        "ignore": ["lm_head", "model.layers.3.self_attn*"],
+        "ignore": ["lm_head", *(f"model.layers.{layer}.self_attn*" for layer in range(8))],
         "kv_cache_scheme": {"type": "float", "num_bits": 8},
     }
     imported = import_config({**MLA, "quantization_config": quantization}, "x", name="x")

@@ -123,9 +123,15 @@ def experts(config: Config) -> MoeMlp:
         shared_gate=config.model_type.startswith(("qwen2_moe", "qwen3_next", "qwen3_5")),
         gated=is_gated(config),
         bias=config.model_type == "gpt_oss",
-        latent_size=config.optional("moe_latent_size"),
+        latent_size=_expert_width(config),
         dense=beside,
     )
+
+
+def _expert_width(config: Config) -> int | None:
+    """The width routed experts work in, where it is not the hidden size."""
+    width = config.optional("moe_latent_size") or config.optional("moe_hidden_size")
+    return width if width != config.count("hidden_size") else None
 
 
 def _is_sparse(config: Config, layer: int, layers: int) -> bool:

@@ -1,63 +1,38 @@
-"""How a checkpoint stores its weights, from its quantization configuration.
+"""How a checkpoint stores its weights: a scheme applied to the components of the layers that are there.
 
-Formats are named as in ``kvplan.sizing.weight_formats``. Patterns of modules left alone are tested against
-the names that modules of each component usually have.
+Formats are named as in ``kvplan.sizing.weight_formats``. A component is given the format that most of its
+layers have; where they differ much, a warning says so.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from fnmatch import fnmatch
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kvplan.specs.huggingface.config import Config
-from kvplan.specs.model import Component, Weights
+from kvplan.specs.huggingface.modules import BESIDE, IN_LAYER, matches, names_in_layer, owners
+from kvplan.specs.huggingface.schemes import Scheme, read_scheme
+from kvplan.specs.model import Block, Component, Weights
 
-PROBES: dict[Component, tuple[str, ...]] = {
-    "lm_head": (
-        "lm_head",
-        "language_model.lm_head",
-        "head",
-    ),
-    "attention": (
-        "model.layers.9.self_attn.q_proj",
-        "model.layers.9.self_attn.kv_b_proj",
-        "layers.9.attn.wq_a",
-    ),
-    "state": (
-        "model.layers.9.linear_attn.in_proj_qkvz",
-        "model.layers.9.mixer.in_proj",
-        "model.layers.9.mamba.in_proj",
-    ),
-    "router": (
-        "model.layers.9.mlp.gate",
-        "model.layers.9.mlp.router",
-        "model.layers.9.block_sparse_moe.gate",
-    ),
-    "shared_experts": (
-        "model.layers.9.mlp.shared_experts.up_proj",
-        "model.layers.9.mlp.shared_expert.up_proj",
-    ),
-    "experts": (
-        "model.layers.9.mlp.experts.3.up_proj",
-        "model.layers.9.block_sparse_moe.experts.3.w1",
-    ),
-    "dense_mlp": ("model.layers.9.mlp.up_proj",),
-    "draft": (
-        "mtp.layers.0.mlp.up_proj",
-        "model.mtp.layers.0.mlp.up_proj",
-    ),
-    "vision": (
-        "model.visual.blocks.0.mlp.fc1",
-        "vision_tower.encoder.0.mlp.fc1",
-    ),
-}
+UNQUANTIZED: tuple[Component, ...] = ("embeddings", "lm_head", "router", "vision", "encoder")
+"""Left in the model's dtype by every scheme unless it names them."""
 
-NEVER_QUANTIZED: tuple[Component, ...] = ("embeddings", "lm_head", "router", "vision", "encoder")
-"""Left in the model's dtype by every scheme unless it says otherwise."""
+BY_SIZE: tuple[Component, ...] = ("experts", "dense_mlp", "attention", "state", "shared_experts")
+"""Whose format a checkpoint is known by: the first of these that is quantized."""
+
+_MIXERS: tuple[Component, ...] = ("attention", "state", "indexer")
 
 DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
+
+PROMISED = {
+    "nvfp4": "nvfp4", "mxfp4": "mxfp4", "fp8": "fp8", "awq": "int4_group128", "gptq": "int4_group128",
+    "w4a16": "int4_group128", "int4": "int4_group128", "int8": "int8", "w8a8": "int8",
+}  # fmt: skip
+"""Words in a model's name that promise quantized weights, and the usual format behind them."""
+
+_PROMISE = re.compile(rf"(?:^|[-_.])({'|'.join(PROMISED)})(?:$|[-_.])")
 
 
 def model_dtype(config: Config) -> tuple[str, str]:
@@ -70,92 +45,91 @@ def model_dtype(config: Config) -> tuple[str, str]:
     return ("bf16" if name == "fp32" else name), name
 
 
-def weights(config: Config, plain: str) -> tuple[Weights, str | None, list[str]]:
-    """``(weights, KV format the checkpoint asks for, warnings)``."""
+def weights(
+    config: Config, plain: str, stack: Sequence[Block], name: str = ""
+) -> tuple[Weights, str | None, list[str]]:
+    """``(weights, KV format the checkpoint asks for, warnings)``; ``name`` is what the model is called."""
     raw = config.get("quantization_config") or config.get("compression_config")
     if not isinstance(raw, Mapping) or not raw:
-        return Weights.model_construct(format=plain), None, []
-    name, notes = _format(raw)
-    if name is None:
-        return Weights.model_construct(format=plain), _kv(raw), notes
-    ignored = _ignored(raw)
-    overrides: dict[Component, str] = {}
+        stored, notes = _named(name, plain, stack)
+        return stored, None, notes
+    scheme = read_scheme(raw)
+    notes = list(scheme.notes)
     base = plain if plain != "fp32" else "bf16"
-    for component in NEVER_QUANTIZED:
-        overrides[component] = base
-    for component, probes in PROBES.items():
-        if any(_matches(pattern, probe) for pattern in ignored for probe in probes):
-            overrides[component] = base
-    if name in ("nvfp4", "mxfp4") and _experts_only(raw):
-        other = "fp8_block128" if raw.get("weight_block_size") else base
-        for component in ("attention", "dense_mlp", "shared_experts", "state", "indexer", "draft"):
-            overrides.setdefault(component, other)
-    if str(config.get("expert_dtype")) in ("fp4", "mxfp4"):
-        overrides["experts"] = "mxfp4"
-    return Weights.model_construct(format=name, overrides=overrides), _kv(raw), notes
+    found: dict[Component, str] = {}
+    for component in IN_LAYER:
+        if layers := owners(component, stack):
+            formats = Counter(_in_layer(scheme, component, layer, base) for layer in layers)
+            found[component], many = formats.most_common(1)[0]
+            if many < 0.9 * len(layers):
+                notes.append(
+                    f"{component} is {found[component]} in {many} of {len(layers)} layers; sized so in all"
+                )
+    for component, names in BESIDE.items():
+        found[component] = _beside(scheme, component, names, base)
+    if "experts" in found and not scheme.named and str(config.get("expert_dtype")) in ("fp4", "mxfp4"):
+        found["experts"] = "mxfp4"
+    main = next((found[part] for part in BY_SIZE if found.get(part, base) != base), base)
+    overrides = {part: form for part, form in found.items() if form != main}
+    overrides.update({part: base for part in UNQUANTIZED if part not in found})
+    if main == base:
+        overrides = {}
+    return Weights.model_construct(format=main, overrides=overrides), _kv(raw), notes
 
 
-def _format(raw: Mapping[str, Any]) -> tuple[str | None, list[str]]:
-    method = str(raw.get("quant_method") or "").lower()
-    algorithm = str(raw.get("quant_algo") or raw.get("moe_quant_algo") or "").upper()
-    if algorithm == "MIXED_PRECISION":
-        layers = raw.get("quantized_layers")
-        kinds = (
-            {str(item.get("quant_algo")) for item in layers.values()}
-            if isinstance(layers, Mapping)
-            else set()
-        )
-        algorithm = (
-            "NVFP4" if any("NVFP4" in kind for kind in kinds) else next(iter(sorted(kinds)), "").upper()
-        )
-    if "NVFP4" in algorithm:
-        return "nvfp4", []
-    if algorithm.startswith("FP8"):
-        return "fp8", []
-    if algorithm in ("W4A16_AWQ", "W4A8_AWQ"):
-        return "int4_group128", []
-    if method == "mxfp4":
-        return "mxfp4", []
-    if method in ("fp8", "fbgemm_fp8", "finegrained_fp8"):
-        return ("fp8_block128" if raw.get("weight_block_size") else "fp8_channel"), []
-    if method in ("awq", "gptq", "auto-round", "autoround", "gptq_marlin", "awq_marlin"):
-        bits, group = (
-            raw.get("bits", raw.get("w_bit", 4)),
-            raw.get("group_size", raw.get("q_group_size", 128)),
-        )
-        return _integer(bits, group)
-    if method in ("compressed-tensors", "modelopt") or raw.get("config_groups"):
-        return _compressed_tensors(raw)
-    if method == "bitsandbytes":
-        return ("int4_group64" if raw.get("load_in_4bit") else "int8"), []
-    name = method or algorithm or "without a name"
-    return None, [f"weight quantization {name!r} is not known; sized as stored in 16 bits"]
+def _named(name: str, base: str, stack: Sequence[Block]) -> tuple[Weights, list[str]]:
+    """A file without a quantization configuration: what the model's name promises, else the plain format."""
+    promise = _PROMISE.search(name.casefold())
+    if promise is None:
+        return Weights.model_construct(format=base), []
+    form = PROMISED[promise.group(1)]
+    kept: list[Component] = list(UNQUANTIZED)
+    if form in ("nvfp4", "mxfp4"):  # 4-bit floating point is for feed-forward layers
+        kept += [part for part in _MIXERS if owners(part, stack)]
+    word = "weights are not described in the file; taken for"
+    return Weights.model_construct(format=form, overrides=dict.fromkeys(kept, base)), [
+        f"{word} {form} by the model's name (put hf_quant_config.json beside it, or give --weights-dtype)"
+    ]
 
 
-def _compressed_tensors(raw: Mapping[str, Any]) -> tuple[str | None, list[str]]:
-    groups = raw.get("config_groups")
-    first: Any = next(iter(groups.values()), {}) if isinstance(groups, Mapping) else {}
-    scheme = first.get("weights") if isinstance(first, Mapping) else None
-    if not isinstance(scheme, Mapping):
-        return None, ["the quantization configuration has no scheme for weights"]
-    bits, group = scheme.get("num_bits"), scheme.get("group_size")
-    if scheme.get("type") == "float":
-        if bits == 8:
-            return ("fp8_block128" if scheme.get("strategy") == "block" else "fp8_channel"), []
-        if bits == 4:
-            return ("mxfp4" if group == 32 else "nvfp4"), []
-    return _integer(bits, group)
+def _in_layer(scheme: Scheme, component: Component, layer: int, base: str) -> str:
+    names = tuple(names_in_layer(component, layer))
+    for pattern, form in scheme.named:
+        if _means(pattern, names):
+            return form
+    if component == "router" or scheme.default is None:
+        return base if component == "router" else scheme.instead or base
+    if any(_means(pattern, names) for pattern in scheme.ignored):
+        return base
+    # MXFP4 of GPT-OSS is a format of experts alone.
+    return scheme.default if scheme.default != "mxfp4" or component == "experts" or scheme.linear else base
 
 
-def _integer(bits: object, group: object) -> tuple[str | None, list[str]]:
-    if bits == 8:
-        return "int8", []
-    if bits == 4:
-        return (f"int4_group{group}" if group in (32, 64, 128) else "int4_group128"), []
-    return None, [f"{bits}-bit weights are not known; sized as stored in 16 bits"]
+def _beside(scheme: Scheme, component: Component, names: tuple[str, ...], base: str) -> str:
+    for pattern, form in scheme.named:
+        if _means(pattern, names):
+            return form
+    left_alone = any(_means(pattern, names) for pattern in scheme.ignored)
+    if component == "draft" and not left_alone:
+        return scheme.default or scheme.instead or base
+    if component == "lm_head" and scheme.linear and not left_alone:
+        return scheme.default or base
+    return base
+
+
+def _means(pattern: str, names: Sequence[str]) -> bool:
+    """Whether a pattern means any of some modules; one with a number is tested only where that number is."""
+    number = re.search(r"layers\.(\d+)\b", pattern)
+    if number is not None and f"layers.{number.group(1)}." not in names[0]:
+        return False
+    if pattern.startswith(".") and pattern.endswith("."):
+        return any(pattern in name for name in names)
+    return any(matches(pattern, name) for name in names)
 
 
 def _kv(raw: Mapping[str, Any]) -> str | None:
+    if isinstance(raw.get("quantization"), Mapping):
+        raw = raw["quantization"]
     scheme = raw.get("kv_cache_scheme") or raw.get("kv_cache_quant_algo")
     if isinstance(scheme, str) and "FP8" in scheme.upper():
         return "fp8_e4m3"
@@ -164,29 +138,3 @@ def _kv(raw: Mapping[str, Any]) -> str | None:
     if isinstance(scheme, Mapping) and scheme.get("type") == "float" and scheme.get("num_bits") == 8:
         return "fp8_e4m3"
     return None
-
-
-def _ignored(raw: Mapping[str, Any]) -> list[str]:
-    found: list[str] = []
-    for key in ("ignore", "modules_to_not_convert", "ignored_layers", "exclude_modules"):
-        value = raw.get(key)
-        if isinstance(value, list):
-            found += [item for item in value[:4096] if isinstance(item, str)]
-    # Most lists name the same module in every layer: once each, with the layer's number made generic.
-    return list(dict.fromkeys(re.sub(r"\b\d+\b", "9", pattern) for pattern in found))
-
-
-def _matches(pattern: str, probe: str) -> bool:
-    """Glob, ``re:`` expression with only plain parts, or a module name that contains the pattern."""
-    if pattern.startswith("re:"):
-        # Untrusted expressions are not run: their literal words are compared instead.
-        words = re.findall(r"[a-z_]{4,}", pattern[3:])
-        return bool(words) and all(word in probe for word in words)
-    return fnmatch(probe, pattern) or fnmatch(probe, f"{pattern}.*") or f".{pattern}." in f".{probe}."
-
-
-def _experts_only(raw: Mapping[str, Any]) -> bool:
-    if raw.get("moe_quant_algo"):
-        return True
-    ignored = _ignored(raw)
-    return raw.get("quant_method") == "mxfp4" and any("self_attn" in item for item in ignored)

@@ -46,7 +46,16 @@ def read_config(path: Path, *, name: str | None = None, source: Source | None = 
         SpecError: unreadable as JSON, not a decoder's configuration, a field that is missing, impossible or
             contradictory, or an architecture that is not understood. OSError: the file cannot be opened.
     """
-    return import_config(read_json(path), str(path), name=name or name_from_path(path), source=source)
+    data = read_json(path)
+    beside = path.with_name("hf_quant_config.json")
+    if beside != path and beside.is_file() and not _says_how_weights_are_stored(data):
+        data = {**data, "quantization_config": read_json(beside)}
+    return import_config(data, str(path), name=name or name_from_path(path), source=source)
+
+
+def _says_how_weights_are_stored(data: Mapping[str, Any]) -> bool:
+    keys = ("quantization_config", "compression_config")
+    return any(part.get(key) for part in (data, text_config(data, "").data) for key in keys)
 
 
 def import_config(data: Mapping[str, Any], path: str, *, name: str, source: Source | None = None) -> Imported:
@@ -110,7 +119,7 @@ def _assemble(
     warnings: list[str],
 ) -> ModelSpec:
     dtype, plain = model_dtype(config)
-    stored, kv, notes = weights(config, plain)
+    stored, kv, notes = weights(config, plain, stack, name)
     warnings += notes
     tower, notes = vision(data, config.path)
     warnings += notes

@@ -60,7 +60,7 @@ def recurrent_dtype(config: Config) -> StateDtype | None:
 
 
 def _delta(config: Config) -> State | None:
-    if not (config.has("linear_num_value_heads") or config.model_type.startswith("qwen3_next")):
+    if config.optional("linear_num_value_heads") is None:
         return None
     return GatedDeltaNetState.model_construct(
         key_heads=config.count("linear_num_key_heads"),

@@ -1,0 +1,205 @@
+"""The many ways in which checkpoints say how weights are quantized, as names of ``sizing.weight_formats``.
+
+One :class:`Scheme` says it all: the format of everything that is not mentioned, formats of named modules, and
+modules left alone. Read here: compressed-tensors, modelopt (``quant_algo``, ``config_groups``,
+``quantized_layers``, ``hf_quant_config.json``), fp8 (whole, per channel, in tiles), GPTQ, AWQ, AutoRound,
+bitsandbytes, MXFP4, HQQ, EETQ, torchao.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+IGNORED_KEYS = (
+    "ignore",
+    "modules_to_not_convert",
+    "ignored_layers",
+    "exclude_modules",
+    "llm_int8_skip_modules",
+)
+"""Under which names schemes list what they leave alone."""
+
+MOST_NAMES = 1 << 16
+"""Names of modules that are looked at: more than any checkpoint lists."""
+
+ALGORITHMS = {
+    "NVFP4": "nvfp4", "W4A16_NVFP4": "nvfp4", "W4A8_NVFP4": "nvfp4", "NVFP4_AWQ": "nvfp4",
+    "NVFP4_SVDQUANT": "nvfp4",
+    "FP8": "fp8", "FP8_PER_CHANNEL_PER_TOKEN": "fp8_channel", "FP8_PB_WO": "fp8_block128",
+    "FP8_PB_REAL": "fp8_block128",
+    "W4A16_AWQ": "int4_group128", "W4A8_AWQ": "int4_group128", "INT4_AWQ": "int4_group128",
+    "W4A16": "int4_group128",
+    "INT8_SQ": "int8", "W8A8_SQ_PER_CHANNEL": "int8", "W8A16": "int8",
+    "MXFP8": "mxfp8", "MXFP4": "mxfp4", "W4A8_MXFP4_FP8": "mxfp4", "W4A16_MXFP4": "mxfp4",
+}  # fmt: skip
+"""modelopt's names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """``default``: format of what nothing names (``None``: left alone); ``named``: (pattern, format) pairs.
+
+    ``instead``: what left-alone modules are stored in when it is not the model's dtype.
+    """
+
+    default: str | None
+    named: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[str, ...] = ()
+    instead: str | None = None
+    linear: bool = False
+    """Every linear module is meant, the output head included."""
+    notes: tuple[str, ...] = ()
+
+
+def read_scheme(raw: Mapping[str, Any]) -> Scheme:
+    """The scheme of a quantization configuration; one that is not known has no formats and a note."""
+    if isinstance(raw.get("quantization"), Mapping):  # hf_quant_config.json
+        raw = {**raw["quantization"], "quant_method": "modelopt"}
+    method = str(raw.get("quant_method") or "").lower().replace("_", "-")
+    algorithm = str(raw.get("quant_algo") or "").upper()
+    ignored = tuple(_ignored(raw))
+    if raw.get("moe_quant_algo"):  # the experts in one format, the rest as the file's own method has it
+        experts = ALGORITHMS.get(str(raw["moe_quant_algo"]).upper())
+        rest = _fp8(raw) if method == "fp8" else None
+        return Scheme(None, ((".experts.", experts),) if experts else (), (), rest)
+    if algorithm == "MIXED_PRECISION":
+        return Scheme(None, tuple(_listed(raw)), ignored)
+    if raw.get("config_groups"):
+        return _groups(raw, ignored, "compressed" in method)
+    if algorithm:
+        found = ALGORITHMS.get(algorithm)
+        return Scheme(found, (), ignored, notes=() if found else _unknown(algorithm))
+    found, notes = _by_method(method, raw)
+    return Scheme(found, (), ignored, notes=notes)
+
+
+def _by_method(method: str, raw: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+    if method == "mxfp4":
+        return "mxfp4", ()
+    if method in ("fp8", "finegrained-fp8", "fbgemm-fp8", "ptpc-fp8", "fp8-block"):
+        return _fp8(raw), ()
+    if method in (
+        "awq",
+        "gptq",
+        "auto-round",
+        "autoround",
+        "gptq-marlin",
+        "awq-marlin",
+        "intel/auto-round",
+        "inc",
+    ):
+        bits = raw.get("bits", raw.get("w_bit", 4))
+        return integer_format(
+            bits, raw.get("group_size", raw.get("q_group_size", 128 if bits == 4 else None))
+        )
+    if method == "bitsandbytes":
+        if not raw.get("load_in_4bit", raw.get("_load_in_4bit")):
+            return "int8", ()
+        return ("nf4_double" if raw.get("bnb_4bit_use_double_quant") else "nf4"), ()
+    if method == "eetq":
+        return "int8", ()
+    if method == "hqq":
+        inner = raw.get("quant_config")
+        params = inner.get("weight_quant_params", inner) if isinstance(inner, Mapping) else {}
+        return integer_format(params.get("nbits", 4), params.get("group_size", 64))
+    if method == "torchao":
+        return _torchao(raw)
+    return None, _unknown(method or "without a name")
+
+
+def _torchao(raw: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+    text = str(raw.get("quant_type") or "").lower()
+    if "int4" in text:
+        return integer_format(4, raw.get("group_size", 128))
+    if "int8" in text:
+        return "int8", ()
+    if "float8" in text or "fp8" in text:
+        return "fp8_channel", ()
+    return None, _unknown("torchao")
+
+
+def _unknown(name: str) -> tuple[str, ...]:
+    return (f"weight quantization {name!r} is not known; sized as stored in 16 bits",)
+
+
+def _fp8(raw: Mapping[str, Any]) -> str:
+    if raw.get("weight_block_size"):
+        return "fp8_block128"
+    per_channel = str(raw.get("quant_method")).lower() in ("fbgemm_fp8", "ptpc_fp8")
+    return "fp8_channel" if per_channel else "fp8"
+
+
+def integer_format(bits: object, group: object) -> tuple[str | None, tuple[str, ...]]:
+    """Format of integer codes; a group of -1 is a whole row."""
+    if bits == 8:
+        return ("int8_group128" if group == 128 else "int8"), ()
+    if bits == 4:
+        if group in (-1, None):
+            return "int4_channel", ()
+        return (f"int4_group{group}" if group in (32, 64, 128) else "int4_group128"), ()
+    return None, (f"{bits}-bit weights are not known; sized as stored in 16 bits",)
+
+
+def _groups(raw: Mapping[str, Any], ignored: tuple[str, ...], linear: bool) -> Scheme:
+    default: str | None = None
+    named: list[tuple[str, str]] = []
+    notes: list[str] = []
+    groups = raw["config_groups"]
+    for group in groups.values() if isinstance(groups, Mapping) else ():
+        if not isinstance(group, Mapping) or not isinstance(group.get("weights"), Mapping):
+            continue
+        found, words = _weights_of(group)
+        notes += words
+        if found is None:
+            continue
+        targets = group.get("targets")
+        names = (
+            [item for item in targets[:MOST_NAMES] if isinstance(item, str)]
+            if isinstance(targets, list)
+            else []
+        )
+        classes = [name for name in names if name[:1].isupper() and "." not in name]
+        if classes or not names:
+            default = default or found
+        named += [(name, found) for name in names if name not in classes]
+    if default is None and not named:
+        notes.append("the quantization configuration has no scheme for weights")
+    named += _listed(raw)
+    return Scheme(default, tuple(named), ignored, linear=linear, notes=tuple(dict.fromkeys(notes)))
+
+
+def _weights_of(group: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+    scheme = group["weights"]
+    bits, size = scheme.get("num_bits"), scheme.get("group_size")
+    if scheme.get("type") == "float":
+        if bits == 8:
+            if size == 32:
+                return "mxfp8", ()
+            strategy = str(scheme.get("strategy") or "tensor")
+            return {"block": "fp8_block128", "channel": "fp8_channel"}.get(strategy, "fp8"), ()
+        if bits == 4:
+            return ("mxfp4" if size == 32 else "nvfp4"), ()
+    return integer_format(bits, size)
+
+
+def _listed(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """modelopt's table of quantized modules."""
+    table = raw.get("quantized_layers")
+    if not isinstance(table, Mapping):
+        return
+    for name, entry in list(table.items())[:MOST_NAMES]:
+        algorithm = entry.get("quant_algo") if isinstance(entry, Mapping) else None
+        if (found := ALGORITHMS.get(str(algorithm).upper())) is not None:
+            yield str(name), found
+
+
+def _ignored(raw: Mapping[str, Any]) -> Iterator[str]:
+    for key in IGNORED_KEYS:
+        value = raw.get(key)
+        if isinstance(value, list):
+            yield from (item for item in value[:MOST_NAMES] if isinstance(item, str))
+    dynamic = raw.get("dynamic")
+    if isinstance(dynamic, Mapping):  # GPTQModel: "-:" before an expression leaves the module alone
+        yield from ("re:" + str(key)[2:] for key in dynamic if str(key).startswith("-:"))

@@ -1,0 +1,222 @@
+"""Quantization configurations: which format each part of a model is stored in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvplan.sizing.weight_formats import weight_format
+from kvplan.sizing.weights import stage_weights
+from kvplan.specs.huggingface import import_config, read_config
+from kvplan.specs.huggingface.modules import matches
+from kvplan.specs.model import ModelSpec
+
+MOE: dict[str, Any] = {
+    "model_type": "deepseek_v3",
+    "hidden_size": 1024,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 16,
+    "vocab_size": 32000,
+    "intermediate_size": 4096,
+    "kv_lora_rank": 512,
+    "q_lora_rank": 256,
+    "qk_rope_head_dim": 64,
+    "qk_nope_head_dim": 128,
+    "v_head_dim": 128,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 512,
+    "first_k_dense_replace": 2,
+    "tie_word_embeddings": False,
+}
+HYBRID: dict[str, Any] = {
+    "model_type": "qwen3_5_moe_text",
+    "hidden_size": 1024,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 128,
+    "vocab_size": 32000,
+    "full_attention_interval": 4,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 512,
+    "shared_expert_intermediate_size": 512,
+}
+PARTS = ("experts", "dense_mlp", "shared_experts", "attention", "state", "lm_head", "router", "draft")
+
+
+def spec_of(config: dict[str, Any], quantization: dict[str, Any]) -> ModelSpec:
+    return import_config({**config, "quantization_config": quantization}, "config.json", name="test").model
+
+
+def stored(spec: ModelSpec, *parts: str) -> list[str]:
+    return [spec.weights.overrides.get(part, spec.weights.format) for part in parts]  # type: ignore[call-overload]
+
+
+def floats(bits: int, group: int | None = None, **more: Any) -> dict[str, Any]:
+    return {
+        "weights": {"num_bits": bits, "type": "float", "group_size": group, **more},
+        "targets": ["Linear"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("quantization", "expected"),
+    [
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8_block128"),
+        ({"quant_method": "fp8", "activation_scheme": "static"}, "fp8"),
+        ({"quant_method": "fbgemm_fp8"}, "fp8_channel"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 32}, "int4_group32"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": -1}, "int4_channel"),
+        ({"quant_method": "gptq", "bits": 8, "group_size": 128}, "int8_group128"),
+        ({"quant_method": "awq", "w_bit": 4, "q_group_size": 64}, "int4_group64"),
+        ({"quant_method": "auto-round", "bits": 4, "group_size": 128}, "int4_group128"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "nf4"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_use_double_quant": True}, "nf4_double"),
+        ({"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4, "group_size": 64}}}, "int4_group64"),
+        ({"quant_method": "torchao", "quant_type": "float8_dynamic_activation_float8_weight"}, "fp8_channel"),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, "fp8"),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4"),
+        ({"quant_method": "modelopt", "quant_algo": "MXFP8"}, "mxfp8"),
+        ({"quant_method": "compressed-tensors", "config_groups": {"g": floats(8, strategy="channel")}}, "fp8_channel"),
+        ({"quant_method": "compressed-tensors", "config_groups": {"g": floats(8, strategy="block")}}, "fp8_block128"),
+        ({"quant_method": "compressed-tensors", "config_groups": {"g": floats(4, 16)}}, "nvfp4"),
+        ({"quant_method": "compressed-tensors", "config_groups": {"g": floats(4, 32)}}, "mxfp4"),
+        ({"quantization": {"quant_algo": "NVFP4", "exclude_modules": ["lm_head"]}}, "nvfp4"),
+    ],
+)  # fmt: skip
+def test_the_format_of_the_experts(quantization: dict[str, Any], expected: str) -> None:
+    spec = spec_of(MOE, quantization)
+    assert stored(spec, "experts", "router") == [expected, "bf16"]
+    assert stored(spec, "embeddings") == ["bf16"]
+    assert weight_format(expected).name == expected
+
+
+def test_lists_name_layers_and_only_those_count() -> None:
+    ignored = ["lm_head", "model.layers.0*", "model.layers.1.*"]
+    ignored += [f"model.layers.{layer}.self_attn*" for layer in range(2, 12)]
+    ignored += [f"model.layers.{layer}.mlp.shared_experts*" for layer in range(2, 12)]
+    spec = spec_of(MOE, {"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ignored})
+    assert stored(spec, *PARTS[:4]) == ["nvfp4", "bf16", "bf16", "bf16"]
+
+
+def test_expressions_name_kinds_of_modules() -> None:
+    quantization = {
+        "quant_method": "compressed-tensors",
+        "config_groups": {
+            "g": {"weights": {"num_bits": 4, "type": "int", "group_size": 32}, "targets": ["Linear"]}
+        },
+        "ignore": [
+            "lm_head",
+            "re:.*self_attn.*",
+            "re:.*shared_experts.*",
+            r"re:.*mlp\.(gate|up|gate_up|down)_proj.*",
+        ],
+    }
+    assert stored(spec_of(MOE, quantization), *PARTS[:4]) == ["int4_group32", "bf16", "bf16", "bf16"]
+
+
+def test_groups_with_targets_of_their_own() -> None:
+    attention = [f"model.layers.{i}.self_attn.{p}_proj" for i in (3, 7) for p in "qkvo"]
+    state = [
+        f"model.layers.{i}.linear_attn.{p}" for i in (0, 1, 2, 4, 5, 6) for p in ("in_proj_qkv", "out_proj")
+    ]
+    experts = [f"model.layers.{i}.mlp.experts" for i in range(8)]
+    groups = {
+        "group_0": {"weights": {"num_bits": 8, "type": "float"}, "targets": attention + state},
+        "group_1": {
+            "weights": {"num_bits": 4, "type": "float", "group_size": 16},
+            "targets": ["lm_head", *experts],
+        },
+    }
+    spec = spec_of(HYBRID, {"quant_method": "modelopt", "config_groups": groups, "ignore": ["mtp*"]})
+    assert stored(spec, "experts", "attention", "state", "lm_head", "shared_experts", "router") == [
+        "nvfp4", "fp8", "fp8", "nvfp4", "bf16", "bf16",
+    ]  # fmt: skip
+
+
+def test_a_table_of_layers_says_it_all() -> None:
+    table = {f"model.layers.{i}.mlp.experts": {"quant_algo": "W4A16_NVFP4"} for i in range(8)}
+    table |= {f"model.layers.{i}.self_attn.o_proj": {"quant_algo": "FP8"} for i in (3, 7)}
+    spec = spec_of(HYBRID, {"quant_algo": "MIXED_PRECISION", "quantized_layers": table})
+    assert stored(spec, "experts", "attention", "state", "shared_experts") == ["nvfp4", "fp8", "bf16", "bf16"]
+
+
+def test_experts_in_a_format_of_their_own() -> None:
+    quantization = {"quant_method": "fp8", "weight_block_size": [128, 128], "moe_quant_algo": "NVFP4",
+                    "quant_algo": "MIXED_PRECISION", "ignore": ["*.attn.*", "mtp.*"]}  # fmt: skip
+    spec = spec_of(MOE, quantization)
+    assert stored(spec, "experts", "attention", "shared_experts", "lm_head") == [
+        "nvfp4", "fp8_block128", "fp8_block128", "bf16",
+    ]  # fmt: skip
+
+
+def test_a_part_that_differs_by_layer_is_sized_as_most_of_it_and_said() -> None:
+    ignored = [f"model.layers.{layer}.self_attn*" for layer in range(4)]
+    config = {**MOE, "quantization_config": {"quant_algo": "FP8", "ignore": ignored}}
+    imported = import_config(config, "config.json", name="test")
+    assert stored(imported.model, "attention") == ["fp8"]
+    assert any("attention is fp8 in 8 of 12 layers" in text for text in imported.warnings)
+
+
+def test_a_file_beside_the_configuration_is_read(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(MOE))
+    plain = read_config(tmp_path / "config.json").model
+    assert plain.weights.format == "bf16"
+    quantization = {
+        "quant_algo": "NVFP4",
+        "kv_cache_quant_algo": "FP8",
+        "exclude_modules": ["*self_attn*", "lm_head"],
+    }
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps({"producer": {}, "quantization": quantization}))
+    spec = read_config(tmp_path / "config.json").model
+    assert stored(spec, "experts", "attention") == ["nvfp4", "bf16"]
+    assert spec.kv_format == "fp8_e4m3"
+    assert stage_weights(spec).stored_bytes < 0.7 * stage_weights(plain).stored_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "experts", "attention"),
+    [
+        ("deepseek-v3.2-nvfp4", "nvfp4", "bf16"),
+        ("nemotron-3-super-fp8", "fp8", "fp8"),
+        ("something-awq", "int4_group128", "int4_group128"),
+        ("fp80-lookalike", "bf16", "bf16"),
+    ],
+)
+def test_a_name_that_promises_a_format_is_believed_with_a_warning(
+    name: str, experts: str, attention: str
+) -> None:
+    imported = import_config(MOE, "config.json", name=name)
+    assert stored(imported.model, "experts", "attention") == [experts, attention]
+    assert bool(imported.warnings) == (experts != "bf16")
+
+
+def test_an_unknown_scheme_is_said() -> None:
+    imported = import_config({**MOE, "quantization_config": {"quant_method": "exl9"}}, "x", name="x")
+    assert imported.model.weights.format == "bf16"
+    assert imported.warnings == ("weight quantization 'exl9' is not known; sized as stored in 16 bits",)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "meant"),
+    [
+        ("lm_head", "lm_head", True),
+        ("model.layers.1*", "model.layers.1.mlp.up_proj", True),
+        ("re:.*\\.layers\\.\\d+\\.self_attn", "model.layers.11.self_attn.q_proj", True),
+        ("re:^lm_head$", "model.lm_head", False),
+        ("gate", "model.layers.1.mlp.gate", True),
+        ("gate", "model.layers.1.mlp.gate_proj", False),
+        ("re:(a+)+$", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab", False),  # would run for ever as an expression
+        ("re:.*.*.*.*.*.*x", "aaaa", False),
+        ("re:(", "lm_head", False),
+    ],
+)
+def test_patterns(pattern: str, name: str, meant: bool) -> None:
+    assert matches(pattern, name) is meant
