@@ -166,7 +166,7 @@ def _experts(kernels: KernelSet, experts: Experts, tokens: Array) -> Array:
 
 
 MOE_EFFICIENCY = 0.7
-"""Share of a plain multiplication's rate that grouped ones reach (assumed: ragged groups fill tiles badly)."""
+"""Share of a plain multiplication's rate that grouped ones reach (assumed: ragged groups waste tiles)."""
 
 
 def _collectives(

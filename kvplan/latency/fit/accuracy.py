@@ -179,6 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KvplanError as exc:
         sys.stderr.write(f"error: {exc}\n")
         return exc.exit_code
+    except OSError as exc:
+        sys.stderr.write(f"error: {exc.filename or 'tables'}: {exc.strerror or exc}\n")
+        return 1
     text = report_text(scores, options.points)
     sys.stdout.write(text)
     if options.output:

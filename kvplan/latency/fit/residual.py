@@ -53,7 +53,7 @@ class Residual:
             points, self.centres, share, self.share, self.lengths, self.amplitude, self.shrink
         )
         prior = (self.amplitude * _factor(share, self.shrink)) ** 2
-        explained = np.einsum("ij,jk,ik->i", cross, self.inverse, cross)
+        explained = np.sum((cross @ self.inverse) * cross, axis=1)
         return cross @ self.weights, np.sqrt(np.maximum(prior - explained, 0.0) + self.noise**2)
 
     def mean(self, points: Array, share: Array) -> Array:

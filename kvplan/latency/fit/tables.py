@@ -146,10 +146,11 @@ def _frame(path: Path) -> pd.DataFrame:
         import pyarrow
 
         try:
-            table = pq.ParquetFile(path)
-            if table.metadata.num_rows > MAX_ROWS:
-                raise DataError(f"more than {MAX_ROWS:,} rows", where=str(path))
-            frame = table.read().to_pandas()
+            with path.open("rb") as handle:
+                table = pq.ParquetFile(handle)
+                if table.metadata.num_rows > MAX_ROWS:
+                    raise DataError(f"more than {MAX_ROWS:,} rows", where=str(path))
+                frame = table.read().to_pandas()
         except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError) as exc:
             raise DataError(f"not a Parquet table: {exc}", where=str(path)) from exc
     if len(frame) > MAX_ROWS:

@@ -1,0 +1,91 @@
+"""Dirty tables are refused with their place; unknown rows are counted, not hidden."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kvplan.errors import DataError
+from kvplan.latency.fit.tables import check_rates, read_measurements
+
+
+def rows(count=6, **over):
+    base = {
+        "op_name": "generation_attention", "kernel_source": "k", "device": "NVIDIA H100 80GB HBM3",
+        "framework": "X", "version": "1", "kv_cache_dtype": "bfloat16", "batch_size": 4, "isl": 1,
+        "step": [2**i - 1 for i in range(4, 4 + count)], "num_heads": 32, "num_key_value_heads": 8,
+        "head_dim": 128, "latency": [0.01 + 0.001 * i for i in range(count)],
+    }  # fmt: skip
+    return pd.DataFrame({**base, **over}, index=range(count))
+
+
+def written(tmp_path, frame, suffix=".parquet"):
+    path = tmp_path / f"t{suffix}"
+    if suffix == ".csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_a_table_becomes_families_in_si_units(tmp_path, suffix):
+    read = read_measurements([written(tmp_path, rows(), suffix)])
+    (family,) = read.families
+    assert family.op == "generation_attention"
+    assert family.labels == {"kernel_source": "k", "kv_cache_dtype": "bfloat16", "head_dim": "128"}
+    assert family.shapes["ctx"].tolist() == [16.0, 32.0, 64.0, 128.0, 256.0, 512.0]
+    assert family.shapes["window"].tolist() == [0.0] * 6
+    assert family.seconds[0] == pytest.approx(1e-5)
+    assert len(read.inputs[0].sha256) == 64
+
+
+def test_families_are_split_by_format_and_head_size(tmp_path):
+    frame = pd.concat([rows(), rows(kv_cache_dtype="fp8"), rows(head_dim=64)])
+    read = read_measurements([written(tmp_path, frame)])
+    assert len(read.families) == 3
+    assert {f.shapes["kv_element_bytes"][0] for f in read.families} == {1.0, 2.0}
+
+
+@pytest.mark.parametrize("bad", [np.nan, -0.1, 0.0, np.inf])
+def test_latencies_that_are_no_times_are_refused_with_their_row(tmp_path, bad):
+    latency = [0.01, 0.01, bad, 0.01, 0.01, 0.01]
+    with pytest.raises(DataError, match="1 of 6 latencies") as caught:
+        read_measurements([written(tmp_path, rows(latency=latency))])
+    assert caught.value.where.endswith("row 2")
+
+
+@pytest.mark.parametrize("name", ["latency", "op_name", "device", "head_dim", "step"])
+def test_missing_columns_are_named(tmp_path, name):
+    with pytest.raises(DataError, match=name):
+        read_measurements([written(tmp_path, rows().drop(columns=name))])
+
+
+def test_unknown_ops_are_counted_and_alone_are_an_error(tmp_path):
+    odd = rows(op_name="dreaming")
+    read = read_measurements([written(tmp_path, pd.concat([rows(), odd]))])
+    assert any("6 rows of 'dreaming'" in note for note in read.notes)
+    with pytest.raises(DataError, match="no measurements of a known kernel"):
+        read_measurements([written(tmp_path, odd)])
+
+
+def test_two_gpus_in_one_table_are_refused(tmp_path):
+    frame = pd.concat([rows(), rows(device="NVIDIA L40S")])
+    with pytest.raises(DataError, match="several GPUs"):
+        read_measurements([written(tmp_path, frame)])
+
+
+def test_files_that_are_no_tables_are_refused(tmp_path):
+    for name in ("a.parquet", "b.csv"):
+        path = tmp_path / name
+        path.write_bytes(b"\x00\x01 nothing" if name.endswith("parquet") else b"")
+        with pytest.raises(DataError):
+            read_measurements([path])
+
+
+def test_a_table_faster_than_its_memory_is_refused(tmp_path):
+    frame = rows(batch_size=512, latency=0.001)
+    families = read_measurements([written(tmp_path, frame)]).families
+    with pytest.raises(DataError, match="of the memory bandwidth"):
+        check_rates(families, 3.35e12, 50e6)
+    honest = read_measurements([written(tmp_path, rows(batch_size=512, latency=10.0))]).families
+    check_rates(honest, 3.35e12, 50e6)

@@ -1,0 +1,123 @@
+"""Laws of every clock: positive, finite, and never faster for more work."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvplan.engine.protocols import StepBatch
+from kvplan.latency.build import build_latency
+from kvplan.sizing.parallel import Parallel
+from kvplan.specs.catalog import load_gpu, load_model
+from kvplan.specs.formats import kv_format
+
+CASES = {
+    "linear": ("linear", "llama-3.1-8b", "h100-sxm", 1),
+    "roofline-dense": ("roofline", "llama-3.1-8b", "h100-sxm", 1),
+    "roofline-window": ("roofline", "gemma-2-27b", "l40s", 2),
+    "roofline-experts": ("roofline", "mixtral-8x7b", "a100-80g", 4),
+    "roofline-latent": ("roofline", "deepseek-v3", "h200-sxm", 8),
+    "profile-h100": ("profile", "llama-3.1-8b", "h100-sxm", 1),
+    "profile-h100-tp": ("profile", "llama-3.1-70b", "h100-sxm", 4),
+    "profile-window": ("profile", "gemma-2-27b", "h100-sxm", 1),
+    "profile-latent": ("profile", "deepseek-v3", "h100-sxm", 8),
+    "profile-a100": ("profile", "llama-3.1-8b", "a100-80g", 1),
+}
+SETTINGS = settings(max_examples=60, deadline=None)
+SLACK = 1 - 1e-12
+"""Sums of doubles in another order may differ in the last bits."""
+
+
+def build(kind, model, gpu, tp):
+    spec = {"model": kind}
+    if kind == "linear":
+        spec |= {"a": 5e-3, "b": 2e-5, "c": 1e-8}
+    return build_latency(
+        spec, model=load_model(model), gpu=load_gpu(gpu), parallel=Parallel(tp=tp),
+        kv_format=kv_format("bf16"), weights_format=None, block_size=16,
+    ).model  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=CASES, ids=list(CASES))
+def clock(request):
+    return build(*CASES[request.param])
+
+
+def batch(requests, context, chunks):
+    """``requests`` decoding at ``context`` tokens each, and prefill chunks."""
+    tokens = requests + sum(new for _, new in chunks)
+    return StepBatch(
+        scheduled_tokens=tokens, decode_context=requests * context, decode_requests=requests,
+        decode_kv_tokens=requests * context, prefill_chunks=list(chunks),
+        sampled_requests=requests + len(chunks),
+    )  # fmt: skip
+
+
+REQUESTS = st.integers(0, 2048)
+CONTEXT = st.integers(1, 1 << 20)
+CHUNKS = st.lists(st.tuples(st.integers(0, 1 << 18), st.integers(1, 1 << 14)), max_size=4)
+MORE = st.integers(1, 4096)
+
+
+@SETTINGS
+@given(requests=REQUESTS, context=CONTEXT, chunks=CHUNKS)
+def test_a_step_takes_a_positive_finite_time(clock, requests, context, chunks):
+    seconds = clock.step_seconds(batch(requests, context, chunks))
+    assert math.isfinite(seconds)
+    assert seconds > 0
+
+
+@SETTINGS
+@given(requests=REQUESTS, context=CONTEXT, chunks=CHUNKS, more=MORE)
+def test_more_requests_of_the_same_context_never_take_less(clock, requests, context, chunks, more):
+    small = clock.step_seconds(batch(requests, context, chunks))
+    assert clock.step_seconds(batch(requests + more, context, chunks)) >= small * SLACK
+
+
+@SETTINGS
+@given(requests=st.integers(1, 2048), context=CONTEXT, chunks=CHUNKS, more=MORE)
+def test_longer_contexts_never_take_less(clock, requests, context, chunks, more):
+    small = clock.step_seconds(batch(requests, context, chunks))
+    assert clock.step_seconds(batch(requests, context + more, chunks)) >= small * SLACK
+
+
+@SETTINGS
+@given(requests=REQUESTS, context=CONTEXT, chunks=CHUNKS, before=st.integers(0, 1 << 17), new=MORE)
+def test_another_chunk_never_takes_less(clock, requests, context, chunks, before, new):
+    small = clock.step_seconds(batch(requests, context, chunks))
+    assert clock.step_seconds(batch(requests, context, [*chunks, (before, new)])) >= small * SLACK
+
+
+@SETTINGS
+@given(before=st.integers(0, 1 << 17), new=st.integers(1, 1 << 14), more=MORE)
+def test_a_longer_chunk_or_one_further_in_never_takes_less(clock, before, new, more):
+    small = clock.step_seconds(batch(0, 1, [(before, new)]))
+    assert clock.step_seconds(batch(0, 1, [(before, new + more)])) >= small * SLACK
+    assert clock.step_seconds(batch(0, 1, [(before + more, new)])) >= small * SLACK
+
+
+def test_a_clock_keeps_nothing_of_the_batch(clock):
+    one = batch(3, 100, [(0, 64)])
+    first = clock.step_seconds(one)
+    clock.step_seconds(batch(500, 9000, []))
+    assert clock.step_seconds(one) == first
+
+
+def test_twice_the_bandwidth_halves_the_memory_bound_part():
+    gpu = load_gpu("h100-sxm")
+    fast = gpu.model_copy(update={"bandwidth_bytes_per_s": 2 * gpu.bandwidth_bytes_per_s})
+    parts = [
+        build_latency(
+            {"model": "roofline", "step_s": 0.0}, model=load_model("llama-3.1-8b"), gpu=chip,
+            parallel=Parallel(), kv_format=kv_format("bf16"), weights_format=None, block_size=16,
+        ).model.step_seconds(batch(8, 4096, []))
+        for chip in (gpu, fast)
+    ]  # fmt: skip
+    assert parts[0] == pytest.approx(2 * parts[1], rel=1e-12)
+
+
+def test_one_gpu_has_no_collective():
+    model = build("roofline", "llama-3.1-8b", "h100-sxm", 1)
+    assert model.parts(batch(64, 1000, [(0, 4096)])).collective_s == 0.0
+    assert build("roofline", "llama-3.1-8b", "h100-sxm", 2).parts(batch(64, 1000, [])).collective_s > 0.0
