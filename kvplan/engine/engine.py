@@ -8,6 +8,7 @@ from typing import Protocol
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
+from kvplan.engine.sglang_config import SglangConfig
 from kvplan.errors import UnknownName
 from kvplan.traces.request import Request
 
@@ -26,7 +27,9 @@ class Engine(Protocol):
         ...
 
 
-def make_engine(name: str, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> Engine:
+def make_engine(
+    name: str, config: EngineConfig | SglangConfig, latency: LatencyModel, recorder: Recorder
+) -> Engine:
     """``fast``, or ``reference``: the same decisions, block by block.
 
     Pools with several layer groups are simulated block by block under either name; one group of full
@@ -34,6 +37,14 @@ def make_engine(name: str, config: EngineConfig, latency: LatencyModel, recorder
     """
     if name not in ENGINES:
         raise UnknownName("engine", name, ENGINES)
+    if isinstance(config, SglangConfig):
+        if name == "fast":
+            from kvplan.engine.sglang_replica import SglangReplica
+
+            return SglangReplica(config, latency, recorder)
+        from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
+
+        return ReferenceSglangEngine(config, latency, recorder)
     if name == "fast" and len(config.groups) == 1 and config.groups[0].kind == "full":
         from kvplan.engine.replica import Replica
 

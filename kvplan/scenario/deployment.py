@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvplan.engine.config import CacheGroup, EngineConfig
+from kvplan.engine.sglang_config import SglangConfig
 from kvplan.errors import AnswerIsNo, UsageError
 from kvplan.latency.assumption import Assumption
-from kvplan.scenario.schema import Scenario
+from kvplan.scenario.schema import Scenario, SglangPart
+from kvplan.scenario.sglang import sglang_config
 from kvplan.sizing.parallel import Parallel
 from kvplan.units import format_bytes, format_tokens
 
@@ -33,7 +35,7 @@ class Deployment:
     gpu: GpuSpec | None
     fit: FitReport | None
     parallel: Parallel
-    config: EngineConfig
+    config: EngineConfig | SglangConfig
     assumptions: tuple[Assumption, ...]
     warnings: tuple[str, ...]
 
@@ -64,14 +66,19 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
     fit = None
     if model is not None and gpu is not None:
         fit = _fit(scenario, model, gpu, parallel)
+        if cache.dtype is None and cache.dtype_k is None:
+            assumed.append(Assumption("cache.dtype", fit.kv_format.name, "the checkpoint's dtype"))
+    if isinstance(engine, SglangPart):
+        limit = model.max_context if model else None
+        sglang, filled = sglang_config(scenario, engine, fit, limit)
+        return Deployment(model, gpu, fit, parallel, sglang, (*assumed, *filled), tuple(warnings))
+    if fit is not None:
         if engine.max_num_seqs is None:
             assumed.append(_default("engine.max_num_seqs", fit.serving.max_num_seqs))
         if engine.max_num_batched_tokens is None:
             assumed.append(_default("engine.max_num_batched_tokens", fit.serving.max_num_batched_tokens))
         if engine.gpu_memory_utilization is None:
             assumed.append(_default("engine.gpu_memory_utilization", fit.serving.utilization))
-        if cache.dtype is None and cache.dtype_k is None:
-            assumed.append(Assumption("cache.dtype", fit.kv_format.name, "the checkpoint's dtype"))
     blocks = cache.blocks
     if blocks is None:
         assert fit is not None  # the scenario's own validation: blocks, or model and gpu

@@ -85,6 +85,7 @@ def _capacity(scenario: Scenario, fit: FitReport) -> list[dict[str, Any]]:
         kv_dtypes=[name for name in formats if _applies(name, fit.model)],
         parallel=fit.parallel,
         weights_dtype=scenario.weights_dtype,
+        engine=engine.kind,
         version=engine.version,
         utilization=engine.gpu_memory_utilization,
         max_num_batched_tokens=engine.max_num_batched_tokens,

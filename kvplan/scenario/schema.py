@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from kvplan.errors import UsageError
 from kvplan.units import parse_bytes, parse_rate, parse_seconds, parse_tokens
@@ -32,6 +32,9 @@ Rate = Annotated[float, _by(parse_rate), Field(gt=0)]
 Positive = Annotated[int, Field(strict=True, ge=1, le=1 << 40)]
 Natural = Annotated[int, Field(strict=True, ge=0, le=1 << 40)]
 Scale = Annotated[float, Field(gt=0, le=1e9)]
+
+
+Eviction = Literal["lru", "lfu", "fifo", "mru", "filo", "priority", "slru"]
 
 
 class Part(BaseModel):
@@ -74,8 +77,8 @@ class CachePart(Part):
     dtype_v: str | None = None
     block_size: Positive = 16
     blocks: Annotated[int, Field(strict=True, ge=2, le=1 << 40)] | None = None
-    prefix: Literal["hash", "none"] = "hash"
-    eviction: Literal["lru"] = "lru"
+    prefix: Literal["hash", "radix", "none"] = "hash"
+    eviction: Eviction = "lru"
     host_memory: Annotated[int, _by(parse_bytes), Field(strict=True, ge=0)] = 0
     retention: Literal["engine"] = "engine"
     groups: Annotated[tuple[GroupPart, ...], Field(min_length=1, max_length=16)] | None = None
@@ -107,6 +110,83 @@ class EnginePart(Part):
     prefill_schedule_interval: Positive = 1
     async_scheduling: bool = True
     prefix_cache_retention_interval: Natural | None = 0
+
+
+class SglangPart(Part):
+    """Options of SGLang, under its own names; ``None`` is the engine's default on this GPU."""
+
+    kind: Literal["sglang"] = "sglang"
+    version: str = "0.5"
+    page_size: Positive = 1
+    max_total_tokens: Tokens | None = None
+    max_running_requests: Positive | None = None
+    chunked_prefill_size: Annotated[int, Field(strict=True, ge=-1, le=1 << 40)] | None = None
+    max_prefill_tokens: Tokens = 16_384
+    context_length: Tokens | None = None
+    mem_fraction_static: Annotated[float, Field(gt=0, le=1)] | None = None
+    disable_cuda_graph: bool = False
+    schedule_policy: Literal["fcfs", "lpm"] = "fcfs"
+    schedule_conservativeness: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    radix_eviction_policy: Eviction = "lru"
+    disable_radix_cache: bool = False
+    enable_mixed_chunk: bool = False
+    disable_overlap_schedule: bool = True
+
+    @model_validator(mode="after")
+    def _no_overlap(self) -> Self:
+        if not self.disable_overlap_schedule:
+            raise ValueError(
+                "SGLang's overlap schedule is not simulated yet: leave disable_overlap_schedule at true "
+                "(with overlap a finished request stays for one more step)"
+            )
+        return self
+
+    # What sizing asks of any engine.
+
+    @property
+    def gpu_memory_utilization(self) -> float | None:
+        """Share of memory for weights and pool."""
+        return self.mem_fraction_static
+
+    @property
+    def max_num_batched_tokens(self) -> int | None:
+        """Prompt tokens of a step; None is the default, also without chunking."""
+        size = self.chunked_prefill_size
+        return None if size is None or size < 1 else size
+
+    @property
+    def max_num_seqs(self) -> int | None:
+        """Requests at a time."""
+        return self.max_running_requests
+
+    @property
+    def max_model_len(self) -> int | None:
+        """Prompt and answer together."""
+        return self.context_length
+
+    @property
+    def enforce_eager(self) -> bool:
+        """Whether no CUDA graphs are captured."""
+        return self.disable_cuda_graph
+
+    @property
+    def async_scheduling(self) -> bool:
+        """Whether scheduling runs ahead; decides memory only."""
+        return not self.disable_overlap_schedule
+
+
+def _engine_kind(value: object) -> object:
+    return value.get("kind", "vllm") if isinstance(value, dict) else getattr(value, "kind", "vllm")
+
+
+AnyEngine = Annotated[
+    Annotated[EnginePart, Tag("vllm")] | Annotated[SglangPart, Tag("sglang")],
+    Discriminator(
+        _engine_kind,
+        custom_error_type="engine_kind",
+        custom_error_message="engine.kind is vllm or sglang",
+    ),
+]
 
 
 class LatencyPart(Part):
@@ -172,15 +252,64 @@ class Scenario(Part):
     weights_dtype: str | None = None
     parallel: ParallelPart = ParallelPart()
     cache: CachePart = CachePart()
-    engine: EnginePart = EnginePart()
+    engine: AnyEngine = EnginePart()
     latency: LatencyPart = LatencyPart()
     workload: WorkloadPart
     slo: SloPart = SloPart()
     seed: Natural = 0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _sglang_says_it_twice(cls, data: Any) -> Any:
+        """What SGLang's options and ``cache`` both say needs to be given in one of the two places only."""
+        if isinstance(data, dict) and _engine_kind(data.get("engine")) == "sglang":
+            cache = data.get("cache") or {}
+            if isinstance(cache, dict):
+                engine = dict(data["engine"])
+                cache = dict(cache)
+                for ours, theirs, default in (
+                    ("block_size", "page_size", 1),
+                    ("eviction", "radix_eviction_policy", "lru"),
+                ):
+                    given = cache.get(ours, engine.get(theirs, default))
+                    cache.setdefault(ours, given)
+                    engine.setdefault(theirs, given)
+                if "prefix" not in cache:
+                    cache["prefix"] = "none" if engine.get("disable_radix_cache") else "radix"
+                engine.setdefault("disable_radix_cache", cache["prefix"] == "none")
+                return {**data, "cache": cache, "engine": engine}
+        return data
+
+    @model_validator(mode="after")
+    def _one_cache(self) -> Self:
+        engine, cache = self.engine, self.cache
+        if isinstance(engine, EnginePart):
+            if cache.prefix == "radix":
+                raise ValueError("vLLM has no radix cache: cache.prefix is hash or none")
+            if cache.eviction != "lru":
+                raise ValueError("vLLM's cache evicts the least recently used block: cache.eviction is lru")
+            return self
+        if cache.prefix == "hash":
+            raise ValueError("SGLang's cache is a radix tree: cache.prefix is radix or none")
+        if cache.groups is not None:
+            raise ValueError("cache.groups are vLLM's; SGLang's pool has one")
+        for ours, mine, theirs, other in (
+            ("block_size", cache.block_size, "page_size", engine.page_size),
+            ("eviction", cache.eviction, "radix_eviction_policy", engine.radix_eviction_policy),
+            ("prefix: none", cache.prefix == "none", "disable_radix_cache", engine.disable_radix_cache),
+        ):
+            if mine != other:
+                raise ValueError(f"cache.{ours} and engine.{theirs} contradict each other ({mine}, {other})")
+        if cache.blocks is not None and engine.max_total_tokens is not None:
+            raise ValueError("cache.blocks and engine.max_total_tokens both give the pool; give one")
+        return self
+
     @model_validator(mode="after")
     def _enough_to_run(self) -> Self:
-        if self.cache.blocks is None and (self.model is None or self.gpu is None):
+        pool = self.cache.blocks
+        if isinstance(self.engine, SglangPart):
+            pool = pool or self.engine.max_total_tokens
+        if pool is None and (self.model is None or self.gpu is None):
             raise ValueError("give 'model' and 'gpu', or the number of blocks in 'cache.blocks'")
         if self.latency.model != "linear" and (self.model is None or self.gpu is None):
             raise ValueError(

@@ -1,0 +1,96 @@
+"""SGLang's side of a deployment: how many tokens the pool has, and which options the engine runs with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvplan.engine.sglang_config import SglangConfig
+from kvplan.errors import AnswerIsNo, UsageError
+from kvplan.latency.assumption import Assumption
+from kvplan.scenario.schema import Scenario, SglangPart
+from kvplan.units import format_bytes
+
+if TYPE_CHECKING:
+    from kvplan.sizing.capacity import FitReport
+
+DEFAULT_CONTEXT_LENGTH = 131_072
+"""``context_length`` when neither the scenario nor a model says one."""
+
+DEFAULT_CHUNKED_PREFILL_SIZE = 8192
+"""SGLang's on GPUs of 60 to 160 GiB, used where no GPU is named."""
+
+
+def sglang_config(
+    scenario: Scenario, engine: SglangPart, fit: FitReport | None, model_limit: int | None
+) -> tuple[SglangConfig, tuple[Assumption, ...]]:
+    """Fill what is left open.
+
+    Args:
+        fit: the plan for the model on the GPU; None where the scenario names none.
+        model_limit: longest context of the model.
+
+    Raises:
+        UsageError: an option or a combination that SGLang refuses, or a pool that is not simulated.
+        AnswerIsNo: the model does not fit on the GPU.
+    """
+    assumed: list[Assumption] = []
+    pool = _pool_tokens(scenario, engine, fit)
+    if scenario.cache.blocks is None and engine.max_total_tokens is None:
+        assumed.append(
+            Assumption("engine.max_total_tokens", pool, "what the memory bill leaves for the KV pool")
+        )
+    context = engine.context_length or model_limit or DEFAULT_CONTEXT_LENGTH
+    if engine.context_length is None:
+        source = "the limit of the model" if model_limit else "kvplan's default"
+        assumed.append(Assumption("engine.context_length", context, source))
+    chunk = engine.chunked_prefill_size
+    if chunk is None:
+        chunk = fit.serving.max_num_batched_tokens if fit else DEFAULT_CHUNKED_PREFILL_SIZE
+        chunk -= chunk % engine.page_size
+        assumed.append(Assumption("engine.chunked_prefill_size", chunk, "the engine's default on this GPU"))
+    if fit is not None and engine.mem_fraction_static is None:
+        share = fit.serving.utilization
+        assumed.append(Assumption("engine.mem_fraction_static", share, "the engine's default on this GPU"))
+    running = engine.max_running_requests
+    if running is None:
+        # ModelRunner: half a thousand full contexts' worth, within bounds.
+        running = min(max(pool * 512 // context, 2048), 4096)
+        assumed.append(Assumption("engine.max_running_requests", running, "SGLang's rule for this pool"))
+    config = SglangConfig(
+        pool_tokens=pool,
+        page_size=engine.page_size,
+        context_length=context,
+        max_running_requests=running,
+        chunked_prefill_size=chunk,
+        max_prefill_tokens=engine.max_prefill_tokens,
+        schedule_policy=engine.schedule_policy,
+        schedule_conservativeness=engine.schedule_conservativeness,
+        radix_eviction_policy=engine.radix_eviction_policy,
+        disable_radix_cache=engine.disable_radix_cache,
+        enable_mixed_chunk=engine.enable_mixed_chunk,
+    )
+    return config, tuple(assumed)
+
+
+def _pool_tokens(scenario: Scenario, engine: SglangPart, fit: FitReport | None) -> int:
+    if scenario.cache.blocks is not None:
+        return scenario.cache.blocks * engine.page_size
+    if fit is None:
+        assert engine.max_total_tokens is not None  # the scenario's own validation
+        return engine.max_total_tokens
+    for page in fit.binding.pool.pages:
+        reach = "state" if page.store is None else page.store.reach
+        if reach != "context":
+            raise UsageError(
+                f"layers of {fit.model.name} keep a {reach}; SGLang's pools for them are not simulated yet",
+                where="engine.kind",
+                hint="simulate it with engine.kind=vllm, or give the full pool alone with cache.blocks",
+            )
+    if fit.kv_pool_bytes <= 0 or fit.kv_tokens < 2 * engine.page_size:
+        raise AnswerIsNo(
+            f"{fit.model.name} does not fit on {fit.parallel.gpus} x {fit.gpu.name}: no memory is left for "
+            f"the KV pool (short by {format_bytes(max(0, -fit.kv_pool_bytes))})",
+            hint=f"see what would fit: kvplan fit {fit.model.name} --gpu {fit.gpu.name} --engine sglang",
+        )
+    # SGLang takes the smaller one of what is asked for and what fits.
+    return min(fit.kv_tokens, engine.max_total_tokens or fit.kv_tokens)
