@@ -159,16 +159,16 @@ def _under(w, MASK: tl.constexpr, EXPONENT: tl.constexpr):
     return ((w & MASK) | EXPONENT).to(tl.float16, bitcast=True)
 
 
-@triton.jit
-def bias_of(CODE: tl.constexpr, SLICE: tl.constexpr):
+@triton.constexpr_function
+def bias_of(code, part):
     """What ``unpack`` adds to a code of this slice when the bias is folded."""
-    BIAS: tl.constexpr = (
-        1152.0 if CODE == 3
-        else (1024.0 if SLICE == 0 else 64.0) if CODE == 4
-        else (1024.0 if SLICE == 0 else 256.0 if SLICE == 1 else 64.0 if SLICE == 2 else 16.0) if CODE == 5
-        else 0.0
-    )  # fmt: skip
-    return BIAS
+    if code == 3:
+        return 1152.0
+    if code == 4:
+        return 1024.0 if part == 0 else 64.0
+    if code == 5:
+        return (1024.0, 256.0, 64.0, 16.0)[part]
+    return 0.0
 
 
 @triton.jit

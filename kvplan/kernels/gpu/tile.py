@@ -25,27 +25,26 @@ NEVER = tl.constexpr(-1e30)
 """Score of a masked position: finite, so that a row with nothing to see yields no NaN."""
 
 
-@triton.jit
-def pack_of(CODE: tl.constexpr):
+@triton.constexpr_function
+def pack_of(code):
     """Elements per byte."""
-    PACK: tl.constexpr = 4 if CODE == 5 else (2 if (CODE == 4 or CODE == 6) else 1)
-    return PACK
+    return 4 if code == 5 else (2 if code in (4, 6) else 1)
 
 
-@triton.jit
-def elementwise(SCALING: tl.constexpr, GROUP: tl.constexpr, W: tl.constexpr):
+@triton.constexpr_function
+def elementwise(scaling, group, width):
     """Whether scales differ inside a slice, so that they cannot be folded into scores or weights."""
-    NEEDED: tl.constexpr = SCALING == 5 or (SCALING == 4 and GROUP < W)
-    return NEEDED
+    return scaling == 5 or (scaling == 4 and group < width)
 
 
-@triton.jit
-def gain_of(CODE: tl.constexpr, ELEMENTWISE: tl.constexpr, NATIVE: tl.constexpr):
+@triton.constexpr_function
+def gain_of(code, by_element, native):
     """Power of two that ``unpack`` and the scale's own encoding left out of the values."""
-    GAIN: tl.constexpr = (
-        256.0 if (CODE == 1 and not NATIVE) else ((128.0 if ELEMENTWISE else 16384.0) if CODE == 6 else 1.0)
-    )
-    return GAIN
+    if code == 1 and not native:
+        return 256.0
+    if code == 6:
+        return 128.0 if by_element else 16384.0
+    return 1.0
 
 
 @triton.jit
