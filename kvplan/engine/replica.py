@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.content import Content
 from kvplan.engine.errors import EngineStuck, InvalidLatency
 from kvplan.engine.frontend import rejection
 from kvplan.engine.live import LiveRequest
@@ -19,6 +21,9 @@ from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder, RequestRow, SeriesPoint
 from kvplan.engine.scheduler_vllm import VllmScheduler
 from kvplan.traces.request import Request
+
+if TYPE_CHECKING:
+    from kvplan.engine.replacement.foresight import Foresight
 
 _NEVER = float("inf")
 
@@ -30,14 +35,21 @@ class Replica:
         config: engine options.
         latency: how long a step takes.
         recorder: where everything that happens is written.
+        foresight: the requests to come; only the eviction policy ``belady`` looks at it, and needs it.
     """
 
-    def __init__(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        latency: LatencyModel,
+        recorder: Recorder,
+        foresight: Foresight | None = None,
+    ) -> None:
         self.config = config
         self.latency = latency
         self.recorder = recorder
         self.logging = recorder.on_decision is not None
-        self.scheduler = VllmScheduler(config, keep_schedule=self.logging)
+        self.scheduler = VllmScheduler(config, keep_schedule=self.logging, foresight=foresight)
         self.clock = 0.0
         self._device_free = 0.0
         self._in_flight: deque[tuple[StepPlan, float]] = deque()
@@ -63,6 +75,28 @@ class Replica:
         if request.arrival_s > self.clock and not scheduler.has_requests and not self._in_flight:
             self.clock = request.arrival_s
         scheduler.add(LiveRequest(request, scheduler.index.root))
+
+    @property
+    def requests(self) -> int:
+        """Requests it has, running and waiting."""
+        return len(self.scheduler.running) + len(self.scheduler.waiting)
+
+    @property
+    def used_blocks(self) -> int:
+        """Blocks that running requests hold."""
+        return self.scheduler.pool.usable - self.scheduler.free_blocks
+
+    def prompt_blocks_of(self, request: Request) -> int:
+        """Blocks the request's prompt fills."""
+        return -(-request.prompt_tokens // self.config.block_size)
+
+    def cached_blocks_of(self, request: Request) -> int:
+        """Blocks of the request's prompt that are in the prefix cache; looking changes nothing."""
+        if not self.scheduler.caching:
+            return 0
+        content = Content(request.prompt, request.output)
+        limit = (request.prompt_tokens - 1) // self.config.block_size
+        return self.scheduler.index.match(content, limit).blocks
 
     def advance(self, until: float) -> None:
         """Go on until the clock is at ``until`` or later, or nothing is left to do.

@@ -1,0 +1,93 @@
+"""Several replicas behind a router, on one clock.
+
+Between two arrivals replicas do not touch each other, so each is advanced to the next arrival on its own;
+then the router looks at all of them and one takes the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder, SeriesPoint
+from kvplan.engine.replica import Replica
+from kvplan.engine.router import make_router
+from kvplan.errors import UsageError
+from kvplan.traces.request import Request
+
+_SUMMED = (
+    "requests", "unfinished", "steps", "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks",
+    "allocated_blocks", "peak_used_blocks", "peak_running", "peak_waiting",
+)  # fmt: skip
+
+
+class Cluster:
+    """Equal replicas of one engine.
+
+    Rows of all replicas go to the one recorder. Decision lines carry the replica's number and a tab in
+    front. Peaks in the totals are sums of the replicas' own peaks (an upper bound of the peak of the
+    sum). The series is sampled at arrivals.
+
+    Raises:
+        UsageError: fewer than one replica, or a pool of several layer groups (only the fast engine can be
+            advanced step by step).
+        UnknownName: no such routing policy.
+    """
+
+    def __init__(
+        self, replicas: int, router: str, config: EngineConfig, latency: LatencyModel, recorder: Recorder
+    ) -> None:
+        if replicas < 1:
+            raise UsageError(f"a cluster needs at least one replica, not {replicas}")
+        if len(config.groups) != 1 or config.groups[0].kind != "full":
+            raise UsageError(
+                "several replicas are simulated for models with full attention only",
+                hint="simulate one replica of this model with the rate divided by the number of replicas",
+            )
+        self.recorder = recorder
+        self.router = make_router(router)
+        self.replicas = [Replica(config, latency, self._recorder_of(index)) for index in range(replicas)]
+
+    def _recorder_of(self, index: int) -> Recorder:
+        whole = self.recorder
+        log = whole.on_decision
+        return Recorder(
+            on_request=whole.finished,
+            on_rejected=whole.rejected,
+            on_decision=None if log is None else (lambda line: log(f"{index}\t{line}")),
+        )
+
+    def run(self, requests: Iterable[Request]) -> None:
+        """Serve the requests, which arrive in the order given."""
+        recorder, replicas = self.recorder, self.replicas
+        for number, request in enumerate(requests):
+            for replica in replicas:
+                if request.arrival_s > replica.clock:
+                    replica.advance(request.arrival_s)
+            if recorder.wants_point(number):
+                recorder.point(self._point(request.arrival_s))
+            replicas[self.router.choose(request, replicas)].push(request)
+        for replica in replicas:
+            replica.advance(float("inf"))
+
+    def _point(self, now: float) -> SeriesPoint:
+        schedulers = [replica.scheduler for replica in self.replicas]
+        return SeriesPoint(
+            now,
+            sum(replica.used_blocks for replica in self.replicas),
+            sum(scheduler.pool.cached for scheduler in schedulers),
+            sum(len(scheduler.running) for scheduler in schedulers),
+            sum(len(scheduler.waiting) for scheduler in schedulers),
+            sum(scheduler.queried_tokens for scheduler in schedulers),
+            sum(scheduler.hit_tokens for scheduler in schedulers),
+            sum(scheduler.preemptions for scheduler in schedulers),
+        )
+
+    def close(self) -> None:
+        """Bring the totals up to date; also after an interrupted run."""
+        totals = self.recorder.totals
+        for replica in self.replicas:
+            replica.close()
+        for name in _SUMMED:
+            setattr(totals, name, sum(getattr(r.recorder.totals, name) for r in self.replicas))
