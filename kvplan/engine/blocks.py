@@ -35,6 +35,13 @@ class Segment:
         self.before: Segment | None = None
         self.after: Segment | None = None
 
+    def earlier(self, node: Node) -> Segment:
+        """Its first blocks, which a split moves to ``node``; what is left here comes after them."""
+        top = Segment(node, self.ref)
+        top.above = self.above
+        self.above = top
+        return top
+
 
 class BlockPool:
     """Free blocks of one engine. ``free == blank + cached``; the rest is referenced."""

@@ -60,7 +60,8 @@ class EngineConfig:
 
     ``num_blocks`` counts the null block, as vLLM's ``num_gpu_blocks`` does: one fewer is usable.
     ``retention_interval`` is vLLM's ``prefix_cache_retention_interval``: 0 publishes sliding and state
-    blocks at replay boundaries only, ``None`` everywhere, k once every k tokens.
+    blocks at replay boundaries only, ``None`` everywhere, k once every k tokens. ``eviction`` is a name of
+    ``engine.replacement``; vLLM itself has ``lru`` only.
     """
 
     num_blocks: int
@@ -78,6 +79,7 @@ class EngineConfig:
     prefill_schedule_interval: int = 1
     async_scheduling: bool = True
     retention_interval: int | None = 0
+    eviction: str = "lru"
     groups: tuple[CacheGroup, ...] = field(default=())
 
     def __post_init__(self) -> None:
@@ -95,6 +97,10 @@ class EngineConfig:
                 raise UsageError(f"engine option {name} is {value}; it must be at least {least}")
         if self.policy not in ("fcfs", "priority"):
             raise UsageError(f"unknown scheduling policy {self.policy!r}", hint="use fcfs or priority")
+        if self.eviction != "lru":
+            from kvplan.engine.replacement.catalog import ensure_known
+
+            ensure_known(self.eviction)
         if not 0.0 <= self.watermark < 1.0:
             raise UsageError(f"engine option watermark is {self.watermark}; it must be in [0, 1)")
         if self.retention_interval is not None and self.retention_interval < 0:

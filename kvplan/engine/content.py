@@ -7,7 +7,7 @@ within a run. Two contents that are looked at from the same position agree as fa
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from typing import TypeAlias
 
 from kvplan.traces.request import TokenRuns
@@ -24,7 +24,7 @@ class Content:
         shifts: token id minus token position of each run; neighbours differ.
     """
 
-    __slots__ = ("ends", "shifts")
+    __slots__ = ("_prints", "ends", "shifts")
 
     def __init__(self, prompt: TokenRuns, output: TokenRuns) -> None:
         ends: list[int] = []
@@ -42,6 +42,7 @@ class Content:
                 last = shift
         self.ends = ends
         self.shifts = shifts
+        self._prints: list[int] | None = None
 
     def block_key(self, position: int, block_size: int) -> BlockKey:
         """Identity of the tokens ``position .. position + block_size`` (which the content must have)."""
@@ -80,3 +81,27 @@ class Content:
                 i += 1
                 j += 1
         return stop
+
+    def fingerprint(self, position: int) -> int:
+        """64 bits that stand for all tokens before ``position`` (at least 1 of them), on every machine.
+
+        Equal prefixes have equal fingerprints, because runs are maximal; different ones collide by chance.
+        """
+        prints = self._prints
+        if prints is None:
+            prints = [0]
+            for end, shift in zip(self.ends, self.shifts, strict=True):
+                prints.append(_mixed(prints[-1], shift, end))
+            self._prints = prints
+        run = bisect_left(self.ends, position)
+        return _mixed(prints[run], self.shifts[run], position)
+
+
+_BITS = (1 << 64) - 1
+
+
+def _mixed(print_before: int, shift: int, end: int) -> int:
+    """Multiply and fold twice: every input bit reaches the high and the low half."""
+    value = ((print_before ^ (shift & _BITS)) * 0x9E3779B97F4A7C15 + end) & _BITS
+    value = ((value ^ value >> 32) * 0xD6E8FEB86659FD93) & _BITS
+    return value ^ value >> 32

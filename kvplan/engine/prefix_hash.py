@@ -142,9 +142,7 @@ class PrefixIndex:
         node.key = node.content.block_key(cut * self.block_size, self.block_size)
         upper.children[node.key] = node
         for segment in node.copies:
-            top = Segment(upper, segment.ref)
-            top.above = segment.above
-            segment.above = top
+            top = segment.earlier(upper)
             upper.copies.append(top)
             if segment.ref == 0:
                 self.pool.insert_after(top, segment)
@@ -169,9 +167,7 @@ class PrefixIndex:
                 child = Node(content, start, blocks, tail, key)
                 child.owner = request
                 tail.children[key] = child
-                own = Segment(child, 1)
-                child.copies.append(own)
-                request.held.append((own, start))
+                request.held.append((self.add_copy(child), start))
                 request.tail = child
                 request.in_tree = blocks
                 return
@@ -182,11 +178,15 @@ class PrefixIndex:
                 child = self.split(child, agreed - start)
             elif child.owner is not None:
                 self.close(child)
-            own = Segment(child, 1)
-            child.copies.append(own)
-            request.held.append((own, start))
+            request.held.append((self.add_copy(child), start))
             request.tail = tail = child
             request.in_tree = agreed
+
+    def add_copy(self, node: Node) -> Segment:
+        """The publishing request's own blocks of a node, after those that are there."""
+        own = Segment(node, 1)
+        node.copies.append(own)
+        return own
 
     # -- letting go -------------------------------------------------------------------------------------
 

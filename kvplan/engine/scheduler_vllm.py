@@ -8,13 +8,18 @@ entries are looked at one by one. A step that is not regular takes the explicit 
 
 from __future__ import annotations
 
-from kvplan.engine.blocks import BlockPool
+from typing import TYPE_CHECKING
+
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
-from kvplan.engine.prefix_hash import Match, PrefixIndex
+from kvplan.engine.prefix_hash import Match
+from kvplan.engine.replacement.index import prefix_index
 from kvplan.engine.steady import FINISH, PUBLISH, SteadyDecodes
 from kvplan.engine.waiting import make_queue
+
+if TYPE_CHECKING:
+    from kvplan.engine.replacement.foresight import Foresight
 
 _NO_MATCH = Match()
 
@@ -22,12 +27,14 @@ _NO_MATCH = Match()
 class VllmScheduler:
     """Queues, pool and prefix index of one engine instance."""
 
-    def __init__(self, config: EngineConfig, *, keep_schedule: bool = False) -> None:
+    def __init__(
+        self, config: EngineConfig, *, keep_schedule: bool = False, foresight: Foresight | None = None
+    ) -> None:
         self.config = config
         self.block_size = config.block_size
         self.caching = config.enable_prefix_caching
-        self.pool = BlockPool(config.usable_blocks)
-        self.index = PrefixIndex(config.block_size, self.pool)
+        self.index = prefix_index(config.eviction, config.block_size, config.usable_blocks, foresight)
+        self.pool = self.index.pool
         self.waiting = make_queue(config.policy)
         self.running: dict[LiveRequest, None] = {}
         self.prefills: list[LiveRequest] = []
