@@ -128,11 +128,11 @@ def perform(run: Run) -> None:
     )
     by_key: Callable[[Any], str] = lambda p: p.key  # noqa: E731
     if not run.tiny:
-        run.each("drift", points.drift(0), by_key, run.point, 0.6, "points")
-    run.each("hold-out", hold, by_key, run.point, 0.6, "points")
-    run.each("grid", grid, by_key, run.point, 0.75, "points")
-    run.each("side", side, by_key, run.point, 0.85, "points")
-    run.each("peers", peers.peers(run.tiny), lambda p: f"{p.name}/{p.point.key}", run.peer, 0.95, "peers")
+        run.each("drift", points.drift(0), by_key, run.point, 0.7, "points")
+    run.each("hold-out", hold, by_key, run.point, 0.75, "points")
+    run.each("grid", grid, by_key, run.point, 0.82, "points")
+    run.each("side", side, by_key, run.point, 0.9, "points")
+    run.each("peers", peers.peers(run.tiny), lambda p: f"{p.name}/{p.point.key}", run.peer, 0.96, "peers")
     if not run.tiny:
         run.each("drift", points.drift(1), by_key, run.point, 1.0, "points")
 

@@ -106,5 +106,9 @@ def run(work: list[tuple[str, Any]], device: str) -> Iterator[dict[str, Any]]:
             yield check(job, device)
         return
     workers = max(1, min(12, (os.cpu_count() or 2) - 2))
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    # One CPU thread each for the float64 answers: the workers already fill the cores.
+    pool_of = ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    )
+    with pool_of as pool:
         yield from pool.map(check, work, [device] * len(work))

@@ -1,1 +1,14 @@
-"""The Triton kernels. Importing this package needs triton; nothing above the launchers imports it eagerly."""
+"""The Triton kernels. Importing its modules needs triton; only the launchers do so, when something is launched.
+
+Traps of Triton met here, and how they are avoided:
+
+- The interpreter multiplies raw bit patterns in a bf16 ``tl.dot``: the compute type is fp32 there, never bf16
+  (``variants.Target``).
+- Its fp32 to fp8 cast loses carries: fp8 codes are made with integer arithmetic (``encode.float8_code``).
+- It has no inline assembly: ``ASM=False`` selects the same bit operations.
+- Triton 3.6 carries no constant through the return of a jit function: facts about formats are
+  ``triton.constexpr_function``.
+- An early return merges with the later one, types and all: one return per function.
+- Integer arguments are specialised on 1 and on multiples of 16: kernels say ``do_not_specialize``, or every
+  batch shape would be compiled again.
+"""
