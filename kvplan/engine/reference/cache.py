@@ -63,8 +63,13 @@ class KvCache:
         ``new_tokens`` fill with known tokens are published at once, before the step runs. When the answer is
         no, nothing has changed except that a running request gave back blocks it had no more use for.
         """
-        hit = hit or self.no_hit
         longest = self.config.max_model_len
+        if hit is None:
+            covered = min(state.num_computed + new_tokens, longest)
+            if covered <= state.settled_until:
+                self.publish(state, min(covered, state.num_tokens))
+                return True
+            hit = self.no_hit
         computed = state.num_computed + hit.tokens
         if full_sequence_must_fit:
             whole = min(state.num_tokens, longest)
@@ -84,6 +89,7 @@ class KvCache:
             manager.adopt(state, blocks, computed)
         for manager in self.managers:
             manager.grow(state, covered)
+        state.settled_until = min(manager.settled_until(state, processed) for manager in self.managers)
         self.publish(state, min(computed + new_tokens, state.num_tokens))
         return True
 
@@ -100,6 +106,9 @@ class KvCache:
         if not self.config.enable_prefix_caching:
             return
         tokens -= tokens % self.alignment
+        if tokens == state.published_tokens:
+            return
+        state.published_tokens = tokens
         for manager in self.managers:
             manager.publish(state, tokens)
 
@@ -107,6 +116,7 @@ class KvCache:
         """Give all blocks back, group after group, the end of the sequence first."""
         for manager in self.managers:
             manager.release(state)
+        state.settled_until = state.published_tokens = 0
 
     def start_step(self) -> None:
         """Called once per ``schedule()``."""

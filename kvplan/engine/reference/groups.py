@@ -130,6 +130,20 @@ class GroupManager:
         if missing > 0:
             table.extend(self.pool.take(missing))
 
+    def settled_until(self, state: RequestState, processed: int) -> int:
+        """Covered tokens up to which neither ``grow`` nor ``drop_out_of_reach`` has anything to do.
+
+        ``processed`` is the number the latter was last called with; it stays below the covered tokens.
+        """
+        room = len(state.blocks[self.index]) * self.block_size
+        dropping = self.next_drop(processed)
+        return room if dropping is None else min(room, dropping)
+
+    def next_drop(self, processed: int) -> int | None:
+        """The smallest number of processed tokens at which one more block is out of reach; None: never."""
+        del processed
+        return None
+
     # -- publication and release ------------------------------------------------------------------------
 
     def retained(self, state: RequestState, start: int, stop: int) -> Sequence[int]:

@@ -66,7 +66,8 @@ class ReferenceEngine:
             clock = max(clock, end)
             self._deliver(plan, clock)
             if self.check:
-                self.scheduler.cache.pool.check()
+                running = self.scheduler.running
+                self.scheduler.cache.pool.check(table for state in running for table in state.blocks)
 
     def _take_in(self, arrivals: _Arrivals, clock: float) -> None:
         totals = self.recorder.totals

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterable
 from typing import TypeAlias
 
@@ -25,7 +25,7 @@ class BlockPool:
         self.key_of: list[Key | None] = [None] * num_blocks
         self.free: OrderedDict[int, None] = OrderedDict((block, None) for block in range(1, num_blocks))
         # Several blocks may carry one key (no de-duplication); the first published answers look-ups.
-        self.published: dict[Key, OrderedDict[int, None]] = {}
+        self.published: dict[Key, dict[int, None]] = {}
         self.evicted_blocks = 0
         self.allocated_blocks = 0
         self.published_free = 0
@@ -94,7 +94,11 @@ class BlockPool:
         """Make a full block findable by its content."""
         assert self.key_of[block] is None
         self.key_of[block] = key
-        self.published.setdefault(key, OrderedDict())[block] = None
+        same = self.published.get(key)
+        if same is None:
+            self.published[key] = {block: None}
+        else:
+            same[block] = None
 
     def _unpublish(self, block: int) -> None:
         key = self.key_of[block]
@@ -104,10 +108,24 @@ class BlockPool:
             del self.published[key]
         self.key_of[block] = None
 
-    def check(self) -> None:
-        """Assert the conservation law: free + referenced + cached + null == total."""
+    def check(self, tables: Iterable[Iterable[int]] | None = None) -> None:
+        """Assert the conservation law: free + referenced + cached + null == total.
+
+        ``tables``: all block tables there are; then each block is referenced as often as it stands in them,
+        and the null block, which fills the entries nobody needs, is never referenced, free or published.
+        """
         referenced = sum(1 for count in self.ref_count if count)
         cached = sum(1 for block in self.free if self.key_of[block] is not None)
         assert cached == self.published_free
         assert (len(self.free) - cached) + referenced + cached + 1 == self.num_blocks
         assert all(self.ref_count[block] == 0 for block in self.free)
+        assert self.ref_count[NULL_BLOCK] == 0
+        assert NULL_BLOCK not in self.free
+        assert self.key_of[NULL_BLOCK] is None
+        assert all(self.key_of[block] == key for key, same in self.published.items() for block in same)
+        assert sum(len(same) for same in self.published.values()) == sum(
+            1 for key in self.key_of if key is not None
+        )
+        if tables is not None:
+            standing = Counter(block for table in tables for block in table if block != NULL_BLOCK)
+            assert standing == Counter({b: count for b, count in enumerate(self.ref_count) if count})

@@ -21,6 +21,11 @@ class RunningState(GroupManager):
         del tokens, hit, computed, admission
         return 0 if state.blocks[self.index] else 1
 
+    def settled_until(self, state: RequestState, processed: int) -> int:
+        """One block is enough for any length."""
+        del state, processed
+        return self.config.max_model_len
+
     def grow(self, state: RequestState, tokens: int) -> None:
         """Take the block."""
         del tokens
@@ -64,6 +69,10 @@ class BoundaryStates(GroupManager):
     def skipped_tokens(self, computed: int) -> int:
         """Only the state after the last token matters."""
         return computed - 1
+
+    def next_drop(self, processed: int) -> int:
+        """When the first token after the next boundary is processed."""
+        return (-(-processed // self.block_size) or 1) * self.block_size + 1
 
     def need(
         self, state: RequestState, tokens: int, hit: Sequence[int], computed: int, *, admission: bool

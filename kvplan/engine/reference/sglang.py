@@ -35,7 +35,7 @@ class SglangState:
         self.prefix = 0
         """Tokens with KV before this step (``prefix_indices``)."""
         self.extend_end = 0
-        """Tokens with KV after this step."""
+        """Tokens with KV when everything scheduled has run (``kv_committed_len``)."""
         self.cached_tokens = -1
         self.preemptions = 0
         self.scheduled_s = -1.0
@@ -65,6 +65,7 @@ class SglangPlan:
     extends: list[SglangState] = field(default_factory=list)
     decodes: list[SglangState] = field(default_factory=list)
     before: dict[SglangState, int] = field(default_factory=dict)
+    after: dict[SglangState, int] = field(default_factory=dict)
     chunked: SglangState | None = None
     retracted: list[SglangState] = field(default_factory=list)
     aborted: list[SglangState] = field(default_factory=list)
@@ -79,7 +80,7 @@ class SglangPlan:
 
     def tokens_of(self, state: SglangState) -> int:
         """Tokens the request computes in this batch."""
-        return state.extend_end - self.before[state]
+        return self.after[state] - self.before[state]
 
 
 class _Budget:
@@ -171,23 +172,28 @@ class ReferenceSglangScheduler:
         plan.running = alive + len(plan.extends) + len(mixed)
         plan.waiting = len(self.waiting)
         self.last = None if plan.empty else plan
-        if plan.empty:
-            self.ratio = self.config.initial_ratio
         return plan
 
+    def idle(self) -> None:
+        """Nothing is left to do (``on_idle``)."""
+        self.ratio = self.config.initial_ratio
+
     def deliver(self, plan: SglangPlan) -> list[SglangState]:
-        """Results of a batch: outputs appended, computed tokens put into the tree; returns who finished."""
+        """Results of a batch: outputs appended, computed tokens put into the tree; returns who finished.
+
+        With overlap the next batch is made already: of requests that were retracted for it the output is
+        lost, and finished ones have KV of one more token.
+        """
         finished = []
         for state in (*plan.extends, *plan.decodes):
-            if state is plan.chunked:
+            if state is plan.chunked or state.finished or state.holding is None:
                 continue
             state.outputs += 1
             if state.finished:
                 self._finish(state)
                 finished.append(state)
             elif state not in plan.decodes:
-                self._checkpoint(state, state.extend_end)
-            state.prefix = state.extend_end
+                self._checkpoint(state, plan.after[state])
         return finished
 
     # -- merging, prefill -------------------------------------------------------------------------------
@@ -381,6 +387,7 @@ class ReferenceSglangScheduler:
             raise OutOfKvMemory("prefill", needed, self.free)
         for state in plan.extends:
             plan.before[state] = state.prefix
+            plan.after[state] = state.extend_end
             self._grow(state, state.extend_end)
 
     def _allocate_decode(self, states: list[SglangState], plan: SglangPlan) -> None:
@@ -392,6 +399,7 @@ class ReferenceSglangScheduler:
         for state in states:
             plan.before[state] = state.extend_end
             state.extend_end += 1
+            plan.after[state] = state.extend_end
             self._grow(state, state.extend_end)
         plan.decodes = list(states)
 

@@ -1,4 +1,4 @@
-"""SGLang's event loop (``event_loop_normal``) around the oracle of its scheduler."""
+"""SGLang's event loops (``event_loop_overlap``, ``event_loop_normal``) around the oracle of its scheduler."""
 
 from __future__ import annotations
 
@@ -37,28 +37,36 @@ class ReferenceSglangEngine:
     def run(self, requests: Iterable[Request]) -> None:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
         scheduler = self.scheduler
+        overlap = not self.config.disable_overlap_schedule
         source: Iterator[Request] = iter(requests)
         upcoming = next(source, None)
-        clock = 0.0
-        idle = False
+        clock = device_free = 0.0
+        in_flight: tuple[SglangPlan, float] | None = None
+        stalled = False
         while True:
             while upcoming is not None and upcoming.arrival_s <= clock:
                 self._take_in(upcoming)
                 upcoming = next(source, None)
-                idle = False
+                stalled = False
             if not scheduler.has_requests:
+                scheduler.idle()
                 if upcoming is None:
                     return
                 clock = upcoming.arrival_s
                 continue
             plan = scheduler.schedule()
             self._record(plan, clock)
+            before, in_flight = in_flight, None
             if not plan.empty:
-                clock += self._step_seconds(plan)
-                self._deliver(plan, clock)
-            elif idle and not plan.retracted and not plan.aborted and scheduler.has_requests:
+                device_free = max(clock, device_free) + self._step_seconds(plan)
+                in_flight = (plan, device_free)
+            due = before if overlap else in_flight
+            if due is not None:
+                clock = max(clock, due[1])
+                self._deliver(due[0], clock)
+            elif plan.empty and stalled and not plan.retracted and not plan.aborted and scheduler.waiting:
                 raise EngineStuck(clock, scheduler.waiting[0].request.id)
-            idle = plan.empty
+            stalled = plan.empty and due is None
             if self.check:
                 scheduler.check()
 
@@ -118,10 +126,10 @@ class ReferenceSglangEngine:
         totals.steps += 1
 
     def _deliver(self, plan: SglangPlan, clock: float) -> None:
-        finished = self.scheduler.deliver(plan)
         for state in plan.extends:
-            if state.first_token_s < 0 and state is not plan.chunked:
+            if state.first_token_s < 0 and state is not plan.chunked and state.holding is not None:
                 state.first_token_s = clock
+        finished = self.scheduler.deliver(plan)
         for state in finished:
             request = state.request
             self.recorder.finished(

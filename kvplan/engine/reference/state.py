@@ -48,7 +48,9 @@ class RequestState:
     Per cache group: ``blocks`` is the block table (null entries included), ``num_published`` how many of its
     entries publication has dealt with, ``num_dropped`` how many a state group has given back or passed over.
     ``shared_prefix_boundary`` is where the last look-up found a
-    prefix that some group had and another had not kept; 0 when there was none.
+    prefix that some group had and another had not kept; 0 when there was none. As long as no more than
+    ``settled_until`` tokens are to be covered, no group takes or gives back a block; ``published_tokens`` are
+    those whose blocks publication has dealt with in every group.
     """
 
     def __init__(self, request: Request, index: int, num_groups: int) -> None:
@@ -66,6 +68,8 @@ class RequestState:
         self.blocks: list[list[int]] = [[] for _ in range(num_groups)]
         self.num_published = [0] * num_groups
         self.num_dropped = [0] * num_groups
+        self.published_tokens = 0
+        self.settled_until = 0
         self.shared_prefix_boundary = 0
         self.cached_tokens = -1
         self.preemptions = 0

@@ -48,6 +48,11 @@ class SlidingWindow(GroupManager):
         """Everything before the window of the next token."""
         return max(0, computed - self.group.window + 1)
 
+    def next_drop(self, processed: int) -> int:
+        """When the window has left the block it begins in."""
+        blocks = self.skipped_tokens(processed) // self.block_size
+        return (blocks + 1) * self.block_size + self.group.window - 1
+
     def retained(self, state: RequestState, start: int, stop: int) -> Sequence[int]:
         """The windows before the boundaries that ``retained_blocks`` keeps."""
         return retained_blocks(
@@ -85,3 +90,7 @@ class LocalChunks(GroupManager):
     def skipped_tokens(self, computed: int) -> int:
         """All chunks before that of the next token."""
         return computed // self.group.window * self.group.window
+
+    def next_drop(self, processed: int) -> int:
+        """When the next chunk begins."""
+        return (processed // self.group.window + 1) * self.group.window
