@@ -36,9 +36,9 @@ _NEEDED = {
     "mla_context": ("batch_size", "isl", "num_heads"),
     "all_reduce": ("num_gpus", "message_size"),
 }
-_NAMED_BY = ("kernel_source", "kv_cache_dtype", "gemm_dtype", "head_dim")
-_ELEMENT_BYTES = {"fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "int8": 1.0, "bfloat16": 2.0, "float16": 2.0,
-                  "bf16": 2.0, "fp16": 2.0}  # fmt: skip
+_NAMED_BY = ("kernel_source", "kv_cache_dtype", "gemm_dtype", "nccl_dtype", "head_dim")
+_ELEMENT_BYTES = {"fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "int8": 1.0, "bfloat16": 2.0,
+                  "float16": 2.0, "half": 2.0, "bf16": 2.0, "fp16": 2.0}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,9 +278,14 @@ def _gemm(rows: pd.DataFrame) -> dict[str, Array]:
 
 
 def _all_reduce(rows: pd.DataFrame) -> dict[str, Array]:
-    element = np.array(
-        [_ELEMENT_BYTES.get(str(v), 2.0) for v in rows.get("allreduce_dtype", ["bf16"] * len(rows))]
-    )
+    """``message_size`` counts elements of the dtype column."""
+    names = next((rows[name] for name in ("allreduce_dtype", "nccl_dtype") if name in rows), None)
+    if names is None:
+        raise DataError("rows of 'all_reduce' lack the column allreduce_dtype")
+    unknown = sorted(set(map(str, names)) - set(_ELEMENT_BYTES))
+    if unknown:
+        raise DataError(f"unknown allreduce_dtype {', '.join(unknown)}", hint=", ".join(_ELEMENT_BYTES))
+    element = np.array([_ELEMENT_BYTES[str(name)] for name in names])
     return {"ranks": _column(rows, "num_gpus"), "bytes": _column(rows, "message_size") * element}
 
 

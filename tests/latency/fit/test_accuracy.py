@@ -1,10 +1,11 @@
 """Held-out accuracy on real tables: the bars that kernels never timed must meet."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from kvplan.latency.fit.accuracy import main, report_text, score_family
+from kvplan.latency.fit.accuracy import Score, main, report_text, score_family
 from kvplan.latency.fit.tables import read_measurements
 from kvplan.specs.catalog import load_gpu
 
@@ -69,6 +70,13 @@ def test_the_command_scores_a_table_and_writes_both_files(decode_case, tmp_path,
     assert body["scores"][0]["trained"] + body["scores"][0]["tested"] == len(frame)
     assert (tmp_path / "out" / "report.md").read_text(encoding="utf-8") == out
     assert main([str(tmp_path / "nothing")]) == 1
+
+
+def test_the_published_report_is_what_its_results_render_to():
+    folder = Path(__file__).resolve().parents[3] / "reports" / "accuracy"
+    body = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    text = report_text([Score(**score) for score in body["scores"]], body["points"])
+    assert (folder / "report.md").read_text(encoding="utf-8") == text
 
 
 def test_a_report_without_scores_is_still_a_report():
