@@ -149,9 +149,9 @@ def report_text(scores: Sequence[Score], points: int) -> str:
         "while looking at test scores is the structure of the formulas, so these figures are slightly kinder",
         "than those of a GPU nobody has seen.",
         "",
-        "The published figures use NVIDIA aiconfigurator's tables (Apache-2.0): warm, sequences of one length,",
-        "mostly CUDA-graph replay (block-scaled fp8 multiplications carry tens of microseconds of launches). An",
-        "engine's step adds ragged batches and gaps that the tables lack.",
+        "The published figures use NVIDIA aiconfigurator's tables (Apache-2.0): warm, sequences of one",
+        "length, mostly CUDA-graph replay (block-scaled fp8 multiplications carry tens of microseconds of",
+        "launches). An engine's step adds ragged batches and gaps that the tables lack.",
         "",
     ]
     whole = [score for score in scores if score.part == "all"]
