@@ -9,7 +9,7 @@ from kvplan.engine.config import EngineConfig
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang_config import SglangConfig
-from kvplan.errors import UnknownName
+from kvplan.errors import UnknownName, UsageError
 from kvplan.traces.request import Request
 
 ENGINES = ("fast", "reference")
@@ -28,15 +28,31 @@ class Engine(Protocol):
 
 
 def make_engine(
-    name: str, config: EngineConfig | SglangConfig, latency: LatencyModel, recorder: Recorder
+    name: str,
+    config: EngineConfig | SglangConfig,
+    latency: LatencyModel,
+    recorder: Recorder,
+    *,
+    replicas: int = 1,
+    router: str = "round-robin",
 ) -> Engine:
-    """``fast``, or ``reference``: the same decisions, block by block.
+    """``fast``, or ``reference``: the same decisions, block by block; several replicas behind a router.
 
     Pools with several layer groups are simulated block by block under either name; one group of full
     attention is what the fast engine's segments describe.
     """
     if name not in ENGINES:
         raise UnknownName("engine", name, ENGINES)
+    if replicas > 1:
+        if name != "fast" or not isinstance(config, EngineConfig):
+            raise UsageError(
+                f"several replicas are simulated with the fast vLLM engine only, not with {name!r}"
+                + (" SGLang" if isinstance(config, SglangConfig) else ""),
+                hint="simulate one replica with the rate divided by the number of replicas",
+            )
+        from kvplan.engine.cluster import Cluster
+
+        return Cluster(replicas, router, config, latency, recorder)
     if isinstance(config, SglangConfig):
         if name == "fast":
             from kvplan.engine.sglang_replica import SglangReplica

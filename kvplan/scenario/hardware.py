@@ -30,7 +30,7 @@ def hardware_objects(scenario: Scenario, deployment: Deployment) -> dict[str, An
             "name": gpu.name,
             "memory_bytes": gpu.usable_memory_bytes,
             "bandwidth_bytes_per_s": gpu.bandwidth_bytes_per_s,
-            "count": deployment.parallel.gpus,
+            "count": deployment.parallel.gpus * scenario.parallel.replicas,
         },
         "memory": None if fit is None else _memory(fit),
         "capacity": None if fit is None else _capacity(scenario, fit),
@@ -78,6 +78,7 @@ def _memory(fit: FitReport) -> dict[str, Any]:
 
 def _capacity(scenario: Scenario, fit: FitReport) -> list[dict[str, Any]]:
     engine = scenario.engine
+    replicas = scenario.parallel.replicas
     formats = dict.fromkeys((fit.kv_format.name, *CURVE_FORMATS))
     curves = capacity_curve(
         fit.model,
@@ -95,7 +96,10 @@ def _capacity(scenario: Scenario, fit: FitReport) -> list[dict[str, Any]]:
         async_scheduling=engine.async_scheduling,
     )
     return [
-        {"dtype": name, "points": [{"context_tokens": c, "max_concurrency": n} for c, n in points]}
+        {
+            "dtype": name,
+            "points": [{"context_tokens": c, "max_concurrency": n * replicas} for c, n in points],
+        }
         for name, points in curves
     ]
 

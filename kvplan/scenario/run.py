@@ -62,7 +62,14 @@ class Run:
             KvplanError: the run failed; ``result()`` still tells what was done until then.
         """
         self.recorder = Recorder(on_request=on_request, on_decision=on_decision)
-        engine = make_engine(self._engine_name, self.deployment.config, self.clock.model, self.recorder)
+        engine = make_engine(
+            self._engine_name,
+            self.deployment.config,
+            self.clock.model,
+            self.recorder,
+            replicas=self.scenario.parallel.replicas,
+            router=self.scenario.routing.policy,
+        )
         requests: Iterable[Request] = self.workload.requests()
         if on_progress is not None:
             requests = _reporting(requests, on_progress)
@@ -89,8 +96,8 @@ class Run:
             "gpu": None,
             "memory": None,
             "pool": {
-                "num_blocks": config.num_blocks,
-                "usable_blocks": config.usable_blocks,
+                "num_blocks": config.num_blocks * scenario.parallel.replicas,
+                "usable_blocks": config.usable_blocks * scenario.parallel.replicas,
                 "block_size": config.block_size,
             },
             "capacity": None,

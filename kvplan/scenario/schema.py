@@ -44,21 +44,18 @@ class Part(BaseModel):
 
 
 class ParallelPart(Part):
-    """How one replica is spread over GPUs."""
+    """How one replica is spread over GPUs, and how many replicas there are."""
 
     tp: Positive = 1
     pp: Positive = 1
     cp: Positive = 1
     replicas: Positive = 1
 
-    @model_validator(mode="after")
-    def _one_replica(self) -> Self:
-        if self.replicas > 1:
-            raise ValueError(
-                "several replicas behind a router are not simulated yet; divide the trace's rate instead "
-                f"(workload.rate_scale: {1 / self.replicas:g}) and simulate one"
-            )
-        return self
+
+class RoutingPart(Part):
+    """How requests are dealt to the replicas."""
+
+    policy: str = "round-robin"
 
 
 class GroupPart(Part):
@@ -251,6 +248,7 @@ class Scenario(Part):
     gpu: str | None = None
     weights_dtype: str | None = None
     parallel: ParallelPart = ParallelPart()
+    routing: RoutingPart = RoutingPart()
     cache: CachePart = CachePart()
     engine: AnyEngine = EnginePart()
     latency: LatencyPart = LatencyPart()

@@ -79,6 +79,28 @@ def test_both_engines_give_the_same_result(chat: dict[str, Any]) -> None:
     assert run.result(["kvplan", "simulate"]) == chat
 
 
+def test_replicas_share_the_load(chat: dict[str, Any]) -> None:
+    four = play({**LINEAR, **POOL, **CHAT, "parallel.replicas": 4, "routing.policy": "session-affinity"})
+    Result.model_validate(four)
+    assert four["totals"]["finished"] == chat["totals"]["finished"]
+    assert four["pool"]["usable_blocks"] == 4 * chat["pool"]["usable_blocks"]
+    assert four["latency"]["tpot_s"]["mean"] < chat["latency"]["tpot_s"]["mean"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"routing.policy": "random"}, "routing policy"),
+        ({"engine.kind": "sglang"}, "fast vLLM engine"),
+        ({"cache.groups": [{"kind": "full"}, {"kind": "sliding", "window": 64}]}, "full attention"),
+    ],
+)
+def test_clusters_that_cannot_be_simulated(flags: dict[str, Any], message: str) -> None:
+    base = {**LINEAR, "cache.blocks": 3000, **CHAT, "parallel.replicas": 2}
+    with pytest.raises(KvplanError, match=message):
+        play({**base, **flags})
+
+
 def test_without_prefix_caching_nothing_is_hit(chat: dict[str, Any]) -> None:
     plain = play({**LINEAR, **POOL, **CHAT, "cache.prefix": "none"})
     assert chat["totals"]["hit_tokens"] > 0

@@ -50,7 +50,7 @@ def test_the_documented_scenario_is_accepted(tmp_path: Path) -> None:
     assert scenario.slo.tpot_p99_s == 0.05
 
 
-@pytest.mark.parametrize("field", ["parallel.replicas=2", "cache.host_memory=64GiB"])
+@pytest.mark.parametrize("field", ["cache.host_memory=64GiB"])
 def test_what_is_not_simulated_is_refused_by_name(tmp_path: Path, field: str) -> None:
     with pytest.raises(SpecError, match="not simulated yet"):
         load_scenario(write(tmp_path, DOCUMENTED), {}, [field])
