@@ -52,11 +52,11 @@ def hostile(tokens: int, head_dim: int, dtype):
     return x.to(dtype)
 
 
-@pytest.mark.parametrize("head_dim", [64, 80, 128, 256])
-@pytest.mark.parametrize("fmt", ALONE, ids=lambda fmt: fmt.name)
+SHAPES = [(fmt, d) for fmt in ALONE for d in (64, 80, 128, 256) if not fmt.key.why_not_head_dim(d)]
+
+
+@pytest.mark.parametrize(("fmt", "head_dim"), SHAPES, ids=lambda x: getattr(x, "name", str(x)))
 def test_codes_scales_and_minima_are_those_of_the_rules(fmt, head_dim: int):
-    if fmt.key.why_not_head_dim(head_dim):
-        pytest.skip(fmt.key.why_not_head_dim(head_dim))
     ours, theirs = pair(fmt, head_dim)
     dtype = torch.float16 if fmt.name == "fp16" else torch.bfloat16
     key, value = hostile(37, head_dim, dtype), hostile(37, head_dim, dtype).flip(0).contiguous()

@@ -1,4 +1,4 @@
-"""The Triton kernels. Importing its modules needs triton; only the launchers do so, when something is launched.
+"""The Triton kernels. Its modules need triton; only launchers import them, when something is launched.
 
 Traps of Triton met here, and how they are avoided:
 
