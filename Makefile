@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   := reports/local/demo
+SHARED ?= $(or $(KVPLAN_SHARED),../shared)
+TABLES := $(SHARED)/data/latency/kernel_tables
 FUZZ_EXAMPLES ?= 20000
 
 # Left to pip on its own, a plain `torch` would bring several GB of CUDA packages: the version is pinned.
@@ -61,7 +63,7 @@ bench: $(VENV)/.installed-test ## CPU seconds and memory of the engines; writes 
 	$(BIN)/python tests/benchmarks/engine_speed.py --write reports/engine-speed
 
 accuracy: $(VENV)/.installed-test ## held-out accuracy of the timing models; writes reports/accuracy/
-	$(BIN)/python -m kvplan.latency.fit.accuracy
+	$(BIN)/python -m kvplan.latency.fit.accuracy $(TABLES)/h100_sxm $(TABLES)/a100_sxm -o reports/accuracy
 
 gpu: ## kernels on a GPU: correctness, benchmarks, calibration grid (needs CUDA, torch and triton)
 	$(PYTHON) -m kvplan.kernels.benchmark --output reports/local/gpu
