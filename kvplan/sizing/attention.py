@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
-from kvplan.sizing.stores import Heads, Packed, Store
+from kvplan.sizing.stores import Heads, Packed, Reach, Store
 from kvplan.specs.attention import (
     ChunkedAttention,
     CompressedAttention,
@@ -103,13 +103,15 @@ def _latent(attention: LatentAttention, keeping: Keeping) -> tuple[Store, ...]:
         dim = attention.nope_head_dim + attention.rope_head_dim
         content = Heads(attention.query_heads, dim, dim, keeping.form)
         return (Store("K and V", content, source="no latent cache for this architecture"), *extra)
+    reach: Reach = "window" if attention.window else "context"
+    limit = attention.window or 0
     form = latent_format(attention, keeping)
     latent, rope = attention.kv_lora_rank, attention.rope_head_dim
     formula = form.latent_formula(latent, rope)
     if form.k.residual or form.k.granularity == "channel":
-        return (Store("latent", Heads(1, latent + rope, 0, form), split_heads=False), *extra)
+        return (Store("latent", Heads(1, latent + rope, 0, form), reach, limit, split_heads=False), *extra)
     content_packed = Packed(form.latent_bytes(latent, rope), formula)
-    return (Store("latent", content_packed, split_heads=False), *extra)
+    return (Store("latent", content_packed, reach, limit, split_heads=False), *extra)
 
 
 def latent_format(attention: LatentAttention, keeping: Keeping) -> KvFormat:

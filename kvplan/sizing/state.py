@@ -10,7 +10,7 @@ Engines agree on the shapes and differ in two habits (measured; see the document
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kvplan.sizing.attention import DTYPE_BYTES, Keeping
@@ -168,7 +168,12 @@ def _rglru(state: RecurrentState, keeping: Keeping, tp: int) -> tuple[StatePart,
 
 
 def _short_conv(state: ShortConvState, keeping: Keeping, tp: int) -> tuple[StatePart, ...]:
-    return (_convolution(state.channels // tp, state.conv_kernel, keeping),)
+    part = _convolution(state.channels // tp, state.conv_kernel, keeping)
+    if state.recurrent_dtype is None:
+        return (part,)
+    size, columns = DTYPE_BYTES[state.recurrent_dtype], _columns(state.conv_kernel, keeping)
+    formula = f"{state.channels // tp} x {columns} x {size}"
+    return (replace(part, element_bytes=size, formula=formula),)
 
 
 def _convolved_attention(state: ConvolvedAttentionState, keeping: Keeping, tp: int) -> tuple[StatePart, ...]:

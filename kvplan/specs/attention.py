@@ -89,6 +89,8 @@ class LatentAttention(Frozen):
     q_lora_rank: Count | None = None
     output_gate: bool = False
     qkv_bias: bool = False
+    window: Count | None = None
+    """Tokens a windowed layer of latents attends to; ``None`` = the whole context."""
     indexer: Indexer | None = None
     expanded_in: tuple[Literal["vllm", "sglang", "transformers"], ...] = ()
     """Engines without a latent cache for this architecture: they keep every head's expanded K and V."""

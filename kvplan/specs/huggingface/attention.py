@@ -17,7 +17,7 @@ from kvplan.specs.attention import (
     SlidingAttention,
 )
 from kvplan.specs.huggingface import families
-from kvplan.specs.huggingface.config import Config
+from kvplan.specs.huggingface.config import Config, has_biases
 
 
 def attention(config: Config, kind: str, layer: int, layers: int) -> SelfAttention | None:
@@ -32,6 +32,8 @@ def attention(config: Config, kind: str, layer: int, layers: int) -> SelfAttenti
         return _compressed(config, kind)
     if is_latent(config) and kind not in ("sliding", "chunked", "hybrid_sliding", "shared_sliding"):
         return _latent(config, kind, layer, layers)
+    if kind == "sliding" and is_latent(config) and config.optional("swa_kv_lora_rank"):
+        return _sliding_latent(config)
     if is_latent(config) and not config.has("swa_num_key_value_heads"):
         name = config.architecture or config.model_type
         raise config.error(
@@ -170,7 +172,8 @@ def _heads(config: Config, reach: str, layer: int, layers: int) -> dict[str, Any
     value_dim = config.optional("v_head_dim", least=0) or None
     if reach == "full":
         dim = config.optional("global_head_dim") or dim
-        groups = config.optional("num_global_key_value_heads") or groups
+        if config.get("attention_k_eq_v") is not False:  # without it Gemma 4 ignores the number
+            groups = config.optional("num_global_key_value_heads") or groups
     elif (
         config.has("swa_num_key_value_heads")
         or config.has("swa_head_dim")
@@ -196,17 +199,25 @@ def _heads(config: Config, reach: str, layer: int, layers: int) -> dict[str, Any
             f"{heads} query heads are not a multiple of {groups} KV heads", "num_key_value_heads"
         )
     bias = config.flag("attention_bias") or config.flag("qkv_bias") or config.flag("use_qkv_bias")
+    every = has_biases(config, families.ATTENTION_BIAS, "attention_bias")
     return {
         "query_heads": heads,
         "kv_heads": groups,
         "head_dim": dim,
         "v_head_dim": value_dim if value_dim not in (None, dim) else None,
-        "qkv_bias": bias or config.model_type in ("qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl"),
-        "output_bias": config.flag("attention_bias") and config.model_type not in ("qwen2", "qwen2_moe"),
-        "qk_norm": "per_head" if config.model_type in families.QK_NORM else "none",
-        "output_gate": config.flag("attn_output_gate") or config.model_type == "qwen3_next",
+        "qkv_bias": bias or every or config.model_type in ("qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl"),
+        "output_bias": every and config.model_type not in ("qwen2", "qwen2_moe"),
+        "qk_norm": _qk_norm(config),
+        "output_gate": config.flag("attn_output_gate", config.model_type in families.OUTPUT_GATE),
         "v_projection": not (config.flag("attention_k_eq_v") and reach == "full"),
     }
+
+
+def _qk_norm(config: Config) -> str:
+    if config.model_type in families.QK_NORM_FULL:
+        return "full"
+    normed = config.flag("use_qk_norm") or config.flag("qk_norm") or config.model_type in families.QK_NORM
+    return "per_head" if normed else "none"
 
 
 def _latent(config: Config, kind: str, layer: int, layers: int) -> LatentAttention:
@@ -220,6 +231,21 @@ def _latent(config: Config, kind: str, layer: int, layers: int) -> LatentAttenti
         q_lora_rank=config.optional("q_lora_rank", least=0) or None,
         indexer=_indexer(config, layer, layers) if dsa else None,
         expanded_in=families.EXPANDED_MLA.get(config.model_type, ()),
+    )
+
+
+def _sliding_latent(config: Config) -> LatentAttention:
+    """Latents with a window, of dimensions of their own."""
+    nope = config.count("swa_qk_nope_head_dim")
+    rope = config.optional("swa_qk_rope_head_dim", least=0)
+    return LatentAttention.model_construct(
+        query_heads=config.count("swa_num_attention_heads"),
+        kv_lora_rank=config.count("swa_kv_lora_rank"),
+        rope_head_dim=config.count("swa_head_dim") - nope if rope is None else rope,
+        nope_head_dim=nope,
+        v_head_dim=config.count("swa_v_head_dim"),
+        q_lora_rank=config.optional("swa_q_lora_rank"),
+        window=config.count("sliding_window"),
     )
 
 

@@ -223,6 +223,14 @@ def text_config(data: Mapping[str, Any], path: str) -> Config:
     return Config(current, data, path, prefix)
 
 
+def has_biases(config: Config, usual: frozenset[str], key: str) -> bool:
+    """Whether linear layers carry biases: by a field of their own, by ``use_bias``, or always."""
+    for name in (key, "use_bias"):
+        if isinstance(config.get(name), bool):
+            return config.flag(name)
+    return config.model_type in usual and not config.flag("no_bias")
+
+
 def _describes_layers(data: Mapping[str, Any]) -> bool:
     return any(name in data for name in ("num_hidden_layers", *NAMES["num_hidden_layers"]))
 

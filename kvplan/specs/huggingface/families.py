@@ -28,7 +28,8 @@ PLAIN_MHA = _names(
 PERIODS: dict[str, tuple[int, str]] = {
     "gemma2": (2, "last"), "vaultgemma": (2, "last"), "gpt_oss": (2, "last"),
     "gemma3": (6, "last"), "gemma3_text": (6, "last"), "gemma3n": (5, "last"), "gemma3n_text": (5, "last"),
-    "gemma4": (6, "last"), "gemma4_text": (6, "last"), "cohere2": (4, "last"), "exaone4": (4, "last"),
+    "gemma4": (6, "last"), "gemma4_text": (6, "last"), "gemma4_unified_text": (6, "last"),
+    "cohere2": (4, "last"), "exaone4": (4, "last"), "embedding_gemma2_text": (6, "last"), "beam": (6, "last"),
     "exaone_moe": (4, "last"), "olmo3": (4, "last"), "afmoe": (4, "last"), "kolibri1": (5, "last"),
     "t5gemma": (2, "last"), "t5gemma2": (6, "last"), "cohere2_moe": (4, "last"),
     "diffusion_gemma": (6, "last"),
@@ -38,8 +39,17 @@ PERIODS: dict[str, tuple[int, str]] = {
 }  # fmt: skip
 """Sliding layers with one full layer per period: which of the period it is (``end`` counts from the top)."""
 
-LAST_LAYER_FULL = frozenset({"gemma4", "gemma4_text", "diffusion_gemma"})
-"""The last layer is always full, whatever the pattern says."""
+LAST_LAYER_FULL = frozenset(
+    {
+        "gemma4",
+        "gemma4_text",
+        "gemma4_unified",
+        "gemma4_unified_text",
+        "diffusion_gemma",
+        "diffusion_gemma_text",
+    }
+)
+"""The last layer is always full, whatever the pattern or list says."""
 
 FLAGGED_WINDOW = _names(
     """
@@ -65,6 +75,35 @@ UNGATED = _names(
     """
 )
 """Feed-forward layers of two matrices."""
+
+GATED = frozenset({"bitnet"})
+"""Gated although their activation is one of the ungated kind."""
+
+MLP_BIAS = _names(
+    """
+    gpt2 gptj gpt_neo gpt_neox gpt_neox_japanese gpt_bigcode opt bloom codegen biogpt xglm persimmon phi
+    phi-msft starcoder2 whisper bart mbart pegasus marian m2m_100 blenderbot blenderbot-small gpt-neox
+    fuyu ctrl
+    openai-gpt moonshine stablelm_alpha nllb-moe plbart imagegpt bigbird_pegasus pegasus_x trocr git
+    """
+)
+"""Feed-forward layers with biases where no field says so."""
+
+ATTENTION_BIAS = _names(
+    """
+    gpt2 gpt_neox gpt_bigcode opt bloom biogpt xglm persimmon phi phi-msft starcoder2 whisper bart mbart
+    pegasus
+    marian m2m_100 blenderbot blenderbot-small gpt-neox fuyu ctrl openai-gpt nllb-moe plbart imagegpt
+    trocr git
+    """
+)
+"""All four projections of attention with biases where no field says so."""
+
+OUTPUT_GATE = _names(
+    "muse_spark muse_spark_text muse_glimmer muse_glimmer_text qwen3_next afmoe beam qwen3_5 qwen3_5_moe "
+    "qwen3_5_text qwen3_5_moe_text axk2"
+)
+"""A gate on the output of attention, as wide as the queries."""
 
 UNGATED_ACTIVATIONS = frozenset({"relu2", "xielu", "squared_relu"})
 
@@ -98,9 +137,16 @@ EXPANDED_MLA: dict[str, tuple[Literal["vllm", "sglang", "transformers"], ...]] =
 
 QK_NORM = _names(
     """
-    qwen3 qwen3_moe qwen3_next gemma3 gemma3_text qwen3_5 qwen3_5_moe
+    qwen3 qwen3_moe qwen3_next gemma3 gemma3_text qwen3_5 qwen3_5_moe qwen3_5_text qwen3_5_moe_text
+    qwen3_vl_text
+    qwen3_vl_moe_text gemma3n gemma3n_text gemma4 gemma4_text hunyuan_v1_dense hunyuan_v1_moe exaone4
+    exaone_moe
+    afmoe cwm laguna lfm2 lfm2_moe step3p5 step3p7 zaya ernie5_moe
     """
 )
+
+QK_NORM_FULL = _names("olmo2 olmo3 olmoe flex_olmo olmo_hybrid minimax_m2")
+"""Queries and keys are normalised over all heads at once."""
 
 TWO_ATTENTIONS = frozenset({"longcat_flash"})
 """A layer of the configuration is two attention layers, the first with the experts beside its MLP."""

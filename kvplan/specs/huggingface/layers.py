@@ -50,7 +50,7 @@ def number_of_layers(config: Config) -> int:
     if config.optional("num_hidden_layers", least=0, defaults=False) is None:
         if isinstance(pattern, str) and pattern:
             return len(pattern)
-        listed = config.get("layer_types", defaults=False)
+        listed = config.get("layer_types")
         if isinstance(listed, list) and listed:
             return len(listed)
     layers = config.integer("num_hidden_layers", least=0)
@@ -58,6 +58,9 @@ def number_of_layers(config: Config) -> int:
         raise config.error("a model needs at least one layer, found 0", "num_hidden_layers")
     if layers > MAX_LAYERS:
         raise config.error(f"{layers} layers is more than any model has", "num_hidden_layers")
+    if config.model_type == "hrm_text" and not config.has("num_layers_per_stack"):
+        # Every pass of the recurrence over the stack has a cache of its own.
+        return int(layers) * config.integer("H_cycles") * (config.integer("L_cycles") + 1)
     return int(layers) * (2 if config.model_type in families.TWO_ATTENTIONS else 1)
 
 
@@ -81,6 +84,8 @@ def _listed(config: Config, layers: int) -> list[str] | None:
             kinds = ["full" if kind == "sliding" else kind for kind in kinds]
         if config.has("indexer_n_heads"):  # Qwen4 calls its sparse layers full attention
             kinds = ["indexed" if kind == "full" else kind for kind in kinds]
+        if config.model_type in families.LAST_LAYER_FULL:
+            kinds[-1] = "full"
         return kinds
     cycle = config.items("block_types")
     if cycle:
@@ -196,6 +201,19 @@ def _periodic(config: Config, layers: int) -> list[str] | None:
         return ["full" if index and index % 4 == 0 else "linear" for index in range(layers)]
     if config.model_type == "zaya":
         return ["hybrid"] * layers
+    if config.model_type.startswith("inkling"):
+        local = config.items("local_layer_ids")
+        return [
+            "hybrid_sliding" if (index in local if local is not None else (index + 1) % 6) else "hybrid"
+            for index in range(layers)
+        ]
+    if config.model_type == "flint":
+        last = layers - 1
+        return [
+            "full" if index < 2 or index % 4 == 1 or index == last else "sliding" for index in range(layers)
+        ]
+    if config.model_type.startswith("dots3_note"):
+        return ["indexed" if index < 2 or index % 4 == 1 else "sliding" for index in range(layers)]
     if config.model_type == "deepseek_v4":
         return ["hca" if index < 2 or index % 2 else "csa" for index in range(layers)]
     if config.has("attention_chunk_size") or config.model_type.startswith("llama4"):
@@ -231,7 +249,7 @@ def _windowed(config: Config, layers: int) -> list[str] | None:
     if not period:
         return ["sliding"] * layers
     kinds = ["full" if _is_full(index, layers, period, where) else "sliding" for index in range(layers)]
-    if config.model_type in families.LAST_LAYER_FULL:
+    if config.model_type in families.LAST_LAYER_FULL or config.model_type == "beam":
         kinds[-1] = "full"
     return kinds
 

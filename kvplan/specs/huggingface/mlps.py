@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvplan.specs.huggingface import families
-from kvplan.specs.huggingface.config import Config
+from kvplan.specs.huggingface.config import Config, has_biases
 from kvplan.specs.mlp import DenseMlp, Mlp, MoeMlp
 
 SINGLE_PART = frozenset({"nemotron_h", "nemotron-h", "nemotron_h_puzzle"})
@@ -33,7 +33,7 @@ def mlp(config: Config, layer: int, layers: int) -> Mlp | None:
 
 def has_experts(config: Config) -> bool:
     """Whether any layer may have routed experts."""
-    if config.get("enable_moe_block") is False:
+    if config.get("enable_moe_block") is False or config.get("is_moe") is False:
         return False
     value = config.get("num_experts")
     if isinstance(value, list):
@@ -47,6 +47,8 @@ def is_gated(config: Config) -> bool:
         return config.flag("is_gated_act")
     if config.has("feed_forward_proj"):
         return str(config.get("feed_forward_proj")).startswith("gated")
+    if config.model_type in families.GATED:
+        return True
     activation = config.get("hidden_act") or config.get("mlp_hidden_act") or config.get("activation")
     return not (str(activation) in families.UNGATED_ACTIVATIONS or config.model_type in families.UNGATED)
 
@@ -70,7 +72,9 @@ def dense(config: Config, layer: int = 0) -> DenseMlp | None:
     if config.flag("use_double_wide_mlp") and _is_sharing(config, layer):
         width *= 2
     return DenseMlp.model_construct(
-        intermediate_size=width, gated=is_gated(config), bias=config.flag("mlp_bias")
+        intermediate_size=width,
+        gated=is_gated(config),
+        bias=has_biases(config, families.MLP_BIAS, "mlp_bias"),
     )
 
 
@@ -152,20 +156,7 @@ def _is_sparse(config: Config, layer: int, layers: int) -> bool:
         chosen = [int(item) for item in enumerated.split(",") if item.strip().isdigit()]
     if chosen:
         return layer in chosen
-    prefix = next(
-        (
-            config.integer(key, 0, least=0)
-            for key in (
-                "first_k_dense_replace",
-                "num_dense_layers",
-                "moe_layer_start_index",
-                "n_dense_first_layers",
-            )
-            if config.has(key)
-        ),
-        config.integer("first_k_dense_replace", 0, least=0),
-    )
-    if layer < prefix:
+    if layer < _dense_prefix(config):
         return False
     if isinstance(frequency, int) and frequency > 1:
         return bool(layer % frequency == 0)
@@ -178,6 +169,17 @@ def _is_sparse(config: Config, layer: int, layers: int) -> bool:
     if period > 1:
         return bool(layer % period == config.integer("expert_layer_offset", 0, least=0))
     return True
+
+
+def _dense_prefix(config: Config) -> int:
+    """Layers at the bottom without experts."""
+    keys = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "n_dense_first_layers")
+    for defaults in (False, True):
+        for key in keys:
+            value = config.integer(key, None, least=0, defaults=defaults)
+            if value is not None:
+                return int(value)
+    return 0
 
 
 def _single(config: Config, layer: int, layers: int) -> Mlp | None:

@@ -16,6 +16,7 @@ from kvplan.specs.base import Source
 from kvplan.specs.document import read_json
 from kvplan.specs.huggingface.attention import attention, cross_attention
 from kvplan.specs.huggingface.config import Config, text_config
+from kvplan.specs.huggingface.extras import extra_weights
 from kvplan.specs.huggingface.layers import layer_kinds, number_of_layers
 from kvplan.specs.huggingface.layout import segments
 from kvplan.specs.huggingface.mlps import mlp
@@ -28,7 +29,7 @@ from kvplan.specs.huggingface.understood import (
     refuse_unknown_fields,
     refuse_without_cache,
 )
-from kvplan.specs.model import Block, ExtraWeights, ModelSpec
+from kvplan.specs.model import Block, ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ def _assemble(
         "encoder": encoder(config) if is_encoder_decoder(config) else None,
         "vision": tower,
         "draft": draft(config, stack),
-        "extra_weights": _extra(config, len(stack)),
+        "extra_weights": extra_weights(config, stack),
     }
     return ModelSpec.model_validate(fields)
 
@@ -154,18 +155,6 @@ def _learned_positions(config: Config) -> int:
     if config.model_type in ("gpt2", "gpt_bigcode", "opt", "gpt_neo", "whisper", "bart", "mbart", "imagegpt"):
         return config.optional("max_position_embeddings") or 0
     return 0
-
-
-def _extra(config: Config, layers: int) -> tuple[ExtraWeights, ...]:
-    width = config.integer("hidden_size_per_layer_input", 0, least=0)
-    if not width:
-        return ()
-    rows = config.optional("vocab_size_per_layer_input") or config.count("vocab_size")
-    return (
-        ExtraWeights.model_construct(
-            name="per-layer embeddings", parameters=rows * width * layers, active=False
-        ),
-    )
 
 
 def _named(stack: list[Block]) -> tuple[list[str], dict[str, Block]]:

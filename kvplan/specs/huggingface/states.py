@@ -32,8 +32,10 @@ def state(config: Config, kind: str) -> State | None:
     if kind == "conv":
         channels = config.optional("conv_dim") or config.count("hidden_size")
         return ShortConvState.model_construct(channels=channels, conv_kernel=config.count("conv_L_cache"))
-    if kind in ("hybrid", "hybrid_sliding") and config.has("cca_time0"):
+    if kind in ("hybrid", "hybrid_sliding") and config.optional("cca_time0") is not None:
         return _convolved(config)
+    if kind in ("hybrid", "hybrid_sliding") and config.model_type.startswith("inkling"):
+        return _around(config, kind)
     if kind not in ("linear", "hybrid", "hybrid_sliding"):
         return None
     for reader in (_delta, _kimi, _mamba2, _mamba, _lightning, _griffin, _rwkv):
@@ -94,6 +96,8 @@ def _kimi(config: Config) -> State | None:
 
 def _first(config: Config, *keys: str) -> int | None:
     for key in keys:
+        if config.get(key) == "auto":
+            continue
         value = config.optional(key)
         if value is not None:
             return value
@@ -182,6 +186,20 @@ def _rwkv(config: Config) -> State | None:
         dim = config.integer("head_dim", 64)
         return RwkvState.model_construct(heads=hidden // dim, head_dim=dim, hidden_size=hidden)
     return None
+
+
+def _around(config: Config, kind: str) -> State:
+    """Inkling: short convolutions, kept in fp32, of K, V and of the outputs of attention and experts."""
+    sliding = kind == "hybrid_sliding"
+    heads = (config.optional("swa_num_key_value_heads") if sliding else None) or kv_heads(
+        config, query_heads(config)
+    )
+    dim = (config.optional("swa_head_dim") if sliding else None) or head_dim(config, query_heads(config))
+    return ShortConvState.model_construct(
+        channels=2 * heads * dim + 2 * config.count("hidden_size"),
+        conv_kernel=config.integer("conv_kernel_size", 4),
+        recurrent_dtype="fp32",
+    )
 
 
 def _convolved(config: Config) -> State:

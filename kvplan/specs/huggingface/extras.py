@@ -1,0 +1,67 @@
+"""Weights that no layer's usual parts imply, by the fields that describe them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from kvplan.specs.huggingface.attention import head_dim, query_heads
+from kvplan.specs.huggingface.config import Config
+from kvplan.specs.model import Block, ExtraWeights
+
+
+def extra_weights(config: Config, stack: Sequence[Block]) -> tuple[ExtraWeights, ...]:
+    """Per-layer embeddings and their projections, alternating updates, experts of attention, wide inputs."""
+    found = [*_per_layer(config, len(stack)), *_alternating(config, len(stack))]
+    if config.model_type == "jetmoe":
+        found += _attention_experts(config, len(stack))
+    if config.model_type == "zamba":
+        found += _wide_inputs(config, stack)
+    return tuple(found)
+
+
+def _extra(name: str, parameters: int, *, active: bool = True) -> ExtraWeights:
+    return ExtraWeights.model_construct(name=name, parameters=parameters, active=active)
+
+
+def _per_layer(config: Config, layers: int) -> Iterator[ExtraWeights]:
+    """Gemma 3n and the E models of Gemma 4: a small embedding per token and layer, gated into the layer."""
+    width = config.integer("hidden_size_per_layer_input", 0, least=0)
+    if not width:
+        return
+    rows = config.optional("vocab_size_per_layer_input") or config.count("vocab_size")
+    hidden = config.count("hidden_size")
+    yield _extra("per-layer embeddings", rows * width * layers, active=False)
+    # From the hidden state once for all layers; in each layer a gate down and a projection up, and its norm.
+    yield _extra("per-layer projections", 3 * layers * hidden * width + layers * hidden + width)
+
+
+def _alternating(config: Config, layers: int) -> Iterator[ExtraWeights]:
+    """Gemma 3n: AltUp keeps several copies of the hidden state, LAuReL adds a low-rank residual."""
+    copies = config.integer("altup_num_inputs", 0, least=0)
+    hidden = config.count("hidden_size")
+    if copies and config.model_type.startswith("gemma3n"):
+        routers = layers * hidden * (copies + 2)
+        yield _extra("alternating updates", 2 * (copies - 1) * hidden * hidden + routers)
+    rank = config.integer("laurel_rank", 0, least=0)
+    if rank and config.model_type.startswith("gemma3n"):
+        yield _extra("low-rank residuals", layers * hidden * (2 * rank + 1))
+
+
+def _attention_experts(config: Config, layers: int) -> Iterator[ExtraWeights]:
+    """JetMoe: every expert has query and output projections; the spec counts the chosen ones."""
+    experts = config.count("num_experts")
+    hidden = config.count("hidden_size")
+    heads = query_heads(config)
+    width = heads * head_dim(config, heads)
+    chosen = config.count("num_experts_per_tok")
+    others = layers * 2 * hidden * width * (experts - chosen) // chosen
+    yield _extra("attention experts", others + layers * experts * hidden, active=False)
+
+
+def _wide_inputs(config: Config, stack: Sequence[Block]) -> Iterator[ExtraWeights]:
+    """Zamba: the shared block reads hidden state and embeddings side by side; each use has its projection."""
+    hidden = config.count("hidden_size")
+    heads = query_heads(config)
+    wide = 3 * hidden * heads * head_dim(config, heads)
+    uses = sum(1 for block in stack if block.attention is not None)
+    yield _extra("shared block's wide inputs", wide + uses * hidden * hidden)
