@@ -1,1 +1,0 @@
-"""Floor 6: what a KV format costs in accuracy."""
