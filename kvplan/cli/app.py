@@ -32,6 +32,7 @@ VERBS: dict[str, Verb] = {
     "fit": Verb("kvplan.cli.commands.fit", "fit"),
     "simulate": Verb("kvplan.cli.commands.simulate", "simulate"),
     "report": Verb("kvplan.cli.commands.report", "report"),
+    "audit": Verb("kvplan.cli.commands.audit", "audit"),
     "trace": Verb("kvplan.cli.commands.trace", "app"),
     "models": Verb("kvplan.cli.commands.models", "app"),
     "gpus": Verb("kvplan.cli.commands.gpus", "app"),

@@ -178,6 +178,8 @@ def _groups(scenario: Scenario, fit: FitReport | None) -> tuple[tuple[CacheGroup
             groups.append(CacheGroup("full", page.block_tokens))
         elif reach == "window":
             groups.append(CacheGroup("sliding", page.block_tokens, limit))
+        elif reach == "chunk":
+            groups.append(CacheGroup("chunked", page.block_tokens, limit))
         elif reach == "state":
             groups.append(CacheGroup("mamba", layout.block_size))
         else:

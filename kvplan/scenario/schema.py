@@ -61,7 +61,7 @@ class RoutingPart(Part):
 class GroupPart(Part):
     """One layer group of the pool; overrides what the model says."""
 
-    kind: Literal["full", "sliding", "mamba"] = "full"
+    kind: Literal["full", "sliding", "chunked", "mamba"] = "full"
     block_size: Positive | None = None
     window: Tokens | None = None
 

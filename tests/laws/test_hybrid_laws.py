@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import replace
 
@@ -158,7 +159,7 @@ def test_retaining_more_never_lowers_hits_in_a_pool_that_forgets_nothing(
     alone = one_at_a_time(workload)
     step = config.hit_alignment
     found = [hits(replace(config, retention_interval=k), alone) for k in (0, 4 * step, 2 * step, step, None)]
-    for less, more in zip(found, found[1:], strict=False):
+    for less, more in itertools.pairwise(found):
         assert all(a <= b for a, b in zip(less, more, strict=True))
 
 

@@ -63,7 +63,7 @@ def longest_common_hit(groups: Sequence[AlikeGroups], state: RequestState, limit
     other kind beside it a single round settles the matter.
     """
     found: list[tuple[int, list[Found]] | None] = [None] * len(groups)
-    one_round = len(groups) == 2 and groups[0].downward_closed
+    one_round = len(groups) == 1 or (len(groups) == 2 and groups[0].downward_closed)
     length, longest = limit_tokens, 0
     while True:
         candidate = length

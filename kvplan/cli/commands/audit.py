@@ -1,0 +1,143 @@
+"""``kvplan audit``: hold a saved result against the reference engine and against its own laws."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kvplan.cli.options import FormatOption, OutputFormat
+from kvplan.errors import KvplanError
+
+if TYPE_CHECKING:
+    from kvplan.scenario.audit import Audit, Divergence
+
+SCHEMA = "kvplan.audit/1"
+
+_SHOWN = 62
+"""Characters of a decision line in a table of 80 columns; a longer one is shown around the difference."""
+
+
+def audit(
+    result: Annotated[
+        str, typer.Argument(help="A result of kvplan simulate; - reads stdin.", metavar="RESULT")
+    ],
+    sample: Annotated[
+        int, typer.Option("--sample", "-n", min=1, help="Play so many requests, from the first.")
+    ] = 200,
+    format: FormatOption = OutputFormat.table,
+) -> None:
+    """Play a sample of a result again, block by block, and compare it with the fast engine.
+
+    Also checks that the result's inputs are unchanged and its numbers consistent. Exit code 1 means that
+    something differs.
+    """
+    from kvplan.reporting.loading import load_result
+    from kvplan.scenario.audit import audit_result
+
+    loaded = load_result(result)
+    where = "<stdin>" if result == "-" else result
+    found = audit_result(loaded.model_dump(mode="json", by_alias=True), sample, where=where)
+    _print(found, where, sample, format)
+    if not found.passed:
+        raise KvplanError(
+            _verdict(found), where=where, hint="please report the result file to kvplan's authors"
+        )
+
+
+def _verdict(found: Audit) -> str:
+    if found.divergence is not None:
+        return f"the engines differ at {_place(found.divergence)}"
+    broken = [check.name for check in found.checks if not check.passed]
+    if broken:
+        return f"laws broken: {'; '.join(broken)}"
+    return f"equal: {found.requests:,} requests, {found.steps:,} decisions"
+
+
+def _place(divergence: Divergence) -> str:
+    words = {"decision": "step", "request": "request number", "totals": "the totals after step"}
+    return f"{words[divergence.kind]} {divergence.step:,}"
+
+
+def _print(found: Audit, where: str, sample: int, format: OutputFormat) -> None:
+    from kvplan.cli.output import answer, csv_text, markdown_table, print_json
+
+    if format is OutputFormat.json:
+        print_json(_document(found, where, sample))
+        return
+    rows = [("fast engine equals the reference", _yes(found.divergence is None), _difference(found))]
+    rows += [(check.name, _yes(check.passed), check.detail) for check in found.checks]
+    columns = ("check", "passed", "detail")
+    if format is OutputFormat.csv:
+        answer(csv_text(columns, rows))
+    elif format is OutputFormat.md:
+        answer(markdown_table(columns, rows))
+    else:
+        _table(found, where)
+
+
+def _difference(found: Audit) -> str:
+    if found.divergence is None:
+        return f"{found.requests} requests, {found.steps} decisions"
+    return f"{_place(found.divergence)}: {found.divergence.fast} / {found.divergence.reference}"
+
+
+def _yes(passed: bool) -> str:
+    return "yes" if passed else "no"
+
+
+def _document(found: Audit, where: str, sample: int) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "result": where,
+        "sample": sample,
+        "requests": found.requests,
+        "steps": found.steps,
+        "passed": found.passed,
+        "divergence": None if found.divergence is None else asdict(found.divergence),
+        "checks": [asdict(check) for check in found.checks],
+        "notes": list(found.notes),
+    }
+
+
+def _table(found: Audit, where: str) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from kvplan.cli.output import stdout_console
+
+    console = stdout_console()
+    console.print(Text(f"Audit of {where}", style="bold"))
+    console.print(Text(_verdict(found), style="green" if found.passed else "red"))
+    divergence = found.divergence
+    if divergence is not None:
+        fast, reference = _around_difference(divergence.fast, divergence.reference)
+        lines = Table.grid(padding=(0, 2))
+        lines.add_row("  fast", Text(fast, overflow="fold"))
+        lines.add_row("  reference", Text(reference, overflow="fold"))
+        console.print(lines)
+    table = Table.grid(padding=(0, 2))
+    for check in found.checks:
+        text = check.name if check.passed else f"{check.name}: {check.detail}"
+        table.add_row("  ok" if check.passed else "  no", Text(text, overflow="fold"))
+    console.print(table)
+    for note in found.notes:
+        console.print(Text(f"note: {note}", style="dim"))
+
+
+def _around_difference(fast: str | None, reference: str | None) -> tuple[str, str]:
+    """Both lines, cut to the part where they differ when they are long."""
+    ours, theirs = fast or "(ended before)", reference or "(ended before)"
+    if max(len(ours), len(theirs)) <= _SHOWN:
+        return ours, theirs
+    same = 0
+    while same < min(len(ours), len(theirs)) and ours[same] == theirs[same]:
+        same += 1
+    start = max(0, same - _SHOWN // 3)
+    return _cut(ours, start), _cut(theirs, start)
+
+
+def _cut(line: str, start: int) -> str:
+    room = _SHOWN - 6
+    return ("..." if start else "") + line[start : start + room] + ("..." if len(line) > start + room else "")
