@@ -175,16 +175,14 @@ def write_ring_variant(fmt: KVFormat, *, head_dim: int) -> Variant:
 
 def mla_variant(fmt: KVFormat, *, block_size: int, mode: int, one: bool, target: Target) -> Variant:
     """MLA decode and append: 16 query columns, latent tiles of 128."""
-    tokens = tile_tokens(block_size, 32 if target.interpreted else 64)
+    tokens = tile_tokens(block_size, 32)
     constants = {
         "BS": block_size, "BN": tokens, "BH": 16, "PAGED": block_size % tokens == 0, "MODE": mode, "ONE": one,
         "CODE": int(fmt.key.code), "CT": target.compute_type(fmt, "bfloat16"), "DEFER": True,
         **{k: v for k, v in target.switches().items() if k != "FOLD"},
     }  # fmt: skip
-    # bf16 on wgmma: with eight warps half of them have no rows of the 64-row product. Elsewhere four would
-    # spill.
-    four = fmt.key.code is Code.FLOAT16 and (target.capability or 0) >= 90
-    return Variant("mla", constants, 4 if four else 8, 1)
+    # Tiles of 64 tokens, or four warps, spill under Triton 3.6 or on one of the architectures.
+    return Variant("mla", constants, 8, 1)
 
 
 def write_mla_variant(fmt: KVFormat) -> Variant:
