@@ -36,7 +36,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "attention_head_dim", "kv_channels", "d_kv", "head_size", "attention_head_size", "dim_head",
     ),
     "intermediate_size": (
-        "n_inner", "ffn_hidden_size", "d_ff", "ffn_dim", "decoder_ffn_dim", "intermediate_dim",
+        "n_inner", "ffn_hidden_size", "d_ff", "dff", "ffn_dim", "decoder_ffn_dim", "intermediate_dim",
         "block_ff_dim",
     ),
     "vocab_size": ("padded_vocab_size", "text_vocab_size"),

@@ -63,7 +63,7 @@ def dense(config: Config, layer: int = 0) -> DenseMlp | None:
     if isinstance(value, list):
         value = value[layer] if layer < len(value) else None
     width = value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
-    if width is not None and config.flag("block_auto_adjust_ff_dim") and config.has("block_ff_dim"):
+    if width is not None and config.flag("block_auto_adjust_ff_dim"):
         width = _adjusted_width(config, width)
     if width is None:
         width = _implied_width(config)
