@@ -7,8 +7,8 @@ only when they join, finish or are retracted.
 Verified by recordings: what the tree does. Read from the public source near 0.5.23, and held equal to a slow
 oracle (``reference.sglang``): everything else, namely admission (``PrefillAdder``), chunked prefill, mixed
 chunks, ``batch_is_full``, insertion after each chunk, after prefill and at the end, retraction,
-``new_token_ratio``. Not covered: overlap (one more step for a finished request), priority scheduling and
-preemption, the ``ignore_eos`` estimate without radix cache, sliding-window and hybrid pools, speculation.
+``new_token_ratio``, the overlap schedule. Not covered: priority scheduling and preemption, the ``ignore_eos``
+estimate without radix cache, sliding-window and hybrid pools, speculation.
 """
 
 from __future__ import annotations
@@ -39,15 +39,24 @@ class SglangPlan:
         decodes: whether the running requests take a token, too (a decode or a mixed batch).
         chunked: the request among ``extends`` whose prefill is not finished with this batch.
         retracted, aborted: requests that had to go to make room.
+        tick: of the decode batch, this step included.
+        ends: tokens with KV after this batch, for each of ``extends``.
+        positions: places of the decoding requests in this batch, where the next one has a new order.
         scheduled: (request, tokens) in batch order; kept only for a decision log.
     """
 
-    __slots__ = ("aborted", "batch", "chunked", "decodes", "extends", "retracted", "scheduled")
+    __slots__ = (
+        "aborted", "batch", "chunked", "decodes", "ends", "extends", "positions", "retracted", "scheduled",
+        "tick",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.batch = StepBatch()
         self.extends: list[SglangRequest] = []
+        self.ends: list[int] = []
         self.decodes = False
+        self.tick = 0
+        self.positions: dict[SglangRequest, int] = {}
         self.chunked: SglangRequest | None = None
         self.retracted: list[SglangRequest] = []
         self.aborted: list[SglangRequest] = []
@@ -61,6 +70,7 @@ class SglangScheduler:
         self.config = config
         self.page = config.page_size
         self.caching = not config.disable_radix_cache
+        self.overlap = not config.disable_overlap_schedule
         self.tree = RadixIndex(config.page_size, config.radix_eviction_policy, config.tree)
         self.free = config.pool_tokens
         """Tokens of the pool in which nothing is stored; cached ones that nobody holds come on top."""
@@ -73,6 +83,9 @@ class SglangScheduler:
         """``batch_is_full``: no prefill is tried until a request has left the running batch."""
         self.chunked: SglangRequest | None = None
         self.last: SglangPlan | None = None
+        """The batch before; with overlap its outputs are not known yet."""
+        self.fresh: list[SglangRequest] = []
+        """Members of the decode batch whose first output is in flight."""
         self.ratio = config.initial_ratio
         self.keep_schedule = keep_schedule
         self.queried_tokens = 0
@@ -106,27 +119,31 @@ class SglangScheduler:
         """Make the next batch (``get_next_batch_to_run``); it may be empty."""
         chunked = self.chunked
         if chunked is not None and chunked.computed > chunked.prefix:
-            self._checkpoint(chunked)
+            self._checkpoint(chunked, chunked.computed)
             chunked.prefix = chunked.computed
+        if self.fresh:
+            self.fresh = []
         if self.last is not None and self.last.extends:
             self._merge(self.last)
-        self.last = None
+        before, self.last = self.last, None
         plan = self._prefill_batch()
         if plan is None:
-            plan = self._decode_batch()
+            plan = self._decode_batch(before)
         if plan.batch.scheduled_tokens:
             self.last = plan
-        else:
-            # An idle engine starts over with its estimate.
-            self.ratio = self.config.initial_ratio
         return plan
+
+    def idle(self) -> None:
+        """Nothing is left to do: the estimate of answers starts over."""
+        self.ratio = self.config.initial_ratio
 
     def _merge(self, last: SglangPlan) -> None:
         """The prefilled requests join the running batch; ``left_over`` has none of them."""
         joining = [request for request in last.extends if request.holding and request is not last.chunked]
+        in_flight = 1 if self.overlap else 0
         if last.decodes:
             # The mixed batch becomes the running batch as it is.
-            self.decoding.prepend(joining)
+            self.decoding.prepend(joining, in_flight)
             self.full = False
             self.left_over = 0
             return
@@ -135,7 +152,9 @@ class SglangScheduler:
         if joining:
             if not self.decoding.count and not self.left_over:
                 self.full = False
-            self.decoding.append(joining)
+            self.decoding.append(joining, in_flight)
+            if in_flight:
+                self.fresh = joining
 
     # -- prefill ----------------------------------------------------------------------------------------
 
@@ -152,7 +171,7 @@ class SglangScheduler:
         if config.schedule_policy == "lpm" and self.caching and len(self.waiting) <= LPM_QUEUE_LIMIT:
             self.waiting = deque(longest_prefix_first(self.waiting, self.tree))
         budget = PrefillBudget(
-            config, self.tree, self.free, self.ratio, decoding.reserved,
+            config, self.tree, self.free, self.ratio, self._reserved(),
             in_batch if config.enable_mixed_chunk else 0,
         )  # fmt: skip
         extends: list[SglangRequest] = []
@@ -182,6 +201,12 @@ class SglangScheduler:
             if decoding.count:
                 self._decode(plan)
         return plan
+
+    def _reserved(self) -> int:
+        """Tokens the answers of running requests may still take, each clipped."""
+        decoding = self.decoding
+        clipped = CLIP_MAX_NEW_TOKENS + decoding.known
+        return decoding.reserved + sum(1 for request in self.fresh if request.finish_tick < clipped)
 
     def _add_one(
         self, request: SglangRequest, budget: PrefillBudget, extends: list[SglangRequest]
@@ -226,7 +251,7 @@ class SglangScheduler:
 
     # -- decode -----------------------------------------------------------------------------------------
 
-    def _decode_batch(self) -> SglangPlan:
+    def _decode_batch(self, before: SglangPlan | None) -> SglangPlan:
         """One token for every running request (``update_running_batch``)."""
         plan = SglangPlan()
         decoding = self.decoding
@@ -239,7 +264,7 @@ class SglangScheduler:
         if self._decode_fits(decoding.boundary_pages):
             self.ratio = max(self.ratio - self.config.ratio_decay, self.config.least_ratio)
         else:
-            self._retract(plan)
+            self._retract(plan, before)
         if decoding.count:
             self._decode(plan)
         return plan
@@ -261,6 +286,7 @@ class SglangScheduler:
         self.free -= needed
         self.allocated += needed
         decoding.tick += 1
+        plan.tick = decoding.tick
         plan.decodes = True
         batch = plan.batch
         batch.scheduled_tokens += count
@@ -272,38 +298,45 @@ class SglangScheduler:
         if self.keep_schedule:
             plan.scheduled.extend((request, 1) for request in decoding.in_order())
 
-    def _retract(self, plan: SglangPlan) -> None:
+    def _retract(self, plan: SglangPlan, before: SglangPlan | None) -> None:
         """Send requests back until the others' next step fits: fewest outputs first, then longest prompt.
 
         At least one goes, and one stays; if not even that one fits, it is aborted.
         """
         self.full = False
-        decoding, page = self.decoding, self.page
+        decoding = self.decoding
         keep = decoding.in_order()
-        for request in keep:
-            decoding.leave(request)
-        keep.sort(key=lambda request: (request.outputs, -request.prompt_tokens), reverse=True)
-        boundary = sum(1 for request in keep if request.computed % page == 0)
+        if before is not None and self.overlap:
+            # Its results are still to come, in the order it was made.
+            before.positions = {request: position for position, request in enumerate(keep)}
+        outputs = {request: decoding.outputs_of(request) for request in keep}
+        for request in self.fresh:
+            outputs[request] -= 1
+        keep.sort(key=lambda request: (outputs[request], -request.prompt_tokens), reverse=True)
         first = True
-        while len(keep) > 1 and (first or not self._decode_fits(boundary)):
+        while len(keep) > 1 and (first or not self._decode_fits(decoding.boundary_pages)):
             first = False
             victim = keep.pop()
-            boundary -= victim.computed % page == 0
-            self._let_go(victim, len(keep))
+            self._let_go(victim, outputs[victim], len(keep))
             victim.preemptions += 1
             self.preemptions += 1
             plan.retracted.append(victim)
-        if len(keep) == 1 and not self._decode_fits(boundary):
+        if len(keep) == 1 and not self._decode_fits(decoding.boundary_pages):
             last = keep.pop()
-            self._let_go(last, 0)
+            self._let_go(last, outputs[last], 0)
             plan.aborted.append(last)
-        decoding.append(keep)
-        decoded = sum(request.outputs for request in keep) + RETRACT_DECODE_STEPS * len(keep)
+        decoding.reorder(keep)
+        decoded = sum(outputs[request] for request in keep) + RETRACT_DECODE_STEPS * len(keep)
         self.ratio = min(1.0, decoded / (sum(request.max_new_tokens for request in keep) + 1))
         self.waiting.extend(plan.retracted)
 
-    def _let_go(self, request: SglangRequest, remaining: int) -> None:
-        """Free what a request has, leaving nothing in the tree, and make room for the others."""
+    def _let_go(self, request: SglangRequest, outputs: int, remaining: int) -> None:
+        """Free what a request has, leaving nothing in the tree, and make room for the others.
+
+        An output in flight is lost: it keeps those that are known.
+        """
+        self.decoding.leave(request)
+        request.outputs = outputs
         holding = request.held
         self.free += -(-request.computed // self.page) * self.page - holding.shared
         drop(self.tree, holding)
@@ -321,6 +354,7 @@ class SglangScheduler:
     def _allocate_extend(self, plan: SglangPlan) -> None:
         page, batch = self.page, plan.batch
         asked = needed = 0
+        plan.ends = [request.computed for request in plan.extends]
         for request in plan.extends:
             before, tokens = request.prefix, request.computed - request.prefix
             asked += tokens
@@ -345,27 +379,38 @@ class SglangScheduler:
         if self.keep_schedule:
             plan.scheduled.extend((request, request.computed - request.prefix) for request in plan.extends)
 
-    def _checkpoint(self, request: SglangRequest) -> None:
+    def _checkpoint(self, request: SglangRequest, tokens: int) -> None:
         if self.caching:
-            self.free += checkpoint(self.tree, request.held, request.computed)
+            self.free += checkpoint(self.tree, request.held, tokens)
 
     # -- after the step ---------------------------------------------------------------------------------
 
     def deliver(self, plan: SglangPlan) -> list[SglangRequest]:
         """Take a batch's outputs: what was computed goes into the tree; returns who finished."""
+        decoding = self.decoding
         finished: list[SglangRequest] = []
-        for request in plan.extends:
-            if request is plan.chunked:
+        for request, end in zip(plan.extends, plan.ends, strict=True):
+            # What was retracted meanwhile (overlap) has lost its output.
+            if request is plan.chunked or request.holding is None:
                 continue
-            request.outputs += 1
-            request.prefix = request.computed
-            if request.outputs >= request.max_new_tokens:
-                self._finish(request)
-                finished.append(request)
-            else:
-                self._checkpoint(request)
+            # With overlap it may be in the decode batch already, which then counts its outputs.
+            joined = request.ticket != 0
+            if request.outputs + 1 < request.max_new_tokens:
+                request.outputs += 1
+                self._checkpoint(request, end)
+                continue
+            if joined:
+                decoding.leave(request)
+                self.left_over += 1
+            request.outputs = request.max_new_tokens
+            self._finish(request)
+            finished.append(request)
         if plan.decodes:
-            for request in self.decoding.finishing():
+            decoding.known = plan.tick
+            ending = decoding.finishing(plan.tick)
+            if plan.positions:
+                ending.sort(key=plan.positions.__getitem__)
+            for request in ending:
                 self._finish(request)
                 finished.append(request)
                 self.left_over += 1

@@ -35,9 +35,9 @@ class SglangConfig:
     ``pool_tokens`` is ``max_total_num_tokens``, cut to whole pages. ``chunked_prefill_size`` -1 turns
     chunking off, as in SGLang. ``tree`` chooses between SGLang's two radix caches.
 
-    The loop simulated is the one of ``--disable-overlap-schedule``: each result is seen before the next
-    batch is made. With overlap SGLang makes the next batch first, so that a finished request stays for one
-    more step.
+    With the overlap schedule, SGLang's default, a batch is made when the one before it starts on the device,
+    before its outputs are known: a finished request takes part in one more decode step, and a prefix is
+    visible one step later. ``disable_overlap_schedule`` waits for each result.
     """
 
     pool_tokens: int
@@ -51,6 +51,7 @@ class SglangConfig:
     radix_eviction_policy: str = "lru"
     disable_radix_cache: bool = False
     enable_mixed_chunk: bool = False
+    disable_overlap_schedule: bool = False
     tree: TreeKind = "unified"
 
     def __post_init__(self) -> None:

@@ -68,19 +68,21 @@ class DecodeBatch:
     Attributes:
         count: how many.
         tick: decode steps since the engine started.
+        known: decode steps whose outputs are known: one fewer while a step is in flight.
         base_sum: context of a step = base_sum + count * tick.
         boundaries: how many members need a page in the next step, by ``tick % page_size``.
     """
 
     __slots__ = (
         "_calendar", "_far", "_near_count", "_near_finish_sum", "_tickets", "base_sum", "boundaries", "count",
-        "first_order", "last_order", "members", "page_size", "tick",
+        "first_order", "known", "last_order", "members", "page_size", "tick",
     )  # fmt: skip
 
     def __init__(self, page_size: int) -> None:
         self.page_size = page_size
         self.count = 0
         self.tick = 0
+        self.known = 0
         self.base_sum = 0
         self.boundaries = [0] * page_size
         self.members: dict[SglangRequest, None] = {}
@@ -92,50 +94,56 @@ class DecodeBatch:
         self._near_count = 0
         self._near_finish_sum = 0
 
-    def append(self, requests: list[SglangRequest]) -> None:
-        """Requests that finished their prefill join at the end of the batch."""
+    def append(self, requests: list[SglangRequest], in_flight: int) -> None:
+        """Prefilled requests join at the end; ``in_flight`` of their outputs (0 or 1) are not known yet."""
         for request in requests:
             self.last_order += 1
-            self._join(request, self.last_order)
+            self._join(request, self.last_order, in_flight)
 
-    def prepend(self, requests: list[SglangRequest]) -> None:
-        """They join at its beginning (a mixed batch: prefill first)."""
+    def prepend(self, requests: list[SglangRequest], in_flight: int) -> None:
+        """They join at the beginning (a mixed batch: prefill first)."""
         for request in reversed(requests):
             self.first_order -= 1
-            self._join(request, self.first_order)
+            self._join(request, self.first_order, in_flight)
 
-    def _join(self, request: SglangRequest, order: int) -> None:
+    def _join(self, request: SglangRequest, order: int, in_flight: int) -> None:
         tick = self.tick
         request.order = order
         request.base = request.computed - tick
-        request.finish_tick = tick + request.max_new_tokens - request.outputs
+        request.finish_tick = tick + request.max_new_tokens - request.outputs - in_flight
         self._tickets = request.ticket = self._tickets + 1
         self.count += 1
         self.base_sum += request.base
         self.boundaries[-request.base % self.page_size] += 1
         self.members[request] = None
         heappush(self._calendar, (request.finish_tick, request.ticket, request))
+        self._settle_far()
         near_from = request.finish_tick - CLIP_MAX_NEW_TOKENS
-        if near_from > tick:
+        if near_from > self.known:
             heappush(self._far, (near_from, request.ticket, request))
         else:
             self._near_count += 1
             self._near_finish_sum += request.finish_tick
 
     def leave(self, request: SglangRequest) -> None:
-        """Write the request's counters down and take it out."""
+        """Write the request's counters down, as far as they are known, and take it out."""
         self._settle_far()
-        if request.finish_tick - CLIP_MAX_NEW_TOKENS <= self.tick:
+        if request.finish_tick - CLIP_MAX_NEW_TOKENS <= self.known:
             self._near_count -= 1
             self._near_finish_sum -= request.finish_tick
         base = request.base
         request.computed = base + self.tick
-        request.outputs = request.max_new_tokens - (request.finish_tick - self.tick)
+        request.outputs = self.outputs_of(request)
         request.ticket = 0
         self.count -= 1
         self.base_sum -= base
         self.boundaries[-base % self.page_size] -= 1
         del self.members[request]
+
+    def outputs_of(self, request: SglangRequest) -> int:
+        """Outputs of a member, those of steps in flight left out."""
+        outputs = request.max_new_tokens - (request.finish_tick - self.known)
+        return outputs if outputs < request.max_new_tokens else request.max_new_tokens
 
     @property
     def boundary_pages(self) -> int:
@@ -146,12 +154,12 @@ class DecodeBatch:
     def reserved(self) -> int:
         """Sum over the members of what their answers may still take, each clipped."""
         self._settle_far()
-        near = self._near_finish_sum - self._near_count * self.tick
+        near = self._near_finish_sum - self._near_count * self.known
         return near + (self.count - self._near_count) * CLIP_MAX_NEW_TOKENS
 
     def _settle_far(self) -> None:
         far = self._far
-        while far and far[0][0] <= self.tick:
+        while far and far[0][0] <= self.known:
             _, ticket, request = heappop(far)
             if request.ticket == ticket:
                 self._near_count += 1
@@ -164,10 +172,10 @@ class DecodeBatch:
             heappop(calendar)
         return calendar[0][0] if calendar else 1 << 62
 
-    def finishing(self) -> list[SglangRequest]:
+    def finishing(self, tick: int) -> list[SglangRequest]:
         """Take out the members whose last output came with this tick, in batch order."""
         found: list[SglangRequest] = []
-        while self.next_finish() <= self.tick:
+        while self.next_finish() <= tick:
             request = heappop(self._calendar)[2]
             self.leave(request)
             found.append(request)
@@ -177,6 +185,12 @@ class DecodeBatch:
     def in_order(self) -> list[SglangRequest]:
         """All members in batch order."""
         return sorted(self.members, key=batch_order)
+
+    def reorder(self, requests: list[SglangRequest]) -> None:
+        """Give the members, all of them listed, a new order."""
+        for request in requests:
+            self.last_order += 1
+            request.order = self.last_order
 
 
 def batch_order(request: SglangRequest) -> int:

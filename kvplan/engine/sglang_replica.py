@@ -47,33 +47,48 @@ class SglangReplica:
     def run(self, requests: Iterable[Request]) -> None:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
         scheduler = self.scheduler
+        overlap = scheduler.overlap
         self._source = iter(requests)
         self._advance_arrivals()
-        clock = 0.0
-        idle = False
+        clock = device_free = 0.0
+        # With overlap: the batch on the device while the next one is made, and when it will be done.
+        in_flight: tuple[SglangPlan, float] | None = None
+        stalled = False
         while True:
             if self._arrival <= clock:
                 self._take_in(clock)
-                idle = False
+                stalled = False
             if not scheduler.has_requests:
+                scheduler.idle()
                 if self._next is None:
                     return
                 clock = self._arrival
                 continue
-            if not self.logging and self._quiet():
-                clock = self._coast(clock)
+            if not self.logging and self._quiet(in_flight):
+                clock, device_free, in_flight = self._coast(clock, device_free, in_flight)
                 if self._arrival <= clock:
                     self._take_in(clock)
             plan = scheduler.schedule()
             self._record(plan, clock)
+            before, in_flight = in_flight, None
             if plan.batch.scheduled_tokens:
-                clock += self._step_seconds(plan.batch)
-                self._deliver(plan, clock)
-                idle = False
-                continue
-            if idle and not plan.retracted and not plan.aborted and scheduler.has_requests:
-                raise EngineStuck(clock, scheduler.waiting[0].request.id)
-            idle = True
+                start = clock if clock > device_free else device_free
+                device_free = start + self._step_seconds(plan.batch)
+                in_flight = (plan, device_free)
+            due = before if overlap else in_flight
+            if not overlap:
+                in_flight = None
+            if due is not None:
+                if due[1] > clock:
+                    clock = due[1]
+                self._deliver(due[0], clock)
+                stalled = False
+            elif not plan.batch.scheduled_tokens:
+                if stalled and not plan.retracted and not plan.aborted and scheduler.waiting:
+                    raise EngineStuck(clock, scheduler.waiting[0].request.id)
+                stalled = True
+            else:
+                stalled = False
 
     # -- arrivals ---------------------------------------------------------------------------------------
 
@@ -96,24 +111,29 @@ class SglangReplica:
 
     # -- steps in which nothing is decided --------------------------------------------------------------
 
-    def _quiet(self) -> bool:
+    def _quiet(self, in_flight: tuple[SglangPlan, float] | None) -> bool:
         """Whether the next steps only advance the running batch, for all that is known now."""
         scheduler = self.scheduler
+        if scheduler.overlap and in_flight is None:
+            return False
         if scheduler.chunked is not None or scheduler.left_over or not scheduler.decoding.count:
             return False
         if scheduler.waiting and not scheduler.full:
             return False
         return scheduler.last is None or not scheduler.last.extends
 
-    def _coast(self, clock: float) -> float:
-        """Run through quiet steps until the one before the next event; returns the clock after them."""
+    def _coast(
+        self, clock: float, device_free: float, in_flight: tuple[SglangPlan, float] | None
+    ) -> tuple[float, float, tuple[SglangPlan, float] | None]:
+        """Run through quiet steps until the one before the next event; returns the clocks after them."""
         scheduler, recorder = self.scheduler, self.recorder
         decoding = scheduler.decoding
         totals = recorder.totals
         steps = totals.steps
         limit = min(decoding.next_finish() - 1 - decoding.tick, -steps % recorder.series_stride)
         if limit <= 0:
-            return clock
+            return clock, device_free, in_flight
+        overlap = in_flight is not None
         arrival = self._arrival
         page, boundaries, count = scheduler.page, decoding.boundaries, decoding.count
         # The allocator wants a page for everyone at hand, whether it is needed or not.
@@ -135,13 +155,24 @@ class SglangReplica:
             seconds = step_seconds(batch)
             if not 0.0 <= seconds < _NEVER:
                 raise InvalidLatency(seconds, steps + done)
-            clock += seconds
+            if overlap:
+                clock, device_free = device_free, device_free + seconds
+            else:
+                clock = device_free = clock + seconds
             done += 1
             if ratio > least:
                 ratio = max(ratio - decay, least)
         if not done:
-            return clock
-        decoding.tick = tick + done
+            return clock, device_free, in_flight
+        decoding.tick = decoding.known = tick + done
+        if overlap:
+            decoding.known -= 1
+            last = SglangPlan()
+            last.decodes = True
+            last.tick = decoding.tick
+            last.batch.scheduled_tokens = count
+            scheduler.last = last
+            in_flight = (last, device_free)
         scheduler.free -= taken
         scheduler.allocated += taken
         scheduler.ratio = ratio
@@ -149,7 +180,7 @@ class SglangReplica:
         used = (scheduler.config.pool_tokens - scheduler.free_tokens) // page
         if used > totals.peak_used_blocks:
             totals.peak_used_blocks = used
-        return clock
+        return clock, device_free, in_flight
 
     # -- bookkeeping ------------------------------------------------------------------------------------
 
@@ -193,7 +224,7 @@ class SglangReplica:
 
     def _deliver(self, plan: SglangPlan, clock: float) -> None:
         for request in plan.extends:
-            if request.first_token_s < 0 and request is not plan.chunked:
+            if request.first_token_s < 0 and request is not plan.chunked and request.holding is not None:
                 request.first_token_s = clock
         for request in self.scheduler.deliver(plan):
             facts = request.request

@@ -127,16 +127,7 @@ class SglangPart(Part):
     radix_eviction_policy: Eviction = "lru"
     disable_radix_cache: bool = False
     enable_mixed_chunk: bool = False
-    disable_overlap_schedule: bool = True
-
-    @model_validator(mode="after")
-    def _no_overlap(self) -> Self:
-        if not self.disable_overlap_schedule:
-            raise ValueError(
-                "SGLang's overlap schedule is not simulated yet: leave disable_overlap_schedule at true "
-                "(with overlap a finished request stays for one more step)"
-            )
-        return self
+    disable_overlap_schedule: bool = False
 
     # What sizing asks of any engine.
 
@@ -198,6 +189,22 @@ class LatencyPart(Part):
         return dict(self.model_extra or {})
 
 
+class AccuracyPart(Part):
+    """How the intervals around predicted times are made.
+
+    ``ensemble``: simulations with a perturbed clock; 0 is none, and unset is 8 for workloads that take
+    seconds to simulate again.
+    """
+
+    ensemble: Annotated[int, Field(strict=True, ge=0, le=64)] | None = None
+
+    @model_validator(mode="after")
+    def _no_ensemble_of_one(self) -> Self:
+        if self.ensemble == 1:
+            raise ValueError("one member says nothing about a spread: ensemble is 0, or 2 to 64")
+        return self
+
+
 class WorkloadPart(Part):
     """Requests: a trace file or a named synthetic workload, never both."""
 
@@ -252,6 +259,7 @@ class Scenario(Part):
     cache: CachePart = CachePart()
     engine: AnyEngine = EnginePart()
     latency: LatencyPart = LatencyPart()
+    accuracy: AccuracyPart = AccuracyPart()
     workload: WorkloadPart
     slo: SloPart = SloPart()
     seed: Natural = 0

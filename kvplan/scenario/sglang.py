@@ -68,6 +68,7 @@ def sglang_config(
         radix_eviction_policy=engine.radix_eviction_policy,
         disable_radix_cache=engine.disable_radix_cache,
         enable_mixed_chunk=engine.enable_mixed_chunk,
+        disable_overlap_schedule=engine.disable_overlap_schedule,
     )
     return config, tuple(assumed)
 

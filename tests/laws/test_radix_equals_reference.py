@@ -97,6 +97,7 @@ def runs(draw: st.DrawFn) -> tuple[SglangConfig, list[Request]]:
         radix_eviction_policy=draw(st.sampled_from(EVICTION.names())),
         disable_radix_cache=draw(st.integers(0, 5)) == 0,
         enable_mixed_chunk=mixed,
+        disable_overlap_schedule=draw(st.booleans()),
         tree=draw(st.sampled_from(["unified", "radix"])),
     )
     return config, workload

@@ -184,7 +184,7 @@ class ReferenceSglangScheduler:
         With overlap the next batch is made already: of requests that were retracted for it the output is
         lost, and finished ones have KV of one more token.
         """
-        finished = []
+        finished: list[SglangState] = []
         for state in (*plan.extends, *plan.decodes):
             if state is plan.chunked or state.finished or state.holding is None:
                 continue
