@@ -64,9 +64,9 @@ def size_terms(report: SizeReport, model: ModelSpec, groups: tuple[LayerGroup, .
     ask = report.request
     terms = _token_terms(report)
     terms += _sequence_terms(report)
-    terms += _state_terms(report, model, groups)
     kept = f"{ask.context_tokens:,} tokens, before block rounding"
     terms.append(Term("per sequence", kept, report.kv_bytes_per_sequence))
+    terms += _state_terms(report, model, groups)
     if report.state_bytes_per_sequence:
         terms.append(Term("state per sequence", "constant", report.state_bytes_per_sequence))
     allocated = report.allocated_bytes_per_sequence

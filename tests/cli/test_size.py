@@ -107,6 +107,40 @@ def test_the_table_is_narrow_and_compares_formats(capsys: pytest.CaptureFixture[
     assert "beyond the 8,192" in err
 
 
+def shown(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert run(["size", *argv]) == 0
+    return capsys.readouterr().out.partition("other KV formats")[0]
+
+
+def test_a_single_kind_of_layer_is_billed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(capsys, "llama3-70b", "--ctx", "8k")
+    assert text.count("327,680 B") == text.count("2,684,354,560 B") == 1
+    for formula in (
+        "80 layers x 2 (K,V) x 8 heads x 128 x 2",
+        "80 layers x 8,192 tokens kept",
+        "allocated per sequence: blocks of 16 tokens",
+        "total: 1 sequence",
+    ):
+        assert formula in text
+    assert shown(capsys, "llama3-70b", "--ctx", "8k", "--batch", "3").count("8,053,063,680 B") == 1
+
+
+def test_several_kinds_of_layers_are_billed_each(capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(capsys, "gemma-2-27b", "--ctx", "8k")
+    names = ("sliding: K and V per sequence", "full: K and V per sequence", "\n  per sequence")
+    assert all(name in text for name in names)
+
+
+def test_equal_numbers_of_different_things_stay_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(capsys, "llama3-70b", "--ctx", "1", "--retention", "ideal")
+    assert "  KV per token" in text
+    assert "  per sequence" in text
+    none = shown(capsys, "mamba-2.8b")
+    assert "  KV per token" in none
+    assert "  per sequence" in none
+    assert not [line for line in none.splitlines() if line != line.rstrip()]
+
+
 @pytest.mark.parametrize(
     "model", ["deepseek-v4-flash", "qwen3.5-397b-a17b", "gemma-3n-e4b", "whisper-large-v3", "nemotron-h-56b"]
 )

@@ -9,7 +9,10 @@ import typer
 from kvplan.cli.options import FormatOption, OutputFormat
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kvplan.sizing.size import SizeReport
+    from kvplan.sizing.terms import Term
     from kvplan.specs.model import ModelSpec
     from kvplan.specs.resolve import Resolved
 
@@ -120,10 +123,11 @@ def _table(report: SizeReport, spec: ModelSpec, origin: str) -> list[str]:
         f"spec: {origin}",
         "",
     ]
-    for term in report.terms:
-        number = f"{term.value:,} {term.unit}"
-        human = format_bytes(term.value) if term.value >= 1024 else ""
-        lines += _line(term.name, term.formula, number, human)
+    for name, formula, also, value, unit in _folded(report.terms):
+        number = f"{value:,} {unit}"
+        human = format_bytes(value) if value >= 1024 else ""
+        lines += _line(name, formula, number, human)
+        lines += [line for words in also for line in _wrap(f"      {words}")]
     for words in report.sharding:
         lines += _wrap(f"  {words}")
     lines += _wrap("  not counted: weights, activations, runtime -> kvplan fit")
@@ -131,15 +135,31 @@ def _table(report: SizeReport, spec: ModelSpec, origin: str) -> list[str]:
     return lines
 
 
+def _folded(terms: tuple[Term, ...]) -> Iterator[tuple[str, str, list[str], int | float, str]]:
+    """``(name, formula, what else it is, value, unit)``: neighbours of equal value are one line.
+
+    A sum of one part (parts are named ``layers: what``) is the part under the sum's name; what rounding or
+    multiplying by one leaves as it was is said below it.
+    """
+    from itertools import groupby
+
+    for (value, unit, _), run in groupby(terms, key=lambda t: (t.value, t.unit, "per token" in t.name)):
+        first, *others = run
+        name = first.name
+        if ": " in name and others:
+            name = others.pop(0).name
+        yield name, first.formula, [f"{term.name}: {term.formula}" for term in others], value, unit
+
+
 def _line(name: str, formula: str, number: str, human: str) -> list[str]:
     """``name  formula  bytes  human`` in 80 columns; a long formula goes on a line of its own."""
     right = f"{number:>21} {human:>11}"
     left = f"  {name}"
     if len(left) + 2 + len(formula) + len(right) <= 80:
-        return [f"{left}  {formula}".ljust(80 - len(right)) + right]
+        return [(f"{left}  {formula}".ljust(80 - len(right)) + right).rstrip()]
     if len(left) + len(right) <= 80:
-        return [left.ljust(80 - len(right)) + right, *_wrap(f"      {formula}")]
-    return [*_wrap(left), " " * (80 - len(right)) + right, *_wrap(f"      {formula}")]
+        return [(left.ljust(80 - len(right)) + right).rstrip(), *_wrap(f"      {formula}")]
+    return [*_wrap(left), (" " * (80 - len(right)) + right).rstrip(), *_wrap(f"      {formula}")]
 
 
 def _wrap(text: str) -> list[str]:
