@@ -194,3 +194,20 @@ def test_a_long_answer_runs_in_a_pool_of_one_window(kind: str) -> None:
     assert recorder.totals.preemptions == 0
     assert recorder.totals.peak_used_blocks <= (group.admission_cap(8, 4000) or 0)
     assert len(lines) > 3000 - 1
+
+
+def test_in_a_tight_pool_more_retention_can_cost_hits() -> None:
+    """Why the law above needs a pool that forgets nothing: what is published is not reused first, so blocks
+    nobody will ask for push out one that somebody will.
+    """
+    config = EngineConfig(
+        num_blocks=4, block_size=1, max_model_len=12, max_num_seqs=1, max_num_batched_tokens=1,
+        async_scheduling=False, groups=(CacheGroup("sliding", 1, 2),),
+    )  # fmt: skip
+    asked = [((1000, 1),), ((1050, 2),), ((1050, 2),)]
+    workload = [
+        Request(f"r{i}", 1000.0 * i, prompt, sum(n for _, n in prompt), ((500, answer),), answer)
+        for i, (prompt, answer) in enumerate(zip(asked, (1, 3, 1), strict=True))
+    ]
+    assert hits(replace(config, retention_interval=0), workload) == [0, 0, 1]
+    assert hits(replace(config, retention_interval=None), workload) == [0, 0, 0]
