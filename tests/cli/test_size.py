@@ -109,7 +109,7 @@ def test_the_table_is_narrow_and_compares_formats(capsys: pytest.CaptureFixture[
 
 def shown(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     assert run(["size", *argv]) == 0
-    return capsys.readouterr().out.partition("other KV formats")[0]
+    return capsys.readouterr().out.partition("\n  other KV formats")[0]
 
 
 def test_a_single_kind_of_layer_is_billed_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +127,14 @@ def test_a_single_kind_of_layer_is_billed_once(capsys: pytest.CaptureFixture[str
 
 def test_several_kinds_of_layers_are_billed_each(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys, "gemma-2-27b", "--ctx", "8k")
-    names = ("sliding: K and V per sequence", "full: K and V per sequence", "\n  per sequence")
+    names = (
+        "sliding: K and V per token",
+        "full: K and V per token",
+        "\n  KV per token",
+        "sliding: K and V per sequence",
+        "full: K and V per sequence",
+        "\n  per sequence",
+    )
     assert all(name in text for name in names)
 
 

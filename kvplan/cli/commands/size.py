@@ -9,8 +9,6 @@ import typer
 from kvplan.cli.options import FormatOption, OutputFormat
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from kvplan.sizing.size import SizeReport
     from kvplan.sizing.terms import Term
     from kvplan.specs.model import ModelSpec
@@ -52,7 +50,10 @@ def size(
     encoder_tokens: Annotated[
         str | None, typer.Option(help="Tokens of the encoder's input (encoder-decoder models).")
     ] = None,
-    images: Annotated[int, typer.Option(help="Images in the context (cross-attention vision models).")] = 0,
+    images: Annotated[int, typer.Option(help="Images in the context, on top of --ctx.")] = 0,
+    image_tokens: Annotated[
+        int | None, typer.Option(help="Tokens of one image, where its resolution decides.")
+    ] = None,
     draft: Annotated[
         bool, typer.Option("--draft", help="Also keep the KV of the model's MTP layers.")
     ] = False,
@@ -85,6 +86,7 @@ def size(
         max_num_batched_tokens=max_num_batched_tokens,
         encoder_tokens=parse_tokens(encoder_tokens) if encoder_tokens is not None else None,
         images=images,
+        image_tokens=image_tokens,
         draft=draft,
     )
     _print(report, found, output)
@@ -135,20 +137,28 @@ def _table(report: SizeReport, spec: ModelSpec, origin: str) -> list[str]:
     return lines
 
 
-def _folded(terms: tuple[Term, ...]) -> Iterator[tuple[str, str, list[str], int | float, str]]:
-    """``(name, formula, what else it is, value, unit)``: neighbours of equal value are one line.
+def _folded(terms: tuple[Term, ...]) -> list[tuple[str, str, list[str], int | float, str]]:
+    """``(name, formula, what else it is, value, unit)``: a number said once is not said again.
 
     A sum of one part (parts are named ``layers: what``) is the part under the sum's name; what rounding or
     multiplying by one leaves as it was is said below it.
     """
-    from itertools import groupby
-
-    for (value, unit, _), run in groupby(terms, key=lambda t: (t.value, t.unit, "per token" in t.name)):
-        first, *others = run
-        name = first.name
-        if ": " in name and others:
-            name = others.pop(0).name
-        yield name, first.formula, [f"{term.name}: {term.formula}" for term in others], value, unit
+    lines: list[tuple[str, str, list[str], int | float, str]] = []
+    parts = 0
+    for term in terms:
+        is_part = ": " in term.name
+        name, formula, also, value, unit = lines[-1] if lines else ("", "", [], 0, "")
+        if lines and not is_part and (value, unit) == (term.value, term.unit):
+            if parts == 1:
+                lines[-1] = (term.name, formula, also, value, unit)
+                parts = 0
+                continue
+            if not parts and not name.endswith("per token"):
+                also.append(f"{term.name}: {term.formula}")
+                continue
+        parts = parts + 1 if is_part else 0
+        lines.append((term.name, term.formula, [], term.value, term.unit))
+    return lines
 
 
 def _line(name: str, formula: str, number: str, human: str) -> list[str]:
