@@ -7,7 +7,7 @@ takes the number of blocks from it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from kvplan.errors import UsageError
@@ -20,7 +20,7 @@ from kvplan.sizing.sharding import check_parallel, stages
 from kvplan.sizing.weight_formats import weight_format
 from kvplan.sizing.weights import check_widths
 from kvplan.specs.formats import KvFormat, kv_format
-from kvplan.specs.schema import GpuSpec, ModelSpec
+from kvplan.specs.schema import Block, GpuSpec, ModelSpec
 
 LONGEST_CONTEXT = 1 << 24
 """Where the search for the longest context ends when the model names no limit."""
@@ -54,6 +54,8 @@ class FitReport:
     weights_format: str
     stages: tuple[StageFit, ...]
     expert_parallel: bool = False
+    draft: bool = False
+    drafter: ModelSpec | None = None
 
     @property
     def binding(self) -> StageFit:
@@ -114,8 +116,8 @@ class FitReport:
 
     @property
     def total_concurrency(self) -> Fraction:
-        """The same over all replicas."""
-        return self.max_concurrency * self.parallel.dp
+        """The same over all replicas, and over the ranks that have sequences of their own."""
+        return self.max_concurrency * self.parallel.sequence_shards
 
     @property
     def request_bytes(self) -> int:
@@ -149,6 +151,8 @@ def fit_model(
     async_scheduling: bool | None = None,
     expert_parallel: bool = False,
     kv_pool_bytes: int | None = None,
+    draft: bool = False,
+    drafter: ModelSpec | None = None,
 ) -> FitReport:
     """Plan the memory of one deployment.
 
@@ -162,6 +166,8 @@ def fit_model(
             default the engine's own on this GPU.
         expert_parallel: deal whole experts out to the tensor-parallel ranks.
         kv_pool_bytes: a pool given outright (``--kv-cache-memory-bytes``) instead of what is left over.
+        draft: draft with the model's own multi-token-prediction layers: their weights, their KV in the pool.
+        drafter: draft with another model: its weights, and its KV in the pool.
 
     Raises:
         UnknownName: a format; UsageError: parallelism the model cannot be cut by, an impossible option.
@@ -169,6 +175,7 @@ def fit_model(
     parallel = parallel or Parallel()
     check_parallel(model, parallel)
     check_widths(model, parallel.tp)
+    drafting = _drafting(model, parallel, draft, drafter)
     context = max_model_len or model.max_context or DEFAULT_CONTEXT
     serving = resolve_serving(
         engine, gpu, max_model_len=context, version=version, utilization=utilization,
@@ -183,8 +190,10 @@ def fit_model(
         bill = memory_bill(
             model, gpu, serving, parallel=parallel, stage=stage, max_model_len=context,
             weights_format=weights_dtype, dtype=dtype, expert_parallel=expert_parallel,
+            draft=draft, drafter=drafter,
         )  # fmt: skip
-        pool = rank_pool(model, layers, keeping, parallel, serving)
+        last = drafting if stage == parallel.pp - 1 else ()
+        pool = rank_pool(model, layers, keeping, parallel, serving, drafters=last)
         available = bill.kv_pool_bytes if kv_pool_bytes is None else kv_pool_bytes
         fits.append(StageFit(bill, pool, pool_capacity(pool, available, context)))
     return FitReport(
@@ -197,7 +206,23 @@ def fit_model(
         weights_format=weights_dtype or model.weights.format,
         stages=tuple(fits),
         expert_parallel=expert_parallel,
+        draft=draft,
+        drafter=drafter,
     )
+
+
+def _drafting(
+    model: ModelSpec, parallel: Parallel, draft: bool, drafter: ModelSpec | None
+) -> tuple[Block, ...]:
+    """Layers that draft, whose KV lies in the target's pool."""
+    if draft and model.draft is None:
+        raise UsageError(f"{model.name} has no multi-token-prediction layers to draft with")
+    own = (model.draft.block,) * model.draft.layers if draft and model.draft is not None else ()
+    if drafter is None:
+        return own
+    check_parallel(drafter, replace(parallel, pp=1))
+    check_widths(drafter, parallel.tp)
+    return (*own, *drafter.layers())
 
 
 def _activation_dtype(model: ModelSpec, weights_dtype: str | None) -> str:

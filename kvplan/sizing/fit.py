@@ -18,6 +18,13 @@ from kvplan.units import format_bytes, format_tokens
 SCHEMA = "kvplan.fit/1"
 
 MEASURED = "measured: vLLM 0.19 on H100, kvplan.sizing.overheads"
+COUNTED = "counted from the model's shape"
+PROFILED = {
+    "vllm": "estimate of vLLM's profiling run, checked against its logs",
+    "sglang": "estimate; SGLang does not profile, so this only checks the headroom",
+}
+REST = "the lines above"
+"""Where the lines of a bill come from."""
 
 
 def fit_document(report: FitReport) -> dict[str, Any]:
@@ -40,6 +47,7 @@ def fit_document(report: FitReport) -> dict[str, Any]:
             "max_num_batched_tokens": serving.max_num_batched_tokens,
             "block_size": serving.block_size,
             "cuda_graphs": serving.cuda_graphs,
+            "draft": report.drafter.name if report.drafter is not None else report.draft,
         },
         "fits": report.fits,
         "total_memory_bytes": bill.total_bytes,
@@ -108,14 +116,22 @@ def bill_terms(report: FitReport) -> list[Term]:
     else:
         formula = f"(usable - runtime) x {serving.utilization:g} mem_fraction_static + runtime"
         terms.append(Term("budget", formula, bill.budget_bytes, "B", "SGLang: a share of free memory"))
-    terms.append(Term("weights", _weights_formula(report), bill.weights_bytes))
+    terms.append(Term("weights", _weights_formula(report), bill.weights_bytes, "B", COUNTED))
     inside = "" if bill.activation_in_budget else " (outside the budget)"
-    terms.append(Term("activations", bill.activation.formula + inside, bill.activation_bytes))
+    terms.append(
+        Term(
+            "activations",
+            bill.activation.formula + inside,
+            bill.activation_bytes,
+            "B",
+            PROFILED[serving.kind],
+        )
+    )
     tp = report.parallel.tp
     words = "kernels, workspaces" + (f", collectives of {tp} ranks" if tp > 1 else "")
     terms.append(Term("runtime", words, bill.runtime_bytes, "B", MEASURED))
     terms.append(Term("cuda_graphs", _graph_words(report), bill.graph_bytes, "B", MEASURED))
-    terms.append(Term("kv_pool", "what is left of the budget", bill.kv_pool_bytes))
+    terms.append(Term("kv_pool", "what is left of the budget", bill.kv_pool_bytes, "B", REST))
     capacity = report.binding.capacity
     if capacity.num_blocks:
         formula = f"pool / {capacity.block_bytes:,} B a block of {report.block_size:,} tokens"
@@ -142,6 +158,7 @@ def _weights_formula(report: FitReport) -> str:
     if split:
         parts.append(f"{' x '.join(split)}: {format_bytes(weights.stored_bytes)} here")
     for name, size in (
+        ("draft model", report.binding.bill.drafter_bytes),
         ("rotary table", weights.rotary_bytes),
         ("MLA copies", weights.copies_bytes),
         ("repacking", weights.repack_bytes),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+
 from kvplan.sizing.capacity import FitReport
 from kvplan.sizing.weight_formats import weight_format
 from kvplan.specs.schema import ModelSpec
@@ -58,17 +61,23 @@ def _vllm(report: FitReport) -> str | None:
         return None
     serving, parallel = report.serving, report.parallel
     flags = [f"vllm serve {model_id(report.model)}"]
-    if parallel.tp > 1:
+    if parallel.dp_attention:
+        flags.append(f"--data-parallel-size {parallel.tp}")
+    elif parallel.tp > 1:
         flags.append(f"--tensor-parallel-size {parallel.tp}")
     if parallel.pp > 1:
         flags.append(f"--pipeline-parallel-size {parallel.pp}")
-    if report.expert_parallel:
+    if report.expert_parallel or parallel.dp_attention:
         flags.append("--enable-expert-parallel")
     flags.append(f"--max-model-len {report.max_model_len}")
     if kv != "auto":
         flags.append(f"--kv-cache-dtype {kv}")
     if (weights := _weights_flag(report)) is not None:
         flags.append(f"--{weights[0]} {weights[1]}")
+    if report.drafter is not None:
+        flags.append(_speculative({"model": model_id(report.drafter)}))
+    elif report.draft:
+        flags.append(_speculative({"method": "mtp"}))
     if serving.kind == "vllm":
         flags += [
             f"--gpu-memory-utilization {serving.utilization:g}",
@@ -80,6 +89,11 @@ def _vllm(report: FitReport) -> str | None:
     return " ".join(flags)
 
 
+def _speculative(how: dict[str, str]) -> str:
+    text = json.dumps({**how, "num_speculative_tokens": 1}, separators=(",", ":"))
+    return f"--speculative-config {shlex.quote(text)}"
+
+
 def _sglang(report: FitReport) -> str | None:
     kv = _kv_flag(report, SGLANG_KV)
     if kv is None:
@@ -88,6 +102,8 @@ def _sglang(report: FitReport) -> str | None:
     flags = [f"python -m sglang.launch_server --model-path {model_id(report.model)}"]
     if parallel.tp > 1:
         flags.append(f"--tp-size {parallel.tp}")
+    if parallel.dp_attention:
+        flags.append(f"--dp-size {parallel.tp} --enable-dp-attention")
     if parallel.pp > 1:
         flags.append(f"--pp-size {parallel.pp}")
     if report.expert_parallel:
@@ -97,6 +113,12 @@ def _sglang(report: FitReport) -> str | None:
         flags.append(f"--kv-cache-dtype {kv}")
     if (weights := _weights_flag(report)) is not None:
         flags.append(f"--{weights[0]} {weights[1]}")
+    if report.drafter is not None:
+        flags.append(
+            f"--speculative-algorithm STANDALONE --speculative-draft-model-path {model_id(report.drafter)}"
+        )
+    elif report.draft:
+        flags.append("--speculative-algorithm NEXTN")
     if serving.kind == "sglang":
         flags.append(f"--mem-fraction-static {serving.utilization:g}")
         flags.append(f"--chunked-prefill-size {serving.max_num_batched_tokens}")

@@ -43,11 +43,13 @@ class MemoryBill:
     graphs_in_budget: bool
     activation_in_budget: bool
     kv_pool_bytes: int
+    drafter_bytes: int = 0
+    """Weights of a draft model beside the model's own."""
 
     @property
     def weights_bytes(self) -> int:
         """What the engine will say loading took."""
-        return self.weights.total_bytes
+        return self.weights.total_bytes + self.drafter_bytes
 
     @property
     def outside_bytes(self) -> int:
@@ -74,8 +76,14 @@ def memory_bill(
     weights_format: str | None = None,
     dtype: str | None = None,
     expert_parallel: bool = False,
+    draft: bool = False,
+    drafter: ModelSpec | None = None,
 ) -> MemoryBill:
     """The bill of one GPU of pipeline stage ``stage``.
+
+    Args:
+        draft: load the model's own multi-token-prediction layers too (on the last stage).
+        drafter: a draft model beside it, cut over the same ``tp`` ranks, on the last stage.
 
     Raises:
         UnknownName: the weight format; UsageError: ``tp`` does not divide the model.
@@ -89,7 +97,13 @@ def memory_bill(
         pp=parallel.pp,
         ep=parallel.tp if expert_parallel else 1,
         stage=stage,
+        draft=draft,
+        whole_attention=parallel.dp_attention,
     )
+    beside = 0
+    if drafter is not None and last:
+        beside = stage_weights(drafter, tp=parallel.tp, whole_attention=parallel.dp_attention).total_bytes
+    taken = weights.total_bytes + beside
     activation = activation_peak(
         model, serving, tp=parallel.tp, first_stage=stage == 0, last_stage=last, layers=layers,
         max_model_len=max_model_len, sm_count=gpu.sm_count or 0, dtype=dtype,
@@ -100,10 +114,10 @@ def memory_bill(
     inside = graphs_in_budget(serving)
     if serving.kind == "sglang":
         budget = runtime + int((total - runtime) * serving.utilization)
-        pool = budget - runtime - weights.total_bytes
+        pool = budget - runtime - taken
     else:
         budget = int(total * serving.utilization)
-        pool = budget - weights.total_bytes - activation.bytes - runtime - (graphs if inside else 0)
+        pool = budget - taken - activation.bytes - runtime - (graphs if inside else 0)
     return MemoryBill(
         stage=stage,
         layers=layers,
@@ -117,4 +131,5 @@ def memory_bill(
         graphs_in_budget=inside,
         activation_in_budget=serving.kind == "vllm",
         kv_pool_bytes=pool,
+        drafter_bytes=beside,
     )

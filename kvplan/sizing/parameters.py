@@ -36,11 +36,17 @@ class Split:
     """Ranks over which a layer's weights are cut: ``tp`` within matrices, ``ep`` across experts.
 
     ``ep`` 1: the experts are cut like everything else. ``ep`` > 1: whole experts are dealt out to that many
-    ranks.
+    ranks. ``whole_attention``: attention and state are not cut (data-parallel attention).
     """
 
     tp: int = 1
     ep: int = 1
+    whole_attention: bool = False
+
+    @property
+    def mixer_tp(self) -> int:
+        """Ranks over which attention and state are cut."""
+        return 1 if self.whole_attention else self.tp
 
 
 WHOLE = Split()
@@ -50,14 +56,14 @@ def block_tensors(block: Block, hidden: int, split: Split = WHOLE) -> Iterator[T
     """Weight tensors of one layer on one rank, norms included."""
     if block.attention is not None:
         yield vector("attention_norm", "extra", hidden)
-        yield from attention_tensors(block.attention, hidden, split.tp)
+        yield from attention_tensors(block.attention, hidden, split.mixer_tp)
     if block.cross is not None:
         yield vector("cross_norm", "extra", hidden)
-        yield from _cross(block.cross, hidden, split.tp)
+        yield from _cross(block.cross, hidden, split.mixer_tp)
     if block.state is not None:
         if block.attention is None:
             yield vector("state_norm", "extra", hidden)
-        yield from state_tensors(block.state, hidden, split.tp)
+        yield from state_tensors(block.state, hidden, split.mixer_tp)
     if block.mlp is not None:
         yield vector("mlp_norm", "extra", hidden)
         yield from mlp_tensors(block.mlp, hidden, split)

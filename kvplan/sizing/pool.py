@@ -7,7 +7,7 @@ windows (``swa_full_tokens_ratio`` 0.8) and for the state of recurrent layers (`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -19,7 +19,7 @@ from kvplan.sizing.retention import Retention
 from kvplan.sizing.serving import Serving
 from kvplan.sizing.sharding import rank_store
 from kvplan.sizing.state import state_bytes
-from kvplan.specs.schema import CompressedAttention, LatentAttention, ModelSpec
+from kvplan.specs.schema import Block, CompressedAttention, LatentAttention, ModelSpec
 
 SGLANG_WINDOW_RATIO = Fraction(4, 5)
 """Tokens of the sliding-window pool per token of the full pool (``--swa-full-tokens-ratio``)."""
@@ -92,9 +92,15 @@ class RankPool:
 
 
 def rank_pool(
-    model: ModelSpec, layers: range, keeping: Keeping, parallel: Parallel, serving: Serving
+    model: ModelSpec,
+    layers: range,
+    keeping: Keeping,
+    parallel: Parallel,
+    serving: Serving,
+    *,
+    drafters: Sequence[Block] = (),
 ) -> RankPool:
-    """The pool description of one pipeline stage.
+    """The pool description of one pipeline stage; ``drafters`` are layers that draft and share the pool.
 
     Raises:
         UsageError: a latent-only number format on a model that keeps heads.
@@ -102,8 +108,7 @@ def rank_pool(
     encoder_tokens = (model.encoder.max_tokens or 0) if model.encoder is not None else 0
     blocks = model.layers()
     pages: list[LayerPages] = []
-    for index in layers:
-        block = blocks[index]
+    for block in (*(blocks[index] for index in layers), *drafters):
         for store in layer_stores(block, keeping, encoder_tokens):
             pages.append(LayerPages(store=rank_store(store, parallel)))
         if block.state is not None:

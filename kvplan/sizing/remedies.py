@@ -52,6 +52,8 @@ def _options(report: FitReport) -> dict[str, Any]:
         "cuda_graphs": serving.cuda_graphs,
         "async_scheduling": serving.async_scheduling,
         "expert_parallel": report.expert_parallel,
+        "draft": report.draft,
+        "drafter": report.drafter,
     }
 
 

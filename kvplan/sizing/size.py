@@ -38,6 +38,7 @@ def size_model(
     async_scheduling: bool = True,
     encoder_tokens: int | None = None,
     images: int = 0,
+    image_tokens: int | None = None,
     draft: bool = False,
     mamba_mode: MambaMode = "align",
 ) -> SizeReport:
@@ -46,7 +47,9 @@ def size_model(
     Args:
         kv: KV number format (``None``: the model's own dtype); ``formats.kv_pair`` for different K and V.
         encoder_tokens: tokens of an encoder-decoder's input; ``None``: its fixed length, or the context's.
-        images: images in the context of a model whose layers attend to an image by cross attention.
+        images: images in the context. Where layers attend to them by cross attention they are kept apart;
+            elsewhere their tokens stand in the context and are added to ``context_tokens``.
+        image_tokens: tokens of one image; ``None``: what the architecture fixes.
         draft: also keep the KV of the model's own multi-token-prediction layers.
         mamba_mode: vLLM's ``mamba_cache_mode``: ``align`` (prefix caching, its default) holds two states per
             request, ``none`` one.
@@ -56,9 +59,14 @@ def size_model(
             that does not apply to its attention, draft layers it does not have.
         UnknownName: an unknown format or retention policy.
     """
+    if images < 0:
+        raise UsageError(f"images must not be negative, got {images}")
     for name, value in (("context_tokens", context_tokens), ("batch", batch), ("block_size", block_size)):
         if value < 1:
             raise UsageError(f"{name} must be at least 1, got {value}")
+    crossed = _crosses_images(model)
+    if images and not crossed:
+        context_tokens += images * _image_tokens(model, image_tokens)
     if max_num_batched_tokens < 1:
         raise UsageError(f"max_num_batched_tokens must be at least 1, got {max_num_batched_tokens}")
     form = kv_format(kv or model.dtype) if kv is None or isinstance(kv, str) else kv
@@ -71,7 +79,9 @@ def size_model(
         retention=parse_retention(retention) if isinstance(retention, str) else retention,
         max_num_batched_tokens=max_num_batched_tokens,
         async_scheduling=async_scheduling,
-        encoder_tokens=_encoder_tokens(model, context_tokens, encoder_tokens, images),
+        encoder_tokens=_encoder_tokens(
+            model, context_tokens, encoder_tokens, images if crossed else 0, image_tokens
+        ),
         draft=draft,
         mamba_mode=mamba_mode,
     )
@@ -105,16 +115,33 @@ def size_model(
     return replace(report, terms=size_terms(report, model, groups))
 
 
-def _encoder_tokens(model: ModelSpec, context: int, given: int | None, images: int) -> int:
-    if images < 0:
-        raise UsageError(f"images must not be negative, got {images}")
-    if any(block.cross is not None and block.cross.source == "vision" for block in model.blocks.values()):
-        per_image = model.vision.tokens_per_image if model.vision is not None else None
-        if given is None and images and per_image is None:
-            raise UsageError(
-                f"{model.name} does not say how many tokens an image has", hint="give encoder tokens"
-            )
-        return given if given is not None else images * (per_image or 0)
+def _crosses_images(model: ModelSpec) -> bool:
+    return any(block.cross is not None and block.cross.source == "vision" for block in model.blocks.values())
+
+
+def _image_tokens(model: ModelSpec, given: int | None) -> int:
+    """Tokens one image adds."""
+    if given is not None:
+        if given < 1:
+            raise UsageError(f"image tokens must be at least 1, got {given}")
+        return given
+    if model.vision is None:
+        raise UsageError(f"{model.name} takes no images", hint="leave --images out")
+    if model.vision.tokens_per_image is None:
+        raise UsageError(
+            f"{model.name} does not say how many tokens an image has: its resolution decides",
+            hint="give --image-tokens",
+        )
+    return model.vision.tokens_per_image
+
+
+def _encoder_tokens(
+    model: ModelSpec, context: int, given: int | None, images: int, image_tokens: int | None
+) -> int:
+    if _crosses_images(model):
+        if given is not None:
+            return given
+        return images * _image_tokens(model, image_tokens) if images else 0
     if model.encoder is None:
         return 0
     encoder = model.encoder

@@ -103,6 +103,7 @@ def stage_weights(
     ep: int = 1,
     stage: int = 0,
     draft: bool = False,
+    whole_attention: bool = False,
 ) -> WeightBill:
     """The weights of one rank.
 
@@ -111,6 +112,7 @@ def stage_weights(
             unquantized one (``fp32``) is also the dtype of everything else.
         ep: ranks over which whole experts are dealt out (1 = experts are cut by ``tp``).
         draft: also load the multi-token-prediction layers.
+        whole_attention: attention is data-parallel: every rank holds all of it.
 
     Raises:
         UnknownName: no such format; UsageError: a dense MLP does not divide over ``tp``.
@@ -118,7 +120,7 @@ def stage_weights(
     check_widths(model, tp)
     held = stages(model.num_layers, pp)[stage]
     formats = _formats(model, weights_format)
-    tensors = list(_tensors(model, Split(tp, ep), held, stage == 0, stage == pp - 1, draft))
+    tensors = list(_tensors(model, Split(tp, ep, whole_attention), held, stage == 0, stage == pp - 1, draft))
     by_component: Counter[str] = Counter()
     allocated = 0
     for tensor, count in tensors:
@@ -128,7 +130,9 @@ def stage_weights(
     norms = family_parameters(model) * len(held) // model.num_layers
     by_component["extra"] += _dtype_bytes(formats) * norms
     blocks = model.layers()
-    copies = _dtype_bytes(formats) * sum(absorbed_copies(blocks[index].attention, tp) for index in held)
+    copies = _dtype_bytes(formats) * sum(
+        absorbed_copies(blocks[index].attention, 1 if whole_attention else tp) for index in held
+    )
     stored = sum(by_component.values())
     return WeightBill(
         stage=stage,

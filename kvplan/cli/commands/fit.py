@@ -54,12 +54,24 @@ def fit(
     expert_parallel: Annotated[
         bool, typer.Option("--expert-parallel", help="Deal whole experts out to the tensor-parallel ranks.")
     ] = False,
+    dp_attention: Annotated[
+        bool,
+        typer.Option("--dp-attention", help="Deal sequences over the TP ranks instead of splitting heads."),
+    ] = False,
+    draft: Annotated[
+        bool, typer.Option("--draft", help="Draft with the model's MTP layers: their weights and their KV.")
+    ] = False,
+    draft_model: Annotated[
+        str | None, typer.Option("--draft-model", help="Draft with this model: its weights and its KV.")
+    ] = None,
     output: FormatOption = OutputFormat.table,
 ) -> None:
     """Does MODEL fit on this GPU? Memory line by line, blocks, concurrency, and the flags that give it.
 
     Exits with 3 when it does not fit, saying what would.
     """
+    from dataclasses import replace
+
     from kvplan.errors import AnswerIsNo
     from kvplan.sizing.capacity import choose_parallel, fit_model
     from kvplan.specs.catalog import load_gpu
@@ -67,11 +79,12 @@ def fit(
     from kvplan.units import parse_tokens
 
     found = resolve_model(model)
+    parallel = choose_parallel(found.model, gpus or (tp or 1) * pp, tp=tp, pp=pp)
     report = fit_model(
         found.model,
         load_gpu(gpu),
         max_model_len=parse_tokens(ctx) if ctx is not None else None,
-        parallel=choose_parallel(found.model, gpus or (tp or 1) * pp, tp=tp, pp=pp),
+        parallel=replace(parallel, dp_attention=dp_attention),
         kv_dtype=dtype,
         weights_dtype=weights_dtype,
         engine=engine,
@@ -82,6 +95,8 @@ def fit(
         block_size=block_size,
         cuda_graphs=not eager,
         expert_parallel=expert_parallel,
+        draft=draft,
+        drafter=resolve_model(draft_model).model if draft_model is not None else None,
     )
     _print(report, found.origin, found.warnings, output)
     if not report.fits:

@@ -60,7 +60,7 @@ def number_of_layers(config: Config) -> int:
         raise config.error(f"{layers} layers is more than any model has", "num_hidden_layers")
     if config.model_type == "hrm_text" and not config.has("num_layers_per_stack"):
         # Every pass of the recurrence over the stack has a cache of its own.
-        return int(layers) * config.integer("H_cycles") * (config.integer("L_cycles") + 1)
+        return int(layers) * config.count("H_cycles") * (config.count("L_cycles") + 1)
     return int(layers) * (2 if config.model_type in families.TWO_ATTENTIONS else 1)
 
 
