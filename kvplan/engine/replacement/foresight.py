@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from collections.abc import Iterable
 
+from kvplan.engine.config import EngineConfig
 from kvplan.engine.content import BlockKey, Content
+from kvplan.engine.frontend import rejection
 from kvplan.errors import DataError, UsageError
+from kvplan.traces.request import Request
 
 NEVER = float("inf")
 
@@ -138,3 +142,19 @@ class Foresight:
                 break
             node, depth = child, agreed
         return ends, nodes
+
+
+def foresee(requests: Iterable[Request], config: EngineConfig) -> Foresight:
+    """Read a whole workload: the requests this engine will serve, and the blocks each could be given.
+
+    A prompt of L tokens could be given its first (L - 1) // block_size blocks: one token is always computed.
+
+    Raises:
+        DataError: two requests have the same id. UsageError: too many requests.
+    """
+    foresight = Foresight(config.block_size)
+    for request in requests:
+        if rejection(request, config) is None:
+            blocks = (request.prompt_tokens - 1) // config.block_size
+            foresight.add(request.id, Content(request.prompt, ()), blocks)
+    return foresight

@@ -81,13 +81,25 @@ def least_urgent(surroundings: Surroundings) -> Replacement:
     return KeyedReplacement(surroundings, lambda segment: -segment.priority)
 
 
+STEP_TOKENS = 512
+"""How finely tail-first tells depths apart."""
+
+
 @REPLACEMENT.register("tail-first")
 def deepest_first(surroundings: Surroundings) -> Replacement:
-    """The block farthest from the beginning of its sequence first, block by block."""
-    return KeyedReplacement(surroundings, lambda segment: -segment.node.end, _down_to_the_next)
+    """The blocks farthest from the beginning of their sequence first, whoever used them.
 
+    Depth is counted in steps of ``STEP_TOKENS`` (at least a block): the paths that reach the deepest step
+    lose their blocks in it, the one released first before the others.
+    """
+    step = max(1, STEP_TOKENS // surroundings.block_size)
 
-def _down_to_the_next(segment: TrackedSegment, runner_up: TrackedSegment | None) -> int:
-    if runner_up is None:
-        return segment.blocks
-    return max(1, segment.node.end - runner_up.node.end)
+    def key(segment: TrackedSegment) -> float:
+        return -((segment.node.end - 1) // step)
+
+    def span(segment: TrackedSegment, runner_up: TrackedSegment | None) -> int:
+        deepest = (segment.node.end - 1) // step
+        next_deepest = 0 if runner_up is None else (runner_up.node.end - 1) // step
+        return segment.node.end - step * min(deepest, next_deepest + 1)
+
+    return KeyedReplacement(surroundings, key, span)

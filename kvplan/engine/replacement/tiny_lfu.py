@@ -15,7 +15,7 @@ PROBATION, PROTECTED, WINDOW = 0, 1, 2
 WINDOW_SHARE = 0.01
 """Part of the unreferenced cached blocks that newcomers may hold without a contest."""
 
-GROUP_TOKENS = 256
+GROUP_TOKENS = 512
 """The sketch counts the first block of every so many tokens of a sequence."""
 
 
@@ -47,8 +47,9 @@ class WindowTinyLfu:
             elif uses and segment.part == PROBATION:
                 segment.part = PROTECTED
             if uses:
+                add = self._sketch.add
                 for print_ in self._prints(segment):
-                    self._sketch.add(print_, uses)
+                    add(print_, uses)
             segment.seen = segment.uses
             segment.queued = segment.released
         self._blocks[segment.part] += blocks
@@ -62,28 +63,36 @@ class WindowTinyLfu:
         probation, protected, window = self._orders
         self._demote()
         victim = probation.first() or protected.first()
-        if victim is None or self._blocks[WINDOW] > WINDOW_SHARE * self._pool.cached:
+        while self._blocks[WINDOW] > WINDOW_SHARE * self._pool.cached:
             candidate = window.first()
-            if candidate is not None and (victim is None or self._asked(candidate) <= self._asked(victim)):
+            if candidate is None:
+                break  # all of it is waiting for what hangs below
+            if victim is not None and self._asked(candidate) <= self._asked(victim):
                 victim = candidate
-            elif candidate is not None:
-                window.pop()
-                self._pool.now += 1
-                move(candidate, PROBATION, self._blocks, self._pool.now)
-                probation.put(candidate.queued, candidate)
+                break
+            self._to_probation(candidate)
+            if victim is not None:
+                break
+            # As long as the main part has nothing to lose, the window fills it without a contest.
+        victim = victim or probation.first() or window.first()
         assert victim is not None
         self._orders[victim.part].pop()
         return victim, min(victim.blocks, most)
 
     def _demote(self) -> None:
-        probation, protected, _ = self._orders
+        protected = self._orders[PROTECTED]
         share = PROTECTED_SHARE * (self._pool.cached - self._blocks[WINDOW])
         while self._blocks[PROTECTED] > share:
-            segment = protected.pop()
+            segment = protected.first()
             if segment is None:
                 return
-            move(segment, PROBATION, self._blocks, self._pool.now)
-            probation.put(segment.queued, segment)
+            self._to_probation(segment)
+
+    def _to_probation(self, segment: TrackedSegment) -> None:
+        self._orders[segment.part].pop()
+        self._pool.now += 1
+        move(segment, PROBATION, self._blocks, self._pool.now)
+        self._orders[PROBATION].put(segment.queued, segment)
 
     def _prints(self, segment: TrackedSegment) -> Iterator[int]:
         node = segment.node
