@@ -1,6 +1,6 @@
-"""Makes the random workloads of the law tests importable."""
+"""Makes this directory's helpers and the random workloads of the law tests importable."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "laws"))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "laws")]

@@ -2,98 +2,14 @@
 
 from __future__ import annotations
 
+from audited import Audited
 from hypothesis import HealthCheck, given, settings
 from workloads import cases
 
-from kvplan.engine.blocks import Segment
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.plan import StepPlan
-from kvplan.engine.prefix_hash import Node
 from kvplan.engine.recorder import Recorder
-from kvplan.engine.replica import Replica
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
-
-
-class Audited(Replica):
-    """Checks its books before every delivery."""
-
-    def _deliver(self, plan: StepPlan, clock: float) -> None:
-        self.audit()
-        super()._deliver(plan, clock)
-        self.audit()
-
-    def audit(self) -> None:
-        index, pool, steady = self.scheduler.index, self.scheduler.pool, self.scheduler.steady
-        queue = self._queue()
-        segments = list(self._segments(index.root))
-        free = [segment for segment in segments if segment.ref == 0]
-        assert set(map(id, free)) == set(map(id, queue))
-        length = {id(segment): self._length(segment.node) for segment in segments}
-        assert sum(length[id(segment)] for segment in queue) == pool.cached
-        held_published = sum(length[id(segment)] for segment in segments if segment.ref)
-        own = sum(self._blocks(request) - self._in_tree(request) for request in self.scheduler.running)
-        # free (blank and cached) + referenced (published or not yet) == total
-        assert pool.blank + pool.cached + held_published + own == pool.usable
-        assert pool.blank >= 0
-        held: dict[int, int] = {}
-        for request in self.scheduler.running:
-            for segment, first in request.held:
-                piece: Segment | None = segment
-                while piece is not None:
-                    held[id(piece)] = held.get(id(piece), 0) + 1
-                    if piece.node.start <= first:
-                        break
-                    piece = piece.above
-        assert {id(segment): segment.ref for segment in segments if segment.ref} == held
-        position = {id(segment): place for place, segment in enumerate(queue)}
-        for segment in queue:
-            self._parent_outlives(segment, position)
-        assert sum(steady.boundaries) == steady.count == len(steady.members)
-        assert steady.base_sum == sum(request.base for request in steady.members)
-
-    def _queue(self) -> list[Segment]:
-        found, segment, before = [], self.scheduler.pool.head, None
-        while segment is not None:
-            assert segment.before is before
-            found.append(segment)
-            before, segment = segment, segment.after
-        assert self.scheduler.pool.tail is before
-        return found
-
-    def _segments(self, node: Node):  # type: ignore[no-untyped-def]
-        for key, child in node.children.items():
-            assert child.parent is node
-            assert child.key == key
-            assert child.start == self._end(node)
-            assert child.copies
-            assert all(segment.node is child for segment in child.copies)
-            yield from child.copies
-            yield from self._segments(child)
-
-    def _end(self, node: Node) -> int:
-        return node.end if node.owner is None else node.owner.published_blocks()
-
-    def _length(self, node: Node) -> int:
-        length = self._end(node) - node.start
-        assert length >= 1
-        return length
-
-    def _in_tree(self, request) -> int:  # type: ignore[no-untyped-def]
-        return request.published_blocks() if request.tail.owner is request else request.in_tree
-
-    def _blocks(self, request) -> int:  # type: ignore[no-untyped-def]
-        if request.steady is None:
-            return request.blocks
-        return -(-(request.base + request.steady.tick) // request.steady.block_size)
-
-    def _parent_outlives(self, segment: Segment, position: dict[int, int]) -> None:
-        parent = segment.node.parent
-        assert parent is not None
-        if parent is not self.scheduler.index.root:
-            assert any(copy.ref or position[id(copy)] > position[id(segment)] for copy in parent.copies), (
-                "a cached block would outlive every copy of its prefix"
-            )
 
 
 @settings(max_examples=150, deadline=None, database=None, derandomize=True,
