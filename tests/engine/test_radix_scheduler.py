@@ -1,0 +1,173 @@
+"""SGLang's scheduler by hand: decision lines that can be checked with pencil and paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from kvplan.engine.engine import ENGINES, make_engine
+from kvplan.engine.errors import InvalidLatency
+from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.sglang_config import SglangConfig
+from kvplan.errors import UnknownName, UsageError
+from kvplan.latency.linear import LinearLatency
+from kvplan.traces.request import Request
+
+ONE_SECOND = LinearLatency(1.0, 0.0, 0.0)
+
+
+def ask(name: str, prompt: int, answer: int, *, start: int | None = None, at: float = 0.0) -> Request:
+    first = sum(map(ord, name)) * 10_000 if start is None else start
+    return Request(name, at, ((first, prompt),), prompt, ((10**9 + first, answer),), answer)
+
+
+class Run:
+    def __init__(self, requests: Sequence[Request], engine: str = "fast", **options: Any) -> None:
+        options.setdefault("disable_overlap_schedule", True)
+        self.lines: list[str] = []
+        self.rows: dict[str, RequestRow] = {}
+        self.rejected: dict[str, str] = {}
+        self.recorder = Recorder(
+            on_request=lambda row: self.rows.__setitem__(row.id, row),
+            on_rejected=self.rejected.__setitem__,
+            on_decision=self.lines.append,
+        )
+        running = make_engine(engine, SglangConfig(**options), ONE_SECOND, self.recorder)
+        running.run(requests)
+        running.close()
+        self.totals = self.recorder.totals
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_prefill_first_then_decode_together(engine: str) -> None:
+    run = Run([ask("a", 4, 3), ask("b", 2, 2, at=0.5)], engine, pool_tokens=100)
+    assert run.lines == ["a=4|96|1|0|", "b=2|94|2|0|", "a=1,b=1|92|2|0|", "a=1|94|1|0|"]
+    # b has left three tokens behind: cached, so free as soon as somebody needs them.
+    assert run.rows["a"].finish_s == 4.0
+    assert run.rows["b"].first_token_s == 2.0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_overlap_gives_a_finished_request_one_more_step(engine: str) -> None:
+    run = Run([ask("a", 4, 2)], engine, pool_tokens=100, disable_overlap_schedule=False)
+    assert run.lines == ["a=4|96|1|0|", "a=1|95|1|0|", "a=1|94|1|0|"]
+    # Its answer is complete with the second step; the third only computes what nobody asks for.
+    assert run.rows["a"].finish_s == 2.0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_long_prompt_comes_in_chunks_and_fills_up_with_others(engine: str) -> None:
+    run = Run([ask("a", 10, 1), ask("b", 2, 1)], engine, pool_tokens=100, chunked_prefill_size=4)
+    assert [line.split("|")[0] for line in run.lines] == ["a=4", "a=4", "a=2,b=2"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_mixed_chunks_carry_the_decodes(engine: str) -> None:
+    run = Run(
+        [ask("a", 2, 4), ask("b", 9, 1, at=0.5)], engine,
+        pool_tokens=100, chunked_prefill_size=6, max_running_requests=2, enable_mixed_chunk=True,
+    )  # fmt: skip
+    # One decoding request takes one token of the chunk's budget of six.
+    assert [line.split("|")[0] for line in run.lines][:3] == ["a=2", "b=5,a=1", "b=4,a=1"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_prefix_is_visible_after_its_prefill_only(engine: str) -> None:
+    same = [ask("a", 8, 5, start=0), ask("b", 8, 5, start=0), ask("c", 8, 5, start=0, at=0.5)]
+    run = Run(same, engine, pool_tokens=100)
+    assert [run.rows[name].cached_tokens for name in "abc"] == [0, 0, 7]
+    assert Run(same, engine, pool_tokens=100, disable_radix_cache=True).rows["c"].cached_tokens == 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_lpm_puts_the_longest_cached_prefix_first(engine: str) -> None:
+    warm = ask("w", 50, 1, start=0)
+    queue = [ask("x", 40, 2, start=900, at=0.5), ask("y", 40, 2, start=0, at=0.5)]
+    options = {"pool_tokens": 300, "max_running_requests": 1}
+    fcfs = Run([warm, *queue], engine, **options)
+    lpm = Run([warm, *queue], engine, schedule_policy="lpm", **options)
+    assert fcfs.rows["x"].finish_s < fcfs.rows["y"].finish_s
+    assert lpm.rows["y"].finish_s < lpm.rows["x"].finish_s
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_lpm_holds_back_who_shares_a_prefix_with_the_queue(engine: str) -> None:
+    """Two of three waiting requests share 40 tokens: the second one waits and finds them cached."""
+    queue = [ask("x", 40, 1, start=0), ask("y", 41, 1, start=0), ask("z", 10, 1, start=900)]
+    run = Run(queue, engine, pool_tokens=300, schedule_policy="lpm", chunked_prefill_size=50)
+    assert run.lines[0].startswith("x=40,z=10")
+    assert run.rows["y"].cached_tokens == 40
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_retraction_takes_the_fewest_outputs_then_the_longest_prompt(engine: str) -> None:
+    # Hardly anything is reserved for answers: both are admitted, and the pool runs out while they decode.
+    run = Run([ask("a", 4, 20), ask("b", 9, 20)], engine, pool_tokens=40, schedule_conservativeness=1e-6)
+    retracted = [line.rsplit("|", 1)[1] for line in run.lines if not line.endswith("|")]
+    assert retracted[0] == "b"
+    assert run.totals.preemptions == sum(row.preemptions for row in run.rows.values()) > 0
+    assert {row.output_tokens for row in run.rows.values()} == {20}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_answers_are_reserved_by_a_share(engine: str) -> None:
+    """a holds 10 of 40 tokens and may take 19 more, of which 13.3 are kept free for it: 16.7 are left, and
+    b asks for 4 + 12 + 1."""
+    two = [ask("a", 10, 20), ask("b", 4, 12)]
+    roomy = Run(two, engine, pool_tokens=40, schedule_conservativeness=0.01, chunked_prefill_size=-1)
+    tight = Run(two, engine, pool_tokens=40, chunked_prefill_size=-1)
+    assert roomy.lines[0].startswith("a=10|")
+    assert roomy.rows["b"].scheduled_s == 1.0
+    assert tight.rows["b"].scheduled_s > 1.0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("prompt", "answer", "reason"),
+    [
+        (58, 1, "prompt longer than the context or the pool"),
+        (40, 40, "answer would be cut short by the context or the pool"),
+    ],
+)
+def test_what_does_not_fit_is_turned_away_and_counted(
+    engine: str, prompt: int, answer: int, reason: str
+) -> None:
+    run = Run([ask("no", prompt, answer), ask("yes", 5, 5)], engine, pool_tokens=64)
+    assert run.rejected == {"no": reason}
+    assert run.totals.finished == run.totals.rejected == 1
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_latency_model_must_return_a_time(engine: str) -> None:
+    class Broken:
+        def step_seconds(self, batch: object) -> float:
+            return float("nan")
+
+    with pytest.raises(InvalidLatency):
+        make_engine(engine, SglangConfig(pool_tokens=100), Broken(), Recorder()).run([ask("a", 4, 2)])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"page_size": 0}, "page_size"),
+        ({"pool_tokens": 3, "page_size": 4}, "holds no page"),
+        ({"page_size": 4, "chunked_prefill_size": 6}, "multiple of page_size"),
+        ({"schedule_policy": "random"}, "schedule_policy"),
+        ({"schedule_conservativeness": 0.0}, "schedule_conservativeness"),
+        ({"enable_mixed_chunk": True, "chunked_prefill_size": 100}, "no room for prefill"),
+        ({"tree": "trie"}, "radix cache"),
+    ],
+)
+def test_options_are_checked(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        SglangConfig(**{"pool_tokens": 1000, **options})
+    with pytest.raises(UnknownName):
+        SglangConfig(1000, radix_eviction_policy="lfru")
+
+
+def test_pools_are_cut_to_whole_pages() -> None:
+    config = SglangConfig(1000, page_size=16, chunked_prefill_size=64)
+    assert (config.pool_tokens, config.num_blocks, config.usable_blocks) == (992, 62, 62)
