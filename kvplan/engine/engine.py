@@ -62,9 +62,20 @@ def make_engine(
 
         return ReferenceSglangEngine(config, latency, recorder)
     if name == "fast" and len(config.groups) == 1 and config.groups[0].kind == "full":
+        if config.eviction == "belady":
+            from kvplan.engine.replacement.clairvoyant import ClairvoyantReplica
+
+            return ClairvoyantReplica(config, latency, recorder)
         from kvplan.engine.replica import Replica
 
         return Replica(config, latency, recorder)
+    if config.eviction != "lru":
+        raise UsageError(
+            f"the eviction policy {config.eviction!r} is simulated by the fast engine, on one group of full "
+            "attention",
+            where="cache.eviction",
+            hint="use lru here, or --set 'cache.groups=[{kind: full}]' for a model with several groups",
+        )
     from kvplan.engine.reference.loop import ReferenceEngine
 
     return ReferenceEngine(config, latency, recorder)

@@ -106,6 +106,7 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
         prefill_schedule_interval=engine.prefill_schedule_interval,
         async_scheduling=engine.async_scheduling,
         retention_interval=engine.prefix_cache_retention_interval,
+        eviction=cache.eviction,
         groups=groups,
     )
     held = config.usable_blocks * min(group.block_size for group in groups)

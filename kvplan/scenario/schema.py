@@ -6,7 +6,7 @@ does not simulate is refused by name, never ignored.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -34,7 +34,13 @@ Natural = Annotated[int, Field(strict=True, ge=0, le=1 << 40)]
 Scale = Annotated[float, Field(gt=0, le=1e9)]
 
 
-Eviction = Literal["lru", "lfu", "fifo", "mru", "filo", "priority", "slru"]
+BlockEviction = Literal[
+    "lru", "lfu", "fifo", "size-aware", "slru", "s3-fifo", "w-tinylfu", "priority", "tail-first", "belady"
+]
+"""Policies of the cache of hashed blocks; vLLM itself has the first."""
+
+RadixEviction = Literal["lru", "lfu", "fifo", "mru", "filo", "priority", "slru"]
+"""SGLang's own policies."""
 
 
 class Part(BaseModel):
@@ -75,7 +81,7 @@ class CachePart(Part):
     block_size: Positive = 16
     blocks: Annotated[int, Field(strict=True, ge=2, le=1 << 40)] | None = None
     prefix: Literal["hash", "radix", "none"] = "hash"
-    eviction: Eviction = "lru"
+    eviction: BlockEviction | RadixEviction = "lru"
     host_memory: Annotated[int, _by(parse_bytes), Field(strict=True, ge=0)] = 0
     retention: Literal["engine"] = "engine"
     groups: Annotated[tuple[GroupPart, ...], Field(min_length=1, max_length=16)] | None = None
@@ -124,7 +130,7 @@ class SglangPart(Part):
     disable_cuda_graph: bool = False
     schedule_policy: Literal["fcfs", "lpm"] = "fcfs"
     schedule_conservativeness: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    radix_eviction_policy: Eviction = "lru"
+    radix_eviction_policy: RadixEviction = "lru"
     disable_radix_cache: bool = False
     enable_mixed_chunk: bool = False
     disable_overlap_schedule: bool = False
@@ -292,8 +298,11 @@ class Scenario(Part):
         if isinstance(engine, EnginePart):
             if cache.prefix == "radix":
                 raise ValueError("vLLM has no radix cache: cache.prefix is hash or none")
-            if cache.eviction != "lru":
-                raise ValueError("vLLM's cache evicts the least recently used block: cache.eviction is lru")
+            if cache.eviction not in get_args(BlockEviction):
+                known = ", ".join(get_args(BlockEviction))
+                raise ValueError(f"cache.eviction {cache.eviction} is SGLang's; blocks have {known}")
+            if cache.prefix == "none" and cache.eviction != "lru":
+                raise ValueError("cache.prefix: none caches nothing to evict: leave cache.eviction at lru")
             return self
         if cache.prefix == "hash":
             raise ValueError("SGLang's cache is a radix tree: cache.prefix is radix or none")

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable
 
-from kvplan.engine.config import EngineConfig
 from kvplan.engine.content import BlockKey, Content
-from kvplan.engine.frontend import rejection
 from kvplan.errors import DataError, UsageError
-from kvplan.traces.request import Request
 
 NEVER = float("inf")
 
@@ -77,7 +73,7 @@ class Foresight:
             raise UsageError(
                 f"looking ahead over more than {number:,} requests with this much sharing takes too much "
                 "memory",
-                hint="limit the workload (workload.limit, --limit)",
+                hint="limit the workload (--limit)",
             )
 
     def _split(self, parent: _Node, child: _Node, key: BlockKey, cut: int) -> _Node:
@@ -142,19 +138,3 @@ class Foresight:
                 break
             node, depth = child, agreed
         return ends, nodes
-
-
-def foresee(requests: Iterable[Request], config: EngineConfig) -> Foresight:
-    """Read a whole workload: the requests this engine will serve, and the blocks each could be given.
-
-    A prompt of L tokens could be given its first (L - 1) // block_size blocks: one token is always computed.
-
-    Raises:
-        DataError: two requests have the same id. UsageError: too many requests.
-    """
-    foresight = Foresight(config.block_size)
-    for request in requests:
-        if rejection(request, config) is None:
-            blocks = (request.prompt_tokens - 1) // config.block_size
-            foresight.add(request.id, Content(request.prompt, ()), blocks)
-    return foresight

@@ -135,6 +135,6 @@ def prefix_index(
     if eviction == "belady" and foresight is None:
         raise UsageError(
             "the eviction policy belady must know all requests before the first one arrives",
-            hint="give it a trace or a synthetic workload; see kvplan trace ladder",
+            hint="one engine that is given a whole workload can look ahead; see also kvplan trace ladder",
         )
     return RankedIndex(block_size, RankedPool(usable), eviction, foresight)
