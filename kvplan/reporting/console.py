@@ -85,7 +85,7 @@ def _lines(result: Result) -> list[tuple[str, str]]:
     tokens = f"{count(totals.prompt_tokens)} prompt, {count(totals.output_tokens)} output"
     speed = f"{decimal(rate.requests_per_s)} requests/s, {decimal(rate.output_tokens_per_s)} output tokens/s"
     pool = (
-        f"{count(result.pool.usable_blocks)} blocks of {result.pool.block_size} tokens, "
+        f"{count(result.pool.usable_blocks)} usable blocks of {result.pool.block_size} tokens, "
         f"{percent(result.peak_use)} in use at the peak"
     )
     found = f"{percent(result.hit_ratio)} of {count(totals.queried_tokens)} tokens looked up"

@@ -73,7 +73,7 @@ def inputs_table(result: Result) -> Table:
         rows.append((f"{label(slo.name)} limit", seconds(slo.limit_s), "scenario"))
     accuracy = result.accuracy
     rows.append(("Step time", f"{accuracy.model}: {plain(accuracy.name)}", plain(accuracy.source)))
-    rows += [(label(item.name), value_text(item.value), plain(item.source)) for item in result.assumptions]
+    rows += [(plain(item.name), value_text(item.value), plain(item.source)) for item in result.assumptions]
     return _table(
         "What was given, what was chosen, and where each value comes from", ("What", "Value", "Source"), rows
     )

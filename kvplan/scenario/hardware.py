@@ -8,7 +8,7 @@ from kvplan.errors import UsageError
 from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.schema import Scenario
 from kvplan.sizing.capacity import FitReport, capacity_curve
-from kvplan.sizing.fit import bill_terms
+from kvplan.sizing.fit import REST, bill_terms
 from kvplan.sizing.size import size_model
 from kvplan.specs.formats import check_fits, kv_format
 from kvplan.specs.schema import ModelSpec
@@ -64,7 +64,7 @@ def _memory(fit: FitReport) -> dict[str, Any]:
     unused = total - sum(int(line.value) for name, line in lines.items() if name in BILL and line.value > 0)
     if unused > 0:
         why = "left outside the engine's share of memory"
-        bill.append({"name": "unused", "bytes": unused, "formula": why, "source": "kvplan"})
+        bill.append({"name": "unused", "bytes": unused, "formula": why, "source": REST})
     return {
         "bill": bill,
         "total_bytes": total,

@@ -183,3 +183,10 @@ def test_planning_imports_nothing_heavy(small: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_byte_of_the_bill_says_where_it_is_from(capsys: pytest.CaptureFixture[str]) -> None:
+    for engine in ("vllm", "sglang"):
+        run(["fit", "llama-3.1-8b", "--gpu", "h100", "--engine", engine, "--format", "json"])
+        terms = json.loads(capsys.readouterr().out)["terms"]
+        assert not [term["name"] for term in terms if term["unit"] == "B" and term["source"] in ("", "kvplan")]

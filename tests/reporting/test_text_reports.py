@@ -55,6 +55,12 @@ def test_csv_is_as_committed(result_document):
     _golden("full.csv", result_csv(parse_result(result_document())))
 
 
+def test_inputs_are_named_as_the_scenario_names_them(result_document):
+    document = result_document()
+    document["assumptions"].append({"name": "engine.max_num_seqs", "value": 256, "source": "default"})
+    assert "| engine.max_num_seqs | 256 |" in render_markdown(parse_result(document))
+
+
 def test_summary_is_as_committed(result_document):
     for variant in ("full", "slo_missed", "empty"):
         _golden(f"{variant}.txt", _console(parse_result(result_document(variant))))
