@@ -1,0 +1,116 @@
+"""SGLang in a scenario: its option names, and what they and ``cache`` both say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kvplan.engine.sglang_config import SglangConfig
+from kvplan.errors import SpecError, UsageError
+from kvplan.scenario.deployment import resolve_deployment
+from kvplan.scenario.load import dump_scenario, load_scenario
+from kvplan.scenario.run import Run
+
+BASE = [
+    "engine.kind=sglang",
+    "cache.blocks=5000",
+    "latency={model: linear, a: 5.0e-3, b: 2.0e-5, c: 1.0e-8}",
+    "workload={synthesize: fixed, requests: 20, rate: 5}",
+]
+
+
+def config_of(*assignments: str) -> SglangConfig:
+    config = resolve_deployment(load_scenario(None, {}, [*BASE, *assignments])).config
+    assert isinstance(config, SglangConfig)
+    return config
+
+
+def test_options_reach_the_engine_under_their_own_names() -> None:
+    config = config_of(
+        "engine.page_size=4", "engine.max_running_requests=7", "engine.chunked_prefill_size=512",
+        "engine.schedule_policy=lpm", "engine.schedule_conservativeness=0.5",
+        "engine.radix_eviction_policy=slru", "engine.context_length=4096", "engine.disable_overlap_schedule=true",
+    )  # fmt: skip
+    assert config == SglangConfig(
+        20_000, 4, 4096, 7, 512, schedule_policy="lpm", schedule_conservativeness=0.5,
+        radix_eviction_policy="slru", disable_overlap_schedule=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cache", "engine"),
+    [
+        ("cache.block_size=16", "engine.page_size=16"),
+        ("cache.eviction=lfu", "engine.radix_eviction_policy=lfu"),
+        ("cache.prefix=none", "engine.disable_radix_cache=true"),
+    ],
+)
+def test_either_place_will_do(cache: str, engine: str) -> None:
+    assert config_of(cache) == config_of(engine) == config_of(cache, engine)
+    assert config_of(cache) != config_of()
+
+
+@pytest.mark.parametrize(
+    ("assignments", "said"),
+    [
+        (["cache.block_size=4", "engine.page_size=8"], "contradict"),
+        (["cache.eviction=lfu", "engine.radix_eviction_policy=fifo"], "contradict"),
+        (["cache.prefix=radix", "engine.disable_radix_cache=true"], "contradict"),
+        (["cache.prefix=hash"], "radix or none"),
+        (["cache.groups=[{kind: full}]"], "cache.groups"),
+        (["engine.max_total_tokens=100"], "both give the pool"),
+        (["engine.max_num_seqs=4"], "unknown field"),
+        (["engine.kind=tgi"], "vllm or sglang"),
+        (["engine.kind=vllm", "cache.prefix=radix"], "no radix cache"),
+    ],
+)
+def test_contradictions_are_refused(assignments: list[str], said: str) -> None:
+    with pytest.raises(SpecError, match=said):
+        load_scenario(None, {}, [*BASE, *assignments])
+
+
+def test_a_printed_scenario_reads_back_to_itself(tmp_path: Path) -> None:
+    scenario = load_scenario(None, {}, [*BASE, "engine.page_size=16"])
+    assert (scenario.cache.prefix, scenario.cache.block_size) == ("radix", 16)
+    path = tmp_path / "scenario.yaml"
+    path.write_text(dump_scenario(scenario))
+    assert load_scenario(str(path)) == scenario
+
+
+def test_the_pool_is_what_sglang_would_have() -> None:
+    on_gpu = ["engine.kind=sglang", "workload={synthesize: fixed}", "model=llama-3.1-8b", "gpu=h100-sxm"]
+    deployment = resolve_deployment(load_scenario(None, {}, on_gpu))
+    assert deployment.fit is not None
+    assert deployment.fit.serving.kind == "sglang"
+    config = deployment.config
+    assert isinstance(config, SglangConfig)
+    assert config.pool_tokens == deployment.fit.kv_tokens
+    assert {item.name for item in deployment.assumptions} >= {
+        "engine.max_total_tokens", "engine.mem_fraction_static", "engine.max_running_requests",
+    }  # fmt: skip
+    smaller = resolve_deployment(load_scenario(None, {}, [*on_gpu, "engine.max_total_tokens=1000"])).config
+    assert isinstance(smaller, SglangConfig)
+    assert smaller.pool_tokens == 1000
+
+
+def test_pools_that_are_not_simulated_are_refused() -> None:
+    windows = ["engine.kind=sglang", "workload={synthesize: fixed}", "model=gpt-oss-20b", "gpu=h100-sxm"]
+    with pytest.raises(UsageError, match="not simulated yet"):
+        resolve_deployment(load_scenario(None, {}, windows))
+    assert resolve_deployment(load_scenario(None, {}, [*windows, "cache.blocks=10000"])).config
+
+
+@pytest.mark.parametrize("overlap", ["false", "true"])
+def test_both_engines_give_the_same_result(overlap: str) -> None:
+    scenario = load_scenario(None, {}, [*BASE, f"engine.disable_overlap_schedule={overlap}"])
+    results = []
+    for engine in ("fast", "reference"):
+        run = Run(scenario, engine=engine)
+        run.execute()
+        results.append(run.result(["kvplan"]))
+    fast, reference = results
+    assert fast["totals"]["finished"] == 20
+    assert fast["totals"] == reference["totals"]
+    assert fast["latency"] == reference["latency"]
+    assert fast["series"] == reference["series"]
