@@ -66,7 +66,8 @@ accuracy: $(VENV)/.installed-test ## held-out accuracy of the timing models; wri
 	$(BIN)/python -m kvplan.latency.fit.accuracy $(TABLES)/h100_sxm $(TABLES)/a100_sxm -o reports/accuracy
 
 gpu: ## kernels on a GPU: correctness, benchmarks, calibration grid (needs CUDA, torch and triton)
-	$(PYTHON) -m kvplan.kernels.benchmark --output reports/local/gpu
+	@mkdir -p reports/local/gpu
+	$(PYTHON) -m kvplan.kernels.benchmark -o reports/local/gpu/measurements.json
 
 clean: ## remove the virtual environment, caches and local reports
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks build dist reports/local
