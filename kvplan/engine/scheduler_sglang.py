@@ -21,7 +21,6 @@ from kvplan.engine.protocols import StepBatch
 from kvplan.engine.radix_tree import Holding, checkpoint, drop, release
 from kvplan.engine.sglang_admission import PrefillBudget, Verdict
 from kvplan.engine.sglang_config import (
-    CLIP_MAX_NEW_TOKENS,
     LPM_QUEUE_LIMIT,
     RETRACT_DECODE_STEPS,
     SglangConfig,
@@ -75,7 +74,7 @@ class SglangScheduler:
         self.free = config.pool_tokens
         """Tokens of the pool in which nothing is stored; cached ones that nobody holds come on top."""
         self.waiting: deque[SglangRequest] = deque()
-        self.decoding = DecodeBatch(config.page_size)
+        self.decoding = DecodeBatch(config.page_size, config.clip_max_new_tokens)
         self.left_over = 0
         """Finished requests that still stand in the running batch: they are taken out before the next
         decode step, and count against ``max_running_requests`` until then."""
@@ -177,7 +176,7 @@ class SglangScheduler:
         extends: list[SglangRequest] = []
         if self.chunked is not None:
             extends.append(self.chunked)
-            self.chunked = _continue_chunked(self.chunked, budget)
+            self.chunked = _continue_chunked(self.chunked, budget, config.clip_max_new_tokens)
         waiting = self.waiting
         while waiting:
             if len(extends) >= allocatable:
@@ -205,7 +204,7 @@ class SglangScheduler:
     def _reserved(self) -> int:
         """Tokens the answers of running requests may still take, each clipped."""
         decoding = self.decoding
-        clipped = CLIP_MAX_NEW_TOKENS + decoding.known
+        clipped = decoding.clip + decoding.known
         return decoding.reserved + sum(1 for request in self.fresh if request.finish_tick < clipped)
 
     def _add_one(
@@ -216,7 +215,8 @@ class SglangScheduler:
         tokens = request.tokens
         hit, node = tree.match(request.content, tokens - 1) if self.caching else (0, tree.root)
         extend = tokens - hit
-        answer = min(request.max_new_tokens - request.outputs, CLIP_MAX_NEW_TOKENS)
+        clip = self.config.clip_max_new_tokens
+        answer = min(request.max_new_tokens - request.outputs, clip)
         # While it is held, the prefix does not count as evictable.
         tree.lock(node)
         if extend + answer + page >= budget.total:
@@ -228,7 +228,7 @@ class SglangScheduler:
             tree.unlock(node)
             return Verdict.OTHER
         if room is None or padded <= room:
-            charged = min(request.max_new_tokens, CLIP_MAX_NEW_TOKENS)
+            charged = min(request.max_new_tokens, clip)
         else:
             charged = 0
             extend = (hit + room // page * page) // page * page - hit
@@ -426,7 +426,7 @@ class SglangScheduler:
         request.holding = None
 
 
-def _continue_chunked(request: SglangRequest, budget: PrefillBudget) -> SglangRequest | None:
+def _continue_chunked(request: SglangRequest, budget: PrefillBudget, clip: int) -> SglangRequest | None:
     """The next chunk of a request in prefill; returns it if more is to come (``add_chunked_req``).
 
     It must make progress whatever the pool holds, or its KV would never be freed.
@@ -440,5 +440,5 @@ def _continue_chunked(request: SglangRequest, budget: PrefillBudget) -> SglangRe
     extend = min(left, room)
     request.computed = request.prefix + extend
     whole = left <= room
-    budget.charge(extend, min(request.max_new_tokens, CLIP_MAX_NEW_TOKENS) if whole else 0)
+    budget.charge(extend, min(request.max_new_tokens, clip) if whole else 0)
     return None if whole else request

@@ -11,9 +11,6 @@ from kvplan.errors import UsageError
 
 SchedulePolicy: TypeAlias = Literal["fcfs", "lpm"]
 
-CLIP_MAX_NEW_TOKENS = 4096
-"""Admission reserves no more tokens than this for an answer (``SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION``)."""
-
 INIT_NEW_TOKEN_RATIO = 0.7
 MIN_NEW_TOKEN_RATIO_FACTOR = 0.14
 NEW_TOKEN_RATIO_DECAY_STEPS = 600
@@ -33,7 +30,8 @@ class SglangConfig:
     """Options of one SGLang engine instance; defaults are SGLang's where it has fixed ones.
 
     ``pool_tokens`` is ``max_total_num_tokens``, cut to whole pages. ``chunked_prefill_size`` -1 turns
-    chunking off, as in SGLang. ``tree`` chooses between SGLang's two radix caches.
+    chunking off, as in SGLang. ``tree`` chooses between SGLang's two radix caches. Admission reserves no more
+    than ``clip_max_new_tokens`` for an answer (``SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION``).
 
     With the overlap schedule, SGLang's default, a batch is made when the one before it starts on the device,
     before its outputs are known: a finished request takes part in one more decode step, and a prefix is
@@ -52,10 +50,17 @@ class SglangConfig:
     disable_radix_cache: bool = False
     enable_mixed_chunk: bool = False
     disable_overlap_schedule: bool = False
+    clip_max_new_tokens: int = 4096
     tree: TreeKind = "unified"
 
     def __post_init__(self) -> None:
-        for name in ("page_size", "context_length", "max_running_requests", "max_prefill_tokens"):
+        for name in (
+            "page_size",
+            "context_length",
+            "max_running_requests",
+            "max_prefill_tokens",
+            "clip_max_new_tokens",
+        ):
             if getattr(self, name) < 1:
                 raise UsageError(f"engine option {name} is {getattr(self, name)}; it must be at least 1")
         if self.pool_tokens < self.page_size:

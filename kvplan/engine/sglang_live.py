@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from kvplan.engine.content import Content
 from kvplan.engine.radix_tree import Holding
-from kvplan.engine.sglang_config import CLIP_MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
     from kvplan.engine.prefix_radix import RadixNode
@@ -74,12 +73,13 @@ class DecodeBatch:
     """
 
     __slots__ = (
-        "_calendar", "_far", "_near_count", "_near_finish_sum", "_tickets", "base_sum", "boundaries", "count",
-        "first_order", "known", "last_order", "members", "page_size", "tick",
+        "_calendar", "_far", "_near_count", "_near_finish_sum", "_tickets", "base_sum", "boundaries", "clip",
+        "count", "first_order", "known", "last_order", "members", "page_size", "tick",
     )  # fmt: skip
 
-    def __init__(self, page_size: int) -> None:
+    def __init__(self, page_size: int, clip: int) -> None:
         self.page_size = page_size
+        self.clip = clip
         self.count = 0
         self.tick = 0
         self.known = 0
@@ -118,7 +118,7 @@ class DecodeBatch:
         self.members[request] = None
         heappush(self._calendar, (request.finish_tick, request.ticket, request))
         self._settle_far()
-        near_from = request.finish_tick - CLIP_MAX_NEW_TOKENS
+        near_from = request.finish_tick - self.clip
         if near_from > self.known:
             heappush(self._far, (near_from, request.ticket, request))
         else:
@@ -128,7 +128,7 @@ class DecodeBatch:
     def leave(self, request: SglangRequest) -> None:
         """Write the request's counters down, as far as they are known, and take it out."""
         self._settle_far()
-        if request.finish_tick - CLIP_MAX_NEW_TOKENS <= self.known:
+        if request.finish_tick - self.clip <= self.known:
             self._near_count -= 1
             self._near_finish_sum -= request.finish_tick
         base = request.base
@@ -155,7 +155,7 @@ class DecodeBatch:
         """Sum over the members of what their answers may still take, each clipped."""
         self._settle_far()
         near = self._near_finish_sum - self._near_count * self.known
-        return near + (self.count - self._near_count) * CLIP_MAX_NEW_TOKENS
+        return near + (self.count - self._near_count) * self.clip
 
     def _settle_far(self) -> None:
         far = self._far

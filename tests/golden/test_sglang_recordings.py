@@ -83,8 +83,9 @@ def test_small_runs(tiny: dict[str, Any], shared: Path, workload: str, engine: s
     runs = {name: run for name, run in tiny["results"].items() if name.startswith(f"{workload}/")}
     # 3 page sizes x 7 policies x RadixCache and both cores of UnifiedRadixCache.
     assert len(runs) == 3 * len(EVICTION.names()) * 3
+    requests = list(workload_of(next(iter(runs.values()))["config"], shared / "data"))
     for run in runs.values():
-        compare(run, workload_of(run["config"], shared / "data"), engine)
+        compare(run, requests, engine)
 
 
 @pytest.mark.shared

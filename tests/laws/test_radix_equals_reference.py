@@ -98,6 +98,7 @@ def runs(draw: st.DrawFn) -> tuple[SglangConfig, list[Request]]:
         disable_radix_cache=draw(st.integers(0, 5)) == 0,
         enable_mixed_chunk=mixed,
         disable_overlap_schedule=draw(st.booleans()),
+        clip_max_new_tokens=draw(st.sampled_from([3, 10, 4096])),
         tree=draw(st.sampled_from(["unified", "radix"])),
     )
     return config, workload

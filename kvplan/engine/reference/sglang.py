@@ -13,7 +13,6 @@ from kvplan.engine.errors import OutOfKvMemory
 from kvplan.engine.radix_tree import Holding, checkpoint, drop, release
 from kvplan.engine.reference.radix import TokenNode, Tokens, TokenTree
 from kvplan.engine.sglang_config import (
-    CLIP_MAX_NEW_TOKENS,
     IN_BATCH_PREFIX_TOKENS,
     LPM_QUEUE_LIMIT,
     RETRACT_DECODE_STEPS,
@@ -93,7 +92,8 @@ class _Budget:
         self.input_tokens = config.max_prefill_tokens - mixed_decodes
         self.chunk_tokens = None if config.chunk_tokens is None else config.chunk_tokens - mixed_decodes
         reserved = sum(
-            min(state.max_new_tokens - state.outputs, CLIP_MAX_NEW_TOKENS) for state in scheduler.running
+            min(state.max_new_tokens - state.outputs, config.clip_max_new_tokens)
+            for state in scheduler.running
         )
         # SGLang multiplies request by request and adds up floats; the sum comes first here, which can
         # differ in the last bit.
@@ -264,14 +264,14 @@ class ReferenceSglangScheduler:
         extend = min(left, room)
         state.extend_end = state.prefix + extend
         whole = left <= room
-        budget.charge(extend, min(state.max_new_tokens, CLIP_MAX_NEW_TOKENS) if whole else 0)
+        budget.charge(extend, min(state.max_new_tokens, self.config.clip_max_new_tokens) if whole else 0)
         return None if whole else state
 
     def _add_one(self, state: SglangState, budget: _Budget, batch: list[SglangState]) -> str:
         page, tree = self.config.page_size, self.tree
         hit, node = tree.match(state.content, state.tokens - 1) if self.caching else (0, tree.root)
         extend = state.tokens - hit
-        max_new = min(max(state.max_new_tokens - state.outputs, 0), CLIP_MAX_NEW_TOKENS)
+        max_new = min(max(state.max_new_tokens - state.outputs, 0), self.config.clip_max_new_tokens)
         tree.lock(node)
         if extend + max_new + page >= budget.total:
             tree.unlock(node)
@@ -300,7 +300,7 @@ class ReferenceSglangScheduler:
         if chunked:
             assert self.chunked is None
             self.chunked = state
-        budget.charge(extend, 0 if chunked else min(state.max_new_tokens, CLIP_MAX_NEW_TOKENS))
+        budget.charge(extend, 0 if chunked else min(state.max_new_tokens, self.config.clip_max_new_tokens))
         return budget.verdict()
 
     def _sort_by_longest_prefix(self) -> None:
