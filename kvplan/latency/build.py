@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from kvplan.engine.protocols import LatencyModel
 from kvplan.errors import SpecError, UnknownName
 from kvplan.latency.assumption import Assumption
+from kvplan.latency.client import NO_OVERHEAD, ClientOverhead, client_overhead
 from kvplan.latency.linear import LinearLatency
+from kvplan.latency.normals import Draw
 
 if TYPE_CHECKING:
     from kvplan.sizing.parallel import Parallel
@@ -32,8 +34,10 @@ class Clock:
             None where the model makes no claim.
         source: what the bands come from.
         assumptions: values nobody measured or gave.
-        perturbed: members of the ensemble that spans the bands, by seed; None without bands.
+        perturbed: members of the ensemble that spans the bands, by seed or by the standard normal numbers
+            themselves; None without bands.
         warnings: what the user should know before trusting a result.
+        client: what a client waits for beside the engine; part of reported times, not of the model.
     """
 
     kind: str
@@ -43,8 +47,9 @@ class Clock:
     bands: Mapping[str, Band] | None
     source: str
     assumptions: tuple[Assumption, ...] = ()
-    perturbed: Callable[[int], LatencyModel] | None = None
+    perturbed: Callable[[Draw], LatencyModel] | None = None
     warnings: tuple[str, ...] = field(default=())
+    client: ClientOverhead = field(default=NO_OVERHEAD)
 
     def accuracy(self) -> dict[str, Any]:
         """The ``accuracy`` object of a result."""
@@ -100,7 +105,9 @@ def build_latency(
             hint="name both, or use {model: linear, a: ..., b: ..., c: ...}",
         )
     target = Target(model, gpu, parallel, kv_format, weights_format, block_size)
-    return builders[kind](parameters, target)
+    client, parameters = client_overhead(parameters)
+    clock = builders[kind](parameters, target)
+    return replace(clock, client=client, assumptions=(client.assumption(), *clock.assumptions))
 
 
 def _check_names(parameters: Mapping[str, Any], known: tuple[str, ...]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError, UnknownName
 from kvplan.latency.assumption import Assumption
+from kvplan.latency.normals import Draw, normals
 from kvplan.latency.step import GLUE_S, MOE_EFFICIENCY, StepTables, build_tables
 
 if TYPE_CHECKING:
@@ -64,15 +64,15 @@ class ProfileLatency:
             seconds += (requests + len(chunks)) * self._sequence
         return seconds
 
-    def perturbed(self, seed: int) -> ProfileLatency:
+    def perturbed(self, draw: Draw) -> ProfileLatency:
         """A member of the ensemble: every part moved by its own kernels' spread, overheads by theirs."""
-        rng = random.Random(f"profile/{seed}")
+        normal = normals(draw, "profile")
         spread = self.tables.spread
         scale = {
-            part: math.exp(rng.gauss(0.0, max(spread.get(part, 0.0), 0.03)))
+            part: math.exp(normal() * max(spread.get(part, 0.0), 0.03))
             for part in ("linear", "decode", "prefill")
         }
-        scale["overhead"] = math.exp(rng.gauss(0.0, OVERHEAD_SPREAD))
+        scale["overhead"] = math.exp(normal() * OVERHEAD_SPREAD)
         return ProfileLatency(self.tables, self._step, self._request, scale)
 
 

@@ -15,13 +15,13 @@ tokens touch ``n * (1 - (1 - k/n)^T)`` in expectation.
 from __future__ import annotations
 
 import math
-import random
 from dataclasses import dataclass, fields, replace
 
 from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError
 from kvplan.latency.assumption import Assumption
 from kvplan.latency.link import Exchange
+from kvplan.latency.normals import Draw, normals
 from kvplan.latency.pairs import chunk_pairs, chunk_span
 from kvplan.latency.work import StepWork
 from kvplan.sizing.weight_formats import WeightFormat
@@ -232,16 +232,16 @@ class Roofline:
             collective_s=self._reduce_fixed + self._reduce_token * tokens,
         )
 
-    def perturbed(self, seed: int) -> Roofline:
+    def perturbed(self, draw: Draw) -> Roofline:
         """A member of the ensemble that spans the stated bands: efficiencies and overheads drawn anew.
 
         The factors are log-normal: memory and overhead so that 90 % lie within the TPOT band, compute within
         the TTFT band.
         """
-        rng = random.Random(f"roofline/{seed}")
+        normal = normals(draw, "roofline")
         # One draw for everything that decides TPOT: independent draws would average out and span less.
-        slow = math.exp(rng.gauss(0.0, math.log1p(TPOT_BAND[1]) / 1.645))
-        compute = math.exp(rng.gauss(0.0, math.log1p(TTFT_BAND[1]) / 1.645))
+        slow = math.exp(normal() * math.log1p(TPOT_BAND[1]) / 1.645)
+        compute = math.exp(normal() * math.log1p(TTFT_BAND[1]) / 1.645)
         base = self.constants
         memory = min(base.memory_efficiency / slow, 1.0)
         compute = min(base.compute_efficiency / compute, 1.0)

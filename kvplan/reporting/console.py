@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from kvplan.reporting.result import Result
+from kvplan.reporting.tables import Table, intervals_table
 from kvplan.reporting.verdict import cautions, verdict
 from kvplan.reporting.wording import LATENCIES, count, decimal, percent, plain, plural, seconds
 from kvplan.units import format_bytes
@@ -58,6 +59,11 @@ class _Summary:
             yield from _wrapped(f"{name:13}", value, write, options.max_width)
         yield write("")
         yield _latency(self.result, write)
+        intervals = intervals_table(self.result)
+        if intervals is not None:
+            yield write("")
+            yield _intervals(intervals, write)
+            yield from _wrapped("", f"By {self.result.accuracy.intervals_source}.", write, options.max_width)
         notes = [*cautions(self.result), *map(plain, self.result.warnings[:MAX_WARNINGS])]
         left = len(self.result.warnings) - MAX_WARNINGS
         if left > 0:
@@ -105,6 +111,18 @@ def _lines(result: Result) -> list[tuple[str, str]]:
         )
         lines.append(("Memory", f"{format_bytes(result.memory.total_bytes)} a GPU: {parts}, ..."))
     return lines
+
+
+def _intervals(shown: Table, write: Write) -> RenderableType:
+    from rich import box
+    from rich.table import Table as Grid
+
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for index, name in enumerate(shown.columns):
+        grid.add_column(write(name), justify="right" if index else "left", no_wrap=True)
+    for row in shown.rows:
+        grid.add_row(*map(write, row))
+    return grid
 
 
 def _latency(result: Result, write: Write) -> RenderableType:

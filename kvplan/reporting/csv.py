@@ -37,6 +37,11 @@ def _rows(result: Result) -> Iterator[Row]:
             continue
         for statistic, value in statistics.items():
             yield "latency", latency, statistic, value, "requests" if statistic == "count" else "s"
+    if result.accuracy.intervals is not None:
+        for name, intervals in result.accuracy.intervals.model_dump().items():
+            for statistic, (low, high) in (intervals or {}).items():
+                yield "interval", name.removesuffix("_s"), f"{statistic}_low", low, "s"
+                yield "interval", name.removesuffix("_s"), f"{statistic}_high", high, "s"
     for slo in result.slo:
         yield "slo", slo.name, "limit", slo.limit_s, "s"
         yield "slo", slo.name, "value", "" if slo.value_s is None else slo.value_s, "s"

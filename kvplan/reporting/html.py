@@ -123,8 +123,8 @@ def _palette_css() -> str:
 
 
 _TABLES = (
-    "inputs", "scenario", "memory", "capacity", "series", "latency", "totals", "accuracy", "trace", "files",
-    "versions",
+    "inputs", "scenario", "memory", "capacity", "series", "latency", "intervals", "totals", "accuracy",
+    "trace", "files", "versions",
 )  # fmt: skip
 
 

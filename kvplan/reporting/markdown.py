@@ -57,7 +57,8 @@ def render_markdown(result: Result, *, pictures: str | None = None) -> str:
     if (rows_left := downsampled(result)) and pictures:
         parts.append(f"Each line is drawn from at most {MAX_POINTS} of {rows_left} samples, extremes kept.")
     parts += _table(tables.series_table(result)) if "series" not in missing else []
-    parts += _section("Latency", chart("ttft", "tpot", "e2e") + _table(tables.latency_table(result)))
+    latencies = _table(tables.latency_table(result)) + _captioned(tables.intervals_table(result))
+    parts += _section("Latency", chart("ttft", "tpot", "e2e") + latencies)
     parts += _section("Totals", _table(tables.totals_table(result)))
     accuracy = [escape(plain(result.accuracy.statement)), *_table(tables.accuracy_table(result))]
     parts += _section("Accuracy", [*accuracy, f"Source: {escape(plain(result.accuracy.source))}."])
@@ -109,6 +110,10 @@ def _table(table: Table | None) -> list[str]:
         return []
     parts = [_rows(table.columns, table.rows, table.numeric)]
     return [*parts, f"{table.left_off} more rows are in result.json."] if table.left_off else parts
+
+
+def _captioned(table: Table | None) -> list[str]:
+    return [] if table is None else [f"{escape(table.caption)}.", *_table(table)]
 
 
 def _rows(

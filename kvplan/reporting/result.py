@@ -235,14 +235,50 @@ class Bands(Part):
         return self
 
 
+Interval = Annotated[list[Seconds], Field(min_length=2, max_length=2)]
+
+
+class StatisticIntervals(Part):
+    """Where nine real values in ten are expected, ``[low, high]`` in seconds, for each statistic."""
+
+    mean: Interval
+    p50: Interval
+    p90: Interval
+    p99: Interval
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for name in type(self).model_fields:
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name}: the low end {low} lies above the high end {high}")
+        return self
+
+
+class Intervals(Part):
+    """Intervals of the latencies that have any; ``None`` where no request has that latency."""
+
+    ttft_s: StatisticIntervals | None
+    tpot_s: StatisticIntervals | None
+    e2e_s: StatisticIntervals | None
+
+
 class Accuracy(Part):
-    """What the clock of the simulation was, and how far it may be off."""
+    """What the clock of the simulation was, and how far it may be off.
+
+    ``bands`` are the clock's own, relative; ``intervals`` are around this run's latencies, from ``ensemble``
+    simulations with perturbed clocks and as ``intervals_source`` says. Results written before there were
+    intervals have none.
+    """
 
     model: Literal["linear", "roofline", "profile"]
     name: str
     statement: str
     bands: Bands | None
     source: str
+    intervals: Intervals | None = None
+    ensemble: Count = 0
+    intervals_source: str = ""
 
 
 class Trace(Part):
@@ -305,6 +341,20 @@ class Result(Part):
     warnings: list[str]
     provenance: Provenance
 
+    @model_validator(mode="after")
+    def _intervals_contain_what_they_are_about(self) -> Self:
+        for name in Intervals.model_fields if self.accuracy.intervals is not None else ():
+            statistics, intervals = getattr(self.latency, name), getattr(self.accuracy.intervals, name)
+            if (statistics is None) != (intervals is None):
+                raise ValueError(f"accuracy.intervals.{name} and latency.{name}: only one of them is null")
+            for key in StatisticIntervals.model_fields if intervals is not None else ():
+                (low, high), value = getattr(intervals, key), getattr(statistics, key)
+                if not low <= value <= high:
+                    raise ValueError(
+                        f"accuracy.intervals.{name}.{key} [{low}, {high}] does not contain the value {value}"
+                    )
+        return self
+
     @field_validator("scenario")
     @classmethod
     def _plain_json(cls, scenario: dict[str, Any]) -> dict[str, Any]:
@@ -321,6 +371,13 @@ class Result(Part):
         """Prompt tokens found in the cache over prompt tokens looked up; ``None`` when none were."""
         queried = self.totals.queried_tokens
         return self.totals.hit_tokens / queried if queried else None
+
+    def interval(self, latency: str, statistic: str) -> tuple[float, float] | None:
+        """Interval of a statistic in seconds: ``("ttft_s", "p99")``; None where there is none."""
+        if self.accuracy.intervals is None:
+            return None
+        found = getattr(getattr(self.accuracy.intervals, latency, None), statistic, None)
+        return None if found is None else (found[0], found[1])
 
     @property
     def peak_use(self) -> float | None:

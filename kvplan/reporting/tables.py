@@ -16,6 +16,7 @@ from kvplan.reporting.wording import (
     percent,
     plain,
     seconds,
+    seconds_range,
     value_text,
 )
 from kvplan.units import format_bytes
@@ -160,6 +161,22 @@ def latency_table(result: Result) -> Table:
     return _table("Latencies over all requests that have them", columns, rows, numeric=range(2, 8))
 
 
+def intervals_table(result: Result) -> Table | None:
+    """Where nine real latencies in ten are expected; ``None`` when the clock makes no claim."""
+    if result.accuracy.intervals is None:
+        return None
+    rows = [
+        (LATENCIES[field][0], *(seconds_range(result.interval(field, key)) for key in INTERVAL_STATISTICS))
+        for field in ("ttft_s", "tpot_s", "e2e_s")
+    ]
+    made = plain(result.accuracy.intervals_source) or "not said how"
+    columns = ("90 % interval", "Mean", "p50", "p90", "p99")
+    return _table(f"Where nine real values in ten are expected: {made}", columns, rows, numeric=range(1, 5))
+
+
+INTERVAL_STATISTICS = ("mean", "p50", "p90", "p99")
+
+
 def totals_table(result: Result) -> Table:
     """The counters of the run."""
     totals, rate = result.totals, result.throughput
@@ -210,7 +227,8 @@ def accuracy_table(result: Result) -> Table | None:
         item = getattr(result.latency, field)
         expected = "–"
         if item is not None and band is not None:
-            expected = f"{seconds(max(0.0, item.p99 * (1 + band[0])))} to {seconds(item.p99 * (1 + band[1]))}"
+            stated = (max(0.0, item.p99 * (1 + band[0])), item.p99 * (1 + band[1]))
+            expected = " to ".join(map(seconds, result.interval(field, "p99") or stated))
         rows.append((LATENCIES[field][0], band_text(band), seconds(item.p99 if item else None), expected))
     columns = ("Latency", "Error band", "Predicted p99", "Expected p99")
     return _table("Accuracy of the predicted latencies", columns, rows, numeric=(1, 2, 3))

@@ -16,6 +16,7 @@ from kvplan.reporting.wording import (
     plain,
     plural,
     seconds,
+    seconds_range,
     sentence_list,
     signed_percent,
 )
@@ -160,7 +161,7 @@ def cautions(result: Result) -> list[str]:
         if close_call(result, slo):
             notes.append(
                 f"{label(slo.name)} is too close to call: its limit of {seconds(slo.limit_s)} lies inside "
-                f"the accuracy band around {seconds(slo.value_s)}."
+                f"the {_around(result, slo)} around {seconds(slo.value_s)}."
             )
     ttft = result.latency.ttft_s
     if ttft is not None and ttft.count < 1000:
@@ -179,7 +180,10 @@ def cautions(result: Result) -> list[str]:
 
 
 def close_call(result: Result, slo: Slo) -> bool:
-    """Whether the accuracy band around an SLO's value contains its limit."""
+    """Whether the interval around an SLO's value contains its limit; without intervals the accuracy band."""
+    interval = _interval(result, slo)
+    if interval is not None:
+        return interval[0] <= slo.limit_s <= interval[1]
     bands = result.accuracy.bands
     band = getattr(bands, slo.name.split("_")[0], None) if bands is not None else None
     if band is None or slo.value_s is None:
@@ -187,10 +191,28 @@ def close_call(result: Result, slo: Slo) -> bool:
     return bool(slo.value_s * (1 + band[0]) <= slo.limit_s <= slo.value_s * (1 + band[1]))
 
 
+def _interval(result: Result, slo: Slo) -> tuple[float, float] | None:
+    latency, statistic, _ = slo.name.split("_") if slo.name.count("_") == 2 else ("", "", "")
+    return None if slo.value_s is None else result.interval(f"{latency}_s", statistic)
+
+
+def _around(result: Result, slo: Slo) -> str:
+    interval = _interval(result, slo)
+    return "accuracy band" if interval is None else f"90 % interval of {seconds_range(interval)}"
+
+
 def unknowns(result: Result) -> list[str]:
     """What no figure of this result contains, so that nobody reads it in."""
+    client = next((i.value for i in result.assumptions if i.name == "latency.client_overhead_s"), None)
+    if isinstance(client, (int, float)) and client > 0:
+        outside = (
+            f"The network to the client; HTTP, tokenization and detokenization are in TTFT and E2E as "
+            f"{seconds(client)} a request."
+        )
+    else:
+        outside = "Time outside the engine: network, HTTP, tokenization and detokenization are in no latency."
     notes = [
-        "Time outside the engine: network, HTTP, tokenization and detokenization are in no latency.",
+        outside,
         "Anything else on the GPU, and clocks lowered by heat or power limits.",
         "Output lengths are the trace's own; another model or sampling would answer at other lengths.",
     ]

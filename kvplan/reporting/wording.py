@@ -69,6 +69,15 @@ def seconds(value: float | None) -> str:
     return "–" if value is None else format_seconds(value)
 
 
+def seconds_range(interval: tuple[float, float] | None) -> str:
+    """``(0.0281, 0.041)`` -> ``'28.1–41.0 ms'``; the unit is said twice only where it differs."""
+    if interval is None:
+        return "–"
+    low, high = (seconds(value) for value in interval)
+    number, _, unit = low.rpartition(" ")
+    return f"{number if unit == high.rpartition(' ')[2] else low}–{high}"
+
+
 def decimal(value: float, digits: int = 3) -> str:
     """``digits`` significant digits grouped by thousands, no exponent: ``1234.5`` -> ``'1,234'``."""
     if value == 0 or not math.isfinite(value):

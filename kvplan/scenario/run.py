@@ -12,6 +12,7 @@ from kvplan.errors import KvplanError
 from kvplan.latency.build import Clock, build_latency
 from kvplan.provenance import provenance
 from kvplan.scenario.deployment import Deployment, resolve_deployment
+from kvplan.scenario.ensemble import LARGEST_WORKLOAD, Ensemble, Intervals
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.summary import latency_objects, series_object, slo_objects, throughput_object
 from kvplan.scenario.workload import Workload, open_workload
@@ -34,6 +35,7 @@ class Run:
         self.recorder = Recorder()
         self.interruption: str | None = None
         self._engine_name = engine
+        self._kept: list[Request] = []
 
     def _clock(self) -> Clock:
         deployment, fit = self.deployment, self.deployment.fit
@@ -59,7 +61,7 @@ class Run:
         ``on_progress`` is called now and then with requests taken in and simulated seconds.
 
         Raises:
-            KvplanError: the run failed; ``result()`` still tells what was done until then.
+            KvplanError, OSError: the run failed; ``result()`` still tells what was done until then.
         """
         self.recorder = Recorder(on_request=on_request, on_decision=on_decision)
         engine = make_engine(
@@ -71,6 +73,9 @@ class Run:
             router=self.scenario.routing.policy,
         )
         requests: Iterable[Request] = self.workload.requests()
+        self._kept = []
+        if self.clock.perturbed is not None and self.scenario.accuracy.ensemble != 0:
+            requests = _keeping(requests, self._kept)
         if on_progress is not None:
             requests = _reporting(requests, on_progress)
         try:
@@ -80,13 +85,16 @@ class Run:
         except KvplanError as exc:
             self.interruption = exc.message
             raise
+        except OSError as exc:  # a trace that cannot be read on, rows that cannot be written
+            self.interruption = exc.strerror or str(exc)
+            raise
         finally:
             engine.close()
 
     def result(self, command: Sequence[str]) -> dict[str, Any]:
         """The ``kvplan.result/1`` document."""
         recorder, deployment, scenario = self.recorder, self.deployment, self.scenario
-        latency, distributions = latency_objects(recorder)
+        latency, distributions = latency_objects(recorder, self.clock.client.seconds)
         config = deployment.config
         document = {
             "schema": "kvplan.result/1",
@@ -107,7 +115,7 @@ class Run:
             "distributions": distributions,
             "series": series_object(recorder),
             "slo": slo_objects(scenario.slo, latency),
-            "accuracy": self.clock.accuracy(),
+            "accuracy": {**self.clock.accuracy(), **self._intervals(latency).to_dict()},
             "trace": self.workload.to_dict(recorder.totals.requests),
             "assumptions": [asdict(item) for item in (*deployment.assumptions, *self.clock.assumptions)],
             "warnings": self._warnings(),
@@ -119,6 +127,18 @@ class Run:
 
             document.update(hardware_objects(scenario, deployment))
         return document
+
+    def _intervals(self, latency: dict[str, Any]) -> Intervals:
+        """Where the real latencies are expected around those of this run."""
+        scenario = self.scenario
+        return Ensemble(
+            clock=self.clock,
+            config=self.deployment.config,
+            replicas=scenario.parallel.replicas,
+            router=scenario.routing.policy,
+            seed=scenario.seed,
+            wanted=scenario.accuracy.ensemble,
+        ).intervals(latency, self._kept, complete=self.interruption is None)
 
     def _warnings(self) -> list[str]:
         found = list(self.deployment.warnings)
@@ -134,4 +154,12 @@ def _reporting(requests: Iterable[Request], report: Callable[[int, float], None]
     for count, request in enumerate(requests):
         if count % 256 == 0:
             report(count, request.arrival_s)
+        yield request
+
+
+def _keeping(requests: Iterable[Request], kept: list[Request]) -> Iterator[Request]:
+    """The requests, the first ``LARGEST_WORKLOAD + 1`` of which stay in ``kept``."""
+    for request in requests:
+        if len(kept) <= LARGEST_WORKLOAD:
+            kept.append(request)
         yield request

@@ -10,12 +10,20 @@ from kvplan.engine.recorder import Recorder
 from kvplan.scenario.schema import SloPart
 
 
-def latency_objects(recorder: Recorder) -> tuple[dict[str, Any], dict[str, list[float]]]:
-    """The ``latency`` and ``distributions`` objects: exact quantiles over all finished requests."""
+def latency_objects(
+    recorder: Recorder, client_s: float = 0.0
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """The ``latency`` and ``distributions`` objects: exact quantiles over all finished requests.
+
+    Args:
+        client_s: what a client waits for beside the engine; part of its TTFT and end-to-end time.
+    """
     latency: dict[str, Any] = {}
     distributions: dict[str, list[float]] = {}
     for name in ("ttft_s", "tpot_s", "e2e_s", "queue_s"):
         values: array[float] = getattr(recorder, name)
+        if client_s and name in ("ttft_s", "e2e_s"):
+            values = array("d", [value + client_s for value in values])
         latency[name], distributions[name] = _summarize(values)
     return latency, distributions
 

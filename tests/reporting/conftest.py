@@ -42,6 +42,14 @@ def _statistics(values: list[float]) -> dict[str, float | int]:
     }  # fmt: skip
 
 
+def _intervals(values: dict[str, list[float]]) -> dict[str, Any]:
+    statistics = {name: _statistics(data) for name, data in values.items()}
+    return {
+        name: {key: [0.7 * found[key], 1.4 * found[key]] for key in ("mean", "p50", "p90", "p99")}
+        for name, found in statistics.items()
+    }
+
+
 def build_full(samples: int = 600, requests: int = 1000) -> Document:
     """Llama 3.1 8B on one H100 serving a thousand conversations: every part present, both SLOs met."""
     rng = random.Random(7)
@@ -148,6 +156,9 @@ def build_full(samples: int = 600, requests: int = 1000) -> Document:
             "statement": "Step times come from datasheet peaks, not from measurements on this GPU.",
             "bands": {"ttft": [-0.35, 0.3], "tpot": [-0.25, 0.2], "e2e": [-0.3, 0.25]},
             "source": "compared with 412 measured steps of h100-sxm",
+            "intervals": _intervals({"ttft_s": ttft, "tpot_s": tpot, "e2e_s": e2e}),
+            "ensemble": 8,
+            "intervals_source": "8 simulations with perturbed clocks: 90 % by their spread",
         },
         "trace": {
             "name": "conversation_trace.jsonl", "format": "mooncake", "rows_read": 1003, "requests": requests,
@@ -209,6 +220,7 @@ def _empty(document: Document) -> Document:
     document["latency"] = dict.fromkeys(document["latency"])
     document["throughput"] = dict.fromkeys(document["throughput"], 0.0)
     document["distributions"] = {name: [] for name in document["distributions"]}
+    document["accuracy"]["intervals"] = dict.fromkeys(document["accuracy"]["intervals"])
     document["series"] = {name: [] for name in document["series"]}
     for slo in document["slo"]:
         slo |= {"value_s": None, "passed": False}
@@ -244,6 +256,8 @@ def _one_request(document: Document) -> Document:
         "e2e_s": single,
         "queue_s": {**single, **dict.fromkeys(("mean", "p50", "p90", "p99", "max"), 0.0)},
     }
+    around = {key: [0.15, 0.3] for key in ("mean", "p50", "p90", "p99")}
+    document["accuracy"]["intervals"] = {"ttft_s": around, "tpot_s": None, "e2e_s": around}
     document["distributions"] = {
         "ttft_s": [0.2] * 101,
         "tpot_s": [],

@@ -97,6 +97,28 @@ def test_a_limit_inside_the_accuracy_band_is_too_close_to_call(result_document):
     assert not any(close_call(clear, slo) for slo in clear.slo)
 
 
+def test_the_interval_decides_what_is_too_close_and_the_band_only_without_one(result_document):
+    document = result_document()
+    slo = document["slo"][0]
+    slo["limit_s"] = slo["value_s"] * 1.35  # outside the band of +30 %, inside the interval up to 1.4
+    result = parse_result(document)
+    assert close_call(result, result.slo[0])
+    assert any("90 % interval of 624 ms–1.25 s" in text for text in cautions(result))
+    document["accuracy"]["intervals"] = None
+    assert not close_call(parse_result(document), parse_result(document).slo[0])
+    slo["limit_s"] = slo["value_s"] * 1.25
+    assert any("accuracy band" in text for text in cautions(parse_result(document)))
+
+
+def test_client_overhead_is_no_unknown_where_it_is_in_the_figures(result_document):
+    document = result_document()
+    assert any("are in no latency" in text for text in unknowns(parse_result(document)))
+    document["assumptions"].append({"name": "latency.client_overhead_s", "value": 0.015, "source": "assumed"})
+    said = unknowns(parse_result(document))
+    assert any("15.0 ms a request" in text for text in said)
+    assert not any("are in no latency" in text for text in said)
+
+
 def test_unknowns_depend_on_the_latency_model(result_document):
     assert any("straight line" in text for text in unknowns(parse_result(result_document("no_model"))))
     assert any("datasheet" in text for text in unknowns(parse_result(result_document())))

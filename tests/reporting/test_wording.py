@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvplan.reporting.wording import decimal, label, percent, plain, plural, sentence_list, significant
+from kvplan.reporting.wording import (
+    decimal,
+    label,
+    percent,
+    plain,
+    plural,
+    seconds_range,
+    sentence_list,
+    significant,
+)
 
 
 @given(st.text())
@@ -54,3 +63,9 @@ def test_examples():
     assert plural(1, "row") == "1 row"
     assert plural(0, "row") == "0 rows"
     assert sentence_list(["a", "b", "c"]) == "a, b and c"
+
+
+def test_a_range_says_its_unit_once_where_it_can():
+    assert seconds_range((0.0281, 0.041)) == "28.1–41.0 ms"
+    assert seconds_range((0.624, 1.25)) == "624 ms–1.25 s"
+    assert seconds_range(None) == "–"

@@ -1,0 +1,183 @@
+"""Intervals around predicted latencies: the same requests once more, under clocks that are off.
+
+Each member of the ensemble is a whole simulation with ``Clock.perturbed``, so that an error of the clock
+goes through batching and queueing as it would in the engine: far below saturation a clock 10 % slow makes
+latencies about 10 % longer, near saturation several times. The interval of a statistic ``s`` is
+
+::
+
+    s * exp(+- 1.645 * rms(log(member / s)))
+
+over members that are designed to have the clock's spread (``kvplan.latency.normals``), widened to the
+members themselves (queueing is skewed) and to the clock's stated bands, which also cover what no member
+varies: the memory left for the cache, ragged batches, the engine's own jitter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.engine import make_engine
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder
+from kvplan.engine.sglang_config import SglangConfig
+from kvplan.errors import KvplanError
+from kvplan.latency.build import Band, Clock
+from kvplan.latency.normals import DIMENSIONS, Draw, design
+from kvplan.scenario.summary import latency_objects
+from kvplan.traces.request import Request
+
+MEMBERS = 8
+"""Simulations where the scenario leaves it open."""
+AUTOMATIC_WORKLOAD = 2_000
+"""Requests up to which an ensemble is simulated unasked: about four seconds."""
+AUTOMATIC_BY_BLOCK = 200
+"""The same for pools that are simulated block by block, which takes longer."""
+LARGEST_WORKLOAD = 20_000
+"""Requests up to which one is simulated when asked for; they are kept in memory."""
+
+LATENCIES = ("ttft_s", "tpot_s", "e2e_s")
+STATISTICS = ("mean", "p50", "p90", "p99")
+Interval = list[float]
+_Z90 = NormalDist().inv_cdf(0.95)
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """``values``: latency to statistic to ``[low, high]`` seconds; None where the clock makes no claim."""
+
+    values: dict[str, dict[str, Interval] | None] | None
+    members: int
+    source: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The part of a result's ``accuracy`` object that is about intervals."""
+        return {"intervals": self.values, "ensemble": self.members, "intervals_source": self.source}
+
+
+@dataclass(frozen=True, slots=True)
+class Ensemble:
+    """Simulations of one deployment with perturbed clocks.
+
+    Args:
+        clock: the clock of the run that is being judged.
+        config: what the engine runs with.
+        replicas: how many engines share the requests.
+        router: how they are dealt.
+        seed: the scenario's; the members are designed from its stream ``ensemble``.
+        wanted: members; None decides by the size of the workload.
+    """
+
+    clock: Clock
+    config: EngineConfig | SglangConfig
+    replicas: int
+    router: str
+    seed: int
+    wanted: int | None = None
+
+    def intervals(
+        self, latency: Mapping[str, Any], requests: Sequence[Request], *, complete: bool = True
+    ) -> Intervals:
+        """Intervals of every statistic in ``latency``.
+
+        Args:
+            latency: the ``latency`` object of the run.
+            requests: what the run served, or the first ``LARGEST_WORKLOAD + 1`` of it.
+            complete: whether the run came to its end; a broken one is not repeated.
+        """
+        clock = self.clock
+        if clock.bands is None:
+            return Intervals(None, 0, "none: the clock makes no claim about its accuracy")
+        members, why = self._members(len(requests), complete)
+        played: list[dict[str, Any]] = []
+        if members and clock.perturbed is not None:
+            try:
+                played = self._play(clock.perturbed, members, requests)
+            except KeyboardInterrupt:
+                why = "the ensemble was interrupted"
+            except KvplanError as exc:
+                why = f"a member of the ensemble failed: {exc.message}"
+        if played:
+            why = (
+                f"{len(played)} simulations with perturbed clocks: 90 % by their spread, never narrower than "
+                "the clock's stated bands"
+            )
+        else:
+            why = f"the clock's stated bands, which hold below saturation ({why})"
+        values = {name: self._around(name, latency, played) for name in LATENCIES}
+        return Intervals(values, len(played), why)
+
+    def _members(self, requests: int, complete: bool) -> tuple[int, str]:
+        """How many simulations, and why none."""
+        if self.wanted == 0:
+            return 0, "accuracy.ensemble is 0"
+        if not complete or not requests:
+            return 0, "no complete run to repeat"
+        if requests > LARGEST_WORKLOAD:
+            return 0, f"an ensemble is simulated for up to {LARGEST_WORKLOAD:,} requests"
+        if self.wanted is not None:
+            return self.wanted, ""
+        limit = AUTOMATIC_BY_BLOCK if self._by_block() else AUTOMATIC_WORKLOAD
+        if requests > limit:
+            return 0, f"more than {limit:,} requests; accuracy.ensemble: {MEMBERS} simulates one all the same"
+        return MEMBERS, ""
+
+    def _by_block(self) -> bool:
+        config = self.config
+        return isinstance(config, EngineConfig) and (
+            len(config.groups) != 1 or config.groups[0].kind != "full"
+        )
+
+    def _play(
+        self, perturbed: Callable[[Draw], LatencyModel], members: int, requests: Sequence[Request]
+    ) -> list[dict[str, Any]]:
+        found = []
+        for *numbers, outside in design(members, DIMENSIONS + 1, f"{self.seed}/ensemble"):
+            model = perturbed(numbers)
+            client = self.clock.client.at(NormalDist().cdf(outside))
+            recorder = Recorder()
+            engine = make_engine(
+                "fast", self.config, model, recorder, replicas=self.replicas, router=self.router
+            )
+            engine.run(requests)
+            engine.close()
+            found.append(latency_objects(recorder, client)[0])
+        return found
+
+    def _around(
+        self, name: str, latency: Mapping[str, Any], played: list[dict[str, Any]]
+    ) -> dict[str, Interval] | None:
+        statistics = latency[name]
+        if statistics is None:
+            return None
+        bands, client = self.clock.bands, self.clock.client
+        assert bands is not None
+        band: Band = bands[name.removesuffix("_s")]
+        at_client = name != "tpot_s"
+        found = {}
+        for key in STATISTICS:
+            value = statistics[key]
+            others = [one[name][key] for one in played if one[name] is not None]
+            low, high = spread_interval(value, others)
+            engine = value - client.seconds if at_client else value
+            stated_low = engine * (1.0 + band[0]) + (client.low_s if at_client else 0.0)
+            stated_high = engine * (1.0 + band[1]) + (client.high_s if at_client else 0.0)
+            found[key] = [max(0.0, min(low, stated_low)), max(high, stated_high)]
+        return found
+
+
+def spread_interval(value: float, members: Sequence[float]) -> tuple[float, float]:
+    """The 90 % interval around ``value`` that its members suggest; ``value`` twice without members."""
+    if not members:
+        return value, value
+    low, high = min(value, *members), max(value, *members)
+    if low <= 0.0:
+        return low, high
+    square = math.fsum(math.log(member / value) ** 2 for member in members) / len(members)
+    reach = _Z90 * math.sqrt(square)
+    return min(low, value * math.exp(-reach)), max(high, value * math.exp(min(reach, 700.0)))

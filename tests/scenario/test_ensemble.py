@@ -1,0 +1,177 @@
+"""Intervals: they contain the value, follow the clock's spread through queues, repeat, and cost linear nothing."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvplan.errors import KvplanError, SpecError
+from kvplan.reporting.result import Result
+from kvplan.scenario.ensemble import LATENCIES, MEMBERS, STATISTICS, spread_interval
+from kvplan.scenario.load import load_scenario
+from kvplan.scenario.run import Run
+
+BASE = {
+    "model": "llama-3.1-8b", "gpu": "h100-sxm", "workload.synthesize": "chat", "workload.requests": 60,
+    "workload.rate": 4.0, "cache.blocks": 4000,
+}  # fmt: skip
+
+
+def played(**flags: Any) -> Run:
+    run = Run(load_scenario(None, {**BASE, **flags}))
+    run.execute()
+    return run
+
+
+def document(**flags: Any) -> dict[str, Any]:
+    return played(**flags).result(["kvplan"])
+
+
+def widths(result: dict[str, Any]) -> dict[str, float]:
+    """Relative width of the interval of each latency's median."""
+    found = result["accuracy"]["intervals"]
+    return {
+        name: (found[name]["p50"][1] - found[name]["p50"][0]) / result["latency"][name]["p50"]
+        for name in LATENCIES
+    }
+
+
+@pytest.fixture(scope="module")
+def roofline() -> dict[str, Any]:
+    return document()
+
+
+def test_every_statistic_lies_in_its_interval(roofline: dict[str, Any]) -> None:
+    accuracy = roofline["accuracy"]
+    assert accuracy["ensemble"] == MEMBERS
+    assert "8 simulations with perturbed clocks" in accuracy["intervals_source"]
+    for name in LATENCIES:
+        assert list(accuracy["intervals"][name]) == list(STATISTICS)
+        for key, (low, high) in accuracy["intervals"][name].items():
+            assert 0 <= low < roofline["latency"][name][key] < high
+    Result.model_validate(roofline)
+
+
+def test_the_same_scenario_gives_the_same_intervals(roofline: dict[str, Any]) -> None:
+    assert document()["accuracy"] == roofline["accuracy"]
+
+
+def test_intervals_are_no_narrower_than_the_stated_bands(roofline: dict[str, Any]) -> None:
+    stated = document(**{"accuracy.ensemble": 0})
+    assert stated["accuracy"]["ensemble"] == 0
+    assert "accuracy.ensemble is 0" in stated["accuracy"]["intervals_source"]
+    for name in LATENCIES:
+        for key, (low, high) in stated["accuracy"]["intervals"][name].items():
+            wide = roofline["accuracy"]["intervals"][name][key]
+            assert wide[0] <= low < high <= wide[1]
+    tpot = stated["latency"]["tpot_s"]["p99"]
+    assert stated["accuracy"]["intervals"]["tpot_s"]["p99"] == pytest.approx([0.8 * tpot, 1.2 * tpot])
+
+
+def test_a_less_certain_clock_has_wider_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kvplan.latency import roofline as module
+
+    narrow = widths(document(**{"latency.client_overhead_s": 0}))
+    for name in ("TTFT_BAND", "TPOT_BAND", "E2E_BAND"):
+        monkeypatch.setattr(module, name, (-0.45, 0.6))
+    wide = widths(document(**{"latency.client_overhead_s": 0}))
+    assert all(wide[name] > 1.3 * narrow[name] for name in LATENCIES)
+
+
+def test_queueing_widens_what_the_clock_alone_would_not() -> None:
+    engine = {"latency.client_overhead_s": 0, "workload.requests": 150}
+    busy = document(**engine, **{"engine.max_num_seqs": 8})
+    idle = document(**engine)
+    assert busy["latency"]["queue_s"]["p50"] > 100 * idle["latency"]["queue_s"]["p50"]
+    assert widths(busy)["ttft_s"] > 5 * widths(idle)["ttft_s"]
+    assert widths(busy)["tpot_s"] < 1.2 * widths(idle)["tpot_s"]
+
+
+def test_an_unsure_client_overhead_is_in_ttft_but_not_in_tpot(roofline: dict[str, Any]) -> None:
+    engine = document(**{"latency.client_overhead_s": 0})
+    given_ = document(**{"latency.client_overhead_s": 0.015})
+    for key in STATISTICS:
+        for name in ("ttft_s", "e2e_s"):
+            more = given_["latency"][name][key] - engine["latency"][name][key]
+            assert more == pytest.approx(0.015)
+            assert roofline["latency"][name][key] == given_["latency"][name][key]
+        assert given_["latency"]["tpot_s"][key] == engine["latency"]["tpot_s"][key]
+    assert widths(roofline)["ttft_s"] > widths(given_)["ttft_s"]
+    assert engine["totals"] == given_["totals"] == roofline["totals"]
+
+
+def test_a_linear_clock_has_no_intervals_and_keeps_no_request() -> None:
+    run = played(**{"latency.model": "linear", "latency.a": 0.005, "latency.b": 2e-5, "latency.c": 1e-8})
+    accuracy = run.result(["kvplan"])["accuracy"]
+    assert accuracy["intervals"] is None
+    assert accuracy["ensemble"] == 0
+    assert run._kept == []
+
+
+def test_large_workloads_use_the_stated_bands_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kvplan.scenario import ensemble
+
+    monkeypatch.setattr(ensemble, "AUTOMATIC_WORKLOAD", 59)
+    left = document()["accuracy"]
+    assert left["ensemble"] == 0
+    assert "more than 59 requests" in left["intervals_source"]
+    assert document(**{"accuracy.ensemble": 2})["accuracy"]["ensemble"] == 2
+    monkeypatch.setattr(ensemble, "LARGEST_WORKLOAD", 59)
+    assert document(**{"accuracy.ensemble": 2})["accuracy"]["ensemble"] == 0
+
+
+def test_an_interrupted_ensemble_leaves_the_result_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = played()
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kvplan.scenario.ensemble.make_engine", interrupt)
+    result = run.result(["kvplan"])
+    assert result["complete"] is True
+    assert "interrupted" in result["accuracy"]["intervals_source"]
+    Result.model_validate(result)
+
+
+def test_a_failing_member_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = played()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise KvplanError("no engine today")
+
+    monkeypatch.setattr("kvplan.scenario.ensemble.make_engine", fail)
+    assert "no engine today" in run.result(["kvplan"])["accuracy"]["intervals_source"]
+
+
+@pytest.mark.parametrize("bad", [1, -1, 65, 2.5])
+def test_an_ensemble_that_says_nothing_is_refused(bad: float) -> None:
+    with pytest.raises(SpecError, match=r"ensemble"):
+        load_scenario(None, {**BASE, "accuracy.ensemble": bad})
+
+
+@given(
+    value=st.floats(1e-6, 1e6),
+    factors=st.lists(st.floats(0.2, 5.0), min_size=2, max_size=12),
+    wider=st.floats(1.0, 3.0),
+)
+def test_laws_of_an_interval(value: float, factors: list[float], wider: float) -> None:
+    low, high = spread_interval(value, [value * factor for factor in factors])
+    assert low <= min(value, *(value * f for f in factors))
+    assert high >= max(value, *(value * f for f in factors))
+    more_low, more_high = spread_interval(value, [value * factor**wider for factor in factors])
+    assert more_low <= low * (1 + 1e-9)
+    assert more_high >= high * (1 - 1e-9)
+
+
+def test_a_result_whose_value_leaves_its_interval_is_refused(roofline: dict[str, Any]) -> None:
+    broken = copy.deepcopy(roofline)
+    broken["accuracy"]["intervals"]["ttft_s"]["p99"] = [0.0, 1e-9]
+    with pytest.raises(ValueError, match="does not contain the value"):
+        Result.model_validate(broken)
+    broken["accuracy"]["intervals"]["ttft_s"] = None
+    with pytest.raises(ValueError, match="only one of them is null"):
+        Result.model_validate(broken)
