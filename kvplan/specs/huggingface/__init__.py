@@ -2,8 +2,8 @@
 
 Reading order: ``reader`` (the whole way), ``config`` (one configuration with its habits smoothed
 out), ``layers`` (which kind each layer is), ``attention``, ``states``, ``mlps`` (what a layer consists of),
-``quantization`` (how weights are stored), ``understood`` (what is refused), ``families`` (what no
-field says).
+``quantization`` and ``components`` (how weights are stored), ``understood`` (what is refused), ``families``
+(what no field says).
 Nothing here runs code that came with a model.
 """
 

@@ -9,13 +9,13 @@ from kvplan.errors import SpecError
 from kvplan.specs.huggingface import families
 from kvplan.specs.huggingface.config import NAMES, Config, class_defaults
 
-STRUCTURAL = re.compile(
+STRUCTURAL = (
     r"attn|attention|head|kv|cache|window|layer|latent|lora|compress|index|sparse|conv|ssm|mamba|state|recurrent|"
     r"linear|block|pattern|chunk|mla|share|hybrid|memory|sink|local|global|stride|pool"
 )
 """Words in the names of fields that may change what a layer keeps."""
 
-HARMLESS = re.compile(
+HARMLESS = (
     r"dropout|pdrop|_eps$|epsilon|_bias$|^bias|layer_?norm|rms|norm_|_norm|init|token_id|token_index|_act$|activation|"
     r"implementation|softcap|rope|rotary|theta|logit|router|aux|loss|expert|moe|mup|scale|scaling|multiplier|"
     r"layerdrop|layer_drop|use_cache|head_bias|vocab|tie_|tied|train|gradient|checkpoint|parallel|flash|fused|kernel_impl|"
@@ -116,8 +116,8 @@ def refuse_unknown_fields(config: Config) -> str | None:
         if key not in config.used
         and key not in names
         and value not in (None, False, [], {})
-        and STRUCTURAL.search(key.casefold())
-        and not HARMLESS.search(key.casefold())
+        and re.search(STRUCTURAL, key.casefold())
+        and not re.search(HARMLESS, key.casefold())
     ]
     name = config.architecture or config.model_type or "without a name"
     explicit = any(
