@@ -80,6 +80,7 @@ def audit_result(
 
     Raises:
         DataError: an input is missing or has changed, or cannot be read again; the scenario is invalid.
+        UsageError: the reference engine does not simulate this (several replicas, eviction other than lru).
         KvplanError: the scenario cannot be run.
     """
     check_inputs(document["provenance"]["inputs"])
@@ -134,7 +135,14 @@ def _play(scenario: Scenario, name: str, sample: int, *, log: bool) -> _Play:
     lines: list[str] = []
     rows: list[RequestRow] = []
     recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
-    engine = make_engine(name, run.deployment.config, run.clock.model, recorder)
+    engine = make_engine(
+        name,
+        run.deployment.config,
+        run.clock.model,
+        recorder,
+        replicas=scenario.parallel.replicas,
+        router=scenario.routing.policy,
+    )
     engine.run(islice(run.workload.requests(), sample))
     engine.close()
     return _Play(lines, rows, recorder.totals.to_dict(), type(engine))

@@ -12,7 +12,7 @@ import pytest
 
 import kvplan.scenario.audit as audited
 from kvplan.engine.engine import make_engine
-from kvplan.errors import DataError
+from kvplan.errors import DataError, UsageError
 from kvplan.scenario.audit import audit_result
 from kvplan.scenario.conservation import check_laws
 from kvplan.scenario.load import load_scenario
@@ -61,11 +61,18 @@ def test_hybrid_pools_say_that_one_engine_was_played() -> None:
     assert "block by block under either name" in found.notes[0]
 
 
+@pytest.mark.parametrize("flags", [{"parallel__replicas": 2}, {"cache__eviction": "lfu"}])
+def test_what_only_the_fast_engine_simulates_is_refused(flags: dict[str, Any]) -> None:
+    document = simulate(**flags)
+    with pytest.raises(UsageError):
+        audit_result(document, 5)
+
+
 def planted(monkeypatch: pytest.MonkeyPatch, wrong: Any) -> None:
-    def make(name: str, config: Any, latency: Any, recorder: Any) -> Any:
+    def make(name: str, config: Any, latency: Any, recorder: Any, **options: Any) -> Any:
         if name == "fast":
             config, recorder = wrong(config, recorder)
-        return make_engine(name, config, latency, recorder)
+        return make_engine(name, config, latency, recorder, **options)
 
     monkeypatch.setattr(audited, "make_engine", make)
 
