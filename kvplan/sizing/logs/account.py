@@ -63,6 +63,13 @@ class Account:
         return self.budget_bytes - named - self.pool_bytes
 
 
+DTYPES: dict[str, str | None] = {
+    "auto": None, "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float8_e4m3fn": "fp8_e4m3",
+    "float8_e5m2": "fp8_e5m2", "fp8": "fp8_e4m3",
+}  # fmt: skip
+"""Engines' words for the cache's number format -> kvplan's."""
+
+
 def account(reading: Reading) -> Account:
     """Put the facts together."""
     facts = reading.facts
@@ -73,7 +80,7 @@ def account(reading: Reading) -> Account:
     budget = _gib(_last(facts, "budget_gib"))
     if budget is None and total is not None and utilization is not None and engine == "vllm":
         budget = round(total * utilization)
-    weights = _numbers(facts, "weights_gib")
+    weights = [*_numbers(facts, "weights_gib"), *(mib / 1024 for mib in _numbers(facts, "weights_mib"))]
     pools = [value for fact in facts for value in [_pool_gib(fact)] if value is not None]
     tokens = _last(facts, "pool_tokens")
     blocks = _last(facts, "blocks", skip=("blocks_override",))
@@ -100,7 +107,7 @@ def account(reading: Reading) -> Account:
         concurrency=concurrency,
         free_bytes=_gib(_last(facts, "free_gib", only=("load_begin", "usage", "usage_consumed", "not_free"))),
         tp=_integer(options.get("tp")),
-        kv_dtype=None if (word := _word(facts, "kv_dtype")) == "auto" else word,
+        kv_dtype=DTYPES.get(word := _word(facts, "kv_dtype") or "auto", word) or None,
         restoring_utilization=_last(facts, "restoring_utilization"),
         max_num_seqs=_integer(options.get("max_num_seqs")),
         max_num_batched_tokens=_integer(options.get("max_num_batched_tokens") or _last(facts, "step_tokens")),

@@ -13,6 +13,7 @@ MEANINGS = {
     "options": "the options the server was started with",
     "max_model_len": "the longest request it accepts; concurrency is counted in requests of this length",
     "step_budget": "tokens of one step: the profiling run uses as many, so activations grow with it",
+    "profile": "measured by running one step of the largest size",
     "weights": "weights of one rank, with scales, rotary tables and the allocator's rounding",
     "budget": "utilization is a share of the total memory, not of what was free",
     "bill": "measured by running one step of the largest size",
@@ -86,13 +87,15 @@ def _says(fact: Fact) -> str:
     for key, value in fact.values.items():
         if isinstance(value, str):
             parts.append(value if key == "words" else f"{key.replace('_', ' ')} {value}")
+        elif key.endswith("_mib"):
+            parts.append(f"{key[:-4].replace('_', ' ')} {value:g} MiB")
         elif key.endswith("_gib"):
             parts.append(f"{key[:-4].replace('_', ' ')} {value:g} GiB")
         elif key.endswith("_percent"):
             parts.append(f"{key[:-8].replace('_', ' ')} {value:g} %")
         else:
             parts.append(f"{key.replace('_', ' ')} {value:,.10g}")
-    return ", ".join(parts)
+    return ", ".join(parts) or fact.text.strip()[:120]
 
 
 def reasons(log: Account) -> list[str]:

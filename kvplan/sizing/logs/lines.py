@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from kvplan.errors import DataError
 from kvplan.sizing.logs.wordings import CONFIGURATIONS, OPTION_WORDS, OPTIONS, WORDINGS
+
+COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
+"""What terminals are told about colours and titles; container logs keep it."""
 
 MAX_LINE = 1 << 15
 """Characters of a line that are looked at: printed configurations run to a few thousand."""
@@ -48,7 +52,7 @@ def read_log(lines: Iterable[str]) -> Reading:
     unread: list[tuple[int, str]] = []
     count = 0
     for count, raw in enumerate(lines, 1):
-        text = raw.rstrip("\r\n")[:MAX_LINE]
+        text = COLOURS.sub("", raw[:MAX_LINE]).strip("\r\n\ufeff")
         found = list(_facts(text, count))
         facts += found
         if not found and text.strip():

@@ -46,6 +46,14 @@ _VLLM = (
     ("weights", "Model loading took {weights_gib} GiB"),
     ("weights", "Model loading took {weights_gib} GB"),
     ("weights", "Loading model weights took {weights_gib} GB"),
+    ("weights", "Loading model weights took {weights_mib} MB"),
+    (
+        "profile",
+        (
+            "Memory profiling results:<any>total_gpu_memory={total_gib} GiB<any>"
+            "non_torch_memory={runtime_gib} GiB, kv_cache_size={pool_gib} GiB, gpu_memory_utilization={utilization}"
+        ),
+    ),
     (
         "budget",
         "total_gpu_memory ({total_gib} GiB) x gpu_memory_utilization ({utilization}) = {budget_gib} GiB",
@@ -83,6 +91,7 @@ _VLLM = (
     ("blocks", "# GPU blocks: {blocks}, # CPU blocks: {cpu_blocks}"),
     ("blocks", "# cuda blocks: {blocks}, # CPU blocks: {cpu_blocks}"),
     ("blocks", "# rocm blocks: {blocks}, # CPU blocks: {cpu_blocks}"),
+    ("blocks", "# GPU blocks: {blocks}"),
     ("tokens", "GPU KV cache size: {pool_tokens} tokens"),
     ("concurrency", "Maximum concurrency for {context_tokens} tokens per request: {concurrency}x"),
     ("graphs", "Graph capturing finished in {seconds} secs, took {graph_gib} GiB"),
@@ -162,6 +171,7 @@ _SGLANG = (
         "max_mamba_cache_size: {state_slots}, conv_state size: {conv_gib} GB, ssm_state size: {state_gib} GB",
     ),
     ("pool_end", "Memory pool end. avail mem={after_gib} GB"),
+    ("kv_dtype", "Using KV cache dtype: torch.{kv_dtype:word}"),
     ("graph_begin", "Capture cuda graph begin.<any>avail mem={before_gib} GB"),
     ("sglang_graphs", "Capture cuda graph end.<any>mem usage={graph_gib} GB<any>avail mem={after_gib} GB"),
     ("sglang_graphs", "Capture cuda graph end.<any>avail mem={after_gib} GB"),
@@ -196,5 +206,8 @@ OPTIONS: dict[str, re.Pattern[str]] = {
 
 OPTION_WORDS = frozenset(("model", "kv_dtype", "quantization", "dtype"))
 
-CONFIGURATIONS = (("non-default args", "vllm"), ("llm engine (v", "vllm"), ("serverargs(", "sglang"))
+CONFIGURATIONS = (
+    ("non-default args", "vllm"), ("llm engine (v", "vllm"), ("llm engine with config", "vllm"),
+    ("serverargs(", "sglang"),
+)  # fmt: skip
 """Text that marks a line as a printed configuration, and the engine it marks."""
