@@ -174,10 +174,9 @@ def _heads(config: Config, reach: str, layer: int, layers: int) -> dict[str, Any
         dim = config.optional("global_head_dim") or dim
         if config.get("attention_k_eq_v") is not False:  # without it Gemma 4 ignores the number
             groups = config.optional("num_global_key_value_heads") or groups
-    elif (
-        config.has("swa_num_key_value_heads")
-        or config.has("swa_head_dim")
-        or config.has("swa_num_attention_heads")
+    elif any(
+        config.optional(key) is not None
+        for key in ("swa_num_key_value_heads", "swa_head_dim", "swa_num_attention_heads")
     ):
         heads = config.optional("swa_num_attention_heads") or heads
         groups = config.optional("swa_num_key_value_heads") or groups

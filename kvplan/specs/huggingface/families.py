@@ -60,7 +60,7 @@ FLAGGED_WINDOW = _names(
 
 IGNORED_WINDOW = _names(
     """
-    minimax_m2 nemotron_h minimax zaya laguna mixtral_none
+    minimax_m2 nemotron_h minimax zaya laguna mellum mixtral_none
     """
 )
 """``sliding_window`` is carried along but no layer uses it unless ``layer_types`` says so."""

@@ -207,6 +207,9 @@ def _periodic(config: Config, layers: int) -> list[str] | None:
             "hybrid_sliding" if (index in local if local is not None else (index + 1) % 6) else "hybrid"
             for index in range(layers)
         ]
+    if config.model_type == "lfm3":
+        row = ("sliding", "conv", "full", "conv")
+        return ["conv" if index == 0 else row[index % 4] for index in range(layers)]
     if config.model_type == "flint":
         last = layers - 1
         return [

@@ -62,6 +62,8 @@ def recurrent_dtype(config: Config) -> StateDtype | None:
 
 
 def _delta(config: Config) -> State | None:
+    if config.model_type == "olmo_hybrid":
+        return _implied_delta(config)
     if config.optional("linear_num_value_heads") is None:
         return None
     return GatedDeltaNetState.model_construct(
@@ -69,6 +71,20 @@ def _delta(config: Config) -> State | None:
         value_heads=config.count("linear_num_value_heads"),
         key_head_dim=config.count("linear_key_head_dim"),
         value_head_dim=config.count("linear_value_head_dim"),
+        conv_kernel=config.count("linear_conv_kernel_dim"),
+        recurrent_dtype=recurrent_dtype(config),
+    )
+
+
+def _implied_delta(config: Config) -> State:
+    """OLMo Hybrid, where unsaid: attention's heads, keys of three quarters of the width, values of twice."""
+    keys = config.optional("linear_num_key_heads") or query_heads(config)
+    dim = config.optional("linear_key_head_dim") or 3 * config.count("hidden_size") // (4 * keys)
+    return GatedDeltaNetState.model_construct(
+        key_heads=keys,
+        value_heads=config.optional("linear_num_value_heads") or query_heads(config),
+        key_head_dim=dim,
+        value_head_dim=config.optional("linear_value_head_dim") or 2 * dim,
         conv_kernel=config.count("linear_conv_kernel_dim"),
         recurrent_dtype=recurrent_dtype(config),
     )
@@ -85,7 +101,15 @@ def _kimi(config: Config) -> State | None:
         )
     if config.model_type not in families.KIMI_DELTA and not config.has("kda_lower_bound"):
         return None
-    kernel = config.optional("short_conv_kernel_size") or config.optional("linear_conv_kernel_dim") or 4
+    kernel = next(
+        (
+            size
+            for defaults in (False, True)  # what the file says, under either name, before what the class says
+            for key in ("short_conv_kernel_size", "linear_conv_kernel_dim")
+            if (size := config.optional(key, defaults=defaults)) is not None
+        ),
+        4,
+    )
     return KimiDeltaState.model_construct(
         heads=config.optional("linear_num_heads") or query_heads(config),
         head_dim=config.optional("linear_head_dim") or head_dim(config, query_heads(config)),
