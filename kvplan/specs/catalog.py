@@ -132,11 +132,9 @@ def _aliases_in(text: str) -> tuple[str, ...]:
     match = _ALIASES.search(text)
     if match is None:
         return ()
-    import yaml
-
     try:
-        value = yaml.load(match.group(0), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["aliases"]
-    except (yaml.YAMLError, KeyError, TypeError):
+        value = parse_yaml(match.group(0), "aliases").data["aliases"]
+    except (SpecError, KeyError):
         return ()  # the file is broken: loading it says how
     return tuple(str(alias) for alias in value) if isinstance(value, list) else ()
 

@@ -1,25 +1,36 @@
 """Reading YAML and JSON from outside: bounded, safe, and every complaint with its file, line and key path.
 
 A YAML document keeps its node tree, so that a validation error found later can name the line. Anchors and
-duplicate keys are refused: the first let a small file grow without bound, the second hide a value.
+duplicate keys are refused: the first let a small file grow without bound, the second hide a value. Nesting is
+measured before a tree is built, because building one recurses on the C stack.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from kvplan.errors import SpecError, near_names
+from kvplan.errors import KvplanError, SpecError, UsageError, near_names
 
 MAX_YAML_BYTES = 2 << 20
 MAX_JSON_BYTES = 16 << 20
+MAX_DEPTH = 64
+"""Deepest nesting read; specs and scenarios need a handful of levels."""
+
+STDIN = "<stdin>"
+
+SAFE_DEPTH = 1000
+"""Nesting that a tree can be built of without measuring it first."""
+
 MAX_SHOWN_ERRORS = 8
+MAX_SHOWN_VALUE = 60
 
 M = TypeVar("M", bound=BaseModel)
 Node = Any
@@ -29,11 +40,23 @@ Key = str | int
 
 @dataclass(frozen=True, slots=True)
 class YamlDocument:
-    """A parsed YAML mapping: ``data``, the file it came from, and the nodes that remember their lines."""
+    """A parsed YAML mapping: ``data``, the file it came from, and the nodes that remember their lines.
+
+    ``given`` says which command-line option set a key path; an error there is one of usage. The empty path
+    stands for everything, where there is no file.
+    """
 
     data: dict[str, Any]
     path: str
     root: Node | None
+    given: Mapping[tuple[Key, ...], str] = field(default_factory=dict)
+
+    def option(self, keys: tuple[Key, ...]) -> str | None:
+        """The command-line option that gave the value at ``keys`` or one around it."""
+        shown = self._present(keys)
+        return next(
+            (self.given[shown[:n]] for n in range(len(shown), -1, -1) if shown[:n] in self.given), None
+        )
 
     def line(self, keys: tuple[Key, ...]) -> int | None:
         """1-based line of the key (or of the nearest enclosing one that exists in the file)."""
@@ -49,21 +72,30 @@ class YamlDocument:
     def where(self, keys: tuple[Key, ...] = ()) -> str:
         """``file:line  key.path`` for an error message."""
         line = self.line(keys)
-        place = self.path if line is None else f"{self.path}:{line}"
+        place = self.option(keys) or (self.path if line is None else f"{self.path}:{line}")
         shown = key_path(self._present(keys))
         return f"{place}  {shown}" if shown else place
 
     def _present(self, keys: tuple[Key, ...]) -> tuple[Key, ...]:
         """The path without union tags: keys that exist, plus a last one that may be missing."""
-        node, kept = self.root, []
+        node: Any = self.data
+        kept: list[Key] = []
         for index, key in enumerate(keys):
-            step = _child(node, key)
-            if step is not None:
-                node = step[1]
+            found = _value(node, key)
+            if found is not None:
+                node = found[0]
                 kept.append(key)
-            elif index == len(keys) - 1:
+            elif index == len(keys) - 1 and isinstance(node, dict):
                 kept.append(key)
         return tuple(kept)
+
+
+def _value(node: Any, key: Key) -> tuple[Any] | None:
+    if isinstance(node, dict) and key in node:
+        return (node[key],)
+    if isinstance(node, list) and isinstance(key, int) and key < len(node):
+        return (node[key],)
+    return None
 
 
 def _child(node: Node | None, key: Key) -> tuple[Node, Node] | None:
@@ -94,16 +126,25 @@ def read_bounded(path: Path, limit: int, what: str) -> str:
         raise SpecError(f"expected {what}, found a directory", where=str(path))
     with open(path, "rb") as handle:
         raw = handle.read(limit + 1)
+    return _text(raw, str(path), limit, what)
+
+
+def read_standard_input(limit: int, what: str) -> str:
+    """Standard input under the same rules, called ``<stdin>`` in errors."""
+    return _text(sys.stdin.buffer.read(limit + 1), STDIN, limit, what)
+
+
+def _text(raw: bytes, where: str, limit: int, what: str) -> str:
     if len(raw) > limit:
         raise SpecError(
-            f"{what} of {path.stat().st_size:,} bytes is larger than the limit of {limit:,} bytes",
-            where=str(path),
+            f"{what} is larger than the limit of {limit:,} bytes",
+            where=where,
             hint="this does not look like a configuration; is it the weights or an index?",
         )
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
-        raise SpecError(f"not UTF-8 text: {exc.reason} at byte {exc.start}", where=str(path)) from exc
+        raise SpecError(f"not UTF-8 text: {exc.reason} at byte {exc.start}", where=where) from exc
 
 
 def read_yaml(path: Path) -> YamlDocument:
@@ -117,13 +158,32 @@ def parse_yaml(text: str, path: str) -> YamlDocument:
     Raises:
         SpecError: malformed YAML, more than one document, not a mapping, a duplicate key, or an anchor.
     """
+    root, data = _parsed(text, path)
+    if not isinstance(data, dict):
+        raise SpecError(f"expected a mapping of fields, found {_kind(data)}", where=path)
+    return YamlDocument(data, path, root)
+
+
+def parse_value(text: str, where: str) -> Any:
+    """One YAML value of any kind, under the same rules as a document; ``None`` for empty text.
+
+    Raises:
+        SpecError: as ``parse_yaml``.
+    """
+    return _parsed(text, where)[1]
+
+
+def _parsed(text: str, path: str) -> tuple[Node | None, Any]:
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+    kind = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader = kind(text)
     try:
+        if sum(map(text.count, "[{-?:")) > SAFE_DEPTH:  # every level takes one of these to open
+            _check_depth(kind(text), path)
         root = loader.get_single_node()
         _check_tree(root, path)
-        data = loader.construct_document(root) if root is not None else None
+        return root, loader.construct_document(root) if root is not None else None
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         place = f"{path}:{mark.line + 1}" if mark else path
@@ -132,16 +192,32 @@ def parse_yaml(text: str, path: str) -> YamlDocument:
         raise SpecError(f"malformed YAML: {exc}".splitlines()[0], where=path) from exc
     finally:
         loader.dispose()
-    if not isinstance(data, dict):
-        raise SpecError(f"expected a mapping of fields, found {_kind(data)}", where=path)
-    return YamlDocument(data, path, root)
+
+
+def _check_depth(events: Any, path: str) -> None:
+    import yaml
+
+    depth = 0
+    try:
+        while events.check_event():
+            event = events.get_event()
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > MAX_DEPTH:
+                    raise SpecError(f"nested more than {MAX_DEPTH} deep", where=_at(event, path))
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+    finally:
+        events.dispose()
 
 
 def _check_tree(root: Node | None, path: str) -> None:
     seen: set[int] = set()
-    stack = [] if root is None else [root]
+    stack = [] if root is None else [(root, 0)]
     while stack:
-        node = stack.pop()
+        node, depth = stack.pop()
+        if depth > MAX_DEPTH:
+            raise SpecError(f"nested more than {MAX_DEPTH} deep", where=_at(node, path))
         if id(node) in seen:
             raise SpecError("YAML anchors and aliases are not accepted", where=_at(node, path))
         seen.add(id(node))
@@ -153,12 +229,12 @@ def _check_tree(root: Node | None, path: str) -> None:
                 if key.value in names:
                     raise SpecError(f"duplicate key {key.value!r}", where=_at(key, path))
                 names.add(key.value)
-                stack.append(value)
+                stack.append((value, depth + 1))
         elif node.id == "sequence":
-            stack.extend(node.value)
+            stack.extend((item, depth + 1) for item in node.value)
 
 
-def _at(node: Node, path: str) -> str:
+def _at(node: Any, path: str) -> str:
     return f"{path}:{node.start_mark.line + 1}"
 
 
@@ -168,7 +244,13 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         SpecError: too large, malformed (with line and column), or not an object.
     """
-    text = read_bounded(path, MAX_JSON_BYTES, "a JSON file")
+    return parse_json(read_bounded(path, MAX_JSON_BYTES, "a JSON file"), str(path))
+
+
+def parse_json(text: str, path: str) -> dict[str, Any]:
+    """One JSON object from text; ``path`` is what errors call it."""
+    if not text.strip():
+        raise SpecError("this file is empty", where=path)
     try:
         data = json.loads(text)
     except json.JSONDecodeError as exc:
@@ -176,12 +258,12 @@ def read_json(path: Path) -> dict[str, Any]:
             f"malformed JSON: {exc.msg} (column {exc.colno})", where=f"{path}:{exc.lineno}"
         ) from exc
     except RecursionError as exc:
-        raise SpecError("malformed JSON: nested too deeply", where=str(path)) from exc
+        raise SpecError("malformed JSON: nested too deeply", where=path) from exc
     except ValueError as exc:
         limit = sys.get_int_max_str_digits()
-        raise SpecError(f"malformed JSON: a number of more than {limit} digits", where=str(path)) from exc
+        raise SpecError(f"malformed JSON: a number of more than {limit} digits", where=path) from exc
     if not isinstance(data, dict):
-        raise SpecError(f"expected a JSON object, found {_kind(data)}", where=str(path))
+        raise SpecError(f"expected a JSON object, found {_kind(data)}", where=path)
     return data
 
 
@@ -199,10 +281,10 @@ def validate(document: YamlDocument, shape: type[M]) -> M:
     try:
         return shape.model_validate(document.data)
     except ValidationError as exc:
-        raise _spec_error(document, shape, exc) from None
+        raise _invalid(document, shape, exc) from None
 
 
-def _spec_error(document: YamlDocument, shape: type[BaseModel], exc: ValidationError) -> SpecError:
+def _invalid(document: YamlDocument, shape: type[BaseModel], exc: ValidationError) -> KvplanError:
     found = [(tuple(item["loc"]), _complaint(shape, dict(item))) for item in exc.errors(include_url=False)]
     # Unknown fields first: a misspelt name usually also shows up as a missing one.
     found.sort(key=lambda pair: "unknown field" not in pair[1])
@@ -211,7 +293,8 @@ def _spec_error(document: YamlDocument, shape: type[BaseModel], exc: ValidationE
         message += f"\n  also {document.where(other)}: {complaint}"
     if len(rest) >= MAX_SHOWN_ERRORS:
         message += f"\n  and {len(rest) - MAX_SHOWN_ERRORS + 1} more"
-    return SpecError(message, where=document.where(keys))
+    kind: type[KvplanError] = UsageError if document.option(keys) is not None else SpecError
+    return kind(message, where=document.where(keys))
 
 
 def _complaint(shape: type[BaseModel], item: dict[str, Any]) -> str:
@@ -223,11 +306,23 @@ def _complaint(shape: type[BaseModel], item: dict[str, Any]) -> str:
         return "this field is missing"
     if item["type"] == "union_tag_not_found":
         return "the field 'kind' is missing"
-    message = str(item["msg"]).removeprefix("Value error, ")
     given = item.get("input")
+    if item["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return f"expected a mapping of fields, found {_kind(given)}"
+    message = str(item["msg"]).removeprefix("Value error, ")
     if isinstance(given, (str, int, float)) or given is None:
-        message += f" (got {given!r})"
+        shown = _shown(given)
+        message += "" if shown in message else f" (got {shown})"
     return message[:1].lower() + message[1:] if message[:2] != message[:2].upper() else message
+
+
+def _shown(value: object) -> str:
+    """A value as Python writes it, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return f"a number of more than {sys.get_int_max_str_digits()} digits"
+    return text if len(text) <= MAX_SHOWN_VALUE else f"{text[:MAX_SHOWN_VALUE]}..."
 
 
 def _fields_at(shape: type[BaseModel], keys: tuple[Key, ...]) -> list[str]:

@@ -1,4 +1,4 @@
-"""From what a user types to a model: a name, an alias, a spec file, a config.json or its directory."""
+"""From what a user types to a model: a name, an alias, a spec file, a config.json, its directory, ``-``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvplan.errors import SpecError
-from kvplan.specs.catalog import find, load_entry, load_file
+from kvplan.specs.catalog import find, load_entry, load_file, load_text
+from kvplan.specs.document import MAX_JSON_BYTES, STDIN, parse_json, read_bounded, read_standard_input
 from kvplan.specs.model import ModelSpec
 
 
@@ -23,15 +24,20 @@ class Resolved:
 def resolve_model(text: str) -> Resolved:
     """The model a name or path means.
 
-    A file wins over a name, and so does a directory that holds a ``config.json`` or is written as a path.
+    A file wins over a name, and so does a directory that holds a ``config.json`` or is written as a path;
+    ``-`` is a config.json or a spec on standard input.
 
     Raises:
         UnknownName: neither a file nor a known name; SpecError: the file is invalid; OSError: unreadable.
     """
+    if text == "-":
+        return _from_text(read_standard_input(MAX_JSON_BYTES, "a model's description"), STDIN)
     path = Path(text)
-    if path.suffix.lower() in (".json", ".yaml", ".yml") or path.is_file():
+    if path.suffix.lower() in (".json", ".yaml", ".yml"):
         return _from_path(path)
-    if path.is_dir() and ((path / "config.json").is_file() or os.sep in text or text in (".", "..")):
+    if text and path.exists() and not path.is_dir():  # also a pipe: kvplan size <(command)
+        return _from_text(read_bounded(path, MAX_JSON_BYTES, "a model's description"), str(path))
+    if text and path.is_dir() and ((path / "config.json").is_file() or os.sep in text or text in (".", "..")):
         return _from_path(path)
     entry = find("model", text)
     return Resolved(
@@ -51,3 +57,14 @@ def _from_path(path: Path) -> Resolved:
 
     found = read_config(path)
     return Resolved(found.model, str(path), found.warnings)
+
+
+def _from_text(text: str, where: str) -> Resolved:
+    """JSON is a Hugging Face configuration, everything else a spec."""
+    if not text.lstrip().startswith("{"):
+        return Resolved(load_text(text, where, ModelSpec), where)
+    from kvplan.specs.huggingface.reader import import_config, slug
+
+    name = "stdin" if where == STDIN else slug(Path(where).name)
+    found = import_config(parse_json(text, where), where, name=name)
+    return Resolved(found.model, where, found.warnings)

@@ -221,3 +221,22 @@ def test_nothing_heavy_is_imported(config: Path, target: str) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_model_from_standard_input_or_a_pipe(config: Path) -> None:
+    def out(command: str) -> str:
+        shell = ["bash", "-c", command.format(run=f"{sys.executable} -m kvplan", config=config)]
+        done = subprocess.run(shell, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    sizes = {
+        json.loads(out(command))["kv_bytes_per_token"]
+        for command in (
+            "{run} size {config} --format json",
+            "{run} size - --format json < {config}",
+            "{run} size <(cat {config}) --format json",
+            "{run} models show {config} | {run} size - --format json",
+        )
+    }
+    assert sizes == {36 * 2 * 8 * 128 * 2}

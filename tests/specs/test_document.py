@@ -5,11 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel, Field
 
-from kvplan.errors import SpecError
+from kvplan.errors import SpecError, UsageError
 from kvplan.specs import document
 from kvplan.specs.catalog import load_text
-from kvplan.specs.document import key_path, parse_yaml, read_json
+from kvplan.specs.document import (
+    YamlDocument,
+    key_path,
+    parse_json,
+    parse_value,
+    parse_yaml,
+    read_json,
+    validate,
+)
 from kvplan.specs.model import ModelSpec
 
 GOOD = """\
@@ -71,7 +80,7 @@ def test_a_missing_kind_is_said() -> None:
         ("a: !!python/object/apply:os.system [ls]\n", "malformed YAML"),
         ("a: 1\n---\nb: 2\n", "malformed YAML"),
         ("? [1, 2]\n: 3\n", "plain text"),
-        ("a: " + "[" * 5000, "malformed YAML"),
+        ("a: " + "[" * 5000, "nested more than 64 deep"),
     ],
 )
 def test_hostile_yaml_is_refused(text: str, complaint: str) -> None:
@@ -116,3 +125,54 @@ def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 def test_key_paths_read_like_code() -> None:
     assert key_path(("layers", 0, "attention")) == "layers[0].attention"
+
+
+@pytest.mark.parametrize(
+    "text", ["a: " + "[" * 500_000, "- " * 300_000 + "a", "{a: " * 100_000, "a: " + "[" * 70 + "]" * 70]
+)
+def test_deep_nesting_is_refused_before_it_is_built(text: str) -> None:
+    with pytest.raises(SpecError, match="nested more than 64 deep"):
+        parse_yaml(text, "x.yaml")
+
+
+def test_a_long_value_is_cut_and_a_huge_number_named() -> None:
+    class Shape(BaseModel):
+        size: int = Field(strict=True, le=10)
+
+    for value, words in (("x" * 9999, "'xxx"), (10**5000, "more than 4300 digits")):
+        with pytest.raises(SpecError) as caught:
+            validate(YamlDocument({"size": value}, "x.yaml", None), Shape)
+        assert words in caught.value.message
+        assert len(caught.value.message) < 200
+
+
+def test_an_option_is_named_and_makes_it_an_error_of_usage() -> None:
+    class Inner(BaseModel):
+        size: int = Field(strict=True, ge=1)
+
+    class Outer(BaseModel):
+        inner: Inner
+
+    document = YamlDocument({"inner": {"size": 0}}, "x.yaml", None, {("inner", "size"): "--size"})
+    with pytest.raises(UsageError) as caught:
+        validate(document, Outer)
+    assert caught.value.where == "--size  inner.size"
+    with pytest.raises(SpecError) as other:
+        validate(YamlDocument({"inner": 3}, "x.yaml", None), Outer)
+    assert (other.value.message, other.value.where) == (
+        "expected a mapping of fields, found a number",
+        "x.yaml  inner",
+    )
+
+
+def test_a_value_obeys_the_rules_of_documents() -> None:
+    assert parse_value("[1, 2.5, yes]", "--set") == [1, 2.5, True]
+    assert parse_value("", "--set") is None
+    for text in ("!!python/object/apply:os.system [ls]", "[&a 1, *a]", "[" * 100_000, "9" * 5000):
+        with pytest.raises(SpecError):
+            parse_value(text, "--set")
+
+
+def test_empty_json_is_called_empty() -> None:
+    with pytest.raises(SpecError, match="empty"):
+        parse_json("\n", "x.json")
