@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from kvplan.errors import UsageError
+from kvplan.errors import SpecError, UsageError
 from kvplan.scenario.schema import Scenario
-from kvplan.specs.document import YamlDocument, parse_yaml, read_yaml, validate
+from kvplan.specs.document import (
+    MAX_YAML_BYTES,
+    STDIN,
+    YamlDocument,
+    parse_value,
+    parse_yaml,
+    read_standard_input,
+    read_yaml,
+    validate,
+)
 
 
 def load_scenario(
-    path: str | None, flags: Mapping[str, Any] | None = None, assignments: Sequence[str] = ()
+    path: str | None,
+    flags: Mapping[str, Any] | None = None,
+    assignments: Sequence[str] = (),
+    *,
+    count: int | None = None,
 ) -> Scenario:
     """Merge a scenario file, the common flags and ``--set`` assignments; later ones win.
 
@@ -24,35 +36,59 @@ def load_scenario(
         path: YAML file, ``-`` for standard input, or ``None`` when flags say everything.
         flags: dotted key to value; values of ``None`` are left out.
         assignments: ``a.b=value`` texts; the value is read as YAML.
+        count: how many requests to generate or, of a trace, to read.
 
     Raises:
         SpecError: the file is malformed or a field is invalid (file:line, key path).
-        UsageError: an assignment cannot be read.
+        UsageError: an assignment cannot be read, a flag's value is invalid, or flags contradict each other.
     """
+    chosen = {key: value for key, value in (flags or {}).items() if value is not None}
+    if path is None and not chosen and not assignments:
+        raise UsageError(
+            "nothing says what to simulate",
+            hint="kvplan simulate scenario.yaml, or --model and --gpu with --trace FILE or --synthesize chat",
+        )
+    if "workload.trace" in chosen and "workload.synthesize" in chosen:
+        raise UsageError("--trace and --synthesize exclude each other", hint="give one of them")
     document = _read(path)
     data = copy.deepcopy(document.data)
-    for key, value in (flags or {}).items():
-        if value is not None:
-            _assign(data, key, value)
+    given: dict[tuple[str | int, ...], str] = {} if path is not None else {(): "command line"}
+    # A trace and a synthetic workload exclude each other: a flag replaces what the file says.
+    workload = data.get("workload")
+    if isinstance(workload, dict):
+        for key, replaced in _REPLACED.items():
+            for name in replaced if key in chosen else ():
+                workload.pop(name, None)
+    for key, value in chosen.items():
+        _assign(data, key, value)
+        given[tuple(key.split("."))] = _OPTIONS.get(key, f"--{key.rpartition('.')[2].replace('_', '-')}")
     for text in assignments:
         key, value = parse_assignment(text)
         _assign(data, key, value)
-    # A trace and a synthetic workload exclude each other: the flag given last replaces the other.
-    workload = data.get("workload")
-    if isinstance(workload, dict) and flags:
-        if flags.get("workload.trace") is not None:
-            for name in ("synthesize", "requests", "prompt_tokens", "output_tokens"):
-                workload.pop(name, None)
-        elif flags.get("workload.synthesize") is not None:
-            workload.pop("trace", None)
-    return validate(YamlDocument(data, document.path, document.root), Scenario)
+        given[tuple(key.split("."))] = "--set"
+    if count is not None:
+        workload = data.get("workload")
+        synthetic = isinstance(workload, dict) and workload.get("synthesize") is not None
+        key = "workload.requests" if synthetic else "workload.limit"
+        _assign(data, key, count)
+        given[tuple(key.split("."))] = "--limit"
+    return validate(YamlDocument(data, document.path, document.root, given), Scenario)
+
+
+_OPTIONS = {"latency.model": "--latency"}
+"""Options that are not called as their field."""
+
+_REPLACED = {
+    "workload.trace": ("synthesize", "requests", "prompt_tokens", "output_tokens"),
+    "workload.synthesize": ("trace", "limit"),
+}
 
 
 def _read(path: str | None) -> YamlDocument:
     if path is None:
         return YamlDocument({}, "command line", None)
     if path == "-":
-        return parse_yaml(sys.stdin.read(1 << 20), "<stdin>")
+        return parse_yaml(read_standard_input(MAX_YAML_BYTES, "a scenario"), STDIN)
     return read_yaml(Path(path))
 
 
@@ -63,10 +99,11 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     if not equals or not key or any(not part for part in key.split(".")):
         raise UsageError(f"cannot read --set {text!r}", hint="write it like --set engine.max_num_seqs=64")
     try:
-        value = yaml.load(raw, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as exc:
-        raise UsageError(f"cannot read the value of --set {text!r}", hint="quote it as YAML") from exc
-    return key, value
+        return key, parse_value(raw, "--set")
+    except SpecError as exc:
+        raise UsageError(
+            f"cannot read the value of --set {key}: {exc.message}", hint="quote it as YAML"
+        ) from exc
 
 
 def _assign(data: dict[str, Any], key: str, value: Any) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -102,15 +105,23 @@ def test_a_trace_from_standard_input(scenario: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ([], 1, ["workload"]),
-        (["--synthesize", "chat"], 1, ["cache.blocks"]),
+        ([], 2, ["nothing says what to simulate", "--synthesize chat"]),
+        (["--model", "llama-3.1-8b"], 2, ["command line  workload", "missing"]),
+        (["--synthesize", "chat"], 2, ["cache.blocks"]),
+        (["{scenario}", "--synthesize", "chat", "--trace", "x.jsonl"], 2, ["--trace and --synthesize"]),
+        (["{scenario}", "--set", "workload.trace=x.jsonl"], 1, ["either 'trace' or 'synthesize'"]),
+        (["{scenario}", "--tp", "0"], 2, ["--tp  parallel.tp", "greater than or equal to 1"]),
+        (["{scenario}", "-n", "0"], 2, ["--limit  workload.requests"]),
+        (["{scenario}", "--set", "engine=3"], 2, ["--set  engine", "expected a mapping of fields"]),
+        (["{scenario}", "--set", "seed=" + "9" * 5000], 2, ["digits"]),
+        (["{scenario}", "--set", "seed=" + "[" * 50000], 2, ["nested"]),
         (["{scenario}", "--model", "lama-3.1-8b"], 2, ["unknown model", "did you mean", "llama-3.1-8b"]),
         (["{scenario}", "--model", "llama-3.1-8b", "--gpu", "h100sxm5x"], 2, ["unknown gpu", "h100-sxm"]),
         (["{scenario}", "--synthesize", "chatt"], 2, ["chat"]),
         (["{scenario}", "--latency", "roofine"], 1, ["needs 'model'"]),
         (["{scenario}", "--set", "latency.model=magic"], 1, ["needs 'model'"]),
-        (["{scenario}", "--set", "engine.policy=lifo"], 1, ["engine.policy"]),
-        (["{scenario}", "--set", "cache.blocks=1"], 1, ["cache.blocks"]),
+        (["{scenario}", "--set", "engine.policy=lifo"], 2, ["--set  engine.policy"]),
+        (["{scenario}", "--set", "cache.blocks=1"], 2, ["--set  cache.blocks"]),
         (["{scenario}", "--set", "engine.kind=tgi"], 1, ["engine.kind"]),
         (["{scenario}", "--trace", "/nonexistent/trace.jsonl"], 1, ["/nonexistent/trace.jsonl"]),
         (["/nonexistent/scenario.yaml"], 1, ["/nonexistent/scenario.yaml"]),
@@ -190,3 +201,111 @@ def test_an_interrupt_keeps_what_is_done(scenario: str, tmp_path: Path) -> None:
     result = json.loads(out.read_text())
     assert result["complete"] is False
     assert result["totals"]["finished"] == 30
+
+
+LONG = SCENARIO.replace("requests: 120", "requests: 200000")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_whole_files(tmp_path: Path, number: signal.Signals) -> None:
+    scenario = tmp_path / "long.yaml"
+    scenario.write_text(LONG)
+    out, rows, log = (tmp_path / name for name in ("r.json", "rows.jsonl", "log.txt"))
+    run_of_it = subprocess.Popen(
+        [sys.executable, "-m", "kvplan", "simulate", str(scenario), "-o", str(out), "--requests", str(rows),
+         "--decisions", str(log)],
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (rows.exists() and rows.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run_of_it.send_signal(number)
+    printed, err = run_of_it.communicate(timeout=60)
+    assert run_of_it.returncode == 130, err
+    assert "stopped early" in printed
+    assert f"wrote {out} (incomplete)" in err
+    assert f"in {out}, marked incomplete" in err
+    result = json.loads(out.read_text())
+    assert result["complete"] is False
+    assert len([json.loads(line) for line in rows.read_text().splitlines()]) == result["totals"]["finished"]
+    assert abs(len(log.read_text().splitlines()) - result["totals"]["steps"]) <= 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no device that is always full")
+def test_a_full_disk_keeps_the_result(
+    scenario: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "r.json"
+    assert run(["simulate", scenario, "-o", str(out), "--decisions", "/dev/full"]) == 1
+    err = capsys.readouterr().err
+    assert "No space left on device" in err
+    assert "where: /dev/full" in err
+    result = json.loads(out.read_text())
+    assert result["complete"] is False
+    assert any("No space left" in warning for warning in result["warnings"])
+
+
+def test_a_trace_that_breaks_off_keeps_the_result(
+    scenario: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = "".join(MOONCAKE % (i * 10, i + 2) for i in range(40_000))
+    trace, out, rows = tmp_path / "cut.jsonl.gz", tmp_path / "r.json", tmp_path / "rows.jsonl"
+    trace.write_bytes(gzip.compress(lines.encode())[:-2000])
+    asked = ["simulate", scenario, "--trace", str(trace), "-o", str(out), "--requests", str(rows)]
+    assert run(asked) == 1
+    assert f"{trace}" in capsys.readouterr().err
+    result = json.loads(out.read_text())
+    assert result["complete"] is False
+    assert result["totals"]["finished"] == len(rows.read_text().splitlines()) > 0
+
+
+def test_standard_output_holds_one_thing(
+    scenario: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["simulate", scenario, "-o", "-"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["complete"]
+    assert "Latency" in said.err
+    assert run(["simulate", scenario, "-o", "-", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["complete"]
+    assert run(["simulate", scenario, "--requests", "-"]) == 0
+    said = capsys.readouterr()
+    assert all(json.loads(line)["id"] for line in said.out.splitlines())
+    assert "Latency" in said.err
+    assert run(["simulate", scenario, "--html", "-"]) == 0
+    assert capsys.readouterr().out.lower().startswith("<!doctype html>")
+    for more in (["--requests", "-"], ["--format", "csv"]):
+        assert run(["simulate", scenario, "-o", "-", *more]) == 2
+        assert capsys.readouterr().out == ""
+
+
+def test_outputs_are_checked_before_the_run(
+    scenario: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text("".join(MOONCAKE % (i * 10, i + 2) for i in range(5)))
+    before = trace.read_text()
+    for option in ("-o", "--requests", "--decisions"):
+        assert run(["simulate", scenario, "--trace", str(trace), option, str(trace)]) == 2
+        assert "would overwrite the trace" in capsys.readouterr().err
+    assert run(["simulate", scenario, "-o", scenario]) == 2
+    assert run(["simulate", scenario, "-o", str(tmp_path / "absent" / "r.json")]) == 1
+    assert "no directory" in capsys.readouterr().err
+    assert trace.read_text() == before
+    assert Path(scenario).read_text() == SCENARIO
+
+
+def test_print_scenario_as_json(scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["simulate", scenario, "--print-scenario", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cache"]["blocks"] == 2000
+    assert run(["simulate", scenario, "--print-scenario", "--format", "csv"]) == 2
+
+
+def test_the_number_of_requests_follows_the_workload_of_the_file(
+    scenario: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "kvplan", "simulate", "-", "-n", "7", "--format", "json"],
+        input=SCENARIO, text=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert json.loads(done.stdout)["totals"]["requests"] == 7, done.stderr

@@ -105,6 +105,7 @@ def import_model(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Turn a Hugging Face configuration into a spec that kvplan finds by name."""
+    from kvplan.cli.files import check_outputs, written
     from kvplan.cli.output import answer, warn
     from kvplan.errors import UsageError
     from kvplan.resources import user_specs
@@ -123,7 +124,9 @@ def import_model(
     if path.exists() and not force:
         raise UsageError(f"{path} exists", hint="give --force to replace it, or -o for another file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    check_outputs({"-o": str(path)}, {"the configuration": source if Path(source).is_file() else None})
+    with written(path) as stream:
+        stream.write(text)
     answer(str(path))
 
 

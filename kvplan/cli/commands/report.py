@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kvplan.cli.files import written
 from kvplan.cli.output import answer, stdout_console, warn
 from kvplan.errors import UsageError
 
@@ -169,12 +169,5 @@ def _text(result: Result, kind: ReportFormat, *, pictures: str | None) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write the whole file or leave the old one: a report is never half there."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_text(text, encoding="utf-8", newline="\n")
-        draft.replace(path)
-    except OSError as exc:
-        draft.unlink(missing_ok=True)
-        exc.filename = str(path)
-        raise
+    with written(path) as stream:
+        stream.write(text)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -16,6 +18,8 @@ from kvplan.errors import AnswerIsNo, Interrupted, KvplanError
 if TYPE_CHECKING:
     from kvplan.reporting.result import Result
     from kvplan.scenario.schema import Scenario
+
+T = TypeVar("T")
 
 
 def simulate(
@@ -64,6 +68,7 @@ def simulate(
 
     Exit code 3 means that an SLO of the scenario was missed.
     """
+    from kvplan.cli.files import check_outputs
     from kvplan.scenario.load import dump_scenario, load_scenario
 
     flags = {
@@ -71,34 +76,52 @@ def simulate(
         "cache.block_size": block_size, "workload.trace": trace, "workload.synthesize": synthesize,
         "workload.rate": rate, "latency.model": latency, "seed": seed,
     }  # fmt: skip
-    if requests is not None:
-        flags["workload.requests" if _is_synthetic(scenario, trace, synthesize) else "workload.limit"] = (
-            requests
-        )
-    resolved = load_scenario(scenario, flags, assign or [])
+    resolved = load_scenario(scenario, flags, assign or [], count=requests)
     if print_scenario:
-        sys.stdout.write(dump_scenario(resolved))
+        _print_scenario(resolved.to_dict(), dump_scenario(resolved), format)
         return
+    standard = check_outputs(
+        {"-o": output, "--requests": rows, "--decisions": decisions, "--html": html},
+        {"the scenario": scenario, "the trace": resolved.workload.trace},
+    )
+    _check_format(standard, format)
     run = _Simulation(resolved, engine, rows, decisions, quiet=quiet)
     _write(run.result, output, html)
     if run.failure is not None:
         raise run.failure
-    _print(run.result, format)
+    _print(run.result, format, standard)
     if not run.result.complete:
-        raise Interrupted("the simulation was interrupted; what was done until then is kept")
+        place = "above" if output in (None, "-") else f"in {output}, marked incomplete"
+        raise Interrupted(f"the simulation was interrupted; what was done until then is {place}")
     missed = [item.name for item in run.result.slo if not item.passed]
     if missed:
         raise AnswerIsNo(f"SLO missed: {', '.join(missed)}", hint="see the result for the values reached")
 
 
-def _is_synthetic(scenario: str | None, trace: str | None, synthesize: str | None) -> bool:
-    if trace is not None or synthesize is not None:
-        return trace is None
-    if scenario is None or scenario == "-":
-        return False
-    from kvplan.scenario.load import load_scenario
+def _print_scenario(document: dict[str, Any], text: str, format: OutputFormat) -> None:
+    from kvplan.cli.output import print_json
+    from kvplan.errors import UsageError
 
-    return load_scenario(scenario).workload.synthesize is not None
+    if format is OutputFormat.json:
+        print_json(document)
+    elif format is OutputFormat.table:
+        sys.stdout.write(text)
+    else:
+        raise UsageError(
+            f"a scenario is not printed as {format}", hint="say json, or leave --format out"
+        )
+
+
+def _check_format(standard: str | None, format: OutputFormat) -> None:
+    """Standard output holds one thing: the summary goes to stderr when an option claimed it."""
+    from kvplan.errors import UsageError
+
+    if standard is None or format is OutputFormat.table or (standard == "-o" and format is OutputFormat.json):
+        return
+    raise UsageError(
+        f"standard output cannot hold {standard} and the answer as {format}",
+        hint=f"name a file for {standard}, or leave --format out (the summary then goes to stderr)",
+    )
 
 
 class _Simulation:
@@ -113,20 +136,51 @@ class _Simulation:
         from kvplan.scenario.run import Run
 
         run = Run(scenario, engine=engine)
-        self.failure: KvplanError | None = None
-        with ExitStack() as stack:
-            writer = stack.enter_context(RowWriter(rows)) if rows else None
-            log = stack.enter_context(_open_log(decisions)) if decisions else None
-            progress = stack.enter_context(Progress(run.workload.expected, quiet=quiet))
+        self.failure: KvplanError | OSError | None = None
+        files = ExitStack()
+        writer = files.enter_context(_naming(RowWriter(rows), rows)) if rows else None
+        log = files.enter_context(_naming(_open_log(decisions), decisions)) if decisions else None
+        with _terminated_is_interrupted():
+            # Closing a file writes what is left in its buffer and can fail as writing can.
             try:
-                run.execute(
-                    on_request=writer.write if writer else None,
-                    on_decision=_line_writer(log) if log else None,
-                    on_progress=progress.update if progress.live else None,
-                )
-            except KvplanError as exc:
+                with files, Progress(run.workload.expected, quiet=quiet) as progress:
+                    run.execute(
+                        on_request=writer.write if writer else None,
+                        on_decision=_line_writer(log) if log else None,
+                        on_progress=progress.update if progress.live else None,
+                    )
+            except (KvplanError, OSError) as exc:
                 self.failure = exc
+                run.interruption = run.interruption or str(exc)
         self.result: Result = Result.model_validate(run.result(["kvplan", *sys.argv[1:]]))
+
+
+@contextmanager
+def _naming(opened: AbstractContextManager[T], path: str) -> Iterator[T]:
+    """Say of which file an error of writing or closing is."""
+    try:
+        with opened as stream:
+            yield stream
+    except OSError as exc:
+        exc.filename = exc.filename or path
+        raise
+
+
+@contextmanager
+def _terminated_is_interrupted() -> Iterator[None]:
+    """Being told to end (by a scheduler, by ``timeout``) keeps what was done, as Ctrl-C does."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def _open_log(path: str) -> AbstractContextManager[IO[str]]:
@@ -142,26 +196,34 @@ def _line_writer(stream: IO[str]) -> Callable[[str], None]:
 
 
 def _write(result: Result, output: str | None, html: str | None) -> None:
+    from kvplan.cli.files import written
     from kvplan.reporting.result import result_json
 
     if output == "-":
         sys.stdout.write(result_json(result) + "\n")
     elif output is not None:
-        with open(output, "w", encoding="utf-8") as handle:
-            handle.write(result_json(result) + "\n")
-        sys.stderr.write(f"wrote {output}\n")
-    if html is not None:
+        with written(output) as stream:
+            stream.write(result_json(result) + "\n")
+        sys.stderr.write(f"wrote {output}{'' if result.complete else ' (incomplete)'}\n")
+    if html == "-":
+        from kvplan.reporting.html import render_html
+
+        sys.stdout.write(render_html(result))
+    elif html is not None:
         from kvplan.cli.commands.report import ReportFormat, write_report
 
         write_report(result, Path(html), ReportFormat.html)
 
 
-def _print(result: Result, format: OutputFormat) -> None:
+def _print(result: Result, format: OutputFormat, standard: str | None) -> None:
     if format is OutputFormat.table:
-        from kvplan.cli.output import stdout_console
+        from kvplan.cli.output import stderr_console, stdout_console
         from kvplan.reporting.console import summary_table
 
-        stdout_console().print(summary_table(result))
+        console = stdout_console() if standard is None else stderr_console()
+        console.print(summary_table(result))
+    elif standard == "-o":
+        return  # the answer as JSON is what -o - printed
     elif format is OutputFormat.json:
         from kvplan.reporting.result import result_json
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kvplan.cli.files import STANDARD, written
 from kvplan.cli.options import FormatOption, OutputFormat, SeedOption
 
 if TYPE_CHECKING:
@@ -277,18 +276,7 @@ def _check_block(block_size: int | None) -> None:
 
 def _write(target: str, write: Callable[[IO[str]], list[str]]) -> list[str]:
     """Write to a file that appears whole or not at all, or to stdout."""
-    if target == "-":
+    if target == STANDARD:
         return write(sys.stdout)
-    place = Path(target)
-    handle, unfinished = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            losses = write(stream)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(unfinished, 0o666 & ~umask)
-        os.replace(unfinished, place)
-    except BaseException:
-        os.unlink(unfinished)
-        raise
-    return losses
+    with written(target) as stream:
+        return write(stream)
