@@ -116,12 +116,99 @@ class RadixIndex:
 
     def insert(self, content: Content, length: int, priority: int, counted: int) -> int:
         """See ``RadixTree.insert``."""
+        return self._descend(self.root, content, length, priority, counted)[0]
+
+    def advance(
+        self, node: RadixNode, content: Content, length: int, priority: int, counted: int
+    ) -> tuple[int, RadixNode]:
+        """See ``RadixTree.advance``.
+
+        The path to ``node`` is known to be there, so only what is below is searched; and the match that
+        follows the insertion passes the same nodes, so only its times are written down.
+        """
+        present, found = self._descend(node, content, length, priority, counted)
+        if counted < node.end:
+            self._count_path(node, priority, counted)
+        now = self._tick()
+        step = _AGE_STEP if self.unified else 0.0
+        seen: RadixNode | None = found
+        while seen is not None:
+            seen.last_access = now
+            now -= step
+            seen = seen.parent
+        if found is not node:
+            if found.ticket:
+                self.leaves.discard(found)
+            below = found
+            while below is not node:
+                if below.lock_ref == 0:
+                    tokens = below.end - below.start
+                    self.evictable -= tokens
+                    self.protected += tokens
+                below.lock_ref += 1
+                assert below.parent is not None
+                below = below.parent
+        return present, found
+
+    def conclude(
+        self, node: RadixNode, content: Content, length: int, prompt: int, priority: int, counted: int
+    ) -> int:
+        """See ``RadixTree.conclude``; again only what is below ``node`` is searched."""
+        page = self.page_size
+        aligned = length - length % page
+        present, _ = self._descend(node, content, length, priority, counted)
+        if counted < node.end:
+            self._count_path(node, priority, counted)
+        again = prompt - prompt % page
+        if again == node.end:
+            priority += 1
+        elif again:
+            self._touch_path(node, priority)
+            self._descend(self.root, content, prompt, priority + 1, max(counted, aligned))
+            return present
+        self._touch_path(node, priority)
+        return present
+
+    def _count_path(self, node: RadixNode, priority: int, counted: int) -> None:
+        """The first insertion of a request over a path it found cached."""
+        while node.end > counted:
+            node.hit_count += 1
+            if node.priority < priority:
+                node.priority = priority
+            assert node.parent is not None
+            node = node.parent
+
+    def _touch_path(self, node: RadixNode, priority: int) -> None:
+        """An insertion passes all nodes down to ``node``, which somebody holds."""
+        now = self._tick()
+        if self.unified:
+            # Each node has a tick of its own, rising with depth.
+            depth = 0
+            seen = node
+            while seen.parent is not None:
+                depth += 1
+                seen = seen.parent
+            self.now = now = now + depth
+        while node.parent is not None:
+            node.last_access = now
+            if node.priority < priority:
+                node.priority = priority
+            if self.unified:
+                now -= 1.0
+            node = node.parent
+
+    def _descend(
+        self, node: RadixNode, content: Content, length: int, priority: int, counted: int
+    ) -> tuple[int, RadixNode]:
+        """Insert what lies below ``node``, up to ``length`` tokens from the beginning of the sequence.
+
+        Returns the tokens that were there already (the path to ``node`` included) and the last node.
+        """
         page = self.page_size
         length -= length % page
         unified, leaves = self.unified, self.leaves
-        node = self.root
         now = self._tick()
-        present = 0
+        present = node.end
         while present < length:
             child = node.children.get(content.block_key(present, page))
             if child is None:
@@ -150,7 +237,8 @@ class RadixIndex:
             self.evictable += length - present
             leaves.discard(node)
             leaves.put(leaf)
-        return present
+            return present, leaf
+        return present, node
 
     def lock(self, node: RadixNode) -> None:
         """See ``RadixTree.lock``."""

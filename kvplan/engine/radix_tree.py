@@ -55,6 +55,22 @@ class RadixTree(Protocol[NodeT, ContentT]):
         """
         ...
 
+    def advance(
+        self, node: NodeT, content: ContentT, length: int, priority: int, counted: int
+    ) -> tuple[int, NodeT]:
+        """What a request does after each part of its prefill: insert ``length`` tokens, match them, and hold
+        the node found instead of ``node``, which it held so far. Returns how many tokens were there already,
+        and the node."""
+        ...
+
+    def conclude(
+        self, node: NodeT, content: ContentT, length: int, prompt: int, priority: int, counted: int
+    ) -> int:
+        """What a request that holds ``node`` does at its end: insert ``length`` tokens, then its ``prompt``
+        tokens (0: not again) at a priority higher by one. Returns how many of the former were there already.
+        """
+        ...
+
     def lock(self, node: NodeT) -> None:
         """Hold the node and its ancestors: they cannot be evicted."""
         ...
@@ -103,17 +119,21 @@ class Holding(Generic[NodeT, ContentT]):
 def checkpoint(tree: RadixTree[NodeT, ContentT], holding: Holding[NodeT, ContentT], tokens: int) -> int:
     """Put the request's first ``tokens`` computed tokens into the tree and hold them; returns tokens freed.
 
-    What the tree had already is not needed twice, so the request's copy is freed. When the answer reaches a
-    page beyond the prompt's, the prompt is inserted once more at a priority higher by one: that cuts the
-    leaf where the answer begins, and the answer goes before the prompt. (The condition follows the
-    recordings; without it the ``priority`` policy decides differently.)
+    What the tree had already is not needed twice, so the request's copy is freed.
     """
-    freed = _insert(tree, holding, tokens)
-    aligned, node = tree.match(holding.content, tokens)
-    tree.unlock(holding.node)
-    tree.lock(node)
-    holding.node = node
+    page = tree.page_size
+    aligned = tokens // page * page
+    content, node, priority = holding.content, holding.node, holding.priority
+    if _answer_has_a_page(holding, tokens, page):
+        present = tree.conclude(node, content, tokens, holding.prompt_tokens, priority, holding.counted)
+        _, holding.node = tree.match(content, tokens)
+        tree.unlock(node)
+        tree.lock(holding.node)
+    else:
+        present, holding.node = tree.advance(node, content, tokens, priority, holding.counted)
+    freed = present - holding.shared
     holding.shared = aligned
+    holding.counted = max(holding.counted, aligned)
     return freed
 
 
@@ -122,9 +142,10 @@ def release(tree: RadixTree[NodeT, ContentT], holding: Holding[NodeT, ContentT],
 
     Returns tokens freed.
     """
-    freed = _insert(tree, holding, tokens)
-    aligned = tokens // tree.page_size * tree.page_size
-    freed += holding.allocated - aligned
+    page = tree.page_size
+    prompt = holding.prompt_tokens if _answer_has_a_page(holding, tokens, page) else 0
+    present = tree.conclude(holding.node, holding.content, tokens, prompt, holding.priority, holding.counted)
+    freed = present - holding.shared + holding.allocated - tokens // page * page
     drop(tree, holding)
     return freed
 
@@ -136,11 +157,8 @@ def drop(tree: RadixTree[NodeT, ContentT], holding: Holding[NodeT, ContentT]) ->
     holding.shared = holding.allocated = 0
 
 
-def _insert(tree: RadixTree[NodeT, ContentT], holding: Holding[NodeT, ContentT], tokens: int) -> int:
-    page = tree.page_size
-    present = tree.insert(holding.content, tokens, holding.priority, holding.counted)
-    holding.counted = max(holding.counted, tokens // page * page)
-    prompt = holding.prompt_tokens
-    if prompt // page < tokens // page:
-        tree.insert(holding.content, prompt, holding.priority + 1, holding.counted)
-    return present - holding.shared
+def _answer_has_a_page(holding: Holding[NodeT, ContentT], tokens: int, page: int) -> bool:
+    """Whether the answer reaches a page beyond the prompt's: then the prompt is inserted once more, at a
+    priority higher by one. That cuts the leaf where the answer begins, and the answer goes before the
+    prompt. (The condition follows the recordings; without it ``priority`` decides differently.)"""
+    return holding.prompt_tokens // page < tokens // page

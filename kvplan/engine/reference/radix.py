@@ -103,6 +103,29 @@ class TokenTree:
             self.evictable += len(wanted)
         return present
 
+    def advance(
+        self, node: TokenNode, content: Tokens, length: int, priority: int, counted: int
+    ) -> tuple[int, TokenNode]:
+        """See ``RadixTree.advance``."""
+        present = self.insert(content, length, priority, counted)
+        hit, found = self.match(content, length)
+        assert hit == length // self.page_size * self.page_size
+        self.unlock(node)
+        self.lock(found)
+        return present, found
+
+    def conclude(
+        self, node: TokenNode, content: Tokens, length: int, prompt: int, priority: int, counted: int
+    ) -> int:
+        """See ``RadixTree.conclude``."""
+        del node
+        present = self.insert(content, length, priority, counted)
+        if prompt:
+            self.insert(
+                content, prompt, priority + 1, max(counted, length // self.page_size * self.page_size)
+            )
+        return present
+
     def lock(self, node: TokenNode) -> None:
         """See ``RadixTree.lock``."""
         while node.parent is not None:
