@@ -26,12 +26,19 @@ import numpy as np
 from kvplan.latency.fit.solve import Array, Parameter
 from kvplan.latency.fit.structure import Columns, Hardware
 
+KNOWN = 1.02
+"""Factor within which a parameter that is known stays."""
+
 
 @dataclass(frozen=True, slots=True)
 class DecodeAttention:
-    """Columns: batch, ctx, window (0 = none), q_heads, kv_heads, head_dim, kv_element_bytes."""
+    """Columns: batch, ctx, window (0 = none), q_heads, kv_heads, head_dim, kv_element_bytes.
+
+    ``known``: parameters that are read off the kernel's launches instead of being fitted freely.
+    """
 
     hardware: Hardware
+    known: tuple[tuple[str, float], ...] = ()
     name: str = "decode_attention"
     columns: tuple[str, ...] = (
         "batch", "ctx", "window", "q_heads", "kv_heads", "head_dim", "kv_element_bytes",
@@ -41,7 +48,7 @@ class DecodeAttention:
         """Starts are datasheet values; ranges are what a kernel of this kind can plausibly do."""
         bandwidth, l2 = self.hardware.bandwidth_bytes_per_s, self.hardware.l2_bytes
         flops = self.hardware.tensor_flops
-        return [
+        every = [
             Parameter("launch_s", 8e-6, 5e-7, 1e-4),
             Parameter("bandwidth", 0.85 * bandwidth, 0.1 * bandwidth, 1.05 * bandwidth),
             Parameter("l2_speedup", 2.0, 1.0, 8.0),
@@ -60,6 +67,12 @@ class DecodeAttention:
             Parameter("dram_s", 2e-6, 1e-9, 5e-5),
             Parameter("window_tile", 64.0, 1.0, 512.0),
         ]
+        known = dict(self.known)
+        return [
+            Parameter(p.name, known[p.name], known[p.name] / KNOWN, known[p.name] * KNOWN)
+            if p.name in known else p
+            for p in every
+        ]  # fmt: skip
 
     def seconds(self, values: Array, shapes: Columns) -> Array:
         """See the module."""

@@ -121,17 +121,17 @@ def fit_kernel(structure: Structure, shapes: Columns, seconds: Array) -> FittedK
     return FittedKernel(structure, solution.values, residual, factor, low, high, seconds.size)
 
 
-def _band_factor(
+def fold_errors(
     structure: Structure, shapes: Columns, seconds: Array, values: Array, residual: Residual
-) -> float:
-    """Cross-conformal factor: the ``COVERAGE`` quantile of |error| / deviation over held-out folds.
+) -> tuple[Array, Array]:
+    """(log of measured over predicted, its predicted deviation) of every shape when it was held out.
 
-    Each fold refits the formula and the residual's weights without the held-out points, so the errors are
-    those of shapes never seen; lengths and noise of the residual are kept.
+    Each of ``FOLDS`` folds refits the formula and the residual's weights without the held-out points, so the
+    errors are those of shapes never seen; lengths and noise of the residual are kept.
     """
     fold = np.arange(seconds.size) % FOLDS
     np.random.default_rng(0).shuffle(fold)
-    score = np.empty(seconds.size)
+    errors, deviations = np.empty(seconds.size), np.empty(seconds.size)
     for index in range(FOLDS):
         held, kept = take(shapes, fold == index), take(shapes, fold != index)
         refit = least_squares(
@@ -144,7 +144,16 @@ def _band_factor(
         )
         mean, deviation = part.predict(structure.coordinates(held), structure.streaming_share(refit, held))
         truth = np.log(seconds[fold == index] / structure.seconds(refit, held))
-        score[fold == index] = np.abs(truth - mean) / deviation
+        errors[fold == index], deviations[fold == index] = truth - mean, deviation
+    return errors, deviations
+
+
+def _band_factor(
+    structure: Structure, shapes: Columns, seconds: Array, values: Array, residual: Residual
+) -> float:
+    """Cross-conformal factor: the ``COVERAGE`` quantile of |error| / deviation over held-out folds."""
+    errors, deviations = fold_errors(structure, shapes, seconds, values, residual)
+    score = np.abs(errors) / deviations
     # The quantile of a hundred scores is itself uncertain: take it one standard error further out, so that
     # a band rather covers too much than too little.
     level = COVERAGE + np.sqrt(COVERAGE * (1.0 - COVERAGE) / seconds.size)

@@ -1,4 +1,7 @@
-"""A latency profile as a file (``kvplan.profile/1``): fitted kernels of one GPU, with their provenance.
+"""A latency profile as a file: fitted kernels of one GPU, with their provenance.
+
+``kvplan.profile/1`` comes from tables of other engines' kernels; ``kvplan.profile/2`` from kvplan's own
+kernels and carries ``measured``: ceilings of the machine, cache writers, environment.
 
 A profile holds constants, not measurements: the parameters of each kernel's formula, the residual's centres
 (log sizes of the shapes it was fitted on), the range it holds in and how well it did on shapes held out.
@@ -8,32 +11,30 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from kvplan.errors import SpecError
 from kvplan.latency.fit.collective import AllReduce
 from kvplan.latency.fit.decode import DecodeAttention
 from kvplan.latency.fit.gemm import Gemm
 from kvplan.latency.fit.kernel import FittedKernel
+from kvplan.latency.fit.measured_part import HeldOut, KernelDetail, Measured, Part, Positive
 from kvplan.latency.fit.prefill import PrefillAttention
 from kvplan.latency.fit.residual import restore
 from kvplan.latency.fit.structure import Hardware, Structure
 
 SCHEMA = "kvplan.profile/1"
+SCHEMA_MEASURED = "kvplan.profile/2"
+SCHEMAS = (SCHEMA, SCHEMA_MEASURED)
 MAX_BYTES = 64 << 20
 
-Positive = Annotated[float, Field(gt=0)]
 Row = Annotated[list[float], Field(max_length=32)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class ResidualPart(_Part):
+class ResidualPart(Part):
     """The smooth residual; see ``kvplan.latency.fit.residual``."""
 
     centres: Annotated[list[Row], Field(min_length=1, max_length=5000)]
@@ -45,17 +46,7 @@ class ResidualPart(_Part):
     shrink: Positive
 
 
-class HeldOut(_Part):
-    """Errors on shapes the kernel was not fitted on."""
-
-    trained: int
-    tested: int
-    median: float
-    p90: float
-    coverage: float
-
-
-class KernelPart(_Part):
+class KernelPart(Part):
     """One fitted kernel."""
 
     op: str
@@ -70,9 +61,10 @@ class KernelPart(_Part):
     trained_on: int
     measured_with: str
     held_out: HeldOut | None = None
+    detail: KernelDetail | None = None
 
 
-class ProvenancePart(_Part):
+class ProvenancePart(Part):
     """Where the measurements come from."""
 
     source: str
@@ -82,20 +74,28 @@ class ProvenancePart(_Part):
     command: str
 
 
-class ProfileFile(_Part):
+class ProfileFile(Part):
     """The whole file."""
 
-    schema_: Literal["kvplan.profile/1"] = Field(alias="schema")
+    schema_: Literal["kvplan.profile/1", "kvplan.profile/2"] = Field(alias="schema")
     name: str
     gpu: str
     provenance: ProvenancePart
     notes: list[str] = []
     kernels: Annotated[list[KernelPart], Field(min_length=1, max_length=500)]
+    measured: Measured | None = None
+
+    @model_validator(mode="after")
+    def _belongs(self) -> Self:
+        if (self.measured is not None) != (self.schema_ == SCHEMA_MEASURED):
+            raise ValueError(f"'measured' belongs to {SCHEMA_MEASURED}, and {SCHEMA_MEASURED} needs it")
+        return self
 
 
 def kernel_part(
-    op: str, labels: dict[str, str], fitted: FittedKernel, measured_with: str, held_out: HeldOut | None
-) -> KernelPart:
+    op: str, labels: dict[str, str], fitted: FittedKernel, measured_with: str, held_out: HeldOut | None,
+    detail: KernelDetail | None = None,
+) -> KernelPart:  # fmt: skip
     """A fitted kernel as it is stored; numbers keep nine digits."""
     structure, residual = fitted.structure, fitted.residual
     names = [p.name for p in structure.parameters()]
@@ -120,6 +120,7 @@ def kernel_part(
         trained_on=fitted.trained_on,
         measured_with=measured_with,
         held_out=held_out,
+        detail=detail,
     )
 
 
@@ -172,9 +173,10 @@ def read_profile(path: Path) -> ProfileFile:
     except (ValueError, RecursionError) as exc:
         raise SpecError(f"not a JSON document: {exc}", where=str(path)) from exc
     schema = document.get("schema") if isinstance(document, dict) else None
-    if schema != SCHEMA:
+    if schema not in SCHEMAS:
         raise SpecError(
-            f"this is no latency profile of a version kvplan reads (schema {schema!r}, not {SCHEMA!r})",
+            f"this is no latency profile of a version kvplan reads (schema {schema!r}, not {SCHEMA!r} or "
+            f"{SCHEMA_MEASURED!r})",
             where=str(path),
             hint="write one with kvplan calibrate --from measurements.parquet -o profile.json",
         )
@@ -189,8 +191,15 @@ def read_profile(path: Path) -> ProfileFile:
 
 
 def profile_text(profile: ProfileFile) -> str:
-    """The file's text: stable order, one line per kernel part."""
-    return json.dumps(profile.model_dump(mode="json", by_alias=True), indent=None, allow_nan=False) + "\n"
+    """The file's text, in stable order; what only the second version has is left out of the first."""
+    body = profile.model_dump(mode="json", by_alias=True)
+    if profile.measured is None:
+        del body["measured"]
+        for kernel in body["kernels"]:
+            del kernel["detail"]
+            if kernel["held_out"] is not None:
+                del kernel["held_out"]["split"]
+    return json.dumps(body, indent=None, allow_nan=False) + "\n"
 
 
 def _refuse(constant: str) -> float:
