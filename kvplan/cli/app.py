@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
@@ -17,7 +18,7 @@ import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
 from kvplan import __version__
-from kvplan.errors import Interrupted, KvplanError
+from kvplan.errors import Interrupted, KvplanError, UsageError
 
 
 class Verb(NamedTuple):
@@ -100,10 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code; prints errors instead of raising them."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A terminal or pipe that knows only ASCII gets \\uXXXX instead of a crash.
-            stream.reconfigure(errors="backslashreplace")
+    _prepare_streams()
     verb = _named_verb(argv)
     completing = "_KVPLAN_COMPLETE" in os.environ
     debug = "--debug" in argv
@@ -116,47 +114,85 @@ def run(argv: Sequence[str]) -> int:
     except NoArgsIsHelpError as exc:
         typer.echo(exc.ctx.get_help() if exc.ctx else "", err=True)
         return 2
-    except ClickException as exc:
-        _report(exc.format_message(), None, None, "usage", exc.exit_code, as_json=_wants_json(argv))
-        return exc.exit_code
-    except KvplanError as exc:
-        if debug:
-            raise
-        _report(exc.message, exc.where, exc.hint, exc.code, exc.exit_code, as_json=_wants_json(argv))
-        return exc.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        _report("interrupted", None, None, "interrupted", Interrupted.exit_code, as_json=_wants_json(argv))
-        return Interrupted.exit_code
+    except SystemExit as exc:
+        if isinstance(exc.__context__, BrokenPipeError):  # the framework's way of saying so
+            return _reader_went_away()
+        raise
     except BrokenPipeError:
-        # The reader of our pipe (head, less) went away: not an error of ours. Keep Python's shutdown
-        # from writing to the dead pipe again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as exc:
-        if debug:
+        return _reader_went_away()
+    except BaseException as exc:
+        problem = _problem(exc)
+        if problem is None:
             raise
-        place = str(exc.filename) if exc.filename else None
-        _report(exc.strerror or str(exc), place, None, "io", 1, as_json=_wants_json(argv))
-        return 1
-    except Exception as exc:
         if debug:
-            raise
-        message = f"internal error: {type(exc).__name__}: {exc}"
-        hint = "this is a bug in kvplan; run again with --debug and report the traceback"
-        _report(message, None, hint, "internal", 1, as_json=_wants_json(argv))
-        return 1
+            traceback.print_exception(exc)
+        _report(problem, as_json=_wants_json(argv))
+        return problem.exit_code
 
 
-def _report(
-    message: str, where: str | None, hint: str | None, code: str, exit_code: int, *, as_json: bool
-) -> None:
+def _prepare_streams() -> None:
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - lives as long as we do
+        elif isinstance(stream, io.TextIOWrapper):
+            # A terminal or pipe that knows only ASCII gets \\uXXXX instead of a crash.
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _reader_went_away() -> int:
+    """The reader of our pipe (head, less) has enough: no error of ours.
+
+    Keeps Python's shutdown from writing to the dead pipe again.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    return 0
+
+
+def _problem(exc: BaseException) -> KvplanError | None:
+    """What a user is told of an exception; ``None`` where it is none of ours."""
+    if isinstance(exc, KvplanError):
+        return exc
+    if isinstance(exc, ClickException):
+        context = getattr(exc, "ctx", None)
+        return UsageError(
+            exc.format_message().replace("Value error, ", ""),
+            hint=f"see {context.command_path} --help" if context is not None else None,
+        )
+    if isinstance(exc, (KeyboardInterrupt, typer.Abort)):
+        return Interrupted("interrupted")
+    if isinstance(exc, OSError):
+        problem = KvplanError(exc.strerror or str(exc), where=str(exc.filename) if exc.filename else None)
+        problem.code = "io"
+        return problem
+    if isinstance(exc, Exception):
+        problem = KvplanError(
+            f"internal error: {type(exc).__name__}: {exc}",
+            hint="this is a bug in kvplan; run again with --debug and report the traceback",
+        )
+        problem.code = "internal"
+        return problem
+    return None
+
+
+MAX_SHOWN = 2000
+"""Longest message shown: what is wrong may be megabytes of input, and they are not repeated."""
+
+
+def _report(problem: KvplanError, *, as_json: bool) -> None:
+    from kvplan.cli.output import visible
+
+    def shown(text: str) -> str:
+        return visible(
+            text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} ... ({len(text):,} characters)"
+        )
+
     if as_json:
-        body = {"code": code, "message": message, "where": where, "hint": hint, "exit_code": exit_code}
-        sys.stderr.write(json.dumps({"error": body}, ensure_ascii=False) + "\n")
+        sys.stderr.write(json.dumps(problem.to_dict(), ensure_ascii=False) + "\n")
         return
-    lines = [f"error: {message}"]
-    if where:
-        lines.append(f"  where: {where}")
-    if hint:
-        lines.append(f"  hint: {hint}")
+    lines = [f"error: {shown(problem.message)}"]
+    if problem.where:
+        lines.append(f"  where: {shown(problem.where)}")
+    if problem.hint:
+        lines.append(f"  hint: {shown(problem.hint)}")
     sys.stderr.write("\n".join(lines) + "\n")

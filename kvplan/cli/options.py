@@ -18,7 +18,14 @@ class OutputFormat(StrEnum):
 
 
 FormatOption = Annotated[
-    OutputFormat, typer.Option("--format", "-f", help="How to print the answer.", show_default=True)
+    OutputFormat,
+    typer.Option(
+        "--format",
+        "-f",
+        metavar="FORM",
+        help="How to print the answer: table, json, csv or md.",
+        show_default=True,
+    ),
 ]
 
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random stream.")]

@@ -19,10 +19,22 @@ if TYPE_CHECKING:
 
 PLAIN_WIDTH = 80
 
+_CONTROLS = {
+    code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+    for code in (*range(32), *range(127, 160), 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    if chr(code) not in "\n\t"
+}
+"""Characters that steer a terminal or turn the direction of text, as escapes."""
+
+
+def visible(text: str) -> str:
+    """Text whose control characters are shown, not obeyed: names and lines come from other people's files."""
+    return text.translate(_CONTROLS)
+
 
 def answer(text: str) -> None:
-    """Write text to stdout, with exactly one newline at its end."""
-    sys.stdout.write(text.rstrip("\n") + "\n")
+    """Write text to stdout, with exactly one newline at its end and no control characters."""
+    sys.stdout.write(visible(text).rstrip("\n") + "\n")
 
 
 def print_json(document: Mapping[str, Any]) -> None:
@@ -79,4 +91,4 @@ def _console(kind: type[Console], *, stderr: bool) -> Console:
 
 def warn(message: str) -> None:
     """One warning line on stderr."""
-    sys.stderr.write(f"warning: {message}\n")
+    sys.stderr.write(f"warning: {visible(message)}\n")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from kvplan.cli.options import OutputFormat
-from kvplan.cli.output import answer, csv_text, markdown_table, print_json
+from kvplan.cli.output import answer, csv_text, markdown_table, print_json, visible
 from kvplan.traces.reuse import MAX_LRU_REFERENCES
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ def print_written(target: str, to: str, report: Accounting, losses: list[str], o
     notes = [*report.remarks(), *losses]
     if target == "-":  # stdout holds the trace itself
         for name, value in rows:
-            sys.stderr.write(f"{name}: {value:,}\n")
+            sys.stderr.write(visible(f"{name}: {value:,}\n"))
         for note in notes:
-            sys.stderr.write(f"note: {note}\n")
+            sys.stderr.write(visible(f"note: {note}\n"))
     elif output is OutputFormat.json:
         print_json(document)
     elif output is OutputFormat.csv:

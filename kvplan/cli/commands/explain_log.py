@@ -18,7 +18,7 @@ MAX_BYTES = 64 << 20
 
 
 def explain_log(
-    log: Annotated[str, typer.Argument(help="The log file, or - for stdin.")],
+    log: Annotated[str, typer.Argument(metavar="LOG", help="The log file, or - for stdin.")],
     model: Annotated[
         str | None,
         typer.Option("--model", help="Compare the tokens of the pool with kvplan's for this model."),

@@ -17,14 +17,19 @@ MORE = 5
 
 def fit(
     model: Annotated[
-        str, typer.Argument(help="Name, alias, Hugging Face id, config.json, its directory, or a spec file.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Name, alias, Hugging Face id, config.json, its directory, a spec file, or -.",
+        ),
     ],
     gpu: Annotated[str, typer.Option("--gpu", help="GPU name or alias: kvplan gpus list.")],
     gpus: Annotated[
-        int | None, typer.Option("--gpus", min=1, help="GPUs in all; what tp and pp leave over replicates.")
+        int | None,
+        typer.Option("--gpus", min=1, metavar="N", help="GPUs in all; what tp and pp leave over replicates."),
     ] = None,
-    tp: Annotated[int | None, typer.Option("--tp", min=1, help="Tensor parallelism.")] = None,
-    pp: Annotated[int, typer.Option("--pp", min=1, help="Pipeline parallelism.")] = 1,
+    tp: Annotated[int | None, typer.Option("--tp", min=1, metavar="N", help="Tensor parallelism.")] = None,
+    pp: Annotated[int, typer.Option("--pp", min=1, metavar="N", help="Pipeline parallelism.")] = 1,
     ctx: Annotated[
         str | None,
         typer.Option("--ctx", "--context", help="Longest request: 32k, 131072. Default: the model's."),
@@ -49,7 +54,9 @@ def fit(
     max_num_batched_tokens: Annotated[
         int | None, typer.Option("--max-num-batched-tokens", help="Tokens of one step.")
     ] = None,
-    block_size: Annotated[int | None, typer.Option("--block-size", min=1, help="Tokens of a block.")] = None,
+    block_size: Annotated[
+        int | None, typer.Option("--block-size", min=1, metavar="N", help="Tokens of a block.")
+    ] = None,
     eager: Annotated[bool, typer.Option("--eager", help="No CUDA graphs.")] = False,
     expert_parallel: Annotated[
         bool, typer.Option("--expert-parallel", help="Deal whole experts out to the tensor-parallel ranks.")

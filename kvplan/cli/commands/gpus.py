@@ -50,7 +50,7 @@ def list_gpus(output: FormatOption = OutputFormat.table) -> None:
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(help="GPU name or alias.")],
+    name: Annotated[str, typer.Argument(metavar="GPU", help="GPU name or alias.")],
     output: FormatOption = OutputFormat.table,
 ) -> None:
     """Everything known of one GPU, with its sources."""

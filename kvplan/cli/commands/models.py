@@ -18,7 +18,7 @@ app = typer.Typer(no_args_is_help=True, help="Model shapes: list, show, import, 
 @app.command("list")
 def list_models(
     search: Annotated[
-        str | None, typer.Argument(help="Only names, families and aliases that contain this.")
+        str | None, typer.Argument(metavar="WORD", help="Only names, families and aliases that contain this.")
     ] = None,
     origins: Annotated[bool, typer.Option("--origins", help="Also show the file of every spec.")] = False,
     output: FormatOption = OutputFormat.table,
@@ -63,7 +63,9 @@ def _wrapped(text: str) -> list[str]:
 
 @app.command("show")
 def show(
-    model: Annotated[str, typer.Argument(help="Name, alias, Hugging Face id, or a file.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Name, alias, Hugging Face id, a file, or -.")
+    ],
     output: FormatOption = OutputFormat.table,
 ) -> None:
     """Show one model: its layers, where its facts come from, and its spec as YAML or JSON."""
@@ -93,7 +95,10 @@ def _layer_rows(spec: ModelSpec) -> list[tuple[str, str, int]]:
 @app.command("import")
 def import_model(
     source: Annotated[
-        str, typer.Argument(help="config.json, its directory, or a Hugging Face id (needs the hf extra).")
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="config.json, its directory, or a Hugging Face id (needs the hf extra)."
+        ),
     ],
     name: Annotated[str | None, typer.Option(help="Name of the spec. Default: from the source.")] = None,
     alias: Annotated[list[str] | None, typer.Option(help="Another name; repeatable.")] = None,
@@ -155,7 +160,9 @@ def _read(source: str, name: str | None, url: str | None, revision: str | None) 
 
 @app.command("validate")
 def validate(
-    files: Annotated[list[Path], typer.Argument(help="Spec files (YAML) or directories of them.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="Spec files (YAML) or directories of them.")
+    ],
     output: FormatOption = OutputFormat.table,
 ) -> None:
     """Check specs: their form, their names, and that their sizes can be computed."""

@@ -24,7 +24,10 @@ T = TypeVar("T")
 
 def simulate(
     scenario: Annotated[
-        str | None, typer.Argument(help="Scenario file (YAML); - reads standard input.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="SCENARIO", help="Scenario file (YAML); - reads standard input.", show_default=False
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option("--model", help="Model name, spec or config.json.")] = None,
     gpu: Annotated[str | None, typer.Option("--gpu", help="GPU name.")] = None,
@@ -107,9 +110,7 @@ def _print_scenario(document: dict[str, Any], text: str, format: OutputFormat) -
     elif format is OutputFormat.table:
         sys.stdout.write(text)
     else:
-        raise UsageError(
-            f"a scenario is not printed as {format}", hint="say json, or leave --format out"
-        )
+        raise UsageError(f"a scenario is not printed as {format}", hint="say json, or leave --format out")
 
 
 def _check_format(standard: str | None, format: OutputFormat) -> None:

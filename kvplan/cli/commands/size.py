@@ -20,7 +20,11 @@ ALTERNATIVES = ("bf16", "fp8", "int8_per_token_head", "int4", "nvfp4", "kivi2", 
 
 def size(
     model: Annotated[
-        str, typer.Argument(help="Name, alias, Hugging Face id, config.json, its directory, or a spec file.")
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="Name, alias, Hugging Face id, config.json, its directory, a spec file, or -.",
+        ),
     ],
     ctx: Annotated[
         str | None,

@@ -46,7 +46,10 @@ RateOption = Annotated[
 
 @app.command()
 def describe(
-    trace: Annotated[str, typer.Argument(help="Trace file, directory, archive, `-`, or a bundled workload.")],
+    trace: Annotated[
+        str,
+        typer.Argument(metavar="TRACE", help="Trace file, directory, archive, `-`, or a bundled workload."),
+    ],
     trace_format: TraceFormatOption = "auto",
     limit: LimitOption = None,
     block_size: BlockSizeOption = None,
@@ -160,7 +163,7 @@ def convert(
 
 @app.command()
 def synthesize(
-    name: Annotated[str, typer.Argument(help="Workload: chat, rag, agentic or fixed.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Workload: chat, rag, agentic or fixed.")],
     requests: Annotated[int, typer.Option("--requests", "-n", help="How many requests.")] = 2_000,
     rate: Annotated[float, typer.Option("--rate", help="Requests per second, on average.")] = 10.0,
     seed: SeedOption = 0,

@@ -1,0 +1,103 @@
+"""The front door: streams, pipes, signals of the shell, and how errors are worded."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kvplan.cli.app import VERBS, run
+
+KVPLAN = f"{sys.executable} -m kvplan"
+
+
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command.replace("kvplan", KVPLAN)],
+        capture_output=True, text=True, timeout=60, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["models list", "trace synthesize chat -n 3000", "models list -f json"])
+def test_a_reader_that_has_enough_is_no_error(command: str) -> None:
+    done = shell(f"kvplan {command} | head -1")
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)
+    assert "error" not in done.stderr
+
+
+def test_closed_streams_are_no_crash() -> None:
+    for redirection in (">&-", "2>&-", ">&- 2>&-"):
+        done = shell(f"kvplan size llama3-8b --ctx 1m {redirection}")
+        assert (done.returncode, "error" in done.stderr) == (0, False)
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no device that is always full")
+def test_a_full_standard_output_is_an_error() -> None:
+    done = shell("kvplan size llama3-8b > /dev/full")
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_control_characters_are_shown_not_obeyed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "a\x1b[31mb\u202ec\x07"
+    log = tmp_path / "start.log"
+    log.write_text(f"INFO Available KV cache memory: 1.00 GiB\nINFO {evil}\n", encoding="utf-8")
+    for argv in (["size", evil], ["size", str(tmp_path / f"{evil}.json")], ["trace", "describe", evil],
+                 ["explain-log", str(log), "--unread", "9"]):  # fmt: skip
+        run(argv)
+        said = capsys.readouterr()
+        assert not {"\x1b", "\u202e", "\x07"} & set(said.out + said.err)
+
+
+def test_what_is_wrong_is_not_repeated_at_length(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["size", "llama3-8b", "--ctx", "9" * 50_000]) == 2
+    assert len(capsys.readouterr().err) < 5000
+
+
+def test_errors_of_usage_point_to_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv, place in ((["size"], "kvplan size --help"), (["fit", "x"], "kvplan fit --help"),
+                        (["siez"], "kvplan --help"), (["trace", "foo"], "kvplan trace --help")):  # fmt: skip
+        assert run(argv) == 2
+        assert f"see {place}" in capsys.readouterr().err
+    run(["size", "x", "--format", "xml"])
+    assert "Value error" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("argv", "code"), [(["size", "nope"], 2), (["size", "nope.json"], 1)])
+def test_debug_shows_the_traceback_and_keeps_the_code(
+    argv: list[str], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["--debug", *argv, "--format", "json"]) == code
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert json.loads(err.splitlines()[-1])["error"]["exit_code"] == code
+
+
+def test_ascii_terminals_get_ascii() -> None:
+    for command in ("--help", "size --help", "fit llama3-8b --gpu h100", "models list"):
+        done = shell(f"kvplan {command}", PYTHONIOENCODING="ascii", LC_ALL="C", TERM="dumb")
+        assert done.returncode == 0
+        assert "\\u" not in done.stdout
+
+
+def _commands() -> list[list[str]]:
+    groups = {"trace": ("describe", "convert", "synthesize", "formats"), "gpus": ("list", "show"),
+              "models": ("list", "show", "import", "validate", "schema")}  # fmt: skip
+    return [[verb, *more] for verb in VERBS for more in [[], *([name] for name in groups.get(verb, ()))]]
+
+
+@pytest.mark.parametrize("command", _commands(), ids=" ".join)
+def test_help_is_whole_at_80_columns(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    assert run([*command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
