@@ -37,7 +37,7 @@ class SglangPlan:
         extends: requests in prefill, in batch order.
         decodes: whether the running requests take a token, too (a decode or a mixed batch).
         chunked: the request among ``extends`` whose prefill is not finished with this batch.
-        retracted, aborted: requests that had to go to make room.
+        retracted: requests that had to go to make room.
         tick: of the decode batch, this step included.
         ends: tokens with KV after this batch, for each of ``extends``.
         positions: places of the decoding requests in this batch, where the next one has a new order.
@@ -45,7 +45,7 @@ class SglangPlan:
     """
 
     __slots__ = (
-        "aborted", "batch", "chunked", "decodes", "ends", "extends", "positions", "retracted", "scheduled",
+        "batch", "chunked", "decodes", "ends", "extends", "positions", "retracted", "scheduled",
         "tick",
     )  # fmt: skip
 
@@ -58,7 +58,6 @@ class SglangPlan:
         self.positions: dict[SglangRequest, int] = {}
         self.chunked: SglangRequest | None = None
         self.retracted: list[SglangRequest] = []
-        self.aborted: list[SglangRequest] = []
         self.scheduled: list[tuple[SglangRequest, int]] = []
 
 
@@ -301,7 +300,8 @@ class SglangScheduler:
     def _retract(self, plan: SglangPlan, before: SglangPlan | None) -> None:
         """Send requests back until the others' next step fits: fewest outputs first, then longest prompt.
 
-        At least one goes, and one stays; if not even that one fits, it is aborted.
+        At least one goes, and one stays. That one fits: the front end lets nothing in that would not fit
+        alone (SGLang would abort it).
         """
         self.full = False
         decoding = self.decoding
@@ -321,10 +321,6 @@ class SglangScheduler:
             victim.preemptions += 1
             self.preemptions += 1
             plan.retracted.append(victim)
-        if len(keep) == 1 and not self._decode_fits(decoding.boundary_pages):
-            last = keep.pop()
-            self._let_go(last, outputs[last], 0)
-            plan.aborted.append(last)
         decoding.reorder(keep)
         decoded = sum(outputs[request] for request in keep) + RETRACT_DECODE_STEPS * len(keep)
         self.ratio = min(1.0, decoded / (sum(request.max_new_tokens for request in keep) + 1))

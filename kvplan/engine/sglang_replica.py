@@ -16,8 +16,6 @@ from kvplan.engine.sglang_config import SglangConfig, sglang_rejection
 from kvplan.engine.sglang_live import SglangRequest
 from kvplan.traces.request import Request
 
-ABORTED = "aborted: out of memory even after retracting all other requests"
-
 _NEVER = float("inf")
 
 
@@ -84,7 +82,7 @@ class SglangReplica:
                 self._deliver(due[0], clock)
                 stalled = False
             elif not plan.batch.scheduled_tokens:
-                if stalled and not plan.retracted and not plan.aborted and scheduler.waiting:
+                if stalled and not plan.retracted and scheduler.waiting:
                     raise EngineStuck(clock, scheduler.waiting[0].request.id)
                 stalled = True
             else:
@@ -193,8 +191,6 @@ class SglangReplica:
     def _record(self, plan: SglangPlan, clock: float) -> None:
         recorder, totals, scheduler = self.recorder, self.recorder.totals, self.scheduler
         page = scheduler.page
-        for request in plan.aborted:
-            recorder.rejected(request.request.id, ABORTED)
         for request in plan.extends:
             if request.scheduled_s < 0:
                 request.scheduled_s = clock

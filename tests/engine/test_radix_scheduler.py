@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kvplan.engine.engine import ENGINES, make_engine
-from kvplan.engine.errors import InvalidLatency
+from kvplan.engine.errors import InvalidLatency, OutOfKvMemory
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.sglang_config import SglangConfig
 from kvplan.errors import UnknownName, UsageError
@@ -137,6 +137,18 @@ def test_what_does_not_fit_is_turned_away_and_counted(
     run = Run([ask("no", prompt, answer), ask("yes", 5, 5)], engine, pool_tokens=64)
     assert run.rejected == {"no": reason}
     assert run.totals.finished == run.totals.rejected == 1
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_where_sglang_would_stop_the_run_stops_too(engine: str, overlap: bool) -> None:
+    """A chunk must go on whatever the pool holds, and here the answer beside it has taken what it needs."""
+    with pytest.raises(OutOfKvMemory, match="3 tokens needed, 1 free"):
+        Run(
+            [ask("a", 4, 30), ask("b", 30, 1, at=0.5)], engine, pool_tokens=40, chunked_prefill_size=4,
+            max_running_requests=2, enable_mixed_chunk=True, schedule_conservativeness=1e-6,
+            disable_overlap_schedule=not overlap,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("engine", ENGINES)

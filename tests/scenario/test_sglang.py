@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kvplan.engine.sglang_config import SglangConfig
-from kvplan.errors import SpecError, UsageError
+from kvplan.errors import KvplanError, UsageError
 from kvplan.scenario.deployment import resolve_deployment
 from kvplan.scenario.load import dump_scenario, load_scenario
 from kvplan.scenario.run import Run
@@ -66,7 +66,7 @@ def test_either_place_will_do(cache: str, engine: str) -> None:
     ],
 )
 def test_contradictions_are_refused(assignments: list[str], said: str) -> None:
-    with pytest.raises(SpecError, match=said):
+    with pytest.raises(KvplanError, match=said):
         load_scenario(None, {}, [*BASE, *assignments])
 
 

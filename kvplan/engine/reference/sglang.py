@@ -67,7 +67,6 @@ class SglangPlan:
     after: dict[SglangState, int] = field(default_factory=dict)
     chunked: SglangState | None = None
     retracted: list[SglangState] = field(default_factory=list)
-    aborted: list[SglangState] = field(default_factory=list)
     free: int = 0
     running: int = 0
     waiting: int = 0
@@ -354,10 +353,6 @@ class ReferenceSglangScheduler:
             victim.preemptions += 1
             self.preemptions += 1
             plan.retracted.append(victim)
-        if len(keep) <= 1 and not self._decode_fits(keep):
-            last = keep.pop()
-            self._let_go(last, 0)
-            plan.aborted.append(last)
         self.running = keep
         decoded = sum(state.outputs for state in keep) + RETRACT_DECODE_STEPS * len(keep)
         self.ratio = min(1.0, decoded / (sum(state.max_new_tokens for state in keep) + 1))

@@ -12,8 +12,6 @@ from kvplan.engine.reference.sglang import ReferenceSglangScheduler, SglangPlan
 from kvplan.engine.sglang_config import SglangConfig, sglang_rejection
 from kvplan.traces.request import Request
 
-ABORTED = "aborted: out of memory even after retracting all other requests"
-
 
 class ReferenceSglangEngine:
     """One engine instance, simulated step by step.
@@ -64,7 +62,7 @@ class ReferenceSglangEngine:
             if due is not None:
                 clock = max(clock, due[1])
                 self._deliver(due[0], clock)
-            elif plan.empty and stalled and not plan.retracted and not plan.aborted and scheduler.waiting:
+            elif plan.empty and stalled and not plan.retracted and scheduler.waiting:
                 raise EngineStuck(clock, scheduler.waiting[0].request.id)
             stalled = plan.empty and due is None
             if self.check:
@@ -99,8 +97,6 @@ class ReferenceSglangEngine:
 
     def _record(self, plan: SglangPlan, clock: float) -> None:
         recorder, totals, page = self.recorder, self.recorder.totals, self.config.page_size
-        for state in plan.aborted:
-            recorder.rejected(state.request.id, ABORTED)
         for state in plan.extends:
             if state.scheduled_s < 0:
                 state.scheduled_s = clock
