@@ -17,7 +17,6 @@ from collections import deque
 
 from kvplan.engine.errors import OutOfKvMemory
 from kvplan.engine.prefix_radix import RadixIndex
-from kvplan.engine.protocols import StepBatch
 from kvplan.engine.radix_tree import Holding, checkpoint, drop, release
 from kvplan.engine.sglang_admission import PrefillBudget, Verdict
 from kvplan.engine.sglang_config import (
@@ -27,38 +26,7 @@ from kvplan.engine.sglang_config import (
 )
 from kvplan.engine.sglang_live import DecodeBatch, SglangRequest
 from kvplan.engine.sglang_order import longest_prefix_first
-
-
-class SglangPlan:
-    """One batch.
-
-    Attributes:
-        batch: composition, for the latency model.
-        extends: requests in prefill, in batch order.
-        decodes: whether the running requests take a token, too (a decode or a mixed batch).
-        chunked: the request among ``extends`` whose prefill is not finished with this batch.
-        retracted: requests that had to go to make room.
-        tick: of the decode batch, this step included.
-        ends: tokens with KV after this batch, for each of ``extends``.
-        positions: places of the decoding requests in this batch, where the next one has a new order.
-        scheduled: (request, tokens) in batch order; kept only for a decision log.
-    """
-
-    __slots__ = (
-        "batch", "chunked", "decodes", "ends", "extends", "positions", "retracted", "scheduled",
-        "tick",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.batch = StepBatch()
-        self.extends: list[SglangRequest] = []
-        self.ends: list[int] = []
-        self.decodes = False
-        self.tick = 0
-        self.positions: dict[SglangRequest, int] = {}
-        self.chunked: SglangRequest | None = None
-        self.retracted: list[SglangRequest] = []
-        self.scheduled: list[tuple[SglangRequest, int]] = []
+from kvplan.engine.sglang_plan import SglangPlan
 
 
 class SglangScheduler:

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator
 from kvplan.engine.errors import EngineStuck, InvalidLatency
 from kvplan.engine.protocols import LatencyModel, StepBatch
 from kvplan.engine.recorder import Recorder, RequestRow, SeriesPoint
-from kvplan.engine.scheduler_sglang import SglangPlan, SglangScheduler
+from kvplan.engine.scheduler_sglang import SglangScheduler
 from kvplan.engine.sglang_config import SglangConfig, sglang_rejection
 from kvplan.engine.sglang_live import SglangRequest
+from kvplan.engine.sglang_plan import SglangPlan
 from kvplan.traces.request import Request
 
 _NEVER = float("inf")

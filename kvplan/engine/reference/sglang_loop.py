@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from kvplan.engine.errors import EngineStuck, InvalidLatency
 from kvplan.engine.protocols import LatencyModel, StepBatch
 from kvplan.engine.recorder import Recorder, RequestRow, SeriesPoint
-from kvplan.engine.reference.sglang import ReferenceSglangScheduler, SglangPlan
+from kvplan.engine.reference.sglang import ReferenceSglangScheduler
+from kvplan.engine.reference.sglang_state import SglangPlan
 from kvplan.engine.sglang_config import SglangConfig, sglang_rejection
 from kvplan.traces.request import Request
 
