@@ -489,3 +489,20 @@ def test_shapes_as_real_files_write_them(name: str) -> None:
         assert all(block.cross is not None for block in spec.layers())
     if name in ("dbrx", "longcat"):
         assert spec.layers()[0].mlp.kind == "moe"
+
+
+def test_an_unknown_architecture_is_refused_by_name_with_what_was_not_understood() -> None:
+    config = {
+        **without(BASE, "num_key_value_heads"),
+        "model_type": "quantumformer",
+        "architectures": ["QuantumForCausalLM"],
+        "memory_slots": 7,
+        "kv_twist": 3,
+    }
+    with pytest.raises(SpecError) as caught:
+        build(config)
+    text = str(caught.value)
+    assert "'QuantumForCausalLM' is not understood" in text
+    assert "kv_twist, memory_slots" in text
+    with pytest.raises(SpecError, match="kv_twist, memory_slots"):
+        build({**config, "num_key_value_heads": 4})

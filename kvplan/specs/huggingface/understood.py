@@ -98,6 +98,39 @@ def _has_class(model_type: str) -> bool:
     return model_type in class_defaults()
 
 
+def refuse_silent_heads(config: Config) -> None:
+    """Before anything is read: a model type that is not known must say how many heads it keeps.
+
+    Raises:
+        SpecError: the architecture, and the fields that no known architecture has.
+    """
+    explicit = ("num_key_value_heads", "kv_lora_rank", "multi_query_group_num", "block_configs")
+    listed = ("num_key_value_heads_per_layer", "attn_config", "multi_query_attention")
+    if is_known(config) or any(config.has(key) for key in (*explicit, *listed)):
+        return
+    if any(config.model_type.startswith(kind) for kind in ("rwkv", "mamba")):
+        return
+    known = {name for group in NAMES.items() for name in (group[0], *group[1])}
+    known |= {field for fields in class_defaults().values() for field in fields}
+    standard = ("model_type", "architectures", "transformers_version", "hidden_act", "dtype", "torch_dtype")
+    strange = [
+        key
+        for key, value in config.data.items()
+        if key not in known
+        and key not in standard
+        and value not in (None, False, [], {})
+        and not re.search(HARMLESS, key.casefold())
+    ]
+    name = config.architecture or config.model_type or "without architectures and model_type"
+    fields = ", ".join(["num_key_value_heads (absent)", *sorted(strange)[:12]])
+    raise SpecError(
+        f"architecture {name!r} is not understood; it does not say how many KV heads it has, and kvplan does "
+        f"not assume one per query head; fields not understood: {fields}",
+        where=f"{config.path}  {config.prefix}num_key_value_heads",
+        hint="write its shape as a spec (kvplan models show NAME prints one to start from)",
+    )
+
+
 def refuse_unknown_fields(config: Config) -> str | None:
     """For a model type that is not known: every structural field must have been read.
 
