@@ -43,6 +43,23 @@ _RATE_UNITS = {
 }  # fmt: skip
 
 
+MAX_GPUS = 1 << 16
+"""More than any deployment; a bound, so that arithmetic and searches stay small."""
+
+
+def check_count(name: str, value: int, most: int = MAX_TOKENS, *, least: int = 1) -> int:
+    """``value``, if it is a possible number of things.
+
+    Raises:
+        UsageError: below ``least`` or above ``most``.
+    """
+    if value < least:
+        raise UsageError(f"{name} must be at least {least}, got {value}")
+    if value > most:
+        raise UsageError(f"{name} must be at most {most:,}, got {value}")
+    return value
+
+
 def _split(text: str, what: str, example: str) -> tuple[Decimal, str]:
     match = _NUMBER.match(text)
     if match is None:

@@ -45,7 +45,8 @@ def render_markdown(result: Result, *, pictures: str | None = None) -> str:
     parts = [f"# {escape(said.headline)}", escape(" ".join(said.detail))]
     if said.chips:
         rows = tuple(
-            (chip.name, chip.value, chip.limit, "met" if chip.passed else "**missed**") for chip in said.chips
+            (*map(escape, (chip.name, chip.value, chip.limit)), "met" if chip.passed else "**missed**")
+            for chip in said.chips
         )
         parts.append(_rows(("Objective", "Value", "Limit", ""), rows, (1, 2), raw=True))
     parts += _section("Read with care", _bullets(cautions(result)))

@@ -21,9 +21,12 @@ PERCENTILES = 101
 MAX_DEPTH = 32
 """A scenario is a handful of levels deep."""
 
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0)]
-Amount = Annotated[float, Field(ge=0)]
+MOST = 1e30
+"""Larger than any time, size or number of a run, and small enough to be scaled, squared and drawn."""
+
+Count = Annotated[int, Field(ge=0, le=10**30)]
+Seconds = Annotated[float, Field(ge=0, le=MOST)]
+Amount = Annotated[float, Field(ge=0, le=MOST)]
 Scalar = str | int | float | bool | None
 
 
@@ -87,7 +90,7 @@ class Pool(Part):
 class CapacityPoint(Part):
     """How many sequences of one context length fit at once."""
 
-    context_tokens: Annotated[int, Field(ge=1)]
+    context_tokens: Annotated[int, Field(ge=1, le=10**30)]
     max_concurrency: Amount
 
 

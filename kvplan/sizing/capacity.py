@@ -21,6 +21,7 @@ from kvplan.sizing.weight_formats import weight_format
 from kvplan.sizing.weights import check_widths
 from kvplan.specs.formats import KvFormat, kv_format
 from kvplan.specs.schema import Block, GpuSpec, ModelSpec
+from kvplan.units import MAX_GPUS, check_count
 
 LONGEST_CONTEXT = 1 << 24
 """Where the search for the longest context ends when the model names no limit."""
@@ -246,8 +247,9 @@ def choose_parallel(model: ModelSpec, gpus: int, *, tp: int | None = None, pp: i
     Raises:
         UsageError: ``gpus`` is no multiple of tp x pp, or ``tp`` does not divide the model.
     """
-    if gpus < 1:
-        raise UsageError(f"gpus must be at least 1, got {gpus}")
+    for name, value in (("gpus", gpus), ("tp", tp), ("pp", pp)):
+        if value is not None:
+            check_count(name, value, MAX_GPUS)
     if tp is None:
         if gpus % pp:
             raise UsageError(f"{gpus} GPUs cannot be divided into {pp} pipeline stages")

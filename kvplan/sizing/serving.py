@@ -18,7 +18,7 @@ from typing import Literal
 
 from kvplan.errors import UsageError
 from kvplan.specs.schema import GpuSpec
-from kvplan.units import GIB
+from kvplan.units import GIB, check_count
 
 EngineKind = Literal["vllm", "sglang"]
 
@@ -91,9 +91,14 @@ def resolve_serving(
         raise UsageError(f"unknown engine {kind!r}", hint="use vllm or sglang")
     if utilization is not None and not 0 < utilization <= 1:
         raise UsageError(f"utilization {utilization} must be above 0 and at most 1")
-    for name, value in (("max_num_batched_tokens", max_num_batched_tokens), ("max_num_seqs", max_num_seqs)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} {value} must be at least 1")
+    for name, value in (
+        ("max_num_batched_tokens", max_num_batched_tokens),
+        ("max_num_seqs", max_num_seqs),
+        ("max_model_len", max_model_len),
+        ("block_size", block_size),
+    ):
+        if value is not None:
+            check_count(name, value)
     parsed = (*LATEST[kind], 0) if version is None else parse_version(version)
     if kind == "vllm":
         serving = _vllm_defaults(parsed, gpu, max_model_len)

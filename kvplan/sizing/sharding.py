@@ -18,6 +18,7 @@ from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.state import shard_sizes
 from kvplan.sizing.stores import Heads, Store
 from kvplan.specs.model import Block, ModelSpec
+from kvplan.units import MAX_GPUS, check_count
 
 
 def check_parallel(model: ModelSpec, parallel: Parallel) -> None:
@@ -27,8 +28,7 @@ def check_parallel(model: ModelSpec, parallel: Parallel) -> None:
         UsageError: naming the degree, the field of the model, and what would work.
     """
     for name in ("tp", "pp", "cp", "dp"):
-        if getattr(parallel, name) < 1:
-            raise UsageError(f"{name} must be at least 1, got {getattr(parallel, name)}")
+        check_count(name, getattr(parallel, name), MAX_GPUS)
     if parallel.pp > model.num_layers:
         raise UsageError(f"pp {parallel.pp} is more than the {model.num_layers} layers of {model.name}")
     tp = parallel.attention_tp

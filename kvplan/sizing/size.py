@@ -23,6 +23,7 @@ from kvplan.sizing.stores import Heads, Store
 from kvplan.specs.attention import LatentAttention, SharedAttention
 from kvplan.specs.formats import FULL_BITS, KvFormat, kv_format, with_residual_bits
 from kvplan.specs.model import Block, LayerGroup, ModelSpec
+from kvplan.units import check_count
 
 
 def size_model(
@@ -59,16 +60,17 @@ def size_model(
             that does not apply to its attention, draft layers it does not have.
         UnknownName: an unknown format or retention policy.
     """
-    if images < 0:
-        raise UsageError(f"images must not be negative, got {images}")
-    for name, value in (("context_tokens", context_tokens), ("batch", batch), ("block_size", block_size)):
-        if value < 1:
-            raise UsageError(f"{name} must be at least 1, got {value}")
+    check_count("images", images, least=0)
+    for name, value in (
+        ("context_tokens", context_tokens),
+        ("batch", batch),
+        ("block_size", block_size),
+        ("max_num_batched_tokens", max_num_batched_tokens),
+    ):
+        check_count(name, value)
     crossed = _crosses_images(model)
     if images and not crossed:
         context_tokens += images * _image_tokens(model, image_tokens)
-    if max_num_batched_tokens < 1:
-        raise UsageError(f"max_num_batched_tokens must be at least 1, got {max_num_batched_tokens}")
     form = kv_format(kv or model.dtype) if kv is None or isinstance(kv, str) else kv
     ask = SizeRequest(
         context_tokens=context_tokens,

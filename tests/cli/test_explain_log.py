@@ -240,3 +240,25 @@ def test_no_text_breaks_the_reader(lines: list[str]) -> None:
     assert account(reading).pool_bytes is not None
     assert explained_lines(reading)
     assert len(reading.unread) + len({fact.line for fact in reading.facts}) <= reading.lines
+
+
+@pytest.mark.parametrize("number", ["9" * 400, "9" * 5000, "1e400", "nan", "-inf"])
+@pytest.mark.parametrize(
+    "line",
+    ["Available KV cache memory: {} GiB", "GPU KV cache size: {} tokens", "max_num_seqs={}, tp_size={}"],
+)
+def test_impossible_numbers_are_not_understood(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, number: str
+) -> None:
+    log = tmp_path / "start.log"
+    log.write_text("INFO Available KV cache memory: 50.00 GiB\nINFO " + line.format(number, number) + "\n")
+    assert run(["explain-log", str(log), "--model", "llama-3.1-8b", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["account"]["pool_bytes"] == 50 << 30
+
+
+def test_a_negative_count_is_not_understood(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "start.log"
+    log.write_text("INFO Available KV cache memory: -1.25 GiB\nINFO GPU KV cache size: -5 tokens\n")
+    assert run(["explain-log", str(log), "--format", "json"]) == 0
+    account = json.loads(capsys.readouterr().out)["account"]
+    assert (account["pool_bytes"], account["pool_tokens"]) == (-5 << 28, None)

@@ -240,3 +240,15 @@ def test_a_model_from_standard_input_or_a_pipe(config: Path) -> None:
         )
     }
     assert sizes == {36 * 2 * 8 * 128 * 2}
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--batch", "--block-size", "--max-num-batched-tokens", "--images", "--tp", "--pp", "--cp", "--dp"],
+)
+@pytest.mark.parametrize("value", ["9" * 30, "9" * 4000, "9" * 5000, "-1", "nan", "1e5", "true"])
+def test_impossible_numbers_are_errors_of_usage(
+    capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    assert run(["size", "llama3-8b", option, value]) == 2
+    assert "error" in capsys.readouterr().err

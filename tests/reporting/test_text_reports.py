@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from kvplan.errors import DataError
 from kvplan.reporting.console import summary_table
 from kvplan.reporting.csv import COLUMNS, result_csv
 from kvplan.reporting.loading import parse_result
@@ -136,3 +137,28 @@ def test_colour_is_only_added(result_document):
     result = parse_result(result_document())
     coloured = re.sub(r"\x1b\[[0-9;]*m", "", _console(result, color=True))
     assert coloured == _console(result)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("totals", "steps"), 10**400),
+        (("memory", "total_bytes"), 10**400),
+        (("totals", "makespan_s"), 1e308),
+        (("capacity", 0, "points", 0, "max_concurrency"), 1e308),
+        (("capacity", 0, "points", 0, "context_tokens"), 10**400),
+    ],
+)
+def test_impossible_numbers_are_refused(result_document, path, value):
+    document = node = result_document()
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    with pytest.raises(DataError, match="less than or equal"):
+        parse_result(document)
+
+
+def test_names_of_objectives_are_escaped(result_document):
+    document = result_document()
+    document["slo"][0]["name"] = "<img src=x onerror=alert(1)>|x"
+    assert "<img" not in render_markdown(parse_result(document))

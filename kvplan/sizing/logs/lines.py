@@ -12,6 +12,9 @@ from kvplan.sizing.logs.wordings import CONFIGURATIONS, OPTION_WORDS, OPTIONS, W
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 """What terminals are told about colours and titles; container logs keep it."""
 
+MAX_NUMBER = 1e15
+"""Beyond any count or size in a log: such a line was not written by an engine."""
+
 MAX_LINE = 1 << 15
 """Characters of a line that are looked at: printed configurations run to a few thousand."""
 
@@ -79,12 +82,13 @@ def _facts(text: str, line: int) -> Iterator[Fact]:
             continue
         match = wording.expression.search(text)
         if match is not None:
-            taken.add(wording.name)
             values = {
                 key: word if key in wording.words else float(word.replace(",", ""))
                 for key, word in match.groupdict().items()
             }
-            yield Fact(wording.name, wording.engine, line, values, text)
+            if all(_possible(key, value) for key, value in values.items()):
+                taken.add(wording.name)
+                yield Fact(wording.name, wording.engine, line, values, text)
 
 
 def _options(text: str) -> dict[str, float | str]:
@@ -92,5 +96,14 @@ def _options(text: str) -> dict[str, float | str]:
     for name, expression in OPTIONS.items():
         match = expression.search(text)
         if match is not None and match.group(1) not in ("None", "auto"):
-            found[name] = match.group(1) if name in OPTION_WORDS else float(match.group(1))
+            value = match.group(1) if name in OPTION_WORDS else float(match.group(1))
+            if _possible(name, value):
+                found[name] = value
     return found
+
+
+def _possible(key: str, value: float | str) -> bool:
+    """Whether an engine can have meant it: sizes may be missing (negative), counts may not."""
+    return isinstance(value, str) or (
+        abs(value) < MAX_NUMBER and (value >= 0 or key.endswith(("gib", "mib")))
+    )
