@@ -23,12 +23,14 @@ $(BIN)/python:
 
 $(VENV)/.installed-base: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@$(BIN)/python -m compileall -q kvplan
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml tests/constraints.txt | $(BIN)/python
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint tests/constraints.txt $(TORCH)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint tests/constraints.txt --editable '.[test,parquet]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(TRITON)
+	@$(BIN)/python -m compileall -q kvplan
 	@touch $@ $(VENV)/.installed-base
 
 $(VENV)/.installed-lint: pyproject.toml tests/constraints.txt | $(VENV)/.installed-test
