@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from kvplan.errors import SpecError
+from kvplan.latency.measured_set import MeasuredSet, Rates, kernel_format, rates_of
 from kvplan.latency.work import Attention
 from kvplan.sizing.weight_formats import WeightFormat
 
@@ -22,9 +24,12 @@ _INSTEAD = "use {model: roofline}, whose bands are wider, or calibrate a profile
 
 
 class KernelSet:
-    """Fitted kernels by op and labels."""
+    """Fitted kernels by op and labels.
 
-    def __init__(self, profile: ProfileFile, where: str) -> None:
+    ``ragged``: times of batches of log-normal lengths relative to equal ones, where measured, sorted.
+    """
+
+    def __init__(self, profile: ProfileFile, where: str, block_size: int = 64) -> None:
         from kvplan.latency.fit.profile_file import restore_kernel
 
         self.name = profile.name
@@ -32,17 +37,73 @@ class KernelSet:
             (part.op, part.labels, restore_kernel(part, f"{where}: kernels.{index}"))
             for index, part in enumerate(profile.kernels)
         ]
+        self.measured: MeasuredSet | None = None
+        if profile.measured is not None:
+            pages = {
+                part.labels.get("kv_cache_dtype", ""): part.detail.pages
+                for part in profile.kernels
+                if part.detail is not None and part.op == "generation_attention"
+            }
+            self.measured = MeasuredSet(profile.measured, pages, block_size)
+        ragged = [part.detail.ragged for part in profile.kernels if part.detail is not None]
+        self.ragged = sorted(ratio for ratio in ragged if ratio is not None)
 
     def gemms(self, form: WeightFormat) -> list[FittedKernel]:
         """Every kernel that multiplies weights of this format."""
+        found = self._gemms(form)
+        if not found and self.measured is None:
+            raise self._missing(f"matrix multiplication with {form.name} weights")
+        return found
+
+    def _gemms(self, form: WeightFormat) -> list[FittedKernel]:
         wanted = _GEMM_FORMATS.get(form.name)
-        found = [
+        return [
             kernel for op, labels, kernel in self._kernels
             if op == "gemm" and wanted is not None and labels.get("gemm_dtype") == wanted
         ]  # fmt: skip
-        if not found:
+
+    def stand_in(self, form: WeightFormat) -> Rates:
+        """Rates for a weight format that was not measured; the result states it.
+
+        Raises:
+            SpecError: nothing was measured that could stand in.
+        """
+        plain = [
+            k for op, labels, k in self._kernels if op == "gemm" and labels.get("gemm_dtype") == "bfloat16"
+        ]
+        rates = None
+        if self.measured is not None:
+            rates = self.measured.stand_in(form, rates_of(plain[0]) if plain else None)
+        if rates is None:
             raise self._missing(f"matrix multiplication with {form.name} weights")
-        return found
+        return rates
+
+    def expert_rates(self, form: WeightFormat) -> list[Rates]:
+        """What grouped multiplications may count on: the rates of plain ones of the same format."""
+        found = self.gemms(form)
+        if not found:
+            return [self.stand_in(form)]
+        plain = [rates_of(kernel) for kernel in found]
+        return [
+            Rates(rates.bandwidth_bytes_per_s, rates.flops, rates.launch_s - self.eager_excess_s(kernel))
+            for rates, kernel in zip(plain, found, strict=True)
+        ]
+
+    def write_seconds(self, item: Attention) -> tuple[float, float]:
+        """(seconds of a call, seconds per token) by which a quantized cache write exceeds a plain one."""
+        if self.measured is None:
+            return 0.0, 0.0
+        mla = item.kind == "mla"
+        inputs = 2.0 * (item.head_dim if mla else 2 * item.kv_heads * item.head_dim)
+        name = kernel_format(item.kv_format, mla=mla)
+        plain = "mla_bf16" if mla else "bf16"
+        return self.measured.write_seconds(name, plain, item.kv_bytes_per_token, inputs)
+
+    def page_factor(self, item: Attention) -> float:
+        """Time of decode attention with this page size, relative to the size that was fitted."""
+        if self.measured is None or item.kind == "mla":
+            return 1.0
+        return self.measured.page_factor(kernel_format(item.kv_format, mla=False))
 
     def eager_excess_s(self, kernel: FittedKernel) -> float:
         """What a multiplication timed eagerly carries of launch time that a CUDA graph hides, else 0.
@@ -83,12 +144,17 @@ class KernelSet:
             if op == "gemm" and labels.get("gemm_dtype") == "bfloat16":
                 names = [p.name for p in kernel.structure.parameters()]
                 return float(kernel.values[names.index("bandwidth")])
+        machine = None if self.measured is None else self.measured.machine_rates()
+        if machine is not None:
+            return machine.bandwidth_bytes_per_s
         raise self._missing("16-bit matrix multiplication")
 
     def _attention(self, op: str, item: Attention) -> FittedKernel:
         from kvplan.latency.step import check_supported
 
         check_supported(item)
+        if self.measured is not None:
+            return self._own(op, item, self.measured)
         dtype = {1.0: "fp8", 2.0: "bfloat16"}.get(round(item.kv_element_bytes, 6))
         if dtype is None:
             raise self._missing(f"attention over a cache of {item.kv_element_bytes:.3g} bytes an element")
@@ -102,11 +168,52 @@ class KernelSet:
             raise self._missing(f"{dtype} attention with heads of {item.head_dim}")
         return found[fitting[0]]
 
-    def _missing(self, what: str) -> SpecError:
+    def _own(self, op: str, item: Attention, measured: MeasuredSet) -> FittedKernel:
+        """The kernel of kvplan's own that reads this cache format."""
+        mla = item.kind == "mla"
+        wanted = kernel_format(item.kv_format, mla=mla)
+        found = {labels.get("kv_cache_dtype", ""): k for name, labels, k in self._kernels if name == op}
+        if wanted == "fp16" and "fp16" not in found:
+            wanted = "bf16"
+        if wanted not in found and op in ("context_attention", "mla_context"):
+            return self._own_prefill(item, wanted, measured)
+        if wanted not in found:
+            raise self._missing(
+                f"{'MLA ' if mla else ''}decode attention over a cache of {item.kv_format}",
+                f"measured: {', '.join(sorted(found)) or 'none'}; or use {{model: roofline}}",
+            )
+        kernel = found[wanted]
+        if not mla and item.head_dim > kernel.high["head_dim"]:
+            raise self._missing(f"attention with heads of {item.head_dim}")
+        return kernel
+
+    def _own_prefill(self, item: Attention, wanted: str, measured: MeasuredSet) -> FittedKernel:
+        """Prefill of a format that was not timed: the measured one of the nearest width.
+
+        MLA expands its latent to heads and runs the 16-bit kernel.
+        """
+        found = {
+            labels.get("kv_cache_dtype", ""): kernel
+            for name, labels, kernel in self._kernels
+            if name == "context_attention"
+        }
+        if not found:
+            raise self._missing(f"prefill attention over a cache of {item.kv_format}")
+        width = 2.0 if item.kind == "mla" else item.kv_element_bytes
+        near = min(
+            sorted(found), key=lambda name: abs(math.log(found[name].high["kv_element_bytes"] / width))
+        )
+        what = "prefill of expanded MLA heads" if item.kind == "mla" else "prefill"
+        measured.assume(
+            "prefill_kernel", near, f"{what} over {wanted} was not measured: timed as over {near}"
+        )
+        return found[near]
+
+    def _missing(self, what: str, hint: str = _INSTEAD) -> SpecError:
         return SpecError(
             f"the profile {self.name!r} has no measured kernel for {what}",
             where="latency.model",
-            hint=_INSTEAD,
+            hint=hint,
         )
 
 

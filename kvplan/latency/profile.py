@@ -128,7 +128,7 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
             where="latency.name",
             hint=f"use a profile of {target.gpu.name}, or {{model: roofline}}",
         )
-    kernels = KernelSet(profile, str(path))
+    kernels = KernelSet(profile, str(path), target.block_size)
     work = step_work(
         target.model, parallel=target.parallel, kv_format=target.kv_format,
         weights_format=target.weights_format,
@@ -141,7 +141,7 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
         _assumed("latency.step_s", step_s, parameters, "engine overhead of a step, not measured"),
         _assumed("latency.request_s", request_s, parameters, "engine overhead of a request, not measured"),
         Assumption("latency.glue_s", GLUE_S, "small kernels of a layer, not measured"),
-        Assumption("latency.ragged", "mean context", "kernels were timed with sequences of one length"),
+        Assumption("latency.ragged", "mean context", _ragged(kernels.ragged)),
     ]
     if work.experts:
         assumed.append(Assumption("latency.moe_efficiency", MOE_EFFICIENCY, "grouped kernels, not measured"))
@@ -154,6 +154,8 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
         )  # fmt: skip
     if ranks > 1 and kernels.all_reduce() is None:
         assumed.append(Assumption("latency.reduce_s", 8e-6, "collectives of this GPU were not measured"))
+    if kernels.measured is not None:
+        assumed += kernels.measured.assumptions()
     assumed += [Assumption("latency.not_timed", note, "the model's shape") for note in work.notes]
     wider = WIDER if tables.outside or work.experts else 1.0
     bands = {
@@ -177,6 +179,13 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
             f"the profile was not measured for {what}: its bands are wider" for what in tables.outside
         ),
     )
+
+
+def _ragged(ratios: list[float]) -> str:
+    if not ratios:
+        return "kernels were timed with sequences of one length"
+    low, high = ratios[0], ratios[-1]
+    return f"log-normal lengths (sigma 0.6) took {low:.2f} to {high:.2f} times as long in the measurement"
 
 
 def _seconds(parameters: Mapping[str, Any], key: str, default: float) -> float:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from kvplan.errors import SpecError
 from kvplan.latency.kernel_set import KernelSet
 from kvplan.latency.link import Exchange
+from kvplan.latency.measured_set import MATMUL_SPREAD
 from kvplan.latency.monotone import DenseTable, LogTable
 from kvplan.latency.work import Attention, Experts, Linear, StepWork
 
@@ -80,6 +81,9 @@ def build_tables(work: StepWork, kernels: KernelSet, exchange: Exchange | None) 
     rate = kernels.bandwidth_bytes_per_s()
     glue = GLUE_S + GLUE_STREAMS * tokens * work.hidden_size * work.activation_bytes / rate
     total += work.layers * glue
+    for attention in work.attentions:
+        call, token = kernels.write_seconds(attention)
+        total += attention.layers * (call + token * tokens)
     total += _collectives(kernels, work, exchange, tokens, spread)
     head = _gemm(kernels, work.head, _token_grid(MAX_SAMPLED), spread, outside)
     decode, prefill, launch = _attention(work, kernels, spread, outside)
@@ -128,7 +132,15 @@ def _gemm(
         "k": np.full(tokens.size, float(item.inputs)),
     }
     best = None
-    for kernel in kernels.gemms(item.format):
+    found = kernels.gemms(item.format)
+    if not found:
+        rates = kernels.stand_in(item.format)
+        spread["linear"] = max(spread.get("linear", 0.0), MATMUL_SPREAD)
+        outside.append(f"multiplication with {item.format.name} weights")
+        compute = 2.0 * tokens * item.outputs * item.inputs / rates.flops
+        memory = item.weight_bytes / rates.bandwidth_bytes_per_s
+        return np.asarray(rates.launch_s + np.maximum(compute, memory))
+    for kernel in found:
         guess = kernel.predict(shapes)
         # Where a kernel was not timed another one takes over: engines pick by the number of tokens.
         usable = (tokens >= kernel.low["m"]) & (tokens <= kernel.high["m"])
@@ -139,6 +151,10 @@ def _gemm(
             outside.append(f"a {item.outputs} x {item.inputs} matrix multiplication ({item.name})")
         best = seconds if best is None else np.minimum(best, seconds)
     assert best is not None
+    if not np.all(np.isfinite(best)):
+        # Fewer tokens than any kernel was timed with are padded to its fewest.
+        first = int(np.flatnonzero(np.isfinite(best))[0])
+        best[:first] = best[first]
     if not np.all(np.isfinite(best)):
         last = int(np.flatnonzero(np.isfinite(best))[-1])
         best[last + 1 :] = best[last] * tokens[last + 1 :] / tokens[last]
@@ -155,13 +171,10 @@ def _experts(kernels: KernelSet, experts: Experts, tokens: Array) -> Array:
     best = np.full(tokens.size, np.inf)
     touched = experts.held * (1.0 - (1.0 - experts.routed / experts.total) ** tokens)
     work = tokens * experts.routed * experts.token_share * experts.flops_per_assignment
-    for kernel in kernels.gemms(experts.format):
-        names = [p.name for p in kernel.structure.parameters()]
-        fitted = dict(zip(names, kernel.values, strict=True))
-        memory = touched * experts.expert_bytes / fitted["bandwidth"]
-        compute = work / (fitted["flops"] * MOE_EFFICIENCY)
-        launch = fitted["launch_s"] - kernels.eager_excess_s(kernel)
-        best = np.minimum(best, 2.0 * launch + np.maximum(memory, compute))
+    for rates in kernels.expert_rates(experts.format):
+        memory = touched * experts.expert_bytes / rates.bandwidth_bytes_per_s
+        compute = work / (rates.flops * MOE_EFFICIENCY)
+        best = np.minimum(best, 2.0 * rates.launch_s + np.maximum(memory, compute))
     return np.asarray(experts.layers * best)
 
 
@@ -208,7 +221,7 @@ def _attention(
     for item in work.attentions:
         one = kernels.decode(item)
         seconds = _decode_layer(one, item, *np.meshgrid(batch, context, indexing="ij"))
-        decode += item.layers * seconds.reshape(decode.shape)
+        decode += item.layers * kernels.page_factor(item) * seconds.reshape(decode.shape)
         many = kernels.prefill(item)
         floor = float(many.values[0])
         body = _prefill_layer(many, item, *np.meshgrid(new, context - 1.0, indexing="ij"))
@@ -218,7 +231,9 @@ def _attention(
             spread[name] = max(
                 spread.get(name, 0.0), kernel.band_factor * kernel.residual.noise * 1.5 / 1.645
             )
-        for name, size in (("q_heads", item.q_heads), ("kv_heads", item.kv_heads)):
+        for name, size in (
+            ("q_heads", item.q_heads), ("kv_heads", item.kv_heads), ("head_dim", item.head_dim),
+        ):  # fmt: skip
             if item.kind != "mla" and not one.low[name] / 2 <= size <= one.high[name] * 2:
                 outside.append(f"decode attention with {size} {name}")
     return _table(np.maximum(decode, launch)), _table(prefill), launch

@@ -68,6 +68,7 @@ class Attention:
 
     ``kv_bytes_per_token``: of one layer. ``limit``: the window, or None. ``ratio``: cache entries per token.
     ``decode_flops`` and ``prefill_flops``: per query-key pair of one layer, all heads of this rank.
+    ``kv_format``: name of the cache's number format.
     """
 
     layers: int
@@ -81,6 +82,7 @@ class Attention:
     ratio: int
     decode_flops: float
     prefill_flops: float
+    kv_format: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +224,7 @@ def _attention(
             Attention(
                 layers, "mla", heads, 1, rank + rope, size, size * cp / (rank + rope), limit, 1,
                 2.0 * heads * (2 * rank + rope) / cp,
-                2.0 * heads * (attention.nope_head_dim + rope + attention.v_head_dim) / cp,
+                2.0 * heads * (attention.nope_head_dim + rope + attention.v_head_dim) / cp, form.name,
             )
         ]  # fmt: skip
     if isinstance(attention, CompressedAttention):
@@ -265,6 +267,7 @@ def _attention(
             1,
             flops,
             flops,
+            form.name,
         )
     ]
 

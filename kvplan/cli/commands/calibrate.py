@@ -10,6 +10,7 @@ import typer
 from kvplan.cli.options import FormatOption, OutputFormat
 
 if TYPE_CHECKING:
+    from kvplan.latency.fit.measured_part import Measured
     from kvplan.latency.fit.profile_file import ProfileFile
 
 app = typer.Typer(
@@ -27,7 +28,8 @@ def calibrate(
     source: Annotated[
         list[str] | None,
         typer.Option(
-            "--from", help="Table of measurements (Parquet, CSV) or a directory of them; repeatable."
+            "--from",
+            help="Kernel measurements of make gpu (JSON), or tables (Parquet, CSV, a directory); repeatable.",
         ),
     ] = None,
     device: Annotated[
@@ -58,7 +60,12 @@ def calibrate(
     """Fit a latency profile; prints the error on every shape that was not fitted on.
 
     [bold]kvplan calibrate --from measurements.parquet -o my-gpu.json[/bold] fits without a GPU.
-    [bold]kvplan calibrate --gpu 0 -o my-gpu.json[/bold] measures kvplan's own kernels first.
+    [bold]kvplan calibrate --gpu 0 -o my-gpu.json[/bold] measures kvplan's own kernels first and keeps the raw
+    file beside the profile. Measured elsewhere: run [bold]make gpu[/bold] there, bring
+    reports/local/gpu/measurements.json and give it to [bold]--from[/bold].
+
+    To publish: commit the profile as kvplan/latency/profiles/GPU.json, and the raw file with what this
+    command printed as reports/kernels-GPU/.
     """
     if context.invoked_subcommand is not None:
         return
@@ -75,9 +82,12 @@ def calibrate(
     from kvplan.latency.fit.calibrate import calibrate as fit
     from kvplan.latency.fit.profile_file import profile_text
 
-    tables = source if source is not None else [str(_measure(device or 0, output_path))]
+    if source is None:
+        from kvplan.cli.gpu_measure import measure
+
+        source = [str(measure(device or 0, output_path))]
     profile, _ = fit(
-        tables, gpu=gpu_spec, name=name, points=points, source=data_source, license=data_license,
+        source, gpu=gpu_spec, name=name, points=points, source=data_source, license=data_license,
         url=data_url, progress=lambda title: typer.echo(f"fitted {title}", err=True),
     )  # fmt: skip
     output_path.write_text(profile_text(profile), encoding="utf-8")
@@ -98,34 +108,6 @@ def show(
     _print(read_profile(profile_path(profile)), output)
 
 
-def _measure(device: int, output_path: Path) -> Path:
-    """Run the measurement grid in a process of its own and return its table.
-
-    A process apart keeps torch out of this one, and a crash of a kernel from taking the fit with it.
-    """
-    import subprocess
-    import sys
-    from importlib.util import find_spec
-
-    from kvplan.errors import DataError, EnvironmentLacks
-
-    if find_spec("torch") is None or find_spec("triton") is None:
-        raise EnvironmentLacks(
-            "measuring needs torch and triton",
-            hint="pip install 'kvplan[gpu]' on the machine with the GPU, or fit with --from",
-        )
-    table = output_path.with_suffix(".measurements.csv")
-    command = [sys.executable, "-m", "kvplan.kernels.benchmark", "--device", str(device), "-o", str(table)]
-    code = subprocess.run(command, check=False).returncode
-    if code == EnvironmentLacks.exit_code:
-        raise EnvironmentLacks(
-            f"CUDA device {device} cannot be measured", hint="kvplan doctor says what this machine can run"
-        )
-    if code != 0 or not table.is_file():
-        raise DataError(f"the measurement ended with exit code {code} and no table", where=str(table))
-    return table
-
-
 def _print(profile: ProfileFile, output: OutputFormat) -> None:
     from kvplan.cli.output import answer, csv_text, markdown_table, print_json
 
@@ -137,6 +119,7 @@ def _print(profile: ProfileFile, output: OutputFormat) -> None:
                 "held_out": None if part.held_out is None else part.held_out.model_dump(),
                 "low": part.low, "high": part.high, "parameters": part.parameters,
                 "measured_with": part.measured_with,
+                **({} if part.detail is None else {"detail": part.detail.model_dump()}),
             }
             for part in profile.kernels
         ]  # fmt: skip
@@ -144,6 +127,7 @@ def _print(profile: ProfileFile, output: OutputFormat) -> None:
             {
                 "schema": "kvplan.calibrate/1", "name": profile.name, "gpu": profile.gpu,
                 "provenance": profile.provenance.model_dump(), "kernels": kernels, "warnings": profile.notes,
+                **({} if profile.measured is None else {"measured": profile.measured.model_dump()}),
             }
         )  # fmt: skip
     elif output is OutputFormat.csv:
@@ -160,9 +144,9 @@ def _row(profile: ProfileFile, index: int) -> tuple[str, ...]:
     held = part.held_out
     if held is None:
         return (title, str(part.trained_on), "0", "", "", "")
+    covers = "" if held.coverage is None else f"{held.coverage:.1%}"
     return (
-        title, str(held.trained), str(held.tested), f"{held.median:.1%}", f"{held.p90:.1%}",
-        f"{held.coverage:.1%}",
+        title, str(held.trained), str(held.tested), f"{held.median:.1%}", f"{held.p90:.1%}", covers,
     )  # fmt: skip
 
 
@@ -178,4 +162,30 @@ def _table(profile: ProfileFile, rows: list[tuple[str, ...]]) -> list[str]:
         lines.append(f"{fitted:>6}{tested:>8}{median:>8}{p90:>8}{covers:>8}  {first}")
         lines += [" " * 40 + text for text in rest]
     about = "Errors are |predicted/measured - 1| on shapes not fitted on; 'covers' is the share of them"
-    return [*lines, "", *wrap(about + " inside the 90 % band.", 80)]
+    lines += ["", *wrap(about + " inside the 90 % band.", 80)]
+    if profile.measured is not None:
+        lines += _machine(profile.measured)
+    return lines
+
+
+def _machine(measured: Measured) -> list[str]:
+    """The registered hold-out and the machine's ceilings, in lines."""
+    from textwrap import wrap
+
+    held, ceilings = measured.held_out, measured.ceilings
+    text = "Kernels without coverage were scored on points left out in turn."
+    if held is not None and held.coverage is not None:
+        text += (
+            f" Registered hold-out: {held.tested} points, median {held.median:.1%}, "
+            f"p90 {held.p90:.1%}, band covers {held.coverage:.1%}."
+        )
+    rates = [("copy", ceilings.copy_bytes_per_s, "B/s"), ("read", ceilings.read_bytes_per_s, "B/s")]
+    rates += [(f"matmul {name}", rate, "FLOP/s") for name, rate in ceilings.matmul_flops.items()]
+    shown = [f"{name} {rate / 1e12:.3g} T{unit}" for name, rate, unit in rates if rate is not None]
+    shown += [
+        f"{host.direction.replace('_', ' ')} {'pinned' if host.pinned else 'pageable'} "
+        f"{host.bytes_per_s / 1e9:.3g} GB/s"
+        for host in ceilings.host
+    ]
+    device = measured.environment.get("device", "unknown device")
+    return [*wrap(text, 80), *wrap(f"Measured on {device}: {', '.join(shown) or 'no ceilings'}.", 80)]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from kvplan.errors import DataError
+from kvplan.errors import DataError, UsageError
 from kvplan.latency.fit.accuracy import POINTS, Score, score_fitted
 from kvplan.latency.fit.choose import hardware_of, structure_for
 from kvplan.latency.fit.kernel import designed_rows, fit_kernel, take
-from kvplan.latency.fit.profile_file import HeldOut, KernelPart, ProfileFile, kernel_part
+from kvplan.latency.fit.kernel_measurements import is_kernel_measurements
+from kvplan.latency.fit.measured import calibrate_measured
+from kvplan.latency.fit.measured_part import HeldOut
+from kvplan.latency.fit.origin import provenance, spec_of
+from kvplan.latency.fit.profile_file import KernelPart, ProfileFile, kernel_part
 from kvplan.latency.fit.tables import check_rates, read_measurements
-from kvplan.specs.catalog import load_gpu
 
 UPSTREAM = "NVIDIA aiconfigurator collectors"
 UPSTREAM_URL = "https://github.com/ai-dynamo/aiconfigurator"
@@ -31,24 +34,31 @@ def calibrate(
     """Fit a profile; every kernel is fitted on at most ``points`` designed shapes.
 
     Args:
-        places: tables or directories of tables, all of one GPU.
+        places: tables or directories of tables, all of one GPU; or one file of kernel measurements.
         gpu: the GPU's spec when it is not the one the tables name.
 
     Raises:
-        DataError: unusable measurements. UnknownName: no spec of that GPU.
+        DataError: unusable measurements. UnknownName: no spec of that GPU. UsageError: a file of kernel
+            measurements together with anything else.
     """
+    if any(is_kernel_measurements(Path(place)) for place in places):
+        if len(places) > 1:
+            raise UsageError(
+                "a file of kernel measurements is fitted by itself", where=", ".join(places),
+                hint="calibrate once for each file",
+            )  # fmt: skip
+        own = calibrate_measured(
+            Path(places[0]), gpu=gpu, name=name, points=points, source=source, license=license, url=url,
+            progress=progress,
+        )  # fmt: skip
+        return own, []
     measured = read_measurements(places)
     devices = sorted({family.device for family in measured.families})
     if len(devices) > 1:
         raise DataError(
             f"measurements of several GPUs: {', '.join(devices)}", hint="calibrate one GPU at a time"
         )
-    spec = load_gpu(gpu or devices[0])
-    if gpu is not None and _knows(devices[0]) not in (None, spec.name):
-        raise DataError(
-            f"the measurements are of {devices[0]}, not of {spec.name}",
-            hint="leave --gpu-spec out, or give the tables of that GPU",
-        )
+    spec = spec_of(devices[0], gpu)
     hardware = hardware_of(spec)
     check_rates(measured.families, hardware.bandwidth_bytes_per_s, hardware.l2_bytes)
     notes = list(measured.notes)
@@ -80,31 +90,8 @@ def calibrate(
         schema="kvplan.profile/1",
         name=name or spec.name,
         gpu=spec.name,
-        provenance={  # type: ignore[arg-type]
-            "source": source,
-            "license": license,
-            "url": url,
-            "inputs": [
-                {"path": _tail(item.path), "bytes": item.bytes, "sha256": item.sha256}
-                for item in measured.inputs
-            ],
-            "command": shlex.join(["kvplan", "calibrate", "--points", str(points)]),
-        },
+        provenance=provenance(measured.inputs, points, source, license, url),
         notes=notes,
         kernels=parts,
     )
     return profile, scores
-
-
-def _knows(device: str) -> str | None:
-    from kvplan.errors import UnknownName
-
-    try:
-        return load_gpu(device).name
-    except UnknownName:
-        return None
-
-
-def _tail(path: str) -> str:
-    """The last components of a path: enough to recognise a file, nothing about the machine."""
-    return "/".join(path.replace("\\", "/").split("/")[-5:])

@@ -74,7 +74,6 @@ class Point(Timed):
     window: Amount = 0
     new_tokens: Size = 1
     ragged: Amount = 0
-    fused: bool = True
     repeat: Amount = 0
     kv_bytes: Size
     io_bytes: Size
@@ -188,7 +187,7 @@ def read_kernel_measurements(path: Path) -> KernelMeasurements:
     schema = body.get("schema") if isinstance(body, dict) else None
     if schema != SCHEMA:
         raise DataError(
-            f"not kernel measurements of a version kvplan reads (schema {str(schema)[:60]!r}, not {SCHEMA!r})",
+            f"not kernel measurements that kvplan reads (schema {str(schema)[:60]!r}, not {SCHEMA!r})",
             where=str(path),
             hint="measure with python -m kvplan.kernels.benchmark of the same kvplan",
         )

@@ -71,7 +71,7 @@ def kernel_rows(points: Iterable[Point], multiprocessors: int) -> list[KernelRow
     """Group attention rows by kernel, in the order of op and first appearance."""
     groups: dict[tuple[str, str], list[Point]] = {}
     for point in points:
-        if point.op in _OPS and point.stage not in _LEFT_OUT and point.fused:
+        if point.op in _OPS and point.stage not in _LEFT_OUT:
             groups.setdefault((_OPS[point.op], point.format), []).append(point)
     return [
         _one(op, name, rows, multiprocessors)

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Positive = Annotated[float, Field(gt=0)]
 Name = Annotated[str, Field(min_length=1, max_length=60)]
 
+PageSize = Annotated[str, Field(pattern=r"^[0-9]{1,5}$")]
+
 
 class Part(BaseModel):
     """Frozen, closed, finite."""
@@ -45,7 +47,7 @@ class KernelDetail(Part):
 
     fitted: list[str] = []
     donor: str | None = None
-    pages: Annotated[dict[Annotated[str, Field(pattern=r"^[0-9]{1,5}$")], Positive], Field(max_length=16)] = {}
+    pages: Annotated[dict[PageSize, Positive], Field(max_length=16)] = {}
     ragged: Positive | None = None
 
 

@@ -81,7 +81,7 @@ class ProfileFile(Part):
     name: str
     gpu: str
     provenance: ProvenancePart
-    notes: list[str] = []
+    notes: list[str] = Field(default_factory=list)
     kernels: Annotated[list[KernelPart], Field(min_length=1, max_length=500)]
     measured: Measured | None = None
 

@@ -1,0 +1,52 @@
+"""Which GPU measurements are of, and where a profile says they come from."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from kvplan.errors import DataError, UnknownName
+from kvplan.latency.fit.profile_file import ProvenancePart
+from kvplan.provenance import InputFile
+from kvplan.specs.catalog import load_gpu
+from kvplan.specs.schema import GpuSpec
+
+
+def spec_of(device: str, gpu: str | None) -> GpuSpec:
+    """The spec of the GPU that was measured, which ``gpu`` may name when the device's name is unknown.
+
+    Raises:
+        UnknownName: no such spec. DataError: ``gpu`` is another one than was measured.
+    """
+    spec = load_gpu(gpu or device)
+    if gpu is not None and _knows(device) not in (None, spec.name):
+        raise DataError(
+            f"the measurements are of {device}, not of {spec.name}",
+            hint="leave --gpu-spec out, or give the measurements of that GPU",
+        )
+    return spec
+
+
+def provenance(
+    inputs: Sequence[InputFile], points: int, source: str, license: str, url: str | None
+) -> ProvenancePart:
+    """Where a profile's measurements come from."""
+    return ProvenancePart(
+        source=source,
+        license=license,
+        url=url,
+        inputs=[{"path": _tail(item.path), "bytes": item.bytes, "sha256": item.sha256} for item in inputs],
+        command=shlex.join(["kvplan", "calibrate", "--points", str(points)]),
+    )
+
+
+def _knows(device: str) -> str | None:
+    try:
+        return load_gpu(device).name
+    except UnknownName:
+        return None
+
+
+def _tail(path: str) -> str:
+    """The last components of a path: enough to recognise a file, nothing about the machine."""
+    return "/".join(path.replace("\\", "/").split("/")[-5:])
