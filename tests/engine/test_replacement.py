@@ -276,6 +276,25 @@ def test_foresight_counts_arrivals_and_skips_the_admitted() -> None:
         foresight.add("2", content, 1)
 
 
+@given(st.lists(st.text("ab", min_size=1, max_size=5), max_size=8), st.sets(st.integers(0, 7)))
+def test_foresight_is_what_a_search_finds(words: list[str], admitted: set[int]) -> None:
+    foresight = Foresight(1)
+    lives = [LiveRequest(asking(word, n), None) for n, word in enumerate(words)]  # type: ignore[arg-type]
+    for live in lives:
+        foresight.add(live.request.id, live.content, live.prompt_tokens)
+    for number in admitted:
+        foresight.admitted(str(number))
+    for live, word in zip(lives, words, strict=True):
+        readers = [
+            [n for n, other in enumerate(words) if other.startswith(word[: block + 1])]
+            for block in range(len(word))
+        ]
+        for block, known in enumerate(readers):
+            coming = [n for n in known if n not in admitted]
+            assert foresight.next_use(live.content, block) == (coming[0] if coming else NEVER)
+            assert foresight.alike_from(live.content, block) == readers.index(known)
+
+
 def test_foresight_is_bounded() -> None:
     foresight = Foresight(1, most=3)
     content = LiveRequest(asking("ab", 0), None).content  # type: ignore[arg-type]

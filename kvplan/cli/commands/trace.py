@@ -209,6 +209,57 @@ def synthesize(
 
 
 @app.command()
+def ladder(
+    trace: Annotated[
+        str,
+        typer.Argument(metavar="TRACE", help="Trace file, directory, archive, `-`, or a bundled workload."),
+    ],
+    blocks: Annotated[
+        list[int], typer.Option("--blocks", min=1, help="Blocks of the cache; may be given several times.")
+    ],
+    block_size: Annotated[int, typer.Option("--block-size", help="Tokens per block of the cache.")] = 16,
+    trace_format: TraceFormatOption = "auto",
+    limit: LimitOption = None,
+    trace_block: Annotated[
+        int | None, typer.Option("--trace-block", help="Tokens per block id of the trace, if not the usual.")
+    ] = None,
+    sort: SortOption = "window",
+    rate: RateOption = None,
+    seed: SeedOption = 0,
+    output: FormatOption = OutputFormat.table,
+) -> None:
+    """Find what holds the hit ratio of a cache back: every eviction policy, the optimum and the bound.
+
+    The prompts of TRACE go through a prefix cache one at a time, without clock, batch or answers.
+    """
+    from kvplan.cli.ladder_answers import ladder_document, print_ladder
+    from kvplan.engine.cache_replay import collect
+    from kvplan.engine.ladder import climb
+    from kvplan.errors import DataError
+
+    _check_block(block_size)
+    books = None
+    if _is_workload(trace):
+        origin: dict[str, Any] = {"name": trace, "format": "workload", "block_size": None}
+        references = collect(_synthetic(trace, limit or 2_000, rate or 10.0, seed), block_size)
+    else:
+        opened = _open(
+            trace, trace_format, limit=limit, block_size=trace_block, sort=sort, rate=rate, seed=seed
+        )  # fmt: skip
+        references = collect(opened.requests(), block_size)
+        if not opened.reuse_known:
+            raise DataError(
+                "the trace does not say what its prompts contain, so no cache can be judged by it",
+                where=opened.name,
+                hint="use a trace with block ids, or a bundled workload",
+            )
+        origin = {"name": opened.name, "format": opened.format, "block_size": opened.block_size}
+        books = opened.report.to_dict()
+    rungs = climb(references, sorted(set(blocks)))
+    print_ladder(ladder_document(origin, references, rungs, books), output)
+
+
+@app.command()
 def formats(output: FormatOption = OutputFormat.table) -> None:
     """List the trace formats that are read and written, and the bundled workloads."""
     from kvplan.cli.output import answer, csv_text, markdown_table, print_json
