@@ -189,4 +189,17 @@ def test_every_byte_of_the_bill_says_where_it_is_from(capsys: pytest.CaptureFixt
     for engine in ("vllm", "sglang"):
         run(["fit", "llama-3.1-8b", "--gpu", "h100", "--engine", engine, "--format", "json"])
         terms = json.loads(capsys.readouterr().out)["terms"]
-        assert not [term["name"] for term in terms if term["unit"] == "B" and term["source"] in ("", "kvplan")]
+        assert not [
+            term["name"] for term in terms if term["unit"] == "B" and term["source"] in ("", "kvplan")
+        ]
+
+
+@pytest.mark.parametrize(
+    "option", ["--gpus", "--tp", "--pp", "--max-num-seqs", "--max-num-batched-tokens", "--block-size"]
+)
+@pytest.mark.parametrize("value", ["0", "-1", "9" * 19, "9" * 4000, "nan"])
+def test_impossible_numbers_are_errors_of_usage(
+    capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    assert run(["fit", "llama3-8b", "--gpu", "h100", option, value]) == 2
+    assert "error" in capsys.readouterr().err
