@@ -166,7 +166,7 @@ def _settle(source: Source, declared: TraceFormat | None) -> TraceFormat:
         return looks
     if looks is not None:
         raise DataError(
-            f"this is not a {declared.name} trace: it looks like {looks.name}",
+            f"this trace is not in the format {declared.name}: it looks like {looks.name}",
             where=f"{source.name}:1",
             hint=f"say {looks.name}, or auto",
         )
@@ -184,6 +184,8 @@ def _first(requests: Iterator[Request], limit: int, report: Accounting) -> Itera
 
 def _looks_like(source: Source, kind: TraceFormat) -> str | None:
     looks = formats.recognise(source.head, source.name)
-    if looks is not None and looks is not kind:
+    if looks is kind:
+        return None  # the format is right, the rows are not
+    if looks is not None:
         return f"it looks like {looks.name}"
     return formats.unrecognised(source.head, source.name).hint

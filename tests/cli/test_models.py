@@ -150,3 +150,36 @@ def test_validate_takes_the_whole_bundle(capsys: pytest.CaptureFixture[str]) -> 
     assert run(["models", "validate", str(bundled_specs() / "models" / "llama"), "--format", "json"]) == 0
     files = json.loads(capsys.readouterr().out)["files"]
     assert {item["result"] for item in files} == {"ok"}
+
+
+def test_import_answers_in_every_format(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KVPLAN_SPECS", str(tmp_path / "specs"))
+    config = tmp_path / "config.json"
+    config.write_text(
+        json.dumps(
+            {
+                "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 512,
+                "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 2,
+                "intermediate_size": 1024, "vocab_size": 1000, "max_position_embeddings": 4096,
+            }
+        )
+    )  # fmt: skip
+    before = config.read_text()
+    target = str(tmp_path / "tiny.yaml")
+    assert run(["models", "import", str(config), "--name", "tiny", "-o", target, "--format", "json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["schema"], answer["name"], answer["path"]) == ("kvplan.import/1", "tiny", target)
+    assert run(["models", "import", str(config), "-o", "-", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["hidden_size"] == 512
+    assert run(["models", "import", str(config), "-o", str(config), "--force"]) == 2
+    assert "would overwrite the configuration" in capsys.readouterr().err
+    assert config.read_text() == before
+
+
+def test_a_missing_spec_is_said_without_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "validate", "nope.yaml"]) == 1
+    said = capsys.readouterr()
+    assert "Errno" not in said.out
+    assert "1 of 1 specs is invalid" in said.err

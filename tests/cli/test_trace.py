@@ -233,3 +233,37 @@ def test_block_sizes_of_the_trace_and_of_the_cache(capsys, tmp_path):
         0
     ]
     assert json.loads(other)["statistics"]["reuse"]["block_refs"] == 10
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--limit", "0"], "between 1 and"),
+        (["--rate", "0"], "the rate"),
+        (["--strict"], "--strict is for trace files"),
+        (["--block-size", "7"], "--block-size is for trace files"),
+        (["--rate-scale", "2"], "--rate-scale is for trace files"),
+        (["--trace-format", "csv"], "--trace-format is for trace files"),
+    ],
+)
+def test_a_workload_takes_its_own_options_only(
+    more: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["trace", "describe", "chat", *more]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_right_format_with_impossible_rows_is_not_called_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "huge.jsonl"
+    path.write_text('{"timestamp": 0, "input_length": 99999999999, "output_length": 5, "hash_ids": []}\n')
+    assert run(["trace", "describe", str(path)]) == 1
+    err = capsys.readouterr().err
+    assert "more than 536,870,912 prompt tokens" in err
+    assert "nearest" not in err
+
+
+def test_an_empty_name_is_no_directory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["trace", "describe", ""]) == 1
+    assert "no such trace file" in capsys.readouterr().err

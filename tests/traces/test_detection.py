@@ -30,7 +30,7 @@ def test_a_header_alone_is_an_empty_trace(tmp_path):
 
 
 def test_a_trace_of_another_format_than_declared(tmp_path):
-    with pytest.raises(DataError, match="not a azure trace: it looks like mooncake") as caught:
+    with pytest.raises(DataError, match="not in the format azure: it looks like mooncake") as caught:
         opened(tmp_path, MOONCAKE, format="azure")
     assert caught.value.where.endswith("trace.jsonl:1")
     assert caught.value.hint == "say mooncake, or auto"

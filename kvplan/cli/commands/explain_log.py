@@ -38,10 +38,15 @@ def explain_log(
     output: FormatOption = OutputFormat.table,
 ) -> None:
     """Explain a vLLM or SGLang start-up log: what each memory line means, and what would enlarge the pool."""
+    from kvplan.errors import DataError
     from kvplan.sizing.logs.account import account
     from kvplan.sizing.logs.lines import read_log
 
-    reading = read_log(_lines(log))
+    try:
+        reading = read_log(_lines(log))
+    except DataError as exc:
+        exc.where = exc.where or ("<stdin>" if log == "-" else log)
+        raise
     found = account(reading)
     document = _document(reading, found, _compare(found, model, gpu, tp, dtype), unread)
     _print(document, output)

@@ -108,13 +108,14 @@ def import_model(
         str | None, typer.Option("-o", "--output", help="File, - for stdout. Default: the user's specs.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    output: FormatOption = OutputFormat.table,
 ) -> None:
     """Turn a Hugging Face configuration into a spec that kvplan finds by name."""
     from kvplan.cli.files import check_outputs, written
-    from kvplan.cli.output import answer, warn
+    from kvplan.cli.output import answer, csv_text, markdown_table, print_json, warn
     from kvplan.errors import UsageError
     from kvplan.resources import user_specs
-    from kvplan.specs.dump import model_yaml
+    from kvplan.specs.dump import model_data, model_yaml
 
     imported, extra = _read(source, name, url, revision)
     aliases = tuple(dict.fromkeys((*(alias or ()), *extra)))
@@ -123,7 +124,12 @@ def import_model(
         warn(message)
     text = model_yaml(spec)
     if out == "-":
-        answer(text)
+        if output in (OutputFormat.csv, OutputFormat.md):
+            raise UsageError(f"a spec is not printed as {output}", hint="say json, or leave --format out")
+        if output is OutputFormat.json:
+            print_json(model_data(spec))
+        else:
+            answer(text)
         return
     path = Path(out) if out else user_specs() / "models" / spec.family / f"{spec.name}.yaml"
     if path.exists() and not force:
@@ -132,7 +138,16 @@ def import_model(
     check_outputs({"-o": str(path)}, {"the configuration": source if Path(source).is_file() else None})
     with written(path) as stream:
         stream.write(text)
-    answer(str(path))
+    columns, row = ("name", "family", "path"), (spec.name, spec.family, str(path))
+    if output is OutputFormat.json:
+        document = dict(zip(columns, row, strict=True))
+        print_json({"schema": "kvplan.import/1", **document, "warnings": list(imported.warnings)})
+    elif output is OutputFormat.csv:
+        answer(csv_text(columns, [row]))
+    elif output is OutputFormat.md:
+        answer(markdown_table(columns, [row]))
+    else:
+        answer(str(path))
 
 
 def _read(source: str, name: str | None, url: str | None, revision: str | None) -> Any:
@@ -181,8 +196,10 @@ def validate(
             state = report.state_bytes_per_sequence
             more = f" + {state:,} B of state" if state else ""
             rows.append((str(path), "ok", f"{spec.name}: {report.kv_bytes_per_token:,} B/token{more}"))
-        except (KvplanError, OSError) as exc:
+        except KvplanError as exc:
             rows.append((str(path), "invalid", str(exc)))
+        except OSError as exc:
+            rows.append((str(path), "invalid", exc.strerror or str(exc)))
     columns = ("file", "result", "detail")
     if output is OutputFormat.json:
         checked = [dict(zip(columns, row, strict=True)) for row in rows]
@@ -195,7 +212,7 @@ def validate(
         answer("\n".join(f"{result:<8} {file}\n         {detail}" for file, result, detail in rows))
     bad = sum(1 for row in rows if row[1] != "ok")
     if bad:
-        raise DataError(f"{bad} of {len(rows)} specs are invalid")
+        raise DataError(f"{bad} of {len(rows)} specs {'is' if bad == 1 else 'are'} invalid")
 
 
 def _spec_files(files: list[Path]) -> list[Path]:

@@ -74,7 +74,11 @@ def describe(
 
     _check_block(reuse_block)
     if _is_workload(trace):
-        requests = _synthetic(trace, limit or 2_000, rate or 10.0, seed)
+        _refuse_for_workloads(
+            trace, trace_format=trace_format, block_size=block_size, time_scale=time_scale,
+            rate_scale=rate_scale, smooth=smooth, strict=strict, clamp_outputs=clamp_outputs, sort=sort,
+        )  # fmt: skip
+        requests = _synthetic(trace, limit, rate, seed)
         block = reuse_block or DEFAULT_BLOCK_SIZE
         found = measure(requests, block_size=block, lru=lru)
         document = {
@@ -241,7 +245,7 @@ def ladder(
     books = None
     if _is_workload(trace):
         origin: dict[str, Any] = {"name": trace, "format": "workload", "block_size": None}
-        references = collect(_synthetic(trace, limit or 2_000, rate or 10.0, seed), block_size)
+        references = collect(_synthetic(trace, limit, rate, seed), block_size)
     else:
         opened = _open(
             trace, trace_format, limit=limit, block_size=trace_block, sort=sort, rate=rate, seed=seed
@@ -294,7 +298,7 @@ def _open(path: str, trace_format: str, **options: Any) -> Trace:
     from kvplan.traces.trace import open_trace
     from kvplan.traces.workloads import WORKLOADS
 
-    if path != "-" and not Path(path).exists():
+    if path != "-" and not (path and Path(path).exists()):
         raise DataError(
             "no such trace file", where=path, hint=f"bundled workloads: {', '.join(sorted(WORKLOADS))}"
         )
@@ -307,10 +311,22 @@ def _is_workload(name: str) -> bool:
     return name in WORKLOADS and not Path(name).exists()
 
 
-def _synthetic(name: str, requests: int, rate: float, seed: int) -> Iterator[Request]:
+def _synthetic(name: str, requests: int | None, rate: float | None, seed: int) -> Iterator[Request]:
     from kvplan.traces.synthesize import synthesize as draw
 
-    return draw(name, requests, rate, seed)
+    return draw(name, 2_000 if requests is None else requests, 10.0 if rate is None else rate, seed)
+
+
+def _refuse_for_workloads(name: str, **given: object) -> None:
+    """Options that read a file mean nothing to a workload; ignoring them would hide a mistake."""
+    from kvplan.errors import UsageError
+
+    for option, value in given.items():
+        if value is True or value not in (None, False, "auto", "window", 1.0):
+            raise UsageError(
+                f"--{option.replace('_', '-')} is for trace files; {name} is a bundled workload",
+                hint="leave it out, or write the workload to a file first: kvplan trace synthesize",
+            )
 
 
 def _counted(requests: Iterator[Request], report: Accounting) -> Iterator[Request]:
