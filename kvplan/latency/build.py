@@ -85,14 +85,14 @@ def build_latency(
     """The clock a scenario asks for.
 
     Args:
-        spec: ``{"model": "linear" | "roofline" | "profile", ...parameters of that model...}``.
+        spec: ``{"model": "linear" | "roofline" | "profile" | "fitted", ...parameters of that model...}``.
 
     Raises:
         UnknownName: no such latency model, parameter or profile.
         SpecError: a parameter has no usable value, or the model needs what the scenario does not name.
     """
     kind = spec.get("model")
-    builders = {"linear": _linear, "roofline": _roofline, "profile": _profile}
+    builders = {"linear": _linear, "roofline": _roofline, "profile": _profile, "fitted": _fitted}
     if not isinstance(kind, str) or kind not in builders:
         raise UnknownName("latency model", str(kind), builders, where="latency.model")
     parameters = {name: value for name, value in spec.items() if name != "model"}
@@ -105,6 +105,8 @@ def build_latency(
             hint="name both, or use {model: linear, a: ..., b: ..., c: ...}",
         )
     target = Target(model, gpu, parallel, kv_format, weights_format, block_size)
+    if kind == "fitted":
+        return _fitted(parameters, target)
     client, parameters = client_overhead(parameters)
     clock = builders[kind](parameters, target)
     return replace(clock, client=client, assumptions=(client.assumption(), *clock.assumptions))
@@ -177,3 +179,47 @@ def _profile(parameters: Mapping[str, Any], target: Target | None) -> Clock:
 
     assert target is not None
     return profile_clock(parameters, target)
+
+
+def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
+    """The clock a serving run was fitted with; what else the scenario gives overrides the file."""
+    from kvplan.latency.fitted import check_gpu, held_out_errors, read_fit
+
+    assert target is not None
+    given = dict(parameters)
+    name = given.pop("name", None)
+    document = read_fit(name, target)
+    check_gpu(document, target, str(name))
+    errors = held_out_errors(document, str(name))
+    base = build_latency(
+        {**document["latency"], **given}, model=target.model, gpu=target.gpu, parallel=target.parallel,
+        kv_format=target.kv_format, weights_format=target.weights_format, block_size=target.block_size,
+    )  # fmt: skip
+    assert base.bands is not None
+    # One run cannot show that a clock is better elsewhere: its errors widen the bands, never narrow them.
+    bands = {
+        metric: (max(min(low, -errors[metric]), -0.9), max(high, errors[metric]))
+        for metric, (low, high) in base.bands.items()
+    }
+    warnings = list(base.warnings)
+    if document.get("model") != target.model.name:
+        warnings.append(
+            f"the engine was fitted serving {document.get('model')}, not {target.model.name}: its overheads "
+            "may differ"
+        )
+    assumptions = tuple(
+        replace(item, source=item.source.replace("given in the scenario", f"fitted in {name}"))
+        for item in base.assumptions
+    )
+    return replace(
+        base,
+        name=f"{base.name}, engine fitted to a serving run ({name})",
+        statement=(
+            f"{base.statement} Engine constants were fitted to a serving run; on the half of its requests "
+            f"that was held out TPOT was off by up to {errors['tpot']:.0%} and TTFT by {errors['ttft']:.0%}."
+        ),
+        bands=bands,
+        source=f"{base.source}, widened where the held-out half of the run in {name} was further off",
+        assumptions=assumptions,
+        warnings=tuple(warnings),
+    )

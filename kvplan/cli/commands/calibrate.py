@@ -55,6 +55,13 @@ def calibrate(
     data_url: Annotated[
         str | None, typer.Option("--url", help="Where the measurements are published.")
     ] = None,
+    engine_log: Annotated[
+        Path | None,
+        typer.Option("--engine-log", help="A serving run: requests CSV, vLLM or SGLang benchmark JSON."),
+    ] = None,
+    scenario: Annotated[
+        str | None, typer.Option("--scenario", help="The deployment the run was measured on (YAML).")
+    ] = None,
     output: FormatOption = OutputFormat.table,
 ) -> None:
     """Fit a latency profile; prints the error on every shape that was not fitted on.
@@ -66,12 +73,22 @@ def calibrate(
 
     To publish: commit the profile as kvplan/latency/profiles/GPU.json, and the raw file with what this
     command printed as reports/kernels-GPU/.
+
+    [bold]kvplan calibrate --engine-log run.csv --scenario s.yaml -o fitted.json[/bold] fits what your
+    engine adds: use it with latency: {model: fitted, name: fitted.json}.
     """
     if context.invoked_subcommand is not None:
         return
     from kvplan.cli.output import warn
     from kvplan.errors import UsageError
 
+    if engine_log is not None or scenario is not None:
+        from kvplan.cli.engine_fit import fit_engine_log
+
+        if source is not None or device is not None:
+            raise UsageError("--engine-log fits an engine, --from and --gpu fit kernels: one at a time")
+        fit_engine_log(engine_log, scenario, output_path, output)
+        return
     if (source is None) == (device is None):
         raise UsageError(
             "say where measurements come from: --from TABLES or --gpu INDEX, one of them",

@@ -1,0 +1,90 @@
+"""``kvplan calibrate --engine-log``: reading, fitting, writing, and saying how good it is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from kvplan.cli.options import OutputFormat
+from kvplan.errors import UsageError
+
+if TYPE_CHECKING:
+    from kvplan.scenario.engine_fit import EngineFit
+
+COLUMNS = ("metric", "statistic", "before", "after")
+
+
+def fit_engine_log(log: Path | None, scenario: str | None, out: Path | None, form: OutputFormat) -> None:
+    """Fit, write ``out`` and print the errors on the held-out half.
+
+    Raises:
+        UsageError: an option is missing. KvplanError: log or scenario cannot be used.
+    """
+    if log is None or scenario is None or out is None:
+        missing = [
+            name
+            for name, value in (("--engine-log", log), ("--scenario", scenario), ("-o", out))
+            if value is None
+        ]
+        raise UsageError(
+            f"fitting an engine also needs {' and '.join(missing)}",
+            hint="kvplan calibrate --engine-log requests.csv --scenario s.yaml -o fitted.json",
+        )
+    from kvplan.provenance import input_file
+    from kvplan.scenario.engine_fit import fit_document, fit_engine
+    from kvplan.scenario.engine_log import read_engine_log
+    from kvplan.scenario.load import load_scenario
+
+    read = read_engine_log(log)
+    deployment = load_scenario(scenario)
+    fit = fit_engine(deployment, read, lambda text: typer.echo(text, err=True))
+    paths = [str(log)] if scenario == "-" else [str(log), scenario]
+    document = fit_document(fit, deployment, read, [asdict(input_file(path)) for path in paths])
+    out.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    _print(fit, document, form, str(out))
+
+
+def _print(fit: EngineFit, document: dict[str, Any], form: OutputFormat, out: str) -> None:
+    from kvplan.cli.output import answer, csv_text, markdown_table, print_json
+
+    rows = [
+        (metric, statistic, f"{before:+.1%}", f"{fit.after[metric][statistic]:+.1%}")
+        for metric, errors in fit.before.items()
+        for statistic, before in errors.items()
+    ]
+    if form is OutputFormat.json:
+        print_json(document)
+    elif form is OutputFormat.csv:
+        answer(csv_text(COLUMNS, rows))
+    elif form is OutputFormat.md:
+        answer(markdown_table(COLUMNS, rows))
+    else:
+        answer("\n".join(_table(fit, rows, out)))
+
+
+def _table(fit: EngineFit, rows: list[tuple[str, str, str, str]], out: str) -> list[str]:
+    from textwrap import wrap
+
+    lines = [
+        f"Fitted on {fit.requests - fit.requests // 2:,} requests, tested on {fit.requests // 2:,} others",
+        "",
+    ]
+    for name, value in fit.constants.items():
+        state = "not identified, kept"
+        if name in fit.uncertainty:
+            state = f"fitted, within {fit.uncertainty[name]:.0%}"
+        lines.append(f"  {name:<20}{value:>12.4g}  {state}")
+    lines += ["", f"  {'held-out error':<20}{'before':>12}{'after':>12}"]
+    lines += [
+        f"  {metric.upper() + ' ' + statistic:<20}{before:>12}{after:>12}"
+        for metric, statistic, before, after in rows
+    ]
+    for name, why in fit.unidentified.items():
+        lines += ["", *wrap(f"{name} was not identified: {why}.", 80)]
+    for note in fit.notes:
+        lines += ["", *wrap(f"{note}.", 80)]
+    return [*lines, "", *wrap(f"Use it with latency: {{model: fitted, name: {out}}}", 80)]

@@ -1,0 +1,94 @@
+"""The clock of a fitted engine: constants that ``kvplan calibrate --engine-log`` found on one deployment."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kvplan.errors import SpecError, UnknownName
+
+if TYPE_CHECKING:
+    from kvplan.latency.build import Target
+
+SCHEMA = "kvplan.engine-fit/1"
+MAX_BYTES = 1 << 20
+CLOCKS = ("roofline", "profile")
+
+
+def read_fit(name: object, target: Target) -> dict[str, Any]:
+    """The fit file ``name``, checked against what it is to be used for.
+
+    Raises:
+        SpecError: it is no such file, or of another GPU or tensor-parallel degree.
+        OSError: it cannot be read.
+    """
+    if not isinstance(name, str):
+        raise SpecError(
+            "the fitted clock needs the file that kvplan calibrate --engine-log wrote",
+            where="latency.name", hint="latency: {model: fitted, name: fitted.json}",
+        )  # fmt: skip
+    path = Path(name)
+    if path.stat().st_size > MAX_BYTES:
+        raise SpecError(f"a fit of more than {MAX_BYTES >> 20} MiB is no fit", where=name)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as exc:
+        raise SpecError(f"not a JSON document: {exc}", where=name) from exc
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if not isinstance(document, dict) or schema != SCHEMA:
+        raise SpecError(
+            f"this is no fit of a version kvplan reads (schema {schema!r}, not {SCHEMA!r})",
+            where=name, hint="write one with kvplan calibrate --engine-log requests.csv --scenario s.yaml",
+        )  # fmt: skip
+    latency = document.get("latency")
+    if not isinstance(latency, dict) or latency.get("model") not in CLOCKS:
+        raise SpecError("the fit says no roofline or profile clock", where=f"{name}: latency.model")
+    parallel = document.get("parallel")
+    tp = parallel.get("tp") if isinstance(parallel, dict) else None
+    if tp != target.parallel.tp:
+        raise SpecError(
+            f"the engine was fitted with tp {tp}, not {target.parallel.tp}",
+            where=f"{name}: parallel.tp", hint="collectives and overheads differ: fit this deployment",
+        )  # fmt: skip
+    return document
+
+
+def check_gpu(document: Mapping[str, Any], target: Target, where: str) -> None:
+    """Refuse a fit of another GPU.
+
+    Raises:
+        SpecError: it is of another one; UnknownName: of one that is not known.
+    """
+    from kvplan.specs.catalog import load_gpu
+
+    given = document.get("gpu")
+    try:
+        known = load_gpu(given).name if isinstance(given, str) else None
+    except UnknownName:
+        known = str(given)
+    if known != target.gpu.name:
+        raise SpecError(
+            f"the engine was fitted on {known}, not on {target.gpu.name}",
+            where=f"{where}: gpu", hint="fit a run on this GPU, or use {model: roofline}",
+        )  # fmt: skip
+
+
+def held_out_errors(document: Mapping[str, Any], where: str) -> dict[str, float]:
+    """Largest held-out error of each metric, as a share.
+
+    Raises:
+        SpecError: the file does not say them as numbers.
+    """
+    held = document.get("held_out")
+    after = held.get("after") if isinstance(held, dict) else None
+    found: dict[str, float] = {}
+    for metric in ("ttft", "tpot", "e2e"):
+        errors = after.get(metric, {}) if isinstance(after, dict) else None
+        values: list[Any] = list(errors.values()) if isinstance(errors, dict) else [None]
+        if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
+            raise SpecError("the held-out errors are no numbers", where=f"{where}: held_out.after.{metric}")
+        found[metric] = max((abs(float(v)) for v in values), default=0.0)
+    return found

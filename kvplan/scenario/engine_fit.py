@@ -1,0 +1,417 @@
+"""Engine-level constants from a serving run: simulate it, compare what requests saw, move the constants.
+
+What is compared are logarithms of percentiles (of TTFT, TPOT and end-to-end time; of TTFT for short, middling
+and long prompts; of TPOT when few and when many requests were in flight), so that noise of single requests
+does not matter. Gauss-Newton on a robust loss finds the constants; what the run does not determine keeps its
+starting value and is named. One half of the requests is fitted on, the errors printed are those of the other.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kvplan.engine.engine import make_engine
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.errors import DataError, UsageError
+from kvplan.scenario.engine_log import EngineLog, Measured
+from kvplan.scenario.run import Run
+from kvplan.scenario.schema import Scenario
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Array = npt.NDArray[np.float64]
+
+METRICS = ("ttft", "tpot", "e2e")
+LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
+STATISTICS = ("mean", "p50", "p90")
+ITERATIONS = 12
+STEP = 0.2
+"""Half the width, in e-folds, of the Jacobian's central differences. A simulation decides in whole requests,
+so that its percentiles jitter; with small steps that jitter would pass for a response to every constant."""
+CORRELATED = 3.0
+"""Percentiles of one run move together, so what they tell is this much less certain than they suggest."""
+LOSS_SCALE = 0.1
+PRIOR_SIGMA = 30.0
+UNSURE = 0.35
+"""A constant whose logarithm is known no better than this (42 %) is called not identified."""
+LEAST_NOISE = 0.02
+CACHED_SHARE = 0.3
+REJECTED_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """One unknown of the search, positive."""
+
+    name: str
+    start: float
+    low: float
+    high: float
+
+
+CLIENT = Constant("client_overhead_s", 15e-3, 1e-4, 1.0)
+CONSTANTS: dict[str, tuple[Constant, ...]] = {
+    "roofline": (
+        Constant("compute_efficiency", 0.6, 0.05, 1.0),
+        Constant("memory_efficiency", 0.8, 0.1, 1.0),
+        Constant("step_s", 2e-3, 1e-5, 0.1),
+        Constant("request_s", 1e-5, 1e-7, 2e-3),
+        CLIENT,
+    ),
+    "profile": (Constant("step_s", 0.8e-3, 1e-5, 0.1), Constant("request_s", 5e-6, 1e-7, 2e-3), CLIENT),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFit:
+    """What came out.
+
+    Attributes:
+        constants: every fitted or kept constant.
+        uncertainty: share by which each fitted constant may be off, nine times in ten.
+        unidentified: constant to the reason why the run says nothing about it; it keeps its start.
+        before, after: held-out error ``simulated / measured - 1`` by metric and statistic, with the
+            scenario's own constants and with the fitted ones.
+        requests: how many were simulated; half of them were fitted on.
+        notes: what to know about the run.
+    """
+
+    model: str
+    constants: dict[str, float]
+    uncertainty: dict[str, float]
+    unidentified: dict[str, str]
+    before: dict[str, dict[str, float]]
+    after: dict[str, dict[str, float]]
+    requests: int
+    notes: tuple[str, ...]
+
+
+def fit_engine(
+    scenario: Scenario, log: EngineLog, progress: Callable[[str], None] | None = None
+) -> EngineFit:
+    """Fit the constants of the scenario's clock to a measured run.
+
+    Args:
+        scenario: deployment and clock; its workload is not played.
+        log: what was measured on that deployment.
+        progress: told about each iteration.
+
+    Raises:
+        UsageError: the clock has nothing to fit.
+        DataError: the deployment rejects requests that the real engine served.
+    """
+    kind = scenario.latency.model
+    if kind not in CONSTANTS:
+        raise UsageError(
+            f"the {kind} clock has no engine-level constants to fit",
+            where="latency.model", hint="fit with {model: roofline} or {model: profile}",
+        )  # fmt: skip
+    if scenario.parallel.replicas != 1:
+        raise UsageError("a log is fitted for one replica", where="parallel.replicas")
+    search = _Search(scenario, log, kind, progress or (lambda text: None))
+    return search.fit()
+
+
+class _Search:
+    """The simulation as a function of constants, and the descent on it."""
+
+    def __init__(self, scenario: Scenario, log: EngineLog, kind: str, tell: Callable[[str], None]) -> None:
+        self.log, self.kind, self.tell = log, kind, tell
+        self.run = Run(scenario)
+        given = scenario.latency.parameters()
+        self.fixed = {name: value for name, value in given.items() if name == "name"}
+        self.constants = CONSTANTS[kind]
+        self.own = {c.name: float(given.get(c.name, self._default(c))) for c in self.constants}
+        self.start = {c.name: min(max(self.own[c.name] or c.start, c.low), c.high) for c in self.constants}
+        self.requests = log.requests()
+        self.flight = in_flight(log.rows)
+        self._played: dict[tuple[float, ...], list[Measured | None]] = {}
+
+    def _default(self, constant: Constant) -> float:
+        found = {item.name: item.value for item in self.run.clock.assumptions}
+        value = found.get(f"latency.{constant.name}", constant.start)
+        return float(value) if isinstance(value, (int, float)) else constant.start
+
+    def fit(self) -> EngineFit:
+        reasons, notes = limits_of(self.log.rows, self.flight, [c.name for c in self.constants])
+        halves = [list(range(first, len(self.log.rows), 2)) for first in (0, 1)]
+        while True:
+            free = [c for c in self.constants if c.name not in reasons]
+            values, deviations = self._descend(free, halves[0])
+            unsure = {name: size for name, size in deviations.items() if size > UNSURE}
+            if not unsure:
+                break
+            # One at a time: with the least certain constant held, the others may well be determined.
+            worst = max(unsure, key=lambda name: unsure[name])
+            reasons[worst] = self._unsure_why(worst)
+        return EngineFit(
+            self.kind,
+            {name: float(f"{value:.6g}") for name, value in values.items()},
+            {name: float(f"{math.expm1(1.645 * size):.3g}") for name, size in deviations.items()},
+            reasons,
+            self._errors(self.own, halves[1]),
+            self._errors(values, halves[1]),
+            len(self.log.rows),
+            (*self.log.notes, *notes),
+        )
+
+    def _unsure_why(self, name: str) -> str:
+        prompt = _quantile(sorted(float(row.prompt_tokens) for row in self.log.rows), 0.5)
+        why = {
+            "compute_efficiency": f"prompts of {prompt:,.0f} tokens (median) hardly load the tensor cores",
+            "memory_efficiency": "steps were not bound by reading weights and cache",
+            "step_s": "other parts of a step hide it",
+            "request_s": "batches were too small or too alike for it to show",
+            "client_overhead_s": "it is small beside the rest of TTFT",
+        }
+        return f"{why[name]}: times hardly change with it"
+
+    # -- the simulation ---------------------------------------------------------------------------------
+
+    def _model(self, values: Mapping[str, float]) -> LatencyModel:
+        if self.kind == "profile":
+            from kvplan.latency.profile import ProfileLatency
+
+            base = self.run.clock.model
+            assert isinstance(base, ProfileLatency)
+            return ProfileLatency(base.tables, values["step_s"], values["request_s"])
+        from dataclasses import replace
+
+        from kvplan.latency.roofline import Roofline
+
+        old = self.run.clock.model
+        assert isinstance(old, Roofline)
+        engine = {name: value for name, value in values.items() if name != CLIENT.name}
+        return Roofline(old.work, old.gpu, old.exchange, replace(old.constants, **engine))
+
+    def _play(self, values: Mapping[str, float]) -> list[Measured | None]:
+        """What each request of the log sees in the simulation; None if it was rejected."""
+        engine_values = {name: value for name, value in values.items() if name != CLIENT.name}
+        key = tuple(engine_values.values())
+        if key not in self._played:
+            rows: list[RequestRow] = []
+            recorder = Recorder(on_request=rows.append)
+            engine = make_engine("fast", self.run.deployment.config, self._model(engine_values), recorder)
+            engine.run(self.requests)
+            engine.close()
+            rejected = recorder.totals.rejected
+            if rejected > REJECTED_SHARE * len(self.requests):
+                raise DataError(
+                    f"the scenario's engine rejects {rejected:,} of {len(self.requests):,} requests that the "
+                    f"measured one served: {next(iter(recorder.rejections), 'no reason')}",
+                    where=self.log.path, hint="is this the deployment that was measured?",
+                )  # fmt: skip
+            seen: list[Measured | None] = [None] * len(self.requests)
+            for row in rows:
+                seen[int(row.id)] = Measured(
+                    row.arrival_s, row.prompt_tokens, row.output_tokens, row.first_token_s - row.arrival_s,
+                    row.finish_s - row.arrival_s,
+                )  # fmt: skip
+            if len(self._played) > 16:
+                self._played.clear()
+            self._played[key] = seen
+        client = values[CLIENT.name]
+        return [
+            None if row is None else
+            Measured(row.arrival_s, row.prompt_tokens, row.output_tokens, row.ttft_s + client,
+                     row.e2e_s + client)
+            for row in self._played[key]
+        ]  # fmt: skip
+
+    def _pairs(self, values: Mapping[str, float], half: Iterable[int]) -> tuple[list[int], list[Measured]]:
+        seen = self._play(values)
+        kept = [(index, row) for index in half if (row := seen[index]) is not None]
+        return [index for index, _ in kept], [row for _, row in kept]
+
+    def _residual(self, values: Mapping[str, float], half: Sequence[int]) -> Array:
+        import numpy as np
+
+        indexes, seen = self._pairs(values, half)
+        real = [self.log.rows[index] for index in indexes]
+        flight = [self.flight[index] for index in indexes]
+        ours, theirs = features(seen, real, flight), features(real, real, flight)
+        return np.array([a - b for a, b in zip(ours, theirs, strict=True)])
+
+    def _errors(self, values: Mapping[str, float], half: Sequence[int]) -> dict[str, dict[str, float]]:
+        indexes, seen = self._pairs(values, half)
+        real = [self.log.rows[index] for index in indexes]
+        ours, theirs = _statistics(seen), _statistics(real)
+        return {
+            metric: {
+                name: float(f"{ours[metric][name] / theirs[metric][name] - 1:.4g}") for name in theirs[metric]
+            }
+            for metric in theirs
+            if theirs[metric]
+        }
+
+    # -- the descent ------------------------------------------------------------------------------------
+
+    def _descend(
+        self, free: Sequence[Constant], half: Sequence[int]
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """(values of all constants, standard deviation of the logarithm of each free one)."""
+        import numpy as np
+
+        held = dict(self.start)
+        start = np.log([self.start[c.name] for c in free])
+        low, high = np.log([c.low for c in free]), np.log([c.high for c in free])
+        weight = LOSS_SCALE / PRIOR_SIGMA
+
+        def values_at(x: Array) -> dict[str, float]:
+            return held | {c.name: float(math.exp(value)) for c, value in zip(free, x, strict=True)}
+
+        def residual(x: Array) -> Array:
+            found: Array = np.concatenate([self._residual(values_at(x), half), weight * (x - start)])
+            return found
+
+        def cost(r: Array) -> float:
+            return float(np.sum(np.sqrt(1.0 + (r / LOSS_SCALE) ** 2) - 1.0))
+
+        x, damping = start.copy(), 1e-2
+        r = residual(x)
+        hessian = np.eye(x.size)
+        for iteration in range(ITERATIONS if free else 0):
+            jacobian = np.empty((r.size, x.size))
+            for j in range(x.size):
+                up, down = x.copy(), x.copy()
+                up[j], down[j] = min(x[j] + STEP, high[j]), max(x[j] - STEP, low[j])
+                jacobian[:, j] = (residual(up) - residual(down)) / (up[j] - down[j])
+            w = 1.0 / np.sqrt(1.0 + (r / LOSS_SCALE) ** 2)
+            hessian = (jacobian.T * w) @ jacobian
+            gradient = jacobian.T @ (w * r)
+            before = cost(r)
+            self.tell(f"iteration {iteration + 1}: robust cost {before:.4g}")
+            for _ in range(5):
+                step = np.linalg.solve(hessian + damping * np.diag(np.diag(hessian) + 1e-9), -gradient)
+                trial = np.clip(x + np.clip(step, -0.7, 0.7), low, high)
+                trial_residual = residual(trial)
+                if cost(trial_residual) < before:
+                    break
+                damping *= 5.0
+            else:
+                break
+            gain = before - cost(trial_residual)
+            x, r, damping = trial, trial_residual, max(damping / 5.0, 1e-6)
+            if gain < 1e-3 * before:
+                break
+        noise = max(float(np.sqrt(np.mean(r[: r.size - x.size] ** 2))), LEAST_NOISE) if free else LEAST_NOISE
+        spread = np.sqrt(np.diag(np.linalg.inv(hessian))) * noise * CORRELATED if free else np.zeros(0)
+        return values_at(x), {c.name: float(size) for c, size in zip(free, spread, strict=True)}
+
+
+def limits_of(
+    rows: Sequence[Measured], flight: Sequence[int], names: Sequence[str]
+) -> tuple[dict[str, str], list[str]]:
+    """What a run cannot say whatever the constants are: (constant to reason, notes).
+
+    Args:
+        rows: by arrival.
+        flight: ``in_flight(rows)``.
+        names: constants that could be fitted.
+    """
+    reasons: dict[str, str] = {}
+    notes: list[str] = []
+    known = [row for row in rows if row.cached_tokens is not None]
+    cached = sum(row.cached_tokens or 0 for row in known) / max(sum(row.prompt_tokens for row in known), 1)
+    if cached > CACHED_SHARE and "compute_efficiency" in names:
+        reasons["compute_efficiency"] = (
+            f"{cached:.0%} of the prompt tokens came from the prefix cache and were not computed"
+        )
+    if not known:
+        notes.append(
+            "the log does not say which prompt tokens were cached; if prompts shared prefixes, what was "
+            "fitted from TTFT is too optimistic"
+        )
+    quarter = max(len(rows) // 4, 1)
+    early = _quantile(sorted(row.ttft_s for row in rows[:quarter]), 0.5)
+    late = _quantile(sorted(row.ttft_s for row in rows[-quarter:]), 0.5)
+    if late > 3 * early and late > 0.5:
+        why = f"the run was saturated: the median TTFT rose from {early:.3g} s to {late:.3g} s"
+        reasons["client_overhead_s"] = f"{why}, so TTFT is waiting"
+        notes.append(f"{why}; capacity is fitted, latency below saturation is not")
+    busy = sorted(map(float, flight))
+    if _quantile(busy, 0.9) < 1.5 * _quantile(busy, 0.1):
+        reasons["request_s"] = (
+            f"the run held one batch size ({_quantile(busy, 0.5):g} requests in flight), so what a step "
+            "and what a request of it costs cannot be told apart"
+        )
+    return reasons, notes
+
+
+def features(rows: Sequence[Measured], real: Sequence[Measured], flight: Sequence[int]) -> list[float]:
+    """Logarithms of what is compared; ``real`` and ``flight`` decide which request is in which bin."""
+    found: list[float] = []
+    for metric in METRICS:
+        values = sorted(value for row in rows if (value := _value(row, metric)) is not None)
+        found += [math.log(max(_quantile(values, level), 1e-6)) for level in LEVELS] if values else []
+    for metric, by in (("ttft", [row.prompt_tokens for row in real]), ("tpot", list(flight))):
+        edges = [_quantile(sorted(map(float, by)), share) for share in (1 / 3, 2 / 3)]
+        for part in range(3):
+            inside = [
+                value for row, key in zip(rows, by, strict=True)
+                if bisect_right(edges, key) == part and (value := _value(row, metric)) is not None
+            ]  # fmt: skip
+            # All bins are there in both runs: which request is where depends on the measured one alone.
+            if len(inside) >= 5:
+                found.append(math.log(max(_quantile(sorted(inside), 0.5), 1e-6)))
+    return found
+
+
+def in_flight(rows: Sequence[Measured]) -> list[int]:
+    """Requests in flight in the middle of each request's life."""
+    starts = sorted(row.arrival_s for row in rows)
+    ends = sorted(row.arrival_s + row.e2e_s for row in rows)
+    middles = [row.arrival_s + row.e2e_s / 2 for row in rows]
+    return [bisect_right(starts, t) - bisect_right(ends, t) for t in middles]
+
+
+def _value(row: Measured, metric: str) -> float | None:
+    return row.ttft_s if metric == "ttft" else row.e2e_s if metric == "e2e" else row.tpot_s
+
+
+def _statistics(rows: Sequence[Measured]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for metric in METRICS:
+        values = sorted(value for row in rows if (value := _value(row, metric)) is not None)
+        found[metric] = (
+            {"mean": math.fsum(values) / len(values), "p50": _quantile(values, 0.5),
+             "p90": _quantile(values, 0.9)}
+            if values and values[0] >= 0 and values[-1] > 0 else {}
+        )  # fmt: skip
+    return found
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    rank = share * (len(ordered) - 1)
+    below = math.floor(rank)
+    if below + 1 >= len(ordered):
+        return float(ordered[-1])
+    return float(ordered[below] + (ordered[below + 1] - ordered[below]) * (rank - below))
+
+
+def fit_document(fit: EngineFit, scenario: Scenario, log: EngineLog, inputs: list[Any]) -> dict[str, Any]:
+    """``kvplan.engine-fit/1``: what ``latency: {model: fitted, name: FILE}`` reads."""
+    return {
+        "schema": "kvplan.engine-fit/1",
+        "model": scenario.model,
+        "gpu": scenario.gpu,
+        "parallel": {"tp": scenario.parallel.tp, "pp": scenario.parallel.pp, "cp": scenario.parallel.cp},
+        "latency": {
+            "model": fit.model,
+            **{k: v for k, v in scenario.latency.parameters().items() if k not in fit.constants},
+            **fit.constants,
+        },
+        "log": {"path": log.path, "format": log.format, "requests": fit.requests},
+        "held_out": {"requests": fit.requests // 2, "before": fit.before, "after": fit.after},
+        "uncertainty": fit.uncertainty,
+        "not_identified": fit.unidentified,
+        "notes": list(fit.notes),
+        "inputs": inputs,
+    }

@@ -1,0 +1,241 @@
+"""Fitting an engine: known constants come back, and what a run cannot show is said, not made up."""
+
+from __future__ import annotations
+
+import csv
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvplan.cli.app import run as cli
+from kvplan.engine.recorder import RequestRow
+from kvplan.errors import DataError, UsageError
+from kvplan.scenario.engine_fit import EngineFit, fit_engine, in_flight, limits_of
+from kvplan.scenario.engine_log import EngineLog, Measured, read_engine_log
+from kvplan.scenario.load import dump_scenario, load_scenario
+from kvplan.scenario.run import Run
+
+BASE: dict[str, Any] = {
+    "model": "llama-3.1-8b", "gpu": "h100-sxm", "workload.synthesize": "chat", "workload.requests": 160,
+    "workload.rate": 5.0, "cache.prefix": "none",
+}  # fmt: skip
+TRUTH = {
+    "compute_efficiency": 0.42,
+    "memory_efficiency": 0.65,
+    "step_s": 4e-3,
+    "request_s": 5e-5,
+    "client_overhead_s": 0.03,
+}
+
+
+def measured(
+    truth: dict[str, float], noise: float = 0.02, cached: int | None = None, **flags: Any
+) -> EngineLog:
+    """What a client would log of an engine with these constants."""
+    rows: list[RequestRow] = []
+    given = {f"latency.{name}": value for name, value in truth.items()}
+    simulation = Run(load_scenario(None, {**BASE, **flags, **given}))
+    simulation.execute(on_request=rows.append)
+    rng, outside, found = random.Random(5), truth.get("client_overhead_s", 0.0), []
+    for row in rows:
+        extra = outside * rng.lognormvariate(0.0, noise)
+        found.append(
+            Measured(row.arrival_s, row.prompt_tokens, row.output_tokens, row.first_token_s - row.arrival_s + extra,
+                     row.finish_s - row.arrival_s + extra, cached)
+        )  # fmt: skip
+    return EngineLog("run.csv", "csv", tuple(sorted(found, key=lambda item: item.arrival_s)), ())
+
+
+@pytest.fixture(scope="module")
+def fit() -> EngineFit:
+    return fit_engine(load_scenario(None, BASE), measured(TRUTH))
+
+
+def test_known_constants_come_back(fit: EngineFit) -> None:
+    assert fit.constants["compute_efficiency"] == pytest.approx(TRUTH["compute_efficiency"], rel=0.1)
+    assert fit.constants["memory_efficiency"] == pytest.approx(TRUTH["memory_efficiency"], rel=0.2)
+    assert fit.constants["client_overhead_s"] == pytest.approx(TRUTH["client_overhead_s"], rel=0.25)
+    assert set(fit.uncertainty) | set(fit.unidentified) == set(fit.constants) == set(TRUTH)
+
+
+def test_held_out_errors_fall(fit: EngineFit) -> None:
+    assert fit.requests == 160
+    for metric in ("ttft", "tpot", "e2e"):
+        assert all(abs(error) > 0.15 for error in fit.before[metric].values())
+        assert all(abs(error) < 0.06 for error in fit.after[metric].values())
+
+
+def test_the_same_log_gives_the_same_fit() -> None:
+    small = {"workload.requests": 60}
+    log = measured(TRUTH, **small)
+    assert fit_engine(load_scenario(None, BASE), log) == fit_engine(load_scenario(None, BASE), log)
+
+
+def rows_of(
+    count: int = 60, *, gap: float = 0.5, ttft: float = 0.05, rise: float = 0.0, cached: int | None = 0
+) -> list[Measured]:
+    return [Measured(gap * i, 500, 20, ttft + rise * i, ttft + rise * i + 0.4, cached) for i in range(count)]
+
+
+def limits(rows: list[Measured]) -> tuple[dict[str, str], list[str]]:
+    return limits_of(rows, in_flight(rows), list(TRUTH))
+
+
+def test_cached_prompts_say_nothing_about_prefill() -> None:
+    reasons, notes = limits(rows_of(cached=400))
+    assert "80% of the prompt tokens came from the prefix cache" in reasons["compute_efficiency"]
+    assert "compute_efficiency" not in limits(rows_of(cached=50))[0]
+    assert not notes
+    assert any(
+        "does not say which prompt tokens were cached" in note for note in limits(rows_of(cached=None))[1]
+    )
+
+
+def test_a_saturated_run_says_nothing_about_the_client() -> None:
+    reasons, notes = limits(rows_of(rise=0.2))
+    assert "saturated" in reasons["client_overhead_s"]
+    assert any("saturated" in note for note in notes)
+    assert "client_overhead_s" not in limits(rows_of(rise=0.001))[0]
+
+
+def test_one_batch_size_does_not_tell_steps_from_requests() -> None:
+    assert "one batch size (1 requests" in limits(rows_of())[0]["request_s"]
+    bursts = [
+        Measured(10.0 * (i // 6) + 0.01 * (i % 6) ** 2, 500, 20, 0.05, 0.1 + 0.1 * (i % 6), 0)
+        for i in range(60)
+    ]
+    assert "request_s" not in limits(bursts)[0]
+
+
+def test_a_constant_that_is_held_is_not_moved() -> None:
+    small = {"workload.requests": 60}
+    found = fit_engine(load_scenario(None, {**BASE, **small}), measured(TRUTH, cached=10**6, **small))
+    assert found.constants["compute_efficiency"] == 0.6
+    assert "compute_efficiency" in found.unidentified
+    assert "compute_efficiency" not in found.uncertainty
+
+
+def test_in_flight_counts_those_alive() -> None:
+    rows = [Measured(0.0, 1, 2, 0.1, 1.0), Measured(0.2, 1, 2, 0.1, 1.0), Measured(5.0, 1, 2, 0.1, 1.0)]
+    assert in_flight(rows) == [2, 2, 1]
+
+
+def test_what_cannot_be_fitted_is_refused() -> None:
+    log = measured(TRUTH, **{"workload.requests": 60})
+    linear = {"latency.model": "linear", "latency.a": 1e-3, "latency.b": 1e-5, "latency.c": 1e-9}
+    with pytest.raises(UsageError, match="no engine-level constants"):
+        fit_engine(load_scenario(None, {**BASE, **linear}), log)
+    with pytest.raises(DataError, match="rejects"):
+        fit_engine(load_scenario(None, {**BASE, "engine.max_model_len": 256}), log)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """(log, scenario, fitted.json) of a small run, fitted from the command line."""
+    where = tmp_path_factory.mktemp("engine")
+    log, scenario, out = where / "requests.csv", where / "s.yaml", where / "fitted.json"
+    small = {"workload.requests": 60, "workload.rate": 3.0}
+    with log.open("w", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(("arrival_s", "prompt_tokens", "output_tokens", "ttft_ms", "e2e_ms"))
+        for row in measured(TRUTH, **small).rows:
+            rows.writerow(
+                (row.arrival_s, row.prompt_tokens, row.output_tokens, row.ttft_s * 1e3, row.e2e_s * 1e3)
+            )
+    scenario.write_text(dump_scenario(load_scenario(None, {**BASE, **small})))
+    assert cli(["calibrate", "--engine-log", str(log), "--scenario", str(scenario), "-o", str(out)]) == 0
+    return log, scenario, out
+
+
+def test_a_fit_file_is_a_clock_that_matches_the_run(files: tuple[Path, Path, Path]) -> None:
+    log, scenario, out = files
+    fitted = Run(load_scenario(str(scenario), {"latency.model": "fitted", "latency.name": str(out)}))
+    fitted.execute()
+    result = fitted.result(["kvplan"])
+    real = sorted(row.ttft_s for row in read_engine_log(log).rows)
+    assert result["latency"]["ttft_s"]["p50"] == pytest.approx(real[len(real) // 2], rel=0.08)
+    assert "fitted to a serving run" in result["accuracy"]["name"]
+    assert result["accuracy"]["intervals"] is not None
+    sources = [item["source"] for item in result["assumptions"] if item["name"] == "latency.step_s"]
+    assert "fitted in" in sources[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"gpu": "a100-80g"}, "fitted on h100-sxm, not on a100-80g"),
+        ({"parallel.tp": 2}, "fitted with tp 1, not 2"),
+    ],
+)
+def test_a_fit_of_another_deployment_is_refused(
+    files: tuple[Path, Path, Path], flags: dict[str, Any], message: str
+) -> None:
+    _, scenario, out = files
+    with pytest.raises(DataError, match=message):
+        Run(load_scenario(str(scenario), {"latency.model": "fitted", "latency.name": str(out), **flags}))
+
+
+def test_what_is_no_fit_file_is_refused(files: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    _, scenario, out = files
+    text = out.read_text()
+    for broken, message in (
+        ("[]", "no fit of a version"), ("{", "not a JSON document"), (text.replace("roofline", "linear"), "no roofline"),
+        (text.replace('"after": {', '"after": [], "x": {'), "held-out errors"),
+    ):  # fmt: skip
+        path = tmp_path / "fit.json"
+        path.write_text(broken)
+        with pytest.raises(DataError, match=message):
+            Run(load_scenario(str(scenario), {"latency.model": "fitted", "latency.name": str(path)}))
+
+
+def test_another_model_is_warned_about(files: tuple[Path, Path, Path]) -> None:
+    _, scenario, out = files
+    other = Run(
+        load_scenario(
+            str(scenario), {"latency.model": "fitted", "latency.name": str(out), "model": "mistral-7b-v0.3"}
+        )
+    )
+    assert any("fitted serving llama-3.1-8b" in text for text in other.clock.warnings)
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_the_command_prints_before_and_after(
+    files: tuple[Path, Path, Path], form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, scenario, _ = files
+    out = tmp_path / "again.json"
+    words = [
+        "calibrate",
+        "--engine-log",
+        str(log),
+        "--scenario",
+        str(scenario),
+        "-o",
+        str(out),
+        "--format",
+        form,
+    ]
+    assert cli(words) == 0
+    text = capsys.readouterr().out
+    assert "before" in text
+    assert "after" in text
+    if form == "table":
+        assert max(map(len, text.splitlines())) <= 80 or str(out) in text
+        assert "client_overhead_s" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--engine-log", "x.csv"], "also needs --scenario and -o"),
+        (["--scenario", "s.yaml", "-o", "x.json"], "also needs --engine-log"),
+        (["--engine-log", "x.csv", "--gpu", "0"], "one at a time"),
+    ],
+)
+def test_missing_options_are_named(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli(["calibrate", *words]) == 2
+    assert message in capsys.readouterr().err

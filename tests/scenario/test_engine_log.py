@@ -1,0 +1,142 @@
+"""Serving runs as they are logged: several namings and shapes, and what is wrong with a file, by line."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvplan.errors import DataError
+from kvplan.scenario.engine_log import FEWEST, read_engine_log
+
+HEADER = "arrival_s,prompt_tokens,output_tokens,ttft_s,e2e_s"
+
+
+def written(tmp_path: Path, text: str, name: str = "log.csv") -> Path:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def lines(count: int = FEWEST) -> list[str]:
+    return [f"{100 + index / 10},{200 + index},20,0.05,0.25" for index in range(count)]
+
+
+def bench(count: int = FEWEST, **changes: Any) -> dict[str, Any]:
+    return {
+        "request_rate": 10.0, "max_concurrency": None, "input_lens": [100 + i for i in range(count)],
+        "output_lens": [5] * count, "ttfts": [0.05] * count, "itls": [[0.01] * 4] * count, "errors": [""] * count,
+        "start_times": [7.0 + i / 10 for i in range(count)],
+    } | changes  # fmt: skip
+
+
+def test_a_csv_is_read_sorted_and_starts_at_zero(tmp_path: Path) -> None:
+    log = read_engine_log(written(tmp_path, "\n".join([HEADER, *reversed(lines())])))
+    assert log.format == "csv"
+    assert log.rows[0].arrival_s == 0.0
+    assert log.rows[1].arrival_s == pytest.approx(0.1)
+    assert [row.prompt_tokens for row in log.rows] == [200 + index for index in range(FEWEST)]
+    assert log.rows[0].tpot_s == pytest.approx(0.2 / 19)
+    assert log.rows[0].cached_tokens is None
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "request_time,input_len,completion_tokens,ttft_ms,latency_ms",
+        "timestamp_ms,isl,osl,time_to_first_token_ms,e2el_ms",
+        "Start_Time, Input_Tokens ,Output_Len,TTFT_us,E2E_Latency_us",
+    ],
+)
+def test_other_names_and_units_mean_the_same(tmp_path: Path, header: str) -> None:
+    arrival, scale = (1e3 if "timestamp_ms" in header else 1.0), (1e6 if "us" in header else 1e3)
+    rows = [f"{arrival * index},{200 + index},20,{0.05 * scale},{0.25 * scale}" for index in range(FEWEST)]
+    log = read_engine_log(written(tmp_path, "\n".join([header, *rows])))
+    assert log.rows[1].arrival_s == pytest.approx(1.0)
+    assert (log.rows[0].ttft_s, log.rows[0].e2e_s) == (pytest.approx(0.05), pytest.approx(0.25))
+
+
+def test_requests_to_simulate_share_nothing(tmp_path: Path) -> None:
+    requests = read_engine_log(written(tmp_path, "\n".join([HEADER, *lines()]))).requests()
+    starts = [request.prompt[0][0] for request in requests]
+    assert len(set(starts)) == FEWEST
+    assert requests[3].prompt_tokens == 203
+    assert all(later - earlier > 1000 for earlier, later in pairwise(starts))
+
+
+def test_vllm_and_sglang_results(tmp_path: Path) -> None:
+    vllm = read_engine_log(written(tmp_path, json.dumps(bench()), "v.json"))
+    assert vllm.format == "vllm-bench"
+    assert vllm.rows[2].arrival_s == pytest.approx(0.2)
+    assert vllm.rows[0].e2e_s == pytest.approx(0.09)
+    without = bench()
+    del without["start_times"]
+    drawn = read_engine_log(written(tmp_path, json.dumps(without) + "\n", "s.jsonl"))
+    assert drawn.format == "sglang-bench"
+    assert "drawn at 10 requests/s" in drawn.notes[0]
+    mean = drawn.rows[-1].arrival_s / (FEWEST - 1)
+    assert 0.05 < mean < 0.2
+    at_once = read_engine_log(
+        written(tmp_path, json.dumps(without | {"request_rate": float("inf")}), "i.jsonl")
+    )
+    assert {row.arrival_s for row in at_once.rows} == {0.0}
+
+
+def test_failed_requests_are_left_out_and_counted(tmp_path: Path) -> None:
+    document = bench(FEWEST + 2)
+    document["errors"][0], document["output_lens"][1] = "timeout", 0
+    log = read_engine_log(written(tmp_path, json.dumps(document), "v.json"))
+    assert len(log.rows) == FEWEST
+    assert "2 failed requests" in log.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("broken", "where", "message"),
+    [
+        ("100,5,20,x,0.2", "log.csv:6", "ttft_s is 'x', not a number"),
+        ("100,5,20,nan,0.2", "log.csv:6", "not a finite number"),
+        ("100,5,20,-1,0.2", "log.csv:6", "not a finite number >= 0"),
+        ("100,5,20,0.5,0.2", "log.csv:6", "not after the last"),
+        ("100,0,20,0.1,0.2", "log.csv:6", "prompt_tokens is 0"),
+        ("100,5.5,20,0.1,0.2", "log.csv:6", "whole number"),
+        ("100,5", "log.csv:6", "ttft_s is ''"),
+    ],
+)
+def test_a_bad_row_is_refused_with_its_line(tmp_path: Path, broken: str, where: str, message: str) -> None:
+    rows = lines()
+    rows.insert(4, broken)
+    with pytest.raises(DataError, match=message) as caught:
+        read_engine_log(written(tmp_path, "\n".join([HEADER, *rows])))
+    assert str(caught.value.where).endswith(where)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "empty"),
+        ("arrival_s,prompt_tokens,output_tokens,e2e_s\n", "no column for ttft"),
+        ("\n".join([HEADER, *lines(FEWEST - 1)]), "too few"),
+        ("{", "not JSON"),
+        ('{"ttfts": [NaN]}', "not JSON"),
+        (json.dumps({"ttfts": []}), "no list 'input_lens'"),
+        (json.dumps(bench(itls=[])), "different lengths"),
+        (json.dumps(bench(start_times=[1.0])), "1 start_times"),
+        (json.dumps(bench(start_times=None, max_concurrency=8)), "at most 8 requests in flight"),
+        (json.dumps(bench(start_times=None, request_rate=None)), "neither start_times nor request_rate"),
+        (json.dumps(bench(ttfts=["a"] * FEWEST)), "not a number"),
+        (json.dumps(bench()) + "\n" + json.dumps(bench()), "2 runs"),
+    ],
+)
+def test_what_is_no_log_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_engine_log(written(tmp_path, text))
+
+
+def test_binary_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(b"\xff\xfe\x00PAR1")
+    with pytest.raises(DataError, match="UTF-8"):
+        read_engine_log(path)
