@@ -29,3 +29,19 @@ FormatOption = Annotated[
 ]
 
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random stream.")]
+
+
+def model_names(incomplete: str) -> list[str]:
+    """Names of models that begin so, for the shell's completion; reads directories, not specs."""
+    return _names("model", incomplete)
+
+
+def gpu_names(incomplete: str) -> list[str]:
+    """Names of GPUs that begin so."""
+    return _names("gpu", incomplete)
+
+
+def _names(kind: str, incomplete: str) -> list[str]:
+    from kvplan.specs.catalog import entries
+
+    return [entry.name for entry in entries(kind) if entry.name.startswith(incomplete.casefold())]

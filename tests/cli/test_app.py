@@ -101,3 +101,20 @@ def test_help_is_whole_at_80_columns(
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert "…" not in out
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("kvplan siz", "size"),
+        ("kvplan size llama-3.1-7", "llama-3.1-70b"),
+        ("kvplan fit llama-3-8b --gpu h100-s", "h100-sxm"),
+        ("kvplan simulate --model deepseek-v3", "deepseek-v3"),
+        ("kvplan gpus show l4", "l40s"),
+    ],
+)
+def test_the_shell_completes_verbs_and_names(words: str, found: str) -> None:
+    done = shell(
+        "kvplan", _KVPLAN_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1)
+    )
+    assert found in done.stdout.split()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvplan.cli.options import FormatOption, OutputFormat
+from kvplan.cli.options import FormatOption, OutputFormat, gpu_names, model_names
 
 if TYPE_CHECKING:
     from kvplan.sizing.logs.account import Account
@@ -21,10 +21,17 @@ def explain_log(
     log: Annotated[str, typer.Argument(metavar="LOG", help="The log file, or - for stdin.")],
     model: Annotated[
         str | None,
-        typer.Option("--model", help="Compare the tokens of the pool with kvplan's for this model."),
+        typer.Option(
+            "--model",
+            autocompletion=model_names,
+            help="Compare the tokens of the pool with kvplan's for this model.",
+        ),
     ] = None,
     gpu: Annotated[
-        str | None, typer.Option("--gpu", help="The GPU. Default: the one with the memory the log says.")
+        str | None,
+        typer.Option(
+            "--gpu", autocompletion=gpu_names, help="The GPU. Default: the one with the memory the log says."
+        ),
     ] = None,
     tp: Annotated[
         int | None, typer.Option("--tp", min=1, help="Tensor parallelism, if the log is silent.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kvplan.cli.options import FormatOption, OutputFormat
+from kvplan.cli.options import FormatOption, OutputFormat, gpu_names, model_names
 
 if TYPE_CHECKING:
     from kvplan.sizing.capacity import FitReport
@@ -20,10 +20,13 @@ def fit(
         str,
         typer.Argument(
             metavar="MODEL",
+            autocompletion=model_names,
             help="Name, alias, Hugging Face id, config.json, its directory, a spec file, or -.",
         ),
     ],
-    gpu: Annotated[str, typer.Option("--gpu", help="GPU name or alias: kvplan gpus list.")],
+    gpu: Annotated[
+        str, typer.Option("--gpu", autocompletion=gpu_names, help="GPU name or alias: kvplan gpus list.")
+    ],
     gpus: Annotated[
         int | None,
         typer.Option("--gpus", min=1, metavar="N", help="GPUs in all; what tp and pp leave over replicates."),

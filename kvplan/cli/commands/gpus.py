@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kvplan.cli.options import FormatOption, OutputFormat
+from kvplan.cli.options import FormatOption, OutputFormat, gpu_names
 
 if TYPE_CHECKING:
     from kvplan.specs.hardware import GpuSpec
@@ -50,7 +50,7 @@ def list_gpus(output: FormatOption = OutputFormat.table) -> None:
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(metavar="GPU", help="GPU name or alias.")],
+    name: Annotated[str, typer.Argument(metavar="GPU", autocompletion=gpu_names, help="GPU name or alias.")],
     output: FormatOption = OutputFormat.table,
 ) -> None:
     """Everything known of one GPU, with its sources."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvplan.cli.options import FormatOption, OutputFormat
+from kvplan.cli.options import FormatOption, OutputFormat, model_names
 
 if TYPE_CHECKING:
     from kvplan.specs.model import ModelSpec
@@ -64,7 +64,10 @@ def _wrapped(text: str) -> list[str]:
 @app.command("show")
 def show(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Name, alias, Hugging Face id, a file, or -.")
+        str,
+        typer.Argument(
+            metavar="MODEL", autocompletion=model_names, help="Name, alias, Hugging Face id, a file, or -."
+        ),
     ],
     output: FormatOption = OutputFormat.table,
 ) -> None:

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from kvplan.cli.options import FormatOption, OutputFormat
+from kvplan.cli.options import FormatOption, OutputFormat, gpu_names, model_names
 from kvplan.errors import AnswerIsNo, Interrupted, KvplanError
 
 if TYPE_CHECKING:
@@ -29,8 +29,11 @@ def simulate(
             metavar="SCENARIO", help="Scenario file (YAML); - reads standard input.", show_default=False
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Model name, spec or config.json.")] = None,
-    gpu: Annotated[str | None, typer.Option("--gpu", help="GPU name.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", autocompletion=model_names, help="Model name, spec or config.json."),
+    ] = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", autocompletion=gpu_names, help="GPU name.")] = None,
     tp: Annotated[int | None, typer.Option("--tp", help="Tensor-parallel GPUs.")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="KV number format.")] = None,
     blocks: Annotated[int | None, typer.Option("--blocks", help="Blocks instead of what fits.")] = None,

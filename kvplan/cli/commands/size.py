@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kvplan.cli.options import FormatOption, OutputFormat
+from kvplan.cli.options import FormatOption, OutputFormat, model_names
 
 if TYPE_CHECKING:
     from kvplan.sizing.size import SizeReport
@@ -23,6 +23,7 @@ def size(
         str,
         typer.Argument(
             metavar="MODEL",
+            autocompletion=model_names,
             help="Name, alias, Hugging Face id, config.json, its directory, a spec file, or -.",
         ),
     ],
