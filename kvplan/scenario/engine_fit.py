@@ -150,7 +150,7 @@ class _Search:
                 break
             # One at a time: with the least certain constant held, the others may well be determined.
             worst = max(unsure, key=lambda name: unsure[name])
-            reasons[worst] = self._unsure_why(worst)
+            reasons[worst] = self._unsure_why(worst, unsure[worst])
         return EngineFit(
             self.kind,
             {name: float(f"{value:.6g}") for name, value in values.items()},
@@ -162,16 +162,17 @@ class _Search:
             (*self.log.notes, *notes),
         )
 
-    def _unsure_why(self, name: str) -> str:
+    def _unsure_why(self, name: str, deviation: float) -> str:
         prompt = _quantile(sorted(float(row.prompt_tokens) for row in self.log.rows), 0.5)
         why = {
             "compute_efficiency": f"prompts of {prompt:,.0f} tokens (median) hardly load the tensor cores",
-            "memory_efficiency": "steps were not bound by reading weights and cache",
-            "step_s": "other parts of a step hide it",
-            "request_s": "batches were too small or too alike for it to show",
+            "memory_efficiency": "reading weights and cache cannot be told from the rest of a step",
+            "step_s": "it cannot be told from the rest of a step",
+            "request_s": "what it adds to a step looks like the other constants",
             "client_overhead_s": "it is small beside the rest of TTFT",
         }
-        return f"{why[name]}: times hardly change with it"
+        factor = math.exp(min(1.645 * deviation, 20.0))
+        return f"{why[name]}; it could be off by a factor of {factor:.2g}"
 
     # -- the simulation ---------------------------------------------------------------------------------
 
