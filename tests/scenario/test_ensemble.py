@@ -175,3 +175,28 @@ def test_a_result_whose_value_leaves_its_interval_is_refused(roofline: dict[str,
     broken["accuracy"]["intervals"]["ttft_s"] = None
     with pytest.raises(ValueError, match="only one of them is null"):
         Result.model_validate(broken)
+
+
+@pytest.mark.parametrize("kind", ["roofline", "profile"])
+def test_intervals_cover_what_other_clocks_of_the_same_spread_see(kind: str) -> None:
+    """Sixty medians and p90s of thirty independently drawn clocks, close to saturation."""
+    from kvplan.engine.engine import make_engine
+    from kvplan.engine.recorder import Recorder
+    from kvplan.scenario.summary import latency_objects
+
+    busy = {"workload.rate": 20.0, "engine.max_num_seqs": 16, "latency.client_overhead_s": 0}
+    run = played(**busy, **{"latency.model": kind})
+    intervals = run.result(["kvplan"])["accuracy"]["intervals"]
+    assert run.clock.perturbed is not None
+    inside = dict.fromkeys(LATENCIES, 0)
+    for seed in range(30):
+        recorder = Recorder()
+        engine = make_engine("fast", run.deployment.config, run.clock.perturbed(1000 + seed), recorder)
+        engine.run(run._kept)
+        engine.close()
+        seen, _ = latency_objects(recorder)
+        for name in LATENCIES:
+            for key in ("p50", "p90"):
+                low, high = intervals[name][key]
+                inside[name] += low <= seen[name][key] <= high
+    assert all(count / 60 >= 0.8 for count in inside.values()), inside
