@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvplan.errors import KvplanError, SpecError
+from kvplan.errors import KvplanError, UsageError
 from kvplan.reporting.result import Result
 from kvplan.scenario.ensemble import LATENCIES, MEMBERS, STATISTICS, spread_interval
 from kvplan.scenario.load import load_scenario
@@ -149,7 +149,7 @@ def test_a_failing_member_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("bad", [1, -1, 65, 2.5])
 def test_an_ensemble_that_says_nothing_is_refused(bad: float) -> None:
-    with pytest.raises(SpecError, match=r"ensemble"):
+    with pytest.raises(UsageError, match=r"ensemble"):
         load_scenario(None, {**BASE, "accuracy.ensemble": bad})
 
 
