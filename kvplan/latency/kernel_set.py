@@ -45,7 +45,12 @@ class KernelSet:
                 if part.detail is not None and part.op == "generation_attention"
             }
             self.measured = MeasuredSet(profile.measured, pages, block_size)
-        ragged = [part.detail.ragged for part in profile.kernels if part.detail is not None]
+        self._details = {
+            (part.op, part.labels.get("kv_cache_dtype", "")): part.detail
+            for part in profile.kernels
+            if part.detail is not None
+        }
+        ragged = [detail.ragged for detail in self._details.values()]
         self.ragged = sorted(ratio for ratio in ragged if ratio is not None)
 
     def gemms(self, form: WeightFormat) -> list[FittedKernel]:
@@ -185,6 +190,13 @@ class KernelSet:
         kernel = found[wanted]
         if not mla and item.head_dim > kernel.high["head_dim"]:
             raise self._missing(f"attention with heads of {item.head_dim}")
+        detail = self._details.get((op, wanted))
+        if detail is not None and detail.fitted:
+            rest = f"those of {detail.donor}" if detail.donor else "physical defaults"
+            measured.assume(
+                "few_points", f"{op} {wanted}",
+                f"{', '.join(detail.fitted)} fitted to {kernel.trained_on} points, other parameters {rest}",
+            )  # fmt: skip
         return kernel
 
     def _own_prefill(self, item: Attention, wanted: str, measured: MeasuredSet) -> FittedKernel:
