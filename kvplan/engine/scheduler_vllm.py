@@ -314,6 +314,8 @@ class VllmScheduler:
             if request.status is not Status.RUNNING:
                 request.stale -= 1
                 continue
+            if request.samples == request.max_tokens:
+                continue  # its last output is in flight: all that can be published has been
             request.placeholders -= 1
             if self.caching:
                 settled = request.computed - request.placeholders
