@@ -145,12 +145,19 @@ def _encoder_tokens(
             return given
         return images * _image_tokens(model, image_tokens) if images else 0
     if model.encoder is None:
+        if given is not None:
+            raise UsageError(f"{model.name} has no encoder", hint="leave the encoder's tokens out")
         return 0
-    encoder = model.encoder
-    if encoder.fixed_length and encoder.max_tokens is not None:
-        return encoder.max_tokens
-    tokens = context if given is None else given
-    return min(tokens, encoder.max_tokens) if encoder.max_tokens is not None else tokens
+    fixed, most = model.encoder.fixed_length, model.encoder.max_tokens
+    if given is not None:
+        check_count("encoder tokens", given)
+        if most is not None and (given > most or (fixed and given != most)):
+            limit = "always has" if fixed else "has at most"
+            raise UsageError(f"the encoder of {model.name} {limit} {most:,} tokens, got {given:,}")
+        return given
+    if fixed and most is not None:
+        return most
+    return min(context, most) if most is not None else context
 
 
 def _groups_of(model: ModelSpec, draft: bool) -> tuple[LayerGroup, ...]:

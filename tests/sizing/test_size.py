@@ -18,6 +18,7 @@ from kvplan.sizing.size import SizeReport, size_model
 from kvplan.sizing.state import _PARTS, state_bytes
 from kvplan.specs import attention as variants
 from kvplan.specs.attention import FullAttention, LatentAttention, SelfAttention, SlidingAttention
+from kvplan.specs.catalog import load_model
 from kvplan.specs.formats import format_names, kv_format
 from kvplan.specs.model import Block, ModelSpec, Segment
 from kvplan.specs.state import GatedDeltaNetState, Mamba2State, State
@@ -331,3 +332,17 @@ def replace_context(spec: ModelSpec, tokens: int) -> ModelSpec:
 
 def test_parallel_is_a_value() -> None:
     assert replace(Parallel(tp=2), pp=3).gpus == 6
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "words"),
+    [
+        ("llama-3-8b", 5, "has no encoder"),
+        ("whisper-large-v3", 5, "always has 1,500 tokens"),
+        ("whisper-large-v3", 0, "at least 1"),
+        ("bart-large", 4096, "has at most 1,024 tokens"),
+    ],
+)
+def test_encoder_tokens_that_cannot_be_are_refused(name: str, tokens: int, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        size_model(load_model(name), context_tokens=64, encoder_tokens=tokens)
