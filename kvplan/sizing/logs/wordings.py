@@ -51,7 +51,8 @@ _VLLM = (
         "profile",
         (
             "Memory profiling results:<any>total_gpu_memory={total_gib} GiB<any>"
-            "non_torch_memory={runtime_gib} GiB, kv_cache_size={pool_gib} GiB, gpu_memory_utilization={utilization}"
+            "non_torch_memory={runtime_gib} GiB, kv_cache_size={pool_gib} GiB, "
+            "gpu_memory_utilization={utilization}"
         ),
     ),
     (
