@@ -30,9 +30,14 @@ def saved(tmp_path, document):
 @pytest.mark.parametrize("name", profile_names())
 def test_bundled_profiles_load_name_their_source_and_say_how_good_they_are(name):
     profile = read_profile(profile_path(name))
-    assert profile.name == profile.gpu == name
-    assert "aiconfigurator" in profile.provenance.source
-    assert profile.provenance.license == "Apache-2.0"
+    assert profile.name == name
+    if profile.measured is None:
+        assert name == profile.gpu
+        assert "aiconfigurator" in profile.provenance.source
+    else:
+        assert name == f"{profile.gpu}-kvplan"
+        assert profile.measured.held_out is not None
+    assert profile.provenance.license != "unknown"
     assert all(not item["path"].startswith("/") for item in profile.provenance.inputs)
     for part in profile.kernels:
         restore_kernel(part, name)
@@ -59,6 +64,7 @@ def set_at(document, keys, value):
     ("keys", "value"),
     [
         (["schema"], "kvplan.profile/2"),
+        (["schema"], "kvplan.profile/3"),
         (["kernels", 0, "parameters", "launch_s"], -1e-6),
         (["kernels", 0, "parameters", "launch_s"], math.nan),
         (["kernels", 0, "parameters", "launch_s"], "fast"),

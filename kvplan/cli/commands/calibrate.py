@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="calibrate",
-    help="Fit a latency profile from measured kernel times.",
     invoke_without_command=True,
 )
 
@@ -66,16 +65,22 @@ def calibrate(
 ) -> None:
     """Fit a latency profile; prints the error on every shape that was not fitted on.
 
-    [bold]kvplan calibrate --from measurements.parquet -o my-gpu.json[/bold] fits without a GPU.
-    [bold]kvplan calibrate --gpu 0 -o my-gpu.json[/bold] measures kvplan's own kernels first and keeps the raw
-    file beside the profile. Measured elsewhere: run [bold]make gpu[/bold] there, bring
-    reports/local/gpu/measurements.json and give it to [bold]--from[/bold].
+    [bold]kvplan calibrate --from measurements.parquet -o my-gpu.json[/bold]
+    fits without a GPU.
 
-    To publish: commit the profile as kvplan/latency/profiles/GPU.json, and the raw file with what this
-    command printed as reports/kernels-GPU/.
+    [bold]kvplan calibrate --gpu 0 -o my-gpu.json[/bold]
+    measures kvplan's own kernels first and keeps the raw file beside the
+    profile. Measured elsewhere: run [bold]make gpu[/bold] there until it says complete,
+    bring reports/local/gpu/measurements.json and give it to [bold]--from[/bold].
+    Use it with latency: {model: profile, name: my-gpu.json}.
 
-    [bold]kvplan calibrate --engine-log run.csv --scenario s.yaml -o fitted.json[/bold] fits what your
-    engine adds: use it with latency: {model: fitted, name: fitted.json}.
+    To publish what you measured: fit with [bold]--name GPU-kvplan --source --license[/bold],
+    commit the profile as kvplan/latency/profiles/GPU-kvplan.json, and the raw
+    file with what this command printed in reports/kernels-GPU/.
+
+    [bold]kvplan calibrate --engine-log run.csv --scenario s.yaml -o fitted.json[/bold]
+    fits what your engine adds: use it with
+    latency: {model: fitted, name: fitted.json}.
     """
     if context.invoked_subcommand is not None:
         return
@@ -198,7 +203,7 @@ def _machine(measured: Measured) -> list[str]:
         )
     rates = [("copy", ceilings.copy_bytes_per_s, "B/s"), ("read", ceilings.read_bytes_per_s, "B/s")]
     rates += [(f"matmul {name}", rate, "FLOP/s") for name, rate in ceilings.matmul_flops.items()]
-    shown = [f"{name} {rate / 1e12:.3g} T{unit}" for name, rate, unit in rates if rate is not None]
+    shown = [f"{name} {rate / 1e12:.4g} T{unit}" for name, rate, unit in rates if rate is not None]
     shown += [
         f"{host.direction.replace('_', ' ')} {'pinned' if host.pinned else 'pageable'} "
         f"{host.bytes_per_s / 1e9:.3g} GB/s"

@@ -9,11 +9,11 @@ results.
 From ``make gpu`` to a profile in the repository
 ------------------------------------------------
 1. ``make gpu`` on the machine with the GPU; call it again until it says ``complete yes``.
-2. ``kvplan calibrate --from reports/local/gpu/measurements.json -o NAME.json --source WHO --license L``,
-   where NAME is the GPU's spec (``kvplan gpus``). Look at the registered hold-out: median at most 4 %, 90th
-   percentile at most 12 %, the band covering 85 to 95 %.
-3. Commit the profile as ``kvplan/latency/profiles/NAME-kvplan.json`` (``NAME.json`` where no profile of that
-   GPU is bundled) and the measurements, with what calibrate printed, as ``reports/kernels-NAME/``.
+2. ``kvplan calibrate --from reports/local/gpu/measurements.json -o GPU-kvplan.json --name GPU-kvplan
+   --source WHO --license L``, where GPU is the GPU's spec (``kvplan gpus``). Look at the registered hold-out:
+   median at most 4 %, 90th percentile at most 12 %, the band covering 85 to 95 %.
+3. Commit the profile as ``kvplan/latency/profiles/GPU-kvplan.json`` (a scenario finds it by that name) and
+   the measurements, with what calibrate printed, in ``reports/kernels-GPU/``.
 """
 
 from __future__ import annotations
