@@ -12,6 +12,9 @@ FUZZ_EXAMPLES ?= 20000
 TORCH  := torch==2.13.0
 TRITON := triton==3.9.0
 
+# Two test workers on two cores: more threads inside each only get in each other's way.
+export OMP_NUM_THREADS ?= 1
+
 .PHONY: help demo test lint fuzz bench accuracy gpu clean
 
 help:
