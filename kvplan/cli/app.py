@@ -127,6 +127,7 @@ def run(argv: Sequence[str]) -> int:
         if debug:
             traceback.print_exception(exc)
         _report(problem, as_json=_wants_json(argv))
+        _give_up_unwritable_output()
         return problem.exit_code
 
 
@@ -141,12 +142,22 @@ def _prepare_streams() -> None:
 
 
 def _reader_went_away() -> int:
-    """The reader of our pipe (head, less) has enough: no error of ours.
-
-    Keeps Python's shutdown from writing to the dead pipe again.
-    """
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    """The reader of our pipe (head, less) has enough: no error of ours."""
+    _discard_output()
     return 0
+
+
+def _give_up_unwritable_output() -> None:
+    """What is still buffered for a full disk cannot be written at shutdown either."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _discard_output()
+
+
+def _discard_output() -> None:
+    """Keeps Python's shutdown from writing to a dead pipe or a full disk again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
 
 
 def _problem(exc: BaseException) -> KvplanError | None:

@@ -36,8 +36,9 @@ def test_closed_streams_are_no_crash() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no device that is always full")
-def test_a_full_standard_output_is_an_error() -> None:
-    done = shell("kvplan size llama3-8b > /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_standard_output_is_an_error(unbuffered: str) -> None:
+    done = shell("kvplan size llama3-8b > /dev/full", PYTHONUNBUFFERED=unbuffered)
     assert done.returncode == 1
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
