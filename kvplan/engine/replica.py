@@ -107,7 +107,7 @@ class Replica:
         scheduler, in_flight, depth = self.scheduler, self._in_flight, self._depth
         clock, device_free = self.clock, self._device_free
         while clock < until:
-            if scheduler.running or scheduler.waiting:
+            if scheduler.running or scheduler.waiting.items:
                 if not self.logging and self._quiet():
                     clock, device_free = self._coast(clock, device_free, until)
                     if clock >= until:
@@ -143,7 +143,7 @@ class Replica:
         if steady.next_event() <= steady.tick + 1 or steady.count > self.config.max_num_batched_tokens:
             return False
         waiting = scheduler.waiting
-        if not waiting or len(scheduler.running) >= self.config.max_num_seqs:
+        if not waiting.items or len(scheduler.running) >= self.config.max_num_seqs:
             return True
         if self.config.prefill_schedule_interval > 1 or steady.count == self.config.max_num_batched_tokens:
             return False
@@ -152,15 +152,11 @@ class Replica:
     def _coast(self, clock: float, device_free: float, until: float) -> tuple[float, float]:
         """Run through quiet steps until the one before the next event; returns the clock after them."""
         in_flight = self._in_flight
-        if in_flight:
-            # Async: the step in flight must hold nothing but tokens of requests in step.
-            before = in_flight[-1][0]
-            if len(in_flight) > 1 or before.first or before.finish or before.samples:
+        before: StepPlan | None = None
+        if self.config.async_scheduling:
+            if len(in_flight) != 1 or not in_flight[0][0].batch.scheduled_tokens:
                 return clock, device_free
-            if not before.batch.scheduled_tokens:
-                return clock, device_free
-        elif self.config.async_scheduling:
-            return clock, device_free
+            before = in_flight[0][0]
         scheduler, recorder = self.scheduler, self.recorder
         steady, pool = scheduler.steady, scheduler.pool
         totals = recorder.totals
@@ -172,7 +168,11 @@ class Replica:
             limit = until_point
         if limit <= 0:
             return clock, device_free
-        overlap = bool(in_flight)
+        overlap = before is not None
+        eventful = before is not None and bool(before.first or before.finish or before.samples)
+        if eventful:
+            # The step in flight ends while the next one runs, and what it brings may change what follows.
+            limit = 1
         boundaries, size = steady.boundaries, steady.block_size
         count = steady.count
         free = pool.blank + pool.cached
@@ -217,6 +217,8 @@ class Replica:
         if overlap:
             in_flight[-1] = (plan, device_free)
             scheduler.last_plan = plan
+        if eventful and before is not None:
+            self._deliver(before, clock)
         return clock, device_free
 
     # -- bookkeeping ------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.prefix_hash import Match
 from kvplan.engine.replacement.index import prefix_index
-from kvplan.engine.steady import FINISH, PUBLISH, SteadyDecodes
+from kvplan.engine.steady import SteadyDecodes
 from kvplan.engine.waiting import make_queue
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class VllmScheduler:
         if not plan.preempted:
             self._admit_waiting(plan, budget, threshold, defer_prefills)
             if not defer_prefills:
-                self.prefill_capacity_bound = bool(self.waiting)
+                self.prefill_capacity_bound = bool(self.waiting.items)
         self._settle_samples(plan)
         self.last_plan = plan
         return plan
@@ -145,7 +145,10 @@ class VllmScheduler:
             steady.tick += 1
             batch.scheduled_tokens = batch.decode_requests = batch.sampled_requests = count
             batch.decode_context = batch.decode_kv_tokens = steady.base_sum + count * steady.tick
-        publishing = [] if steady.next_event() > steady.tick else steady.due(PUBLISH)
+        publishing: list[LiveRequest] = []
+        ending: list[LiveRequest] = []
+        if steady.next_event() <= steady.tick:
+            publishing, ending = steady.due()
         for request, tokens, blocks in chunks:
             while publishing and publishing[0].order < request.order:
                 self._publish_steady(publishing.pop(0))
@@ -156,10 +159,9 @@ class VllmScheduler:
             self.publish(request)
         for request in publishing:
             self._publish_steady(request)
-        if steady.next_event() <= steady.tick:
-            for request in steady.due(FINISH):
-                steady.leave(request, 1)
-                plan.finish.append(request)
+        for request in ending:
+            steady.leave(request, 1)
+            plan.finish.append(request)
         return True
 
     def _log_regular(self, plan: StepPlan, chunks: dict[LiveRequest, int]) -> None:
@@ -192,7 +194,7 @@ class VllmScheduler:
         """Admit from the head of the queue until something does not fit."""
         config, waiting = self.config, self.waiting
         skipped: list[LiveRequest] = []
-        while budget > 0 and waiting and len(self.running) < config.max_num_seqs:
+        while budget > 0 and waiting.items and len(self.running) < config.max_num_seqs:
             request = waiting.head()
             if request.stale:
                 skipped.append(waiting.pop())

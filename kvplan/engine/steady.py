@@ -77,30 +77,23 @@ class SteadyDecodes:
         due = missing if missing > self.tick else self.tick + 1
         heappush(self._calendar, (due, PUBLISH, request.order, request))
 
-    def due(self, kind: int) -> list[LiveRequest]:
-        """Take out the requests whose entry of this kind is due at the current tick, in admission order.
+    def due(self) -> tuple[list[LiveRequest], list[LiveRequest]]:
+        """Take out what is due at the current tick: who may publish a block, and whose last output this is.
 
-        Entries of requests that have left meanwhile are forgotten.
+        Both in admission order; entries of requests that have left meanwhile are forgotten.
         """
         calendar = self._calendar
-        found = []
-        later = []
+        publishing: dict[LiveRequest, None] = {}
+        ending: dict[LiveRequest, None] = {}
         while calendar and calendar[0][0] <= self.tick:
-            entry = heappop(calendar)
-            request = entry[3]
-            if request.steady is not self or entry[2] != request.order:
+            tick, kind, order, request = heappop(calendar)
+            if request.steady is not self or order != request.order:
                 continue
-            if entry[1] == FINISH and entry[0] != request.finish_tick:
-                continue
-            if entry[1] == kind:
-                if request not in found:
-                    found.append(request)
-            else:
-                later.append(entry)
-        for entry in later:
-            heappush(calendar, entry)
-        found.sort(key=_order)
-        return found
+            if kind == PUBLISH:
+                publishing[request] = None
+            elif tick == request.finish_tick:
+                ending[request] = None
+        return sorted(publishing, key=_order), sorted(ending, key=_order)
 
     def next_event(self) -> int:
         """The tick of the next calendar entry, which may turn out to be forgotten; huge without any."""

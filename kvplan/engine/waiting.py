@@ -10,63 +10,63 @@ from kvplan.engine.live import LiveRequest
 
 
 class FcfsQueue:
-    """Arrival order; preempted requests go to the front."""
+    """Arrival order; preempted requests go to the front. ``items`` is for asking whether there are any."""
 
     def __init__(self) -> None:
-        self._items: deque[LiveRequest] = deque()
+        self.items: deque[LiveRequest] = deque()
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.items)
 
     def append(self, request: LiveRequest) -> None:
         """A new request."""
-        self._items.append(request)
+        self.items.append(request)
 
     def push_front(self, request: LiveRequest) -> None:
         """A preempted or skipped request."""
-        self._items.appendleft(request)
+        self.items.appendleft(request)
 
     def head(self) -> LiveRequest:
         """The request to look at next."""
-        return self._items[0]
+        return self.items[0]
 
     def pop(self) -> LiveRequest:
         """Remove and return the head."""
-        return self._items.popleft()
+        return self.items.popleft()
 
     def remove(self, request: LiveRequest) -> None:
         """Take a request out from wherever it stands."""
-        self._items.remove(request)
+        self.items.remove(request)
 
 
 class PriorityQueue:
     """By (priority, arrival, request id as text), lowest first, wherever a request comes from."""
 
     def __init__(self) -> None:
-        self._items: list[tuple[int, float, str, LiveRequest]] = []
+        self.items: list[tuple[int, float, str, LiveRequest]] = []
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self.items)
 
     def append(self, request: LiveRequest) -> None:
         """A new, preempted or skipped request."""
         facts = request.request
-        heappush(self._items, (facts.priority, facts.arrival_s, facts.id, request))
+        heappush(self.items, (facts.priority, facts.arrival_s, facts.id, request))
 
     push_front = append
 
     def head(self) -> LiveRequest:
         """The request to look at next."""
-        return self._items[0][3]
+        return self.items[0][3]
 
     def pop(self) -> LiveRequest:
         """Remove and return the head."""
-        return heappop(self._items)[3]
+        return heappop(self.items)[3]
 
     def remove(self, request: LiveRequest) -> None:
         """Take a request out from wherever it stands."""
-        self._items = [item for item in self._items if item[3] is not request]
-        heapify(self._items)
+        self.items = [item for item in self.items if item[3] is not request]
+        heapify(self.items)
 
 
 def make_queue(policy: Policy) -> FcfsQueue | PriorityQueue:

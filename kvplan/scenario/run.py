@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -79,7 +81,8 @@ class Run:
         if on_progress is not None:
             requests = _reporting(requests, on_progress)
         try:
-            engine.run(requests)
+            with _rare_collections():
+                engine.run(requests)
         except KeyboardInterrupt:
             self.interruption = "interrupted by the user"
         except KvplanError as exc:
@@ -148,6 +151,21 @@ class Run:
         for reason, count in sorted(self.recorder.rejections.items()):
             found.append(f"{count:,} requests rejected by the front end: {reason}")
         return found
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Look for reference cycles a hundred times less often than Python does by default.
+
+    A simulation makes many small objects that live for seconds of simulated time; looking through all of
+    them every 700 allocations costs a fifth of the run and finds next to nothing.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(100_000, 20, 20)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _reporting(requests: Iterable[Request], report: Callable[[int, float], None]) -> Iterator[Request]:

@@ -127,8 +127,8 @@ def report(results: dict[str, Measured], wanted: list[Case], before: float, afte
     lines += [
         "", f"CPU grows with the number of requests to the power {exponent(results):.2f} (100,000 to 1,000,000).",
         "", f"Machine: Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} CPUs. A loop of",
-        f"3,000,000 additions took {before:.2f} CPU s before and {after:.2f} after (about 0.12 when nothing else",
-        "runs): on a busy machine every figure above is larger by the same factor.", "",
+        f"3,000,000 additions took {before:.2f} CPU s before and {after:.2f} after: where it takes longer, so does",
+        "everything above.", "",
         "Command: `make bench`.", "",
     ]  # fmt: skip
     return "\n".join(lines)
