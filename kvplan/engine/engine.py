@@ -1,4 +1,4 @@
-"""Choosing an engine: one interface, a fast implementation and the oracle."""
+"""Choosing an engine: one interface, a fast implementation, the oracle, and other ways to manage memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENGINES = ("fast", "reference")
 
 
 class Engine(Protocol):
-    """One engine instance that serves a stream of requests and writes to its recorder."""
+    """Something that serves a stream of requests and writes to its recorder."""
 
     def run(self, requests: Iterable[Request]) -> None:
         """Serve the requests, in order of arrival, until all are finished."""
@@ -24,6 +24,23 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Bring the recorder's totals up to date; also after an interrupted run."""
+        ...
+
+
+class Strategy(Protocol):
+    """What is done differently from the plain engine: tiers, another allocation, separate prefill, ..."""
+
+    @property
+    def name(self) -> str:
+        """As a scenario calls it."""
+        ...
+
+    def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> Engine:
+        """One deployment with this strategy.
+
+        Raises:
+            UsageError: the strategy does not go with these engine options (says which, and why).
+        """
         ...
 
 
@@ -35,14 +52,27 @@ def make_engine(
     *,
     replicas: int = 1,
     router: str = "round-robin",
+    strategy: Strategy | None = None,
 ) -> Engine:
     """``fast``, or ``reference``: the same decisions, block by block; several replicas behind a router.
 
     Pools with several layer groups are simulated block by block under either name; one group of full
-    attention is what the fast engine's segments describe.
+    attention is what the fast engine's segments describe. A strategy has one implementation, its own.
     """
     if name not in ENGINES:
         raise UnknownName("engine", name, ENGINES)
+    if strategy is not None:
+        if isinstance(config, SglangConfig):
+            raise UsageError(
+                f"{strategy.name} is simulated on vLLM's scheduler only", where="engine.kind", hint="use vllm"
+            )
+        if replicas > 1:
+            raise UsageError(
+                f"{strategy.name} is simulated for one replica",
+                where="parallel.replicas",
+                hint="simulate one replica with the rate divided by the number of replicas",
+            )
+        return strategy.engine(config, latency, recorder)
     if replicas > 1:
         if name != "fast" or not isinstance(config, EngineConfig):
             raise UsageError(

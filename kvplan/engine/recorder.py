@@ -39,6 +39,15 @@ class SeriesPoint(NamedTuple):
     preemptions: int
 
 
+class Metric(NamedTuple):
+    """One figure of a strategy: ``value`` in ``unit`` ("bytes", "s", "blocks", "1", ...); what it means."""
+
+    name: str
+    value: int | float | str | None
+    unit: str
+    meaning: str
+
+
 class Totals:
     """Counters of a whole run."""
 
@@ -107,6 +116,8 @@ class Recorder:
         self.series: list[SeriesPoint] = []
         self.series_stride = 1
         self.rejections: dict[str, int] = {}
+        self.sections: dict[str, list[Metric]] = {}
+        """What strategies report beside the totals, by section; written when the engine closes."""
 
     def finished(self, row: RequestRow) -> None:
         """A request delivered its last token."""

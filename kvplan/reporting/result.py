@@ -87,6 +87,15 @@ class Pool(Part):
     block_size: Annotated[int, Field(ge=1)]
 
 
+class Metric(Part):
+    """One figure of a strategy for managing memory, and what it means."""
+
+    name: str
+    value: int | Amount | str | None
+    unit: str
+    meaning: str
+
+
 class CapacityPoint(Part):
     """How many sequences of one context length fit at once."""
 
@@ -333,6 +342,7 @@ class Result(Part):
     pool: Pool
     capacity: list[CapacityCurve] | None
     totals: Totals
+    strategies: dict[str, list[Metric]] = {}
     latency: Latency
     throughput: Throughput
     distributions: Distributions

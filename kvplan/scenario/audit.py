@@ -13,7 +13,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kvplan.engine.engine import make_engine
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.errors import DataError
 from kvplan.provenance import input_file
@@ -135,14 +134,7 @@ def _play(scenario: Scenario, name: str, sample: int, *, log: bool) -> _Play:
     lines: list[str] = []
     rows: list[RequestRow] = []
     recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
-    engine = make_engine(
-        name,
-        run.deployment.config,
-        run.clock.model,
-        recorder,
-        replicas=scenario.parallel.replicas,
-        router=scenario.routing.policy,
-    )
+    engine = run.system.engine(name, run.clock.model, recorder)
     engine.run(islice(run.workload.requests(), sample))
     engine.close()
     return _Play(lines, rows, recorder.totals.to_dict(), type(engine))

@@ -21,15 +21,13 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
-from kvplan.engine.config import EngineConfig
-from kvplan.engine.engine import make_engine
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
-from kvplan.engine.sglang_config import SglangConfig
 from kvplan.errors import KvplanError
 from kvplan.latency.build import Band, Clock
 from kvplan.latency.normals import DIMENSIONS, Draw, design
 from kvplan.scenario.summary import latency_objects
+from kvplan.scenario.system import System
 from kvplan.traces.request import Request
 
 MEMBERS = 8
@@ -66,17 +64,13 @@ class Ensemble:
 
     Args:
         clock: the clock of the run that is being judged.
-        config: what the engine runs with.
-        replicas: how many engines share the requests.
-        router: how they are dealt.
+        system: what the members simulate.
         seed: the scenario's; the members are designed from its stream ``ensemble``.
         wanted: members; None decides by the size of the workload.
     """
 
     clock: Clock
-    config: EngineConfig | SglangConfig
-    replicas: int
-    router: str
+    system: System
     seed: int
     wanted: int | None = None
 
@@ -122,16 +116,10 @@ class Ensemble:
             return 0, f"an ensemble is simulated for up to {LARGEST_WORKLOAD:,} requests"
         if self.wanted is not None:
             return self.wanted, ""
-        limit = AUTOMATIC_BY_BLOCK if self._by_block() else AUTOMATIC_WORKLOAD
+        limit = AUTOMATIC_BY_BLOCK if self.system.by_block else AUTOMATIC_WORKLOAD
         if requests > limit:
             return 0, f"more than {limit:,} requests; accuracy.ensemble: {MEMBERS} simulates one all the same"
         return MEMBERS, ""
-
-    def _by_block(self) -> bool:
-        config = self.config
-        return isinstance(config, EngineConfig) and (
-            len(config.groups) != 1 or config.groups[0].kind != "full"
-        )
 
     def _play(
         self, perturbed: Callable[[Draw], LatencyModel], members: int, requests: Sequence[Request]
@@ -141,9 +129,7 @@ class Ensemble:
             model = perturbed(numbers)
             client = self.clock.client.at(NormalDist().cdf(outside))
             recorder = Recorder()
-            engine = make_engine(
-                "fast", self.config, model, recorder, replicas=self.replicas, router=self.router
-            )
+            engine = self.system.engine("fast", model, recorder)
             engine.run(requests)
             engine.close()
             found.append(latency_objects(recorder, client)[0])

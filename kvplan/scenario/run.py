@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from kvplan.engine.engine import make_engine
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.errors import KvplanError
 from kvplan.latency.build import Clock, build_latency
@@ -17,6 +16,7 @@ from kvplan.scenario.deployment import Deployment, resolve_deployment
 from kvplan.scenario.ensemble import LARGEST_WORKLOAD, Ensemble, Intervals
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.summary import latency_objects, series_object, slo_objects, throughput_object
+from kvplan.scenario.system import System, system_of
 from kvplan.scenario.workload import Workload, open_workload
 from kvplan.traces.request import Request
 
@@ -33,6 +33,7 @@ class Run:
         self.scenario = scenario
         self.deployment: Deployment = resolve_deployment(scenario)
         self.clock: Clock = self._clock()
+        self.system: System = system_of(scenario, self.deployment)
         self.workload: Workload = open_workload(scenario.workload, scenario.seed)
         self.recorder = Recorder()
         self.interruption: str | None = None
@@ -66,14 +67,7 @@ class Run:
             KvplanError, OSError: the run failed; ``result()`` still tells what was done until then.
         """
         self.recorder = Recorder(on_request=on_request, on_decision=on_decision)
-        engine = make_engine(
-            self._engine_name,
-            self.deployment.config,
-            self.clock.model,
-            self.recorder,
-            replicas=self.scenario.parallel.replicas,
-            router=self.scenario.routing.policy,
-        )
+        engine = self.system.engine(self._engine_name, self.clock.model, self.recorder)
         requests: Iterable[Request] = self.workload.requests()
         self._kept = []
         if self.clock.perturbed is not None and self.scenario.accuracy.ensemble != 0:
@@ -113,6 +107,9 @@ class Run:
             },
             "capacity": None,
             "totals": recorder.totals.to_dict(),
+            "strategies": {
+                name: [metric._asdict() for metric in metrics] for name, metrics in recorder.sections.items()
+            },
             "latency": latency,
             "throughput": throughput_object(recorder),
             "distributions": distributions,
@@ -136,9 +133,7 @@ class Run:
         scenario = self.scenario
         return Ensemble(
             clock=self.clock,
-            config=self.deployment.config,
-            replicas=scenario.parallel.replicas,
-            router=scenario.routing.policy,
+            system=self.system,
             seed=scenario.seed,
             wanted=scenario.accuracy.ensemble,
         ).intervals(latency, self._kept, complete=self.interruption is None)

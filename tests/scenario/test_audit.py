@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import kvplan.scenario.audit as audited
+import kvplan.scenario.system as systems
 from kvplan.engine.engine import make_engine
 from kvplan.errors import DataError, UsageError
 from kvplan.scenario.audit import audit_result
@@ -74,7 +74,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, wrong: Any) -> None:
             config, recorder = wrong(config, recorder)
         return make_engine(name, config, latency, recorder, **options)
 
-    monkeypatch.setattr(audited, "make_engine", make)
+    monkeypatch.setattr(systems, "make_engine", make)
 
 
 def test_the_first_different_decision_is_named(chat: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,7 @@ def test_an_interrupted_ensemble_leaves_the_result_complete(monkeypatch: pytest.
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kvplan.scenario.ensemble.make_engine", interrupt)
+    monkeypatch.setattr("kvplan.scenario.system.make_engine", interrupt)
     result = run.result(["kvplan"])
     assert result["complete"] is True
     assert "interrupted" in result["accuracy"]["intervals_source"]
@@ -143,7 +143,7 @@ def test_a_failing_member_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise KvplanError("no engine today")
 
-    monkeypatch.setattr("kvplan.scenario.ensemble.make_engine", fail)
+    monkeypatch.setattr("kvplan.scenario.system.make_engine", fail)
     assert "no engine today" in run.result(["kvplan"])["accuracy"]["intervals_source"]
 
 

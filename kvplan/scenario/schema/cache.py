@@ -1,0 +1,46 @@
+"""The KV cache of one replica."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from kvplan.scenario.schema.part import Bytes, Part, Positive, Tokens
+
+BlockEviction = Literal[
+    "lru", "lfu", "fifo", "size-aware", "slru", "s3-fifo", "w-tinylfu", "priority", "tail-first", "belady"
+]
+"""Policies of the cache of hashed blocks; vLLM itself has the first."""
+
+RadixEviction = Literal["lru", "lfu", "fifo", "mru", "filo", "priority", "slru"]
+"""SGLang's own policies."""
+
+
+class GroupPart(Part):
+    """One layer group of the pool; overrides what the model says."""
+
+    kind: Literal["full", "sliding", "chunked", "mamba"] = "full"
+    block_size: Positive | None = None
+    window: Tokens | None = None
+
+
+class CachePart(Part):
+    """The KV cache: number format, blocks, and how prefixes are shared."""
+
+    dtype: str | None = None
+    dtype_k: str | None = None
+    dtype_v: str | None = None
+    block_size: Positive = 16
+    blocks: Annotated[int, Field(strict=True, ge=2, le=1 << 40)] | None = None
+    prefix: Literal["hash", "radix", "none"] = "hash"
+    eviction: BlockEviction | RadixEviction = "lru"
+    host_memory: Bytes = 0
+    retention: Literal["engine"] = "engine"
+    groups: Annotated[tuple[GroupPart, ...], Field(min_length=1, max_length=16)] | None = None
+
+    @model_validator(mode="after")
+    def _no_host_tier(self) -> Self:
+        if self.host_memory:
+            raise ValueError("a host-memory tier is not simulated yet: leave host_memory at 0")
+        return self

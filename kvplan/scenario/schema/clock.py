@@ -1,0 +1,37 @@
+"""The clock, and how sure one may be of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from kvplan.scenario.schema.part import Part
+
+
+class LatencyPart(Part):
+    """Which clock; the other keys are the model's own parameters."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+
+    model: str = "roofline"
+
+    def parameters(self) -> dict[str, Any]:
+        """Everything but ``model``."""
+        return dict(self.model_extra or {})
+
+
+class AccuracyPart(Part):
+    """How the intervals around predicted times are made.
+
+    ``ensemble``: simulations with a perturbed clock; 0 is none, and unset is 8 for workloads that take
+    seconds to simulate again.
+    """
+
+    ensemble: Annotated[int, Field(strict=True, ge=0, le=64)] | None = None
+
+    @model_validator(mode="after")
+    def _no_ensemble_of_one(self) -> Self:
+        if self.ensemble == 1:
+            raise ValueError("one member says nothing about a spread: ensemble is 0, or 2 to 64")
+        return self

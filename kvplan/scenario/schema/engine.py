@@ -1,0 +1,101 @@
+"""Options of the engines, under their own names."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from kvplan.scenario.schema.cache import RadixEviction
+from kvplan.scenario.schema.part import Natural, Part, Positive, Tokens
+
+
+class EnginePart(Part):
+    """Options of the engine, under its own names; ``None`` is the engine's default on this GPU."""
+
+    kind: Literal["vllm"] = "vllm"
+    version: str = "0.33"
+    max_num_seqs: Positive | None = None
+    max_num_batched_tokens: Tokens | None = None
+    max_model_len: Tokens | None = None
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    enforce_eager: bool = False
+    enable_chunked_prefill: Annotated[bool, Field(alias="chunked_prefill")] = True
+    policy: Literal["fcfs", "priority"] = "fcfs"
+    preemption: Literal["recompute"] = "recompute"
+    long_prefill_token_threshold: Natural = 0
+    long_prefill_token_threshold_adaptive: bool = False
+    watermark: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    scheduler_reserve_full_isl: bool = True
+    prefill_schedule_interval: Positive = 1
+    async_scheduling: bool = True
+    prefix_cache_retention_interval: Natural | None = 0
+
+
+class SglangPart(Part):
+    """Options of SGLang, under its own names; ``None`` is the engine's default on this GPU."""
+
+    kind: Literal["sglang"] = "sglang"
+    version: str = "0.5"
+    page_size: Positive = 1
+    max_total_tokens: Tokens | None = None
+    max_running_requests: Positive | None = None
+    chunked_prefill_size: Annotated[int, Field(strict=True, ge=-1, le=1 << 40)] | None = None
+    max_prefill_tokens: Tokens = 16_384
+    context_length: Tokens | None = None
+    mem_fraction_static: Annotated[float, Field(gt=0, le=1)] | None = None
+    disable_cuda_graph: bool = False
+    schedule_policy: Literal["fcfs", "lpm"] = "fcfs"
+    schedule_conservativeness: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    radix_eviction_policy: RadixEviction = "lru"
+    disable_radix_cache: bool = False
+    enable_mixed_chunk: bool = False
+    disable_overlap_schedule: bool = False
+
+    # What sizing asks of any engine.
+
+    @property
+    def gpu_memory_utilization(self) -> float | None:
+        """Share of memory for weights and pool."""
+        return self.mem_fraction_static
+
+    @property
+    def max_num_batched_tokens(self) -> int | None:
+        """Prompt tokens of a step; None is the default, also without chunking."""
+        size = self.chunked_prefill_size
+        return None if size is None or size < 1 else size
+
+    @property
+    def max_num_seqs(self) -> int | None:
+        """Requests at a time."""
+        return self.max_running_requests
+
+    @property
+    def max_model_len(self) -> int | None:
+        """Prompt and answer together."""
+        return self.context_length
+
+    @property
+    def enforce_eager(self) -> bool:
+        """Whether no CUDA graphs are captured."""
+        return self.disable_cuda_graph
+
+    @property
+    def async_scheduling(self) -> bool:
+        """Whether scheduling runs ahead; decides memory only."""
+        return not self.disable_overlap_schedule
+
+
+def engine_kind(value: object) -> object:
+    """Which engine an ``engine`` object, read or not yet read, is about."""
+    return value.get("kind", "vllm") if isinstance(value, dict) else getattr(value, "kind", "vllm")
+
+
+AnyEngine = Annotated[
+    Annotated[EnginePart, Tag("vllm")] | Annotated[SglangPart, Tag("sglang")],
+    Discriminator(
+        engine_kind,
+        custom_error_type="engine_kind",
+        custom_error_message="engine.kind is vllm or sglang",
+    ),
+]

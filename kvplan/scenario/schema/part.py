@@ -1,0 +1,39 @@
+"""What every part of a scenario is made of: strict fields, and texts with units."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from kvplan.errors import UsageError
+from kvplan.units import parse_bytes, parse_rate, parse_seconds, parse_tokens
+
+
+def by(parse: Any) -> BeforeValidator:
+    """Texts are read with ``parse`` ("8GiB", "128k"); anything else is left to pydantic."""
+
+    def convert(value: object) -> object:
+        if isinstance(value, str):
+            try:
+                return parse(value)
+            except UsageError as exc:
+                raise ValueError(exc.message) from exc
+        return value
+
+    return BeforeValidator(convert)
+
+
+Tokens = Annotated[int, by(parse_tokens), Field(strict=True, ge=1, le=1 << 40)]
+Seconds = Annotated[float, by(parse_seconds), Field(gt=0)]
+Rate = Annotated[float, by(parse_rate), Field(gt=0)]
+Positive = Annotated[int, Field(strict=True, ge=1, le=1 << 40)]
+Natural = Annotated[int, Field(strict=True, ge=0, le=1 << 40)]
+Bytes = Annotated[int, by(parse_bytes), Field(strict=True, ge=0, le=1 << 60)]
+Scale = Annotated[float, Field(gt=0, le=1e9)]
+
+
+class Part(BaseModel):
+    """Base of every part of a scenario: an unknown field is an error, numbers are finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)

@@ -1,0 +1,102 @@
+"""A scenario: everything a simulation depends on, as a user writes it (``kvplan.scenario/1``).
+
+``engine`` keys are the engine's own option names, so that a deployment's flags can be pasted. What kvplan
+does not simulate is refused by name, never ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self, get_args
+
+from pydantic import Field, model_validator
+
+from kvplan.scenario.schema.cache import BlockEviction, CachePart
+from kvplan.scenario.schema.clock import AccuracyPart, LatencyPart
+from kvplan.scenario.schema.engine import AnyEngine, EnginePart, SglangPart, engine_kind
+from kvplan.scenario.schema.parallel import ParallelPart, RoutingPart
+from kvplan.scenario.schema.part import Natural, Part
+from kvplan.scenario.schema.workload import SloPart, WorkloadPart
+
+
+class Scenario(Part):
+    """One simulation, resolved from a file, flags and defaults."""
+
+    schema_: Literal["kvplan.scenario/1"] = Field("kvplan.scenario/1", alias="schema")
+    model: str | None = None
+    gpu: str | None = None
+    weights_dtype: str | None = None
+    parallel: ParallelPart = ParallelPart()
+    routing: RoutingPart = RoutingPart()
+    cache: CachePart = CachePart()
+    engine: AnyEngine = EnginePart()
+    latency: LatencyPart = LatencyPart()
+    accuracy: AccuracyPart = AccuracyPart()
+    workload: WorkloadPart
+    slo: SloPart = SloPart()
+    seed: Natural = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sglang_says_it_twice(cls, data: Any) -> Any:
+        """What SGLang's options and ``cache`` both say needs to be given in one of the two places only."""
+        if isinstance(data, dict) and engine_kind(data.get("engine")) == "sglang":
+            cache = data.get("cache") or {}
+            if isinstance(cache, dict):
+                engine = dict(data["engine"])
+                cache = dict(cache)
+                for ours, theirs, default in (
+                    ("block_size", "page_size", 1),
+                    ("eviction", "radix_eviction_policy", "lru"),
+                ):
+                    given = cache.get(ours, engine.get(theirs, default))
+                    cache.setdefault(ours, given)
+                    engine.setdefault(theirs, given)
+                if "prefix" not in cache:
+                    cache["prefix"] = "none" if engine.get("disable_radix_cache") else "radix"
+                engine.setdefault("disable_radix_cache", cache["prefix"] == "none")
+                return {**data, "cache": cache, "engine": engine}
+        return data
+
+    @model_validator(mode="after")
+    def _one_cache(self) -> Self:
+        engine, cache = self.engine, self.cache
+        if isinstance(engine, EnginePart):
+            if cache.prefix == "radix":
+                raise ValueError("vLLM has no radix cache: cache.prefix is hash or none")
+            if cache.eviction not in get_args(BlockEviction):
+                known = ", ".join(get_args(BlockEviction))
+                raise ValueError(f"cache.eviction {cache.eviction} is SGLang's; blocks have {known}")
+            if cache.prefix == "none" and cache.eviction != "lru":
+                raise ValueError("cache.prefix: none caches nothing to evict: leave cache.eviction at lru")
+            return self
+        if cache.prefix == "hash":
+            raise ValueError("SGLang's cache is a radix tree: cache.prefix is radix or none")
+        if cache.groups is not None:
+            raise ValueError("cache.groups are vLLM's; SGLang's pool has one")
+        for ours, mine, theirs, other in (
+            ("block_size", cache.block_size, "page_size", engine.page_size),
+            ("eviction", cache.eviction, "radix_eviction_policy", engine.radix_eviction_policy),
+            ("prefix: none", cache.prefix == "none", "disable_radix_cache", engine.disable_radix_cache),
+        ):
+            if mine != other:
+                raise ValueError(f"cache.{ours} and engine.{theirs} contradict each other ({mine}, {other})")
+        if cache.blocks is not None and engine.max_total_tokens is not None:
+            raise ValueError("cache.blocks and engine.max_total_tokens both give the pool; give one")
+        return self
+
+    @model_validator(mode="after")
+    def _enough_to_run(self) -> Self:
+        pool = self.cache.blocks
+        if isinstance(self.engine, SglangPart):
+            pool = pool or self.engine.max_total_tokens
+        if pool is None and (self.model is None or self.gpu is None):
+            raise ValueError("give 'model' and 'gpu', or the number of blocks in 'cache.blocks'")
+        if self.latency.model != "linear" and (self.model is None or self.gpu is None):
+            raise ValueError(
+                f"latency model {self.latency.model!r} needs 'model' and 'gpu'; only 'linear' does without"
+            )
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON, with the field names a scenario file uses."""
+        return self.model_dump(mode="json", by_alias=True)

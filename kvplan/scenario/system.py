@@ -1,0 +1,71 @@
+"""The engines of a scenario: what is built again for every run, ensemble member and audit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.engine import Engine, Strategy, make_engine
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder
+from kvplan.engine.sglang_config import SglangConfig
+from kvplan.errors import UsageError
+from kvplan.scenario.deployment import Deployment
+from kvplan.scenario.schema import Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """Engine options, how many replicas share the requests and how, and the strategy, if any."""
+
+    config: EngineConfig | SglangConfig
+    replicas: int = 1
+    router: str = "round-robin"
+    strategy: Strategy | None = None
+
+    def engine(self, name: str, latency: LatencyModel, recorder: Recorder) -> Engine:
+        """A fresh system; ``name`` is ``fast`` or ``reference``."""
+        return make_engine(
+            name,
+            self.config,
+            latency,
+            recorder,
+            replicas=self.replicas,
+            router=self.router,
+            strategy=self.strategy,
+        )
+
+    @property
+    def by_block(self) -> bool:
+        """Whether it is simulated block by block, which takes longer."""
+        config = self.config
+        return isinstance(config, EngineConfig) and (
+            len(config.groups) != 1 or config.groups[0].kind != "full"
+        )
+
+
+Strategies = Callable[[Scenario, Deployment], Strategy | None]
+
+STRATEGIES: tuple[Strategies, ...] = ()
+"""Each looks for its own part of a scenario, and answers None where the scenario does not ask for it."""
+
+
+def system_of(scenario: Scenario, deployment: Deployment) -> System:
+    """What a scenario asks for.
+
+    Raises:
+        UsageError: two strategies at once.
+    """
+    asked = [found for look in STRATEGIES if (found := look(scenario, deployment)) is not None]
+    if len(asked) > 1:
+        names = " and ".join(strategy.name for strategy in asked)
+        raise UsageError(
+            f"{names} are not simulated together", hint="simulate them one after the other, and compare"
+        )
+    return System(
+        deployment.config,
+        scenario.parallel.replicas,
+        scenario.routing.policy,
+        asked[0] if asked else None,
+    )
