@@ -1,280 +1,366 @@
-"""How long bytes take between memories: host and device, GPU to GPU, node to node, disk.
+"""How long bytes take between memories: host and device, node to node, disk; plain or in a smaller format.
 
 ::
 
-    t(n) = latency + n / bandwidth                         a link from its spec
-    t(n) = the measured curve, straight in log-log         a link that was timed
-    t(n, pieces) = max(t(n), latency + pieces * issue)     a copy of many blocks
+    t(n, k) = max(t(n), latency + (k - 1) * issue)      n bytes in k operations over one curve
+    quantized: (n + wire) / rate * ends + t(wire, k)    converted at memory speed, fewer bytes on the way
 
-Both curves have the knee that small transfers show: at ``latency * bandwidth`` bytes a link moves half of
-what it can. Copies of many blocks are issued one by one while earlier ones move, so their number matters
-only where the blocks are too small to hide the issuing.
+Operations are issued one by one while earlier ones move, so their number matters only where they are too
+small to hide the issuing. Nothing here overlaps with computing: that is for the caller to decide.
+
+A ``Channel`` comes from ``host_to_device``, ``device_to_host``, ``disk`` or ``network``, and ``quantized``
+wraps one; both have ``seconds(size, operations=1)``, a ``band`` and ``assumptions()``.
 """
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
-from kvplan.errors import DataError, UsageError
+from kvplan.errors import SpecError, UsageError
+from kvplan.latency.assumption import Assumption
+from kvplan.latency.curve import (
+    ISSUE_S,
+    Link,
+    MeasuredLink,
+    SpecLink,
+    checked_size,
+    spec_link,
+    transfer_seconds,
+)
 
 if TYPE_CHECKING:
-    from kvplan.specs.formats import KvFormat
-    from kvplan.specs.schema import GpuSpec, LinkSpec, ModelSpec
+    from kvplan.latency.fit.measured_part import HostCopy
+    from kvplan.latency.fit.profile_file import ProfileFile
+    from kvplan.specs.schema import GpuSpec, LinkSpec
 
-ISSUE_S = 2e-6
-"""Issuing one asynchronous copy from the CPU (assumed)."""
+Band = tuple[float, float]
+"""Relative error (low, high) that nine transfers in ten stay within."""
+
+DISK_ISSUE_S = 1e-5
+"""Issuing one read or write of a file (assumed: an asynchronous queue takes about 100,000/s)."""
+NETWORK_ISSUE_S = 1e-6
+"""Posting one RDMA operation (assumed)."""
 CONVERT_EFFICIENCY = 0.8
 """Share of a GPU's memory bandwidth at which a cache is converted to another number format (assumed)."""
-MEASUREMENTS = "kvplan.kernel-measurements/1"
-DIRECTIONS = ("to_device", "to_host")
+CONVERT_LAUNCH_S = 5e-6
+"""Launching the kernel that converts (assumed)."""
+USABLE_PCIE = 55.0 / 63.015
+"""Share of a PCIe link's raw rate that pinned copies reach: 55 of 63 GB/s measured on Gen5 x16."""
+PCIE_LATENCY_S = 1e-5
+"""Seconds of the smallest copy over PCIe (assumed, as in the bundled link specs)."""
+PAGEABLE_SHARE = 0.35
+"""Rate of pageable copies relative to pinned ones (assumed: they are staged through a pinned buffer)."""
+
+MEASURED_BAND: Band = (-0.10, 0.15)
+"""Copies of a profile: the same machine on another day (assumed)."""
+GRADE_BANDS: dict[str, Band] = {
+    "measured": (-0.15, 0.25), "datasheet": (-0.05, 0.50), "estimated": (-0.25, 0.40),
+}  # fmt: skip
+"""By what a link's figures are (assumed): a datasheet's rate is never exceeded and seldom reached."""
+PAGEABLE_BAND: Band = (-0.50, 1.00)
+_Z90 = 1.645
 
 
-class Link(Protocol):
-    """A way between two memories, one direction."""
+class Transfer(Protocol):
+    """A way for bytes, as whoever moves them needs to know it."""
 
     @property
     def name(self) -> str:
-        """Which one, for reports."""
+        """Which way, for reports."""
         ...
 
     @property
-    def latency_s(self) -> float:
-        """Seconds of the smallest transfer."""
+    def band(self) -> Band:
+        """Relative error that nine transfers in ten stay within."""
         ...
 
-    def seconds(self, size: int) -> float:
-        """Seconds of one transfer of ``size`` bytes: 0 for none, else positive and rising with the size."""
+    def seconds(self, size: int, operations: int = 1) -> float:
+        """Until ``size`` bytes in ``operations`` copies have arrived: 0 for none; rises with both."""
+        ...
+
+    def assumptions(self) -> tuple[Assumption, ...]:
+        """What is not measured, for the result."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class SpecLink:
-    """A link of known latency and usable bandwidth."""
-
-    name: str
-    latency_s: float
-    bandwidth_bytes_per_s: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.latency_s < math.inf or not 0 < self.bandwidth_bytes_per_s < math.inf:
-            raise UsageError(
-                f"link {self.name!r} needs a latency >= 0 s and a bandwidth > 0 bytes/s, not "
-                f"{self.latency_s!r} and {self.bandwidth_bytes_per_s!r}"
-            )
-
-    @property
-    def knee_bytes(self) -> float:
-        """The size at which half of the bandwidth is reached."""
-        return self.latency_s * self.bandwidth_bytes_per_s
-
-    def seconds(self, size: int) -> float:
-        """See ``Link``."""
-        return self.latency_s + size / self.bandwidth_bytes_per_s if _checked(size) else 0.0
-
-
-class MeasuredLink:
-    """A link that was timed at several sizes: straight lines in log-log between the points.
-
-    Below the smallest size a straight line leads to the latency that the first two points suggest; beyond
-    the largest the time grows at the rate of the largest. A point faster than a smaller one (noise) counts as
-    slow as the smaller one, so that time never falls.
+class Channel:
+    """One way for bytes.
 
     Args:
-        name: for reports.
-        points: ``(bytes, seconds)``, at least two sizes.
-
-    Raises:
-        DataError: fewer than two sizes, or a size or time that is not positive and finite.
+        name: what it connects.
+        curve: one lane.
+        source: where the curve comes from.
+        band: relative error nine times in ten.
+        issue_s: seconds from one operation to the next.
+        lanes: equal links side by side, such as the PCIe links of a tensor-parallel group.
+        factor: times everything (members of an ensemble).
     """
 
-    def __init__(self, name: str, points: Sequence[tuple[int, float]]) -> None:
-        for size, seconds in points:
-            if not (0 < size < math.inf and 0 < seconds < math.inf):
-                raise DataError(
-                    f"a transfer of {size!r} bytes in {seconds!r} s was not measured", where=name,
-                    hint="sizes and times are positive and finite",
-                )  # fmt: skip
-        best: dict[int, list[float]] = {}
-        for size, seconds in points:
-            best.setdefault(size, []).append(seconds)
-        if len(best) < 2:
-            raise DataError(
-                f"a curve needs two sizes at least, not {len(best)}", where=name,
-                hint="measure again with kvplan calibrate --gpu",
-            )  # fmt: skip
-        self.name = name
-        self._sizes = sorted(best)
-        times = [sorted(best[size])[len(best[size]) // 2] for size in self._sizes]
-        for index in range(1, len(times)):
-            times[index] = max(times[index], times[index - 1])
-        self._log_sizes = [math.log(size) for size in self._sizes]
-        self._log_times = [math.log(seconds) for seconds in times]
-        self._rate = self._sizes[-1] / times[-1]
-        first_rate = (self._sizes[1] - self._sizes[0]) / max(times[1] - times[0], 1e-12)
-        self.latency_s = max(times[0] - self._sizes[0] / first_rate, 0.0)
-        self._first_s = times[0]
+    name: str
+    curve: Link
+    source: str
+    band: Band
+    issue_s: float = ISSUE_S
+    lanes: int = 1
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.lanes < 1:
+            raise UsageError(f"a transfer has at least one lane, not {self.lanes}")
 
     @property
     def bandwidth_bytes_per_s(self) -> float:
-        """At the largest size."""
-        return self._rate
+        """What large transfers reach, all lanes together."""
+        return self.curve.bandwidth_bytes_per_s * self.lanes / self.factor
 
-    def seconds(self, size: int) -> float:
-        """See ``Link``."""
-        if not _checked(size):
-            return 0.0
-        if size <= self._sizes[0]:
-            share = size / self._sizes[0]
-            return self.latency_s + (self._first_s - self.latency_s) * share
-        if size >= self._sizes[-1]:
-            return math.exp(self._log_times[-1]) + (size - self._sizes[-1]) / self._rate
-        x = math.log(size)
-        after = bisect_right(self._log_sizes, x)
-        (x0, x1), (y0, y1) = self._log_sizes[after - 1 : after + 1], self._log_times[after - 1 : after + 1]
-        return math.exp(y0 + (y1 - y0) * (x - x0) / (x1 - x0))
+    def seconds(self, size: int, operations: int = 1) -> float:
+        """See ``Transfer``; ``size`` and ``operations`` are those of all lanes together.
 
-
-def spec_link(spec: LinkSpec) -> SpecLink:
-    """The link of a bundled or user's spec (``kvplan.specs.catalog.load_link``)."""
-    return SpecLink(spec.name, spec.latency_s, spec.bandwidth_bytes_per_s)
-
-
-def measured_host_links(document: Mapping[str, Any], *, where: str) -> dict[tuple[str, bool], MeasuredLink]:
-    """Host-device copies of a measurement file: ``(direction, pinned)`` to its curve.
-
-    Args:
-        document: what ``kvplan.kernels.benchmark`` wrote.
-        where: what to call it in errors.
-
-    Raises:
-        DataError: it is no such file, was a dry run, or a row is unusable; no host copies were timed.
-    """
-    if document.get("schema") != MEASUREMENTS:
-        raise DataError(
-            f"not a measurement file: schema {document.get('schema')!r}, expected {MEASUREMENTS!r}",
-            where=where,
+        Raises:
+            UsageError: a negative size, or less than one operation.
+        """
+        return self.factor * transfer_seconds(
+            self.curve, size, pieces=operations, lanes=self.lanes, issue_s=self.issue_s
         )
-    environment = document.get("environment")
-    if isinstance(environment, Mapping) and environment.get("dry_run"):
-        raise DataError("the durations of a dry run are made up", where=where, hint="measure on a GPU")
-    found: dict[tuple[str, bool], list[tuple[int, float]]] = {}
-    rows = document.get("ceilings")
-    for index, row in enumerate(rows if isinstance(rows, list) else []):
-        if not isinstance(row, Mapping) or not str(row.get("key", "")).startswith("host/"):
-            continue
-        place = f"{where}: ceilings[{index}]"
-        direction, pinned = row.get("direction"), row.get("pinned")
-        size, seconds = row.get("bytes"), row.get("median_s")
-        if direction not in DIRECTIONS or not isinstance(pinned, bool):
-            raise DataError(f"direction {direction!r} and pinned {pinned!r} say no host copy", where=place)
-        if not isinstance(size, int) or not isinstance(seconds, float):
-            raise DataError(
-                f"bytes {size!r} and median_s {seconds!r} are no whole bytes and seconds", where=place
-            )
-        found.setdefault((str(direction), pinned), []).append((size, seconds))
-    if not found:
-        raise DataError("no host-device copy was timed", where=where, hint="run the benchmark to its end")
-    return {
-        (direction, pinned): MeasuredLink(
-            f"{where}: host copies {direction}, {'pinned' if pinned else 'pageable'}", points
+
+    def perturbed(self, normal: float) -> Channel:
+        """The channel a standard normal number of deviations slower: for members of an ensemble."""
+        reach = math.log1p(self.band[1]) if normal >= 0 else -math.log1p(self.band[0])
+        return replace(self, factor=self.factor * math.exp(normal * reach / _Z90))
+
+    def assumptions(self) -> tuple[Assumption, ...]:
+        """Curve, band and the cost of an operation."""
+        rate = (
+            f"{self.curve.latency_s * 1e6:.3g} us + bytes / {self.curve.bandwidth_bytes_per_s / 1e9:.4g} GB/s"
         )
-        for (direction, pinned), points in sorted(found.items())
-    }
-
-
-def transfer_seconds(link: Link, size: int, *, pieces: int = 1, lanes: int = 1) -> float:
-    """Seconds until ``size`` bytes have arrived.
-
-    Args:
-        link: one lane.
-        size: bytes of all lanes together.
-        pieces: copies they are moved in (blocks times layers where pages are not contiguous).
-        lanes: equal links side by side, such as the PCIe links of a tensor-parallel group.
-
-    Raises:
-        UsageError: a negative size, or less than one piece or lane.
-    """
-    if pieces < 1 or lanes < 1:
-        raise UsageError(f"a transfer has at least one piece and one lane, not {pieces} and {lanes}")
-    if not _checked(size):
-        return 0.0
-    each = -(-size // lanes)
-    return max(link.seconds(each), link.latency_s + (-(-pieces // lanes) - 1) * ISSUE_S)
+        lanes = f", {self.lanes} side by side" if self.lanes > 1 else ""
+        low, high = self.band
+        return (
+            Assumption(
+                f"transfer.{self.name}", rate + lanes,
+                f"{self.source}; within {low:+.0%} to {high:+.0%} nine times in ten",
+            ),
+            Assumption(
+                f"transfer.{self.name}.issue_s", self.issue_s, "from one operation to the next, assumed"
+            ),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class KvTransfer:
-    """Moving a request's cache; ``seconds`` is the sum of the three parts.
-
-    Attributes:
-        stored_bytes: as both ends keep it.
-        wire_bytes: as it travels.
-        convert_s: into the wire's number format and back; 0 where it is the cache's own.
-        wire_s: on the link.
-    """
-
-    stored_bytes: int
-    wire_bytes: int
-    convert_s: float
-    wire_s: float
-
-    @property
-    def seconds(self) -> float:
-        """From the last computed token to a usable copy, nothing overlapped with computing."""
-        return self.convert_s + self.wire_s
-
-
-def kv_transfer(
-    model: ModelSpec,
-    tokens: int,
-    link: Link,
-    *,
-    kv: KvFormat | str | None = None,
-    wire: KvFormat | str | None = None,
-    gpu: GpuSpec | None = None,
-    block_size: int = 16,
-    contiguous: bool = True,
-    lanes: int = 1,
-) -> KvTransfer:
-    """Time of moving the cache of one request of ``tokens`` tokens, all layers and ranks.
+class Quantized:
+    """A channel that carries fewer bytes than are stored, converted on a GPU.
 
     Args:
-        kv: number format of the cache (None: the model's own).
-        wire: format it travels in (None: the cache's); converting reads and writes it once at either end.
-        gpu: whose memory bandwidth converts; needed with ``wire``.
-        contiguous: one copy a request (a connector gathered it), else one a block and layer.
-        lanes: equal links side by side.
+        channel: what carries them.
+        ratio: bytes on the wire per byte stored.
+        rate: bytes/s, read and written together, at which they are converted.
+        ends: 1 where one GPU converts (host, disk), 2 where sender and receiver both do.
+    """
+
+    channel: Channel
+    ratio: float
+    rate: float
+    ends: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio < math.inf or not 0 < self.rate < math.inf or self.ends not in (1, 2):
+            raise UsageError(
+                f"a quantized transfer needs a ratio and a rate > 0 and 1 or 2 ends, not {self.ratio!r}, "
+                f"{self.rate!r} and {self.ends!r}"
+            )
+
+    @property
+    def name(self) -> str:
+        """See ``Transfer``."""
+        return f"{self.channel.name}, quantized"
+
+    @property
+    def band(self) -> Band:
+        """The channel's: converting is the smaller part wherever quantizing pays."""
+        return self.channel.band
+
+    def wire_bytes(self, size: int) -> int:
+        """Bytes that travel for ``size`` bytes stored."""
+        return math.ceil(size * self.ratio)
+
+    def convert_seconds(self, size: int) -> float:
+        """Reading and writing once at each end."""
+        if not checked_size(size):
+            return 0.0
+        return self.ends * (CONVERT_LAUNCH_S + (size + self.wire_bytes(size)) / self.rate)
+
+    def seconds(self, size: int, operations: int = 1) -> float:
+        """See ``Transfer``; ``size`` counts bytes as stored. Converting does not overlap with moving."""
+        return self.convert_seconds(size) + self.channel.seconds(self.wire_bytes(size), operations)
+
+    def perturbed(self, normal: float) -> Quantized:
+        """As ``Channel.perturbed``."""
+        return replace(self, channel=self.channel.perturbed(normal))
+
+    def assumptions(self) -> tuple[Assumption, ...]:
+        """The channel's, and the rate of converting."""
+        return (
+            *self.channel.assumptions(),
+            Assumption(
+                f"transfer.{self.channel.name}.convert", f"{self.rate / 1e9:.4g} GB/s",
+                "bytes read and written when converting, not overlapped with moving; assumed",
+            ),
+        )  # fmt: skip
+
+
+# -- where channels come from -----------------------------------------------------------------------------
+
+
+def host_to_device(
+    gpu: GpuSpec,
+    *,
+    link: LinkSpec | str | None = None,
+    profile: ProfileFile | str | None = None,
+    pinned: bool = True,
+    lanes: int = 1,
+) -> Channel:
+    """Copies from host memory to a GPU: timed ones of the profile, else the link, else the GPU's PCIe.
+
+    Args:
+        link: how the GPU reaches its host where it is not the PCIe of its spec (``nvlink-c2c``).
+        profile: of this GPU; one without timed host copies is passed over, and ``source`` says so.
+        pinned: page-locked host memory, as engines use for offloading.
+        lanes: GPUs of a replica that copy at a time, each over its own link.
 
     Raises:
-        UsageError, UnknownName: what ``size_model`` refuses; ``wire`` without a GPU.
+        SpecError: the profile is of another GPU; neither profile, link nor GPU spec says a rate.
+        UnknownName: no such link or profile.
     """
-    from kvplan.sizing.size import size_model
+    return _host("to_device", gpu, link, profile, pinned, lanes)
 
-    def moved(form: KvFormat | str | None) -> int:
-        report = size_model(model, context_tokens=tokens, kv=form, block_size=block_size)
-        return report.kv_bytes_per_sequence + report.state_bytes_per_sequence
 
-    stored = moved(kv)
-    sent, convert = stored, 0.0
-    if wire is not None:
-        if gpu is None:
-            raise UsageError(
-                "a quantized transfer needs the GPU that converts", hint="give gpu=load_gpu(...)"
+def device_to_host(
+    gpu: GpuSpec,
+    *,
+    link: LinkSpec | str | None = None,
+    profile: ProfileFile | str | None = None,
+    pinned: bool = True,
+    lanes: int = 1,
+) -> Channel:
+    """Copies from a GPU to host memory; arguments and errors as ``host_to_device``."""
+    return _host("to_host", gpu, link, profile, pinned, lanes)
+
+
+def disk(link: LinkSpec | str = "nvme-gen4", *, lanes: int = 1) -> Channel:
+    """Reads or writes of a drive; ``lanes`` drives side by side."""
+    spec = _link(link)
+    return Channel(spec.name, spec_link(spec), _spec_source(spec), _spec_band(spec), DISK_ISSUE_S, lanes)
+
+
+def network(link: LinkSpec | str, *, lanes: int = 1) -> Channel:
+    """Node to node or GPU to GPU; ``lanes`` equal adapters side by side."""
+    spec = _link(link)
+    return Channel(spec.name, spec_link(spec), _spec_source(spec), _spec_band(spec), NETWORK_ISSUE_S, lanes)
+
+
+def quantized(
+    channel: Channel,
+    gpu: GpuSpec,
+    *,
+    ratio: float,
+    ends: int = 1,
+    profile: ProfileFile | str | None = None,
+) -> Quantized:
+    """The channel with bytes converted on ``gpu`` before (or after) they travel.
+
+    Args:
+        ratio: bytes on the wire per byte stored; ``kvplan.latency.kv_transfer.wire_ratio`` gives that of two
+            cache formats.
+        ends: 1 for a tier of one GPU, 2 between two.
+        profile: whose measured copy rate converts instead of a share of the datasheet's bandwidth.
+    """
+    rate = gpu.bandwidth_bytes_per_s * CONVERT_EFFICIENCY
+    found = _profile(profile, gpu)
+    if found is not None and found.measured is not None:
+        # A copy moves its bytes twice, once read and once written; so does converting.
+        copied = found.measured.ceilings.copy_bytes_per_s
+        rate = copied * CONVERT_EFFICIENCY if copied is not None else rate
+    return Quantized(channel, ratio, rate * channel.lanes, ends)
+
+
+def _host(
+    direction: str,
+    gpu: GpuSpec,
+    link: LinkSpec | str | None,
+    profile: ProfileFile | str | None,
+    pinned: bool,
+    lanes: int,
+) -> Channel:
+    name = {"to_device": "host to device", "to_host": "device to host"}[direction]
+    kind = "pinned" if pinned else "pageable"
+    found = _profile(profile, gpu)
+    passed = ""
+    if found is not None:
+        copies = [] if found.measured is None else found.measured.ceilings.host
+        timed = next((copy for copy in copies if (copy.direction, copy.pinned) == (direction, pinned)), None)
+        if timed is not None:
+            source = f"{kind} copies timed for the profile {found.name}"
+            return Channel(
+                name, _timed(timed, f"{found.name}: {name}"), source, MEASURED_BAND, ISSUE_S, lanes
             )
-        sent = moved(wire)
-        if sent != stored:
-            rate = gpu.bandwidth_bytes_per_s * CONVERT_EFFICIENCY * lanes
-            convert = 2.0 * (stored + sent) / rate
-    pieces = 1 if contiguous else -(-tokens // block_size) * model.num_layers
-    return KvTransfer(stored, sent, convert, transfer_seconds(link, sent, pieces=pieces, lanes=lanes))
+        passed = f"; the profile {found.name} has no timed {kind} copies {direction}"
+    if link is not None:
+        spec = _link(link)
+        curve, source, band = spec_link(spec), _spec_source(spec), _spec_band(spec)
+    else:
+        raw = gpu.interconnect.pcie_bytes_per_s
+        if raw is None:
+            raise SpecError(
+                f"the spec of {gpu.name} does not say how it reaches its host",
+                where=f"gpus/{gpu.name}: interconnect.pcie_bytes_per_s",
+                hint="name a link, for example pcie5-x16",
+            )
+        curve = SpecLink(f"{gpu.name} PCIe", PCIE_LATENCY_S, raw * USABLE_PCIE)
+        source, band = f"the PCIe of {gpu.name} at {USABLE_PCIE:.0%} of its raw rate", GRADE_BANDS["measured"]
+    if not pinned:
+        curve = SpecLink(
+            f"{curve.name}, pageable", curve.latency_s, curve.bandwidth_bytes_per_s * PAGEABLE_SHARE
+        )
+        source, band = f"{source}, pageable at {PAGEABLE_SHARE:.0%} of that (assumed)", PAGEABLE_BAND
+    return Channel(name, curve, source + passed, band, ISSUE_S, lanes)
 
 
-def _checked(size: int) -> bool:
-    """Whether there is anything to move."""
-    if size < 0:
-        raise UsageError(f"a transfer has no {size} bytes")
-    return size > 0
+def _timed(copy: HostCopy, name: str) -> Link:
+    """The curve through the timed points, or the line fitted to them where a profile keeps no points."""
+    if len({size for size, _ in copy.points}) >= 2:
+        return MeasuredLink(name, copy.points)
+    return SpecLink(name, copy.latency_s, copy.bytes_per_s)
+
+
+def _profile(profile: ProfileFile | str | None, gpu: GpuSpec) -> ProfileFile | None:
+    if isinstance(profile, str):
+        # Only a named profile is read: planning from specs needs no numpy.
+        from kvplan.latency.fit.profile_file import read_profile
+        from kvplan.latency.profile import profile_path
+
+        profile = read_profile(profile_path(profile))
+    if profile is not None and profile.gpu != gpu.name:
+        raise SpecError(
+            f"the profile {profile.name!r} was measured on {profile.gpu}, not on {gpu.name}",
+            where="latency.name", hint=f"use a profile of {gpu.name}, or none",
+        )  # fmt: skip
+    return profile
+
+
+def _link(link: LinkSpec | str) -> LinkSpec:
+    if not isinstance(link, str):
+        return link
+    from kvplan.specs.catalog import load_link
+
+    return load_link(link)
+
+
+def _spec_source(spec: LinkSpec) -> str:
+    return f"link spec {spec.name} ({spec.source.grade})"
+
+
+def _spec_band(spec: LinkSpec) -> Band:
+    return GRADE_BANDS.get(spec.source.grade, GRADE_BANDS["estimated"])

@@ -1,186 +1,164 @@
-"""Moving bytes: laws of every link, figures that were measured elsewhere, a request's cache, refusals."""
+"""Channels: laws of time, where their curves come from, what quantizing costs, what they state."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvplan.errors import DataError, UsageError
+from kvplan.errors import SpecError, UnknownName, UsageError
+from kvplan.latency.curve import ISSUE_S
+from kvplan.latency.fit.profile_file import read_profile
 from kvplan.latency.transfer import (
-    ISSUE_S,
-    MeasuredLink,
-    SpecLink,
-    kv_transfer,
-    measured_host_links,
-    spec_link,
-    transfer_seconds,
+    CONVERT_LAUNCH_S,
+    GRADE_BANDS,
+    MEASURED_BAND,
+    PAGEABLE_BAND,
+    PAGEABLE_SHARE,
+    PCIE_LATENCY_S,
+    Channel,
+    device_to_host,
+    disk,
+    host_to_device,
+    network,
+    quantized,
 )
-from kvplan.specs.catalog import load_gpu, load_link, load_model
+from kvplan.specs.catalog import load_gpu
 
 MIB = 1 << 20
-POINTS = [(MIB, 40e-6), (16 * MIB, 330e-6), (256 * MIB, 5.0e-3)]
-sizes = st.integers(1, 1 << 40)
-spec_links = st.builds(SpecLink, st.just("any"), st.floats(0, 1e-2), st.floats(1e6, 1e13))
-measured_links = st.builds(
-    MeasuredLink,
-    st.just("measured"),
-    st.lists(
-        st.tuples(st.integers(1, 1 << 34), st.floats(1e-7, 10.0)),
-        min_size=2,
-        max_size=8,
-        unique_by=lambda p: p[0],
-    ),
-)
+H100 = load_gpu("h100-sxm")
+CHANNELS = [
+    host_to_device(H100),
+    device_to_host(H100, pinned=False, lanes=4),
+    disk("nvme-gen5", lanes=2),
+    network("roce-8x200"),
+    quantized(network("ib-ndr"), H100, ratio=0.5, ends=2),
+]
+sizes = st.integers(1, 1 << 42)
+counts = st.integers(1, 100_000)
 
 
-@given(link=spec_links | measured_links, first=sizes, second=sizes, pieces=st.integers(1, 10_000))
-def test_time_is_positive_and_never_falls(link, first, second, pieces):
+@given(channel=st.sampled_from(CHANNELS), first=sizes, second=sizes, one=counts, two=counts)
+def test_time_is_positive_and_rises_with_bytes_and_operations(
+    channel: Channel, first: int, second: int, one: int, two: int
+) -> None:
     small, large = sorted((first, second))
-    assert link.seconds(0) == transfer_seconds(link, 0) == 0.0
-    assert 0 < link.seconds(small) <= link.seconds(large) * (1 + 1e-9)
-    one, many = transfer_seconds(link, small), transfer_seconds(link, small, pieces=pieces)
-    assert one <= many
-    assert many <= transfer_seconds(link, large, pieces=pieces) * (1 + 1e-9)
-    assert transfer_seconds(link, large, lanes=4) <= transfer_seconds(link, large) * (1 + 1e-9)
+    few, many = sorted((one, two))
+    assert channel.seconds(0) == 0.0
+    assert 0 < channel.seconds(small, few) <= channel.seconds(large, few) * (1 + 1e-12)
+    assert channel.seconds(small, few) <= channel.seconds(small, many)
 
 
-@given(latency=st.floats(0, 1e-3), rate=st.floats(1e9, 1e12))
-def test_twice_the_bandwidth_halves_large_transfers_and_leaves_the_latency(latency, rate):
-    one, two = SpecLink("one", latency, rate), SpecLink("two", latency, 2 * rate)
-    size = 1 << 50
-    assert (one.seconds(size) - latency) / (two.seconds(size) - latency) == pytest.approx(2.0)
-    assert two.seconds(1) >= latency
+@given(channel=st.sampled_from(CHANNELS), size=sizes, normal=st.floats(-3, 3))
+def test_members_of_an_ensemble_stay_in_the_band_nine_times_in_ten(
+    channel: Channel, size: int, normal: float
+) -> None:
+    ratio = channel.perturbed(normal).seconds(size) / channel.seconds(size)
+    low, high = channel.band
+    if abs(normal) <= 1.645:
+        assert 1 + low - 1e-9 <= ratio <= 1 + high + 1e-9
+    assert (ratio - 1.0) * normal >= -1e-9
 
 
-def test_half_of_the_bandwidth_is_reached_at_the_knee():
-    link = SpecLink("pcie", 10e-6, 55e9)
-    size = round(link.knee_bytes)
-    assert size / link.seconds(size) == pytest.approx(55e9 / 2, rel=1e-4)
-    assert size / 10 / link.seconds(size // 10) < 55e9 / 10
+def test_a_lane_more_moves_large_transfers_faster_and_small_ones_no_slower() -> None:
+    one, four = host_to_device(H100), host_to_device(H100, lanes=4)
+    assert one.seconds(1 << 36) / four.seconds(1 << 36) == pytest.approx(4.0, rel=1e-3)
+    assert four.seconds(4096) <= one.seconds(4096)
+    assert four.bandwidth_bytes_per_s == 4 * one.bandwidth_bytes_per_s
+    with pytest.raises(UsageError, match="at least one lane"):
+        host_to_device(H100, lanes=0)
 
 
-def test_rdma_between_nodes_is_as_measured():
-    link = spec_link(load_link("roce-8x200"))
-    assert 20e6 / link.seconds(20_000_000) == pytest.approx(36.5e9, rel=0.02)
-    assert 4.5e9 / link.seconds(4_500_000_000) == pytest.approx(142e9, rel=0.02)
+def test_without_a_profile_the_pcie_of_the_gpu_counts() -> None:
+    up, down = host_to_device(H100), device_to_host(H100)
+    assert up.bandwidth_bytes_per_s == pytest.approx(55e9)
+    assert up.seconds(1 << 30) == down.seconds(1 << 30) == pytest.approx(PCIE_LATENCY_S + (1 << 30) / 55e9)
+    assert up.seconds(64, 1000) == pytest.approx(PCIE_LATENCY_S + 999 * ISSUE_S)
+    assert "PCIe of h100-sxm" in up.assumptions()[0].source
+    pageable = host_to_device(H100, pinned=False)
+    assert pageable.bandwidth_bytes_per_s == pytest.approx(PAGEABLE_SHARE * 55e9)
+    assert pageable.band == PAGEABLE_BAND
+    assert "assumed" in pageable.source
 
 
-def test_pcie_generation_5_moves_twice_what_4_does():
-    size = 4 << 30
-    ratio = spec_link(load_link("pcie4")).seconds(size) / spec_link(load_link("pcie5")).seconds(size)
-    assert 1.8 < ratio < 2.3
+def test_a_link_replaces_the_pcie() -> None:
+    coherent = host_to_device(load_gpu("gh200"), link="nvlink-c2c")
+    assert coherent.bandwidth_bytes_per_s == pytest.approx(450e9)
+    assert coherent.band == GRADE_BANDS["datasheet"]
+    with pytest.raises(UnknownName):
+        network("carrier-pigeon")
 
 
-def test_a_measured_curve_passes_through_its_points_and_goes_on():
-    link = MeasuredLink("host", POINTS)
-    for size, seconds in POINTS:
-        assert link.seconds(size) == pytest.approx(seconds)
-    assert 330e-6 < link.seconds(64 * MIB) < 5.0e-3
-    assert link.seconds(512 * MIB) == pytest.approx(10.0e-3)
-    assert link.latency_s < link.seconds(4096) < 40e-6
-    assert link.bandwidth_bytes_per_s == pytest.approx(256 * MIB / 5.0e-3)
-
-
-def test_a_noisy_point_never_makes_more_bytes_faster():
-    link = MeasuredLink("host", [(100, 3e-6), (200, 1e-6), (400, 4e-6)])
-    assert link.seconds(200) == pytest.approx(3e-6)
-    assert link.seconds(150) <= link.seconds(200) <= link.seconds(300)
-
-
-@pytest.mark.parametrize(
-    "points", [[], [(MIB, 1e-3)], [(MIB, 1e-3), (MIB, 2e-3)], [(MIB, -1.0), (2 * MIB, 1.0)], [(0, 1.0), (1, 1.0)],
-               [(MIB, float("nan")), (2 * MIB, 1.0)], [(MIB, float("inf")), (2 * MIB, 1.0)]],
-)  # fmt: skip
-def test_what_is_no_curve_is_refused(points):
-    with pytest.raises(DataError):
-        MeasuredLink("host", points)
-
-
-def test_many_small_pieces_are_bound_by_issuing_them():
-    link = SpecLink("pcie", 10e-6, 55e9)
-    assert transfer_seconds(link, 10_000 * 4096, pieces=10_000) == pytest.approx(10e-6 + 9_999 * ISSUE_S)
-    assert transfer_seconds(link, 10_000 * MIB, pieces=10_000) == link.seconds(10_000 * MIB)
-
-
-@pytest.mark.parametrize(("size", "options"), [(-1, {}), (1, {"pieces": 0}), (1, {"lanes": 0})])
-def test_no_such_transfer(size, options):
-    with pytest.raises(UsageError):
-        transfer_seconds(SpecLink("pcie", 1e-5, 5e10), size, **options)
-
-
-@pytest.mark.parametrize(
-    ("latency", "rate"), [(-1.0, 1e9), (0.0, 0.0), (float("nan"), 1e9), (0.0, float("inf"))]
-)
-def test_no_such_link(latency, rate):
-    with pytest.raises(UsageError):
-        SpecLink("bad", latency, rate)
-
-
-def test_the_cache_of_a_request():
-    model, link = load_model("llama-3.1-8b"), SpecLink("pcie", 10e-6, 55e9)
-    moved = kv_transfer(model, 4096, link)
-    assert moved.stored_bytes == moved.wire_bytes == 4096 * 131_072
-    assert moved.seconds == moved.wire_s == pytest.approx(10e-6 + 4096 * 131_072 / 55e9)
-    scattered = kv_transfer(model, 4096, SpecLink("fast", 10e-6, 1e13), contiguous=False)
-    assert scattered.wire_s == pytest.approx(10e-6 + (256 * 32 - 1) * ISSUE_S)
-
-
-def test_a_quantized_transfer_sends_less_and_pays_for_converting():
-    model, gpu, link = load_model("llama-3.1-8b"), load_gpu("h100-sxm"), SpecLink("pcie", 10e-6, 55e9)
-    plain, packed = kv_transfer(model, 32_768, link), kv_transfer(model, 32_768, link, wire="fp8", gpu=gpu)
-    assert packed.wire_bytes == plain.wire_bytes // 2
-    assert packed.convert_s == pytest.approx(2 * 1.5 * plain.stored_bytes / (3.35e12 * 0.8))
-    assert packed.seconds < plain.seconds
-    same = kv_transfer(model, 32_768, link, wire="bf16", gpu=gpu)
-    assert (same.convert_s, same.wire_s) == (0.0, plain.wire_s)
-    # Where the link is about as fast as memory, converting is not worth it.
-    fast = SpecLink("memory", 0.0, 3e12)
-    assert (
-        kv_transfer(model, 32_768, fast, wire="fp8", gpu=gpu).seconds
-        > kv_transfer(model, 32_768, fast).seconds
+def test_a_gpu_that_does_not_say_how_it_reaches_its_host_needs_a_link() -> None:
+    bare = H100.model_copy(
+        update={"interconnect": H100.interconnect.model_copy(update={"pcie_bytes_per_s": None})}
     )
-    with pytest.raises(UsageError, match="needs the GPU"):
-        kv_transfer(model, 4096, link, wire="fp8")
+    with pytest.raises(SpecError, match="does not say how it reaches its host"):
+        host_to_device(bare)
+    assert host_to_device(bare, link="pcie5-x16").bandwidth_bytes_per_s == pytest.approx(55e9)
 
 
-def measured(**changes):
-    rows = [
-        {
-            "key": f"host/{d}/{p}/{n}MiB",
-            "bytes": n << 20,
-            "direction": d,
-            "pinned": p,
-            "median_s": n * (2 - p) / 5e4,
-        }
-        for d in ("to_device", "to_host")
-        for p in (True, False)
-        for n in (1, 16, 256)
-    ]
-    rows.append({"key": "copy", "bytes": 8, "median_s": 1e-6})
-    return {
-        "schema": "kvplan.kernel-measurements/1",
-        "environment": {"dry_run": False},
-        "ceilings": rows,
-    } | changes
+def test_timed_copies_of_a_profile_come_first_in_each_direction(own_profile: Path) -> None:
+    profile = read_profile(own_profile)
+    assert profile.measured is not None
+    for copy in profile.measured.ceilings.host:
+        make = host_to_device if copy.direction == "to_device" else device_to_host
+        channel = make(H100, profile=profile, pinned=copy.pinned, link="pcie3-x16")
+        assert len(copy.points) == 3
+        for size, seconds in copy.points:
+            assert channel.seconds(size) == pytest.approx(seconds)
+        assert channel.band == MEASURED_BAND
+        assert "timed for the profile" in channel.source
+    pinned, pageable = (host_to_device(H100, profile=str(own_profile), pinned=flag) for flag in (True, False))
+    assert 4 < pageable.seconds(256 * MIB) / pinned.seconds(256 * MIB) < 8
 
 
-def test_host_copies_of_a_measurement_file():
-    links = measured_host_links(measured(), where="m.json")
-    assert set(links) == {(d, p) for d in ("to_device", "to_host") for p in (True, False)}
-    pinned, pageable = links["to_device", True], links["to_device", False]
-    assert pageable.seconds(64 * MIB) == pytest.approx(2 * pinned.seconds(64 * MIB))
-    assert "pageable" in pageable.name
+def test_a_profile_that_keeps_no_points_gives_its_line(own_profile: Path, tmp_path: Path) -> None:
+    document = json.loads(own_profile.read_text())
+    for copy in document["measured"]["ceilings"]["host"]:
+        del copy["points"]
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(document))
+    channel = host_to_device(H100, profile=str(path))
+    timed = host_to_device(H100, profile=str(own_profile))
+    assert channel.seconds(64 * MIB) == pytest.approx(timed.seconds(64 * MIB), rel=0.1)
 
 
-@pytest.mark.parametrize(
-    ("document", "message"),
-    [
-        ({"schema": "else"}, "not a measurement file"),
-        (measured(environment={"dry_run": True}), "made up"),
-        (measured(ceilings=[]), "no host-device copy"),
-        (measured(ceilings=[{"key": "host/x", "direction": "up", "pinned": True}]), "say no host copy"),
-        (measured(ceilings=[{"key": "host/x", "direction": "to_host", "pinned": True, "bytes": 1}]), "no whole bytes"),
-    ],
-)  # fmt: skip
-def test_an_unusable_measurement_file_is_refused(document, message):
-    with pytest.raises(DataError, match=message):
-        measured_host_links(document, where="m.json")
+def test_a_profile_without_timed_copies_is_passed_over_and_says_so() -> None:
+    channel = host_to_device(H100, profile="h100-sxm")
+    assert channel.seconds(MIB) == host_to_device(H100).seconds(MIB)
+    assert "the profile h100-sxm has no timed pinned copies" in channel.assumptions()[0].source
+
+
+def test_a_profile_of_another_gpu_is_refused() -> None:
+    with pytest.raises(SpecError, match="measured on h100-sxm, not on a100-80g"):
+        host_to_device(load_gpu("a100-80g"), profile="h100-sxm")
+
+
+def test_quantizing_halves_the_wire_and_pays_at_memory_speed() -> None:
+    plain = device_to_host(H100)
+    half = quantized(plain, H100, ratio=0.5)
+    size = 1 << 30
+    assert half.wire_bytes(size) == size // 2
+    assert half.convert_seconds(size) == pytest.approx(CONVERT_LAUNCH_S + 1.5 * size / (0.8 * 3.35e12))
+    assert half.seconds(size, 10) == half.convert_seconds(size) + plain.seconds(size // 2, 10)
+    assert half.seconds(size) < plain.seconds(size)
+    both = quantized(plain, H100, ratio=0.5, ends=2)
+    assert both.convert_seconds(size) == 2 * half.convert_seconds(size)
+    assert half.convert_seconds(0) == half.seconds(0) == 0.0
+    assert [item.name for item in half.assumptions()][-1] == "transfer.device to host.convert"
+
+
+def test_a_measured_copy_rate_converts(own_profile: Path) -> None:
+    plain = quantized(device_to_host(H100), H100, ratio=0.5)
+    own = quantized(device_to_host(H100), H100, ratio=0.5, profile=str(own_profile))
+    assert own.rate == pytest.approx(0.9 * plain.rate, rel=0.05)
+
+
+@pytest.mark.parametrize("changes", [{"ratio": 0.0}, {"ratio": float("nan")}, {"ratio": 0.5, "ends": 3}])
+def test_no_such_quantizing(changes: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        quantized(network("ib-ndr"), H100, **changes)  # type: ignore[arg-type]

@@ -61,17 +61,21 @@ def ceilings(rows: Sequence[Ceiling]) -> Ceilings:
 
 def host_copies(rows: Iterable[Ceiling]) -> list[HostCopy]:
     """``latency + bytes / rate`` of each direction and kind of host memory that was timed at two sizes."""
-    kinds: dict[tuple[str, bool], list[tuple[float, float]]] = {}
+    kinds: dict[tuple[str, bool], list[tuple[int, float]]] = {}
     for row in rows:
         if row.key.startswith("host/") and row.direction and row.bytes and row.pinned is not None:
-            kinds.setdefault((row.direction, row.pinned), []).append((float(row.bytes), row.median_s))
+            kinds.setdefault((row.direction, row.pinned), []).append((row.bytes, row.median_s))
     found = []
     for (direction, pinned), timed in sorted(kinds.items()):
         line = _line(timed)
         if line is not None:
+            points = [(size, _short(seconds)) for size, seconds in sorted(timed)]
             found.append(
-                HostCopy(direction=direction, pinned=pinned, latency_s=line[0], bytes_per_s=line[1])  # type: ignore[arg-type]
-            )
+                HostCopy(
+                    direction=direction,  # type: ignore[arg-type]
+                    pinned=pinned, latency_s=line[0], bytes_per_s=line[1], points=points,
+                )
+            )  # fmt: skip
     return found
 
 
@@ -90,7 +94,7 @@ def writers(points: Iterable[Point]) -> dict[str, Writer]:
     return found
 
 
-def _line(timed: list[tuple[float, float]]) -> tuple[float, float] | None:
+def _line(timed: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
     """(seconds at no bytes, bytes per second), fitted to relative errors; None with fewer than two sizes."""
     if len({size for size, _ in timed}) < 2:
         return None

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[float, Field(gt=0)]
+Size = Annotated[int, Field(ge=1, le=1 << 50)]
 Name = Annotated[str, Field(min_length=1, max_length=60)]
 
 PageSize = Annotated[str, Field(pattern=r"^[0-9]{1,5}$")]
@@ -52,12 +53,13 @@ class KernelDetail(Part):
 
 
 class HostCopy(Part):
-    """Copies between host and device: ``latency_s + bytes / bytes_per_s``."""
+    """Copies between host and device: ``latency_s + bytes / bytes_per_s``; ``points``: (bytes, seconds)."""
 
     direction: Literal["to_device", "to_host"]
     pinned: bool
     latency_s: Annotated[float, Field(ge=0)]
     bytes_per_s: Positive
+    points: Annotated[list[tuple[Size, Positive]], Field(max_length=64)] = []
 
 
 class Writer(Part):
