@@ -37,8 +37,9 @@ def schedule_one_by_one(
             victim = running.pop(position)
             if position < index:
                 index -= 1
-            budget += granted.pop(victim, 0)
-            _preempt(scheduler, victim)
+            taken_back = granted.pop(victim, 0)
+            budget += taken_back
+            scheduler.preempt(victim, taken_back)
             plan.preempted.append(victim)
             if victim is request:
                 break
@@ -91,21 +92,6 @@ def _victim(scheduler: VllmScheduler, running: list[LiveRequest]) -> int:
         range(len(running)),
         key=lambda i: (running[i].request.priority, running[i].request.arrival_s, -i),
     )
-
-
-def _preempt(scheduler: VllmScheduler, request: LiveRequest) -> None:
-    """Recompute preemption: all blocks are freed, outputs are kept."""
-    scheduler.index.release(request, request.blocks)
-    scheduler.version += 1
-    scheduler.preemptions += 1
-    request.blocks = 0
-    request.status = Status.PREEMPTED
-    request.computed = 0
-    request.stale += request.placeholders
-    request.placeholders = 0
-    request.preemptions += 1
-    del scheduler.running[request]
-    scheduler.waiting.push_front(request)
 
 
 def _account(

@@ -119,8 +119,9 @@ class Replica:
                     start = clock if clock > device_free else device_free
                     end = device_free = start + self._step_seconds(plan)
                 elif not plan.preempted and not in_flight:
-                    raise EngineStuck(clock, scheduler.waiting.head().request.id)
-                self._record(plan, clock)
+                    self._nothing_fits(clock)
+                    break
+                until = self._planned(plan, clock, until)
                 in_flight.append((plan, end))
                 if plan.batch.scheduled_tokens and len(in_flight) < depth:
                     continue
@@ -222,6 +223,19 @@ class Replica:
         return clock, device_free
 
     # -- bookkeeping ------------------------------------------------------------------------------------
+
+    def _planned(self, plan: StepPlan, clock: float, until: float) -> float:
+        """A step was planned at ``clock``; returns the time to go on until, now that it is known."""
+        self._record(plan, clock)
+        return until
+
+    def _nothing_fits(self, clock: float) -> None:
+        """Requests wait, nothing runs and none of them can be admitted.
+
+        Raises:
+            EngineStuck: nothing will ever change that.
+        """
+        raise EngineStuck(clock, self.scheduler.waiting.head().request.id)
 
     def _step_seconds(self, plan: StepPlan) -> float:
         seconds = self.latency.step_seconds(plan.batch)

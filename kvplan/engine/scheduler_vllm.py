@@ -264,6 +264,23 @@ class VllmScheduler:
         if self.keep_schedule:
             plan.scheduled.append((request, tokens))
 
+    def preempt(self, request: LiveRequest, taken_back: int) -> None:
+        """Recompute preemption: all blocks are freed, outputs are kept.
+
+        ``taken_back`` of its computed tokens were granted in this very step and will not be computed.
+        """
+        self.index.release(request, request.blocks)
+        self.version += 1
+        self.preemptions += 1
+        request.blocks = 0
+        request.status = Status.PREEMPTED
+        request.computed = 0
+        request.stale += request.placeholders
+        request.placeholders = 0
+        request.preemptions += 1
+        del self.running[request]
+        self.waiting.push_front(request)
+
     # -- after planning ---------------------------------------------------------------------------------
 
     def _settle_samples(self, plan: StepPlan) -> None:
