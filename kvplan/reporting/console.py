@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from kvplan.reporting.result import Result
+from kvplan.reporting.strategies import strategies_tables
 from kvplan.reporting.tables import Table, intervals_table
 from kvplan.reporting.verdict import cautions, verdict
 from kvplan.reporting.wording import LATENCIES, count, decimal, percent, plain, plural, seconds
@@ -64,6 +65,9 @@ class _Summary:
             yield write("")
             yield _intervals(intervals, write)
             yield from _wrapped("", f"By {self.result.accuracy.intervals_source}.", write, options.max_width)
+        for table in strategies_tables(self.result):
+            yield write("")
+            yield from _strategy(table, write, options.max_width)
         notes = [*cautions(self.result), *map(plain, self.result.warnings[:MAX_WARNINGS])]
         left = len(self.result.warnings) - MAX_WARNINGS
         if left > 0:
@@ -111,6 +115,22 @@ def _lines(result: Result) -> list[tuple[str, str]]:
         )
         lines.append(("Memory", f"{format_bytes(result.memory.total_bytes)} a GPU: {parts}, ..."))
     return lines
+
+
+def _strategy(shown: Table, write: Write, width: int) -> Iterator[Text]:
+    """A section: name and value in columns, the meaning beside them or, where that is too narrow, below."""
+    yield write(shown.caption, "bold")
+    name_width = min(30, max((len(name) for name, *_ in shown.rows), default=0))
+    value_width = min(18, max((len(value) for _, value, _ in shown.rows), default=0))
+    for name, value, meaning in shown.rows:
+        head = f"  {name:<{name_width}}  {value:>{value_width}}"
+        if len(head) <= name_width + value_width + 4 <= width - 26:
+            yield from _wrapped(f"{head}  ", meaning, write, width) if meaning else [write(head)]
+            continue
+        yield from _wrapped("  ", f"{name}  {value}", write, width)
+        yield from _wrapped("      ", meaning, write, width)
+    if shown.left_off:
+        yield write(f"  {plural(shown.left_off, 'more figure')} in the result")
 
 
 def _intervals(shown: Table, write: Write) -> RenderableType:

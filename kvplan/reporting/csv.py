@@ -1,4 +1,4 @@
-"""A result's latencies and totals as CSV, one value a row, for spreadsheets and scripts."""
+"""A result's latencies, totals and strategy figures as CSV, one value a row, for spreadsheets and scripts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def result_csv(result: Result) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
     for group, name, statistic, value, unit in _rows(result):
-        writer.writerow((group, _inert(name), statistic, value, unit))
+        shown = _inert(value) if isinstance(value, str) else value
+        writer.writerow((_inert(group), _inert(name), statistic, shown, _inert(unit)))
     return buffer.getvalue()
 
 
@@ -50,6 +51,10 @@ def _rows(result: Result) -> Iterator[Row]:
         for item in result.memory.bill:
             yield "memory", item.name, "", item.bytes, "B"
         yield "memory", "total", "", result.memory.total_bytes, "B"
+    for section, metrics in result.strategies.items():
+        for metric in metrics:
+            value = "" if metric.value is None else metric.value
+            yield f"strategy {section}", metric.name, "", value, metric.unit
 
 
 def _unit(name: str) -> str:

@@ -11,7 +11,8 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from kvplan.errors import DataError, near_names
-from kvplan.reporting.result import SCHEMA, Part, Result, result_json
+from kvplan.reporting.result import SCHEMA, Result, result_json
+from kvplan.reporting.schema.part import Part
 
 MAX_RESULT_BYTES = 256 << 20
 """A result is a few hundred kilobytes; a file beyond this bound is something else and is not read."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
 
-from kvplan.reporting.result import Result, Slo
+from kvplan.reporting.result import Result
+from kvplan.reporting.schema.outcome import Slo
 from kvplan.reporting.wording import (
     count,
     decimal,

@@ -127,6 +127,23 @@ def test_paper_and_telephone(browser, tmp_path):
         assert visit.errors == []
 
 
+def test_figures_of_strategies_are_tables_that_scroll_by_themselves(browser, tmp_path):
+    path = tmp_path / "report.html"
+    document = _write(path, "strategies")
+    with Visit(browser, path, viewport={"width": 390, "height": 800}) as visit:
+        page = visit.page
+        tables = page.locator("section[aria-labelledby=strategies] table")
+        assert [caption.strip() for caption in tables.locator("caption").all_inner_texts()] == [
+            "Host tier",
+            "Pinned prefixes",
+        ]
+        rows = sum(len(metrics) for metrics in document["strategies"].values())
+        assert tables.locator("tbody th[scope=row]").count() == rows
+        assert tables.locator("td:has-text('64.00 GiB')").count() == 1
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert visit.errors == []
+
+
 def test_hostile_results_stay_text(browser, tmp_path):
     path = tmp_path / "report.html"
     document = _write(path, "hostile")

@@ -18,7 +18,7 @@ Document = dict[str, Any]
 
 VARIANTS = (
     "full", "no_model", "no_gpu", "no_slo", "slo_missed", "empty", "incomplete", "hostile", "rejecting",
-    "one_request", "no_reuse", "crowded",
+    "one_request", "no_reuse", "crowded", "strategies", "many_strategies",
 )  # fmt: skip
 
 
@@ -290,7 +290,53 @@ def _crowded(document: Document) -> Document:
     return document
 
 
+def _metric(name: str, value: Any, unit: str, meaning: str) -> Document:
+    return {"name": name, "value": value, "unit": unit, "meaning": meaning}
+
+
+def _strategies(document: Document) -> Document:
+    """Two sections with every unit there is, and one figure nobody could take."""
+    document["strategies"] = {
+        "host_tier": [
+            _metric("capacity", 64 * GIB, "bytes", "host memory for blocks"),
+            _metric("stored_blocks", 31_877, "blocks", "written to the host when they left the GPU"),
+            _metric("read_bytes", 12_884_901_888, "bytes", "copied back to the GPU for a hit"),
+            _metric("link_busy", 84.25, "s", "time that the link carried data, both directions added up"),
+            _metric("link_rate", 5.5e10, "bytes/s", "bandwidth of the link in one direction"),
+            _metric("waiting_p99", None, "s", "no request waited for a copy"),
+            _metric("hit_share", 0.2134, "1", "of the tokens looked up that missed on the GPU"),
+            _metric("longest_queue", 7, "copies", "copies waiting for the link at once"),
+            _metric("write", "through", "", "when a block is copied to the host"),
+        ],
+        "pinned prefixes": [
+            _metric("expired", 3, "1", "prefixes whose time to live ran out"),
+            _metric("slowdown", 1.25, "1", "steps with copies over steps without"),
+        ],
+    }
+    return document
+
+
+def _many_strategies(document: Document) -> Document:
+    """More figures, sections and text than anyone would show."""
+    long = "what this is about " * 60
+    document["strategies"] = {
+        f"section {index}": [
+            _metric(f"figure_{i}_" + "x" * (i % 70), i * 10.0**i, "s", long) for i in range(12)
+        ]
+        for index in range(25)
+    }
+    document["strategies"]["section 1"] *= 20
+    document["strategies"]["section 2"] = []
+    return document
+
+
 def _hostile(document: Document) -> Document:
+    document["strategies"] = {
+        f"=tiers{HOSTILE}": [
+            _metric(HOSTILE, HOSTILE, HOSTILE, HOSTILE), _metric("=1+1", "=cmd|'/C calc'!A0", "@x", "[red]a[/red] \x1b[31m"),
+            _metric("a|b", 12, "=blocks|`x`", "{{ 7 * 7 }}"),
+        ]
+    }  # fmt: skip
     document["model"] |= {"name": HOSTILE, "summary": "a\u202eb\x1b[31m"}
     document["gpu"]["name"] = "[red]|pipe|`code`[/red]"
     document["warnings"] = [HOSTILE, "{{ 7 * 7 }} {% raw %}", "line\nbreak | pipe", "\x1b]0;title\x07"]
@@ -307,7 +353,7 @@ def _hostile(document: Document) -> Document:
 _CHANGES: dict[str, Callable[[Document], Document]] = {
     "no_model": _no_model, "no_gpu": _no_gpu, "no_slo": _no_slo, "slo_missed": _slo_missed, "empty": _empty,
     "incomplete": _incomplete, "rejecting": _rejecting, "one_request": _one_request, "no_reuse": _no_reuse,
-    "crowded": _crowded, "hostile": _hostile,
+    "crowded": _crowded, "hostile": _hostile, "strategies": _strategies, "many_strategies": _many_strategies,
 }  # fmt: skip
 
 

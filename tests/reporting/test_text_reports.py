@@ -41,7 +41,7 @@ def _console(result, *, encoding: str = "utf-8", width: int = 80, color: bool = 
     return raw.getvalue().decode(encoding)
 
 
-@pytest.mark.parametrize("variant", ["full", "no_model", "empty", "incomplete"])
+@pytest.mark.parametrize("variant", ["full", "no_model", "empty", "incomplete", "strategies"])
 def test_markdown_is_as_committed(result_document, variant: str):
     _golden(f"{variant}.md", render_markdown(parse_result(result_document(variant)), pictures="report"))
 
@@ -53,7 +53,8 @@ def test_drawings_are_as_committed(result_document):
 
 
 def test_csv_is_as_committed(result_document):
-    _golden("full.csv", result_csv(parse_result(result_document())))
+    for variant in ("full", "strategies"):
+        _golden(f"{variant}.csv", result_csv(parse_result(result_document(variant))))
 
 
 def test_inputs_are_named_as_the_scenario_names_them(result_document):
@@ -63,7 +64,7 @@ def test_inputs_are_named_as_the_scenario_names_them(result_document):
 
 
 def test_summary_is_as_committed(result_document):
-    for variant in ("full", "slo_missed", "empty"):
+    for variant in ("full", "slo_missed", "empty", "strategies"):
         _golden(f"{variant}.txt", _console(parse_result(result_document(variant))))
 
 
@@ -95,7 +96,9 @@ def test_csv_rows_are_whole_and_inert(any_document):
     rows = list(csv.reader(io.StringIO(result_csv(parse_result(any_document)))))
     assert tuple(rows[0]) == COLUMNS
     assert all(len(row) == 5 for row in rows)
-    assert all(row[3] in ("", "true", "false") or float(row[3]) >= 0 for row in rows[1:])
+    ours = [row for row in rows[1:] if not row[0].startswith(("strategy ", "'"))]
+    assert all(row[3] in ("", "true", "false") or float(row[3]) >= 0 for row in ours)
+    assert not any(cell[:1] in ("=", "@", "+") for row in rows for cell in row)
 
 
 def test_csv_text_is_no_spreadsheet_formula(result_document):
