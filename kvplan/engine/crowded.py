@@ -31,7 +31,7 @@ def schedule_one_by_one(
         if tokens == 0:
             index += 1
             continue
-        fits = _allocate(scheduler, request, tokens)
+        fits = scheduler.allocate(request, tokens)
         while not fits:
             position = _victim(scheduler, running)
             victim = running.pop(position)
@@ -43,7 +43,7 @@ def schedule_one_by_one(
             plan.preempted.append(victim)
             if victim is request:
                 break
-            fits = _allocate(scheduler, request, tokens)
+            fits = scheduler.allocate(request, tokens)
         if not fits:
             continue  # it preempted itself: the next request now stands at its index
         granted[request] = tokens
@@ -71,18 +71,6 @@ def _wanted(request: LiveRequest, threshold: int, budget: int) -> int:
     if 0 < threshold < tokens:
         tokens = threshold
     return min(tokens, budget)
-
-
-def _allocate(scheduler: VllmScheduler, request: LiveRequest, tokens: int) -> bool:
-    blocks = -(-(request.computed + tokens) // scheduler.block_size) - request.blocks
-    if blocks > 0:
-        if blocks > scheduler.free_blocks:
-            return False
-        scheduler.index.take(blocks)
-        request.blocks += blocks
-    request.computed += tokens
-    scheduler.publish(request)
-    return True
 
 
 def _victim(scheduler: VllmScheduler, running: list[LiveRequest]) -> int:

@@ -67,7 +67,7 @@ class Replica:
     def push(self, request: Request) -> None:
         """A request arrives; ``advance`` must have been called up to its arrival."""
         self.recorder.totals.requests += 1
-        reason = rejection(request, self.config)
+        reason = self.rejection(request)
         if reason is not None:
             self.recorder.rejected(request.id, reason)
             return
@@ -75,6 +75,10 @@ class Replica:
         if request.arrival_s > self.clock and not scheduler.has_requests and not self._in_flight:
             self.clock = request.arrival_s
         scheduler.add(LiveRequest(request, scheduler.index.root))
+
+    def rejection(self, request: Request) -> str | None:
+        """Why the front end turns a request away, or ``None``."""
+        return rejection(request, self.config)
 
     @property
     def requests(self) -> int:

@@ -75,7 +75,7 @@ class VllmScheduler:
 
     def schedule(self) -> StepPlan:
         """Plan the next step and account for it as if it had run."""
-        plan = StepPlan()
+        plan = self.new_plan()
         self.steady.lag = self.in_flight
         threshold = self._prefill_threshold()
         defer_prefills = self._defers_prefills()
@@ -92,6 +92,10 @@ class VllmScheduler:
         self._settle_samples(plan)
         self.last_plan = plan
         return plan
+
+    def new_plan(self) -> StepPlan:
+        """An empty plan; strategies that count a step differently make their own."""
+        return StepPlan()
 
     def _prefill_threshold(self) -> int:
         """``long_prefill_token_threshold`` as it applies now; 0 is none."""
@@ -263,6 +267,18 @@ class VllmScheduler:
         plan.add(request, hit_tokens, tokens)
         if self.keep_schedule:
             plan.scheduled.append((request, tokens))
+
+    def allocate(self, request: LiveRequest, tokens: int) -> bool:
+        """Give a running request ``tokens`` more tokens and the blocks they need, or change nothing."""
+        blocks = -(-(request.computed + tokens) // self.block_size) - request.blocks
+        if blocks > 0:
+            if blocks > self.free_blocks:
+                return False
+            self.index.take(blocks)
+            request.blocks += blocks
+        request.computed += tokens
+        self.publish(request)
+        return True
 
     def preempt(self, request: LiveRequest, taken_back: int) -> None:
         """Recompute preemption: all blocks are freed, outputs are kept.
