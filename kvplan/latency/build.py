@@ -15,6 +15,7 @@ from kvplan.latency.normals import Draw
 
 if TYPE_CHECKING:
     from kvplan.sizing.parallel import Parallel
+    from kvplan.sizing.serving import Serving
     from kvplan.specs.formats import KvFormat
     from kvplan.specs.schema import GpuSpec, ModelSpec
 
@@ -70,6 +71,7 @@ class Target:
     kv_format: KvFormat
     weights_format: str | None
     block_size: int
+    serving: Serving | None = None
 
 
 def build_latency(
@@ -81,11 +83,13 @@ def build_latency(
     kv_format: KvFormat | None,
     weights_format: str | None,
     block_size: int,
+    serving: Serving | None = None,
 ) -> Clock:
     """The clock a scenario asks for.
 
     Args:
         spec: ``{"model": "linear" | "roofline" | "profile" | "fitted", ...parameters of that model...}``.
+        serving: how the engine is started, which decides what CUDA graphs it replays; None: all of a step.
 
     Raises:
         UnknownName: no such latency model, parameter or profile.
@@ -104,7 +108,7 @@ def build_latency(
             where="latency.model",
             hint="name both, or use {model: linear, a: ..., b: ..., c: ...}",
         )
-    target = Target(model, gpu, parallel, kv_format, weights_format, block_size)
+    target = Target(model, gpu, parallel, kv_format, weights_format, block_size, serving)
     if kind == "fitted":
         return _fitted(parameters, target)
     client, parameters = client_overhead(parameters)
@@ -142,14 +146,14 @@ def _linear(parameters: Mapping[str, Any], target: Target | None) -> Clock:
 
 
 def _roofline(parameters: Mapping[str, Any], target: Target | None) -> Clock:
-    from kvplan.latency import roofline
+    from kvplan.latency import graphs, roofline
     from kvplan.latency.link import exchange_of
     from kvplan.latency.work import step_work
 
     assert target is not None
     names = tuple(item.name for item in fields(roofline.RooflineConstants))
-    _check_names(parameters, names)
-    constants = roofline.RooflineConstants(**parameters)
+    _check_names(parameters, (*names, graphs.KEY))
+    constants = roofline.RooflineConstants(**{k: v for k, v in parameters.items() if k != graphs.KEY})
     work = step_work(
         target.model, parallel=target.parallel, kv_format=target.kv_format,
         weights_format=target.weights_format,
@@ -158,16 +162,22 @@ def _roofline(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     exchange = exchange_of(
         target.gpu, latency_s=constants.reduce_s, efficiency=constants.link_efficiency, ranks=ranks
     )
-    model = roofline.Roofline(work, target.gpu, exchange, constants)
+    host = graphs.launching(work, target.serving, op_s=parameters.get(graphs.KEY))
+    model = roofline.Roofline(work, target.gpu, exchange, constants, host)
+    bands = {"ttft": roofline.TTFT_BAND, "tpot": roofline.TPOT_BAND, "e2e": roofline.E2E_BAND}
+    if host.eager:
+        wider = graphs.EAGER_WIDER
+        bands = {name: (max(low * wider, -0.9), high * wider) for name, (low, high) in bands.items()}
     return Clock(
         kind="roofline",
         name=f"{target.gpu.name} datasheet",
         model=model,
         statement=(
             "Step times come from the GPU's datasheet, not from measurements: expect TPOT and end-to-end "
-            "times within 20 % and TTFT within 30 %, nine times in ten, below saturation."
+            f"times within {100 * bands['tpot'][1]:.0f} % and TTFT within {100 * bands['ttft'][1]:.0f} %, "
+            "nine times in ten, below saturation."
         ),
-        bands={"ttft": roofline.TTFT_BAND, "tpot": roofline.TPOT_BAND, "e2e": roofline.E2E_BAND},
+        bands=bands,
         source="stated bands of an uncalibrated roofline",
         assumptions=model.assumptions(),
         perturbed=model.perturbed,
@@ -194,6 +204,7 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     base = build_latency(
         {**document["latency"], **given}, model=target.model, gpu=target.gpu, parallel=target.parallel,
         kv_format=target.kv_format, weights_format=target.weights_format, block_size=target.block_size,
+        serving=target.serving,
     )  # fmt: skip
     assert base.bands is not None
     # One run cannot show that a clock is better elsewhere: its errors widen the bands, never narrow them.

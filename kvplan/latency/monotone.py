@@ -30,6 +30,10 @@ class DenseTable:
             [factor * value + offset + per_unit * size for size, value in enumerate(self._values)]
         )
 
+    def rounded(self, sizes: Sequence[int]) -> DenseTable:
+        """The table of the value at ``sizes[size]``, for the first ones; ``sizes`` must not fall."""
+        return DenseTable([*(self._values[size] for size in sizes), *self._values[len(sizes) :]])
+
     def at(self, size: int) -> float:
         """Seconds at ``size``."""
         if size <= self._last:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError, UnknownName
 from kvplan.latency.assumption import Assumption
+from kvplan.latency.graphs import ALWAYS_GRAPHS, EAGER_WIDER, UNCERTAINTY, Launching, launching
+from kvplan.latency.graphs import KEY as LAUNCH
 from kvplan.latency.normals import Draw, normals
 from kvplan.latency.step import GLUE_S, MOE_EFFICIENCY, StepTables, build_tables
 
@@ -32,27 +34,41 @@ _DIRECTORY = Path(__file__).resolve().parent / "profiles"
 class ProfileLatency:
     """Seconds of a step from tables; see ``kvplan.latency.step``."""
 
-    __slots__ = ("_decode", "_head", "_launch", "_linear", "_prefill", "_request", "_sequence",
-                 "_step", "tables")  # fmt: skip
+    __slots__ = ("_decode", "_full_limit", "_full_s", "_head", "_launch", "_linear",
+                 "_pieces_limit", "_pieces_s", "_plain_s", "_prefill", "_request", "_sequence", "_step",
+                 "launching", "tables")  # fmt: skip
 
     def __init__(
-        self, tables: StepTables, step_s: float, request_s: float, scale: Mapping[str, float] | None = None
+        self,
+        tables: StepTables,
+        step_s: float,
+        request_s: float,
+        launching: Launching = ALWAYS_GRAPHS,
+        scale: Mapping[str, float] | None = None,
     ) -> None:
-        factors = {"linear": 1.0, "decode": 1.0, "prefill": 1.0, "overhead": 1.0, **(scale or {})}
-        self.tables = tables
+        factors = {"linear": 1.0, "decode": 1.0, "prefill": 1.0, "overhead": 1.0, "launching": 1.0}
+        factors |= scale or {}
+        self.tables, self.launching = tables, launching
         self._step, self._request = step_s, request_s
         overhead, linear = factors["overhead"], factors["linear"]
-        # Overheads and factors are folded into the tables: the engine calls this once a step.
-        self._linear = tables.linear.scaled(linear, step_s * overhead)
-        self._head = tables.head.scaled(linear, 0.0, request_s * overhead)
+        # Overheads, factors and padding are folded into the tables: the engine calls this once a step.
+        self._linear = tables.linear.scaled(linear).rounded(launching.padding()).at
+        self._head = tables.head.scaled(linear, step_s * overhead, request_s * overhead).at
+        host = launching.scaled(factors["launching"])
+        self._full_limit, self._full_s = host.full_limit, host.full_s
+        self._pieces_limit, self._pieces_s, self._plain_s = host.piecewise_limit, host.pieces_s, host.plain_s
         self._decode = None if tables.decode is None else tables.decode.scaled(factors["decode"]).at
         self._prefill = None if tables.prefill is None else tables.prefill.scaled(factors["prefill"]).at
         self._launch, self._sequence = tables.launch_s * factors["prefill"], tables.sequence_s
 
     def step_seconds(self, batch: StepBatch) -> float:
         """Seconds of the step; constant time in the number of decode requests."""
-        seconds = self._linear.at(batch.scheduled_tokens) + self._head.at(batch.sampled_requests)
-        requests, chunks = batch.decode_requests, batch.prefill_chunks
+        tokens, requests, chunks = batch.scheduled_tokens, batch.decode_requests, batch.prefill_chunks
+        seconds = self._linear(tokens)
+        if chunks or tokens > self._full_limit:
+            launch = self._pieces_s if tokens <= self._pieces_limit else self._plain_s
+        else:
+            launch = self._full_s
         if requests and self._decode is not None:
             seconds += self._decode(requests, batch.decode_kv_tokens / requests)
         if chunks and self._prefill is not None:
@@ -62,7 +78,15 @@ class ProfileLatency:
                 seconds += self._prefill(new, before + 1.0)
         if self._sequence:
             seconds += (requests + len(chunks)) * self._sequence
-        return seconds
+        # Launches run ahead of the GPU: only the longer of the two is seen.
+        return self._head(batch.sampled_requests) + (seconds if seconds > launch else launch)
+
+    def with_constants(self, values: Mapping[str, float]) -> ProfileLatency:
+        """The same deployment with other ``step_s``, ``request_s`` or ``launch_s``."""
+        launching = self.launching.with_op(values[LAUNCH]) if LAUNCH in values else self.launching
+        return ProfileLatency(
+            self.tables, values.get("step_s", self._step), values.get("request_s", self._request), launching
+        )
 
     def perturbed(self, draw: Draw) -> ProfileLatency:
         """A member of the ensemble: every part moved by its own kernels' spread, overheads by theirs."""
@@ -72,8 +96,10 @@ class ProfileLatency:
             part: math.exp(normal() * max(spread.get(part, 0.0), 0.03))
             for part in ("linear", "decode", "prefill")
         }
-        scale["overhead"] = math.exp(normal() * OVERHEAD_SPREAD)
-        return ProfileLatency(self.tables, self._step, self._request, scale)
+        slow = normal()
+        scale["overhead"] = math.exp(slow * OVERHEAD_SPREAD)
+        scale["launching"] = math.exp(slow * math.log(UNCERTAINTY) / 1.645)
+        return ProfileLatency(self.tables, self._step, self._request, self.launching, scale)
 
 
 def profile_names() -> list[str]:
@@ -111,7 +137,7 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
     from kvplan.latency.link import exchange_of
     from kvplan.latency.work import step_work
 
-    known = ("name", "step_s", "request_s")
+    known = ("name", "step_s", "request_s", LAUNCH)
     for key in parameters:
         if key not in known:
             raise UnknownName("latency parameter", key, known, where=f"latency.{key}")
@@ -136,7 +162,9 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
     ranks = target.parallel.tp * target.parallel.pp
     exchange = exchange_of(target.gpu, latency_s=8e-6, efficiency=0.8, ranks=ranks)
     tables = build_tables(work, kernels, exchange)
-    model = ProfileLatency(tables, step_s, request_s)
+    timed = None if kernels.measured is None else kernels.measured.measured.ceilings.launch_s.get("eager")
+    host = launching(work, target.serving, op_s=parameters.get(LAUNCH), timed_op_s=timed)
+    model = ProfileLatency(tables, step_s, request_s, host)
     assumed = [
         _assumed("latency.step_s", step_s, parameters, "engine overhead of a step, not measured"),
         _assumed("latency.request_s", request_s, parameters, "engine overhead of a request, not measured"),
@@ -156,8 +184,9 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
         assumed.append(Assumption("latency.reduce_s", 8e-6, "collectives of this GPU were not measured"))
     if kernels.measured is not None:
         assumed += kernels.measured.assumptions()
+    assumed += host.assumptions()
     assumed += [Assumption("latency.not_timed", note, "the model's shape") for note in work.notes]
-    wider = WIDER if tables.outside or work.experts else 1.0
+    wider = (WIDER if tables.outside or work.experts else 1.0) * (EAGER_WIDER if host.eager else 1.0)
     bands = {
         key: (max(low * wider, -0.9), high * wider)
         for key, (low, high) in (("ttft", TTFT_BAND), ("tpot", TPOT_BAND), ("e2e", E2E_BAND))

@@ -2,24 +2,28 @@
 
 ::
 
-    t = step + request * sampled
-        + max(FLOPs / (ec * peak), bytes / (em * BW))      linear layers, then attention, then LM head
-        + collectives
+    t = step + request * sampled + head
+        + max(linear + attention + collectives, launching)
+    linear, attention, head = max(FLOPs / (ec * peak), bytes / (em * BW))
 
 Each phase is bound by the tensor cores at ``ec`` of the datasheet's dense peak or by memory at ``em`` of its
 bandwidth; phases follow each other. Attention over the KV of decode requests and over prefill chunks is one
 phase. Experts read the weights of those a batch touches: with balanced routing of k out of n experts, T
-tokens touch ``n * (1 - (1 - k/n)^T)`` in expectation.
+tokens touch ``n * (1 - (1 - k/n)^T)`` in expectation. Launching is what the host needs to launch the step's
+kernels (``kvplan.latency.graphs``), and batches that replay a CUDA graph are padded to its size.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError
 from kvplan.latency.assumption import Assumption
+from kvplan.latency.graphs import ALWAYS_GRAPHS, UNCERTAINTY, Launching
+from kvplan.latency.graphs import KEY as LAUNCH
 from kvplan.latency.link import Exchange
 from kvplan.latency.normals import Draw, normals
 from kvplan.latency.pairs import chunk_pairs, chunk_span
@@ -68,18 +72,22 @@ class RooflineConstants:
 
 @dataclass(frozen=True, slots=True)
 class StepParts:
-    """Seconds of one step by cause; ``seconds`` is their sum."""
+    """Seconds of one step by cause; ``seconds`` is their sum.
+
+    ``waiting_s``: how long the GPU waits for launches.
+    """
 
     overhead_s: float
     linear_s: float
     attention_s: float
     head_s: float
     collective_s: float
+    waiting_s: float = 0.0
 
     @property
     def seconds(self) -> float:
         """The step."""
-        return self.overhead_s + self.linear_s + self.attention_s + self.head_s + self.collective_s
+        return math.fsum(getattr(self, field.name) for field in fields(self))
 
 
 class Roofline:
@@ -90,18 +98,29 @@ class Roofline:
         gpu: datasheet peaks and bandwidth.
         exchange: how ranks exchange tensors (None for one GPU).
         constants: efficiencies and overheads.
+        launching: how the host launches kernels.
     """
 
     __slots__ = (
-        "_attention", "_dense_bytes", "_dense_s", "_experts", "_head_bytes_s", "_head_s", "_reduce_fixed",
+        "_attention", "_dense_bytes", "_dense_s", "_experts", "_full_limit", "_full_s", "_head_bytes_s",
+        "_head_s", "_padding", "_pieces_limit", "_pieces_s", "_plain_s", "_reduce_fixed",
         "_reduce_token", "_request", "_sequence_s", "_simple", "_step", "constants", "exchange", "gpu",
-        "work",
+        "launching", "work",
     )  # fmt: skip
 
     def __init__(
-        self, work: StepWork, gpu: GpuSpec, exchange: Exchange | None, constants: RooflineConstants
+        self,
+        work: StepWork,
+        gpu: GpuSpec,
+        exchange: Exchange | None,
+        constants: RooflineConstants,
+        launching: Launching = ALWAYS_GRAPHS,
     ) -> None:
         self.work, self.gpu, self.exchange, self.constants = work, gpu, exchange, constants
+        self.launching = launching
+        self._full_limit, self._pieces_limit = launching.full_limit, launching.piecewise_limit
+        self._full_s, self._pieces_s, self._plain_s = launching.full_s, launching.pieces_s, launching.plain_s
+        self._padding = launching.padding()
         memory = gpu.bandwidth_bytes_per_s * constants.memory_efficiency
         self._step, self._request = constants.step_s, constants.request_s
         # Per token: FLOPs of each linear at its own peak; all weights are read once.
@@ -180,7 +199,7 @@ class Roofline:
 
     def step_seconds(self, batch: StepBatch) -> float:
         """Seconds of the step; constant time in the number of decode requests."""
-        tokens = batch.scheduled_tokens
+        tokens, launch = self._launched(batch)
         compute, memory = tokens * self._dense_s, self._dense_bytes
         if self._simple:
             _, kv, decode, prefill = self._attention[0]
@@ -195,14 +214,23 @@ class Roofline:
                 memory += size * (1.0 - skip**tokens)
             read, pairs = self._mixed_attention(batch)
         sampled = batch.sampled_requests
-        seconds = (
-            self._step + self._request * sampled + self._reduce_fixed + self._reduce_token * tokens
+        body = (
+            self._reduce_fixed + self._reduce_token * tokens
             + (compute if compute > memory else memory) + (pairs if pairs > read else read)
         )  # fmt: skip
+        seconds = self._step + self._request * sampled + (body if body > launch else launch)
         if sampled:
             head = sampled * self._head_s
             seconds += head if head > self._head_bytes_s else self._head_bytes_s
         return seconds
+
+    def _launched(self, batch: StepBatch) -> tuple[int, float]:
+        """(tokens computed, seconds of launching): see ``Launching.padded`` and ``Launching.seconds``."""
+        tokens = batch.scheduled_tokens
+        computed = self._padding[tokens] if tokens < len(self._padding) else tokens
+        if not batch.prefill_chunks and tokens <= self._full_limit:
+            return computed, self._full_s
+        return computed, self._pieces_s if tokens <= self._pieces_limit else self._plain_s
 
     def _mixed_attention(self, batch: StepBatch) -> tuple[float, float]:
         """(seconds of memory, seconds of FLOPs) where layers differ in window, ratio or state."""
@@ -219,17 +247,20 @@ class Roofline:
 
     def parts(self, batch: StepBatch) -> StepParts:
         """The same step, by cause (slower; for explanations and tests)."""
-        tokens, sampled = batch.scheduled_tokens, batch.sampled_requests
+        (tokens, launch), sampled = self._launched(batch), batch.sampled_requests
         compute, memory = tokens * self._dense_s, self._dense_bytes
         for skip, size, token in self._experts:
             compute += tokens * token
             memory += size * (1.0 - skip**tokens)
+        linear, attention = max(compute, memory), max(self._mixed_attention(batch))
+        collective = self._reduce_fixed + self._reduce_token * tokens
         return StepParts(
             overhead_s=self._step + self._request * sampled,
-            linear_s=max(compute, memory),
-            attention_s=max(self._mixed_attention(batch)),
+            linear_s=linear,
+            attention_s=attention,
             head_s=max(sampled * self._head_s, self._head_bytes_s) if sampled else 0.0,
-            collective_s=self._reduce_fixed + self._reduce_token * tokens,
+            collective_s=collective,
+            waiting_s=max(launch - linear - attention - collective, 0.0),
         )
 
     def perturbed(self, draw: Draw) -> Roofline:
@@ -247,6 +278,7 @@ class Roofline:
         compute = min(base.compute_efficiency / compute, 1.0)
         link = min(base.link_efficiency / slow, 1.0)
         overhead = slow
+        host = math.exp(math.log(slow) * math.log(UNCERTAINTY) / math.log1p(TPOT_BAND[1]))
         constants = replace(
             base, memory_efficiency=memory, compute_efficiency=compute, step_s=base.step_s * overhead,
             request_s=base.request_s * overhead, reduce_s=base.reduce_s * overhead, link_efficiency=link,
@@ -254,7 +286,13 @@ class Roofline:
         exchange = self.exchange
         if exchange is not None:
             exchange = replace(exchange, latency_s=constants.reduce_s, efficiency=constants.link_efficiency)
-        return Roofline(self.work, self.gpu, exchange, constants)
+        return Roofline(self.work, self.gpu, exchange, constants, self.launching.scaled(host))
+
+    def with_constants(self, values: Mapping[str, float]) -> Roofline:
+        """The same deployment with other constants, ``launch_s`` among them."""
+        engine = {name: value for name, value in values.items() if name != LAUNCH}
+        launching = self.launching.with_op(values[LAUNCH]) if LAUNCH in values else self.launching
+        return Roofline(self.work, self.gpu, self.exchange, replace(self.constants, **engine), launching)
 
     def assumptions(self) -> tuple[Assumption, ...]:
         """Every constant that was assumed, for the report."""
@@ -266,6 +304,7 @@ class Roofline:
             if field.name in ("reduce_s", "link_efficiency") and self.exchange is None:
                 continue
             found.append(Assumption(f"latency.{field.name}", value, f"roofline constant, {why}"))
+        found += self.launching.assumptions()
         found += [Assumption("latency.not_timed", note, "the model's shape") for note in self.work.notes]
         if self.work.stage_hops:
             found.append(

@@ -2,11 +2,11 @@
 
 ::
 
-    t = step + request * sampled
-        + linear(tokens)                    GEMMs, experts, norms and activations, all-reduces: one table
-        + decode(requests, mean context)    attention of decode requests over all layers
-        + sum over chunks of prefill(new, before)
-        + head(sampled)
+    t = step + request * sampled + head(sampled)
+        + max(linear(tokens)                    GEMMs, experts, norms and activations, all-reduces: one table
+              + decode(requests, mean context)  attention of decode requests over all layers
+              + sum over chunks of prefill(new, before),
+              launching)                        what the host needs to launch the kernels
 
 Kernels were timed with sequences of one length; a batch of different lengths is timed at its mean context.
 Tables are monotone by construction: in tokens, in requests at a given context, in context at a given number

@@ -97,6 +97,7 @@ class StepWork:
     attentions: tuple[Attention, ...]
     head: Linear
     state_bytes_per_sequence: int
+    state_layers: int
     all_reduces: int
     expert_layers: int
     stage_hops: int
@@ -163,6 +164,7 @@ def step_work(
         attentions=tuple(attentions),
         head=head,
         state_bytes_per_sequence=state,
+        state_layers=sum(group.count for group in model.groups() if group.block.state is not None),
         all_reduces=reduces if tp > 1 else 0,
         expert_layers=expert_layers if expert_ranks > 1 else 0,
         stage_hops=parallel.pp - 1,

@@ -50,6 +50,7 @@ class Run:
             kv_format=None if fit is None else fit.kv_format,
             weights_format=None if fit is None else fit.weights_format,
             block_size=deployment.config.block_size,
+            serving=None if fit is None else fit.serving,
         )
 
     def execute(

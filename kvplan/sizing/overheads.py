@@ -51,27 +51,26 @@ def runtime_bytes(serving: Serving, gpu: GpuSpec, tp: int) -> int:
 
 def capture_sizes(serving: Serving) -> tuple[int, int]:
     """(piecewise, full) graphs vLLM captures under these limits."""
+    piecewise, full = captured_sizes(serving)
+    return len(piecewise), len(full)
+
+
+def captured_sizes(serving: Serving) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Tokens of the (piecewise, full) graphs an engine captures, rising; SGLang captures whole steps only."""
     if not serving.cuda_graphs:
-        return 0, 0
+        return (), ()
+    if serving.kind == "sglang":
+        sizes = [1, 2, 4, 8, 12, *range(16, 257, 8), *range(272, 512, 16), *range(512, 4096, 32)]
+        return (), tuple(size for size in sizes if size <= serving.graph_max_batch)
     largest = min(2 * serving.max_num_seqs, serving.graph_max_batch)
     sizes = [1, 2, 4, *range(8, 257, 8), *range(272, 513, 16)]
-    piecewise = [size for size in sizes if size <= largest]
-    return len(piecewise), sum(1 for size in piecewise if size <= serving.max_num_seqs)
+    piecewise = tuple(size for size in sizes if size <= largest)
+    return piecewise, tuple(size for size in piecewise if size <= serving.max_num_seqs)
 
 
 def graph_bytes(serving: Serving, layers: int) -> int:
     """Memory of all captured CUDA graphs of a rank with ``layers`` layers."""
-    if serving.kind == "sglang":
-        return _sglang_graphs(serving, layers)
     return sum(capture_sizes(serving)) * (GRAPH_BYTES + GRAPH_BYTES_PER_LAYER * layers)
-
-
-def _sglang_graphs(serving: Serving, layers: int) -> int:
-    if not serving.cuda_graphs:
-        return 0
-    sizes = [1, 2, 4, 8, 12, *range(16, 257, 8), *range(272, 512, 16), *range(512, 4096, 32)]
-    graphs = sum(1 for size in sizes if size <= serving.graph_max_batch)
-    return graphs * (GRAPH_BYTES + GRAPH_BYTES_PER_LAYER * layers)
 
 
 def graphs_in_budget(serving: Serving) -> bool:

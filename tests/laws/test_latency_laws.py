@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from kvplan.engine.protocols import StepBatch
 from kvplan.latency.build import build_latency
 from kvplan.sizing.parallel import Parallel
+from kvplan.sizing.serving import resolve_serving
 from kvplan.specs.catalog import load_gpu, load_model
 from kvplan.specs.formats import kv_format
 
@@ -23,19 +24,28 @@ CASES = {
     "profile-window": ("profile", "gemma-2-27b", "h100-sxm", 1),
     "profile-latent": ("profile", "deepseek-v3", "h100-sxm", 8),
     "profile-a100": ("profile", "llama-3.1-8b", "a100-80g", 1),
+    "roofline-graphs": ("roofline", "llama-3.2-1b", "h100-sxm", 1, "vllm"),
+    "roofline-eager": ("roofline", "llama-3.2-1b", "h100-sxm", 1, "vllm", False),
+    "roofline-sglang": ("roofline", "qwen3-30b-a3b", "h100-sxm", 2, "sglang"),
+    "profile-graphs": ("profile", "llama-3.2-1b", "h100-sxm", 1, "vllm"),
+    "profile-eager": ("profile", "llama-3.2-1b", "h100-sxm", 1, "vllm", False),
+    "profile-sglang": ("profile", "llama-3.1-8b", "h100-sxm", 1, "sglang"),
 }
 SETTINGS = settings(max_examples=60, deadline=None)
 SLACK = 1 - 1e-12
 """Sums of doubles in another order may differ in the last bits."""
 
 
-def build(kind, model, gpu, tp):
+def build(kind, model, gpu, tp, engine=None, graphs=True):
+    serving = None
+    if engine is not None:
+        serving = resolve_serving(engine, load_gpu(gpu), max_model_len=32_768, cuda_graphs=graphs, tp=tp)
     spec = {"model": kind}
     if kind == "linear":
         spec |= {"a": 5e-3, "b": 2e-5, "c": 1e-8}
     return build_latency(
         spec, model=load_model(model), gpu=load_gpu(gpu), parallel=Parallel(tp=tp),
-        kv_format=kv_format("bf16"), weights_format=None, block_size=16,
+        kv_format=kv_format("bf16"), weights_format=None, block_size=16, serving=serving,
     ).model  # fmt: skip
 
 
