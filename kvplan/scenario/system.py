@@ -45,9 +45,19 @@ class System:
         )
 
 
+def _prefix_reuse(scenario: Scenario, deployment: Deployment) -> Strategy | None:
+    """``cache.reuse_granularity`` other than the block size, and ``cache.pinned``."""
+    cache = scenario.cache
+    if cache.pinned is None and cache.reuse_granularity in (None, deployment.config.block_size):
+        return None
+    from kvplan.scenario.reuse import prefix_reuse
+
+    return prefix_reuse(cache)
+
+
 Strategies = Callable[[Scenario, Deployment], Strategy | None]
 
-STRATEGIES: tuple[Strategies, ...] = ()
+STRATEGIES: tuple[Strategies, ...] = (_prefix_reuse,)
 """Each looks for its own part of a scenario, and answers None where the scenario does not ask for it."""
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from kvplan.scenario.schema.part import Bytes, Part, Positive, Tokens
+from kvplan.scenario.schema.reuse import PinnedPart
 
 BlockEviction = Literal[
     "lru", "lfu", "fifo", "size-aware", "slru", "s3-fifo", "w-tinylfu", "priority", "tail-first", "belady"
@@ -38,6 +39,8 @@ class CachePart(Part):
     host_memory: Bytes = 0
     retention: Literal["engine"] = "engine"
     groups: Annotated[tuple[GroupPart, ...], Field(min_length=1, max_length=16)] | None = None
+    reuse_granularity: Tokens | None = None
+    pinned: PinnedPart | None = None
 
     @model_validator(mode="after")
     def _no_host_tier(self) -> Self:
