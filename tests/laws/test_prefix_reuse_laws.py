@@ -192,6 +192,19 @@ def test_a_pin_ends_with_its_time_to_live_and_begins_anew_with_a_use() -> None:
     assert cached_tokens(once_more, rules=(short,), budget=4)["s2"] == 16
 
 
+@pytest.mark.parametrize("ttl_s", [0.02, 0.05, 0.1, 0.3, 1.0])
+def test_a_queue_is_served_to_its_end_while_pins_come_and_go(ttl_s: float) -> None:
+    """All arrive at once: what moves the clock from then on is the queue, and timers are in its way."""
+    work = [
+        Request(f"r{n:03d}", 0.0, ((100 * (n % 7), 12), (10_000 + 20 * n, 8)), 20, ((90_000 + 9 * n, 5),), 5)
+        for n in range(120)
+    ]
+    rules = (PinRule(12, ttl_s, 1), PinRule(4, 2 * ttl_s, 2))
+    for depth in (True, False):
+        config = dataclasses.replace(CONFIG, async_scheduling=depth)
+        assert len(cached_tokens(work, config, rules=rules, budget=12)) == len(work)
+
+
 def test_too_few_uses_or_no_room_in_the_budget_pin_nothing() -> None:
     work = flood(1.0, prefix_at=8.0)
     assert cached_tokens(work, rules=(dataclasses.replace(RULE, min_uses=3),), budget=4)["s2"] == 0

@@ -81,10 +81,12 @@ class ReuseReplica(Replica):
             if self._gave_up:
                 continue
             due = pins.next_expiry()
-            if due >= until or (until == _NEVER and self.clock < due):
-                return  # also when all is served: what happens to pins after the end is nobody's business
-            if pins.expire(due):
+            idle = not scheduler.has_requests and not self._in_flight
+            if due <= self.clock or (idle and due < until < _NEVER):
+                pins.expire(due)
                 scheduler.version += 1
+            elif idle or self.clock >= until:
+                return
 
     def _planned(self, plan: StepPlan, clock: float, until: float) -> float:
         until = super()._planned(plan, clock, until)
