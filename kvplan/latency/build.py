@@ -72,6 +72,7 @@ class Target:
     weights_format: str | None
     block_size: int
     serving: Serving | None = None
+    expert_parallel: bool = False
 
 
 def build_latency(
@@ -84,12 +85,14 @@ def build_latency(
     weights_format: str | None,
     block_size: int,
     serving: Serving | None = None,
+    expert_parallel: bool = False,
 ) -> Clock:
     """The clock a scenario asks for.
 
     Args:
         spec: ``{"model": "linear" | "roofline" | "profile" | "fitted", ...parameters of that model...}``.
         serving: how the engine is started, which decides what CUDA graphs it replays; None: all of a step.
+        expert_parallel: whole experts are dealt to the tensor-parallel ranks.
 
     Raises:
         UnknownName: no such latency model, parameter or profile.
@@ -108,7 +111,7 @@ def build_latency(
             where="latency.model",
             hint="name both, or use {model: linear, a: ..., b: ..., c: ...}",
         )
-    target = Target(model, gpu, parallel, kv_format, weights_format, block_size, serving)
+    target = Target(model, gpu, parallel, kv_format, weights_format, block_size, serving, expert_parallel)
     if kind == "fitted":
         return _fitted(parameters, target)
     client, parameters = client_overhead(parameters)
@@ -146,17 +149,19 @@ def _linear(parameters: Mapping[str, Any], target: Target | None) -> Clock:
 
 
 def _roofline(parameters: Mapping[str, Any], target: Target | None) -> Clock:
-    from kvplan.latency import graphs, roofline
+    from kvplan.latency import graphs, roofline, routing
     from kvplan.latency.link import exchange_of
     from kvplan.latency.work import step_work
 
     assert target is not None
     names = tuple(item.name for item in fields(roofline.RooflineConstants))
-    _check_names(parameters, (*names, graphs.KEY))
-    constants = roofline.RooflineConstants(**{k: v for k, v in parameters.items() if k != graphs.KEY})
+    _check_names(parameters, (*names, graphs.KEY, routing.SKEW_KEY, routing.EXCHANGE_KEY))
+    constants = roofline.RooflineConstants(**{k: v for k, v in parameters.items() if k in names})
+    skew, sent = routing.routing_options(parameters)
     work = step_work(
         target.model, parallel=target.parallel, kv_format=target.kv_format,
-        weights_format=target.weights_format,
+        weights_format=target.weights_format, expert_parallel=target.expert_parallel, expert_exchange=sent,
+        routing_skew=skew,
     )  # fmt: skip
     ranks = target.parallel.tp * target.parallel.pp
     exchange = exchange_of(
@@ -164,6 +169,8 @@ def _roofline(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     )
     host = graphs.launching(work, target.serving, op_s=parameters.get(graphs.KEY))
     model = roofline.Roofline(work, target.gpu, exchange, constants, host)
+    routings = tuple(item.routing for item in work.experts)
+    routed = routing.routing_assumptions(routings, parameters, sent=work.expert_layers > 0)
     bands = {"ttft": roofline.TTFT_BAND, "tpot": roofline.TPOT_BAND, "e2e": roofline.E2E_BAND}
     if host.eager:
         wider = graphs.EAGER_WIDER
@@ -179,7 +186,7 @@ def _roofline(parameters: Mapping[str, Any], target: Target | None) -> Clock:
         ),
         bands=bands,
         source="stated bands of an uncalibrated roofline",
-        assumptions=model.assumptions(),
+        assumptions=(*model.assumptions(), *routed),
         perturbed=model.perturbed,
     )
 
@@ -204,7 +211,7 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     base = build_latency(
         {**document["latency"], **given}, model=target.model, gpu=target.gpu, parallel=target.parallel,
         kv_format=target.kv_format, weights_format=target.weights_format, block_size=target.block_size,
-        serving=target.serving,
+        serving=target.serving, expert_parallel=target.expert_parallel,
     )  # fmt: skip
     assert base.bands is not None
     # One run cannot show that a clock is better elsewhere: its errors widen the bands, never narrow them.

@@ -13,6 +13,7 @@ from kvplan.latency.assumption import Assumption
 from kvplan.latency.graphs import ALWAYS_GRAPHS, EAGER_WIDER, UNCERTAINTY, Launching, launching
 from kvplan.latency.graphs import KEY as LAUNCH
 from kvplan.latency.normals import Draw, normals
+from kvplan.latency.routing import EXCHANGE_KEY, SKEW_KEY, routing_assumptions, routing_options
 from kvplan.latency.step import GLUE_S, MOE_EFFICIENCY, StepTables, build_tables
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
     from kvplan.latency.link import exchange_of
     from kvplan.latency.work import step_work
 
-    known = ("name", "step_s", "request_s", LAUNCH)
+    known = ("name", "step_s", "request_s", LAUNCH, SKEW_KEY, EXCHANGE_KEY)
     for key in parameters:
         if key not in known:
             raise UnknownName("latency parameter", key, known, where=f"latency.{key}")
@@ -155,9 +156,11 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
             hint=f"use a profile of {target.gpu.name}, or {{model: roofline}}",
         )
     kernels = KernelSet(profile, str(path), target.block_size)
+    skew, sent = routing_options(parameters)
     work = step_work(
         target.model, parallel=target.parallel, kv_format=target.kv_format,
-        weights_format=target.weights_format,
+        weights_format=target.weights_format, expert_parallel=target.expert_parallel, expert_exchange=sent,
+        routing_skew=skew,
     )  # fmt: skip
     ranks = target.parallel.tp * target.parallel.pp
     exchange = exchange_of(target.gpu, latency_s=8e-6, efficiency=0.8, ranks=ranks)
@@ -171,6 +174,8 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
         Assumption("latency.glue_s", GLUE_S, "small kernels of a layer, not measured"),
         Assumption("latency.ragged", "mean context", _ragged(kernels.ragged)),
     ]
+    routings = tuple(item.routing for item in work.experts)
+    assumed += routing_assumptions(routings, parameters, sent=work.expert_layers > 0)
     if work.experts:
         assumed.append(Assumption("latency.moe_efficiency", MOE_EFFICIENCY, "grouped kernels, not measured"))
     if kernels.has_eager(item.format for item in work.linears):

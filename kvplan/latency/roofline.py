@@ -27,6 +27,7 @@ from kvplan.latency.graphs import KEY as LAUNCH
 from kvplan.latency.link import Exchange
 from kvplan.latency.normals import Draw, normals
 from kvplan.latency.pairs import chunk_pairs, chunk_span
+from kvplan.latency.routing import Routing
 from kvplan.latency.work import StepWork
 from kvplan.sizing.weight_formats import WeightFormat
 from kvplan.specs.schema import GpuSpec
@@ -104,8 +105,8 @@ class Roofline:
     __slots__ = (
         "_attention", "_dense_bytes", "_dense_s", "_experts", "_full_limit", "_full_s", "_head_bytes_s",
         "_head_s", "_padding", "_pieces_limit", "_pieces_s", "_plain_s", "_reduce_fixed",
-        "_reduce_token", "_request", "_sequence_s", "_simple", "_step", "constants", "exchange", "gpu",
-        "launching", "work",
+        "_reduce_token", "_request", "_sent", "_sequence_s", "_simple", "_step", "constants", "exchange",
+        "gpu", "launching", "work",
     )  # fmt: skip
 
     def __init__(
@@ -128,14 +129,14 @@ class Roofline:
             2.0 * item.count * item.outputs * item.inputs / self._rate(item.format) for item in work.linears
         )
         self._dense_bytes = sum(item.count * item.weight_bytes for item in work.linears) / memory
-        merged: dict[float, tuple[float, float]] = {}
+        # Per expert touched and per assignment, over all layers that route alike.
+        merged: dict[Routing, tuple[float, float]] = {}
         for experts in work.experts:
-            skip = 1.0 - experts.routed / experts.total
-            size = experts.layers * experts.held * experts.expert_bytes / memory
-            token = experts.layers * experts.routed * experts.token_share * experts.flops_per_assignment
-            had = merged.get(skip, (0.0, 0.0))
-            merged[skip] = (had[0] + size, had[1] + token / self._rate(experts.format))
-        self._experts = [(skip, size, token) for skip, (size, token) in merged.items()]
+            size = experts.layers * experts.expert_bytes / memory
+            one = experts.layers * experts.flops_per_assignment / self._rate(experts.format)
+            had = merged.get(experts.routing, (0.0, 0.0))
+            merged[experts.routing] = (had[0] + size, had[1] + one)
+        self._experts = [(routing, size, one) for routing, (size, one) in merged.items()]
         bf16 = self._peak("bf16") * constants.compute_efficiency
         # Layers that read the cache alike are one entry: (limit, ratio) -> bytes and FLOPs per pair.
         classes: dict[tuple[int | None, int], list[float]] = {}
@@ -152,16 +153,16 @@ class Roofline:
         head = work.head
         self._head_s = 2.0 * head.outputs * head.inputs / self._rate(head.format)
         self._head_bytes_s = head.weight_bytes / memory
-        self._reduce_fixed = self._reduce_token = 0.0
+        self._reduce_fixed = self._reduce_token = self._sent = 0.0
         if exchange is not None:
             row = work.hidden_size * work.activation_bytes
             fixed, per_byte = exchange.all_reduce(work.ranks)
             self._reduce_fixed = work.all_reduces * fixed
             self._reduce_token = work.all_reduces * per_byte * row
-            fixed, per_byte = exchange.all_to_all(work.expert_ranks)
-            routed = max((item.routed for item in work.experts), default=0)
-            self._reduce_fixed += 2 * work.expert_layers * fixed
-            self._reduce_token += 2 * work.expert_layers * per_byte * row * routed / max(work.expert_ranks, 1)
+            if work.expert_layers:
+                fixed, per_byte = exchange.all_to_all(work.expert_ranks)
+                self._reduce_fixed += 2 * work.expert_layers * fixed
+                self._sent = 2 * work.expert_layers * per_byte * row
             fixed, per_byte = exchange.send()
             self._reduce_fixed += work.stage_hops * fixed
             self._reduce_token += work.stage_hops * per_byte * row
@@ -209,19 +210,26 @@ class Roofline:
                 read += (before + new) * kv
                 pairs += new * (before + (new + 1) / 2) * prefill
         else:
-            for skip, size, token in self._experts:
-                compute += tokens * token
-                memory += size * (1.0 - skip**tokens)
+            for routing, size, one in self._experts:
+                compute += one * routing.heaviest(float(tokens))
+                memory += size * routing.touched(float(tokens))
             read, pairs = self._mixed_attention(batch)
         sampled = batch.sampled_requests
         body = (
-            self._reduce_fixed + self._reduce_token * tokens
+            self._exchanged(tokens)
             + (compute if compute > memory else memory) + (pairs if pairs > read else read)
         )  # fmt: skip
         seconds = self._step + self._request * sampled + (body if body > launch else launch)
         if sampled:
             head = sampled * self._head_s
             seconds += head if head > self._head_bytes_s else self._head_bytes_s
+        return seconds
+
+    def _exchanged(self, tokens: int) -> float:
+        """Collectives of a step."""
+        seconds = self._reduce_fixed + self._reduce_token * tokens
+        if self._sent:
+            seconds += self._sent * self._experts[0][0].sent(float(tokens))
         return seconds
 
     def _launched(self, batch: StepBatch) -> tuple[int, float]:
@@ -249,11 +257,11 @@ class Roofline:
         """The same step, by cause (slower; for explanations and tests)."""
         (tokens, launch), sampled = self._launched(batch), batch.sampled_requests
         compute, memory = tokens * self._dense_s, self._dense_bytes
-        for skip, size, token in self._experts:
-            compute += tokens * token
-            memory += size * (1.0 - skip**tokens)
+        for routing, size, one in self._experts:
+            compute += one * routing.heaviest(float(tokens))
+            memory += size * routing.touched(float(tokens))
         linear, attention = max(compute, memory), max(self._mixed_attention(batch))
-        collective = self._reduce_fixed + self._reduce_token * tokens
+        collective = self._exchanged(tokens)
         return StepParts(
             overhead_s=self._step + self._request * sampled,
             linear_s=linear,

@@ -169,8 +169,8 @@ def _experts(kernels: KernelSet, experts: Experts, tokens: Array) -> Array:
     import numpy as np
 
     best = np.full(tokens.size, np.inf)
-    touched = experts.held * (1.0 - (1.0 - experts.routed / experts.total) ** tokens)
-    work = tokens * experts.routed * experts.token_share * experts.flops_per_assignment
+    touched = experts.routing.touched(tokens)
+    work = experts.routing.heaviest(tokens) * experts.flops_per_assignment
     for rates in kernels.expert_rates(experts.format):
         memory = touched * experts.expert_bytes / rates.bandwidth_bytes_per_s
         compute = work / (rates.flops * MOE_EFFICIENCY)
@@ -200,6 +200,10 @@ def _collectives(
     else:
         fixed, per_byte = exchange.all_reduce(work.ranks)
         total += work.all_reduces * (fixed + per_byte * row)
+    if work.expert_layers:
+        fixed, per_byte = exchange.all_to_all(work.expert_ranks)
+        rows = work.experts[0].routing.sent(tokens)
+        total += 2 * work.expert_layers * (fixed + per_byte * row / tokens * rows)
     fixed, per_byte = exchange.send()
     return np.asarray(total + work.stage_hops * (fixed + per_byte * row))
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
+from kvplan.errors import UsageError
+from kvplan.latency.routing import SKEW, Routing
 from kvplan.sizing.attention import Keeping
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.parameters import Split, block_tensors
@@ -44,21 +46,15 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """``layers`` layers of routed experts: ``held`` on this rank out of ``total``, ``routed`` per token.
+    """``layers`` layers of routed experts.
 
-    ``expert_bytes`` and ``flops_per_assignment`` are those of one expert (all of its matrices);
-    ``token_share`` is the share of all assignments this rank computes when routing is balanced.
+    ``expert_bytes`` and ``flops_per_assignment`` are those of one expert (all of its matrices).
     """
 
     layers: int
-    total: int
-    held: int
-    routed: int
-    up: tuple[int, int]
-    down: tuple[int, int]
+    routing: Routing
     expert_bytes: int
     flops_per_assignment: float
-    token_share: float
     format: WeightFormat
 
 
@@ -87,7 +83,11 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class StepWork:
-    """Everything a step does on one rank."""
+    """Everything a step does on one rank.
+
+    ``all_reduces``: of a step's tokens. ``expert_layers``: layers whose tokens are sent to their experts'
+    ranks and back. ``expert_ranks``: ranks that experts are dealt to.
+    """
 
     hidden_size: int
     activation_bytes: int
@@ -112,14 +112,25 @@ def step_work(
     parallel: Parallel,
     kv_format: KvFormat,
     weights_format: str | None = None,
-    expert_ranks: int = 1,
+    expert_parallel: bool = False,
+    expert_exchange: bool = False,
+    routing_skew: float = SKEW,
 ) -> StepWork:
     """Collect the work of a step.
 
+    Args:
+        expert_parallel: whole experts are dealt to the tensor-parallel ranks instead of cutting each.
+        expert_exchange: tokens are sent to their experts' ranks and back, instead of being on every rank and
+            summed over ranks.
+        routing_skew: how much the popularity of experts differs; see ``kvplan.latency.routing``.
+
     Raises:
         UnknownName: ``weights_format`` is not a weight format.
+        UsageError: ``expert_parallel`` of a model without routed experts.
     """
     tp, hidden = parallel.tp, model.hidden_size
+    expert_ranks = tp if expert_parallel else 1
+    sent = expert_ranks > 1 and (expert_exchange or parallel.dp_attention)
     split = Split(tp, expert_ranks)
     formats = _Formats(model, weights_format)
     linears: list[Linear] = []
@@ -149,7 +160,13 @@ def step_work(
             reduces += count
             if isinstance(block.mlp, MoeMlp):
                 expert_layers += count
-                experts.append(_experts(block.mlp, count, split, hidden, formats.of("experts")))
+                routing = Routing(block.mlp.experts, block.mlp.experts_per_token, expert_ranks, routing_skew)
+                experts.append(_experts(block.mlp, count, split, hidden, formats.of("experts"), routing))
+    if expert_parallel and not experts:
+        raise UsageError(
+            f"{model.name} has no routed experts to deal to ranks", where="parallel.expert_parallel",
+            hint="leave it false: dense layers are cut by tensor parallelism",
+        )  # fmt: skip
     rows = share(-(-model.vocab_size // 64) * 64, tp)
     head_format = formats.of("lm_head")
     head = Linear("lm_head", rows, hidden, head_format.matrix(rows, hidden), head_format, 1)
@@ -165,8 +182,9 @@ def step_work(
         head=head,
         state_bytes_per_sequence=state,
         state_layers=sum(group.count for group in model.groups() if group.block.state is not None),
-        all_reduces=reduces if tp > 1 else 0,
-        expert_layers=expert_layers if expert_ranks > 1 else 0,
+        # Where tokens are sent to experts, a layer of experts sums nothing over ranks.
+        all_reduces=(reduces - (expert_layers if sent else 0)) if tp > 1 else 0,
+        expert_layers=expert_layers if sent else 0,
         stage_hops=parallel.pp - 1,
         ranks=tp,
         expert_ranks=expert_ranks,
@@ -191,21 +209,17 @@ class _Formats:
         return self.plain if component in UNQUANTIZED else self.chosen
 
 
-def _experts(mlp: MoeMlp, layers: int, split: Split, hidden: int, form: WeightFormat) -> Experts:
-    held = -(-mlp.experts // split.ep)
+def _experts(
+    mlp: MoeMlp, layers: int, split: Split, hidden: int, form: WeightFormat, routing: Routing
+) -> Experts:
     width = mlp.intermediate_size if split.ep > 1 else share(mlp.intermediate_size, split.tp)
     inner = mlp.latent_size or hidden
     up, down = (width * (2 if mlp.gated else 1), inner), (inner, width)
     return Experts(
         layers=layers,
-        total=mlp.experts,
-        held=held,
-        routed=mlp.experts_per_token,
-        up=up,
-        down=down,
+        routing=routing,
         expert_bytes=form.matrix(*up) + form.matrix(*down),
         flops_per_assignment=2.0 * (up[0] * up[1] + down[0] * down[1]),
-        token_share=held / mlp.experts,
         format=form,
     )
 

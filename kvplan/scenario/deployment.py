@@ -148,6 +148,7 @@ def _fit(scenario: Scenario, model: ModelSpec, gpu: GpuSpec, parallel: Parallel)
         block_size=cache.block_size,
         cuda_graphs=not engine.enforce_eager,
         async_scheduling=engine.async_scheduling,
+        expert_parallel=scenario.parallel.expert_parallel,
     )
 
 

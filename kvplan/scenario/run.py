@@ -51,6 +51,7 @@ class Run:
             weights_format=None if fit is None else fit.weights_format,
             block_size=deployment.config.block_size,
             serving=None if fit is None else fit.serving,
+            expert_parallel=self.scenario.parallel.expert_parallel,
         )
 
     def execute(

@@ -30,28 +30,33 @@ CASES = {
     "profile-graphs": ("profile", "llama-3.2-1b", "h100-sxm", 1, "vllm"),
     "profile-eager": ("profile", "llama-3.2-1b", "h100-sxm", 1, "vllm", False),
     "profile-sglang": ("profile", "llama-3.1-8b", "h100-sxm", 1, "sglang"),
+    "roofline-dealt": ("roofline", "qwen3-30b-a3b", "h100-sxm", 4, "vllm"),
+    "roofline-sent": ("roofline", "deepseek-v3", "h200-sxm", 8, "vllm"),
+    "profile-sent": ("profile", "qwen3-30b-a3b", "h100-sxm", 4, "vllm"),
 }
+SENT = {"ep": True, "expert_exchange": "all_to_all"}
+OPTIONS = {"roofline-dealt": {"ep": True, "routing_skew": 2.0}, "roofline-sent": SENT, "profile-sent": SENT}
 SETTINGS = settings(max_examples=60, deadline=None)
 SLACK = 1 - 1e-12
 """Sums of doubles in another order may differ in the last bits."""
 
 
-def build(kind, model, gpu, tp, engine=None, graphs=True):
+def build(kind, model, gpu, tp, engine=None, graphs=True, *, ep=False, cp=1, **spec):
     serving = None
     if engine is not None:
         serving = resolve_serving(engine, load_gpu(gpu), max_model_len=32_768, cuda_graphs=graphs, tp=tp)
-    spec = {"model": kind}
+    spec = {"model": kind, **spec}
     if kind == "linear":
         spec |= {"a": 5e-3, "b": 2e-5, "c": 1e-8}
     return build_latency(
-        spec, model=load_model(model), gpu=load_gpu(gpu), parallel=Parallel(tp=tp),
-        kv_format=kv_format("bf16"), weights_format=None, block_size=16, serving=serving,
+        spec, model=load_model(model), gpu=load_gpu(gpu), parallel=Parallel(tp=tp, cp=cp),
+        kv_format=kv_format("bf16"), weights_format=None, block_size=16, serving=serving, expert_parallel=ep,
     ).model  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=CASES, ids=list(CASES))
 def clock(request):
-    return build(*CASES[request.param])
+    return build(*CASES[request.param], **OPTIONS.get(request.param, {}))
 
 
 def batch(requests, context, chunks):

@@ -6,11 +6,16 @@ from kvplan.scenario.schema.part import Part, Positive
 
 
 class ParallelPart(Part):
-    """How one replica is spread over GPUs, and how many replicas there are."""
+    """How one replica is spread over GPUs, and how many replicas there are.
+
+    ``expert_parallel``: whole experts are dealt to the tensor-parallel ranks (vLLM's
+    ``enable_expert_parallel``, SGLang's ``ep_size`` equal to ``tp_size``) instead of cutting each.
+    """
 
     tp: Positive = 1
     pp: Positive = 1
     cp: Positive = 1
+    expert_parallel: bool = False
     replicas: Positive = 1
 
 

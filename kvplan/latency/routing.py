@@ -1,0 +1,151 @@
+"""Where tokens go in a layer of routed experts: how many experts a batch touches, and how uneven ranks are.
+
+::
+
+    touched(T)  = n * (1 - (1 - k / E)^T)                    of n experts held, k of E chosen per token
+    heaviest(T) = T * k / R + c * sqrt(T * v + (T * k / R * s)^2 * (R - 1) / E)
+    v           = k * (1 / R) * (1 - 1 / R) * (E - k) / (E - 1)
+    c           = E[largest of R standard normals] * sqrt(R / (R - 1))
+
+R ranks hold E / R whole experts each; all of them wait for the one with the most assignments. ``v`` is the
+variance of one token's assignments to a rank when any k experts are equally likely (hypergeometric); ``s`` is
+how much popularity differs from expert to expert (its coefficient of variation over a layer), which does not
+average out over tokens. On one rank, experts share all multiprocessors and only the sum of their work counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kvplan.errors import SpecError
+from kvplan.latency.assumption import Assumption
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Amount = TypeVar("Amount", float, npt.NDArray[np.float64])
+
+SKEW = 0.5
+"""How much the popularity of experts differs within a layer (assumed: 0.25 to 1 for routers trained to
+balance their load)."""
+SKEW_KEY, EXCHANGE_KEY = "routing_skew", "expert_exchange"
+EXCHANGES = ("all_reduce", "all_to_all")
+"""How tokens reach experts on other ranks: every rank has all tokens and results are summed (vLLM's and
+SGLang's expert parallelism inside a tensor-parallel group), or each token is sent to its experts' ranks and
+back (DeepEP and other dispatch kernels)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """``routed`` of ``total`` experts per token, dealt to ``ranks``; ``skew`` as in the module."""
+
+    total: int
+    routed: int
+    ranks: int = 1
+    skew: float = SKEW
+
+    @property
+    def held(self) -> int:
+        """Experts on the rank that holds the most."""
+        return -(-self.total // self.ranks)
+
+    def touched(self, tokens: Amount) -> Amount:
+        """Expected number of distinct experts of one rank that a batch touches."""
+        missed: Amount = (1.0 - self.routed / self.total) ** tokens
+        return self.held * (1.0 - missed)
+
+    def mean(self, tokens: Amount) -> Amount:
+        """Assignments of a rank if all were alike."""
+        return tokens * (self.routed * self.held / self.total)
+
+    def heaviest(self, tokens: Amount) -> Amount:
+        """Expected assignments of the rank that has the most."""
+        if self.ranks == 1:
+            return tokens * float(self.routed)
+        drawn = tokens * self._variance()
+        lasting = self.mean(tokens) * self.skew * math.sqrt((self.ranks - 1) / self.total)
+        deviation: Amount = (drawn + lasting * lasting) ** 0.5
+        return self.mean(tokens) + _largest(self.ranks) * deviation
+
+    def imbalance(self, tokens: Amount) -> Amount:
+        """Assignments of the heaviest rank over those of the mean, at least 1."""
+        return self.heaviest(tokens) / self.mean(tokens)
+
+    def ranks_per_token(self) -> float:
+        """Expected number of distinct ranks that one token's experts lie on."""
+        if self.ranks == 1:
+            return 1.0
+        others = self.total - self.held
+        if others < self.routed:
+            return float(self.ranks)
+        # A rank is missed when all experts of the token are drawn from the others'.
+        missed = math.prod((others - i) / (self.total - i) for i in range(self.routed))
+        return self.ranks * (1.0 - missed)
+
+    def sent(self, tokens: Amount) -> Amount:
+        """Tokens (rows of the hidden size) that the heaviest rank exchanges in one direction.
+
+        Every rank starts with its share of the tokens; a token travels once to each rank that has experts of
+        its choice.
+        """
+        balanced = self.ranks_per_token() / self.ranks  # of each token
+        return self.heaviest(tokens) * (balanced * self.total / (self.routed * self.held))
+
+    def _variance(self) -> float:
+        if self.total == 1:
+            return 0.0
+        share = 1.0 / self.ranks
+        return self.routed * share * (1.0 - share) * (self.total - self.routed) / (self.total - 1)
+
+
+def _largest(ranks: int) -> float:
+    """Expected largest of ``ranks`` normals that sum to zero, in deviations of one (Blom's approximation)."""
+    blom = NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25))
+    return blom * math.sqrt(ranks / (ranks - 1))
+
+
+def routing_options(parameters: Mapping[str, Any]) -> tuple[float, bool]:
+    """(skew, whether tokens are sent to their experts) of a ``latency`` section.
+
+    Raises:
+        SpecError: no number from 0 to 10; no such way to exchange.
+    """
+    skew, exchange = parameters.get(SKEW_KEY, SKEW), parameters.get(EXCHANGE_KEY, EXCHANGES[0])
+    if isinstance(skew, bool) or not isinstance(skew, (int, float)) or not 0 <= skew <= 10:
+        raise SpecError(
+            f"{SKEW_KEY} must be a number from 0 to 10, not {skew!r}", where=f"latency.{SKEW_KEY}",
+            hint="0: all experts are equally popular; 0.5 is assumed",
+        )  # fmt: skip
+    if exchange not in EXCHANGES:
+        raise SpecError(
+            f"{EXCHANGE_KEY} must be {' or '.join(EXCHANGES)}, not {exchange!r}",
+            where=f"latency.{EXCHANGE_KEY}",
+        )
+    return float(skew), exchange == EXCHANGES[1]
+
+
+def routing_assumptions(
+    routings: tuple[Routing, ...], parameters: Mapping[str, Any], *, sent: bool
+) -> tuple[Assumption, ...]:
+    """How routing was assumed to be; nothing for a model without experts."""
+    if not routings:
+        return ()
+    first = routings[0]
+    if first.ranks == 1:
+        text = "k of E equally likely; on one rank only the sum of the experts' work counts"
+        return (Assumption("latency.routing", f"{first.routed} of {first.total} experts", text),)
+    given = "given in the scenario" if SKEW_KEY in parameters else "assumed, 0.25 to 1"
+    how = "sent to their experts and back" if sent else "on every rank, results summed by all-reduce"
+    return (
+        Assumption(
+            f"latency.{SKEW_KEY}", first.skew,
+            f"spread of the experts' popularity, {given}: with 1,024 tokens the heaviest of {first.ranks} "
+            f"ranks has {first.imbalance(1024.0):.2f} times the mean",
+        ),
+        Assumption(f"latency.{EXCHANGE_KEY}", EXCHANGES[sent], f"tokens are {how}"),
+    )  # fmt: skip

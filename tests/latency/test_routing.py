@@ -1,0 +1,227 @@
+"""Routed experts: counts against simulated routing, and what expert parallelism does to both clocks."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvplan.engine.protocols import StepBatch
+from kvplan.errors import SpecError, UsageError
+from kvplan.latency.build import Clock, build_latency
+from kvplan.latency.routing import SKEW, Routing
+from kvplan.latency.work import step_work
+from kvplan.scenario.load import load_scenario
+from kvplan.scenario.run import Run
+from kvplan.sizing.parallel import Parallel
+from kvplan.specs.catalog import load_gpu, load_model
+from kvplan.specs.formats import kv_format
+
+
+def clock(
+    kind: str = "roofline", model: str = "qwen3-30b-a3b", tp: int = 4, ep: bool = True, **spec: Any
+) -> Clock:
+    return build_latency(
+        {"model": kind, **spec}, model=load_model(model), gpu=load_gpu("h100-sxm"), parallel=Parallel(tp=tp),
+        kv_format=kv_format("bf16"), weights_format=None, block_size=16, expert_parallel=ep,
+    )  # fmt: skip
+
+
+def decode(requests: int, context: int = 500) -> StepBatch:
+    return StepBatch(requests, requests * context, requests, requests * context, [], requests)
+
+
+def prefill(new: int) -> StepBatch:
+    return StepBatch(new, 0, 0, 0, [(0, new)], 1)
+
+
+def draw(routing: Routing, tokens: int, rng: random.Random) -> tuple[int, int, float]:
+    """(experts of the first rank touched, assignments of the heaviest rank, distinct ranks of a token)."""
+    held = routing.total // routing.ranks
+    touched: set[int] = set()
+    loads = [0] * routing.ranks
+    ranks = 0
+    for _ in range(tokens):
+        chosen = rng.sample(range(routing.total), routing.routed)
+        touched.update(expert for expert in chosen if expert < held)
+        for expert in chosen:
+            loads[expert // held] += 1
+        ranks += len({expert // held for expert in chosen})
+    return len(touched), max(loads), ranks / tokens
+
+
+@pytest.mark.parametrize(("total", "routed", "ranks", "tokens"), [(64, 6, 8, 100), (128, 8, 4, 7), (8, 2, 2, 30), (16, 1, 16, 40)])  # fmt: skip
+def test_counts_are_those_of_simulated_routing(total: int, routed: int, ranks: int, tokens: int) -> None:
+    routing = Routing(total, routed, ranks, skew=0.0)
+    rng = random.Random(1)
+    found = [draw(routing, tokens, rng) for _ in range(400)]
+    touched, heaviest, distinct = (sum(column) / 400 for column in zip(*found, strict=True))
+    assert routing.touched(float(tokens)) == pytest.approx(touched, rel=0.02)
+    # Counts of few tokens are more skewed than the normal they are taken for.
+    assert routing.heaviest(float(tokens)) == pytest.approx(heaviest, rel=0.08)
+    assert routing.ranks_per_token() == pytest.approx(distinct, rel=0.02)
+
+
+def test_expected_distinct_experts_by_hand() -> None:
+    routing = Routing(8, 2)
+    assert routing.touched(1.0) == pytest.approx(2.0)
+    assert routing.touched(3.0) == pytest.approx(8 * (1 - 0.75**3))
+    assert Routing(8, 8).touched(1.0) == 8.0
+
+
+@given(
+    ranks=st.sampled_from([1, 2, 4, 8, 16]), each=st.integers(1, 32), routed=st.integers(1, 16),
+    skew=st.floats(0, 3), first=st.integers(1, 1 << 16), second=st.integers(1, 1 << 16),
+)  # fmt: skip
+def test_laws_of_counts(ranks: int, each: int, routed: int, skew: float, first: int, second: int) -> None:
+    total = ranks * each
+    routing = Routing(total, min(routed, total), ranks, skew)
+    few, many = sorted((float(first), float(second)))
+    assert 0 < routing.touched(few) <= routing.touched(many) <= routing.held
+    assert routing.mean(few) <= routing.heaviest(few) * (1 + 1e-12)
+    assert routing.heaviest(few) <= routing.heaviest(many)
+    assert routing.sent(few) <= routing.sent(many) * (1 + 1e-12)
+    assert 1 <= routing.ranks_per_token() <= min(ranks, routing.routed) + 1e-9
+    even = Routing(total, routing.routed, ranks, 0.0)
+    assert even.heaviest(few) <= routing.heaviest(few) * (1 + 1e-12)
+    # What is drawn anew for each token averages out, what lasts does not.
+    assert even.imbalance(many) <= even.imbalance(few) * (1 + 1e-12)
+
+
+def test_one_rank_waits_for_nobody() -> None:
+    routing = Routing(128, 8, 1, skew=2.0)
+    assert routing.heaviest(100.0) == 800.0
+    assert routing.imbalance(100.0) == 1.0
+    assert routing.ranks_per_token() == 1.0
+
+
+@pytest.mark.parametrize("kind", ["roofline", "profile"])
+def test_one_gpu_has_no_collective_with_or_without_expert_parallelism(kind: str) -> None:
+    batch = decode(64)
+    plain, dealt = clock(kind, tp=1, ep=False), clock(kind, tp=1, ep=True, expert_exchange="all_to_all")
+    assert plain.model.step_seconds(batch) == dealt.model.step_seconds(batch)
+    if kind == "roofline":
+        model: Any = dealt.model
+        assert model.parts(batch).collective_s == 0.0
+
+
+def test_experts_dealt_to_ranks_change_no_bytes_but_make_them_uneven() -> None:
+    cut = step_work(load_model("qwen3-30b-a3b"), parallel=Parallel(tp=4), kv_format=kv_format("bf16"))
+    dealt = step_work(
+        load_model("qwen3-30b-a3b"),
+        parallel=Parallel(tp=4),
+        kv_format=kv_format("bf16"),
+        expert_parallel=True,
+    )
+    for a, b in zip(cut.experts, dealt.experts, strict=True):
+        assert a.routing.held * a.expert_bytes == b.routing.held * b.expert_bytes
+        assert a.flops_per_assignment * a.routing.mean(8.0) == b.flops_per_assignment * b.routing.mean(8.0)
+        assert a.routing.imbalance(8.0) == 1.0 < b.routing.imbalance(8.0)
+    assert dealt.all_reduces == cut.all_reduces
+    assert dealt.expert_layers == 0
+
+
+@pytest.mark.parametrize("kind", ["roofline", "profile"])
+def test_an_uneven_rank_slows_long_prefills(kind: str) -> None:
+    even, uneven = clock(kind, routing_skew=0), clock(kind, routing_skew=1.0)
+    cut = clock(kind, ep=False)
+    batch = prefill(16_384)
+    assert cut.model.step_seconds(batch) < uneven.model.step_seconds(batch)
+    assert even.model.step_seconds(batch) < uneven.model.step_seconds(batch)
+    assert uneven.model.step_seconds(decode(1)) >= even.model.step_seconds(decode(1))
+
+
+def test_tokens_sent_to_their_experts_take_two_exchanges_a_layer_instead_of_a_sum() -> None:
+    summed, sent = clock(), clock(expert_exchange="all_to_all")
+    model: Any = sent.model
+    work = model.work
+    assert work.expert_layers == 48
+    assert work.all_reduces == 48
+    tokens = 4096
+    link = 450e9 * 0.8
+    row = 2048 * 2
+    routing = work.experts[0].routing
+    attention = 48 * (8e-6 + 2 * 3 / 4 * tokens * row / link)
+    exchange = 2 * 48 * (8e-6 + 3 / 4 * row * routing.sent(float(tokens)) / link)
+    assert model.parts(prefill(tokens)).collective_s == pytest.approx(attention + exchange, rel=1e-9)
+    other: Any = summed.model
+    assert other.work.all_reduces == 96
+    assert other.parts(prefill(tokens)).collective_s == pytest.approx(2 * attention, rel=1e-9)
+
+
+def test_the_profile_pays_the_exchange_instead_of_its_measured_sums() -> None:
+    from kvplan.latency.fit.profile_file import read_profile
+    from kvplan.latency.kernel_set import KernelSet
+    from kvplan.latency.profile import profile_path
+
+    summed, sent = clock("profile"), clock("profile", expert_exchange="all_to_all")
+    ours: Any = clock(expert_exchange="all_to_all").model
+    tokens = 4096
+    kernel = KernelSet(read_profile(profile_path("h100-sxm")), "h100-sxm").all_reduce()
+    assert kernel is not None
+    shape = {"ranks": np.array([4.0]), "bytes": np.array([tokens * 2048 * 2.0])}
+    measured = float(kernel.predict(shape).seconds[0])
+    fixed, per_byte = ours.exchange.all_to_all(4)
+    exchange = 2 * (fixed + per_byte * 2048 * 2 * ours.work.experts[0].routing.sent(float(tokens)))
+    gap = sent.model.step_seconds(prefill(tokens)) - summed.model.step_seconds(prefill(tokens))
+    assert gap == pytest.approx(48 * (exchange - measured), rel=1e-6)
+
+
+def test_data_parallel_attention_always_sends_tokens() -> None:
+    work = step_work(
+        load_model("deepseek-v3"), parallel=Parallel(tp=8, dp_attention=True), kv_format=kv_format("bf16"),
+        expert_parallel=True,
+    )  # fmt: skip
+    assert work.expert_layers == 58
+    assert work.expert_ranks == 8
+
+
+def test_a_dense_model_has_no_experts_to_deal() -> None:
+    with pytest.raises(UsageError, match="no routed experts"):
+        clock(model="llama-3.1-8b")
+
+
+@pytest.mark.parametrize(
+    ("spec", "where"),
+    [
+        ({"routing_skew": -1}, "latency.routing_skew"),
+        ({"routing_skew": math.nan}, "latency.routing_skew"),
+        ({"routing_skew": "high"}, "latency.routing_skew"),
+        ({"expert_exchange": "pigeons"}, "latency.expert_exchange"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["roofline", "profile"])
+def test_no_such_routing(kind: str, spec: dict[str, Any], where: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        clock(kind, **spec)
+    assert caught.value.where == where
+
+
+def test_the_result_says_how_routing_was_assumed() -> None:
+    named = {item.name: item for item in clock().assumptions}
+    assert named["latency.routing_skew"].value == SKEW
+    assert "heaviest of 4 ranks" in named["latency.routing_skew"].source
+    assert named["latency.expert_exchange"].value == "all_reduce"
+    assert (
+        "only the sum" in {item.name: item for item in clock(ep=False).assumptions}["latency.routing"].source
+    )
+
+
+def test_a_scenario_deals_experts_to_ranks() -> None:
+    base = {
+        "model": "qwen3-30b-a3b", "gpu": "h100-sxm", "parallel.tp": 4, "workload.synthesize": "chat",
+        "workload.requests": 4, "workload.rate": 1.0, "latency.model": "roofline",
+    }  # fmt: skip
+    plain = Run(load_scenario(None, base))
+    dealt = Run(load_scenario(None, {**base, "parallel.expert_parallel": True}))
+    assert dealt.deployment.fit is not None
+    assert dealt.deployment.fit.expert_parallel
+    batch = prefill(8192)
+    assert dealt.clock.model.step_seconds(batch) > plain.clock.model.step_seconds(batch)
+    with pytest.raises(UsageError, match="no routed experts"):
+        Run(load_scenario(None, {**base, "model": "llama-3.1-8b", "parallel.expert_parallel": True}))
