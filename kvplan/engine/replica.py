@@ -126,7 +126,8 @@ class Replica:
                     self._nothing_fits(clock)
                     break
                 until = self._planned(plan, clock, until)
-                in_flight.append((plan, end))
+                if plan.batch.scheduled_tokens or plan.preempted:
+                    in_flight.append((plan, end))
                 if plan.batch.scheduled_tokens and len(in_flight) < depth:
                     continue
             elif not in_flight:

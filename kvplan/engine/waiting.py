@@ -3,10 +3,43 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sized
 from heapq import heapify, heappop, heappush
+from typing import Protocol
 
 from kvplan.engine.config import Policy
 from kvplan.engine.live import LiveRequest
+
+
+class WaitingQueue(Protocol):
+    """Requests that wait, in the order in which they are looked at."""
+
+    @property
+    def items(self) -> Sized:
+        """Those that can be looked at; only asked whether there are any."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def append(self, request: LiveRequest) -> None:
+        """A new request."""
+        ...
+
+    def push_front(self, request: LiveRequest) -> None:
+        """A preempted or skipped request."""
+        ...
+
+    def head(self) -> LiveRequest:
+        """The request to look at next."""
+        ...
+
+    def pop(self) -> LiveRequest:
+        """Remove and return the head."""
+        ...
+
+    def remove(self, request: LiveRequest) -> None:
+        """Take a request out from wherever it stands."""
+        ...
 
 
 class FcfsQueue:
@@ -69,6 +102,6 @@ class PriorityQueue:
         heapify(self.items)
 
 
-def make_queue(policy: Policy) -> FcfsQueue | PriorityQueue:
+def make_queue(policy: Policy) -> WaitingQueue:
     """The queue of a scheduling policy."""
     return FcfsQueue() if policy == "fcfs" else PriorityQueue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvplan.engine.blocks import Segment
+from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.prefix_hash import Node
 from kvplan.engine.replica import Replica
@@ -25,12 +26,12 @@ class Audited(Replica):
         length = {id(segment): self._length(segment.node) for segment in segments}
         assert sum(length[id(segment)] for segment in queue) == pool.cached
         held_published = sum(length[id(segment)] for segment in segments if segment.ref)
-        own = sum(self._blocks(request) - self._in_tree(request) for request in self.scheduler.running)
+        own = sum(self._blocks(request) - self._in_tree(request) for request in self._holders())
         # free (blank and cached) + referenced (published or not yet) == total
         assert pool.blank + pool.cached + held_published + own == pool.usable
         assert pool.blank >= 0
         held: dict[int, int] = {}
-        for request in self.scheduler.running:
+        for request in self._holders():
             for segment, first in request.held:
                 piece: Segment | None = segment
                 while piece is not None:
@@ -42,6 +43,10 @@ class Audited(Replica):
         self._no_gaps(queue)
         assert sum(steady.boundaries) == steady.count == len(steady.members)
         assert steady.base_sum == sum(request.base for request in steady.members)
+
+    def _holders(self) -> list[LiveRequest]:
+        """Requests that hold blocks."""
+        return list(self.scheduler.running)
 
     def _queue(self) -> list[Segment]:
         found, segment, before = [], self.scheduler.pool.head, None

@@ -1,0 +1,190 @@
+"""vLLM's scheduler with asynchronous loads (KV connectors, v1).
+
+When a waiting request is looked at and part of its KV can be fetched, it gets blocks for what the device has
+and for what comes, and leaves the scan, which goes on behind it. While it loads it
+
+- holds its blocks: they cannot be evicted, and it cannot be preempted (only running requests are);
+- takes no token of the step's budget and no place of ``max_num_seqs``, though it begins only while both are
+  left;
+- publishes nothing. When the fetch has ended its full blocks are published, and from the next ``schedule()``
+  on it is looked at before all requests that hold nothing.
+
+At least one token is computed: where everything is fetched, the last token is computed again. Hits on the
+device are counted when the load begins; ``cached_tokens`` of its row has the fetched tokens too (vLLM's
+``num_cached_tokens``), and it counts as scheduled when it is admitted to the running requests.
+
+No deadlock: a load begins only if all known tokens of the request fit beside what the requests that compute
+their prompts, and the other loads, still need (vLLM's ``_inflight_prefill_reserved_blocks``). So once nothing
+runs, every load that has come fits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.live import LiveRequest, Status
+from kvplan.engine.plan import StepPlan
+from kvplan.engine.prefix_hash import Match
+from kvplan.engine.remote.queue import Load, LoadingQueue
+from kvplan.engine.remote.source import KvSource
+from kvplan.engine.scheduler_vllm import VllmScheduler
+
+if TYPE_CHECKING:
+    from kvplan.engine.replacement.foresight import Foresight
+
+
+class RemoteScheduler(VllmScheduler):
+    """See the module.
+
+    Attributes:
+        begun: loads that began and whose fetch nobody has started yet (the replica does, it has the clock).
+        loads: how many began; fetched_tokens: what they brought or will bring.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        source: KvSource,
+        *,
+        keep_schedule: bool = False,
+        foresight: Foresight | None = None,
+    ) -> None:
+        super().__init__(config, keep_schedule=keep_schedule, foresight=foresight)
+        self.source = source
+        self.queue = LoadingQueue(config.policy)
+        self.waiting = self.queue
+        self.begun: list[Load] = []
+        self.loads = 0
+        self.fetched_tokens = 0
+
+    def _admit_waiting(self, plan: StepPlan, budget: int, threshold: int, defer_prefills: bool) -> None:
+        """As the base class; loads that have come are admitted first, others may begin."""
+        config, queue, size = self.config, self.queue, self.block_size
+        skipped: list[LiveRequest] = []
+        while budget > 0 and queue.items and len(self.running) < config.max_num_seqs:
+            request = queue.head()
+            if request.stale:
+                skipped.append(queue.pop())
+                continue
+            if self.blocked is not None and self.blocked == (request, self.version):
+                break
+            match: Match | None = None
+            start = request.computed
+            if not queue.loaded:
+                match = self._match(request)
+                start = match.blocks * size
+                fetched = self._fetchable(request, start)
+                if fetched:
+                    if not self._fits_load(request, match):
+                        break
+                    queue.pop()
+                    self._begin(request, match, fetched)
+                    continue
+            tokens = request.num_tokens - start
+            if defer_prefills and tokens > 1:
+                break
+            if 0 < threshold < tokens:
+                tokens = threshold
+            if tokens > budget:
+                if not config.enable_chunked_prefill:
+                    break
+                tokens = budget
+            if match is None:
+                if not self._fits_loaded(request, tokens):
+                    break
+                queue.pop()
+                self._admit_loaded(plan, request, tokens)
+            else:
+                if not self._fits(request, match, tokens):
+                    break
+                queue.pop()
+                self._admit(plan, request, match, tokens)
+            budget -= tokens
+        for request in reversed(skipped):
+            queue.push_front(request)
+
+    # -- a load begins ----------------------------------------------------------------------------------
+
+    def _fetchable(self, request: LiveRequest, start: int) -> int:
+        """Tokens worth fetching: all known ones at most, and more than none that must be computed anyway."""
+        tokens = min(self.source.lookup(request, start), request.num_tokens - start)
+        return tokens if tokens > 0 and start < request.num_tokens - 1 else 0
+
+    def _fits_load(self, request: LiveRequest, match: Match) -> bool:
+        """Whether all known tokens fit beside what prompts in computation and other loads still need."""
+        reserve = self.config.watermark_blocks if self.running else 0
+        available = self.free_blocks - match.unheld + match.blocks - reserve - self._promised()
+        if self._blocks(request) <= available:
+            return True
+        if not match.open_end:
+            self.blocked = (request, self.version)
+        return False
+
+    def _promised(self) -> int:
+        """Blocks that requests need for tokens they know and have no blocks for yet."""
+        holders = (*self.prefills, *self.queue.holders)
+        return sum(max(0, self._blocks(request) - request.blocks) for request in holders)
+
+    def _blocks(self, request: LiveRequest) -> int:
+        return -(-request.num_tokens // self.block_size)
+
+    def _begin(self, request: LiveRequest, match: Match, tokens: int) -> None:
+        start = match.blocks * self.block_size
+        if self.caching:
+            if request.status is Status.WAITING:
+                self.queried_tokens += request.num_tokens
+                self.hit_tokens += start
+            self.index.hold(request, match)
+        request.blocks = -(-(start + tokens) // self.block_size)
+        if request.blocks > match.blocks:
+            self.index.take(request.blocks - match.blocks)
+        request.computed = start
+        load = Load(self.loads, request, start, tokens)
+        self.loads += 1
+        self.fetched_tokens += tokens
+        self.queue.begin(load)
+        self.begun.append(load)
+
+    # -- a load has come --------------------------------------------------------------------------------
+
+    def arrived(self, load: Load) -> None:
+        """The KV is on the device: publish its full blocks and look at the request again."""
+        request = load.request
+        end = load.start + load.tokens
+        if self.caching:
+            self.index.publish(request, end // self.block_size)
+        # With all known tokens there, the last one is computed again: it gives the next output.
+        request.computed = min(end, request.num_tokens - 1)
+        self.version += 1
+        self.queue.arrived(load)
+
+    def _fits_loaded(self, request: LiveRequest, tokens: int) -> bool:
+        """``allocate_slots`` for a request with blocks of its own."""
+        reserve = self.config.watermark_blocks if self.running else 0
+        available = self.free_blocks + request.blocks - reserve
+        if self.config.scheduler_reserve_full_isl and self._blocks(request) > available:
+            self.blocked = (request, self.version)
+            return False
+        return -(-(request.computed + tokens) // self.block_size) <= available
+
+    def _admit_loaded(self, plan: StepPlan, request: LiveRequest, tokens: int) -> None:
+        before = request.computed
+        if request.cached_tokens < 0:
+            request.cached_tokens = before
+            plan.admitted.append(request)
+        request.status = Status.RUNNING
+        request.order = self.admissions
+        self.admissions += 1
+        request.computed += tokens
+        blocks = -(-request.computed // self.block_size)
+        if blocks > request.blocks:
+            self.index.take(blocks - request.blocks)
+            request.blocks = blocks
+        plan.carries_prefill |= request.num_tokens - before > 1
+        self.publish(request)
+        self.running[request] = None
+        self.prefills.append(request)
+        plan.add(request, before, tokens)
+        if self.keep_schedule:
+            plan.scheduled.append((request, tokens))

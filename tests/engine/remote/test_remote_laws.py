@@ -1,0 +1,111 @@
+"""Engines with loads under pressure: books, liveness, causality; without loads, the plain engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from audited import Audited
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from workloads import cases
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.live import LiveRequest
+from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.remote.replica import RemoteReplica
+from kvplan.engine.remote.source import NoSource
+from kvplan.engine.replica import Replica
+from kvplan.latency.linear import LinearLatency
+from kvplan.traces.request import Request
+
+CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
+
+laws = settings(
+    max_examples=200, deadline=None, database=None, derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+
+
+class Elsewhere:
+    """Has an arbitrary number of tokens of every request, which take an arbitrary time."""
+
+    def __init__(self, shares: list[int], delays: list[float]) -> None:
+        self.shares, self.delays = shares, delays
+        self.fetches: list[tuple[str, int, int, float, float]] = []
+
+    def lookup(self, request: LiveRequest, start: int) -> int:
+        number = int(request.request.id[1:]) + request.preemptions
+        return self.shares[number % len(self.shares)] - start
+
+    def fetch(self, request: LiveRequest, start: int, tokens: int, now: float) -> float:
+        assert 0 < tokens <= request.num_tokens - start
+        done = now + self.delays[len(self.fetches) % len(self.delays)]
+        self.fetches.append((request.request.id, start, tokens, now, done))
+        return done
+
+
+class AuditedRemote(Audited, RemoteReplica):
+    """Counts the blocks of loading requests among those held."""
+
+    def _holders(self) -> list[LiveRequest]:
+        return [*super()._holders(), *self.remote.queue.holders]
+
+
+def play(
+    engine: Callable[[Recorder], Replica], requests: list[Request], *, log: bool
+) -> tuple[Replica, list[RequestRow], list[str], tuple[object, ...]]:
+    rows: list[RequestRow] = []
+    lines: list[str] = []
+    recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
+    replica = engine(recorder)
+    replica.run(requests)
+    replica.close()
+    return replica, rows, lines, (rows, recorder.totals.to_dict(), recorder.series, recorder.rejections)
+
+
+@laws
+@given(cases())
+def test_with_nothing_elsewhere_it_is_the_plain_engine(case: tuple[EngineConfig, list[Request]]) -> None:
+    config, requests = case
+    for log in (True, False):
+        _, _, lines, told = play(lambda to: RemoteReplica(config, CLOCK, to, NoSource()), requests, log=log)
+        _, _, plain_lines, plain = play(lambda to: Replica(config, CLOCK, to), requests, log=log)
+        assert lines == plain_lines
+        assert told == plain
+
+
+@laws
+@given(
+    cases(),
+    st.lists(st.integers(0, 60), min_size=1, max_size=5),
+    st.lists(st.sampled_from([0.0, 0.001, 0.0051, 0.02, 0.3]), min_size=1, max_size=4),
+)
+def test_loads_keep_the_books_and_nothing_hangs(
+    case: tuple[EngineConfig, list[Request]], shares: list[int], delays: list[float]
+) -> None:
+    config, requests = case
+    source = Elsewhere(shares, delays)
+    engine, rows, _, told = play(lambda to: AuditedRemote(config, CLOCK, to, source), requests, log=True)
+    assert isinstance(engine, AuditedRemote)
+    engine.audit()
+    assert engine.scheduler.free_blocks == config.usable_blocks
+    assert not engine.remote.queue.holders
+    totals = engine.recorder.totals
+    assert totals.finished + totals.rejected == len(requests)
+    assert engine.remote.loads == len(source.fetches)
+    for row in rows:
+        assert row.arrival_s <= row.scheduled_s < row.first_token_s <= row.finish_s
+        assert 0 <= row.cached_tokens < row.prompt_tokens
+    # Nobody is admitted before its first load has come.
+    first = {}
+    for name, start, tokens, _, done in source.fetches:
+        first.setdefault(name, (start + tokens, done))
+    for row in rows:
+        if row.id in first and row.preemptions == 0:
+            tokens, done = first[row.id]
+            assert row.scheduled_s >= done
+            assert row.cached_tokens == min(tokens, row.prompt_tokens - 1)
+    # The same again, in bulk where nothing is decided: the same answer.
+    again = Elsewhere(shares, delays)
+    assert play(lambda to: RemoteReplica(config, CLOCK, to, again), requests, log=False)[3] == told
+    assert again.fetches == source.fetches
