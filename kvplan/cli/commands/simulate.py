@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -134,6 +132,7 @@ class _Simulation:
     def __init__(
         self, scenario: Scenario, engine: str, rows: str | None, decisions: str | None, *, quiet: bool
     ) -> None:
+        from kvplan.cli.interrupts import terminated_is_interrupted
         from kvplan.cli.progress import Progress
         from kvplan.reporting.result import Result
         from kvplan.scenario.rows import RowWriter
@@ -144,7 +143,7 @@ class _Simulation:
         files = ExitStack()
         writer = files.enter_context(_naming(RowWriter(rows), rows)) if rows else None
         log = files.enter_context(_naming(_open_log(decisions), decisions)) if decisions else None
-        with _terminated_is_interrupted():
+        with terminated_is_interrupted():
             # Closing a file writes what is left in its buffer and can fail as writing can.
             try:
                 with files, Progress(run.workload.expected, quiet=quiet) as progress:
@@ -168,23 +167,6 @@ def _naming(opened: AbstractContextManager[T], path: str) -> Iterator[T]:
     except OSError as exc:
         exc.filename = exc.filename or path
         raise
-
-
-@contextmanager
-def _terminated_is_interrupted() -> Iterator[None]:
-    """Being told to end (by a scheduler, by ``timeout``) keeps what was done, as Ctrl-C does."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    former = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
 
 
 def _open_log(path: str) -> AbstractContextManager[IO[str]]:
