@@ -150,7 +150,7 @@ def _linear(parameters: Mapping[str, Any], target: Target | None) -> Clock:
 
 def _roofline(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     from kvplan.latency import graphs, roofline, routing
-    from kvplan.latency.link import exchange_of
+    from kvplan.latency.link import beyond_a_node, exchange_of
     from kvplan.latency.work import step_work
 
     assert target is not None
@@ -163,7 +163,7 @@ def _roofline(parameters: Mapping[str, Any], target: Target | None) -> Clock:
         weights_format=target.weights_format, expert_parallel=target.expert_parallel, expert_exchange=sent,
         routing_skew=skew,
     )  # fmt: skip
-    ranks = target.parallel.tp * target.parallel.pp
+    ranks = target.parallel.tp * target.parallel.pp * target.parallel.cp
     exchange = exchange_of(
         target.gpu, latency_s=constants.reduce_s, efficiency=constants.link_efficiency, ranks=ranks
     )
@@ -188,6 +188,7 @@ def _roofline(parameters: Mapping[str, Any], target: Target | None) -> Clock:
         source="stated bands of an uncalibrated roofline",
         assumptions=(*model.assumptions(), *routed),
         perturbed=model.perturbed,
+        warnings=beyond_a_node(ranks),
     )
 
 

@@ -198,4 +198,6 @@ def kernels_of(work: StepWork) -> int:
     count += sum(item.count * (2 if item.format.name in QUANTISING else 1) for item in work.linears)
     count += ATTENTION_KERNELS * sum(item.layers for item in work.attentions)
     count += STATE_KERNELS * work.state_layers + EXPERT_KERNELS * sum(item.layers for item in work.experts)
+    if work.context_ranks > 1:
+        count += sum(item.layers for item in work.attentions)
     return count + work.stage_hops

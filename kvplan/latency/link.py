@@ -31,6 +31,12 @@ class Exchange:
             return 0.0, 0.0
         return self.latency_s, (ranks - 1) / ranks / self._rate
 
+    def ring(self, ranks: int) -> tuple[float, float]:
+        """A tensor split over the ranks goes all the way round: every rank receives the others' parts."""
+        if ranks <= 1:
+            return 0.0, 0.0
+        return (ranks - 1) * self.latency_s, (ranks - 1) / ranks / self._rate
+
     def send(self) -> tuple[float, float]:
         """One rank sends the tensor to one other."""
         return self.latency_s, 1.0 / self._rate
@@ -38,6 +44,19 @@ class Exchange:
     @property
     def _rate(self) -> float:
         return self.bandwidth_bytes_per_s * self.efficiency
+
+
+NODE = 8
+"""GPUs that reach each other over the same fabric, on most machines."""
+
+
+def beyond_a_node(ranks: int) -> tuple[str, ...]:
+    """What to know about more ranks than a node has."""
+    if ranks <= NODE:
+        return ()
+    return (
+        f"{ranks} GPUs of a replica exchange as if all were in one node; links between nodes are slower",
+    )
 
 
 def exchange_of(gpu: GpuSpec, *, latency_s: float, efficiency: float, ranks: int) -> Exchange | None:

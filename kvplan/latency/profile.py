@@ -13,6 +13,7 @@ from kvplan.latency.assumption import Assumption
 from kvplan.latency.graphs import ALWAYS_GRAPHS, EAGER_WIDER, UNCERTAINTY, Launching, launching
 from kvplan.latency.graphs import KEY as LAUNCH
 from kvplan.latency.normals import Draw, normals
+from kvplan.latency.ring import ring_of
 from kvplan.latency.routing import EXCHANGE_KEY, SKEW_KEY, routing_assumptions, routing_options
 from kvplan.latency.step import GLUE_S, MOE_EFFICIENCY, StepTables, build_tables
 
@@ -35,7 +36,7 @@ _DIRECTORY = Path(__file__).resolve().parent / "profiles"
 class ProfileLatency:
     """Seconds of a step from tables; see ``kvplan.latency.step``."""
 
-    __slots__ = ("_decode", "_full_limit", "_full_s", "_head", "_launch", "_linear",
+    __slots__ = ("_context_ranks", "_decode", "_full_limit", "_full_s", "_head", "_launch", "_linear",
                  "_pieces_limit", "_pieces_s", "_plain_s", "_prefill", "_request", "_sequence", "_step",
                  "launching", "tables")  # fmt: skip
 
@@ -50,6 +51,7 @@ class ProfileLatency:
         factors = {"linear": 1.0, "decode": 1.0, "prefill": 1.0, "overhead": 1.0, "launching": 1.0}
         factors |= scale or {}
         self.tables, self.launching = tables, launching
+        self._context_ranks = tables.context_ranks
         self._step, self._request = step_s, request_s
         overhead, linear = factors["overhead"], factors["linear"]
         # Overheads, factors and padding are folded into the tables: the engine calls this once a step.
@@ -65,6 +67,9 @@ class ProfileLatency:
     def step_seconds(self, batch: StepBatch) -> float:
         """Seconds of the step; constant time in the number of decode requests."""
         tokens, requests, chunks = batch.scheduled_tokens, batch.decode_requests, batch.prefill_chunks
+        if self._context_ranks > 1:
+            # Decode tokens are on every context-parallel rank, the others are divided.
+            tokens = requests - (requests - tokens) // self._context_ranks
         seconds = self._linear(tokens)
         if chunks or tokens > self._full_limit:
             launch = self._pieces_s if tokens <= self._pieces_limit else self._plain_s
@@ -135,7 +140,7 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
     from kvplan.latency.build import Clock
     from kvplan.latency.fit.profile_file import read_profile
     from kvplan.latency.kernel_set import KernelSet
-    from kvplan.latency.link import exchange_of
+    from kvplan.latency.link import beyond_a_node, exchange_of
     from kvplan.latency.work import step_work
 
     known = ("name", "step_s", "request_s", LAUNCH, SKEW_KEY, EXCHANGE_KEY)
@@ -162,7 +167,7 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
         weights_format=target.weights_format, expert_parallel=target.expert_parallel, expert_exchange=sent,
         routing_skew=skew,
     )  # fmt: skip
-    ranks = target.parallel.tp * target.parallel.pp
+    ranks = target.parallel.tp * target.parallel.pp * target.parallel.cp
     exchange = exchange_of(target.gpu, latency_s=8e-6, efficiency=0.8, ranks=ranks)
     tables = build_tables(work, kernels, exchange)
     timed = None if kernels.measured is None else kernels.measured.measured.ceilings.launch_s.get("eager")
@@ -190,6 +195,9 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
     if kernels.measured is not None:
         assumed += kernels.measured.assumptions()
     assumed += host.assumptions()
+    ring = ring_of(work, exchange)
+    if ring is not None:
+        assumed += ring.assumptions()
     assumed += [Assumption("latency.not_timed", note, "the model's shape") for note in work.notes]
     wider = (WIDER if tables.outside or work.experts else 1.0) * (EAGER_WIDER if host.eager else 1.0)
     bands = {
@@ -209,8 +217,9 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
         source="held-out kernel errors and assumed engine overheads",
         assumptions=tuple(assumed),
         perturbed=model.perturbed,
-        warnings=tuple(
-            f"the profile was not measured for {what}: its bands are wider" for what in tables.outside
+        warnings=(
+            *(f"the profile was not measured for {what}: its bands are wider" for what in tables.outside),
+            *beyond_a_node(ranks),
         ),
     )
 

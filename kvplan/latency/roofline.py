@@ -27,6 +27,7 @@ from kvplan.latency.graphs import KEY as LAUNCH
 from kvplan.latency.link import Exchange
 from kvplan.latency.normals import Draw, normals
 from kvplan.latency.pairs import chunk_pairs, chunk_span
+from kvplan.latency.ring import ring_of
 from kvplan.latency.routing import Routing
 from kvplan.latency.work import StepWork
 from kvplan.sizing.weight_formats import WeightFormat
@@ -104,9 +105,9 @@ class Roofline:
 
     __slots__ = (
         "_attention", "_dense_bytes", "_dense_s", "_experts", "_full_limit", "_full_s", "_head_bytes_s",
-        "_head_s", "_padding", "_pieces_limit", "_pieces_s", "_plain_s", "_reduce_fixed",
-        "_reduce_token", "_request", "_sent", "_sequence_s", "_simple", "_step", "constants", "exchange",
-        "gpu", "launching", "work",
+        "_head_s", "_merge", "_padding", "_pieces_limit", "_pieces_s", "_plain_s", "_reduce_fixed",
+        "_reduce_token", "_request", "_ring", "_sent", "_sequence_s", "_simple", "_step", "constants",
+        "exchange", "gpu", "launching", "work",
     )  # fmt: skip
 
     def __init__(
@@ -148,12 +149,19 @@ class Roofline:
         self._attention: list[tuple[int | None, float, float, float]] = [
             (limit, kv, decode, prefill) for (limit, _), (kv, decode, prefill) in classes.items()
         ]
-        self._simple = len(self._attention) == 1 and self._attention[0][0] is None and not self._experts
+        self._simple = (
+            len(self._attention) == 1
+            and self._attention[0][0] is None
+            and not self._experts
+            and work.context_ranks == 1
+        )
         self._sequence_s = 2.0 * work.state_bytes_per_sequence / memory
         head = work.head
         self._head_s = 2.0 * head.outputs * head.inputs / self._rate(head.format)
         self._head_bytes_s = head.weight_bytes / memory
         self._reduce_fixed = self._reduce_token = self._sent = 0.0
+        self._ring = ring_of(work, exchange)
+        self._merge = (0.0, 0.0) if self._ring is None else self._ring.merge
         if exchange is not None:
             row = work.hidden_size * work.activation_bytes
             fixed, per_byte = exchange.all_reduce(work.ranks)
@@ -214,9 +222,11 @@ class Roofline:
                 compute += one * routing.heaviest(float(tokens))
                 memory += size * routing.touched(float(tokens))
             read, pairs = self._mixed_attention(batch)
+            if self._ring is not None:
+                read = max(read, self._passed(batch))
         sampled = batch.sampled_requests
         body = (
-            self._exchanged(tokens)
+            self._exchanged(tokens, batch.decode_requests)
             + (compute if compute > memory else memory) + (pairs if pairs > read else read)
         )  # fmt: skip
         seconds = self._step + self._request * sampled + (body if body > launch else launch)
@@ -225,9 +235,17 @@ class Roofline:
             seconds += head if head > self._head_bytes_s else self._head_bytes_s
         return seconds
 
-    def _exchanged(self, tokens: int) -> float:
+    def _passed(self, batch: StepBatch) -> float:
+        """Passing prefill chunks round a context-parallel ring, which overlaps with attention."""
+        if self._ring is None:
+            return 0.0
+        return sum(self._ring.chunk_seconds(before, new) for before, new in batch.prefill_chunks)
+
+    def _exchanged(self, tokens: int, decode: int) -> float:
         """Collectives of a step."""
         seconds = self._reduce_fixed + self._reduce_token * tokens
+        if decode and self._ring is not None:
+            seconds += self._merge[0] + self._merge[1] * decode
         if self._sent:
             seconds += self._sent * self._experts[0][0].sent(float(tokens))
         return seconds
@@ -235,6 +253,8 @@ class Roofline:
     def _launched(self, batch: StepBatch) -> tuple[int, float]:
         """(tokens computed, seconds of launching): see ``Launching.padded`` and ``Launching.seconds``."""
         tokens = batch.scheduled_tokens
+        if self._ring is not None:
+            tokens = self._ring.rank_tokens(tokens, batch.decode_requests)
         computed = self._padding[tokens] if tokens < len(self._padding) else tokens
         if not batch.prefill_chunks and tokens <= self._full_limit:
             return computed, self._full_s
@@ -260,8 +280,8 @@ class Roofline:
         for routing, size, one in self._experts:
             compute += one * routing.heaviest(float(tokens))
             memory += size * routing.touched(float(tokens))
-        linear, attention = max(compute, memory), max(self._mixed_attention(batch))
-        collective = self._exchanged(tokens)
+        linear, attention = max(compute, memory), max(*self._mixed_attention(batch), self._passed(batch))
+        collective = self._exchanged(tokens, batch.decode_requests)
         return StepParts(
             overhead_s=self._step + self._request * sampled,
             linear_s=linear,
@@ -313,6 +333,8 @@ class Roofline:
                 continue
             found.append(Assumption(f"latency.{field.name}", value, f"roofline constant, {why}"))
         found += self.launching.assumptions()
+        if self._ring is not None:
+            found += self._ring.assumptions()
         found += [Assumption("latency.not_timed", note, "the model's shape") for note in self.work.notes]
         if self.work.stage_hops:
             found.append(

@@ -25,6 +25,7 @@ from kvplan.latency.kernel_set import KernelSet
 from kvplan.latency.link import Exchange
 from kvplan.latency.measured_set import MATMUL_SPREAD
 from kvplan.latency.monotone import DenseTable, LogTable
+from kvplan.latency.ring import Ring, ring_of
 from kvplan.latency.work import Attention, Experts, Linear, StepWork
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class StepTables:
     prefill: LogTable | None
     launch_s: float
     sequence_s: float
+    context_ranks: int
     spread: Mapping[str, float]
     outside: tuple[str, ...]
 
@@ -86,7 +88,7 @@ def build_tables(work: StepWork, kernels: KernelSet, exchange: Exchange | None) 
         total += attention.layers * (call + token * tokens)
     total += _collectives(kernels, work, exchange, tokens, spread)
     head = _gemm(kernels, work.head, _token_grid(MAX_SAMPLED), spread, outside)
-    decode, prefill, launch = _attention(work, kernels, spread, outside)
+    decode, prefill, launch = _attention(work, kernels, ring_of(work, exchange), spread, outside)
     return StepTables(
         linear=_dense(tokens, total, MAX_TOKENS, first=None),
         head=_dense(_token_grid(MAX_SAMPLED), head, MAX_SAMPLED, first=0.0),
@@ -94,6 +96,7 @@ def build_tables(work: StepWork, kernels: KernelSet, exchange: Exchange | None) 
         prefill=prefill,
         launch_s=launch,
         sequence_s=2.0 * work.state_bytes_per_sequence / rate,
+        context_ranks=work.context_ranks,
         spread=spread,
         outside=tuple(dict.fromkeys(outside)),
     )
@@ -209,9 +212,9 @@ def _collectives(
 
 
 def _attention(
-    work: StepWork, kernels: KernelSet, spread: dict[str, float], outside: list[str]
+    work: StepWork, kernels: KernelSet, ring: Ring | None, spread: dict[str, float], outside: list[str]
 ) -> tuple[LogTable | None, LogTable | None, float]:
-    """(decode table, prefill table without its launch, launch) over all layers."""
+    """(decode table, prefill table without its launch, launch) over all layers, exchanges included."""
     import numpy as np
 
     if not work.attentions:
@@ -228,9 +231,11 @@ def _attention(
         decode += item.layers * kernels.page_factor(item) * seconds.reshape(decode.shape)
         many = kernels.prefill(item)
         floor = float(many.values[0])
-        body = _prefill_layer(many, item, *np.meshgrid(new, context - 1.0, indexing="ij"))
+        chunk, before = np.meshgrid(new, context - 1.0, indexing="ij")
+        body = _prefill_layer(many, item, *_rank_chunk(chunk, before, work.context_ranks))
         prefill += item.layers * np.maximum(body.reshape(prefill.shape) - floor, 0.0)
-        launch += item.layers * floor
+        # Around a ring the kernel is launched once for every rank's share of the cache.
+        launch += item.layers * floor * item.shards
         for name, kernel in (("decode", one), ("prefill", many)):
             spread[name] = max(
                 spread.get(name, 0.0), kernel.band_factor * kernel.residual.noise * 1.5 / 1.645
@@ -240,7 +245,20 @@ def _attention(
         ):  # fmt: skip
             if item.kind != "mla" and not one.low[name] / 2 <= size <= one.high[name] * 2:
                 outside.append(f"decode attention with {size} {name}")
+    if ring is not None:
+        fixed, each = ring.merge
+        decode += fixed + each * batch[:, None]
+        chunk, before = np.meshgrid(new, context - 1.0, indexing="ij")
+        prefill = np.maximum(prefill, ring.chunk_array(before, chunk))
     return _table(np.maximum(decode, launch)), _table(prefill), launch
+
+
+def _rank_chunk(new: Array, before: Array, ranks: int) -> tuple[Array, Array]:
+    """One rank's share of a chunk, dealt so that every rank has as many query-key pairs."""
+    import numpy as np
+
+    share = np.maximum(new / ranks, 1.0)
+    return share, before + np.maximum(new - share, 0.0) / 2.0
 
 
 def _table(values: Array) -> LogTable:
@@ -264,11 +282,13 @@ def _columns(item: Attention, count: int) -> dict[str, Array]:
 
 
 def _decode_layer(kernel: object, item: Attention, batch: Array, context: Array) -> Array:
+    import numpy as np
+
     from kvplan.latency.fit.kernel import FittedKernel
 
     assert isinstance(kernel, FittedKernel)
     shapes = _columns(item, batch.size)
-    shapes |= {"batch": batch.ravel(), "ctx": context.ravel() / item.ratio}
+    shapes |= {"batch": batch.ravel(), "ctx": np.maximum(context.ravel() / item.ratio / item.shards, 1.0)}
     return kernel.seconds(shapes)
 
 

@@ -64,7 +64,8 @@ class Attention:
 
     ``kv_bytes_per_token``: of one layer. ``limit``: the window, or None. ``ratio``: cache entries per token.
     ``decode_flops`` and ``prefill_flops``: per query-key pair of one layer, all heads of this rank.
-    ``kv_format``: name of the cache's number format.
+    ``kv_format``: name of the cache's number format. ``shards``: context-parallel ranks that share one
+    sequence's cache; ``kv_bytes_per_token`` and FLOPs are those of one of them.
     """
 
     layers: int
@@ -79,6 +80,7 @@ class Attention:
     decode_flops: float
     prefill_flops: float
     kv_format: str = ""
+    shards: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ class StepWork:
     expert_layers: int
     stage_hops: int
     ranks: int
+    context_ranks: int
     expert_ranks: int
     notes: tuple[str, ...]
 
@@ -187,6 +190,7 @@ def step_work(
         expert_layers=expert_layers if sent else 0,
         stage_hops=parallel.pp - 1,
         ranks=tp,
+        context_ranks=parallel.cp,
         expert_ranks=expert_ranks,
         notes=tuple(notes),
     )
@@ -240,7 +244,7 @@ def _attention(
             Attention(
                 layers, "mla", heads, 1, rank + rope, size, size * cp / (rank + rope), limit, 1,
                 2.0 * heads * (2 * rank + rope) / cp,
-                2.0 * heads * (attention.nope_head_dim + rope + attention.v_head_dim) / cp, form.name,
+                2.0 * heads * (attention.nope_head_dim + rope + attention.v_head_dim) / cp, form.name, cp,
             )
         ]  # fmt: skip
     if isinstance(attention, CompressedAttention):
@@ -248,13 +252,13 @@ def _attention(
         size = float(form.k.bytes_per_token(1, dim))
         flops = 4.0 * heads * dim
         near = Attention(
-            layers, "compressed", heads, 1, dim, size, size / dim, attention.window, 1, flops, flops
+            layers, "compressed", heads, 1, dim, size, size / dim, attention.window, 1, flops, flops / cp
         )
         if not attention.ratio:
             return [near]
         far = Attention(
             layers, "compressed", heads, 1, dim, size / cp, size / dim, None, attention.ratio,
-            flops / cp, flops / cp,
+            flops / cp, flops / cp, shards=cp,
         )  # fmt: skip
         return [near, far]
     heads, kv = share(attention.query_heads, tp), share(attention.kv_heads, tp)
@@ -268,7 +272,7 @@ def _attention(
     elif isinstance(attention, SharedAttention):
         window = attention.window
     ranks = 1 if window is not None else cp
-    flops = 2.0 * heads * (attention.head_dim + value) / ranks
+    flops = 2.0 * heads * (attention.head_dim + value)
     element = size / (kv * (attention.head_dim + value))
     return [
         Attention(
@@ -281,9 +285,10 @@ def _attention(
             element,
             window,
             1,
-            flops,
-            flops,
+            flops / ranks,
+            flops / cp,
             form.name,
+            ranks,
         )
     ]
 
@@ -300,7 +305,8 @@ def _cross(
         else "cross attention reads as many tokens as the decoder holds"
     )
     flops = 4.0 * heads * cross.head_dim
+    cp = parallel.cp
     return Attention(
         layers, "cross", heads, kv, cross.head_dim, size, float(Fraction(size) / (2 * kv * cross.head_dim)),
-        fixed, 1, flops, flops,
+        fixed, 1, flops, flops / cp,
     )  # fmt: skip

@@ -33,9 +33,15 @@ CASES = {
     "roofline-dealt": ("roofline", "qwen3-30b-a3b", "h100-sxm", 4, "vllm"),
     "roofline-sent": ("roofline", "deepseek-v3", "h200-sxm", 8, "vllm"),
     "profile-sent": ("profile", "qwen3-30b-a3b", "h100-sxm", 4, "vllm"),
+    "roofline-ring": ("roofline", "llama-3.1-8b", "h100-sxm", 2, "vllm"),
+    "roofline-ring-window": ("roofline", "gemma-2-27b", "h100-sxm", 1),
+    "roofline-ring-latent": ("roofline", "deepseek-v3", "h200-sxm", 4),
+    "profile-ring": ("profile", "llama-3.1-8b", "h100-sxm", 1, "vllm"),
+    "profile-ring-window": ("profile", "gemma-2-27b", "h100-sxm", 1),
 }
 SENT = {"ep": True, "expert_exchange": "all_to_all"}
 OPTIONS = {"roofline-dealt": {"ep": True, "routing_skew": 2.0}, "roofline-sent": SENT, "profile-sent": SENT}
+OPTIONS |= {name: {"cp": 4} for name in CASES if "-ring" in name}
 SETTINGS = settings(max_examples=60, deadline=None)
 SLACK = 1 - 1e-12
 """Sums of doubles in another order may differ in the last bits."""
