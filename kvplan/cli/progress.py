@@ -41,6 +41,14 @@ class Progress(AbstractContextManager["Progress"]):
         sys.stderr.flush()
         self._drawn = True
 
+    def member(self, simulated: int, members: int) -> None:
+        """``simulated`` of the ``members`` of an ensemble are simulated; each is a run of its own."""
+        if not self.live:
+            return
+        sys.stderr.write(f"\r\x1b[Kensemble: {simulated} of {members} simulations with perturbed clocks")
+        sys.stderr.flush()
+        self._drawn = True
+
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:

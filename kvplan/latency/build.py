@@ -12,6 +12,7 @@ from kvplan.latency.assumption import Assumption
 from kvplan.latency.client import NO_OVERHEAD, ClientOverhead, client_overhead
 from kvplan.latency.linear import LinearLatency
 from kvplan.latency.normals import Draw
+from kvplan.provenance import InputFile, input_file
 
 if TYPE_CHECKING:
     from kvplan.sizing.parallel import Parallel
@@ -39,6 +40,9 @@ class Clock:
             themselves; None without bands.
         warnings: what the user should know before trusting a result.
         client: what a client waits for beside the engine; part of reported times, not of the model.
+        inputs: files named in the scenario that the clock was made from.
+        profile: name or path of the measured profile it runs on, which may also know how fast bytes move
+            (``kvplan.latency.transfer``); None without one.
     """
 
     kind: str
@@ -51,6 +55,8 @@ class Clock:
     perturbed: Callable[[Draw], LatencyModel] | None = None
     warnings: tuple[str, ...] = field(default=())
     client: ClientOverhead = field(default=NO_OVERHEAD)
+    inputs: tuple[InputFile, ...] = ()
+    profile: str | None = None
 
     def accuracy(self) -> dict[str, Any]:
         """The ``accuracy`` object of a result."""
@@ -241,4 +247,5 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
         source=f"{base.source}, widened where the held-out half of the run in {name} was further off",
         assumptions=assumptions,
         warnings=tuple(warnings),
+        inputs=(input_file(str(name)), *base.inputs),
     )

@@ -22,7 +22,7 @@ class LinearLatency:
         c: seconds per token of decode context.
 
     Raises:
-        SpecError: a constant is negative, infinite or not a number.
+        SpecError: a constant is negative, infinite or not a number; a step could take no time.
     """
 
     a: float
@@ -46,6 +46,13 @@ class LinearLatency:
                     hint="a is seconds per step, b per scheduled token, c per token of decode context",
                 )
             object.__setattr__(self, name, float(value))
+        if not self.a and not self.b:
+            raise SpecError(
+                "a step would take no time: a and b are both 0",
+                where="latency.a",
+                hint="give the seconds of a step (a) or of a scheduled token (b), for example a: 5.0e-3; "
+                "measure yours with kvplan calibrate, or use {model: roofline}",
+            )
 
     def step_seconds(self, batch: StepBatch) -> float:
         """Seconds of the step (see the class)."""

@@ -54,9 +54,7 @@ def beyond_a_node(ranks: int) -> tuple[str, ...]:
     """What to know about more ranks than a node has."""
     if ranks <= NODE:
         return ()
-    return (
-        f"{ranks} GPUs of a replica exchange as if all were in one node; links between nodes are slower",
-    )
+    return (f"{ranks} GPUs of a replica exchange as if all were in one node; links between nodes are slower",)
 
 
 def exchange_of(gpu: GpuSpec, *, latency_s: float, efficiency: float, ranks: int) -> Exchange | None:

@@ -16,9 +16,11 @@ from kvplan.latency.normals import Draw, normals
 from kvplan.latency.ring import ring_of
 from kvplan.latency.routing import EXCHANGE_KEY, SKEW_KEY, routing_assumptions, routing_options
 from kvplan.latency.step import GLUE_S, MOE_EFFICIENCY, StepTables, build_tables
+from kvplan.provenance import InputFile, input_file
 
 if TYPE_CHECKING:
     from kvplan.latency.build import Clock, Target
+    from kvplan.latency.fit.profile_file import ProfileFile
 
 STEP_S = 0.8e-3
 REQUEST_S = 5e-6
@@ -153,7 +155,8 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
     step_s = _seconds(parameters, "step_s", STEP_S)
     request_s = _seconds(parameters, "request_s", REQUEST_S)
     path = profile_path(name)
-    profile = read_profile(path)
+    profile, read = read_profile(path), input_file(path)
+    bundled = path.parent == _DIRECTORY
     if profile.gpu != target.gpu.name:
         raise SpecError(
             f"the profile {profile.name!r} was measured on {profile.gpu}, not on {target.gpu.name}",
@@ -174,6 +177,7 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
     host = launching(work, target.serving, op_s=parameters.get(LAUNCH), timed_op_s=timed)
     model = ProfileLatency(tables, step_s, request_s, host)
     assumed = [
+        *([_bundled(profile, read)] if bundled else []),
         _assumed("latency.step_s", step_s, parameters, "engine overhead of a step, not measured"),
         _assumed("latency.request_s", request_s, parameters, "engine overhead of a request, not measured"),
         Assumption("latency.glue_s", GLUE_S, "small kernels of a layer, not measured"),
@@ -221,7 +225,15 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
             *(f"the profile was not measured for {what}: its bands are wider" for what in tables.outside),
             *beyond_a_node(ranks),
         ),
+        inputs=() if bundled else (read,),
+        profile=name,
     )
+
+
+def _bundled(profile: ProfileFile, read: InputFile) -> Assumption:
+    """A profile that comes with kvplan is no file of the user's: its content is told by its digest."""
+    source = f"bundled with kvplan, measured on {profile.gpu}, sha256 {read.sha256}"
+    return Assumption("latency.profile", profile.name, source)
 
 
 def _ragged(ratios: list[float]) -> str:

@@ -75,7 +75,12 @@ class Ensemble:
     wanted: int | None = None
 
     def intervals(
-        self, latency: Mapping[str, Any], requests: Sequence[Request], *, complete: bool = True
+        self,
+        latency: Mapping[str, Any],
+        requests: Sequence[Request],
+        *,
+        complete: bool = True,
+        on_member: Callable[[int, int], None] | None = None,
     ) -> Intervals:
         """Intervals of every statistic in ``latency``.
 
@@ -83,6 +88,7 @@ class Ensemble:
             latency: the ``latency`` object of the run.
             requests: what the run served, or the first ``LARGEST_WORKLOAD + 1`` of it.
             complete: whether the run came to its end; a broken one is not repeated.
+            on_member: told ``(simulated, members)`` before the first and after each of them.
         """
         clock = self.clock
         if clock.bands is None:
@@ -91,7 +97,7 @@ class Ensemble:
         played: list[dict[str, Any]] = []
         if members and clock.perturbed is not None:
             try:
-                played = self._play(clock.perturbed, members, requests)
+                played = self._play(clock.perturbed, members, requests, on_member)
             except KeyboardInterrupt:
                 why = "the ensemble was interrupted"
             except KvplanError as exc:
@@ -122,10 +128,16 @@ class Ensemble:
         return MEMBERS, ""
 
     def _play(
-        self, perturbed: Callable[[Draw], LatencyModel], members: int, requests: Sequence[Request]
+        self,
+        perturbed: Callable[[Draw], LatencyModel],
+        members: int,
+        requests: Sequence[Request],
+        on_member: Callable[[int, int], None] | None,
     ) -> list[dict[str, Any]]:
-        found = []
+        found: list[dict[str, Any]] = []
         for *numbers, outside in design(members, DIMENSIONS + 1, f"{self.seed}/ensemble"):
+            if on_member is not None:
+                on_member(len(found), members)
             model = perturbed(numbers)
             client = self.clock.client.at(NormalDist().cdf(outside))
             recorder = Recorder()
@@ -133,6 +145,8 @@ class Ensemble:
             engine.run(requests)
             engine.close()
             found.append(latency_objects(recorder, client)[0])
+        if on_member is not None:
+            on_member(members, members)
         return found
 
     def _around(

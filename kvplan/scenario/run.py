@@ -90,8 +90,13 @@ class Run:
         finally:
             engine.close()
 
-    def result(self, command: Sequence[str]) -> dict[str, Any]:
-        """The ``kvplan.result/1`` document."""
+    def result(
+        self, command: Sequence[str], *, on_member: Callable[[int, int], None] | None = None
+    ) -> dict[str, Any]:
+        """The ``kvplan.result/1`` document.
+
+        ``on_member`` is told (simulated, all) members while the ensemble behind its intervals is simulated.
+        """
         recorder, deployment, scenario = self.recorder, self.deployment, self.scenario
         latency, distributions = latency_objects(recorder, self.clock.client.seconds)
         config = deployment.config
@@ -117,11 +122,11 @@ class Run:
             "distributions": distributions,
             "series": series_object(recorder),
             "slo": slo_objects(scenario.slo, latency),
-            "accuracy": {**self.clock.accuracy(), **self._intervals(latency).to_dict()},
+            "accuracy": {**self.clock.accuracy(), **self._intervals(latency, on_member).to_dict()},
             "trace": self.workload.to_dict(recorder.totals.requests),
             "assumptions": [asdict(item) for item in (*deployment.assumptions, *self.clock.assumptions)],
             "warnings": self._warnings(),
-            "provenance": provenance(command, scenario.seed, self.workload.inputs()),
+            "provenance": provenance(command, scenario.seed, [*self.workload.inputs(), *self.clock.inputs]),
         }
         if deployment.model is not None or deployment.gpu is not None:
             # Imported only here: a run on a given pool and a linear clock needs no sizing at all.
@@ -130,7 +135,7 @@ class Run:
             document.update(hardware_objects(scenario, deployment))
         return document
 
-    def _intervals(self, latency: dict[str, Any]) -> Intervals:
+    def _intervals(self, latency: dict[str, Any], on_member: Callable[[int, int], None] | None) -> Intervals:
         """Where the real latencies are expected around those of this run."""
         scenario = self.scenario
         return Ensemble(
@@ -138,7 +143,7 @@ class Run:
             system=self.system,
             seed=scenario.seed,
             wanted=scenario.accuracy.ensemble,
-        ).intervals(latency, self._kept, complete=self.interruption is None)
+        ).intervals(latency, self._kept, complete=self.interruption is None, on_member=on_member)
 
     def _warnings(self) -> list[str]:
         found = list(self.deployment.warnings)

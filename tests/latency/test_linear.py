@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kvplan.engine.protocols import StepBatch
@@ -15,6 +15,7 @@ CONSTANT = st.floats(0, 1, allow_nan=False)
 
 @given(a=CONSTANT, b=CONSTANT, c=CONSTANT, tokens=st.integers(0, 10**7), context=st.integers(0, 10**10))
 def test_it_is_the_formula_evaluated_left_to_right_in_doubles(a, b, c, tokens, context):
+    assume(a or b)
     batch = StepBatch(scheduled_tokens=tokens, decode_context=context, sampled_requests=3)
     first = a + b * float(tokens)
     assert LinearLatency(a, b, c).step_seconds(batch) == first + c * float(context)
@@ -42,3 +43,12 @@ def test_bad_constants_are_refused_by_name(name, value):
 def test_integers_from_yaml_become_doubles():
     model = LinearLatency(1, 0, 0)
     assert isinstance(model.step_seconds(StepBatch(1)), float)
+
+
+@pytest.mark.parametrize("c", [0.0, 1e-8])
+def test_a_step_that_could_take_no_time_is_refused(c):
+    with pytest.raises(SpecError, match="take no time") as caught:
+        LinearLatency(0.0, 0, c)
+    assert caught.value.where == "latency.a"
+    assert "calibrate" in caught.value.hint
+    assert LinearLatency(0.0, 1e-6, 0.0).step_seconds(StepBatch(1)) > 0

@@ -158,6 +158,7 @@ def test_a_fit_file_is_a_clock_that_matches_the_run(files: tuple[Path, Path, Pat
     assert result["latency"]["ttft_s"]["p50"] == pytest.approx(real[len(real) // 2], rel=0.08)
     assert "fitted to a serving run" in result["accuracy"]["name"]
     assert result["accuracy"]["intervals"] is not None
+    assert str(out) in [item["path"] for item in result["provenance"]["inputs"]]
     sources = [item["source"] for item in result["assumptions"] if item["name"] == "latency.step_s"]
     assert "fitted in" in sources[0]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvplan.errors import KvplanError, UsageError
+from kvplan.latency.profile import profile_path
 from kvplan.reporting.result import Result
 from kvplan.scenario.ensemble import LATENCIES, MEMBERS, STATISTICS, spread_interval
 from kvplan.scenario.load import load_scenario
@@ -200,3 +203,26 @@ def test_intervals_cover_what_other_clocks_of_the_same_spread_see(kind: str) -> 
                 low, high = intervals[name][key]
                 inside[name] += low <= seen[name][key] <= high
     assert all(count / 60 >= 0.8 for count in inside.values()), inside
+
+
+def test_members_are_reported_as_they_are_simulated() -> None:
+    told: list[tuple[int, int]] = []
+    run = played(**{"accuracy.ensemble": 3})
+    run.result(["kvplan"], on_member=lambda done, members: told.append((done, members)))
+    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    told.clear()
+    played(**{"accuracy.ensemble": 0}).result(["kvplan"], on_member=lambda done, _: told.append((done, 0)))
+    assert not told
+
+
+def test_a_profile_given_by_path_is_an_input_and_a_bundled_one_an_assumption(tmp_path: Path) -> None:
+    own = tmp_path / "mine.json"
+    own.write_bytes(profile_path("h100-sxm").read_bytes())
+    digest = hashlib.sha256(own.read_bytes()).hexdigest()
+    flags = {"workload.requests": 5, "latency.model": "profile", "accuracy.ensemble": 0}
+    given = document(**flags, **{"latency.name": str(own)})
+    assert {"path": str(own), "bytes": own.stat().st_size, "sha256": digest} in given["provenance"]["inputs"]
+    bundled = document(**flags)
+    assert bundled["provenance"]["inputs"] == []
+    named = {item["name"]: item for item in bundled["assumptions"]}
+    assert digest in named["latency.profile"]["source"]

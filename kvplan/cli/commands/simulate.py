@@ -155,7 +155,11 @@ class _Simulation:
             except (KvplanError, OSError) as exc:
                 self.failure = exc
                 run.interruption = run.interruption or str(exc)
-        self.result: Result = Result.model_validate(run.result(["kvplan", *sys.argv[1:]]))
+        with Progress(None, quiet=quiet) as progress:
+            document = run.result(
+                ["kvplan", *sys.argv[1:]], on_member=progress.member if progress.live else None
+            )
+        self.result: Result = Result.model_validate(document)
 
 
 @contextmanager
