@@ -32,6 +32,8 @@ VERBS: dict[str, Verb] = {
     "size": Verb("kvplan.cli.commands.size", "size"),
     "fit": Verb("kvplan.cli.commands.fit", "fit"),
     "simulate": Verb("kvplan.cli.commands.simulate", "simulate"),
+    "sweep": Verb("kvplan.cli.commands.sweep", "sweep"),
+    "diff": Verb("kvplan.cli.commands.diff", "diff"),
     "report": Verb("kvplan.cli.commands.report", "report"),
     "audit": Verb("kvplan.cli.commands.audit", "audit"),
     "trace": Verb("kvplan.cli.commands.trace", "app"),

@@ -18,8 +18,8 @@ def result_csv(result: Result) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
     for group, name, statistic, value, unit in _rows(result):
-        shown = _inert(value) if isinstance(value, str) else value
-        writer.writerow((_inert(group), _inert(name), statistic, shown, _inert(unit)))
+        shown = inert(value) if isinstance(value, str) else value
+        writer.writerow((inert(group), inert(name), statistic, shown, inert(unit)))
     return buffer.getvalue()
 
 
@@ -63,6 +63,6 @@ def _unit(name: str) -> str:
     return next((unit for unit in ("tokens", "blocks") if name.endswith(unit)), "count")
 
 
-def _inert(text: str) -> str:
+def inert(text: str) -> str:
     """Text that a spreadsheet does not take for a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import unicodedata
 
@@ -103,6 +104,18 @@ def value_text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return plain(value)
+
+
+def setting_text(value: object) -> str:
+    """A value as a scenario file would hold it: ``lru``, ``1000``, ``[{tokens: 512}]``."""
+    if isinstance(value, str):
+        return plain(value, 80)
+    return plain(json.dumps(value, ensure_ascii=False).replace('"', ""), 80)
+
+
+def change_text(ratio: float) -> str:
+    """``0.1`` -> ``'+10%'``; from ten times on as a factor: ``64.0`` -> ``'65 x'``."""
+    return signed_percent(ratio) if ratio < 9.0 else f"{decimal(1.0 + ratio, 2)} x"
 
 
 def plural(number: int, noun: str) -> str:

@@ -24,7 +24,7 @@ from kvplan.specs.document import (
 
 
 def load_scenario(
-    path: str | None,
+    path: str | YamlDocument | None,
     flags: Mapping[str, Any] | None = None,
     assignments: Sequence[str] = (),
     *,
@@ -33,7 +33,8 @@ def load_scenario(
     """Merge a scenario file, the common flags and ``--set`` assignments; later ones win.
 
     Args:
-        path: YAML file, ``-`` for standard input, or ``None`` when flags say everything.
+        path: YAML file, ``-`` for standard input, what ``read_scenario`` read of either, or ``None`` when
+            flags say everything.
         flags: dotted key to value; values of ``None`` are left out.
         assignments: ``a.b=value`` texts; the value is read as YAML.
         count: how many requests to generate or, of a trace, to read.
@@ -50,7 +51,7 @@ def load_scenario(
         )
     if "workload.trace" in chosen and "workload.synthesize" in chosen:
         raise UsageError("--trace and --synthesize exclude each other", hint="give one of them")
-    document = _read(path)
+    document = path if isinstance(path, YamlDocument) else read_scenario(path)
     data = copy.deepcopy(document.data)
     given: dict[tuple[str | int, ...], str] = {} if path is not None else {(): "command line"}
     # A trace and a synthetic workload exclude each other: a flag replaces what the file says.
@@ -84,7 +85,12 @@ _REPLACED = {
 }
 
 
-def _read(path: str | None) -> YamlDocument:
+def read_scenario(path: str | None) -> YamlDocument:
+    """A scenario file as it stands, to be completed by ``load_scenario``; nothing without a path.
+
+    Raises:
+        SpecError: not a mapping in safe YAML, too large or too deep. OSError: it cannot be read.
+    """
     if path is None:
         return YamlDocument({}, "command line", None)
     if path == "-":

@@ -1,0 +1,192 @@
+"""``kvplan sweep``: one scenario at every combination of a few values."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kvplan.cli.options import FormatOption, OutputFormat, gpu_names, model_names
+from kvplan.errors import AnswerIsNo, Interrupted, KvplanError
+
+if TYPE_CHECKING:
+    from kvplan.reporting.tables import Table
+    from kvplan.scenario.sweep import Sweep
+
+
+def sweep(
+    scenario: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SCENARIO", help="Scenario file (YAML); - reads standard input.", show_default=False
+        ),
+    ] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vary", help="A field and its values: cache.eviction=lru,lfu or cache.blocks=1000..4000:1000."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", autocompletion=model_names, help="Model name, spec or config.json."),
+    ] = None,
+    gpu: Annotated[str | None, typer.Option("--gpu", autocompletion=gpu_names, help="GPU name.")] = None,
+    trace: Annotated[str | None, typer.Option("--trace", help="Trace file to replay.")] = None,
+    synthesize: Annotated[
+        str | None, typer.Option("--synthesize", help="Synthetic workload: chat, rag, agentic ...")
+    ] = None,
+    requests: Annotated[
+        int | None, typer.Option("--limit", "-n", help="Replay or generate so many requests.")
+    ] = None,
+    rate: Annotated[str | None, typer.Option("--rate", help="Synthetic requests per second.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random stream.")] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", help="Any scenario field, the same at every point.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Simulations at a time. Default: one a CPU.")
+    ] = None,
+    output: Annotated[str | None, typer.Option("-o", "--output", help="Write the sweep as JSON.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    format: FormatOption = OutputFormat.table,
+) -> None:
+    """Simulate a scenario at every combination of the values varied, and compare: one row a point.
+
+    A point that fails is a row with its reason. Exit code 3 means that no point fits, 1 that a point failed
+    in another way.
+    """
+    from kvplan.cli.files import check_outputs
+    from kvplan.cli.interrupts import terminated_is_interrupted
+    from kvplan.scenario.axes import parse_axis
+    from kvplan.scenario.sweep import Sweep
+
+    flags = {
+        "model": model, "gpu": gpu, "workload.trace": trace, "workload.synthesize": synthesize,
+        "workload.rate": rate, "seed": seed,
+    }  # fmt: skip
+    axes = [parse_axis(text) for text in vary or []]
+    planned = Sweep(scenario, axes, flags=flags, assignments=assign or [], count=requests)
+    standard = check_outputs({"-o": output}, {"the scenario": scenario, "the trace": trace})
+    stopped: Interrupted | None = None
+    try:
+        with terminated_is_interrupted():
+            planned.execute(jobs or _cpus(), None if quiet else _progress(len(planned.points)))
+    except Interrupted as exc:
+        stopped = exc
+    document = planned.document(["kvplan", *sys.argv[1:]])
+    _write(document, output)
+    _print(document, format, standard)
+    if stopped is not None:
+        place = f"in {output}" if output not in (None, "-") else "above"
+        raise Interrupted(f"the sweep was interrupted; the points done until then are {place}")
+    _judge(planned)
+
+
+def _cpus() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _progress(total: int) -> Any:
+    """Rewrites one line of a terminal; silent anywhere else."""
+    if not sys.stderr.isatty():
+        return None
+    started = time.monotonic()
+
+    def show(done: int) -> None:
+        spent = time.monotonic() - started
+        left = spent / done * (total - done)
+        end = "\r\x1b[K" if done == total else ""
+        sys.stderr.write(f"\r\x1b[K{done} of {total} points  {left:,.0f} s left{end}")
+        sys.stderr.flush()
+
+    return show
+
+
+def _write(document: dict[str, Any], output: str | None) -> None:
+    from kvplan.cli.files import written
+    from kvplan.cli.output import print_json
+
+    if output == "-":
+        print_json(document)
+    elif output is not None:
+        import json
+
+        with written(output) as stream:
+            stream.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stderr.write(f"wrote {output}{'' if document['complete'] else ' (incomplete)'}\n")
+
+
+def _print(document: dict[str, Any], format: OutputFormat, standard: str | None) -> None:
+    from kvplan.cli.output import answer, csv_text, print_json
+    from kvplan.reporting.sweep import csv_columns, csv_rows, sweep_markdown
+
+    if standard is not None:
+        return  # -o - printed the document, which is the answer
+    if format is OutputFormat.json:
+        print_json(document)
+    elif format is OutputFormat.csv:
+        answer(csv_text(csv_columns(document), csv_rows(document)))
+    elif format is OutputFormat.md:
+        answer(sweep_markdown(document))
+    else:
+        _print_table(document)
+
+
+def _print_table(document: dict[str, Any]) -> None:
+    """All figures in one table where the line is long enough, else one table a group of figures."""
+    import textwrap
+
+    from kvplan.cli.output import stdout_console
+    from kvplan.reporting.sweep import GROUPS, point_table, remarks
+
+    console = stdout_console()
+    whole = point_table(document)
+    shown = [whole]
+    if _width(whole) > console.width:
+        shown = [point_table(document, group) for group in range(len(GROUPS))]
+    for place, table in enumerate(shown):
+        if place:
+            console.print()
+        console.print(_grid(table))
+    for note in remarks(document):
+        for line in textwrap.wrap(note, console.width - 2, initial_indent="- ", subsequent_indent="  "):
+            console.print(line, markup=False)
+
+
+def _width(table: Table) -> int:
+    cells = [table.columns, *table.rows]
+    return sum(max(len(row[place]) for row in cells) + 3 for place in range(len(table.columns)))
+
+
+def _grid(table: Table) -> Any:
+    from rich import box
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    axes = range(1, table.numeric[1] if len(table.numeric) > 1 else len(table.columns))
+    for place, name in enumerate(table.columns):
+        right = place in table.numeric
+        grid.add_column(
+            Text(name), justify="right" if right else "left", no_wrap=place not in axes, overflow="fold"
+        )
+    for row in table.rows:
+        grid.add_row(*map(Text, row))
+    return grid
+
+
+def _judge(planned: Sweep) -> None:
+    """Errors for the exit code: all rows were printed."""
+    errors = [outcome["error"] for outcome in planned.outcomes if outcome is not None and outcome["error"]]
+    broken = [error for error in errors if error["exit_code"] != AnswerIsNo.exit_code]
+    if broken:
+        raise KvplanError(
+            f"{len(errors)} of {len(planned.points)} points failed", hint="the reasons are in their rows"
+        )
+    if len(errors) == len(planned.points):
+        raise AnswerIsNo("no point fits", hint="the reasons are in the rows")

@@ -1,0 +1,206 @@
+"""Two results side by side: what was asked differently, what came out differently, and by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from kvplan.reporting.result import Result
+from kvplan.reporting.schema.outcome import Metric
+from kvplan.reporting.wording import plain
+
+SCHEMA = "kvplan.diff/1"
+
+STATISTICS = ("mean", "p50", "p90", "p99")
+
+Judgement: TypeAlias = Literal["equal", "beyond", "within", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One value in both results; ``None`` where a result has none.
+
+    ``unit`` is ``s``, ``bytes``, ``1`` or the noun that is counted.
+    """
+
+    name: str
+    a: Any
+    b: Any
+    unit: str = ""
+
+    @property
+    def ratio(self) -> float | None:
+        """How much larger b is: 0.1 is 10 % more; None where that has no meaning."""
+        numbers = all(
+            isinstance(value, (int, float)) and not isinstance(value, bool) for value in (self.a, self.b)
+        )
+        return self.b / self.a - 1.0 if numbers and self.a else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Part of ``kvplan.diff/1``."""
+        return {"name": self.name, "a": self.a, "b": self.b, "unit": self.unit, "ratio": self.ratio}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyChange:
+    """One statistic of one latency in both results, in seconds, with the intervals around it.
+
+    ``judgement``: ``beyond`` when the intervals do not touch, ``within`` when they do, ``equal``, or
+    ``unknown`` where a result has no interval.
+    """
+
+    change: Change
+    interval_a: tuple[float, float] | None
+    interval_b: tuple[float, float] | None
+
+    @property
+    def judgement(self) -> Judgement:
+        """Whether the difference is more than the clocks can be wrong."""
+        one, other = self.interval_a, self.interval_b
+        if self.change.a == self.change.b:
+            return "equal"
+        if one is None or other is None:
+            return "unknown"
+        return "beyond" if one[1] < other[0] or other[1] < one[0] else "within"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Part of ``kvplan.diff/1``."""
+        return {
+            **self.change.to_dict(),
+            "interval_a": None if self.interval_a is None else list(self.interval_a),
+            "interval_b": None if self.interval_b is None else list(self.interval_b),
+            "judgement": self.judgement,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Everything that differs, and every latency.
+
+    Attributes:
+        scenario: fields by key path; only those that differ.
+        totals: counters, throughput, memory; only those that differ.
+        latency: all statistics both or either have.
+        strategies: figures of strategies by section; only those that differ.
+        notes: what to know before believing the rest.
+    """
+
+    scenario: tuple[Change, ...]
+    totals: tuple[Change, ...]
+    latency: tuple[LatencyChange, ...]
+    strategies: tuple[Change, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self, a: str, b: str) -> dict[str, Any]:
+        """The ``kvplan.diff/1`` document of results called ``a`` and ``b``."""
+        return {
+            "schema": SCHEMA,
+            "a": a,
+            "b": b,
+            "scenario": [change.to_dict() for change in self.scenario],
+            "totals": [change.to_dict() for change in self.totals],
+            "latency": [change.to_dict() for change in self.latency],
+            "strategies": [change.to_dict() for change in self.strategies],
+            "notes": list(self.notes),
+        }
+
+
+def compare(a: Result, b: Result) -> Comparison:
+    """Put two results side by side."""
+    return Comparison(
+        scenario=tuple(_differing(dict(_leaves(a.scenario)), dict(_leaves(b.scenario)), {})),
+        totals=tuple(_differing(_totals(a), _totals(b), _UNITS)),
+        latency=tuple(_latencies(a, b)),
+        strategies=tuple(_strategies(a, b)),
+        notes=tuple(_notes(a, b)),
+    )
+
+
+_UNITS = {
+    "hit_ratio": "1", "makespan_s": "s", "kv_pool_bytes": "bytes", "weights_bytes": "bytes",
+    "requests_per_s": "requests/s", "output_tokens_per_s": "tokens/s",
+}  # fmt: skip
+
+
+def _totals(result: Result) -> dict[str, Any]:
+    bill = {} if result.memory is None else {item.name: item.bytes for item in result.memory.bill}
+    return {
+        **result.totals.model_dump(),
+        "hit_ratio": result.hit_ratio,
+        "requests_per_s": result.throughput.requests_per_s,
+        "output_tokens_per_s": result.throughput.output_tokens_per_s,
+        "usable_blocks": result.pool.usable_blocks,
+        "weights_bytes": bill.get("weights"),
+        "kv_pool_bytes": bill.get("kv_pool"),
+    }
+
+
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any], units: Mapping[str, str]) -> Iterator[Change]:
+    for name in dict.fromkeys((*a, *b)):
+        one, other = a.get(name), b.get(name)
+        if one != other or type(one) is not type(other):
+            yield Change(name, one, other, units.get(name, ""))
+
+
+def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Key path and value of everything that is set below ``node``; a list is one value."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    elif node is not None:
+        yield path, node
+
+
+def _latencies(a: Result, b: Result) -> Iterator[LatencyChange]:
+    for name in ("ttft_s", "tpot_s", "e2e_s"):
+        one, other = getattr(a.latency, name), getattr(b.latency, name)
+        for key in STATISTICS if one is not None or other is not None else ():
+            change = Change(
+                f"{name.removesuffix('_s')}_{key}", getattr(one, key, None), getattr(other, key, None), "s"
+            )
+            yield LatencyChange(change, a.interval(name, key), b.interval(name, key))
+
+
+def _strategies(a: Result, b: Result) -> Iterator[Change]:
+    found = [_metrics(a), _metrics(b)]
+    for name in dict.fromkeys((*found[0], *found[1])):
+        one, other = found[0].get(name), found[1].get(name)
+        was, now = (None if metric is None else metric.value for metric in (one, other))
+        unit = next(metric.unit for metric in (one, other) if metric is not None)
+        if was != now:
+            yield Change(name, was, now, unit)
+
+
+def _metrics(result: Result) -> dict[str, Metric]:
+    return {
+        f"{section}: {metric.name}": metric
+        for section, metrics in result.strategies.items()
+        for metric in metrics
+    }
+
+
+def _notes(a: Result, b: Result) -> Iterator[str]:
+    for name, result in (("A", a), ("B", b)):
+        if not result.complete:
+            yield f"{name} is incomplete: it was stopped early"
+    if [item.sha256 for item in a.provenance.inputs] != [item.sha256 for item in b.provenance.inputs]:
+        yield "they replay different traces"
+    elif a.trace.name != b.trace.name:
+        yield f"they serve different workloads: {plain(a.trace.name, 60)} and {plain(b.trace.name, 60)}"
+    if a.totals.requests != b.totals.requests:
+        yield "they serve different numbers of requests: their counters do not compare"
+    versions = [result.provenance.versions.get("kvplan") for result in (a, b)]
+    if versions[0] != versions[1]:
+        yield f"kvplan {versions[0]} made A, kvplan {versions[1]} made B"
+    if (a.accuracy.model, a.accuracy.name) != (b.accuracy.model, b.accuracy.name):
+        yield "their clocks differ: what is beyond the bands of both may still be the clocks' difference"
+    elif a.accuracy.intervals is not None and b.accuracy.intervals is not None:
+        yield (
+            "both have the same clock, whose errors they share: a difference within the bands can be real, "
+            "one beyond them is"
+        )

@@ -1,0 +1,120 @@
+"""The tables of a ``kvplan.sweep/1`` document: for people, for Markdown, for spreadsheets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from kvplan.reporting.markdown import escape
+from kvplan.reporting.tables import Table
+from kvplan.reporting.wording import count, percent, plain, seconds, sentence_list, setting_text
+from kvplan.scenario.figures import FIGURES
+from kvplan.units import format_bytes
+
+Point = Mapping[str, Any]
+
+GROUPS = (
+    ("Hits", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99"),
+    ("Preempted", "Evicted", "Moved", "Peak KV"),
+)
+"""Columns that stand together where a line is too short for all."""
+
+
+def point_table(document: Mapping[str, Any], group: int | None = None) -> Table:
+    """One row a point: what was varied and the figures (of one group of ``GROUPS``, or all)."""
+    names = GROUPS[group] if group is not None else tuple(name for part in GROUPS for name in part)
+    keys = [axis["key"] for axis in document["axes"]]
+    rows = []
+    for point in document["points"]:
+        head = (str(point["point"]), *(setting_text(value) for value in point["values"].values()))
+        cells = _cells(point)
+        rows.append((*head, *(cells[name] for name in names)))
+    columns = ("Point", *(_short(key, keys) for key in keys), *names)
+    numeric = (0, *range(1 + len(keys), len(columns)))
+    return Table("One simulation a row", columns, tuple(rows), numeric)
+
+
+def _cells(point: Point) -> dict[str, str]:
+    figures = point["figures"]
+    if figures is None:
+        return {name: "–" for part in GROUPS for name in part} | {"Hits": point["status"]}
+    peak = figures["peak_used_bytes"]
+    return {
+        "Hits": percent(figures["hit_ratio"]),
+        "TTFT p50": seconds(figures["ttft_p50_s"]),
+        "TTFT p99": seconds(figures["ttft_p99_s"]),
+        "TPOT p50": seconds(figures["tpot_p50_s"]),
+        "TPOT p99": seconds(figures["tpot_p99_s"]),
+        "Preempted": count(figures["preemptions"]),
+        "Evicted": count(figures["evicted_blocks"]),
+        "Moved": format_bytes(figures["moved_bytes"]),
+        "Peak KV": f"{count(figures['peak_used_blocks'])} blocks" if peak is None else format_bytes(peak),
+    }
+
+
+def _short(key: str, keys: Sequence[str]) -> str:
+    """The last part of a key, where no other key ends so."""
+    last = key.rpartition(".")[2]
+    same = [other for other in keys if other.rpartition(".")[2] == last]
+    return plain(last if len(same) == 1 else key, 40)
+
+
+def remarks(document: Mapping[str, Any]) -> list[str]:
+    """What the table does not say: failures with their reasons, what was not served, missed objectives."""
+    said: dict[str, list[str]] = {}
+    for point in document["points"]:
+        for text in _remarks(point):
+            said.setdefault(text, []).append(str(point["point"]))
+    return [f"{sentence_list(numbers)} {text}" for text, numbers in said.items()]
+
+
+def _remarks(point: Point) -> Iterator[str]:
+    error, figures = point["error"], point["figures"]
+    if error is not None:
+        reason = ": ".join(plain(part) for part in (error["where"], error["message"]) if part)
+        yield f"failed: {reason}" + (f" ({plain(error['hint'])})" if error["hint"] else "")
+    elif figures is None:
+        yield "not run: the sweep was interrupted"
+    else:
+        lost = [f"{count(figures[name])} {name}" for name in ("rejected", "unfinished") if figures[name]]
+        if lost:
+            yield f"not all served: {' and '.join(lost)}"
+        if figures["slo_met"] is False:
+            yield "a service-level objective is missed"
+
+
+def sweep_markdown(document: Mapping[str, Any]) -> str:
+    """The whole table and its remarks as GitHub-flavoured Markdown."""
+    table = point_table(document)
+    rule = "|".join(" ---: " if place in table.numeric else " --- " for place in range(len(table.columns)))
+    lines = [" | ".join(map(escape, cells)) for cells in (table.columns, *table.rows)]
+    rows = [f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])]
+    notes = [f"- {escape(note)}" for note in remarks(document)]
+    return "\n".join([*rows, "", *notes]).rstrip() + "\n"
+
+
+def csv_columns(document: Mapping[str, Any]) -> list[str]:
+    """Names of the columns of :func:`csv_rows`."""
+    return ["point", *(axis["key"] for axis in document["axes"]), "status", *FIGURES, "error"]
+
+
+def csv_rows(document: Mapping[str, Any]) -> list[list[object]]:
+    """One row a point, raw numbers in base units, empty cells for what there is not."""
+    rows: list[list[object]] = []
+    for point in document["points"]:
+        figures = point["figures"] or {}
+        values = [setting_text(value) for value in point["values"].values()]
+        numbers = [figures.get(name) for name in FIGURES]
+        error = plain(point["error"]["message"]) if point["error"] else None
+        rows.append([point["point"], *values, point["status"], *numbers, error])
+    return [[_csv(cell) for cell in row] for row in rows]
+
+
+def _csv(cell: object) -> object:
+    if cell is None:
+        return ""
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@"):
+        return f"'{cell}"
+    return cell

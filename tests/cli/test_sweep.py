@@ -1,0 +1,180 @@
+"""``kvplan sweep``: what it prints and writes, exit codes, interruption."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kvplan.cli.app import run
+
+SCENARIO = """\
+cache: {blocks: 2000}
+engine: {max_model_len: 16k, max_num_batched_tokens: 2048}
+latency: {model: linear, a: 5.0e-3, b: 2.0e-5, c: 1.0e-8}
+workload: {synthesize: chat, requests: 40, rate: 20}
+"""
+VARY = ["--vary", "cache.eviction=lru,lfu", "--vary", "cache.blocks=1100,2000"]
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> str:
+    path = tmp_path / "scenario.yaml"
+    path.write_text(SCENARIO)
+    return str(path)
+
+
+def test_one_row_a_point_within_80_columns(scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["sweep", scenario, *VARY, "-j", "1"]) == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(line.startswith(("1 ", "2 ", "3 ", "4 ")) for line in lines) == 8  # two tables of four rows
+    for word in ("eviction", "blocks", "Hits", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "Preempted",
+                 "Evicted", "Moved", "Peak KV"):  # fmt: skip
+        assert word in printed.out
+    assert printed.err == ""
+
+
+def test_a_wide_terminal_gets_one_table(
+    scenario: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert run(["sweep", scenario, *VARY, "-j", "1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 6
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv", "md"])
+def test_stdout_is_the_same_every_time_and_for_any_number_of_jobs(
+    scenario: str, form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for jobs in ("1", "2"):
+        assert run(["sweep", scenario, *VARY, "-f", form, "-j", jobs]) == 0
+        said.append(capsys.readouterr().out)
+    if form == "json":
+        documents = [json.loads(text) for text in said]
+        for document in documents:
+            document["provenance"].pop("command")  # the test's own, but not for ever
+        assert documents[0] == documents[1]
+    else:
+        assert said[0] == said[1]
+
+
+def test_the_forms_say_the_same(scenario: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "sweep.json"
+    assert run(["sweep", scenario, *VARY, "-j", "1", "-f", "csv", "-o", str(out)]) == 0
+    printed = capsys.readouterr()
+    rows = list(csv.DictReader(io.StringIO(printed.out)))
+    document = json.loads(out.read_text())
+    assert document["schema"] == "kvplan.sweep/1"
+    assert f"wrote {out}" in printed.err
+    for row, point in zip(rows, document["points"], strict=True):
+        assert row["cache.eviction"] == point["values"]["cache.eviction"]
+        assert float(row["ttft_p99_s"]) == point["figures"]["ttft_p99_s"]
+        assert row["slo_met"] == ""
+    assert run(["sweep", scenario, *VARY, "-j", "1", "-f", "md"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("| Point | eviction | blocks | Hits |")
+    assert text.count("\n| ") == 4
+
+
+def test_the_document_on_standard_output_is_the_answer(
+    scenario: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["sweep", scenario, *VARY, "-j", "1", "-o", "-"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["points"]) == 4
+
+
+def test_a_scenario_from_standard_input(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "kvplan", "sweep", "-", *VARY, "-f", "csv"],
+        input=SCENARIO, text=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 5
+
+
+def test_a_failed_point_is_printed_and_exits_with_1(
+    scenario: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["sweep", scenario, "--vary", "cache.eviction=lru,nope", "-j", "1"]) == 1
+    printed = capsys.readouterr()
+    assert "- 2 failed: --set cache.eviction" in " ".join(printed.out.split())
+    assert "1 of 2 points failed" in printed.err
+
+
+def test_the_same_reason_is_said_once(scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["sweep", scenario, "--vary", "cache.eviction=nope", "--vary", "seed=0,1,2", "-j", "1"])
+    assert "- 1, 2 and 3 failed:" in capsys.readouterr().out
+
+
+def test_where_nothing_fits_the_answer_is_no(scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "sweep",
+        scenario,
+        "--set",
+        "cache.blocks=null",
+        "--gpu",
+        "l4",
+        "--set",
+        "latency={model: roofline}",
+    ]
+    assert run([*words, "--vary", "model=llama-3.1-70b,llama-3.1-405b", "-j", "1"]) == 3
+    printed = capsys.readouterr()
+    assert printed.out.count("does not fit") == 2
+    assert "no point fits" in printed.err
+    assert run([*words, "--vary", "model=llama-3.1-8b,llama-3.1-70b", "-j", "1", "-n", "5"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "nothing is varied"),
+        (["--vary", "cache.blocks"], "cannot read --vary"),
+        (["--vary", "seed=1..2000:1"], "more than 1,000 values"),
+        (["--vary", "seed=0,1", "--trace", "-"], "standard input can be read once"),
+        (["--vary", "seed=0,1", "-j", "0"], "--jobs"),
+        (["--vary", "seed=0,1", "-o", "{scenario}"], "would overwrite the scenario"),
+    ],
+)
+def test_usage(scenario: str, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["sweep", scenario, *(word.replace("{scenario}", scenario) for word in words)]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "jobs"), [(signal.SIGTERM, "1"), (signal.SIGINT, "2")])
+def test_an_interrupted_sweep_keeps_what_is_done(tmp_path: Path, how: signal.Signals, jobs: str) -> None:
+    """The first points take no time, the others minutes: the sweep is told to end in between."""
+    scenario, out = tmp_path / "scenario.yaml", tmp_path / "sweep.json"
+    scenario.write_text(SCENARIO)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kvplan", "sweep", str(scenario), "-j", jobs, "-o", str(out),
+         "--vary", "workload.requests=2,3,4000000,4000001,4000002"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    time.sleep(6.0)
+    if how is signal.SIGINT:
+        os.killpg(process.pid, how)  # as a terminal does
+    else:
+        process.send_signal(how)
+    printed, error = process.communicate(timeout=30)
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    document = json.loads(out.read_text())
+    assert document["complete"] is False
+    status = [row["status"] for row in document["points"]]
+    assert status[0] == "done"
+    assert status[2:] == ["not run"] * 3
+    assert all((row["figures"] is not None) == (row["status"] == "done") for row in document["points"])
+    assert "not run: the sweep was interrupted" in printed
+    assert "(incomplete)" in error

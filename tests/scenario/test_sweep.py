@@ -1,0 +1,175 @@
+"""A sweep: its points are the simulations one would run alone; failures and interruptions lose nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvplan.errors import Interrupted, UsageError
+from kvplan.scenario import sweep as module
+from kvplan.scenario.axes import parse_axis
+from kvplan.scenario.figures import FIGURES, figures, moved_bytes
+from kvplan.scenario.load import load_scenario
+from kvplan.scenario.run import Run
+from kvplan.scenario.sweep import Sweep
+
+SCENARIO = """\
+cache: {blocks: 2000}
+engine: {max_model_len: 16k, max_num_batched_tokens: 2048}
+latency: {model: linear, a: 5.0e-3, b: 2.0e-5, c: 1.0e-8}
+workload: {synthesize: chat, requests: 40, rate: 20}
+"""
+
+
+@pytest.fixture
+def scenario(tmp_path: Path) -> str:
+    path = tmp_path / "scenario.yaml"
+    path.write_text(SCENARIO)
+    return str(path)
+
+
+def plan(scenario: str, *vary: str, **options: Any) -> Sweep:
+    return Sweep(scenario, [parse_axis(text) for text in vary], **options)
+
+
+def test_a_point_is_the_simulation_alone(scenario: str) -> None:
+    sweep = plan(scenario, "cache.eviction=lru,lfu", "cache.blocks=1100,2000", count=30)
+    sweep.execute()
+    document = sweep.document(["kvplan", "sweep"])
+    assert document["complete"]
+    for point in document["points"]:
+        assignments = [f"{key}={value}" for key, value in point["values"].items()]
+        run = Run(load_scenario(scenario, None, assignments, count=30))
+        run.execute()
+        assert point["figures"] == figures(run.result([]), None)
+        assert list(point["figures"]) == list(FIGURES)
+        assert point["figures"]["finished"] == 30
+
+
+def test_processes_change_nothing(scenario: str) -> None:
+    documents = []
+    for jobs in (1, 2):
+        sweep = plan(scenario, "cache.blocks=1100,1500,nope", "seed=0,1")
+        seen: list[int] = []
+        sweep.execute(jobs, seen.append)
+        documents.append(sweep.document(["kvplan", "sweep"]))
+        assert seen == [3, 4, 5, 6][4 - len(seen) :]
+    assert documents[0] == documents[1]
+
+
+def test_a_failed_point_is_a_row_with_its_reason(scenario: str) -> None:
+    sweep = plan(scenario, "cache.blocks=1500,1", "workload.trace=null,/nowhere/x.jsonl")
+    sweep.execute()
+    rows = sweep.document([])["points"]
+    assert [row["status"] for row in rows] == ["done", "failed", "failed", "failed"]
+    assert rows[2]["error"]["where"] == "--set  cache.blocks"
+    assert "greater than or equal to 2" in rows[2]["error"]["message"]
+    assert all(row["error"]["message"] for row in rows[1:])
+
+
+def test_a_missing_file_is_a_row_too(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(SCENARIO.replace("synthesize: chat, requests: 40, rate: 20", "trace: x"))
+    trace = tmp_path / "t.jsonl"
+    trace.write_text('{"timestamp": 0, "input_length": 700, "output_length": 4, "hash_ids": [1, 2]}\n')
+    sweep = plan(str(path), f"workload.trace={trace},{tmp_path}/none.jsonl")
+    sweep.execute()
+    done, failed = sweep.document([])["points"]
+    assert done["figures"]["finished"] == 1
+    assert "none.jsonl" in failed["error"]["where"]
+    assert [item["path"] for item in sweep.document([])["provenance"]["inputs"]] == [str(trace)]
+
+
+def test_a_bug_in_one_point_does_not_end_the_others(scenario: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(run: Run, **_: object) -> None:
+        if run.scenario.seed == 1:
+            raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(Run, "execute", broken)
+    sweep = plan(scenario, "seed=0,1,2")
+    sweep.execute()
+    assert [outcome is not None and outcome["error"] is None for outcome in sweep.outcomes] == [
+        True,
+        False,
+        True,
+    ]
+    assert sweep.outcomes[1]["error"]["message"] == "internal error: ZeroDivisionError: oops"  # type: ignore[index]
+
+
+def _dies(document: dict[str, Any]) -> dict[str, Any]:
+    if document["seed"] == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"figures": {"seed": document["seed"]}, "error": None}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # newer Pythons warn of forking beside threads
+def test_a_point_whose_process_dies_is_found_and_the_rest_goes_on(
+    scenario: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "simulate_point", _dies)
+    monkeypatch.setattr(module.multiprocessing, "get_context", lambda _: _fork())
+    sweep = plan(scenario, "seed=0..4:1")
+    sweep.execute(2)
+    assert [outcome["error"] is None for outcome in sweep.outcomes if outcome] == [
+        True,
+        False,
+        True,
+        True,
+        True,
+    ]
+    assert "died" in sweep.outcomes[1]["error"]["message"]  # type: ignore[index]
+
+
+def _fork() -> Any:
+    """Functions of this file are not importable in a spawned process; a forked one has them."""
+    import multiprocessing.context
+
+    return multiprocessing.context.ForkContext()
+
+
+def test_an_interruption_keeps_what_is_done(scenario: str) -> None:
+    sweep = plan(scenario, "seed=0,1,2")
+
+    def enough(done: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        sweep.execute(1, enough)
+    document = sweep.document([])
+    assert not document["complete"]
+    assert [row["status"] for row in document["points"]] == ["done", "done", "not run"]
+    assert document["points"][2]["figures"] is document["points"][2]["error"] is None
+
+
+def test_standard_input_is_no_trace_of_a_sweep(scenario: str) -> None:
+    with pytest.raises(UsageError, match="standard input can be read once"):
+        Sweep(scenario, [parse_axis("seed=0,1")], flags={"workload.trace": "-"})
+
+
+def test_nothing_varied_is_no_sweep(scenario: str) -> None:
+    with pytest.raises(UsageError, match="nothing is varied"):
+        plan(scenario)
+
+
+def test_no_ensemble_is_simulated(scenario: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows have no intervals, so the eight simulations around each run would be for nothing."""
+    asked = []
+    monkeypatch.setattr(Run, "execute", lambda run, **_: asked.append(run.scenario.accuracy.ensemble))
+    plan(scenario, "seed=0,1", assignments=["accuracy.ensemble=4"]).execute()
+    assert asked == [0, 0]
+
+
+def test_bytes_moved_are_what_strategies_call_so() -> None:
+    def metric(name: str, value: object, unit: str = "bytes") -> dict[str, object]:
+        return {"name": name, "value": value, "unit": unit, "meaning": ""}
+
+    sections = {
+        "tiers": [metric("moved_bytes", 10), metric("kept_bytes", 99), metric("moved_bytes_host", 5)],
+        "other": [metric("moved_bytes", None), metric("moved_bytes", 7, "blocks")],
+    }
+    assert moved_bytes(sections) == 15
