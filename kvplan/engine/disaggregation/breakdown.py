@@ -1,0 +1,102 @@
+"""What disaggregation costs and brings: the first token taken apart, bytes, stalls."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterator
+
+from kvplan.engine.disaggregation.fabric import Fabric
+from kvplan.engine.disaggregation.journey import FirstToken, Journey
+from kvplan.engine.recorder import Metric
+
+PARTS = {
+    "queue": "from arrival until the prefill instance begins",
+    "prefill": "computing the prompt, preemption included",
+    "transfer": "until the cache is on the decode instance, waiting for its blocks included",
+    "first_decode": "until the decode instance has sampled its first token",
+}
+"""Parts of the way to the first token, in order. They follow each other without a gap."""
+
+
+class Breakdown:
+    """Collects finished journeys.
+
+    Attributes:
+        parts: seconds of each part, one entry a request that was handed over.
+        room_s: seconds each of them waited, computed, for blocks of the decode instance.
+    """
+
+    def __init__(self, first_token: FirstToken) -> None:
+        self.first_token = first_token
+        self.parts = {name: array("d") for name in PARTS}
+        self.room_s = array("d")
+        self.lost = 0
+        self.alone = 0
+
+    def add(self, journey: Journey, decoded_s: float) -> None:
+        """A request that the decode instance served; its first token there came at ``decoded_s``."""
+        marks = (
+            journey.request.arrival_s, journey.scheduled_s, journey.prefilled_s, journey.arrived_s, decoded_s,
+        )  # fmt: skip
+        for number, name in enumerate(PARTS):
+            self.parts[name].append(marks[number + 1] - marks[number])
+        self.room_s.append(max(0.0, journey.reserved_s - journey.prefilled_s) if journey.refused else 0.0)
+        self.lost += journey.lost
+
+    def metrics(self) -> Iterator[Metric]:
+        """Mean, median and 99th percentile of every part, then what waiting for room cost."""
+        inside = "part of TTFT"
+        for name, meaning in PARTS.items():
+            if self.first_token is FirstToken.PREFILL and name == "transfer":
+                inside = "after the first token, which comes from the prefill instance"
+            yield from _spread(f"ttft_{name}", self.parts[name], f"{meaning}; {inside}")
+        waited = [seconds for seconds in self.room_s if seconds > 0]
+        yield Metric("back_pressured", len(waited), "requests", "computed, then waited for decode blocks")
+        yield from _spread(
+            "back_pressure", self.room_s, "of the transfer: waiting for blocks of the decode instance"
+        )
+        yield Metric(
+            "recomputed", self.lost, "requests",
+            "preempted by the prefill instance before they were sent; computed by the decode instance",
+        )  # fmt: skip
+        if self.alone:
+            yield Metric(
+                "finished_at_prefill", self.alone, "requests", "one token asked for: nothing to hand over"
+            )
+
+
+def link_metrics(fabric: Fabric, makespan_s: float, hit_bytes: int) -> Iterator[Metric]:
+    """Bytes and how busy the link's adapters were."""
+    sent, received = fabric.link_busy_s()
+    yield Metric("moved_bytes", fabric.moved_bytes, "bytes", "over the link, as they travel")
+    yield Metric("kept_bytes", hit_bytes, "bytes", "not sent: in the decode instance's prefix cache")
+    for name, busy, ends in (
+        ("prefill", sent, len(fabric.senders)), ("decode", received, len(fabric.receivers)),
+    ):  # fmt: skip
+        share = busy / (makespan_s * ends) if makespan_s > 0 else 0.0
+        yield Metric(
+            f"link_utilisation_{name}",
+            share,
+            "1",
+            f"time the {name} instances' adapters carry, of the makespan",
+        )
+
+
+def _spread(name: str, values: array[float], meaning: str) -> Iterator[Metric]:
+    data = sorted(values)
+    mean = math.fsum(data) / len(data) if data else None
+    yield Metric(f"{name}_mean", mean, "s", meaning)
+    for percent in (50, 99):
+        yield Metric(f"{name}_p{percent}", _quantile(data, percent / 100), "s", meaning)
+
+
+def _quantile(data: list[float], share: float) -> float | None:
+    """Linear interpolation between the closest ranks, as the latencies of a result are."""
+    if not data:
+        return None
+    rank = share * (len(data) - 1)
+    below = math.floor(rank)
+    if below + 1 >= len(data):
+        return data[-1]
+    return min(data[below + 1], data[below] + (data[below + 1] - data[below]) * (rank - below))

@@ -1,0 +1,177 @@
+"""A decode instance: reserves blocks for a prompt, waits until its KV has come, and decodes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.disaggregation.journey import Journey, journey_of
+from kvplan.engine.live import LiveRequest
+from kvplan.engine.plan import StepPlan
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder
+from kvplan.engine.remote.replica import RemoteReplica
+from kvplan.engine.remote.scheduler import RemoteScheduler
+from kvplan.engine.remote.source import UNKNOWN, KvSource
+from kvplan.engine.replacement.foresight import Foresight
+from kvplan.engine.replica import Replica
+from kvplan.traces.request import Request
+
+
+class DecodeEvents(Protocol):
+    """What others need to know; called during ``advance``, for things that happen at the time given."""
+
+    def reserved(self, journey: Journey, hit_blocks: int, refused: bool, now: float) -> None:
+        """Blocks for the prompt are there; ``hit_blocks`` of them with content, from the prefix cache.
+
+        ``refused``: there were not enough of them when the request came.
+        """
+        ...
+
+    def finished(self, journey: Journey, request: LiveRequest, now: float) -> None:
+        """The last token was sampled."""
+        ...
+
+
+class DecodeScheduler(RemoteScheduler):
+    """Every request that is new here waits for its KV, even if all of it should be cached already.
+
+    Attributes:
+        looks: ``schedule()`` calls; came: how many there had been when a request came that has no blocks yet.
+    """
+
+    def __init__(
+        self, config: EngineConfig, source: KvSource, *, keep_schedule: bool, foresight: Foresight | None
+    ) -> None:
+        super().__init__(config, source, keep_schedule=keep_schedule, foresight=foresight)
+        self.looks = 0
+        self.came: dict[LiveRequest, int] = {}
+
+    def add(self, request: LiveRequest) -> None:
+        """See the base class."""
+        super().add(request)
+        journey = journey_of(request)
+        journey.offered = request
+        if not journey.lost:
+            self.came[request] = self.looks
+
+    def schedule(self) -> StepPlan:
+        """See the base class."""
+        self.looks += 1
+        return super().schedule()
+
+    def _fetchable(self, request: LiveRequest, start: int) -> int:
+        journey = journey_of(request)
+        if journey.lost or journey.reserved_s >= 0:
+            return 0  # computed here: lost on the way, or preempted after it had come
+        return max(1, min(journey.request.prompt_tokens, request.num_tokens) - start)
+
+    def withdraw(self, request: LiveRequest) -> None:
+        """A prompt will not come after all: forget its request, give back what was reserved."""
+        self.version += 1
+        if request not in self.queue.loading:
+            self.queue.remove(request)
+            del self.came[request]
+            return
+        del self.queue.loading[request]
+        self.index.release(request, request.blocks)
+        request.blocks = 0
+
+
+class DecodeReplica(RemoteReplica):
+    """One instance of the decode pool; it is its own ``KvSource``, and others say when a load ends.
+
+    Attributes:
+        expected: requests that have no blocks yet; as long as there are some, others wait for what it does.
+        parked: nothing runs and nothing fits, until something reaches it.
+    """
+
+    def __init__(
+        self, config: EngineConfig, latency: LatencyModel, recorder: Recorder, events: DecodeEvents
+    ) -> None:
+        self.decode: DecodeScheduler
+        super().__init__(config, latency, recorder, self)
+        self.events = events
+        self.expected = 0
+        self.parked = False
+        self._reserved = False
+
+    def make_scheduler(self, foresight: Foresight | None) -> RemoteScheduler:
+        """See ``RemoteReplica``."""
+        self.decode = DecodeScheduler(self.config, self, keep_schedule=self.logging, foresight=foresight)
+        return self.decode
+
+    @property
+    def next_s(self) -> float:
+        """Others notice nothing of what it does before this time; infinite while nobody waits for it."""
+        return self.clock if self.expected and not self.parked else float("inf")
+
+    def advance(self, until: float) -> None:
+        """As ``Replica``, up to the step in which blocks were reserved: then others may have to act first."""
+        Replica.advance(self, until)
+
+    def catch_up(self, now: float) -> None:
+        """Bring it to ``now``, when something reaches it. ``next_s`` must not be before that."""
+        if not self.parked:
+            self.advance(now)
+        self.parked = False
+        if self.clock < now and not self._in_flight:
+            self.clock = now
+
+    # -- what reaches it --------------------------------------------------------------------------------
+
+    def offer(self, journey: Journey, request: Request) -> None:
+        """A request whose KV will come, or (``journey.lost``) that is to be computed here."""
+        self.push(request)
+        self.expected += not journey.lost
+
+    def some_request(self) -> str:
+        """The id of a request that is not finished."""
+        holders = (*self.scheduler.running, *self.remote.queue.holders)
+        return (holders[0] if holders else self.remote.queue.head()).request.id
+
+    def arrived(self, request: LiveRequest, now: float) -> None:
+        """All KV of a request with blocks is there."""
+        load = self.remote.queue.loading[request]
+        load.done_s = now
+        self.remote.arrived(load)
+
+    def withdraw(self, request: LiveRequest) -> None:
+        """The KV of a request will not come."""
+        self.expected -= request not in self.remote.queue.loading
+        self.decode.withdraw(request)
+
+    # -- KvSource ---------------------------------------------------------------------------------------
+
+    def lookup(self, request: LiveRequest, start: int) -> int:
+        """See ``KvSource``; the scheduler asks the journey itself."""
+        return self.decode._fetchable(request, start)
+
+    def fetch(self, request: LiveRequest, start: int, tokens: int, now: float) -> float:
+        """See ``KvSource``."""
+        self.expected -= 1
+        self._reserved = True
+        refused = self.decode.looks - self.decode.came.pop(request) > 1
+        self.events.reserved(journey_of(request), start // self.config.block_size, refused, now)
+        return UNKNOWN
+
+    # -- what a plain instance does not do --------------------------------------------------------------
+
+    def _planned(self, plan: StepPlan, clock: float, until: float) -> float:
+        until = super()._planned(plan, clock, until)
+        if self._reserved:
+            self._reserved = False
+            return clock
+        return until
+
+    def _nothing_fits(self, clock: float) -> None:
+        super()._nothing_fits(clock)
+        self._reserved = False
+        self.parked = True
+
+    def _deliver(self, plan: StepPlan, clock: float) -> None:
+        for request in plan.first:
+            request.first_token_s = clock
+        self.scheduler.deliver(plan)
+        for request in plan.finish:
+            self.events.finished(journey_of(request), request, clock)

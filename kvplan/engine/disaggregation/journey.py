@@ -1,0 +1,123 @@
+"""One request on its way through both pools."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+from kvplan.engine.disaggregation.pipeline import Flow
+from kvplan.traces.request import Request, TokenRuns
+
+if TYPE_CHECKING:
+    from kvplan.engine.live import LiveRequest
+
+UNSET = -1.0
+
+
+class FirstToken(Enum):
+    """Which first token the client sees.
+
+    ``DECODE``: the prefill instance's token is thrown away and the decode instance samples it again from the
+    last prompt token (vLLM). ``PREFILL``: the prefill instance's token goes to the client and, with the
+    cache, to the decode instance, which goes on with the second (DistServe, Mooncake, SGLang).
+    """
+
+    DECODE = "decode"
+    PREFILL = "prefill"
+
+
+class Chunk(NamedTuple):
+    """Computed KV that can be sent: when its pieces were there, and how many blocks of the prompt it ends."""
+
+    flow: Flow
+    blocks: int
+    final: bool
+
+
+class Journey:
+    """What happened to one request; times are ``UNSET`` until they are known.
+
+    Attributes:
+        prefill, decode: the instances; ``decode`` is -1 as long as none was chosen.
+        attempt: rises when the prefill instance preempts it: what it had computed is gone.
+        chunks: computed and not yet sent; sent_blocks: blocks of the prompt that are sent or were there.
+        hit_blocks: those that were there: in the decode instance's prefix cache.
+        refused: the decode instance had no blocks for it when it came.
+        held, offered: the request as the two instances know it: finished with its blocks, and waiting.
+        lost: the prefill instance gave its blocks away before they could be sent: nothing is moved, and the
+            decode instance computes the prompt again.
+        scheduled_s, prefilled_s, reserved_s, arrived_s, first_token_s: admitted by the prefill instance,
+            prompt computed, blocks reserved by the decode instance, cache there, first token at the client.
+    """
+
+    __slots__ = (
+        "arrived_s", "attempt", "cached_tokens", "chunks", "decode", "first_token_s", "held", "hit_blocks",
+        "lost", "offered", "preemptions", "prefill", "prefilled_s", "refused", "request", "reserved_s",
+        "scheduled_s", "sent_blocks",
+    )  # fmt: skip
+
+    def __init__(self, request: Request, prefill: int) -> None:
+        self.request = request
+        self.prefill = prefill
+        self.decode = -1
+        self.attempt = 0
+        self.chunks: list[Chunk] = []
+        self.sent_blocks = self.hit_blocks = 0
+        self.lost = self.refused = False
+        self.held: LiveRequest | None = None
+        self.offered: LiveRequest | None = None
+        self.cached_tokens = self.preemptions = 0
+        self.scheduled_s = self.prefilled_s = self.reserved_s = self.arrived_s = self.first_token_s = UNSET
+
+    def before(self) -> StageRequest:
+        """What the prefill instance is asked for: the prompt and one token."""
+        request = self.request
+        return _stage(request, self, output=_cut(request.output, 1)[0], output_tokens=1)
+
+    def after(self, now: float, first_token: FirstToken) -> StageRequest:
+        """What the decode instance is asked for, from ``now`` on."""
+        request = self.request
+        if first_token is FirstToken.DECODE:
+            return _stage(request, self, arrival_s=now)
+        first, rest = _cut(request.output, 1)
+        return _stage(
+            request, self, arrival_s=now, prompt=(*request.prompt, *first),
+            prompt_tokens=request.prompt_tokens + 1, output=rest, output_tokens=request.output_tokens - 1,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class StageRequest(Request):
+    """A request as one of the two instances sees it."""
+
+    journey: Journey | None = None
+
+
+def journey_of(live: LiveRequest) -> Journey:
+    """The journey a request of an instance belongs to."""
+    facts = live.request
+    assert isinstance(facts, StageRequest)
+    assert facts.journey is not None
+    return facts.journey
+
+
+def _stage(request: Request, journey: Journey, **changes: object) -> StageRequest:
+    whole = StageRequest(
+        request.id, request.arrival_s, request.prompt, request.prompt_tokens, request.output,
+        request.output_tokens, request.priority, request.session, journey,
+    )  # fmt: skip
+    return replace(whole, **changes)  # type: ignore[arg-type]
+
+
+def _cut(runs: TokenRuns, tokens: int) -> tuple[TokenRuns, TokenRuns]:
+    """The first ``tokens`` tokens, and the rest."""
+    head: list[tuple[int, int]] = []
+    for number, (start, length) in enumerate(runs):
+        if length > tokens:
+            if tokens:
+                head.append((start, tokens))
+            return tuple(head), ((start + tokens, length - tokens), *runs[number + 1 :])
+        head.append((start, length))
+        tokens -= length
+    return tuple(head), ()

@@ -1,0 +1,42 @@
+"""Equal pieces that pass through a stage one after the other, each when it is there.
+
+Layer-by-layer streaming is a line of such stages: the model computes layers, a link carries them. Piece l of
+n leaves a stage that needs x seconds a piece at::
+
+    c_l = max(r_l, c_(l-1)) + x                    r_l when it came, c_0 when the stage was free
+
+If pieces come evenly, or ever more slowly (r convex in l), the first and the last one say it all::
+
+    c_n = max(max(r_1, c_0) + n x, r_n + x)
+
+and what leaves is convex again, so stages can be put behind each other. With layers computed in p seconds
+each and a free link this is  max(n p, n x) + min(p, x):  the longer of prefill and transfer, and one layer.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Flow(NamedTuple):
+    """``pieces`` that come (or leave) from ``first_s`` to ``last_s``, evenly or ever more slowly."""
+
+    first_s: float
+    last_s: float
+    pieces: int = 1
+
+
+def through(flow: Flow, free_s: float, piece_s: float) -> tuple[Flow, float]:
+    """The flow behind a stage, and until when the stage was needed.
+
+    The stage serves others in the gaps between pieces, so it is taken for as long as it works and not until
+    the last piece has left.
+
+    Args:
+        free_s: when the stage is free.
+        piece_s: seconds it needs for a piece.
+    """
+    begun = flow.first_s if flow.first_s > free_s else free_s
+    taken = begun + flow.pieces * piece_s
+    last = flow.last_s + piece_s
+    return Flow(begun + piece_s, last if last > taken else taken, flow.pieces), taken

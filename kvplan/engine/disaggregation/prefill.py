@@ -1,0 +1,182 @@
+"""A prefill instance: computes prompts, samples one token each, keeps their blocks until they are sent."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.disaggregation.journey import Journey, journey_of
+from kvplan.engine.live import LiveRequest, Status
+from kvplan.engine.plan import StepPlan
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder
+from kvplan.engine.replica import Replica
+from kvplan.engine.scheduler_vllm import VllmScheduler
+
+
+class PrefillEvents(Protocol):
+    """What others need to know; called during ``advance``, for things that happen at the time given."""
+
+    def scheduled(self, journey: Journey, now: float) -> None:
+        """The instance began (again) to compute a prompt; only reported when streaming by layer."""
+        ...
+
+    def preempted(self, journey: Journey, now: float) -> None:
+        """Everything computed so far is gone; only reported when streaming by layer."""
+        ...
+
+    def computed(
+        self, journey: Journey, attempt: int, span: tuple[float, float], tokens: int, cached: int
+    ) -> None:
+        """A step from ``span[0]`` to ``span[1]`` computed the prompt up to ``tokens``; reported as above.
+
+        ``cached`` of them were in the prefix cache when the prompt was begun in this step.
+        """
+        ...
+
+    def prefilled(self, journey: Journey, now: float) -> None:
+        """The prompt is computed and its token sampled; ``journey.held`` is None if its blocks are gone."""
+        ...
+
+
+class PrefillScheduler(VllmScheduler):
+    """Finished requests keep their blocks until ``release``."""
+
+    def __init__(self, config: EngineConfig, *, keep_schedule: bool) -> None:
+        super().__init__(config, keep_schedule=keep_schedule)
+        self.held: dict[LiveRequest, None] = {}
+        self.set_back: list[LiveRequest] = []
+        """Requests preempted in this ``schedule()`` call."""
+
+    def _finish(self, request: LiveRequest) -> None:
+        if request.status is not Status.RUNNING:
+            # Preempted while its token was in flight: there is nothing left to send.
+            super()._finish(request)
+            return
+        self.version += 1
+        del self.running[request]
+        if self.caching:
+            self.index.publish(request, request.prompt_tokens // self.block_size)
+        request.status = Status.FINISHED
+        self.held[request] = None
+
+    def release(self, request: LiveRequest) -> None:
+        """The blocks of a finished request have been sent."""
+        del self.held[request]
+        self.version += 1
+        self.index.release(request, request.blocks)
+        request.blocks = 0
+
+    def preempt(self, request: LiveRequest, taken_back: int) -> None:
+        """As the base class; whoever receives its layers must know."""
+        super().preempt(request, taken_back)
+        self.set_back.append(request)
+
+
+class PrefillReplica(Replica):
+    """One instance of the prefill pool.
+
+    ``advance`` plans at most one step a call, so that whatever follows from a step is known to all before
+    anybody goes on.
+
+    Attributes:
+        parked_s: since when nothing fits because blocks are held; None while there is something to do.
+        stalled_s: how long it was like that in all.
+        peak_held: most requests computed and not yet sent.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        latency: LatencyModel,
+        recorder: Recorder,
+        events: PrefillEvents,
+        *,
+        layers: bool,
+    ) -> None:
+        super().__init__(config, latency, recorder)
+        self.prefill = PrefillScheduler(config, keep_schedule=layers or self.logging)
+        self.scheduler = self.prefill
+        self.events = events
+        self.layers = layers
+        self.parked_s: float | None = None
+        self.stalled_s = 0.0
+        self.peak_held = 0
+        self._free_s = 0.0
+        self._seconds = 0.0
+        self._streams: dict[StepPlan, tuple[float, list[tuple[LiveRequest, int, int, int]]]] = {}
+
+    @property
+    def next_s(self) -> float:
+        """Others notice nothing of what it does before this time; infinite while it waits itself."""
+        if self.parked_s is None and self.scheduler.has_requests:
+            return self.clock
+        return self._in_flight[0][1] if self._in_flight else float("inf")
+
+    def catch_up(self, now: float) -> None:
+        """Bring it to ``now``, when something reaches it. ``next_s`` must not be before that."""
+        if self.parked_s is not None:
+            self.stalled_s += now - self.parked_s
+            self.parked_s = None
+        elif not self.scheduler.has_requests:
+            self.advance(now)
+        if self.clock < now and not self._in_flight:
+            self.clock = now
+
+    def some_request(self) -> str:
+        """The id of a request that is not finished."""
+        for request in self.scheduler.running:
+            return request.request.id
+        return self.scheduler.waiting.head().request.id
+
+    def release(self, request: LiveRequest) -> None:
+        """The cache of a finished request has been sent."""
+        self.prefill.release(request)
+
+    # -- what a plain instance does not do --------------------------------------------------------------
+
+    def _step_seconds(self, plan: StepPlan) -> float:
+        self._seconds = super()._step_seconds(plan)
+        return self._seconds
+
+    def _planned(self, plan: StepPlan, clock: float, until: float) -> float:
+        super()._planned(plan, clock, until)
+        scheduler = self.prefill
+        if self.layers:
+            for request in scheduler.set_back:
+                self.events.preempted(journey_of(request), clock)
+        scheduler.set_back = []
+        if self.layers and plan.batch.scheduled_tokens:
+            begun = clock if clock > self._free_s else self._free_s
+            self._free_s = begun + self._seconds
+            self._streams[plan] = begun, [self._chunk(*item, clock) for item in plan.scheduled]
+        return clock
+
+    def _chunk(self, request: LiveRequest, tokens: int, clock: float) -> tuple[LiveRequest, int, int, int]:
+        """What a step computes: attempt, tokens computed after it, tokens cached before the first."""
+        journey = journey_of(request)
+        cached = 0
+        if journey.offered is None:
+            self.events.scheduled(journey, clock)
+            cached = request.computed - tokens
+        return request, journey.attempt, request.computed, cached
+
+    def _nothing_fits(self, clock: float) -> None:
+        if not self.prefill.held:
+            super()._nothing_fits(clock)
+        self.parked_s = clock
+
+    def _deliver(self, plan: StepPlan, clock: float) -> None:
+        self.scheduler.deliver(plan)
+        if self.layers and plan.batch.scheduled_tokens:
+            begun, chunks = self._streams.pop(plan)
+            for request, attempt, tokens, cached in chunks:
+                self.events.computed(journey_of(request), attempt, (begun, clock), tokens, cached)
+        for request in plan.finish:
+            journey = journey_of(request)
+            journey.scheduled_s = request.scheduled_s
+            journey.cached_tokens = request.cached_tokens
+            journey.preemptions = request.preemptions
+            journey.held = request if request in self.prefill.held else None
+            self.events.prefilled(journey, clock)
+        self.peak_held = max(self.peak_held, len(self.prefill.held))

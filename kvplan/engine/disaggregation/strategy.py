@@ -1,0 +1,107 @@
+"""Disaggregation as a strategy: what a scenario fixes, and the engine it makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.disaggregation.engine import DisaggregatedEngine, Pool
+from kvplan.engine.disaggregation.fabric import Stage
+from kvplan.engine.disaggregation.journey import FirstToken
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder
+from kvplan.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPlan:
+    """One pool; options and clock are those of the deployment where they are None."""
+
+    instances: int = 1
+    router: str = "round-robin"
+    config: EngineConfig | None = None
+    latency: LatencyModel | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Disaggregation:
+    """Prefill and decode on separate instances.
+
+    Args:
+        prefill, decode: the pools.
+        route: stages from a prefill to a decode instance, one of which is the link.
+        block_bytes: KV bytes of a block as stored, over all layers and GPUs of an instance.
+        layers: layers the model has, for streaming layer by layer; 0 sends whole caches.
+        first_token: which one the client sees.
+    """
+
+    route: tuple[Stage, ...]
+    block_bytes: int
+    prefill: PoolPlan = PoolPlan()
+    decode: PoolPlan = PoolPlan()
+    layers: int = 0
+    first_token: FirstToken = FirstToken.DECODE
+
+    @property
+    def name(self) -> str:
+        """As a scenario calls it."""
+        return "disaggregation"
+
+    def pools(self, config: EngineConfig) -> tuple[EngineConfig, ...]:
+        """The options of every instance, when those of the deployment are ``config``."""
+        return tuple(
+            plan.config or config for plan in (self.prefill, self.decode) for _ in range(plan.instances)
+        )
+
+    def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> DisaggregatedEngine:
+        """See ``Strategy``.
+
+        Raises:
+            UsageError: no instances, a pool of several layer groups, an eviction policy that needs the
+                future, pools of different block sizes.
+            UnknownName: no such routing policy.
+        """
+        pools = []
+        for name, plan in (("prefill", self.prefill), ("decode", self.decode)):
+            if plan.instances < 1:
+                raise UsageError(
+                    f"the {name} pool has {plan.instances} instances; it needs at least one",
+                    where=f"disaggregation.{name}.instances",
+                )
+            pools.append(Pool(plan.config or config, plan.latency or latency, plan.instances, plan.router))
+        for pool in pools:
+            _check(pool.config)
+        sizes = {pool.config.block_size for pool in pools}
+        if len(sizes) > 1:
+            raise UsageError(
+                f"the pools have blocks of {' and '.join(map(str, sorted(sizes)))} tokens; caches are sent "
+                "block by block",
+                where="disaggregation",
+                hint="give both pools the same block size",
+            )
+        before, after = pools
+        return DisaggregatedEngine(
+            before,
+            after,
+            recorder,
+            route=self.route,
+            layers=self.layers,
+            block_bytes=self.block_bytes,
+            first_token=self.first_token,
+        )
+
+
+def _check(config: EngineConfig) -> None:
+    if len(config.groups) != 1 or config.groups[0].kind != "full":
+        kinds = ", ".join(group.kind for group in config.groups)
+        raise UsageError(
+            f"disaggregation is simulated for models with full attention only, not for layer groups {kinds}",
+            where="disaggregation",
+            hint="--set 'cache.groups=[{kind: full}]' sends every layer's whole cache",
+        )
+    if config.eviction == "belady":
+        raise UsageError(
+            "belady looks at the requests to come, which no instance of a pool knows",
+            where="cache.eviction",
+            hint="use lru, or belady without disaggregation",
+        )

@@ -1,0 +1,194 @@
+"""Laws of disaggregation under any pressure: conservation, causality, progress, and the first token's parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+from audited import Audited
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from workloads import cases
+
+import kvplan.engine.disaggregation.engine as engines
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.disaggregation.breakdown import PARTS
+from kvplan.engine.disaggregation.decode import DecodeReplica
+from kvplan.engine.disaggregation.engine import DisaggregatedEngine
+from kvplan.engine.disaggregation.fabric import Stage
+from kvplan.engine.disaggregation.journey import FirstToken
+from kvplan.engine.disaggregation.prefill import PrefillReplica
+from kvplan.engine.disaggregation.strategy import Disaggregation, PoolPlan
+from kvplan.engine.live import LiveRequest
+from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.router import ROUTERS
+from kvplan.latency.linear import LinearLatency
+from kvplan.traces.request import Request
+
+CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
+MOST_CALLS = 20_000
+"""Far more than any of these workloads needs: an engine that gets there makes no progress."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Bytes a second, and a fixed time each."""
+
+    rate: float
+    latency_s: float
+
+    def seconds(self, size: int, /) -> float:
+        return self.latency_s + size / self.rate
+
+
+class AuditedPrefill(Audited, PrefillReplica):
+    """Checks its books before and after every delivery and release."""
+
+    calls = 0
+
+    def advance(self, until: float) -> None:
+        self.calls += 1
+        assert self.calls < MOST_CALLS
+        super().advance(until)
+
+    def _holders(self) -> list[LiveRequest]:
+        return [*self.scheduler.running, *self.prefill.held]
+
+    def release(self, request: LiveRequest) -> None:
+        self.audit()
+        super().release(request)
+        self.audit()
+
+
+class AuditedDecode(Audited, DecodeReplica):
+    """Checks its books before and after every delivery and whatever reaches it."""
+
+    calls = 0
+
+    def advance(self, until: float) -> None:
+        self.calls += 1
+        assert self.calls < MOST_CALLS
+        super().advance(until)
+
+    def _holders(self) -> list[LiveRequest]:
+        return [*self.scheduler.running, *self.remote.queue.holders]
+
+    def arrived(self, request: LiveRequest, now: float) -> None:
+        self.audit()
+        super().arrived(request, now)
+        self.audit()
+
+    def withdraw(self, request: LiveRequest) -> None:
+        self.audit()
+        super().withdraw(request)
+        self.audit()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _audited():  # type: ignore[no-untyped-def]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engines, "PrefillReplica", AuditedPrefill)
+        patch.setattr(engines, "DecodeReplica", AuditedDecode)
+        yield
+
+
+@st.composite
+def strategies(draw: st.DrawFn, config: EngineConfig) -> Disaggregation:
+    """Pools down to the smallest that can serve a request at all, links from none to hopeless."""
+    least = -(-config.max_model_len // config.block_size) + 1
+
+    def pool() -> PoolPlan:
+        blocks = draw(st.sampled_from([least, least + 1, least + 3, config.num_blocks]))
+        seats = draw(st.sampled_from([1, 2, config.max_num_seqs]))
+        return PoolPlan(
+            draw(st.integers(1, 3)), draw(st.sampled_from(ROUTERS.names())),
+            replace(config, num_blocks=max(least, blocks), max_num_seqs=seats), CLOCK,
+        )  # fmt: skip
+
+    carrier = Line(draw(st.sampled_from([1e3, 1e5, 1e9, float("inf")])), draw(st.sampled_from([0.0, 1e-4, 0.02])))
+    route = [Stage("link", carrier, prefill=True, decode=True, ratio=draw(st.sampled_from([1.0, 0.5])), link=True)]
+    if draw(st.booleans()):
+        route = [Stage("out", carrier, prefill=True), *route, Stage("in", carrier, decode=True)]
+    return Disaggregation(
+        tuple(route), 100, pool(), pool(), draw(st.sampled_from([0, 0, 1, 4, 32])),
+        draw(st.sampled_from(list(FirstToken))),
+    )  # fmt: skip
+
+
+@st.composite
+def deployments(draw: st.DrawFn) -> tuple[EngineConfig, Disaggregation, list[Request]]:
+    config, requests = draw(cases())
+    return config, draw(strategies(config)), requests
+
+
+def play(
+    config: EngineConfig, strategy: Disaggregation, requests: list[Request]
+) -> tuple[list[RequestRow], Recorder, DisaggregatedEngine]:
+    rows: list[RequestRow] = []
+    recorder = Recorder(on_request=rows.append)
+    engine = strategy.engine(config, CLOCK, recorder)
+    engine.run(requests)
+    engine.close()
+    return rows, recorder, engine
+
+
+@settings(max_examples=400, deadline=None, database=None, derandomize=True,
+          suppress_health_check=list(HealthCheck))  # fmt: skip
+@given(deployments())
+def test_every_request_gets_through(case: tuple[EngineConfig, Disaggregation, list[Request]]) -> None:
+    """Watchdog, conservation in both pools, causality, and that the parts of a first token are all of it."""
+    config, strategy, requests = case
+    rows, recorder, engine = play(config, strategy, requests)
+    totals = recorder.totals
+    assert totals.requests == len(requests) == totals.finished + totals.rejected
+    assert totals.unfinished == 0
+    assert sorted(row.id for row in rows) == sorted({row.id for row in rows})
+    for row in rows:
+        assert row.arrival_s <= row.scheduled_s < row.first_token_s <= row.finish_s
+    for replica in (*engine.prefills, *engine.decodes):
+        assert isinstance(replica, (AuditedPrefill, AuditedDecode))
+        replica.audit()
+        assert replica.scheduler.free_blocks == replica.config.usable_blocks, "nobody holds anything any more"
+    parts = engine.breakdown.parts
+    assert all(seconds >= 0 for part in parts.values() for seconds in part)
+    handed = sum(len(part) for part in parts.values()) // len(PARTS)
+    assert handed + engine.breakdown.alone == totals.finished
+    if strategy.first_token is FirstToken.DECODE:
+        ttft = sorted(map(sum, zip(*parts.values(), strict=True)))
+        assert ttft == pytest.approx(sorted(recorder.ttft_s), abs=1e-9)
+
+
+@settings(max_examples=60, deadline=None, database=None, derandomize=True,
+          suppress_health_check=list(HealthCheck))  # fmt: skip
+@given(deployments())
+def test_runs_repeat_exactly(case: tuple[EngineConfig, Disaggregation, list[Request]]) -> None:
+    config, strategy, requests = case
+    first, second = play(config, strategy, requests), play(config, strategy, requests)
+    assert first[0] == second[0]
+    assert first[1].totals.to_dict() == second[1].totals.to_dict()
+    assert first[1].sections == second[1].sections
+
+
+@settings(max_examples=60, deadline=None, database=None, derandomize=True,
+          suppress_health_check=list(HealthCheck))  # fmt: skip
+@given(cases(), st.integers(1, 40))
+def test_a_lone_request_takes_what_the_engine_takes_and_a_step(
+    case: tuple[EngineConfig, list[Request]], apart: int
+) -> None:
+    """An infinitely fast link, requests far apart: the prompt as in a plain engine, then one step a token."""
+    from kvplan.engine.replica import Replica
+
+    config, requests = case
+    config = replace(config, async_scheduling=False, enable_prefix_caching=False, max_num_seqs=1)
+    alone = [replace(item, arrival_s=100.0 * number * apart) for number, item in enumerate(requests)]
+    free = Stage("link", Line(float("inf"), 0.0), prefill=True, decode=True, link=True)
+    split, _, _ = play(config, Disaggregation((free,), 100), alone)
+    rows: list[RequestRow] = []
+    plain = Replica(config, CLOCK, Recorder(on_request=rows.append))
+    plain.run(alone)
+    for ours, theirs in zip(split, rows, strict=True):
+        assert ours.scheduled_s == theirs.scheduled_s
+        # The last prompt token is computed again, with the whole prompt as context.
+        again = 5e-3 + 2e-5 * 1
+        assert ours.first_token_s - theirs.first_token_s == pytest.approx(again, abs=1e-9)
+        assert ours.finish_s - ours.first_token_s == pytest.approx(theirs.finish_s - theirs.first_token_s, abs=1e-9)
