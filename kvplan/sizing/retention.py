@@ -6,7 +6,10 @@ transformers     ``DynamicCache``: window - 1 tokens, exact lengths, no blocks
 vllm             window - 1 + tokens in flight, in blocks, plus one: a window may start inside a block
 sglang           window + tokens in flight, in pages
 streaming:S+W    the first S tokens (attention sinks) and the W most recent (StreamingLLM)
-h2o:R            a heavy-hitter budget: the fraction R of the context, on every layer that keeps it all
+h2o:R            a heavy-hitter budget: the fraction R of the context, on every layer that keeps it all;
+                 a whole number above 1 is a budget in tokens
+snapkv:R         the fraction R of a prompt once it is computed, at least its last 32 tokens; a context is
+                 taken to be all prompt
 ================ =================================================================================
 
 In flight: tokens scheduled but not settled, ``max_num_batched_tokens`` per concurrent batch; blocks that fall
@@ -26,18 +29,28 @@ from kvplan.sizing.stores import Store
 from kvplan.units import parse_tokens
 
 ENGINES: tuple[Engine, ...] = get_args(Engine)
-POLICIES = (*ENGINES, "streaming:S+W", "h2o:R")
+POLICIES = (*ENGINES, "streaming:S+W", "h2o:R", "snapkv:R")
+
+OBSERVATION_WINDOW = 32
+"""Tokens at the end of a prompt by which SnapKV judges the others, and which it always keeps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """A retention policy. ``engine``: whose layouts and state dtypes; the rest bounds the context."""
+    """A retention policy. ``engine``: whose layouts and state dtypes; the rest bounds the context.
+
+    Attributes:
+        sink, recent: first and most recent tokens kept; both 0: no such bound.
+        budget: fraction of the context kept.
+        least: tokens kept whatever the fraction says.
+    """
 
     name: str
     engine: Engine
     sink: int = 0
     recent: int = 0
     budget: Fraction | None = None
+    least: int = 0
 
     def context_kept(self, tokens: int) -> int:
         """Tokens kept of a layer that would keep the whole context."""
@@ -45,7 +58,7 @@ class Retention:
             return min(tokens, self.sink + self.recent)
         if self.budget is not None:
             kept = self.budget * tokens
-            return -(-kept.numerator // kept.denominator)
+            return max(-(-kept.numerator // kept.denominator), min(tokens, self.least))
         return tokens
 
     @property
@@ -80,16 +93,30 @@ def parse_retention(text: str) -> Retention:
         sink = 0 if match.group(1) == "0" else parse_tokens(match.group(1))
         recent = parse_tokens(match.group(2))
         return Retention(f"streaming:{sink}+{recent}", "ideal", sink=sink, recent=recent)
-    if name == "h2o":
-        hint = "write it like h2o:0.2, a fraction of the context between 0 and 1"
-        try:
-            budget = Fraction(argument)
-        except (ValueError, ZeroDivisionError):
-            raise UsageError(f"{text!r}: h2o needs a budget", hint=hint) from None
-        if not 0 < budget <= 1:
-            raise UsageError(f"{text!r}: the budget must be above 0 and at most 1", hint=hint)
-        return Retention(f"h2o:{argument}", "ideal", budget=budget)
+    if name in ("h2o", "snapkv"):
+        return _budgeted(text, name, argument)
     raise UnknownName("retention policy", text, POLICIES)
+
+
+def _budgeted(text: str, name: str, argument: str) -> Retention:
+    """A fraction of the context; for H2O also a number of tokens, half of them recent."""
+    hint = f"write it like {name}:0.2, a fraction of the context between 0 and 1"
+    if name == "h2o":
+        hint += ", or like h2o:1024, tokens"
+    try:
+        budget = Fraction(argument)
+    except (ValueError, ZeroDivisionError):
+        try:
+            budget = Fraction(parse_tokens(argument))
+        except UsageError:
+            raise UsageError(f"{text!r}: {name} needs a budget", hint=hint) from None
+    if name == "h2o" and budget > 1 and budget.denominator == 1:
+        tokens = budget.numerator
+        return Retention(f"h2o:{tokens}", "ideal", sink=tokens // 2, recent=tokens - tokens // 2)
+    if not 0 < budget <= 1:
+        raise UsageError(f"{text!r}: the budget must be above 0 and at most 1", hint=hint)
+    least = OBSERVATION_WINDOW if name == "snapkv" else 0
+    return Retention(f"{name}:{argument}", "ideal", budget=budget, least=least)
 
 
 def kept_tokens(store: Store, tokens: int, retention: Retention, in_flight: int = 0) -> int:

@@ -47,7 +47,8 @@ def size(
         typer.Option("--dp-attention", help="Deal sequences over the TP ranks instead of splitting heads."),
     ] = False,
     retention: Annotated[
-        str, typer.Option(help="What is kept: vllm, sglang, transformers, ideal, streaming:S+W, h2o:R.")
+        str,
+        typer.Option(help="What is kept: vllm, sglang, transformers, ideal, streaming:S+W, h2o:R, snapkv:R."),
     ] = "vllm",
     max_num_batched_tokens: Annotated[
         int, typer.Option(help="Token budget of a step; windows are held open for it.")
