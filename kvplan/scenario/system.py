@@ -55,9 +55,20 @@ def _prefix_reuse(scenario: Scenario, deployment: Deployment) -> Strategy | None
     return prefix_reuse(cache)
 
 
+def _holding(scenario: Scenario, deployment: Deployment) -> Strategy | None:
+    """``cache.retention`` other than the engine's, and ``cache.allocation`` other than plain blocks."""
+    cache = scenario.cache
+    plain = cache.allocation.kind == "paged" and cache.allocation.report == "none"
+    if cache.retention == "engine" and plain:
+        return None
+    from kvplan.scenario.holding import holding_strategy
+
+    return holding_strategy(scenario, deployment)
+
+
 Strategies = Callable[[Scenario, Deployment], Strategy | None]
 
-STRATEGIES: tuple[Strategies, ...] = (_prefix_reuse,)
+STRATEGIES: tuple[Strategies, ...] = (_prefix_reuse, _holding)
 """Each looks for its own part of a scenario, and answers None where the scenario does not ask for it."""
 
 

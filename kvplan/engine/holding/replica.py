@@ -1,0 +1,109 @@
+"""An engine whose requests hold blocks by other rules, and the books it keeps about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from kvplan.engine.blocks import BlockPool
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.holding.fragmentation import Fragmentation
+from kvplan.engine.holding.holder import Holder
+from kvplan.engine.holding.scheduler import HoldingScheduler
+from kvplan.engine.live import LiveRequest
+from kvplan.engine.plan import StepPlan
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Metric, Recorder
+from kvplan.engine.replica import Replica
+from kvplan.traces.request import Request
+
+
+class ObservedReplica(Replica):
+    """The plain engine, with fragmentation observed at the points of the series."""
+
+    def __init__(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> None:
+        super().__init__(config, latency, recorder)
+        self.fragmentation = Fragmentation()
+
+    def run(self, requests: Iterable[Request]) -> None:
+        """As the base class."""
+        super().run(requests)
+        self.fragmentation.until(self.clock)
+
+    def _record(self, plan: StepPlan, clock: float) -> None:
+        planned = bool(plan.batch.scheduled_tokens or plan.preempted)
+        if planned and self.recorder.wants_point(self.recorder.totals.steps):
+            self._observe(clock)
+        super()._record(plan, clock)
+
+    def _observe(self, clock: float) -> None:
+        size = self.config.block_size
+        used = reserved = 0
+        for request, computed in self._progress():
+            used += computed
+            # A block is shared or the request's own; what will be used of it is known from its last tokens.
+            final = request.prompt_tokens + request.max_tokens - 1
+            reserved += min(-computed % size, final - computed)
+        room = used + sum(-computed % size for _, computed in self._progress())
+        free = self.scheduler.free_blocks
+        self.fragmentation.observe(clock, room, used, reserved, free, free)
+
+    def _progress(self) -> Iterator[tuple[LiveRequest, int]]:
+        """Running requests and the tokens they have computed."""
+        tick = self.scheduler.steady.tick
+        for request in self.scheduler.running:
+            yield request, request.computed if request.steady is None else request.base + tick
+
+    def close(self) -> None:
+        """As the base class; the section ``allocation``."""
+        super().close()
+        paged = Metric("kind", f"paged:{self.config.block_size}", "", "blocks of so many tokens, anywhere")
+        self.recorder.sections["allocation"] = [paged, *self.fragmentation.metrics()]
+
+
+class HoldingReplica(ObservedReplica):
+    """An engine whose requests hold what a holder gives them.
+
+    Args:
+        holder: makes the holder of an engine's pool.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        latency: LatencyModel,
+        recorder: Recorder,
+        holder: Callable[[EngineConfig, BlockPool], Holder],
+    ) -> None:
+        super().__init__(config, latency, recorder)
+        scheduler = HoldingScheduler(config, keep_schedule=self.logging)
+        self.holder = holder(config, scheduler.pool)
+        scheduler.hold_with(self.holder)
+        self.scheduler = scheduler
+
+    def rejection(self, request: Request) -> str | None:
+        """As the holder sees it."""
+        return self.holder.rejection(request)
+
+    def _step_seconds(self, plan: StepPlan) -> float:
+        """As the base class; copies within the cache come before the step."""
+        copies, self.holder.copy_seconds = self.holder.copy_seconds, 0.0
+        return super()._step_seconds(plan) + copies
+
+    def _observe(self, clock: float) -> None:
+        size, holder = self.config.block_size, self.holder
+        room = used = reserved = 0
+        for request, computed in self._progress():
+            kept = holder.attended(request, computed)
+            final = request.prompt_tokens + request.max_tokens - 1
+            held = request.blocks * size
+            room += held
+            used += min(kept, held)
+            reserved += max(0, min(held, holder.attended(request, final)) - kept)
+        self.fragmentation.observe(clock, room, used, reserved, holder.pool.blank, holder.largest_hole())
+
+    def close(self) -> None:
+        """As the base class; the holder's section."""
+        super().close()
+        sections = self.recorder.sections
+        shares = sections.pop("allocation")[1:]
+        sections[self.holder.section] = [*self.holder.metrics(), *shares]

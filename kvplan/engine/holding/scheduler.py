@@ -1,0 +1,132 @@
+"""vLLM's scheduler with a holder in the place of block tables: who runs, and when, is decided as before."""
+
+from __future__ import annotations
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.holding.holder import Growth, Holder
+from kvplan.engine.holding.plan import HeldPlan
+from kvplan.engine.holding.steady import HeldDecodes
+from kvplan.engine.live import LiveRequest, Status
+from kvplan.engine.plan import StepPlan
+from kvplan.engine.prefix_hash import Match
+from kvplan.engine.scheduler_vllm import VllmScheduler
+from kvplan.errors import UsageError
+
+
+class HoldingScheduler(VllmScheduler):
+    """A scheduler whose requests hold what ``holder`` gives them.
+
+    Raises:
+        UsageError: prefix caching is on.
+    """
+
+    def __init__(self, config: EngineConfig, *, keep_schedule: bool = False) -> None:
+        if config.enable_prefix_caching:
+            raise UsageError(
+                "blocks that are reserved, moved or emptied cannot be found by their content",
+                where="cache.prefix",
+                hint="set cache.prefix to none",
+            )
+        super().__init__(config, keep_schedule=keep_schedule)
+
+    def hold_with(self, holder: Holder) -> None:
+        """From the start: ``holder`` gives out this scheduler's pool."""
+        self.holder = holder
+        self.steady = self.held = HeldDecodes(self.block_size, holder)
+
+    def new_plan(self) -> StepPlan:
+        """An empty plan that counts what is kept."""
+        return HeldPlan(self.holder)
+
+    def schedule(self) -> StepPlan:
+        """As the base class, after what the last step left over has been dropped."""
+        held = self.held
+        if held.unsettled:
+            for request in held.unsettled:
+                if request.status is Status.RUNNING:
+                    computed = request.computed if request.steady is None else request.base + held.tick
+                    if self.holder.settle(request, computed):
+                        self.version += 1
+            held.unsettled = []
+        return super().schedule()
+
+    def _regular(self, plan: StepPlan, threshold: int, defer_prefills: bool) -> bool:
+        """As the base class; if somebody finds no room, those before it in line have theirs already."""
+        held = self.held
+        count = held.count
+        budget = self.config.max_num_batched_tokens - count
+        if budget < 0:
+            return False
+        chunks: list[tuple[LiveRequest, int]] = []
+        if self.prefills and not defer_prefills:
+            for request in self.prefills:
+                tokens = request.num_tokens - request.computed
+                if 0 < threshold < tokens:
+                    tokens = threshold
+                if tokens > budget:
+                    if not self._tail_prefills:
+                        return False
+                    tokens = budget
+                if tokens:
+                    chunks.append((request, tokens))
+                    budget -= tokens
+        due = held.looks() if count else []
+        if (due or chunks) and not self.holder.grow_all(self._growth(due, chunks)):
+            return False
+        if self.keep_schedule:
+            self._log_regular(plan, dict(chunks))
+        if count:
+            batch = plan.batch
+            batch.scheduled_tokens = batch.decode_requests = batch.sampled_requests = count
+            batch.decode_context = batch.decode_kv_tokens = held.advance()
+            held.looked(due)
+        for request, tokens in chunks:
+            plan.add(request, request.computed, tokens)
+            plan.carries_prefill = True
+            request.computed += tokens
+            held.unsettled.append(request)
+        if held.next_finish() <= held.tick:
+            for request in held.due()[1]:
+                held.leave(request, 1)
+                plan.finish.append(request)
+        return True
+
+    def _growth(self, due: list[LiveRequest], chunks: list[tuple[LiveRequest, int]]) -> list[Growth]:
+        """Who is to compute how far, in admission order."""
+        after = self.held.tick + 1
+        wanted = [(request, request.base + after - 1, request.base + after) for request in due]
+        wanted += [(request, request.computed, request.computed + tokens) for request, tokens in chunks]
+        if len(wanted) > 1:
+            wanted.sort(key=lambda growth: growth[0].order)
+        return wanted
+
+    def allocate(self, request: LiveRequest, tokens: int) -> bool:
+        """As the base class, from the holder."""
+        before = request.computed
+        if not self.holder.grow(request, before, before + tokens):
+            return False
+        request.computed = before + tokens
+        self.held.unsettled.append(request)
+        return True
+
+    def _fits(self, request: LiveRequest, match: Match, tokens: int) -> bool:
+        reserve = self.config.watermark_blocks if self.running else 0
+        fits = self.holder.admits(request, tokens, reserve)
+        if not fits and not self.holder.admits(request, 1, reserve):
+            self.blocked = (request, self.version)
+        return fits
+
+    def _admit(self, plan: StepPlan, request: LiveRequest, match: Match, tokens: int) -> None:
+        super()._admit(plan, request, match, tokens)
+        self.holder.admit(request, tokens)
+        self.held.unsettled.append(request)
+
+    def preempt(self, request: LiveRequest, taken_back: int) -> None:
+        """As the base class; the holder forgets the request."""
+        self.holder.release(request)
+        super().preempt(request, taken_back)
+
+    def _finish(self, request: LiveRequest) -> None:
+        if request.status is Status.RUNNING:
+            self.holder.release(request)
+        super()._finish(request)
