@@ -19,8 +19,8 @@ CURVE_FORMATS = ("bf16", "fp8", "int4")
 BILL = ("weights", "activations", "cuda_graphs", "runtime", "kv_pool")
 
 
-def hardware_objects(scenario: Scenario, deployment: Deployment) -> dict[str, Any]:
-    """``model``, ``gpu``, ``memory`` and ``capacity`` of a result; None where nothing is known."""
+def hardware_objects(scenario: Scenario, deployment: Deployment, gpus: int) -> dict[str, Any]:
+    """``model``, ``gpu`` (``gpus`` of them), ``memory`` and ``capacity`` of a result; None where unknown."""
     model, gpu, fit = deployment.model, deployment.gpu, deployment.fit
     return {
         "model": None if model is None else _model(model, fit, scenario, deployment),
@@ -30,7 +30,7 @@ def hardware_objects(scenario: Scenario, deployment: Deployment) -> dict[str, An
             "name": gpu.name,
             "memory_bytes": gpu.usable_memory_bytes,
             "bandwidth_bytes_per_s": gpu.bandwidth_bytes_per_s,
-            "count": deployment.parallel.gpus * scenario.parallel.replicas,
+            "count": gpus,
         },
         "memory": None if fit is None else _memory(fit),
         "capacity": None if fit is None else _capacity(scenario, fit),

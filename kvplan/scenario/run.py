@@ -10,8 +10,10 @@ from typing import Any
 
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.errors import KvplanError
-from kvplan.latency.build import Clock, build_latency
+from kvplan.latency.assumption import Assumption
+from kvplan.latency.build import Clock
 from kvplan.provenance import provenance
+from kvplan.scenario.clock import clock_of
 from kvplan.scenario.deployment import Deployment, resolve_deployment
 from kvplan.scenario.ensemble import LARGEST_WORKLOAD, Ensemble, Intervals
 from kvplan.scenario.schema import Scenario
@@ -32,27 +34,13 @@ class Run:
     def __init__(self, scenario: Scenario, *, engine: str = "fast") -> None:
         self.scenario = scenario
         self.deployment: Deployment = resolve_deployment(scenario)
-        self.clock: Clock = self._clock()
+        self.clock: Clock = clock_of(scenario, self.deployment)
         self.system: System = system_of(scenario, self.deployment)
         self.workload: Workload = open_workload(scenario.workload, scenario.seed)
         self.recorder = Recorder()
         self.interruption: str | None = None
         self._engine_name = engine
         self._kept: list[Request] = []
-
-    def _clock(self) -> Clock:
-        deployment, fit = self.deployment, self.deployment.fit
-        return build_latency(
-            {"model": self.scenario.latency.model, **self.scenario.latency.parameters()},
-            model=deployment.model,
-            gpu=deployment.gpu,
-            parallel=deployment.parallel,
-            kv_format=None if fit is None else fit.kv_format,
-            weights_format=None if fit is None else fit.weights_format,
-            block_size=deployment.config.block_size,
-            serving=None if fit is None else fit.serving,
-            expert_parallel=self.scenario.parallel.expert_parallel,
-        )
 
     def execute(
         self,
@@ -108,8 +96,8 @@ class Run:
             "gpu": None,
             "memory": None,
             "pool": {
-                "num_blocks": config.num_blocks * scenario.parallel.replicas,
-                "usable_blocks": config.usable_blocks * scenario.parallel.replicas,
+                "num_blocks": sum(instance.num_blocks for instance in self.system.instances),
+                "usable_blocks": sum(instance.usable_blocks for instance in self.system.instances),
                 "block_size": config.block_size,
             },
             "capacity": None,
@@ -124,7 +112,7 @@ class Run:
             "slo": slo_objects(scenario.slo, latency),
             "accuracy": {**self.clock.accuracy(), **self._intervals(latency, on_member).to_dict()},
             "trace": self.workload.to_dict(recorder.totals.requests),
-            "assumptions": [asdict(item) for item in (*deployment.assumptions, *self.clock.assumptions)],
+            "assumptions": [asdict(item) for item in self._assumptions()],
             "warnings": self._warnings(),
             "provenance": provenance(command, scenario.seed, [*self.workload.inputs(), *self.clock.inputs]),
         }
@@ -132,7 +120,7 @@ class Run:
             # Imported only here: a run on a given pool and a linear clock needs no sizing at all.
             from kvplan.scenario.hardware import hardware_objects
 
-            document.update(hardware_objects(scenario, deployment))
+            document.update(hardware_objects(scenario, deployment, self.system.gpus(deployment)))
         return document
 
     def _intervals(self, latency: dict[str, Any], on_member: Callable[[int, int], None] | None) -> Intervals:
@@ -145,8 +133,11 @@ class Run:
             wanted=scenario.accuracy.ensemble,
         ).intervals(latency, self._kept, complete=self.interruption is None, on_member=on_member)
 
+    def _assumptions(self) -> tuple[Assumption, ...]:
+        return (*self.deployment.assumptions, *self.clock.assumptions, *self.system.assumptions)
+
     def _warnings(self) -> list[str]:
-        found = list(self.deployment.warnings)
+        found = [*self.deployment.warnings, *self.system.warnings]
         if self.interruption is not None:
             found.append(f"stopped early: {self.interruption}")
         found.extend(self.clock.warnings)

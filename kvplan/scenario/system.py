@@ -11,18 +11,24 @@ from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang_config import SglangConfig
 from kvplan.errors import UsageError
+from kvplan.latency.assumption import Assumption
+from kvplan.scenario.chosen import Chosen
 from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.schema import Scenario
 
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """Engine options, how many replicas share the requests and how, and the strategy, if any."""
+    """Engine options, how many replicas share the requests and how, and the strategy, if any.
+
+    ``chosen``: the strategy with what a result has to say about it.
+    """
 
     config: EngineConfig | SglangConfig
     replicas: int = 1
     router: str = "round-robin"
     strategy: Strategy | None = None
+    chosen: Chosen | None = None
 
     def engine(self, name: str, latency: LatencyModel, recorder: Recorder) -> Engine:
         """A fresh system; ``name`` is ``fast`` or ``reference``."""
@@ -35,6 +41,29 @@ class System:
             router=self.router,
             strategy=self.strategy,
         )
+
+    @property
+    def instances(self) -> tuple[EngineConfig | SglangConfig, ...]:
+        """Options of every engine instance."""
+        if self.chosen is not None and self.chosen.instances is not None:
+            return self.chosen.instances
+        return (self.config,) * self.replicas
+
+    def gpus(self, deployment: Deployment) -> int:
+        """GPUs of all instances together."""
+        if self.chosen is not None and self.chosen.gpus is not None:
+            return self.chosen.gpus
+        return deployment.parallel.gpus * self.replicas
+
+    @property
+    def assumptions(self) -> tuple[Assumption, ...]:
+        """What the strategy assumes."""
+        return () if self.chosen is None else self.chosen.assumptions
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know about the strategy."""
+        return () if self.chosen is None else self.chosen.warnings
 
     @property
     def by_block(self) -> bool:
@@ -66,9 +95,18 @@ def _holding(scenario: Scenario, deployment: Deployment) -> Strategy | None:
     return holding_strategy(scenario, deployment)
 
 
-Strategies = Callable[[Scenario, Deployment], Strategy | None]
+def _disaggregation(scenario: Scenario, deployment: Deployment) -> Chosen | None:
+    """``disaggregation``."""
+    if scenario.disaggregation is None:
+        return None
+    from kvplan.scenario.disaggregation import disaggregation
 
-STRATEGIES: tuple[Strategies, ...] = (_prefix_reuse, _holding)
+    return disaggregation(scenario, deployment, scenario.disaggregation)
+
+
+Strategies = Callable[[Scenario, Deployment], Strategy | Chosen | None]
+
+STRATEGIES: tuple[Strategies, ...] = (_prefix_reuse, _holding, _disaggregation)
 """Each looks for its own part of a scenario, and answers None where the scenario does not ask for it."""
 
 
@@ -79,8 +117,9 @@ def system_of(scenario: Scenario, deployment: Deployment) -> System:
         UsageError: two strategies at once.
     """
     asked = [found for look in STRATEGIES if (found := look(scenario, deployment)) is not None]
+    strategies = [item.strategy if isinstance(item, Chosen) else item for item in asked]
     if len(asked) > 1:
-        names = " and ".join(strategy.name for strategy in asked)
+        names = " and ".join(strategy.name for strategy in strategies)
         raise UsageError(
             f"{names} are not simulated together", hint="simulate them one after the other, and compare"
         )
@@ -88,5 +127,6 @@ def system_of(scenario: Scenario, deployment: Deployment) -> System:
         deployment.config,
         scenario.parallel.replicas,
         scenario.routing.policy,
-        asked[0] if asked else None,
+        strategies[0] if strategies else None,
+        next((item for item in asked if isinstance(item, Chosen)), None),
     )

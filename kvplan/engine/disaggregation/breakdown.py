@@ -1,4 +1,7 @@
-"""What disaggregation costs and brings: the first token taken apart, bytes, stalls."""
+"""What disaggregation costs and brings: the first token taken apart, bytes, stalls.
+
+All times are the engines': what a client waits for beside them is not in here.
+"""
 
 from __future__ import annotations
 
@@ -87,8 +90,8 @@ def _spread(name: str, values: array[float], meaning: str) -> Iterator[Metric]:
     data = sorted(values)
     mean = math.fsum(data) / len(data) if data else None
     yield Metric(f"{name}_mean", mean, "s", meaning)
-    for percent in (50, 99):
-        yield Metric(f"{name}_p{percent}", _quantile(data, percent / 100), "s", meaning)
+    for percent, word in ((50, "median"), (99, "99th percentile")):
+        yield Metric(f"{name}_p{percent}", _quantile(data, percent / 100), "s", f"{word} of the same")
 
 
 def _quantile(data: list[float], share: float) -> float | None:

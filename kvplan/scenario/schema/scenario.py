@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from kvplan.scenario.schema.cache import BlockEviction, CachePart
 from kvplan.scenario.schema.clock import AccuracyPart, LatencyPart
+from kvplan.scenario.schema.disaggregation import DisaggregationPart
 from kvplan.scenario.schema.engine import AnyEngine, EnginePart, SglangPart, engine_kind
 from kvplan.scenario.schema.parallel import ParallelPart, RoutingPart
 from kvplan.scenario.schema.part import Natural, Part
@@ -27,6 +28,7 @@ class Scenario(Part):
     weights_dtype: str | None = None
     parallel: ParallelPart = ParallelPart()
     routing: RoutingPart = RoutingPart()
+    disaggregation: DisaggregationPart | None = None
     cache: CachePart = CachePart()
     engine: AnyEngine = EnginePart()
     latency: LatencyPart = LatencyPart()

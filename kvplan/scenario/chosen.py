@@ -1,0 +1,27 @@
+"""A strategy that a scenario asks for, and what a result has to say about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.engine import Strategy
+from kvplan.latency.assumption import Assumption
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """One strategy.
+
+    Attributes:
+        strategy: what builds the engine.
+        assumptions, warnings: for the result, beside the deployment's.
+        instances: options of every engine instance; None: one instance with the deployment's.
+        gpus: GPUs of all instances together; None: those of the deployment.
+    """
+
+    strategy: Strategy
+    assumptions: tuple[Assumption, ...] = ()
+    warnings: tuple[str, ...] = ()
+    instances: tuple[EngineConfig, ...] | None = None
+    gpus: int | None = None

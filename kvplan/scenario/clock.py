@@ -1,0 +1,27 @@
+"""The clock of a deployment."""
+
+from __future__ import annotations
+
+from kvplan.latency.build import Clock, build_latency
+from kvplan.scenario.deployment import Deployment
+from kvplan.scenario.schema import Scenario
+
+
+def clock_of(scenario: Scenario, deployment: Deployment) -> Clock:
+    """The clock that ``latency`` of a scenario asks for, on what the scenario was resolved to.
+
+    Raises:
+        UnknownName, SpecError: as ``build_latency``.
+    """
+    fit = deployment.fit
+    return build_latency(
+        {"model": scenario.latency.model, **scenario.latency.parameters()},
+        model=deployment.model,
+        gpu=deployment.gpu,
+        parallel=deployment.parallel,
+        kv_format=None if fit is None else fit.kv_format,
+        weights_format=None if fit is None else fit.weights_format,
+        block_size=deployment.config.block_size,
+        serving=None if fit is None else fit.serving,
+        expert_parallel=scenario.parallel.expert_parallel,
+    )

@@ -1,0 +1,61 @@
+"""Prefill and decode on instances of their own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from kvplan.errors import UsageError
+from kvplan.scenario.schema.part import Part, Positive, Tokens, by
+from kvplan.units import parse_bytes, parse_seconds
+
+Instances = Annotated[int, Field(strict=True, ge=1, le=1024)]
+Latency = Annotated[float, by(parse_seconds), Field(ge=0, le=60)]
+
+
+def _bandwidth(text: str) -> float:
+    """``46GB/s`` -> bytes per second."""
+    size, slash, second = text.partition("/")
+    if slash and second.strip() != "s":
+        raise UsageError(f"{text!r} is no bandwidth: write it like 46GB/s")
+    return float(parse_bytes(size))
+
+
+Bandwidth = Annotated[float, by(_bandwidth), Field(gt=0, le=1e18)]
+
+
+class PoolPart(Part):
+    """One pool; what is left out is as in the rest of the scenario."""
+
+    instances: Instances = 1
+    router: str = "round-robin"
+    gpu: str | None = None
+    tp: Positive | None = None
+    pp: Positive | None = None
+    blocks: Annotated[int, Field(strict=True, ge=2, le=1 << 40)] | None = None
+    max_num_seqs: Positive | None = None
+    max_num_batched_tokens: Tokens | None = None
+
+
+class DisaggregationPart(Part):
+    """The two pools and how a cache gets from one to the other.
+
+    ``link`` is a link spec, and ``bandwidth`` and ``latency`` replace its figures; ``lanes`` adapters lie
+    side by side in every instance. ``dtype`` is the number format the cache travels in. ``first_token`` says
+    which instance's first token the client sees. ``bytes_per_token`` (all layers) and ``layers`` are for
+    scenarios without a model.
+    """
+
+    prefill: PoolPart = PoolPart()
+    decode: PoolPart = PoolPart()
+    link: str = "ib-ndr"
+    lanes: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
+    bandwidth: Bandwidth | None = None
+    latency: Latency | None = None
+    streaming: Literal["whole", "layerwise"] = "whole"
+    dtype: str | None = None
+    through: Literal["direct", "host"] = "direct"
+    first_token: Literal["decode", "prefill"] = "decode"
+    bytes_per_token: Positive | None = None
+    layers: Annotated[int, Field(strict=True, ge=1, le=10_000)] | None = None
