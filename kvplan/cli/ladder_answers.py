@@ -85,23 +85,8 @@ def _rung_lines(document: dict[str, Any], rung: dict[str, Any]) -> Iterator[str]
         yield _line(name, ratios[name], ", ".join(marks))
     if rung["cut_requests"]:
         yield f"  {rung['cut_requests']:,} prompts are longer than the cache; only their beginning is kept"
-    yield wrapped("  ", _verdict(rung, ratios))
+    yield wrapped("  ", rung["sentence"])
 
 
 def _line(name: str, ratio: float, remark: str) -> str:
     return f"  {name:<15}{100 * ratio:>8.2f}   {remark}".rstrip()
-
-
-def _verdict(rung: dict[str, Any], ratios: dict[str, float]) -> str:
-    best = rung["best_online"]
-    policy, capacity = 100 * rung["policy_gap"], 100 * rung["capacity_gap"]
-    online = 100 * (ratios[best] - ratios["lru"])
-    gaps = (
-        f"another policy could add at most {policy:.2f} points to lru ({best} adds {online:.2f}), "
-        f"more blocks another {capacity:.2f}."
-    )
-    return {
-        "policy": "The policy holds the hits back: ",
-        "capacity": "The capacity holds the hits back: ",
-        "content": "Neither policy nor capacity holds the hits back: ",
-    }[rung["verdict"]] + gaps

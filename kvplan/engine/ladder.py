@@ -15,6 +15,13 @@ SMALL_GAP = 0.01
 """Below this share of the block references a gap is not worth closing."""
 
 
+_SENTENCES: dict[Verdict, str] = {
+    "policy": "The policy holds the hits back",
+    "capacity": "The capacity holds the hits back",
+    "content": "Neither policy nor capacity holds the hits back",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Ladder:
     """Every policy at one capacity, on one reference string.
@@ -64,6 +71,21 @@ class Ladder:
             return "content"
         return "policy" if self.policy_gap > self.capacity_gap else "capacity"
 
+    @property
+    def sentence(self) -> str:
+        """The verdict with both gaps, in words."""
+        policy, capacity = 100 * self.policy_gap, 100 * self.capacity_gap
+        best = self.best_online
+        online = 100 * (self.ratio(best) - self.ratio("lru"))
+        return _SENTENCES[self.verdict] + (
+            f": another policy could add at most {policy:.2f} points to lru ({best} adds {online:.2f}), "
+            f"more blocks another {capacity:.2f}."
+        )
+
+    def token_ratio(self, policy: str) -> float:
+        """Share of the prompt tokens an engine would not have to compute under a policy."""
+        return self.hits[policy].hit_tokens / self.input_tokens if self.input_tokens else 0.0
+
     def _share(self, blocks: int) -> float:
         return blocks / self.block_refs if self.block_refs else 0.0
 
@@ -75,7 +97,7 @@ class Ladder:
                 name: {
                     "hit_blocks": found.hit_blocks,
                     "block_hit_ratio": self.ratio(name),
-                    "token_hit_ratio": found.hit_tokens / self.input_tokens if self.input_tokens else 0.0,
+                    "token_hit_ratio": self.token_ratio(name),
                     "evicted_blocks": found.evicted_blocks,
                 }
                 for name, found in self.hits.items()
@@ -84,6 +106,7 @@ class Ladder:
             "policy_gap": self.policy_gap,
             "capacity_gap": self.capacity_gap,
             "verdict": self.verdict,
+            "sentence": self.sentence,
             "cut_requests": self.hits["lru"].cut_requests,
         }
 

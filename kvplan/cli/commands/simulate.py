@@ -59,6 +59,9 @@ def simulate(
         str | None, typer.Option("--decisions", help="Write one line per engine step (slower).")
     ] = None,
     html: Annotated[str | None, typer.Option("--html", help="Write the HTML report.")] = None,
+    ladder: Annotated[
+        bool, typer.Option("--ladder", help="Add what holds the hit ratio back: policy or capacity.")
+    ] = False,
     engine: Annotated[
         str, typer.Option("--engine", help="fast, or reference: block by block, the same decisions.")
     ] = "fast",
@@ -89,7 +92,7 @@ def simulate(
         {"the scenario": scenario, "the trace": resolved.workload.trace},
     )
     _check_format(standard, format)
-    run = _Simulation(resolved, engine, rows, decisions, quiet=quiet)
+    run = _Simulation(resolved, engine, rows, decisions, quiet=quiet, ladder=ladder)
     _write(run.result, output, html)
     if run.failure is not None:
         raise run.failure
@@ -130,7 +133,14 @@ class _Simulation:
     """One executed run: its result, complete or not, and what stopped it."""
 
     def __init__(
-        self, scenario: Scenario, engine: str, rows: str | None, decisions: str | None, *, quiet: bool
+        self,
+        scenario: Scenario,
+        engine: str,
+        rows: str | None,
+        decisions: str | None,
+        *,
+        quiet: bool,
+        ladder: bool = False,
     ) -> None:
         from kvplan.cli.interrupts import terminated_is_interrupted
         from kvplan.cli.progress import Progress
@@ -139,6 +149,10 @@ class _Simulation:
         from kvplan.scenario.run import Run
 
         run = Run(scenario, engine=engine)
+        if ladder:
+            from kvplan.scenario.ladder import check_ladder
+
+            check_ladder(run)
         self.failure: KvplanError | OSError | None = None
         files = ExitStack()
         writer = files.enter_context(_naming(RowWriter(rows), rows)) if rows else None
@@ -155,6 +169,13 @@ class _Simulation:
             except (KvplanError, OSError) as exc:
                 self.failure = exc
                 run.interruption = run.interruption or str(exc)
+            if ladder and run.interruption is None:
+                from kvplan.scenario.ladder import add_ladder
+
+                try:
+                    add_ladder(run)
+                except KeyboardInterrupt:
+                    run.interruption = "interrupted by the user while the ladder was climbed"
         with Progress(None, quiet=quiet) as progress:
             document = run.result(
                 ["kvplan", *sys.argv[1:]], on_member=progress.member if progress.live else None
