@@ -15,6 +15,8 @@ a block there is a copy of its predecessor that is held or stands later in the q
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kvplan.engine.blocks import BlockPool, Segment
 from kvplan.engine.content import BlockKey, Content
 from kvplan.engine.live import LiveRequest
@@ -62,6 +64,8 @@ class PrefixIndex:
         self.block_size = block_size
         self.pool = pool
         self.root = Node(_EMPTY, 0, 0, None, 0)
+        self.on_gone: Callable[[Content, int, int], None] | None = None
+        """Called with content and blocks ``start .. end`` of it whose last copy is evicted."""
 
     # -- looking ----------------------------------------------------------------------------------------
 
@@ -233,6 +237,8 @@ class PrefixIndex:
                 short -= length
                 continue
             if len(node.copies) == 1 and not node.children:
+                if self.on_gone is not None:
+                    self.on_gone(node.content, node.end - short, node.end)
                 node.end -= short
                 pool.cached -= short
             else:
@@ -245,6 +251,8 @@ class PrefixIndex:
         node = segment.node
         node.copies.remove(segment)
         if not node.copies:
+            if self.on_gone is not None:
+                self.on_gone(node.content, node.start, node.end)
             assert node.parent is not None
             assert not node.children
             del node.parent.children[node.key]

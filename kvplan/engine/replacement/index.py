@@ -93,6 +93,8 @@ class RankedIndex(PrefixIndex):
             pool.remove(segment, blocks)
             self._drop(segment)
         elif len(node.copies) == 1:
+            if self.on_gone is not None:
+                self.on_gone(node.content, node.end - blocks, node.end)
             node.end -= blocks
             pool.truncate(segment, blocks)
             pool.policy.offer(segment)

@@ -1,0 +1,144 @@
+"""Which contents are where, in runs of blocks.
+
+A tree over block contents, as the prefix index of the device is one, but a run may be in no tier: the front
+of a path whose tail alone was written down, because the device still had the front. Runs that are nowhere
+and lead to nothing are removed. A run is in a tier wholly or not at all; where that would differ it is split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kvplan.engine.content import BlockKey, Content
+from kvplan.engine.tiers.line import Batch
+
+_EMPTY = Content((), ())
+
+
+class Place:
+    """A run in one tier: when it was last used, and the transfer that brings or brought it."""
+
+    __slots__ = ("batch", "run", "stamp")
+
+    def __init__(self, run: Run, stamp: int, batch: Batch) -> None:
+        self.run = run
+        self.stamp = stamp
+        self.batch = batch
+
+
+class Run:
+    """Blocks ``start .. end`` of ``content`` after the parent's; ``places`` has an entry for every tier."""
+
+    __slots__ = ("children", "content", "end", "key", "parent", "places", "start")
+
+    def __init__(
+        self, content: Content, start: int, end: int, parent: Run | None, key: BlockKey, tiers: int
+    ) -> None:
+        self.content = content
+        self.start = start
+        self.end = end
+        self.parent = parent
+        self.key = key
+        self.children: dict[BlockKey, Run] = {}
+        self.places: list[Place | None] = [None] * tiers
+
+    @property
+    def blocks(self) -> int:
+        """How many."""
+        return self.end - self.start
+
+    @property
+    def anywhere(self) -> bool:
+        """Whether some tier has it."""
+        return any(place is not None for place in self.places)
+
+
+class Residency:
+    """The tree; tiers put their places on its runs."""
+
+    def __init__(self, block_size: int, tiers: int) -> None:
+        self.block_size = block_size
+        self.tiers = tiers
+        self.root = Run(_EMPTY, 0, 0, None, 0, tiers)
+        self.on_split = _ignore
+
+    def walk(self, content: Content, limit: int) -> Iterator[tuple[Run, int]]:
+        """Runs along the first ``limit`` blocks (which the content must have), each with where it agrees to.
+
+        Only the last one may agree in part.
+        """
+        size = self.block_size
+        run, depth = self.root, 0
+        while depth < limit:
+            child = run.children.get(content.block_key(depth * size, size))
+            if child is None:
+                return
+            stop = child.end if child.end < limit else limit
+            depth = content.agrees_until(child.content, depth * size, stop * size) // size
+            yield child, depth
+            if depth < child.end:
+                return
+            run = child
+
+    def known(self, content: Content, start: int, end: int) -> list[Run]:
+        """Runs that make up what the tree knows of blocks ``start .. end``, cut to fit."""
+        found = []
+        for run, agreed in list(self.walk(content, end)):
+            if agreed <= start:
+                continue
+            piece = run if agreed == run.end else self.split(run, agreed - run.start)
+            if piece.start < start:
+                self.split(piece, start - piece.start)
+            found.append(piece)
+        return found
+
+    def cover(self, content: Content, start: int, end: int) -> list[Run]:
+        """Runs that make up blocks ``start .. end`` exactly; those that are missing are made, also before."""
+        size = self.block_size
+        found = []
+        run, depth = self.root, 0
+        while depth < end:
+            key = content.block_key(depth * size, size)
+            child = run.children.get(key)
+            if child is None:
+                child = Run(content, depth, start if depth < start else end, run, key, self.tiers)
+                run.children[key] = child
+            else:
+                stop = child.end if child.end < end else end
+                agreed = content.agrees_until(child.content, depth * size, stop * size) // size
+                if child.start < start < agreed:
+                    agreed = start
+                if agreed < child.end:
+                    child = self.split(child, agreed - child.start)
+            depth = child.end
+            if child.start >= start:
+                found.append(child)
+            run = child
+        return found
+
+    def split(self, run: Run, keep: int) -> Run:
+        """Cut a run after ``keep`` blocks; returns the new upper part, ``run`` stays the lower one."""
+        cut = run.start + keep
+        parent = run.parent
+        assert parent is not None
+        upper = Run(run.content, run.start, cut, parent, run.key, self.tiers)
+        parent.children[run.key] = upper
+        run.parent = upper
+        run.start = cut
+        run.key = run.content.block_key(cut * self.block_size, self.block_size)
+        upper.children[run.key] = run
+        for tier, place in enumerate(run.places):
+            if place is not None:
+                upper.places[tier] = Place(upper, place.stamp, place.batch)
+        self.on_split(upper)
+        return upper
+
+    def prune(self, run: Run) -> None:
+        """Remove the run, and what leads to it, as far as it is nowhere and leads to nothing."""
+        while run.parent is not None and not run.children and not run.anywhere:
+            del run.parent.children[run.key]
+            run = run.parent
+
+
+def _ignore(upper: Run) -> None:
+    return None

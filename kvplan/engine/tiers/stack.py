@@ -1,0 +1,260 @@
+"""The tiers below the device: stores, hits, and the cascade from each to the next.
+
+::
+
+    device --publish (through) or eviction (back)--> host --put (through) or eviction (back)--> disk --> gone
+    device <------------------- fetch -------------- host <--------- promotion on a hit ------- disk
+
+Nothing is copied to a tier that has it; a hit leaves it where it is, and blocks that come from the disk stay
+in the host, too. A tier that is full evicts; what leaves the last one is lost, and counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, TypeAlias
+
+from kvplan.engine.content import Content
+from kvplan.engine.tiers.line import Batch, Carrier, Line
+from kvplan.engine.tiers.residency import Residency, Run
+from kvplan.engine.tiers.tier import Tier
+from kvplan.errors import UsageError
+
+Write: TypeAlias = Literal["through", "back"]
+
+
+@dataclass(frozen=True, slots=True)
+class TierSpec:
+    """One tier, as a strategy describes it.
+
+    Attributes:
+        name: ``host`` or ``disk``.
+        blocks: capacity.
+        stored_bytes: bytes of one block there.
+        put, get: how long copies to it and from it take, alone on the link.
+        write: ``through``: as soon as the tier above has it; ``back``: when it leaves the tier above.
+    """
+
+    name: str
+    blocks: int
+    stored_bytes: int
+    put: Carrier
+    get: Carrier
+    write: Write = "through"
+
+    def __post_init__(self) -> None:
+        if self.blocks < 0 or self.stored_bytes < 1:
+            raise UsageError(
+                f"the {self.name} tier has {self.blocks} blocks of {self.stored_bytes} bytes",
+                hint="blocks are at least 0 and bytes at least 1",
+            )
+        if self.write not in ("through", "back"):
+            raise UsageError(f"unknown write policy {self.write!r} of the {self.name} tier")
+
+
+class TierStack:
+    """The host, and a disk below it or none.
+
+    Args:
+        block_size: tokens of a block.
+        block_bytes: bytes of a block on the device.
+        specs: one or two tiers, the nearest first.
+    """
+
+    def __init__(self, block_size: int, block_bytes: int, specs: tuple[TierSpec, ...]) -> None:
+        for above, below in pairwise(specs):
+            if below.blocks < above.blocks:
+                raise UsageError(
+                    f"the {below.name} tier holds {below.blocks:,} blocks, the {above.name} tier above it "
+                    f"{above.blocks:,}",
+                    where=f"tiers.{below.name}.memory",
+                    hint="a lower tier is at least as large as the one above",
+                )
+        self.specs = specs
+        self.residency = Residency(block_size, len(specs))
+        self.residency.on_split = self._noted
+        self.tiers = tuple(Tier(spec.name, index, spec.blocks) for index, spec in enumerate(specs))
+        self.host = self.tiers[0]
+        self.disk = self.tiers[1] if len(specs) > 1 else None
+        self.puts = tuple(
+            Line(f"to_{spec.name}", spec.put, above, spec.stored_bytes)
+            for spec, above in zip(specs, (block_bytes, specs[0].stored_bytes), strict=False)
+        )
+        self.gets = tuple(
+            Line(f"from_{spec.name}", spec.get, above, spec.stored_bytes)
+            for spec, above in zip(specs, (block_bytes, specs[0].stored_bytes), strict=False)
+        )
+        self._open = [Batch() for _ in specs]
+        self._stamp = 0
+        self.lost = 0
+        """Blocks that left the last tier: nobody below the device has them any more."""
+        self.refused = 0
+        """Blocks that were not stored because the tier cannot hold so many at once."""
+        self.prefetched = 0
+
+    # -- stores -----------------------------------------------------------------------------------------
+
+    def store(self, content: Content, start: int, end: int) -> None:
+        """Put those of blocks ``start .. end`` into the host that it lacks; the others were used.
+
+        A run longer than the tier is cut: its beginning is worth more.
+        """
+        host = self.host
+        room = host.capacity - host.reserved
+        if end - start > room:
+            self.refused += end - start - room
+            end = start + room
+        if end > start:
+            batch = self._open[0]
+            batch.blocks += self._put(host, self.residency.cover(content, start, end), batch)
+
+    def _put(self, tier: Tier, runs: list[Run], batch: Batch) -> int:
+        """Put the runs in, as used now, then evict what is too much; returns the blocks that were missing."""
+        self._stamp += 1
+        stamp, missing = self._stamp, list[Run]()
+        for run in runs:
+            place = tier.place(run)
+            if place is None:
+                tier.put(run, stamp, batch)
+                missing.append(run)
+            else:
+                self._use(run, stamp)
+        below = self._below(tier)
+        if below is not None and missing and self.specs[below.index].write == "through":
+            self._write_down(below, missing)
+        blocks = sum(run.blocks for run in missing)
+        self._evict(tier)
+        return blocks
+
+    def _use(self, run: Run, stamp: int) -> None:
+        """The run was used, from wherever it is nearest: every tier that has it takes note."""
+        for tier in self.tiers:
+            place = tier.place(run)
+            if place is not None:
+                tier.use(place, stamp)
+
+    def _below(self, tier: Tier) -> Tier | None:
+        following = tier.index + 1
+        return self.tiers[following] if following < len(self.tiers) else None
+
+    def _write_down(self, tier: Tier, runs: list[Run]) -> None:
+        """Blocks of the tier above are written to this one."""
+        above, batch = self.tiers[tier.index - 1], self._open[tier.index]
+        for run in runs:
+            place = above.place(run)
+            assert place is not None
+            # Its own way down may not have ended, or not begun: that is when the later of them ends.
+            if batch.follows is None or place.batch.done_s >= batch.follows.done_s:
+                batch.follows = place.batch
+        batch.blocks += self._put(tier, runs, batch)
+
+    def _evict(self, tier: Tier) -> None:
+        """Evict until nothing is too much; what leaves goes to the tier below, if there is one."""
+        below = self._below(tier)
+        while tier.free < 0:
+            place = tier.oldest()
+            run = place.run
+            if run.blocks > -tier.free:
+                self.residency.split(run, run.blocks + tier.free)
+            if below is not None and below.place(run) is None:
+                self._write_down(below, [run])
+            tier.drop(run)
+            if not run.anywhere:
+                self.lost += run.blocks
+                self.residency.prune(run)
+        tier.settle()
+
+    def _noted(self, upper: Run) -> None:
+        for tier, place in zip(self.tiers, upper.places, strict=True):
+            if place is not None:
+                tier.enter(place)
+
+    # -- hits -------------------------------------------------------------------------------------------
+
+    def lookup(self, content: Content, start: int, limit: int) -> int:
+        """Blocks from ``start`` on, up to block ``limit``, that are in some tier without a gap."""
+        depth = start
+        for run, agreed in self.residency.walk(content, limit):
+            if agreed <= start:
+                continue
+            if not run.anywhere:
+                break
+            depth = agreed
+        return depth - start
+
+    def touch(self, content: Content, end: int) -> None:
+        """The first ``end`` blocks were used, wherever from."""
+        self._stamp += 1
+        for run in self.residency.known(content, 0, end):
+            self._use(run, self._stamp)
+
+    def fetch(self, content: Content, start: int, end: int, now: float) -> float:
+        """Copy blocks ``start .. end``, which ``lookup`` found, to the device; returns when they are there.
+
+        Blocks that left the tiers since, in the same ``schedule()`` call, are still read: their room is not
+        used again before that.
+        """
+        self.flush(now)
+        ready, from_disk = self._promote(content, start, end, now)
+        self.host.hits += end - start - from_disk
+        if self.disk is not None:
+            self.disk.hits += from_disk
+        self._stamp += 1
+        for run in self.residency.known(content, start, end):
+            place = self.host.place(run)
+            if place is not None:
+                ready = max(ready, place.batch.done_s)
+            self._use(run, self._stamp)
+        return self.gets[0].send(ready, end - start)
+
+    def prefetch(self, content: Content, start: int, end: int, now: float) -> None:
+        """Copy what the disk has of blocks ``start .. end``, up to the first gap, to the host."""
+        end = start + self.lookup(content, start, end)
+        if end > start:
+            self.flush(now)
+            self.prefetched += self._promote(content, start, end, now)[1]
+
+    def _promote(self, content: Content, start: int, end: int, now: float) -> tuple[float, int]:
+        """Read from disk what the host lacks of these blocks; returns when it is there, and how many."""
+        disk, host = self.disk, self.host
+        if disk is None:
+            return now, 0
+        runs = self.residency.known(content, start, end)
+        ready, blocks = now, 0
+        for run in runs:
+            place = disk.place(run)
+            if host.place(run) is None and place is not None:
+                ready = max(ready, place.batch.done_s)
+                blocks += run.blocks
+        if not blocks:
+            return now, 0
+        arrival = Batch(self.gets[1].send(ready, blocks))
+        self._put(host, [run for run in runs if run.anywhere], arrival)
+        self.flush(now)  # what had to leave the host for them
+        return arrival.done_s, blocks
+
+    # -- room for swapped requests ----------------------------------------------------------------------
+
+    def reserve(self, blocks: int) -> bool:
+        """Take blocks of the host out of the cache, evicting what is in them; False if there are too few."""
+        host = self.host
+        if blocks > host.capacity - host.reserved:
+            return False
+        host.reserved += blocks
+        self._evict(host)
+        return True
+
+    def release(self, blocks: int) -> None:
+        """Give reserved blocks back to the cache."""
+        self.host.reserved -= blocks
+
+    # -- time -------------------------------------------------------------------------------------------
+
+    def flush(self, now: float) -> None:
+        """Begin to write what has been stored since the last flush, as one transfer a link."""
+        for tier, (line, batch) in enumerate(zip(self.puts, self._open, strict=True)):
+            if batch.blocks:
+                begin = now if batch.follows is None else max(now, batch.follows.done_s)
+                batch.done_s = line.send(begin, batch.blocks)
+                self._open[tier] = Batch()
