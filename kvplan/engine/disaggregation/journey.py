@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -72,19 +72,20 @@ class Journey:
 
     def before(self) -> StageRequest:
         """What the prefill instance is asked for: the prompt and one token."""
-        request = self.request
-        return _stage(request, self, output=_cut(request.output, 1)[0], output_tokens=1)
+        it = self.request
+        output = _cut(it.output, 1)[0]
+        return StageRequest(
+            it.id, it.arrival_s, it.prompt, it.prompt_tokens, output, 1, it.priority, it.session, self
+        )
 
     def after(self, now: float, first_token: FirstToken) -> StageRequest:
         """What the decode instance is asked for, from ``now`` on."""
-        request = self.request
-        if first_token is FirstToken.DECODE:
-            return _stage(request, self, arrival_s=now)
-        first, rest = _cut(request.output, 1)
-        return _stage(
-            request, self, arrival_s=now, prompt=(*request.prompt, *first),
-            prompt_tokens=request.prompt_tokens + 1, output=rest, output_tokens=request.output_tokens - 1,
-        )  # fmt: skip
+        it = self.request
+        prompt, known, output, left = it.prompt, it.prompt_tokens, it.output, it.output_tokens
+        if first_token is FirstToken.PREFILL:
+            first, output = _cut(output, 1)
+            prompt, known, left = (*prompt, *first), known + 1, left - 1
+        return StageRequest(it.id, now, prompt, known, output, left, it.priority, it.session, self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +101,6 @@ def journey_of(live: LiveRequest) -> Journey:
     assert isinstance(facts, StageRequest)
     assert facts.journey is not None
     return facts.journey
-
-
-def _stage(request: Request, journey: Journey, **changes: object) -> StageRequest:
-    whole = StageRequest(
-        request.id, request.arrival_s, request.prompt, request.prompt_tokens, request.output,
-        request.output_tokens, request.priority, request.session, journey,
-    )  # fmt: skip
-    return replace(whole, **changes)  # type: ignore[arg-type]
 
 
 def _cut(runs: TokenRuns, tokens: int) -> tuple[TokenRuns, TokenRuns]:

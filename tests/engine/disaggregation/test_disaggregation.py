@@ -41,7 +41,9 @@ def link(rate: float = float("inf")) -> tuple[Stage, ...]:
 
 def request(number: int, arrival: float, prompt: int, output: int, start: int | None = None) -> Request:
     first = 10_000 * number if start is None else start
-    return Request(f"r{number}", arrival, ((first, prompt),), prompt, ((10**7 + 10**5 * number, output),), output)
+    return Request(
+        f"r{number}", arrival, ((first, prompt),), prompt, ((10**7 + 10**5 * number, output),), output
+    )
 
 
 def play(
@@ -91,7 +93,9 @@ def test_the_first_token_from_the_prefill_instance() -> None:
 def test_two_requests_over_an_infinitely_fast_link_by_hand() -> None:
     """Prefill goes on while the other decodes; each side's steps take a + b tokens + c context."""
     clock = LinearLatency(1.0, 0.25, 0.0)
-    rows, _, _ = play(Disaggregation(link(), BLOCK_BYTES), [request(0, 0.0, 8, 2), request(1, 1.0, 4, 3)], clock=clock)
+    rows, _, _ = play(
+        Disaggregation(link(), BLOCK_BYTES), [request(0, 0.0, 8, 2), request(1, 1.0, 4, 3)], clock=clock
+    )
     # P: r0 in [0, 3], r1 (came at 1) in [3, 5].
     # D: r0's last prompt token in [3, 4.25] and its second in [4.25, 5.5]; r1 is there at 5, in the next step:
     #    [5.5, 6.75], [6.75, 8], [8, 9.25].
@@ -210,7 +214,9 @@ def test_separate_decode_is_not_disturbed_by_prompts() -> None:
     alone.run(chat)
 
     def per_token(found: list[RequestRow]) -> float:
-        times = sorted((r.finish_s - r.first_token_s) / (r.output_tokens - 1) for r in found if r.output_tokens > 1)
+        times = sorted(
+            (r.finish_s - r.first_token_s) / (r.output_tokens - 1) for r in found if r.output_tokens > 1
+        )
         return times[len(times) * 9 // 10]
 
     assert per_token(list(rows.values())) < 0.5 * per_token(together)

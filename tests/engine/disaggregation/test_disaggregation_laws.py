@@ -105,8 +105,12 @@ def strategies(draw: st.DrawFn, config: EngineConfig) -> Disaggregation:
             replace(config, num_blocks=max(least, blocks), max_num_seqs=seats), CLOCK,
         )  # fmt: skip
 
-    carrier = Line(draw(st.sampled_from([1e3, 1e5, 1e9, float("inf")])), draw(st.sampled_from([0.0, 1e-4, 0.02])))
-    route = [Stage("link", carrier, prefill=True, decode=True, ratio=draw(st.sampled_from([1.0, 0.5])), link=True)]
+    carrier = Line(
+        draw(st.sampled_from([1e3, 1e5, 1e9, float("inf")])), draw(st.sampled_from([0.0, 1e-4, 0.02]))
+    )
+    route = [
+        Stage("link", carrier, prefill=True, decode=True, ratio=draw(st.sampled_from([1.0, 0.5])), link=True)
+    ]
     if draw(st.booleans()):
         route = [Stage("out", carrier, prefill=True), *route, Stage("in", carrier, decode=True)]
     return Disaggregation(
@@ -191,4 +195,6 @@ def test_a_lone_request_takes_what_the_engine_takes_and_a_step(
         # The last prompt token is computed again, with the whole prompt as context.
         again = 5e-3 + 2e-5 * 1
         assert ours.first_token_s - theirs.first_token_s == pytest.approx(again, abs=1e-9)
-        assert ours.finish_s - ours.first_token_s == pytest.approx(theirs.finish_s - theirs.first_token_s, abs=1e-9)
+        assert ours.finish_s - ours.first_token_s == pytest.approx(
+            theirs.finish_s - theirs.first_token_s, abs=1e-9
+        )

@@ -60,7 +60,9 @@ def test_nothing_takes_no_time_and_no_turn() -> None:
 @settings(max_examples=100, deadline=None, database=None, derandomize=True)
 @given(
     st.lists(
-        st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(1, 500), st.floats(0, 20), st.integers(1, 6)),
+        st.tuples(
+            st.integers(0, 2), st.integers(0, 1), st.integers(1, 500), st.floats(0, 20), st.integers(1, 6)
+        ),
         max_size=30,
     )
 )

@@ -1,0 +1,206 @@
+"""Scenarios with separate prefill and decode: what they resolve to, what a result says, what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kvplan.engine.disaggregation.strategy import Disaggregation
+from kvplan.engine.recorder import RequestRow
+from kvplan.errors import KvplanError, UnknownName, UsageError
+from kvplan.reporting.result import Result
+from kvplan.scenario.audit import audit_result
+from kvplan.scenario.conservation import check_laws
+from kvplan.scenario.load import load_scenario
+from kvplan.scenario.run import Run
+
+LINEAR = {"latency.model": "linear", "latency.a": 0.005, "latency.b": 2e-5, "latency.c": 1e-8}
+POOL = {"cache.blocks": 3000, "engine.max_num_batched_tokens": 2048, "engine.max_model_len": 16384}
+CHAT = {"workload.synthesize": "chat", "workload.requests": 120, "workload.rate": 15.0}
+BARE = {**LINEAR, **POOL, **CHAT, "disaggregation.bytes_per_token": 131_072}
+LLAMA = {
+    "model": "llama-3.1-8b",
+    "gpu": "h100-sxm",
+    **CHAT,
+    "accuracy.ensemble": 0,
+    "disaggregation.lanes": 1,
+}
+
+
+def run_of(flags: dict[str, Any]) -> Run:
+    return Run(load_scenario(None, flags))
+
+
+def strategy_of(run: Run) -> Disaggregation:
+    strategy = run.system.strategy
+    assert isinstance(strategy, Disaggregation)
+    return strategy
+
+
+def play(flags: dict[str, Any], **sinks: Any) -> dict[str, Any]:
+    run = run_of(flags)
+    run.execute(**sinks)
+    return run.result(["kvplan", "simulate"])
+
+
+def figures(document: dict[str, Any]) -> dict[str, Any]:
+    return {metric["name"]: metric["value"] for metric in document["strategies"]["disaggregation"]}
+
+
+def test_a_result_keeps_its_contract_and_its_laws() -> None:
+    rows: list[RequestRow] = []
+    document = play({**BARE, "disaggregation.decode.instances": 2}, on_request=rows.append)
+    Result.model_validate(document)
+    assert all(check.passed for check in check_laws(document))
+    assert document["pool"]["num_blocks"] == 3 * 3000
+    assert document["totals"]["finished"] == 120 == len(rows)
+    found = figures(document)
+    parts = sum(found[f"ttft_{name}_mean"] for name in ("queue", "prefill", "transfer", "first_decode"))
+    assert parts == pytest.approx(document["latency"]["ttft_s"]["mean"])
+    assert found["moved_bytes"] + found["kept_bytes"] == sum(
+        -(-row.prompt_tokens // 16) * 16 * 131_072 for row in rows
+    )
+
+
+def test_a_result_can_be_audited() -> None:
+    assert audit_result(play(BARE), 40).passed
+
+
+def test_without_the_section_nothing_changes() -> None:
+    plain = {key: value for key, value in BARE.items() if not key.startswith("disaggregation")}
+    assert play(plain)["strategies"] == {}
+    assert run_of(plain).system.chosen is None
+
+
+def test_a_model_says_bytes_and_layers() -> None:
+    run = run_of({**LLAMA, "disaggregation.streaming": "layerwise"})
+    strategy = strategy_of(run)
+    assert strategy.block_bytes == 16 * 131_072
+    assert strategy.layers == 32
+    assert [stage.name for stage in strategy.route] == ["ib-ndr"]
+    assert strategy.route[0].carrier.seconds(46 * 10**9) == pytest.approx(1.0, rel=1e-4)
+    names = [item.name for item in run.system.assumptions]
+    assert names[:3] == ["disaggregation.first_token", "disaggregation.bytes_per_token", "transfer.ib-ndr"]
+
+
+def test_a_smaller_format_halves_what_travels() -> None:
+    whole = play({**LLAMA, "workload.requests": 30})
+    half = play({**LLAMA, "workload.requests": 30, "disaggregation.dtype": "fp8"})
+    assert figures(half)["moved_bytes"] == pytest.approx(figures(whole)["moved_bytes"] / 2, rel=1e-3)
+    route = strategy_of(run_of({**LLAMA, "disaggregation.dtype": "fp8"})).route
+    assert [(stage.name, stage.prefill, stage.decode, stage.ratio) for stage in route] == [
+        ("to fp8", True, False, 1.0), ("ib-ndr", True, True, 0.5), ("from fp8", False, True, 1.0),
+    ]  # fmt: skip
+    # Read 2 bytes and write 1 at 80 % of 3.35 TB/s, and launch a kernel.
+    assert route[0].carrier.seconds(10**9) == pytest.approx(5e-6 + 1.5e9 / (0.8 * 3.35e12), rel=1e-3)
+
+
+def test_through_the_host_the_way_is_longer() -> None:
+    direct = figures(play({**LLAMA, "workload.requests": 30}))
+    host = figures(play({**LLAMA, "workload.requests": 30, "disaggregation.through": "host"}))
+    assert host["ttft_transfer_mean"] > direct["ttft_transfer_mean"]
+    assert host["moved_bytes"] == direct["moved_bytes"]
+    route = strategy_of(run_of({**LLAMA, "disaggregation.through": "host"})).route
+    assert [stage.name for stage in route] == ["device to host", "ib-ndr", "host to device"]
+    # 55 GB/s over PCIe on either side, as each GPU's spec has it.
+    assert [stage.carrier.seconds(10**9) for stage in route] == pytest.approx(
+        [1 / 55, 1 / 46, 1 / 55], rel=0.01
+    )
+
+
+def test_pools_of_their_own() -> None:
+    run = run_of(
+        {**LLAMA, "disaggregation.decode.gpu": "a100-80g", "disaggregation.decode.tp": 2,
+         "disaggregation.prefill.max_num_seqs": 8, "disaggregation.prefill.instances": 3}
+    )  # fmt: skip
+    strategy = strategy_of(run)
+    alone = run_of({**LLAMA, "gpu": "a100-80g", "parallel.tp": 2})
+    assert strategy.decode.config == alone.deployment.config
+    assert strategy.prefill.config is not None
+    assert strategy.prefill.config.max_num_seqs == 8
+    assert strategy.prefill.latency is None
+    assert strategy.decode.latency is not None
+    assert run.system.gpus(run.deployment) == 3 * 1 + 1 * 2
+    run.execute()
+    document = run.result(["kvplan", "simulate"])
+    assert document["gpu"]["count"] == 5
+    assert document["pool"]["num_blocks"] == sum(config.num_blocks for config in run.system.instances)
+
+
+def test_a_clock_of_its_own_is_not_perturbed_and_says_so() -> None:
+    flags = {**LLAMA, "disaggregation.decode.tp": 2}
+    del flags["accuracy.ensemble"]
+    assert any("clock of the decode pool is its own" in text for text in run_of(flags).system.warnings)
+
+
+def test_a_link_of_ones_own() -> None:
+    run = run_of({**BARE, "disaggregation.bandwidth": "10GB/s", "disaggregation.latency": "1ms"})
+    assert strategy_of(run).route[0].carrier.seconds(10**10) == pytest.approx(1.001)
+
+
+@pytest.mark.parametrize(
+    ("flags", "error", "where", "text"),
+    [
+        ({"disaggregation.link": "ib-nrd"}, UnknownName, "disaggregation.link", "ib-ndr"),
+        ({"disaggregation.bandwidth": 0}, KvplanError, "disaggregation.bandwidth", "greater than 0"),
+        ({"disaggregation.bandwidth": "3 bananas"}, KvplanError, "disaggregation.bandwidth", "bananas"),
+        (
+            {"disaggregation.decode.instances": 0},
+            KvplanError,
+            "disaggregation.decode.instances",
+            "greater than",
+        ),
+        ({"disaggregation.decode.instnaces": 2}, KvplanError, "disaggregation.decode.instnaces", "instances"),
+        ({"disaggregation.decode.router": "rnd"}, UnknownName, "", "routing policy"),
+        ({"disaggregation.layers": 3}, UsageError, "disaggregation.layers", "one piece"),
+        ({"disaggregation.streaming": "layerwise"}, UsageError, "disaggregation.layers", "number of layers"),
+        ({"disaggregation.dtype": "fp8"}, UsageError, "disaggregation.dtype", "a model and a GPU"),
+        ({"disaggregation.through": "host"}, UsageError, "disaggregation.through", "needs the GPU"),
+        ({"disaggregation.decode.tp": 2}, UsageError, "disaggregation.decode", "needs a model"),
+        ({"parallel.replicas": 2}, UsageError, "parallel.replicas", "instances"),
+        (
+            {"cache.groups": [{"kind": "sliding", "window": 64}]},
+            UsageError,
+            "disaggregation",
+            "full attention",
+        ),
+        ({"cache.eviction": "belady"}, UsageError, "cache.eviction", "belady"),
+    ],
+)
+def test_what_is_refused(flags: dict[str, Any], error: type[KvplanError], where: str, text: str) -> None:
+    with pytest.raises(error) as caught:
+        run_of({**BARE, **flags}).execute()
+    assert text in str(caught.value)
+    assert where in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "where", "text"),
+    [
+        ({"disaggregation.bytes_per_token": 5}, "disaggregation.bytes_per_token", "follow from"),
+        ({"disaggregation.dtype": "fp32"}, "disaggregation.dtype", "not smaller"),
+        ({"disaggregation.dtype": "fp9"}, "disaggregation.dtype", "fp9"),
+        (
+            {"disaggregation.streaming": "layerwise", "disaggregation.layers": 3},
+            "disaggregation.layers",
+            "follows",
+        ),
+        ({"disaggregation.decode.gpu": "h1000"}, "disaggregation.decode", "h1000"),
+        ({"disaggregation.decode.tp": 3}, "disaggregation.decode", "does not divide"),
+        (
+            {"disaggregation.decode.tp": 2, "disaggregation.decode.blocks": 9},
+            "disaggregation.decode.blocks",
+            "follow",
+        ),
+        ({"disaggregation.decode.tp": 2, "cache.blocks": 900}, "disaggregation.decode", "every pool"),
+        ({"engine.kind": "sglang", "cache.prefix": "radix"}, "engine.kind", "vLLM"),
+        ({"model": "gemma-3-27b"}, "disaggregation", "full attention only"),
+        ({"model": "mamba-2.8b"}, "disaggregation", "state"),
+    ],
+)
+def test_what_is_refused_of_a_model(flags: dict[str, Any], where: str, text: str) -> None:
+    with pytest.raises(KvplanError) as caught:
+        run_of({**LLAMA, **flags}).execute()
+    assert text in str(caught.value)
+    assert where in str(caught.value)
