@@ -100,7 +100,8 @@ def test_through_the_host_the_way_is_longer() -> None:
     direct = figures(play({**LLAMA, "workload.requests": 30}))
     host = figures(play({**LLAMA, "workload.requests": 30, "disaggregation.through": "host"}))
     assert host["ttft_transfer_mean"] > direct["ttft_transfer_mean"]
-    assert host["moved_bytes"] == direct["moved_bytes"]
+    # What the decode instance has by then may differ; what it needs does not.
+    assert len({found["moved_bytes"] + found["kept_bytes"] for found in (host, direct)}) == 1
     route = strategy_of(run_of({**LLAMA, "disaggregation.through": "host"})).route
     assert [stage.name for stage in route] == ["device to host", "ib-ndr", "host to device"]
     # 55 GB/s over PCIe on either side, as each GPU's spec has it.

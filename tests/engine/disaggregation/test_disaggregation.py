@@ -233,8 +233,8 @@ def test_what_is_refused() -> None:
     with pytest.raises(UsageError, match="the decode pool has 0 instances") as caught:
         replace(good, decode=PoolPlan(0)).engine(CONFIG, clock, recorder)
     assert caught.value.where == "disaggregation.decode.instances"
+    other = EngineConfig(num_blocks=200, block_size=32)
     with pytest.raises(UsageError, match="blocks of 16 and 32 tokens"):
-        other = EngineConfig(num_blocks=200, block_size=32)
         replace(good, decode=PoolPlan(config=other)).engine(CONFIG, clock, recorder)
     with pytest.raises(UnknownName, match="routing policy"):
         replace(good, prefill=PoolPlan(1, "random")).engine(CONFIG, clock, recorder)
