@@ -55,16 +55,22 @@ class Fragmentation:
                 self._integral[name] += share * seconds
         self._since = t_s
 
-    def metrics(self) -> list[Metric]:
-        """Means and peaks; without an observation that lasted, the peaks are the means."""
-        seconds = self._seconds
-        mean = {name: self._integral[name] / seconds if seconds else self._peak[name] for name in _SHARES}
+    def metrics(self, *, contiguous: bool) -> list[Metric]:
+        """Means and peaks; without an observation that lasted, the peaks are the means.
+
+        Holes are of no consequence, and left out, where blocks need not lie side by side.
+        """
+        seconds, peak = self._seconds, self._peak
+        mean = {name: self._integral[name] / seconds if seconds else peak[name] for name in _SHARES}
         held = "of the room that running requests hold"
-        return [
+        found = [
             Metric("used_share", mean["used"], "1", f"tokens computed and kept, {held}; mean over time"),
             Metric("reserved_share", mean["reserved"], "1", f"for tokens to come, {held}; mean over time"),
             Metric("internal_fragmentation", mean["internal"], "1", f"never used, {held}; mean over time"),
-            Metric("internal_fragmentation_peak", self._peak["internal"], "1", "the same, largest"),
-            Metric("external_fragmentation", mean["external"], "1", "1 - largest hole / free; mean"),
-            Metric("external_fragmentation_peak", self._peak["external"], "1", "the same, largest"),
+            Metric("internal_fragmentation_peak", peak["internal"], "1", "the same, largest"),
         ]
+        if contiguous:
+            outside = "free blocks outside the largest hole; mean over time"
+            found.append(Metric("external_fragmentation", mean["external"], "1", outside))
+            found.append(Metric("external_fragmentation_peak", peak["external"], "1", "the same, largest"))
+        return found

@@ -33,6 +33,9 @@ class Holder(ABC):
     section: str
     """Where its figures stand in a result."""
 
+    contiguous = False
+    """Whether a request's blocks must lie side by side, so that free ones may be of no use."""
+
     def __init__(self, config: EngineConfig, pool: BlockPool) -> None:
         self.config = config
         self.pool = pool

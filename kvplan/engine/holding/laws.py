@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Protocol
 
 from kvplan.engine.holding.context import CappedContext, Context, ShareContext
@@ -159,8 +160,7 @@ class PromptShare:
 
     def kept_prompt(self, prompt: int) -> int:
         """Tokens of the prompt that stay."""
-        share = -(-self.budget.numerator * prompt // self.budget.denominator)
-        return max(share, min(prompt, self.window))
+        return _prompt_share(self.budget.numerator, self.budget.denominator, self.window, prompt)
 
     def kept(self, prompt: int, settled: bool, computed: int) -> int:
         """All of them until the prompt is computed."""
@@ -214,6 +214,12 @@ class QuantizedWindow:
     def context(self) -> Context | None:
         """By one a step."""
         return None
+
+
+@lru_cache(maxsize=4096)
+def _prompt_share(numerator: int, denominator: int, window: int, prompt: int) -> int:
+    """The share of a prompt, but at least the window at its end."""
+    return max(-(-numerator * prompt // denominator), min(prompt, window))
 
 
 def _beyond(kept: int, size: int) -> int:

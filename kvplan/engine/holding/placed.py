@@ -28,6 +28,7 @@ class Placed(Holder):
     """Requests with a region each; ``request.blocks`` is its size."""
 
     section = "allocation"
+    contiguous = True
 
     def __init__(self, config: EngineConfig, pool: BlockPool, fit: Fit) -> None:
         super().__init__(config, pool)
@@ -128,7 +129,7 @@ class GrowthRule:
     """How a contiguous region grows.
 
     Attributes:
-        chunk: blocks it grows by; 0: it doubles.
+        chunk: its size is a multiple of so many blocks; 0: a power of two, so that it grows by doubling.
         move: whether a region that cannot grow in place is copied elsewhere; else room is made by preemption.
         block_bytes: bytes of one block, for the copies.
         copy_bytes_per_s: bytes copied per second within the memory of the GPU.
@@ -150,16 +151,16 @@ class Contiguous(Placed):
         self.moved_s = 0.0
         self._longest = -(-config.max_model_len // self.size)
 
-    def _roomy(self, needed: int, now: int) -> int:
-        """The size a region of ``now`` blocks grows to when it needs ``needed``; never less than that."""
+    def _roomy(self, needed: int) -> int:
+        """The size of a region for ``needed`` blocks with room to spare: whole chunks, or a power of two."""
         chunk = self.rule.chunk
-        wanted = -(-needed // chunk) * chunk if chunk else max(needed, 2 * now)
+        wanted = -(-needed // chunk) * chunk if chunk else 1 << (needed - 1).bit_length()
         return self.space.rounded(max(needed, min(wanted, self._longest)))
 
     def first_size(self, request: Request, tokens: int) -> int:
         """Room for all tokens it has: each attempt then ends with one more, wherever the region lies."""
         needed = -(-tokens // self.size)
-        return self._within(self._roomy(needed, 0), self.space.rounded(needed))
+        return self._within(self._roomy(needed), self.space.rounded(needed))
 
     def _within(self, roomy: int, needed: int) -> int:
         """What is roomy must fit into the empty space; if it does not, what is needed."""
@@ -172,7 +173,7 @@ class Contiguous(Placed):
         if needed <= now:
             return True
         tight = self.space.rounded(needed)
-        sizes = (self._roomy(needed, now), tight)
+        sizes = (self._roomy(needed), tight)
         for size in sizes:
             if self.space.extend(self._start[request], now, size):
                 self.extensions += 1

@@ -17,12 +17,17 @@ from kvplan.engine.replica import Replica
 from kvplan.traces.request import Request
 
 
+_EVERY_POINT = 512
+"""Points of the series that are all observed; of later ones one in four is: looking costs time per request."""
+
+
 class ObservedReplica(Replica):
-    """The plain engine, with fragmentation observed at the points of the series."""
+    """The plain engine, with fragmentation observed at points of the series."""
 
     def __init__(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> None:
         super().__init__(config, latency, recorder)
         self.fragmentation = Fragmentation()
+        self._points = 0
 
     def run(self, requests: Iterable[Request]) -> None:
         """As the base class."""
@@ -32,7 +37,9 @@ class ObservedReplica(Replica):
     def _record(self, plan: StepPlan, clock: float) -> None:
         planned = bool(plan.batch.scheduled_tokens or plan.preempted)
         if planned and self.recorder.wants_point(self.recorder.totals.steps):
-            self._observe(clock)
+            self._points += 1
+            if self._points < _EVERY_POINT or self._points % 4 == 0:
+                self._observe(clock)
         super()._record(plan, clock)
 
     def _observe(self, clock: float) -> None:
@@ -57,7 +64,7 @@ class ObservedReplica(Replica):
         """As the base class; the section ``allocation``."""
         super().close()
         paged = Metric("kind", f"paged:{self.config.block_size}", "", "blocks of so many tokens, anywhere")
-        self.recorder.sections["allocation"] = [paged, *self.fragmentation.metrics()]
+        self.recorder.sections["allocation"] = [paged, *self.fragmentation.metrics(contiguous=False)]
 
 
 class HoldingReplica(ObservedReplica):
@@ -75,10 +82,9 @@ class HoldingReplica(ObservedReplica):
         holder: Callable[[EngineConfig, BlockPool], Holder],
     ) -> None:
         super().__init__(config, latency, recorder)
-        scheduler = HoldingScheduler(config, keep_schedule=self.logging)
-        self.holder = holder(config, scheduler.pool)
-        scheduler.hold_with(self.holder)
-        self.scheduler = scheduler
+        self.scheduler: HoldingScheduler = HoldingScheduler(config, keep_schedule=self.logging)
+        self.holder = holder(config, self.scheduler.pool)
+        self.scheduler.hold_with(self.holder)
 
     def rejection(self, request: Request) -> str | None:
         """As the holder sees it."""
@@ -92,8 +98,12 @@ class HoldingReplica(ObservedReplica):
     def _observe(self, clock: float) -> None:
         size, holder = self.config.block_size, self.holder
         room = used = reserved = 0
+        unsettled = set(self.scheduler.held.unsettled)
         for request, computed in self._progress():
             kept = holder.attended(request, computed)
+            if request in unsettled and kept < computed:
+                # What the chunk in flight will drop is still needed for computing it.
+                kept = min(computed, request.blocks * size)
             final = request.prompt_tokens + request.max_tokens - 1
             held = request.blocks * size
             room += held
@@ -105,5 +115,6 @@ class HoldingReplica(ObservedReplica):
         """As the base class; the holder's section."""
         super().close()
         sections = self.recorder.sections
-        shares = sections.pop("allocation")[1:]
+        del sections["allocation"]
+        shares = self.fragmentation.metrics(contiguous=self.holder.contiguous)
         sections[self.holder.section] = [*self.holder.metrics(), *shares]
