@@ -16,9 +16,8 @@ from kvplan.engine.recorder import Metric, Recorder
 from kvplan.engine.replica import Replica
 from kvplan.traces.request import Request
 
-
 _EVERY_POINT = 512
-"""Points of the series that are all observed; of later ones one in four is: looking costs time per request."""
+"""Points of the series that are all observed; of later ones one in four is, as looking costs time."""
 
 
 class ObservedReplica(Replica):

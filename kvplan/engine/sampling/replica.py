@@ -1,0 +1,142 @@
+"""An engine that answers every request with several samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Metric, Recorder
+from kvplan.engine.replica import Replica
+from kvplan.engine.sampling.beams import BeamScheduler
+from kvplan.engine.sampling.forking import ForkingScheduler
+from kvplan.engine.sampling.samples import SampleRows, all_samples, first_samples
+from kvplan.traces.request import Request
+
+Fork: TypeAlias = Literal["copy-on-write", "requests"]
+
+_COPIED = (
+    "steps", "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks", "allocated_blocks",
+    "peak_used_blocks", "peak_running", "peak_waiting",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingRule:
+    """How many samples, and how they share.
+
+    Attributes:
+        n: samples of every request.
+        fork: ``copy-on-write``: the prompt is computed once and its blocks are held together; ``requests``:
+            every sample is a request of its own that finds the prompt in the prefix cache, vLLM v1's way.
+        trunk_lag: of beams, the tokens in which they differ; ``None``: independent samples.
+        block_bytes: bytes of a block, where known.
+    """
+
+    n: int
+    fork: Fork = "copy-on-write"
+    trunk_lag: int | None = None
+    block_bytes: int | None = None
+
+
+class ForkingReplica(Replica):
+    """One engine whose scheduler forks requests."""
+
+    def __init__(
+        self, config: EngineConfig, latency: LatencyModel, recorder: Recorder, rule: SamplingRule
+    ) -> None:
+        super().__init__(config, latency, recorder)
+        if rule.trunk_lag is None:
+            self.forking = ForkingScheduler(config, rule.n, keep_schedule=self.logging)
+        else:
+            self.forking = BeamScheduler(config, rule.n, rule.trunk_lag, keep_schedule=self.logging)
+        self.scheduler = self.forking
+
+
+class SamplingEngine:
+    """Serves requests with ``rule.n`` samples each, and reports them as one.
+
+    Peaks and totals of the scheduler count samples; requests, rows and latencies count requests. In a
+    decision log a sample is its request's id, ``#`` and its number.
+    """
+
+    def __init__(
+        self, config: EngineConfig, latency: LatencyModel, recorder: Recorder, rule: SamplingRule
+    ) -> None:
+        self.rule = rule
+        self.recorder = recorder
+        self.rows = SampleRows(rule.n, recorder)
+        inner = Recorder(
+            on_request=self.rows.finished,
+            on_rejected=self.rows.rejected,
+            on_decision=recorder.on_decision,
+        )
+        inner.series = recorder.series
+        self.inner = inner
+        self.replica: Replica
+        if rule.fork == "requests":
+            self.replica = Replica(config, latency, inner)
+        else:
+            self.replica = ForkingReplica(config, latency, inner, rule)
+
+    def run(self, requests: Iterable[Request]) -> None:
+        """Serve the requests, which arrive in the order given."""
+        counted = self._counted(requests)
+        if self.rule.fork == "requests":
+            self.replica.run(all_samples(counted, self.rule.n))
+        else:
+            self.replica.run(first_samples(counted))
+
+    def _counted(self, requests: Iterable[Request]) -> Iterable[Request]:
+        for request in requests:
+            self.recorder.totals.requests += 1
+            yield request
+
+    def close(self) -> None:
+        """Bring the totals up to date; also after an interrupted run."""
+        self.replica.close()
+        totals = self.recorder.totals
+        for name in _COPIED:
+            setattr(totals, name, getattr(self.inner.totals, name))
+        totals.unfinished = totals.requests - totals.finished - totals.rejected
+        self.recorder.sections["sampling"] = self._metrics()
+
+    def _metrics(self) -> list[Metric]:
+        rule, size = self.rule, self.replica.config.block_size
+        mode = "parallel samples" if rule.trunk_lag is None else f"beams, trunk lag {rule.trunk_lag} tokens"
+        found = [
+            Metric("samples", rule.n, "1", f"{mode} of every request"),
+            Metric("fork", rule.fork, "", "how samples come to share their prompt"),
+        ]
+        if not isinstance(self.replica, ForkingReplica):
+            shared = self.rows.shared_tokens // size
+            found.append(
+                Metric("shared_blocks", shared, "blocks", "found in the cache by samples after the first")
+            )
+            return [*found, *self._bytes("shared_bytes", shared, "held once instead of once a sample")]
+        scheduler = self.replica.forking
+        found += [
+            Metric(
+                "shared_blocks", scheduler.shared_blocks, "blocks", "of prompts, held once, not by sample"
+            ),
+            *self._bytes("shared_bytes", scheduler.shared_blocks, "the same"),
+            Metric("copies", scheduler.copies, "blocks", "last blocks of prompts, copied when written to"),
+            *self._bytes("copied_bytes", scheduler.copies, "the same"),
+            Metric("postponed_samples", scheduler.postponed, "1", "found no room when their request forked"),
+        ]
+        if isinstance(scheduler, BeamScheduler):
+            merged = scheduler.merged_blocks
+            replaced = round(scheduler.replaced)
+            found += [
+                Metric("merged_blocks", merged, "blocks", "freed as the trunk of beams reached their end"),
+                Metric("beam_copies", replaced, "blocks", "expected: by beams that continued another one"),
+                *self._bytes("beam_copied_bytes", replaced, "the same"),
+            ]
+        return found
+
+    def _bytes(self, name: str, blocks: int, meaning: str) -> list[Metric]:
+        """The blocks in bytes, where those are known."""
+        size = self.rule.block_bytes
+        return [] if size is None else [Metric(name, blocks * size, "bytes", meaning)]

@@ -1,0 +1,102 @@
+"""A request's samples: what they ask for, and one row for all of them.
+
+Every sample has the prompt of its request and as many output tokens. Sample 0 has the answer of the trace,
+which a later turn of the conversation continues; the others have tokens of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.traces.request import OUTPUT_STRIDE
+
+if TYPE_CHECKING:
+    from kvplan.traces.request import Request
+
+SAMPLE_BASE = 1 << 60
+"""Beyond all tokens of a trace."""
+
+
+def sample_of(request: Request, sample: int, number: int) -> Request:
+    """Sample ``sample`` of a request; ``number`` tells its tokens from those of all other samples."""
+    if sample == 0:
+        return replace(request, id=f"{request.id}#0")
+    output = ((SAMPLE_BASE + number * OUTPUT_STRIDE, request.output_tokens),)
+    return replace(request, id=f"{request.id}#{sample}", output=output)
+
+
+def another_sample(first: Request, sample: int, number: int) -> Request:
+    """Sample ``sample`` beside the first one of the same request."""
+    return sample_of(replace(first, id=first.id.rpartition("#")[0]), sample, number)
+
+
+def all_samples(requests: Iterable[Request], n: int) -> Iterator[Request]:
+    """All samples of all requests, as requests of their own that arrive together."""
+    for index, request in enumerate(requests):
+        for sample in range(n):
+            yield sample_of(request, sample, index * n + sample)
+
+
+def first_samples(requests: Iterable[Request]) -> Iterator[Request]:
+    """The first sample of every request."""
+    for request in requests:
+        yield sample_of(request, 0, 0)
+
+
+class SampleRows:
+    """Gathers what happens to samples, and reports it by request.
+
+    A request is scheduled and has its first token when the first of its samples is, and is finished with
+    the last. Its output tokens are those of all samples; its time per output token is that of the samples,
+    which run side by side.
+
+    Attributes:
+        shared_tokens: tokens that samples after the first found in the cache.
+    """
+
+    def __init__(self, n: int, recorder: Recorder) -> None:
+        self.n = n
+        self.recorder = recorder
+        self.shared_tokens = 0
+        self._rows: dict[str, list[RequestRow]] = {}
+
+    def finished(self, row: RequestRow) -> None:
+        """One sample is finished."""
+        request, _, sample = row.id.rpartition("#")
+        if sample != "0":
+            self.shared_tokens += row.cached_tokens
+        rows = self._rows.setdefault(request, [])
+        rows.append(row)
+        if len(rows) == self.n:
+            del self._rows[request]
+            self._report(request, rows)
+
+    def _report(self, request: str, rows: list[RequestRow]) -> None:
+        leader = min(rows, key=lambda row: row.scheduled_s)
+        whole = RequestRow(
+            request,
+            leader.arrival_s,
+            leader.scheduled_s,
+            min(row.first_token_s for row in rows),
+            max(row.finish_s for row in rows),
+            leader.prompt_tokens,
+            sum(row.output_tokens for row in rows),
+            next(row.cached_tokens for row in rows if row.id.endswith("#0")),
+            sum(row.preemptions for row in rows),
+        )
+        recorder = self.recorder
+        recorder.finished(whole)
+        if whole.output_tokens > 1:
+            del recorder.tpot_s[-1]
+            if leader.output_tokens > 1:
+                seconds = whole.finish_s - whole.first_token_s
+                recorder.tpot_s.append(seconds / (leader.output_tokens - 1))
+
+    def rejected(self, sample_id: str, reason: str) -> None:
+        """One sample was turned away, and so will be the others."""
+        request, _, sample = sample_id.rpartition("#")
+        if sample == "0":
+            self.recorder.rejected(request, reason)

@@ -1,0 +1,67 @@
+"""Several samples of every request, as a scenario asks for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.engine import Engine
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder
+from kvplan.engine.sampling.replica import SamplingEngine, SamplingRule
+from kvplan.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """``rule.n`` samples of every request."""
+
+    rule: SamplingRule
+
+    @property
+    def name(self) -> str:
+        """As a scenario calls it."""
+        return "sampling" if self.rule.trunk_lag is None else "sampling (beam)"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the result cannot answer."""
+        assumed = f"sampling: all {self.rule.n} samples of a request have as many tokens as its answer"
+        if self.rule.trunk_lag is None:
+            return (assumed,)
+        lag = (
+            f"sampling: beams are taken to differ in their last {self.rule.trunk_lag} tokens, whatever the "
+            "scores; a beam that is preempted comes back on its own while the others go on"
+        )
+        return (assumed, lag)
+
+    def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> Engine:
+        """One deployment.
+
+        Raises:
+            UsageError: more samples than may run at once, several layer groups, the clairvoyant eviction
+                policy, or beams with a prefix cache.
+        """
+        n = self.rule.n
+        if n > config.max_num_seqs:
+            raise UsageError(
+                f"{n} samples of a request never run together: the engine runs at most "
+                f"{config.max_num_seqs} at a time",
+                where="sampling.n",
+                hint="raise engine.max_num_seqs or lower n",
+            )
+        if len(config.groups) != 1 or config.groups[0].kind != "full":
+            raise UsageError(
+                "several samples are simulated on one group of full attention",
+                where="cache.groups",
+                hint="--set 'cache.groups=[{kind: full}]' treats all layers alike",
+            )
+        if config.eviction == "belady":
+            raise UsageError("belady knows requests, not samples", where="cache.eviction", hint="use lru")
+        if self.rule.trunk_lag is not None and config.enable_prefix_caching:
+            raise UsageError(
+                "beams are not published: what they have computed is not the answer",
+                where="cache.prefix",
+                hint="set cache.prefix to none",
+            )
+        return SamplingEngine(config, latency, recorder, self.rule)
