@@ -1,0 +1,239 @@
+"""The ranks' common loop: every step is planned for all of them, and lasts as long as the slowest needs."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import inf
+from typing import NoReturn
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.errors import EngineStuck
+from kvplan.engine.lockstep.coast import eventful, quiet_ranks
+from kvplan.engine.plan import StepPlan
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Metric, Recorder, SeriesPoint
+from kvplan.engine.replica import Replica
+from kvplan.engine.router import make_router
+from kvplan.traces.request import Request
+
+_SUMMED = (
+    "requests", "unfinished", "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks",
+    "allocated_blocks", "peak_used_blocks", "peak_running", "peak_waiting",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One step of all ranks: their plans, and when it ends."""
+
+    plans: tuple[StepPlan, ...]
+    end_s: float
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all ranks."""
+        return sum(plan.batch.scheduled_tokens for plan in self.plans)
+
+    @property
+    def preempts(self) -> bool:
+        """Whether a rank preempted a request."""
+        return any(plan.preempted for plan in self.plans)
+
+
+class LockstepEngine:
+    """Ranks in step. With one rank it decides and times what a ``Replica`` does.
+
+    Rows of all ranks go to the one recorder. Decision lines carry the rank's number and a tab in front; a
+    rank with nothing to do has none. ``steps`` counts those of all ranks together once; other totals are sums
+    (peaks: of the ranks' own peaks).
+
+    Args:
+        ranks: how many.
+        router: deals requests to ranks when they arrive.
+        config: options of each rank: its own blocks, its own limits.
+        latency: how long a rank needs for its part of a step.
+    """
+
+    def __init__(
+        self, ranks: int, router: str, config: EngineConfig, latency: LatencyModel, recorder: Recorder
+    ) -> None:
+        self.config = config
+        self.recorder = recorder
+        self.router = make_router(router)
+        self.ranks = [Replica(config, latency, self._recorder_of(index)) for index in range(ranks)]
+        self.clock = 0.0
+        self._device_free = 0.0
+        self._in_flight: deque[Group] = deque()
+        self._depth = 2 if config.async_scheduling else 1
+        self._idle_steps = 0
+        self._busy_s = self._own_s = 0.0
+
+    def _recorder_of(self, index: int) -> Recorder:
+        whole = self.recorder
+        log = whole.on_decision
+        return Recorder(
+            on_request=whole.finished,
+            on_rejected=whole.rejected,
+            on_decision=None if log is None else (lambda line: log(f"{index}\t{line}")),
+        )
+
+    def run(self, requests: Iterable[Request]) -> None:
+        """Serve the requests, which arrive in the order given."""
+        for request in requests:
+            if request.arrival_s > self.clock:
+                self.advance(request.arrival_s)
+            if request.arrival_s > self.clock and not self._waits and not self._in_flight:
+                self.clock = request.arrival_s
+            self.ranks[self.router.choose(request, self.ranks)].push(request)
+        self.advance(inf)
+
+    @property
+    def _waits(self) -> bool:
+        return any(rank.scheduler.has_requests for rank in self.ranks)
+
+    def advance(self, until: float) -> None:
+        """Go on until the clock is at ``until`` or later, or nothing is left to do."""
+        in_flight = self._in_flight
+        while self.clock < until:
+            if self._waits:
+                if self.recorder.on_decision is None and self._coast(until):
+                    continue
+                group = self._plan()
+                if group.tokens or group.preempts:
+                    in_flight.append(group)
+                elif not in_flight:
+                    self._stuck()
+                if group.tokens and len(in_flight) < self._depth:
+                    continue
+            elif not in_flight:
+                break
+            group = in_flight.popleft()
+            self.clock = max(self.clock, group.end_s)
+            self._deliver(group)
+
+    def _plan(self) -> Group:
+        """Plan a step of every rank."""
+        in_flight, clock = self._in_flight, self.clock
+        plans = []
+        for number, rank in enumerate(self.ranks):
+            scheduler = rank.scheduler
+            running = in_flight[-1].plans[number] if in_flight else None
+            scheduler.in_flight = 1 if running is not None and running.batch.scheduled_tokens else 0
+            plans.append(scheduler.schedule())
+        needed = [
+            rank._step_seconds(plan)
+            for rank, plan in zip(self.ranks, plans, strict=True)
+            if plan.batch.scheduled_tokens
+        ]
+        end = clock
+        if needed:
+            end = self._device_free = max(clock, self._device_free) + self._account(needed)
+        group = Group(tuple(plans), end)
+        for rank, plan in zip(self.ranks, plans, strict=True):
+            rank._record(plan, clock)
+        if needed or group.preempts:
+            self._note(clock)
+        return group
+
+    def _account(self, needed: list[float]) -> float:
+        """The step's seconds: those of the slowest rank."""
+        slowest = max(needed)
+        self._busy_s += slowest * len(self.ranks)
+        self._own_s += sum(needed)
+        self._idle_steps += len(self.ranks) - len(needed)
+        return slowest
+
+    def _note(self, clock: float) -> None:
+        """Count a step, and write a point of the series where one is due."""
+        recorder = self.recorder
+        totals = recorder.totals
+        if recorder.wants_point(totals.steps):
+            schedulers = [rank.scheduler for rank in self.ranks]
+            recorder.point(
+                SeriesPoint(
+                    clock,
+                    sum(rank.used_blocks for rank in self.ranks),
+                    sum(scheduler.pool.cached for scheduler in schedulers),
+                    sum(len(scheduler.running) for scheduler in schedulers),
+                    sum(len(scheduler.waiting) for scheduler in schedulers),
+                    sum(scheduler.queried_tokens for scheduler in schedulers),
+                    sum(scheduler.hit_tokens for scheduler in schedulers),
+                    sum(scheduler.preemptions for scheduler in schedulers),
+                )
+            )
+        totals.steps += 1
+
+    def _deliver(self, group: Group) -> None:
+        for rank, plan in zip(self.ranks, group.plans, strict=True):
+            rank._deliver(plan, self.clock)
+
+    def _stuck(self) -> NoReturn:
+        for rank in self.ranks:
+            if rank.scheduler.waiting.items:
+                raise EngineStuck(self.clock, rank.scheduler.waiting.head().request.id)
+        raise AssertionError("stuck without a request")
+
+    def _coast(self, until: float) -> bool:
+        """Take steps in which no rank decides anything; whether there were any."""
+        in_flight, overlap = self._in_flight, self.config.async_scheduling
+        if overlap and len(in_flight) != 1:
+            return False
+        before = in_flight[0] if overlap else None
+        coasts = quiet_ranks(self.ranks, before)
+        if not coasts:
+            return False
+        totals = self.recorder.totals
+        limit = -totals.steps % self.recorder.series_stride
+        for coast in coasts:
+            steady = coast.rank.scheduler.steady
+            limit = min(limit, steady.next_event() - 1 - steady.tick)
+        brings = before is not None and eventful(before)
+        if brings:
+            # The step in flight ends while the next one runs, and what it brings may change what follows.
+            limit = min(limit, 1)
+        done = 0
+        while done < limit and self.clock < until and all(coast.fits() for coast in coasts):
+            seconds = self._account([coast.step() for coast in coasts])
+            if overlap:
+                self.clock, self._device_free = self._device_free, self._device_free + seconds
+            else:
+                self.clock = self._device_free = self.clock + seconds
+            done += 1
+        if not done:
+            return False
+        totals.steps += done
+        for coast in coasts:
+            coast.settle(done, overlap=overlap)
+        if before is not None:
+            plans = [StepPlan()] * len(self.ranks)
+            for coast in coasts:
+                plans[coast.number] = coast.plan
+            in_flight[-1] = Group(tuple(plans), self._device_free)
+            if brings:
+                self._deliver(before)
+        return True
+
+    def close(self) -> None:
+        """Bring totals and metrics up to date; also after an interrupted run."""
+        totals = self.recorder.totals
+        for rank in self.ranks:
+            rank.close()
+        for name in _SUMMED:
+            setattr(totals, name, sum(getattr(rank.recorder.totals, name) for rank in self.ranks))
+        served = [rank.recorder.totals.finished for rank in self.ranks]
+        hottest = [rank.recorder.totals.peak_used_blocks for rank in self.ranks]
+        waited = 1 - self._own_s / self._busy_s if self._busy_s else 0.0
+        parts = totals.steps * len(self.ranks)
+        self.recorder.sections["dp_attention"] = [
+            Metric("ranks", len(self.ranks), "1", "attention ranks in step, each with a pool of its own"),
+            Metric("waited", waited, "1", "share of the ranks' time spent waiting for the slowest one"),
+            Metric(
+                "idle", self._idle_steps / parts if parts else 0.0, "1", "share of steps a rank ran empty"
+            ),
+            Metric("most_finished", max(served), "requests", "served by one rank"),
+            Metric("least_finished", min(served), "requests", "served by one rank"),
+            Metric("most_peak_used_blocks", max(hottest), "blocks", "of one rank"),
+            Metric("least_peak_used_blocks", min(hottest), "blocks", "of one rank"),
+        ]

@@ -1,0 +1,49 @@
+"""Data-parallel attention as a strategy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.lockstep.engine import LockstepEngine
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder
+from kvplan.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class DataParallelAttention:
+    """``ranks`` attention ranks in step; ``router`` deals requests to them."""
+
+    ranks: int
+    router: str = "least-loaded"
+
+    @property
+    def name(self) -> str:
+        """As a scenario calls it."""
+        return "data-parallel attention"
+
+    def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> LockstepEngine:
+        """See ``Strategy``.
+
+        Raises:
+            UsageError: no ranks, a pool of several layer groups, an eviction policy that needs the future.
+            UnknownName: no such routing policy.
+        """
+        if self.ranks < 1:
+            raise UsageError(f"data-parallel attention needs at least one rank, not {self.ranks}")
+        if len(config.groups) != 1 or config.groups[0].kind != "full":
+            kinds = ", ".join(group.kind for group in config.groups)
+            raise UsageError(
+                f"data-parallel attention is simulated for models with full attention only, not for layer "
+                f"groups {kinds}",
+                where="parallel.dp_attention",
+                hint="simulate one rank with the rate divided by the number of ranks",
+            )
+        if config.eviction == "belady":
+            raise UsageError(
+                "belady looks at the requests to come, which no rank knows",
+                where="cache.eviction",
+                hint="use lru",
+            )
+        return LockstepEngine(self.ranks, self.router, config, latency, recorder)
