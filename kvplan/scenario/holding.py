@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvplan.engine.engine import Strategy
 from kvplan.engine.holding.laws import Capped, Law, PromptShare, QuantizedWindow, Share
 from kvplan.engine.holding.placed import GrowthRule
 from kvplan.engine.holding.strategy import ContiguousGrowth, PagedReport, SlotAllocation, TokenDropping
 from kvplan.errors import UsageError
+from kvplan.latency.assumption import Assumption
+from kvplan.scenario.chosen import Chosen
 from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.schema import EnginePart, Scenario
 from kvplan.sizing.retention import parse_retention
@@ -22,7 +23,7 @@ COPY_SHARE = 0.5
 """A copy within the memory of a GPU reads and writes every byte."""
 
 
-def holding_strategy(scenario: Scenario, deployment: Deployment) -> Strategy | None:
+def holding_strategy(scenario: Scenario, deployment: Deployment) -> Chosen | None:
     """What the scenario asks for; ``None`` is the plain engine.
 
     Raises:
@@ -46,12 +47,13 @@ def holding_strategy(scenario: Scenario, deployment: Deployment) -> Strategy | N
             hint="simulate one after the other, and compare",
         )
     if retained:
-        return TokenDropping(_law(scenario, deployment))
+        law = _law(scenario, deployment)
+        return Chosen(TokenDropping(law), warnings=(law.warning,))
     if cache.allocation.kind == "slots":
-        return SlotAllocation(cache.allocation.reserve, cache.allocation.fit)
+        return Chosen(SlotAllocation(cache.allocation.reserve, cache.allocation.fit))
     if cache.allocation.kind == "contiguous":
-        return ContiguousGrowth(_growth(cache.allocation, deployment), cache.allocation.fit)
-    return PagedReport()
+        return _contiguous(cache.allocation, deployment)
+    return Chosen(PagedReport())
 
 
 # -- what is kept of a request's tokens ---------------------------------------------------------------------
@@ -143,12 +145,14 @@ def _buffer_blocks(fit: FitReport, tokens: int) -> int:
 # -- contiguous regions -------------------------------------------------------------------------------------
 
 
-def _growth(part: AllocationPart, deployment: Deployment) -> GrowthRule:
+def _contiguous(part: AllocationPart, deployment: Deployment) -> Chosen:
     size = deployment.config.block_size
     chunk = -(-part.chunk // size) if part.chunk is not None else 0
     if part.when_full == "preempt":
-        return GrowthRule(chunk, False, 0, 1.0)
-    return GrowthRule(chunk, True, _block_bytes(part, deployment), _copy_speed(part, deployment))
+        return Chosen(ContiguousGrowth(GrowthRule(chunk, False, 0, 1.0), part.fit))
+    speed, assumed = _copy_speed(part, deployment)
+    rule = GrowthRule(chunk, True, _block_bytes(part, deployment), speed)
+    return Chosen(ContiguousGrowth(rule, part.fit), assumptions=assumed)
 
 
 def _block_bytes(part: AllocationPart, deployment: Deployment) -> int:
@@ -164,13 +168,15 @@ def _block_bytes(part: AllocationPart, deployment: Deployment) -> int:
     return fit.binding.pool.layout(fit.max_model_len).block_bytes
 
 
-def _copy_speed(part: AllocationPart, deployment: Deployment) -> float:
+def _copy_speed(part: AllocationPart, deployment: Deployment) -> tuple[float, tuple[Assumption, ...]]:
     if part.copy_bytes_per_s is not None:
-        return float(part.copy_bytes_per_s)
+        return float(part.copy_bytes_per_s), ()
     if deployment.gpu is None:
         raise UsageError(
             "a region that moves is copied, and without a 'gpu' the speed of that is not known",
             where="cache.allocation.copy_bytes_per_s",
             hint="give it, for example 1500GB, or when_full: preempt",
         )
-    return deployment.gpu.bandwidth_bytes_per_s * COPY_SHARE
+    speed = deployment.gpu.bandwidth_bytes_per_s * COPY_SHARE
+    source = "half the GPU's memory bandwidth: a copy reads and writes"
+    return speed, (Assumption("cache.allocation.copy_bytes_per_s", speed, source),)

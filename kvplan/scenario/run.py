@@ -141,7 +141,6 @@ class Run:
         if self.interruption is not None:
             found.append(f"stopped early: {self.interruption}")
         found.extend(self.clock.warnings)
-        found.extend(getattr(self.system.strategy, "warnings", ()))
         for reason, count in sorted(self.recorder.rejections.items()):
             found.append(f"{count:,} requests rejected by the front end: {reason}")
         return found

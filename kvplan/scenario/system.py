@@ -84,7 +84,7 @@ def _prefix_reuse(scenario: Scenario, deployment: Deployment) -> Strategy | None
     return prefix_reuse(cache)
 
 
-def _holding(scenario: Scenario, deployment: Deployment) -> Strategy | None:
+def _holding(scenario: Scenario, deployment: Deployment) -> Chosen | None:
     """``cache.retention`` other than the engine's, and ``cache.allocation`` other than plain blocks."""
     cache = scenario.cache
     plain = cache.allocation.kind == "paged" and cache.allocation.report == "none"
@@ -93,6 +93,15 @@ def _holding(scenario: Scenario, deployment: Deployment) -> Strategy | None:
     from kvplan.scenario.holding import holding_strategy
 
     return holding_strategy(scenario, deployment)
+
+
+def _sampling(scenario: Scenario, deployment: Deployment) -> Chosen | None:
+    """``sampling`` of more than one answer."""
+    if scenario.sampling.n == 1:
+        return None
+    from kvplan.scenario.sampling import sampling_strategy
+
+    return sampling_strategy(scenario, deployment)
 
 
 def _disaggregation(scenario: Scenario, deployment: Deployment) -> Chosen | None:
@@ -106,7 +115,7 @@ def _disaggregation(scenario: Scenario, deployment: Deployment) -> Chosen | None
 
 Strategies = Callable[[Scenario, Deployment], Strategy | Chosen | None]
 
-STRATEGIES: tuple[Strategies, ...] = (_prefix_reuse, _holding, _disaggregation)
+STRATEGIES: tuple[Strategies, ...] = (_prefix_reuse, _holding, _sampling, _disaggregation)
 """Each looks for its own part of a scenario, and answers None where the scenario does not ask for it."""
 
 

@@ -53,11 +53,6 @@ class TokenDropping:
         """As a scenario calls it."""
         return f"cache.retention {self.law.name}"
 
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What the result cannot answer."""
-        return (self.law.warning,)
-
     def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> Engine:
         """One deployment.
 

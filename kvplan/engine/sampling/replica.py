@@ -105,9 +105,9 @@ class SamplingEngine:
 
     def _metrics(self) -> list[Metric]:
         rule, size = self.rule, self.replica.config.block_size
-        mode = "parallel samples" if rule.trunk_lag is None else f"beams, trunk lag {rule.trunk_lag} tokens"
+        kind = "parallel samples" if rule.trunk_lag is None else "beams"
         found = [
-            Metric("samples", rule.n, "1", f"{mode} of every request"),
+            Metric("samples", rule.n, "1", f"{kind} of every request"),
             Metric("fork", rule.fork, "", "how samples come to share their prompt"),
         ]
         if not isinstance(self.replica, ForkingReplica):
@@ -130,6 +130,7 @@ class SamplingEngine:
             merged = scheduler.merged_blocks
             replaced = round(scheduler.replaced)
             found += [
+                Metric("trunk_lag", rule.trunk_lag, "tokens", "last tokens in which beams differ"),
                 Metric("merged_blocks", merged, "blocks", "freed as the trunk of beams reached their end"),
                 Metric("beam_copies", replaced, "blocks", "expected: by beams that continued another one"),
                 *self._bytes("beam_copied_bytes", replaced, "the same"),

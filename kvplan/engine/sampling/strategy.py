@@ -23,18 +23,6 @@ class Sampling:
         """As a scenario calls it."""
         return "sampling" if self.rule.trunk_lag is None else "sampling (beam)"
 
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What the result cannot answer."""
-        assumed = f"sampling: all {self.rule.n} samples of a request have as many tokens as its answer"
-        if self.rule.trunk_lag is None:
-            return (assumed,)
-        lag = (
-            f"sampling: beams are taken to differ in their last {self.rule.trunk_lag} tokens, whatever the "
-            "scores; a beam that is preempted comes back on its own while the others go on"
-        )
-        return (assumed, lag)
-
     def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> Engine:
         """One deployment.
 

@@ -16,6 +16,7 @@ from kvplan.scenario.schema.disaggregation import DisaggregationPart
 from kvplan.scenario.schema.engine import AnyEngine, EnginePart, SglangPart, engine_kind
 from kvplan.scenario.schema.parallel import ParallelPart, RoutingPart
 from kvplan.scenario.schema.part import Natural, Part
+from kvplan.scenario.schema.sampling import SamplingPart
 from kvplan.scenario.schema.workload import SloPart, WorkloadPart
 
 
@@ -30,12 +31,24 @@ class Scenario(Part):
     routing: RoutingPart = RoutingPart()
     disaggregation: DisaggregationPart | None = None
     cache: CachePart = CachePart()
+    sampling: SamplingPart = SamplingPart()
     engine: AnyEngine = EnginePart()
     latency: LatencyPart = LatencyPart()
     accuracy: AccuracyPart = AccuracyPart()
     workload: WorkloadPart
     slo: SloPart = SloPart()
     seed: Natural = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _beams_are_not_published(cls, data: Any) -> Any:
+        """Beams find no prefix: ``cache.prefix`` is none unless it is given."""
+        if not isinstance(data, dict):
+            return data
+        sampling, cache = data.get("sampling"), data.get("cache") or {}
+        if isinstance(sampling, dict) and sampling.get("mode") == "beam" and isinstance(cache, dict):
+            return {**data, "cache": {"prefix": "none", **cache}}
+        return data
 
     @model_validator(mode="before")
     @classmethod
@@ -84,6 +97,14 @@ class Scenario(Part):
                 raise ValueError(f"cache.{ours} and engine.{theirs} contradict each other ({mine}, {other})")
         if cache.blocks is not None and engine.max_total_tokens is not None:
             raise ValueError("cache.blocks and engine.max_total_tokens both give the pool; give one")
+        return self
+
+    @model_validator(mode="after")
+    def _beams_find_nothing(self) -> Self:
+        if self.sampling.mode == "beam" and self.cache.prefix == "hash":
+            raise ValueError(
+                "what beams have computed is not the answer and not cached: leave cache.prefix out, or none"
+            )
         return self
 
     @model_validator(mode="after")
