@@ -48,7 +48,8 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
         AnswerIsNo: the model does not fit on the GPU.
     """
     engine, cache = scenario.engine, scenario.cache
-    parallel = Parallel(tp=scenario.parallel.tp, pp=scenario.parallel.pp, cp=scenario.parallel.cp)
+    spread = scenario.parallel
+    parallel = Parallel(tp=spread.tp, pp=spread.pp, cp=spread.cp, dp_attention=spread.dp_attention)
     assumed: list[Assumption] = []
     warnings: list[str] = []
     model = gpu = None

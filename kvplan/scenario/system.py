@@ -113,9 +113,18 @@ def _disaggregation(scenario: Scenario, deployment: Deployment) -> Chosen | None
     return disaggregation(scenario, deployment, scenario.disaggregation)
 
 
+def _data_parallel_attention(scenario: Scenario, deployment: Deployment) -> Chosen | None:
+    """``parallel.dp_attention``."""
+    if not scenario.parallel.dp_attention:
+        return None
+    from kvplan.scenario.lockstep import data_parallel_attention
+
+    return data_parallel_attention(scenario, deployment)
+
+
 Strategies = Callable[[Scenario, Deployment], Strategy | Chosen | None]
 
-STRATEGIES: tuple[Strategies, ...] = (_prefix_reuse, _holding, _sampling, _disaggregation)
+STRATEGIES: tuple[Strategies, ...] = (_prefix_reuse, _holding, _sampling, _disaggregation, _data_parallel_attention)
 """Each looks for its own part of a scenario, and answers None where the scenario does not ask for it."""
 
 

@@ -10,16 +10,20 @@ class ParallelPart(Part):
 
     ``expert_parallel``: whole experts are dealt to the tensor-parallel ranks (vLLM's
     ``enable_expert_parallel``, SGLang's ``ep_size`` equal to ``tp_size``) instead of cutting each.
+    ``dp_attention``: each of the ``tp`` ranks has sequences and a pool of its own (SGLang's
+    ``enable_dp_attention``, vLLM's ``data_parallel_size`` with experts over all ranks).
     """
 
     tp: Positive = 1
     pp: Positive = 1
     cp: Positive = 1
     expert_parallel: bool = False
+    dp_attention: bool = False
     replicas: Positive = 1
 
 
 class RoutingPart(Part):
-    """How requests are dealt to the replicas."""
+    """How requests are dealt: ``policy`` to replicas, ``ranks`` to the ranks of data-parallel attention."""
 
     policy: str = "round-robin"
+    ranks: str = "least-loaded"

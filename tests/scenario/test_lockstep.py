@@ -1,0 +1,82 @@
+"""Scenarios with data-parallel attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kvplan.engine.config import EngineConfig
+from kvplan.errors import KvplanError
+from kvplan.reporting.result import Result
+from kvplan.scenario.conservation import check_laws
+from kvplan.scenario.load import load_scenario
+from kvplan.scenario.run import Run
+
+LINEAR = {"latency.model": "linear", "latency.a": 0.005, "latency.b": 2e-5, "latency.c": 1e-8}
+CHAT = {"workload.synthesize": "chat", "workload.requests": 60, "workload.rate": 20.0}
+BARE = {**LINEAR, **CHAT, "cache.blocks": 3000, "parallel.tp": 4,
+        "parallel.dp_attention": True}  # fmt: skip
+
+
+def run_of(flags: dict[str, Any]) -> Run:
+    return Run(load_scenario(None, flags))
+
+
+def test_a_result_keeps_its_contract_and_its_laws() -> None:
+    run = run_of(BARE)
+    run.execute()
+    document = run.result(["kvplan", "simulate"])
+    Result.model_validate(document)
+    assert all(check.passed for check in check_laws(document))
+    assert document["pool"]["num_blocks"] == 4 * 3000
+    found = {metric["name"]: metric["value"] for metric in document["strategies"]["dp_attention"]}
+    assert found["ranks"] == 4
+    assert 0 < found["waited"] < 1
+
+
+def test_each_rank_has_the_pool_of_a_latent_model_without_copies() -> None:
+    """Under plain tensor parallelism every rank copies the latents; now the node holds eight times as many."""
+    flags = {
+        **LINEAR,
+        **CHAT,
+        "model": "deepseek-v3",
+        "gpu": "h200-sxm",
+        "parallel.tp": 8,
+        "cache.dtype": "bf16",
+    }
+    plain = run_of(flags)
+    split = run_of({**flags, "parallel.dp_attention": True, "parallel.expert_parallel": True})
+    assert isinstance(split.deployment.config, EngineConfig)
+    assert len(split.system.instances) == 8
+    whole = sum(instance.num_blocks for instance in split.system.instances)
+    # Whole attention weights on every rank leave each a little less than it had.
+    assert 5 * plain.deployment.config.num_blocks < whole < 8 * plain.deployment.config.num_blocks
+    assert split.system.gpus(split.deployment) == 8
+    assert split.deployment.fit is not None
+    assert split.deployment.fit.total_concurrency == 8 * split.deployment.fit.max_concurrency
+
+
+@pytest.mark.parametrize(
+    ("flags", "where", "text"),
+    [
+        ({"parallel.cp": 2}, "parallel.dp_attention", "one rank"),
+        ({"parallel.replicas": 2}, "parallel.replicas", "one replica"),
+        ({"routing.ranks": "vllm"}, "", "routing policy"),
+        ({"disaggregation.bytes_per_token": 1}, "", "disaggregation and data-parallel attention"),
+        ({"engine.kind": "sglang"}, "engine.kind", "vLLM"),
+        (
+            {"model": "deepseek-v3", "gpu": "h200-sxm", "latency": {"model": "roofline"}},
+            "latency.model",
+            "linear",
+        ),
+    ],
+)
+def test_what_is_refused(flags: dict[str, Any], where: str, text: str) -> None:
+    base = {
+        key: value for key, value in BARE.items() if not ("latency" in flags and key.startswith("latency"))
+    }
+    with pytest.raises(KvplanError) as caught:
+        run_of({**base, **flags}).execute()
+    assert text in str(caught.value)
+    assert where in str(caught.value)
