@@ -20,18 +20,29 @@ GROUPS = (
 """Columns that stand together where a line is too short for all."""
 
 
-def point_table(document: Mapping[str, Any], group: int | None = None) -> Table:
-    """One row a point: what was varied and the figures (of one group of ``GROUPS``, or all)."""
+def point_table(document: Mapping[str, Any], group: int | None = None, *, axes: bool = True) -> Table:
+    """One row a point: what was varied and the figures (of one group of ``GROUPS``, or all).
+
+    Without ``axes`` the points are numbers, to be looked up in :func:`legend`.
+    """
     names = GROUPS[group] if group is not None else tuple(name for part in GROUPS for name in part)
-    keys = [axis["key"] for axis in document["axes"]]
+    keys = [axis["key"] for axis in document["axes"]] if axes else []
     rows = []
     for point in document["points"]:
-        head = (str(point["point"]), *(setting_text(value) for value in point["values"].values()))
+        head = (str(point["point"]), *(setting_text(point["values"][key]) for key in keys))
         cells = _cells(point)
         rows.append((*head, *(cells[name] for name in names)))
     columns = ("Point", *(_short(key, keys) for key in keys), *names)
     numeric = (0, *range(1 + len(keys), len(columns)))
     return Table("One simulation a row", columns, tuple(rows), numeric)
+
+
+def legend(document: Mapping[str, Any]) -> list[str]:
+    """What each point is, for tables that have no room for it."""
+    return [
+        f"{point['point']}: " + ", ".join(f"{plain(k)}={setting_text(v)}" for k, v in point["values"].items())
+        for point in document["points"]
+    ]
 
 
 def _cells(point: Point) -> dict[str, str]:

@@ -37,11 +37,23 @@ def test_one_row_a_point_within_80_columns(scenario: str, capsys: pytest.Capture
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert sum(line.strip().startswith(("1 ", "2 ", "3 ", "4 ")) for line in lines) == 8  # two tables of four rows
+    assert (
+        sum(line.strip().startswith(("1 ", "2 ", "3 ", "4 ")) for line in lines) == 8
+    )  # two tables of four rows
     for word in ("eviction", "blocks", "Hits", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "Preempted",
                  "Evicted", "Moved", "Peak KV"):  # fmt: skip
         assert word in printed.out
     assert printed.err == ""
+
+
+def test_long_values_are_listed_above_the_tables(scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pinned = "{memory: 0.5, prefixes: [{tokens: 64, ttl: 60}, {tokens: 256, ttl: 30, min_uses: 3}]}"
+    assert run(["sweep", scenario, "--vary", f"cache.pinned=null,{pinned}", "-j", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "1: cache.pinned=null"
+    assert lines[1].startswith("2: cache.pinned={memory: 0.5, prefixes: [")
+    assert max(map(len, lines)) <= 80
+    assert sum(line.strip().startswith(("1 ", "2 ")) for line in lines) == 4
 
 
 def test_a_wide_terminal_gets_one_table(

@@ -137,25 +137,39 @@ def _print(document: dict[str, Any], format: OutputFormat, standard: str | None)
         _print_table(document)
 
 
+AXES_WIDTH = 30
+"""Most columns of a line for what is varied; what needs more is listed above the tables."""
+
+
 def _print_table(document: dict[str, Any]) -> None:
     """All figures in one table where the line is long enough, else one table a group of figures."""
-    import textwrap
-
     from kvplan.cli.output import stdout_console
-    from kvplan.reporting.sweep import GROUPS, point_table, remarks
+    from kvplan.reporting.sweep import GROUPS, legend, point_table, remarks
 
     console = stdout_console()
-    whole = point_table(document)
-    shown = [whole]
-    if _width(whole) > console.width:
-        shown = [point_table(document, group) for group in range(len(GROUPS))]
+    shown = [point_table(document)]
+    if _width(shown[0]) > console.width:
+        figures = point_table(document, 0, axes=False)
+        axes = _width(point_table(document, 0)) - _width(figures) <= AXES_WIDTH
+        for line in () if axes else legend(document):
+            _print_wrapped(line, console.width)
+        if not axes:
+            console.print()
+        shown = [point_table(document, group, axes=axes) for group in range(len(GROUPS))]
     for place, table in enumerate(shown):
         if place:
             console.print()
         console.print(_grid(table))
     for note in remarks(document):
-        for line in textwrap.wrap(note, console.width - 2, initial_indent="- ", subsequent_indent="  "):
-            console.print(line, markup=False)
+        _print_wrapped(f"- {note}", console.width)
+
+
+def _print_wrapped(text: str, width: int) -> None:
+    import textwrap
+
+    from kvplan.cli.output import answer
+
+    answer("\n".join(textwrap.wrap(text, width, subsequent_indent="  ")))
 
 
 def _width(table: Table) -> int:
