@@ -113,6 +113,16 @@ def _disaggregation(scenario: Scenario, deployment: Deployment) -> Chosen | None
     return disaggregation(scenario, deployment, scenario.disaggregation)
 
 
+def _tiers(scenario: Scenario, deployment: Deployment) -> Chosen | None:
+    """``tiers``, ``cache.host_memory``, and ``engine.preemption`` other than recomputing."""
+    preemption = getattr(scenario.engine, "preemption", "recompute")
+    if scenario.tiers is None and not scenario.cache.host_memory and preemption == "recompute":
+        return None
+    from kvplan.scenario.tiers import tiers
+
+    return tiers(scenario, deployment)
+
+
 def _data_parallel_attention(scenario: Scenario, deployment: Deployment) -> Chosen | None:
     """``parallel.dp_attention``."""
     if not scenario.parallel.dp_attention:
@@ -124,7 +134,14 @@ def _data_parallel_attention(scenario: Scenario, deployment: Deployment) -> Chos
 
 Strategies = Callable[[Scenario, Deployment], Strategy | Chosen | None]
 
-STRATEGIES: tuple[Strategies, ...] = (_prefix_reuse, _holding, _sampling, _disaggregation, _data_parallel_attention)
+STRATEGIES: tuple[Strategies, ...] = (
+    _prefix_reuse,
+    _holding,
+    _tiers,
+    _sampling,
+    _disaggregation,
+    _data_parallel_attention,
+)
 """Each looks for its own part of a scenario, and answers None where the scenario does not ask for it."""
 
 

@@ -50,12 +50,6 @@ def test_the_documented_scenario_is_accepted(tmp_path: Path) -> None:
     assert scenario.slo.tpot_p99_s == 0.05
 
 
-@pytest.mark.parametrize("field", ["cache.host_memory=64GiB"])
-def test_what_is_not_simulated_is_refused_by_name(tmp_path: Path, field: str) -> None:
-    with pytest.raises(SpecError, match="not simulated yet"):
-        load_scenario(write(tmp_path, DOCUMENTED), {}, [field])
-
-
 def test_a_printed_scenario_reads_back_to_itself(tmp_path: Path) -> None:
     scenario = load_scenario(write(tmp_path, MINIMAL), {"workload.rate": "300/min"}, ["seed=7"])
     assert scenario.workload.rate == 5.0

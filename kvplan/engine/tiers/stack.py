@@ -53,6 +53,22 @@ class TierSpec:
             raise UsageError(f"unknown write policy {self.write!r} of the {self.name} tier")
 
 
+def check_sizes(specs: tuple[TierSpec, ...]) -> None:
+    """Refuse a tier that could not take what the one above it evicts.
+
+    Raises:
+        UsageError: a tier with fewer blocks than the one above.
+    """
+    for above, below in pairwise(specs):
+        if below.blocks < above.blocks:
+            raise UsageError(
+                f"the {below.name} tier holds {below.blocks:,} blocks, the {above.name} tier above it "
+                f"{above.blocks:,}",
+                where=f"tiers.{below.name}.memory",
+                hint="a lower tier is at least as large as the one above",
+            )
+
+
 class TierStack:
     """The host, and a disk below it or none.
 
@@ -63,14 +79,7 @@ class TierStack:
     """
 
     def __init__(self, block_size: int, block_bytes: int, specs: tuple[TierSpec, ...]) -> None:
-        for above, below in pairwise(specs):
-            if below.blocks < above.blocks:
-                raise UsageError(
-                    f"the {below.name} tier holds {below.blocks:,} blocks, the {above.name} tier above it "
-                    f"{above.blocks:,}",
-                    where=f"tiers.{below.name}.memory",
-                    hint="a lower tier is at least as large as the one above",
-                )
+        check_sizes(specs)
         self.specs = specs
         self.residency = Residency(block_size, len(specs))
         self.residency.on_split = self._noted

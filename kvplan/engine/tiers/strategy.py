@@ -8,7 +8,7 @@ from kvplan.engine.config import EngineConfig
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.tiers.replica import TieredReplica
-from kvplan.engine.tiers.stack import TierSpec, TierStack
+from kvplan.engine.tiers.stack import TierSpec, TierStack, check_sizes
 from kvplan.engine.tiers.swap import Preemption
 from kvplan.errors import UsageError
 
@@ -34,6 +34,7 @@ class Tiers:
             raise UsageError(f"a block has {self.block_bytes} bytes", hint="at least 1")
         if not 1 <= len(self.tiers) <= 2:
             raise UsageError(f"{len(self.tiers)} tiers below the device", hint="a host, or a host and a disk")
+        check_sizes(self.tiers)
         if self.preemption not in ("recompute", "swap", "auto"):
             raise UsageError(f"unknown way to preempt {self.preemption!r}", hint="recompute, swap or auto")
 
@@ -47,6 +48,19 @@ class Tiers:
 
         Raises:
             UsageError: the pool has several layer groups or keeps states; the eviction policy is offline.
+        """
+        self.check(config)
+        stack = TierStack(config.block_size, self.block_bytes, self.tiers)
+        return TieredReplica(
+            config, latency, recorder, stack, preemption=self.preemption, prefetch=self.prefetch
+        )
+
+    @staticmethod
+    def check(config: EngineConfig) -> None:
+        """Refuse pools that have nothing to offload in blocks.
+
+        Raises:
+            UsageError: as ``engine``.
         """
         if len(config.groups) != 1 or config.groups[0].kind != "full":
             kinds = ", ".join(group.kind for group in config.groups)
@@ -65,7 +79,3 @@ class Tiers:
                 where="cache.eviction",
                 hint="leave cache.eviction at lru",
             )
-        stack = TierStack(config.block_size, self.block_bytes, self.tiers)
-        return TieredReplica(
-            config, latency, recorder, stack, preemption=self.preemption, prefetch=self.prefetch
-        )

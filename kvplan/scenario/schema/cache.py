@@ -74,9 +74,3 @@ class CachePart(Part):
                     "content: leave prefix out, or at none"
                 )
         return self
-
-    @model_validator(mode="after")
-    def _no_host_tier(self) -> Self:
-        if self.host_memory:
-            raise ValueError("a host-memory tier is not simulated yet: leave host_memory at 0")
-        return self

@@ -22,7 +22,7 @@ class EnginePart(Part):
     enforce_eager: bool = False
     enable_chunked_prefill: Annotated[bool, Field(alias="chunked_prefill")] = True
     policy: Literal["fcfs", "priority"] = "fcfs"
-    preemption: Literal["recompute"] = "recompute"
+    preemption: Literal["recompute", "swap", "auto"] = "recompute"
     long_prefill_token_threshold: Natural = 0
     long_prefill_token_threshold_adaptive: bool = False
     watermark: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -17,6 +17,7 @@ from kvplan.scenario.schema.engine import AnyEngine, EnginePart, SglangPart, eng
 from kvplan.scenario.schema.parallel import ParallelPart, RoutingPart
 from kvplan.scenario.schema.part import Natural, Part
 from kvplan.scenario.schema.sampling import SamplingPart
+from kvplan.scenario.schema.tiers import TiersPart
 from kvplan.scenario.schema.workload import SloPart, WorkloadPart
 
 
@@ -31,6 +32,7 @@ class Scenario(Part):
     routing: RoutingPart = RoutingPart()
     disaggregation: DisaggregationPart | None = None
     cache: CachePart = CachePart()
+    tiers: TiersPart | None = None
     sampling: SamplingPart = SamplingPart()
     engine: AnyEngine = EnginePart()
     latency: LatencyPart = LatencyPart()

@@ -125,15 +125,15 @@ operations = st.lists(
         st.sampled_from(["store", "store", "store", "fetch", "fetch", "touch", "prefetch", "reserve", "release"]),
         st.integers(0, 13), st.integers(0, 30), st.integers(1, 30),
     ),
-    min_size=1, max_size=40,
+    min_size=1, max_size=60,
 )  # fmt: skip
 
 
 @settings(max_examples=300, deadline=None, database=None, derandomize=True,
           suppress_health_check=list(HealthCheck))  # fmt: skip
 @given(
-    requests(40), st.integers(1, 4), st.integers(0, 14),
-    st.one_of(st.none(), st.integers(0, 14)), st.booleans(), operations,
+    requests(40), st.integers(1, 3), st.integers(0, 9),
+    st.one_of(st.none(), st.integers(0, 9)), st.booleans(), operations,
 )  # fmt: skip
 def test_tiers_equal_a_dictionary_of_blocks(
     asked: list[Request], size: int, host: int, more: int | None, through: bool,

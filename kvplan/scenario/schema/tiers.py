@@ -1,0 +1,62 @@
+"""Memory below the device: a host tier, and a disk below it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from kvplan.scenario.schema.disaggregation import Bandwidth, Latency
+from kvplan.scenario.schema.part import Bytes, Part, Positive
+
+Lanes = Annotated[int, Field(strict=True, ge=1, le=64)]
+
+
+class HostTierPart(Part):
+    """Host memory of one replica.
+
+    ``link`` is a link spec; left out, it is the way the GPU reaches its host (as timed, where a profile timed
+    it). ``bandwidth`` and ``latency`` replace its figures. ``dtype`` is the number format blocks are stored
+    in, where that is smaller than the cache's own.
+    """
+
+    memory: Bytes
+    link: str | None = None
+    bandwidth: Bandwidth | None = None
+    latency: Latency | None = None
+    write: Literal["through", "back"] = "through"
+    dtype: str | None = None
+
+
+class DiskTierPart(Part):
+    """A disk, or remote memory, below the host: ``lanes`` of them side by side.
+
+    Blocks are stored in the host's number format.
+    """
+
+    memory: Bytes
+    link: str = "nvme-gen4"
+    lanes: Lanes = 1
+    bandwidth: Bandwidth | None = None
+    latency: Latency | None = None
+    write: Literal["through", "back"] = "back"
+
+
+class TiersPart(Part):
+    """The tiers, and whether what the disk has of a prompt is read when the request arrives.
+
+    ``block_bytes`` (all GPUs of the replica together) is for scenarios without a model.
+    """
+
+    host: HostTierPart
+    disk: DiskTierPart | None = None
+    prefetch: Literal["none", "arrival"] = "none"
+    block_bytes: Positive | None = None
+
+    @model_validator(mode="after")
+    def _something_to_prefetch(self) -> Self:
+        if self.prefetch != "none" and self.disk is None:
+            raise ValueError(
+                "prefetch reads from the disk tier, and there is none: leave prefetch at none, or say disk"
+            )
+        return self

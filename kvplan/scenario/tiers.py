@@ -1,0 +1,282 @@
+"""From ``tiers``, ``cache.host_memory`` and ``engine.preemption`` to tiers of blocks and their links."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.tiers.stack import TierSpec
+from kvplan.engine.tiers.strategy import Tiers
+from kvplan.engine.tiers.swap import Preemption
+from kvplan.errors import KvplanError, UsageError
+from kvplan.latency.assumption import Assumption
+from kvplan.latency.curve import SpecLink
+from kvplan.latency.kv_transfer import wire_ratio
+from kvplan.latency.transfer import (
+    Channel,
+    Transfer,
+    device_to_host,
+    disk,
+    host_to_device,
+    network,
+    quantized,
+)
+from kvplan.scenario.chosen import Chosen
+from kvplan.scenario.deployment import Deployment
+from kvplan.scenario.schema import Scenario, SglangPart
+from kvplan.scenario.schema.tiers import DiskTierPart, HostTierPart, TiersPart
+from kvplan.units import format_bytes, format_tokens
+
+SECTION = "tiers"
+
+
+@dataclass(frozen=True, slots=True)
+class _Host:
+    """The host tier's links, and what a block has there."""
+
+    put: Transfer
+    get: Transfer
+    stored_bytes: int
+
+
+def tiers(scenario: Scenario, deployment: Deployment) -> Chosen:
+    """The strategy, and what it assumes.
+
+    Raises:
+        UsageError: no host tier to swap to, one smaller than a request, nothing to store, or an engine or
+            model that tiers do not go with (says which, and why).
+        UnknownName: no such link or number format.
+    """
+    part = _part(scenario)
+    config = _config(scenario, deployment)
+    preemption: Preemption = getattr(scenario.engine, "preemption", "recompute")
+    if not config.enable_prefix_caching:
+        _check_without_cache(part, preemption)
+    block_bytes, assumed = _block_bytes(part, deployment)
+    host = _host(scenario, part.host, deployment, block_bytes)
+    specs = [
+        TierSpec(
+            "host",
+            _blocks(part.host.memory, host.stored_bytes, config, "host"),
+            host.stored_bytes,
+            host.put,
+            host.get,
+            part.host.write,
+        )
+    ]
+    explained = [*assumed, *host.get.assumptions()]
+    if host.put.assumptions() != host.get.assumptions():
+        explained += host.put.assumptions()
+    if part.disk is not None:
+        channel = _disk(part.disk)
+        blocks = _blocks(part.disk.memory, host.stored_bytes, config, "disk")
+        specs.append(TierSpec("disk", blocks, host.stored_bytes, channel, channel, part.disk.write))
+        explained += channel.assumptions()
+    explained.append(
+        Assumption(
+            f"{SECTION}.copies",
+            "one per block",
+            "the layers of a block lie side by side; copies run beside computing, one queue per direction",
+        )
+    )
+    return Chosen(
+        Tiers(block_bytes, tuple(specs), preemption, part.prefetch == "arrival"),
+        tuple(explained),
+        _warnings(preemption, part.host, config),
+    )
+
+
+def _part(scenario: Scenario) -> TiersPart:
+    """``tiers``, or what ``cache.host_memory`` alone means."""
+    memory = scenario.cache.host_memory
+    if scenario.tiers is not None:
+        if memory and memory != scenario.tiers.host.memory:
+            raise UsageError(
+                f"cache.host_memory is {format_bytes(memory)} and tiers.host.memory "
+                f"{format_bytes(scenario.tiers.host.memory)}",
+                where="cache.host_memory",
+                hint="give one of them",
+            )
+        return scenario.tiers
+    if not memory:
+        raise UsageError(
+            f"preemption {getattr(scenario.engine, 'preemption', None)} needs host memory to swap to, and "
+            "there is none",
+            where="engine.preemption",
+            hint="say for example cache.host_memory: 64GiB, or leave preemption at recompute",
+        )
+    return TiersPart(host=HostTierPart(memory=memory))
+
+
+def _config(scenario: Scenario, deployment: Deployment) -> EngineConfig:
+    if isinstance(scenario.engine, SglangPart) or not isinstance(deployment.config, EngineConfig):
+        raise UsageError(
+            "tiers are simulated below vLLM's cache only, not below SGLang's radix tree",
+            where=SECTION if scenario.tiers is not None else "cache.host_memory",
+            hint="use engine.kind vllm",
+        )
+    Tiers.check(deployment.config)
+    return deployment.config
+
+
+def _check_without_cache(part: TiersPart, preemption: str) -> None:
+    if preemption == "recompute":
+        raise UsageError(
+            "without a prefix cache and with recomputed preemptions nothing is ever stored in a tier",
+            where="cache.prefix",
+            hint="turn the prefix cache on (cache.prefix: hash), or say engine.preemption: swap",
+        )
+    if part.disk is not None:
+        raise UsageError(
+            "swapped requests are kept in the host; without a prefix cache nothing comes down to the disk",
+            where="tiers.disk",
+            hint="leave tiers.disk out, or turn the prefix cache on (cache.prefix: hash)",
+        )
+
+
+def _block_bytes(part: TiersPart, deployment: Deployment) -> tuple[int, list[Assumption]]:
+    """Bytes of one block on all GPUs of the replica."""
+    where = f"{SECTION}.block_bytes"
+    fit = deployment.fit
+    if fit is None:
+        if part.block_bytes is None:
+            raise UsageError(
+                "without a model and a GPU the bytes of a block are unknown",
+                where=where,
+                hint="name 'model' and 'gpu', or say for example block_bytes: 2097152",
+            )
+        return part.block_bytes, []
+    if part.block_bytes is not None:
+        raise UsageError(
+            f"the bytes of a block follow from {fit.model.name}", where=where, hint="leave it out"
+        )
+    gpus = deployment.parallel.gpus
+    found = fit.binding.pool.layout(fit.max_model_len).block_bytes * gpus
+    if found < 1:
+        raise UsageError(
+            f"{fit.model.name} keeps no cache in blocks",
+            where=SECTION,
+            hint="leave the tiers out for this model",
+        )
+    shared = f" on each of {gpus} GPUs" if gpus > 1 else ""
+    return found, [Assumption(where, found, f"a block of {fit.model.name}{shared}, all layers")]
+
+
+def _blocks(memory: int, stored_bytes: int, config: EngineConfig, name: str) -> int:
+    """Blocks of a tier.
+
+    Raises:
+        UsageError: the longest request does not fit in it.
+    """
+    blocks = memory // stored_bytes
+    longest = -(-config.max_model_len // config.block_size)
+    if blocks < longest:
+        raise UsageError(
+            f"the {name} tier of {format_bytes(memory)} is smaller than a request: it holds "
+            f"{format_tokens(blocks * config.block_size) if blocks else 'no'} tokens, and a request may have "
+            f"{format_tokens(config.max_model_len)}",
+            where=f"{SECTION}.{name}.memory",
+            hint=f"give it {format_bytes(longest * stored_bytes)} or more, or lower engine.max_model_len",
+        )
+    return blocks
+
+
+# -- links ------------------------------------------------------------------------------------------------
+
+
+def _host(scenario: Scenario, part: HostTierPart, deployment: Deployment, block_bytes: int) -> _Host:
+    gpu, gpus = deployment.gpu, deployment.parallel.gpus
+    put: Transfer
+    get: Transfer
+    if gpu is None:
+        if part.link is None and part.bandwidth is None:
+            raise UsageError(
+                "without a GPU the link to the host is unknown",
+                where=f"{SECTION}.host.link",
+                hint="name 'gpu', or say for example link: pcie5-x16",
+            )
+        both = _own_figures(_named(part.link or "pcie5-x16", gpus, "host"), part)
+        down, up = replace(both, name="device to host"), replace(both, name="host to device")
+    else:
+        profile = None
+        if scenario.latency.model == "profile" and part.link is None:
+            profile = scenario.latency.parameters().get("name")
+        if part.link is not None:
+            _named(part.link, gpus, "host")
+        down = _own_figures(device_to_host(gpu, link=part.link, profile=profile, lanes=gpus), part)
+        up = _own_figures(host_to_device(gpu, link=part.link, profile=profile, lanes=gpus), part)
+    put, get, stored = down, up, block_bytes
+    if part.dtype is not None:
+        ratio = _ratio(part.dtype, deployment)
+        assert gpu is not None
+        put, get = quantized(down, gpu, ratio=ratio), quantized(up, gpu, ratio=ratio)
+        stored = math.ceil(block_bytes * ratio)
+    return _Host(put, get, stored)
+
+
+def _named(link: str, lanes: int, tier: str) -> Channel:
+    try:
+        return network(link, lanes=lanes) if tier == "host" else disk(link, lanes=lanes)
+    except KvplanError as exc:
+        exc.where = f"{SECTION}.{tier}.link"
+        raise
+
+
+def _disk(part: DiskTierPart) -> Channel:
+    return _own_figures(_named(part.link, part.lanes, "disk"), part)
+
+
+def _own_figures(channel: Channel, part: HostTierPart | DiskTierPart) -> Channel:
+    """The channel with the scenario's own bandwidth and latency."""
+    if part.bandwidth is None and part.latency is None:
+        return channel
+    curve = channel.curve
+    given = SpecLink(
+        channel.name,
+        curve.latency_s if part.latency is None else part.latency,
+        curve.bandwidth_bytes_per_s if part.bandwidth is None else part.bandwidth,
+    )
+    return replace(channel, curve=given, source=f"{channel.source}, with the scenario's own figures")
+
+
+def _ratio(dtype: str, deployment: Deployment) -> float:
+    """Bytes stored per byte of cache."""
+    where = f"{SECTION}.host.dtype"
+    fit = deployment.fit
+    if fit is None:
+        raise UsageError(
+            f"how many bytes a cache has in {dtype} follows from a model and a GPU, which the scenario does "
+            "not name",
+            where=where,
+            hint="name both, or say fewer block_bytes",
+        )
+    try:
+        ratio = wire_ratio(fit.model, fit.kv_format, dtype)
+    except KvplanError as exc:
+        exc.where = where
+        raise
+    if ratio >= 1:
+        raise UsageError(
+            f"{dtype} is not smaller than the cache's own {fit.kv_format.name}",
+            where=where,
+            hint="leave it out: blocks are then stored as they are",
+        )
+    return ratio
+
+
+def _warnings(preemption: str, host: HostTierPart, config: EngineConfig) -> tuple[str, ...]:
+    found = []
+    if preemption != "recompute":
+        found.append(
+            f"preemption {preemption}: vLLM's v1 engine preempts by recomputing only; swapping is what its "
+            "v0 and other engines do"
+        )
+    if host.write == "back" and config.enable_prefix_caching:
+        found.append("write back: vLLM's own offloading writes through")
+    if host.dtype is not None:
+        found.append(
+            f"KV that comes back from the tiers was stored in {host.dtype}: what that costs in accuracy is a "
+            "question for kvplan quality"
+        )
+    return tuple(found)
