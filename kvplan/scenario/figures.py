@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kvplan.scenario.deployment import Deployment
@@ -25,10 +25,10 @@ def figures(document: Mapping[str, Any], block_bytes: int | None) -> dict[str, A
         block_bytes: what a block takes on all GPUs of a replica together.
     """
     totals, latency = document["totals"], document["latency"]
-    queried, peak = totals["queried_tokens"], totals["peak_used_blocks"]
+    peak = totals["peak_used_blocks"]
     found = {
         **{name: totals[name] for name in ("finished", "rejected", "unfinished")},
-        "hit_ratio": totals["hit_tokens"] / queried if queried else None,
+        "hit_ratio": hit_ratio(document),
     }
     for name in ("ttft", "tpot"):
         statistics = latency[f"{name}_s"]
@@ -47,14 +47,33 @@ def figures(document: Mapping[str, Any], block_bytes: int | None) -> dict[str, A
     return found
 
 
+MOVED = frozenset(
+    ("moved_bytes", "copied_bytes", "beam_copied_bytes", "to_host_bytes", "from_host_bytes", "to_disk_bytes",
+     "from_disk_bytes")
+)  # fmt: skip
+"""What strategies call bytes that went over a link, or were copied within the device."""
+
+REUSED = "cached_token_share"
+"""What strategies call the hit ratio where hits come from elsewhere too."""
+
+
 def moved_bytes(strategies: Mapping[str, list[Mapping[str, Any]]]) -> int:
-    """Bytes that links carried: every figure of a strategy that is called so, added up."""
-    return sum(
-        metric["value"] or 0
-        for metrics in strategies.values()
-        for metric in metrics
-        if metric["unit"] == "bytes" and metric["name"].startswith("moved_bytes")
-    )
+    """Bytes that were moved or copied, added up over all strategies."""
+    return sum(metric["value"] or 0 for metric in _metrics(strategies) if metric["name"] in MOVED)
+
+
+def hit_ratio(document: Mapping[str, Any]) -> float | None:
+    """Share of the tokens looked up that were not computed: found on the device, or in a tier below it."""
+    for metric in _metrics(document["strategies"]):
+        if metric["name"] == REUSED:
+            return float(metric["value"])
+    totals = document["totals"]
+    return totals["hit_tokens"] / totals["queried_tokens"] if totals["queried_tokens"] else None
+
+
+def _metrics(strategies: Mapping[str, list[Mapping[str, Any]]]) -> Iterator[Mapping[str, Any]]:
+    for metrics in strategies.values():
+        yield from metrics
 
 
 def block_bytes_of(deployment: Deployment) -> int | None:

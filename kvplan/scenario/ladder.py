@@ -28,8 +28,8 @@ def check_ladder(run: Run) -> EngineConfig:
         )
     if len(config.groups) != 1 or config.groups[0].kind != "full":
         raise UsageError("the ladder is one of a pool with one group of full attention", where=where)
-    if run.scenario.parallel.replicas > 1:
-        raise UsageError("the ladder is one of one cache, not of several replicas'", where=where)
+    if len(run.system.instances) != 1:
+        raise UsageError("the ladder is one of one cache, not of several instances'", where=where)
     if part.trace == "-":
         raise UsageError(
             "the ladder reads the trace a second time, and standard input can be read once",

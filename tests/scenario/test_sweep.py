@@ -12,7 +12,7 @@ import pytest
 from kvplan.errors import Interrupted, UsageError
 from kvplan.scenario import sweep as module
 from kvplan.scenario.axes import parse_axis
-from kvplan.scenario.figures import FIGURES, figures, moved_bytes
+from kvplan.scenario.figures import FIGURES, figures, hit_ratio, moved_bytes
 from kvplan.scenario.load import load_scenario
 from kvplan.scenario.run import Run
 from kvplan.scenario.sweep import Sweep
@@ -164,12 +164,21 @@ def test_no_ensemble_is_simulated(scenario: str, monkeypatch: pytest.MonkeyPatch
     assert asked == [0, 0]
 
 
-def test_bytes_moved_are_what_strategies_call_so() -> None:
-    def metric(name: str, value: object, unit: str = "bytes") -> dict[str, object]:
-        return {"name": name, "value": value, "unit": unit, "meaning": ""}
+def metric(name: str, value: object, unit: str = "bytes") -> dict[str, object]:
+    return {"name": name, "value": value, "unit": unit, "meaning": ""}
 
+
+def test_bytes_moved_are_what_strategies_call_so() -> None:
     sections = {
-        "tiers": [metric("moved_bytes", 10), metric("kept_bytes", 99), metric("moved_bytes_host", 5)],
-        "other": [metric("moved_bytes", None), metric("moved_bytes", 7, "blocks")],
+        "tiers": [metric("to_host_bytes", 10), metric("swap_out_bytes", 4), metric("from_disk_bytes", 5)],
+        "disaggregation": [metric("moved_bytes", 7), metric("kept_bytes", 99), metric("moved_bytes", None)],
     }
-    assert moved_bytes(sections) == 15
+    assert moved_bytes(sections) == 22
+
+
+def test_hits_below_the_device_are_hits() -> None:
+    totals = {"hit_tokens": 1, "queried_tokens": 4}
+    assert hit_ratio({"totals": totals, "strategies": {}}) == 0.25
+    tiers = {"tiers": [metric("cached_token_share", 0.5, "1")]}
+    assert hit_ratio({"totals": totals, "strategies": tiers}) == 0.5
+    assert hit_ratio({"totals": {"hit_tokens": 0, "queried_tokens": 0}, "strategies": {}}) is None
