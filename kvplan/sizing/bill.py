@@ -76,6 +76,12 @@ def size_terms(report: SizeReport, model: ModelSpec, groups: tuple[LayerGroup, .
     if parallel.gpus > 1:
         words = f"tp {parallel.tp} x pp {parallel.pp} x cp {parallel.cp} x dp {parallel.dp}"
         terms.append(Term("per GPU", f"{words}, the fullest stage", report.bytes_per_gpu))
+    if report.ring_chunk_bytes:
+        share = -(-ask.context_tokens // parallel.cp)
+        words = f"a neighbour's {share:,} tokens of one layer, while a prompt is computed"
+        terms.append(Term("ring chunk", words, report.ring_chunk_bytes))
+        both = report.bytes_per_gpu + report.ring_chunk_bytes
+        terms.append(Term("per GPU with ring chunk", "its share and one chunk", both))
     if report.static_scale_bytes:
         words = "with the model, once, not per sequence"
         terms.append(Term("static scales", words, report.static_scale_bytes))

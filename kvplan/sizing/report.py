@@ -79,7 +79,11 @@ class LayerRow:
 
 @dataclass(frozen=True, slots=True)
 class SizeReport:
-    """The answer; ``to_dict`` is ``kvplan.size/1``."""
+    """The answer; ``to_dict`` is ``kvplan.size/1``.
+
+    ``bytes_per_gpu`` is what a GPU keeps; ring attention adds ``ring_chunk_bytes`` for as long as it works on
+    a prompt (0 without context parallelism).
+    """
 
     model: str
     request: SizeRequest
@@ -90,6 +94,7 @@ class SizeReport:
     layout: Layout | None
     sharding: tuple[str, ...]
     static_scale_bytes: int
+    ring_chunk_bytes: int
     terms: tuple[Term, ...]
     warnings: tuple[str, ...]
 
@@ -146,6 +151,7 @@ class SizeReport:
             "bytes_per_gpu": self.bytes_per_gpu,
             "bytes_per_gpu_by_stage": list(self.gpu_bytes_by_stage),
             "static_scale_bytes": self.static_scale_bytes,
+            "ring_chunk_bytes": self.ring_chunk_bytes,
             "layers": [row.to_dict() for row in self.rows],
             "page_groups": self._groups(),
             "sharding": list(self.sharding),

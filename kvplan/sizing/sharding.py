@@ -5,11 +5,13 @@
   (``dp_attention``), where a sequence lives on one rank.
 * PP splits layers, unevenly when they do not divide: vLLM gives the odd ones to the middle stages.
 * CP (context or ring parallelism) splits the tokens of a sequence; windows, indexers and state are copied.
+  While ring attention works on a layer, a rank has its neighbour's share of that layer too: one chunk.
 * DP splits sequences.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -70,9 +72,31 @@ def rank_store(store: Store, parallel: Parallel) -> Store:
 
 def rank_tokens(store: Store, tokens: int, parallel: Parallel) -> int:
     """Tokens of a store on one CP rank: the context is divided, everything else is copied."""
-    if parallel.cp == 1 or store.reach != "context" or store.name == "indexer keys":
-        return tokens
-    return -(-tokens // parallel.cp)
+    return -(-tokens // parallel.cp) if parallel.cp > 1 and _is_shared(store) else tokens
+
+
+def _is_shared(store: Store) -> bool:
+    """Whether context parallelism divides a store."""
+    return store.reach == "context" and store.name != "indexer keys"
+
+
+def ring_chunk_bytes(layers: Iterable[Sequence[Store]], tokens: int, parallel: Parallel) -> int:
+    """Bytes of the chunk that goes round the ring: a rank's share of one sequence in the layer with the most.
+
+    Args:
+        layers: the stores of one layer of every kind.
+        tokens: of the sequence.
+    """
+    if parallel.cp == 1:
+        return 0
+    share = -(-tokens // parallel.cp)
+    return max(
+        (
+            sum(rank_store(store, parallel).bytes(share) for store in stores if _is_shared(store))
+            for stores in layers
+        ),
+        default=0,
+    )
 
 
 def stages(layers: int, pp: int) -> tuple[range, ...]:

@@ -17,7 +17,7 @@ from kvplan.sizing.pages import MambaMode
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.report import LayerRow, SizeReport, SizeRequest
 from kvplan.sizing.retention import Retention, kept_tokens, parse_retention
-from kvplan.sizing.sharding import check_parallel
+from kvplan.sizing.sharding import check_parallel, ring_chunk_bytes
 from kvplan.sizing.state import state_bytes
 from kvplan.sizing.stores import Heads, Store
 from kvplan.specs.attention import LatentAttention, SharedAttention
@@ -111,6 +111,7 @@ def size_model(
         layout=layout,
         sharding=sharding_words(rows, ask.parallel),
         static_scale_bytes=static,
+        ring_chunk_bytes=ring_chunk_bytes((row.stores for row in rows), context_tokens, ask.parallel),
         terms=(),
         warnings=warnings(model, ask, rows, layout),
     )

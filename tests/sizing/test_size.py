@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvplan.errors import UnknownName, UsageError
@@ -187,6 +187,33 @@ def test_context_parallelism_divides_the_context_and_copies_windows() -> None:
     whole, part = size(spec, 4096, **options), size(spec, 4096, parallel=Parallel(cp=4), **options)
     window = 511 * 4096
     assert part.bytes_per_gpu == (whole.total_bytes - window) // 4 + window
+
+
+@settings(max_examples=60, deadline=None, database=None, derandomize=True)
+@given(
+    st.integers(1, 64), st.sampled_from([2, 4, 8, 16]), st.integers(1, 300), st.sampled_from([1, 2, 8]),
+    st.sampled_from([full(), MLA]),
+)  # fmt: skip
+def test_ring_attention_needs_total_over_ranks_and_one_chunk(
+    layers: int, cp: int, blocks: int, tp: int, block: Block
+) -> None:
+    """A chunk is the share of one layer that comes round from the neighbour."""
+    tokens = blocks * 16 * cp
+    one = size(model((layers, block)), tokens, parallel=Parallel(tp=tp))
+    ring = size(model((layers, block)), tokens, parallel=Parallel(tp=tp, cp=cp))
+    total = one.bytes_per_gpu
+    chunk = total // layers // cp
+    assert ring.ring_chunk_bytes == chunk
+    assert ring.bytes_per_gpu + ring.ring_chunk_bytes == total // cp + chunk
+    terms = {term.name: term.value for term in ring.terms}
+    assert terms["per GPU with ring chunk"] == total // cp + chunk
+    assert one.ring_chunk_bytes == 0
+
+
+def test_only_what_is_divided_goes_round_the_ring() -> None:
+    spec = model((1, full()), (3, sliding(512)))
+    assert size(spec, 4096, parallel=Parallel(cp=4)).ring_chunk_bytes == 1024 * 4096
+    assert size(model((1, sliding(512))), 4096, parallel=Parallel(cp=4)).ring_chunk_bytes == 0
 
 
 # Golden values
