@@ -21,7 +21,8 @@ def clock_of(scenario: Scenario, deployment: Deployment) -> Clock:
         parallel=deployment.parallel,
         kv_format=None if fit is None else fit.kv_format,
         weights_format=None if fit is None else fit.weights_format,
-        block_size=deployment.config.block_size,
+        # What a kernel sees: with context parallelism each rank has its part of the scheduler's block.
+        block_size=deployment.config.block_size // deployment.parallel.cp,
         serving=None if fit is None else fit.serving,
         expert_parallel=scenario.parallel.expert_parallel,
     )

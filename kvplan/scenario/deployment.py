@@ -70,6 +70,12 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
         if cache.dtype is None and cache.dtype_k is None:
             assumed.append(Assumption("cache.dtype", fit.kv_format.name, "the checkpoint's dtype"))
     if isinstance(engine, SglangPart):
+        if parallel.cp > 1:
+            raise UsageError(
+                "context parallelism is simulated on vLLM's scheduler only",
+                where="parallel.cp",
+                hint="use vllm",
+            )
         limit = model.max_context if model else None
         sglang, filled = sglang_config(scenario, engine, fit, limit)
         return Deployment(model, gpu, fit, parallel, sglang, (*assumed, *filled), tuple(warnings))
@@ -89,7 +95,7 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
     if engine.max_model_len is None:
         source = f"the limit of {model.name}" if model and model.max_context else "kvplan's default"
         assumed.append(Assumption("engine.max_model_len", max_model_len, source))
-    groups, block_size = _groups(scenario, fit)
+    groups, block_size = _shared(*_groups(scenario, fit), parallel.cp)
     config = EngineConfig(
         num_blocks=blocks,
         block_size=block_size,
@@ -162,6 +168,24 @@ def _blocks_that_fit(fit: FitReport) -> int:
             hint=f"see what would fit: kvplan fit {fit.model.name} --gpu {fit.gpu.name}",
         )
     return fit.num_blocks
+
+
+def _shared(groups: tuple[CacheGroup, ...], block_size: int, cp: int) -> tuple[tuple[CacheGroup, ...], int]:
+    """Blocks as the scheduler counts them: one on every context rank, together for cp times the tokens.
+
+    As vLLM does (``dcp_world_size``, ``pcp_world_size``), which shares full attention only.
+    """
+    if cp == 1:
+        return groups, block_size
+    other = next((group.kind for group in groups if group.kind != "full"), None)
+    if other is not None or len(groups) > 1:
+        raise UsageError(
+            f"context parallelism divides the cache of full attention; this pool has {len(groups)} groups"
+            + (f", one of them {other}" if other else ""),
+            where="parallel.cp",
+            hint="use cp 1 (vLLM refuses it too)",
+        )
+    return tuple(CacheGroup("full", group.block_size * cp) for group in groups), block_size * cp
 
 
 def _groups(scenario: Scenario, fit: FitReport | None) -> tuple[tuple[CacheGroup, ...], int]:
