@@ -227,19 +227,24 @@ def _attention(
     launch = 0.0
     for item in work.attentions:
         one = kernels.decode(item)
-        seconds = _decode_layer(one, item, *np.meshgrid(batch, context, indexing="ij"))
+        seconds = one.seconds(_decode_shapes(item, *np.meshgrid(batch, context, indexing="ij")))
         decode += item.layers * kernels.page_factor(item) * seconds.reshape(decode.shape)
         many = kernels.prefill(item)
         floor = float(many.values[0])
         chunk, before = np.meshgrid(new, context - 1.0, indexing="ij")
-        body = _prefill_layer(many, item, *_rank_chunk(chunk, before, work.context_ranks))
+        body = many.seconds(_prefill_shapes(item, *_rank_chunk(chunk, before, work.context_ranks)))
         prefill += item.layers * np.maximum(body.reshape(prefill.shape) - floor, 0.0)
         # Around a ring the kernel is launched once for every rank's share of the cache.
         launch += item.layers * floor * item.shards
-        for name, kernel in (("decode", one), ("prefill", many)):
-            spread[name] = max(
-                spread.get(name, 0.0), kernel.band_factor * kernel.residual.noise * 1.5 / 1.645
-            )
+        for name, kernel, shapes in (
+            ("decode", one, _decode_shapes(item, *np.meshgrid(batch, context, indexing="ij"))),
+            ("prefill", many, _prefill_shapes(item, new, np.zeros(new.size))),
+        ):
+            guess = kernel.predict(shapes)
+            inside = guess.outside <= 0.0
+            width = np.log(guess.high / guess.seconds)
+            typical = float(np.median(width[inside] if inside.any() else width))
+            spread[name] = max(spread.get(name, 0.0), typical / 1.645)
         for name, size in (
             ("q_heads", item.q_heads), ("kv_heads", item.kv_heads), ("head_dim", item.head_dim),
         ):  # fmt: skip
@@ -281,29 +286,22 @@ def _columns(item: Attention, count: int) -> dict[str, Array]:
     return {name: np.full(count, value) for name, value in values.items()}
 
 
-def _decode_layer(kernel: object, item: Attention, batch: Array, context: Array) -> Array:
+def _decode_shapes(item: Attention, batch: Array, context: Array) -> dict[str, Array]:
     import numpy as np
 
-    from kvplan.latency.fit.kernel import FittedKernel
-
-    assert isinstance(kernel, FittedKernel)
-    shapes = _columns(item, batch.size)
-    shapes |= {"batch": batch.ravel(), "ctx": np.maximum(context.ravel() / item.ratio / item.shards, 1.0)}
-    return kernel.seconds(shapes)
+    seen = np.maximum(context.ravel() / item.ratio / item.shards, 1.0)
+    return _columns(item, batch.size) | {"batch": batch.ravel(), "ctx": seen}
 
 
-def _prefill_layer(kernel: object, item: Attention, new: Array, before: Array) -> Array:
+def _prefill_shapes(item: Attention, new: Array, before: Array) -> dict[str, Array]:
     import numpy as np
 
-    from kvplan.latency.fit.kernel import FittedKernel
-
-    assert isinstance(kernel, FittedKernel)
     shapes = _columns(item, new.size)
     if item.kind == "mla":
         # Prefill expands the latent: every query head has its own K (192) and V (128), 160 on average.
         shapes |= {"head_dim": np.full(new.size, 160.0), "kv_heads": shapes["q_heads"]}
-    shapes |= {"batch": np.ones(new.size), "new": new.ravel(), "before": before.ravel() / item.ratio}
-    return kernel.seconds(shapes)
+    chunk = {"batch": np.ones(new.size), "new": new.ravel(), "before": before.ravel() / item.ratio}
+    return shapes | chunk
 
 
 def check_supported(item: Attention) -> None:

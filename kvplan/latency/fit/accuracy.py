@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kvplan.errors import KvplanError
+from kvplan.latency.fit.band import COVERAGE
 from kvplan.latency.fit.choose import hardware_of, structure_for
-from kvplan.latency.fit.kernel import COVERAGE, FittedKernel, designed_rows, fit_kernel, take
+from kvplan.latency.fit.kernel import FittedKernel, designed_rows, fit_kernel, take
 from kvplan.latency.fit.tables import Family, check_rates, read_measurements
 from kvplan.specs.catalog import load_gpu
 from kvplan.specs.schema import GpuSpec
@@ -162,6 +163,7 @@ def report_text(scores: Sequence[Score], points: int) -> str:
         lines += [
             f"Over all {len(whole)} families and {tested:,} test shapes the bands cover {pooled:.1%};",
             f"in {within} of the families they cover between 85 % and 95 %.",
+            *_below(whole),
             "",
         ]
     for op in dict.fromkeys(score.op for score in scores):
@@ -178,6 +180,19 @@ def report_text(scores: Sequence[Score], points: int) -> str:
             lines.append("| " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _below(whole: Sequence[Score]) -> list[str]:
+    """The families whose bands are too narrow, by name."""
+    low = [score for score in whole if score.coverage < 0.85]
+    return [
+        "Too narrow: "
+        + "; ".join(
+            f"{' '.join([score.op, *score.labels.values()])} on {score.gpu} ({score.coverage:.1%})"
+            for score in low
+        )
+        + "."
+    ] if low else []  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

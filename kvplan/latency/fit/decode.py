@@ -60,7 +60,7 @@ class DecodeAttention:
             Parameter("merge_s", 2e-6, 1e-8, 1e-4),
             Parameter("chunk_tokens", 256.0, 16.0, 4096.0),
             Parameter("flops", 0.3 * flops, 1e-3 * flops, 2.0 * flops),
-            Parameter("sequence_s", 1e-8, 1e-11, 1e-6),
+            Parameter("sequence_s", 1e-8, 1e-11, 1e-5),
             Parameter("overlap", 3.0, 1.0, 10.0),
             Parameter("io_factor", 1.0, 0.1, 10.0),
             Parameter("ungrouped_splits", 0.5, 1e-3, 1.0),

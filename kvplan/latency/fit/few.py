@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kvplan.errors import DataError
+from kvplan.latency.fit.band import Band
 from kvplan.latency.fit.kernel import FittedKernel, take
 from kvplan.latency.fit.residual import Residual, restore
 from kvplan.latency.fit.solve import Array, Parameter, least_squares
@@ -75,14 +76,17 @@ def fit_few(
     high = {name: float(np.max(shapes[name])) for name in structure.columns}
     if donor is None:
         residual = _flat(structure, shapes, float(np.sqrt(np.mean(errors**2))))
-        return FewFit(FittedKernel(structure, values, residual, _BAND, low, high, int(count)), errors)
+        band = Band(_BAND, np.zeros(0))
+        return FewFit(FittedKernel(structure, values, residual, band, low, high, int(count)), errors)
     residual = donor.residual
-    _, deviation = residual.predict(structure.coordinates(shapes), structure.streaming_share(values, shapes))
-    factor = max(WIDER * donor.band_factor, float(np.max(np.abs(errors) / deviation)))
+    points = structure.coordinates(shapes)
+    _, deviation = residual.predict(points, structure.streaming_share(values, shapes))
+    seen = np.abs(errors) / donor.band.unit(residual, points, deviation)
+    band = donor.band.wider(max(WIDER * donor.band.factor, float(np.max(seen))))
     for name in structure.columns:
         if name != "kv_element_bytes":
             low[name], high[name] = min(low[name], donor.low[name]), max(high[name], donor.high[name])
-    return FewFit(FittedKernel(structure, values, residual, factor, low, high, int(count)), errors)
+    return FewFit(FittedKernel(structure, values, residual, band, low, high, int(count)), errors)
 
 
 def _descend(

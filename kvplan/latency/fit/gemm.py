@@ -3,13 +3,17 @@
 ::
 
     t_comp(tile) = ceil(tiles / SM) * (k * tile_m * tile_n * 2 / (F / SM) + t_epilogue)
-    t_comp       = soft minimum over the tile shapes a library chooses from
+    t_best       = soft minimum over the tile shapes a library could choose
+    t_rows       = t_comp of the tile that the number of rows alone decides
+    t_comp       = t_best^choice * t_rows^(1 - choice)
     t_mem        = (weights + activations in and out) / BW, weights faster where they stay in L2
     t            = t0 + (t_comp^p + t_mem^p)^(1/p) + m * k * t_quantise
 
-``t_quantise`` is the cost of quantising the activations, which fp8 linear layers do in the same call. Small
-outputs cannot fill the device with tiles; libraries then split k, which the soft minimum covers by tiles of
-``1 / split`` of the work plus a merge.
+``choice`` is 1 for a library that finds the best tile (cuBLAS) and less for one with a table by rows: 64
+rows up to 64, 128 up to 128, then pairs of tiles of 128 (CUTLASS clusters), where one row too many costs as
+much as a whole pair. ``t_quantise`` is the cost of quantising the activations, which fp8 linear layers do in
+the same call. Small outputs cannot fill the device with tiles; libraries then split k, which the soft minimum
+covers by tiles of ``1 / split`` of the work plus a merge.
 """
 
 from __future__ import annotations
@@ -51,13 +55,15 @@ class Gemm:
             Parameter("overlap", 4.0, 1.0, 10.0),
             Parameter("quantise_s", 1e-13, 1e-16, 1e-10),
             Parameter("depth_s", 5e-10, 1e-12, 1e-8),
+            Parameter("choice", 0.5, 0.02, 1.0),
         ]
 
     def seconds(self, values: Array, shapes: Columns) -> Array:
         """See the module."""
-        launch, flops, bandwidth, l2_speedup, l2, epilogue, penalty, split_s, overlap, quantise, depth = (
-            values
-        )
+        (
+            launch, flops, bandwidth, l2_speedup, l2, epilogue, penalty, split_s, overlap, quantise, depth,
+            choice,
+        ) = values  # fmt: skip
         m, n, k = shapes["m"], shapes["n"], shapes["k"]
         sms = self.hardware.sm_count
         compute = np.full(np.broadcast(m, n, k).shape, 0.0)
@@ -71,6 +77,11 @@ class Gemm:
                 time = np.ceil(tiles / sms) * one + (split > 1) * split_s
                 compute = compute + time**-8.0
         compute = compute ** (-1.0 / 8.0)
+        whole, height = _whole_rows(m)
+        slow = penalty ** (np.log2(128 * 256 / (height * 128.0)) / 3.0)
+        one = k * (2.0 * height * 128.0 * sms / flops * slow + depth) + epilogue
+        fixed = np.ceil(whole / height * np.ceil(n / 128.0) / sms) * one
+        compute = compute**choice * fixed ** (1.0 - choice)
         weights = n * k * self.element_bytes
         miss = 1.0 / (1.0 + (l2 / weights) ** 6)
         moved = weights * (miss + (1.0 - miss) / l2_speedup) + m * k * self.element_bytes + 2.0 * m * n
@@ -84,14 +95,23 @@ class Gemm:
         return np.asarray(np.minimum(weights * miss / values[2] / self.seconds(values, shapes), 1.0) ** 2)
 
     def coordinates(self, shapes: Columns) -> Array:
-        """Sizes, and how far the output fills whole waves of tiles."""
+        """Sizes, how far the output fills whole waves of tiles, and how far its rows fill whole tiles."""
         m, n, k = shapes["m"], shapes["n"], shapes["k"]
         tiles = np.ceil(m / 128.0) * np.ceil(n / 128.0)
         fill = tiles / self.hardware.sm_count
         return np.column_stack(
-            [np.log2(m), np.log2(n), np.log2(k), np.log2(tiles), 2.0 * fill / np.ceil(fill)]
-        )
+            [
+                np.log2(m), np.log2(n), np.log2(k), np.log2(tiles), 2.0 * fill / np.ceil(fill),
+                np.minimum(3.0 * np.log2(_whole_rows(m)[0] / m), 3.0),
+            ]
+        )  # fmt: skip
 
     def design_coordinates(self, shapes: Columns) -> Array:
         """Sizes."""
         return np.column_stack([np.log2(shapes["m"]), np.log2(shapes["n"]), np.log2(shapes["k"])])
+
+
+def _whole_rows(m: Array) -> tuple[Array, Array]:
+    """(rows padded to whole tiles, rows of a tile) where the number of rows alone decides."""
+    step = np.where(m <= 64, 64.0, np.where(m <= 128, 128.0, 256.0))
+    return np.ceil(m / step) * step, np.minimum(step, 128.0)

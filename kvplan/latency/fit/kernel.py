@@ -8,13 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from kvplan.errors import DataError
+from kvplan.latency.fit.band import Band, fit_band
 from kvplan.latency.fit.design import maximin
 from kvplan.latency.fit.residual import Residual, fit_residual
 from kvplan.latency.fit.solve import Array, least_squares
 from kvplan.latency.fit.structure import Columns, Structure
 
-COVERAGE = 0.9
-"""What every band aims to cover."""
 FOLDS = 6
 MAX_CORRECTION = 0.7
 """The residual may move a prediction by at most this many e-folds: more means the formula is wrong."""
@@ -24,7 +23,7 @@ WIDEN_PER_OCTAVE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Seconds with a band: ``low <= measured <= high`` for about ``COVERAGE`` of shapes like the measured.
+    """Seconds with a band: ``low <= measured <= high`` for about nine in ten shapes like the measured.
 
     ``outside`` is how many octaves, all columns together, a shape lies outside the measured range.
     """
@@ -37,12 +36,12 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class FittedKernel:
-    """Parameters of a structure, the residual, and the factor that turns its deviation into a band."""
+    """Parameters of a structure, the residual, and the band around both."""
 
     structure: Structure
     values: Array
     residual: Residual
-    band_factor: float
+    band: Band
     low: dict[str, float]
     high: dict[str, float]
     trained_on: int
@@ -61,7 +60,8 @@ class FittedKernel:
         mean, deviation = self.residual.predict(self.structure.coordinates(shapes), share)
         seconds = base * np.exp(np.clip(mean, -MAX_CORRECTION, MAX_CORRECTION))
         outside = self.octaves_outside(shapes)
-        width = self.band_factor * deviation * (1.0 + WIDEN_PER_OCTAVE * outside) + 0.05 * outside
+        width = self.band.width(self.residual, self.structure.coordinates(shapes), deviation)
+        width = width * (1.0 + WIDEN_PER_OCTAVE * outside) + 0.05 * outside
         return Prediction(seconds, seconds * np.exp(-width), seconds * np.exp(width), outside)
 
     def octaves_outside(self, shapes: Columns) -> Array:
@@ -115,10 +115,10 @@ def fit_kernel(structure: Structure, shapes: Columns, seconds: Array) -> FittedK
     share = structure.streaming_share(solution.values, shapes)
     error = np.log(seconds / structure.seconds(solution.values, shapes))
     residual = fit_residual(structure.coordinates(shapes), share, error)
-    factor = _band_factor(structure, shapes, seconds, solution.values, residual)
+    band = fit_band(residual, *fold_errors(structure, shapes, seconds, solution.values, residual))
     low = {name: float(np.min(shapes[name])) for name in structure.columns}
     high = {name: float(np.max(shapes[name])) for name in structure.columns}
-    return FittedKernel(structure, solution.values, residual, factor, low, high, seconds.size)
+    return FittedKernel(structure, solution.values, residual, band, low, high, seconds.size)
 
 
 def fold_errors(
@@ -146,16 +146,3 @@ def fold_errors(
         truth = np.log(seconds[fold == index] / structure.seconds(refit, held))
         errors[fold == index], deviations[fold == index] = truth - mean, deviation
     return errors, deviations
-
-
-def _band_factor(
-    structure: Structure, shapes: Columns, seconds: Array, values: Array, residual: Residual
-) -> float:
-    """Cross-conformal factor: the ``COVERAGE`` quantile of |error| / deviation over held-out folds."""
-    errors, deviations = fold_errors(structure, shapes, seconds, values, residual)
-    score = np.abs(errors) / deviations
-    # The quantile of a hundred scores is itself uncertain: take it one standard error further out, so that
-    # a band rather covers too much than too little.
-    level = COVERAGE + np.sqrt(COVERAGE * (1.0 - COVERAGE) / seconds.size)
-    rank = min(int(np.ceil((seconds.size + 1) * level)), seconds.size)
-    return float(np.sort(score)[rank - 1])

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field, ValidationError, model_validator
 
 from kvplan.errors import SpecError
+from kvplan.latency.fit.band import Band
 from kvplan.latency.fit.collective import AllReduce
 from kvplan.latency.fit.decode import DecodeAttention
 from kvplan.latency.fit.gemm import Gemm
@@ -31,6 +32,7 @@ SCHEMA_MEASURED = "kvplan.profile/2"
 SCHEMAS = (SCHEMA, SCHEMA_MEASURED)
 MAX_BYTES = 64 << 20
 
+NotNegative = Annotated[float, Field(ge=0)]
 Row = Annotated[list[float], Field(max_length=32)]
 
 
@@ -56,6 +58,7 @@ class KernelPart(Part):
     parameters: dict[str, Positive]
     residual: ResidualPart
     band_factor: Positive
+    band_scores: Annotated[list[NotNegative], Field(max_length=5000, default_factory=list)]
     low: dict[str, float]
     high: dict[str, float]
     trained_on: int
@@ -114,7 +117,8 @@ def kernel_part(
             noise=_short(residual.noise),
             shrink=_short(residual.shrink),
         ),
-        band_factor=_short(fitted.band_factor),
+        band_factor=_short(fitted.band.factor),
+        band_scores=[float(f"{score:.4g}") for score in fitted.band.scores],
         low=fitted.low,
         high=fitted.high,
         trained_on=fitted.trained_on,
@@ -140,9 +144,10 @@ def restore_kernel(part: KernelPart, where: str) -> FittedKernel:
         )
     residual = part.residual
     count, dims = len(residual.centres), len(residual.lengths)
-    if {len(residual.weights), len(residual.share)} != {count} or {len(r) for r in residual.centres} != {
-        dims
-    }:
+    scores = len(part.band_scores) or count
+    if {len(residual.weights), len(residual.share), scores} != {count} or {
+        len(r) for r in residual.centres
+    } != {dims}:
         raise SpecError(f"the residual of {part.op} has parts of different lengths", where=where)
     if set(part.low) != set(structure.columns) or set(part.high) != set(structure.columns):
         raise SpecError(f"the measured range of {part.op} does not name the formula's columns", where=where)
@@ -153,7 +158,7 @@ def restore_kernel(part: KernelPart, where: str) -> FittedKernel:
             np.array(residual.centres), np.array(residual.weights), np.array(residual.lengths),
             residual.amplitude, residual.noise, residual.shrink, np.array(residual.share),
         ),
-        band_factor=part.band_factor,
+        band=Band(part.band_factor, np.array(part.band_scores)),
         low=part.low,
         high=part.high,
         trained_on=part.trained_on,

@@ -56,6 +56,12 @@ class Residual:
         explained = np.sum((cross @ self.inverse) * cross, axis=1)
         return cross @ self.weights, np.sqrt(np.maximum(prior - explained, 0.0) + self.noise**2)
 
+    def correlation(self, points: Array) -> Array:
+        """Correlation of the log error at each of ``points`` with that at each centre, in [0, 1]."""
+        ones = np.ones(points.shape[0])
+        zeros = np.zeros(self.share.size)
+        return _covariance(points, self.centres, 0.0 * ones, zeros, self.lengths, 1.0, 1.0)
+
     def mean(self, points: Array, share: Array) -> Array:
         """Mean of the log error at ``points``."""
         cross = _covariance(

@@ -66,7 +66,8 @@ def test_fitting_again_gives_the_same_bytes(decode_case, fitted):
     rows, kernel = fitted
     again = fit_kernel(structure, take(shapes, rows), seconds[rows])
     assert again.values.tobytes() == kernel.values.tobytes()
-    assert again.band_factor == kernel.band_factor
+    assert again.band.factor == kernel.band.factor
+    assert again.band.scores.tobytes() == kernel.band.scores.tobytes()
 
 
 def test_bands_widen_outside_the_measured_range(fitted):
