@@ -45,7 +45,7 @@ class Stage:
 
     def bytes(self, stored: int) -> int:
         """Bytes that pass for ``stored`` bytes of cache."""
-        return math.ceil(stored * self.ratio)
+        return stored if self.ratio == 1.0 else math.ceil(stored * self.ratio)
 
 
 class Adapter:
@@ -56,12 +56,17 @@ class Adapter:
     def __init__(self) -> None:
         self.free_s = self.busy_s = 0.0
 
+    def take(self, until_s: float, busy_s: float) -> None:
+        """It is at work for ``busy_s`` more seconds, the last of them before ``until_s``."""
+        self.free_s = until_s
+        self.busy_s += busy_s
+
 
 class Fabric:
     """All adapters of all instances.
 
     Attributes:
-        moved_bytes: bytes that passed the link; transfers: how many requests' worth of pieces they were in.
+        moved_bytes: bytes that passed the link.
     """
 
     def __init__(self, route: Sequence[Stage], prefills: int, decodes: int) -> None:
@@ -71,29 +76,29 @@ class Fabric:
         self.senders = [[Adapter() for _ in route] for _ in range(prefills)]
         self.receivers = [[Adapter() for _ in route] for _ in range(decodes)]
         self.moved_bytes = 0
+        self._nobody = Adapter()
         self._link = next(number for number, stage in enumerate(route) if stage.link)
 
     def send(self, prefill: int, decode: int, stored: int, flow: Flow) -> float:
         """Book a transfer of ``stored`` bytes of cache in equal pieces; returns when the last has come."""
         if stored <= 0:
             return flow.last_s
-        piece = -(-stored // flow.pieces)
+        pieces = flow.pieces
+        piece = -(-stored // pieces)
         senders, receivers = self.senders[prefill], self.receivers[decode]
         for number, stage in enumerate(self.route):
             size = stage.bytes(piece)
             seconds = stage.carrier.seconds(size)
-            ends = []
-            if stage.prefill:
-                ends.append(senders[number])
-            if stage.decode:
-                ends.append(receivers[number])
-            free = max((end.free_s for end in ends), default=0.0)
+            sender = senders[number] if stage.prefill else self._nobody
+            receiver = receivers[number] if stage.decode else self._nobody
+            free = sender.free_s if sender.free_s > receiver.free_s else receiver.free_s
             flow, taken = through(flow, free, seconds)
-            for end in ends:
-                end.free_s = taken
-                end.busy_s += flow.pieces * seconds
-            if number == self._link:
-                self.moved_bytes += flow.pieces * size
+            if stage.prefill:
+                sender.take(taken, pieces * seconds)
+            if stage.decode:
+                receiver.take(taken, pieces * seconds)
+            if stage.link:
+                self.moved_bytes += pieces * size
         return flow.last_s
 
     def link_busy_s(self) -> tuple[float, float]:

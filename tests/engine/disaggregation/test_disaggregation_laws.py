@@ -21,6 +21,7 @@ from kvplan.engine.disaggregation.prefill import PrefillReplica
 from kvplan.engine.disaggregation.strategy import Disaggregation, PoolPlan
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.replica import Replica
 from kvplan.engine.router import ROUTERS
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
@@ -180,8 +181,6 @@ def test_a_lone_request_takes_what_the_engine_takes_and_a_step(
     case: tuple[EngineConfig, list[Request]], apart: int
 ) -> None:
     """An infinitely fast link, requests far apart: the prompt as in a plain engine, then one step a token."""
-    from kvplan.engine.replica import Replica
-
     config, requests = case
     config = replace(config, async_scheduling=False, enable_prefix_caching=False, max_num_seqs=1)
     alone = [replace(item, arrival_s=100.0 * number * apart) for number, item in enumerate(requests)]
@@ -198,3 +197,23 @@ def test_a_lone_request_takes_what_the_engine_takes_and_a_step(
         assert ours.finish_s - ours.first_token_s == pytest.approx(
             theirs.finish_s - theirs.first_token_s, abs=1e-9
         )
+
+
+@settings(max_examples=150, deadline=None, database=None, derandomize=True,
+          suppress_health_check=list(HealthCheck))  # fmt: skip
+@given(cases(), st.sampled_from([0, 4]))
+def test_prompts_are_computed_as_by_an_engine_that_is_asked_for_one_token(
+    case: tuple[EngineConfig, list[Request]], layers: int
+) -> None:
+    """Without pressure nothing that happens behind the prefill instance is seen in it."""
+    config, requests = case
+    config = replace(config, num_blocks=5000)
+    slow = Stage("link", Line(1e5, 0.01), prefill=True, decode=True, link=True)
+    strategy = Disaggregation((slow,), 100, layers=layers, first_token=FirstToken.PREFILL)
+    served = [item for item in requests if item.prompt_tokens + item.output_tokens <= config.max_model_len]
+    split, _, _ = play(config, strategy, served)
+    rows: list[RequestRow] = []
+    plain = Replica(config, CLOCK, Recorder(on_request=rows.append))
+    plain.run([replace(item, output=((item.output[0][0], 1),), output_tokens=1) for item in served])
+    expected = {row.id: (row.scheduled_s, row.finish_s, row.cached_tokens) for row in rows}
+    assert {row.id: (row.scheduled_s, row.first_token_s, row.cached_tokens) for row in split} == expected
