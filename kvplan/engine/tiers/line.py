@@ -31,6 +31,11 @@ class Batch:
         self.done_s = done_s
         self.follows: Batch | None = None
 
+    def wait_for(self, other: Batch) -> None:
+        """Some of the blocks come with ``other``, which may not have arrived, or not even begun."""
+        if self.follows is None or other.done_s >= self.follows.done_s:
+            self.follows = other
+
 
 class Line:
     """One direction of a link, with its queue.

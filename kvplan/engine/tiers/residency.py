@@ -50,7 +50,12 @@ class Run:
     @property
     def anywhere(self) -> bool:
         """Whether some tier has it."""
-        return any(place is not None for place in self.places)
+        places = self.places
+        return places[0] is not None or places[-1] is not None
+
+    def only_in(self, place: Place) -> bool:
+        """Whether this is the one place it has."""
+        return sum(other is not None for other in self.places) == 1 and place in self.places
 
 
 class Residency:

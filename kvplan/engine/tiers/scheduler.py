@@ -52,7 +52,7 @@ class TieredScheduler(RemoteScheduler):
         self.through = self.caching and stack.specs[0].write == "through"
         self._written: dict[LiveRequest, int] = {}
         if self.caching and not self.through:
-            self.index.on_gone = stack.store
+            self.index.on_gone = stack.gone
 
     # -- down -------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 
 from kvplan.engine.content import Content
 from kvplan.engine.tiers.line import Batch, Carrier, Line
-from kvplan.engine.tiers.residency import Residency, Run
+from kvplan.engine.tiers.residency import Place, Residency, Run
 from kvplan.engine.tiers.tier import Tier
 from kvplan.errors import UsageError
 
@@ -96,6 +96,7 @@ class TierStack:
         )
         self._open = [Batch() for _ in specs]
         self._stamp = 0
+        self._gone: tuple[Content, int, int] | None = None
         self.lost = 0
         """Blocks that left the last tier: nobody below the device has them any more."""
         self.refused = 0
@@ -109,6 +110,8 @@ class TierStack:
 
         A run longer than the tier is cut: its beginning is worth more.
         """
+        if self._gone is not None:
+            self._store_gone()
         host = self.host
         room = host.capacity - host.reserved
         if end - start > room:
@@ -117,6 +120,21 @@ class TierStack:
         if end > start:
             batch = self._open[0]
             batch.blocks += self._put(host, self.residency.cover(content, start, end), batch)
+
+    def gone(self, content: Content, start: int, end: int) -> None:
+        """Blocks ``start .. end`` left the device (write-back). Neighbours that leave one by one are stored
+        together: the end of a sequence leaves first."""
+        gone = self._gone
+        if gone is not None and gone[0] is content and gone[1] == end:
+            self._gone = (content, start, gone[2])
+        else:
+            self._store_gone()
+            self._gone = (content, start, end)
+
+    def _store_gone(self) -> None:
+        gone, self._gone = self._gone, None
+        if gone is not None:
+            self.store(*gone)
 
     def _put(self, tier: Tier, runs: list[Run], batch: Batch) -> int:
         """Put the runs in, as used now, then evict what is too much; returns the blocks that were missing."""
@@ -153,26 +171,50 @@ class TierStack:
         for run in runs:
             place = above.place(run)
             assert place is not None
-            # Its own way down may not have ended, or not begun: that is when the later of them ends.
-            if batch.follows is None or place.batch.done_s >= batch.follows.done_s:
-                batch.follows = place.batch
+            batch.wait_for(place.batch)
         batch.blocks += self._put(tier, runs, batch)
 
     def _evict(self, tier: Tier) -> None:
         """Evict until nothing is too much; what leaves goes to the tier below, if there is one."""
         below = self._below(tier)
-        while tier.free < 0:
+        leaving: list[Run] = []
+        while (excess := -tier.free) > 0:
             place = tier.oldest()
             run = place.run
-            if run.blocks > -tier.free:
-                self.residency.split(run, run.blocks + tier.free)
+            if run.end - run.start > excess:
+                if below is None and not run.children and run.only_in(place):
+                    self._cut(tier, run, excess)
+                    break
+                self.residency.split(run, run.end - run.start - excess)
             if below is not None and below.place(run) is None:
-                self._write_down(below, [run])
+                self._hand_down(below, run, place)
+                leaving.append(run)
             tier.drop(run)
             if not run.anywhere:
-                self.lost += run.blocks
+                self.lost += run.end - run.start
                 self.residency.prune(run)
         tier.settle()
+        if leaving:
+            assert below is not None
+            self._evict(below)
+
+    def _hand_down(self, tier: Tier, run: Run, place: Place) -> None:
+        """A run that leaves the tier above is written to this one, which makes room for it afterwards."""
+        batch = self._open[tier.index]
+        self._stamp += 1
+        tier.put(run, self._stamp, batch)
+        batch.blocks += run.end - run.start
+        batch.wait_for(place.batch)
+
+    def _cut(self, tier: Tier, run: Run, blocks: int) -> None:
+        """The end of a run leaves the last tier that has it, and nothing hangs below."""
+        run.end -= blocks
+        tier.cached -= blocks
+        tier.evicted += blocks
+        self.lost += blocks
+        place = tier.place(run)
+        assert place is not None
+        tier.enter(place)
 
     def _noted(self, upper: Run) -> None:
         for tier, place in zip(self.tiers, upper.places, strict=True):
@@ -183,6 +225,7 @@ class TierStack:
 
     def lookup(self, content: Content, start: int, limit: int) -> int:
         """Blocks from ``start`` on, up to block ``limit``, that are in some tier without a gap."""
+        self._store_gone()
         depth = start
         for run, agreed in self.residency.walk(content, limit):
             if agreed <= start:
@@ -194,6 +237,7 @@ class TierStack:
 
     def touch(self, content: Content, end: int) -> None:
         """The first ``end`` blocks were used, wherever from."""
+        self._store_gone()
         self._stamp += 1
         for run in self.residency.known(content, 0, end):
             self._use(run, self._stamp)
@@ -247,6 +291,7 @@ class TierStack:
 
     def reserve(self, blocks: int) -> bool:
         """Take blocks of the host out of the cache, evicting what is in them; False if there are too few."""
+        self._store_gone()
         host = self.host
         if blocks > host.capacity - host.reserved:
             return False
@@ -262,6 +307,7 @@ class TierStack:
 
     def flush(self, now: float) -> None:
         """Begin to write what has been stored since the last flush, as one transfer a link."""
+        self._store_gone()
         for tier, (line, batch) in enumerate(zip(self.puts, self._open, strict=True)):
             if batch.blocks:
                 begin = now if batch.follows is None else max(now, batch.follows.done_s)
