@@ -64,11 +64,13 @@ def moved_bytes(strategies: Mapping[str, list[Mapping[str, Any]]]) -> int:
 
 def hit_ratio(document: Mapping[str, Any]) -> float | None:
     """Share of the tokens looked up that were not computed: found on the device, or in a tier below it."""
+    totals = document["totals"]
+    if not totals["queried_tokens"]:
+        return None
     for metric in _metrics(document["strategies"]):
         if metric["name"] == REUSED:
             return float(metric["value"])
-    totals = document["totals"]
-    return totals["hit_tokens"] / totals["queried_tokens"] if totals["queried_tokens"] else None
+    return float(totals["hit_tokens"] / totals["queried_tokens"])
 
 
 def _metrics(strategies: Mapping[str, list[Mapping[str, Any]]]) -> Iterator[Mapping[str, Any]]:

@@ -181,4 +181,4 @@ def test_hits_below_the_device_are_hits() -> None:
     assert hit_ratio({"totals": totals, "strategies": {}}) == 0.25
     tiers = {"tiers": [metric("cached_token_share", 0.5, "1")]}
     assert hit_ratio({"totals": totals, "strategies": tiers}) == 0.5
-    assert hit_ratio({"totals": {"hit_tokens": 0, "queried_tokens": 0}, "strategies": {}}) is None
+    assert hit_ratio({"totals": {"hit_tokens": 0, "queried_tokens": 0}, "strategies": tiers}) is None
