@@ -7,6 +7,7 @@ then the router looks at all of them and one takes the request.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.protocols import LatencyModel
@@ -16,6 +17,9 @@ from kvplan.engine.router import make_router
 from kvplan.errors import UsageError
 from kvplan.traces.request import Request
 
+if TYPE_CHECKING:
+    from kvplan.engine.engine import Strategy
+
 _SUMMED = (
     "requests", "unfinished", "steps", "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks",
     "allocated_blocks", "peak_used_blocks", "peak_running", "peak_waiting",
@@ -23,11 +27,11 @@ _SUMMED = (
 
 
 class Cluster:
-    """Equal replicas of one engine.
+    """Equal replicas of one engine, or of what a strategy makes of it.
 
     Rows of all replicas go to the one recorder. Decision lines carry the replica's number and a tab in
     front. Peaks in the totals are sums of the replicas' own peaks (an upper bound of the peak of the
-    sum). The series is sampled at arrivals.
+    sum). The series is sampled at arrivals. A strategy's sections carry the replica's number.
 
     Raises:
         UsageError: fewer than one replica, or a pool of several layer groups (only the fast engine can be
@@ -36,7 +40,13 @@ class Cluster:
     """
 
     def __init__(
-        self, replicas: int, router: str, config: EngineConfig, latency: LatencyModel, recorder: Recorder
+        self,
+        replicas: int,
+        router: str,
+        config: EngineConfig,
+        latency: LatencyModel,
+        recorder: Recorder,
+        strategy: Strategy | None = None,
     ) -> None:
         if replicas < 1:
             raise UsageError(f"a cluster needs at least one replica, not {replicas}")
@@ -47,7 +57,14 @@ class Cluster:
             )
         self.recorder = recorder
         self.router = make_router(router)
-        self.replicas = [Replica(config, latency, self._recorder_of(index)) for index in range(replicas)]
+        self.replicas: list[Replica] = []
+        for index in range(replicas):
+            own = self._recorder_of(index)
+            engine = (
+                Replica(config, latency, own) if strategy is None else strategy.engine(config, latency, own)
+            )
+            assert isinstance(engine, Replica), "a strategy behind a router makes replicas"
+            self.replicas.append(engine)
 
     def _recorder_of(self, index: int) -> Recorder:
         whole = self.recorder
@@ -91,3 +108,6 @@ class Cluster:
             replica.close()
         for name in _SUMMED:
             setattr(totals, name, sum(getattr(r.recorder.totals, name) for r in self.replicas))
+        for index, replica in enumerate(self.replicas):
+            for section, metrics in replica.recorder.sections.items():
+                self.recorder.sections[f"{section} {index}"] = metrics

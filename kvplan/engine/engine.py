@@ -28,7 +28,11 @@ class Engine(Protocol):
 
 
 class Strategy(Protocol):
-    """What is done differently from the plain engine: tiers, another allocation, separate prefill, ..."""
+    """What is done differently from the plain engine: tiers, another allocation, separate prefill, ...
+
+    One whose engines are a ``Replica`` each, that can be given requests one by one, says so with a class
+    variable ``behind_router``; then several replicas can have it, each for itself.
+    """
 
     @property
     def name(self) -> str:
@@ -66,13 +70,17 @@ def make_engine(
             raise UsageError(
                 f"{strategy.name} is simulated on vLLM's scheduler only", where="engine.kind", hint="use vllm"
             )
-        if replicas > 1:
+        if replicas == 1:
+            return strategy.engine(config, latency, recorder)
+        if not getattr(strategy, "behind_router", False):
             raise UsageError(
                 f"{strategy.name} is simulated for one replica",
                 where="parallel.replicas",
                 hint="simulate one replica with the rate divided by the number of replicas",
             )
-        return strategy.engine(config, latency, recorder)
+        from kvplan.engine.cluster import Cluster
+
+        return Cluster(replicas, router, config, latency, recorder, strategy)
     if replicas > 1:
         if name != "fast" or not isinstance(config, EngineConfig):
             raise UsageError(

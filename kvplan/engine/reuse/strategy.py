@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.engine import Engine
@@ -22,6 +23,7 @@ class PrefixReuse:
         memory: most of the pool, as a share, that pins may hold.
     """
 
+    behind_router: ClassVar[bool] = True
     granularity: int | None = None
     rules: tuple[PinRule, ...] = ()
     memory: float = 0.2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.protocols import LatencyModel
@@ -24,6 +25,7 @@ class Tiers:
         prefetch: whether an arriving request's blocks are read from the disk into the host at once.
     """
 
+    behind_router: ClassVar[bool] = True
     block_bytes: int
     tiers: tuple[TierSpec, ...]
     preemption: Preemption = "recompute"

@@ -1,0 +1,113 @@
+"""Replicas that each have a strategy of their own, behind a router."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from workloads import cases
+
+from kvplan.engine.cluster import Cluster
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.engine import Strategy, make_engine
+from kvplan.engine.holding.strategy import SlotAllocation
+from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.reuse.pins import PinRule
+from kvplan.engine.reuse.strategy import PrefixReuse
+from kvplan.engine.router import ROUTERS
+from kvplan.engine.tiers.stack import TierSpec
+from kvplan.engine.tiers.strategy import Tiers
+from kvplan.errors import UsageError
+from kvplan.latency.linear import LinearLatency
+from kvplan.traces.request import Request
+from kvplan.traces.synthesize import synthesize
+
+CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
+
+
+class Wire:
+    """So many seconds a block."""
+
+    def seconds(self, size: int, operations: int = 1) -> float:
+        return 1e-3 * operations if size else 0.0
+
+
+def tiers(preemption: str = "swap") -> Tiers:
+    host = TierSpec("host", 40, 8, Wire(), Wire(), "through")
+    return Tiers(8, (host,), preemption)  # type: ignore[arg-type]
+
+
+def play(engine: Cluster, requests: list[Request]) -> None:
+    engine.run(requests)
+    engine.close()
+
+
+@st.composite
+def cached_cases(draw: st.DrawFn) -> tuple[EngineConfig, list[Request]]:
+    config, requests = draw(cases())
+    return replace(config, enable_prefix_caching=True), requests
+
+
+@pytest.mark.parametrize("kind", ["tiers", "units"])
+@settings(max_examples=60, deadline=None, database=None, derandomize=True,
+          suppress_health_check=list(HealthCheck))  # fmt: skip
+@given(case=cached_cases())
+def test_one_replica_is_the_strategy_itself(kind: str, case: tuple[EngineConfig, list[Request]]) -> None:
+    config, requests = case
+    strategy: Strategy = tiers() if kind == "tiers" else PrefixReuse(2 * config.block_size)
+    rows: list[RequestRow] = []
+    recorder = Recorder(on_request=rows.append)
+    alone = strategy.engine(config, CLOCK, recorder)
+    alone.run(requests)
+    alone.close()
+    ours: list[RequestRow] = []
+    whole = Recorder(on_request=ours.append)
+    play(Cluster(1, "least-loaded", config, CLOCK, whole, strategy), requests)
+    assert ours == rows
+    assert whole.totals.to_dict() == recorder.totals.to_dict()
+    assert whole.sections == {f"{name} 0": metrics for name, metrics in recorder.sections.items()}
+
+
+@settings(max_examples=60, deadline=None, database=None, derandomize=True,
+          suppress_health_check=list(HealthCheck))  # fmt: skip
+@given(cached_cases(), st.integers(2, 3), st.sampled_from(ROUTERS.names()))
+def test_no_request_is_lost(case: tuple[EngineConfig, list[Request]], replicas: int, router: str) -> None:
+    config, requests = case
+    recorder = Recorder()
+    cluster = Cluster(replicas, router, config, CLOCK, recorder, tiers())
+    play(cluster, requests)
+    totals = recorder.totals
+    assert totals.requests == len(requests) == totals.finished + totals.rejected
+    for replica in cluster.replicas:
+        assert replica.scheduler.free_blocks == config.usable_blocks
+
+
+def test_a_host_tier_behind_every_replica() -> None:
+    """Conversations that stay with their replica find in its host memory what its GPU had to give away."""
+    chat = list(synthesize("chat", 400, 30.0, 0))
+    config = EngineConfig(num_blocks=700, max_num_batched_tokens=2048, max_model_len=8192)
+    found = {}
+    for name, strategy in (
+        ("plain", None),
+        ("tiers", Tiers(8, (TierSpec("host", 20_000, 8, Wire(), Wire()),))),
+    ):
+        rows: list[RequestRow] = []
+        recorder = Recorder(on_request=rows.append)
+        play(Cluster(3, "session-affinity", config, CLOCK, recorder, strategy), chat)
+        found[name] = sum(row.cached_tokens for row in rows)
+        assert sorted(recorder.sections) == ([] if strategy is None else ["tiers 0", "tiers 1", "tiers 2"])
+    assert found["tiers"] > 1.2 * found["plain"]
+
+
+def test_strategies_that_have_no_replicas_are_refused() -> None:
+    config = EngineConfig(num_blocks=700, enable_prefix_caching=False)
+    with pytest.raises(UsageError, match="one replica") as caught:
+        make_engine("fast", config, CLOCK, Recorder(), replicas=2, strategy=SlotAllocation())
+    assert caught.value.where == "parallel.replicas"
+    pins = PrefixReuse(None, (PinRule(tokens=64, ttl_s=60.0, min_uses=1),))
+    engine = make_engine(
+        "fast", replace(config, enable_prefix_caching=True), CLOCK, Recorder(), replicas=2, strategy=pins
+    )
+    assert isinstance(engine, Cluster)
