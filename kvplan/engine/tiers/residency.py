@@ -88,9 +88,7 @@ class Residency:
     def known(self, content: Content, start: int, end: int) -> list[Run]:
         """Runs that make up what the tree knows of blocks ``start .. end``, cut to fit."""
         found = []
-        for run, agreed in list(self.walk(content, end)):
-            if agreed <= start:
-                continue
+        for run, agreed in [step for step in self.walk(content, end) if step[1] > start]:
             piece = run if agreed == run.end else self.split(run, agreed - run.start)
             if piece.start < start:
                 self.split(piece, start - piece.start)

@@ -245,20 +245,21 @@ class TierStack:
     def fetch(self, content: Content, start: int, end: int, now: float) -> float:
         """Copy blocks ``start .. end``, which ``lookup`` found, to the device; returns when they are there.
 
+        That they are used now the caller has said (``touch``).
+
         Blocks that left the tiers since, in the same ``schedule()`` call, are still read: their room is not
         used again before that.
         """
         self.flush(now)
-        ready, from_disk = self._promote(content, start, end, now)
-        self.host.hits += end - start - from_disk
+        ready, from_disk = now, 0
         if self.disk is not None:
+            ready, from_disk = self._promote(content, start, end, now)
             self.disk.hits += from_disk
-        self._stamp += 1
-        for run in self.residency.known(content, start, end):
+        self.host.hits += end - start - from_disk
+        for run, agreed in self.residency.walk(content, end):
             place = self.host.place(run)
-            if place is not None:
-                ready = max(ready, place.batch.done_s)
-            self._use(run, self._stamp)
+            if place is not None and agreed > start and place.batch.done_s > ready:
+                ready = place.batch.done_s
         return self.gets[0].send(ready, end - start)
 
     def prefetch(self, content: Content, start: int, end: int, now: float) -> None:

@@ -71,10 +71,12 @@ class Tier:
     def oldest(self) -> Place:
         """The place that goes first; there must be one."""
         order = self._order
+        index = self.index
         while True:
-            entry = heappop(order)
-            if self._valid(entry):
-                return entry[3]
+            stamp, end, _, place = heappop(order)
+            run = place.run
+            if place.stamp == stamp and run.end == -end and run.places[index] is place:
+                return place
 
     def drop(self, run: Run) -> None:
         """Evict a run."""
