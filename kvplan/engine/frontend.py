@@ -20,8 +20,10 @@ def rejection(request: Request, config: EngineConfig) -> str | None:
     if not config.enable_chunked_prefill and length - 1 > config.max_num_batched_tokens:
         return "longer than max_num_batched_tokens without chunked prefill"
     # The last sampled token never gets KV: a request holds at most prompt + output - 1 tokens.
-    blocks = sum(_most_blocks(group, length - 1, config) for group in config.groups)
-    if blocks > config.usable_blocks:
+    blocks = 0
+    for group in config.groups:
+        blocks += _most_blocks(group, length - 1, config)
+    if blocks >= config.num_blocks:
         return "needs more blocks than the pool has"
     return None
 
@@ -29,6 +31,8 @@ def rejection(request: Request, config: EngineConfig) -> str | None:
 def _most_blocks(group: CacheGroup, tokens: int, config: EngineConfig) -> int:
     """Blocks of one group that a request of so many tokens may hold at once when it runs alone."""
     whole = -(-tokens // group.block_size)
+    if group.kind == "full":
+        return whole
     if group.kind == "mamba":
         if not config.enable_prefix_caching:
             return 1

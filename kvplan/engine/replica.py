@@ -1,8 +1,6 @@
 """One engine instance: the core's loop around the scheduler, and the clock.
 
-Between events nothing is decided: the same requests take one token each, and only the clock, the context
-and the free blocks move. ``_coast`` runs through such steps in a tight loop; it adds up the clock step by
-step in the order the latency model defines, so that times equal the reference's bit for bit.
+Steps in which nothing is decided are left to ``coasting``.
 """
 
 from __future__ import annotations
@@ -11,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from kvplan.engine.coasting import coast, undecided
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.content import Content
 from kvplan.engine.errors import EngineStuck, InvalidLatency
@@ -112,10 +111,10 @@ class Replica:
         clock, device_free = self.clock, self._device_free
         while clock < until:
             if scheduler.running or scheduler.waiting.items:
-                if not self.logging and self._quiet():
-                    clock, device_free = self._coast(clock, device_free, until)
-                    if clock >= until:
-                        break
+                if not self.logging and not undecided(scheduler):
+                    clock, device_free, until = self._coast(clock, device_free, until)
+                    if clock >= until or not scheduler.has_requests:
+                        continue
                 scheduler.in_flight = 1 if in_flight and in_flight[-1][0].batch.scheduled_tokens else 0
                 plan = scheduler.schedule()
                 end = clock
@@ -138,94 +137,9 @@ class Replica:
             self._deliver(plan, clock)
         self.clock, self._device_free = clock, device_free
 
-    # -- steps in which nothing is decided --------------------------------------------------------------
-
-    def _quiet(self) -> bool:
-        """Whether the next steps only advance the requests in step, for all that is known now."""
-        scheduler = self.scheduler
-        steady = scheduler.steady
-        if not steady.count or scheduler.prefills or scheduler.explicit:
-            return False
-        if steady.next_event() <= steady.tick + 1 or steady.count > self.config.max_num_batched_tokens:
-            return False
-        waiting = scheduler.waiting
-        if not waiting.items or len(scheduler.running) >= self.config.max_num_seqs:
-            return True
-        if self.config.prefill_schedule_interval > 1 or steady.count == self.config.max_num_batched_tokens:
-            return False
-        return scheduler.blocked == (waiting.head(), scheduler.version)
-
-    def _coast(self, clock: float, device_free: float, until: float) -> tuple[float, float]:
-        """Run through quiet steps until the one before the next event; returns the clock after them."""
-        in_flight = self._in_flight
-        before: StepPlan | None = None
-        if self.config.async_scheduling:
-            if len(in_flight) != 1 or not in_flight[0][0].batch.scheduled_tokens:
-                return clock, device_free
-            before = in_flight[0][0]
-        scheduler, recorder = self.scheduler, self.recorder
-        steady, pool = scheduler.steady, scheduler.pool
-        totals = recorder.totals
-        stride = recorder.series_stride
-        steps = totals.steps
-        limit = steady.next_event() - 1 - steady.tick
-        until_point = -steps % stride
-        if until_point < limit:
-            limit = until_point
-        if limit <= 0:
-            return clock, device_free
-        overlap = before is not None
-        eventful = before is not None and bool(before.first or before.finish or before.samples)
-        if eventful:
-            # The step in flight ends while the next one runs, and what it brings may change what follows.
-            limit = 1
-        boundaries, size = steady.boundaries, steady.block_size
-        count = steady.count
-        free = pool.blank + pool.cached
-        step_seconds = self.latency.step_seconds
-        plan = StepPlan()
-        batch = plan.batch
-        batch.scheduled_tokens = batch.decode_requests = batch.sampled_requests = count
-        tick = steady.tick
-        context = steady.base_sum + count * tick
-        taken = done = 0
-        phase = tick % size
-        while done < limit and clock < until:
-            blocks = boundaries[phase]
-            if blocks:
-                if taken + blocks > free:
-                    break
-                taken += blocks
-            phase += 1
-            if phase == size:
-                phase = 0
-            context += count
-            batch.decode_context = batch.decode_kv_tokens = context
-            seconds = step_seconds(batch)
-            if not 0.0 <= seconds < _NEVER:
-                raise InvalidLatency(seconds, steps + done)
-            if overlap:
-                clock, device_free = device_free, device_free + seconds
-            else:
-                clock = device_free = clock + seconds
-            done += 1
-        if not done:
-            return clock, device_free
-        steady.tick = tick + done
-        steady.lag = 1 if overlap else 0
-        if taken:
-            scheduler.index.take(taken)
-        scheduler.steps_since_prefill += done
-        totals.steps = steps + done
-        used = pool.usable - pool.blank - pool.cached
-        if used > totals.peak_used_blocks:
-            totals.peak_used_blocks = used
-        if overlap:
-            in_flight[-1] = (plan, device_free)
-            scheduler.last_plan = plan
-        if eventful and before is not None:
-            self._deliver(before, clock)
-        return clock, device_free
+    def _coast(self, clock: float, device_free: float, until: float) -> tuple[float, float, float]:
+        """Steps in which nothing is decided; ``coasting.coast``."""
+        return coast(self, clock, device_free, until)
 
     # -- bookkeeping ------------------------------------------------------------------------------------
 
@@ -250,31 +164,39 @@ class Replica:
 
     def _record(self, plan: StepPlan, clock: float) -> None:
         recorder, totals, scheduler = self.recorder, self.recorder.totals, self.scheduler
-        for request in plan.admitted:
-            request.scheduled_s = clock
-        free = scheduler.free_blocks
-        used = scheduler.pool.usable - free
-        running, waiting = len(scheduler.running), len(scheduler.waiting)
+        pool = scheduler.pool
+        used = pool.usable - pool.blank - pool.cached
         if used > totals.peak_used_blocks:
             totals.peak_used_blocks = used
-        if running > totals.peak_running:
-            totals.peak_running = running
+        waiting = len(scheduler.waiting)
         if waiting > totals.peak_waiting:
             totals.peak_waiting = waiting
+        for request in plan.admitted:
+            request.scheduled_s = clock
+        running = len(scheduler.running)
+        if running > totals.peak_running:
+            totals.peak_running = running
         if not plan.batch.scheduled_tokens and not plan.preempted:
             return
         if recorder.on_decision is not None:
             scheduled = ",".join(f"{request.request.id}={tokens}" for request, tokens in plan.scheduled)
             preempted = ",".join(request.request.id for request in plan.preempted)
-            recorder.on_decision(f"{scheduled}|{free}|{running}|{waiting}|{preempted}")
+            recorder.on_decision(f"{scheduled}|{scheduler.free_blocks}|{running}|{waiting}|{preempted}")
         if totals.steps % recorder.series_stride == 0:
-            recorder.point(
-                SeriesPoint(
-                    clock, used, scheduler.pool.cached, running, waiting,
-                    scheduler.queried_tokens, scheduler.hit_tokens, scheduler.preemptions,
-                )
-            )  # fmt: skip
+            self._add_point(clock)
         totals.steps += 1
+
+    def _add_point(self, clock: float) -> None:
+        """The state after planning a step at ``clock``, for the time series."""
+        scheduler = self.scheduler
+        pool = scheduler.pool
+        self.recorder.point(
+            SeriesPoint(
+                clock, pool.usable - pool.blank - pool.cached, pool.cached,
+                len(scheduler.running), len(scheduler.waiting),
+                scheduler.queried_tokens, scheduler.hit_tokens, scheduler.preemptions,
+            )
+        )  # fmt: skip
 
     def _deliver(self, plan: StepPlan, clock: float) -> None:
         for request in plan.first:

@@ -53,7 +53,13 @@ class VllmScheduler:
         self.version = 0
         """Changes whenever a request that did not fit might fit now."""
         self.blocked: tuple[LiveRequest, int] | None = None
-        self._tail_prefills = True
+        self.special_prefills = bool(
+            config.long_prefill_token_threshold or config.prefill_schedule_interval > 1
+        )
+        """Whether options other than the token budget say how much of a prompt a step computes."""
+        self.tail_prefills = True
+        """Whether nobody in running order stands behind a request in prefill: then running out of budget
+        can only shorten the last chunk."""
         self.steps_since_prefill = config.prefill_schedule_interval
         self.prefill_capacity_bound = False
 
@@ -77,8 +83,9 @@ class VllmScheduler:
         """Plan the next step and account for it as if it had run."""
         plan = self.new_plan()
         self.steady.lag = self.in_flight
-        threshold = self._prefill_threshold()
-        defer_prefills = self._defers_prefills()
+        threshold, defer_prefills = 0, False
+        if self.special_prefills:
+            threshold, defer_prefills = self._prefill_threshold(), self._defers_prefills()
         if self.explicit or not self._regular(plan, threshold, defer_prefills):
             from kvplan.engine.crowded import schedule_one_by_one
 
@@ -91,6 +98,35 @@ class VllmScheduler:
                 self.prefill_capacity_bound = bool(self.waiting.items)
         self._settle_samples(plan)
         self.last_plan = plan
+        return plan
+
+    def proceed(self, in_flight: int) -> StepPlan | None:
+        """Plan a step in which nothing is to be decided (``coasting.undecided``).
+
+        Returns None, and has changed nothing, where the blocks do not suffice.
+        """
+        plan = self.new_plan()
+        self.steady.lag = in_flight
+        if not self._regular(plan, 0, False):
+            return None
+        self.steps_since_prefill = 1 if plan.carries_prefill else self.steps_since_prefill + 1
+        return plan
+
+    def settle_calendar(self, quiet: StepPlan) -> StepPlan:
+        """What is due at the tick that a step of decoding requests only has brought.
+
+        Returns the plan of that step: ``quiet``, or one of its own where requests end with it.
+        """
+        publishing, ending = self.steady.due()
+        for request in publishing:
+            self._publish_steady(request)
+        if not ending:
+            return quiet
+        plan = self.new_plan()
+        plan.batch.scheduled_tokens = quiet.batch.scheduled_tokens
+        plan.finish = ending
+        for request in ending:
+            self.steady.leave(request, 1)
         return plan
 
     def new_plan(self) -> StepPlan:
@@ -130,7 +166,7 @@ class VllmScheduler:
                 if 0 < threshold < tokens:
                     tokens = threshold
                 if tokens > budget:
-                    if not self._tail_prefills:
+                    if not self.tail_prefills:
                         return False
                     tokens = budget
                 if tokens:
@@ -309,15 +345,13 @@ class VllmScheduler:
                 else:
                     self.sampled(plan, request)
             self.prefills = still
-            # Whether nobody in running order stands behind a request in prefill: then running out of
-            # budget can only shorten the last chunk.
-            self._tail_prefills = not still or still[0].order + len(still) == self.admissions
+            self.tail_prefills = not still or still[0].order + len(still) == self.admissions
         if self.explicit and self.all_in_step:
             for request in self.explicit:
                 self._fall_into_step(request)
             self.explicit = []
         if len(plan.finish) > 1:
-            plan.finish.sort(key=lambda request: request.order)
+            plan.finish.sort(key=_order)
         if plan.batch.scheduled_tokens:
             self.steps_since_prefill = 1 if plan.carries_prefill else self.steps_since_prefill + 1
 
@@ -370,3 +404,7 @@ class VllmScheduler:
         request.status = Status.FINISHED
         self.index.release(request, request.blocks)
         request.blocks = 0
+
+
+def _order(request: LiveRequest) -> int:
+    return request.order

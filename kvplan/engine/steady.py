@@ -82,18 +82,27 @@ class SteadyDecodes:
 
         Both in admission order; entries of requests that have left meanwhile are forgotten.
         """
-        calendar = self._calendar
-        publishing: dict[LiveRequest, None] = {}
-        ending: dict[LiveRequest, None] = {}
-        while calendar and calendar[0][0] <= self.tick:
+        calendar, now = self._calendar, self.tick
+        publishing: list[LiveRequest] = []
+        ending: list[LiveRequest] = []
+        while calendar and calendar[0][0] <= now:
             tick, kind, order, request = heappop(calendar)
             if request.steady is not self or order != request.order:
                 continue
             if kind == PUBLISH:
-                publishing[request] = None
+                publishing.append(request)
             elif tick == request.finish_tick:
-                ending[request] = None
-        return sorted(publishing, key=_order), sorted(ending, key=_order)
+                ending.append(request)
+        if len(publishing) > 1:
+            publishing = sorted(dict.fromkeys(publishing), key=_order)
+        if len(ending) > 1:
+            ending = sorted(dict.fromkeys(ending), key=_order)
+        return publishing, ending
+
+    def quiet_steps(self) -> int:
+        """Steps up to the next calendar entry, that step included, for which ``boundaries`` says all that is
+        needed, and at whose end ``due`` says what happens; many without an entry."""
+        return self.next_event() - self.tick
 
     def next_event(self) -> int:
         """The tick of the next calendar entry, which may turn out to be forgotten; huge without any."""

@@ -33,13 +33,11 @@ class ObservedReplica(Replica):
         super().run(requests)
         self.fragmentation.until(self.clock)
 
-    def _record(self, plan: StepPlan, clock: float) -> None:
-        planned = bool(plan.batch.scheduled_tokens or plan.preempted)
-        if planned and self.recorder.wants_point(self.recorder.totals.steps):
-            self._points += 1
-            if self._points < _EVERY_POINT or self._points % 4 == 0:
-                self._observe(clock)
-        super()._record(plan, clock)
+    def _add_point(self, clock: float) -> None:
+        self._points += 1
+        if self._points < _EVERY_POINT or self._points % 4 == 0:
+            self._observe(clock)
+        super()._add_point(clock)
 
     def _observe(self, clock: float) -> None:
         size = self.config.block_size

@@ -64,7 +64,7 @@ class HoldingScheduler(VllmScheduler):
                 if 0 < threshold < tokens:
                     tokens = threshold
                 if tokens > budget:
-                    if not self._tail_prefills:
+                    if not self.tail_prefills:
                         return False
                     tokens = budget
                 if tokens:

@@ -104,6 +104,10 @@ class HeldDecodes(SteadyDecodes):
         """The tick of the next last token, or earlier."""
         return super().next_event()
 
+    def quiet_steps(self) -> int:
+        """As the base class; a step with an entry asks the holder."""
+        return self.next_event() - self.tick - 1
+
     def next_event(self) -> int:
         """The next tick at which anything but the clock and the context may change."""
         if self.unsettled or self._context is not None:

@@ -1,0 +1,148 @@
+"""Steps in which nothing is decided: the same requests take one token each, and at most one prompt grows.
+
+Between two admissions only the clock, the context and the free blocks move, blocks fill and requests end.
+``coast`` goes through such steps without planning them, in a tight loop from one calendar entry to the next.
+It adds up the clock step by step, in the order the latency model defines, so that times equal the
+reference's bit for bit. What has to be decided, and what does not fit, is left to the scheduler.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvplan.engine.errors import InvalidLatency
+from kvplan.engine.plan import StepPlan
+
+if TYPE_CHECKING:
+    from kvplan.engine.replica import Replica
+    from kvplan.engine.scheduler_vllm import VllmScheduler
+
+_NEVER = float("inf")
+
+
+def undecided(scheduler: VllmScheduler) -> bool:
+    """Whether the next step has something to decide, for all that is known now.
+
+    Nothing is to be decided where all running requests decode in step, or one prompt takes all tokens that
+    they leave, and nobody waits who could be admitted.
+    """
+    if scheduler.explicit:
+        return True
+    config, prefills = scheduler.config, scheduler.prefills
+    count = scheduler.steady.count
+    budget = config.max_num_batched_tokens - count
+    if prefills:
+        if len(prefills) > 1 or not scheduler.tail_prefills or scheduler.special_prefills:
+            return True
+        request = prefills[0]
+        return not 0 < budget < request.num_tokens - request.computed
+    if not count or budget < 0:
+        return True
+    waiting = scheduler.waiting
+    if not waiting.items or len(scheduler.running) >= config.max_num_seqs:
+        return False
+    if scheduler.special_prefills or not budget:
+        return True
+    return scheduler.blocked != (waiting.head(), scheduler.version)
+
+
+def coast(
+    replica: Replica, clock: float, device_free: float, until: float
+) -> tuple[float, float, float]:
+    """Go on until a step has something to decide, or the clock is at ``until``; the next step has nothing.
+
+    Returns the clock, the time at which the device is free (both unchanged where the next step does not
+    fit), and the time to go on until as it is known now.
+
+    Raises:
+        InvalidLatency: the latency model answered with no time.
+    """
+    scheduler, in_flight = replica.scheduler, replica._in_flight
+    overlap = replica.config.async_scheduling
+    flying: StepPlan | None = None
+    if overlap:
+        if len(in_flight) != 1 or not in_flight[0][0].batch.scheduled_tokens:
+            return clock, device_free, until
+        flying = in_flight[0][0]
+    recorder, step_seconds = replica.recorder, replica.latency.step_seconds
+    steady, pool, totals = scheduler.steady, scheduler.pool, recorder.totals
+    boundaries, size, waiting = steady.boundaries, steady.block_size, scheduler.waiting
+    quiet = scheduler.new_plan()
+    batch = quiet.batch
+    while clock < until:
+        # What the step in flight brings comes when the next one has begun: then that one is taken alone.
+        steps, tick, count = totals.steps, steady.tick, steady.count
+        alone = flying is not None and flying is not quiet
+        point = -steps % recorder.series_stride
+        limit = steady.quiet_steps()
+        if scheduler.prefills or not limit:
+            plan = scheduler.proceed(1 if overlap else 0)
+            if plan is None:
+                break
+            seconds = replica._step_seconds(plan)
+            until = replica._planned(plan, clock, until)
+            if overlap:
+                clock, device_free = device_free, device_free + seconds
+            else:
+                clock = device_free = clock + seconds
+        else:
+            # Decoding requests only, up to the next calendar entry, that step included.
+            if alone or not point:
+                limit = 1
+            elif point < limit:
+                limit = point
+            batch.scheduled_tokens = batch.decode_requests = batch.sampled_requests = count
+            context = steady.base_sum + count * tick
+            free = pool.blank + pool.cached
+            began = clock
+            taken = done = 0
+            phase = tick % size
+            while done < limit and clock < until:
+                blocks = boundaries[phase]
+                if blocks:
+                    if taken + blocks > free:
+                        break
+                    taken += blocks
+                phase += 1
+                if phase == size:
+                    phase = 0
+                context += count
+                batch.decode_context = batch.decode_kv_tokens = context
+                seconds = step_seconds(batch)
+                if not 0.0 <= seconds < _NEVER:
+                    raise InvalidLatency(seconds, steps + done)
+                if overlap:
+                    clock, device_free = device_free, device_free + seconds
+                else:
+                    clock = device_free = clock + seconds
+                done += 1
+            if not done:
+                break
+            steady.tick = tick = tick + done
+            steady.lag = 1 if overlap else 0
+            scheduler.steps_since_prefill += done
+            totals.steps = steps + done
+            if taken:
+                scheduler.index.take(taken)
+                used = pool.usable - pool.blank - pool.cached
+                if used > totals.peak_used_blocks:
+                    totals.peak_used_blocks = used
+            queued = len(waiting)
+            if queued > totals.peak_waiting:
+                totals.peak_waiting = queued
+            plan = quiet
+            if steady.next_event() <= tick:
+                plan = scheduler.settle_calendar(quiet)
+            if not point:
+                replica._add_point(began)
+        ended = plan
+        if flying is not None:
+            ended, flying = flying, plan
+        if ended is not quiet:
+            replica._deliver(ended, clock)
+        if (scheduler.prefills or waiting.items or not steady.count) and undecided(scheduler):
+            break
+    if flying is not None:
+        in_flight[0] = (flying, device_free)
+        scheduler.last_plan = flying
+    return clock, device_free, until
