@@ -6,8 +6,8 @@ Nothing here depends on the wall clock or the host, so that equal inputs give by
 from __future__ import annotations
 
 import hashlib
-import platform
 import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -42,7 +42,7 @@ def input_file(path: str | Path) -> InputFile:
 
 def versions(names: Iterable[str] = ("kvplan", "numpy", "pandas", "pydantic")) -> dict[str, str]:
     """Installed versions of the named distributions, plus the Python version."""
-    found = {"python": platform.python_version()}
+    found = {"python": sys.version.split()[0]}
     for name in names:
         try:
             found[name] = metadata.version(name)

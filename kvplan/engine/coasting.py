@@ -46,9 +46,7 @@ def undecided(scheduler: VllmScheduler) -> bool:
     return scheduler.blocked != (waiting.head(), scheduler.version)
 
 
-def coast(
-    replica: Replica, clock: float, device_free: float, until: float
-) -> tuple[float, float, float]:
+def coast(replica: Replica, clock: float, device_free: float, until: float) -> tuple[float, float, float]:
     """Go on until a step has something to decide, or the clock is at ``until``; the next step has nothing.
 
     Returns the clock, the time at which the device is free (both unchanged where the next step does not

@@ -26,6 +26,7 @@ from kvplan.engine.recorder import Recorder
 from kvplan.errors import KvplanError
 from kvplan.latency.build import Band, Clock
 from kvplan.latency.normals import DIMENSIONS, Draw, design
+from kvplan.scenario.intervals import LARGEST_WORKLOAD, NO_CLAIM, Interval, Intervals
 from kvplan.scenario.summary import latency_objects
 from kvplan.scenario.system import System
 from kvplan.traces.request import Request
@@ -36,26 +37,10 @@ AUTOMATIC_WORKLOAD = 2_000
 """Requests up to which an ensemble is simulated unasked: about four seconds."""
 AUTOMATIC_BY_BLOCK = 200
 """The same for pools that are simulated block by block, which takes longer."""
-LARGEST_WORKLOAD = 20_000
-"""Requests up to which one is simulated when asked for; they are kept in memory."""
 
 LATENCIES = ("ttft_s", "tpot_s", "e2e_s")
 STATISTICS = ("mean", "p50", "p90", "p99")
-Interval = list[float]
 _Z90 = NormalDist().inv_cdf(0.95)
-
-
-@dataclass(frozen=True, slots=True)
-class Intervals:
-    """``values``: latency to statistic to ``[low, high]`` seconds; None where the clock makes no claim."""
-
-    values: dict[str, dict[str, Interval] | None] | None
-    members: int
-    source: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """The part of a result's ``accuracy`` object that is about intervals."""
-        return {"intervals": self.values, "ensemble": self.members, "intervals_source": self.source}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +77,7 @@ class Ensemble:
         """
         clock = self.clock
         if clock.bands is None:
-            return Intervals(None, 0, "none: the clock makes no claim about its accuracy")
+            return NO_CLAIM
         members, why = self._members(len(requests), complete)
         played: list[dict[str, Any]] = []
         if members and clock.perturbed is not None:

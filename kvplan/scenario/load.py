@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kvplan.errors import SpecError, UsageError
 from kvplan.scenario.schema import Scenario
 from kvplan.specs.document import (
@@ -125,4 +123,6 @@ def _assign(data: dict[str, Any], key: str, value: Any) -> None:
 
 def dump_scenario(scenario: Scenario) -> str:
     """The scenario as YAML that reads back to the same scenario."""
+    import yaml
+
     return yaml.safe_dump(scenario.to_dict(), sort_keys=False, allow_unicode=True, width=100)

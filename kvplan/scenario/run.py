@@ -15,7 +15,7 @@ from kvplan.latency.build import Clock
 from kvplan.provenance import provenance
 from kvplan.scenario.clock import clock_of
 from kvplan.scenario.deployment import Deployment, resolve_deployment
-from kvplan.scenario.ensemble import LARGEST_WORKLOAD, Ensemble, Intervals
+from kvplan.scenario.intervals import LARGEST_WORKLOAD, NO_CLAIM, Intervals
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.summary import latency_objects, series_object, slo_objects, throughput_object
 from kvplan.scenario.system import System, system_of
@@ -125,6 +125,10 @@ class Run:
 
     def _intervals(self, latency: dict[str, Any], on_member: Callable[[int, int], None] | None) -> Intervals:
         """Where the real latencies are expected around those of this run."""
+        if self.clock.bands is None:
+            return NO_CLAIM
+        from kvplan.scenario.ensemble import Ensemble
+
         scenario = self.scenario
         return Ensemble(
             clock=self.clock,

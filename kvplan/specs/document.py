@@ -8,6 +8,7 @@ measured before a tree is built, because building one recurses on the C stack.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -170,7 +171,14 @@ def parse_value(text: str, where: str) -> Any:
     Raises:
         SpecError: as ``parse_yaml``.
     """
+    plain = _NUMBER.fullmatch(text)
+    if plain is not None:
+        return int(text) if plain[1] is None else float(text)
     return _parsed(text, where)[1]
+
+
+_NUMBER = re.compile(r"(?:0|[1-9][0-9]{0,17})(\.[0-9]{1,17}(?:e[-+][0-9]{1,2})?)?")
+"""Numbers that YAML 1.1 and Python read alike: for those the YAML library, slow to load, is not needed."""
 
 
 def _parsed(text: str, path: str) -> tuple[Node | None, Any]:
