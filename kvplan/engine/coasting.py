@@ -15,35 +15,8 @@ from kvplan.engine.plan import StepPlan
 
 if TYPE_CHECKING:
     from kvplan.engine.replica import Replica
-    from kvplan.engine.scheduler_vllm import VllmScheduler
 
 _NEVER = float("inf")
-
-
-def undecided(scheduler: VllmScheduler) -> bool:
-    """Whether the next step has something to decide, for all that is known now.
-
-    Nothing is to be decided where all running requests decode in step, or one prompt takes all tokens that
-    they leave, and nobody waits who could be admitted.
-    """
-    if scheduler.explicit:
-        return True
-    config, prefills = scheduler.config, scheduler.prefills
-    count = scheduler.steady.count
-    budget = config.max_num_batched_tokens - count
-    if prefills:
-        if len(prefills) > 1 or not scheduler.tail_prefills or scheduler.special_prefills:
-            return True
-        request = prefills[0]
-        return not 0 < budget < request.num_tokens - request.computed
-    if not count or budget < 0:
-        return True
-    waiting = scheduler.waiting
-    if not waiting.items or len(scheduler.running) >= config.max_num_seqs:
-        return False
-    if scheduler.special_prefills or not budget:
-        return True
-    return scheduler.blocked != (waiting.head(), scheduler.version)
 
 
 def coast(replica: Replica, clock: float, device_free: float, until: float) -> tuple[float, float, float]:
@@ -73,7 +46,7 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
         alone = flying is not None and flying is not quiet
         point = -steps % recorder.series_stride
         limit = steady.quiet_steps()
-        if scheduler.prefills or not limit:
+        if scheduler.prefills:
             plan = scheduler.proceed(1 if overlap else 0)
             if plan is None:
                 break
@@ -85,6 +58,8 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
                 clock = device_free = clock + seconds
         else:
             # Decoding requests only, up to the next calendar entry, that step included.
+            if limit < 1:
+                break
             if alone or not point:
                 limit = 1
             elif point < limit:
@@ -138,7 +113,7 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
             ended, flying = flying, plan
         if ended is not quiet:
             replica._deliver(ended, clock)
-        if (scheduler.prefills or waiting.items or not steady.count) and undecided(scheduler):
+        if (scheduler.prefills or waiting.items or not steady.count) and scheduler.undecided():
             break
     if flying is not None:
         in_flight[0] = (flying, device_free)

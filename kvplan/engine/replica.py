@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from kvplan.engine.coasting import coast, undecided
+from kvplan.engine.coasting import coast
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.content import Content
 from kvplan.engine.errors import EngineStuck, InvalidLatency
@@ -111,7 +111,7 @@ class Replica:
         clock, device_free = self.clock, self._device_free
         while clock < until:
             if scheduler.running or scheduler.waiting.items:
-                if not self.logging and not undecided(scheduler):
+                if not self.logging and not scheduler.undecided():
                     clock, device_free, until = self._coast(clock, device_free, until)
                     if clock >= until or not scheduler.has_requests:
                         continue

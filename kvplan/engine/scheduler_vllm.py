@@ -100,8 +100,33 @@ class VllmScheduler:
         self.last_plan = plan
         return plan
 
+    def undecided(self) -> bool:
+        """Whether the next step has something to decide, for all that is known now.
+
+        Nothing is to be decided where all running requests decode in step, or one prompt takes all tokens
+        that they leave, and nobody waits who could be admitted.
+        """
+        if self.explicit:
+            return True
+        config, prefills = self.config, self.prefills
+        count = self.steady.count
+        budget = config.max_num_batched_tokens - count
+        if prefills:
+            if len(prefills) > 1 or not self.tail_prefills or self.special_prefills:
+                return True
+            request = prefills[0]
+            return not 0 < budget < request.num_tokens - request.computed
+        if not count or budget < 0:
+            return True
+        waiting = self.waiting
+        if not waiting.items or len(self.running) >= config.max_num_seqs:
+            return False
+        if self.special_prefills or not budget:
+            return True
+        return self.blocked != (waiting.head(), self.version)
+
     def proceed(self, in_flight: int) -> StepPlan | None:
-        """Plan a step in which nothing is to be decided (``coasting.undecided``).
+        """Plan a step in which nothing is to be decided (``undecided``).
 
         Returns None, and has changed nothing, where the blocks do not suffice.
         """

@@ -76,7 +76,7 @@ def test_the_largest_admissible_request_is_served(engine: str) -> None:
 
 def test_an_unknown_engine_is_named() -> None:
     with pytest.raises(UnknownName, match="engine"):
-        make_engine("quick", EngineConfig(num_blocks=9), LinearLatency(0, 0, 0), Recorder())
+        make_engine("quick", EngineConfig(num_blocks=9), LinearLatency(1e-3, 0, 0), Recorder())
 
 
 @pytest.mark.parametrize("engine", ["fast", "reference"])

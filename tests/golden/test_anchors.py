@@ -47,7 +47,7 @@ def test_the_engine_stays_below_the_content_bound(conversation: Trace) -> None:
     config = EngineConfig(
         num_blocks=400_000, block_size=BLOCK, max_num_seqs=1, max_num_batched_tokens=131_072
     )
-    engine = make_engine("fast", config, LinearLatency(0.0, 0.0, 0.0), recorder)
+    engine = make_engine("fast", config, LinearLatency(1e-3, 0.0, 0.0), recorder)
     engine.run(conversation.requests())
     engine.close()
     # One request at a time, a pool that never evicts, and a clock that stands still: nothing but content

@@ -38,6 +38,10 @@ class HoldingScheduler(VllmScheduler):
         """An empty plan that counts what is kept."""
         return HeldPlan(self.holder)
 
+    def undecided(self) -> bool:
+        """As the base class; also where something is to be dropped or looked at."""
+        return bool(self.held.unsettled) or self.held.quiet_steps() < 1 or super().undecided()
+
     def schedule(self) -> StepPlan:
         """As the base class, after what the last step left over has been dropped."""
         held = self.held

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.replica import Replica
+from kvplan.engine.scheduler_vllm import VllmScheduler
 
 if TYPE_CHECKING:
     from kvplan.engine.lockstep.engine import Group
@@ -71,6 +72,11 @@ class RankCoast:
             scheduler.last_plan = self.plan
 
 
+def _quiet(scheduler: VllmScheduler) -> bool:
+    """Whether the next steps only advance the requests in step, up to the next calendar entry."""
+    return not scheduler.prefills and scheduler.steady.quiet_steps() > 1 and not scheduler.undecided()
+
+
 def quiet_ranks(ranks: Sequence[Replica], before: Group | None) -> list[RankCoast]:
     """The ranks that decode on, if no rank has anything else to do; none otherwise.
 
@@ -80,7 +86,7 @@ def quiet_ranks(ranks: Sequence[Replica], before: Group | None) -> list[RankCoas
     for number, rank in enumerate(ranks):
         if not rank.scheduler.has_requests:
             continue
-        if not rank._quiet() or (before and not before.plans[number].batch.scheduled_tokens):
+        if not _quiet(rank.scheduler) or (before and not before.plans[number].batch.scheduled_tokens):
             return []
         found.append((rank, number))
     return [RankCoast(*item) for item in found]

@@ -63,6 +63,10 @@ class BeamScheduler(ForkingScheduler):
         self.replaced = 0.0
         self._rate = replaced_beams(n)
 
+    def undecided(self) -> bool:
+        """As the base class; also where a trunk grows."""
+        return self.beams.quiet_steps() < 1 or super().undecided()
+
     def schedule(self) -> StepPlan:
         """As the base class, after trunks have grown."""
         beams = self.beams

@@ -108,10 +108,10 @@ class TieredReplica(RemoteReplica):
         self.tiered.now = self.clock
         super().advance(until)
 
-    def _coast(self, clock: float, device_free: float, until: float) -> tuple[float, float]:
-        clock, device_free = super()._coast(clock, device_free, until)
+    def _coast(self, clock: float, device_free: float, until: float) -> tuple[float, float, float]:
+        clock, device_free, until = super()._coast(clock, device_free, until)
         self.tiered.now = clock
-        return clock, device_free
+        return clock, device_free, until
 
     def _planned(self, plan: StepPlan, clock: float, until: float) -> float:
         self.tiered.now = clock
