@@ -107,3 +107,21 @@ def test_what_is_refused(flags: dict[str, Any], text: str) -> None:
     with pytest.raises(KvplanError) as caught:
         run_of({**LLAMA, **flags})
     assert text in str(caught.value)
+
+
+def test_every_replica_has_a_host_tier_of_its_own() -> None:
+    run = run_of(
+        {
+            **LLAMA,
+            "parallel.replicas": 2,
+            "cache.blocks": 900,
+            "cache.host_memory": "4GiB",
+            "engine.max_model_len": 8192,
+        }
+    )
+    run.execute()
+    document = run.result(["kvplan", "simulate"])
+    assert sorted(document["strategies"]) == ["tiers 0", "tiers 1"]
+    assert document["pool"]["num_blocks"] == 1800
+    assert document["gpu"]["count"] == 2
+    assert document["totals"]["finished"] == 80

@@ -82,7 +82,6 @@ def test_what_can_never_be_used_is_refused_by_name(assignment: str, where: str, 
         (("cache.prefix=none",), "about a prefix cache, and there is none"),
         (("cache.eviction=belady",), "belady"),
         (("cache.groups=[{kind: full}, {kind: sliding, window: 64}]",), "one group of full attention"),
-        (("parallel.replicas=2",), "one replica"),
         (("engine.kind=sglang",), "vLLM's scheduler only"),
     ],
 )

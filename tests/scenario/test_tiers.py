@@ -109,7 +109,6 @@ def test_preemptions_are_swapped_or_dropped(preemption: str) -> None:
         (LLAMA, ["tiers={host: {memory: 16GiB}, block_bytes: 5}"], "follow from llama"),
         (LLAMA, ["cache.host_memory=16GiB", "cache.prefix=none"], "nothing is ever stored"),
         (LLAMA, ["cache.host_memory=16GiB", "cache.eviction=belady"], "belady"),
-        (LLAMA, ["cache.host_memory=16GiB", "parallel.replicas=2"], "one replica"),
         (LLAMA, ["cache.host_memory=16GiB", "cache.groups=[{kind: full}, {kind: sliding, window: 64}]"],
          "not below full, sliding"),
         (LLAMA, ["cache.host_memory=16GiB", "engine.preemption=swap",

@@ -6,23 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kvplan.errors import UsageError
-from kvplan.scenario.schema.part import Part, Positive, Tokens, by
-from kvplan.units import parse_bytes, parse_seconds
+from kvplan.scenario.schema.part import Bandwidth, Lanes, Latency, Part, Positive, Tokens
 
 Instances = Annotated[int, Field(strict=True, ge=1, le=1024)]
-Latency = Annotated[float, by(parse_seconds), Field(ge=0, le=60)]
-
-
-def _bandwidth(text: str) -> float:
-    """``46GB/s`` -> bytes per second."""
-    size, slash, second = text.partition("/")
-    if slash and second.strip() != "s":
-        raise UsageError(f"{text!r} is no bandwidth: write it like 46GB/s")
-    return float(parse_bytes(size))
-
-
-Bandwidth = Annotated[float, by(_bandwidth), Field(gt=0, le=1e18)]
 
 
 class PoolPart(Part):
@@ -50,7 +36,7 @@ class DisaggregationPart(Part):
     prefill: PoolPart = PoolPart()
     decode: PoolPart = PoolPart()
     link: str = "ib-ndr"
-    lanes: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
+    lanes: Lanes = 1
     bandwidth: Bandwidth | None = None
     latency: Latency | None = None
     streaming: Literal["whole", "layerwise"] = "whole"

@@ -24,6 +24,14 @@ def by(parse: Any) -> BeforeValidator:
     return BeforeValidator(convert)
 
 
+def _bandwidth(text: str) -> float:
+    """``46GB/s`` -> bytes per second."""
+    size, slash, second = text.partition("/")
+    if slash and second.strip() != "s":
+        raise UsageError(f"{text!r} is no bandwidth: write it like 46GB/s")
+    return float(parse_bytes(size))
+
+
 Tokens = Annotated[int, by(parse_tokens), Field(strict=True, ge=1, le=1 << 40)]
 Seconds = Annotated[float, by(parse_seconds), Field(gt=0)]
 Rate = Annotated[float, by(parse_rate), Field(gt=0)]
@@ -31,6 +39,10 @@ Positive = Annotated[int, Field(strict=True, ge=1, le=1 << 40)]
 Natural = Annotated[int, Field(strict=True, ge=0, le=1 << 40)]
 Bytes = Annotated[int, by(parse_bytes), Field(strict=True, ge=0, le=1 << 60)]
 Scale = Annotated[float, Field(gt=0, le=1e9)]
+Bandwidth = Annotated[float, by(_bandwidth), Field(gt=0, le=1e18)]
+Latency = Annotated[float, by(parse_seconds), Field(ge=0, le=60)]
+Lanes = Annotated[int, Field(strict=True, ge=1, le=64)]
+"""Equal links side by side."""
 
 
 class Part(BaseModel):

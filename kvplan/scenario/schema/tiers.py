@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from kvplan.scenario.schema.disaggregation import Bandwidth, Latency
-from kvplan.scenario.schema.part import Bytes, Part, Positive
-
-Lanes = Annotated[int, Field(strict=True, ge=1, le=64)]
+from kvplan.scenario.schema.part import Bandwidth, Bytes, Lanes, Latency, Part, Positive
 
 
 class HostTierPart(Part):
