@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 COLUMNS = ("metric", "statistic", "before", "after")
 
 
-def fit_engine_log(log: Path | None, scenario: str | None, out: Path | None, form: OutputFormat) -> None:
+def fit_engine_log(
+    log: Path | None,
+    scenario: str | None,
+    out: Path | None,
+    form: OutputFormat,
+    max_in_flight: int | None = None,
+) -> None:
     """Fit, write ``out`` and print the errors on the held-out half.
 
     Raises:
@@ -39,7 +45,7 @@ def fit_engine_log(log: Path | None, scenario: str | None, out: Path | None, for
     from kvplan.scenario.engine_log import read_engine_log
     from kvplan.scenario.load import load_scenario
 
-    read = read_engine_log(log)
+    read = read_engine_log(log, max_in_flight)
     deployment = load_scenario(scenario)
     fit = fit_engine(deployment, read, lambda text: typer.echo(text, err=True))
     paths = [str(log)] if scenario == "-" else [str(log), scenario]
@@ -77,7 +83,11 @@ def _table(fit: EngineFit, rows: list[tuple[str, str, str, str]], out: str) -> l
         state = "not identified, kept"
         if name in fit.uncertainty:
             state = f"fitted, within {fit.uncertainty[name]:.0%}"
+            if fit.unidentified and fit.alone[name] > fit.uncertainty[name]:
+                state += f" ({fit.alone[name]:.0%} alone)"
         lines.append(f"  {name:<20}{value:>12.4g}  {state}")
+    if fit.uncertainty and fit.unidentified:
+        lines += ["", "  (alone: whatever the constants are that were kept)"]
     lines += ["", f"  {'held-out error':<20}{'before':>12}{'after':>12}"]
     lines += [
         f"  {metric.upper() + ' ' + statistic:<20}{before:>12}{after:>12}"

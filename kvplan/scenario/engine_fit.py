@@ -2,8 +2,10 @@
 
 What is compared are logarithms of percentiles (of TTFT, TPOT and end-to-end time; of TTFT for short, middling
 and long prompts; of TPOT when few and when many requests were in flight), so that noise of single requests
-does not matter. Gauss-Newton on a robust loss finds the constants; what the run does not determine keeps its
-starting value and is named. One half of the requests is fitted on, the errors printed are those of the other.
+does not matter. Regressions over simulations all around find the constants under a robust loss
+(``kvplan.scenario.search``); what the run does not determine keeps its starting value and is named, with the
+factor by which it could be off. One half of the requests is fitted on, the errors printed are those of the
+other half. Cached prompt tokens and closed loops are replayed as they were (``kvplan.scenario.log_replay``).
 """
 
 from __future__ import annotations
@@ -14,16 +16,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kvplan.engine.engine import make_engine
-from kvplan.engine.protocols import LatencyModel
-from kvplan.engine.recorder import Recorder, RequestRow
-from kvplan.errors import DataError, UsageError
+from kvplan.errors import UsageError
 from kvplan.latency.graphs import EAGER_OP_S
 from kvplan.latency.profile import ProfileLatency
 from kvplan.latency.roofline import Roofline
 from kvplan.scenario.engine_log import EngineLog, Measured
+from kvplan.scenario.log_replay import LogReplay
 from kvplan.scenario.run import Run
 from kvplan.scenario.schema import Scenario
+from kvplan.scenario.search import SPREADS, search
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,43 +35,43 @@ if TYPE_CHECKING:
 METRICS = ("ttft", "tpot", "e2e")
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 STATISTICS = ("mean", "p50", "p90")
-ITERATIONS = 12
-STEP = 0.2
-"""Half the width, in e-folds, of the Jacobian's central differences. A simulation decides in whole requests,
-so that its percentiles jitter; with small steps that jitter would pass for a response to every constant."""
 CORRELATED = 3.0
 """Percentiles of one run move together, so what they tell is this much less certain than they suggest."""
 LOSS_SCALE = 0.1
-PRIOR_SIGMA = 30.0
 UNSURE = 0.35
 """A constant whose logarithm is known no better than this (42 %) is called not identified."""
 LEAST_NOISE = 0.02
+Z90 = 1.645
 CACHED_SHARE = 0.3
-REJECTED_SHARE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """One unknown of the search, positive."""
+    """One unknown of the search, positive; ``width``: e-folds around the start that are tried first."""
 
     name: str
     start: float
     low: float
     high: float
+    width: float
 
 
-CLIENT = Constant("client_overhead_s", 15e-3, 1e-4, 1.0)
-LAUNCH = Constant("launch_s", EAGER_OP_S, 1e-6, 1e-3)
+CLIENT = Constant("client_overhead_s", 15e-3, 1e-4, 1.0, 0.7)
+LAUNCH = Constant("launch_s", EAGER_OP_S, 1e-6, 1e-3, 0.5)
 """Fitted only where no graph is replayed: elsewhere launches are hidden behind the GPU's work."""
 CONSTANTS: dict[str, tuple[Constant, ...]] = {
     "roofline": (
-        Constant("compute_efficiency", 0.6, 0.05, 1.0),
-        Constant("memory_efficiency", 0.8, 0.1, 1.0),
-        Constant("step_s", 2e-3, 1e-5, 0.1),
-        Constant("request_s", 1e-5, 1e-7, 2e-3),
+        Constant("compute_efficiency", 0.6, 0.05, 1.0, 0.3),
+        Constant("memory_efficiency", 0.8, 0.1, 1.0, 0.2),
+        Constant("step_s", 2e-3, 1e-5, 0.1, 0.7),
+        Constant("request_s", 1e-5, 1e-7, 2e-3, 1.2),
         CLIENT,
     ),
-    "profile": (Constant("step_s", 0.8e-3, 1e-5, 0.1), Constant("request_s", 5e-6, 1e-7, 2e-3), CLIENT),
+    "profile": (
+        Constant("step_s", 0.8e-3, 1e-5, 0.1, 0.7),
+        Constant("request_s", 5e-6, 1e-7, 2e-3, 1.2),
+        CLIENT,
+    ),
 }
 
 
@@ -80,7 +81,9 @@ class EngineFit:
 
     Attributes:
         constants: every fitted or kept constant.
-        uncertainty: share by which each fitted constant may be off, nine times in ten.
+        uncertainty: share by which each fitted constant may be off, nine times in ten, if those that were
+            not identified are what they were held at.
+        alone: the same whatever the others are; also of constants that were not identified.
         unidentified: constant to the reason why the run says nothing about it; it keeps its start.
         before, after: held-out error ``simulated / measured - 1`` by metric and statistic, with the
             scenario's own constants and with the fitted ones.
@@ -91,6 +94,7 @@ class EngineFit:
     model: str
     constants: dict[str, float]
     uncertainty: dict[str, float]
+    alone: dict[str, float]
     unidentified: dict[str, str]
     before: dict[str, dict[str, float]]
     after: dict[str, dict[str, float]]
@@ -120,12 +124,19 @@ def fit_engine(
         )  # fmt: skip
     if scenario.parallel.replicas != 1:
         raise UsageError("a log is fitted for one replica", where="parallel.replicas")
-    search = _Search(scenario, log, kind, progress or (lambda text: None))
-    return search.fit()
+    return _Fitting(scenario, log, kind, progress or (lambda text: None)).fit()
 
 
-class _Search:
-    """The simulation as a function of constants, and the descent on it."""
+@dataclass(frozen=True, slots=True)
+class _End:
+    """Of a search: all constants, and the standard deviation of the logarithm of each that moved."""
+
+    values: dict[str, float]
+    deviations: dict[str, float]
+
+
+class _Fitting:
+    """The simulation as a function of constants, and the search on it."""
 
     def __init__(self, scenario: Scenario, log: EngineLog, kind: str, tell: Callable[[str], None]) -> None:
         self.log, self.kind, self.tell = log, kind, tell
@@ -140,7 +151,7 @@ class _Search:
             self.constants = (*self.constants[:-1], LAUNCH, CLIENT)
         self.own = {c.name: float(given.get(c.name, self._default(c))) for c in self.constants}
         self.start = {c.name: min(max(self.own[c.name] or c.start, c.low), c.high) for c in self.constants}
-        self.requests = log.requests()
+        self.replay = LogReplay(self.run.system, log)
         self.flight = in_flight(log.rows)
         self._played: dict[tuple[float, ...], list[Measured | None]] = {}
 
@@ -152,24 +163,38 @@ class _Search:
     def fit(self) -> EngineFit:
         reasons, notes = limits_of(self.log.rows, self.flight, [c.name for c in self.constants])
         halves = [list(range(first, len(self.log.rows), 2)) for first in (0, 1)]
-        while True:
-            free = [c for c in self.constants if c.name not in reasons]
-            values, deviations = self._descend(free, halves[0])
-            unsure = {name: size for name, size in deviations.items() if size > UNSURE}
-            if not unsure:
-                break
+        free = [c for c in self.constants if c.name not in reasons]
+        kept_off: dict[str, float] = {}
+        whole = end = self._search(free, halves[0], self.start, SPREADS)
+        while unsure := {name: size for name, size in end.deviations.items() if size > UNSURE}:
             # One at a time: with the least certain constant held, the others may well be determined.
             worst = max(unsure, key=lambda name: unsure[name])
-            reasons[worst] = self._unsure_why(worst, unsure[worst])
+            # It is held at its start, which may be far from where it was found.
+            away = abs(math.log(end.values[worst] / self.start[worst])) / Z90
+            kept_off[worst] = unsure[worst] + away
+            reasons[worst] = self._unsure_why(worst, kept_off[worst])
+            free = [c for c in free if c.name != worst]
+            kept = {**end.values, worst: self.start[worst]}
+            end = self._search(free, halves[0], kept, SPREADS[2:])
+        values = end.values
+        # A constant that moves when another is held is known no better than that.
+        deviations = {
+            name: max(size, abs(math.log(values[name] / whole.values[name])))
+            for name, size in end.deviations.items()
+        }
         return EngineFit(
             self.kind,
             {name: float(f"{value:.6g}") for name, value in values.items()},
-            {name: float(f"{math.expm1(1.645 * size):.3g}") for name, size in deviations.items()},
+            {name: _share(size) for name, size in deviations.items()},
+            {
+                name: _share(max(size, deviations.get(name, 0.0), kept_off.get(name, 0.0)))
+                for name, size in whole.deviations.items()
+            },
             reasons,
             self._errors(self.own, halves[1]),
             self._errors(values, halves[1]),
             len(self.log.rows),
-            (*self.log.notes, *notes),
+            (*self.log.notes, *self.replay.notes(), *notes),
         )
 
     def _unsure_why(self, name: str, deviation: float) -> str:
@@ -182,47 +207,24 @@ class _Search:
             "launch_s": "the GPU was the slower of the two, so launching was not seen",
             "client_overhead_s": "it is small beside the rest of TTFT",
         }
-        factor = math.exp(min(1.645 * deviation, 20.0))
+        factor = math.exp(min(Z90 * deviation, 20.0))
         return f"{why[name]}; it could be off by a factor of {factor:.2g}"
 
     # -- the simulation ---------------------------------------------------------------------------------
 
-    def _model(self, values: Mapping[str, float]) -> LatencyModel:
-        return self.base.with_constants(values)
-
     def _play(self, values: Mapping[str, float]) -> list[Measured | None]:
         """What each request of the log sees in the simulation; None if it was rejected."""
+        client = values[CLIENT.name]
         engine_values = {name: value for name, value in values.items() if name != CLIENT.name}
-        key = tuple(engine_values.values())
+        # The engine does not see the client, unless the client waits for answers.
+        key = (*engine_values.values(), client if self.replay.closed else 0.0)
         if key not in self._played:
-            rows: list[RequestRow] = []
-            recorder = Recorder(on_request=rows.append)
-            engine = make_engine("fast", self.run.deployment.config, self._model(engine_values), recorder)
-            engine.run(self.requests)
-            engine.close()
-            rejected = recorder.totals.rejected
-            if rejected > REJECTED_SHARE * len(self.requests):
-                raise DataError(
-                    f"the scenario's engine rejects {rejected:,} of {len(self.requests):,} requests that the "
-                    f"measured one served: {next(iter(recorder.rejections), 'no reason')}",
-                    where=self.log.path, hint="is this the deployment that was measured?",
-                )  # fmt: skip
-            seen: list[Measured | None] = [None] * len(self.requests)
-            for row in rows:
-                seen[int(row.id)] = Measured(
-                    row.arrival_s, row.prompt_tokens, row.output_tokens, row.first_token_s - row.arrival_s,
-                    row.finish_s - row.arrival_s,
-                )  # fmt: skip
             if len(self._played) > 16:
                 self._played.clear()
-            self._played[key] = seen
-        client = values[CLIENT.name]
-        return [
-            None if row is None else
-            Measured(row.arrival_s, row.prompt_tokens, row.output_tokens, row.ttft_s + client,
-                     row.e2e_s + client)
-            for row in self._played[key]
-        ]  # fmt: skip
+            model = self.base.with_constants(engine_values)
+            played = self.replay.play(model, client)
+            self._played[key] = [None if row is None else row.later(-client) for row in played]
+        return [None if row is None else row.later(client) for row in self._played[key]]
 
     def _pairs(self, values: Mapping[str, float], half: Iterable[int]) -> tuple[list[int], list[Measured]]:
         seen = self._play(values)
@@ -252,57 +254,40 @@ class _Search:
 
     # -- the descent ------------------------------------------------------------------------------------
 
-    def _descend(
-        self, free: Sequence[Constant], half: Sequence[int]
-    ) -> tuple[dict[str, float], dict[str, float]]:
-        """(values of all constants, standard deviation of the logarithm of each free one)."""
+    def _search(
+        self,
+        free: Sequence[Constant],
+        half: Sequence[int],
+        start: Mapping[str, float],
+        spreads: Sequence[float],
+    ) -> _End:
+        """Move the constants in ``free`` from ``start``; the others stay."""
         import numpy as np
 
-        held = dict(self.start)
-        start = np.log([self.start[c.name] for c in free])
+        if not free:
+            return _End(dict(start), {})
+        begin = np.log([start[c.name] for c in free])
         low, high = np.log([c.low for c in free]), np.log([c.high for c in free])
-        weight = LOSS_SCALE / PRIOR_SIGMA
 
         def values_at(x: Array) -> dict[str, float]:
-            return held | {c.name: float(math.exp(value)) for c, value in zip(free, x, strict=True)}
+            return {**start, **{c.name: float(math.exp(v)) for c, v in zip(free, x, strict=True)}}
 
-        def residual(x: Array) -> Array:
-            found: Array = np.concatenate([self._residual(values_at(x), half), weight * (x - start)])
-            return found
+        def tell(round_: int, misfit: float) -> None:
+            self.tell(f"round {round_} of {len(spreads)}: percentiles are {misfit:.1%} off")
 
-        def cost(r: Array) -> float:
-            return float(np.sum(np.sqrt(1.0 + (r / LOSS_SCALE) ** 2) - 1.0))
+        found = search(
+            lambda x: self._residual(values_at(x), half), begin, np.array([c.width for c in free]), low, high,
+            scale=LOSS_SCALE, spreads=spreads, tell=tell,
+        )  # fmt: skip
+        spread = np.sqrt(np.diag(found.covariance)) * max(found.noise, LEAST_NOISE) * CORRELATED
+        return _End(
+            values_at(found.point), {c.name: float(size) for c, size in zip(free, spread, strict=True)}
+        )
 
-        x, damping = start.copy(), 1e-2
-        r = residual(x)
-        hessian = np.eye(x.size)
-        for iteration in range(ITERATIONS if free else 0):
-            jacobian = np.empty((r.size, x.size))
-            for j in range(x.size):
-                up, down = x.copy(), x.copy()
-                up[j], down[j] = min(x[j] + STEP, high[j]), max(x[j] - STEP, low[j])
-                jacobian[:, j] = (residual(up) - residual(down)) / (up[j] - down[j])
-            w = 1.0 / np.sqrt(1.0 + (r / LOSS_SCALE) ** 2)
-            hessian = (jacobian.T * w) @ jacobian
-            gradient = jacobian.T @ (w * r)
-            before = cost(r)
-            self.tell(f"iteration {iteration + 1}: robust cost {before:.4g}")
-            for _ in range(5):
-                step = np.linalg.solve(hessian + damping * np.diag(np.diag(hessian) + 1e-9), -gradient)
-                trial = np.clip(x + np.clip(step, -0.7, 0.7), low, high)
-                trial_residual = residual(trial)
-                if cost(trial_residual) < before:
-                    break
-                damping *= 5.0
-            else:
-                break
-            gain = before - cost(trial_residual)
-            x, r, damping = trial, trial_residual, max(damping / 5.0, 1e-6)
-            if gain < 1e-3 * before:
-                break
-        noise = max(float(np.sqrt(np.mean(r[: r.size - x.size] ** 2))), LEAST_NOISE) if free else LEAST_NOISE
-        spread = np.sqrt(np.diag(np.linalg.inv(hessian))) * noise * CORRELATED if free else np.zeros(0)
-        return values_at(x), {c.name: float(size) for c, size in zip(free, spread, strict=True)}
+
+def _share(deviation: float) -> float:
+    """Half width of a 90 % interval, as a share, of something whose logarithm has this deviation."""
+    return float(f"{math.expm1(Z90 * min(deviation, 4.0)):.3g}")
 
 
 def limits_of(
@@ -410,6 +395,7 @@ def fit_document(fit: EngineFit, scenario: Scenario, log: EngineLog, inputs: lis
         "log": {"path": log.path, "format": log.format, "requests": fit.requests},
         "held_out": {"requests": fit.requests // 2, "before": fit.before, "after": fit.after},
         "uncertainty": fit.uncertainty,
+        "uncertainty_alone": fit.alone,
         "not_identified": fit.unidentified,
         "notes": list(fit.notes),
         "inputs": inputs,

@@ -7,16 +7,16 @@ Three shapes are understood: CSV with a header (several namings of each column),
 from __future__ import annotations
 
 import csv
+import heapq
 import json
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kvplan.errors import DataError
-from kvplan.traces.request import Request, default_output
+from kvplan.errors import DataError, UsageError
 
 MAX_BYTES = 512 << 20
 MAX_REQUESTS = 3_000
@@ -51,6 +51,10 @@ class Measured:
     e2e_s: float
     cached_tokens: int | None = None
 
+    def later(self, seconds: float) -> Measured:
+        """The same with its first token, and its last, so much later."""
+        return replace(self, ttft_s=self.ttft_s + seconds, e2e_s=self.e2e_s + seconds)
+
     @property
     def tpot_s(self) -> float | None:
         """Time per output token after the first."""
@@ -61,31 +65,35 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class EngineLog:
-    """The requests by arrival, and what was done to them on reading."""
+    """The requests by arrival, and what was done to them on reading.
+
+    ``max_in_flight``: how many requests the client kept in flight at most, as it or the user says; 0 says
+    that there was no limit, None that nobody says.
+    """
 
     path: str
     format: str
     rows: tuple[Measured, ...]
     notes: tuple[str, ...]
-
-    def requests(self) -> list[Request]:
-        """The same requests for a simulation; no two share content: logs do not say what they share."""
-        return [
-            Request(
-                str(index), row.arrival_s, ((index * MAX_TOKENS, row.prompt_tokens),), row.prompt_tokens,
-                default_output(index, row.output_tokens), row.output_tokens,
-            )
-            for index, row in enumerate(self.rows)
-        ]  # fmt: skip
+    max_in_flight: int | None = None
 
 
-def read_engine_log(path: Path) -> EngineLog:
+def read_engine_log(path: Path, max_in_flight: int | None = None) -> EngineLog:
     """Read a serving run; the content, not the suffix, says whether it is JSON.
+
+    Args:
+        max_in_flight: the client's limit, where the file does not say it or says it wrongly; 0 for none.
 
     Raises:
         OSError: the file cannot be read.
+        UsageError: a negative limit.
         DataError: a column is missing or a value unusable (file and line), or there are too few requests.
     """
+    if max_in_flight is not None and max_in_flight < 0:
+        raise UsageError(
+            f"a client cannot keep {max_in_flight} requests in flight", where="--max-in-flight",
+            hint="give its limit, or 0 if it had none",
+        )  # fmt: skip
     if path.stat().st_size > MAX_BYTES:
         raise DataError(f"a log of more than {MAX_BYTES >> 20} MiB is not read", where=str(path))
     try:
@@ -94,7 +102,8 @@ def read_engine_log(path: Path) -> EngineLog:
         raise DataError("not UTF-8 text", where=str(path), hint="save the log as UTF-8 CSV or JSON") from exc
     notes: list[str] = []
     if text.lstrip()[:1] == "{":
-        form, rows = _benchmark(text, str(path), notes)
+        form, rows, said = _benchmark(text, str(path), notes, max_in_flight)
+        max_in_flight = said if max_in_flight is None else max_in_flight
     else:
         form, rows = "csv", list(_csv(text, str(path)))
     if len(rows) < FEWEST:
@@ -112,7 +121,7 @@ def read_engine_log(path: Path) -> EngineLog:
                  row.cached_tokens)
         for row in rows
     )  # fmt: skip
-    return EngineLog(str(path), form, shifted, tuple(notes))
+    return EngineLog(str(path), form, shifted, tuple(notes), max_in_flight)
 
 
 # -- CSV --------------------------------------------------------------------------------------------------
@@ -184,6 +193,10 @@ def _row(values: Mapping[str, float], where: str) -> Measured:
             where=where, hint="check the units of the columns: _s, _ms",
         )  # fmt: skip
     cached = values.get("cached_tokens")
+    if cached is not None and (cached != int(cached) or cached > prompt):
+        raise DataError(
+            f"cached_tokens is {cached:g}, not a whole number of the prompt's {prompt:g} tokens", where=where
+        )
     return Measured(
         values["arrival"], int(prompt), int(output), values["ttft"], max(values["e2e"], values["ttft"]),
         None if cached is None else int(cached),
@@ -193,7 +206,10 @@ def _row(values: Mapping[str, float], where: str) -> Measured:
 # -- benchmark results ------------------------------------------------------------------------------------
 
 
-def _benchmark(text: str, path: str, notes: list[str]) -> tuple[str, list[Measured]]:
+def _benchmark(
+    text: str, path: str, notes: list[str], max_in_flight: int | None
+) -> tuple[str, list[Measured], int | None]:
+    """(format, rows, the client's limit)."""
     document = _single(text, path)
     lists = {}
     for name in ("input_lens", "output_lens", "ttfts", "itls"):
@@ -209,7 +225,9 @@ def _benchmark(text: str, path: str, notes: list[str]) -> tuple[str, list[Measur
     if len(set(sizes.values())) != 1:
         raise DataError(f"lists of different lengths: {sizes}", where=path)
     count = sizes["ttfts"]
-    starts = _arrivals(document, count, path, notes)
+    limit = _limit(document, path)
+    limit = limit if max_in_flight is None else max_in_flight
+    starts = _arrivals(document, lists, limit or None, path, notes)
     errors = document.get("errors")
     rows, failed = [], 0
     for index in range(count):
@@ -234,7 +252,7 @@ def _benchmark(text: str, path: str, notes: list[str]) -> tuple[str, list[Measur
         rows.append(_row({name: float(value) for name, value in values.items()}, where))
     if failed:
         notes.append(f"{failed:,} failed requests are left out; they loaded the engine all the same")
-    return ("vllm-bench" if "start_times" in document else "sglang-bench"), rows
+    return ("vllm-bench" if "start_times" in document else "sglang-bench"), rows, limit
 
 
 def _single(text: str, path: str) -> dict[str, Any]:
@@ -256,19 +274,51 @@ def _single(text: str, path: str) -> dict[str, Any]:
     return document
 
 
-def _arrivals(document: Mapping[str, Any], count: int, path: str, notes: list[str]) -> list[Any]:
+def _limit(document: Mapping[str, Any], path: str) -> int | None:
+    """The ``max_concurrency`` of a benchmark; None where it had none."""
+    limit = document.get("max_concurrency")
+    if limit is None:
+        return None
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        raise DataError(f"max_concurrency is {limit!r}, not a number of requests", where=path)
+    return limit
+
+
+def _in_turn(lists: Mapping[str, list[Any]], limit: int, path: str) -> list[float]:
+    """When a client that keeps ``limit`` requests in flight sent each, from how long each took."""
+    free, starts = [0.0] * limit, []
+    for index, (ttft, gaps) in enumerate(zip(lists["ttfts"], lists["itls"], strict=True)):
+        if not isinstance(gaps, list) or not all(map(_is_number, [ttft, *gaps])):
+            raise DataError("a length or time is not a number", where=f"{path}: request {index}")
+        start = heapq.heappop(free)
+        starts.append(start)
+        heapq.heappush(free, start + math.fsum([ttft, *gaps]))
+    return starts
+
+
+def _arrivals(
+    document: Mapping[str, Any],
+    lists: Mapping[str, list[Any]],
+    limit: int | None,
+    path: str,
+    notes: list[str],
+) -> list[Any]:
+    count = len(lists["ttfts"])
     starts = document.get("start_times")
     if isinstance(starts, list):
         if len(starts) != count:
             raise DataError(f"{len(starts)} start_times for {count} requests", where=path)
         return starts
-    if document.get("max_concurrency"):
-        raise DataError(
-            f"the client kept at most {document['max_concurrency']} requests in flight and the file does not "
-            "say when each was sent",
-            where=path, hint="log arrival times: a vLLM that writes start_times, or a CSV that has them",
-        )  # fmt: skip
     rate = document.get("request_rate")
+    if limit is not None:
+        if rate not in ("inf", math.inf, None):
+            raise DataError(
+                f"the client sent {rate} requests/s with at most {limit} in flight, and the file does not "
+                "say when each was sent",
+                where=path, hint="log arrival times: a vLLM that writes start_times, or a CSV that has them",
+            )  # fmt: skip
+        notes.append(f"requests are taken to be sent in turn, {limit} in flight: the file does not say when")
+        return list(_in_turn(lists, limit, path))
     if rate in ("inf", math.inf):
         notes.append("all requests are sent at once, as request_rate inf says")
         return [0.0] * count

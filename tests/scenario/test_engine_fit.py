@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ TRUTH = {
 
 
 def measured(
-    truth: dict[str, float], noise: float = 0.02, cached: int | None = None, **flags: Any
+    truth: dict[str, float], noise: float = 0.02, cached: float | None = None, **flags: Any
 ) -> EngineLog:
     """What a client would log of an engine with these constants."""
     rows: list[RequestRow] = []
@@ -43,7 +44,8 @@ def measured(
         extra = outside * rng.lognormvariate(0.0, noise)
         found.append(
             Measured(row.arrival_s, row.prompt_tokens, row.output_tokens, row.first_token_s - row.arrival_s + extra,
-                     row.finish_s - row.arrival_s + extra, cached)
+                     row.finish_s - row.arrival_s + extra,
+                     None if cached is None else int(cached * row.prompt_tokens))
         )  # fmt: skip
     return EngineLog("run.csv", "csv", tuple(sorted(found, key=lambda item: item.arrival_s)), ())
 
@@ -53,11 +55,55 @@ def fit() -> EngineFit:
     return fit_engine(load_scenario(None, BASE), measured(TRUTH))
 
 
-def test_known_constants_come_back(fit: EngineFit) -> None:
+def assert_honest(fit: EngineFit, truth: dict[str, float]) -> None:
+    """What is said to be known is, within what is said; what is not known is named."""
+    assert set(fit.uncertainty) | set(fit.unidentified) == set(fit.constants) == set(truth)
+    assert not set(fit.uncertainty) & set(fit.unidentified)
+    for name, value in truth.items():
+        # Nine times in ten: a quarter more leaves room for the tenth.
+        reach = 1.25 * math.log1p(fit.alone.get(name, math.inf))
+        assert abs(math.log(fit.constants[name] / value)) <= reach, name
+    for name, why in fit.unidentified.items():
+        assert "could be off by a factor of" in why or "requests in flight" in why or "cached" in why, name
+
+
+def test_known_constants_come_back_within_what_is_said(fit: EngineFit) -> None:
+    assert_honest(fit, TRUTH)
     assert fit.constants["compute_efficiency"] == pytest.approx(TRUTH["compute_efficiency"], rel=0.1)
-    assert fit.constants["memory_efficiency"] == pytest.approx(TRUTH["memory_efficiency"], rel=0.2)
-    assert fit.constants["client_overhead_s"] == pytest.approx(TRUTH["client_overhead_s"], rel=0.25)
-    assert set(fit.uncertainty) | set(fit.unidentified) == set(fit.constants) == set(TRUTH)
+    assert fit.uncertainty["compute_efficiency"] < 0.25
+    # At a few requests a second decoding reads the weights at every step: what a step costs beside that
+    # looks the same.
+    assert "step_s" in fit.unidentified
+
+
+@pytest.mark.parametrize(
+    ("truth", "flags"),
+    [
+        ({"compute_efficiency": 0.7, "memory_efficiency": 0.9, "step_s": 1e-3, "request_s": 1e-5,
+          "client_overhead_s": 0.01}, {"workload.requests": 120, "workload.rate": 16.0}),
+        ({"compute_efficiency": 0.3, "memory_efficiency": 0.5, "step_s": 8e-3, "request_s": 2e-4,
+          "client_overhead_s": 0.1}, {"workload.requests": 100, "workload.rate": 3.0}),
+    ],
+)  # fmt: skip
+def test_other_engines_at_other_loads_are_described_honestly_too(
+    truth: dict[str, float], flags: dict[str, Any]
+) -> None:
+    found = fit_engine(load_scenario(None, {**BASE, **flags}), measured(truth, **flags))
+    assert_honest(found, truth)
+    for metric in ("tpot", "e2e"):
+        assert abs(found.after[metric]["p50"]) < 0.1 < abs(found.before[metric]["p50"])
+
+
+def test_an_eager_engine_has_its_launches_fitted() -> None:
+    flags = {"model": "llama-3.2-1b", "engine.enforce_eager": True, "workload.requests": 80}
+    truth = {**TRUTH, "step_s": 1e-3, "request_s": 1e-5, "launch_s": 4.5e-5}
+    found = fit_engine(load_scenario(None, {**BASE, **flags}), measured(truth, **flags))
+    assert_honest(found, truth)
+    assert found.constants["launch_s"] == pytest.approx(4.5e-5, rel=0.2)
+    graphs = fit_engine(
+        load_scenario(None, {**BASE, "workload.requests": 60}), measured(TRUTH, **{"workload.requests": 60})
+    )
+    assert "launch_s" not in graphs.constants
 
 
 def test_held_out_errors_fall(fit: EngineFit) -> None:
@@ -110,8 +156,8 @@ def test_one_batch_size_does_not_tell_steps_from_requests() -> None:
 
 
 def test_a_constant_that_is_held_is_not_moved() -> None:
-    small = {"workload.requests": 60}
-    found = fit_engine(load_scenario(None, {**BASE, **small}), measured(TRUTH, cached=10**6, **small))
+    small = {"workload.requests": 60, "cache.prefix": "hash"}
+    found = fit_engine(load_scenario(None, {**BASE, **small}), measured(TRUTH, cached=0.8, **small))
     assert found.constants["compute_efficiency"] == 0.6
     assert "compute_efficiency" in found.unidentified
     assert "compute_efficiency" not in found.uncertainty

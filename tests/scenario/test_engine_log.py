@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kvplan.errors import DataError
+from kvplan.errors import DataError, UsageError
 from kvplan.scenario.engine_log import FEWEST, read_engine_log
 
 HEADER = "arrival_s,prompt_tokens,output_tokens,ttft_s,e2e_s"
@@ -59,12 +58,29 @@ def test_other_names_and_units_mean_the_same(tmp_path: Path, header: str) -> Non
     assert (log.rows[0].ttft_s, log.rows[0].e2e_s) == (pytest.approx(0.05), pytest.approx(0.25))
 
 
-def test_requests_to_simulate_share_nothing(tmp_path: Path) -> None:
-    requests = read_engine_log(written(tmp_path, "\n".join([HEADER, *lines()]))).requests()
-    starts = [request.prompt[0][0] for request in requests]
-    assert len(set(starts)) == FEWEST
-    assert requests[3].prompt_tokens == 203
-    assert all(later - earlier > 1000 for earlier, later in pairwise(starts))
+def test_a_benchmark_with_a_limit_is_sent_in_turn_where_nobody_says_when(tmp_path: Path) -> None:
+    slow = bench(
+        start_times=None, max_concurrency=2, request_rate="inf",
+        ttfts=[0.1 if index % 2 else 0.3 for index in range(FEWEST)], itls=[[0.05] * 4] * FEWEST,
+    )  # fmt: skip
+    log = read_engine_log(written(tmp_path, json.dumps(slow)))
+    assert log.max_in_flight == 2
+    assert any("sent in turn, 2 in flight" in note for note in log.notes)
+    # 0.5 s and 0.3 s in two lanes: each is sent when the earlier of the two before it is finished.
+    assert [row.arrival_s for row in log.rows[:5]] == pytest.approx([0.0, 0.0, 0.3, 0.5, 0.8])
+    for row in log.rows:
+        alive = [o for o in log.rows if o.arrival_s <= row.arrival_s < o.arrival_s + o.e2e_s - 1e-9]
+        assert len(alive) <= 2
+
+
+def test_a_benchmarks_own_limit_is_known_and_the_users_counts(tmp_path: Path) -> None:
+    path = written(tmp_path, json.dumps(bench(max_concurrency=4)))
+    assert read_engine_log(path).max_in_flight == 4
+    assert read_engine_log(path, 0).max_in_flight == 0
+    assert read_engine_log(path, 9).max_in_flight == 9
+    assert read_engine_log(written(tmp_path, json.dumps(bench()))).max_in_flight is None
+    with pytest.raises(UsageError, match="-1 requests in flight"):
+        read_engine_log(path, -1)
 
 
 def test_vllm_and_sglang_results(tmp_path: Path) -> None:
@@ -124,7 +140,23 @@ def test_a_bad_row_is_refused_with_its_line(tmp_path: Path, broken: str, where: 
         (json.dumps({"ttfts": []}), "no list 'input_lens'"),
         (json.dumps(bench(itls=[])), "different lengths"),
         (json.dumps(bench(start_times=[1.0])), "1 start_times"),
-        (json.dumps(bench(start_times=None, max_concurrency=8)), "at most 8 requests in flight"),
+        (
+            json.dumps(bench(start_times=None, max_concurrency=8)),
+            "at most 8 in flight, and the file does not",
+        ),
+        (json.dumps(bench(max_concurrency=0)), "max_concurrency is 0"),
+        (
+            json.dumps(bench(start_times=None, max_concurrency=2, request_rate="inf", itls=[["x"]] * FEWEST)),
+            "not a number",
+        ),
+        (
+            "\n".join([HEADER + ",cached_tokens", *(line + ",9999" for line in lines())]),
+            "cached_tokens is 9999",
+        ),
+        (
+            "\n".join([HEADER + ",cached_tokens", *(line + ",1.5" for line in lines())]),
+            "cached_tokens is 1.5",
+        ),
         (json.dumps(bench(start_times=None, request_rate=None)), "neither start_times nor request_rate"),
         (json.dumps(bench(ttfts=["a"] * FEWEST)), "not a number"),
         (json.dumps(bench()) + "\n" + json.dumps(bench()), "2 runs"),

@@ -61,6 +61,14 @@ def calibrate(
     scenario: Annotated[
         str | None, typer.Option("--scenario", help="The deployment the run was measured on (YAML).")
     ] = None,
+    max_in_flight: Annotated[
+        int | None,
+        typer.Option(
+            "--max-in-flight",
+            min=0,
+            help="The client kept at most this many requests in flight (a closed loop); 0: no limit.",
+        ),
+    ] = None,
     output: FormatOption = OutputFormat.table,
 ) -> None:
     """Fit a latency profile; prints the error on every shape that was not fitted on.
@@ -80,7 +88,8 @@ def calibrate(
 
     [bold]kvplan calibrate --engine-log run.csv --scenario s.yaml -o fitted.json[/bold]
     fits what your engine adds: use it with
-    latency: {model: fitted, name: fitted.json}.
+    latency: {model: fitted, name: fitted.json}. A benchmark that capped the requests
+    in flight is recognised, or said with [bold]--max-in-flight[/bold].
     """
     if context.invoked_subcommand is not None:
         return
@@ -92,8 +101,10 @@ def calibrate(
 
         if source is not None or device is not None:
             raise UsageError("--engine-log fits an engine, --from and --gpu fit kernels: one at a time")
-        fit_engine_log(engine_log, scenario, output_path, output)
+        fit_engine_log(engine_log, scenario, output_path, output, max_in_flight)
         return
+    if max_in_flight is not None:
+        raise UsageError("--max-in-flight is about a serving run", hint="add --engine-log requests.csv")
     if (source is None) == (device is None):
         raise UsageError(
             "say where measurements come from: --from TABLES or --gpu INDEX, one of them",

@@ -1,0 +1,234 @@
+"""Playing a logged run on a simulated engine: the same lengths, cached prefixes, and the client's own limit.
+
+*Cached prompt tokens* were computed before; what they share with what is not logged. They are replayed as
+prefixes of one document that a first request computes long before the run, so that every request finds as
+many tokens cached as it did (to the block). Sessions that each cached their own text share blocks here.
+
+*Closed loop*: a client that keeps at most N requests in flight sends the next one when one is finished. A
+replay of its arrivals would show queueing that never was, or none where there was; so the simulated client
+sends when the simulated engine finishes, one client overhead later.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.replica import Replica
+from kvplan.errors import DataError, UsageError
+from kvplan.scenario.engine_log import MAX_TOKENS, EngineLog, Measured
+from kvplan.traces.request import Request, default_output
+
+if TYPE_CHECKING:
+    from kvplan.engine.protocols import LatencyModel
+    from kvplan.scenario.system import System
+
+REJECTED_SHARE = 0.05
+WARM_S = 3600.0
+"""Seconds before the run's first request at which what was cached is computed."""
+DOCUMENT = 1 << 50
+"""First token of the document; no request's own content reaches it."""
+LEAST_DELAY_S = 2e-3
+"""Least time from an answer to the next request of a closed loop: it is also the grain of the simulation."""
+CLOSED_SHARE = 0.8
+"""Share of requests sent just when another was finished, from which a log is one of a closed loop."""
+_JUST_S, _JUST_SHARE = 0.01, 0.02
+_FEWEST_ROUNDS = 3
+_GRAIN_S = 1e-6
+"""Times as logs round them."""
+
+
+class LogReplay:
+    """A logged run, ready to be played under any clock.
+
+    Args:
+        system: the deployment that was measured.
+        log: what was measured.
+
+    Raises:
+        DataError: the log has cached tokens and the deployment caches nothing.
+        UsageError: the log is of a closed loop and the engine cannot be driven request by request.
+    """
+
+    def __init__(self, system: System, log: EngineLog) -> None:
+        self.system, self.log = system, log
+        known = [min(row.cached_tokens or 0, row.prompt_tokens - 1) for row in log.rows]
+        self.cached = max(known, default=0)
+        if self.cached and not _caches(system):
+            raise DataError(
+                "the log has cached prompt tokens, and the scenario's engine caches none", where=log.path,
+                hint="leave cache.prefix at the engine's own, or drop the column cached_tokens",
+            )  # fmt: skip
+        shift = WARM_S if self.cached else 0.0
+        self._requests = [
+            Request(
+                str(index), shift + row.arrival_s, _prompt(index, row.prompt_tokens, cached),
+                row.prompt_tokens, default_output(index, row.output_tokens), row.output_tokens,
+            )
+            for index, (row, cached) in enumerate(zip(log.rows, known, strict=True))
+        ]  # fmt: skip
+        self.limit = log.max_in_flight
+        if self.limit is None:
+            self.limit = closed_loop(log.rows)
+        self.limit = self.limit or None
+        # A limit that was seldom reached leaves the client's own times; one that was reached replaces them.
+        self.paced = self.limit is not None and share_full(log.rows, self.limit) < CLOSED_SHARE
+
+    @property
+    def closed(self) -> bool:
+        """Whether the next request waits for an answer."""
+        return self.limit is not None
+
+    def notes(self) -> tuple[str, ...]:
+        """What was made of the log."""
+        found = []
+        if self.cached:
+            found.append("cached prompt tokens are replayed as prefixes of one document computed before")
+        if self.limit is not None:
+            how = "as declared" if self.log.max_in_flight else "as the log shows"
+            found.append(
+                f"a closed loop of {self.limit} requests in flight, {how}: requests are sent when others are "
+                "finished"
+                + (", and not before their logged time" if self.paced else "")
+                + "; how latency grows with the rate of an open loop is not seen"
+            )
+        return tuple(found)
+
+    def play(self, latency: LatencyModel, client_s: float) -> list[Measured | None]:
+        """What each request of the log sees, client overhead included; None if it was rejected.
+
+        Raises:
+            DataError: many requests are rejected that the measured engine served.
+            UsageError: see the class.
+        """
+        rows = self._closed(latency, client_s) if self.closed else self._open(latency)
+        seen: list[Measured | None] = [None] * len(self._requests)
+        for row in rows:
+            if row.id != "document":
+                seen[int(row.id)] = Measured(
+                    row.arrival_s, row.prompt_tokens, row.output_tokens,
+                    row.first_token_s - row.arrival_s + client_s, row.finish_s - row.arrival_s + client_s,
+                    row.cached_tokens,
+                )  # fmt: skip
+        return seen
+
+    def _open(self, latency: LatencyModel) -> list[RequestRow]:
+        rows: list[RequestRow] = []
+        recorder = Recorder(on_request=rows.append)
+        engine = self.system.engine("fast", latency, recorder)
+        engine.run([*self._document(), *self._requests])
+        engine.close()
+        self._check(recorder)
+        return rows
+
+    def _closed(self, latency: LatencyModel, client_s: float) -> list[RequestRow]:
+        assert self.limit is not None
+        rows: list[RequestRow] = []
+        waiting = deque(range(len(self._requests)))
+        due: list[tuple[float, int]] = []
+        delay = max(client_s, LEAST_DELAY_S)
+
+        def send(free_s: float) -> None:
+            if waiting:
+                index = waiting.popleft()
+                own = self._requests[index].arrival_s if self.paced else 0.0
+                heapq.heappush(due, (max(free_s, own), index))
+
+        def finished(row: RequestRow) -> None:
+            rows.append(row)
+            if row.id != "document":
+                send(row.finish_s + delay)
+
+        recorder = Recorder(on_request=finished)
+        engine = self.system.engine("fast", latency, recorder)
+        if not isinstance(engine, Replica):
+            raise UsageError(
+                "a closed loop is replayed on one replica of vLLM's fast engine", where="engine.kind",
+                hint="give --max-in-flight 0 to replay the arrivals as they were logged",
+            )  # fmt: skip
+        engine.run(self._document())
+        for _ in range(min(self.limit, len(waiting))):
+            index = waiting.popleft()
+            heapq.heappush(due, (self._requests[index].arrival_s, index))
+        while due or engine.requests:
+            if engine.requests:
+                # An answer within this slice makes the next request due no earlier than its end.
+                until = engine.clock + delay
+                engine.advance(min(until, due[0][0]) if due else until)
+            if due and (due[0][0] <= engine.clock or not engine.requests):
+                when, index = heapq.heappop(due)
+                engine.advance(when)
+                rejected = recorder.totals.rejected
+                request = self._requests[index]
+                engine.push(
+                    Request(request.id, when, request.prompt, request.prompt_tokens, request.output,
+                            request.output_tokens)
+                )  # fmt: skip
+                if recorder.totals.rejected > rejected:
+                    send(when + delay)
+            if not engine.requests:
+                engine.advance(float("inf"))
+        engine.close()
+        self._check(recorder)
+        return rows
+
+    def _document(self) -> list[Request]:
+        """The request that computes what was cached."""
+        if not self.cached:
+            return []
+        output = default_output(len(self._requests), 1)
+        prompt = _prompt(len(self._requests), self.cached + 1, self.cached)
+        return [Request("document", 0.0, prompt, self.cached + 1, output, 1)]
+
+    def _check(self, recorder: Recorder) -> None:
+        rejected = recorder.totals.rejected
+        if rejected > REJECTED_SHARE * len(self._requests):
+            raise DataError(
+                f"the scenario's engine rejects {rejected:,} of {len(self._requests):,} requests that the "
+                f"measured one served: {next(iter(recorder.rejections), 'no reason')}",
+                where=self.log.path, hint="is this the deployment that was measured?",
+            )  # fmt: skip
+
+
+def closed_loop(rows: Sequence[Measured]) -> int | None:
+    """How many requests a client kept in flight, if it sent each when another was finished."""
+    most = max(_others(rows), default=0) + 1
+    if len(rows) < _FEWEST_ROUNDS * most or share_full(rows, most) < CLOSED_SHARE:
+        return None
+    return most
+
+
+def share_full(rows: Sequence[Measured], limit: int) -> float:
+    """Share of the requests after the first ``limit`` that were sent just when the number in flight fell."""
+    ends = sorted(row.arrival_s + row.e2e_s for row in rows)
+    typical = sorted(row.e2e_s for row in rows)[len(rows) // 2]
+    just = max(_JUST_S, _JUST_SHARE * typical)
+    full = 0
+    later = list(zip(rows, _others(rows), strict=True))[limit:]
+    for row, others in later:
+        last = bisect_right(ends, row.arrival_s + _GRAIN_S)
+        full += others == limit - 1 and last > 0 and row.arrival_s - ends[last - 1] <= just
+    return full / len(later) if later else 0.0
+
+
+def _others(rows: Sequence[Measured]) -> list[int]:
+    """Requests in flight when each one, in order of arrival, was sent; those sent with it in order."""
+    ends = sorted(row.arrival_s + row.e2e_s for row in rows)
+    return [index - bisect_right(ends, row.arrival_s + _GRAIN_S) for index, row in enumerate(rows)]
+
+
+def _caches(system: System) -> bool:
+    config = system.config
+    return (
+        config.enable_prefix_caching if isinstance(config, EngineConfig) else not config.disable_radix_cache
+    )
+
+
+def _prompt(index: int, tokens: int, cached: int) -> tuple[tuple[int, int], ...]:
+    own = (index * MAX_TOKENS, tokens - cached)
+    return ((DOCUMENT, cached), own) if cached else (own,)
