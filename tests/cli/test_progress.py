@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 from kvplan.cli import progress
@@ -11,15 +9,18 @@ from kvplan.cli.progress import Progress
 
 
 @pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """After ``capsys``, which puts its own stream in place."""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+def line(monkeypatch: pytest.MonkeyPatch) -> Progress:
+    """A line on what counts as a terminal."""
     monkeypatch.setattr(progress, "_INTERVAL_S", 0.0)
+    made = Progress(100)
+    made.live = True
+    return made
 
 
-@pytest.mark.usefixtures("terminal")
-def test_members_of_an_ensemble_are_counted_on_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(None) as line:
+def test_members_of_an_ensemble_are_counted_on_one_line(
+    line: Progress, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with line:
         line.member(0, 8)
         line.member(5, 8)
     text = capsys.readouterr().err
@@ -28,22 +29,19 @@ def test_members_of_an_ensemble_are_counted_on_one_line(capsys: pytest.CaptureFi
     assert text.endswith("\r\x1b[K")
 
 
-@pytest.mark.usefixtures("terminal")
-def test_requests_are_counted_with_rate_and_time_left(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(100) as line:
+def test_requests_are_counted_with_their_share(line: Progress, capsys: pytest.CaptureFixture[str]) -> None:
+    with line:
         line.update(50, 12.0)
-    assert "50 requests" in capsys.readouterr().err
+    text = capsys.readouterr().err
+    assert "50 requests" in text
+    assert "50%" in text
 
 
-@pytest.mark.usefixtures("terminal")
-def test_quiet_draws_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(100, quiet=True) as line:
-        line.update(50, 12.0)
-        line.member(1, 8)
-    assert capsys.readouterr().err == ""
-
-
-def test_nothing_is_drawn_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(100) as line:
-        line.member(1, 8)
+@pytest.mark.parametrize("quiet", [True, False])
+def test_nothing_is_drawn_where_stderr_is_no_terminal_or_quiet_was_asked(
+    quiet: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Progress(100, quiet=quiet) as plain:
+        plain.update(50, 12.0)
+        plain.member(1, 8)
     assert capsys.readouterr().err == ""
