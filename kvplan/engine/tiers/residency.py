@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kvplan.engine.content import BlockKey, Content
-from kvplan.engine.tiers.line import Batch
+from kvplan.engine.tiers.line import PENDING, Batch
 
 _EMPTY = Content((), ())
 
@@ -136,11 +136,42 @@ class Residency:
         self.on_split(upper)
         return upper
 
+    def join(self, runs: list[Run]) -> None:
+        """Make one run of neighbours that are in the same tiers and were last used together."""
+        upper: Run | None = None
+        for run in runs:
+            if upper is not None and run.parent is upper and len(upper.children) == 1 and _alike(upper, run):
+                self._absorb(upper, run)
+            upper = run
+
+    def _absorb(self, upper: Run, lower: Run) -> None:
+        """``lower`` stays, with the blocks of both; its position in the order of every tier is the same."""
+        for place, other in zip(lower.places, upper.places, strict=True):
+            if place is not None and other is not None and other.batch.done_s > place.batch.done_s:
+                place.batch = other.batch
+        upper.places = [None] * self.tiers
+        parent = upper.parent
+        assert parent is not None
+        lower.start, lower.key, lower.parent = upper.start, upper.key, parent
+        parent.children[upper.key] = lower
+
     def prune(self, run: Run) -> None:
         """Remove the run, and what leads to it, as far as it is nowhere and leads to nothing."""
         while run.parent is not None and not run.children and not run.anywhere:
             del run.parent.children[run.key]
             run = run.parent
+
+
+def _alike(upper: Run, lower: Run) -> bool:
+    for place, other in zip(upper.places, lower.places, strict=True):
+        if place is None or other is None:
+            if place is not other:
+                return False
+        elif place.stamp != other.stamp or (
+            place.batch is not other.batch and PENDING in (place.batch.done_s, other.batch.done_s)
+        ):
+            return False
+    return True
 
 
 def _ignore(upper: Run) -> None:

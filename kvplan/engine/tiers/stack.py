@@ -151,6 +151,7 @@ class TierStack:
         if below is not None and missing and self.specs[below.index].write == "through":
             self._write_down(below, missing)
         blocks = sum(run.blocks for run in missing)
+        self.residency.join(runs)
         self._evict(tier)
         return blocks
 
@@ -239,8 +240,10 @@ class TierStack:
         """The first ``end`` blocks were used, wherever from."""
         self._store_gone()
         self._stamp += 1
-        for run in self.residency.known(content, 0, end):
+        runs = self.residency.known(content, 0, end)
+        for run in runs:
             self._use(run, self._stamp)
+        self.residency.join(runs)
 
     def fetch(self, content: Content, start: int, end: int, now: float) -> float:
         """Copy blocks ``start .. end``, which ``lookup`` found, to the device; returns when they are there.
