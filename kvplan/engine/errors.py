@@ -10,9 +10,9 @@ class EngineStuck(KvplanError):
 
     code = "engine-stuck"
 
-    def __init__(self, clock_s: float, request_id: str) -> None:
+    def __init__(self, clock_s: float, request_id: str, why: str = "never fits") -> None:
         super().__init__(
-            f"the engine cannot make progress at t = {clock_s:.6f} s: request {request_id!r} never fits",
+            f"the engine cannot make progress at t = {clock_s:.6f} s: request {request_id!r} {why}",
             hint="give the pool more blocks, or lower watermark or max_model_len",
         )
 

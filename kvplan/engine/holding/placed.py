@@ -34,7 +34,7 @@ class Placed(Holder):
         super().__init__(config, pool)
         self.space = address_space(fit, pool.usable)
         self._largest_ever = self.space.largest()
-        self._start: dict[LiveRequest, int] = {}
+        self.regions: dict[LiveRequest, int] = {}
         self.scattered = 0
         """Times there were enough free blocks, but not side by side."""
 
@@ -71,7 +71,7 @@ class Placed(Holder):
         size = self.first_size(request.request, request.num_tokens)
         start = self.space.allocate(size)
         assert start is not None
-        self._start[request] = start
+        self.regions[request] = start
         self._account(request, size)
 
     def _account(self, request: LiveRequest, size: int) -> None:
@@ -82,11 +82,14 @@ class Placed(Holder):
 
     def grow_all(self, wanted: list[Growth]) -> bool:
         """One after another: those that found room keep it."""
-        return all(self.grow(request, before, after) for request, before, after in wanted)
+        counted = self.scattered
+        grown = all(self.grow(request, before, after) for request, before, after in wanted)
+        self.scattered = counted  # who found none is asked again, one by one
+        return grown
 
     def release(self, request: LiveRequest) -> None:
         """The region is free again."""
-        self.space.release(self._start.pop(request), request.blocks)
+        self.space.release(self.regions.pop(request), request.blocks)
 
 
 class Slots(Placed):
@@ -175,7 +178,7 @@ class Contiguous(Placed):
         tight = self.space.rounded(needed)
         sizes = (self._roomy(needed), tight)
         for size in sizes:
-            if self.space.extend(self._start[request], now, size):
+            if self.space.extend(self.regions[request], now, size):
                 self.extensions += 1
                 self._account(request, size)
                 return True
@@ -191,8 +194,8 @@ class Contiguous(Placed):
 
     def _move(self, request: LiveRequest, computed: int, start: int, size: int) -> None:
         rule = self.rule
-        self.space.release(self._start[request], request.blocks)
-        self._start[request] = start
+        self.space.release(self.regions[request], request.blocks)
+        self.regions[request] = start
         self._account(request, size)
         copied = -(-computed // self.size) * rule.block_bytes
         self.moves += 1
