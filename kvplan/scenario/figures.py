@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kvplan.scenario.deployment import Deployment
+from kvplan.scenario.schema import Scenario
 
 FIGURES = (
     "finished", "rejected", "unfinished", "hit_ratio", "ttft_p50_s", "ttft_p99_s", "tpot_p50_s", "tpot_p99_s",
@@ -78,7 +79,11 @@ def _metrics(strategies: Mapping[str, list[Mapping[str, Any]]]) -> Iterator[Mapp
         yield from metrics
 
 
-def block_bytes_of(deployment: Deployment) -> int | None:
-    """Bytes of a block on all GPUs of a replica; None where only the number of blocks is given."""
+def block_bytes_of(scenario: Scenario, deployment: Deployment) -> int | None:
+    """Bytes of a block on all GPUs that have a part of it; None where only the number of blocks is given."""
     fit = deployment.fit
-    return None if fit is None else fit.binding.capacity.block_bytes * fit.parallel.gpus
+    if fit is None:
+        return None
+    # A rank of data-parallel attention has blocks of its own; otherwise a block is spread over the replica.
+    ranks = scenario.parallel.tp if scenario.parallel.dp_attention else 1
+    return fit.binding.capacity.block_bytes * (fit.parallel.gpus // ranks)

@@ -211,7 +211,7 @@ def simulate_point(document: dict[str, Any]) -> Outcome:
         run.execute()
         if run.interruption is not None:
             raise KeyboardInterrupt
-        return {"figures": figures(run.result([]), block_bytes_of(run.deployment)), "error": None}
+        return {"figures": figures(run.result([]), block_bytes_of(scenario, run.deployment)), "error": None}
     except Exception as exc:  # a sweep goes on, whatever is wrong with one of its points
         return _failure(_as_error(exc))
 

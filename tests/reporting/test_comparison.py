@@ -1,0 +1,89 @@
+"""Two results side by side: what differs is found, nothing else, and intervals are judged the same both ways."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvplan.cli.app import run
+from kvplan.reporting.comparison import Change, LatencyChange, compare
+from kvplan.reporting.loading import parse_result
+from kvplan.reporting.result import result_json
+
+intervals = st.none() | st.tuples(st.floats(0, 10), st.floats(0, 10)).map(lambda pair: tuple(sorted(pair)))
+
+
+@given(st.floats(0.1, 10), st.floats(0.1, 10), intervals, intervals)
+def test_a_judgement_does_not_depend_on_the_order(a: float, b: float, one: Any, other: Any) -> None:
+    there = LatencyChange(Change("x", a, b, "s"), one, other)
+    back = LatencyChange(Change("x", b, a, "s"), other, one)
+    assert there.judgement == back.judgement
+    if there.judgement == "beyond":
+        assert max(one[0], other[0]) > min(one[1], other[1])
+
+
+def test_a_result_equals_itself(any_document: dict[str, Any]) -> None:
+    result = parse_result(any_document)
+    found = compare(result, result)
+    assert (found.scenario, found.totals, found.strategies) == ((), (), ())
+    assert {item.judgement for item in found.latency} <= {"equal"}
+
+
+def test_every_kind_of_difference_is_named(result_document: Any) -> None:
+    document = result_document("strategies")
+    other = copy.deepcopy(document)
+    other["scenario"]["cache"]["eviction"] = "lfu"
+    del other["scenario"]["engine"]["policy"]
+    other["totals"]["evicted_blocks"] += 1
+    other["strategies"]["host_tier"][1]["value"] = 5
+    del other["strategies"]["pinned prefixes"]
+    other["provenance"]["inputs"][0]["sha256"] = "ab" * 32
+    other["provenance"]["versions"]["kvplan"] = "9"
+    other["complete"] = False
+    found = compare(parse_result(document), parse_result(other))
+    assert {(change.name, change.b) for change in found.scenario} == {
+        ("cache.eviction", "lfu"),
+        ("engine.policy", None),
+    }
+    assert [change.name for change in found.totals] == ["evicted_blocks"]
+    assert {change.name for change in found.strategies} == {
+        "host_tier: stored_blocks",
+        "pinned prefixes: expired",
+        "pinned prefixes: slowdown",
+    }
+    notes = " ".join(found.notes)
+    for words in ("B is incomplete", "different traces", "kvplan 0.1.0 made A, kvplan 9 made B"):
+        assert words in notes
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "ratio"),
+    [(2, 3, 0.5), (2.0, 1.0, -0.5), (0, 3, None), (None, 3, None), ("x", "y", None), (True, False, None)],
+)
+def test_a_ratio_is_one_of_numbers(a: Any, b: Any, ratio: float | None) -> None:
+    assert Change("x", a, b).ratio == ratio
+
+
+@pytest.mark.parametrize("form", ["table", "md", "csv", "json"])
+def test_hostile_results_stay_text(
+    result_document: Any, form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = []
+    for variant in ("full", "hostile"):
+        path = tmp_path / f"{variant}.json"
+        path.write_text(result_json(parse_result(result_document(variant))))
+        paths.append(str(path))
+    assert run(["diff", *paths, "-f", form]) == 0
+    text = capsys.readouterr().out
+    assert "\x1b" not in text
+    if form == "md":
+        assert "<" not in text
+    if form == "csv":
+        assert not any(cell[:1] in ("=", "@") for line in text.splitlines() for cell in line.split(","))
+    if form == "table":
+        assert max(map(len, text.splitlines())) <= 80
