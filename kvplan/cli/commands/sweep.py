@@ -56,8 +56,7 @@ def sweep(
 ) -> None:
     """Simulate a scenario at every combination of the values varied, and compare: one row a point.
 
-    A point that fails is a row with its reason. Exit code 3 means that no point fits, 1 that a point failed
-    in another way.
+    A point that fails is a row with its reason. Exit code 3: no point fits; 1: a point failed otherwise.
     """
     from kvplan.cli.files import check_outputs
     from kvplan.cli.interrupts import terminated_is_interrupted
