@@ -125,7 +125,13 @@ class TieredScheduler(RemoteScheduler):
         if self.preemption == "recompute":
             return False
         if self.preemption == "auto" and not swap_is_cheaper(
-            self.stack, self.cost, request, tokens, self.block_size, self.now
+            self.stack,
+            self.cost,
+            request,
+            tokens,
+            self.block_size,
+            running=len(self.running),
+            now=self.now,
         ):
             return False
         if self.stack.reserve(-(-tokens // self.block_size)):

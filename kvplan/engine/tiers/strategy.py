@@ -21,7 +21,7 @@ class Tiers:
     Attributes:
         block_bytes: bytes of one block on the device, all GPUs of the replica together.
         tiers: one or two, the nearest first.
-        preemption: ``recompute``, ``swap``, or ``auto``: whichever is predicted to cost the request less.
+        preemption: ``recompute``, ``swap``, or ``auto``: whichever is predicted to cost less time.
         prefetch: whether an arriving request's blocks are read from the disk into the host at once.
     """
 

@@ -1,12 +1,14 @@
 """Preemption: swap a request's KV to the host, or drop it and compute it again.
 
-``auto`` compares, for one request, what each way costs it::
+``auto`` compares, for one victim, how much longer requests take, all of them together::
 
     swap       = wait(out) + t_out(blocks) + wait(in) + t_in(blocks that must come back)
-    recompute  = sum over chunks of (t_step(chunk) - t_step(one token))
+    recompute  = running * sum over chunks of (t_step(chunk) - t_step(one token))
 
-Both count only what would not be hit anyway: blocks that other requests hold stay on the device, and those
-that the tiers have are fetched on the way of ``recompute`` (whose cost then has that transfer in it).
+Copies run beside computing, so a swap delays its own request only; whatever is computed again makes the steps
+longer for every request that runs. Both count only what would not be hit anyway: blocks that other requests
+hold stay on the device, and those that the tiers have are fetched on the way of ``recompute`` (whose cost
+then has that transfer in it).
 """
 
 from __future__ import annotations
@@ -77,15 +79,22 @@ class RecomputeCost:
 
 
 def swap_is_cheaper(
-    stack: TierStack, cost: RecomputeCost, request: LiveRequest, tokens: int, block_size: int, now: float
+    stack: TierStack,
+    cost: RecomputeCost,
+    request: LiveRequest,
+    tokens: int,
+    block_size: int,
+    *,
+    running: int,
+    now: float,
 ) -> bool:
-    """Whether swapping costs the request less time than computing it again; see the module."""
+    """Whether swapping costs less time than computing ``tokens`` tokens again; see the module."""
     blocks = -(-tokens // block_size)
     held = min(_held_by_others(request), blocks)
     out, back = stack.puts[0], stack.gets[0]
     swap = out.wait(now) + out.seconds(blocks) + back.wait(now) + back.seconds(blocks - held)
     below = stack.lookup(request.content, held, tokens // block_size)
-    again = cost.seconds((held + below) * block_size, tokens)
+    again = running * cost.seconds((held + below) * block_size, tokens)
     if below:
         again += back.wait(now) + back.seconds(below)
     return swap < again
