@@ -1,0 +1,230 @@
+"""Several samples of a request: one is the plain engine, blocks are shared and copied as counted by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from audited_forking import AuditedForking
+from hypothesis import HealthCheck, given, settings
+from served import Clock, Served, request, serve
+from workloads import cases
+
+from kvplan.engine.config import CacheGroup, EngineConfig
+from kvplan.engine.engine import Engine
+from kvplan.engine.recorder import Recorder
+from kvplan.engine.replica import Replica
+from kvplan.engine.sampling import replica as sampling
+from kvplan.engine.sampling.beams import default_trunk_lag, replaced_beams
+from kvplan.engine.sampling.replica import SamplingRule
+from kvplan.engine.sampling.strategy import Sampling
+from kvplan.errors import UsageError
+from kvplan.traces.request import Request
+
+Case = tuple[EngineConfig, list[Request]]
+
+ROOMY = EngineConfig(10_000, max_model_len=8192, async_scheduling=False)
+COLD = replace(ROOMY, enable_prefix_caching=False)
+
+
+def checked(examples: int) -> settings:
+    return settings(
+        max_examples=examples, deadline=None, derandomize=True, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+
+
+def sampled(
+    rule: SamplingRule, config: EngineConfig, requests: list[Request], *, log: bool = False
+) -> Served:
+    return serve(Sampling(rule).engine, config, requests, log=log)
+
+
+def distinct(requests: list[Request]) -> list[Request]:
+    """No two arrive at once: with equal priorities the plain engine could let them preempt each other."""
+    return [replace(asked, arrival_s=asked.arrival_s + 1e-9 * index) for index, asked in enumerate(requests)]
+
+
+@checked(80)
+@given(cases())
+def test_one_sample_is_the_plain_engine(case: Case) -> None:
+    config, requests = case
+    requests = distinct(requests)
+    plain = serve(Replica, config, requests)
+    for rule in (SamplingRule(1), SamplingRule(1, "requests")):
+        one = sampled(rule, config, requests)
+        assert one.outcome == plain.outcome
+        assert one.series == plain.series
+    cold = replace(config, enable_prefix_caching=False)
+    beam = sampled(SamplingRule(1, trunk_lag=0), cold, requests)
+    assert beam.outcome == serve(Replica, cold, requests).outcome
+
+
+RULES = [
+    SamplingRule(2), SamplingRule(3), SamplingRule(3, trunk_lag=0), SamplingRule(3, trunk_lag=4),
+    SamplingRule(2, trunk_lag=1000),
+]  # fmt: skip
+
+
+@checked(120)
+@given(cases())
+def test_books_balance_and_every_request_is_answered(case: Case) -> None:
+    config, requests = case
+    config = replace(config, max_num_seqs=config.max_num_seqs + 3)
+    cold = replace(config, enable_prefix_caching=False)
+    for rule in (*RULES, SamplingRule(3, "requests")):
+        options = cold if rule.trunk_lag is not None else config
+
+        def engine(
+            config: EngineConfig, clock: Clock, recorder: Recorder, rule: SamplingRule = rule
+        ) -> Engine:
+            whole = sampling.SamplingEngine(config, clock, recorder, rule)
+            if rule.fork != "requests":
+                whole.replica = AuditedForking(config, clock, whole.inner, rule)
+            return whole
+
+        served = serve(engine, options, distinct(requests))
+        assert served.totals["requests"] == len(requests)
+        if served.stuck is None:
+            assert served.totals["unfinished"] == 0
+            assert len(served.rows) + len(served.rejected) == len(requests)
+        by_id = {asked.id: asked for asked in requests}
+        for row in served.rows:
+            assert row.output_tokens == rule.n * by_id[row.id].output_tokens
+            assert row.arrival_s <= row.scheduled_s <= row.first_token_s <= row.finish_s
+        assert served.totals["output_tokens"] == sum(row.output_tokens for row in served.rows)
+
+
+@checked(60)
+@given(cases())
+def test_whoever_watches_changes_nothing(case: Case) -> None:
+    config, requests = case
+    config = replace(config, max_num_seqs=config.max_num_seqs + 2)
+    for rule in RULES:
+        options = replace(config, enable_prefix_caching=rule.trunk_lag is None)
+        quiet = sampled(rule, options, distinct(requests))
+        logged = sampled(rule, options, distinct(requests), log=True)
+        assert quiet.outcome == logged.outcome
+
+
+def used(served: Served) -> list[int]:
+    """Blocks in use, step by step."""
+    return [point.used_blocks for point in served.series]
+
+
+@pytest.mark.parametrize("config", [ROOMY, COLD])
+def test_full_blocks_of_the_prompt_are_held_once_and_the_last_is_copied(config: EngineConfig) -> None:
+    served = sampled(SamplingRule(4, block_bytes=10), config, [request("r", 100, 30)])
+    # 6 full blocks together, and one each that was copied 3 times; 129 tokens are computed at the end.
+    assert used(served)[0] == 6 + 4
+    assert used(served)[-1] == 6 + 4 * 3
+    assert served.totals["peak_used_blocks"] == 18
+    assert served.metric("sampling", "copies") == 3
+    assert served.metric("sampling", "copied_bytes") == 30
+    assert served.metric("sampling", "shared_blocks") == 3 * 6
+    assert served.metric("sampling", "shared_bytes") == 180
+    (row,) = served.rows
+    assert row.output_tokens == 4 * 30
+    # The prompt is computed once; then four samples decode side by side.
+    assert served.decodes == [(4, 4 * computed) for computed in range(101, 130)]
+
+
+@pytest.mark.parametrize("config", [ROOMY, COLD])
+def test_a_prompt_of_full_blocks_is_copied_by_nobody(config: EngineConfig) -> None:
+    served = sampled(SamplingRule(4), config, [request("r", 96, 17)])
+    assert served.metric("sampling", "copies") == 0
+    assert used(served)[:2] == [6, 6 + 4]
+    assert served.metric("sampling", "shared_blocks") == 18
+
+
+@pytest.mark.parametrize("config", [ROOMY, COLD])
+def test_samples_of_one_token_write_nothing(config: EngineConfig) -> None:
+    served = sampled(SamplingRule(4), config, [request("r", 100, 1)])
+    assert served.metric("sampling", "copies") == 0
+    assert used(served) == [7]
+    assert served.rows[0].output_tokens == 4
+
+
+def test_tpot_is_that_of_a_sample() -> None:
+    recorder = Recorder()
+    engine = Sampling(SamplingRule(4)).engine(ROOMY, Clock(), recorder)
+    rows = serve(Sampling(SamplingRule(4)).engine, ROOMY, [request("r", 100, 30)]).rows
+    engine.run([request("r", 100, 30), request("s", 50, 1, 10.0, start=5000)])
+    (tpot,) = recorder.tpot_s
+    assert tpot == pytest.approx((rows[0].finish_s - rows[0].first_token_s) / 29)
+
+
+def test_requests_of_their_own_share_through_the_cache() -> None:
+    ours, theirs = SamplingRule(4), SamplingRule(4, "requests")
+    asked = [request("r", 100, 30)]
+    fork, apart = sampled(ours, ROOMY, asked), sampled(theirs, ROOMY, asked)
+    # A sample of its own finds the 6 full blocks, published in the same step, and computes 4 tokens again.
+    assert apart.metric("sampling", "shared_blocks") == 3 * 6
+    assert apart.totals["peak_used_blocks"] == fork.totals["peak_used_blocks"]
+    assert apart.totals["queried_tokens"] == 4 * 100
+    assert fork.totals["queried_tokens"] == 100
+    assert fork.rows[0].first_token_s < apart.rows[0].first_token_s
+    cold = sampled(theirs, COLD, asked)
+    assert cold.metric("sampling", "shared_blocks") == 0
+    assert cold.totals["peak_used_blocks"] == 4 * 9
+
+
+def test_a_sample_that_finds_no_block_comes_back_on_its_own() -> None:
+    tight = EngineConfig(9, max_model_len=128, async_scheduling=False)
+    served = sampled(SamplingRule(3), tight, [request("r", 100, 20)])
+    # 7 blocks of 8 are taken, and two copies are wanted.
+    assert served.metric("sampling", "postponed_samples") == 1
+    assert len(served.rows) == 1
+    assert served.rows[0].preemptions >= 1
+    assert served.rows[0].output_tokens == 60
+
+
+def test_all_samples_of_a_request_have_a_place_before_it_starts() -> None:
+    three_places = replace(ROOMY, max_num_seqs=3)
+    served = sampled(SamplingRule(2), three_places, [request("a", 50, 10), request("b", 50, 10, start=999)])
+    assert served.totals["peak_running"] == 2
+    assert served.rows[1].scheduled_s >= served.rows[0].first_token_s
+
+
+def test_beams_hold_their_trunk_once() -> None:
+    served = sampled(SamplingRule(4, trunk_lag=0), COLD, [request("r", 96, 65)])
+    blocks = used(served)
+    # Without a lag only the block that is being written is held by each beam.
+    assert blocks[0] == 6
+    assert all(count == 6 + index // 16 + 4 for index, count in enumerate(blocks[1:]))
+    far = sampled(SamplingRule(4, trunk_lag=1000), COLD, [request("r", 96, 65)])
+    apart = sampled(SamplingRule(4), COLD, [request("r", 96, 65)])
+    assert used(far) == used(apart)
+    assert far.rows == apart.rows
+
+
+def test_a_trunk_follows_its_lag_behind() -> None:
+    served = sampled(SamplingRule(2, trunk_lag=20), COLD, [request("r", 96, 65)])
+    for index, count in enumerate(used(served)[1:], start=1):
+        held, trunk = -(-(96 + index) // 16), max(6, (96 + index - 1 - 20) // 16)
+        assert count == trunk + 2 * (held - trunk)
+    # Trunks end at 160 - 1 - 20 tokens: two blocks beyond the prompt.
+    assert served.metric("sampling", "merged_blocks") == 2
+
+
+def test_the_neutral_model_of_beams() -> None:
+    assert [default_trunk_lag(n) for n in (1, 2, 4)] == [0, 2, 6]
+    assert replaced_beams(1) == 0
+    assert replaced_beams(2) == pytest.approx(0.5)
+    served = sampled(SamplingRule(2, trunk_lag=2), COLD, [request("r", 96, 33)])
+    # 32 tokens are written, 2 of them into a new block: half a copy for each of the others.
+    assert served.metric("sampling", "beam_copies") == 15
+
+
+@pytest.mark.parametrize(
+    ("rule", "config", "says"),
+    [
+        (SamplingRule(300), ROOMY, "never run together"),
+        (SamplingRule(2), replace(ROOMY, groups=(CacheGroup("sliding", 16, 64),)), "one group"),
+        (SamplingRule(2), replace(ROOMY, eviction="belady"), "belady"),
+        (SamplingRule(2, trunk_lag=2), ROOMY, "not published"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(rule: SamplingRule, config: EngineConfig, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        sampled(rule, config, [])
