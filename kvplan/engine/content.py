@@ -27,6 +27,13 @@ class Content:
     __slots__ = ("_prints", "ends", "shifts")
 
     def __init__(self, prompt: TokenRuns, output: TokenRuns) -> None:
+        self._prints: list[int] | None = None
+        if len(prompt) == 1 and len(output) == 1:  # most requests of synthetic workloads
+            (start, length), (next_start, more) = prompt[0], output[0]
+            if start + length != next_start:
+                self.ends = [length, length + more]
+                self.shifts = [start, next_start - length]
+                return
         ends: list[int] = []
         shifts: list[int] = []
         position = 0
@@ -42,7 +49,6 @@ class Content:
                 last = shift
         self.ends = ends
         self.shifts = shifts
-        self._prints: list[int] | None = None
 
     def block_key(self, position: int, block_size: int) -> BlockKey:
         """Identity of the tokens ``position .. position + block_size`` (which the content must have)."""

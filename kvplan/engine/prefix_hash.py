@@ -220,10 +220,10 @@ class PrefixIndex:
         """Take blocks from the head of the free queue; published ones are evicted."""
         pool = self.pool
         pool.allocated += count
-        if count <= pool.blank:
-            pool.blank -= count
-            return
         short = count - pool.blank
+        if short <= 0:
+            pool.blank = -short
+            return
         pool.blank = 0
         pool.evicted += short
         while short:
@@ -231,21 +231,24 @@ class PrefixIndex:
             assert segment is not None
             node = segment.node
             length = node.end - node.start
-            if length <= short:
-                pool.remove(segment, length)
-                self._drop(segment)
-                short -= length
-                continue
-            if len(node.copies) == 1 and not node.children:
-                if self.on_gone is not None:
-                    self.on_gone(node.content, node.end - short, node.end)
-                node.end -= short
-                pool.cached -= short
-            else:
-                self.split(node, length - short)
-                pool.remove(segment, short)
-                self._drop(segment)
-            short = 0
+            if short < length:
+                self._truncate(segment, node, short)
+                return
+            pool.remove(segment, length)
+            self._drop(segment)
+            short -= length
+
+    def _truncate(self, segment: Segment, node: Node, blocks: int) -> None:
+        """Evict the last ``blocks`` blocks of a free segment, which has more."""
+        if len(node.copies) > 1 or node.children:
+            self.split(node, node.end - node.start - blocks)
+            self.pool.remove(segment, blocks)
+            self._drop(segment)
+            return
+        if self.on_gone is not None:
+            self.on_gone(node.content, node.end - blocks, node.end)
+        node.end -= blocks
+        self.pool.cached -= blocks
 
     def _drop(self, segment: Segment) -> None:
         node = segment.node

@@ -50,7 +50,7 @@ def test_the_engine_stays_below_the_content_bound(conversation: Trace) -> None:
     engine = make_engine("fast", config, LinearLatency(1e-3, 0.0, 0.0), recorder)
     engine.run(conversation.requests())
     engine.close()
-    # One request at a time, a pool that never evicts, and a clock that stands still: nothing but content
+    # One request at a time and a pool that never evicts: nothing but content
     # decides, and every prompt finds all that came before it.
     assert recorder.totals.evicted_blocks == 0
     assert recorder.totals.hit_tokens == 54_063_104
