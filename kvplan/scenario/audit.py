@@ -65,6 +65,7 @@ class _Play:
     rows: list[RequestRow]
     totals: dict[str, int | float]
     engine: type
+    strategy: str | None
 
 
 def audit_result(
@@ -100,7 +101,12 @@ def audit_result(
     if document["complete"] and played == document["totals"]["requests"]:
         checks = (*checks, check_totals(document["totals"], reference.totals))
     notes = []
-    if logged.engine is reference.engine:
+    if reference.strategy is not None:
+        notes.append(
+            f"{reference.strategy} has one implementation, which was played against itself: equal means "
+            "that it repeats itself"
+        )
+    elif logged.engine is reference.engine:
         notes.append("pools with several groups run block by block under either name: one engine was played")
     return Audit(played, int(reference.totals["steps"]), divergence, checks, tuple(notes))
 
@@ -137,7 +143,10 @@ def _play(scenario: Scenario, name: str, sample: int, *, log: bool) -> _Play:
     engine = run.system.engine(name, run.clock.model, recorder)
     engine.run(islice(run.workload.requests(), sample))
     engine.close()
-    return _Play(lines, rows, recorder.totals.to_dict(), type(engine))
+    strategy = run.system.strategy
+    return _Play(
+        lines, rows, recorder.totals.to_dict(), type(engine), None if strategy is None else strategy.name
+    )
 
 
 def _compare(fast: _Play, reference: _Play, *, log: bool) -> Divergence | None:

@@ -61,6 +61,12 @@ def test_hybrid_pools_say_that_one_engine_was_played() -> None:
     assert "block by block under either name" in found.notes[0]
 
 
+def test_a_strategy_says_that_it_was_played_against_itself() -> None:
+    found = audit_result(simulate(cache__reuse_granularity=64), 20)
+    assert found.passed
+    assert "cache.reuse_granularity has one implementation" in found.notes[0]
+
+
 @pytest.mark.parametrize("flags", [{"parallel__replicas": 2}, {"cache__eviction": "lfu"}])
 def test_what_only_the_fast_engine_simulates_is_refused(flags: dict[str, Any]) -> None:
     document = simulate(**flags)
