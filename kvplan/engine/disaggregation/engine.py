@@ -16,7 +16,6 @@ from kvplan.engine.disaggregation.breakdown import Breakdown, link_metrics
 from kvplan.engine.disaggregation.decode import DecodeReplica
 from kvplan.engine.disaggregation.fabric import Fabric, Stage
 from kvplan.engine.disaggregation.journey import UNSET, Chunk, FirstToken, Journey
-from kvplan.engine.disaggregation.pipeline import Flow
 from kvplan.engine.disaggregation.prefill import PrefillReplica
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.frontend import rejection
@@ -180,11 +179,10 @@ class DisaggregatedEngine:
         self._post(now, self._withdraw, journey, now)
 
     def computed(
-        self, journey: Journey, attempt: int, span: tuple[float, float], tokens: int, cached: int
+        self, journey: Journey, attempt: int, tokens: int, cached: int, begun: float, ended: float
     ) -> None:
         """See ``PrefillEvents``."""
-        begun, ended = span
-        self._post(ended, self._computed, journey, attempt, begun, ended, tokens, cached)
+        self._post(ended, self._computed, journey, attempt, tokens, cached, begun, ended)
 
     def prefilled(self, journey: Journey, now: float) -> None:
         """See ``PrefillEvents``."""
@@ -239,19 +237,19 @@ class DisaggregatedEngine:
         journey.offered, journey.decode, journey.reserved_s = None, -1, UNSET
 
     def _computed(
-        self, journey: Journey, attempt: int, begun: float, ended: float, tokens: int, cached: int
+        self, journey: Journey, attempt: int, tokens: int, cached: int, begun: float, ended: float
     ) -> None:
         """A step's KV streams out layer by layer."""
         if attempt != journey.attempt:
             return
         layers = self.layers
         if cached:
-            journey.chunks.append(Chunk(Flow(begun, begun, layers), cached // self.block_size, False))
+            journey.chunks.append(Chunk(begun, begun, layers, cached // self.block_size, False))
         final = tokens >= journey.request.prompt_tokens
         blocks = self._prompt_blocks(journey) if final else tokens // self.block_size
-        flow = Flow(begun + (ended - begun) / layers, ended, layers)
-        journey.chunks.append(Chunk(flow, blocks, final))
-        self._send(journey)
+        journey.chunks.append(Chunk(begun + (ended - begun) / layers, ended, layers, blocks, final))
+        if journey.reserved_s >= 0:
+            self._send(journey)
 
     def _prefilled(self, journey: Journey, now: float) -> None:
         if self._ends_here(journey):
@@ -262,7 +260,7 @@ class DisaggregatedEngine:
             journey.reserved_s = journey.arrived_s = now
             self._offer(journey, now)
         elif not self.layers:
-            journey.chunks.append(Chunk(Flow(now, now), self._prompt_blocks(journey), True))
+            journey.chunks.append(Chunk(now, now, 1, self._prompt_blocks(journey), True))
             self._offer(journey, now)
 
     def _alone(self, journey: Journey, now: float) -> None:
@@ -276,19 +274,24 @@ class DisaggregatedEngine:
 
     def _send(self, journey: Journey) -> None:
         """Send what is computed, if the receiver has blocks for it."""
-        if journey.reserved_s < 0:
+        ready, fabric = journey.reserved_s, self.fabric
+        if ready < 0:
             return
-        for chunk in journey.chunks:
-            ready = journey.reserved_s
-            first, last, pieces = chunk.flow
-            flow = Flow(first if first > ready else ready, last if last > ready else ready, pieces)
-            blocks = max(0, chunk.blocks - journey.sent_blocks)
-            done = self.fabric.send(journey.prefill, journey.decode, blocks * self.block_bytes, flow)
-            if chunk.final:
+        for first, last, pieces, upto, final in journey.chunks:
+            blocks = max(0, upto - journey.sent_blocks)
+            done = fabric.send(
+                journey.prefill,
+                journey.decode,
+                blocks * self.block_bytes,
+                first if first > ready else ready,
+                last if last > ready else ready,
+                pieces,
+            )
+            if final:
                 self.kept_blocks += journey.hit_blocks
                 self._post(done, self._arrived, journey, done)
             journey.sent_blocks += blocks
-        journey.chunks = []
+        journey.chunks.clear()
 
     def _arrived(self, journey: Journey, now: float) -> None:
         """All of it is there: the sender's blocks are free, the receiver decodes."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from kvplan.engine.disaggregation.pipeline import Flow, through
+from kvplan.engine.disaggregation.pipeline import through
 from kvplan.errors import UsageError
 
 
@@ -79,11 +79,16 @@ class Fabric:
         self._nobody = Adapter()
         self._link = next(number for number, stage in enumerate(route) if stage.link)
 
-    def send(self, prefill: int, decode: int, stored: int, flow: Flow) -> float:
-        """Book a transfer of ``stored`` bytes of cache in equal pieces; returns when the last has come."""
+    def send(
+        self, prefill: int, decode: int, stored: int, first_s: float, last_s: float, pieces: int = 1
+    ) -> float:
+        """Book a transfer of ``stored`` bytes of cache; returns when all of it has come.
+
+        Args:
+            first_s, last_s: when the first and the last of its equal pieces are there to be sent.
+        """
         if stored <= 0:
-            return flow.last_s
-        pieces = flow.pieces
+            return last_s
         piece = -(-stored // pieces)
         senders, receivers = self.senders[prefill], self.receivers[decode]
         for number, stage in enumerate(self.route):
@@ -92,14 +97,14 @@ class Fabric:
             sender = senders[number] if stage.prefill else self._nobody
             receiver = receivers[number] if stage.decode else self._nobody
             free = sender.free_s if sender.free_s > receiver.free_s else receiver.free_s
-            flow, taken = through(flow, free, seconds)
+            first_s, last_s, taken = through(first_s, last_s, pieces, free, seconds)
             if stage.prefill:
                 sender.take(taken, pieces * seconds)
             if stage.decode:
                 receiver.take(taken, pieces * seconds)
             if stage.link:
                 self.moved_bytes += pieces * size
-        return flow.last_s
+        return last_s
 
     def link_busy_s(self) -> tuple[float, float]:
         """Seconds the link's adapters were at work: all senders, all receivers."""

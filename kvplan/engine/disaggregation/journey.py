@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from kvplan.engine.disaggregation.pipeline import Flow
 from kvplan.traces.request import Request, TokenRuns
 
 if TYPE_CHECKING:
@@ -28,9 +27,16 @@ class FirstToken(Enum):
 
 
 class Chunk(NamedTuple):
-    """Computed KV that can be sent: when its pieces were there, and how many blocks of the prompt it ends."""
+    """Computed KV that waits to be sent.
 
-    flow: Flow
+    Attributes:
+        first_s, last_s: when the first and the last of its ``pieces`` were there.
+        blocks: blocks of the prompt up to its end; final: whether it ends the prompt.
+    """
+
+    first_s: float
+    last_s: float
+    pieces: int
     blocks: int
     final: bool
 

@@ -15,28 +15,22 @@ each and a free link this is  max(n p, n x) + min(p, x):  the longer of prefill 
 
 from __future__ import annotations
 
-from typing import NamedTuple
 
-
-class Flow(NamedTuple):
-    """``pieces`` that come (or leave) from ``first_s`` to ``last_s``, evenly or ever more slowly."""
-
-    first_s: float
-    last_s: float
-    pieces: int = 1
-
-
-def through(flow: Flow, free_s: float, piece_s: float) -> tuple[Flow, float]:
-    """The flow behind a stage, and until when the stage was needed.
+def through(
+    first_s: float, last_s: float, pieces: int, free_s: float, piece_s: float
+) -> tuple[float, float, float]:
+    """When the first and the last piece leave a stage, and until when the stage was needed.
 
     The stage serves others in the gaps between pieces, so it is taken for as long as it works and not until
     the last piece has left.
 
     Args:
+        first_s, last_s: when the first and the last piece come, evenly or ever more slowly.
+        pieces: how many.
         free_s: when the stage is free.
         piece_s: seconds it needs for a piece.
     """
-    begun = flow.first_s if flow.first_s > free_s else free_s
-    taken = begun + flow.pieces * piece_s
-    last = flow.last_s + piece_s
-    return Flow(begun + piece_s, last if last > taken else taken, flow.pieces), taken
+    begun = first_s if first_s > free_s else free_s
+    taken = begun + pieces * piece_s
+    last = last_s + piece_s
+    return begun + piece_s, last if last > taken else taken, taken

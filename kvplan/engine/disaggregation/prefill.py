@@ -26,9 +26,9 @@ class PrefillEvents(Protocol):
         ...
 
     def computed(
-        self, journey: Journey, attempt: int, span: tuple[float, float], tokens: int, cached: int
+        self, journey: Journey, attempt: int, tokens: int, cached: int, begun: float, ended: float
     ) -> None:
-        """A step from ``span[0]`` to ``span[1]`` computed the prompt up to ``tokens``; reported as above.
+        """A step from ``begun`` to ``ended`` computed the prompt up to ``tokens``; reported as above.
 
         ``cached`` of them were in the prefix cache when the prompt was begun in this step.
         """
@@ -76,8 +76,8 @@ class PrefillScheduler(VllmScheduler):
 class PrefillReplica(Replica):
     """One instance of the prefill pool.
 
-    ``advance`` plans at most one step a call, so that whatever follows from a step is known to all before
-    anybody goes on.
+    ``advance`` ends when a prompt is computed, or has begun where that matters to others: what follows from
+    it may come back to this instance before its next step.
 
     Attributes:
         parked_s: since when nothing fits because blocks are held; None while there is something to do.
@@ -104,7 +104,8 @@ class PrefillReplica(Replica):
         self.peak_held = 0
         self._free_s = 0.0
         self._seconds = 0.0
-        self._streams: dict[StepPlan, tuple[float, list[tuple[LiveRequest, int, int, int]]]] = {}
+        self._ending = False
+        self._streams: dict[StepPlan, tuple[float, list[tuple[Journey, int, int, int]]]] = {}
 
     @property
     def next_s(self) -> float:
@@ -142,6 +143,9 @@ class PrefillReplica(Replica):
     def _planned(self, plan: StepPlan, clock: float, until: float) -> float:
         super()._planned(plan, clock, until)
         scheduler = self.prefill
+        # A step's end is dealt with after the next one was planned, where two are in flight.
+        noticed = bool(plan.finish) or self._ending or bool(scheduler.set_back)
+        self._ending = bool(plan.finish)
         if self.layers:
             for request in scheduler.set_back:
                 self.events.preempted(journey_of(request), clock)
@@ -149,17 +153,17 @@ class PrefillReplica(Replica):
         if self.layers and plan.batch.scheduled_tokens:
             begun = clock if clock > self._free_s else self._free_s
             self._free_s = begun + self._seconds
-            self._streams[plan] = begun, [self._chunk(*item, clock) for item in plan.scheduled]
-        return clock
-
-    def _chunk(self, request: LiveRequest, tokens: int, clock: float) -> tuple[LiveRequest, int, int, int]:
-        """What a step computes: attempt, tokens computed after it, tokens cached before the first."""
-        journey = journey_of(request)
-        cached = 0
-        if journey.offered is None:
-            self.events.scheduled(journey, clock)
-            cached = request.computed - tokens
-        return request, journey.attempt, request.computed, cached
+            chunks = []
+            for request, tokens in plan.scheduled:
+                journey = journey_of(request)
+                cached = 0
+                if journey.offered is None:
+                    noticed = True
+                    self.events.scheduled(journey, clock)
+                    cached = request.computed - tokens
+                chunks.append((journey, journey.attempt, request.computed, cached))
+            self._streams[plan] = begun, chunks
+        return clock if noticed else until
 
     def _nothing_fits(self, clock: float) -> None:
         if not self.prefill.held:
@@ -170,8 +174,8 @@ class PrefillReplica(Replica):
         self.scheduler.deliver(plan)
         if self.layers and plan.batch.scheduled_tokens:
             begun, chunks = self._streams.pop(plan)
-            for request, attempt, tokens, cached in chunks:
-                self.events.computed(journey_of(request), attempt, (begun, clock), tokens, cached)
+            for chunk in chunks:
+                self.events.computed(*chunk, begun, clock)
         for request in plan.finish:
             journey = journey_of(request)
             journey.scheduled_s = request.scheduled_s

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvplan.engine.disaggregation.pipeline import Flow, through
+from kvplan.engine.disaggregation.pipeline import through
 
 SECONDS = st.floats(0, 10, allow_nan=False)
 
@@ -33,12 +33,12 @@ def test_first_and_last_piece_say_it_all(
 ) -> None:
     """Layers that are computed evenly, wait for the receiver, and pass several stages."""
     ready = [max(begin + (number + 1) * compute, held_up) for number in range(pieces)]
-    flow = Flow(ready[0], ready[-1], pieces)
+    first, last = ready[0], ready[-1]
     for free, seconds in stages:
         ready = piece_by_piece(ready, free, seconds)
-        flow, _ = through(flow, free, seconds)
-        assert flow.first_s == pytest.approx(ready[0], rel=1e-12, abs=1e-12)
-        assert flow.last_s == pytest.approx(ready[-1], rel=1e-9, abs=1e-9)
+        first, last, _ = through(first, last, pieces, free, seconds)
+        assert first == pytest.approx(ready[0], rel=1e-12, abs=1e-12)
+        assert last == pytest.approx(ready[-1], rel=1e-9, abs=1e-9)
 
 
 @settings(max_examples=200, deadline=None, database=None, derandomize=True)
@@ -47,17 +47,17 @@ def test_streaming_by_layer_takes_the_longer_of_both_and_one_layer(
     layers: int, prefill: float, transfer: float
 ) -> None:
     layer_prefill, layer_transfer = prefill / layers, transfer / layers
-    flow, _ = through(Flow(layer_prefill, prefill, layers), 0.0, layer_transfer)
+    _, last, _ = through(layer_prefill, prefill, layers, 0.0, layer_transfer)
     expected = max(prefill, transfer) + min(layer_prefill, layer_transfer)
-    assert flow.last_s == pytest.approx(expected, rel=1e-9)
+    assert last == pytest.approx(expected, rel=1e-9)
 
 
 @given(layers=st.integers(1, 64), seconds=SECONDS, free=SECONDS)
 def test_a_stage_is_taken_as_long_as_it_works(layers: int, seconds: float, free: float) -> None:
-    _, taken = through(Flow(1.0, 9.0, layers), free, seconds)
+    _, _, taken = through(1.0, 9.0, layers, free, seconds)
     assert taken == max(1.0, free) + layers * seconds
 
 
 def test_one_piece_is_a_plain_queue() -> None:
-    assert through(Flow(3.0, 3.0), 5.0, 2.0) == (Flow(7.0, 7.0), 7.0)
-    assert through(Flow(6.0, 6.0), 5.0, 2.0) == (Flow(8.0, 8.0), 8.0)
+    assert through(3.0, 3.0, 1, 5.0, 2.0) == (7.0, 7.0, 7.0)
+    assert through(6.0, 6.0, 1, 5.0, 2.0) == (8.0, 8.0, 8.0)
