@@ -150,8 +150,9 @@ def _contiguous(part: AllocationPart, deployment: Deployment) -> Chosen:
     chunk = -(-part.chunk // size) if part.chunk is not None else 0
     if part.when_full == "preempt":
         return Chosen(ContiguousGrowth(GrowthRule(chunk, False, 0, 1.0), part.fit))
+    block_bytes = _block_bytes(part, deployment)
     speed, assumed = _copy_speed(part, deployment)
-    rule = GrowthRule(chunk, True, _block_bytes(part, deployment), speed)
+    rule = GrowthRule(chunk, True, block_bytes, speed)
     return Chosen(ContiguousGrowth(rule, part.fit), assumptions=assumed)
 
 

@@ -7,7 +7,6 @@ A pin holds blocks as a request does, so no eviction policy can take them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush, heapreplace
 
@@ -41,14 +40,17 @@ class PinRule:
 
 
 class Pin:
-    """One pinned prefix; ``holder`` holds its blocks."""
+    """One pinned prefix; ``holder`` holds its blocks, ``prints`` are the fingerprints of its units."""
 
-    __slots__ = ("blocks", "expires_s", "holder", "key", "used_s")
+    __slots__ = ("blocks", "expires_s", "holder", "key", "prints", "used_s")
 
-    def __init__(self, key: _Key, holder: LiveRequest, blocks: int, now: float, ttl_s: float) -> None:
+    def __init__(
+        self, key: _Key, holder: LiveRequest, blocks: int, prints: list[int], now: float, ttl_s: float
+    ) -> None:
         self.key = key
         self.holder = holder
         self.blocks = blocks
+        self.prints = prints
         self.used_s = now
         self.expires_s = now + ttl_s
 
@@ -159,20 +161,20 @@ class Pins:
         match = index.match(request.content, blocks)
         if match.blocks < blocks:
             return False
-        held = self._held
-        prints = list(self._prints(request, blocks))
-        new = sum(print_ not in held for print_ in prints)
-        if (len(held) + new) * self._unit > self.budget:
+        held, unit = self._held, self._unit
+        if self.blocks + blocks - self._held_of(request, blocks) > self.budget:
             self.counters.refused += 1
             return True
         self._count_time(now)
+        size, fingerprint = index.block_size, request.content.fingerprint
+        prints = [fingerprint(block * size) for block in range(unit, blocks + 1, unit)]
         for print_ in prints:
             held[print_] = held.get(print_, 0) + 1
         holder = LiveRequest(request.request, index.root)
         holder.status = Status.RUNNING
         holder.blocks = blocks
         index.hold(holder, match)
-        pin = self.pins[key] = Pin(key, holder, blocks, now, rule.ttl_s)
+        pin = self.pins[key] = Pin(key, holder, blocks, prints, now, rule.ttl_s)
         self._seen.pop(key, None)
         self._timer += 1
         heappush(self._timers, (pin.expires_s, self._timer, pin))
@@ -182,11 +184,18 @@ class Pins:
         counters.peak_blocks = max(counters.peak_blocks, self.blocks)
         return True
 
-    def _prints(self, request: LiveRequest, blocks: int) -> Iterator[int]:
-        size = self._index.block_size
+    def _held_of(self, request: LiveRequest, blocks: int) -> int:
+        """How many of the request's first ``blocks`` blocks pins hold; whoever holds a unit holds all before."""
+        held, unit, size = self._held, self._unit, self._index.block_size
         fingerprint = request.content.fingerprint
-        for block in range(self._unit, blocks + 1, self._unit):
-            yield fingerprint(block * size)
+        low, high = 0, blocks // unit
+        while low < high:
+            middle = (low + high + 1) // 2
+            if fingerprint(middle * unit * size) in held:
+                low = middle
+            else:
+                high = middle - 1
+        return low * unit
 
     # -- end --------------------------------------------------------------------------------------------
 
@@ -224,7 +233,7 @@ class Pins:
         self._count_time(now)
         del self.pins[pin.key]
         held = self._held
-        for print_ in self._prints(pin.holder, pin.blocks):
+        for print_ in pin.prints:
             if held[print_] == 1:
                 del held[print_]
             else:
