@@ -11,6 +11,9 @@ from __future__ import annotations
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.plan import StepPlan
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder
+from kvplan.engine.replica import Replica
 
 
 class Watchdog:
@@ -34,3 +37,15 @@ class Watchdog:
             self._fruitless += 1
             if self._fruitless > self._limit:
                 raise EngineStuck(clock, plan.preempted[-1].request.id, "is preempted without end")
+
+
+class WatchedReplica(Replica):
+    """The plain engine, which says so when nothing comes of its preemptions."""
+
+    def __init__(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> None:
+        super().__init__(config, latency, recorder)
+        self._watchdog = Watchdog(config)
+
+    def _record(self, plan: StepPlan, clock: float) -> None:
+        self._watchdog.planned(plan, clock)
+        super()._record(plan, clock)

@@ -13,15 +13,14 @@ from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Metric, Recorder
-from kvplan.engine.replica import Replica
-from kvplan.engine.watchdog import Watchdog
+from kvplan.engine.watchdog import WatchedReplica
 from kvplan.traces.request import Request
 
 _EVERY_POINT = 512
 """Points of the series that are all observed; of later ones one in four is, as looking costs time."""
 
 
-class ObservedReplica(Replica):
+class ObservedReplica(WatchedReplica):
     """The plain engine, with fragmentation observed at points of the series."""
 
     def __init__(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> None:
@@ -83,11 +82,6 @@ class HoldingReplica(ObservedReplica):
         self.scheduler: HoldingScheduler = HoldingScheduler(config, keep_schedule=self.logging)
         self.holder = holder(config, self.scheduler.pool)
         self.scheduler.hold_with(self.holder)
-        self._watchdog = Watchdog(config)
-
-    def _record(self, plan: StepPlan, clock: float) -> None:
-        self._watchdog.planned(plan, clock)
-        super()._record(plan, clock)
 
     def rejection(self, request: Request) -> str | None:
         """As the holder sees it."""

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.plan import StepPlan
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Metric, Recorder
-from kvplan.engine.replica import Replica
 from kvplan.engine.sampling.beams import BeamScheduler
 from kvplan.engine.sampling.forking import ForkingScheduler
 from kvplan.engine.sampling.samples import SampleRows, all_samples, first_samples
-from kvplan.engine.watchdog import Watchdog
+from kvplan.engine.watchdog import WatchedReplica
 from kvplan.traces.request import Request
 
 Fork: TypeAlias = Literal["copy-on-write", "requests"]
@@ -43,7 +41,7 @@ class SamplingRule:
     block_bytes: int | None = None
 
 
-class ForkingReplica(Replica):
+class ForkingReplica(WatchedReplica):
     """One engine whose scheduler forks requests."""
 
     def __init__(
@@ -55,11 +53,6 @@ class ForkingReplica(Replica):
         else:
             self.forking = BeamScheduler(config, rule.n, rule.trunk_lag, keep_schedule=self.logging)
         self.scheduler = self.forking
-        self._watchdog = Watchdog(config)
-
-    def _record(self, plan: StepPlan, clock: float) -> None:
-        self._watchdog.planned(plan, clock)
-        super()._record(plan, clock)
 
 
 class SamplingEngine:
@@ -82,9 +75,9 @@ class SamplingEngine:
         )
         inner.series = recorder.series
         self.inner = inner
-        self.replica: Replica
+        self.replica: WatchedReplica
         if rule.fork == "requests":
-            self.replica = Replica(config, latency, inner)
+            self.replica = WatchedReplica(config, latency, inner)
         else:
             self.replica = ForkingReplica(config, latency, inner, rule)
 
