@@ -185,7 +185,7 @@ class Pins:
         return True
 
     def _held_of(self, request: LiveRequest, blocks: int) -> int:
-        """How many of the request's first ``blocks`` blocks pins hold; whoever holds a unit holds all before."""
+        """How many of the first ``blocks`` blocks pins hold: with a unit they hold all before it."""
         held, unit, size = self._held, self._unit, self._index.block_size
         fingerprint = request.content.fingerprint
         low, high = 0, blocks // unit
