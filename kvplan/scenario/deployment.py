@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -116,13 +117,26 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
         eviction=cache.eviction,
         groups=groups,
     )
-    held = config.usable_blocks * min(group.block_size for group in groups)
-    if held < max_model_len:
-        warnings.append(
-            f"the pool holds {format_tokens(held)} tokens, less than max_model_len "
-            f"{format_tokens(max_model_len)}: vLLM would refuse to start; longer requests are rejected here"
-        )
+    warnings.extend(_about_memory(config, fit))
     return Deployment(model, gpu, fit, parallel, config, tuple(assumed), tuple(warnings))
+
+
+def _about_memory(config: EngineConfig, fit: FitReport | None) -> Iterator[str]:
+    """What is remarkable about the pool."""
+    # A window or a state is held whatever the length: only layers that keep everything can be too many.
+    held = config.usable_blocks * min((g.block_size for g in config.groups if g.kind == "full"), default=0)
+    if held and held < config.max_model_len:
+        yield (
+            f"the pool holds {format_tokens(held)} tokens, less than max_model_len "
+            f"{format_tokens(config.max_model_len)}: vLLM would refuse to start; longer requests are "
+            "rejected here"
+        )
+    if fit is not None and all(group.kind == "mamba" for group in config.groups):
+        state = format_bytes(fit.binding.pool.state_bytes)
+        yield (
+            f"{fit.model.name} keeps a state of {state} a request on every GPU and nothing per token: memory "
+            "does not grow with length"
+        )
 
 
 def _default(name: str, value: int | float) -> Assumption:

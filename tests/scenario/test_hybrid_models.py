@@ -58,12 +58,15 @@ def test_every_kind_of_layer_is_simulated(model: str, tp: int, kinds: set[str]) 
 def test_memory_of_a_recurrent_model_does_not_depend_on_length(model: str, prefix: str) -> None:
     peaks = set()
     for prompt in (300, 9600):
-        lone = ["workload.requests=1", f"workload.prompt_tokens={prompt}", "engine.max_model_len=64k"]
+        lone = ["workload.requests=1", f"workload.prompt_tokens={prompt}", "engine.max_model_len=1M"]
         chunks = "engine.max_num_batched_tokens=128"
         _, document = simulated(model, f"cache.prefix={prefix}", chunks, *lone)
         assert document["totals"]["finished"] == 1
         assert document["model"]["kv_bytes_per_token"] == 0
         assert document["model"]["state_bytes_per_sequence"] > 0
+        (note,) = [text for text in document["warnings"] if "does not grow with length" in text]
+        assert note.startswith(f"{model} keeps a state of ")
+        assert not any("less than max_model_len" in text for text in document["warnings"])
         peaks.add(document["totals"]["peak_used_blocks"])
     # A state; with prefix caching also the one it was computed from, and one more while a step is in flight.
     assert len(peaks) == 1
