@@ -177,25 +177,29 @@ class TierStack:
 
     def _evict(self, tier: Tier) -> None:
         """Evict until nothing is too much; what leaves goes to the tier below, if there is one."""
+        excess = tier.cached + tier.reserved - tier.capacity
         below = self._below(tier)
-        leaving: list[Run] = []
-        while (excess := -tier.free) > 0:
+        handed = False
+        while excess > 0:
             place = tier.oldest()
             run = place.run
-            if run.end - run.start > excess:
+            blocks = run.end - run.start
+            if blocks > excess:
                 if below is None and not run.children and run.only_in(place):
                     self._cut(tier, run, excess)
                     break
-                self.residency.split(run, run.end - run.start - excess)
-            if below is not None and below.place(run) is None:
+                self.residency.split(run, blocks - excess)
+                blocks = excess
+            if below is not None and run.places[below.index] is None:
                 self._hand_down(below, run, place)
-                leaving.append(run)
+                handed = True
             tier.drop(run)
+            excess -= blocks
             if not run.anywhere:
-                self.lost += run.end - run.start
+                self.lost += blocks
                 self.residency.prune(run)
         tier.settle()
-        if leaving:
+        if handed:
             assert below is not None
             self._evict(below)
 
@@ -218,7 +222,8 @@ class TierStack:
         tier.enter(place)
 
     def _noted(self, upper: Run) -> None:
-        for tier, place in zip(self.tiers, upper.places, strict=True):
+        for tier in self.tiers:
+            place = upper.places[tier.index]
             if place is not None:
                 tier.enter(place)
 

@@ -23,7 +23,8 @@ class Tier:
     """
 
     __slots__ = (
-        "_order", "cached", "capacity", "evicted", "hits", "index", "name", "peak", "reserved", "stored",
+        "_order", "_tidy", "cached", "capacity", "evicted", "hits", "index", "name", "peak", "reserved",
+        "stored",
     )  # fmt: skip
 
     def __init__(self, name: str, index: int, capacity: int) -> None:
@@ -33,6 +34,7 @@ class Tier:
         self.cached = self.reserved = self.peak = 0
         self.stored = self.evicted = self.hits = 0
         self._order: list[tuple[int, int, int, Place]] = []
+        self._tidy = 64
 
     @property
     def free(self) -> int:
@@ -59,9 +61,10 @@ class Tier:
         """Note a place's position in the order; earlier notes of it are void."""
         order = self._order
         heappush(order, (place.stamp, -place.run.end, id(place), place))
-        if len(order) > 64 and len(order) > 8 * (self.cached + 1):
+        if len(order) > self._tidy:
             self._order = [entry for entry in order if self._valid(entry)]
             heapify(self._order)
+            self._tidy = 64 + 4 * len(self._order)
 
     def _valid(self, entry: tuple[int, int, int, Place]) -> bool:
         stamp, end, _, place = entry

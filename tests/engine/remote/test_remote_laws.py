@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from audited import Audited
@@ -18,10 +19,12 @@ from kvplan.engine.replica import Replica
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 
+EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "200"))
+
 CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
 
 laws = settings(
-    max_examples=200, deadline=None, database=None, derandomize=True,
+    max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 200,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 

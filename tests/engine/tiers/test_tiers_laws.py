@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -21,6 +22,8 @@ from kvplan.engine.tiers.stack import TierSpec, TierStack
 from kvplan.engine.tiers.strategy import Tiers
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
+
+EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "250"))
 
 CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
 
@@ -103,7 +106,7 @@ def play(
 
 
 laws = settings(
-    max_examples=250, deadline=None, database=None, derandomize=True,
+    max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 250,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from workloads import requests
@@ -10,6 +12,8 @@ from kvplan.engine.content import Content
 from kvplan.engine.tiers.residency import Run
 from kvplan.engine.tiers.stack import TierSpec, TierStack
 from kvplan.traces.request import Request, iterate_tokens
+
+EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "300"))
 
 Key = tuple[int, ...]
 """A block is known by all tokens up to its end."""
@@ -126,7 +130,7 @@ operations = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None, database=None, derandomize=True,
+@settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 300,
           suppress_health_check=list(HealthCheck))  # fmt: skip
 @given(
     requests(40), st.integers(1, 3), st.integers(0, 9),
