@@ -122,7 +122,11 @@ def _where_to_get(kind: str, name: str, known: list[Entry]) -> str:
     for entry in known:
         counts[entry.origin] = counts.get(entry.origin, 0) + 1
     searched = ", ".join(f"{origin} ({count})" for origin, count in counts.items()) or "nothing found"
-    hint = f"searched: {searched}; list them with: kvplan {kind}s list"
+    hint = f"searched: {searched}; "
+    if kind == "link":
+        # Links are few and have no command of their own.
+        return hint + "known: " + ", ".join(entry.name for entry in known)
+    hint += f"list them with: kvplan {kind}s list"
     if kind == "model" and "/" in name:
         hint += f"; or import it: kvplan models import {name}"
     return hint

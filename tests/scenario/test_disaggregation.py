@@ -143,7 +143,8 @@ def test_a_link_of_ones_own() -> None:
 @pytest.mark.parametrize(
     ("flags", "error", "where", "text"),
     [
-        ({"disaggregation.link": "ib-nrd"}, UnknownName, "disaggregation.link", "ib-ndr"),
+        ({"disaggregation.link": "ib-nrd"}, UnknownName, "disaggregation.link", "did you mean ib-ndr"),
+        ({"disaggregation.link": "carrier-pigeon"}, UnknownName, "disaggregation.link", "known: ddr5-host"),
         ({"disaggregation.bandwidth": 0}, KvplanError, "disaggregation.bandwidth", "greater than 0"),
         ({"disaggregation.bandwidth": "3 bananas"}, KvplanError, "disaggregation.bandwidth", "bananas"),
         (
