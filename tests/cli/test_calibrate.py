@@ -102,3 +102,16 @@ def test_tables_of_another_gpu_than_named_are_refused(table, tmp_path, capsys):
     code = run(["calibrate", "--from", str(table), "--gpu-spec", "h100-sxm", "-o", str(tmp_path / "p.json")])
     assert code == 1
     assert "not of h100-sxm" in capsys.readouterr().err
+
+
+def test_show_without_a_name_lists_the_bundled_profiles(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["calibrate", "show", "--format", "json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["profiles"]
+    assert {item["gpu"] for item in listed} >= {"h100-sxm", "a100-80g"}
+    for item in listed:
+        assert run(["calibrate", "show", item["name"], "--format", "json"]) == 0
+        assert len(json.loads(capsys.readouterr().out)["kernels"]) == item["kernels"]
+    assert run(["calibrate", "show"]) == 0
+    shown = capsys.readouterr().out
+    assert all(item["name"] in shown for item in listed)
+    assert max(map(len, shown.splitlines())) <= 80

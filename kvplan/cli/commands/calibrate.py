@@ -131,14 +131,44 @@ def calibrate(
 
 @app.command("show")
 def show(
-    profile: Annotated[str, typer.Argument(help="Name of a bundled profile, or a profile file.")],
+    profile: Annotated[
+        str | None,
+        typer.Argument(help="Name of a bundled profile, or a profile file.", show_default=False),
+    ] = None,
     output: FormatOption = OutputFormat.table,
 ) -> None:
-    """What a profile holds: its kernels, how well each predicts, and where the measurements come from."""
-    from kvplan.latency.fit.profile_file import read_profile
-    from kvplan.latency.profile import profile_path
+    """What a profile holds: its kernels, how well each predicts, and where the measurements come from.
 
+    Without a name: which profiles are bundled.
+    """
+    from kvplan.latency.fit.profile_file import read_profile
+    from kvplan.latency.profile import profile_names, profile_path
+
+    if profile is None:
+        _list([read_profile(profile_path(name)) for name in profile_names()], output)
+        return
     _print(read_profile(profile_path(profile)), output)
+
+
+def _list(profiles: list[ProfileFile], output: OutputFormat) -> None:
+    from kvplan.cli.output import answer, csv_text, markdown_table, print_json
+
+    columns = ("name", "gpu", "kernels", "source")
+    rows = [(p.name, p.gpu, len(p.kernels), p.provenance.source) for p in profiles]
+    if output is OutputFormat.json:
+        print_json(
+            {
+                "schema": "kvplan.profiles/1",
+                "profiles": [dict(zip(columns, row, strict=True)) for row in rows],
+            }
+        )
+    elif output is OutputFormat.csv:
+        answer(csv_text(columns, rows))
+    elif output is OutputFormat.md:
+        answer(markdown_table(columns, rows))
+    else:
+        lines = [f"{name:<12} {gpu:<12} {count:>3} kernels   {source}" for name, gpu, count, source in rows]
+        answer("\n".join([*lines, "", "kvplan calibrate show NAME says what one holds"]))
 
 
 def _print(profile: ProfileFile, output: OutputFormat) -> None:
