@@ -23,10 +23,15 @@ from kvplan.traces.request import Request
 
 @dataclass(slots=True)
 class _Kept:
-    """One running request: tokens it knew when it was admitted, which its prefill computes."""
+    """One running request.
+
+    ``prefill``: tokens it knew when it was admitted, which its prefill computes; ``dropped``: tokens it has
+    lost and no more will, once it decodes under a law by which kept tokens grow by one a step.
+    """
 
     prefill: int
     most_blocks: int = 0
+    dropped: int | None = None
 
 
 class Dropping(Holder):
@@ -40,6 +45,7 @@ class Dropping(Holder):
         # The same engine with a pool in which every request fits: the front end's other reasons stay.
         roomy = max(config.num_blocks, config.max_model_len // self.size + 3)
         self._endless = replace(config, num_blocks=roomy)
+        self._linear = law.context() is None
         self._kept: dict[LiveRequest, _Kept] = {}
         self._computed = self._dropped = 0
         self._most_blocks = 0
@@ -71,22 +77,19 @@ class Dropping(Holder):
             whole = self._most_in_prefill(request.prompt_tokens, request.num_tokens)
             if whole > available:
                 return False
-        return self._room(request.prompt_tokens, False, 0, tokens) <= available
+        return self._room(request.prompt_tokens, 0, tokens) <= available
 
     def admit(self, request: LiveRequest, tokens: int) -> None:
         """The first chunk; of a quantized cache also the buffer."""
         self._kept[request] = _Kept(request.num_tokens)
-        self._hold(request, self._room(request.prompt_tokens, False, 0, tokens))
+        self._hold(request, self._room(request.prompt_tokens, 0, tokens))
 
     # -- growing and dropping ---------------------------------------------------------------------------
 
-    def _room(self, prompt: int, settled: bool, before: int, after: int) -> int:
-        """Blocks needed while tokens ``before .. after`` are computed."""
+    def _room(self, prompt: int, before: int, after: int) -> int:
+        """Blocks needed while the tokens ``before .. after`` of a prompt are computed."""
         law = self.law
-        if settled:
-            kept = law.kept(prompt, True, after)
-        else:
-            kept = law.kept(prompt, False, before) + after - before
+        kept = law.kept(prompt, False, before) + after - before
         return law.blocks(kept, self.size) + law.buffer_blocks
 
     def _hold(self, request: LiveRequest, blocks: int) -> None:
@@ -103,8 +106,10 @@ class Dropping(Holder):
             record.most_blocks = blocks
 
     def _needed(self, request: LiveRequest, before: int, after: int) -> int:
-        settled = before >= self._kept[request].prefill
-        return self._room(request.prompt_tokens, settled, before, after)
+        if before >= self._kept[request].prefill:
+            law = self.law
+            return law.blocks(self.attended(request, after), self.size) + law.buffer_blocks
+        return self._room(request.prompt_tokens, before, after)
 
     def grow(self, request: LiveRequest, before: int, after: int) -> bool:
         """From the free blocks."""
@@ -127,8 +132,8 @@ class Dropping(Holder):
 
     def next_look(self, request: LiveRequest, computed: int) -> int | None:
         """When the kept tokens begin another block."""
-        law, prompt = self.law, request.prompt_tokens
-        after = law.next_block(prompt, law.kept(prompt, True, computed), self.size)
+        kept = self.attended(request, computed)
+        after = self.law.next_block(request.prompt_tokens, kept, self.size)
         return None if after is None else max(after, computed + 1)
 
     def settle(self, request: LiveRequest, computed: int) -> bool:
@@ -156,8 +161,13 @@ class Dropping(Holder):
     def attended(self, request: LiveRequest, computed: int) -> int:
         """What the law keeps."""
         record = self._kept.get(request)
-        settled = record is not None and computed >= record.prefill
-        return self.law.kept(request.prompt_tokens, settled, computed)
+        if record is None or computed < record.prefill:
+            return self.law.kept(request.prompt_tokens, False, computed)
+        if not self._linear:
+            return self.law.kept(request.prompt_tokens, True, computed)
+        if record.dropped is None:
+            record.dropped = computed - self.law.kept(request.prompt_tokens, True, computed)
+        return computed - record.dropped
 
     def context(self) -> Context | None:
         """The law's."""

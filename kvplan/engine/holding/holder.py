@@ -36,6 +36,9 @@ class Holder(ABC):
     contiguous = False
     """Whether a request's blocks must lie side by side, so that free ones may be of no use."""
 
+    chunks_matter = True
+    """Whether a request that cannot start with a chunk might start with a smaller one."""
+
     def __init__(self, config: EngineConfig, pool: BlockPool) -> None:
         self.config = config
         self.pool = pool

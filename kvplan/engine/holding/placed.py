@@ -29,6 +29,7 @@ class Placed(Holder):
 
     section = "allocation"
     contiguous = True
+    chunks_matter = False
 
     def __init__(self, config: EngineConfig, pool: BlockPool, fit: Fit) -> None:
         super().__init__(config, pool)

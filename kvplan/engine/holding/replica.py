@@ -16,7 +16,7 @@ from kvplan.engine.recorder import Metric, Recorder
 from kvplan.engine.watchdog import WatchedReplica
 from kvplan.traces.request import Request
 
-_EVERY_POINT = 512
+_EVERY_POINT = 256
 """Points of the series that are all observed; of later ones one in four is, as looking costs time."""
 
 

@@ -115,8 +115,9 @@ class HoldingScheduler(VllmScheduler):
 
     def _fits(self, request: LiveRequest, match: Match, tokens: int) -> bool:
         reserve = self.config.watermark_blocks if self.running else 0
-        fits = self.holder.admits(request, tokens, reserve)
-        if not fits and not self.holder.admits(request, 1, reserve):
+        holder = self.holder
+        fits = holder.admits(request, tokens, reserve)
+        if not fits and not (holder.chunks_matter and holder.admits(request, 1, reserve)):
             self.blocked = (request, self.version)
         return fits
 

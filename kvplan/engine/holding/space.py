@@ -56,13 +56,12 @@ class Holes:
         return size
 
     def _find(self, size: int) -> int | None:
+        if size > self.free:
+            return None
         sizes = self._sizes
         if self._best:
-            return min(
-                (start for start in self._starts if sizes[start] >= size),
-                key=lambda start: sizes[start],
-                default=None,
-            )
+            large = [(hole, start) for start, hole in sizes.items() if hole >= size]
+            return min(large)[1] if large else None
         return next((start for start in self._starts if sizes[start] >= size), None)
 
     def has(self, size: int) -> bool:
