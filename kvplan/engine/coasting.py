@@ -93,6 +93,7 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
                 break
             steady.tick = tick = tick + done
             steady.lag = 1 if overlap else 0
+            replica.watchdog.fruitless = 0
             scheduler.steps_since_prefill += done
             totals.steps = steps + done
             if taken:

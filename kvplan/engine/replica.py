@@ -19,6 +19,7 @@ from kvplan.engine.plan import StepPlan
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder, RequestRow, SeriesPoint
 from kvplan.engine.scheduler_vllm import VllmScheduler
+from kvplan.engine.watchdog import Watchdog
 from kvplan.traces.request import Request
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Replica:
         self.config = config
         self.latency = latency
         self.recorder = recorder
+        self.watchdog = Watchdog(config)
         self.logging = recorder.on_decision is not None
         self.scheduler = VllmScheduler(config, keep_schedule=self.logging, foresight=foresight)
         self.clock = 0.0
@@ -176,6 +178,9 @@ class Replica:
         running = len(scheduler.running)
         if running > totals.peak_running:
             totals.peak_running = running
+        if plan.preempted or self.watchdog.fruitless:
+            victim = plan.preempted[-1].request.id if plan.preempted else None
+            self.watchdog.planned(plan.batch.sampled_requests, victim, clock)
         if not plan.batch.scheduled_tokens and not plan.preempted:
             return
         if recorder.on_decision is not None:

@@ -8,6 +8,7 @@ import pytest
 
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.engine import make_engine
+from kvplan.engine.errors import EngineStuck
 from kvplan.engine.frontend import rejection
 from kvplan.engine.recorder import Recorder
 from kvplan.errors import UnknownName, UsageError
@@ -93,3 +94,19 @@ def test_the_scheduler_never_reads_an_output_length(engine: str) -> None:
         lines.append(log)
     common = 4  # the shortest answer of the first workload ends with the fifth step at the earliest
     assert lines[0][:common] == lines[1][:common]
+
+
+@pytest.mark.parametrize("engine", ["fast", "reference"])
+def test_requests_that_preempt_each_other_without_end_end_the_run_with_a_reason(engine: str) -> None:
+    """vLLM's rules allow it: the same priority and arrival, and admission without room for the whole prompt."""
+    config = EngineConfig(
+        8, block_size=3, max_model_len=23, max_num_seqs=2, max_num_batched_tokens=25, policy="priority",
+        enable_prefix_caching=False, long_prefill_token_threshold=3, scheduler_reserve_full_isl=False,
+    )  # fmt: skip
+    twins = [
+        Request(name, 0.0, ((start, 16),), 16, ((start + 500, 5),), 5)
+        for name, start in (("a", 0), ("b", 1000))
+    ]
+    running = make_engine(engine, config, LinearLatency(0.05, 0, 0), Recorder())
+    with pytest.raises(EngineStuck, match="preempted without end"):
+        running.run(twins)

@@ -13,14 +13,14 @@ from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Metric, Recorder
-from kvplan.engine.watchdog import WatchedReplica
+from kvplan.engine.replica import Replica
 from kvplan.traces.request import Request
 
 _EVERY_POINT = 256
 """Points of the series that are all observed; of later ones one in four is, as looking costs time."""
 
 
-class ObservedReplica(WatchedReplica):
+class ObservedReplica(Replica):
     """The plain engine, with fragmentation observed at points of the series."""
 
     def __init__(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> None:

@@ -13,6 +13,7 @@ from kvplan.engine.protocols import LatencyModel, StepBatch
 from kvplan.engine.recorder import Recorder, RequestRow, SeriesPoint
 from kvplan.engine.reference.scheduler import Scheduler, StepPlan
 from kvplan.engine.reference.state import RequestState
+from kvplan.engine.watchdog import Watchdog
 from kvplan.traces.request import Request
 
 
@@ -34,6 +35,7 @@ class ReferenceEngine:
         self.recorder = recorder
         self.check = check
         self.scheduler = Scheduler(config)
+        self._watchdog = Watchdog(config)
 
     def run(self, requests: Iterable[Request]) -> None:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
@@ -105,6 +107,8 @@ class ReferenceEngine:
         totals.peak_used_blocks = max(totals.peak_used_blocks, used)
         totals.peak_running = max(totals.peak_running, plan.running)
         totals.peak_waiting = max(totals.peak_waiting, plan.waiting)
+        victim = plan.preempted[-1].request.id if plan.preempted else None
+        self._watchdog.planned(len(plan.sampling), victim, clock)
         if not plan.tokens and not plan.preempted:
             return
         if recorder.on_decision is not None:

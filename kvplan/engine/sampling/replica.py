@@ -9,10 +9,10 @@ from typing import Literal, TypeAlias
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Metric, Recorder
+from kvplan.engine.replica import Replica
 from kvplan.engine.sampling.beams import BeamScheduler
 from kvplan.engine.sampling.forking import ForkingScheduler
 from kvplan.engine.sampling.samples import SampleRows, all_samples, first_samples
-from kvplan.engine.watchdog import WatchedReplica
 from kvplan.traces.request import Request
 
 Fork: TypeAlias = Literal["copy-on-write", "requests"]
@@ -41,7 +41,7 @@ class SamplingRule:
     block_bytes: int | None = None
 
 
-class ForkingReplica(WatchedReplica):
+class ForkingReplica(Replica):
     """One engine whose scheduler forks requests."""
 
     def __init__(
@@ -75,9 +75,9 @@ class SamplingEngine:
         )
         inner.series = recorder.series
         self.inner = inner
-        self.replica: WatchedReplica
+        self.replica: Replica
         if rule.fork == "requests":
-            self.replica = WatchedReplica(config, latency, inner)
+            self.replica = Replica(config, latency, inner)
         else:
             self.replica = ForkingReplica(config, latency, inner, rule)
 
