@@ -65,12 +65,14 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
             elif point < limit:
                 limit = point
             batch.scheduled_tokens = batch.decode_requests = batch.sampled_requests = count
-            context = steady.base_sum + count * tick
+            context = steady.context()
             free = pool.blank + pool.cached
             began = clock
             taken = done = 0
             phase = tick % size
-            while done < limit and clock < until:
+            for gain in steady.gains(limit):
+                if clock >= until:
+                    break
                 blocks = boundaries[phase]
                 if blocks:
                     if taken + blocks > free:
@@ -79,7 +81,7 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
                 phase += 1
                 if phase == size:
                     phase = 0
-                context += count
+                context += gain
                 batch.decode_context = batch.decode_kv_tokens = context
                 seconds = step_seconds(batch)
                 if not 0.0 <= seconds < _NEVER:
@@ -91,7 +93,7 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
                 done += 1
             if not done:
                 break
-            steady.tick = tick = tick + done
+            steady.glide(done)
             steady.lag = 1 if overlap else 0
             replica.watchdog.fruitless = 0
             scheduler.steps_since_prefill += done
@@ -105,7 +107,7 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
             if queued > totals.peak_waiting:
                 totals.peak_waiting = queued
             plan = quiet
-            if steady.next_event() <= tick:
+            if steady.next_event() <= steady.tick:
                 plan = scheduler.settle_calendar(quiet)
             if not point:
                 replica._add_point(began)

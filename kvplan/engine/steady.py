@@ -8,7 +8,9 @@ so how many need one in a step is a table look-up by ``tick % block_size``. What
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from heapq import heappop, heappush
+from itertools import repeat
 
 from kvplan.engine.live import LiveRequest
 
@@ -98,6 +100,18 @@ class SteadyDecodes:
         if len(ending) > 1:
             ending = sorted(dict.fromkeys(ending), key=_order)
         return publishing, ending
+
+    def context(self) -> int:
+        """Tokens that the last step attended to."""
+        return self.base_sum + self.count * self.tick
+
+    def gains(self, steps: int) -> Iterable[int]:
+        """By how many tokens the context grows in each of the next ``steps`` steps."""
+        return repeat(self.count, steps)
+
+    def glide(self, steps: int) -> None:
+        """So many steps were taken; what is due at the last of them is left to ``due``."""
+        self.tick += steps
 
     def quiet_steps(self) -> int:
         """Steps up to the next calendar entry, that step included, for which ``boundaries`` says all that is

@@ -6,6 +6,7 @@ forward: ``advance`` is called for every tick.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Protocol
 
@@ -25,6 +26,10 @@ class Context(Protocol):
 
     def advance(self, tick: int) -> None:
         """One tick later."""
+        ...
+
+    def gains(self, tick: int, steps: int) -> Iterator[int]:
+        """What ``advance`` will add in each of the ``steps`` ticks after ``tick`` if nobody comes or goes."""
         ...
 
 
@@ -57,6 +62,13 @@ class CappedContext:
         """One tick later: those that were not full have one token more."""
         self.total += self._growing
         self._growing -= self._full_from.pop(tick, 0)
+
+    def gains(self, tick: int, steps: int) -> Iterator[int]:
+        """See ``Context``."""
+        growing, full_from = self._growing, self._full_from
+        for later in range(tick + 1, tick + steps + 1):
+            yield growing
+            growing -= full_from.get(later, 0)
 
 
 class ShareContext:
@@ -95,3 +107,9 @@ class ShareContext:
     def advance(self, tick: int) -> None:
         """One tick later."""
         self.total += self._steps[(tick - 1) % self.share.denominator]
+
+    def gains(self, tick: int, steps: int) -> Iterator[int]:
+        """See ``Context``."""
+        table, period = self._steps, self.share.denominator
+        for before in range(tick, tick + steps):
+            yield table[before % period]

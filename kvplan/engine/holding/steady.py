@@ -6,6 +6,7 @@ be asked for more. Between looks nothing about blocks changes, so the engine may
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from heapq import heappop, heappush
 
 from kvplan.engine.holding.holder import Holder
@@ -64,6 +65,21 @@ class HeldDecodes(SteadyDecodes):
         self._context.advance(self.tick)
         return self._context.total
 
+    def context(self) -> int:
+        """As the base class."""
+        return super().context() if self._context is None else self._context.total
+
+    def gains(self, steps: int) -> Iterable[int]:
+        """As the base class."""
+        return super().gains(steps) if self._context is None else self._context.gains(self.tick, steps)
+
+    def glide(self, steps: int) -> None:
+        """As the base class."""
+        if self._context is not None:
+            for tick in range(self.tick + 1, self.tick + steps + 1):
+                self._context.advance(tick)
+        super().glide(steps)
+
     # -- looks ------------------------------------------------------------------------------------------
 
     def _expect_look(self, request: LiveRequest) -> None:
@@ -110,7 +126,7 @@ class HeldDecodes(SteadyDecodes):
 
     def next_event(self) -> int:
         """The next tick at which anything but the clock and the context may change."""
-        if self.unsettled or self._context is not None:
+        if self.unsettled:
             return self.tick + 1
         event = super().next_event()
         return min(event, self._ticks[0]) if self._ticks else event
