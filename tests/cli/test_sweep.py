@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -173,13 +174,19 @@ def test_an_interrupted_sweep_keeps_what_is_done(tmp_path: Path, how: signal.Sig
         [sys.executable, "-m", "kvplan", "sweep", str(scenario), "-j", jobs, "-o", str(out),
          "--vary", "workload.requests=2,3,4000000,4000001,4000002"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # A shell that runs the tests in the background has it ignored, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    time.sleep(6.0)
-    if how is signal.SIGINT:
-        os.killpg(process.pid, how)  # as a terminal does
-    else:
-        process.send_signal(how)
-    printed, error = process.communicate(timeout=30)
+    try:
+        time.sleep(10.0)
+        if how is signal.SIGINT:
+            os.killpg(process.pid, how)  # as a terminal does
+        else:
+            process.send_signal(how)
+        printed, error = process.communicate(timeout=30)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130, error
     assert "Traceback" not in error
     document = json.loads(out.read_text())
