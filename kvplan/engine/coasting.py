@@ -57,7 +57,10 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
             else:
                 clock = device_free = clock + seconds
         else:
-            # Decoding requests only, up to the next calendar entry, that step included.
+            # Decoding requests only, up to the next calendar entry, that step included; but a block that
+            # fills may let in, in that very step, who is waiting.
+            if waiting.items and len(scheduler.running) < replica.config.max_num_seqs:
+                limit -= 1
             if limit < 1:
                 break
             if alone or not point:

@@ -74,3 +74,19 @@ def test_a_last_token_in_flight_publishes_nothing_early() -> None:
     ]
     reference = play(ReferenceEngine, config, requests, log=True, check=True)
     assert play(Replica, config, requests, log=True).told == reference.told
+
+
+def test_a_block_that_fills_lets_in_who_waits_in_the_same_step() -> None:
+    """Found by 20,000 random workloads: a running request's answer is how the waiting prompt begins."""
+    config = EngineConfig(
+        num_blocks=14, block_size=3, max_model_len=21, max_num_seqs=3, max_num_batched_tokens=10,
+        async_scheduling=False,
+    )  # fmt: skip
+    requests = [
+        Request("r00", 0.0, ((1000, 6), (1050, 12)), 18, ((500, 3),), 3),
+        Request("r01", 0.0, ((1000, 1),), 1, ((500, 3),), 3),
+        Request("r02", 0.006, ((1000, 1), (500, 2), (1100, 1), (1150, 12)), 16, ((500, 1),), 1),
+    ]
+    reference = play(ReferenceEngine, config, requests, log=True, check=True)
+    assert reference.lines[3].startswith("r00=1,r01=1,r02=8|")
+    assert play(Replica, config, requests, log=False).told == reference.told
