@@ -85,6 +85,7 @@ def _capacity(scenario: Scenario, fit: FitReport) -> list[dict[str, Any]]:
         fit.gpu,
         kv_dtypes=[name for name in formats if _applies(name, fit.model)],
         parallel=fit.parallel,
+        expert_parallel=scenario.parallel.expert_parallel,
         weights_dtype=scenario.weights_dtype,
         engine=engine.kind,
         version=engine.version,

@@ -125,3 +125,20 @@ def test_every_replica_has_a_host_tier_of_its_own() -> None:
     assert document["pool"]["num_blocks"] == 1800
     assert document["gpu"]["count"] == 2
     assert document["totals"]["finished"] == 80
+
+
+def test_the_capacity_curve_deals_experts_out_as_the_pool_does() -> None:
+    flags = {
+        **LLAMA, "model": "minimax-m2.5", "gpu": "h200", "parallel.tp": 8, "engine.max_model_len": 8192,
+        "workload.requests": 3,
+    }  # fmt: skip
+    points = []
+    for dealt in (False, True):
+        run = run_of({**flags, "parallel.expert_parallel": dealt})
+        run.execute()
+        document, fit = run.result(["kvplan"]), run.deployment.fit
+        assert fit is not None
+        curve = next(item for item in document["capacity"] if item["dtype"] == fit.kv_format.name)
+        points.append(next(p["max_concurrency"] for p in curve["points"] if p["context_tokens"] == 8192))
+        assert points[-1] == float(fit.total_concurrency)
+    assert points[0] != points[1]
