@@ -8,10 +8,12 @@ the machine was. Not a timed test: nothing here passes or fails.
 from __future__ import annotations
 
 import argparse
+import cProfile
 import json
 import math
 import os
 import platform
+import pstats
 import statistics
 import subprocess
 import sys
@@ -19,6 +21,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from kvplan.scenario.load import load_scenario
+from kvplan.scenario.run import Run
 
 ENGINE = (
     "--blocks", "28000", "--block-size", "16", "--latency", "linear",
@@ -56,6 +61,7 @@ def cases(trace: Path | None) -> list[Case]:
     found = [
         Case(f"{count:,} x (1024 in / 256 out), 20/s", (*FIXED, "--limit", str(count)), bar, memory, rounds)
         for count, bar, memory, rounds in (
+            (1, None, None, 5),
             (10_000, 1.0, 90.0, 5),
             (100_000, None, None, 3),
             (1_000_000, 60.0, 500.0, 1),
@@ -63,7 +69,7 @@ def cases(trace: Path | None) -> list[Case]:
     ]
     if trace is not None:
         found.insert(
-            1, Case("Mooncake conversation, 12,031 requests", ("--trace", str(trace)), 3.0, 250.0, 5)
+            2, Case("Mooncake conversation, 12,031 requests", ("--trace", str(trace)), 3.0, 250.0, 5)
         )
     return found
 
@@ -101,6 +107,32 @@ def yardstick() -> float:
     return time.process_time() - started
 
 
+def profile() -> list[tuple[str, float]]:
+    """Own time of the functions that take most of 10,000 requests, as shares of the simulation (no start-up).
+
+    Python's profiler charges every call, so small functions look a little larger than they are.
+    """
+    flags = {
+        "workload.synthesize": "fixed", "workload.rate": 20.0, "workload.requests": 10_000,
+        "workload.prompt_tokens": 1024, "workload.output_tokens": 256, "cache.blocks": 28_000,
+        "latency.model": "linear", "latency.a": 5e-3, "latency.b": 2e-5, "latency.c": 1e-8,
+        "engine.max_num_seqs": 256, "engine.max_num_batched_tokens": 2048,
+    }  # fmt: skip
+    run = Run(load_scenario(None, flags))
+    profiler = cProfile.Profile()
+    profiler.enable()
+    run.execute()
+    profiler.disable()
+    stats = pstats.Stats(profiler).stats.items()  # type: ignore[attr-defined]
+    total = sum(entry[2] for _, entry in stats)
+    own: dict[str, float] = {}
+    for (path, _, function), entry in stats:
+        module = path.rpartition("kvplan/")[2] if "kvplan/" in path else "Python itself"
+        name = f"{module}: {function}" if "kvplan/" in path else module
+        own[name] = own.get(name, 0.0) + entry[2] / total
+    return sorted(own.items(), key=lambda item: -item[1])[:12]
+
+
 def exponent(results: dict[str, Measured]) -> float:
     """How CPU grows with requests: slope of log CPU over log requests, start-up left out."""
     points = sorted((item.requests, min(item.cpu_s)) for name, item in results.items() if " x (" in name)
@@ -125,11 +157,16 @@ def report(results: dict[str, Measured], wanted: list[Case], before: float, afte
             f"{min(item.cpu_s):.2f} | {_bar(case.cpu_s)} | {item.memory_mib:.0f} | {_bar(case.memory_mib)} |"
         )
     lines += [
+        "", "One request is what start-up costs: Python, typer, pydantic, rich, and this project's modules.",
         "", f"CPU grows with the number of requests to the power {exponent(results):.2f} (100,000 to 1,000,000).",
         "", f"Machine: Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} CPUs. A loop of",
         f"3,000,000 additions took {before:.2f} CPU s before and {after:.2f} after: where it takes longer, so does",
         "everything above.", "",
-        "Command: `make bench`.", "",
+        "## Where the time of 10,000 requests goes", "",
+        "Own time by Python's profiler, start-up left out; the rest is spread over smaller functions.", "",
+        "| function | share |", "| --- | ---: |",
+        *(f"| `{name}` | {share:.0%} |" for name, share in profile()),
+        "", "Command: `make bench`.", "",
     ]  # fmt: skip
     return "\n".join(lines)
 
