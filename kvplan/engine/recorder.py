@@ -6,8 +6,8 @@ Both engines report the same facts here, so that what is compared is what is wri
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
 
 MAX_SERIES_POINTS = 2000
 
@@ -34,6 +34,14 @@ class SeriesPoint(NamedTuple):
     cached_blocks: int
     running: int
     waiting: int
+    queried_tokens: int
+    hit_tokens: int
+    preemptions: int
+
+
+class Counters(Protocol):
+    """Running totals that every scheduler keeps."""
+
     queried_tokens: int
     hit_tokens: int
     preemptions: int
@@ -86,6 +94,22 @@ class Totals:
             "peak_used_blocks", "peak_running", "peak_waiting", "makespan_s",
         )  # fmt: skip
         return {name: getattr(self, name) for name in order}
+
+
+def decision_line(
+    scheduled: Iterable[tuple[str, int]], free: int, running: int, waiting: int, preempted: Iterable[str]
+) -> str:
+    """What a step decided, as the decision log has it.
+
+    Args:
+        scheduled: ids and tokens of the requests in the batch, in batch order.
+        free: blocks (SGLang: tokens) that nobody references, cached ones included.
+        running: requests that hold KV.
+        waiting: requests that wait.
+        preempted: ids of those preempted (SGLang: retracted), in the order it happened.
+    """
+    tokens = ",".join(f"{request}={count}" for request, count in scheduled)
+    return f"{tokens}|{free}|{running}|{waiting}|{','.join(preempted)}"
 
 
 class Recorder:
@@ -144,6 +168,30 @@ class Recorder:
         if self._on_rejected is not None:
             self._on_rejected(request_id, reason)
 
+    def occupancy(self, used: int, running: int, waiting: int) -> None:
+        """Blocks that running requests hold, and requests, after a ``schedule()`` call."""
+        totals = self.totals
+        if used > totals.peak_used_blocks:
+            totals.peak_used_blocks = used
+        if running > totals.peak_running:
+            totals.peak_running = running
+        if waiting > totals.peak_waiting:
+            totals.peak_waiting = waiting
+
+    def step(
+        self, clock: float, used: int, cached: int, running: int, waiting: int, counters: Counters
+    ) -> None:
+        """A step was planned at ``clock``, with the state after it; empty steps are not counted."""
+        totals = self.totals
+        if self.wants_point(totals.steps):
+            self.point(
+                SeriesPoint(
+                    clock, used, cached, running, waiting,
+                    counters.queried_tokens, counters.hit_tokens, counters.preemptions,
+                )
+            )  # fmt: skip
+        totals.steps += 1
+
     def wants_point(self, step: int) -> bool:
         """Whether the state after step number ``step`` (from 0) belongs into the series."""
         return step % self.series_stride == 0
@@ -154,3 +202,13 @@ class Recorder:
         if len(self.series) > MAX_SERIES_POINTS:
             del self.series[1::2]
             self.series_stride *= 2
+
+    def close(self, counters: Counters, evicted_blocks: int, allocated_blocks: int) -> None:
+        """Bring the totals up to date with a scheduler; also after an interrupted run."""
+        totals = self.totals
+        totals.queried_tokens = counters.queried_tokens
+        totals.hit_tokens = counters.hit_tokens
+        totals.preemptions = counters.preemptions
+        totals.evicted_blocks = evicted_blocks
+        totals.allocated_blocks = allocated_blocks
+        totals.unfinished = totals.requests - totals.finished - totals.rejected

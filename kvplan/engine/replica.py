@@ -17,7 +17,7 @@ from kvplan.engine.frontend import rejection
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.protocols import LatencyModel
-from kvplan.engine.recorder import Recorder, RequestRow, SeriesPoint
+from kvplan.engine.recorder import Recorder, RequestRow, SeriesPoint, decision_line
 from kvplan.engine.scheduler_vllm import VllmScheduler
 from kvplan.engine.watchdog import Watchdog
 from kvplan.traces.request import Request
@@ -167,26 +167,19 @@ class Replica:
     def _record(self, plan: StepPlan, clock: float) -> None:
         recorder, totals, scheduler = self.recorder, self.recorder.totals, self.scheduler
         pool = scheduler.pool
-        used = pool.usable - pool.blank - pool.cached
-        if used > totals.peak_used_blocks:
-            totals.peak_used_blocks = used
-        waiting = len(scheduler.waiting)
-        if waiting > totals.peak_waiting:
-            totals.peak_waiting = waiting
+        running, waiting = len(scheduler.running), len(scheduler.waiting)
+        recorder.occupancy(pool.usable - pool.blank - pool.cached, running, waiting)
         for request in plan.admitted:
             request.scheduled_s = clock
-        running = len(scheduler.running)
-        if running > totals.peak_running:
-            totals.peak_running = running
         if plan.preempted or self.watchdog.fruitless:
             victim = plan.preempted[-1].request.id if plan.preempted else None
             self.watchdog.planned(plan.batch.sampled_requests, victim, clock)
         if not plan.batch.scheduled_tokens and not plan.preempted:
             return
         if recorder.on_decision is not None:
-            scheduled = ",".join(f"{request.request.id}={tokens}" for request, tokens in plan.scheduled)
-            preempted = ",".join(request.request.id for request in plan.preempted)
-            recorder.on_decision(f"{scheduled}|{scheduler.free_blocks}|{running}|{waiting}|{preempted}")
+            scheduled = ((request.request.id, tokens) for request, tokens in plan.scheduled)
+            preempted = (request.request.id for request in plan.preempted)
+            recorder.on_decision(decision_line(scheduled, scheduler.free_blocks, running, waiting, preempted))
         if totals.steps % recorder.series_stride == 0:
             self._add_point(clock)
         totals.steps += 1
@@ -218,10 +211,4 @@ class Replica:
 
     def close(self) -> None:
         """Bring the totals up to date; also after an interrupted run."""
-        totals, scheduler = self.recorder.totals, self.scheduler
-        totals.queried_tokens = scheduler.queried_tokens
-        totals.hit_tokens = scheduler.hit_tokens
-        totals.preemptions = scheduler.preemptions
-        totals.evicted_blocks = scheduler.pool.evicted
-        totals.allocated_blocks = scheduler.pool.allocated
-        totals.unfinished = totals.requests - totals.finished - totals.rejected
+        self.recorder.close(self.scheduler, self.scheduler.pool.evicted, self.scheduler.pool.allocated)

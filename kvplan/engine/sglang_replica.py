@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from kvplan.engine.errors import EngineStuck, InvalidLatency
 from kvplan.engine.protocols import LatencyModel, StepBatch
-from kvplan.engine.recorder import Recorder, RequestRow, SeriesPoint
+from kvplan.engine.recorder import Recorder, RequestRow, decision_line
 from kvplan.engine.scheduler_sglang import SglangScheduler
 from kvplan.engine.sglang_config import SglangConfig, sglang_rejection
 from kvplan.engine.sglang_live import SglangRequest
@@ -177,8 +177,7 @@ class SglangReplica:
         scheduler.ratio = ratio
         totals.steps = steps + done
         used = (scheduler.config.pool_tokens - scheduler.free_tokens) // page
-        if used > totals.peak_used_blocks:
-            totals.peak_used_blocks = used
+        recorder.occupancy(used, scheduler.running, len(scheduler.waiting))
         return clock, device_free, in_flight
 
     # -- bookkeeping ------------------------------------------------------------------------------------
@@ -190,34 +189,21 @@ class SglangReplica:
         return seconds
 
     def _record(self, plan: SglangPlan, clock: float) -> None:
-        recorder, totals, scheduler = self.recorder, self.recorder.totals, self.scheduler
-        page = scheduler.page
+        recorder, scheduler, page = self.recorder, self.scheduler, self.scheduler.page
         for request in plan.extends:
             if request.scheduled_s < 0:
                 request.scheduled_s = clock
         free = scheduler.free_tokens
         used = (scheduler.config.pool_tokens - free) // page
         running, waiting = scheduler.running, len(scheduler.waiting)
-        if used > totals.peak_used_blocks:
-            totals.peak_used_blocks = used
-        if running > totals.peak_running:
-            totals.peak_running = running
-        if waiting > totals.peak_waiting:
-            totals.peak_waiting = waiting
+        recorder.occupancy(used, running, waiting)
         if not plan.batch.scheduled_tokens and not plan.retracted:
             return
         if recorder.on_decision is not None:
-            scheduled = ",".join(f"{request.request.id}={tokens}" for request, tokens in plan.scheduled)
-            retracted = ",".join(request.request.id for request in plan.retracted)
-            recorder.on_decision(f"{scheduled}|{free}|{running}|{waiting}|{retracted}")
-        if totals.steps % recorder.series_stride == 0:
-            recorder.point(
-                SeriesPoint(
-                    clock, used, scheduler.tree.evictable // page, running, waiting,
-                    scheduler.queried_tokens, scheduler.hit_tokens, scheduler.preemptions,
-                )
-            )  # fmt: skip
-        totals.steps += 1
+            scheduled = ((request.request.id, tokens) for request, tokens in plan.scheduled)
+            retracted = (request.request.id for request in plan.retracted)
+            recorder.on_decision(decision_line(scheduled, free, running, waiting, retracted))
+        recorder.step(clock, used, scheduler.tree.evictable // page, running, waiting, scheduler)
 
     def _deliver(self, plan: SglangPlan, clock: float) -> None:
         for request in plan.extends:
@@ -234,10 +220,5 @@ class SglangReplica:
 
     def close(self) -> None:
         """Bring the totals up to date; also after an interrupted run."""
-        totals, scheduler, page = self.recorder.totals, self.scheduler, self.scheduler.page
-        totals.queried_tokens = scheduler.queried_tokens
-        totals.hit_tokens = scheduler.hit_tokens
-        totals.preemptions = scheduler.preemptions
-        totals.evicted_blocks = scheduler.tree.evicted // page
-        totals.allocated_blocks = scheduler.allocated // page
-        totals.unfinished = totals.requests - totals.finished - totals.rejected
+        scheduler, page = self.scheduler, self.scheduler.page
+        self.recorder.close(scheduler, scheduler.tree.evicted // page, scheduler.allocated // page)

@@ -10,7 +10,7 @@ from kvplan.engine.config import EngineConfig
 from kvplan.engine.errors import EngineStuck, InvalidLatency
 from kvplan.engine.frontend import rejection
 from kvplan.engine.protocols import LatencyModel, StepBatch
-from kvplan.engine.recorder import Recorder, RequestRow, SeriesPoint
+from kvplan.engine.recorder import Recorder, RequestRow, decision_line
 from kvplan.engine.reference.scheduler import Scheduler, StepPlan
 from kvplan.engine.reference.state import RequestState
 from kvplan.engine.watchdog import Watchdog
@@ -99,30 +99,22 @@ class ReferenceEngine:
         return seconds
 
     def _record(self, plan: StepPlan, clock: float) -> None:
-        recorder, totals, pool = self.recorder, self.recorder.totals, self.scheduler.cache.pool
+        recorder, pool = self.recorder, self.scheduler.cache.pool
         used = self.config.usable_blocks - plan.free_blocks
         for state in plan.tokens:
             if state.scheduled_s < 0:
                 state.scheduled_s = clock
-        totals.peak_used_blocks = max(totals.peak_used_blocks, used)
-        totals.peak_running = max(totals.peak_running, plan.running)
-        totals.peak_waiting = max(totals.peak_waiting, plan.waiting)
+        recorder.occupancy(used, plan.running, plan.waiting)
         victim = plan.preempted[-1].request.id if plan.preempted else None
         self._watchdog.planned(len(plan.sampling), victim, clock)
         if not plan.tokens and not plan.preempted:
             return
         if recorder.on_decision is not None:
-            scheduled = ",".join(f"{state.request.id}={count}" for state, count in plan.tokens.items())
-            preempted = ",".join(state.request.id for state in plan.preempted)
-            recorder.on_decision(f"{scheduled}|{plan.free_blocks}|{plan.running}|{plan.waiting}|{preempted}")
-        if recorder.wants_point(totals.steps):
-            recorder.point(
-                SeriesPoint(
-                    clock, used, pool.published_free, plan.running, plan.waiting,
-                    self.scheduler.queried_tokens, self.scheduler.hit_tokens, self.scheduler.preemptions,
-                )
-            )  # fmt: skip
-        totals.steps += 1
+            scheduled = ((state.request.id, count) for state, count in plan.tokens.items())
+            preempted = (state.request.id for state in plan.preempted)
+            line = decision_line(scheduled, plan.free_blocks, plan.running, plan.waiting, preempted)
+            recorder.on_decision(line)
+        recorder.step(clock, used, pool.published_free, plan.running, plan.waiting, self.scheduler)
 
     def _deliver(self, plan: StepPlan, clock: float) -> None:
         finished = self.scheduler.deliver(plan)
@@ -140,13 +132,8 @@ class ReferenceEngine:
 
     def close(self) -> None:
         """Bring the totals up to date; also after an interrupted run."""
-        totals, pool = self.recorder.totals, self.scheduler.cache.pool
-        totals.queried_tokens = self.scheduler.queried_tokens
-        totals.hit_tokens = self.scheduler.hit_tokens
-        totals.preemptions = self.scheduler.preemptions
-        totals.evicted_blocks = pool.evicted_blocks
-        totals.allocated_blocks = pool.allocated_blocks
-        totals.unfinished = totals.requests - totals.finished - totals.rejected
+        pool = self.scheduler.cache.pool
+        self.recorder.close(self.scheduler, pool.evicted_blocks, pool.allocated_blocks)
 
 
 class _Arrivals:

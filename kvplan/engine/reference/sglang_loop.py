@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from kvplan.engine.errors import EngineStuck, InvalidLatency
 from kvplan.engine.protocols import LatencyModel, StepBatch
-from kvplan.engine.recorder import Recorder, RequestRow, SeriesPoint
+from kvplan.engine.recorder import Recorder, RequestRow, decision_line
 from kvplan.engine.reference.sglang import ReferenceSglangScheduler
 from kvplan.engine.reference.sglang_state import SglangPlan
 from kvplan.engine.sglang_config import SglangConfig, sglang_rejection
@@ -97,30 +97,21 @@ class ReferenceSglangEngine:
         return seconds
 
     def _record(self, plan: SglangPlan, clock: float) -> None:
-        recorder, totals, page = self.recorder, self.recorder.totals, self.config.page_size
+        recorder, page = self.recorder, self.config.page_size
         for state in plan.extends:
             if state.scheduled_s < 0:
                 state.scheduled_s = clock
         used = (self.config.pool_tokens - plan.free) // page
-        totals.peak_used_blocks = max(totals.peak_used_blocks, used)
-        totals.peak_running = max(totals.peak_running, plan.running)
-        totals.peak_waiting = max(totals.peak_waiting, plan.waiting)
+        recorder.occupancy(used, plan.running, plan.waiting)
         if plan.empty and not plan.retracted:
             return
         if recorder.on_decision is not None:
-            scheduled = ",".join(
-                f"{state.request.id}={plan.tokens_of(state)}" for state in (*plan.extends, *plan.decodes)
-            )
-            retracted = ",".join(state.request.id for state in plan.retracted)
-            recorder.on_decision(f"{scheduled}|{plan.free}|{plan.running}|{plan.waiting}|{retracted}")
-        if recorder.wants_point(totals.steps):
-            recorder.point(
-                SeriesPoint(
-                    clock, used, self.scheduler.tree.evictable // page, plan.running, plan.waiting,
-                    self.scheduler.queried_tokens, self.scheduler.hit_tokens, self.scheduler.preemptions,
-                )
-            )  # fmt: skip
-        totals.steps += 1
+            batch = (*plan.extends, *plan.decodes)
+            scheduled = ((state.request.id, plan.tokens_of(state)) for state in batch)
+            retracted = (state.request.id for state in plan.retracted)
+            recorder.on_decision(decision_line(scheduled, plan.free, plan.running, plan.waiting, retracted))
+        cached = self.scheduler.tree.evictable // page
+        recorder.step(clock, used, cached, plan.running, plan.waiting, self.scheduler)
 
     def _deliver(self, plan: SglangPlan, clock: float) -> None:
         for state in plan.extends:
@@ -138,10 +129,5 @@ class ReferenceSglangEngine:
 
     def close(self) -> None:
         """Bring the totals up to date; also after an interrupted run."""
-        totals, scheduler, page = self.recorder.totals, self.scheduler, self.config.page_size
-        totals.queried_tokens = scheduler.queried_tokens
-        totals.hit_tokens = scheduler.hit_tokens
-        totals.preemptions = scheduler.preemptions
-        totals.evicted_blocks = scheduler.tree.evicted // page
-        totals.allocated_blocks = scheduler.allocated // page
-        totals.unfinished = totals.requests - totals.finished - totals.rejected
+        scheduler, page = self.scheduler, self.config.page_size
+        self.recorder.close(scheduler, scheduler.tree.evicted // page, scheduler.allocated // page)
