@@ -8,7 +8,7 @@ from typing import Protocol
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
-from kvplan.engine.sglang_config import SglangConfig
+from kvplan.engine.sglang.config import SglangConfig
 from kvplan.errors import UnknownName, UsageError
 from kvplan.traces.request import Request
 
@@ -93,7 +93,7 @@ def make_engine(
         return Cluster(replicas, router, config, latency, recorder)
     if isinstance(config, SglangConfig):
         if name == "fast":
-            from kvplan.engine.sglang_replica import SglangReplica
+            from kvplan.engine.sglang.replica import SglangReplica
 
             return SglangReplica(config, latency, recorder)
         from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvplan.engine.config import CacheGroup, EngineConfig
-from kvplan.engine.sglang_config import SglangConfig
+from kvplan.engine.sglang.config import SglangConfig
 from kvplan.errors import AnswerIsNo, UsageError
 from kvplan.latency.assumption import Assumption
 from kvplan.scenario.schema import Scenario, SglangPart

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvplan.engine.sglang_config import SglangConfig
+from kvplan.engine.sglang.config import SglangConfig
 from kvplan.errors import AnswerIsNo, UsageError
 from kvplan.latency.assumption import Assumption
 from kvplan.scenario.schema import Scenario, SglangPart

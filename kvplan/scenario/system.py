@@ -9,7 +9,7 @@ from kvplan.engine.config import EngineConfig
 from kvplan.engine.engine import Engine, Strategy, make_engine
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
-from kvplan.engine.sglang_config import SglangConfig
+from kvplan.engine.sglang.config import SglangConfig
 from kvplan.errors import UsageError
 from kvplan.latency.assumption import Assumption
 from kvplan.scenario.chosen import Chosen

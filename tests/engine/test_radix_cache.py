@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from kvplan.engine.content import Content
-from kvplan.engine.eviction import EVICTION
-from kvplan.engine.prefix_radix import RadixIndex
-from kvplan.engine.radix_tree import Holding, checkpoint, release
 from kvplan.engine.reference.radix import TokenTree
-from kvplan.engine.sglang_lifecycle import Admitted, CacheReplay, Finished, Refused
+from kvplan.engine.sglang.eviction import EVICTION
+from kvplan.engine.sglang.lifecycle import Admitted, CacheReplay, Finished, Refused
+from kvplan.engine.sglang.prefix_radix import RadixIndex
+from kvplan.engine.sglang.radix_tree import Holding, checkpoint, release
 from kvplan.errors import UnknownName
 from kvplan.traces.request import Request
 

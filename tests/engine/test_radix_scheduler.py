@@ -10,7 +10,7 @@ import pytest
 from kvplan.engine.engine import ENGINES, make_engine
 from kvplan.engine.errors import InvalidLatency, OutOfKvMemory
 from kvplan.engine.recorder import Recorder, RequestRow
-from kvplan.engine.sglang_config import SglangConfig
+from kvplan.engine.sglang.config import SglangConfig
 from kvplan.errors import UnknownName, UsageError
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from kvplan.engine.eviction import EVICTION
-from kvplan.engine.prefix_radix import RadixIndex
-from kvplan.engine.radix_tree import TreeKind
 from kvplan.engine.reference.radix import TokenTree
-from kvplan.engine.sglang_lifecycle import Admitted, CacheReplay, Finished, Refused
+from kvplan.engine.sglang.eviction import EVICTION
+from kvplan.engine.sglang.lifecycle import Admitted, CacheReplay, Finished, Refused
+from kvplan.engine.sglang.prefix_radix import RadixIndex
+from kvplan.engine.sglang.radix_tree import TreeKind
 from kvplan.traces.request import Request
 from kvplan.traces.trace import open_trace
 

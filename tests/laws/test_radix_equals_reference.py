@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from workloads import requests
 
 from kvplan.engine.errors import OutOfKvMemory
-from kvplan.engine.eviction import EVICTION
-from kvplan.engine.prefix_radix import RadixIndex
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.reference.radix import TokenTree
 from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
-from kvplan.engine.sglang_config import SglangConfig
-from kvplan.engine.sglang_lifecycle import CacheReplay, Finished
-from kvplan.engine.sglang_replica import SglangReplica
+from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang.eviction import EVICTION
+from kvplan.engine.sglang.lifecycle import CacheReplay, Finished
+from kvplan.engine.sglang.prefix_radix import RadixIndex
+from kvplan.engine.sglang.replica import SglangReplica
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 

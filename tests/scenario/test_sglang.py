@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kvplan.engine.sglang_config import SglangConfig
+from kvplan.engine.sglang.config import SglangConfig
 from kvplan.errors import KvplanError, UsageError
 from kvplan.scenario.deployment import resolve_deployment
 from kvplan.scenario.load import dump_scenario, load_scenario

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from kvplan.engine.eviction import EVICTION
-from kvplan.engine.radix_tree import TreeKind
+from kvplan.engine.sglang.eviction import EVICTION
+from kvplan.engine.sglang.radix_tree import TreeKind
 from kvplan.traces.request import Request, iterate_tokens
 
 Tokens: TypeAlias = tuple[int, ...]

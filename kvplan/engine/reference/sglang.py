@@ -8,15 +8,15 @@ tree does is verified (``TokenTree``).
 from __future__ import annotations
 
 from kvplan.engine.errors import OutOfKvMemory
-from kvplan.engine.radix_tree import Holding, checkpoint, drop, release
 from kvplan.engine.reference.radix import TokenTree
 from kvplan.engine.reference.sglang_state import SglangPlan, SglangState
-from kvplan.engine.sglang_config import (
+from kvplan.engine.sglang.config import (
     IN_BATCH_PREFIX_TOKENS,
     LPM_QUEUE_LIMIT,
     RETRACT_DECODE_STEPS,
     SglangConfig,
 )
+from kvplan.engine.sglang.radix_tree import Holding, checkpoint, drop, release
 from kvplan.traces.request import Request
 
 

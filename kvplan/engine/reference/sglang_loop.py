@@ -10,7 +10,7 @@ from kvplan.engine.protocols import LatencyModel, StepBatch
 from kvplan.engine.recorder import Recorder, RequestRow, decision_line
 from kvplan.engine.reference.sglang import ReferenceSglangScheduler
 from kvplan.engine.reference.sglang_state import SglangPlan
-from kvplan.engine.sglang_config import SglangConfig, sglang_rejection
+from kvplan.engine.sglang.config import SglangConfig, sglang_rejection
 from kvplan.traces.request import Request
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from kvplan.engine.radix_tree import Holding
 from kvplan.engine.reference.radix import TokenNode, Tokens, TokenTree
+from kvplan.engine.sglang.radix_tree import Holding
 from kvplan.traces.request import Request
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from kvplan.engine.eviction import EVICTION
-from kvplan.engine.radix_tree import TREE_KINDS, TreeKind
+from kvplan.engine.sglang.eviction import EVICTION
+from kvplan.engine.sglang.radix_tree import TREE_KINDS, TreeKind
 from kvplan.errors import UsageError
 
 SchedulePolicy: TypeAlias = Literal["fcfs", "lpm"]

@@ -6,10 +6,10 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
 from kvplan.engine.content import Content
-from kvplan.engine.radix_tree import Holding
+from kvplan.engine.sglang.radix_tree import Holding
 
 if TYPE_CHECKING:
-    from kvplan.engine.prefix_radix import RadixNode
+    from kvplan.engine.sglang.prefix_radix import RadixNode
     from kvplan.traces.request import Request
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
-from kvplan.engine.eviction import EvictionKey, EvictionPolicy
+from kvplan.engine.sglang.eviction import EvictionKey, EvictionPolicy
 
 if TYPE_CHECKING:
-    from kvplan.engine.prefix_radix import RadixNode
+    from kvplan.engine.sglang.prefix_radix import RadixNode
 
 
 class LeafQueue:

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator
 from kvplan.engine.errors import EngineStuck, InvalidLatency
 from kvplan.engine.protocols import LatencyModel, StepBatch
 from kvplan.engine.recorder import Recorder, RequestRow, decision_line
-from kvplan.engine.scheduler_sglang import SglangScheduler
-from kvplan.engine.sglang_config import SglangConfig, sglang_rejection
-from kvplan.engine.sglang_live import SglangRequest
-from kvplan.engine.sglang_plan import SglangPlan
+from kvplan.engine.sglang.config import SglangConfig, sglang_rejection
+from kvplan.engine.sglang.live import SglangRequest
+from kvplan.engine.sglang.plan import SglangPlan
+from kvplan.engine.sglang.scheduler import SglangScheduler
 from kvplan.traces.request import Request
 
 _NEVER = float("inf")
@@ -136,7 +136,7 @@ class SglangReplica:
         arrival = self._arrival
         page, boundaries, count = scheduler.page, decoding.boundaries, decoding.count
         # The allocator wants a page for everyone at hand, whether it is needed or not.
-        spare = scheduler.free - count * page
+        spare = scheduler.pool.free - count * page
         ratio, decay, least = scheduler.ratio, scheduler.config.ratio_decay, scheduler.config.least_ratio
         step_seconds = self.latency.step_seconds
         batch = StepBatch(count, 0, count, 0, None, count)
@@ -172,11 +172,11 @@ class SglangReplica:
             last.batch.scheduled_tokens = count
             scheduler.last = last
             in_flight = (last, device_free)
-        scheduler.free -= taken
-        scheduler.allocated += taken
+        scheduler.pool.free -= taken
+        scheduler.pool.allocated += taken
         scheduler.ratio = ratio
         totals.steps = steps + done
-        used = (scheduler.config.pool_tokens - scheduler.free_tokens) // page
+        used = (scheduler.config.pool_tokens - scheduler.pool.unreferenced) // page
         recorder.occupancy(used, scheduler.running, len(scheduler.waiting))
         return clock, device_free, in_flight
 
@@ -193,7 +193,7 @@ class SglangReplica:
         for request in plan.extends:
             if request.scheduled_s < 0:
                 request.scheduled_s = clock
-        free = scheduler.free_tokens
+        free = scheduler.pool.unreferenced
         used = (scheduler.config.pool_tokens - free) // page
         running, waiting = scheduler.running, len(scheduler.waiting)
         recorder.occupancy(used, running, waiting)
@@ -203,7 +203,7 @@ class SglangReplica:
             scheduled = ((request.request.id, tokens) for request, tokens in plan.scheduled)
             retracted = (request.request.id for request in plan.retracted)
             recorder.on_decision(decision_line(scheduled, free, running, waiting, retracted))
-        recorder.step(clock, used, scheduler.tree.evictable // page, running, waiting, scheduler)
+        recorder.step(clock, used, scheduler.pool.tree.evictable // page, running, waiting, scheduler)
 
     def _deliver(self, plan: SglangPlan, clock: float) -> None:
         for request in plan.extends:
@@ -220,5 +220,5 @@ class SglangReplica:
 
     def close(self) -> None:
         """Bring the totals up to date; also after an interrupted run."""
-        scheduler, page = self.scheduler, self.scheduler.page
-        self.recorder.close(scheduler, scheduler.tree.evicted // page, scheduler.allocated // page)
+        pool = self.scheduler.pool
+        self.recorder.close(self.scheduler, pool.tree.evicted // pool.page, pool.allocated // pool.page)

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Generic, NamedTuple
 
-from kvplan.engine.radix_tree import ContentT, Holding, NodeT, RadixTree, checkpoint, release
+from kvplan.engine.sglang.radix_tree import ContentT, Holding, NodeT, RadixTree, checkpoint, release
 from kvplan.traces.request import Request
 
 

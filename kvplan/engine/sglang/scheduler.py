@@ -15,31 +15,27 @@ from __future__ import annotations
 
 from collections import deque
 
-from kvplan.engine.errors import OutOfKvMemory
-from kvplan.engine.prefix_radix import RadixIndex
-from kvplan.engine.radix_tree import Holding, checkpoint, drop, release
-from kvplan.engine.sglang_admission import PrefillBudget, Verdict
-from kvplan.engine.sglang_config import (
+from kvplan.engine.sglang.admission import PrefillBudget, Verdict
+from kvplan.engine.sglang.config import (
     LPM_QUEUE_LIMIT,
     RETRACT_DECODE_STEPS,
     SglangConfig,
 )
-from kvplan.engine.sglang_live import DecodeBatch, SglangRequest
-from kvplan.engine.sglang_order import longest_prefix_first
-from kvplan.engine.sglang_plan import SglangPlan
+from kvplan.engine.sglang.live import DecodeBatch, SglangRequest
+from kvplan.engine.sglang.order import longest_prefix_first
+from kvplan.engine.sglang.plan import SglangPlan
+from kvplan.engine.sglang.pool import TokenPool
+from kvplan.engine.sglang.radix_tree import Holding
 
 
 class SglangScheduler:
-    """Queues, pool and tree of one engine instance."""
+    """Queues and pool of one engine instance."""
 
     def __init__(self, config: SglangConfig, *, keep_schedule: bool = False) -> None:
         self.config = config
         self.page = config.page_size
-        self.caching = not config.disable_radix_cache
         self.overlap = not config.disable_overlap_schedule
-        self.tree = RadixIndex(config.page_size, config.radix_eviction_policy, config.tree)
-        self.free = config.pool_tokens
-        """Tokens of the pool in which nothing is stored; cached ones that nobody holds come on top."""
+        self.pool = TokenPool(config)
         self.waiting: deque[SglangRequest] = deque()
         self.decoding = DecodeBatch(config.page_size, config.clip_max_new_tokens)
         self.left_over = 0
@@ -57,7 +53,6 @@ class SglangScheduler:
         self.queried_tokens = 0
         self.hit_tokens = 0
         self.preemptions = 0
-        self.allocated = 0
 
     def add(self, request: SglangRequest) -> None:
         """Take in a new request."""
@@ -67,11 +62,6 @@ class SglangScheduler:
     def has_requests(self) -> bool:
         """Whether any request is unfinished or not yet taken out of the batch."""
         return bool(self.waiting or self.decoding.count or self.left_over or self.chunked or self.last)
-
-    @property
-    def free_tokens(self) -> int:
-        """Tokens nobody references, cached ones included."""
-        return self.free + self.tree.evictable
 
     @property
     def running(self) -> int:
@@ -85,7 +75,7 @@ class SglangScheduler:
         """Make the next batch (``get_next_batch_to_run``); it may be empty."""
         chunked = self.chunked
         if chunked is not None and chunked.computed > chunked.prefix:
-            self._checkpoint(chunked, chunked.computed)
+            self.pool.checkpoint(chunked, chunked.computed)
             chunked.prefix = chunked.computed
         if self.fresh:
             self.fresh = []
@@ -134,10 +124,10 @@ class SglangScheduler:
         if allocatable <= 0 and self.chunked is None:
             self.full = True
             return None
-        if config.schedule_policy == "lpm" and self.caching and len(self.waiting) <= LPM_QUEUE_LIMIT:
-            self.waiting = deque(longest_prefix_first(self.waiting, self.tree))
+        if config.schedule_policy == "lpm" and self.pool.caching and len(self.waiting) <= LPM_QUEUE_LIMIT:
+            self.waiting = deque(longest_prefix_first(self.waiting, self.pool.tree))
         budget = PrefillBudget(
-            config, self.tree, self.free, self.ratio, self._reserved(),
+            config, self.pool, self.ratio, self._reserved(),
             in_batch if config.enable_mixed_chunk else 0,
         )  # fmt: skip
         extends: list[SglangRequest] = []
@@ -178,9 +168,9 @@ class SglangScheduler:
         self, request: SglangRequest, budget: PrefillBudget, extends: list[SglangRequest]
     ) -> Verdict:
         """Take the request into the batch if it fits (``add_one_req``); it then has a ``holding``."""
-        page, tree = self.page, self.tree
+        page, tree = self.page, self.pool.tree
         tokens = request.tokens
-        hit, node = tree.match(request.content, tokens - 1) if self.caching else (0, tree.root)
+        hit, node = tree.match(request.content, tokens - 1) if self.pool.caching else (0, tree.root)
         extend = tokens - hit
         clip = self.config.clip_max_new_tokens
         answer = min(request.max_new_tokens - request.outputs, clip)
@@ -228,7 +218,7 @@ class SglangScheduler:
         if not decoding.count:
             self.full = False
             return plan
-        if self._decode_fits(decoding.boundary_pages):
+        if self._decode_fits():
             self.ratio = max(self.ratio - self.config.ratio_decay, self.config.least_ratio)
         else:
             self._retract(plan, before)
@@ -236,22 +226,15 @@ class SglangScheduler:
             self._decode(plan)
         return plan
 
-    def _decode_fits(self, pages: int) -> bool:
-        """``check_decode_mem``: evict for the pages the step needs."""
-        needed = pages * self.page
-        self._make_room(needed)
-        return self.free >= needed
+    def _decode_fits(self) -> bool:
+        """Whether the pool has the pages that the next decode step needs."""
+        return self.pool.fits(self.decoding.boundary_pages * self.page)
 
     def _decode(self, plan: SglangPlan) -> None:
         """``prepare_for_decode``: the allocator asks for a page for everyone, and takes what is needed."""
         decoding = self.decoding
         count = decoding.count
-        self._make_room(count * self.page)
-        needed = decoding.boundary_pages * self.page
-        if needed > self.free:
-            raise OutOfKvMemory("decode", needed, self.free)
-        self.free -= needed
-        self.allocated += needed
+        self.pool.take(decoding.boundary_pages * self.page, count * self.page, "decode")
         decoding.tick += 1
         plan.tick = decoding.tick
         plan.decodes = True
@@ -282,7 +265,7 @@ class SglangScheduler:
             outputs[request] -= 1
         keep.sort(key=lambda request: (outputs[request], -request.prompt_tokens), reverse=True)
         first = True
-        while len(keep) > 1 and (first or not self._decode_fits(decoding.boundary_pages)):
+        while len(keep) > 1 and (first or not self._decode_fits()):
             first = False
             victim = keep.pop()
             self._let_go(victim, outputs[victim], len(keep))
@@ -301,21 +284,11 @@ class SglangScheduler:
         """
         self.decoding.leave(request)
         request.outputs = outputs
-        holding = request.held
-        self.free += -(-request.computed // self.page) * self.page - holding.shared
-        drop(self.tree, holding)
-        request.holding = None
-        request.prefix = request.computed = 0
-        self._make_room(remaining * RETRACT_DECODE_STEPS)
-
-    # -- pool -------------------------------------------------------------------------------------------
-
-    def _make_room(self, tokens: int) -> None:
-        """Evict what is short of ``tokens``; whole leaves, so it may be more."""
-        if self.free < tokens:
-            self.free += self.tree.evict(tokens - self.free)
+        self.pool.drop(request)
+        self.pool.make_room(remaining * RETRACT_DECODE_STEPS)
 
     def _allocate_extend(self, plan: SglangPlan) -> None:
+        """Room for the chunks of a prefill batch; what it is made of, for the latency model."""
         page, batch = self.page, plan.batch
         asked = needed = 0
         plan.ends = [request.computed for request in plan.extends]
@@ -334,18 +307,10 @@ class SglangScheduler:
                     batch.decode_kv_tokens += before + 1
                     continue
             batch.prefill_chunks.append((before, tokens))
-        self._make_room(asked if page == 1 else asked + len(plan.extends) * page)
-        if needed > self.free:
-            raise OutOfKvMemory("prefill", needed, self.free)
-        self.free -= needed
-        self.allocated += needed
+        self.pool.take(needed, asked if page == 1 else asked + len(plan.extends) * page, "prefill")
         batch.scheduled_tokens += asked
         if self.keep_schedule:
             plan.scheduled.extend((request, request.computed - request.prefix) for request in plan.extends)
-
-    def _checkpoint(self, request: SglangRequest, tokens: int) -> None:
-        if self.caching:
-            self.free += checkpoint(self.tree, request.held, tokens)
 
     # -- after the step ---------------------------------------------------------------------------------
 
@@ -361,13 +326,13 @@ class SglangScheduler:
             joined = request.ticket != 0
             if request.outputs + 1 < request.max_new_tokens:
                 request.outputs += 1
-                self._checkpoint(request, end)
+                self.pool.checkpoint(request, end)
                 continue
             if joined:
                 decoding.leave(request)
                 self.left_over += 1
             request.outputs = request.max_new_tokens
-            self._finish(request)
+            self.pool.release(request)
             finished.append(request)
         if plan.decodes:
             decoding.known = plan.tick
@@ -375,19 +340,10 @@ class SglangScheduler:
             if plan.positions:
                 ending.sort(key=plan.positions.__getitem__)
             for request in ending:
-                self._finish(request)
+                self.pool.release(request)
                 finished.append(request)
                 self.left_over += 1
         return finished
-
-    def _finish(self, request: SglangRequest) -> None:
-        holding = request.held
-        holding.allocated = -(-request.computed // self.page) * self.page
-        if self.caching:
-            self.free += release(self.tree, holding, request.computed)
-        else:
-            self.free += holding.allocated
-        request.holding = None
 
 
 def _continue_chunked(request: SglangRequest, budget: PrefillBudget, clip: int) -> SglangRequest | None:

@@ -10,9 +10,9 @@ insertion, splits, holds, eviction order and amount under all seven policies, pa
 from __future__ import annotations
 
 from kvplan.engine.content import BlockKey, Content
-from kvplan.engine.eviction import EVICTION
-from kvplan.engine.radix_leaves import LeafQueue
-from kvplan.engine.radix_tree import TreeKind
+from kvplan.engine.sglang.eviction import EVICTION
+from kvplan.engine.sglang.radix_leaves import LeafQueue
+from kvplan.engine.sglang.radix_tree import TreeKind
 from kvplan.traces.request import Request
 
 _EMPTY = Content((), ())

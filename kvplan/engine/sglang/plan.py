@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvplan.engine.protocols import StepBatch
-from kvplan.engine.sglang_live import SglangRequest
+from kvplan.engine.sglang.live import SglangRequest
 
 
 class SglangPlan:

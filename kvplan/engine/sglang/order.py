@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kvplan.engine.prefix_radix import RadixIndex
-from kvplan.engine.sglang_config import IN_BATCH_PREFIX_TOKENS
-from kvplan.engine.sglang_live import SglangRequest
+from kvplan.engine.sglang.config import IN_BATCH_PREFIX_TOKENS
+from kvplan.engine.sglang.live import SglangRequest
+from kvplan.engine.sglang.prefix_radix import RadixIndex
 
 
 def longest_prefix_first(waiting: Iterable[SglangRequest], tree: RadixIndex) -> list[SglangRequest]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from kvplan.engine.prefix_radix import RadixIndex
-from kvplan.engine.sglang_config import SglangConfig
+from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang.pool import TokenPool
 
 
 class Verdict(Enum):
@@ -30,23 +30,15 @@ class PrefillBudget:
     Args:
         reserved: tokens the answers of running requests may still take.
         mixed_decodes: decoding requests that share the batch (mixed chunks), else 0.
-        free: tokens of the pool nobody uses and no prefix is cached in.
     """
 
-    __slots__ = ("chunk_tokens", "current_offset", "free", "input_tokens", "page", "total_offset", "tree")
+    __slots__ = ("chunk_tokens", "current_offset", "input_tokens", "page", "pool", "total_offset")
 
     def __init__(
-        self,
-        config: SglangConfig,
-        tree: RadixIndex,
-        free: int,
-        ratio: float,
-        reserved: int,
-        mixed_decodes: int,
+        self, config: SglangConfig, pool: TokenPool, ratio: float, reserved: int, mixed_decodes: int
     ) -> None:
         self.page = config.page_size
-        self.tree = tree
-        self.free = free
+        self.pool = pool
         self.input_tokens = config.max_prefill_tokens - mixed_decodes
         chunk = config.chunk_tokens
         self.chunk_tokens = None if chunk is None else chunk - mixed_decodes
@@ -56,7 +48,7 @@ class PrefillBudget:
     @property
     def total(self) -> float:
         """Tokens left when everything running has grown as expected (``rem_total_tokens``)."""
-        return self.free + self.tree.evictable - self.total_offset
+        return self.pool.unreferenced - self.total_offset
 
     def charge(self, extend: int, max_new: int) -> None:
         """One more request is in the batch; it gets whole pages and one more for rounding."""
@@ -69,7 +61,7 @@ class PrefillBudget:
 
     def verdict(self) -> Verdict:
         """Whether there is anything left for another request."""
-        if self.total <= 0 or self.free + self.tree.evictable <= self.current_offset:
+        if self.total <= 0 or self.pool.unreferenced <= self.current_offset:
             return Verdict.NO_TOKEN
         if self.input_tokens <= 0 or (self.chunk_tokens is not None and self.chunk_tokens <= 0):
             return Verdict.OTHER

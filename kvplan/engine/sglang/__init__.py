@@ -1,0 +1,1 @@
+"""SGLang's engine: radix cache, scheduler, event loop; ``reference.sglang`` is its oracle."""
