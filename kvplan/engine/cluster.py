@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.instance import make_replica, simulated_in_segments
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder, SeriesPoint
 from kvplan.engine.replica import Replica
@@ -34,8 +35,8 @@ class Cluster:
     sum). The series is sampled at arrivals. A strategy's sections carry the replica's number.
 
     Raises:
-        UsageError: fewer than one replica, or a pool of several layer groups (only the fast engine can be
-            advanced step by step).
+        UsageError: fewer than one replica, or a pool of which the fast engine does not know how to keep it
+            (only that engine can be advanced step by step).
         UnknownName: no such routing policy.
     """
 
@@ -50,9 +51,9 @@ class Cluster:
     ) -> None:
         if replicas < 1:
             raise UsageError(f"a cluster needs at least one replica, not {replicas}")
-        if len(config.groups) != 1 or config.groups[0].kind != "full":
+        if strategy is None and not simulated_in_segments(config):
             raise UsageError(
-                "several replicas are simulated for models with full attention only",
+                "several replicas are not simulated with full attention in blocks of two sizes",
                 hint="simulate one replica of this model with the rate divided by the number of replicas",
             )
         self.recorder = recorder
@@ -61,7 +62,9 @@ class Cluster:
         for index in range(replicas):
             own = self._recorder_of(index)
             engine = (
-                Replica(config, latency, own) if strategy is None else strategy.engine(config, latency, own)
+                make_replica(config, latency, own)
+                if strategy is None
+                else strategy.engine(config, latency, own)
             )
             assert isinstance(engine, Replica), "a strategy behind a router makes replicas"
             self.replicas.append(engine)

@@ -27,7 +27,8 @@ def schedule_one_by_one(
     index = 0
     while index < len(running) and budget > 0:
         request = running[index]
-        tokens = 0 if defer_prefills and request in prefilling else _wanted(request, threshold, budget)
+        held_back = defer_prefills and request in prefilling
+        tokens = 0 if held_back else scheduler.wanted(request, threshold, budget)
         if tokens == 0:
             index += 1
             continue
@@ -62,15 +63,6 @@ def _leave_step(scheduler: VllmScheduler) -> None:
         # The step in flight samples every one of them; its outputs are now delivered one by one.
         assert scheduler.last_plan is not None
         scheduler.last_plan.samples.update(dict.fromkeys(leaving))
-
-
-def _wanted(request: LiveRequest, threshold: int, budget: int) -> int:
-    if request.samples == request.max_tokens:
-        return 0  # the step in flight brings the last token
-    tokens = request.num_tokens + request.placeholders - request.computed
-    if 0 < threshold < tokens:
-        tokens = threshold
-    return min(tokens, budget)
 
 
 def _victim(scheduler: VllmScheduler, running: list[LiveRequest]) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.instance import make_replica, one_full_group, simulated_in_segments
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
@@ -60,8 +61,8 @@ def make_engine(
 ) -> Engine:
     """``fast``, or ``reference``: the same decisions, block by block; several replicas behind a router.
 
-    Pools with several layer groups are simulated block by block under either name; one group of full
-    attention is what the fast engine's segments describe. A strategy has one implementation, its own.
+    Full attention in blocks of two sizes is simulated block by block under either name. A strategy has one
+    implementation, its own.
     """
     if name not in ENGINES:
         raise UnknownName("engine", name, ENGINES)
@@ -99,21 +100,19 @@ def make_engine(
         from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
 
         return ReferenceSglangEngine(config, latency, recorder)
-    if name == "fast" and len(config.groups) == 1 and config.groups[0].kind == "full":
-        if config.eviction == "belady":
-            from kvplan.engine.replacement.clairvoyant import ClairvoyantReplica
-
-            return ClairvoyantReplica(config, latency, recorder)
-        from kvplan.engine.replica import Replica
-
-        return Replica(config, latency, recorder)
-    if config.eviction != "lru":
+    if config.eviction != "lru" and not (name == "fast" and one_full_group(config)):
         raise UsageError(
             f"the eviction policy {config.eviction!r} is simulated by the fast engine, on one group of full "
             "attention",
             where="cache.eviction",
             hint="use lru here, or --set 'cache.groups=[{kind: full}]' for a model with several groups",
         )
+    if config.eviction == "belady":
+        from kvplan.engine.replacement.clairvoyant import ClairvoyantReplica
+
+        return ClairvoyantReplica(config, latency, recorder)
+    if name == "fast" and simulated_in_segments(config):
+        return make_replica(config, latency, recorder)
     from kvplan.engine.reference.loop import ReferenceEngine
 
     return ReferenceEngine(config, latency, recorder)

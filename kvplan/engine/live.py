@@ -72,6 +72,11 @@ class LiveRequest:
         self.scheduled_s = -1.0
         self.first_token_s = -1.0
 
+    def expect_publication(self) -> None:
+        """Its open node was closed: the next block that fills has to be published."""
+        if self.steady is not None:
+            self.steady.expect_publication(self)
+
     def published_blocks(self) -> int:
         """Blocks findable now, as of the last ``schedule()``."""
         steady = self.steady

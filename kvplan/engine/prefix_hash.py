@@ -16,10 +16,28 @@ a block there is a copy of its predecessor that is held or stands later in the q
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
 
 from kvplan.engine.blocks import BlockPool, Segment
 from kvplan.engine.content import BlockKey, Content
-from kvplan.engine.live import LiveRequest
+
+
+class Owner(Protocol):
+    """Somebody who publishes content and holds what is found; attributes as in ``LiveRequest``."""
+
+    content: Content
+    held: list[tuple[Segment, int]]
+    tail: Node
+    in_tree: int
+    published: int
+
+    def published_blocks(self) -> int:
+        """Blocks findable now, as of the last ``schedule()``."""
+        ...
+
+    def expect_publication(self) -> None:
+        """Its open node was closed: the next block that fills has to be published."""
+        ...
 
 
 class Node:
@@ -35,7 +53,7 @@ class Node:
         self.key = key
         self.children: dict[BlockKey, Node] = {}
         self.copies: list[Segment] = []
-        self.owner: LiveRequest | None = None
+        self.owner: Owner | None = None
 
 
 _EMPTY = Content((), ())
@@ -57,7 +75,10 @@ class Match:
         self.open_end = False
 
 
-class PrefixIndex:
+OwnerT = TypeVar("OwnerT", bound=Owner)
+
+
+class PrefixIndex(Generic[OwnerT]):
     """Prefix cache of one engine with one full-attention group."""
 
     def __init__(self, block_size: int, pool: BlockPool) -> None:
@@ -102,7 +123,7 @@ class PrefixIndex:
 
     # -- holding ----------------------------------------------------------------------------------------
 
-    def hold(self, request: LiveRequest, match: Match) -> None:
+    def hold(self, request: OwnerT, match: Match) -> None:
         """Give the request the first copy of every matched block; they leave the free queue."""
         held = request.held
         pool = self.pool
@@ -131,8 +152,7 @@ class PrefixIndex:
         assert owner is not None
         node.owner = None
         owner.in_tree = node.end
-        if owner.steady is not None:
-            owner.steady.expect_publication(owner)
+        owner.expect_publication()
 
     def split(self, node: Node, keep: int) -> Node:
         """Cut a node after ``keep`` blocks; returns the new upper part, ``node`` stays the lower one."""
@@ -154,7 +174,7 @@ class PrefixIndex:
 
     # -- publishing -------------------------------------------------------------------------------------
 
-    def publish(self, request: LiveRequest, blocks: int) -> None:
+    def publish(self, request: OwnerT, blocks: int) -> None:
         """Make the request's first ``blocks`` blocks findable; those of its open node are already."""
         if blocks > request.published:
             request.published = blocks
@@ -194,7 +214,7 @@ class PrefixIndex:
 
     # -- letting go -------------------------------------------------------------------------------------
 
-    def release(self, request: LiveRequest, blocks: int) -> None:
+    def release(self, request: OwnerT, blocks: int) -> None:
         """Drop all of the request's ``blocks`` blocks, the end of the sequence first."""
         pool = self.pool
         tail = request.tail
@@ -229,14 +249,18 @@ class PrefixIndex:
         while short:
             segment = pool.head
             assert segment is not None
-            node = segment.node
-            length = node.end - node.start
-            if short < length:
-                self._truncate(segment, node, short)
-                return
-            pool.remove(segment, length)
-            self._drop(segment)
-            short -= length
+            short -= self.evict(segment, short)
+
+    def evict(self, segment: Segment, most: int) -> int:
+        """Evict a free segment, or its last ``most`` blocks if it has more; returns how many blocks went."""
+        node = segment.node
+        length = node.end - node.start
+        if most < length:
+            self._truncate(segment, node, most)
+            return most
+        self.pool.remove(segment, length)
+        self._drop(segment)
+        return length
 
     def _truncate(self, segment: Segment, node: Node, blocks: int) -> None:
         """Evict the last ``blocks`` blocks of a free segment, which has more."""

@@ -14,7 +14,6 @@ from kvplan.engine.config import EngineConfig
 from kvplan.engine.content import Content
 from kvplan.engine.errors import EngineStuck, InvalidLatency
 from kvplan.engine.frontend import rejection
-from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder, RequestRow, SeriesPoint, decision_line
@@ -75,7 +74,7 @@ class Replica:
         scheduler = self.scheduler
         if request.arrival_s > self.clock and not scheduler.has_requests and not self._in_flight:
             self.clock = request.arrival_s
-        scheduler.add(LiveRequest(request, scheduler.index.root))
+        scheduler.add(scheduler.live(request))
 
     def rejection(self, request: Request) -> str | None:
         """Why the front end turns a request away, or ``None``."""

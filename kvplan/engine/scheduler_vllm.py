@@ -20,6 +20,7 @@ from kvplan.engine.waiting import make_queue
 
 if TYPE_CHECKING:
     from kvplan.engine.replacement.foresight import Foresight
+    from kvplan.traces.request import Request
 
 _NO_MATCH = Match()
 
@@ -62,6 +63,10 @@ class VllmScheduler:
         can only shorten the last chunk."""
         self.steps_since_prefill = config.prefill_schedule_interval
         self.prefill_capacity_bound = False
+
+    def live(self, request: Request) -> LiveRequest:
+        """What the engine keeps about a request that arrives."""
+        return LiveRequest(request, self.index.root)
 
     def add(self, request: LiveRequest) -> None:
         """Take in a new request."""
@@ -245,6 +250,10 @@ class VllmScheduler:
                 self.version += 1
             self.index.publish(request, blocks)
 
+    def publish_until(self, request: LiveRequest, tokens: int) -> None:
+        """Publish what the first ``tokens`` tokens fill."""
+        self.index.publish(request, tokens // self.block_size)
+
     def _publish_steady(self, request: LiveRequest) -> None:
         blocks = request.published_blocks()
         if blocks > request.in_tree:
@@ -277,13 +286,27 @@ class VllmScheduler:
                 if not config.enable_chunked_prefill:
                     break
                 tokens = budget
-            if not self._fits(request, match, tokens):
+            tokens = self.chunk(request, tokens, hit_tokens)
+            if not tokens or not self._fits(request, match, tokens):
                 break
             waiting.pop()
             self._admit(plan, request, match, tokens)
             budget -= tokens
         for request in reversed(skipped):
             waiting.push_front(request)
+
+    def chunk(self, request: LiveRequest, tokens: int, start: int) -> int:
+        """How many of ``tokens`` a step computes of a prompt after the first ``start``: all that it may."""
+        return tokens
+
+    def wanted(self, request: LiveRequest, threshold: int, budget: int) -> int:
+        """Tokens that a running request gets out of step."""
+        if request.samples == request.max_tokens:
+            return 0  # the step in flight brings the last token
+        tokens = request.num_tokens + request.placeholders - request.computed
+        if 0 < threshold < tokens:
+            tokens = threshold
+        return min(tokens, budget)
 
     def _match(self, request: LiveRequest) -> Match:
         if not self.caching:
@@ -310,18 +333,22 @@ class VllmScheduler:
                 self.queried_tokens += request.num_tokens
                 self.hit_tokens += hit_tokens
             self.index.hold(request, match)
+        request.computed = hit_tokens + tokens
+        request.blocks = -(-request.computed // size)
+        new_blocks = request.blocks - match.blocks
+        if new_blocks:
+            self.index.take(new_blocks)
+        self.begin(plan, request, hit_tokens, tokens)
+
+    def begin(self, plan: StepPlan, request: LiveRequest, hit_tokens: int, tokens: int) -> None:
+        """A request that was given its blocks runs from this step on."""
         if request.cached_tokens < 0:
             request.cached_tokens = hit_tokens
             plan.admitted.append(request)
         request.status = Status.RUNNING
         request.order = self.admissions
         self.admissions += 1
-        request.computed = hit_tokens + tokens
-        request.blocks = -(-request.computed // size)
         plan.carries_prefill |= request.num_tokens - hit_tokens > 1
-        new_blocks = request.blocks - match.blocks
-        if new_blocks:
-            self.index.take(new_blocks)
         self.publish(request)
         self.running[request] = None
         self.prefills.append(request)
@@ -341,15 +368,19 @@ class VllmScheduler:
         self.publish(request)
         return True
 
+    def give_back(self, request: LiveRequest) -> None:
+        """Give back all blocks of a request."""
+        self.index.release(request, request.blocks)
+        request.blocks = 0
+
     def preempt(self, request: LiveRequest, taken_back: int) -> None:
         """Recompute preemption: all blocks are freed, outputs are kept.
 
         ``taken_back`` of its computed tokens were granted in this very step and will not be computed.
         """
-        self.index.release(request, request.blocks)
+        self.give_back(request)
         self.version += 1
         self.preemptions += 1
-        request.blocks = 0
         request.status = Status.PREEMPTED
         request.computed = 0
         request.stale += request.placeholders
@@ -412,8 +443,7 @@ class VllmScheduler:
                 continue  # its last output is in flight: all that can be published has been
             request.placeholders -= 1
             if self.caching:
-                settled = request.computed - request.placeholders
-                self.index.publish(request, settled // self.block_size)
+                self.publish_until(request, request.computed - request.placeholders)
         for request in plan.finish:
             self._finish(request)
 
@@ -422,13 +452,11 @@ class VllmScheduler:
         if request.status is Status.RUNNING:
             del self.running[request]
             if self.caching:
-                computed = request.prompt_tokens + request.max_tokens - 1
-                self.index.publish(request, computed // self.block_size)
+                self.publish_until(request, request.prompt_tokens + request.max_tokens - 1)
         else:
             self.waiting.remove(request)
         request.status = Status.FINISHED
-        self.index.release(request, request.blocks)
-        request.blocks = 0
+        self.give_back(request)
 
 
 def _order(request: LiveRequest) -> int:

@@ -107,7 +107,10 @@ def audit_result(
             "that it repeats itself"
         )
     elif logged.engine is reference.engine:
-        notes.append("pools with several groups run block by block under either name: one engine was played")
+        notes.append(
+            "full attention in blocks of two sizes runs block by block under either name: one "
+            "engine was played"
+        )
     return Audit(played, int(reference.totals["steps"]), divergence, checks, tuple(notes))
 
 

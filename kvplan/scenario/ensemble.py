@@ -36,7 +36,7 @@ MEMBERS = 8
 AUTOMATIC_WORKLOAD = 2_000
 """Requests up to which an ensemble is simulated unasked: about four seconds."""
 AUTOMATIC_BY_BLOCK = 200
-"""The same for pools that are simulated block by block, which takes longer."""
+"""The same for pools of several cache groups, which take longer."""
 
 LATENCIES = ("ttft_s", "tpot_s", "e2e_s")
 STATISTICS = ("mean", "p50", "p90", "p99")

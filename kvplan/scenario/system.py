@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.engine import Engine, Strategy, make_engine
+from kvplan.engine.instance import one_full_group
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
@@ -67,11 +68,9 @@ class System:
 
     @property
     def by_block(self) -> bool:
-        """Whether it is simulated block by block, which takes longer."""
+        """Whether its pool has other groups than full attention, which takes longer to simulate."""
         config = self.config
-        return isinstance(config, EngineConfig) and (
-            len(config.groups) != 1 or config.groups[0].kind != "full"
-        )
+        return isinstance(config, EngineConfig) and not one_full_group(config)
 
 
 def _prefix_reuse(scenario: Scenario, deployment: Deployment) -> Strategy | None:

@@ -109,6 +109,21 @@ def test_what_is_refused() -> None:
         Cluster(0, "round-robin", CONFIG, CLOCK, Recorder())
     with pytest.raises(UnknownName, match="routing policy"):
         Cluster(2, "random", CONFIG, CLOCK, Recorder())
-    hybrid = EngineConfig(num_blocks=100, groups=(CacheGroup("full", 16), CacheGroup("sliding", 16, 64)))
-    with pytest.raises(UsageError, match="full attention"):
-        Cluster(2, "round-robin", hybrid, CLOCK, Recorder())
+    two_sizes = EngineConfig(num_blocks=100, groups=(CacheGroup("full", 16), CacheGroup("full", 32)))
+    with pytest.raises(UsageError, match="blocks of two sizes"):
+        Cluster(2, "round-robin", two_sizes, CLOCK, Recorder())
+
+
+HYBRID = EngineConfig(
+    num_blocks=6000, max_num_batched_tokens=2048, max_model_len=16384, retention_interval=None,
+    groups=(CacheGroup("full", 16), CacheGroup("sliding", 16, 64)),
+)  # fmt: skip
+
+
+def test_replicas_of_several_groups(chat: list[Request]) -> None:
+    outcomes = {router: play(3, router, chat, HYBRID) for router in ROUTERS.names()}
+    for rows, recorder, _ in outcomes.values():
+        assert sorted(row.id for row in rows) == sorted(request.id for request in chat)
+        assert recorder.totals.finished == len(chat)
+    hits = {router: recorder.totals.hit_tokens for router, (_, recorder, _) in outcomes.items()}
+    assert hits["prefix-aware"] > hits["round-robin"]

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from kvplan.engine.chunking import boundary_aligned
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.frontend import rejection
 from kvplan.engine.reference.cache import KvCache
-from kvplan.engine.reference.chunking import boundary_aligned
-from kvplan.engine.reference.retention import retained_blocks
 from kvplan.engine.reference.state import PrefixChain, RequestState
+from kvplan.engine.retention import retained_blocks
 from kvplan.errors import UsageError
 from kvplan.traces.request import Request
 

@@ -42,10 +42,11 @@ def test_small_runs(tiny: dict, shared: Path, case: str, engine: str) -> None:
 
 
 @pytest.mark.shared
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("case", HYBRID)
-def test_small_runs_of_several_groups(tiny: dict, shared: Path, case: str) -> None:
+def test_small_runs_of_several_groups(tiny: dict, shared: Path, case: str, engine: str) -> None:
     for workload in WORKLOADS:
-        compare(tiny[f"{workload}/{case}"], shared / "data", "reference")
+        compare(tiny[f"{workload}/{case}"], shared / "data", engine)
 
 
 @pytest.mark.shared

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.reference.groups import Find, Found, GroupManager
 from kvplan.engine.reference.pool import NULL_BLOCK, BlockPool, Key
-from kvplan.engine.reference.retention import retained_blocks
 from kvplan.engine.reference.state import PrefixChain, RequestState
+from kvplan.engine.retention import retained_blocks
 
 
 class RunningState(GroupManager):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from kvplan.engine.chunking import boundary_aligned
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.reference.cache import KvCache
-from kvplan.engine.reference.chunking import boundary_aligned
 from kvplan.engine.reference.queue import WaitingQueue
 from kvplan.engine.reference.state import RequestState, Status
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kvplan.engine.reference.groups import Find, Found, GroupManager
-from kvplan.engine.reference.retention import retained_blocks
 from kvplan.engine.reference.state import RequestState
+from kvplan.engine.retention import retained_blocks
 
 
 class SlidingWindow(GroupManager):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kvplan.engine.replacement.foresight import Foresight
 
 
-class RankedIndex(PrefixIndex):
+class RankedIndex(PrefixIndex[LiveRequest]):
     """``PrefixIndex`` whose unreferenced segments are evicted in the order of a policy.
 
     Whatever the policy, a block goes only after everything cached behind it, so that look-ups never meet
@@ -119,7 +119,7 @@ class RankedIndex(PrefixIndex):
 
 def prefix_index(
     eviction: str, block_size: int, usable: int, foresight: Foresight | None = None
-) -> PrefixIndex:
+) -> PrefixIndex[LiveRequest]:
     """The prefix index of an engine with ``usable`` blocks, and in it the pool.
 
     Args:

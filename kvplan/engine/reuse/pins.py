@@ -80,7 +80,9 @@ class Pins:
         unit: blocks that are published, and so pinned, together.
     """
 
-    def __init__(self, rules: tuple[PinRule, ...], budget: int, index: PrefixIndex, unit: int = 1) -> None:
+    def __init__(
+        self, rules: tuple[PinRule, ...], budget: int, index: PrefixIndex[LiveRequest], unit: int = 1
+    ) -> None:
         self._index = index
         self._unit = unit
         self.budget = budget

@@ -20,7 +20,7 @@ from kvplan.engine.replacement.pool import RankedPool
 from kvplan.engine.steady import PUBLISH, SteadyDecodes
 
 
-class UnitIndex(PrefixIndex):
+class UnitIndex(PrefixIndex[LiveRequest]):
     """``PrefixIndex`` in units of ``unit`` blocks.
 
     Attributes:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.reference.state import RequestState
 
 
-def boundary_aligned(state: RequestState, new_tokens: int, start: int, config: EngineConfig) -> int:
+class Progress(Protocol):
+    """A request's known tokens, those of its prompt, and where a prefix it shares was found to end."""
+
+    num_tokens: int
+    prompt_tokens: int
+    shared_prefix_boundary: int
+
+
+def boundary_aligned(state: Progress, new_tokens: int, start: int, config: EngineConfig) -> int:
     """How many of ``new_tokens`` to compute now, after ``start``; all of them without a cached state group.
 
     State is written where a chunk ends, and kept only at block boundaries. A chunk therefore ends at one,

@@ -1,0 +1,161 @@
+"""All groups of one engine on one pool: look-up, admission checks, allocation, publication, release."""
+
+from __future__ import annotations
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.hybrid.full import FullGroup
+from kvplan.engine.hybrid.group import Group, Hit
+from kvplan.engine.hybrid.lookup import Lookup
+from kvplan.engine.hybrid.pool import SharedPool
+from kvplan.engine.hybrid.request import HybridRequest, PrefixNames
+from kvplan.engine.hybrid.sparse import SparseGroup
+from kvplan.engine.hybrid.states import BoundaryStates, RunningState
+from kvplan.engine.hybrid.windows import ChunkGroup, WindowGroup
+
+
+class HybridCache:
+    """vLLM's ``KVCacheManager`` with its coordinator."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.alignment = config.hit_alignment
+        self.pool = SharedPool(config.usable_blocks)
+        self._names = PrefixNames()
+        self._full: list[FullGroup] = []
+        self._sparse: list[SparseGroup] = []
+        self._groups: list[Group] = [self._group(index) for index in range(len(config.groups))]
+        self._lookup = Lookup(self._full, self._sparse, self.alignment)
+        self._states = [group for group in self._sparse if isinstance(group, BoundaryStates)]
+        if self._full:
+            self.pool.segments_evicted_by(self._full[0].index.evict)
+        dense = config.retention_interval != 0 or any(isinstance(g, ChunkGroup) for g in self._sparse)
+        self._publishes_answers = config.enable_prefix_caching and bool(self._sparse) and dense
+
+    def _group(self, index: int) -> Group:
+        group = self.config.groups[index]
+        if group.kind == "full":
+            full = FullGroup(len(self._full), group.block_size, self.alignment, self.pool)
+            self._full.append(full)
+            return full
+        recurrent = BoundaryStates if self.config.enable_prefix_caching else RunningState
+        kinds: dict[str, type[SparseGroup]] = {
+            "sliding": WindowGroup,
+            "chunked": ChunkGroup,
+            "mamba": recurrent,
+        }
+        sparse = kinds[group.kind](index, len(self._sparse), group, self.config, self.pool, self._names)
+        self._sparse.append(sparse)
+        return sparse
+
+    def enter(self, request: HybridRequest) -> None:
+        """A request is new: it has nothing."""
+        for full in self._full:
+            full.enter(request)
+        for sparse in self._sparse:
+            sparse.enter(request)
+
+    def start_step(self) -> None:
+        """Called once for every step that is planned."""
+        for group in self._states:
+            group.fresh.clear()
+
+    @property
+    def fresh_states(self) -> bool:
+        """Whether states were published in this very step, which only the next one can begin with."""
+        return any(group.fresh for group in self._states)
+
+    # -- admission --------------------------------------------------------------------------------------
+
+    def lookup(self, request: HybridRequest) -> Hit:
+        """Longest usable cached prefix; at least one known token is left to compute. Changes nothing but
+        the request's remembered shared-prefix boundary.
+        """
+        hit = self._lookup.longest(request, request.num_tokens - 1)
+        request.shared_prefix_boundary = hit.longest if hit.longest > hit.tokens else 0
+        return hit
+
+    def needs(self, request: HybridRequest, tokens: int | None, hit: Hit) -> int:
+        """Blocks that leave the free queue if a waiting request begins with ``tokens`` more than it hits;
+        ``None``: with all its known tokens, as the admission gate counts them."""
+        computed = hit.tokens
+        covered = request.num_tokens if tokens is None else computed + tokens
+        found = hit if computed else None
+        whole = tokens is None
+        return sum(group.need(request, covered, found, computed, admission=whole) for group in self._groups)
+
+    def admit(self, request: HybridRequest, tokens: int, hit: Hit) -> None:
+        """It begins: give it what it hits and what it needs for ``tokens`` more."""
+        if hit.tokens:
+            for group in self._groups:
+                group.adopt(request, hit)
+        for group in self._groups:
+            group.grow(request, hit.tokens + tokens)
+        self._settle(request, max(0, hit.tokens - request.in_flight))
+
+    # -- running requests -------------------------------------------------------------------------------
+
+    def extend(self, request: HybridRequest, computed: int, tokens: int, in_flight: int) -> bool:
+        """Give a running request blocks for ``tokens`` more tokens, or return False.
+
+        When the answer is no, nothing has changed except that the request gave back blocks it had no more
+        use for. Steps in flight still read blocks behind the tokens they compute.
+        """
+        covered = computed + tokens
+        if covered <= request.settled_until:
+            return True
+        processed = max(0, computed - in_flight)
+        needed = 0
+        for group in self._groups:
+            group.drop(request, processed)
+            needed += group.need(request, covered, None, computed, admission=False)
+        if needed:
+            if needed > self.pool.free:
+                return False
+            for group in self._groups:
+                group.grow(request, covered)
+        self._settle(request, processed)
+        return True
+
+    def _settle(self, request: HybridRequest, processed: int) -> None:
+        request.settled_until = min(group.settled_until(request, processed) for group in self._groups)
+
+    # -- publication ------------------------------------------------------------------------------------
+
+    def publish(self, request: HybridRequest, tokens: int) -> bool:
+        """Make the blocks wholly filled by the first ``tokens`` tokens findable, as far as a hit can end.
+
+        Returns whether that may help somebody who waits.
+        """
+        tokens -= tokens % self.alignment
+        if tokens <= request.published_tokens:
+            return False
+        request.published_tokens = tokens
+        news = False
+        for group in self._groups:
+            if group.publish(request, tokens):
+                news = True
+        return news
+
+    def next_publication(self, request: HybridRequest, progress: int) -> int | None:
+        """Computed tokens, more than ``progress``, at which a request that decodes in step has something to
+        publish that does not follow from its progress; ``None``: none, as long as nobody meets what it
+        publishes."""
+        if not self.config.enable_prefix_caching:
+            return None
+        after = (progress // self.alignment + 1) * self.alignment
+        if self._publishes_answers or any(held.tail.owner is not held for held in request.full):
+            return after
+        if self._sparse and after <= max(request.prompt_tokens - 1, request.shared_prefix_boundary):
+            return after
+        return None
+
+    def note_published(self, request: HybridRequest) -> None:
+        """The request leaves the step: write down what follows from its progress."""
+        for holding in request.full:
+            holding.published = holding.published_blocks()
+
+    def release(self, request: HybridRequest) -> None:
+        """Give all blocks back, group after group, the end of the sequence first."""
+        for group in self._groups:
+            group.release(request)
+        request.settled_until = request.published_tokens = 0

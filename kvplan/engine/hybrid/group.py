@@ -1,0 +1,79 @@
+"""What every cache group answers about a request, and what a look-up found in all of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+from kvplan.engine.hybrid.pool import CachedBlock
+from kvplan.engine.prefix_hash import Match
+
+if TYPE_CHECKING:
+    from kvplan.engine.hybrid.request import HybridRequest
+
+Tail: TypeAlias = list[CachedBlock]
+"""The last blocks before the end of a hit, as many as a window or state group needs."""
+
+
+@dataclass(slots=True)
+class Hit:
+    """A look-up's answer; nothing was changed.
+
+    Attributes:
+        tokens: length of the longest prefix that all groups can serve.
+        blocks: the same in blocks of the scheduler.
+        matches: what each group of full attention contributes; empty where ``tokens`` is 0.
+        tails: what each window or state group contributes; empty where ``tokens`` is 0.
+        longest: length of the longest prefix that some group could have served.
+        open_end: it may grow without any other event.
+    """
+
+    tokens: int = 0
+    blocks: int = 0
+    matches: list[Match] = field(default_factory=list)
+    tails: list[Tail] = field(default_factory=list)
+    longest: int = 0
+    open_end: bool = False
+
+
+class Group(ABC):
+    """Layers that share one block table.
+
+    *Processed* tokens are those whose step has been delivered, *computed* ones include steps in flight,
+    *covered* ones those the step being planned will have computed.
+    """
+
+    @abstractmethod
+    def need(
+        self, request: HybridRequest, covered: int, hit: Hit | None, computed: int, *, admission: bool
+    ) -> int:
+        """Blocks that leave the free queue if the request is to hold ``covered`` tokens.
+
+        ``hit`` is what it would begin with; a block of it that nobody holds counts. ``computed`` counts the
+        hit. ``admission``: the question is whether the whole sequence fits.
+        """
+
+    @abstractmethod
+    def adopt(self, request: HybridRequest, hit: Hit) -> None:
+        """Begin with what a look-up found."""
+
+    @abstractmethod
+    def drop(self, request: HybridRequest, processed: int) -> int:
+        """Give back what lies wholly behind what later tokens look at; returns how many blocks."""
+
+    @abstractmethod
+    def grow(self, request: HybridRequest, covered: int) -> None:
+        """Take what is missing for so many tokens."""
+
+    @abstractmethod
+    def settled_until(self, request: HybridRequest, processed: int) -> int:
+        """Covered tokens up to which neither ``grow`` nor ``drop`` has anything to do."""
+
+    @abstractmethod
+    def publish(self, request: HybridRequest, tokens: int) -> bool:
+        """Make findable what the first ``tokens`` tokens fill; whether that may help somebody who waits."""
+
+    @abstractmethod
+    def release(self, request: HybridRequest) -> None:
+        """Give everything back, the end of the sequence first."""

@@ -1,0 +1,245 @@
+"""vLLM's scheduler on a cache of several groups: who runs, and when, is decided as in the base class."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from kvplan.engine.chunking import boundary_aligned
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.hybrid.cache import HybridCache
+from kvplan.engine.hybrid.group import Hit
+from kvplan.engine.hybrid.plan import HybridPlan
+from kvplan.engine.hybrid.request import HybridRequest
+from kvplan.engine.hybrid.steady import HybridDecodes
+from kvplan.engine.live import LiveRequest, Status
+from kvplan.engine.plan import StepPlan
+from kvplan.engine.prefix_hash import Match
+from kvplan.engine.scheduler_vllm import VllmScheduler
+from kvplan.traces.request import Request
+
+_NO_HIT = Hit()
+
+
+class HybridScheduler(VllmScheduler):
+    """Queues and cache of one engine instance; ``block_size`` is the scheduler's, the groups' least
+    common multiple."""
+
+    def __init__(self, config: EngineConfig, *, keep_schedule: bool = False) -> None:
+        super().__init__(config, keep_schedule=keep_schedule)
+        self.block_size = config.hit_alignment
+        self.cache = HybridCache(config)
+        self.pool = self.cache.pool
+        self.steady = self.decodes = HybridDecodes(self.cache)
+        self._granted: dict[HybridRequest, int] = {}
+        self._found = _NO_HIT
+        self._blocked_until = 0
+
+    def live(self, request: Request) -> LiveRequest:
+        """As the base class."""
+        live = HybridRequest(request, self.index.root)
+        self.cache.enter(live)
+        return live
+
+    def new_plan(self) -> StepPlan:
+        """An empty plan that knows what is in flight one by one."""
+        return HybridPlan()
+
+    # -- schedule ---------------------------------------------------------------------------------------
+
+    def schedule(self) -> StepPlan:
+        """As the base class."""
+        flying = self._begin()
+        plan = super().schedule()
+        self._note_flights(plan, flying)
+        return plan
+
+    def proceed(self, in_flight: int) -> StepPlan | None:
+        """As the base class."""
+        flying = self._begin()
+        plan = super().proceed(in_flight)
+        if plan is not None:
+            self._note_flights(plan, flying)
+        return plan
+
+    def _begin(self) -> StepPlan | None:
+        self.cache.start_step()
+        self._granted = {}
+        self.decodes.left.clear()
+        return self.last_plan
+
+    def _note_flights(self, plan: StepPlan, flying: StepPlan | None) -> None:
+        """What is now in flight, and with which step it will be delivered."""
+        for request in self.decodes.left:
+            # It left the others to be looked at one by one; its last token is in the step before.
+            if isinstance(flying, HybridPlan):
+                flying.granted[request] = flying.granted.get(request, 0) + 1
+        for request, tokens in self._granted.items():
+            request.in_flight += tokens
+        cast(HybridPlan, plan).granted = self._granted
+
+    def undecided(self) -> bool:
+        """As the base class; also where somebody needs a block, gives one back or publishes one."""
+        if self.decodes.quiet_steps() < 1:
+            return True
+        # A prompt that stops at a state to be kept leaves tokens to others.
+        return bool(self.prefills and self.config.state_block_size) or super().undecided()
+
+    def wanted(self, request: LiveRequest, threshold: int, budget: int) -> int:
+        """As the base class; recurrent states are kept at block boundaries only."""
+        tokens = super().wanted(request, threshold, budget)
+        return self.chunk(request, tokens, request.computed)
+
+    def chunk(self, request: LiveRequest, tokens: int, start: int) -> int:
+        """As the base class; recurrent states are kept at block boundaries only."""
+        return boundary_aligned(cast(HybridRequest, request), tokens, start, self.config)
+
+    def _regular(self, plan: StepPlan, threshold: int, defer_prefills: bool) -> bool:
+        """As the base class; if somebody finds no room, those before it in line have theirs already."""
+        decodes = self.decodes
+        count = decodes.count
+        budget = self.config.max_num_batched_tokens - count
+        if budget < 0:
+            return False
+        chunks = self._chunks(threshold, budget) if self.prefills and not defer_prefills else {}
+        if chunks is None:
+            return False
+        due = decodes.looks() if count else []
+        looked: list[HybridRequest] = [*due, *chunks]
+        if len(looked) > 1:
+            looked.sort(key=_order)
+        for request in looked:
+            tokens = chunks.get(request)
+            if tokens is None:
+                fits = self._extend(
+                    request, request.base + decodes.tick, 1, decodes.in_flight_tokens(request)
+                )
+            else:
+                fits = self._extend(request, request.computed, tokens, request.in_flight)
+            if not fits:
+                return False
+        if self.keep_schedule:
+            self._log_regular(plan, cast(dict[LiveRequest, int], chunks))
+        if count:
+            decodes.tick += 1
+            batch = plan.batch
+            batch.scheduled_tokens = batch.decode_requests = batch.sampled_requests = count
+            batch.decode_context = batch.decode_kv_tokens = decodes.context()
+        for request in looked:
+            tokens = chunks.get(request)
+            if tokens is None:
+                computed = request.base + decodes.tick - decodes.lag
+                if not computed % decodes.block_size:
+                    self.publish_until(request, computed)
+                continue
+            plan.add(request, request.computed, tokens)
+            plan.carries_prefill = True
+            request.computed += tokens
+            self._granted[request] = tokens
+            self.publish(request)
+        decodes.looked(due)
+        if decodes.next_finish() <= decodes.tick:
+            for ending in decodes.due()[1]:
+                decodes.leave(ending, 1)
+                plan.finish.append(ending)
+        return True
+
+    def _chunks(self, threshold: int, budget: int) -> dict[HybridRequest, int] | None:
+        """What each prompt gets of the budget; ``None`` if that is not for this way to say."""
+        chunks: dict[HybridRequest, int] = {}
+        for request in self.prefills:
+            tokens = request.num_tokens - request.computed
+            if 0 < threshold < tokens:
+                tokens = threshold
+            if tokens > budget:
+                if not self.tail_prefills:
+                    return None
+                tokens = budget
+            if tokens:
+                tokens = self.chunk(request, tokens, request.computed)
+            if tokens:
+                chunks[cast(HybridRequest, request)] = tokens
+                budget -= tokens
+        return chunks
+
+    def _extend(self, request: HybridRequest, computed: int, tokens: int, in_flight: int) -> bool:
+        fits = self.cache.extend(request, computed, tokens, in_flight)
+        # What a blocked request hits can only shrink until something is published, released or admitted:
+        # as long as fewer blocks are free than it needed, it does not fit.
+        if self.blocked is not None and self.cache.pool.free >= self._blocked_until:
+            self.blocked = None
+        return fits
+
+    def allocate(self, request: LiveRequest, tokens: int) -> bool:
+        """As the base class."""
+        request = cast(HybridRequest, request)
+        if not self._extend(request, request.computed, tokens, request.in_flight):
+            return False
+        request.computed += tokens
+        self._granted[request] = tokens
+        self.publish(request)
+        return True
+
+    def publish_until(self, request: LiveRequest, tokens: int) -> None:
+        """As the base class."""
+        if self.caching and self.cache.publish(cast(HybridRequest, request), tokens):
+            self.version += 1
+
+    def publish(self, request: LiveRequest) -> None:
+        """As the base class."""
+        self.publish_until(request, min(request.computed, request.num_tokens))
+
+    def give_back(self, request: LiveRequest) -> None:
+        """As the base class."""
+        self.cache.release(cast(HybridRequest, request))
+
+    def preempt(self, request: LiveRequest, taken_back: int) -> None:
+        """As the base class."""
+        self._granted.pop(cast(HybridRequest, request), None)
+        super().preempt(request, taken_back)
+
+    def _fall_into_step(self, request: LiveRequest) -> None:
+        self.steady.join(request)
+
+    def deliver(self, plan: StepPlan) -> None:
+        """As the base class."""
+        for request, tokens in cast(HybridPlan, plan).granted.items():
+            request.in_flight -= tokens
+        super().deliver(plan)
+
+    # -- admission --------------------------------------------------------------------------------------
+
+    def _match(self, request: LiveRequest) -> Match:
+        hit = self.cache.lookup(cast(HybridRequest, request)) if self.caching else _NO_HIT
+        self._found = hit
+        match = Match()
+        match.blocks = hit.blocks
+        match.open_end = hit.open_end
+        return match
+
+    def _fits(self, request: LiveRequest, match: Match, tokens: int) -> bool:
+        config, cache, hit = self.config, self.cache, self._found
+        waiting = cast(HybridRequest, request)
+        reserve = config.watermark_blocks if self.running else 0
+        if config.scheduler_reserve_full_isl:
+            needed = cache.needs(waiting, None, hit) + reserve
+            if needed > cache.pool.free:
+                if not match.open_end and not cache.fresh_states:
+                    self.blocked = (request, self.version)
+                    self._blocked_until = needed
+                return False
+        return cache.needs(waiting, tokens, hit) + reserve <= cache.pool.free
+
+    def _admit(self, plan: StepPlan, request: LiveRequest, match: Match, tokens: int) -> None:
+        waiting, hit = cast(HybridRequest, request), self._found
+        if self.caching and request.status is Status.WAITING:
+            self.queried_tokens += request.num_tokens
+            self.hit_tokens += hit.tokens
+        self.cache.admit(waiting, tokens, hit)
+        self.version += 1
+        request.computed = hit.tokens + tokens
+        self._granted[waiting] = tokens
+        self.begin(plan, request, hit.tokens, tokens)
+
+
+def _order(request: HybridRequest) -> int:
+    return request.order

@@ -1,0 +1,129 @@
+"""Groups that keep a recurrent state instead of keys and values (Mamba, linear attention)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from kvplan.engine.hybrid.group import Hit
+from kvplan.engine.hybrid.pool import CachedBlock, Key
+from kvplan.engine.hybrid.sparse import SparseGroup, SparseHolding
+
+if TYPE_CHECKING:
+    from kvplan.engine.config import CacheGroup, EngineConfig
+    from kvplan.engine.hybrid.pool import SharedPool
+    from kvplan.engine.hybrid.request import HybridRequest, PrefixNames
+
+
+class RunningState(SparseGroup):
+    """One state a request, overwritten in place: what an engine without prefix caching keeps."""
+
+    def need(
+        self, request: HybridRequest, covered: int, hit: Hit | None, computed: int, *, admission: bool
+    ) -> int:
+        """One block, taken once."""
+        return 1 - request.sparse[self.place].length
+
+    def drop(self, request: HybridRequest, processed: int) -> int:
+        """It is kept."""
+        return 0
+
+    def grow(self, request: HybridRequest, covered: int) -> None:
+        """Take the block."""
+        holding = request.sparse[self.place]
+        if not holding.length:
+            self.pool.take(1)
+            holding.length = holding.own = 1
+
+    def settled_until(self, request: HybridRequest, processed: int) -> int:
+        """One block is enough for any length."""
+        return self.config.max_model_len
+
+
+class BoundaryStates(SparseGroup):
+    """States at block boundaries (``mamba_cache_mode="align"``): a step reads one block and writes another.
+
+    Entry i of the table holds the state after ``(i + 1) * block_size`` tokens, or, as the last entry, the
+    running state on its way there; entries that steps passed over are empty.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        place: int,
+        group: CacheGroup,
+        config: EngineConfig,
+        pool: SharedPool,
+        names: PrefixNames,
+    ) -> None:
+        super().__init__(index, place, group, config, pool, names)
+        self.fresh: set[Key] = set()
+        """Published in this very step: not computed yet, so nobody can begin with them."""
+
+    def next_drop(self, processed: int) -> int:
+        """When the first token after the next boundary is processed."""
+        return (-(-processed // self.block_size) or 1) * self.block_size + 1
+
+    def need(
+        self, request: HybridRequest, covered: int, hit: Hit | None, computed: int, *, admission: bool
+    ) -> int:
+        """One block for a step that ends in a new one; more than there are to begin with a fresh state."""
+        length = request.sparse[self.place].length
+        if hit is None:
+            return 1 if -(-covered // self.block_size) > length else 0
+        tail = hit.tails[self.place]
+        if tail[-1].key in self.fresh:
+            return self.config.num_blocks + 1
+        missing = -(-covered // self.block_size) - hit.tokens // self.block_size - length
+        return (1 if missing > 0 else 0) + self.unheld(tail)
+
+    def adopt(self, request: HybridRequest, hit: Hit) -> None:
+        """Begin with the state found."""
+        super().adopt(request, hit)
+        holding = request.sparse[self.place]
+        holding.standing = {holding.length - 1}
+        holding.dropped = 0
+
+    def drop(self, request: HybridRequest, processed: int) -> int:
+        """States older than the one the next step starts from."""
+        holding = request.sparse[self.place]
+        stop = min((processed - 1) // self.block_size, holding.length)
+        if stop <= holding.dropped:
+            return 0
+        holding.dropped = stop
+        old = [entry for entry in holding.standing if entry < stop]
+        if old:
+            self.give_back(holding, len(old), stop)
+            holding.standing.difference_update(old)
+        return len(old)
+
+    def grow(self, request: HybridRequest, covered: int) -> None:
+        """Take one block for the boundary the step ends at or before."""
+        holding = request.sparse[self.place]
+        last = -(-covered // self.block_size) - 1
+        if last < holding.length:
+            return
+        self.pool.take(1)
+        holding.own += 1
+        holding.length = last + 1
+        holding.standing.add(last)
+
+    def holds(self, holding: SparseHolding, entry: int) -> bool:
+        """Whether a state stands in this entry of the table."""
+        return entry in holding.standing
+
+    def retained(self, request: HybridRequest, start: int, stop: int) -> Sequence[int]:
+        """The states at the boundaries that are kept; all of them without an interval."""
+        if self.config.retention_interval is None:
+            return range(start, stop)
+        return super().retained(request, start, stop)
+
+    def publish_block(self, key: Key) -> CachedBlock:
+        """Make a state findable, from the next step on."""
+        self.fresh.add(key)
+        return super().publish_block(key)
+
+    def release(self, request: HybridRequest) -> None:
+        """Give everything back."""
+        super().release(request)
+        request.sparse[self.place].standing.clear()

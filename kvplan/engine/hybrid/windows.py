@@ -1,0 +1,83 @@
+"""Sliding windows and local chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from kvplan.engine.hybrid.group import Hit
+from kvplan.engine.hybrid.sparse import SparseGroup
+
+if TYPE_CHECKING:
+    from kvplan.engine.hybrid.request import HybridRequest
+
+
+class WindowGroup(SparseGroup):
+    """Each token sees ``window`` tokens, itself included; blocks behind the window are given back."""
+
+    @property
+    def blocks_for_hit(self) -> int:
+        """Blocks that cover the window before the first token to compute."""
+        return -(-(self.group.window - 1) // self.block_size)
+
+    def skipped_tokens(self, computed: int) -> int:
+        """Tokens at the front that no token after the first ``computed`` ones looks at."""
+        return max(0, computed - self.group.window + 1)
+
+    def next_drop(self, processed: int) -> int:
+        """When the window has left the block it begins in."""
+        blocks = self.skipped_tokens(processed) // self.block_size
+        return (blocks + 1) * self.block_size + self.group.window - 1
+
+    def need(
+        self, request: HybridRequest, covered: int, hit: Hit | None, computed: int, *, admission: bool
+    ) -> int:
+        """As many as the tokens fill; of a whole sequence no more than the window's cap."""
+        required = -(-covered // self.block_size)
+        if admission and self._cap is not None and required > self._cap:
+            required = self._cap
+        if hit is None:
+            return max(required - request.sparse[self.place].length, 0)
+        skipped = self.skipped_tokens(computed) // self.block_size
+        length = hit.tokens // self.block_size
+        return max(required - max(skipped, length), 0) + self.unheld(hit.tails[self.place])
+
+    def drop(self, request: HybridRequest, processed: int) -> int:
+        """The blocks wholly in the skipped tokens."""
+        holding = request.sparse[self.place]
+        stop = min(self.skipped_tokens(processed) // self.block_size, holding.length)
+        count = stop - holding.dropped
+        if count <= 0:
+            return 0
+        if holding.published:
+            self.give_back(holding, count, stop)
+        else:
+            holding.own -= count
+            self.pool.blank += count
+        holding.dropped = stop
+        return count
+
+    def grow(self, request: HybridRequest, covered: int) -> None:
+        """Take what is missing."""
+        holding = request.sparse[self.place]
+        missing = -(-covered // self.block_size) - holding.length
+        if missing > 0:
+            self.pool.take(missing)
+            holding.length += missing
+            holding.own += missing
+
+
+class ChunkGroup(WindowGroup):
+    """Each token sees the tokens before it in its own chunk (Llama 4); earlier chunks are given back."""
+
+    def skipped_tokens(self, computed: int) -> int:
+        """All chunks before that of the next token."""
+        return computed // self.group.window * self.group.window
+
+    def next_drop(self, processed: int) -> int:
+        """When the next chunk begins."""
+        return (processed // self.group.window + 1) * self.group.window
+
+    def retained(self, request: HybridRequest, start: int, stop: int) -> Sequence[int]:
+        """All of them."""
+        return range(start, stop)
