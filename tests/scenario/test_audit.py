@@ -54,8 +54,15 @@ def test_a_sample_is_a_part_and_is_not_compared_with_the_totals(chat: dict[str, 
     assert "totals are those of a fresh run" not in [check.name for check in found.checks]
 
 
-def test_hybrid_pools_say_that_one_engine_was_played() -> None:
+def test_pools_of_several_groups_are_played_through_both_engines() -> None:
     groups = [{"kind": "full"}, {"kind": "sliding", "window": 128}]
+    found = audit_result(simulate(cache__groups=groups), 20)
+    assert found.passed
+    assert not found.notes
+
+
+def test_what_has_one_engine_only_says_so() -> None:
+    groups = [{"kind": "full", "block_size": 16}, {"kind": "full", "block_size": 32}]
     found = audit_result(simulate(cache__groups=groups), 20)
     assert found.passed
     assert "block by block under either name" in found.notes[0]

@@ -92,7 +92,10 @@ def test_replicas_share_the_load(chat: dict[str, Any]) -> None:
     [
         ({"routing.policy": "random"}, "routing policy"),
         ({"engine.kind": "sglang"}, "fast vLLM engine"),
-        ({"cache.groups": [{"kind": "full"}, {"kind": "sliding", "window": 64}]}, "full attention"),
+        (
+            {"cache.groups": [{"kind": "full", "block_size": 16}, {"kind": "full", "block_size": 32}]},
+            "blocks of two sizes",
+        ),
     ],
 )
 def test_clusters_that_cannot_be_simulated(flags: dict[str, Any], message: str) -> None:

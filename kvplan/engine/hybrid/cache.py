@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.hybrid.full import FullGroup
 from kvplan.engine.hybrid.group import Group, Hit
@@ -23,29 +25,37 @@ class HybridCache:
         self._names = PrefixNames()
         self._full: list[FullGroup] = []
         self._sparse: list[SparseGroup] = []
-        self._groups: list[Group] = [self._group(index) for index in range(len(config.groups))]
-        self._lookup = Lookup(self._full, self._sparse, self.alignment)
+        self._groups = self._tables()
+        self._lookup = Lookup(self._full, self._sparse, self.alignment, self._names)
         self._states = [group for group in self._sparse if isinstance(group, BoundaryStates)]
         if self._full:
             self.pool.segments_evicted_by(self._full[0].index.evict)
         dense = config.retention_interval != 0 or any(isinstance(g, ChunkGroup) for g in self._sparse)
         self._publishes_answers = config.enable_prefix_caching and bool(self._sparse) and dense
 
-    def _group(self, index: int) -> Group:
-        group = self.config.groups[index]
-        if group.kind == "full":
-            full = FullGroup(len(self._full), group.block_size, self.alignment, self.pool)
-            self._full.append(full)
-            return full
+    def _tables(self) -> list[Group]:
+        """In the order of the groups, which is that of release."""
+        tables: list[Group] = []
         recurrent = BoundaryStates if self.config.enable_prefix_caching else RunningState
         kinds: dict[str, type[SparseGroup]] = {
             "sliding": WindowGroup,
             "chunked": ChunkGroup,
             "mamba": recurrent,
         }
-        sparse = kinds[group.kind](index, len(self._sparse), group, self.config, self.pool, self._names)
-        self._sparse.append(sparse)
-        return sparse
+        for group, members in groupby(self.config.groups):
+            width = len(list(members))
+            if group.kind != "full":
+                sparse = kinds[group.kind](
+                    len(self._sparse), width, group, self.config, self.pool, self._names
+                )
+                self._sparse.append(sparse)
+                tables.append(sparse)
+                continue
+            for _ in range(width):
+                full = FullGroup(len(self._full), group.block_size, self.alignment, self.pool)
+                self._full.append(full)
+                tables.append(full)
+        return tables
 
     def enter(self, request: HybridRequest) -> None:
         """A request is new: it has nothing."""

@@ -81,9 +81,8 @@ class FullGroup(Group):
         self.index.hold(holding, match)
         holding.blocks = match.blocks
 
-    def drop(self, request: HybridRequest, processed: int) -> int:
+    def drop(self, request: HybridRequest, processed: int) -> None:
         """Nothing is ever out of reach."""
-        return 0
 
     def grow(self, request: HybridRequest, covered: int) -> None:
         """Take what is missing."""

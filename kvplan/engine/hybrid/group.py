@@ -12,8 +12,11 @@ from kvplan.engine.prefix_hash import Match
 if TYPE_CHECKING:
     from kvplan.engine.hybrid.request import HybridRequest
 
-Tail: TypeAlias = list[CachedBlock]
-"""The last blocks before the end of a hit, as many as a window or state group needs."""
+Entry: TypeAlias = tuple[CachedBlock, ...]
+"""The blocks with the tokens of one entry, of all groups that share a table."""
+
+Tail: TypeAlias = list[Entry]
+"""The last entries before the end of a hit, as many as a window or state group needs."""
 
 
 @dataclass(slots=True)
@@ -24,7 +27,7 @@ class Hit:
         tokens: length of the longest prefix that all groups can serve.
         blocks: the same in blocks of the scheduler.
         matches: what each group of full attention contributes; empty where ``tokens`` is 0.
-        tails: what each window or state group contributes; empty where ``tokens`` is 0.
+        tails: what each table of window or state groups contributes; empty where ``tokens`` is 0.
         longest: length of the longest prefix that some group could have served.
         open_end: it may grow without any other event.
     """
@@ -59,8 +62,8 @@ class Group(ABC):
         """Begin with what a look-up found."""
 
     @abstractmethod
-    def drop(self, request: HybridRequest, processed: int) -> int:
-        """Give back what lies wholly behind what later tokens look at; returns how many blocks."""
+    def drop(self, request: HybridRequest, processed: int) -> None:
+        """Give back what lies wholly behind what later tokens look at."""
 
     @abstractmethod
     def grow(self, request: HybridRequest, covered: int) -> None:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from kvplan.engine.hybrid.full import FullGroup
-from kvplan.engine.hybrid.group import Hit, Tail
-from kvplan.engine.hybrid.pool import CachedBlock
-from kvplan.engine.hybrid.request import HybridRequest
+from kvplan.engine.hybrid.group import Entry, Hit, Tail
+from kvplan.engine.hybrid.request import HybridRequest, PrefixNames
 from kvplan.engine.hybrid.sparse import SparseGroup
 from kvplan.engine.hybrid.states import BoundaryStates
 from kvplan.engine.hybrid.windows import ChunkGroup, WindowGroup
@@ -50,46 +49,48 @@ class AlikeFull:
 
 
 class AlikeSparse:
-    """Groups of one sparse kind; what the last look-up found stays in ``tails``, one for each of them."""
+    """Tables of one sparse kind; what the last look-up found stays in ``tails``, one for each of them."""
 
     downward_closed = False
 
-    def __init__(self, groups: Sequence[SparseGroup], alignment: int) -> None:
+    def __init__(self, groups: Sequence[SparseGroup], alignment: int, names: PrefixNames) -> None:
         self.groups = groups
+        self._names = names
         self.tails: list[Tail] = []
         self.size = groups[0].block_size
         self.alignment = alignment
 
-    def find(self, request: HybridRequest, entry: int) -> list[CachedBlock] | None:
-        """The blocks with this entry's tokens, if every group has one."""
-        blocks = []
+    def find(self, request: HybridRequest, place: int) -> list[Entry] | None:
+        """What each table has with the tokens of this entry, if all have something."""
+        name = request.prefix_name(self._names, (place + 1) * self.size)
+        found = []
         for group in self.groups:
-            block = group.find(request, entry)
-            if block is None:
+            entry = group.find(name)
+            if entry is None:
                 return None
-            blocks.append(block)
-        return blocks
+            found.append(entry)
+        return found
 
     def longest_hit(self, request: HybridRequest, limit: int) -> int:
         """As ``Alike``."""
         raise NotImplementedError
 
-    def keep(self, runs: list[list[CachedBlock]], skipped: int) -> None:
+    def keep(self, run: list[list[Entry]], skipped: int) -> None:
         """Remember what was found, entry by entry, without the first ``skipped`` entries."""
-        self.tails = [[blocks[place] for blocks in runs[skipped:]] for place in range(len(self.groups))]
+        self.tails = [[found[number] for found in run[skipped:]] for number in range(len(self.groups))]
 
 
 class AlikeWindows(AlikeSparse):
     """Sliding windows of one length."""
 
-    def __init__(self, groups: Sequence[WindowGroup], alignment: int) -> None:
-        super().__init__(groups, alignment)
+    def __init__(self, groups: Sequence[WindowGroup], alignment: int, names: PrefixNames) -> None:
+        super().__init__(groups, alignment, names)
         self._first = groups[0]
 
     def longest_hit(self, request: HybridRequest, limit: int) -> int:
         """The right-most run that covers a window and ends aligned; shorter at the start of the sequence."""
         wanted = self._first.blocks_for_hit
-        run: list[list[CachedBlock]] = []
+        run: list[list[Entry]] = []
         end = 0
         for entry in range(limit // self.size - 1, -1, -1):
             blocks = self.find(request, entry)
@@ -107,7 +108,7 @@ class AlikeWindows(AlikeSparse):
         whole = len(run) * self.size // self.alignment * self.alignment // self.size
         return self._settle(run[len(run) - whole :], whole, 0)
 
-    def _settle(self, run: list[list[CachedBlock]], end: int, first: int) -> int:
+    def _settle(self, run: list[list[Entry]], end: int, first: int) -> int:
         tokens = end * self.size
         skipped = self._first.skipped_tokens(tokens) // self.size
         self.keep(run[::-1], max(skipped - first, 0))
@@ -117,8 +118,8 @@ class AlikeWindows(AlikeSparse):
 class AlikeChunks(AlikeSparse):
     """Local chunks of one length."""
 
-    def __init__(self, groups: Sequence[ChunkGroup], alignment: int) -> None:
-        super().__init__(groups, alignment)
+    def __init__(self, groups: Sequence[ChunkGroup], alignment: int, names: PrefixNames) -> None:
+        super().__init__(groups, alignment, names)
         self._first = groups[0]
 
     def longest_hit(self, request: HybridRequest, limit: int) -> int:
@@ -152,11 +153,13 @@ class AlikeStates(AlikeSparse):
 class Lookup:
     """What a cache with these groups finds for a request."""
 
-    def __init__(self, full: Sequence[FullGroup], sparse: Sequence[SparseGroup], alignment: int) -> None:
+    def __init__(
+        self, full: Sequence[FullGroup], sparse: Sequence[SparseGroup], alignment: int, names: PrefixNames
+    ) -> None:
         self._full = full
         self._sparse_count = len(sparse)
         self._alignment = alignment
-        self._sparse = _alike(sparse, alignment)
+        self._sparse = _alike(sparse, alignment, names)
         self._alike_full = AlikeFull(full, alignment) if full else None
         self._kinds: list[Alike] = [*([self._alike_full] if self._alike_full else []), *self._sparse]
 
@@ -202,8 +205,8 @@ class Lookup:
         return hit
 
 
-def _alike(groups: Sequence[SparseGroup], alignment: int) -> list[AlikeSparse]:
-    """Gather groups with equal specification, in the order of their first."""
+def _alike(groups: Sequence[SparseGroup], alignment: int, names: PrefixNames) -> list[AlikeSparse]:
+    """Gather tables with equal specification, in the order of their first."""
     gathered: dict[object, list[SparseGroup]] = {}
     for group in groups:
         gathered.setdefault(group.group, []).append(group)
@@ -213,9 +216,9 @@ def _alike(groups: Sequence[SparseGroup], alignment: int) -> list[AlikeSparse]:
         chunks = [group for group in members if isinstance(group, ChunkGroup)]
         states = [group for group in members if isinstance(group, BoundaryStates)]
         if chunks:
-            found.append(AlikeChunks(chunks, alignment))
+            found.append(AlikeChunks(chunks, alignment, names))
         elif windows:
-            found.append(AlikeWindows(windows, alignment))
+            found.append(AlikeWindows(windows, alignment, names))
         elif states:
-            found.append(AlikeStates(states, alignment))
+            found.append(AlikeStates(states, alignment, names))
     return found

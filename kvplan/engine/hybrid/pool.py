@@ -7,33 +7,57 @@ from typing import TypeAlias
 
 from kvplan.engine.blocks import BlockPool, Segment
 
-Key: TypeAlias = tuple[int, int]
-"""Group, and the identity of the prefix that ends with the block."""
+Published: TypeAlias = "dict[int, CachedBlock]"
+"""The published blocks of one group: the one published first under each prefix name."""
 
 
 class CachedBlock:
     """A published block of a window or state group; ``ref`` requests hold it.
 
     It stands in the same queue as segments do, under the same attributes.
+
+    Attributes:
+        table: where it is published.
+        name: of the prefix that ends with it.
+        later: if it was the first with this name, those published after it.
     """
 
-    __slots__ = ("after", "before", "key", "ref")
+    __slots__ = ("after", "before", "later", "name", "ref", "table")
 
-    def __init__(self, key: Key) -> None:
-        self.key = key
+    def __init__(self, table: Published, name: int) -> None:
+        self.table = table
+        self.name = name
         self.ref = 1
         self.before: Segment | None = None
         self.after: Segment | None = None
+        self.later: list[CachedBlock] | None = None
+        first = table.setdefault(name, self)
+        if first is not self:
+            if first.later is None:
+                first.later = []
+            first.later.append(self)
+
+    def forget(self) -> None:
+        """It is evicted: nobody finds it any more."""
+        first = self.table[self.name]
+        if first is not self:
+            assert first.later is not None
+            first.later.remove(self)
+        elif self.later:
+            heir = self.later.pop(0)
+            heir.later = self.later
+            self.table[self.name] = heir
+        else:
+            del self.table[self.name]
 
 
 class SharedPool(BlockPool):
-    """Free blocks of one engine, whatever group they are taken for, and the single blocks published."""
+    """Free blocks of one engine, whatever group they are taken for."""
 
-    __slots__ = ("_evict", "_published")
+    __slots__ = ("_evict",)
 
     def __init__(self, usable: int) -> None:
         super().__init__(usable)
-        self._published: dict[Key, list[CachedBlock]] = {}
         self._evict: Callable[[Segment, int], int] | None = None
 
     def segments_evicted_by(self, evict: Callable[[Segment, int], int]) -> None:
@@ -44,17 +68,6 @@ class SharedPool(BlockPool):
     def free(self) -> int:
         """Blocks nobody references, cached ones included."""
         return self.blank + self.cached
-
-    def lookup(self, key: Key) -> CachedBlock | None:
-        """The block published first under ``key``, or ``None``."""
-        same = self._published.get(key)
-        return same[0] if same else None
-
-    def publish(self, key: Key) -> CachedBlock:
-        """A block that one request holds becomes findable."""
-        block = CachedBlock(key)
-        self._published.setdefault(key, []).append(block)
-        return block
 
     def hold(self, block: CachedBlock) -> None:
         """One more request holds a published block."""
@@ -85,14 +98,8 @@ class SharedPool(BlockPool):
             assert entry is not None
             if isinstance(entry, CachedBlock):
                 self.remove(entry, 1)
-                self._forget(entry)
+                entry.forget()
                 short -= 1
             else:
                 assert self._evict is not None
                 short -= self._evict(entry, short)
-
-    def _forget(self, block: CachedBlock) -> None:
-        same = self._published[block.key]
-        same.remove(block)
-        if not same:
-            del self._published[block.key]

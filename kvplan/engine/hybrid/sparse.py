@@ -1,16 +1,18 @@
 """Groups that look at the end of a sequence only: few blocks a request, and fewer published.
 
 What is unpublished and held by one request is a number; a published block is an object (``CachedBlock``).
+Groups of one specification that follow each other always hold the same entries: they share one table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from kvplan.engine.config import CacheGroup, EngineConfig
-from kvplan.engine.hybrid.group import Group, Hit
-from kvplan.engine.hybrid.pool import CachedBlock, Key, SharedPool
+from kvplan.engine.hybrid.group import Entry, Group, Hit, Tail
+from kvplan.engine.hybrid.pool import CachedBlock, Published, SharedPool
 from kvplan.engine.hybrid.request import PrefixNames
 from kvplan.engine.retention import retained_blocks
 
@@ -24,17 +26,17 @@ class SparseHolding:
     Attributes:
         length: entries, those that were given back or never taken included.
         dropped: entries at the front that are dealt with: nothing is held there.
-        own: blocks held that are not published.
-        published: blocks held that are, by entry.
+        own: entries held that are not published.
+        published: entries held that are, in rising order.
         seen: entries that publication has dealt with.
-        standing: entries of a state group in which a block stands.
+        standing: entries of a state group in which blocks stand.
     """
 
     __slots__ = ("dropped", "length", "own", "published", "seen", "standing")
 
     def __init__(self) -> None:
         self.length = self.dropped = self.own = self.seen = 0
-        self.published: dict[int, CachedBlock] = {}
+        self.published: dict[int, Entry] = {}
         self.standing: set[int] = set()
 
 
@@ -42,68 +44,86 @@ class SparseGroup(Group):
     """What window and state groups have in common.
 
     Args:
-        index: of the group in the configuration.
         place: of its holding among those of a request.
+        width: groups that share the table.
     """
 
     def __init__(
         self,
-        index: int,
         place: int,
+        width: int,
         group: CacheGroup,
         config: EngineConfig,
         pool: SharedPool,
         names: PrefixNames,
     ) -> None:
-        self.index = index
         self.place = place
+        self.width = width
         self.group = group
         self.config = config
         self.block_size = group.block_size
         self.pool = pool
         self._names = names
         self._alignment = config.hit_alignment
+        self._tables: list[Published] = [{} for _ in range(width)]
         self._cap = group.admission_cap(config.max_in_flight_tokens, config.max_model_len)
 
     def enter(self, request: HybridRequest) -> None:
         """A request is new: it has nothing."""
         request.sparse.append(SparseHolding())
 
-    def key(self, request: HybridRequest, entry: int) -> Key:
-        """What the block is published under: its group and the prefix that ends with it."""
-        return (self.index, request.prefix_name(self._names, (entry + 1) * self.block_size))
-
-    def find(self, request: HybridRequest, entry: int) -> CachedBlock | None:
-        """The cached block with the tokens of this entry, or ``None``."""
-        return self.pool.lookup(self.key(request, entry))
+    def find(self, name: int) -> Entry | None:
+        """The blocks cached under this name, if every group has one."""
+        if self.width == 1:
+            block = self._tables[0].get(name)
+            return None if block is None else (block,)
+        found = []
+        for table in self._tables:
+            block = table.get(name)
+            if block is None:
+                return None
+            found.append(block)
+        return tuple(found)
 
     @property
     def blocks_for_hit(self) -> int:
         """Blocks before the end of a hit that it needs; all it can get where it is shorter."""
         return 1
 
-    def unheld(self, tail: Sequence[CachedBlock]) -> int:
+    def unheld(self, tail: Tail) -> int:
         """How many of the blocks are free, although cached."""
-        return sum(1 for block in tail if block.ref == 0)
+        return sum(1 for entry in tail for block in entry if block.ref == 0)
 
     def adopt(self, request: HybridRequest, hit: Hit) -> None:
         """Hold the blocks found; those before them are not needed."""
         holding, tail = request.sparse[self.place], hit.tails[self.place]
         length = hit.tokens // self.block_size
         first = length - len(tail)
-        for block in tail:
-            self.pool.hold(block)
+        hold = self.pool.hold
+        for entry in tail:
+            for block in entry:
+                hold(block)
         holding.published = dict(enumerate(tail, first))
         holding.length = holding.seen = length
         holding.dropped = first
 
-    def give_back(self, holding: SparseHolding, entries: int, stop: int) -> None:
-        """Let go of ``entries`` held entries before ``stop``, the last one first."""
-        for entry in sorted((e for e in holding.published if e < stop), reverse=True):
-            self.pool.let_go(holding.published.pop(entry))
-            entries -= 1
-        holding.own -= entries
-        self.pool.blank += entries
+    def give_back(self, holding: SparseHolding, entries: int, stop: int) -> int:
+        """Let go of ``entries`` held entries before ``stop``, the last one first; returns the blocks."""
+        published = holding.published
+        unpublished = entries
+        if published:
+            going = list(takewhile(stop.__gt__, published))
+            going.reverse()
+            let_go = self.pool.let_go
+            for member in range(self.width):
+                for place in going:
+                    let_go(published[place][member])
+            for place in going:
+                del published[place]
+            unpublished -= len(going)
+        holding.own -= unpublished
+        self.pool.blank += unpublished * self.width
+        return entries * self.width
 
     def settled_until(self, request: HybridRequest, processed: int) -> int:
         """As far as the blocks reach, or until the next one is out of reach."""
@@ -120,24 +140,26 @@ class SparseGroup(Group):
         if start >= stop:
             return False
         holding.seen = stop
-        news = False
-        for entry in self.retained(request, start, stop):
-            if self.holds(holding, entry):
-                holding.published[entry] = self.publish_block(self.key(request, entry))
-                holding.own -= 1
-                news = True
-        return news
+        places = [place for place in self.retained(request, start, stop) if self.holds(holding, place)]
+        if not places:
+            return False
+        names = [request.prefix_name(self._names, (place + 1) * self.block_size) for place in places]
+        self.note(names)
+        tables, published = self._tables, holding.published
+        for place, name in zip(places, names, strict=True):
+            published[place] = tuple([CachedBlock(table, name) for table in tables])
+        holding.own -= len(places)
+        return True
 
-    def holds(self, holding: SparseHolding, entry: int) -> bool:
-        """Whether a block stands in this entry of the table."""
-        return entry >= holding.dropped
+    def note(self, names: Sequence[int]) -> None:
+        """Blocks with these names are published now."""
 
-    def publish_block(self, key: Key) -> CachedBlock:
-        """Make one block findable."""
-        return self.pool.publish(key)
+    def holds(self, holding: SparseHolding, place: int) -> bool:
+        """Whether blocks stand in this entry of the table."""
+        return place >= holding.dropped
 
     def retained(self, request: HybridRequest, start: int, stop: int) -> Sequence[int]:
-        """Which of the full blocks ``start .. stop`` are to be published."""
+        """Which of the full blocks ``start .. stop`` are to be published, rising."""
         return retained_blocks(
             start,
             stop,

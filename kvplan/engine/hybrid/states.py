@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kvplan.engine.hybrid.group import Hit
-from kvplan.engine.hybrid.pool import CachedBlock, Key
 from kvplan.engine.hybrid.sparse import SparseGroup, SparseHolding
 
 if TYPE_CHECKING:
@@ -22,17 +21,16 @@ class RunningState(SparseGroup):
         self, request: HybridRequest, covered: int, hit: Hit | None, computed: int, *, admission: bool
     ) -> int:
         """One block, taken once."""
-        return 1 - request.sparse[self.place].length
+        return (1 - request.sparse[self.place].length) * self.width
 
-    def drop(self, request: HybridRequest, processed: int) -> int:
+    def drop(self, request: HybridRequest, processed: int) -> None:
         """It is kept."""
-        return 0
 
     def grow(self, request: HybridRequest, covered: int) -> None:
         """Take the block."""
         holding = request.sparse[self.place]
         if not holding.length:
-            self.pool.take(1)
+            self.pool.take(self.width)
             holding.length = holding.own = 1
 
     def settled_until(self, request: HybridRequest, processed: int) -> int:
@@ -49,15 +47,15 @@ class BoundaryStates(SparseGroup):
 
     def __init__(
         self,
-        index: int,
         place: int,
+        width: int,
         group: CacheGroup,
         config: EngineConfig,
         pool: SharedPool,
         names: PrefixNames,
     ) -> None:
-        super().__init__(index, place, group, config, pool, names)
-        self.fresh: set[Key] = set()
+        super().__init__(place, width, group, config, pool, names)
+        self.fresh: set[int] = set()
         """Published in this very step: not computed yet, so nobody can begin with them."""
 
     def next_drop(self, processed: int) -> int:
@@ -70,12 +68,12 @@ class BoundaryStates(SparseGroup):
         """One block for a step that ends in a new one; more than there are to begin with a fresh state."""
         length = request.sparse[self.place].length
         if hit is None:
-            return 1 if -(-covered // self.block_size) > length else 0
+            return self.width if -(-covered // self.block_size) > length else 0
         tail = hit.tails[self.place]
-        if tail[-1].key in self.fresh:
+        if tail[-1][0].name in self.fresh:
             return self.config.num_blocks + 1
         missing = -(-covered // self.block_size) - hit.tokens // self.block_size - length
-        return (1 if missing > 0 else 0) + self.unheld(tail)
+        return (self.width if missing > 0 else 0) + self.unheld(tail)
 
     def adopt(self, request: HybridRequest, hit: Hit) -> None:
         """Begin with the state found."""
@@ -84,18 +82,17 @@ class BoundaryStates(SparseGroup):
         holding.standing = {holding.length - 1}
         holding.dropped = 0
 
-    def drop(self, request: HybridRequest, processed: int) -> int:
+    def drop(self, request: HybridRequest, processed: int) -> None:
         """States older than the one the next step starts from."""
         holding = request.sparse[self.place]
         stop = min((processed - 1) // self.block_size, holding.length)
         if stop <= holding.dropped:
-            return 0
+            return
         holding.dropped = stop
-        old = [entry for entry in holding.standing if entry < stop]
+        old = [place for place in holding.standing if place < stop]
         if old:
             self.give_back(holding, len(old), stop)
             holding.standing.difference_update(old)
-        return len(old)
 
     def grow(self, request: HybridRequest, covered: int) -> None:
         """Take one block for the boundary the step ends at or before."""
@@ -103,14 +100,14 @@ class BoundaryStates(SparseGroup):
         last = -(-covered // self.block_size) - 1
         if last < holding.length:
             return
-        self.pool.take(1)
+        self.pool.take(self.width)
         holding.own += 1
         holding.length = last + 1
         holding.standing.add(last)
 
-    def holds(self, holding: SparseHolding, entry: int) -> bool:
+    def holds(self, holding: SparseHolding, place: int) -> bool:
         """Whether a state stands in this entry of the table."""
-        return entry in holding.standing
+        return place in holding.standing
 
     def retained(self, request: HybridRequest, start: int, stop: int) -> Sequence[int]:
         """The states at the boundaries that are kept; all of them without an interval."""
@@ -118,10 +115,9 @@ class BoundaryStates(SparseGroup):
             return range(start, stop)
         return super().retained(request, start, stop)
 
-    def publish_block(self, key: Key) -> CachedBlock:
-        """Make a state findable, from the next step on."""
-        self.fresh.add(key)
-        return super().publish_block(key)
+    def note(self, names: Sequence[int]) -> None:
+        """States are published: they can be read from the next step on."""
+        self.fresh.update(names)
 
     def release(self, request: HybridRequest) -> None:
         """Give everything back."""

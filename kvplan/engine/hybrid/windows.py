@@ -37,32 +37,27 @@ class WindowGroup(SparseGroup):
         if admission and self._cap is not None and required > self._cap:
             required = self._cap
         if hit is None:
-            return max(required - request.sparse[self.place].length, 0)
+            missing = required - request.sparse[self.place].length
+            return missing * self.width if missing > 0 else 0
         skipped = self.skipped_tokens(computed) // self.block_size
         length = hit.tokens // self.block_size
-        return max(required - max(skipped, length), 0) + self.unheld(hit.tails[self.place])
+        missing = max(required - max(skipped, length), 0)
+        return missing * self.width + self.unheld(hit.tails[self.place])
 
-    def drop(self, request: HybridRequest, processed: int) -> int:
+    def drop(self, request: HybridRequest, processed: int) -> None:
         """The blocks wholly in the skipped tokens."""
         holding = request.sparse[self.place]
         stop = min(self.skipped_tokens(processed) // self.block_size, holding.length)
-        count = stop - holding.dropped
-        if count <= 0:
-            return 0
-        if holding.published:
-            self.give_back(holding, count, stop)
-        else:
-            holding.own -= count
-            self.pool.blank += count
-        holding.dropped = stop
-        return count
+        if stop > holding.dropped:
+            self.give_back(holding, stop - holding.dropped, stop)
+            holding.dropped = stop
 
     def grow(self, request: HybridRequest, covered: int) -> None:
         """Take what is missing."""
         holding = request.sparse[self.place]
         missing = -(-covered // self.block_size) - holding.length
         if missing > 0:
-            self.pool.take(missing)
+            self.pool.take(missing * self.width)
             holding.length += missing
             holding.own += missing
 
