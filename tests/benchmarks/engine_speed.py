@@ -35,6 +35,11 @@ FIXED = ("--synthesize", "fixed", "--rate", "20", "--set", "workload.prompt_toke
          "--set", "workload.output_tokens=256")  # fmt: skip
 
 
+WINDOW = 128
+GROUPS = ("--blocks", "56000", "--set",
+          f"cache.groups=[{{kind: full}}, {{kind: sliding, window: {WINDOW}}}]")  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One command and what it should stay under: CPU seconds and MiB, or None."""
@@ -68,8 +73,10 @@ def cases(trace: Path | None) -> list[Case]:
         )
     ]
     if trace is not None:
+        replay = ("--trace", str(trace))
+        found.insert(2, Case("Mooncake conversation, 12,031 requests", replay, 3.0, 250.0, 5))
         found.insert(
-            2, Case("Mooncake conversation, 12,031 requests", ("--trace", str(trace)), 3.0, 250.0, 5)
+            3, Case(f"the same, full attention + window of {WINDOW}", (*replay, *GROUPS), None, None, 3)
         )
     return found
 

@@ -7,7 +7,7 @@ import os
 from grouped import grouped_cases
 from hypothesis import HealthCheck, assume, given, settings
 
-from kvplan.engine.config import EngineConfig
+from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.hybrid.replica import HybridReplica
 from kvplan.engine.instance import simulated_in_segments
@@ -19,7 +19,9 @@ from kvplan.traces.request import Request
 EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "500"))
 
 
-def play(kind: type, config: EngineConfig, requests: list[Request], *, log: bool) -> tuple[object, ...]:
+def play(
+    kind: type, config: EngineConfig, requests: list[Request], *, log: bool
+) -> tuple[list[str], object, object, object, object, object]:
     lines: list[str] = []
     rows: list[RequestRow] = []
     recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
@@ -48,3 +50,19 @@ def test_hybrid_equals_reference(case: tuple[EngineConfig, list[Request]]) -> No
     assert play(HybridReplica, config, requests, log=True) == reference
     # Without a decision log quiet steps are run through in bulk.
     assert play(HybridReplica, config, requests, log=False)[1:] == reference[1:]
+
+
+def test_whoever_waits_for_a_state_fits_when_it_is_evicted() -> None:
+    """Found by 20,000 random pools: without its hit the request needs one block instead of two."""
+    config = EngineConfig(
+        num_blocks=4, block_size=1, max_model_len=12, max_num_seqs=2, max_num_batched_tokens=12,
+        enable_chunked_prefill=False, async_scheduling=False, retention_interval=4,
+        groups=(CacheGroup("mamba", 1),),
+    )  # fmt: skip
+    requests = [
+        Request("r00", 0.0, ((1000, 1),), 1, ((500, 6),), 6),
+        Request("r01", 0.0, ((1000, 1), (500, 1)), 2, ((500, 1),), 1),
+    ]
+    reference = play(ReferenceEngine, config, requests, log=True)
+    assert reference[0][5] == "r00=1,r01=1|0|2|0|"
+    assert play(HybridReplica, config, requests, log=True) == reference

@@ -70,9 +70,10 @@ class HybridCache:
             group.fresh.clear()
 
     @property
-    def fresh_states(self) -> bool:
-        """Whether states were published in this very step, which only the next one can begin with."""
-        return any(group.fresh for group in self._states)
+    def keeps_states(self) -> bool:
+        """Whether recurrent states are cached. A request takes one block to begin with, however long its hit:
+        if the state it would begin with is evicted meanwhile, it needs fewer."""
+        return bool(self._states)
 
     # -- admission --------------------------------------------------------------------------------------
 
@@ -98,8 +99,7 @@ class HybridCache:
         if hit.tokens:
             for group in self._groups:
                 group.adopt(request, hit)
-        for group in self._groups:
-            group.grow(request, hit.tokens + tokens)
+        self.pool.take(sum([group.grow(request, hit.tokens + tokens) for group in self._groups]))
         self._settle(request, max(0, hit.tokens - request.in_flight))
 
     # -- running requests -------------------------------------------------------------------------------
@@ -113,21 +113,31 @@ class HybridCache:
         covered = computed + tokens
         if covered <= request.settled_until:
             return True
-        processed = max(0, computed - in_flight)
+        processed = computed - in_flight
+        if processed < 0:
+            processed = 0
+        groups = self._groups
         needed = 0
-        for group in self._groups:
+        for group in groups:
             group.drop(request, processed)
-            needed += group.need(request, covered, None, computed, admission=False)
+            needed += group.lacks(request, covered)
         if needed:
-            if needed > self.pool.free:
+            pool = self.pool
+            if needed > pool.blank + pool.cached:
                 return False
-            for group in self._groups:
+            for group in groups:
                 group.grow(request, covered)
+            pool.take(needed)
         self._settle(request, processed)
         return True
 
     def _settle(self, request: HybridRequest, processed: int) -> None:
-        request.settled_until = min(group.settled_until(request, processed) for group in self._groups)
+        settled = self.config.max_model_len
+        for group in self._groups:
+            until = group.settled_until(request, processed)
+            if until < settled:
+                settled = until
+        request.settled_until = settled
 
     # -- publication ------------------------------------------------------------------------------------
 
@@ -146,18 +156,19 @@ class HybridCache:
                 news = True
         return news
 
-    def next_publication(self, request: HybridRequest, progress: int) -> int | None:
-        """Computed tokens, more than ``progress``, at which a request that decodes in step has something to
-        publish that does not follow from its progress; ``None``: none, as long as nobody meets what it
-        publishes."""
+    def publishes(self, request: HybridRequest, progress: int) -> bool:
+        """Whether a request that decodes in step, and has computed ``progress`` tokens, has something to
+        publish that does not follow from its progress, as long as nobody meets what it publishes."""
+        if self._publishes_answers:
+            return True
         if not self.config.enable_prefix_caching:
-            return None
-        after = (progress // self.alignment + 1) * self.alignment
-        if self._publishes_answers or any(held.tail.owner is not held for held in request.full):
-            return after
-        if self._sparse and after <= max(request.prompt_tokens - 1, request.shared_prefix_boundary):
-            return after
-        return None
+            return False
+        for holding in request.full:
+            if holding.tail.owner is not holding:
+                return True
+        return bool(self._sparse) and progress < max(
+            request.prompt_tokens - 1, request.shared_prefix_boundary
+        )
 
     def note_published(self, request: HybridRequest) -> None:
         """The request leaves the step: write down what follows from its progress."""

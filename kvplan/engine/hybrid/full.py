@@ -69,11 +69,15 @@ class FullGroup(Group):
         self, request: HybridRequest, covered: int, hit: Hit | None, computed: int, *, admission: bool
     ) -> int:
         """As many as the tokens fill."""
-        required = -(-covered // self.block_size)
         if hit is None:
-            return max(required - request.full[self.place].blocks, 0)
+            return self.lacks(request, covered)
         match = hit.matches[self.place]
-        return max(required - match.blocks, 0) + match.unheld
+        return max(-(-covered // self.block_size) - match.blocks, 0) + match.unheld
+
+    def lacks(self, request: HybridRequest, covered: int) -> int:
+        """As many as the tokens fill."""
+        missing = -(-covered // self.block_size) - request.full[self.place].blocks
+        return missing if missing > 0 else 0
 
     def adopt(self, request: HybridRequest, hit: Hit) -> None:
         """Hold what matched."""
@@ -84,13 +88,11 @@ class FullGroup(Group):
     def drop(self, request: HybridRequest, processed: int) -> None:
         """Nothing is ever out of reach."""
 
-    def grow(self, request: HybridRequest, covered: int) -> None:
-        """Take what is missing."""
-        holding = request.full[self.place]
-        missing = -(-covered // self.block_size) - holding.blocks
-        if missing > 0:
-            self.pool.take(missing)
-            holding.blocks += missing
+    def grow(self, request: HybridRequest, covered: int) -> int:
+        """As the base class."""
+        missing = self.lacks(request, covered)
+        request.full[self.place].blocks += missing
+        return missing
 
     def settled_until(self, request: HybridRequest, processed: int) -> int:
         """As far as the blocks reach."""

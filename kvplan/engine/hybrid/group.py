@@ -51,11 +51,15 @@ class Group(ABC):
     def need(
         self, request: HybridRequest, covered: int, hit: Hit | None, computed: int, *, admission: bool
     ) -> int:
-        """Blocks that leave the free queue if the request is to hold ``covered`` tokens.
+        """Blocks that leave the free queue if a waiting request is to hold ``covered`` tokens.
 
         ``hit`` is what it would begin with; a block of it that nobody holds counts. ``computed`` counts the
         hit. ``admission``: the question is whether the whole sequence fits.
         """
+
+    @abstractmethod
+    def lacks(self, request: HybridRequest, covered: int) -> int:
+        """Blocks that a running request needs to hold ``covered`` tokens."""
 
     @abstractmethod
     def adopt(self, request: HybridRequest, hit: Hit) -> None:
@@ -66,8 +70,8 @@ class Group(ABC):
         """Give back what lies wholly behind what later tokens look at."""
 
     @abstractmethod
-    def grow(self, request: HybridRequest, covered: int) -> None:
-        """Take what is missing for so many tokens."""
+    def grow(self, request: HybridRequest, covered: int) -> int:
+        """Enter what is missing for so many tokens; returns the blocks, which the caller takes."""
 
     @abstractmethod
     def settled_until(self, request: HybridRequest, processed: int) -> int:

@@ -46,6 +46,8 @@ class HybridRequest(LiveRequest):
         sparse: what it has in each window or state group.
         in_flight: tokens of planned and undelivered steps in which it was not decoding in step.
         joined: tick at which it fell into step.
+        publishes: whether it has to publish what fills while it decodes in step; else that follows from its
+            progress.
         settled_until: while no more tokens are to be covered, no group takes or gives back a block.
         published_tokens: tokens whose blocks publication has dealt with, or fewer.
         shared_prefix_boundary: where the last look-up found a prefix that some group had and another had
@@ -53,8 +55,8 @@ class HybridRequest(LiveRequest):
     """
 
     __slots__ = (
-        "_names", "full", "in_flight", "joined", "published_tokens", "settled_until",
-        "shared_prefix_boundary", "sparse",
+        "_names", "full", "in_flight", "joined", "published_tokens", "publishes",
+        "settled_until", "shared_prefix_boundary", "sparse",
     )  # fmt: skip
 
     def __init__(self, request: Request, root: Node) -> None:
@@ -63,6 +65,7 @@ class HybridRequest(LiveRequest):
         self.sparse: list[SparseHolding] = []
         self.in_flight = 0
         self.joined = 0
+        self.publishes = False
         self.settled_until = 0
         self.published_tokens = 0
         self.shared_prefix_boundary = 0

@@ -127,9 +127,8 @@ class HybridScheduler(VllmScheduler):
         for request in looked:
             tokens = chunks.get(request)
             if tokens is None:
-                computed = request.base + decodes.tick - decodes.lag
-                if not computed % decodes.block_size:
-                    self.publish_until(request, computed)
+                if request.publishes:
+                    self.publish_until(request, request.base + decodes.tick - decodes.lag)
                 continue
             plan.add(request, request.computed, tokens)
             plan.carries_prefill = True
@@ -223,7 +222,7 @@ class HybridScheduler(VllmScheduler):
         if config.scheduler_reserve_full_isl:
             needed = cache.needs(waiting, None, hit) + reserve
             if needed > cache.pool.free:
-                if not match.open_end and not cache.fresh_states:
+                if not match.open_end and not cache.keeps_states:
                     self.blocked = (request, self.version)
                     self._blocked_until = needed
                 return False

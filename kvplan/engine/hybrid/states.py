@@ -21,17 +21,22 @@ class RunningState(SparseGroup):
         self, request: HybridRequest, covered: int, hit: Hit | None, computed: int, *, admission: bool
     ) -> int:
         """One block, taken once."""
+        return self.lacks(request, covered)
+
+    def lacks(self, request: HybridRequest, covered: int) -> int:
+        """One block, taken once."""
         return (1 - request.sparse[self.place].length) * self.width
 
     def drop(self, request: HybridRequest, processed: int) -> None:
         """It is kept."""
 
-    def grow(self, request: HybridRequest, covered: int) -> None:
-        """Take the block."""
+    def grow(self, request: HybridRequest, covered: int) -> int:
+        """As the base class."""
         holding = request.sparse[self.place]
-        if not holding.length:
-            self.pool.take(self.width)
-            holding.length = holding.own = 1
+        if holding.length:
+            return 0
+        holding.length = holding.own = 1
+        return self.width
 
     def settled_until(self, request: HybridRequest, processed: int) -> int:
         """One block is enough for any length."""
@@ -66,14 +71,18 @@ class BoundaryStates(SparseGroup):
         self, request: HybridRequest, covered: int, hit: Hit | None, computed: int, *, admission: bool
     ) -> int:
         """One block for a step that ends in a new one; more than there are to begin with a fresh state."""
-        length = request.sparse[self.place].length
         if hit is None:
-            return self.width if -(-covered // self.block_size) > length else 0
+            return self.lacks(request, covered)
         tail = hit.tails[self.place]
         if tail[-1][0].name in self.fresh:
             return self.config.num_blocks + 1
-        missing = -(-covered // self.block_size) - hit.tokens // self.block_size - length
+        missing = -(-covered // self.block_size) - hit.tokens // self.block_size
         return (self.width if missing > 0 else 0) + self.unheld(tail)
+
+    def lacks(self, request: HybridRequest, covered: int) -> int:
+        """One block for a step that ends in a new one."""
+        ends_in_new = -(-covered // self.block_size) > request.sparse[self.place].length
+        return self.width if ends_in_new else 0
 
     def adopt(self, request: HybridRequest, hit: Hit) -> None:
         """Begin with the state found."""
@@ -94,16 +103,16 @@ class BoundaryStates(SparseGroup):
             self.give_back(holding, len(old), stop)
             holding.standing.difference_update(old)
 
-    def grow(self, request: HybridRequest, covered: int) -> None:
-        """Take one block for the boundary the step ends at or before."""
+    def grow(self, request: HybridRequest, covered: int) -> int:
+        """As the base class: one block for the boundary the step ends at or before."""
         holding = request.sparse[self.place]
         last = -(-covered // self.block_size) - 1
         if last < holding.length:
-            return
-        self.pool.take(self.width)
+            return 0
         holding.own += 1
         holding.length = last + 1
         holding.standing.add(last)
+        return self.width
 
     def holds(self, holding: SparseHolding, place: int) -> bool:
         """Whether a state stands in this entry of the table."""

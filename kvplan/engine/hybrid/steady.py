@@ -66,9 +66,12 @@ class HybridDecodes(SteadyDecodes):
     def _expect_look(self, request: HybridRequest) -> None:
         base = request.base
         tick = request.settled_until + 1 - base
-        publication = self._cache.next_publication(request, base + self.tick - self.lag)
-        if publication is not None and publication - base < tick:
-            tick = publication - base
+        request.publishes = self._cache.publishes(request, base + self.tick - self.lag)
+        if request.publishes:
+            size = self.block_size
+            fills = ((base + self.tick - self.lag) // size + 1) * size - base
+            if fills < tick:
+                tick = fills
         if tick <= self.tick:
             tick = self.tick + 1
         if self._look_of.get(request) == tick:

@@ -37,12 +37,16 @@ class WindowGroup(SparseGroup):
         if admission and self._cap is not None and required > self._cap:
             required = self._cap
         if hit is None:
-            missing = required - request.sparse[self.place].length
-            return missing * self.width if missing > 0 else 0
+            return max(required - request.sparse[self.place].length, 0) * self.width
         skipped = self.skipped_tokens(computed) // self.block_size
         length = hit.tokens // self.block_size
         missing = max(required - max(skipped, length), 0)
         return missing * self.width + self.unheld(hit.tails[self.place])
+
+    def lacks(self, request: HybridRequest, covered: int) -> int:
+        """As many as the tokens fill."""
+        missing = -(-covered // self.block_size) - request.sparse[self.place].length
+        return missing * self.width if missing > 0 else 0
 
     def drop(self, request: HybridRequest, processed: int) -> None:
         """The blocks wholly in the skipped tokens."""
@@ -52,14 +56,15 @@ class WindowGroup(SparseGroup):
             self.give_back(holding, stop - holding.dropped, stop)
             holding.dropped = stop
 
-    def grow(self, request: HybridRequest, covered: int) -> None:
-        """Take what is missing."""
+    def grow(self, request: HybridRequest, covered: int) -> int:
+        """As the base class."""
         holding = request.sparse[self.place]
         missing = -(-covered // self.block_size) - holding.length
-        if missing > 0:
-            self.pool.take(missing * self.width)
-            holding.length += missing
-            holding.own += missing
+        if missing <= 0:
+            return 0
+        holding.length += missing
+        holding.own += missing
+        return missing * self.width
 
 
 class ChunkGroup(WindowGroup):
