@@ -9,7 +9,7 @@ from kvplan.engine.hybrid.full import FullGroup
 from kvplan.engine.hybrid.group import Group, Hit
 from kvplan.engine.hybrid.lookup import Lookup
 from kvplan.engine.hybrid.pool import SharedPool
-from kvplan.engine.hybrid.request import HybridRequest, PrefixNames
+from kvplan.engine.hybrid.request import HybridRequest
 from kvplan.engine.hybrid.sparse import SparseGroup
 from kvplan.engine.hybrid.states import BoundaryStates, RunningState
 from kvplan.engine.hybrid.windows import ChunkGroup, WindowGroup
@@ -22,11 +22,10 @@ class HybridCache:
         self.config = config
         self.alignment = config.hit_alignment
         self.pool = SharedPool(config.usable_blocks)
-        self._names = PrefixNames()
         self._full: list[FullGroup] = []
         self._sparse: list[SparseGroup] = []
         self._groups = self._tables()
-        self._lookup = Lookup(self._full, self._sparse, self.alignment, self._names)
+        self._lookup = Lookup(self._full, self._sparse, self.alignment)
         self._states = [group for group in self._sparse if isinstance(group, BoundaryStates)]
         if self._full:
             self.pool.segments_evicted_by(self._full[0].index.evict)
@@ -45,9 +44,7 @@ class HybridCache:
         for group, members in groupby(self.config.groups):
             width = len(list(members))
             if group.kind != "full":
-                sparse = kinds[group.kind](
-                    len(self._sparse), width, group, self.config, self.pool, self._names
-                )
+                sparse = kinds[group.kind](len(self._sparse), width, group, self.config, self.pool)
                 self._sparse.append(sparse)
                 tables.append(sparse)
                 continue

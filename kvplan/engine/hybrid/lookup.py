@@ -7,7 +7,7 @@ from typing import Protocol
 
 from kvplan.engine.hybrid.full import FullGroup
 from kvplan.engine.hybrid.group import Entry, Hit, Tail
-from kvplan.engine.hybrid.request import HybridRequest, PrefixNames
+from kvplan.engine.hybrid.request import HybridRequest
 from kvplan.engine.hybrid.sparse import SparseGroup
 from kvplan.engine.hybrid.states import BoundaryStates
 from kvplan.engine.hybrid.windows import ChunkGroup, WindowGroup
@@ -53,16 +53,15 @@ class AlikeSparse:
 
     downward_closed = False
 
-    def __init__(self, groups: Sequence[SparseGroup], alignment: int, names: PrefixNames) -> None:
+    def __init__(self, groups: Sequence[SparseGroup], alignment: int) -> None:
         self.groups = groups
-        self._names = names
         self.tails: list[Tail] = []
         self.size = groups[0].block_size
         self.alignment = alignment
 
     def find(self, request: HybridRequest, place: int) -> list[Entry] | None:
         """What each table has with the tokens of this entry, if all have something."""
-        name = request.prefix_name(self._names, (place + 1) * self.size)
+        name = request.content.fingerprint((place + 1) * self.size)
         found = []
         for group in self.groups:
             entry = group.find(name)
@@ -83,8 +82,8 @@ class AlikeSparse:
 class AlikeWindows(AlikeSparse):
     """Sliding windows of one length."""
 
-    def __init__(self, groups: Sequence[WindowGroup], alignment: int, names: PrefixNames) -> None:
-        super().__init__(groups, alignment, names)
+    def __init__(self, groups: Sequence[WindowGroup], alignment: int) -> None:
+        super().__init__(groups, alignment)
         self._first = groups[0]
 
     def longest_hit(self, request: HybridRequest, limit: int) -> int:
@@ -118,8 +117,8 @@ class AlikeWindows(AlikeSparse):
 class AlikeChunks(AlikeSparse):
     """Local chunks of one length."""
 
-    def __init__(self, groups: Sequence[ChunkGroup], alignment: int, names: PrefixNames) -> None:
-        super().__init__(groups, alignment, names)
+    def __init__(self, groups: Sequence[ChunkGroup], alignment: int) -> None:
+        super().__init__(groups, alignment)
         self._first = groups[0]
 
     def longest_hit(self, request: HybridRequest, limit: int) -> int:
@@ -153,13 +152,11 @@ class AlikeStates(AlikeSparse):
 class Lookup:
     """What a cache with these groups finds for a request."""
 
-    def __init__(
-        self, full: Sequence[FullGroup], sparse: Sequence[SparseGroup], alignment: int, names: PrefixNames
-    ) -> None:
+    def __init__(self, full: Sequence[FullGroup], sparse: Sequence[SparseGroup], alignment: int) -> None:
         self._full = full
         self._sparse_count = len(sparse)
         self._alignment = alignment
-        self._sparse = _alike(sparse, alignment, names)
+        self._sparse = _alike(sparse, alignment)
         self._alike_full = AlikeFull(full, alignment) if full else None
         self._kinds: list[Alike] = [*([self._alike_full] if self._alike_full else []), *self._sparse]
 
@@ -205,7 +202,7 @@ class Lookup:
         return hit
 
 
-def _alike(groups: Sequence[SparseGroup], alignment: int, names: PrefixNames) -> list[AlikeSparse]:
+def _alike(groups: Sequence[SparseGroup], alignment: int) -> list[AlikeSparse]:
     """Gather tables with equal specification, in the order of their first."""
     gathered: dict[object, list[SparseGroup]] = {}
     for group in groups:
@@ -216,9 +213,9 @@ def _alike(groups: Sequence[SparseGroup], alignment: int, names: PrefixNames) ->
         chunks = [group for group in members if isinstance(group, ChunkGroup)]
         states = [group for group in members if isinstance(group, BoundaryStates)]
         if chunks:
-            found.append(AlikeChunks(chunks, alignment, names))
+            found.append(AlikeChunks(chunks, alignment))
         elif windows:
-            found.append(AlikeWindows(windows, alignment, names))
+            found.append(AlikeWindows(windows, alignment))
         elif states:
-            found.append(AlikeStates(states, alignment, names))
+            found.append(AlikeStates(states, alignment))
     return found

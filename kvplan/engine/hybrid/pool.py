@@ -8,7 +8,11 @@ from typing import TypeAlias
 from kvplan.engine.blocks import BlockPool, Segment
 
 Published: TypeAlias = "dict[int, CachedBlock]"
-"""The published blocks of one group: the one published first under each prefix name."""
+"""The published blocks of one group: the one published first under each name.
+
+A name is the fingerprint of the prefix that ends with the block (``Content.fingerprint``, 64 bits), as
+engines find blocks by a hash.
+"""
 
 
 class CachedBlock:

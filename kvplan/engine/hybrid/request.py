@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from typing import TYPE_CHECKING
 
-from kvplan.engine.content import Content
 from kvplan.engine.live import LiveRequest
 
 if TYPE_CHECKING:
@@ -13,29 +11,6 @@ if TYPE_CHECKING:
     from kvplan.engine.hybrid.sparse import SparseHolding
     from kvplan.engine.prefix_hash import Node
     from kvplan.traces.request import Request
-
-_POSITION_BITS = 40
-"""Token positions stay below 2**40, so a prefix is named by one integer: run and position."""
-
-
-class PrefixNames:
-    """Gives equal prefixes equal integers, and different ones different integers (no hashing by chance).
-
-    Runs of consecutive tokens are maximal, so equal prefixes consist of equal runs, the last one cut at the
-    same position: the run a prefix ends in, after the runs before it, and its length name it.
-    """
-
-    __slots__ = ("_runs",)
-
-    def __init__(self) -> None:
-        self._runs: dict[tuple[int, int, int], int] = {}
-
-    def extend(self, content: Content, names: list[int], run: int) -> None:
-        """Append the names of the content's runs up to number ``run``."""
-        while len(names) <= run:
-            place = len(names)
-            before, start = (names[-1], content.ends[place - 1]) if place else (0, 0)
-            names.append(self._runs.setdefault((before, start, content.shifts[place]), len(self._runs) + 1))
 
 
 class HybridRequest(LiveRequest):
@@ -55,7 +30,7 @@ class HybridRequest(LiveRequest):
     """
 
     __slots__ = (
-        "_names", "full", "in_flight", "joined", "published_tokens", "publishes",
+        "full", "in_flight", "joined", "published_tokens", "publishes",
         "settled_until", "shared_prefix_boundary", "sparse",
     )  # fmt: skip
 
@@ -69,12 +44,3 @@ class HybridRequest(LiveRequest):
         self.settled_until = 0
         self.published_tokens = 0
         self.shared_prefix_boundary = 0
-        self._names: list[int] = []
-
-    def prefix_name(self, names: PrefixNames, tokens: int) -> int:
-        """Identity of the first ``tokens`` tokens (at least one)."""
-        run = bisect_left(self.content.ends, tokens)
-        mine = self._names
-        if len(mine) <= run:
-            names.extend(self.content, mine, run)
-        return mine[run] << _POSITION_BITS | tokens

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.hybrid.group import Entry, Group, Hit, Tail
 from kvplan.engine.hybrid.pool import CachedBlock, Published, SharedPool
-from kvplan.engine.hybrid.request import PrefixNames
 from kvplan.engine.retention import retained_blocks
 
 if TYPE_CHECKING:
@@ -55,7 +54,6 @@ class SparseGroup(Group):
         group: CacheGroup,
         config: EngineConfig,
         pool: SharedPool,
-        names: PrefixNames,
     ) -> None:
         self.place = place
         self.width = width
@@ -63,7 +61,6 @@ class SparseGroup(Group):
         self.config = config
         self.block_size = group.block_size
         self.pool = pool
-        self._names = names
         self._alignment = config.hit_alignment
         self._tables: list[Published] = [{} for _ in range(width)]
         self._cap = group.admission_cap(config.max_in_flight_tokens, config.max_model_len)
@@ -143,7 +140,8 @@ class SparseGroup(Group):
         places = [place for place in self.retained(request, start, stop) if self.holds(holding, place)]
         if not places:
             return False
-        names = [request.prefix_name(self._names, (place + 1) * self.block_size) for place in places]
+        size, fingerprint = self.block_size, request.content.fingerprint
+        names = [fingerprint((place + 1) * size) for place in places]
         self.note(names)
         tables, published = self._tables, holding.published
         for place, name in zip(places, names, strict=True):

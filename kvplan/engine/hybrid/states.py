@@ -11,7 +11,7 @@ from kvplan.engine.hybrid.sparse import SparseGroup, SparseHolding
 if TYPE_CHECKING:
     from kvplan.engine.config import CacheGroup, EngineConfig
     from kvplan.engine.hybrid.pool import SharedPool
-    from kvplan.engine.hybrid.request import HybridRequest, PrefixNames
+    from kvplan.engine.hybrid.request import HybridRequest
 
 
 class RunningState(SparseGroup):
@@ -57,9 +57,8 @@ class BoundaryStates(SparseGroup):
         group: CacheGroup,
         config: EngineConfig,
         pool: SharedPool,
-        names: PrefixNames,
     ) -> None:
-        super().__init__(place, width, group, config, pool, names)
+        super().__init__(place, width, group, config, pool)
         self.fresh: set[int] = set()
         """Published in this very step: not computed yet, so nobody can begin with them."""
 
