@@ -24,6 +24,7 @@ from kvplan.kernels.variants import (
     DIRECT,
     FUSED,
     PARTIAL,
+    Choice,
     Target,
     Variant,
     append_variant,
@@ -44,13 +45,14 @@ def multiprocessors(device_index: int | None) -> int:
     return 1 if INTERPRETED else torch.cuda.get_device_properties(device_index).multi_processor_count
 
 
-def splits_for(query: Tensor, cache: PagedKVCache, batch: PagedBatch, window: int) -> int:
+def splits_for(query: Tensor, cache: PagedKVCache, batch: PagedBatch, window: int, each: int = 3) -> int:
     """Splits of a decode, from shapes alone."""
     group = query.shape[1] // cache.kv_heads
     return choose_splits(
         programs=batch.sequences * cache.kv_heads * -(-group // (8 if group <= 8 else 16)),
         tokens=batch.block_table.shape[1] * cache.block_size,
         multiprocessors=multiprocessors(query.device.index),
+        per_multiprocessor=each,
         window=window,
         ring=cache.format.residual > 0,
     )
@@ -93,8 +95,8 @@ def dtype_name(t: Tensor) -> str:
 
 
 def decode(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: float, window: int, splits: int,
-           fused: bool, on: Target | None = None,
-           out: Tensor | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+           fused: bool, on: Target | None = None, out: Tensor | None = None,
+           choice: Choice | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
     """One new token per sequence: query [B, HQ, D] to (out [B, HQ, D], lse fp32 [B, HQ])."""
     on = on or target(query.device.index)
     sequences, heads, dim = query.shape
@@ -106,6 +108,7 @@ def decode(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: floa
         cache.format, head_dim=dim, block_size=cache.block_size, group=group, windowed=window > 0,
         mode=mode, dtype=dtype_name(cache.key), target=on,
     )  # fmt: skip
+    variant = choice.applied(variant, "BH", cache.block_size) if choice else variant
     blocks = variant.constants["HB"]
     if mode == PARTIAL and fused and sequences * cache.kv_heads * blocks <= COUNTERS:
         mode = variant.constants["MODE"] = FUSED
@@ -127,7 +130,8 @@ def decode(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: floa
 
 
 def append(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: float, window: int,
-           on: Target | None = None, out: Tensor | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+           on: Target | None = None, out: Tensor | None = None,
+           choice: Choice | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Several new tokens per sequence: query [T, HQ, D] to (out [T, HQ, D], lse fp32 [T, HQ])."""
     on = on or target(query.device.index)
     tokens, heads, dim = query.shape
@@ -140,6 +144,7 @@ def append(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: floa
         cache.format, head_dim=dim, block_size=cache.block_size, windowed=window > 0,
         dtype=dtype_name(cache.key), target=on,
     )  # fmt: skip
+    variant = choice.applied(variant, "BM", cache.block_size) if choice else variant
     columns = -(-batch.max_query * group // variant.constants["BM"])
     append_kernel.append[(columns, cache.kv_heads, batch.sequences)](
         query, *sources(cache), ring_rows(cache, batch), batch.block_table, batch.lengths, batch.starts(),

@@ -65,6 +65,31 @@ class Target:
         return {"FOLD": self.fold, "ASM": not self.interpreted, "NATIVE": native}
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What could be chosen otherwise; ``None`` is what this module chooses. For tuning (``bench.tune``).
+
+    Attributes:
+        tokens: cached tokens of a tile. columns: query columns of a tile. warps, stages: launch options.
+        each: programs that share one multiprocessor, for the number of splits.
+    """
+
+    tokens: int | None = None
+    columns: int | None = None
+    warps: int | None = None
+    stages: int | None = None
+    each: int | None = None
+
+    def applied(self, variant: Variant, name: str, block_size: int) -> Variant:
+        """The variant with these choices; ``name`` is what the kernel calls its columns."""
+        constants = dict(variant.constants)
+        if self.tokens is not None:
+            constants |= {"BN": self.tokens, "PAGED": block_size % self.tokens == 0}
+        if self.columns is not None:
+            constants[name] = self.columns
+        return Variant(variant.kernel, constants, self.warps or variant.warps, self.stages or variant.stages)
+
+
 def scale_kind(side: TensorFormat) -> int:
     """How the kernels read a stored scale: 0 float, 1 e4m3 byte, 2 power-of-two byte."""
     if side.scale_dtype != "uint8":
@@ -106,7 +131,11 @@ def decode_variant(fmt: KVFormat, *, head_dim: int, block_size: int, group: int,
     columns = 8 if group <= 8 else 16
     bits = max(fmt.key.bits, fmt.value.bits)
     most = 64 if bits == 16 or head_dim > 128 else 128
-    stages = 3 if bits == 16 and head_dim <= 128 else 1
+    # Loads run ahead through shared memory: one tile of wide codes or two of narrow ones keep as many bytes
+    # on their way. Deeper costs programs a multiprocessor can hold.
+    stages = 2 if bits >= 8 else 3
+    if (head_dim > 128 and bits == 16) or (bits < 16 and (target.capability or 0) >= 100):
+        stages = 1
     if fmt.key.scaling is Scaling.CHANNEL or fmt.value.scaling is Scaling.GROUP:
         most = 64
     if target.interpreted:
@@ -127,7 +156,7 @@ def append_variant(fmt: KVFormat, *, head_dim: int, block_size: int, windowed: b
                    target: Target) -> Variant:  # fmt: skip
     """The prefill and append kernel."""
     # Per-column statistics live in every thread, so columns cost registers; groups of scales cost more.
-    columns = 32 if fmt.key.bits == 16 and head_dim <= 128 else 16
+    columns = 32 if fmt.key.bits >= 8 and head_dim <= 128 else 16
     tokens = tile_tokens(block_size, 32 if fmt.residual else 64)
     stages = 2 if fmt.key.bits == 16 and head_dim <= 128 else 1
     if target.interpreted:
@@ -181,8 +210,8 @@ def mla_variant(fmt: KVFormat, *, block_size: int, mode: int, one: bool, target:
         "CODE": int(fmt.key.code), "CT": target.compute_type(fmt, "bfloat16"), "DEFER": True,
         **{k: v for k, v in target.switches().items() if k != "FOLD"},
     }  # fmt: skip
-    # Tiles of 64 tokens, or four warps, spill under Triton 3.6 or on one of the architectures.
-    return Variant("mla", constants, 8, 1)
+    # Tiles of 64 tokens spill; four warps (not eight) leave room for two programs on a multiprocessor.
+    return Variant("mla", constants, 4, 2)
 
 
 def write_mla_variant(fmt: KVFormat) -> Variant:

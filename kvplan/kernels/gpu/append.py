@@ -13,7 +13,7 @@ import triton.language as tl
 
 from kvplan.kernels.gpu.query import finish, load_query, static_scale, zero_state
 from kvplan.kernels.gpu.tile import elementwise, gain_of, pack_of
-from kvplan.kernels.gpu.walk import coded_length, ring_step, step
+from kvplan.kernels.gpu.walk import coded_length, page_of, ring_step, step
 
 
 @triton.jit(do_not_specialize=["window", "table_stride", "HQ", "HKV", "GQ"])
@@ -57,15 +57,19 @@ def append(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, STARTS
         if not WINDOWED and RING == 0:
             # Tokens that every column sees need no mask.
             inner = tl.minimum(lowest + 1, coded) // BN * BN
+            ahead = page_of(table, inner * 0, stop, BS, PAGED)
             for t in range(0, inner, BN):
+                page = ahead
+                ahead = page_of(table, t + BN, stop, BS, PAGED)
                 m, l, psum, pmin, acc = step(
-                    K, V, KS, KM, VS, VM, table, t, stop, oldest, lo, hi, q, qsum, factor, m, l, psum, pmin,
-                    acc, HKV, h, D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND, VCODE, VSCALING, VGROUP,
-                    VKIND, CT, FOLD, ASM, NATIVE, False, False,
+                    K, V, KS, KM, VS, VM, table, page, t, stop, oldest, lo, hi, q, qsum, factor, m, l, psum,
+                    pmin, acc, HKV, h, D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND, VCODE, VSCALING,
+                    VGROUP, VKIND, CT, FOLD, ASM, NATIVE, False, False,
                 )  # fmt: skip
         for t in tl.range(inner, stop, BN, num_stages=1):
+            page = page_of(table, t, stop, BS, PAGED)
             m, l, psum, pmin, acc = step(
-                K, V, KS, KM, VS, VM, table, t, stop, oldest, lo, hi, q, qsum, factor, m, l, psum, pmin,
+                K, V, KS, KM, VS, VM, table, page, t, stop, oldest, lo, hi, q, qsum, factor, m, l, psum, pmin,
                 acc, HKV, h, D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND, VCODE, VSCALING, VGROUP,
                 VKIND, CT, FOLD, ASM, NATIVE, False, True,
             )  # fmt: skip

@@ -14,7 +14,7 @@ import triton.language as tl
 
 from kvplan.kernels.gpu.query import finish, load_query, static_scale, zero_state
 from kvplan.kernels.gpu.tile import elementwise, gain_of, pack_of
-from kvplan.kernels.gpu.walk import coded_length, ring_step, step
+from kvplan.kernels.gpu.walk import coded_length, page_of, ring_step, step
 
 DIRECT, PARTIAL, FUSED = 0, 1, 2
 """How splits become one output: there is one split; a second kernel; the last program to arrive."""
@@ -59,15 +59,19 @@ def decode(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, OUT, L
     inner = start
     if not WINDOWED:
         inner = start + tl.maximum(end - start, 0) // BN * BN
+        ahead = page_of(table, start, end, BS, PAGED)
         for t in range(start, inner, BN):
+            page = ahead
+            ahead = page_of(table, t + BN, end, BS, PAGED)
             m, l, psum, pmin, acc = step(
-                K, V, KS, KM, VS, VM, table, t, end, oldest, lo, hi, q, qsum, factor, m, l, psum, pmin, acc,
-                HKV, h, D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND, VCODE, VSCALING, VGROUP, VKIND,
-                CT, FOLD, ASM, NATIVE, DEFER, False,
+                K, V, KS, KM, VS, VM, table, page, t, end, oldest, lo, hi, q, qsum, factor, m, l, psum, pmin,
+                acc, HKV, h, D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND, VCODE, VSCALING, VGROUP,
+                VKIND, CT, FOLD, ASM, NATIVE, DEFER, False,
             )  # fmt: skip
     for t in tl.range(inner, end, BN, num_stages=1):
+        page = page_of(table, t, end, BS, PAGED)
         m, l, psum, pmin, acc = step(
-            K, V, KS, KM, VS, VM, table, t, end, oldest, lo, hi, q, qsum, factor, m, l, psum, pmin, acc,
+            K, V, KS, KM, VS, VM, table, page, t, end, oldest, lo, hi, q, qsum, factor, m, l, psum, pmin, acc,
             HKV, h, D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND, VCODE, VSCALING, VGROUP, VKIND,
             CT, FOLD, ASM, NATIVE, DEFER, True,
         )  # fmt: skip
