@@ -40,7 +40,8 @@ class Target:
 
     Attributes:
         capability: compute capability as 80, 90, 100; ``None`` for Triton's interpreter.
-        fold: carry exponent-trick biases through the dot products (faster) instead of removing them at once.
+        fold: carry the keys' exponent-trick biases through the dot products (faster) instead of removing them
+            at once.
     """
 
     capability: int | None

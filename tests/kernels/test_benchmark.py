@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -98,9 +99,12 @@ def test_wrong_and_failed_rows_are_tried_again(tmp_path):
     record.fail("grid", "c", "boom")
     record.save()
     again = Record.open(tmp_path / "m.json", ENVIRONMENT)
-    assert not again.passed("a")
-    assert again.passed("b")
-    assert again.body["failures"] == []
+    assert not again.has("correctness", "a")
+    assert again.has("correctness", "b")
+    assert not again.gave_up("c")
+    going_on = Record.open(tmp_path / "m.json", ENVIRONMENT, retry=False)
+    assert going_on.has("correctness", "a")
+    assert going_on.gave_up("c")
 
 
 def test_the_grid_is_the_registered_one():
@@ -114,7 +118,23 @@ def test_the_grid_is_the_registered_one():
     # Off the grid: no hold-out point shares its shape with a grid point.
     shapes = {(p.format, p.hq, p.hkv, p.batch, p.context) for p in grid}
     assert not any((p.format, p.hq, p.hkv, p.batch, p.context) in shapes for p in hold)
-    assert hold[0].key == "holdout/decode/int8_per_token_head/64/8/128/300/6527/64/0/1/0/True/0"
+    assert {p.op for p in hold} == {"decode", "mla", "append"}
+    prefills = {(p.format, p.new_tokens, p.context) for p in side if p.op == "append"}
+    assert not prefills & {(p.format, p.new_tokens, p.context) for p in hold}
+
+
+def test_the_hold_out_stays_as_it_was_registered():
+    # Drawn before anything was measured. Whoever changes it after a measurement must not call it a hold-out.
+    listed = json.dumps([p.key for p in points.holdout()]).encode()
+    assert hashlib.sha256(listed).hexdigest()[:16] == "551f231dd6e5a89f"
+
+
+def test_the_points_that_the_targets_are_about_come_first():
+    first = [p for p in points.grid() if points.headline(p)]
+    assert {p.format for p in first if p.kv_bytes() >= points.LARGE_BYTES} == set(points.GRID_FORMATS)
+    assert {p.format for p in first if p.kv_bytes() < points.SMALL_BYTES} == set(points.GRID_FORMATS)
+    assert all(p.d == 128 and p.hq > p.hkv for p in first)
+    assert len(first) < 250
 
 
 def test_bytes_and_operations_of_a_point():
@@ -134,7 +154,7 @@ def test_every_variant_is_compiled_before_it_is_timed():
     assert {(p.op, p.format, p.d, p.block_size) for p in every} == {
         (p.op, p.format, p.d, p.block_size) for p in warmed
     }
-    assert len(warmed) < 160
+    assert len(warmed) < 200
 
 
 def test_quartiles():

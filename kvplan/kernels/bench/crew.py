@@ -17,12 +17,15 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 Row = dict[str, Any]
+STARTING_S = 120.0
+"""Time for a process to import what it needs, which may be torch on a busy machine."""
 LOST = "lost_device"
 """Set by a job in its row when the device no longer answers its process."""
 
 
 def _serve(pipe: Connection, work: Callable[[Any], Row]) -> None:
-    """Answer jobs until there is none; then the process ends."""
+    """Say that the imports are done, then answer jobs until there is none."""
+    pipe.send(None)
     while (job := pipe.recv()) is not None:
         pipe.send(work(job[0]))
 
@@ -33,6 +36,7 @@ class _Member:
     pipe: Connection
     job: Any = None
     since: float = 0.0
+    up: bool = False
 
     def dismiss(self) -> None:
         """End the process, whatever it does."""
@@ -103,16 +107,21 @@ class Crew:
             job = member.job
             if member.pipe in ready:
                 try:
-                    row = member.pipe.recv()
+                    answer = member.pipe.recv()
                 except (EOFError, OSError):
                     member.process.join(5)
                     self._replace(member)
                     yield self.failed(job, f"its process died (exit code {member.process.exitcode})")
                     continue
+                if answer is None:
+                    member.up, member.since = True, time.monotonic()
+                    continue
                 member.job = None
-                if row.pop(LOST, False):
+                if answer.pop(LOST, False):
                     self._replace(member)
-                yield row
-            elif time.monotonic() - member.since > self.patience_s:
+                yield answer
+                continue
+            patience = self.patience_s if member.up else STARTING_S
+            if time.monotonic() - member.since > patience:
                 self._replace(member)
-                yield self.failed(job, f"no result within {self.patience_s:.0f} s")
+                yield self.failed(job, f"no result within {patience:.0f} s")

@@ -13,6 +13,8 @@ from pathlib import Path
 LOST_DEVICE = 75
 """Exit code of a process that asks to be replaced."""
 MOST_REPLACED = 8
+GRACE_S = 30.0
+"""What the last measurement may take beyond the time for all."""
 
 
 def marker_of(output: Path) -> Path:
@@ -39,7 +41,7 @@ def watch(command: list[str], output: Path, seconds: float, patience_s: float = 
         left = seconds - (time.monotonic() - started)
         process = subprocess.Popen([*command, *more, "--seconds", f"{max(left, 0.0):.0f}"])
         try:
-            ended = _wait(process, marker, started + seconds + 30.0, patience_s)
+            ended = _wait(process, marker, started + seconds + GRACE_S, patience_s)
         except BaseException:
             process.terminate()
             process.wait()

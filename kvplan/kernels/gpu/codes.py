@@ -2,8 +2,8 @@
 
 Narrow integer codes become fp16 by the exponent trick: OR-ing a code into the mantissa of a power of two
 gives ``bias + code`` with no conversion instruction (LOP3/PRMT instead of I2F). The bias is either taken
-off at once (``FOLD=False``, one exact fp16 subtraction) or carried through the dot product and removed
-with a rank-one correction (``FOLD=True``, cheaper).
+off at once (``FOLD=False``, one exact fp16 subtraction) or, for keys, carried through the dot product and
+removed with a rank-one correction (``FOLD=True``, cheaper).
 
 On a GPU the trick is inline PTX on four packed bytes. Triton's interpreter has no inline assembly, so
 ``ASM=False`` selects the same mathematics in plain operations, bit for bit.

@@ -46,7 +46,7 @@ def decode(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, OUT, L
     factor = factor * (
         static_scale(KT, h, KSCALING, KKIND) * gain_of(KCODE, elementwise(KSCALING, KGROUP, KW), NATIVE)
     )
-    m, l, psum, pmin, acc = zero_state(BN, BH, D, VCODE, VSCALING, VGROUP, FOLD, DEFER)
+    m, l, pmin, acc = zero_state(BN, BH, D, VCODE, VSCALING, VGROUP, DEFER)
     lo = tl.zeros([BH], tl.int32) + oldest
     hi = tl.zeros([BH], tl.int32) + length
     # The ring, when there is one, is the work of the last split; the others share the coded pages.
@@ -63,15 +63,15 @@ def decode(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, OUT, L
         for t in range(start, inner, BN):
             page = ahead
             ahead = page_of(table, t + BN, end, BS, PAGED)
-            m, l, psum, pmin, acc = step(
-                K, V, KS, KM, VS, VM, table, page, t, end, oldest, lo, hi, q, qsum, factor, m, l, psum, pmin,
+            m, l, pmin, acc = step(
+                K, V, KS, KM, VS, VM, table, page, t, end, oldest, lo, hi, q, qsum, factor, m, l, pmin,
                 acc, HKV, h, D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND, VCODE, VSCALING, VGROUP,
                 VKIND, CT, FOLD, ASM, NATIVE, DEFER, False,
             )  # fmt: skip
     for t in tl.range(inner, end, BN, num_stages=1):
         page = page_of(table, t, end, BS, PAGED)
-        m, l, psum, pmin, acc = step(
-            K, V, KS, KM, VS, VM, table, page, t, end, oldest, lo, hi, q, qsum, factor, m, l, psum, pmin, acc,
+        m, l, pmin, acc = step(
+            K, V, KS, KM, VS, VM, table, page, t, end, oldest, lo, hi, q, qsum, factor, m, l, pmin, acc,
             HKV, h, D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND, VCODE, VSCALING, VGROUP, VKIND,
             CT, FOLD, ASM, NATIVE, DEFER, True,
         )  # fmt: skip
@@ -79,11 +79,11 @@ def decode(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, OUT, L
         ring_end = length if s == splits - 1 else coded
         row = tl.load(ROWS + b)
         for t in tl.range(coded, ring_end, BN, num_stages=1):
-            m, l, psum, pmin, acc = ring_step(
-                RK, RV, row, t, tl.maximum(coded, oldest), length, lo, hi, q, plain, m, l, psum, pmin, acc,
+            m, l, pmin, acc = ring_step(
+                RK, RV, row, t, tl.maximum(coded, oldest), length, lo, hi, q, plain, m, l, pmin, acc,
                 HKV, h, RING, D, BN, KCODE, VCODE, CT, DEFER,
             )  # fmt: skip
-    l, out = finish(l, psum, pmin, acc, D, VCODE, VSCALING, VGROUP, FOLD, NATIVE, DEFER)
+    l, out = finish(l, pmin, acc, D, VCODE, VSCALING, VGROUP, NATIVE, DEFER)
     vt = static_scale(VT, h, VSCALING, VKIND)
     VW: tl.constexpr = D // pack_of(VCODE)
     d = tl.arange(0, triton.next_power_of_2(VW))

@@ -41,7 +41,7 @@ def locate(table, page, t, end, HKV, h, BS: tl.constexpr, BN: tl.constexpr, PAGE
 
 
 @triton.jit
-def step(K, V, KS, KM, VS, VM, table, page, t, end, first, lo, hi, q, qsum, factor, m, l, psum, pmin, acc,
+def step(K, V, KS, KM, VS, VM, table, page, t, end, first, lo, hi, q, qsum, factor, m, l, pmin, acc,
          HKV, h, D: tl.constexpr, BS: tl.constexpr, BN: tl.constexpr, PAGED: tl.constexpr,
          KCODE: tl.constexpr, KSCALING: tl.constexpr, KGROUP: tl.constexpr, KKIND: tl.constexpr,
          VCODE: tl.constexpr, VSCALING: tl.constexpr, VGROUP: tl.constexpr, VKIND: tl.constexpr,
@@ -55,15 +55,15 @@ def step(K, V, KS, KM, VS, VM, table, page, t, end, first, lo, hi, q, qsum, fact
     st = scores(K, KS, KM, q, qsum, factor, base, offset, rows_ok, D, BN, KCODE, KSCALING, KGROUP, KKIND,
                 CT, FOLD, ASM, NATIVE, MASKED)  # fmt: skip
     p, m, l, alpha = softmax_step(st, visible, m, l, DEFER, MASKED)
-    acc, psum, pmin = weigh(
-        V, VS, VM, p, alpha, psum, pmin, acc, base, offset, rows_ok, D, BN, VCODE, VSCALING, VGROUP, VKIND,
-        CT, FOLD, ASM, NATIVE, DEFER, MASKED,
+    acc, pmin = weigh(
+        V, VS, VM, p, alpha, pmin, acc, base, offset, rows_ok, D, BN, VCODE, VSCALING, VGROUP, VKIND,
+        CT, ASM, NATIVE, DEFER, MASKED,
     )  # fmt: skip
-    return m, l, psum, pmin, acc
+    return m, l, pmin, acc
 
 
 @triton.jit
-def ring_step(RK, RV, row, t, first, end, lo, hi, q, factor, m, l, psum, pmin, acc, HKV, h,
+def ring_step(RK, RV, row, t, first, end, lo, hi, q, factor, m, l, pmin, acc, HKV, h,
               RING: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, KCODE: tl.constexpr,
               VCODE: tl.constexpr, CT: tl.constexpr, DEFER: tl.constexpr):  # fmt: skip
     """One masked tile of the residual ring: 16-bit keys and values, sliced as the packed ones are."""
@@ -90,7 +90,7 @@ def ring_step(RK, RV, row, t, first, end, lo, hi, q, factor, m, l, psum, pmin, a
         mask = ok[:, None] & (d >= 0)[None, :]
         v = tl.load(RV + line + (j * VW + d)[None, :], mask=mask, other=0.0).to(tl.float32).to(CT)
         out = out + (tl.dot(tl.trans(v), pc, acc[j] * alpha[None, :]),)
-    return m, l, decay_all(psum, alpha, DEFER), decay_all(pmin, alpha, DEFER), out
+    return m, l, decay_all(pmin, alpha, DEFER), out
 
 
 @triton.jit
