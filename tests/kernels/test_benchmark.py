@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -11,10 +12,12 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("triton", reason="triton is not installed")
 
 from kvplan.errors import DataError  # noqa: E402
-from kvplan.kernels import benchmark  # noqa: E402
-from kvplan.kernels.bench import correctness, points, summary  # noqa: E402
+from kvplan.kernels import benchmark, mla_cache, reference  # noqa: E402
+from kvplan.kernels.batch import PagedBatch  # noqa: E402
+from kvplan.kernels.bench import arena, correctness, points, summary, tune  # noqa: E402
 from kvplan.kernels.bench.record import SECTIONS, Record  # noqa: E402
 from kvplan.kernels.bench.timer import summarise  # noqa: E402
+from kvplan.kernels.formats import all_formats  # noqa: E402
 
 ENVIRONMENT = {"device": "cpu", "kernels": "k", "torch": "t", "triton": "3", "dry_run": True, "l2_bytes": 0}
 
@@ -71,6 +74,64 @@ def test_out_of_time_is_incomplete_and_a_wrong_result_fails(tmp_path, interprete
     assert body["complete"] is False
     assert body["points"] == []
     assert "WRONG write/no-such-format" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_tuning_times_every_choice_and_names_the_best(tmp_path, interpreter, capsys):
+    path = tmp_path / "m.json"
+    assert benchmark.main(["--dry-run", "--tune", "-o", str(path)]) == 0
+    rows = json.loads(path.read_text())["tuning"]
+    assert [row["choice"] for row in rows] == ["as shipped", "tokens 32", "each 2"]
+    assert all(row["median_s"] > 0 for row in rows)
+    assert "1.000  as shipped" in capsys.readouterr().out
+
+
+def test_trials_are_few_enough_and_each_comes_once():
+    every = list(tune.trials(tiny=False))
+    assert len({trial.key for trial in every}) == len(every)
+    assert 150 < len(every) < 450
+    assert {trial.point.op for trial in every} == {"decode", "mla", "append"}
+    shipped = {
+        (t.point.op, t.point.format, t.point.batch, t.point.context) for t in every if t.name == "as shipped"
+    }
+    assert shipped == {(t.point.op, t.point.format, t.point.batch, t.point.context) for t in every}
+
+
+def test_the_table_of_trials_ranks_them():
+    row = {"op": "decode", "format": "int4", "batch": 1, "context": 9, "kv_bytes": 100, "median_s": 2e-6}
+    rows = [row | {"choice": "as shipped"}, row | {"choice": "each 4", "median_s": 1e-6}]
+    rows += [row | {"choice": f"stages {i}", "median_s": 3e-6} for i in range(3)]
+    del row["median_s"]
+    rows.append(row | {"choice": "tokens 999", "message": "out of resource: shared memory"})
+    text = tune.table({"environment": {"device": "X"}, "tuning": rows})
+    assert text.index(" 0.500  each 4") < text.index(" 1.000  as shipped") < text.index(" 1.500  stages 0")
+    assert "stages 1" not in text
+    assert "1 choices do not run, the first: out of resource" in text
+
+
+def test_caches_cut_from_the_arena_share_nothing_and_hold_finite_numbers():
+    memory = arena.Arena("cpu")
+    for fmt in all_formats():
+        shape = {"num_blocks": 3, "block_size": 64}
+        if not fmt.latent:
+            shape |= {"kv_heads": 2, "head_dim": 128, "max_sequences": 1}
+        caches = memory.caches(fmt, 3, shape)
+        spans = []
+        for cache in caches:
+            for t in cache.tensors()[:-1]:
+                assert t.data_ptr() % 16 == 0
+                assert t.is_contiguous()
+                if t.numel():
+                    spans.append((t.data_ptr(), t.data_ptr() + t.nbytes))
+            batch = PagedBatch.build(
+                torch.tensor([[2, 0, 1]], dtype=torch.int32), torch.tensor([190], dtype=torch.int32)
+            )
+            read = mla_cache.gather if fmt.latent else reference.gather
+            assert all(
+                bool(x.isfinite().all()) and float(x.std()) > 0 for x in read(cache, batch, 0, torch.float32)
+            )
+        spans.sort()
+        assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))
 
 
 def test_without_a_gpu_it_says_so_and_exits_4(tmp_path, capsys):
@@ -146,6 +207,11 @@ def test_bytes_and_operations_of_a_point():
     assert windowed.kv_bytes() == p.kv_bytes() // 10
     prefill = points.Point("prefill", "append", "bf16", 1, 1, 128, 1, 3, new_tokens=3)
     assert prefill.flops() == 4 * 128 * (1 + 2 + 3)
+
+
+def test_every_check_has_a_name_of_its_own():
+    every = [correctness.key_of(job) for job in correctness.jobs(False, list(points.grid()))]
+    assert len(set(every)) == len(every)
 
 
 def test_every_variant_is_compiled_before_it_is_timed():

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from kvplan.kernels import cases, matrix
-from kvplan.kernels.attention import paged_attention
 from kvplan.kernels.bench import workload
 from kvplan.kernels.bench.arena import Arena
 from kvplan.kernels.bench.crew import LOST, Crew
@@ -110,6 +109,8 @@ def device_lost() -> bool:
 
 def replays_equal(format_name: str, device: str) -> bool:
     """Whether a captured public call replays to what it gives eagerly, also after the cache has changed."""
+    from kvplan.kernels.attention import paged_attention
+
     case = Case(format_name, (700, 300), block_size=64, kv_heads=2)
     built = cases.build(case, device)
     paged_attention(built.query, built.cache, built.batch)

@@ -24,10 +24,14 @@ LOST = "lost_device"
 
 
 def _serve(pipe: Connection, work: Callable[[Any], Row]) -> None:
-    """Say that the imports are done, then answer jobs until there is none."""
-    pipe.send(None)
-    while (job := pipe.recv()) is not None:
-        pipe.send(work(job[0]))
+    """Say that the imports are done, then answer jobs until nobody asks."""
+    try:
+        pipe.send(None)
+        while True:
+            pipe.send(work(pipe.recv()[0]))
+    except (EOFError, BrokenPipeError):
+        # Nobody waits for answers any more.
+        return
 
 
 @dataclass(slots=True, eq=False)

@@ -127,7 +127,8 @@ class Run:
         """Time one peer at one point."""
         timer: Timer = EventTimer() if item.eager else self.timer
         row = {k: v for k, v in item.point.row().items() if k != "key"}
-        return {"peer": item.name} | row | timer.time(item.make(self.device)).row()
+        how = {"peer": item.name, "timed": "launches" if item.eager else "graph"}
+        return how | row | timer.time(item.make(self.device)).row()
 
 
 @contextmanager
@@ -165,9 +166,9 @@ def perform(run: Run) -> None:
     run.each("grid", grid, by_key, run.point, 0.85, "points")
     run.each("machine", machine, by_key, run.ceiling, 0.9, "ceilings")
     run.each("side", side, by_key, run.point, 0.95, "points")
-    run.each("peers", peers.peers(run.tiny), lambda p: f"{p.name}/{p.point.key}", run.peer, 0.98, "peers")
     if not run.tiny:
-        run.each("drift", points.drift(1), by_key, run.point, 1.0, "points")
+        run.each("drift", points.drift(1), by_key, run.point, 0.97, "points")
+    run.each("peers", peers.peers(run.tiny), lambda p: f"{p.name}/{p.point.key}", run.peer, 1.0, "peers")
 
 
 def wake(seconds: float = 0.5) -> None:
