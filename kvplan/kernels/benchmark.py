@@ -18,8 +18,8 @@ The file is one JSON object, schema ``kvplan.kernel-measurements/1``:
                  and pinning; ``launch/*`` seconds of an empty kernel
 ``points``       rows of ``bench.points.Point`` fields with ``kv_bytes, io_bytes, flops``, what was chosen
                  (``splits, buffers, fused``) and TIMING; ``stage == "holdout"`` is not for fitting
-``peers``        rows ``{peer, point fields, timed, TIMING}`` or ``{peer, ..., message}``; ``timed`` is ``graph``
-                 or ``launches``, with the gaps between them
+``peers``        rows ``{peer, point fields, timed, TIMING}`` or ``{peer, ..., message}``; ``timed`` is
+                 ``graph`` or ``launches``, with the gaps between them
 ``tuning``       rows ``{point fields, choice, TIMING}`` of ``--tune``
 ``failures``     rows ``{stage, key, message}``
 

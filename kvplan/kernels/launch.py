@@ -19,7 +19,7 @@ from kvplan.kernels.cache import COUNTERS, PagedKVCache
 from kvplan.kernels.gpu import append as append_kernel
 from kvplan.kernels.gpu import decode as decode_kernel
 from kvplan.kernels.gpu import write as write_kernel
-from kvplan.kernels.splits import choose_splits
+from kvplan.kernels.splits import SMALLEST_SHARE, choose_splits, worth_fusing
 from kvplan.kernels.variants import (
     DIRECT,
     FUSED,
@@ -45,7 +45,8 @@ def multiprocessors(device_index: int | None) -> int:
     return 1 if INTERPRETED else torch.cuda.get_device_properties(device_index).multi_processor_count
 
 
-def splits_for(query: Tensor, cache: PagedKVCache, batch: PagedBatch, window: int, each: int = 3) -> int:
+def splits_for(query: Tensor, cache: PagedKVCache, batch: PagedBatch, window: int, each: int = 3,
+               share: int = SMALLEST_SHARE) -> int:  # fmt: skip
     """Splits of a decode, from shapes alone."""
     group = query.shape[1] // cache.kv_heads
     return choose_splits(
@@ -53,6 +54,7 @@ def splits_for(query: Tensor, cache: PagedKVCache, batch: PagedBatch, window: in
         tokens=batch.block_table.shape[1] * cache.block_size,
         multiprocessors=multiprocessors(query.device.index),
         per_multiprocessor=each,
+        smallest_share=share,
         window=window,
         ring=cache.format.residual > 0,
     )
@@ -110,7 +112,7 @@ def decode(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: floa
     )  # fmt: skip
     variant = choice.applied(variant, "BH", cache.block_size) if choice else variant
     blocks = variant.constants["HB"]
-    if mode == PARTIAL and fused and sequences * cache.kv_heads * blocks <= COUNTERS:
+    if fused and worth_fusing(splits, group, dim) and sequences * cache.kv_heads * blocks <= COUNTERS:
         mode = variant.constants["MODE"] = FUSED
     rows = sequences * heads if mode != DIRECT else 0
     top = torch.empty(rows, splits, dtype=torch.float32, device=query.device)

@@ -72,7 +72,7 @@ class Choice:
 
     Attributes:
         tokens: cached tokens of a tile. columns: query columns of a tile. warps, stages: launch options.
-        each: programs that share one multiprocessor, for the number of splits.
+        each: programs that share one multiprocessor; share: least tokens of a split. Both for their number.
     """
 
     tokens: int | None = None
@@ -80,6 +80,12 @@ class Choice:
     warps: int | None = None
     stages: int | None = None
     each: int | None = None
+    share: int | None = None
+
+    def splitting(self) -> dict[str, int]:
+        """What was chosen about splits, as ``splits_for`` takes it."""
+        chosen = {"each": self.each, "share": self.share}
+        return {name: value for name, value in chosen.items() if value is not None}
 
     def applied(self, variant: Variant, name: str, block_size: int) -> Variant:
         """The variant with these choices; ``name`` is what the kernel calls its columns."""

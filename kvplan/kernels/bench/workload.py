@@ -15,7 +15,8 @@ from kvplan.kernels import launch, launch_mla
 from kvplan.kernels.batch import PagedBatch
 from kvplan.kernels.bench.arena import Arena
 from kvplan.kernels.bench.points import Point
-from kvplan.kernels.formats import get_format
+from kvplan.kernels.formats import LATENT_DIM, get_format
+from kvplan.kernels.splits import worth_fusing
 from kvplan.kernels.variants import Choice
 
 MOST_BUFFERS = 512
@@ -66,17 +67,19 @@ def build(point: Point, arena: Arena, l2_bytes: int, choice: Choice | None = Non
     if point.op in ("write", "mla_write"):
         return _writes(point, caches, batch, tokens, dtype, device)
     query = torch.randn(tokens, point.hq, point.d, device=device, dtype=dtype)
-    each = {} if choice is None or choice.each is None else {"each": choice.each}
+    splitting = choice.splitting() if choice else {}
     splits = 1
     if point.op == "mla":
-        splits = launch_mla.splits_for(query, caches[0], batch, **each)
+        splits = launch_mla.splits_for(query, caches[0], batch, **splitting)
         calls = [_mla(query, c, batch, point, splits, choice) for c in caches]
     elif point.op == "append":
         calls = [_append(query, c, batch, point, choice) for c in caches]
     else:
-        splits = launch.splits_for(query, caches[0], batch, point.window, **each)
+        splits = launch.splits_for(query, caches[0], batch, point.window, **splitting)
         calls = [_decode(query, c, batch, point, splits, choice) for c in caches]
-    return Work(calls, {"splits": splits, "buffers": buffers, "fused": point.fused and splits > 1})
+    rows, width = (min(point.hq, 16), LATENT_DIM) if point.op == "mla" else (point.hq // point.hkv, point.d)
+    fused = point.fused and worth_fusing(splits, rows, width)
+    return Work(calls, {"splits": splits, "buffers": buffers, "fused": fused})
 
 
 def _decode(query: Tensor, cache: Any, batch: PagedBatch, point: Point, splits: int,

@@ -139,9 +139,8 @@ def mla(Q, C, R, S, TABLE, LENGTHS, STARTS, OUT, LSE, PM, PL, PO, COUNT, scale, 
                 if arrived == splits - 1:
                     tl.debug_barrier()
                     for i in range(BH):
-                        if tl.program_id(1) * BH + i < tokens * HQ:
-                            row = begin * HQ + tl.program_id(1) * BH + i
-                            combine(PM, PL, PO, OUT, LSE, row, splits, 512)
+                        one = tl.program_id(1) * BH + i + tl.arange(0, 1)
+                        combine(PM, PL, PO, OUT, LSE, begin * HQ + one, one < tokens * HQ, splits, 512)
                     tl.store(counter, 0)
 
 
