@@ -141,7 +141,9 @@ def decode_variant(fmt: KVFormat, *, head_dim: int, block_size: int, group: int,
     # Loads run ahead through shared memory: one tile of wide codes or two of narrow ones keep as many bytes
     # on their way. Deeper costs programs a multiprocessor can hold.
     stages = 2 if bits >= 8 else 3
-    if (head_dim > 128 and bits == 16) or (bits < 16 and (target.capability or 0) >= 100):
+    # On sm_100 integer codes that run ahead do not fit the registers.
+    integers = fmt.key.code not in (Code.FLOAT16, Code.E4M3, Code.E5M2)
+    if (head_dim > 128 and bits == 16) or (integers and (target.capability or 0) >= 100):
         stages = 1
     if fmt.key.scaling is Scaling.CHANNEL or fmt.value.scaling is Scaling.GROUP:
         most = 64
@@ -164,7 +166,9 @@ def append_variant(fmt: KVFormat, *, head_dim: int, block_size: int, windowed: b
     """The prefill and append kernel."""
     # Per-column statistics live in every thread, so columns cost registers; groups of scales cost more.
     columns = 32 if fmt.key.bits >= 8 and head_dim <= 128 else 16
-    tokens = tile_tokens(block_size, 32 if fmt.residual else 64)
+    blackwell = (target.capability or 0) >= 100
+    # Half tiles where groups of scales need registers; there, 4-bit ones make ptxas spill on sm_100.
+    tokens = tile_tokens(block_size, 32 if fmt.residual and not (blackwell and fmt.key.bits == 4) else 64)
     stages = 2 if fmt.key.bits == 16 and head_dim <= 128 else 1
     if target.interpreted:
         columns, tokens, stages = 32, tile_tokens(block_size, 64), 1

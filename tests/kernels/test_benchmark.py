@@ -223,6 +223,32 @@ def test_every_variant_is_compiled_before_it_is_timed():
     assert len(warmed) < 200
 
 
+def test_peers_are_compared_at_their_own_shapes():
+    shape = {"op": "decode", "hq": 32, "hkv": 8, "d": 128, "batch": 4, "context": 9, "new_tokens": 1}
+    ours = {
+        **shape,
+        "stage": "grid",
+        "format": "bf16",
+        "median_s": 3.0,
+        "kv_bytes": 9e6,
+        "window": 0,
+        "ragged": 0,
+    }
+    body = {
+        "environment": {"device": "X"}, "correctness": [], "ceilings": [], "failures": [], "complete": True,
+        "points": [ours, ours | {"format": "int4", "median_s": 1.0}, ours | {"context": 8, "median_s": 7.0}],
+        "peers": [{**shape, "peer": "sdpa", "median_s": 2.0}, {**shape, "peer": "other", "message": "no"}],
+    }  # fmt: skip
+    text = summary.table(body)
+    assert "decode, bf16 over sdpa, time" in text
+    assert [line.split()[-2:] for line in text.splitlines() if "sdpa" in line] == [
+        ["1.50", "1"],
+        ["0.50", "1"],
+    ]
+    assert "other" not in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
 def test_quartiles():
     timing = summarise([1.0, 2.0, 3.0, 4.0, 5.0], 7)
     assert (timing.median_s, timing.p25_s, timing.p75_s, timing.least_s) == (3.0, 2.0, 4.0, 1.0)

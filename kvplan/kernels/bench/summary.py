@@ -46,6 +46,7 @@ def table(body: dict[str, Any]) -> str:
         times = [p["median_s"] for p in tiny if (p["stage"] == "warm") == warm]
         if times:
             lines.append(f"{f'decode, {title}, median':40s} {median(times) * 1e6:9.1f} us")
+    lines += _against_peers(body)
     lines += [f"WRONG {row['key']}: {row.get('message') or row.get('error')}" for row in wrong[:20]]
     lines += [f"FAILED {row['key']}: {row['message'][:100]}" for row in body["failures"][:10]]
     return "\n".join(lines)
@@ -62,6 +63,25 @@ def _grouped(p: dict[str, Any], name: str) -> bool:
 def _shares(title: str, rows: list[dict[str, Any]], copy: float | None, read: float | None) -> str:
     cells = [_percent(fractions(rows, ceiling)) for ceiling in (copy, read)]
     return f"{title:34s} {cells[0]:>9s} {cells[1]:>9s} {len(rows):7d}"
+
+
+SAME = ("op", "hq", "hkv", "d", "batch", "context", "new_tokens")
+
+
+def _against_peers(body: dict[str, Any]) -> list[str]:
+    """Our times over each peer's at the same shapes, by our format: the median, and over how many shapes."""
+    plain = [p for p in body["points"] if p["stage"] in ("grid", "prefill")]
+    ours = {(p["format"], *(p[n] for n in SAME)): p["median_s"] for p in plain}
+    ratios: dict[tuple[str, str, str], list[float]] = {}
+    for row in body["peers"]:
+        for name in ("bf16", "fp8_e4m3", "int4") if "median_s" in row else ():
+            mine = ours.get((name, *(row[n] for n in SAME)))
+            if mine is not None:
+                ratios.setdefault((row["peer"], row["op"], name), []).append(mine / row["median_s"])
+    return [
+        f"{f'{op}, {name} over {peer}, time':46s} {median(values):6.2f} {len(values):8d}"
+        for (peer, op, name), values in ratios.items()
+    ]
 
 
 def _tb(rate: float | None) -> str:
