@@ -165,7 +165,8 @@ def append_variant(fmt: KVFormat, *, head_dim: int, block_size: int, windowed: b
                    target: Target) -> Variant:  # fmt: skip
     """The prefill and append kernel."""
     # Per-column statistics live in every thread, so columns cost registers; groups of scales cost more.
-    columns = 32 if fmt.key.bits >= 8 and head_dim <= 128 else 16
+    wide = fmt.key.bits == 16 or (fmt.key.bits == 8 and (target.capability or 0) >= 89)
+    columns = 32 if wide and head_dim <= 128 else 16
     blackwell = (target.capability or 0) >= 100
     # Half tiles where groups of scales need registers; there, 4-bit ones make ptxas spill on sm_100.
     tokens = tile_tokens(block_size, 32 if fmt.residual and not (blackwell and fmt.key.bits == 4) else 64)
