@@ -16,7 +16,8 @@ from kvplan.kernels import benchmark, mla_cache, reference  # noqa: E402
 from kvplan.kernels.batch import PagedBatch  # noqa: E402
 from kvplan.kernels.bench import arena, correctness, points, summary, tune  # noqa: E402
 from kvplan.kernels.bench.record import SECTIONS, Record  # noqa: E402
-from kvplan.kernels.bench.timer import summarise  # noqa: E402
+from kvplan.kernels.bench.run import DeviceLost, Run  # noqa: E402
+from kvplan.kernels.bench.timer import DryTimer, summarise  # noqa: E402
 from kvplan.kernels.formats import all_formats  # noqa: E402
 
 ENVIRONMENT = {"device": "cpu", "kernels": "k", "torch": "t", "triton": "3", "dry_run": True, "l2_bytes": 0}
@@ -74,6 +75,43 @@ def test_out_of_time_is_incomplete_and_a_wrong_result_fails(tmp_path, interprete
     assert body["complete"] is False
     assert body["points"] == []
     assert "WRONG write/no-such-format" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_what_a_dead_process_was_measuring_is_left_out_by_the_next(tmp_path, interpreter, monkeypatch):
+    monkeypatch.setattr(correctness, "jobs", lambda tiny, p: [])
+    path = tmp_path / "m.json"
+    deadly = points.tiny()[0].key
+    (tmp_path / "m.json.now").write_text(deadly)
+    assert benchmark.main(["--dry-run", "--continue", "-o", str(path)]) == 1
+    body = json.loads(path.read_text())
+    assert [row["key"] for row in body["failures"]] == [deadly]
+    assert {p["key"] for p in body["points"]} == {p.key for p in points.tiny()} - {deadly}
+    # Called anew, it is tried again.
+    assert benchmark.main(["--dry-run", "-o", str(path)]) == 0
+    assert deadly in {p["key"] for p in json.loads(path.read_text())["points"]}
+
+
+def test_a_lost_device_ends_the_process_with_everything_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(correctness, "device_lost", lambda: True)
+    path = tmp_path / "m.json"
+    work = Run(
+        Record.open(path, ENVIRONMENT), "cpu", DryTimer(), 60.0, tiny=True, marker=tmp_path / "m.json.now"
+    )
+    work.device = "cuda"
+
+    def measure(name: str) -> dict[str, object]:
+        assert (tmp_path / "m.json.now").read_text() == name
+        if name == "b":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return {"median_s": 1.0}
+
+    with pytest.raises(DeviceLost, match="illegal memory access"):
+        work.each("stage", ["a", "b", "c"], str, measure, 1.0, "points")
+    body = json.loads(path.read_text())
+    assert [row["key"] for row in body["points"]] == ["a"]
+    assert [row["key"] for row in body["failures"]] == ["b"]
+    assert not (tmp_path / "m.json.now").exists()
 
 
 @pytest.mark.slow
