@@ -29,6 +29,7 @@ from kvplan.kernels.variants import (
     Variant,
     append_variant,
     decode_variant,
+    programs_per_multiprocessor,
     reduce_variant,
     write_groups_variant,
     write_ring_variant,
@@ -45,10 +46,11 @@ def multiprocessors(device_index: int | None) -> int:
     return 1 if INTERPRETED else torch.cuda.get_device_properties(device_index).multi_processor_count
 
 
-def splits_for(query: Tensor, cache: PagedKVCache, batch: PagedBatch, window: int, each: int = 3,
+def splits_for(query: Tensor, cache: PagedKVCache, batch: PagedBatch, window: int, each: int = 0,
                share: int = SMALLEST_SHARE) -> int:  # fmt: skip
-    """Splits of a decode, from shapes alone."""
+    """Splits of a decode, from shapes alone; ``each`` 0 for as many programs as a multiprocessor holds."""
     group = query.shape[1] // cache.kv_heads
+    each = each or programs_per_multiprocessor(cache.format, cache.head_dim, cache.block_size)
     return choose_splits(
         programs=batch.sequences * cache.kv_heads * -(-group // (8 if group <= 8 else 16)),
         tokens=batch.block_table.shape[1] * cache.block_size,

@@ -132,6 +132,16 @@ def tile_tokens(block_size: int, most: int) -> int:
     return most
 
 
+def programs_per_multiprocessor(fmt: KVFormat, head_dim: int, block_size: int) -> int:
+    """Decode programs that one multiprocessor holds at once: by registers, of which it has 65536.
+
+    Narrow codes in tiles of 64 tokens compile to at most 128 registers for each of 128 threads; 16-bit ones
+    also need the shared memory, and KIVI's two kinds of tiles, wide heads and tiles of 128 more registers.
+    """
+    narrow = max(fmt.key.bits, fmt.value.bits) <= 8 and not fmt.residual and head_dim <= 128
+    return 4 if narrow and tile_tokens(block_size, 128) <= 64 else 3
+
+
 def decode_variant(fmt: KVFormat, *, head_dim: int, block_size: int, group: int, windowed: bool, mode: int,
                    dtype: str, target: Target) -> Variant:  # fmt: skip
     """The decode kernel for ``group`` query heads per KV head."""
@@ -140,7 +150,8 @@ def decode_variant(fmt: KVFormat, *, head_dim: int, block_size: int, group: int,
     most = 64 if bits == 16 or head_dim > 128 else 128
     # Loads run ahead through shared memory: one tile of wide codes or two of narrow ones keep as many bytes
     # on their way. Deeper costs programs a multiprocessor can hold.
-    stages = 2 if bits >= 8 else 3
+    # KIVI's scales, one per element, run ahead too and take the room of another tile.
+    stages = 2 if bits >= 8 or fmt.residual else 3
     # On sm_100 integer codes that run ahead do not fit the registers.
     integers = fmt.key.code not in (Code.FLOAT16, Code.E4M3, Code.E5M2)
     if (head_dim > 128 and bits == 16) or (integers and (target.capability or 0) >= 100):
