@@ -54,7 +54,8 @@ def paged_attention(
         window: a token sees the newest ``window`` tokens up to itself; 0 for all.
         splits: programs that share a sequence in decode; ``None`` to choose from the shapes and the width of
             the block table, which should therefore not be wider than the longest sequence needs.
-        fused: combine splits in the same launch (the last program of a head to arrive does it).
+        fused: combine splits in the same launch where they are small (the last program of a head to arrive
+            does it); False for a second launch always.
         backend: ``auto`` (Triton on CUDA, torch elsewhere), ``triton`` or ``reference``.
 
     Returns:

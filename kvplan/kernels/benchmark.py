@@ -1,9 +1,11 @@
 """Check and time every kernel on this machine's GPU: ``python -m kvplan.kernels.benchmark -o FILE``.
 
-One run: environment, correctness, ceilings, the calibration grid with its hold-out, side grids, peers. It
-stops starting new work when its time is up, keeps what it has, and continues where it stopped when called
-again with the same file. The last thing printed is a short table. Exit code 0; 1 when a result was wrong or a
-kernel failed; 4 without a GPU.
+One run: environment, correctness, ceilings, the large decodes, the hold-out and the calibration grid, side
+grids, peers. It stops starting new work when its time is up, keeps what it has, and continues where it
+stopped when called again with the same file. Checks run in several processes and timing in one more, which
+is watched and replaced if a kernel takes it down. The last thing printed is a short table. Exit code 0; 1
+when a result was wrong or a kernel failed; 4 without a GPU. ``--tune`` times the choices of ``variants``
+instead.
 
 The file is one JSON object, schema ``kvplan.kernel-measurements/1``:
 
@@ -12,179 +14,118 @@ The file is one JSON object, schema ``kvplan.kernel-measurements/1``:
 ``complete``     whether every stage ran to its end
 ``correctness``  rows ``{key, kind, ok, error, bound, lse_error, message}``; kinds case, write, graph, warm
 ``ceilings``     rows ``{key, bytes | flops ..., TIMING}``; ``copy`` counts bytes read plus written, ``read``
-bytes
-                 read; ``matmul_*`` carry ``tokens, features_in, features_out``; ``host/*`` direction and
-                 pinning;
-                 ``launch/*`` seconds of an empty kernel
+                 bytes read; ``matmul_*`` carry ``tokens, features_in, features_out``; ``host/*`` direction
+                 and pinning; ``launch/*`` seconds of an empty kernel
 ``points``       rows of ``bench.points.Point`` fields with ``kv_bytes, io_bytes, flops``, what was chosen
                  (``splits, buffers, fused``) and TIMING; ``stage == "holdout"`` is not for fitting
-``peers``        rows ``{peer, point fields, TIMING}`` or ``{peer, ..., message}``
+``peers``        rows ``{peer, point fields, timed, TIMING}`` or ``{peer, ..., message}``; ``timed`` is
+                 ``graph`` or ``launches``, with the gaps between them
+``tuning``       rows ``{point fields, choice, TIMING}`` of ``--tune``
 ``failures``     rows ``{stage, key, message}``
 
 TIMING is ``median_s, p25_s, p75_s, least_s`` (seconds of one call), ``repetitions, calls_per_repetition``.
-Points were timed by CUDA-graph replay over ``buffers`` copies of the cache, at least three times the L2 in
-all.
+Points were timed by CUDA-graph replay over ``buffers`` caches in turn, three times the L2 in all (or
+``workload.MOST_BUFFERS`` of them); stage ``warm`` reads one cache again and again.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
-import random
 import sys
-import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from kvplan.errors import EnvironmentLacks, Interrupted, KvplanError
-from kvplan.kernels.bench import ceilings, correctness, peers, points, summary, workload
+from kvplan.kernels.bench import summary, tune
 from kvplan.kernels.bench.environment import environment, gpu_state
 from kvplan.kernels.bench.record import Record
-from kvplan.kernels.bench.timer import DryTimer, EventTimer, GraphTimer, Timer
-
-
-class Run:
-    """One call of the benchmark: where it writes, how it times, and when it must stop."""
-
-    def __init__(self, record: Record, device: str, timer: Timer, seconds: float, tiny: bool) -> None:
-        self.record, self.device, self.timer, self.tiny = record, device, timer, tiny
-        self.started, self.seconds = time.monotonic(), seconds
-        self.l2_bytes = int(record.body["environment"]["l2_bytes"])
-        self.complete = True
-
-    def late(self, share: float) -> bool:
-        """Whether this share of the time is used up."""
-        return time.monotonic() - self.started > share * self.seconds
-
-    def say(self, text: str) -> None:
-        """Progress, on stderr."""
-        print(f"[{time.monotonic() - self.started:5.0f} s] {text}", file=sys.stderr, flush=True)
-
-    def each(self, stage: str, items: Iterable[Any], key: Callable[[Any], str],
-             measure: Callable[[Any], dict[str, Any]], share: float, section: str) -> None:  # fmt: skip
-        """Measure what the record does not hold yet, until ``share`` of the time is used."""
-        done = 0
-        for item in items:
-            name = key(item)
-            if self.record.has(section, name):
-                continue
-            if self.late(share):
-                self.complete = False
-                self.say(f"{stage}: out of time after {done}")
-                break
-            try:
-                row = measure(item)
-            except Exception as exc:  # recorded, and the run fails at its end; the other points still count
-                if section == "peers":
-                    row = {"message": f"{type(exc).__name__}: {exc}"[:300]}
-                else:
-                    self.record.fail(stage, name, f"{type(exc).__name__}: {exc}")
-                    continue
-            finally:
-                self.free()
-            self.record.add(section, {"key": name} | row)
-            done += 1
-        self.record.save()
-        self.say(f"{stage}: {done} measured")
-
-    def free(self) -> None:
-        """Give a point's buffers back before the next one."""
-        gc.collect()
-        if self.device == "cuda" and torch.cuda.memory_reserved() > 16 << 30:
-            torch.cuda.empty_cache()
-
-    def point(self, point: points.Point) -> dict[str, Any]:
-        """Time one point."""
-        work = workload.build(point, self.device, self.l2_bytes)
-        return point.row() | work.chosen | self.timer.time(work.calls).row()
-
-    def ceiling(self, item: ceilings.Ceiling) -> dict[str, Any]:
-        """Time one ceiling."""
-        return item.fields | ceilings.timer_for(item, self.timer).time(item.calls()).row()
-
-    def peer(self, item: peers.Peer) -> dict[str, Any]:
-        """Time one peer at one point."""
-        timer: Timer = EventTimer() if item.eager else self.timer
-        row = {k: v for k, v in item.point.row().items() if k != "key"}
-        return {"peer": item.name} | row | timer.time(item.make(self.device)).row()
-
-
-def perform(run: Run) -> None:
-    """Every stage, in the order of what matters most."""
-    tiny = points.tiny()
-    grid = tiny if run.tiny else list(points.grid())
-    random.Random(0).shuffle(grid)
-    hold, side = ([], []) if run.tiny else (points.holdout(), list(points.side()))
-    todo = [job for job in correctness.jobs(run.tiny, [*grid, *hold, *side]) if not _passed(run.record, job)]
-    for row in correctness.run(todo, run.device):
-        run.record.add("correctness", row)
-    run.record.save()
-    run.say(f"correctness: {len(todo)} checked, {len(run.record.wrong())} wrong")
-    run.each(
-        "ceilings", ceilings.ceilings(run.device, run.tiny), lambda c: c.key, run.ceiling, 0.5, "ceilings"
-    )
-    by_key: Callable[[Any], str] = lambda p: p.key  # noqa: E731
-    if not run.tiny:
-        run.each("drift", points.drift(0), by_key, run.point, 0.7, "points")
-    run.each("hold-out", hold, by_key, run.point, 0.75, "points")
-    run.each("grid", grid, by_key, run.point, 0.82, "points")
-    run.each("side", side, by_key, run.point, 0.9, "points")
-    run.each("peers", peers.peers(run.tiny), lambda p: f"{p.name}/{p.point.key}", run.peer, 0.96, "peers")
-    if not run.tiny:
-        run.each("drift", points.drift(1), by_key, run.point, 1.0, "points")
-
-
-def _passed(record: Record, job: tuple[str, Any]) -> bool:
-    kind, what = job
-    name = what if isinstance(what, str) else getattr(what, "key", None) or what.name
-    return record.passed(f"{kind}/{name}")
+from kvplan.kernels.bench.run import DeviceLost, Run, frozen, perform
+from kvplan.kernels.bench.timer import DryTimer, GraphTimer, Timer
+from kvplan.kernels.bench.watch import LOST_DEVICE, marker_of, watch
 
 
 def main(arguments: list[str] | None = None) -> int:
     """See the module's docstring."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.dry_run or options.seconds is not None:
+            return measure(options)
+        return _watched(options)
+    except KvplanError as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return exc.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m kvplan.kernels.benchmark", description=__doc__.split("\n")[0]
+        prog="python -m kvplan.kernels.benchmark", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, help="measurements, JSON; continued if it exists"
     )
     parser.add_argument("--minutes", type=float, default=7.0, help="stop starting new work after this long")
     parser.add_argument(
+        "--tune", action="store_true", help="time tile sizes, warps, stages and splits instead"
+    )
+    parser.add_argument(
         "--dry-run", action="store_true",
         help="tiny sizes on the CPU, made-up durations: tests all but the speed (set TRITON_INTERPRET=1)",
     )  # fmt: skip
-    options = parser.parse_args(arguments)
-    try:
-        return _main(options)
-    except KvplanError as exc:
-        print(f"error: {exc}", file=sys.stderr)
-        return exc.exit_code
+    # What the watching process tells the measuring one.
+    parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--continue", action="store_true", dest="goes_on", help=argparse.SUPPRESS)
+    return parser
 
 
-def _main(options: argparse.Namespace) -> int:
-    device = "cpu" if options.dry_run else "cuda"
-    if device == "cuda" and not torch.cuda.is_available():
+def _watched(options: argparse.Namespace) -> int:
+    if not torch.cuda.is_available():
         raise EnvironmentLacks("there is no CUDA device here", hint="--dry-run tests the plumbing on the CPU")
+    marker_of(options.output).unlink(missing_ok=True)
+    command = [sys.executable, "-m", "kvplan.kernels.benchmark", "-o", str(options.output)]
+    command += ["--tune"] if options.tune else []
+    try:
+        code = watch(command, options.output, options.minutes * 60)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; what was measured is kept", where=str(options.output)) from None
+    if code != EnvironmentLacks.exit_code and options.output.is_file():
+        body = Record.read(options.output)
+        print(tune.table(body) if options.tune else summary.table(body))
+    return code
+
+
+def measure(options: argparse.Namespace) -> int:
+    """Measure in this process; the table is printed by the one that watches, or here in a dry run."""
+    device = "cpu" if options.dry_run else "cuda"
     if device == "cpu":
         from kvplan.kernels import launch
 
         if not launch.INTERPRETED:
             raise EnvironmentLacks("a dry run needs Triton's interpreter", hint="set TRITON_INTERPRET=1")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     timer: Timer = DryTimer() if options.dry_run else GraphTimer()
-    record = Record.open(options.output, environment(device) | {"dry_run": options.dry_run})
-    run = Run(record, device, timer, options.minutes * 60, options.dry_run)
+    found = environment(device) | {"dry_run": options.dry_run}
+    record = Record.open(options.output, found, retry=not options.goes_on)
+    marker = marker_of(options.output)
+    if options.goes_on and marker.is_file():
+        record.fail("unknown", marker.read_text(), "the process that measured this died, or did not return")
+        marker.unlink()
+    seconds = options.minutes * 60 if options.seconds is None else options.seconds
+    run = Run(record, device, timer, seconds, options.dry_run, None if options.dry_run else marker)
     try:
-        perform(run)
+        with frozen():
+            (tune.perform if options.tune else perform)(run)
+    except DeviceLost as exc:
+        print(f"the device was lost: {exc}", file=sys.stderr)
+        return LOST_DEVICE
     except KeyboardInterrupt:
         record.save()
         raise Interrupted("stopped; what was measured is kept", where=str(options.output)) from None
     record.body["complete"] = run.complete
     record.body["environment"]["gpu_state_after"] = gpu_state() if device == "cuda" else {}
     record.save()
-    print(summary.table(record.body))
+    if options.dry_run:
+        print(tune.table(record.body) if options.tune else summary.table(record.body))
     return 1 if record.wrong() or record.body["failures"] else 0
 
 

@@ -19,15 +19,17 @@ from kvplan.kernels.cache import COUNTERS, PagedKVCache
 from kvplan.kernels.gpu import append as append_kernel
 from kvplan.kernels.gpu import decode as decode_kernel
 from kvplan.kernels.gpu import write as write_kernel
-from kvplan.kernels.splits import choose_splits
+from kvplan.kernels.splits import SMALLEST_SHARE, choose_splits, worth_fusing
 from kvplan.kernels.variants import (
     DIRECT,
     FUSED,
     PARTIAL,
+    Choice,
     Target,
     Variant,
     append_variant,
     decode_variant,
+    programs_per_multiprocessor,
     reduce_variant,
     write_groups_variant,
     write_ring_variant,
@@ -44,13 +46,17 @@ def multiprocessors(device_index: int | None) -> int:
     return 1 if INTERPRETED else torch.cuda.get_device_properties(device_index).multi_processor_count
 
 
-def splits_for(query: Tensor, cache: PagedKVCache, batch: PagedBatch, window: int) -> int:
-    """Splits of a decode, from shapes alone."""
+def splits_for(query: Tensor, cache: PagedKVCache, batch: PagedBatch, window: int, each: int = 0,
+               share: int = SMALLEST_SHARE) -> int:  # fmt: skip
+    """Splits of a decode, from shapes alone; ``each`` 0 for as many programs as a multiprocessor holds."""
     group = query.shape[1] // cache.kv_heads
+    each = each or programs_per_multiprocessor(cache.format, cache.head_dim, cache.block_size)
     return choose_splits(
         programs=batch.sequences * cache.kv_heads * -(-group // (8 if group <= 8 else 16)),
         tokens=batch.block_table.shape[1] * cache.block_size,
         multiprocessors=multiprocessors(query.device.index),
+        per_multiprocessor=each,
+        smallest_share=share,
         window=window,
         ring=cache.format.residual > 0,
     )
@@ -93,8 +99,8 @@ def dtype_name(t: Tensor) -> str:
 
 
 def decode(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: float, window: int, splits: int,
-           fused: bool, on: Target | None = None,
-           out: Tensor | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+           fused: bool, on: Target | None = None, out: Tensor | None = None,
+           choice: Choice | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
     """One new token per sequence: query [B, HQ, D] to (out [B, HQ, D], lse fp32 [B, HQ])."""
     on = on or target(query.device.index)
     sequences, heads, dim = query.shape
@@ -106,8 +112,9 @@ def decode(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: floa
         cache.format, head_dim=dim, block_size=cache.block_size, group=group, windowed=window > 0,
         mode=mode, dtype=dtype_name(cache.key), target=on,
     )  # fmt: skip
+    variant = choice.applied(variant, "BH", cache.block_size) if choice else variant
     blocks = variant.constants["HB"]
-    if mode == PARTIAL and fused and sequences * cache.kv_heads * blocks <= COUNTERS:
+    if fused and worth_fusing(splits, group, dim) and sequences * cache.kv_heads * blocks <= COUNTERS:
         mode = variant.constants["MODE"] = FUSED
     rows = sequences * heads if mode != DIRECT else 0
     top = torch.empty(rows, splits, dtype=torch.float32, device=query.device)
@@ -127,7 +134,8 @@ def decode(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: floa
 
 
 def append(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: float, window: int,
-           on: Target | None = None, out: Tensor | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+           on: Target | None = None, out: Tensor | None = None,
+           choice: Choice | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Several new tokens per sequence: query [T, HQ, D] to (out [T, HQ, D], lse fp32 [T, HQ])."""
     on = on or target(query.device.index)
     tokens, heads, dim = query.shape
@@ -140,6 +148,7 @@ def append(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: floa
         cache.format, head_dim=dim, block_size=cache.block_size, windowed=window > 0,
         dtype=dtype_name(cache.key), target=on,
     )  # fmt: skip
+    variant = choice.applied(variant, "BM", cache.block_size) if choice else variant
     columns = -(-batch.max_query * group // variant.constants["BM"])
     append_kernel.append[(columns, cache.kv_heads, batch.sequences)](
         query, *sources(cache), ring_rows(cache, batch), batch.block_table, batch.lengths, batch.starts(),

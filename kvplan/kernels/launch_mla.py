@@ -12,11 +12,12 @@ from kvplan.kernels.gpu import decode as decode_kernel
 from kvplan.kernels.gpu import mla as mla_kernel
 from kvplan.kernels.launch import constants, multiprocessors, target
 from kvplan.kernels.mla_cache import MLACache
-from kvplan.kernels.splits import choose_splits
+from kvplan.kernels.splits import SMALLEST_SHARE, choose_splits, worth_fusing
 from kvplan.kernels.variants import (
     DIRECT,
     FUSED,
     PARTIAL,
+    Choice,
     Target,
     mla_variant,
     reduce_variant,
@@ -24,19 +25,22 @@ from kvplan.kernels.variants import (
 )
 
 
-def splits_for(query: Tensor, cache: MLACache, batch: PagedBatch) -> int:
+def splits_for(query: Tensor, cache: MLACache, batch: PagedBatch, each: int = 2,
+               share: int = SMALLEST_SHARE) -> int:  # fmt: skip
     """Splits, from shapes alone."""
     return choose_splits(
         programs=batch.sequences * -(-query.shape[1] * batch.max_query // 16),
         tokens=batch.block_table.shape[1] * cache.block_size,
         multiprocessors=multiprocessors(query.device.index),
-        per_multiprocessor=2,
+        per_multiprocessor=each,
+        smallest_share=share,
         ring=False,
     )
 
 
 def attention(query: Tensor, cache: MLACache, batch: PagedBatch, *, scale: float, splits: int, fused: bool,
-              on: Target | None = None, out: Tensor | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+              on: Target | None = None, out: Tensor | None = None,
+              choice: Choice | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Absorbed queries [T, HQ, 576] to (out [T, HQ, 512], lse fp32 [T, HQ])."""
     on = on or target(query.device.index)
     tokens, heads, _ = query.shape
@@ -47,9 +51,10 @@ def attention(query: Tensor, cache: MLACache, batch: PagedBatch, *, scale: float
     mode = DIRECT if splits == 1 else PARTIAL
     one = batch.query_starts is None
     variant = mla_variant(cache.format, block_size=cache.block_size, mode=mode, one=one, target=on)
+    variant = choice.applied(variant, "BH", cache.block_size) if choice else variant
     starts = batch.lengths if one else batch.starts()
     columns = -(-batch.max_query * heads // variant.constants["BH"])
-    if mode == PARTIAL and fused and batch.sequences * columns <= COUNTERS:
+    if fused and worth_fusing(splits, min(heads, 16), LATENT_DIM) and batch.sequences * columns <= COUNTERS:
         mode = variant.constants["MODE"] = FUSED
     rows = tokens * heads if mode != DIRECT else 0
     top = torch.empty(rows, splits, dtype=torch.float32, device=query.device)

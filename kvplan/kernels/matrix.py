@@ -31,7 +31,8 @@ FOLDED = ("int8_per_head", "int8_per_token_head", "int4", "int4_g64", "kivi2")
 
 MLA_CASES = (
     Case("", (1, 15, 33, 0), block_size=16, group=3, splits=2),
-    Case("", (65, 130), block_size=64, group=16, splits=3, fused=True),
+    Case("", (65, 130), block_size=64, group=16, splits=2, fused=True),
+    Case("", (65, 130), block_size=64, group=16, splits=3),
     Case("", (257,), block_size=256, group=20, splits=1),
     Case("", (37, 5), block_size=32, group=12, queries=(3, 2)),
 )

@@ -40,7 +40,8 @@ class Target:
 
     Attributes:
         capability: compute capability as 80, 90, 100; ``None`` for Triton's interpreter.
-        fold: carry exponent-trick biases through the dot products (faster) instead of removing them at once.
+        fold: carry the keys' exponent-trick biases through the dot products (faster) instead of removing them
+            at once.
     """
 
     capability: int | None
@@ -63,6 +64,37 @@ class Target:
         """Constants that depend on the target alone."""
         native = self.interpreted or (self.capability or 0) >= 89
         return {"FOLD": self.fold, "ASM": not self.interpreted, "NATIVE": native}
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What could be chosen otherwise; ``None`` is what this module chooses. For tuning (``bench.tune``).
+
+    Attributes:
+        tokens: cached tokens of a tile. columns: query columns of a tile. warps, stages: launch options.
+        each: programs that share one multiprocessor; share: least tokens of a split. Both for their number.
+    """
+
+    tokens: int | None = None
+    columns: int | None = None
+    warps: int | None = None
+    stages: int | None = None
+    each: int | None = None
+    share: int | None = None
+
+    def splitting(self) -> dict[str, int]:
+        """What was chosen about splits, as ``splits_for`` takes it."""
+        chosen = {"each": self.each, "share": self.share}
+        return {name: value for name, value in chosen.items() if value is not None}
+
+    def applied(self, variant: Variant, name: str, block_size: int) -> Variant:
+        """The variant with these choices; ``name`` is what the kernel calls its columns."""
+        constants = dict(variant.constants)
+        if self.tokens is not None:
+            constants |= {"BN": self.tokens, "PAGED": block_size % self.tokens == 0}
+        if self.columns is not None:
+            constants[name] = self.columns
+        return Variant(variant.kernel, constants, self.warps or variant.warps, self.stages or variant.stages)
 
 
 def scale_kind(side: TensorFormat) -> int:
@@ -100,13 +132,30 @@ def tile_tokens(block_size: int, most: int) -> int:
     return most
 
 
+def programs_per_multiprocessor(fmt: KVFormat, head_dim: int, block_size: int) -> int:
+    """Decode programs that one multiprocessor holds at once: by registers, of which it has 65536.
+
+    Narrow codes in tiles of 64 tokens compile to at most 128 registers for each of 128 threads; 16-bit ones
+    also need the shared memory, and KIVI's two kinds of tiles, wide heads and tiles of 128 more registers.
+    """
+    narrow = max(fmt.key.bits, fmt.value.bits) <= 8 and not fmt.residual and head_dim <= 128
+    return 4 if narrow and tile_tokens(block_size, 128) <= 64 else 3
+
+
 def decode_variant(fmt: KVFormat, *, head_dim: int, block_size: int, group: int, windowed: bool, mode: int,
                    dtype: str, target: Target) -> Variant:  # fmt: skip
     """The decode kernel for ``group`` query heads per KV head."""
     columns = 8 if group <= 8 else 16
     bits = max(fmt.key.bits, fmt.value.bits)
     most = 64 if bits == 16 or head_dim > 128 else 128
-    stages = 3 if bits == 16 and head_dim <= 128 else 1
+    # Loads run ahead through shared memory: one tile of wide codes or two of narrow ones keep as many bytes
+    # on their way. Deeper costs programs a multiprocessor can hold.
+    # KIVI's scales, one per element, run ahead too and take the room of another tile.
+    stages = 2 if bits >= 8 or fmt.residual else 3
+    # On sm_100 integer codes that run ahead do not fit the registers.
+    integers = fmt.key.code not in (Code.FLOAT16, Code.E4M3, Code.E5M2)
+    if (head_dim > 128 and bits == 16) or (integers and (target.capability or 0) >= 100):
+        stages = 1
     if fmt.key.scaling is Scaling.CHANNEL or fmt.value.scaling is Scaling.GROUP:
         most = 64
     if target.interpreted:
@@ -127,8 +176,11 @@ def append_variant(fmt: KVFormat, *, head_dim: int, block_size: int, windowed: b
                    target: Target) -> Variant:  # fmt: skip
     """The prefill and append kernel."""
     # Per-column statistics live in every thread, so columns cost registers; groups of scales cost more.
-    columns = 32 if fmt.key.bits == 16 and head_dim <= 128 else 16
-    tokens = tile_tokens(block_size, 32 if fmt.residual else 64)
+    wide = fmt.key.bits == 16 or (fmt.key.bits == 8 and (target.capability or 0) >= 89)
+    columns = 32 if wide and head_dim <= 128 else 16
+    blackwell = (target.capability or 0) >= 100
+    # Half tiles where groups of scales need registers; there, 4-bit ones make ptxas spill on sm_100.
+    tokens = tile_tokens(block_size, 32 if fmt.residual and not (blackwell and fmt.key.bits == 4) else 64)
     stages = 2 if fmt.key.bits == 16 and head_dim <= 128 else 1
     if target.interpreted:
         columns, tokens, stages = 32, tile_tokens(block_size, 64), 1
@@ -181,8 +233,8 @@ def mla_variant(fmt: KVFormat, *, block_size: int, mode: int, one: bool, target:
         "CODE": int(fmt.key.code), "CT": target.compute_type(fmt, "bfloat16"), "DEFER": True,
         **{k: v for k, v in target.switches().items() if k != "FOLD"},
     }  # fmt: skip
-    # Tiles of 64 tokens, or four warps, spill under Triton 3.6 or on one of the architectures.
-    return Variant("mla", constants, 8, 1)
+    # Tiles of 64 tokens spill; four warps (not eight) leave room for two programs on a multiprocessor.
+    return Variant("mla", constants, 4, 2)
 
 
 def write_mla_variant(fmt: KVFormat) -> Variant:

@@ -21,8 +21,10 @@ pytest.importorskip("triton", reason="triton is not installed: nothing can be co
 
 from kvplan.kernels import aot
 from kvplan.kernels.aot import Compiled, compare, hot_loop
+from kvplan.kernels.formats import get_format
 from kvplan.kernels.shipped import shipped
 from kvplan.kernels.support import TESTED
+from kvplan.kernels.variants import programs_per_multiprocessor
 
 LOCK = Path(__file__).with_name("aot_budget.json")
 LOCKED = json.loads(LOCK.read_text())
@@ -55,6 +57,16 @@ def test_the_budget_was_frozen_from_these_sources():
 
 def test_nothing_shipped_spills():
     assert {name: v["stack_bytes"] for name, v in LOCKED["variants"].items() if v["stack_bytes"]} == {}
+
+
+def test_as_many_programs_fit_a_multiprocessor_as_splits_are_chosen_for():
+    # 65536 registers; 128 threads a program; registers are given out in units of 8 a thread.
+    for name, found in LOCKED["variants"].items():
+        arch, kernel, *rest = name.split("/")
+        if kernel == "decode" and len(rest) == 1:
+            each = programs_per_multiprocessor(get_format(rest[0]), 128, 64)
+            assert each * 128 * -(-found["registers"] // 8) * 8 <= 65536, name
+            assert arch != "sm_90" or each * found["shared_bytes"] <= 227 << 10, name
 
 
 def test_decode_reads_codes_128_bits_at_a_time():

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: kernels cannot run")
 pytest.importorskip("triton", reason="triton is not installed: kernels cannot be interpreted")
 
-from kvplan.kernels import cases, launch, matrix  # noqa: E402
+from kvplan.kernels import cases, launch, matrix, mla_cache  # noqa: E402
 from kvplan.kernels.cases import Case  # noqa: E402
 from kvplan.kernels.formats import all_formats  # noqa: E402
 from kvplan.kernels.variants import Target  # noqa: E402
@@ -27,6 +27,39 @@ def test_kernel_agrees_with_float64(case: Case):
     error, lse_error = cases.errors(built, out, lse)
     assert error <= case.bound(interpreted=True)
     assert lse_error <= (cases.LSE_BOUND if case.fold else 2e-4)
+
+
+ROUNDED = [
+    case
+    for case in PAGED
+    if case.splits > 1 and case.group == 4 and not case.fold and case.format not in ("bf16", "fp16")
+]
+
+
+@pytest.mark.parametrize(
+    "case", [*ROUNDED, replace(matrix.MLA_CASES[1], format="mla_fp8")], ids=lambda case: case.name
+)
+def test_rounding_operands_to_fp16_as_a_gpu_does_stays_within_its_bound(case: Case, monkeypatch):
+    # The interpreter's products are exact to fp32; what a GPU adds is the rounding of both operands.
+    monkeypatch.setattr(Target, "compute_type", lambda self, fmt, dtype: "float16")
+    case = replace(case, fold=True)
+    built = cases.build(case)
+    error, lse_error = cases.errors(built, *cases.run(case, built))
+    assert cases.INTERPRETER_BOUND < error <= case.bound(interpreted=False)
+    assert lse_error <= cases.LSE_BOUND
+
+
+def test_small_latents_keep_their_precision_in_fp8(monkeypatch):
+    # Their scales, and the scaled values, would be subnormal in fp16.
+    monkeypatch.setattr(Target, "compute_type", lambda self, fmt, dtype: "float16")
+    case = Case("mla_fp8", (40,), group=16)
+    built = cases.build(case)
+    built.cache.scale *= 2.0**-9
+    built.expected, built.expected_lse = mla_cache.attention(
+        built.query, built.cache, built.batch, scale=192**-0.5, compute=torch.float64
+    )
+    error, _ = cases.errors(built, *cases.run(case, built))
+    assert error <= case.bound(interpreted=False)
 
 
 def test_the_matrix_covers_every_level_for_every_format():

@@ -13,6 +13,11 @@ from kvplan.kernels.bench.timer import EventTimer, Timer
 MATMUL_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 MATMUL_SHAPES = ((4096, 4096), (8192, 8192), (4096, 14336))
 """(input, output) features."""
+LM_HEAD = (4096, 128256)
+"""The widest product of a step: read whole for every step's few sampled tokens, so timed for those alone."""
+LM_HEAD_TOKENS = MATMUL_TOKENS[:11]
+RATES = ("copy", "read", "launch/graph")
+"""What everything else is compared with."""
 
 
 @dataclass(slots=True)
@@ -30,8 +35,9 @@ def ceilings(device: str, tiny: bool) -> Iterator[Ceiling]:
     size = 1 << 12 if tiny else 4 << 30
     yield Ceiling("copy", {"bytes": 2 * size}, lambda: [_copy(size, device)])
     yield Ceiling("read", {"bytes": size}, lambda: [_read(size, device)])
-    for features_in, features_out in ((64, 64),) if tiny else MATMUL_SHAPES:
-        for tokens in MATMUL_TOKENS[:2] if tiny else MATMUL_TOKENS:
+    for features_in, features_out in ((64, 64),) if tiny else (*MATMUL_SHAPES, LM_HEAD):
+        usual = LM_HEAD_TOKENS if (features_in, features_out) == LM_HEAD else MATMUL_TOKENS
+        for tokens in MATMUL_TOKENS[:2] if tiny else usual:
             fields = {"tokens": tokens, "features_in": features_in, "features_out": features_out,
                       "flops": 2 * tokens * features_in * features_out}  # fmt: skip
             key = f"{tokens}x{features_in}x{features_out}"
@@ -79,7 +85,8 @@ def _matmul(shape: tuple[int, int, int], device: str) -> list[Callable[[], objec
     x = torch.randn(tokens, features_in, dtype=torch.bfloat16, device=device)
     weight = torch.randn(features_in * features_out, dtype=torch.bfloat16, device=device)
     # Weights larger than the L2 in turn: a decode step reads each layer's weights from memory.
-    copies = [weight.clone().reshape(features_out, features_in) for _ in range(4 if tokens <= 512 else 1)]
+    count = 4 if tokens <= 512 and weight.nbytes < 1 << 28 else 1
+    copies = [weight.clone().reshape(features_out, features_in) for _ in range(count)]
     return [lambda w=w: torch.nn.functional.linear(x, w) for w in copies]
 
 
@@ -87,10 +94,10 @@ def _matmul_fp8(shape: tuple[int, int, int], device: str) -> list[Callable[[], o
     tokens, features_in, features_out = shape
     one = torch.ones((), device=device)
     x = torch.randn(tokens, features_in, device=device).to(torch.float8_e4m3fn)
-    weights = [
-        torch.randn(features_out, features_in, device=device).to(torch.float8_e4m3fn)
-        for _ in range(6 if tokens <= 512 else 1)
-    ]
+    weight = torch.randn(features_out, features_in, dtype=torch.bfloat16, device=device).to(
+        torch.float8_e4m3fn
+    )
+    weights = [weight.clone() for _ in range(6 if tokens <= 512 and weight.nbytes < 1 << 28 else 1)]
     return [
         lambda w=w: torch._scaled_mm(x, w.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
         for w in weights

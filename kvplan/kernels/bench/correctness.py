@@ -1,20 +1,22 @@
 """Correctness on the device, before anything is timed: every kernel against float64, writers to the bit,
-graphs."""
+graphs. A job is (kind, what): ``case``, ``write``, ``graph``, or ``warm`` to compile what will be timed (a
+point, or a trial of ``tune``)."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from multiprocessing import get_context
+from functools import partial
 from typing import Any
 
 import torch
 
 from kvplan.kernels import cases, matrix
-from kvplan.kernels.attention import paged_attention
+from kvplan.kernels.bench import workload
+from kvplan.kernels.bench.arena import Arena
+from kvplan.kernels.bench.crew import LOST, Crew
 from kvplan.kernels.bench.points import Point
 from kvplan.kernels.cases import Case
 from kvplan.kernels.formats import all_formats
@@ -25,6 +27,13 @@ GPU_CASES = tuple(
     for splits in (1, 8, 23)
 )
 """Longer than the interpreter can afford."""
+LONG_CASES = tuple(
+    Case(name, (131072, 65537), block_size=64, group=4, splits=17)
+    for name in ("bf16", "int8_per_token_head", "int4")
+)
+"""Where a folded bias, or a sum in too few bits, would show."""
+PATIENCE_S = 120.0
+"""A check compiles one kernel and computes one float64 answer; longer than this is a kernel that hangs."""
 
 
 def jobs(tiny: bool, points: list[Point]) -> list[tuple[str, Any]]:
@@ -33,7 +42,7 @@ def jobs(tiny: bool, points: list[Point]) -> list[tuple[str, Any]]:
     formats = [fmt.name for fmt in all_formats()]
     if tiny:
         return [("case", every[1]), ("case", every[-1]), ("write", "int4"), ("write", "kivi2")]
-    checks: list[tuple[str, Any]] = [("case", case) for case in (*every, *GPU_CASES)]
+    checks: list[tuple[str, Any]] = [("case", case) for case in (*every, *GPU_CASES, *LONG_CASES)]
     checks += [("write", name) for name in formats] + [("graph", name) for name in ("bf16", "int4", "kivi4")]
     return checks + [("warm", point) for point in variants_of(points)]
 
@@ -44,7 +53,7 @@ def variants_of(points: list[Point]) -> list[Point]:
     for p in points:
         many = p.hq // p.hkv > 8
         for context in (64, 2048):
-            key = (p.op, p.format, p.d, p.block_size, p.window > 0, many, p.fused, context, p.new_tokens > 1)
+            key = (p.op, p.format, p.d, p.block_size, p.window, many, p.fused, context, p.new_tokens > 1)
             small = replace(p, batch=1, context=context, ragged=0, new_tokens=min(p.new_tokens, 64))
             seen.setdefault(key, small)
     return list(seen.values())
@@ -53,8 +62,7 @@ def variants_of(points: list[Point]) -> list[Point]:
 def check(job: tuple[str, Any], device: str) -> dict[str, Any]:
     """Run one job; a row for the record, with ``ok``."""
     kind, what = job
-    name = what if isinstance(what, str) else what.name if isinstance(what, Case) else what.key
-    row: dict[str, Any] = {"key": f"{kind}/{name}", "kind": kind, "ok": True}
+    row: dict[str, Any] = {"key": key_of(job), "kind": kind, "ok": True}
     try:
         if kind == "case":
             built = cases.build(what, device)
@@ -68,17 +76,41 @@ def check(job: tuple[str, Any], device: str) -> dict[str, Any]:
         elif kind == "graph":
             row["ok"] = replays_equal(what, device)
         else:
-            from kvplan.kernels.bench.workload import build
-
-            build(what, device, 0).calls[0]()
-            torch.cuda.synchronize()
+            point, choice = (what, None) if isinstance(what, Point) else (what.point, what.choice)
+            workload.build(point, Arena(device), 0, choice).calls[0]()
+            if device == "cuda":
+                torch.cuda.synchronize()
     except Exception as exc:  # a kernel that fails is a finding to record, not a reason to lose the others
-        row |= {"ok": False, "message": f"{type(exc).__name__}: {exc}"[:500]}
+        row |= failed(job, f"{type(exc).__name__}: {exc}")
+        row[LOST] = device == "cuda" and device_lost()
     return row
+
+
+def key_of(job: tuple[str, Any]) -> str:
+    """Identity of a check in the record."""
+    kind, what = job
+    name = what if isinstance(what, str) else what.name if isinstance(what, Case) else what.key
+    return f"{kind}/{name}"
+
+
+def failed(job: tuple[str, Any], reason: str) -> dict[str, Any]:
+    """The row of a check that gave no result."""
+    return {"key": key_of(job), "kind": job[0], "ok": False, "message": reason[:500]}
+
+
+def device_lost() -> bool:
+    """Whether this process can no longer use the device, as after an illegal access."""
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
 def replays_equal(format_name: str, device: str) -> bool:
     """Whether a captured public call replays to what it gives eagerly, also after the cache has changed."""
+    from kvplan.kernels.attention import paged_attention
+
     case = Case(format_name, (700, 300), block_size=64, kv_heads=2)
     built = cases.build(case, device)
     paged_attention(built.query, built.cache, built.batch)
@@ -99,16 +131,18 @@ def _number(x: float) -> float | None:
     return None if math.isnan(x) else x
 
 
-def run(work: list[tuple[str, Any]], device: str) -> Iterator[dict[str, Any]]:
+def run(work: list[tuple[str, Any]], device: str, late: Callable[[], bool]) -> Iterator[dict[str, Any]]:
     """Check everything: on a GPU in several processes, which also fills Triton's cache for this one."""
     if device == "cpu":
         for job in work:
             yield check(job, device)
         return
-    workers = max(1, min(12, (os.cpu_count() or 2) - 2))
-    # One CPU thread each for the float64 answers: the workers already fill the cores.
-    pool_of = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    )
-    with pool_of as pool:
-        yield from pool.map(check, work, [device] * len(work))
+    # One core stays with this process, one with the system.
+    size = max(1, min(14, (os.cpu_count() or 2) - 2, len(work)))
+    yield from Crew(size, partial(_in_crew, device=device), failed, PATIENCE_S).run(work, late)
+
+
+def _in_crew(job: tuple[str, Any], device: str) -> dict[str, Any]:
+    # One CPU thread each for the float64 answers: the crew already fills the cores.
+    torch.set_num_threads(1)
+    return check(job, device)

@@ -18,13 +18,16 @@ QUERY = (
 
 
 def gpu_state() -> dict[str, str]:
-    """Clocks, temperature and power limit as ``nvidia-smi`` reports them now; empty without it."""
+    """Clocks, temperature and power limit as ``nvidia-smi`` reports them now; empty where it does not."""
     if not shutil.which("nvidia-smi"):
         return {}
-    done = subprocess.run(
-        ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader"],
-        capture_output=True, text=True, check=False, timeout=20,
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader"],
+            capture_output=True, text=True, check=False, timeout=20,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return {}
     values = done.stdout.strip().splitlines()[:1]
     return (
         dict(zip(QUERY.split(","), [v.strip() for v in values[0].split(",")], strict=False)) if values else {}

@@ -1,7 +1,7 @@
 """The measurement points: the calibration grid, its hold-out, and the side grids.
 
-The hold-out is drawn once from a fixed seed, off the grid, so that it is registered before anything is
-measured: whoever fits a model must not look at points whose stage is ``holdout``.
+The hold-out is a list in this file, drawn at random off the grid before anything was measured: whoever fits a
+model must not look at points whose stage is ``holdout``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,55 @@ HEADS = ((32, 8, 128), (8, 1, 128), (32, 32, 128), (64, 8, 128), (16, 2, 256))
 BATCHES = (1, 4, 16, 64, 256)
 CONTEXTS = (512, 2048, 8192, 32768, 131072)
 MOST_BYTES = 6e9
-HOLDOUT_SEED = 20261120
-HOLDOUT_POINTS = 40
+PREFILLS = (
+    (128, 128), (512, 512), (2048, 2048), (8192, 8192), (128, 2048), (128, 32768), (512, 8192), (512, 32768),
+    (2048, 8192), (2048, 32768), (8192, 16384),
+)  # fmt: skip
+"""(new tokens, cached tokens with them): whole prompts, and chunks of longer ones."""
+LARGE_BYTES, SMALL_BYTES = 1e9, 4 << 20
+HOLDOUT = (
+    ("decode", "bf16", 16, 2, 256, 3, 2252, 1),
+    ("decode", "bf16", 16, 2, 256, 2, 406, 1),
+    ("decode", "bf16", 8, 1, 128, 2, 2279, 1),
+    ("decode", "bf16", 8, 1, 128, 29, 2984, 1),
+    ("decode", "bf16", 32, 32, 128, 31, 526, 1),
+    ("decode", "bf16", 64, 8, 128, 185, 4770, 1),
+    ("decode", "fp8_e4m3", 32, 32, 128, 2, 1078, 1),
+    ("decode", "fp8_e4m3", 8, 1, 128, 8, 74630, 1),
+    ("decode", "fp8_e4m3", 16, 2, 256, 71, 72290, 1),
+    ("decode", "fp8_e4m3", 16, 2, 256, 3, 1320, 1),
+    ("decode", "fp8_e4m3", 16, 2, 256, 8, 2635, 1),
+    ("decode", "fp8_e4m3", 64, 8, 128, 12, 6523, 1),
+    ("decode", "int8_per_token_head", 8, 1, 128, 30, 121112, 1),
+    ("decode", "int8_per_token_head", 64, 8, 128, 57, 4880, 1),
+    ("decode", "int8_per_token_head", 64, 8, 128, 14, 54211, 1),
+    ("decode", "int8_per_token_head", 64, 8, 128, 28, 2453, 1),
+    ("decode", "int4", 32, 8, 128, 9, 4551, 1),
+    ("decode", "int4", 32, 32, 128, 275, 466, 1),
+    ("decode", "int4", 32, 32, 128, 191, 1335, 1),
+    ("decode", "int4", 16, 2, 256, 9, 5054, 1),
+    ("decode", "int4", 32, 32, 128, 6, 4989, 1),
+    ("decode", "int4_g64", 16, 2, 256, 2, 30005, 1),
+    ("decode", "int4_g64", 16, 2, 256, 55, 568, 1),
+    ("decode", "int4_g64", 16, 2, 256, 19, 1020, 1),
+    ("decode", "int4_g64", 64, 8, 128, 2, 29444, 1),
+    ("decode", "kivi2", 32, 8, 128, 9, 1193, 1),
+    ("decode", "kivi2", 32, 8, 128, 287, 1106, 1),
+    ("decode", "kivi2", 16, 2, 256, 206, 24138, 1),
+    ("mla", "mla_bf16", 128, 1, 576, 231, 6716, 1),
+    ("mla", "mla_fp8", 64, 1, 576, 23, 964, 1),
+    ("mla", "mla_bf16", 32, 1, 576, 29, 26540, 1),
+    ("mla", "mla_fp8", 64, 1, 576, 5, 19384, 1),
+    ("mla", "mla_bf16", 32, 1, 576, 2, 33947, 1),
+    ("mla", "mla_fp8", 16, 1, 576, 48, 17500, 1),
+    ("mla", "mla_bf16", 16, 1, 576, 1, 9665, 1),
+    ("mla", "mla_fp8", 16, 1, 576, 1, 4416, 1),
+    ("append", "bf16", 32, 8, 128, 1, 184, 184),
+    ("append", "fp8_e4m3", 32, 8, 128, 1, 1480, 1480),
+    ("append", "bf16", 32, 8, 128, 1, 5666, 751),
+    ("append", "fp8_e4m3", 32, 8, 128, 1, 21889, 142),
+)
+"""(op, format, hq, hkv, d, batch, context, new_tokens): 28 decodes, 8 of MLA, 4 prefills."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +74,7 @@ class Point:
     """One thing to time.
 
     Attributes:
-        stage: grid, holdout, page, window, ragged, staged, formats, mla, write, prefill, drift.
+        stage: grid, holdout, page, window, ragged, staged, formats, mla, write, prefill, warm, drift, tune.
         op: decode, append, mla, write or mla_write.
         format: cache format. hq, hkv, d: query heads, KV heads, head dimension (MLA: hkv 1, d 576).
         batch: sequences. context: cached tokens of each (mean, when ragged). block_size: tokens a page.
@@ -109,17 +156,18 @@ def grid() -> Iterator[Point]:
                         yield point
 
 
+def headline(point: Point) -> bool:
+    """Whether the summary is about this grid point: GQA of 128, its KV large or small."""
+    grouped = point.d == 128 and 2 <= point.hq // point.hkv <= 8
+    return grouped and (point.kv_bytes() >= LARGE_BYTES or point.kv_bytes() < SMALL_BYTES)
+
+
 def holdout() -> list[Point]:
-    """40 points off the grid, from a fixed seed."""
-    rng = random.Random(HOLDOUT_SEED)
-    chosen: list[Point] = []
-    while len(chosen) < HOLDOUT_POINTS:
-        hq, hkv, d = rng.choice(HEADS)
-        batch, context = rng.randint(1, 300), round(2 ** rng.uniform(8, 17))
-        point = Point("holdout", "decode", rng.choice(GRID_FORMATS), hq, hkv, d, batch, context)
-        if point.kv_bytes() <= MOST_BYTES and batch not in BATCHES:
-            chosen.append(point)
-    return chosen
+    """The registered points."""
+    return [
+        Point("holdout", op, name, hq, hkv, d, batch, context, new_tokens=new)
+        for op, name, hq, hkv, d, batch, context, new in HOLDOUT
+    ]
 
 
 def side() -> Iterator[Point]:
@@ -149,8 +197,13 @@ def side() -> Iterator[Point]:
         for tokens in (1, 64, 4096):
             yield Point("write", "write", name, 32, 8, 128, 1, tokens, new_tokens=tokens)
     for name in ("bf16", "fp8_e4m3", "int4"):
-        for tokens, context in ((512, 512), (2048, 2048), (8192, 8192), (512, 8192), (512, 32768)):
+        for tokens, context in PREFILLS:
             yield Point("prefill", "append", name, 32, 8, 128, 1, context, new_tokens=tokens)
+        for batch, tokens, context in ((4, 512, 2048), (16, 128, 4096)):
+            yield Point("prefill", "append", name, 32, 8, 128, batch, context, new_tokens=tokens)
+    for name in GRID_FORMATS:
+        for batch, context in ((1, 512), (1, 2048), (4, 2048), (16, 512)):
+            yield replace(usual, stage="warm", format=name, batch=batch, context=context)
 
 
 def drift(repeat: int) -> Iterator[Point]:

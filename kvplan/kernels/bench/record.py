@@ -10,7 +10,7 @@ from typing import Any
 from kvplan.errors import DataError
 
 SCHEMA = "kvplan.kernel-measurements/1"
-SECTIONS = ("correctness", "ceilings", "points", "peers", "failures")
+SECTIONS = ("correctness", "ceilings", "points", "peers", "tuning", "failures")
 MUST_MATCH = ("kernels", "device", "torch", "triton", "dry_run")
 
 
@@ -22,8 +22,11 @@ class Record:
         self._keys = {s: {row["key"] for row in body[s]} for s in SECTIONS}
 
     @classmethod
-    def open(cls, path: Path, environment: dict[str, Any]) -> Record:
+    def open(cls, path: Path, environment: dict[str, Any], retry: bool = True) -> Record:
         """A new record, or the one at ``path`` to continue.
+
+        Args:
+            retry: forget what failed or was wrong, so that it is tried again.
 
         Raises:
             DataError: the file is not such a record, or was measured with other kernels, versions or device.
@@ -31,31 +34,41 @@ class Record:
         fresh = {"schema": SCHEMA, "environment": environment, "complete": False, **{s: [] for s in SECTIONS}}
         if not path.exists():
             return cls(path, fresh)
-        try:
-            held = json.loads(path.read_text())
-            schema = held["schema"]
-        except (ValueError, KeyError, TypeError) as exc:
-            raise DataError("not a measurement file", where=str(path), hint="choose another -o") from exc
-        if schema != SCHEMA:
-            raise DataError(f"schema {schema!r}, expected {SCHEMA!r}", where=str(path))
+        held = cls.read(path)
         for name in MUST_MATCH:
             if held["environment"].get(name) != environment[name]:
                 raise DataError(
                     f"measured with {name} {held['environment'].get(name)!r}, now {environment[name]!r}",
                     where=str(path), hint="measurements are not mixed: choose another -o",
                 )  # fmt: skip
-        # What failed or was wrong is tried again.
-        held["failures"] = []
-        held["correctness"] = [row for row in held["correctness"] if row["ok"]]
+        if retry:
+            held["failures"] = []
+            held["correctness"] = [row for row in held["correctness"] if row["ok"]]
         return cls(path, fresh | held)
+
+    @staticmethod
+    def read(path: Path) -> dict[str, Any]:
+        """The content of a record's file.
+
+        Raises:
+            DataError: the file is not such a record.
+        """
+        try:
+            held: dict[str, Any] = json.loads(path.read_text())
+            schema = held["schema"]
+        except (ValueError, KeyError, TypeError) as exc:
+            raise DataError("not a measurement file", where=str(path), hint="choose another -o") from exc
+        if schema != SCHEMA:
+            raise DataError(f"schema {schema!r}, expected {SCHEMA!r}", where=str(path))
+        return held
 
     def has(self, section: str, key: str) -> bool:
         """Whether a row is there."""
         return key in self._keys[section]
 
-    def passed(self, key: str) -> bool:
-        """Whether a correctness check is there (wrong ones are dropped on opening)."""
-        return self.has("correctness", key)
+    def gave_up(self, key: str) -> bool:
+        """Whether this could not be measured before."""
+        return self.has("failures", key)
 
     def add(self, section: str, row: dict[str, Any]) -> None:
         """Add a row; saves every 50."""

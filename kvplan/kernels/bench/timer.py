@@ -58,45 +58,47 @@ class DryTimer:
 class GraphTimer:
     """Replays a CUDA graph of the calls between two events.
 
-    Replays remove launch gaps, as serving engines do. The graph is replayed until at least ``seconds`` were
-    measured, between 5 and 50 times.
+    Replays remove launch gaps, as serving engines do. A graph holds about two milliseconds of work, so that
+    the events' resolution (half a microsecond) does not show, and is replayed until at least ``seconds``
+    were measured, between 5 and 50 times.
     """
 
-    def __init__(self, seconds: float = 0.02) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float = 0.02, graph_seconds: float = 2e-3) -> None:
+        self.seconds, self.graph_seconds = seconds, graph_seconds
 
     def time(self, calls: Sequence[Launch]) -> Timing:
-        """See ``Timer``. The first call runs outside the graph: it compiles."""
+        """See ``Timer``. The first calls run outside the graph: they compile and load."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for call in calls[:2]:
                 call()
+            estimate = _between_events(calls[0])
         torch.cuda.current_stream().wait_stream(side)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        # Many calls a graph, so that the events' resolution (about half a microsecond) does not show.
-        rounds = max(1, 16 // len(calls))
+        rounds = max(1, min(16, round(self.graph_seconds / max(estimate * len(calls), 1e-7))))
         with torch.cuda.graph(graph):
             for _ in range(rounds):
                 for call in calls:
                     call()
         count = rounds * len(calls)
-        graph.replay()
-        first = self._replay(graph) / count
-        repetitions = min(50, max(5, int(self.seconds / max(first * count, 1e-7))))
-        samples = [self._replay(graph) / count for _ in range(repetitions)]
+        _between_events(graph.replay)
+        first = _between_events(graph.replay)
+        repetitions = min(50, max(5, int(self.seconds / max(first, 1e-7))))
+        samples = [_between_events(graph.replay) / count for _ in range(repetitions)]
         graph.reset()
         return summarise(samples, count)
 
-    @staticmethod
-    def _replay(graph: Any) -> float:
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end)) * 1e-3
+
+def _between_events(call: Launch) -> float:
+    """Seconds that the device took for what one call submits."""
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) * 1e-3
 
 
 class EventTimer:
@@ -110,13 +112,10 @@ class EventTimer:
         for call in calls[:3]:
             call()
         torch.cuda.synchronize()
-        samples = []
-        for _ in range(self.repetitions):
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
+
+        def every() -> None:
             for call in calls:
                 call()
-            end.record()
-            end.synchronize()
-            samples.append(float(start.elapsed_time(end)) * 1e-3 / len(calls))
+
+        samples = [_between_events(every) / len(calls) for _ in range(self.repetitions)]
         return summarise(samples, len(calls))

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from kvplan.kernels import launch, launch_mla
 from kvplan.kernels.batch import PagedBatch
+from kvplan.kernels.bench.arena import Arena
 from kvplan.kernels.bench.points import Point
-from kvplan.kernels.cache import PagedKVCache
-from kvplan.kernels.formats import Scaling, get_format
-from kvplan.kernels.mla_cache import MLACache
+from kvplan.kernels.formats import LATENT_DIM, get_format
+from kvplan.kernels.splits import worth_fusing
+from kvplan.kernels.variants import Choice
 
-MOST_BUFFERS = 24
+MOST_BUFFERS = 512
+"""More only for caches so small that this many fit in the L2: their rows say so by ``buffers``."""
 
 
 @dataclass(slots=True)
@@ -29,92 +31,77 @@ class Work:
     chosen: dict[str, Any]
 
 
-def randomise(t: Tensor) -> None:
-    """Random content: finite numbers everywhere, no format's NaN among the codes."""
-    if t.dtype == torch.uint8:
-        t.random_(0, 0x60)
-    elif t.is_floating_point() and t.numel():
-        t.normal_()
+def shape_of(point: Point, pages: int) -> dict[str, Any]:
+    """What ``allocate`` needs for a cache of ``pages`` pages."""
+    shape: dict[str, Any] = {"num_blocks": pages, "block_size": point.block_size}
+    if not get_format(point.format).latent:
+        shape |= {"kv_heads": point.hkv, "head_dim": point.d, "max_sequences": point.batch}
+    return shape
 
 
-def randomise_scales(t: Tensor) -> None:
-    """Scales near 0.01 (fp16, fp32) or near 1 (bytes: e4m3 0x38 and e8m0 0x7f are 1)."""
-    if t.dtype == torch.uint8:
-        t.random_(0x30, 0x40)
-    elif t.numel():
-        t.uniform_(0.005, 0.015)
+def build(point: Point, arena: Arena, l2_bytes: int, choice: Choice | None = None) -> Work:
+    """Buffers, tables and launches of a point, compiled as ``variants`` chooses or as ``choice`` says.
 
-
-def make_cache(point: Point, pages: int, device: str) -> Any:
-    """A random cache of ``pages`` pages for a point."""
-    fmt = get_format(point.format)
-    if fmt.latent:
-        mla = MLACache.allocate(fmt, num_blocks=pages, block_size=point.block_size, device=device)
-        randomise(mla.latent)
-        randomise(mla.rope)
-        randomise_scales(mla.scale)
-        return mla
-    cache = PagedKVCache.allocate(
-        fmt, num_blocks=pages, block_size=point.block_size, kv_heads=point.hkv, head_dim=point.d,
-        device=device, max_sequences=point.batch,
-    )  # fmt: skip
-    for t in (cache.key, cache.value, cache.key_ring, cache.value_ring):
-        randomise(t)
-    for t in (cache.key_scale, cache.key_minimum, cache.value_scale, cache.value_minimum):
-        randomise_scales(t)
-    if Scaling.TENSOR in (fmt.key.scaling, fmt.value.scaling) or fmt.key.scaling is Scaling.HEAD:
-        cache.set_scales(0.01, 0.01)
-    return cache
-
-
-def build(point: Point, device: str, l2_bytes: int) -> Work:
-    """Buffers, tables and launches of a point.
-
-    As many copies of the cache are rotated as make three times the L2; above that one is enough.
+    As many caches are rotated as make three times the L2; above that one is enough, and in the stage ``warm``
+    one is all there is.
     """
+    device = arena.device
     lengths = point.lengths()
     per_sequence = [-(-n // point.block_size) for n in lengths]
     pages = sum(per_sequence)
-    order = torch.randperm(pages, device=device).int()
-    # Rows are padded by repeating the last page: never read, but in range.
-    table = torch.zeros(point.batch, max(per_sequence), dtype=torch.int32, device=device)
+    order = torch.randperm(pages).int()
+    # What is past a sequence's end is never read, but in range.
+    table = torch.zeros(point.batch, max(per_sequence), dtype=torch.int32)
     used = 0
     for b, n in enumerate(per_sequence):
         table[b, :n] = order[used : used + n]
         used += n
     held = torch.tensor(lengths, dtype=torch.int32, device=device)
     fresh = [point.new_tokens] * point.batch
-    batch = PagedBatch.build(table, held, None if point.new_tokens == 1 else fresh)
-    buffers = min(MOST_BUFFERS, max(1, math.ceil(3 * l2_bytes / max(point.kv_bytes(), 1))))
-    caches = [make_cache(point, pages, device) for _ in range(buffers)]
+    batch = PagedBatch.build(table.to(device), held, None if point.new_tokens == 1 else fresh)
+    rotated = 0 if point.stage == "warm" else 3 * l2_bytes
+    buffers = min(MOST_BUFFERS, max(1, math.ceil(rotated / max(point.kv_bytes(), 1))))
+    caches = arena.caches(get_format(point.format), buffers, shape_of(point, pages))
     dtype = torch.float16 if point.format == "fp16" else torch.bfloat16
     tokens = point.batch * point.new_tokens
     if point.op in ("write", "mla_write"):
         return _writes(point, caches, batch, tokens, dtype, device)
     query = torch.randn(tokens, point.hq, point.d, device=device, dtype=dtype)
+    splitting = choice.splitting() if choice else {}
+    splits = 1
     if point.op == "mla":
-        splits = launch_mla.splits_for(query, caches[0], batch)
-        calls = [_mla(query, c, batch, point.fused, splits) for c in caches]
+        splits = launch_mla.splits_for(query, caches[0], batch, **splitting)
+        calls = [_mla(query, c, batch, point, splits, choice) for c in caches]
     elif point.op == "append":
-        splits = 1
-        calls = [_append(query, c, batch, point.window) for c in caches]
+        calls = [_append(query, c, batch, point, choice) for c in caches]
     else:
-        splits = launch.splits_for(query, caches[0], batch, point.window)
-        calls = [_decode(query, c, batch, point, splits) for c in caches]
-    return Work(calls, {"splits": splits, "buffers": buffers, "fused": point.fused and splits > 1})
+        splits = launch.splits_for(query, caches[0], batch, point.window, **splitting)
+        calls = [_decode(query, c, batch, point, splits, choice) for c in caches]
+    rows, width = (min(point.hq, 16), LATENT_DIM) if point.op == "mla" else (point.hq // point.hkv, point.d)
+    fused = point.fused and worth_fusing(splits, rows, width)
+    return Work(calls, {"splits": splits, "buffers": buffers, "fused": fused})
 
 
-def _decode(query: Tensor, cache: Any, batch: PagedBatch, point: Point, splits: int) -> Callable[[], object]:
-    scale, window, fused = query.shape[-1] ** -0.5, point.window, point.fused
-    return lambda: launch.decode(query, cache, batch, scale=scale, window=window, splits=splits, fused=fused)
+def _decode(query: Tensor, cache: Any, batch: PagedBatch, point: Point, splits: int,
+            choice: Choice | None) -> Callable[[], object]:  # fmt: skip
+    return lambda: launch.decode(
+        query, cache, batch, scale=query.shape[-1] ** -0.5, window=point.window, splits=splits,
+        fused=point.fused, choice=choice,
+    )  # fmt: skip
 
 
-def _append(query: Tensor, cache: Any, batch: PagedBatch, window: int) -> Callable[[], object]:
-    return lambda: launch.append(query, cache, batch, scale=query.shape[-1] ** -0.5, window=window)
+def _append(query: Tensor, cache: Any, batch: PagedBatch, point: Point,
+            choice: Choice | None) -> Callable[[], object]:  # fmt: skip
+    return lambda: launch.append(
+        query, cache, batch, scale=query.shape[-1] ** -0.5, window=point.window, choice=choice
+    )
 
 
-def _mla(query: Tensor, cache: Any, batch: PagedBatch, fused: bool, splits: int) -> Callable[[], object]:
-    return lambda: launch_mla.attention(query, cache, batch, scale=192**-0.5, splits=splits, fused=fused)
+def _mla(query: Tensor, cache: Any, batch: PagedBatch, point: Point, splits: int,
+         choice: Choice | None) -> Callable[[], object]:  # fmt: skip
+    return lambda: launch_mla.attention(
+        query, cache, batch, scale=192**-0.5, splits=splits, fused=point.fused, choice=choice
+    )
 
 
 def _writes(

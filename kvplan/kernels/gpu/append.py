@@ -13,7 +13,7 @@ import triton.language as tl
 
 from kvplan.kernels.gpu.query import finish, load_query, static_scale, zero_state
 from kvplan.kernels.gpu.tile import elementwise, gain_of, pack_of
-from kvplan.kernels.gpu.walk import coded_length, ring_step, step
+from kvplan.kernels.gpu.walk import coded_length, page_of, ring_step, step
 
 
 @triton.jit(do_not_specialize=["window", "table_stride", "HQ", "HKV", "GQ"])
@@ -50,33 +50,37 @@ def append(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, STARTS
         factor = factor * (
             static_scale(KT, h, KSCALING, KKIND) * gain_of(KCODE, elementwise(KSCALING, KGROUP, KW), NATIVE)
         )
-        m, l, psum, pmin, acc = zero_state(BN, BM, D, VCODE, VSCALING, VGROUP, FOLD, False)
+        m, l, pmin, acc = zero_state(BN, BM, D, VCODE, VSCALING, VGROUP, False)
         table = TABLE + b.to(tl.int64) * table_stride
         stop = tl.minimum(end, coded)
         inner = (oldest // BN) * BN
         if not WINDOWED and RING == 0:
             # Tokens that every column sees need no mask.
             inner = tl.minimum(lowest + 1, coded) // BN * BN
+            ahead = page_of(table, inner * 0, stop, BS, PAGED)
             for t in range(0, inner, BN):
-                m, l, psum, pmin, acc = step(
-                    K, V, KS, KM, VS, VM, table, t, stop, oldest, lo, hi, q, qsum, factor, m, l, psum, pmin,
+                page = ahead
+                ahead = page_of(table, t + BN, stop, BS, PAGED)
+                m, l, pmin, acc = step(
+                    K, V, KS, KM, VS, VM, table, page, t, stop, oldest, lo, hi, q, qsum, factor, m, l, pmin,
                     acc, HKV, h, D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND, VCODE, VSCALING, VGROUP,
                     VKIND, CT, FOLD, ASM, NATIVE, False, False,
                 )  # fmt: skip
         for t in tl.range(inner, stop, BN, num_stages=1):
-            m, l, psum, pmin, acc = step(
-                K, V, KS, KM, VS, VM, table, t, stop, oldest, lo, hi, q, qsum, factor, m, l, psum, pmin,
+            page = page_of(table, t, stop, BS, PAGED)
+            m, l, pmin, acc = step(
+                K, V, KS, KM, VS, VM, table, page, t, stop, oldest, lo, hi, q, qsum, factor, m, l, pmin,
                 acc, HKV, h, D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND, VCODE, VSCALING, VGROUP,
                 VKIND, CT, FOLD, ASM, NATIVE, False, True,
             )  # fmt: skip
         if RING > 0:
             row = tl.load(ROWS + b)
             for t in tl.range(coded, end, BN, num_stages=1):
-                m, l, psum, pmin, acc = ring_step(
-                    RK, RV, row, t, tl.maximum(coded, oldest), end, lo, hi, q, plain, m, l, psum, pmin, acc,
+                m, l, pmin, acc = ring_step(
+                    RK, RV, row, t, tl.maximum(coded, oldest), end, lo, hi, q, plain, m, l, pmin, acc,
                     HKV, h, RING, D, BN, KCODE, VCODE, CT, False,
                 )  # fmt: skip
-        l, out = finish(l, psum, pmin, acc, D, VCODE, VSCALING, VGROUP, FOLD, NATIVE, False)
+        l, out = finish(l, pmin, acc, D, VCODE, VSCALING, VGROUP, NATIVE, False)
         safe = tl.where(l > 0.0, l, 1.0)
         gain = static_scale(VT, h, VSCALING, VKIND) / safe
         VW: tl.constexpr = D // pack_of(VCODE)

@@ -2,11 +2,16 @@
 
 Narrow integer codes become fp16 by the exponent trick: OR-ing a code into the mantissa of a power of two
 gives ``bias + code`` with no conversion instruction (LOP3/PRMT instead of I2F). The bias is either taken
-off at once (``FOLD=False``, one exact fp16 subtraction) or carried through the dot product and removed
-with a rank-one correction (``FOLD=True``, cheaper).
+off at once (``FOLD=False``, one exact fp16 subtraction) or, for keys, carried through the dot product and
+removed with a rank-one correction (``FOLD=True``, cheaper).
 
 On a GPU the trick is inline PTX on four packed bytes. Triton's interpreter has no inline assembly, so
 ``ASM=False`` selects the same mathematics in plain operations, bit for bit.
+
+The assembly is declared impure although it is not. Triton moves layout conversions in front of pure
+element-wise operations, where they shuffle single bytes through shared memory (byte stores, 16-bit loads,
+permutes); behind the unpacking they are 128-bit stores and matrix loads. For fp8 on Hopper that is 1.9
+against 3.4 instructions an element.
 """
 
 # Triton compiles a subset of Python without star expressions; m, l and acc are the names of the literature.
@@ -31,7 +36,7 @@ def _int8_asm(x):
         "=r,=r,r",
         [x],
         dtype=tl.float16,
-        is_pure=True,
+        is_pure=False,
         pack=4,
     )
 
@@ -52,7 +57,7 @@ def _int4_asm(x):
         "=r,=r,=r,=r,r",
         [x],
         dtype=(tl.float16, tl.float16),
-        is_pure=True,
+        is_pure=False,
         pack=4,
     )
 
@@ -76,7 +81,7 @@ def _int2_asm(x):
         "=r,=r,=r,=r,=r,=r,=r,=r,r",
         [x],
         dtype=(tl.float16, tl.float16, tl.float16, tl.float16),
-        is_pure=True,
+        is_pure=False,
         pack=4,
     )
 
@@ -92,7 +97,7 @@ def _e5m2_asm(x):
         "=r,=r,r",
         [x],
         dtype=tl.float16,
-        is_pure=True,
+        is_pure=False,
         pack=4,
     )
 
@@ -115,7 +120,24 @@ def _e4m3_asm(x):
         "=r,=r,r",
         [x],
         dtype=tl.float16,
-        is_pure=True,
+        is_pure=False,
+        pack=4,
+    )
+
+
+@triton.jit
+def _e4m3_native(x):
+    return tl.inline_asm_elementwise(
+        """{
+        .reg .b16 a, b;
+        mov.b32 {a, b}, $2;
+        cvt.rn.f16x2.e4m3x2 $0, a;
+        cvt.rn.f16x2.e4m3x2 $1, b;
+        }""",
+        "=r,=r,r",
+        [x],
+        dtype=tl.float16,
+        is_pure=False,
         pack=4,
     )
 
@@ -148,7 +170,7 @@ def _e2m1_asm(x):
         "=r,=r,=r,=r,r",
         [x],
         dtype=(tl.float16, tl.float16),
-        is_pure=True,
+        is_pure=False,
         pack=4,
     )
 
@@ -190,7 +212,9 @@ def unpack(x, CODE: tl.constexpr, CT: tl.constexpr, FOLD: tl.constexpr, ASM: tl.
     if CODE == FLOAT16:
         y = (x.to(CT),)
     elif CODE == E4M3:
-        if NATIVE:
+        if NATIVE and ASM:
+            y = (_e4m3_native(x).to(CT),)
+        elif NATIVE:
             y = (x.to(tl.float8e4nv, bitcast=True).to(CT),)
         elif ASM:
             y = (_e4m3_asm(x).to(CT),)

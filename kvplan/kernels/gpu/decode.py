@@ -14,7 +14,7 @@ import triton.language as tl
 
 from kvplan.kernels.gpu.query import finish, load_query, static_scale, zero_state
 from kvplan.kernels.gpu.tile import elementwise, gain_of, pack_of
-from kvplan.kernels.gpu.walk import coded_length, ring_step, step
+from kvplan.kernels.gpu.walk import coded_length, page_of, ring_step, step
 
 DIRECT, PARTIAL, FUSED = 0, 1, 2
 """How splits become one output: there is one split; a second kernel; the last program to arrive."""
@@ -46,7 +46,7 @@ def decode(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, OUT, L
     factor = factor * (
         static_scale(KT, h, KSCALING, KKIND) * gain_of(KCODE, elementwise(KSCALING, KGROUP, KW), NATIVE)
     )
-    m, l, psum, pmin, acc = zero_state(BN, BH, D, VCODE, VSCALING, VGROUP, FOLD, DEFER)
+    m, l, pmin, acc = zero_state(BN, BH, D, VCODE, VSCALING, VGROUP, DEFER)
     lo = tl.zeros([BH], tl.int32) + oldest
     hi = tl.zeros([BH], tl.int32) + length
     # The ring, when there is one, is the work of the last split; the others share the coded pages.
@@ -59,15 +59,19 @@ def decode(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, OUT, L
     inner = start
     if not WINDOWED:
         inner = start + tl.maximum(end - start, 0) // BN * BN
+        ahead = page_of(table, start, end, BS, PAGED)
         for t in range(start, inner, BN):
-            m, l, psum, pmin, acc = step(
-                K, V, KS, KM, VS, VM, table, t, end, oldest, lo, hi, q, qsum, factor, m, l, psum, pmin, acc,
-                HKV, h, D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND, VCODE, VSCALING, VGROUP, VKIND,
-                CT, FOLD, ASM, NATIVE, DEFER, False,
+            page = ahead
+            ahead = page_of(table, t + BN, end, BS, PAGED)
+            m, l, pmin, acc = step(
+                K, V, KS, KM, VS, VM, table, page, t, end, oldest, lo, hi, q, qsum, factor, m, l, pmin,
+                acc, HKV, h, D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND, VCODE, VSCALING, VGROUP,
+                VKIND, CT, FOLD, ASM, NATIVE, DEFER, False,
             )  # fmt: skip
     for t in tl.range(inner, end, BN, num_stages=1):
-        m, l, psum, pmin, acc = step(
-            K, V, KS, KM, VS, VM, table, t, end, oldest, lo, hi, q, qsum, factor, m, l, psum, pmin, acc,
+        page = page_of(table, t, end, BS, PAGED)
+        m, l, pmin, acc = step(
+            K, V, KS, KM, VS, VM, table, page, t, end, oldest, lo, hi, q, qsum, factor, m, l, pmin, acc,
             HKV, h, D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND, VCODE, VSCALING, VGROUP, VKIND,
             CT, FOLD, ASM, NATIVE, DEFER, True,
         )  # fmt: skip
@@ -75,11 +79,11 @@ def decode(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, OUT, L
         ring_end = length if s == splits - 1 else coded
         row = tl.load(ROWS + b)
         for t in tl.range(coded, ring_end, BN, num_stages=1):
-            m, l, psum, pmin, acc = ring_step(
-                RK, RV, row, t, tl.maximum(coded, oldest), length, lo, hi, q, plain, m, l, psum, pmin, acc,
+            m, l, pmin, acc = ring_step(
+                RK, RV, row, t, tl.maximum(coded, oldest), length, lo, hi, q, plain, m, l, pmin, acc,
                 HKV, h, RING, D, BN, KCODE, VCODE, CT, DEFER,
             )  # fmt: skip
-    l, out = finish(l, psum, pmin, acc, D, VCODE, VSCALING, VGROUP, FOLD, NATIVE, DEFER)
+    l, out = finish(l, pmin, acc, D, VCODE, VSCALING, VGROUP, NATIVE, DEFER)
     vt = static_scale(VT, h, VSCALING, VKIND)
     VW: tl.constexpr = D // pack_of(VCODE)
     d = tl.arange(0, triton.next_power_of_2(VW))
@@ -107,38 +111,54 @@ def decode(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, OUT, L
             arrived = tl.atomic_add(counter, 1, sem="acq_rel")
             if arrived == splits - 1:
                 tl.debug_barrier()
-                for i in range(BH):
-                    head = (tl.program_id(1) % HB) * BH + i
-                    if head < GQ:
-                        combine(PM, PL, PO, OUT, LSE, b * HQ + h * GQ + head, splits, D)
+                R: tl.constexpr = rows_at_once(BH, D)
+                for i in range(0, tl.minimum(BH, GQ), R):
+                    head = (tl.program_id(1) % HB) * BH + i + tl.arange(0, R)
+                    combine(PM, PL, PO, OUT, LSE, b * HQ + h * GQ + head, head < GQ, splits, D)
                 tl.store(counter, 0)
 
 
+@triton.constexpr_function
+def rows_at_once(most, width):
+    """Output rows that one program combines together: as many as its registers hold."""
+    return max(1, min(most, 512 // triton.next_power_of_2(width)))
+
+
 @triton.jit
-def combine(PM, PL, PO, OUT, LSE, row, splits, D: tl.constexpr):
-    """One output row from its (at most 128) splits: weights 2^(m - max m), in a fixed order."""
+def combine(PM, PL, PO, OUT, LSE, row, ok, splits, D: tl.constexpr):
+    """Output rows [R] from their (at most 128) splits, weighted by 2^(m - max m), in a fixed order.
+
+    Rows that are not ``ok`` are neither read nor written.
+    """
     s = tl.arange(0, 128)
     first = row.to(tl.int64) * splits
+    at = first[:, None] + s[None, :]
+    there = ok[:, None] & (s < splits)[None, :]
     # .cg: these lines were written by other multiprocessors; the L1 of this one may hold stale ones.
-    m = tl.load(PM + first + s, mask=s < splits, other=-1e30, cache_modifier=".cg")
-    l = tl.load(PL + first + s, mask=s < splits, other=0.0, cache_modifier=".cg")
-    top = tl.max(m, 0)
-    total = tl.sum(l * tl.exp2(m - top), 0)
+    m = tl.load(PM + at, mask=there, other=-1e30, cache_modifier=".cg")
+    l = tl.load(PL + at, mask=there, other=0.0, cache_modifier=".cg")
+    top = tl.max(m, 1)
+    total = tl.sum(l * tl.exp2(m - top[:, None]), 1)
     safe = tl.where(total > 0.0, total, 1.0)
     d = tl.arange(0, triton.next_power_of_2(D))
-    o = tl.zeros([triton.next_power_of_2(D)], tl.float32)
-    for begin in tl.range(0, splits, 16, num_stages=1):
-        c = begin + tl.arange(0, 16)
-        w = tl.exp2(tl.load(PM + first + c, mask=c < splits, other=-1e30, cache_modifier=".cg") - top)
-        mask = (c < splits)[:, None] & (d < D)[None, :]
-        part = tl.load(PO + (first + c)[:, None] * D + d[None, :], mask=mask, other=0.0, cache_modifier=".cg")
-        o += tl.sum(part * w[:, None], 0)
-    tl.store(OUT + row.to(tl.int64) * D + d, (o / safe).to(OUT.dtype.element_ty), mask=d < D)
+    o = tl.zeros([row.shape[0], triton.next_power_of_2(D)], tl.float32)
+    for begin in tl.range(0, splits, 8, num_stages=1):
+        c = begin + tl.arange(0, 8)
+        part = first[:, None] + c[None, :]
+        here = ok[:, None] & (c < splits)[None, :]
+        w = tl.exp2(tl.load(PM + part, mask=here, other=-1e30, cache_modifier=".cg") - top[:, None])
+        mask = here[:, :, None] & (d < D)[None, None, :]
+        x = tl.load(PO + part[:, :, None] * D + d[None, None, :], mask=mask, other=0.0, cache_modifier=".cg")
+        o += tl.sum(x * w[:, :, None], 1)
+    place = row.to(tl.int64)[:, None] * D + d[None, :]
+    mask = ok[:, None] & (d < D)[None, :]
+    tl.store(OUT + place, (o / safe[:, None]).to(OUT.dtype.element_ty), mask=mask)
     lse = (top + tl.log2(safe)) * 0.6931471805599453
-    tl.store(LSE + row, tl.where(total > 0.0, lse, float("-inf")))
+    tl.store(LSE + row, tl.where(total > 0.0, lse, float("-inf")), mask=ok)
 
 
 @triton.jit(do_not_specialize=["splits"])
 def reduce(PM, PL, PO, OUT, LSE, splits, D: tl.constexpr):
     """Second stage: one program per output row."""
-    combine(PM, PL, PO, OUT, LSE, tl.program_id(0), splits, D)
+    row = tl.program_id(0) + tl.arange(0, 1)
+    combine(PM, PL, PO, OUT, LSE, row, row >= 0, splits, D)

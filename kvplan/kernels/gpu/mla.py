@@ -2,15 +2,15 @@
 itself.
 
 Queries are absorbed (projected into the latent space), so one 512-wide latent serves every head as key and
-value; a tile of it is loaded once and used twice. The latent is handled as four tiles of 128, which is also
-the granularity of the fp8 scales.
+value; a tile of it is loaded and unpacked once and used twice. fp8 latents are multiplied by their scales
+when they are unpacked: four scales a row cannot be folded into one score or weight.
 
 Grid (sequences, blocks of query columns, splits). Column c of a sequence is token ``c // HQ``, head ``c %
 HQ``: decode is the case of one token each.
 """
 
 # Triton compiles a subset of Python without star expressions; m, l and acc are the names of the literature.
-# ruff: noqa: E741, RUF005
+# ruff: noqa: E741
 from __future__ import annotations
 
 import triton
@@ -21,8 +21,12 @@ from kvplan.kernels.gpu.decode import combine
 from kvplan.kernels.gpu.encode import float8_code
 from kvplan.kernels.gpu.query import LOG2E
 from kvplan.kernels.gpu.tile import softmax_step
-from kvplan.kernels.gpu.walk import locate
+from kvplan.kernels.gpu.walk import locate, page_of
 from kvplan.kernels.gpu.write import copy_rows
+
+GAIN = tl.constexpr(16.0)
+"""What fp8 latents are multiplied by besides their scales, so that small ones stay normal in fp16; magnitudes
+up to 4094 still fit."""
 
 
 @triton.jit
@@ -34,53 +38,42 @@ def load_columns(Q, line, ok, width: tl.constexpr):
 
 
 @triton.jit
-def mla_step(C, R, S, table, t, end, hi, q, qr, factor, m, l, acc, BS: tl.constexpr, BN: tl.constexpr,
+def load_part(P, base, offset, ok, WIDTH: tl.constexpr):
+    """Rows ``base + offset`` of a [rows, WIDTH] tensor; rows that are not ``ok`` read zero.
+
+    The base is a scalar, so that offsets stay 32 bits wide and do not change from tile to tile.
+    """
+    d = tl.arange(0, WIDTH)
+    p = P + base * WIDTH + (offset[:, None] * WIDTH + d[None, :])
+    mask = ok[:, None] & (d < WIDTH)[None, :]
+    # A float zero for floats: the interpreter cannot cast an integer zero.
+    if P.dtype.element_ty == tl.uint8:
+        x = tl.load(p, mask=mask, other=0)
+    else:
+        x = tl.load(p, mask=mask, other=0.0)
+    return x
+
+
+@triton.jit
+def mla_step(C, R, S, table, page, t, end, hi, q, qr, factor, m, l, acc, BS: tl.constexpr, BN: tl.constexpr,
              PAGED: tl.constexpr, CODE: tl.constexpr, CT: tl.constexpr, ASM: tl.constexpr,
-             NATIVE: tl.constexpr, DEFER: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
-    """One tile of latent."""
-    base, offset = locate(table, t, end, 1, t * 0, BS, BN, PAGED, MASKED)
+             NATIVE: tl.constexpr, DEFER: tl.constexpr):  # fmt: skip
+    """One tile of latent, always masked: a second loop for the last tile alone costs registers."""
+    base, offset = locate(table, page, t, end, 1, t * 0, BS, BN, PAGED, True)
     position = t + tl.arange(0, BN)
     ok = position < end
-    d = tl.arange(0, 128)
-    r = tl.arange(0, 64)
-    line = base + offset
-    if MASKED:
-        rope = tl.load(R + line[:, None] * 64 + r[None, :], mask=ok[:, None] & (r < 64)[None, :], other=0.0)
-    else:
-        rope = tl.load(R + line[:, None] * 64 + r[None, :])
+    rope = load_part(R, base, offset, ok, 64)
     st = tl.dot(rope.to(tl.float32).to(CT), qr)
-    tiles = ()
-    scales = ()
-    for i in tl.static_range(4):
-        p = C + line[:, None] * 512 + (i * 128 + d)[None, :]
-        mask = ok[:, None] & (d < 128)[None, :]
-        if MASKED:
-            raw = tl.load(p, mask=mask, other=0.0) if CODE == 0 else tl.load(p, mask=mask, other=0)
-        else:
-            raw = tl.load(p)
-        y = unpack(raw, CODE, CT, False, ASM, NATIVE)[0]
-        tiles = tiles + (y,)
-        if CODE == 0:
-            st = tl.dot(y, q[i], st)
-        else:
-            if MASKED:
-                s = tl.load(S + line * 4 + i, mask=ok, other=0.0)
-            else:
-                s = tl.load(S + line * 4 + i)
-            # Without native conversion unpack leaves 2^-8 in.
-            s = s if NATIVE else s * 256.0
-            scales = scales + (s,)
-            st += tl.dot(y, q[i]) * s[:, None]
+    y = unpack(load_part(C, base, offset, ok, 512), CODE, CT, False, ASM, NATIVE)[0]
+    if CODE != 0:
+        s = load_part(S, base, offset, ok, 4) * (GAIN if NATIVE else GAIN * 256.0)
+        wide = tl.broadcast_to(tl.expand_dims(s.to(CT), 2), [BN, 4, 128])
+        y = y * tl.reshape(wide, [BN, 512])
+    st = tl.dot(y, q, st)
     visible = ok[:, None] & (position[:, None] < hi[None, :])
-    p, m, l, alpha = softmax_step(st * factor[None, :], visible, m, l, DEFER, MASKED)
-    out = ()
-    for i in tl.static_range(4):
-        if CODE == 0:
-            pc = p.to(CT)
-        else:
-            pc = (p * scales[i][:, None]).to(CT)
-        out = out + (tl.dot(tl.trans(tiles[i]), pc, acc[i] * alpha[None, :]),)
-    return m, l, out
+    p, m, l, alpha = softmax_step(st * factor[None, :], visible, m, l, DEFER, True)
+    acc = tl.dot(tl.trans(y), p.to(CT), acc * alpha[None, :])
+    return m, l, acc
 
 
 @triton.jit(do_not_specialize=["table_stride", "splits", "HQ"])
@@ -100,54 +93,45 @@ def mla(Q, C, R, S, TABLE, LENGTHS, STARTS, OUT, LSE, PM, PL, PO, COUNT, scale, 
         rows = begin * HQ + column
         length = tl.load(LENGTHS + b)
         hi = tl.where(ok, length - tokens + column // HQ + 1, 0)
-        lowest = length - tokens + (tl.program_id(1) * BH) // HQ
         highest = length - tokens + tl.minimum((tl.program_id(1) * BH + BH - 1) // HQ, tokens - 1) + 1
         line = rows.to(tl.int64) * 576
-        raw = ()
-        top = tl.full([BH], 0.0, tl.float32)
-        for i in tl.static_range(4):
-            x = load_columns(Q, line + i * 128, ok, 128)
-            raw = raw + (x,)
-            top = tl.maximum(top, tl.max(tl.abs(x), 0))
+        x = load_columns(Q, line, ok, 512)
         xr = load_columns(Q, line + 512, ok, 64)
-        top = tl.maximum(top, tl.max(tl.abs(xr), 0))
+        top = tl.maximum(tl.max(tl.abs(x), 0), tl.max(tl.abs(xr), 0))
         power = tl.maximum((top.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True), 1e-30)
-        q = ()
-        acc = ()
-        for i in tl.static_range(4):
-            q = q + ((raw[i] / power[None, :]).to(CT),)
-            acc = acc + (tl.zeros([128, BH], tl.float32),)
-        qr = (xr / power[None, :]).to(CT)
-        factor = power * (scale * LOG2E)
+        # fp8 latents carry GAIN: so must the other half of the score.
+        gain: tl.constexpr = 1.0 if CODE == 0 else GAIN
+        q = (x / power[None, :]).to(CT)
+        qr = (xr / power[None, :] * gain).to(CT)
+        factor = power * (scale * LOG2E / gain)
+        acc = tl.zeros([512, BH], tl.float32)
         m = tl.full([BH], -1e30, tl.float32)
         l = tl.zeros([BN, BH], tl.float32) if DEFER else tl.zeros([BH], tl.float32)
         share = tl.cdiv(tl.cdiv(highest, splits), BN) * BN
         start = split * share
         end = tl.minimum(start + share, highest)
         table = TABLE + b.to(tl.int64) * table_stride
-        inner = start + tl.maximum(tl.minimum(end, lowest + 1) - start, 0) // BN * BN
-        for t in range(start, inner, BN):
-            m, l, acc = mla_step(C, R, S, table, t, end, hi, q, qr, factor, m, l, acc, BS, BN, PAGED, CODE,
-                                 CT, ASM, NATIVE, DEFER, False)  # fmt: skip
-        for t in tl.range(inner, end, BN, num_stages=1):
-            m, l, acc = mla_step(C, R, S, table, t, end, hi, q, qr, factor, m, l, acc, BS, BN, PAGED, CODE,
-                                 CT, ASM, NATIVE, DEFER, True)  # fmt: skip
+        ahead = page_of(table, start, end, BS, PAGED)
+        for t in range(start, end, BN):
+            page = ahead
+            ahead = page_of(table, t + BN, end, BS, PAGED)
+            m, l, acc = mla_step(C, R, S, table, page, t, end, hi, q, qr, factor, m, l, acc, BS, BN, PAGED,
+                                 CODE, CT, ASM, NATIVE, DEFER)  # fmt: skip
         total = tl.sum(l, 0) if DEFER else l
-        d = tl.arange(0, 128)
-        mask = (d < 128)[:, None] & ok[None, :]
+        acc = acc / gain
+        place = rows[None, :].to(tl.int64) * 512 + tl.arange(0, 512)[:, None]
+        mask = (place >= 0) & ok[None, :]
         if MODE == 0:
             safe = tl.where(total > 0.0, total, 1.0)
-            for i in tl.static_range(4):
-                o = (acc[i] / safe[None, :]).to(OUT.dtype.element_ty)
-                tl.store(OUT + rows[None, :].to(tl.int64) * 512 + (i * 128 + d)[:, None], o, mask=mask)
+            tl.store(OUT + place, (acc / safe[None, :]).to(OUT.dtype.element_ty), mask=mask)
             lse = (m + tl.log2(safe)) * 0.6931471805599453
             tl.store(LSE + rows, tl.where(total > 0.0, lse, float("-inf")), mask=ok)
         else:
             part = rows * splits + split
             tl.store(PM + part, m, mask=ok)
             tl.store(PL + part, total, mask=ok)
-            for i in tl.static_range(4):
-                tl.store(PO + part[None, :].to(tl.int64) * 512 + (i * 128 + d)[:, None], acc[i], mask=mask)
+            place = part[None, :].to(tl.int64) * 512 + tl.arange(0, 512)[:, None]
+            tl.store(PO + place, acc, mask=mask)
             if MODE == 2:
                 tl.debug_barrier()
                 counter = COUNT + b * tl.num_programs(1) + tl.program_id(1)
@@ -155,9 +139,8 @@ def mla(Q, C, R, S, TABLE, LENGTHS, STARTS, OUT, LSE, PM, PL, PO, COUNT, scale, 
                 if arrived == splits - 1:
                     tl.debug_barrier()
                     for i in range(BH):
-                        if tl.program_id(1) * BH + i < tokens * HQ:
-                            row = begin * HQ + tl.program_id(1) * BH + i
-                            combine(PM, PL, PO, OUT, LSE, row, splits, 512)
+                        one = tl.program_id(1) * BH + i + tl.arange(0, 1)
+                        combine(PM, PL, PO, OUT, LSE, begin * HQ + one, one < tokens * HQ, splits, 512)
                     tl.store(counter, 0)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kvplan.kernels.gpu.codes import bias_of
 from kvplan.kernels.gpu.tile import elementwise, gain_of, pack_of
 
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -64,41 +63,33 @@ def static_scale(T, h, SCALING: tl.constexpr, KIND: tl.constexpr):
 
 @triton.jit
 def zero_state(BN: tl.constexpr, BH: tl.constexpr, D: tl.constexpr, CODE: tl.constexpr,
-               SCALING: tl.constexpr, GROUP: tl.constexpr, FOLD: tl.constexpr,
-               DEFER: tl.constexpr):  # fmt: skip
-    """Accumulators before the first tile: (m, l, psum, pmin, acc) as ``tile.weigh`` wants them."""
+               SCALING: tl.constexpr, GROUP: tl.constexpr, DEFER: tl.constexpr):  # fmt: skip
+    """Accumulators before the first tile: (m, l, pmin, acc) as ``tile.weigh`` wants them."""
     PACK: tl.constexpr = pack_of(CODE)
     W: tl.constexpr = D // PACK
     EW: tl.constexpr = elementwise(SCALING, GROUP, W)
     SLICED: tl.constexpr = PACK if (SCALING == 4 and not EW) else 1
     acc = ()
-    psum = ()
     pmin = ()
     for _ in tl.static_range(PACK):
         acc = acc + (tl.zeros([triton.next_power_of_2(W), BH], tl.float32),)
     zero = tl.zeros([BN, BH], tl.float32) if DEFER else tl.zeros([BH], tl.float32)
     for _ in tl.static_range(SLICED):
-        if FOLD and not EW and bias_of(CODE, 0) != 0.0:
-            psum = psum + (zero,)
         if (CODE == 4 or CODE == 5) and not EW:
             pmin = pmin + (zero,)
-    return tl.full([BH], -1e30, tl.float32), zero, psum, pmin, acc
+    return tl.full([BH], -1e30, tl.float32), zero, pmin, acc
 
 
 @triton.jit
-def finish(l, psum, pmin, acc, D: tl.constexpr, CODE: tl.constexpr, SCALING: tl.constexpr,
-           GROUP: tl.constexpr, FOLD: tl.constexpr, NATIVE: tl.constexpr, DEFER: tl.constexpr):  # fmt: skip
-    """Row sums and unnormalised outputs: folded biases removed, minima added, powers of two restored."""
+def finish(l, pmin, acc, D: tl.constexpr, CODE: tl.constexpr, SCALING: tl.constexpr,
+           GROUP: tl.constexpr, NATIVE: tl.constexpr, DEFER: tl.constexpr):  # fmt: skip
+    """Row sums and unnormalised outputs: minima added, powers of two restored."""
     W: tl.constexpr = D // pack_of(CODE)
     EW: tl.constexpr = elementwise(SCALING, GROUP, W)
     SLICED: tl.constexpr = SCALING == 4 and not EW
     out = ()
     for j in tl.static_range(len(acc)):
         o = acc[j]
-        if FOLD and not EW and bias_of(CODE, 0) != 0.0:
-            ps = psum[j if SLICED else 0]
-            ps = tl.sum(ps, 0) if DEFER else ps
-            o = o - (ps * bias_of(CODE, j))[None, :]
         if (CODE == 4 or CODE == 5) and not EW:
             pm = pmin[j if SLICED else 0]
             pm = tl.sum(pm, 0) if DEFER else pm

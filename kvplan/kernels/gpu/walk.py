@@ -11,47 +11,59 @@ from kvplan.kernels.gpu.tile import decay_all, pack_of, scores, softmax_step, we
 
 
 @triton.jit
-def locate(table, t, end, HKV, h, BS: tl.constexpr, BN: tl.constexpr, PAGED: tl.constexpr,
+def page_of(table, t, end, BS: tl.constexpr, PAGED: tl.constexpr):
+    """The page of the tile that begins at token ``t``, where a tile lies in one page; 0 past the end.
+
+    Loops ask for the next tile's page one tile ahead: the address of a tile must not wait for a load.
+    """
+    if PAGED:
+        page = tl.load(table + t // BS, mask=t < end, other=0)
+    else:
+        page = t * 0
+    return page
+
+
+@triton.jit
+def locate(table, page, t, end, HKV, h, BS: tl.constexpr, BN: tl.constexpr, PAGED: tl.constexpr,
            MASKED: tl.constexpr):  # fmt: skip
     """Cache rows of tokens ``t .. t+BN-1`` as (base, offset): one page per tile, or one lookup per token."""
     n = tl.arange(0, BN)
     if PAGED:
-        page = tl.load(table + t // BS).to(tl.int64)
-        where = ((page * HKV + h) * BS + t % BS, n)
+        where = ((page.to(tl.int64) * HKV + h) * BS + t % BS, n)
     else:
         position = t + n
         if MASKED:
-            page = tl.load(table + position // BS, mask=position < end, other=0).to(tl.int64)
+            pages = tl.load(table + position // BS, mask=position < end, other=0).to(tl.int64)
         else:
-            page = tl.load(table + position // BS).to(tl.int64)
-        where = (h * 0, (page * HKV + h) * BS + position % BS)
+            pages = tl.load(table + position // BS).to(tl.int64)
+        where = (h * 0, (pages * HKV + h) * BS + position % BS)
     return where
 
 
 @triton.jit
-def step(K, V, KS, KM, VS, VM, table, t, end, first, lo, hi, q, qsum, factor, m, l, psum, pmin, acc,
+def step(K, V, KS, KM, VS, VM, table, page, t, end, first, lo, hi, q, qsum, factor, m, l, pmin, acc,
          HKV, h, D: tl.constexpr, BS: tl.constexpr, BN: tl.constexpr, PAGED: tl.constexpr,
          KCODE: tl.constexpr, KSCALING: tl.constexpr, KGROUP: tl.constexpr, KKIND: tl.constexpr,
          VCODE: tl.constexpr, VSCALING: tl.constexpr, VGROUP: tl.constexpr, VKIND: tl.constexpr,
          CT: tl.constexpr, FOLD: tl.constexpr, ASM: tl.constexpr, NATIVE: tl.constexpr,
          DEFER: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
-    """One tile of coded pages."""
-    base, offset = locate(table, t, end, HKV, h, BS, BN, PAGED, MASKED)
+    """One tile of coded pages; ``page`` as ``page_of`` found it."""
+    base, offset = locate(table, page, t, end, HKV, h, BS, BN, PAGED, MASKED)
     position = t + tl.arange(0, BN)
     rows_ok = (position < end) & (position >= first)
     visible = rows_ok[:, None] & (position[:, None] < hi[None, :]) & (position[:, None] >= lo[None, :])
     st = scores(K, KS, KM, q, qsum, factor, base, offset, rows_ok, D, BN, KCODE, KSCALING, KGROUP, KKIND,
                 CT, FOLD, ASM, NATIVE, MASKED)  # fmt: skip
     p, m, l, alpha = softmax_step(st, visible, m, l, DEFER, MASKED)
-    acc, psum, pmin = weigh(
-        V, VS, VM, p, alpha, psum, pmin, acc, base, offset, rows_ok, D, BN, VCODE, VSCALING, VGROUP, VKIND,
-        CT, FOLD, ASM, NATIVE, DEFER, MASKED,
+    acc, pmin = weigh(
+        V, VS, VM, p, alpha, pmin, acc, base, offset, rows_ok, D, BN, VCODE, VSCALING, VGROUP, VKIND,
+        CT, ASM, NATIVE, DEFER, MASKED,
     )  # fmt: skip
-    return m, l, psum, pmin, acc
+    return m, l, pmin, acc
 
 
 @triton.jit
-def ring_step(RK, RV, row, t, first, end, lo, hi, q, factor, m, l, psum, pmin, acc, HKV, h,
+def ring_step(RK, RV, row, t, first, end, lo, hi, q, factor, m, l, pmin, acc, HKV, h,
               RING: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, KCODE: tl.constexpr,
               VCODE: tl.constexpr, CT: tl.constexpr, DEFER: tl.constexpr):  # fmt: skip
     """One masked tile of the residual ring: 16-bit keys and values, sliced as the packed ones are."""
@@ -78,7 +90,7 @@ def ring_step(RK, RV, row, t, first, end, lo, hi, q, factor, m, l, psum, pmin, a
         mask = ok[:, None] & (d >= 0)[None, :]
         v = tl.load(RV + line + (j * VW + d)[None, :], mask=mask, other=0.0).to(tl.float32).to(CT)
         out = out + (tl.dot(tl.trans(v), pc, acc[j] * alpha[None, :]),)
-    return m, l, decay_all(psum, alpha, DEFER), decay_all(pmin, alpha, DEFER), out
+    return m, l, decay_all(pmin, alpha, DEFER), out
 
 
 @triton.jit

@@ -154,7 +154,7 @@ def test_rows_become_shapes_and_the_launchers_split_rule_is_read_off(whole):
     assert mla["kv_element_bytes"][0] == pytest.approx(656 / 576)
     assert set(mla["head_dim"]) == {288.0}
     prefill = by["context_attention", "bf16"].fit.shapes
-    assert prefill["before"].tolist() == [0.0, 0.0, 0.0, 7680.0, 32256.0]
+    assert {0.0, 1920.0, 7680.0, 32256.0} <= set(prefill["before"].tolist())
     ragged = by["generation_attention", "bf16"].ragged
     assert len(ragged) == 7
     assert 2000 < ragged.shapes["ctx"].min() <= ragged.shapes["ctx"].max() < 8000

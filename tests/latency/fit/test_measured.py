@@ -106,7 +106,7 @@ def test_the_hold_out_of_a_short_measurement_is_scored_on_exactly_its_rows(own_p
     assert profile.measured.held_out.tested == len(held) == 40
     for name in ("bf16", "int4_g64"):
         part = decode_part(profile, name)
-        assert part.held_out.tested == sum(p["format"] == name for p in held)
+        assert part.held_out.tested == sum((p["op"], p["format"]) == ("decode", name) for p in held)
         assert part.held_out.split == "registered"
         assert part.held_out.median <= 0.04
 
