@@ -382,3 +382,34 @@ def test_what_a_file_leaves_out(
     spec = import_config({**fields, "model_type": model_type}, "config.json", name="test").model
     report = size_model(spec, context_tokens=tokens, kv="bf16", retention="transformers")
     assert (report.kv_bytes_per_sequence, report.state_bytes_per_sequence) == (kv, state)
+
+
+LLAMA = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+    "intermediate_size": 1024,
+}
+
+
+def warnings_about(**changes: Any) -> tuple[str, ...]:
+    data = {key: value for key, value in {**LLAMA, **changes}.items() if value is not ...}
+    return import_config(data, "config.json", name="it").warnings
+
+
+def test_a_whole_file_of_a_known_class_needs_no_warning() -> None:
+    assert warnings_about() == ()
+
+
+def test_a_layer_count_from_the_class_is_said() -> None:
+    (said,) = warnings_about(num_hidden_layers=...)
+    assert said == "not in the file, so by the defaults of llama: num_hidden_layers 32"
+
+
+def test_fields_that_a_known_class_does_not_have_are_said() -> None:
+    (said,) = warnings_about(cross_layer_kv_share=2, local_attention_window=512, hidden_dropout_prob=0.1)
+    assert "llama is not known to have cross_layer_kv_share, local_attention_window" in said
