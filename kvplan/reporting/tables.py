@@ -64,7 +64,8 @@ def inputs_table(result: Result) -> Table:
             what += f", {decimal(gpu.bandwidth_bytes_per_s / 1e12)} TB/s"
         rows.append(("GPU", what, "scenario"))
     pool = f"{count(result.pool.usable_blocks)} usable blocks of {result.pool.block_size} tokens"
-    rows.append(("Pool", pool, "memory bill" if result.memory else "scenario"))
+    given = not result.memory or _at(result.scenario, "cache.blocks") is not None
+    rows.append(("Pool", pool, "scenario" if given else "memory bill"))
     for name, path in _SHOWN:
         found = list(_leaves(_at(result.scenario, path)))
         if found:
