@@ -64,7 +64,8 @@ class _Summary:
         if intervals is not None:
             yield write("")
             yield _intervals(intervals, write)
-            yield from _wrapped("", f"By {self.result.accuracy.intervals_source}.", write, options.max_width)
+            source = plain(self.result.accuracy.intervals_source)
+            yield from _wrapped("", f"By {source}.", write, options.max_width)
         for table in strategies_tables(self.result):
             yield write("")
             yield from _strategy(table, write, options.max_width)

@@ -240,7 +240,8 @@ def trace_table(result: Result) -> Table:
     trace = result.trace
     rows = [("Rows read", count(trace.rows_read)), ("Requests replayed", count(trace.requests))]
     rows += [(f"Dropped: {plain(reason)}", count(number)) for reason, number in trace.dropped.items()]
-    caption = f"Rows of {plain(trace.name, 80)} ({plain(trace.format, 40)})"
+    name, form = plain(trace.name, 80), plain(trace.format, 40)
+    caption = f"Rows of {name}" if name.endswith(f"({form})") else f"Rows of {name} ({form})"
     return _table(caption, ("Rows", "Count"), rows, numeric=(1,))
 
 

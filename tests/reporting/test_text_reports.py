@@ -130,6 +130,7 @@ def test_summary_reads_no_markup_and_no_escape_codes(result_document):
     text = _console(parse_result(result_document("hostile")))
     assert "[red]|pipe|`code`[/red]" in text
     assert "\x1b" not in text
+    assert "\u202e" not in text
 
 
 def test_summary_counts_the_warnings_it_leaves_out(result_document):
