@@ -35,8 +35,9 @@ LEFT_ALONE = frozenset(
 )  # fmt: skip
 """Fields of known architectures that are read by their engines and change no cache."""
 
-SIZE_DECIDING = ("num_hidden_layers", "num_key_value_heads")
-"""Fields that published configurations write (a latent keeps no heads): without, a file may have been cut."""
+SIZE_DECIDING = ("num_hidden_layers", "sliding_window", "kv_lora_rank")
+HEADS = ("num_key_value_heads", "head_dim")
+"""Fields that published configurations write (the latter not beside a latent): without, a file may be cut."""
 
 ENCODER_TASKS = (
     "MaskedLM",
@@ -181,7 +182,7 @@ def unsaid(config: Config) -> list[str]:
             f"{config.model_type} is not known to have {', '.join(strange[:6])}"
             f"{f' and {len(strange) - 6} more' if len(strange) > 6 else ''}: sized without"
         )
-    deciding = SIZE_DECIDING[:1] if config.get("kv_lora_rank") else SIZE_DECIDING
+    deciding = SIZE_DECIDING if config.get("kv_lora_rank") else (*SIZE_DECIDING, *HEADS)
     left_out = {key: config.get(key) for key in deciding if config.spelt(key) not in config.data}
     taken = [f"{key} {value}" for key, value in left_out.items() if isinstance(value, int)]
     if taken:
