@@ -276,7 +276,7 @@ def _warnings(preemption: str, host: HostTierPart, config: EngineConfig) -> tupl
         found.append("write back: vLLM's own offloading writes through")
     if host.dtype is not None:
         found.append(
-            f"KV that comes back from the tiers was stored in {host.dtype}: what that costs in accuracy is a "
-            "question for kvplan quality"
+            f"KV that comes back from the tiers was stored in {host.dtype}: what that costs in accuracy is "
+            "not simulated"
         )
     return tuple(found)

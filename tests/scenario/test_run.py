@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kvplan.engine.recorder import RequestRow
-from kvplan.errors import AnswerIsNo, KvplanError
+from kvplan.errors import AnswerIsNo, KvplanError, UsageError
 from kvplan.reporting.result import Result, result_json
 from kvplan.scenario.load import load_scenario
 from kvplan.scenario.run import Run
@@ -225,3 +225,12 @@ def test_a_given_pool_of_a_model_that_does_not_fit_is_said() -> None:
     result = play({**ON_A_GPU, "model": "llama-3.1-70b", "cache.blocks": 9000})
     assert any("has room for none" in warning for warning in result["warnings"])
     assert held_at_once(result) == 0.0
+
+
+def test_a_host_tier_of_nothing_is_none() -> None:
+    """So that a sweep over its memory can begin without one."""
+    assert play({**ON_A_GPU, "tiers.host.memory": 0})["totals"] == play(ON_A_GPU)["totals"]
+    with pytest.raises(UsageError, match="smaller than a request"):
+        play({**ON_A_GPU, "tiers.host.memory": 0, "tiers.disk.memory": 1 << 40})
+    with pytest.raises(UsageError, match="smaller than a request"):
+        play({**ON_A_GPU, "tiers.host.memory": 0, "engine.preemption": "swap"})

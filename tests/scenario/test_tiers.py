@@ -98,7 +98,6 @@ def test_preemptions_are_swapped_or_dropped(preemption: str) -> None:
     [
         (LLAMA, ["engine.preemption=swap"], "needs host memory"),
         (LLAMA, ["cache.host_memory=1GiB"], "smaller than a request"),
-        (LLAMA, ["tiers={host: {memory: 0}}"], "smaller than a request"),
         (LLAMA, ["tiers={host: {memory: 16GiB}, disk: {memory: 1GiB}}"], "disk tier of 1"),
         (LLAMA, ["tiers={host: {memory: 16GiB}, disk: {memory: 12GiB}}"], "at least as large"),
         (LLAMA, ["tiers={host: {memory: 16GiB, bandwidth: 0GB/s}}"], "bandwidth"),
