@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 
 from kvplan.errors import DataError
 from kvplan.traces.accounting import Accounting
@@ -70,6 +71,23 @@ def sorted_whole(requests: Iterable[Request], accounting: Accounting | None = No
     everything.reverse()
     while everything:
         yield everything.pop()
+
+
+FAR_S = 1e6
+"""An arrival so late (eleven days) is told by a clock that did not start with the trace."""
+
+
+def from_far(requests: Iterable[Request], report: Accounting) -> Iterator[Request]:
+    """Times from the first arrival where that is far from 0: seconds since 1970, say; others as they are."""
+    found = iter(requests)
+    first = next(found, None)
+    if first is None:
+        return iter(())
+    whole = chain((first,), found)
+    if first.arrival_s < FAR_S:
+        return whole
+    report.note(f"times count from the first request, which came at {first.arrival_s:,.0f} s")
+    return from_first(whole)
 
 
 def from_first(requests: Iterable[Request]) -> Iterator[Request]:
