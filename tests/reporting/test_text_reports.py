@@ -170,7 +170,10 @@ def test_names_of_objectives_are_escaped(result_document):
 
 def test_summary_says_what_reading_the_trace_had_to_say(result_document):
     document = result_document()
-    document["trace"]["notes"] = ["reuse unknown: the trace has no block ids", "no arrival times\x1b in the trace"]
+    document["trace"]["notes"] = [
+        "reuse unknown: the trace has no block ids",
+        "no arrival times\x1b in the trace",
+    ]
     text = _console(parse_result(document))
     assert "- Trace: no arrival times\ufffd in the trace" in text
     assert "reuse unknown" not in text
