@@ -77,6 +77,10 @@ FAR_S = 1e6
 """An arrival so late (eleven days) is told by a clock that did not start with the trace."""
 
 
+SINCE_1970_S = 1e8
+"""Seconds since 1970 are more by now; since 1970 taken for milliseconds they are less."""
+
+
 def from_far(requests: Iterable[Request], report: Accounting) -> Iterator[Request]:
     """Times from the first arrival where that is far from 0: seconds since 1970, say; others as they are."""
     found = iter(requests)
@@ -86,7 +90,10 @@ def from_far(requests: Iterable[Request], report: Accounting) -> Iterator[Reques
     whole = chain((first,), found)
     if first.arrival_s < FAR_S:
         return whole
-    report.note(f"times count from the first request, which came at {first.arrival_s:,.0f} s")
+    note = f"times count from the first request, which came at {first.arrival_s:,.0f} s"
+    if first.arrival_s < SINCE_1970_S:
+        note += ": if that is seconds since 1970 taken for milliseconds, a time scale of 1000 reads them"
+    report.note(note)
     return from_first(whole)
 
 

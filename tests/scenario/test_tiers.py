@@ -107,6 +107,8 @@ def test_preemptions_are_swapped_or_dropped(preemption: str) -> None:
         (LLAMA, ["tiers={host: {memory: 16GiB}}", "cache.host_memory=8GiB"], "give one"),
         (LLAMA, ["tiers={host: {memory: 16GiB}, block_bytes: 5}"], "follow from llama"),
         (LLAMA, ["cache.host_memory=16GiB", "cache.prefix=none"], "nothing is ever stored"),
+        (LLAMA, ["cache.host_memory=16GiB", "cache.allocation=slots"], "slots and tiers are not simulated together"),
+        (LLAMA, ["cache.host_memory=16GiB", "cache.retention=h2o:0.2"], "h2o:0.2 and tiers are not"),
         (LLAMA, ["cache.host_memory=16GiB", "cache.eviction=belady"], "belady"),
         (LLAMA, ["cache.host_memory=16GiB", "cache.groups=[{kind: full}, {kind: sliding, window: 64}]"],
          "not below full, sliding"),

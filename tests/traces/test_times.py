@@ -35,8 +35,17 @@ def test_seconds_since_1970_count_from_the_first_request(tmp_path: Path) -> None
 def test_milliseconds_since_1970_count_from_the_first_request(tmp_path: Path) -> None:
     row = {"input_length": 100, "output_length": 10}
     text = "".join(json.dumps({"timestamp": 1714550400000 + 500 * i, **row}) + "\n" for i in range(3))
-    found, _ = arrivals(written(tmp_path, "a.jsonl", text))
+    found, remarks = arrivals(written(tmp_path, "a.jsonl", text))
     assert found == [0.0, 0.5, 1.0]
+    assert not any("taken for milliseconds" in remark for remark in remarks)
+
+
+def test_seconds_taken_for_milliseconds_are_suspected(tmp_path: Path) -> None:
+    row = {"input_length": 100, "output_length": 10}
+    text = "".join(json.dumps({"timestamp": 1714550400 + i, **row}) + "\n" for i in range(3))
+    path = written(tmp_path, "a.jsonl", text)
+    assert any("a time scale of 1000" in remark for remark in arrivals(path)[1])
+    assert arrivals(path, time_scale=1000.0)[0] == [0.0, 1.0, 2.0]
 
 
 def test_a_trace_that_starts_late_keeps_its_times(tmp_path: Path) -> None:
