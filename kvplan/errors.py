@@ -73,6 +73,10 @@ class UsageError(KvplanError):
     code = "usage"
 
 
+MAX_KNOWN = 40
+"""Most names that an error lists where none is near and nothing else lists them."""
+
+
 class UnknownName(UsageError):
     """A name that no registry knows; suggests the near ones."""
 
@@ -86,8 +90,9 @@ class UnknownName(UsageError):
         parts = []
         if near:
             parts.append(f"did you mean {', '.join(near)}?")
-        elif len(names) <= 12 and names:
-            parts.append(f"known: {', '.join(names)}")
+        elif names and (len(names) <= 12 or not hint):
+            more = f" and {len(names) - MAX_KNOWN} more" if len(names) > MAX_KNOWN else ""
+            parts.append(f"known: {', '.join(names[:MAX_KNOWN])}{more}")
         if hint:
             parts.append(hint)
         super().__init__(f"unknown {kind} {name!r}", where=where, hint=" ".join(parts) or None)

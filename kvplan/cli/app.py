@@ -112,6 +112,8 @@ def run(argv: Sequence[str]) -> int:
         app = build_app(None if verb is None or completing else [verb])
         code = app(args=list(argv), prog_name="kvplan", standalone_mode=False)
         sys.stdout.flush()
+        if code == Interrupted.exit_code:  # the framework turns an interrupt into its code, without a word
+            raise Interrupted("interrupted")
         return code if isinstance(code, int) else 0
     except NoArgsIsHelpError as exc:
         typer.echo(exc.ctx.get_help() if exc.ctx else "", err=True)

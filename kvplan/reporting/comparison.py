@@ -196,7 +196,8 @@ def _notes(a: Result, b: Result) -> Iterator[str]:
         yield "they serve different numbers of requests: their counters do not compare"
     versions = [result.provenance.versions.get("kvplan") for result in (a, b)]
     if versions[0] != versions[1]:
-        yield f"kvplan {versions[0]} made A, kvplan {versions[1]} made B"
+        made = [plain(version, 40) for version in versions]
+        yield f"kvplan {made[0]} made A, kvplan {made[1]} made B"
     if (a.accuracy.model, a.accuracy.name) != (b.accuracy.model, b.accuracy.name):
         yield "their clocks differ: what is beyond the bands of both may still be the clocks' difference"
     elif a.accuracy.intervals is not None and b.accuracy.intervals is not None:

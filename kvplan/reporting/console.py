@@ -64,11 +64,13 @@ class _Summary:
         if intervals is not None:
             yield write("")
             yield _intervals(intervals, write)
-            yield from _wrapped("", f"By {self.result.accuracy.intervals_source}.", write, options.max_width)
+            source = plain(self.result.accuracy.intervals_source)
+            yield from _wrapped("", f"By {source}.", write, options.max_width)
         for table in strategies_tables(self.result):
             yield write("")
             yield from _strategy(table, write, options.max_width)
-        notes = [*cautions(self.result), *map(plain, self.result.warnings[:MAX_WARNINGS])]
+        notes = [*cautions(self.result), *_about_trace(self.result)]
+        notes += map(plain, self.result.warnings[:MAX_WARNINGS])
         left = len(self.result.warnings) - MAX_WARNINGS
         if left > 0:
             notes.append(f"{plural(left, 'more warning')} in the result")
@@ -76,6 +78,12 @@ class _Summary:
             yield write("")
         for note in notes:
             yield from _wrapped("- ", note, write, options.max_width)
+
+
+def _about_trace(result: Result) -> list[str]:
+    """What reading the trace had to say; that reuse is unknown is a caution already."""
+    said = [note for note in result.trace.notes if not note.startswith("reuse unknown")]
+    return [f"Trace: {plain(note)}" for note in said[:MAX_WARNINGS]]
 
 
 def _wrapped(head: str, body: str, write: Write, width: int) -> Iterator[Text]:

@@ -64,7 +64,8 @@ def inputs_table(result: Result) -> Table:
             what += f", {decimal(gpu.bandwidth_bytes_per_s / 1e12)} TB/s"
         rows.append(("GPU", what, "scenario"))
     pool = f"{count(result.pool.usable_blocks)} usable blocks of {result.pool.block_size} tokens"
-    rows.append(("Pool", pool, "memory bill" if result.memory else "scenario"))
+    given = not result.memory or _at(result.scenario, "cache.blocks") is not None
+    rows.append(("Pool", pool, "scenario" if given else "memory bill"))
     for name, path in _SHOWN:
         found = list(_leaves(_at(result.scenario, path)))
         if found:
@@ -239,7 +240,8 @@ def trace_table(result: Result) -> Table:
     trace = result.trace
     rows = [("Rows read", count(trace.rows_read)), ("Requests replayed", count(trace.requests))]
     rows += [(f"Dropped: {plain(reason)}", count(number)) for reason, number in trace.dropped.items()]
-    caption = f"Rows of {plain(trace.name, 80)} ({plain(trace.format, 40)})"
+    name, form = plain(trace.name, 80), plain(trace.format, 40)
+    caption = f"Rows of {name}" if name.endswith(f"({form})") else f"Rows of {name} ({form})"
     return _table(caption, ("Rows", "Count"), rows, numeric=(1,))
 
 

@@ -149,6 +149,10 @@ def _cache_sentence(result: Result) -> str:
     return f"{percent(ratio)} of the prompt tokens looked up were found in the prefix cache."
 
 
+MAX_REASONS = 3
+"""Reasons for dropped rows that are named; the others are counted."""
+
+
 def cautions(result: Result) -> list[str]:
     """What in this very result should be read with care, most important first."""
     totals, notes = result.totals, []
@@ -174,8 +178,12 @@ def cautions(result: Result) -> list[str]:
         )
     dropped = sum(result.trace.dropped.values())
     if dropped:
-        reasons = sorted(result.trace.dropped.items(), key=lambda item: -item[1])[:3]
-        why = sentence_list([f"{count(number)} for “{plain(reason, 60)}”" for reason, number in reasons])
+        reasons = sorted(result.trace.dropped.items(), key=lambda item: -item[1])
+        said = [f"{count(number)} for “{plain(reason, 60)}”" for reason, number in reasons[:MAX_REASONS]]
+        if len(reasons) > MAX_REASONS:
+            others = sum(number for _, number in reasons[MAX_REASONS:])
+            said.append(f"{count(others)} for {plural(len(reasons) - MAX_REASONS, 'other reason')}")
+        why = sentence_list(said)
         notes.append(f"{plural(dropped, 'row')} of the trace dropped: {why}.")
     return notes
 

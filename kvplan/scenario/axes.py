@@ -16,6 +16,7 @@ MAX_POINTS = 1_000
 """Most simulations of one sweep: more is a search, and a table nobody reads."""
 
 _RANGE = re.compile(r"^(-?\d{1,15})\.\.(-?\d{1,15}):(\d{1,15})$")
+_LIKE_A_RANGE = re.compile(r"^-?[\d.e]*\d\.\.-?[\d.e]+(:.*)?$")
 _OPEN, _CLOSE = "[{", "]}"
 
 
@@ -59,6 +60,11 @@ def parse_axis(text: str) -> Axis:
 def _range(text: str) -> list[str] | None:
     found = _RANGE.match(text)
     if found is None:
+        if _LIKE_A_RANGE.match(text):
+            raise UsageError(
+                f"cannot read the range {text!r}",
+                hint="write it first..last:step in whole numbers (1000..4000:1000), or name every value",
+            )
         return None
     first, last, step = map(int, found.groups())
     if step < 1 or last < first:

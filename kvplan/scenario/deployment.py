@@ -79,6 +79,8 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
             )
         limit = model.max_context if model else None
         sglang, filled = sglang_config(scenario, engine, fit, limit)
+        if fit is not None and sglang.pool_tokens > max(0, fit.kv_tokens):
+            warnings.append(_more_than_fits(sglang.pool_tokens, max(0, fit.kv_tokens), "tokens", fit))
         return Deployment(model, gpu, fit, parallel, sglang, (*assumed, *filled), tuple(warnings))
     if fit is not None:
         if engine.max_num_seqs is None:
@@ -117,12 +119,16 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
         eviction=cache.eviction,
         groups=groups,
     )
-    warnings.extend(_about_memory(config, fit))
+    # Groups that were given are not the model's: their blocks need not be the bill's either.
+    given = cache.blocks is not None and cache.groups is None
+    warnings.extend(_about_memory(config, fit, given=given))
     return Deployment(model, gpu, fit, parallel, config, tuple(assumed), tuple(warnings))
 
 
-def _about_memory(config: EngineConfig, fit: FitReport | None) -> Iterator[str]:
-    """What is remarkable about the pool."""
+def _about_memory(config: EngineConfig, fit: FitReport | None, *, given: bool) -> Iterator[str]:
+    """What is remarkable about the pool; ``given``: the scenario says how many blocks it has."""
+    if fit is not None and given and config.num_blocks > max(0, fit.num_blocks):
+        yield _more_than_fits(config.num_blocks, max(0, fit.num_blocks), "blocks", fit)
     # A window or a state is held whatever the length: only layers that keep everything can be too many.
     held = config.usable_blocks * min((g.block_size for g in config.groups if g.kind == "full"), default=0)
     if held and held < config.max_model_len:
@@ -137,6 +143,15 @@ def _about_memory(config: EngineConfig, fit: FitReport | None) -> Iterator[str]:
             f"{fit.model.name} keeps a state of {state} a request on every GPU and nothing per token: memory "
             "does not grow with length"
         )
+
+
+def _more_than_fits(given: int, fitting: int, what: str, fit: FitReport) -> str:
+    """The warning about a pool that the memory bill has no room for."""
+    room = f"for {fitting:,}" if fitting else "for none"
+    return (
+        f"cache.blocks gives a pool of {given:,} {what}, and the memory bill of {fit.gpu.name} has room "
+        f"{room}: an engine would run out of memory"
+    )
 
 
 def _default(name: str, value: int | float) -> Assumption:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
+from kvplan.engine.config import EngineConfig
 from kvplan.errors import UsageError
 from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.schema import Scenario
@@ -32,7 +34,7 @@ def hardware_objects(scenario: Scenario, deployment: Deployment, gpus: int) -> d
             "bandwidth_bytes_per_s": gpu.bandwidth_bytes_per_s,
             "count": gpus,
         },
-        "memory": None if fit is None else _memory(fit),
+        "memory": None if fit is None else _memory(scenario, fit, deployment),
         "capacity": None if fit is None else _capacity(scenario, fit),
     }
 
@@ -53,7 +55,7 @@ def _model(
     }
 
 
-def _memory(fit: FitReport) -> dict[str, Any]:
+def _memory(scenario: Scenario, fit: FitReport, deployment: Deployment) -> dict[str, Any]:
     lines = {term.name: term for term in bill_terms(fit)}
     bill = [
         {"name": name, "bytes": int(line.value), "formula": line.formula, "source": line.source}
@@ -71,9 +73,19 @@ def _memory(fit: FitReport) -> dict[str, Any]:
         "num_blocks": fit.num_blocks,
         "block_size": fit.block_size,
         "kv_tokens": fit.kv_tokens,
-        "max_concurrency": float(fit.max_concurrency),
+        "max_concurrency": _concurrency(fit, deployment) * scenario.parallel.replicas,
         "max_concurrency_context": fit.max_model_len,
     }
+
+
+def _concurrency(fit: FitReport, deployment: Deployment) -> float:
+    """Longest requests that a replica holds at once: a pool that was given need not be the bill's."""
+    config = deployment.config
+    if isinstance(config, EngineConfig):
+        given, fitting = config.num_blocks, fit.num_blocks
+    else:
+        given, fitting = config.pool_tokens, fit.kv_tokens
+    return float(fit.total_concurrency * Fraction(given, fitting)) if fitting > 0 else 0.0
 
 
 def _capacity(scenario: Scenario, fit: FitReport) -> list[dict[str, Any]]:

@@ -114,7 +114,9 @@ def _assign(data: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     node = data
     for parent in parents:
-        child = node.setdefault(parent, {})
+        child = node.get(parent)
+        if child is None:  # also a part that a printed scenario says is not there
+            child = node[parent] = {}
         if not isinstance(child, dict):
             raise UsageError(f"cannot set {key!r}: {parent!r} holds {child!r}, not fields")
         node = child

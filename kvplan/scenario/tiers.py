@@ -52,7 +52,7 @@ def tiers(scenario: Scenario, deployment: Deployment) -> Chosen:
     config = _config(scenario, deployment)
     preemption: Preemption = getattr(scenario.engine, "preemption", "recompute")
     if not config.enable_prefix_caching:
-        _check_without_cache(part, preemption)
+        _check_without_cache(scenario, part, preemption)
     block_bytes, assumed = _block_bytes(part, deployment)
     host = _host(scenario, part.host, deployment, block_bytes)
     specs = [
@@ -120,7 +120,16 @@ def _config(scenario: Scenario, deployment: Deployment) -> EngineConfig:
     return deployment.config
 
 
-def _check_without_cache(part: TiersPart, preemption: str) -> None:
+def _check_without_cache(scenario: Scenario, part: TiersPart, preemption: str) -> None:
+    cache = scenario.cache
+    if cache.allocation.kind != "paged" or cache.retention != "engine":
+        paged = cache.allocation.kind == "paged"
+        other = f"cache.retention {cache.retention}" if paged else f"cache.allocation {cache.allocation.kind}"
+        raise UsageError(
+            f"{other} and tiers are not simulated together",
+            where=SECTION if scenario.tiers is not None else "cache.host_memory",
+            hint="simulate them one after the other, and compare",
+        )
     if preemption == "recompute":
         raise UsageError(
             "without a prefix cache and with recomputed preemptions nothing is ever stored in a tier",
@@ -276,7 +285,7 @@ def _warnings(preemption: str, host: HostTierPart, config: EngineConfig) -> tupl
         found.append("write back: vLLM's own offloading writes through")
     if host.dtype is not None:
         found.append(
-            f"KV that comes back from the tiers was stored in {host.dtype}: what that costs in accuracy is a "
-            "question for kvplan quality"
+            f"KV that comes back from the tiers was stored in {host.dtype}: what that costs in accuracy is "
+            "not simulated"
         )
     return tuple(found)

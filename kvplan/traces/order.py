@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 
 from kvplan.errors import DataError
 from kvplan.traces.accounting import Accounting
@@ -70,6 +71,30 @@ def sorted_whole(requests: Iterable[Request], accounting: Accounting | None = No
     everything.reverse()
     while everything:
         yield everything.pop()
+
+
+FAR_S = 1e6
+"""An arrival so late (eleven days) is told by a clock that did not start with the trace."""
+
+
+SINCE_1970_S = 1e8
+"""Seconds since 1970 are more by now; since 1970 taken for milliseconds they are less."""
+
+
+def from_far(requests: Iterable[Request], report: Accounting) -> Iterator[Request]:
+    """Times from the first arrival where that is far from 0: seconds since 1970, say; others as they are."""
+    found = iter(requests)
+    first = next(found, None)
+    if first is None:
+        return iter(())
+    whole = chain((first,), found)
+    if first.arrival_s < FAR_S:
+        return whole
+    note = f"times count from the first request, which came at {first.arrival_s:,.0f} s"
+    if first.arrival_s < SINCE_1970_S:
+        note += ": if that is seconds since 1970 taken for milliseconds, a time scale of 1000 reads them"
+    report.note(note)
+    return from_first(whole)
 
 
 def from_first(requests: Iterable[Request]) -> Iterator[Request]:

@@ -84,8 +84,7 @@ class Trace:
                 found = order.by_arrival(found, report)
             if self._limit is not None and kind.merges:
                 found = _first(found, self._limit, report)
-            if kind.from_first:
-                found = order.from_first(found)
+            found = order.from_first(found) if kind.from_first else order.from_far(found, report)
             if self._smooth:
                 found = order.smooth(found)
                 report.note("clumped arrivals spread evenly over the gap to the next clump")
@@ -101,6 +100,8 @@ class Trace:
         message = f"none of the {report.rows:,} rows could be used as {self.format}: {reason}"
         if "hash_ids" in reason:
             hint: str | None = "are its blocks of another size? say so with --block-size"
+        elif reason.startswith("arrival time"):
+            hint = "times since 1970 in milliseconds? a time scale of 0.001 reads them (--time-scale)"
         else:
             hint = _looks_like(source, self._kind)
         return DataError(message, where=f"{self.name}:{line}", hint=hint)

@@ -119,3 +119,12 @@ def test_the_shell_completes_verbs_and_names(words: str, found: str) -> None:
         "kvplan", _KVPLAN_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1)
     )
     assert found in done.stdout.split()
+
+
+def test_an_interrupt_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kvplan.specs.catalog.load_gpu", interrupt)
+    assert run(["gpus", "show", "h100-sxm"]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"

@@ -1,6 +1,7 @@
 """``kvplan calibrate``: fitting without a GPU, showing a profile, and saying no."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -115,3 +116,16 @@ def test_show_without_a_name_lists_the_bundled_profiles(capsys: pytest.CaptureFi
     shown = capsys.readouterr().out
     assert all(item["name"] in shown for item in listed)
     assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_show_says_what_is_wrong_about_its_own_argument(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["calibrate", "show", "h100-smx"]) == 2
+    told = capsys.readouterr().err
+    assert "h100-sxm" in told
+    assert "latency.name" not in told
+    fitted = tmp_path / "fitted.json"
+    fitted.write_text('{"schema": "kvplan.engine-fit/1"}')
+    assert run(["calibrate", "show", str(fitted)]) == 1
+    assert "latency: {model: fitted, name: " in capsys.readouterr().err

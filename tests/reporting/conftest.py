@@ -345,7 +345,8 @@ def _hostile(document: Document) -> Document:
     document["memory"]["bill"][0] |= {"name": "<svg onload=alert(1)>", "formula": "=cmd|'/C calc'!A0"}
     document["provenance"]["command"] = f"kvplan simulate '{HOSTILE}' --"
     document["assumptions"][0]["value"] = "var(--x);}</style><script>alert(1)</script>"
-    document["accuracy"]["statement"] = "<!-- <script> $&"
+    document["accuracy"] |= {"statement": "<!-- <script> $&", "intervals_source": "a\u202eb\x1b[31m"}
+    document["provenance"]["versions"]["kvplan"] = "9\u202e\x1b[31m"
     document["scenario"]["note"] = HOSTILE
     return document
 

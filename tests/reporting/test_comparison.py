@@ -81,6 +81,7 @@ def test_hostile_results_stay_text(
     assert run(["diff", *paths, "-f", form]) == 0
     text = capsys.readouterr().out
     assert "\x1b" not in text
+    assert form == "json" or "\u202e" not in text
     if form == "md":
         assert "<" not in text
     if form == "csv":

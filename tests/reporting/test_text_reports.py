@@ -130,6 +130,7 @@ def test_summary_reads_no_markup_and_no_escape_codes(result_document):
     text = _console(parse_result(result_document("hostile")))
     assert "[red]|pipe|`code`[/red]" in text
     assert "\x1b" not in text
+    assert "\u202e" not in text
 
 
 def test_summary_counts_the_warnings_it_leaves_out(result_document):
@@ -165,3 +166,14 @@ def test_names_of_objectives_are_escaped(result_document):
     document = result_document()
     document["slo"][0]["name"] = "<img src=x onerror=alert(1)>|x"
     assert "<img" not in render_markdown(parse_result(document))
+
+
+def test_summary_says_what_reading_the_trace_had_to_say(result_document):
+    document = result_document()
+    document["trace"]["notes"] = [
+        "reuse unknown: the trace has no block ids",
+        "no arrival times\x1b in the trace",
+    ]
+    text = _console(parse_result(document))
+    assert "- Trace: no arrival times\ufffd in the trace" in text
+    assert "reuse unknown" not in text

@@ -122,3 +122,12 @@ def test_client_overhead_is_no_unknown_where_it_is_in_the_figures(result_documen
 def test_unknowns_depend_on_the_latency_model(result_document):
     assert any("straight line" in text for text in unknowns(parse_result(result_document("no_model"))))
     assert any("datasheet" in text for text in unknowns(parse_result(result_document())))
+
+
+def test_every_dropped_row_is_accounted_for(result_document):
+    document = result_document()
+    dropped = {f"reason {n}": n for n in range(1, 6)}
+    document["trace"] |= {"dropped": dropped, "rows_read": document["trace"]["requests"] + 15}
+    (said,) = [note for note in cautions(parse_result(document)) if "dropped" in note]
+    assert said.startswith("15 rows of the trace dropped: 5 for “reason 5”, 4 for")
+    assert said.endswith("and 3 for 2 other reasons.")

@@ -79,3 +79,14 @@ def test_a_sweep_is_bounded() -> None:
 @given(st.lists(st.integers(-999, 999), min_size=1, max_size=9, unique=True))
 def test_reading_is_the_inverse_of_writing(values: list[int]) -> None:
     assert parse_axis("k=" + ",".join(map(str, values))).values == tuple(values)
+
+
+@pytest.mark.parametrize("text", ["1..3", "1..2:0.5", "0.5..2:1", "1..10:", "-3..3"])
+def test_a_range_in_another_form_is_not_taken_for_a_value(text: str) -> None:
+    with pytest.raises(UsageError, match="cannot read the range") as failure:
+        parse_axis(f"workload.rate={text}")
+    assert "first..last:step" in str(failure.value.hint)
+
+
+def test_dots_alone_make_no_range() -> None:
+    assert parse_axis("workload.trace=../a.csv,./b1.csv").texts == ("../a.csv", "./b1.csv")

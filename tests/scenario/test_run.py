@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kvplan.engine.recorder import RequestRow
-from kvplan.errors import AnswerIsNo, KvplanError
+from kvplan.errors import AnswerIsNo, KvplanError, UsageError
 from kvplan.reporting.result import Result, result_json
 from kvplan.scenario.load import load_scenario
 from kvplan.scenario.run import Run
@@ -188,3 +188,52 @@ def test_an_interrupted_run_is_kept_and_marked() -> None:
     assert result["totals"]["finished"] == 50
     assert result["totals"]["unfinished"] > 0
     Result.model_validate(result)
+
+
+ON_A_GPU = {
+    "model": "llama-3.1-8b",
+    "gpu": "h100-sxm",
+    "workload.synthesize": "fixed",
+    "workload.requests": 4,
+    "accuracy.ensemble": 0,
+}
+
+
+def held_at_once(result: dict[str, Any]) -> float:
+    return float(result["memory"]["max_concurrency"])
+
+
+def test_what_is_held_at_once_is_held_by_all_replicas_in_the_pool_that_was_simulated() -> None:
+    one = play(ON_A_GPU)
+    longest = one["capacity"][0]["points"][-1]
+    assert longest["context_tokens"] == one["memory"]["max_concurrency_context"]
+    assert held_at_once(one) == pytest.approx(longest["max_concurrency"])
+    two = play({**ON_A_GPU, "parallel.replicas": 2})
+    assert held_at_once(two) == pytest.approx(two["capacity"][0]["points"][-1]["max_concurrency"])
+    assert held_at_once(two) == pytest.approx(2 * held_at_once(one))
+    half = play({**ON_A_GPU, "cache.blocks": one["memory"]["num_blocks"] // 2})
+    assert held_at_once(half) == pytest.approx(held_at_once(one) / 2, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_a_pool_larger_than_the_gpu_is_said(kind: str) -> None:
+    engine = {**ON_A_GPU, "engine.kind": kind}
+    fitting = play(engine)["memory"]["kv_tokens"]
+    said = [play({**engine, "cache.blocks": n})["warnings"] for n in (fitting // 16 // 2, 10 * fitting)]
+    assert not any("out of memory" in warning for warning in said[0])
+    assert any("cache.blocks" in warning and "out of memory" in warning for warning in said[1])
+
+
+def test_a_given_pool_of_a_model_that_does_not_fit_is_said() -> None:
+    result = play({**ON_A_GPU, "model": "llama-3.1-70b", "cache.blocks": 9000})
+    assert any("has room for none" in warning for warning in result["warnings"])
+    assert held_at_once(result) == 0.0
+
+
+def test_a_host_tier_of_nothing_is_none() -> None:
+    """So that a sweep over its memory can begin without one."""
+    assert play({**ON_A_GPU, "tiers.host.memory": 0})["totals"] == play(ON_A_GPU)["totals"]
+    with pytest.raises(UsageError, match="smaller than a request"):
+        play({**ON_A_GPU, "tiers.host.memory": 0, "tiers.disk.memory": 1 << 40})
+    with pytest.raises(UsageError, match="smaller than a request"):
+        play({**ON_A_GPU, "tiers.host.memory": 0, "engine.preemption": "swap"})

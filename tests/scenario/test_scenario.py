@@ -105,3 +105,39 @@ def test_assignments_that_cannot_be_read(text: str) -> None:
 def test_an_assignment_cannot_descend_into_a_value(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds"):
         load_scenario(write(tmp_path, MINIMAL), {}, ["seed=1", "seed.x=2"])
+
+
+def test_a_printed_scenario_can_be_changed(tmp_path: Path) -> None:
+    """It says of every part it does not have that it is null."""
+    printed = write(tmp_path, dump_scenario(load_scenario(write(tmp_path, MINIMAL))))
+    again = load_scenario(
+        printed, assignments=["tiers.host.memory=64GiB", "cache.pinned.prefixes=[{tokens: 9}]"]
+    )
+    assert again.tiers is not None
+    assert again.tiers.host.memory == 64 << 30
+    assert again.cache.pinned is not None
+
+
+@pytest.mark.parametrize("field", ["routing.policy", "routing.ranks"])
+def test_a_misspelt_router_is_refused_even_where_nothing_is_routed(tmp_path: Path, field: str) -> None:
+    with pytest.raises(UsageError, match=r"'prefix-awear'; known: .*prefix-aware"):
+        load_scenario(write(tmp_path, MINIMAL), assignments=[f"{field}=prefix-awear"])
+
+
+def test_replicas_are_bounded(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="less than or equal to 4096"):
+        load_scenario(write(tmp_path, MINIMAL), assignments=["parallel.replicas=1099511627776"])
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "disaggregation.bandwidth", "disaggregation.latency", "engine.gpu_memory_utilization",
+        "engine.watermark", "slo.ttft_p99_s", "workload.rate", "workload.rate_scale",
+    ],
+)  # fmt: skip
+def test_true_is_no_number(tmp_path: Path, field: str) -> None:
+    with pytest.raises(UsageError, match="should be a number") as failure:
+        load_scenario(write(tmp_path, MINIMAL), assignments=[f"{field}=yes"])
+    assert failure.value.where is not None
+    assert field in failure.value.where

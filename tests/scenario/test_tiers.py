@@ -98,7 +98,6 @@ def test_preemptions_are_swapped_or_dropped(preemption: str) -> None:
     [
         (LLAMA, ["engine.preemption=swap"], "needs host memory"),
         (LLAMA, ["cache.host_memory=1GiB"], "smaller than a request"),
-        (LLAMA, ["tiers={host: {memory: 0}}"], "smaller than a request"),
         (LLAMA, ["tiers={host: {memory: 16GiB}, disk: {memory: 1GiB}}"], "disk tier of 1"),
         (LLAMA, ["tiers={host: {memory: 16GiB}, disk: {memory: 12GiB}}"], "at least as large"),
         (LLAMA, ["tiers={host: {memory: 16GiB, bandwidth: 0GB/s}}"], "bandwidth"),
@@ -108,6 +107,8 @@ def test_preemptions_are_swapped_or_dropped(preemption: str) -> None:
         (LLAMA, ["tiers={host: {memory: 16GiB}}", "cache.host_memory=8GiB"], "give one"),
         (LLAMA, ["tiers={host: {memory: 16GiB}, block_bytes: 5}"], "follow from llama"),
         (LLAMA, ["cache.host_memory=16GiB", "cache.prefix=none"], "nothing is ever stored"),
+        (LLAMA, ["cache.host_memory=16GiB", "cache.allocation=slots"], "slots and tiers are not simulated together"),
+        (LLAMA, ["cache.host_memory=16GiB", "cache.retention=h2o:0.2"], "h2o:0.2 and tiers are not"),
         (LLAMA, ["cache.host_memory=16GiB", "cache.eviction=belady"], "belady"),
         (LLAMA, ["cache.host_memory=16GiB", "cache.groups=[{kind: full}, {kind: sliding, window: 64}]"],
          "not below full, sliding"),

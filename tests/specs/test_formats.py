@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvplan.errors import UnknownName, UsageError
+from kvplan.sizing.weight_formats import weight_format
 from kvplan.specs.formats import ALIASES, format_names, kv_format, kv_pair
 
 NAMES = st.sampled_from(format_names())
@@ -114,3 +116,11 @@ def test_no_format_beats_its_code_bits_and_none_exceeds_fp32(name: str, dim: int
         per_token = side.bytes_per_token(heads, dim)
         assert per_token >= Fraction(heads * dim * side.bits, 8)
         assert per_token <= 4 * heads * dim
+
+
+@pytest.mark.parametrize("look_up", [kv_format, weight_format])
+def test_an_unknown_format_far_from_all_lists_them(look_up: Callable[[str], object]) -> None:
+    with pytest.raises(UnknownName) as caught:
+        look_up("zzzzzz")
+    assert "known: " in str(caught.value.hint)
+    assert "fp8" in str(caught.value.hint)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kvplan.errors import SpecError
 from kvplan.sizing.size import size_model
 from kvplan.specs.huggingface import import_config
 
@@ -382,3 +383,71 @@ def test_what_a_file_leaves_out(
     spec = import_config({**fields, "model_type": model_type}, "config.json", name="test").model
     report = size_model(spec, context_tokens=tokens, kv="bf16", retention="transformers")
     assert (report.kv_bytes_per_sequence, report.state_bytes_per_sequence) == (kv, state)
+
+
+LLAMA = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+    "intermediate_size": 1024,
+}
+
+
+def warnings_about(**changes: Any) -> tuple[str, ...]:
+    data = {key: value for key, value in {**LLAMA, **changes}.items() if value is not ...}
+    return import_config(data, "config.json", name="it").warnings
+
+
+def test_a_whole_file_of_a_known_class_needs_no_warning() -> None:
+    assert warnings_about() == ()
+
+
+def test_a_layer_count_from_the_class_is_said() -> None:
+    (said,) = warnings_about(num_hidden_layers=...)
+    assert said == "not in the file, so by the defaults of llama: num_hidden_layers 32"
+
+
+def test_fields_that_a_known_class_does_not_have_are_said() -> None:
+    (said,) = warnings_about(cross_layer_kv_share=2, local_attention_window=512, hidden_dropout_prob=0.1)
+    assert "llama is not known to have cross_layer_kv_share, local_attention_window" in said
+
+
+HYBRID = {
+    **LLAMA,
+    "model_type": "nemotron_h",
+    "architectures": ["NemotronHForCausalLM"],
+    "hybrid_override_pattern": "M-M*",
+    "mamba_num_heads": 8,
+    "mamba_head_dim": 64,
+    "ssm_state_size": 16,
+    "conv_kernel": 4,
+    "n_groups": 1,
+}
+
+
+@pytest.mark.parametrize("pattern", [..., None, "", 3, ["M", "-", "M", "*"], {"0": "M"}])
+def test_a_state_without_saying_where_is_refused(pattern: object) -> None:
+    """Sized as attention throughout it would be several times too large."""
+    whole = import_config(HYBRID, "config.json", name="it").model
+    assert [block.attention is None for block in whole.layers()] == [True, True, True, False]
+    data = {**HYBRID, "hybrid_override_pattern": pattern}
+    if pattern is ...:
+        del data["hybrid_override_pattern"]
+    with pytest.raises(SpecError, match=r"hybrid_override_pattern|which layers they are"):
+        import_config(data, "config.json", name="it")
+
+
+@pytest.mark.parametrize("listed", ["full_attention", {"0": "full_attention"}, []])
+def test_kinds_of_layers_that_are_no_list_are_refused(listed: object) -> None:
+    with pytest.raises(SpecError, match="layer_types"):
+        import_config({**LLAMA, "layer_types": listed}, "config.json", name="it")
+
+
+@pytest.mark.parametrize("width", ["1024", -1, 10.5, True, {}])
+def test_a_width_that_is_no_number_is_refused(width: object) -> None:
+    with pytest.raises(SpecError, match="intermediate_size"):
+        import_config({**LLAMA, "intermediate_size": width}, "config.json", name="it")

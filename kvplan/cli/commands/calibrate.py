@@ -141,13 +141,22 @@ def show(
 
     Without a name: which profiles are bundled.
     """
+    from kvplan.errors import SpecError, UnknownName
     from kvplan.latency.fit.profile_file import read_profile
     from kvplan.latency.profile import profile_names, profile_path
 
     if profile is None:
         _list([read_profile(profile_path(name)) for name in profile_names()], output)
         return
-    _print(read_profile(profile_path(profile)), output)
+    try:
+        found = read_profile(profile_path(profile))
+    except UnknownName as exc:  # looked up here for its own sake, not for a scenario's clock
+        raise UnknownName("latency profile", profile, profile_names(), hint="or give a profile file") from exc
+    except SpecError as exc:
+        if "kvplan.engine-fit" in exc.message:
+            exc.hint = f"it is a fitted clock: use it with latency: {{model: fitted, name: {profile}}}"
+        raise
+    _print(found, output)
 
 
 def _list(profiles: list[ProfileFile], output: OutputFormat) -> None:

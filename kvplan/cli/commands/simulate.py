@@ -45,7 +45,7 @@ def simulate(
     ] = None,
     rate: Annotated[str | None, typer.Option("--rate", help="Synthetic requests per second.")] = None,
     latency: Annotated[
-        str | None, typer.Option("--latency", help="Clock: roofline, profile or linear.")
+        str | None, typer.Option("--latency", help="Clock: roofline, profile, fitted or linear.")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random stream.")] = None,
     assign: Annotated[

@@ -39,7 +39,7 @@ class BillItem(Part):
 
 
 class Memory(Part):
-    """The bill of one GPU, and what its KV pool holds."""
+    """The bill of one GPU, and what its KV pool holds; ``max_concurrency`` is that of all replicas."""
 
     bill: list[BillItem]
     total_bytes: Count

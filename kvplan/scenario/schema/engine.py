@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag
 
 from kvplan.scenario.schema.cache import RadixEviction
-from kvplan.scenario.schema.part import Natural, Part, Positive, Tokens
+from kvplan.scenario.schema.part import Natural, Number, Part, Positive, Tokens
 
 
 class EnginePart(Part):
@@ -18,14 +18,14 @@ class EnginePart(Part):
     max_num_seqs: Positive | None = None
     max_num_batched_tokens: Tokens | None = None
     max_model_len: Tokens | None = None
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    gpu_memory_utilization: Annotated[Number, Field(gt=0, le=1)] | None = None
     enforce_eager: bool = False
     enable_chunked_prefill: Annotated[bool, Field(alias="chunked_prefill")] = True
     policy: Literal["fcfs", "priority"] = "fcfs"
     preemption: Literal["recompute", "swap", "auto"] = "recompute"
     long_prefill_token_threshold: Natural = 0
     long_prefill_token_threshold_adaptive: bool = False
-    watermark: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    watermark: Annotated[Number, Field(ge=0, lt=1)] = 0.0
     scheduler_reserve_full_isl: bool = True
     prefill_schedule_interval: Positive = 1
     async_scheduling: bool = True
@@ -43,10 +43,10 @@ class SglangPart(Part):
     chunked_prefill_size: Annotated[int, Field(strict=True, ge=-1, le=1 << 40)] | None = None
     max_prefill_tokens: Tokens = 16_384
     context_length: Tokens | None = None
-    mem_fraction_static: Annotated[float, Field(gt=0, le=1)] | None = None
+    mem_fraction_static: Annotated[Number, Field(gt=0, le=1)] | None = None
     disable_cuda_graph: bool = False
     schedule_policy: Literal["fcfs", "lpm"] = "fcfs"
-    schedule_conservativeness: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    schedule_conservativeness: Annotated[Number, Field(gt=0, le=1e6)] = 1.0
     radix_eviction_policy: RadixEviction = "lru"
     disable_radix_cache: bool = False
     enable_mixed_chunk: bool = False

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from kvplan.engine.router import ROUTERS
 from kvplan.scenario.schema.part import Part, Positive
+
+Replicas = Annotated[int, Field(strict=True, ge=1, le=4096)]
+
+
+def _known_router(name: str) -> str:
+    """Also where there is one replica and nothing to route: a misspelt policy is never ignored."""
+    if name not in ROUTERS:
+        raise ValueError(f"unknown routing policy {name!r}; known: {', '.join(ROUTERS)}")
+    return name
+
+
+Router = Annotated[str, AfterValidator(_known_router)]
 
 
 class ParallelPart(Part):
@@ -19,11 +36,11 @@ class ParallelPart(Part):
     cp: Positive = 1
     expert_parallel: bool = False
     dp_attention: bool = False
-    replicas: Positive = 1
+    replicas: Replicas = 1
 
 
 class RoutingPart(Part):
     """How requests are dealt: ``policy`` to replicas, ``ranks`` to the ranks of data-parallel attention."""
 
-    policy: str = "round-robin"
-    ranks: str = "least-loaded"
+    policy: Router = "round-robin"
+    ranks: Router = "least-loaded"

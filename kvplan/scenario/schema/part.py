@@ -24,6 +24,17 @@ def by(parse: Any) -> BeforeValidator:
     return BeforeValidator(convert)
 
 
+def _no_flag(value: object) -> object:
+    """YAML reads ``yes`` and ``on`` as true, and pydantic true as 1.0."""
+    if isinstance(value, bool):
+        raise ValueError("input should be a number")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_no_flag)]
+"""A real number; true and false are none."""
+
+
 def _bandwidth(text: str) -> float:
     """``46GB/s`` -> bytes per second."""
     size, slash, second = text.partition("/")
@@ -33,14 +44,14 @@ def _bandwidth(text: str) -> float:
 
 
 Tokens = Annotated[int, by(parse_tokens), Field(strict=True, ge=1, le=1 << 40)]
-Seconds = Annotated[float, by(parse_seconds), Field(gt=0)]
-Rate = Annotated[float, by(parse_rate), Field(gt=0)]
+Seconds = Annotated[Number, by(parse_seconds), Field(gt=0)]
+Rate = Annotated[Number, by(parse_rate), Field(gt=0)]
 Positive = Annotated[int, Field(strict=True, ge=1, le=1 << 40)]
 Natural = Annotated[int, Field(strict=True, ge=0, le=1 << 40)]
 Bytes = Annotated[int, by(parse_bytes), Field(strict=True, ge=0, le=1 << 60)]
-Scale = Annotated[float, Field(gt=0, le=1e9)]
-Bandwidth = Annotated[float, by(_bandwidth), Field(gt=0, le=1e18)]
-Latency = Annotated[float, by(parse_seconds), Field(ge=0, le=60)]
+Scale = Annotated[Number, Field(gt=0, le=1e9)]
+Bandwidth = Annotated[Number, by(_bandwidth), Field(gt=0, le=1e18)]
+Latency = Annotated[Number, by(parse_seconds), Field(ge=0, le=60)]
 Lanes = Annotated[int, Field(strict=True, ge=1, le=64)]
 """Equal links side by side."""
 

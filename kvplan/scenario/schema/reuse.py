@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from kvplan.scenario.schema.part import Part, Positive, Seconds, Tokens
+from kvplan.scenario.schema.part import Number, Part, Positive, Seconds, Tokens
 
 
 class PrefixPart(Part):
@@ -23,5 +23,5 @@ class PrefixPart(Part):
 class PinnedPart(Part):
     """What is pinned, and the most of the pool (a share) that it may hold."""
 
-    memory: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    memory: Annotated[Number, Field(gt=0, lt=1)] = 0.2
     prefixes: Annotated[tuple[PrefixPart, ...], Field(min_length=1, max_length=16)]

@@ -6,6 +6,7 @@ have attention and state side by side; ``none`` is a layer without either (MLP o
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from kvplan.specs.huggingface import families
@@ -28,6 +29,9 @@ KINDS = {
     "conv": "conv short_conv",
     "none": "none dummy mlp moe - e no_op",
 }
+STATE_FIELDS = re.compile(r"(mamba|ssm|linear)_.*(head|state|conv|rank|groups|expand)")
+"""Fields that only layers with a state have."""
+
 _BY_NAME = {name: kind for kind, names in KINDS.items() for name in names.split()}
 
 
@@ -41,6 +45,11 @@ def layer_kinds(config: Config, layers: int) -> list[str]:
         kinds = reader(config, layers)
         if kinds is not None:
             return _shared(config, kinds)
+    described = next((key for key in config.data if STATE_FIELDS.match(key) and config.has(key)), None)
+    if described is not None:
+        raise config.error(
+            "this field describes layers with a state, and nothing says which layers they are", described
+        )
     return _shared(config, ["full"] * layers)
 
 
@@ -76,9 +85,8 @@ def _kind(config: Config, key: str, value: object) -> str:
 
 def _listed(config: Config, layers: int) -> list[str] | None:
     """One entry per layer, by name."""
-    value = config.get("layer_types")
-    if isinstance(value, list) and value:
-        named = config.per_layer("layer_types", layers) or []
+    named = config.per_layer("layer_types", layers)
+    if named is not None:
         kinds = [_kind(config, "layer_types", item) for item in named]
         if config.data.get("use_sliding_window") is False:
             kinds = ["full" if kind == "sliding" else kind for kind in kinds]
@@ -102,7 +110,9 @@ def _recurrent(config: Config, value: object) -> str:
 def _patterned(config: Config, layers: int) -> list[str] | None:
     """Strings of letters, lists of numbers, lists of layer indices."""
     pattern = config.get("hybrid_override_pattern")
-    if isinstance(pattern, str) and pattern:
+    if pattern is not None:
+        if not isinstance(pattern, str):
+            raise config.error("expected a text with a letter per layer", "hybrid_override_pattern")
         if len(pattern) < layers:
             raise config.error(
                 f"{len(pattern)} letters contradict {layers} layers", "hybrid_override_pattern"

@@ -62,7 +62,11 @@ def dense(config: Config, layer: int = 0) -> DenseMlp | None:
             break
     if isinstance(value, list):
         value = value[layer] if layer < len(value) else None
-    width = value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise config.error("expected a whole number", key)
+    width = value or None
     if width is not None and config.flag("block_auto_adjust_ff_dim"):
         width = _adjusted_width(config, width)
     if width is None:

@@ -29,6 +29,7 @@ from kvplan.specs.huggingface.understood import (
     refuse_silent_heads,
     refuse_unknown_fields,
     refuse_without_cache,
+    unsaid,
 )
 from kvplan.specs.model import Block, ModelSpec
 
@@ -74,6 +75,7 @@ def import_config(data: Mapping[str, Any], path: str, *, name: str, source: Sour
         stack = nas_blocks(config, layers) or _blocks(config, layers)
         new = refuse_unknown_fields(config)
         spec = _assemble(config, data, stack, name, source, warnings)
+        warnings += unsaid(config)
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         keys = ".".join(str(key) for key in first["loc"])

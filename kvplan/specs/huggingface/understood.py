@@ -26,6 +26,19 @@ HARMLESS = (
     r"cache_quantization|keys_to_ignore|attn_config|num_key_value_heads|head_dim|num_heads"
 )
 
+LEFT_ALONE = frozenset(
+    {
+        "chunk_size", "hc_sinkhorn_iters", "linear_a_log_max", "linear_allow_neg_eigval", "linear_dt_max",
+        "linear_dt_min", "num_hash_layers", "relative_attention_max_distance",
+        "relative_attention_num_buckets", "use_attention_gate", "use_bidirectional_attention",
+    }
+)  # fmt: skip
+"""Fields of known architectures that are read by their engines and change no cache."""
+
+SIZE_DECIDING = ("num_hidden_layers", "sliding_window", "kv_lora_rank")
+HEADS = ("num_key_value_heads", "head_dim")
+"""Fields that published configurations write (the latter not beside a latent): without, a file may be cut."""
+
 ENCODER_TASKS = (
     "MaskedLM",
     "ImageClassification",
@@ -142,16 +155,7 @@ def refuse_unknown_fields(config: Config) -> str | None:
     """
     if is_known(config):
         return None
-    names = {name for group in NAMES.items() for name in (group[0], *group[1])}
-    unread = [
-        key
-        for key, value in config.data.items()
-        if key not in config.used
-        and key not in names
-        and value not in (None, False, [], {})
-        and re.search(STRUCTURAL, key.casefold())
-        and not re.search(HARMLESS, key.casefold())
-    ]
+    unread = _unread(config)
     name = config.architecture or config.model_type or "without a name"
     explicit = any(
         config.has(key) for key in ("num_key_value_heads", "kv_lora_rank", "multi_query_group_num")
@@ -164,3 +168,37 @@ def refuse_unknown_fields(config: Config) -> str | None:
             hint="write its shape as a spec (kvplan models show NAME prints one to start from)",
         )
     return f"architecture {name!r} is new to kvplan; it was read by its fields alone"
+
+
+def unsaid(config: Config) -> list[str]:
+    """Warnings about a known model type: fields it is not known to have, sizes that its file leaves out."""
+    if not is_known(config):
+        return []
+    warnings = []
+    fields = {field for defaults in class_defaults().values() for field in defaults} | LEFT_ALONE
+    strange = sorted(set(_unread(config)) - fields)
+    if strange:
+        warnings.append(
+            f"{config.model_type} is not known to have {', '.join(strange[:6])}"
+            f"{f' and {len(strange) - 6} more' if len(strange) > 6 else ''}: sized without"
+        )
+    deciding = SIZE_DECIDING if config.get("kv_lora_rank") else (*SIZE_DECIDING, *HEADS)
+    left_out = {key: config.get(key) for key in deciding if config.spelt(key) not in config.data}
+    taken = [f"{key} {value}" for key, value in left_out.items() if isinstance(value, int)]
+    if taken:
+        warnings.append(f"not in the file, so by the defaults of {config.model_type}: {', '.join(taken)}")
+    return warnings
+
+
+def _unread(config: Config) -> list[str]:
+    """Fields that may change what a layer keeps, and that nothing has looked at."""
+    names = {name for group in NAMES.items() for name in (group[0], *group[1])}
+    return [
+        key
+        for key, value in config.data.items()
+        if key not in config.used
+        and key not in names
+        and value not in (None, False, [], {})
+        and re.search(STRUCTURAL, key.casefold())
+        and not re.search(HARMLESS, key.casefold())
+    ]

@@ -23,12 +23,14 @@ _MODULES = {
 
 _ALIASES = {"vidur": "csv", "splitwise": "csv", "aiperf": "mooncake", "recording": "tokens"}
 
+OWN_TABLE = "arrival_s,prompt_tokens,output_tokens"
+
 _UNREAD = {
     "RAGPulse": ({"sys_prompt", "passages_ids"}, "its components have variable lengths kept in other files"),
     "LMCache agent traces": ({"timestamp", "input", "output", "session_id"}, "raw text needs a tokenizer"),
     "LLMServingSim": (
         {"input_toks", "output_toks"},
-        "rewrite it as CSV: arrival_s,prompt_tokens,output_tokens",
+        f"rewrite it as CSV: {OWN_TABLE}",
     ),
     "ShareGPT": ({"conversations", "from", "value"}, "raw text needs a tokenizer; no arrival times"),
 }
@@ -88,6 +90,10 @@ def unrecognised(head: bytes, name: str) -> DataError:
         hint = f"nearest is {nearest}"
         if missing:
             hint += f", which also has {', '.join(missing[:6])}"
+    elif head.lstrip()[:1] == b"[":
+        hint = "one JSON array is not read: write one object a line (jq -c '.[]' does)"
     else:
         hint = f"formats: {', '.join(names())}; name one with --trace-format"
+    if head.lstrip()[:1] not in (b"[", b"{"):
+        hint += f"; a table of your own has commas and the columns {OWN_TABLE}"
     return DataError("not a trace in a known format", where=where, hint=hint)

@@ -6,9 +6,11 @@ arrive as Poisson, without one all at 0. Nothing is said about content, so reuse
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from kvplan.errors import DataError
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.arrivals import ArrivalProcess
 from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat, csv_columns
@@ -43,6 +45,21 @@ def _dialect(columns: list[str]) -> Dialect | None:
     return None
 
 
+TIMES = re.compile(r"time|arriv|date|start|\Ats?\Z")
+"""Names under which a table may have its times."""
+
+
+def _refuse_other_times(name: str, dialect: Dialect, columns: list[str]) -> None:
+    """Times that are there are not replaced by 0 because their column is called otherwise."""
+    named = [column for column in columns if TIMES.search(column)]
+    if named:
+        raise DataError(
+            f"no column {dialect.arrival!r}; are the arrival times in {' or '.join(map(repr, named[:3]))}?",
+            where=f"{name}:1",
+            hint=f"rename that column to {dialect.arrival} (seconds), or give a rate to draw the times with",
+        )
+
+
 def sniff(head: bytes, name: str) -> bool:
     return _dialect(csv_columns(head)) is not None
 
@@ -55,6 +72,8 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
     admit = Intake(options, accounting).admit
     time_scale, rate_scale = options.time_scale, options.rate_scale
     timed = dialect.arrival in table.columns
+    if not timed and options.rate is None:
+        _refuse_other_times(source.name, dialect, table.columns)
     process: Iterator[float] | None = None
     if not timed and options.rate is not None:
         process = ArrivalProcess(options.rate).times(stream(options.seed, "arrivals"))

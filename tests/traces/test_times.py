@@ -1,0 +1,93 @@
+"""Times as engineers have them: counted from 1970, in other units, in columns of other names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kvplan.errors import DataError
+from kvplan.traces.trace import open_trace
+
+HEADER = "arrival_s,prompt_tokens,output_tokens\n"
+
+
+def written(tmp_path: Path, name: str, text: str) -> Path:
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def arrivals(path: Path, **options: float) -> tuple[list[float], list[str]]:
+    trace = open_trace(path, **options)  # type: ignore[arg-type]
+    found = [request.arrival_s for request in trace.requests()]
+    return found, trace.report.remarks()
+
+
+def test_seconds_since_1970_count_from_the_first_request(tmp_path: Path) -> None:
+    rows = "".join(f"{1714550400.5 + i},100,10\n" for i in range(3))
+    found, remarks = arrivals(written(tmp_path, "a.csv", HEADER + rows))
+    assert found == [0.0, 1.0, 2.0]
+    assert any("times count from the first request, which came at 1,714,550,400 s" in r for r in remarks)
+
+
+def test_milliseconds_since_1970_count_from_the_first_request(tmp_path: Path) -> None:
+    row = {"input_length": 100, "output_length": 10}
+    text = "".join(json.dumps({"timestamp": 1714550400000 + 500 * i, **row}) + "\n" for i in range(3))
+    found, remarks = arrivals(written(tmp_path, "a.jsonl", text))
+    assert found == [0.0, 0.5, 1.0]
+    assert not any("taken for milliseconds" in remark for remark in remarks)
+
+
+def test_seconds_taken_for_milliseconds_are_suspected(tmp_path: Path) -> None:
+    row = {"input_length": 100, "output_length": 10}
+    text = "".join(json.dumps({"timestamp": 1714550400 + i, **row}) + "\n" for i in range(3))
+    path = written(tmp_path, "a.jsonl", text)
+    assert any("a time scale of 1000" in remark for remark in arrivals(path)[1])
+    assert arrivals(path, time_scale=1000.0)[0] == [0.0, 1.0, 2.0]
+
+
+def test_a_trace_that_starts_late_keeps_its_times(tmp_path: Path) -> None:
+    found, remarks = arrivals(written(tmp_path, "a.csv", HEADER + "86400,100,10\n86401,100,10\n"))
+    assert found == [86400.0, 86401.0]
+    assert not any("count from" in remark for remark in remarks)
+
+
+def test_milliseconds_in_a_table_of_seconds_are_recognised(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", HEADER + "1714550400500,100,10\n1714550401500,100,10\n")
+    with pytest.raises(DataError) as failure:
+        arrivals(path)
+    assert "0.001" in str(failure.value.hint)
+    assert arrivals(path, time_scale=0.001)[0] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("column", ["timestamp", "arrival_time", "start_time", "t", "ts", "Date"])
+def test_times_under_another_name_are_not_taken_for_none(tmp_path: Path, column: str) -> None:
+    rows = "1,100,10\n50,100,10\n"
+    path = written(tmp_path, "a.csv", HEADER.replace("arrival_s", column) + rows)
+    with pytest.raises(DataError, match=f"no column 'arrival_s'.*'{column.lower()}'"):
+        arrivals(path)
+    assert len(arrivals(path, rate=2.0)[0]) == 2
+
+
+def test_a_table_without_times_arrives_at_once(tmp_path: Path) -> None:
+    found, remarks = arrivals(
+        written(tmp_path, "a.csv", "prompt_tokens,output_tokens,id\n100,10,7\n100,10,8\n")
+    )
+    assert found == [0.0, 0.0]
+    assert any("no arrival times" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "hint"),
+    [
+        ("a.csv", HEADER.replace(",", ";") + "1;2;3\n", "columns arrival_s,prompt_tokens,output_tokens"),
+        ("a.csv", "time,prompt_len,output_len\n1,2,3\n", "columns arrival_s,prompt_tokens,output_tokens"),
+        ("a.json", '[{"timestamp": 1}]', "one object a line"),
+    ],
+)
+def test_what_is_not_recognised_says_what_would_be(tmp_path: Path, name: str, text: str, hint: str) -> None:
+    with pytest.raises(DataError, match="not a trace in a known format") as failure:
+        open_trace(written(tmp_path, name, text))
+    assert hint in str(failure.value.hint)
