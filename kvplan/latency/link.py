@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvplan.errors import SpecError
 from kvplan.specs.schema import GpuSpec
@@ -40,6 +40,10 @@ class Exchange:
     def send(self) -> tuple[float, float]:
         """One rank sends the tensor to one other."""
         return self.latency_s, 1.0 / self._rate
+
+    def slower(self, factor: float) -> Exchange:
+        """The same link at ``factor`` times the seconds."""
+        return replace(self, latency_s=self.latency_s * factor, efficiency=self.efficiency / factor)
 
     @property
     def _rate(self) -> float:

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError, UnknownName
 from kvplan.latency.assumption import Assumption
+from kvplan.latency.datasheet import GLUE_S, MOE_EFFICIENCY
+from kvplan.latency.engine_overhead import REQUEST_S, STEP_S
 from kvplan.latency.graphs import ALWAYS_GRAPHS, EAGER_WIDER, UNCERTAINTY, Launching, launching
 from kvplan.latency.graphs import KEY as LAUNCH
 from kvplan.latency.normals import Draw, normals
 from kvplan.latency.ring import ring_of
 from kvplan.latency.routing import EXCHANGE_KEY, SKEW_KEY, routing_assumptions, routing_options
-from kvplan.latency.step import GLUE_S, MOE_EFFICIENCY, StepTables, build_tables
+from kvplan.latency.step import StepTables, build_tables
 from kvplan.provenance import InputFile, input_file
 
 if TYPE_CHECKING:
     from kvplan.latency.build import Clock, Target
     from kvplan.latency.fit.profile_file import ProfileFile
 
-STEP_S = 0.8e-3
-REQUEST_S = 5e-6
 OVERHEAD_SPREAD = math.log(1.6) / 1.645
 """The overheads are assumed: nine times in ten within a factor of 1.6."""
 TPOT_BAND = (-0.15, 0.15)

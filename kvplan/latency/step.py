@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvplan.errors import SpecError
+from kvplan.latency.datasheet import GLUE_S, GLUE_STREAMS, MOE_EFFICIENCY
 from kvplan.latency.kernel_set import KernelSet
 from kvplan.latency.link import Exchange
 from kvplan.latency.measured_set import MATMUL_SPREAD
@@ -40,10 +41,6 @@ MAX_SAMPLED = 1_024
 STEPS = 2
 """Grid lines an octave of the attention tables."""
 BATCH_OCTAVES, CONTEXT_OCTAVES, CHUNK_OCTAVES = 11, 20, 15
-GLUE_S = 4e-6
-"""Norms, rotary embedding, activation and cache write of a layer: launches under a CUDA graph (assumed)."""
-GLUE_STREAMS = 14
-"""Hidden-sized tensors a layer's small kernels read and write per token (assumed)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,10 +176,6 @@ def _experts(kernels: KernelSet, experts: Experts, tokens: Array) -> Array:
         compute = work / (rates.flops * MOE_EFFICIENCY)
         best = np.minimum(best, 2.0 * rates.launch_s + np.maximum(memory, compute))
     return np.asarray(experts.layers * best)
-
-
-MOE_EFFICIENCY = 0.7
-"""Share of a plain multiplication's rate that grouped ones reach (assumed: ragged groups waste tiles)."""
 
 
 def _collectives(

@@ -22,6 +22,10 @@ from kvplan.latency.fit.band import COVERAGE
 from kvplan.latency.fit.choose import hardware_of, structure_for
 from kvplan.latency.fit.kernel import FittedKernel, designed_rows, fit_kernel, take
 from kvplan.latency.fit.tables import Family, check_rates, read_measurements
+from kvplan.latency.fit.unseen import score_unseen_tables
+from kvplan.latency.fit.unseen_report import unseen_text
+from kvplan.latency.fit.unseen_steps import score_steps
+from kvplan.latency.profile import profile_names
 from kvplan.specs.catalog import load_gpu
 from kvplan.specs.schema import GpuSpec
 
@@ -205,13 +209,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         scores = score_tables(options.tables, options.points, options.gpu)
+        unseen, left_out = score_unseen_tables(options.tables, options.gpu)
+        gpus = dict.fromkeys(score.gpu for score in unseen)
+        steps = [score for gpu in gpus if gpu in profile_names() for score in score_steps(gpu)]
     except KvplanError as exc:
         sys.stderr.write(f"error: {exc}\n")
         return exc.exit_code
     except OSError as exc:
         sys.stderr.write(f"error: {exc.filename or 'tables'}: {exc.strerror or exc}\n")
         return 1
-    text = report_text(scores, options.points)
+    parts = (report_text(scores, options.points), unseen_text(unseen, left_out, steps))
+    text = "\n".join(part for part in parts if part)
     sys.stdout.write(text)
     if options.output:
         directory = Path(options.output)
@@ -221,6 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "schema": "kvplan.accuracy/1",
             "points": options.points,
             "scores": [asdict(s) for s in scores],
+            "unseen_gpu": [asdict(s) for s in unseen],
+            "unseen_gpu_steps": [asdict(s) for s in steps],
         }
         (directory / "results.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
     return 0
