@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kvplan.errors import UsageError
+from kvplan.latency.engine_overhead import REQUEST_S, STEP_S
 from kvplan.latency.graphs import EAGER_OP_S
 from kvplan.latency.profile import ProfileLatency
 from kvplan.latency.roofline import Roofline
@@ -61,15 +62,15 @@ LAUNCH = Constant("launch_s", EAGER_OP_S, 1e-6, 1e-3, 0.5)
 """Fitted only where no graph is replayed: elsewhere launches are hidden behind the GPU's work."""
 CONSTANTS: dict[str, tuple[Constant, ...]] = {
     "roofline": (
-        Constant("compute_efficiency", 0.6, 0.05, 1.0, 0.3),
+        Constant("compute_efficiency", 0.8, 0.05, 1.0, 0.3),
         Constant("memory_efficiency", 0.8, 0.1, 1.0, 0.2),
-        Constant("step_s", 2e-3, 1e-5, 0.1, 0.7),
-        Constant("request_s", 1e-5, 1e-7, 2e-3, 1.2),
+        Constant("step_s", STEP_S, 1e-5, 0.1, 0.7),
+        Constant("request_s", REQUEST_S, 1e-7, 2e-3, 1.2),
         CLIENT,
     ),
     "profile": (
-        Constant("step_s", 0.8e-3, 1e-5, 0.1, 0.7),
-        Constant("request_s", 5e-6, 1e-7, 2e-3, 1.2),
+        Constant("step_s", STEP_S, 1e-5, 0.1, 0.7),
+        Constant("request_s", REQUEST_S, 1e-7, 2e-3, 1.2),
         CLIENT,
     ),
 }
