@@ -156,12 +156,12 @@ def _linear(parameters: Mapping[str, Any], target: Target | None) -> Clock:
 
 def _roofline(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     from kvplan.latency import efficiency, graphs, roofline, routing
-    from kvplan.latency.link import beyond_a_node, exchange_of
+    from kvplan.latency.link import KEYS, beyond_a_node, exchange_of
     from kvplan.latency.work import step_work
 
     assert target is not None
     names = tuple(item.name for item in fields(roofline.RooflineConstants))
-    _check_names(parameters, (*names, graphs.KEY, routing.SKEW_KEY, routing.EXCHANGE_KEY))
+    _check_names(parameters, (*names, graphs.KEY, routing.SKEW_KEY, routing.EXCHANGE_KEY, *KEYS))
     constants = roofline.RooflineConstants(**{k: v for k, v in parameters.items() if k in names})
     skew, sent = routing.routing_options(parameters)
     work = step_work(
@@ -171,12 +171,14 @@ def _roofline(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     )  # fmt: skip
     ranks = target.parallel.tp * target.parallel.pp * target.parallel.cp
     exchange = exchange_of(
-        target.gpu, latency_s=constants.reduce_s, efficiency=constants.link_efficiency, ranks=ranks
-    )
+        target.gpu, latency_s=constants.reduce_s, efficiency=constants.link_efficiency, ranks=ranks,
+        given=parameters,
+    )  # fmt: skip
     host = graphs.launching(work, target.serving, op_s=parameters.get(graphs.KEY))
     model = roofline.Roofline(work, target.gpu, exchange, constants, host)
     routings = tuple(item.routing for item in work.experts)
     routed = routing.routing_assumptions(routings, parameters, sent=work.expert_layers > 0)
+    nodes = () if exchange is None else exchange.assumptions(parameters)
     known = target.gpu.architecture in efficiency.GENERATIONS
     wider = (1.0 if known else efficiency.UNMEASURED_WIDER) * (graphs.EAGER_WIDER if host.eager else 1.0)
     bands = {
@@ -198,9 +200,9 @@ def _roofline(parameters: Mapping[str, Any], target: Target | None) -> Clock:
         ),
         bands=bands,
         source="stated bands of an uncalibrated roofline",
-        assumptions=(*model.assumptions(), *routed),
+        assumptions=(*model.assumptions(), *nodes, *routed),
         perturbed=model.perturbed,
-        warnings=beyond_a_node(ranks),
+        warnings=beyond_a_node(exchange, ranks, parameters),
     )
 
 

@@ -50,14 +50,18 @@ class ProfileLatency:
         launching: Launching = ALWAYS_GRAPHS,
         scale: Mapping[str, float] | None = None,
     ) -> None:
-        factors = {"linear": 1.0, "decode": 1.0, "prefill": 1.0, "overhead": 1.0, "launching": 1.0}
+        factors = {"linear": 1.0, "links": 1.0, "decode": 1.0, "prefill": 1.0, "overhead": 1.0,
+                   "launching": 1.0}  # fmt: skip
         factors |= scale or {}
         self.tables, self.launching = tables, launching
         self._context_ranks = tables.context_ranks
         self._step, self._request = step_s, request_s
         overhead, linear = factors["overhead"], factors["linear"]
         # Overheads, factors and padding are folded into the tables: the engine calls this once a step.
-        self._linear = tables.linear.scaled(linear).rounded(launching.padding()).at
+        whole = tables.linear.scaled(linear)
+        if tables.collective is not None:
+            whole = whole.plus(tables.collective.scaled(factors["links"]))
+        self._linear = whole.rounded(launching.padding()).at
         self._head = tables.head.scaled(linear, step_s * overhead, request_s * overhead).at
         host = launching.scaled(factors["launching"])
         self._full_limit, self._full_s = host.full_limit, host.full_s
@@ -100,7 +104,8 @@ class ProfileLatency:
         """A member of the ensemble: every part moved by its own kernels' spread, overheads by theirs."""
         normal = normals(draw, "profile")
         spread = self.tables.spread
-        scale = {
+        links = math.exp(normal() * spread.get("collective", 0.0))
+        scale = {"links": links} | {
             part: math.exp(normal() * max(spread.get(part, 0.0), 0.03))
             for part in ("linear", "decode", "prefill")
         }
@@ -142,10 +147,10 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
     from kvplan.latency.build import Clock
     from kvplan.latency.fit.profile_file import read_profile
     from kvplan.latency.kernel_set import KernelSet
-    from kvplan.latency.link import beyond_a_node, exchange_of
+    from kvplan.latency.link import KEYS, beyond_a_node, exchange_of
     from kvplan.latency.work import step_work
 
-    known = ("name", "step_s", "request_s", LAUNCH, SKEW_KEY, EXCHANGE_KEY)
+    known = ("name", "step_s", "request_s", LAUNCH, SKEW_KEY, EXCHANGE_KEY, *KEYS)
     for key in parameters:
         if key not in known:
             raise UnknownName("latency parameter", key, known, where=f"latency.{key}")
@@ -171,7 +176,7 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
         routing_skew=skew,
     )  # fmt: skip
     ranks = target.parallel.tp * target.parallel.pp * target.parallel.cp
-    exchange = exchange_of(target.gpu, latency_s=8e-6, efficiency=0.8, ranks=ranks)
+    exchange = exchange_of(target.gpu, latency_s=8e-6, efficiency=0.8, ranks=ranks, given=parameters)
     tables = build_tables(work, kernels, exchange)
     timed = None if kernels.measured is None else kernels.measured.measured.ceilings.launch_s.get("eager")
     host = launching(work, target.serving, op_s=parameters.get(LAUNCH), timed_op_s=timed)
@@ -196,6 +201,8 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
         )  # fmt: skip
     if ranks > 1 and kernels.all_reduce() is None:
         assumed.append(Assumption("latency.reduce_s", 8e-6, "collectives of this GPU were not measured"))
+    if exchange is not None:
+        assumed += exchange.assumptions(parameters)
     if kernels.measured is not None:
         assumed += kernels.measured.assumptions()
     assumed += host.assumptions()
@@ -223,7 +230,7 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
         perturbed=model.perturbed,
         warnings=(
             *(f"the profile was not measured for {what}: its bands are wider" for what in tables.outside),
-            *beyond_a_node(ranks),
+            *beyond_a_node(exchange, ranks, parameters),
         ),
         inputs=() if bundled else (read,),
         profile=name,

@@ -28,7 +28,7 @@ from kvplan.latency.efficiency import Efficiency, efficiency_of
 from kvplan.latency.engine_overhead import REQUEST_S, STEP_S
 from kvplan.latency.graphs import ALWAYS_GRAPHS, UNCERTAINTY, Launching
 from kvplan.latency.graphs import KEY as LAUNCH
-from kvplan.latency.link import Exchange
+from kvplan.latency.link import SPREAD, Exchange
 from kvplan.latency.normals import Draw, normals
 from kvplan.latency.pairs import chunk_pairs, chunk_span
 from kvplan.latency.ring import ring_of
@@ -162,9 +162,9 @@ class Roofline:
                 fixed, per_byte = exchange.all_to_all(work.expert_ranks)
                 self._reduce_fixed += 2 * work.expert_layers * fixed
                 self._sent = 2 * work.expert_layers * per_byte * row
-            fixed, per_byte = exchange.send()
-            self._reduce_fixed += work.stage_hops * fixed
-            self._reduce_token += work.stage_hops * per_byte * row
+            fixed, per_byte = exchange.hops(work.stage_hops + 1, work.ranks * work.context_ranks)
+            self._reduce_fixed += fixed
+            self._reduce_token += per_byte * row
 
     def step_seconds(self, batch: StepBatch) -> float:
         """Seconds of the step; constant time in the number of decode requests."""
@@ -269,9 +269,10 @@ class Roofline:
         """A member of the ensemble that spans the stated bands: efficiencies and overheads drawn anew.
 
         The factors are log-normal: memory and overhead so that 90 % lie within the TPOT band, compute within
-        the TTFT band.
+        the TTFT band, links within a factor of ``SPREAD``.
         """
         normal = normals(draw, "roofline")
+        links = math.exp(normal() * math.log(SPREAD) / 1.645)
         # One draw for everything that decides TPOT: independent draws would average out and span less.
         slow = math.exp(normal() * math.log1p(TPOT_BAND[1]) / 1.645)
         compute = math.exp(normal() * math.log1p(TTFT_BAND[1]) / 1.645)
@@ -279,7 +280,7 @@ class Roofline:
         base = self.constants
         constants = replace(base, step_s=base.step_s * slow, request_s=base.request_s * slow)
         return Roofline(
-            self.work, self.gpu, None if self.exchange is None else self.exchange.slower(slow), constants,
+            self.work, self.gpu, None if self.exchange is None else self.exchange.slower(links), constants,
             self.launching.scaled(host), self.sheet.efficiency.times(1.0 / compute, 1.0 / slow, slow),
         )  # fmt: skip
 

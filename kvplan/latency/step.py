@@ -3,7 +3,7 @@
 ::
 
     t = step + request * sampled + head(sampled)
-        + max(linear(tokens)                    GEMMs, experts, norms and activations, all-reduces: one table
+        + max(linear(tokens)                    GEMMs, experts, norms and activations, all-reduces: two tables
               + decode(requests, mean context)  attention of decode requests over all layers
               + sum over chunks of prefill(new, before),
               launching)                        what the host needs to launch the kernels
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from kvplan.errors import SpecError
 from kvplan.latency.datasheet import GLUE_S, GLUE_STREAMS, MOE_EFFICIENCY
 from kvplan.latency.kernel_set import KernelSet
-from kvplan.latency.link import Exchange
+from kvplan.latency.link import SPREAD, Exchange
 from kvplan.latency.measured_set import MATMUL_SPREAD
 from kvplan.latency.monotone import DenseTable, LogTable
 from kvplan.latency.ring import Ring, ring_of
@@ -51,6 +51,7 @@ class StepTables:
     """
 
     linear: DenseTable
+    collective: DenseTable | None
     head: DenseTable
     decode: LogTable | None
     prefill: LogTable | None
@@ -83,11 +84,12 @@ def build_tables(work: StepWork, kernels: KernelSet, exchange: Exchange | None) 
     for attention in work.attentions:
         call, token = kernels.write_seconds(attention)
         total += attention.layers * (call + token * tokens)
-    total += _collectives(kernels, work, exchange, tokens, spread)
+    links = None if exchange is None else _collectives(kernels, work, exchange, tokens, spread)
     head = _gemm(kernels, work.head, _token_grid(MAX_SAMPLED), spread, outside)
     decode, prefill, launch = _attention(work, kernels, ring_of(work, exchange), spread, outside)
     return StepTables(
         linear=_dense(tokens, total, MAX_TOKENS, first=None),
+        collective=None if links is None else _dense(tokens, links, MAX_TOKENS, first=None),
         head=_dense(_token_grid(MAX_SAMPLED), head, MAX_SAMPLED, first=0.0),
         decode=decode,
         prefill=prefill,
@@ -179,20 +181,21 @@ def _experts(kernels: KernelSet, experts: Experts, tokens: Array) -> Array:
 
 
 def _collectives(
-    kernels: KernelSet, work: StepWork, exchange: Exchange | None, tokens: Array, spread: dict[str, float]
+    kernels: KernelSet, work: StepWork, exchange: Exchange, tokens: Array, spread: dict[str, float]
 ) -> Array:
     import numpy as np
 
     total = np.zeros(tokens.size)
-    if exchange is None:
-        return total
+    spread["collective"] = math.log(SPREAD) / 1.645
     row = tokens * work.hidden_size * work.activation_bytes
     kernel = kernels.all_reduce()
     if kernel is not None and work.ranks > 1:
-        shapes = {"ranks": np.full(tokens.size, float(work.ranks)), "bytes": row}
-        guess = kernel.predict(shapes)
-        spread["collective"] = float(np.median(np.log(guess.high / guess.seconds))) / 1.645
-        total += work.all_reduces * guess.seconds
+        inside, nodes = exchange.nodes(work.ranks)
+        fixed, per_byte = exchange.across(work.ranks)
+        guess = kernel.predict({"ranks": np.full(tokens.size, float(inside)), "bytes": row})
+        if nodes == 1 and not work.expert_layers and not work.stage_hops:
+            spread["collective"] = float(np.median(np.log(guess.high / guess.seconds))) / 1.645
+        total += work.all_reduces * (guess.seconds + fixed + per_byte * row)
     else:
         fixed, per_byte = exchange.all_reduce(work.ranks)
         total += work.all_reduces * (fixed + per_byte * row)
@@ -200,8 +203,8 @@ def _collectives(
         fixed, per_byte = exchange.all_to_all(work.expert_ranks)
         rows = work.experts[0].routing.sent(tokens)
         total += 2 * work.expert_layers * (fixed + per_byte * row / tokens * rows)
-    fixed, per_byte = exchange.send()
-    return np.asarray(total + work.stage_hops * (fixed + per_byte * row))
+    fixed, per_byte = exchange.hops(work.stage_hops + 1, work.ranks * work.context_ranks)
+    return np.asarray(total + fixed + per_byte * row)
 
 
 def _attention(

@@ -167,7 +167,7 @@ class _Fitting:
         free = [c for c in self.constants if c.name not in reasons]
         kept_off: dict[str, float] = {}
         whole = end = self._search(free, halves[0], self.start, SPREADS)
-        while unsure := {name: size for name, size in end.deviations.items() if size > UNSURE}:
+        while unsure := self._unsure(end):
             # One at a time: with the least certain constant held, the others may well be determined.
             worst = max(unsure, key=lambda name: unsure[name])
             # It is held at its start, which may be far from where it was found.
@@ -197,6 +197,18 @@ class _Fitting:
             len(self.log.rows),
             (*self.log.notes, *self.replay.notes(), *notes),
         )
+
+    def _unsure(self, end: _End) -> dict[str, float]:
+        """Free constants that the run does not determine, with their deviations.
+
+        One that ran to the end of its range would go on if it could: where it belongs is not known.
+        """
+        found = {name: size for name, size in end.deviations.items() if size > UNSURE}
+        for constant in self.constants:
+            value = end.values[constant.name]
+            if constant.name in end.deviations and not constant.low * 1.01 < value < constant.high / 1.01:
+                found[constant.name] = max(end.deviations[constant.name], UNSURE)
+        return found
 
     def _unsure_why(self, name: str, deviation: float) -> str:
         prompt = _quantile(sorted(float(row.prompt_tokens) for row in self.log.rows), 0.5)
