@@ -21,8 +21,9 @@ from kvplan.latency.engine_overhead import REQUEST_S, STEP_S
 from kvplan.latency.graphs import EAGER_OP_S
 from kvplan.latency.profile import ProfileLatency
 from kvplan.latency.roofline import Roofline
-from kvplan.scenario.engine_log import EngineLog, Measured
+from kvplan.scenario.engine_log import EngineLog
 from kvplan.scenario.log_replay import LogReplay
+from kvplan.scenario.measured import Measured
 from kvplan.scenario.run import Run
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.search import SPREADS, search
