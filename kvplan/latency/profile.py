@@ -203,8 +203,7 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
         assumed.append(Assumption("latency.reduce_s", 8e-6, "collectives of this GPU were not measured"))
     if exchange is not None:
         assumed += exchange.assumptions(parameters)
-    if kernels.measured is not None:
-        assumed += kernels.measured.assumptions()
+    assumed += kernels.assumptions()
     assumed += host.assumptions()
     ring = ring_of(work, exchange)
     if ring is not None:
