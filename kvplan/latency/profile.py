@@ -38,8 +38,8 @@ _DIRECTORY = Path(__file__).resolve().parent / "profiles"
 class ProfileLatency:
     """Seconds of a step from tables; see ``kvplan.latency.step``."""
 
-    __slots__ = ("_context_ranks", "_decode", "_full_limit", "_full_s", "_head", "_launch", "_linear",
-                 "_pieces_limit", "_pieces_s", "_plain_s", "_prefill", "_request", "_sequence", "_step",
+    __slots__ = ("_context_ranks", "_decode", "_full_limit", "_full_s", "_head", "_joint", "_launch",
+                 "_linear", "_pieces_limit", "_pieces_s", "_plain_s", "_prefill", "_request", "_sequence", "_step",
                  "launching", "tables")  # fmt: skip
 
     def __init__(
@@ -59,8 +59,11 @@ class ProfileLatency:
         overhead, linear = factors["overhead"], factors["linear"]
         # Overheads, factors and padding are folded into the tables: the engine calls this once a step.
         whole = tables.linear.scaled(linear)
+        joint = None if tables.joint is None else tables.joint.scaled(linear)
         if tables.collective is not None:
-            whole = whole.plus(tables.collective.scaled(factors["links"]))
+            links = tables.collective.scaled(factors["links"])
+            joint, whole = (None, whole.plus(links)) if joint is None else (joint.plus(links), whole)
+        self._joint = None if joint is None else joint.at
         self._linear = whole.rounded(launching.padding()).at
         self._head = tables.head.scaled(linear, step_s * overhead, request_s * overhead).at
         host = launching.scaled(factors["launching"])
@@ -81,6 +84,8 @@ class ProfileLatency:
             launch = self._pieces_s if tokens <= self._pieces_limit else self._plain_s
         else:
             launch = self._full_s
+        if self._joint is not None:
+            launch -= self._joint(tokens)
         if requests and self._decode is not None:
             seconds += self._decode(requests, batch.decode_kv_tokens / requests)
         if chunks and self._prefill is not None:
@@ -92,6 +97,10 @@ class ProfileLatency:
             seconds += (requests + len(chunks)) * self._sequence
         # Launches run ahead of the GPU: only the longer of the two is seen.
         return self._head(batch.sampled_requests) + (seconds if seconds > launch else launch)
+
+    def joint_seconds(self, tokens: int) -> float:
+        """What ranks of data-parallel attention do together for ``tokens`` tokens of them all."""
+        return self._joint(tokens) if tokens and self._joint is not None else 0.0
 
     def with_constants(self, values: Mapping[str, float]) -> ProfileLatency:
         """The same deployment with other ``step_s``, ``request_s`` or ``launch_s``."""

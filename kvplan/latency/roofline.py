@@ -119,9 +119,9 @@ class Roofline:
     """
 
     __slots__ = (
-        "_attention", "_full_limit", "_full_s", "_linear", "_merge", "_padding", "_pieces_limit", "_pieces_s",
-        "_plain_s", "_reduce_fixed", "_reduce_token", "_request", "_ring", "_sent", "_sequence_s",
-        "_state_s", "_step", "constants", "exchange", "gpu", "launching", "sheet", "work",
+        "_attention", "_full_limit", "_full_s", "_joint", "_linear", "_merge", "_padding", "_pieces_limit",
+        "_pieces_s", "_plain_s", "_reduce_fixed", "_reduce_token", "_request", "_ring", "_sent", "_sequence_s",
+        "_state_s", "_step", "_together", "constants", "exchange", "gpu", "launching", "sheet", "work",
     )  # fmt: skip
 
     def __init__(
@@ -141,6 +141,8 @@ class Roofline:
         sheet = self.sheet = Datasheet(gpu, efficiency or constants.efficiency(gpu))
         self._step, self._request = constants.step_s, constants.request_s
         self._linear: dict[int, float] = {}
+        self._together: dict[int, float] = {}
+        self._joint = work.joint
         # Layers that read the cache alike are one entry.
         classes: dict[Attention, int] = {}
         for item in work.attentions:
@@ -167,12 +169,16 @@ class Roofline:
             self._reduce_token += per_byte * row
 
     def step_seconds(self, batch: StepBatch) -> float:
-        """Seconds of the step; constant time in the number of decode requests."""
+        """Seconds of the step; constant time in the number of decode requests.
+
+        With data-parallel attention: of one rank's own part (see ``joint_seconds``).
+        """
         tokens, launch = self._launched(batch)
-        body = (
-            self._exchanged(tokens, batch.decode_requests)
-            + self._multiplied(tokens) + self._attended(batch)
-        )  # fmt: skip
+        body = self._multiplied(tokens) + self._attended(batch)
+        if self._joint:
+            launch -= self.joint_seconds(tokens)
+        else:
+            body += self._exchanged(tokens, batch.decode_requests)
         sampled = batch.sampled_requests
         return (
             self._step + self._request * sampled + (body if body > launch else launch) + self._headed(sampled)
@@ -182,19 +188,41 @@ class Roofline:
         """Matrices, experts and small kernels of all layers for ``tokens`` tokens; remembered by tokens."""
         seconds = self._linear.get(tokens)
         if seconds is None:
-            sheet, work = self.sheet, self.work
-            seconds = sheet.glue(work.layers, tokens, work.hidden_size * work.activation_bytes)
-            for item in work.linears:
-                seconds += item.count * sheet.gemm(
-                    tokens, item.outputs, item.inputs, item.weight_bytes, item.format
-                )
-            for experts in work.experts:
-                seconds += experts.layers * sheet.grouped(
-                    experts.routing.touched(float(tokens)), experts.routing.heaviest(float(tokens)),
-                    experts.expert_bytes, experts.flops_per_assignment, experts.format,
-                )  # fmt: skip
+            work = self.work
+            seconds = self.sheet.glue(work.layers, tokens, work.hidden_size * work.activation_bytes)
+            seconds += self._matrices(tokens, joint=False)
+            if not work.joint:
+                seconds += self._experts(tokens)
             self._linear[tokens] = seconds
         return seconds
+
+    def joint_seconds(self, tokens: int) -> float:
+        """What data-parallel attention's ranks do together for ``tokens`` tokens of them all, 0 without it.
+
+        Joint matrices, experts and exchanges; comes after the slowest rank's own part.
+        """
+        if not self._joint or not tokens:
+            return 0.0
+        seconds = self._together.get(tokens)
+        if seconds is None:
+            seconds = self._matrices(tokens, joint=True) + self._experts(tokens) + self._exchanged(tokens, 0)
+            self._together[tokens] = seconds
+        return seconds
+
+    def _matrices(self, tokens: int, *, joint: bool) -> float:
+        return sum(
+            item.count * self.sheet.gemm(tokens, item.outputs, item.inputs, item.weight_bytes, item.format)
+            for item in self.work.linears if item.joint is joint
+        )  # fmt: skip
+
+    def _experts(self, tokens: int) -> float:
+        return sum(
+            experts.layers * self.sheet.grouped(
+                experts.routing.touched(float(tokens)), experts.routing.heaviest(float(tokens)),
+                experts.expert_bytes, experts.flops_per_assignment, experts.format,
+            )
+            for experts in self.work.experts
+        )  # fmt: skip
 
     def _headed(self, sampled: int) -> float:
         """The logits of the sampled tokens."""
@@ -255,7 +283,11 @@ class Roofline:
         """The same step, by cause."""
         (tokens, launch), sampled = self._launched(batch), batch.sampled_requests
         linear, attention = self._multiplied(tokens), self._attended(batch)
-        collective = self._exchanged(tokens, batch.decode_requests)
+        collective = 0.0
+        if self._joint:
+            launch -= self.joint_seconds(tokens)
+        else:
+            collective = self._exchanged(tokens, batch.decode_requests)
         return StepParts(
             overhead_s=self._step + self._request * sampled,
             linear_s=linear,

@@ -49,11 +49,14 @@ BATCH_OCTAVES, CONTEXT_OCTAVES, CHUNK_OCTAVES = 11, 20, 15
 class StepTables:
     """The tables of one model on one GPU, in seconds, and what their kernels' bands are.
 
-    ``spread``: standard deviation of the log error by part; ``outside``: parts that leave the measured range.
+    ``joint``: what data-parallel attention's ranks do together, by the tokens of them all; ``collective`` is
+    then by those, too. ``spread``: standard deviation of the log error by part; ``outside``: parts that leave
+    the measured range.
     """
 
     linear: DenseTable
     collective: DenseTable | None
+    joint: DenseTable | None
     head: DenseTable
     decode: LogTable | None
     prefill: LogTable | None
@@ -75,11 +78,15 @@ def build_tables(work: StepWork, kernels: KernelSet, exchange: Exchange | None) 
     spread: dict[str, float] = {}
     outside: list[str] = []
     tokens = _token_grid(MAX_TOKENS)
-    total = np.zeros(tokens.size)
+    total, together = np.zeros(tokens.size), np.zeros(tokens.size)
     for item in work.linears:
-        total += item.count * _gemm(kernels, item, tokens, spread, outside)
+        seconds = item.count * _gemm(kernels, item, tokens, spread, outside)
+        together += seconds if item.joint else 0.0
+        total += 0.0 if item.joint else seconds
     for experts in work.experts:
-        total += _experts(kernels, experts, tokens)
+        together += _experts(kernels, experts, tokens)
+    if not work.joint:
+        total += together
     rate = kernels.bandwidth_bytes_per_s()
     glue = GLUE_S + GLUE_STREAMS * tokens * work.hidden_size * work.activation_bytes / rate
     total += work.layers * glue
@@ -91,6 +98,7 @@ def build_tables(work: StepWork, kernels: KernelSet, exchange: Exchange | None) 
     decode, prefill, launch = _attention(work, kernels, ring_of(work, exchange), spread, outside)
     return StepTables(
         linear=_dense(tokens, total, MAX_TOKENS, first=None),
+        joint=_dense(tokens, together, MAX_TOKENS, first=0.0) if work.joint else None,
         collective=None if links is None else _dense(tokens, links, MAX_TOKENS, first=None),
         head=_dense(_token_grid(MAX_SAMPLED), head, MAX_SAMPLED, first=0.0),
         decode=decode,
