@@ -38,9 +38,11 @@ _DIRECTORY = Path(__file__).resolve().parent / "profiles"
 class ProfileLatency:
     """Seconds of a step from tables; see ``kvplan.latency.step``."""
 
-    __slots__ = ("_context_ranks", "_decode", "_full_limit", "_full_s", "_head", "_joint", "_launch",
-                 "_linear", "_pieces_limit", "_pieces_s", "_plain_s", "_prefill", "_request", "_sequence", "_step",
-                 "launching", "tables")  # fmt: skip
+    __slots__ = (
+        "_context_ranks", "_decode", "_full_limit", "_full_s", "_head", "_joint", "_launch", "_linear",
+        "_pieces_limit", "_pieces_s", "_plain_s", "_prefill", "_request", "_sequence", "_step", "launching",
+        "tables",
+    )  # fmt: skip
 
     def __init__(
         self,
