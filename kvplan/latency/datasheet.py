@@ -17,6 +17,9 @@ Everything is one layer of one rank, in seconds, and rises with every size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Protocol
+
 from kvplan.errors import SpecError
 from kvplan.latency.efficiency import Efficiency, GemmEfficiency
 from kvplan.sizing.weight_formats import WeightFormat
@@ -32,6 +35,17 @@ GLUE_S = 4e-6
 """Norms, rotary embedding, activation and cache write of a layer: launches under a CUDA graph (assumed)."""
 GLUE_STREAMS = 14
 """Hidden-sized tensors a layer's small kernels read and write per token (assumed)."""
+
+
+DecodeLayer = Callable[[float, float], float]
+
+
+class PrefillLayer(Protocol):
+    """See ``Datasheet.prefill``."""
+
+    def __call__(self, new: float, keys: float, span: float, chunks: float = 1.0) -> float:
+        """Seconds."""
+        ...
 
 
 class Datasheet:
@@ -76,43 +90,58 @@ class Datasheet:
         )
 
     def decode(
-        self, requests: float, context: float, heads: float, token_bytes: float, pair_flops: float,
-        elements: float, query_bytes: float,
-    ) -> float:  # fmt: skip
-        """One query for each of ``requests`` sequences.
+        self, heads: float, token_bytes: float, pair_flops: float, elements: float, query_bytes: float
+    ) -> DecodeLayer:
+        """Seconds of one layer's decode attention as a function of sequences and the keys each of them sees.
 
         Args:
-            context: keys each of them sees.
             heads: KV heads, each with programs of its own.
             token_bytes: of K and V of one token, all heads.
             pair_flops: of one query and key, all query heads.
             elements: of K and V of one token and head.
             query_bytes: of one token's queries and outputs.
         """
-        own = self.efficiency.decode
-        memory = requests * (context * token_bytes + query_bytes) / (self._bandwidth * own.memory)
-        compute = requests * context * pair_flops / (self._peak16 * own.compute)
-        units = requests * heads
-        splits = max(min(self._sms / units, context / SPLIT_TOKENS), 1.0)
-        waves = max(units * splits / self._sms, 1.0)
-        walk = waves * (context / splits * own.token_s * elements / 256.0 + own.unit_s)
-        return own.floor_s + norm(own.sharpness, memory, compute, walk)
+        own, sms = self.efficiency.decode, self._sms
+        rate, flops = self._bandwidth * own.memory, self._peak16 * own.compute
+        token_s, query_s, pair_s = token_bytes / rate, query_bytes / rate, pair_flops / flops
+        walk_s, unit_s, floor_s = own.token_s * elements / 256.0, own.unit_s, own.floor_s
+        sharpness, root = own.sharpness, 1.0 / own.sharpness
 
-    def prefill(
-        self, new: float, keys: float, span: float, pair_flops: float, token_bytes: float,
-        query_bytes: float, *, chunks: float = 1.0,
-    ) -> float:  # fmt: skip
-        """``chunks`` chunks of ``new`` queries each, without the floor that a kernel has once.
+        # Called once a step and class of layers: constants are bound, and calls avoided.
+        def seconds(requests: float, context: float) -> float:
+            units = requests * heads
+            splits = sms / units
+            if splits > context / SPLIT_TOKENS:
+                splits = context / SPLIT_TOKENS
+            if splits < 1.0:
+                splits = 1.0
+            waves = units * splits / sms
+            walk = context / splits * walk_s + unit_s
+            if waves > 1.0:
+                walk *= waves
+            memory = requests * (context * token_s + query_s)
+            compute = requests * context * pair_s
+            body: float = (memory**sharpness + compute**sharpness + walk**sharpness) ** root
+            return floor_s + body
 
-        Args:
-            keys: that a query sees, on average.
-            span: cached tokens that a chunk reads.
+        return seconds
+
+    def prefill(self, pair_flops: float, token_bytes: float, query_bytes: float) -> PrefillLayer:
+        """Seconds of one layer's prefill attention, without the floor that a kernel has once.
+
+        As a function of new queries, keys that each of them sees on average, cached tokens that are read,
+        and how many such chunks there are. Arguments as in ``decode``.
         """
         own = self.efficiency.prefill
-        whole = chunks * max(new, float(TILE))
-        compute = whole * (keys + TILE / 2.0) * pair_flops / (self._peak16 * own.compute)
-        memory = chunks * (span * token_bytes + new * query_bytes) / (self._bandwidth * own.memory)
-        return norm(own.sharpness, compute, memory, own.tile_s + keys * own.token_s)
+        rate, flops = self._bandwidth * own.memory, self._peak16 * own.compute
+        token_s, query_s, pair_s = token_bytes / rate, query_bytes / rate, pair_flops / flops
+
+        def seconds(new: float, keys: float, span: float, chunks: float = 1.0) -> float:
+            compute = chunks * max(new, float(TILE)) * (keys + TILE / 2.0) * pair_s
+            memory = chunks * (span * token_s + new * query_s)
+            return norm(own.sharpness, compute, memory, own.tile_s + keys * own.token_s)
+
+        return seconds
 
     def streamed(self, size: float) -> float:
         """Reading or writing ``size`` bytes of memory in order."""

@@ -23,7 +23,7 @@ from dataclasses import dataclass, fields, replace
 from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError
 from kvplan.latency.assumption import Assumption
-from kvplan.latency.datasheet import Datasheet
+from kvplan.latency.datasheet import Datasheet, DecodeLayer, PrefillLayer
 from kvplan.latency.efficiency import Efficiency, efficiency_of
 from kvplan.latency.engine_overhead import REQUEST_S, STEP_S
 from kvplan.latency.graphs import ALWAYS_GRAPHS, UNCERTAINTY, Launching
@@ -149,7 +149,10 @@ class Roofline:
         for item in work.attentions:
             alike = replace(item, layers=1)
             classes[alike] = classes.get(alike, 0) + item.layers
-        self._attention = list(classes.items())
+        self._attention = [
+            (layers, item.limit, item.ratio, 1.0 / (item.ratio * item.shards), *_kernels(sheet, item))
+            for item, layers in classes.items()
+        ]
         self._sequence_s = sheet.streamed(2.0 * work.state_bytes_per_sequence)
         # The kernels of a scan take about what an attention kernel's launch and merge do.
         self._state_s = work.state_layers * sheet.efficiency.decode.floor_s
@@ -237,24 +240,15 @@ class Roofline:
         sheet, requests, chunks = self.sheet, batch.decode_requests, batch.prefill_chunks
         seconds = prefill = 0.0
         mean = batch.decode_kv_tokens / requests if requests else 0.0
-        for item, layers in self._attention:
-            limit = item.limit
+        for layers, limit, ratio, share, decode, chunk in self._attention:
             if requests:
                 seen = mean if limit is None or mean < limit else limit
-                seconds += layers * sheet.decode(
-                    requests, seen / (item.ratio * item.shards), item.kv_heads,
-                    item.kv_bytes_per_token * item.shards, item.decode_flops * item.shards,
-                    item.kv_bytes_per_token * item.shards / item.kv_element_bytes / item.kv_heads,
-                    4.0 * item.q_heads * item.head_dim,
-                )  # fmt: skip
+                seconds += layers * decode(requests, seen * share)
             elif chunks:
                 seconds += layers * sheet.efficiency.prefill.floor_s
             for before, new in chunks:
-                prefill += layers * sheet.prefill(
-                    new, chunk_pairs(before, new, limit) / (new * item.ratio),
-                    chunk_span(before, new, limit) / item.ratio, item.prefill_flops,
-                    item.kv_bytes_per_token, 4.0 * item.q_heads * item.head_dim,
-                )  # fmt: skip
+                keys, span = chunk_pairs(before, new, limit) / new, chunk_span(before, new, limit)
+                prefill += layers * chunk(new, keys / ratio, span / ratio)
         if chunks and self._ring is not None:
             prefill = max(prefill, sum(self._ring.chunk_seconds(before, new) for before, new in chunks))
         sequences = requests + len(chunks)
@@ -350,3 +344,13 @@ class Roofline:
                 )
             )  # fmt: skip
         return tuple(found)
+
+
+def _kernels(sheet: Datasheet, item: Attention) -> tuple[DecodeLayer, PrefillLayer]:
+    """The attention kernels of a layer; one rank's share of KV and FLOPs is that of all its shards."""
+    query_bytes, whole = 4.0 * item.q_heads * item.head_dim, item.kv_bytes_per_token * item.shards
+    elements = whole / item.kv_element_bytes / item.kv_heads
+    return (
+        sheet.decode(item.kv_heads, whole, item.decode_flops * item.shards, elements, query_bytes),
+        sheet.prefill(item.prefill_flops, item.kv_bytes_per_token, query_bytes),
+    )

@@ -35,7 +35,7 @@ def gemm(one, m, n, k, form="bf16"):
 
 def decode(one, batch, context, heads=8, dim=128, element=2, group=4):
     flops = 4.0 * heads * group * dim
-    return one.decode(batch, context, heads, 2.0 * heads * dim * element, flops, 2.0 * dim, flops)
+    return one.decode(heads, 2.0 * heads * dim * element, flops, 2.0 * dim, flops)(batch, context)
 
 
 @settings(max_examples=80, deadline=None)

@@ -130,12 +130,12 @@ def seconds_of(sheet: Datasheet, family: Family, row: dict[str, float]) -> float
     token_bytes = 2.0 * row["kv_heads"] * dim * element
     if "ctx" in row:
         seen = min(row["ctx"], window + WINDOW_TILE) if window else row["ctx"]
-        return sheet.decode(batch, seen, row["kv_heads"], token_bytes, pair_flops, 2.0 * dim, query_bytes)
+        layer = sheet.decode(row["kv_heads"], token_bytes, pair_flops, 2.0 * dim, query_bytes)
+        return layer(batch, seen)
     before, new, limit = int(row["before"]), int(row["new"]), int(window) or None
     keys, span = chunk_pairs(before, new, limit) / new, chunk_span(before, new, limit)
-    return sheet.efficiency.prefill.floor_s + sheet.prefill(
-        new, keys, span, pair_flops, token_bytes, query_bytes, chunks=batch
-    )
+    chunk = sheet.prefill(pair_flops, token_bytes, query_bytes)
+    return sheet.efficiency.prefill.floor_s + chunk(new, keys, span, batch)
 
 
 def kind_of(family: Family) -> str:
