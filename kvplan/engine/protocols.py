@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class StepBatch:
@@ -51,4 +51,13 @@ class LatencyModel(Protocol):
 
     def step_seconds(self, batch: StepBatch) -> float:
         """Seconds the step occupies the device: finite, not negative, not falling when the batch grows."""
+        ...
+
+
+@runtime_checkable
+class JointLatency(LatencyModel, Protocol):
+    """Of ranks in step: ``step_seconds`` is a rank's own part; after the slowest, all work together."""
+
+    def joint_seconds(self, tokens: int) -> float:
+        """Seconds of what all ranks do together for ``tokens`` tokens of them all; 0 for none."""
         ...

@@ -155,13 +155,13 @@ def _linear(parameters: Mapping[str, Any], target: Target | None) -> Clock:
 
 
 def _roofline(parameters: Mapping[str, Any], target: Target | None) -> Clock:
-    from kvplan.latency import graphs, roofline, routing
-    from kvplan.latency.link import beyond_a_node, exchange_of
+    from kvplan.latency import efficiency, graphs, roofline, routing
+    from kvplan.latency.link import KEYS, beyond_a_node, exchange_of
     from kvplan.latency.work import step_work
 
     assert target is not None
     names = tuple(item.name for item in fields(roofline.RooflineConstants))
-    _check_names(parameters, (*names, graphs.KEY, routing.SKEW_KEY, routing.EXCHANGE_KEY))
+    _check_names(parameters, (*names, graphs.KEY, routing.SKEW_KEY, routing.EXCHANGE_KEY, *KEYS))
     constants = roofline.RooflineConstants(**{k: v for k, v in parameters.items() if k in names})
     skew, sent = routing.routing_options(parameters)
     work = step_work(
@@ -171,30 +171,38 @@ def _roofline(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     )  # fmt: skip
     ranks = target.parallel.tp * target.parallel.pp * target.parallel.cp
     exchange = exchange_of(
-        target.gpu, latency_s=constants.reduce_s, efficiency=constants.link_efficiency, ranks=ranks
-    )
+        target.gpu, latency_s=constants.reduce_s, efficiency=constants.link_efficiency, ranks=ranks,
+        given=parameters,
+    )  # fmt: skip
     host = graphs.launching(work, target.serving, op_s=parameters.get(graphs.KEY))
     model = roofline.Roofline(work, target.gpu, exchange, constants, host)
     routings = tuple(item.routing for item in work.experts)
     routed = routing.routing_assumptions(routings, parameters, sent=work.expert_layers > 0)
-    bands = {"ttft": roofline.TTFT_BAND, "tpot": roofline.TPOT_BAND, "e2e": roofline.E2E_BAND}
-    if host.eager:
-        wider = graphs.EAGER_WIDER
-        bands = {name: (max(low * wider, -0.9), high * wider) for name, (low, high) in bands.items()}
+    nodes = () if exchange is None else exchange.assumptions(parameters)
+    known = target.gpu.architecture in efficiency.GENERATIONS
+    wider = (1.0 if known else efficiency.UNMEASURED_WIDER) * (graphs.EAGER_WIDER if host.eager else 1.0)
+    bands = {
+        name: (max(low * wider, -0.9), high * wider)
+        for name, (low, high) in (
+            ("ttft", roofline.TTFT_BAND), ("tpot", roofline.TPOT_BAND), ("e2e", roofline.E2E_BAND)
+        )
+    }  # fmt: skip
     return Clock(
         kind="roofline",
         name=f"{target.gpu.name} datasheet",
         model=model,
         statement=(
-            "Step times come from the GPU's datasheet, not from measurements: expect TPOT and end-to-end "
+            "Step times come from the GPU's datasheet and from what kernels reach on "
+            f"{'GPUs of its generation' if known else 'other generations, as none of its own was measured'}, "
+            "not from measurements of it: expect TPOT and end-to-end "
             f"times within {100 * bands['tpot'][1]:.0f} % and TTFT within {100 * bands['ttft'][1]:.0f} %, "
             "nine times in ten, below saturation."
         ),
         bands=bands,
         source="stated bands of an uncalibrated roofline",
-        assumptions=(*model.assumptions(), *routed),
+        assumptions=(*model.assumptions(), *nodes, *routed),
         perturbed=model.perturbed,
-        warnings=beyond_a_node(ranks),
+        warnings=beyond_a_node(exchange, ranks, parameters),
     )
 
 

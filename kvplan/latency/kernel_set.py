@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from kvplan.errors import SpecError
+from kvplan.latency.assumption import Assumption
 from kvplan.latency.measured_set import MeasuredSet, Rates, kernel_format, rates_of
 from kvplan.latency.work import Attention
 from kvplan.sizing.weight_formats import WeightFormat
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Array = npt.NDArray[np.float64]
     from kvplan.latency.fit.kernel import FittedKernel
     from kvplan.latency.fit.profile_file import ProfileFile
 
@@ -20,6 +25,7 @@ _GEMM_FORMATS = {
 }  # fmt: skip
 EAGER_LAUNCH_S = 20e-6
 """A fitted launch time above this is that of calls timed one by one from the CPU, not inside a CUDA graph."""
+STOOD_IN = "not measured: bytes as stored over the rates of the measured 16-bit multiplication"
 _INSTEAD = "use {model: roofline}, whose bands are wider, or calibrate a profile that has it"
 
 
@@ -37,6 +43,7 @@ class KernelSet:
             (part.op, part.labels, restore_kernel(part, f"{where}: kernels.{index}"))
             for index, part in enumerate(profile.kernels)
         ]
+        self._stood_in: dict[str, Assumption] = {}
         self.measured: MeasuredSet | None = None
         if profile.measured is not None:
             pages = {
@@ -54,11 +61,8 @@ class KernelSet:
         self.ragged = sorted(ratio for ratio in ragged if ratio is not None)
 
     def gemms(self, form: WeightFormat) -> list[FittedKernel]:
-        """Every kernel that multiplies weights of this format."""
-        found = self._gemms(form)
-        if not found and self.measured is None:
-            raise self._missing(f"matrix multiplication with {form.name} weights")
-        return found
+        """Every kernel that multiplies weights of this format; none where only ``stand_in`` can help."""
+        return self._gemms(form)
 
     def _gemms(self, form: WeightFormat) -> list[FittedKernel]:
         wanted = _GEMM_FORMATS.get(form.name)
@@ -76,12 +80,19 @@ class KernelSet:
         plain = [
             k for op, labels, k in self._kernels if op == "gemm" and labels.get("gemm_dtype") == "bfloat16"
         ]
-        rates = None
+        rates = rates_of(plain[0]) if plain else None
         if self.measured is not None:
-            rates = self.measured.stand_in(form, rates_of(plain[0]) if plain else None)
+            rates = self.measured.stand_in(form, rates)
+        elif rates is not None:
+            self._stood_in[form.name] = Assumption("latency.matmul", form.name, STOOD_IN)
         if rates is None:
             raise self._missing(f"matrix multiplication with {form.name} weights")
         return rates
+
+    def assumptions(self) -> tuple[Assumption, ...]:
+        """What stood in for something that was not measured, so far."""
+        own = () if self.measured is None else self.measured.assumptions()
+        return (*self._stood_in.values(), *own)
 
     def expert_rates(self, form: WeightFormat) -> list[Rates]:
         """What grouped multiplications may count on: the rates of plain ones of the same format."""
@@ -124,6 +135,18 @@ class KernelSet:
     def has_eager(self, forms: Iterable[WeightFormat]) -> bool:
         """Whether a kernel for one of these formats was timed eagerly."""
         return any(self.eager_excess_s(kernel) > 0 for form in forms for kernel in self.gemms(form))
+
+    def cold_factor(self, kernel: FittedKernel, shapes: Mapping[str, Array]) -> Array | float:
+        """Time of decode attention with a cold L2 over that of the same call again and again.
+
+        kvplan's own measurements rotate their buffers; those of kernel tables do not.
+        """
+        from kvplan.latency.fit.decode import DecodeAttention
+
+        structure = kernel.structure
+        if self.measured is not None or not isinstance(structure, DecodeAttention):
+            return 1.0
+        return structure.seconds(kernel.values, shapes, cold=True) / structure.seconds(kernel.values, shapes)
 
     def decode(self, item: Attention) -> FittedKernel:
         """The decode kernel of a layer."""

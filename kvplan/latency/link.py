@@ -1,68 +1,180 @@
-"""What ranks pay to exchange tensors: latency plus bytes over the link, by algorithm."""
+"""What ranks pay to exchange tensors: latency plus bytes over the links, by algorithm.
+
+::
+
+    all-reduce    2 (g - 1) / g * bytes / node link  +  2 (N - 1) / N * bytes / g / link between nodes
+    all-to-all    the slower of the share that stays in the node and of the share that leaves it
+    ring          (n - 1) / n * bytes at the pace of the slowest link
+
+``n`` ranks on ``N`` nodes, ``g`` of them on each. Ranks of a tensor-parallel group sit side by side, those of
+a context-parallel group a tensor-parallel group apart, pipeline stages behind each other. A collective that
+spans nodes is hierarchical: every GPU has an adapter of its own and carries its ``1 / g`` of the tensor.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-from kvplan.errors import SpecError
+from kvplan.errors import SpecError, UnknownName
+from kvplan.latency.assumption import Assumption
+from kvplan.latency.curve import SpecLink, spec_link
 from kvplan.specs.schema import GpuSpec
+
+NODE = 8
+"""GPUs that reach each other over the same fabric, on most machines."""
+NODE_LINK = "ib-ndr"
+"""What connects nodes where the scenario does not say: one 400 Gb/s adapter a GPU."""
+NODE_KEY, NODE_LINK_KEY = "node_gpus", "node_link"
+KEYS = (NODE_KEY, NODE_LINK_KEY)
+SPREAD = 1.5
+"""Factor within which exchanges over links that were not measured take as long as stated, nine in ten times:
+a datasheet's rate is never exceeded and seldom reached, and latencies differ by library."""
+PER_BYTE = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A link between GPUs, one direction.
+    """Links between GPUs, one direction.
 
-    Each method gives ``(seconds per call, seconds per byte of the tensor)``.
+    Each method gives ``(seconds per call, seconds per byte of the tensor)``; ``stride`` is how many GPUs
+    apart neighbouring ranks sit.
+
+    Args:
+        bandwidth_bytes_per_s, latency_s, efficiency: inside a node.
+        node: GPUs of a node.
+        between: from node to node, for each GPU.
     """
 
     bandwidth_bytes_per_s: float
     latency_s: float
     efficiency: float
+    node: int = NODE
+    between: SpecLink | None = None
 
-    def all_reduce(self, ranks: int) -> tuple[float, float]:
-        """Ring: every rank sends ``2 (n - 1) / n`` of the tensor. One rank exchanges nothing."""
+    def nodes(self, ranks: int, stride: int = 1) -> tuple[int, int]:
+        """(ranks on one node, nodes) of a group."""
+        if self.between is None:
+            return ranks, 1
+        inside = min(max(self.node // stride, 1), ranks)
+        return inside, -(-ranks // inside)
+
+    def all_reduce(self, ranks: int, stride: int = 1) -> PER_BYTE:
+        """Every rank ends with the sum. One rank exchanges nothing."""
         if ranks <= 1:
             return 0.0, 0.0
-        return self.latency_s, 2.0 * (ranks - 1) / ranks / self._rate
+        inside, _ = self.nodes(ranks, stride)
+        fixed, per_byte = self.across(ranks, stride)
+        if inside > 1:
+            fixed += self.latency_s
+            per_byte += 2.0 * (inside - 1) / inside / self._rate
+        return fixed, per_byte
 
-    def all_to_all(self, ranks: int) -> tuple[float, float]:
+    def across(self, ranks: int, stride: int = 1) -> PER_BYTE:
+        """The part of an all-reduce that is between nodes."""
+        inside, nodes = self.nodes(ranks, stride)
+        if nodes <= 1 or self.between is None:
+            return 0.0, 0.0
+        return 2.0 * self.between.latency_s, 2.0 * (nodes - 1) / nodes / inside / self._far_rate
+
+    def all_to_all(self, ranks: int) -> PER_BYTE:
         """Every rank sends ``(n - 1) / n`` of its tensor to the others."""
         if ranks <= 1:
             return 0.0, 0.0
-        return self.latency_s, (ranks - 1) / ranks / self._rate
+        inside, nodes = self.nodes(ranks)
+        near = (inside - 1) / ranks / self._rate
+        if nodes <= 1 or self.between is None:
+            return self.latency_s, near
+        return self.latency_s + self.between.latency_s, max(near, (ranks - inside) / ranks / self._far_rate)
 
-    def ring(self, ranks: int) -> tuple[float, float]:
+    def ring(self, ranks: int, stride: int = 1) -> PER_BYTE:
         """A tensor split over the ranks goes all the way round: every rank receives the others' parts."""
         if ranks <= 1:
             return 0.0, 0.0
-        return (ranks - 1) * self.latency_s, (ranks - 1) / ranks / self._rate
+        _, nodes = self.nodes(ranks, stride)
+        share = (ranks - 1) / ranks
+        if nodes <= 1 or self.between is None:
+            return (ranks - 1) * self.latency_s, share / self._rate
+        slowest = max(self.latency_s, self.between.latency_s)
+        return (ranks - 1) * slowest, share / min(self._rate, self._far_rate)
 
-    def send(self) -> tuple[float, float]:
-        """One rank sends the tensor to one other."""
-        return self.latency_s, 1.0 / self._rate
+    def hops(self, stages: int, width: int) -> PER_BYTE:
+        """A tensor passes from each of ``stages`` groups of ``width`` GPUs to the next."""
+        _, nodes = self.nodes(stages, width)
+        far = nodes - 1
+        near = stages - 1 - far
+        fixed, per_byte = near * self.latency_s, near / self._rate
+        if far and self.between is not None:
+            fixed, per_byte = fixed + far * self.between.latency_s, per_byte + far / self._far_rate
+        return fixed, per_byte
+
+    def slower(self, factor: float) -> Exchange:
+        """The same links at ``factor`` times the seconds."""
+        far = self.between
+        if far is not None:
+            far = SpecLink(far.name, far.latency_s * factor, far.bandwidth_bytes_per_s / factor)
+        return replace(
+            self, latency_s=self.latency_s * factor, efficiency=self.efficiency / factor, between=far
+        )
+
+    def assumptions(self, given: Mapping[str, Any]) -> tuple[Assumption, ...]:
+        """How nodes are connected, where there is more than one."""
+        if self.between is None:
+            return ()
+        link, why = self.between, "given in the scenario" if NODE_LINK_KEY in given else "assumed"
+        text = (
+            f"between nodes of {self.node} GPUs, {1e6 * link.latency_s:.3g} us + bytes / "
+            f"{link.bandwidth_bytes_per_s / 1e9:.4g} GB/s for each GPU; {why}"
+        )
+        return (Assumption(f"latency.{NODE_LINK_KEY}", link.name, text),)
 
     @property
     def _rate(self) -> float:
         return self.bandwidth_bytes_per_s * self.efficiency
 
+    @property
+    def _far_rate(self) -> float:
+        """A link spec's rate is what is usable already."""
+        assert self.between is not None
+        return self.between.bandwidth_bytes_per_s
 
-NODE = 8
-"""GPUs that reach each other over the same fabric, on most machines."""
 
-
-def beyond_a_node(ranks: int) -> tuple[str, ...]:
-    """What to know about more ranks than a node has."""
-    if ranks <= NODE:
+def beyond_a_node(exchange: Exchange | None, ranks: int, given: Mapping[str, Any]) -> tuple[str, ...]:
+    """What to know about more ranks than a node has, unless the scenario says how nodes are connected."""
+    if exchange is None or exchange.between is None or NODE_LINK_KEY in given:
         return ()
-    return (f"{ranks} GPUs of a replica exchange as if all were in one node; links between nodes are slower",)
+    text = (
+        f"{ranks} GPUs of a replica span nodes of {exchange.node}, assumed to be connected by "
+        f"{exchange.between.name}: say latency.{NODE_LINK_KEY} and latency.{NODE_KEY}"
+    )
+    return (text,)
 
 
-def exchange_of(gpu: GpuSpec, *, latency_s: float, efficiency: float, ranks: int) -> Exchange | None:
-    """How ``ranks`` GPUs of this kind in one node exchange tensors; None for a single one.
+def exchange_of(
+    gpu: GpuSpec,
+    *,
+    latency_s: float,
+    efficiency: float,
+    ranks: int,
+    given: Mapping[str, Any] | None = None,
+) -> Exchange | None:
+    """How ``ranks`` GPUs of this kind exchange tensors; None for a single one.
+
+    Args:
+        given: the ``latency`` section: ``node_gpus`` and ``node_link``, for more GPUs than a node has.
 
     Raises:
-        SpecError: the GPU's spec says nothing about its links.
+        SpecError: the GPU's spec says nothing about its links; ``node_gpus`` is no number of GPUs.
+        UnknownName: no such link.
     """
+    given = given or {}
+    node, name = given.get(NODE_KEY, NODE), given.get(NODE_LINK_KEY, NODE_LINK)
+    if isinstance(node, bool) or not isinstance(node, int) or not 1 <= node <= 1 << 16:
+        raise SpecError(
+            f"{NODE_KEY} must be a number of GPUs, not {node!r}", where=f"latency.{NODE_KEY}",
+            hint="how many GPUs share a fabric: 8 on most machines, 72 in an NVL72 rack",
+        )  # fmt: skip
     if ranks <= 1:
         return None
     link = gpu.interconnect
@@ -73,4 +185,16 @@ def exchange_of(gpu: GpuSpec, *, latency_s: float, efficiency: float, ranks: int
             where=f"gpus/{gpu.name}: interconnect",
             hint="add nvlink_bytes_per_s or pcie_bytes_per_s, or use one GPU",
         )
-    return Exchange(rate, latency_s, efficiency)
+    return Exchange(rate, latency_s, efficiency, node, _between(name) if ranks > node else None)
+
+
+def _between(name: object) -> SpecLink:
+    from kvplan.specs.catalog import load_link
+
+    if not isinstance(name, str):
+        raise SpecError(f"{NODE_LINK_KEY} must name a link, not {name!r}", where=f"latency.{NODE_LINK_KEY}")
+    try:
+        return spec_link(load_link(name))
+    except UnknownName as exc:
+        exc.where = f"latency.{NODE_LINK_KEY}"
+        raise

@@ -30,6 +30,10 @@ class DenseTable:
             [factor * value + offset + per_unit * size for size, value in enumerate(self._values)]
         )
 
+    def plus(self, other: DenseTable) -> DenseTable:
+        """The table of the sum; ``other`` is of the same length."""
+        return DenseTable([a + b for a, b in zip(self._values, other._values, strict=True)])
+
     def rounded(self, sizes: Sequence[int]) -> DenseTable:
         """The table of the value at ``sizes[size]``, for the first ones; ``sizes`` must not fall."""
         return DenseTable([*(self._values[size] for size in sizes), *self._values[len(sizes) :]])

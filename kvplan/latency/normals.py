@@ -15,8 +15,8 @@ from statistics import NormalDist
 Draw = int | Sequence[float]
 """A seed, or the numbers themselves."""
 
-DIMENSIONS = 4
-"""Numbers a clock takes at most."""
+DIMENSIONS = 5
+"""Numbers a clock takes at most. The first is that of links: copies beside the clock take it too."""
 
 _TRIES = 300
 

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError, UnknownName
 from kvplan.latency.assumption import Assumption
+from kvplan.latency.datasheet import GLUE_S, MOE_EFFICIENCY
+from kvplan.latency.engine_overhead import REQUEST_S, STEP_S
 from kvplan.latency.graphs import ALWAYS_GRAPHS, EAGER_WIDER, UNCERTAINTY, Launching, launching
 from kvplan.latency.graphs import KEY as LAUNCH
 from kvplan.latency.normals import Draw, normals
 from kvplan.latency.ring import ring_of
 from kvplan.latency.routing import EXCHANGE_KEY, SKEW_KEY, routing_assumptions, routing_options
-from kvplan.latency.step import GLUE_S, MOE_EFFICIENCY, StepTables, build_tables
+from kvplan.latency.step import StepTables, build_tables
 from kvplan.provenance import InputFile, input_file
 
 if TYPE_CHECKING:
     from kvplan.latency.build import Clock, Target
     from kvplan.latency.fit.profile_file import ProfileFile
 
-STEP_S = 0.8e-3
-REQUEST_S = 5e-6
 OVERHEAD_SPREAD = math.log(1.6) / 1.645
 """The overheads are assumed: nine times in ten within a factor of 1.6."""
 TPOT_BAND = (-0.15, 0.15)
@@ -38,9 +38,11 @@ _DIRECTORY = Path(__file__).resolve().parent / "profiles"
 class ProfileLatency:
     """Seconds of a step from tables; see ``kvplan.latency.step``."""
 
-    __slots__ = ("_context_ranks", "_decode", "_full_limit", "_full_s", "_head", "_launch", "_linear",
-                 "_pieces_limit", "_pieces_s", "_plain_s", "_prefill", "_request", "_sequence", "_step",
-                 "launching", "tables")  # fmt: skip
+    __slots__ = (
+        "_context_ranks", "_decode", "_full_limit", "_full_s", "_head", "_joint", "_launch", "_linear",
+        "_pieces_limit", "_pieces_s", "_plain_s", "_prefill", "_request", "_sequence", "_step", "launching",
+        "tables",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -50,14 +52,21 @@ class ProfileLatency:
         launching: Launching = ALWAYS_GRAPHS,
         scale: Mapping[str, float] | None = None,
     ) -> None:
-        factors = {"linear": 1.0, "decode": 1.0, "prefill": 1.0, "overhead": 1.0, "launching": 1.0}
+        factors = {"linear": 1.0, "links": 1.0, "decode": 1.0, "prefill": 1.0, "overhead": 1.0,
+                   "launching": 1.0}  # fmt: skip
         factors |= scale or {}
         self.tables, self.launching = tables, launching
         self._context_ranks = tables.context_ranks
         self._step, self._request = step_s, request_s
         overhead, linear = factors["overhead"], factors["linear"]
         # Overheads, factors and padding are folded into the tables: the engine calls this once a step.
-        self._linear = tables.linear.scaled(linear).rounded(launching.padding()).at
+        whole = tables.linear.scaled(linear)
+        joint = None if tables.joint is None else tables.joint.scaled(linear)
+        if tables.collective is not None:
+            links = tables.collective.scaled(factors["links"])
+            joint, whole = (None, whole.plus(links)) if joint is None else (joint.plus(links), whole)
+        self._joint = None if joint is None else joint.at
+        self._linear = whole.rounded(launching.padding()).at
         self._head = tables.head.scaled(linear, step_s * overhead, request_s * overhead).at
         host = launching.scaled(factors["launching"])
         self._full_limit, self._full_s = host.full_limit, host.full_s
@@ -77,6 +86,8 @@ class ProfileLatency:
             launch = self._pieces_s if tokens <= self._pieces_limit else self._plain_s
         else:
             launch = self._full_s
+        if self._joint is not None:
+            launch -= self._joint(tokens)
         if requests and self._decode is not None:
             seconds += self._decode(requests, batch.decode_kv_tokens / requests)
         if chunks and self._prefill is not None:
@@ -89,6 +100,10 @@ class ProfileLatency:
         # Launches run ahead of the GPU: only the longer of the two is seen.
         return self._head(batch.sampled_requests) + (seconds if seconds > launch else launch)
 
+    def joint_seconds(self, tokens: int) -> float:
+        """What ranks of data-parallel attention do together for ``tokens`` tokens of them all."""
+        return self._joint(tokens) if tokens and self._joint is not None else 0.0
+
     def with_constants(self, values: Mapping[str, float]) -> ProfileLatency:
         """The same deployment with other ``step_s``, ``request_s`` or ``launch_s``."""
         launching = self.launching.with_op(values[LAUNCH]) if LAUNCH in values else self.launching
@@ -100,7 +115,8 @@ class ProfileLatency:
         """A member of the ensemble: every part moved by its own kernels' spread, overheads by theirs."""
         normal = normals(draw, "profile")
         spread = self.tables.spread
-        scale = {
+        links = math.exp(normal() * spread.get("collective", 0.0))
+        scale = {"links": links} | {
             part: math.exp(normal() * max(spread.get(part, 0.0), 0.03))
             for part in ("linear", "decode", "prefill")
         }
@@ -142,10 +158,10 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
     from kvplan.latency.build import Clock
     from kvplan.latency.fit.profile_file import read_profile
     from kvplan.latency.kernel_set import KernelSet
-    from kvplan.latency.link import beyond_a_node, exchange_of
+    from kvplan.latency.link import KEYS, beyond_a_node, exchange_of
     from kvplan.latency.work import step_work
 
-    known = ("name", "step_s", "request_s", LAUNCH, SKEW_KEY, EXCHANGE_KEY)
+    known = ("name", "step_s", "request_s", LAUNCH, SKEW_KEY, EXCHANGE_KEY, *KEYS)
     for key in parameters:
         if key not in known:
             raise UnknownName("latency parameter", key, known, where=f"latency.{key}")
@@ -171,7 +187,7 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
         routing_skew=skew,
     )  # fmt: skip
     ranks = target.parallel.tp * target.parallel.pp * target.parallel.cp
-    exchange = exchange_of(target.gpu, latency_s=8e-6, efficiency=0.8, ranks=ranks)
+    exchange = exchange_of(target.gpu, latency_s=8e-6, efficiency=0.8, ranks=ranks, given=parameters)
     tables = build_tables(work, kernels, exchange)
     timed = None if kernels.measured is None else kernels.measured.measured.ceilings.launch_s.get("eager")
     host = launching(work, target.serving, op_s=parameters.get(LAUNCH), timed_op_s=timed)
@@ -196,8 +212,9 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
         )  # fmt: skip
     if ranks > 1 and kernels.all_reduce() is None:
         assumed.append(Assumption("latency.reduce_s", 8e-6, "collectives of this GPU were not measured"))
-    if kernels.measured is not None:
-        assumed += kernels.measured.assumptions()
+    if exchange is not None:
+        assumed += exchange.assumptions(parameters)
+    assumed += kernels.assumptions()
     assumed += host.assumptions()
     ring = ring_of(work, exchange)
     if ring is not None:
@@ -223,7 +240,7 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
         perturbed=model.perturbed,
         warnings=(
             *(f"the profile was not measured for {what}: its bands are wider" for what in tables.outside),
-            *beyond_a_node(ranks),
+            *beyond_a_node(exchange, ranks, parameters),
         ),
         inputs=() if bundled else (read,),
         profile=name,

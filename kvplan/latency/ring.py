@@ -44,7 +44,7 @@ class Ring:
 
     def __init__(self, work: StepWork, exchange: Exchange) -> None:
         ranks = self.ranks = work.context_ranks
-        fixed, per_byte = exchange.ring(ranks)
+        fixed, per_byte = exchange.ring(ranks, work.ranks)
         self._start = fixed * sum(item.layers for item in work.attentions)
         # Seconds of each cached token, and of each query, that goes all the way round.
         self._full = per_byte * sum(
@@ -57,7 +57,7 @@ class Ring:
         self._gather_byte = per_byte * sum(
             item.layers * item.kv_bytes_per_token / item.ratio for item in work.attentions if item.shards == 1
         )
-        call, byte = exchange.all_reduce(ranks)
+        call, byte = exchange.all_reduce(ranks, work.ranks)
         shared = [item for item in work.attentions if item.shards > 1]
         self._merge_fixed = call * sum(item.layers for item in shared)
         self._merge_request = byte * sum(item.layers * _query_bytes(item, work) for item in shared)

@@ -1,16 +1,17 @@
-"""The datasheet roofline of one engine step: what a step takes when nothing was measured.
+"""The datasheet roofline of one engine step: what a step takes on a GPU that nobody measured.
 
 ::
 
     t = step + request * sampled + head
         + max(linear + attention + collectives, launching)
-    linear, attention, head = max(FLOPs / (ec * peak), bytes / (em * BW))
 
-Each phase is bound by the tensor cores at ``ec`` of the datasheet's dense peak or by memory at ``em`` of its
-bandwidth; phases follow each other. Attention over the KV of decode requests and over prefill chunks is one
-phase. Experts read the weights of those a batch touches: with balanced routing of k out of n experts, T
-tokens touch ``n * (1 - (1 - k/n)^T)`` in expectation. Launching is what the host needs to launch the step's
-kernels (``kvplan.latency.graphs``), and batches that replay a CUDA graph are padded to its size.
+Every kernel has a floor, reaches a share of the tensor cores' dense peak and a share of the memory
+bandwidth, and overlaps the two in part: ``kvplan.latency.datasheet`` has the formulas,
+``kvplan.latency.efficiency`` what is reached by GPU generation. Kernels follow each other; attention over the
+KV of decode requests and over prefill chunks is one kernel a layer. Experts read the weights of those a batch
+touches: with balanced routing of k out of n experts, T tokens touch ``n * (1 - (1 - k/n)^T)`` in expectation.
+Launching is what the host needs to launch the step's kernels (``kvplan.latency.graphs``), and batches that
+replay a CUDA graph are padded to its size.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ from dataclasses import dataclass, fields, replace
 from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError
 from kvplan.latency.assumption import Assumption
+from kvplan.latency.datasheet import Datasheet, DecodeLayer, PrefillLayer
+from kvplan.latency.efficiency import Efficiency, efficiency_of
+from kvplan.latency.engine_overhead import REQUEST_S, STEP_S
 from kvplan.latency.graphs import ALWAYS_GRAPHS, UNCERTAINTY, Launching
 from kvplan.latency.graphs import KEY as LAUNCH
-from kvplan.latency.link import Exchange
+from kvplan.latency.link import SPREAD, Exchange
 from kvplan.latency.normals import Draw, normals
 from kvplan.latency.pairs import chunk_pairs, chunk_span
 from kvplan.latency.ring import ring_of
-from kvplan.latency.routing import Routing
-from kvplan.latency.work import StepWork
-from kvplan.sizing.weight_formats import WeightFormat
+from kvplan.latency.work import Attention, StepWork
 from kvplan.specs.schema import GpuSpec
 
 TPOT_BAND = (-0.20, 0.20)
@@ -44,18 +46,19 @@ class RooflineConstants:
     """The constants of the formula; the defaults need no measurement.
 
     Args:
-        compute_efficiency: ``ec``, share of the tensor cores' dense peak that kernels reach.
-        memory_efficiency: ``em``, share of the memory bandwidth that kernels reach.
+        compute_efficiency: share of the tensor cores' dense peak that multiplications approach; None: that of
+            the GPU's generation. Attention reaches more or less in the same proportion.
+        memory_efficiency: the same of the memory bandwidth.
         step_s: every step: scheduling, launching, sampling, detokenizing.
         request_s: every sampled request.
         reduce_s: latency of one all-reduce.
         link_efficiency: share of the links' bandwidth that collectives reach.
     """
 
-    compute_efficiency: float = 0.6
-    memory_efficiency: float = 0.8
-    step_s: float = 2e-3
-    request_s: float = 0.0
+    compute_efficiency: float | None = None
+    memory_efficiency: float | None = None
+    step_s: float = STEP_S
+    request_s: float = REQUEST_S
     reduce_s: float = 8e-6
     link_efficiency: float = 0.8
 
@@ -63,6 +66,8 @@ class RooflineConstants:
         for field in fields(self):
             value = getattr(self, field.name)
             share = field.name.endswith("efficiency")
+            if value is None and field.default is None:
+                continue
             good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
             if not good or value < 0 or (share and not 0 < value <= 1):
                 raise SpecError(
@@ -70,6 +75,15 @@ class RooflineConstants:
                     where=f"latency.{field.name}",
                 )
             object.__setattr__(self, field.name, float(value))
+
+    def efficiency(self, gpu: GpuSpec) -> Efficiency:
+        """What kernels reach on ``gpu``."""
+        usual = efficiency_of(gpu)
+        compute, memory = self.compute_efficiency, self.memory_efficiency
+        return usual.times(
+            1.0 if compute is None else compute / usual.gemm.compute,
+            1.0 if memory is None else memory / usual.gemm.memory,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +115,14 @@ class Roofline:
         exchange: how ranks exchange tensors (None for one GPU).
         constants: efficiencies and overheads.
         launching: how the host launches kernels.
+        efficiency: what kernels reach where it is not what ``constants`` say (members of an ensemble).
     """
 
     __slots__ = (
-        "_attention", "_dense_bytes", "_dense_s", "_experts", "_full_limit", "_full_s", "_head_bytes_s",
-        "_head_s", "_merge", "_padding", "_pieces_limit", "_pieces_s", "_plain_s", "_reduce_fixed",
-        "_reduce_token", "_request", "_ring", "_sent", "_sequence_s", "_simple", "_step", "constants",
-        "exchange", "gpu", "launching", "work",
+        "_attention", "_full_limit", "_full_s", "_joint", "_linear", "_merge", "_padding", "_pieces_limit",
+        "_pieces_s", "_plain_s", "_reduce_fixed", "_reduce_token", "_request", "_ring", "_sent",
+        "_sequence_s", "_state_s", "_step", "_together", "constants", "exchange", "gpu", "launching", "sheet",
+        "work",
     )  # fmt: skip
 
     def __init__(
@@ -117,48 +132,30 @@ class Roofline:
         exchange: Exchange | None,
         constants: RooflineConstants,
         launching: Launching = ALWAYS_GRAPHS,
+        efficiency: Efficiency | None = None,
     ) -> None:
         self.work, self.gpu, self.exchange, self.constants = work, gpu, exchange, constants
         self.launching = launching
         self._full_limit, self._pieces_limit = launching.full_limit, launching.piecewise_limit
         self._full_s, self._pieces_s, self._plain_s = launching.full_s, launching.pieces_s, launching.plain_s
         self._padding = launching.padding()
-        memory = gpu.bandwidth_bytes_per_s * constants.memory_efficiency
+        sheet = self.sheet = Datasheet(gpu, efficiency or constants.efficiency(gpu))
         self._step, self._request = constants.step_s, constants.request_s
-        # Per token: FLOPs of each linear at its own peak; all weights are read once.
-        self._dense_s = sum(
-            2.0 * item.count * item.outputs * item.inputs / self._rate(item.format) for item in work.linears
-        )
-        self._dense_bytes = sum(item.count * item.weight_bytes for item in work.linears) / memory
-        # Per expert touched and per assignment, over all layers that route alike.
-        merged: dict[Routing, tuple[float, float]] = {}
-        for experts in work.experts:
-            size = experts.layers * experts.expert_bytes / memory
-            one = experts.layers * experts.flops_per_assignment / self._rate(experts.format)
-            had = merged.get(experts.routing, (0.0, 0.0))
-            merged[experts.routing] = (had[0] + size, had[1] + one)
-        self._experts = [(routing, size, one) for routing, (size, one) in merged.items()]
-        bf16 = self._peak("bf16") * constants.compute_efficiency
-        # Layers that read the cache alike are one entry: (limit, ratio) -> bytes and FLOPs per pair.
-        classes: dict[tuple[int | None, int], list[float]] = {}
+        self._linear: dict[int, float] = {}
+        self._together: dict[int, float] = {}
+        self._joint = work.joint
+        # Layers that read the cache alike are one entry.
+        classes: dict[Attention, int] = {}
         for item in work.attentions:
-            entry = classes.setdefault((item.limit, item.ratio), [0.0, 0.0, 0.0])
-            entry[0] += item.layers * item.kv_bytes_per_token / memory / item.ratio
-            entry[1] += item.layers * item.decode_flops / bf16 / item.ratio
-            entry[2] += item.layers * item.prefill_flops / bf16 / item.ratio
-        self._attention: list[tuple[int | None, float, float, float]] = [
-            (limit, kv, decode, prefill) for (limit, _), (kv, decode, prefill) in classes.items()
+            alike = replace(item, layers=1)
+            classes[alike] = classes.get(alike, 0) + item.layers
+        self._attention = [
+            (layers, item.limit, item.ratio, 1.0 / (item.ratio * item.shards), *_kernels(sheet, item))
+            for item, layers in classes.items()
         ]
-        self._simple = (
-            len(self._attention) == 1
-            and self._attention[0][0] is None
-            and not self._experts
-            and work.context_ranks == 1
-        )
-        self._sequence_s = 2.0 * work.state_bytes_per_sequence / memory
-        head = work.head
-        self._head_s = 2.0 * head.outputs * head.inputs / self._rate(head.format)
-        self._head_bytes_s = head.weight_bytes / memory
+        self._sequence_s = sheet.streamed(2.0 * work.state_bytes_per_sequence)
+        # The kernels of a scan take about what an attention kernel's launch and merge do.
+        self._state_s = work.state_layers * sheet.efficiency.decode.floor_s
         self._reduce_fixed = self._reduce_token = self._sent = 0.0
         self._ring = ring_of(work, exchange)
         self._merge = (0.0, 0.0) if self._ring is None else self._ring.merge
@@ -171,75 +168,92 @@ class Roofline:
                 fixed, per_byte = exchange.all_to_all(work.expert_ranks)
                 self._reduce_fixed += 2 * work.expert_layers * fixed
                 self._sent = 2 * work.expert_layers * per_byte * row
-            fixed, per_byte = exchange.send()
-            self._reduce_fixed += work.stage_hops * fixed
-            self._reduce_token += work.stage_hops * per_byte * row
-
-    def _peak(self, dtype: str) -> float:
-        alike = "fp16" if dtype == "bf16" else dtype  # GPUs older than Ampere have no bf16 peak
-        for name in (dtype, alike):
-            for known, value in self.gpu.peak_flops.items():
-                if known == name:
-                    return value
-        raise SpecError(
-            f"{self.gpu.name} has no {dtype} peak, so a roofline cannot be drawn",
-            where=f"gpus/{self.gpu.name}: peak_flops.{dtype}",
-            hint="add the datasheet's dense peak to the GPU spec, or use the linear model",
-        )
-
-    def _rate(self, form: WeightFormat) -> float:
-        """FLOP/s of a matrix multiplication with weights in ``form``.
-
-        8- and 4-bit floats run at their own peak where the GPU has one; weight-only formats (and fp8 on GPUs
-        without it) are expanded and run at the 16-bit peak.
-        """
-        wanted = "bf16"
-        if form.name.startswith("fp8") or form.name == "mxfp8":
-            wanted = "fp8"
-        elif form.name == "int8":
-            wanted = "int8"
-        elif form.name == "nvfp4":
-            wanted = "fp4"
-        elif form.name == "fp32":
-            wanted = "tf32"
-        if wanted not in self.gpu.peak_flops:
-            wanted = "bf16" if form.name != "fp32" else "fp32"
-        return self._peak(wanted) * self.constants.compute_efficiency
+            fixed, per_byte = exchange.hops(work.stage_hops + 1, work.ranks * work.context_ranks)
+            self._reduce_fixed += fixed
+            self._reduce_token += per_byte * row
 
     def step_seconds(self, batch: StepBatch) -> float:
-        """Seconds of the step; constant time in the number of decode requests."""
+        """Seconds of the step; constant time in the number of decode requests.
+
+        With data-parallel attention: of one rank's own part (see ``joint_seconds``).
+        """
         tokens, launch = self._launched(batch)
-        compute, memory = tokens * self._dense_s, self._dense_bytes
-        if self._simple:
-            _, kv, decode, prefill = self._attention[0]
-            context = batch.decode_kv_tokens
-            read, pairs = context * kv, context * decode
-            for before, new in batch.prefill_chunks:
-                read += (before + new) * kv
-                pairs += new * (before + (new + 1) / 2) * prefill
+        body = self._multiplied(tokens) + self._attended(batch)
+        if self._joint:
+            launch -= self.joint_seconds(tokens)
         else:
-            for routing, size, one in self._experts:
-                compute += one * routing.heaviest(float(tokens))
-                memory += size * routing.touched(float(tokens))
-            read, pairs = self._mixed_attention(batch)
-            if self._ring is not None:
-                read = max(read, self._passed(batch))
+            body += self._exchanged(tokens, batch.decode_requests)
         sampled = batch.sampled_requests
-        body = (
-            self._exchanged(tokens, batch.decode_requests)
-            + (compute if compute > memory else memory) + (pairs if pairs > read else read)
-        )  # fmt: skip
-        seconds = self._step + self._request * sampled + (body if body > launch else launch)
-        if sampled:
-            head = sampled * self._head_s
-            seconds += head if head > self._head_bytes_s else self._head_bytes_s
+        return (
+            self._step + self._request * sampled + (body if body > launch else launch) + self._headed(sampled)
+        )
+
+    def _multiplied(self, tokens: int) -> float:
+        """Matrices, experts and small kernels of all layers for ``tokens`` tokens; remembered by tokens."""
+        seconds = self._linear.get(tokens)
+        if seconds is None:
+            work = self.work
+            seconds = self.sheet.glue(work.layers, tokens, work.hidden_size * work.activation_bytes)
+            seconds += self._matrices(tokens, joint=False)
+            if not work.joint:
+                seconds += self._experts(tokens)
+            self._linear[tokens] = seconds
         return seconds
 
-    def _passed(self, batch: StepBatch) -> float:
-        """Passing prefill chunks round a context-parallel ring, which overlaps with attention."""
-        if self._ring is None:
+    def joint_seconds(self, tokens: int) -> float:
+        """What data-parallel attention's ranks do together for ``tokens`` tokens of them all, 0 without it.
+
+        Joint matrices, experts and exchanges; comes after the slowest rank's own part.
+        """
+        if not self._joint or not tokens:
             return 0.0
-        return sum(self._ring.chunk_seconds(before, new) for before, new in batch.prefill_chunks)
+        seconds = self._together.get(tokens)
+        if seconds is None:
+            seconds = self._matrices(tokens, joint=True) + self._experts(tokens) + self._exchanged(tokens, 0)
+            self._together[tokens] = seconds
+        return seconds
+
+    def _matrices(self, tokens: int, *, joint: bool) -> float:
+        return sum(
+            item.count * self.sheet.gemm(tokens, item.outputs, item.inputs, item.weight_bytes, item.format)
+            for item in self.work.linears if item.joint is joint
+        )  # fmt: skip
+
+    def _experts(self, tokens: int) -> float:
+        return sum(
+            experts.layers * self.sheet.grouped(
+                experts.routing.touched(float(tokens)), experts.routing.heaviest(float(tokens)),
+                experts.expert_bytes, experts.flops_per_assignment, experts.format,
+            )
+            for experts in self.work.experts
+        )  # fmt: skip
+
+    def _headed(self, sampled: int) -> float:
+        """The logits of the sampled tokens."""
+        head = self.work.head
+        if not sampled:
+            return 0.0
+        return self.sheet.gemm(sampled, head.outputs, head.inputs, head.weight_bytes, head.format)
+
+    def _attended(self, batch: StepBatch) -> float:
+        """Attention and state of all layers."""
+        sheet, requests, chunks = self.sheet, batch.decode_requests, batch.prefill_chunks
+        seconds = prefill = 0.0
+        mean = batch.decode_kv_tokens / requests if requests else 0.0
+        for layers, limit, ratio, share, decode, chunk in self._attention:
+            if requests:
+                seen = mean if limit is None or mean < limit else limit
+                seconds += layers * decode(requests, seen * share)
+            elif chunks:
+                seconds += layers * sheet.efficiency.prefill.floor_s
+            for before, new in chunks:
+                keys, span = chunk_pairs(before, new, limit) / new, chunk_span(before, new, limit)
+                prefill += layers * chunk(new, keys / ratio, span / ratio)
+        if chunks and self._ring is not None:
+            prefill = max(prefill, sum(self._ring.chunk_seconds(before, new) for before, new in chunks))
+        sequences = requests + len(chunks)
+        state = self._state_s + sequences * self._sequence_s if sequences and self.work.state_layers else 0.0
+        return seconds + prefill + state
 
     def _exchanged(self, tokens: int, decode: int) -> float:
         """Collectives of a step."""
@@ -247,7 +261,7 @@ class Roofline:
         if decode and self._ring is not None:
             seconds += self._merge[0] + self._merge[1] * decode
         if self._sent:
-            seconds += self._sent * self._experts[0][0].sent(float(tokens))
+            seconds += self._sent * self.work.experts[0].routing.sent(float(tokens))
         return seconds
 
     def _launched(self, batch: StepBatch) -> tuple[int, float]:
@@ -260,33 +274,20 @@ class Roofline:
             return computed, self._full_s
         return computed, self._pieces_s if tokens <= self._pieces_limit else self._plain_s
 
-    def _mixed_attention(self, batch: StepBatch) -> tuple[float, float]:
-        """(seconds of memory, seconds of FLOPs) where layers differ in window, ratio or state."""
-        requests, context = batch.decode_requests, batch.decode_kv_tokens
-        read, pairs = (requests + len(batch.prefill_chunks)) * self._sequence_s, 0.0
-        for limit, kv, decode, prefill in self._attention:
-            seen = context if limit is None else min(context, requests * limit)
-            read += seen * kv
-            pairs += seen * decode
-            for before, new in batch.prefill_chunks:
-                read += chunk_span(before, new, limit) * kv
-                pairs += chunk_pairs(before, new, limit) * prefill
-        return read, pairs
-
     def parts(self, batch: StepBatch) -> StepParts:
-        """The same step, by cause (slower; for explanations and tests)."""
+        """The same step, by cause."""
         (tokens, launch), sampled = self._launched(batch), batch.sampled_requests
-        compute, memory = tokens * self._dense_s, self._dense_bytes
-        for routing, size, one in self._experts:
-            compute += one * routing.heaviest(float(tokens))
-            memory += size * routing.touched(float(tokens))
-        linear, attention = max(compute, memory), max(*self._mixed_attention(batch), self._passed(batch))
-        collective = self._exchanged(tokens, batch.decode_requests)
+        linear, attention = self._multiplied(tokens), self._attended(batch)
+        collective = 0.0
+        if self._joint:
+            launch -= self.joint_seconds(tokens)
+        else:
+            collective = self._exchanged(tokens, batch.decode_requests)
         return StepParts(
             overhead_s=self._step + self._request * sampled,
             linear_s=linear,
             attention_s=attention,
-            head_s=max(sampled * self._head_s, self._head_bytes_s) if sampled else 0.0,
+            head_s=self._headed(sampled),
             collective_s=collective,
             waiting_s=max(launch - linear - attention - collective, 0.0),
         )
@@ -295,26 +296,20 @@ class Roofline:
         """A member of the ensemble that spans the stated bands: efficiencies and overheads drawn anew.
 
         The factors are log-normal: memory and overhead so that 90 % lie within the TPOT band, compute within
-        the TTFT band.
+        the TTFT band, links within a factor of ``SPREAD``.
         """
         normal = normals(draw, "roofline")
+        links = math.exp(normal() * math.log(SPREAD) / 1.645)
         # One draw for everything that decides TPOT: independent draws would average out and span less.
         slow = math.exp(normal() * math.log1p(TPOT_BAND[1]) / 1.645)
         compute = math.exp(normal() * math.log1p(TTFT_BAND[1]) / 1.645)
-        base = self.constants
-        memory = min(base.memory_efficiency / slow, 1.0)
-        compute = min(base.compute_efficiency / compute, 1.0)
-        link = min(base.link_efficiency / slow, 1.0)
-        overhead = slow
         host = math.exp(math.log(slow) * math.log(UNCERTAINTY) / math.log1p(TPOT_BAND[1]))
-        constants = replace(
-            base, memory_efficiency=memory, compute_efficiency=compute, step_s=base.step_s * overhead,
-            request_s=base.request_s * overhead, reduce_s=base.reduce_s * overhead, link_efficiency=link,
+        base = self.constants
+        constants = replace(base, step_s=base.step_s * slow, request_s=base.request_s * slow)
+        return Roofline(
+            self.work, self.gpu, None if self.exchange is None else self.exchange.slower(links), constants,
+            self.launching.scaled(host), self.sheet.efficiency.times(1.0 / compute, 1.0 / slow, slow),
         )  # fmt: skip
-        exchange = self.exchange
-        if exchange is not None:
-            exchange = replace(exchange, latency_s=constants.reduce_s, efficiency=constants.link_efficiency)
-        return Roofline(self.work, self.gpu, exchange, constants, self.launching.scaled(host))
 
     def with_constants(self, values: Mapping[str, float]) -> Roofline:
         """The same deployment with other constants, ``launch_s`` among them."""
@@ -324,13 +319,18 @@ class Roofline:
 
     def assumptions(self) -> tuple[Assumption, ...]:
         """Every constant that was assumed, for the report."""
-        default = RooflineConstants()
+        default, efficiency = RooflineConstants(), self.sheet.efficiency
+        reached = {
+            "compute_efficiency": efficiency.gemm.compute, "memory_efficiency": efficiency.gemm.memory
+        }  # fmt: skip
         found = []
         for field in fields(RooflineConstants):
             value = getattr(self.constants, field.name)
             why = "no measurement" if value == getattr(default, field.name) else "given in the scenario"
             if field.name in ("reduce_s", "link_efficiency") and self.exchange is None:
                 continue
+            if value is None:
+                value, why = round(reached[field.name], 4), f"what kernels reach on {efficiency.name} GPUs"
             found.append(Assumption(f"latency.{field.name}", value, f"roofline constant, {why}"))
         found += self.launching.assumptions()
         if self._ring is not None:
@@ -344,3 +344,13 @@ class Roofline:
                 )
             )  # fmt: skip
         return tuple(found)
+
+
+def _kernels(sheet: Datasheet, item: Attention) -> tuple[DecodeLayer, PrefillLayer]:
+    """The attention kernels of a layer; one rank's share of KV and FLOPs is that of all its shards."""
+    query_bytes, whole = 4.0 * item.q_heads * item.head_dim, item.kv_bytes_per_token * item.shards
+    elements = whole / item.kv_element_bytes / item.kv_heads
+    return (
+        sheet.decode(item.kv_heads, whole, item.decode_flops * item.shards, elements, query_bytes),
+        sheet.prefill(item.prefill_flops, item.kv_bytes_per_token, query_bytes),
+    )

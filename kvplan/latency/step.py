@@ -3,12 +3,14 @@
 ::
 
     t = step + request * sampled + head(sampled)
-        + max(linear(tokens)                    GEMMs, experts, norms and activations, all-reduces: one table
+        + max(linear(tokens)                    GEMMs, experts, norms and activations, all-reduces: two tables
               + decode(requests, mean context)  attention of decode requests over all layers
               + sum over chunks of prefill(new, before),
               launching)                        what the host needs to launch the kernels
 
 Kernels were timed with sequences of one length; a batch of different lengths is timed at its mean context.
+Tables of kernels called again and again find small caches in L2, where an engine never does: decode attention
+is timed as the fitted formula has it with a cold L2.
 Tables are monotone by construction: in tokens, in requests at a given context, in context at a given number
 of requests.
 """
@@ -21,8 +23,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvplan.errors import SpecError
+from kvplan.latency.datasheet import GLUE_S, GLUE_STREAMS, MOE_EFFICIENCY
 from kvplan.latency.kernel_set import KernelSet
-from kvplan.latency.link import Exchange
+from kvplan.latency.link import SPREAD, Exchange
 from kvplan.latency.measured_set import MATMUL_SPREAD
 from kvplan.latency.monotone import DenseTable, LogTable
 from kvplan.latency.ring import Ring, ring_of
@@ -40,20 +43,20 @@ MAX_SAMPLED = 1_024
 STEPS = 2
 """Grid lines an octave of the attention tables."""
 BATCH_OCTAVES, CONTEXT_OCTAVES, CHUNK_OCTAVES = 11, 20, 15
-GLUE_S = 4e-6
-"""Norms, rotary embedding, activation and cache write of a layer: launches under a CUDA graph (assumed)."""
-GLUE_STREAMS = 14
-"""Hidden-sized tensors a layer's small kernels read and write per token (assumed)."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepTables:
     """The tables of one model on one GPU, in seconds, and what their kernels' bands are.
 
-    ``spread``: standard deviation of the log error by part; ``outside``: parts that leave the measured range.
+    ``joint``: what data-parallel attention's ranks do together, by the tokens of them all; ``collective`` is
+    then by those, too. ``spread``: standard deviation of the log error by part; ``outside``: parts that leave
+    the measured range.
     """
 
     linear: DenseTable
+    collective: DenseTable | None
+    joint: DenseTable | None
     head: DenseTable
     decode: LogTable | None
     prefill: LogTable | None
@@ -75,22 +78,28 @@ def build_tables(work: StepWork, kernels: KernelSet, exchange: Exchange | None) 
     spread: dict[str, float] = {}
     outside: list[str] = []
     tokens = _token_grid(MAX_TOKENS)
-    total = np.zeros(tokens.size)
+    total, together = np.zeros(tokens.size), np.zeros(tokens.size)
     for item in work.linears:
-        total += item.count * _gemm(kernels, item, tokens, spread, outside)
+        seconds = item.count * _gemm(kernels, item, tokens, spread, outside)
+        together += seconds if item.joint else 0.0
+        total += 0.0 if item.joint else seconds
     for experts in work.experts:
-        total += _experts(kernels, experts, tokens)
+        together += _experts(kernels, experts, tokens)
+    if not work.joint:
+        total += together
     rate = kernels.bandwidth_bytes_per_s()
     glue = GLUE_S + GLUE_STREAMS * tokens * work.hidden_size * work.activation_bytes / rate
     total += work.layers * glue
     for attention in work.attentions:
         call, token = kernels.write_seconds(attention)
         total += attention.layers * (call + token * tokens)
-    total += _collectives(kernels, work, exchange, tokens, spread)
+    links = None if exchange is None else _collectives(kernels, work, exchange, tokens, spread)
     head = _gemm(kernels, work.head, _token_grid(MAX_SAMPLED), spread, outside)
     decode, prefill, launch = _attention(work, kernels, ring_of(work, exchange), spread, outside)
     return StepTables(
         linear=_dense(tokens, total, MAX_TOKENS, first=None),
+        joint=_dense(tokens, together, MAX_TOKENS, first=0.0) if work.joint else None,
+        collective=None if links is None else _dense(tokens, links, MAX_TOKENS, first=None),
         head=_dense(_token_grid(MAX_SAMPLED), head, MAX_SAMPLED, first=0.0),
         decode=decode,
         prefill=prefill,
@@ -181,25 +190,22 @@ def _experts(kernels: KernelSet, experts: Experts, tokens: Array) -> Array:
     return np.asarray(experts.layers * best)
 
 
-MOE_EFFICIENCY = 0.7
-"""Share of a plain multiplication's rate that grouped ones reach (assumed: ragged groups waste tiles)."""
-
-
 def _collectives(
-    kernels: KernelSet, work: StepWork, exchange: Exchange | None, tokens: Array, spread: dict[str, float]
+    kernels: KernelSet, work: StepWork, exchange: Exchange, tokens: Array, spread: dict[str, float]
 ) -> Array:
     import numpy as np
 
     total = np.zeros(tokens.size)
-    if exchange is None:
-        return total
+    spread["collective"] = math.log(SPREAD) / 1.645
     row = tokens * work.hidden_size * work.activation_bytes
     kernel = kernels.all_reduce()
     if kernel is not None and work.ranks > 1:
-        shapes = {"ranks": np.full(tokens.size, float(work.ranks)), "bytes": row}
-        guess = kernel.predict(shapes)
-        spread["collective"] = float(np.median(np.log(guess.high / guess.seconds))) / 1.645
-        total += work.all_reduces * guess.seconds
+        inside, nodes = exchange.nodes(work.ranks)
+        fixed, per_byte = exchange.across(work.ranks)
+        guess = kernel.predict({"ranks": np.full(tokens.size, float(inside)), "bytes": row})
+        if nodes == 1 and not work.expert_layers and not work.stage_hops:
+            spread["collective"] = float(np.median(np.log(guess.high / guess.seconds))) / 1.645
+        total += work.all_reduces * (guess.seconds + fixed + per_byte * row)
     else:
         fixed, per_byte = exchange.all_reduce(work.ranks)
         total += work.all_reduces * (fixed + per_byte * row)
@@ -207,8 +213,8 @@ def _collectives(
         fixed, per_byte = exchange.all_to_all(work.expert_ranks)
         rows = work.experts[0].routing.sent(tokens)
         total += 2 * work.expert_layers * (fixed + per_byte * row / tokens * rows)
-    fixed, per_byte = exchange.send()
-    return np.asarray(total + work.stage_hops * (fixed + per_byte * row))
+    fixed, per_byte = exchange.hops(work.stage_hops + 1, work.ranks * work.context_ranks)
+    return np.asarray(total + fixed + per_byte * row)
 
 
 def _attention(
@@ -227,7 +233,8 @@ def _attention(
     launch = 0.0
     for item in work.attentions:
         one = kernels.decode(item)
-        seconds = one.seconds(_decode_shapes(item, *np.meshgrid(batch, context, indexing="ij")))
+        shapes = _decode_shapes(item, *np.meshgrid(batch, context, indexing="ij"))
+        seconds = one.seconds(shapes) * kernels.cold_factor(one, shapes)
         decode += item.layers * kernels.page_factor(item) * seconds.reshape(decode.shape)
         many = kernels.prefill(item)
         floor = float(many.values[0])
@@ -236,11 +243,11 @@ def _attention(
         prefill += item.layers * np.maximum(body.reshape(prefill.shape) - floor, 0.0)
         # Around a ring the kernel is launched once for every rank's share of the cache.
         launch += item.layers * floor * item.shards
-        for name, kernel, shapes in (
+        for name, kernel, probe in (
             ("decode", one, _decode_shapes(item, *np.meshgrid(batch[::4], context[::4], indexing="ij"))),
             ("prefill", many, _prefill_shapes(item, new[::2], np.zeros(new[::2].size))),
         ):
-            guess = kernel.predict(shapes)
+            guess = kernel.predict(probe)
             inside = guess.outside <= 0.0
             width = np.log(guess.high / guess.seconds)
             typical = float(np.median(width[inside] if inside.any() else width))

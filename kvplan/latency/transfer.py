@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from kvplan.errors import SpecError, UsageError
 from kvplan.latency.assumption import Assumption
@@ -209,6 +209,14 @@ class Quantized:
                 "bytes read and written when converting, not overlapped with moving; assumed",
             ),
         )  # fmt: skip
+
+
+Way = TypeVar("Way")
+
+
+def slower(way: Way, normal: float) -> Way:
+    """``perturbed`` of a channel, plain or quantized; any other carrier as it is."""
+    return cast("Way", way.perturbed(normal)) if isinstance(way, (Channel, Quantized)) else way
 
 
 # -- where channels come from -----------------------------------------------------------------------------

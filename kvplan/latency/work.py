@@ -34,7 +34,10 @@ from kvplan.specs.schema import (
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """``count`` matrices of ``outputs`` x ``inputs`` that every token multiplies."""
+    """``count`` matrices of ``outputs`` x ``inputs`` that every token multiplies.
+
+    ``joint``: with data-parallel attention, the tokens of all ranks do.
+    """
 
     name: str
     outputs: int
@@ -42,6 +45,7 @@ class Linear:
     weight_bytes: int
     format: WeightFormat
     count: int
+    joint: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,9 @@ class StepWork:
     """Everything a step does on one rank.
 
     ``all_reduces``: of a step's tokens. ``expert_layers``: layers whose tokens are sent to their experts'
-    ranks and back. ``expert_ranks``: ranks that experts are dealt to.
+    ranks and back. ``expert_ranks``: ranks that experts are dealt to. ``joint``: attention is data-parallel:
+    a rank has tokens of its own there, and all ranks work for all tokens in joint matrices, in experts and in
+    what they exchange.
     """
 
     hidden_size: int
@@ -107,6 +113,7 @@ class StepWork:
     context_ranks: int
     expert_ranks: int
     notes: tuple[str, ...]
+    joint: bool = False
 
 
 def step_work(
@@ -134,7 +141,8 @@ def step_work(
     tp, hidden = parallel.tp, model.hidden_size
     expert_ranks = tp if expert_parallel else 1
     sent = expert_ranks > 1 and (expert_exchange or parallel.dp_attention)
-    split = Split(tp, expert_ranks)
+    joint = parallel.dp_attention
+    split = Split(tp, expert_ranks, whole_attention=joint)
     formats = _Formats(model, weights_format)
     linears: list[Linear] = []
     experts: list[Experts] = []
@@ -148,17 +156,18 @@ def step_work(
                 continue
             form = formats.of(tensor.component)
             size = form.matrix(tensor.outputs, tensor.inputs) * tensor.stack
-            linears.append(Linear(tensor.name, tensor.outputs, tensor.inputs, size, form, count))
+            shared = joint and tensor.component in _JOINT
+            linears.append(Linear(tensor.name, tensor.outputs, tensor.inputs, size, form, count, shared))
         if block.attention is not None:
             attentions += _attention(block.attention, count, parallel, kv_format, notes)
-            reduces += count
+            reduces += 0 if joint else count
         if block.cross is not None:
             attentions.append(_cross(block.cross, model, count, parallel, kv_format, notes))
-            reduces += count
+            reduces += 0 if joint else count
         if block.state is not None:
             keeping = Keeping("vllm", kv_format, model.dtype)
-            state += count * state_bytes(block.state, keeping, tp)
-            reduces += count if block.attention is None else 0
+            state += count * state_bytes(block.state, keeping, parallel.attention_tp)
+            reduces += count if block.attention is None and not joint else 0
         if block.mlp is not None:
             reduces += count
             if isinstance(block.mlp, MoeMlp):
@@ -193,7 +202,12 @@ def step_work(
         context_ranks=parallel.cp,
         expert_ranks=expert_ranks,
         notes=tuple(notes),
+        joint=joint,
     )
+
+
+_JOINT = ("dense_mlp", "experts", "shared_experts")
+"""Components that work for the tokens of all ranks where attention is data-parallel."""
 
 
 class _Formats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kvplan.engine.config import EngineConfig
@@ -18,6 +19,8 @@ class Chosen:
         assumptions, warnings: for the result, beside the deployment's.
         instances: options of every engine instance; None: one instance with the deployment's.
         gpus: GPUs of all instances together; None: those of the deployment.
+        perturbed: the strategy of a member of an ensemble, where the strategy has times of its own (copies,
+            transfers, other clocks).
     """
 
     strategy: Strategy
@@ -25,3 +28,4 @@ class Chosen:
     warnings: tuple[str, ...] = ()
     instances: tuple[EngineConfig, ...] | None = None
     gpus: int | None = None
+    perturbed: Callable[[Sequence[float]], Strategy] | None = None

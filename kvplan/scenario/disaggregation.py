@@ -12,7 +12,15 @@ from kvplan.engine.disaggregation.strategy import Disaggregation, PoolPlan
 from kvplan.errors import KvplanError, UnknownName, UsageError
 from kvplan.latency.assumption import Assumption
 from kvplan.latency.curve import SpecLink
-from kvplan.latency.transfer import Channel, Quantized, device_to_host, host_to_device, network, quantized
+from kvplan.latency.transfer import (
+    Channel,
+    Quantized,
+    device_to_host,
+    host_to_device,
+    network,
+    quantized,
+    slower,
+)
 from kvplan.scenario.chosen import Chosen
 from kvplan.scenario.clock import clock_of
 from kvplan.scenario.deployment import Deployment, resolve_deployment
@@ -20,6 +28,9 @@ from kvplan.scenario.schema import Scenario, SglangPart
 from kvplan.scenario.schema.disaggregation import DisaggregationPart, PoolPart
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kvplan.latency.build import Clock
     from kvplan.sizing.report import SizeReport
     from kvplan.specs.schema import GpuSpec
 
@@ -28,11 +39,18 @@ SECTION = "disaggregation"
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """One pool, resolved: where its instances run and what they are."""
+    """One pool, resolved: where its instances run and what they are; ``clock``: its own, if it has one."""
 
     name: str
     plan: PoolPlan
     deployment: Deployment
+    clock: Clock | None = None
+
+    def perturbed(self, draw: Sequence[float]) -> PoolPlan:
+        """The pool with a clock of its own that is off like the others'."""
+        if self.clock is None or self.clock.perturbed is None:
+            return self.plan
+        return replace(self.plan, latency=self.clock.perturbed(draw))
 
     @property
     def gpus(self) -> int:
@@ -82,9 +100,15 @@ def disaggregation(scenario: Scenario, deployment: Deployment, part: Disaggregat
             *assumed,
             *more,
         ),
-        _warnings(scenario, sides),
+        _warnings(sides),
         strategy.pools(deployment.config),
         sum(side.gpus * side.plan.instances for side in sides),
+        lambda draw: replace(
+            strategy,
+            route=tuple(replace(stage, carrier=slower(stage.carrier, draw[0])) for stage in route),
+            prefill=prefill.perturbed(draw),
+            decode=decode.perturbed(draw),
+        ),
     )
 
 
@@ -101,17 +125,11 @@ def _check(scenario: Scenario) -> None:
         )
 
 
-def _warnings(scenario: Scenario, sides: tuple[_Side, ...]) -> tuple[str, ...]:
+def _warnings(sides: tuple[_Side, ...]) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for side in sides:
         if side.plan.config is not None:
             found.update(dict.fromkeys(f"{side.name} pool: {text}" for text in side.deployment.warnings))
-    own = [side.name for side in sides if side.plan.latency is not None]
-    if own and scenario.accuracy.ensemble != 0 and scenario.latency.model != "linear":
-        found[
-            f"the clock of the {' and '.join(own)} pool is its own: simulations with perturbed clocks do not "
-            "vary it"
-        ] = None
     return tuple(found)
 
 
@@ -158,12 +176,13 @@ def _side(scenario: Scenario, deployment: Deployment, name: str, part: PoolPart)
     try:
         found = resolve_deployment(own)
         moved = found.gpu != deployment.gpu or found.parallel != deployment.parallel
-        latency = clock_of(own, found).model if moved else None
+        clock = clock_of(own, found) if moved else None
     except KvplanError as exc:
         exc.where = f"{where}: {exc.where}" if exc.where else where
         raise
     assert isinstance(found.config, EngineConfig)
-    return _Side(name, PoolPlan(part.instances, part.router, found.config, latency), found)
+    latency = None if clock is None else clock.model
+    return _Side(name, PoolPlan(part.instances, part.router, found.config, latency), found, clock)
 
 
 # -- bytes ------------------------------------------------------------------------------------------------

@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kvplan.errors import UsageError
+from kvplan.latency.engine_overhead import REQUEST_S, STEP_S
 from kvplan.latency.graphs import EAGER_OP_S
 from kvplan.latency.profile import ProfileLatency
 from kvplan.latency.roofline import Roofline
-from kvplan.scenario.engine_log import EngineLog, Measured
+from kvplan.scenario.engine_log import EngineLog
 from kvplan.scenario.log_replay import LogReplay
+from kvplan.scenario.measured import Measured
 from kvplan.scenario.run import Run
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.search import SPREADS, search
@@ -61,15 +63,15 @@ LAUNCH = Constant("launch_s", EAGER_OP_S, 1e-6, 1e-3, 0.5)
 """Fitted only where no graph is replayed: elsewhere launches are hidden behind the GPU's work."""
 CONSTANTS: dict[str, tuple[Constant, ...]] = {
     "roofline": (
-        Constant("compute_efficiency", 0.6, 0.05, 1.0, 0.3),
+        Constant("compute_efficiency", 0.8, 0.05, 1.0, 0.3),
         Constant("memory_efficiency", 0.8, 0.1, 1.0, 0.2),
-        Constant("step_s", 2e-3, 1e-5, 0.1, 0.7),
-        Constant("request_s", 1e-5, 1e-7, 2e-3, 1.2),
+        Constant("step_s", STEP_S, 1e-5, 0.1, 0.7),
+        Constant("request_s", REQUEST_S, 1e-7, 2e-3, 1.2),
         CLIENT,
     ),
     "profile": (
-        Constant("step_s", 0.8e-3, 1e-5, 0.1, 0.7),
-        Constant("request_s", 5e-6, 1e-7, 2e-3, 1.2),
+        Constant("step_s", STEP_S, 1e-5, 0.1, 0.7),
+        Constant("request_s", REQUEST_S, 1e-7, 2e-3, 1.2),
         CLIENT,
     ),
 }
@@ -166,7 +168,7 @@ class _Fitting:
         free = [c for c in self.constants if c.name not in reasons]
         kept_off: dict[str, float] = {}
         whole = end = self._search(free, halves[0], self.start, SPREADS)
-        while unsure := {name: size for name, size in end.deviations.items() if size > UNSURE}:
+        while unsure := self._unsure(end):
             # One at a time: with the least certain constant held, the others may well be determined.
             worst = max(unsure, key=lambda name: unsure[name])
             # It is held at its start, which may be far from where it was found.
@@ -196,6 +198,18 @@ class _Fitting:
             len(self.log.rows),
             (*self.log.notes, *self.replay.notes(), *notes),
         )
+
+    def _unsure(self, end: _End) -> dict[str, float]:
+        """Free constants that the run does not determine, with their deviations.
+
+        One that ran to the end of its range would go on if it could: where it belongs is not known.
+        """
+        found = {name: size for name, size in end.deviations.items() if size > UNSURE}
+        for constant in self.constants:
+            value = end.values[constant.name]
+            if constant.name in end.deviations and not constant.low * 1.01 < value < constant.high / 1.01:
+                found[constant.name] = max(end.deviations[constant.name], UNSURE)
+        return found
 
     def _unsure_why(self, name: str, deviation: float) -> str:
         prompt = _quantile(sorted(float(row.prompt_tokens) for row in self.log.rows), 0.5)

@@ -2,7 +2,8 @@
 
 Each member of the ensemble is a whole simulation with ``Clock.perturbed``, so that an error of the clock
 goes through batching and queueing as it would in the engine: far below saturation a clock 10 % slow makes
-latencies about 10 % longer, near saturation several times. The interval of a statistic ``s`` is
+latencies about 10 % longer, near saturation several times. Copies to tiers and transfers between instances
+are off by their links' bands in the same members. The interval of a statistic ``s`` is
 
 ::
 
@@ -126,7 +127,7 @@ class Ensemble:
             model = perturbed(numbers)
             client = self.clock.client.at(NormalDist().cdf(outside))
             recorder = Recorder()
-            engine = self.system.engine("fast", model, recorder)
+            engine = self.system.perturbed(numbers).engine("fast", model, recorder)
             engine.run(requests)
             engine.close()
             found.append(latency_objects(recorder, client)[0])

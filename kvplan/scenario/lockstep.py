@@ -17,7 +17,7 @@ def data_parallel_attention(scenario: Scenario, deployment: Deployment) -> Chose
     """One attention rank for each of ``parallel.tp`` GPUs.
 
     Raises:
-        UsageError: SGLang's scheduler, context parallelism, or a clock that times ranks with the same tokens.
+        UsageError: SGLang's scheduler, or context parallelism.
     """
     parallel, config = scenario.parallel, deployment.config
     if not isinstance(config, EngineConfig):
@@ -32,15 +32,9 @@ def data_parallel_attention(scenario: Scenario, deployment: Deployment) -> Chose
             where=WHERE,
             hint="use one of the two",
         )
-    if scenario.latency.model != "linear":
-        raise UsageError(
-            f"the {scenario.latency.model} clock times ranks that compute the same tokens; with data-parallel"
-            " attention each has its own, and only experts work for all",
-            where="latency.model",
-            hint="give the time of one rank's step: {model: linear, a: ..., b: ..., c: ...}",
-        )
     strategy = DataParallelAttention(parallel.tp, scenario.routing.ranks)
-    assumed = Assumption(
-        WHERE, parallel.tp, "ranks in step: a step lasts as long as the clock says for the slowest rank"
-    )
+    text = "ranks in step: a step lasts as long as the clock says for the slowest rank"
+    if scenario.latency.model != "linear":
+        text += "'s own attention, and for dense and expert layers with the tokens of all ranks together"
+    assumed = Assumption(WHERE, parallel.tp, text)
     return Chosen(strategy, (assumed,), (), (config,) * parallel.tp)

@@ -21,7 +21,8 @@ from kvplan.engine.config import EngineConfig
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.replica import Replica
 from kvplan.errors import DataError, UsageError
-from kvplan.scenario.engine_log import MAX_TOKENS, EngineLog, Measured
+from kvplan.scenario.engine_log import EngineLog
+from kvplan.scenario.measured import MAX_TOKENS, Measured
 from kvplan.traces.request import Request, default_output
 
 if TYPE_CHECKING:

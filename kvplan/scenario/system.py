@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.engine import Engine, Strategy, make_engine
@@ -42,6 +42,12 @@ class System:
             router=self.router,
             strategy=self.strategy,
         )
+
+    def perturbed(self, draw: Sequence[float]) -> System:
+        """The same with copies, transfers and clocks of its own that are off, for a member of an ensemble."""
+        if self.chosen is None or self.chosen.perturbed is None:
+            return self
+        return replace(self, strategy=self.chosen.perturbed(draw))
 
     @property
     def instances(self) -> tuple[EngineConfig | SglangConfig, ...]:

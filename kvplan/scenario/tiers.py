@@ -21,6 +21,7 @@ from kvplan.latency.transfer import (
     host_to_device,
     network,
     quantized,
+    slower,
 )
 from kvplan.scenario.chosen import Chosen
 from kvplan.scenario.deployment import Deployment
@@ -80,10 +81,18 @@ def tiers(scenario: Scenario, deployment: Deployment) -> Chosen:
             "the layers of a block lie side by side; copies run beside computing, one queue per direction",
         )
     )
+    strategy = Tiers(block_bytes, tuple(specs), preemption, part.prefetch == "arrival")
     return Chosen(
-        Tiers(block_bytes, tuple(specs), preemption, part.prefetch == "arrival"),
+        strategy,
         tuple(explained),
         _warnings(preemption, part.host, config),
+        perturbed=lambda draw: replace(
+            strategy,
+            tiers=tuple(
+                replace(spec, put=slower(spec.put, draw[0]), get=slower(spec.get, draw[0]))
+                for spec in strategy.tiers
+            ),
+        ),
     )
 
 

@@ -35,7 +35,7 @@ RATES = {
 get twice as many."""
 
 LINEAR = "latency={model: linear, a: 0.005, b: 0.00002, c: 0.00000001}"
-"""The datasheet clock cannot time ranks with tokens of their own; this one is the same for both rows."""
+"""One that knows nothing of the model, so that both rows differ in memory alone."""
 
 ROWS: dict[str, dict[str, tuple[str, ...]]] = {
     "One GPU as vLLM runs it": {BASE: ()},

@@ -158,9 +158,11 @@ def test_members_of_an_ensemble_span_the_launches_uncertainty(kind: str) -> None
     eager = clock(kind, start=serving(cuda_graphs=False), step_s=0.0)
     assert eager.perturbed is not None
     base = eager.model.step_seconds(decode(1, 10))
-    found = [eager.perturbed([0.0, 0.0, 0.0, z]).step_seconds(decode(1, 10)) / base for z in (-1.645, 1.645)]
+    found = [
+        eager.perturbed([0.0, 0.0, 0.0, 0.0, z]).step_seconds(decode(1, 10)) / base for z in (-1.645, 1.645)
+    ]
     if kind == "roofline":
-        found = [eager.perturbed([z, 0.0]).step_seconds(decode(1, 10)) / base for z in (-1.645, 1.645)]
+        found = [eager.perturbed([0.0, z, 0.0]).step_seconds(decode(1, 10)) / base for z in (-1.645, 1.645)]
     assert found[1] == pytest.approx(UNCERTAINTY, rel=0.15)
     assert found[0] < 1.0
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from kvplan.latency.normals import design, normals
+from kvplan.latency.normals import DIMENSIONS, design, normals
 
 
 @pytest.mark.parametrize("members", [2, 4, 8, 32])
@@ -41,7 +41,7 @@ def test_the_middle_of_the_design_is_the_clock_itself(clock_of, kind):
 
     clock = clock_of(kind)
     batch = StepBatch(576, 64_000, 64, 64_000, [(0, 512)], 65)
-    middle = clock.perturbed((0.0, 0.0, 0.0, 0.0)).step_seconds(batch)
+    middle = clock.perturbed((0.0,) * DIMENSIONS).step_seconds(batch)
     assert middle == pytest.approx(clock.model.step_seconds(batch), rel=1e-12)
-    slow = clock.perturbed((1.0, 1.0, 1.0, 1.0)).step_seconds(batch)
-    assert slow > middle > clock.perturbed((-1.0, -1.0, -1.0, -1.0)).step_seconds(batch)
+    slow = clock.perturbed((1.0,) * DIMENSIONS).step_seconds(batch)
+    assert slow > middle > clock.perturbed((-1.0,) * DIMENSIONS).step_seconds(batch)

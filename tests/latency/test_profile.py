@@ -115,7 +115,6 @@ def test_a_profile_of_another_gpu_is_refused_not_replaced(clock_of):
     ("options", "words"),
     [
         ({"kv": "int4"}, "cache of"),
-        ({"weights": "int4"}, "int4_group128|int4"),
         ({"gpu": "a100-80g", "kv": "fp8"}, "fp8 attention"),
         ({"gpu": "a100-80g", "model": "deepseek-v2-lite"}, "attention"),
     ],

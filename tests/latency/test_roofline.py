@@ -7,11 +7,14 @@ import pytest
 from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError, UnknownName
 from kvplan.latency.build import build_latency
+from kvplan.latency.datasheet import GLUE_S, GLUE_STREAMS
+from kvplan.latency.efficiency import HOPPER
+from kvplan.latency.engine_overhead import REQUEST_S, STEP_S
 from kvplan.sizing.parallel import Parallel
 from kvplan.specs.catalog import load_gpu, load_model
 
-BW = 3.35e12 * 0.8
-PEAK = 989.4e12 * 0.6
+BW = 3.35e12 * HOPPER.gemm.memory
+KV_BW = 3.35e12 * HOPPER.decode.memory
 
 
 def decode(requests, context):
@@ -27,35 +30,50 @@ def llama_matrices():
     return 32 * 4096 * (4096 + 2 * 1024 + 4096 + 3 * 14336)
 
 
-def test_one_token_reads_every_weight_once(clock_of):
-    head = 128256 * 4096 * 2
-    kv = 2 * 32 * 8 * 128 * 2 * 1000
-    want = 2e-3 + (llama_matrices() * 2 + head + kv) / BW
+def norm(p, *values):
+    return sum(value**p for value in values) ** (1 / p)
+
+
+def test_one_token_by_hand(clock_of):
+    gemm, attention = HOPPER.gemm, HOPPER.decode
+    want = STEP_S + REQUEST_S + 32 * (GLUE_S + GLUE_STREAMS * 4096 * 2 / BW)
+    # q and o of 4096 x 4096, k and v of 1024 rows are one matrix; gate, up and down.
+    shapes = {(6144, 4096): 32, (4096, 4096): 32, (28672, 4096): 32, (4096, 14336): 32, (128256, 4096): 1}
+    for (outputs, inputs), count in shapes.items():
+        compute = 2 * outputs * inputs / (989.4e12 * gemm.compute) + inputs * gemm.depth_s
+        memory = 2 * (outputs * inputs + outputs + inputs) / BW
+        want += count * (gemm.floor_s + norm(gemm.sharpness, compute, memory))
+    memory = (1000 * 2 * 8 * 128 * 2 + 4 * 4096) / KV_BW
+    compute = 1000 * 4 * 4096 / (989.4e12 * attention.compute)
+    splits = 1000 / 128  # fewer than 132 multiprocessors / 8 heads
+    walk = 128 * attention.token_s + attention.unit_s
+    assert splits < 132 / 8
+    want += 32 * (attention.floor_s + norm(attention.sharpness, memory, compute, walk))
     got = clock_of("roofline").model.step_seconds(decode(1, 1000))
-    assert got == pytest.approx(want, rel=1e-12)
+    assert got == pytest.approx(want, rel=1e-3)
 
 
 def test_a_long_prompt_is_bound_by_tensor_cores(clock_of):
-    flops = 2 * llama_matrices() * 8192
-    attention = 32 * 4 * 32 * 128 * 8192 * 8193 / 2
-    head = 128256 * 4096 * 2 / BW
-    want = 2e-3 + flops / PEAK + attention / PEAK + head
-    assert clock_of("roofline").model.step_seconds(prefill(8192)) == pytest.approx(want, rel=1e-12)
+    flops = 2 * llama_matrices() * 8192 / (989.4e12 * HOPPER.gemm.compute)
+    pairs = 32 * 4 * 32 * 128 * 8192 * 8193 / 2 / (989.4e12 * HOPPER.prefill.compute)
+    got = clock_of("roofline").model.parts(prefill(8192))
+    assert flops < got.linear_s < 1.15 * flops
+    assert pairs < got.attention_s < 1.6 * pairs
 
 
-def test_fp8_weights_and_cache_halve_what_is_read_and_double_the_peak(clock_of):
+def test_fp8_weights_and_cache_read_half_and_multiply_faster(clock_of):
     wide, narrow = clock_of("roofline").model, clock_of("roofline", kv="fp8", weights="fp8").model
     for batch in (decode(8, 50_000), prefill(8192)):
         before, after = wide.parts(batch), narrow.parts(batch)
-        assert after.linear_s == pytest.approx(before.linear_s / 2, rel=1e-3)
-    assert narrow.parts(decode(8, 50_000)).attention_s == pytest.approx(
-        wide.parts(decode(8, 50_000)).attention_s / 2, rel=1e-12
-    )
+        assert 0.45 < after.linear_s / before.linear_s < 0.95
+    # Half of the bytes, but converted: never half of the time.
+    assert 0.5 < narrow.parts(decode(8, 50_000)).attention_s / wide.parts(decode(8, 50_000)).attention_s < 0.7
 
 
 def test_fp8_weights_on_a_gpu_without_fp8_run_at_the_16_bit_peak(clock_of):
     plain = clock_of("roofline", gpu="a100-80g").model.parts(prefill(8192)).linear_s
-    assert clock_of("roofline", gpu="a100-80g", weights="fp8").model.parts(prefill(8192)).linear_s == plain
+    eight = clock_of("roofline", gpu="a100-80g", weights="fp8").model.parts(prefill(8192)).linear_s
+    assert 0.95 * plain < eight < plain
 
 
 def test_experts_touched_follow_balanced_routing(clock_of):
@@ -66,20 +84,25 @@ def test_experts_touched_follow_balanced_routing(clock_of):
         return 8 * (1 - (1 - 2 / 8) ** tokens)
 
     difference = model.parts(decode(4, 10)).linear_s - model.parts(decode(1, 10)).linear_s
-    assert difference == pytest.approx(32 * expert * (touched(4) - touched(1)) / BW, rel=1e-9)
+    assert difference == pytest.approx(32 * expert * (touched(4) - touched(1)) / BW, rel=0.02)
 
 
 def test_a_window_bounds_what_decode_reads(clock_of):
     model = clock_of("roofline", "gemma-2-27b").model
-    near, far = model.parts(decode(4, 4096)).attention_s, model.parts(decode(4, 8192)).attention_s
-    # Half of the layers have a window of 4,096: they read no more, the others twice as much.
-    assert far == pytest.approx(1.5 * near, rel=1e-9)
+
+    def read(context):
+        return model.parts(decode(64, context)).attention_s
+
+    # Half of the layers have a window of 4,096: they read no more, the others as much again.
+    assert read(16_384) - read(8192) == pytest.approx(2 * (read(8192) - read(4096)), rel=0.05)
+    assert read(8192) < 1.6 * read(4096)
 
 
 def test_latent_attention_reads_the_latent_whatever_the_ranks(clock_of):
     model = clock_of("roofline", "deepseek-v3", tp=8).model
-    attention = model.parts(decode(1, 100_000)).attention_s
-    assert attention == pytest.approx(61 * 576 * 2 * 100_000 / BW, rel=1e-9)
+    grown = model.parts(decode(64, 100_000)).attention_s - model.parts(decode(64, 50_000)).attention_s
+    stream = 61 * 576 * 2 * 64 * 50_000 / KV_BW
+    assert stream < grown < 1.6 * stream
 
 
 def test_pipeline_stages_add_hops_but_read_no_more(clock_of):
@@ -103,8 +126,23 @@ def test_the_clock_says_what_it_is_and_what_it_assumed(clock_of):
     assert accuracy["bands"] == {"ttft": [-0.3, 0.3], "tpot": [-0.2, 0.2], "e2e": [-0.2, 0.2]}
     assert "datasheet" in accuracy["statement"]
     named = {item.name: item.value for item in clock.assumptions}
-    assert named["latency.memory_efficiency"] == 0.8
+    assert named["latency.memory_efficiency"] == HOPPER.gemm.memory
+    assert named["latency.compute_efficiency"] == HOPPER.gemm.compute
     assert named["latency.reduce_s"] == 8e-6
+
+
+def test_a_generation_nobody_measured_has_wider_bands_and_says_so(clock_of):
+    for gpu, known in (("l40s", False), ("b200", False), ("h200-sxm", True), ("a10g", True)):
+        accuracy = clock_of("roofline", gpu=gpu).accuracy()
+        assert accuracy["bands"]["tpot"][1] == pytest.approx(0.2 if known else 0.25)
+        assert ("none of its own was measured" in accuracy["statement"]) is not known
+
+
+def test_given_efficiencies_scale_attention_alike(clock_of):
+    batch = decode(64, 8000)
+    plain, slow = clock_of("roofline").model, clock_of("roofline", memory_efficiency=0.425).model
+    for part in ("linear_s", "attention_s"):
+        assert 1.4 < getattr(slow.parts(batch), part) / getattr(plain.parts(batch), part) < 2.0
 
 
 def test_perturbed_members_differ_by_seed_repeat_and_span_the_band(clock_of):

@@ -127,15 +127,18 @@ def test_a_clock_keeps_nothing_of_the_batch(clock):
 
 def test_twice_the_bandwidth_halves_the_memory_bound_part():
     gpu = load_gpu("h100-sxm")
-    fast = gpu.model_copy(update={"bandwidth_bytes_per_s": 2 * gpu.bandwidth_bytes_per_s})
-    parts = [
-        build_latency(
-            {"model": "roofline", "step_s": 0.0}, model=load_model("llama-3.1-8b"), gpu=chip,
+
+    def seconds(times):
+        chip = gpu.model_copy(update={"bandwidth_bytes_per_s": times * gpu.bandwidth_bytes_per_s})
+        return build_latency(
+            {"model": "roofline", "step_s": 0.0}, model=load_model("llama-3.1-70b"), gpu=chip,
             parallel=Parallel(), kv_format=kv_format("bf16"), weights_format=None, block_size=16,
-        ).model.step_seconds(batch(8, 4096, []))
-        for chip in (gpu, fast)
-    ]  # fmt: skip
-    assert parts[0] == pytest.approx(2 * parts[1], rel=1e-12)
+        ).model.step_seconds(batch(1, 4096, []))  # fmt: skip
+
+    # What does not depend on memory: floors, and the little computing of one token, which overlaps in part.
+    rest = seconds(1e9)
+    assert rest < 0.1 * seconds(1)
+    assert (seconds(1) - rest) / (seconds(2) - rest) == pytest.approx(2, rel=0.05)
 
 
 def test_one_gpu_has_no_collective():

@@ -129,12 +129,6 @@ def test_pools_of_their_own() -> None:
     assert document["pool"]["num_blocks"] == sum(config.num_blocks for config in run.system.instances)
 
 
-def test_a_clock_of_its_own_is_not_perturbed_and_says_so() -> None:
-    flags = {**LLAMA, "disaggregation.decode.tp": 2}
-    del flags["accuracy.ensemble"]
-    assert any("clock of the decode pool is its own" in text for text in run_of(flags).system.warnings)
-
-
 def test_a_link_of_ones_own() -> None:
     run = run_of({**BARE, "disaggregation.bandwidth": "10GB/s", "disaggregation.latency": "1ms"})
     assert strategy_of(run).route[0].carrier.seconds(10**10) == pytest.approx(1.001)

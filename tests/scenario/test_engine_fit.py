@@ -13,9 +13,11 @@ import pytest
 from kvplan.cli.app import run as cli
 from kvplan.engine.recorder import RequestRow
 from kvplan.errors import DataError, UsageError
+from kvplan.latency.efficiency import HOPPER
 from kvplan.scenario.engine_fit import EngineFit, fit_engine, in_flight, limits_of
-from kvplan.scenario.engine_log import EngineLog, Measured, read_engine_log
+from kvplan.scenario.engine_log import EngineLog, read_engine_log
 from kvplan.scenario.load import dump_scenario, load_scenario
+from kvplan.scenario.measured import Measured
 from kvplan.scenario.run import Run
 
 BASE: dict[str, Any] = {
@@ -79,8 +81,8 @@ def test_known_constants_come_back_within_what_is_said(fit: EngineFit) -> None:
 @pytest.mark.parametrize(
     ("truth", "flags"),
     [
-        ({"compute_efficiency": 0.7, "memory_efficiency": 0.9, "step_s": 1e-3, "request_s": 1e-5,
-          "client_overhead_s": 0.01}, {"workload.requests": 120, "workload.rate": 16.0}),
+        ({"compute_efficiency": 0.6, "memory_efficiency": 0.65, "step_s": 1e-3, "request_s": 1e-5,
+          "client_overhead_s": 0.01}, {"workload.requests": 120, "workload.rate": 12.0}),
         ({"compute_efficiency": 0.3, "memory_efficiency": 0.5, "step_s": 8e-3, "request_s": 2e-4,
           "client_overhead_s": 0.1}, {"workload.requests": 100, "workload.rate": 3.0}),
     ],
@@ -158,7 +160,7 @@ def test_one_batch_size_does_not_tell_steps_from_requests() -> None:
 def test_a_constant_that_is_held_is_not_moved() -> None:
     small = {"workload.requests": 60, "cache.prefix": "hash"}
     found = fit_engine(load_scenario(None, {**BASE, **small}), measured(TRUTH, cached=0.8, **small))
-    assert found.constants["compute_efficiency"] == 0.6
+    assert found.constants["compute_efficiency"] == HOPPER.gemm.compute
     assert "compute_efficiency" in found.unidentified
     assert "compute_efficiency" not in found.uncertainty
 
@@ -205,7 +207,9 @@ def test_a_fit_file_is_a_clock_that_matches_the_run(files: tuple[Path, Path, Pat
     assert "fitted to a serving run" in result["accuracy"]["name"]
     assert result["accuracy"]["intervals"] is not None
     assert str(out) in [item["path"] for item in result["provenance"]["inputs"]]
-    sources = [item["source"] for item in result["assumptions"] if item["name"] == "latency.step_s"]
+    sources = [
+        item["source"] for item in result["assumptions"] if item["name"] == "latency.memory_efficiency"
+    ]
     assert "fitted in" in sources[0]
 
 
@@ -286,3 +290,10 @@ def test_missing_options_are_named(
 ) -> None:
     assert cli(["calibrate", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_constant_that_ran_to_the_end_of_its_range_is_not_said_to_be_known() -> None:
+    truth = {**TRUTH, "compute_efficiency": 0.5, "memory_efficiency": 0.6, "step_s": 1e-3, "request_s": 1e-5}
+    flags = {"workload.requests": 120, "workload.rate": 9.0}
+    found = fit_engine(load_scenario(None, {**BASE, **flags}), measured(truth, **flags))
+    assert all(value < 1.0 for name, value in found.constants.items() if name not in found.unidentified)

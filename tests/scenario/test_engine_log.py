@@ -172,3 +172,115 @@ def test_binary_is_no_text(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00PAR1")
     with pytest.raises(DataError, match="UTF-8"):
         read_engine_log(path)
+
+
+def table(header: str, *rows: str) -> str:
+    return "\n".join([header, *rows])
+
+
+def test_a_european_spreadsheet_is_read(tmp_path: Path) -> None:
+    rows = [f"{index};{200 + index};20;0,05;0,25" for index in range(FEWEST)]
+    log = read_engine_log(written(tmp_path, table(HEADER.replace(",", ";"), *rows)))
+    assert (log.rows[3].arrival_s, log.rows[3].ttft_s) == (3.0, 0.05)
+    tabs = [line.replace(",", "\t") for line in lines()]
+    assert read_engine_log(written(tmp_path, table(HEADER.replace(",", "\t"), *tabs))).rows[0].e2e_s == 0.25
+
+
+@pytest.mark.parametrize(
+    ("moment", "said"),
+    [
+        (lambda i: f"2026-11-21T08:00:{i:02d}Z", None),
+        (lambda i: f"2026-11-21 08:00:{i:02d}.000", None),
+        (lambda i: str(1_795_000_000 + i), None),
+        (lambda i: str((1_795_000_000 + i) * 10**3), "milliseconds since 1970"),
+        (lambda i: str((1_795_000_000 + i) * 10**6), "microseconds since 1970"),
+        (lambda i: str((1_795_000_000 + i) * 10**9), "nanoseconds since 1970"),
+    ],
+)
+def test_moments_are_read_as_they_are_written(tmp_path: Path, moment: Any, said: str | None) -> None:
+    rows = [f"{moment(index)},200,20,0.05,0.25" for index in range(FEWEST)]
+    log = read_engine_log(written(tmp_path, table("timestamp,isl,osl,ttft_s,e2e_s", *rows)))
+    assert log.rows[7].arrival_s == pytest.approx(7.0, abs=1e-6)
+    assert [text for text in log.notes if "1970" in text] == (
+        [f"timestamp is taken to be in {said}"] if said else []
+    )
+
+
+def test_what_is_missing_follows_from_the_rest(tmp_path: Path) -> None:
+    by_gap = [f"{index},200,20,50,10" for index in range(FEWEST)]
+    log = read_engine_log(written(tmp_path, table("start,isl,osl,ttft_ms,tpot_ms", *by_gap)))
+    assert log.rows[0].e2e_s == pytest.approx(0.05 + 19 * 0.01)
+    moments = [f"{index},{index + 0.05},{index + 0.25},200,20" for index in range(FEWEST)]
+    header = "queued_ts,first_token_ts,last_token_ts,num_prompt_tokens,num_generation_tokens"
+    log = read_engine_log(written(tmp_path, table(header, *moments)))
+    assert (log.rows[5].ttft_s, log.rows[5].e2e_s) == (pytest.approx(0.05), pytest.approx(0.25))
+
+
+@pytest.mark.parametrize(
+    ("column", "bad", "good"),
+    [("success", "False", "True"), ("status", "500", "200"), ("error", "timed out", ""), ("ok", "0", "1")],
+)
+def test_rows_that_say_they_failed_are_left_out_and_counted(
+    tmp_path: Path, column: str, bad: str, good: str
+) -> None:
+    rows = [f"{line},{good}" for line in lines()] + [f"200,10,,,,{bad}", f"201,10,0,0,0,{bad}"]
+    log = read_engine_log(written(tmp_path, table(f"{HEADER},{column}", *rows)))
+    assert len(log.rows) == FEWEST
+    assert log.notes == ("2 failed requests are left out; they loaded the engine all the same",)
+
+
+def test_requests_as_json_objects(tmp_path: Path) -> None:
+    rows = [
+        {"Start_Time": index, "prompt_tokens": 200, "output_tokens": 20, "ttft": 0.05, "latency": 0.25,
+         "error": None, "text": "x"}
+        for index in range(FEWEST)
+    ]  # fmt: skip
+    for text in (json.dumps(rows), "\n".join(map(json.dumps, rows))):
+        log = read_engine_log(written(tmp_path, text))
+        assert log.format == "json"
+        assert log.rows[2].arrival_s == 2.0
+    with pytest.raises(DataError, match="ttft is None") as caught:
+        read_engine_log(written(tmp_path, json.dumps([*rows, {**rows[0], "ttft": None}])))
+    assert str(caught.value.where).endswith(f"request {FEWEST}")
+
+
+@pytest.mark.parametrize(
+    ("header", "scale", "message"),
+    [
+        ("start,isl,osl,ttft,e2e", 1e3, "an output token takes 10.5 s in the median, too long"),
+        ("start,isl,osl,ttft_ms,e2e_ms", 1.0, "an output token takes 1.05e-05 s in the median, too short"),
+    ],
+)
+def test_times_in_another_unit_than_they_say_are_refused(
+    tmp_path: Path, header: str, scale: float, message: str
+) -> None:
+    rows = [f"{index},200,20,{0.05 * scale},{0.25 * scale}" for index in range(FEWEST)]
+    with pytest.raises(DataError, match=message) as caught:
+        read_engine_log(written(tmp_path, table(header, *rows)))
+    assert "say the unit" in str(caught.value.hint)
+
+
+def test_requests_that_warmed_the_engine_up_are_left_out_and_said(tmp_path: Path) -> None:
+    slow = ["90,200,20,4.0,5.0", "91,200,20,0.06,0.3", "92,200,20,2.0,3.0"]
+    log = read_engine_log(written(tmp_path, table(HEADER, *slow, *lines(80))))
+    assert len(log.rows) == 80
+    assert "the first 3 requests are left out" in log.notes[0]
+    # A queue that builds up at once is no warm-up, and neither is a slow request later on.
+    burst = [f"0,200,20,{0.05 + 0.05 * index},{0.3 + 0.05 * index}" for index in range(80)]
+    assert len(read_engine_log(written(tmp_path, table(HEADER, *burst))).rows) == 80
+    late = [*lines(80), "200,200,20,4.0,5.0"]
+    assert len(read_engine_log(written(tmp_path, table(HEADER, *late))).rows) == 81
+
+
+def test_a_summary_without_requests_says_how_to_get_them(tmp_path: Path) -> None:
+    summary = {"mean_ttft_ms": 40.0, "median_tpot_ms": 9.0, "request_throughput": 8.0, "completed": 500}
+    with pytest.raises(DataError, match="no list 'input_lens'") as caught:
+        read_engine_log(written(tmp_path, json.dumps(summary)))
+    assert "--save-detailed" in str(caught.value.hint)
+
+
+def test_lines_that_are_neither_requests_nor_runs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="neither requests nor runs"):
+        read_engine_log(written(tmp_path, '{"a": 1}\n[1, 2]\n'))
+    with pytest.raises(DataError, match="is no object"):
+        read_engine_log(written(tmp_path, "[1, 2]"))

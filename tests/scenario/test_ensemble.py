@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvplan.engine.protocols import StepBatch
 from kvplan.errors import KvplanError, UsageError
+from kvplan.latency import transfer
 from kvplan.latency.profile import profile_path
 from kvplan.reporting.result import Result
 from kvplan.scenario.ensemble import LATENCIES, MEMBERS, STATISTICS, spread_interval
@@ -87,11 +89,67 @@ def test_a_less_certain_clock_has_wider_intervals(monkeypatch: pytest.MonkeyPatc
 
 def test_queueing_widens_what_the_clock_alone_would_not() -> None:
     engine = {"latency.client_overhead_s": 0, "workload.requests": 150}
-    busy = document(**engine, **{"engine.max_num_seqs": 8})
+    busy = document(**engine, **{"engine.max_num_seqs": 6})
     idle = document(**engine)
     assert busy["latency"]["queue_s"]["p50"] > 100 * idle["latency"]["queue_s"]["p50"]
-    assert widths(busy)["ttft_s"] > 5 * widths(idle)["ttft_s"]
+    assert widths(busy)["ttft_s"] > 4 * widths(idle)["ttft_s"]
     assert widths(busy)["tpot_s"] < 1.2 * widths(idle)["tpot_s"]
+
+
+def draws(run: Run, member: list[float]) -> Any:
+    """The strategy of a member of the ensemble."""
+    return run.system.perturbed(member).strategy
+
+
+def test_copies_to_tiers_are_off_by_their_links_band() -> None:
+    run = Run(load_scenario(None, {**BASE, "cache.host_memory": "64GiB"}))
+    plain = draws(run, [0.0] * 5).tiers[0]
+    for normal, sign in ((1.645, 1), (-1.645, -1)):
+        member = draws(run, [normal, 0.0, 0.0, 0.0, 0.0]).tiers[0]
+        for name in ("put", "get"):
+            before, after = getattr(plain, name), getattr(member, name)
+            band = before.band[1] if sign > 0 else before.band[0]
+            assert after.seconds(1 << 24) == pytest.approx(before.seconds(1 << 24) * (1 + band))
+    assert run.system.perturbed([1.0] * 5).instances == run.system.instances
+
+
+def test_transfers_between_instances_and_clocks_of_their_own_are_off_too() -> None:
+    flags = {"disaggregation.link": "ib-ndr", "disaggregation.decode.gpu": "a100-80g", "cache.blocks": None}
+    run = Run(load_scenario(None, {**BASE, **flags}))
+    plain, slow = draws(run, [0.0] * 5), draws(run, [1.0] * 5)
+    assert slow.route[0].carrier.seconds(1 << 24) > 1.1 * plain.route[0].carrier.seconds(1 << 24)
+    batch = StepBatch(16, 16_000, 16, 16_000, [], 16)
+    assert slow.decode.latency.step_seconds(batch) > 1.05 * plain.decode.latency.step_seconds(batch)
+    # The prefill pool runs on the scenario's clock, which the ensemble perturbs itself.
+    assert slow.prefill == plain.prefill
+
+
+def test_a_slow_link_of_unsure_rate_widens_what_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = {
+        "disaggregation.link": "ib-ndr", "disaggregation.bandwidth": 2e8, "latency.client_overhead_s": 0,
+        "workload.requests": 40, "cache.blocks": None,
+    }  # fmt: skip
+    wide = widths(document(**flags))
+    monkeypatch.setattr(transfer, "GRADE_BANDS", dict.fromkeys(transfer.GRADE_BANDS, (-0.01, 0.01)))
+    assert wide["ttft_s"] > 1.1 * widths(document(**flags))["ttft_s"]
+
+
+def test_links_between_ranks_are_off_by_themselves(clock_of: Any) -> None:
+    batch = StepBatch(4096, 0, 0, 0, [(0, 4096)], 1)
+    for kind in ("roofline", "profile"):
+        for tp, least in ((1, 0.0), (8, 0.02)):
+            clock = clock_of(kind, tp)
+            plain, slow = (clock.perturbed([z, 0.0, 0.0, 0.0, 0.0]).step_seconds(batch) for z in (0.0, 1.645))
+            assert slow / plain - 1 == pytest.approx(0.0) if not least else slow / plain - 1 > least
+
+
+@pytest.fixture
+def clock_of() -> Any:
+    return lambda kind, tp: (
+        Run(
+            load_scenario(None, {**BASE, "latency.model": kind, "parallel.tp": tp, "cache.blocks": None})
+        ).clock
+    )
 
 
 def test_an_unsure_client_overhead_is_in_ttft_but_not_in_tpot(roofline: dict[str, Any]) -> None:

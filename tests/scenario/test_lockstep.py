@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.protocols import JointLatency, StepBatch
 from kvplan.errors import KvplanError
 from kvplan.reporting.result import Result
 from kvplan.scenario.conservation import check_laws
@@ -65,11 +66,6 @@ def test_each_rank_has_the_pool_of_a_latent_model_without_copies() -> None:
         ({"routing.ranks": "vllm"}, "", "routing policy"),
         ({"disaggregation.bytes_per_token": 1}, "", "disaggregation and data-parallel attention"),
         ({"engine.kind": "sglang"}, "engine.kind", "vLLM"),
-        (
-            {"model": "deepseek-v3", "gpu": "h200-sxm", "latency": {"model": "roofline"}},
-            "latency.model",
-            "linear",
-        ),
     ],
 )
 def test_what_is_refused(flags: dict[str, Any], where: str, text: str) -> None:
@@ -80,3 +76,49 @@ def test_what_is_refused(flags: dict[str, Any], where: str, text: str) -> None:
         run_of({**base, **flags}).execute()
     assert text in str(caught.value)
     assert where in str(caught.value)
+
+
+DEEPSEEK = {"model": "deepseek-v3", "gpu": "h200-sxm", "parallel.tp": 8, "parallel.dp_attention": True,
+            "parallel.expert_parallel": True, "cache.dtype": "bf16"}  # fmt: skip
+QWEN = {**DEEPSEEK, "model": "qwen3-30b-a3b", "gpu": "h100-sxm", "parallel.tp": 4}
+
+
+def decode(requests: int, context: int) -> StepBatch:
+    return StepBatch(requests, requests * context, requests, requests * context, [], requests)
+
+
+@pytest.mark.parametrize("flags", [DEEPSEEK, QWEN, {**QWEN, "latency.model": "profile"}])
+def test_ranks_have_their_own_attention_and_work_together_on_experts(flags: dict[str, Any]) -> None:
+    split = run_of({**flags, **CHAT}).clock.model
+    plain = run_of({**flags, **CHAT, "parallel.dp_attention": False}).clock.model
+    assert isinstance(split, JointLatency)
+    ranks = flags["parallel.tp"]
+    assert split.joint_seconds(0) == 0.0
+    assert 0.0 < split.joint_seconds(8) < split.joint_seconds(4096)
+    # Without it everything is in the step, whatever the other ranks have.
+    assert isinstance(plain, JointLatency)
+    assert plain.joint_seconds(64) == 0.0
+    step = split.step_seconds(decode(8, 4000)) + split.joint_seconds(8 * ranks)
+    # The same requests, all of them on every rank: about as long, less for latents, which are not copied.
+    assert 0.4 < step / plain.step_seconds(decode(8 * ranks, 4000)) < 1.5
+
+
+def test_every_clock_simulates_ranks_and_their_laws_hold() -> None:
+    for model in ("roofline", "profile"):
+        run = run_of({**QWEN, **CHAT, "workload.requests": 30, "latency.model": model})
+        run.execute()
+        document = run.result(["kvplan", "simulate"])
+        Result.model_validate(document)
+        assert all(check.passed for check in check_laws(document))
+        assert document["accuracy"]["ensemble"] == 8
+        assert any("tokens of all ranks together" in item["source"] for item in document["assumptions"])
+
+
+def test_one_rank_of_a_latent_model_reads_a_share_of_what_all_would() -> None:
+    """The reason for it: with plain tensor parallelism every rank reads every latent."""
+    long = decode(64, 30_000)
+    split = run_of({**DEEPSEEK, **CHAT}).clock.model
+    plain = run_of({**DEEPSEEK, **CHAT, "parallel.dp_attention": False}).clock.model
+    assert isinstance(split, JointLatency)
+    together = split.step_seconds(decode(8, 30_000)) + split.joint_seconds(64)
+    assert together < 0.8 * plain.step_seconds(long)

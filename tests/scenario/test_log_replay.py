@@ -11,9 +11,10 @@ import pytest
 
 from kvplan.errors import DataError, UsageError
 from kvplan.scenario.engine_fit import fit_engine
-from kvplan.scenario.engine_log import EngineLog, Measured
+from kvplan.scenario.engine_log import EngineLog
 from kvplan.scenario.load import load_scenario
 from kvplan.scenario.log_replay import LogReplay, closed_loop, share_full
+from kvplan.scenario.measured import Measured
 from kvplan.scenario.run import Run
 
 BASE: dict[str, Any] = {

@@ -12,7 +12,7 @@ from kvplan.engine.config import EngineConfig
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.lockstep.coast import eventful, quiet_ranks
 from kvplan.engine.plan import StepPlan
-from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.protocols import JointLatency, LatencyModel
 from kvplan.engine.recorder import Metric, Recorder, SeriesPoint
 from kvplan.engine.replica import Replica
 from kvplan.engine.router import make_router
@@ -22,6 +22,14 @@ _SUMMED = (
     "requests", "unfinished", "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks",
     "allocated_blocks", "peak_used_blocks", "peak_running", "peak_waiting",
 )  # fmt: skip
+
+
+def _nothing(tokens: int) -> float:
+    return 0.0
+
+
+def _tokens(plans: Iterable[StepPlan]) -> int:
+    return sum(plan.batch.scheduled_tokens for plan in plans)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +61,8 @@ class LockstepEngine:
         ranks: how many.
         router: deals requests to ranks when they arrive.
         config: options of each rank: its own blocks, its own limits.
-        latency: how long a rank needs for its part of a step.
+        latency: how long a rank needs for its part of a step, and all for what they do together
+            (``JointLatency``).
     """
 
     def __init__(
@@ -69,6 +78,7 @@ class LockstepEngine:
         self._depth = 2 if config.async_scheduling else 1
         self._idle_steps = 0
         self._busy_s = self._own_s = 0.0
+        self._joint = latency.joint_seconds if isinstance(latency, JointLatency) else _nothing
 
     def _recorder_of(self, index: int) -> Recorder:
         whole = self.recorder
@@ -129,7 +139,7 @@ class LockstepEngine:
         ]
         end = clock
         if needed:
-            end = self._device_free = max(clock, self._device_free) + self._account(needed)
+            end = self._device_free = max(clock, self._device_free) + self._account(needed, _tokens(plans))
         group = Group(tuple(plans), end)
         for rank, plan in zip(self.ranks, plans, strict=True):
             rank._record(plan, clock)
@@ -137,8 +147,10 @@ class LockstepEngine:
             self._note(clock)
         return group
 
-    def _account(self, needed: list[float]) -> float:
-        """The step's seconds: those of the slowest rank."""
+    def _account(self, needed: list[float], tokens: int) -> float:
+        """The step's seconds: those of the slowest rank, and what all do together for ``tokens`` tokens."""
+        joint = self._joint(tokens)
+        needed = [seconds + joint for seconds in needed]
         slowest = max(needed)
         self._busy_s += slowest * len(self.ranks)
         self._own_s += sum(needed)
@@ -193,9 +205,10 @@ class LockstepEngine:
         if brings:
             # The step in flight ends while the next one runs, and what it brings may change what follows.
             limit = min(limit, 1)
+        together = sum(coast.count for coast in coasts)
         done = 0
         while done < limit and self.clock < until and all(coast.fits() for coast in coasts):
-            seconds = self._account([coast.step() for coast in coasts])
+            seconds = self._account([coast.step() for coast in coasts], together)
             if overlap:
                 self.clock, self._device_free = self._device_free, self._device_free + seconds
             else:

@@ -22,10 +22,16 @@ from kvplan.latency.fit.band import COVERAGE
 from kvplan.latency.fit.choose import hardware_of, structure_for
 from kvplan.latency.fit.kernel import FittedKernel, designed_rows, fit_kernel, take
 from kvplan.latency.fit.tables import Family, check_rates, read_measurements
+from kvplan.latency.fit.unseen import score_unseen_tables
+from kvplan.latency.fit.unseen_report import unseen_text
+from kvplan.latency.fit.unseen_steps import score_steps
+from kvplan.latency.profile import profile_names
 from kvplan.specs.catalog import load_gpu
 from kvplan.specs.schema import GpuSpec
 
 POINTS = 120
+FEW = 100
+"""Test shapes of a family below which its coverage is a rough figure: one of 35 shapes is 3 %."""
 LARGE_KV = 100e6
 """Bytes of KV above which decode attention is scored apart."""
 LARGE_GEMM = 1024
@@ -163,7 +169,7 @@ def report_text(scores: Sequence[Score], points: int) -> str:
         lines += [
             f"Over all {len(whole)} families and {tested:,} test shapes the bands cover {pooled:.1%};",
             f"in {within} of the families they cover between 85 % and 95 %.",
-            *_below(whole),
+            *_beyond(whole),
             "",
         ]
     for op in dict.fromkeys(score.op for score in scores):
@@ -182,17 +188,20 @@ def report_text(scores: Sequence[Score], points: int) -> str:
     return "\n".join(lines)
 
 
-def _below(whole: Sequence[Score]) -> list[str]:
-    """The families whose bands are too narrow, by name."""
-    low = [score for score in whole if score.coverage < 0.85]
-    return [
-        "Too narrow: "
-        + "; ".join(
-            f"{' '.join([score.op, *score.labels.values()])} on {score.gpu} ({score.coverage:.1%})"
-            for score in low
+def _beyond(whole: Sequence[Score]) -> list[str]:
+    """The families whose bands are too narrow or too wide, by name."""
+    lines = []
+    for text, some in (
+        ("Too narrow", [score for score in whole if score.coverage < 0.85]),
+        ("Too wide", [score for score in whole if score.coverage > 0.95]),
+    ):
+        named = (
+            f"{' '.join([score.op, *score.labels.values()])} on {score.gpu} ({score.coverage:.1%}"
+            + (f" of {score.tested})" if score.tested < FEW else ")")
+            for score in some
         )
-        + "."
-    ] if low else []  # fmt: skip
+        lines += [f"{text}: {'; '.join(named)}."] if some else []
+    return lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -205,13 +214,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         scores = score_tables(options.tables, options.points, options.gpu)
+        unseen, left_out = score_unseen_tables(options.tables, options.gpu)
+        gpus = dict.fromkeys(score.gpu for score in unseen)
+        steps = [score for gpu in gpus if gpu in profile_names() for score in score_steps(gpu)]
     except KvplanError as exc:
         sys.stderr.write(f"error: {exc}\n")
         return exc.exit_code
     except OSError as exc:
         sys.stderr.write(f"error: {exc.filename or 'tables'}: {exc.strerror or exc}\n")
         return 1
-    text = report_text(scores, options.points)
+    parts = (report_text(scores, options.points), unseen_text(unseen, left_out, steps))
+    text = "\n".join(part for part in parts if part)
     sys.stdout.write(text)
     if options.output:
         directory = Path(options.output)
@@ -221,6 +234,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "schema": "kvplan.accuracy/1",
             "points": options.points,
             "scores": [asdict(s) for s in scores],
+            "unseen_gpu": [asdict(s) for s in unseen],
+            "unseen_gpu_left_out": left_out,
+            "unseen_gpu_steps": [asdict(s) for s in steps],
         }
         (directory / "results.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
     return 0

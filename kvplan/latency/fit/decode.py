@@ -74,8 +74,13 @@ class DecodeAttention:
             for p in every
         ]  # fmt: skip
 
-    def seconds(self, values: Array, shapes: Columns) -> Array:
-        """See the module."""
+    def seconds(self, values: Array, shapes: Columns, *, cold: bool = False) -> Array:
+        """See the module.
+
+        ``cold``: nothing of the KV is in L2 beforehand, as in an engine, where all weights and the KV of all
+        other layers pass between two steps. What leaving L2 costs beside its bytes (``dram_s``) then builds
+        up with them, to the whole of it where they fill L2.
+        """
         (
             launch, bandwidth, l2_speedup, l2, sharpness, token, cta, occupancy, merge, chunk, flops,
             sequence, overlap, io_factor, ungrouped, dram, window_tile,
@@ -91,6 +96,8 @@ class DecodeAttention:
         kv = 2.0 * units * ctx * dim * element
         miss = _miss(kv, l2, sharpness)
         t_mem = miss * (dram + kv / bandwidth) + (1.0 - miss) * kv / (bandwidth * l2_speedup)
+        if cold:
+            t_mem = np.maximum(t_mem, np.minimum(kv / l2, 1.0) * dram + kv / bandwidth)
         t_mem = t_mem + io_factor * 4.0 * batch * queries * dim / bandwidth
         t_tok = waves * ctx / splits * token * (dim * element / 256.0)
         t_flop = 4.0 * batch * queries * ctx * dim / flops

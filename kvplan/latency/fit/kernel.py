@@ -15,7 +15,7 @@ from kvplan.latency.fit.solve import Array, least_squares
 from kvplan.latency.fit.structure import Columns, Structure
 
 FOLDS = 6
-MAX_CORRECTION = 0.7
+MAX_CORRECTION = 2.0
 """The residual may move a prediction by at most this many e-folds: more means the formula is wrong."""
 WIDEN_PER_OCTAVE = 0.25
 """A band grows by this share of itself, and 5 % of the time, per octave outside the measured range."""
@@ -62,6 +62,8 @@ class FittedKernel:
         outside = self.octaves_outside(shapes)
         width = self.band.width(self.residual, self.structure.coordinates(shapes), deviation)
         width = width * (1.0 + WIDEN_PER_OCTAVE * outside) + 0.05 * outside
+        # Where the residual asks for more than it may move, the band reaches as far as it asks.
+        width = width + np.maximum(np.abs(mean) - MAX_CORRECTION, 0.0)
         return Prediction(seconds, seconds * np.exp(-width), seconds * np.exp(width), outside)
 
     def octaves_outside(self, shapes: Columns) -> Array:

@@ -7,6 +7,9 @@ import pytest
 
 from kvplan.latency.fit.accuracy import Score, main, report_text, score_family
 from kvplan.latency.fit.tables import read_measurements
+from kvplan.latency.fit.unseen import UnseenScore
+from kvplan.latency.fit.unseen_report import unseen_text
+from kvplan.latency.fit.unseen_steps import StepScore
 from kvplan.specs.catalog import load_gpu
 
 
@@ -75,8 +78,31 @@ def test_the_command_scores_a_table_and_writes_both_files(decode_case, tmp_path,
 def test_the_published_report_is_what_its_results_render_to():
     folder = Path(__file__).resolve().parents[3] / "reports" / "accuracy"
     body = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    text = report_text([Score(**score) for score in body["scores"]], body["points"])
-    assert (folder / "report.md").read_text(encoding="utf-8") == text
+    measured = report_text([Score(**score) for score in body["scores"]], body["points"])
+    unseen = unseen_text(
+        [UnseenScore(**score) for score in body["unseen_gpu"]],
+        body["unseen_gpu_left_out"],
+        [StepScore(**score) for score in body["unseen_gpu_steps"]],
+    )
+    assert (folder / "report.md").read_text(encoding="utf-8") == f"{measured}\n{unseen}"
+
+
+def test_the_published_figures_meet_their_bars():
+    body = json.loads((Path(__file__).resolve().parents[3] / "reports/accuracy/results.json").read_text())
+    whole = [Score(**score) for score in body["scores"] if score["part"] == "all"]
+    # Coverage of a family with three dozen test shapes is a rough figure.
+    large = [score for score in whole if score.tested >= 100]
+    assert all(0.85 <= score.coverage <= 0.98 for score in large)
+    pooled = sum(score.coverage * score.tested for score in whole) / sum(score.tested for score in whole)
+    assert 0.88 <= pooled <= 0.93
+    for kind in ("gemm", "decode", "prefill"):
+        found = [UnseenScore(**score) for score in body["unseen_gpu"] if score["kind"] == kind]
+        by_gpu = [
+            sum(s.coverage * s.tested for s in found if s.gpu == gpu)
+            / sum(s.tested for s in found if s.gpu == gpu)
+            for gpu in ("h100-sxm", "a100-80g")
+        ]
+        assert 0.85 <= sum(by_gpu) / 2 <= 0.95
 
 
 def test_a_report_without_scores_is_still_a_report():

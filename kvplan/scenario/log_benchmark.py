@@ -1,0 +1,135 @@
+"""Results of serving benchmarks: ``vllm bench serve`` (``benchmark_serving.py``), SGLang's ``bench_serving``.
+
+Both write lists with one entry a request: lengths, times to first token, gaps between tokens, errors. vLLM's
+file is one object, SGLang appends a line a run. When requests were sent is in newer files of vLLM alone;
+otherwise it follows from the client's limit or its rate, and the log says so.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from kvplan.errors import DataError
+from kvplan.scenario.measured import Measured, measured_row
+
+
+def read_benchmark(
+    document: Mapping[str, Any], path: str, notes: list[str], max_in_flight: int | None
+) -> tuple[str, list[Measured], int | None]:
+    """(format, rows, the client's limit).
+
+    Raises:
+        DataError: lists are missing or of different lengths, or a number is none.
+    """
+    lists = {}
+    for name in ("input_lens", "output_lens", "ttfts", "itls"):
+        value = document.get(name)
+        if not isinstance(value, list):
+            raise DataError(
+                f"the benchmark result has no list {name!r}", where=path,
+                hint="run vllm bench serve with --save-result --save-detailed, or SGLang's bench_serving "
+                "with --output-details",
+            )  # fmt: skip
+        lists[name] = value
+    sizes = {name: len(value) for name, value in lists.items()}
+    if len(set(sizes.values())) != 1:
+        raise DataError(f"lists of different lengths: {sizes}", where=path)
+    count = sizes["ttfts"]
+    limit = _limit(document, path)
+    limit = limit if max_in_flight is None else max_in_flight
+    starts = _arrivals(document, lists, limit or None, path, notes)
+    errors = document.get("errors")
+    rows, failed = [], 0
+    for index in range(count):
+        where = f"{path}: request {index}"
+        if (isinstance(errors, list) and index < len(errors) and errors[index]) or not lists["output_lens"][
+            index
+        ]:
+            failed += 1
+            continue
+        gaps = lists["itls"][index]
+        numbers = [
+            lists["input_lens"][index],
+            lists["output_lens"][index],
+            lists["ttfts"][index],
+            starts[index],
+        ]
+        if not isinstance(gaps, list) or not all(map(_is_number, [*numbers, *gaps])):
+            raise DataError("a length or time is not a number", where=where)
+        prompt, output, ttft, start = numbers
+        values = {"arrival": start, "prompt_tokens": prompt, "output_tokens": output, "ttft": ttft,
+                  "e2e": ttft + math.fsum(gaps)}  # fmt: skip
+        rows.append(measured_row({name: float(value) for name, value in values.items()}, where))
+    if failed:
+        notes.append(f"{failed:,} failed requests are left out; they loaded the engine all the same")
+    return ("vllm-bench" if "start_times" in document else "sglang-bench"), rows, limit
+
+
+def _limit(document: Mapping[str, Any], path: str) -> int | None:
+    """The ``max_concurrency`` of a benchmark; None where it had none."""
+    limit = document.get("max_concurrency")
+    if limit is None:
+        return None
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        raise DataError(f"max_concurrency is {limit!r}, not a number of requests", where=path)
+    return limit
+
+
+def _in_turn(lists: Mapping[str, list[Any]], limit: int, path: str) -> list[float]:
+    """When a client that keeps ``limit`` requests in flight sent each, from how long each took."""
+    free, starts = [0.0] * limit, []
+    for index, (ttft, gaps) in enumerate(zip(lists["ttfts"], lists["itls"], strict=True)):
+        if not isinstance(gaps, list) or not all(map(_is_number, [ttft, *gaps])):
+            raise DataError("a length or time is not a number", where=f"{path}: request {index}")
+        start = heapq.heappop(free)
+        starts.append(start)
+        heapq.heappush(free, start + math.fsum([ttft, *gaps]))
+    return starts
+
+
+def _arrivals(
+    document: Mapping[str, Any],
+    lists: Mapping[str, list[Any]],
+    limit: int | None,
+    path: str,
+    notes: list[str],
+) -> list[Any]:
+    count = len(lists["ttfts"])
+    starts = document.get("start_times")
+    if isinstance(starts, list):
+        if len(starts) != count:
+            raise DataError(f"{len(starts)} start_times for {count} requests", where=path)
+        return starts
+    rate = document.get("request_rate")
+    if limit is not None:
+        if rate not in ("inf", math.inf, None):
+            raise DataError(
+                f"the client sent {rate} requests/s with at most {limit} in flight, and the file does not "
+                "say when each was sent",
+                where=path, hint="log arrival times: a vLLM that writes start_times, or a CSV that has them",
+            )  # fmt: skip
+        notes.append(f"requests are taken to be sent in turn, {limit} in flight: the file does not say when")
+        return list(_in_turn(lists, limit, path))
+    if rate in ("inf", math.inf):
+        notes.append("all requests are sent at once, as request_rate inf says")
+        return [0.0] * count
+    if not _is_number(rate) or rate <= 0:  # type: ignore[operator]
+        raise DataError(
+            "the file says neither start_times nor request_rate",
+            where=path,
+            hint="log arrival times in a CSV",
+        )
+    notes.append(f"arrival times are drawn at {rate:g} requests/s: the file does not say them")
+    stream, clock, drawn = random.Random("engine-log/arrivals"), 0.0, []
+    for _ in range(count):
+        drawn.append(clock)
+        clock += stream.expovariate(float(rate))  # type: ignore[arg-type]
+    return drawn
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

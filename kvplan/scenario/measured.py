@@ -1,0 +1,70 @@
+"""One request of a serving run, as it was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from kvplan.errors import DataError
+
+MAX_TOKENS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One request: seconds from the first arrival, tokens, seconds. ``cached_tokens`` None: not said."""
+
+    arrival_s: float
+    prompt_tokens: int
+    output_tokens: int
+    ttft_s: float
+    e2e_s: float
+    cached_tokens: int | None = None
+
+    def later(self, seconds: float) -> Measured:
+        """The same with its first token, and its last, so much later."""
+        return replace(self, ttft_s=self.ttft_s + seconds, e2e_s=self.e2e_s + seconds)
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Time per output token after the first."""
+        if self.output_tokens < 2:
+            return None
+        return (self.e2e_s - self.ttft_s) / (self.output_tokens - 1)
+
+
+def measured_row(values: Mapping[str, float], where: str) -> Measured:
+    """A request from its numbers, checked.
+
+    Args:
+        values: ``arrival``, ``prompt_tokens``, ``output_tokens``, ``ttft``, ``e2e`` and, where known,
+            ``cached_tokens``; times in seconds.
+
+    Raises:
+        DataError: a number cannot be what it is said to be.
+    """
+    for name, value in values.items():
+        if not math.isfinite(value) or (value < 0 and name != "arrival"):
+            raise DataError(f"{name} is {value!r}, not a finite number >= 0", where=where)
+    prompt, output = values["prompt_tokens"], values["output_tokens"]
+    for name, value in (("prompt_tokens", prompt), ("output_tokens", output)):
+        if value != int(value) or not 1 <= value < MAX_TOKENS:
+            raise DataError(
+                f"{name} is {value:g}, not a whole number from 1 to {MAX_TOKENS - 1:,}", where=where
+            )
+    if not 0 < values["ttft"] <= values["e2e"] * (1 + 1e-9):
+        raise DataError(
+            f"ttft {values['ttft']:g} s and end-to-end {values['e2e']:g} s: the first token comes after 0 s "
+            "and not after the last",
+            where=where, hint="check the units of the columns: _s, _ms",
+        )  # fmt: skip
+    cached = values.get("cached_tokens")
+    if cached is not None and (cached != int(cached) or cached > prompt):
+        raise DataError(
+            f"cached_tokens is {cached:g}, not a whole number of the prompt's {prompt:g} tokens", where=where
+        )
+    return Measured(
+        values["arrival"], int(prompt), int(output), values["ttft"], max(values["e2e"], values["ttft"]),
+        None if cached is None else int(cached),
+    )  # fmt: skip

@@ -1,0 +1,86 @@
+"""Exchanges inside a node and between nodes, by hand, and the laws they keep."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvplan.engine.protocols import StepBatch
+from kvplan.errors import SpecError, UnknownName
+from kvplan.latency.curve import SpecLink
+from kvplan.latency.link import Exchange, exchange_of
+from kvplan.specs.catalog import load_gpu, load_link
+
+NEAR, FAR = 450e9 * 0.8, 46e9
+ONE = Exchange(450e9, 8e-6, 0.8)
+TWO = Exchange(450e9, 8e-6, 0.8, 8, SpecLink("far", 5e-6, FAR))
+
+
+def test_inside_a_node_only_its_fabric_counts():
+    for one in (ONE, TWO):
+        assert one.all_reduce(8) == pytest.approx((8e-6, 2 * 7 / 8 / NEAR))
+        assert one.all_to_all(8) == pytest.approx((8e-6, 7 / 8 / NEAR))
+        assert one.ring(4) == pytest.approx((3 * 8e-6, 3 / 4 / NEAR))
+        assert one.hops(1, 8) == (0.0, 0.0)
+
+
+def test_between_two_nodes_each_gpu_carries_its_share():
+    assert TWO.all_reduce(16) == pytest.approx((8e-6 + 2 * 5e-6, 2 * 7 / 8 / NEAR + 2 * 1 / 2 / 8 / FAR))
+    assert TWO.across(16) == pytest.approx((1e-5, 1 / 8 / FAR))
+    # Of an all-to-all half leaves the node, and that is the slower half.
+    assert TWO.all_to_all(16) == pytest.approx((8e-6 + 5e-6, 8 / 16 / FAR))
+    # Context-parallel ranks of tp 8 are a node apart.
+    assert TWO.ring(2, stride=8) == pytest.approx((8e-6, 0.5 / FAR))
+    assert TWO.all_reduce(2, stride=8) == pytest.approx((1e-5, 2 * 0.5 / FAR))
+
+
+def test_stages_hop_between_nodes_only_where_one_ends():
+    # Four stages of tp 4: two on each node, so one of the three hops is between nodes.
+    assert TWO.hops(4, 4) == pytest.approx((2 * 8e-6 + 5e-6, 2 / NEAR + 1 / FAR))
+    assert TWO.hops(2, 8) == pytest.approx((5e-6, 1 / FAR))
+
+
+@given(st.integers(1, 64), st.integers(1, 8), st.floats(1.0, 4.0))
+def test_more_nodes_and_slower_links_never_take_less(ranks, stride, factor):
+    near = Exchange(450e9, 8e-6, 0.8)
+    for call in (lambda one: one.all_reduce(ranks, stride), lambda one: one.ring(ranks, stride),
+                 lambda one: one.all_to_all(ranks), lambda one: one.hops(ranks, stride)):  # fmt: skip
+        plain, slower = call(TWO), call(TWO.slower(factor))
+        assert slower == pytest.approx((plain[0] * factor, plain[1] * factor))
+        assert plain[1] >= 0.0
+    assert TWO.ring(ranks, stride)[1] >= near.ring(ranks, stride)[1]
+
+
+def test_a_gpu_knows_its_links_and_nodes_are_joined_by_the_scenario():
+    gpu = load_gpu("h100-sxm")
+    assert exchange_of(gpu, latency_s=8e-6, efficiency=0.8, ranks=1) is None
+    assert exchange_of(gpu, latency_s=8e-6, efficiency=0.8, ranks=8).between is None
+    far = exchange_of(gpu, latency_s=8e-6, efficiency=0.8, ranks=16).between
+    assert far.bandwidth_bytes_per_s == load_link("ib-ndr").bandwidth_bytes_per_s
+    given_ = {"node_gpus": 4, "node_link": "ib-hdr"}
+    assert exchange_of(gpu, latency_s=8e-6, efficiency=0.8, ranks=8, given=given_).between.name == "ib-hdr"
+    assert exchange_of(gpu, latency_s=8e-6, efficiency=0.8, ranks=16, given={"node_gpus": 72}).between is None
+
+
+@pytest.mark.parametrize("kind", ["roofline", "profile"])
+def test_two_nodes_are_slower_than_one_large_node_and_the_result_says_so(clock_of, kind):
+    batch = StepBatch(4096, 0, 0, 0, [(0, 4096)], 1)
+    two, rack = clock_of(kind, tp=16), clock_of(kind, tp=16, node_gpus=72)
+    assert two.model.step_seconds(batch) > 1.02 * rack.model.step_seconds(batch)
+    assert "16 GPUs of a replica span nodes of 8" in two.warnings[-1]
+    assert {item.name: item.value for item in two.assumptions}["latency.node_link"] == "ib-ndr"
+    named = clock_of(kind, tp=16, node_link="ib-hdr")
+    assert named.model.step_seconds(batch) > two.model.step_seconds(batch)
+    assert not named.warnings
+    assert not rack.warnings
+
+
+@pytest.mark.parametrize("kind", ["roofline", "profile"])
+@pytest.mark.parametrize(
+    ("given_", "error", "where"),
+    [({"node_gpus": 0}, SpecError, "latency.node_gpus"), ({"node_gpus": "8"}, SpecError, "latency.node_gpus"),
+     ({"node_link": "wifi"}, UnknownName, "latency.node_link"), ({"node_link": 3}, SpecError, "latency.node_link")],
+)  # fmt: skip
+def test_bad_nodes_are_refused_with_their_place(clock_of, kind, given_, error, where):
+    with pytest.raises(error) as caught:
+        clock_of(kind, tp=16, **given_)
+    assert caught.value.where == where
