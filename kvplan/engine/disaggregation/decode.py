@@ -125,6 +125,10 @@ class DecodeReplica(RemoteReplica):
         self.push(request)
         self.expected += not journey.lost
 
+    def rejection(self, request: Request) -> str | None:
+        """Nothing comes here that the engine has not looked at."""
+        return None
+
     def some_request(self) -> str:
         """The id of a request that is not finished."""
         holders = (*self.scheduler.running, *self.remote.queue.holders)

@@ -12,6 +12,7 @@ from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.replica import Replica
 from kvplan.engine.scheduler_vllm import VllmScheduler
+from kvplan.traces.request import Request
 
 
 class PrefillEvents(Protocol):
@@ -123,6 +124,10 @@ class PrefillReplica(Replica):
             self.advance(now)
         if self.clock < now and not self._in_flight:
             self.clock = now
+
+    def rejection(self, request: Request) -> str | None:
+        """Nothing comes here that the engine has not looked at."""
+        return None
 
     def some_request(self) -> str:
         """The id of a request that is not finished."""

@@ -45,6 +45,9 @@ class LoadingQueue:
     def __len__(self) -> int:
         return len(self.loading) + len(self.loaded) + len(self.plain)
 
+    def __bool__(self) -> bool:
+        return bool(self.loading or self.loaded or self.plain.items)
+
     @property
     def items(self) -> Sized:
         """See ``WaitingQueue``."""
