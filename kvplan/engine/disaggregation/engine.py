@@ -32,6 +32,7 @@ _SUMMED = (
     "steps", "preemptions", "evicted_blocks", "allocated_blocks", "peak_used_blocks", "peak_running",
     "peak_waiting",
 )  # fmt: skip
+_NEVER = 1 << 62
 _OF_PREFILL = ("queried_tokens", "hit_tokens")
 
 
@@ -100,7 +101,9 @@ class DisaggregatedEngine:
 
     def _recorder_of(self, kind: str, index: int) -> Recorder:
         log = self.recorder.on_decision
-        return Recorder(on_decision=None if log is None else (lambda line: log(f"{kind}{index}\t{line}")))
+        own = Recorder(on_decision=None if log is None else (lambda line: log(f"{kind}{index}\t{line}")))
+        own.series_stride = _NEVER  # the series is that of all instances together
+        return own
 
     # -- order ------------------------------------------------------------------------------------------
 

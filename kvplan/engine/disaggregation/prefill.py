@@ -49,6 +49,9 @@ class PrefillScheduler(VllmScheduler):
         self.set_back: list[LiveRequest] = []
         """Requests preempted in this ``schedule()`` call."""
 
+    def _log_regular(self, plan: StepPlan, chunks: dict[LiveRequest, int]) -> None:
+        plan.scheduled += chunks.items()  # nobody here decodes
+
     def _finish(self, request: LiveRequest) -> None:
         if request.status is not Status.RUNNING:
             # Preempted while its token was in flight: there is nothing left to send.

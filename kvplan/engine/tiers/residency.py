@@ -68,8 +68,8 @@ class Residency:
     """The tree; tiers put their places on its runs.
 
     Attributes:
-        on_split: told the upper and the lower part of a run that was cut; on_join: told of a run that is about
-            to go into the one below it.
+        on_split: told the upper and the lower part of a run that was cut.
+        on_join: told of a run that is about to go into the one below it.
     """
 
     def __init__(self, block_size: int, tiers: int) -> None:
