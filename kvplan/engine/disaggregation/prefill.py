@@ -114,7 +114,7 @@ class PrefillReplica(Replica):
     @property
     def next_s(self) -> float:
         """Others notice nothing of what it does before this time; infinite while it waits itself."""
-        if self.parked_s is None and self.scheduler.has_requests:
+        if self.parked_s is None and (self.prefill.running or self.prefill.waiting.items):
             return self.clock
         return self._in_flight[0][1] if self._in_flight else float("inf")
 

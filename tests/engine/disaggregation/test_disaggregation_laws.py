@@ -29,7 +29,7 @@ from kvplan.engine.router import ROUTERS
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 
-EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "300"))
 CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
 MOST_CALLS = 20_000
 """Far more than any of these workloads needs: an engine that gets there makes no progress."""
@@ -256,7 +256,7 @@ def told(
     return rows, recorder.totals.to_dict(), recorder.series, recorder.sections["disaggregation"]
 
 
-@settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 250,
+@settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 300,
           suppress_health_check=list(HealthCheck))  # fmt: skip
 @given(deployments())
 def test_what_is_done_at_once_is_what_events_would_do_one_by_one(
@@ -268,7 +268,7 @@ def test_what_is_done_at_once_is_what_events_would_do_one_by_one(
     assert told(case) == single
 
 
-@settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 250,
+@settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 300,
           suppress_health_check=list(HealthCheck))  # fmt: skip
 @given(deployments())
 def test_steps_taken_in_bulk_are_steps_taken_one_by_one(
