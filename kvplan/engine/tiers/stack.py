@@ -146,7 +146,7 @@ class TierStack:
                 missing.append(run)
             else:
                 self._use(run, stamp)
-        below = self._below(tier)
+        below = self.disk if tier is self.host else None
         if below is not None and missing and self.specs[below.index].write == "through":
             self._write_down(below, missing)
         blocks = sum(run.blocks for run in missing)
@@ -161,10 +161,6 @@ class TierStack:
             if place is not None:
                 tier.use(place, stamp)
 
-    def _below(self, tier: Tier) -> Tier | None:
-        following = tier.index + 1
-        return self.tiers[following] if following < len(self.tiers) else None
-
     def _write_down(self, tier: Tier, runs: list[Run]) -> None:
         """Blocks of the tier above are written to this one."""
         above, batch = self.tiers[tier.index - 1], self._open[tier.index]
@@ -177,7 +173,7 @@ class TierStack:
     def _evict(self, tier: Tier) -> None:
         """Evict until nothing is too much; what leaves goes to the tier below, if there is one."""
         excess = tier.cached + tier.reserved - tier.capacity
-        below = self._below(tier)
+        below = self.disk if tier is self.host else None
         handed = False
         while excess > 0:
             place = tier.oldest
