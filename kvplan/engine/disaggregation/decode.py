@@ -94,7 +94,6 @@ class DecodeReplica(RemoteReplica):
         self.events = events
         self.expected = 0
         self.parked = False
-        self._reserved = False
 
     def make_scheduler(self, foresight: Foresight | None) -> RemoteScheduler:
         """See ``RemoteReplica``."""
@@ -125,6 +124,10 @@ class DecodeReplica(RemoteReplica):
         self.push(request)
         self.expected += not journey.lost
 
+    def rejection(self, request: Request) -> str | None:
+        """Nothing comes here that the engine has not looked at."""
+        return None
+
     def some_request(self) -> str:
         """The id of a request that is not finished."""
         holders = (*self.scheduler.running, *self.remote.queue.holders)
@@ -150,7 +153,6 @@ class DecodeReplica(RemoteReplica):
     def fetch(self, request: LiveRequest, start: int, tokens: int, now: float) -> float:
         """See ``KvSource``."""
         self.expected -= 1
-        self._reserved = True
         refused = self.decode.looks - self.decode.came.pop(request) > 1
         self.events.reserved(journey_of(request), start // self.config.block_size, refused, now)
         return UNKNOWN
@@ -158,15 +160,12 @@ class DecodeReplica(RemoteReplica):
     # -- what a plain instance does not do --------------------------------------------------------------
 
     def _planned(self, plan: StepPlan, clock: float, until: float) -> float:
+        reserves = bool(self.remote.begun)
         until = super()._planned(plan, clock, until)
-        if self._reserved:
-            self._reserved = False
-            return clock
-        return until
+        return clock if reserves else until
 
     def _nothing_fits(self, clock: float) -> None:
         super()._nothing_fits(clock)
-        self._reserved = False
         self.parked = True
 
     def _deliver(self, plan: StepPlan, clock: float) -> None:

@@ -2,7 +2,10 @@
 
 Instances act one after the other, always the one that can first be noticed by others (``next_s``), and no
 further than to where another one, an arrival or an event could be noticed by it. So whatever reaches an
-instance at time t meets it with every step planned before t and none after.
+instance at time t meets it with every step planned before t and none after. What an instance brings about
+when it plans a step is therefore done at once; what a step brings when it ends is an event, as others may
+come before that. Parts of a prompt that stream out reach nobody until the last one has come: they wait in a
+queue of their own and take their turn on the links when somebody looks at these.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ _SUMMED = (
     "steps", "preemptions", "evicted_blocks", "allocated_blocks", "peak_used_blocks", "peak_running",
     "peak_waiting",
 )  # fmt: skip
+_NEVER = 1 << 62
 _OF_PREFILL = ("queried_tokens", "hit_tokens")
 
 
@@ -90,12 +94,16 @@ class DisaggregatedEngine:
         self.fabric = Fabric(route, prefill.instances, decode.instances)
         self.breakdown = Breakdown(first_token)
         self.kept_blocks = 0
-        self._events: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
+        self._events: list[tuple[float, int, Callable[[Journey, float], None], Journey]] = []
+        self._streamed: list[tuple[float, int, Journey, int, int, int, float]] = []
         self._posted = 0
+        self._touched = True
 
     def _recorder_of(self, kind: str, index: int) -> Recorder:
         log = self.recorder.on_decision
-        return Recorder(on_decision=None if log is None else (lambda line: log(f"{kind}{index}\t{line}")))
+        own = Recorder(on_decision=None if log is None else (lambda line: log(f"{kind}{index}\t{line}")))
+        own.series_stride = _NEVER  # the series is that of all instances together
+        return own
 
     # -- order ------------------------------------------------------------------------------------------
 
@@ -106,27 +114,32 @@ class DisaggregatedEngine:
         number = 0
         events = self._events
         actors: list[PrefillReplica | DecodeReplica] = [*self.prefills, *self.decodes]
+        noticed: list[float] = []
         while True:
             event_s = events[0][0] if events else inf
             arrival_s = inf if coming is None else coming.arrival_s
             due = event_s if event_s < arrival_s else arrival_s
-            first, horizon = inf, due
-            actor = None
-            for candidate in actors:
-                next_s = candidate.next_s
-                if next_s < first:
-                    if first < horizon:
-                        horizon = first
-                    first, actor = next_s, candidate
-                elif next_s < horizon:
-                    horizon = next_s
-            if actor is not None and first < due:
+            if self._touched:
+                self._touched = False
+                noticed = [actor.next_s for actor in actors]
+            first = min(noticed)
+            if first < due:
+                index = noticed.index(first)
+                noticed[index] = inf
+                horizon = min(noticed)
+                if due < horizon:
+                    horizon = due
+                actor = actors[index]
                 actor.advance(horizon if horizon > first else nextafter(first, inf))
-            elif due == inf:
+                noticed[index] = actor.next_s
+                continue
+            if due == inf:
                 break
-            elif event_s <= arrival_s:
-                _, _, act, arguments = heappop(events)
-                act(*arguments)
+            self._touched = True
+            if event_s <= arrival_s:
+                time_s, posted, act, journey = heappop(events)
+                self._stream(time_s, posted)
+                act(journey, time_s)
             else:
                 assert coming is not None
                 self._arrive(coming, number)
@@ -138,8 +151,8 @@ class DisaggregatedEngine:
             if replica.scheduler.has_requests:
                 raise EngineStuck(replica.clock, replica.some_request())
 
-    def _post(self, time_s: float, act: Callable[..., None], *arguments: object) -> None:
-        heappush(self._events, (time_s, self._posted, act, arguments))
+    def _post(self, time_s: float, act: Callable[[Journey, float], None], journey: Journey) -> None:
+        heappush(self._events, (time_s, self._posted, act, journey))
         self._posted += 1
 
     # -- a request's way --------------------------------------------------------------------------------
@@ -154,49 +167,61 @@ class DisaggregatedEngine:
                 decode.catch_up(now)
             recorder.point(self._point(now))
         journey = Journey(request, -1)
-        reason = self._rejection(journey)
+        before = journey.before()
+        reason = self._rejection(request, before)
         if reason is not None:
             recorder.rejected(request.id, reason)
             return
         journey.prefill = self.pools[0].router.choose(request, self.prefills)
-        self.prefills[journey.prefill].push(journey.before())
+        self.prefills[journey.prefill].push(before)
 
-    def _rejection(self, journey: Journey) -> str | None:
+    def _rejection(self, request: Request, before: Request) -> str | None:
         """Why one of the pools could never serve this request."""
-        reason = rejection(journey.request, self.pools[1].config)
+        reason = rejection(request, self.pools[1].config)
         if reason is not None:
             return reason if self.pools[0].config == self.pools[1].config else f"decode pool: {reason}"
-        reason = rejection(journey.before(), self.pools[0].config)
+        reason = rejection(before, self.pools[0].config)
         return None if reason is None else f"prefill pool: {reason}"
 
     def scheduled(self, journey: Journey, now: float) -> None:
         """See ``PrefillEvents``: with streaming by layer the receiver is chosen when the sender begins."""
         if not self._ends_here(journey):
-            self._post(now, self._offer, journey, now)
+            self._offer(journey, now)
 
     def preempted(self, journey: Journey, now: float) -> None:
-        """See ``PrefillEvents``."""
-        self._post(now, self._withdraw, journey, now)
+        """See ``PrefillEvents``: the receiver gives back what it reserved for what is gone."""
+        self._stream(now, self._posted)
+        journey.attempt += 1
+        journey.chunks = []
+        if journey.offered is None:
+            return
+        decode = self.decodes[journey.decode]
+        decode.catch_up(now)
+        decode.withdraw(journey.offered)
+        journey.offered, journey.decode, journey.reserved_s = None, -1, UNSET
+        self._touched = True
 
     def computed(
         self, journey: Journey, attempt: int, tokens: int, cached: int, begun: float, ended: float
     ) -> None:
         """See ``PrefillEvents``."""
-        self._post(ended, self._computed, journey, attempt, tokens, cached, begun, ended)
+        heappush(self._streamed, (ended, self._posted, journey, attempt, tokens, cached, begun))
+        self._posted += 1
 
     def prefilled(self, journey: Journey, now: float) -> None:
         """See ``PrefillEvents``."""
         journey.prefilled_s = now
         if self.first_token is FirstToken.PREFILL:
             journey.first_token_s = now
-        self._post(now, self._prefilled, journey, now)
+        self._post(now, self._prefilled, journey)
 
     def reserved(self, journey: Journey, hit_blocks: int, refused: bool, now: float) -> None:
         """See ``DecodeEvents``."""
+        self._stream(now, self._posted)
         journey.refused = refused
         journey.reserved_s = now
         journey.hit_blocks = journey.sent_blocks = hit_blocks
-        self._post(now, self._send, journey)
+        self._send(journey)
 
     def finished(self, journey: Journey, request: LiveRequest, now: float) -> None:
         """See ``DecodeEvents``."""
@@ -205,6 +230,7 @@ class DisaggregatedEngine:
         journey.preemptions += request.preemptions
         self.breakdown.add(journey, request.first_token_s)
         self._row(journey, now)
+        journey.offered = None  # two that know each other would outlive the run's use for them
 
     def _row(self, journey: Journey, now: float) -> None:
         facts = journey.request
@@ -224,32 +250,22 @@ class DisaggregatedEngine:
         facts = journey.after(now, self.first_token)
         journey.decode = self.pools[1].router.choose(facts, self.decodes)
         self.decodes[journey.decode].offer(journey, facts)
+        self._touched = True
 
-    def _withdraw(self, journey: Journey, now: float) -> None:
-        """What was computed is gone: the receiver gives back what it reserved for it."""
-        journey.attempt += 1
-        journey.chunks = []
-        if journey.offered is None:
-            return
-        decode = self.decodes[journey.decode]
-        decode.catch_up(now)
-        decode.withdraw(journey.offered)
-        journey.offered, journey.decode, journey.reserved_s = None, -1, UNSET
-
-    def _computed(
-        self, journey: Journey, attempt: int, tokens: int, cached: int, begun: float, ended: float
-    ) -> None:
-        """A step's KV streams out layer by layer."""
-        if attempt != journey.attempt:
-            return
-        layers = self.layers
-        if cached:
-            journey.chunks.append(Chunk(begun, begun, layers, cached // self.block_size, False))
-        final = tokens >= journey.request.prompt_tokens
-        blocks = self._prompt_blocks(journey) if final else tokens // self.block_size
-        journey.chunks.append(Chunk(begun + (ended - begun) / layers, ended, layers, blocks, final))
-        if journey.reserved_s >= 0:
-            self._send(journey)
+    def _stream(self, time_s: float, posted: int) -> None:
+        """Every step's KV that has come by then, and before event number ``posted``, streams out."""
+        streamed, layers = self._streamed, self.layers
+        while streamed and streamed[0] < (time_s, posted):
+            ended, _, journey, attempt, tokens, cached, begun = heappop(streamed)
+            if attempt != journey.attempt:
+                continue
+            if cached:
+                journey.chunks.append(Chunk(begun, begun, layers, cached // self.block_size, False))
+            final = tokens >= journey.request.prompt_tokens
+            blocks = self._prompt_blocks(journey) if final else tokens // self.block_size
+            journey.chunks.append(Chunk(begun + (ended - begun) / layers, ended, layers, blocks, final))
+            if journey.reserved_s >= 0:
+                self._send(journey)
 
     def _prefilled(self, journey: Journey, now: float) -> None:
         if self._ends_here(journey):
@@ -289,7 +305,7 @@ class DisaggregatedEngine:
             )
             if final:
                 self.kept_blocks += journey.hit_blocks
-                self._post(done, self._arrived, journey, done)
+                self._post(done, self._arrived, journey)
             journey.sent_blocks += blocks
         journey.chunks.clear()
 
@@ -301,6 +317,7 @@ class DisaggregatedEngine:
         assert journey.offered is not None
         prefill.catch_up(now)
         prefill.release(journey.held)
+        journey.held = None
         decode.catch_up(now)
         decode.arrived(journey.offered, now)
 

@@ -12,6 +12,7 @@ from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.replica import Replica
 from kvplan.engine.scheduler_vllm import VllmScheduler
+from kvplan.traces.request import Request
 
 
 class PrefillEvents(Protocol):
@@ -47,6 +48,9 @@ class PrefillScheduler(VllmScheduler):
         self.held: dict[LiveRequest, None] = {}
         self.set_back: list[LiveRequest] = []
         """Requests preempted in this ``schedule()`` call."""
+
+    def _log_regular(self, plan: StepPlan, chunks: dict[LiveRequest, int]) -> None:
+        plan.scheduled += chunks.items()  # nobody here decodes
 
     def _finish(self, request: LiveRequest) -> None:
         if request.status is not Status.RUNNING:
@@ -110,7 +114,7 @@ class PrefillReplica(Replica):
     @property
     def next_s(self) -> float:
         """Others notice nothing of what it does before this time; infinite while it waits itself."""
-        if self.parked_s is None and self.scheduler.has_requests:
+        if self.parked_s is None and (self.prefill.running or self.prefill.waiting.items):
             return self.clock
         return self._in_flight[0][1] if self._in_flight else float("inf")
 
@@ -123,6 +127,10 @@ class PrefillReplica(Replica):
             self.advance(now)
         if self.clock < now and not self._in_flight:
             self.clock = now
+
+    def rejection(self, request: Request) -> str | None:
+        """Nothing comes here that the engine has not looked at."""
+        return None
 
     def some_request(self) -> str:
         """The id of a request that is not finished."""

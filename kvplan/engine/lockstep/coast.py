@@ -7,91 +7,83 @@ from typing import TYPE_CHECKING
 
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.replica import Replica
-from kvplan.engine.scheduler_vllm import VllmScheduler
 
 if TYPE_CHECKING:
     from kvplan.engine.lockstep.engine import Group
 
 
-class RankCoast:
-    """One rank's part: how many blocks the next step needs, and its batch."""
+class Part:
+    """One rank's part in steps that only decode.
 
-    __slots__ = (
-        "batch",
-        "boundaries",
-        "context",
-        "count",
-        "free",
-        "number",
-        "phase",
-        "plan",
-        "rank",
-        "size",
-        "taken",
-    )
+    Args:
+        rank, number: which.
+        steps: how many of them there are before the rank has something to decide.
+    """
 
-    def __init__(self, rank: Replica, number: int) -> None:
-        scheduler = rank.scheduler
-        steady = scheduler.steady
-        self.rank, self.number = rank, number
-        self.count = steady.count
-        self.boundaries, self.size = steady.boundaries, steady.block_size
-        self.phase = steady.tick % self.size
-        self.free = scheduler.free_blocks
-        self.context = steady.base_sum + self.count * steady.tick
-        self.taken = 0
+    __slots__ = ("batch", "count", "number", "plan", "rank", "steps")
+
+    def __init__(self, rank: Replica, number: int, steps: int) -> None:
+        steady = rank.scheduler.steady
+        self.rank, self.number, self.steps = rank, number, steps
+        self.count = count = steady.count
         self.plan = StepPlan()
-        self.batch = self.plan.batch
-        self.batch.scheduled_tokens = self.batch.decode_requests = self.batch.sampled_requests = self.count
+        self.batch = batch = self.plan.batch
+        batch.scheduled_tokens = batch.decode_requests = batch.sampled_requests = count
+        batch.decode_context = batch.decode_kv_tokens = steady.context()
 
-    def fits(self) -> bool:
-        """Whether the next step finds its blocks."""
-        return self.taken + self.boundaries[self.phase] <= self.free
+    def fitting(self, steps: int) -> int:
+        """As many of the next ``steps`` steps as surely find their blocks; 0 if the first does not."""
+        free = self.rank.scheduler.free_blocks
+        while steps and self._blocks(steps) > free:
+            steps //= 2
+        return steps
 
-    def step(self) -> float:
-        """Take a step; returns how long the rank needs for it."""
-        phase = self.phase
-        self.taken += self.boundaries[phase]
-        self.phase = phase + 1 if phase + 1 < self.size else 0
-        batch = self.batch
-        self.context += self.count
-        batch.decode_context = batch.decode_kv_tokens = self.context
-        return self.rank._step_seconds(self.plan)
+    def _blocks(self, steps: int) -> int:
+        """Blocks that the next ``steps`` steps need."""
+        steady = self.rank.scheduler.steady
+        rounds, rest = divmod(steps, steady.block_size)
+        phase = steady.tick % steady.block_size
+        beyond = max(0, phase + rest - steady.block_size)
+        boundaries = steady.boundaries
+        return rounds * self.count + sum(boundaries[phase : phase + rest]) + sum(boundaries[:beyond])
 
-    def settle(self, done: int, *, overlap: bool) -> None:
-        """Write down that ``done`` steps were taken."""
+    def settle(self, done: int, *, overlap: bool) -> StepPlan:
+        """Write down that ``done`` steps were taken; returns the plan of the last one."""
         scheduler, totals = self.rank.scheduler, self.rank.recorder.totals
-        scheduler.steady.tick += done
-        scheduler.steady.lag = 1 if overlap else 0
-        if self.taken:
-            scheduler.index.take(self.taken)
+        steady, plan = scheduler.steady, self.plan
+        taken = self._blocks(done)
+        steady.glide(done)
+        steady.lag = 1 if overlap else 0
+        self.rank.watchdog.fruitless = 0
         scheduler.steps_since_prefill += done
         totals.steps += done
-        totals.peak_used_blocks = max(totals.peak_used_blocks, self.rank.used_blocks)
+        if taken:
+            scheduler.index.take(taken)
+            totals.peak_used_blocks = max(totals.peak_used_blocks, self.rank.used_blocks)
+        totals.peak_waiting = max(totals.peak_waiting, len(scheduler.waiting))
+        if steady.next_event() <= steady.tick:
+            plan = scheduler.settle_calendar(plan)
         if overlap:
-            scheduler.last_plan = self.plan
+            scheduler.last_plan = plan
+        return plan
 
 
-def _quiet(scheduler: VllmScheduler) -> bool:
-    """Whether the next steps only advance the requests in step, up to the next calendar entry."""
-    return not scheduler.prefills and scheduler.steady.quiet_steps() > 1 and not scheduler.undecided()
-
-
-def quiet_ranks(ranks: Sequence[Replica], before: Group | None) -> list[RankCoast]:
+def quiet_parts(ranks: Sequence[Replica], before: Group | None) -> list[Part]:
     """The ranks that decode on, if no rank has anything else to do; none otherwise.
 
     ``before``: the step in flight, in which they must have taken part.
     """
     found = []
     for number, rank in enumerate(ranks):
-        if not rank.scheduler.has_requests:
+        scheduler = rank.scheduler
+        if not scheduler.has_requests:
             continue
-        if not _quiet(rank.scheduler) or (before and not before.plans[number].batch.scheduled_tokens):
+        if scheduler.prefills or (before and not before.plans[number].batch.scheduled_tokens):
             return []
-        found.append((rank, number))
-    return [RankCoast(*item) for item in found]
-
-
-def eventful(group: Group) -> bool:
-    """Whether what a step in flight brings may change what follows."""
-    return any(plan.first or plan.finish or plan.samples for plan in group.plans)
+        # A block that fills may let in, in that very step, who is waiting.
+        open_to = scheduler.waiting.items and len(scheduler.running) < rank.config.max_num_seqs
+        steps = scheduler.steady.quiet_steps() - (1 if open_to else 0)
+        if steps < 1 or scheduler.undecided():
+            return []
+        found.append((rank, number, steps))
+    return [Part(*item) for item in found]

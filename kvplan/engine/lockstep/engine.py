@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.errors import EngineStuck
-from kvplan.engine.lockstep.coast import eventful, quiet_ranks
+from kvplan.engine.lockstep.coast import Part, quiet_parts
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.protocols import JointLatency, LatencyModel
 from kvplan.engine.recorder import Metric, Recorder, SeriesPoint
@@ -22,6 +22,8 @@ _SUMMED = (
     "requests", "unfinished", "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks",
     "allocated_blocks", "peak_used_blocks", "peak_running", "peak_waiting",
 )  # fmt: skip
+
+_NEVER = 1 << 62
 
 
 def _nothing(tokens: int) -> float:
@@ -49,6 +51,11 @@ class Group:
         """Whether a rank preempted a request."""
         return any(plan.preempted for plan in self.plans)
 
+    @property
+    def brings(self) -> bool:
+        """Whether its end changes more than the clock."""
+        return any(plan.first or plan.finish or plan.samples for plan in self.plans)
+
 
 class LockstepEngine:
     """Ranks in step. With one rank it decides and times what a ``Replica`` does.
@@ -75,6 +82,7 @@ class LockstepEngine:
         self.clock = 0.0
         self._device_free = 0.0
         self._in_flight: deque[Group] = deque()
+        self._idle = [StepPlan()] * ranks
         self._depth = 2 if config.async_scheduling else 1
         self._idle_steps = 0
         self._busy_s = self._own_s = 0.0
@@ -83,11 +91,13 @@ class LockstepEngine:
     def _recorder_of(self, index: int) -> Recorder:
         whole = self.recorder
         log = whole.on_decision
-        return Recorder(
+        own = Recorder(
             on_request=whole.finished,
             on_rejected=whole.rejected,
             on_decision=None if log is None else (lambda line: log(f"{index}\t{line}")),
         )
+        own.series_stride = _NEVER  # the series is that of all ranks together
+        return own
 
     def run(self, requests: Iterable[Request]) -> None:
         """Serve the requests, which arrive in the order given."""
@@ -150,10 +160,12 @@ class LockstepEngine:
     def _account(self, needed: list[float], tokens: int) -> float:
         """The step's seconds: those of the slowest rank, and what all do together for ``tokens`` tokens."""
         joint = self._joint(tokens)
-        needed = [seconds + joint for seconds in needed]
-        slowest = max(needed)
+        slowest = max(needed) + joint
+        own = 0.0
+        for seconds in needed:  # one by one, as bulk steps add them
+            own += seconds + joint
         self._busy_s += slowest * len(self.ranks)
-        self._own_s += sum(needed)
+        self._own_s += own
         self._idle_steps += len(self.ranks) - len(needed)
         return slowest
 
@@ -193,40 +205,56 @@ class LockstepEngine:
         if overlap and len(in_flight) != 1:
             return False
         before = in_flight[0] if overlap else None
-        coasts = quiet_ranks(self.ranks, before)
-        if not coasts:
+        parts = quiet_parts(self.ranks, before)
+        if not parts:
             return False
-        totals = self.recorder.totals
-        limit = -totals.steps % self.recorder.series_stride
-        for coast in coasts:
-            steady = coast.rank.scheduler.steady
-            limit = min(limit, steady.next_event() - 1 - steady.tick)
-        brings = before is not None and eventful(before)
-        if brings:
-            # The step in flight ends while the next one runs, and what it brings may change what follows.
-            limit = min(limit, 1)
-        together = sum(coast.count for coast in coasts)
-        done = 0
-        while done < limit and self.clock < until and all(coast.fits() for coast in coasts):
-            seconds = self._account([coast.step() for coast in coasts], together)
-            if overlap:
-                self.clock, self._device_free = self._device_free, self._device_free + seconds
-            else:
-                self.clock = self._device_free = self.clock + seconds
-            done += 1
+        recorder, began = self.recorder, self.clock
+        # What the step in flight brings comes when the next one has begun: then that one is taken alone.
+        brings = before is not None and before.brings
+        point = -recorder.totals.steps % recorder.series_stride
+        limit = min(1 if brings or not point else point, *[part.steps for part in parts])
+        for part in parts:
+            limit = part.fitting(limit)
+        done = self._glide(parts, limit, until)
         if not done:
             return False
-        totals.steps += done
-        for coast in coasts:
-            coast.settle(done, overlap=overlap)
+        plans = list(self._idle)
+        for part in parts:
+            plans[part.number] = part.settle(done, overlap=overlap)
+        self._idle_steps += done * (len(plans) - len(parts))
+        recorder.totals.steps += done - 1
+        self._note(began)
+        ended = group = Group(tuple(plans), self._device_free)
         if before is not None:
-            plans = [StepPlan()] * len(self.ranks)
-            for coast in coasts:
-                plans[coast.number] = coast.plan
-            in_flight[-1] = Group(tuple(plans), self._device_free)
-            if brings:
-                self._deliver(before)
+            in_flight[0], ended = group, before
+        if ended.brings:
+            self._deliver(ended)
         return True
+
+    def _glide(self, parts: list[Part], limit: int, until: float) -> int:
+        """Up to ``limit`` steps of these parts, begun before ``until``; how many there were."""
+        clock, device_free, overlap = self.clock, self._device_free, self.config.async_scheduling
+        busy_s, own_s, ranks = self._busy_s, self._own_s, len(self.ranks)
+        joint = self._joint(sum(part.count for part in parts))
+        done = 0
+        while done < limit and clock < until:
+            slowest = needed = 0.0
+            for part in parts:
+                batch = part.batch
+                batch.decode_context = batch.decode_kv_tokens = batch.decode_context + part.count
+                seconds = part.rank._step_seconds(part.plan) + joint
+                needed += seconds
+                if seconds > slowest:
+                    slowest = seconds
+            busy_s += slowest * ranks
+            own_s += needed
+            if overlap:
+                clock, device_free = device_free, device_free + slowest
+            else:
+                clock = device_free = clock + slowest
+            done += 1
+        self.clock, self._device_free, self._busy_s, self._own_s = clock, device_free, busy_s, own_s
+        return done
 
     def close(self) -> None:
         """Bring totals and metrics up to date; also after an interrupted run."""

@@ -43,7 +43,10 @@ class LoadingQueue:
         self._by_priority = policy == "priority"
 
     def __len__(self) -> int:
-        return len(self.loading) + len(self.loaded) + len(self.plain)
+        return len(self.loading) + len(self.loaded) + len(self.plain.items)
+
+    def __bool__(self) -> bool:
+        return bool(self.loading or self.loaded or self.plain.items)
 
     @property
     def items(self) -> Sized:

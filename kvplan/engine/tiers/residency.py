@@ -7,7 +7,7 @@ and lead to nothing are removed. A run is in a tier wholly or not at all; where 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from kvplan.engine.content import BlockKey, Content
 from kvplan.engine.tiers.line import PENDING, Batch
@@ -16,14 +16,19 @@ _EMPTY = Content((), ())
 
 
 class Place:
-    """A run in one tier: when it was last used, and the transfer that brings or brought it."""
+    """A run in one tier: when it was last used, and the transfer that brings or brought it.
 
-    __slots__ = ("batch", "run", "stamp")
+    ``before`` and ``after`` are its neighbours in the order in which the tier evicts.
+    """
+
+    __slots__ = ("after", "batch", "before", "run", "stamp")
 
     def __init__(self, run: Run, stamp: int, batch: Batch) -> None:
         self.run = run
         self.stamp = stamp
         self.batch = batch
+        self.before: Place | None = None
+        self.after: Place | None = None
 
 
 class Run:
@@ -55,17 +60,24 @@ class Run:
 
     def only_in(self, place: Place) -> bool:
         """Whether this is the one place it has."""
-        return sum(other is not None for other in self.places) == 1 and place in self.places
+        places = self.places
+        return (places[0] is place or places[0] is None) and (places[-1] is place or places[-1] is None)
 
 
 class Residency:
-    """The tree; tiers put their places on its runs."""
+    """The tree; tiers put their places on its runs.
+
+    Attributes:
+        on_split: told the upper and the lower part of a run that was cut.
+        on_join: told of a run that is about to go into the one below it.
+    """
 
     def __init__(self, block_size: int, tiers: int) -> None:
         self.block_size = block_size
         self.tiers = tiers
         self.root = Run(_EMPTY, 0, 0, None, 0, tiers)
-        self.on_split = _ignore
+        self.on_split: Callable[[Run, Run], None] = _ignore_split
+        self.on_join: Callable[[Run], None] = _ignore_join
 
     def walk(self, content: Content, limit: int) -> Iterator[tuple[Run, int]]:
         """Runs along the first ``limit`` blocks (which the content must have), each with where it agrees to.
@@ -133,7 +145,7 @@ class Residency:
         for tier, place in enumerate(run.places):
             if place is not None:
                 upper.places[tier] = Place(upper, place.stamp, place.batch)
-        self.on_split(upper)
+        self.on_split(upper, run)
         return upper
 
     def join(self, runs: list[Run]) -> None:
@@ -149,6 +161,7 @@ class Residency:
         for place, other in zip(lower.places, upper.places, strict=True):
             if place is not None and other is not None and other.batch.done_s > place.batch.done_s:
                 place.batch = other.batch
+        self.on_join(upper)
         upper.places = [None] * self.tiers
         parent = upper.parent
         assert parent is not None
@@ -174,5 +187,9 @@ def _alike(upper: Run, lower: Run) -> bool:
     return True
 
 
-def _ignore(upper: Run) -> None:
+def _ignore_split(upper: Run, lower: Run) -> None:
+    return None
+
+
+def _ignore_join(upper: Run) -> None:
     return None

@@ -82,7 +82,7 @@ class TierStack:
         check_sizes(specs)
         self.specs = specs
         self.residency = Residency(block_size, len(specs))
-        self.residency.on_split = self._noted
+        self.residency.on_split, self.residency.on_join = self._split, self._joined
         self.tiers = tuple(Tier(spec.name, index, spec.blocks) for index, spec in enumerate(specs))
         self.host = self.tiers[0]
         self.disk = self.tiers[1] if len(specs) > 1 else None
@@ -141,13 +141,12 @@ class TierStack:
         self._stamp += 1
         stamp, missing = self._stamp, list[Run]()
         for run in runs:
-            place = tier.place(run)
-            if place is None:
+            if run.places[tier.index] is None:
                 tier.put(run, stamp, batch)
                 missing.append(run)
             else:
                 self._use(run, stamp)
-        below = self._below(tier)
+        below = self.disk if tier is self.host else None
         if below is not None and missing and self.specs[below.index].write == "through":
             self._write_down(below, missing)
         blocks = sum(run.blocks for run in missing)
@@ -158,19 +157,15 @@ class TierStack:
     def _use(self, run: Run, stamp: int) -> None:
         """The run was used, from wherever it is nearest: every tier that has it takes note."""
         for tier in self.tiers:
-            place = tier.place(run)
+            place = run.places[tier.index]
             if place is not None:
                 tier.use(place, stamp)
-
-    def _below(self, tier: Tier) -> Tier | None:
-        following = tier.index + 1
-        return self.tiers[following] if following < len(self.tiers) else None
 
     def _write_down(self, tier: Tier, runs: list[Run]) -> None:
         """Blocks of the tier above are written to this one."""
         above, batch = self.tiers[tier.index - 1], self._open[tier.index]
         for run in runs:
-            place = above.place(run)
+            place = run.places[above.index]
             assert place is not None
             batch.wait_for(place.batch)
         batch.blocks += self._put(tier, runs, batch)
@@ -178,10 +173,11 @@ class TierStack:
     def _evict(self, tier: Tier) -> None:
         """Evict until nothing is too much; what leaves goes to the tier below, if there is one."""
         excess = tier.cached + tier.reserved - tier.capacity
-        below = self._below(tier)
+        below = self.disk if tier is self.host else None
         handed = False
         while excess > 0:
-            place = tier.oldest()
+            place = tier.oldest
+            assert place is not None
             run = place.run
             blocks = run.end - run.start
             if blocks > excess:
@@ -193,7 +189,7 @@ class TierStack:
             if below is not None and run.places[below.index] is None:
                 self._hand_down(below, run, place)
                 handed = True
-            tier.drop(run)
+            tier.drop(place)
             excess -= blocks
             if not run.anywhere:
                 self.lost += blocks
@@ -217,15 +213,16 @@ class TierStack:
         tier.cached -= blocks
         tier.evicted += blocks
         self.lost += blocks
-        place = tier.place(run)
-        assert place is not None
-        tier.enter(place)
 
-    def _noted(self, upper: Run) -> None:
-        for tier in self.tiers:
-            place = upper.places[tier.index]
+    def _split(self, upper: Run, lower: Run) -> None:
+        for tier, place, other in zip(self.tiers, upper.places, lower.places, strict=True):
+            if place is not None and other is not None:
+                tier.part(place, other)
+
+    def _joined(self, upper: Run) -> None:
+        for tier, place in zip(self.tiers, upper.places, strict=True):
             if place is not None:
-                tier.enter(place)
+                tier.leave(place)
 
     # -- hits -------------------------------------------------------------------------------------------
 
@@ -265,7 +262,7 @@ class TierStack:
             self.disk.hits += from_disk
         self.host.hits += end - start - from_disk
         for run, agreed in self.residency.walk(content, end):
-            place = self.host.place(run)
+            place = run.places[0]
             if place is not None and agreed > start and place.batch.done_s > ready:
                 ready = place.batch.done_s
         return self.gets[0].send(ready, end - start)
@@ -285,8 +282,8 @@ class TierStack:
         runs = self.residency.known(content, start, end)
         ready, blocks = now, 0
         for run in runs:
-            place = disk.place(run)
-            if host.place(run) is None and place is not None:
+            place = run.places[1]
+            if run.places[0] is None and place is not None:
                 ready = max(ready, place.batch.done_s)
                 blocks += run.blocks
         if not blocks:

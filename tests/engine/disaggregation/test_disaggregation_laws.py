@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 
 import pytest
@@ -11,14 +12,16 @@ from hypothesis import strategies as st
 from workloads import cases
 
 import kvplan.engine.disaggregation.engine as engines
+import kvplan.engine.disaggregation.strategy as strategies_of_engines
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.breakdown import PARTS
 from kvplan.engine.disaggregation.decode import DecodeReplica
 from kvplan.engine.disaggregation.engine import DisaggregatedEngine
 from kvplan.engine.disaggregation.fabric import Stage
-from kvplan.engine.disaggregation.journey import FirstToken
+from kvplan.engine.disaggregation.journey import FirstToken, Journey
 from kvplan.engine.disaggregation.prefill import PrefillReplica
 from kvplan.engine.disaggregation.strategy import Disaggregation, PoolPlan
+from kvplan.engine.errors import EngineStuck
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.replica import Replica
@@ -26,6 +29,7 @@ from kvplan.engine.router import ROUTERS
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 
+EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "300"))
 CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
 MOST_CALLS = 20_000
 """Far more than any of these workloads needs: an engine that gets there makes no progress."""
@@ -127,10 +131,11 @@ def deployments(draw: st.DrawFn) -> tuple[EngineConfig, Disaggregation, list[Req
 
 
 def play(
-    config: EngineConfig, strategy: Disaggregation, requests: list[Request]
+    config: EngineConfig, strategy: Disaggregation, requests: list[Request], *, log: bool = False
 ) -> tuple[list[RequestRow], Recorder, DisaggregatedEngine]:
     rows: list[RequestRow] = []
-    recorder = Recorder(on_request=rows.append)
+    lines: list[str] = []
+    recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
     engine = strategy.engine(config, CLOCK, recorder)
     engine.run(requests)
     engine.close()
@@ -217,3 +222,61 @@ def test_prompts_are_computed_as_by_an_engine_that_is_asked_for_one_token(
     plain.run([replace(item, output=((item.output[0][0], 1),), output_tokens=1) for item in served])
     expected = {row.id: (row.scheduled_s, row.finish_s, row.cached_tokens) for row in rows}
     assert {row.id: (row.scheduled_s, row.first_token_s, row.cached_tokens) for row in split} == expected
+
+
+class OneByOne(DisaggregatedEngine):
+    """Whatever an instance brings about is an event, and everybody waits for it."""
+
+    def scheduled(self, journey: Journey, now: float) -> None:
+        self._post(now, super().scheduled, journey)
+
+    def preempted(self, journey: Journey, now: float) -> None:
+        self._post(now, super().preempted, journey)
+
+    def computed(
+        self, journey: Journey, attempt: int, tokens: int, cached: int, begun: float, ended: float
+    ) -> None:
+        super().computed(journey, attempt, tokens, cached, begun, ended)
+        self._post(ended, lambda journey, now: None, journey)
+
+    def reserved(self, journey: Journey, hit_blocks: int, refused: bool, now: float) -> None:
+        journey.refused, journey.reserved_s = refused, now
+        journey.hit_blocks = journey.sent_blocks = hit_blocks
+        self._post(now, lambda journey, now: self._send(journey), journey)
+
+
+def told(
+    case: tuple[EngineConfig, Disaggregation, list[Request]], *, log: bool = False
+) -> tuple[object, ...]:
+    """Rows, totals, series and section of a run, or why it is stuck (rules of vLLM's own allow it)."""
+    try:
+        rows, recorder, _ = play(*case, log=log)
+    except EngineStuck as exc:
+        return (exc.message,)
+    return rows, recorder.totals.to_dict(), recorder.series, recorder.sections["disaggregation"]
+
+
+@settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 300,
+          suppress_health_check=list(HealthCheck))  # fmt: skip
+@given(deployments())
+def test_what_is_done_at_once_is_what_events_would_do_one_by_one(
+    case: tuple[EngineConfig, Disaggregation, list[Request]],
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strategies_of_engines, "DisaggregatedEngine", OneByOne)
+        single = told(case)
+    assert told(case) == single
+
+
+@settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 300,
+          suppress_health_check=list(HealthCheck))  # fmt: skip
+@given(deployments())
+def test_steps_taken_in_bulk_are_steps_taken_one_by_one(
+    case: tuple[EngineConfig, Disaggregation, list[Request]],
+) -> None:
+    """With a decision log every step is planned. How often a request was looked at is not compared."""
+    bulk, single = told(case), told(case, log=True)
+    assert bulk[:3] == single[:3]
+    for ours, theirs in zip(bulk[3:], single[3:], strict=True):
+        for mine, other in zip(ours, theirs, strict=True):  # type: ignore[call-overload]
+            assert mine == other or mine.name.startswith("back_pressure")

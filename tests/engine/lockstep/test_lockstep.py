@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -20,17 +21,19 @@ from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 from kvplan.traces.synthesize import synthesize
 
+EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "250"))
 CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
 CONFIG = EngineConfig(num_blocks=3000, max_num_batched_tokens=2048, max_model_len=16384)
 
 
 def play(
     ranks: int, requests: list[Request], config: EngineConfig = CONFIG, router: str = "least-loaded",
-    *, log: bool = False, clock: LinearLatency = CLOCK,
+    *, log: bool = False, clock: LinearLatency = CLOCK, stride: int = 1,
 ) -> tuple[list[RequestRow], Recorder, LockstepEngine, list[str]]:  # fmt: skip
     rows: list[RequestRow] = []
     lines: list[str] = []
     recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
+    recorder.series_stride = stride
     engine = DataParallelAttention(ranks, router).engine(config, clock, recorder)
     engine.run(requests)
     engine.close()
@@ -70,15 +73,17 @@ def test_requests_and_blocks_are_conserved_whatever_the_pressure(
         assert rank.scheduler.free_blocks == config.usable_blocks
 
 
-@settings(max_examples=100, deadline=None, database=None, derandomize=True,
+@settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 250,
           suppress_health_check=list(HealthCheck))  # fmt: skip
-@given(cases(), st.integers(2, 4))
+@given(cases(), st.integers(2, 4), st.sampled_from([1, 3, 1000]))
 def test_steps_taken_in_bulk_are_steps_taken_one_by_one(
-    case: tuple[EngineConfig, list[Request]], ranks: int
+    case: tuple[EngineConfig, list[Request]], ranks: int, stride: int
 ) -> None:
-    """With a decision log every step is planned; without one quiet steps are taken in bulk."""
+    """With a decision log every step is planned; without one quiet steps are taken in bulk, up to the next
+    point of the series."""
     config, requests = case
-    bulk, single = play(ranks, requests, config), play(ranks, requests, config, log=True)
+    bulk = play(ranks, requests, config, stride=stride)
+    single = play(ranks, requests, config, stride=stride, log=True)
     assert bulk[0] == single[0]
     assert bulk[1].totals.to_dict() == single[1].totals.to_dict()
     assert bulk[1].series == single[1].series

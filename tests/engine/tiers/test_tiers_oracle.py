@@ -11,6 +11,7 @@ from workloads import requests
 from kvplan.engine.content import Content
 from kvplan.engine.tiers.residency import Run
 from kvplan.engine.tiers.stack import TierSpec, TierStack
+from kvplan.engine.tiers.tier import Tier
 from kvplan.traces.request import Request, iterate_tokens
 
 EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "300"))
@@ -121,6 +122,20 @@ def order(blocks: list[tuple[int, Key]]) -> list[Key]:
     return [key for _, key in sorted(blocks, key=lambda item: (item[0], -len(item[1])))]
 
 
+def listed(tier: Tier, tokens: dict[int, list[int]], size: int) -> list[Key]:
+    """The tier's blocks in the order in which it evicts."""
+    found: list[Key] = []
+    place, before = tier.oldest, None
+    while place is not None:
+        assert place.before is before
+        run = place.run
+        assert run.places[tier.index] is place
+        known = tokens[id(run.content)]
+        found += [tuple(known[: (block + 1) * size]) for block in reversed(range(run.start, run.end))]
+        before, place = place, place.after
+    return found
+
+
 operations = st.lists(
     st.tuples(
         st.sampled_from(["store", "store", "store", "fetch", "fetch", "touch", "prefetch", "reserve", "release"]),
@@ -184,7 +199,9 @@ def test_tiers_equal_a_dictionary_of_blocks(
                     slow.promote(slow.keys(known, start, start + found))
         there = contents_of(stack.residency.root, stack, by_id)
         for tier, blocks in zip(stack.tiers, slow.tiers, strict=True):
-            assert order(there[tier.name]) == order([(stamp, key) for key, stamp in blocks.items()])
+            expected = order([(stamp, key) for key, stamp in blocks.items()])
+            assert order(there[tier.name]) == expected
+            assert listed(tier, by_id, size) == expected
             assert tier.cached == len(blocks)
             assert tier.cached + tier.reserved + tier.free == tier.capacity
             assert tier.free >= 0
