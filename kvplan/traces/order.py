@@ -73,16 +73,20 @@ def sorted_whole(requests: Iterable[Request], accounting: Accounting | None = No
         yield everything.pop()
 
 
-FAR_S = 1e6
-"""An arrival so late (eleven days) is told by a clock that did not start with the trace."""
+FAR_S = 600.0
+"""A first arrival so late is told by a clock that did not start with the trace; averages over the time before
+it would say nothing."""
 
+
+LONGEST_S = 1e6
+"""Few traces go on for eleven days."""
 
 SINCE_1970_S = 1e8
 """Seconds since 1970 are more by now; since 1970 taken for milliseconds they are less."""
 
 
 def from_far(requests: Iterable[Request], report: Accounting) -> Iterator[Request]:
-    """Times from the first arrival where that is far from 0: seconds since 1970, say; others as they are."""
+    """Times from the first arrival where that is far from 0: the time of day, say; others as they are."""
     found = iter(requests)
     first = next(found, None)
     if first is None:
@@ -91,7 +95,7 @@ def from_far(requests: Iterable[Request], report: Accounting) -> Iterator[Reques
     if first.arrival_s < FAR_S:
         return whole
     note = f"times count from the first request, which came at {first.arrival_s:,.0f} s"
-    if first.arrival_s < SINCE_1970_S:
+    if LONGEST_S < first.arrival_s < SINCE_1970_S:
         note += ": if that is seconds since 1970 taken for milliseconds, a time scale of 1000 reads them"
     report.note(note)
     return from_first(whole)
