@@ -116,12 +116,19 @@ class PrefixIndex:
             if segment.ref == 0:
                 pool.remove(segment, node.end - node.start)
             segment.ref += 1
-            if last is not None and segment.above is last:
+            above = segment.above
+            if last is not None and above is last:
                 held[-1] = (segment, held[-1][1])
             else:
                 held.append((segment, node.start))
+                if last is not None:
+                    last.below = None
+                if above is not None:
+                    above.below = None
             last = segment
             request.tail = node
+        if last is not None:
+            last.below = None
         request.in_tree = request.published = match.blocks
 
     def close(self, node: Node) -> None:
@@ -179,12 +186,39 @@ class PrefixIndex:
             stop = min(end, blocks)
             agreed = content.agrees_until(child.content, start * size, stop * size) // size
             if agreed < end:
+                if self._hand_up(request, tail, child, agreed):
+                    continue
                 child = self.split(child, agreed - start)
             elif child.owner is not None:
                 self.close(child)
             request.held.append((self.add_copy(child), start))
             request.tail = tail = child
             request.in_tree = agreed
+
+    def _hand_up(self, request: LiveRequest, node: Node, child: Node, end: int) -> bool:
+        """Publish up to ``end``, within the child, by letting the request's last node end so much later.
+
+        This is possible where all other copies go on below, in the same hands, as they do once a split has
+        let this request in: one that computes what is cached block by block leaves two nodes, not one a block.
+        """
+        own = node.copies[-1] if node.copies else None
+        if own is None or own.ref != 1 or request.held[-1][0] is not own or not _go_on(node, own):
+            return False
+        node.end = request.in_tree = end
+        self._begin(child, end)
+        return True
+
+    def _begin(self, child: Node, block: int) -> None:
+        """Let the only child of its parent begin where the parent now ends."""
+        parent = child.parent
+        assert parent is not None
+        child.start = block
+        child.key = self._key(child.content, block)
+        parent.children = {child.key: child}
+
+    def _key(self, content: Content, block: int) -> BlockKey:
+        """What a node is found by that begins at ``block``."""
+        return content.block_key(block * self.block_size, self.block_size)
 
     def add_copy(self, node: Node) -> Segment:
         """The publishing request's own blocks of a node, after those that are there."""
@@ -241,6 +275,8 @@ class PrefixIndex:
     def _truncate(self, segment: Segment, node: Node, blocks: int) -> None:
         """Evict the last ``blocks`` blocks of a free segment, which has more."""
         if len(node.copies) > 1 or node.children:
+            if self._hand_down(segment, node, blocks):
+                return
             self.split(node, node.end - node.start - blocks)
             self.pool.remove(segment, blocks)
             self._drop(segment)
@@ -250,8 +286,23 @@ class PrefixIndex:
         node.end -= blocks
         self.pool.cached -= blocks
 
+    def _hand_down(self, segment: Segment, node: Node, blocks: int) -> bool:
+        """Evict the last ``blocks`` blocks of one copy by letting the node below begin so much earlier.
+
+        The counterpart of ``_hand_up``: a copy that goes block by block leaves two nodes, not one a block.
+        """
+        if not _go_on(node, segment):
+            return False
+        node.end -= blocks
+        self._begin(next(iter(node.children.values())), node.end)
+        self.pool.cached -= blocks
+        return True
+
     def _drop(self, segment: Segment) -> None:
         node = segment.node
+        above = segment.above
+        if above is not None and above.below is segment:
+            above.below = None
         node.copies.remove(segment)
         if not node.copies:
             if self.on_gone is not None:
@@ -259,3 +310,14 @@ class PrefixIndex:
             assert node.parent is not None
             assert not node.children
             del node.parent.children[node.key]
+
+
+def _go_on(node: Node, one: Segment) -> bool:
+    """Whether all copies but ``one`` go on in the only child, held by whoever holds them here."""
+    if len(node.children) != 1:
+        return False
+    (child,) = node.children.values()
+    others = len(node.copies) - 1
+    return len(child.copies) == others and all(
+        copy.below is not None for copy in node.copies if copy is not one
+    )
