@@ -199,7 +199,7 @@ class PrefixIndex:
         """Publish up to ``end``, within the child, by letting the request's last node end so much later.
 
         This is possible where all other copies go on below, in the same hands, as they do once a split has
-        let this request in: one that computes what is cached block by block leaves two nodes, not one a block.
+        let this request in: what is computed again block by block leaves two nodes, not one a block.
         """
         own = node.copies[-1] if node.copies else None
         if own is None or own.ref != 1 or request.held[-1][0] is not own or not _go_on(node, own):

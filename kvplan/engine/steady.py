@@ -48,8 +48,7 @@ class SteadyDecodes:
         request.steady = self
         request.finish_tick = self.tick + request.max_tokens - request.samples
         self.count += 1
-        self.base_sum += base
-        self.boundaries[-base % self.block_size] += 1
+        self._weigh(request, 1)
         self.members[request] = None
         heappush(self._calendar, (request.finish_tick, FINISH, request.order, request))
 
@@ -64,9 +63,14 @@ class SteadyDecodes:
         request.samples = request.max_tokens - (request.finish_tick - self.tick)
         request.blocks = -(-request.computed // self.block_size)
         self.count -= 1
-        self.base_sum -= base
-        self.boundaries[-base % self.block_size] -= 1
+        self._weigh(request, -1)
         del self.members[request]
+
+    def _weigh(self, request: LiveRequest, sign: int) -> None:
+        """Put a request into the sums, or take it out: what it attends to, and when it needs blocks."""
+        base = request.base
+        self.base_sum += sign * base
+        self.boundaries[-base % self.block_size] += sign
 
     @property
     def boundary_blocks(self) -> int:
