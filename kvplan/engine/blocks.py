@@ -23,8 +23,8 @@ class Segment:
         ref: requests that hold these blocks.
         above: the earlier blocks of the same run, after a split: whoever holds this segment and was there
             before the split holds them too.
-        below: the later blocks of the same run, after a split, as long as the same requests hold both (and
-            both stand side by side in the free queue while nobody does).
+        below: the later blocks of the same run, after a split, as long as it is there and the same requests
+            hold both (so that both stand side by side in the free queue while nobody does).
         before, after: neighbours in the free queue while ``ref`` is 0.
     """
 

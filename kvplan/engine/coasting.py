@@ -37,8 +37,8 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
         flying = in_flight[0][0]
     recorder, step_seconds = replica.recorder, replica.latency.step_seconds
     steady, pool, totals = scheduler.steady, scheduler.pool, recorder.totals
-    boundaries, waiting = steady.boundaries, scheduler.waiting
-    period = len(boundaries)
+    needs, waiting = steady.needs, scheduler.waiting
+    period = len(needs)
     quiet = scheduler.new_plan()
     batch = quiet.batch
     while clock < until:
@@ -77,7 +77,7 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
             for gain in steady.gains(limit):
                 if clock >= until:
                     break
-                blocks = boundaries[phase]
+                blocks = needs[phase]
                 if blocks:
                     if taken + blocks > free:
                         break

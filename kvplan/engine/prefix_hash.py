@@ -300,9 +300,6 @@ class PrefixIndex:
 
     def _drop(self, segment: Segment) -> None:
         node = segment.node
-        above = segment.above
-        if above is not None and above.below is segment:
-            above.below = None
         node.copies.remove(segment)
         if not node.copies:
             if self.on_gone is not None:
@@ -319,5 +316,5 @@ def _go_on(node: Node, one: Segment) -> bool:
     (child,) = node.children.values()
     others = len(node.copies) - 1
     return len(child.copies) == others and all(
-        copy.below is not None for copy in node.copies if copy is not one
+        copy.below in child.copies for copy in node.copies if copy is not one
     )

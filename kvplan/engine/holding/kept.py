@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class KeptDecodes(HeldDecodes):
     """``HeldDecodes`` of requests that hold what ``dropping`` gives them.
 
-    ``boundaries`` has the period of the law's rhythm. While a request is in step its blocks follow from its
+    ``needs`` has the period of the law's rhythm. While a request is in step its blocks follow from its
     progress (``Dropping.blocks_of``); they are written down when it leaves.
     """
 
@@ -31,19 +31,20 @@ class KeptDecodes(HeldDecodes):
         super().__init__(block_size, dropping)
         self._dropping = dropping
         self._rhythm = rhythm = dropping.law.rhythm(block_size)
-        self.boundaries = [0] * rhythm.period
+        self.needs = [0] * rhythm.period
         self._gains = [0] * rhythm.beat
         self._total = 0
         self._full: list[tuple[int, int, LiveRequest]] = []
 
-    @property
-    def boundary_blocks(self) -> int:
-        """As the base class."""
-        return self.boundaries[self.tick % self._rhythm.period]
+    def join(self, request: LiveRequest) -> None:
+        """As the base class; its rhythm goes into the tables."""
+        super().join(request)
+        self._weigh(request, 1)
 
     def leave(self, request: LiveRequest, in_flight: int) -> None:
         """As the base class; its blocks are those of what it keeps."""
         super().leave(request, in_flight)
+        self._weigh(request, -1)
         self._dropping.write_down(request)
 
     def _weigh(self, request: LiveRequest, sign: int) -> None:
@@ -66,9 +67,9 @@ class KeptDecodes(HeldDecodes):
     def _beat(self, request: LiveRequest, sign: int) -> None:
         """Put the request's rhythm into the tables, or take it out."""
         rhythm, first = self._rhythm, self._first(request)
-        boundaries, period = self.boundaries, rhythm.period
+        needs, period = self.needs, rhythm.period
         for position, blocks in rhythm.needs:
-            boundaries[(first + position) % period] += sign * blocks
+            needs[(first + position) % period] += sign * blocks
         gains, beat = self._gains, rhythm.beat
         for position in rhythm.gains:
             gains[(first + position) % beat] += sign

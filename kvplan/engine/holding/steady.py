@@ -20,6 +20,7 @@ class HeldDecodes(SteadyDecodes):
 
     def __init__(self, block_size: int, holder: Holder) -> None:
         super().__init__(block_size)
+        self.needs = [0]
         self._holder = holder
         self._looks: dict[int, list[LiveRequest]] = {}
         self._look_of: dict[LiveRequest, int] = {}
@@ -37,8 +38,10 @@ class HeldDecodes(SteadyDecodes):
         request.blocks = blocks
         self._look_of.pop(request, None)
 
-    def _weigh(self, request: LiveRequest, sign: int) -> None:
-        self.base_sum += sign * request.base
+    @property
+    def boundary_blocks(self) -> int:
+        """As the base class."""
+        return self.needs[self.tick % len(self.needs)]
 
     def _expect_look(self, request: LiveRequest) -> None:
         after = self._holder.next_look(request, request.base + self.tick)
