@@ -1,4 +1,8 @@
-"""The explicit way through a step: running requests one by one, with preemption when blocks run out."""
+"""Steps that run out of blocks or budget, and so may preempt.
+
+Under ``fcfs`` the last in line makes room for those before it: as long as that is all, whoever decodes in
+step stays in step. Everything else takes the explicit way, request by request.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,90 @@ from kvplan.engine.plan import StepPlan
 
 if TYPE_CHECKING:
     from kvplan.engine.scheduler_vllm import VllmScheduler
+
+
+def schedule_crowded(scheduler: VllmScheduler, plan: StepPlan, threshold: int, defer_prefills: bool) -> int:
+    """Give running requests their tokens, preempting where blocks run out; returns the budget left."""
+    if _line_is_in_step(scheduler):
+        _preempt_from_the_end(scheduler, plan, threshold, defer_prefills)
+        if plan.preempted and scheduler._regular(plan, threshold, defer_prefills):
+            return scheduler.config.max_num_batched_tokens - plan.batch.scheduled_tokens
+    return schedule_one_by_one(scheduler, plan, threshold, defer_prefills)
+
+
+def _preempt_from_the_end(
+    scheduler: VllmScheduler, plan: StepPlan, threshold: int, defer_prefills: bool
+) -> None:
+    """Preempt until all that are left find their blocks, so that the step is regular.
+
+    Those in step stand before the prompts in line and need one block at most, so that the pool is empty
+    whenever one of them finds none: so much is known without looking at them. What was given out before a
+    preemption is taken from what was free then, as it is one by one.
+    """
+    steady, pool, take = scheduler.steady, scheduler.pool, scheduler.index.take
+    given = 0
+    while steady.boundary_blocks - given > (free := scheduler.free_blocks):
+        take(free)
+        given += free
+        _preempt_last(scheduler, plan)
+    promised = steady.boundary_blocks - given
+    chunks = None
+    if scheduler.prefills and not defer_prefills:
+        chunks = scheduler.chunks(scheduler.config.max_num_batched_tokens - steady.count, threshold)
+    position = 0
+    while chunks and position < len(chunks):
+        blocks = chunks[position][2]
+        if promised + blocks <= scheduler.free_blocks:
+            promised += blocks
+            position += 1
+            continue
+        take(promised)
+        given += promised
+        promised = 0
+        victim = _preempt_last(scheduler, plan)
+        if chunks[-1][0] is victim:
+            chunks.pop()
+    # The step itself takes all its blocks at once.
+    pool.blank += given
+    pool.allocated -= given
+
+
+def _preempt_last(scheduler: VllmScheduler, plan: StepPlan) -> LiveRequest:
+    """Preempt the last in line, whatever it does."""
+    victim = next(reversed(scheduler.running))
+    in_flight = scheduler.in_flight
+    if victim.steady is not None:
+        scheduler.steady.leave(victim, in_flight)
+        if in_flight:
+            assert scheduler.last_plan is not None
+            scheduler.last_plan.samples[victim] = None
+    elif scheduler.prefills and scheduler.prefills[-1] is victim:
+        scheduler.prefills.pop()
+    scheduler.preempt(victim, 0)
+    plan.preempted.append(victim)
+    return victim
+
+
+def _line_is_in_step(scheduler: VllmScheduler) -> bool:
+    """Whether all who decode do so in step, before the prompts in line, and have their tokens for sure."""
+    from kvplan.engine.scheduler_vllm import VllmScheduler
+
+    steady, prefills = scheduler.steady, scheduler.prefills
+    kind = type(scheduler)
+    if (
+        scheduler.explicit
+        or not steady.count
+        or scheduler.config.policy != "fcfs"
+        or steady.count > scheduler.config.max_num_batched_tokens
+        # Whoever has ways of their own to allocate or publish wants to hear of every request.
+        or kind.allocate is not VllmScheduler.allocate
+        or kind.publish is not VllmScheduler.publish
+    ):
+        return False
+    if not prefills:
+        return True
+    last = next(request for request in reversed(scheduler.running) if request.steady is not None)
+    return last.order < prefills[0].order
 
 
 def schedule_one_by_one(

@@ -72,17 +72,10 @@ class HoldingScheduler(VllmScheduler):
             return False
         chunks: list[tuple[LiveRequest, int]] = []
         if self.prefills and not defer_prefills:
-            for request in self.prefills:
-                tokens = request.num_tokens - request.computed
-                if 0 < threshold < tokens:
-                    tokens = threshold
-                if tokens > budget:
-                    if not self.tail_prefills:
-                        return False
-                    tokens = budget
-                if tokens:
-                    chunks.append((request, tokens))
-                    budget -= tokens
+            found = self.chunks(budget, threshold)
+            if found is None:
+                return False
+            chunks = [(request, tokens) for request, tokens, _ in found]
         due = held.looks() if count else []
         demand = held.boundary_blocks if count else 0
         if not self.holder.grow_all(self._growth(due, chunks), demand):
