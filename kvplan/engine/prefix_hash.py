@@ -81,14 +81,19 @@ class PrefixIndex:
         found = Match()
         size = self.block_size
         node = self.root
-        depth = 0
+        depth = run = 0
+        ends, shifts = content.ends, content.shifts
         while depth < limit:
-            child = node.children.get(content.block_key(depth * size, size))
+            position = depth * size
+            while ends[run] <= position:
+                run += 1
+            whole = ends[run] >= position + size
+            child = node.children.get(shifts[run] if whole else content.block_key(position, size))
             if child is None:
                 break
             end = child.end if child.owner is None else self.settle(child)
             stop = end if end < limit else limit
-            depth = content.agrees_until(child.content, depth * size, stop * size) // size
+            depth = content.agrees_on(child.content, run, stop * size) // size
             found.path.append(child)
             if child.copies[0].ref == 0:
                 found.unheld += depth - child.start
@@ -235,20 +240,57 @@ class PrefixIndex:
         if tail.owner is request:
             self.close(tail)
         pool.blank += blocks - request.in_tree
+        below: Segment | None = None
         for segment, first in reversed(request.held):
             piece = segment
             while True:
                 piece.ref -= 1
                 node = piece.node
-                if piece.ref == 0:
-                    pool.append(piece, node.end - node.start)
-                if node.start <= first:
+                start = node.start
+                if piece.ref == 0 and not (below is not None and self._join(piece, below)):
+                    pool.append(piece, node.end - start)
+                    below = piece
+                if start <= first:
                     break
                 assert piece.above is not None
                 piece = piece.above
         request.held = []
         request.tail = self.root
         request.in_tree = request.published = 0
+
+    def _join(self, piece: Segment, below: Segment) -> bool:
+        """Let the segment that was released last begin where ``piece`` does, if nothing tells them apart.
+
+        Then nobody holds them and nothing else hangs between them: they stand in the queue as one.
+        """
+        node = piece.node
+        if below.node.parent is not node or not self._alone(node, below):
+            return False
+        self.pool.cached += node.end - node.start
+        self._absorb(piece, below)
+        return True
+
+    def _alone(self, node: Node, below: Segment) -> bool:
+        """Whether one copy of a node goes on with one copy of its only child, which is ``below``.
+
+        Never so where somebody hears of evictions: they are told as blocks were published.
+        """
+        copies = below.node.copies
+        return (
+            len(node.children) == len(node.copies) == len(copies) == 1
+            and copies[0] is below
+            and self.on_gone is None
+        )
+
+    def _absorb(self, piece: Segment, below: Segment) -> None:
+        """Make one node of two, the lower one; whoever holds ``piece`` holds ``below`` and comes that way."""
+        node, lower = piece.node, below.node
+        lower.start, lower.key, lower.parent = node.start, node.key, node.parent
+        assert lower.parent is not None
+        lower.parent.children[lower.key] = lower
+        above = below.above = piece.above
+        if above is not None and above.below is piece:
+            above.below = below
 
     def take(self, count: int) -> None:
         """Take blocks from the head of the free queue; published ones are evicted."""
@@ -307,6 +349,15 @@ class PrefixIndex:
             assert node.parent is not None
             assert not node.children
             del node.parent.children[node.key]
+        elif node.children:
+            (piece, *_), pool = node.copies, self.pool
+            below = piece.below
+            if below is not None and below.node.parent is node and self._alone(node, below):
+                if piece.ref == 0:
+                    blocks = node.end - node.start
+                    pool.remove(piece, blocks)
+                    pool.cached += blocks
+                self._absorb(piece, below)
 
 
 def _go_on(node: Node, one: Segment) -> bool:
