@@ -87,6 +87,8 @@ def _line_is_in_step(scheduler: VllmScheduler) -> bool:
         scheduler.explicit
         or not steady.count
         or scheduler.config.policy != "fcfs"
+        # Other orders than lru depend on whether a block is published before or after others are released.
+        or scheduler.config.eviction != "lru"
         or steady.count > scheduler.config.max_num_batched_tokens
         # Whoever has ways of their own to allocate or publish wants to hear of every request.
         or kind.allocate is not VllmScheduler.allocate

@@ -89,7 +89,7 @@ class BeamScheduler(ForkingScheduler):
     def merge(self, group: Siblings) -> None:
         """Hold every block before the lag once."""
         members = group.members
-        tick = self.beams.tick
+        tick = self.steady.tick
         computed = min(beam.computed if beam.steady is None else beam.base + tick for beam in members)
         trunk = (computed - self.trunk_lag) // self.block_size
         if trunk > group.shared:

@@ -56,13 +56,20 @@ class TrunkDecodes(SteadyDecodes):
     def loosen(self, group: Siblings) -> None:
         """Something about the group changes: write down what its trunk holds."""
         self._loose[group] = None
+        group.shared = self.shared(group)
         known = self._regular.pop(group, None)
         if known is not None:
             base, freed = known
-            trunk = base + self.freed_until - self._scheduler.trunk_lag
-            group.shared = max(group.shared, trunk // self.block_size)
             if freed:
                 self._frees[-(base - self._scheduler.trunk_lag) % self.block_size] -= freed
+
+    def shared(self, group: Siblings) -> int:
+        """Blocks that the group holds once, as far as they have been freed."""
+        known = self._regular.get(group)
+        if known is None:
+            return group.shared
+        trunk = known[0] + self.freed_until - self._scheduler.trunk_lag
+        return max(group.shared, trunk // self.block_size)
 
     def leave(self, request: LiveRequest, in_flight: int) -> None:
         """As the base class."""
