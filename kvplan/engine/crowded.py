@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def schedule_crowded(scheduler: VllmScheduler, plan: StepPlan, threshold: int, defer_prefills: bool) -> int:
     """Give running requests their tokens, preempting where blocks run out; returns the budget left."""
-    if _line_is_in_step(scheduler):
+    if _stays_in_step(scheduler):
         _preempt_from_the_end(scheduler, plan, threshold, defer_prefills)
         if plan.preempted and scheduler._regular(plan, threshold, defer_prefills):
             return scheduler.config.max_num_batched_tokens - plan.batch.scheduled_tokens
@@ -29,33 +29,35 @@ def _preempt_from_the_end(
 ) -> None:
     """Preempt until all that are left find their blocks, so that the step is regular.
 
-    Those in step stand before the prompts in line and need one block at most, so that the pool is empty
-    whenever one of them finds none: so much is known without looking at them. What was given out before a
-    preemption is taken from what was free then, as it is one by one.
+    What was given out before a preemption is taken from what was free then, as it is one by one.
     """
-    steady, pool, take = scheduler.steady, scheduler.pool, scheduler.index.take
-    given = 0
-    while steady.boundary_blocks - given > (free := scheduler.free_blocks):
-        take(free)
-        given += free
-        _preempt_last(scheduler, plan)
-    promised = steady.boundary_blocks - given
-    chunks = None
+    steady, pool = scheduler.steady, scheduler.pool
+    size, tick = steady.block_size, steady.tick
+    needs: dict[LiveRequest, int] = {}
     if scheduler.prefills and not defer_prefills:
-        chunks = scheduler.chunks(scheduler.config.max_num_batched_tokens - steady.count, threshold)
-    position = 0
-    while chunks and position < len(chunks):
-        blocks = chunks[position][2]
+        budget = scheduler.config.max_num_batched_tokens - steady.count
+        chunks = scheduler.chunks(budget, threshold)
+        if chunks is None:
+            return
+        needs = {request: blocks for request, _, blocks in chunks}
+    line = [
+        (request, needs.get(request, 1))
+        for request in scheduler.running
+        if request in needs or (request.steady is not None and (request.base + tick) % size == 0)
+    ]
+    given = promised = position = 0
+    while position < len(line):
+        blocks = line[position][1]
         if promised + blocks <= scheduler.free_blocks:
             promised += blocks
             position += 1
             continue
-        take(promised)
+        scheduler.index.take(promised)
         given += promised
         promised = 0
         victim = _preempt_last(scheduler, plan)
-        if chunks[-1][0] is victim:
-            chunks.pop()
+        if line[-1][0] is victim:
+            line.pop()
     # The step itself takes all its blocks at once.
     pool.blank += given
     pool.allocated -= given
@@ -77,28 +79,21 @@ def _preempt_last(scheduler: VllmScheduler, plan: StepPlan) -> LiveRequest:
     return victim
 
 
-def _line_is_in_step(scheduler: VllmScheduler) -> bool:
-    """Whether all who decode do so in step, before the prompts in line, and have their tokens for sure."""
+def _stays_in_step(scheduler: VllmScheduler) -> bool:
+    """Whether all who decode do so in step, are preempted from the end, and have their tokens for sure."""
     from kvplan.engine.scheduler_vllm import VllmScheduler
 
-    steady, prefills = scheduler.steady, scheduler.prefills
-    kind = type(scheduler)
-    if (
-        scheduler.explicit
-        or not steady.count
-        or scheduler.config.policy != "fcfs"
+    steady, config, kind = scheduler.steady, scheduler.config, type(scheduler)
+    return (
+        not scheduler.explicit
+        and 0 < steady.count <= config.max_num_batched_tokens
+        and config.policy == "fcfs"
         # Other orders than lru depend on whether a block is published before or after others are released.
-        or scheduler.config.eviction != "lru"
-        or steady.count > scheduler.config.max_num_batched_tokens
+        and config.eviction == "lru"
         # Whoever has ways of their own to allocate or publish wants to hear of every request.
-        or kind.allocate is not VllmScheduler.allocate
-        or kind.publish is not VllmScheduler.publish
-    ):
-        return False
-    if not prefills:
-        return True
-    last = next(request for request in reversed(scheduler.running) if request.steady is not None)
-    return last.order < prefills[0].order
+        and kind.allocate is VllmScheduler.allocate
+        and kind.publish is VllmScheduler.publish
+    )
 
 
 def schedule_one_by_one(
