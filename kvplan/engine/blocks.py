@@ -23,22 +23,28 @@ class Segment:
         ref: requests that hold these blocks.
         above: the earlier blocks of the same run, after a split: whoever holds this segment and was there
             before the split holds them too.
+        below: the later blocks of the same run, after a split, as long as it is there and the same requests
+            hold both (so that both stand side by side in the free queue while nobody does).
         before, after: neighbours in the free queue while ``ref`` is 0.
     """
 
-    __slots__ = ("above", "after", "before", "node", "ref")
+    __slots__ = ("above", "after", "before", "below", "node", "ref")
 
     def __init__(self, node: Node, ref: int) -> None:
         self.node = node
         self.ref = ref
         self.above: Segment | None = None
+        self.below: Segment | None = None
         self.before: Segment | None = None
         self.after: Segment | None = None
 
     def earlier(self, node: Node) -> Segment:
         """Its first blocks, which a split moves to ``node``; what is left here comes after them."""
         top = Segment(node, self.ref)
-        top.above = self.above
+        above = top.above = self.above
+        if above is not None and above.below is self:
+            above.below = top
+        top.below = self
         self.above = top
         return top
 

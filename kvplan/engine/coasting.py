@@ -37,7 +37,8 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
         flying = in_flight[0][0]
     recorder, step_seconds = replica.recorder, replica.latency.step_seconds
     steady, pool, totals = scheduler.steady, scheduler.pool, recorder.totals
-    boundaries, size, waiting = steady.boundaries, steady.block_size, scheduler.waiting
+    needs, waiting = steady.needs, scheduler.waiting
+    period = len(needs)
     quiet = scheduler.new_plan()
     batch = quiet.batch
     while clock < until:
@@ -72,17 +73,17 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
             free = pool.blank + pool.cached
             began = clock
             taken = done = 0
-            phase = tick % size
+            phase = tick % period
             for gain in steady.gains(limit):
                 if clock >= until:
                     break
-                blocks = boundaries[phase]
+                blocks = needs[phase]
                 if blocks:
                     if taken + blocks > free:
                         break
                     taken += blocks
                 phase += 1
-                if phase == size:
+                if phase == period:
                     phase = 0
                 context += gain
                 batch.decode_context = batch.decode_kv_tokens = context

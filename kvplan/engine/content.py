@@ -88,6 +88,21 @@ class Content:
                 j += 1
         return stop
 
+    def agrees_on(self, other: Content, run: int, stop: int) -> int:
+        """``agrees_until`` for contents that agree before their run ``run``, and on some of its tokens.
+
+        Runs are maximal, so both have the same ones as far as they agree.
+        """
+        ends, theirs, shifts, their_shifts = self.ends, other.ends, self.shifts, other.shifts
+        while True:
+            mine, end = ends[run], theirs[run]
+            if mine != end or mine >= stop:
+                end = mine if mine < end else end
+                return end if end < stop else stop
+            run += 1
+            if shifts[run] != their_shifts[run]:
+                return mine
+
     def fingerprint(self, position: int) -> int:
         """64 bits that stand for all tokens before ``position`` (at least 1 of them), on every machine.
 

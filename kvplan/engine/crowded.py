@@ -1,4 +1,8 @@
-"""The explicit way through a step: running requests one by one, with preemption when blocks run out."""
+"""Steps that run out of blocks or budget, and so may preempt.
+
+Under ``fcfs`` the last in line makes room for those before it: as long as that is all, whoever decodes in
+step stays in step. Everything else takes the explicit way, request by request.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,87 @@ from kvplan.engine.plan import StepPlan
 
 if TYPE_CHECKING:
     from kvplan.engine.scheduler_vllm import VllmScheduler
+
+
+def schedule_crowded(scheduler: VllmScheduler, plan: StepPlan, threshold: int, defer_prefills: bool) -> int:
+    """Give running requests their tokens, preempting where blocks run out; returns the budget left."""
+    if _stays_in_step(scheduler):
+        _preempt_from_the_end(scheduler, plan, threshold, defer_prefills)
+        if plan.preempted and scheduler._regular(plan, threshold, defer_prefills):
+            return scheduler.config.max_num_batched_tokens - plan.batch.scheduled_tokens
+    return schedule_one_by_one(scheduler, plan, threshold, defer_prefills)
+
+
+def _preempt_from_the_end(
+    scheduler: VllmScheduler, plan: StepPlan, threshold: int, defer_prefills: bool
+) -> None:
+    """Preempt until all that are left find their blocks, so that the step is regular.
+
+    What was given out before a preemption is taken from what was free then, as it is one by one.
+    """
+    steady, pool = scheduler.steady, scheduler.pool
+    size, tick = steady.block_size, steady.tick
+    needs: dict[LiveRequest, int] = {}
+    if scheduler.prefills and not defer_prefills:
+        budget = scheduler.config.max_num_batched_tokens - steady.count
+        chunks = scheduler.chunks(budget, threshold)
+        if chunks is None:
+            return
+        needs = {request: blocks for request, _, blocks in chunks}
+    line = [
+        (request, needs.get(request, 1))
+        for request in scheduler.running
+        if request in needs or (request.steady is not None and (request.base + tick) % size == 0)
+    ]
+    given = promised = position = 0
+    while position < len(line):
+        blocks = line[position][1]
+        if promised + blocks <= scheduler.free_blocks:
+            promised += blocks
+            position += 1
+            continue
+        scheduler.index.take(promised)
+        given += promised
+        promised = 0
+        victim = _preempt_last(scheduler, plan)
+        if line[-1][0] is victim:
+            line.pop()
+    # The step itself takes all its blocks at once.
+    pool.blank += given
+    pool.allocated -= given
+
+
+def _preempt_last(scheduler: VllmScheduler, plan: StepPlan) -> LiveRequest:
+    """Preempt the last in line, whatever it does."""
+    victim = next(reversed(scheduler.running))
+    in_flight = scheduler.in_flight
+    if victim.steady is not None:
+        scheduler.steady.leave(victim, in_flight)
+        if in_flight:
+            assert scheduler.last_plan is not None
+            scheduler.last_plan.samples[victim] = None
+    elif scheduler.prefills and scheduler.prefills[-1] is victim:
+        scheduler.prefills.pop()
+    scheduler.preempt(victim, 0)
+    plan.preempted.append(victim)
+    return victim
+
+
+def _stays_in_step(scheduler: VllmScheduler) -> bool:
+    """Whether all who decode do so in step, are preempted from the end, and have their tokens for sure."""
+    from kvplan.engine.scheduler_vllm import VllmScheduler
+
+    steady, config, kind = scheduler.steady, scheduler.config, type(scheduler)
+    return (
+        not scheduler.explicit
+        and 0 < steady.count <= config.max_num_batched_tokens
+        and config.policy == "fcfs"
+        # Other orders than lru depend on whether a block is published before or after others are released.
+        and config.eviction == "lru"
+        # Whoever has ways of their own to allocate or publish wants to hear of every request.
+        and kind.allocate is VllmScheduler.allocate
+        and kind.publish is VllmScheduler.publish
+    )
 
 
 def schedule_one_by_one(

@@ -102,14 +102,19 @@ class PrefixIndex(Generic[OwnerT]):
         found = Match()
         size = self.block_size
         node = self.root
-        depth = 0
+        depth = run = 0
+        ends, shifts = content.ends, content.shifts
         while depth < limit:
-            child = node.children.get(content.block_key(depth * size, size))
+            position = depth * size
+            while ends[run] <= position:
+                run += 1
+            whole = ends[run] >= position + size
+            child = node.children.get(shifts[run] if whole else content.block_key(position, size))
             if child is None:
                 break
             end = child.end if child.owner is None else self.settle(child)
             stop = end if end < limit else limit
-            depth = content.agrees_until(child.content, depth * size, stop * size) // size
+            depth = content.agrees_on(child.content, run, stop * size) // size
             found.path.append(child)
             if child.copies[0].ref == 0:
                 found.unheld += depth - child.start
@@ -137,12 +142,19 @@ class PrefixIndex(Generic[OwnerT]):
             if segment.ref == 0:
                 pool.remove(segment, node.end - node.start)
             segment.ref += 1
-            if last is not None and segment.above is last:
+            above = segment.above
+            if last is not None and above is last:
                 held[-1] = (segment, held[-1][1])
             else:
                 held.append((segment, node.start))
+                if last is not None:
+                    last.below = None
+                if above is not None:
+                    above.below = None
             last = segment
             request.tail = node
+        if last is not None:
+            last.below = None
         request.in_tree = request.published = match.blocks
 
     def close(self, node: Node) -> None:
@@ -199,12 +211,39 @@ class PrefixIndex(Generic[OwnerT]):
             stop = min(end, blocks)
             agreed = content.agrees_until(child.content, start * size, stop * size) // size
             if agreed < end:
+                if self._hand_up(request, tail, child, agreed):
+                    continue
                 child = self.split(child, agreed - start)
             elif child.owner is not None:
                 self.close(child)
             request.held.append((self.add_copy(child), start))
             request.tail = tail = child
             request.in_tree = agreed
+
+    def _hand_up(self, request: OwnerT, node: Node, child: Node, end: int) -> bool:
+        """Publish up to ``end``, within the child, by letting the request's last node end so much later.
+
+        This is possible where all other copies go on below, in the same hands, as they do once a split has
+        let this request in: what is computed again block by block leaves two nodes, not one a block.
+        """
+        own = node.copies[-1] if node.copies else None
+        if own is None or own.ref != 1 or request.held[-1][0] is not own or not _go_on(node, own):
+            return False
+        node.end = request.in_tree = end
+        self._begin(child, end)
+        return True
+
+    def _begin(self, child: Node, block: int) -> None:
+        """Let the only child of its parent begin where the parent now ends."""
+        parent = child.parent
+        assert parent is not None
+        child.start = block
+        child.key = self._key(child.content, block)
+        parent.children = {child.key: child}
+
+    def _key(self, content: Content, block: int) -> BlockKey:
+        """What a node is found by that begins at ``block``."""
+        return content.block_key(block * self.block_size, self.block_size)
 
     def add_copy(self, node: Node) -> Segment:
         """The publishing request's own blocks of a node, after those that are there."""
@@ -221,20 +260,57 @@ class PrefixIndex(Generic[OwnerT]):
         if tail.owner is request:
             self.close(tail)
         pool.blank += blocks - request.in_tree
+        below: Segment | None = None
         for segment, first in reversed(request.held):
             piece = segment
             while True:
                 piece.ref -= 1
                 node = piece.node
-                if piece.ref == 0:
-                    pool.append(piece, node.end - node.start)
-                if node.start <= first:
+                start = node.start
+                if piece.ref == 0 and not (below is not None and self._join(piece, below)):
+                    pool.append(piece, node.end - start)
+                    below = piece
+                if start <= first:
                     break
                 assert piece.above is not None
                 piece = piece.above
         request.held = []
         request.tail = self.root
         request.in_tree = request.published = 0
+
+    def _join(self, piece: Segment, below: Segment) -> bool:
+        """Let the segment that was released last begin where ``piece`` does, if nothing tells them apart.
+
+        Then nobody holds them and nothing else hangs between them: they stand in the queue as one.
+        """
+        node = piece.node
+        if below.node.parent is not node or not self._alone(node, below):
+            return False
+        self.pool.cached += node.end - node.start
+        self._absorb(piece, below)
+        return True
+
+    def _alone(self, node: Node, below: Segment) -> bool:
+        """Whether one copy of a node goes on with one copy of its only child, which is ``below``.
+
+        Never so where somebody hears of evictions: they are told as blocks were published.
+        """
+        copies = below.node.copies
+        return (
+            len(node.children) == len(node.copies) == len(copies) == 1
+            and copies[0] is below
+            and self.on_gone is None
+        )
+
+    def _absorb(self, piece: Segment, below: Segment) -> None:
+        """Make one node of two, the lower one; whoever holds ``piece`` holds ``below`` and comes that way."""
+        node, lower = piece.node, below.node
+        lower.start, lower.key, lower.parent = node.start, node.key, node.parent
+        assert lower.parent is not None
+        lower.parent.children[lower.key] = lower
+        above = below.above = piece.above
+        if above is not None and above.below is piece:
+            above.below = below
 
     def take(self, count: int) -> None:
         """Take blocks from the head of the free queue; published ones are evicted."""
@@ -265,6 +341,8 @@ class PrefixIndex(Generic[OwnerT]):
     def _truncate(self, segment: Segment, node: Node, blocks: int) -> None:
         """Evict the last ``blocks`` blocks of a free segment, which has more."""
         if len(node.copies) > 1 or node.children:
+            if self._hand_down(segment, node, blocks):
+                return
             self.split(node, node.end - node.start - blocks)
             self.pool.remove(segment, blocks)
             self._drop(segment)
@@ -273,6 +351,18 @@ class PrefixIndex(Generic[OwnerT]):
             self.on_gone(node.content, node.end - blocks, node.end)
         node.end -= blocks
         self.pool.cached -= blocks
+
+    def _hand_down(self, segment: Segment, node: Node, blocks: int) -> bool:
+        """Evict the last ``blocks`` blocks of one copy by letting the node below begin so much earlier.
+
+        The counterpart of ``_hand_up``: a copy that goes block by block leaves two nodes, not one a block.
+        """
+        if not _go_on(node, segment):
+            return False
+        node.end -= blocks
+        self._begin(next(iter(node.children.values())), node.end)
+        self.pool.cached -= blocks
+        return True
 
     def _drop(self, segment: Segment) -> None:
         node = segment.node
@@ -283,3 +373,23 @@ class PrefixIndex(Generic[OwnerT]):
             assert node.parent is not None
             assert not node.children
             del node.parent.children[node.key]
+        elif node.children:
+            (piece, *_), pool = node.copies, self.pool
+            below = piece.below
+            if below is not None and below.node.parent is node and self._alone(node, below):
+                if piece.ref == 0:
+                    blocks = node.end - node.start
+                    pool.remove(piece, blocks)
+                    pool.cached += blocks
+                self._absorb(piece, below)
+
+
+def _go_on(node: Node, one: Segment) -> bool:
+    """Whether all copies but ``one`` go on in the only child, held by whoever holds them here."""
+    if len(node.children) != 1:
+        return False
+    (child,) = node.children.values()
+    others = len(node.copies) - 1
+    return len(child.copies) == others and all(
+        copy.below in child.copies for copy in node.copies if copy is not one
+    )

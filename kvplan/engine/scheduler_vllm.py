@@ -2,8 +2,8 @@
 
 As long as the step is *regular* (every decoding request gets its token, all blocks fit) the decoding
 requests are advanced together (``SteadyDecodes``) and only requests in prefill, admissions and calendar
-entries are looked at one by one. A step that is not regular takes the explicit way, request by request
-(``CrowdedStep``), which is where preemption happens; afterwards the requests fall into step again.
+entries are looked at one by one. Where a step is not regular, requests are preempted from the end of the line
+until it is, or it takes the explicit way, request by request, and they fall into step again (``crowded``).
 """
 
 from __future__ import annotations
@@ -92,9 +92,9 @@ class VllmScheduler:
         if self.special_prefills:
             threshold, defer_prefills = self._prefill_threshold(), self._defers_prefills()
         if self.explicit or not self._regular(plan, threshold, defer_prefills):
-            from kvplan.engine.crowded import schedule_one_by_one
+            from kvplan.engine.crowded import schedule_crowded
 
-            budget = schedule_one_by_one(self, plan, threshold, defer_prefills)
+            budget = schedule_crowded(self, plan, threshold, defer_prefills)
         else:
             budget = self.config.max_num_batched_tokens - plan.batch.scheduled_tokens
         if not plan.preempted:
@@ -191,19 +191,12 @@ class VllmScheduler:
         demand = steady.boundary_blocks if count else 0
         chunks: list[tuple[LiveRequest, int, int]] = []
         if self.prefills and not defer_prefills:
-            for request in self.prefills:
-                tokens = request.num_tokens - request.computed
-                if 0 < threshold < tokens:
-                    tokens = threshold
-                if tokens > budget:
-                    if not self.tail_prefills:
-                        return False
-                    tokens = budget
-                if tokens:
-                    blocks = -(-(request.computed + tokens) // self.block_size) - request.blocks
-                    chunks.append((request, tokens, blocks))
-                    demand += blocks
-                    budget -= tokens
+            found = self.chunks(budget, threshold)
+            if found is None:
+                return False
+            chunks = found
+            for _, _, blocks in chunks:
+                demand += blocks
         if demand > self.pool.blank + self.pool.cached:
             return False
         if demand:
@@ -233,6 +226,26 @@ class VllmScheduler:
             steady.leave(request, 1)
             plan.finish.append(request)
         return True
+
+    def chunks(self, budget: int, threshold: int) -> list[tuple[LiveRequest, int, int]] | None:
+        """Prompts in computation, with the tokens of each that a step takes and the blocks these need.
+
+        None where the budget does not suffice and somebody else stands behind a prompt.
+        """
+        chunks: list[tuple[LiveRequest, int, int]] = []
+        for request in self.prefills:
+            tokens = request.num_tokens - request.computed
+            if 0 < threshold < tokens:
+                tokens = threshold
+            if tokens > budget:
+                if not self.tail_prefills:
+                    return None
+                tokens = budget
+            if tokens:
+                blocks = -(-(request.computed + tokens) // self.block_size) - request.blocks
+                chunks.append((request, tokens, blocks))
+                budget -= tokens
+        return chunks
 
     def _log_regular(self, plan: StepPlan, chunks: dict[LiveRequest, int]) -> None:
         for request in self.running:

@@ -26,10 +26,22 @@ class SteadyDecodes:
         tick: steps taken together since the engine started.
         lag: 1 while the outputs of the step before are still in flight (async scheduling): the newest
             computed token of each request is then not published yet.
+        needs: blocks that a step takes, by tick modulo the length of the table: those of the block boundaries
+            passed, where a strategy has no other table.
         base_sum: sum of ``base`` over the set: context of a step = base_sum + count * tick.
     """
 
-    __slots__ = ("_calendar", "base_sum", "block_size", "boundaries", "count", "lag", "members", "tick")
+    __slots__ = (
+        "_calendar",
+        "base_sum",
+        "block_size",
+        "boundaries",
+        "count",
+        "lag",
+        "members",
+        "needs",
+        "tick",
+    )
 
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
@@ -38,6 +50,7 @@ class SteadyDecodes:
         self.lag = 0
         self.base_sum = 0
         self.boundaries = [0] * block_size
+        self.needs = self.boundaries
         self.members: dict[LiveRequest, None] = {}
         self._calendar: list[tuple[int, int, int, LiveRequest]] = []
 

@@ -48,10 +48,17 @@ def test_seconds_taken_for_milliseconds_are_suspected(tmp_path: Path) -> None:
     assert arrivals(path, time_scale=1000.0)[0] == [0.0, 1.0, 2.0]
 
 
-def test_a_trace_that_starts_late_keeps_its_times(tmp_path: Path) -> None:
-    found, remarks = arrivals(written(tmp_path, "a.csv", HEADER + "86400,100,10\n86401,100,10\n"))
-    assert found == [86400.0, 86401.0]
+def test_a_trace_that_starts_a_little_late_keeps_its_times(tmp_path: Path) -> None:
+    found, remarks = arrivals(written(tmp_path, "a.csv", HEADER + "590,100,10\n591,100,10\n"))
+    assert found == [590.0, 591.0]
     assert not any("count from" in remark for remark in remarks)
+
+
+def test_a_piece_of_a_longer_trace_counts_from_its_first_request(tmp_path: Path) -> None:
+    found, remarks = arrivals(written(tmp_path, "a.csv", HEADER + "86400,100,10\n86401,100,10\n"))
+    assert found == [0.0, 1.0]
+    assert any("count from the first request, which came at 86,400 s" in remark for remark in remarks)
+    assert not any("taken for milliseconds" in remark for remark in remarks)
 
 
 def test_milliseconds_in_a_table_of_seconds_are_recognised(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from kvplan.engine.blocks import BlockPool
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.frontend import rejection
-from kvplan.engine.holding.context import Context
 from kvplan.engine.holding.holder import Growth, Holder
+from kvplan.engine.holding.kept import KeptDecodes
 from kvplan.engine.holding.laws import Law
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.recorder import Metric
@@ -25,13 +25,11 @@ from kvplan.traces.request import Request
 class _Kept:
     """One running request.
 
-    ``prefill``: tokens it knew when it was admitted, which its prefill computes; ``dropped``: tokens it has
-    lost and no more will, once it decodes under a law by which kept tokens grow by one a step.
+    ``prefill``: tokens it knew when it was admitted, which its prefill computes.
     """
 
     prefill: int
     most_blocks: int = 0
-    dropped: int | None = None
 
 
 class Dropping(Holder):
@@ -45,7 +43,6 @@ class Dropping(Holder):
         # The same engine with a pool in which every request fits: the front end's other reasons stay.
         roomy = max(config.num_blocks, config.max_model_len // self.size + 3)
         self._endless = replace(config, num_blocks=roomy)
-        self._linear = law.context() is None
         self._kept: dict[LiveRequest, _Kept] = {}
         self._computed = self._dropped = 0
         self._most_blocks = 0
@@ -120,21 +117,32 @@ class Dropping(Holder):
             self._hold(request, needed)
         return True
 
-    def grow_all(self, wanted: list[Growth]) -> bool:
+    def grow_all(self, wanted: list[Growth], besides: int) -> bool:
         """All or none, as without dropping."""
         needs = [(request, self._needed(request, before, after)) for request, before, after in wanted]
-        if sum(max(0, needed - request.blocks) for request, needed in needs) > self.pool.blank:
+        if besides + sum(max(0, needed - request.blocks) for request, needed in needs) > self.pool.blank:
             return False
         for request, needed in needs:
             if needed > request.blocks:
                 self._hold(request, needed)
         return True
 
-    def next_look(self, request: LiveRequest, computed: int) -> int | None:
-        """When the kept tokens begin another block."""
-        kept = self.attended(request, computed)
-        after = self.law.next_block(request.prompt_tokens, kept, self.size)
-        return None if after is None else max(after, computed + 1)
+    def decodes(self) -> KeptDecodes:
+        """Requests in step need no look: what they need is known beforehand."""
+        return KeptDecodes(self.size, self)
+
+    def blocks_of(self, request: LiveRequest, computed: int) -> int:
+        """Those it was given, or those its kept tokens have taken since, while it decodes in step."""
+        law = self.law
+        kept = law.blocks(self.attended(request, computed), self.size) + law.buffer_blocks
+        return max(kept, request.blocks)
+
+    def write_down(self, request: LiveRequest) -> None:
+        """It has left the step: note what it holds; the pool knows already."""
+        blocks = request.blocks = self.blocks_of(request, request.computed)
+        record = self._kept[request]
+        if blocks > record.most_blocks:
+            record.most_blocks = blocks
 
     def settle(self, request: LiveRequest, computed: int) -> bool:
         """The chunk is in: keep what the law keeps."""
@@ -161,20 +169,16 @@ class Dropping(Holder):
     def attended(self, request: LiveRequest, computed: int) -> int:
         """What the law keeps."""
         record = self._kept.get(request)
-        if record is None or computed < record.prefill:
-            return self.law.kept(request.prompt_tokens, False, computed)
-        if not self._linear:
-            return self.law.kept(request.prompt_tokens, True, computed)
-        if record.dropped is None:
-            record.dropped = computed - self.law.kept(request.prompt_tokens, True, computed)
-        return computed - record.dropped
-
-    def context(self) -> Context | None:
-        """The law's."""
-        return self.law.context()
+        settled = record is not None and computed >= record.prefill
+        return self.law.kept(request.prompt_tokens, settled, computed)
 
     def metrics(self) -> list[Metric]:
         """What was dropped."""
+        for request in self._kept:
+            if request.steady is not None:
+                self._most_blocks = max(
+                    self._most_blocks, self.blocks_of(request, request.base + request.steady.tick)
+                )
         most = max([self._most_blocks, *(record.most_blocks for record in self._kept.values())])
         share = self._dropped / self._computed if self._computed else 0.0
         return [

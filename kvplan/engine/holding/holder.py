@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from kvplan.engine.blocks import BlockPool
     from kvplan.engine.config import EngineConfig
-    from kvplan.engine.holding.context import Context
+    from kvplan.engine.holding.steady import HeldDecodes
     from kvplan.engine.live import LiveRequest
     from kvplan.engine.recorder import Metric
     from kvplan.traces.request import Request
@@ -63,12 +63,22 @@ class Holder(ABC):
         """Let the request compute tokens ``before .. after``; False if there is no room."""
 
     @abstractmethod
-    def grow_all(self, wanted: list[Growth]) -> bool:
-        """``grow`` for several, in this order; False if somebody found no room."""
+    def grow_all(self, wanted: list[Growth], besides: int) -> bool:
+        """``grow`` for several, in this order, and leave ``besides`` blocks; False if there is no room."""
 
-    @abstractmethod
+    def decodes(self) -> HeldDecodes:
+        """The set of requests in step that hold what it gives them."""
+        from kvplan.engine.holding.steady import HeldDecodes
+
+        return HeldDecodes(self.size, self)
+
     def next_look(self, request: LiveRequest, computed: int) -> int | None:
         """The next number of computed tokens that needs ``grow`` while it decodes; ``None``: never."""
+        return None
+
+    def blocks_of(self, request: LiveRequest, computed: int) -> int:
+        """Blocks that a running request holds which has computed so many tokens."""
+        return request.blocks
 
     def settle(self, request: LiveRequest, computed: int) -> bool:
         """A chunk of its prompt has been computed: drop what is not kept; whether blocks came free."""
@@ -80,10 +90,6 @@ class Holder(ABC):
     def attended(self, request: LiveRequest, computed: int) -> int:
         """Tokens that are left to attend to once ``computed`` tokens have been computed."""
         return computed
-
-    def context(self) -> Context | None:
-        """How attended tokens add up over requests in step; ``None``: by one a request and step."""
-        return None
 
     def largest_hole(self) -> int:
         """Blocks of the largest piece that could be given out."""

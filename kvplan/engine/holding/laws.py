@@ -18,9 +18,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from math import gcd, lcm
 from typing import Protocol
 
-from kvplan.engine.holding.context import CappedContext, Context, ShareContext
+from kvplan.engine.holding.rhythm import Rhythm, counted, paged
 from kvplan.errors import UsageError
 from kvplan.sizing.retention import OBSERVATION_WINDOW
 
@@ -59,12 +60,12 @@ class Law(Protocol):
         """Blocks of ``size`` tokens that hold them, without the buffer."""
         ...
 
-    def next_block(self, prompt: int, kept: int, size: int) -> int | None:
-        """Computed tokens at which a decoding request that keeps ``kept`` may need another block."""
+    def lost(self, prompt: int) -> int:
+        """Tokens of a prompt that do not count for the rhythm, as they are dropped when it is computed."""
         ...
 
-    def context(self) -> Context | None:
-        """How kept tokens add up over decoding requests; ``None``: by one a request and step."""
+    def rhythm(self, size: int) -> Rhythm:
+        """What steps add to a decoding request whose blocks have ``size`` tokens."""
         ...
 
 
@@ -95,14 +96,13 @@ class Capped:
         """One for every ``size`` tokens."""
         return -(-kept // size)
 
-    def next_block(self, prompt: int, kept: int, size: int) -> int | None:
-        """When the block is full, if the cap lies beyond it."""
-        beyond = _beyond(kept, size)
-        return beyond if beyond <= self.cap else None
+    def lost(self, prompt: int) -> int:
+        """None."""
+        return 0
 
-    def context(self) -> Context | None:
-        """Constant once full."""
-        return CappedContext(self.cap)
+    def rhythm(self, size: int) -> Rhythm:
+        """A token a step until the cap."""
+        return paged(size, self.cap)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +129,17 @@ class Share:
         """One for every ``size`` tokens."""
         return -(-kept // size)
 
-    def next_block(self, prompt: int, kept: int, size: int) -> int | None:
-        """The inverse of the share."""
-        return (_beyond(kept, size) - 1) * self.budget.denominator // self.budget.numerator + 1
+    def lost(self, prompt: int) -> int:
+        """None."""
+        return 0
 
-    def context(self) -> Context | None:
-        """Requests gain a token now and then."""
-        return ShareContext(self.budget)
+    def rhythm(self, size: int) -> Rhythm:
+        """A token now and then."""
+        beat = self.budget.denominator
+        period = beat * (size // gcd(self.budget.numerator, size))
+        return counted(
+            lambda computed: self.kept(0, True, computed), lambda kept: self.blocks(kept, size), period, beat
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +174,13 @@ class PromptShare:
         """One for every ``size`` tokens."""
         return -(-kept // size)
 
-    def next_block(self, prompt: int, kept: int, size: int) -> int | None:
-        """When the block is full; what was dropped of the prompt has been computed too."""
-        return _beyond(kept, size) + prompt - self.kept_prompt(prompt)
+    def lost(self, prompt: int) -> int:
+        """What is not kept of it."""
+        return prompt - self.kept_prompt(prompt)
 
-    def context(self) -> Context | None:
-        """By one a step."""
-        return None
+    def rhythm(self, size: int) -> Rhythm:
+        """A token a step."""
+        return paged(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,24 +211,21 @@ class QuantizedWindow:
         """Blocks of the tokens that have left the buffer."""
         return -(-(kept - kept % self.flush) // size)
 
-    def next_block(self, prompt: int, kept: int, size: int) -> int | None:
-        """When the buffer is flushed."""
-        return kept - kept % self.flush + self.flush
+    def lost(self, prompt: int) -> int:
+        """None."""
+        return 0
 
-    def context(self) -> Context | None:
-        """By one a step."""
-        return None
+    def rhythm(self, size: int) -> Rhythm:
+        """A token a step; blocks when the buffer is flushed."""
+        return counted(
+            lambda computed: computed, lambda kept: self.blocks(kept, size), lcm(self.flush, size), 1
+        )
 
 
 @lru_cache(maxsize=4096)
 def _prompt_share(numerator: int, denominator: int, window: int, prompt: int) -> int:
     """The share of a prompt, but at least the window at its end."""
     return max(-(-numerator * prompt // denominator), min(prompt, window))
-
-
-def _beyond(kept: int, size: int) -> int:
-    """The fewest tokens that take one block more than ``kept`` tokens."""
-    return -(-kept // size) * size + 1
 
 
 def _ensure_share(name: str, share: Fraction) -> None:

@@ -81,7 +81,7 @@ class Placed(Holder):
         self.pool.allocated += more
         request.blocks = size
 
-    def grow_all(self, wanted: list[Growth]) -> bool:
+    def grow_all(self, wanted: list[Growth], besides: int) -> bool:
         """One after another: those that found room keep it."""
         counted = self.scattered
         grown = all(self.grow(request, before, after) for request, before, after in wanted)
@@ -115,10 +115,6 @@ class Slots(Placed):
     def grow(self, request: LiveRequest, before: int, after: int) -> bool:
         """It has all it will need."""
         return True
-
-    def next_look(self, request: LiveRequest, computed: int) -> int | None:
-        """Never."""
-        return None
 
     def metrics(self) -> list[Metric]:
         """What it is."""

@@ -95,14 +95,14 @@ class HoldingReplica(ObservedReplica):
     def _observe(self, clock: float) -> None:
         size, holder = self.config.block_size, self.holder
         room = used = reserved = 0
-        unsettled = set(self.scheduler.held.unsettled)
+        unsettled = set(self.scheduler.unsettled)
         for request, computed in self._progress():
             kept = holder.attended(request, computed)
+            held = holder.blocks_of(request, computed) * size
             if request in unsettled and kept < computed:
                 # What the chunk in flight will drop is still needed for computing it.
-                kept = min(computed, request.blocks * size)
+                kept = min(computed, held)
             final = request.prompt_tokens + request.max_tokens - 1
-            held = request.blocks * size
             room += held
             used += min(kept, held)
             reserved += max(0, min(held, holder.attended(request, final)) - kept)

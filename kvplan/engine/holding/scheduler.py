@@ -5,7 +5,6 @@ from __future__ import annotations
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.holding.holder import Growth, Holder
 from kvplan.engine.holding.plan import HeldPlan
-from kvplan.engine.holding.steady import HeldDecodes
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.prefix_hash import Match
@@ -15,6 +14,10 @@ from kvplan.errors import UsageError
 
 class HoldingScheduler(VllmScheduler):
     """A scheduler whose requests hold what ``holder`` gives them.
+
+    Attributes:
+        unsettled: requests that computed a part of their prompt in the last step: what they need not keep
+            is dropped when the next step is planned.
 
     Raises:
         UsageError: prefix caching is on.
@@ -32,27 +35,33 @@ class HoldingScheduler(VllmScheduler):
     def hold_with(self, holder: Holder) -> None:
         """From the start: ``holder`` gives out this scheduler's pool."""
         self.holder = holder
-        self.steady = self.held = HeldDecodes(self.block_size, holder)
+        self.steady = self.held = holder.decodes()
+        self.unsettled: list[LiveRequest] = []
 
     def new_plan(self) -> StepPlan:
         """An empty plan that counts what is kept."""
         return HeldPlan(self.holder)
 
     def undecided(self) -> bool:
-        """As the base class; also where something is to be dropped or looked at."""
-        return bool(self.held.unsettled) or self.held.quiet_steps() < 1 or super().undecided()
+        """As the base class, after what the last step left has been dropped; also where a look is due."""
+        self._settle()
+        return self.held.quiet_steps() < 1 or super().undecided()
 
     def schedule(self) -> StepPlan:
         """As the base class, after what the last step left over has been dropped."""
-        held = self.held
-        if held.unsettled:
-            for request in held.unsettled:
-                if request.status is Status.RUNNING:
-                    computed = request.computed if request.steady is None else request.base + held.tick
-                    if self.holder.settle(request, computed):
-                        self.version += 1
-            held.unsettled = []
+        self._settle()
         return super().schedule()
+
+    def _settle(self) -> None:
+        if not self.unsettled:
+            return
+        tick = self.held.tick
+        for request in self.unsettled:
+            if request.status is Status.RUNNING:
+                computed = request.computed if request.steady is None else request.base + tick
+                if self.holder.settle(request, computed):
+                    self.version += 1
+        self.unsettled = []
 
     def _regular(self, plan: StepPlan, threshold: int, defer_prefills: bool) -> bool:
         """As the base class; if somebody finds no room, those before it in line have theirs already."""
@@ -63,33 +72,30 @@ class HoldingScheduler(VllmScheduler):
             return False
         chunks: list[tuple[LiveRequest, int]] = []
         if self.prefills and not defer_prefills:
-            for request in self.prefills:
-                tokens = request.num_tokens - request.computed
-                if 0 < threshold < tokens:
-                    tokens = threshold
-                if tokens > budget:
-                    if not self.tail_prefills:
-                        return False
-                    tokens = budget
-                if tokens:
-                    chunks.append((request, tokens))
-                    budget -= tokens
+            found = self.chunks(budget, threshold)
+            if found is None:
+                return False
+            chunks = [(request, tokens) for request, tokens, _ in found]
         due = held.looks() if count else []
-        if (due or chunks) and not self.holder.grow_all(self._growth(due, chunks)):
+        demand = held.boundary_blocks if count else 0
+        if not self.holder.grow_all(self._growth(due, chunks), demand):
             return False
+        if demand:
+            self.index.take(demand)
         if self.keep_schedule:
             self._log_regular(plan, dict(chunks))
         if count:
             batch = plan.batch
             batch.scheduled_tokens = batch.decode_requests = batch.sampled_requests = count
-            batch.decode_context = batch.decode_kv_tokens = held.advance()
+            held.glide(1)
+            batch.decode_context = batch.decode_kv_tokens = held.context()
             held.looked(due)
         for request, tokens in chunks:
             plan.add(request, request.computed, tokens)
             plan.carries_prefill = True
             request.computed += tokens
-            held.unsettled.append(request)
-        if held.next_finish() <= held.tick:
+            self.unsettled.append(request)
+        if held.next_event() <= held.tick:
             for request in held.due()[1]:
                 held.leave(request, 1)
                 plan.finish.append(request)
@@ -110,7 +116,7 @@ class HoldingScheduler(VllmScheduler):
         if not self.holder.grow(request, before, before + tokens):
             return False
         request.computed = before + tokens
-        self.held.unsettled.append(request)
+        self.unsettled.append(request)
         return True
 
     def _fits(self, request: LiveRequest, match: Match, tokens: int) -> bool:
@@ -124,7 +130,7 @@ class HoldingScheduler(VllmScheduler):
     def _admit(self, plan: StepPlan, request: LiveRequest, match: Match, tokens: int) -> None:
         super()._admit(plan, request, match, tokens)
         self.holder.admit(request, tokens)
-        self.held.unsettled.append(request)
+        self.unsettled.append(request)
 
     def preempt(self, request: LiveRequest, taken_back: int) -> None:
         """As the base class; the holder forgets the request."""

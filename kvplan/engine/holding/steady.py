@@ -6,7 +6,6 @@ be asked for more. Between looks nothing about blocks changes, so the engine may
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from heapq import heappop, heappush
 
 from kvplan.engine.holding.holder import Holder
@@ -15,72 +14,34 @@ from kvplan.engine.steady import SteadyDecodes
 
 
 class HeldDecodes(SteadyDecodes):
-    """``SteadyDecodes`` under a holder; ``base_sum`` counts attended tokens instead of computed ones.
+    """``SteadyDecodes`` under a holder whose answers nobody knows beforehand."""
 
-    Attributes:
-        unsettled: requests that computed a part of their prompt in the last step: what they need not keep
-            is dropped when the next step is planned.
-    """
-
-    __slots__ = ("_context", "_holder", "_look_of", "_looks", "_ticks", "unsettled")
+    __slots__ = ("_holder", "_look_of", "_looks", "_ticks")
 
     def __init__(self, block_size: int, holder: Holder) -> None:
         super().__init__(block_size)
+        self.needs = [0]
         self._holder = holder
-        self._context = holder.context()
         self._looks: dict[int, list[LiveRequest]] = {}
         self._look_of: dict[LiveRequest, int] = {}
         self._ticks: list[int] = []
-        self.unsettled: list[LiveRequest] = []
 
     def join(self, request: LiveRequest) -> None:
         """As the base class; its next look goes into the calendar."""
-        computed = request.computed
         super().join(request)
-        self.boundaries[-request.base % self.block_size] -= 1
-        if self._context is None:
-            self.base_sum -= computed - self._holder.attended(request, computed)
-        else:
-            self._context.join(request.base, self.tick)
         self._expect_look(request)
 
     def leave(self, request: LiveRequest, in_flight: int) -> None:
         """As the base class; the blocks stay as they are."""
-        blocks, base = request.blocks, request.base
-        self.boundaries[-base % self.block_size] += 1
+        blocks = request.blocks
         super().leave(request, in_flight)
         request.blocks = blocks
         self._look_of.pop(request, None)
-        if self._context is None:
-            computed = request.computed
-            self.base_sum += computed - self._holder.attended(request, computed)
-        else:
-            self._context.leave(base, self.tick)
 
-    def advance(self) -> int:
-        """One token for everybody; returns the tokens all of them attend to."""
-        self.tick += 1
-        if self._context is None:
-            return self.base_sum + self.count * self.tick
-        self._context.advance(self.tick)
-        return self._context.total
-
-    def context(self) -> int:
+    @property
+    def boundary_blocks(self) -> int:
         """As the base class."""
-        return super().context() if self._context is None else self._context.total
-
-    def gains(self, steps: int) -> Iterable[int]:
-        """As the base class."""
-        return super().gains(steps) if self._context is None else self._context.gains(self.tick, steps)
-
-    def glide(self, steps: int) -> None:
-        """As the base class."""
-        if self._context is not None:
-            for tick in range(self.tick + 1, self.tick + steps + 1):
-                self._context.advance(tick)
-        super().glide(steps)
-
-    # -- looks ------------------------------------------------------------------------------------------
+        return self.needs[self.tick % len(self.needs)]
 
     def _expect_look(self, request: LiveRequest) -> None:
         after = self._holder.next_look(request, request.base + self.tick)
@@ -116,17 +77,7 @@ class HeldDecodes(SteadyDecodes):
             if request.steady is self:
                 self._expect_look(request)
 
-    def next_finish(self) -> int:
-        """The tick of the next last token, or earlier."""
-        return super().next_event()
-
     def quiet_steps(self) -> int:
-        """As the base class; a step with an entry asks the holder."""
-        return self.next_event() - self.tick - 1
-
-    def next_event(self) -> int:
-        """The next tick at which anything but the clock and the context may change."""
-        if self.unsettled:
-            return self.tick + 1
-        event = super().next_event()
-        return min(event, self._ticks[0]) if self._ticks else event
+        """As the base class; a step with a look is left to the scheduler."""
+        steps = super().quiet_steps()
+        return min(steps, self._ticks[0] - self.tick - 1) if self._ticks else steps

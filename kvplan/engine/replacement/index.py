@@ -69,6 +69,10 @@ class RankedIndex(PrefixIndex[LiveRequest]):
             self._offer_all(upper)
         return upper
 
+    def _join(self, piece: Segment, below: Segment) -> bool:
+        """Never: a policy ranks segments one by one."""
+        return False
+
     def take(self, count: int) -> None:
         """Take blocks without content first, then those the policy chooses."""
         pool = self.ranked

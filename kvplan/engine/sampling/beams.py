@@ -13,13 +13,16 @@ into; how many do so is the expectation of the same model, ``n (1 - 1/n)^n`` a s
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from itertools import accumulate
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
+from kvplan.engine.prefix_hash import Match
 from kvplan.engine.sampling.forking import ForkingScheduler, Siblings
-from kvplan.engine.steady import SteadyDecodes
+from kvplan.engine.sampling.trunks import TrunkDecodes
+
+_MANY = 1 << 62
 
 
 def default_trunk_lag(n: int) -> int:
@@ -32,21 +35,6 @@ def replaced_beams(n: int) -> float:
     return n * (1 - 1 / n) ** n
 
 
-class TrunkDecodes(SteadyDecodes):
-    """``SteadyDecodes`` that also knows when a trunk next reaches the end of a block."""
-
-    __slots__ = ("trunks",)
-
-    def __init__(self, block_size: int) -> None:
-        super().__init__(block_size)
-        self.trunks: list[tuple[int, int, Siblings]] = []
-
-    def next_event(self) -> int:
-        """The next tick at which anything may change."""
-        event = super().next_event()
-        return min(event, self.trunks[0][0]) if self.trunks else event
-
-
 class BeamScheduler(ForkingScheduler):
     """Samples that are beams. Prefix caching is off: what beams have computed is not the answer.
 
@@ -57,52 +45,63 @@ class BeamScheduler(ForkingScheduler):
 
     def __init__(self, config: EngineConfig, n: int, trunk_lag: int, *, keep_schedule: bool = False) -> None:
         super().__init__(config, n, keep_schedule=keep_schedule)
-        self.steady = self.beams = TrunkDecodes(config.block_size)
+        self.steady = self.beams = TrunkDecodes(config.block_size, self)
         self.trunk_lag = trunk_lag
         self.merged_blocks = 0
         self.replaced = 0.0
         self._rate = replaced_beams(n)
 
     def undecided(self) -> bool:
-        """As the base class; also where a trunk grows."""
-        return self.beams.quiet_steps() < 1 or super().undecided()
+        """As the base class, after trunks have grown; who still does not fit need not be planned for."""
+        self.beams.free()
+        waiting, blocked = self.waiting, self.blocked
+        changed = blocked is not None and blocked[1] != self.version
+        if changed and blocked is not None and waiting.items and blocked[0] is waiting.head():
+            self._fits(blocked[0], Match(), 1)
+        return super().undecided()
 
     def schedule(self) -> StepPlan:
         """As the base class, after trunks have grown."""
-        beams = self.beams
-        if self.explicit:
-            for group in dict.fromkeys(self.siblings.values()):
-                self._merge(group)
-        while beams.trunks and beams.trunks[0][0] <= beams.tick:
-            self._expect(heappop(beams.trunks)[2])
+        self.beams.free()
         return super().schedule()
+
+    def steps_to_admission(self, ahead: list[int]) -> int:
+        """Steps after which trunks may have made room for who waits, and one more; many if nobody can come.
+
+        ``ahead``: blocks that each of the next steps takes, less those that are freed before it.
+        """
+        if not self.waiting.items:
+            return _MANY
+        request, config = self.waiting.head(), self.config
+        if not self._has_places(request) or not config.scheduler_reserve_full_isl:
+            return _MANY
+        spare = self.pool.blank - (config.watermark_blocks if self.running else 0)
+        spare -= -(-request.num_tokens // self.block_size)
+        for step, taken in enumerate(accumulate(ahead)):
+            if taken <= spare:
+                return step + 1
+        return _MANY
 
     def _fork(self, plan: StepPlan, leader: LiveRequest) -> None:
         super()._fork(plan, leader)
-        self._expect(self.siblings[leader])
+        self.beams.loosen(self.siblings[leader])
 
-    def _expect(self, group: Siblings) -> None:
-        """Merge what can be, and come back when the next block can."""
-        left = self._merge(group)
-        if left is not None:
-            heappush(self.beams.trunks, (self.beams.tick + left, group.number, group))
-
-    def _merge(self, group: Siblings) -> int | None:
-        """Hold every block before the lag once; returns tokens until the next, ``None`` for a lone beam."""
+    def merge(self, group: Siblings) -> None:
+        """Hold every block before the lag once."""
         members = group.members
-        if len(members) < 2:
-            return None
-        tick = self.beams.tick
+        tick = self.steady.tick
         computed = min(beam.computed if beam.steady is None else beam.base + tick for beam in members)
         trunk = (computed - self.trunk_lag) // self.block_size
-        blocks = trunk - group.shared
-        if blocks > 0:
-            freed = blocks * (len(members) - 1)
-            self.pool.blank += freed
-            self.merged_blocks += freed
-            self.version += 1
+        if trunk > group.shared:
+            freed = (trunk - group.shared) * (len(members) - 1)
             group.shared = trunk
-        return (max(trunk, group.shared) + 1) * self.block_size + self.trunk_lag - computed
+            self.pool.blank += freed
+            self.count_merged(freed)
+
+    def count_merged(self, blocks: int) -> None:
+        """So many blocks have come free."""
+        self.merged_blocks += blocks
+        self.version += 1
 
     def _finish(self, request: LiveRequest) -> None:
         size, first = self.block_size, request.prompt_tokens

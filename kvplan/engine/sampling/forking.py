@@ -52,9 +52,13 @@ class ForkingScheduler(VllmScheduler):
 
     # -- a place for every sample -----------------------------------------------------------------------
 
-    def _fits(self, request: LiveRequest, match: Match, tokens: int) -> bool:
+    def _has_places(self, request: LiveRequest) -> bool:
+        """Whether all samples of a waiting request may run at once."""
         places = self.n if request in self._unforked else 1
-        if len(self.running) + self._places_reserved + places > self.config.max_num_seqs:
+        return len(self.running) + self._places_reserved + places <= self.config.max_num_seqs
+
+    def _fits(self, request: LiveRequest, match: Match, tokens: int) -> bool:
+        if not self._has_places(request):
             self.blocked = (request, self.version)
             return False
         return super()._fits(request, match, tokens)

@@ -54,6 +54,13 @@ class ForkingReplica(Replica):
             self.forking = BeamScheduler(config, rule.n, rule.trunk_lag, keep_schedule=self.logging)
         self.scheduler = self.forking
 
+    def close(self) -> None:
+        """As the base class; blocks of trunks come free between two looks at what is used."""
+        super().close()
+        if isinstance(self.forking, BeamScheduler):
+            totals = self.recorder.totals
+            totals.peak_used_blocks = max(totals.peak_used_blocks, self.forking.beams.most_used)
+
 
 class SamplingEngine:
     """Serves requests with ``rule.n`` samples each, and reports them as one.

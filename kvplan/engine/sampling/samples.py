@@ -7,30 +7,31 @@ which a later turn of the conversation continues; the others have tokens of thei
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from kvplan.engine.recorder import Recorder, RequestRow
-from kvplan.traces.request import OUTPUT_STRIDE
-
-if TYPE_CHECKING:
-    from kvplan.traces.request import Request
+from kvplan.traces.request import OUTPUT_STRIDE, Request
 
 SAMPLE_BASE = 1 << 60
 """Beyond all tokens of a trace."""
 
 
-def sample_of(request: Request, sample: int, number: int) -> Request:
-    """Sample ``sample`` of a request; ``number`` tells its tokens from those of all other samples."""
-    if sample == 0:
-        return replace(request, id=f"{request.id}#0")
-    output = ((SAMPLE_BASE + number * OUTPUT_STRIDE, request.output_tokens),)
-    return replace(request, id=f"{request.id}#{sample}", output=output)
+def sample_of(request: Request, sample: int, number: int, name: str | None = None) -> Request:
+    """Sample ``sample`` of a request; ``number`` tells its tokens from those of all other samples.
+
+    ``name``: the request's id, where ``request`` is a sample itself.
+    """
+    output = request.output
+    if sample:
+        output = ((SAMPLE_BASE + number * OUTPUT_STRIDE, request.output_tokens),)
+    return Request(
+        f"{name or request.id}#{sample}", request.arrival_s, request.prompt, request.prompt_tokens, output,
+        request.output_tokens, request.priority, request.session,
+    )  # fmt: skip
 
 
 def another_sample(first: Request, sample: int, number: int) -> Request:
     """Sample ``sample`` beside the first one of the same request."""
-    return sample_of(replace(first, id=first.id.rpartition("#")[0]), sample, number)
+    return sample_of(first, sample, number, first.id.rpartition("#")[0])
 
 
 def all_samples(requests: Iterable[Request], n: int) -> Iterator[Request]:

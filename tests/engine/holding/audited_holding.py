@@ -20,14 +20,18 @@ class AuditedHolding(HoldingReplica):
         pool, running, holder = self.scheduler.pool, self.scheduler.running, self.holder
         assert pool.blank >= 0
         assert pool.cached == 0
-        assert pool.blank + sum(request.blocks for request in running) == pool.usable
+        held = sum(holder.blocks_of(request, computed) for request, computed in self._progress())
+        assert pool.blank + held == pool.usable
+        assert len(list(self._progress())) == len(running)
         if isinstance(holder, Placed):
             self.audit_regions(holder)
         if isinstance(holder, Dropping):
             for request, computed in self._progress():
                 kept = holder.attended(request, computed)
                 law = holder.law
-                assert request.blocks >= law.blocks(kept, holder.size) + law.buffer_blocks
+                assert (
+                    holder.blocks_of(request, computed) >= law.blocks(kept, holder.size) + law.buffer_blocks
+                )
 
     def audit_regions(self, holder: Placed) -> None:
         space, pool = holder.space, self.scheduler.pool

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from served import request, serve
 
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.holding.context import CappedContext, ShareContext
-from kvplan.engine.holding.laws import Capped, PromptShare, QuantizedWindow, Share
+from kvplan.engine.holding.laws import Capped, Law, PromptShare, QuantizedWindow, Share
 from kvplan.engine.holding.strategy import TokenDropping
 from kvplan.errors import UsageError
 from kvplan.sizing.retention import parse_retention
@@ -31,30 +30,24 @@ def test_kept_tokens_are_those_that_sizing_counts(tokens: int, sink: int, recent
         assert law.kept(tokens, True, tokens) == parse_retention(text).context_kept(tokens)
 
 
-@given(
-    st.integers(1, 40),
-    st.lists(st.tuples(st.integers(0, 60), st.booleans()), max_size=40),
-    st.fractions(Fraction(1, 30), 1, max_denominator=30),
-)
-def test_sums_over_requests_in_step_are_those_of_each(
-    cap: int, events: list[tuple[int, bool]], share: Fraction
-) -> None:
-    capped, shared = CappedContext(cap), ShareContext(share)
-    bases: list[int] = []
-    for tick, (computed, leaves) in enumerate(events):
-        if tick:
-            capped.advance(tick)
-            shared.advance(tick)
-        if leaves and bases:
-            base = bases.pop(computed % len(bases))
-            capped.leave(base, tick)
-            shared.leave(base, tick)
-        base = computed - tick
-        bases.append(base)
-        capped.join(base, tick)
-        shared.join(base, tick)
-        assert capped.total == sum(min(cap, base + tick) for base in bases)
-        assert shared.total == sum(-(-share.numerator * (base + tick) // share.denominator) for base in bases)
+@given(st.integers(1, 20), st.integers(0, 3000), st.integers(1, 1000), st.integers(1, 60))
+def test_a_rhythm_adds_up_to_what_is_kept(size: int, prompt: int, share: int, cap: int) -> None:
+    budget = Fraction(share, 1000)
+    laws: list[Law] = [
+        Capped("x", 0, cap), Share("x", budget), PromptShare("x", budget), QuantizedWindow("x", cap, 0)
+    ]  # fmt: skip
+    for law in laws:
+        rhythm, lost = law.rhythm(size), law.lost(prompt)
+        kept = law.kept(prompt, True, prompt)
+        blocks = law.blocks(kept, size)
+        needs = dict(rhythm.needs)
+        for computed in range(prompt, prompt + 200):
+            position = computed - lost
+            if rhythm.until is None or position < rhythm.until:
+                kept += position % rhythm.beat in rhythm.gains
+                blocks += needs.get(position % rhythm.period, 0)
+            assert kept == law.kept(prompt, True, computed + 1)
+            assert blocks == law.blocks(kept, size)
 
 
 @pytest.mark.parametrize("prompt", [2000, 20_000, 200_000])

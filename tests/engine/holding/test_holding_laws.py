@@ -18,13 +18,16 @@ from kvplan.engine.holding.dropping import Dropping
 from kvplan.engine.holding.holder import Holder
 from kvplan.engine.holding.laws import Capped, Law, PromptShare, QuantizedWindow, Share
 from kvplan.engine.holding.placed import Contiguous, GrowthRule, Slots
+from kvplan.engine.holding.replica import HoldingReplica
 from kvplan.engine.holding.space import Fit
+from kvplan.engine.holding.steady import HeldDecodes
 from kvplan.engine.holding.strategy import (
     ContiguousGrowth,
     PagedReport,
     SlotAllocation,
     TokenDropping,
 )
+from kvplan.engine.live import LiveRequest
 from kvplan.engine.replica import Replica
 from kvplan.errors import UsageError
 from kvplan.traces.request import Request
@@ -104,6 +107,38 @@ def test_whoever_watches_changes_nothing(case: Case) -> None:
         assert quiet.outcome == logged.outcome
         assert quiet.series == logged.series
         assert quiet.sections == logged.sections
+
+
+class AskedEveryStep(HeldDecodes):
+    """Decoding requests without tables: their holder is asked for every token of each."""
+
+    def context(self) -> int:
+        return sum(self._holder.attended(request, request.base + self.tick) for request in self.members)
+
+
+class Asked(Dropping):
+    """Dropping that does not know beforehand what a step takes."""
+
+    def decodes(self) -> HeldDecodes:
+        return AskedEveryStep(self.size, self)
+
+    def next_look(self, request: LiveRequest, computed: int) -> int:
+        return computed + 1
+
+
+@checked(60)
+@given(cases())
+def test_tables_say_what_a_holder_says_that_is_asked_every_step(case: Case) -> None:
+    config, requests = case
+    config = replace(config, enable_prefix_caching=False)
+    for law in (*LAWS, Share("h2o:0.8", Fraction(4, 5)), PromptShare("snapkv:0.5", Fraction(1, 2), 3)):
+        known = serve(TokenDropping(law).engine, config, requests)
+        asked = serve(
+            lambda c, k, r, law=law: HoldingReplica(c, k, r, lambda c, p: Asked(c, p, law)), config, requests
+        )
+        assert known.outcome == asked.outcome
+        assert known.series == asked.series
+        assert known.sections == asked.sections
 
 
 @checked(60)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from audited import Audited
 
-from kvplan.engine.sampling.forking import ForkingScheduler
+from kvplan.engine.sampling.beams import BeamScheduler
+from kvplan.engine.sampling.forking import ForkingScheduler, Siblings
 from kvplan.engine.sampling.replica import ForkingReplica
 
 
@@ -33,11 +34,15 @@ class AuditedForking(Audited, ForkingReplica):
             if group is not None:
                 assert request in group.members
                 groups[group.number] = group
-                blocks -= group.shared
+                blocks -= self._shared(group)
             assert blocks >= 0
             own += blocks
         for group in groups.values():
             assert set(group.members) <= set(scheduler.running)
         assert pool.blank >= 0
         assert pool.cached == 0
-        assert pool.blank + own + sum(group.shared for group in groups.values()) == pool.usable
+        assert pool.blank + own + sum(map(self._shared, groups.values())) == pool.usable
+
+    def _shared(self, group: Siblings) -> int:
+        scheduler = self.forking
+        return scheduler.beams.shared(group) if isinstance(scheduler, BeamScheduler) else group.shared

@@ -7,17 +7,23 @@ from dataclasses import replace
 import pytest
 from audited_forking import AuditedForking
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from served import Clock, Served, request, serve
 from workloads import cases
 
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.engine import Engine
+from kvplan.engine.live import LiveRequest
+from kvplan.engine.plan import StepPlan
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.replica import Replica
 from kvplan.engine.sampling import replica as sampling
-from kvplan.engine.sampling.beams import default_trunk_lag, replaced_beams
+from kvplan.engine.sampling.beams import BeamScheduler, default_trunk_lag, replaced_beams
+from kvplan.engine.sampling.forking import ForkingScheduler
 from kvplan.engine.sampling.replica import SamplingRule
 from kvplan.engine.sampling.strategy import Sampling
+from kvplan.engine.scheduler_vllm import VllmScheduler
+from kvplan.engine.steady import SteadyDecodes
 from kvplan.errors import UsageError
 from kvplan.traces.request import Request
 
@@ -105,6 +111,55 @@ def test_whoever_watches_changes_nothing(case: Case) -> None:
         quiet = sampled(rule, options, distinct(requests))
         logged = sampled(rule, options, distinct(requests), log=True)
         assert quiet.outcome == logged.outcome
+
+
+class OneByOne(ForkingScheduler):
+    """Whose crowded steps take the explicit way, as they do where somebody allocates in ways of their own."""
+
+    def allocate(self, request: LiveRequest, tokens: int) -> bool:
+        return super().allocate(request, tokens)
+
+
+class EveryStep(BeamScheduler):
+    """Beams without tables: every trunk is looked at before every step, which takes the explicit way."""
+
+    def undecided(self) -> bool:
+        return True
+
+    def schedule(self) -> StepPlan:
+        for group in dict.fromkeys(self.siblings.values()):
+            self.merge(group)
+        return VllmScheduler.schedule(self)
+
+    def allocate(self, request: LiveRequest, tokens: int) -> bool:
+        return super().allocate(request, tokens)
+
+
+@checked(200)
+@given(cases(), st.integers(2, 4), st.sampled_from([0, 1, 3, 6, 7, 1000]))
+def test_tables_and_requests_that_stay_in_step_change_nothing(case: Case, n: int, lag: int) -> None:
+    config, requests = case
+    config, requests = replace(config, max_num_seqs=config.max_num_seqs + 3), distinct(requests)
+    cold = replace(config, enable_prefix_caching=False)
+
+    def slow(config: EngineConfig, clock: Clock, recorder: Recorder, rule: SamplingRule) -> Engine:
+        whole = sampling.SamplingEngine(config, clock, recorder, rule)
+        replica = sampling.ForkingReplica(config, clock, whole.inner, rule)
+        if rule.trunk_lag is None:
+            replica.forking = OneByOne(config, n)
+        else:
+            replica.forking = beams = EveryStep(config, n, lag)
+            beams.steady = SteadyDecodes(config.block_size)
+        replica.scheduler = replica.forking
+        whole.replica = replica
+        return whole
+
+    for rule, options in ((SamplingRule(n), config), (SamplingRule(n, trunk_lag=lag), cold)):
+        fast = sampled(rule, options, requests)
+        one_by_one = serve(lambda c, k, r, rule=rule: slow(c, k, r, rule), options, requests)
+        assert fast.outcome == one_by_one.outcome
+        assert fast.series == one_by_one.series
+        assert fast.sections == one_by_one.sections
 
 
 def used(served: Served) -> list[int]:
