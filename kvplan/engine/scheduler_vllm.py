@@ -11,31 +11,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.kv_manager import KvManager
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.prefix_hash import Match
-from kvplan.engine.replacement.index import prefix_index
 from kvplan.engine.steady import SteadyDecodes
 from kvplan.engine.waiting import make_queue
 
 if TYPE_CHECKING:
     from kvplan.engine.replacement.foresight import Foresight
-    from kvplan.traces.request import Request
-
-_NO_MATCH = Match()
 
 
-class VllmScheduler:
-    """Queues, pool and prefix index of one engine instance."""
+class VllmScheduler(KvManager):
+    """Queues of one engine instance, and what its requests hold."""
 
     def __init__(
         self, config: EngineConfig, *, keep_schedule: bool = False, foresight: Foresight | None = None
     ) -> None:
-        self.config = config
-        self.block_size = config.block_size
-        self.caching = config.enable_prefix_caching
-        self.index = prefix_index(config.eviction, config.block_size, config.usable_blocks, foresight)
-        self.pool = self.index.pool
+        super().__init__(config, foresight)
         self.waiting = make_queue(config.policy)
         self.running: dict[LiveRequest, None] = {}
         self.prefills: list[LiveRequest] = []
@@ -51,8 +44,6 @@ class VllmScheduler:
         self.hit_tokens = 0
         self.preemptions = 0
         self.admissions = 0
-        self.version = 0
-        """Changes whenever a request that did not fit might fit now."""
         self.blocked: tuple[LiveRequest, int] | None = None
         self.special_prefills = bool(
             config.long_prefill_token_threshold or config.prefill_schedule_interval > 1
@@ -64,10 +55,6 @@ class VllmScheduler:
         self.steps_since_prefill = config.prefill_schedule_interval
         self.prefill_capacity_bound = False
 
-    def live(self, request: Request) -> LiveRequest:
-        """What the engine keeps about a request that arrives."""
-        return LiveRequest(request, self.index.root)
-
     def add(self, request: LiveRequest) -> None:
         """Take in a new request."""
         self.waiting.append(request)
@@ -76,11 +63,6 @@ class VllmScheduler:
     def has_requests(self) -> bool:
         """Whether any request is unfinished."""
         return bool(self.running) or bool(self.waiting)
-
-    @property
-    def free_blocks(self) -> int:
-        """Blocks nobody references, cached ones included."""
-        return self.pool.blank + self.pool.cached
 
     # -- schedule ---------------------------------------------------------------------------------------
 
@@ -254,19 +236,6 @@ class VllmScheduler:
             elif request in chunks:
                 plan.scheduled.append((request, chunks[request]))
 
-    def publish(self, request: LiveRequest) -> None:
-        """Publish what an allocation fills: known tokens that are computed or scheduled now."""
-        if self.caching:
-            known = min(request.computed, request.num_tokens)
-            blocks = known // self.block_size
-            if blocks > request.published:
-                self.version += 1
-            self.index.publish(request, blocks)
-
-    def publish_until(self, request: LiveRequest, tokens: int) -> None:
-        """Publish what the first ``tokens`` tokens fill."""
-        self.index.publish(request, tokens // self.block_size)
-
     def _publish_steady(self, request: LiveRequest) -> None:
         blocks = request.published_blocks()
         if blocks > request.in_tree:
@@ -321,11 +290,6 @@ class VllmScheduler:
             tokens = threshold
         return min(tokens, budget)
 
-    def _match(self, request: LiveRequest) -> Match:
-        if not self.caching:
-            return _NO_MATCH
-        return self.index.match(request.content, (request.num_tokens - 1) // self.block_size)
-
     def _fits(self, request: LiveRequest, match: Match, tokens: int) -> bool:
         """``allocate_slots`` for a waiting request: blocks that leave the free queue against those in it."""
         config = self.config
@@ -368,23 +332,6 @@ class VllmScheduler:
         plan.add(request, hit_tokens, tokens)
         if self.keep_schedule:
             plan.scheduled.append((request, tokens))
-
-    def allocate(self, request: LiveRequest, tokens: int) -> bool:
-        """Give a running request ``tokens`` more tokens and the blocks they need, or change nothing."""
-        blocks = -(-(request.computed + tokens) // self.block_size) - request.blocks
-        if blocks > 0:
-            if blocks > self.free_blocks:
-                return False
-            self.index.take(blocks)
-            request.blocks += blocks
-        request.computed += tokens
-        self.publish(request)
-        return True
-
-    def give_back(self, request: LiveRequest) -> None:
-        """Give back all blocks of a request."""
-        self.index.release(request, request.blocks)
-        request.blocks = 0
 
     def preempt(self, request: LiveRequest, taken_back: int) -> None:
         """Recompute preemption: all blocks are freed, outputs are kept.

@@ -23,7 +23,7 @@ _TIMES = {
     "ttft": ("ttft", "time_to_first_token", "first_token_latency"),
     "e2e": ("e2e", "e2e_latency", "latency", "e2el", "request_latency", "end_to_end", "total_time"),
     "end": ("end", "end_time", "finish", "finish_time", "completed_at", "last_token_ts"),
-    "first": ("first_token_ts", "first_token_time"),
+    "first": ("first_token", "first_token_ts", "first_token_time"),
     "tpot": ("tpot", "time_per_output_token", "itl", "inter_token_latency"),
 }  # fmt: skip
 _COUNTS = {

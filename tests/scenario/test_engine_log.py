@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kvplan.engine.recorder import RequestRow
 from kvplan.errors import DataError, UsageError
 from kvplan.scenario.engine_log import FEWEST, read_engine_log
 
@@ -214,6 +215,14 @@ def test_what_is_missing_follows_from_the_rest(tmp_path: Path) -> None:
     header = "queued_ts,first_token_ts,last_token_ts,num_prompt_tokens,num_generation_tokens"
     log = read_engine_log(written(tmp_path, table(header, *moments)))
     assert (log.rows[5].ttft_s, log.rows[5].e2e_s) == (pytest.approx(0.05), pytest.approx(0.25))
+
+
+def test_the_rows_of_a_simulation_are_a_log(tmp_path: Path) -> None:
+    header = ",".join(RequestRow._fields)
+    rows = [f"r{i},{i / 10},{i / 10},{i / 10 + 0.05},{i / 10 + 0.25},{200 + i},20,0,0" for i in range(FEWEST)]
+    log = read_engine_log(written(tmp_path, table(header, *rows)))
+    assert (log.rows[0].ttft_s, log.rows[0].e2e_s) == (pytest.approx(0.05), pytest.approx(0.25))
+    assert log.rows[0].cached_tokens == 0
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ class QuantizedWindow:
         """Nothing is dropped, but it is rounded."""
         return (
             f"{self.name}: keys and values are rounded to a few bits; what that does to answers is not part "
-            "of this simulation (kvplan quality measures it)"
+            "of this simulation"
         )
 
     def kept(self, prompt: int, settled: bool, computed: int) -> int:
