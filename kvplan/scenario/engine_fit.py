@@ -11,7 +11,6 @@ other half. Cached prompt tokens and closed loops are replayed as they were (``k
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from kvplan.latency.graphs import EAGER_OP_S
 from kvplan.latency.profile import ProfileLatency
 from kvplan.latency.roofline import Roofline
 from kvplan.scenario.engine_log import EngineLog
+from kvplan.scenario.log_features import features, in_flight, quantile, statistics_of
 from kvplan.scenario.log_replay import LogReplay
 from kvplan.scenario.measured import Measured
 from kvplan.scenario.run import Run
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[np.float64]
 
-METRICS = ("ttft", "tpot", "e2e")
-LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 STATISTICS = ("mean", "p50", "p90")
 CORRELATED = 3.0
 """Percentiles of one run move together, so what they tell is this much less certain than they suggest."""
@@ -212,7 +210,7 @@ class _Fitting:
         return found
 
     def _unsure_why(self, name: str, deviation: float) -> str:
-        prompt = _quantile(sorted(float(row.prompt_tokens) for row in self.log.rows), 0.5)
+        prompt = quantile(sorted(float(row.prompt_tokens) for row in self.log.rows), 0.5)
         why = {
             "compute_efficiency": f"prompts of {prompt:,.0f} tokens (median) hardly load the tensor cores",
             "memory_efficiency": "reading weights and cache cannot be told from the rest of a step",
@@ -257,7 +255,7 @@ class _Fitting:
     def _errors(self, values: Mapping[str, float], half: Sequence[int]) -> dict[str, dict[str, float]]:
         indexes, seen = self._pairs(values, half)
         real = [self.log.rows[index] for index in indexes]
-        ours, theirs = _statistics(seen), _statistics(real)
+        ours, theirs = statistics_of(seen), statistics_of(real)
         return {
             metric: {
                 name: float(f"{ours[metric][name] / theirs[metric][name] - 1:.4g}") for name in theirs[metric]
@@ -328,70 +326,19 @@ def limits_of(
             "fitted from TTFT is too optimistic"
         )
     quarter = max(len(rows) // 4, 1)
-    early = _quantile(sorted(row.ttft_s for row in rows[:quarter]), 0.5)
-    late = _quantile(sorted(row.ttft_s for row in rows[-quarter:]), 0.5)
+    early = quantile(sorted(row.ttft_s for row in rows[:quarter]), 0.5)
+    late = quantile(sorted(row.ttft_s for row in rows[-quarter:]), 0.5)
     if late > 3 * early and late > 0.5:
         why = f"the run was saturated: the median TTFT rose from {early:.3g} s to {late:.3g} s"
         reasons["client_overhead_s"] = f"{why}, so TTFT is waiting"
         notes.append(f"{why}; capacity is fitted, latency below saturation is not")
     busy = sorted(map(float, flight))
-    if _quantile(busy, 0.9) < 1.5 * _quantile(busy, 0.1):
+    if quantile(busy, 0.9) < 1.5 * quantile(busy, 0.1):
         reasons["request_s"] = (
-            f"the run held one batch size ({_quantile(busy, 0.5):g} requests in flight), so what a step "
+            f"the run held one batch size ({quantile(busy, 0.5):g} requests in flight), so what a step "
             "and what a request of it costs cannot be told apart"
         )
     return reasons, notes
-
-
-def features(rows: Sequence[Measured], real: Sequence[Measured], flight: Sequence[int]) -> list[float]:
-    """Logarithms of what is compared; ``real`` and ``flight`` decide which request is in which bin."""
-    found: list[float] = []
-    for metric in METRICS:
-        values = sorted(value for row in rows if (value := _value(row, metric)) is not None)
-        found += [math.log(max(_quantile(values, level), 1e-6)) for level in LEVELS] if values else []
-    for metric, by in (("ttft", [row.prompt_tokens for row in real]), ("tpot", list(flight))):
-        edges = [_quantile(sorted(map(float, by)), share) for share in (1 / 3, 2 / 3)]
-        for part in range(3):
-            inside = [
-                value for row, key in zip(rows, by, strict=True)
-                if bisect_right(edges, key) == part and (value := _value(row, metric)) is not None
-            ]  # fmt: skip
-            # All bins are there in both runs: which request is where depends on the measured one alone.
-            if len(inside) >= 5:
-                found.append(math.log(max(_quantile(sorted(inside), 0.5), 1e-6)))
-    return found
-
-
-def in_flight(rows: Sequence[Measured]) -> list[int]:
-    """Requests in flight in the middle of each request's life."""
-    starts = sorted(row.arrival_s for row in rows)
-    ends = sorted(row.arrival_s + row.e2e_s for row in rows)
-    middles = [row.arrival_s + row.e2e_s / 2 for row in rows]
-    return [bisect_right(starts, t) - bisect_right(ends, t) for t in middles]
-
-
-def _value(row: Measured, metric: str) -> float | None:
-    return row.ttft_s if metric == "ttft" else row.e2e_s if metric == "e2e" else row.tpot_s
-
-
-def _statistics(rows: Sequence[Measured]) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
-    for metric in METRICS:
-        values = sorted(value for row in rows if (value := _value(row, metric)) is not None)
-        found[metric] = (
-            {"mean": math.fsum(values) / len(values), "p50": _quantile(values, 0.5),
-             "p90": _quantile(values, 0.9)}
-            if values and values[0] >= 0 and values[-1] > 0 else {}
-        )  # fmt: skip
-    return found
-
-
-def _quantile(ordered: Sequence[float], share: float) -> float:
-    rank = share * (len(ordered) - 1)
-    below = math.floor(rank)
-    if below + 1 >= len(ordered):
-        return float(ordered[-1])
-    return float(ordered[below] + (ordered[below + 1] - ordered[below]) * (rank - below))
 
 
 def fit_document(fit: EngineFit, scenario: Scenario, log: EngineLog, inputs: list[Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from workloads import cases
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.errors import EngineStuck
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.reference.loop import ReferenceEngine
 from kvplan.engine.replica import Replica
@@ -22,9 +23,12 @@ CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
 class Outcome:
     """Everything a run tells: decisions, rows in finishing order, totals, series, rejections."""
 
-    def __init__(self, engine: object, recorder: Recorder, lines: list[str], rows: list[RequestRow]) -> None:
+    def __init__(
+        self, recorder: Recorder, lines: list[str], rows: list[RequestRow], stuck: str | None
+    ) -> None:
         self.lines = lines
-        self.told = (rows, recorder.totals.to_dict(), recorder.series, recorder.rejections)
+        self.stuck = stuck
+        self.told = (rows, recorder.totals.to_dict(), recorder.series, recorder.rejections, stuck)
 
 
 def play(kind: type, config: EngineConfig, requests: list[Request], *, log: bool, **options: bool) -> Outcome:
@@ -32,9 +36,13 @@ def play(kind: type, config: EngineConfig, requests: list[Request], *, log: bool
     rows: list[RequestRow] = []
     recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
     engine = kind(config, CLOCK, recorder, **options)
-    engine.run(requests)
+    stuck = None
+    try:
+        engine.run(requests)
+    except EngineStuck as exc:  # mutual preemptions without end: the real scheduler does that, too
+        stuck = str(exc)
     engine.close()
-    return Outcome(engine, recorder, lines, rows)
+    return Outcome(recorder, lines, rows, stuck)
 
 
 @settings(
@@ -54,7 +62,7 @@ def test_fast_equals_reference(case: tuple[EngineConfig, list[Request]]) -> None
     # Without a decision log the fast engine runs through quiet steps in bulk.
     assert play(Replica, config, requests, log=False).told == reference.told
     finished, rejected = reference.told[1]["finished"], reference.told[1]["rejected"]
-    assert finished + rejected == len(requests)
+    assert finished + rejected == len(requests) or reference.stuck is not None
     for row in reference.told[0]:
         assert row.arrival_s <= row.scheduled_s < row.first_token_s <= row.finish_s
 

@@ -14,9 +14,10 @@ from kvplan.cli.app import run as cli
 from kvplan.engine.recorder import RequestRow
 from kvplan.errors import DataError, UsageError
 from kvplan.latency.efficiency import HOPPER
-from kvplan.scenario.engine_fit import EngineFit, fit_engine, in_flight, limits_of
+from kvplan.scenario.engine_fit import EngineFit, fit_engine, limits_of
 from kvplan.scenario.engine_log import EngineLog, read_engine_log
 from kvplan.scenario.load import dump_scenario, load_scenario
+from kvplan.scenario.log_features import in_flight
 from kvplan.scenario.measured import Measured
 from kvplan.scenario.run import Run
 
