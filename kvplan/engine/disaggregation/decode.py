@@ -9,7 +9,7 @@ from kvplan.engine.disaggregation.journey import Journey, journey_of
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.protocols import LatencyModel
-from kvplan.engine.recorder import Recorder
+from kvplan.engine.recorder import Recorder, Totals
 from kvplan.engine.remote.replica import RemoteReplica
 from kvplan.engine.remote.scheduler import RemoteScheduler
 from kvplan.engine.remote.source import UNKNOWN, KvSource
@@ -37,14 +37,21 @@ class DecodeScheduler(RemoteScheduler):
     """Every request that is new here waits for its KV, even if all of it should be cached already.
 
     Attributes:
-        looks: ``schedule()`` calls; came: how many there had been when a request came that has no blocks yet.
+        came: ``looks`` when a request came that has no blocks yet.
     """
 
     def __init__(
-        self, config: EngineConfig, source: KvSource, *, keep_schedule: bool, foresight: Foresight | None
+        self,
+        config: EngineConfig,
+        source: KvSource,
+        totals: Totals,
+        *,
+        keep_schedule: bool,
+        foresight: Foresight | None,
     ) -> None:
         super().__init__(config, source, keep_schedule=keep_schedule, foresight=foresight)
-        self.looks = 0
+        self._totals = totals
+        self._calls = self._steps = 0
         self.came: dict[LiveRequest, int] = {}
 
     def add(self, request: LiveRequest) -> None:
@@ -55,10 +62,18 @@ class DecodeScheduler(RemoteScheduler):
         if not journey.lost:
             self.came[request] = self.looks
 
+    @property
+    def looks(self) -> int:
+        """How often it was asked for a step, were none taken in bulk."""
+        return self._calls + self._totals.steps - self._steps
+
     def schedule(self) -> StepPlan:
         """See the base class."""
-        self.looks += 1
-        return super().schedule()
+        self._calls += 1
+        plan = super().schedule()
+        if plan.batch.scheduled_tokens or plan.preempted:
+            self._steps += 1
+        return plan
 
     def _fetchable(self, request: LiveRequest, start: int) -> int:
         journey = journey_of(request)
@@ -97,7 +112,9 @@ class DecodeReplica(RemoteReplica):
 
     def make_scheduler(self, foresight: Foresight | None) -> RemoteScheduler:
         """See ``RemoteReplica``."""
-        self.decode = DecodeScheduler(self.config, self, keep_schedule=self.logging, foresight=foresight)
+        self.decode = DecodeScheduler(
+            self.config, self, self.recorder.totals, keep_schedule=self.logging, foresight=foresight
+        )
         return self.decode
 
     @property

@@ -274,9 +274,5 @@ def test_what_is_done_at_once_is_what_events_would_do_one_by_one(
 def test_steps_taken_in_bulk_are_steps_taken_one_by_one(
     case: tuple[EngineConfig, Disaggregation, list[Request]],
 ) -> None:
-    """With a decision log every step is planned. How often a request was looked at is not compared."""
-    bulk, single = told(case), told(case, log=True)
-    assert bulk[:3] == single[:3]
-    for ours, theirs in zip(bulk[3:], single[3:], strict=True):
-        for mine, other in zip(ours, theirs, strict=True):  # type: ignore[call-overload]
-            assert mine == other or mine.name.startswith("back_pressure")
+    """With a decision log every step is planned."""
+    assert told(case) == told(case, log=True)
