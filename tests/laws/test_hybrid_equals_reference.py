@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, assume, given, settings
 
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.errors import EngineStuck
+from kvplan.engine.hybrid.pool import CachedBlock
 from kvplan.engine.hybrid.replica import HybridReplica
 from kvplan.engine.instance import simulated_in_segments
 from kvplan.engine.recorder import Recorder, RequestRow
@@ -32,7 +33,21 @@ def play(
     except EngineStuck as exc:  # mutual preemptions without end: the real scheduler does that, too
         stuck = str(exc)
     engine.close()
+    if isinstance(engine, HybridReplica) and stuck is None:
+        check_books(engine)
     return lines, rows, recorder.totals.to_dict(), recorder.series, recorder.rejections, stuck
+
+
+def check_books(engine: HybridReplica) -> None:
+    """All is free, and the queue holds as many cached blocks as the pool says, each of them unreferenced."""
+    pool = engine.scheduler.pool
+    assert pool.blank + pool.cached == pool.usable
+    cached, entry = 0, pool.head
+    while entry is not None:
+        assert entry.ref == 0
+        cached += 1 if isinstance(entry, CachedBlock) else entry.node.end - entry.node.start
+        entry = entry.after
+    assert cached == pool.cached
 
 
 @settings(
