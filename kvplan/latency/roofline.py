@@ -119,8 +119,8 @@ class Roofline:
     """
 
     __slots__ = (
-        "_attention", "_full_limit", "_full_s", "_joint", "_linear", "_merge", "_padding", "_pieces_limit",
-        "_pieces_s", "_plain_s", "_reduce_fixed", "_reduce_token", "_request", "_ring", "_sent",
+        "_attention", "_decodes", "_full_limit", "_full_s", "_heads", "_joint", "_linear", "_merge",
+        "_padding", "_pieces_limit", "_pieces_s", "_plain_s", "_reduce_fixed", "_reduce_token", "_request", "_ring", "_sent",
         "_sequence_s", "_state_s", "_step", "_together", "constants", "exchange", "gpu", "launching", "sheet",
         "work",
     )  # fmt: skip
@@ -143,6 +143,8 @@ class Roofline:
         self._step, self._request = constants.step_s, constants.request_s
         self._linear: dict[int, float] = {}
         self._together: dict[int, float] = {}
+        self._heads: dict[int, float] = {}
+        self._decodes: dict[int, tuple[float, float, float, float, float]] = {}
         self._joint = work.joint
         # Layers that read the cache alike are one entry.
         classes: dict[Attention, int] = {}
@@ -177,16 +179,27 @@ class Roofline:
 
         With data-parallel attention: of one rank's own part (see ``joint_seconds``).
         """
+        requests = batch.decode_requests
+        if requests == batch.scheduled_tokens == batch.sampled_requests and not batch.prefill_chunks:
+            known = self._decodes.get(requests)
+            if known is None:
+                known = self._decodes[requests] = self._around(batch)
+        else:
+            known = self._around(batch)
+        overhead, linear, exchanged, launch, head = known
+        body = linear + self._attended(batch) + exchanged
+        return overhead + (body if body > launch else launch) + head
+
+    def _around(self, batch: StepBatch) -> tuple[float, float, float, float, float]:
+        """All but attention, which is all that depends on contexts: overhead, matrices, collectives, how long
+        launching takes at least, and logits."""
         tokens, launch = self._launched(batch)
-        body = self._multiplied(tokens) + self._attended(batch)
+        linear, exchanged, sampled = self._multiplied(tokens), 0.0, batch.sampled_requests
         if self._joint:
             launch -= self.joint_seconds(tokens)
         else:
-            body += self._exchanged(tokens, batch.decode_requests)
-        sampled = batch.sampled_requests
-        return (
-            self._step + self._request * sampled + (body if body > launch else launch) + self._headed(sampled)
-        )
+            exchanged = self._exchanged(tokens, batch.decode_requests)
+        return self._step + self._request * sampled, linear, exchanged, launch, self._headed(sampled)
 
     def _multiplied(self, tokens: int) -> float:
         """Matrices, experts and small kernels of all layers for ``tokens`` tokens; remembered by tokens."""
@@ -233,7 +246,11 @@ class Roofline:
         head = self.work.head
         if not sampled:
             return 0.0
-        return self.sheet.gemm(sampled, head.outputs, head.inputs, head.weight_bytes, head.format)
+        seconds = self._heads.get(sampled)
+        if seconds is None:
+            seconds = self.sheet.gemm(sampled, head.outputs, head.inputs, head.weight_bytes, head.format)
+            self._heads[sampled] = seconds
+        return seconds
 
     def _attended(self, batch: StepBatch) -> float:
         """Attention and state of all layers."""
