@@ -120,9 +120,9 @@ class Roofline:
 
     __slots__ = (
         "_attention", "_decodes", "_full_limit", "_full_s", "_heads", "_joint", "_linear", "_merge",
-        "_padding", "_pieces_limit", "_pieces_s", "_plain_s", "_reduce_fixed", "_reduce_token", "_request", "_ring", "_sent",
-        "_sequence_s", "_state_s", "_step", "_together", "constants", "exchange", "gpu", "launching", "sheet",
-        "work",
+        "_padding", "_pieces_limit", "_pieces_s", "_plain_s", "_reduce_fixed", "_reduce_token", "_request",
+        "_ring", "_sent", "_sequence_s", "_state_s", "_step", "_together", "constants", "exchange", "gpu",
+        "launching", "sheet", "work",
     )  # fmt: skip
 
     def __init__(
