@@ -229,6 +229,8 @@ class PrefixIndex(Generic[OwnerT]):
         own = node.copies[-1] if node.copies else None
         if own is None or own.ref != 1 or request.held[-1][0] is not own or not _go_on(node, own):
             return False
+        # Whose content the node was known by may be gone, and may go on otherwise than these blocks.
+        node.content = child.content
         node.end = request.in_tree = end
         self._begin(child, end)
         return True

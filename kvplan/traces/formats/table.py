@@ -30,7 +30,15 @@ class Table:
         first = next(self._lines, None)
         if first is None:
             raise DataError("the trace is empty", where=source.name)
-        header = [name.strip().lower() for name in _fields(first[1].decode("utf-8", "replace"))]
+        try:
+            names = _fields(first[1].decode("utf-8", "replace"))
+        except csv.Error as exc:
+            raise DataError(
+                f"the header is not CSV: {exc}",
+                where=f"{source.name}:{first[0]}",
+                hint="a quoted name ends with its quote on the same line",
+            ) from exc
+        header = [name.strip().lower() for name in names]
         missing = [name for name in columns if not name.startswith("?") and name not in header]
         if missing:
             raise DataError(
