@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from kvplan.engine.blocks import BlockPool
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.live import LiveRequest
 from kvplan.engine.prefix_hash import Node, PrefixIndex
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.replica import Replica
@@ -67,3 +69,27 @@ def test_turns_that_nobody_holds_become_one_node() -> None:
         history = prompt + answer
         assert len(nodes(replica.scheduler.index)) == 1
     assert replica.scheduler.pool.cached == (history - 1) // 16
+
+
+def test_a_node_that_is_handed_blocks_is_known_by_the_content_that_has_them() -> None:
+    """Whose prompt the node was made from ended otherwise, and that end is evicted."""
+    index: PrefixIndex[LiveRequest] = PrefixIndex(1, BlockPool(100))
+
+    def start(name: str, ending: int) -> LiveRequest:
+        prompt = ((0, 4), (ending, 2))
+        return LiveRequest(Request(name, 0.0, prompt, 6, ((500, 1),), 1), index.root)
+
+    gone, found, again = start("gone", 50), start("found", 70), start("again", 70)
+    index.take(6)
+    index.publish(gone, 6)
+    index.release(gone, 6)
+    index.hold(found, index.match(found.content, 6))
+    index.take(96)  # evicts the end of "gone"
+    index.publish(again, 2)
+    index.publish(found, 6)
+    index.release(found, 6)
+    assert len(nodes(index)) == 2
+    index.publish(again, 5)
+    assert len(nodes(index)) == 2
+    assert index.match(gone.content, 6).blocks == 4
+    assert index.match(found.content, 6).blocks == 6

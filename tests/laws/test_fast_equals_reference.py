@@ -58,7 +58,7 @@ def check_index(index: PrefixIndex) -> None:
         for key, child in node.children.items():
             assert child.parent is node
             assert child.start == node.end
-            assert child.key == key == child.content.block_key(tokens, size)
+            assert child.key == key == index._key(child.content, node.end)
             assert child.content.agrees_until(node.content, 0, tokens) == tokens
             nodes.append(child)
 
