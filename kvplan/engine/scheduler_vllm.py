@@ -361,7 +361,7 @@ class VllmScheduler(KvManager):
                 else:
                     self.sampled(plan, request)
             self.prefills = still
-            self.tail_prefills = not still or still[0].order + len(still) == self.admissions
+            self.tail_prefills = not still or still[0].order + self._places(still) == self.admissions
         if self.explicit and self.all_in_step:
             for request in self.explicit:
                 self._fall_into_step(request)
@@ -370,6 +370,10 @@ class VllmScheduler(KvManager):
             plan.finish.sort(key=_order)
         if plan.batch.scheduled_tokens:
             self.steps_since_prefill = 1 if plan.carries_prefill else self.steps_since_prefill + 1
+
+    def _places(self, requests: list[LiveRequest]) -> int:
+        """Places in the order of admission that requests take which have not sampled yet."""
+        return len(requests)
 
     def sampled(self, plan: StepPlan, request: LiveRequest) -> None:
         """A request samples in this step: it finishes with it, or decodes on in step with the others."""

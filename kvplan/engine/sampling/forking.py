@@ -1,8 +1,10 @@
 """Parallel samples that fork from one prompt, with copy-on-write.
 
 The prompt is computed once. The step that computes its end samples the first token of every sample; then
-the samples run as requests of their own that hold the prompt's full blocks together. A last block that is
-not full is copied for all samples but the first, in that step, as each writes its next token into it.
+the samples run as requests of their own that hold the prompt's full blocks together, one behind the other in
+the order of admission, as requests that arrive together do: prompts that were admitted before the fork stay
+behind all of them. A last block that is not full is copied for all samples but the first, in that step, as
+each writes its next token into it.
 
 A sample whose copy finds no free block, or that is preempted later, comes back on its own: through the
 prefix cache as far as it is still there, else by computing its tokens again.
@@ -64,9 +66,13 @@ class ForkingScheduler(VllmScheduler):
         return super()._fits(request, match, tokens)
 
     def _admit(self, plan: StepPlan, request: LiveRequest, match: Match, tokens: int) -> None:
+        super()._admit(plan, request, match, tokens)
         if request in self._unforked:
             self._places_reserved += self.n - 1
-        super()._admit(plan, request, match, tokens)
+            self.admissions += self.n - 1
+
+    def _places(self, requests: list[LiveRequest]) -> int:
+        return sum(self.n if request in self._unforked else 1 for request in requests)
 
     # -- forking ----------------------------------------------------------------------------------------
 
@@ -86,6 +92,7 @@ class ForkingScheduler(VllmScheduler):
         self.siblings[leader] = group
         if self.caching and leader.tail.owner is leader:
             index.close(leader.tail)
+        last_in_line = next(reversed(self.running)) is leader
         writes = leader.max_tokens > 1 and prompt % size > 0
         alone: list[LiveRequest] = []
         for sample in range(1, self.n):
@@ -97,7 +104,10 @@ class ForkingScheduler(VllmScheduler):
             if writes:
                 index.take(1)
                 self.copies += 1
+            child.order = leader.order + sample
             self._join(plan, group, leader, child)
+        if not last_in_line:
+            self.running = dict.fromkeys(sorted(self.running, key=_order))
         self.forks += 1
         for child in reversed(alone):
             self._postpone(plan, child)
@@ -108,8 +118,6 @@ class ForkingScheduler(VllmScheduler):
         child.computed = prompt
         child.blocks = -(-prompt // self.block_size) if child.max_tokens > 1 else group.shared
         child.cached_tokens = group.shared * self.block_size
-        child.order = self.admissions
-        self.admissions += 1
         if self.caching:
             self._hold_with(leader, child)
         self.shared_blocks += group.shared
@@ -168,3 +176,7 @@ class ForkingScheduler(VllmScheduler):
         if group.members and not self.caching:
             # With a prefix cache the shared blocks are counted where they are published.
             request.blocks -= group.shared
+
+
+def _order(request: LiveRequest) -> int:
+    return request.order

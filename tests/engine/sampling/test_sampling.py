@@ -241,6 +241,14 @@ def test_all_samples_of_a_request_have_a_place_before_it_starts() -> None:
     assert served.rows[1].scheduled_s >= served.rows[0].first_token_s
 
 
+def test_a_prompt_admitted_before_the_fork_takes_nothing_from_the_samples() -> None:
+    small_steps = replace(COLD, max_num_batched_tokens=64)
+    served = sampled(SamplingRule(2), small_steps, [request("a", 50, 10), request("b", 1000, 2, start=999)])
+    # Both are admitted in the first step; then samples of a decode while the prompt of b gets what they leave.
+    assert [requests for requests, _ in served.decodes] == [2] * (9 + 1)
+    assert served.rows[0].finish_s < served.rows[1].first_token_s
+
+
 def test_beams_hold_their_trunk_once() -> None:
     served = sampled(SamplingRule(4, trunk_lag=0), COLD, [request("r", 96, 65)])
     blocks = used(served)
