@@ -142,7 +142,7 @@ class _Simulation:
         quiet: bool,
         ladder: bool = False,
     ) -> None:
-        from kvplan.cli.interrupts import terminated_is_interrupted
+        from kvplan.cli.interrupts import Interrupts
         from kvplan.cli.progress import Progress
         from kvplan.reporting.result import Result
         from kvplan.scenario.rows import RowWriter
@@ -157,7 +157,7 @@ class _Simulation:
         files = ExitStack()
         writer = files.enter_context(_naming(RowWriter(rows), rows)) if rows else None
         log = files.enter_context(_naming(_open_log(decisions), decisions)) if decisions else None
-        with terminated_is_interrupted():
+        with Interrupts() as interrupts:
             # Closing a file writes what is left in its buffer and can fail as writing can.
             try:
                 with files, Progress(run.workload.expected, quiet=quiet) as progress:
@@ -165,6 +165,7 @@ class _Simulation:
                         on_request=writer.write if writer else None,
                         on_decision=_line_writer(log) if log else None,
                         on_progress=progress.update if progress.live else None,
+                        held=interrupts.held,
                     )
             except (KvplanError, OSError) as exc:
                 self.failure = exc
@@ -200,8 +201,7 @@ def _open_log(path: str) -> AbstractContextManager[IO[str]]:
 
 def _line_writer(stream: IO[str]) -> Callable[[str], None]:
     def write(line: str) -> None:
-        stream.write(line)
-        stream.write("\n")
+        stream.write(f"{line}\n")
 
     return write
 
