@@ -106,7 +106,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return key, parse_value(raw, "--set")
     except SpecError as exc:
         raise UsageError(
-            f"cannot read the value of --set {key}: {exc.message}", hint="quote it as YAML"
+            f"cannot read the value of --set {key}: {exc.message}", hint=exc.hint or "quote it as YAML"
         ) from exc
 
 

@@ -77,6 +77,19 @@ def test_a_missed_slo_exits_with_3(scenario: str, capsys: pytest.CaptureFixture[
     assert "SLO missed: ttft_p99_s" in capsys.readouterr().err
 
 
+def test_serving_none_of_the_requests_exits_with_3(
+    scenario: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "r.json"
+    assert run(["simulate", scenario, "--blocks", "2", "-o", str(out)]) == 3
+    said = capsys.readouterr()
+    assert "error: none of the 120 requests can be served" in said.err
+    assert "serves none of the 120 requests" in said.out
+    result = json.loads(out.read_text())
+    assert result["complete"] is True
+    assert result["totals"]["rejected"] == 120
+
+
 def test_print_scenario_is_a_scenario(
     scenario: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,6 +141,10 @@ def test_a_trace_from_standard_input(scenario: str) -> None:
         (["{scenario}", "--trace", "/nonexistent/trace.jsonl"], 1, ["/nonexistent/trace.jsonl"]),
         (["/nonexistent/scenario.yaml"], 1, ["/nonexistent/scenario.yaml"]),
         (["{scenario}", "--requests", "rows.xml"], 2, ["rows.xml", ".jsonl"]),
+        (["{scenario}", "--set", "seed=1:30"], 2, ["base 60", "decimal"]),
+        (["{scenario}", "--set", "engine={{kind: sglang, page_size: -3}}"], 2, ["--set  engine.page_size\n"]),
+        (["{scenario}", "--model", "x" * 9000], 2, ["unknown model", "(9,002 characters)"]),
+        (["{scenario}", "--trace", "x" * 9000], 1, ["too long", "(9,000 characters)"]),
         (["{scenario}", "--engine", "turbo"], 2, ["unknown engine", "fast"]),
         (["{scenario}", "--nosuch"], 2, ["--nosuch"]),
     ],

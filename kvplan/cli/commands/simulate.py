@@ -73,7 +73,7 @@ def simulate(
 ) -> None:
     """Replay a trace or a synthetic workload against a deployment and say what happens to its KV cache.
 
-    Exit code 3 means that an SLO of the scenario was missed.
+    Exit code 3 means that an SLO of the scenario was missed, or that no request could be served.
     """
     from kvplan.cli.files import check_outputs
     from kvplan.scenario.load import dump_scenario, load_scenario
@@ -100,6 +100,11 @@ def simulate(
     if not run.result.complete:
         place = "above" if output in (None, "-") else f"in {output}, marked incomplete"
         raise Interrupted(f"the simulation was interrupted; what was done until then is {place}")
+    if run.result.totals.requests and not run.result.totals.finished:
+        raise AnswerIsNo(
+            f"none of the {run.result.totals.requests:,} requests can be served",
+            hint="the result's warnings say why each was turned away",
+        )
     missed = [item.name for item in run.result.slo if not item.passed]
     if missed:
         raise AnswerIsNo(f"SLO missed: {', '.join(missed)}", hint="see the result for the values reached")
