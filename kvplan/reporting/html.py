@@ -22,7 +22,7 @@ from kvplan.reporting.figures import Figure, figures
 from kvplan.reporting.palette import DARK, LIGHT, declarations
 from kvplan.reporting.result import Result, result_json
 from kvplan.reporting.series import MAX_POINTS, downsampled
-from kvplan.reporting.strategies import strategies_tables
+from kvplan.reporting.strategies import replica_tables, strategies_tables
 from kvplan.reporting.svg import render as drawing
 from kvplan.reporting.verdict import cautions, subject, unknowns, verdict
 from kvplan.reporting.wording import count, decimal, percent, plain, seconds
@@ -87,6 +87,7 @@ def _content(result: Result) -> dict[str, Any]:
         "unknowns": unknowns(result),
         "tables": {name: getattr(tables, f"{name}_table")(result) for name in _TABLES},
         "strategies": strategies_tables(result),
+        "replicas": replica_tables(result),
         "absent": absent(result),
         "warnings": [plain(text) for text in result.warnings[:MAX_LISTED]],
         "warnings_left": max(0, len(result.warnings) - MAX_LISTED),
