@@ -141,12 +141,19 @@ def _detail(result: Result) -> list[str]:
 
 
 def _cache_sentence(result: Result) -> str:
-    ratio = result.hit_ratio
+    ratio, where = result.hit_ratio, "in the prefix cache"
+    if has_tiers(result):  # what comes back from a tier is no hit of the cache
+        where += " on the GPU"
     if ratio is None:
-        return "No prompt was looked up in the prefix cache."
+        return f"No prompt was looked up {where}."
     if ratio == 0:
-        return "No prompt token was found in the prefix cache."
-    return f"{percent(ratio)} of the prompt tokens looked up were found in the prefix cache."
+        return f"No prompt token was found {where}."
+    return f"{percent(ratio)} of the prompt tokens looked up were found {where}."
+
+
+def has_tiers(result: Result) -> bool:
+    """Whether blocks also lay in host memory or on disk."""
+    return any(name.split()[0:1] == ["tiers"] for name in result.strategies)
 
 
 MAX_REASONS = 3

@@ -82,6 +82,16 @@ def test_replicas_are_one_table_and_each_one_below(result_document):
     assert text.index("Tiers, 3 replicas together") < text.index("Tiers 2")
 
 
+def test_hits_of_a_run_with_tiers_are_said_to_be_those_of_the_gpu(result_document):
+    from kvplan.reporting.verdict import verdict
+
+    with_tiers, without = replicated(result_document, 2), parse_result(result_document())
+    assert "found in the prefix cache on the GPU." in " ".join(verdict(with_tiers).detail)
+    assert "found in the prefix cache." in " ".join(verdict(without).detail)
+    assert "of prompt tokens, on the GPU" in render_html(with_tiers)
+    assert "on the GPU" not in render_markdown(without).partition("## Inputs")[0]
+
+
 def test_one_section_stays_as_it_is(result_document):
     result = replicated(result_document, 1)
     assert [table.caption for table in strategies_tables(result)] == ["Tiers 0"]
