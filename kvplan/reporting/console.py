@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kvplan.reporting.result import Result
 from kvplan.reporting.strategies import strategies_tables
 from kvplan.reporting.tables import Table, intervals_table
-from kvplan.reporting.verdict import cautions, has_tiers, verdict
+from kvplan.reporting.verdict import cautions, reused_ratio, verdict
 from kvplan.reporting.wording import LATENCIES, count, decimal, percent, plain, plural, seconds
 from kvplan.units import format_bytes
 
@@ -113,8 +113,8 @@ def _lines(result: Result) -> list[tuple[str, str]]:
         f"{percent(result.peak_use)} in use at the peak"
     )
     found = f"{percent(result.hit_ratio)} of {count(totals.queried_tokens)} tokens looked up"
-    if has_tiers(result):
-        found += ", on the GPU alone"
+    if (reused := reused_ratio(result)) is not None:
+        found += f"; {percent(reused)} with the tiers"
     lines = [
         ("Requests", ", ".join(served)),
         ("Tokens", tokens),

@@ -24,7 +24,7 @@ from kvplan.reporting.result import Result, result_json
 from kvplan.reporting.series import MAX_POINTS, downsampled
 from kvplan.reporting.strategies import replica_tables, strategies_tables
 from kvplan.reporting.svg import render as drawing
-from kvplan.reporting.verdict import cautions, has_tiers, subject, unknowns, verdict
+from kvplan.reporting.verdict import cautions, reused_ratio, subject, unknowns, verdict
 from kvplan.reporting.wording import count, decimal, percent, plain, seconds
 
 MAX_EMBEDDED_BYTES = 4_000_000
@@ -178,7 +178,8 @@ def _key_figures(result: Result) -> list[tuple[str, str, str]]:
         for name, item in (("TTFT", latency.ttft_s), ("TPOT", latency.tpot_s))
         if item is not None
     ]
-    where = "of prompt tokens, on the GPU" if has_tiers(result) else "of prompt tokens"
-    found.append(("Prefix hit ratio", percent(result.hit_ratio), where))
+    reused = reused_ratio(result)
+    note = "of prompt tokens" if reused is None else f"on the GPU, {percent(reused)} with the tiers"
+    found.append(("Prefix hit ratio", percent(result.hit_ratio), note))
     found.append(("Peak pool use", percent(result.peak_use), f"of {count(result.pool.usable_blocks)} blocks"))
     return found

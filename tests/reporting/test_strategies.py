@@ -85,10 +85,15 @@ def test_replicas_are_one_table_and_each_one_below(result_document):
 def test_hits_of_a_run_with_tiers_are_said_to_be_those_of_the_gpu(result_document):
     from kvplan.reporting.verdict import verdict
 
-    with_tiers, without = replicated(result_document, 2), parse_result(result_document())
-    assert "found in the prefix cache on the GPU." in " ".join(verdict(with_tiers).detail)
+    document = result_document()
+    queried = document["totals"]["queried_tokens"]
+    share = {"name": "cached_tokens", "unit": "tokens", "meaning": ""}
+    document["strategies"] = {f"tiers {n}": [{**share, "value": queried // 4 + n}] for n in (0, 1)}
+    with_tiers, without = parse_result(document), parse_result(result_document())
+    said = "found in the prefix cache on the GPU, 50.0% there or in a tier below it."
+    assert said in " ".join(verdict(with_tiers).detail)
     assert "found in the prefix cache." in " ".join(verdict(without).detail)
-    assert "of prompt tokens, on the GPU" in render_html(with_tiers)
+    assert "on the GPU, 50.0% with the tiers" in render_html(with_tiers)
     assert "on the GPU" not in render_markdown(without).partition("## Inputs")[0]
 
 

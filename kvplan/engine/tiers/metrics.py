@@ -55,10 +55,16 @@ def _tiers(replica: TieredReplica) -> list[Metric]:
         Metric("loads", scheduler.loads, "1", "admissions that waited for KV from a tier"),
         Metric("load_s", replica.load_s, "s", "time requests waited for their loads, all together"),
         Metric(
+            "cached_tokens",
+            replica.cached_tokens,
+            "tokens",
+            "of first admissions that were not computed: hits on the device and in the tiers",
+        ),
+        Metric(
             "cached_token_share",
             replica.cached_tokens / known if known else 0.0,
             "1",
-            "tokens of first admissions that were not computed: hits on the device and in the tiers",
+            "the same, of the tokens of first admissions",
         ),
     ]
     return found
