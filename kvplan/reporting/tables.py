@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvplan.reporting.result import Result
+from kvplan.reporting.schema.origin import Provenance
 from kvplan.reporting.verdict import band_text
 from kvplan.reporting.wording import (
     LATENCIES,
@@ -70,7 +71,7 @@ def inputs_table(result: Result) -> Table:
     for name, path in _SHOWN:
         found = [
             f"{key.removeprefix(path).lstrip('.')} {_setting(key, value)}".strip()
-            for key, value in _leaves(_at(result.scenario, path), path)
+            for key, value in leaves(_at(result.scenario, path), path)
             if key in _ALWAYS or usual.get(key) != value
         ]
         if found:
@@ -108,7 +109,7 @@ def _defaults(engine: object) -> dict[str, Any]:
 
     kind = engine if engine == "sglang" else "vllm"
     empty = {"model": "", "gpu": "", "engine": {"kind": kind}, "workload": {"synthesize": "chat"}}
-    return dict(_leaves(Scenario.model_validate(empty).to_dict()))
+    return dict(leaves(Scenario.model_validate(empty).to_dict()))
 
 
 def _setting(key: str, value: object) -> str:
@@ -118,7 +119,7 @@ def _setting(key: str, value: object) -> str:
 
 def scenario_table(result: Result) -> Table:
     """Every leaf of the resolved scenario by its key path."""
-    rows = [(key, value_text(value)) for key, value in _leaves(result.scenario, keep_unset=True)]
+    rows = [(key, value_text(value)) for key, value in leaves(result.scenario, keep_unset=True)]
     return _table("The resolved scenario", ("Key", "Value"), rows)
 
 
@@ -129,14 +130,14 @@ def _at(scenario: Mapping[str, Any], path: str) -> Any:
     return node
 
 
-def _leaves(node: Any, path: str = "", *, keep_unset: bool = False) -> Iterator[tuple[str, Any]]:
+def leaves(node: Any, path: str = "", *, keep_unset: bool = False) -> Iterator[tuple[str, Any]]:
     """``(key path, value)`` of every scalar below ``node``, in order; unset ones only on request."""
     if isinstance(node, Mapping):
         for key, value in node.items():
-            yield from _leaves(value, f"{path}.{plain(key)}" if path else plain(key), keep_unset=keep_unset)
+            yield from leaves(value, f"{path}.{plain(key)}" if path else plain(key), keep_unset=keep_unset)
     elif isinstance(node, list) and any(isinstance(item, (Mapping, list)) for item in node):
         for index, value in enumerate(node):
-            yield from _leaves(value, f"{path}[{index}]", keep_unset=keep_unset)
+            yield from leaves(value, f"{path}[{index}]", keep_unset=keep_unset)
     elif isinstance(node, list):
         yield path, ", ".join(value_text(item) for item in node) or "none"
     elif node is not None or keep_unset:
@@ -276,11 +277,21 @@ def trace_table(result: Result) -> Table:
 
 def files_table(result: Result) -> Table:
     """The files the run read, by content."""
-    rows = [(plain(item.path), count(item.bytes), item.sha256) for item in result.provenance.inputs]
+    return files_of(result.provenance)
+
+
+def files_of(provenance: Provenance) -> Table:
+    """The files that were read, by content."""
+    rows = [(plain(item.path), count(item.bytes), item.sha256) for item in provenance.inputs]
     return _table("Input files", ("File", "Bytes", "SHA-256"), rows, numeric=(1,))
 
 
 def versions_table(result: Result) -> Table:
     """Versions of what computed the result, and its seed."""
-    rows = [(plain(name), plain(version)) for name, version in result.provenance.versions.items()]
-    return _table("Versions", ("Software", "Version"), [*rows, ("seed", str(result.provenance.seed))])
+    return versions_of(result.provenance)
+
+
+def versions_of(provenance: Provenance) -> Table:
+    """Versions of what was computed with, and the seed."""
+    rows = [(plain(name), plain(version)) for name, version in provenance.versions.items()]
+    return _table("Versions", ("Software", "Version"), [*rows, ("seed", str(provenance.seed))])
