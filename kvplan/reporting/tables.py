@@ -80,7 +80,9 @@ def inputs_table(result: Result) -> Table:
         rows.append((f"{label(slo.name)} limit", seconds(slo.limit_s), "scenario"))
     accuracy = result.accuracy
     rows.append(("Step time", f"{accuracy.model}: {plain(accuracy.name)}", plain(accuracy.source)))
-    rows += [(plain(item.name), value_text(item.value), plain(item.source)) for item in result.assumptions]
+    rows += [
+        (plain(item.name), _setting(item.name, item.value), plain(item.source)) for item in result.assumptions
+    ]
     return _table(
         "What was given, what was chosen, and where each value comes from",
         ("What", "Value", "Source"),
@@ -113,8 +115,13 @@ def _defaults(engine: object) -> dict[str, Any]:
 
 
 def _setting(key: str, value: object) -> str:
-    sized = key.endswith("memory") and isinstance(value, (int, float)) and not isinstance(value, bool)
-    return format_bytes(value) if sized else value_text(value)  # type: ignore[arg-type]
+    """A value in the unit its name says: ``host.memory``, ``block_bytes`` and ``step_s`` as people read them."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if key.endswith(("memory", "_bytes")):
+            return format_bytes(value)
+        if key.endswith("_s") and value >= 0:
+            return seconds(float(value))
+    return value_text(value)
 
 
 def scenario_table(result: Result) -> Table:
