@@ -115,7 +115,7 @@ def _defaults(engine: object) -> dict[str, Any]:
 
 
 def _setting(key: str, value: object) -> str:
-    """A value in the unit its name says: ``host.memory``, ``block_bytes`` and ``step_s`` as people read them."""
+    """A value in the unit its name says, as ``host.memory``, ``block_bytes`` and ``step_s`` do."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if key.endswith(("memory", "_bytes")):
             return format_bytes(value)
