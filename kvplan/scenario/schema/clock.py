@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from kvplan.scenario.schema.part import Part
-
-_EXPONENT = re.compile(r"[-+]?[0-9]+\.?[0-9]*[eE][-+]?[0-9]+")
-"""A number as JSON and every language write it, which YAML 1.1 reads as text: 2e-05, 1.5E3."""
+from kvplan.scenario.schema.part import Part, number
 
 
 class LatencyPart(Part):
@@ -26,10 +22,8 @@ class LatencyPart(Part):
         """The parameters are not typed here, so it is here that 2e-05 becomes a number again."""
         if not isinstance(data, dict):
             return data
-        return {
-            name: float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else value
-            for name, value in data.items()
-        }
+        found = {name: number(value) for name, value in data.items()}
+        return {name: value if found[name] is None else found[name] for name, value in data.items()}
 
     def parameters(self) -> dict[str, Any]:
         """Everything but ``model``."""
