@@ -54,6 +54,15 @@ class KvplanError(Exception):
         }
 
 
+MAX_NAME = 80
+"""Longest name repeated in a message."""
+
+
+def shortened(text: str, limit: int = MAX_NAME) -> str:
+    """A text from outside as a message repeats it: cut, saying how long it was, where it is long."""
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text):,} characters)"
+
+
 class DataError(KvplanError):
     """A file, row or value cannot be used."""
 
@@ -95,7 +104,7 @@ class UnknownName(UsageError):
             parts.append(f"known: {', '.join(names[:MAX_KNOWN])}{more}")
         if hint:
             parts.append(hint)
-        super().__init__(f"unknown {kind} {name!r}", where=where, hint=" ".join(parts) or None)
+        super().__init__(f"unknown {kind} {shortened(repr(name))}", where=where, hint=" ".join(parts) or None)
         self.suggestions = near
 
 
@@ -126,6 +135,8 @@ def near_names(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
     def fold(text: str) -> str:
         return "".join(ch for ch in text.lower() if ch.isalnum())
 
+    if len(name) > MAX_NAME:
+        return []
     folded: dict[str, str] = {}
     for candidate in known:
         folded.setdefault(fold(candidate), candidate)

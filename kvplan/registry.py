@@ -44,6 +44,10 @@ class Registry(Generic[T]):
         except KeyError:
             raise UnknownName(self.kind, name, self._items) from None
 
+    def items(self) -> list[T]:
+        """What is registered, in that order, once a name or alias."""
+        return list(self._items.values())
+
     def names(self) -> list[str]:
         """Every name and alias, sorted."""
         return sorted(self._items)

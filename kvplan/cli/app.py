@@ -18,7 +18,7 @@ import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError
 
 from kvplan import __version__
-from kvplan.errors import Interrupted, KvplanError, UsageError
+from kvplan.errors import Interrupted, KvplanError, UsageError, shortened
 
 
 class Verb(NamedTuple):
@@ -164,6 +164,10 @@ def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
 
 
+MAX_FILE = 300
+"""Longest file name repeated: some cannot be opened because of their length."""
+
+
 def _problem(exc: BaseException) -> KvplanError | None:
     """What a user is told of an exception; ``None`` where it is none of ours."""
     if isinstance(exc, KvplanError):
@@ -177,7 +181,9 @@ def _problem(exc: BaseException) -> KvplanError | None:
     if isinstance(exc, (KeyboardInterrupt, typer.Abort)):
         return Interrupted("interrupted")
     if isinstance(exc, OSError):
-        problem = KvplanError(exc.strerror or str(exc), where=str(exc.filename) if exc.filename else None)
+        problem = KvplanError(
+            exc.strerror or str(exc), where=shortened(str(exc.filename), MAX_FILE) if exc.filename else None
+        )
         problem.code = "io"
         return problem
     if isinstance(exc, Exception):

@@ -15,6 +15,9 @@ from kvplan.errors import UsageError
 if TYPE_CHECKING:
     from kvplan.scenario.engine_fit import EngineFit
 
+FARTHEST = 2.0
+"""Uncertainty of a constant (200 %) beyond which its size is not worth saying."""
+
 COLUMNS = ("metric", "statistic", "before", "after")
 
 
@@ -84,7 +87,8 @@ def _table(fit: EngineFit, rows: list[tuple[str, str, str, str]], out: str) -> l
         if name in fit.uncertainty:
             state = f"fitted, within {fit.uncertainty[name]:.0%}"
             if fit.unidentified and fit.alone[name] > fit.uncertainty[name]:
-                state += f" ({fit.alone[name]:.0%} alone)"
+                alone = fit.alone[name]
+                state += f" ({alone:.0%} alone)" if alone <= FARTHEST else " (alone it cannot be told)"
         lines.append(f"  {name:<20}{value:>12.4g}  {state}")
     if fit.uncertainty and fit.unidentified:
         lines += ["", "  (alone: whatever the constants are that were kept)"]

@@ -4,22 +4,58 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-@contextmanager
-def terminated_is_interrupted() -> Iterator[None]:
-    """Being told to end (by a scheduler, by ``timeout``) keeps what was done, as Ctrl-C does."""
+class Interrupts(AbstractContextManager["Interrupts"]):
+    """While entered, Ctrl-C and being told to end (by a scheduler, by ``timeout``) are ``KeyboardInterrupt``.
 
-    def interrupt(number: int, frame: object) -> None:
+    ``held`` marks work that is done whole or not at all: a signal that comes meanwhile is obeyed when it is
+    done, and a second one at once. What its starter had ignored stays ignored.
+    """
+
+    def __init__(self) -> None:
+        self.held = Held()
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._former[number] = signal.signal(number, self._interrupt)
+        return self
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self.held.entered and not self.held.asked:
+            self.held.asked = True
+            return
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    former = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        self._former = {}
+
+
+class Held(AbstractContextManager[None]):
+    """A stretch of work that is not interrupted; ``asked``: that somebody wanted to."""
+
+    def __init__(self) -> None:
+        self.entered = self.asked = False
+
+    def __enter__(self) -> None:
+        self.entered = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.entered = False
+        if self.asked:
+            self.asked = False
+            raise KeyboardInterrupt

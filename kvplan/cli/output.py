@@ -1,7 +1,8 @@
 """Printing: answers on stdout, everything else on stderr.
 
 ``table`` output is for people: rich tables on a terminal, the same text without colour elsewhere, never
-wider than 80 columns unless the terminal is. ``json`` is one object; ``csv`` and ``md`` are one table.
+wider than 80 columns unless the terminal is, and not cut where the terminal is narrower. ``json`` is one
+object; ``csv`` and ``md`` are one table.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -85,8 +88,31 @@ def stderr_console() -> Console:
 
 def _console(kind: type[Console], *, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() or os.environ.get("COLUMNS") else PLAIN_WIDTH
-    return kind(stderr=stderr, width=width, highlight=False, emoji=False, soft_wrap=False)
+
+    class Plain(kind):  # type: ignore[misc,valid-type]
+        """Prints lines without blanks at their ends, and text as it is: brackets are no markup."""
+
+        def print(self, *objects: Any, **options: Any) -> None:
+            with self.capture() as taken:
+                super().print(*objects, **options)
+            self.file.write(_ENDS.sub("\n", taken.get()))
+
+    return Plain(
+        stderr=stderr, width=_columns(stream), highlight=False, emoji=False, markup=False, soft_wrap=False
+    )
+
+
+_ENDS = re.compile(r" +\n")
+
+
+def _columns(stream: Any) -> int:
+    """Columns to fill: what ``COLUMNS`` or the terminal has, and never so few that a figure would be cut."""
+    said = os.environ.get("COLUMNS", "")
+    width = int(said) if said.isascii() and said.isdecimal() and len(said) < 6 else 0
+    if not width and stream.isatty():
+        with suppress(OSError):
+            width = os.get_terminal_size(stream.fileno()).columns
+    return max(width, PLAIN_WIDTH)
 
 
 def warn(message: str) -> None:

@@ -87,11 +87,11 @@ def _described(document: dict[str, Any]) -> str:
             lines += [_row("IoD", f"{time['dispersion']:.2f}", "variance / mean of the counts per second")]
         clump = f"up to {time['largest_clump']:,} requests at one instant"
         lines += [_row("distinct times", f"{time['distinct_arrivals']:,}", clump)]
-    lines += ["", f"{'tokens':<17}{'mean':>11}{'p50':>11}{'p90':>11}{'p99':>11}{'max':>11}"]
+    lines += ["", f"{'tokens':<17}{'mean':>12}{'p50':>12}{'p90':>12}{'p99':>12}{'max':>12}"]
     for name in ("input", "output"):
         of = found[f"{name}_tokens"]
-        cells = (f"{of[key]:>11,.1f}" for key in ("mean", "p50", "p90", "p99"))
-        lines.append(f"  {name:<15}{''.join(cells)}{of['max']:>11,}")
+        cells = (_length(of[key]) for key in ("mean", "p50", "p90", "p99"))
+        lines.append(f"  {name:<15}{''.join(f'{cell:>12}' for cell in cells)}{of['max']:>12,}")
     return "\n".join([*lines, "", *_reuse_lines(found["reuse"])])
 
 
@@ -134,6 +134,11 @@ def _reuse_lines(reuse: Any) -> list[str]:
 
 def _row(name: str, value: str, remark: str) -> str:
     return f"  {name:<15}{value:>14}   {remark}".rstrip()
+
+
+def _length(tokens: float) -> str:
+    """A mean or quantile of lengths; tenths say nothing of a million tokens and need room."""
+    return f"{tokens:,.1f}" if tokens < 1e6 else f"{tokens:,.0f}"
 
 
 def _sessions(count: int) -> str:

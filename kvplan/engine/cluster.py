@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kvplan.engine.engine import Strategy
 
 _SUMMED = (
-    "requests", "unfinished", "steps", "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks",
+    "requests", "steps", "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks",
     "allocated_blocks", "peak_used_blocks", "peak_running", "peak_waiting",
 )  # fmt: skip
 
@@ -111,6 +111,7 @@ class Cluster:
             replica.close()
         for name in _SUMMED:
             setattr(totals, name, sum(getattr(r.recorder.totals, name) for r in self.replicas))
+        totals.unfinished = totals.requests - totals.finished - totals.rejected
         for index, replica in enumerate(self.replicas):
             for section, metrics in replica.recorder.sections.items():
                 self.recorder.sections[f"{section} {index}"] = metrics

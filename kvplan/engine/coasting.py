@@ -28,7 +28,7 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
     Raises:
         InvalidLatency: the latency model answered with no time.
     """
-    scheduler, in_flight = replica.scheduler, replica._in_flight
+    scheduler, in_flight = replica.scheduler, replica.in_flight
     overlap = replica.config.async_scheduling
     flying: StepPlan | None = None
     if overlap:
@@ -51,8 +51,8 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
             plan = scheduler.proceed(1 if overlap else 0)
             if plan is None:
                 break
-            seconds = replica._step_seconds(plan)
-            until = replica._planned(plan, clock, until)
+            seconds = replica.step_seconds(plan)
+            until = replica.planned(plan, clock, until)
             if overlap:
                 clock, device_free = device_free, device_free + seconds
             else:
@@ -114,12 +114,12 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
             if steady.next_event() <= steady.tick:
                 plan = scheduler.settle_calendar(quiet)
             if not point:
-                replica._add_point(began)
+                replica.add_point(began)
         ended = plan
         if flying is not None:
             ended, flying = flying, plan
         if ended is not quiet:
-            replica._deliver(ended, clock)
+            replica.deliver(ended, clock)
         if (scheduler.prefills or waiting.items or not steady.count) and scheduler.undecided():
             break
     if flying is not None:

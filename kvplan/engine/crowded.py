@@ -19,7 +19,7 @@ def schedule_crowded(scheduler: VllmScheduler, plan: StepPlan, threshold: int, d
     """Give running requests their tokens, preempting where blocks run out; returns the budget left."""
     if _stays_in_step(scheduler):
         _preempt_from_the_end(scheduler, plan, threshold, defer_prefills)
-        if plan.preempted and scheduler._regular(plan, threshold, defer_prefills):
+        if plan.preempted and scheduler.regular(plan, threshold, defer_prefills):
             return scheduler.config.max_num_batched_tokens - plan.batch.scheduled_tokens
     return schedule_one_by_one(scheduler, plan, threshold, defer_prefills)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 MAX_SERIES_POINTS = 2000
@@ -212,3 +213,41 @@ class Recorder:
         totals.evicted_blocks = evicted_blocks
         totals.allocated_blocks = allocated_blocks
         totals.unfinished = totals.requests - totals.finished - totals.rejected
+
+
+class WholeRecords(Recorder):
+    """A recorder none of whose records is left half done by an interruption.
+
+    Args:
+        held: entered for each record; whoever interrupts waits until it is left.
+    """
+
+    def __init__(
+        self,
+        held: AbstractContextManager[None],
+        *,
+        on_request: Callable[[RequestRow], None] | None = None,
+        on_rejected: Callable[[str, str], None] | None = None,
+        on_decision: Callable[[str], None] | None = None,
+    ) -> None:
+        def decided(line: str) -> None:
+            assert on_decision is not None
+            with held:
+                on_decision(line)
+
+        super().__init__(
+            on_request=on_request,
+            on_rejected=on_rejected,
+            on_decision=None if on_decision is None else decided,
+        )
+        self._held = held
+
+    def finished(self, row: RequestRow) -> None:
+        """A request delivered its last token; counted and written, or neither."""
+        with self._held:
+            super().finished(row)
+
+    def rejected(self, request_id: str, reason: str) -> None:
+        """The front end turned a request away; counted with its reason, or not at all."""
+        with self._held:
+            super().rejected(request_id, reason)

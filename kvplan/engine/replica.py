@@ -52,7 +52,8 @@ class Replica:
         self.scheduler = VllmScheduler(config, keep_schedule=self.logging, foresight=foresight)
         self.clock = 0.0
         self._device_free = 0.0
-        self._in_flight: deque[tuple[StepPlan, float]] = deque()
+        self.in_flight: deque[tuple[StepPlan, float]] = deque()
+        """Steps planned and not delivered yet, with the times at which they end."""
         # Async scheduling keeps two batches in the queue: one runs, the next one is already planned.
         self._depth = 2 if config.async_scheduling else 1
 
@@ -72,7 +73,7 @@ class Replica:
             self.recorder.rejected(request.id, reason)
             return
         scheduler = self.scheduler
-        if request.arrival_s > self.clock and not scheduler.has_requests and not self._in_flight:
+        if request.arrival_s > self.clock and not scheduler.has_requests and not self.in_flight:
             self.clock = request.arrival_s
         scheduler.add(scheduler.live(request))
 
@@ -108,7 +109,7 @@ class Replica:
         A step is planned with the requests that have arrived when it is planned, so whoever pushes a
         request at time t advances to t first.
         """
-        scheduler, in_flight, depth = self.scheduler, self._in_flight, self._depth
+        scheduler, in_flight, depth = self.scheduler, self.in_flight, self._depth
         clock, device_free = self.clock, self._device_free
         while clock < until:
             if scheduler.running or scheduler.waiting.items:
@@ -121,11 +122,11 @@ class Replica:
                 end = clock
                 if plan.batch.scheduled_tokens:
                     start = clock if clock > device_free else device_free
-                    end = device_free = start + self._step_seconds(plan)
+                    end = device_free = start + self.step_seconds(plan)
                 elif not plan.preempted and not in_flight:
                     self._nothing_fits(clock)
                     break
-                until = self._planned(plan, clock, until)
+                until = self.planned(plan, clock, until)
                 if plan.batch.scheduled_tokens or plan.preempted:
                     in_flight.append((plan, end))
                 if plan.batch.scheduled_tokens and len(in_flight) < depth:
@@ -135,7 +136,7 @@ class Replica:
             plan, end = in_flight.popleft()
             if end > clock:
                 clock = end
-            self._deliver(plan, clock)
+            self.deliver(plan, clock)
         self.clock, self._device_free = clock, device_free
 
     def _coast(self, clock: float, device_free: float, until: float) -> tuple[float, float, float]:
@@ -144,9 +145,9 @@ class Replica:
 
     # -- bookkeeping ------------------------------------------------------------------------------------
 
-    def _planned(self, plan: StepPlan, clock: float, until: float) -> float:
+    def planned(self, plan: StepPlan, clock: float, until: float) -> float:
         """A step was planned at ``clock``; returns the time to go on until, now that it is known."""
-        self._record(plan, clock)
+        self.record(plan, clock)
         return until
 
     def _nothing_fits(self, clock: float) -> None:
@@ -157,13 +158,19 @@ class Replica:
         """
         raise EngineStuck(clock, self.scheduler.waiting.head().request.id)
 
-    def _step_seconds(self, plan: StepPlan) -> float:
+    def step_seconds(self, plan: StepPlan) -> float:
+        """How long the planned step takes.
+
+        Raises:
+            InvalidLatency: the latency model answered with no time.
+        """
         seconds = self.latency.step_seconds(plan.batch)
         if not 0.0 <= seconds < _NEVER:
             raise InvalidLatency(seconds, self.recorder.totals.steps)
         return seconds
 
-    def _record(self, plan: StepPlan, clock: float) -> None:
+    def record(self, plan: StepPlan, clock: float) -> None:
+        """Write down a step planned at ``clock``: peaks, its decision line, a point of the time series."""
         recorder, totals, scheduler = self.recorder, self.recorder.totals, self.scheduler
         pool = scheduler.pool
         running, waiting = len(scheduler.running), len(scheduler.waiting)
@@ -180,10 +187,10 @@ class Replica:
             preempted = (request.request.id for request in plan.preempted)
             recorder.on_decision(decision_line(scheduled, scheduler.free_blocks, running, waiting, preempted))
         if totals.steps % recorder.series_stride == 0:
-            self._add_point(clock)
+            self.add_point(clock)
         totals.steps += 1
 
-    def _add_point(self, clock: float) -> None:
+    def add_point(self, clock: float) -> None:
         """The state after planning a step at ``clock``, for the time series."""
         scheduler = self.scheduler
         pool = scheduler.pool
@@ -195,7 +202,8 @@ class Replica:
             )
         )  # fmt: skip
 
-    def _deliver(self, plan: StepPlan, clock: float) -> None:
+    def deliver(self, plan: StepPlan, clock: float) -> None:
+        """An executed step's tokens reach their requests at ``clock``; those it finishes get their rows."""
         for request in plan.first:
             request.first_token_s = clock
         self.scheduler.deliver(plan)

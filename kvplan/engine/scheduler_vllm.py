@@ -73,7 +73,7 @@ class VllmScheduler(KvManager):
         threshold, defer_prefills = 0, False
         if self.special_prefills:
             threshold, defer_prefills = self._prefill_threshold(), self._defers_prefills()
-        if self.explicit or not self._regular(plan, threshold, defer_prefills):
+        if self.explicit or not self.regular(plan, threshold, defer_prefills):
             from kvplan.engine.crowded import schedule_crowded
 
             budget = schedule_crowded(self, plan, threshold, defer_prefills)
@@ -119,7 +119,7 @@ class VllmScheduler(KvManager):
         """
         plan = self.new_plan()
         self.steady.lag = in_flight
-        if not self._regular(plan, 0, False):
+        if not self.regular(plan, 0, False):
             return None
         self.steps_since_prefill = 1 if plan.carries_prefill else self.steps_since_prefill + 1
         return plan
@@ -163,7 +163,7 @@ class VllmScheduler(KvManager):
             return False
         return len(self.running) > len(self.prefills)
 
-    def _regular(self, plan: StepPlan, threshold: int, defer_prefills: bool) -> bool:
+    def regular(self, plan: StepPlan, threshold: int, defer_prefills: bool) -> bool:
         """Advance all running requests if nobody is short of budget or blocks; else change nothing."""
         steady = self.steady
         count = steady.count

@@ -239,7 +239,7 @@ def get_format(name: str | KVFormat) -> KVFormat:
 
 def all_formats() -> list[KVFormat]:
     """Every format once, in order of definition."""
-    return list(dict.fromkeys(FORMATS.get(name) for name in FORMATS._items))
+    return list(dict.fromkeys(FORMATS.items()))
 
 
 __all__ = [

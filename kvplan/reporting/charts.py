@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 
 from kvplan.errors import EnvironmentLacks
 from kvplan.reporting.figures import Axis, Figure, Line, Mark, Rule
-from kvplan.reporting.scales import bounds, position, ticks
+from kvplan.reporting.scales import NEAR_AXIS, bounds, position, ticks
 
 MARGIN = {"l": 56, "r": 16, "t": 44, "b": 48}
 
@@ -174,7 +174,7 @@ def _axis(axis: Axis, *, across: bool) -> dict[str, Any]:
             "tickvals": [value for value, _ in marks],
             "ticktext": [text for _, text in marks],
         }
-    form = {"percent": ".0%", "seconds": "~s"}.get(axis.unit, "~s" if high >= 10_000 else "~r")
+    form = {"percent": ".0%", "seconds": "~s"}.get(axis.unit, "~s" if high >= 10_000 else ",~r")
     suffix = "s" if axis.unit == "seconds" else ""
     return {**common, "range": [low, high], "tickformat": form, "ticksuffix": suffix, "nticks": 8}
 
@@ -192,13 +192,15 @@ def _axis_title(figure: Figure) -> dict[str, Any]:
 def _mark_label(mark: Mark, figure: Figure) -> dict[str, Any]:
     """Beside the point, on the side away from the line: below a falling one, above a rising one."""
     left = position(mark.x, figure.x) > 0.38
-    drop = figure.y.log or not left
+    low = figure.y.log and position(mark.y, figure.y) < NEAR_AXIS
+    drop = not low and (figure.y.log or not left)
     return {
         "text": escaped(mark.name), "showarrow": False, "font": {"size": 12, "color": "var(--ink)"},
         "x": math.log10(mark.x) if figure.x.log else mark.x,
         "y": math.log10(mark.y) if figure.y.log else mark.y,
         "xanchor": "right" if left else "left", "xshift": -6 if left else 6,
-        "yanchor": "top" if drop else "middle", "yshift": -5 if drop else 4,
+        "yanchor": "top" if drop else "bottom" if low else "middle",
+        "yshift": -5 if drop else 6 if low else 4,
     }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from kvplan.reporting.result import Result
 from kvplan.reporting.strategies import strategies_tables
 from kvplan.reporting.tables import Table, intervals_table
-from kvplan.reporting.verdict import cautions, verdict
+from kvplan.reporting.verdict import cautions, reused_ratio, verdict
 from kvplan.reporting.wording import LATENCIES, count, decimal, percent, plain, plural, seconds
 from kvplan.units import format_bytes
 
@@ -24,6 +25,11 @@ _ASCII = str.maketrans(
 )
 
 _STYLES = {"met": "bold green", "missed": "bold red", "partial": "bold yellow", "neutral": "bold"}
+
+FEW_ZEROS = 4
+"""From so many figures of a section that are zero on, they share a line."""
+
+_ZERO = re.compile(r"0(\.0%)?( [^ ]+)?")
 
 Write = Callable[..., "Text"]
 
@@ -107,6 +113,8 @@ def _lines(result: Result) -> list[tuple[str, str]]:
         f"{percent(result.peak_use)} in use at the peak"
     )
     found = f"{percent(result.hit_ratio)} of {count(totals.queried_tokens)} tokens looked up"
+    if (reused := reused_ratio(result)) is not None:
+        found += f"; {percent(reused)} with the tiers"
     lines = [
         ("Requests", ", ".join(served)),
         ("Tokens", tokens),
@@ -128,15 +136,23 @@ def _lines(result: Result) -> list[tuple[str, str]]:
 def _strategy(shown: Table, write: Write, width: int) -> Iterator[Text]:
     """A section: name and value in columns, the meaning beside them or, where that is too narrow, below."""
     yield write(shown.caption, "bold")
-    name_width = min(30, max((len(name) for name, *_ in shown.rows), default=0))
-    value_width = min(18, max((len(value) for _, value, _ in shown.rows), default=0))
-    for name, value, meaning in shown.rows:
+    zeros = [name for name, value, _ in shown.rows if _ZERO.fullmatch(value)]
+    if len(zeros) < FEW_ZEROS:
+        zeros = []
+    rows = [row for row in shown.rows if row[0] not in zeros]
+    name_width = min(30, max((len(name) for name, *_ in rows), default=0))
+    value_width = min(18, max((len(value) for _, value, _ in rows), default=0))
+    for name, value, meaning in rows:
         head = f"  {name:<{name_width}}  {value:>{value_width}}"
         if len(head) <= name_width + value_width + 4 <= width - 26:
             yield from _wrapped(f"{head}  ", meaning, write, width) if meaning else [write(head)]
             continue
         yield from _wrapped("  ", f"{name}  {value}", write, width)
         yield from _wrapped("      ", meaning, write, width)
+    if zeros:
+        yield from _wrapped(
+            "  Zero: ", ", ".join(name[:1].lower() + name[1:] for name in zeros), write, width
+        )
     if shown.left_off:
         yield write(f"  {plural(shown.left_off, 'more figure')} in the result")
 

@@ -160,7 +160,8 @@ def capacity(result: Result) -> Figure | None:
     marks = []
     bill = result.memory
     if bill and bill.max_concurrency and bill.max_concurrency_context:
-        at = f"{decimal(bill.max_concurrency)} × {count(bill.max_concurrency_context)} tokens"
+        held = decimal(bill.max_concurrency) if _holds_one(result) else "less than 1"
+        at = f"{held} × {count(bill.max_concurrency_context)} tokens"
         marks.append(Mark(bill.max_concurrency_context, bill.max_concurrency, at, 0, "diamond"))
         values.append(bill.max_concurrency)
     contexts = [x for line in lines for x in line.x] + [mark.x for mark in marks]
@@ -172,13 +173,24 @@ def capacity(result: Result) -> Figure | None:
     return Figure("capacity", title, summary, width, height, tuple(lines), marks=tuple(marks))
 
 
+def _holds_one(result: Result) -> bool:
+    """Whether one replica has room for one of the longest requests: halves of two replicas do not add up."""
+    parallel = result.scenario.get("parallel")
+    replicas = parallel.get("replicas") if isinstance(parallel, dict) else None
+    held = result.memory.max_concurrency if result.memory and result.memory.max_concurrency else 0.0
+    return held >= (replicas if isinstance(replicas, int) and replicas > 0 else 1)
+
+
 def _capacity_summary(result: Result) -> str:
     bill, parts = result.memory, []
     if bill and bill.max_concurrency and bill.max_concurrency_context:
-        parts.append(
-            f"This configuration holds {decimal(bill.max_concurrency)} sequences of "
-            f"{count(bill.max_concurrency_context)} tokens at once."
-        )
+        size = f"{count(bill.max_concurrency_context)} tokens"
+        if _holds_one(result):
+            parts.append(
+                f"This configuration holds {decimal(bill.max_concurrency)} sequences of {size} at once."
+            )
+        else:
+            parts.append(f"This configuration has no room for one sequence of {size}.")
     longest = [
         (plain(curve.dtype, 40), max(curve.points, key=lambda p: p.context_tokens))
         for curve in (result.capacity or ())[:MAX_CURVES]
@@ -187,7 +199,19 @@ def _capacity_summary(result: Result) -> str:
     at = [f"{decimal(point.max_concurrency)} with {name}" for name, point in longest[:4]]
     if at and len({point.context_tokens for _, point in longest}) == 1:
         parts.append(f"At {count(longest[0][1].context_tokens)} tokens each: {sentence_list(at)}.")
+        parts += _given_blocks(result)
     return " ".join(parts)
+
+
+def _given_blocks(result: Result) -> list[str]:
+    """That the run had another pool than the one the curves are of."""
+    cache, engine = (result.scenario.get(key) for key in ("cache", "engine"))
+    given = cache.get("blocks") if isinstance(cache, dict) else None
+    whole = result.memory.num_blocks if result.memory else None
+    other = isinstance(engine, dict) and engine.get("kind") == "sglang"  # counts in pages of its own
+    if not isinstance(given, int) or not whole or given == whole or other:
+        return []
+    return [f"That is with all {count(whole)} blocks that fit on a GPU; this run was given {count(given)}."]
 
 
 def _clock(result: Result) -> tuple[list[float], Axis] | None:

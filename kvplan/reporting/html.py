@@ -22,9 +22,9 @@ from kvplan.reporting.figures import Figure, figures
 from kvplan.reporting.palette import DARK, LIGHT, declarations
 from kvplan.reporting.result import Result, result_json
 from kvplan.reporting.series import MAX_POINTS, downsampled
-from kvplan.reporting.strategies import strategies_tables
+from kvplan.reporting.strategies import replica_tables, strategies_tables
 from kvplan.reporting.svg import render as drawing
-from kvplan.reporting.verdict import cautions, subject, unknowns, verdict
+from kvplan.reporting.verdict import cautions, reused_ratio, subject, unknowns, verdict
 from kvplan.reporting.wording import count, decimal, percent, plain, seconds
 
 MAX_EMBEDDED_BYTES = 4_000_000
@@ -87,6 +87,7 @@ def _content(result: Result) -> dict[str, Any]:
         "unknowns": unknowns(result),
         "tables": {name: getattr(tables, f"{name}_table")(result) for name in _TABLES},
         "strategies": strategies_tables(result),
+        "replicas": replica_tables(result),
         "absent": absent(result),
         "warnings": [plain(text) for text in result.warnings[:MAX_LISTED]],
         "warnings_left": max(0, len(result.warnings) - MAX_LISTED),
@@ -177,6 +178,8 @@ def _key_figures(result: Result) -> list[tuple[str, str, str]]:
         for name, item in (("TTFT", latency.ttft_s), ("TPOT", latency.tpot_s))
         if item is not None
     ]
-    found.append(("Prefix hit ratio", percent(result.hit_ratio), "of prompt tokens"))
+    reused = reused_ratio(result)
+    note = "of prompt tokens" if reused is None else f"on the GPU, {percent(reused)} with the tiers"
+    found.append(("Prefix hit ratio", percent(result.hit_ratio), note))
     found.append(("Peak pool use", percent(result.peak_use), f"of {count(result.pool.usable_blocks)} blocks"))
     return found

@@ -14,7 +14,7 @@ from kvplan.reporting.absence import absent
 from kvplan.reporting.figures import Figure, figures
 from kvplan.reporting.result import Result
 from kvplan.reporting.series import MAX_POINTS, downsampled
-from kvplan.reporting.strategies import strategies_tables
+from kvplan.reporting.strategies import replica_tables, strategies_tables
 from kvplan.reporting.svg import render as drawing
 from kvplan.reporting.tables import Table
 from kvplan.reporting.verdict import cautions, unknowns, verdict
@@ -62,7 +62,7 @@ def render_markdown(result: Result, *, pictures: str | None = None) -> str:
     latencies = _table(tables.latency_table(result)) + _captioned(tables.intervals_table(result))
     parts += _section("Latency", chart("ttft", "tpot", "e2e") + latencies)
     parts += _section("Totals", _table(tables.totals_table(result)))
-    for table in strategies_tables(result):
+    for table in (*strategies_tables(result), *replica_tables(result)):
         parts += _section(f"Memory strategy: {escape(table.caption)}", _table(table))
     accuracy = [escape(plain(result.accuracy.statement)), *_table(tables.accuracy_table(result))]
     parts += _section("Accuracy", [*accuracy, f"Source: {escape(plain(result.accuracy.source))}."])

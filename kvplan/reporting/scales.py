@@ -7,6 +7,9 @@ import math
 from kvplan.reporting.figures import Axis
 from kvplan.reporting.wording import decimal
 
+NEAR_AXIS = 0.15
+"""Share of an axis below which a label under a point would run into the ticks."""
+
 Ticks = list[tuple[float, str]]
 
 

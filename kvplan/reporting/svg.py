@@ -9,7 +9,7 @@ from html import escape
 
 from kvplan.reporting.figures import Axis, Figure, Line, Mark, Rule, Segment
 from kvplan.reporting.palette import DARK, LIGHT, declarations
-from kvplan.reporting.scales import bounds, position, ticks
+from kvplan.reporting.scales import NEAR_AXIS, bounds, position, ticks
 from kvplan.reporting.series import thin
 
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 40, 44
@@ -207,6 +207,8 @@ def _mark(mark: Mark, frame: _Frame) -> str:
     shape = _shape(mark.symbol, x, y, size, _colour(colour), outline=True)
     left = position(mark.x, frame.figure.x) > 0.38
     drop = 18 if frame.figure.y.log or not left else 0
+    if frame.figure.y.log and position(mark.y, frame.figure.y) < NEAR_AXIS:
+        drop = -10
     side, anchor = (-8, "end") if left else (8, "start")
     return shape + _text(x + side, y + drop, mark.name, anchor=anchor, fill="ink")
 

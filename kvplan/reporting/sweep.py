@@ -76,14 +76,17 @@ def remarks(document: Mapping[str, Any]) -> list[str]:
     for point in document["points"]:
         for text in _remarks(point):
             said.setdefault(text, []).append(str(point["point"]))
-    return [f"{sentence_list(numbers)} {text}" for text, numbers in said.items()]
+    return [
+        f"{'point' if len(numbers) == 1 else 'points'} {sentence_list(numbers)}: {text}"
+        for text, numbers in said.items()
+    ]
 
 
 def _remarks(point: Point) -> Iterator[str]:
     error, figures = point["error"], point["figures"]
     if error is not None:
         reason = ": ".join(plain(part) for part in (error["where"], error["message"]) if part)
-        yield f"failed: {reason}" + (f" ({plain(error['hint'])})" if error["hint"] else "")
+        yield f"failed, {reason}" + (f" ({plain(error['hint'])})" if error["hint"] else "")
     elif figures is None:
         yield "not run: the sweep was interrupted"
     else:

@@ -66,25 +66,54 @@ def inputs_table(result: Result) -> Table:
     pool = f"{count(result.pool.usable_blocks)} usable blocks of {result.pool.block_size} tokens"
     given = not result.memory or _at(result.scenario, "cache.blocks") is not None
     rows.append(("Pool", pool, "scenario" if given else "memory bill"))
+    usual = _defaults(_at(result.scenario, "engine.kind"))
     for name, path in _SHOWN:
-        found = list(_leaves(_at(result.scenario, path)))
+        found = [
+            f"{key.removeprefix(path).lstrip('.')} {_setting(key, value)}".strip()
+            for key, value in _leaves(_at(result.scenario, path), path)
+            if key in _ALWAYS or usual.get(key) != value
+        ]
         if found:
-            text = ", ".join(f"{key} {value_text(value)}".strip() for key, value in found)
-            rows.append((name, text, "scenario"))
+            rows.append((name, ", ".join(found), "scenario"))
     for slo in result.slo:
         rows.append((f"{label(slo.name)} limit", seconds(slo.limit_s), "scenario"))
     accuracy = result.accuracy
     rows.append(("Step time", f"{accuracy.model}: {plain(accuracy.name)}", plain(accuracy.source)))
     rows += [(plain(item.name), value_text(item.value), plain(item.source)) for item in result.assumptions]
     return _table(
-        "What was given, what was chosen, and where each value comes from", ("What", "Value", "Source"), rows
+        "What was given, what was chosen, and where each value comes from",
+        ("What", "Value", "Source"),
+        rows,
     )
 
 
 _SHOWN = (
-    ("Parallelism", "parallel"), ("Cache", "cache"), ("Engine", "engine"), ("Workload", "workload"),
-    ("Seed", "seed"),
+    ("Parallelism", "parallel"), ("Routing", "routing"), ("Cache", "cache"), ("Tiers", "tiers"),
+    ("Engine", "engine"), ("Sampling", "sampling"), ("Disaggregation", "disaggregation"),
+    ("Workload", "workload"), ("Seed", "seed"),
 )  # fmt: skip
+"""Parts of a scenario; what a run left at its default is not listed, but for ``_ALWAYS``."""
+
+_ALWAYS = frozenset(
+    (
+        "parallel.tp", "cache.block_size", "engine.kind", "engine.version", "workload.synthesize",
+        "workload.trace", "seed",
+    )
+)  # fmt: skip
+
+
+def _defaults(engine: object) -> dict[str, Any]:
+    """Every leaf of a scenario that says nothing, for one engine."""
+    from kvplan.scenario.schema import Scenario
+
+    kind = engine if engine == "sglang" else "vllm"
+    empty = {"model": "", "gpu": "", "engine": {"kind": kind}, "workload": {"synthesize": "chat"}}
+    return dict(_leaves(Scenario.model_validate(empty).to_dict()))
+
+
+def _setting(key: str, value: object) -> str:
+    sized = key.endswith("memory") and isinstance(value, (int, float)) and not isinstance(value, bool)
+    return format_bytes(value) if sized else value_text(value)  # type: ignore[arg-type]
 
 
 def scenario_table(result: Result) -> Table:

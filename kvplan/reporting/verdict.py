@@ -141,12 +141,27 @@ def _detail(result: Result) -> list[str]:
 
 
 def _cache_sentence(result: Result) -> str:
-    ratio = result.hit_ratio
+    ratio, where = result.hit_ratio, "in the prefix cache"
+    reused = reused_ratio(result)
+    if reused is not None:  # what comes back from a tier is no hit of the cache
+        where += f" on the GPU, {percent(reused)} there or in a tier below it"
     if ratio is None:
-        return "No prompt was looked up in the prefix cache."
+        return f"No prompt was looked up {where}."
     if ratio == 0:
-        return "No prompt token was found in the prefix cache."
-    return f"{percent(ratio)} of the prompt tokens looked up were found in the prefix cache."
+        return f"No prompt token was found {where}."
+    return f"{percent(ratio)} of the prompt tokens looked up were found {where}."
+
+
+def reused_ratio(result: Result) -> float | None:
+    """Share of the tokens looked up that were on the GPU or in a tier below; None without tiers."""
+    found = [
+        metric.value
+        for metrics in result.strategies.values()
+        for metric in metrics
+        if metric.name == "cached_tokens" and isinstance(metric.value, int)
+    ]
+    queried = result.totals.queried_tokens
+    return sum(found) / queried if found and queried else None
 
 
 MAX_REASONS = 3

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.sglang.config import SglangConfig
-from kvplan.errors import AnswerIsNo, UsageError
+from kvplan.errors import UsageError
 from kvplan.latency.assumption import Assumption
+from kvplan.scenario.pool import check_pool
 from kvplan.scenario.schema import Scenario, SglangPart
 from kvplan.scenario.sglang import sglang_config
 from kvplan.sizing.parallel import Parallel
@@ -189,13 +190,7 @@ def _fit(scenario: Scenario, model: ModelSpec, gpu: GpuSpec, parallel: Parallel)
 
 
 def _blocks_that_fit(fit: FitReport) -> int:
-    if fit.kv_pool_bytes <= 0 or fit.num_blocks < 2:
-        short = format_bytes(max(0, -fit.kv_pool_bytes))
-        raise AnswerIsNo(
-            f"{fit.model.name} does not fit on {fit.parallel.gpus} x {fit.gpu.name}: no memory is left for "
-            f"the KV pool (short by {short})",
-            hint=f"see what would fit: kvplan fit {fit.model.name} --gpu {fit.gpu.name}",
-        )
+    check_pool(fit, fit.num_blocks)
     return fit.num_blocks
 
 

@@ -40,6 +40,8 @@ CORRELATED = 3.0
 LOSS_SCALE = 0.1
 UNSURE = 0.35
 """A constant whose logarithm is known no better than this (42 %) is called not identified."""
+FARTHEST = 10.0
+"""A factor by which a constant could be off, beyond which its size says nothing."""
 LEAST_NOISE = 0.02
 Z90 = 1.645
 CACHED_SHARE = 0.3
@@ -220,6 +222,8 @@ class _Fitting:
             "client_overhead_s": "it is small beside the rest of TTFT",
         }
         factor = math.exp(min(Z90 * deviation, 20.0))
+        if factor > FARTHEST:
+            return f"{why[name]}; this run does not even tell its order of magnitude"
         return f"{why[name]}; it could be off by a factor of {factor:.2g}"
 
     # -- the simulation ---------------------------------------------------------------------------------

@@ -54,8 +54,8 @@ MOVED = frozenset(
 )  # fmt: skip
 """What strategies call bytes that went over a link, or were copied within the device."""
 
-REUSED = "cached_token_share"
-"""What strategies call the hit ratio where hits come from elsewhere too."""
+REUSED = "cached_tokens"
+"""What strategies call the tokens found where hits come from elsewhere too; a replica has its own."""
 
 
 def moved_bytes(strategies: Mapping[str, list[Mapping[str, Any]]]) -> int:
@@ -68,10 +68,8 @@ def hit_ratio(document: Mapping[str, Any]) -> float | None:
     totals = document["totals"]
     if not totals["queried_tokens"]:
         return None
-    for metric in _metrics(document["strategies"]):
-        if metric["name"] == REUSED:
-            return float(metric["value"])
-    return float(totals["hit_tokens"] / totals["queried_tokens"])
+    reused = [metric["value"] for metric in _metrics(document["strategies"]) if metric["name"] == REUSED]
+    return float((sum(reused) if reused else totals["hit_tokens"]) / totals["queried_tokens"])
 
 
 def _metrics(strategies: Mapping[str, list[Mapping[str, Any]]]) -> Iterator[Mapping[str, Any]]:

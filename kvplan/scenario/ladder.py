@@ -37,7 +37,11 @@ def check_ladder(run: Run) -> EngineConfig:
             hint="save the trace to a file",
         )
     if run.workload.trace is not None and not run.workload.trace.reuse_known:
-        raise UsageError("the trace does not say what its prompts contain: it has no ladder", where=where)
+        raise UsageError(
+            "the trace does not say what its prompts contain: it has no ladder",
+            where=where,
+            hint="use a trace with block ids or token ids (kvplan trace formats), or a synthetic workload",
+        )
     return config
 
 

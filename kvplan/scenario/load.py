@@ -26,6 +26,7 @@ def load_scenario(
     flags: Mapping[str, Any] | None = None,
     assignments: Sequence[str] = (),
     *,
+    varied: Sequence[str] = (),
     count: int | None = None,
 ) -> Scenario:
     """Merge a scenario file, the common flags and ``--set`` assignments; later ones win.
@@ -35,6 +36,7 @@ def load_scenario(
             flags say everything.
         flags: dotted key to value; values of ``None`` are left out.
         assignments: ``a.b=value`` texts; the value is read as YAML.
+        varied: more of these, of one point of a sweep; errors call them ``--vary``.
         count: how many requests to generate or, of a trace, to read.
 
     Raises:
@@ -61,10 +63,11 @@ def load_scenario(
     for key, value in chosen.items():
         _assign(data, key, value)
         given[tuple(key.split("."))] = _OPTIONS.get(key, f"--{key.rpartition('.')[2].replace('_', '-')}")
-    for text in assignments:
-        key, value = parse_assignment(text)
-        _assign(data, key, value)
-        given[tuple(key.split("."))] = "--set"
+    for option, texts in (("--set", assignments), ("--vary", varied)):
+        for text in texts:
+            key, value = parse_assignment(text)
+            _assign(data, key, value)
+            given[tuple(key.split("."))] = option
     if count is not None:
         workload = data.get("workload")
         synthetic = isinstance(workload, dict) and workload.get("synthesize") is not None
@@ -106,7 +109,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         return key, parse_value(raw, "--set")
     except SpecError as exc:
         raise UsageError(
-            f"cannot read the value of --set {key}: {exc.message}", hint="quote it as YAML"
+            f"cannot read the value of --set {key}: {exc.message}", hint=exc.hint or "quote it as YAML"
         ) from exc
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.recorder import Recorder, RequestRow, WholeRecords
 from kvplan.errors import KvplanError
 from kvplan.latency.assumption import Assumption
 from kvplan.latency.build import Clock
@@ -48,15 +48,21 @@ class Run:
         on_request: Callable[[RequestRow], None] | None = None,
         on_decision: Callable[[str], None] | None = None,
         on_progress: Callable[[int, float], None] | None = None,
+        held: AbstractContextManager[None] | None = None,
     ) -> None:
         """Simulate; results so far are kept when the user interrupts or a model misbehaves.
 
-        ``on_progress`` is called now and then with requests taken in and simulated seconds.
+        ``on_progress`` is called now and then with requests taken in and simulated seconds. ``held`` is
+        entered while a finished request is counted and its row or a line of the log is written: whoever
+        raises ``KeyboardInterrupt`` waits until then, so that counts and files agree.
 
         Raises:
             KvplanError, OSError: the run failed; ``result()`` still tells what was done until then.
         """
-        self.recorder = Recorder(on_request=on_request, on_decision=on_decision)
+        if held is None:
+            self.recorder = Recorder(on_request=on_request, on_decision=on_decision)
+        else:
+            self.recorder = WholeRecords(held, on_request=on_request, on_decision=on_decision)
         engine = self.system.engine(self._engine_name, self.clock.model, self.recorder)
         requests: Iterable[Request] = self.workload.requests()
         self._kept = []

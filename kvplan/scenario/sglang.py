@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvplan.engine.sglang.config import SglangConfig
-from kvplan.errors import AnswerIsNo, UsageError
+from kvplan.errors import UsageError
 from kvplan.latency.assumption import Assumption
+from kvplan.scenario.pool import check_pool
 from kvplan.scenario.schema import Scenario, SglangPart
-from kvplan.units import format_bytes
 
 if TYPE_CHECKING:
     from kvplan.sizing.capacity import FitReport
@@ -87,11 +87,6 @@ def _pool_tokens(scenario: Scenario, engine: SglangPart, fit: FitReport | None) 
                 where="engine.kind",
                 hint="simulate it with engine.kind=vllm, or give the full pool alone with cache.blocks",
             )
-    if fit.kv_pool_bytes <= 0 or fit.kv_tokens < 2 * engine.page_size:
-        raise AnswerIsNo(
-            f"{fit.model.name} does not fit on {fit.parallel.gpus} x {fit.gpu.name}: no memory is left for "
-            f"the KV pool (short by {format_bytes(max(0, -fit.kv_pool_bytes))})",
-            hint=f"see what would fit: kvplan fit {fit.model.name} --gpu {fit.gpu.name} --engine sglang",
-        )
+    check_pool(fit, fit.kv_tokens // engine.page_size)
     # SGLang takes the smaller one of what is asked for and what fits.
     return min(fit.kv_tokens, engine.max_total_tokens or fit.kv_tokens)

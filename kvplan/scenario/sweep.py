@@ -68,9 +68,9 @@ class Sweep:
         self.scenarios: list[Scenario | KvplanError] = []
         """Of every point its scenario, or why it is none."""
         for point in self.points:
-            texts = [*assignments, *(f"{key}={value}" for key, value in point.items())]
+            varied = [f"{key}={value}" for key, value in point.items()]
             try:
-                scenario = load_scenario(document, flags, texts, count=count)
+                scenario = load_scenario(document, flags, assignments, varied=varied, count=count)
             except (KvplanError, OSError) as exc:
                 self.scenarios.append(_as_error(exc))
                 continue

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
-from kvplan.errors import SpecError, UnknownName
+from kvplan.errors import SpecError, UnknownName, shortened
 from kvplan.resources import spec_path
 from kvplan.specs.document import YamlDocument, parse_yaml, read_yaml, validate
 from kvplan.specs.model import ModelSpec
@@ -128,7 +128,7 @@ def _where_to_get(kind: str, name: str, known: list[Entry]) -> str:
         return hint + "known: " + ", ".join(entry.name for entry in known)
     hint += f"list them with: kvplan {kind}s list"
     if kind == "model" and "/" in name:
-        hint += f"; or import it: kvplan models import {name}"
+        hint += f"; or import it: kvplan models import {shortened(name)}"
     return hint
 
 

@@ -77,6 +77,16 @@ class YamlDocument:
         shown = key_path(self._present(keys))
         return f"{place}  {shown}" if shown else place
 
+    def holds(self, keys: tuple[Key, ...]) -> bool:
+        """Whether there is a value at ``keys``, union tags left out."""
+        node: Any = self.data
+        found = None
+        for key in keys:
+            found = _value(node, key)
+            if found is not None:
+                node = found[0]
+        return found is not None or not isinstance(node, (dict, list))
+
     def _present(self, keys: tuple[Key, ...]) -> tuple[Key, ...]:
         """The path without union tags: keys that exist, plus a last one that may be missing."""
         node: Any = self.data
@@ -219,6 +229,27 @@ def _check_depth(events: Any, path: str) -> None:
         events.dispose()
 
 
+_AMBIGUOUS = re.compile(r"[-+]?(?:0[0-7_]+|[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?)")
+"""Numbers that only YAML 1.1 reads as it does: 1:30 is 90 in base 60, and 010 is 8 in base 8."""
+
+_NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+MAX_DIGITS = 1000
+"""Longest number read; everything counted here has fewer than twenty digits."""
+
+
+def _check_number(node: Node, path: str) -> None:
+    text = node.value
+    if len(text) > MAX_DIGITS:
+        raise SpecError(f"a number of {len(text):,} digits", where=_at(node, path))
+    if _AMBIGUOUS.fullmatch(text):
+        raise SpecError(
+            f"{text} is no plain number: YAML 1.1 counts it in base {60 if ':' in text else 8}",
+            where=_at(node, path),
+            hint="write a decimal number, or quote it if it is text",
+        )
+
+
 def _check_tree(root: Node | None, path: str) -> None:
     seen: set[int] = set()
     stack = [] if root is None else [(root, 0)]
@@ -240,6 +271,8 @@ def _check_tree(root: Node | None, path: str) -> None:
                 stack.append((value, depth + 1))
         elif node.id == "sequence":
             stack.extend((item, depth + 1) for item in node.value)
+        elif node.tag in _NUMBER_TAGS:
+            _check_number(node, path)
 
 
 def _at(node: Any, path: str) -> str:
@@ -293,7 +326,14 @@ def validate(document: YamlDocument, shape: type[M]) -> M:
 
 
 def _invalid(document: YamlDocument, shape: type[BaseModel], exc: ValidationError) -> KvplanError:
-    found = [(tuple(item["loc"]), _complaint(shape, dict(item))) for item in exc.errors(include_url=False)]
+    items = exc.errors(include_url=False)
+    given = [item["input"] for item in items if document.holds(tuple(item["loc"]))]
+    found = [
+        (tuple(item["loc"]), _complaint(shape, dict(item)))
+        for item in items
+        # A shape may copy a value to another place: what is wrong with it is said where it was given.
+        if item["type"] == "missing" or item["input"] not in given or document.holds(tuple(item["loc"]))
+    ]
     # Unknown fields first: a misspelt name usually also shows up as a missing one.
     found.sort(key=lambda pair: "unknown field" not in pair[1])
     (keys, message), rest = found[0], found[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ def resolve_model(text: str) -> Resolved:
     if text == "-":
         return _from_text(read_standard_input(MAX_JSON_BYTES, "a model's description"), STDIN)
     path = Path(text)
+    if _too_long(path):
+        find("model", text)
     if path.suffix.lower() in (".json", ".yaml", ".yml"):
         return _from_path(path)
     if text and path.exists() and not path.is_dir():  # also a pipe: kvplan size <(command)
@@ -43,6 +46,17 @@ def resolve_model(text: str) -> Resolved:
     return Resolved(
         load_entry(entry, ModelSpec), f"{entry.origin}: {entry.path.parent.name}/{entry.path.name}"
     )
+
+
+def _too_long(path: Path) -> bool:
+    """Whether no file can be called so."""
+    try:
+        path.lstat()
+    except OSError as exc:
+        return exc.errno == errno.ENAMETOOLONG
+    except ValueError:  # a character that no file name has
+        return True
+    return False
 
 
 def _from_path(path: Path) -> Resolved:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -128,3 +129,35 @@ def test_an_interrupt_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     monkeypatch.setattr("kvplan.specs.catalog.load_gpu", interrupt)
     assert run(["gpus", "show", "h100-sxm"]) == 130
     assert capsys.readouterr().err == "error: interrupted\n"
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "40", "80", "abc", "-5", "9" * 30])
+def test_narrow_terminals_lose_no_figure(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.table import Table
+
+    from kvplan.cli import output
+
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stdout", stream)
+    monkeypatch.setenv("COLUMNS", columns)
+    table = Table(*(f"column {index}" for index in range(6)), box=None)
+    table.add_row(*(f"{index} 12.34 ms" for index in range(6)))
+    output.stdout_console().print(table)
+    lines = stream.getvalue().splitlines()
+    assert "5 12.34 ms" in lines[1]
+    assert len(lines) == 2
+
+
+def test_printed_text_is_no_markup_and_ends_where_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.table import Table
+
+    from kvplan.cli import output
+
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stdout", stream)
+    console = output.stdout_console()
+    console.print("pip install 'kvplan[gpu]'")
+    table = Table("left", "wide", box=None, pad_edge=True)
+    table.add_row("a", "")
+    console.print(table)
+    assert stream.getvalue() == "pip install 'kvplan[gpu]'\n left  wide\n a\n"

@@ -123,3 +123,13 @@ def test_a_changed_trace_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert printed.out == ""
     assert str(trace) in printed.err
     assert "has changed" in printed.err
+
+
+def test_no_line_ends_in_blanks_or_is_wider_than_80_columns(
+    result: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    run(["audit", result])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [line.rstrip() for line in lines]
+    assert max(map(len, lines)) <= 80

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -75,6 +77,19 @@ def test_a_missed_slo_exits_with_3(scenario: str, capsys: pytest.CaptureFixture[
     assert "SLO missed: ttft_p99_s" in capsys.readouterr().err
 
 
+def test_serving_none_of_the_requests_exits_with_3(
+    scenario: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "r.json"
+    assert run(["simulate", scenario, "--blocks", "2", "-o", str(out)]) == 3
+    said = capsys.readouterr()
+    assert "error: none of the 120 requests can be served" in said.err
+    assert "serves none of the 120 requests" in said.out
+    result = json.loads(out.read_text())
+    assert result["complete"] is True
+    assert result["totals"]["rejected"] == 120
+
+
 def test_print_scenario_is_a_scenario(
     scenario: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +141,10 @@ def test_a_trace_from_standard_input(scenario: str) -> None:
         (["{scenario}", "--trace", "/nonexistent/trace.jsonl"], 1, ["/nonexistent/trace.jsonl"]),
         (["/nonexistent/scenario.yaml"], 1, ["/nonexistent/scenario.yaml"]),
         (["{scenario}", "--requests", "rows.xml"], 2, ["rows.xml", ".jsonl"]),
+        (["{scenario}", "--set", "seed=1:30"], 2, ["base 60", "decimal"]),
+        (["{scenario}", "--set", "engine={{kind: sglang, page_size: -3}}"], 2, ["--set  engine.page_size\n"]),
+        (["{scenario}", "--model", "x" * 9000], 2, ["unknown model", "(9,002 characters)"]),
+        (["{scenario}", "--trace", "x" * 9000], 1, ["too long", "(9,000 characters)"]),
         (["{scenario}", "--engine", "turbo"], 2, ["unknown engine", "fast"]),
         (["{scenario}", "--nosuch"], 2, ["--nosuch"]),
     ],
@@ -232,10 +251,51 @@ def test_a_signal_leaves_whole_files(tmp_path: Path, number: signal.Signals) -> 
     assert f"in {out}, marked incomplete" in err
     result = json.loads(out.read_text())
     assert result["complete"] is False
-    # A signal may come between counting a request or a step and writing its line.
     written = [json.loads(line) for line in rows.read_text().splitlines()]
-    assert abs(len(written) - result["totals"]["finished"]) <= 1
-    assert abs(len(log.read_text().splitlines()) - result["totals"]["steps"]) <= 1
+    assert len(written) == result["totals"]["finished"] == result["latency"]["e2e_s"]["count"]
+    # A signal may come between writing a step's line and counting the step.
+    assert len(log.read_text().splitlines()) - result["totals"]["steps"] in (0, 1)
+
+
+RECORDING = {
+    "Replica.deliver", "Recorder.finished", "WholeRecords.finished", "RowWriter._write_json",
+    "Held.__enter__", "Held.__exit__",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_signal_waits_for_the_record_it_came_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replicas: int
+) -> None:
+    """At every place of the code that counts and writes a row, the file and the totals agree."""
+    scenario = tmp_path / "s.yaml"
+    scenario.write_text(SCENARIO.replace("chat, requests: 120", "fixed, requests: 6"))
+    out, rows = tmp_path / "r.json", tmp_path / "rows.jsonl"
+    seen = places = 0
+
+    def tracer(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal seen
+        if frame.f_code.co_qualname not in RECORDING:
+            return None
+        if event == "line":
+            seen += 1
+            if seen == places:
+                signal.raise_signal(signal.SIGINT)
+        return tracer
+
+    asked = ["simulate", str(scenario), "-o", str(out), "--requests", str(rows)]
+    asked += ["--set", f"parallel.replicas={replicas}", "--quiet"]
+    for places in (*range(100, 130), 10_000_000):
+        seen = 0
+        sys.settrace(tracer)
+        try:
+            code = run(asked)
+        finally:
+            sys.settrace(None)
+        totals = json.loads(out.read_text())["totals"]
+        assert code == (0 if places > 1000 else 130)
+        assert len(rows.read_text().splitlines()) == totals["finished"]
+        assert totals["finished"] + totals["unfinished"] + totals["rejected"] == totals["requests"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no device that is always full")

@@ -252,3 +252,22 @@ def test_impossible_numbers_are_errors_of_usage(
 ) -> None:
     assert run(["size", "llama3-8b", option, value]) == 2
     assert "error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["gemma-3-27b"], "  windows save 73%: all 62 layers over 131,072 tokens would take 62.00 GiB"),
+        (["llama-4-scout", "--ctx", "1m"], "  chunks save 73%: all 48 layers over"),
+        (["gemma-3-27b", "--ctx", "512"], None),
+        (["llama-3.1-8b"], None),
+        (["deepseek-v3"], None),
+    ],
+)
+def test_what_windows_save_is_said_in_a_line(
+    argv: list[str], line: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["size", *argv]) == 0
+    said = [text for text in capsys.readouterr().out.splitlines() if " save " in text]
+    assert len(said) == (line is not None)
+    assert all(text.startswith(line or "") and len(text) <= 80 for text in said)

@@ -121,13 +121,13 @@ def test_a_failed_point_is_printed_and_exits_with_1(
 ) -> None:
     assert run(["sweep", scenario, "--vary", "cache.eviction=lru,nope", "-j", "1"]) == 1
     printed = capsys.readouterr()
-    assert "- 2 failed: --set cache.eviction" in " ".join(printed.out.split())
+    assert "- point 2: failed, --vary cache.eviction" in " ".join(printed.out.split())
     assert "1 of 2 points failed" in printed.err
 
 
 def test_the_same_reason_is_said_once(scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
     run(["sweep", scenario, "--vary", "cache.eviction=nope", "--vary", "seed=0,1,2", "-j", "1"])
-    assert "- 1, 2 and 3 failed:" in capsys.readouterr().out
+    assert "- points 1, 2 and 3: failed," in capsys.readouterr().out
 
 
 def test_where_nothing_fits_the_answer_is_no(scenario: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -267,3 +267,62 @@ def test_a_right_format_with_impossible_rows_is_not_called_another(
 def test_an_empty_name_is_no_directory(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["trace", "describe", ""]) == 1
     assert "no such trace file" in capsys.readouterr().err
+
+
+def test_formats_show_a_file_of_each_kind_that_is_written(capsys):
+    assert run(["trace", "formats"]) == 0
+    shown = capsys.readouterr().out
+    assert '{"id": "a", "arrival": 1.5, "prompt_token_ids": [5, 6, 7], "output_length":' in shown
+    assert '"hash_ids"' in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_columns_hold_the_longest_prompts(capsys, tmp_path):
+    path = tmp_path / "huge.csv"
+    rows = "".join(f"{i},{100_000_000 * i},{500 + i}\n" for i in range(1, 6))
+    path.write_text(f"arrival_s,prompt_tokens,output_tokens\n{rows}")
+    assert run(["trace", "describe", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    head, prompts, answers = lines[
+        (at := next(i for i, line in enumerate(lines) if line.startswith("tokens"))) : at + 3
+    ]
+    assert prompts.split() == [
+        "input",
+        "300,000,000",
+        "300,000,000",
+        "460,000,000",
+        "496,000,000",
+        "500,000,000",
+    ]
+    assert answers.split() == ["output", "503.0", "503.0", "504.6", "505.0", "505"]
+    assert len(head) == len(prompts) == len(answers) <= 80
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (
+            "arrival_s,prompt_tokens,output_tokens,prompt_tokens",
+            "the column 'prompt_tokens' is there 2 times",
+        ),
+        ("Arrival_s,arrival_s,prompt_tokens,output_tokens", "the column 'arrival_s' is there 2 times"),
+        (
+            "prompt_tokens,prompt_tokens,output_tokens,output_tokens",
+            "2 columns are there more than once: 'prompt_tokens', 'output_tokens'",
+        ),
+    ],
+)
+def test_a_repeated_column_is_refused(capsys, tmp_path, header, words):
+    path = tmp_path / "twice.csv"
+    path.write_text(f"{header}\n0,10,5,20\n")
+    assert run(["trace", "describe", str(path)]) == 1
+    err = capsys.readouterr().err
+    assert words in err
+    assert "twice.csv:1" in err
+
+
+def test_a_repeated_column_that_is_not_read_does_no_harm(capsys, tmp_path):
+    path = tmp_path / "twice.csv"
+    path.write_text("note,arrival_s,prompt_tokens,output_tokens,note\nx,0,10,5,y\n")
+    assert run(["trace", "describe", str(path)]) == 0
+    assert "1 rows = 1 requests" in capsys.readouterr().out

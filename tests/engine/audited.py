@@ -12,9 +12,9 @@ from kvplan.engine.replica import Replica
 class Audited(Replica):
     """Checks its books before every delivery."""
 
-    def _deliver(self, plan: StepPlan, clock: float) -> None:
+    def deliver(self, plan: StepPlan, clock: float) -> None:
         self.audit()
-        super()._deliver(plan, clock)
+        super().deliver(plan, clock)
         self.audit()
 
     def audit(self) -> None:

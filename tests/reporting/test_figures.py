@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kvplan.reporting.absence import absent
 from kvplan.reporting.charts import plotly_json
-from kvplan.reporting.figures import Axis, figures
+from kvplan.reporting.figures import Axis, capacity, figures
 from kvplan.reporting.loading import parse_result
 from kvplan.reporting.palette import DARK, LIGHT
 from kvplan.reporting.scales import bounds, position, ticks
@@ -161,3 +161,73 @@ def test_positions_are_monotone_and_clipped(a: float, b: float, log: bool):
         assert position(a, axis) <= position(b, axis)
     assert position(bounds(axis)[0], axis) == 0
     assert position(bounds(axis)[1], axis) == 1
+
+
+@pytest.mark.parametrize(
+    ("held", "replicas", "words"), [(14.2, 2, "14.2 sequences"), (1.4, 2, None), (0.7, 1, None)]
+)
+def test_parts_of_a_sequence_are_none(result_document, held: float, replicas: int, words: str | None):
+    document = result_document()
+    document["memory"]["max_concurrency"] = held
+    document["scenario"]["parallel"]["replicas"] = replicas
+    shown = capacity(parse_result(document))
+    assert shown is not None
+    said = f"holds {words} of" if words else "has no room for one sequence of 32,768 tokens"
+    assert said in shown.summary
+    assert shown.marks[0].name.startswith("less than 1 × " if words is None else words.split()[0])
+
+
+def test_a_pool_that_was_given_is_told_from_the_one_that_fits(result_document):
+    document = result_document()
+    fitting = document["memory"]["num_blocks"]
+    for blocks, kind, said in (
+        (3000, "vllm", True),
+        (None, "vllm", False),
+        (fitting, "vllm", False),
+        (3000, "sglang", False),
+    ):
+        document["scenario"]["cache"]["blocks"] = blocks
+        document["scenario"]["engine"]["kind"] = kind
+        shown = capacity(parse_result(document))
+        assert shown is not None
+        assert (
+            f"all {fitting:,} blocks that fit on a GPU; this run was given 3,000." in shown.summary
+        ) == said
+
+
+def test_the_label_of_a_point_near_the_axis_stands_above_it(result_document):
+    from kvplan.reporting.charts import _mark_label
+    from kvplan.reporting.svg import render
+
+    def labels(held: float) -> tuple[str, float]:
+        document = result_document()
+        document["memory"]["max_concurrency"] = held
+        document["memory"]["max_concurrency_context"] = 131_072
+        figure = capacity(parse_result(document))
+        assert figure is not None
+        drawn = re.search(r'y="([\d.]+)"[^>]*>[^<]* × 131,072', render(figure))
+        assert drawn is not None
+        return _mark_label(figure.marks[0], figure)["yanchor"], float(drawn[1])
+
+    bottom = 300 - 40
+    assert labels(0.4)[0] == "bottom"
+    assert labels(0.4)[1] < bottom
+    assert labels(300.0)[0] == "top"
+
+
+def test_inputs_list_what_was_chosen_and_no_defaults(result_document):
+    from kvplan.reporting.tables import inputs_table
+
+    document = result_document()
+    document["scenario"] |= {
+        "tiers": {"host": {"memory": 64 << 30, "dtype": None}, "disk": None},
+        "routing": {"policy": "round-robin"},
+        "sampling": {"n": 1},
+    }
+    document["scenario"]["engine"] |= {"watermark": 0.0, "preemption": "swap"}
+    rows = {name: value for name, value, _ in inputs_table(parse_result(document)).rows}
+    assert rows["Tiers"] == "host.memory 64.00 GiB"
+    assert rows["Engine"].endswith("max_num_batched_tokens 8,192, preemption swap")
+    assert rows["Parallelism"] == "tp 1"
+    assert "Routing" not in rows
+    assert "Sampling" not in rows

@@ -92,4 +92,6 @@ def test_unknown_content_has_no_ladder(tmp_path: Path, capsys: pytest.CaptureFix
     trace.write_text("arrival_s,prompt_tokens,output_tokens\n0,100,10\n1,200,20\n")
     words = options({key: value for key, value in FLAGS.items() if not key.startswith("workload")})
     assert kvplan(["simulate", *words, "--trace", str(trace), "--ladder"]) == 2
-    assert "does not say what its prompts contain" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "does not say what its prompts contain" in said
+    assert "hint: use a trace with block ids or token ids" in said

@@ -14,6 +14,7 @@ from kvplan.errors import AnswerIsNo, KvplanError, UsageError
 from kvplan.reporting.result import Result, result_json
 from kvplan.scenario.load import load_scenario
 from kvplan.scenario.run import Run
+from kvplan.units import format_bytes
 
 LINEAR = {"latency.model": "linear", "latency.a": 0.005, "latency.b": 2e-5, "latency.c": 1e-8}
 POOL = {"cache.blocks": 3000, "engine.max_num_batched_tokens": 2048, "engine.max_model_len": 16384}
@@ -147,6 +148,25 @@ def test_a_real_deployment_has_a_bill_a_curve_and_bands() -> None:
 def test_what_does_not_fit_is_an_answer() -> None:
     with pytest.raises(AnswerIsNo, match="does not fit"):
         Run(load_scenario(None, {"model": "llama-3.1-405b", "gpu": "h100-sxm", **CHAT}))
+
+
+@pytest.mark.parametrize("engine", [{}, {"engine.kind": "sglang"}])
+@pytest.mark.parametrize("size", [1 << 20, 1 << 40])
+def test_a_block_larger_than_the_pool_is_named_as_the_reason(engine: dict[str, str], size: int) -> None:
+    asked = {"model": "llama-3.1-8b", "gpu": "h100-sxm", "cache.block_size": size, **engine, **CHAT}
+    with pytest.raises(AnswerIsNo) as caught:
+        Run(load_scenario(None, asked))
+    said = caught.value.message
+    assert f"blocks of {size:,} tokens" in said
+    assert "short by" not in said
+    assert f"a block takes {format_bytes(size * 131072)}" in said  # 128 KiB a token
+    assert "lower the block size" in (caught.value.hint or "")
+
+
+def test_a_pool_that_is_short_says_by_how_much() -> None:
+    for engine in ({}, {"engine.kind": "sglang"}):
+        with pytest.raises(AnswerIsNo, match=r"no memory is left for the KV pool \(short by [1-9]"):
+            Run(load_scenario(None, {"model": "llama-3.1-70b", "gpu": "h100-sxm", **engine, **CHAT}))
 
 
 def test_a_duplicate_id_is_dropped_and_counted(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_failed_point_is_a_row_with_its_reason(scenario: str) -> None:
     sweep.execute()
     rows = sweep.document([])["points"]
     assert [row["status"] for row in rows] == ["done", "failed", "failed", "failed"]
-    assert rows[2]["error"]["where"] == "--set  cache.blocks"
+    assert rows[2]["error"]["where"] == "--vary  cache.blocks"
     assert "greater than or equal to 2" in rows[2]["error"]["message"]
     assert all(row["error"]["message"] for row in rows[1:])
 
@@ -179,6 +179,6 @@ def test_bytes_moved_are_what_strategies_call_so() -> None:
 def test_hits_below_the_device_are_hits() -> None:
     totals = {"hit_tokens": 1, "queried_tokens": 4}
     assert hit_ratio({"totals": totals, "strategies": {}}) == 0.25
-    tiers = {"tiers": [metric("cached_token_share", 0.5, "1")]}
-    assert hit_ratio({"totals": totals, "strategies": tiers}) == 0.5
+    tiers = {f"tiers {n}": [metric("cached_tokens", 1 + n, "tokens")] for n in (0, 1)}
+    assert hit_ratio({"totals": totals, "strategies": tiers}) == 0.75  # of both replicas
     assert hit_ratio({"totals": {"hit_tokens": 0, "queried_tokens": 0}, "strategies": tiers}) is None

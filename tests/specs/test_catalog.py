@@ -8,6 +8,7 @@ import pytest
 
 from kvplan.errors import SpecError, UnknownName
 from kvplan.specs.catalog import entries, find, load_model
+from kvplan.specs.resolve import resolve_model
 
 BASE = """\
 name: {name}
@@ -56,6 +57,17 @@ def test_an_unknown_name_suggests_and_says_where_it_looked() -> None:
         load_model("lama-3.1-70b")
     assert "llama-3.1-70b" in caught.value.suggestions
     assert "bundled" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("part", "times"), [("x", 300), ("x", 200_000), ("y.json", 900), ("a/", 4000), ("org/name", 900)]
+)
+def test_a_name_without_end_is_unknown_and_not_repeated(part: str, times: int) -> None:
+    name = part * times
+    with pytest.raises(UnknownName, match="unknown model") as caught:
+        resolve_model(name)
+    assert len(str(caught.value)) < 400
+    assert f"({len(name) + 2:,} characters)" in caught.value.message
 
 
 def test_an_unknown_hub_id_points_to_import() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from kvplan.errors import SpecError, UsageError
 from kvplan.specs import document
@@ -176,3 +177,48 @@ def test_a_value_obeys_the_rules_of_documents() -> None:
 def test_empty_json_is_called_empty() -> None:
     with pytest.raises(SpecError, match="empty"):
         parse_json("\n", "x.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "base"), [("1:30", 60), ("-1:30:00", 60), ("1:30.5", 60), ("010", 8), ("-0_7", 8)]
+)
+def test_numbers_that_yaml_counts_in_another_base_are_refused(text: str, base: int) -> None:
+    with pytest.raises(
+        SpecError, match=f"{text} is no plain number: YAML 1.1 counts it in base {base}"
+    ) as caught:
+        parse_yaml(f"a: 1\nb: [2, {text}]\n", "x.yaml")
+    assert caught.value.where == "x.yaml:2"
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "0.5", "10", "1_000", "0x10", "1e5", "1.0e+5", "'1:30'", "01-02", "009", ".inf"]
+)
+def test_other_numbers_and_text_are_read(text: str) -> None:
+    assert parse_yaml(f"a: {text}\n", "x.yaml").data["a"] is not None
+
+
+def test_a_number_without_end_is_refused_with_its_line_and_not_repeated() -> None:
+    with pytest.raises(SpecError) as caught:
+        parse_yaml(f"a: 1\nb: {'9' * 6000}\n", "x.yaml")
+    assert (caught.value.message, caught.value.where) == ("a number of 6,000 digits", "x.yaml:2")
+
+
+def test_what_a_shape_copied_elsewhere_is_complained_about_once() -> None:
+    class Part(BaseModel):
+        size: int = Field(strict=True, ge=1)
+
+    class Whole(BaseModel):
+        ours: Part
+        theirs: Part
+
+        @model_validator(mode="before")
+        @classmethod
+        def _twice(cls, data: Any) -> Any:
+            return {"ours": data["theirs"], **data}
+
+    for value in (0, "many"):
+        document = YamlDocument({"theirs": {"size": value}}, "x.yaml", None)
+        with pytest.raises(SpecError) as caught:
+            validate(document, Whole)
+        assert caught.value.where == "x.yaml  theirs.size"
+        assert "also" not in caught.value.message

@@ -80,6 +80,16 @@ def test_heads_and_dimensions(change: dict[str, Any], expected: int) -> None:
     assert per_token(build({**BASE, **change})) == expected
 
 
+@pytest.mark.parametrize("key", ["num_attention_heads", "n_head"])
+@pytest.mark.parametrize("value", [[16], [16] * 7, [], ["16"] * 8, [True] * 8, "16", [[16]] * 8])
+def test_heads_are_a_number_or_one_a_layer(key: str, value: Any) -> None:
+    with pytest.raises(SpecError) as caught:
+        build({**without(BASE, "num_attention_heads"), key: value})
+    assert caught.value.where == f"config.json  {key}"
+    one_each = build({**without(BASE, "num_attention_heads"), key: [16, 32] * 4})
+    assert [block.attention.query_heads for block in one_each.layers()] == [16, 32] * 4
+
+
 @pytest.mark.parametrize(
     ("config", "heads"),
     [

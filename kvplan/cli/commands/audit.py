@@ -102,28 +102,31 @@ def _document(found: Audit, where: str, sample: int) -> dict[str, Any]:
 
 
 def _table(found: Audit, where: str) -> None:
-    from rich.table import Table
+    import textwrap
+
     from rich.text import Text
 
     from kvplan.cli.output import stdout_console
 
     console = stdout_console()
-    console.print(Text(f"Audit of {where}", style="bold"))
-    console.print(Text(_verdict(found), style="green" if found.passed else "red"))
-    divergence = found.divergence
-    if divergence is not None:
-        fast, reference = _around_difference(divergence.fast, divergence.reference)
-        lines = Table.grid(padding=(0, 2))
-        lines.add_row("  fast", Text(fast, overflow="fold"))
-        lines.add_row("  reference", Text(reference, overflow="fold"))
-        console.print(lines)
-    table = Table.grid(padding=(0, 2))
+
+    def say(text: str, head: str = "", style: str = "") -> None:
+        """Lines that hang after ``head``, without padding at their ends."""
+        for line in textwrap.wrap(text, max(20, console.width - len(head)), break_on_hyphens=False):
+            console.print(Text(head + line, style=style))
+            head = " " * len(head)
+
+    say(f"Audit of {where}", style="bold")
+    say(_verdict(found), style="green" if found.passed else "red")
+    if found.divergence is not None:
+        fast, reference = _around_difference(found.divergence.fast, found.divergence.reference)
+        say(fast, "  fast       ")
+        say(reference, "  reference  ")
     for check in found.checks:
         text = check.name if check.passed else f"{check.name}: {check.detail}"
-        table.add_row("  ok" if check.passed else "  no", Text(text, overflow="fold"))
-    console.print(table)
+        say(text, "  ok  " if check.passed else "  no  ")
     for note in found.notes:
-        console.print(Text(f"note: {note}", style="dim"))
+        say(note, "note: ", style="dim")
 
 
 def _around_difference(fast: str | None, reference: str | None) -> tuple[str, str]:

@@ -44,7 +44,7 @@ def list_gpus(output: FormatOption = OutputFormat.table) -> None:
         head = f"{'name':<16}{'GiB':>8}{'TB/s':>7}{'bf16':>8}{'fp8':>8}{'fp4':>8}{'link GB/s':>11}"
         lines = [head]
         for name, usable, bandwidth, bf16, fp8, fp4, link in rows:
-            lines.append(f"{name:<16}{usable:>8}{bandwidth:>7}{bf16:>8}{fp8:>8}{fp4:>8}{link:>11}")
+            lines.append(f"{name:<16}{usable:>8}{bandwidth:>7}{bf16:>8}{fp8:>8}{fp4:>8}{link:>11}".rstrip())
         answer("\n".join([*lines, "", "GiB: what the driver gives. bf16, fp8, fp4: dense TFLOP/s."]))
 
 

@@ -73,7 +73,7 @@ def simulate(
 ) -> None:
     """Replay a trace or a synthetic workload against a deployment and say what happens to its KV cache.
 
-    Exit code 3 means that an SLO of the scenario was missed.
+    Exit code 3 means that an SLO of the scenario was missed, or that no request could be served.
     """
     from kvplan.cli.files import check_outputs
     from kvplan.scenario.load import dump_scenario, load_scenario
@@ -100,6 +100,11 @@ def simulate(
     if not run.result.complete:
         place = "above" if output in (None, "-") else f"in {output}, marked incomplete"
         raise Interrupted(f"the simulation was interrupted; what was done until then is {place}")
+    if run.result.totals.requests and not run.result.totals.finished:
+        raise AnswerIsNo(
+            f"none of the {run.result.totals.requests:,} requests can be served",
+            hint="the result's warnings say why each was turned away",
+        )
     missed = [item.name for item in run.result.slo if not item.passed]
     if missed:
         raise AnswerIsNo(f"SLO missed: {', '.join(missed)}", hint="see the result for the values reached")
@@ -142,7 +147,7 @@ class _Simulation:
         quiet: bool,
         ladder: bool = False,
     ) -> None:
-        from kvplan.cli.interrupts import terminated_is_interrupted
+        from kvplan.cli.interrupts import Interrupts
         from kvplan.cli.progress import Progress
         from kvplan.reporting.result import Result
         from kvplan.scenario.rows import RowWriter
@@ -157,7 +162,7 @@ class _Simulation:
         files = ExitStack()
         writer = files.enter_context(_naming(RowWriter(rows), rows)) if rows else None
         log = files.enter_context(_naming(_open_log(decisions), decisions)) if decisions else None
-        with terminated_is_interrupted():
+        with Interrupts() as interrupts:
             # Closing a file writes what is left in its buffer and can fail as writing can.
             try:
                 with files, Progress(run.workload.expected, quiet=quiet) as progress:
@@ -165,6 +170,7 @@ class _Simulation:
                         on_request=writer.write if writer else None,
                         on_decision=_line_writer(log) if log else None,
                         on_progress=progress.update if progress.live else None,
+                        held=interrupts.held,
                     )
             except (KvplanError, OSError) as exc:
                 self.failure = exc
@@ -200,8 +206,7 @@ def _open_log(path: str) -> AbstractContextManager[IO[str]]:
 
 def _line_writer(stream: IO[str]) -> Callable[[str], None]:
     def write(line: str) -> None:
-        stream.write(line)
-        stream.write("\n")
+        stream.write(f"{line}\n")
 
     return write
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -136,11 +137,31 @@ def _table(report: SizeReport, spec: ModelSpec, origin: str) -> list[str]:
         human = format_bytes(value) if value >= 1024 else ""
         lines += _line(name, formula, number, human)
         lines += [line for words in also for line in _wrap(f"      {words}")]
+    for words in _window_saving(report):
+        lines += _wrap(f"  {words}")
     for words in report.sharding:
         lines += _wrap(f"  {words}")
     lines += _wrap("  not counted: weights, activations, runtime -> kvplan fit")
     lines += ["", *_alternatives(report, spec)]
     return lines
+
+
+def _window_saving(report: SizeReport) -> Iterator[str]:
+    """What layers that forget save, against the same layers keeping the whole context."""
+    from kvplan.units import format_bytes
+
+    forgetful = [row for row in report.rows if row.window_bytes_per_token]
+    kept = report.kv_bytes_per_sequence - report.encoder_bytes_per_sequence
+    per_token = sum(row.count * (row.bytes_per_token + row.window_bytes_per_token) for row in report.rows)
+    whole = round(per_token * report.request.context_tokens)
+    if not forgetful or kept >= whole:
+        return
+    what = "windows" if any("sliding" in row.kind for row in forgetful) else "chunks"
+    layers = sum(row.count for row in report.rows if row.stores)
+    yield (
+        f"{what} save {1 - kept / whole:.0%}: all {layers} layers over "
+        f"{report.request.context_tokens:,} tokens would take {format_bytes(whole)}"
+    )
 
 
 def _folded(terms: tuple[Term, ...]) -> list[tuple[str, str, list[str], int | float, str]]:

@@ -59,7 +59,7 @@ def sweep(
     A point that fails is a row with its reason. Exit code 3: no point fits; 1: a point failed otherwise.
     """
     from kvplan.cli.files import check_outputs
-    from kvplan.cli.interrupts import terminated_is_interrupted
+    from kvplan.cli.interrupts import Interrupts
     from kvplan.scenario.axes import parse_axis
     from kvplan.scenario.sweep import Sweep
 
@@ -72,7 +72,7 @@ def sweep(
     standard = check_outputs({"-o": output}, {"the scenario": scenario, "the trace": trace})
     stopped: Interrupted | None = None
     try:
-        with terminated_is_interrupted():
+        with Interrupts():
             planned.execute(jobs or _cpus(), None if quiet else _progress(len(planned.points)))
     except Interrupted as exc:
         stopped = exc

@@ -273,11 +273,11 @@ def formats(output: FormatOption = OutputFormat.table) -> None:
     from kvplan.traces.write import WRITERS
 
     rows = [
-        ("format", name, "read, write" if name in WRITERS else "read", known.get(name).summary)
-        for name in known.names()
+        ("format", name, "read, write" if name in WRITERS else "read", form.summary, form.example)
+        for name, form in ((name, known.get(name)) for name in known.names())
     ]
-    rows += [("workload", name, "synthesize", item.summary) for name, item in WORKLOADS.items()]
-    columns = ("kind", "name", "use", "summary")
+    rows += [("workload", name, "synthesize", item.summary, "") for name, item in WORKLOADS.items()]
+    columns = ("kind", "name", "use", "summary", "example")
     if output is OutputFormat.json:
         print_json(
             {
@@ -290,7 +290,11 @@ def formats(output: FormatOption = OutputFormat.table) -> None:
     elif output is OutputFormat.md:
         answer(markdown_table(columns, rows))
     else:
-        answer("\n".join(wrapped(f"{name:<9} {use:<12} ", summary) for _, name, use, summary in rows))
+        lines = []
+        for _, name, use, summary, example in rows:
+            lines.append(wrapped(f"{name:<9} {use:<12} ", summary))
+            lines += [wrapped("    ", line) for line in example.splitlines()]
+        answer("\n".join(lines))
 
 
 def _open(path: str, trace_format: str, **options: Any) -> Trace:

@@ -75,7 +75,8 @@ class DecodeScheduler(RemoteScheduler):
             self._steps += 1
         return plan
 
-    def _fetchable(self, request: LiveRequest, start: int) -> int:
+    def fetchable(self, request: LiveRequest, start: int) -> int:
+        """The tokens that prefill sends, from ``start`` on; none that must be computed here."""
         journey = journey_of(request)
         if journey.lost or journey.reserved_s >= 0:
             return 0  # computed here: lost on the way, or preempted after it had come
@@ -131,7 +132,7 @@ class DecodeReplica(RemoteReplica):
         if not self.parked:
             self.advance(now)
         self.parked = False
-        if self.clock < now and not self._in_flight:
+        if self.clock < now and not self.in_flight:
             self.clock = now
 
     # -- what reaches it --------------------------------------------------------------------------------
@@ -165,7 +166,7 @@ class DecodeReplica(RemoteReplica):
 
     def lookup(self, request: LiveRequest, start: int) -> int:
         """See ``KvSource``; the scheduler asks the journey itself."""
-        return self.decode._fetchable(request, start)
+        return self.decode.fetchable(request, start)
 
     def fetch(self, request: LiveRequest, start: int, tokens: int, now: float) -> float:
         """See ``KvSource``."""
@@ -176,16 +177,18 @@ class DecodeReplica(RemoteReplica):
 
     # -- what a plain instance does not do --------------------------------------------------------------
 
-    def _planned(self, plan: StepPlan, clock: float, until: float) -> float:
+    def planned(self, plan: StepPlan, clock: float, until: float) -> float:
+        """As the base class; reserved blocks are prefill's business at once."""
         reserves = bool(self.remote.begun)
-        until = super()._planned(plan, clock, until)
+        until = super().planned(plan, clock, until)
         return clock if reserves else until
 
     def _nothing_fits(self, clock: float) -> None:
         super()._nothing_fits(clock)
         self.parked = True
 
-    def _deliver(self, plan: StepPlan, clock: float) -> None:
+    def deliver(self, plan: StepPlan, clock: float) -> None:
+        """As the base class; rows are written of whole journeys, not of what happens here."""
         for request in plan.first:
             request.first_token_s = clock
         self.scheduler.deliver(plan)

@@ -116,7 +116,7 @@ class PrefillReplica(Replica):
         """Others notice nothing of what it does before this time; infinite while it waits itself."""
         if self.parked_s is None and (self.prefill.running or self.prefill.waiting.items):
             return self.clock
-        return self._in_flight[0][1] if self._in_flight else float("inf")
+        return self.in_flight[0][1] if self.in_flight else float("inf")
 
     def catch_up(self, now: float) -> None:
         """Bring it to ``now``, when something reaches it. ``next_s`` must not be before that."""
@@ -125,7 +125,7 @@ class PrefillReplica(Replica):
             self.parked_s = None
         elif not self.scheduler.has_requests:
             self.advance(now)
-        if self.clock < now and not self._in_flight:
+        if self.clock < now and not self.in_flight:
             self.clock = now
 
     def rejection(self, request: Request) -> str | None:
@@ -144,12 +144,14 @@ class PrefillReplica(Replica):
 
     # -- what a plain instance does not do --------------------------------------------------------------
 
-    def _step_seconds(self, plan: StepPlan) -> float:
-        self._seconds = super()._step_seconds(plan)
+    def step_seconds(self, plan: StepPlan) -> float:
+        """As the base class, and kept: layers are sent while the step runs."""
+        self._seconds = super().step_seconds(plan)
         return self._seconds
 
-    def _planned(self, plan: StepPlan, clock: float, until: float) -> float:
-        super()._planned(plan, clock, until)
+    def planned(self, plan: StepPlan, clock: float, until: float) -> float:
+        """As the base class; what others must hear of ends the advance."""
+        super().planned(plan, clock, until)
         scheduler = self.prefill
         # A step's end is dealt with after the next one was planned, where two are in flight.
         noticed = bool(plan.finish) or self._ending or bool(scheduler.set_back)
@@ -178,7 +180,8 @@ class PrefillReplica(Replica):
             super()._nothing_fits(clock)
         self.parked_s = clock
 
-    def _deliver(self, plan: StepPlan, clock: float) -> None:
+    def deliver(self, plan: StepPlan, clock: float) -> None:
+        """The KV of an executed step is handed on; rows are written where requests are decoded."""
         self.scheduler.deliver(plan)
         if self.layers and plan.batch.scheduled_tokens:
             begun, chunks = self._streams.pop(plan)

@@ -33,11 +33,12 @@ class ObservedReplica(Replica):
         super().run(requests)
         self.fragmentation.until(self.clock)
 
-    def _add_point(self, clock: float) -> None:
+    def add_point(self, clock: float) -> None:
+        """As the base class; the regions are looked at every so many points."""
         self._points += 1
         if self._points < _EVERY_POINT or self._points % 4 == 0:
             self._observe(clock)
-        super()._add_point(clock)
+        super().add_point(clock)
 
     def _observe(self, clock: float) -> None:
         size = self.config.block_size
@@ -87,10 +88,10 @@ class HoldingReplica(ObservedReplica):
         """As the holder sees it."""
         return self.holder.rejection(request)
 
-    def _step_seconds(self, plan: StepPlan) -> float:
+    def step_seconds(self, plan: StepPlan) -> float:
         """As the base class; copies within the cache come before the step."""
         copies, self.holder.copy_seconds = self.holder.copy_seconds, 0.0
-        return super()._step_seconds(plan) + copies
+        return super().step_seconds(plan) + copies
 
     def _observe(self, clock: float) -> None:
         size, holder = self.config.block_size, self.holder

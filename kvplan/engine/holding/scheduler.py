@@ -63,7 +63,7 @@ class HoldingScheduler(VllmScheduler):
                     self.version += 1
         self.unsettled = []
 
-    def _regular(self, plan: StepPlan, threshold: int, defer_prefills: bool) -> bool:
+    def regular(self, plan: StepPlan, threshold: int, defer_prefills: bool) -> bool:
         """As the base class; if somebody finds no room, those before it in line have theirs already."""
         held = self.held
         count = held.count

@@ -93,7 +93,7 @@ class HybridScheduler(VllmScheduler):
         """As the base class; recurrent states are kept at block boundaries only."""
         return boundary_aligned(cast(HybridRequest, request), tokens, start, self.config)
 
-    def _regular(self, plan: StepPlan, threshold: int, defer_prefills: bool) -> bool:
+    def regular(self, plan: StepPlan, threshold: int, defer_prefills: bool) -> bool:
         """As the base class; if somebody finds no room, those before it in line have theirs already."""
         decodes = self.decodes
         count = decodes.count

@@ -19,7 +19,7 @@ from kvplan.engine.router import make_router
 from kvplan.traces.request import Request
 
 _SUMMED = (
-    "requests", "unfinished", "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks",
+    "requests", "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks",
     "allocated_blocks", "peak_used_blocks", "peak_running", "peak_waiting",
 )  # fmt: skip
 
@@ -143,7 +143,7 @@ class LockstepEngine:
             scheduler.in_flight = 1 if running is not None and running.batch.scheduled_tokens else 0
             plans.append(scheduler.schedule())
         needed = [
-            rank._step_seconds(plan)
+            rank.step_seconds(plan)
             for rank, plan in zip(self.ranks, plans, strict=True)
             if plan.batch.scheduled_tokens
         ]
@@ -152,7 +152,7 @@ class LockstepEngine:
             end = self._device_free = max(clock, self._device_free) + self._account(needed, _tokens(plans))
         group = Group(tuple(plans), end)
         for rank, plan in zip(self.ranks, plans, strict=True):
-            rank._record(plan, clock)
+            rank.record(plan, clock)
         if needed or group.preempts:
             self._note(clock)
         return group
@@ -191,7 +191,7 @@ class LockstepEngine:
 
     def _deliver(self, group: Group) -> None:
         for rank, plan in zip(self.ranks, group.plans, strict=True):
-            rank._deliver(plan, self.clock)
+            rank.deliver(plan, self.clock)
 
     def _stuck(self) -> NoReturn:
         for rank in self.ranks:
@@ -242,7 +242,7 @@ class LockstepEngine:
             for part in parts:
                 batch = part.batch
                 batch.decode_context = batch.decode_kv_tokens = batch.decode_context + part.count
-                seconds = part.rank._step_seconds(part.plan) + joint
+                seconds = part.rank.step_seconds(part.plan) + joint
                 needed += seconds
                 if seconds > slowest:
                     slowest = seconds
@@ -263,6 +263,7 @@ class LockstepEngine:
             rank.close()
         for name in _SUMMED:
             setattr(totals, name, sum(getattr(rank.recorder.totals, name) for rank in self.ranks))
+        totals.unfinished = totals.requests - totals.finished - totals.rejected
         served = [rank.recorder.totals.finished for rank in self.ranks]
         hottest = [rank.recorder.totals.peak_used_blocks for rank in self.ranks]
         waited = 1 - self._own_s / self._busy_s if self._busy_s else 0.0

@@ -99,8 +99,9 @@ class RemoteReplica(Replica):
 
     # -- loads ------------------------------------------------------------------------------------------
 
-    def _planned(self, plan: StepPlan, clock: float, until: float) -> float:
-        until = super()._planned(plan, clock, until)
+    def planned(self, plan: StepPlan, clock: float, until: float) -> float:
+        """As the base class; fetches begin, and the first to end bounds ``until``."""
+        until = super().planned(plan, clock, until)
         self._start_fetches(clock)
         due = self.next_timer
         return due if due < until else until

@@ -74,7 +74,7 @@ class RemoteScheduler(VllmScheduler):
             if not queue.loaded:
                 match = self._match(request)
                 start = match.blocks * size
-                fetched = self._fetchable(request, start)
+                fetched = self.fetchable(request, start)
                 if fetched:
                     if not self._fits_load(request, match):
                         break
@@ -106,7 +106,7 @@ class RemoteScheduler(VllmScheduler):
 
     # -- a load begins ----------------------------------------------------------------------------------
 
-    def _fetchable(self, request: LiveRequest, start: int) -> int:
+    def fetchable(self, request: LiveRequest, start: int) -> int:
         """Tokens worth fetching: all known ones at most, and more than none that must be computed anyway."""
         tokens = min(self.source.lookup(request, start), request.num_tokens - start)
         return tokens if tokens > 0 and start < request.num_tokens - 1 else 0

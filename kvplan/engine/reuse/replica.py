@@ -81,15 +81,16 @@ class ReuseReplica(Replica):
             if self._gave_up:
                 continue
             due = pins.next_expiry()
-            idle = not scheduler.has_requests and not self._in_flight
+            idle = not scheduler.has_requests and not self.in_flight
             if due <= self.clock or (idle and due < until < _NEVER):
                 pins.expire(due)
                 scheduler.version += 1
             elif idle or self.clock >= until:
                 return
 
-    def _planned(self, plan: StepPlan, clock: float, until: float) -> float:
-        until = super()._planned(plan, clock, until)
+    def planned(self, plan: StepPlan, clock: float, until: float) -> float:
+        """As the base class; pins that end bound ``until``."""
+        until = super().planned(plan, clock, until)
         if not self._pinning:
             return until
         pins = self.scheduler.pins

@@ -55,10 +55,16 @@ def _tiers(replica: TieredReplica) -> list[Metric]:
         Metric("loads", scheduler.loads, "1", "admissions that waited for KV from a tier"),
         Metric("load_s", replica.load_s, "s", "time requests waited for their loads, all together"),
         Metric(
+            "cached_tokens",
+            replica.cached_tokens,
+            "tokens",
+            "of first admissions that were not computed: hits on the device and in the tiers",
+        ),
+        Metric(
             "cached_token_share",
             replica.cached_tokens / known if known else 0.0,
             "1",
-            "tokens of first admissions that were not computed: hits on the device and in the tiers",
+            "the same, of the tokens of first admissions",
         ),
     ]
     return found
@@ -71,34 +77,34 @@ def _cascade(replica: TieredReplica) -> list[Metric]:
     writes = replica.stack.puts[0]
     evicted = pool.evicted
     return [
-        Metric("device_evicted_blocks", evicted, "blocks", "step 1: prefix cache evicted on the device"),
-        Metric("device_evicted_bytes", evicted * device, "bytes", "step 1: bytes on the device"),
+        Metric("device_evicted_blocks", evicted, "blocks", "prefix cache evicted on the device"),
+        Metric("device_evicted_bytes", evicted * device, "bytes", "the same, as they lay on the device"),
         Metric(
             "cache_written_s",
             writes.busy_s - counts.out_s,
             "s",
-            "step 1: time the link to the host wrote prefix cache",
+            "time of copying evicted prefix cache to the host",
         ),
-        Metric("swap_out_count", counts.out, "1", "step 2: preempted requests whose KV went to the host"),
-        Metric("swap_out_bytes", counts.out_blocks * size, "bytes", "step 2: bytes copied out"),
-        Metric("swap_out_s", counts.out_s, "s", "step 2: time of copying out"),
+        Metric("swap_out_count", counts.out, "1", "preempted requests whose KV went to the host"),
+        Metric("swap_out_bytes", counts.out_blocks * size, "bytes", "bytes copied out"),
+        Metric("swap_out_s", counts.out_s, "s", "time of copying out"),
         Metric("swap_in_count", counts.back, "1", "swapped requests whose KV came back"),
         Metric("swap_in_bytes", counts.back_blocks * size, "bytes", "bytes copied back"),
         Metric("swap_in_s", counts.back_s, "s", "time of copying back"),
         Metric("swap_unused", counts.unused, "1", "swapped requests that found all their KV on the device"),
-        Metric("recompute_count", counts.dropped, "1", "step 3: preempted requests whose KV was dropped"),
+        Metric("recompute_count", counts.dropped, "1", "preempted requests whose KV was dropped"),
         Metric(
             "recompute_bytes",
             counts.dropped_tokens * device // replica.config.block_size,
             "bytes",
-            "step 3: KV dropped, published blocks included",
+            "KV dropped, published blocks included",
         ),
-        Metric("recompute_tokens", counts.dropped_tokens, "tokens", "step 3: tokens of KV dropped"),
+        Metric("recompute_tokens", counts.dropped_tokens, "tokens", "the same, in tokens"),
         Metric(
             "recompute_s",
             counts.dropped_s,
             "s",
-            "step 3: predicted time of computing all of it again; hits make it less",
+            "predicted time of computing all of it again; hits make it less",
         ),
         Metric("host_full", counts.host_full, "1", "swaps that became recomputation: no room in the host"),
     ]

@@ -113,10 +113,11 @@ class TieredReplica(RemoteReplica):
         self.tiered.now = clock
         return clock, device_free, until
 
-    def _planned(self, plan: StepPlan, clock: float, until: float) -> float:
+    def planned(self, plan: StepPlan, clock: float, until: float) -> float:
+        """As the base class; what the step evicted or swapped out is sent."""
         self.tiered.now = clock
         self.send_swapped(clock)
-        until = super()._planned(plan, clock, until)
+        until = super().planned(plan, clock, until)
         # Steps that only decode are run through in bulk, so what they evict joins the next transfer.
         if plan.batch.prefill_chunks or plan.preempted:
             self.stack.flush(clock)
@@ -124,9 +125,10 @@ class TieredReplica(RemoteReplica):
             self.cached_tokens += request.cached_tokens
         return until
 
-    def _deliver(self, plan: StepPlan, clock: float) -> None:
+    def deliver(self, plan: StepPlan, clock: float) -> None:
+        """As the base class; what requests that end leave behind is sent."""
         self.tiered.now = clock
-        super()._deliver(plan, clock)
+        super().deliver(plan, clock)
         if plan.finish:
             self.stack.flush(clock)
 

@@ -99,7 +99,7 @@ def _matmul_fp8(shape: tuple[int, int, int], device: str) -> list[Callable[[], o
     )
     weights = [weight.clone() for _ in range(6 if tokens <= 512 and weight.nbytes < 1 << 28 else 1)]
     return [
-        lambda w=w: torch._scaled_mm(x, w.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
+        lambda w=w: torch._scaled_mm(x, w.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16)  # noqa: SLF001 - its name
         for w in weights
     ]
 

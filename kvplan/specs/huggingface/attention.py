@@ -74,7 +74,9 @@ def query_heads(config: Config, layer: int = 0) -> int:
         return _whole(config, "num_attention_heads_per_layer", listed[layer])
     value = config.get("num_attention_heads")
     if isinstance(value, list):
-        return _whole(config, "num_attention_heads", value[layer % len(value)] if value else None)
+        own = config.per_layer("num_attention_heads", max(config.count("num_hidden_layers"), 1))
+        assert own is not None
+        return _whole(config, "num_attention_heads", own[layer % len(own)])
     return config.count("num_attention_heads")
 
 

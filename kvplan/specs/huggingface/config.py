@@ -203,7 +203,8 @@ class Config:
         if value is None:
             return None
         if len(value) < layers:
-            raise self.error(f"{len(value)} entries contradict the {layers} layers of num_hidden_layers", key)
+            listed = "1 entry contradicts" if len(value) == 1 else f"{len(value)} entries contradict"
+            raise self.error(f"{listed} the {layers} layers of num_hidden_layers", key)
         return value[:layers]
 
 

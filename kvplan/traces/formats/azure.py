@@ -73,4 +73,5 @@ FORMAT = TraceFormat(
     read=read,
     keys=frozenset({"timestamp", "contexttokens", "generatedtokens", "numimages"}),
     from_first=True,
+    example="TIMESTAMP,ContextTokens,GeneratedTokens\n2024-05-10 00:00:00.009930,1000,20",
 )

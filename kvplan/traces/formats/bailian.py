@@ -83,4 +83,8 @@ FORMAT = TraceFormat(
     keys=frozenset({"chat_id", "parent_chat_id", "timestamp", "input_length", "output_length", "hash_ids"}),
     has_ids=True,
     block_size=BLOCK_SIZE,
+    example=(
+        '{"chat_id": 1, "parent_chat_id": -1, "timestamp": 1.5, "input_length": 20, "output_length": 9, '
+        '"hash_ids": [7, 8]}'
+    ),
 )

@@ -69,6 +69,7 @@ class TraceFormat:
         merges: the file's order is not by time (one session after another); sort before use.
         from_first: times are absolute (dates); the first arrival becomes 0.
         block_size: tokens per block id, unless overridden or said by the file.
+        example: the smallest file a user would write, for formats that are written by hand.
     """
 
     name: str
@@ -80,6 +81,7 @@ class TraceFormat:
     merges: bool = False
     from_first: bool = False
     block_size: int | None = None
+    example: str = ""
 
 
 @dataclass(slots=True)

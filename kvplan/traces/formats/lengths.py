@@ -119,4 +119,5 @@ FORMAT = TraceFormat(
     sniff=sniff,
     read=read,
     keys=frozenset({"arrival_s", "prompt_tokens", "output_tokens"}),
+    example="arrival_s,prompt_tokens,output_tokens,priority,session\n1.5,1000,20,0,a",
 )

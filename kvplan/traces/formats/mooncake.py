@@ -104,4 +104,5 @@ FORMAT = TraceFormat(
     keys=frozenset({"timestamp", "input_length", "output_length", "hash_ids"}),
     has_ids=True,
     block_size=BLOCK_SIZE,
+    example='{"timestamp": 1500, "input_length": 1000, "output_length": 20, "hash_ids": [7, 8]}',
 )

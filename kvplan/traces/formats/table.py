@@ -46,9 +46,18 @@ class Table:
                 where=f"{source.name}:{first[0]}",
                 hint=f"the columns are {', '.join(header[:12])}",
             )
+        plain = [name.removeprefix("?") for name in columns]
+        repeated = [name for name in dict.fromkeys(header) if name in plain and header.count(name) > 1]
+        if repeated:
+            raise DataError(
+                f"{len(repeated)} columns are there more than once: {', '.join(map(repr, repeated[:3]))}"
+                if len(repeated) > 1
+                else f"the column {repeated[0]!r} is there {header.count(repeated[0])} times",
+                where=f"{source.name}:{first[0]}",
+                hint="keep the one that is meant, or rename the others",
+            )
         self.columns = header
         self._width = len(header)
-        plain = [name.removeprefix("?") for name in columns]
         self._wanted = [header.index(name) if name in header else -1 for name in plain]
 
     def __iter__(self) -> Iterator[tuple[int, list[str]]]:

@@ -84,4 +84,5 @@ FORMAT = TraceFormat(
     read=read,
     keys=frozenset({"id", "arrival", "prompt_token_ids", "output_length", "output_token_ids", "priority"}),
     has_ids=True,
+    example='{"id": "a", "arrival": 1.5, "prompt_token_ids": [5, 6, 7], "output_length": 20}',
 )

@@ -11,9 +11,9 @@ from kvplan.engine.plan import StepPlan
 class AuditedHolding(HoldingReplica):
     """Free and held blocks are all blocks, requests hold what they need, and regions do not overlap."""
 
-    def _deliver(self, plan: StepPlan, clock: float) -> None:
+    def deliver(self, plan: StepPlan, clock: float) -> None:
         self.audit()
-        super()._deliver(plan, clock)
+        super().deliver(plan, clock)
         self.audit()
 
     def audit(self) -> None:

@@ -158,10 +158,10 @@ class Watched(TieredReplica):
 
     computed: dict[str, int]
 
-    def _planned(self, plan: StepPlan, clock: float, until: float) -> float:
+    def planned(self, plan: StepPlan, clock: float, until: float) -> float:
         for request, tokens in plan.scheduled:
             self.computed[request.request.id] = self.computed.get(request.request.id, 0) + tokens
-        return super()._planned(plan, clock, until)
+        return super().planned(plan, clock, until)
 
 
 @laws
