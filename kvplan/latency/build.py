@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kvplan.engine.protocols import LatencyModel
 from kvplan.errors import SpecError, UnknownName
 from kvplan.latency.assumption import Assumption
+from kvplan.latency.client import KEY as CLIENT
 from kvplan.latency.client import NO_OVERHEAD, ClientOverhead, client_overhead
 from kvplan.latency.linear import LinearLatency
 from kvplan.latency.normals import Draw
@@ -215,7 +216,7 @@ def _profile(parameters: Mapping[str, Any], target: Target | None) -> Clock:
 
 def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     """The clock a serving run was fitted with; what else the scenario gives overrides the file."""
-    from kvplan.latency.fitted import check_gpu, held_out_errors, read_fit
+    from kvplan.latency.fitted import check_gpu, client_range, held_out_errors, read_fit
 
     assert target is not None
     given = dict(parameters)
@@ -228,6 +229,10 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
         kv_format=target.kv_format, weights_format=target.weights_format, block_size=target.block_size,
         serving=target.serving, expert_parallel=target.expert_parallel,
     )  # fmt: skip
+    client, between = base.client, client_range(document, str(name))
+    if between is not None and CLIENT not in given:
+        low, high = between
+        client = replace(client, low_s=min(low, client.seconds), high_s=max(high, client.seconds))
     assert base.bands is not None
     # One run cannot show that a clock is better elsewhere: its errors widen the bands, never narrow them.
     bands = {
@@ -252,6 +257,7 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
             f"that was held out TPOT was off by up to {errors['tpot']:.0%} and TTFT by {errors['ttft']:.0%}."
         ),
         bands=bands,
+        client=client,
         source=f"{base.source}, widened where the held-out half of the run in {name} was further off",
         assumptions=assumptions,
         warnings=tuple(warnings),

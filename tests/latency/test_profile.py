@@ -183,3 +183,42 @@ def test_tables_refuse_to_fall_and_grow_past_their_end():
     assert log.at(2, 2) == 4.0
     assert log.at(8, 2) == pytest.approx(16.0)
     assert log.at(2**0.5, 1) == pytest.approx(1.5)
+
+
+def prefill(new, before=0):
+    return StepBatch(new, 0, 0, 0, [(before, new)], 1)
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-30b-a3b"])
+def test_factors_stretch_reading_and_computing_each_by_itself(clock_of, model):
+    plain, slow_memory, slow_compute, both = (
+        clock_of("profile", model, step_s=0.0, request_s=0.0, **factors).model
+        for factors in ({}, {"memory_factor": 1.5}, {"compute_factor": 1.5},
+                        {"memory_factor": 1.5, "compute_factor": 1.5})
+    )  # fmt: skip
+    one, long = decode(1, 30_000), prefill(8_000)
+    assert slow_memory.step_seconds(one) == pytest.approx(1.5 * plain.step_seconds(one), rel=0.01)
+    assert slow_compute.step_seconds(one) == pytest.approx(plain.step_seconds(one), rel=0.01)
+    assert slow_compute.step_seconds(long) > 1.35 * plain.step_seconds(long)
+    assert both.step_seconds(long) == pytest.approx(1.5 * plain.step_seconds(long), rel=0.02)
+    for batch in (one, decode(64, 2_000), long, prefill(100, 10_000)):
+        parts = sorted(m.step_seconds(batch) for m in (plain, slow_memory, slow_compute, both))
+        assert parts[0] == plain.step_seconds(batch)
+        assert parts[-1] == both.step_seconds(batch)
+    assert clock_of("profile", model, memory_factor=1.0).model.step_seconds(one) == clock_of(
+        "profile", model
+    ).model.step_seconds(one)
+
+
+def test_factors_are_named_stay_in_members_and_are_refused_where_they_are_none(clock_of):
+    clock = clock_of("profile", memory_factor=1.3)
+    assert {"latency.memory_factor"} == {a.name for a in clock.assumptions if a.name.endswith("_factor")}
+    batch, plain = decode(16, 4000), clock_of("profile")
+    ratios = [
+        clock.perturbed(seed).step_seconds(batch) / plain.perturbed(seed).step_seconds(batch)
+        for seed in range(5)
+    ]
+    assert min(ratios) > 1.1
+    for value in (0.0, -1.0, 0.05, 11.0, math.nan, True, "1.2"):
+        with pytest.raises(SpecError, match="compute_factor must be a number"):
+            clock_of("profile", compute_factor=value)
