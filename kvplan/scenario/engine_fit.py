@@ -185,10 +185,11 @@ class _Fitting:
     def fit(self) -> EngineFit:
         reasons, notes = limits_of(self.log.rows, self.flight, [c.name for c in self.constants])
         halves = [list(range(first, len(self.log.rows), 2)) for first in (0, 1)]
-        free = [c for c in self.constants if c.name not in reasons]
+        free = [c for c in self.constants if c.name not in reasons or c.name == "request_s"]
         end = self._search(free, halves[0], self.start)
         values = end.values
-        reasons |= {name: self._unsure_why(name, end.deviations[name]) for name in self._unsure(free, end)}
+        for name in self._unsure(free, end):
+            reasons.setdefault(name, self._unsure_why(name, end.deviations[name]))
         after = self._errors(values, halves[1])
         return EngineFit(
             self.kind,
