@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kvplan.errors import SpecError
@@ -85,6 +86,9 @@ class KernelSet:
             rates = self.measured.stand_in(form, rates)
         elif rates is not None:
             self._stood_in[form.name] = Assumption("latency.matmul", form.name, STOOD_IN)
+        if rates is not None and form.name == "fp32":
+            # Tensor cores multiply 32-bit numbers (as tf32) at half the 16-bit rate at best.
+            rates = replace(rates, flops=rates.flops / 2.0)
         if rates is None:
             raise self._missing(f"matrix multiplication with {form.name} weights")
         return rates

@@ -239,7 +239,9 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
     if ring is not None:
         assumed += ring.assumptions()
     assumed += [Assumption("latency.not_timed", note, "the model's shape") for note in work.notes]
-    wider = (WIDER if tables.outside or work.experts else 1.0) * (EAGER_WIDER if host.eager else 1.0)
+    wider = (WIDER if tables.outside or work.experts or work.state_layers else 1.0) * (
+        EAGER_WIDER if host.eager else 1.0
+    )
     bands = {
         key: (max(low * wider, -0.9), high * wider)
         for key, (low, high) in (("ttft", TTFT_BAND), ("tpot", TPOT_BAND), ("e2e", E2E_BAND))
