@@ -29,9 +29,13 @@ OVERHEAD_SPREAD = math.log(1.6) / 1.645
 TPOT_BAND = (-0.15, 0.15)
 TTFT_BAND = (-0.25, 0.25)
 E2E_BAND = (-0.15, 0.15)
+"""Stated bands where kernels are known as well as those of the bundled profiles; never narrower than what
+held-out kernels of the profile at hand say."""
 WIDER = 2.0
 """Bands of a model whose shapes leave the measured range are this much wider."""
 
+AVERAGED = 0.8
+"""Of the error of its worst kernel, a step that adds up several of them has this share (assumed)."""
 MEMORY, COMPUTE = "memory_factor", "compute_factor"
 """Parameters of a profile, both 1 unless a serving run says otherwise: how many times as long as measured an
 engine takes to read weights and cache (a token alone, decode attention), and for what further tokens add."""
@@ -242,8 +246,12 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
     wider = (WIDER if tables.outside or work.experts or work.state_layers else 1.0) * (
         EAGER_WIDER if host.eager else 1.0
     )
+    errors = {
+        key: round(AVERAGED * max(tables.errors.get(part, 0.0) for part in ("linear", attention)), 3)
+        for key, attention in (("ttft", "prefill"), ("tpot", "decode"), ("e2e", "decode"))
+    }
     bands = {
-        key: (max(low * wider, -0.9), high * wider)
+        key: (max(min(low * wider, -errors[key]), -0.9), max(high * wider, errors[key]))
         for key, (low, high) in (("ttft", TTFT_BAND), ("tpot", TPOT_BAND), ("e2e", E2E_BAND))
     }
     return Clock(

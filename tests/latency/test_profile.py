@@ -222,3 +222,38 @@ def test_factors_are_named_stay_in_members_and_are_refused_where_they_are_none(c
     for value in (0.0, -1.0, 0.05, 11.0, math.nan, True, "1.2"):
         with pytest.raises(SpecError, match="compute_factor must be a number"):
             clock_of("profile", compute_factor=value)
+
+
+def held_out(document, op, p90, tested=500):
+    for kernel in document["kernels"]:
+        if kernel["op"] == op:
+            kernel["held_out"] = None if p90 is None else {**kernel["held_out"], "p90": p90, "tested": tested}
+
+
+@pytest.mark.parametrize(
+    ("op", "p90", "tested", "tpot", "ttft"),
+    [
+        ("gemm", 0.05, 500, 0.15, 0.25),
+        ("gemm", 0.405, 500, 0.324, 0.324),
+        ("generation_attention", 0.4, 500, 0.32, 0.25),
+        ("context_attention", 0.5, 500, None, 0.4),
+        # What nobody tested, or on a handful of shapes, is as uncertain as its band.
+        ("gemm", None, 0, None, None), ("gemm", 0.01, 3, None, None),
+    ],
+)  # fmt: skip
+def test_a_clock_claims_no_more_than_its_kernels_held_out(
+    clock_of, tmp_path, document, op, p90, tested, tpot, ttft
+):
+    copied = json.loads(json.dumps(document))
+    for other in ("gemm", "generation_attention", "context_attention"):
+        held_out(copied, other, 0.1)
+    held_out(copied, op, p90, tested)
+    clock = clock_of("profile", gpu="a100-80g", name=str(saved(tmp_path, copied)))
+    band = math.expm1(1.645 * clock.model.tables.spread["linear"])
+    assert clock.bands["tpot"][1] == pytest.approx(
+        tpot if tpot is not None else 0.15 if op != "gemm" else 0.8 * band, abs=2e-3
+    )
+    assert clock.bands["ttft"][1] == pytest.approx(
+        ttft if ttft is not None else max(0.25, 0.8 * band), abs=2e-3
+    )
+    assert clock.bands["e2e"] == clock.bands["tpot"]
