@@ -31,10 +31,15 @@ Reach = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class LayerPages:
-    """What one layer asks of the pool: a store (per token) or ``state_bytes`` (per sequence), never both."""
+    """What one layer asks of the pool: a store (per token) or ``state_bytes`` (per sequence), never both.
+
+    ``checkpoint``: its kernel writes the state at a block's end in the middle of a prefill, into a block of
+    its own.
+    """
 
     store: Store | None = None
     state_bytes: int = 0
+    checkpoint: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,11 @@ class _Ask:
     shared: int
     retention: Retention
     in_flight: int
-    state_blocks: int
+    mamba_mode: MambaMode
+
+    def states(self, checkpoint: bool) -> int:
+        """Blocks of one layer's state: the last one kept and the open one, and a checkpoint's."""
+        return 2 + checkpoint if self.mamba_mode == "align" else 1
 
     def need(self, store: Store, block_tokens: int) -> int:
         """Blocks of one layer of ``store``."""
@@ -108,9 +117,10 @@ class _Kind:
     reach: Reach
 
     @property
-    def slots(self) -> tuple[int, Reach, int]:
+    def slots(self) -> tuple[int, Reach, int, int]:
         """Equal for kinds that always need the same number of blocks: they may share a block table."""
-        return self.tokens, self.reach, self.page if self.store is None else 0
+        page, need = (self.page, self.need) if self.store is None else (0, 0)
+        return self.tokens, self.reach, page, need
 
 
 def vllm_layout(
@@ -133,7 +143,7 @@ def vllm_layout(
         cp: ranks the context is divided over; windows and states are copied.
         own: places in ``layers`` of what this GPU holds; default all of it.
     """
-    ask = _Ask(tokens, -(-tokens // cp), retention, in_flight, 2 if mamba_mode == "align" else 1)
+    ask = _Ask(tokens, -(-tokens // cp), retention, in_flight, mamba_mode)
     own = range(len(layers)) if own is None else own
     stores = [item.store for item in layers if item.store is not None]
     states = [item.state_bytes for item in layers if item.state_bytes]
@@ -167,20 +177,20 @@ def _grown_block(stores: Sequence[Store], state: int, block_size: int, latent: b
 
 def _kinds(layers: Sequence[LayerPages], ask: _Ask, block_size: int, state_page: int) -> list[_Kind]:
     alike: dict[Store, list[int]] = {}
-    by_state: dict[int, list[int]] = {}
+    by_state: dict[tuple[int, bool], list[int]] = {}
     for index, item in enumerate(layers):
         if item.store is not None:
             alike.setdefault(item.store, []).append(index)
         elif item.state_bytes:
-            by_state.setdefault(item.state_bytes, []).append(index)
+            by_state.setdefault((item.state_bytes, item.checkpoint), []).append(index)
     kinds = []
     for store, members in alike.items():
         size = store.block_tokens(block_size)
         page, need, reach = store.page_bytes(size), ask.need(store, block_size), (store.reach, store.limit)
         kinds.append(_Kind(store.name, tuple(members), page, size, need, store, reach))
-    for state, members in by_state.items():
-        page = max(state, state_page)
-        kinds.append(_Kind("state", tuple(members), page, 0, ask.state_blocks, None, ("state", 0)))
+    for (state, checkpoint), members in by_state.items():
+        page, need = max(state, state_page), ask.states(checkpoint)
+        kinds.append(_Kind("state", tuple(members), page, 0, need, None, ("state", 0)))
     return kinds
 
 
@@ -200,7 +210,7 @@ def _side_by_side(kinds: Sequence[_Kind], own: range) -> PageGroup:
 
 def _packed(kinds: Sequence[_Kind], own: range) -> tuple[PageGroup, ...]:
     """Groups of different widths, as many of one kind of slots as ``packing.deal`` finds."""
-    buckets: dict[tuple[int, Reach, int], list[_Kind]] = {}
+    buckets: dict[tuple[int, Reach, int, int], list[_Kind]] = {}
     for kind in kinds:
         buckets.setdefault(kind.slots, []).append(kind)
     widths = [[(kind.page, len(kind.members)) for kind in bucket] for bucket in buckets.values()]

@@ -18,7 +18,7 @@ from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.retention import Retention
 from kvplan.sizing.serving import Serving
 from kvplan.sizing.sharding import rank_store
-from kvplan.sizing.state import state_bytes
+from kvplan.sizing.state import exports_checkpoints, state_bytes
 from kvplan.specs.schema import Block, CompressedAttention, LatentAttention, ModelSpec
 
 SGLANG_WINDOW_RATIO = Fraction(4, 5)
@@ -32,6 +32,9 @@ HYBRID_GROUPS = (0, 10, 0)
 
 STATE_PREFIX_CACHING = (0, 20, 0)
 """vLLM from here on caches prefixes of recurrent layers: a request holds its last state and an open one."""
+
+STATE_CHECKPOINTS = (0, 33, 0)
+"""vLLM from here on may write a third one on the way through a prefill."""
 
 LATENT_BLOCK = 64
 """Block size vLLM's MLA kernels ask for."""
@@ -127,7 +130,11 @@ def rank_pool(
         for store in layer_stores(block, keeping, encoder_tokens):
             pages.append(LayerPages(store=rank_store(store, parallel)))
         if block.state is not None:
-            pages.append(LayerPages(state_bytes=state_bytes(block.state, keeping, parallel.attention_tp)))
+            size = state_bytes(block.state, keeping, parallel.attention_tp)
+            checkpoint = serving.version >= STATE_CHECKPOINTS and exports_checkpoints(
+                block.state, serving.capability
+            )
+            pages.append(LayerPages(state_bytes=size, checkpoint=checkpoint))
     starts.append(len(pages))
     stop = len(starts) - 1 if layers.stop == len(blocks) else layers.stop
     if serving.kind == "vllm" and serving.version < HYBRID_GROUPS:

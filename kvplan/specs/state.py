@@ -69,6 +69,8 @@ class KimiDeltaState(_State):
     heads: Count
     head_dim: Count
     conv_kernel: Count
+    bounded_gate: bool = False
+    """Whether the gate has a lower bound, which vLLM's faster prefill kernel needs."""
 
     @property
     def conv_channels(self) -> int:

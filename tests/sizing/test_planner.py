@@ -265,3 +265,23 @@ def test_context_ranks_divide_index_keys_too() -> None:
     layers = [entry("latent", 656), entry("indexer keys", 132)] * 4
     (group,) = vllm_layout(layers, 4096, retention=VLLM, in_flight=512, block_size=64, cp=4).groups
     assert (group.blocks_per_request, group.block_bytes) == (16, 4 * 64 * 788)
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "version", "states"),
+    [
+        ("nemotron-h-56b", "a100-80g", "0.33", 3),
+        ("nemotron-h-56b", "h100-sxm", "0.32", 2),
+        ("qwen3.5-27b", "h100-sxm", "0.33", 3),
+        ("qwen3.5-27b", "h100-sxm", "0.24", 2),
+        ("qwen3.5-27b", "a100-80g", "0.33", 2),
+        ("jamba-v0.1", "h100-sxm", "0.33", 2),
+    ],
+)
+def test_kernels_that_write_states_on_the_way_take_a_block_for_it(
+    model: str, gpu: str, version: str, states: int
+) -> None:
+    """``num_prefill_checkpoint_blocks`` of vLLM 0.33: Mamba-2 everywhere, delta nets from Hopper on."""
+    options = {"parallel": Parallel(tp=8), "max_model_len": 8192, "version": version}
+    layout = fit_model(load_model(model), load_gpu(gpu), **options).binding.pool.layout(8192)  # type: ignore[arg-type]
+    assert {group.blocks_per_request for group in layout.groups if group.name == "state"} == {states}
