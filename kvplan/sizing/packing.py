@@ -18,8 +18,8 @@ def deal(buckets: Sequence[Bucket], small: Sequence[bool], recurrent: Sequence[b
     """Groups of each bucket.
 
     Args:
-        small: buckets of state or windows; a window counts only where no pattern repeats.
-        recurrent: buckets of state.
+        small: buckets of windows, which are cut only where no pattern repeats.
+        recurrent: buckets of state or of rings.
     """
     repeats = _repeats(buckets)
     numbers = [-(-_most(bucket) // repeats) if repeats and _is_pattern(bucket) else 1 for bucket in buckets]

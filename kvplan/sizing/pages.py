@@ -168,7 +168,8 @@ def _grown_block(stores: Sequence[Store], state: int, block_size: int, latent: b
 
     Index keys and cross attention do not count.
     """
-    attention = [item for item in stores if item.reach != "encoder" and item.name != "indexer keys"]
+    apart = ("encoder", "remainder")
+    attention = [item for item in stores if item.reach not in apart and item.name != "indexer keys"]
     per_token = max(store.page_bytes(block_size) for store in attention or stores) // block_size
     alignment = max(block_size, 128) if latent else block_size
     grown = max(block_size, alignment * -(-state // (alignment * per_token)))
@@ -214,8 +215,8 @@ def _packed(kinds: Sequence[_Kind], own: range) -> tuple[PageGroup, ...]:
     for kind in kinds:
         buckets.setdefault(kind.slots, []).append(kind)
     widths = [[(kind.page, len(kind.members)) for kind in bucket] for bucket in buckets.values()]
-    small = [bucket[0].reach[0] in ("state", "window") for bucket in buckets.values()]
-    recurrent = [bucket[0].reach[0] == "state" for bucket in buckets.values()]
+    small = [bucket[0].reach[0] == "window" for bucket in buckets.values()]
+    recurrent = [bucket[0].reach[0] in ("state", "remainder") for bucket in buckets.values()]
     groups = []
     for bucket, number in zip(buckets.values(), deal(widths, small, recurrent), strict=True):
         for index in range(number):

@@ -90,7 +90,7 @@ class RankPool:
         total = Fraction(0)
         windows = Fraction(0)
         for page in self.pages:
-            if page.store is None:
+            if page.store is None or page.store.reach == "remainder":
                 continue
             if page.store.reach in ("window", "chunk"):
                 windows += page.store.bytes_per_token()

@@ -27,9 +27,13 @@ BF16 = kv_format("bf16")
 
 @dataclass(frozen=True)
 class Asked:
-    """What one named layer publishes: a page of so many bytes for so many tokens, and which tokens it keeps."""
+    """What one named layer publishes: a page of so many bytes for so many tokens, and which tokens it keeps.
+
+    Layers of different ``shape`` never share a group of equal pages.
+    """
 
     kind: str
+    shape: int
     page: int
     block: int
     reach: tuple[str, int]
@@ -77,13 +81,15 @@ def publish(layers: Sequence[LayerPages], block: int) -> dict[str, Asked]:
     specs = {}
     for number, layer in enumerate(layers):
         if layer.store is None:
-            specs[str(number)] = Asked("state", max(block * token, layer.state_bytes), 0, ("state", 0))
+            specs[str(number)] = Asked(
+                "state", layer.state_bytes, max(block * token, layer.state_bytes), 0, ("state", 0)
+            )
             continue
         store = layer.store
         kind = "index" if store.name == "indexer keys" else "latent" if store.name == "latent" else "heads"
         size = store.page_tokens or block
         page = ceil(one_token(store) * size / store.page_alignment) * store.page_alignment
-        specs[str(number)] = Asked(kind, page, size, (store.reach, store.limit))
+        specs[str(number)] = Asked(kind, one_token(store), page, size, (store.reach, store.limit))
     return specs
 
 
@@ -112,10 +118,9 @@ def equal_pages(specs: dict[str, Asked]) -> dict[str, Asked]:
 
 
 def equal_numbers(specs: dict[str, Asked]) -> list[list[str]]:
-    buckets: dict[tuple[str, Asked], list[str]] = {}
-    shapes = {name: (spec.kind, spec) for name, spec in specs.items()}
-    for name, key in shapes.items():
-        buckets.setdefault(key, []).append(name)
+    buckets: dict[Asked, list[str]] = {}
+    for name, spec in specs.items():
+        buckets.setdefault(spec, []).append(name)
     least, most = min(map(len, buckets.values())), max(map(len, buckets.values()))
     size = most if most < 1.5 * least else least
     return [

@@ -28,9 +28,10 @@ HARMLESS = (
 
 LEFT_ALONE = frozenset(
     {
-        "chunk_size", "hc_sinkhorn_iters", "linear_a_log_max", "linear_allow_neg_eigval", "linear_dt_max",
-        "linear_dt_min", "num_hash_layers", "relative_attention_max_distance",
-        "relative_attention_num_buckets", "use_attention_gate", "use_bidirectional_attention",
+        "chunk_size", "hc_sinkhorn_iters", "index_kpool_always_select_tail", "indexer_budget",
+        "linear_a_log_max", "linear_allow_neg_eigval", "linear_dt_max", "linear_dt_min", "num_hash_layers",
+        "relative_attention_max_distance", "relative_attention_num_buckets", "use_attention_gate",
+        "use_bidirectional_attention",
     }
 )  # fmt: skip
 """Fields of known architectures that are read by their engines and change no cache."""
