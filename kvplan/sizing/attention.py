@@ -26,6 +26,7 @@ from kvplan.specs.attention import (
 )
 from kvplan.specs.formats import KvFormat, check_fits, kv_format
 from kvplan.specs.model import Block, ModelSpec
+from kvplan.specs.state import ShortConvState
 
 Engine = Literal["ideal", "transformers", "vllm", "sglang"]
 
@@ -64,7 +65,21 @@ def layer_stores(block: Block, keeping: Keeping, encoder_tokens: int = 0) -> tup
         stores += attention_stores(block.attention, keeping)
     if block.cross is not None:
         stores += _cross(block.cross, keeping, encoder_tokens)
+    if isinstance(block.state, ShortConvState) and is_paged(block.state, keeping):
+        stores += _convolution_inputs(block.state, keeping)
     return stores
+
+
+def is_paged(state: ShortConvState, keeping: Keeping) -> bool:
+    """Whether an engine keeps the inputs of a convolution in pages instead of a state."""
+    return keeping.engine == "vllm" and state.paged_heads is not None
+
+
+def _convolution_inputs(state: ShortConvState, keeping: Keeping) -> tuple[Store, ...]:
+    heads, kernel = state.paged_heads or 1, state.conv_kernel
+    width = 1 << (-(-state.channels // heads) - 1).bit_length()
+    content = Heads(heads, width, 0, kv_format(keeping.dtype))
+    return (Store("convolution inputs", content, "window", kernel, page_tokens=kernel),)
 
 
 def attention_stores(attention: SelfAttention, keeping: Keeping) -> tuple[Store, ...]:
@@ -114,6 +129,8 @@ def _latent(attention: LatentAttention, keeping: Keeping) -> tuple[Store, ...]:
     latent, rope = attention.kv_lora_rank, attention.rope_head_dim
     if keeping.engine == "vllm" and form.packed == "fp8_ds_mla":
         rope = rope or PACKED_ROPE
+    elif keeping.engine == "vllm" and attention.row_dim is not None:
+        latent = attention.row_dim - rope
     formula = form.latent_formula(latent, rope)
     if form.k.residual or form.k.granularity == "channel":
         return (Store("latent", Heads(1, latent + rope, 0, form), reach, limit, split_heads=False), *extra)

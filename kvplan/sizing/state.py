@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kvplan.sizing.attention import DTYPE_BYTES, Keeping
+from kvplan.sizing.attention import DTYPE_BYTES, Keeping, is_paged
 from kvplan.specs.state import (
     ConvolvedAttentionState,
     GatedDeltaNetState,
@@ -183,6 +183,8 @@ def _rglru(state: RecurrentState, keeping: Keeping, tp: int) -> tuple[StatePart,
 
 
 def _short_conv(state: ShortConvState, keeping: Keeping, tp: int) -> tuple[StatePart, ...]:
+    if is_paged(state, keeping):
+        return ()  # in pages, as a store
     part = _convolution(state.channels // tp, state.conv_kernel, keeping)
     if state.recurrent_dtype is None:
         return (part,)

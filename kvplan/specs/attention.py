@@ -101,6 +101,8 @@ class LatentAttention(Frozen):
     indexer: Indexer | None = None
     shared: bool = False
     """Attends over the latents of an earlier layer and stores none itself, index keys apart."""
+    row_dim: Count | None = None
+    """Elements of a row where vLLM keeps wider ones than the latent needs (those of its windowed layers)."""
     expanded_in: tuple[Literal["vllm", "sglang", "transformers"], ...] = ()
     """Engines without a latent cache for this architecture: they keep every head's expanded K and V."""
 

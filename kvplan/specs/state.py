@@ -115,11 +115,16 @@ class RecurrentState(_State):
 
 
 class ShortConvState(_State):
-    """A gated short convolution (LFM): the last ``conv_kernel`` inputs of ``channels`` channels."""
+    """A gated short convolution (LFM): the last ``conv_kernel`` inputs of ``channels`` channels.
+
+    ``paged_heads``: vLLM keeps the inputs in pages of ``conv_kernel`` tokens like a window's, dealt to so
+    many heads whose rows are as wide as the next power of two (Inkling).
+    """
 
     kind: Literal["short_conv"] = "short_conv"
     channels: Count
     conv_kernel: Count
+    paged_heads: Count | None = None
 
 
 class ConvolvedAttentionState(_State):

@@ -119,3 +119,53 @@ def test_a_source_that_is_no_earlier_owner_is_refused(sources: list[object]) -> 
     with pytest.raises(SpecError, match="the layer whose cache it reads") as refused:
         model(LARGE, kv_source_layers=sources)
     assert "kv_source_layers" in str(refused.value.where)
+
+
+INKLING: dict[str, Any] = {
+    "model_type": "inkling_text", "hidden_size": 6144, "num_hidden_layers": 12, "num_attention_heads": 64,
+    "num_key_value_heads": 8, "head_dim": 128, "swa_num_attention_heads": 64,
+    "swa_num_key_value_heads": 16, "swa_head_dim": 128, "sliding_window_size": 512,
+    "local_layer_ids": [0, 1, 2, 3, 4, 6, 7, 8, 9, 10], "conv_kernel_size": 4, "vocab_size": 1000,
+    "moe_intermediate_size": 64, "n_routed_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64,
+}  # fmt: skip
+
+
+def test_convolutions_that_vllm_pages_are_a_window_there_and_a_state_elsewhere() -> None:
+    """InklingConvState of vLLM 0.33: per head K, V and two shares of the hidden size, up to a power of two."""
+    spec = model(INKLING)
+    paged = size_model(spec, context_tokens=32768, kv="fp8")
+    assert paged.state_bytes_per_sequence == 0
+    assert paged.layout is not None
+    found = [group for group in paged.layout.groups if group.name == "convolution inputs"]
+    assert sum(group.layers - group.padding_layers for group in found) == 12
+    for group in found:
+        assert (group.block_tokens, group.page_bytes) == (4, 4 * 8 * 2048 * 2)
+        assert group.blocks_per_request == (3 + 16384 + 3) // 4 + 1
+    channels = 10 * (2 * 16 * 128 + 2 * 6144) + 2 * (2 * 8 * 128 + 2 * 6144)
+    kept = size_model(spec, context_tokens=32768, kv="fp8", retention="transformers")
+    assert kept.state_bytes_per_sequence == channels * 4 * 4
+
+
+def test_vllm_gives_every_row_the_width_of_the_windowed_latents() -> None:
+    """Dots3NotePaddedMLAAttention of vLLM 0.33."""
+    spec = model(
+        {
+            **{key: value for key, value in LARGE.items() if key != "kv_source_layers"},
+            "model_type": "dots3_note_text",
+            "swa_kv_lora_rank": 1024,
+            "swa_q_lora_rank": 1024,
+            "swa_head_dim": 256,
+            "swa_qk_nope_head_dim": 192,
+            "swa_v_head_dim": 128,
+            "swa_num_attention_heads": 64,
+            "sliding_window": 512,
+        }
+    )
+    rows = {
+        engine: size_model(spec, context_tokens=4096, retention=engine).rows for engine in ("vllm", "ideal")
+    }
+    widths = {
+        engine: {row.stores[0].bytes_per_token() for row in found if row.stores[0].name == "latent"}
+        for engine, found in rows.items()
+    }
+    assert widths == {"vllm": {2176}, "ideal": {1152, 2176}}

@@ -238,8 +238,18 @@ def _latent(config: Config, kind: str, layer: int, layers: int) -> LatentAttenti
         q_lora_rank=config.optional("q_lora_rank", least=0) or None,
         indexer=_indexer(config, layer, layers) if dsa else None,
         shared=kind == "shared",
+        row_dim=_window_row(config),
         expanded_in=families.EXPANDED_MLA.get(config.model_type, ()),
     )
+
+
+def _window_row(config: Config) -> int | None:
+    """dots3.note: vLLM gives all layers rows as wide as those of the windowed ones."""
+    if not config.model_type.startswith("dots3_note"):
+        return None
+    rope = config.optional("swa_qk_rope_head_dim", least=0)
+    rope = config.count("swa_head_dim") - config.count("swa_qk_nope_head_dim") if rope is None else rope
+    return config.count("swa_kv_lora_rank") + rope
 
 
 def _is_rotary(config: Config, layer: int, layers: int) -> bool:

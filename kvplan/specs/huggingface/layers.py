@@ -150,6 +150,8 @@ def _patterned(config: Config, layers: int) -> list[str] | None:
         ("cross_attention_layers", "cross", "full"),
     ):
         indices = config.items(key)
+        if indices is not None and config.model_type.startswith("inkling"):
+            return None  # every layer has convolutions beside its attention
         if indices is not None:
             return [member if index in indices else other for index in range(layers)]
     neo = config.items("attention_layers")

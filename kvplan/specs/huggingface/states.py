@@ -224,6 +224,7 @@ def _around(config: Config, kind: str) -> State:
     return ShortConvState.model_construct(
         channels=2 * heads * dim + 2 * config.count("hidden_size"),
         conv_kernel=config.integer("conv_kernel_size", 4),
+        paged_heads=heads,
         recurrent_dtype="fp32",
     )
 

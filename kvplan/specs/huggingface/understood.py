@@ -185,6 +185,8 @@ def unsaid(config: Config) -> list[str]:
         )
     deciding = SIZE_DECIDING if config.get("kv_lora_rank") else (*SIZE_DECIDING, *HEADS)
     left_out = {key: config.get(key) for key in deciding if config.spelt(key) not in config.data}
+    if config.model_type in families.FLAGGED_WINDOW and not config.flag("use_sliding_window"):
+        left_out.pop("sliding_window", None)
     taken = [f"{key} {value}" for key, value in left_out.items() if isinstance(value, int)]
     if taken:
         warnings.append(f"not in the file, so by the defaults of {config.model_type}: {', '.join(taken)}")
