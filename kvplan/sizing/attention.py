@@ -169,7 +169,7 @@ def _index_entry(indexer: Indexer, keeping: Keeping) -> Packed:
         scales = -(-dim // indexer.scale_group)
         formula = f"{many}({dim} fp8 + {scales} x 4 scale)"
         return Packed(Fraction(heads * (dim + 4 * scales)), formula)
-    size = keeping.dtype_bytes
+    size = 4 if indexer.wide and keeping.engine == "transformers" else keeping.dtype_bytes
     if indexer.gated and keeping.engine == "transformers":
         return Packed(Fraction((2 * dim + 1) * size), f"({dim} key + {dim} gate + 1 valid) x {size}")
     return Packed(Fraction(heads * dim * size), f"{many}{dim} x {size}")

@@ -169,3 +169,10 @@ def test_vllm_gives_every_row_the_width_of_the_windowed_latents() -> None:
         for engine, found in rows.items()
     }
     assert widths == {"vllm": {2176}, "ideal": {1152, 2176}}
+
+
+def test_index_keys_rotated_in_fp32_stay_wide_in_transformers() -> None:
+    """Measured in transformers 5.23 on the default configuration of dots3.note: 93,440 B a token."""
+    spec = import_config({"model_type": "dots3_note_text", "hidden_size": 5120}, "x", name="model").model
+    assert kept(spec, "transformers", 8) == 8 * 93_440
+    assert kept(spec, "transformers", 64) == 64 * 93_440

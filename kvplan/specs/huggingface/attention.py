@@ -285,6 +285,7 @@ def _indexer(config: Config, layer: int, layers: int) -> Indexer:
         owned=_owns_indexer(config, layer, layers),
         pool=config.integer("index_kpool", 16 if config.model_type.startswith("glm5_next") else 1),
         gated=config.model_type.startswith("glm5_next") or config.has("index_kpool"),
+        wide=config.model_type.startswith("dots3_note"),
     )
 
 
