@@ -83,7 +83,7 @@ def _table(fit: EngineFit, rows: list[tuple[str, str, str, str]], out: str) -> l
         "",
     ]
     for name, value in fit.constants.items():
-        state = "not identified, kept"
+        state = "not identified, kept" if name in fit.assumed else "not identified"
         if name in fit.uncertainty:
             state = f"fitted, within {fit.uncertainty[name]:.0%}"
             if fit.unidentified and fit.alone[name] > fit.uncertainty[name]:
@@ -91,7 +91,7 @@ def _table(fit: EngineFit, rows: list[tuple[str, str, str, str]], out: str) -> l
                 state += f" ({alone:.0%} alone)" if alone <= FARTHEST else " (alone it cannot be told)"
         lines.append(f"  {name:<20}{value:>12.4g}  {state}")
     if fit.uncertainty and fit.unidentified:
-        lines += ["", "  (alone: whatever the constants are that were kept)"]
+        lines += ["", "  (alone: from this run only, without what is usual elsewhere)"]
     lines += ["", f"  {'held-out error':<20}{'before':>12}{'after':>12}"]
     lines += [
         f"  {metric.upper() + ' ' + statistic:<20}{before:>12}{after:>12}"

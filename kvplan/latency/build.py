@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kvplan.engine.protocols import LatencyModel
 from kvplan.errors import SpecError, UnknownName
 from kvplan.latency.assumption import Assumption
+from kvplan.latency.client import KEY as CLIENT
 from kvplan.latency.client import NO_OVERHEAD, ClientOverhead, client_overhead
 from kvplan.latency.linear import LinearLatency
 from kvplan.latency.normals import Draw
@@ -175,12 +176,13 @@ def _roofline(parameters: Mapping[str, Any], target: Target | None) -> Clock:
         given=parameters,
     )  # fmt: skip
     host = graphs.launching(work, target.serving, op_s=parameters.get(graphs.KEY))
-    model = roofline.Roofline(work, target.gpu, exchange, constants, host)
+    untimed = work.untimed()
+    wider = efficiency.band_wider(target.gpu, bool(untimed))
+    model = roofline.Roofline(work, target.gpu, exchange, constants, host, wider=wider)
     routings = tuple(item.routing for item in work.experts)
     routed = routing.routing_assumptions(routings, parameters, sent=work.expert_layers > 0)
     nodes = () if exchange is None else exchange.assumptions(parameters)
-    known = target.gpu.architecture in efficiency.GENERATIONS
-    wider = (1.0 if known else efficiency.UNMEASURED_WIDER) * (graphs.EAGER_WIDER if host.eager else 1.0)
+    wider *= graphs.EAGER_WIDER if host.eager else 1.0
     bands = {
         name: (max(low * wider, -0.9), high * wider)
         for name, (low, high) in (
@@ -192,11 +194,11 @@ def _roofline(parameters: Mapping[str, Any], target: Target | None) -> Clock:
         name=f"{target.gpu.name} datasheet",
         model=model,
         statement=(
-            "Step times come from the GPU's datasheet and from what kernels reach on "
-            f"{'GPUs of its generation' if known else 'other generations, as none of its own was measured'}, "
+            f"Step times come from the GPU's datasheet and from what kernels reach on {_known(target.gpu)}, "
             "not from measurements of it: expect TPOT and end-to-end "
             f"times within {100 * bands['tpot'][1]:.0f} % and TTFT within {100 * bands['ttft'][1]:.0f} %, "
             "nine times in ten, below saturation."
+            + (f" Wider for parts nobody measured: {', '.join(untimed)}." if untimed else "")
         ),
         bands=bands,
         source="stated bands of an uncalibrated roofline",
@@ -204,6 +206,16 @@ def _roofline(parameters: Mapping[str, Any], target: Target | None) -> Clock:
         perturbed=model.perturbed,
         warnings=beyond_a_node(exchange, ranks, parameters),
     )
+
+
+def _known(gpu: GpuSpec) -> str:
+    from kvplan.latency.efficiency import GENERATIONS
+
+    if gpu.architecture in GENERATIONS:
+        return "GPUs of its generation"
+    if gpu.vendor != "nvidia":
+        return f"GPUs of another vendor, as none of {gpu.vendor.upper()} was measured"
+    return "other generations, as none of its own was measured"
 
 
 def _profile(parameters: Mapping[str, Any], target: Target | None) -> Clock:
@@ -215,7 +227,7 @@ def _profile(parameters: Mapping[str, Any], target: Target | None) -> Clock:
 
 def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     """The clock a serving run was fitted with; what else the scenario gives overrides the file."""
-    from kvplan.latency.fitted import check_gpu, held_out_errors, read_fit
+    from kvplan.latency.fitted import check_gpu, client_range, held_out_errors, read_fit
 
     assert target is not None
     given = dict(parameters)
@@ -228,6 +240,10 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
         kv_format=target.kv_format, weights_format=target.weights_format, block_size=target.block_size,
         serving=target.serving, expert_parallel=target.expert_parallel,
     )  # fmt: skip
+    client, between = base.client, client_range(document, str(name))
+    if between is not None and CLIENT not in given:
+        low, high = between
+        client = replace(client, low_s=min(low, client.seconds), high_s=max(high, client.seconds))
     assert base.bands is not None
     # One run cannot show that a clock is better elsewhere: its errors widen the bands, never narrow them.
     bands = {
@@ -252,6 +268,7 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
             f"that was held out TPOT was off by up to {errors['tpot']:.0%} and TTFT by {errors['ttft']:.0%}."
         ),
         bands=bands,
+        client=client,
         source=f"{base.source}, widened where the held-out half of the run in {name} was further off",
         assumptions=assumptions,
         warnings=tuple(warnings),

@@ -124,10 +124,25 @@ UNMEASURED_WIDER = 1.25
 """How much wider bands of steps are on a generation of which no GPU was measured: with the constants of the
 other generation, steps of an A100 or H100 are off by up to a quarter nine times in ten."""
 
+OTHER_VENDOR_WIDER = 1.6
+"""The same for GPUs of other vendors, whose kernels and compilers are others, too (assumed)."""
+UNTIMED_WIDER = 1.5
+"""How much wider bands are of models with parts of which no kernel was timed by itself (assumed): as far as
+the roofline and the measured clock differ there, which take these parts from different kernels."""
+
 
 def efficiency_of(gpu: GpuSpec) -> Efficiency:
     """What kernels reach on a GPU: its generation's, or the geometric mean of those that were measured."""
     return GENERATIONS.get(gpu.architecture or "") or blended(AMPERE, HOPPER)
+
+
+def band_wider(gpu: GpuSpec, untimed: bool) -> float:
+    """How much wider bands of steps are than on a GPU of a measured generation, of a model of timed parts."""
+    if gpu.vendor != "nvidia":
+        wider = OTHER_VENDOR_WIDER
+    else:
+        wider = 1.0 if gpu.architecture in GENERATIONS else UNMEASURED_WIDER
+    return wider * (UNTIMED_WIDER if untimed else 1.0)
 
 
 def blended(a: Efficiency, b: Efficiency) -> Efficiency:

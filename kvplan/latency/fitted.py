@@ -92,3 +92,22 @@ def held_out_errors(document: Mapping[str, Any], where: str) -> dict[str, float]
             raise SpecError("the held-out errors are no numbers", where=f"{where}: held_out.after.{metric}")
         found[metric] = max((abs(float(v)) for v in values), default=0.0)
     return found
+
+
+def client_range(document: Mapping[str, Any], where: str) -> tuple[float, float] | None:
+    """Seconds between which the client's overhead was found; None where the file does not say.
+
+    Raises:
+        SpecError: it is no pair of seconds.
+    """
+    found = document.get("client_overhead_range_s")
+    if found is None:
+        return None
+    good = isinstance(found, list) and len(found) == 2
+    if (
+        not good
+        or not all(type(v) in (int, float) and 0 <= v < math.inf for v in found)
+        or found[0] > found[1]
+    ):
+        raise SpecError("no range of seconds", where=f"{where}: client_overhead_range_s")
+    return float(found[0]), float(found[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kvplan.errors import SpecError
@@ -25,6 +26,8 @@ _GEMM_FORMATS = {
 }  # fmt: skip
 EAGER_LAUNCH_S = 20e-6
 """A fitted launch time above this is that of calls timed one by one from the CPU, not inside a CUDA graph."""
+ENOUGH_TESTED = 20
+"""Shapes from which a kernel's held-out error is more than an accident."""
 STOOD_IN = "not measured: bytes as stored over the rates of the measured 16-bit multiplication"
 _INSTEAD = "use {model: roofline}, whose bands are wider, or calibrate a profile that has it"
 
@@ -43,6 +46,11 @@ class KernelSet:
             (part.op, part.labels, restore_kernel(part, f"{where}: kernels.{index}"))
             for index, part in enumerate(profile.kernels)
         ]
+        self._errors = {
+            id(kernel): part.held_out.p90
+            for (_, _, kernel), part in zip(self._kernels, profile.kernels, strict=True)
+            if part.held_out is not None and part.held_out.tested >= ENOUGH_TESTED
+        }
         self._stood_in: dict[str, Assumption] = {}
         self.measured: MeasuredSet | None = None
         if profile.measured is not None:
@@ -59,6 +67,14 @@ class KernelSet:
         }
         ragged = [detail.ragged for detail in self._details.values()]
         self.ragged = sorted(ratio for ratio in ragged if ratio is not None)
+
+    def error(self, kernel: FittedKernel, typical: float) -> float:
+        """What nine in ten held-out shapes of a kernel were within, as a share; without them, its band.
+
+        Args:
+            typical: half width of its band in log time where it is used.
+        """
+        return self._errors.get(id(kernel), math.expm1(typical))
 
     def gemms(self, form: WeightFormat) -> list[FittedKernel]:
         """Every kernel that multiplies weights of this format; none where only ``stand_in`` can help."""
@@ -85,6 +101,9 @@ class KernelSet:
             rates = self.measured.stand_in(form, rates)
         elif rates is not None:
             self._stood_in[form.name] = Assumption("latency.matmul", form.name, STOOD_IN)
+        if rates is not None and form.name == "fp32":
+            # Tensor cores multiply 32-bit numbers (as tf32) at half the 16-bit rate at best.
+            rates = replace(rates, flops=rates.flops / 2.0)
         if rates is None:
             raise self._missing(f"matrix multiplication with {form.name} weights")
         return rates

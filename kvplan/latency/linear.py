@@ -36,8 +36,7 @@ class LinearLatency:
                 raise SpecError(
                     f"the linear latency constant must be a number of seconds, not {value!r}",
                     where=f"latency.{name}",
-                    hint="for example {model: linear, a: 5.0e-3, b: 2.0e-5, c: 1.0e-8}; "
-                    "YAML reads 5e-3 without a dot as text",
+                    hint="for example {model: linear, a: 5e-3, b: 2e-5, c: 1e-8}",
                 )
             if not math.isfinite(value) or value < 0:
                 raise SpecError(

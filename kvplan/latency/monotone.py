@@ -30,6 +30,13 @@ class DenseTable:
             [factor * value + offset + per_unit * size for size, value in enumerate(self._values)]
         )
 
+    def split(self, first: float, more: float) -> DenseTable:
+        """The table of ``first`` times what size 1 takes and ``more`` times what larger ones add to it."""
+        one = self._values[1]
+        return DenseTable(
+            [first * self._values[0], *(first * one + more * (value - one) for value in self._values[1:])]
+        )
+
     def plus(self, other: DenseTable) -> DenseTable:
         """The table of the sum; ``other`` is of the same length."""
         return DenseTable([a + b for a, b in zip(self._values, other._values, strict=True)])

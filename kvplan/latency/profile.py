@@ -29,8 +29,17 @@ OVERHEAD_SPREAD = math.log(1.6) / 1.645
 TPOT_BAND = (-0.15, 0.15)
 TTFT_BAND = (-0.25, 0.25)
 E2E_BAND = (-0.15, 0.15)
+"""Stated bands where kernels are known as well as those of the bundled profiles; never narrower than what
+held-out kernels of the profile at hand say."""
 WIDER = 2.0
 """Bands of a model whose shapes leave the measured range are this much wider."""
+
+AVERAGED = 0.8
+"""Of the error of its worst kernel, a step that adds up several of them has this share (assumed)."""
+MEMORY, COMPUTE = "memory_factor", "compute_factor"
+"""Parameters of a profile, both 1 unless a serving run says otherwise: how many times as long as measured an
+engine takes to read weights and cache (a token alone, decode attention), and for what further tokens add."""
+LARGEST_FACTOR = 10.0
 
 _DIRECTORY = Path(__file__).resolve().parent / "profiles"
 
@@ -40,8 +49,8 @@ class ProfileLatency:
 
     __slots__ = (
         "_context_ranks", "_decode", "_full_limit", "_full_s", "_head", "_joint", "_launch", "_linear",
-        "_pieces_limit", "_pieces_s", "_plain_s", "_prefill", "_request", "_sequence", "_step", "launching",
-        "tables",
+        "_pieces_limit", "_pieces_s", "_plain_s", "_prefill", "_request", "_sequence", "_step", "factors",
+        "launching", "tables",
     )  # fmt: skip
 
     def __init__(
@@ -51,29 +60,34 @@ class ProfileLatency:
         request_s: float,
         launching: Launching = ALWAYS_GRAPHS,
         scale: Mapping[str, float] | None = None,
+        factors: tuple[float, float] = (1.0, 1.0),
     ) -> None:
-        factors = {"linear": 1.0, "links": 1.0, "decode": 1.0, "prefill": 1.0, "overhead": 1.0,
+        self.factors = factors
+        memory, compute = factors
+        members = {"linear": 1.0, "links": 1.0, "decode": 1.0, "prefill": 1.0, "overhead": 1.0,
                    "launching": 1.0}  # fmt: skip
-        factors |= scale or {}
+        members |= scale or {}
         self.tables, self.launching = tables, launching
         self._context_ranks = tables.context_ranks
         self._step, self._request = step_s, request_s
-        overhead, linear = factors["overhead"], factors["linear"]
+        overhead, linear = members["overhead"], members["linear"]
+        read, more = linear * memory, linear * compute
         # Overheads, factors and padding are folded into the tables: the engine calls this once a step.
-        whole = tables.linear.scaled(linear)
-        joint = None if tables.joint is None else tables.joint.scaled(linear)
+        whole = tables.linear.split(read, more)
+        joint = None if tables.joint is None else tables.joint.split(read, more)
         if tables.collective is not None:
-            links = tables.collective.scaled(factors["links"])
+            links = tables.collective.scaled(members["links"])
             joint, whole = (None, whole.plus(links)) if joint is None else (joint.plus(links), whole)
         self._joint = None if joint is None else joint.at
         self._linear = whole.rounded(launching.padding()).at
-        self._head = tables.head.scaled(linear, step_s * overhead, request_s * overhead).at
-        host = launching.scaled(factors["launching"])
+        self._head = tables.head.split(read, more).scaled(1.0, step_s * overhead, request_s * overhead).at
+        host = launching.scaled(members["launching"])
         self._full_limit, self._full_s = host.full_limit, host.full_s
         self._pieces_limit, self._pieces_s, self._plain_s = host.piecewise_limit, host.pieces_s, host.plain_s
-        self._decode = None if tables.decode is None else tables.decode.scaled(factors["decode"]).at
-        self._prefill = None if tables.prefill is None else tables.prefill.scaled(factors["prefill"]).at
-        self._launch, self._sequence = tables.launch_s * factors["prefill"], tables.sequence_s
+        decode, prefill = members["decode"] * memory, members["prefill"] * compute
+        self._decode = None if tables.decode is None else tables.decode.scaled(decode).at
+        self._prefill = None if tables.prefill is None else tables.prefill.scaled(prefill).at
+        self._launch, self._sequence = tables.launch_s * prefill, tables.sequence_s * memory
 
     def step_seconds(self, batch: StepBatch) -> float:
         """Seconds of the step; constant time in the number of decode requests."""
@@ -105,11 +119,12 @@ class ProfileLatency:
         return self._joint(tokens) if tokens and self._joint is not None else 0.0
 
     def with_constants(self, values: Mapping[str, float]) -> ProfileLatency:
-        """The same deployment with other ``step_s``, ``request_s`` or ``launch_s``."""
+        """The same deployment with other overheads, ``launch_s`` or factors."""
         launching = self.launching.with_op(values[LAUNCH]) if LAUNCH in values else self.launching
         return ProfileLatency(
-            self.tables, values.get("step_s", self._step), values.get("request_s", self._request), launching
-        )
+            self.tables, values.get("step_s", self._step), values.get("request_s", self._request), launching,
+            factors=(values.get(MEMORY, self.factors[0]), values.get(COMPUTE, self.factors[1])),
+        )  # fmt: skip
 
     def perturbed(self, draw: Draw) -> ProfileLatency:
         """A member of the ensemble: every part moved by its own kernels' spread, overheads by theirs."""
@@ -123,7 +138,7 @@ class ProfileLatency:
         slow = normal()
         scale["overhead"] = math.exp(slow * OVERHEAD_SPREAD)
         scale["launching"] = math.exp(slow * math.log(UNCERTAINTY) / 1.645)
-        return ProfileLatency(self.tables, self._step, self._request, self.launching, scale)
+        return ProfileLatency(self.tables, self._step, self._request, self.launching, scale, self.factors)
 
 
 def profile_names() -> list[str]:
@@ -161,7 +176,7 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
     from kvplan.latency.link import KEYS, beyond_a_node, exchange_of
     from kvplan.latency.work import step_work
 
-    known = ("name", "step_s", "request_s", LAUNCH, SKEW_KEY, EXCHANGE_KEY, *KEYS)
+    known = ("name", "step_s", "request_s", MEMORY, COMPUTE, LAUNCH, SKEW_KEY, EXCHANGE_KEY, *KEYS)
     for key in parameters:
         if key not in known:
             raise UnknownName("latency parameter", key, known, where=f"latency.{key}")
@@ -191,11 +206,19 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
     tables = build_tables(work, kernels, exchange)
     timed = None if kernels.measured is None else kernels.measured.measured.ceilings.launch_s.get("eager")
     host = launching(work, target.serving, op_s=parameters.get(LAUNCH), timed_op_s=timed)
-    model = ProfileLatency(tables, step_s, request_s, host)
+    factors = _factor(parameters, MEMORY), _factor(parameters, COMPUTE)
+    model = ProfileLatency(tables, step_s, request_s, host, factors=factors)
     assumed = [
         *([_bundled(profile, read)] if bundled else []),
         _assumed("latency.step_s", step_s, parameters, "engine overhead of a step, not measured"),
         _assumed("latency.request_s", request_s, parameters, "engine overhead of a request, not measured"),
+        *(
+            Assumption(
+                f"latency.{key}", value, "times as long as the profile's kernels; given in the scenario"
+            )
+            for key, value in zip((MEMORY, COMPUTE), factors, strict=True)
+            if key in parameters
+        ),
         Assumption("latency.glue_s", GLUE_S, "small kernels of a layer, not measured"),
         Assumption("latency.ragged", "mean context", _ragged(kernels.ragged)),
     ]
@@ -220,9 +243,15 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
     if ring is not None:
         assumed += ring.assumptions()
     assumed += [Assumption("latency.not_timed", note, "the model's shape") for note in work.notes]
-    wider = (WIDER if tables.outside or work.experts else 1.0) * (EAGER_WIDER if host.eager else 1.0)
+    wider = (WIDER if tables.outside or work.experts or work.state_layers else 1.0) * (
+        EAGER_WIDER if host.eager else 1.0
+    )
+    errors = {
+        key: round(AVERAGED * max(tables.errors.get(part, 0.0) for part in ("linear", attention)), 3)
+        for key, attention in (("ttft", "prefill"), ("tpot", "decode"), ("e2e", "decode"))
+    }
     bands = {
-        key: (max(low * wider, -0.9), high * wider)
+        key: (max(min(low * wider, -errors[key]), -0.9), max(high * wider, errors[key]))
         for key, (low, high) in (("ttft", TTFT_BAND), ("tpot", TPOT_BAND), ("e2e", E2E_BAND))
     }
     return Clock(
@@ -264,6 +293,17 @@ def _seconds(parameters: Mapping[str, Any], key: str, default: float) -> float:
     value = parameters.get(key, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
         raise SpecError(f"{key} must be a number of seconds >= 0, not {value!r}", where=f"latency.{key}")
+    return float(value)
+
+
+def _factor(parameters: Mapping[str, Any], key: str) -> float:
+    value = parameters.get(key, 1.0)
+    good = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not good or not 1.0 / LARGEST_FACTOR <= value <= LARGEST_FACTOR:
+        raise SpecError(
+            f"{key} must be a number from {1 / LARGEST_FACTOR:g} to {LARGEST_FACTOR:g}, not {value!r}",
+            where=f"latency.{key}", hint="how many times as long as the profile says; 1 is as measured",
+        )  # fmt: skip
     return float(value)
 
 

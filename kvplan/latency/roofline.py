@@ -116,13 +116,14 @@ class Roofline:
         constants: efficiencies and overheads.
         launching: how the host launches kernels.
         efficiency: what kernels reach where it is not what ``constants`` say (members of an ensemble).
+        wider: how much wider than usual the bands are that members of an ensemble span.
     """
 
     __slots__ = (
         "_attention", "_decodes", "_full_limit", "_full_s", "_heads", "_joint", "_linear", "_merge",
         "_padding", "_pieces_limit", "_pieces_s", "_plain_s", "_reduce_fixed", "_reduce_token", "_request",
         "_ring", "_sent", "_sequence_s", "_state_s", "_step", "_together", "constants", "exchange", "gpu",
-        "launching", "sheet", "work",
+        "launching", "sheet", "wider", "work",
     )  # fmt: skip
 
     def __init__(
@@ -133,7 +134,9 @@ class Roofline:
         constants: RooflineConstants,
         launching: Launching = ALWAYS_GRAPHS,
         efficiency: Efficiency | None = None,
+        wider: float = 1.0,
     ) -> None:
+        self.wider = wider
         self.work, self.gpu, self.exchange, self.constants = work, gpu, exchange, constants
         self.launching = launching
         self._full_limit, self._pieces_limit = launching.full_limit, launching.piecewise_limit
@@ -313,26 +316,28 @@ class Roofline:
         """A member of the ensemble that spans the stated bands: efficiencies and overheads drawn anew.
 
         The factors are log-normal: memory and overhead so that 90 % lie within the TPOT band, compute within
-        the TTFT band, links within a factor of ``SPREAD``.
+        the TTFT band, both ``wider`` than usual, links within a factor of ``SPREAD``.
         """
         normal = normals(draw, "roofline")
         links = math.exp(normal() * math.log(SPREAD) / 1.645)
         # One draw for everything that decides TPOT: independent draws would average out and span less.
-        slow = math.exp(normal() * math.log1p(TPOT_BAND[1]) / 1.645)
-        compute = math.exp(normal() * math.log1p(TTFT_BAND[1]) / 1.645)
-        host = math.exp(math.log(slow) * math.log(UNCERTAINTY) / math.log1p(TPOT_BAND[1]))
+        slow = math.exp(normal() * math.log1p(TPOT_BAND[1] * self.wider) / 1.645)
+        compute = math.exp(normal() * math.log1p(TTFT_BAND[1] * self.wider) / 1.645)
+        host = math.exp(math.log(slow) * math.log(UNCERTAINTY) / math.log1p(TPOT_BAND[1] * self.wider))
         base = self.constants
         constants = replace(base, step_s=base.step_s * slow, request_s=base.request_s * slow)
         return Roofline(
             self.work, self.gpu, None if self.exchange is None else self.exchange.slower(links), constants,
             self.launching.scaled(host), self.sheet.efficiency.times(1.0 / compute, 1.0 / slow, slow),
+            self.wider,
         )  # fmt: skip
 
     def with_constants(self, values: Mapping[str, float]) -> Roofline:
         """The same deployment with other constants, ``launch_s`` among them."""
         engine = {name: value for name, value in values.items() if name != LAUNCH}
         launching = self.launching.with_op(values[LAUNCH]) if LAUNCH in values else self.launching
-        return Roofline(self.work, self.gpu, self.exchange, replace(self.constants, **engine), launching)
+        constants = replace(self.constants, **engine)
+        return Roofline(self.work, self.gpu, self.exchange, constants, launching, wider=self.wider)
 
     def assumptions(self) -> tuple[Assumption, ...]:
         """Every constant that was assumed, for the report."""

@@ -115,6 +115,18 @@ class StepWork:
     notes: tuple[str, ...]
     joint: bool = False
 
+    def untimed(self) -> tuple[str, ...]:
+        """Parts of a step that no kernel table of dense models covers, in words."""
+        kinds = {item.kind for item in self.attentions}
+        found = {
+            "experts": bool(self.experts),
+            "attention over latents": "mla" in kinds,
+            "attention over compressed entries": "compressed" in kinds,
+            "attention to an encoder": "cross" in kinds,
+            "state-space layers": bool(self.state_layers),
+        }
+        return tuple(name for name, there in found.items() if there)
+
 
 def step_work(
     model: ModelSpec,

@@ -225,6 +225,8 @@ def _groups(scenario: Scenario, fit: FitReport | None) -> tuple[tuple[CacheGroup
     groups = []
     for page in layout.groups:
         reach, limit = page.reach
+        if reach == "remainder":
+            continue  # one block a request, from its first token to its last: no decision depends on it
         if reach == "context":
             groups.append(CacheGroup("full", page.block_tokens))
         elif reach == "window":

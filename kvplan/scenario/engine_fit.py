@@ -3,9 +3,10 @@
 What is compared are logarithms of percentiles (of TTFT, TPOT and end-to-end time; of TTFT for short, middling
 and long prompts; of TPOT when few and when many requests were in flight), so that noise of single requests
 does not matter. Regressions over simulations all around find the constants under a robust loss
-(``kvplan.scenario.search``); what the run does not determine keeps its starting value and is named, with the
-factor by which it could be off. One half of the requests is fitted on, the errors printed are those of the
-other half. Cached prompt tokens and closed loops are replayed as they were (``kvplan.scenario.log_replay``).
+(``kvplan.scenario.search``), weakly drawn to what is usual: what a run cannot tell apart is then divided by
+what is plausible. A constant that the run does not determine is named, with the factor by which it could be
+off. One half of the requests is fitted on, the errors printed are those of the other half. Cached prompt
+tokens and closed loops are replayed as they were (``kvplan.scenario.log_replay``).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from kvplan.errors import UsageError
 from kvplan.latency.engine_overhead import REQUEST_S, STEP_S
 from kvplan.latency.graphs import EAGER_OP_S
-from kvplan.latency.profile import ProfileLatency
+from kvplan.latency.profile import COMPUTE, MEMORY, ProfileLatency
 from kvplan.latency.roofline import Roofline
 from kvplan.scenario.engine_log import EngineLog
 from kvplan.scenario.log_features import features, in_flight, quantile, statistics_of
@@ -45,33 +46,47 @@ FARTHEST = 10.0
 LEAST_NOISE = 0.02
 Z90 = 1.645
 CACHED_SHARE = 0.3
+SETTLED = 0.7
+"""The same where a run leaves more than this share of what was uncertain before it."""
+POOR = 0.3
+"""A median that is so far off after the fit says that the run or the scenario is another one."""
+COMPUTING = ("compute_efficiency", COMPUTE)
+"""What only prompts that were computed can tell."""
 
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """One unknown of the search, positive; ``width``: e-folds around the start that are tried first."""
+    """One unknown of the search, positive.
+
+    ``width``: e-folds around the start that are tried first. ``spread``: standard deviation of its logarithm
+    before anything was measured. Of what a run cannot tell apart, that moves which may: kernels hardly reach
+    less than half of a GPU elsewhere, but the code around them may take several times as long.
+    """
 
     name: str
     start: float
     low: float
     high: float
     width: float
+    spread: float
 
 
-CLIENT = Constant("client_overhead_s", 15e-3, 1e-4, 1.0, 0.7)
-LAUNCH = Constant("launch_s", EAGER_OP_S, 1e-6, 1e-3, 0.5)
+CLIENT = Constant("client_overhead_s", 15e-3, 1e-4, 1.0, 0.7, 0.8)
+LAUNCH = Constant("launch_s", EAGER_OP_S, 1e-6, 1e-3, 0.5, 0.5)
 """Fitted only where no graph is replayed: elsewhere launches are hidden behind the GPU's work."""
 CONSTANTS: dict[str, tuple[Constant, ...]] = {
     "roofline": (
-        Constant("compute_efficiency", 0.8, 0.05, 1.0, 0.3),
-        Constant("memory_efficiency", 0.8, 0.1, 1.0, 0.2),
-        Constant("step_s", STEP_S, 1e-5, 0.1, 0.7),
-        Constant("request_s", REQUEST_S, 1e-7, 2e-3, 1.2),
+        Constant("compute_efficiency", 0.8, 0.05, 1.0, 0.3, 0.35),
+        Constant("memory_efficiency", 0.8, 0.1, 1.0, 0.2, 0.2),
+        Constant("step_s", STEP_S, 1e-5, 0.1, 0.7, 1.0),
+        Constant("request_s", REQUEST_S, 1e-7, 2e-3, 1.2, 1.5),
         CLIENT,
     ),
     "profile": (
-        Constant("step_s", STEP_S, 1e-5, 0.1, 0.7),
-        Constant("request_s", REQUEST_S, 1e-7, 2e-3, 1.2),
+        Constant(COMPUTE, 1.0, 0.4, 5.0, 0.3, 0.35),
+        Constant(MEMORY, 1.0, 0.4, 5.0, 0.2, 0.2),
+        Constant("step_s", STEP_S, 1e-5, 0.1, 0.7, 1.0),
+        Constant("request_s", REQUEST_S, 1e-7, 2e-3, 1.2, 1.5),
         CLIENT,
     ),
 }
@@ -83,10 +98,13 @@ class EngineFit:
 
     Attributes:
         constants: every fitted or kept constant.
-        uncertainty: share by which each fitted constant may be off, nine times in ten, if those that were
-            not identified are what they were held at.
-        alone: the same whatever the others are; also of constants that were not identified.
-        unidentified: constant to the reason why the run says nothing about it; it keeps its start.
+        uncertainty: share by which each identified constant may be off, nine times in ten.
+        alone: the same for all that were fitted, from the run alone: without what is usual elsewhere.
+        unidentified: constant to the reason why the run says too little about it; its value is what agrees
+            best with both the run and what is usual.
+        assumed: of them, those that are what the clock assumes without a run; a fit leaves them to it, which
+            also knows how far they may be off.
+        client_s: where the client's overhead lies nine times in ten; None where the clock's own range holds.
         before, after: held-out error ``simulated / measured - 1`` by metric and statistic, with the
             scenario's own constants and with the fitted ones.
         requests: how many were simulated; half of them were fitted on.
@@ -98,6 +116,8 @@ class EngineFit:
     uncertainty: dict[str, float]
     alone: dict[str, float]
     unidentified: dict[str, str]
+    assumed: tuple[str, ...]
+    client_s: tuple[float, float] | None
     before: dict[str, dict[str, float]]
     after: dict[str, dict[str, float]]
     requests: int
@@ -131,10 +151,12 @@ def fit_engine(
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    """Of a search: all constants, and the standard deviation of the logarithm of each that moved."""
+    """Of a search: all constants, and for each that was free the standard deviation of its logarithm: with
+    what is usual for all of them, and from the run alone."""
 
     values: dict[str, float]
     deviations: dict[str, float]
+    alone: dict[str, float]
 
 
 class _Fitting:
@@ -146,7 +168,7 @@ class _Fitting:
         base = self.run.clock.model
         assert isinstance(base, (Roofline, ProfileLatency))
         self.base = base
-        given = scenario.latency.parameters()
+        given = self.given = scenario.latency.parameters()
         self.fixed = {name: value for name, value in given.items() if name == "name"}
         self.constants = CONSTANTS[kind]
         if base.launching.eager:
@@ -165,56 +187,48 @@ class _Fitting:
     def fit(self) -> EngineFit:
         reasons, notes = limits_of(self.log.rows, self.flight, [c.name for c in self.constants])
         halves = [list(range(first, len(self.log.rows), 2)) for first in (0, 1)]
-        free = [c for c in self.constants if c.name not in reasons]
-        kept_off: dict[str, float] = {}
-        whole = end = self._search(free, halves[0], self.start, SPREADS)
-        while unsure := self._unsure(end):
-            # One at a time: with the least certain constant held, the others may well be determined.
-            worst = max(unsure, key=lambda name: unsure[name])
-            # It is held at its start, which may be far from where it was found.
-            away = abs(math.log(end.values[worst] / self.start[worst])) / Z90
-            kept_off[worst] = unsure[worst] + away
-            reasons[worst] = self._unsure_why(worst, kept_off[worst])
-            free = [c for c in free if c.name != worst]
-            kept = {**end.values, worst: self.start[worst]}
-            end = self._search(free, halves[0], kept, SPREADS[2:])
+        free = [c for c in self.constants if c.name not in reasons or c.name == "request_s"]
+        end = self._search(free, halves[0], self.start)
         values = end.values
-        # A constant that moves when another is held is known no better than that.
-        deviations = {
-            name: max(size, abs(math.log(values[name] / whole.values[name])))
-            for name, size in end.deviations.items()
-        }
+        for name in self._unsure(free, end):
+            reasons.setdefault(name, self._unsure_why(name, end.deviations[name]))
+        after = self._errors(values, halves[1])
         return EngineFit(
             self.kind,
             {name: float(f"{value:.6g}") for name, value in values.items()},
-            {name: _share(size) for name, size in deviations.items()},
-            {
-                name: _share(max(size, deviations.get(name, 0.0), kept_off.get(name, 0.0)))
-                for name, size in whole.deviations.items()
-            },
+            {name: _share(size) for name, size in end.deviations.items() if name not in reasons},
+            {name: _share(size) for name, size in end.alone.items()},
             reasons,
+            tuple(
+                name for name in reasons
+                if name not in self.given and values[name] == self.start[name] == self.own[name]
+            ),
+            _between(values[CLIENT.name], end.deviations.get(CLIENT.name)),
             self._errors(self.own, halves[1]),
-            self._errors(values, halves[1]),
+            after,
             len(self.log.rows),
-            (*self.log.notes, *self.replay.notes(), *notes),
-        )
+            (*self.log.notes, *self.replay.notes(), *notes, *_poor(after)),
+        )  # fmt: skip
 
-    def _unsure(self, end: _End) -> dict[str, float]:
-        """Free constants that the run does not determine, with their deviations.
+    def _unsure(self, free: Sequence[Constant], end: _End) -> list[str]:
+        """Constants that the run alone does not determine.
 
         One that ran to the end of its range would go on if it could: where it belongs is not known.
         """
-        found = {name: size for name, size in end.deviations.items() if size > UNSURE}
-        for constant in self.constants:
-            value = end.values[constant.name]
-            if constant.name in end.deviations and not constant.low * 1.01 < value < constant.high / 1.01:
-                found[constant.name] = max(end.deviations[constant.name], UNSURE)
-        return found
+        return [
+            constant.name
+            for constant in free
+            if end.alone[constant.name] > UNSURE
+            or end.deviations[constant.name] > SETTLED * constant.spread
+            or not constant.low * 1.01 < end.values[constant.name] < constant.high / 1.01
+        ]
 
     def _unsure_why(self, name: str, deviation: float) -> str:
         prompt = quantile(sorted(float(row.prompt_tokens) for row in self.log.rows), 0.5)
         why = {
             "compute_efficiency": f"prompts of {prompt:,.0f} tokens (median) hardly load the tensor cores",
+            COMPUTE: f"prompts of {prompt:,.0f} tokens (median) hardly load the tensor cores",
+            MEMORY: "reading weights and cache cannot be told from the rest of a step",
             "memory_efficiency": "reading weights and cache cannot be told from the rest of a step",
             "step_s": "it cannot be told from the rest of a step",
             "request_s": "what it adds to a step looks like the other constants",
@@ -275,13 +289,12 @@ class _Fitting:
         free: Sequence[Constant],
         half: Sequence[int],
         start: Mapping[str, float],
-        spreads: Sequence[float],
     ) -> _End:
         """Move the constants in ``free`` from ``start``; the others stay."""
         import numpy as np
 
         if not free:
-            return _End(dict(start), {})
+            return _End(dict(start), {}, {})
         begin = np.log([start[c.name] for c in free])
         low, high = np.log([c.low for c in free]), np.log([c.high for c in free])
 
@@ -289,16 +302,43 @@ class _Fitting:
             return {**start, **{c.name: float(math.exp(v)) for c, v in zip(free, x, strict=True)}}
 
         def tell(round_: int, misfit: float) -> None:
-            self.tell(f"round {round_} of {len(spreads)}: percentiles are {misfit:.1%} off")
+            self.tell(f"round {round_} of {len(SPREADS)}: percentiles are {misfit:.1%} off")
 
+        prior = np.array([c.spread for c in free])
         found = search(
             lambda x: self._residual(values_at(x), half), begin, np.array([c.width for c in free]), low, high,
-            scale=LOSS_SCALE, spreads=spreads, tell=tell,
+            scale=LOSS_SCALE, pull=(LEAST_NOISE * CORRELATED / prior) ** 2, tell=tell,
         )  # fmt: skip
-        spread = np.sqrt(np.diag(found.covariance)) * max(found.noise, LEAST_NOISE) * CORRELATED
+        covariance = found.covariance * (max(found.noise, LEAST_NOISE) * CORRELATED) ** 2
+        posterior = np.linalg.inv(np.linalg.inv(covariance) + np.diag(prior**-2.0))
+        alone, known = (np.sqrt(np.diag(matrix)) for matrix in (covariance, posterior))
         return _End(
-            values_at(found.point), {c.name: float(size) for c, size in zip(free, spread, strict=True)}
+            values_at(found.point),
+            {c.name: float(size) for c, size in zip(free, known, strict=True)},
+            {c.name: float(size) for c, size in zip(free, alone, strict=True)},
         )
+
+
+def _poor(after: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """What to look at where the fitted clock does not describe the run it was fitted to."""
+    off = {metric: errors["p50"] for metric, errors in after.items() if abs(errors["p50"]) > POOR}
+    if not off:
+        return []
+    how = ", ".join(f"{metric.upper()} {error:+.0%}" for metric, error in off.items())
+    text = (
+        f"the fitted clock does not describe this run (median {how} on the held-out half): check that the "
+        "scenario is the deployment that was measured, the unit of the arrival times, cached prompts, and "
+        "whether the client limited requests in flight (--max-in-flight)"
+    )
+    return [text]
+
+
+def _between(value: float, deviation: float | None) -> tuple[float, float] | None:
+    """The 90 % interval of something whose logarithm has this deviation."""
+    if deviation is None:
+        return None
+    factor = math.exp(Z90 * deviation)
+    return float(f"{value / factor:.6g}"), float(f"{value * factor:.6g}")
 
 
 def _share(deviation: float) -> float:
@@ -320,10 +360,9 @@ def limits_of(
     notes: list[str] = []
     known = [row for row in rows if row.cached_tokens is not None]
     cached = sum(row.cached_tokens or 0 for row in known) / max(sum(row.prompt_tokens for row in known), 1)
-    if cached > CACHED_SHARE and "compute_efficiency" in names:
-        reasons["compute_efficiency"] = (
-            f"{cached:.0%} of the prompt tokens came from the prefix cache and were not computed"
-        )
+    if cached > CACHED_SHARE:
+        why = f"{cached:.0%} of the prompt tokens came from the prefix cache and were not computed"
+        reasons |= {name: why for name in COMPUTING if name in names}
     if not known:
         notes.append(
             "the log does not say which prompt tokens were cached; if prompts shared prefixes, what was "
@@ -355,8 +394,10 @@ def fit_document(fit: EngineFit, scenario: Scenario, log: EngineLog, inputs: lis
         "latency": {
             "model": fit.model,
             **{k: v for k, v in scenario.latency.parameters().items() if k not in fit.constants},
-            **fit.constants,
+            **{k: v for k, v in fit.constants.items() if k not in fit.assumed},
         },
+        "constants": fit.constants,
+        "client_overhead_range_s": None if fit.client_s is None else list(fit.client_s),
         "log": {"path": log.path, "format": log.format, "requests": fit.requests},
         "held_out": {"requests": fit.requests // 2, "before": fit.before, "after": fit.after},
         "uncertainty": fit.uncertainty,

@@ -1,7 +1,8 @@
 """Reading what a serving run measured: per request its arrival, lengths, time to first token and end to end.
 
-Understood are a line a request (``kvplan.scenario.log_table``: CSV, JSON objects in a list or a line each)
-and results of the engines' own benchmarks (``kvplan.scenario.log_benchmark``).
+Understood are a line a request (``kvplan.scenario.log_table``: CSV, JSON objects in a list or a line each),
+results of the engines' own benchmarks (``kvplan.scenario.log_benchmark``) and aiperf's export
+(``kvplan.scenario.log_aiperf``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kvplan.errors import DataError, UsageError
+from kvplan.scenario.log_aiperf import is_aiperf, read_aiperf
 from kvplan.scenario.log_benchmark import read_benchmark
 from kvplan.scenario.log_table import is_record, parse_lines, read_records, read_table, refuse_nan
 from kvplan.scenario.measured import Measured
@@ -99,6 +101,8 @@ def _rows(
     if text.lstrip()[:1] not in ("{", "["):
         return "csv", read_table(text, path, notes), None
     document = _document(text, path)
+    if isinstance(document, list) and document and is_aiperf(document[0]):
+        return "aiperf", read_aiperf(document, path, notes), None
     if isinstance(document, list):
         return "json", read_records(document, path, notes), None
     return read_benchmark(document, path, notes, max_in_flight)
@@ -117,7 +121,7 @@ def _document(text: str, path: str) -> dict[str, Any] | list[Any]:
         lines = parse_lines(text)
         if lines is None or len(lines) < 2:
             raise DataError(f"not JSON: {exc}", where=path) from exc
-        if all(map(is_record, lines)):
+        if all(map(is_record, lines)) or is_aiperf(lines[0]):
             return lines
         if all(isinstance(line, dict) for line in lines):
             raise DataError(
@@ -128,7 +132,7 @@ def _document(text: str, path: str) -> dict[str, Any] | list[Any]:
         return document
     if not isinstance(document, dict):
         raise DataError("not a benchmark result", where=path)
-    return [document] if is_record(document) else document
+    return [document] if is_record(document) or is_aiperf(document) else document
 
 
 def _warming(rows: Sequence[Measured]) -> int:
@@ -139,4 +143,7 @@ def _warming(rows: Sequence[Measured]) -> int:
         return 0
     limit = WARM_FACTOR * others[int(0.9 * (len(others) - 1))]
     slow = [index for index in range(most) if rows[index].ttft_s > limit]
-    return slow[-1] + 1 if slow else 0
+    # Whoever waits behind others waits in a queue: a client that sends a hundred requests at once makes one.
+    if not slow or any(row.arrival_s + row.ttft_s > rows[slow[0]].arrival_s for row in rows[: slow[0]]):
+        return 0
+    return slow[-1] + 1

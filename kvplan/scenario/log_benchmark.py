@@ -2,7 +2,7 @@
 
 Both write lists with one entry a request: lengths, times to first token, gaps between tokens, errors. vLLM's
 file is one object, SGLang appends a line a run. When requests were sent is in newer files of vLLM alone;
-otherwise it follows from the client's limit or its rate, and the log says so.
+otherwise it is drawn as the benchmark draws it, and follows from the client's limit, and the log says so.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kvplan.errors import DataError
-from kvplan.scenario.measured import Measured, measured_row
+from kvplan.scenario.log_aiperf import refuse_summary
+from kvplan.scenario.measured import Measured, is_number, measured_row
 
 
 def read_benchmark(
@@ -25,6 +26,7 @@ def read_benchmark(
     Raises:
         DataError: lists are missing or of different lengths, or a number is none.
     """
+    refuse_summary(document, path)
     lists = {}
     for name in ("input_lens", "output_lens", "ttfts", "itls"):
         value = document.get(name)
@@ -58,7 +60,7 @@ def read_benchmark(
             lists["ttfts"][index],
             starts[index],
         ]
-        if not isinstance(gaps, list) or not all(map(_is_number, [*numbers, *gaps])):
+        if not isinstance(gaps, list) or not all(map(is_number, [*numbers, *gaps])):
             raise DataError("a length or time is not a number", where=where)
         prompt, output, ttft, start = numbers
         values = {"arrival": start, "prompt_tokens": prompt, "output_tokens": output, "ttft": ttft,
@@ -66,7 +68,8 @@ def read_benchmark(
         rows.append(measured_row({name: float(value) for name, value in values.items()}, where))
     if failed:
         notes.append(f"{failed:,} failed requests are left out; they loaded the engine all the same")
-    return ("vllm-bench" if "start_times" in document else "sglang-bench"), rows, limit
+    vllm = "start_times" in document or "date" in document
+    return ("vllm-bench" if vllm else "sglang-bench"), rows, limit
 
 
 def _limit(document: Mapping[str, Any], path: str) -> int | None:
@@ -79,13 +82,13 @@ def _limit(document: Mapping[str, Any], path: str) -> int | None:
     return limit
 
 
-def _in_turn(lists: Mapping[str, list[Any]], limit: int, path: str) -> list[float]:
-    """When a client that keeps ``limit`` requests in flight sent each, from how long each took."""
+def _in_turn(lists: Mapping[str, list[Any]], due: Sequence[float], limit: int, path: str) -> list[float]:
+    """When a client that keeps ``limit`` in flight sent each request: ``due``, or when another finished."""
     free, starts = [0.0] * limit, []
     for index, (ttft, gaps) in enumerate(zip(lists["ttfts"], lists["itls"], strict=True)):
-        if not isinstance(gaps, list) or not all(map(_is_number, [ttft, *gaps])):
+        if not isinstance(gaps, list) or not all(map(is_number, [ttft, *gaps])):
             raise DataError("a length or time is not a number", where=f"{path}: request {index}")
-        start = heapq.heappop(free)
+        start = max(heapq.heappop(free), due[index])
         starts.append(start)
         heapq.heappush(free, start + math.fsum([ttft, *gaps]))
     return starts
@@ -104,32 +107,42 @@ def _arrivals(
         if len(starts) != count:
             raise DataError(f"{len(starts)} start_times for {count} requests", where=path)
         return starts
-    rate = document.get("request_rate")
+    due = _drawn(document, count, limit is not None, path, notes)
     if limit is not None:
-        if rate not in ("inf", math.inf, None):
-            raise DataError(
-                f"the client sent {rate} requests/s with at most {limit} in flight, and the file does not "
-                "say when each was sent",
-                where=path, hint="log arrival times: a vLLM that writes start_times, or a CSV that has them",
-            )  # fmt: skip
         notes.append(f"requests are taken to be sent in turn, {limit} in flight: the file does not say when")
-        return list(_in_turn(lists, limit, path))
-    if rate in ("inf", math.inf):
-        notes.append("all requests are sent at once, as request_rate inf says")
-        return [0.0] * count
-    if not _is_number(rate) or rate <= 0:  # type: ignore[operator]
+        return list(_in_turn(lists, due, limit, path))
+    return list(due)
+
+
+def _drawn(
+    document: Mapping[str, Any], count: int, limited: bool, path: str, notes: list[str]
+) -> list[float]:
+    """When each request is due: gaps drawn as the benchmarks draw them, stretched to the rate asked for.
+
+    Raises:
+        DataError: the file does not say the rate, or no usable one.
+    """
+    rate, shape = document.get("request_rate"), document.get("burstiness")
+    shape = 1.0 if shape is None else shape
+    if document.get("ramp_up_strategy") is not None:
         raise DataError(
-            "the file says neither start_times nor request_rate",
-            where=path,
-            hint="log arrival times in a CSV",
-        )
+            "the rate rose during the run, and the file does not say when requests were sent", where=path,
+            hint="log arrival times: a vLLM that writes start_times, or a CSV that has them",
+        )  # fmt: skip
+    if rate in ("inf", math.inf) or (limited and rate is None):
+        if not limited:
+            notes.append("all requests are sent at once, as request_rate inf says")
+        return [0.0] * count
+    even = shape in ("inf", math.inf)
+    if not is_number(rate) or rate <= 0 or not (even or (is_number(shape) and shape > 0)):
+        raise DataError(
+            "the file says neither start_times nor request_rate as a number "
+            f"(rate {rate!r}, burstiness {shape!r})",
+            where=path, hint="log arrival times: a vLLM that writes start_times, or a CSV that has them",
+        )  # fmt: skip
     notes.append(f"arrival times are drawn at {rate:g} requests/s: the file does not say them")
     stream, clock, drawn = random.Random("engine-log/arrivals"), 0.0, []
     for _ in range(count):
         drawn.append(clock)
-        clock += stream.expovariate(float(rate))  # type: ignore[arg-type]
-    return drawn
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        clock += 1.0 if even else stream.gammavariate(shape, 1.0)
+    return [moment * count / (rate * clock) for moment in drawn]

@@ -10,8 +10,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from kvplan.errors import DataError
@@ -19,33 +20,60 @@ from kvplan.scenario.measured import Measured, measured_row
 
 _TIMES = {
     "arrival": ("arrival", "arrival_time", "start", "start_time", "request_time", "timestamp", "submit_time",
-                "request_start", "queued_ts"),
-    "ttft": ("ttft", "time_to_first_token", "first_token_latency"),
-    "e2e": ("e2e", "e2e_latency", "latency", "e2el", "request_latency", "end_to_end", "total_time"),
-    "end": ("end", "end_time", "finish", "finish_time", "completed_at", "last_token_ts"),
-    "first": ("first_token", "first_token_ts", "first_token_time"),
+                "request_start", "queued_ts", "arrived_at", "arrival_timestamp", "request_start_time",
+                "start_ts", "sent_at", "send_time", "created_at"),
+    "ttft": ("ttft", "time_to_first_token", "first_token_latency", "first_token_delay"),
+    "e2e": ("e2e", "e2e_latency", "latency", "e2el", "request_latency", "end_to_end", "total_time",
+            "end_to_end_latency", "total_latency", "e2e_time"),
+    "end": ("end", "end_time", "finish", "finish_time", "completed_at", "last_token_ts",
+            "finished_at", "request_end", "request_end_time", "end_ts", "last_token_time"),
+    "first": ("first_token", "first_token_ts", "first_token_time", "first_token_at", "first_token_timestamp"),
     "tpot": ("tpot", "time_per_output_token", "itl", "inter_token_latency"),
 }  # fmt: skip
 _COUNTS = {
     "prompt_tokens": ("prompt_tokens", "input_tokens", "input_len", "prompt_len", "num_prompt_tokens",
-                      "num_prefill_tokens", "isl"),
+                      "num_prefill_tokens", "isl", "num_input_tokens", "number_input_tokens", "prompt_length",
+                      "input_length", "input_sequence_length"),
     "output_tokens": ("output_tokens", "completion_tokens", "output_len", "generated_tokens",
-                      "num_generation_tokens", "num_decode_tokens", "osl"),
+                      "num_generation_tokens", "num_decode_tokens", "osl", "num_output_tokens",
+                      "number_output_tokens", "output_length", "output_sequence_length"),
     "cached_tokens": ("cached_tokens", "num_cached_tokens"),
 }  # fmt: skip
-_OUTCOMES = ("success", "ok", "status", "error", "errors")
+_FAILURES = ("error", "errors", "error_msg", "error_message", "error_code")
+"""Columns that are empty where a request went well."""
+_STATUS = (
+    "200",
+    "200.0",
+    "ok",
+    "success",
+    "successful",
+    "succeeded",
+    "completed",
+    "complete",
+    "finished",
+    "done",
+)
+_FLAG = ("true", "1", "yes", "1.0")
 _GOOD = {
-    "success": ("true", "1", "yes", "1.0"),
-    "ok": ("true", "1", "yes", "1.0"),
-    "status": ("200", "ok", "success", "succeeded", "completed", "finished", "stop", "length"),
-}
-_UNITS = {"": 1.0, "_s": 1.0, "_sec": 1.0, "_seconds": 1.0, "_ms": 1e-3, "_us": 1e-6, "_ns": 1e-9}
+    "success": _FLAG, "ok": _FLAG, "successful": _FLAG, "status": (*_STATUS, "stop", "length"),
+    "status_code": _STATUS, "http_status": _STATUS, "outcome": _STATUS,
+    "finish_reason": ("stop", "length", "eos", "tool_calls", "max_tokens", "end_turn"),
+}  # fmt: skip
+_OUTCOMES = (*_GOOD, *_FAILURES)
+_UNITS = {"": 1.0} | {
+    f"_{name}": factor
+    for factor, names in (
+        (1.0, ("s", "sec", "secs", "second", "seconds")), (1e-3, ("ms", "msec", "millis", "milliseconds")),
+        (1e-6, ("us", "usec", "micros", "microseconds")), (1e-9, ("ns", "nsec", "nanos", "nanoseconds")),
+    )
+    for name in names
+}  # fmt: skip
 _MOMENTS = ("arrival", "end", "first")
 _INSTEAD = {"e2e": ("end", "tpot"), "ttft": ("first",)}
 """What a missing column follows from."""
 _EPOCHS = ((1e17, 1e-9, "nanoseconds"), (1e14, 1e-6, "microseconds"), (1e11, 1e-3, "milliseconds"))
 """Moments larger than this, without a unit, count these since 1970."""
-MOST_TPOT_S, LEAST_TPOT_S = 2.0, 1e-4
+MOST_TPOT_S, LEAST_TPOT_S = 1.0, 1e-4
 """A median time per output token beyond these is no engine's: the unit is another one."""
 
 Columns = Mapping[str, tuple[str, float]]
@@ -63,7 +91,7 @@ def read_table(text: str, path: str, notes: list[str]) -> list[Measured]:
         raise DataError("the log is empty", where=path)
     delimiter = max(",;\t", key=lines[0].count)
     reader = csv.reader(lines, delimiter=delimiter)
-    header = [name.strip().lower() for name in next(reader)]
+    header = [_plain(name) for name in next(reader)]
 
     def records() -> Iterator[tuple[str, dict[str, Any]]]:
         while True:
@@ -93,18 +121,26 @@ def read_records(objects: Sequence[Any], path: str, notes: list[str]) -> list[Me
     for index, item in enumerate(objects):
         if not isinstance(item, dict):
             raise DataError(f"{item!r:.60} is no object", where=f"{path}: request {index}")
-    named = [{str(key).strip().lower(): value for key, value in item.items()} for item in objects]
+    named = [{_plain(str(key)): value for key, value in item.items()} for item in objects]
     header = list(dict.fromkeys(key for item in named for key in item))
     records = ((f"{path}: request {index}", item) for index, item in enumerate(named))
     return _read(records, header, path, notes)
 
 
 def is_record(document: object) -> bool:
-    """Whether a JSON object is one request: its time to first token is one number."""
+    """Whether a JSON object is one request: its first token has one time."""
     if not isinstance(document, dict):
         return False
-    names = {str(key).strip().lower() for key in document}
-    return any(name + suffix in names for name in _TIMES["ttft"] for suffix in _UNITS)
+    # Summaries have the same names, with statistics behind them.
+    names = {_plain(str(key)) for key, value in document.items() if not isinstance(value, (dict, list))}
+    firsts = _TIMES["ttft"] + _TIMES["first"]
+    return any(name + suffix in names for name in firsts for suffix in _UNITS)
+
+
+def _plain(name: str) -> str:
+    """A column's name as it is looked up: ``TTFT (ms)``, ``promptTokens`` and ``ttft_ms`` alike."""
+    parted = re.sub(r"([a-z])([A-Z])", r"\1_\2", name.strip())
+    return re.sub(r"[^a-z0-9]+", "_", parted.lower()).strip("_")
 
 
 def _read(
@@ -112,14 +148,21 @@ def _read(
 ) -> list[Measured]:
     columns = _columns(header, where)
     outcomes = [name for name in _OUTCOMES if name in header]
-    failed, kept = 0, []
+    failed, silent, kept = 0, 0, []
     for place, record in records:
         if any(_is_failure(name, record.get(name)) for name in outcomes):
             failed += 1
             continue
+        if _is_zero(record.get(columns["output_tokens"][0])):
+            silent += 1
+            continue
         kept.append((place, {name: _value(name, record, *columns[name], place) for name in columns}))
     if failed:
         notes.append(f"{failed:,} failed requests are left out; they loaded the engine all the same")
+    if silent:
+        notes.append(
+            f"{silent:,} requests without an output token are left out; they loaded the engine all the same"
+        )
     epoch = _epoch([values["arrival"] for _, values in kept], columns, notes)
     rows = [measured_row(_completed(values, epoch), place) for place, values in kept]
     _check_units(rows, columns, where)
@@ -153,9 +196,17 @@ def _columns(header: Sequence[str], where: str) -> dict[str, tuple[str, float]]:
 def _is_failure(name: str, value: Any) -> bool:
     """Whether the outcome column ``name`` says that the request failed."""
     text = "" if value is None else str(value).strip().lower()
-    if name in ("error", "errors"):
-        return text not in ("", "none", "null", "false", "0", "nan", "[]")
+    if name in _FAILURES:
+        return text not in ("", "none", "null", "false", "0", "0.0", "nan", "[]", "200")
     return text != "" and text not in _GOOD[name]
+
+
+def _is_zero(value: Any) -> bool:
+    """Whether a cell says that nothing was generated."""
+    try:
+        return float(value) == 0.0
+    except (TypeError, ValueError):
+        return False
 
 
 def _value(name: str, record: Mapping[str, Any], column: str, unit: float, where: str) -> float:
@@ -169,10 +220,15 @@ def _value(name: str, record: Mapping[str, Any], column: str, unit: float, where
         pass
     if name in _MOMENTS:
         try:
-            return datetime.fromisoformat(text).timestamp()
+            return _seconds(datetime.fromisoformat(text))
         except ValueError:
             pass
     raise DataError(f"{column} is {cell!r}, not a number", where=where)
+
+
+def _seconds(moment: datetime) -> float:
+    """Seconds since 1970; a moment without a zone counts as UTC, whatever the zone of this machine."""
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _epoch(arrivals: Sequence[float], columns: Columns, notes: list[str]) -> float:

@@ -53,6 +53,7 @@ def search(
     high: Array,
     *,
     scale: float,
+    pull: Array | None = None,
     spreads: Sequence[float] = SPREADS,
     tell: Callable[[int, float], None] = lambda round_, misfit: None,
 ) -> Found:
@@ -63,12 +64,15 @@ def search(
         start, widths: where to begin and how far around to look first.
         low, high: bounds of the search.
         scale: residual from which it counts as an outlier.
+        pull: how strongly each constant is drawn to ``start``, as by one more residual each, of the square
+            root of this for every unit; decides where the residual does not. Not part of what is found.
         spreads: see ``SPREADS``.
         tell: told after each round its number (from 1) and the root mean square of the smoothed residual.
     """
     import numpy as np
 
     dims = start.size
+    pull = np.zeros(dims) if pull is None else pull
     point = np.clip(start, low, high)
     count = max(POINTS_PER_DIMENSION * dims, 8)
     slopes, noise = np.zeros((1, dims)), 0.0
@@ -82,8 +86,9 @@ def search(
         jitter = float(np.sqrt(np.mean((found - moves @ fitted) ** 2)))
         reach = REACH * share * widths
         step = _robust_step(
-            smooth, slopes, np.maximum(-reach, low - point), np.minimum(reach, high - point), scale
-        )
+            smooth, slopes, np.maximum(-reach, low - point), np.minimum(reach, high - point), scale,
+            pull, point - start,
+        )  # fmt: skip
         point = np.clip(point + step, low, high)
         left = smooth + slopes @ step
         noise = float(np.sqrt(np.mean(left**2) + jitter**2))
@@ -92,23 +97,28 @@ def search(
     return Found(point, np.asarray(np.linalg.inv(information), dtype=np.float64), noise)
 
 
-def _robust_step(smooth: Array, slopes: Array, least: Array, most: Array, scale: float) -> Array:
-    """The move within bounds that makes ``smooth + slopes @ move`` least under a soft-L1 loss."""
+def _robust_step(
+    smooth: Array, slopes: Array, least: Array, most: Array, scale: float, pull: Array, away: Array
+) -> Array:
+    """The move within bounds that makes ``smooth + slopes @ move`` least under a soft-L1 loss.
+
+    ``pull`` draws ``away + move`` to nothing, quadratically.
+    """
     import numpy as np
 
     step = np.zeros(slopes.shape[1])
     # A weak pull to no move keeps constants where they are that nothing depends on.
-    pull = 1e-4 * np.eye(step.size)
+    still = 1e-4 * np.eye(step.size)
     for _ in range(_NEWTON):
         left = smooth + slopes @ step
         weight = 1.0 / np.sqrt(1.0 + (left / scale) ** 2)
         weighted = slopes.T * weight
-        gradient = weighted @ left + pull @ step
+        gradient = weighted @ left + still @ step + pull * (away + step)
         # Constants at a bound that the descent pushes further out stay there.
         free = ~(((step <= least) & (gradient > 0)) | ((step >= most) & (gradient < 0)))
         if not free.any():
             break
-        hessian = (weighted @ slopes + pull)[np.ix_(free, free)]
+        hessian = (weighted @ slopes + still + np.diag(pull))[np.ix_(free, free)]
         move = np.zeros(step.size)
         move[free] = np.linalg.solve(hessian, -gradient[free])
         following = np.clip(step + move, least, most)

@@ -8,7 +8,7 @@ from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.report import SizeRequest
 from kvplan.sizing.retention import kept_tokens
 from kvplan.sizing.sharding import rank_store, rank_tokens, stages
-from kvplan.sizing.state import state_bytes
+from kvplan.sizing.state import exports_checkpoints, state_bytes
 from kvplan.sizing.stores import Heads, Store
 from kvplan.specs.attention import LatentAttention
 from kvplan.specs.model import Block, ModelSpec
@@ -17,29 +17,36 @@ from kvplan.specs.model import Block, ModelSpec
 def per_gpu(model: ModelSpec, ask: SizeRequest) -> tuple[tuple[int, ...], Layout | None]:
     """Bytes of one sequence on a GPU of each pipeline stage, and the page groups of the largest."""
     layers = list(model.layers())
+    drafting = [model.draft.block] * model.draft.layers if ask.draft and model.draft is not None else []
     found = []
     for stage in stages(len(layers), ask.parallel.pp):
-        own = [layers[index] for index in stage]
-        if ask.draft and model.draft is not None and stage.stop == len(layers):
-            own += [model.draft.block] * model.draft.layers
-        found.append(allocated(own, ask, model, ask.parallel))
+        stop = stage.stop + (len(drafting) if stage.stop == len(layers) else 0)
+        own = range(stage.start, stop)
+        found.append(allocated([*layers, *drafting], ask, model, ask.parallel, own))
     largest = max(found, key=lambda item: item[0])
     return tuple(size for size, _ in found), largest[1]
 
 
 def allocated(
-    layers: list[Block], ask: SizeRequest, model: ModelSpec, parallel: Parallel
+    layers: list[Block], ask: SizeRequest, model: ModelSpec, parallel: Parallel, own: range | None = None
 ) -> tuple[int, Layout | None]:
-    """Allocated bytes of one sequence for some layers on one rank, and vLLM's page groups."""
+    """Allocated bytes of one sequence on one rank, and vLLM's page groups.
+
+    Args:
+        layers: of the whole model, by which vLLM plans its groups.
+        own: the layers that this rank holds; default all.
+    """
     keeping = keeping_of(model, ask.form, ask.retention.engine)
     pages: list[LayerPages] = []
-    latent = False
+    starts = []
     shares: dict[int, list[LayerPages]] = {}
     for block in layers:
         if id(block) not in shares:
             shares[id(block)] = _rank_pages(block, keeping, ask, parallel)
+        starts.append(len(pages))
         pages += shares[id(block)]
-        latent = latent or isinstance(block.attention, LatentAttention)
+    starts.append(len(pages))
+    held = range(len(pages)) if own is None else range(starts[own.start], starts[own.stop])
     if ask.retention.name == "vllm":
         layout = vllm_layout(
             pages,
@@ -49,10 +56,16 @@ def allocated(
             in_flight=ask.in_flight,
             block_size=ask.block_size,
             mamba_mode=ask.mamba_mode,
-            latent=latent,
+            latent=any(isinstance(block.attention, LatentAttention) for block in layers),
+            own=held,
         )
-        extra = sum(_residual(page.store, ask.context_tokens) for page in pages if page.store is not None)
-        return layout.request_bytes + extra, layout
+        stores = [page.store for page in pages[held.start : held.stop] if page.store is not None]
+        return layout.request_bytes + sum(_residual(store, ask.context_tokens) for store in stores), layout
+    return _unpooled(pages[held.start : held.stop], ask, parallel), None
+
+
+def _unpooled(pages: list[LayerPages], ask: SizeRequest, parallel: Parallel) -> int:
+    """Blocks or exact lengths of each layer by itself."""
     total = 0
     for page in pages:
         total += page.state_bytes
@@ -67,14 +80,15 @@ def allocated(
             total += page.store.bytes(-(-kept // size) * size)
         else:
             total += -(-kept // size) * page.store.page_bytes(size)
-    return total, None
+    return total
 
 
 def _rank_pages(block: Block, keeping: Keeping, ask: SizeRequest, parallel: Parallel) -> list[LayerPages]:
     stores = layer_stores(block, keeping, ask.encoder_tokens)
     pages = [LayerPages(store=rank_store(store, parallel)) for store in stores]
     if block.state is not None:
-        pages.append(LayerPages(state_bytes=state_bytes(block.state, keeping, parallel.attention_tp)))
+        size = state_bytes(block.state, keeping, parallel.attention_tp)
+        pages.append(LayerPages(state_bytes=size, checkpoint=exports_checkpoints(block.state)))
     return pages
 
 

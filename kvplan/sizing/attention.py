@@ -26,10 +26,14 @@ from kvplan.specs.attention import (
 )
 from kvplan.specs.formats import KvFormat, check_fits, kv_format
 from kvplan.specs.model import Block, ModelSpec
+from kvplan.specs.state import ShortConvState
 
 Engine = Literal["ideal", "transformers", "vllm", "sglang"]
 
 DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+PACKED_ROPE = 64
+"""Rotary dimensions that vLLM's packed entries have room for, also where the model has none."""
 
 V4_PAGE_ALIGNMENT = 576
 """vLLM pads every DeepSeek-V4 page to a multiple of this many bytes."""
@@ -61,7 +65,21 @@ def layer_stores(block: Block, keeping: Keeping, encoder_tokens: int = 0) -> tup
         stores += attention_stores(block.attention, keeping)
     if block.cross is not None:
         stores += _cross(block.cross, keeping, encoder_tokens)
+    if isinstance(block.state, ShortConvState) and is_paged(block.state, keeping):
+        stores += _convolution_inputs(block.state, keeping)
     return stores
+
+
+def is_paged(state: ShortConvState, keeping: Keeping) -> bool:
+    """Whether an engine keeps the inputs of a convolution in pages instead of a state."""
+    return keeping.engine == "vllm" and state.paged_heads is not None
+
+
+def _convolution_inputs(state: ShortConvState, keeping: Keeping) -> tuple[Store, ...]:
+    heads, kernel = state.paged_heads or 1, state.conv_kernel
+    width = 1 << (-(-state.channels // heads) - 1).bit_length()
+    content = Heads(heads, width, 0, kv_format(keeping.dtype))
+    return (Store("convolution inputs", content, "window", kernel, page_tokens=kernel),)
 
 
 def attention_stores(attention: SelfAttention, keeping: Keeping) -> tuple[Store, ...]:
@@ -99,6 +117,8 @@ def _chunked(attention: ChunkedAttention, keeping: Keeping) -> tuple[Store, ...]
 
 def _latent(attention: LatentAttention, keeping: Keeping) -> tuple[Store, ...]:
     extra = _index_keys(attention.indexer, keeping) if attention.indexer else ()
+    if attention.shared:
+        return extra
     if keeping.engine in attention.expanded_in:
         dim = attention.nope_head_dim + attention.rope_head_dim
         content = Heads(attention.query_heads, dim, dim, keeping.form)
@@ -107,6 +127,10 @@ def _latent(attention: LatentAttention, keeping: Keeping) -> tuple[Store, ...]:
     limit = attention.window or 0
     form = latent_format(attention, keeping)
     latent, rope = attention.kv_lora_rank, attention.rope_head_dim
+    if keeping.engine == "vllm" and form.packed == "fp8_ds_mla":
+        rope = rope or PACKED_ROPE
+    elif keeping.engine == "vllm" and attention.row_dim is not None:
+        latent = attention.row_dim - rope
     formula = form.latent_formula(latent, rope)
     if form.k.residual or form.k.granularity == "channel":
         return (Store("latent", Heads(1, latent + rope, 0, form), reach, limit, split_heads=False), *extra)
@@ -124,7 +148,18 @@ def latent_format(attention: LatentAttention, keeping: Keeping) -> KvFormat:
 def _index_keys(indexer: Indexer, keeping: Keeping) -> tuple[Store, ...]:
     if not indexer.owned:
         return ()
-    return (Store("indexer keys", _index_entry(indexer, keeping), split_heads=False),)
+    entry = _index_entry(indexer, keeping)
+    if keeping.engine == "transformers":
+        keys = Store("indexer keys", entry, split_heads=False)
+        where = Packed(Fraction(3 * 8), "3 positions x 8")
+        return (keys, Store("index positions", where, split_heads=False)) if indexer.positions else (keys,)
+    keys = Store("indexer keys", entry, tokens_per_entry=indexer.pool, split_heads=False)
+    if indexer.pool == 1:
+        return (keys,)
+    series, size = 2 if indexer.gated else 1, keeping.dtype_bytes
+    raw = Packed(Fraction(series * indexer.head_dim * size), f"{series} x {indexer.head_dim} x {size}")
+    page = indexer.pool if keeping.engine == "vllm" else 0
+    return (keys, Store("open pool", raw, "remainder", indexer.pool, page_tokens=page, split_heads=False))
 
 
 def _index_entry(indexer: Indexer, keeping: Keeping) -> Packed:
@@ -134,7 +169,9 @@ def _index_entry(indexer: Indexer, keeping: Keeping) -> Packed:
         scales = -(-dim // indexer.scale_group)
         formula = f"{many}({dim} fp8 + {scales} x 4 scale)"
         return Packed(Fraction(heads * (dim + 4 * scales)), formula)
-    size = keeping.dtype_bytes
+    size = 4 if indexer.wide and keeping.engine == "transformers" else keeping.dtype_bytes
+    if indexer.gated and keeping.engine == "transformers":
+        return Packed(Fraction((2 * dim + 1) * size), f"({dim} key + {dim} gate + 1 valid) x {size}")
     return Packed(Fraction(heads * dim * size), f"{many}{dim} x {size}")
 
 

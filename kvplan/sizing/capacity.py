@@ -193,8 +193,7 @@ def fit_model(
             weights_format=weights_dtype, dtype=dtype, expert_parallel=expert_parallel,
             draft=draft, drafter=drafter,
         )  # fmt: skip
-        last = drafting if stage == parallel.pp - 1 else ()
-        pool = rank_pool(model, layers, keeping, parallel, serving, drafters=last)
+        pool = rank_pool(model, layers, keeping, parallel, serving, drafters=drafting)
         available = bill.kv_pool_bytes if kv_pool_bytes is None else kv_pool_bytes
         fits.append(StageFit(bill, pool, pool_capacity(pool, available, context)))
     return FitReport(

@@ -1,40 +1,54 @@
 """How vLLM lays layers out in one pool of equal blocks, and how many blocks a request takes.
 
-A pool has one kind of block. Layers are gathered into groups of equally many layers; a block of the pool is
-one page of one group (every layer of it side by side), and each group has its own block table. Hence hybrids
-pay: pages are made equal by longer blocks or padding, attention blocks grow until they hold one state, and
-groups are filled up with padding layers. Rules of vLLM 0.33 (``kv_cache_planning``,
-``update_block_size_for_mamba``), layer-outermost layout; layouts of DeepSeek-V4 pack pages of different
-sizes and are counted page by page without padding layers.
+A pool has one kind of block. Layers are gathered into groups; a block of the pool is one page of one group
+(every layer of it side by side), and each group has its own block table. Hence hybrids pay: pages are made
+equal by longer blocks or padding, attention blocks grow until they hold one state, and groups are filled up
+with padding layers. Rules of vLLM 0.33 (``kv_cache_planning``, ``_align_hybrid_block_size``):
+
+* layers that all need the same token slots are one group, whatever their pages (*uniform*);
+* kernels that keep index pages beside latent pages in a block (DeepSeek-V4) let groups differ in width, and a
+  block is as wide as the widest (``packing``);
+* elsewhere pages become equal and groups have equally many layers. Latents cannot be padded: beside windows
+  whose page they do not divide, the windows are kept as if they were full attention.
+
+Groups are those of the whole model; a pipeline stage holds its own layers of each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import lcm
 from typing import Literal
 
+from kvplan.sizing.packing import deal
 from kvplan.sizing.retention import Retention, blocks
-from kvplan.sizing.stores import Store
+from kvplan.sizing.stores import Packed, Store
 
 MambaMode = Literal["none", "align"]
+
+Reach = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class LayerPages:
-    """What one layer asks of the pool: a store (per token) or ``state_bytes`` (per sequence), never both."""
+    """What one layer asks of the pool: a store (per token) or ``state_bytes`` (per sequence), never both.
+
+    ``checkpoint``: its kernel writes the state at a block's end in the middle of a prefill, into a block of
+    its own.
+    """
 
     store: Store | None = None
     state_bytes: int = 0
+    checkpoint: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class PageGroup:
     """Layers that share a block table.
 
-    ``layers`` includes padding layers; ``page_bytes`` is the page of one layer, ``block_bytes`` of all.
-    ``reach`` says which tokens the group keeps and its limit, as in ``Store``; ``state`` for recurrent state.
+    ``layers`` of this GPU, ``padding_layers`` included; ``page_bytes`` is the largest page of one layer,
+    ``block_bytes`` of all. ``reach`` says which tokens the group keeps and its limit, as in ``Store``;
+    ``state`` for recurrent state.
     """
 
     name: str
@@ -44,7 +58,7 @@ class PageGroup:
     page_bytes: int
     block_bytes: int
     blocks_per_request: int
-    reach: tuple[str, int] = ("context", 0)
+    reach: Reach = ("context", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +70,7 @@ class Layout:
 
     @property
     def block_bytes(self) -> int:
-        """Bytes of one block of the pool."""
+        """Bytes of one block of the pool: the widest group's, whichever group it goes to."""
         return max((group.block_bytes for group in self.groups), default=0)
 
     @property
@@ -67,7 +81,46 @@ class Layout:
     @property
     def request_bytes(self) -> int:
         """Bytes of the pool that one request takes."""
-        return sum(group.blocks_per_request * group.block_bytes for group in self.groups)
+        return self.blocks_per_request * self.block_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """The request a layout is made for: its tokens, all of them and one context rank's share."""
+
+    tokens: int
+    shared: int
+    retention: Retention
+    in_flight: int
+    mamba_mode: MambaMode
+
+    def states(self, checkpoint: bool) -> int:
+        """Blocks of one layer's state: the last one kept and the open one, and a checkpoint's."""
+        return 2 + checkpoint if self.mamba_mode == "align" else 1
+
+    def need(self, store: Store, block_tokens: int) -> int:
+        """Blocks of one layer of ``store``."""
+        tokens = self.shared if store.reach == "context" else self.tokens
+        return blocks(store, tokens, self.retention, self.in_flight, block_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Layers that are alike. ``members``: their places in the model; ``tokens`` 0 for state."""
+
+    name: str
+    members: tuple[int, ...]
+    page: int
+    tokens: int
+    need: int
+    store: Store | None
+    reach: Reach
+
+    @property
+    def slots(self) -> tuple[int, Reach, int, int]:
+        """Equal for kinds that always need the same number of blocks: they may share a block table."""
+        page, need = (self.page, self.need) if self.store is None else (0, 0)
+        return self.tokens, self.reach, page, need
 
 
 def vllm_layout(
@@ -80,125 +133,140 @@ def vllm_layout(
     mamba_mode: MambaMode = "align",
     latent: bool = False,
     cp: int = 1,
+    own: range | None = None,
 ) -> Layout:
-    """Group the layers of one GPU and count the blocks of a request that may grow to ``tokens`` tokens.
+    """Group the layers of a model and count the blocks of a request that may grow to ``tokens`` tokens.
 
     Args:
         latent: the attention layers keep MLA latents (their kernels want blocks in multiples of 128 when
             the block size has to grow for a state).
         cp: ranks the context is divided over; windows and states are copied.
+        own: places in ``layers`` of what this GPU holds; default all of it.
     """
-    shared = -(-tokens // cp)
+    ask = _Ask(tokens, -(-tokens // cp), retention, in_flight, mamba_mode)
+    own = range(len(layers)) if own is None else own
     stores = [item.store for item in layers if item.store is not None]
     states = [item.state_bytes for item in layers if item.state_bytes]
-    if any(store.page_alignment > 1 for store in stores):
-        return _packed(stores, (tokens, shared), retention, in_flight, block_size)
+    state_page = 0
     if states and stores:
-        block_size = _grown_block(stores, max(states), block_size, latent)
-    state_blocks = 2 if mamba_mode == "align" else 1
-    kinds = _kinds(stores, states, (tokens, shared), retention, in_flight, block_size, state_blocks)
-    if not kinds:
+        block_size, state_page = _grown_block(stores, max(states), block_size, latent)
+    kinds = _kinds(layers, ask, block_size, state_page)
+    if not kinds or not own:
         return Layout(block_size, ())
-    if len({(kind.tokens, kind.need, kind.reach) for kind in kinds}) == 1:
-        return Layout(block_size, (_one_group(kinds),))
-    return Layout(block_size, _equal_groups(kinds, (tokens, shared), retention, in_flight))
+    if len({kind.slots for kind in kinds}) == 1:
+        return Layout(block_size, (_side_by_side(kinds, own),))
+    if any(store.name == "indexer keys" or store.page_alignment > 1 for store in stores):
+        return Layout(block_size, _packed(kinds, own))
+    kinds = _windows_beside_latents(kinds, ask)
+    if len({kind.slots for kind in kinds}) == 1:
+        return Layout(block_size, (_side_by_side(kinds, own),))
+    return Layout(block_size, _equal_groups(kinds, ask, own))
 
 
-def _tokens(store: Store, tokens: tuple[int, int]) -> int:
-    """All tokens, or this context rank's share of them."""
-    return tokens[1] if store.reach == "context" and store.name != "indexer keys" else tokens[0]
+def _grown_block(stores: Sequence[Store], state: int, block_size: int, latent: bool) -> tuple[int, int]:
+    """(block size, page): one page of attention holds one state, which is padded to it.
 
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """Layers that are alike: page bytes, tokens a block covers (0 for state), blocks a request needs."""
-
-    name: str
-    count: int
-    page: int
-    tokens: int
-    need: int
-    store: Store | None
-    reach: tuple[str, int]
-
-
-def _grown_block(stores: Sequence[Store], state: int, block_size: int, latent: bool) -> int:
-    per_token = max(store.page_bytes(block_size) for store in stores if store.reach != "encoder") / block_size
+    Index keys and cross attention do not count.
+    """
+    apart = ("encoder", "remainder")
+    attention = [item for item in stores if item.reach not in apart and item.name != "indexer keys"]
+    per_token = max(store.page_bytes(block_size) for store in attention or stores) // block_size
     alignment = max(block_size, 128) if latent else block_size
-    return max(block_size, alignment * -(-state // int(alignment * per_token)))
+    grown = max(block_size, alignment * -(-state // (alignment * per_token)))
+    return grown, grown * per_token
 
 
-def _kinds(
-    stores: Sequence[Store],
-    states: Sequence[int],
-    tokens: tuple[int, int],
-    retention: Retention,
-    in_flight: int,
-    block_size: int,
-    state_blocks: int,
-) -> list[_Kind]:
-    alike: dict[Store, int] = {}
-    for store in stores:
-        alike[store] = alike.get(store, 0) + 1
+def _kinds(layers: Sequence[LayerPages], ask: _Ask, block_size: int, state_page: int) -> list[_Kind]:
+    alike: dict[Store, list[int]] = {}
+    by_state: dict[tuple[int, bool], list[int]] = {}
+    for index, item in enumerate(layers):
+        if item.store is not None:
+            alike.setdefault(item.store, []).append(index)
+        elif item.state_bytes:
+            by_state.setdefault((item.state_bytes, item.checkpoint), []).append(index)
     kinds = []
-    for store, count in alike.items():
+    for store, members in alike.items():
         size = store.block_tokens(block_size)
-        need = blocks(store, _tokens(store, tokens), retention, in_flight, block_size)
-        reach = (store.reach, store.limit)
-        kinds.append(_Kind(store.name, count, store.page_bytes(size), size, need, store, reach))
-    by_state: dict[int, int] = {}
-    for state in states:
-        by_state[state] = by_state.get(state, 0) + 1
-    for state, count in by_state.items():
-        kinds.append(_Kind("state", count, state, 0, state_blocks, None, ("state", 0)))
+        page, need, reach = store.page_bytes(size), ask.need(store, block_size), (store.reach, store.limit)
+        kinds.append(_Kind(store.name, tuple(members), page, size, need, store, reach))
+    for (state, checkpoint), members in by_state.items():
+        page, need = max(state, state_page), ask.states(checkpoint)
+        kinds.append(_Kind("state", tuple(members), page, 0, need, None, ("state", 0)))
     return kinds
 
 
-def _one_group(kinds: Sequence[_Kind]) -> PageGroup:
-    """All layers need the same token slots: one block table, pages side by side."""
-    total = sum(kind.count for kind in kinds)
-    width = sum(kind.count * kind.page for kind in kinds)
+def _held(members: Sequence[int], own: range) -> int:
+    return sum(1 for index in members if index in own)
+
+
+def _side_by_side(kinds: Sequence[_Kind], own: range) -> PageGroup:
+    """Layers that need the same token slots: one block table, their pages side by side in a block."""
+    counts = [_held(kind.members, own) for kind in kinds]
+    width = sum(count * kind.page for count, kind in zip(counts, kinds, strict=True))
     name = " + ".join(dict.fromkeys(kind.name for kind in kinds))
     page = max(kind.page for kind in kinds)
-    return PageGroup(name, total, 0, kinds[0].tokens, page, width, kinds[0].need, kinds[0].reach)
+    first = kinds[0]
+    return PageGroup(name, sum(counts), 0, first.tokens, page, width, first.need, first.reach)
 
 
-def _equal_groups(
-    kinds: Sequence[_Kind], tokens: tuple[int, int], retention: Retention, in_flight: int
-) -> tuple[PageGroup, ...]:
+def _packed(kinds: Sequence[_Kind], own: range) -> tuple[PageGroup, ...]:
+    """Groups of different widths, as many of one kind of slots as ``packing.deal`` finds."""
+    buckets: dict[tuple[int, Reach, int, int], list[_Kind]] = {}
+    for kind in kinds:
+        buckets.setdefault(kind.slots, []).append(kind)
+    widths = [[(kind.page, len(kind.members)) for kind in bucket] for bucket in buckets.values()]
+    small = [bucket[0].reach[0] == "window" for bucket in buckets.values()]
+    recurrent = [bucket[0].reach[0] in ("state", "remainder") for bucket in buckets.values()]
+    groups = []
+    for bucket, number in zip(buckets.values(), deal(widths, small, recurrent), strict=True):
+        for index in range(number):
+            part = [replace(kind, members=kind.members[index::number]) for kind in bucket]
+            groups.append(_side_by_side([kind for kind in part if kind.members], own))
+    return tuple(groups)
+
+
+def _windows_beside_latents(kinds: list[_Kind], ask: _Ask) -> list[_Kind]:
+    """Windows kept as full attention where latents, which cannot be padded, do not divide the page."""
+    page = max(kind.page for kind in kinds)
+    latents = [kind for kind in kinds if kind.store is not None and isinstance(kind.store.content, Packed)]
+    if not any(kind.reach[0] == "context" and page % kind.page for kind in latents):
+        return kinds
+    sizes = {kind.tokens for kind in kinds if kind.reach[0] == "context"}
+    return [_widened(kind, ask, sizes) for kind in kinds]
+
+
+def _widened(kind: _Kind, ask: _Ask, sizes: set[int]) -> _Kind:
+    if kind.store is None or kind.reach[0] != "window" or isinstance(kind.store.content, Packed):
+        return kind
+    size = next(iter(sizes)) if len(sizes) == 1 else kind.tokens
+    full = replace(kind.store, reach="context", limit=0, page_tokens=size)
+    return replace(
+        kind,
+        store=full,
+        tokens=size,
+        page=full.page_bytes(size),
+        need=ask.need(full, size),
+        reach=("context", 0),
+    )
+
+
+def _equal_groups(kinds: Sequence[_Kind], ask: _Ask, own: range) -> tuple[PageGroup, ...]:
     """Make pages equal (longer blocks, else padding) and deal layers into groups of one size."""
     page = max(kind.page for kind in kinds)
     unified = []
     for kind in kinds:
         if kind.store is not None and kind.page != page and page % kind.page == 0:
             longer = replace(kind.store, page_tokens=kind.tokens * (page // kind.page))
-            need = blocks(longer, _tokens(longer, tokens), retention, in_flight, 0)
-            kind = replace(kind, tokens=longer.page_tokens, need=need)
+            kind = replace(kind, tokens=longer.page_tokens, need=ask.need(longer, 0))
         unified.append(replace(kind, page=page))
-    counts = [kind.count for kind in unified]
+    counts = [len(kind.members) for kind in unified]
     size = max(counts) if max(counts) < 1.5 * min(counts) else min(counts)
-    groups = []
+    dealt = []
     for kind in unified:
-        number = -(-kind.count // size)
-        for index in range(number):
-            real = len(range(index, kind.count, number))
-            groups.append(
-                PageGroup(kind.name, size, size - real, kind.tokens, page, size * page, kind.need, kind.reach)
-            )
-    return tuple(groups)
-
-
-def _packed(
-    stores: Sequence[Store], tokens: tuple[int, int], retention: Retention, in_flight: int, block_size: int
-) -> Layout:
-    alike: dict[Store, int] = {}
-    for store in stores:
-        alike[store] = alike.get(store, 0) + 1
-    groups = []
-    for store, count in alike.items():
-        size = store.block_tokens(block_size)
-        page = store.page_bytes(size)
-        need = blocks(store, _tokens(store, tokens), retention, in_flight, block_size)
-        reach = (store.reach, store.limit)
-        groups.append(PageGroup(store.name, count, 0, size, page, count * page, need, reach))
-    return Layout(lcm(*(group.block_tokens for group in groups)), tuple(groups))
+        number = -(-len(kind.members) // size)
+        dealt += [(kind, _held(kind.members[index::number], own)) for index in range(number)]
+    width = max(held for _, held in dealt)
+    return tuple(
+        PageGroup(kind.name, width, width - held, kind.tokens, page, width * page, kind.need, kind.reach)
+        for kind, held in dealt
+    )

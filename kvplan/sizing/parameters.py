@@ -99,14 +99,17 @@ def attention_tensors(attention: SelfAttention, hidden: int, tp: int = 1) -> Ite
 def _latent(attention: LatentAttention, hidden: int, tp: int) -> Iterator[Tensor]:
     heads = share(attention.query_heads, tp)
     query_width = heads * (attention.nope_head_dim + attention.rope_head_dim)
+    latent = 0 if attention.shared else attention.latent_dim
     if attention.q_lora_rank is None:
         yield matrix("q_proj", "attention", query_width, hidden)
-        yield matrix("kv_a_proj", "attention", attention.latent_dim, hidden)
+        if latent:
+            yield matrix("kv_a_proj", "attention", latent, hidden)
     else:
-        yield matrix("qkv_a_proj", "attention", attention.q_lora_rank + attention.latent_dim, hidden)
+        yield matrix("qkv_a_proj", "attention", attention.q_lora_rank + latent, hidden)
         yield vector("q_a_norm", "attention", attention.q_lora_rank)
         yield matrix("q_b_proj", "attention", query_width, attention.q_lora_rank)
-    yield vector("kv_a_norm", "attention", attention.kv_lora_rank)
+    if latent:
+        yield vector("kv_a_norm", "attention", attention.kv_lora_rank)
     expanded = heads * (attention.nope_head_dim + attention.v_head_dim)
     yield matrix("kv_b_proj", "attention", expanded, attention.kv_lora_rank)
     yield matrix("o_proj", "attention", hidden, heads * attention.v_head_dim)

@@ -18,7 +18,7 @@ from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.retention import Retention
 from kvplan.sizing.serving import Serving
 from kvplan.sizing.sharding import rank_store
-from kvplan.sizing.state import state_bytes
+from kvplan.sizing.state import exports_checkpoints, state_bytes
 from kvplan.specs.schema import Block, CompressedAttention, LatentAttention, ModelSpec
 
 SGLANG_WINDOW_RATIO = Fraction(4, 5)
@@ -33,6 +33,9 @@ HYBRID_GROUPS = (0, 10, 0)
 STATE_PREFIX_CACHING = (0, 20, 0)
 """vLLM from here on caches prefixes of recurrent layers: a request holds its last state and an open one."""
 
+STATE_CHECKPOINTS = (0, 33, 0)
+"""vLLM from here on may write a third one on the way through a prefill."""
+
 LATENT_BLOCK = 64
 """Block size vLLM's MLA kernels ask for."""
 
@@ -41,27 +44,37 @@ LATENT_BLOCK = 64
 class RankPool:
     """What the layers of one rank keep, under one engine's rules.
 
-    ``in_flight``: tokens scheduled but not settled, for which windows are held open.
+    ``model_pages``: of every layer of the model, as vLLM plans its groups; ``own``: the places there of what
+    this pipeline stage holds. ``in_flight``: tokens scheduled but not settled, for which windows are held
+    open.
     """
 
-    pages: tuple[LayerPages, ...]
+    model_pages: tuple[LayerPages, ...]
+    own: range
     serving: Serving
     in_flight: int
     block_size: int
     latent: bool
     shards: int
 
+    @property
+    def pages(self) -> tuple[LayerPages, ...]:
+        """What the layers of this rank ask for."""
+        return self.model_pages[self.own.start : self.own.stop]
+
     def layout(self, tokens: int) -> Layout:
         """The vLLM layout when a request may grow to ``tokens`` tokens."""
         retention = Retention("vllm", "vllm")
         return vllm_layout(
-            self.pages,
-            -(-tokens // self.shards),
+            self.model_pages,
+            tokens,
             retention=retention,
             in_flight=self.in_flight,
             block_size=self.block_size,
             latent=self.latent,
             mamba_mode="align" if self.serving.version >= STATE_PREFIX_CACHING else "none",
+            cp=self.shards,
+            own=self.own,
         )
 
     def request_bytes(self, tokens: int) -> int:
@@ -77,7 +90,7 @@ class RankPool:
         total = Fraction(0)
         windows = Fraction(0)
         for page in self.pages:
-            if page.store is None:
+            if page.store is None or page.store.reach == "remainder":
                 continue
             if page.store.reach in ("window", "chunk"):
                 windows += page.store.bytes_per_token()
@@ -100,7 +113,10 @@ def rank_pool(
     *,
     drafters: Sequence[Block] = (),
 ) -> RankPool:
-    """The pool description of one pipeline stage; ``drafters`` are layers that draft and share the pool.
+    """The pool description of one pipeline stage.
+
+    Args:
+        drafters: layers that draft and share the pool; the last stage holds them.
 
     Raises:
         UsageError: a latent-only number format on a model that keeps heads.
@@ -108,11 +124,19 @@ def rank_pool(
     encoder_tokens = (model.encoder.max_tokens or 0) if model.encoder is not None else 0
     blocks = model.layers()
     pages: list[LayerPages] = []
-    for block in (*(blocks[index] for index in layers), *drafters):
+    starts = []
+    for block in (*blocks, *drafters):
+        starts.append(len(pages))
         for store in layer_stores(block, keeping, encoder_tokens):
             pages.append(LayerPages(store=rank_store(store, parallel)))
         if block.state is not None:
-            pages.append(LayerPages(state_bytes=state_bytes(block.state, keeping, parallel.attention_tp)))
+            size = state_bytes(block.state, keeping, parallel.attention_tp)
+            checkpoint = serving.version >= STATE_CHECKPOINTS and exports_checkpoints(
+                block.state, serving.capability
+            )
+            pages.append(LayerPages(state_bytes=size, checkpoint=checkpoint))
+    starts.append(len(pages))
+    stop = len(starts) - 1 if layers.stop == len(blocks) else layers.stop
     if serving.kind == "vllm" and serving.version < HYBRID_GROUPS:
         pages = _all_full(pages)
     latent = any(isinstance(block.attention, LatentAttention) for block in blocks)
@@ -122,7 +146,8 @@ def rank_pool(
         block_size = max(block_size, LATENT_BLOCK)
     batches = parallel.pp + (1 if serving.async_scheduling else 0)
     return RankPool(
-        pages=tuple(pages),
+        model_pages=tuple(pages),
+        own=range(starts[layers.start], starts[stop]),
         serving=serving,
         in_flight=serving.max_num_batched_tokens * batches,
         block_size=block_size,
@@ -171,12 +196,8 @@ def pool_capacity(pool: RankPool, pool_bytes: int, max_model_len: int) -> PoolCa
     layout = pool.layout(max_model_len)
     if not layout.groups:
         return PoolCapacity(0, 0, 0, Fraction(0))
-    if len({group.block_bytes for group in layout.groups}) > 1:
-        concurrency = Fraction(pool_bytes, layout.request_bytes)
-        blocks = int(concurrency * layout.blocks_per_request)
-    else:
-        blocks = pool_bytes // layout.block_bytes
-        concurrency = Fraction(blocks, layout.blocks_per_request)
+    blocks = pool_bytes // layout.block_bytes
+    concurrency = Fraction(blocks, layout.blocks_per_request)
     if pool.serving.version >= (0, 21, 0):
         tokens = int(concurrency * max_model_len)
     else:

@@ -142,6 +142,8 @@ def kept_tokens(store: Store, tokens: int, retention: Retention, in_flight: int 
 
 def blocks(store: Store, tokens: int, retention: Retention, in_flight: int, block_size: int) -> int:
     """Blocks one layer needs of ``store`` for a sequence that may grow to ``tokens`` tokens."""
+    if store.reach == "remainder":
+        return 1  # a ring that is written over
     size = store.block_tokens(block_size)
     count = -(-kept_tokens(store, tokens, retention, in_flight) // size)
     if store.reach == "window" and retention.engine == "vllm":

@@ -34,7 +34,7 @@ class Serving:
 
     ``version`` is (major, minor, patch). ``utilization`` is vLLM's ``gpu_memory_utilization`` (a share of
     total memory for everything) or SGLang's ``mem_fraction_static`` (a share of free memory for weights
-    and pool).
+    and pool). ``capability`` is the GPU's major compute capability, 0 where it has none.
     """
 
     kind: EngineKind
@@ -46,6 +46,7 @@ class Serving:
     block_size: int
     async_scheduling: bool
     graph_max_batch: int
+    capability: int = 0
 
     @property
     def version_text(self) -> str:
@@ -110,9 +111,15 @@ def resolve_serving(
         "max_num_seqs": max_num_seqs,
         "block_size": block_size,
         "async_scheduling": async_scheduling,
+        "capability": _capability(gpu),
     }
     given = {name: value for name, value in chosen.items() if value is not None}
     return replace(serving, cuda_graphs=cuda_graphs, **given)  # type: ignore[arg-type]
+
+
+def _capability(gpu: GpuSpec) -> int:
+    major = (gpu.compute_capability or "").split(".")[0]
+    return int(major) if major.isdecimal() else 0
 
 
 def _vllm_defaults(version: tuple[int, int, int], gpu: GpuSpec, max_model_len: int) -> Serving:

@@ -53,7 +53,7 @@ def size_model(
         image_tokens: tokens of one image; ``None``: what the architecture fixes.
         draft: also keep the KV of the model's own multi-token-prediction layers.
         mamba_mode: vLLM's ``mamba_cache_mode``: ``align`` (prefix caching, its default) holds two states per
-            request, ``none`` one.
+            request, three where the kernel exports checkpoints on every GPU (Mamba-2), ``none`` one.
 
     Raises:
         UsageError: a size below 1, a degree of parallelism the model cannot be cut by, a number format

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kvplan.sizing.attention import DTYPE_BYTES, Keeping
+from kvplan.sizing.attention import DTYPE_BYTES, Keeping, is_paged
 from kvplan.specs.state import (
     ConvolvedAttentionState,
     GatedDeltaNetState,
@@ -27,6 +27,9 @@ from kvplan.specs.state import (
     State,
     WkvState,
 )
+
+CHECKPOINTING = (9, 10, 12)
+"""Major compute capabilities for which vLLM takes the delta rules' fused prefill kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,18 @@ def state_parts(state: State, keeping: Keeping, tp: int = 1) -> tuple[StatePart,
 def state_bytes(state: State, keeping: Keeping, tp: int = 1) -> int:
     """Bytes of one layer's state for one sequence on one of ``tp`` ranks."""
     return sum(part.bytes for part in state_parts(state, keeping, tp))
+
+
+def exports_checkpoints(state: State, capability: int = 0) -> bool:
+    """Whether vLLM 0.33's prefill kernel writes states at the ends of blocks on the way.
+
+    Mamba-2's does everywhere; those of the delta rules do on NVIDIA GPUs of ``capability`` 9, 10 and 12.
+    """
+    if isinstance(state, KimiDeltaState):
+        return state.bounded_gate and state.head_dim == 128 and capability in CHECKPOINTING
+    if isinstance(state, GatedDeltaNetState):
+        return capability == 9 or (state.key_head_dim == 128 and capability in CHECKPOINTING)
+    return isinstance(state, Mamba2State)
 
 
 def shard_sizes(state: State) -> tuple[int, ...]:
@@ -168,6 +183,8 @@ def _rglru(state: RecurrentState, keeping: Keeping, tp: int) -> tuple[StatePart,
 
 
 def _short_conv(state: ShortConvState, keeping: Keeping, tp: int) -> tuple[StatePart, ...]:
+    if is_paged(state, keeping):
+        return ()  # in pages, as a store
     part = _convolution(state.channels // tp, state.conv_kernel, keeping)
     if state.recurrent_dtype is None:
         return (part,)

@@ -18,6 +18,11 @@ class Indexer(Frozen):
     Engines keep ``scaled`` keys in fp8 with one fp32 scale per ``scale_group`` elements, transformers in the
     model's dtype; keys that are not ``scaled`` stay in the model's dtype everywhere. ``owned`` is false on a
     layer that re-uses the selection of an earlier one and stores no keys.
+
+    Engines merge the keys of ``pool`` neighbouring tokens into one and keep those of the open pool apart;
+    transformers keeps every token's. ``gated`` pools weigh tokens by a gate as wide as a key. ``positions``
+    marks the layer where transformers keeps the tokens' three rotary positions for all indexers; ``wide``
+    keys are rotated there in fp32 and stay so.
     """
 
     heads: Count
@@ -27,6 +32,10 @@ class Indexer(Frozen):
     owned: bool = True
     scaled: bool = True
     scale_group: Count = 128
+    pool: Count = 1
+    gated: bool = False
+    positions: bool = False
+    wide: bool = False
 
 
 class _Heads(Frozen):
@@ -92,6 +101,10 @@ class LatentAttention(Frozen):
     window: Count | None = None
     """Tokens a windowed layer of latents attends to; ``None`` = the whole context."""
     indexer: Indexer | None = None
+    shared: bool = False
+    """Attends over the latents of an earlier layer and stores none itself, index keys apart."""
+    row_dim: Count | None = None
+    """Elements of a row where vLLM keeps wider ones than the latent needs (those of its windowed layers)."""
     expanded_in: tuple[Literal["vllm", "sglang", "transformers"], ...] = ()
     """Engines without a latent cache for this architecture: they keep every head's expanded K and V."""
 

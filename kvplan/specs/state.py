@@ -69,6 +69,8 @@ class KimiDeltaState(_State):
     heads: Count
     head_dim: Count
     conv_kernel: Count
+    bounded_gate: bool = False
+    """Whether the gate has a lower bound, which vLLM's faster prefill kernel needs."""
 
     @property
     def conv_channels(self) -> int:
@@ -113,11 +115,16 @@ class RecurrentState(_State):
 
 
 class ShortConvState(_State):
-    """A gated short convolution (LFM): the last ``conv_kernel`` inputs of ``channels`` channels."""
+    """A gated short convolution (LFM): the last ``conv_kernel`` inputs of ``channels`` channels.
+
+    ``paged_heads``: vLLM keeps the inputs in pages of ``conv_kernel`` tokens like a window's, dealt to so
+    many heads whose rows are as wide as the next power of two (Inkling).
+    """
 
     kind: Literal["short_conv"] = "short_conv"
     channels: Count
     conv_kernel: Count
+    paged_heads: Count | None = None
 
 
 class ConvolvedAttentionState(_State):

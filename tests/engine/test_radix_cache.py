@@ -183,3 +183,12 @@ def test_replay_refuses_what_never_fits() -> None:
     assert events[:2] == [Refused("huge"), Refused("long")]
     assert [event.id for event in events[2:]] == ["fits", "fits"]
     assert replay.free + replay.tree.evictable == 40
+
+
+@pytest.mark.parametrize("tree", [RadixIndex, TokenTree])
+def test_a_pool_holds_whole_pages_only(tree: type) -> None:
+    """The paged allocator makes ``size // page_size`` pages: what is left over holds nothing."""
+    prompts = [ask(f"r{i}", (100 * i, 5)) for i in range(6)]
+    logs = [list(CacheReplay(tree(4, "lru"), pool, 1).run(prompts)) for pool in (20, 23)]
+    assert logs[0] == logs[1]
+    assert any(isinstance(event, Admitted) and event.evicted_tokens for event in logs[0])

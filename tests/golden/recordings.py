@@ -25,8 +25,35 @@ def load(path: Path) -> dict[str, Any]:
         return json.load(handle)
 
 
+OPTIONS = frozenset({
+    "trace", "format", "limit", "time_scale", "block_size", "num_blocks", "max_num_seqs",
+    "max_num_batched_tokens", "max_model_len", "enable_prefix_caching", "enable_chunked_prefill", "policy",
+    "long_prefill_token_threshold", "long_prefill_adaptive", "watermark", "reserve_full_isl",
+    "prefill_schedule_interval", "async_scheduling", "layout", "sliding_window", "retention_interval", "a", "b",
+    "c",
+})  # fmt: skip
+"""What a recording was made with."""
+
+FOLLOWING = frozenset({
+    "hash_algo", "scheduler_class", "scheduler_block_size", "hash_block_size", "max_concurrent_batches",
+    "max_in_flight_tokens", "use_v2_model_runner", "watermark_blocks",
+})  # fmt: skip
+"""What the real engine made of it."""
+
+
 def config_of(recorded: dict[str, Any]) -> EngineConfig:
-    """The engine options a recording was made with."""
+    """The engine options a recording was made with; an option that would be passed over is an error."""
+    assert set(recorded) == OPTIONS | FOLLOWING, set(recorded) ^ (OPTIONS | FOLLOWING)
+    config = _config(recorded)
+    assert recorded["scheduler_class"] == ("AsyncScheduler" if config.async_scheduling else "Scheduler")
+    assert recorded["use_v2_model_runner"]
+    assert recorded["scheduler_block_size"] == config.hit_alignment
+    assert recorded["max_in_flight_tokens"] == config.max_in_flight_tokens
+    assert recorded["watermark_blocks"] == config.watermark_blocks
+    return config
+
+
+def _config(recorded: dict[str, Any]) -> EngineConfig:
     block = recorded["block_size"]
     whole = block if recorded["enable_prefix_caching"] else recorded["max_model_len"]
     kinds = {
@@ -65,6 +92,43 @@ def workload_of(recorded: dict[str, Any], data: Path) -> Iterable[Request]:
     return open_trace(
         data / "golden" / "workloads" / f"{recorded['trace']}.jsonl", format="tokens"
     ).requests()
+
+
+def scenario_of(recorded: dict[str, Any], data: Path) -> dict[str, Any]:
+    """The same run as a user would ask for it."""
+    block = recorded["block_size"]
+    groups = {
+        "full": {"kind": "full"},
+        "mla": {"kind": "full"},
+        "full2B": {"kind": "full", "block_size": 2 * block},
+        "swa": {"kind": "sliding", "window": recorded["sliding_window"]},
+        "mamba": {"kind": "mamba"},
+    }
+    same = (
+        "max_num_seqs", "max_num_batched_tokens", "max_model_len", "enable_chunked_prefill", "policy",
+        "long_prefill_token_threshold", "watermark", "prefill_schedule_interval", "async_scheduling",
+    )  # fmt: skip
+    return {
+        "cache": {
+            "block_size": block,
+            "blocks": recorded["num_blocks"],
+            "prefix": "hash" if recorded["enable_prefix_caching"] else "none",
+            "groups": [groups[name] for name in recorded["layout"].split("+")],
+        },
+        "engine": {
+            **{name: recorded[name] for name in same},
+            "long_prefill_token_threshold_adaptive": recorded["long_prefill_adaptive"],
+            "scheduler_reserve_full_isl": recorded["reserve_full_isl"],
+            "prefix_cache_retention_interval": recorded["retention_interval"],
+        },
+        "latency": {"model": "linear", "a": recorded["a"], "b": recorded["b"], "c": recorded["c"]},
+        "workload": {
+            "trace": str(data / "golden" / "workloads" / f"{recorded['trace']}.jsonl"),
+            "format": "tokens",
+            "limit": recorded["limit"],
+            "time_scale": recorded["time_scale"],
+        },
+    }
 
 
 def compare(run: dict[str, Any], data: Path, engine: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
-from recordings import compare, load
+from recordings import compare, load, scenario_of
 
+from kvplan.cli.app import run
 from kvplan.engine.engine import ENGINES
 
 WORKLOADS = ("multi_turn", "preempt_storm", "priority", "random0", "random1", "same_prompt")
@@ -47,6 +50,24 @@ def test_small_runs(tiny: dict, shared: Path, case: str, engine: str) -> None:
 def test_small_runs_of_several_groups(tiny: dict, shared: Path, case: str, engine: str) -> None:
     for workload in WORKLOADS:
         compare(tiny[f"{workload}/{case}"], shared / "data", engine)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("case", [*CASES, *HYBRID])
+def test_a_small_run_asked_for_as_a_scenario(tiny: dict, shared: Path, case: str, tmp_path: Path) -> None:
+    """No option is lost between a scenario file and the engine, nor anything on the way to the files."""
+    recording = tiny[f"priority/{case}"]
+    written = scenario_of(recording["config"], shared / "data")
+    (tmp_path / "scenario.json").write_text(json.dumps(written))
+    scenario, rows, log = (str(tmp_path / name) for name in ("scenario.json", "rows.jsonl", "log.txt"))
+    assert run(["simulate", scenario, "-q", "--requests", rows, "--decisions", log]) == 0
+    expected = recording["totals"]["decision_sha256"]
+    assert hashlib.sha256(Path(log).read_bytes()).hexdigest() == expected
+    found = {row["id"]: row for row in map(json.loads, Path(rows).read_text().splitlines())}
+    columns = ("id", "arrival_s", "scheduled_s", "first_token_s", "finish_s", "cached_tokens", "preemptions")
+    assert [[found[row[0]][name] for name in columns] for row in recording["requests"]] == recording[
+        "requests"
+    ]
 
 
 @pytest.mark.shared

@@ -183,3 +183,77 @@ def test_tables_refuse_to_fall_and_grow_past_their_end():
     assert log.at(2, 2) == 4.0
     assert log.at(8, 2) == pytest.approx(16.0)
     assert log.at(2**0.5, 1) == pytest.approx(1.5)
+
+
+def prefill(new, before=0):
+    return StepBatch(new, 0, 0, 0, [(before, new)], 1)
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "qwen3-30b-a3b"])
+def test_factors_stretch_reading_and_computing_each_by_itself(clock_of, model):
+    plain, slow_memory, slow_compute, both = (
+        clock_of("profile", model, step_s=0.0, request_s=0.0, **factors).model
+        for factors in ({}, {"memory_factor": 1.5}, {"compute_factor": 1.5},
+                        {"memory_factor": 1.5, "compute_factor": 1.5})
+    )  # fmt: skip
+    one, long = decode(1, 30_000), prefill(8_000)
+    assert slow_memory.step_seconds(one) == pytest.approx(1.5 * plain.step_seconds(one), rel=0.01)
+    assert slow_compute.step_seconds(one) == pytest.approx(plain.step_seconds(one), rel=0.01)
+    assert slow_compute.step_seconds(long) > 1.35 * plain.step_seconds(long)
+    assert both.step_seconds(long) == pytest.approx(1.5 * plain.step_seconds(long), rel=0.02)
+    for batch in (one, decode(64, 2_000), long, prefill(100, 10_000)):
+        parts = sorted(m.step_seconds(batch) for m in (plain, slow_memory, slow_compute, both))
+        assert parts[0] == plain.step_seconds(batch)
+        assert parts[-1] == both.step_seconds(batch)
+    assert clock_of("profile", model, memory_factor=1.0).model.step_seconds(one) == clock_of(
+        "profile", model
+    ).model.step_seconds(one)
+
+
+def test_factors_are_named_stay_in_members_and_are_refused_where_they_are_none(clock_of):
+    clock = clock_of("profile", memory_factor=1.3)
+    assert {"latency.memory_factor"} == {a.name for a in clock.assumptions if a.name.endswith("_factor")}
+    batch, plain = decode(16, 4000), clock_of("profile")
+    ratios = [
+        clock.perturbed(seed).step_seconds(batch) / plain.perturbed(seed).step_seconds(batch)
+        for seed in range(5)
+    ]
+    assert min(ratios) > 1.1
+    for value in (0.0, -1.0, 0.05, 11.0, math.nan, True, "1.2"):
+        with pytest.raises(SpecError, match="compute_factor must be a number"):
+            clock_of("profile", compute_factor=value)
+
+
+def held_out(document, op, p90, tested=500):
+    for kernel in document["kernels"]:
+        if kernel["op"] == op:
+            kernel["held_out"] = None if p90 is None else {**kernel["held_out"], "p90": p90, "tested": tested}
+
+
+@pytest.mark.parametrize(
+    ("op", "p90", "tested", "tpot", "ttft"),
+    [
+        ("gemm", 0.05, 500, 0.15, 0.25),
+        ("gemm", 0.405, 500, 0.324, 0.324),
+        ("generation_attention", 0.4, 500, 0.32, 0.25),
+        ("context_attention", 0.5, 500, None, 0.4),
+        # What nobody tested, or on a handful of shapes, is as uncertain as its band.
+        ("gemm", None, 0, None, None), ("gemm", 0.01, 3, None, None),
+    ],
+)  # fmt: skip
+def test_a_clock_claims_no_more_than_its_kernels_held_out(
+    clock_of, tmp_path, document, op, p90, tested, tpot, ttft
+):
+    copied = json.loads(json.dumps(document))
+    for other in ("gemm", "generation_attention", "context_attention"):
+        held_out(copied, other, 0.1)
+    held_out(copied, op, p90, tested)
+    clock = clock_of("profile", gpu="a100-80g", name=str(saved(tmp_path, copied)))
+    band = math.expm1(1.645 * clock.model.tables.spread["linear"])
+    assert clock.bands["tpot"][1] == pytest.approx(
+        tpot if tpot is not None else 0.15 if op != "gemm" else 0.8 * band, abs=2e-3
+    )
+    assert clock.bands["ttft"][1] == pytest.approx(
+        ttft if ttft is not None else max(0.25, 0.8 * band), abs=2e-3
+    )
+    assert clock.bands["e2e"] == clock.bands["tpot"]

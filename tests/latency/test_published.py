@@ -15,7 +15,7 @@ from kvplan.latency.kernel_set import KernelSet
 from kvplan.latency.profile import profile_path
 from kvplan.latency.transfer import USABLE_PCIE
 from kvplan.latency.work import Attention
-from kvplan.specs.catalog import load_gpu
+from kvplan.specs.catalog import entries, load_gpu
 
 BANDWIDTH = 3.35e12
 
@@ -115,3 +115,26 @@ def test_a_cache_is_cold_in_an_engine(kernels):
     # 33 MB would stay in the L2 of 50 MB, 262 MB would not.
     assert factor[1] > 1.03
     assert factor[-2:] == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("gpu", [entry.name for entry in entries("gpu")])
+def test_no_gpu_beats_its_datasheet(clock_of, gpu):
+    """Weights cross the memory bus once a step; no multiplication is faster than the peak of its format."""
+    spec = load_gpu(gpu)
+    one = StepBatch(1, 1000, 1, 1000, [], 1)
+    long = StepBatch(8192, 0, 0, 0, [(0, 8192)], 1)
+    flops = 2.0 * 8192 * 6.98e9 + 32 * 4 * 4096 * 8192**2 / 2
+    peak = spec.peak_flops.get("bf16", spec.peak_flops.get("fp16"))
+    for weights, size, dtype in ((None, 15.0e9, "bf16"), ("fp8", 8.0e9, "fp8"), ("int4", 4.6e9, "bf16")):
+        model = clock_of("roofline", gpu=gpu, weights=weights).model
+        floor = size / spec.bandwidth_bytes_per_s
+        assert floor < model.step_seconds(one) < 1.7 * floor + 3e-3
+        limit = spec.peak_flops.get(dtype, peak)
+        assert 0.3 * peak < flops / model.step_seconds(long) < limit
+
+
+def test_32_bit_weights_are_not_multiplied_at_the_16_bit_rate(clock_of):
+    long = StepBatch(8192, 0, 0, 0, [(0, 8192)], 1)
+    for kind in ("profile", "roofline"):
+        wide = clock_of(kind, weights="fp32").model.step_seconds(long)
+        assert wide > 1.6 * clock_of(kind).model.step_seconds(long)

@@ -138,6 +138,42 @@ def test_a_generation_nobody_measured_has_wider_bands_and_says_so(clock_of):
         assert ("none of its own was measured" in accuracy["statement"]) is not known
 
 
+def test_parts_that_no_kernel_was_timed_for_widen_the_bands_and_are_named(clock_of):
+    """No clock of the roofline claims more than the measured one of the same model."""
+    for model, what in (
+        ("deepseek-v3", "experts"), ("deepseek-v3", "latents"), ("mixtral-8x7b", "experts"),
+        ("falcon-mamba-7b", "state"), ("flan-t5-xl", "encoder"),
+    ):  # fmt: skip
+        clock = clock_of("roofline", model)
+        assert clock.bands["tpot"][1] == pytest.approx(0.3)
+        assert clock.bands["ttft"][1] == pytest.approx(0.45)
+        assert what in clock.statement
+    for model in ("deepseek-v3", "mixtral-8x7b", "falcon-mamba-7b", "llama-3.1-8b", "jamba-v0.1"):
+        drawn, measured = clock_of("roofline", model), clock_of("profile", model)
+        assert drawn.bands["tpot"][1] >= 0.99 * measured.bands["tpot"][1]
+    assert "nobody measured" not in clock_of("roofline").statement
+
+
+def test_the_two_clocks_of_a_model_do_not_contradict_each_other(clock_of):
+    for model, tp in (("deepseek-v3", 1), ("deepseek-v3", 8), ("qwen3-30b-a3b", 1), ("falcon-mamba-7b", 8)):
+        drawn, measured = (clock_of(kind, model, tp=tp) for kind in ("roofline", "profile"))
+        for name, batch in (("tpot", decode(1, 1000)), ("tpot", decode(64, 4000)), ("ttft", prefill(4096))):
+            a, b = drawn.model.step_seconds(batch), measured.model.step_seconds(batch)
+            assert a * (1 + drawn.bands[name][0]) <= b * (1 + measured.bands[name][1])
+            assert b * (1 + measured.bands[name][0]) <= a * (1 + drawn.bands[name][1])
+
+
+def test_another_vendors_gpu_is_farther_from_what_was_measured(clock_of):
+    for gpu in ("mi300x", "mi355x"):
+        clock = clock_of("roofline", gpu=gpu)
+        assert clock.bands["ttft"][1] == pytest.approx(1.6 * 0.3)
+        assert "amd" in clock.statement.lower()
+        members = [clock.perturbed(seed).step_seconds(prefill(8192)) for seed in range(60)]
+        nvidia = clock_of("roofline")
+        others = [nvidia.perturbed(seed).step_seconds(prefill(8192)) for seed in range(60)]
+        assert max(members) / min(members) > 1.2 * max(others) / min(others)
+
+
 def test_given_efficiencies_scale_attention_alike(clock_of):
     batch = decode(64, 8000)
     plain, slow = clock_of("roofline").model, clock_of("roofline", memory_efficiency=0.425).model

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from kvplan.cli.app import run as cli
 from kvplan.engine.recorder import RequestRow
 from kvplan.errors import DataError, UsageError
 from kvplan.latency.efficiency import HOPPER
-from kvplan.scenario.engine_fit import EngineFit, fit_engine, limits_of
+from kvplan.scenario.engine_fit import EngineFit, fit_document, fit_engine, limits_of
 from kvplan.scenario.engine_log import EngineLog, read_engine_log
 from kvplan.scenario.load import dump_scenario, load_scenario
 from kvplan.scenario.log_features import in_flight
@@ -236,6 +238,7 @@ def test_what_is_no_fit_file_is_refused(files: tuple[Path, Path, Path], tmp_path
     for broken, message in (
         ("[]", "no fit of a version"), ("{", "not a JSON document"), (text.replace("roofline", "linear"), "no roofline"),
         (text.replace('"after": {', '"after": [], "x": {'), "held-out errors"),
+        (text.replace('"client_overhead_range_s": [', '"client_overhead_range_s": [9.0, '), "no range of seconds"),
     ):  # fmt: skip
         path = tmp_path / "fit.json"
         path.write_text(broken)
@@ -299,3 +302,75 @@ def test_a_constant_that_ran_to_the_end_of_its_range_is_not_said_to_be_known() -
     flags = {"workload.requests": 120, "workload.rate": 9.0}
     found = fit_engine(load_scenario(None, {**BASE, **flags}), measured(truth, **flags))
     assert all(value < 1.0 for name, value in found.constants.items() if name not in found.unidentified)
+
+
+def test_a_profile_whose_kernels_take_longer_in_the_engine_holds_at_another_rate() -> None:
+    """With overheads alone to move, computing is charged to requests: right at one rate, far off at another."""
+    profile = {"latency.model": "profile", "workload.requests": 120}
+    truth = {"compute_factor": 1.45, "memory_factor": 1.25, "step_s": 2e-3, "request_s": 1e-5,
+             "client_overhead_s": 0.012}  # fmt: skip
+    found = fit_engine(load_scenario(None, {**BASE, **profile}), measured(truth, **profile))
+    assert_honest(found, truth)
+    assert found.constants["compute_factor"] == pytest.approx(1.45, rel=0.1)
+    busy = {**profile, "workload.rate": 12.0, "seed": 9}
+    real, guessed = measured(truth, **busy), measured(found.constants, **busy)
+    for metric in ("ttft_s", "tpot_s", "e2e_s"):
+        ours, theirs = (sorted(getattr(row, metric) for row in log.rows) for log in (guessed, real))
+        for share in (0.5, 0.9):
+            at = int(share * len(ours))
+            assert ours[at] == pytest.approx(theirs[at], rel=0.1), metric
+
+
+def test_what_cannot_be_told_apart_is_charged_to_what_may_vary() -> None:
+    """A step of 9 ms is a slow host, not a GPU that reaches a third of its bandwidth."""
+    flags = {"workload.requests": 120, "workload.rate": 3.0}
+    truth = {**TRUTH, "memory_efficiency": 0.85, "step_s": 9e-3, "request_s": 1e-5}
+    found = fit_engine(load_scenario(None, {**BASE, **flags}), measured(truth, **flags))
+    assert_honest(found, truth)
+    assert found.constants["memory_efficiency"] == pytest.approx(0.85, rel=0.2)
+    assert found.constants["step_s"] == pytest.approx(9e-3, rel=0.3)
+
+
+def test_times_logged_in_the_engine_itself_get_no_client_overhead() -> None:
+    truth = {**TRUTH, "client_overhead_s": 1e-5}
+    flags = {"workload.requests": 120}
+    found = fit_engine(load_scenario(None, {**BASE, **flags}), measured(truth, **flags))
+    assert found.constants["client_overhead_s"] < 0.01
+    assert found.constants["compute_efficiency"] == pytest.approx(TRUTH["compute_efficiency"], rel=0.15)
+    assert abs(found.after["ttft"]["p50"]) < 0.05
+
+
+def test_a_run_of_another_deployment_is_said_not_to_be_described() -> None:
+    """Tenfold arrival times, as milliseconds read as seconds would give: no queueing, no batches."""
+    flags = {"workload.requests": 80, "workload.rate": 40.0}
+    log = measured({**TRUTH, "compute_efficiency": 0.2}, **flags)
+    spread = replace(log, rows=tuple(replace(row, arrival_s=1000 * row.arrival_s) for row in log.rows))
+    found = fit_engine(load_scenario(None, {**BASE, **flags}), spread)
+    assert any("does not describe this run" in note and "arrival times" in note for note in found.notes)
+    assert not any(
+        "does not describe" in note for note in fit_engine(load_scenario(None, BASE), measured(TRUTH)).notes
+    )
+
+
+def test_a_fit_leaves_the_clients_range_where_the_run_put_it(files: tuple[Path, Path, Path]) -> None:
+    _, scenario, out = files
+    document = json.loads(out.read_text())
+    low, high = document["client_overhead_range_s"]
+    assert low < document["constants"]["client_overhead_s"] < high
+    chosen = {"latency.model": "fitted", "latency.name": str(out)}
+    client = Run(load_scenario(str(scenario), chosen)).clock.client
+    assert (client.low_s, client.high_s) == (low, high)
+    given = Run(load_scenario(str(scenario), {**chosen, "latency.client_overhead_s": 0.002})).clock.client
+    assert client.low_s < client.seconds < client.high_s
+    assert given.low_s == given.high_s == 0.002
+
+
+def test_a_constant_the_run_cannot_speak_of_is_left_to_the_clock() -> None:
+    small = {"workload.requests": 60, "cache.prefix": "hash"}
+    scenario = load_scenario(None, {**BASE, **small})
+    log = measured(TRUTH, cached=0.8, **small)
+    found = fit_engine(scenario, log)
+    assert "compute_efficiency" in found.assumed
+    document = fit_document(found, scenario, log, [])
+    assert "compute_efficiency" not in document["latency"]
+    assert document["constants"]["compute_efficiency"] == found.constants["compute_efficiency"]

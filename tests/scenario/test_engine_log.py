@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -141,10 +144,9 @@ def test_a_bad_row_is_refused_with_its_line(tmp_path: Path, broken: str, where: 
         (json.dumps({"ttfts": []}), "no list 'input_lens'"),
         (json.dumps(bench(itls=[])), "different lengths"),
         (json.dumps(bench(start_times=[1.0])), "1 start_times"),
-        (
-            json.dumps(bench(start_times=None, max_concurrency=8)),
-            "at most 8 in flight, and the file does not",
-        ),
+        (json.dumps(bench(start_times=None, ramp_up_strategy="linear")), "the rate rose during the run"),
+        (json.dumps(bench(start_times=None, request_rate="trace")), "rate 'trace'"),
+        (json.dumps(bench(start_times=None, burstiness=-1.0)), "burstiness -1.0"),
         (json.dumps(bench(max_concurrency=0)), "max_concurrency is 0"),
         (
             json.dumps(bench(start_times=None, max_concurrency=2, request_rate="inf", itls=[["x"]] * FEWEST)),
@@ -293,3 +295,225 @@ def test_lines_that_are_neither_requests_nor_runs_are_refused(tmp_path: Path) ->
         read_engine_log(written(tmp_path, '{"a": 1}\n[1, 2]\n'))
     with pytest.raises(DataError, match="is no object"):
         read_engine_log(written(tmp_path, "[1, 2]"))
+
+
+def test_gaps_are_drawn_as_benchmarks_draw_them(tmp_path: Path) -> None:
+    count = 400
+    for burstiness, spread in ((1.0, 1.0), (0.25, 2.0), (16.0, 0.25), (float("inf"), 0.0)):
+        document = bench(count, start_times=None, request_rate=5.0, burstiness=burstiness)
+        rows = read_engine_log(written(tmp_path, json.dumps(document))).rows
+        gaps = [b.arrival_s - a.arrival_s for a, b in pairwise(rows)]
+        # Stretched so that all are sent in the time the rate asks for.
+        assert sum(gaps) == pytest.approx(count / 5.0, rel=0.05)
+        mean = sum(gaps) / len(gaps)
+        assert (sum((gap - mean) ** 2 for gap in gaps) / len(gaps)) ** 0.5 / mean == pytest.approx(
+            spread, rel=0.25, abs=1e-9
+        )
+
+
+def test_a_rate_and_a_limit_together_are_both_kept(tmp_path: Path) -> None:
+    document = bench(
+        200,
+        start_times=None,
+        request_rate=10.0,
+        max_concurrency=3,
+        ttfts=[0.2] * 200,
+        itls=[[0.05] * 4] * 200,
+    )
+    log = read_engine_log(written(tmp_path, json.dumps(document)))
+    assert log.max_in_flight == 3
+    assert any("drawn at 10 requests/s" in note for note in log.notes)
+    alive = [
+        sum(o.arrival_s <= row.arrival_s < o.arrival_s + o.e2e_s - 1e-9 for o in log.rows) for row in log.rows
+    ]
+    assert max(alive) == 3
+    # Three at 0.4 s each are 7.5 a second, less than the rate: the limit is what paces.
+    assert log.rows[-1].arrival_s == pytest.approx(199 / 7.5, rel=0.05)
+    seldom = bench(200, start_times=None, request_rate=1.0, max_concurrency=50)
+    assert read_engine_log(written(tmp_path, json.dumps(seldom))).rows[-1].arrival_s == pytest.approx(
+        200, rel=0.05
+    )
+
+
+def vllm_file(count: int = 60) -> dict[str, Any]:
+    """Fields of ``vllm bench serve --save-result --save-detailed``, with two requests that failed."""
+    document = {
+        "date": "20261121-080000", "endpoint_type": "openai", "backend": "openai", "label": None,
+        "model_id": "m", "tokenizer_id": "m", "num_prompts": count, "request_rate": 4.0, "burstiness": 1.0,
+        "max_concurrency": None, "duration": 20.0, "completed": count - 2, "failed": 2, "total_input_tokens": 1,
+        "total_output_tokens": 1, "request_throughput": 4.0, "request_goodput": None, "output_throughput": 1.0,
+        "input_lens": [200 + i for i in range(count)], "output_lens": [9] * count, "ttfts": [0.05] * count,
+        # Several tokens may come in one piece: fewer gaps than tokens.
+        "itls": [[0.02] * 4] * count, "start_times": [81234.5 + i / 4 for i in range(count)],
+        "generated_texts": ["x"] * count, "errors": [""] * count, "mean_ttft_ms": 50.0, "median_ttft_ms": 50.0,
+    }  # fmt: skip
+    for index in (7, 30):
+        document["output_lens"][index], document["ttfts"][index] = 0, 0.0
+        document["itls"][index], document["errors"][index] = [], "Traceback: ClientPayloadError"
+    return document
+
+
+def test_a_file_of_vllm_bench_serve(tmp_path: Path) -> None:
+    log = read_engine_log(written(tmp_path, json.dumps(vllm_file()), "v.json"))
+    assert (log.format, len(log.rows)) == ("vllm-bench", 58)
+    assert log.rows[0].tpot_s == pytest.approx(0.08 / 8)
+    assert log.rows[1].arrival_s == pytest.approx(0.25)
+    summary = {k: v for k, v in vllm_file().items() if not isinstance(v, list)}
+    with pytest.raises(DataError, match="no list 'input_lens'"):
+        read_engine_log(written(tmp_path, json.dumps(summary), "s.json"))
+    twice = json.dumps(vllm_file()) + "\n" + json.dumps(vllm_file())
+    with pytest.raises(DataError, match="2 runs"):
+        read_engine_log(written(tmp_path, twice, "appended.json"))
+
+
+def test_a_line_of_sglang_bench_serving(tmp_path: Path) -> None:
+    count = 60
+    line = {
+        "tag": None, "backend": "sglang-oai", "dataset_name": "random", "request_rate": math.inf,
+        "max_concurrency": 16, "sharegpt_output_len": None, "random_input_len": 1024, "random_output_len": 128,
+        "random_range_ratio": 1.0, "server_info": {"tp_size": 1}, "duration": 12.5, "completed": count,
+        "total_input_tokens": 1, "total_output_tokens": 1, "mean_ttft_ms": 50.0, "accept_length": None,
+        "input_lens": [300] * count, "output_lens": [5] * count, "ttfts": [0.1] * count,
+        "itls": [[0.025] * 4] * count, "generated_texts": ["x"] * count, "errors": [""] * count,
+    }  # fmt: skip
+    log = read_engine_log(written(tmp_path, json.dumps(line) + "\n", "s.jsonl"))
+    assert (log.format, log.max_in_flight) == ("sglang-bench", 16)
+    # Rounds of sixteen at 0.2 s each.
+    assert log.rows[-1].arrival_s == pytest.approx(0.2 * ((count - 1) // 16))
+
+
+def aiperf_line(index: int, **changes: Any) -> dict[str, Any]:
+    start = 1_795_000_000_000_000_000 + index * 250_000_000
+    record: dict[str, Any] = {
+        "metadata": {
+            "session_num": index, "x_request_id": "r", "conversation_id": "c", "turn_index": 0,
+            "request_start_ns": start, "request_ack_ns": start + 10, "request_end_ns": start + 10**9,
+            "worker_id": "w", "benchmark_phase": "profiling", "was_cancelled": False, "cancellation_time_ns": None,
+        },
+        "metrics": {
+            "input_sequence_length": {"value": 550, "unit": "tokens"},
+            "time_to_first_token": {"value": 50.0, "unit": "ms"},
+            "request_latency": {"value": 250_000.0, "unit": "us"},
+            "output_token_count": {"value": 15, "unit": "tokens"},
+            "output_sequence_length": {"value": 21, "unit": "tokens"},
+            "inter_chunk_latency": {"value": [10.0, 10.0], "unit": "ms"},
+        },
+        "error": None,
+    }  # fmt: skip
+    return record | changes
+
+
+def test_an_export_of_aiperf(tmp_path: Path) -> None:
+    lines = [aiperf_line(index) for index in range(FEWEST + 3)]
+    lines[3] = aiperf_line(
+        3, metrics={"error_isl": {"value": 5}}, error={"code": 499, "type": "x", "message": "y"}
+    )
+    lines[5]["metadata"]["was_cancelled"] = True
+    lines[0]["metadata"]["benchmark_phase"] = "warmup"
+    log = read_engine_log(written(tmp_path, "\n".join(map(json.dumps, lines)), "profile_export.jsonl"))
+    assert (log.format, len(log.rows)) == ("aiperf", FEWEST)
+    assert log.notes == (
+        "2 failed requests are left out; they loaded the engine all the same",
+        "1 requests of the warm-up are left out",
+    )
+    row = log.rows[0]
+    assert (row.prompt_tokens, row.output_tokens, row.cached_tokens) == (550, 21, None)
+    assert (row.ttft_s, row.e2e_s) == (pytest.approx(0.05), pytest.approx(0.25))
+    assert log.rows[1].arrival_s == pytest.approx(0.25)
+    for index, line in enumerate(lines):
+        if line["error"] is None:
+            line["metrics"]["usage_prompt_cache_read_tokens"] = {"value": 16 * (index % 3), "unit": "tokens"}
+    again = read_engine_log(written(tmp_path, json.dumps(lines), "list.json"))
+    assert {row.cached_tokens for row in again.rows} == {0, 16, 32}
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "message"),
+    [
+        ("time_to_first_token", None, "has no time_to_first_token"),
+        ("time_to_first_token", {"value": 5.0, "unit": "tokens"}, "is in 'tokens', not a unit of time"),
+        ("request_latency", {"value": [1.0], "unit": "ms"}, r"request_latency is \[1.0\], not a number"),
+        ("input_sequence_length", {"value": 0, "unit": "tokens"}, "prompt_tokens is 0"),
+    ],
+)
+def test_a_bad_export_is_refused_with_its_request(
+    tmp_path: Path, metric: str, value: Any, message: str
+) -> None:
+    lines = [aiperf_line(index) for index in range(FEWEST)]
+    lines[2]["metrics"][metric] = value
+    with pytest.raises(DataError, match=message) as caught:
+        read_engine_log(written(tmp_path, "\n".join(map(json.dumps, lines))))
+    assert str(caught.value.where).endswith("request 2")
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"time_to_first_token": {"avg": 50.0, "unit": "ms"}, "request_throughput": {"avg": 4}}, "is a summary"),
+        (
+            {"service_kind": "openai", "endpoint": "v1/chat", "experiments": [
+                {"experiment": {"mode": "concurrency", "value": 10}, "requests": [
+                    {"timestamp": 1, "response_timestamps": [3, 5], "response_outputs": ["a", "b"]}]}]},
+            "texts and moments",
+        ),
+    ],
+)  # fmt: skip
+def test_what_benchmarks_write_beside_the_requests_is_refused_by_name(
+    tmp_path: Path, document: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        read_engine_log(written(tmp_path, json.dumps(document)))
+    assert "profile_export.jsonl" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("header", "scale"),
+    [
+        ("Start Time,Input Tokens,Output Tokens,TTFT (ms),E2E Latency (ms)", 1e3),
+        ("arrivalTime,promptTokens,completionTokens,timeToFirstTokenMs,latencyMs", 1e3),
+        ("start_ts,num_input_tokens,num_output_tokens,ttft [s],total_latency [s]", 1.0),
+        ("sent_at,prompt_length,output_length,ttft_usec,e2e_usec", 1e6),
+    ],
+)
+def test_names_as_spreadsheets_and_scripts_write_them(tmp_path: Path, header: str, scale: float) -> None:
+    rows = [f"{index},{200 + index},20,{0.05 * scale},{0.25 * scale}" for index in range(FEWEST)]
+    log = read_engine_log(written(tmp_path, table(header, *rows)))
+    assert (log.rows[3].ttft_s, log.rows[3].e2e_s) == (pytest.approx(0.05), pytest.approx(0.25))
+
+
+def test_requests_without_a_token_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [*lines(), "200,10,0,0,0", "201,10,0,,", "202,10,0.0,nan,1"]
+    log = read_engine_log(written(tmp_path, table(HEADER, *rows)))
+    assert len(log.rows) == FEWEST
+    assert "3 requests without an output token are left out" in log.notes[0]
+
+
+def test_moments_do_not_depend_on_where_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through an hour that daylight saving leaves out, and with offsets that differ."""
+    plain = [f"2026-03-29T{hour:02d}:{minute:02d}:00" for hour in (0, 1, 2, 3) for minute in range(0, 60, 5)]
+    zones = ["2026-11-21T10:00:00+02:00", "2026-11-21T08:00:10.123456789Z", "2026-11-21T03:00:20-05:00"]
+    for zone in ("UTC", "Europe/Berlin", "America/New_York"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        rows = [f"{moment},200,20,0.05,0.25" for moment in plain]
+        log = read_engine_log(written(tmp_path, table("timestamp,isl,osl,ttft_s,e2e_s", *rows)))
+        assert [row.arrival_s for row in log.rows] == [300.0 * index for index in range(len(plain))]
+        rows = [f"{zones[index]},200,20,0.05,0.25" for index in range(3)]
+        rows += [f"2026-11-21T09:{index:02d}:00Z,200,20,0.05,0.25" for index in range(FEWEST)]
+        log = read_engine_log(written(tmp_path, table("timestamp,isl,osl,ttft_s,e2e_s", *rows)))
+        assert [row.arrival_s for row in log.rows[:4]] == pytest.approx(
+            [0.0, 10.123456, 20.0, 3600.0], abs=1e-5
+        )
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_a_burst_at_the_start_is_a_queue_and_no_warm_up(tmp_path: Path) -> None:
+    """A closed loop of 100 begins with 100 requests at once: the last of them wait longest."""
+    burst = [f"0,2000,20,{0.08 + 0.02 * index},{4 + 0.02 * index}" for index in range(100)]
+    steady = [f"{4 + index / 25},2000,20,0.05,4.0" for index in range(1900)]
+    log = read_engine_log(written(tmp_path, table(HEADER, *burst, *steady)))
+    assert len(log.rows) == 2000
+    assert not any("left out" in note for note in log.notes)

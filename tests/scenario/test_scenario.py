@@ -50,6 +50,28 @@ def test_the_documented_scenario_is_accepted(tmp_path: Path) -> None:
     assert scenario.slo.tpot_p99_s == 0.05
 
 
+@pytest.mark.parametrize("text", ["2e-5", "2E-05", "2.0e-5", "0.00002", "+2e-5", '"2e-5"'])
+def test_a_constant_may_be_written_with_an_exponent(tmp_path: Path, text: str) -> None:
+    """JSON writes 2e-05, which YAML 1.1 reads as text unless there is a dot."""
+    path = write(tmp_path, MINIMAL.replace("2.0e-5", text))
+    assert load_scenario(path).latency.parameters() == {"a": 5e-3, "b": 2e-5, "c": 1e-8}
+    assert load_scenario(path, None, [f"latency.c={text}"]).latency.parameters()["c"] == 2e-5
+
+
+def test_so_may_any_other_number(tmp_path: Path) -> None:
+    text = MINIMAL.replace("rate: 5", "rate: 5e-05, time_scale: 1e1") + "slo: {ttft_p99_s: 2e0}\n"
+    scenario = load_scenario(write(tmp_path, text + "engine: {watermark: 5e-2}\n"))
+    assert (scenario.workload.rate, scenario.workload.time_scale) == (5e-5, 10.0)
+    assert (scenario.slo.ttft_p99_s, scenario.engine.watermark) == (2.0, 0.05)
+    with pytest.raises(SpecError, match="integer"):
+        load_scenario(write(tmp_path, MINIMAL + "engine: {max_model_len: 1.5e0}\n"))
+
+
+@pytest.mark.parametrize("text", ["2e", "e-5", "2 e-5", "1e-5s", "nan"])
+def test_other_texts_are_no_constants(tmp_path: Path, text: str) -> None:
+    assert load_scenario(write(tmp_path, MINIMAL.replace("2.0e-5", text))).latency.parameters()["b"] == text
+
+
 def test_a_printed_scenario_reads_back_to_itself(tmp_path: Path) -> None:
     scenario = load_scenario(write(tmp_path, MINIMAL), {"workload.rate": "300/min"}, ["seed=7"])
     assert scenario.workload.rate == 5.0

@@ -1,18 +1,17 @@
 """Requests that decode in step and hold blocks in several groups.
 
-Instead of the table of block boundaries there is a calendar of *looks*: the tick at which a request needs a
-block, gives one back or publishes one. Between looks nothing about blocks changes, so the engine may run
-through such steps.
+Instead of the table of block boundaries there is a calendar of looks, at which a request needs a block, gives
+one back or publishes one.
 """
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
 from typing import cast
 
 from kvplan.engine.hybrid.cache import HybridCache
 from kvplan.engine.hybrid.request import HybridRequest
 from kvplan.engine.live import LiveRequest
+from kvplan.engine.looks import Looks
 from kvplan.engine.steady import SteadyDecodes
 
 
@@ -23,14 +22,12 @@ class HybridDecodes(SteadyDecodes):
         left: requests that left with a token in flight since somebody emptied the list.
     """
 
-    __slots__ = ("_cache", "_look_of", "_looks", "_ticks", "left")
+    __slots__ = ("_cache", "_looks", "left")
 
     def __init__(self, cache: HybridCache) -> None:
         super().__init__(cache.alignment)
         self._cache = cache
-        self._looks: dict[int, list[HybridRequest]] = {}
-        self._look_of: dict[HybridRequest, int] = {}
-        self._ticks: list[int] = []
+        self._looks: Looks[HybridRequest] = Looks()
         self.left: list[HybridRequest] = []
 
     def join(self, request: LiveRequest) -> None:
@@ -48,7 +45,7 @@ class HybridDecodes(SteadyDecodes):
         base = request.base
         self.boundaries[-base % self.block_size] += 1
         super().leave(request, in_flight)
-        self._look_of.pop(request, None)
+        self._looks.forget(request)
         if in_flight and self.tick > request.joined:
             request.in_flight += 1
             self.left.append(request)
@@ -74,29 +71,11 @@ class HybridDecodes(SteadyDecodes):
                 tick = fills
         if tick <= self.tick:
             tick = self.tick + 1
-        if self._look_of.get(request) == tick:
-            return
-        self._look_of[request] = tick
-        if tick not in self._looks:
-            self._looks[tick] = []
-            heappush(self._ticks, tick)
-        self._looks[tick].append(request)
+        self._looks.expect(request, tick)
 
     def looks(self) -> list[HybridRequest]:
         """Take out who needs a look in the next step."""
-        tick = self.tick + 1
-        found = self._looks.pop(tick, None)
-        while self._ticks and self._ticks[0] <= tick:
-            heappop(self._ticks)
-        if not found:
-            return []
-        due = []
-        for request in found:
-            # One that left and came back may be listed twice.
-            if self._look_of.get(request) == tick:
-                del self._look_of[request]
-                due.append(request)
-        return due
+        return self._looks.due(self.tick + 1)
 
     def looked(self, due: list[HybridRequest]) -> None:
         """They had their look, and the step was taken: when is the next?"""
@@ -114,5 +93,4 @@ class HybridDecodes(SteadyDecodes):
 
     def next_event(self) -> int:
         """The next tick at which anything but the clock and the context may change."""
-        event = super().next_event()
-        return min(event, self._ticks[0]) if self._ticks else event
+        return self._looks.next(super().next_event())

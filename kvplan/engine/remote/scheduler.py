@@ -170,21 +170,9 @@ class RemoteScheduler(VllmScheduler):
 
     def _admit_loaded(self, plan: StepPlan, request: LiveRequest, tokens: int) -> None:
         before = request.computed
-        if request.cached_tokens < 0:
-            request.cached_tokens = before
-            plan.admitted.append(request)
-        request.status = Status.RUNNING
-        request.order = self.admissions
-        self.admissions += 1
         request.computed += tokens
         blocks = -(-request.computed // self.block_size)
         if blocks > request.blocks:
             self.index.take(blocks - request.blocks)
             request.blocks = blocks
-        plan.carries_prefill |= request.num_tokens - before > 1
-        self.publish(request)
-        self.running[request] = None
-        self.prefills.append(request)
-        plan.add(request, before, tokens)
-        if self.keep_schedule:
-            plan.scheduled.append((request, tokens))
+        self.begin(plan, request, before, tokens)

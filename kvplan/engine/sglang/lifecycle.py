@@ -54,7 +54,7 @@ class CacheReplay(Generic[NodeT, ContentT]):
 
     Args:
         tree: the prefix cache.
-        pool_tokens: tokens the pool holds.
+        pool_tokens: tokens the pool holds, cut to whole pages as SGLang's paged allocator does.
         concurrency: requests active at a time, at most.
         max_context: prompt and answer of a request together, at most; 0 is no limit.
     """
@@ -63,8 +63,8 @@ class CacheReplay(Generic[NodeT, ContentT]):
         self, tree: RadixTree[NodeT, ContentT], pool_tokens: int, concurrency: int, max_context: int = 0
     ) -> None:
         self.tree = tree
-        self.pool_tokens = pool_tokens
-        self.free = pool_tokens
+        self.pool_tokens = pool_tokens - pool_tokens % tree.page_size
+        self.free = self.pool_tokens
         self.concurrency = concurrency
         self.max_context = max_context
         self.active: deque[_Active[NodeT, ContentT]] = deque()

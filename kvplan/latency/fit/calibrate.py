@@ -60,8 +60,8 @@ def calibrate(
         )
     spec = spec_of(devices[0], gpu)
     hardware = hardware_of(spec)
-    check_rates(measured.families, hardware.bandwidth_bytes_per_s, hardware.l2_bytes)
-    notes = list(measured.notes)
+    fast = check_rates(measured.families, hardware.bandwidth_bytes_per_s, hardware.l2_bytes)
+    notes = [*measured.notes, *fast]
     parts: list[KernelPart] = []
     scores: list[Score] = []
     for family in measured.families:

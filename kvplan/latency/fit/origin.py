@@ -16,9 +16,18 @@ def spec_of(device: str, gpu: str | None) -> GpuSpec:
     """The spec of the GPU that was measured, which ``gpu`` may name when the device's name is unknown.
 
     Raises:
-        UnknownName: no such spec. DataError: ``gpu`` is another one than was measured.
+        UnknownName: no such spec. DataError: the device has none, or ``gpu`` is another than was measured.
     """
-    spec = load_gpu(gpu or device)
+    try:
+        spec = load_gpu(gpu or device)
+    except UnknownName as exc:
+        if gpu is not None:
+            raise
+        raise DataError(
+            f"the measurements are of {device!r}, a GPU that has no spec",
+            hint="write gpus/NAME.yaml in a directory that KVPLAN_SPECS names, with the fields of "
+            "kvplan gpus show h100-sxm --format json, and give --gpu-spec NAME",
+        ) from exc
     if gpu is not None and _knows(device) not in (None, spec.name):
         raise DataError(
             f"the measurements are of {device}, not of {spec.name}",

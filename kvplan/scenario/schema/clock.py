@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from kvplan.scenario.schema.part import Part
+from kvplan.scenario.schema.part import Part, number
 
 
 class LatencyPart(Part):
@@ -15,6 +15,15 @@ class LatencyPart(Part):
     model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     model: str = "roofline"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_with_an_exponent(cls, data: Any) -> Any:
+        """The parameters are not typed here, so it is here that 2e-05 becomes a number again."""
+        if not isinstance(data, dict):
+            return data
+        found = {name: number(value) for name, value in data.items()}
+        return {name: value if found[name] is None else found[name] for name, value in data.items()}
 
     def parameters(self) -> dict[str, Any]:
         """Everything but ``model``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -9,15 +10,25 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from kvplan.errors import UsageError
 from kvplan.units import parse_bytes, parse_rate, parse_seconds, parse_tokens
 
+_EXPONENT = re.compile(r"[-+]?[0-9]+\.?[0-9]*[eE][-+]?[0-9]+")
+
+
+def number(value: object) -> float | None:
+    """The number in a text like 2e-05: JSON and every language write it so, and YAML 1.1 reads it as text."""
+    return float(value) if isinstance(value, str) and _EXPONENT.fullmatch(value) else None
+
 
 def by(parse: Any) -> BeforeValidator:
-    """Texts are read with ``parse`` ("8GiB", "128k"); anything else is left to pydantic."""
+    """Texts are read with ``parse`` ("8GiB", "128k") or as a number; anything else is left to pydantic."""
 
     def convert(value: object) -> object:
         if isinstance(value, str):
             try:
                 return parse(value)
             except UsageError as exc:
+                plain = number(value)
+                if plain is not None:
+                    return plain
                 raise ValueError(exc.message) from exc
         return value
 

@@ -20,8 +20,13 @@ from kvplan.specs.huggingface import families
 from kvplan.specs.huggingface.config import Config, has_biases
 
 
-def attention(config: Config, kind: str, layer: int, layers: int) -> SelfAttention | None:
+def attention(
+    config: Config, kind: str, layer: int, layers: int, *, first: bool = False
+) -> SelfAttention | None:
     """The self-attention of layer ``layer`` of kind ``kind``; ``None`` where it has none.
+
+    Args:
+        first: whether no layer below is of this kind.
 
     Raises:
         SpecError: a field that is missing, impossible or contradictory.
@@ -56,7 +61,7 @@ def attention(config: Config, kind: str, layer: int, layers: int) -> SelfAttenti
     if kind == "chunked":
         return ChunkedAttention.model_construct(chunk=config.count("attention_chunk_size"), **fields)
     return FullAttention.model_construct(
-        indexer=_sparse_indexer(config, layer, layers) if kind == "indexed" else None, **fields
+        indexer=_sparse_indexer(config, first=first) if kind == "indexed" else None, **fields
     )
 
 
@@ -223,16 +228,40 @@ def _qk_norm(config: Config) -> str:
 
 def _latent(config: Config, kind: str, layer: int, layers: int) -> LatentAttention:
     dsa = kind == "indexed" or bool(config.get("index_topk") and config.get("index_head_dim"))
+    nope, rope = config.count("qk_nope_head_dim"), config.integer("qk_rope_head_dim", 0, least=0)
+    if not _is_rotary(config, layer, layers):
+        nope, rope = nope + rope, 0
     return LatentAttention.model_construct(
         query_heads=query_heads(config, layer),
         kv_lora_rank=config.count("kv_lora_rank"),
-        rope_head_dim=config.integer("qk_rope_head_dim", 0, least=0),
-        nope_head_dim=config.count("qk_nope_head_dim"),
+        rope_head_dim=rope,
+        nope_head_dim=nope,
         v_head_dim=config.count("v_head_dim"),
         q_lora_rank=config.optional("q_lora_rank", least=0) or None,
         indexer=_indexer(config, layer, layers) if dsa else None,
+        shared=kind == "shared",
+        row_dim=_window_row(config),
         expanded_in=families.EXPANDED_MLA.get(config.model_type, ()),
     )
+
+
+def _window_row(config: Config) -> int | None:
+    """dots3.note: vLLM gives all layers rows as wide as those of the windowed ones."""
+    if not config.model_type.startswith("dots3_note"):
+        return None
+    rope = config.optional("swa_qk_rope_head_dim", least=0)
+    rope = config.count("swa_head_dim") - config.count("swa_qk_nope_head_dim") if rope is None else rope
+    return config.count("swa_kv_lora_rank") + rope
+
+
+def _is_rotary(config: Config, layer: int, layers: int) -> bool:
+    """Whether a layer has rotary dimensions at all: Mistral Large 4 leaves them out of some."""
+    if not config.model_type.startswith("mistral_large4"):
+        return True
+    listed = config.per_layer("no_rope_layers", layers) if config.has("no_rope_layers") else None
+    if listed is not None:
+        return bool(listed[layer])
+    return bool((layer + 1) % config.integer("no_rope_layer_interval", 4))
 
 
 def _sliding_latent(config: Config) -> LatentAttention:
@@ -256,6 +285,9 @@ def _indexer(config: Config, layer: int, layers: int) -> Indexer:
         head_dim=config.count("index_head_dim"),
         topk=config.optional("index_topk"),
         owned=_owns_indexer(config, layer, layers),
+        pool=config.integer("index_kpool", 16 if config.model_type.startswith("glm5_next") else 1),
+        gated=config.model_type.startswith("glm5_next") or config.has("index_kpool"),
+        wide=config.model_type.startswith("dots3_note"),
     )
 
 
@@ -276,8 +308,12 @@ def _owns_indexer(config: Config, layer: int, layers: int) -> bool:
     return True
 
 
-def _sparse_indexer(config: Config, layer: int, layers: int) -> Indexer | None:
-    """Sparse attention over ordinary heads: an indexer of its own dimensions (MiniMax-M3, Qwen4)."""
+def _sparse_indexer(config: Config, *, first: bool) -> Indexer | None:
+    """Sparse attention over ordinary heads: an indexer of its own dimensions (MiniMax-M3, Qwen4).
+
+    Args:
+        first: on the lowest layer that has one.
+    """
     nested = config.sub("sparse_attention_config")
     source = nested if nested is not None else config
     for heads, dim, keys in (
@@ -292,6 +328,8 @@ def _sparse_indexer(config: Config, layer: int, layers: int) -> Indexer | None:
                 key_heads=source.integer(keys, 1),
                 topk=source.optional("index_topk"),
                 scaled=False,
+                pool=source.integer("indexer_compress_ratio", 1),
+                positions=first and config.model_type.startswith("qwen4"),
             )
     name = config.architecture or config.model_type
     raise config.error(

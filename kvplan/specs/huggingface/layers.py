@@ -44,6 +44,8 @@ def layer_kinds(config: Config, layers: int) -> list[str]:
     for reader in (_listed, _patterned, _periodic, _windowed):
         kinds = reader(config, layers)
         if kinds is not None:
+            if config.has("indexer_n_heads"):  # Qwen4 calls its sparse layers full attention
+                kinds = ["indexed" if kind == "full" else kind for kind in kinds]
             return _shared(config, kinds)
     described = next((key for key in config.data if STATE_FIELDS.match(key) and config.has(key)), None)
     if described is not None:
@@ -90,8 +92,6 @@ def _listed(config: Config, layers: int) -> list[str] | None:
         kinds = [_kind(config, "layer_types", item) for item in named]
         if config.data.get("use_sliding_window") is False:
             kinds = ["full" if kind == "sliding" else kind for kind in kinds]
-        if config.has("indexer_n_heads"):  # Qwen4 calls its sparse layers full attention
-            kinds = ["indexed" if kind == "full" else kind for kind in kinds]
         if config.model_type in families.LAST_LAYER_FULL:
             kinds[-1] = "full"
         return kinds
@@ -150,6 +150,8 @@ def _patterned(config: Config, layers: int) -> list[str] | None:
         ("cross_attention_layers", "cross", "full"),
     ):
         indices = config.items(key)
+        if indices is not None and config.model_type.startswith("inkling"):
+            return None  # every layer has convolutions beside its attention
         if indices is not None:
             return [member if index in indices else other for index in range(layers)]
     neo = config.items("attention_layers")
@@ -277,6 +279,23 @@ def _is_full(index: int, layers: int, period: int, where: str) -> bool:
     return (index + 1) % period == 0
 
 
+def _with_a_source(config: Config, layers: int) -> set[int]:
+    """Layers that ``kv_source_layers`` sends to an earlier one, which keeps the cache for both."""
+    if not config.has("kv_source_layers"):
+        return set()
+    sources = config.items("kv_source_layers") or []
+    good = len(sources) == layers and all(
+        isinstance(source, int) and 0 <= source <= index and sources[source] == source
+        for index, source in enumerate(sources)
+    )
+    if not good:
+        raise config.error(
+            f"expected for each of {layers} layers the layer whose cache it reads: itself or an earlier one",
+            "kv_source_layers",
+        )
+    return {index for index, source in enumerate(sources) if source != index}
+
+
 def _shared(config: Config, kinds: list[str]) -> list[str]:
     """Layers that re-use the KV of an earlier one become ``shared`` (or ``shared_sliding``)."""
     last = config.integer("num_kv_shared_layers", 0, least=0)
@@ -285,6 +304,7 @@ def _shared(config: Config, kinds: list[str]) -> list[str]:
             f"{last} sharing layers leave none of {len(kinds)} to share from", "num_kv_shared_layers"
         )
     sharing = set(range(len(kinds) - last, len(kinds)))
+    sharing |= _with_a_source(config, len(kinds))
     factor = config.integer("cla_share_factor", 1) if config.flag("use_cla") else 1
     if factor > 1:
         sharing |= {index for index in range(len(kinds)) if index % factor}

@@ -89,7 +89,7 @@ def _blocks(config: Config, layers: int) -> list[Block]:
     crossed = is_encoder_decoder(config)
     found = []
     for index, kind in enumerate(kinds):
-        own = attention(config, kind, index, layers)
+        own = attention(config, kind, index, layers, first=kind not in kinds[:index])
         cross = None
         if kind == "cross":
             cross = cross_attention(config, "vision")

@@ -110,10 +110,12 @@ def _kimi(config: Config) -> State | None:
         ),
         4,
     )
+    bound = config.get("kda_lower_bound", config.get("linear_lower_bound"))
     return KimiDeltaState.model_construct(
         heads=config.optional("linear_num_heads") or query_heads(config),
         head_dim=config.optional("linear_head_dim") or head_dim(config, query_heads(config)),
         conv_kernel=kernel,
+        bounded_gate=bound is not None,
         recurrent_dtype=recurrent_dtype(config),
     )
 
@@ -222,6 +224,7 @@ def _around(config: Config, kind: str) -> State:
     return ShortConvState.model_construct(
         channels=2 * heads * dim + 2 * config.count("hidden_size"),
         conv_kernel=config.integer("conv_kernel_size", 4),
+        paged_heads=heads,
         recurrent_dtype="fp32",
     )
 

@@ -28,9 +28,10 @@ HARMLESS = (
 
 LEFT_ALONE = frozenset(
     {
-        "chunk_size", "hc_sinkhorn_iters", "linear_a_log_max", "linear_allow_neg_eigval", "linear_dt_max",
-        "linear_dt_min", "num_hash_layers", "relative_attention_max_distance",
-        "relative_attention_num_buckets", "use_attention_gate", "use_bidirectional_attention",
+        "chunk_size", "hc_sinkhorn_iters", "index_kpool_always_select_tail", "indexer_budget",
+        "linear_a_log_max", "linear_allow_neg_eigval", "linear_dt_max", "linear_dt_min", "num_hash_layers",
+        "relative_attention_max_distance", "relative_attention_num_buckets", "use_attention_gate",
+        "use_bidirectional_attention",
     }
 )  # fmt: skip
 """Fields of known architectures that are read by their engines and change no cache."""
@@ -184,6 +185,8 @@ def unsaid(config: Config) -> list[str]:
         )
     deciding = SIZE_DECIDING if config.get("kv_lora_rank") else (*SIZE_DECIDING, *HEADS)
     left_out = {key: config.get(key) for key in deciding if config.spelt(key) not in config.data}
+    if config.model_type in families.FLAGGED_WINDOW and not config.flag("use_sliding_window"):
+        left_out.pop("sliding_window", None)
     taken = [f"{key} {value}" for key, value in left_out.items() if isinstance(value, int)]
     if taken:
         warnings.append(f"not in the file, so by the defaults of {config.model_type}: {', '.join(taken)}")

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kvplan.errors import DataError
+from kvplan.errors import DataError, UnknownName
+from kvplan.latency.fit.calibrate import calibrate
 from kvplan.latency.fit.tables import check_rates, read_measurements
 
 
@@ -12,7 +13,7 @@ def rows(count=6, **over):
     base = {
         "op_name": "generation_attention", "kernel_source": "k", "device": "NVIDIA H100 80GB HBM3",
         "framework": "X", "version": "1", "kv_cache_dtype": "bfloat16", "batch_size": 4, "isl": 1,
-        "step": [2**i - 1 for i in range(4, 4 + count)], "num_heads": 32, "num_key_value_heads": 8,
+        "step": [2 ** (4 + i % 12) - 1 for i in range(count)], "num_heads": 32, "num_key_value_heads": 8,
         "head_dim": 128, "latency": [0.01 + 0.001 * i for i in range(count)],
     }  # fmt: skip
     return pd.DataFrame({**base, **over}, index=range(count))
@@ -89,3 +90,32 @@ def test_a_table_faster_than_its_memory_is_refused(tmp_path):
         check_rates(families, 3.35e12, 50e6)
     honest = read_measurements([written(tmp_path, rows(batch_size=512, latency=10.0))]).families
     check_rates(honest, 3.35e12, 50e6)
+
+
+def test_single_calls_faster_than_memory_are_noise_and_said(tmp_path):
+    """At 95 % of the bandwidth, 10 % noise takes some calls past it; that is no reason to refuse the rest."""
+    honest = 512 * 8 * 4096 * 128 * 4 / (0.95 * 3.35e12) * 1e3
+    shape = {"batch_size": 512, "step": 4095, "num_key_value_heads": 8}
+    noise = np.random.default_rng(0).lognormal(0.0, 0.1, 300)
+    frame = rows(300, **shape, latency=honest * noise)
+    families = read_measurements([written(tmp_path, frame)]).families
+    (note,) = check_rates(families, 3.35e12, 50e6)
+    assert "large calls are faster than the memory" in note
+    for share, factor in ((0.3, 1 / 1.15), (0.05, 0.4)):
+        fast = np.where(np.arange(300) < share * 300, factor, 1.1)
+        frame = rows(300, **shape, latency=honest * fast)
+        with pytest.raises(DataError, match="of the memory bandwidth"):
+            check_rates(read_measurements([written(tmp_path, frame)]).families, 3.35e12, 50e6)
+
+
+def test_what_is_no_time_is_named_as_a_number(tmp_path):
+    with pytest.raises(DataError, match="the first is nan"):
+        read_measurements([written(tmp_path, rows(latency=float("nan")))])
+
+
+def test_a_device_without_a_spec_is_told_how_to_get_one(tmp_path):
+    with pytest.raises(DataError, match="'NVIDIA FooBar 9000', a GPU that has no spec") as caught:
+        calibrate([str(written(tmp_path, rows(device="NVIDIA FooBar 9000")))])
+    assert "--gpu-spec" in caught.value.hint
+    with pytest.raises(UnknownName):
+        calibrate([str(written(tmp_path, rows(device="NVIDIA FooBar 9000")))], gpu="foobar")
