@@ -95,6 +95,7 @@ def _content(result: Result) -> dict[str, Any]:
         "r": result,
         "kind": "capacity report",
         "schema": result.schema_,
+        "whole": "result.json",
         "title": f"{subject(result)} · kvplan",
         "verdict": verdict(result),
         "key_figures": _key_figures(result),

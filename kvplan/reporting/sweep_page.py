@@ -27,6 +27,12 @@ from kvplan.reporting.wording import (
 MAX_LINES = 8
 """Most lines of a chart; with more of them a chart is of points."""
 
+MAX_SYMBOLS = 20
+"""Most points of a line that are marked."""
+
+LONG_TABLE = 24
+"""Rows from which the charts come before the table."""
+
 MAX_LISTED = 100
 
 
@@ -62,6 +68,7 @@ def _content(sweep: Sweep) -> dict[str, Any]:
     return {
         "kind": "sweep",
         "schema": sweep.schema_,
+        "whole": "sweep.json",
         "title": f"{subject(sweep)}: {plural(len(sweep.points), 'point')} · kvplan",
         "verdict": sweep_verdict(sweep),
         "key_figures": key_figures(sweep),
@@ -73,6 +80,7 @@ def _content(sweep: Sweep) -> dict[str, Any]:
         "versions": tables.versions_of(provenance),
         "command": plain(provenance.command, 4000),
         "absent": {},
+        "charts_first": len(sweep.points) > LONG_TABLE,
     }
 
 
@@ -233,7 +241,8 @@ def _chart(
         known = sorted((x, getattr(f, key)) for x, f in found if getattr(f, key) is not None)
         if known:
             seen += known
-            symbol = SYMBOLS[index % len(SYMBOLS)]
+            crowded = across is not None and len(known) > MAX_SYMBOLS
+            symbol = None if crowded else SYMBOLS[index % len(SYMBOLS)]
             y: list[float | None] = [significant(value) for _, value in known]
             lines.append(
                 Line(
@@ -243,6 +252,7 @@ def _chart(
                     index % COLOURS + 1,
                     symbol,
                     joined=across is not None,
+                    dashed=index >= COLOURS,
                 )
             )
     if len(seen) < 2:

@@ -141,6 +141,14 @@ def test_the_page_is_whole_and_the_same_every_time():
     assert sweep_csv(sweep).splitlines()[0].startswith("point,workload.rate,status,finished")
 
 
+def test_many_points_come_after_the_charts_and_are_lines_without_marks():
+    sweep = parsed({"workload.rate": list(range(1, 301))}, ttft_p99_s=[0.01 * n for n in range(1, 301)])
+    page = render_sweep(sweep)
+    assert page.index("<svg") < page.index("One simulation a row")
+    assert "100 more rows are in sweep.json." in page
+    assert all(line.symbol is None for figure in sweep_figures(sweep) for line in figure.lines)
+
+
 def test_failures_are_said_and_drawn_around():
     document = sweep_document(RATES)
     error = {"code": "data", "message": "no <b>such</b> file", "where": "x", "hint": None, "exit_code": 1}
