@@ -53,7 +53,7 @@ def test_small_runs_of_several_groups(tiny: dict, shared: Path, case: str, engin
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("case", (*CASES, *HYBRID))
+@pytest.mark.parametrize("case", [*CASES, *HYBRID])
 def test_a_small_run_asked_for_as_a_scenario(tiny: dict, shared: Path, case: str, tmp_path: Path) -> None:
     """No option is lost between a scenario file and the engine, nor anything on the way to the files."""
     recording = tiny[f"priority/{case}"]
@@ -65,7 +65,9 @@ def test_a_small_run_asked_for_as_a_scenario(tiny: dict, shared: Path, case: str
     assert hashlib.sha256(Path(log).read_bytes()).hexdigest() == expected
     found = {row["id"]: row for row in map(json.loads, Path(rows).read_text().splitlines())}
     columns = ("id", "arrival_s", "scheduled_s", "first_token_s", "finish_s", "cached_tokens", "preemptions")
-    assert [[found[row[0]][name] for name in columns] for row in recording["requests"]] == recording["requests"]
+    assert [[found[row[0]][name] for name in columns] for row in recording["requests"]] == recording[
+        "requests"
+    ]
 
 
 @pytest.mark.shared

@@ -10,7 +10,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from kvplan.errors import UsageError
 from kvplan.units import parse_bytes, parse_rate, parse_seconds, parse_tokens
 
-
 _EXPONENT = re.compile(r"[-+]?[0-9]+\.?[0-9]*[eE][-+]?[0-9]+")
 
 
