@@ -101,7 +101,7 @@ class UnknownName(UsageError):
             parts.append(f"did you mean {', '.join(near)}?")
         elif names and (len(names) <= 12 or not hint):
             more = f" and {len(names) - MAX_KNOWN} more" if len(names) > MAX_KNOWN else ""
-            parts.append(f"known: {', '.join(names[:MAX_KNOWN])}{more}")
+            parts.append(f"known: {', '.join(names[:MAX_KNOWN])}{more}" + (";" if hint else ""))
         if hint:
             parts.append(hint)
         super().__init__(f"unknown {kind} {shortened(repr(name))}", where=where, hint=" ".join(parts) or None)

@@ -68,7 +68,7 @@ def _line(line: Line, figure: Figure) -> go.Scatter:
         x=line.x,
         y=line.y,
         name=escaped(line.name),
-        mode="lines+markers" if line.symbol else "lines",
+        mode="markers" if not line.joined else "lines+markers" if line.symbol else "lines",
         line={"color": colour(line.colour), "width": width, "dash": "dash" if line.dashed else "solid"},
         marker={"symbol": line.symbol, "size": 7} if line.symbol else None,
         fill={"zero": "tozeroy", "previous": "tonexty"}.get(line.fill or ""),
@@ -176,6 +176,9 @@ def _axis(axis: Axis, *, across: bool) -> dict[str, Any]:
         }
     form = {"percent": ".0%", "seconds": "~s"}.get(axis.unit, "~s" if high >= 10_000 else ",~r")
     suffix = "s" if axis.unit == "seconds" else ""
+    if axis.unit == "point":
+        common["dtick"] = max(1, math.ceil((high - low) / 10))
+        common["tick0"] = 1
     return {**common, "range": [low, high], "tickformat": form, "ticksuffix": suffix, "nticks": 8}
 
 
@@ -222,7 +225,8 @@ def _rule_label(rule: Rule, figure: Figure) -> dict[str, Any]:
     if rule.across == "x":
         at = math.log10(rule.value) if figure.x.log else rule.value
         return {**base, "x": at, "yref": "paper", "y": 1, "xanchor": _side(position(rule.value, figure.x))}
-    return {**base, "y": rule.value, "xref": "paper", "x": 1, "xanchor": "right"}
+    height = math.log10(rule.value) if figure.y.log else rule.value
+    return {**base, "y": height, "xref": "paper", "x": 1, "xanchor": "right"}
 
 
 def _side(share: float) -> str:

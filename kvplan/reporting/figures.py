@@ -26,7 +26,7 @@ from kvplan.reporting.wording import (
 )
 from kvplan.units import GIB, format_bytes
 
-Unit = Literal["seconds", "percent", "count", "tokens", "GiB", "time"]
+Unit = Literal["seconds", "percent", "count", "tokens", "GiB", "time", "point"]
 Symbol = Literal["circle", "square", "diamond", "triangle-up", "cross"]
 SYMBOLS: tuple[Symbol, ...] = ("circle", "square", "diamond", "triangle-up", "cross")
 
@@ -51,7 +51,7 @@ class Axis:
 @dataclass(frozen=True, slots=True)
 class Line:
     """One line. ``colour`` counts from 1; ``None`` in ``y`` is a gap; ``fill`` shades down to zero
-    or to the line before this one."""
+    or to the line before this one; what is not ``joined`` is points only."""
 
     name: str
     x: list[float]
@@ -60,6 +60,7 @@ class Line:
     symbol: Symbol | None = None
     dashed: bool = False
     heavy: bool = False
+    joined: bool = True
     fill: Literal["zero", "previous"] | None = None
 
 

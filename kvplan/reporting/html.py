@@ -35,10 +35,24 @@ MAX_LISTED = 100
 
 
 def render_html(result: Result) -> str:
-    """The page.
+    """The page of a result.
 
     Raises:
         EnvironmentLacks: the installed plotly came without plotly.js.
+    """
+    shown = figures(result)
+    embedded = result_json(result, indent=None)
+    return page("report.html.j2", shown, _content(result), embedded=embedded, csv=result_csv(result))
+
+
+def page(template: str, shown: dict[str, Figure], content: dict[str, Any], *, embedded: str, csv: str) -> str:
+    """A page of ``template``, complete with its charts, its styles and what can be downloaded from it.
+
+    Args:
+        shown: charts by key.
+        content: what the template escapes.
+        embedded: the whole document as JSON; left out where it is too long.
+        csv: the same as a table.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -50,29 +64,28 @@ def render_html(result: Result) -> str:
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["tie"] = tie
-    plotly, theme, page, style = (
+    plotly, theme, script, style = (
         library(),
         *(loader.get_source(environment, name)[0] for name in ("theme.js", "page.js", "page.css")),
     )
-    shown = figures(result)
     # Everything that enters the page unescaped is listed here: our own files, JSON, and base64.
     trusted = {
         "style": _palette_css() + style,
         "theme_script": theme,
-        "page_script": page,
-        "payload": script_safe(_payload(result, shown)),
-        "result_json": script_safe(_embedded(result)),
+        "page_script": script,
+        "payload": script_safe(_payload(shown, csv)),
+        "result_json": script_safe(embedded if len(embedded.encode()) <= MAX_EMBEDDED_BYTES else ""),
         "plotly": base64.b64encode(gzip.compress(plotly, 9, mtime=0)).decode(),
     }
     drawings = {key: Markup(picture) for key, picture in _drawings(shown).items()}
-    return environment.get_template("report.html.j2").render(
+    return environment.get_template(template).render(
         **{name: Markup(text) for name, text in trusted.items()},
-        **_content(result),
+        **content,
         charts={
             key: {"title": figure.title, "summary": figure.summary, "drawing": drawings[key]}
             for key, figure in shown.items()
         },
-        csp=_policy(theme.encode(), page.encode(), plotly),
+        csp=_policy(theme.encode(), script.encode(), plotly),
     )
 
 
@@ -80,6 +93,9 @@ def _content(result: Result) -> dict[str, Any]:
     """What the template escapes: text, tables and lists."""
     return {
         "r": result,
+        "kind": "capacity report",
+        "schema": result.schema_,
+        "whole": "result.json",
         "title": f"{subject(result)} · kvplan",
         "verdict": verdict(result),
         "key_figures": _key_figures(result),
@@ -100,20 +116,11 @@ def _content(result: Result) -> dict[str, Any]:
     }
 
 
-def _payload(result: Result, shown: dict[str, Figure]) -> str:
+def _payload(shown: dict[str, Figure], csv: str) -> str:
     from kvplan.reporting.charts import plotly_json
 
-    payload = {
-        "charts": {key: plotly_json(figure) for key, figure in shown.items()},
-        "csv": result_csv(result),
-    }
+    payload = {"charts": {key: plotly_json(figure) for key, figure in shown.items()}, "csv": csv}
     return json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _embedded(result: Result) -> str:
-    """The whole result for download, or nothing when it is too long."""
-    text = result_json(result, indent=None)
-    return text if len(text.encode()) <= MAX_EMBEDDED_BYTES else ""
 
 
 def _palette_css() -> str:

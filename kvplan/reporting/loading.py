@@ -1,4 +1,4 @@
-"""Reading ``kvplan.result/1`` from outside: bounded, strict, and precise about what is wrong where."""
+"""Reading results and sweeps from outside: bounded, strict, and precise about what is wrong where."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
 from kvplan.errors import DataError, near_names
-from kvplan.reporting.result import SCHEMA, Result, result_json
+from kvplan.reporting.result import SCHEMA, Result
 from kvplan.reporting.schema.part import Part
+from kvplan.reporting.schema.sweep import SCHEMA as SWEEP
+from kvplan.reporting.schema.sweep import Sweep
 
 MAX_RESULT_BYTES = 256 << 20
 """A result is a few hundred kilobytes; a file beyond this bound is something else and is not read."""
@@ -24,6 +26,32 @@ def parse_result(document: object, *, where: str | None = None) -> Result:
     Raises:
         DataError: not ``kvplan.result/1``; names the key path of the first problem and counts the others.
     """
+    _check_schema(document, where)
+    return _validated(document, Result, where)
+
+
+def parse_report(document: object, *, where: str | None = None) -> Result | Sweep:
+    """A result, or a sweep of many. Raises as ``parse_result``."""
+    if isinstance(document, Mapping) and document.get("schema") == SWEEP:
+        return _validated(document, Sweep, where)
+    return parse_result(document, where=where)
+
+
+S = TypeVar("S", Result, Sweep)
+
+
+def _validated(document: object, shape: type[S], where: str | None) -> S:
+    try:
+        found = shape.model_validate(document)
+        json.dumps(found.model_dump(mode="json", by_alias=True), ensure_ascii=False).encode()
+    except ValidationError as exc:
+        _raise(exc, where, shape)
+    except ValueError as exc:  # pydantic and UTF-8 both say it so; JSON can spell half a character
+        raise DataError("holds text that is not Unicode (half a surrogate pair)", where=where) from exc
+    return found
+
+
+def _check_schema(document: object, where: str | None) -> None:
     if not isinstance(document, Mapping):
         raise DataError(
             f"a result is a JSON object, not {_json_kind(document)}", where=where, hint=_HINT_PRODUCER
@@ -32,14 +60,6 @@ def parse_result(document: object, *, where: str | None = None) -> Result:
     if schema != SCHEMA:
         found = f"{schema!r:.60}" if "schema" in document else "none"
         raise DataError(f"expected schema {SCHEMA!r}, found {found}", where=where, hint=_schema_hint(schema))
-    try:
-        result = Result.model_validate(document)
-        result_json(result).encode()
-    except ValidationError as exc:
-        _raise(exc, where)
-    except ValueError as exc:  # pydantic and UTF-8 both say it so; JSON can spell half a character
-        raise DataError("holds text that is not Unicode (half a surrogate pair)", where=where) from exc
-    return result
 
 
 def loads_result(text: str | bytes, *, where: str | None = None) -> Result:
@@ -48,8 +68,12 @@ def loads_result(text: str | bytes, *, where: str | None = None) -> Result:
     Raises:
         DataError: not JSON (says line and column), or not ``kvplan.result/1`` (says the key path).
     """
+    return parse_result(_decoded(text, where), where=where)
+
+
+def _decoded(text: str | bytes, where: str | None) -> object:
     try:
-        document = json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as exc:
         place = f"{where or 'result'}:{exc.lineno}:{exc.colno}"
         hint = "the file is empty" if not text.strip() else "was the file cut off while being written?"
@@ -60,7 +84,6 @@ def loads_result(text: str | bytes, *, where: str | None = None) -> Result:
         raise DataError("nested too deeply to be a result", where=where, hint=_HINT_PRODUCER) from exc
     except ValueError as exc:
         raise DataError(f"not a usable number: {exc}", where=where) from exc
-    return parse_result(document, where=where)
 
 
 def load_result(path: str | Path, *, max_bytes: int = MAX_RESULT_BYTES) -> Result:
@@ -70,6 +93,17 @@ def load_result(path: str | Path, *, max_bytes: int = MAX_RESULT_BYTES) -> Resul
         DataError: too large, not JSON, or not ``kvplan.result/1``.
         OSError: the file cannot be read.
     """
+    data, where = _read(path, max_bytes)
+    return loads_result(data, where=where)
+
+
+def load_report(path: str | Path, *, max_bytes: int = MAX_RESULT_BYTES) -> Result | Sweep:
+    """The same for a result or a sweep."""
+    data, where = _read(path, max_bytes)
+    return parse_report(_decoded(data, where), where=where)
+
+
+def _read(path: str | Path, max_bytes: int) -> tuple[bytes, str]:
     if str(path) == "-":
         data, where = sys.stdin.buffer.read(max_bytes + 1), "<stdin>"
     else:
@@ -80,7 +114,7 @@ def load_result(path: str | Path, *, max_bytes: int = MAX_RESULT_BYTES) -> Resul
         raise DataError(
             f"larger than the {max_bytes:,} bytes a result may have", where=where, hint=_HINT_PRODUCER
         )
-    return loads_result(data, where=where)
+    return data, where
 
 
 _HINT_PRODUCER = "give the file that `kvplan simulate -o result.json` wrote"
@@ -89,6 +123,8 @@ _HINT_PRODUCER = "give the file that `kvplan simulate -o result.json` wrote"
 def _schema_hint(schema: object) -> str:
     if isinstance(schema, str) and schema.startswith("kvplan.result/"):
         return f"this kvplan reads {SCHEMA}; use the version of kvplan that wrote the file, or run it again"
+    if isinstance(schema, str) and schema.startswith("kvplan.sweep/"):
+        return "a sweep has one row a simulation; kvplan report shows it, and simulate -o writes a result"
     return _HINT_PRODUCER
 
 
@@ -101,7 +137,7 @@ def _json_kind(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-def _raise(exc: ValidationError, where: str | None) -> NoReturn:
+def _raise(exc: ValidationError, where: str | None, shape: type[Result] | type[Sweep]) -> NoReturn:
     problems = exc.errors(include_url=False)
     first = problems[0]
     path = key_path(first["loc"])
@@ -110,8 +146,9 @@ def _raise(exc: ValidationError, where: str | None) -> NoReturn:
         message += f" (and {len(problems) - 1} more problem{'s' if len(problems) > 2 else ''})"
     hint = None
     if first["type"] == "extra_forbidden":
-        near = near_names(str(first["loc"][-1]), _sibling_names(first["loc"][:-1]))
-        hint = f"did you mean {', '.join(near)}?" if near else f"{SCHEMA} has no such key"
+        near = near_names(str(first["loc"][-1]), _sibling_names(first["loc"][:-1], shape))
+        own = SCHEMA if shape is Result else SWEEP
+        hint = f"did you mean {', '.join(near)}?" if near else f"{own} has no such key"
     raise DataError(message, where=where, hint=hint) from exc
 
 
@@ -137,9 +174,9 @@ def _message(problem: Mapping[str, Any]) -> str:
     return message
 
 
-def _sibling_names(location: Iterable[int | str]) -> list[str]:
+def _sibling_names(location: Iterable[int | str], shape: type[Part]) -> list[str]:
     """The keys a closed object at ``location`` may have."""
-    part: Any = Result
+    part: Any = shape
     for step in location:
         if isinstance(step, int):
             continue

@@ -70,7 +70,7 @@ class Result(Part):
             json.dumps(scenario, ensure_ascii=False, allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as exc:
             raise ValueError(f"not plain JSON: {exc}") from exc
-        if _depth(scenario) > MAX_DEPTH:
+        if depth(scenario) > MAX_DEPTH:
             raise ValueError(f"nested more than {MAX_DEPTH} deep")
         return scenario
 
@@ -94,12 +94,12 @@ class Result(Part):
         return self.totals.peak_used_blocks / usable if usable else None
 
 
-def _depth(node: Any) -> int:
+def depth(node: Any) -> int:
     """Levels of containers, counted level by level so that depth cannot exhaust the stack."""
-    depth, level = 0, [node]
+    levels, level = 0, [node]
     while level := [child for item in level if isinstance(item, (dict, list)) for child in _children(item)]:
-        depth += 1
-    return depth
+        levels += 1
+    return levels
 
 
 def _children(container: dict[str, Any] | list[Any]) -> list[Any]:

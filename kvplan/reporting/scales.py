@@ -45,7 +45,9 @@ def ticks(axis: Axis, most: int = 6) -> Ticks:
     """Round values inside the axis with their text, about ``most`` of them."""
     low, high = bounds(axis)
     if not axis.log:
-        return [(value, text_of(value, axis)) for value in _linear(low, high, most)]
+        return [
+            (value, text_of(value, axis)) for value in _linear(low, high, most, whole=axis.unit == "point")
+        ]
     if axis.unit == "tokens":
         powers = range(math.ceil(math.log2(low) - 1e-9), math.floor(math.log2(high) + 1e-9) + 1)
         step = max(1, math.ceil(len(powers) / 10))
@@ -60,10 +62,12 @@ def ticks(axis: Axis, most: int = 6) -> Ticks:
     return [(value, text_of(value, axis)) for value in inside]
 
 
-def _linear(low: float, high: float, most: int) -> list[float]:
+def _linear(low: float, high: float, most: int, *, whole: bool = False) -> list[float]:
     rough = (high - low) / most
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= rough * (1 - 1e-9))
+    if whole:
+        step = max(1.0, step)
     first = math.ceil(low / step - 1e-9)
     return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
 

@@ -151,8 +151,12 @@ def _path(line: Line, points: Sequence[Point | None], marker_at: Point | None = 
     width = 2.5 if line.heavy else 1.75
     colour = _colour(line.colour)
     text = (
-        f'<path d="{_trail(points)}" style="fill:none;stroke:var(--{colour});stroke-width:{width};'
-        f'stroke-linejoin:round{dash}"/>'
+        ""
+        if not line.joined
+        else (
+            f'<path d="{_trail(points)}" style="fill:none;stroke:var(--{colour});stroke-width:{width};'
+            f'stroke-linejoin:round{dash}"/>'
+        )
     )
     if line.symbol:
         at = [marker_at] if marker_at else [point for point in points if point]

@@ -63,6 +63,9 @@ def _cells(point: Point) -> dict[str, str]:
     }
 
 
+MISSED = "a service-level objective is missed"
+
+
 def _short(key: str, keys: Sequence[str]) -> str:
     """The last part of a key, where no other key ends so."""
     last = key.rpartition(".")[2]
@@ -94,7 +97,7 @@ def _remarks(point: Point) -> Iterator[str]:
         if lost:
             yield f"not all served: {' and '.join(lost)}"
         if figures["slo_met"] is False:
-            yield "a service-level objective is missed"
+            yield MISSED
 
 
 def sweep_markdown(document: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvplan.reporting.result import Result
+from kvplan.reporting.schema.origin import Provenance
 from kvplan.reporting.verdict import band_text
 from kvplan.reporting.wording import (
     LATENCIES,
@@ -70,7 +71,7 @@ def inputs_table(result: Result) -> Table:
     for name, path in _SHOWN:
         found = [
             f"{key.removeprefix(path).lstrip('.')} {_setting(key, value)}".strip()
-            for key, value in _leaves(_at(result.scenario, path), path)
+            for key, value in leaves(_at(result.scenario, path), path)
             if key in _ALWAYS or usual.get(key) != value
         ]
         if found:
@@ -79,7 +80,9 @@ def inputs_table(result: Result) -> Table:
         rows.append((f"{label(slo.name)} limit", seconds(slo.limit_s), "scenario"))
     accuracy = result.accuracy
     rows.append(("Step time", f"{accuracy.model}: {plain(accuracy.name)}", plain(accuracy.source)))
-    rows += [(plain(item.name), value_text(item.value), plain(item.source)) for item in result.assumptions]
+    rows += [
+        (plain(item.name), _setting(item.name, item.value), plain(item.source)) for item in result.assumptions
+    ]
     return _table(
         "What was given, what was chosen, and where each value comes from",
         ("What", "Value", "Source"),
@@ -108,17 +111,22 @@ def _defaults(engine: object) -> dict[str, Any]:
 
     kind = engine if engine == "sglang" else "vllm"
     empty = {"model": "", "gpu": "", "engine": {"kind": kind}, "workload": {"synthesize": "chat"}}
-    return dict(_leaves(Scenario.model_validate(empty).to_dict()))
+    return dict(leaves(Scenario.model_validate(empty).to_dict()))
 
 
 def _setting(key: str, value: object) -> str:
-    sized = key.endswith("memory") and isinstance(value, (int, float)) and not isinstance(value, bool)
-    return format_bytes(value) if sized else value_text(value)  # type: ignore[arg-type]
+    """A value in the unit its name says, as ``host.memory``, ``block_bytes`` and ``step_s`` do."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if key.endswith(("memory", "_bytes")):
+            return format_bytes(value)
+        if key.endswith("_s") and value >= 0:
+            return seconds(float(value))
+    return value_text(value)
 
 
 def scenario_table(result: Result) -> Table:
     """Every leaf of the resolved scenario by its key path."""
-    rows = [(key, value_text(value)) for key, value in _leaves(result.scenario, keep_unset=True)]
+    rows = [(key, value_text(value)) for key, value in leaves(result.scenario, keep_unset=True)]
     return _table("The resolved scenario", ("Key", "Value"), rows)
 
 
@@ -129,14 +137,14 @@ def _at(scenario: Mapping[str, Any], path: str) -> Any:
     return node
 
 
-def _leaves(node: Any, path: str = "", *, keep_unset: bool = False) -> Iterator[tuple[str, Any]]:
+def leaves(node: Any, path: str = "", *, keep_unset: bool = False) -> Iterator[tuple[str, Any]]:
     """``(key path, value)`` of every scalar below ``node``, in order; unset ones only on request."""
     if isinstance(node, Mapping):
         for key, value in node.items():
-            yield from _leaves(value, f"{path}.{plain(key)}" if path else plain(key), keep_unset=keep_unset)
+            yield from leaves(value, f"{path}.{plain(key)}" if path else plain(key), keep_unset=keep_unset)
     elif isinstance(node, list) and any(isinstance(item, (Mapping, list)) for item in node):
         for index, value in enumerate(node):
-            yield from _leaves(value, f"{path}[{index}]", keep_unset=keep_unset)
+            yield from leaves(value, f"{path}[{index}]", keep_unset=keep_unset)
     elif isinstance(node, list):
         yield path, ", ".join(value_text(item) for item in node) or "none"
     elif node is not None or keep_unset:
@@ -276,11 +284,21 @@ def trace_table(result: Result) -> Table:
 
 def files_table(result: Result) -> Table:
     """The files the run read, by content."""
-    rows = [(plain(item.path), count(item.bytes), item.sha256) for item in result.provenance.inputs]
+    return files_of(result.provenance)
+
+
+def files_of(provenance: Provenance) -> Table:
+    """The files that were read, by content."""
+    rows = [(plain(item.path), count(item.bytes), item.sha256) for item in provenance.inputs]
     return _table("Input files", ("File", "Bytes", "SHA-256"), rows, numeric=(1,))
 
 
 def versions_table(result: Result) -> Table:
     """Versions of what computed the result, and its seed."""
-    rows = [(plain(name), plain(version)) for name, version in result.provenance.versions.items()]
-    return _table("Versions", ("Software", "Version"), [*rows, ("seed", str(result.provenance.seed))])
+    return versions_of(result.provenance)
+
+
+def versions_of(provenance: Provenance) -> Table:
+    """Versions of what was computed with, and the seed."""
+    rows = [(plain(name), plain(version)) for name, version in provenance.versions.items()]
+    return _table("Versions", ("Software", "Version"), [*rows, ("seed", str(provenance.seed))])

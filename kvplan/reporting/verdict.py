@@ -185,7 +185,8 @@ def cautions(result: Result) -> list[str]:
             )
     ttft = result.latency.ttft_s
     if ttft is not None and ttft.count < 1000:
-        tail = plural(math.ceil(ttft.count / 100), "request")
+        number = math.ceil(ttft.count / 100)
+        tail = "request" if number == 1 else plural(number, "request")
         notes.append(f"The 99th percentile rests on the slowest {tail} of {count(ttft.count)}.")
     if not result.trace.reuse_known:
         notes.append(

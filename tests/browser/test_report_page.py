@@ -152,3 +152,27 @@ def test_hostile_results_stay_text(browser, tmp_path):
         assert visit.page.locator("img").count() == 0
         assert visit.requests == [path.as_uri()]
         assert visit.errors == []  # an alert, a blocked script or a failed image would be one
+
+
+def test_a_sweep_is_a_page_like_a_result(browser, tmp_path):
+    from kvplan.cli.app import run
+
+    scenario, path = tmp_path / "s.yaml", tmp_path / "sweep.html"
+    scenario.write_text(
+        "cache: {blocks: 2000}\nlatency: {model: linear, a: 5.0e-3, b: 2.0e-5, c: 1.0e-8}\n"
+        "workload: {synthesize: chat, requests: 30, rate: 20}\nslo: {ttft_p99_s: 0.5}\n"
+    )
+    words = ["--vary", "cache.eviction=lru,lfu", "--vary", "workload.rate=5,20,80"]
+    assert run(["sweep", str(scenario), *words, "-j", "1", "-q", "--html", str(path)]) == 0
+    for width in (390, 1280):
+        with Visit(browser, path, viewport={"width": width, "height": 900}) as visit:
+            page = visit.page
+            assert page.locator(".plot.is-live").count() == 4
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            assert page.locator("h1").is_visible()
+            assert page.locator(".figures").bounding_box()["y"] < 900  # the answer is on the first screen
+            with page.expect_download() as download:
+                page.click("#save-json")
+            assert download.value.suggested_filename == "sweep.json"
+            assert visit.errors == []
+            assert all(url.startswith(("blob:", "file:")) for url in visit.requests)

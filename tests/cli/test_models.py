@@ -183,3 +183,12 @@ def test_a_missing_spec_is_said_without_numbers(capsys: pytest.CaptureFixture[st
     said = capsys.readouterr()
     assert "Errno" not in said.out
     assert "1 of 1 specs is invalid" in said.err
+
+
+def test_a_configuration_is_not_a_spec_and_says_how_it_becomes_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"model_type": "llama", "num_hidden_layers": 2}')
+    assert run(["models", "validate", str(path)]) == 1
+    assert f"kvplan models import {path}" in capsys.readouterr().err

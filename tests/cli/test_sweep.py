@@ -197,3 +197,34 @@ def test_an_interrupted_sweep_keeps_what_is_done(tmp_path: Path, how: signal.Sig
     assert all((row["figures"] is not None) == (row["status"] == "done") for row in document["points"])
     assert "not run: the sweep was interrupted" in printed
     assert "(incomplete)" in error
+
+
+def test_a_sweep_is_reported_as_a_result_is(
+    scenario: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, page = tmp_path / "sweep.json", tmp_path / "sweep.html"
+    words = ["sweep", scenario, "--vary", "cache.eviction=lru,lfu", "-j", "1"]
+    assert run([*words, "-o", str(out), "--html", str(page)]) == 0
+    printed = capsys.readouterr().out
+    first = page.read_text()
+    assert "<!doctype html>" in first
+    page.unlink()
+    assert run(["report", str(out)]) == 0
+    assert page.read_text() == first
+    assert run(["report", str(out), "--format", "table"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == printed
+    assert run([*words, "--format", "csv"]) == 0
+    table = capsys.readouterr().out
+    assert run(["report", str(out), "--format", "csv"]) == 0
+    assert capsys.readouterr().out == table
+    assert run([*words, "--format", "md"]) == 0
+    markdown = capsys.readouterr().out
+    assert run(["report", str(out), "-o", str(tmp_path / "sweep.md")]) == 0
+    assert (tmp_path / "sweep.md").read_text() == markdown
+    assert run(["report", str(out), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(out.read_text())
+    assert run([*words, "--html", "-"]) == 0
+    assert capsys.readouterr().out.startswith("<!doctype html>")
+    assert run(["diff", str(out), str(out)]) == 1
+    assert "kvplan report shows it" in capsys.readouterr().err

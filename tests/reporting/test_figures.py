@@ -225,8 +225,16 @@ def test_inputs_list_what_was_chosen_and_no_defaults(result_document):
         "sampling": {"n": 1},
     }
     document["scenario"]["engine"] |= {"watermark": 0.0, "preemption": "swap"}
+    document["assumptions"] = [
+        {"name": "latency.request_s", "value": 5e-6, "source": "assumed"},
+        {"name": "tiers.block_bytes", "value": 2 << 20, "source": "computed"},
+        {"name": "engine.max_num_seqs", "value": 1024, "source": "default"},
+    ]
     rows = {name: value for name, value, _ in inputs_table(parse_result(document)).rows}
     assert rows["Tiers"] == "host.memory 64.00 GiB"
+    assert rows["latency.request_s"] == "5.00 µs"
+    assert rows["tiers.block_bytes"] == "2.00 MiB"
+    assert rows["engine.max_num_seqs"] == "1,024"
     assert rows["Engine"].endswith("max_num_batched_tokens 8,192, preemption swap")
     assert rows["Parallelism"] == "tp 1"
     assert "Routing" not in rows

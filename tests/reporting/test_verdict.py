@@ -84,7 +84,7 @@ def test_cautions_name_what_this_run_suffers_from(result_document):
     assert "18 requests rejected" in said("rejecting")
     assert "which prompts share content" in said("no_reuse")
     assert "3 rows of the trace dropped: 2 for “no output tokens” and 1 for" in said("full")
-    assert "slowest 1 request of 1" in said("one_request")
+    assert "rests on the slowest request of 1" in said("one_request")
 
 
 def test_a_limit_inside_the_accuracy_band_is_too_close_to_call(result_document):

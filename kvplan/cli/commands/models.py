@@ -215,7 +215,13 @@ def validate(
         answer("\n".join(f"{result:<8} {file}\n         {detail}" for file, result, detail in rows))
     bad = sum(1 for row in rows if row[1] != "ok")
     if bad:
-        raise DataError(f"{bad} of {len(rows)} specs {'is' if bad == 1 else 'are'} invalid")
+        config = next((file for file, result, _ in rows if result != "ok" and file.endswith(".json")), None)
+        raise DataError(
+            f"{bad} of {len(rows)} specs {'is' if bad == 1 else 'are'} invalid",
+            hint=f"a Hugging Face configuration becomes a spec with: kvplan models import {config}"
+            if config is not None
+            else None,
+        )
 
 
 def _spec_files(files: list[Path]) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -15,7 +16,11 @@ from kvplan.cli.output import answer, stdout_console, warn
 from kvplan.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from typing_extensions import TypeIs
+
     from kvplan.reporting.result import Result
+    from kvplan.reporting.schema.sweep import Sweep
 
 
 class ReportFormat(StrEnum):
@@ -39,7 +44,8 @@ _PRINTED = (ReportFormat.csv, ReportFormat.json, ReportFormat.table)
 
 def report(
     result: Annotated[
-        str, typer.Argument(help="A result of kvplan simulate; - reads stdin.", metavar="RESULT")
+        str,
+        typer.Argument(help="What kvplan simulate or kvplan sweep wrote; - reads stdin.", metavar="RESULT"),
     ],
     output: Annotated[
         str | None,
@@ -51,17 +57,17 @@ def report(
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """Render a saved result: one self-contained HTML page, or Markdown, CSV or a summary.
+    """Render a saved result or sweep: one self-contained HTML page, or Markdown, CSV or a summary.
 
     Without -o, HTML and Markdown are written beside the result; the rest goes to stdout.
     """
-    from kvplan.reporting.loading import load_result
+    from kvplan.reporting.loading import load_report
 
     kind = _kind(output, format)
     target = _target(result, output, kind)
     if open_page and (kind is not ReportFormat.html or target is None):
         raise UsageError("--open needs an HTML page in a file", hint="leave out -o -, or add -o report.html")
-    loaded = load_result(result)
+    loaded = load_report(result)
     if target is None:
         _print(loaded, kind)
         return
@@ -73,13 +79,13 @@ def report(
             warn(f"no browser could be started; open {target} yourself")
 
 
-def write_report(result: Result, path: Path, kind: ReportFormat = ReportFormat.html) -> None:
+def write_report(result: Result | Sweep, path: Path, kind: ReportFormat = ReportFormat.html) -> None:
     """Write a report file (and a Markdown report's drawings beside it), saying so on stderr.
 
     Raises:
         OSError: a file cannot be written.
     """
-    if kind is ReportFormat.md:
+    if kind is ReportFormat.md and not _is_sweep(result):
         from kvplan.reporting.markdown import markdown_pictures
 
         for name, picture in markdown_pictures(result, path.stem).items():
@@ -89,8 +95,14 @@ def write_report(result: Result, path: Path, kind: ReportFormat = ReportFormat.h
     size = len(text.encode())
     shown = f"{size / 1e6:.2f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
     sys.stderr.write(f"wrote {path} ({shown})\n")
-    if kind in (ReportFormat.html, ReportFormat.md):
+    if kind in (ReportFormat.html, ReportFormat.md) and not _is_sweep(result):
         _say_downsampled(result)
+
+
+def _is_sweep(document: Result | Sweep) -> TypeIs[Sweep]:
+    from kvplan.reporting.schema.sweep import Sweep
+
+    return isinstance(document, Sweep)
 
 
 def _say_downsampled(result: Result) -> None:
@@ -129,18 +141,47 @@ def _target(source: str, output: str | None, kind: ReportFormat) -> Path | None:
     return target
 
 
-def _print(result: Result, kind: ReportFormat) -> None:
+def _print(result: Result | Sweep, kind: ReportFormat) -> None:
     if kind is ReportFormat.table:
-        from kvplan.reporting.console import summary_table
-
-        stdout_console().print(summary_table(result))
+        _print_table(result, stdout_console())
         return
     answer(_text(result, kind, pictures=None))
-    if kind is ReportFormat.html:
+    if kind is ReportFormat.html and not _is_sweep(result):
         _say_downsampled(result)
 
 
-def _text(result: Result, kind: ReportFormat, *, pictures: str | None) -> str:
+def _print_table(result: Result | Sweep, console: Console) -> None:
+    if _is_sweep(result):
+        from kvplan.cli.commands.sweep import print_table
+
+        print_table(result.document(), console)
+    else:
+        from kvplan.reporting.console import summary_table
+
+        console.print(summary_table(result))
+
+
+def _sweep_text(sweep: Sweep, kind: ReportFormat) -> str:
+    if kind is ReportFormat.html:
+        from kvplan.reporting.sweep_page import render_sweep
+
+        return render_sweep(sweep)
+    if kind is ReportFormat.md:
+        from kvplan.reporting.sweep import sweep_markdown
+
+        return sweep_markdown(sweep.document())
+    if kind is ReportFormat.csv:
+        from kvplan.reporting.sweep_page import sweep_csv
+
+        return sweep_csv(sweep)
+    return json.dumps(sweep.document(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _text(result: Result | Sweep, kind: ReportFormat, *, pictures: str | None) -> str:
+    if kind is ReportFormat.table:
+        return _table_text(result)
+    if _is_sweep(result):
+        return _sweep_text(result, kind)
     if kind is ReportFormat.html:
         from kvplan.reporting.html import render_html
 
@@ -153,19 +194,20 @@ def _text(result: Result, kind: ReportFormat, *, pictures: str | None) -> str:
         from kvplan.reporting.csv import result_csv
 
         return result_csv(result)
-    if kind is ReportFormat.json:
-        from kvplan.reporting.result import result_json
+    from kvplan.reporting.result import result_json
 
-        return result_json(result) + "\n"
+    return result_json(result) + "\n"
+
+
+def _table_text(result: Result | Sweep) -> str:
     from rich.console import Console
 
     from kvplan.cli.output import PLAIN_WIDTH
-    from kvplan.reporting.console import summary_table
 
     buffer = io.StringIO()
     console = Console(file=buffer, width=PLAIN_WIDTH, color_system=None, highlight=False, emoji=False)
-    console.print(summary_table(result))
-    return buffer.getvalue()
+    _print_table(result, console)
+    return "".join(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
 
 
 def _write(path: Path, text: str) -> None:

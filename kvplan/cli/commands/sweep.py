@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,8 @@ from kvplan.cli.options import FormatOption, OutputFormat, gpu_names, model_name
 from kvplan.errors import AnswerIsNo, Interrupted, KvplanError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from kvplan.reporting.tables import Table
     from kvplan.scenario.sweep import Sweep
 
@@ -51,6 +54,7 @@ def sweep(
         int | None, typer.Option("--jobs", "-j", min=1, help="Simulations at a time. Default: one a CPU.")
     ] = None,
     output: Annotated[str | None, typer.Option("-o", "--output", help="Write the sweep as JSON.")] = None,
+    html: Annotated[str | None, typer.Option("--html", help="Write the sweep as an HTML page.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
     format: FormatOption = OutputFormat.table,
 ) -> None:
@@ -69,7 +73,7 @@ def sweep(
     }  # fmt: skip
     axes = [parse_axis(text) for text in vary or []]
     planned = Sweep(scenario, axes, flags=flags, assignments=assign or [], count=requests)
-    standard = check_outputs({"-o": output}, {"the scenario": scenario, "the trace": trace})
+    standard = check_outputs({"-o": output, "--html": html}, {"the scenario": scenario, "the trace": trace})
     stopped: Interrupted | None = None
     try:
         with Interrupts():
@@ -78,6 +82,7 @@ def sweep(
         stopped = exc
     document = planned.document(["kvplan", *sys.argv[1:]])
     _write(document, output)
+    _write_page(document, html)
     _print(document, format, standard)
     if stopped is not None:
         place = f"in {output}" if output not in (None, "-") else "above"
@@ -120,8 +125,22 @@ def _write(document: dict[str, Any], output: str | None) -> None:
         sys.stderr.write(f"wrote {output}{'' if document['complete'] else ' (incomplete)'}\n")
 
 
+def _write_page(document: dict[str, Any], html: str | None) -> None:
+    if html is None:
+        return
+    from kvplan.cli.commands.report import ReportFormat, write_report
+    from kvplan.reporting.schema.sweep import Sweep as Document
+
+    if html == "-":
+        from kvplan.reporting.sweep_page import render_sweep
+
+        sys.stdout.write(render_sweep(Document.model_validate(document)))
+    else:
+        write_report(Document.model_validate(document), Path(html), ReportFormat.html)
+
+
 def _print(document: dict[str, Any], format: OutputFormat, standard: str | None) -> None:
-    from kvplan.cli.output import answer, csv_text, print_json
+    from kvplan.cli.output import answer, csv_text, print_json, stdout_console
     from kvplan.reporting.sweep import csv_columns, csv_rows, sweep_markdown
 
     if standard is not None:
@@ -133,25 +152,23 @@ def _print(document: dict[str, Any], format: OutputFormat, standard: str | None)
     elif format is OutputFormat.md:
         answer(sweep_markdown(document))
     else:
-        _print_table(document)
+        print_table(document, stdout_console())
 
 
 AXES_WIDTH = 30
 """Most columns of a line for what is varied; what needs more is listed above the tables."""
 
 
-def _print_table(document: dict[str, Any]) -> None:
+def print_table(document: dict[str, Any], console: Console) -> None:
     """All figures in one table where the line is long enough, else one table a group of figures."""
-    from kvplan.cli.output import stdout_console
     from kvplan.reporting.sweep import GROUPS, legend, point_table, remarks
 
-    console = stdout_console()
     shown = [point_table(document)]
     if _width(shown[0]) > console.width:
         figures = point_table(document, 0, axes=False)
         axes = _width(point_table(document, 0)) - _width(figures) <= AXES_WIDTH
         for line in () if axes else legend(document):
-            _print_wrapped(line, console.width)
+            _print_wrapped(line, console)
         if not axes:
             console.print()
         shown = [point_table(document, group, axes=axes) for group in range(len(GROUPS))]
@@ -160,15 +177,18 @@ def _print_table(document: dict[str, Any]) -> None:
             console.print()
         console.print(_grid(table))
     for note in remarks(document):
-        _print_wrapped(f"- {note}", console.width)
+        _print_wrapped(f"- {note}", console)
 
 
-def _print_wrapped(text: str, width: int) -> None:
+def _print_wrapped(text: str, console: Console) -> None:
     import textwrap
 
-    from kvplan.cli.output import answer
+    from rich.text import Text
 
-    answer("\n".join(textwrap.wrap(text, width, subsequent_indent="  ")))
+    from kvplan.cli.output import visible
+
+    for line in textwrap.wrap(visible(text), console.width, subsequent_indent="  "):
+        console.print(Text(line))
 
 
 def _width(table: Table) -> int:

@@ -30,8 +30,9 @@
     const button = byId(id);
     if (button) { button.hidden = false; button.addEventListener("click", () => act(button)); }
   };
-  on("save-json", () => save("result.json", "application/json", byId("result").textContent));
-  on("save-csv", () => save("result.csv", "text/csv", payload.csv));
+  const called = (button) => button.dataset.name || "result";
+  on("save-json", (button) => save(`${called(button)}.json`, "application/json", byId("result").textContent));
+  on("save-csv", (button) => save(`${called(button)}.csv`, "text/csv", payload.csv));
   on("copy", async (button) => {
     const code = byId("command");
     let done = true;

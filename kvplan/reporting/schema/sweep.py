@@ -1,0 +1,108 @@
+"""``kvplan.sweep/1``: one scenario at many values, a row a point, and the border at which it is checked."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from kvplan.reporting.result import MAX_DEPTH, depth
+from kvplan.reporting.schema.origin import Provenance
+from kvplan.reporting.schema.part import Amount, Count, Part, Seconds
+
+SCHEMA = "kvplan.sweep/1"
+
+MAX_POINTS = 100_000
+
+Key = Annotated[str, Field(min_length=1, max_length=400)]
+
+
+class Axis(Part):
+    """A field of the scenario and the values it takes, in order."""
+
+    key: Key
+    values: Annotated[list[Any], Field(min_length=1, max_length=MAX_POINTS)]
+
+
+class Figures(Part):
+    """The figures by which points are compared; ``None`` where there is none."""
+
+    finished: Count
+    rejected: Count
+    unfinished: Count
+    hit_ratio: Annotated[float, Field(ge=0, le=1)] | None
+    ttft_p50_s: Seconds | None
+    ttft_p99_s: Seconds | None
+    tpot_p50_s: Seconds | None
+    tpot_p99_s: Seconds | None
+    output_tokens_per_s: Amount
+    preemptions: Count
+    evicted_blocks: Count
+    moved_bytes: Count
+    peak_used_blocks: Count
+    peak_used_bytes: Count | None
+    makespan_s: Seconds
+    slo_met: bool | None
+
+    @property
+    def served(self) -> bool:
+        """Whether every request was."""
+        return not self.rejected and not self.unfinished
+
+
+class Failure(Part):
+    """Why a point has no figures."""
+
+    code: str
+    message: str
+    where: str | None
+    hint: str | None
+    exit_code: int
+
+
+class Point(Part):
+    """One simulation: its number from 1, what was varied, and what came of it."""
+
+    point: Annotated[int, Field(ge=1)]
+    values: dict[Key, Any]
+    status: Literal["done", "failed", "not run"]
+    figures: Figures | None
+    error: Failure | None
+
+    @model_validator(mode="after")
+    def _status_is_what_it_has(self) -> Self:
+        had = "done" if self.figures is not None else "failed" if self.error is not None else "not run"
+        if (self.figures is not None and self.error is not None) or self.status != had:
+            raise ValueError(f"status {self.status!r} contradicts its figures and error")
+        return self
+
+
+class Sweep(Part):
+    """A whole ``kvplan.sweep/1`` document."""
+
+    schema_: Literal["kvplan.sweep/1"] = Field(alias="schema")
+    complete: bool
+    axes: Annotated[list[Axis], Field(min_length=1, max_length=64)]
+    scenario: dict[str, Any] | None
+    points: Annotated[list[Point], Field(min_length=1, max_length=MAX_POINTS)]
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _points_have_the_axes(self) -> Self:
+        keys = [axis.key for axis in self.axes]
+        for place, point in enumerate(self.points):
+            if list(point.values) != keys:
+                raise ValueError(f"points[{place}].values are not those of the axes")
+        try:
+            whole = self.model_dump()
+            json.dumps(whole, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise ValueError(f"not plain JSON: {exc}") from exc
+        if depth(whole) > MAX_DEPTH:
+            raise ValueError(f"nested more than {MAX_DEPTH} deep")
+        return self
+
+    def document(self) -> dict[str, Any]:
+        """The document as ``kvplan sweep -o`` wrote it."""
+        return self.model_dump(mode="json", by_alias=True)

@@ -1,0 +1,299 @@
+"""A sweep as one self-contained page: what it found, every point, and how the figures move."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from kvplan.reporting import tables
+from kvplan.reporting.figures import COLOURS, SYMBOLS, Axis, Figure, Line, Rule, Unit
+from kvplan.reporting.schema.sweep import Figures, Point, Sweep
+from kvplan.reporting.sweep import MISSED, csv_columns, csv_rows, point_table, remarks
+from kvplan.reporting.tables import Table
+from kvplan.reporting.verdict import Tone, Verdict
+from kvplan.reporting.wording import (
+    decimal,
+    percent,
+    plain,
+    plural,
+    seconds,
+    sentence_list,
+    setting_text,
+    significant,
+    value_text,
+)
+
+MAX_LINES = 8
+"""Most lines of a chart; with more of them a chart is of points."""
+
+MAX_SYMBOLS = 20
+"""Most points of a line that are marked."""
+
+LONG_TABLE = 24
+"""Rows from which the charts come before the table."""
+
+MAX_LISTED = 100
+
+
+def render_sweep(sweep: Sweep) -> str:
+    """The page of a sweep.
+
+    Raises:
+        EnvironmentLacks: the installed plotly came without plotly.js.
+    """
+    from kvplan.reporting.html import page
+
+    embedded = json.dumps(sweep.document(), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    charts = {figure.key: figure for figure in sweep_figures(sweep)}
+    return page("sweep.html.j2", charts, _content(sweep), embedded=embedded, csv=sweep_csv(sweep))
+
+
+def sweep_csv(sweep: Sweep) -> str:
+    """One row a point, raw numbers in base units."""
+    import csv
+    import io
+
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(csv_columns(sweep.document()))
+    writer.writerows(csv_rows(sweep.document()))
+    return buffer.getvalue()
+
+
+def _content(sweep: Sweep) -> dict[str, Any]:
+    document = sweep.document()
+    notes = [note for note in remarks(document) if not note.endswith(MISSED)]  # the table has a column for it
+    provenance = sweep.provenance
+    return {
+        "kind": "sweep",
+        "schema": sweep.schema_,
+        "whole": "sweep.json",
+        "title": f"{subject(sweep)}: {plural(len(sweep.points), 'point')} · kvplan",
+        "verdict": sweep_verdict(sweep),
+        "key_figures": key_figures(sweep),
+        "remarks": notes[:MAX_LISTED],
+        "remarks_left": max(0, len(notes) - MAX_LISTED),
+        "points": _points_table(sweep),
+        "scenario": _scenario_table(sweep),
+        "files": tables.files_of(provenance),
+        "versions": tables.versions_of(provenance),
+        "command": plain(provenance.command, 4000),
+        "absent": {},
+        "charts_first": len(sweep.points) > LONG_TABLE,
+    }
+
+
+def subject(sweep: Sweep) -> str:
+    """``llama-3.1-8b on h100-sxm``, as far as it is the same at every point."""
+    scenario = sweep.scenario or {}
+    varied = {axis.key for axis in sweep.axes}
+    model, gpu = (scenario.get(key) if key not in varied else None for key in ("model", "gpu"))
+    name = (
+        plain(model, 80)
+        if isinstance(model, str)
+        else "Several models"
+        if "model" in varied
+        else "The engine"
+    )
+    return f"{name} on {plain(gpu, 60)}" if isinstance(gpu, str) else name
+
+
+def _done(sweep: Sweep) -> list[tuple[Point, Figures]]:
+    return [(point, point.figures) for point in sweep.points if point.figures is not None]
+
+
+def sweep_verdict(sweep: Sweep) -> Verdict:
+    """What the sweep says, in plain words."""
+    done, number = _done(sweep), len(sweep.points)
+    judged = [(point, figures) for point, figures in done if figures.slo_met is not None]
+    met = [point for point, figures in judged if figures.slo_met and figures.served]
+    tone: Tone = "neutral"
+    if not done:
+        headline, tone = f"None of the {plural(number, 'point')} could be simulated.", "missed"
+    elif judged:
+        who = "All" if len(met) == number else str(len(met) or "None")
+        headline = f"{who} of the {plural(number, 'point')} of {subject(sweep)} meet every objective."
+        if number == 1:
+            headline = f"The one point of {subject(sweep)} {'meets' if met else 'misses'} its objectives."
+        tone = "met" if len(met) == number else "partial" if met else "missed"
+    else:
+        spread = _spread([figures.ttft_p99_s for _, figures in done])
+        headline = f"{subject(sweep)} at {plural(number, 'point')}" + (
+            f": TTFT p99 {spread}." if spread else "."
+        )
+    axes = [f"{plain(a.key, 80)} ({_values(a.values)})" for a in sweep.axes]
+    detail = [f"Varied: {sentence_list(axes)}."]
+    if judged and 0 < len(met) <= 12 and len(met) < number:
+        said = "point" if len(met) == 1 else "points"
+        detail.append(f"Every objective is met by {said} {sentence_list([str(p.point) for p in met])}.")
+    if judged and met:
+        detail.append("The figures below are the best among points that meet them.")
+    missing = number - len(done)
+    if missing:
+        detail.append(f"{plural(missing, 'point')} {'has' if missing == 1 else 'have'} no figures.")
+    if not sweep.complete:
+        detail.append("The sweep was stopped early.")
+    return Verdict(headline, tuple(detail), (), tone)
+
+
+def _values(values: Sequence[Any]) -> str:
+    shown = [setting_text(value) for value in values[:8]]
+    return ", ".join(shown) + (f" and {len(values) - 8} more" if len(values) > 8 else "")
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    low, high = seconds(min(known)), seconds(max(known))
+    return low if low == high else f"from {low} to {high}"
+
+
+def key_figures(sweep: Sweep) -> list[tuple[str, str, str]]:
+    """The best of each figure and which point it is.
+
+    Only points that serve every request count and, where some do, only those that meet every objective.
+    """
+    served = [(point, figures) for point, figures in _done(sweep) if figures.served]
+    meeting = [(point, figures) for point, figures in served if figures.slo_met]
+    found = []
+    for name, key, show, best in _BEST:
+        known = [(getattr(f, key), p) for p, f in meeting or served if getattr(f, key) is not None]
+        if known:
+            value, point = best(known, key=lambda pair: pair[0])
+            found.append((name, show(value), f"point {point.point}: {_values(list(point.values.values()))}"))
+    return found
+
+
+Show = Callable[[float], str]
+
+_BEST: tuple[tuple[str, str, Show, Callable[..., Any]], ...] = (
+    ("Lowest TTFT p99", "ttft_p99_s", seconds, min),
+    ("Lowest TPOT p99", "tpot_p99_s", seconds, min),
+    ("Most output tokens a second", "output_tokens_per_s", decimal, max),
+    ("Highest hit ratio", "hit_ratio", percent, max),
+)
+
+
+def _points_table(sweep: Sweep) -> Table:
+    """All figures of every point, with whether it meets the objectives where there are some."""
+    whole = point_table(sweep.document())
+    rows = list(whole.rows)
+    columns, numeric = whole.columns, whole.numeric
+    if any(figures.slo_met is not None for _, figures in _done(sweep)):
+        signs = {True: "✓ met", False: "✗ missed", None: "–"}
+        met = [signs[point.figures.slo_met if point.figures else None] for point in sweep.points]
+        rows = [(row[0], sign, *row[1:]) for row, sign in zip(rows, met, strict=True)]
+        columns = (columns[0], "Objectives", *columns[1:])
+        numeric = (0, *(place + 1 for place in numeric[1:]))
+    shown = tuple(rows[: tables.MAX_ROWS])
+    return Table("One simulation a row", columns, shown, numeric, left_off=len(rows) - len(shown))
+
+
+def _scenario_table(sweep: Sweep) -> Table:
+    varied = tuple(axis.key for axis in sweep.axes)
+    rows = [
+        (key, value_text(value))
+        for key, value in tables.leaves(sweep.scenario or {})
+        if not any(key == axis or key.startswith((f"{axis}.", f"{axis}[")) for axis in varied)
+    ]
+    return Table("The scenario, without what is varied", ("Key", "Value"), tuple(rows[: tables.MAX_ROWS]))
+
+
+def sweep_figures(sweep: Sweep) -> list[Figure]:
+    """A chart a figure: against the last axis that is a number, else point by point."""
+    across = next((axis.key for axis in reversed(sweep.axes) if _numeric(axis.values)), None)
+    others = [axis.key for axis in sweep.axes if axis.key != across]
+    groups: dict[str, list[tuple[float, Figures]]] = {}
+    if across is not None:
+        for point, figures in _done(sweep):
+            name = ", ".join(setting_text(point.values[key]) for key in others)
+            groups.setdefault(name, []).append((float(point.values[across]), figures))
+    if not 0 < len(groups) <= MAX_LINES:
+        across, groups = None, {"": [(float(point.point), figures) for point, figures in _done(sweep)]}
+    made = (_chart(sweep, key, name, unit, across, groups) for key, name, unit in _CHARTS)
+    return [figure for figure in made if figure is not None]
+
+
+_CHARTS: tuple[tuple[str, str, Unit], ...] = (
+    ("ttft_p99_s", "TTFT p99", "seconds"),
+    ("tpot_p99_s", "TPOT p99", "seconds"),
+    ("output_tokens_per_s", "Output tokens per second", "count"),
+    ("hit_ratio", "Prefix hit ratio", "percent"),
+)
+
+
+def _numeric(values: Sequence[Any]) -> bool:
+    return len(values) > 1 and all(type(value) in (int, float) and abs(value) < 1e15 for value in values)
+
+
+def _chart(
+    sweep: Sweep,
+    key: str,
+    name: str,
+    unit: Unit,
+    across: str | None,
+    groups: dict[str, list[tuple[float, Figures]]],
+) -> Figure | None:
+    lines, seen = [], []
+    for index, (group, found) in enumerate(groups.items()):
+        known = sorted((x, getattr(f, key)) for x, f in found if getattr(f, key) is not None)
+        if known:
+            seen += known
+            crowded = across is not None and len(known) > MAX_SYMBOLS
+            symbol = None if crowded else SYMBOLS[index % len(SYMBOLS)]
+            y: list[float | None] = [significant(value) for _, value in known]
+            lines.append(
+                Line(
+                    plain(group, 40),
+                    [x for x, _ in known],
+                    y,
+                    index % COLOURS + 1,
+                    symbol,
+                    joined=across is not None,
+                    dashed=index >= COLOURS,
+                )
+            )
+    if len(seen) < 2:
+        return None
+    xs, ys = [x for x, _ in seen], [y for _, y in seen]
+    show: Show = {"seconds": seconds, "percent": percent}.get(unit, decimal)  # type: ignore[assignment]
+    low, high = min(seen, key=lambda pair: pair[1]), max(seen, key=lambda pair: pair[1])
+    where = plain(across, 80) if across is not None else "point"
+    summary = (
+        f"From {show(low[1])} at {where} {setting_text(_whole(low[0]))} to {show(high[1])} at {where} "
+        f"{setting_text(_whole(high[0]))}."
+        if low[1] != high[1]
+        else f"{show(low[1])} at every point."
+    )
+    limit = _limit(sweep, key)
+    ends = [*ys, *([limit] if limit is not None else [])]
+    steep = unit == "seconds" and min(ends) > 0 and max(ends) > 8 * min(ends)
+    bottom, top = (min(ends) / 1.3, max(ends) * 1.3) if steep else (0, max(ends) * 1.05)
+    up = Axis(
+        f"{name}, log scale" if steep else name,
+        unit,
+        bottom,
+        min(top, 1.0) if unit == "percent" else top,
+        log=steep,
+    )
+    rules = () if limit is None else (Rule("y", limit, f"limit {seconds(limit)}"),)
+    wide = min(xs) > 0 and max(xs) > 30 * min(xs)
+    pad = 0 if wide else (max(xs) - min(xs)) * 0.03
+    title = f"{where}, log scale" if wide else where
+    along = Axis(title, "count" if across is not None else "point", min(xs) - pad, max(xs) + pad, log=wide)
+    return Figure(key.removesuffix("_s"), name, summary, along, up, tuple(lines), rules)
+
+
+def _limit(sweep: Sweep, key: str) -> float | None:
+    """The objective of a figure, in seconds, where it is the same at every point."""
+    slo = (sweep.scenario or {}).get("slo")
+    value = slo.get(key) if isinstance(slo, dict) else None
+    varied = any(axis.key == "slo" or axis.key.startswith("slo.") for axis in sweep.axes)
+    plausible = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e9
+    return float(value) if plausible and not varied and value is not None else None
+
+
+def _whole(value: float) -> int | float:
+    return int(value) if value.is_integer() else value

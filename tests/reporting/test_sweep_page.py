@@ -1,0 +1,214 @@
+"""The page of a sweep: what it found comes first, it is whole without scripts, and safe with hostile text."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+
+import pytest
+
+from kvplan.errors import DataError
+from kvplan.reporting.charts import plotly_json
+from kvplan.reporting.loading import parse_report, parse_result
+from kvplan.reporting.schema.sweep import Sweep
+from kvplan.reporting.sweep_page import key_figures, render_sweep, sweep_csv, sweep_figures, sweep_verdict
+
+FIGURES = {
+    "finished": 300, "rejected": 0, "unfinished": 0, "hit_ratio": 0.5, "ttft_p50_s": 0.05, "ttft_p99_s": 0.2,
+    "tpot_p50_s": 0.01, "tpot_p99_s": 0.012, "output_tokens_per_s": 800.0, "preemptions": 0,
+    "evicted_blocks": 9, "moved_bytes": 0, "peak_used_blocks": 100, "peak_used_bytes": 1 << 30,
+    "makespan_s": 60.0, "slo_met": None,
+}  # fmt: skip
+
+
+def sweep_document(axes: dict[str, list], **of_point) -> dict:
+    """Every combination; ``of_point`` gives a figure a list of values, a point each."""
+    points = [{}]
+    for key, values in axes.items():
+        points = [{**point, key: value} for point in points for value in values]
+    return {
+        "schema": "kvplan.sweep/1",
+        "complete": True,
+        "axes": [{"key": key, "values": values} for key, values in axes.items()],
+        "scenario": {"model": "llama-3.1-8b", "gpu": "h100-sxm", "slo": {"ttft_p99_s": 0.5}, "seed": 0},
+        "points": [
+            {
+                "point": index + 1,
+                "values": values,
+                "status": "done",
+                "figures": {**FIGURES, **{name: found[index] for name, found in of_point.items()}},
+                "error": None,
+            }
+            for index, values in enumerate(points)
+        ],
+        "provenance": {
+            "command": "kvplan sweep s.yaml",
+            "seed": 0,
+            "inputs": [],
+            "versions": {"kvplan": "0.1.0"},
+        },
+    }
+
+
+def parsed(axes: dict[str, list], **of_point) -> Sweep:
+    found = parse_report(sweep_document(axes, **of_point))
+    assert isinstance(found, Sweep)
+    return found
+
+
+RATES = {"workload.rate": [4, 8, 16]}
+
+
+@pytest.mark.parametrize(
+    ("met", "headline", "tone"),
+    [
+        ([True, True, True], "All of the 3 points of llama-3.1-8b on h100-sxm meet every objective.", "met"),
+        (
+            [True, False, True],
+            "2 of the 3 points of llama-3.1-8b on h100-sxm meet every objective.",
+            "partial",
+        ),
+        ([False] * 3, "None of the 3 points of llama-3.1-8b on h100-sxm meet every objective.", "missed"),
+        ([None] * 3, "llama-3.1-8b on h100-sxm at 3 points: TTFT p99 from 100 ms to 3.00 s.", "neutral"),
+    ],
+)
+def test_the_headline_answers(met: list, headline: str, tone: str):
+    found = sweep_verdict(parsed(RATES, slo_met=met, ttft_p99_s=[0.1, 0.3, 3.0]))
+    assert (found.headline, found.tone) == (headline, tone)
+    assert "Varied: workload.rate (4, 8, 16)." in found.detail
+
+
+def test_one_point_is_worded_as_one():
+    for met, words in ((True, "meets"), (False, "misses")):
+        headline = sweep_verdict(parsed({"seed": [1]}, slo_met=[met])).headline
+        assert headline.startswith("The one point of llama-3.1-8b on h100-sxm")
+        assert words in headline
+
+
+def test_the_best_are_sought_among_points_that_meet_the_objectives():
+    rate = [800.0, 1400.0, 2100.0]
+    judged = parsed(RATES, slo_met=[True, True, False], output_tokens_per_s=rate)
+    free = parsed(RATES, output_tokens_per_s=rate)
+    lossy = parsed(RATES, output_tokens_per_s=rate, rejected=[0, 0, 5])
+    found = [
+        {name: (value, note) for name, value, note in key_figures(sweep)} for sweep in (judged, free, lossy)
+    ]
+    best = [each["Most output tokens a second"] for each in found]
+    assert best == [("1,400", "point 2: 8"), ("2,100", "point 3: 16"), ("1,400", "point 2: 8")]
+
+
+def test_charts_run_along_the_last_number_and_have_a_line_for_each_of_the_rest():
+    sweep = parsed({"cache.eviction": ["lru", "lfu"], **RATES}, ttft_p99_s=[0.1, 0.2, 3.0] * 2)
+    charts = {figure.key: figure for figure in sweep_figures(sweep)}
+    assert list(charts) == ["ttft_p99", "tpot_p99", "output_tokens_per", "hit_ratio"]
+    assert [(line.name, line.x) for line in charts["ttft_p99"].lines] == [
+        ("lru", [4, 8, 16]),
+        ("lfu", [4, 8, 16]),
+    ]
+    assert charts["ttft_p99"].summary == "From 100 ms at workload.rate 4 to 3.00 s at workload.rate 16."
+    assert [rule.name for rule in charts["ttft_p99"].rules] == ["limit 500 ms"]
+    layout = plotly_json(charts["ttft_p99"])["layout"]
+    label = next(note for note in layout["annotations"] if note["text"] == "limit 500 ms")
+    assert label["y"] == pytest.approx(-0.30103)  # annotations of a logarithmic axis stand at logarithms
+
+
+def test_points_without_an_order_are_not_joined():
+    for axes in ({"cache.eviction": ["lru", "lfu", "fifo"]}, {"seed": list(range(9)), **RATES}):
+        sweep = parsed(axes)
+        chart = sweep_figures(sweep)[0]
+        (line,) = chart.lines
+        assert (line.joined, len(line.x)) == (False, len(sweep.points))
+        assert plotly_json(chart)["data"][0]["mode"] == "markers"
+
+
+def test_a_varied_objective_is_no_limit_of_all():
+    sweep = parsed({"slo.ttft_p99_s": [0.1, 0.5], **RATES})
+    assert all(not figure.rules for figure in sweep_figures(sweep))
+
+
+def test_the_page_is_whole_and_the_same_every_time():
+    sweep = parsed(RATES, slo_met=[True, True, False])
+    page = render_sweep(sweep)
+    assert page == render_sweep(sweep)
+    assert page.index("2 of the 3 points") < page.index("One simulation a row") < page.index("<svg")
+    assert page.count("<svg") == len(re.findall('data-chart="', page)) == 4
+    assert "<title>llama-3.1-8b on h100-sxm: 3 points · kvplan</title>" in page
+    assert not re.search(r"""(?:src|href)=["']?https?:""", page)
+    embedded = re.search(r'<script type="application/json" id="result">(.*?)</script>', page, re.S)
+    assert embedded is not None
+    assert json.loads(embedded[1]) == sweep.document()
+    assert sweep_csv(sweep).splitlines()[0].startswith("point,workload.rate,status,finished")
+
+
+def test_many_points_come_after_the_charts_and_are_lines_without_marks():
+    sweep = parsed({"workload.rate": list(range(1, 301))}, ttft_p99_s=[0.01 * n for n in range(1, 301)])
+    page = render_sweep(sweep)
+    assert page.index("<svg") < page.index("One simulation a row")
+    assert "100 more rows are in sweep.json." in page
+    assert all(line.symbol is None for figure in sweep_figures(sweep) for line in figure.lines)
+
+
+def test_failures_are_said_and_drawn_around():
+    document = sweep_document(RATES)
+    error = {"code": "data", "message": "no <b>such</b> file", "where": "x", "hint": None, "exit_code": 1}
+    document["points"][1] |= {"status": "failed", "figures": None, "error": error}
+    document["points"][2] |= {"status": "not run", "figures": None}
+    document["complete"] = False
+    sweep = parse_report(document)
+    assert isinstance(sweep, Sweep)
+    page = render_sweep(sweep)
+    assert "no &lt;b&gt;such&lt;/b&gt; file" in page
+    assert "2 points have no figures. The sweep was stopped early." in page
+    for point in document["points"]:
+        point.update(status="not run", figures=None, error=None)
+    empty = parse_report(document)
+    assert isinstance(empty, Sweep)
+    assert "None of the 3 points could be simulated." in render_sweep(empty)
+
+
+HOSTILE = "</script><img src=x onerror=alert(1)>\u202e{{ 7 * 7 }}"
+
+
+def test_hostile_text_stays_text():
+    document = sweep_document({"cache.eviction": [HOSTILE, "lfu"], **RATES})
+    document["scenario"] |= {"model": HOSTILE, "note": HOSTILE}
+    document["provenance"]["command"] = HOSTILE
+    sweep = parse_report(document)
+    assert isinstance(sweep, Sweep)
+    page = render_sweep(sweep)
+    assert "<img" not in page
+    assert "49" not in re.sub(r"<script.*?</script>|<style.*?</style>|<svg.*?</svg>", "", page, flags=re.S)
+    assert page.count("</script>") == page.count("<script")
+
+
+def nested(levels: int) -> object:
+    return [nested(levels - 1)] if levels else 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d["points"][0].update(status="failed"), "contradicts its figures"),
+        (lambda d: d["points"][0].update(values={"x": 1}), r"points\[0\].values are not those of the axes"),
+        (lambda d: d["points"][0]["figures"].pop("finished"), r"points\[0\].figures.finished: missing"),
+        (lambda d: d["points"][0]["figures"].update(hit_ratio=2.0), "less than or equal to 1"),
+        (lambda d: d["points"][0]["figures"].update(ttft_p99_s=-1.0), "greater than or equal to 0"),
+        (lambda d: d.update(points=[]), "points"),
+        (lambda d: d.update(novel=1), "unknown key"),
+        (lambda d: d["axes"][0].update(values=[float("nan")]), "not plain JSON"),
+        (lambda d: d["scenario"].update(a=nested(60)), "nested more than"),
+        (lambda d: d.pop("axes"), "axes: missing"),
+    ],
+)
+def test_a_damaged_sweep_is_refused_with_its_place(change, words: str):
+    document = copy.deepcopy(sweep_document(RATES))
+    change(document)
+    with pytest.raises(DataError, match=words):
+        parse_report(document)
+
+
+def test_where_one_result_is_wanted_a_sweep_is_called_one():
+    with pytest.raises(DataError) as caught:
+        parse_result(sweep_document(RATES))
+    assert "a sweep has one row a simulation" in (caught.value.hint or "")
