@@ -27,7 +27,7 @@ from kvplan.scenario.log_replay import LogReplay
 from kvplan.scenario.measured import Measured
 from kvplan.scenario.run import Run
 from kvplan.scenario.schema import Scenario
-from kvplan.scenario.search import SPREADS, search
+from kvplan.scenario.search import SPREADS, Found, search
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +46,8 @@ Z90 = 1.645
 CACHED_SHARE = 0.3
 SETTLED = 0.7
 """The same where a run leaves more than this share of what was uncertain before it."""
+FAR = 0.12
+"""Percentiles that stay so far off say that the replay is not the run: what is usual then counts for more."""
 POOR = 0.3
 """A median that is so far off after the fit says that the run or the scenario is another one."""
 COMPUTING = ("compute_efficiency", COMPUTE)
@@ -301,10 +303,17 @@ class _Fitting:
             self.tell(f"round {round_} of {len(SPREADS)}: percentiles are {misfit:.1%} off")
 
         prior = np.array([c.spread for c in free])
-        found = search(
-            lambda x: self._residual(values_at(x), half), begin, np.array([c.width for c in free]), low, high,
-            scale=LOSS_SCALE, pull=(LEAST_NOISE * CORRELATED / prior) ** 2, tell=tell,
-        )  # fmt: skip
+
+        def searched(noise: float) -> Found:
+            return search(
+                lambda x: self._residual(values_at(x), half), begin, np.array([c.width for c in free]), low,
+                high, scale=LOSS_SCALE, pull=(noise * CORRELATED / prior) ** 2, tell=tell,
+            )  # fmt: skip
+
+        found = searched(LEAST_NOISE)
+        if found.noise > FAR:
+            self.tell("percentiles stay far off: once more, nearer to what is usual")
+            found = searched(found.noise)
         covariance = found.covariance * (max(found.noise, LEAST_NOISE) * CORRELATED) ** 2
         posterior = np.linalg.inv(np.linalg.inv(covariance) + np.diag(prior**-2.0))
         alone, known = (np.sqrt(np.diag(matrix)) for matrix in (covariance, posterior))
