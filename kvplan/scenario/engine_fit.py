@@ -104,6 +104,8 @@ class EngineFit:
             best with both the run and what is usual.
         assumed: of them, those that are what the clock assumes without a run; a fit leaves them to it, which
             also knows how far they may be off.
+        spread: names of the constants that were fitted, and the factor of the covariance of their logarithms:
+            what an ensemble of clocks that agree with the run draws from.
         client_s: where the client's overhead lies nine times in ten; None where the clock's own range holds.
         before, after: held-out error ``simulated / measured - 1`` by metric and statistic, with the
             scenario's own constants and with the fitted ones.
@@ -117,6 +119,7 @@ class EngineFit:
     alone: dict[str, float]
     unidentified: dict[str, str]
     assumed: tuple[str, ...]
+    spread: tuple[tuple[str, ...], tuple[tuple[float, ...], ...]]
     client_s: tuple[float, float] | None
     before: dict[str, dict[str, float]]
     after: dict[str, dict[str, float]]
@@ -157,6 +160,8 @@ class _End:
     values: dict[str, float]
     deviations: dict[str, float]
     alone: dict[str, float]
+    factor: tuple[tuple[float, ...], ...] = ()
+    """``L`` with ``L L^T`` the covariance of the logarithms, in the order of ``deviations``."""
 
 
 class _Fitting:
@@ -203,6 +208,7 @@ class _Fitting:
                 name for name in reasons
                 if name not in self.given and values[name] == self.start[name] == self.own[name]
             ),
+            (tuple(end.deviations), end.factor),
             _between(values[CLIENT.name], end.deviations.get(CLIENT.name)),
             self._errors(self.own, halves[1]),
             after,
@@ -321,6 +327,7 @@ class _Fitting:
             values_at(found.point),
             {c.name: float(size) for c, size in zip(free, known, strict=True)},
             {c.name: float(size) for c, size in zip(free, alone, strict=True)},
+            tuple(tuple(float(f"{x:.4g}") for x in row) for row in np.linalg.cholesky(posterior)),
         )
 
 
@@ -402,6 +409,7 @@ def fit_document(fit: EngineFit, scenario: Scenario, log: EngineLog, inputs: lis
             **{k: v for k, v in fit.constants.items() if k not in fit.assumed},
         },
         "constants": fit.constants,
+        "spread": {"names": list(fit.spread[0]), "factor": [list(row) for row in fit.spread[1]]},
         "client_overhead_range_s": None if fit.client_s is None else list(fit.client_s),
         "log": {"path": log.path, "format": log.format, "requests": fit.requests},
         "held_out": {"requests": fit.requests // 2, "before": fit.before, "after": fit.after},

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 
 from kvplan.cli.app import run as cli
+from kvplan.engine.protocols import StepBatch
 from kvplan.engine.recorder import RequestRow
 from kvplan.errors import DataError, UsageError
 from kvplan.latency.efficiency import HOPPER
+from kvplan.latency.normals import DIMENSIONS
+from kvplan.latency.roofline import Roofline
 from kvplan.scenario.engine_fit import EngineFit, fit_document, fit_engine, limits_of
 from kvplan.scenario.engine_log import EngineLog, read_engine_log
 from kvplan.scenario.load import dump_scenario, load_scenario
@@ -238,6 +241,7 @@ def test_what_is_no_fit_file_is_refused(files: tuple[Path, Path, Path], tmp_path
         ("[]", "no fit of a version"), ("{", "not a JSON document"), (text.replace("roofline", "linear"), "no roofline"),
         (text.replace('"after": {', '"after": [], "x": {'), "held-out errors"),
         (text.replace('"client_overhead_range_s": [', '"client_overhead_range_s": [9.0, '), "no range of seconds"),
+        (text.replace('"factor": [', '"factor": [[1.0], '), "no square matrix"),
     ):  # fmt: skip
         path = tmp_path / "fit.json"
         path.write_text(broken)
@@ -402,3 +406,43 @@ def test_end_to_end_times_claim_no_more_than_times_per_token(
     clock = Run(load_scenario(str(scenario), {"latency.model": "fitted", "latency.name": str(path)})).clock
     assert clock.bands is not None
     assert clock.bands["e2e"] == clock.bands["tpot"] == (-0.6, 0.6)
+
+
+def test_members_of_an_ensemble_agree_with_the_run_and_differ_beyond_it(
+    files: tuple[Path, Path, Path],
+) -> None:
+    """What the run left open spreads where it matters: alone at three requests a second, in hundreds together."""
+    _, scenario, out = files
+    clock = Run(load_scenario(str(scenario), {"latency.model": "fitted", "latency.name": str(out)})).clock
+    document = json.loads(out.read_text())
+    names = document["spread"]["names"]
+    assert clock.unknowns == len(names) == 5
+    assert clock.perturbed is not None
+
+    def batch(requests: int) -> StepBatch:
+        return StepBatch(requests, 1000 * requests, requests, 1000 * requests, [], requests)
+
+    plain = [0.0] * DIMENSIONS
+    assert clock.perturbed(plain).step_seconds(batch(4)) == clock.model.step_seconds(batch(4))
+    spreads = {}
+    for requests in (2, 512):
+        logs = []
+        for place in range(len(names)):
+            for sign in (-1.0, 1.0):
+                own = [sign if index == place else 0.0 for index in range(len(names))]
+                member = clock.perturbed([*plain, *own])
+                logs.append(
+                    math.log(member.step_seconds(batch(requests)) / clock.model.step_seconds(batch(requests)))
+                )
+        spreads[requests] = math.fsum(log * log for log in logs) / 2
+    # The run held two requests in flight; what each of hundreds costs was not seen.
+    assert 0.0 < spreads[2] < 0.2**2
+    assert spreads[512] > 1.5 * spreads[2]
+    assert clock.perturbed(3).step_seconds(batch(4)) == clock.perturbed(3).step_seconds(batch(4))
+    given = {"latency.model": "fitted", "latency.name": str(out), "latency.request_s": 1e-5}
+    fixed = Run(load_scenario(str(scenario), given)).clock
+    assert fixed.perturbed is not None
+    member = fixed.perturbed([*plain, *([0.5] * len(names))])
+    assert isinstance(member, Roofline)
+    assert member.constants.request_s == 1e-5
+    assert member.constants.compute_efficiency != document["constants"]["compute_efficiency"]
