@@ -21,8 +21,8 @@ class Indexer(Frozen):
 
     Engines merge the keys of ``pool`` neighbouring tokens into one and keep those of the open pool apart;
     transformers keeps every token's. ``gated`` pools weigh tokens by a gate as wide as a key. ``positions``
-    marks the layer where transformers keeps the tokens' three rotary positions for all indexers; ``wide`` keys
-    are rotated there in fp32 and stay so.
+    marks the layer where transformers keeps the tokens' three rotary positions for all indexers; ``wide``
+    keys are rotated there in fp32 and stay so.
     """
 
     heads: Count
