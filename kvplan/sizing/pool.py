@@ -30,6 +30,9 @@ SGLANG_STATE_RATIO = Fraction(9, 10)
 HYBRID_GROUPS = (0, 10, 0)
 """vLLM before this billed interleaved sliding layers as if they kept the whole context."""
 
+NULL_BLOCK = (0, 8, 0)
+"""vLLM from here on keeps one block of the pool for itself."""
+
 STATE_PREFIX_CACHING = (0, 20, 0)
 """vLLM from here on caches prefixes of recurrent layers: a request holds its last state and an open one."""
 
@@ -83,6 +86,13 @@ class RankPool:
             return self.layout(tokens).request_bytes
         cells = -(-tokens // self.block_size) * self.block_size * self.token_bytes
         return -(-cells.numerator // cells.denominator) + self.state_bytes
+
+    @property
+    def reserved_bytes(self) -> int:
+        """The null block: one that vLLM counts and no request gets (V1, and checked at its start)."""
+        if self.serving.kind != "vllm" or self.serving.version < NULL_BLOCK:
+            return 0
+        return self.layout(1).block_bytes
 
     @cached_property
     def token_bytes(self) -> Fraction:
