@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 
-from kvplan.sizing.attention import Keeping, layer_stores
+from kvplan.sizing.attention import Keeping, layer_keeping, layer_stores
 from kvplan.sizing.pages import LayerPages, Layout, vllm_layout
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.retention import Retention
@@ -135,9 +135,9 @@ def rank_pool(
     blocks = model.layers()
     pages: list[LayerPages] = []
     starts = []
-    for block in (*blocks, *drafters):
+    for index, block in enumerate((*blocks, *drafters)):
         starts.append(len(pages))
-        for store in layer_stores(block, keeping, encoder_tokens):
+        for store in layer_stores(block, layer_keeping(model, keeping, index), encoder_tokens):
             pages.append(LayerPages(store=rank_store(store, parallel)))
         if block.state is not None:
             size = state_bytes(block.state, keeping, parallel.attention_tp)
