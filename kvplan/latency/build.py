@@ -12,7 +12,7 @@ from kvplan.latency.assumption import Assumption
 from kvplan.latency.client import KEY as CLIENT
 from kvplan.latency.client import NO_OVERHEAD, ClientOverhead, client_overhead
 from kvplan.latency.linear import LinearLatency
-from kvplan.latency.normals import Draw
+from kvplan.latency.normals import DIMENSIONS, Draw, normals
 from kvplan.provenance import InputFile, input_file
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Clock:
         warnings: what the user should know before trusting a result.
         client: what a client waits for beside the engine; part of reported times, not of the model.
         inputs: files named in the scenario that the clock was made from.
+        unknowns: standard normal numbers that ``perturbed`` takes beyond ``DIMENSIONS``.
         profile: name or path of the measured profile it runs on, which may also know how fast bytes move
             (``kvplan.latency.transfer``); None without one.
     """
@@ -57,6 +58,7 @@ class Clock:
     warnings: tuple[str, ...] = field(default=())
     client: ClientOverhead = field(default=NO_OVERHEAD)
     inputs: tuple[InputFile, ...] = ()
+    unknowns: int = 0
     profile: str | None = None
 
     def accuracy(self) -> dict[str, Any]:
@@ -227,7 +229,9 @@ def _profile(parameters: Mapping[str, Any], target: Target | None) -> Clock:
 
 def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     """The clock a serving run was fitted with; what else the scenario gives overrides the file."""
-    from kvplan.latency.fitted import check_gpu, client_range, held_out_errors, read_fit
+    from kvplan.latency.fitted import check_gpu, client_range, held_out_errors, read_fit, spread_of
+    from kvplan.latency.profile import ProfileLatency
+    from kvplan.latency.roofline import Roofline
 
     assert target is not None
     given = dict(parameters)
@@ -240,6 +244,23 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
         kv_format=target.kv_format, weights_format=target.weights_format, block_size=target.block_size,
         serving=target.serving, expert_parallel=target.expert_parallel,
     )  # fmt: skip
+    spread, model = spread_of(document, str(name)), base.model
+    assert isinstance(model, (Roofline, ProfileLatency))
+    fixed = {*given, CLIENT}
+    constants = {key: value for key, value in document["latency"].items() if key not in fixed}
+
+    def perturbed(draw: Draw) -> LatencyModel:
+        """A clock that agrees with the run, too, and is off as one of its kind may be."""
+        taken = DIMENSIONS + len(spread.names)
+        if isinstance(draw, int):
+            normal = normals(draw, "fitted")
+            numbers = [normal() for _ in range(taken)]
+        else:
+            # Pools of an ensemble share the numbers that every clock takes; theirs are at the fit.
+            numbers = [*draw, *([0.0] * (taken - len(draw)))]
+        drawn = spread.drawn(constants, numbers[DIMENSIONS:])
+        return model.with_constants(drawn).perturbed(numbers[:DIMENSIONS])
+
     client, between = base.client, client_range(document, str(name))
     if between is not None and CLIENT not in given:
         low, high = between
@@ -269,6 +290,8 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
         ),
         bands=bands,
         client=client,
+        perturbed=perturbed,
+        unknowns=len(spread.names),
         source=f"{base.source}, widened where the held-out half of the run in {name} was further off",
         assumptions=assumptions,
         warnings=tuple(warnings),

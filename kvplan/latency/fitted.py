@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 SCHEMA = "kvplan.engine-fit/1"
 MAX_BYTES = 1 << 20
 CLOCKS = ("roofline", "profile")
+MOST_CONSTANTS = 16
+LARGEST_LOG = 3.0
+"""A member of an ensemble has no constant that is farther off than this, in e-folds."""
 
 
 def read_fit(name: object, target: Target) -> dict[str, Any]:
@@ -91,7 +95,54 @@ def held_out_errors(document: Mapping[str, Any], where: str) -> dict[str, float]
         if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
             raise SpecError("the held-out errors are no numbers", where=f"{where}: held_out.after.{metric}")
         found[metric] = max((abs(float(v)) for v in values), default=0.0)
+    # Where waiting takes over, errors of waiting and of decoding may cancel: elsewhere they will not.
+    found["e2e"] = max(found["e2e"], found["tpot"])
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Clocks that agree with a run as well as the fitted one: log-normal around it.
+
+    Args:
+        names: of the constants that were fitted.
+        factor: ``L`` with ``L L^T`` the covariance of their logarithms, a row a constant.
+    """
+
+    names: tuple[str, ...]
+    factor: tuple[tuple[float, ...], ...]
+
+    def drawn(self, values: Mapping[str, float], numbers: Sequence[float]) -> dict[str, float]:
+        """The constants of one such clock, for as many standard normal ``numbers`` as there are names.
+
+        Of ``values`` only; shares stay shares.
+        """
+        found = {}
+        for name, row in zip(self.names, self.factor, strict=True):
+            if name in values:
+                log = math.fsum(a * b for a, b in zip(row, numbers, strict=True))
+                drawn = values[name] * math.exp(max(min(log, LARGEST_LOG), -LARGEST_LOG))
+                found[name] = min(drawn, 1.0) if name.endswith("_efficiency") else drawn
+        return found
+
+
+def spread_of(document: Mapping[str, Any], where: str) -> Spread:
+    """How sure the fit is of its constants together; of none where the file does not say.
+
+    Raises:
+        SpecError: the file says something else.
+    """
+    found = document.get("spread", {"names": [], "factor": []})
+    names: Any = found.get("names") if isinstance(found, dict) else None
+    factor: Any = found.get("factor") if isinstance(found, dict) else None
+    good = isinstance(names, list) and isinstance(factor, list)
+    if not good or not len(names) == len(factor) <= MOST_CONSTANTS or not all(
+        isinstance(name, str) and isinstance(row, list) and len(row) == len(names)
+        and all(type(v) in (int, float) and math.isfinite(v) for v in row)
+        for name, row in zip(names, factor, strict=True)
+    ):  # fmt: skip
+        raise SpecError("no square matrix with a name for each row", where=f"{where}: spread")
+    return Spread(tuple(names), tuple(tuple(map(float, row)) for row in factor))
 
 
 def client_range(document: Mapping[str, Any], where: str) -> tuple[float, float] | None:

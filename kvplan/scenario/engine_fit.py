@@ -27,7 +27,7 @@ from kvplan.scenario.log_replay import LogReplay
 from kvplan.scenario.measured import Measured
 from kvplan.scenario.run import Run
 from kvplan.scenario.schema import Scenario
-from kvplan.scenario.search import SPREADS, search
+from kvplan.scenario.search import SPREADS, Found, search
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +48,8 @@ Z90 = 1.645
 CACHED_SHARE = 0.3
 SETTLED = 0.7
 """The same where a run leaves more than this share of what was uncertain before it."""
+FAR = 0.12
+"""Percentiles that stay so far off say that the replay is not the run: what is usual then counts for more."""
 POOR = 0.3
 """A median that is so far off after the fit says that the run or the scenario is another one."""
 COMPUTING = ("compute_efficiency", COMPUTE)
@@ -104,6 +106,8 @@ class EngineFit:
             best with both the run and what is usual.
         assumed: of them, those that are what the clock assumes without a run; a fit leaves them to it, which
             also knows how far they may be off.
+        spread: names of the constants that were fitted, and the factor of the covariance of their logarithms:
+            what an ensemble of clocks that agree with the run draws from.
         client_s: where the client's overhead lies nine times in ten; None where the clock's own range holds.
         before, after: held-out error ``simulated / measured - 1`` by metric and statistic, with the
             scenario's own constants and with the fitted ones.
@@ -117,6 +121,7 @@ class EngineFit:
     alone: dict[str, float]
     unidentified: dict[str, str]
     assumed: tuple[str, ...]
+    spread: tuple[tuple[str, ...], tuple[tuple[float, ...], ...]]
     client_s: tuple[float, float] | None
     before: dict[str, dict[str, float]]
     after: dict[str, dict[str, float]]
@@ -157,6 +162,8 @@ class _End:
     values: dict[str, float]
     deviations: dict[str, float]
     alone: dict[str, float]
+    factor: tuple[tuple[float, ...], ...] = ()
+    """``L`` with ``L L^T`` the covariance of the logarithms, in the order of ``deviations``."""
 
 
 class _Fitting:
@@ -203,6 +210,7 @@ class _Fitting:
                 name for name in reasons
                 if name not in self.given and values[name] == self.start[name] == self.own[name]
             ),
+            (tuple(end.deviations), end.factor),
             _between(values[CLIENT.name], end.deviations.get(CLIENT.name)),
             self._errors(self.own, halves[1]),
             after,
@@ -305,10 +313,17 @@ class _Fitting:
             self.tell(f"round {round_} of {len(SPREADS)}: percentiles are {misfit:.1%} off")
 
         prior = np.array([c.spread for c in free])
-        found = search(
-            lambda x: self._residual(values_at(x), half), begin, np.array([c.width for c in free]), low, high,
-            scale=LOSS_SCALE, pull=(LEAST_NOISE * CORRELATED / prior) ** 2, tell=tell,
-        )  # fmt: skip
+
+        def searched(noise: float) -> Found:
+            return search(
+                lambda x: self._residual(values_at(x), half), begin, np.array([c.width for c in free]), low,
+                high, scale=LOSS_SCALE, pull=(noise * CORRELATED / prior) ** 2, tell=tell,
+            )  # fmt: skip
+
+        found = searched(LEAST_NOISE)
+        if found.noise > FAR:
+            self.tell("percentiles stay far off: once more, nearer to what is usual")
+            found = searched(found.noise)
         covariance = found.covariance * (max(found.noise, LEAST_NOISE) * CORRELATED) ** 2
         posterior = np.linalg.inv(np.linalg.inv(covariance) + np.diag(prior**-2.0))
         alone, known = (np.sqrt(np.diag(matrix)) for matrix in (covariance, posterior))
@@ -316,6 +331,7 @@ class _Fitting:
             values_at(found.point),
             {c.name: float(size) for c, size in zip(free, known, strict=True)},
             {c.name: float(size) for c, size in zip(free, alone, strict=True)},
+            tuple(tuple(float(f"{x:.4g}") for x in row) for row in np.linalg.cholesky(posterior)),
         )
 
 
@@ -397,6 +413,7 @@ def fit_document(fit: EngineFit, scenario: Scenario, log: EngineLog, inputs: lis
             **{k: v for k, v in fit.constants.items() if k not in fit.assumed},
         },
         "constants": fit.constants,
+        "spread": {"names": list(fit.spread[0]), "factor": [list(row) for row in fit.spread[1]]},
         "client_overhead_range_s": None if fit.client_s is None else list(fit.client_s),
         "log": {"path": log.path, "format": log.format, "requests": fit.requests},
         "held_out": {"requests": fit.requests // 2, "before": fit.before, "after": fit.after},

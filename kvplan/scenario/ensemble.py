@@ -121,10 +121,12 @@ class Ensemble:
         on_member: Callable[[int, int], None] | None,
     ) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
-        for *numbers, outside in design(members, DIMENSIONS + 1, f"{self.seed}/ensemble"):
+        extra = self.clock.unknowns
+        for row in design(members, DIMENSIONS + 1 + extra, f"{self.seed}/ensemble"):
             if on_member is not None:
                 on_member(len(found), members)
-            model = perturbed(numbers)
+            numbers, outside = row[:DIMENSIONS], row[DIMENSIONS]
+            model = perturbed((*numbers, *row[DIMENSIONS + 1 :]))
             client = self.clock.client.at(NormalDist().cdf(outside))
             recorder = Recorder()
             engine = self.system.perturbed(numbers).engine("fast", model, recorder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvplan.sizing.attention import Keeping, keeping_of, layer_stores
+from kvplan.sizing.attention import Keeping, keeping_of, layer_keeping, layer_stores
 from kvplan.sizing.pages import LayerPages, Layout, vllm_layout
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.report import SizeRequest
@@ -39,12 +39,14 @@ def allocated(
     keeping = keeping_of(model, ask.form, ask.retention.engine)
     pages: list[LayerPages] = []
     starts = []
-    shares: dict[int, list[LayerPages]] = {}
-    for block in layers:
-        if id(block) not in shares:
-            shares[id(block)] = _rank_pages(block, keeping, ask, parallel)
+    shares: dict[tuple[int, str], list[LayerPages]] = {}
+    for index, block in enumerate(layers):
+        kept = layer_keeping(model, keeping, index)
+        key = id(block), kept.form.name
+        if key not in shares:
+            shares[key] = _rank_pages(block, kept, ask, parallel)
         starts.append(len(pages))
-        pages += shares[id(block)]
+        pages += shares[key]
     starts.append(len(pages))
     held = range(len(pages)) if own is None else range(starts[own.start], starts[own.stop])
     if ask.retention.name == "vllm":

@@ -8,7 +8,7 @@ A variant of ``kvplan.specs.attention`` without an entry in ``_STORES`` fails th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -56,6 +56,18 @@ class Keeping:
 def keeping_of(model: ModelSpec, form: KvFormat, engine: Engine) -> Keeping:
     """The rules that hold for a model in an engine."""
     return Keeping(engine, form, model.dtype)
+
+
+def layer_keeping(model: ModelSpec, keeping: Keeping, index: int) -> Keeping:
+    """The rules of layer ``index``: some formats leave the ends of a model in its dtype (vLLM)."""
+    ends, layers = keeping.form.plain_ends, model.num_layers
+    if keeping.engine != "vllm" or not ends:
+        return keeping
+    ends = min(ends, layers // 2)
+    inner = ends <= index < layers - ends or index >= layers
+    if inner or any(block.state is not None for block in model.blocks.values()):
+        return keeping
+    return replace(keeping, form=kv_format(keeping.dtype))
 
 
 def layer_stores(block: Block, keeping: Keeping, encoder_tokens: int = 0) -> tuple[Store, ...]:

@@ -32,11 +32,19 @@ DEFAULT_CONTEXT = 8192
 
 @dataclass(frozen=True, slots=True)
 class StageFit:
-    """One pipeline stage: its GPU's bill, what its layers keep, and what that affords."""
+    """One pipeline stage: its GPU's bill, what its layers keep, and what that affords.
+
+    ``pool_bytes`` is what the bill leaves, or what was given outright.
+    """
 
     bill: MemoryBill
     pool: RankPool
     capacity: PoolCapacity
+    pool_bytes: int
+
+    def holds(self, tokens: int) -> bool:
+        """Whether a request that may grow to ``tokens`` tokens fits alone."""
+        return self.pool.request_bytes(tokens) <= self.pool_bytes - self.pool.reserved_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,7 @@ class FitReport:
     @property
     def fits(self) -> bool:
         """Whether weights fit and at least one request of ``max_model_len`` tokens does."""
-        return self.max_concurrency >= 1
+        return all(stage.holds(self.max_model_len) for stage in self.stages)
 
     @property
     def weights_bytes(self) -> int:
@@ -129,7 +137,7 @@ class FitReport:
         """The longest request one replica could hold alone, up to the model's limit or the asked one."""
         limit = max(self.model.max_context or LONGEST_CONTEXT, self.max_model_len)
         return min(
-            longest(stage.pool.request_bytes, max(stage.bill.kv_pool_bytes, 0), limit)
+            longest(stage.pool.request_bytes, stage.pool_bytes - stage.pool.reserved_bytes, limit)
             for stage in self.stages
         )
 
@@ -195,7 +203,7 @@ def fit_model(
         )  # fmt: skip
         pool = rank_pool(model, layers, keeping, parallel, serving, drafters=drafting)
         available = bill.kv_pool_bytes if kv_pool_bytes is None else kv_pool_bytes
-        fits.append(StageFit(bill, pool, pool_capacity(pool, available, context)))
+        fits.append(StageFit(bill, pool, pool_capacity(pool, available, context), available))
     return FitReport(
         model=model,
         gpu=gpu,

@@ -22,7 +22,7 @@ from typing import Literal
 
 from kvplan.sizing.packing import deal
 from kvplan.sizing.retention import Retention, blocks
-from kvplan.sizing.stores import Packed, Store
+from kvplan.sizing.stores import Heads, Packed, Store
 
 MambaMode = Literal["none", "align"]
 
@@ -148,6 +148,7 @@ def vllm_layout(
     stores = [item.store for item in layers if item.store is not None]
     states = [item.state_bytes for item in layers if item.state_bytes]
     state_page = 0
+    block_size = _covering_block(stores, block_size)
     if states and stores:
         block_size, state_page = _grown_block(stores, max(states), block_size, latent)
     kinds = _kinds(layers, ask, block_size, state_page)
@@ -161,6 +162,19 @@ def vllm_layout(
     if len({kind.slots for kind in kinds}) == 1:
         return Layout(block_size, (_side_by_side(kinds, own),))
     return Layout(block_size, _equal_groups(kinds, ask, own))
+
+
+def _covering_block(stores: Sequence[Store], block_size: int) -> int:
+    """The block size at which a page of a packed format covers 16 tokens of the layers left plain."""
+    tokens: dict[bool, int] = {}
+    for store in stores:
+        if isinstance(store.content, Heads) and store.reach == "context":
+            packed = store.content.form.plain_ends > 0
+            tokens[packed] = max(tokens.get(packed, 0), store.page_bytes(1))
+    if len(tokens) < 2 or tokens[True] == tokens[False]:
+        return block_size
+    alignment = max(16, block_size)
+    return alignment * -(-16 * tokens[False] // (alignment * tokens[True]))
 
 
 def _grown_block(stores: Sequence[Store], state: int, block_size: int, latent: bool) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 
-from kvplan.sizing.attention import Keeping, layer_stores
+from kvplan.sizing.attention import Keeping, layer_keeping, layer_stores
 from kvplan.sizing.pages import LayerPages, Layout, vllm_layout
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.retention import Retention
@@ -29,6 +29,9 @@ SGLANG_STATE_RATIO = Fraction(9, 10)
 
 HYBRID_GROUPS = (0, 10, 0)
 """vLLM before this billed interleaved sliding layers as if they kept the whole context."""
+
+NULL_BLOCK = (0, 8, 0)
+"""vLLM from here on keeps one block of the pool for itself."""
 
 STATE_PREFIX_CACHING = (0, 20, 0)
 """vLLM from here on caches prefixes of recurrent layers: a request holds its last state and an open one."""
@@ -84,6 +87,13 @@ class RankPool:
         cells = -(-tokens // self.block_size) * self.block_size * self.token_bytes
         return -(-cells.numerator // cells.denominator) + self.state_bytes
 
+    @property
+    def reserved_bytes(self) -> int:
+        """The null block: one that vLLM counts and no request gets (V1, and checked at its start)."""
+        if self.serving.kind != "vllm" or self.serving.version < NULL_BLOCK:
+            return 0
+        return self.layout(1).block_bytes
+
     @cached_property
     def token_bytes(self) -> Fraction:
         """SGLang's cell: bytes of one token of the full pool with its share of the window pool."""
@@ -125,9 +135,9 @@ def rank_pool(
     blocks = model.layers()
     pages: list[LayerPages] = []
     starts = []
-    for block in (*blocks, *drafters):
+    for index, block in enumerate((*blocks, *drafters)):
         starts.append(len(pages))
-        for store in layer_stores(block, keeping, encoder_tokens):
+        for store in layer_stores(block, layer_keeping(model, keeping, index), encoder_tokens):
             pages.append(LayerPages(store=rank_store(store, parallel)))
         if block.state is not None:
             size = state_bytes(block.state, keeping, parallel.attention_tp)

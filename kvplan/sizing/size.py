@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from kvplan.errors import UsageError
 from kvplan.sizing.allocation import allocated, per_gpu
-from kvplan.sizing.attention import keeping_of, layer_stores
+from kvplan.sizing.attention import Keeping, keeping_of, layer_keeping, layer_stores
 from kvplan.sizing.bill import sharding_words, size_terms, warnings
 from kvplan.sizing.pages import MambaMode
 from kvplan.sizing.parallel import Parallel
@@ -88,14 +88,15 @@ def size_model(
         mamba_mode=mamba_mode,
     )
     check_parallel(model, ask.parallel)
-    groups = _groups_of(model, draft)
-    rows = tuple(_row(group, ask, model) for group in groups)
+    keeping = keeping_of(model, ask.form, ask.retention.engine)
+    found = _groups_of(model, draft, keeping)
+    groups = tuple(group for group, _ in found)
+    rows = tuple(_row(group, ask, kept) for group, kept in found)
     by_stage, layout = per_gpu(model, ask)
     per_rank = -(-batch // ask.parallel.sequence_shards)
     stage_bytes = tuple(size * per_rank for size in by_stage)
-    unsharded, _ = allocated(
-        [group.block for group in groups for _ in range(group.count)], ask, model, Parallel()
-    )
+    drafting = [model.draft.block] * model.draft.layers if draft and model.draft is not None else []
+    unsharded, _ = allocated([*model.layers(), *drafting], ask, model, Parallel())
     static = sum(
         group.count * _static_scales(store)
         for group, row in zip(groups, rows, strict=True)
@@ -161,27 +162,41 @@ def _encoder_tokens(
     return min(context, most) if most is not None else context
 
 
-def _groups_of(model: ModelSpec, draft: bool) -> tuple[LayerGroup, ...]:
-    """Layers gathered by what they keep, whatever their feed-forward part is."""
-    found: dict[tuple[object, ...], LayerGroup] = {}
-    for group in model.groups():
+def _groups_of(model: ModelSpec, draft: bool, keeping: Keeping) -> tuple[tuple[LayerGroup, Keeping], ...]:
+    """Layers gathered by what they keep, whatever their feed-forward part is, and the rules of each group."""
+    found: dict[tuple[object, ...], tuple[LayerGroup, Keeping]] = {}
+    for group, kept in _alike(model, keeping):
         block = group.block
-        key = (block.attention, block.cross, block.state)
+        key = (block.attention, block.cross, block.state, kept.form.name)
         if key in found:
-            found[key] = replace(found[key], count=found[key].count + group.count)
+            first = found[key][0]
+            found[key] = replace(first, count=first.count + group.count), kept
         else:
             name = group.name.removesuffix("_dense").removesuffix("_moe")
-            found[key] = replace(group, name=name)
+            found[key] = replace(group, name=name if kept == keeping else f"{name}_ends"), kept
     groups = tuple(found.values())
     if not draft:
         return groups
     if model.draft is None:
         raise UsageError(f"{model.name} has no multi-token-prediction layers to draft with")
-    return (*groups, LayerGroup("draft", model.draft.layers, model.num_layers, model.draft.block))
+    last = LayerGroup("draft", model.draft.layers, model.num_layers, model.draft.block)
+    return (*groups, (last, keeping))
 
 
-def _row(group: LayerGroup, ask: SizeRequest, model: ModelSpec) -> LayerRow:
-    keeping = keeping_of(model, ask.form, ask.retention.engine)
+def _alike(model: ModelSpec, keeping: Keeping) -> list[tuple[LayerGroup, Keeping]]:
+    """The model's groups, those with layers that are kept otherwise in two parts."""
+    if not keeping.form.plain_ends:
+        return [(group, keeping) for group in model.groups()]
+    members: dict[tuple[str, Keeping], list[int]] = {}
+    for index, name in enumerate(model.layer_names()):
+        members.setdefault((name, layer_keeping(model, keeping, index)), []).append(index)
+    return [
+        (LayerGroup(name, len(layers), layers[0], model.blocks[name]), kept)
+        for (name, kept), layers in members.items()
+    ]
+
+
+def _row(group: LayerGroup, ask: SizeRequest, keeping: Keeping) -> LayerRow:
     stores = layer_stores(group.block, keeping, ask.encoder_tokens)
     kept = encoder = 0
     long, short = Fraction(0), Fraction(0)

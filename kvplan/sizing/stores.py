@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import ceil
 from typing import Literal
 
 from kvplan.specs.formats import KvFormat
@@ -27,12 +28,17 @@ class Heads:
 
     def bytes(self, entries: int) -> int:
         """Exact bytes of that many entries."""
+        if self.form.row_multiple > 1:
+            return int(self.bytes_per_entry()) * entries
         return self.form.k.bytes(entries, self.count, self.k_dim) + self.form.v.bytes(
             entries, self.count, self.v_dim
         )
 
     def bytes_per_entry(self) -> Fraction:
         """Bytes of one further entry at a very long context."""
+        if self.form.row_multiple > 1:
+            row = self.form.k.bytes_per_token(1, self.k_dim) + self.form.v.bytes_per_token(1, self.v_dim)
+            return Fraction(self.count * ceil(row / self.form.row_multiple) * self.form.row_multiple)
         return self.form.k.bytes_per_token(self.count, self.k_dim) + self.form.v.bytes_per_token(
             self.count, self.v_dim
         )

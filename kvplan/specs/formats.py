@@ -111,6 +111,8 @@ class KvFormat:
     """A named format: its K side, its V side and, for packed latent formats, the bytes of one entry.
 
     ``packed`` formats store an MLA latent as a whole: quantized latent, its scales, rope dimensions apart.
+    K and V of a head together are a multiple of ``row_multiple`` bytes. vLLM keeps ``plain_ends`` layers at
+    either end of a model without recurrent layers in the model's dtype.
     """
 
     name: str
@@ -119,6 +121,8 @@ class KvFormat:
     summary: str
     packed: Literal["", "fp8_ds_mla", "nvfp4_ds_mla"] = ""
     source: str = "kvplan"
+    row_multiple: int = 1
+    plain_ends: int = 0
 
     @property
     def bits(self) -> int:
@@ -180,7 +184,7 @@ def _turboquant(name: str, key_bits: int, value_bits: int) -> KvFormat:
     key = SideFormat(8) if key_bits == 8 else SideFormat(key_bits, "row", meta_bits=16)
     value = SideFormat(value_bits, "row", meta_bits=32)
     text = f"{key_bits}-bit keys, {value_bits}-bit values with scale and zero point per row"
-    return KvFormat(name, key, value, text, source=_VLLM)
+    return KvFormat(name, key, value, text, source=_VLLM, row_multiple=2, plain_ends=2)
 
 
 _FORMATS = [

@@ -100,6 +100,7 @@ class Trace:
         message = f"none of the {report.rows:,} rows could be used as {self.format}: {reason}"
         if "hash_ids" in reason:
             hint: str | None = "are its blocks of another size? say so with --block-size"
+            hint = next((note for note in report.notes if "--block-size" in note), hint)
         elif reason.startswith("arrival time"):
             hint = "times since 1970 in milliseconds? a time scale of 0.001 reads them (--time-scale)"
         else:

@@ -50,11 +50,54 @@ def test_prefill_first_then_decode_together(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_overlap_gives_a_finished_request_one_more_step(engine: str) -> None:
-    run = Run([ask("a", 4, 2)], engine, pool_tokens=100, disable_overlap_schedule=False)
-    assert run.lines == ["a=4|96|1|0|", "a=1|95|1|0|", "a=1|94|1|0|"]
-    # Its answer is complete with the second step; the third only computes what nobody asks for.
-    assert run.rows["a"].finish_s == 2.0
+def test_overlap_leaves_out_who_finishes_with_the_batch_in_flight(engine: str) -> None:
+    run = Run([ask("a", 4, 2), ask("b", 4, 3)], engine, pool_tokens=100, disable_overlap_schedule=False)
+    # While the second step runs, a still has its memory; its length says that the step is its last.
+    assert run.lines == ["a=4,b=4|92|2|0|", "a=1,b=1|90|2|0|", "b=1|89|2|0|"]
+    assert (run.rows["a"].finish_s, run.rows["b"].finish_s) == (2.0, 3.0)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_who_has_finished_makes_room_at_once(engine: str) -> None:
+    three = [ask("a", 4, 2), ask("b", 4, 9), ask("c", 4, 1)]
+    run = Run(three, engine, pool_tokens=100, max_running_requests=2)
+    assert [line.split("|")[0] for line in run.lines][:3] == ["a=4,b=4", "a=1,b=1", "c=4"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_decodes_wait_for_memory_that_the_batch_in_flight_gives_back(engine: str) -> None:
+    """a and b fill the pool when a is about to finish: b sits one try out, and nobody is retracted."""
+    run = Run(
+        [ask("a", 8, 8), ask("b", 4, 10, at=0.5)], engine, pool_tokens=25, disable_overlap_schedule=False,
+        schedule_conservativeness=1e-6, disable_radix_cache=True,
+    )  # fmt: skip
+    assert run.lines[2:] == [
+        "b=4|12|2|0|", *(f"a=1,b=1|{free}|2|0|" for free in (10, 8, 6, 4, 2, 0)),
+        "b=1|14|1|0|", "b=1|13|1|0|", "b=1|12|1|0|",
+    ]  # fmt: skip
+    assert run.totals.preemptions == 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("others", "found"), [(31, 20), (30, 0)])
+def test_a_prefix_that_is_waited_for_is_used_again_now_and_then(engine: str, others: int, found: int) -> None:
+    """Every 32nd look at the queue counts as a use of the prefixes that its first requests have cached."""
+    old = [ask("w", 20, 1, start=0), *(ask(f"f{i}", 4, 1, at=2.0 + 2 * i) for i in range(others))]
+    late = [ask("big", 100, 1, at=100.0), ask("y", 25, 1, start=0, at=100.0)]
+    run = Run([*old, *late], engine, pool_tokens=180, max_running_requests=1)
+    assert run.rows["y"].cached_tokens == found
+    assert run.rows["big"].scheduled_s == 100.0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_decodes_sit_a_mixed_step_out_that_leaves_them_no_memory(engine: str) -> None:
+    run = Run(
+        [ask("a", 4, 30), ask("b", 30, 1, at=0.5)], engine, pool_tokens=44, chunked_prefill_size=4,
+        max_running_requests=2, enable_mixed_chunk=True, schedule_conservativeness=1e-6,
+    )  # fmt: skip
+    # Three tokens of b and one of a at a time, until one token is left, which is the last one of b's prompt.
+    assert run.lines[9:13] == ["b=3,a=1|4|2|0|", "b=2,a=1|1|2|0|", "b=1|0|2|0|", "a=1|29|1|0|"]
+    assert run.totals.preemptions == 0
 
 
 @pytest.mark.parametrize("engine", ENGINES)

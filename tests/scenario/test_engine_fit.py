@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 
 from kvplan.cli.app import run as cli
+from kvplan.engine.protocols import StepBatch
 from kvplan.engine.recorder import RequestRow
 from kvplan.errors import DataError, UsageError
 from kvplan.latency.efficiency import HOPPER
+from kvplan.latency.normals import DIMENSIONS
+from kvplan.latency.roofline import Roofline
 from kvplan.scenario.engine_fit import EngineFit, fit_document, fit_engine, limits_of
 from kvplan.scenario.engine_log import EngineLog, read_engine_log
 from kvplan.scenario.load import dump_scenario, load_scenario
@@ -239,6 +242,7 @@ def test_what_is_no_fit_file_is_refused(files: tuple[Path, Path, Path], tmp_path
         ("[]", "no fit of a version"), ("{", "not a JSON document"), (text.replace("roofline", "linear"), "no roofline"),
         (text.replace('"after": {', '"after": [], "x": {'), "held-out errors"),
         (text.replace('"client_overhead_range_s": [', '"client_overhead_range_s": [9.0, '), "no range of seconds"),
+        (text.replace('"factor": [', '"factor": [[1.0], '), "no square matrix"),
     ):  # fmt: skip
         path = tmp_path / "fit.json"
         path.write_text(broken)
@@ -340,16 +344,14 @@ def test_times_logged_in_the_engine_itself_get_no_client_overhead() -> None:
     assert abs(found.after["ttft"]["p50"]) < 0.05
 
 
-def test_a_run_of_another_deployment_is_said_not_to_be_described() -> None:
+def test_a_run_of_another_deployment_is_said_not_to_be_described(fit: EngineFit) -> None:
     """Tenfold arrival times, as milliseconds read as seconds would give: no queueing, no batches."""
-    flags = {"workload.requests": 80, "workload.rate": 40.0}
+    flags = {"workload.requests": 60, "workload.rate": 40.0}
     log = measured({**TRUTH, "compute_efficiency": 0.2}, **flags)
     spread = replace(log, rows=tuple(replace(row, arrival_s=1000 * row.arrival_s) for row in log.rows))
     found = fit_engine(load_scenario(None, {**BASE, **flags}), spread)
     assert any("does not describe this run" in note and "arrival times" in note for note in found.notes)
-    assert not any(
-        "does not describe" in note for note in fit_engine(load_scenario(None, BASE), measured(TRUTH)).notes
-    )
+    assert not any("does not describe" in note for note in fit.notes)
 
 
 def test_a_fit_leaves_the_clients_range_where_the_run_put_it(files: tuple[Path, Path, Path]) -> None:
@@ -374,3 +376,74 @@ def test_a_constant_the_run_cannot_speak_of_is_left_to_the_clock() -> None:
     document = fit_document(found, scenario, log, [])
     assert "compute_efficiency" not in document["latency"]
     assert document["constants"]["compute_efficiency"] == found.constants["compute_efficiency"]
+
+
+def test_a_run_that_cannot_be_replayed_leaves_constants_near_what_is_usual() -> None:
+    """Prompts that were cached, and a log that does not say so: cold prompts cannot be that fast."""
+    flags = {
+        "workload.requests": 80,
+        "workload.rate": 0.4,
+        "workload.synthesize": "agentic",
+        "cache.prefix": "hash",
+    }
+    scenario = load_scenario(None, {**BASE, **flags})
+    log = measured(TRUTH, **flags)
+    found = fit_engine(scenario, log)
+    assert abs(found.after["ttft"]["p50"]) > 0.3
+    assert any("does not describe this run" in note and "cached prompts" in note for note in found.notes)
+    assert found.constants["compute_efficiency"] == pytest.approx(HOPPER.gemm.compute, rel=0.15)
+    assert found.constants["memory_efficiency"] == pytest.approx(HOPPER.gemm.memory, rel=0.15)
+    assert {"compute_efficiency", "memory_efficiency"} <= set(found.unidentified)
+
+
+def test_end_to_end_times_claim_no_more_than_times_per_token(
+    files: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    _, scenario, out = files
+    document = json.loads(out.read_text())
+    document["held_out"]["after"]["tpot"]["p90"] = -0.6
+    path = tmp_path / "poor.json"
+    path.write_text(json.dumps(document))
+    clock = Run(load_scenario(str(scenario), {"latency.model": "fitted", "latency.name": str(path)})).clock
+    assert clock.bands is not None
+    assert clock.bands["e2e"] == clock.bands["tpot"] == (-0.6, 0.6)
+
+
+def test_members_of_an_ensemble_agree_with_the_run_and_differ_beyond_it(
+    files: tuple[Path, Path, Path],
+) -> None:
+    """What the run left open spreads where it matters: alone at three requests a second, in hundreds together."""
+    _, scenario, out = files
+    clock = Run(load_scenario(str(scenario), {"latency.model": "fitted", "latency.name": str(out)})).clock
+    document = json.loads(out.read_text())
+    names = document["spread"]["names"]
+    assert clock.unknowns == len(names) == 5
+    assert clock.perturbed is not None
+
+    def batch(requests: int) -> StepBatch:
+        return StepBatch(requests, 1000 * requests, requests, 1000 * requests, [], requests)
+
+    plain = [0.0] * DIMENSIONS
+    assert clock.perturbed(plain).step_seconds(batch(4)) == clock.model.step_seconds(batch(4))
+    spreads = {}
+    for requests in (2, 512):
+        logs = []
+        for place in range(len(names)):
+            for sign in (-1.0, 1.0):
+                own = [sign if index == place else 0.0 for index in range(len(names))]
+                member = clock.perturbed([*plain, *own])
+                logs.append(
+                    math.log(member.step_seconds(batch(requests)) / clock.model.step_seconds(batch(requests)))
+                )
+        spreads[requests] = math.fsum(log * log for log in logs) / 2
+    # The run held two requests in flight; what each of hundreds costs was not seen.
+    assert 0.0 < spreads[2] < 0.2**2
+    assert spreads[512] > 1.5 * spreads[2]
+    assert clock.perturbed(3).step_seconds(batch(4)) == clock.perturbed(3).step_seconds(batch(4))
+    given = {"latency.model": "fitted", "latency.name": str(out), "latency.request_s": 1e-5}
+    fixed = Run(load_scenario(str(scenario), given)).clock
+    assert fixed.perturbed is not None
+    member = fixed.perturbed([*plain, *([0.5] * len(names))])
+    assert isinstance(member, Roofline)
+    assert member.constants.request_s == 1e-5
+    assert member.constants.compute_efficiency != document["constants"]["compute_efficiency"]

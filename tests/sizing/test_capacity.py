@@ -250,3 +250,19 @@ def test_flags_say_what_was_planned(hand_model: Hand, h100: GpuSpec) -> None:
 def test_a_format_no_engine_offers_has_no_flags(hand_model: Hand, h100: GpuSpec) -> None:
     flags = engine_flags(fit_model(hand_model("llama-3.1-8b"), h100, kv_dtype="kivi2"))
     assert flags == {"vllm": None, "sglang": None}
+
+
+@pytest.mark.parametrize(("version", "spare"), [("0.33", 1), ("0.6.4", 0)])
+def test_one_block_of_the_pool_is_the_engines_own(
+    hand_model: Hand, h100: GpuSpec, version: str, spare: int
+) -> None:
+    """vLLM V1 keeps block 0 as the null block: a pool of just a request's blocks cannot serve it."""
+    block = 16 * 131_072
+    options = {"max_model_len": 8192, "version": version}
+    model = hand_model("llama-3.1-8b")
+    tight, roomy = (
+        fit_model(model, h100, kv_pool_bytes=(512 + more) * block, **options)  # type: ignore[arg-type]
+        for more in (spare - 1, spare)
+    )
+    assert (tight.fits, roomy.fits) == (False, True)
+    assert (tight.longest_context(), roomy.longest_context()) == (8192 - 16, 8192)

@@ -290,3 +290,29 @@ def test_kernels_that_write_states_on_the_way_take_a_block_for_it(
     options = {"parallel": Parallel(tp=8), "max_model_len": 8192, "version": version}
     layout = fit_model(load_model(model), load_gpu(gpu), **options).binding.pool.layout(8192)  # type: ignore[arg-type]
     assert {group.blocks_per_request for group in layout.groups if group.name == "state"} == {states}
+
+
+@pytest.mark.parametrize(
+    ("form", "per_token", "block"), [("turboquant_k8v4", 8 * 196, 48), ("turboquant_3bit_nc", 8 * 102, 96)]
+)
+def test_turboquant_leaves_two_layers_at_either_end_plain(form: str, per_token: int, block: int) -> None:
+    """``get_boundary_skip_layers`` of vLLM 0.33; blocks grow until a packed page covers 16 plain tokens."""
+    model = load_model("llama-3.1-8b")
+    report = size_model(model, context_tokens=8192, kv=form)
+    assert [(row.name, row.count) for row in report.rows] == [("full_ends", 4), ("full", 28)]
+    assert report.kv_bytes_per_token == 28 * per_token + 4 * 4096
+    assert report.layout is not None
+    (group,) = report.layout.groups
+    assert (group.layers, group.block_tokens) == (32, block)
+    assert group.block_bytes == block * report.kv_bytes_per_token
+    hybrid = size_model(load_model("qwen3.5-27b"), context_tokens=8192, kv=form)
+    assert len({row.name for row in hybrid.rows if row.bytes_per_token}) == 1
+    elsewhere = size_model(model, context_tokens=8192, kv=form, retention="ideal")
+    assert elsewhere.kv_bytes_per_token == 32 * per_token
+
+
+@pytest.mark.parametrize(("dim", "slot"), [(72, 70), (80, 76), (88, 84)])
+def test_turboquant_slots_are_even(dim: int, slot: int) -> None:
+    content = Heads(4, dim, dim, kv_format("turboquant_k3v4_nc"))
+    assert content.bytes_per_entry() == 4 * slot
+    assert content.bytes(10) == 40 * slot

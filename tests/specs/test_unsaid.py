@@ -451,3 +451,25 @@ def test_kinds_of_layers_that_are_no_list_are_refused(listed: object) -> None:
 def test_a_width_that_is_no_number_is_refused(width: object) -> None:
     with pytest.raises(SpecError, match="intermediate_size"):
         import_config({**LLAMA, "intermediate_size": width}, "config.json", name="it")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"num_kv_shared_layers": 4},
+            "num_kv_shared_layers is a field of other model types than qwen3: sized with it",
+        ),
+        ({"index_topk": 2048}, "index_topk is a field of other model types than qwen3: sized without"),
+        ({"num_kv_shared_layers": 0, "index_topk": None, "kv_lora_rank": None}, None),
+    ],
+)
+def test_fields_of_other_model_types_are_said_whether_they_count_or_not(
+    change: dict[str, Any], said: str | None
+) -> None:
+    config = {
+        "model_type": "qwen3", "hidden_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 16,
+        "num_key_value_heads": 4, "head_dim": 128, "vocab_size": 1000, "intermediate_size": 64, **change,
+    }  # fmt: skip
+    found = [text for text in import_config(config, "x", name="x").warnings if "other model types" in text]
+    assert found == ([said] if said else [])

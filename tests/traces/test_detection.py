@@ -107,3 +107,24 @@ def test_a_mistyped_format_gets_a_suggestion():
 def test_options_out_of_range(tmp_path, options):
     with pytest.raises(UsageError):
         opened(tmp_path, MOONCAKE, **options)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ('[{"id": "a", "conversations": [{"from": "human", "value": "hi"}]}]', "ShareGPT"),
+        ('[\n  {\n    "conversations": [\n {"from": "human",\n "value": "hi"}]}]', "ShareGPT"),
+        ('{"custom_id": "1", "url": "/v1", "body": {"messages": []}}\n', "an OpenAI batch"),
+        ('{"messages": [{"role": "user", "content": "hi"}]}\n', "chat messages"),
+    ],
+)
+def test_text_without_token_counts_is_recognised_only_to_say_so(tmp_path, content, what):
+    with pytest.raises(DataError, match=f"this looks like {what}, which kvplan does not read") as caught:
+        opened(tmp_path, content)
+    assert "raw text needs a tokenizer" in caught.value.hint
+
+
+def test_an_array_of_known_rows_says_that_arrays_are_not_read(tmp_path):
+    with pytest.raises(DataError, match="not a trace in a known format") as caught:
+        opened(tmp_path, f"[{MOONCAKE.strip()}]")
+    assert "one object a line" in caught.value.hint

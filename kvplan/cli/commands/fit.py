@@ -122,7 +122,8 @@ def _why_not(report: FitReport) -> str:
         return f"{who} does not fit: weights and overheads exceed the budget by {short}"
     need, have = format_bytes(report.request_bytes), format_bytes(report.kv_pool_bytes)
     context = format_tokens(report.max_model_len)
-    return f"{who} does not fit: one request of {context} tokens takes {need} of a pool of {have}"
+    own = ", one block of which is the engine's own" if report.request_bytes <= report.kv_pool_bytes else ""
+    return f"{who} does not fit: one request of {context} tokens takes {need} of a pool of {have}{own}"
 
 
 def _what_would(report: FitReport) -> str | None:

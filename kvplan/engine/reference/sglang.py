@@ -1,6 +1,6 @@
 """The oracle of SGLang's scheduler: every request looked at in every step, every token in the tree.
 
-Read from the public source near 0.5.23, not verified by recordings: ``Scheduler.get_next_batch_to_run``,
+Read from the public source of 0.5.23, not verified by recordings: ``Scheduler.get_next_batch_to_run``,
 ``PrefillAdder``, ``SchedulePolicy``, ``ScheduleBatch.retract_decode``. Names follow the source. Only what the
 tree does is verified (``TokenTree``).
 """
@@ -14,6 +14,7 @@ from kvplan.engine.sglang.config import (
     IN_BATCH_PREFIX_TOKENS,
     LPM_QUEUE_LIMIT,
     RETRACT_DECODE_STEPS,
+    WAITING_REFRESH_PASSES,
     SglangConfig,
 )
 from kvplan.engine.sglang.radix_tree import Holding, checkpoint, drop, release
@@ -76,10 +77,14 @@ class ReferenceSglangScheduler:
         self.free = config.pool_tokens
         self.waiting: list[SglangState] = []
         self.running: list[SglangState] = []
-        """``running_batch.reqs``: finished requests stay until the batch is filtered."""
+        """``running_batch.reqs``: finished requests stay until the next step filters the batch."""
+        self.finishing: list[SglangState] = []
+        """Taken out of the running batch, as the output in flight is their last."""
         self.full = False
         self.chunked: SglangState | None = None
         self.last: SglangPlan | None = None
+        self.passes = 0
+        """Times the waiting queue was put in order."""
         self.ratio = config.initial_ratio
         self.queried_tokens = 0
         self.hit_tokens = 0
@@ -101,13 +106,13 @@ class ReferenceSglangScheduler:
             self._checkpoint(self.chunked, self.chunked.extend_end)
             self.chunked.prefix = self.chunked.extend_end
         self._merge_last()
+        self._filter_running()
         plan = self._prefill_batch()
         if plan is None:
             plan = self._decode_batch()
         plan.free = self.free + self.tree.evictable
-        alive = sum(1 for state in self.running if not state.finished)
         mixed = [state for state in plan.decodes if state not in self.running]
-        plan.running = alive + len(plan.extends) + len(mixed)
+        plan.running = len(self.running) + len(self.finishing) + len(plan.extends) + len(mixed)
         plan.waiting = len(self.waiting)
         self.last = None if plan.empty else plan
         return plan
@@ -132,6 +137,7 @@ class ReferenceSglangScheduler:
                 finished.append(state)
             elif state not in plan.decodes:
                 self._checkpoint(state, plan.after[state])
+        self.finishing = []
         return finished
 
     # -- merging, prefill -------------------------------------------------------------------------------
@@ -153,33 +159,50 @@ class ReferenceSglangScheduler:
                 self.full = False
             self.running.extend(keep)
 
-    def _allocatable(self) -> int:
-        most = self.config.max_running_requests
-        slots = sum(1 for state in self.running if not state.finished) + (self.chunked is not None)
-        return min(most - len(self.running), most - slots)
+    def _filter_running(self, excluded: list[SglangState] | None = None) -> None:
+        """``filter_batch``: whoever leaves makes room for a prefill."""
+        keep = [state for state in self.running if not state.finished and state not in (excluded or [])]
+        if len(keep) < len(self.running):
+            self.full = False
+        self.running = keep
+
+    def _finishing_in_flight(self) -> list[SglangState]:
+        """``_reqs_finishing_inflight``: with overlap, whose last output comes with the batch in flight."""
+        if self.config.disable_overlap_schedule or self.last is None:
+            return []
+        queued = {*self.last.extends, *self.last.decodes}
+        return [
+            state for state in self.running if state in queued and state.outputs + 1 >= state.max_new_tokens
+        ]
 
     def _prefill_batch(self) -> SglangPlan | None:
+        """``get_new_batch_prefill``."""
+        if not self.running:
+            self.full = False
         if (self.full or not self.waiting) and self.chunked is None:
             return None
-        allocatable = self._allocatable()
+        # Rows are counted too, but whoever has one is in the batch, or is a chunk that brings it along.
+        allocatable = self.config.max_running_requests - len(self.running)
         if allocatable <= 0 and self.chunked is None:
             self.full = True
             return None
-        if self.config.schedule_policy == "lpm" and self.caching and len(self.waiting) <= LPM_QUEUE_LIMIT:
-            self._sort_by_longest_prefix()
+        self._calculate_priority()
         budget = _Budget(self, len(self.running) if self.config.enable_mixed_chunk else 0)
         batch: list[SglangState] = []
         if self.chunked is not None:
             batch.append(self.chunked)
             self.chunked = self._continue_chunked(self.chunked, budget)
         for state in list(self.waiting):
+            if budget.verdict() == "other":
+                break
             if len(batch) >= allocatable:
                 self.full = True
+            if self.full:
                 break
             verdict = self._add_one(state, budget, batch)
             if verdict != "continue":
                 if verdict == "no token":
-                    self.full = True
+                    self.full = bool(batch or self.running)
                 break
         if not batch:
             return None
@@ -187,8 +210,10 @@ class ReferenceSglangScheduler:
         plan = SglangPlan(extends=batch, chunked=self.chunked)
         self._allocate_extend(plan)
         if self.config.enable_mixed_chunk and self.running:
-            self.running = [state for state in self.running if not state.finished]
-            if self.running:
+            self.finishing = self._finishing_in_flight()
+            self._filter_running(self.finishing)
+            # Where the prefill has left no room, the decodes sit this step out.
+            if self.running and self._decode_fits(self.running):
                 self._allocate_decode(self.running, plan)
                 self.running = []
         return plan
@@ -241,6 +266,19 @@ class ReferenceSglangScheduler:
         budget.charge(extend, 0 if chunked else min(state.max_new_tokens, self.config.clip_max_new_tokens))
         return budget.verdict()
 
+    def _calculate_priority(self) -> None:
+        """``calc_priority``."""
+        if self.config.schedule_policy == "lpm" and self.caching and len(self.waiting) <= LPM_QUEUE_LIMIT:
+            self._sort_by_longest_prefix()
+            return
+        if not self.caching or not self.waiting or self.config.radix_eviction_policy != "lru":
+            return
+        # ``_touch_waiting_prefixes``: what is waited for is not the first to be evicted.
+        if self.passes % WAITING_REFRESH_PASSES == 0:
+            for state in reversed(self.waiting[:LPM_QUEUE_LIMIT]):
+                self.tree.match(state.content, state.tokens)
+        self.passes += 1
+
     def _sort_by_longest_prefix(self) -> None:
         queue_tree = TokenTree(1, "lru", "radix")
         rank: dict[SglangState, float] = {}
@@ -260,19 +298,22 @@ class ReferenceSglangScheduler:
     def _decode_batch(self) -> SglangPlan:
         """``update_running_batch``."""
         plan = SglangPlan()
-        before = len(self.running)
-        self.running = [state for state in self.running if not state.finished]
         if not self.running:
-            self.full = False
+            return plan
+        self.finishing = self._finishing_in_flight()
+        self._filter_running(self.finishing)
+        if not self.running:
             return plan
         if self._decode_fits(self.running):
             self.ratio = max(self.ratio - self.config.ratio_decay, self.config.least_ratio)
+        elif self.finishing:
+            # Those give their memory back with the result in flight: the others wait for it.
+            return plan
         else:
             self._retract(plan)
-        if len(self.running) < before:
-            self.full = False
-        if self.running:
-            self._allocate_decode(self.running, plan)
+            if plan.retracted:
+                self.full = False
+        self._allocate_decode(self.running, plan)
         return plan
 
     def _decode_fits(self, states: list[SglangState]) -> bool:

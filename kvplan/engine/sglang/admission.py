@@ -1,6 +1,6 @@
 """``PrefillAdder``'s books: what one prefill batch may still take from the budgets of a step and the pool.
 
-Read from the public source near 0.5.23 (``schedule_policy.py``, ``prefill_budget.py``), not verified by
+Read from the public source of 0.5.23 (``schedule_policy.py``, ``prefill_budget.py``), not verified by
 recordings.
 """
 

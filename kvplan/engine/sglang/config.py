@@ -18,7 +18,11 @@ RETRACT_DECODE_STEPS = 20
 """Defaults of the environment variables ``SGLANG_INIT_NEW_TOKEN_RATIO`` and so on."""
 
 LPM_QUEUE_LIMIT = 128
-"""With more waiting requests than this, ``lpm`` keeps the queue as it is."""
+"""With more waiting requests than this, ``lpm`` keeps the queue as it is; as many prefixes are refreshed."""
+
+WAITING_REFRESH_PASSES = 32
+"""Where the order does not look at the cache, and that evicts by ``lru``: every so many times the queue is
+looked at, the cached prefixes of its first requests become recently used, the head's last."""
 
 IN_BATCH_PREFIX_TOKENS = 32
 """``lpm`` looks for a prefix shared within the queue where the cache has at most this many tokens of a
@@ -34,8 +38,8 @@ class SglangConfig:
     than ``clip_max_new_tokens`` for an answer (``SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION``).
 
     With the overlap schedule, SGLang's default, a batch is made when the one before it starts on the device,
-    before its outputs are known: a finished request takes part in one more decode step, and a prefix is
-    visible one step later. ``disable_overlap_schedule`` waits for each result.
+    before its outputs are known: a prefix is visible one step later. Who will have finished with the batch in
+    flight takes no part in the next one. ``disable_overlap_schedule`` waits for each result.
     """
 
     pool_tokens: int

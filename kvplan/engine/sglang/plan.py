@@ -17,13 +17,12 @@ class SglangPlan:
         retracted: requests that had to go to make room.
         tick: of the decode batch, this step included.
         ends: tokens with KV after this batch, for each of ``extends``.
-        positions: places of the decoding requests in this batch, where the next one has a new order.
+        leaving: decoding requests that finish with this batch and were left out of the next one.
         scheduled: (request, tokens) in batch order; kept only for a decision log.
     """
 
     __slots__ = (
-        "batch", "chunked", "decodes", "ends", "extends", "positions", "retracted", "scheduled",
-        "tick",
+        "batch", "chunked", "decodes", "ends", "extends", "leaving", "retracted", "scheduled", "tick",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -32,7 +31,7 @@ class SglangPlan:
         self.ends: list[int] = []
         self.decodes = False
         self.tick = 0
-        self.positions: dict[SglangRequest, int] = {}
+        self.leaving: list[SglangRequest] = []
         self.chunked: SglangRequest | None = None
         self.retracted: list[SglangRequest] = []
         self.scheduled: list[tuple[SglangRequest, int]] = []

@@ -4,7 +4,7 @@ Prefill comes first: as long as requests wait and fit, a step is a prefill batch
 running requests. Decoding requests are advanced together (``DecodeBatch``); one by one they are looked at
 only when they join, finish or are retracted.
 
-Verified by recordings: what the tree does. Read from the public source near 0.5.23, and held equal to a slow
+Verified by recordings: what the tree does. Read from the public source of 0.5.23, and held equal to a slow
 oracle (``reference.sglang``): everything else, namely admission (``PrefillAdder``), chunked prefill, mixed
 chunks, ``batch_is_full``, insertion after each chunk, after prefill and at the end, retraction,
 ``new_token_ratio``, the overlap schedule. Not covered: priority scheduling and preemption, the ``ignore_eos``
@@ -14,11 +14,13 @@ estimate without radix cache, sliding-window and hybrid pools, speculation.
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 
 from kvplan.engine.sglang.admission import PrefillBudget, Verdict
 from kvplan.engine.sglang.config import (
     LPM_QUEUE_LIMIT,
     RETRACT_DECODE_STEPS,
+    WAITING_REFRESH_PASSES,
     SglangConfig,
 )
 from kvplan.engine.sglang.live import DecodeBatch, SglangRequest
@@ -39,13 +41,16 @@ class SglangScheduler:
         self.waiting: deque[SglangRequest] = deque()
         self.decoding = DecodeBatch(config.page_size, config.clip_max_new_tokens)
         self.left_over = 0
-        """Finished requests that still stand in the running batch: they are taken out before the next
-        decode step, and count against ``max_running_requests`` until then."""
+        """Requests that have finished in the running batch since the last step: they make room."""
+        self.finishing = 0
+        """Requests taken out of the running batch, as the output in flight is their last."""
         self.full = False
         """``batch_is_full``: no prefill is tried until a request has left the running batch."""
         self.chunked: SglangRequest | None = None
         self.last: SglangPlan | None = None
         """The batch before; with overlap its outputs are not known yet."""
+        self.passes = 0
+        """Times the waiting queue was looked at in an order that does not ask the cache."""
         self.fresh: list[SglangRequest] = []
         """Members of the decode batch whose first output is in flight."""
         self.ratio = config.initial_ratio
@@ -67,7 +72,7 @@ class SglangScheduler:
     def running(self) -> int:
         """Requests that hold KV, those of the batch just planned included."""
         extends = 0 if self.last is None else len(self.last.extends)
-        return self.decoding.count + extends
+        return self.decoding.count + self.finishing + extends
 
     # -- schedule ---------------------------------------------------------------------------------------
 
@@ -81,8 +86,11 @@ class SglangScheduler:
             self.fresh = []
         if self.last is not None and self.last.extends:
             self._merge(self.last)
+        if self.left_over:
+            self.full = False
+            self.left_over = 0
         before, self.last = self.last, None
-        plan = self._prefill_batch()
+        plan = self._prefill_batch(before)
         if plan is None:
             plan = self._decode_batch(before)
         if plan.batch.scheduled_tokens:
@@ -114,18 +122,20 @@ class SglangScheduler:
 
     # -- prefill ----------------------------------------------------------------------------------------
 
-    def _prefill_batch(self) -> SglangPlan | None:
+    def _prefill_batch(self, before: SglangPlan | None) -> SglangPlan | None:
         config, decoding = self.config, self.decoding
+        if not decoding.count:
+            self.full = False
         if (self.full or not self.waiting) and self.chunked is None:
             return None
-        in_batch = decoding.count + self.left_over
-        slots = decoding.count + (self.chunked is not None)
-        allocatable = config.max_running_requests - max(in_batch, slots)
+        # A request table row for everyone in the batch; a chunk that goes on brings its own along.
+        allocatable = config.max_running_requests - decoding.count
         if allocatable <= 0 and self.chunked is None:
             self.full = True
             return None
-        if config.schedule_policy == "lpm" and self.pool.caching and len(self.waiting) <= LPM_QUEUE_LIMIT:
-            self.waiting = deque(longest_prefix_first(self.waiting, self.pool.tree))
+        if self.waiting and self.pool.caching:
+            self._order_waiting()
+        in_batch = decoding.count
         budget = PrefillBudget(
             config, self.pool, self.ratio, self._reserved(),
             in_batch if config.enable_mixed_chunk else 0,
@@ -135,16 +145,17 @@ class SglangScheduler:
             extends.append(self.chunked)
             self.chunked = _continue_chunked(self.chunked, budget, config.clip_max_new_tokens)
         waiting = self.waiting
-        while waiting:
+        while waiting and budget.verdict() is not Verdict.OTHER:
             if len(extends) >= allocatable:
                 self.full = True
+            if self.full:
                 break
             verdict = self._add_one(waiting[0], budget, extends)
             if waiting[0].holding is not None:
                 waiting.popleft()
             if verdict is not Verdict.CONTINUE:
                 if verdict is Verdict.NO_TOKEN:
-                    self.full = True
+                    self.full = bool(extends or decoding.count)
                 break
         if not extends:
             return None
@@ -153,10 +164,34 @@ class SglangScheduler:
         plan.chunked = self.chunked
         self._allocate_extend(plan)
         if config.enable_mixed_chunk and in_batch:
-            self.left_over = 0
-            if decoding.count:
+            self._leave_finishing(before)
+            # Where the prefill has left no room, the decodes sit this step out.
+            if decoding.count and self._decode_fits():
                 self._decode(plan)
         return plan
+
+    def _order_waiting(self) -> None:
+        """``calc_priority``: sorted, or the cached prefixes of its first requests are used again."""
+        config, waiting, tree = self.config, self.waiting, self.pool.tree
+        if config.schedule_policy == "lpm" and len(waiting) <= LPM_QUEUE_LIMIT:
+            self.waiting = deque(longest_prefix_first(waiting, tree))
+            return
+        if config.radix_eviction_policy == "lru":
+            if self.passes % WAITING_REFRESH_PASSES == 0:
+                for request in reversed([*islice(waiting, LPM_QUEUE_LIMIT)]):
+                    tree.match(request.content, request.tokens)
+            self.passes += 1
+
+    def _leave_finishing(self, before: SglangPlan | None) -> None:
+        """With overlap, take out those whose last output comes with the batch in flight."""
+        if before is None or not self.overlap:
+            return
+        leaving = self.decoding.finishing(self.decoding.tick)
+        if leaving:
+            self.full = False
+            self.finishing = len(leaving)
+            # Those of a prefill are among its requests, and found there.
+            before.leaving = [request for request in leaving if request not in before.extends]
 
     def _reserved(self) -> int:
         """Tokens the answers of running requests may still take, each clipped."""
@@ -212,18 +247,18 @@ class SglangScheduler:
         """One token for every running request (``update_running_batch``)."""
         plan = SglangPlan()
         decoding = self.decoding
-        if self.left_over:
-            self.full = False
-            self.left_over = 0
+        if decoding.count:
+            self._leave_finishing(before)
         if not decoding.count:
-            self.full = False
             return plan
         if self._decode_fits():
             self.ratio = max(self.ratio - self.config.ratio_decay, self.config.least_ratio)
+        elif self.finishing:
+            # Those give their memory back with the result in flight: the others wait for it.
+            return plan
         else:
-            self._retract(plan, before)
-        if decoding.count:
-            self._decode(plan)
+            self._retract(plan)
+        self._decode(plan)
         return plan
 
     def _decode_fits(self) -> bool:
@@ -248,18 +283,14 @@ class SglangScheduler:
         if self.keep_schedule:
             plan.scheduled.extend((request, 1) for request in decoding.in_order())
 
-    def _retract(self, plan: SglangPlan, before: SglangPlan | None) -> None:
+    def _retract(self, plan: SglangPlan) -> None:
         """Send requests back until the others' next step fits: fewest outputs first, then longest prompt.
 
         At least one goes, and one stays. That one fits: the front end lets nothing in that would not fit
         alone (SGLang would abort it).
         """
-        self.full = False
         decoding = self.decoding
         keep = decoding.in_order()
-        if before is not None and self.overlap:
-            # Its results are still to come, in the order it was made.
-            before.positions = {request: position for position, request in enumerate(keep)}
         outputs = {request: decoding.outputs_of(request) for request in keep}
         for request in self.fresh:
             outputs[request] -= 1
@@ -272,6 +303,7 @@ class SglangScheduler:
             victim.preemptions += 1
             self.preemptions += 1
             plan.retracted.append(victim)
+            self.full = False
         decoding.reorder(keep)
         decoded = sum(outputs[request] for request in keep) + RETRACT_DECODE_STEPS * len(keep)
         self.ratio = min(1.0, decoded / (sum(request.max_new_tokens for request in keep) + 1))
@@ -336,13 +368,14 @@ class SglangScheduler:
             finished.append(request)
         if plan.decodes:
             decoding.known = plan.tick
-            ending = decoding.finishing(plan.tick)
-            if plan.positions:
-                ending.sort(key=plan.positions.__getitem__)
-            for request in ending:
+            for request in plan.leaving:
+                self.pool.release(request)
+                finished.append(request)
+            for request in decoding.finishing(plan.tick):
                 self.pool.release(request)
                 finished.append(request)
                 self.left_over += 1
+        self.finishing = 0
         return finished
 
 

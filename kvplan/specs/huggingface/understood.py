@@ -40,6 +40,13 @@ SIZE_DECIDING = ("num_hidden_layers", "sliding_window", "kv_lora_rank")
 HEADS = ("num_key_value_heads", "head_dim")
 """Fields that published configurations write (the latter not beside a latent): without, a file may be cut."""
 
+OF_SOME_TYPES = (
+    "kv_lora_rank", "num_kv_shared_layers", "index_topk", "index_head_dim", "linear_num_value_heads",
+    "full_attention_interval", "attention_chunk_size", "global_head_dim", "num_global_key_value_heads",
+    "indexer_n_heads", "mamba_d_state", "ssm_state_size",
+)  # fmt: skip
+"""Fields that change what a layer keeps, and that only the classes with them look at."""
+
 ENCODER_TASKS = (
     "MaskedLM",
     "ImageClassification",
@@ -183,6 +190,7 @@ def unsaid(config: Config) -> list[str]:
             f"{config.model_type} is not known to have {', '.join(strange[:6])}"
             f"{f' and {len(strange) - 6} more' if len(strange) > 6 else ''}: sized without"
         )
+    warnings += _foreign(config)
     deciding = SIZE_DECIDING if config.get("kv_lora_rank") else (*SIZE_DECIDING, *HEADS)
     left_out = {key: config.get(key) for key in deciding if config.spelt(key) not in config.data}
     if config.model_type in families.FLAGGED_WINDOW and not config.flag("use_sliding_window"):
@@ -191,6 +199,22 @@ def unsaid(config: Config) -> list[str]:
     if taken:
         warnings.append(f"not in the file, so by the defaults of {config.model_type}: {', '.join(taken)}")
     return warnings
+
+
+def _foreign(config: Config) -> list[str]:
+    """Fields of other model types, which the engine's class for this one may pass over."""
+    own = class_defaults().get(config.model_type)
+    if own is None:
+        return []
+    found = []
+    for key in OF_SOME_TYPES:
+        name = config.spelt(key)
+        known = any(other in own for other in (key, *NAMES.get(key, ())))
+        if known or config.data.get(name) in (None, False, 0, [], {}):
+            continue
+        how = "with it" if name in config.used else "without"
+        found.append(f"{name} is a field of other model types than {config.model_type}: sized {how}")
+    return found
 
 
 def _unread(config: Config) -> list[str]:

@@ -33,6 +33,8 @@ _UNREAD = {
         f"rewrite it as CSV: {OWN_TABLE}",
     ),
     "ShareGPT": ({"conversations", "from", "value"}, "raw text needs a tokenizer; no arrival times"),
+    "an OpenAI batch": ({"custom_id", "body"}, "raw text needs a tokenizer; no arrival times"),
+    "chat messages": ({"messages", "role", "content"}, "raw text needs a tokenizer"),
 }
 """Formats that are recognised only to say why they are not read."""
 
@@ -75,7 +77,9 @@ def unrecognised(head: bytes, name: str) -> DataError:
         return DataError("the text is UTF-16", where=where, hint="convert it to UTF-8 first")
     if b"\0" in head[:1024]:
         return DataError("this is a binary file, not a trace", where=where)
-    keys = {key.lower() for key in json_keys(head, 3)} or set(csv_columns(head))
+    array = head.lstrip()[:1] == b"["
+    rows = head.lstrip()[1:].replace(b"\n", b" ") if array else head
+    keys = {key.lower() for key in json_keys(rows, 3)} or set(csv_columns(head))
     for other, (signature, why) in _UNREAD.items():
         if signature <= keys:
             return DataError(f"this looks like {other}, which kvplan does not read", where=where, hint=why)
@@ -85,13 +89,13 @@ def unrecognised(head: bytes, name: str) -> DataError:
         common = len(keys & wanted)
         if common:
             scored.append((-common / len(wanted), candidate, sorted(wanted - keys)))
-    if scored:
+    if array:
+        hint = "one JSON array is not read: write one object a line (jq -c '.[]' does)"
+    elif scored:
         _, nearest, missing = min(scored)
         hint = f"nearest is {nearest}"
         if missing:
             hint += f", which also has {', '.join(missing[:6])}"
-    elif head.lstrip()[:1] == b"[":
-        hint = "one JSON array is not read: write one object a line (jq -c '.[]' does)"
     else:
         hint = f"formats: {', '.join(names())}; name one with --trace-format"
     if head.lstrip()[:1] not in (b"[", b"{"):

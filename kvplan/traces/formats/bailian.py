@@ -12,6 +12,7 @@ import msgspec
 
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat, json_keys
+from kvplan.traces.formats.granularity import Granularity
 from kvplan.traces.formats.jsonl import rows
 from kvplan.traces.request import Request, default_output
 from kvplan.traces.source import Source
@@ -43,6 +44,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
     time_scale, rate_scale = options.time_scale, options.rate_scale
     roots: dict[int, int] = {}
     orphans = 0
+    misfits = Granularity()
     for line, row in rows(source, accounting, Row):
         index = accounting.rows - 1
         arrival_s = row.timestamp * time_scale / rate_scale
@@ -51,6 +53,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
             continue
         prompt = blocks.runs(row.hash_ids, row.input_length, index)
         if prompt is None:
+            misfits.see(len(row.hash_ids), row.input_length)
             accounting.drop(
                 f"number of hash_ids is not input_length / {blocks.block_size} rounded up or down", line
             )
@@ -71,6 +74,8 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
             0,
             str(root),
         )
+    if advice := misfits.advice():
+        accounting.note(advice)
     if orphans:
         accounting.note(f"{orphans:,} turns follow a chat that is not in the file")
 

@@ -14,6 +14,7 @@ import msgspec
 
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.formats.contract import MAX_BLOCK_SIZE, Intake, ReadOptions, TraceFormat, json_keys
+from kvplan.traces.formats.granularity import Granularity
 from kvplan.traces.formats.jsonl import Priority, rows
 from kvplan.traces.request import Request, TokenRuns, default_output
 from kvplan.traces.source import Source
@@ -46,6 +47,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
     """Requests in the order of the file; token content is exact at the granularity of the blocks."""
     admit = Intake(options, accounting).admit
     blocks: BlockIds | None = None
+    misfits = Granularity()
     time_scale, rate_scale = options.time_scale, options.rate_scale
     session_s: dict[str, float] = {}
     for line, row in rows(source, accounting, Row):
@@ -76,6 +78,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
                 accounting.block_size = blocks.block_size
             content = blocks.runs(row.hash_ids, prompt_tokens, index)
             if content is None:
+                misfits.see(len(row.hash_ids), prompt_tokens)
                 accounting.drop(
                     f"number of hash_ids is not input_length / {blocks.block_size} rounded up or down", line
                 )
@@ -94,6 +97,8 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
             row.priority,
             session,
         )
+    if advice := misfits.advice():
+        accounting.note(advice)
 
 
 FORMAT = TraceFormat(
