@@ -99,3 +99,15 @@ def test_errors(
     path.write_text(SCENARIO)
     assert run(["diff", *(word.replace("{scenario}", str(path)) for word in words)]) == code
     assert said in capsys.readouterr().err
+
+
+def test_the_first_lines_say_what_changed(
+    results: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for form in ("table", "md"):
+        assert run(["diff", results["a"], results["slow"], "-f", form]) == 0
+        words = " ".join(capsys.readouterr().out.split())
+        assert "B against A: TTFT p99 " in words
+        assert words.index("(beyond the bands)") < words.index("Scenario")
+        assert run(["diff", results["a"], results["a"], "-f", form]) == 0
+        assert "against" not in capsys.readouterr().out

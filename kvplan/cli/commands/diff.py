@@ -49,6 +49,25 @@ def diff(
         _print(found, a, b)
 
 
+HEADLINE = {
+    "ttft_p99": "TTFT p99", "tpot_p99": "TPOT p99", "output_tokens_per_s": "output tokens a second",
+    "hit_ratio": "prefix hits",
+}  # fmt: skip
+
+
+def _headline(found: Comparison) -> str:
+    """What B changes of what people ask first, in one sentence; nothing where nothing of it changed."""
+    judged = {item.change.name: item for item in found.latency if item.judgement != "equal"}
+    said = []
+    for name, words in HEADLINE.items():
+        item = judged.get(name)
+        change = item.change if item else next((c for c in found.totals if c.name == name), None)
+        by = "" if change is None else _by(change)
+        if by:
+            said.append(f"{words} {by}" + (f" ({_judged(item)})" if item else ""))
+    return f"B against A: {', '.join(said)}." if said else ""
+
+
 def _groups(found: Comparison) -> list[tuple[str, Sequence[Change]]]:
     return [
         ("Scenario", found.scenario), ("Totals", found.totals), ("Memory strategies", found.strategies),
@@ -133,6 +152,8 @@ def _markdown(found: Comparison, a: str, b: str) -> str:
     from kvplan.reporting.markdown import escape
 
     parts = [f"A: {escape(a)}  \nB: {escape(b)}"]
+    if said := _headline(found):
+        parts.append(escape(said))
     for table in _tables(found):
         rule = "|".join(" ---: " if n in table.numeric else " --- " for n in range(len(table.columns)))
         lines = [f"| {' | '.join(map(escape, cells))} |" for cells in (table.columns, *table.rows)]
@@ -156,6 +177,9 @@ def _print(found: Comparison, a: str, b: str) -> None:
     console.print(Text(f"A  {plain(a)}\nB  {plain(b)}"))
     if not (found.scenario or found.totals or found.strategies):
         console.print(Text("They do not differ."))
+    if said := _headline(found):
+        for line in textwrap.wrap(said, console.width, subsequent_indent="   "):
+            console.print(Text(line))
     for table in _tables(found):
         console.print()
         grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
