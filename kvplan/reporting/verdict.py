@@ -119,6 +119,8 @@ def _detail(result: Result) -> list[str]:
     totals, latency = result.totals, result.latency
     if not totals.requests:
         return ["There is nothing to measure; the sections below show the configuration only."]
+    if not totals.finished and result.complete:
+        return [_turned_away(result)]
     rate = decimal(result.throughput.output_tokens_per_s)
     workload = (
         f"{plain(PurePath(result.trace.name).name, 80)} brings {plural(totals.requests, 'request')} with "
@@ -138,6 +140,16 @@ def _detail(result: Result) -> list[str]:
     lost = plural(totals.preemptions, "preemption") if totals.preemptions else "no preemption"
     lines.append(f"{peak}, with {lost}.")
     return lines
+
+
+def _turned_away(result: Result) -> str:
+    """Why no request was served, as the front end said it."""
+    reasons = [text.split(_REJECTED, 1)[1] for text in result.warnings if _REJECTED in text]
+    said = f"Every request was turned away: {plain('; '.join(reasons))}." if reasons else "None was finished."
+    return f"{said} The sections below show the configuration only."
+
+
+_REJECTED = "rejected by the front end: "
 
 
 def _cache_sentence(result: Result) -> str:
