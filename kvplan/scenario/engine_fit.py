@@ -48,6 +48,7 @@ SETTLED = 0.7
 """The same where a run leaves more than this share of what was uncertain before it."""
 FAR = 0.12
 """Percentiles that stay so far off say that the replay is not the run: what is usual then counts for more."""
+TAIL = 0.99
 POOR = 0.3
 """A median that is so far off after the fit says that the run or the scenario is another one."""
 COMPUTING = ("compute_efficiency", COMPUTE)
@@ -109,6 +110,8 @@ class EngineFit:
         client_s: where the client's overhead lies nine times in ten; None where the clock's own range holds.
         before, after: held-out error ``simulated / measured - 1`` by metric and statistic, with the
             scenario's own constants and with the fitted ones.
+        tail_s: seconds by which the held-out 99th percentile of TTFT is longer than the simulated one: stalls
+            of a real engine, which no clock has and which do not scale with the rest; 0 where requests queued.
         requests: how many were simulated; half of them were fitted on.
         notes: what to know about the run.
     """
@@ -123,6 +126,7 @@ class EngineFit:
     client_s: tuple[float, float] | None
     before: dict[str, dict[str, float]]
     after: dict[str, dict[str, float]]
+    tail_s: float
     requests: int
     notes: tuple[str, ...]
 
@@ -191,6 +195,7 @@ class _Fitting:
 
     def fit(self) -> EngineFit:
         reasons, notes = limits_of(self.log.rows, self.flight, [c.name for c in self.constants])
+        queued = CLIENT.name in reasons
         halves = [list(range(first, len(self.log.rows), 2)) for first in (0, 1)]
         free = [c for c in self.constants if c.name not in reasons or c.name == "request_s"]
         end = self._search(free, halves[0], self.start)
@@ -212,6 +217,7 @@ class _Fitting:
             _between(values[CLIENT.name], end.deviations.get(CLIENT.name)),
             self._errors(self.own, halves[1]),
             after,
+            0.0 if queued else self._tail(values, halves[1]),
             len(self.log.rows),
             (*self.log.notes, *self.replay.notes(), *notes, *_poor(after)),
         )  # fmt: skip
@@ -285,6 +291,11 @@ class _Fitting:
             for metric in theirs
             if theirs[metric]
         }
+
+    def _tail(self, values: Mapping[str, float], half: Sequence[int]) -> float:
+        indexes, seen = self._pairs(values, half)
+        real = quantile(sorted(self.log.rows[index].ttft_s for index in indexes), TAIL)
+        return float(f"{max(real - quantile(sorted(row.ttft_s for row in seen), TAIL), 0.0):.4g}")
 
     # -- the descent ------------------------------------------------------------------------------------
 
@@ -412,7 +423,12 @@ def fit_document(fit: EngineFit, scenario: Scenario, log: EngineLog, inputs: lis
         "spread": {"names": list(fit.spread[0]), "factor": [list(row) for row in fit.spread[1]]},
         "client_overhead_range_s": None if fit.client_s is None else list(fit.client_s),
         "log": {"path": log.path, "format": log.format, "requests": fit.requests},
-        "held_out": {"requests": fit.requests // 2, "before": fit.before, "after": fit.after},
+        "held_out": {
+            "requests": fit.requests // 2,
+            "before": fit.before,
+            "after": fit.after,
+            "tail_s": fit.tail_s,
+        },
         "uncertainty": fit.uncertainty,
         "uncertainty_alone": fit.alone,
         "not_identified": fit.unidentified,
