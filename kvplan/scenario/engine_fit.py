@@ -23,6 +23,7 @@ from kvplan.latency.profile import COMPUTE, MEMORY, ProfileLatency
 from kvplan.latency.roofline import Roofline
 from kvplan.scenario.engine_log import EngineLog
 from kvplan.scenario.log_features import features, in_flight, quantile, statistics_of
+from kvplan.scenario.log_limits import limits_of
 from kvplan.scenario.log_replay import LogReplay
 from kvplan.scenario.measured import Measured
 from kvplan.scenario.run import Run
@@ -43,7 +44,6 @@ UNSURE = 0.35
 """A constant whose logarithm is known no better than this (42 %) is called not identified."""
 LEAST_NOISE = 0.02
 Z90 = 1.645
-CACHED_SHARE = 0.3
 SETTLED = 0.7
 """The same where a run leaves more than this share of what was uncertain before it."""
 FAR = 0.12
@@ -51,8 +51,6 @@ FAR = 0.12
 TAIL = 0.99
 POOR = 0.3
 """A median that is so far off after the fit says that the run or the scenario is another one."""
-COMPUTING = ("compute_efficiency", COMPUTE)
-"""What only prompts that were computed can tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +109,7 @@ class EngineFit:
         before, after: held-out error ``simulated / measured - 1`` by metric and statistic, with the
             scenario's own constants and with the fitted ones.
         tail_s: seconds by which the held-out 99th percentile of TTFT is longer than the simulated one: stalls
-            of a real engine, which no clock has and which do not scale with the rest; 0 where requests queued.
+            of a real engine, which no clock has and which do not scale with the rest; 0 where requests wait.
         requests: how many were simulated; half of them were fitted on.
         notes: what to know about the run.
     """
@@ -367,44 +365,6 @@ def _between(value: float, deviation: float | None) -> tuple[float, float] | Non
 def _share(deviation: float) -> float:
     """Half width of a 90 % interval, as a share, of something whose logarithm has this deviation."""
     return float(f"{math.expm1(Z90 * min(deviation, 4.0)):.3g}")
-
-
-def limits_of(
-    rows: Sequence[Measured], flight: Sequence[int], names: Sequence[str]
-) -> tuple[dict[str, str], list[str]]:
-    """What a run cannot say whatever the constants are: (constant to reason, notes).
-
-    Args:
-        rows: by arrival.
-        flight: ``in_flight(rows)``.
-        names: constants that could be fitted.
-    """
-    reasons: dict[str, str] = {}
-    notes: list[str] = []
-    known = [row for row in rows if row.cached_tokens is not None]
-    cached = sum(row.cached_tokens or 0 for row in known) / max(sum(row.prompt_tokens for row in known), 1)
-    if cached > CACHED_SHARE:
-        why = f"{cached:.0%} of the prompt tokens came from the prefix cache and were not computed"
-        reasons |= {name: why for name in COMPUTING if name in names}
-    if not known:
-        notes.append(
-            "the log does not say which prompt tokens were cached; if prompts shared prefixes, what was "
-            "fitted from TTFT is too optimistic"
-        )
-    quarter = max(len(rows) // 4, 1)
-    early = quantile(sorted(row.ttft_s for row in rows[:quarter]), 0.5)
-    late = quantile(sorted(row.ttft_s for row in rows[-quarter:]), 0.5)
-    if late > 3 * early and late > 0.5:
-        why = f"the run was saturated: the median TTFT rose from {early:.3g} s to {late:.3g} s"
-        reasons["client_overhead_s"] = f"{why}, so TTFT is waiting"
-        notes.append(f"{why}; capacity is fitted, latency below saturation is not")
-    busy = sorted(map(float, flight))
-    if quantile(busy, 0.9) < 1.5 * quantile(busy, 0.1):
-        reasons["request_s"] = (
-            f"the run held one batch size ({quantile(busy, 0.5):g} requests in flight), so what a step "
-            "and what a request of it costs cannot be told apart"
-        )
-    return reasons, notes
 
 
 def fit_document(fit: EngineFit, scenario: Scenario, log: EngineLog, inputs: list[Any]) -> dict[str, Any]:

@@ -19,10 +19,11 @@ from kvplan.errors import DataError, UsageError
 from kvplan.latency.efficiency import HOPPER
 from kvplan.latency.normals import DIMENSIONS
 from kvplan.latency.roofline import Roofline
-from kvplan.scenario.engine_fit import EngineFit, fit_document, fit_engine, limits_of
+from kvplan.scenario.engine_fit import EngineFit, fit_document, fit_engine
 from kvplan.scenario.engine_log import EngineLog, read_engine_log
 from kvplan.scenario.load import dump_scenario, load_scenario
 from kvplan.scenario.log_features import in_flight
+from kvplan.scenario.log_limits import limits_of
 from kvplan.scenario.measured import Measured
 from kvplan.scenario.run import Run
 
