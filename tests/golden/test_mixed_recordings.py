@@ -1,4 +1,4 @@
-"""Recorded decisions under options mixed at random: vLLM 0.33's scheduler, SGLang 0.5.23's caches.
+"""Recorded decisions under options mixed at random: vLLM 0.33's scheduler, SGLang 0.5.23's and its caches.
 
 Each run has its options and requests beside what the released engine decided, so nothing else is needed. The
 options come in combinations that the other recordings do not have: local chunks, several windows, states
@@ -21,6 +21,7 @@ from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.engine import ENGINES, make_engine
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.reference.radix import TokenTree
+from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.eviction import EVICTION
 from kvplan.engine.sglang.lifecycle import Admitted, CacheReplay, Finished
 from kvplan.engine.sglang.prefix_radix import RadixIndex
@@ -38,6 +39,7 @@ def recordings(name: str) -> list[dict[str, Any]]:
 
 VLLM = recordings("vllm-0.33.0.json.gz")
 SGLANG = recordings("sglang-0.5.23.json.gz")
+SGLANG_SCHEDULER = recordings("sglang-0.5.23-scheduler.json.gz")
 
 
 def request(name: str, arrival_s: float, prompt: list[Any], output: list[Any], priority: int) -> Request:
@@ -109,6 +111,39 @@ def test_sglang_under_mixed_options(policy: str, engine: str) -> None:
                     lines.append(f"F{name}|{evicted}|{tree_tokens}")
         assert digest(lines) == run["decisions"], (number, run["config"])
         assert tree.evictable + tree.protected == run["final_tree_tokens"]
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_sglangs_scheduler_under_mixed_options(engine: str, overlap: bool) -> None:
+    """Its own methods decided, and its own ``PrefillAdder``; what a batch is for was left out."""
+    chosen = [run for run in SGLANG_SCHEDULER if run["config"]["disable_overlap_schedule"] != overlap]
+    assert len(chosen) > 50
+    assert sum(run["config"]["enable_mixed_chunk"] for run in chosen) > 10
+    for number, run in enumerate(chosen):
+        lines: list[str] = []
+        rows = serve_sglang(engine, run, lines)
+        # The recording does not count who holds memory.
+        told = ["|".join(line.split("|")[part] for part in (0, 1, 3, 4)) for line in lines]
+        assert digest(told) == run["decisions"], (number, run["config"])
+        assert rows == run["rows"], (number, run["config"])
+        assert serve_sglang(engine, run, None) == rows, (number, run["config"])
+
+
+def serve_sglang(engine: str, run: dict[str, Any], lines: list[str] | None) -> str:
+    """Plays one run; returns the digest of its rows."""
+    rows: dict[str, RequestRow] = {}
+    recorder = Recorder(
+        on_request=lambda row: rows.__setitem__(row.id, row),
+        on_decision=None if lines is None else lines.append,
+    )
+    clock = LinearLatency(5e-3, 2e-5, 1e-8)
+    running = make_engine(engine, SglangConfig(**run["config"]), clock, recorder)
+    running.run(request(*asked) for asked in run["requests"])
+    running.close()
+    served = [rows[asked[0]] for asked in run["requests"] if asked[0] in rows]
+    columns = [[row.id, row.scheduled_s, row.first_token_s, row.finish_s] for row in served]
+    return hashlib.sha256(json.dumps(columns).encode()).hexdigest()
 
 
 def test_what_is_recorded_preempts_evicts_and_covers_every_kind_of_group() -> None:

@@ -1,8 +1,8 @@
 """The oracle of SGLang's scheduler: every request looked at in every step, every token in the tree.
 
-Read from the public source of 0.5.23, not verified by recordings: ``Scheduler.get_next_batch_to_run``,
-``PrefillAdder``, ``SchedulePolicy``, ``ScheduleBatch.retract_decode``. Names follow the source. Only what the
-tree does is verified (``TokenTree``).
+Verified by recordings of the methods of 0.5.23 themselves: ``Scheduler.get_next_batch_to_run``,
+``PrefillAdder``, ``SchedulePolicy``, ``ScheduleBatch.retract_decode``, and the caches under them. The event
+loop around them is read from its source. Names follow the source.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class SlidingWindow(GroupManager):
 class LocalChunks(GroupManager):
     """Each token sees the tokens before it in its own chunk (Llama 4); earlier chunks are given back.
 
-    Read from vLLM's ``ChunkedLocalAttentionManager``; no recording of a real run covers it.
+    As vLLM's ``ChunkedLocalAttentionManager``; recorded under random options (``tests/golden/recorded``).
     """
 
     downward_closed = False

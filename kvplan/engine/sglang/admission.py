@@ -1,7 +1,6 @@
 """``PrefillAdder``'s books: what one prefill batch may still take from the budgets of a step and the pool.
 
-Read from the public source of 0.5.23 (``schedule_policy.py``, ``prefill_budget.py``), not verified by
-recordings.
+As ``schedule_policy.py`` and ``prefill_budget.py`` of 0.5.23; verified by recordings.
 """
 
 from __future__ import annotations

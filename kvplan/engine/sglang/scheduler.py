@@ -4,11 +4,11 @@ Prefill comes first: as long as requests wait and fit, a step is a prefill batch
 running requests. Decoding requests are advanced together (``DecodeBatch``); one by one they are looked at
 only when they join, finish or are retracted.
 
-Verified by recordings: what the tree does. Read from the public source of 0.5.23, and held equal to a slow
-oracle (``reference.sglang``): everything else, namely admission (``PrefillAdder``), chunked prefill, mixed
-chunks, ``batch_is_full``, insertion after each chunk, after prefill and at the end, retraction,
-``new_token_ratio``, the overlap schedule. Not covered: priority scheduling and preemption, the ``ignore_eos``
-estimate without radix cache, sliding-window and hybrid pools, speculation.
+Verified by recordings of 0.5.23's own methods, and held equal to a slow oracle (``reference.sglang``): what
+the tree does, admission (``PrefillAdder``), chunked prefill, mixed chunks, ``batch_is_full``, insertion after
+each chunk, after prefill and at the end, retraction, ``new_token_ratio``. The event loops are read from their
+source. Not covered: priority scheduling and preemption, the ``ignore_eos`` estimate without radix cache,
+sliding-window and hybrid pools, speculation.
 """
 
 from __future__ import annotations
