@@ -27,10 +27,15 @@ def test_a_signal_interrupts_at_once_outside_records(number: signal.Signals) -> 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_waits_for_the_end_of_a_record(number: signal.Signals) -> None:
     done = []
-    with Interrupts() as interrupts:
-        with pytest.raises(KeyboardInterrupt), interrupts.held:
+
+    def record() -> None:
+        with interrupts.held:
             signal.raise_signal(number)
             done.append("whole")
+
+    with Interrupts() as interrupts:
+        with pytest.raises(KeyboardInterrupt):
+            record()
         with interrupts.held:  # it was obeyed, and is forgotten
             done.append("next")
     assert done == ["whole", "next"]
@@ -38,11 +43,16 @@ def test_a_signal_waits_for_the_end_of_a_record(number: signal.Signals) -> None:
 
 def test_a_second_signal_does_not_wait() -> None:
     done = []
-    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt), interrupts.held:
-        signal.raise_signal(signal.SIGINT)
-        done.append("still")
-        signal.raise_signal(signal.SIGINT)
-        done.append("never")
+
+    def record() -> None:
+        with interrupts.held:
+            signal.raise_signal(signal.SIGINT)
+            done.append("still")
+            signal.raise_signal(signal.SIGINT)
+            done.append("never")
+
+    with Interrupts() as interrupts, pytest.raises(KeyboardInterrupt):
+        record()
     assert done == ["still"]
 
 
