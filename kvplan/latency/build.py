@@ -42,6 +42,7 @@ class Clock:
         warnings: what the user should know before trusting a result.
         client: what a client waits for beside the engine; part of reported times, not of the model.
         inputs: files named in the scenario that the clock was made from.
+        tail_s: seconds by which the 99th percentile of TTFT of a serving run was longer than simulated.
         unknowns: standard normal numbers that ``perturbed`` takes beyond ``DIMENSIONS``.
         profile: name or path of the measured profile it runs on, which may also know how fast bytes move
             (``kvplan.latency.transfer``); None without one.
@@ -58,6 +59,7 @@ class Clock:
     warnings: tuple[str, ...] = field(default=())
     client: ClientOverhead = field(default=NO_OVERHEAD)
     inputs: tuple[InputFile, ...] = ()
+    tail_s: float = 0.0
     unknowns: int = 0
     profile: str | None = None
 
@@ -229,7 +231,7 @@ def _profile(parameters: Mapping[str, Any], target: Target | None) -> Clock:
 
 def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     """The clock a serving run was fitted with; what else the scenario gives overrides the file."""
-    from kvplan.latency.fitted import check_gpu, client_range, held_out_errors, read_fit, spread_of
+    from kvplan.latency.fitted import check_gpu, client_range, held_out_errors, read_fit, spread_of, tail_s
     from kvplan.latency.profile import ProfileLatency
     from kvplan.latency.roofline import Roofline
 
@@ -291,6 +293,7 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
         bands=bands,
         client=client,
         perturbed=perturbed,
+        tail_s=tail_s(document, str(name)),
         unknowns=len(spread.names),
         source=f"{base.source}, widened where the held-out half of the run in {name} was further off",
         assumptions=assumptions,

@@ -100,6 +100,18 @@ def held_out_errors(document: Mapping[str, Any], where: str) -> dict[str, float]
     return found
 
 
+def tail_s(document: Mapping[str, Any], where: str) -> float:
+    """Seconds by which the run's 99th percentile of TTFT was longer than simulated; 0 where nobody says.
+
+    Raises:
+        SpecError: the file says no seconds.
+    """
+    found = document["held_out"].get("tail_s", 0.0)
+    if type(found) not in (int, float) or not 0 <= found < math.inf:
+        raise SpecError("no seconds", where=f"{where}: held_out.tail_s")
+    return float(found)
+
+
 @dataclass(frozen=True, slots=True)
 class Spread:
     """Clocks that agree with a run as well as the fitted one: log-normal around it.

@@ -23,6 +23,7 @@ from kvplan.latency.profile import COMPUTE, MEMORY, ProfileLatency
 from kvplan.latency.roofline import Roofline
 from kvplan.scenario.engine_log import EngineLog
 from kvplan.scenario.log_features import features, in_flight, quantile, statistics_of
+from kvplan.scenario.log_limits import limits_of
 from kvplan.scenario.log_replay import LogReplay
 from kvplan.scenario.measured import Measured
 from kvplan.scenario.run import Run
@@ -45,15 +46,13 @@ FARTHEST = 10.0
 """A factor by which a constant could be off, beyond which its size says nothing."""
 LEAST_NOISE = 0.02
 Z90 = 1.645
-CACHED_SHARE = 0.3
 SETTLED = 0.7
 """The same where a run leaves more than this share of what was uncertain before it."""
 FAR = 0.12
 """Percentiles that stay so far off say that the replay is not the run: what is usual then counts for more."""
+TAIL = 0.99
 POOR = 0.3
 """A median that is so far off after the fit says that the run or the scenario is another one."""
-COMPUTING = ("compute_efficiency", COMPUTE)
-"""What only prompts that were computed can tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +110,8 @@ class EngineFit:
         client_s: where the client's overhead lies nine times in ten; None where the clock's own range holds.
         before, after: held-out error ``simulated / measured - 1`` by metric and statistic, with the
             scenario's own constants and with the fitted ones.
+        tail_s: seconds by which the held-out 99th percentile of TTFT is longer than the simulated one: stalls
+            of a real engine, which no clock has and which do not scale with the rest; 0 where requests wait.
         requests: how many were simulated; half of them were fitted on.
         notes: what to know about the run.
     """
@@ -125,6 +126,7 @@ class EngineFit:
     client_s: tuple[float, float] | None
     before: dict[str, dict[str, float]]
     after: dict[str, dict[str, float]]
+    tail_s: float
     requests: int
     notes: tuple[str, ...]
 
@@ -193,6 +195,7 @@ class _Fitting:
 
     def fit(self) -> EngineFit:
         reasons, notes = limits_of(self.log.rows, self.flight, [c.name for c in self.constants])
+        queued = CLIENT.name in reasons
         halves = [list(range(first, len(self.log.rows), 2)) for first in (0, 1)]
         free = [c for c in self.constants if c.name not in reasons or c.name == "request_s"]
         end = self._search(free, halves[0], self.start)
@@ -214,6 +217,7 @@ class _Fitting:
             _between(values[CLIENT.name], end.deviations.get(CLIENT.name)),
             self._errors(self.own, halves[1]),
             after,
+            0.0 if queued else self._tail(values, halves[1]),
             len(self.log.rows),
             (*self.log.notes, *self.replay.notes(), *notes, *_poor(after)),
         )  # fmt: skip
@@ -290,6 +294,11 @@ class _Fitting:
             if theirs[metric]
         }
 
+    def _tail(self, values: Mapping[str, float], half: Sequence[int]) -> float:
+        indexes, seen = self._pairs(values, half)
+        real = quantile(sorted(self.log.rows[index].ttft_s for index in indexes), TAIL)
+        return float(f"{max(real - quantile(sorted(row.ttft_s for row in seen), TAIL), 0.0):.4g}")
+
     # -- the descent ------------------------------------------------------------------------------------
 
     def _search(
@@ -362,44 +371,6 @@ def _share(deviation: float) -> float:
     return float(f"{math.expm1(Z90 * min(deviation, 4.0)):.3g}")
 
 
-def limits_of(
-    rows: Sequence[Measured], flight: Sequence[int], names: Sequence[str]
-) -> tuple[dict[str, str], list[str]]:
-    """What a run cannot say whatever the constants are: (constant to reason, notes).
-
-    Args:
-        rows: by arrival.
-        flight: ``in_flight(rows)``.
-        names: constants that could be fitted.
-    """
-    reasons: dict[str, str] = {}
-    notes: list[str] = []
-    known = [row for row in rows if row.cached_tokens is not None]
-    cached = sum(row.cached_tokens or 0 for row in known) / max(sum(row.prompt_tokens for row in known), 1)
-    if cached > CACHED_SHARE:
-        why = f"{cached:.0%} of the prompt tokens came from the prefix cache and were not computed"
-        reasons |= {name: why for name in COMPUTING if name in names}
-    if not known:
-        notes.append(
-            "the log does not say which prompt tokens were cached; if prompts shared prefixes, what was "
-            "fitted from TTFT is too optimistic"
-        )
-    quarter = max(len(rows) // 4, 1)
-    early = quantile(sorted(row.ttft_s for row in rows[:quarter]), 0.5)
-    late = quantile(sorted(row.ttft_s for row in rows[-quarter:]), 0.5)
-    if late > 3 * early and late > 0.5:
-        why = f"the run was saturated: the median TTFT rose from {early:.3g} s to {late:.3g} s"
-        reasons["client_overhead_s"] = f"{why}, so TTFT is waiting"
-        notes.append(f"{why}; capacity is fitted, latency below saturation is not")
-    busy = sorted(map(float, flight))
-    if quantile(busy, 0.9) < 1.5 * quantile(busy, 0.1):
-        reasons["request_s"] = (
-            f"the run held one batch size ({quantile(busy, 0.5):g} requests in flight), so what a step "
-            "and what a request of it costs cannot be told apart"
-        )
-    return reasons, notes
-
-
 def fit_document(fit: EngineFit, scenario: Scenario, log: EngineLog, inputs: list[Any]) -> dict[str, Any]:
     """``kvplan.engine-fit/1``: what ``latency: {model: fitted, name: FILE}`` reads."""
     return {
@@ -416,7 +387,12 @@ def fit_document(fit: EngineFit, scenario: Scenario, log: EngineLog, inputs: lis
         "spread": {"names": list(fit.spread[0]), "factor": [list(row) for row in fit.spread[1]]},
         "client_overhead_range_s": None if fit.client_s is None else list(fit.client_s),
         "log": {"path": log.path, "format": log.format, "requests": fit.requests},
-        "held_out": {"requests": fit.requests // 2, "before": fit.before, "after": fit.after},
+        "held_out": {
+            "requests": fit.requests // 2,
+            "before": fit.before,
+            "after": fit.after,
+            "tail_s": fit.tail_s,
+        },
         "uncertainty": fit.uncertainty,
         "uncertainty_alone": fit.alone,
         "not_identified": fit.unidentified,

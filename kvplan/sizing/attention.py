@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import ceil
 from typing import Any, Literal
 
 from kvplan.sizing.stores import Heads, Packed, Reach, Store
@@ -41,11 +42,15 @@ V4_PAGE_ALIGNMENT = 576
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """Whose rules apply: the engine, the KV number format, and the dtype of the model's activations."""
+    """Whose rules apply: the engine, the KV number format, and the dtype of the model's activations.
+
+    ``raw_latents``: fp8 latents of sparse attention stay rows of plain elements (SGLang from Blackwell on).
+    """
 
     engine: Engine
     form: KvFormat
     dtype: str = "bf16"
+    raw_latents: bool = False
 
     @property
     def dtype_bytes(self) -> int:
@@ -151,8 +156,9 @@ def _latent(attention: LatentAttention, keeping: Keeping) -> tuple[Store, ...]:
 
 
 def latent_format(attention: LatentAttention, keeping: Keeping) -> KvFormat:
-    """vLLM stores fp8 latents of sparse-indexer MLA in its packed 656-byte form."""
-    if attention.indexer is not None and keeping.engine == "vllm" and keeping.form.name == "fp8_e4m3":
+    """vLLM and SGLang store fp8 latents of sparse-indexer MLA packed: 656 bytes for 512 + 64."""
+    packs = keeping.engine in ("vllm", "sglang") and not keeping.raw_latents
+    if attention.indexer is not None and packs and keeping.form.name == "fp8_e4m3":
         return kv_format("fp8_ds_mla")
     return keeping.form
 
@@ -165,6 +171,11 @@ def _index_keys(indexer: Indexer, keeping: Keeping) -> tuple[Store, ...]:
         keys = Store("indexer keys", entry, split_heads=False)
         where = Packed(Fraction(3 * 8), "3 positions x 8")
         return (keys, Store("index positions", where, split_heads=False)) if indexer.positions else (keys,)
+    if keeping.engine == "sglang" and indexer.pool > 1:  # every token's share of a key, a whole byte or more
+        share = Packed(
+            Fraction(ceil(entry.entry_bytes / indexer.pool)), f"({entry.formula}) / {indexer.pool}"
+        )
+        return (Store("indexer keys", share, split_heads=False),)
     keys = Store("indexer keys", entry, tokens_per_entry=indexer.pool, split_heads=False)
     if indexer.pool == 1:
         return (keys,)

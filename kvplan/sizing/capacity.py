@@ -26,6 +26,9 @@ from kvplan.units import MAX_GPUS, check_count
 LONGEST_CONTEXT = 1 << 24
 """Where the search for the longest context ends when the model names no limit."""
 
+BLACKWELL = 10
+"""Major compute capability from which SGLang's sparse attention reads plain fp8 latents."""
+
 DEFAULT_CONTEXT = 8192
 """Context assumed when neither the question nor the model names one."""
 
@@ -193,7 +196,8 @@ def fit_model(
     )  # fmt: skip
     dtype = _activation_dtype(model, weights_dtype)
     form = _kv_format(model, kv_dtype, dtype)
-    keeping = Keeping(serving.kind, form, dtype)
+    raw = serving.kind == "sglang" and serving.capability >= BLACKWELL
+    keeping = Keeping(serving.kind, form, dtype, raw)
     fits = []
     for stage, layers in enumerate(stages(model.num_layers, parallel.pp)):
         bill = memory_bill(

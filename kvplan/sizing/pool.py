@@ -33,6 +33,9 @@ HYBRID_GROUPS = (0, 10, 0)
 NULL_BLOCK = (0, 8, 0)
 """vLLM from here on keeps one block of the pool for itself."""
 
+ENCODER_BUDGET = (0, 10, 2)
+"""vLLM from here on caches cross attention in its pool (V1)."""
+
 STATE_PREFIX_CACHING = (0, 20, 0)
 """vLLM from here on caches prefixes of recurrent layers: a request holds its last state and an open one."""
 
@@ -131,7 +134,7 @@ def rank_pool(
     Raises:
         UsageError: a latent-only number format on a model that keeps heads.
     """
-    encoder_tokens = (model.encoder.max_tokens or 0) if model.encoder is not None else 0
+    encoder_tokens = _encoder_tokens(model, serving)
     blocks = model.layers()
     pages: list[LayerPages] = []
     starts = []
@@ -164,6 +167,18 @@ def rank_pool(
         latent=latent,
         shards=parallel.cp,
     )
+
+
+def _encoder_tokens(model: ModelSpec, serving: Serving) -> int:
+    """Tokens a request's cross attention is given room for.
+
+    vLLM plans for as many as one step may encode (``max_num_encoder_input_tokens``), not for the model's.
+    """
+    if model.encoder is None:
+        return 0
+    if serving.kind == "vllm" and serving.version >= ENCODER_BUDGET:
+        return serving.max_num_batched_tokens
+    return model.encoder.max_tokens or 0
 
 
 def _all_full(pages: list[LayerPages]) -> list[LayerPages]:

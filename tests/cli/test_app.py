@@ -138,11 +138,12 @@ def test_narrow_terminals_lose_no_figure(columns: str, monkeypatch: pytest.Monke
     from kvplan.cli import output
 
     stream = io.StringIO()
-    monkeypatch.setattr("sys.stdout", stream)
-    monkeypatch.setenv("COLUMNS", columns)
     table = Table(*(f"column {index}" for index in range(6)), box=None)
     table.add_row(*(f"{index} 12.34 ms" for index in range(6)))
-    output.stdout_console().print(table)
+    with monkeypatch.context() as patch:  # who reports on this test reads the variable, too
+        patch.setattr("sys.stdout", stream)
+        patch.setenv("COLUMNS", columns)
+        output.stdout_console().print(table)
     lines = stream.getvalue().splitlines()
     assert "5 12.34 ms" in lines[1]
     assert len(lines) == 2

@@ -19,10 +19,11 @@ from kvplan.errors import DataError, UsageError
 from kvplan.latency.efficiency import HOPPER
 from kvplan.latency.normals import DIMENSIONS
 from kvplan.latency.roofline import Roofline
-from kvplan.scenario.engine_fit import EngineFit, fit_document, fit_engine, limits_of
+from kvplan.scenario.engine_fit import EngineFit, fit_document, fit_engine
 from kvplan.scenario.engine_log import EngineLog, read_engine_log
 from kvplan.scenario.load import dump_scenario, load_scenario
 from kvplan.scenario.log_features import in_flight
+from kvplan.scenario.log_limits import limits_of
 from kvplan.scenario.measured import Measured
 from kvplan.scenario.run import Run
 
@@ -243,6 +244,7 @@ def test_what_is_no_fit_file_is_refused(files: tuple[Path, Path, Path], tmp_path
         (text.replace('"after": {', '"after": [], "x": {'), "held-out errors"),
         (text.replace('"client_overhead_range_s": [', '"client_overhead_range_s": [9.0, '), "no range of seconds"),
         (text.replace('"factor": [', '"factor": [[1.0], '), "no square matrix"),
+        (text.replace('"tail_s": ', '"tail_s": -1'), "no seconds"),
     ):  # fmt: skip
         path = tmp_path / "fit.json"
         path.write_text(broken)
@@ -447,3 +449,27 @@ def test_members_of_an_ensemble_agree_with_the_run_and_differ_beyond_it(
     assert isinstance(member, Roofline)
     assert member.constants.request_s == 1e-5
     assert member.constants.compute_efficiency != document["constants"]["compute_efficiency"]
+
+
+def test_stalls_of_the_run_reach_into_the_99th_percentile_and_nowhere_else(tmp_path: Path) -> None:
+    small = {"workload.requests": 120, "workload.rate": 2.0}
+    plain = measured(TRUTH, **small)
+    stalled = replace(
+        plain, rows=tuple(row.later(0.5) if i % 24 < 2 else row for i, row in enumerate(plain.rows))
+    )
+    scenario = load_scenario(None, {**BASE, **small})
+    widths = {}
+    for name, log in (("plain", plain), ("stalled", stalled)):
+        path = tmp_path / f"{name}.json"
+        document = fit_document(fit_engine(scenario, log), scenario, log, [])
+        path.write_text(json.dumps(document))
+        run = Run(
+            load_scenario(None, {**BASE, **small, "latency.model": "fitted", "latency.name": str(path)})
+        )
+        run.execute()
+        result = run.result(["kvplan"])
+        interval = result["accuracy"]["intervals"]["ttft_s"]
+        widths[name] = {key: interval[key][1] - result["latency"]["ttft_s"][key] for key in ("p50", "p99")}
+        assert document["held_out"]["tail_s"] == pytest.approx(0.45 if name == "stalled" else 0.0, abs=0.15)
+    assert widths["stalled"]["p99"] > widths["plain"]["p99"] + 0.25
+    assert widths["stalled"]["p50"] < widths["plain"]["p50"] + 0.1

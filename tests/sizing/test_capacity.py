@@ -266,3 +266,13 @@ def test_one_block_of_the_pool_is_the_engines_own(
     )
     assert (tight.fits, roomy.fits) == (False, True)
     assert (tight.longest_context(), roomy.longest_context()) == (8192 - 16, 8192)
+
+
+@pytest.mark.parametrize(("budget", "blocks"), [(8192, 512), (2048, 128), (1504, 94)])
+def test_cross_attention_is_given_room_for_a_whole_step(h100: GpuSpec, budget: int, blocks: int) -> None:
+    """vLLM plans for ``max_num_encoder_input_tokens``, which is the step's budget: not Whisper's 1,500."""
+    report = fit_model(load_model("whisper-large-v3"), h100, max_num_batched_tokens=budget, max_model_len=448)
+    own, cross = report.binding.pool.layout(448).groups
+    assert (own.reach[0], cross.reach[0]) == ("context", "encoder")
+    assert (own.blocks_per_request, cross.blocks_per_request) == (28, blocks)
+    assert report.max_concurrency == Fraction(report.num_blocks, 28 + blocks)

@@ -316,3 +316,13 @@ def test_turboquant_slots_are_even(dim: int, slot: int) -> None:
     content = Heads(4, dim, dim, kv_format("turboquant_k3v4_nc"))
     assert content.bytes_per_entry() == 4 * slot
     assert content.bytes(10) == 40 * slot
+
+
+@pytest.mark.parametrize(("gpu", "latent"), [("h200-sxm", 656), ("b200", 576)])
+def test_sglang_packs_fp8_latents_of_sparse_attention_before_blackwell(gpu: str, latent: int) -> None:
+    """``calculate_mla_kv_cache_dim`` of SGLang 0.5.23: FlashMLA's rows, or TRT-LLM's plain ones."""
+    model = load_model("deepseek-v3.2")
+    report = fit_model(model, load_gpu(gpu), engine="sglang", kv_dtype="fp8", parallel=Parallel(tp=8))
+    assert report.binding.pool.token_bytes == 61 * (latent + 132)
+    sized = size_model(model, context_tokens=4096, kv="fp8", retention="sglang")
+    assert sized.kv_bytes_per_token == 61 * (656 + 132)

@@ -176,3 +176,10 @@ def test_index_keys_rotated_in_fp32_stay_wide_in_transformers() -> None:
     spec = import_config({"model_type": "dots3_note_text", "hidden_size": 5120}, "x", name="model").model
     assert kept(spec, "transformers", 8) == 8 * 93_440
     assert kept(spec, "transformers", 64) == 64 * 93_440
+
+
+def test_sglang_counts_every_tokens_share_of_a_pooled_key() -> None:
+    spec = model(GLM_FLASH, index_head_dim=128)
+    rows = size_model(spec, context_tokens=4096, kv="bf16", retention="sglang").rows
+    row = next(row for row in rows if "MLA" in row.kind)
+    assert [store.bytes_per_token() for store in row.stores] == [64, 9]  # 132 / 16, rounded up
