@@ -11,9 +11,10 @@ import pytest
 from kvplan.sizing.attention import Keeping, layer_stores
 from kvplan.sizing.capacity import fit_model
 from kvplan.sizing.parallel import Parallel
+from kvplan.sizing.size import size_model
 from kvplan.specs.catalog import load_gpu
 from kvplan.specs.formats import kv_format
-from kvplan.specs.huggingface import read_config
+from kvplan.specs.huggingface import import_config, read_config
 from kvplan.specs.schema import ModelSpec, Segment
 from kvplan.units import GIB
 
@@ -32,7 +33,6 @@ UNUSABLE = {
     "52": "a drafter shares the pool, and its shape is not known",
     "54": "no configuration of this model is at hand",
     "56": "no configuration of this model is at hand",
-    "61": "no configuration of this model is at hand",
     "63": "the token line is not in the excerpt",
     "71": "the pool's size in GiB is not in the log",
     "75": "a fork with page layouts of its own",
@@ -73,7 +73,7 @@ def _model(shared: Path, hand_model: Hand, name: str) -> ModelSpec:
 
 @pytest.mark.shared
 def test_every_row_is_compared_or_says_why_not(shared: Path) -> None:
-    compared = set(VLLM) | {"3", "34", "58"}
+    compared = set(VLLM) | {"3", "34", "58", "61"}
     assert compared | set(UNUSABLE) == set(_rows(shared))
     assert not compared & set(UNUSABLE)
 
@@ -105,6 +105,27 @@ def test_a_draft_head_is_one_more_layer(shared: Path, hand_model: Hand) -> None:
     )
     assert report.kv_tokens == pytest.approx(int(row["kv_tokens"]), rel=0.003)
     assert float(report.max_concurrency) == pytest.approx(float(row["max_concurrency"]), abs=0.01)
+
+
+@pytest.mark.shared
+def test_delta_nets_beside_pooled_indexers_to_the_last_digit(shared: Path) -> None:
+    """GLM-5.3-Flash served without prefix caching: its shape is the default of its class, pools of 4 keys."""
+    row = _rows(shared)["61"]
+    config = {
+        "model_type": "glm5_next_text", "num_hidden_layers": 45, "hidden_size": 4096, "kv_lora_rank": 512,
+        "qk_rope_head_dim": 0, "linear_num_heads": 64, "linear_head_dim": 128, "index_kpool": 4,
+    }  # fmt: skip
+    longest = int(row["max_model_len"])
+    report = size_model(
+        import_config(config, "config.json", name="glm-5.3-flash").model,
+        context_tokens=longest, kv="fp8", parallel=Parallel(tp=4), mamba_mode="none",
+    )  # fmt: skip
+    layout = report.layout
+    assert layout is not None
+    assert layout.block_size == 1664
+    blocks = int(float(row["avail_kv_gib_per_gpu"]) * GIB) // layout.block_bytes
+    assert f"{blocks / layout.blocks_per_request:.2f}" == row["max_concurrency"]
+    assert blocks * longest // layout.blocks_per_request == int(row["kv_tokens"])
 
 
 @pytest.mark.shared
