@@ -220,3 +220,13 @@ def test_an_unknown_scheme_is_said() -> None:
 )
 def test_patterns(pattern: str, name: str, meant: bool) -> None:
     assert matches(pattern, name) is meant
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_checkpoints_in_fp32_are_loaded_in_16_bits(key: str) -> None:
+    imported = import_config({**MOE, key: "float32"}, "config.json", name="test")
+    assert stored(imported.model, "experts", "norms") == ["bf16", "bf16"]
+    assert imported.model.dtype == "bf16"
+    (warning,) = [text for text in imported.warnings if "fp32" in text]
+    assert "--weights-dtype fp32" in warning
+    assert not import_config({**MOE, key: "float16"}, "config.json", name="test").warnings

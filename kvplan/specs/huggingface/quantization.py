@@ -17,7 +17,8 @@ UNQUANTIZED: tuple[Component, ...] = ("embeddings", "lm_head", "router", "vision
 BY_SIZE: tuple[Component, ...] = ("experts", "dense_mlp", "attention", "state", "shared_experts")
 """Whose format a checkpoint is known by: the first of these that is quantized."""
 
-DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
+DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "bf16"}
+"""What engines load unquantized weights in: fp32 ones in 16 bits (``dtype=auto`` of vLLM and SGLang)."""
 
 PROMISED = {
     "nvfp4": "nvfp4", "mxfp4": "mxfp4", "fp8": "fp8", "awq": "int4_group128", "gptq": "int4_group128",
@@ -26,28 +27,28 @@ PROMISED = {
 """Words in a model's name that promise quantized weights, and the usual format behind them."""
 
 
-def model_dtype(config: Config) -> tuple[str, str]:
-    """``(dtype of activations and KV, format of unquantized weights)``.
-
-    fp32 checkpoints are served in 16 bits by the engines, so activations are called bf16 and weights fp32.
-    """
-    value = config.get("dtype") or config.get("torch_dtype")
-    name = DTYPES.get(str(value).removeprefix("torch."), "bf16")
-    return ("bf16" if name == "fp32" else name), name
+def model_dtype(config: Config) -> tuple[str, list[str]]:
+    """``(dtype of unquantized weights, activations and KV, warnings)``."""
+    name = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
+    notes = []
+    if name == "float32":
+        notes.append(
+            "an fp32 checkpoint: engines load it in 16 bits, and so it is sized (else --weights-dtype fp32)"
+        )
+    return DTYPES.get(name, "bf16"), notes
 
 
 def weights(
-    config: Config, plain: str, stack: Sequence[Block], name: str = ""
+    config: Config, base: str, stack: Sequence[Block], name: str = ""
 ) -> tuple[Weights, str | None, list[str]]:
     """``(weights, KV format the checkpoint asks for, warnings)``; ``name`` is what the model is called."""
     raw = config.get("quantization_config") or config.get("compression_config")
     if not isinstance(raw, Mapping) or not raw:
-        stored, notes = _named(name, plain, stack)
+        stored, notes = _named(name, base, stack)
         return stored, None, notes
     # Most files say nothing of it: its patterns are not compiled for them.
     from kvplan.specs.huggingface.components import component_formats
 
-    base = plain if plain != "fp32" else "bf16"
     found, notes = component_formats(raw, stack, base, str(config.get("expert_dtype")))
     main = next((found[part] for part in BY_SIZE if found.get(part, base) != base), base)
     overrides = {part: form for part, form in found.items() if form != main}

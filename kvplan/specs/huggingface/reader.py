@@ -123,8 +123,9 @@ def _assemble(
     source: Source | None,
     warnings: list[str],
 ) -> ModelSpec:
-    dtype, plain = model_dtype(config)
-    stored, kv, notes = weights(config, plain, stack, name)
+    dtype, notes = model_dtype(config)
+    warnings += notes
+    stored, kv, notes = weights(config, dtype, stack, name)
     warnings += notes
     tower, notes = vision(data, config.path)
     warnings += notes
@@ -142,7 +143,7 @@ def _assemble(
         "max_context": config.optional("max_position_embeddings"),
         "tie_embeddings": config.flag("tie_word_embeddings", True),
         "learned_positions": _learned_positions(config),
-        "dtype": "fp16" if dtype == "fp16" else "bf16",
+        "dtype": dtype,
         "weights": stored,
         "kv_format": kv,
         "blocks": blocks,
