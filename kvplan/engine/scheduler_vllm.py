@@ -183,6 +183,8 @@ class VllmScheduler(KvManager):
             return False
         if demand:
             self.index.take(demand)
+        if chunks and not self.tail_prefills:
+            self.take_turns()
         batch = plan.batch
         if self.keep_schedule:
             self._log_regular(plan, {request: tokens for request, tokens, _ in chunks})
@@ -208,6 +210,26 @@ class VllmScheduler(KvManager):
             steady.leave(request, 1)
             plan.finish.append(request)
         return True
+
+    def take_turns(self) -> None:
+        """Let those who decode behind a prompt in computation publish after it.
+
+        What fills a block of theirs in the next step is published in their turn, not by the step itself.
+        """
+        if not self.caching:
+            return
+        first, steady = self.prefills[0].order, self.steady
+        tick, size = steady.tick + 1 - steady.lag, steady.block_size
+        for request in reversed(self.running):
+            if request.order < first:
+                break
+            if request.steady is not None and not (request.base + tick) % size:
+                self.close(request)
+
+    def close(self, request: LiveRequest) -> None:
+        """What the request computes from now on is published by its own account."""
+        if request.tail.owner is request:
+            self.index.close(request.tail)
 
     def chunks(self, budget: int, threshold: int) -> list[tuple[LiveRequest, int, int]] | None:
         """Prompts in computation, with the tokens of each that a step takes and the blocks these need.

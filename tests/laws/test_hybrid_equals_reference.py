@@ -81,3 +81,24 @@ def test_whoever_waits_for_a_state_fits_when_it_is_evicted() -> None:
     reference = play(ReferenceEngine, config, requests, log=True)
     assert reference[0][5] == "r00=1,r01=1|0|2|0|"
     assert play(HybridReplica, config, requests, log=True) == reference
+
+
+def test_a_decode_behind_a_prompt_publishes_behind_it() -> None:
+    """As with one group: the prompt has the answer, and both fill its block in one step."""
+    config = EngineConfig(
+        num_blocks=400, block_size=2, max_model_len=100, max_num_seqs=8, max_num_batched_tokens=100,
+        long_prefill_token_threshold=6, long_prefill_adaptive=False, async_scheduling=False,
+        groups=(CacheGroup("full", 2, 0), CacheGroup("chunked", 2, 8)),
+    )  # fmt: skip
+    prompt = (1000, 74)
+    requests = [
+        Request("company", 0.0, ((50, 3),), 3, ((60, 60),), 60),
+        Request("slow", 0.0, (prompt, (500, 5)), 79, ((900, 2),), 2),
+        Request("between", 0.001, ((1000, 72),), 72, ((800, 9),), 9),
+        Request("ahead", 0.001, (prompt,), 74, ((500, 3),), 3),
+        Request("finds", 0.065, (prompt, (500, 4), (700, 7)), 85, ((600, 2),), 2),
+    ]
+    reference = play(ReferenceEngine, config, requests, log=True)
+    assert any("slow=6,between=1,ahead=1|" in line for line in reference[0])
+    assert play(HybridReplica, config, requests, log=True) == reference
+    assert play(HybridReplica, config, requests, log=False)[1:] == reference[1:]

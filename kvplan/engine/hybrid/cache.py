@@ -167,6 +167,11 @@ class HybridCache:
             request.prompt_tokens - 1, request.shared_prefix_boundary
         )
 
+    def close(self, request: HybridRequest) -> None:
+        """What the request computes from now on is published by its own account."""
+        for full in self._full:
+            full.close(request)
+
     def note_published(self, request: HybridRequest) -> None:
         """The request leaves the step: write down what follows from its progress."""
         for holding in request.full:

@@ -106,6 +106,12 @@ class FullGroup(Group):
         self.index.publish(holding, blocks)
         return news
 
+    def close(self, request: HybridRequest) -> None:
+        """End the node that grows with the request."""
+        holding = request.full[self.place]
+        if holding.tail.owner is holding:
+            self.index.close(holding.tail)
+
     def release(self, request: HybridRequest) -> None:
         """Give everything back."""
         holding = request.full[self.place]

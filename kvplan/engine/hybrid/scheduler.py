@@ -103,6 +103,8 @@ class HybridScheduler(VllmScheduler):
         chunks = self._chunks(threshold, budget) if self.prefills and not defer_prefills else {}
         if chunks is None:
             return False
+        if chunks and not self.tail_prefills:
+            self.take_turns()
         due = decodes.looks() if count else []
         looked: list[HybridRequest] = [*due, *chunks]
         if len(looked) > 1:
@@ -141,6 +143,10 @@ class HybridScheduler(VllmScheduler):
                 decodes.leave(ending, 1)
                 plan.finish.append(ending)
         return True
+
+    def close(self, request: LiveRequest) -> None:
+        """As the base class, in every group."""
+        self.cache.close(cast(HybridRequest, request))
 
     def _chunks(self, threshold: int, budget: int) -> dict[HybridRequest, int] | None:
         """What each prompt gets of the budget; ``None`` if that is not for this way to say."""
