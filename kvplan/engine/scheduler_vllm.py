@@ -10,28 +10,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kvplan.engine.admission import Admission
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.kv_manager import KvManager
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
-from kvplan.engine.prefix_hash import Match
 from kvplan.engine.steady import SteadyDecodes
-from kvplan.engine.waiting import make_queue
 
 if TYPE_CHECKING:
     from kvplan.engine.replacement.foresight import Foresight
 
 
-class VllmScheduler(KvManager):
-    """Queues of one engine instance, and what its requests hold."""
+class VllmScheduler(Admission):
+    """Plans the steps of one engine instance."""
 
     def __init__(
         self, config: EngineConfig, *, keep_schedule: bool = False, foresight: Foresight | None = None
     ) -> None:
-        super().__init__(config, foresight)
-        self.waiting = make_queue(config.policy)
-        self.running: dict[LiveRequest, None] = {}
-        self.prefills: list[LiveRequest] = []
+        super().__init__(config, foresight, keep_schedule=keep_schedule)
         self.steady = SteadyDecodes(config.block_size)
         self.explicit: list[LiveRequest] = []
         """Decoding requests that are not in step; empty as long as steps are regular."""
@@ -39,12 +34,6 @@ class VllmScheduler(KvManager):
         self.in_flight = 0
         """Executed and undelivered steps when ``schedule()`` is called: 0, or 1 with async scheduling."""
         self.last_plan: StepPlan | None = None
-        self.keep_schedule = keep_schedule
-        self.queried_tokens = 0
-        self.hit_tokens = 0
-        self.preemptions = 0
-        self.admissions = 0
-        self.blocked: tuple[LiveRequest, int] | None = None
         self.special_prefills = bool(
             config.long_prefill_token_threshold or config.prefill_schedule_interval > 1
         )
@@ -54,15 +43,6 @@ class VllmScheduler(KvManager):
         can only shorten the last chunk."""
         self.steps_since_prefill = config.prefill_schedule_interval
         self.prefill_capacity_bound = False
-
-    def add(self, request: LiveRequest) -> None:
-        """Take in a new request."""
-        self.waiting.append(request)
-
-    @property
-    def has_requests(self) -> bool:
-        """Whether any request is unfinished."""
-        return bool(self.running) or bool(self.waiting)
 
     # -- schedule ---------------------------------------------------------------------------------------
 
@@ -266,43 +246,6 @@ class VllmScheduler(KvManager):
         if request.tail.owner is not request:
             self.steady.expect_publication(request)
 
-    # -- admission --------------------------------------------------------------------------------------
-
-    def _admit_waiting(self, plan: StepPlan, budget: int, threshold: int, defer_prefills: bool) -> None:
-        """Admit from the head of the queue until something does not fit."""
-        config, waiting = self.config, self.waiting
-        skipped: list[LiveRequest] = []
-        while budget > 0 and waiting.items and len(self.running) < config.max_num_seqs:
-            request = waiting.head()
-            if request.stale:
-                skipped.append(waiting.pop())
-                continue
-            if self.blocked is not None and self.blocked == (request, self.version):
-                break
-            match = self._match(request)
-            hit_tokens = match.blocks * self.block_size
-            tokens = request.num_tokens - hit_tokens
-            if defer_prefills and tokens > 1:
-                break
-            if 0 < threshold < tokens:
-                tokens = threshold
-            if tokens > budget:
-                if not config.enable_chunked_prefill:
-                    break
-                tokens = budget
-            tokens = self.chunk(request, tokens, hit_tokens)
-            if not tokens or not self._fits(request, match, tokens):
-                break
-            waiting.pop()
-            self._admit(plan, request, match, tokens)
-            budget -= tokens
-        for request in reversed(skipped):
-            waiting.push_front(request)
-
-    def chunk(self, request: LiveRequest, tokens: int, start: int) -> int:
-        """How many of ``tokens`` a step computes of a prompt after the first ``start``: all that it may."""
-        return tokens
-
     def wanted(self, request: LiveRequest, threshold: int, budget: int) -> int:
         """Tokens that a running request gets out of step."""
         if request.samples == request.max_tokens:
@@ -311,65 +254,6 @@ class VllmScheduler(KvManager):
         if 0 < threshold < tokens:
             tokens = threshold
         return min(tokens, budget)
-
-    def _fits(self, request: LiveRequest, match: Match, tokens: int) -> bool:
-        """``allocate_slots`` for a waiting request: blocks that leave the free queue against those in it."""
-        config = self.config
-        size = self.block_size
-        reserve = config.watermark_blocks if self.running else 0
-        available = self.pool.blank + self.pool.cached - match.unheld + match.blocks - reserve
-        if config.scheduler_reserve_full_isl and -(-request.num_tokens // size) > available:
-            if not match.open_end:
-                self.blocked = (request, self.version)
-            return False
-        return -(-(match.blocks * size + tokens) // size) <= available
-
-    def _admit(self, plan: StepPlan, request: LiveRequest, match: Match, tokens: int) -> None:
-        size = self.block_size
-        hit_tokens = match.blocks * size
-        if self.caching:
-            if request.status is Status.WAITING:
-                self.queried_tokens += request.num_tokens
-                self.hit_tokens += hit_tokens
-            self.index.hold(request, match)
-        request.computed = hit_tokens + tokens
-        request.blocks = -(-request.computed // size)
-        new_blocks = request.blocks - match.blocks
-        if new_blocks:
-            self.index.take(new_blocks)
-        self.begin(plan, request, hit_tokens, tokens)
-
-    def begin(self, plan: StepPlan, request: LiveRequest, hit_tokens: int, tokens: int) -> None:
-        """A request that was given its blocks runs from this step on."""
-        if request.cached_tokens < 0:
-            request.cached_tokens = hit_tokens
-            plan.admitted.append(request)
-        request.status = Status.RUNNING
-        request.order = self.admissions
-        self.admissions += 1
-        plan.carries_prefill |= request.num_tokens - hit_tokens > 1
-        self.publish(request)
-        self.running[request] = None
-        self.prefills.append(request)
-        plan.add(request, hit_tokens, tokens)
-        if self.keep_schedule:
-            plan.scheduled.append((request, tokens))
-
-    def preempt(self, request: LiveRequest, taken_back: int) -> None:
-        """Recompute preemption: all blocks are freed, outputs are kept.
-
-        ``taken_back`` of its computed tokens were granted in this very step and will not be computed.
-        """
-        self.give_back(request)
-        self.version += 1
-        self.preemptions += 1
-        request.status = Status.PREEMPTED
-        request.computed = 0
-        request.stale += request.placeholders
-        request.placeholders = 0
-        request.preemptions += 1
-        del self.running[request]
-        self.waiting.push_front(request)
 
     # -- after planning ---------------------------------------------------------------------------------
 
