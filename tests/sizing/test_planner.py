@@ -33,7 +33,7 @@ class Asked:
     """
 
     kind: str
-    shape: int
+    shape: tuple[int, ...]
     page: int
     block: int
     reach: tuple[str, int]
@@ -82,15 +82,23 @@ def publish(layers: Sequence[LayerPages], block: int) -> dict[str, Asked]:
     for number, layer in enumerate(layers):
         if layer.store is None:
             specs[str(number)] = Asked(
-                "state", layer.state_bytes, max(block * token, layer.state_bytes), 0, ("state", 0)
+                "state", (layer.state_bytes,), max(block * token, layer.state_bytes), 0, ("state", 0)
             )
             continue
         store = layer.store
         kind = "index" if store.name == "indexer keys" else "latent" if store.name == "latent" else "heads"
         size = store.page_tokens or block
         page = ceil(one_token(store) * size / store.page_alignment) * store.page_alignment
-        specs[str(number)] = Asked(kind, one_token(store), page, size, (store.reach, store.limit))
+        specs[str(number)] = Asked(kind, shape(store), page, size, (store.reach, store.limit))
     return specs
+
+
+def shape(store: Store) -> tuple[int, ...]:
+    """Four heads of 128 and eight of 64 take the same room, and are not the same."""
+    content = store.content
+    return (
+        (one_token(store),) if isinstance(content, Packed) else (content.count, content.k_dim, content.v_dim)
+    )
 
 
 def one_token(store: Store) -> int:
