@@ -226,6 +226,8 @@ class VllmScheduler(Admission):
                     return None
                 tokens = budget
             if tokens:
+                tokens = self.chunk(request, tokens, request.computed)
+            if tokens:
                 blocks = -(-(request.computed + tokens) // self.block_size) - request.blocks
                 chunks.append((request, tokens, blocks))
                 budget -= tokens

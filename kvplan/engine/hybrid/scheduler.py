@@ -100,9 +100,10 @@ class HybridScheduler(VllmScheduler):
         budget = self.config.max_num_batched_tokens - count
         if budget < 0:
             return False
-        chunks = self._chunks(threshold, budget) if self.prefills and not defer_prefills else {}
-        if chunks is None:
+        found = self.chunks(budget, threshold) if self.prefills and not defer_prefills else []
+        if found is None:
             return False
+        chunks = {cast(HybridRequest, request): tokens for request, tokens, _ in found}
         if chunks and not self.tail_prefills:
             self.take_turns()
         due = decodes.looks() if count else []
@@ -147,24 +148,6 @@ class HybridScheduler(VllmScheduler):
     def close(self, request: LiveRequest) -> None:
         """As the base class, in every group."""
         self.cache.close(cast(HybridRequest, request))
-
-    def _chunks(self, threshold: int, budget: int) -> dict[HybridRequest, int] | None:
-        """What each prompt gets of the budget; ``None`` if that is not for this way to say."""
-        chunks: dict[HybridRequest, int] = {}
-        for request in self.prefills:
-            tokens = request.num_tokens - request.computed
-            if 0 < threshold < tokens:
-                tokens = threshold
-            if tokens > budget:
-                if not self.tail_prefills:
-                    return None
-                tokens = budget
-            if tokens:
-                tokens = self.chunk(request, tokens, request.computed)
-            if tokens:
-                chunks[cast(HybridRequest, request)] = tokens
-                budget -= tokens
-        return chunks
 
     def _extend(self, request: HybridRequest, computed: int, tokens: int, in_flight: int) -> bool:
         fits = self.cache.extend(request, computed, tokens, in_flight)
