@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from hypothesis import HealthCheck, given, settings
-from workloads import cases
+from workloads import cases, overtaking
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.errors import EngineStuck
@@ -125,15 +125,7 @@ def test_a_decode_behind_a_prompt_publishes_behind_it() -> None:
         num_blocks=200, block_size=2, max_model_len=100, max_num_seqs=8, max_num_batched_tokens=100,
         long_prefill_token_threshold=6, long_prefill_adaptive=False, async_scheduling=False,
     )  # fmt: skip
-    prompt = (1000, 74)
-    requests = [
-        Request("company", 0.0, ((50, 3),), 3, ((60, 60),), 60),
-        Request("slow", 0.0, (prompt, (500, 5)), 79, ((900, 2),), 2),
-        # These begin behind it and overtake it, as each finds what the one before computes in the same step.
-        Request("between", 0.001, ((1000, 72),), 72, ((800, 9),), 9),
-        Request("ahead", 0.001, (prompt,), 74, ((500, 3),), 3),
-        Request("finds", 0.065, (prompt, (500, 4), (700, 7)), 85, ((600, 2),), 2),
-    ]
+    requests = overtaking()
     reference = play(ReferenceEngine, config, requests, log=True, check=True)
     assert "company=1,slow=6,between=1,ahead=1|92|4|0|" in reference.lines
     stepping = play(Replica, config, requests, log=True)

@@ -6,6 +6,7 @@ import os
 
 from grouped import grouped_cases
 from hypothesis import HealthCheck, assume, given, settings
+from workloads import overtaking
 
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.errors import EngineStuck
@@ -90,14 +91,7 @@ def test_a_decode_behind_a_prompt_publishes_behind_it() -> None:
         long_prefill_token_threshold=6, long_prefill_adaptive=False, async_scheduling=False,
         groups=(CacheGroup("full", 2, 0), CacheGroup("chunked", 2, 8)),
     )  # fmt: skip
-    prompt = (1000, 74)
-    requests = [
-        Request("company", 0.0, ((50, 3),), 3, ((60, 60),), 60),
-        Request("slow", 0.0, (prompt, (500, 5)), 79, ((900, 2),), 2),
-        Request("between", 0.001, ((1000, 72),), 72, ((800, 9),), 9),
-        Request("ahead", 0.001, (prompt,), 74, ((500, 3),), 3),
-        Request("finds", 0.065, (prompt, (500, 4), (700, 7)), 85, ((600, 2),), 2),
-    ]
+    requests = overtaking()
     reference = play(ReferenceEngine, config, requests, log=True)
     assert any("slow=6,between=1,ahead=1|" in line for line in reference[0])
     assert play(HybridReplica, config, requests, log=True) == reference

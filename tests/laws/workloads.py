@@ -76,3 +76,18 @@ def cases(draw: st.DrawFn) -> tuple[EngineConfig, list[Request]]:
     """An engine and its workload; a few requests are too long for it."""
     config = draw(configs())
     return config, draw(requests(config.max_model_len))
+
+
+def overtaking() -> list[Request]:
+    """Two that begin behind a slow prompt and overtake it: each finds what the one before computes in that step.
+
+    With six prompt tokens a step, the slow one then fills the block of an answer in one step with its author.
+    """
+    prompt = (1000, 74)
+    return [
+        Request("company", 0.0, ((50, 3),), 3, ((60, 60),), 60),
+        Request("slow", 0.0, (prompt, (500, 5)), 79, ((900, 2),), 2),
+        Request("between", 0.001, ((1000, 72),), 72, ((800, 9),), 9),
+        Request("ahead", 0.001, (prompt,), 74, ((500, 3),), 3),
+        Request("finds", 0.065, (prompt, (500, 4), (700, 7)), 85, ((600, 2),), 2),
+    ]
