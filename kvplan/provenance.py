@@ -6,6 +6,7 @@ Nothing here depends on the wall clock or the host, so that equal inputs give by
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 _CHUNK = 1 << 20
+_VERSION = re.compile(r"^Version: *(\S+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +47,12 @@ def versions(names: Iterable[str] = ("kvplan", "numpy", "pandas", "pydantic")) -
     found = {"python": sys.version.split()[0]}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            # Asked for its version, ``metadata`` parses the whole document as an e-mail.
+            text = metadata.distribution(name).read_text("METADATA") or ""
         except metadata.PackageNotFoundError:
             continue
+        line = _VERSION.search(text)
+        found[name] = metadata.version(name) if line is None else line[1]
     return found
 
 

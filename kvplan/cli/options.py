@@ -1,7 +1,5 @@
 """Options that several commands share, so that they are spelled and explained the same everywhere."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Annotated
 

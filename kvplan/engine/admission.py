@@ -32,6 +32,7 @@ class Admission(KvManager):
     def __init__(self, config: EngineConfig, foresight: Foresight | None, *, keep_schedule: bool) -> None:
         super().__init__(config, foresight)
         self.keep_schedule = keep_schedule
+        self.watermark_blocks = config.watermark_blocks
         self.waiting = make_queue(config.policy)
         self.running: dict[LiveRequest, None] = {}
         self.prefills: list[LiveRequest] = []
@@ -85,11 +86,10 @@ class Admission(KvManager):
 
     def _fits(self, request: LiveRequest, match: Match, tokens: int) -> bool:
         """``allocate_slots`` for a waiting request: blocks that leave the free queue against those in it."""
-        config = self.config
         size = self.block_size
-        reserve = config.watermark_blocks if self.running else 0
+        reserve = self.watermark_blocks if self.running else 0
         available = self.pool.blank + self.pool.cached - match.unheld + match.blocks - reserve
-        if config.scheduler_reserve_full_isl and -(-request.num_tokens // size) > available:
+        if self.config.scheduler_reserve_full_isl and -(-request.num_tokens // size) > available:
             if not match.open_end:
                 self.blocked = (request, self.version)
             return False

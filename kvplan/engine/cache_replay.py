@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from kvplan.engine.content import Content
 from kvplan.engine.live import LiveRequest
+from kvplan.engine.replacement.choice import prefix_index
 from kvplan.engine.replacement.foresight import Foresight
-from kvplan.engine.replacement.index import prefix_index
 from kvplan.errors import UsageError
 from kvplan.traces.request import Request, TokenRuns
 from kvplan.traces.reuse import ContentBound, Reuse

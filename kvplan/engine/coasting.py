@@ -38,15 +38,10 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
     recorder, step_seconds = replica.recorder, replica.latency.step_seconds
     steady, pool, totals = scheduler.steady, scheduler.pool, recorder.totals
     needs, waiting = steady.needs, scheduler.waiting
-    period = len(needs)
+    period, most = len(needs), replica.config.max_num_seqs
     quiet = scheduler.new_plan()
     batch = quiet.batch
     while clock < until:
-        # What the step in flight brings comes when the next one has begun: then that one is taken alone.
-        steps, tick, count = totals.steps, steady.tick, steady.count
-        alone = flying is not None and flying is not quiet
-        point = -steps % recorder.series_stride
-        limit = steady.quiet_steps()
         if scheduler.prefills:
             plan = scheduler.proceed(1 if overlap else 0)
             if plan is None:
@@ -60,23 +55,32 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
         else:
             # Decoding requests only, up to the next calendar entry, that step included; but a block that
             # fills may let in, in that very step, who is waiting.
-            if waiting.items and len(scheduler.running) < replica.config.max_num_seqs:
+            limit = due = steady.quiet_steps()
+            if waiting.items and len(scheduler.running) < most:
                 limit -= 1
             if limit < 1:
                 break
-            if alone or not point:
+            steps, count = totals.steps, steady.count
+            # A point of the series is what a stretch of steps ends with.
+            point = -steps % recorder.series_stride
+            light = flying is not None and not (flying.finish or flying.samples or replica.hears_every_step)
+            if flying is not None and flying is not quiet and light:
+                # It brings first tokens, if anything, which no decision depends on.
+                replica.deliver(flying, device_free)
+                flying = quiet
+            if flying is not None and flying is not quiet:
+                # What the step in flight brings comes when the next one has begun: that one is taken alone.
                 limit = 1
             elif point < limit:
-                limit = point
+                limit = point + 1
             batch.scheduled_tokens = batch.decode_requests = batch.sampled_requests = count
-            context = steady.context()
             free = pool.blank + pool.cached
-            began = clock
             taken = done = 0
-            phase = tick % period
-            for gain in steady.gains(limit):
+            phase = steady.tick % period
+            for context in steady.contexts(limit):
                 if clock >= until:
                     break
+                began = clock
                 blocks = needs[phase]
                 if blocks:
                     if taken + blocks > free:
@@ -85,7 +89,6 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
                 phase += 1
                 if phase == period:
                     phase = 0
-                context += gain
                 batch.decode_context = batch.decode_kv_tokens = context
                 seconds = step_seconds(batch)
                 if not 0.0 <= seconds < _NEVER:
@@ -111,9 +114,9 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
             if queued > totals.peak_waiting:
                 totals.peak_waiting = queued
             plan = quiet
-            if steady.next_event() <= steady.tick:
+            if done == due and steady.next_event() <= steady.tick:
                 plan = scheduler.settle_calendar(quiet)
-            if not point:
+            if done > point:
                 replica.add_point(began)
         ended = plan
         if flying is not None:

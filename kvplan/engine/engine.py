@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.instance import make_replica, one_full_group, simulated_in_segments
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
-from kvplan.engine.sglang.config import SglangConfig
 from kvplan.errors import UnknownName, UsageError
 from kvplan.traces.request import Request
+
+if TYPE_CHECKING:
+    from kvplan.engine.sglang.config import SglangConfig
 
 ENGINES = ("fast", "reference")
 
@@ -67,7 +69,7 @@ def make_engine(
     if name not in ENGINES:
         raise UnknownName("engine", name, ENGINES)
     if strategy is not None:
-        if isinstance(config, SglangConfig):
+        if not isinstance(config, EngineConfig):
             raise UsageError(
                 f"{strategy.name} is simulated on vLLM's scheduler only", where="engine.kind", hint="use vllm"
             )
@@ -86,13 +88,13 @@ def make_engine(
         if name != "fast" or not isinstance(config, EngineConfig):
             raise UsageError(
                 f"several replicas are simulated with the fast vLLM engine only, not with {name!r}"
-                + (" SGLang" if isinstance(config, SglangConfig) else ""),
+                + ("" if isinstance(config, EngineConfig) else " SGLang"),
                 hint="simulate one replica with the rate divided by the number of replicas",
             )
         from kvplan.engine.cluster import Cluster
 
         return Cluster(replicas, router, config, latency, recorder)
-    if isinstance(config, SglangConfig):
+    if not isinstance(config, EngineConfig):
         if name == "fast":
             from kvplan.engine.sglang.replica import SglangReplica
 

@@ -22,17 +22,15 @@ def rejection(request: Request, config: EngineConfig) -> str | None:
     # The last sampled token never gets KV: a request holds at most prompt + output - 1 tokens.
     blocks = 0
     for group in config.groups:
-        blocks += _most_blocks(group, length - 1, config)
+        whole = -(-(length - 1) // group.block_size)
+        blocks += whole if group.kind == "full" else _most_blocks(group, whole, config)
     if blocks >= config.num_blocks:
         return "needs more blocks than the pool has"
     return None
 
 
-def _most_blocks(group: CacheGroup, tokens: int, config: EngineConfig) -> int:
-    """Blocks of one group that a request of so many tokens may hold at once when it runs alone."""
-    whole = -(-tokens // group.block_size)
-    if group.kind == "full":
-        return whole
+def _most_blocks(group: CacheGroup, whole: int, config: EngineConfig) -> int:
+    """Blocks of one group that a request of ``whole`` blocks may hold at once when it runs alone."""
     if group.kind == "mamba":
         if not config.enable_prefix_caching:
             return 1

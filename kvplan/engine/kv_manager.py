@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.prefix_hash import Match
-from kvplan.engine.replacement.index import prefix_index
+from kvplan.engine.replacement.choice import prefix_index
 
 if TYPE_CHECKING:
     from kvplan.engine.replacement.foresight import Foresight
@@ -65,8 +65,8 @@ class KvManager:
     def publish(self, request: LiveRequest) -> None:
         """Publish what an allocation fills: known tokens that are computed or scheduled now."""
         if self.caching:
-            known = min(request.computed, request.num_tokens)
-            blocks = known // self.block_size
+            computed, known = request.computed, request.num_tokens
+            blocks = (computed if computed < known else known) // self.block_size
             if blocks > request.published:
                 self.version += 1
             self.index.publish(request, blocks)

@@ -259,8 +259,9 @@ class PrefixIndex(Generic[OwnerT]):
         """Drop all of the request's ``blocks`` blocks, the end of the sequence first."""
         pool = self.pool
         tail = request.tail
-        if tail.owner is request:
-            self.close(tail)
+        if tail.owner is request:  # it ends where the request does
+            tail.owner = None
+            tail.end = request.in_tree = request.published_blocks()
         pool.blank += blocks - request.in_tree
         below: Segment | None = None
         for segment, first in reversed(request.held):
@@ -333,26 +334,20 @@ class PrefixIndex(Generic[OwnerT]):
         """Evict a free segment, or its last ``most`` blocks if it has more; returns how many blocks went."""
         node = segment.node
         length = node.end - node.start
-        if most < length:
-            self._truncate(segment, node, most)
-            return most
-        self.pool.remove(segment, length)
-        self._drop(segment)
-        return length
-
-    def _truncate(self, segment: Segment, node: Node, blocks: int) -> None:
-        """Evict the last ``blocks`` blocks of a free segment, which has more."""
-        if len(node.copies) > 1 or node.children:
-            if self._hand_down(segment, node, blocks):
-                return
-            self.split(node, node.end - node.start - blocks)
-            self.pool.remove(segment, blocks)
+        if most >= length:
+            self.pool.remove(segment, length)
             self._drop(segment)
-            return
-        if self.on_gone is not None:
-            self.on_gone(node.content, node.end - blocks, node.end)
-        node.end -= blocks
-        self.pool.cached -= blocks
+            return length
+        if len(node.copies) == 1 and not node.children:
+            if self.on_gone is not None:
+                self.on_gone(node.content, node.end - most, node.end)
+            node.end -= most
+            self.pool.cached -= most
+        elif not self._hand_down(segment, node, most):
+            self.split(node, length - most)
+            self.pool.remove(segment, most)
+            self._drop(segment)
+        return most
 
     def _hand_down(self, segment: Segment, node: Node, blocks: int) -> bool:
         """Evict the last ``blocks`` blocks of one copy by letting the node below begin so much earlier.

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from operator import sub
 from typing import NamedTuple, Protocol
 
-MAX_SERIES_POINTS = 2000
+MAX_SERIES_POINTS = 1000
+_BATCH = 1024
+_NOTHING = nullcontext()
 
 
 class RequestRow(NamedTuple):
@@ -116,11 +119,15 @@ def decision_line(
 class Recorder:
     """Collects a run.
 
+    Finished requests are counted in batches, the last one by ``close`` or ``settle``.
+
     Args:
         on_request: called with each finished request, in the order they finish.
         on_rejected: called with the id of each request the front end turned away, and the reason.
         on_decision: called with each line of the decision log (without its newline). ``None``: no log,
             which is much faster.
+        held: entered for what is recorded in several steps and must not be left half done; whoever
+            interrupts waits until it is left.
     """
 
     def __init__(
@@ -129,9 +136,17 @@ class Recorder:
         on_request: Callable[[RequestRow], None] | None = None,
         on_rejected: Callable[[str, str], None] | None = None,
         on_decision: Callable[[str], None] | None = None,
+        held: AbstractContextManager[None] = _NOTHING,
     ) -> None:
+        def decided(line: str) -> None:
+            assert on_decision is not None
+            with held:
+                on_decision(line)
+
         self.totals = Totals()
-        self.on_decision = on_decision
+        self.on_decision = None if on_decision is None else on_decision if held is _NOTHING else decided
+        self._held = held
+        self._finished: list[RequestRow] = []
         self._on_request = on_request
         self._on_rejected = on_rejected
         self.queue_s = array("d")
@@ -145,29 +160,47 @@ class Recorder:
         """What strategies report beside the totals, by section; written when the engine closes."""
 
     def finished(self, row: RequestRow) -> None:
-        """A request delivered its last token."""
+        """A request delivered its last token; it is counted and written, or neither."""
+        if self._on_request is None:
+            self._finished.append(row)
+        else:
+            with self._held:
+                self._finished.append(row)
+                self._on_request(row)
+        if len(self._finished) >= _BATCH:
+            self.settle()
+
+    def settle(self) -> None:
+        """Count the requests that have finished."""
+        with self._held:
+            totals = self.totals
+            if self._finished:
+                self._count(self._finished)
+                self._finished = []
+            totals.unfinished = totals.requests - totals.finished - totals.rejected
+
+    def _count(self, rows: list[RequestRow]) -> None:
         totals = self.totals
-        totals.finished += 1
-        totals.prompt_tokens += row.prompt_tokens
-        totals.output_tokens += row.output_tokens
-        arrival = row.arrival_s
-        self.queue_s.append(row.scheduled_s - arrival)
-        self.ttft_s.append(row.first_token_s - arrival)
-        self.e2e_s.append(row.finish_s - arrival)
-        if row.output_tokens > 1:
-            # Time per output token after the first, the usual definition of TPOT.
-            self.tpot_s.append((row.finish_s - row.first_token_s) / (row.output_tokens - 1))
-        if row.finish_s > totals.makespan_s:
-            totals.makespan_s = row.finish_s
-        if self._on_request is not None:
-            self._on_request(row)
+        _, arrival, scheduled, first, finish, prompt, output, _, _ = zip(*rows, strict=True)
+        totals.finished += len(rows)
+        totals.prompt_tokens += sum(prompt)
+        totals.output_tokens += sum(output)
+        totals.makespan_s = max(totals.makespan_s, *finish)
+        self.queue_s.extend(map(sub, scheduled, arrival))
+        self.ttft_s.extend(map(sub, first, arrival))
+        self.e2e_s.extend(map(sub, finish, arrival))
+        # Time per output token after the first, the usual definition of TPOT.
+        self.tpot_s.extend(
+            [(end - begin) / (n - 1) for begin, end, n in zip(first, finish, output, strict=True) if n > 1]
+        )
 
     def rejected(self, request_id: str, reason: str) -> None:
-        """The front end turned a request away; it never reached the scheduler."""
-        self.totals.rejected += 1
-        self.rejections[reason] = self.rejections.get(reason, 0) + 1
-        if self._on_rejected is not None:
-            self._on_rejected(request_id, reason)
+        """The front end turned a request away, so that it never reached the scheduler."""
+        with self._held:
+            self.totals.rejected += 1
+            self.rejections[reason] = self.rejections.get(reason, 0) + 1
+            if self._on_rejected is not None:
+                self._on_rejected(request_id, reason)
 
     def occupancy(self, used: int, running: int, waiting: int) -> None:
         """Blocks that running requests hold, and requests, after a ``schedule()`` call."""
@@ -212,42 +245,4 @@ class Recorder:
         totals.preemptions = counters.preemptions
         totals.evicted_blocks = evicted_blocks
         totals.allocated_blocks = allocated_blocks
-        totals.unfinished = totals.requests - totals.finished - totals.rejected
-
-
-class WholeRecords(Recorder):
-    """A recorder none of whose records is left half done by an interruption.
-
-    Args:
-        held: entered for each record; whoever interrupts waits until it is left.
-    """
-
-    def __init__(
-        self,
-        held: AbstractContextManager[None],
-        *,
-        on_request: Callable[[RequestRow], None] | None = None,
-        on_rejected: Callable[[str, str], None] | None = None,
-        on_decision: Callable[[str], None] | None = None,
-    ) -> None:
-        def decided(line: str) -> None:
-            assert on_decision is not None
-            with held:
-                on_decision(line)
-
-        super().__init__(
-            on_request=on_request,
-            on_rejected=on_rejected,
-            on_decision=None if on_decision is None else decided,
-        )
-        self._held = held
-
-    def finished(self, row: RequestRow) -> None:
-        """A request delivered its last token; counted and written, or neither."""
-        with self._held:
-            super().finished(row)
-
-    def rejected(self, request_id: str, reason: str) -> None:
-        """The front end turned a request away; counted with its reason, or not at all."""
-        with self._held:
-            super().rejected(request_id, reason)
+        self.settle()

@@ -37,6 +37,9 @@ class Replica:
         foresight: the requests to come; only the eviction policy ``belady`` looks at it, and needs it.
     """
 
+    hears_every_step = False
+    """Whether something happens with every step delivered, not only with outputs that end or are counted."""
+
     def __init__(
         self,
         config: EngineConfig,
@@ -174,7 +177,13 @@ class Replica:
         recorder, totals, scheduler = self.recorder, self.recorder.totals, self.scheduler
         pool = scheduler.pool
         running, waiting = len(scheduler.running), len(scheduler.waiting)
-        recorder.occupancy(pool.usable - pool.blank - pool.cached, running, waiting)
+        used = pool.usable - pool.blank - pool.cached
+        if used > totals.peak_used_blocks:
+            totals.peak_used_blocks = used
+        if running > totals.peak_running:
+            totals.peak_running = running
+        if waiting > totals.peak_waiting:
+            totals.peak_waiting = waiting
         for request in plan.admitted:
             request.scheduled_s = clock
         if plan.preempted or self.watchdog.fruitless:
@@ -206,7 +215,8 @@ class Replica:
         """An executed step's tokens reach their requests at ``clock``; those it finishes get their rows."""
         for request in plan.first:
             request.first_token_s = clock
-        self.scheduler.deliver(plan)
+        if plan.finish or plan.samples or self.hears_every_step:
+            self.scheduler.deliver(plan)
         for request in plan.finish:
             facts = request.request
             self.recorder.finished(

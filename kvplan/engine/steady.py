@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from heapq import heappop, heappush
-from itertools import repeat
 
 from kvplan.engine.live import LiveRequest
 
@@ -69,7 +68,9 @@ class SteadyDecodes:
     def leave(self, request: LiveRequest, in_flight: int) -> None:
         """Write the request's counters down and take it out; ``in_flight`` of its outputs are undelivered."""
         base = request.base
-        request.published = request.published_blocks()
+        blocks = (base + self.tick - self.lag) // self.block_size
+        if blocks > request.published:
+            request.published = blocks
         request.steady = None
         request.computed = base + self.tick
         request.placeholders = in_flight
@@ -118,9 +119,11 @@ class SteadyDecodes:
         """Tokens that the last step attended to."""
         return self.base_sum + self.count * self.tick
 
-    def gains(self, steps: int) -> Iterable[int]:
-        """By how many tokens the context grows in each of the next ``steps`` steps."""
-        return repeat(self.count, steps)
+    def contexts(self, steps: int) -> Iterable[int]:
+        """``context`` after each of the next ``steps`` steps; there must be requests."""
+        count = self.count
+        first = self.base_sum + count * (self.tick + 1)
+        return range(first, first + count * steps, count)
 
     def glide(self, steps: int) -> None:
         """So many steps were taken; what is due at the last of them is left to ``due``."""
@@ -129,7 +132,7 @@ class SteadyDecodes:
     def quiet_steps(self) -> int:
         """Steps up to the next calendar entry, that step included, for which ``boundaries`` says all that is
         needed, and at whose end ``due`` says what happens; many without an entry."""
-        return self.next_event() - self.tick
+        return (self._calendar[0][0] if self._calendar else 1 << 62) - self.tick
 
     def next_event(self) -> int:
         """The tick of the next calendar entry, which may turn out to be forgotten; huge without any."""

@@ -42,34 +42,19 @@ class WaitingQueue(Protocol):
         ...
 
 
-class FcfsQueue:
-    """Arrival order; preempted requests go to the front. ``items`` is for asking whether there are any."""
+class FcfsQueue(deque[LiveRequest]):
+    """Arrival order; preempted requests go to the front. Its length is asked for in every step."""
 
     def __init__(self) -> None:
-        self.items: deque[LiveRequest] = deque()
+        super().__init__()
+        self.items = self
 
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def append(self, request: LiveRequest) -> None:
-        """A new request."""
-        self.items.append(request)
-
-    def push_front(self, request: LiveRequest) -> None:
-        """A preempted or skipped request."""
-        self.items.appendleft(request)
+    push_front = deque.appendleft
+    pop = deque.popleft
 
     def head(self) -> LiveRequest:
         """The request to look at next."""
-        return self.items[0]
-
-    def pop(self) -> LiveRequest:
-        """Remove and return the head."""
-        return self.items.popleft()
-
-    def remove(self, request: LiveRequest) -> None:
-        """Take a request out from wherever it stands."""
-        self.items.remove(request)
+        return self[0]
 
 
 class PriorityQueue:

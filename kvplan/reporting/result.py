@@ -6,8 +6,6 @@ to ask whether a number makes sense. Two rules go beyond types: requests are con
 (``requests == finished + rejected + unfinished``) and the columns of ``series`` have one length.
 """
 
-from __future__ import annotations
-
 import json
 from typing import Any, Literal, Self
 

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvplan.engine.config import CacheGroup, EngineConfig
-from kvplan.engine.sglang.config import SglangConfig
 from kvplan.errors import UsageError
 from kvplan.latency.assumption import Assumption
 from kvplan.scenario.pool import check_pool
 from kvplan.scenario.schema import Scenario, SglangPart
-from kvplan.scenario.sglang import sglang_config
 from kvplan.sizing.parallel import Parallel
 from kvplan.units import format_bytes, format_tokens
 
 if TYPE_CHECKING:
+    from kvplan.engine.sglang.config import SglangConfig
     from kvplan.sizing.capacity import FitReport
     from kvplan.specs.formats import KvFormat
     from kvplan.specs.schema import GpuSpec, ModelSpec
@@ -79,6 +78,8 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
                 hint="use vllm",
             )
         limit = model.max_context if model else None
+        from kvplan.scenario.sglang import sglang_config
+
         sglang, filled = sglang_config(scenario, engine, fit, limit)
         if fit is not None and sglang.pool_tokens > max(0, fit.kv_tokens):
             warnings.append(_more_than_fits(sglang.pool_tokens, max(0, fit.kv_tokens), "tokens", fit))

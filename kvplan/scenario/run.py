@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
-from kvplan.engine.recorder import Recorder, RequestRow, WholeRecords
+from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.errors import KvplanError
 from kvplan.latency.assumption import Assumption
 from kvplan.latency.build import Clock
@@ -48,7 +48,7 @@ class Run:
         on_request: Callable[[RequestRow], None] | None = None,
         on_decision: Callable[[str], None] | None = None,
         on_progress: Callable[[int, float], None] | None = None,
-        held: AbstractContextManager[None] | None = None,
+        held: AbstractContextManager[None] = nullcontext(),
     ) -> None:
         """Simulate; results so far are kept when the user interrupts or a model misbehaves.
 
@@ -59,10 +59,7 @@ class Run:
         Raises:
             KvplanError, OSError: the run failed; ``result()`` still tells what was done until then.
         """
-        if held is None:
-            self.recorder = Recorder(on_request=on_request, on_decision=on_decision)
-        else:
-            self.recorder = WholeRecords(held, on_request=on_request, on_decision=on_decision)
+        self.recorder = Recorder(on_request=on_request, on_decision=on_decision, held=held)
         engine = self.system.engine(self._engine_name, self.clock.model, self.recorder)
         requests: Iterable[Request] = self.workload.requests()
         self._kept = []

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.engine import Engine, Strategy, make_engine
 from kvplan.engine.instance import one_full_group
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
-from kvplan.engine.sglang.config import SglangConfig
 from kvplan.errors import UsageError
 from kvplan.latency.assumption import Assumption
 from kvplan.scenario.chosen import Chosen
 from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.schema import Scenario
+
+if TYPE_CHECKING:
+    from kvplan.engine.sglang.config import SglangConfig
 
 
 @dataclass(frozen=True, slots=True)

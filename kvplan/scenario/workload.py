@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kvplan.provenance import InputFile, input_file
 from kvplan.scenario.schema import WorkloadPart
 from kvplan.traces.request import Request
-from kvplan.traces.synthesize import synthesize
-from kvplan.traces.trace import Trace, open_trace
+
+if TYPE_CHECKING:
+    from kvplan.traces.trace import Trace
 
 DEFAULT_REQUESTS = 1000
 DEFAULT_RATE = 5.0
@@ -28,6 +30,8 @@ class Workload:
         """The requests in order of arrival."""
         if self.trace is not None:
             return self.trace.requests()
+        from kvplan.traces.synthesize import synthesize
+
         part = self.part
         assert part.synthesize is not None
         return synthesize(
@@ -98,6 +102,8 @@ def open_workload(part: WorkloadPart, seed: int) -> Workload:
 
         workload(part.synthesize)
         return Workload(part, seed, None)
+    from kvplan.traces.trace import open_trace
+
     trace = open_trace(
         part.trace,
         format=part.format,

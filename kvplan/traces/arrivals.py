@@ -43,8 +43,8 @@ class ArrivalProcess:
         """A function that draws the next gap, in seconds."""
         rate, shape = self.rate, self.shape
         if self.kind == "poisson":
-            draw = rng.expovariate
-            return lambda: draw(rate)
+            uniform, log = rng.random, math.log
+            return lambda: -log(1.0 - uniform()) / rate
         if self.kind == "gamma":
             scale = 1.0 / (rate * shape)
             return lambda: rng.gammavariate(shape, scale)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from itertools import chain
 
 from kvplan.errors import DataError
@@ -107,7 +106,7 @@ def from_first(requests: Iterable[Request]) -> Iterator[Request]:
     for request in requests:
         if start is None:
             start = request.arrival_s
-        yield replace(request, arrival_s=request.arrival_s - start) if start else request
+        yield request._replace(arrival_s=request.arrival_s - start) if start else request
 
 
 def smooth(requests: Iterable[Request]) -> Iterator[Request]:
@@ -132,4 +131,4 @@ def _spread(clump: list[Request], gap: float) -> Iterator[Request]:
     start = clump[0].arrival_s
     yield clump[0]
     for k, request in enumerate(clump[1:], start=1):
-        yield replace(request, arrival_s=start + k * gap / len(clump))
+        yield request._replace(arrival_s=start + k * gap / len(clump))

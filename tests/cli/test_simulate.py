@@ -258,7 +258,7 @@ def test_a_signal_leaves_whole_files(tmp_path: Path, number: signal.Signals) -> 
 
 
 RECORDING = {
-    "Replica.deliver", "Recorder.finished", "WholeRecords.finished", "RowWriter._write_json",
+    "Replica.deliver", "Recorder.finished", "Recorder.settle", "RowWriter._write_json",
     "Held.__enter__", "Held.__exit__",
 }  # fmt: skip
 

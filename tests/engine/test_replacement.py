@@ -17,9 +17,10 @@ from kvplan.engine.engine import make_engine
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.replacement.catalog import ONLINE, POLICIES
+from kvplan.engine.replacement.choice import prefix_index
 from kvplan.engine.replacement.clairvoyant import ClairvoyantReplica
 from kvplan.engine.replacement.foresight import NEVER, Foresight
-from kvplan.engine.replacement.index import RankedIndex, prefix_index
+from kvplan.engine.replacement.index import RankedIndex
 from kvplan.engine.replacement.sketch import FrequencySketch
 from kvplan.errors import DataError, UnknownName, UsageError
 from kvplan.latency.linear import LinearLatency

@@ -106,7 +106,7 @@ def test_a_window_as_long_as_the_model_is_full_attention(
 
 
 def one_at_a_time(workload: list[Request]) -> list[Request]:
-    return [replace(request, arrival_s=1000.0 * i) for i, request in enumerate(workload)]
+    return [request._replace(arrival_s=1000.0 * i) for i, request in enumerate(workload)]
 
 
 def hits(config: EngineConfig, workload: list[Request]) -> list[int]:

@@ -189,8 +189,8 @@ def test_a_pin_ends_with_its_time_to_live_and_begins_anew_with_a_use() -> None:
     short = dataclasses.replace(RULE, ttl_s=2.0)
     assert cached_tokens(work, rules=(short,), budget=4)["s2"] == 0
     use = Request("use", 2.4, ((0, 16), (777, 4)), 20, ((888, 2),), 2)
-    once_more = sorted([*work, dataclasses.replace(use), dataclasses.replace(use, id="use2", arrival_s=4.3),
-                        dataclasses.replace(use, id="use3", arrival_s=6.2)], key=lambda r: r.arrival_s)  # fmt: skip
+    once_more = sorted([*work, use, use._replace(id="use2", arrival_s=4.3),
+                        use._replace(id="use3", arrival_s=6.2)], key=lambda r: r.arrival_s)  # fmt: skip
     assert cached_tokens(once_more, rules=(short,), budget=4)["s2"] == 16
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -81,7 +80,7 @@ def runs(draw: st.DrawFn) -> tuple[SglangConfig, list[Request]]:
         chunk += -(-(running + page) // page) * page
     stretch = draw(st.sampled_from([1, 2, 5]))
     workload = [
-        replace(request, output=((start, length * stretch),), output_tokens=length * stretch)
+        request._replace(output=((start, length * stretch),), output_tokens=length * stretch)
         for request in draw(requests(LONGEST))
         for start, length in request.output
     ]

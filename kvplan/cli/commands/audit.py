@@ -1,7 +1,5 @@
 """``kvplan audit``: hold a saved result against the reference engine and against its own laws."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,7 +44,7 @@ def audit(
         )
 
 
-def _verdict(found: Audit) -> str:
+def _verdict(found: "Audit") -> str:
     if found.divergence is not None:
         return f"the engines differ at {_place(found.divergence)}"
     broken = [check.name for check in found.checks if not check.passed]
@@ -55,12 +53,12 @@ def _verdict(found: Audit) -> str:
     return f"equal: {found.requests:,} requests, {found.steps:,} decisions"
 
 
-def _place(divergence: Divergence) -> str:
+def _place(divergence: "Divergence") -> str:
     words = {"decision": "step", "request": "request number", "totals": "the totals after step"}
     return f"{words[divergence.kind]} {divergence.step:,}"
 
 
-def _print(found: Audit, where: str, sample: int, format: OutputFormat) -> None:
+def _print(found: "Audit", where: str, sample: int, format: OutputFormat) -> None:
     from kvplan.cli.output import answer, csv_text, markdown_table, print_json
 
     if format is OutputFormat.json:
@@ -77,7 +75,7 @@ def _print(found: Audit, where: str, sample: int, format: OutputFormat) -> None:
         _table(found, where)
 
 
-def _difference(found: Audit) -> str:
+def _difference(found: "Audit") -> str:
     if found.divergence is None:
         return f"{found.requests} requests, {found.steps} decisions"
     return f"{_place(found.divergence)}: {found.divergence.fast} / {found.divergence.reference}"
@@ -87,7 +85,7 @@ def _yes(passed: bool) -> str:
     return "yes" if passed else "no"
 
 
-def _document(found: Audit, where: str, sample: int) -> dict[str, Any]:
+def _document(found: "Audit", where: str, sample: int) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "result": where,
@@ -101,7 +99,7 @@ def _document(found: Audit, where: str, sample: int) -> dict[str, Any]:
     }
 
 
-def _table(found: Audit, where: str) -> None:
+def _table(found: "Audit", where: str) -> None:
     import textwrap
 
     from rich.text import Text

@@ -1,7 +1,5 @@
 """``kvplan calibrate``: measurements to a latency profile, and what a profile holds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -159,7 +157,7 @@ def show(
     _print(found, output)
 
 
-def _list(profiles: list[ProfileFile], output: OutputFormat) -> None:
+def _list(profiles: "list[ProfileFile]", output: OutputFormat) -> None:
     from kvplan.cli.output import answer, csv_text, markdown_table, print_json
 
     columns = ("name", "gpu", "kernels", "source")
@@ -180,7 +178,7 @@ def _list(profiles: list[ProfileFile], output: OutputFormat) -> None:
         answer("\n".join([*lines, "", "kvplan calibrate show NAME says what one holds"]))
 
 
-def _print(profile: ProfileFile, output: OutputFormat) -> None:
+def _print(profile: "ProfileFile", output: OutputFormat) -> None:
     from kvplan.cli.output import answer, csv_text, markdown_table, print_json
 
     rows = [_row(profile, index) for index in range(len(profile.kernels))]
@@ -210,7 +208,7 @@ def _print(profile: ProfileFile, output: OutputFormat) -> None:
         answer("\n".join(_table(profile, rows)))
 
 
-def _row(profile: ProfileFile, index: int) -> tuple[str, ...]:
+def _row(profile: "ProfileFile", index: int) -> tuple[str, ...]:
     part = profile.kernels[index]
     title = " ".join([part.op, *part.labels.values()])
     held = part.held_out
@@ -222,7 +220,7 @@ def _row(profile: ProfileFile, index: int) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _table(profile: ProfileFile, rows: list[tuple[str, ...]]) -> list[str]:
+def _table(profile: "ProfileFile", rows: list[tuple[str, ...]]) -> list[str]:
     from textwrap import wrap
 
     where = profile.provenance
@@ -240,7 +238,7 @@ def _table(profile: ProfileFile, rows: list[tuple[str, ...]]) -> list[str]:
     return lines
 
 
-def _machine(measured: Measured) -> list[str]:
+def _machine(measured: "Measured") -> list[str]:
     """The registered hold-out and the machine's ceilings, in lines."""
     from textwrap import wrap
 

@@ -1,7 +1,5 @@
 """``kvplan diff``: two results side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,7 +53,7 @@ HEADLINE = {
 }  # fmt: skip
 
 
-def _headline(found: Comparison) -> str:
+def _headline(found: "Comparison") -> str:
     """What B changes of what people ask first, in one sentence; nothing where nothing of it changed."""
     judged = {item.change.name: item for item in found.latency if item.judgement != "equal"}
     said = []
@@ -68,13 +66,13 @@ def _headline(found: Comparison) -> str:
     return f"B against A: {', '.join(said)}." if said else ""
 
 
-def _groups(found: Comparison) -> list[tuple[str, Sequence[Change]]]:
+def _groups(found: "Comparison") -> "list[tuple[str, Sequence[Change]]]":
     return [
         ("Scenario", found.scenario), ("Totals", found.totals), ("Memory strategies", found.strategies),
     ]  # fmt: skip
 
 
-def _csv_rows(found: Comparison) -> Iterator[tuple[object, ...]]:
+def _csv_rows(found: "Comparison") -> Iterator[tuple[object, ...]]:
     for group, changes in _groups(found):
         for change in changes:
             yield group.lower(), *_raw(change), ""
@@ -82,7 +80,7 @@ def _csv_rows(found: Comparison) -> Iterator[tuple[object, ...]]:
         yield "latency", *_raw(item.change), item.judgement
 
 
-def _raw(change: Change) -> tuple[object, ...]:
+def _raw(change: "Change") -> tuple[object, ...]:
     from kvplan.reporting.csv import inert
     from kvplan.reporting.wording import setting_text
 
@@ -93,7 +91,7 @@ def _raw(change: Change) -> tuple[object, ...]:
     )
 
 
-def _tables(found: Comparison) -> list[Table]:
+def _tables(found: "Comparison") -> "list[Table]":
     """What differs, as text; latencies always."""
     from kvplan.reporting.tables import Table
     from kvplan.reporting.wording import LATENCIES
@@ -112,13 +110,13 @@ def _tables(found: Comparison) -> list[Table]:
     return [*shown, Table("Latency", columns, tuple(rows), (1, 2, 3))] if rows else shown
 
 
-def _row(change: Change) -> tuple[str, ...]:
+def _row(change: "Change") -> tuple[str, ...]:
     from kvplan.reporting.wording import plain
 
     return plain(change.name, 60), _value(change.a, change.unit), _value(change.b, change.unit), _by(change)
 
 
-def _by(change: Change) -> str:
+def _by(change: "Change") -> str:
     """By how much: in points for shares, as a percentage or a factor for numbers, nothing for settings."""
     from kvplan.reporting.wording import change_text
 
@@ -144,11 +142,11 @@ def _value(value: Any, unit: str) -> str:
     return figure(Metric(name="", value=value, unit=unit, meaning=""))
 
 
-def _judged(item: LatencyChange) -> str:
+def _judged(item: "LatencyChange") -> str:
     return WORDS[item.judgement]
 
 
-def _markdown(found: Comparison, a: str, b: str) -> str:
+def _markdown(found: "Comparison", a: str, b: str) -> str:
     from kvplan.reporting.markdown import escape
 
     parts = [f"A: {escape(a)}  \nB: {escape(b)}"]
@@ -163,7 +161,7 @@ def _markdown(found: Comparison, a: str, b: str) -> str:
     return "\n\n".join(parts)
 
 
-def _print(found: Comparison, a: str, b: str) -> None:
+def _print(found: "Comparison", a: str, b: str) -> None:
     import textwrap
 
     from rich import box

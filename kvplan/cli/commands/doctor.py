@@ -1,7 +1,5 @@
 """``kvplan doctor``: what this machine can run, and why not."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 import typer

@@ -1,7 +1,5 @@
 """``kvplan explain-log``: a pasted start-up log, line by line: why the pool is what it is."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -79,7 +77,7 @@ def _lines(log: str) -> list[str]:
 
 
 def _compare(
-    found: Account, model: str | None, gpu: str | None, tp: int | None, dtype: str | None
+    found: "Account", model: str | None, gpu: str | None, tp: int | None, dtype: str | None
 ) -> dict[str, Any] | None:
     """The tokens kvplan gives the logged pool of the named model, beside the log's."""
     if model is None or not found.pool_bytes or not found.pool_tokens or found.pool_bytes <= 0:
@@ -112,7 +110,7 @@ def _compare(
     }
 
 
-def _gpu(found: Account, name: str | None) -> GpuSpec:
+def _gpu(found: "Account", name: str | None) -> "GpuSpec":
     """The GPU meant, or the one whose memory is nearest to what the log says (it decides batch defaults)."""
     from kvplan.specs.catalog import entries, load_entry, load_gpu
     from kvplan.specs.hardware import GpuSpec
@@ -127,7 +125,7 @@ def _gpu(found: Account, name: str | None) -> GpuSpec:
 
 
 def _document(
-    reading: Reading, found: Account, comparison: dict[str, Any] | None, unread: int
+    reading: "Reading", found: "Account", comparison: dict[str, Any] | None, unread: int
 ) -> dict[str, Any]:
     from dataclasses import asdict
 

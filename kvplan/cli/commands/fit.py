@@ -1,7 +1,5 @@
 """``kvplan fit``: the bill of memory per GPU, what it affords, and the flags that give it."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -113,7 +111,7 @@ def fit(
         raise AnswerIsNo(_why_not(report), hint=_what_would(report))
 
 
-def _why_not(report: FitReport) -> str:
+def _why_not(report: "FitReport") -> str:
     from kvplan.units import format_bytes, format_tokens
 
     who = f"{report.model.name} on {report.parallel.gpus} x {report.gpu.name}"
@@ -126,7 +124,7 @@ def _why_not(report: FitReport) -> str:
     return f"{who} does not fit: one request of {context} tokens takes {need} of a pool of {have}{own}"
 
 
-def _what_would(report: FitReport) -> str | None:
+def _what_would(report: "FitReport") -> str | None:
     from kvplan.sizing.remedies import remedies
 
     ways = [remedy.option for remedy in remedies(report) if remedy.fits]
@@ -135,7 +133,7 @@ def _what_would(report: FitReport) -> str | None:
     )
 
 
-def _print(report: FitReport, origin: str, notes: tuple[str, ...], output: OutputFormat) -> None:
+def _print(report: "FitReport", origin: str, notes: tuple[str, ...], output: OutputFormat) -> None:
     from kvplan.cli.output import answer, csv_text, markdown_table, print_json, warn
     from kvplan.sizing.fit import bill_terms, fit_document, fit_warnings
 
@@ -157,7 +155,7 @@ def _print(report: FitReport, origin: str, notes: tuple[str, ...], output: Outpu
         answer("\n".join(_table(report, origin)))
 
 
-def _table(report: FitReport, origin: str) -> list[str]:
+def _table(report: "FitReport", origin: str) -> list[str]:
     from kvplan.sizing.fit import bill_terms
     from kvplan.units import format_bytes, format_tokens
 
@@ -206,7 +204,7 @@ def _table(report: FitReport, origin: str) -> list[str]:
     return [*lines, *_ways(report), *_commands(report)]
 
 
-def _ways(report: FitReport) -> list[str]:
+def _ways(report: "FitReport") -> list[str]:
     from kvplan.sizing.remedies import remedies
 
     ways = remedies(report)
@@ -225,7 +223,7 @@ def _ways(report: FitReport) -> list[str]:
     return lines
 
 
-def _commands(report: FitReport) -> list[str]:
+def _commands(report: "FitReport") -> list[str]:
     from kvplan.sizing.flags import engine_flags
 
     if not report.fits:

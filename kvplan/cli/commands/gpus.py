@@ -1,7 +1,5 @@
 """``kvplan gpus``: the GPUs kvplan knows, and what is known of one."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -70,16 +68,16 @@ def show(
         answer("\n".join(line for fact, value in rows for line in _wrap(fact, value)))
 
 
-def _document(spec: GpuSpec) -> dict[str, object]:
+def _document(spec: "GpuSpec") -> dict[str, object]:
     return spec.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def _tera(spec: GpuSpec, dtype: str) -> str:
+def _tera(spec: "GpuSpec", dtype: str) -> str:
     peak = {str(key): value for key, value in spec.peak_flops.items()}.get(dtype)
     return f"{peak / 1e12:.0f}" if peak is not None else ""
 
 
-def _row(spec: GpuSpec) -> tuple[str, ...]:
+def _row(spec: "GpuSpec") -> tuple[str, ...]:
     from kvplan.units import GIB
 
     link = spec.interconnect.nvlink_bytes_per_s
@@ -94,7 +92,7 @@ def _row(spec: GpuSpec) -> tuple[str, ...]:
     )
 
 
-def _facts(spec: GpuSpec) -> list[tuple[str, str]]:
+def _facts(spec: "GpuSpec") -> list[tuple[str, str]]:
     from kvplan.units import format_bytes
 
     link = spec.interconnect

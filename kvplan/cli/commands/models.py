@@ -1,7 +1,5 @@
 """``kvplan models``: the catalogue of model shapes: list, show, import, validate."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -89,7 +87,7 @@ def show(
     answer(csv_text(columns, rows) if output is OutputFormat.csv else markdown_table(columns, rows))
 
 
-def _layer_rows(spec: ModelSpec) -> list[tuple[str, str, int]]:
+def _layer_rows(spec: "ModelSpec") -> list[tuple[str, str, int]]:
     from kvplan.sizing.size import block_kind
 
     return [(group.name, block_kind(group.block), group.count) for group in spec.groups()]

@@ -1,7 +1,5 @@
 """``kvplan report``: a saved result as a page, a Markdown file, CSV, JSON or a summary."""
 
-from __future__ import annotations
-
 import io
 import json
 import sys
@@ -79,7 +77,7 @@ def report(
             warn(f"no browser could be started; open {target} yourself")
 
 
-def write_report(result: Result | Sweep, path: Path, kind: ReportFormat = ReportFormat.html) -> None:
+def write_report(result: "Result | Sweep", path: Path, kind: ReportFormat = ReportFormat.html) -> None:
     """Write a report file (and a Markdown report's drawings beside it), saying so on stderr.
 
     Raises:
@@ -99,13 +97,13 @@ def write_report(result: Result | Sweep, path: Path, kind: ReportFormat = Report
         _say_downsampled(result)
 
 
-def _is_sweep(document: Result | Sweep) -> TypeIs[Sweep]:
+def _is_sweep(document: "Result | Sweep") -> "TypeIs[Sweep]":
     from kvplan.reporting.schema.sweep import Sweep
 
     return isinstance(document, Sweep)
 
 
-def _say_downsampled(result: Result) -> None:
+def _say_downsampled(result: "Result") -> None:
     from kvplan.reporting.series import MAX_POINTS, downsampled
 
     rows = downsampled(result)
@@ -141,7 +139,7 @@ def _target(source: str, output: str | None, kind: ReportFormat) -> Path | None:
     return target
 
 
-def _print(result: Result | Sweep, kind: ReportFormat) -> None:
+def _print(result: "Result | Sweep", kind: ReportFormat) -> None:
     if kind is ReportFormat.table:
         _print_table(result, stdout_console())
         return
@@ -150,7 +148,7 @@ def _print(result: Result | Sweep, kind: ReportFormat) -> None:
         _say_downsampled(result)
 
 
-def _print_table(result: Result | Sweep, console: Console) -> None:
+def _print_table(result: "Result | Sweep", console: "Console") -> None:
     if _is_sweep(result):
         from kvplan.cli.commands.sweep import print_table
 
@@ -161,7 +159,7 @@ def _print_table(result: Result | Sweep, console: Console) -> None:
         console.print(summary_table(result))
 
 
-def _sweep_text(sweep: Sweep, kind: ReportFormat) -> str:
+def _sweep_text(sweep: "Sweep", kind: ReportFormat) -> str:
     if kind is ReportFormat.html:
         from kvplan.reporting.sweep_page import render_sweep
 
@@ -177,7 +175,7 @@ def _sweep_text(sweep: Sweep, kind: ReportFormat) -> str:
     return json.dumps(sweep.document(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _text(result: Result | Sweep, kind: ReportFormat, *, pictures: str | None) -> str:
+def _text(result: "Result | Sweep", kind: ReportFormat, *, pictures: str | None) -> str:
     if kind is ReportFormat.table:
         return _table_text(result)
     if _is_sweep(result):
@@ -199,7 +197,7 @@ def _text(result: Result | Sweep, kind: ReportFormat, *, pictures: str | None) -
     return result_json(result) + "\n"
 
 
-def _table_text(result: Result | Sweep) -> str:
+def _table_text(result: "Result | Sweep") -> str:
     from rich.console import Console
 
     from kvplan.cli.output import PLAIN_WIDTH

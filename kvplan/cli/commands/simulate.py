@@ -1,7 +1,5 @@
 """``kvplan simulate``: replay traffic against a deployment."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -139,7 +137,7 @@ class _Simulation:
 
     def __init__(
         self,
-        scenario: Scenario,
+        scenario: "Scenario",
         engine: str,
         rows: str | None,
         decisions: str | None,
@@ -211,7 +209,7 @@ def _line_writer(stream: IO[str]) -> Callable[[str], None]:
     return write
 
 
-def _write(result: Result, output: str | None, html: str | None) -> None:
+def _write(result: "Result", output: str | None, html: str | None) -> None:
     from kvplan.cli.files import written
     from kvplan.reporting.result import result_json
 
@@ -231,7 +229,7 @@ def _write(result: Result, output: str | None, html: str | None) -> None:
         write_report(result, Path(html), ReportFormat.html)
 
 
-def _print(result: Result, format: OutputFormat, standard: str | None) -> None:
+def _print(result: "Result", format: OutputFormat, standard: str | None) -> None:
     if format is OutputFormat.table:
         from kvplan.cli.output import stderr_console, stdout_console
         from kvplan.reporting.console import summary_table

@@ -1,7 +1,5 @@
 """``kvplan size``: what the KV cache of a model takes, line by line."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,7 +97,7 @@ def size(
     _print(report, found, output)
 
 
-def _print(report: SizeReport, found: Resolved, output: OutputFormat) -> None:
+def _print(report: "SizeReport", found: "Resolved", output: OutputFormat) -> None:
     from kvplan.cli.output import answer, csv_text, markdown_table, print_json, warn
 
     warnings = (*found.warnings, *report.warnings)
@@ -121,7 +119,7 @@ def _print(report: SizeReport, found: Resolved, output: OutputFormat) -> None:
         answer("\n".join(_table(report, found.model, found.origin)))
 
 
-def _table(report: SizeReport, spec: ModelSpec, origin: str) -> list[str]:
+def _table(report: "SizeReport", spec: "ModelSpec", origin: str) -> list[str]:
     from kvplan.units import format_bytes
 
     ask = report.request
@@ -146,7 +144,7 @@ def _table(report: SizeReport, spec: ModelSpec, origin: str) -> list[str]:
     return lines
 
 
-def _window_saving(report: SizeReport) -> Iterator[str]:
+def _window_saving(report: "SizeReport") -> Iterator[str]:
     """What layers that forget save, against the same layers keeping the whole context."""
     from kvplan.units import format_bytes
 
@@ -164,7 +162,7 @@ def _window_saving(report: SizeReport) -> Iterator[str]:
     )
 
 
-def _folded(terms: tuple[Term, ...]) -> list[tuple[str, str, list[str], int | float, str]]:
+def _folded(terms: "tuple[Term, ...]") -> list[tuple[str, str, list[str], int | float, str]]:
     """``(name, formula, what else it is, value, unit)``: a number said once is not said again.
 
     A sum of one part (parts are named ``layers: what``) is the part under the sum's name; what rounding or
@@ -206,7 +204,7 @@ def _wrap(text: str) -> list[str]:
     return textwrap.wrap(text, 80, subsequent_indent=indent + "  ", break_on_hyphens=False) or [""]
 
 
-def _alternatives(report: SizeReport, spec: ModelSpec) -> list[str]:
+def _alternatives(report: "SizeReport", spec: "ModelSpec") -> list[str]:
     from kvplan.errors import UsageError
     from kvplan.sizing.size import size_model
     from kvplan.specs.formats import kv_format

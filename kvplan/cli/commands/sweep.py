@@ -1,7 +1,5 @@
 """``kvplan sweep``: one scenario at every combination of a few values."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time
@@ -159,7 +157,7 @@ AXES_WIDTH = 30
 """Most columns of a line for what is varied; what needs more is listed above the tables."""
 
 
-def print_table(document: dict[str, Any], console: Console) -> None:
+def print_table(document: dict[str, Any], console: "Console") -> None:
     """All figures in one table where the line is long enough, else one table a group of figures."""
     from kvplan.reporting.sweep import GROUPS, legend, point_table, remarks
 
@@ -180,7 +178,7 @@ def print_table(document: dict[str, Any], console: Console) -> None:
         _print_wrapped(f"- {note}", console)
 
 
-def _print_wrapped(text: str, console: Console) -> None:
+def _print_wrapped(text: str, console: "Console") -> None:
     import textwrap
 
     from rich.text import Text
@@ -191,12 +189,12 @@ def _print_wrapped(text: str, console: Console) -> None:
         console.print(Text(line))
 
 
-def _width(table: Table) -> int:
+def _width(table: "Table") -> int:
     cells = [table.columns, *table.rows]
     return sum(max(len(row[place]) for row in cells) + 3 for place in range(len(table.columns)))
 
 
-def _grid(table: Table) -> Any:
+def _grid(table: "Table") -> Any:
     from rich import box
     from rich.table import Table as Grid
     from rich.text import Text
@@ -213,7 +211,7 @@ def _grid(table: Table) -> Any:
     return grid
 
 
-def _judge(planned: Sweep) -> None:
+def _judge(planned: "Sweep") -> None:
     """Errors for the exit code: all rows were printed."""
     errors = [outcome["error"] for outcome in planned.outcomes if outcome is not None and outcome["error"]]
     broken = [error for error in errors if error["exit_code"] != AnswerIsNo.exit_code]

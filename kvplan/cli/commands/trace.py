@@ -1,7 +1,5 @@
 """``kvplan trace``: describe, convert and synthesize request traces."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -297,7 +295,7 @@ def formats(output: FormatOption = OutputFormat.table) -> None:
         answer("\n".join(lines))
 
 
-def _open(path: str, trace_format: str, **options: Any) -> Trace:
+def _open(path: str, trace_format: str, **options: Any) -> "Trace":
     from kvplan.errors import DataError
     from kvplan.traces.trace import open_trace
     from kvplan.traces.workloads import WORKLOADS
@@ -315,7 +313,7 @@ def _is_workload(name: str) -> bool:
     return name in WORKLOADS and not Path(name).exists()
 
 
-def _synthetic(name: str, requests: int | None, rate: float | None, seed: int) -> Iterator[Request]:
+def _synthetic(name: str, requests: int | None, rate: float | None, seed: int) -> "Iterator[Request]":
     from kvplan.traces.synthesize import synthesize as draw
 
     return draw(name, 2_000 if requests is None else requests, 10.0 if rate is None else rate, seed)
@@ -333,7 +331,7 @@ def _refuse_for_workloads(name: str, **given: object) -> None:
             )
 
 
-def _counted(requests: Iterator[Request], report: Accounting) -> Iterator[Request]:
+def _counted(requests: "Iterator[Request]", report: "Accounting") -> "Iterator[Request]":
     for request in requests:
         report.rows += 1
         report.requests += 1

@@ -354,7 +354,7 @@ class DisaggregatedEngine:
             setattr(totals, name, sum(getattr(replica.recorder.totals, name) for replica in replicas))
         for name in _OF_PREFILL:
             setattr(totals, name, sum(getattr(prefill.recorder.totals, name) for prefill in self.prefills))
-        totals.unfinished = totals.requests - totals.finished - totals.rejected
+        self.recorder.settle()
         self.recorder.sections["disaggregation"] = list(self._metrics())
 
     def _metrics(self) -> Iterable[Metric]:

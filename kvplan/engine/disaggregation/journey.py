@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -80,9 +79,7 @@ class Journey:
         """What the prefill instance is asked for: the prompt and one token."""
         it = self.request
         output = _cut(it.output, 1)[0]
-        return StageRequest(
-            it.id, it.arrival_s, it.prompt, it.prompt_tokens, output, 1, it.priority, it.session, self
-        )
+        return self._stage(it._replace(output=output, output_tokens=1))
 
     def after(self, now: float, first_token: FirstToken) -> StageRequest:
         """What the decode instance is asked for, from ``now`` on."""
@@ -91,21 +88,24 @@ class Journey:
         if first_token is FirstToken.PREFILL:
             first, output = _cut(output, 1)
             prompt, known, left = (*prompt, *first), known + 1, left - 1
-        return StageRequest(it.id, now, prompt, known, output, left, it.priority, it.session, self)
+        return self._stage(Request(it.id, now, prompt, known, output, left, it.priority, it.session))
+
+    def _stage(self, request: Request) -> StageRequest:
+        stage = StageRequest(*request)
+        stage.journey = self
+        return stage
 
 
-@dataclass(frozen=True, slots=True)
 class StageRequest(Request):
     """A request as one of the two instances sees it."""
 
-    journey: Journey | None = None
+    journey: Journey
 
 
 def journey_of(live: LiveRequest) -> Journey:
     """The journey a request of an instance belongs to."""
     facts = live.request
     assert isinstance(facts, StageRequest)
-    assert facts.journey is not None
     return facts.journey
 
 

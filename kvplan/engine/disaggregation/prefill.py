@@ -89,6 +89,8 @@ class PrefillReplica(Replica):
         peak_held: most requests computed and not yet sent.
     """
 
+    hears_every_step = True
+
     def __init__(
         self,
         config: EngineConfig,

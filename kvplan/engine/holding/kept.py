@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from heapq import heappop, heappush
-from itertools import cycle, islice, repeat
+from itertools import accumulate, cycle, islice, repeat
 from typing import TYPE_CHECKING
 
 from kvplan.engine.holding.steady import HeldDecodes
@@ -80,8 +80,12 @@ class KeptDecodes(HeldDecodes):
         """As the base class."""
         return self._total
 
-    def gains(self, steps: int) -> Iterable[int]:
+    def contexts(self, steps: int) -> Iterable[int]:
         """As the base class."""
+        return islice(accumulate(self._grows(steps), initial=self._total), 1, None)
+
+    def _grows(self, steps: int) -> Iterable[int]:
+        """By how many tokens the context grows in each of the next ``steps`` steps."""
         table, beat = self._gains, self._rhythm.beat
         if beat == 1:
             return repeat(table[0], steps)
@@ -90,13 +94,17 @@ class KeptDecodes(HeldDecodes):
 
     def glide(self, steps: int) -> None:
         """As the base class."""
-        self._total += self._gains[0] * steps if self._rhythm.beat == 1 else sum(self.gains(steps))
+        self._total += self._gains[0] * steps if self._rhythm.beat == 1 else sum(self._grows(steps))
         super().glide(steps)
 
     def next_event(self) -> int:
         """As the base class; also where a request becomes full."""
         event, full = super().next_event(), self._full
         return full[0][0] if full and full[0][0] < event else event
+
+    def quiet_steps(self) -> int:
+        """As the base class."""
+        return min(super().quiet_steps(), self.next_event() - self.tick)
 
     def due(self) -> tuple[list[LiveRequest], list[LiveRequest]]:
         """As the base class, after those that have become full have left the tables."""

@@ -14,6 +14,8 @@ from kvplan.traces.request import Request
 class HybridReplica(Replica):
     """``Replica`` over any groups that ``covers`` allows."""
 
+    hears_every_step = True
+
     def __init__(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> None:
         super().__init__(config, latency, recorder)
         self.scheduler = self.hybrid = HybridScheduler(config, keep_schedule=self.logging)

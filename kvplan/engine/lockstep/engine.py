@@ -263,7 +263,7 @@ class LockstepEngine:
             rank.close()
         for name in _SUMMED:
             setattr(totals, name, sum(getattr(rank.recorder.totals, name) for rank in self.ranks))
-        totals.unfinished = totals.requests - totals.finished - totals.rejected
+        self.recorder.settle()
         served = [rank.recorder.totals.finished for rank in self.ranks]
         hottest = [rank.recorder.totals.peak_used_blocks for rank in self.ranks]
         waited = 1 - self._own_s / self._busy_s if self._busy_s else 0.0

@@ -107,7 +107,7 @@ class SamplingEngine:
         totals = self.recorder.totals
         for name in _COPIED:
             setattr(totals, name, getattr(self.inner.totals, name))
-        totals.unfinished = totals.requests - totals.finished - totals.rejected
+        self.recorder.settle()
         self.recorder.sections["sampling"] = self._metrics()
 
     def _metrics(self) -> list[Metric]:

@@ -90,6 +90,7 @@ class SampleRows:
         )
         recorder = self.recorder
         recorder.finished(whole)
+        recorder.settle()
         if whole.output_tokens > 1:
             del recorder.tpot_s[-1]
             if leader.output_tokens > 1:

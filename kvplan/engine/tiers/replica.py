@@ -31,6 +31,8 @@ class TieredReplica(RemoteReplica):
         prefetch: whether what the disk has of a prompt is read into the host as soon as it arrives.
     """
 
+    hears_every_step = True
+
     def __init__(
         self,
         config: EngineConfig,

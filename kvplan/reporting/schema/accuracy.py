@@ -1,7 +1,5 @@
 """How far the latencies of a result may be off."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator

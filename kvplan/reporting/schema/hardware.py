@@ -1,7 +1,5 @@
 """What was simulated on: the model, the GPU, the bill of memory, the pool and what it has room for."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

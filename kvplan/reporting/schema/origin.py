@@ -1,7 +1,5 @@
 """Where a result comes from: the trace, what was assumed, the files read, the command."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

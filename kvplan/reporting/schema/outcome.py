@@ -1,7 +1,5 @@
 """What happened: counters, latencies, throughput, the state over time, objectives, figures of strategies."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 from typing import Annotated, Self
 

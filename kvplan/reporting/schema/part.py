@@ -1,7 +1,5 @@
 """What every part of a result is made of: strict, closed objects and bounded numbers."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field

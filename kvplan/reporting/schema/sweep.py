@@ -1,7 +1,5 @@
 """``kvplan.sweep/1``: one scenario at many values, a row a point, and the border at which it is checked."""
 
-from __future__ import annotations
-
 import json
 from typing import Annotated, Any, Literal, Self
 

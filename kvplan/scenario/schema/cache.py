@@ -1,7 +1,5 @@
 """The KV cache of one replica."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator

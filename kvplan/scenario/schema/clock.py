@@ -1,7 +1,5 @@
 """The clock, and how sure one may be of it."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, model_validator

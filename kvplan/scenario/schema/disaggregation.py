@@ -1,7 +1,5 @@
 """Prefill and decode on instances of their own."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

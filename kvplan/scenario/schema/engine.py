@@ -1,7 +1,5 @@
 """Options of the engines, under their own names."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag

@@ -1,7 +1,5 @@
 """How requests hold memory: blocks, slots or contiguous regions."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator

@@ -1,7 +1,5 @@
 """How the GPUs are used together."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import AfterValidator, Field

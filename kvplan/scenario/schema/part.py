@@ -1,7 +1,5 @@
 """What every part of a scenario is made of: strict fields, and texts with units."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """Pinned prefixes: what stays in the cache while it keeps being asked for."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field

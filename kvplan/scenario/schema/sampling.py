@@ -1,7 +1,5 @@
 """How many answers a request gets."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator

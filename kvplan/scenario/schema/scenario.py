@@ -4,8 +4,6 @@
 does not simulate is refused by name, never ignored.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator

@@ -1,7 +1,5 @@
 """Memory below the device: a host tier, and a disk below it."""
 
-from __future__ import annotations
-
 from typing import Literal, Self
 
 from pydantic import model_validator

@@ -1,7 +1,5 @@
 """What is asked for, and how fast it should be served."""
 
-from __future__ import annotations
-
 from typing import Literal, Self
 
 from pydantic import model_validator

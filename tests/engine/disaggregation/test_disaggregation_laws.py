@@ -188,7 +188,7 @@ def test_a_lone_request_takes_what_the_engine_takes_and_a_step(
     """An infinitely fast link, requests far apart: the prompt as in a plain engine, then one step a token."""
     config, requests = case
     config = replace(config, async_scheduling=False, enable_prefix_caching=False, max_num_seqs=1)
-    alone = [replace(item, arrival_s=100.0 * number * apart) for number, item in enumerate(requests)]
+    alone = [item._replace(arrival_s=100.0 * number * apart) for number, item in enumerate(requests)]
     free = Stage("link", Line(float("inf"), 0.0), prefill=True, decode=True, link=True)
     split, _, _ = play(config, Disaggregation((free,), 100), alone)
     rows: list[RequestRow] = []
@@ -219,7 +219,7 @@ def test_prompts_are_computed_as_by_an_engine_that_is_asked_for_one_token(
     split, _, _ = play(config, strategy, served)
     rows: list[RequestRow] = []
     plain = Replica(config, CLOCK, Recorder(on_request=rows.append))
-    plain.run([replace(item, output=((item.output[0][0], 1),), output_tokens=1) for item in served])
+    plain.run([item._replace(output=((item.output[0][0], 1),), output_tokens=1) for item in served])
     expected = {row.id: (row.scheduled_s, row.finish_s, row.cached_tokens) for row in rows}
     assert {row.id: (row.scheduled_s, row.first_token_s, row.cached_tokens) for row in split} == expected
 

@@ -74,7 +74,7 @@ def checked(examples: int) -> settings:
 
 def distinct(requests: list[Request]) -> list[Request]:
     """No two arrive at once: with equal priorities the plain engine could let them preempt each other."""
-    return [replace(asked, arrival_s=asked.arrival_s + 1e-9 * index) for index, asked in enumerate(requests)]
+    return [asked._replace(arrival_s=asked.arrival_s + 1e-9 * index) for index, asked in enumerate(requests)]
 
 
 @checked(40)

@@ -70,7 +70,7 @@ def test_below_a_small_pool_a_huge_host_is_a_huge_pool(case: tuple[EngineConfig,
     """One request at a time: what is not computed is the same, wherever it lies."""
     config, asked = case
     config = replace(config, enable_prefix_caching=True)
-    apart = [replace(item, arrival_s=1000.0 * index) for index, item in enumerate(asked)]
+    apart = [item._replace(arrival_s=1000.0 * index) for index, item in enumerate(asked)]
     clock = LinearLatency(5e-3, 2e-5, 1e-8)
 
     def cached(engine_of: object) -> dict[str, int]:
