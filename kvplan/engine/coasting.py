@@ -106,8 +106,7 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
             scheduler.steps_since_prefill += done
             totals.steps = steps + done
             if taken:
-                scheduler.index.take(taken)
-                used = pool.usable - pool.blank - pool.cached
+                used = scheduler.take(taken)
                 if used > totals.peak_used_blocks:
                     totals.peak_used_blocks = used
             queued = len(waiting)

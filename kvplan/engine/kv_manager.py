@@ -57,6 +57,12 @@ class KvManager:
         self.publish(request)
         return True
 
+    def take(self, blocks: int) -> int:
+        """Take what requests that decode in step have needed; returns the most blocks in use meanwhile."""
+        self.index.take(blocks)
+        pool = self.pool
+        return pool.usable - pool.blank - pool.cached
+
     def give_back(self, request: LiveRequest) -> None:
         """Give back all blocks of a request."""
         self.index.release(request, request.blocks)

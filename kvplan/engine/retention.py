@@ -42,5 +42,6 @@ def retained_blocks(
     if interval is not None:
         for boundary in boundaries:
             end = boundary // alignment * alignment // block_size
-            kept.update(range(max(start, end - needed), min(stop, end)))
+            if end > start and end - needed < stop:
+                kept.update(range(max(start, end - needed), min(stop, end)))
     return sorted(kept)

@@ -44,3 +44,36 @@ def grouped(draw: st.DrawFn) -> EngineConfig:
 def grouped_cases(draw: st.DrawFn) -> tuple[EngineConfig, list[Request]]:
     config = draw(grouped())
     return config, draw(requests(config.max_model_len))
+
+
+@st.composite
+def long_decodes(draw: st.DrawFn) -> tuple[EngineConfig, list[Request]]:
+    """Full attention and windows under requests that decode for long, in pools where blocks are short."""
+    block = draw(st.integers(1, 5))
+    prompts = draw(st.lists(st.integers(1, 3 * block + 4), min_size=1, max_size=6))
+    outputs = [draw(st.integers(1, 50)) for _ in prompts]
+    kinds = draw(st.lists(st.sampled_from(["full", "sliding", "sliding"]), min_size=1, max_size=4))
+    windows = draw(st.lists(st.integers(1, 30), min_size=2, max_size=2))
+    groups = tuple(
+        CacheGroup(kind, block, 0 if kind == "full" else draw(st.sampled_from(windows))) for kind in kinds
+    )
+    longest = max(prompt + output for prompt, output in zip(prompts, outputs, strict=True))
+    least = len(groups) * (-(-longest // block) + 1)
+    config = EngineConfig(
+        num_blocks=2 + least // draw(st.sampled_from([1, 2])) + draw(st.integers(0, least)),
+        block_size=block,
+        max_model_len=longest,
+        max_num_seqs=draw(st.integers(1, 6)),
+        max_num_batched_tokens=draw(st.integers(4, 40)),
+        enable_prefix_caching=draw(st.booleans()),
+        scheduler_reserve_full_isl=draw(st.booleans()),
+        async_scheduling=draw(st.booleans()),
+        groups=groups,
+    )
+    clock, found = 0.0, []
+    for index, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
+        clock += draw(st.sampled_from([0.0, 0.001, 0.02, 0.1, 0.3]))
+        start = 1000 * draw(st.integers(0, index))  # sometimes a prompt that was there before
+        answer = ((10**6 + 1000 * index, output),)
+        found.append(Request(f"r{index}", clock, ((start, prompt),), prompt, answer, output))
+    return config, found

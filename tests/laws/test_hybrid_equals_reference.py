@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
-from grouped import grouped_cases
-from hypothesis import HealthCheck, assume, given, settings
+from grouped import grouped_cases, long_decodes
+from hypothesis import HealthCheck, assume, example, given, settings
 from workloads import overtaking
 
 from kvplan.engine.config import CacheGroup, EngineConfig
@@ -51,13 +52,16 @@ def check_books(engine: HybridReplica) -> None:
     assert cached == pool.cached
 
 
-@settings(
+OFTEN = settings(
     max_examples=EXAMPLES,
     deadline=None,
     database=None,
     derandomize=EXAMPLES <= 500,
     suppress_health_check=list(HealthCheck),
 )
+
+
+@OFTEN
 @given(grouped_cases())
 def test_hybrid_equals_reference(case: tuple[EngineConfig, list[Request]]) -> None:
     config, requests = case
@@ -65,6 +69,29 @@ def test_hybrid_equals_reference(case: tuple[EngineConfig, list[Request]]) -> No
     reference = play(ReferenceEngine, config, requests, log=True)
     assert play(HybridReplica, config, requests, log=True) == reference
     # Without a decision log quiet steps are run through in bulk.
+    assert play(HybridReplica, config, requests, log=False)[1:] == reference[1:]
+
+
+SHORT = EngineConfig(
+    num_blocks=9, block_size=4, max_model_len=22, max_num_seqs=2, max_num_batched_tokens=4,
+    enable_prefix_caching=False, scheduler_reserve_full_isl=False, async_scheduling=False,
+    groups=(CacheGroup("full", 4), CacheGroup("sliding", 4, 2)),
+)  # fmt: skip
+NEXT_TO_EACH_OTHER = [
+    Request("r0", 0.0, ((0, 1),), 1, ((1000, 1),), 1),
+    Request("r1", 0.0, ((0, 2),), 2, ((2000, 20),), 20),
+    Request("r2", 0.0, ((0, 1),), 1, ((3000, 15),), 15),
+]
+
+
+@example((SHORT, NEXT_TO_EACH_OTHER))
+@example((replace(SHORT, groups=SHORT.groups[:1]), NEXT_TO_EACH_OTHER))
+@OFTEN
+@given(long_decodes())
+def test_long_decodes_hybrid_equals_reference(case: tuple[EngineConfig, list[Request]]) -> None:
+    config, requests = case
+    reference = play(ReferenceEngine, config, requests, log=True)
+    assert play(HybridReplica, config, requests, log=True) == reference
     assert play(HybridReplica, config, requests, log=False)[1:] == reference[1:]
 
 

@@ -10,6 +10,7 @@ from kvplan.engine.hybrid.group import Group, Hit
 from kvplan.engine.hybrid.lookup import Lookup
 from kvplan.engine.hybrid.pool import SharedPool
 from kvplan.engine.hybrid.request import HybridRequest
+from kvplan.engine.hybrid.rhythm import Rhythm
 from kvplan.engine.hybrid.sparse import SparseGroup
 from kvplan.engine.hybrid.states import BoundaryStates, RunningState
 from kvplan.engine.hybrid.windows import ChunkGroup, WindowGroup
@@ -54,6 +55,12 @@ class HybridCache:
                 tables.append(full)
         return tables
 
+    def rhythm(self) -> Rhythm | None:
+        """For requests that decode in step; None where a group's blocks come and go in another way."""
+        if not Rhythm.suits(self._groups, self.alignment):
+            return None
+        return Rhythm(self._groups, self.alignment, self.pool, 1 if self.config.async_scheduling else 0)
+
     def enter(self, request: HybridRequest) -> None:
         """A request is new: it has nothing."""
         for full in self._full:
@@ -97,7 +104,7 @@ class HybridCache:
             for group in self._groups:
                 group.adopt(request, hit)
         self.pool.take(sum([group.grow(request, hit.tokens + tokens) for group in self._groups]))
-        self._settle(request, max(0, hit.tokens - request.in_flight))
+        request.settled_until = 0
 
     # -- running requests -------------------------------------------------------------------------------
 
@@ -125,7 +132,10 @@ class HybridCache:
             for group in groups:
                 group.grow(request, covered)
             pool.take(needed)
-        self._settle(request, processed)
+        if tokens > 1:
+            request.settled_until = 0  # the next chunk needs blocks anyway
+        else:
+            self._settle(request, processed)
         return True
 
     def _settle(self, request: HybridRequest, processed: int) -> None:

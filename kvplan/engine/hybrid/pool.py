@@ -96,6 +96,10 @@ class SharedPool(BlockPool):
             self.blank = -short
             return
         self.blank = 0
+        self.evict(short)
+
+    def evict(self, short: int) -> None:
+        """Evict so many published blocks from the head of the queue."""
         self.evicted += short
         while short:
             entry = self.head

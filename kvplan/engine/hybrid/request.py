@@ -23,7 +23,8 @@ class HybridRequest(LiveRequest):
         joined: tick at which it fell into step.
         publishes: whether it has to publish what fills while it decodes in step; else that follows from its
             progress.
-        settled_until: while no more tokens are to be covered, no group takes or gives back a block.
+        settled_until: while no more tokens are to be covered, no group takes or gives back a block; 0 where
+            nobody has asked.
         published_tokens: tokens whose blocks publication has dealt with, or fewer.
         shared_prefix_boundary: where the last look-up found a prefix that some group had and another had
             not kept; 0 when there was none.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from operator import itemgetter
 from typing import cast
 
 from kvplan.engine.chunking import boundary_aligned
@@ -10,6 +12,7 @@ from kvplan.engine.hybrid.cache import HybridCache
 from kvplan.engine.hybrid.group import Hit
 from kvplan.engine.hybrid.plan import HybridPlan
 from kvplan.engine.hybrid.request import HybridRequest
+from kvplan.engine.hybrid.rhythm import Beat
 from kvplan.engine.hybrid.steady import HybridDecodes
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
@@ -29,7 +32,8 @@ class HybridScheduler(VllmScheduler):
         self.block_size = config.hit_alignment
         self.cache = HybridCache(config)
         self.pool = self.cache.pool
-        self.steady = self.decodes = HybridDecodes(self.cache)
+        self.steady = self.decodes = HybridDecodes(self.cache, self._blocks_wanted)
+        self._stateful = config.state_block_size is not None
         self._granted: dict[HybridRequest, int] = {}
         self._found = _NO_HIT
         self._blocked_until = 0
@@ -79,10 +83,10 @@ class HybridScheduler(VllmScheduler):
 
     def undecided(self) -> bool:
         """As the base class; also where somebody needs a block, gives one back or publishes one."""
-        if self.decodes.quiet_steps() < 1:
-            return True
-        # A prompt that stops at a state to be kept leaves tokens to others.
-        return bool(self.prefills and self.config.state_block_size) or super().undecided()
+        if self.prefills:
+            # A prompt that stops at a state to be kept leaves tokens to others.
+            return self._stateful or super().undecided()
+        return self.decodes.quiet_steps() < 1 or super().undecided()
 
     def wanted(self, request: LiveRequest, threshold: int, budget: int) -> int:
         """As the base class; recurrent states are kept at block boundaries only."""
@@ -91,6 +95,8 @@ class HybridScheduler(VllmScheduler):
 
     def chunk(self, request: LiveRequest, tokens: int, start: int) -> int:
         """As the base class; recurrent states are kept at block boundaries only."""
+        if not self._stateful:
+            return tokens
         return boundary_aligned(cast(HybridRequest, request), tokens, start, self.config)
 
     def regular(self, plan: StepPlan, threshold: int, defer_prefills: bool) -> bool:
@@ -106,20 +112,14 @@ class HybridScheduler(VllmScheduler):
         chunks = {cast(HybridRequest, request): tokens for request, tokens, _ in found}
         if chunks and not self.tail_prefills:
             self.take_turns()
+        beats = decodes.beats() if count else []
         due = decodes.looks() if count else []
         looked: list[HybridRequest] = [*due, *chunks]
         if len(looked) > 1:
             looked.sort(key=_order)
-        for request in looked:
-            tokens = chunks.get(request)
-            if tokens is None:
-                fits = self._extend(
-                    request, request.base + decodes.tick, 1, decodes.in_flight_tokens(request)
-                )
-            else:
-                fits = self._extend(request, request.computed, tokens, request.in_flight)
-            if not fits:
-                return False
+        if not self._supply(looked, chunks, beats):
+            decodes.retry(due)
+            return False
         if self.keep_schedule:
             self._log_regular(plan, cast(dict[LiveRequest, int], chunks))
         if count:
@@ -145,17 +145,67 @@ class HybridScheduler(VllmScheduler):
                 plan.finish.append(ending)
         return True
 
+    def _supply(
+        self, looked: list[HybridRequest], chunks: dict[HybridRequest, int], beats: Sequence[Beat]
+    ) -> bool:
+        """Give everybody the blocks of the next step, in the order of admission; False where they run out."""
+        if not beats:
+            return all(self._look(request, chunks.get(request)) for request in looked)
+        rhythm, tick = self.decodes.rhythm, self.decodes.tick
+        assert rhythm is not None
+        if rhythm.needs[tick % rhythm.size] <= self.cache.pool.free and (
+            not looked or looked[0].order > beats[-1][0]
+        ):
+            rhythm.step(tick)
+            if not all(self._look(request, chunks.get(request)) for request in looked):
+                self.decodes.retry(rhythm.break_off(list(beats), None, tick))
+                return False
+        else:
+            line = [(request.order, request, None) for request in looked]
+            turns = sorted([*line, *((beat[0], beat[1], beat) for beat in beats)], key=itemgetter(0))
+            for place, (_, request, beat) in enumerate(turns):
+                if beat is None:
+                    fits = self._look(request, chunks.get(request))
+                else:
+                    fits = rhythm.play(beat, tick)
+                if not fits:
+                    played = [turn[2] for turn in turns[:place] if turn[2] is not None]
+                    self.decodes.retry(rhythm.break_off(played, beat, tick))
+                    return False
+        self._look_again()
+        return True
+
+    def _look(self, request: HybridRequest, chunk: int | None) -> bool:
+        """Give one request the blocks of the next step: for a chunk of its prompt, or for one token."""
+        if chunk is not None:
+            return self._extend(request, request.computed, chunk, request.in_flight)
+        decodes = self.decodes
+        return self._extend(request, request.base + decodes.tick, 1, decodes.in_flight_tokens(request))
+
     def close(self, request: LiveRequest) -> None:
         """As the base class, in every group."""
         self.cache.close(cast(HybridRequest, request))
 
     def _extend(self, request: HybridRequest, computed: int, tokens: int, in_flight: int) -> bool:
         fits = self.cache.extend(request, computed, tokens, in_flight)
-        # What a blocked request hits can only shrink until something is published, released or admitted:
-        # as long as fewer blocks are free than it needed, it does not fit.
+        self._look_again()
+        return fits
+
+    def _look_again(self) -> None:
+        """Who did not fit may fit now that blocks came free.
+
+        What a blocked request hits can only shrink until something is published, released or admitted: as
+        long as fewer blocks are free than it needed, it does not fit.
+        """
         if self.blocked is not None and self.cache.pool.free >= self._blocked_until:
             self.blocked = None
-        return fits
+
+    def _blocks_wanted(self) -> bool:
+        return bool(self.waiting.items) and len(self.running) < self.config.max_num_seqs
+
+    def take(self, blocks: int) -> int:
+        """As the base class; they were taken step by step."""
+        return self.decodes.most_used
 
     def allocate(self, request: LiveRequest, tokens: int) -> bool:
         """As the base class."""

@@ -60,6 +60,7 @@ class SparseGroup(Group):
         self.group = group
         self.config = config
         self.block_size = group.block_size
+        self.window = group.window
         self.pool = pool
         self._alignment = config.hit_alignment
         self._tables: list[Published] = [{} for _ in range(width)]
@@ -121,6 +122,11 @@ class SparseGroup(Group):
         holding.own -= unpublished
         self.pool.blank += unpublished * self.width
         return entries * self.width
+
+    def let_go(self, holding: SparseHolding, place: int) -> None:
+        """Let go of one published entry."""
+        for block in holding.published.pop(place):
+            self.pool.let_go(block)
 
     def settled_until(self, request: HybridRequest, processed: int) -> int:
         """As far as the blocks reach, or until the next one is out of reach."""

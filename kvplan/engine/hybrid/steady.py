@@ -1,15 +1,17 @@
 """Requests that decode in step and hold blocks in several groups.
 
 Instead of the table of block boundaries there is a calendar of looks, at which a request needs a block, gives
-one back or publishes one.
+one back or publishes one. Who does so by phase alone is left to the ``Rhythm``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 from kvplan.engine.hybrid.cache import HybridCache
 from kvplan.engine.hybrid.request import HybridRequest
+from kvplan.engine.hybrid.rhythm import Beat
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.looks import Looks
 from kvplan.engine.steady import SteadyDecodes
@@ -20,15 +22,25 @@ class HybridDecodes(SteadyDecodes):
 
     Attributes:
         left: requests that left with a token in flight since somebody emptied the list.
+        rhythm: of those who need no looks; None where the groups have none.
+        most_used: most blocks in use after one of the steps glided through last.
+
+    Args:
+        watched: whether somebody waits for blocks that come free.
     """
 
-    __slots__ = ("_cache", "_looks", "left")
+    __slots__ = ("_cache", "_looks", "_watched", "left", "most_used", "rhythm")
 
-    def __init__(self, cache: HybridCache) -> None:
+    def __init__(self, cache: HybridCache, watched: Callable[[], bool]) -> None:
         super().__init__(cache.alignment)
         self._cache = cache
         self._looks: Looks[HybridRequest] = Looks()
+        self._watched = watched
         self.left: list[HybridRequest] = []
+        self.rhythm = cache.rhythm()
+        self.most_used = 0
+        if self.rhythm is not None:
+            self.needs = self.rhythm.needs
 
     def join(self, request: LiveRequest) -> None:
         """As the base class; its next look goes into the calendar."""
@@ -41,6 +53,7 @@ class HybridDecodes(SteadyDecodes):
     def leave(self, request: LiveRequest, in_flight: int) -> None:
         """As the base class; the blocks stay as they are."""
         request = cast(HybridRequest, request)
+        self._leave_rhythm(request)
         self._cache.note_published(request)
         base = request.base
         self.boundaries[-base % self.block_size] += 1
@@ -54,6 +67,48 @@ class HybridDecodes(SteadyDecodes):
         """Tokens of a member that are planned and not delivered when the next step is planned."""
         return request.in_flight + (self.lag if self.tick > request.joined else 0)
 
+    # -- rhythm -----------------------------------------------------------------------------------------
+
+    def beats(self) -> list[Beat]:
+        """What members of the rhythm do in the next step, in the order of admission."""
+        rhythm = self.rhythm
+        if rhythm is None:
+            return []
+        # While anybody decodes in step there is a step in flight whenever one is planned ahead.
+        assert self.lag == rhythm.lag or not rhythm.members
+        return rhythm.at(self.tick)
+
+    def _leave_rhythm(self, request: HybridRequest) -> None:
+        rhythm = self.rhythm
+        if rhythm is not None and request in rhythm.members:
+            computed = request.base + self.tick
+            rhythm.leave(request, computed, computed - 1 - rhythm.lag)
+
+    def _enter_rhythm(self, request: HybridRequest) -> bool:
+        """Whether the request needs no look from now on."""
+        rhythm = self.rhythm
+        if rhythm is None or request.publishes or request.in_flight:
+            return False
+        if self.tick == request.joined or not rhythm.fits(request, self.tick):
+            return False
+        rhythm.join(request)
+        return True
+
+    def glide(self, steps: int) -> None:
+        """As the base class; the rhythm goes on."""
+        rhythm, first = self.rhythm, self.tick
+        super().glide(steps)
+        if rhythm is None or not rhythm.members:
+            return
+        pool, least = rhythm.pool, rhythm.pool.usable
+        for tick in range(first, self.tick):
+            if rhythm.at(tick):
+                rhythm.step(tick)
+                free = pool.blank + pool.cached
+                if free < least:
+                    least = free
+        self.most_used = pool.usable - least
+
     # -- looks ------------------------------------------------------------------------------------------
 
     def expect_publication(self, request: LiveRequest) -> None:
@@ -61,9 +116,13 @@ class HybridDecodes(SteadyDecodes):
         self._expect_look(cast(HybridRequest, request))
 
     def _expect_look(self, request: HybridRequest) -> None:
+        self._leave_rhythm(request)
         base = request.base
-        tick = request.settled_until + 1 - base
         request.publishes = self._cache.publishes(request, base + self.tick - self.lag)
+        if self._enter_rhythm(request):
+            self._looks.forget(request)
+            return
+        tick = request.settled_until + 1 - base
         if request.publishes:
             size = self.block_size
             fills = ((base + self.tick - self.lag) // size + 1) * size - base
@@ -83,13 +142,22 @@ class HybridDecodes(SteadyDecodes):
             if request.steady is self:
                 self._expect_look(request)
 
+    def retry(self, due: list[HybridRequest]) -> None:
+        """The step was not taken: they want their looks when it is."""
+        for request in due:
+            self._looks.expect(request, self.tick + 1)
+
     def next_finish(self) -> int:
         """The tick of the next last token, or earlier."""
         return super().next_event()
 
     def quiet_steps(self) -> int:
-        """As the base class; a step with an entry asks the cache."""
-        return self.next_event() - self.tick - 1
+        """As the base class; a step with an entry asks the cache, and one that gives blocks back is met alone
+        as long as somebody waits for them."""
+        event = self.next_event()
+        if self.rhythm is not None and self.rhythm.members and self._watched():
+            event = min(event, self.rhythm.next(self.tick) + 1)
+        return event - self.tick - 1
 
     def next_event(self) -> int:
         """The next tick at which anything but the clock and the context may change."""

@@ -18,16 +18,16 @@ class WindowGroup(SparseGroup):
     @property
     def blocks_for_hit(self) -> int:
         """Blocks that cover the window before the first token to compute."""
-        return -(-(self.group.window - 1) // self.block_size)
+        return -(-(self.window - 1) // self.block_size)
 
     def skipped_tokens(self, computed: int) -> int:
         """Tokens at the front that no token after the first ``computed`` ones looks at."""
-        return max(0, computed - self.group.window + 1)
+        return max(0, computed - self.window + 1)
 
     def next_drop(self, processed: int) -> int:
         """When the window has left the block it begins in."""
         blocks = self.skipped_tokens(processed) // self.block_size
-        return (blocks + 1) * self.block_size + self.group.window - 1
+        return (blocks + 1) * self.block_size + self.window - 1
 
     def need(
         self, request: HybridRequest, covered: int, hit: Hit | None, computed: int, *, admission: bool
@@ -72,11 +72,11 @@ class ChunkGroup(WindowGroup):
 
     def skipped_tokens(self, computed: int) -> int:
         """All chunks before that of the next token."""
-        return computed // self.group.window * self.group.window
+        return computed // self.window * self.window
 
     def next_drop(self, processed: int) -> int:
         """When the next chunk begins."""
-        return (processed // self.group.window + 1) * self.group.window
+        return (processed // self.window + 1) * self.window
 
     def retained(self, request: HybridRequest, start: int, stop: int) -> Sequence[int]:
         """All of them."""

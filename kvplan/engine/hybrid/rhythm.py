@@ -1,0 +1,180 @@
+"""Decoding requests whose blocks come and go in a fixed rhythm, so that nobody has to ask when.
+
+Once a request decodes in step and has nothing to publish, every group takes a block each time one is full,
+and a window gives one back each time it has left one: both at the same tick modulo the block size, for good.
+Such a request is entered under those phases, and its block tables are written down when it leaves. What
+happens within a step still happens in the order of admission, as it decides what is evicted.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from kvplan.engine.hybrid.full import FullGroup
+from kvplan.engine.hybrid.group import Group
+from kvplan.engine.hybrid.pool import SharedPool
+from kvplan.engine.hybrid.request import HybridRequest
+from kvplan.engine.hybrid.states import RunningState
+from kvplan.engine.hybrid.windows import WindowGroup
+
+Beat: TypeAlias = tuple[int, HybridRequest, tuple[WindowGroup, ...], int]
+"""What a request does at one phase: its order, itself, windows that may leave a block, blocks it takes."""
+
+
+class Rhythm:
+    """Requests in step that take and give back blocks by phase.
+
+    Args:
+        groups: of the cache; ``suits`` them.
+        lag: steps in flight when the next one is planned, as long as the engine is busy.
+
+    Attributes:
+        needs: blocks taken by the step planned at a tick, by tick modulo the block size.
+        members: who is entered.
+    """
+
+    __slots__ = ("_beats", "_full", "_pattern", "_windows", "lag", "members", "needs", "pool", "size")
+
+    def __init__(self, groups: Sequence[Group], size: int, pool: SharedPool, lag: int) -> None:
+        self.size = size
+        self.pool = pool
+        self.lag = lag
+        self.needs = [0] * size
+        self.members: dict[HybridRequest, None] = {}
+        self._beats: list[list[Beat]] = [[] for _ in range(size)]
+        self._full = [group.place for group in groups if isinstance(group, FullGroup)]
+        self._windows = [group for group in groups if isinstance(group, WindowGroup)]
+        takes = len(self._full) + sum(group.width for group in self._windows)
+        at: dict[int, list[WindowGroup]] = {0: []}
+        for group in self._windows:
+            at.setdefault((lag + group.window - 1) % size, []).append(group)
+        self._pattern = [
+            (offset, tuple(leaving), 0 if offset else takes) for offset, leaving in sorted(at.items())
+        ]
+
+    @staticmethod
+    def suits(groups: Sequence[Group], size: int) -> bool:
+        """Whether all groups have blocks of ``size`` tokens and are of kinds that have a rhythm."""
+        return all(
+            ((isinstance(group, FullGroup) or type(group) is WindowGroup) and group.block_size == size)
+            or isinstance(group, RunningState)
+            for group in groups
+        )
+
+    # -- members ----------------------------------------------------------------------------------------
+
+    def fits(self, request: HybridRequest, tick: int) -> bool:
+        """Whether the request's tables are, before the step at ``tick``, what the rhythm says they are."""
+        size, computed = self.size, request.base + tick
+        length = -(-computed // size)
+        if any(request.full[place].blocks != length for place in self._full):
+            return False
+        for group in self._windows:
+            holding = request.sparse[group.place]
+            if holding.length != length or holding.dropped != self._left(group, computed - 1 - self.lag):
+                return False
+        return True
+
+    def join(self, request: HybridRequest) -> None:
+        """From the next step on; it ``fits``."""
+        size, needs = self.size, self.needs
+        self.members[request] = None
+        for offset, leaving, takes in self._pattern:
+            phase = (offset - request.base) % size
+            insort(self._beats[phase], (request.order, request, leaving, takes))
+            needs[phase] += takes
+
+    def leave(self, request: HybridRequest, computed: int, processed: int) -> None:
+        """Write down the tables of a member that has blocks for ``computed`` tokens, and take it out.
+
+        ``processed``: tokens up to which windows have been left.
+        """
+        size, needs = self.size, self.needs
+        del self.members[request]
+        for offset, _, takes in self._pattern:
+            phase = (offset - request.base) % size
+            beats = self._beats[phase]
+            del beats[bisect_left(beats, (request.order,))]
+            needs[phase] -= takes
+        length = -(-computed // size)
+        for place in self._full:
+            request.full[place].blocks = length
+        for group in self._windows:
+            holding = request.sparse[group.place]
+            holding.length = length
+            holding.dropped = self._left(group, processed)
+            holding.own = length - holding.dropped - len(holding.published)
+        request.settled_until = 0
+
+    def _left(self, group: WindowGroup, processed: int) -> int:
+        """Entries of a window's table that lie behind it."""
+        return group.skipped_tokens(processed) // self.size
+
+    # -- steps ------------------------------------------------------------------------------------------
+
+    def at(self, tick: int) -> list[Beat]:
+        """What the step planned at ``tick`` brings, in the order of admission."""
+        return self._beats[tick % self.size]
+
+    def next(self, tick: int) -> int:
+        """The first tick from ``tick`` on at which anything happens; there are members."""
+        size, beats = self.size, self._beats
+        return next(tick + ahead for ahead in range(size) if beats[(tick + ahead) % size])
+
+    def step(self, tick: int) -> None:
+        """All beats of a step; the pool has the blocks.
+
+        Blocks without content come and go at the head of the free queue, so how many have to be evicted
+        depends on the order of the beats; which ones does not.
+        """
+        pool, lag, size = self.pool, self.lag, self.size
+        blank, evicted, taken = pool.blank, 0, 0
+        for _, request, leaving, takes in self._beats[tick % size]:
+            for group in leaving:
+                entry = (request.base + tick - lag - group.window + 1) // size - 1
+                holding = request.sparse[group.place]
+                if entry < 0:
+                    continue
+                if entry in holding.published:
+                    group.let_go(holding, entry)
+                else:
+                    blank += group.width
+            if takes:
+                taken += takes
+                blank -= takes
+                if blank < 0:
+                    evicted -= blank
+                    blank = 0
+        pool.blank = blank
+        pool.allocated += taken
+        if evicted:
+            pool.evict(evicted)
+
+    def play(self, beat: Beat, tick: int) -> bool:
+        """One beat; False, with blocks given back and none taken, where the pool has not enough."""
+        _, request, leaving, takes = beat
+        pool, processed = self.pool, request.base + tick - self.lag
+        for group in leaving:
+            entry = self._left(group, processed) - 1
+            holding = request.sparse[group.place]
+            if entry in holding.published:
+                group.let_go(holding, entry)
+            elif entry >= 0:
+                pool.blank += group.width
+        if takes > pool.blank + pool.cached:
+            return False
+        if takes:
+            pool.take(takes)
+        return True
+
+    def break_off(self, played: Sequence[Beat], failed: Beat | None, tick: int) -> list[HybridRequest]:
+        """The step at ``tick`` ends with these beats: whoever had one is written down as they are."""
+        for _, request, _, _ in played:
+            computed = request.base + tick
+            self.leave(request, computed + 1, computed - self.lag)
+        if failed is not None:
+            computed = failed[1].base + tick
+            self.leave(failed[1], computed, computed - self.lag)
+        return [beat[1] for beat in played] + ([failed[1]] if failed is not None else [])
