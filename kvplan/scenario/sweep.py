@@ -48,7 +48,7 @@ class Sweep:
 
     Raises:
         SpecError, OSError: the scenario file cannot be read.
-        UsageError: no axis, or too many points.
+        UsageError: no axis, or too many points. KvplanError: what is wrong with every point alike.
     """
 
     def __init__(
@@ -81,6 +81,9 @@ class Sweep:
                     hint="save the trace to a file",
                 )
             self.scenarios.append(scenario)
+        wrong = [item for item in self.scenarios if isinstance(item, KvplanError)]
+        if len(wrong) == len(self.scenarios) and len({(item.message, item.where) for item in wrong}) == 1:
+            raise wrong[0]  # a misspelt field, say: a table of the same reason helps nobody
         self.outcomes: list[Outcome | None] = [None] * len(self.points)
 
     @property

@@ -126,8 +126,20 @@ def test_a_failed_point_is_printed_and_exits_with_1(
 
 
 def test_the_same_reason_is_said_once(scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
-    run(["sweep", scenario, "--vary", "cache.eviction=nope", "--vary", "seed=0,1,2", "-j", "1"])
+    run(
+        ["sweep", scenario, "--vary", "cache.eviction=nope,lru", "--vary", "seed=0,1,2", "-j", "1", "-n", "2"]
+    )
     assert "- points 1, 2 and 3: failed," in capsys.readouterr().out
+
+
+def test_what_is_wrong_with_every_point_is_said_before_any_is_simulated(
+    scenario: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["sweep", scenario, "--vary", "cache.evicton=lru,lfu", "-j", "1"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "did you mean eviction?" in printed.err
+    assert "--vary" in printed.err
 
 
 def test_where_nothing_fits_the_answer_is_no(scenario: str, capsys: pytest.CaptureFixture[str]) -> None:
