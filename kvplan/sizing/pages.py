@@ -166,15 +166,18 @@ def vllm_layout(
 
 def _covering_block(stores: Sequence[Store], block_size: int) -> int:
     """The block size at which a page of a packed format covers 16 tokens of the layers left plain."""
-    tokens: dict[bool, int] = {}
+    packed: list[Store] = []
+    plain: list[Store] = []
     for store in stores:
         if isinstance(store.content, Heads) and store.reach == "context":
-            packed = store.content.form.plain_ends > 0
-            tokens[packed] = max(tokens.get(packed, 0), store.page_bytes(1))
-    if len(tokens) < 2 or tokens[True] == tokens[False]:
+            (packed if store.content.form.plain_ends > 0 else plain).append(store)
+    if not packed or not plain:
+        return block_size
+    token, plain_token = (max(store.page_bytes(1) for store in kind) for kind in (packed, plain))
+    if token == plain_token:
         return block_size
     alignment = max(16, block_size)
-    return alignment * -(-16 * tokens[False] // (alignment * tokens[True]))
+    return alignment * -(-16 * plain_token // (alignment * token))
 
 
 def _grown_block(stores: Sequence[Store], state: int, block_size: int, latent: bool) -> tuple[int, int]:
