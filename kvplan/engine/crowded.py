@@ -133,6 +133,8 @@ def schedule_one_by_one(
         if not fits:
             continue  # it preempted itself: the next request now stands at its index
         granted[request] = tokens
+        # Also if it is taken back: vLLM counts the interval between prompts from here.
+        plan.carries_prefill |= request in prefilling
         budget -= tokens
         index += 1
     _account(scheduler, plan, running, granted)
@@ -168,8 +170,6 @@ def _account(
     scheduler.all_in_step = True
     for request, tokens in granted.items():
         plan.add(request, request.computed - tokens, tokens)
-        if request in prefilling:
-            plan.carries_prefill = True
     if scheduler.keep_schedule:
         plan.scheduled = list(granted.items())
     for request in running:

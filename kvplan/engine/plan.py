@@ -16,7 +16,8 @@ class StepPlan:
         samples: requests whose output is delivered one by one; those that decode in step are not listed.
         preempted: requests preempted to make room, in that order.
         admitted: requests scheduled for the first time ever.
-        carries_prefill: whether it computes prompt tokens (vLLM's ``prefill_scheduled``).
+        carries_prefill: whether it was to compute prompt tokens, those taken back by a preemption included
+            (vLLM's ``prefill_scheduled``).
         scheduled: (request, tokens) in scheduling order; kept only for a decision log.
     """
 

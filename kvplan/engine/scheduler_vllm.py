@@ -276,8 +276,10 @@ class VllmScheduler(Admission):
             self.explicit = []
         if len(plan.finish) > 1:
             plan.finish.sort(key=_order)
-        if plan.batch.scheduled_tokens:
-            self.steps_since_prefill = 1 if plan.carries_prefill else self.steps_since_prefill + 1
+        if plan.carries_prefill:
+            self.steps_since_prefill = 1
+        elif plan.batch.scheduled_tokens:
+            self.steps_since_prefill += 1
 
     def _places(self, requests: list[LiveRequest]) -> int:
         """Places in the order of admission that requests take which have not sampled yet."""

@@ -119,6 +119,24 @@ def test_a_block_that_fills_lets_in_who_waits_in_the_same_step() -> None:
     assert play(Replica, config, requests, log=False).told == reference.told
 
 
+def test_a_chunk_taken_back_was_prefill_all_the_same() -> None:
+    """vLLM 0.33 counts the interval from the step in which it was granted, whoever was preempted after that."""
+    config = EngineConfig(
+        num_blocks=26, block_size=1, max_model_len=21, max_num_seqs=4, max_num_batched_tokens=6,
+        enable_prefix_caching=False, policy="priority", long_prefill_token_threshold=1,
+        scheduler_reserve_full_isl=False, prefill_schedule_interval=3,
+    )  # fmt: skip
+    requests = [
+        Request("r0", 0.01, ((0, 12),), 12, ((1000, 8),), 8, priority=1),
+        Request("r1", 0.01, ((100, 5),), 5, ((2000, 14),), 14, priority=1),
+    ]
+    reference = play(ReferenceEngine, config, requests, log=True)
+    real = ["r1=1|1|2|0|", "r1=1|8|1|1|r0", "r1=1|7|1|1|", "r0=6|19|1|0|", "r0=6|13|1|0|"]
+    assert reference.lines[15:20] == real
+    assert play(Replica, config, requests, log=True).lines == reference.lines
+    assert play(Replica, config, requests, log=False).told == reference.told
+
+
 def test_a_decode_behind_a_prompt_publishes_behind_it() -> None:
     """Found by 16,000 workloads against vLLM itself: the prompt has the answer, and both fill its block at once."""
     config = EngineConfig(

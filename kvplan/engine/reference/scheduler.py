@@ -25,6 +25,8 @@ class StepPlan:
     free_blocks: int = 0
     running: int = 0
     waiting: int = 0
+    carries_prefill: bool = False
+    """Whether a prompt was given tokens, also if they were taken back by a preemption."""
 
     @property
     def total_tokens(self) -> int:
@@ -120,6 +122,7 @@ class Scheduler:
                 continue
             plan.tokens[state] = new_tokens
             plan.computed_before[state] = state.num_computed
+            plan.carries_prefill |= state.is_prefill_chunk
             budget -= new_tokens
             index += 1
         return budget
@@ -198,6 +201,7 @@ class Scheduler:
             state.status = Status.RUNNING
             state.num_computed = hit.tokens
             state.is_prefill_chunk = state.num_tokens - hit.tokens > 1
+            plan.carries_prefill |= state.is_prefill_chunk
             self.running.append(state)
             plan.tokens[state] = new_tokens
             plan.computed_before[state] = hit.tokens
@@ -207,9 +211,7 @@ class Scheduler:
 
     def _advance(self, plan: StepPlan) -> None:
         """``_update_after_schedule``: computed tokens move before the step runs."""
-        carries_prefill = False
         for state, count in plan.tokens.items():
-            carries_prefill |= state.is_prefill_chunk
             state.num_computed += count
             state.in_flight += count
             state.is_prefill_chunk = state.num_computed < state.num_tokens + state.placeholders
@@ -217,8 +219,10 @@ class Scheduler:
                 plan.sampling.add(state)
                 if self.config.async_scheduling:
                     state.placeholders += 1
-        if plan.tokens:
-            self._steps_since_prefill = 1 if carries_prefill else self._steps_since_prefill + 1
+        if plan.carries_prefill:
+            self._steps_since_prefill = 1
+        elif plan.tokens:
+            self._steps_since_prefill += 1
 
     # -- after the step ---------------------------------------------------------------------------------
 
