@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from workloads import configs, requests
 
 from kvplan.engine.config import CacheGroup, EngineConfig
-from kvplan.traces.request import Request
+from kvplan.traces.request import Request, TokenRuns, count_tokens, join_runs
 
 
 @st.composite
@@ -76,4 +76,54 @@ def long_decodes(draw: st.DrawFn) -> tuple[EngineConfig, list[Request]]:
         start = 1000 * draw(st.integers(0, index))  # sometimes a prompt that was there before
         answer = ((10**6 + 1000 * index, output),)
         found.append(Request(f"r{index}", clock, ((start, prompt),), prompt, answer, output))
+    return config, found
+
+
+@st.composite
+def long_prompts(draw: st.DrawFn) -> tuple[EngineConfig, list[Request]]:
+    """Prompts that go on from earlier ones and wait for a pool that holds little more than one of them.
+
+    What they hit comes, goes and changes hands while they wait.
+    """
+    block = draw(st.sampled_from([1, 2, 4]))
+    longest = block * draw(st.integers(20, 60))
+    kind = draw(st.sampled_from(["sliding", "sliding", "chunked"]))
+    window = draw(st.integers(1, longest // 2))
+    if kind == "chunked":
+        window = -(-window // block) * block
+    least = 2 * (longest // block)
+    config = EngineConfig(
+        num_blocks=2 + least + draw(st.integers(0, least // 2)),
+        block_size=block,
+        max_model_len=longest,
+        max_num_seqs=draw(st.sampled_from([3, 4, 8])),
+        max_num_batched_tokens=block * draw(st.sampled_from([8, 16, 64])),
+        policy=draw(st.sampled_from(["fcfs", "priority"])),
+        async_scheduling=draw(st.booleans()),
+        retention_interval=draw(st.sampled_from([0, None])),
+        groups=(CacheGroup("full", block), CacheGroup(kind, block, window)),
+    )
+    clock, found = 0.0, []
+    history: list[TokenRuns] = [()]
+    for index in range(draw(st.integers(3, 9))):
+        runs: list[tuple[int, int]] = []
+        before = draw(st.sampled_from(history))
+        left = draw(st.integers(0, count_tokens(before)))
+        for start, length in before:
+            take = min(left, length)
+            if take:
+                runs.append((start, take))
+            left -= take
+        fresh = min(draw(st.integers(1, longest // 3)), longest - 1 - count_tokens(tuple(runs)))
+        if fresh > 0:
+            runs.append((1000 * index, fresh))
+        prompt = join_runs(runs)
+        tokens = count_tokens(prompt)
+        output_tokens = draw(st.integers(1, max(1, longest - tokens)))
+        output = ((10**6 + 1000 * index, output_tokens),)
+        history.append(join_runs((*prompt, *output)))
+        clock += draw(st.sampled_from([0.0, 0.0, 0.01, 0.1]))
+        found.append(
+            Request(f"r{index}", clock, prompt, tokens, output, output_tokens, draw(st.integers(0, 2)))
+        )
     return config, found

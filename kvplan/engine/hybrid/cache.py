@@ -89,6 +89,14 @@ class HybridCache:
         request.shared_prefix_boundary = hit.longest if hit.longest > hit.tokens else 0
         return hit
 
+    def stands(self, request: HybridRequest, hit: Hit) -> bool:
+        """Whether a look-up would still find this, and as much of it unheld; nothing was published since."""
+        for full, match in zip(self._full, hit.matches, strict=False):
+            now = full.index.match(request.content, match.blocks)
+            if (now.blocks, now.unheld) != (match.blocks, match.unheld):
+                return False
+        return all(block.first for tail in hit.tails for entry in tail for block in entry)
+
     def needs(self, request: HybridRequest, tokens: int | None, hit: Hit) -> int:
         """Blocks that leave the free queue if a waiting request begins with ``tokens`` more than it hits;
         ``None``: with all its known tokens, as the admission gate counts them."""

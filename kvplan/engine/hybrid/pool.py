@@ -41,6 +41,11 @@ class CachedBlock:
                 first.later = []
             first.later.append(self)
 
+    @property
+    def first(self) -> bool:
+        """Whether a look-up finds it: it is cached, and was published first under its name."""
+        return self.table.get(self.name) is self
+
     def forget(self) -> None:
         """It is evicted: nobody finds it any more."""
         first = self.table[self.name]

@@ -36,7 +36,8 @@ class HybridScheduler(VllmScheduler):
         self._stateful = config.state_block_size is not None
         self._granted: dict[HybridRequest, int] = {}
         self._found = _NO_HIT
-        self._blocked_until = 0
+        self._blocked_until = self._blocked_evicted = 0
+        self._blocked_hit = _NO_HIT
 
     def live(self, request: Request) -> LiveRequest:
         """As the base class."""
@@ -86,6 +87,7 @@ class HybridScheduler(VllmScheduler):
         if self.prefills:
             # A prompt that stops at a state to be kept leaves tokens to others.
             return self._stateful or super().undecided()
+        self._look_again()
         return self.decodes.quiet_steps() < 1 or super().undecided()
 
     def wanted(self, request: LiveRequest, threshold: int, budget: int) -> int:
@@ -172,33 +174,34 @@ class HybridScheduler(VllmScheduler):
                     played = [turn[2] for turn in turns[:place] if turn[2] is not None]
                     self.decodes.retry(rhythm.break_off(played, beat, tick))
                     return False
-        self._look_again()
         return True
 
     def _look(self, request: HybridRequest, chunk: int | None) -> bool:
         """Give one request the blocks of the next step: for a chunk of its prompt, or for one token."""
         if chunk is not None:
-            return self._extend(request, request.computed, chunk, request.in_flight)
+            return self.cache.extend(request, request.computed, chunk, request.in_flight)
         decodes = self.decodes
-        return self._extend(request, request.base + decodes.tick, 1, decodes.in_flight_tokens(request))
+        return self.cache.extend(request, request.base + decodes.tick, 1, decodes.in_flight_tokens(request))
 
     def close(self, request: LiveRequest) -> None:
         """As the base class, in every group."""
         self.cache.close(cast(HybridRequest, request))
 
-    def _extend(self, request: HybridRequest, computed: int, tokens: int, in_flight: int) -> bool:
-        fits = self.cache.extend(request, computed, tokens, in_flight)
-        self._look_again()
-        return fits
-
     def _look_again(self) -> None:
-        """Who did not fit may fit now that blocks came free.
+        """Whether who did not fit may fit now.
 
-        What a blocked request hits can only shrink until something is published, released or admitted: as
-        long as fewer blocks are free than it needed, it does not fit.
+        Nothing a blocked request would need gets less before something is published, released or admitted,
+        except where blocks of what it hits were evicted: then it may hit less of what nobody holds.
         """
-        if self.blocked is not None and self.cache.pool.free >= self._blocked_until:
+        if self.blocked is None:
+            return
+        pool = self.cache.pool
+        if pool.free >= self._blocked_until:
             self.blocked = None
+        elif pool.evicted != self._blocked_evicted:
+            self._blocked_evicted = pool.evicted
+            if not self.cache.stands(cast(HybridRequest, self.blocked[0]), self._blocked_hit):
+                self.blocked = None
 
     def _blocks_wanted(self) -> bool:
         return bool(self.waiting.items) and len(self.running) < self.config.max_num_seqs
@@ -210,7 +213,7 @@ class HybridScheduler(VllmScheduler):
     def allocate(self, request: LiveRequest, tokens: int) -> bool:
         """As the base class."""
         request = cast(HybridRequest, request)
-        if not self._extend(request, request.computed, tokens, request.in_flight):
+        if not self.cache.extend(request, request.computed, tokens, request.in_flight):
             return False
         request.computed += tokens
         self._granted[request] = tokens
@@ -246,6 +249,10 @@ class HybridScheduler(VllmScheduler):
 
     # -- admission --------------------------------------------------------------------------------------
 
+    def _admit_waiting(self, plan: StepPlan, budget: int, threshold: int, defer_prefills: bool) -> None:
+        self._look_again()
+        super()._admit_waiting(plan, budget, threshold, defer_prefills)
+
     def _match(self, request: LiveRequest) -> Match:
         hit = self.cache.lookup(cast(HybridRequest, request)) if self.caching else _NO_HIT
         self._found = hit
@@ -264,6 +271,8 @@ class HybridScheduler(VllmScheduler):
                 if not match.open_end and not cache.keeps_states:
                     self.blocked = (request, self.version)
                     self._blocked_until = needed
+                    self._blocked_evicted = cache.pool.evicted
+                    self._blocked_hit = hit
                 return False
         return cache.needs(waiting, tokens, hit) + reserve <= cache.pool.free
 
