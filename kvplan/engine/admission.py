@@ -32,7 +32,7 @@ class Admission(KvManager):
     def __init__(self, config: EngineConfig, foresight: Foresight | None, *, keep_schedule: bool) -> None:
         super().__init__(config, foresight)
         self.keep_schedule = keep_schedule
-        self.watermark_blocks = config.watermark_blocks
+        self._watermark = config.watermark_blocks
         self.waiting = make_queue(config.policy)
         self.running: dict[LiveRequest, None] = {}
         self.prefills: list[LiveRequest] = []
@@ -49,6 +49,11 @@ class Admission(KvManager):
         """Whether any request is unfinished."""
         return bool(self.running) or bool(self.waiting)
 
+    @property
+    def reserve(self) -> int:
+        """Blocks that whoever is admitted has to leave free."""
+        return self._watermark if self.running else 0
+
     def _admit_waiting(self, plan: StepPlan, budget: int, threshold: int, defer_prefills: bool) -> None:
         """Admit from the head of the queue until something does not fit."""
         config, waiting = self.config, self.waiting
@@ -62,16 +67,7 @@ class Admission(KvManager):
                 break
             match = self._match(request)
             hit_tokens = match.blocks * self.block_size
-            tokens = request.num_tokens - hit_tokens
-            if defer_prefills and tokens > 1:
-                break
-            if 0 < threshold < tokens:
-                tokens = threshold
-            if tokens > budget:
-                if not config.enable_chunked_prefill:
-                    break
-                tokens = budget
-            tokens = self.chunk(request, tokens, hit_tokens)
+            tokens = self._first_chunk(request, hit_tokens, budget, threshold, defer_prefills)
             if not tokens or not self._fits(request, match, tokens):
                 break
             waiting.pop()
@@ -80,6 +76,21 @@ class Admission(KvManager):
         for request in reversed(skipped):
             waiting.push_front(request)
 
+    def _first_chunk(
+        self, request: LiveRequest, start: int, budget: int, threshold: int, defer_prefills: bool
+    ) -> int | None:
+        """Tokens after its first ``start`` that a waiting request gets of the step; None: it has to wait."""
+        tokens = request.num_tokens - start
+        if defer_prefills and tokens > 1:
+            return None
+        if 0 < threshold < tokens:
+            tokens = threshold
+        if tokens > budget:
+            if not self.config.enable_chunked_prefill:
+                return None
+            tokens = budget
+        return self.chunk(request, tokens, start)
+
     def chunk(self, request: LiveRequest, tokens: int, start: int) -> int:
         """How many of ``tokens`` a step computes of a prompt after the first ``start``: all that it may."""
         return tokens
@@ -87,8 +98,7 @@ class Admission(KvManager):
     def _fits(self, request: LiveRequest, match: Match, tokens: int) -> bool:
         """``allocate_slots`` for a waiting request: blocks that leave the free queue against those in it."""
         size = self.block_size
-        reserve = self.watermark_blocks if self.running else 0
-        available = self.pool.blank + self.pool.cached - match.unheld + match.blocks - reserve
+        available = self.pool.blank + self.pool.cached - match.unheld + match.blocks - self.reserve
         if self.config.scheduler_reserve_full_isl and -(-request.num_tokens // size) > available:
             if not match.open_end:
                 self.blocked = (request, self.version)

@@ -63,15 +63,15 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
             steps, count = totals.steps, steady.count
             # A point of the series is what a stretch of steps ends with.
             point = -steps % recorder.series_stride
-            light = flying is not None and not (flying.finish or flying.samples or replica.hears_every_step)
-            if flying is not None and flying is not quiet and light:
-                # It brings first tokens, if anything, which no decision depends on.
-                replica.deliver(flying, device_free)
-                flying = quiet
             if flying is not None and flying is not quiet:
-                # What the step in flight brings comes when the next one has begun: that one is taken alone.
-                limit = 1
-            elif point < limit:
+                if flying.finish or flying.samples or replica.hears_every_step:
+                    # What it brings comes when the next step has begun: that one is taken alone.
+                    limit = 1
+                else:
+                    # It brings first tokens, if anything, which no decision depends on.
+                    replica.deliver(flying, device_free)
+                    flying = quiet
+            if point < limit:
                 limit = point + 1
             batch.scheduled_tokens = batch.decode_requests = batch.sampled_requests = count
             free = pool.blank + pool.cached

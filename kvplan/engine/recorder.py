@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 MAX_SERIES_POINTS = 1000
 _BATCH = 1024
-_NOTHING = nullcontext()
+UNHELD = nullcontext()
 
 
 class RequestRow(NamedTuple):
@@ -136,7 +136,7 @@ class Recorder:
         on_request: Callable[[RequestRow], None] | None = None,
         on_rejected: Callable[[str, str], None] | None = None,
         on_decision: Callable[[str], None] | None = None,
-        held: AbstractContextManager[None] = _NOTHING,
+        held: AbstractContextManager[None] = UNHELD,
     ) -> None:
         def decided(line: str) -> None:
             assert on_decision is not None
@@ -144,7 +144,7 @@ class Recorder:
                 on_decision(line)
 
         self.totals = Totals()
-        self.on_decision = None if on_decision is None else on_decision if held is _NOTHING else decided
+        self.on_decision = None if on_decision is None else on_decision if held is UNHELD else decided
         self._held = held
         self._finished: list[RequestRow] = []
         self._on_request = on_request

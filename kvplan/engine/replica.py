@@ -177,13 +177,7 @@ class Replica:
         recorder, totals, scheduler = self.recorder, self.recorder.totals, self.scheduler
         pool = scheduler.pool
         running, waiting = len(scheduler.running), len(scheduler.waiting)
-        used = pool.usable - pool.blank - pool.cached
-        if used > totals.peak_used_blocks:
-            totals.peak_used_blocks = used
-        if running > totals.peak_running:
-            totals.peak_running = running
-        if waiting > totals.peak_waiting:
-            totals.peak_waiting = waiting
+        recorder.occupancy(pool.usable - pool.blank - pool.cached, running, waiting)
         for request in plan.admitted:
             request.scheduled_s = clock
         if plan.preempted or self.watchdog.fruitless:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.recorder import UNHELD, Recorder, RequestRow
 from kvplan.errors import KvplanError
 from kvplan.latency.assumption import Assumption
 from kvplan.latency.build import Clock
@@ -48,7 +48,7 @@ class Run:
         on_request: Callable[[RequestRow], None] | None = None,
         on_decision: Callable[[str], None] | None = None,
         on_progress: Callable[[int, float], None] | None = None,
-        held: AbstractContextManager[None] = nullcontext(),
+        held: AbstractContextManager[None] = UNHELD,
     ) -> None:
         """Simulate; results so far are kept when the user interrupts or a model misbehaves.
 

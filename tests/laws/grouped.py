@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hypothesis import strategies as st
-from workloads import configs, requests
+from workloads import beginning, configs, requests
 
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.traces.request import Request, TokenRuns, count_tokens, join_runs
@@ -106,14 +106,7 @@ def long_prompts(draw: st.DrawFn) -> tuple[EngineConfig, list[Request]]:
     clock, found = 0.0, []
     history: list[TokenRuns] = [()]
     for index in range(draw(st.integers(3, 9))):
-        runs: list[tuple[int, int]] = []
-        before = draw(st.sampled_from(history))
-        left = draw(st.integers(0, count_tokens(before)))
-        for start, length in before:
-            take = min(left, length)
-            if take:
-                runs.append((start, take))
-            left -= take
+        runs = beginning(draw, draw(st.sampled_from(history)))
         fresh = min(draw(st.integers(1, longest // 3)), longest - 1 - count_tokens(tuple(runs)))
         if fresh > 0:
             runs.append((1000 * index, fresh))

@@ -52,6 +52,15 @@ def check_books(engine: HybridReplica) -> None:
     assert cached == pool.cached
 
 
+def reference_of(config: EngineConfig, requests: list[Request]) -> list[str]:
+    """The reference's decisions; the fast engine has made the same, with a decision log and without."""
+    reference = play(ReferenceEngine, config, requests, log=True)
+    assert play(HybridReplica, config, requests, log=True) == reference
+    # Without a decision log quiet steps are run through in bulk.
+    assert play(HybridReplica, config, requests, log=False)[1:] == reference[1:]
+    return reference[0]
+
+
 OFTEN = settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -66,10 +75,7 @@ OFTEN = settings(
 def test_hybrid_equals_reference(case: tuple[EngineConfig, list[Request]]) -> None:
     config, requests = case
     assume(simulated_in_segments(config))
-    reference = play(ReferenceEngine, config, requests, log=True)
-    assert play(HybridReplica, config, requests, log=True) == reference
-    # Without a decision log quiet steps are run through in bulk.
-    assert play(HybridReplica, config, requests, log=False)[1:] == reference[1:]
+    reference_of(config, requests)
 
 
 SHORT = EngineConfig(
@@ -89,19 +95,13 @@ NEXT_TO_EACH_OTHER = [
 @OFTEN
 @given(long_decodes())
 def test_long_decodes_hybrid_equals_reference(case: tuple[EngineConfig, list[Request]]) -> None:
-    config, requests = case
-    reference = play(ReferenceEngine, config, requests, log=True)
-    assert play(HybridReplica, config, requests, log=True) == reference
-    assert play(HybridReplica, config, requests, log=False)[1:] == reference[1:]
+    reference_of(*case)
 
 
 @OFTEN
 @given(long_prompts())
 def test_long_prompts_hybrid_equals_reference(case: tuple[EngineConfig, list[Request]]) -> None:
-    config, requests = case
-    reference = play(ReferenceEngine, config, requests, log=True)
-    assert play(HybridReplica, config, requests, log=True) == reference
-    assert play(HybridReplica, config, requests, log=False)[1:] == reference[1:]
+    reference_of(*case)
 
 
 def test_whoever_hits_less_than_before_may_need_less() -> None:
@@ -123,10 +123,8 @@ def test_whoever_hits_less_than_before_may_need_less() -> None:
             "r5", 0.02, (start, (answer, 54), (2000, 53), (2_000_000, 16), (5000, 11)), 161, ((6, 1),), 1
         ),
     ]
-    reference = play(ReferenceEngine, config, requests, log=True)
-    assert reference[0][45:47] == ["r0=1,r4=1|47|2|1|", "r0=1,r4=1,r5=30|10|3|0|"]
-    assert play(HybridReplica, config, requests, log=True) == reference
-    assert play(HybridReplica, config, requests, log=False)[1:] == reference[1:]
+    lines = reference_of(config, requests)
+    assert lines[45:47] == ["r0=1,r4=1|47|2|1|", "r0=1,r4=1,r5=30|10|3|0|"]
 
 
 def test_whoever_waits_for_a_state_fits_when_it_is_evicted() -> None:
@@ -140,9 +138,7 @@ def test_whoever_waits_for_a_state_fits_when_it_is_evicted() -> None:
         Request("r00", 0.0, ((1000, 1),), 1, ((500, 6),), 6),
         Request("r01", 0.0, ((1000, 1), (500, 1)), 2, ((500, 1),), 1),
     ]
-    reference = play(ReferenceEngine, config, requests, log=True)
-    assert reference[0][5] == "r00=1,r01=1|0|2|0|"
-    assert play(HybridReplica, config, requests, log=True) == reference
+    assert reference_of(config, requests)[5] == "r00=1,r01=1|0|2|0|"
 
 
 def test_a_decode_behind_a_prompt_publishes_behind_it() -> None:
@@ -153,7 +149,4 @@ def test_a_decode_behind_a_prompt_publishes_behind_it() -> None:
         groups=(CacheGroup("full", 2, 0), CacheGroup("chunked", 2, 8)),
     )  # fmt: skip
     requests = overtaking()
-    reference = play(ReferenceEngine, config, requests, log=True)
-    assert any("slow=6,between=1,ahead=1|" in line for line in reference[0])
-    assert play(HybridReplica, config, requests, log=True) == reference
-    assert play(HybridReplica, config, requests, log=False)[1:] == reference[1:]
+    assert any("slow=6,between=1,ahead=1|" in line for line in reference_of(config, requests))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from kvplan.engine.config import EngineConfig
-from kvplan.traces.request import Request, count_tokens, join_runs
+from kvplan.traces.request import Request, TokenRuns, count_tokens, join_runs
 
 
 @st.composite
@@ -35,6 +35,17 @@ def configs(draw: st.DrawFn) -> EngineConfig:
     )
 
 
+def beginning(draw: st.DrawFn, runs: TokenRuns) -> list[tuple[int, int]]:
+    """The first tokens of a prompt, as many as drawn."""
+    left, found = draw(st.integers(0, count_tokens(runs))), []
+    for start, length in runs:
+        take = min(left, length)
+        if take:
+            found.append((start, take))
+        left -= take
+    return found
+
+
 @st.composite
 def requests(draw: st.DrawFn, longest: int) -> list[Request]:
     """Conversation trees: prompts extend, repeat or cut earlier prompts with their answers."""
@@ -45,13 +56,7 @@ def requests(draw: st.DrawFn, longest: int) -> list[Request]:
     for index in range(draw(st.integers(1, 14))):
         runs: list[tuple[int, int]] = []
         if history and draw(st.integers(0, 3)):
-            base = draw(st.sampled_from(history))
-            left = draw(st.integers(0, count_tokens(base)))
-            for start, length in base:
-                take = min(left, length)
-                if take:
-                    runs.append((start, take))
-                left -= take
+            runs.extend(beginning(draw, draw(st.sampled_from(history))))
         for _ in range(draw(st.integers(0 if runs else 1, 2))):
             length = draw(st.integers(1, 12))
             # A small universe of tokens makes equal content by chance common.

@@ -120,10 +120,9 @@ class HoldingScheduler(VllmScheduler):
         return True
 
     def _fits(self, request: LiveRequest, match: Match, tokens: int) -> bool:
-        reserve = self.config.watermark_blocks if self.running else 0
         holder = self.holder
-        fits = holder.admits(request, tokens, reserve)
-        if not fits and not (holder.chunks_matter and holder.admits(request, 1, reserve)):
+        fits = holder.admits(request, tokens, self.reserve)
+        if not fits and not (holder.chunks_matter and holder.admits(request, 1, self.reserve)):
             self.blocked = (request, self.version)
         return fits
 

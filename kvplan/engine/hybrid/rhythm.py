@@ -129,18 +129,11 @@ class Rhythm:
         Blocks without content come and go at the head of the free queue, so how many have to be evicted
         depends on the order of the beats; which ones does not.
         """
-        pool, lag, size = self.pool, self.lag, self.size
+        pool = self.pool
         blank, evicted, taken = pool.blank, 0, 0
-        for _, request, leaving, takes in self._beats[tick % size]:
-            for group in leaving:
-                entry = (request.base + tick - lag - group.window + 1) // size - 1
-                holding = request.sparse[group.place]
-                if entry < 0:
-                    continue
-                if entry in holding.published:
-                    group.let_go(holding, entry)
-                else:
-                    blank += group.width
+        for _, request, leaving, takes in self._beats[tick % self.size]:
+            if leaving:
+                blank += self._freed(request, leaving, tick)
             if takes:
                 taken += takes
                 blank -= takes
@@ -155,26 +148,34 @@ class Rhythm:
     def play(self, beat: Beat, tick: int) -> bool:
         """One beat; False, with blocks given back and none taken, where the pool has not enough."""
         _, request, leaving, takes = beat
-        pool, processed = self.pool, request.base + tick - self.lag
-        for group in leaving:
-            entry = self._left(group, processed) - 1
-            holding = request.sparse[group.place]
-            if entry in holding.published:
-                group.let_go(holding, entry)
-            elif entry >= 0:
-                pool.blank += group.width
+        pool = self.pool
+        pool.blank += self._freed(request, leaving, tick)
         if takes > pool.blank + pool.cached:
             return False
         if takes:
             pool.take(takes)
         return True
 
+    def _freed(self, request: HybridRequest, leaving: tuple[WindowGroup, ...], tick: int) -> int:
+        """Let go of the block that each of the windows has left; how many without content come free."""
+        blank, size, processed = 0, self.size, request.base + tick - self.lag
+        for group in leaving:
+            entry = (processed - group.window + 1) // size - 1
+            if entry < 0:
+                continue
+            holding = request.sparse[group.place]
+            if entry in holding.published:
+                group.let_go(holding, entry)
+            else:
+                blank += group.width
+        return blank
+
     def break_off(self, played: Sequence[Beat], failed: Beat | None, tick: int) -> list[HybridRequest]:
         """The step at ``tick`` ends with these beats: whoever had one is written down as they are."""
-        for _, request, _, _ in played:
+        left = []
+        for beat in [*played] if failed is None else [*played, failed]:
+            request = beat[1]
             computed = request.base + tick
-            self.leave(request, computed + 1, computed - self.lag)
-        if failed is not None:
-            computed = failed[1].base + tick
-            self.leave(failed[1], computed, computed - self.lag)
-        return [beat[1] for beat in played] + ([failed[1]] if failed is not None else [])
+            self.leave(request, computed if beat is failed else computed + 1, computed - self.lag)
+            left.append(request)
+        return left

@@ -160,7 +160,7 @@ class HybridScheduler(VllmScheduler):
         ):
             rhythm.step(tick)
             if not all(self._look(request, chunks.get(request)) for request in looked):
-                self.decodes.retry(rhythm.break_off(list(beats), None, tick))
+                self.decodes.retry(rhythm.break_off(beats, None, tick))
                 return False
         else:
             line = [(request.order, request, None) for request in looked]
@@ -264,9 +264,8 @@ class HybridScheduler(VllmScheduler):
     def _fits(self, request: LiveRequest, match: Match, tokens: int) -> bool:
         config, cache, hit = self.config, self.cache, self._found
         waiting = cast(HybridRequest, request)
-        reserve = config.watermark_blocks if self.running else 0
         if config.scheduler_reserve_full_isl:
-            needed = cache.needs(waiting, None, hit) + reserve
+            needed = cache.needs(waiting, None, hit) + self.reserve
             if needed > cache.pool.free:
                 if not match.open_end and not cache.keeps_states:
                     self.blocked = (request, self.version)
@@ -274,7 +273,7 @@ class HybridScheduler(VllmScheduler):
                     self._blocked_evicted = cache.pool.evicted
                     self._blocked_hit = hit
                 return False
-        return cache.needs(waiting, tokens, hit) + reserve <= cache.pool.free
+        return cache.needs(waiting, tokens, hit) + self.reserve <= cache.pool.free
 
     def _admit(self, plan: StepPlan, request: LiveRequest, match: Match, tokens: int) -> None:
         waiting, hit = cast(HybridRequest, request), self._found

@@ -81,15 +81,9 @@ class RemoteScheduler(VllmScheduler):
                     queue.pop()
                     self._begin(request, match, fetched)
                     continue
-            tokens = request.num_tokens - start
-            if defer_prefills and tokens > 1:
+            tokens = self._first_chunk(request, start, budget, threshold, defer_prefills)
+            if tokens is None:
                 break
-            if 0 < threshold < tokens:
-                tokens = threshold
-            if tokens > budget:
-                if not config.enable_chunked_prefill:
-                    break
-                tokens = budget
             if match is None:
                 if not self._fits_loaded(request, tokens):
                     break
@@ -113,8 +107,7 @@ class RemoteScheduler(VllmScheduler):
 
     def _fits_load(self, request: LiveRequest, match: Match) -> bool:
         """Whether all known tokens fit beside what prompts in computation and other loads still need."""
-        reserve = self.config.watermark_blocks if self.running else 0
-        available = self.free_blocks - match.unheld + match.blocks - reserve - self._promised()
+        available = self.free_blocks - match.unheld + match.blocks - self.reserve - self._promised()
         if self._blocks(request) <= available:
             return True
         if not match.open_end:
@@ -161,8 +154,7 @@ class RemoteScheduler(VllmScheduler):
 
     def _fits_loaded(self, request: LiveRequest, tokens: int) -> bool:
         """``allocate_slots`` for a request with blocks of its own."""
-        reserve = self.config.watermark_blocks if self.running else 0
-        available = self.free_blocks + request.blocks - reserve
+        available = self.free_blocks + request.blocks - self.reserve
         if self.config.scheduler_reserve_full_isl and self._blocks(request) > available:
             self.blocked = (request, self.version)
             return False

@@ -75,7 +75,7 @@ class BeamScheduler(ForkingScheduler):
         request, config = self.waiting.head(), self.config
         if not self._has_places(request) or not config.scheduler_reserve_full_isl:
             return _MANY
-        spare = self.pool.blank - (config.watermark_blocks if self.running else 0)
+        spare = self.pool.blank - self.reserve
         spare -= -(-request.num_tokens // self.block_size)
         for step, taken in enumerate(accumulate(ahead)):
             if taken <= spare:
