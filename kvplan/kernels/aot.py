@@ -40,7 +40,8 @@ class Compiled:
     Attributes:
         registers: per thread. stack_bytes: per thread; anything but 0 is a spill.
         shared_bytes: per program. loop: instructions of the hot loop; 0 when there is none.
-        instructions_per_element: hot-loop thread instructions per cached K or V element; 0 without a loop.
+        instructions_per_element: hot-loop thread instructions per cached K or V element (and eight query
+            columns); 0 without a loop.
         wide_loads: 128-bit global loads; narrow_loads: global loads of 8 or 16 bits, in the hot loop.
         tensor_cores: matrix instructions in the hot loop.
     """
@@ -120,8 +121,11 @@ def analyse(kernel: Any, elements_per_tile: int, warps: int) -> Compiled:
 
 
 def hot_loop(sass: str) -> list[str]:
-    """Instructions of the loop with the most matrix instructions (the shortest such loop); [] without
-    loops."""
+    """Instructions of the loop with the most matrix instructions; [] without loops.
+
+    Of several, the one that copies ahead into shared memory: those beside it, for masked tiles, do not. Then
+    the shortest.
+    """
     lines = [
         (int(address, 16), text.strip())
         for address, text in re.findall(r"^\s+/\*([0-9a-f]{4,6})\*/\s+(.*?);", sass, re.M)
@@ -133,7 +137,11 @@ def hot_loop(sass: str) -> list[str]:
             loops.append([t for a, t in lines if int(jump[1], 16) <= a <= address])
     if not loops:
         return []
-    return max(loops, key=lambda body: (sum("MMA" in t for t in body), -len(body)))
+
+    def rank(body: list[str]) -> tuple[int, bool, int]:
+        return sum("MMA" in t for t in body), any("LDGSTS" in t for t in body), -len(body)
+
+    return max(loops, key=rank)
 
 
 def _tool(name: str, *arguments: str) -> str:

@@ -145,8 +145,8 @@ def append(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: floa
     if tokens == 0:
         return out, lse
     variant = append_variant(
-        cache.format, head_dim=dim, block_size=cache.block_size, windowed=window > 0,
-        dtype=dtype_name(cache.key), target=on,
+        cache.format, head_dim=dim, block_size=cache.block_size, columns=batch.max_query * group,
+        windowed=window > 0, dtype=dtype_name(cache.key), target=on,
     )  # fmt: skip
     variant = choice.applied(variant, "BM", cache.block_size) if choice else variant
     columns = -(-batch.max_query * group // variant.constants["BM"])

@@ -1,7 +1,7 @@
 """The covering set of correctness cases.
 
 The full product of formats, head groupings, head dimensions, block sizes, windows, splits and reductions is
-some 10^5 cases. Instead five decode shapes and two append shapes, which between them hold every level of
+some 10^5 cases. Instead five decode shapes and three append shapes, which between them hold every level of
 every factor, are crossed with every format; so every format meets every block size, every grouping (MHA, GQA,
 MQA), both kinds of reduction, and windows shorter and longer than a block.
 """
@@ -25,6 +25,7 @@ DECODE_SHAPES = (
 APPEND_SHAPES = (
     Case("", (20, 53), block_size=16, kv_heads=2, group=1, queries=(20, 7)),
     Case("", (70, 140), head_dim=64, block_size=64, group=5, window=21, queries=(9, 3)),
+    Case("", (37, 200), head_dim=64, block_size=32, group=4, window=100, queries=(1, 3)),
 )
 FOLDED = ("int8_per_head", "int8_per_token_head", "int4", "int4_g64", "kivi2")
 """One format for each way a folded bias is removed."""

@@ -20,8 +20,11 @@ FLOATS = {"float16": "*fp16", "float32": "*fp32", "uint8": "*u8"}
 
 @dataclass(frozen=True, slots=True)
 class Shipped:
-    """A variant with a name, the kernel's function, pointer types, and the elements one tile covers (0: no
-    loop)."""
+    """A variant with a name, the kernel's function, pointer types, and the elements one tile covers.
+
+    Elements are 0 without a loop. Those of a prompt's tile count once for every eight query columns, which is
+    what a decode tile has.
+    """
 
     name: str
     variant: Variant
@@ -75,8 +78,8 @@ def shipped(capability: int) -> Iterator[Shipped]:
         shape = {"head_dim": 128, "block_size": 64, "windowed": False, "dtype": dtype, "target": target}
         decode = variants.decode_variant(fmt, group=4, mode=PARTIAL, **shape)
         yield _ship(f"decode/{fmt.name}", fmt, decode, 2 * 128 * decode.constants["BN"])
-        append = variants.append_variant(fmt, **shape)
-        yield _ship(f"append/{fmt.name}", fmt, append, 2 * 128 * append.constants["BN"])
+        append = variants.append_variant(fmt, columns=2048, **shape)
+        yield _ship(f"append/{fmt.name}", fmt, append, append_elements(append))
         if fmt.residual:
             groups = variants.write_groups_variant(fmt, head_dim=128, block_size=64)
             yield _ship(f"write_groups/{fmt.name}", fmt, groups)
@@ -84,6 +87,12 @@ def shipped(capability: int) -> Iterator[Shipped]:
             write = variants.write_variant(fmt, head_dim=128, block_size=64, target=target)
             yield _ship(f"write/{fmt.name}", fmt, write, raw=fmt.key.code is Code.FLOAT16)
     yield from _shapes(target)
+
+
+def append_elements(variant: Variant) -> int:
+    """Elements of keys and values in a prompt's tile, times eighths of its query columns."""
+    c = variant.constants
+    return 2 * int(c["D"]) * int(c["BN"]) * (int(c["BM"]) // 8)
 
 
 def _latent(fmt: KVFormat, target: Target) -> Iterator[Shipped]:
@@ -106,6 +115,23 @@ def _shapes(target: Target) -> Iterator[Shipped]:
         "decode/fp8_e4m3/fused": ("fp8_e4m3", {"mode": FUSED}),
         "decode/int4/direct": ("int4", {"mode": DIRECT}),
     }
+    appends: dict[str, tuple[str, dict[str, Any]]] = {
+        "append/bf16/few": ("bf16", {"columns": 16}),
+        "append/fp8_e4m3/few": ("fp8_e4m3", {"columns": 16}),
+        "append/int4/few": ("int4", {"columns": 16}),
+        "append/bf16/c64": ("bf16", {"columns": 64}),
+        "append/bf16/d256": ("bf16", {"head_dim": 256}),
+        "append/int4/d256": ("int4", {"head_dim": 256}),
+        "append/bf16/d64": ("bf16", {"head_dim": 64}),
+        "append/bf16/page16": ("bf16", {"block_size": 16}),
+        "append/bf16/window": ("bf16", {"windowed": True}),
+        "append/fp8_e4m3/window": ("fp8_e4m3", {"windowed": True}),
+    }
+    for name, (format_name, change) in appends.items():
+        fmt = get_format(format_name)
+        shape = {"head_dim": 128, "block_size": 64, "columns": 2048, "windowed": False} | change
+        variant = variants.append_variant(fmt, dtype="bfloat16", target=target, **shape)
+        yield _ship(name, fmt, variant, append_elements(variant))
     for name, (format_name, change) in others.items():
         fmt = get_format(format_name)
         shape = usual | change

@@ -52,6 +52,12 @@ class Target:
         """Whether the kernels run in Triton's interpreter."""
         return self.capability is None
 
+    @property
+    def by_warpgroup(self) -> bool:
+        """Whether four warps issue matrix products together, with operands in shared memory of over 200 KiB
+        (Hopper, data-centre Blackwell)."""
+        return self.capability is not None and 90 <= self.capability < 120
+
     def compute_type(self, fmt: KVFormat, dtype: str) -> str:
         """Type of the dot products. Never bf16 under the interpreter, whose bf16 products are wrong."""
         if self.interpreted:
@@ -142,6 +148,11 @@ def programs_per_multiprocessor(fmt: KVFormat, head_dim: int, block_size: int) -
     return 4 if narrow and tile_tokens(block_size, 128) <= 64 else 3
 
 
+def crowded(fmt: KVFormat, target: Target) -> bool:
+    """Whether codes that run ahead do not fit the registers: integers, on sm_100."""
+    return (target.capability or 0) >= 100 and fmt.key.code in (Code.INT8, Code.INT4, Code.INT2)
+
+
 def decode_variant(fmt: KVFormat, *, head_dim: int, block_size: int, group: int, windowed: bool, mode: int,
                    dtype: str, target: Target) -> Variant:  # fmt: skip
     """The decode kernel for ``group`` query heads per KV head."""
@@ -152,9 +163,7 @@ def decode_variant(fmt: KVFormat, *, head_dim: int, block_size: int, group: int,
     # on their way. Deeper costs programs a multiprocessor can hold.
     # KIVI's scales, one per element, run ahead too and take the room of another tile.
     stages = 2 if bits >= 8 or fmt.residual else 3
-    # On sm_100 integer codes that run ahead do not fit the registers.
-    integers = fmt.key.code not in (Code.FLOAT16, Code.E4M3, Code.E5M2)
-    if (head_dim > 128 and bits == 16) or (integers and (target.capability or 0) >= 100):
+    if (head_dim > 128 and bits == 16) or crowded(fmt, target):
         stages = 1
     if fmt.key.scaling is Scaling.CHANNEL or fmt.value.scaling is Scaling.GROUP:
         most = 64
@@ -172,27 +181,40 @@ def decode_variant(fmt: KVFormat, *, head_dim: int, block_size: int, group: int,
     return Variant("decode", constants, 4, stages)
 
 
-def append_variant(fmt: KVFormat, *, head_dim: int, block_size: int, windowed: bool, dtype: str,
-                   target: Target) -> Variant:  # fmt: skip
-    """The prefill and append kernel."""
-    # Per-column statistics live in every thread, so columns cost registers; groups of scales cost more.
-    wide = fmt.key.bits == 16 or (fmt.key.bits == 8 and (target.capability or 0) >= 89)
-    columns = 32 if wide and head_dim <= 128 else 16
-    blackwell = (target.capability or 0) >= 100
-    # Half tiles where groups of scales need registers; there, 4-bit ones make ptxas spill on sm_100.
-    tokens = tile_tokens(block_size, 32 if fmt.residual and not (blackwell and fmt.key.bits == 4) else 64)
-    stages = 2 if fmt.key.bits == 16 and head_dim <= 128 else 1
+def append_variant(fmt: KVFormat, *, head_dim: int, block_size: int, columns: int, windowed: bool,
+                   dtype: str, target: Target) -> Variant:  # fmt: skip
+    """The prefill and append kernel for up to ``columns`` (tokens x query heads) per sequence and KV head."""
+    few, wide = columns <= 16, head_dim > 128
+    warps, most, stages = 4, 64, 2
+    if few:
+        rows, stages = 16, 1 if wide or crowded(fmt, target) else 2
+    elif wide:
+        # Sixteen rows a warp, and two warps' registers for their 256-wide outputs.
+        rows, warps = (64, 8) if target.by_warpgroup else (32, 4)
+    else:
+        # Every row more uses what was loaded and unpacked once more.
+        rows, warps = (64, 4) if columns <= 64 or head_dim <= 64 else (128, 8)
+    if target.by_warpgroup:
+        stages = 3 if fmt.key.bits == 16 and not few and not wide else stages
+    elif not few:
+        most = 32
+        # Groups' scales are loaded ahead by themselves and leave no registers for codes.
+        stages = 1 if fmt.key.scaling is Scaling.GROUP else stages
+    if fmt.residual and (few or crowded(fmt, target)):
+        # Scales by element are as many as codes: half a tile of them fits.
+        most = 32
     if target.interpreted:
-        columns, tokens, stages = 32, tile_tokens(block_size, 64), 1
+        rows, most, stages = min(rows, 32), 64, 1
+    tokens = tile_tokens(block_size, most)
     # Unpacking is shared by all columns here, so biases come off at once and cost no statistics.
     switches = target.switches() | {"FOLD": False}
     constants = {
-        "D": head_dim, "BS": block_size, "BN": tokens, "BM": columns, "PAGED": block_size % tokens == 0,
+        "D": head_dim, "BS": block_size, "BN": tokens, "BM": rows, "PAGED": block_size % tokens == 0,
         "WINDOWED": windowed, "RING": fmt.residual,
         **side_constants("K", fmt.key, head_dim), **side_constants("V", fmt.value, head_dim),
-        "CT": target.compute_type(fmt, dtype), **switches,
+        "CT": target.compute_type(fmt, dtype), **switches, "SWAP": few,
     }  # fmt: skip
-    return Variant("append", constants, 4, stages)
+    return Variant("append", constants, warps, stages)
 
 
 def reduce_variant(head_dim: int) -> Variant:
@@ -226,7 +248,7 @@ def write_ring_variant(fmt: KVFormat, *, head_dim: int) -> Variant:
 
 
 def mla_variant(fmt: KVFormat, *, block_size: int, mode: int, one: bool, target: Target) -> Variant:
-    """MLA decode and append: 16 query columns, latent tiles of 128."""
+    """MLA decode and append: 16 query columns, tiles of 32 tokens."""
     tokens = tile_tokens(block_size, 32)
     constants = {
         "BS": block_size, "BN": tokens, "BH": 16, "PAGED": block_size % tokens == 0, "MODE": mode, "ONE": one,

@@ -27,6 +27,16 @@ GPU_CASES = tuple(
     for splits in (1, 8, 23)
 )
 """Longer than the interpreter can afford."""
+PROMPT_CASES = tuple(
+    replace(case, format=fmt.name)
+    for fmt in all_formats() if not fmt.latent
+    for case in (
+        Case("", (700, 1300, 90), block_size=64, kv_heads=2, group=4, queries=(300, 77, 90)),
+        Case("", (700, 1300), block_size=64, group=8, window=500, queries=(256, 40)),
+        Case("", (400, 65), head_dim=256, block_size=128, group=2, queries=(200, 65)),
+    )
+)  # fmt: skip
+"""Hundreds of query columns: other tiles than a few."""
 LONG_CASES = tuple(
     Case(name, (131072, 65537), block_size=64, group=4, splits=17)
     for name in ("bf16", "int8_per_token_head", "int4")
@@ -42,7 +52,9 @@ def jobs(tiny: bool, points: list[Point]) -> list[tuple[str, Any]]:
     formats = [fmt.name for fmt in all_formats()]
     if tiny:
         return [("case", every[1]), ("case", every[-1]), ("write", "int4"), ("write", "kivi2")]
-    checks: list[tuple[str, Any]] = [("case", case) for case in (*every, *GPU_CASES, *LONG_CASES)]
+    checks: list[tuple[str, Any]] = [
+        ("case", case) for case in (*every, *GPU_CASES, *PROMPT_CASES, *LONG_CASES)
+    ]
     checks += [("write", name) for name in formats] + [("graph", name) for name in ("bf16", "int4", "kivi4")]
     return checks + [("warm", point) for point in variants_of(points)]
 
@@ -52,9 +64,11 @@ def variants_of(points: list[Point]) -> list[Point]:
     seen: dict[tuple[object, ...], Point] = {}
     for p in points:
         many = p.hq // p.hkv > 8
-        for context in (64, 2048):
-            key = (p.op, p.format, p.d, p.block_size, p.window, many, p.fused, context, p.new_tokens > 1)
-            small = replace(p, batch=1, context=context, ragged=0, new_tokens=min(p.new_tokens, 64))
+        # More query columns than this choose nothing else.
+        columns = min(p.new_tokens * p.hq // p.hkv, 65)
+        for context in (65, 2048):
+            key = (p.op, p.format, p.d, p.block_size, p.window, many, p.fused, context, columns)
+            small = replace(p, batch=1, context=context, ragged=0, new_tokens=min(p.new_tokens, 65))
             seen.setdefault(key, small)
     return list(seen.values())
 

@@ -199,6 +199,11 @@ def side() -> Iterator[Point]:
     for name in ("bf16", "fp8_e4m3", "int4"):
         for tokens, context in PREFILLS:
             yield Point("prefill", "append", name, 32, 8, 128, 1, context, new_tokens=tokens)
+        for hq, hkv, d in HEADS[2:]:
+            for tokens, context in ((2048, 2048), (512, 8192)):
+                yield Point("prefill", "append", name, hq, hkv, d, 1, context, new_tokens=tokens)
+        for tokens in (1, 4):
+            yield Point("prefill", "append", name, 32, 8, 128, 64, 4096, new_tokens=tokens)
         for batch, tokens, context in ((4, 512, 2048), (16, 128, 4096)):
             yield Point("prefill", "append", name, 32, 8, 128, batch, context, new_tokens=tokens)
     for name in GRID_FORMATS:

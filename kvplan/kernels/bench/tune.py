@@ -47,7 +47,7 @@ class Trial:
     def small(self) -> Trial:
         """The same kernel with next to nothing to do, for compiling it ahead."""
         return replace(
-            self, point=replace(self.point, batch=1, context=2048, new_tokens=min(64, self.point.new_tokens))
+            self, point=replace(self.point, batch=1, context=2048, new_tokens=min(256, self.point.new_tokens))
         )
 
 
@@ -86,9 +86,9 @@ def trials(tiny: bool) -> Iterator[Trial]:
             yield from (Trial(replace(point, format=name), Choice(each=each)) for each in (1, 3, 4))
     for name in ("bf16", "fp8_e4m3", "int4"):
         yield Trial(replace(PREFILL, format=name), USUAL)
-        for columns, warps in ((16, 4), (32, 4), (64, 4), (64, 8)):
-            for stages in (1, 2):
-                choice = Choice(columns=columns, warps=warps, stages=stages)
+        for columns, warps in ((64, 4), (128, 4), (128, 8)):
+            for tokens, stages in ((32, 2), (64, 2), (64, 3)):
+                choice = Choice(tokens=tokens, columns=columns, warps=warps, stages=stages)
                 yield Trial(replace(PREFILL, format=name), choice)
 
 

@@ -13,8 +13,9 @@ import triton
 import triton.language as tl
 
 from kvplan.kernels.gpu.query import finish, load_query, static_scale, zero_state
-from kvplan.kernels.gpu.tile import elementwise, gain_of, pack_of
-from kvplan.kernels.gpu.walk import coded_length, page_of, ring_step, step
+from kvplan.kernels.gpu.scales import elementwise, pack_of
+from kvplan.kernels.gpu.tile import gain_of
+from kvplan.kernels.gpu.walk import coded_length, masked_step, page_of, ring_step, scales_of, step
 
 DIRECT, PARTIAL, FUSED = 0, 1, 2
 """How splits become one output: there is one split; a second kernel; the last program to arrive."""
@@ -41,12 +42,12 @@ def decode(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, OUT, L
     oldest = tl.maximum(length - window, 0) if WINDOWED else length * 0
     coded = coded_length(length, RING, KGROUP)
     KW: tl.constexpr = D // pack_of(KCODE)
-    q, qsum, factor = load_query(Q, rows, ok, scale, D, KCODE, CT)
+    q, qsum, factor = load_query(Q, rows, ok, scale, D, KCODE, CT, True)
     plain = factor
     factor = factor * (
-        static_scale(KT, h, KSCALING, KKIND) * gain_of(KCODE, elementwise(KSCALING, KGROUP, KW), NATIVE)
+        static_scale(KT, h, KSCALING, KKIND) * gain_of(KCODE, elementwise(KSCALING, KGROUP, KW, True), NATIVE)
     )
-    m, l, pmin, acc = zero_state(BN, BH, D, VCODE, VSCALING, VGROUP, DEFER)
+    m, l, pmin, acc = zero_state(BN, BH, D, VCODE, VSCALING, VGROUP, DEFER, True)
     lo = tl.zeros([BH], tl.int32) + oldest
     hi = tl.zeros([BH], tl.int32) + length
     # The ring, when there is one, is the work of the last split; the others share the coded pages.
@@ -56,24 +57,40 @@ def decode(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, OUT, L
     start = origin + s * share
     end = tl.minimum(start + share, coded)
     table = TABLE + b.to(tl.int64) * table_stride
-    inner = start
-    if not WINDOWED:
-        inner = start + tl.maximum(end - start, 0) // BN * BN
-        ahead = page_of(table, start, end, BS, PAGED)
-        for t in range(start, inner, BN):
-            page = ahead
-            ahead = page_of(table, t + BN, end, BS, PAGED)
-            m, l, pmin, acc = step(
-                K, V, KS, KM, VS, VM, table, page, t, end, oldest, lo, hi, q, qsum, factor, m, l, pmin,
-                acc, HKV, h, D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND, VCODE, VSCALING, VGROUP,
-                VKIND, CT, FOLD, ASM, NATIVE, DEFER, False,
+    if WINDOWED:
+        # At most one tile lies across the window's edge.
+        edge = tl.minimum(tl.cdiv(oldest, BN) * BN, end)
+        for t in tl.range(start, edge, BN, num_stages=1):
+            m, l, pmin, acc = masked_step(
+                K, V, KS, KM, VS, VM, table, t, end, oldest, lo, hi, q, qsum, factor, m, l, pmin, acc, HKV, h,
+                D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND, VCODE, VSCALING, VGROUP, VKIND, CT, FOLD,
+                ASM, NATIVE, DEFER, True,
             )  # fmt: skip
-    for t in tl.range(inner, end, BN, num_stages=1):
-        page = page_of(table, t, end, BS, PAGED)
+        start = tl.maximum(start, edge)
+    inner = start + tl.maximum(end - start, 0) // BN * BN
+    ahead = page_of(table, start, end, BS, PAGED)
+    ks, km, vs, vm = scales_of(
+        KS, KM, VS, VM, table, ahead, start, end, HKV, h, D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND,
+        VCODE, VSCALING, VGROUP, VKIND, False,
+    )  # fmt: skip
+    for t in range(start, inner, BN):
+        page = ahead
+        ahead = page_of(table, t + BN, end, BS, PAGED)
+        k0, k1, v0, v1 = ks, km, vs, vm
+        ks, km, vs, vm = scales_of(
+            KS, KM, VS, VM, table, ahead, t + BN, end, HKV, h, D, BS, BN, PAGED, KCODE, KSCALING, KGROUP,
+            KKIND, VCODE, VSCALING, VGROUP, VKIND, False,
+        )  # fmt: skip
         m, l, pmin, acc = step(
-            K, V, KS, KM, VS, VM, table, page, t, end, oldest, lo, hi, q, qsum, factor, m, l, pmin, acc,
-            HKV, h, D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND, VCODE, VSCALING, VGROUP, VKIND,
-            CT, FOLD, ASM, NATIVE, DEFER, True,
+            K, V, KS, KM, VS, VM, k0, k1, v0, v1, table, page, t, end, oldest, lo, hi, q, qsum, factor,
+            m, l, pmin, acc, HKV, h, D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND, VCODE, VSCALING,
+            VGROUP, VKIND, CT, FOLD, ASM, NATIVE, DEFER, False, True,
+        )  # fmt: skip
+    for t in tl.range(inner, end, BN, num_stages=1):
+        m, l, pmin, acc = masked_step(
+            K, V, KS, KM, VS, VM, table, t, end, oldest, lo, hi, q, qsum, factor, m, l, pmin, acc, HKV, h,
+            D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND, VCODE, VSCALING, VGROUP, VKIND, CT, FOLD,
+            ASM, NATIVE, DEFER, True,
         )  # fmt: skip
     if RING > 0:
         ring_end = length if s == splits - 1 else coded
@@ -81,9 +98,9 @@ def decode(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, OUT, L
         for t in tl.range(coded, ring_end, BN, num_stages=1):
             m, l, pmin, acc = ring_step(
                 RK, RV, row, t, tl.maximum(coded, oldest), length, lo, hi, q, plain, m, l, pmin, acc,
-                HKV, h, RING, D, BN, KCODE, VCODE, CT, DEFER,
+                HKV, h, RING, D, BN, KCODE, VCODE, CT, DEFER, True,
             )  # fmt: skip
-    l, out = finish(l, pmin, acc, D, VCODE, VSCALING, VGROUP, NATIVE, DEFER)
+    l, out = finish(l, pmin, acc, D, VCODE, VSCALING, VGROUP, NATIVE, DEFER, True)
     vt = static_scale(VT, h, VSCALING, VKIND)
     VW: tl.constexpr = D // pack_of(VCODE)
     d = tl.arange(0, triton.next_power_of_2(VW))

@@ -71,7 +71,7 @@ def mla_step(C, R, S, table, page, t, end, hi, q, qr, factor, m, l, acc, BS: tl.
         y = y * tl.reshape(wide, [BN, 512])
     st = tl.dot(y, q, st)
     visible = ok[:, None] & (position[:, None] < hi[None, :])
-    p, m, l, alpha = softmax_step(st * factor[None, :], visible, m, l, DEFER, True)
+    p, m, l, alpha = softmax_step(st, factor, visible, m, l, DEFER, True, True)
     acc = tl.dot(tl.trans(y), p.to(CT), acc * alpha[None, :])
     return m, l, acc
 

@@ -7,13 +7,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kvplan.kernels.gpu.tile import elementwise, gain_of, pack_of
+from kvplan.kernels.gpu.scales import elementwise, pack_of
+from kvplan.kernels.gpu.sides import by_other, by_query, other_axis, tile_zeros
+from kvplan.kernels.gpu.tile import gain_of
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def load_query(Q, rows, ok, scale, D: tl.constexpr, CODE: tl.constexpr, CT: tl.constexpr):
+def load_query(Q, rows, ok, scale, D: tl.constexpr, CODE: tl.constexpr, CT: tl.constexpr,
+               SWAP: tl.constexpr):  # fmt: skip
     """Query columns as slices that match the packing of the keys, each column scaled to a largest |q| in [1,
     2).
 
@@ -25,7 +28,7 @@ def load_query(Q, rows, ok, scale, D: tl.constexpr, CODE: tl.constexpr, CT: tl.c
         scale: softmax scale, natural units.
 
     Returns:
-        (slices of [WP, BH], their sums over D as [BH], factor [BH] in log2 units).
+        (slices of [WP, BH] or [BH, WP], their sums over D as [BH], factor [BH] in log2 units).
     """
     PACK: tl.constexpr = pack_of(CODE)
     W: tl.constexpr = D // PACK
@@ -33,20 +36,21 @@ def load_query(Q, rows, ok, scale, D: tl.constexpr, CODE: tl.constexpr, CT: tl.c
     d = tl.arange(0, WP)
     raw = ()
     for j in tl.static_range(PACK):
-        mask = (d < W)[:, None] & ok[None, :]
-        x = tl.load(Q + rows[None, :].to(tl.int64) * D + (j * W + d)[:, None], mask=mask, other=0.0)
+        mask = by_other(d < W, SWAP) & by_query(ok, SWAP)
+        place = by_query(rows, SWAP).to(tl.int64) * D + by_other(j * W + d, SWAP)
+        x = tl.load(Q + place, mask=mask, other=0.0)
         raw = raw + (x.to(tl.float32),)
-    top = tl.max(tl.abs(raw[0]), 0)
+    top = tl.max(tl.abs(raw[0]), other_axis(SWAP))
     for j in tl.static_range(1, PACK):
-        top = tl.maximum(top, tl.max(tl.abs(raw[j]), 0))
+        top = tl.maximum(top, tl.max(tl.abs(raw[j]), other_axis(SWAP)))
     # Exponent bits alone are the largest power of two not above the column's maximum.
     power = tl.maximum((top.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True), 1e-30)
     q = ()
     qsum = ()
     for j in tl.static_range(PACK):
-        x = (raw[j] / power[None, :]).to(CT)
+        x = (raw[j] / by_query(power, SWAP)).to(CT)
         q = q + (x,)
-        qsum = qsum + (tl.sum(x.to(tl.float32), 0),)
+        qsum = qsum + (tl.sum(x.to(tl.float32), other_axis(SWAP)),)
     return q, qsum, power * (scale * LOG2E)
 
 
@@ -63,17 +67,18 @@ def static_scale(T, h, SCALING: tl.constexpr, KIND: tl.constexpr):
 
 @triton.jit
 def zero_state(BN: tl.constexpr, BH: tl.constexpr, D: tl.constexpr, CODE: tl.constexpr,
-               SCALING: tl.constexpr, GROUP: tl.constexpr, DEFER: tl.constexpr):  # fmt: skip
+               SCALING: tl.constexpr, GROUP: tl.constexpr, DEFER: tl.constexpr,
+               SWAP: tl.constexpr):  # fmt: skip
     """Accumulators before the first tile: (m, l, pmin, acc) as ``tile.weigh`` wants them."""
     PACK: tl.constexpr = pack_of(CODE)
     W: tl.constexpr = D // PACK
-    EW: tl.constexpr = elementwise(SCALING, GROUP, W)
+    EW: tl.constexpr = elementwise(SCALING, GROUP, W, SWAP)
     SLICED: tl.constexpr = PACK if (SCALING == 4 and not EW) else 1
     acc = ()
     pmin = ()
     for _ in tl.static_range(PACK):
-        acc = acc + (tl.zeros([triton.next_power_of_2(W), BH], tl.float32),)
-    zero = tl.zeros([BN, BH], tl.float32) if DEFER else tl.zeros([BH], tl.float32)
+        acc = acc + (tile_zeros(triton.next_power_of_2(W), BH, SWAP),)
+    zero = tile_zeros(BN, BH, SWAP) if DEFER else tl.zeros([BH], tl.float32)
     for _ in tl.static_range(SLICED):
         if (CODE == 4 or CODE == 5) and not EW:
             pmin = pmin + (zero,)
@@ -82,17 +87,17 @@ def zero_state(BN: tl.constexpr, BH: tl.constexpr, D: tl.constexpr, CODE: tl.con
 
 @triton.jit
 def finish(l, pmin, acc, D: tl.constexpr, CODE: tl.constexpr, SCALING: tl.constexpr,
-           GROUP: tl.constexpr, NATIVE: tl.constexpr, DEFER: tl.constexpr):  # fmt: skip
+           GROUP: tl.constexpr, NATIVE: tl.constexpr, DEFER: tl.constexpr, SWAP: tl.constexpr):  # fmt: skip
     """Row sums and unnormalised outputs: minima added, powers of two restored."""
     W: tl.constexpr = D // pack_of(CODE)
-    EW: tl.constexpr = elementwise(SCALING, GROUP, W)
+    EW: tl.constexpr = elementwise(SCALING, GROUP, W, SWAP)
     SLICED: tl.constexpr = SCALING == 4 and not EW
     out = ()
     for j in tl.static_range(len(acc)):
         o = acc[j]
         if (CODE == 4 or CODE == 5) and not EW:
             pm = pmin[j if SLICED else 0]
-            pm = tl.sum(pm, 0) if DEFER else pm
-            o = o + pm[None, :]
+            pm = tl.sum(pm, other_axis(SWAP)) if DEFER else pm
+            o = o + by_query(pm, SWAP)
         out = out + (o * gain_of(CODE, EW, NATIVE),)
-    return (tl.sum(l, 0) if DEFER else l), out
+    return (tl.sum(l, other_axis(SWAP)) if DEFER else l), out

@@ -7,7 +7,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kvplan.kernels.gpu.tile import decay_all, pack_of, scores, softmax_step, weigh
+from kvplan.kernels.gpu.scales import pack_of, row_scales
+from kvplan.kernels.gpu.sides import (
+    add_keys_times_queries,
+    add_weighted_values,
+    by_other,
+    by_query,
+    keys_times_queries,
+)
+from kvplan.kernels.gpu.tile import decay_all, scores, softmax_step, weigh
 
 
 @triton.jit
@@ -41,56 +49,104 @@ def locate(table, page, t, end, HKV, h, BS: tl.constexpr, BN: tl.constexpr, PAGE
 
 
 @triton.jit
-def step(K, V, KS, KM, VS, VM, table, page, t, end, first, lo, hi, q, qsum, factor, m, l, pmin, acc,
-         HKV, h, D: tl.constexpr, BS: tl.constexpr, BN: tl.constexpr, PAGED: tl.constexpr,
+def within(position, ok, lo, hi, SWAP: tl.constexpr):
+    """Which tokens which query columns see: ``lo <= position < hi``, where the token is ``ok``."""
+    there = by_other(position, SWAP)
+    return by_other(ok, SWAP) & (there < by_query(hi, SWAP)) & (there >= by_query(lo, SWAP))
+
+
+@triton.jit
+def scales_of(KS, KM, VS, VM, table, page, t, end, HKV, h, D: tl.constexpr, BS: tl.constexpr,
+              BN: tl.constexpr, PAGED: tl.constexpr, KCODE: tl.constexpr, KSCALING: tl.constexpr,
+              KGROUP: tl.constexpr, KKIND: tl.constexpr, VCODE: tl.constexpr, VSCALING: tl.constexpr,
+              VGROUP: tl.constexpr, VKIND: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
+    """``row_scales`` of keys and of values, of the tile that begins at token ``t``.
+
+    Rows past ``end`` have zeros; where not MASKED, anything.
+    """
+    if KSCALING == 3 or KSCALING == 4 or VSCALING == 3 or VSCALING == 4:
+        base, offset = locate(table, page, t, end, HKV, h, BS, BN, PAGED, True)
+        ok = t + tl.arange(0, BN) < end
+        M: tl.constexpr = MASKED or not PAGED
+        ks, km = row_scales(KS, KM, base, offset, ok, D, KCODE, KSCALING, KGROUP, KKIND, M)
+        vs, vm = row_scales(VS, VM, base, offset, ok, D, VCODE, VSCALING, VGROUP, VKIND, M)
+        found = (ks, km, vs, vm)
+    else:
+        found = ((), (), (), ())
+    return found
+
+
+@triton.jit
+def step(K, V, KS, KM, VS, VM, ks, km, vs, vm, table, page, t, end, first, lo, hi, q, qsum, factor, m, l,
+         pmin, acc, HKV, h, D: tl.constexpr, BS: tl.constexpr, BN: tl.constexpr, PAGED: tl.constexpr,
          KCODE: tl.constexpr, KSCALING: tl.constexpr, KGROUP: tl.constexpr, KKIND: tl.constexpr,
          VCODE: tl.constexpr, VSCALING: tl.constexpr, VGROUP: tl.constexpr, VKIND: tl.constexpr,
          CT: tl.constexpr, FOLD: tl.constexpr, ASM: tl.constexpr, NATIVE: tl.constexpr,
-         DEFER: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
-    """One tile of coded pages; ``page`` as ``page_of`` found it."""
+         DEFER: tl.constexpr, MASKED: tl.constexpr, SWAP: tl.constexpr):  # fmt: skip
+    """One tile of coded pages; ``page`` as ``page_of`` found it, scales as ``scales_of`` did."""
     base, offset = locate(table, page, t, end, HKV, h, BS, BN, PAGED, MASKED)
     position = t + tl.arange(0, BN)
     rows_ok = (position < end) & (position >= first)
-    visible = rows_ok[:, None] & (position[:, None] < hi[None, :]) & (position[:, None] >= lo[None, :])
-    st = scores(K, KS, KM, q, qsum, factor, base, offset, rows_ok, D, BN, KCODE, KSCALING, KGROUP, KKIND,
-                CT, FOLD, ASM, NATIVE, MASKED)  # fmt: skip
-    p, m, l, alpha = softmax_step(st, visible, m, l, DEFER, MASKED)
+    visible = within(position, rows_ok, lo, hi, SWAP)
+    st = scores(K, KS, KM, ks, km, q, qsum, base, offset, rows_ok, D, BN, KCODE, KSCALING, KGROUP, KKIND,
+                CT, FOLD, ASM, NATIVE, MASKED, SWAP)  # fmt: skip
+    p, m, l, alpha = softmax_step(st, factor, visible, m, l, DEFER, MASKED, SWAP)
     acc, pmin = weigh(
-        V, VS, VM, p, alpha, pmin, acc, base, offset, rows_ok, D, BN, VCODE, VSCALING, VGROUP, VKIND,
-        CT, ASM, NATIVE, DEFER, MASKED,
+        V, VS, VM, vs, vm, p, alpha, pmin, acc, base, offset, rows_ok, D, BN, VCODE, VSCALING, VGROUP, VKIND,
+        CT, ASM, NATIVE, DEFER, MASKED, SWAP,
     )  # fmt: skip
     return m, l, pmin, acc
 
 
 @triton.jit
+def masked_step(K, V, KS, KM, VS, VM, table, t, end, first, lo, hi, q, qsum, factor, m, l, pmin, acc, HKV, h,
+                D: tl.constexpr, BS: tl.constexpr, BN: tl.constexpr, PAGED: tl.constexpr,
+                KCODE: tl.constexpr, KSCALING: tl.constexpr, KGROUP: tl.constexpr, KKIND: tl.constexpr,
+                VCODE: tl.constexpr, VSCALING: tl.constexpr, VGROUP: tl.constexpr, VKIND: tl.constexpr,
+                CT: tl.constexpr, FOLD: tl.constexpr, ASM: tl.constexpr, NATIVE: tl.constexpr,
+                DEFER: tl.constexpr, SWAP: tl.constexpr):  # fmt: skip
+    """One tile at an edge, with nothing loaded ahead."""
+    page = page_of(table, t, end, BS, PAGED)
+    ks, km, vs, vm = scales_of(
+        KS, KM, VS, VM, table, page, t, end, HKV, h, D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND, VCODE,
+        VSCALING, VGROUP, VKIND, True,
+    )  # fmt: skip
+    return step(
+        K, V, KS, KM, VS, VM, ks, km, vs, vm, table, page, t, end, first, lo, hi, q, qsum, factor, m, l, pmin,
+        acc, HKV, h, D, BS, BN, PAGED, KCODE, KSCALING, KGROUP, KKIND, VCODE, VSCALING, VGROUP, VKIND, CT,
+        FOLD, ASM, NATIVE, DEFER, True, SWAP,
+    )  # fmt: skip
+
+
+@triton.jit
 def ring_step(RK, RV, row, t, first, end, lo, hi, q, factor, m, l, pmin, acc, HKV, h,
               RING: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, KCODE: tl.constexpr,
-              VCODE: tl.constexpr, CT: tl.constexpr, DEFER: tl.constexpr):  # fmt: skip
+              VCODE: tl.constexpr, CT: tl.constexpr, DEFER: tl.constexpr, SWAP: tl.constexpr):  # fmt: skip
     """One masked tile of the residual ring: 16-bit keys and values, sliced as the packed ones are."""
     KW: tl.constexpr = D // pack_of(KCODE)
     VW: tl.constexpr = D // pack_of(VCODE)
     position = t + tl.arange(0, BN)
     ok = (position >= first) & (position < end)
     line = ((row.to(tl.int64) * HKV + h) * RING + position % RING)[:, None] * D
-    visible = ok[:, None] & (position[:, None] < hi[None, :]) & (position[:, None] >= lo[None, :])
+    visible = within(position, ok, lo, hi, SWAP)
     for j in tl.static_range(D // KW):
         d = tl.arange(0, KW)
         mask = ok[:, None] & (d >= 0)[None, :]
         # fp32 first: the interpreter's bf16 is only a bit pattern.
         k = tl.load(RK + line + (j * KW + d)[None, :], mask=mask, other=0.0).to(tl.float32).to(CT)
         if j == 0:
-            st = tl.dot(k, q[j])
+            st = keys_times_queries(k, q[j], SWAP)
         else:
-            st = tl.dot(k, q[j], st)
-    p, m, l, alpha = softmax_step(st * factor[None, :], visible, m, l, DEFER, True)
+            st = add_keys_times_queries(k, q[j], st, SWAP)
+    p, m, l, alpha = softmax_step(st, factor, visible, m, l, DEFER, True, SWAP)
     pc = p.to(CT)
     out = ()
     for j in tl.static_range(D // VW):
         d = tl.arange(0, VW)
         mask = ok[:, None] & (d >= 0)[None, :]
         v = tl.load(RV + line + (j * VW + d)[None, :], mask=mask, other=0.0).to(tl.float32).to(CT)
-        out = out + (tl.dot(tl.trans(v), pc, acc[j] * alpha[None, :]),)
-    return m, l, decay_all(pmin, alpha, DEFER), out
+        out = out + (add_weighted_values(v, pc, acc[j] * by_query(alpha, SWAP), SWAP),)
+    return m, l, decay_all(pmin, alpha, DEFER, SWAP), out
 
 
 @triton.jit
