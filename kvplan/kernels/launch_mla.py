@@ -19,17 +19,21 @@ from kvplan.kernels.variants import (
     PARTIAL,
     Choice,
     Target,
+    mla_columns,
     mla_variant,
     reduce_variant,
     write_mla_variant,
 )
 
 
-def splits_for(query: Tensor, cache: MLACache, batch: PagedBatch, each: int = 2,
+def splits_for(query: Tensor, cache: MLACache, batch: PagedBatch, each: int = 0,
                share: int = SMALLEST_SHARE) -> int:  # fmt: skip
-    """Splits, from shapes alone."""
+    """Splits, from shapes alone; ``each`` 0 for as many programs as a multiprocessor holds."""
+    columns = query.shape[1] * batch.max_query
+    block = mla_columns(cache.format, columns, target(query.device.index))
+    each = each or (2 if block == 16 else 1)
     return choose_splits(
-        programs=batch.sequences * -(-query.shape[1] * batch.max_query // 16),
+        programs=batch.sequences * -(-columns // block),
         tokens=batch.block_table.shape[1] * cache.block_size,
         multiprocessors=multiprocessors(query.device.index),
         per_multiprocessor=each,
@@ -50,17 +54,22 @@ def attention(query: Tensor, cache: MLACache, batch: PagedBatch, *, scale: float
         return out, lse
     mode = DIRECT if splits == 1 else PARTIAL
     one = batch.query_starts is None
-    variant = mla_variant(cache.format, block_size=cache.block_size, mode=mode, one=one, target=on)
+    variant = mla_variant(
+        cache.format, block_size=cache.block_size, columns=batch.max_query * heads, mode=mode, one=one,
+        target=on,
+    )  # fmt: skip
     variant = choice.applied(variant, "BH", cache.block_size) if choice else variant
     starts = batch.lengths if one else batch.starts()
-    columns = -(-batch.max_query * heads // variant.constants["BH"])
-    if fused and worth_fusing(splits, min(heads, 16), LATENT_DIM) and batch.sequences * columns <= COUNTERS:
+    block = variant.constants["BH"]
+    columns = -(-batch.max_query * heads // block)
+    worth = worth_fusing(splits, min(heads, block), LATENT_DIM)
+    if fused and worth and batch.sequences * columns <= COUNTERS:
         mode = variant.constants["MODE"] = FUSED
     rows = tokens * heads if mode != DIRECT else 0
     top = torch.empty(rows, splits, dtype=torch.float32, device=query.device)
     total = torch.empty_like(top)
     part = torch.empty(rows, splits, LATENT_DIM, dtype=torch.float32, device=query.device)
-    mla_kernel.mla[(batch.sequences, columns, splits)](
+    mla_kernel.mla[(columns, batch.sequences, splits)](
         query, cache.latent, cache.rope, cache.scale, batch.block_table, batch.lengths, starts, out, lse,
         top, total, part, cache.counters, scale, batch.block_table.stride(0), splits, heads,
         **constants(variant),

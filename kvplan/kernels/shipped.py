@@ -22,8 +22,8 @@ FLOATS = {"float16": "*fp16", "float32": "*fp32", "uint8": "*u8"}
 class Shipped:
     """A variant with a name, the kernel's function, pointer types, and the elements one tile covers.
 
-    Elements are 0 without a loop. Those of a prompt's tile count once for every eight query columns, which is
-    what a decode tile has.
+    Elements are 0 without a loop. Those of a prompt's or a latent tile count once for every eight query
+    columns, which is what a decode tile has.
     """
 
     name: str
@@ -96,8 +96,9 @@ def append_elements(variant: Variant) -> int:
 
 
 def _latent(fmt: KVFormat, target: Target) -> Iterator[Shipped]:
-    mla = variants.mla_variant(fmt, block_size=64, mode=PARTIAL, one=True, target=target)
-    yield _ship(f"mla/{fmt.name}", fmt, mla, 576 * mla.constants["BN"])
+    for name, heads in ((f"mla/{fmt.name}", 16), (f"mla/{fmt.name}/heads128", 128)):
+        mla = variants.mla_variant(fmt, block_size=64, columns=heads, mode=PARTIAL, one=True, target=target)
+        yield _ship(name, fmt, mla, 576 * mla.constants["BN"] * (mla.constants["BH"] // 8))
     raw = fmt.key.code is Code.FLOAT16
     yield _ship(f"write_mla/{fmt.name}", fmt, variants.write_mla_variant(fmt), raw=raw)
 

@@ -247,16 +247,26 @@ def write_ring_variant(fmt: KVFormat, *, head_dim: int) -> Variant:
     return Variant("write_ring", constants, 4, 1)
 
 
-def mla_variant(fmt: KVFormat, *, block_size: int, mode: int, one: bool, target: Target) -> Variant:
-    """MLA decode and append: 16 query columns, tiles of 32 tokens."""
-    tokens = tile_tokens(block_size, 32)
+def mla_columns(fmt: KVFormat, columns: int, target: Target) -> int:
+    """Query columns of an MLA program, of ``columns`` (tokens x heads) that a sequence has.
+
+    With 64, a latent that was loaded serves four times as many at half the instructions each. They fit the
+    registers on Hopper, where nothing is unpacked.
+    """
+    return 64 if columns > 32 and fmt.key.bits == 16 and target.capability == 90 else 16
+
+
+def mla_variant(fmt: KVFormat, *, block_size: int, columns: int, mode: int, one: bool,
+                target: Target) -> Variant:  # fmt: skip
+    """MLA decode and append: tiles of 32 tokens; tiles of 64 spill."""
+    tokens, block = tile_tokens(block_size, 32), mla_columns(fmt, columns, target)
     constants = {
-        "BS": block_size, "BN": tokens, "BH": 16, "PAGED": block_size % tokens == 0, "MODE": mode, "ONE": one,
-        "CODE": int(fmt.key.code), "CT": target.compute_type(fmt, "bfloat16"), "DEFER": True,
-        **{k: v for k, v in target.switches().items() if k != "FOLD"},
+        "BS": block_size, "BN": tokens, "BH": block, "PAGED": block_size % tokens == 0, "MODE": mode,
+        "ONE": one, "CODE": int(fmt.key.code), "CT": target.compute_type(fmt, "bfloat16"),
+        "DEFER": block == 16, **{k: v for k, v in target.switches().items() if k != "FOLD"},
     }  # fmt: skip
-    # Tiles of 64 tokens spill; four warps (not eight) leave room for two programs on a multiprocessor.
-    return Variant("mla", constants, 4, 2)
+    # Two programs of four warps on a multiprocessor, or one of eight.
+    return Variant("mla", constants, 4 if block == 16 else 8, 2)
 
 
 def write_mla_variant(fmt: KVFormat) -> Variant:

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: kernels cannot run")
 pytest.importorskip("triton", reason="triton is not installed: kernels cannot be interpreted")
 
-from kvplan.kernels import cases, launch, matrix, mla_cache  # noqa: E402
+from kvplan.kernels import cases, launch, matrix, mla_cache, variants  # noqa: E402
 from kvplan.kernels.cases import Case  # noqa: E402
 from kvplan.kernels.formats import all_formats  # noqa: E402
 from kvplan.kernels.variants import Target  # noqa: E402
@@ -49,6 +49,17 @@ def test_rounding_operands_to_fp16_as_a_gpu_does_stays_within_its_bound(case: Ca
     error, lse_error = cases.errors(built, *cases.run(case, built))
     assert cases.INTERPRETER_BOUND < error <= case.bound(interpreted=False)
     assert lse_error <= cases.LSE_BOUND
+
+
+def test_many_heads_share_a_latent_tile(monkeypatch):
+    # As on Hopper: 64 query columns to a program, and two programs for 80 heads.
+    monkeypatch.setattr(variants, "mla_columns", lambda fmt, columns, target: 64)
+    case = Case("mla_bf16", (70, 33, 0), block_size=64, group=80, splits=2)
+    built = cases.build(case)
+    for fused in (False, True):
+        error, lse_error = cases.errors(built, *cases.run(replace(case, fused=fused), built))
+        assert error <= case.bound(interpreted=True)
+        assert lse_error <= 2e-4
 
 
 def test_small_latents_keep_their_precision_in_fp8(monkeypatch):

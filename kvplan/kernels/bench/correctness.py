@@ -37,6 +37,17 @@ PROMPT_CASES = tuple(
     )
 )  # fmt: skip
 """Hundreds of query columns: other tiles than a few."""
+HEADS_CASES = tuple(
+    replace(case, format=name)
+    for name in ("mla_bf16", "mla_fp8")
+    for case in (
+        Case("", (5000, 129), block_size=64, group=128),
+        Case("", (5000, 129), block_size=64, group=128, splits=3, fused=True),
+        Case("", (5000, 129), block_size=64, group=128, splits=11),
+        Case("", (300, 65), block_size=64, group=128, splits=2, queries=(20, 65)),
+    )
+)
+"""As many heads on a latent as models have."""
 LONG_CASES = tuple(
     Case(name, (131072, 65537), block_size=64, group=4, splits=17)
     for name in ("bf16", "int8_per_token_head", "int4")
@@ -52,9 +63,8 @@ def jobs(tiny: bool, points: list[Point]) -> list[tuple[str, Any]]:
     formats = [fmt.name for fmt in all_formats()]
     if tiny:
         return [("case", every[1]), ("case", every[-1]), ("write", "int4"), ("write", "kivi2")]
-    checks: list[tuple[str, Any]] = [
-        ("case", case) for case in (*every, *GPU_CASES, *PROMPT_CASES, *LONG_CASES)
-    ]
+    every += [*GPU_CASES, *PROMPT_CASES, *HEADS_CASES, *LONG_CASES]
+    checks: list[tuple[str, Any]] = [("case", case) for case in every]
     checks += [("write", name) for name in formats] + [("graph", name) for name in ("bf16", "int4", "kivi4")]
     return checks + [("warm", point) for point in variants_of(points)]
 

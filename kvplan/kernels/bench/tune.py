@@ -22,6 +22,7 @@ LONG = replace(LARGE, batch=1, context=131072)
 SMALL = replace(LARGE, batch=1, context=2048)
 MLA_LARGE = Point("tune", "mla", "mla_bf16", 16, 1, 576, 64, 16384)
 MLA_LONG = replace(MLA_LARGE, batch=1, context=131072)
+MLA_MANY = replace(MLA_LARGE, hq=128, context=8192)
 PREFILL = Point("tune", "append", "bf16", 32, 8, 128, 1, 4096, new_tokens=4096)
 USUAL = Choice()
 
@@ -84,6 +85,9 @@ def trials(tiny: bool) -> Iterator[Trial]:
                     choice = Choice(tokens=tokens, warps=warps, stages=stages)
                     yield Trial(replace(point, format=name), choice)
             yield from (Trial(replace(point, format=name), Choice(each=each)) for each in (1, 3, 4))
+        yield Trial(replace(MLA_MANY, format=name), USUAL)
+        for columns, warps in ((16, 4), (16, 8), (32, 4), (32, 8), (64, 8)):
+            yield Trial(replace(MLA_MANY, format=name), Choice(columns=columns, warps=warps))
     for name in ("bf16", "fp8_e4m3", "int4"):
         yield Trial(replace(PREFILL, format=name), USUAL)
         for columns, warps in ((64, 4), (128, 4), (128, 8)):

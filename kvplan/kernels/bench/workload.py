@@ -17,7 +17,7 @@ from kvplan.kernels.bench.arena import Arena
 from kvplan.kernels.bench.points import Point
 from kvplan.kernels.formats import LATENT_DIM, get_format
 from kvplan.kernels.splits import worth_fusing
-from kvplan.kernels.variants import Choice
+from kvplan.kernels.variants import Choice, mla_columns
 
 MOST_BUFFERS = 512
 """More only for caches so small that this many fit in the L2: their rows say so by ``buffers``."""
@@ -77,7 +77,10 @@ def build(point: Point, arena: Arena, l2_bytes: int, choice: Choice | None = Non
     else:
         splits = launch.splits_for(query, caches[0], batch, point.window, **splitting)
         calls = [_decode(query, c, batch, point, splits, choice) for c in caches]
-    rows, width = (min(point.hq, 16), LATENT_DIM) if point.op == "mla" else (point.hq // point.hkv, point.d)
+    rows, width = point.hq // point.hkv, point.d
+    if point.op == "mla":
+        on = launch.target(query.device.index)
+        rows, width = min(point.hq, mla_columns(caches[0].format, point.hq, on)), LATENT_DIM
     fused = point.fused and worth_fusing(splits, rows, width)
     return Work(calls, {"splits": splits, "buffers": buffers, "fused": fused})
 

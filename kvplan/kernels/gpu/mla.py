@@ -5,8 +5,9 @@ Queries are absorbed (projected into the latent space), so one 512-wide latent s
 value; a tile of it is loaded and unpacked once and used twice. fp8 latents are multiplied by their scales
 when they are unpacked: four scales a row cannot be folded into one score or weight.
 
-Grid (sequences, blocks of query columns, splits). Column c of a sequence is token ``c // HQ``, head ``c %
-HQ``: decode is the case of one token each.
+Grid (blocks of query columns, sequences, splits): the blocks of a sequence run side by side and read its
+latents from memory once. Column c of a sequence is token ``c // HQ``, head ``c % HQ``: decode is the case of
+one token each.
 """
 
 # Triton compiles a subset of Python without star expressions; m, l and acc are the names of the literature.
@@ -31,10 +32,10 @@ up to 4094 still fit."""
 
 @triton.jit
 def load_columns(Q, line, ok, width: tl.constexpr):
-    """[width, BH] fp32 of a query, starting at elements ``line`` [BH]."""
+    """[width, BH] of a query, starting at elements ``line`` [BH]."""
     d = tl.arange(0, width)
     mask = (d < width)[:, None] & ok[None, :]
-    return tl.load(Q + line[None, :] + d[:, None], mask=mask, other=0.0).to(tl.float32)
+    return tl.load(Q + line[None, :] + d[:, None], mask=mask, other=0.0)
 
 
 @triton.jit
@@ -82,28 +83,38 @@ def mla(Q, C, R, S, TABLE, LENGTHS, STARTS, OUT, LSE, PM, PL, PO, COUNT, scale, 
         ONE: tl.constexpr, CODE: tl.constexpr, CT: tl.constexpr, ASM: tl.constexpr, NATIVE: tl.constexpr,
         DEFER: tl.constexpr):  # fmt: skip
     """See ``launch_mla`` for shapes."""
-    b = tl.program_id(0)
+    b = tl.program_id(1)
+    block = tl.program_id(0)
     split = tl.program_id(2)
     # ONE: decode, one new token per sequence, and STARTS is not read.
     begin = b if ONE else tl.load(STARTS + b)
     tokens = (b * 0 + 1) if ONE else tl.load(STARTS + b + 1) - begin
-    if tl.program_id(1) * BH < tokens * HQ:
-        column = tl.program_id(1) * BH + tl.arange(0, BH)
+    if block * BH < tokens * HQ:
+        column = block * BH + tl.arange(0, BH)
         ok = column < tokens * HQ
         rows = begin * HQ + column
         length = tl.load(LENGTHS + b)
         hi = tl.where(ok, length - tokens + column // HQ + 1, 0)
-        highest = length - tokens + tl.minimum((tl.program_id(1) * BH + BH - 1) // HQ, tokens - 1) + 1
+        highest = length - tokens + tl.minimum((block * BH + BH - 1) // HQ, tokens - 1) + 1
         line = rows.to(tl.int64) * 576
         x = load_columns(Q, line, ok, 512)
         xr = load_columns(Q, line + 512, ok, 64)
-        top = tl.maximum(tl.max(tl.abs(x), 0), tl.max(tl.abs(xr), 0))
-        power = tl.maximum((top.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True), 1e-30)
         # fp8 latents carry GAIN: so must the other half of the score.
         gain: tl.constexpr = 1.0 if CODE == 0 else GAIN
-        q = (x / power[None, :]).to(CT)
-        qr = (xr / power[None, :] * gain).to(CT)
-        factor = power * (scale * LOG2E / gain)
+        if CODE == 0:
+            # bf16 has the range of any query: it is multiplied as it comes, and takes no registers.
+            q = x.to(CT)
+            qr = xr.to(CT)
+            factor = tl.zeros([BH], tl.float32) + scale * LOG2E
+        else:
+            xf = x.to(tl.float32)
+            xrf = xr.to(tl.float32)
+            top = tl.maximum(tl.max(tl.abs(xf), 0), tl.max(tl.abs(xrf), 0))
+            exponent = top.to(tl.int32, bitcast=True) & 0x7F800000
+            power = tl.maximum(exponent.to(tl.float32, bitcast=True), 1e-30)
+            q = (xf / power[None, :]).to(CT)
+            qr = (xrf / power[None, :] * gain).to(CT)
+            factor = power * (scale * LOG2E / gain)
         acc = tl.zeros([512, BH], tl.float32)
         m = tl.full([BH], -1e30, tl.float32)
         l = tl.zeros([BN, BH], tl.float32) if DEFER else tl.zeros([BH], tl.float32)
@@ -134,12 +145,12 @@ def mla(Q, C, R, S, TABLE, LENGTHS, STARTS, OUT, LSE, PM, PL, PO, COUNT, scale, 
             tl.store(PO + place, acc, mask=mask)
             if MODE == 2:
                 tl.debug_barrier()
-                counter = COUNT + b * tl.num_programs(1) + tl.program_id(1)
+                counter = COUNT + b * tl.num_programs(0) + block
                 arrived = tl.atomic_add(counter, 1, sem="acq_rel")
                 if arrived == splits - 1:
                     tl.debug_barrier()
                     for i in range(BH):
-                        one = tl.program_id(1) * BH + i + tl.arange(0, 1)
+                        one = block * BH + i + tl.arange(0, 1)
                         combine(PM, PL, PO, OUT, LSE, begin * HQ + one, one < tokens * HQ, splits, 512)
                     tl.store(counter, 0)
 
