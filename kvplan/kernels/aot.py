@@ -30,7 +30,7 @@ from kvplan.kernels.variants import Variant
 
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
-INTEGERS = {"window", "table_stride", "splits", "HQ", "HKV", "GQ", "tokens", "groups", "slots"}
+INTEGERS = {"window", "table_stride", "splits", "blocks", "HQ", "HKV", "GQ", "tokens", "groups", "slots"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,10 +238,11 @@ def main(arguments: list[str] | None = None) -> int:
             elif options.lock:
                 worse.append(f"{key}: has no frozen budget; run with --update")
     if options.update and options.lock:
+        names = {f"sm_{arch}/{item.name}" for arch in TESTED for item in shipped(arch)}
         body = {
             "triton": triton.__version__,
             "fingerprint": fingerprint(),
-            "variants": dict(sorted(budgets.items())),
+            "variants": {name: budgets[name] for name in sorted(budgets) if name in names},
         }
         options.lock.write_text(json.dumps(body, indent=1) + "\n")
     for line in worse:

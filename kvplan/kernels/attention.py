@@ -32,6 +32,16 @@ def check_splits(splits: int | None) -> None:
         raise UsageError(f"splits must be from 1 to {MOST}, not {splits}")
 
 
+def check_scale(scale: float) -> None:
+    """Raise unless a softmax scale is positive and finite.
+
+    Raises:
+        UsageError: otherwise.
+    """
+    if not 0 < scale < math.inf:
+        raise UsageError(f"scale must be positive and finite, not {scale:g}")
+
+
 def paged_attention(
     query: Tensor,
     cache: PagedKVCache,
@@ -50,10 +60,10 @@ def paged_attention(
             dtype. T = B for decode (``batch.query_starts`` is None), else ``batch.query_starts[B]``.
         cache: one layer's cache.
         batch: block table, lengths (new tokens included), and which tokens are new.
-        scale: softmax scale; ``None`` for 1/sqrt(D).
+        scale: softmax scale, positive; ``None`` for 1/sqrt(D).
         window: a token sees the newest ``window`` tokens up to itself; 0 for all.
-        splits: programs that share a sequence in decode; ``None`` to choose from the shapes and the width of
-            the block table, which should therefore not be wider than the longest sequence needs.
+        splits: programs that share the tokens of a sequence; ``None`` to choose from the shapes and the width
+            of the block table, which should therefore not be wider than the longest sequence needs.
         fused: combine splits in the same launch where they are small (the last program of a head to arrive
             does it); False for a second launch always.
         backend: ``auto`` (Triton on CUDA, torch elsewhere), ``triton`` or ``reference``.
@@ -72,6 +82,8 @@ def paged_attention(
     if window < 0:
         raise UsageError(f"window must not be negative, not {window}")
     check_splits(splits)
+    scale = 1 / math.sqrt(cache.head_dim) if scale is None else scale
+    check_scale(scale)
     if batch.query_starts is None and query.shape[0] != batch.sequences:
         raise UsageError(
             f"decode takes one query token per sequence: {query.shape[0]} tokens, "
@@ -81,8 +93,7 @@ def paged_attention(
     *held, counters = cache.tensors()
     return torch.ops.kvplan.paged_attention(
         query, held, counters, cache.format.name, batch.block_table, batch.lengths, batch.query_starts,
-        batch.rows, batch.max_query, 1 / math.sqrt(cache.head_dim) if scale is None else scale, window,
-        splits or 0, fused, backend,
+        batch.rows, batch.max_query, scale, window, splits or 0, fused, backend,
     )  # fmt: skip
 
 
@@ -161,6 +172,7 @@ def mla_attention(
     checks.architecture(cache, ops.uses_triton(backend, cache.device))
     batch.validate()
     check_splits(splits)
+    check_scale(scale)
     *held, counters = cache.tensors()
     return torch.ops.kvplan.mla_attention(
         query, held, counters, cache.format.name, batch.block_table, batch.lengths, batch.query_starts,

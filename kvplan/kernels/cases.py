@@ -51,7 +51,7 @@ class Case:
     @property
     def name(self) -> str:
         """A short readable identifier."""
-        kind = "append" if self.queries else f"decode-s{self.splits}{'f' if self.fused else ''}"
+        kind = f"{'append' if self.queries else 'decode'}-s{self.splits}{'f' if self.fused else ''}"
         extra = f"-w{self.window}" if self.window else ""
         extra += "-fold" if self.fold else ""
         shape = f"g{self.group}-d{self.head_dim}-p{self.block_size}"
@@ -161,9 +161,7 @@ def run(case: Case, built: Built) -> tuple[Tensor, Tensor]:
         )
     out = torch.full_like(q, math.nan, dtype=torch.float32)
     scale = 1 / math.sqrt(case.head_dim)
-    if case.queries is not None:
-        return launch.append(q, built.cache, built.batch, scale=scale, window=case.window, on=on, out=out)
-    return launch.decode(
+    return launch.attend(
         q, built.cache, built.batch, scale=scale, window=case.window, splits=case.splits, fused=case.fused,
         on=on, out=out,
     )  # fmt: skip

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from kvplan.kernels.batch import PagedBatch
 from kvplan.kernels.cache import COUNTERS, PagedKVCache
-from kvplan.kernels.gpu import append as append_kernel
-from kvplan.kernels.gpu import decode as decode_kernel
+from kvplan.kernels.gpu import attend as attend_kernel
+from kvplan.kernels.gpu import reduce as reduce_kernel
 from kvplan.kernels.gpu import write as write_kernel
 from kvplan.kernels.splits import SMALLEST_SHARE, choose_splits, worth_fusing
 from kvplan.kernels.variants import (
@@ -27,8 +27,8 @@ from kvplan.kernels.variants import (
     Choice,
     Target,
     Variant,
-    append_variant,
-    decode_variant,
+    attend_variant,
+    columns_of_a_program,
     programs_per_multiprocessor,
     reduce_variant,
     write_groups_variant,
@@ -36,7 +36,7 @@ from kvplan.kernels.variants import (
     write_variant,
 )
 
-INTERPRETED = type(decode_kernel.reduce).__name__ == "InterpretedFunction"
+INTERPRETED = type(reduce_kernel.reduce).__name__ == "InterpretedFunction"
 """Whether triton was imported in interpreter mode."""
 
 
@@ -48,16 +48,18 @@ def multiprocessors(device_index: int | None) -> int:
 
 def splits_for(query: Tensor, cache: PagedKVCache, batch: PagedBatch, window: int, each: int = 0,
                share: int = SMALLEST_SHARE) -> int:  # fmt: skip
-    """Splits of a decode, from shapes alone; ``each`` 0 for as many programs as a multiprocessor holds."""
-    group = query.shape[1] // cache.kv_heads
-    each = each or programs_per_multiprocessor(cache.format, cache.head_dim, cache.block_size)
+    """Splits, from shapes alone; ``each`` 0 for as many programs as a multiprocessor holds."""
+    columns = batch.max_query * (query.shape[1] // cache.kv_heads)
+    shape = {"head_dim": cache.head_dim, "block_size": cache.block_size, "columns": columns}
+    one = batch.query_starts is None
+    block = columns_of_a_program(columns, cache.head_dim, one, target(query.device.index))
     return choose_splits(
-        programs=batch.sequences * cache.kv_heads * -(-group // (8 if group <= 8 else 16)),
+        programs=batch.sequences * cache.kv_heads * -(-columns // block),
         tokens=batch.block_table.shape[1] * cache.block_size,
         multiprocessors=multiprocessors(query.device.index),
-        per_multiprocessor=each,
+        per_multiprocessor=each or programs_per_multiprocessor(cache.format, one=one, **shape),
         smallest_share=share,
-        window=window,
+        window=window + batch.max_query - 1 if window else 0,
         ring=cache.format.residual > 0,
     )
 
@@ -98,63 +100,44 @@ def dtype_name(t: Tensor) -> str:
     return str(t.dtype).removeprefix("torch.")
 
 
-def decode(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: float, window: int, splits: int,
-           fused: bool, on: Target | None = None, out: Tensor | None = None,
+def attend(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: float, window: int,
+           splits: int = 0, fused: bool = True, on: Target | None = None, out: Tensor | None = None,
            choice: Choice | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """One new token per sequence: query [B, HQ, D] to (out [B, HQ, D], lse fp32 [B, HQ])."""
-    on = on or target(query.device.index)
-    sequences, heads, dim = query.shape
-    group = heads // cache.kv_heads
-    out = torch.empty_like(query) if out is None else out
-    lse = torch.empty(sequences, heads, dtype=torch.float32, device=query.device)
-    mode = DIRECT if splits == 1 else PARTIAL
-    variant = decode_variant(
-        cache.format, head_dim=dim, block_size=cache.block_size, group=group, windowed=window > 0,
-        mode=mode, dtype=dtype_name(cache.key), target=on,
-    )  # fmt: skip
-    variant = choice.applied(variant, "BH", cache.block_size) if choice else variant
-    blocks = variant.constants["HB"]
-    if fused and worth_fusing(splits, group, dim) and sequences * cache.kv_heads * blocks <= COUNTERS:
-        mode = variant.constants["MODE"] = FUSED
-    rows = sequences * heads if mode != DIRECT else 0
-    top = torch.empty(rows, splits, dtype=torch.float32, device=query.device)
-    total = torch.empty_like(top)
-    part = torch.empty(rows, splits, dim, dtype=torch.float32, device=query.device)
-    if sequences == 0:
-        return out, lse
-    decode_kernel.decode[(sequences, cache.kv_heads * blocks, splits)](
-        query, *sources(cache), ring_rows(cache, batch), batch.block_table, batch.lengths, out, lse,
-        top, total, part, cache.counters,
-        scale, window, batch.block_table.stride(0), splits, heads, cache.kv_heads, group,
-        **constants(variant),
-    )  # fmt: skip
-    if mode == PARTIAL:
-        decode_kernel.reduce[(rows,)](top, total, part, out, lse, splits, **constants(reduce_variant(dim)))
-    return out, lse
-
-
-def append(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: float, window: int,
-           on: Target | None = None, out: Tensor | None = None,
-           choice: Choice | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Several new tokens per sequence: query [T, HQ, D] to (out [T, HQ, D], lse fp32 [T, HQ])."""
+    """Query [T, HQ, D] to (out [T, HQ, D], lse fp32 [T, HQ]); ``splits`` 0 to choose them."""
     on = on or target(query.device.index)
     tokens, heads, dim = query.shape
-    group = heads // cache.kv_heads
     out = torch.empty_like(query) if out is None else out
     lse = torch.empty(tokens, heads, dtype=torch.float32, device=query.device)
     if tokens == 0:
         return out, lse
-    variant = append_variant(
-        cache.format, head_dim=dim, block_size=cache.block_size, columns=batch.max_query * group,
-        windowed=window > 0, dtype=dtype_name(cache.key), target=on,
+    group = heads // cache.kv_heads
+    columns = batch.max_query * group
+    splits = splits or splits_for(query, cache, batch, window)
+    mode = DIRECT if splits == 1 else PARTIAL
+    variant = attend_variant(
+        cache.format, head_dim=dim, block_size=cache.block_size, columns=columns,
+        one=batch.query_starts is None, windowed=window > 0, mode=mode, dtype=dtype_name(cache.key),
+        target=on,
     )  # fmt: skip
-    variant = choice.applied(variant, "BM", cache.block_size) if choice else variant
-    columns = -(-batch.max_query * group // variant.constants["BM"])
-    append_kernel.append[(columns, cache.kv_heads, batch.sequences)](
-        query, *sources(cache), ring_rows(cache, batch), batch.block_table, batch.lengths, batch.starts(),
-        out, lse, scale, window, batch.block_table.stride(0), heads, cache.kv_heads, group,
+    variant = choice.applied(variant, cache.block_size) if choice else variant
+    block = variant.constants["BH"]
+    blocks = -(-columns // block)
+    worth = worth_fusing(splits, min(columns, block), dim)
+    if fused and worth and batch.sequences * blocks * cache.kv_heads <= COUNTERS:
+        mode = variant.constants["MODE"] = FUSED
+    rows = tokens * heads if mode != DIRECT else 0
+    top = torch.empty(rows, splits, dtype=torch.float32, device=query.device)
+    total = torch.empty_like(top)
+    part = torch.empty(rows, splits, dim, dtype=torch.float32, device=query.device)
+    starts = batch.lengths if batch.query_starts is None else batch.query_starts
+    attend_kernel.attend[(batch.sequences * blocks, cache.kv_heads, splits)](
+        query, *sources(cache), ring_rows(cache, batch), batch.block_table, batch.lengths, starts, out, lse,
+        top, total, part, cache.counters,
+        scale, window, batch.block_table.stride(0), splits, blocks, heads, cache.kv_heads, group,
         **constants(variant),
     )  # fmt: skip
+    if mode == PARTIAL:
+        reduce_kernel.reduce[(rows,)](top, total, part, out, lse, splits, **constants(reduce_variant(dim)))
     return out, lse
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from kvplan.kernels.batch import PagedBatch
 from kvplan.kernels.cache import COUNTERS
 from kvplan.kernels.formats import LATENT_DIM
-from kvplan.kernels.gpu import decode as decode_kernel
 from kvplan.kernels.gpu import mla as mla_kernel
+from kvplan.kernels.gpu import reduce as reduce_kernel
 from kvplan.kernels.launch import constants, multiprocessors, target
 from kvplan.kernels.mla_cache import MLACache
 from kvplan.kernels.splits import SMALLEST_SHARE, choose_splits, worth_fusing
@@ -58,7 +58,7 @@ def attention(query: Tensor, cache: MLACache, batch: PagedBatch, *, scale: float
         cache.format, block_size=cache.block_size, columns=batch.max_query * heads, mode=mode, one=one,
         target=on,
     )  # fmt: skip
-    variant = choice.applied(variant, "BH", cache.block_size) if choice else variant
+    variant = choice.applied(variant, cache.block_size) if choice else variant
     starts = batch.lengths if one else batch.starts()
     block = variant.constants["BH"]
     columns = -(-batch.max_query * heads // block)
@@ -75,7 +75,7 @@ def attention(query: Tensor, cache: MLACache, batch: PagedBatch, *, scale: float
         **constants(variant),
     )  # fmt: skip
     if mode == PARTIAL:
-        decode_kernel.reduce[(rows,)](
+        reduce_kernel.reduce[(rows,)](
             top, total, part, out, lse, splits, **constants(reduce_variant(LATENT_DIM))
         )
     return out, lse

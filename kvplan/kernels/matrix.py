@@ -24,8 +24,8 @@ DECODE_SHAPES = (
 )
 APPEND_SHAPES = (
     Case("", (20, 53), block_size=16, kv_heads=2, group=1, queries=(20, 7)),
-    Case("", (70, 140), head_dim=64, block_size=64, group=5, window=21, queries=(9, 3)),
-    Case("", (37, 200), head_dim=64, block_size=32, group=4, window=100, queries=(1, 3)),
+    Case("", (70, 140), head_dim=64, block_size=64, group=5, window=21, splits=3, queries=(9, 3)),
+    Case("", (9, 200), head_dim=64, block_size=32, window=100, splits=2, fused=True, queries=(1, 3)),
 )
 FOLDED = ("int8_per_head", "int8_per_token_head", "int4", "int4_g64", "kivi2")
 """One format for each way a folded bias is removed."""

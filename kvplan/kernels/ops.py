@@ -68,10 +68,7 @@ def paged_attention(
         return out.to(query.dtype), lse
     from kvplan.kernels import launch
 
-    if query_starts is None:
-        splits = splits or launch.splits_for(query, held, batch, window)
-        return launch.decode(query, held, batch, scale=scale, window=window, splits=splits, fused=fused)
-    return launch.append(query, held, batch, scale=scale, window=window)
+    return launch.attend(query, held, batch, scale=scale, window=window, splits=splits, fused=fused)
 
 
 @paged_attention.register_fake

@@ -22,8 +22,8 @@ FLOATS = {"float16": "*fp16", "float32": "*fp32", "uint8": "*u8"}
 class Shipped:
     """A variant with a name, the kernel's function, pointer types, and the elements one tile covers.
 
-    Elements are 0 without a loop. Those of a prompt's or a latent tile count once for every eight query
-    columns, which is what a decode tile has.
+    Elements are 0 without a loop. They count once for every eight query columns, which is what a decode tile
+    has at least.
     """
 
     name: str
@@ -48,7 +48,7 @@ def pointers_of(fmt: KVFormat) -> dict[str, str]:
 
 
 def _function(kernel: str) -> Callable[[], Any]:
-    module = {"reduce": "decode", "write_groups": "write", "write_ring": "write", "write_mla": "mla"}
+    module = {"write_groups": "write", "write_ring": "write", "write_mla": "mla"}
 
     def load() -> Any:
         from importlib import import_module
@@ -76,10 +76,10 @@ def shipped(capability: int) -> Iterator[Shipped]:
             continue
         dtype = "float16" if fmt.name == "fp16" else "bfloat16"
         shape = {"head_dim": 128, "block_size": 64, "windowed": False, "dtype": dtype, "target": target}
-        decode = variants.decode_variant(fmt, group=4, mode=PARTIAL, **shape)
-        yield _ship(f"decode/{fmt.name}", fmt, decode, 2 * 128 * decode.constants["BN"])
-        append = variants.append_variant(fmt, columns=2048, **shape)
-        yield _ship(f"append/{fmt.name}", fmt, append, append_elements(append))
+        decode = variants.attend_variant(fmt, columns=4, one=True, mode=PARTIAL, **shape)
+        yield _ship(f"decode/{fmt.name}", fmt, decode, elements_of(decode))
+        append = variants.attend_variant(fmt, columns=2048, one=False, mode=DIRECT, **shape)
+        yield _ship(f"append/{fmt.name}", fmt, append, elements_of(append))
         if fmt.residual:
             groups = variants.write_groups_variant(fmt, head_dim=128, block_size=64)
             yield _ship(f"write_groups/{fmt.name}", fmt, groups)
@@ -89,10 +89,10 @@ def shipped(capability: int) -> Iterator[Shipped]:
     yield from _shapes(target)
 
 
-def append_elements(variant: Variant) -> int:
-    """Elements of keys and values in a prompt's tile, times eighths of its query columns."""
+def elements_of(variant: Variant) -> int:
+    """Elements of keys and values in a tile, once for every eight query columns."""
     c = variant.constants
-    return 2 * int(c["D"]) * int(c["BN"]) * (int(c["BM"]) // 8)
+    return 2 * int(c["D"]) * int(c["BN"]) * (int(c["BH"]) // 8)
 
 
 def _latent(fmt: KVFormat, target: Target) -> Iterator[Shipped]:
@@ -104,40 +104,34 @@ def _latent(fmt: KVFormat, target: Target) -> Iterator[Shipped]:
 
 
 def _shapes(target: Target) -> Iterator[Shipped]:
-    usual = {"head_dim": 128, "block_size": 64, "group": 4, "windowed": False, "mode": PARTIAL}
-    others: dict[str, tuple[str, dict[str, Any]]] = {
-        "decode/bf16/d256": ("bf16", {"head_dim": 256}),
-        "decode/fp8_e4m3/d80": ("fp8_e4m3", {"head_dim": 80}),
-        "decode/int4/d256": ("int4", {"head_dim": 256}),
-        "decode/bf16/page16": ("bf16", {"block_size": 16}),
-        "decode/int4/page16": ("int4", {"block_size": 16}),
-        "decode/fp8_e4m3/heads16": ("fp8_e4m3", {"group": 16}),
-        "decode/bf16/window": ("bf16", {"windowed": True}),
-        "decode/fp8_e4m3/fused": ("fp8_e4m3", {"mode": FUSED}),
-        "decode/int4/direct": ("int4", {"mode": DIRECT}),
+    usual = {"head_dim": 128, "block_size": 64, "columns": 4, "one": True, "windowed": False, "mode": PARTIAL}
+    prompt = usual | {"columns": 2048, "one": False, "mode": DIRECT}
+    few = usual | {"columns": 16, "one": False}
+    shapes: dict[str, tuple[str, dict[str, Any]]] = {
+        "decode/bf16/d256": ("bf16", usual | {"head_dim": 256}),
+        "decode/fp8_e4m3/d80": ("fp8_e4m3", usual | {"head_dim": 80}),
+        "decode/int4/d256": ("int4", usual | {"head_dim": 256}),
+        "decode/bf16/page16": ("bf16", usual | {"block_size": 16}),
+        "decode/int4/page16": ("int4", usual | {"block_size": 16}),
+        "decode/fp8_e4m3/heads16": ("fp8_e4m3", usual | {"columns": 16}),
+        "decode/bf16/window": ("bf16", usual | {"windowed": True}),
+        "decode/fp8_e4m3/fused": ("fp8_e4m3", usual | {"mode": FUSED}),
+        "decode/int4/direct": ("int4", usual | {"mode": DIRECT}),
+        "decode/bf16/tokens4": ("bf16", few),
+        "decode/fp8_e4m3/tokens4": ("fp8_e4m3", few),
+        "decode/int4/tokens4": ("int4", few),
+        "append/bf16/columns64": ("bf16", prompt | {"columns": 64}),
+        "append/bf16/splits": ("bf16", prompt | {"mode": PARTIAL}),
+        "append/bf16/d256": ("bf16", prompt | {"head_dim": 256}),
+        "append/int4/d256": ("int4", prompt | {"head_dim": 256}),
+        "append/bf16/d64": ("bf16", prompt | {"head_dim": 64}),
+        "append/bf16/page16": ("bf16", prompt | {"block_size": 16}),
+        "append/bf16/window": ("bf16", prompt | {"windowed": True}),
+        "append/fp8_e4m3/window": ("fp8_e4m3", prompt | {"windowed": True}),
     }
-    appends: dict[str, tuple[str, dict[str, Any]]] = {
-        "append/bf16/few": ("bf16", {"columns": 16}),
-        "append/fp8_e4m3/few": ("fp8_e4m3", {"columns": 16}),
-        "append/int4/few": ("int4", {"columns": 16}),
-        "append/bf16/c64": ("bf16", {"columns": 64}),
-        "append/bf16/d256": ("bf16", {"head_dim": 256}),
-        "append/int4/d256": ("int4", {"head_dim": 256}),
-        "append/bf16/d64": ("bf16", {"head_dim": 64}),
-        "append/bf16/page16": ("bf16", {"block_size": 16}),
-        "append/bf16/window": ("bf16", {"windowed": True}),
-        "append/fp8_e4m3/window": ("fp8_e4m3", {"windowed": True}),
-    }
-    for name, (format_name, change) in appends.items():
-        fmt = get_format(format_name)
-        shape = {"head_dim": 128, "block_size": 64, "columns": 2048, "windowed": False} | change
-        variant = variants.append_variant(fmt, dtype="bfloat16", target=target, **shape)
-        yield _ship(name, fmt, variant, append_elements(variant))
-    for name, (format_name, change) in others.items():
-        fmt = get_format(format_name)
-        shape = usual | change
-        variant = variants.decode_variant(fmt, dtype="bfloat16", target=target, **shape)
-        yield _ship(name, fmt, variant, 2 * shape["head_dim"] * variant.constants["BN"])
+    for name, (format_name, shape) in shapes.items():
+        variant = variants.attend_variant(get_format(format_name), dtype="bfloat16", target=target, **shape)
+        yield _ship(name, get_format(format_name), variant, elements_of(variant))
     bf16 = get_format("bf16")
     yield _ship("reduce", bf16, variants.reduce_variant(128))
     yield _ship(

@@ -13,7 +13,7 @@ from typing import Any
 from kvplan.kernels.formats import Code, KVFormat, Scaling, TensorFormat
 
 DIRECT, PARTIAL, FUSED = 0, 1, 2
-"""How the splits of a decode become one output (see ``gpu.decode``)."""
+"""How splits become one output (see ``gpu.attend``)."""
 
 SCALE_KIND = {"float16": 0, "float32": 0, "uint8": 1}
 
@@ -93,13 +93,13 @@ class Choice:
         chosen = {"each": self.each, "share": self.share}
         return {name: value for name, value in chosen.items() if value is not None}
 
-    def applied(self, variant: Variant, name: str, block_size: int) -> Variant:
-        """The variant with these choices; ``name`` is what the kernel calls its columns."""
+    def applied(self, variant: Variant, block_size: int) -> Variant:
+        """The variant with these choices."""
         constants = dict(variant.constants)
         if self.tokens is not None:
             constants |= {"BN": self.tokens, "PAGED": block_size % self.tokens == 0}
         if self.columns is not None:
-            constants[name] = self.columns
+            constants["BH"] = self.columns
         return Variant(variant.kernel, constants, self.warps or variant.warps, self.stages or variant.stages)
 
 
@@ -138,13 +138,43 @@ def tile_tokens(block_size: int, most: int) -> int:
     return most
 
 
-def programs_per_multiprocessor(fmt: KVFormat, head_dim: int, block_size: int) -> int:
-    """Decode programs that one multiprocessor holds at once: by registers, of which it has 65536.
+def columns_of_a_program(columns: int, head_dim: int, one: bool, target: Target) -> int:
+    """Query columns (new tokens x query heads per KV head) that one program attends for.
 
-    Narrow codes in tiles of 64 tokens compile to at most 128 registers for each of 128 threads; 16-bit ones
-    also need the shared memory, and KIVI's two kinds of tiles, wide heads and tiles of 128 more registers.
+    Args:
+        columns: those that a sequence has at most, for each KV head.
+        one: one new token per sequence.
     """
-    narrow = max(fmt.key.bits, fmt.value.bits) <= 8 and not fmt.residual and head_dim <= 128
+    if is_decode(columns, one):
+        return 8 if columns <= 8 else 16
+    if target.interpreted:
+        return 32
+    if head_dim > 128:
+        return 64 if target.by_warpgroup else 32
+    # Every row more uses what was loaded and unpacked once more.
+    return 64 if columns <= 64 or head_dim <= 64 else 128
+
+
+def is_decode(columns: int, one: bool) -> bool:
+    """Whether queries stand on the N side of the matrix unit: few of them, of one token or a few."""
+    return one or columns <= 16
+
+
+def programs_per_multiprocessor(
+    fmt: KVFormat, *, head_dim: int, block_size: int, columns: int, one: bool
+) -> int:
+    """Programs that one multiprocessor holds at once: by registers, of which it has 65536.
+
+    Decoding, narrow codes in tiles of 64 tokens compile to at most 128 registers for each of 128 threads;
+    16-bit ones also need the shared memory, and KIVI's two kinds of tiles, wide heads and tiles of 128 more
+    registers; wide 16-bit heads half of all. A prompt's programs have eight warps and nearly all registers,
+    or four and half of them.
+    """
+    if not is_decode(columns, one):
+        return 2 if head_dim <= 128 and (columns <= 64 or head_dim <= 64) else 1
+    if head_dim > 128:
+        return 2 if fmt.key.bits == 16 else 3
+    narrow = max(fmt.key.bits, fmt.value.bits) <= 8 and not fmt.residual
     return 4 if narrow and tile_tokens(block_size, 128) <= 64 else 3
 
 
@@ -153,12 +183,18 @@ def crowded(fmt: KVFormat, target: Target) -> bool:
     return (target.capability or 0) >= 100 and fmt.key.code in (Code.INT8, Code.INT4, Code.INT2)
 
 
-def decode_variant(fmt: KVFormat, *, head_dim: int, block_size: int, group: int, windowed: bool, mode: int,
-                   dtype: str, target: Target) -> Variant:  # fmt: skip
-    """The decode kernel for ``group`` query heads per KV head."""
-    columns = 8 if group <= 8 else 16
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """Cached tokens of a tile at most, warps of a program, pipeline depth."""
+
+    tokens: int
+    warps: int
+    stages: int
+
+
+def _decode_tile(fmt: KVFormat, head_dim: int, target: Target) -> _Tile:
     bits = max(fmt.key.bits, fmt.value.bits)
-    most = 64 if bits == 16 or head_dim > 128 else 128
+    tokens = 64 if bits == 16 or head_dim > 128 else 128
     # Loads run ahead through shared memory: one tile of wide codes or two of narrow ones keep as many bytes
     # on their way. Deeper costs programs a multiprocessor can hold.
     # KIVI's scales, one per element, run ahead too and take the room of another tile.
@@ -166,55 +202,47 @@ def decode_variant(fmt: KVFormat, *, head_dim: int, block_size: int, group: int,
     if (head_dim > 128 and bits == 16) or crowded(fmt, target):
         stages = 1
     if fmt.key.scaling is Scaling.CHANNEL or fmt.value.scaling is Scaling.GROUP:
-        most = 64
+        tokens = 64
+    return _Tile(tokens, 4, stages)
+
+
+def _prompt_tile(fmt: KVFormat, head_dim: int, block: int, target: Target) -> _Tile:
+    # Sixteen rows a warp, or two warps' registers for 256-wide outputs and on sm_100.
+    twice = (head_dim > 128 and target.by_warpgroup) or (target.capability or 0) >= 100
+    warps = 8 if block == 128 or twice else 4
+    if not target.by_warpgroup:
+        # Rows' scales are loaded ahead by themselves and leave no registers for codes.
+        scaled = fmt.key.scaling in (Scaling.GROUP, Scaling.TOKEN_HEAD)
+        return _Tile(32, warps, 1 if scaled else 2)
+    # Scales by element are as many as codes: on sm_100 half a tile of them fits.
+    tokens = 32 if fmt.residual and crowded(fmt, target) else 64
+    return _Tile(tokens, warps, 3 if fmt.key.bits == 16 and head_dim <= 128 else 2)
+
+
+def attend_variant(fmt: KVFormat, *, head_dim: int, block_size: int, columns: int, one: bool, windowed: bool,
+                   mode: int, dtype: str, target: Target) -> Variant:  # fmt: skip
+    """The attention kernel for up to ``columns`` query columns of a sequence and KV head.
+
+    Args:
+        one: one new token per sequence.
+    """
+    decode = is_decode(columns, one)
+    block = columns_of_a_program(columns, head_dim, one, target)
+    tile = _decode_tile(fmt, head_dim, target) if decode else _prompt_tile(fmt, head_dim, block, target)
     if target.interpreted:
-        most, stages = 64, 1
-    tokens = tile_tokens(block_size, most)
+        tile = _Tile(64, 4, 1)
+    tokens = tile_tokens(block_size, tile.tokens)
+    switches = target.switches()
+    if not decode:
+        # Unpacking is shared by many columns: biases come off at once and cost no statistics.
+        switches |= {"FOLD": False}
     constants = {
-        "D": head_dim, "BS": block_size, "BN": tokens, "BH": columns, "HB": -(-group // columns),
+        "D": head_dim, "BS": block_size, "BN": tokens, "BH": block, "ONE": one,
         "PAGED": block_size % tokens == 0, "WINDOWED": windowed, "MODE": mode, "RING": fmt.residual,
         **side_constants("K", fmt.key, head_dim), **side_constants("V", fmt.value, head_dim),
-        "CT": target.compute_type(fmt, dtype), **target.switches(),
-        # Sums gathered element by element cost registers that a windowed tile on sm_100 does not have.
-        "DEFER": not (windowed and (target.capability or 0) >= 100),
+        "CT": target.compute_type(fmt, dtype), **switches, "DEFER": decode, "SWAP": decode,
     }  # fmt: skip
-    return Variant("decode", constants, 4, stages)
-
-
-def append_variant(fmt: KVFormat, *, head_dim: int, block_size: int, columns: int, windowed: bool,
-                   dtype: str, target: Target) -> Variant:  # fmt: skip
-    """The prefill and append kernel for up to ``columns`` (tokens x query heads) per sequence and KV head."""
-    few, wide = columns <= 16, head_dim > 128
-    warps, most, stages = 4, 64, 2
-    if few:
-        rows, stages = 16, 1 if wide or crowded(fmt, target) else 2
-    elif wide:
-        # Sixteen rows a warp, and two warps' registers for their 256-wide outputs.
-        rows, warps = (64, 8) if target.by_warpgroup else (32, 4)
-    else:
-        # Every row more uses what was loaded and unpacked once more.
-        rows, warps = (64, 4) if columns <= 64 or head_dim <= 64 else (128, 8)
-    if target.by_warpgroup:
-        stages = 3 if fmt.key.bits == 16 and not few and not wide else stages
-    elif not few:
-        most = 32
-        # Groups' scales are loaded ahead by themselves and leave no registers for codes.
-        stages = 1 if fmt.key.scaling is Scaling.GROUP else stages
-    if fmt.residual and (few or crowded(fmt, target)):
-        # Scales by element are as many as codes: half a tile of them fits.
-        most = 32
-    if target.interpreted:
-        rows, most, stages = min(rows, 32), 64, 1
-    tokens = tile_tokens(block_size, most)
-    # Unpacking is shared by all columns here, so biases come off at once and cost no statistics.
-    switches = target.switches() | {"FOLD": False}
-    constants = {
-        "D": head_dim, "BS": block_size, "BN": tokens, "BM": rows, "PAGED": block_size % tokens == 0,
-        "WINDOWED": windowed, "RING": fmt.residual,
-        **side_constants("K", fmt.key, head_dim), **side_constants("V", fmt.value, head_dim),
-        "CT": target.compute_type(fmt, dtype), **switches, "SWAP": few,
-    }  # fmt: skip
-    return Variant("append", constants, warps, stages)
+    return Variant("attend", constants, tile.warps, tile.stages)
 
 
 def reduce_variant(head_dim: int) -> Variant:

@@ -80,6 +80,8 @@ WRONG = [
     (lambda c: paged_attention(QUERY[:1], c, DECODE), "one query token per sequence: 1 tokens, 2 sequences"),
     (lambda c: paged_attention(QUERY, c, DECODE, splits=129), "splits must be from 1 to 128"),
     (lambda c: paged_attention(QUERY, c, DECODE, window=-1), "window must not be negative"),
+    (lambda c: paged_attention(QUERY, c, DECODE, scale=-0.1), "scale must be positive and finite, not -0.1"),
+    (lambda c: paged_attention(QUERY, c, DECODE, scale=math.nan), "scale must be positive and finite, not nan"),
     (lambda c: paged_attention(QUERY, c, DECODE, backend="cuda"), "unknown backend 'cuda'"),
     (lambda c: paged_attention(QUERY, c, PagedBatch.build(TABLE.long(), LENGTHS)), "block_table must be int32, not int64"),
     (lambda c: paged_attention(QUERY, c, PagedBatch.build(TABLE[:1], LENGTHS)), "does not match 2 sequences"),

@@ -74,7 +74,8 @@ class Point:
     """One thing to time.
 
     Attributes:
-        stage: grid, holdout, page, window, ragged, staged, formats, mla, write, prefill, warm, drift, tune.
+        stage: grid, holdout, page, window, ragged, staged, formats, mla, write, prefill,
+            verify (a few tokens each, as after speculation), warm, drift, tune.
         op: decode, append, mla, write or mla_write.
         format: cache format. hq, hkv, d: query heads, KV heads, head dimension (MLA: hkv 1, d 576).
         batch: sequences. context: cached tokens of each (mean, when ragged). block_size: tokens a page.
@@ -202,8 +203,8 @@ def side() -> Iterator[Point]:
         for hq, hkv, d in HEADS[2:]:
             for tokens, context in ((2048, 2048), (512, 8192)):
                 yield Point("prefill", "append", name, hq, hkv, d, 1, context, new_tokens=tokens)
-        for tokens in (1, 4):
-            yield Point("prefill", "append", name, 32, 8, 128, 64, 4096, new_tokens=tokens)
+        for batch, context in ((1, 32768), (64, 4096)):
+            yield Point("verify", "append", name, 32, 8, 128, batch, context, new_tokens=4)
         for batch, tokens, context in ((4, 512, 2048), (16, 128, 4096)):
             yield Point("prefill", "append", name, 32, 8, 128, batch, context, new_tokens=tokens)
     for name in GRID_FORMATS:

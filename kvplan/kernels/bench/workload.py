@@ -17,7 +17,7 @@ from kvplan.kernels.bench.arena import Arena
 from kvplan.kernels.bench.points import Point
 from kvplan.kernels.formats import LATENT_DIM, get_format
 from kvplan.kernels.splits import worth_fusing
-from kvplan.kernels.variants import Choice, mla_columns
+from kvplan.kernels.variants import Choice, columns_of_a_program, mla_columns
 
 MOST_BUFFERS = 512
 """More only for caches so small that this many fit in the L2: their rows say so by ``buffers``."""
@@ -68,36 +68,28 @@ def build(point: Point, arena: Arena, l2_bytes: int, choice: Choice | None = Non
         return _writes(point, caches, batch, tokens, dtype, device)
     query = torch.randn(tokens, point.hq, point.d, device=device, dtype=dtype)
     splitting = choice.splitting() if choice else {}
-    splits = 1
     if point.op == "mla":
         splits = launch_mla.splits_for(query, caches[0], batch, **splitting)
         calls = [_mla(query, c, batch, point, splits, choice) for c in caches]
-    elif point.op == "append":
-        calls = [_append(query, c, batch, point, choice) for c in caches]
     else:
         splits = launch.splits_for(query, caches[0], batch, point.window, **splitting)
-        calls = [_decode(query, c, batch, point, splits, choice) for c in caches]
-    rows, width = point.hq // point.hkv, point.d
+        calls = [_attend(query, c, batch, point, splits, choice) for c in caches]
+    on, columns = launch.target(query.device.index), point.new_tokens * point.hq // point.hkv
     if point.op == "mla":
-        on = launch.target(query.device.index)
-        rows, width = min(point.hq, mla_columns(caches[0].format, point.hq, on)), LATENT_DIM
+        rows, width = min(point.hq, mla_columns(caches[0].format, columns, on)), LATENT_DIM
+    else:
+        one = batch.query_starts is None
+        rows, width = min(columns, columns_of_a_program(columns, point.d, one, on)), point.d
     fused = point.fused and worth_fusing(splits, rows, width)
     return Work(calls, {"splits": splits, "buffers": buffers, "fused": fused})
 
 
-def _decode(query: Tensor, cache: Any, batch: PagedBatch, point: Point, splits: int,
+def _attend(query: Tensor, cache: Any, batch: PagedBatch, point: Point, splits: int,
             choice: Choice | None) -> Callable[[], object]:  # fmt: skip
-    return lambda: launch.decode(
+    return lambda: launch.attend(
         query, cache, batch, scale=query.shape[-1] ** -0.5, window=point.window, splits=splits,
         fused=point.fused, choice=choice,
     )  # fmt: skip
-
-
-def _append(query: Tensor, cache: Any, batch: PagedBatch, point: Point,
-            choice: Choice | None) -> Callable[[], object]:  # fmt: skip
-    return lambda: launch.append(
-        query, cache, batch, scale=query.shape[-1] ** -0.5, window=point.window, choice=choice
-    )
 
 
 def _mla(query: Tensor, cache: Any, batch: PagedBatch, point: Point, splits: int,

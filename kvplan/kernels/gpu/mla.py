@@ -18,9 +18,9 @@ import triton
 import triton.language as tl
 
 from kvplan.kernels.gpu.codes import unpack
-from kvplan.kernels.gpu.decode import combine
 from kvplan.kernels.gpu.encode import float8_code
 from kvplan.kernels.gpu.query import LOG2E
+from kvplan.kernels.gpu.reduce import combine
 from kvplan.kernels.gpu.tile import softmax_step
 from kvplan.kernels.gpu.walk import locate, page_of
 from kvplan.kernels.gpu.write import copy_rows

@@ -2,8 +2,9 @@
 
 What a row is for follows from its stage. ``grid``, ``formats``, ``mla``, ``window`` and pages of the usual
 size are fitted; ``holdout`` only scores; other page sizes and ragged lengths become factors on a fitted
-kernel; ``drift`` tells whether the machine stayed the same; ``staged`` kernels are not the ones that run, and
-``warm`` ones read a cache that already lay in the L2.
+kernel; ``drift`` tells whether the machine stayed the same; ``staged`` kernels are not the ones that run,
+``verify`` ones attend for tokens that were guessed, which no step of the clock does, and ``warm`` ones read a
+cache that already lay in the L2.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from kvplan.latency.fit.solve import Array
 
 USUAL_PAGE = 64
 """Tokens of a page in the calibration grid."""
-_LEFT_OUT = ("staged", "drift", "peer", "warm")
+_LEFT_OUT = ("staged", "drift", "peer", "warm", "verify")
 
 
 @dataclass(frozen=True, slots=True)

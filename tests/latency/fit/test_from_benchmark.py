@@ -93,7 +93,7 @@ def test_the_run_holds_every_stage_and_is_complete(measured):
     assert body["failures"] == []
     stages = {p["stage"] for p in body["points"]}
     assert stages == {"grid", "holdout", "drift", "page", "window", "ragged", "staged", "formats", "mla",
-                      "write", "prefill", "warm"}  # fmt: skip
+                      "write", "prefill", "verify", "warm"}  # fmt: skip
     assert measured.stat().st_size < 16 << 20
 
 

@@ -174,4 +174,4 @@ def test_the_machine_is_a_few_numbers_each_near_what_made_them(whole):
     wrote = writers(whole.points)
     assert {"bf16", "int4", "kivi2", "mla_fp8", "nvfp4"} <= set(wrote)
     assert wrote["bf16"].bytes_per_s == pytest.approx(0.5 * 3.35e12, rel=0.2)
-    assert [round(ratio, 1) for ratio in drift(whole.points)] == [1.0] * 10
+    assert drift(whole.points) == pytest.approx([1.0] * 10, abs=0.12)

@@ -1,0 +1,54 @@
+"""From the parts that splits leave to outputs."""
+
+# Triton compiles a subset of Python without star expressions; m, l and acc are the names of the literature.
+# ruff: noqa: E741
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.constexpr_function
+def rows_at_once(most, width):
+    """Output rows that one program combines together: as many as its registers hold."""
+    return max(1, min(most, 512 // triton.next_power_of_2(width)))
+
+
+@triton.jit
+def combine(PM, PL, PO, OUT, LSE, row, ok, splits, D: tl.constexpr):
+    """Output rows [R] from their (at most 128) splits, weighted by 2^(m - max m), in a fixed order.
+
+    Rows that are not ``ok`` are neither read nor written.
+    """
+    s = tl.arange(0, 128)
+    first = row.to(tl.int64) * splits
+    at = first[:, None] + s[None, :]
+    there = ok[:, None] & (s < splits)[None, :]
+    # .cg: these lines were written by other multiprocessors; the L1 of this one may hold stale ones.
+    m = tl.load(PM + at, mask=there, other=-1e30, cache_modifier=".cg")
+    l = tl.load(PL + at, mask=there, other=0.0, cache_modifier=".cg")
+    top = tl.max(m, 1)
+    total = tl.sum(l * tl.exp2(m - top[:, None]), 1)
+    safe = tl.where(total > 0.0, total, 1.0)
+    d = tl.arange(0, triton.next_power_of_2(D))
+    o = tl.zeros([row.shape[0], triton.next_power_of_2(D)], tl.float32)
+    for begin in tl.range(0, splits, 8, num_stages=1):
+        c = begin + tl.arange(0, 8)
+        part = first[:, None] + c[None, :]
+        here = ok[:, None] & (c < splits)[None, :]
+        w = tl.exp2(tl.load(PM + part, mask=here, other=-1e30, cache_modifier=".cg") - top[:, None])
+        mask = here[:, :, None] & (d < D)[None, None, :]
+        x = tl.load(PO + part[:, :, None] * D + d[None, None, :], mask=mask, other=0.0, cache_modifier=".cg")
+        o += tl.sum(x * w[:, :, None], 1)
+    place = row.to(tl.int64)[:, None] * D + d[None, :]
+    mask = ok[:, None] & (d < D)[None, :]
+    tl.store(OUT + place, (o / safe[:, None]).to(OUT.dtype.element_ty), mask=mask)
+    lse = (top + tl.log2(safe)) * 0.6931471805599453
+    tl.store(LSE + row, tl.where(total > 0.0, lse, float("-inf")), mask=ok)
+
+
+@triton.jit(do_not_specialize=["splits"])
+def reduce(PM, PL, PO, OUT, LSE, splits, D: tl.constexpr):
+    """Second stage: one program per output row."""
+    row = tl.program_id(0) + tl.arange(0, 1)
+    combine(PM, PL, PO, OUT, LSE, row, row >= 0, splits, D)
