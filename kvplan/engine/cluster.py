@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from kvplan.engine.after_arrivals import AfterArrivals
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.instance import make_replica, simulated_in_segments
 from kvplan.engine.protocols import LatencyModel
@@ -32,7 +33,8 @@ class Cluster:
 
     Rows of all replicas go to the one recorder. Decision lines carry the replica's number and a tab in
     front. Peaks in the totals are sums of the replicas' own peaks (an upper bound of the peak of the
-    sum). The series is sampled at arrivals. A strategy's sections carry the replica's number.
+    sum). The series is sampled at arrivals, and after the last one as often. A strategy's sections carry the
+    replica's number.
 
     Raises:
         UsageError: fewer than one replica, or a pool of which the fast engine does not know how to keep it
@@ -81,15 +83,29 @@ class Cluster:
     def run(self, requests: Iterable[Request]) -> None:
         """Serve the requests, which arrive in the order given."""
         recorder, replicas = self.recorder, self.replicas
+        number, first, last = -1, 0.0, 0.0
         for number, request in enumerate(requests):
+            last = request.arrival_s
+            if number == 0:
+                first = last
             for replica in replicas:
                 if request.arrival_s > replica.clock:
                     replica.advance(request.arrival_s)
             if recorder.wants_point(number):
                 recorder.point(self._point(request.arrival_s))
             replicas[self.router.choose(request, replicas)].push(request)
-        for replica in replicas:
-            replica.advance(float("inf"))
+        self._finish(AfterArrivals(number + 1, first, last))
+
+    def _finish(self, points: AfterArrivals) -> None:
+        """Serve what is left after the last arrival."""
+        recorder, replicas = self.recorder, self.replicas
+        while any(replica.busy for replica in replicas):
+            until = points.next_s(recorder.series_stride)
+            for replica in replicas:
+                replica.advance(until)
+            if not any(replica.busy for replica in replicas):
+                until = max(replica.clock for replica in replicas)
+            recorder.point(self._point(until))
 
     def _point(self, now: float) -> SeriesPoint:
         schedulers = [replica.scheduler for replica in self.replicas]

@@ -106,6 +106,11 @@ class Replica:
         limit = (request.prompt_tokens - 1) // self.config.block_size
         return self.scheduler.index.match(content, limit).blocks
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything is left to do."""
+        return self.scheduler.has_requests or bool(self.in_flight)
+
     def advance(self, until: float) -> None:
         """Go on until the clock is at ``until`` or later, or nothing is left to do.
 

@@ -10,7 +10,7 @@ from workloads import cases
 
 from kvplan.engine.cluster import Cluster
 from kvplan.engine.config import CacheGroup, EngineConfig
-from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.recorder import MAX_SERIES_POINTS, Recorder, RequestRow
 from kvplan.engine.replica import Replica
 from kvplan.engine.router import ROUTERS
 from kvplan.errors import UnknownName, UsageError
@@ -72,6 +72,22 @@ def test_runs_repeat_exactly(chat: list[Request], router: str) -> None:
     assert first[0] == second[0]
     assert first[2] == second[2]
     assert first[1].series == second[1].series
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-4, 0.5])
+def test_the_series_goes_on_until_everybody_is_served(apart: float) -> None:
+    requests = [
+        Request(f"r{i}", i * apart, ((1000 * i, 50),), 50, ((10**6 + 1000 * i, 400),), 400) for i in range(40)
+    ]
+    rows, recorder, _ = play(2, "round-robin", requests)
+    times = [point.t_s for point in recorder.series]
+    assert times == sorted(times)
+    assert times[-1] == max(row.finish_s for row in rows)
+    last = recorder.series[-1]
+    assert (last.used_blocks, last.running, last.waiting) == (0, 0, 0)
+    middle = requests[-1].arrival_s + (times[-1] - requests[-1].arrival_s) / 2
+    assert any(middle < t < times[-1] for t in times)
+    assert len(times) <= MAX_SERIES_POINTS + 1
 
 
 def test_a_decision_log_changes_nothing(chat: list[Request]) -> None:

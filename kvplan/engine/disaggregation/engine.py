@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from math import inf, nextafter
 
+from kvplan.engine.after_arrivals import AfterArrivals
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.breakdown import Breakdown, link_metrics
 from kvplan.engine.disaggregation.decode import DecodeReplica
@@ -97,6 +98,7 @@ class DisaggregatedEngine:
         self._events: list[tuple[float, int, Callable[[Journey, float], None], Journey]] = []
         self._streamed: list[tuple[float, int, Journey, int, int, int, float]] = []
         self._posted = 0
+        self._points: AfterArrivals | None = None
         self._touched = True
 
     def _recorder_of(self, kind: str, index: int) -> Recorder:
@@ -111,6 +113,8 @@ class DisaggregatedEngine:
         """Serve the requests, which arrive in the order given."""
         source = iter(requests)
         coming = next(source, None)
+        recorder = self.recorder
+        begun_s = 0.0 if coming is None else coming.arrival_s
         number = 0
         events = self._events
         actors: list[PrefillReplica | DecodeReplica] = [*self.prefills, *self.decodes]
@@ -142,14 +146,20 @@ class DisaggregatedEngine:
                 act(journey, time_s)
             else:
                 assert coming is not None
-                self._arrive(coming, number)
+                journey = self._arrive(coming, number)
                 number += 1
                 coming = next(source, None)
+                if coming is None:
+                    self._points = AfterArrivals(number, begun_s, arrival_s)
+                    self._expect_point(journey)
         for decode in self.decodes:
             decode.advance(inf)
         for replica in actors:
             if replica.scheduler.has_requests:
                 raise EngineStuck(replica.clock, replica.some_request())
+        recorder.settle()
+        if recorder.series:
+            recorder.point(self._point(max(recorder.series[-1].t_s, recorder.totals.makespan_s)))
 
     def _post(self, time_s: float, act: Callable[[Journey, float], None], journey: Journey) -> None:
         heappush(self._events, (time_s, self._posted, act, journey))
@@ -157,7 +167,21 @@ class DisaggregatedEngine:
 
     # -- a request's way --------------------------------------------------------------------------------
 
-    def _arrive(self, request: Request, number: int) -> None:
+    def _expect_point(self, journey: Journey) -> None:
+        assert self._points is not None
+        self._post(self._points.next_s(self.recorder.series_stride), self._sample, journey)
+
+    def _sample(self, journey: Journey, now: float) -> None:
+        """A point of the series after the last arrival, and the next one while anything goes on."""
+        for decode in self.decodes:
+            decode.catch_up(now)
+        decoding = any(decode.scheduler.running or decode.in_flight for decode in self.decodes)
+        actors: list[PrefillReplica | DecodeReplica] = [*self.prefills, *self.decodes]
+        if decoding or self._events or any(actor.next_s < inf for actor in actors):
+            self.recorder.point(self._point(now))
+            self._expect_point(journey)
+
+    def _arrive(self, request: Request, number: int) -> Journey:
         recorder, now = self.recorder, request.arrival_s
         recorder.totals.requests += 1
         for prefill in self.prefills:
@@ -171,9 +195,10 @@ class DisaggregatedEngine:
         reason = self._rejection(request, before)
         if reason is not None:
             recorder.rejected(request.id, reason)
-            return
+            return journey
         journey.prefill = self.pools[0].router.choose(request, self.prefills)
         self.prefills[journey.prefill].push(before)
+        return journey
 
     def _rejection(self, request: Request, before: Request) -> str | None:
         """Why one of the pools could never serve this request."""

@@ -268,6 +268,43 @@ def test_what_is_done_at_once_is_what_events_would_do_one_by_one(
     assert told(case) == single
 
 
+class Unobserved(DisaggregatedEngine):
+    """Its series goes from the last arrival to the end at once."""
+
+    def _expect_point(self, journey: Journey) -> None:
+        pass
+
+
+@settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 300,
+          suppress_health_check=list(HealthCheck))  # fmt: skip
+@given(deployments())
+def test_points_of_the_series_after_the_last_arrival_change_nothing_else(
+    case: tuple[EngineConfig, Disaggregation, list[Request]],
+) -> None:
+    observed = told(case)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strategies_of_engines, "DisaggregatedEngine", Unobserved)
+        unobserved = told(case)
+    if len(observed) == 1:
+        assert observed == unobserved
+        return
+    rows, totals, series, section = observed
+    others, shorter = unobserved[0], unobserved[2]
+    assert isinstance(rows, list)
+    assert isinstance(others, list)
+    assert isinstance(series, list)
+    assert isinstance(shorter, list)
+    # Who finished first is written first, as far as somebody looks.
+    assert sorted(rows) == sorted(others)
+    assert (totals, section) == (unobserved[1], unobserved[3])
+    until = case[2][-1].arrival_s
+    assert {point for point in series if point.t_s < until} <= set(shorter)
+    times = [point.t_s for point in series]
+    assert times == sorted(times)
+    last = series[-1]
+    assert (last.used_blocks, last.running, last.waiting) == (0, 0, 0)
+
+
 @settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 300,
           suppress_health_check=list(HealthCheck))  # fmt: skip
 @given(deployments())
