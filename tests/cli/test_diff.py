@@ -45,6 +45,21 @@ def test_what_differs_is_shown(results: dict[str, str], capsys: pytest.CaptureFi
     assert "both have the same clock" in words
 
 
+def test_a_page_is_written_beside_the_answer(
+    results: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "diff.html"
+    assert run(["diff", results["a"], results["b"], "--html", str(page)]) == 0
+    said = capsys.readouterr()
+    assert "TTFT p99" in said.out
+    assert f"wrote {page}" in said.err
+    assert "cache.eviction" in page.read_text()
+    assert run(["diff", results["a"], results["b"], "--html", "-"]) == 0
+    assert capsys.readouterr().out == page.read_text()
+    assert run(["diff", results["a"], results["b"], "--html", results["a"]]) == 2
+    assert "A" in capsys.readouterr().err
+
+
 def test_equal_results_do_not_differ(results: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["diff", results["a"], results["a"], "-f", "json"]) == 0
     document = json.loads(capsys.readouterr().out)

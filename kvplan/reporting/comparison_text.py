@@ -1,0 +1,125 @@
+"""What two results differ in, in words and tables: for the terminal, Markdown, CSV and the page alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from kvplan.reporting.comparison import Change, Comparison, LatencyChange
+from kvplan.reporting.csv import inert
+from kvplan.reporting.markdown import escape
+from kvplan.reporting.schema.outcome import Metric
+from kvplan.reporting.strategies import figure
+from kvplan.reporting.tables import Table
+from kvplan.reporting.wording import LATENCIES, change_text, plain, setting_text, value_text
+
+WORDS = {
+    "equal": "equal",
+    "beyond": "beyond the bands",
+    "within": "within the bands",
+    "unknown": "no bands",
+}
+
+COLUMNS = ("group", "name", "a", "b", "unit", "ratio", "judgement")
+"""Of the CSV form."""
+
+HEADLINE = {
+    "ttft_p99": "TTFT p99", "tpot_p99": "TPOT p99", "output_tokens_per_s": "output tokens a second",
+    "hit_ratio": "prefix hits",
+}  # fmt: skip
+
+
+def headline(found: Comparison) -> str:
+    """What B changes of what people ask first, in one sentence; nothing where nothing of it changed."""
+    judged = {item.change.name: item for item in found.latency if item.judgement != "equal"}
+    said = []
+    for name, words in HEADLINE.items():
+        item = judged.get(name)
+        change = item.change if item else next((c for c in found.totals if c.name == name), None)
+        by = "" if change is None else _by(change)
+        if by:
+            said.append(f"{words} {by}" + (f" ({judged_text(item)})" if item else ""))
+    return f"B against A: {', '.join(said)}." if said else ""
+
+
+def groups(found: Comparison) -> list[tuple[str, Sequence[Change]]]:
+    """What differs except latencies, under its titles."""
+    return [
+        ("Scenario", found.scenario), ("Totals", found.totals), ("Memory strategies", found.strategies),
+    ]  # fmt: skip
+
+
+def csv_rows(found: Comparison) -> Iterator[tuple[object, ...]]:
+    """Rows of ``COLUMNS``: raw numbers in base units."""
+    for group, changes in groups(found):
+        for change in changes:
+            yield group.lower(), *_raw(change), ""
+    for item in found.latency:
+        yield "latency", *_raw(item.change), item.judgement
+
+
+def _raw(change: Change) -> tuple[object, ...]:
+    cells = (change.name, change.a, change.b, change.unit, change.ratio)
+    return tuple(
+        "" if cell is None else cell if isinstance(cell, (int, float)) else inert(setting_text(cell))
+        for cell in cells
+    )
+
+
+def comparison_tables(found: Comparison) -> list[Table]:
+    """What differs, as text; latencies always."""
+    shown = [
+        Table(title, (title, "A", "B", "Change"), tuple(_row(change) for change in changes), (1, 2, 3))
+        for title, changes in groups(found)
+        if changes
+    ]
+    rows = []
+    for item in found.latency:
+        latency, statistic = item.change.name.split("_")
+        name = f"{LATENCIES[f'{latency}_s'][0]} {statistic}"
+        rows.append((name, *_row(item.change)[1:], judged_text(item)))
+    columns = ("Latency", "A", "B", "Change", "Difference")
+    return [*shown, Table("Latency", columns, tuple(rows), (1, 2, 3))] if rows else shown
+
+
+def _row(change: Change) -> tuple[str, ...]:
+    return plain(change.name, 60), _value(change.a, change.unit), _value(change.b, change.unit), _by(change)
+
+
+def _by(change: Change) -> str:
+    """By how much: in points for shares, as a percentage or a factor for numbers, nothing for settings."""
+    ratio = change.ratio
+    if ratio is None or ("." in change.name and not change.unit):
+        return ""
+    if change.unit == "1" and isinstance(change.a, float) and max(change.a, change.b) <= 1.0:
+        return f"{100 * (change.b - change.a):+.1f} points"
+    return change_text(ratio)
+
+
+def _value(value: Any, unit: str) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, (list, dict)):
+        return setting_text(value)
+    if isinstance(value, (bool, str)) or unit == "":
+        return value_text(value)
+    return figure(Metric(name="", value=value, unit=unit, meaning=""))
+
+
+def judged_text(item: LatencyChange) -> str:
+    """Whether a latency differs by more than the clocks can be wrong, in words."""
+    return WORDS[item.judgement]
+
+
+def comparison_markdown(found: Comparison, a: str, b: str) -> str:
+    """Results called ``a`` and ``b`` as Markdown."""
+    parts = [f"A: {escape(a)}  \nB: {escape(b)}"]
+    if said := headline(found):
+        parts.append(escape(said))
+    for table in comparison_tables(found):
+        rule = "|".join(" ---: " if n in table.numeric else " --- " for n in range(len(table.columns)))
+        lines = [f"| {' | '.join(map(escape, cells))} |" for cells in (table.columns, *table.rows)]
+        parts.append("\n".join([lines[0], f"|{rule}|", *lines[1:]]))
+    if found.notes:
+        parts.append("\n".join(f"- {escape(note)}" for note in found.notes))
+    return "\n\n".join(parts)
