@@ -112,6 +112,9 @@ class TensorFormat:
         width = head_dim // self.pack
         if head_dim % self.pack or (self.pack > 1 and width % 8):
             return f"head_dim must be a multiple of {8 * self.pack} for {self.bits}-bit codes, not {head_dim}"
+        if width < 16:
+            # The matrix units multiply sixteen elements at a time.
+            return f"head_dim must be at least {16 * self.pack} for {self.bits}-bit codes, not {head_dim}"
         if self.scaling is Scaling.GROUP:
             if head_dim % self.group:
                 return f"head_dim must be a multiple of the group of {self.group}, not {head_dim}"

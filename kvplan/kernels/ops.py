@@ -22,6 +22,9 @@ from kvplan.kernels.mla_cache import MLACache
 
 BACKENDS = ("auto", "triton", "reference")
 
+on_device_of = torch.cuda.device_of
+"""Triton launches on the current device and its stream, which must be those of the tensors."""
+
 
 def uses_triton(backend: str, device: torch.device) -> bool:
     """Whether a call runs the Triton kernels.
@@ -68,7 +71,8 @@ def paged_attention(
         return out.to(query.dtype), lse
     from kvplan.kernels import launch
 
-    return launch.attend(query, held, batch, scale=scale, window=window, splits=splits, fused=fused)
+    with on_device_of(query):
+        return launch.attend(query, held, batch, scale=scale, window=window, splits=splits, fused=fused)
 
 
 @paged_attention.register_fake
@@ -90,7 +94,8 @@ def cache_write(
         return
     from kvplan.kernels import launch
 
-    launch.write(held, key, value, slots)
+    with on_device_of(key):
+        launch.write(held, key, value, slots)
 
 
 @cache_write.register_fake
@@ -122,10 +127,11 @@ def cache_append(
         return
     from kvplan.kernels import launch
 
-    if held.format.residual:
-        launch.write_append(held, key, value, batch)
-    else:
-        launch.write(held, key, value, batch.slots(held.block_size, key.shape[0]))
+    with on_device_of(key):
+        if held.format.residual:
+            launch.write_append(held, key, value, batch)
+        else:
+            launch.write(held, key, value, batch.slots(held.block_size, key.shape[0]))
 
 
 @cache_append.register_fake
@@ -160,7 +166,8 @@ def mla_attention(
     from kvplan.kernels import launch_mla
 
     splits = splits or launch_mla.splits_for(query, held, batch)
-    return launch_mla.attention(query, held, batch, scale=scale, splits=splits, fused=fused)
+    with on_device_of(query):
+        return launch_mla.attention(query, held, batch, scale=scale, splits=splits, fused=fused)
 
 
 @mla_attention.register_fake
@@ -183,7 +190,8 @@ def mla_write(
         return
     from kvplan.kernels import launch_mla
 
-    launch_mla.write(held, latent, rope, slots)
+    with on_device_of(latent):
+        launch_mla.write(held, latent, rope, slots)
 
 
 @mla_write.register_fake

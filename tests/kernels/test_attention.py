@@ -10,7 +10,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: kernels cannot run")
 pytest.importorskip("triton", reason="triton is not installed: kernels cannot be interpreted")
 
-from kvplan.kernels import cases, launch, matrix, mla_cache, variants  # noqa: E402
+from kvplan.kernels import cases, launch, matrix, mla_cache, reference, variants  # noqa: E402
+from kvplan.kernels.batch import PagedBatch  # noqa: E402
+from kvplan.kernels.cache import PagedKVCache  # noqa: E402
 from kvplan.kernels.cases import Case  # noqa: E402
 from kvplan.kernels.formats import all_formats  # noqa: E402
 from kvplan.kernels.variants import Target  # noqa: E402
@@ -144,3 +146,33 @@ def test_a_long_context_with_a_common_offset_keeps_the_folded_bias_small():
     error, lse_error = cases.errors(built, *cases.run(case, built))
     assert error <= 1e-3
     assert lse_error <= cases.LSE_BOUND
+
+
+@pytest.mark.parametrize("name", ["int8_per_token_head", "int4", "int4_g64", "fp8_e4m3"])
+def test_what_a_sink_leaves_over_is_not_lost_in_fp16(name: str, monkeypatch):
+    # One token takes nearly all of the weight and has no value; the others share the rest, and their weights
+    # times the scales of small values are near the smallest numbers of fp16.
+    monkeypatch.setattr(Target, "compute_type", lambda self, fmt, dtype: "float16")
+    count, dim = 6000, 128
+    g = torch.Generator().manual_seed(5)
+    query = torch.randn(1, 4, dim, generator=g).bfloat16()
+    query[:] = query[:, :1]
+    key = torch.randn(count, 1, dim, generator=g) * 0.01
+    direction = query[0, 0].float()
+    key[0, 0] = direction * (math.log(30 * count) * math.sqrt(dim) / float(direction @ direction))
+    value = torch.randn(count, 1, dim, generator=g) * 0.1 + 0.1
+    value[0] = 0.0
+    cache = PagedKVCache.allocate(name, num_blocks=94, block_size=64, kv_heads=1, head_dim=dim)
+    cache.calibrate(key.bfloat16(), value.bfloat16())
+    batch = PagedBatch.build(
+        torch.arange(94, dtype=torch.int32)[None], torch.tensor([count], dtype=torch.int32)
+    )
+    fill = PagedBatch.build(batch.block_table, batch.lengths, [count])
+    reference.append(cache, key.bfloat16(), value.bfloat16(), fill)
+    expected, _ = reference.attention(query, cache, batch, compute=torch.float64)
+    out = torch.full_like(query, math.nan, dtype=torch.float32)
+    out, _ = launch.attend(
+        query, cache, batch, scale=dim**-0.5, window=0, splits=1, on=Target(None, True), out=out
+    )
+    error = float((out.double() - expected).norm() / expected.norm())
+    assert error <= cases.FP16_BOUND

@@ -54,6 +54,7 @@ def test_a_misspelt_format_gets_a_suggestion():
         ("int4_g64", 96, 16, "multiple of the group of 64"),
         ("int4_g32", 96, 16, "straddle"),
         ("kivi2", 80, 32, "multiple of 32"),
+        ("kivi2", 32, 32, "at least 64 for 2-bit codes"),
     ],
 )
 def test_shapes_that_cannot_be_stored_say_why(name: str, head_dim: int, block_size: int, says: str):

@@ -80,6 +80,9 @@ def variants_of(points: list[Point]) -> list[Point]:
             key = (p.op, p.format, p.d, p.block_size, p.window, many, p.fused, context, columns)
             small = replace(p, batch=1, context=context, ragged=0, new_tokens=min(p.new_tokens, 65))
             seen.setdefault(key, small)
+        if not p.op.endswith("write"):
+            # Split, and too large to be combined in the same launch.
+            seen.setdefault((*key, "staged"), replace(small, fused=False))
     return list(seen.values())
 
 

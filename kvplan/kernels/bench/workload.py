@@ -58,7 +58,8 @@ def build(point: Point, arena: Arena, l2_bytes: int, choice: Choice | None = Non
         used += n
     held = torch.tensor(lengths, dtype=torch.int32, device=device)
     fresh = [point.new_tokens] * point.batch
-    batch = PagedBatch.build(table.to(device), held, None if point.new_tokens == 1 else fresh)
+    rows = torch.arange(point.batch, dtype=torch.int32, device=device)
+    batch = PagedBatch.build(table.to(device), held, None if point.new_tokens == 1 else fresh, rows)
     rotated = 0 if point.stage == "warm" else 3 * l2_bytes
     buffers = min(MOST_BUFFERS, max(1, math.ceil(rotated / max(point.kv_bytes(), 1))))
     caches = arena.caches(get_format(point.format), buffers, shape_of(point, pages))

@@ -93,6 +93,13 @@ def _over_slice(x, BN: tl.constexpr, W: tl.constexpr, SCALING: tl.constexpr, GRO
 
 
 @triton.jit
+def _over_group(x, BN: tl.constexpr, WP: tl.constexpr, GROUP: tl.constexpr):
+    """[BN/GROUP, WP] as [BN, WP], each row repeated for the tokens of its group."""
+    tall = tl.broadcast_to(tl.expand_dims(x, 1), [BN // GROUP, GROUP, WP])
+    return tl.reshape(tall, [BN, WP])
+
+
+@triton.jit
 def scale_elements(y, S, M, scales, minima, base, offset, ok, D: tl.constexpr, W: tl.constexpr,
                    WP: tl.constexpr, BN: tl.constexpr, CODE: tl.constexpr, SCALING: tl.constexpr,
                    GROUP: tl.constexpr, KIND: tl.constexpr, CT: tl.constexpr,
@@ -101,12 +108,15 @@ def scale_elements(y, S, M, scales, minima, base, offset, ok, D: tl.constexpr, W
     done = ()
     for j in tl.static_range(len(y)):
         if SCALING == 5:
+            # A tile begins with a group and lies in one page: its groups follow each other.
+            group = tl.arange(0, BN // GROUP)
             d = tl.arange(0, WP)
-            line = ((base + offset) // GROUP)[:, None] * D + (j * W + d)[None, :]
-            there = ok[:, None] & (d < W)[None, :]
+            line = (base // GROUP + group)[:, None] * D + (j * W + d)[None, :]
+            some = tl.max(tl.reshape(ok.to(tl.int32), [BN // GROUP, GROUP]), 1) > 0
+            there = some[:, None] & (d < W)[None, :]
             s = number(_load(S, line, there, KIND, MASKED or WP != W), KIND).to(CT)
             m = number(_load(M, line, there, KIND, MASKED or WP != W), KIND).to(CT)
-            done = done + (y[j] * s + m,)
+            done = done + (y[j] * _over_group(s, BN, WP, GROUP) + _over_group(m, BN, WP, GROUP),)
         else:
             s = number(scales[0 if SCALING == 3 else j], KIND)
             s = (s * 128.0 if CODE == 6 else s).to(CT)

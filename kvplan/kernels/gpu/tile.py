@@ -31,6 +31,10 @@ from kvplan.kernels.gpu.sides import (
 NEVER = tl.constexpr(-1e30)
 """Score of a masked position: finite, so that a row with nothing to see yields no NaN."""
 
+HEADROOM = tl.constexpr(8.0)
+"""Weights go up to 2 to this power: beside a token that takes nearly all of the weight, those of the others
+times the scales of small values would otherwise be less than fp16 can hold. Scales up to 255 have room."""
+
 
 @triton.constexpr_function
 def gain_of(code, by_element, native):
@@ -129,11 +133,11 @@ def softmax_step(st, factor, visible, m, l, DEFER: tl.constexpr, MASKED: tl.cons
     """Online softmax over one tile: weights as the scores, the new running maximum, sum, and the decay.
 
     ``factor`` [BH], positive, makes scores logarithms to base 2. It is multiplied in with the subtraction of
-    the maximum: one instruction.
+    the maximum: one instruction. What is kept and subtracted is the maximum less ``HEADROOM``.
     """
     if MASKED:
         st = tl.where(visible, st, NEVER)
-    top = tl.maximum(m, tl.max(st, other_axis(SWAP)) * factor)
+    top = tl.maximum(m, tl.max(st, other_axis(SWAP)) * factor - HEADROOM)
     alpha = tl.exp2(m - top)
     p = tl.exp2(st * by_query(factor, SWAP) - by_query(top, SWAP))
     if MASKED:
