@@ -109,6 +109,7 @@ def _shapes(target: Target) -> Iterator[Shipped]:
     few = usual | {"columns": 16, "one": False}
     shapes: dict[str, tuple[str, dict[str, Any]]] = {
         "decode/bf16/d256": ("bf16", usual | {"head_dim": 256}),
+        "decode/bf16/d256/heads16": ("bf16", usual | {"head_dim": 256, "columns": 16}),
         "decode/fp8_e4m3/d80": ("fp8_e4m3", usual | {"head_dim": 80}),
         "decode/int4/d256": ("int4", usual | {"head_dim": 256}),
         "decode/bf16/page16": ("bf16", usual | {"block_size": 16}),

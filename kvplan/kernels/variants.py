@@ -167,14 +167,14 @@ def programs_per_multiprocessor(
 
     Decoding, narrow codes in tiles of 64 tokens compile to at most 128 registers for each of 128 threads;
     16-bit ones also need the shared memory, and KIVI's two kinds of tiles, wide heads and tiles of 128 more
-    registers; more than eight columns of packed codes, and 16-bit or KIVI's wide heads, need more still. A
-    prompt's programs have eight warps and nearly all registers, or four and half of them.
+    registers; more than eight columns of packed codes, and KIVI's wide heads, need more still. A prompt's
+    programs have eight warps and nearly all registers, or four and half of them.
     """
     if not is_decode(columns, one):
         return 2 if head_dim <= 128 and (columns <= 64 or head_dim <= 64) else 1
     bits, many = max(fmt.key.bits, fmt.value.bits), columns > 8
     if head_dim > 128:
-        return 2 if bits == 16 or fmt.residual or many else 3
+        return 2 if fmt.residual or (many and bits < 16) else 3
     if fmt.residual or bits == 16:
         return 2 if many and bits == 2 else 3
     return 4 if tile_tokens(block_size, 128) <= 64 and not (many and bits < 8) else 3
@@ -197,10 +197,12 @@ class _Tile:
 def _decode_tile(fmt: KVFormat, head_dim: int, target: Target) -> _Tile:
     bits = max(fmt.key.bits, fmt.value.bits)
     tokens = 64 if bits == 16 or head_dim > 128 else 128
+    if bits == 16 and head_dim > 128:
+        tokens = 32  # as many bytes as 64 of half the width
     # Loads run ahead through shared memory: one tile of wide codes or two of narrow ones keep as many bytes
     # on their way. Deeper costs programs a multiprocessor can hold.
     stages = 2 if bits >= 8 else 3
-    if (head_dim > 128 and bits == 16) or crowded(fmt, target):
+    if crowded(fmt, target):
         stages = 1
     if fmt.key.scaling is Scaling.CHANNEL or fmt.value.scaling is Scaling.GROUP:
         tokens = 64

@@ -97,6 +97,8 @@ class Run:
                 self._mark(None)
             self._tidy()
             self.record.add(section, {"key": name} | row)
+            if section == "peers":
+                self.record.save()  # the next one may compile for longer than is left
             done += 1
         self.record.save()
         self.say(f"{stage}: {done} measured")
