@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 from kvplan.reporting import tables
-from kvplan.reporting.comparison import Comparison
-from kvplan.reporting.comparison_text import COLUMNS, HEADLINE, comparison_tables, csv_rows, headline
-from kvplan.reporting.figures import Axis, Figure, Line, figures
+from kvplan.reporting.comparison import SCHEMA, Comparison
+from kvplan.reporting.comparison_text import (
+    COLUMNS,
+    asked_first,
+    comparison_tables,
+    csv_rows,
+    headline,
+    judged_text,
+    row_of,
+)
+from kvplan.reporting.csv import table_csv
+from kvplan.reporting.figures import CLOCKS, Axis, Figure, Line, figures
 from kvplan.reporting.html import page
 from kvplan.reporting.result import Result
 from kvplan.reporting.verdict import subject
@@ -20,7 +27,6 @@ from kvplan.reporting.wording import plain
 Named: TypeAlias = tuple[str, Result]
 """A result and what it is called, such as its file."""
 
-SECONDS = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0}
 LINES = {"occupancy": (0,), "requests": (0, 1), "hit_ratio": (1,), "ttft": (0,), "tpot": (0,), "e2e": (0,)}
 """Lines of a report's charts that are drawn for both results, by chart."""
 
@@ -34,16 +40,9 @@ def render_comparison(found: Comparison, a: Named, b: Named) -> str:
     document = found.to_dict(a[0], b[0])
     embedded = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return page(
-        "comparison.html.j2", overlays(a[1], b[1]), _content(found, a, b), embedded=embedded, csv=_csv(found)
-    )
-
-
-def _csv(found: Comparison) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(csv_rows(found))
-    return buffer.getvalue()
+        "comparison.html.j2", overlays(a[1], b[1]), _content(found, a, b),
+        embedded=embedded, csv=table_csv(COLUMNS, csv_rows(found)),
+    )  # fmt: skip
 
 
 def _content(found: Comparison, a: Named, b: Named) -> dict[str, Any]:
@@ -52,11 +51,11 @@ def _content(found: Comparison, a: Named, b: Named) -> dict[str, Any]:
     both = (("A", *a), ("B", *b))
     return {
         "kind": "comparison",
-        "schema": found.to_dict(a[0], b[0])["schema"],
+        "schema": SCHEMA,
         "whole": "diff.json",
         "title": f"{subject(a[1])}{'' if same else f' and {subject(b[1])}'}: two results · kvplan",
         "headline": headline(found) or "What is asked first is the same in both.",
-        "key_figures": _key_figures(shown),
+        "key_figures": _key_figures(found),
         "results": [(name, plain(file, 200), subject(result)) for name, file, result in both],
         "scenario": shown.get("Scenario"),
         "outcome": [shown[name] for name in ("Latency", "Totals", "Memory strategies") if name in shown],
@@ -67,17 +66,14 @@ def _content(found: Comparison, a: Named, b: Named) -> dict[str, Any]:
     }
 
 
-def _key_figures(shown: dict[str, tables.Table]) -> list[tuple[str, str, str]]:
+def _key_figures(found: Comparison) -> list[tuple[str, str, str]]:
     """What people ask first: name, from A to B, by how much."""
-    wanted = {words.lower() for words in HEADLINE.values()} | {"ttft p99", "tpot p99"}
-    found = []
-    for title in ("Latency", "Totals"):
-        for row in shown[title].rows if title in shown else ():
-            if row[0].lower() in wanted or row[0] in HEADLINE:
-                judged = f" ({row[4]})" if len(row) > 4 else ""
-                name = HEADLINE.get(row[0], row[0])
-                found.append((name[0].upper() + name[1:], f"{row[1]} → {row[2]}", f"{row[3]}{judged}"))
-    return found
+    figures = []
+    for words, change, item in asked_first(found):
+        _, a, b, by = row_of(change)
+        judged = f" ({judged_text(item)})" if item else ""
+        figures.append((words[0].upper() + words[1:], f"{a} → {b}", f"{by}{judged}"))
+    return figures
 
 
 def overlays(a: Result, b: Result) -> dict[str, Figure]:
@@ -119,4 +115,5 @@ def _wider(a: Axis, b: Axis) -> Axis | None:
 
 def _unit_s(axis: Axis) -> float:
     """Seconds of an axis over time, by the unit at the end of its title; 1 for others."""
-    return SECONDS.get(axis.title.rsplit(", ", 1)[-1], 1.0) if axis.unit == "time" else 1.0
+    names = {name: factor for name, factor, _ in CLOCKS}
+    return names[axis.title.rsplit(", ", 1)[-1]] if axis.unit == "time" else 1.0

@@ -29,14 +29,23 @@ HEADLINE = {
 }  # fmt: skip
 
 
+def asked_first(found: Comparison) -> Iterator[tuple[str, Change, LatencyChange | None]]:
+    """What people ask first, as far as both results have it: its words, the change, and for a latency its
+    judgement."""
+    latencies = {item.change.name: item for item in found.latency}
+    totals = {change.name: change for change in found.totals}
+    for name, words in HEADLINE.items():
+        if name in latencies:
+            yield words, latencies[name].change, latencies[name]
+        elif name in totals:
+            yield words, totals[name], None
+
+
 def headline(found: Comparison) -> str:
     """What B changes of what people ask first, in one sentence; nothing where nothing of it changed."""
-    judged = {item.change.name: item for item in found.latency if item.judgement != "equal"}
     said = []
-    for name, words in HEADLINE.items():
-        item = judged.get(name)
-        change = item.change if item else next((c for c in found.totals if c.name == name), None)
-        by = "" if change is None else _by(change)
+    for words, change, item in asked_first(found):
+        by = "" if item is not None and item.judgement == "equal" else _by(change)
         if by:
             said.append(f"{words} {by}" + (f" ({judged_text(item)})" if item else ""))
     return f"B against A: {', '.join(said)}." if said else ""
@@ -69,7 +78,7 @@ def _raw(change: Change) -> tuple[object, ...]:
 def comparison_tables(found: Comparison) -> list[Table]:
     """What differs, as text; latencies always."""
     shown = [
-        Table(title, (title, "A", "B", "Change"), tuple(_row(change) for change in changes), (1, 2, 3))
+        Table(title, (title, "A", "B", "Change"), tuple(row_of(change) for change in changes), (1, 2, 3))
         for title, changes in groups(found)
         if changes
     ]
@@ -77,12 +86,13 @@ def comparison_tables(found: Comparison) -> list[Table]:
     for item in found.latency:
         latency, statistic = item.change.name.split("_")
         name = f"{LATENCIES[f'{latency}_s'][0]} {statistic}"
-        rows.append((name, *_row(item.change)[1:], judged_text(item)))
+        rows.append((name, *row_of(item.change)[1:], judged_text(item)))
     columns = ("Latency", "A", "B", "Change", "Difference")
     return [*shown, Table("Latency", columns, tuple(rows), (1, 2, 3))] if rows else shown
 
 
-def _row(change: Change) -> tuple[str, ...]:
+def row_of(change: Change) -> tuple[str, str, str, str]:
+    """Its name, A, B, and by how much, as text."""
     return plain(change.name, 60), _value(change.a, change.unit), _value(change.b, change.unit), _by(change)
 
 

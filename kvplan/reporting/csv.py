@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from kvplan.reporting.result import Result
 
@@ -12,15 +12,22 @@ COLUMNS = ("group", "name", "statistic", "value", "unit")
 Row = tuple[str, str, str, int | float | str, str]
 
 
-def result_csv(result: Result) -> str:
-    """RFC 4180 text with ``\\n`` line ends: raw numbers in base units, an empty ``value`` for none."""
+def table_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """RFC 4180 text with ``\\n`` line ends."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for group, name, statistic, value, unit in _rows(result):
-        shown = inert(value) if isinstance(value, str) else value
-        writer.writerow((inert(group), inert(name), statistic, shown, inert(unit)))
+    writer.writerow(columns)
+    writer.writerows(rows)
     return buffer.getvalue()
+
+
+def result_csv(result: Result) -> str:
+    """Raw numbers in base units, an empty ``value`` for none."""
+    shown = (
+        (inert(group), inert(name), statistic, inert(value) if isinstance(value, str) else value, inert(unit))
+        for group, name, statistic, value, unit in _rows(result)
+    )
+    return table_csv(COLUMNS, shown)
 
 
 def _rows(result: Result) -> Iterator[Row]:

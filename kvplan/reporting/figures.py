@@ -220,12 +220,13 @@ def _clock(result: Result) -> tuple[list[float], Axis] | None:
     times = result.series.t_s
     if len(times) < 2 or times[-1] <= times[0]:
         return None
-    name, factor = next((n, f) for n, f, most in _CLOCKS if times[-1] <= most)
+    name, factor = next((n, f) for n, f, most in CLOCKS if times[-1] <= most)
     scaled = [significant(t / factor, 6) for t in times]
     return scaled, Axis(f"time, {name}", "time", scaled[0], scaled[-1])
 
 
-_CLOCKS = (("seconds", 1.0, 300.0), ("minutes", 60.0, 10_800.0), ("hours", 3600.0, float("inf")))
+CLOCKS = (("seconds", 1.0, 300.0), ("minutes", 60.0, 10_800.0), ("hours", 3600.0, float("inf")))
+"""Units of time: name, seconds, and the longest run in seconds that is drawn in it."""
 
 
 def occupancy(result: Result) -> Figure | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kvplan.reporting import tables
+from kvplan.reporting.csv import table_csv
 from kvplan.reporting.figures import COLOURS, SYMBOLS, Axis, Figure, Line, Rule, Unit
 from kvplan.reporting.schema.sweep import Figures, Point, Sweep
 from kvplan.reporting.sweep import MISSED, csv_columns, csv_rows, point_table, remarks
@@ -51,14 +52,7 @@ def render_sweep(sweep: Sweep) -> str:
 
 def sweep_csv(sweep: Sweep) -> str:
     """One row a point, raw numbers in base units."""
-    import csv
-    import io
-
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(csv_columns(sweep.document()))
-    writer.writerows(csv_rows(sweep.document()))
-    return buffer.getvalue()
+    return table_csv(csv_columns(sweep.document()), csv_rows(sweep.document()))
 
 
 def _content(sweep: Sweep) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """``kvplan diff``: two results side by side."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -49,16 +50,14 @@ def diff(
 
 
 def _write_page(found: "Comparison", a: "tuple[str, Result]", b: "tuple[str, Result]", html: str) -> None:
-    from kvplan.cli.files import written
+    from kvplan.cli.commands.report import write_page
     from kvplan.reporting.comparison_page import render_comparison
 
     text = render_comparison(found, a, b)
     if html == "-":
         sys.stdout.write(text)
-        return
-    with written(html) as stream:
-        stream.write(text)
-    sys.stderr.write(f"wrote {html} ({len(text.encode()) / 1e6:.2f} MB)\n")
+    else:
+        write_page(Path(html), text)
 
 
 def _print(found: "Comparison", a: str, b: str) -> None:

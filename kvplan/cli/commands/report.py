@@ -88,13 +88,21 @@ def write_report(result: "Result | Sweep", path: Path, kind: ReportFormat = Repo
 
         for name, picture in markdown_pictures(result, path.stem).items():
             _write(path.with_name(name), picture)
-    text = _text(result, kind, pictures=path.stem)
+    write_page(path, _text(result, kind, pictures=path.stem))
+    if kind in (ReportFormat.html, ReportFormat.md) and not _is_sweep(result):
+        _say_downsampled(result)
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write one file, saying so on stderr.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     _write(path, text)
     size = len(text.encode())
     shown = f"{size / 1e6:.2f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
     sys.stderr.write(f"wrote {path} ({shown})\n")
-    if kind in (ReportFormat.html, ReportFormat.md) and not _is_sweep(result):
-        _say_downsampled(result)
 
 
 def _is_sweep(document: "Result | Sweep") -> "TypeIs[Sweep]":

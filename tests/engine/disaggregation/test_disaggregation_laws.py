@@ -256,8 +256,13 @@ def told(
     return rows, recorder.totals.to_dict(), recorder.series, recorder.sections["disaggregation"]
 
 
-@settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 300,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+OFTEN = settings(
+    max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 300,
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+
+
+@OFTEN
 @given(deployments())
 def test_what_is_done_at_once_is_what_events_would_do_one_by_one(
     case: tuple[EngineConfig, Disaggregation, list[Request]],
@@ -275,8 +280,7 @@ class Unobserved(DisaggregatedEngine):
         pass
 
 
-@settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 300,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@OFTEN
 @given(deployments())
 def test_points_of_the_series_after_the_last_arrival_change_nothing_else(
     case: tuple[EngineConfig, Disaggregation, list[Request]],
@@ -305,8 +309,7 @@ def test_points_of_the_series_after_the_last_arrival_change_nothing_else(
     assert (last.used_blocks, last.running, last.waiting) == (0, 0, 0)
 
 
-@settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 300,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@OFTEN
 @given(deployments())
 def test_steps_taken_in_bulk_are_steps_taken_one_by_one(
     case: tuple[EngineConfig, Disaggregation, list[Request]],
