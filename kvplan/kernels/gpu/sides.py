@@ -1,7 +1,7 @@
 """Which side of the matrix unit cached tokens stand on.
 
-``SWAP``: tokens, or dimensions, are the rows of a tile and query columns its columns. Decode and short
-appends, with at most 32 query columns: on the unit's N side, which may be 8 wide, they waste no rows.
+``SWAP``: tokens, or dimensions, are the rows of a tile and query columns its columns. Decode and a few
+tokens, with 8 or 16 query columns to a program: on the unit's N side they waste no rows.
 Otherwise queries are the rows: for a prompt's hundreds of columns, whose weights then stay in registers
 between the two products.
 """
