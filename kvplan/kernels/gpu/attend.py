@@ -18,14 +18,11 @@ import triton
 import triton.language as tl
 
 from kvplan.kernels.gpu.query import finish, load_query, static_scale, zero_state
-from kvplan.kernels.gpu.reduce import combine, rows_at_once
+from kvplan.kernels.gpu.reduce import combine, rows_at_once, store_lse
 from kvplan.kernels.gpu.scales import elementwise, pack_of
 from kvplan.kernels.gpu.sides import by_other, by_query
 from kvplan.kernels.gpu.tile import gain_of
 from kvplan.kernels.gpu.walk import coded_length, masked_step, page_of, ring_step, scales_of, step
-
-DIRECT, PARTIAL, FUSED = 0, 1, 2
-"""How splits become one output: there is one split; a second kernel; the last program to arrive."""
 
 
 @triton.jit
@@ -48,7 +45,10 @@ def attend(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, STARTS
            VCODE: tl.constexpr, VSCALING: tl.constexpr, VGROUP: tl.constexpr, VKIND: tl.constexpr,
            CT: tl.constexpr, FOLD: tl.constexpr, ASM: tl.constexpr, NATIVE: tl.constexpr,
            DEFER: tl.constexpr, SWAP: tl.constexpr):  # fmt: skip
-    """See ``launch.attend`` for shapes. GQ = query heads per KV head; ONE: one new token per sequence."""
+    """See ``launch.attend`` for shapes.
+
+    GQ: query heads per KV head. ONE: one new token per sequence. MODE: ``variants.DIRECT`` and so on.
+    """
     b = tl.program_id(0) // blocks
     # The last columns of a prompt see the most tokens: they begin first.
     block = blocks - 1 - tl.program_id(0) % blocks
@@ -143,8 +143,7 @@ def attend(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, STARTS
                 o = (out[j] * by_query(vt / safe, SWAP)).to(OUT.dtype.element_ty)
                 place = by_query(rows, SWAP).to(tl.int64) * D + by_other(j * VW + d, SWAP)
                 tl.store(OUT + place, o, mask=mask)
-            lse = (m + tl.log2(safe)) * 0.6931471805599453
-            tl.store(LSE + rows, tl.where(l > 0.0, lse, float("-inf")), mask=ok)
+            store_lse(LSE, rows, m, l, ok)
         else:
             part = rows * splits + s
             tl.store(PM + part, m, mask=ok)

@@ -20,7 +20,7 @@ import triton.language as tl
 from kvplan.kernels.gpu.codes import unpack
 from kvplan.kernels.gpu.encode import float8_code
 from kvplan.kernels.gpu.query import LOG2E
-from kvplan.kernels.gpu.reduce import combine
+from kvplan.kernels.gpu.reduce import combine, store_lse
 from kvplan.kernels.gpu.tile import softmax_step
 from kvplan.kernels.gpu.walk import locate, page_of
 from kvplan.kernels.gpu.write import copy_rows
@@ -135,8 +135,7 @@ def mla(Q, C, R, S, TABLE, LENGTHS, STARTS, OUT, LSE, PM, PL, PO, COUNT, scale, 
         if MODE == 0:
             safe = tl.where(total > 0.0, total, 1.0)
             tl.store(OUT + place, (acc / safe[None, :]).to(OUT.dtype.element_ty), mask=mask)
-            lse = (m + tl.log2(safe)) * 0.6931471805599453
-            tl.store(LSE + rows, tl.where(total > 0.0, lse, float("-inf")), mask=ok)
+            store_lse(LSE, rows, m, total, ok)
         else:
             part = rows * splits + split
             tl.store(PM + part, m, mask=ok)

@@ -15,6 +15,13 @@ def rows_at_once(most, width):
 
 
 @triton.jit
+def store_lse(LSE, row, m, l, ok):
+    """The natural logarithm of the softmax denominators 2^m l; minus infinity where nothing was seen."""
+    lse = (m + tl.log2(tl.where(l > 0.0, l, 1.0))) * 0.6931471805599453
+    tl.store(LSE + row, tl.where(l > 0.0, lse, float("-inf")), mask=ok)
+
+
+@triton.jit
 def combine(PM, PL, PO, OUT, LSE, row, ok, splits, D: tl.constexpr):
     """Output rows [R] from their (at most 128) splits, weighted by 2^(m - max m), in a fixed order.
 
@@ -43,8 +50,7 @@ def combine(PM, PL, PO, OUT, LSE, row, ok, splits, D: tl.constexpr):
     place = row.to(tl.int64)[:, None] * D + d[None, :]
     mask = ok[:, None] & (d < D)[None, :]
     tl.store(OUT + place, (o / safe[:, None]).to(OUT.dtype.element_ty), mask=mask)
-    lse = (top + tl.log2(safe)) * 0.6931471805599453
-    tl.store(LSE + row, tl.where(total > 0.0, lse, float("-inf")), mask=ok)
+    store_lse(LSE, row, top, total, ok)
 
 
 @triton.jit(do_not_specialize=["splits"])
