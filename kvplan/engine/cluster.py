@@ -7,9 +7,12 @@ then the router looks at all of them and one takes the request.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf, nextafter
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from kvplan.engine.after_arrivals import AfterArrivals
+from kvplan.engine.arrivals import Arrivals, arrivals_of
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.instance import make_replica, simulated_in_segments
 from kvplan.engine.protocols import LatencyModel
@@ -26,6 +29,7 @@ _SUMMED = (
     "requests", "steps", "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks",
     "allocated_blocks", "peak_used_blocks", "peak_running", "peak_waiting",
 )  # fmt: skip
+_clock = attrgetter("clock")
 
 
 class Cluster:
@@ -80,21 +84,43 @@ class Cluster:
             on_decision=None if log is None else (lambda line: log(f"{index}\t{line}")),
         )
 
-    def run(self, requests: Iterable[Request]) -> None:
+    def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given."""
         recorder, replicas = self.recorder, self.replicas
-        number, first, last = -1, 0.0, 0.0
-        for number, request in enumerate(requests):
+        arrivals = arrivals_of(requests)
+        recorder.tell(arrivals)
+        number, first, last = 0, 0.0, 0.0
+        while not arrivals.over:
+            self._reach_next(arrivals)
+            request = arrivals.take()
             last = request.arrival_s
             if number == 0:
                 first = last
-            for replica in replicas:
-                if request.arrival_s > replica.clock:
-                    replica.advance(request.arrival_s)
             if recorder.wants_point(number):
-                recorder.point(self._point(request.arrival_s))
+                recorder.point(self._point(last))
             replicas[self.router.choose(request, replicas)].push(request)
-        self._finish(AfterArrivals(number + 1, first, last))
+            number += 1
+        self._finish(AfterArrivals(number, first, last))
+
+    def _reach_next(self, arrivals: Arrivals) -> None:
+        """Advance all replicas to the next arrival.
+
+        Where clients wait for answers, the replica that is furthest behind goes first, and no further than
+        the next one or an answer, until no answer can come any more that brings a request before that.
+        """
+        for replica in self.replicas:
+            replica.stops = arrivals.waits
+        while arrivals.waits:
+            bound = arrivals.next_s - arrivals.reaction_s
+            behind = sorted((replica for replica in self.replicas if replica.busy), key=_clock)
+            if not behind or behind[0].clock >= bound:
+                break
+            horizon = min(bound, behind[1].clock) if len(behind) > 1 else bound
+            behind[0].advance(max(horizon, nextafter(behind[0].clock, inf)))
+        for replica in self.replicas:
+            replica.stops = False
+            if arrivals.next_s > replica.clock:
+                replica.advance(arrivals.next_s)
 
     def _finish(self, points: AfterArrivals) -> None:
         """Serve what is left after the last arrival."""

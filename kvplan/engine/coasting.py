@@ -22,8 +22,8 @@ _NEVER = float("inf")
 def coast(replica: Replica, clock: float, device_free: float, until: float) -> tuple[float, float, float]:
     """Go on until a step has something to decide, or the clock is at ``until``; the next step has nothing.
 
-    Returns the clock, the time at which the device is free (both unchanged where the next step does not
-    fit), and the time to go on until as it is known now.
+    It also ends where ``Replica.stops`` says so. Returns the clock, the time at which the device is free
+    (both unchanged where the next step does not fit), and the time to go on until as it is known now.
 
     Raises:
         InvalidLatency: the latency model answered with no time.
@@ -122,6 +122,9 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
             ended, flying = flying, plan
         if ended is not quiet:
             replica.deliver(ended, clock)
+            if ended.finish and replica.stops:
+                replica.stopped = True
+                break
         if (scheduler.prefills or waiting.items or not steady.count) and scheduler.undecided():
             break
     if flying is not None:

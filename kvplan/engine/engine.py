@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
+from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.instance import make_replica, one_full_group, simulated_in_segments
 from kvplan.engine.protocols import LatencyModel
@@ -21,7 +22,7 @@ ENGINES = ("fast", "reference")
 class Engine(Protocol):
     """Something that serves a stream of requests and writes to its recorder."""
 
-    def run(self, requests: Iterable[Request]) -> None:
+    def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, in order of arrival, until all are finished."""
         ...
 

@@ -9,7 +9,10 @@ from array import array
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from operator import sub
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from kvplan.engine.arrivals import Arrivals
 
 MAX_SERIES_POINTS = 1000
 _BATCH = 1024
@@ -149,6 +152,7 @@ class Recorder:
         self._finished: list[RequestRow] = []
         self._on_request = on_request
         self._on_rejected = on_rejected
+        self._clients: Arrivals | None = None
         self.queue_s = array("d")
         self.ttft_s = array("d")
         self.tpot_s = array("d")
@@ -159,8 +163,14 @@ class Recorder:
         self.sections: dict[str, list[Metric]] = {}
         """What strategies report beside the totals, by section; written when the engine closes."""
 
+    def tell(self, arrivals: Arrivals) -> None:
+        """From now on, who waits for answers hears of them."""
+        self._clients = arrivals if arrivals.waits else None
+
     def finished(self, row: RequestRow) -> None:
         """A request delivered its last token; it is counted and written, or neither."""
+        if self._clients is not None:
+            self._clients.answered(row.id, row.finish_s)
         if self._on_request is None:
             self._finished.append(row)
         else:
@@ -196,6 +206,8 @@ class Recorder:
 
     def rejected(self, request_id: str, reason: str) -> None:
         """The front end turned a request away, so that it never reached the scheduler."""
+        if self._clients is not None:
+            self._clients.turned_away(request_id)
         with self._held:
             self.totals.rejected += 1
             self.rejections[reason] = self.rejections.get(reason, 0) + 1

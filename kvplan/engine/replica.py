@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from kvplan.engine.arrivals import Arrivals, arrivals_of
 from kvplan.engine.coasting import coast
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.content import Content
@@ -59,14 +60,25 @@ class Replica:
         """Steps planned and not delivered yet, with the times at which they end."""
         # Async scheduling keeps two batches in the queue: one runs, the next one is already planned.
         self._depth = 2 if config.async_scheduling else 1
+        self.stops = False
+        """Whether ``advance`` ends with the first step that brings a last token, as others may act on it."""
+        self.stopped = False
+        """Whether the last ``advance`` ended so."""
 
-    def run(self, requests: Iterable[Request]) -> None:
+    def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
-        for request in requests:
-            if request.arrival_s > self.clock:
-                self.advance(request.arrival_s)
-            self.push(request)
-        self.advance(_NEVER)
+        arrivals = arrivals_of(requests)
+        self.recorder.tell(arrivals)
+        self.stops = arrivals.waits
+        while True:
+            due = arrivals.next_s
+            if self.clock < due:
+                self.advance(due)
+                if self.stopped:
+                    continue
+                if due == _NEVER:
+                    return
+            self.push(arrivals.take())
 
     def push(self, request: Request) -> None:
         """A request arrives; ``advance`` must have been called up to its arrival."""
@@ -112,17 +124,20 @@ class Replica:
         return self.scheduler.has_requests or bool(self.in_flight)
 
     def advance(self, until: float) -> None:
-        """Go on until the clock is at ``until`` or later, or nothing is left to do.
+        """Go on until the clock is at ``until`` or later, or nothing is left to do; see also ``stops``.
 
         A step is planned with the requests that have arrived when it is planned, so whoever pushes a
         request at time t advances to t first.
         """
         scheduler, in_flight, depth = self.scheduler, self.in_flight, self._depth
         clock, device_free = self.clock, self._device_free
+        self.stopped = False
         while clock < until:
             if scheduler.running or scheduler.waiting.items:
                 if not self.logging and not scheduler.undecided():
                     clock, device_free, until = self._coast(clock, device_free, until)
+                    if self.stopped:
+                        break
                     if clock >= until or not scheduler.has_requests:
                         continue
                 scheduler.in_flight = 1 if in_flight and in_flight[-1][0].batch.scheduled_tokens else 0
@@ -145,6 +160,9 @@ class Replica:
             if end > clock:
                 clock = end
             self.deliver(plan, clock)
+            if plan.finish and self.stops:
+                self.stopped = True
+                break
         self.clock, self._device_free = clock, device_free
 
     def _coast(self, clock: float, device_free: float, until: float) -> tuple[float, float, float]:

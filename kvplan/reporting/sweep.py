@@ -7,7 +7,7 @@ from typing import Any
 
 from kvplan.reporting.markdown import escape
 from kvplan.reporting.tables import Table
-from kvplan.reporting.wording import count, percent, plain, seconds, sentence_list, setting_text
+from kvplan.reporting.wording import count, decimal, percent, plain, seconds, sentence_list, setting_text
 from kvplan.scenario.figures import FIGURES
 from kvplan.units import format_bytes
 
@@ -15,7 +15,7 @@ Point = Mapping[str, Any]
 
 GROUPS = (
     ("Hits", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99"),
-    ("Preempted", "Evicted", "Moved", "Peak KV"),
+    ("Output tok/s", "Preempted", "Evicted", "Moved", "Peak KV"),
 )
 """Columns that stand together where a line is too short for all."""
 
@@ -56,6 +56,7 @@ def _cells(point: Point) -> dict[str, str]:
         "TTFT p99": seconds(figures["ttft_p99_s"]),
         "TPOT p50": seconds(figures["tpot_p50_s"]),
         "TPOT p99": seconds(figures["tpot_p99_s"]),
+        "Output tok/s": decimal(figures["output_tokens_per_s"]),
         "Preempted": count(figures["preemptions"]),
         "Evicted": count(figures["evicted_blocks"]),
         "Moved": format_bytes(figures["moved_bytes"]),

@@ -144,7 +144,9 @@ def _play(scenario: Scenario, name: str, sample: int, *, log: bool) -> _Play:
     rows: list[RequestRow] = []
     recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
     engine = run.system.engine(name, run.clock.model, recorder)
-    engine.run(islice(run.workload.requests(), sample))
+    engine.run(
+        run.workload.clients.arrivals(islice(run.workload.requests(), sample), run.clock.client.seconds)
+    )
     engine.close()
     strategy = run.system.strategy
     return _Play(

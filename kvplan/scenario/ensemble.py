@@ -28,6 +28,7 @@ from kvplan.engine.recorder import Recorder
 from kvplan.errors import KvplanError
 from kvplan.latency.build import Band, Clock
 from kvplan.latency.normals import DIMENSIONS, Draw, design
+from kvplan.scenario.clients import Clients
 from kvplan.scenario.intervals import LARGEST_WORKLOAD, NO_CLAIM, Interval, Intervals
 from kvplan.scenario.summary import latency_objects
 from kvplan.scenario.system import System
@@ -52,12 +53,14 @@ class Ensemble:
     Args:
         clock: the clock of the run that is being judged.
         system: what the members simulate.
+        clients: how they send the requests.
         seed: the scenario's; the members are designed from its stream ``ensemble``.
         wanted: members; None decides by the size of the workload.
     """
 
     clock: Clock
     system: System
+    clients: Clients
     seed: int
     wanted: int | None = None
 
@@ -73,7 +76,7 @@ class Ensemble:
 
         Args:
             latency: the ``latency`` object of the run.
-            requests: what the run served, or the first ``LARGEST_WORKLOAD + 1`` of it.
+            requests: what the run was to serve, or the first ``LARGEST_WORKLOAD + 1`` of it.
             complete: whether the run came to its end; a broken one is not repeated.
             on_member: told ``(simulated, members)`` before the first and after each of them.
         """
@@ -131,7 +134,7 @@ class Ensemble:
             client = self.clock.client.at(NormalDist().cdf(outside))
             recorder = Recorder()
             engine = self.system.perturbed(numbers).engine("fast", model, recorder)
-            engine.run(requests)
+            engine.run(self.clients.arrivals(requests, client))
             engine.close()
             found.append(latency_objects(recorder, client)[0])
         if on_member is not None:

@@ -11,16 +11,14 @@ sends when the simulated engine finishes, one client overhead later.
 
 from __future__ import annotations
 
-import heapq
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.recorder import Recorder, RequestRow
-from kvplan.engine.replica import Replica
-from kvplan.errors import DataError, UsageError
+from kvplan.errors import DataError
+from kvplan.scenario.clients import Clients
 from kvplan.scenario.engine_log import EngineLog
 from kvplan.scenario.measured import MAX_TOKENS, Measured
 from kvplan.traces.request import Request, default_output
@@ -34,8 +32,6 @@ WARM_S = 3600.0
 """Seconds before the run's first request at which what was cached is computed."""
 DOCUMENT = 1 << 50
 """First token of the document; no request's own content reaches it."""
-LEAST_DELAY_S = 2e-3
-"""Least time from an answer to the next request of a closed loop: it is also the grain of the simulation."""
 CLOSED_SHARE = 0.8
 """Share of requests sent just when another was finished, from which a log is one of a closed loop."""
 _JUST_S, _JUST_SHARE = 0.01, 0.02
@@ -53,7 +49,6 @@ class LogReplay:
 
     Raises:
         DataError: the log has cached tokens and the deployment caches nothing.
-        UsageError: the log is of a closed loop and the engine cannot be driven request by request.
     """
 
     def __init__(self, system: System, log: EngineLog) -> None:
@@ -65,20 +60,25 @@ class LogReplay:
                 "the log has cached prompt tokens, and the scenario's engine caches none", where=log.path,
                 hint="leave cache.prefix at the engine's own, or drop the column cached_tokens",
             )  # fmt: skip
-        shift = WARM_S if self.cached else 0.0
-        self._requests = [
-            Request(
-                str(index), shift + row.arrival_s, _prompt(index, row.prompt_tokens, cached),
-                row.prompt_tokens, default_output(index, row.output_tokens), row.output_tokens,
-            )
-            for index, (row, cached) in enumerate(zip(log.rows, known, strict=True))
-        ]  # fmt: skip
         self.limit = log.max_in_flight
         if self.limit is None:
             self.limit = closed_loop(log.rows)
         self.limit = self.limit or None
         # A limit that was seldom reached leaves the client's own times; one that was reached replaces them.
         self.paced = self.limit is not None and share_full(log.rows, self.limit) < CLOSED_SHARE
+        began_s = WARM_S if self.cached else 0.0
+        self._requests = [
+            Request(
+                str(index), began_s + (row.arrival_s if self._own_time(index) else 0.0),
+                _prompt(index, row.prompt_tokens, cached), row.prompt_tokens,
+                default_output(index, row.output_tokens), row.output_tokens,
+            )
+            for index, (row, cached) in enumerate(zip(log.rows, known, strict=True))
+        ]  # fmt: skip
+
+    def _own_time(self, index: int) -> bool:
+        """Whether a request was sent at a time of its own, not only when another was answered."""
+        return self.limit is None or self.paced or index < self.limit
 
     @property
     def closed(self) -> bool:
@@ -105,9 +105,13 @@ class LogReplay:
 
         Raises:
             DataError: many requests are rejected that the measured engine served.
-            UsageError: see the class.
         """
-        rows = self._closed(latency, client_s) if self.closed else self._open(latency)
+        rows: list[RequestRow] = []
+        recorder = Recorder(on_request=rows.append)
+        engine = self.system.engine("fast", latency, recorder)
+        engine.run(Clients(self.limit).arrivals([*self._document(), *self._requests], client_s))
+        engine.close()
+        self._check(recorder)
         seen: list[Measured | None] = [None] * len(self._requests)
         for row in rows:
             if row.id != "document":
@@ -117,66 +121,6 @@ class LogReplay:
                     row.cached_tokens,
                 )  # fmt: skip
         return seen
-
-    def _open(self, latency: LatencyModel) -> list[RequestRow]:
-        rows: list[RequestRow] = []
-        recorder = Recorder(on_request=rows.append)
-        engine = self.system.engine("fast", latency, recorder)
-        engine.run([*self._document(), *self._requests])
-        engine.close()
-        self._check(recorder)
-        return rows
-
-    def _closed(self, latency: LatencyModel, client_s: float) -> list[RequestRow]:
-        assert self.limit is not None
-        rows: list[RequestRow] = []
-        waiting = deque(range(len(self._requests)))
-        due: list[tuple[float, int]] = []
-        delay = max(client_s, LEAST_DELAY_S)
-
-        def send(free_s: float) -> None:
-            if waiting:
-                index = waiting.popleft()
-                own = self._requests[index].arrival_s if self.paced else 0.0
-                heapq.heappush(due, (max(free_s, own), index))
-
-        def finished(row: RequestRow) -> None:
-            rows.append(row)
-            if row.id != "document":
-                send(row.finish_s + delay)
-
-        recorder = Recorder(on_request=finished)
-        engine = self.system.engine("fast", latency, recorder)
-        if not isinstance(engine, Replica):
-            raise UsageError(
-                "a closed loop is replayed on one replica of vLLM's fast engine", where="engine.kind",
-                hint="give --max-in-flight 0 to replay the arrivals as they were logged",
-            )  # fmt: skip
-        engine.run(self._document())
-        for _ in range(min(self.limit, len(waiting))):
-            index = waiting.popleft()
-            heapq.heappush(due, (self._requests[index].arrival_s, index))
-        while due or engine.requests:
-            if engine.requests:
-                # An answer within this slice makes the next request due no earlier than its end.
-                until = engine.clock + delay
-                engine.advance(min(until, due[0][0]) if due else until)
-            if due and (due[0][0] <= engine.clock or not engine.requests):
-                when, index = heapq.heappop(due)
-                engine.advance(when)
-                rejected = recorder.totals.rejected
-                request = self._requests[index]
-                engine.push(
-                    Request(request.id, when, request.prompt, request.prompt_tokens, request.output,
-                            request.output_tokens)
-                )  # fmt: skip
-                if recorder.totals.rejected > rejected:
-                    send(when + delay)
-            if not engine.requests:
-                engine.advance(float("inf"))
-        engine.close()
-        self._check(recorder)
-        return rows
 
     def _document(self) -> list[Request]:
         """The request that computes what was cached."""

@@ -8,11 +8,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from typing import Any
 
+from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.recorder import UNHELD, Recorder, RequestRow
 from kvplan.errors import KvplanError
 from kvplan.latency.assumption import Assumption
 from kvplan.latency.build import Clock
 from kvplan.provenance import provenance
+from kvplan.scenario.clients import Watched
 from kvplan.scenario.clock import clock_of
 from kvplan.scenario.deployment import Deployment, resolve_deployment
 from kvplan.scenario.intervals import LARGEST_WORKLOAD, NO_CLAIM, Intervals
@@ -65,11 +67,11 @@ class Run:
         self._kept = []
         if self.clock.perturbed is not None and self.scenario.accuracy.ensemble != 0:
             requests = _keeping(requests, self._kept)
-        if on_progress is not None:
-            requests = _reporting(requests, on_progress)
+        arrivals: Arrivals | None = None
         try:
+            arrivals = self.workload.clients.arrivals(requests, self.clock.client.seconds)
             with _rare_collections():
-                engine.run(requests)
+                engine.run(arrivals if on_progress is None else Watched(arrivals, on_progress))
         except KeyboardInterrupt:
             self.interruption = "interrupted by the user"
         except KvplanError as exc:
@@ -80,6 +82,8 @@ class Run:
             raise
         finally:
             engine.close()
+            if arrivals is not None:
+                self.workload.clients.report(arrivals, self.recorder)
 
     def result(
         self, command: Sequence[str], *, on_member: Callable[[int, int], None] | None = None
@@ -136,6 +140,7 @@ class Run:
         return Ensemble(
             clock=self.clock,
             system=self.system,
+            clients=self.workload.clients,
             seed=scenario.seed,
             wanted=scenario.accuracy.ensemble,
         ).intervals(latency, self._kept, complete=self.interruption is None, on_member=on_member)
@@ -166,13 +171,6 @@ def _rare_collections() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
-
-
-def _reporting(requests: Iterable[Request], report: Callable[[int, float], None]) -> Iterator[Request]:
-    for count, request in enumerate(requests):
-        if count % 256 == 0:
-            report(count, request.arrival_s)
-        yield request
 
 
 def _keeping(requests: Iterable[Request], kept: list[Request]) -> Iterator[Request]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvplan.provenance import InputFile, input_file
+from kvplan.scenario.clients import Clients
 from kvplan.scenario.schema import WorkloadPart
 from kvplan.traces.request import Request
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 DEFAULT_REQUESTS = 1000
 DEFAULT_RATE = 5.0
+AT_ONCE = 1e9
+"""Requests a second where clients wait for nothing but their limit of requests in flight."""
 
 
 @dataclass(slots=True)
@@ -25,6 +28,11 @@ class Workload:
     part: WorkloadPart
     seed: int
     trace: Trace | None
+
+    @property
+    def clients(self) -> Clients:
+        """Who sends the requests."""
+        return Clients.of(self.part)
 
     def requests(self) -> Iterator[Request]:
         """The requests in order of arrival."""
@@ -37,7 +45,7 @@ class Workload:
         return synthesize(
             part.synthesize,
             part.requests or DEFAULT_REQUESTS,
-            (part.rate or DEFAULT_RATE) * part.rate_scale,
+            (part.rate or (AT_ONCE if self.clients.at_once else DEFAULT_RATE)) * part.rate_scale,
             self.seed,
             input_tokens=part.prompt_tokens,
             output_tokens=part.output_tokens,

@@ -36,6 +36,8 @@ class Request(NamedTuple):
         output_tokens: number of tokens the answer will have, at least 1.
         priority: lower is served first (vLLM's sense); only the priority policy looks at it.
         session: conversation the request belongs to, or ``None``.
+        follows: id of the earlier request whose answer its sender waited for, and seconds from that answer
+            to this request; ``None`` where the workload says nothing of the kind.
     """
 
     id: str
@@ -46,6 +48,7 @@ class Request(NamedTuple):
     output_tokens: int
     priority: int = 0
     session: str | None = None
+    follows: tuple[str, float] | None = None
 
 
 def default_output(index: int, output_tokens: int) -> TokenRuns:

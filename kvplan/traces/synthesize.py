@@ -95,17 +95,28 @@ def _independent(chosen: Workload, process: ArrivalProcess, seed: int) -> Iterat
 class _Conversation:
     """A conversation under way. Its own text is one run of ids: question, answer, question, ..."""
 
-    __slots__ = ("answers", "gaps_s", "number", "offset", "own", "shared", "shared_tokens", "texts", "turn")
+    __slots__ = (
+        "answers", "gaps_s", "latest", "number", "offset", "own", "shared", "shared_tokens", "texts",
+        "thinks_s", "turn",
+    )  # fmt: skip
 
     def __init__(
-        self, number: int, shared: TokenRuns, texts: list[int], answers: list[int], gaps_s: list[float]
+        self,
+        number: int,
+        shared: TokenRuns,
+        texts: list[int],
+        answers: list[int],
+        gaps_s: list[float],
+        thinks_s: list[float],
     ) -> None:
         self.number = number
         self.shared = shared
         self.shared_tokens = sum(length for _, length in shared)
         self.texts = texts
         self.answers = answers
-        self.gaps_s = gaps_s
+        self.gaps_s = gaps_s  # from turn to turn, as if answers came at the workload's pace
+        self.thinks_s = thinks_s  # from an answer to the next turn
+        self.latest: str | None = None  # id of the turn before
         self.turn = 0
         self.offset = 0  # where the own text in the context begins, among all the conversation ever had
         self.own = 0  # tokens of own text in the context
@@ -167,7 +178,10 @@ def _conversations(chosen: Workload, process: ArrivalProcess, seed: int) -> Iter
         else:
             heapq.heappop(live)
         session = None if turns is None else talk.name
-        yield Request(f"{index:06d}", now, prompt, prompt_tokens, output, output_tokens, 0, session)
+        name, latest = f"{index:06d}", talk.latest
+        follows = None if latest is None else (latest, talk.thinks_s[turn - 1])
+        talk.latest = name
+        yield Request(name, now, prompt, prompt_tokens, output, output_tokens, 0, session, follows)
         index += 1
 
 
@@ -228,7 +242,9 @@ class _Beginnings:
             for _ in range(self._documents):
                 picked.setdefault(self._document())  # a passage retrieved twice is put in once
             shared.extend(picked)
-        texts, answers, gaps_s = [self._question() or 1], [min(self._answer() or 1, MAX_OUTPUT_TOKENS)], []
+        texts, answers = [self._question() or 1], [min(self._answer() or 1, MAX_OUTPUT_TOKENS)]
+        gaps_s: list[float] = []
+        thinks_s: list[float] = []
         turns = self._turns
         if turns is not None:
             # Inversion of the geometric distribution: one uniform decides the number of turns.
@@ -236,7 +252,9 @@ class _Beginnings:
             if self._going_on > 0.0:
                 count += min(turns.most - 1, int(math.log(1.0 - self._count()) / math.log(self._going_on)))
             for turn in range(1, count):
-                gaps_s.append(answers[turn - 1] / turns.tokens_per_s + self._think_ms() / 1000)
+                think_s = self._think_ms() / 1000
+                thinks_s.append(think_s)
+                gaps_s.append(answers[turn - 1] / turns.tokens_per_s + think_s)
                 texts.append(self._follow_up() or 1)
                 answers.append(min(self._later_answer() or 1, MAX_OUTPUT_TOKENS))
-        return _Conversation(number, tuple(shared), texts, answers, gaps_s)
+        return _Conversation(number, tuple(shared), texts, answers, gaps_s, thinks_s)

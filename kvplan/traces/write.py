@@ -34,6 +34,7 @@ def write_mooncake(requests: Iterable[Request], stream: IO[str], *, block_size: 
     chains = BlockChains(block_size)
     encode = msgspec.json.Encoder().encode
     losses = _Losses()
+    latest: dict[str, str] = {}
     for request in requests:
         row: dict[str, Any] = {
             "timestamp": milliseconds(request.arrival_s),
@@ -45,11 +46,14 @@ def write_mooncake(requests: Iterable[Request], stream: IO[str], *, block_size: 
             row["hash_ids"] = chains.numbers(request.prompt, request.prompt_tokens, partial=hashed)
         if request.session is not None:
             row["session_id"] = request.session
+            if request.follows is not None and request.follows[0] == latest.get(request.session):
+                row["delay"] = milliseconds(request.follows[1])
+            latest[request.session] = request.id
         if request.priority:
             row["priority"] = request.priority
         if block_size != 512:
             row["block_size"] = block_size
-        losses.look(request)
+        losses.look(request, turns="delay" in row)
         stream.write(encode(row).decode() + "\n")
     found = losses.sentences()
     if block_size != 512:
@@ -64,7 +68,9 @@ def write_tokens(requests: Iterable[Request], stream: IO[str], *, block_size: in
         DataError: a prompt too long for a line.
     """
     encode = msgspec.json.Encoder().encode
+    losses = _Losses()
     for index, request in enumerate(requests):
+        losses.look(request, answers=True)
         if max(request.prompt_tokens, request.output_tokens) > MAX_TOKENS_OF_A_LINE:
             raise DataError(
                 f"request {request.id} is too long to write out token by token",
@@ -84,7 +90,7 @@ def write_tokens(requests: Iterable[Request], stream: IO[str], *, block_size: in
         if request.session is not None:
             row["session_id"] = request.session
         stream.write(encode(row).decode() + "\n")
-    return []
+    return losses.sentences()
 
 
 def write_csv(requests: Iterable[Request], stream: IO[str], *, block_size: int = 512) -> list[str]:
@@ -92,14 +98,17 @@ def write_csv(requests: Iterable[Request], stream: IO[str], *, block_size: int =
     stream.write("arrival_s,prompt_tokens,output_tokens,priority,session\n")
     line = io.StringIO()
     writer = csv.writer(line, lineterminator="\n")
+    losses = _Losses()
     for request in requests:
+        losses.look(request, answers=True)
         session = (request.session or "").replace("\r", " ").replace("\n", " ")
         row = (request.arrival_s, request.prompt_tokens, request.output_tokens, request.priority, session)
         writer.writerow(row)
         stream.write(line.getvalue())
         line.seek(0)
         line.truncate()
-    return ["lengths only: the content of prompts and answers is not kept, reuse becomes unknown"]
+    only = "lengths only: the content of prompts and answers is not kept, reuse becomes unknown"
+    return [only, *losses.sentences()]
 
 
 Writer = Callable[..., list[str]]
@@ -131,18 +140,25 @@ def milliseconds(seconds: float) -> float | int:
 
 
 class _Losses:
-    """Counts what Mooncake lines cannot say."""
+    """Counts what the lines of a format cannot say."""
 
     def __init__(self) -> None:
-        self._answers = 0
+        self._answers = self._turns = 0
 
-    def look(self, request: Request) -> None:
+    def look(self, request: Request, *, answers: bool = False, turns: bool = False) -> None:
+        """A request was written, with its answer's content and the answer it waited for, or without."""
         start = request.output[0][0]
-        if start < OUTPUT_BASE or start % OUTPUT_STRIDE or len(request.output) > 1:
+        if not answers and (start < OUTPUT_BASE or start % OUTPUT_STRIDE or len(request.output) > 1):
             self._answers += 1
+        if not turns and request.follows is not None:
+            self._turns += 1
 
     def sentences(self) -> list[str]:
-        if not self._answers:
-            return []
-        lost = f"the content of {self._answers:,} answers is not kept (the format has no place for it)"
-        return [f"{lost}: later prompts that repeat them cannot hit them"]
+        """What is lost."""
+        found = []
+        if self._answers:
+            lost = f"the content of {self._answers:,} answers is not kept (the format has no place for it)"
+            found.append(f"{lost}: later prompts that repeat them cannot hit them")
+        if self._turns:
+            found.append(f"whose answer {self._turns:,} turns waited for is not kept")
+        return found

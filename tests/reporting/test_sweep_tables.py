@@ -50,8 +50,8 @@ def test_a_row_a_point_with_units() -> None:
     table = point_table(document())
     assert table.columns[:3] == ("Point", "cache.blocks", "a.blocks")  # both end alike, so both are whole
     assert table.rows[0] == (
-        "1", "1", "=1+1", "38.2%", "45.6 ms", "1.50 s", "12.0 ms", "–", "1,234", "8,862,419", "3.00 GiB",
-        "28,000 blocks",
+        "1", "1", "=1+1", "38.2%", "45.6 ms", "1.50 s", "12.0 ms", "–", "512", "1,234", "8,862,419",
+        "3.00 GiB", "28,000 blocks",
     )  # fmt: skip
     assert [row[3] for row in table.rows] == ["38.2%", "failed", "failed", "not run"]
     assert all(len(row) == len(table.columns) for row in table.rows)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kvplan.errors import DataError, UsageError
+from kvplan.errors import DataError
 from kvplan.scenario.engine_fit import fit_engine
 from kvplan.scenario.engine_log import EngineLog
 from kvplan.scenario.load import load_scenario
@@ -148,11 +148,13 @@ def test_fitting_a_closed_loop_says_what_it_cannot_tell(closed: EngineLog) -> No
     assert all(abs(error) < 0.1 for error in found.after["tpot"].values())
 
 
-def test_sglang_is_not_driven_request_by_request(closed: EngineLog) -> None:
-    run = run_of(**{"engine.kind": "sglang"})
-    with pytest.raises(UsageError, match="one replica of vLLM"):
-        LogReplay(run.system, closed).play(run.clock.model, 0.02)
-    assert LogReplay(run.system, replace(closed, max_in_flight=0)).play(run.clock.model, 0.02)
+@pytest.mark.parametrize("flags", [{"engine.kind": "sglang"}, {"parallel.replicas": 2}])
+def test_every_deployment_is_driven_by_its_answers(closed: EngineLog, flags: dict[str, object]) -> None:
+    seen = played(run_of(**flags), closed)
+    for row in seen:
+        alive = [o for o in seen if o.arrival_s <= row.arrival_s < o.arrival_s + o.e2e_s - 1e-9]
+        assert len(alive) <= 8
+    assert max(row.arrival_s for row in seen) > 0
 
 
 def test_rejections_are_told_and_free_their_place() -> None:

@@ -42,6 +42,9 @@ def simulate(
         int | None, typer.Option("--limit", "-n", help="Replay or generate so many requests.")
     ] = None,
     rate: Annotated[str | None, typer.Option("--rate", help="Synthetic requests per second.")] = None,
+    max_in_flight: Annotated[
+        int | None, typer.Option("--max-in-flight", help="Closed loop: requests in flight at most.")
+    ] = None,
     latency: Annotated[
         str | None, typer.Option("--latency", help="Clock: roofline, profile, fitted or linear.")
     ] = None,
@@ -79,7 +82,8 @@ def simulate(
     flags = {
         "model": model, "gpu": gpu, "parallel.tp": tp, "cache.dtype": dtype, "cache.blocks": blocks,
         "cache.block_size": block_size, "workload.trace": trace, "workload.synthesize": synthesize,
-        "workload.rate": rate, "latency.model": latency, "seed": seed,
+        "workload.rate": rate, "workload.max_in_flight": max_in_flight, "latency.model": latency,
+        "seed": seed,
     }  # fmt: skip
     resolved = load_scenario(scenario, flags, assign or [], count=requests)
     if print_scenario:

@@ -120,8 +120,15 @@ class DecodeReplica(RemoteReplica):
 
     @property
     def next_s(self) -> float:
-        """Others notice nothing of what it does before this time; infinite while nobody waits for it."""
-        return self.clock if self.expected and not self.parked else float("inf")
+        """Others notice nothing of what it does before this time; infinite while nobody waits for it.
+
+        Clients that wait for answers wait for whatever it can do.
+        """
+        scheduler = self.scheduler
+        waited_for = self.expected or (
+            self.stops and (scheduler.running or self.in_flight or scheduler.waiting.items)
+        )
+        return self.clock if waited_for and not self.parked else float("inf")
 
     def advance(self, until: float) -> None:
         """As ``Replica``, up to the step in which blocks were reserved: then others may have to act first."""

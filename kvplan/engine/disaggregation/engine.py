@@ -15,6 +15,7 @@ from heapq import heappop, heappush
 from math import inf, nextafter
 
 from kvplan.engine.after_arrivals import AfterArrivals
+from kvplan.engine.arrivals import Arrivals, arrivals_of
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.breakdown import Breakdown, link_metrics
 from kvplan.engine.disaggregation.decode import DecodeReplica
@@ -109,19 +110,21 @@ class DisaggregatedEngine:
 
     # -- order ------------------------------------------------------------------------------------------
 
-    def run(self, requests: Iterable[Request]) -> None:
+    def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given."""
-        source = iter(requests)
-        coming = next(source, None)
+        arrivals = arrivals_of(requests)
         recorder = self.recorder
-        begun_s = 0.0 if coming is None else coming.arrival_s
+        recorder.tell(arrivals)
+        begun_s = arrivals.next_s
         number = 0
         events = self._events
         actors: list[PrefillReplica | DecodeReplica] = [*self.prefills, *self.decodes]
+        for decode in self.decodes:
+            decode.stops = arrivals.waits
         noticed: list[float] = []
         while True:
             event_s = events[0][0] if events else inf
-            arrival_s = inf if coming is None else coming.arrival_s
+            arrival_s = arrivals.next_s
             due = event_s if event_s < arrival_s else arrival_s
             if self._touched:
                 self._touched = False
@@ -145,11 +148,9 @@ class DisaggregatedEngine:
                 self._stream(time_s, posted)
                 act(journey, time_s)
             else:
-                assert coming is not None
-                journey = self._arrive(coming, number)
+                journey = self._arrive(arrivals.take(), number)
                 number += 1
-                coming = next(source, None)
-                if coming is None:
+                if arrivals.over:
                     self._points = AfterArrivals(number, begun_s, arrival_s)
                     self._expect_point(journey)
         for decode in self.decodes:

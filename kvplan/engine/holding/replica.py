@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.blocks import BlockPool
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.holding.fragmentation import Fragmentation
@@ -28,7 +29,7 @@ class ObservedReplica(Replica):
         self.fragmentation = Fragmentation()
         self._points = 0
 
-    def run(self, requests: Iterable[Request]) -> None:
+    def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """As the base class."""
         super().run(requests)
         self.fragmentation.until(self.clock)

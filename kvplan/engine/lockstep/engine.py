@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import NoReturn
 
+from kvplan.engine.arrivals import Arrivals, arrivals_of
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.lockstep.coast import Part, quiet_parts
@@ -84,6 +85,7 @@ class LockstepEngine:
         self._in_flight: deque[Group] = deque()
         self._idle = [StepPlan()] * ranks
         self._depth = 2 if config.async_scheduling else 1
+        self._stops = self._stopped = False
         self._idle_steps = 0
         self._busy_s = self._own_s = 0.0
         self._joint = latency.joint_seconds if isinstance(latency, JointLatency) else _nothing
@@ -99,24 +101,33 @@ class LockstepEngine:
         own.series_stride = _NEVER  # the series is that of all ranks together
         return own
 
-    def run(self, requests: Iterable[Request]) -> None:
+    def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given."""
-        for request in requests:
-            if request.arrival_s > self.clock:
-                self.advance(request.arrival_s)
-            if request.arrival_s > self.clock and not self._waits and not self._in_flight:
-                self.clock = request.arrival_s
+        arrivals = arrivals_of(requests)
+        self.recorder.tell(arrivals)
+        self._stops = arrivals.waits
+        while True:
+            due = arrivals.next_s
+            if self.clock < due:
+                self.advance(due)
+                if self._stopped:
+                    continue
+                if due == inf:
+                    return
+            request = arrivals.take()
+            if due > self.clock and not self._waits and not self._in_flight:
+                self.clock = due
             self.ranks[self.router.choose(request, self.ranks)].push(request)
-        self.advance(inf)
 
     @property
     def _waits(self) -> bool:
         return any(rank.scheduler.has_requests for rank in self.ranks)
 
     def advance(self, until: float) -> None:
-        """Go on until the clock is at ``until`` or later, or nothing is left to do."""
+        """Go on until the clock is at ``until`` or later, or nothing is left to do; see ``Replica.stops``."""
         in_flight = self._in_flight
-        while self.clock < until:
+        self._stopped = False
+        while self.clock < until and not self._stopped:
             if self._waits:
                 if self.recorder.on_decision is None and self._coast(until):
                     continue
@@ -192,6 +203,7 @@ class LockstepEngine:
     def _deliver(self, group: Group) -> None:
         for rank, plan in zip(self.ranks, group.plans, strict=True):
             rank.deliver(plan, self.clock)
+        self._stopped = self._stops and any(plan.finish for plan in group.plans)
 
     def _stuck(self) -> NoReturn:
         for rank in self.ranks:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
+from kvplan.engine.arrivals import Arrivals, arrivals_of
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.errors import EngineStuck, InvalidLatency
 from kvplan.engine.frontend import rejection
@@ -37,9 +38,10 @@ class ReferenceEngine:
         self.scheduler = Scheduler(config)
         self._watchdog = Watchdog(config)
 
-    def run(self, requests: Iterable[Request]) -> None:
+    def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
-        arrivals = _Arrivals(requests)
+        arrivals = arrivals_of(requests)
+        self.recorder.tell(arrivals)
         in_flight: deque[tuple[StepPlan, float]] = deque()
         # Async scheduling keeps two batches in the queue: one runs, the next one is already planned.
         depth = 2 if self.config.async_scheduling else 1
@@ -59,10 +61,9 @@ class ReferenceEngine:
                 if plan.tokens and len(in_flight) < depth:
                     continue
             elif not in_flight:
-                upcoming = arrivals.next_time()
-                if upcoming is None:
+                if arrivals.over:
                     break
-                clock = max(clock, upcoming)
+                clock = max(clock, arrivals.next_s)
                 continue
             plan, end = in_flight.popleft()
             clock = max(clock, end)
@@ -71,9 +72,10 @@ class ReferenceEngine:
                 running = self.scheduler.running
                 self.scheduler.cache.pool.check(table for state in running for table in state.blocks)
 
-    def _take_in(self, arrivals: _Arrivals, clock: float) -> None:
+    def _take_in(self, arrivals: Arrivals, clock: float) -> None:
         totals = self.recorder.totals
-        for request in arrivals.until(clock):
+        while arrivals.next_s <= clock:
+            request = arrivals.take()
             index = totals.requests
             totals.requests += 1
             reason = rejection(request, self.config)
@@ -134,21 +136,3 @@ class ReferenceEngine:
         """Bring the totals up to date; also after an interrupted run."""
         pool = self.scheduler.cache.pool
         self.recorder.close(self.scheduler, pool.evicted_blocks, pool.allocated_blocks)
-
-
-class _Arrivals:
-    """Requests not yet taken in, with a look at the next one."""
-
-    def __init__(self, requests: Iterable[Request]) -> None:
-        self._source: Iterator[Request] = iter(requests)
-        self._next = next(self._source, None)
-
-    def next_time(self) -> float | None:
-        """When the next request arrives; ``None`` when there is none."""
-        return None if self._next is None else self._next.arrival_s
-
-    def until(self, clock: float) -> Iterator[Request]:
-        """Requests that have arrived by ``clock``."""
-        while self._next is not None and self._next.arrival_s <= clock:
-            request, self._next = self._next, next(self._source, None)
-            yield request

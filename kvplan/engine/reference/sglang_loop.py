@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
+from kvplan.engine.arrivals import Arrivals, arrivals_of
 from kvplan.engine.errors import EngineStuck, InvalidLatency
 from kvplan.engine.protocols import LatencyModel, StepBatch
 from kvplan.engine.recorder import Recorder, RequestRow, decision_line
@@ -33,25 +34,24 @@ class ReferenceSglangEngine:
         self.check = check
         self.scheduler = ReferenceSglangScheduler(config)
 
-    def run(self, requests: Iterable[Request]) -> None:
+    def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
         scheduler = self.scheduler
         overlap = not self.config.disable_overlap_schedule
-        source: Iterator[Request] = iter(requests)
-        upcoming = next(source, None)
+        arrivals = arrivals_of(requests)
+        self.recorder.tell(arrivals)
         clock = device_free = 0.0
         in_flight: tuple[SglangPlan, float] | None = None
         stalled = False
         while True:
-            while upcoming is not None and upcoming.arrival_s <= clock:
-                self._take_in(upcoming)
-                upcoming = next(source, None)
+            while arrivals.next_s <= clock:
+                self._take_in(arrivals.take())
                 stalled = False
             if not scheduler.has_requests:
                 scheduler.idle()
-                if upcoming is None:
+                if arrivals.over:
                     return
-                clock = upcoming.arrival_s
+                clock = arrivals.next_s
                 continue
             plan = scheduler.schedule()
             self._record(plan, clock)

@@ -11,6 +11,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING
 
+from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
@@ -64,7 +65,7 @@ class RemoteReplica(Replica):
         """When the next timer ends; infinite without any."""
         return self._timers[0][0] if self._timers else UNKNOWN
 
-    def run(self, requests: Iterable[Request]) -> None:
+    def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """As the base class.
 
         Raises:
@@ -84,6 +85,8 @@ class RemoteReplica(Replica):
         while True:
             due = self.next_timer
             super().advance(due if due < until else until)
+            if self.stopped:
+                return
             # The next timer may be one that began just now.
             if not timers or self.next_timer > until:
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from kvplan.engine.arrivals import Arrivals, arrivals_of
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.content import Content
 from kvplan.engine.frontend import rejection
@@ -25,23 +26,22 @@ class ClairvoyantReplica(Replica):
         self._foresight = Foresight(config.block_size)
         super().__init__(config, latency, recorder, self._foresight)
 
-    def run(self, requests: Iterable[Request]) -> None:
+    def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Read all requests, then serve them.
 
         Raises:
             UsageError: too many to look ahead over. DataError: two have the same id.
         """
-        kept: list[Request] = []
-        for request in requests:
-            if len(kept) == MAX_REQUESTS:
+        arrivals = arrivals_of(requests)
+        for number, request in enumerate(arrivals.ahead()):
+            if number == MAX_REQUESTS:
                 raise UsageError(
                     f"the eviction policy belady looks ahead over {MAX_REQUESTS:,} requests at most",
                     where="cache.eviction",
                     hint="limit the workload (--limit), or choose a policy that does not know the future",
                 )
-            kept.append(request)
             self._announce(request)
-        super().run(kept)
+        super().run(arrivals)
 
     def _announce(self, request: Request) -> None:
         """Of L prompt tokens the first (L - 1) // block_size blocks can be hit: one token is computed."""

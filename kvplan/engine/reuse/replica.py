@@ -78,6 +78,8 @@ class ReuseReplica(Replica):
         while True:
             self._gave_up = False
             super().advance(min(until, pins.next_expiry()))
+            if self.stopped:
+                return
             if self._gave_up:
                 continue
             due = pins.next_expiry()

@@ -6,13 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from kvplan.engine.arrivals import Arrivals, arrivals_of
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Metric, Recorder
 from kvplan.engine.replica import Replica
 from kvplan.engine.sampling.beams import BeamScheduler
 from kvplan.engine.sampling.forking import ForkingScheduler
-from kvplan.engine.sampling.samples import SampleRows, all_samples, first_samples
+from kvplan.engine.sampling.samples import SampleArrivals, SampleRows
 from kvplan.traces.request import Request
 
 Fork: TypeAlias = Literal["copy-on-write", "requests"]
@@ -88,18 +89,13 @@ class SamplingEngine:
         else:
             self.replica = ForkingReplica(config, latency, inner, rule)
 
-    def run(self, requests: Iterable[Request]) -> None:
+    def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given."""
-        counted = self._counted(requests)
-        if self.rule.fork == "requests":
-            self.replica.run(all_samples(counted, self.rule.n))
-        else:
-            self.replica.run(first_samples(counted))
-
-    def _counted(self, requests: Iterable[Request]) -> Iterable[Request]:
-        for request in requests:
-            self.recorder.totals.requests += 1
-            yield request
+        arrivals = arrivals_of(requests)
+        self.recorder.tell(arrivals)
+        # Where requests fork, the scheduler makes the other samples of each first one.
+        n = self.rule.n if self.rule.fork == "requests" else 1
+        self.replica.run(SampleArrivals(arrivals, n, self.recorder.totals))
 
     def close(self) -> None:
         """Bring the totals up to date; also after an interrupted run."""

@@ -6,9 +6,8 @@ which a later turn of the conversation continues; the others have tokens of thei
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
-from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.arrivals import Arrivals, Relayed
+from kvplan.engine.recorder import Recorder, RequestRow, Totals
 from kvplan.traces.request import OUTPUT_STRIDE, Request
 
 SAMPLE_BASE = 1 << 60
@@ -34,17 +33,50 @@ def another_sample(first: Request, sample: int, number: int) -> Request:
     return sample_of(first, sample, number, first.id.rpartition("#")[0])
 
 
-def all_samples(requests: Iterable[Request], n: int) -> Iterator[Request]:
-    """All samples of all requests, as requests of their own that arrive together."""
-    for index, request in enumerate(requests):
-        for sample in range(n):
-            yield sample_of(request, sample, index * n + sample)
+class SampleArrivals(Relayed):
+    """Samples of requests, as requests of their own: those of one request arrive together.
 
+    Clients wait for whole requests: they hear of answers from whoever gathers the samples, not from here.
 
-def first_samples(requests: Iterable[Request]) -> Iterator[Request]:
-    """The first sample of every request."""
-    for request in requests:
-        yield sample_of(request, 0, 0)
+    Args:
+        inner: of requests.
+        n: samples of each.
+        totals: where requests are counted.
+    """
+
+    def __init__(self, inner: Arrivals, n: int, totals: Totals) -> None:
+        super().__init__(inner)
+        self._n = n
+        self._totals = totals
+        self._request: Request | None = None
+        self._sample = 0
+
+    @property
+    def next_s(self) -> float:
+        """See the base class."""
+        return self.inner.next_s if self._request is None else self._request.arrival_s
+
+    @property
+    def over(self) -> bool:
+        """See the base class."""
+        return self._request is None and self.inner.over
+
+    def take(self) -> Request:
+        """See the base class."""
+        request, sample = self._request, self._sample
+        if request is None:
+            request = self._request = self.inner.take()
+            self._totals.requests += 1
+        self._sample += 1
+        if self._sample == self._n:
+            self._request, self._sample = None, 0
+        return sample_of(request, sample, (self._totals.requests - 1) * self._n + sample)
+
+    def answered(self, request_id: str, time_s: float) -> None:
+        """A sample is no answer."""
+
+    def turned_away(self, request_id: str) -> None:
+        """Nor is its refusal."""
 
 
 class SampleRows:

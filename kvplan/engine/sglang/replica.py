@@ -6,8 +6,9 @@ such steps in a tight loop, adding up the clock step by step as the latency mode
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
+from kvplan.engine.arrivals import Arrivals, arrivals_of
 from kvplan.engine.errors import EngineStuck, InvalidLatency
 from kvplan.engine.protocols import LatencyModel, StepBatch
 from kvplan.engine.recorder import Recorder, RequestRow, decision_line
@@ -39,33 +40,31 @@ class SglangReplica:
         self.recorder = recorder
         self.logging = recorder.on_decision is not None
         self.scheduler = SglangScheduler(config, keep_schedule=self.logging)
-        self._source: Iterator[Request] = iter(())
-        self._next: Request | None = None
-        self._arrival = _NEVER
+        self._arrivals = Arrivals(())
 
-    def run(self, requests: Iterable[Request]) -> None:
+    def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
         scheduler = self.scheduler
         overlap = scheduler.overlap
-        self._source = iter(requests)
-        self._advance_arrivals()
+        arrivals = self._arrivals = arrivals_of(requests)
+        self.recorder.tell(arrivals)
         clock = device_free = 0.0
         # With overlap: the batch on the device while the next one is made, and when it will be done.
         in_flight: tuple[SglangPlan, float] | None = None
         stalled = False
         while True:
-            if self._arrival <= clock:
+            if arrivals.next_s <= clock:
                 self._take_in(clock)
                 stalled = False
             if not scheduler.has_requests:
                 scheduler.idle()
-                if self._next is None:
+                if arrivals.over:
                     return
-                clock = self._arrival
+                clock = arrivals.next_s
                 continue
             if not self.logging and self._quiet(in_flight):
                 clock, device_free, in_flight = self._coast(clock, device_free, in_flight)
-                if self._arrival <= clock:
+                if arrivals.next_s <= clock:
                     self._take_in(clock)
             plan = scheduler.schedule()
             self._record(plan, clock)
@@ -91,22 +90,16 @@ class SglangReplica:
 
     # -- arrivals ---------------------------------------------------------------------------------------
 
-    def _advance_arrivals(self) -> None:
-        self._next = next(self._source, None)
-        self._arrival = _NEVER if self._next is None else self._next.arrival_s
-
     def _take_in(self, clock: float) -> None:
-        totals = self.recorder.totals
-        while self._arrival <= clock:
-            request = self._next
-            assert request is not None
+        totals, arrivals = self.recorder.totals, self._arrivals
+        while arrivals.next_s <= clock:
+            request = arrivals.take()
             totals.requests += 1
             reason = sglang_rejection(request.prompt_tokens, request.output_tokens, self.config)
             if reason is None:
                 self.scheduler.add(SglangRequest(request))
             else:
                 self.recorder.rejected(request.id, reason)
-            self._advance_arrivals()
 
     # -- steps in which nothing is decided --------------------------------------------------------------
 
@@ -133,7 +126,7 @@ class SglangReplica:
         if limit <= 0:
             return clock, device_free, in_flight
         overlap = in_flight is not None
-        arrival = self._arrival
+        arrival = self._arrivals.next_s
         page, boundaries, count = scheduler.page, decoding.boundaries, decoding.count
         # The allocator wants a page for everyone at hand, whether it is needed or not.
         spare = scheduler.pool.free - count * page

@@ -24,6 +24,8 @@ class WorkloadPart(Part):
     rate: Rate | None = None
     prompt_tokens: Tokens | None = None
     output_tokens: Tokens | None = None
+    max_in_flight: Positive | None = None
+    turns: Literal["timed", "answered"] = "timed"
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

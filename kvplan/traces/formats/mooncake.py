@@ -49,7 +49,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
     blocks: BlockIds | None = None
     misfits = Granularity()
     time_scale, rate_scale = options.time_scale, options.rate_scale
-    session_s: dict[str, float] = {}
+    session_s: dict[str, tuple[float, str]] = {}
     for line, row in rows(source, accounting, Row):
         index = accounting.rows - 1
         if row.input_length is None:
@@ -59,8 +59,11 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         if row.timestamp is not None:
             arrival_s = row.timestamp / 1000 * time_scale / rate_scale
         elif row.delay is not None and session in session_s:
-            arrival_s = session_s[session] + row.delay / 1000 * time_scale / rate_scale
-            accounting.note("turns with a delay arrive that long after the turn before, answered or not")
+            arrival_s = session_s[session][0] + row.delay / 1000 * time_scale / rate_scale
+            accounting.note(
+                "turns with a delay arrive that long after the turn before, answered or not (workload.turns: "
+                "answered waits for the answer)"
+            )
         else:
             accounting.drop(_NO_DELAY, line)
             continue
@@ -84,11 +87,14 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
                 )
                 continue
             prompt = content
+        name, follows = f"{index:06d}", None
         if session is not None:
-            session_s[session] = arrival_s
+            if row.delay is not None and session in session_s and row.delay >= 0.0:
+                follows = session_s[session][1], row.delay / 1000 * time_scale
+            session_s[session] = arrival_s, name
         accounting.requests += 1
         yield Request(
-            f"{index:06d}",
+            name,
             arrival_s,
             prompt,
             prompt_tokens,
@@ -96,6 +102,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
             output_tokens,
             row.priority,
             session,
+            follows,
         )
     if advice := misfits.advice():
         accounting.note(advice)

@@ -3,7 +3,8 @@
 Understood: ``{"spans": [...]}`` (also one such object or one span a line), and OTLP JSON
 (``resourceSpans``). Names of the attributes changed between versions of the convention; the current and
 the earlier (``prompt_tokens``, ``completion_tokens``) names are read. Text is not tokenized, so reuse is
-unknown; a provider's own count of cached tokens is reported as a note.
+unknown; a provider's own count of cached tokens is reported as a note. A span ends with its answer, so calls
+of a session also say whose answer they waited for.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from kvplan.traces.formats.jsonl import fault
 from kvplan.traces.request import Request, default_output
 from kvplan.traces.source import Source
 from kvplan.traces.tokenspace import unknown_run
+from kvplan.traces.turns import Recorded, with_turns
 
 _INPUT = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens")
 _OUTPUT = ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens")
 _CACHED = "gen_ai.usage.cache_read.input_tokens"
+_BEGUN = ("start_time", "startTimeUnixNano", "start_time_unix_nano")
+_ENDED = ("end_time", "endTimeUnixNano", "end_time_unix_nano")
 _SESSIONS = ("gen_ai.conversation.id", "session.id", "exgentic.session.id")
 
 
@@ -41,6 +45,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
     to_ticks = Instants().ticks
     start: int | None = None
     asked = cached = 0
+    recorded: list[Recorded] = []
     for span in _spans(source, accounting):
         index = accounting.rows
         accounting.rows += 1
@@ -57,7 +62,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
             accounting.drop("no token counts (gen_ai.usage.*)", number)
             continue
         try:
-            ticks = _start(span, to_ticks)
+            ticks = _time(span, _BEGUN, to_ticks)
         except (ValueError, TypeError):
             accounting.drop("no start time that can be read", number)
             continue
@@ -71,7 +76,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         cached += _count(attributes, (_CACHED,)) or 0
         accounting.requests += 1
         accounting.without_ids += 1
-        yield Request(
+        request = Request(
             f"{index:06d}",
             arrival_s,
             (unknown_run(index, prompt_tokens),),
@@ -81,6 +86,13 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
             0,
             _session(span, attributes),
         )
+        try:
+            ended = _time(span, _ENDED, to_ticks)
+        except (ValueError, TypeError):
+            ended = -1
+        answered_s = (ended - origin) / TICKS_PER_S if ended >= ticks else None
+        recorded.append(Recorded(request, (ticks - origin) / TICKS_PER_S, answered_s))
+    yield from with_turns(recorded, time_scale=options.time_scale)
     if cached:
         accounting.note(f"provider-reported cached tokens: {cached:,} of {asked:,} ({cached / asked:.1%})")
 
@@ -146,8 +158,8 @@ def _count(attributes: dict[str, Any], names: tuple[str, ...]) -> int | None:
     return None
 
 
-def _start(span: dict[str, Any], to_ticks: Any) -> int:
-    value = span.get("start_time", span.get("startTimeUnixNano", span.get("start_time_unix_nano")))
+def _time(span: dict[str, Any], names: tuple[str, ...], to_ticks: Any) -> int:
+    value = next((span[name] for name in names if name in span), None)
     if isinstance(value, str) and not value.isdecimal():
         return int(to_ticks(value))
     nanoseconds = int(value)  # type: ignore[arg-type]  # a TypeError is the caller's to count

@@ -7,7 +7,7 @@ the reported share is a note.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -18,6 +18,7 @@ from kvplan.traces.formats.jsonl import rows
 from kvplan.traces.request import Request, default_output
 from kvplan.traces.source import Source
 from kvplan.traces.tokenspace import unknown_run
+from kvplan.traces.turns import Recorded, with_turns
 
 _INPUTS = ("user_message", "tool_result")
 
@@ -50,6 +51,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
     to_ticks = Instants().ticks
     start: int | None = None
     asked = cached = unbalanced = 0
+    recorded: list[Recorded] = []
     for line, row in rows(source, accounting, Row):
         index = accounting.rows - 1
         events = [event for event in row.timing_events if event.event_type in _INPUTS]
@@ -71,7 +73,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
             unbalanced += row.prefix_tokens + row.newly_append_tokens != row.input_tokens_total
         accounting.requests += 1
         accounting.without_ids += 1
-        yield Request(
+        request = Request(
             f"{index:06d}",
             arrival_s,
             (unknown_run(index, row.input_tokens_total),),
@@ -81,10 +83,25 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
             0,
             row.session_id,
         )
+        sent_s = (ticks - origin) / TICKS_PER_S
+        recorded.append(Recorded(request, sent_s, _answered_s(row, sent_s, origin, to_ticks)))
+    yield from with_turns(recorded, time_scale=options.time_scale)
     if cached:
         accounting.note(f"provider-reported cached tokens: {cached:,} of {asked:,} ({cached / asked:.1%})")
     if unbalanced:
         accounting.note(f"{unbalanced:,} rounds where prefix + appended tokens are not the total")
+
+
+def _answered_s(row: Row, sent_s: float, origin: int, to_ticks: Callable[[str], int]) -> float | None:
+    """When the last part of the answer came, if any part of it has a time."""
+    found = []
+    for event in row.timing_events:
+        if event.event_type not in _INPUTS:
+            try:
+                found.append((to_ticks(event.timestamp) - origin) / TICKS_PER_S)
+            except ValueError:
+                continue
+    return max(found) if found and max(found) >= sent_s else None
 
 
 FORMAT = TraceFormat(

@@ -4,8 +4,9 @@ A session lists its model calls with ``t`` (s since the session's start), ``in``
 of ``floor(in / block_size)`` blocks; the tail is not hashed, so nothing can hit it. Sub-agents nest, with
 ``t`` relative to their marker. Ids are local to a session unless ``hash_id_scope`` is ``global``.
 
-Replaying ``t`` is open-loop: it repeats the pace of the server that was recorded. Sessions have no common
-clock; with a rate they start as a Poisson process, without one they all start at 0.
+Replaying ``t`` is open-loop: it repeats the pace of the server that was recorded. With ``api_time`` calls
+also say whose answer they waited for, and ``think_time`` how long they were sent after it. Sessions have no
+common clock; with a rate they start as a Poisson process, without one they all start at 0.
 """
 
 from __future__ import annotations
@@ -16,14 +17,24 @@ import msgspec
 
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.arrivals import ArrivalProcess
-from kvplan.traces.formats.contract import MAX_BLOCK_SIZE, Intake, ReadOptions, TraceFormat, json_keys
+from kvplan.traces.formats.contract import (
+    MAX_ARRIVAL_S,
+    MAX_BLOCK_SIZE,
+    Intake,
+    ReadOptions,
+    TraceFormat,
+    json_keys,
+)
 from kvplan.traces.formats.jsonl import fault
 from kvplan.traces.request import Request, TokenRuns, default_output
 from kvplan.traces.source import Source
 from kvplan.traces.streams import stream
 from kvplan.traces.tokenspace import BlockIds, unknown_run
+from kvplan.traces.turns import Recorded, with_turns
 
 BLOCK_SIZE = 64
+GRAIN_S = 1.0
+"""``t`` is in whole seconds."""
 _MAX_DEPTH = 8
 
 
@@ -36,6 +47,8 @@ class Call(msgspec.Struct, gc=False, rename={"prompt": "in", "output": "out"}):
     output: int = 0
     hash_ids: list[int] | None = None
     requests: list[Call] | None = None
+    api_time: float | None = None
+    think_time: float | None = None
 
 
 class Session(msgspec.Struct):
@@ -60,7 +73,9 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
     starts = _starts(options, accounting)
     blocks: BlockIds | None = None
     scope = ""
-    accounting.note("open-loop replay of the recorded times within each session")
+    accounting.note(
+        "times within a session are those of the recorded server (workload.turns: answered waits for answers)"
+    )
     for number, session in _sessions(source, accounting):
         if not 1 <= session.block_size <= MAX_BLOCK_SIZE:
             accounting.rows += 1
@@ -79,6 +94,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         if scope != "global":
             blocks.new_scope()
         start_s = next(starts)
+        recorded: list[Recorded] = []
         for t, call in calls:
             index = accounting.rows
             accounting.rows += 1
@@ -98,7 +114,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
                     continue
                 prompt = content
             accounting.requests += 1
-            yield Request(
+            request = Request(
                 f"{index:06d}",
                 arrival_s,
                 prompt,
@@ -108,6 +124,13 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
                 0,
                 str(session.id),
             )
+            recorded.append(Recorded(request, t, _later(t, call.api_time), _later(0.0, call.think_time)))
+        yield from with_turns(recorded, time_scale=time_scale, grain_s=GRAIN_S)
+
+
+def _later(since_s: float, seconds: float | None) -> float | None:
+    """A time after another one; None where the recording has none that can be."""
+    return None if seconds is None or not 0.0 <= seconds <= MAX_ARRIVAL_S else since_s + seconds
 
 
 def _starts(options: ReadOptions, accounting: Accounting) -> Iterator[float]:

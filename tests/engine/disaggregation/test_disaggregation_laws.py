@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from audited import Audited
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pools import Line, disaggregations
 from workloads import cases
 
 import kvplan.engine.disaggregation.engine as engines
@@ -20,12 +21,11 @@ from kvplan.engine.disaggregation.engine import DisaggregatedEngine
 from kvplan.engine.disaggregation.fabric import Stage
 from kvplan.engine.disaggregation.journey import FirstToken, Journey
 from kvplan.engine.disaggregation.prefill import PrefillReplica
-from kvplan.engine.disaggregation.strategy import Disaggregation, PoolPlan
+from kvplan.engine.disaggregation.strategy import Disaggregation
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.replica import Replica
-from kvplan.engine.router import ROUTERS
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 
@@ -33,17 +33,6 @@ EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "300"))
 CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
 MOST_CALLS = 20_000
 """Far more than any of these workloads needs: an engine that gets there makes no progress."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """Bytes a second, and a fixed time each."""
-
-    rate: float
-    latency_s: float
-
-    def seconds(self, size: int, /) -> float:
-        return self.latency_s + size / self.rate
 
 
 class AuditedPrefill(Audited, PrefillReplica):
@@ -98,36 +87,9 @@ def _audited():  # type: ignore[no-untyped-def]
 
 
 @st.composite
-def strategies(draw: st.DrawFn, config: EngineConfig) -> Disaggregation:
-    """Pools down to the smallest that can serve a request at all, links from none to hopeless."""
-    least = -(-config.max_model_len // config.block_size) + 1
-
-    def pool() -> PoolPlan:
-        blocks = draw(st.sampled_from([least, least + 1, least + 3, config.num_blocks]))
-        seats = draw(st.sampled_from([1, 2, config.max_num_seqs]))
-        return PoolPlan(
-            draw(st.integers(1, 3)), draw(st.sampled_from(ROUTERS.names())),
-            replace(config, num_blocks=max(least, blocks), max_num_seqs=seats), CLOCK,
-        )  # fmt: skip
-
-    carrier = Line(
-        draw(st.sampled_from([1e3, 1e5, 1e9, float("inf")])), draw(st.sampled_from([0.0, 1e-4, 0.02]))
-    )
-    route = [
-        Stage("link", carrier, prefill=True, decode=True, ratio=draw(st.sampled_from([1.0, 0.5])), link=True)
-    ]
-    if draw(st.booleans()):
-        route = [Stage("out", carrier, prefill=True), *route, Stage("in", carrier, decode=True)]
-    return Disaggregation(
-        tuple(route), 100, pool(), pool(), draw(st.sampled_from([0, 0, 1, 4, 32])),
-        draw(st.sampled_from(list(FirstToken))),
-    )  # fmt: skip
-
-
-@st.composite
 def deployments(draw: st.DrawFn) -> tuple[EngineConfig, Disaggregation, list[Request]]:
     config, requests = draw(cases())
-    return config, draw(strategies(config)), requests
+    return config, draw(disaggregations(config)), requests
 
 
 def play(

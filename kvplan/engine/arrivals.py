@@ -1,0 +1,114 @@
+"""Requests on their way to an engine, with a look at the next one.
+
+Engines do not loop over requests but ask when the next one arrives. In an open loop that is known
+beforehand; where clients wait for answers (``kvplan.engine.clients``) it may become known, or earlier,
+whenever somebody is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import inf
+
+from kvplan.traces.request import Request
+
+
+class Arrivals:
+    """Requests that arrive at their own times, whatever happens to those before.
+
+    Attributes:
+        waits: whether requests may depend on answers: then an engine must not be taken further than to the
+            next answer before ``next_s`` is looked at again.
+        reaction_s: a request that an answer brings about arrives no sooner than so long after it.
+
+    Args:
+        requests: in the order in which they arrive.
+    """
+
+    waits = False
+    reaction_s = inf
+
+    def __init__(self, requests: Iterable[Request]) -> None:
+        self._source: Iterator[Request] = iter(requests)
+        self._next = next(self._source, None)
+
+    @property
+    def next_s(self) -> float:
+        """When the next request arrives; infinite when none is left, or none that is known of yet."""
+        request = self._next
+        return inf if request is None else request.arrival_s
+
+    @property
+    def over(self) -> bool:
+        """Whether no request will ever come again."""
+        return self._next is None
+
+    def take(self) -> Request:
+        """The next request, which arrives now."""
+        request = self._next
+        assert request is not None, "nobody arrives"
+        self._next = next(self._source, None)
+        return request
+
+    def ahead(self) -> Iterator[Request]:
+        """Every request that is still to come, in order; they stay to be taken.
+
+        Nothing may be taken before the iterator is exhausted, and they are all kept in memory.
+        """
+        kept = [] if self._next is None else [self._next]
+        yield from kept
+        for request in self._source:
+            kept.append(request)
+            yield request
+        self._source = iter(kept)
+        self._next = next(self._source, None)
+
+    def answered(self, request_id: str, time_s: float) -> None:
+        """The engine finished a request at ``time_s``."""
+
+    def turned_away(self, request_id: str) -> None:
+        """The engine refused the request that was taken last."""
+
+
+class Relayed(Arrivals):
+    """Arrivals that come by way of somebody who changes something about them.
+
+    Attributes:
+        inner: whose they are.
+    """
+
+    def __init__(self, inner: Arrivals) -> None:
+        self.inner = inner
+        self.waits = inner.waits
+        self.reaction_s = inner.reaction_s
+
+    @property
+    def next_s(self) -> float:
+        """See the base class."""
+        return self.inner.next_s
+
+    @property
+    def over(self) -> bool:
+        """See the base class."""
+        return self.inner.over
+
+    def take(self) -> Request:
+        """See the base class."""
+        return self.inner.take()
+
+    def ahead(self) -> Iterator[Request]:
+        """See the base class."""
+        return self.inner.ahead()
+
+    def answered(self, request_id: str, time_s: float) -> None:
+        """See the base class."""
+        self.inner.answered(request_id, time_s)
+
+    def turned_away(self, request_id: str) -> None:
+        """See the base class."""
+        self.inner.turned_away(request_id)
+
+
+def arrivals_of(requests: Iterable[Request] | Arrivals) -> Arrivals:
+    """Requests as an engine wants to see them."""
+    return requests if isinstance(requests, Arrivals) else Arrivals(requests)

@@ -1,0 +1,164 @@
+"""Clients that wait for answers: a closed loop.
+
+An open-loop replay of what such clients sent is wrong by as much as the simulated engine is faster or slower
+than the one they had before them: it queues what would never have been sent, or leaves idle what would have
+been busy. Here a request is sent when what it waits for has happened, in the simulation; its arrival is the
+time at which it is sent, and latencies count from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from heapq import heapify, heappop, heappush
+from math import inf
+
+from kvplan.engine.arrivals import Arrivals, Relayed
+from kvplan.errors import UsageError
+from kvplan.traces.request import Request
+
+MAX_REQUESTS = 1_000_000
+"""Most requests that are kept in memory to wait for answers."""
+
+
+class InFlightLimit(Relayed):
+    """At most ``limit`` requests are in flight; the next one is sent when an answer has come.
+
+    Requests are sent in the order given, none before its own time. One that is turned away is answered at
+    once.
+
+    Attributes:
+        sent: requests that were sent.
+        held_back: those of them sent later than at their own time.
+        held_back_s: by how much, all together.
+
+    Args:
+        inner: what the clients would send without a limit.
+        limit: requests in flight at most.
+        reaction_s: from the engine's last token to the next request: the client's and the network's part.
+    """
+
+    def __init__(self, inner: Arrivals, limit: int, reaction_s: float) -> None:
+        super().__init__(inner)
+        self.waits = True
+        self.reaction_s = reaction_s
+        self._unused = limit
+        self._free_s: list[float] = []
+        self._now = 0.0
+        self.sent = self.held_back = 0
+        self.held_back_s = 0.0
+
+    @property
+    def next_s(self) -> float:
+        """See the base class."""
+        own_s = self.inner.next_s
+        if self._unused:
+            return own_s
+        free = self._free_s
+        if not free:
+            return inf
+        return own_s if own_s > free[0] else free[0]
+
+    def take(self) -> Request:
+        """See the base class."""
+        now = self._now = self.next_s
+        if self._unused:
+            self._unused -= 1
+        else:
+            heappop(self._free_s)
+        request = self.inner.take()
+        self.sent += 1
+        if request.arrival_s < now:
+            self.held_back += 1
+            self.held_back_s += now - request.arrival_s
+            request = request._replace(arrival_s=now)
+        return request
+
+    def answered(self, request_id: str, time_s: float) -> None:
+        """See the base class."""
+        super().answered(request_id, time_s)
+        heappush(self._free_s, time_s + self.reaction_s)
+
+    def turned_away(self, request_id: str) -> None:
+        """See the base class."""
+        self.answered(request_id, self._now)  # not when it would have been sent without a limit
+
+
+class Conversations(Arrivals):
+    """A turn is sent its think time after the answer to the turn before (``Request.follows``).
+
+    Other requests are sent at their own times. What follows a request that was turned away is sent as if the
+    refusal were the answer.
+
+    Attributes:
+        turns: requests that wait for an answer.
+
+    Args:
+        requests: all of them, in the order of their own times; who follows a request that is not among those
+            before it does not wait.
+        reaction_s: from the engine's last token to the client, and from there to the engine.
+
+    Raises:
+        UsageError: too many to be kept in memory.
+    """
+
+    waits = True
+
+    def __init__(self, requests: Iterable[Request], reaction_s: float) -> None:
+        self.reaction_s = reaction_s
+        self.turns = 0
+        self._now = 0.0
+        self._waiting: dict[str, list[tuple[float, int, Request]]] = {}
+        known: set[str] = set()
+        due: list[tuple[float, int, Request]] = []
+        for number, request in enumerate(requests):
+            if number == MAX_REQUESTS:
+                raise UsageError(
+                    f"turns that wait for answers are kept in memory, {MAX_REQUESTS:,} of them at most",
+                    where="workload.turns", hint="limit the workload (--limit)",
+                )  # fmt: skip
+            follows = request.follows
+            if follows is None or follows[0] not in known:
+                due.append((request.arrival_s, number, request))
+            else:
+                self.turns += 1
+                self._waiting.setdefault(follows[0], []).append((follows[1], number, request))
+            known.add(request.id)
+        heapify(due)
+        self._due = due
+
+    @property
+    def next_s(self) -> float:
+        """See the base class."""
+        return self._due[0][0] if self._due else inf
+
+    @property
+    def over(self) -> bool:
+        """See the base class."""
+        return not self._due and not self._waiting
+
+    def take(self) -> Request:
+        """See the base class."""
+        now, _, request = heappop(self._due)
+        self._now = now
+        return request if request.arrival_s == now else request._replace(arrival_s=now)
+
+    def ahead(self) -> Iterator[Request]:
+        """Not known.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            "who looks ahead must know in which order requests come, and turns that wait for answers come in "
+            "an order of their own",
+            where="workload.turns", hint="workload.turns: timed",
+        )  # fmt: skip
+
+    def answered(self, request_id: str, time_s: float) -> None:
+        """See the base class."""
+        for gap_s, number, request in self._waiting.pop(request_id, ()):
+            heappush(self._due, (time_s + self.reaction_s + gap_s, number, request))
+
+    def turned_away(self, request_id: str) -> None:
+        """See the base class."""
+        self.answered(request_id, self._now)

@@ -1,0 +1,110 @@
+"""The clients of a scenario's workload: whether they wait for answers, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from kvplan.engine.arrivals import Arrivals, Relayed
+from kvplan.engine.clients import Conversations, InFlightLimit
+from kvplan.engine.recorder import Metric, Recorder
+from kvplan.errors import UsageError
+from kvplan.scenario.schema import WorkloadPart
+from kvplan.traces.request import Request
+
+SECTION = "clients"
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """How requests come to be sent.
+
+    Attributes:
+        limit: requests in flight at most; None: any number.
+        answered: turns are sent their think time after the answer to the turn before.
+        at_once: requests have no times of their own: all wait for nothing but the limit.
+    """
+
+    limit: int | None = None
+    answered: bool = False
+    at_once: bool = False
+
+    @classmethod
+    def of(cls, part: WorkloadPart) -> Clients:
+        """Those of a scenario's workload."""
+        limit = part.max_in_flight
+        at_once = limit is not None and part.trace is None and part.rate is None
+        return cls(limit, part.turns == "answered", at_once)
+
+    def arrivals(self, requests: Iterable[Request], reaction_s: float) -> Arrivals:
+        """The requests as these clients send them.
+
+        Args:
+            requests: in the order of their own times.
+            reaction_s: what a client waits for beside the engine, from sending to the last token: so much
+                later than the engine is done it can send the next request.
+
+        Raises:
+            UsageError: nobody waits for an answer where somebody should, or too many requests.
+        """
+        arrivals: Arrivals
+        if self.answered:
+            arrivals = turns = Conversations(requests, reaction_s)
+            if not turns.turns:
+                raise UsageError(
+                    "no request of this workload says whose answer its sender waited for",
+                    where="workload.turns",
+                    hint="traces with think times do (weka, otel, tracelab, mooncake with delays), and the "
+                    "synthetic workloads chat and agentic; workload.max_in_flight bounds any other",
+                )
+        else:
+            arrivals = Arrivals(requests)
+        return arrivals if self.limit is None else InFlightLimit(arrivals, self.limit, reaction_s)
+
+    def report(self, arrivals: Arrivals, recorder: Recorder) -> None:
+        """Write the section ``clients`` of a run that is over, where clients waited."""
+        found: list[Metric] = []
+        reaction_s = arrivals.reaction_s
+        if isinstance(arrivals, InFlightLimit):
+            limited = arrivals
+            sent, arrivals = limited.sent, limited.inner
+            found = [Metric("max_in_flight", self.limit, "requests", "sent and not answered, at most")]
+            if not self.at_once:
+                found += [
+                Metric("held_back", limited.held_back, "requests", "sent later than at their own time"),
+                Metric(
+                    "held_back_mean", limited.held_back_s / sent if sent else 0.0, "s",
+                    "a request was sent after its own time; no part of its latencies",
+                ),
+            ]  # fmt: skip
+        if isinstance(arrivals, Conversations):
+            found.append(
+                Metric("turns", arrivals.turns, "requests", "sent their think time after the answer before")
+            )
+        if found:
+            span = recorder.totals.makespan_s
+            found.append(
+                Metric(
+                    "in_flight_mean", sum(recorder.e2e_s) / span if span else 0.0, "requests",
+                    "sent and not finished by the engine, averaged over the run",
+                )
+            )  # fmt: skip
+            found.append(Metric("reaction", reaction_s, "s", "from an answer until its client can act on it"))
+            recorder.sections[SECTION] = found
+
+
+class Watched(Relayed):
+    """Arrivals whose progress is reported: how many have come, and the time."""
+
+    def __init__(self, inner: Arrivals, report: Callable[[int, float], None]) -> None:
+        super().__init__(inner)
+        self._report = report
+        self._count = 0
+
+    def take(self) -> Request:
+        """See the base class."""
+        request = super().take()
+        if self._count % 256 == 0:
+            self._report(self._count, request.arrival_s)
+        self._count += 1
+        return request

@@ -1,0 +1,390 @@
+"""Clients that wait for answers: every engine meets the requests that such clients would have sent it."""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
+
+import pytest
+from grouped import grouped_cases
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pools import disaggregations
+from workloads import cases, requests
+
+from kvplan.engine.arrivals import Arrivals
+from kvplan.engine.clients import Conversations, InFlightLimit
+from kvplan.engine.cluster import Cluster
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.engine import Engine, make_engine
+from kvplan.engine.errors import EngineStuck
+from kvplan.engine.holding.strategy import SlotAllocation
+from kvplan.engine.hybrid.replica import HybridReplica
+from kvplan.engine.instance import simulated_in_segments
+from kvplan.engine.lockstep.engine import LockstepEngine
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.reference.loop import ReferenceEngine
+from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
+from kvplan.engine.replica import Replica
+from kvplan.engine.reuse.pins import PinRule
+from kvplan.engine.reuse.strategy import PrefixReuse
+from kvplan.engine.router import ROUTERS
+from kvplan.engine.sampling.replica import SamplingEngine, SamplingRule
+from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang.replica import SglangReplica
+from kvplan.engine.tiers.stack import TierSpec
+from kvplan.engine.tiers.strategy import Tiers
+from kvplan.errors import UsageError
+from kvplan.latency.linear import LinearLatency
+from kvplan.traces.request import Request
+
+EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "200"))
+CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
+FUZZ = settings(
+    max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 200,
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What clients do; None: no limit."""
+
+    limit: int | None
+    conversations: bool
+    reaction_s: float
+
+    def arrivals(self, workload: Iterable[Request]) -> Arrivals:
+        inner: Arrivals = Arrivals(workload)
+        if self.conversations:
+            inner = Conversations(workload, self.reaction_s)
+        return inner if self.limit is None else InFlightLimit(inner, self.limit, self.reaction_s)
+
+
+loops = st.builds(
+    Loop,
+    st.sampled_from([None, 1, 1, 2, 3, 8]),
+    st.booleans(),
+    st.sampled_from([0.0, 0.0, 0.001, 0.005, 0.017, 0.3]),
+)
+
+
+@st.composite
+def conversing(draw: st.DrawFn, workload: Sequence[Request]) -> list[Request]:
+    """Some of the requests follow an earlier one."""
+    found: list[Request] = []
+    for request in workload:
+        follows = None
+        if found and draw(st.booleans()):
+            follows = draw(st.sampled_from(found)).id, draw(st.sampled_from([0.0, 0.0, 0.004, 0.1]))
+        found.append(request._replace(follows=follows))
+    return found
+
+
+@st.composite
+def plain_cases(draw: st.DrawFn) -> tuple[EngineConfig, list[Request], Loop]:
+    config, workload = draw(cases())
+    return config, draw(conversing(workload)), draw(loops)
+
+
+@dataclass
+class Outcome:
+    """What a run told."""
+
+    rows: list[RequestRow]
+    lines: list[str]
+    totals: dict[str, int | float]
+    rejected: dict[str, int]
+    stuck: str | None
+    turned_away: list[str]
+
+    @property
+    def told(self) -> tuple[object, ...]:
+        return self.rows, self.totals, self.rejected, self.stuck, self.turned_away
+
+
+def play(make: Callable[[Recorder], Engine], workload: list[Request], loop: Loop, *, log: bool) -> Outcome:
+    rows: list[RequestRow] = []
+    lines: list[str] = []
+    away: list[str] = []
+    recorder = Recorder(
+        on_request=rows.append,
+        on_rejected=lambda name, _: away.append(name),
+        on_decision=lines.append if log else None,
+    )
+    engine = make(recorder)
+    stuck = None
+    try:
+        engine.run(loop.arrivals(workload))
+    except EngineStuck as exc:
+        stuck = str(exc)
+    engine.close()
+    outcome = Outcome(rows, lines, recorder.totals.to_dict(), recorder.rejections, stuck, away)
+    if stuck is None:
+        check_clients(outcome, workload, loop)
+    return outcome
+
+
+def check_clients(outcome: Outcome, workload: list[Request], loop: Loop) -> None:
+    """Every request was sent just when its client could, as told from the answers alone."""
+    rows = {row.id: row for row in outcome.rows}
+    assert len(rows) + len(outcome.turned_away) == len(workload)
+    sent = {
+        request.id: (number, when)
+        for number, (request, when) in enumerate(expected_sends(workload, loop, rows))
+    }
+    assert len(sent) == len(workload)
+    for row in outcome.rows:
+        assert row.arrival_s == sent[row.id][1]
+        assert row.scheduled_s >= row.arrival_s
+    if loop.limit is not None:
+        alive: list[float] = []
+        for row in sorted(outcome.rows, key=lambda row: sent[row.id]):
+            while alive and alive[0] <= row.arrival_s:
+                heapq.heappop(alive)
+            heapq.heappush(alive, row.finish_s + loop.reaction_s)
+            assert len(alive) <= loop.limit
+
+
+def expected_sends(
+    workload: list[Request], loop: Loop, rows: dict[str, RequestRow]
+) -> Iterator[tuple[Request, float]]:
+    """The clients once more, knowing every answer: requests in the order in which they are sent, and when."""
+    place = {request.id: number for number, request in enumerate(workload)}
+    due, waiting = [], {}
+    for number, request in enumerate(workload):
+        follows = request.follows if loop.conversations else None
+        if follows is None:
+            due.append((request.arrival_s, number))
+        else:
+            waiting.setdefault(follows[0], []).append((follows[1], number))
+    heapq.heapify(due)
+    slots = [float("-inf")] * (len(workload) if loop.limit is None else loop.limit)
+    answers: list[tuple[float, str]] = []
+    while due or answers:
+        # Whatever is answered before the next request can go may bring another one that goes before it.
+        while answers and (
+            not due or not slots or answers[0][0] + loop.reaction_s <= max(due[0][0], slots[0])
+        ):
+            when, name = heapq.heappop(answers)
+            heapq.heappush(slots, when + loop.reaction_s)
+            for gap_s, number in waiting.pop(name, ()):
+                heapq.heappush(due, (when + loop.reaction_s + gap_s, number))
+        if not due:
+            continue
+        own_s, number = heapq.heappop(due)
+        request, now = workload[number], max(own_s, heapq.heappop(slots))
+        yield request, now
+        row = rows.get(request.id)
+        heapq.heappush(answers, (now if row is None else row.finish_s, request.id))
+    assert not waiting
+    assert len(place) == len(workload)
+
+
+@FUZZ
+@given(plain_cases())
+def test_fast_engine_equals_reference(case: tuple[EngineConfig, list[Request], Loop]) -> None:
+    config, workload, loop = case
+    reference = play(lambda r: ReferenceEngine(config, CLOCK, r, check=True), workload, loop, log=True)
+    stepping = play(lambda r: Replica(config, CLOCK, r), workload, loop, log=True)
+    assert stepping.lines == reference.lines
+    assert stepping.told == reference.told
+    assert play(lambda r: Replica(config, CLOCK, r), workload, loop, log=False).told == reference.told
+
+
+@st.composite
+def hybrid_cases(draw: st.DrawFn) -> tuple[EngineConfig, list[Request], Loop]:
+    config, workload = draw(grouped_cases())
+    return config, draw(conversing(workload)), draw(loops)
+
+
+@FUZZ
+@given(hybrid_cases())
+def test_engine_of_several_groups_equals_reference(case: tuple[EngineConfig, list[Request], Loop]) -> None:
+    config, workload, loop = case
+    reference = play(lambda r: ReferenceEngine(config, CLOCK, r), workload, loop, log=True)
+    if not simulated_in_segments(config):
+        return
+    fast = play(lambda r: HybridReplica(config, CLOCK, r), workload, loop, log=False)
+    assert fast.told == reference.told
+
+
+@st.composite
+def sglang_cases(draw: st.DrawFn) -> tuple[SglangConfig, list[Request], Loop]:
+    workload = draw(requests(60))
+    page = draw(st.sampled_from([1, 2, 4]))
+    longest = max(request.prompt_tokens + request.output_tokens for request in workload)
+    config = SglangConfig(
+        pool_tokens=(longest + 4 * page + draw(st.integers(0, 120))) // page * page,
+        page_size=page,
+        max_running_requests=draw(st.sampled_from([1, 2, 8])),
+        disable_overlap_schedule=draw(st.booleans()),
+    )
+    return config, draw(conversing(workload)), draw(loops)
+
+
+@FUZZ
+@given(sglang_cases())
+def test_sglang_engine_equals_reference(case: tuple[SglangConfig, list[Request], Loop]) -> None:
+    config, workload, loop = case
+    reference = play(lambda r: ReferenceSglangEngine(config, CLOCK, r), workload, loop, log=True)
+    stepping = play(lambda r: SglangReplica(config, CLOCK, r), workload, loop, log=True)
+    assert stepping.lines == reference.lines
+    assert stepping.told == reference.told
+    assert play(lambda r: SglangReplica(config, CLOCK, r), workload, loop, log=False).told == reference.told
+
+
+class Wire:
+    """So many seconds a block."""
+
+    def seconds(self, size: int, operations: int = 1) -> float:
+        return 1e-3 * operations if size else 0.0
+
+
+def tiers(preemption: str) -> Tiers:
+    host = TierSpec("host", 40, 8, Wire(), Wire(), "through")
+    disk = TierSpec("disk", 200, 8, Wire(), Wire(), "through")
+    return Tiers(8, (host, disk), preemption)  # type: ignore[arg-type]
+
+
+Maker = Callable[[EngineConfig, LatencyModel, Recorder], Engine]
+
+SYSTEMS: dict[str, Maker] = {
+    "tiers": lambda c, t, r: tiers("recompute").engine(c, t, r),
+    "swap": lambda c, t, r: tiers("swap").engine(c, t, r),
+    "units": lambda c, t, r: PrefixReuse(2 * c.block_size).engine(c, t, r),
+    "pins": lambda c, t, r: PrefixReuse(
+        None, (PinRule(max(c.block_size, 4), 0.05, 1),), memory=0.5
+    ).engine(c, t, r),
+    "slots": lambda c, t, r: SlotAllocation().engine(replace(c, enable_prefix_caching=False), t, r),
+    "samples": lambda c, t, r: SamplingEngine(
+        replace(c, max_num_seqs=8), t, r, SamplingRule(2, "requests")
+    ),
+    "forks": lambda c, t, r: SamplingEngine(replace(c, max_num_seqs=8), t, r, SamplingRule(3)),
+    "ranks": lambda c, t, r: LockstepEngine(2, "least-loaded", c, t, r),
+    "clairvoyant": lambda c, t, r: make_engine("fast", replace(c, eviction="belady"), t, r),
+    "tiers behind a router": lambda c, t, r: Cluster(2, "prefix-aware", c, t, r, tiers("swap")),
+    **{
+        f"cluster, {router}": lambda c, t, r, router=router: Cluster(3, router, c, t, r)
+        for router in ROUTERS.names()
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(SYSTEMS))
+@settings(FUZZ, max_examples=max(60, EXAMPLES // 4))
+@given(case=plain_cases())
+def test_clients_of_every_system_wait_as_they_should(
+    name: str, case: tuple[EngineConfig, list[Request], Loop]
+) -> None:
+    config, workload, loop = case
+    config = replace(config, enable_prefix_caching=True)
+    if name == "clairvoyant":
+        loop = replace(loop, conversations=False)
+    try:
+        make = SYSTEMS[name]
+        make(config, CLOCK, Recorder())
+    except UsageError:
+        return  # a pool too small for what is asked of it
+    logged = play(lambda r: SYSTEMS[name](config, CLOCK, r), workload, loop, log=True)
+    assert play(lambda r: SYSTEMS[name](config, CLOCK, r), workload, loop, log=False).told == logged.told
+
+
+@st.composite
+def split_cases(draw: st.DrawFn):  # type: ignore[no-untyped-def]
+    config, workload, loop = draw(plain_cases())
+    return config, draw(disaggregations(config)), workload, loop
+
+
+@settings(FUZZ, max_examples=max(150, EXAMPLES // 2))
+@given(case=split_cases())
+def test_clients_of_separate_prefill_and_decode_wait_as_they_should(case) -> None:  # type: ignore[no-untyped-def]
+    config, strategy, workload, loop = case
+    logged = play(lambda r: strategy.engine(config, CLOCK, r), workload, loop, log=True)
+    assert play(lambda r: strategy.engine(config, CLOCK, r), workload, loop, log=False).told == logged.told
+
+
+def served(arrivals: Arrivals, config: EngineConfig) -> list[RequestRow]:
+    rows: list[RequestRow] = []
+    engine = Replica(config, CLOCK, Recorder(on_request=rows.append))
+    engine.run(arrivals)
+    return rows
+
+
+def fixed(count: int, *, gap_s: float = 0.0, tokens: int = 20) -> list[Request]:
+    return [
+        Request(f"{n}", gap_s * n, ((1000 * n, tokens),), tokens, ((10**6 + 100 * n, 10),), 10)
+        for n in range(count)
+    ]
+
+
+ROOMY = EngineConfig(num_blocks=200, block_size=4, max_model_len=200, max_num_seqs=64,
+                     max_num_batched_tokens=200)  # fmt: skip
+
+
+def test_one_at_a_time_never_queues_and_begins_when_the_client_has_the_answer() -> None:
+    limit = InFlightLimit(Arrivals(fixed(20)), 1, 0.02)
+    rows = served(limit, ROOMY)
+    for before, row in pairwise(rows):
+        assert row.arrival_s == before.finish_s + 0.02
+        assert row.scheduled_s == row.arrival_s
+    assert limit.held_back == 19
+    assert limit.held_back_s == pytest.approx(sum(row.arrival_s for row in rows))
+
+
+def test_a_limit_nobody_reaches_changes_nothing() -> None:
+    workload = fixed(30, gap_s=0.5)
+    assert served(InFlightLimit(Arrivals(workload), 30, 0.01), ROOMY) == served(Arrivals(workload), ROOMY)
+
+
+def test_requests_in_flight_keep_an_engine_busy_up_to_the_limit() -> None:
+    def mean(limit: int) -> float:
+        rows = served(InFlightLimit(Arrivals(fixed(60)), limit, 0.0), ROOMY)
+        return sum(row.finish_s - row.arrival_s for row in rows) / rows[-1].finish_s
+
+    assert mean(1) == pytest.approx(1.0)
+    assert mean(6) == pytest.approx(6.0, rel=0.05)
+
+
+def test_a_turn_waits_for_the_answer_and_then_thinks() -> None:
+    first, second, third = fixed(3)
+    workload = [first, second._replace(follows=("0", 1.5)), third._replace(follows=("0", 0.25))]
+    rows = {row.id: row for row in served(Conversations(workload, 0.02), ROOMY)}
+    assert rows["1"].arrival_s == rows["0"].finish_s + 0.02 + 1.5
+    assert rows["2"].arrival_s == rows["0"].finish_s + 0.02 + 0.25
+
+
+def test_a_turn_whose_first_half_was_left_out_comes_at_its_own_time() -> None:
+    workload = [request._replace(follows=("gone", 9.0)) for request in fixed(3, gap_s=0.1)]
+    turns = Conversations(workload, 0.02)
+    assert turns.turns == 0
+    assert [row.arrival_s for row in served(turns, ROOMY)] == [0.0, 0.1, 0.2]
+
+
+def test_a_request_turned_away_is_an_answer() -> None:
+    small = replace(ROOMY, max_model_len=40)
+    workload = [*fixed(2), *fixed(3, tokens=100)[2:], *fixed(5)[3:]]
+    workload[3] = workload[3]._replace(follows=("2", 0.1))
+    rows = {row.id: row for row in served(InFlightLimit(Conversations(workload, 0.01), 1, 0.01), small)}
+    assert set(rows) == {"0", "1", "3", "4"}
+    # "4" goes first: "3" thinks about its refusal.
+    assert rows["4"].arrival_s == rows["1"].finish_s + 0.01 + 0.01
+    assert rows["3"].arrival_s == pytest.approx(rows["1"].finish_s + 0.01 + 0.01 + 0.1)
+    assert rows["3"].arrival_s > rows["4"].finish_s + 0.01
+
+
+def test_looking_ahead_leaves_requests_to_be_taken() -> None:
+    workload = fixed(4)
+    arrivals = InFlightLimit(Arrivals(workload), 9, 0.0)
+    assert list(arrivals.ahead()) == workload
+    assert [arrivals.take() for _ in groupby(workload)] == workload
+    assert arrivals.over
+
+
+def test_who_looks_ahead_cannot_wait_for_answers() -> None:
+    with pytest.raises(UsageError, match="an order of their own"):
+        list(Conversations(fixed(2), 0.0).ahead())
