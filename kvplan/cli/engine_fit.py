@@ -14,6 +14,7 @@ from kvplan.errors import UsageError
 
 if TYPE_CHECKING:
     from kvplan.scenario.engine_fit import EngineFit
+    from kvplan.scenario.engine_log import EngineLog
 
 FARTHEST = 2.0
 """Uncertainty of a constant (200 %) beyond which its size is not worth saying."""
@@ -43,21 +44,28 @@ def fit_engine_log(
             f"fitting an engine also needs {' and '.join(missing)}",
             hint="kvplan calibrate --engine-log requests.csv --scenario s.yaml -o fitted.json",
         )
+    from kvplan.cli.files import STANDARD, check_outputs
     from kvplan.provenance import input_file
     from kvplan.scenario.engine_fit import fit_document, fit_engine
     from kvplan.scenario.engine_log import read_engine_log
-    from kvplan.scenario.load import load_scenario
+    from kvplan.scenario.load import load_scenario, read_scenario
 
+    if str(out) == STANDARD:
+        raise UsageError("the fitted clock is a file that scenarios name", where="-o", hint="-o fitted.json")
+    check_outputs({"-o": str(out)}, {"the log": str(log), "the scenario": scenario})
     read = read_engine_log(log, max_in_flight)
-    deployment = load_scenario(scenario)
+    document = read_scenario(scenario)
+    # The log is the workload: a scenario that describes the deployment only will do.
+    document.data.setdefault("workload", {"synthesize": "fixed"})
+    deployment = load_scenario(document)
     fit = fit_engine(deployment, read, lambda text: typer.echo(text, err=True))
     paths = [str(log)] if scenario == "-" else [str(log), scenario]
-    document = fit_document(fit, deployment, read, [asdict(input_file(path)) for path in paths])
-    out.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    _print(fit, document, form, str(out))
+    found = fit_document(fit, deployment, read, [asdict(input_file(path)) for path in paths])
+    out.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    _print(fit, read, found, form, str(out))
 
 
-def _print(fit: EngineFit, document: dict[str, Any], form: OutputFormat, out: str) -> None:
+def _print(fit: EngineFit, read: EngineLog, document: dict[str, Any], form: OutputFormat, out: str) -> None:
     from kvplan.cli.output import answer, csv_text, markdown_table, print_json
 
     rows = [
@@ -72,7 +80,19 @@ def _print(fit: EngineFit, document: dict[str, Any], form: OutputFormat, out: st
     elif form is OutputFormat.md:
         answer(markdown_table(COLUMNS, rows))
     else:
-        answer("\n".join(_table(fit, rows, out)))
+        answer("\n".join([_run(read), *_table(fit, rows, out)]))
+
+
+def _run(read: EngineLog) -> str:
+    """What the log says of the run, for whoever knows better."""
+    from kvplan.units import format_seconds
+
+    count, span = len(read.rows), max(row.arrival_s + row.e2e_s for row in read.rows)
+    busy = sum(row.e2e_s for row in read.rows) / span
+    return (
+        f"The run: {count:,} requests in {format_seconds(span)}, {count / span:.3g} a second, "
+        f"{busy:.3g} in flight"
+    )
 
 
 def _table(fit: EngineFit, rows: list[tuple[str, str, str, str]], out: str) -> list[str]:

@@ -16,7 +16,14 @@ from typing import Any
 from kvplan.errors import DataError, UsageError
 from kvplan.scenario.log_aiperf import is_aiperf, read_aiperf
 from kvplan.scenario.log_benchmark import read_benchmark
-from kvplan.scenario.log_table import is_record, parse_lines, read_records, read_table, refuse_nan
+from kvplan.scenario.log_table import (
+    constant,
+    is_record,
+    parse_lines,
+    read_records,
+    read_table,
+    requests_within,
+)
 from kvplan.scenario.measured import Measured
 
 MAX_BYTES = 512 << 20
@@ -105,6 +112,15 @@ def _rows(
         return "aiperf", read_aiperf(document, path, notes), None
     if isinstance(document, list):
         return "json", read_records(document, path, notes), None
+    if not isinstance(document.get("input_lens"), list):
+        runs = list(requests_within(document))
+        if len(runs) > 1:
+            raise DataError(
+                f"the file holds {len(runs)} lists of requests", where=path, hint="keep the list of one run"
+            )
+        if runs:
+            notes.append("the one list of requests in the file is read, and nothing else of it")
+            return "json", read_records(runs[0], path, notes), None
     return read_benchmark(document, path, notes, max_in_flight)
 
 
@@ -114,7 +130,7 @@ def _document(text: str, path: str) -> dict[str, Any] | list[Any]:
     SGLang appends a line a run: of several runs none is chosen.
     """
     try:
-        document = json.loads(text, parse_constant=refuse_nan)
+        document = json.loads(text, parse_constant=constant)
     except RecursionError as exc:
         raise DataError("not a benchmark result: nested too deep", where=path) from exc
     except ValueError as exc:

@@ -82,7 +82,16 @@ _OPTIONS = {"latency.model": "--latency"}
 
 _REPLACED = {
     "workload.trace": ("synthesize", "requests", "prompt_tokens", "output_tokens"),
-    "workload.synthesize": ("trace", "limit"),
+    "workload.synthesize": (
+        "trace",
+        "limit",
+        "format",
+        "time_scale",
+        "block_size",
+        "smooth",
+        "sort",
+        "clamp_outputs",
+    ),
 }
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import random
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -473,3 +474,24 @@ def test_stalls_of_the_run_reach_into_the_99th_percentile_and_nowhere_else(tmp_p
         assert document["held_out"]["tail_s"] == pytest.approx(0.45 if name == "stalled" else 0.0, abs=0.15)
     assert widths["stalled"]["p99"] > widths["plain"]["p99"] + 0.25
     assert widths["stalled"]["p50"] < widths["plain"]["p50"] + 0.1
+
+
+def test_a_scenario_of_the_deployment_alone_will_do_and_outputs_are_checked_first(
+    files: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log, _, _ = files
+    alone, out = tmp_path / "alone.yaml", tmp_path / "fitted.json"
+    alone.write_text("model: llama-3.1-8b\ngpu: h100-sxm\n")
+    words = ["calibrate", "--engine-log", str(log), "--scenario", str(alone), "-o"]
+    began = time.process_time()
+    for place, said in (
+        (tmp_path / "nowhere" / "x.json", "nowhere"), (Path("-"), "a file that scenarios name"), (log, "the log"),
+    ):  # fmt: skip
+        assert cli([*words, str(place)]) != 0
+        assert said in capsys.readouterr().err
+    assert time.process_time() - began < 2.0
+    assert cli([*words, str(out)]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("The run: 60 requests in ")
+    assert " in flight\n" in text
+    assert out.exists()

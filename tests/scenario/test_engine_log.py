@@ -117,12 +117,13 @@ def test_failed_requests_are_left_out_and_counted(tmp_path: Path) -> None:
     ("broken", "where", "message"),
     [
         ("100,5,20,x,0.2", "log.csv:6", "ttft_s is 'x', not a number"),
-        ("100,5,20,nan,0.2", "log.csv:6", "not a finite number"),
+        ("100,5,20,inf,0.2", "log.csv:6", "not a finite number"),
         ("100,5,20,-1,0.2", "log.csv:6", "not a finite number >= 0"),
         ("100,5,20,0.5,0.2", "log.csv:6", "not after the last"),
         ("100,0,20,0.1,0.2", "log.csv:6", "prompt_tokens is 0"),
         ("100,5.5,20,0.1,0.2", "log.csv:6", "whole number"),
-        ("100,5", "log.csv:6", "ttft_s is ''"),
+        ("100,5", "log.csv:6", "2 cells under a header of 5"),
+        ("100,5,,0.1,0.2", "log.csv:6", "output_tokens is ''"),
     ],
 )
 def test_a_bad_row_is_refused_with_its_line(tmp_path: Path, broken: str, where: str, message: str) -> None:
@@ -140,7 +141,7 @@ def test_a_bad_row_is_refused_with_its_line(tmp_path: Path, broken: str, where: 
         ("arrival_s,prompt_tokens,output_tokens,e2e_s\n", "no column for ttft"),
         ("\n".join([HEADER, *lines(FEWEST - 1)]), "too few"),
         ("{", "not JSON"),
-        ('{"ttfts": [NaN]}', "not JSON"),
+        ('{"ttfts": [-Infinity]}', "not JSON"),
         (json.dumps({"ttfts": []}), "no list 'input_lens'"),
         (json.dumps(bench(itls=[])), "different lengths"),
         (json.dumps(bench(start_times=[1.0])), "1 start_times"),
@@ -229,7 +230,15 @@ def test_the_rows_of_a_simulation_are_a_log(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("column", "bad", "good"),
-    [("success", "False", "True"), ("status", "500", "200"), ("error", "timed out", ""), ("ok", "0", "1")],
+    [
+        ("success", "False", "True"),
+        ("status", "500", "200"),
+        ("error", "timed out", ""),
+        ("ok", "0", "1"),
+        ("failed", "True", "False"),
+        ("is_error", "1", "0"),
+        ("timed_out", "yes", "no"),
+    ],
 )
 def test_rows_that_say_they_failed_are_left_out_and_counted(
     tmp_path: Path, column: str, bad: str, good: str
@@ -250,8 +259,8 @@ def test_requests_as_json_objects(tmp_path: Path) -> None:
         log = read_engine_log(written(tmp_path, text))
         assert log.format == "json"
         assert log.rows[2].arrival_s == 2.0
-    with pytest.raises(DataError, match="ttft is None") as caught:
-        read_engine_log(written(tmp_path, json.dumps([*rows, {**rows[0], "ttft": None}])))
+    with pytest.raises(DataError, match="latency is None") as caught:
+        read_engine_log(written(tmp_path, json.dumps([*rows, {**rows[0], "latency": None}])))
     assert str(caught.value.where).endswith(f"request {FEWEST}")
 
 
@@ -517,3 +526,105 @@ def test_a_burst_at_the_start_is_a_queue_and_no_warm_up(tmp_path: Path) -> None:
     log = read_engine_log(written(tmp_path, table(HEADER, *burst, *steady)))
     assert len(log.rows) == 2000
     assert not any("left out" in note for note in log.notes)
+
+
+@pytest.mark.parametrize(
+    ("header", "factor", "message"),
+    [
+        ("timestamp,isl,osl,ttft_ms,e2e_ms", 1e3, "the engine was idle"),
+        ("start,isl,osl,ttft_ms,e2e_ms", 1e9, "the engine was idle"),
+        ("start_ms,isl,osl,ttft_ms,e2e_ms", 1e3, None),
+        ("start_s,isl,osl,ttft_ms,e2e_ms", 1e3, None),
+    ],
+)
+def test_arrivals_in_a_unit_that_nobody_says_are_not_guessed(
+    tmp_path: Path, header: str, factor: float, message: str | None
+) -> None:
+    offset = 5000 if factor == 1e9 else 0  # a performance counter: no date in any unit
+    rows = [f"{(offset + index / 4) * factor:.0f},200,20,50,250" for index in range(FEWEST)]
+    path = written(tmp_path, table(header, *rows))
+    if message is None:
+        assert len(read_engine_log(path).rows) == FEWEST
+        return
+    with pytest.raises(DataError, match=message) as caught:
+        read_engine_log(path)
+    column = header.split(",")[0]
+    assert f"{column}_ms" in str(caught.value.hint)
+
+
+def test_a_duration_without_a_unit_beside_others_in_milliseconds_is_refused(tmp_path: Path) -> None:
+    rows = [f"{index},200,20,50,10" for index in range(FEWEST)]
+    with pytest.raises(DataError, match="tpot_ms says its unit, and ttft does not: 50") as caught:
+        read_engine_log(written(tmp_path, table("start,isl,osl,ttft,tpot_ms", *rows)))
+    assert "ttft_ms or ttft_s" in str(caught.value.hint)
+    seconds = [f"{index},200,20,0.05,10" for index in range(FEWEST)]
+    assert read_engine_log(written(tmp_path, table("start,isl,osl,ttft,tpot_ms", *seconds))).rows
+
+
+def test_a_server_that_logs_two_clocks_is_read_by_the_one_of_its_tokens(tmp_path: Path) -> None:
+    rows = [
+        {"request_id": f"r{i}", "input_toks": 100 + i, "output_toks": 20, "arrival_time": 1.7e9 + i / 5,
+         "queued_ts": 5000 + i / 5, "scheduled_ts": 5000 + i / 5, "first_token_ts": 5000.05 + i / 5,
+         "last_token_ts": 5000.25 + i / 5}
+        for i in range(FEWEST)
+    ]  # fmt: skip
+    log = read_engine_log(written(tmp_path, "\n".join(map(json.dumps, rows)), "run.jsonl"))
+    assert log.rows[3].ttft_s == pytest.approx(0.05)
+    assert log.rows[3].e2e_s == pytest.approx(0.25)
+    assert log.rows[3].arrival_s == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("nothing", ["", "null", "NaN", "N/A"])
+def test_requests_without_a_first_token_are_left_out_and_counted(tmp_path: Path, nothing: str) -> None:
+    rows = [*lines(), f"130,100,1,{nothing},9.0", f"131,100,,{nothing},"]
+    log = read_engine_log(written(tmp_path, table(HEADER, *rows)))
+    assert len(log.rows) == FEWEST
+    assert log.notes == ("2 requests without a ttft_s are left out; they loaded the engine all the same",)
+    objects = [
+        {"start": i / 5, "isl": 9, "osl": 20, "ttft": float("nan") if i == 3 else 0.05, "e2e": 0.25}
+        for i in range(FEWEST + 1)
+    ]
+    assert len(read_engine_log(written(tmp_path, json.dumps(objects))).rows) == FEWEST
+
+
+def test_commas_in_counts_part_thousands(tmp_path: Path) -> None:
+    header = HEADER.replace(",", ";")
+    rows = [f"{index};1,{200 + index};20;0.05;0.25" for index in range(FEWEST)]
+    log = read_engine_log(written(tmp_path, table(header, *rows)))
+    assert log.rows[5].prompt_tokens == 1205
+    assert log.rows[5].ttft_s == 0.05
+    milliseconds = "start_ms;isl;osl;ttft_ms;e2e_ms"
+    rows = [f"{index * 100};8,000;20;1,050.5;1,250.5" for index in range(FEWEST)]
+    log = read_engine_log(written(tmp_path, table(milliseconds, *rows)))
+    assert (log.rows[0].prompt_tokens, log.rows[0].e2e_s) == (8000, pytest.approx(1.2505))
+    quoted = [f'{index},"1,200",20,0.05,0.25' for index in range(FEWEST)]
+    assert read_engine_log(written(tmp_path, table(HEADER, *quoted))).rows[0].prompt_tokens == 1200
+
+
+def test_a_list_of_requests_is_found_inside_a_report(tmp_path: Path) -> None:
+    rows = [
+        {"request_start_time": 1.7e9 + i, "request_latency": 0.25, "prompt_tokens": 99, "output_tokens": 20,
+         "time_to_first_token_ms": 50.0}
+        for i in range(FEWEST)
+    ]  # fmt: skip
+    report = {"benchmarks": [{"args": {}, "requests": {"successful": rows, "errored": []}}]}
+    log = read_engine_log(written(tmp_path, json.dumps(report), "g.json"))
+    assert log.format == "json"
+    assert "the one list of requests in the file" in log.notes[0]
+    two = {"benchmarks": [report["benchmarks"][0], report["benchmarks"][0]]}
+    with pytest.raises(DataError, match="2 lists of requests"):
+        read_engine_log(written(tmp_path, json.dumps(two), "g.json"))
+
+
+def test_blank_lines_at_the_start_are_passed_over_and_counted(tmp_path: Path) -> None:
+    rows = lines()
+    rows.insert(4, "100,0,20,0.1,0.2")
+    with pytest.raises(DataError) as caught:
+        read_engine_log(written(tmp_path, "\n\n" + table(HEADER, *rows)))
+    assert str(caught.value.where).endswith("log.csv:8")
+
+
+def test_a_column_twice_is_refused(tmp_path: Path) -> None:
+    rows = [f"{line},0.9" for line in lines()]
+    with pytest.raises(DataError, match="two columns ttft_s"):
+        read_engine_log(written(tmp_path, table(f"{HEADER},TTFT (s)", *rows)))

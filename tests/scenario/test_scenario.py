@@ -59,9 +59,9 @@ def test_a_constant_may_be_written_with_an_exponent(tmp_path: Path, text: str) -
 
 
 def test_so_may_any_other_number(tmp_path: Path) -> None:
-    text = MINIMAL.replace("rate: 5", "rate: 5e-05, time_scale: 1e1") + "slo: {ttft_p99_s: 2e0}\n"
+    text = MINIMAL.replace("rate: 5", "rate: 5e-05, rate_scale: 1e1") + "slo: {ttft_p99_s: 2e0}\n"
     scenario = load_scenario(write(tmp_path, text + "engine: {watermark: 5e-2}\n"))
-    assert (scenario.workload.rate, scenario.workload.time_scale) == (5e-5, 10.0)
+    assert (scenario.workload.rate, scenario.workload.rate_scale) == (5e-5, 10.0)
     assert (scenario.slo.ttft_p99_s, scenario.engine.watermark) == (2.0, 0.05)
     with pytest.raises(SpecError, match="integer"):
         load_scenario(write(tmp_path, MINIMAL + "engine: {max_model_len: 1.5e0}\n"))
@@ -163,3 +163,20 @@ def test_true_is_no_number(tmp_path: Path, field: str) -> None:
         load_scenario(write(tmp_path, MINIMAL), assignments=[f"{field}=yes"])
     assert failure.value.where is not None
     assert field in failure.value.where
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "hint"),
+    [("limit", 20, "use 'requests'"), ("time_scale", 0.5, ""), ("smooth", True, ""), ("format", "csv", ""),
+     ("block_size", 16, ""), ("clamp_outputs", True, "")],
+)  # fmt: skip
+def test_what_only_a_trace_has_is_refused_for_a_synthetic_workload(
+    name: str, value: object, hint: str
+) -> None:
+    flags = {"model": "llama-3.1-8b", "gpu": "h100-sxm", "workload.synthesize": "chat"}
+    with pytest.raises((SpecError, UsageError), match=f"'{name}' belongs to a trace") as caught:
+        load_scenario(None, {**flags, f"workload.{name}": value})
+    assert hint in str(caught.value)
+    # What a scenario says when it is written out whole is what it would be anyway.
+    whole = load_scenario(None, flags).to_dict()["workload"]
+    assert load_scenario(None, {**flags, **{f"workload.{key}": found for key, found in whole.items()}})

@@ -110,6 +110,11 @@ def calibrate(
         )
     if output_path is None:
         raise UsageError("say where the profile goes", hint="add -o my-gpu.json")
+    from kvplan.cli.files import STANDARD, check_outputs
+
+    if str(output_path) == STANDARD:
+        raise UsageError("a profile is a file that scenarios name", where="-o", hint="-o my-gpu.json")
+    check_outputs({"-o": str(output_path)}, {f"measurements {path}": path for path in source or ()})
     from kvplan.latency.fit.calibrate import calibrate as fit
     from kvplan.latency.fit.profile_file import profile_text
 

@@ -6,6 +6,9 @@ from pydantic import model_validator
 
 from kvplan.scenario.schema.part import Part, Positive, Rate, Scale, Seconds, Tokens
 
+_OF_SYNTHETIC = ("requests", "prompt_tokens", "output_tokens")
+_OF_TRACES = ("limit", "format", "time_scale", "block_size", "smooth", "sort", "clamp_outputs")
+
 
 class WorkloadPart(Part):
     """Requests: a trace file or a named synthetic workload, never both."""
@@ -31,10 +34,20 @@ class WorkloadPart(Part):
     def _one_source(self) -> Self:
         if (self.trace is None) == (self.synthesize is None):
             raise ValueError("a workload needs either 'trace' or 'synthesize'")
-        synthetic = [name for name in ("requests", "prompt_tokens", "output_tokens") if getattr(self, name)]
-        if self.trace is not None and synthetic:
-            raise ValueError(f"{synthetic[0]!r} belongs to 'synthesize', not to a trace (use 'limit')")
+        if self.trace is not None:
+            synthetic = [name for name in _OF_SYNTHETIC if self._chosen(name)]
+            if synthetic:
+                raise ValueError(f"{synthetic[0]!r} belongs to 'synthesize', not to a trace (use 'limit')")
+        else:
+            read = [name for name in _OF_TRACES if self._chosen(name)]
+            if read:
+                instead = " (use 'requests')" if read[0] == "limit" else ""
+                raise ValueError(f"{read[0]!r} belongs to a trace, not to 'synthesize'{instead}")
         return self
+
+    def _chosen(self, name: str) -> bool:
+        """Whether a field is not what it would be anyway."""
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
 
 
 class SloPart(Part):

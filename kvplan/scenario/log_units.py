@@ -1,0 +1,119 @@
+"""Units that a log leaves open: found where numbers leave no doubt, refused where they make no sense."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from kvplan.errors import DataError
+from kvplan.scenario.log_columns import Column, Columns, candidates
+from kvplan.scenario.measured import Measured
+
+Records = list[tuple[str, dict[str, Any]]]
+"""(where it stands, name to value) of every request."""
+
+_EPOCHS = ((1e17, 1e-9, "nanoseconds"), (1e14, 1e-6, "microseconds"), (1e11, 1e-3, "milliseconds"))
+"""Moments larger than this, without a unit, count these since 1970."""
+_DATES_S = 9e8, 4.2e9
+"""1998 to 2103: moments beyond are no dates."""
+MOST_TPOT_S, LEAST_TPOT_S = 1.0, 1e-4
+"""A median time per output token beyond these is no engine's: the unit is another one."""
+IDLE = 0.02
+"""Requests in flight on average below which arrivals without a unit are in another one."""
+
+
+def is_float(text: object) -> bool:
+    """Whether a cell is a number, or a text that is one."""
+    try:
+        float(text)  # type: ignore[arg-type]  # a TypeError says no
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def arrival_column(records: Records, columns: Columns, header: Sequence[str]) -> Column:
+    """Which moment requests arrive at: the likeliest that is told by the clock of the other moments.
+
+    Servers log the time of day at which a request came beside moments of a clock of their own, which is long
+    behind it.
+    """
+    others = [columns[quantity].name for quantity in ("first", "end") if quantity in columns]
+    for column in candidates("arrival", header):
+        waits = sorted(
+            float(record[other]) - float(record[column.name])
+            for _, record in records
+            for other in others
+            if is_float(record.get(other)) and is_float(record.get(column.name))
+        )
+        if not waits or waits[len(waits) // 2] >= 0.0:
+            return column
+    return columns["arrival"]
+
+
+def epoch_unit(arrivals: Sequence[float], column: Column, notes: list[str]) -> float:
+    """What unnamed moments count, in seconds: large ones count fractions of them since 1970."""
+    if column.labelled or not arrivals:
+        return 1.0
+    least = min(arrivals)
+    for limit, unit, name in _EPOCHS:
+        if least > limit:
+            if not _DATES_S[0] <= least * unit <= _DATES_S[1]:
+                break
+            notes.append(f"{column.name} is taken to be in {name} since 1970")
+            return unit
+    return 1.0
+
+
+def check_durations(rows: Sequence[Measured], columns: Columns, where: str) -> None:
+    """Refuse times that no engine needs: their unit is another one.
+
+    Raises:
+        DataError: the median time per output token is beyond anything that is served, or the time to the
+            first token may be in the unit that the time per output token says and it does not.
+    """
+    ttft, step = columns.get("ttft"), columns.get("tpot")
+    if ttft is not None and step is not None and step.labelled and step.unit < 1.0 and not ttft.labelled:
+        # Nothing else bounds it: the end-to-end time is made of the two.
+        typical = sorted(row.ttft_s for row in rows)[len(rows) // 2] if rows else 0.0
+        if typical >= 1.0:
+            raise DataError(
+                f"{step.name} says its unit, and {ttft.name} does not: {typical:g} in the median",
+                where=where, hint=f"name it {ttft.name}{step.name[step.name.rindex('_') :]} or {ttft.name}_s",
+            )  # fmt: skip
+    found = sorted(tpot for row in rows if (tpot := row.tpot_s) is not None and tpot > 0.0)
+    if not found:
+        return
+    middle = found[len(found) // 2]
+    if LEAST_TPOT_S <= middle <= MOST_TPOT_S:
+        return
+    names = ", ".join(
+        column.name for name, column in columns.items() if name in ("ttft", "e2e", "tpot", "end")
+    )
+    size = "long" if middle > MOST_TPOT_S else "short"
+    raise DataError(
+        f"an output token takes {middle:.3g} s in the median, too {size} for any engine",
+        where=where, hint=f"say the unit in the names of {names}: _s, _ms, _us or _ns",
+    )  # fmt: skip
+
+
+def check_arrivals(rows: Sequence[Measured], column: Column, epoch: float, where: str) -> None:
+    """Refuse arrivals without a unit that leave the engine idle nearly all of the time.
+
+    Raises:
+        DataError: they are in another unit, or should say that they are in seconds.
+    """
+    if column.labelled or epoch != 1.0 or len(rows) < 2:
+        return
+    first, last = (edge(row.arrival_s for row in rows) for edge in (min, max))
+    if _DATES_S[0] <= first <= _DATES_S[1]:
+        return  # dates, or seconds since 1970
+    busy = math.fsum(row.e2e_s for row in rows)
+    span = last - first
+    if not span or busy / span >= IDLE:
+        return
+    raise DataError(
+        f"in seconds, {column.name} says that {len(rows):,} requests of {busy / len(rows):.3g} s came in "
+        f"{span:,.0f} s: the engine was idle {1 - busy / span:.1%} of the time",
+        where=where, hint=f"say the unit in its name: {column.name}_ms, _us or _ns, or _s if that is so",
+    )  # fmt: skip
