@@ -8,8 +8,9 @@ time at which it is sent, and latencies count from there.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from math import inf
 
 from kvplan.engine.arrivals import Arrivals, Relayed
@@ -86,16 +87,18 @@ class InFlightLimit(Relayed):
 class Conversations(Arrivals):
     """A turn is sent its think time after the answer to the turn before (``Request.follows``).
 
-    Other requests are sent at their own times. What follows a request that was turned away is sent as if the
-    refusal were the answer.
+    Other requests are sent at their own times. With a limit of sessions, each begins at its own time or when
+    another one is over, whichever is later, and keeps the pace of its own times from there. A refusal is an
+    answer: what follows is sent, and a session goes on.
 
     Attributes:
         turns: requests that wait for an answer.
+        sessions: of all requests; one without a session is a session.
 
     Args:
-        requests: all of them, in the order of their own times; who follows a request that is not among those
-            before it does not wait.
+        requests: all of them; what follows a request comes after it, in its session, or does not wait.
         reaction_s: from the engine's last token to the client, and from there to the engine.
+        limit: sessions under way at most; None: any number.
 
     Raises:
         UsageError: too many to be kept in memory.
@@ -103,28 +106,58 @@ class Conversations(Arrivals):
 
     waits = True
 
-    def __init__(self, requests: Iterable[Request], reaction_s: float) -> None:
+    def __init__(self, requests: Iterable[Request], reaction_s: float, limit: int | None = None) -> None:
         self.reaction_s = reaction_s
-        self.turns = 0
         self._now = 0.0
+        self._due: list[tuple[float, int, Request]] = []
         self._waiting: dict[str, list[tuple[float, int, Request]]] = {}
-        known: set[str] = set()
-        due: list[tuple[float, int, Request]] = []
+        self._session_of: dict[str, str] = {}
+        found: dict[str, list[tuple[int, Request]]] = {}
+        self.turns = 0
         for number, request in enumerate(requests):
             if number == MAX_REQUESTS:
                 raise UsageError(
                     f"turns that wait for answers are kept in memory, {MAX_REQUESTS:,} of them at most",
                     where="workload.turns", hint="limit the workload (--limit)",
                 )  # fmt: skip
+            session = self._session(request)
+            self.turns += self._waits(request, session)
+            self._session_of[request.id] = session
+            found.setdefault(session, []).append((number, request))
+        self.sessions = len(found)
+        self._unanswered = {session: len(members) for session, members in found.items()}
+        # Sessions begin in the order of their first requests; those of one time as they were given.
+        begins = {session: min(r.arrival_s for _, r in members) for session, members in found.items()}
+        self._later = deque(
+            (begins[session], found[session]) for session in sorted(found, key=begins.__getitem__)
+        )
+        for _ in range(len(found) if limit is None else min(limit, len(found))):
+            self._begin(0.0)
+
+    def _session(self, request: Request) -> str:
+        """What it belongs to: its session, that of the request it follows, or its own."""
+        if request.session is not None:
+            return request.session
+        follows = request.follows
+        return request.id if follows is None else self._session_of.get(follows[0], request.id)
+
+    def _waits(self, request: Request, session: str) -> bool:
+        """Whether it is sent after an answer that will come."""
+        follows = request.follows
+        return follows is not None and self._session_of.get(follows[0]) == session
+
+    def _begin(self, earliest_s: float) -> None:
+        """The next session begins, at its own time or now."""
+        own_s, members = self._later.popleft()
+        late_s = max(0.0, earliest_s - own_s)
+        known: set[str] = set()
+        for number, request in members:
             follows = request.follows
-            if follows is None or follows[0] not in known:
-                due.append((request.arrival_s, number, request))
-            else:
-                self.turns += 1
+            if follows is not None and follows[0] in known:
                 self._waiting.setdefault(follows[0], []).append((follows[1], number, request))
+            else:
+                heappush(self._due, (request.arrival_s + late_s, number, request))
             known.add(request.id)
-        heapify(due)
-        self._due = due
 
     @property
     def next_s(self) -> float:
@@ -134,7 +167,7 @@ class Conversations(Arrivals):
     @property
     def over(self) -> bool:
         """See the base class."""
-        return not self._due and not self._waiting
+        return not self._due and not self._waiting and not self._later
 
     def take(self) -> Request:
         """See the base class."""
@@ -156,8 +189,13 @@ class Conversations(Arrivals):
 
     def answered(self, request_id: str, time_s: float) -> None:
         """See the base class."""
+        now = time_s + self.reaction_s
         for gap_s, number, request in self._waiting.pop(request_id, ()):
-            heappush(self._due, (time_s + self.reaction_s + gap_s, number, request))
+            heappush(self._due, (now + gap_s, number, request))
+        session = self._session_of[request_id]
+        self._unanswered[session] -= 1
+        if not self._unanswered[session] and self._later:
+            self._begin(now)
 
     def turned_away(self, request_id: str) -> None:
         """See the base class."""

@@ -9,7 +9,6 @@ from kvplan.engine.arrivals import Arrivals, Relayed
 from kvplan.engine.clients import Conversations, InFlightLimit
 from kvplan.engine.recorder import Metric, Recorder
 from kvplan.errors import UsageError
-from kvplan.scenario.schema import WorkloadPart
 from kvplan.traces.request import Request
 
 SECTION = "clients"
@@ -22,19 +21,14 @@ class Clients:
     Attributes:
         limit: requests in flight at most; None: any number.
         answered: turns are sent their think time after the answer to the turn before.
-        at_once: requests have no times of their own: all wait for nothing but the limit.
+        sessions: under way at most; None: any number.
+        at_once: requests have no times of their own: they wait for nothing but the limits.
     """
 
     limit: int | None = None
     answered: bool = False
+    sessions: int | None = None
     at_once: bool = False
-
-    @classmethod
-    def of(cls, part: WorkloadPart) -> Clients:
-        """Those of a scenario's workload."""
-        limit = part.max_in_flight
-        at_once = limit is not None and part.trace is None and part.rate is None
-        return cls(limit, part.turns == "answered", at_once)
 
     def arrivals(self, requests: Iterable[Request], reaction_s: float) -> Arrivals:
         """The requests as these clients send them.
@@ -49,7 +43,7 @@ class Clients:
         """
         arrivals: Arrivals
         if self.answered:
-            arrivals = turns = Conversations(requests, reaction_s)
+            arrivals = turns = Conversations(requests, reaction_s, self.sessions)
             if not turns.turns:
                 raise UsageError(
                     "no request of this workload says whose answer its sender waited for",
@@ -78,9 +72,12 @@ class Clients:
                 ),
             ]  # fmt: skip
         if isinstance(arrivals, Conversations):
-            found.append(
-                Metric("turns", arrivals.turns, "requests", "sent their think time after the answer before")
-            )
+            found += [
+                Metric("sessions", arrivals.sessions, "1", "one after the other, turn by turn"),
+                Metric("turns", arrivals.turns, "requests", "sent their think time after the answer before"),
+            ]
+            if self.sessions is not None:
+                found.append(Metric("max_sessions", self.sessions, "1", "under way at most"))
         if found:
             span = recorder.totals.makespan_s
             found.append(

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 DEFAULT_REQUESTS = 1000
 DEFAULT_RATE = 5.0
-AT_ONCE = 1e9
-"""Requests a second where clients wait for nothing but their limit of requests in flight."""
 
 
 @dataclass(slots=True)
@@ -32,7 +30,20 @@ class Workload:
     @property
     def clients(self) -> Clients:
         """Who sends the requests."""
-        return Clients.of(self.part)
+        part = self.part
+        return Clients(part.max_in_flight, part.turns == "answered", part.max_sessions, self.at_once)
+
+    @property
+    def at_once(self) -> bool:
+        """Whether nothing but the clients' limits says when requests are sent."""
+        part = self.part
+        if part.rate is not None or part.synthesize is None:
+            return False
+        if part.max_sessions is not None:
+            return True
+        from kvplan.traces.workloads import workload
+
+        return part.max_in_flight is not None and workload(part.synthesize).turns is None
 
     def requests(self) -> Iterator[Request]:
         """The requests in order of arrival."""
@@ -45,7 +56,7 @@ class Workload:
         return synthesize(
             part.synthesize,
             part.requests or DEFAULT_REQUESTS,
-            (part.rate or (AT_ONCE if self.clients.at_once else DEFAULT_RATE)) * part.rate_scale,
+            None if self.at_once else (part.rate or DEFAULT_RATE) * part.rate_scale,
             self.seed,
             input_tokens=part.prompt_tokens,
             output_tokens=part.output_tokens,

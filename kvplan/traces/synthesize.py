@@ -4,7 +4,8 @@ Every feature draws from streams of its own, and everything about a conversation
 in the order of the starts; so changing think times, say, moves no arrival of a first turn and no length.
 
 The process is stationary from time 0: conversations that would have begun before are under way, and only
-their turns from 0 on are requests. That way ``rate`` is the rate of the whole trace, not of its end.
+their turns from 0 on are requests. That way ``rate`` is the rate of the whole trace, not of its end. Without
+a rate nothing but the clients' own limits says when conversations begin (``kvplan.engine.clients``).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import heapq
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import count, islice, repeat
 
 from kvplan.errors import UsageError
 from kvplan.traces.arrivals import ArrivalProcess
@@ -34,7 +35,7 @@ _EARLIER = MAX_REQUESTS // 2
 def synthesize(
     name: str | Workload,
     requests: int,
-    rate: float,
+    rate: float | None,
     seed: int = 0,
     *,
     arrivals: str = "poisson",
@@ -43,6 +44,8 @@ def synthesize(
     output_tokens: int | str | Lengths | None = None,
 ) -> Iterator[Request]:
     """``requests`` requests of a workload at ``rate`` per second on average.
+
+    Without a rate every conversation begins at 0: they come one after the other, not in the order of time.
 
     Args:
         name: a bundled workload (``chat``, ``rag``, ``agentic``, ``fixed``) or one of your own.
@@ -61,9 +64,11 @@ def synthesize(
         chosen = replace(chosen, question=_lengths(input_tokens))
     if output_tokens is not None:
         chosen = replace(chosen, answer=_lengths(output_tokens))
-    process = ArrivalProcess(rate, arrivals, shape)
+    process = None if rate is None else ArrivalProcess(rate, arrivals, shape)
     if chosen.turns is None and chosen.system is None and chosen.documents is None:
         return islice(_independent(chosen, process, seed), requests)
+    if process is None:
+        return islice(_one_by_one(chosen, seed), requests)
     return islice(_conversations(chosen, process, seed), requests)
 
 
@@ -71,12 +76,13 @@ def _lengths(value: int | str | Lengths) -> Lengths:
     return parse_lengths(str(value)) if isinstance(value, (int, str)) else value
 
 
-def _independent(chosen: Workload, process: ArrivalProcess, seed: int) -> Iterator[Request]:
+def _independent(chosen: Workload, process: ArrivalProcess | None, seed: int) -> Iterator[Request]:
     """Requests that share nothing: the short way for long streams."""
     question = chosen.question.sampler(stream(seed, "question"))
     answer = chosen.answer.sampler(stream(seed, "answer"))
     prompt_start, output_start = OWN_BASE, OUTPUT_BASE
-    for index, now in enumerate(process.times(stream(seed, "arrivals"))):
+    times = repeat(0.0) if process is None else process.times(stream(seed, "arrivals"))
+    for index, now in enumerate(times):
         asked, answered = question() or 1, answer() or 1
         if answered > MAX_OUTPUT_TOKENS:
             answered = MAX_OUTPUT_TOKENS
@@ -126,6 +132,17 @@ class _Conversation:
         """``s12`` is the 13th conversation to begin; ``e3`` the 4th before time 0, counted backwards."""
         return f"s{self.number}" if self.number < _EARLIER else f"e{self.number - _EARLIER}"
 
+    def request(self, index: int, now: float, turns: Turns | None) -> Request:
+        """The next turn, at ``now``; request number ``index`` of the trace."""
+        turn, name = self.turn, f"{index:06d}"
+        prompt = self.ask(turns)
+        prompt_tokens = self.shared_tokens + self.own
+        output = self.answer(index)
+        follows = None if self.latest is None else (self.latest, self.thinks_s[turn - 1])
+        self.latest = name
+        session = None if turns is None else self.name
+        return Request(name, now, prompt, prompt_tokens, output, self.answers[turn], 0, session, follows)
+
     def ask(self, turns: Turns | None) -> TokenRuns:
         """Add the turn's text to the context, compacting it when it would outgrow its limit."""
         text = self.texts[self.turn]
@@ -168,21 +185,26 @@ def _conversations(chosen: Workload, process: ArrivalProcess, seed: int) -> Iter
             next_start = next(starts)
             continue
         now, _, talk = live[0]
-        turn = talk.turn
-        prompt = talk.ask(turns)
-        prompt_tokens = talk.shared_tokens + talk.own
-        output_tokens = talk.answers[turn]
-        output = talk.answer(index)
+        request = talk.request(index, now, turns)
         if talk.turn < len(talk.texts):
-            heapq.heapreplace(live, (now + talk.gaps_s[turn], talk.number, talk))
+            heapq.heapreplace(live, (now + talk.gaps_s[talk.turn - 1], talk.number, talk))
         else:
             heapq.heappop(live)
-        session = None if turns is None else talk.name
-        name, latest = f"{index:06d}", talk.latest
-        follows = None if latest is None else (latest, talk.thinks_s[turn - 1])
-        talk.latest = name
-        yield Request(name, now, prompt, prompt_tokens, output, output_tokens, 0, session, follows)
+        yield request
         index += 1
+
+
+def _one_by_one(chosen: Workload, seed: int) -> Iterator[Request]:
+    """Every conversation from time 0, whole, one after the other."""
+    begin = _Beginnings(chosen, seed, "")
+    index = 0
+    for number in count():
+        talk, now = begin.conversation(number), 0.0
+        while talk.turn < len(talk.texts):
+            yield talk.request(index, now, chosen.turns)
+            index += 1
+            if talk.turn < len(talk.texts):
+                now += talk.gaps_s[talk.turn - 1]
 
 
 def _under_way(

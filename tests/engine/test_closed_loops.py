@@ -57,11 +57,12 @@ class Loop:
     limit: int | None
     conversations: bool
     reaction_s: float
+    sessions: int | None = None
 
     def arrivals(self, workload: Iterable[Request]) -> Arrivals:
         inner: Arrivals = Arrivals(workload)
         if self.conversations:
-            inner = Conversations(workload, self.reaction_s)
+            inner = Conversations(workload, self.reaction_s, self.sessions)
         return inner if self.limit is None else InFlightLimit(inner, self.limit, self.reaction_s)
 
 
@@ -70,18 +71,20 @@ loops = st.builds(
     st.sampled_from([None, 1, 1, 2, 3, 8]),
     st.booleans(),
     st.sampled_from([0.0, 0.0, 0.001, 0.005, 0.017, 0.3]),
+    st.sampled_from([None, None, 1, 2, 5]),
 )
 
 
 @st.composite
 def conversing(draw: st.DrawFn, workload: Sequence[Request]) -> list[Request]:
-    """Some of the requests follow an earlier one."""
+    """Some of the requests belong to a session, and some follow an earlier one."""
     found: list[Request] = []
     for request in workload:
         follows = None
         if found and draw(st.booleans()):
             follows = draw(st.sampled_from(found)).id, draw(st.sampled_from([0.0, 0.0, 0.004, 0.1]))
-        found.append(request._replace(follows=follows))
+        session = draw(st.sampled_from([None, None, "p", "q"]))
+        found.append(request._replace(follows=follows, session=session))
     return found
 
 
@@ -154,15 +157,34 @@ def expected_sends(
     workload: list[Request], loop: Loop, rows: dict[str, RequestRow]
 ) -> Iterator[tuple[Request, float]]:
     """The clients once more, knowing every answer: requests in the order in which they are sent, and when."""
-    place = {request.id: number for number, request in enumerate(workload)}
-    due, waiting = [], {}
+    sessions: dict[str, list[int]] = {}
+    session_of: dict[str, str] = {}
     for number, request in enumerate(workload):
-        follows = request.follows if loop.conversations else None
-        if follows is None:
-            due.append((request.arrival_s, number))
-        else:
-            waiting.setdefault(follows[0], []).append((follows[1], number))
-    heapq.heapify(due)
+        follows = request.follows
+        name = request.session or (session_of.get(follows[0], request.id) if follows else request.id)
+        name = name if loop.conversations else request.id
+        session_of[request.id] = name
+        sessions.setdefault(name, []).append(number)
+    began = {name: min(workload[n].arrival_s for n in numbers) for name, numbers in sessions.items()}
+    later = sorted(sessions, key=began.__getitem__)
+    left = {name: len(numbers) for name, numbers in sessions.items()}
+    due: list[tuple[float, int]] = []
+    waiting: dict[str, list[tuple[float, int]]] = {}
+
+    def begin(now: float) -> None:
+        name = later.pop(0)
+        for number in sessions[name]:
+            follows = workload[number].follows if loop.conversations else None
+            if follows and session_of.get(follows[0]) == name:
+                waiting.setdefault(follows[0], []).append((follows[1], number))
+            else:
+                own_s = workload[number].arrival_s
+                heapq.heappush(due, (own_s + max(0.0, now - began[name]), number))
+
+    while later and (
+        not loop.conversations or loop.sessions is None or len(sessions) - len(later) < loop.sessions
+    ):
+        begin(0.0)
     slots = [float("-inf")] * (len(workload) if loop.limit is None else loop.limit)
     answers: list[tuple[float, str]] = []
     while due or answers:
@@ -174,6 +196,9 @@ def expected_sends(
             heapq.heappush(slots, when + loop.reaction_s)
             for gap_s, number in waiting.pop(name, ()):
                 heapq.heappush(due, (when + loop.reaction_s + gap_s, number))
+            left[session_of[name]] -= 1
+            if later and not left[session_of[name]]:
+                begin(when + loop.reaction_s)
         if not due:
             continue
         own_s, number = heapq.heappop(due)
@@ -182,7 +207,7 @@ def expected_sends(
         row = rows.get(request.id)
         heapq.heappush(answers, (now if row is None else row.finish_s, request.id))
     assert not waiting
-    assert len(place) == len(workload)
+    assert not later
 
 
 @FUZZ
@@ -363,6 +388,22 @@ def test_a_turn_whose_first_half_was_left_out_comes_at_its_own_time() -> None:
     turns = Conversations(workload, 0.02)
     assert turns.turns == 0
     assert [row.arrival_s for row in served(turns, ROOMY)] == [0.0, 0.1, 0.2]
+
+
+def test_so_many_sessions_at_a_time_each_at_its_own_pace() -> None:
+    workload = [
+        request._replace(session=f"s{n // 3}", follows=(f"{n - 1}", 0.5) if n % 3 else None)
+        for n, request in enumerate(fixed(9))
+    ]
+    turns = Conversations(workload, 0.02, 1)
+    assert (turns.sessions, turns.turns) == (3, 6)
+    rows = served(turns, ROOMY)
+    assert [row.id for row in rows] == [f"{n}" for n in range(9)]
+    for before, row in pairwise(rows):
+        think_s = 0.5 if int(row.id) % 3 else 0.0
+        assert row.arrival_s == before.finish_s + 0.02 + think_s
+    both = served(Conversations(workload, 0.02, 2), ROOMY)
+    assert both[-1].finish_s < 0.8 * rows[-1].finish_s
 
 
 def test_a_request_turned_away_is_an_answer() -> None:

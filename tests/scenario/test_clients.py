@@ -144,6 +144,27 @@ def test_the_offline_optimum_goes_with_a_limit_and_not_with_turns() -> None:
         play({**belady, "workload.turns": "answered"})
 
 
+def test_so_many_users_one_session_after_the_other() -> None:
+    users = {**LINEAR, **POOL, "workload.synthesize": "chat", "workload.requests": 200,
+             "workload.turns": "answered", "workload.max_sessions": 10}  # fmt: skip
+    document, rows = play(users)
+    assert metrics(document)["max_sessions"] == 10
+    assert len(rows) == 200
+    # All begin at once: nothing else says when.
+    assert sorted(row.arrival_s for row in rows)[9] == 0.0
+    assert busiest(rows) <= 10
+    more, _ = play({**users, "workload.max_sessions": 40})
+    assert more["totals"]["makespan_s"] < document["totals"]["makespan_s"]
+    with pytest.raises((SpecError, UsageError), match="'max_sessions' needs 'turns: answered'"):
+        load_scenario(None, {**users, "workload.turns": "timed"})
+
+
+def test_a_limit_alone_leaves_conversations_their_times() -> None:
+    document, rows = play({**LINEAR, **POOL, **CHAT, "workload.rate": None, "workload.max_in_flight": 30})
+    assert metrics(document)["held_back"] < 200
+    assert max(row.arrival_s for row in rows) > 10.0
+
+
 @pytest.mark.parametrize("value", [0, -1, 2.5, "many", True])
 def test_a_limit_is_a_whole_number_from_one(value: object) -> None:
     with pytest.raises((SpecError, UsageError), match="max_in_flight"):

@@ -151,6 +151,18 @@ def test_a_delay_counts_from_the_answer_and_survives_writing(reading) -> None:
         assert "whose answer 2 turns waited for is not kept" in writer(name)(found, io.StringIO())
 
 
+def test_without_a_rate_conversations_come_whole_from_the_start() -> None:
+    found = list(synthesize("chat", 100, None, 3))
+    names = [item.session for item in found]
+    assert names == sorted(names, key=names.index)  # each in one piece
+    assert all(item.arrival_s == 0.0 for item in found if item.follows is None)
+    with_rate = {item.id: item for item in synthesize("chat", 400, 5.0, 3)}
+    first = [item for item in with_rate.values() if item.session == "s0"]
+    ours = [item for item in found if item.session == "s0"]
+    assert [item.prompt_tokens for item in first] == [item.prompt_tokens for item in ours][: len(first)]
+    assert {item.arrival_s for item in synthesize("fixed", 10, None, 3)} == {0.0}
+
+
 def test_synthetic_turns_follow_the_turn_before_after_its_think_time() -> None:
     found = {item.id: item for item in synthesize("chat", 400, 5.0, 3)}
     later = [item for item in found.values() if item.follows is not None]

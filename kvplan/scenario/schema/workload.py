@@ -29,11 +29,14 @@ class WorkloadPart(Part):
     output_tokens: Tokens | None = None
     max_in_flight: Positive | None = None
     turns: Literal["timed", "answered"] = "timed"
+    max_sessions: Positive | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.trace is None) == (self.synthesize is None):
             raise ValueError("a workload needs either 'trace' or 'synthesize'")
+        if self.max_sessions is not None and self.turns != "answered":
+            raise ValueError("'max_sessions' needs 'turns: answered': timed turns do not wait for a session")
         if self.trace is not None:
             synthetic = [name for name in _OF_SYNTHETIC if self._chosen(name)]
             if synthetic:
