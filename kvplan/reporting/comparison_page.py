@@ -58,7 +58,7 @@ def _content(found: Comparison, a: Named, b: Named) -> dict[str, Any]:
         "key_figures": _key_figures(found),
         "results": [(name, plain(file, 200), subject(result)) for name, file, result in both],
         "scenario": shown.get("Scenario"),
-        "outcome": [shown[name] for name in ("Latency", "Totals", "Memory strategies") if name in shown],
+        "outcome": [shown[name] for name in ("Latency", "Totals", "Clients and strategies") if name in shown],
         "notes": [plain(note, 400) for note in found.notes],
         "commands": [(name, plain(result.provenance.command, 4000)) for name, _, result in both],
         "versions": [tables.versions_of(result.provenance) for _, _, result in both],

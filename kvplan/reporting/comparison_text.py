@@ -54,7 +54,7 @@ def headline(found: Comparison) -> str:
 def groups(found: Comparison) -> list[tuple[str, Sequence[Change]]]:
     """What differs except latencies, under its titles."""
     return [
-        ("Scenario", found.scenario), ("Totals", found.totals), ("Memory strategies", found.strategies),
+        ("Scenario", found.scenario), ("Totals", found.totals), ("Clients and strategies", found.strategies),
     ]  # fmt: skip
 
 

@@ -81,7 +81,14 @@ _OPTIONS = {"latency.model": "--latency"}
 """Options that are not called as their field."""
 
 _REPLACED = {
-    "workload.trace": ("synthesize", "requests", "prompt_tokens", "output_tokens"),
+    "workload.trace": (
+        "synthesize",
+        "requests",
+        "prompt_tokens",
+        "output_tokens",
+        "arrivals",
+        "burstiness",
+    ),
     "workload.synthesize": (
         "trace",
         "limit",

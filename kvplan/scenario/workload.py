@@ -58,6 +58,8 @@ class Workload:
             part.requests or DEFAULT_REQUESTS,
             None if self.at_once else (part.rate or DEFAULT_RATE) * part.rate_scale,
             self.seed,
+            arrivals=part.arrivals,
+            shape=part.burstiness,
             input_tokens=part.prompt_tokens,
             output_tokens=part.output_tokens,
         )

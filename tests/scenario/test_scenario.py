@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from kvplan.errors import SpecError, UsageError
 from kvplan.scenario.load import dump_scenario, load_scenario, parse_assignment
+from kvplan.scenario.workload import open_workload
 
 MINIMAL = """\
 cache: {blocks: 100}
@@ -180,3 +182,28 @@ def test_what_only_a_trace_has_is_refused_for_a_synthetic_workload(
     # What a scenario says when it is written out whole is what it would be anyway.
     whole = load_scenario(None, flags).to_dict()["workload"]
     assert load_scenario(None, {**flags, **{f"workload.{key}": found for key, found in whole.items()}})
+
+
+def test_synthetic_lengths_and_arrivals_may_be_distributions() -> None:
+    flags = {"model": "llama-3.1-8b", "gpu": "h100-sxm", "workload.synthesize": "fixed"}
+    drawn = {"workload.prompt_tokens": "uniform:512-1536", "workload.output_tokens": "lognormal:200,0.5",
+             "workload.arrivals": "gamma", "workload.burstiness": 0.25}  # fmt: skip
+    scenario = load_scenario(None, {**flags, **drawn})
+    assert scenario.workload.prompt_tokens == "uniform:512-1536"
+    assert load_scenario(None, {**flags, "workload.prompt_tokens": "2k"}).workload.prompt_tokens == 2048
+    found = list(open_workload(scenario.workload, 1).requests())
+    lengths = [request.prompt_tokens for request in found]
+    assert min(lengths) >= 512
+    assert max(lengths) <= 1536
+    assert len(set(lengths)) > 100
+    gaps = [b.arrival_s - a.arrival_s for a, b in pairwise(found)]
+    mean = sum(gaps) / len(gaps)
+    # Gamma gaps of shape 1/4 vary twice as much as they are long.
+    assert (sum((gap - mean) ** 2 for gap in gaps) / len(gaps)) ** 0.5 / mean == pytest.approx(2.0, rel=0.2)
+    for name, value, message in (
+        ("prompt_tokens", "uniform:9-2", "is not a distribution"), ("prompt_tokens", "lots", "no.* token count"),
+        ("output_tokens", 0, "greater than"), ("output_tokens", True, "prompt|output_tokens"),
+        ("arrivals", "sometimes", "poisson"),
+    ):  # fmt: skip
+        with pytest.raises((SpecError, UsageError), match=message):
+            load_scenario(None, {**flags, f"workload.{name}": value})

@@ -1,12 +1,39 @@
 """What is asked for, and how fast it should be served."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from kvplan.scenario.schema.part import Part, Positive, Rate, Scale, Seconds, Tokens
+from kvplan.errors import UsageError
+from kvplan.scenario.schema.part import Part, Positive, Rate, Scale, Seconds
+from kvplan.units import parse_tokens
 
-_OF_SYNTHETIC = ("requests", "prompt_tokens", "output_tokens")
+
+def _lengths(value: object) -> object:
+    """A number of tokens stays one; a distribution is checked, and kept as it was written."""
+    if isinstance(value, str) and ":" in value:
+        from kvplan.traces.lengths import parse_lengths
+
+        try:
+            parse_lengths(value)
+        except UsageError as exc:
+            raise ValueError(f"{exc.message}; {exc.hint}") from exc
+        return value
+    if isinstance(value, str):
+        try:
+            return parse_tokens(value)
+        except UsageError as exc:
+            raise ValueError(exc.message) from exc
+    return value
+
+
+TokenLengths = Annotated[
+    Annotated[int, Field(strict=True, ge=1, le=1 << 40)] | Annotated[str, Field(max_length=200)],
+    BeforeValidator(_lengths),
+]
+"""So many tokens each, or a distribution (``uniform:100-200``; ``kvplan.traces.lengths.parse_lengths``)."""
+
+_OF_SYNTHETIC = ("requests", "prompt_tokens", "output_tokens", "arrivals", "burstiness")
 _OF_TRACES = ("limit", "format", "time_scale", "block_size", "smooth", "sort", "clamp_outputs")
 
 
@@ -25,8 +52,10 @@ class WorkloadPart(Part):
     synthesize: str | None = None
     requests: Positive | None = None
     rate: Rate | None = None
-    prompt_tokens: Tokens | None = None
-    output_tokens: Tokens | None = None
+    arrivals: Literal["poisson", "gamma", "weibull", "constant"] = "poisson"
+    burstiness: Scale = 1.0
+    prompt_tokens: TokenLengths | None = None
+    output_tokens: TokenLengths | None = None
     max_in_flight: Positive | None = None
     turns: Literal["timed", "answered"] = "timed"
     max_sessions: Positive | None = None
