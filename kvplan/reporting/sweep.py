@@ -76,14 +76,39 @@ def _short(key: str, keys: Sequence[str]) -> str:
 
 def remarks(document: Mapping[str, Any]) -> list[str]:
     """What the table does not say: failures with their reasons, what was not served, missed objectives."""
+    found = document.get("highest")
+    answer = [] if found is None else [highest_sentence(found)]
     said: dict[str, list[str]] = {}
     for point in document["points"]:
         for text in _remarks(point):
             said.setdefault(text, []).append(str(point["point"]))
-    return [
+    return answer + [
         f"{'point' if len(numbers) == 1 else 'points'} {sentence_list(numbers)}: {text}"
         for text, numbers in said.items()
     ]
+
+
+_LOADS = {
+    "workload.rate": "{} requests a second",
+    "workload.rate_scale": "{} times the trace's rate",
+    "workload.max_in_flight": "{} requests in flight",
+    "workload.max_sessions": "{} sessions at a time",
+}
+
+
+def load_text(key: str, value: float) -> str:
+    """A value of a field in words, where it is a kind of load."""
+    return _LOADS.get(key, f"{plain(key)} = {{}}").format(f"{value:g}")
+
+
+def highest_sentence(found: Mapping[str, Any]) -> str:
+    """The answer of a search for the highest value."""
+    key, passed, missed = found["key"], found["passed"], found["missed"]
+    if passed is None:
+        least = "" if missed is None else f", not even at {load_text(key, missed)}"
+        return f"the objectives are not met{least}"
+    beyond = "nothing higher was tried" if missed is None else f"at {missed:g} not"
+    return f"every objective is met up to {load_text(key, passed)} ({beyond})"
 
 
 def _remarks(point: Point) -> Iterator[str]:

@@ -10,7 +10,7 @@ from kvplan.reporting import tables
 from kvplan.reporting.csv import table_csv
 from kvplan.reporting.figures import COLOURS, SYMBOLS, Axis, Figure, Line, Rule, Unit
 from kvplan.reporting.schema.sweep import Figures, Point, Sweep
-from kvplan.reporting.sweep import MISSED, csv_columns, csv_rows, point_table, remarks
+from kvplan.reporting.sweep import MISSED, csv_columns, csv_rows, highest_sentence, point_table, remarks
 from kvplan.reporting.tables import Table
 from kvplan.reporting.verdict import Tone, Verdict
 from kvplan.reporting.wording import (
@@ -57,7 +57,8 @@ def sweep_csv(sweep: Sweep) -> str:
 
 def _content(sweep: Sweep) -> dict[str, Any]:
     document = sweep.document()
-    notes = [note for note in remarks(document) if not note.endswith(MISSED)]  # the table has a column for it
+    # The table has a column for objectives, and the headline the answer of a search.
+    notes = [note for note in remarks({**document, "highest": None}) if not note.endswith(MISSED)]
     provenance = sweep.provenance
     return {
         "kind": "sweep",
@@ -103,7 +104,11 @@ def sweep_verdict(sweep: Sweep) -> Verdict:
     judged = [(point, figures) for point, figures in done if figures.slo_met is not None]
     met = [point for point, figures in judged if figures.slo_met and figures.served]
     tone: Tone = "neutral"
-    if not done:
+    if sweep.highest is not None:
+        passed = sweep.highest.passed is not None
+        headline = f"{subject(sweep)}: {highest_sentence(sweep.highest.model_dump())}."
+        tone = "met" if passed else "missed"
+    elif not done:
         headline, tone = f"None of the {plural(number, 'point')} could be simulated.", "missed"
     elif judged:
         who = "All" if len(met) == number else str(len(met) or "None")

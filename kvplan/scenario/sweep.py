@@ -21,6 +21,7 @@ from kvplan.provenance import InputFile, input_file, provenance
 from kvplan.scenario.axes import Axis, points
 from kvplan.scenario.load import load_scenario, read_scenario
 from kvplan.scenario.schema import Scenario
+from kvplan.specs.document import YamlDocument
 
 SCHEMA = "kvplan.sweep/1"
 
@@ -40,7 +41,7 @@ class Sweep:
     """Everything a sweep is about to do.
 
     Args:
-        path: scenario file, ``-`` for standard input, or None when flags say everything.
+        path: scenario file, ``-`` for standard input, what was read of either, or None when flags say all.
         axes: what is varied.
         flags: dotted key to value, for every point.
         assignments: ``a.b=value`` texts, for every point.
@@ -53,7 +54,7 @@ class Sweep:
 
     def __init__(
         self,
-        path: str | None,
+        path: str | YamlDocument | None,
         axes: Sequence[Axis],
         *,
         flags: Mapping[str, Any] | None = None,
@@ -62,7 +63,7 @@ class Sweep:
     ) -> None:
         if not axes:
             raise UsageError("nothing is varied", hint="say for example --vary cache.eviction=lru,lfu")
-        document = read_scenario(path)
+        document = path if isinstance(path, YamlDocument) else read_scenario(path)
         self.axes = tuple(axes)
         self.points = points(axes)
         self.scenarios: list[Scenario | KvplanError] = []

@@ -31,6 +31,12 @@ def sweep(
             "--vary", help="A field and its values: cache.eviction=lru,lfu or cache.blocks=1000..4000:1000."
         ),
     ] = None,
+    highest: Annotated[
+        str | None,
+        typer.Option(
+            "--highest", help="Instead: search the highest value that meets the SLO: workload.rate=0.5..64."
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option("--model", autocompletion=model_names, help="Model name, spec or config.json."),
@@ -58,11 +64,14 @@ def sweep(
 ) -> None:
     """Simulate a scenario at every combination of the values varied, and compare: one row a point.
 
-    A point that fails is a row with its reason. Exit code 3: no point fits; 1: a point failed otherwise.
+    A point that fails is a row with its reason. Exit code 3: no point fits, or none that was searched meets
+    the SLO; 1: a point failed otherwise.
     """
     from kvplan.cli.files import check_outputs
     from kvplan.cli.interrupts import Interrupts
+    from kvplan.errors import UsageError
     from kvplan.scenario.axes import parse_axis
+    from kvplan.scenario.highest import Search, parse_bounds
     from kvplan.scenario.sweep import Sweep
 
     flags = {
@@ -70,12 +79,21 @@ def sweep(
         "workload.rate": rate, "seed": seed,
     }  # fmt: skip
     axes = [parse_axis(text) for text in vary or []]
-    planned = Sweep(scenario, axes, flags=flags, assignments=assign or [], count=requests)
+    planned: Sweep | Search
+    if highest is None:
+        planned = Sweep(scenario, axes, flags=flags, assignments=assign or [], count=requests)
+        total = len(planned.points)
+    elif axes:
+        raise UsageError("--vary and --highest exclude each other", hint="give one of them")
+    else:
+        bounds = parse_bounds(highest)
+        planned = Search(scenario, bounds, flags=flags, assignments=assign or [], count=requests)
+        total = None
     standard = check_outputs({"-o": output, "--html": html}, {"the scenario": scenario, "the trace": trace})
     stopped: Interrupted | None = None
     try:
         with Interrupts():
-            planned.execute(jobs or _cpus(), None if quiet else _progress(len(planned.points)))
+            planned.execute(jobs or _cpus(), None if quiet else _progress(total))
     except Interrupted as exc:
         stopped = exc
     document = planned.document(["kvplan", *sys.argv[1:]])
@@ -85,7 +103,15 @@ def sweep(
     if stopped is not None:
         place = f"in {output}" if output not in (None, "-") else "above"
         raise Interrupted(f"the sweep was interrupted; the points done until then are {place}")
-    _judge(planned)
+    if isinstance(planned, Search):
+        _judge(planned.sweep())
+        if planned.passed is None:
+            raise AnswerIsNo(
+                f"no {planned.bounds.key} from {planned.bounds.low:g} on meets every objective",
+                hint="look lower, or see the figures above for what is missed",
+            )
+    else:
+        _judge(planned)
 
 
 def _cpus() -> int:
@@ -93,7 +119,7 @@ def _cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _progress(total: int) -> Any:
+def _progress(total: int | None) -> Any:
     """Rewrites one line of a terminal; silent anywhere else."""
     if not sys.stderr.isatty():
         return None
@@ -101,9 +127,12 @@ def _progress(total: int) -> Any:
 
     def show(done: int) -> None:
         spent = time.monotonic() - started
-        left = spent / done * (total - done)
-        end = "\r\x1b[K" if done == total else ""
-        sys.stderr.write(f"\r\x1b[K{done} of {total} points  {left:,.0f} s left{end}")
+        if total is None:
+            sys.stderr.write(f"\r\x1b[K{done} points, {spent:,.0f} s\r")
+        else:
+            left = spent / done * (total - done)
+            end = "\r\x1b[K" if done == total else ""
+            sys.stderr.write(f"\r\x1b[K{done} of {total} points  {left:,.0f} s left{end}")
         sys.stderr.flush()
 
     return show

@@ -76,6 +76,14 @@ class Point(Part):
         return self
 
 
+class Highest(Part):
+    """What a search over one axis found: the highest value that met all objectives, the lowest that missed."""
+
+    key: Key
+    passed: Amount | None
+    missed: Amount | None
+
+
 class Sweep(Part):
     """A whole ``kvplan.sweep/1`` document."""
 
@@ -85,6 +93,7 @@ class Sweep(Part):
     scenario: dict[str, Any] | None
     points: Annotated[list[Point], Field(min_length=1, max_length=MAX_POINTS)]
     provenance: Provenance
+    highest: Highest | None = None
 
     @model_validator(mode="after")
     def _points_have_the_axes(self) -> Self:
@@ -103,4 +112,7 @@ class Sweep(Part):
 
     def document(self) -> dict[str, Any]:
         """The document as ``kvplan sweep -o`` wrote it."""
-        return self.model_dump(mode="json", by_alias=True)
+        whole = self.model_dump(mode="json", by_alias=True)
+        if self.highest is None:
+            del whole["highest"]
+        return whole

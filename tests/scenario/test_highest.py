@@ -1,0 +1,166 @@
+"""The highest load that meets every objective."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvplan.cli.app import run as command
+from kvplan.errors import KvplanError, UsageError
+from kvplan.reporting.schema.sweep import Sweep as Document
+from kvplan.reporting.sweep import remarks
+from kvplan.reporting.sweep_page import sweep_verdict
+from kvplan.scenario import highest
+from kvplan.scenario.highest import PRECISION, Bounds, Search, parse_bounds
+from kvplan.scenario.load import load_scenario
+from kvplan.scenario.run import Run
+
+FLAGS: dict[str, Any] = {
+    "latency.model": "linear", "latency.a": 0.005, "latency.b": 2e-5, "latency.c": 1e-8, "cache.blocks": 3000,
+    "engine.max_num_batched_tokens": 2048, "engine.max_model_len": 16384, "workload.synthesize": "fixed",
+    "workload.requests": 150, "workload.prompt_tokens": 500, "workload.output_tokens": 20,
+    "slo.ttft_p99_s": 0.2,
+}  # fmt: skip
+
+
+def searched(text: str, **flags: Any) -> Search:
+    found = Search(None, parse_bounds(text), flags={**FLAGS, **flags})
+    found.execute()
+    return found
+
+
+def passes(**flags: Any) -> bool:
+    run = Run(load_scenario(None, {**FLAGS, **flags}))
+    run.execute()
+    return all(item["passed"] for item in run.result([])["slo"])
+
+
+def test_the_answer_passes_and_a_little_more_does_not() -> None:
+    found = searched("workload.rate=1..500")
+    assert found.passed is not None
+    assert found.missed is not None
+    assert found.passed < found.missed <= found.passed * (1 + PRECISION) * 1.001
+    assert passes(**{"workload.rate": found.passed})
+    assert not passes(**{"workload.rate": found.missed})
+    assert len(found.tried) < 25
+
+
+def test_whole_numbers_end_side_by_side() -> None:
+    found = searched("workload.max_in_flight=1..64", **{"slo.ttft_p99_s": 0.05})
+    assert found.passed is not None
+    assert all(value == int(value) for value in found.tried)
+    assert found.missed == found.passed + 1 or found.missed <= found.passed * (1 + PRECISION)
+    assert {type(value) for value in found.sweep().axes[0].values} == {int}
+
+
+def test_everything_passes_or_nothing_does() -> None:
+    easy = searched("workload.rate=1..2")
+    assert (easy.passed, easy.missed, len(easy.tried)) == (2.0, None, 2)
+    hard = searched("workload.rate=1..2", **{"slo.ttft_p99_s": 1e-6})
+    assert (hard.passed, hard.missed) == (None, 1.0)
+
+
+def test_requests_that_are_not_served_meet_nothing() -> None:
+    found = searched("engine.max_model_len=100..1000", **{"slo.ttft_p99_s": 100.0})
+    # Fewer tokens than a request has: all are turned away.
+    assert found.passed is None or found.passed >= 520
+
+
+def test_without_an_objective_there_is_nothing_to_meet() -> None:
+    with pytest.raises(UsageError, match="good enough") as caught:
+        searched("workload.rate=1..2", **{"slo.ttft_p99_s": None})
+    assert "slo.ttft_p99_s=1" in str(caught.value.hint)
+
+
+def test_what_is_wrong_everywhere_is_said_at_once() -> None:
+    with pytest.raises(KvplanError, match="unknown field"):
+        searched("workload.rat=1..2")
+
+
+def test_a_point_that_breaks_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kvplan.scenario import sweep
+
+    seen: list[float] = []
+
+    def broken(document: dict[str, Any]) -> dict[str, Any]:
+        seen.append(document["workload"]["rate"])
+        return sweep._failure(KvplanError("boom"))
+
+    monkeypatch.setattr(sweep, "simulate_point", broken)
+    found = searched("workload.rate=1..64")
+    assert seen == [1.0, 64.0]
+    assert found.passed is None
+    assert found.sweep().complete
+
+
+@given(st.floats(0.01, 1e6), st.floats(1.0001, 1e6), st.integers(1, 8), st.booleans(), st.floats(0.0, 1.0))
+def test_any_threshold_is_found(low: float, ratio: float, jobs: int, whole: bool, where: float) -> None:
+    low = float(max(1, round(low))) if whole else low
+    high = float(round(low * ratio) + 1) if whole else low * ratio
+    bounds = Bounds("k", low, high, whole)
+    threshold = low * (high / low) ** where
+    passed, missed, rounds = low, high, 0
+    while values := bounds.between(passed, missed, jobs):
+        rounds += 1
+        assert rounds <= highest.MOST_ROUNDS
+        assert all(passed < value < missed for value in values)
+        assert len(values) <= jobs
+        passed = max([passed, *(value for value in values if value <= threshold)])
+        missed = min([missed, *(value for value in values if value > threshold)])
+    assert missed <= passed * (1 + PRECISION) + (1 if whole else 0.0) or missed - passed < 0.02 * missed
+
+
+@pytest.mark.parametrize(
+    "text", ["workload.rate", "=1..2", "workload.rate=1", "workload.rate=2..1", "workload.rate=0..5",
+             "workload.rate=-1..5", "workload.rate=1..2:1", "workload.rate=a..b", "workload.rate=1..nan"],
+)  # fmt: skip
+def test_bounds_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(UsageError, match="--highest"):
+        parse_bounds(text)
+
+
+def test_rates_are_real_and_limits_are_whole() -> None:
+    assert not parse_bounds("workload.rate=1..64").whole
+    assert parse_bounds("workload.max_in_flight=1..64").whole
+    assert not parse_bounds("cache.pinned.memory=0.1..1").whole
+
+
+COMMAND = [
+    "sweep", "--set", "latency.model=linear", "--set", "latency.a=0.005", "--set", "latency.b=2e-05", "--set",
+    "latency.c=1e-08", "--set", "cache.blocks=3000", "--set", "engine.max_num_batched_tokens=2048", "--set",
+    "engine.max_model_len=16384", "--synthesize", "fixed", "-n", "60", "--set", "slo.ttft_p99_s=0.2", "-j", "1",
+]  # fmt: skip
+
+
+def test_the_command_answers_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, page = tmp_path / "s.json", tmp_path / "s.html"
+    words = [*COMMAND, "--highest", "workload.rate=1..200", "-o", str(out), "--html", str(page)]
+    assert command(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    document = json.loads(out.read_text())
+    answer = document["highest"]
+    assert lines[-2].startswith("- every objective is met up to ") or any(
+        f"met up to {answer['passed']:g} requests a second" in line for line in lines
+    )
+    assert max(map(len, lines)) <= 80
+    read = Document.model_validate(document)
+    assert read.document() == document
+    assert f"up to {answer['passed']:g} requests a second" in sweep_verdict(read).headline
+    assert remarks(document)[0].startswith("every objective is met up to")
+    assert "requests a second" in page.read_text()
+    rates = [point["values"]["workload.rate"] for point in document["points"]]
+    assert rates == sorted(rates)
+
+
+def test_no_load_that_passes_is_exit_code_3(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*COMMAND, "--set", "slo.ttft_p99_s=1e-06", "--highest", "workload.max_in_flight=1..8"]
+    assert command(words) == 3
+    printed = capsys.readouterr()
+    assert "not even at 1 requests in flight" in printed.out
+    assert "no workload.max_in_flight from 1 on" in printed.err
+    assert command([*COMMAND, "--highest", "workload.rate=1..2", "--vary", "seed=1,2"]) == 2
