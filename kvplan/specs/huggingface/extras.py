@@ -12,6 +12,7 @@ from kvplan.specs.model import Block, ExtraWeights
 def extra_weights(config: Config, stack: Sequence[Block]) -> tuple[ExtraWeights, ...]:
     """Per-layer embeddings and their projections, alternating updates, experts of attention, wide inputs."""
     found = [*_per_layer(config, len(stack)), *_alternating(config, len(stack))]
+    found += _ngrams(config)
     if config.model_type == "jetmoe":
         found += _attention_experts(config, len(stack))
     if config.model_type == "zamba":
@@ -45,6 +46,22 @@ def _alternating(config: Config, layers: int) -> Iterator[ExtraWeights]:
     rank = config.integer("laurel_rank", 0, least=0)
     if rank and config.model_type.startswith("gemma3n"):
         yield _extra("low-rank residuals", layers * hidden * (2 * rank + 1))
+
+
+def _ngrams(config: Config) -> Iterator[ExtraWeights]:
+    """LongCat-Flash-Lite: hashed embeddings of the last 2, 3 ... tokens, projected and added.
+
+    Table i has ``ratio x vocabulary + 2 i + 1`` rows; a row is the hidden size over the number of tables.
+    """
+    ratio = config.optional("ngram_vocab_size_ratio")
+    if ratio is None:
+        return
+    hidden = config.count("hidden_size")
+    tables = config.count("emb_split_num") * (config.integer("emb_neighbor_num", least=2) - 1)
+    width = hidden // tables
+    rows = tables * ratio * config.count("vocab_size") + tables * tables
+    yield _extra("n-gram embeddings", rows * width, active=False)
+    yield _extra("n-gram projections", tables * width * hidden)
 
 
 def _attention_experts(config: Config, layers: int) -> Iterator[ExtraWeights]:

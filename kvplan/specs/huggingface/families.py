@@ -148,11 +148,15 @@ QK_NORM = _names(
 QK_NORM_FULL = _names("olmo2 olmo3 olmoe flex_olmo olmo_hybrid minimax_m2")
 """Queries and keys are normalised over all heads at once."""
 
-TWO_ATTENTIONS = frozenset({"longcat_flash"})
-"""A layer of the configuration is two attention layers, the first with the experts beside its MLP."""
+TWO_ATTENTIONS = ("longcat_flash",)
+"""Beginnings of types of which a layer is two attention layers, the first with the experts beside its MLP."""
 
 KIMI_DELTA = frozenset({"kimi_linear", "bailing_hybrid", "glm5_next", "glm5_next_text"})
 """Linear layers are Kimi delta attention."""
+
+LIGHTNING_ARCHITECTURES = ("BailingMoeV2_5", "BailingMoeV25", "BailingMoeLinear")
+"""Beginnings of architectures whose linear layers are lightning attention, whatever the ``model_type`` says:
+Ling 2.5 and 2.6 share theirs with the Kimi delta attention of Ling 3."""
 
 LIGHTNING = frozenset(
     {"minimax", "minimax_text_01", "bailing_moe_linear", "bailing_moe_v2_5", "minimax_m1", "MiniMaxText01"}
@@ -168,7 +172,7 @@ STANDARD = _names(
     glm_moe_dsa minicpm minicpm3 minimax_m2 minimax_m3 mistral4 ministral3 exaone ernie4_5 ernie4_5_moe
     dots1 hunyuan_v1_dense hunyuan_v1_moe seed_oss apertus arcee helium solar_open laguna mimo yi
     command-r deci nemotron-nas chatglm dbrx falcon gpt_bigcode jetmoe flex_olmo doge aria_text
-    mllama_text_model mllama openelm step3p7 step3p5
+    mllama_text_model mllama openelm step3p7 step3p5 longcat_flash_ngram ouro iquestloopcoder dory
     """
 )
 """Known to follow the common fields; unknown extra fields of these types do not change the cache."""

@@ -69,10 +69,9 @@ def number_of_layers(config: Config) -> int:
         raise config.error("a model needs at least one layer, found 0", "num_hidden_layers")
     if layers > MAX_LAYERS:
         raise config.error(f"{layers} layers is more than any model has", "num_hidden_layers")
-    if config.model_type == "hrm_text" and not config.has("num_layers_per_stack"):
-        # Every pass of the recurrence over the stack has a cache of its own.
-        return int(layers) * config.count("H_cycles") * (config.count("L_cycles") + 1)
-    return int(layers) * (2 if config.model_type in families.TWO_ATTENTIONS else 1)
+    if config.model_type == "hrm_text":  # two stacks; num_hidden_layers counts passes once both are there
+        return 2 * (config.optional("num_layers_per_stack") or int(layers))
+    return int(layers) * (2 if config.model_type.startswith(families.TWO_ATTENTIONS) else 1)
 
 
 def _kind(config: Config, key: str, value: object) -> str:

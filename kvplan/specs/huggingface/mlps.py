@@ -6,7 +6,7 @@ from kvplan.specs.huggingface import families
 from kvplan.specs.huggingface.config import Config, has_biases
 from kvplan.specs.mlp import DenseMlp, Mlp, MoeMlp
 
-SINGLE_PART = frozenset({"nemotron_h", "nemotron-h", "nemotron_h_puzzle"})
+SINGLE_PART = frozenset({"nemotron_h", "nemotron-h", "nemotron_h_puzzle", "dory"})
 """Every layer is one thing only: a mixer, an MLP or experts."""
 
 
@@ -23,7 +23,7 @@ def mlp(config: Config, layer: int, layers: int) -> Mlp | None:
     nested = config.sub("ffn_config")
     if nested is not None and has_experts(nested):  # DBRX
         return experts(nested)
-    if config.model_type in families.TWO_ATTENTIONS:
+    if config.model_type.startswith(families.TWO_ATTENTIONS):
         beside = dense(config, layer)
         return beside if layer % 2 else experts(config).model_copy(update={"dense": beside})
     if not has_experts(config) or not _is_sparse(config, layer, layers):

@@ -19,6 +19,7 @@ from kvplan.specs.huggingface.config import Config, text_config
 from kvplan.specs.huggingface.extras import extra_weights
 from kvplan.specs.huggingface.layers import layer_kinds, number_of_layers
 from kvplan.specs.huggingface.layout import segments
+from kvplan.specs.huggingface.loops import loops_words, unrolled
 from kvplan.specs.huggingface.mlps import mlp
 from kvplan.specs.huggingface.nas import nas_blocks
 from kvplan.specs.huggingface.parts import decoder_layers, draft, encoder, is_encoder_decoder, vision
@@ -73,9 +74,10 @@ def import_config(data: Mapping[str, Any], path: str, *, name: str, source: Sour
     warnings: list[str] = []
     try:
         stack = nas_blocks(config, layers) or _blocks(config, layers)
+        passes = unrolled(config, stack)
         new = refuse_unknown_fields(config)
-        spec = _assemble(config, data, stack, name, source, warnings)
-        warnings += unsaid(config)
+        spec = _assemble(config, data, stack, passes, name, source, warnings)
+        warnings += [*loops_words(len(stack), len(passes)), *unsaid(config)]
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         keys = ".".join(str(key) for key in first["loc"])
@@ -119,6 +121,7 @@ def _assemble(
     config: Config,
     data: Mapping[str, Any],
     stack: list[Block],
+    passes: list[Block],
     name: str,
     source: Source | None,
     warnings: list[str],
@@ -133,7 +136,7 @@ def _assemble(
         warnings.append(
             f"the checkpoint asks for a KV cache in {kv}; sized in {dtype} unless --dtype says so"
         )
-    names, blocks = _named(stack)
+    names, blocks = _named(passes)
     fields: dict[str, Any] = {
         "name": name,
         "family": slug(config.model_type or config.architecture or "model"),

@@ -91,6 +91,8 @@ def _implied_delta(config: Config) -> State:
 
 
 def _kimi(config: Config) -> State | None:
+    if config.architecture.startswith(families.LIGHTNING_ARCHITECTURES):
+        return None
     nested = config.sub("linear_attn_config")
     if nested is not None:
         return KimiDeltaState.model_construct(
@@ -182,7 +184,8 @@ def _mamba(config: Config) -> State | None:
 
 
 def _lightning(config: Config) -> State | None:
-    if config.model_type not in families.LIGHTNING:
+    named = config.architecture.startswith(families.LIGHTNING_ARCHITECTURES)
+    if config.model_type not in families.LIGHTNING and not named:
         return None
     heads = query_heads(config)
     dim = head_dim(config, heads)

@@ -1,0 +1,57 @@
+"""Habits that files leave unsaid, told by the model's type or architecture as engines tell them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kvplan.sizing.size import size_model
+from kvplan.sizing.weights import parameter_count
+from kvplan.specs.huggingface import import_config
+from kvplan.specs.model import ModelSpec
+
+LONGCAT: dict[str, Any] = {
+    "architectures": ["LongcatFlashForCausalLM"], "model_type": "longcat_flash", "vocab_size": 1000,
+    "hidden_size": 768, "num_layers": 4, "num_attention_heads": 4, "ffn_hidden_size": 512, "moe_topk": 2,
+    "expert_ffn_hidden_size": 128, "n_routed_experts": 8, "max_position_embeddings": 4096, "q_lora_rank": 96,
+    "kv_lora_rank": 64, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16, "v_head_dim": 32,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+BAILING: dict[str, Any] = {
+    "model_type": "bailing_hybrid", "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 8,
+    "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 128, "layer_group_size": 4,
+    "kv_lora_rank": 64, "q_lora_rank": 96, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+    "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 128, "vocab_size": 1000,
+    "first_k_dense_replace": 1, "max_position_embeddings": 4096, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+def build(config: dict[str, Any]) -> ModelSpec:
+    return import_config(config, "config.json", name="test").model
+
+
+def test_longcat_with_ngrams_has_two_attentions_a_layer_and_tables() -> None:
+    ngrams = {"ngram_vocab_size_ratio": 3, "emb_neighbor_num": 4, "emb_split_num": 2}
+    lite = {**LONGCAT, "architectures": ["LongcatFlashNgramForCausalLM"], "model_type": "longcat_flash_ngram"}
+    model = build({**lite, **ngrams})
+    assert size_model(model, context_tokens=64).kv_bytes_per_token == 2 * 4 * (64 + 16) * 2
+    # Six tables of 3,001, 3,003 ... rows as wide as a sixth of the hidden size, and a projection of each.
+    tables = sum(3 * 1000 + 2 * i + 1 for i in range(6)) * 128 + 6 * 128 * 768
+    assert parameter_count(model) == parameter_count(build(LONGCAT)) + tables
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind", "state_bytes"),
+    [
+        ("BailingMoeV2_5ForCausalLM", "linear", 6 * 4 * 128 * 128 * 2),
+        ("BailingMoeV3ForCausalLM", "kimi_delta", 6 * (3 * 4 * 128 * 3 * 2 + 4 * 128 * 128 * 4)),
+        ("", "kimi_delta", 6 * (3 * 4 * 128 * 3 * 2 + 4 * 128 * 128 * 4)),
+    ],
+)
+def test_ling_says_by_its_architecture_which_linear_attention_it_has(
+    architecture: str, kind: str, state_bytes: int
+) -> None:
+    model = build({**BAILING, "architectures": [architecture]} if architecture else BAILING)
+    assert {block.state.kind for block in model.layers() if block.state is not None} == {kind}
+    assert size_model(model, context_tokens=64).state_bytes_per_sequence == state_bytes
