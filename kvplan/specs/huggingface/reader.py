@@ -133,9 +133,7 @@ def _assemble(
     tower, notes = vision(data, config.path)
     warnings += notes
     if kv:
-        warnings.append(
-            f"the checkpoint asks for a KV cache in {kv}; sized in {dtype} unless --dtype says so"
-        )
+        warnings.append(f"the checkpoint asks for a KV cache in {kv}: --dtype {dtype} sizes a plain one")
     names, blocks = _named(passes)
     fields: dict[str, Any] = {
         "name": name,
