@@ -244,9 +244,7 @@ def _activation_dtype(model: ModelSpec, weights_dtype: str | None) -> str:
     return model.dtype if chosen.quantized else chosen.name
 
 
-def _kv_format(
-    model: ModelSpec, engine: EngineKind, kv_dtype: str | KvFormat | None, dtype: str
-) -> KvFormat:
+def _kv_format(model: ModelSpec, engine: EngineKind, kv_dtype: str | KvFormat | None, dtype: str) -> KvFormat:
     if isinstance(kv_dtype, KvFormat):
         return kv_dtype
     if kv_dtype is None or kv_dtype == "auto":

@@ -46,7 +46,7 @@ def size_model(
     """Size the KV cache and state of ``batch`` sequences of ``context_tokens`` tokens.
 
     Args:
-        kv: KV number format (``None``: what the engine takes by itself); ``formats.kv_pair``: one for K, one for V.
+        kv: KV number format (``None``: what the engine takes by itself); ``formats.kv_pair`` for two.
         encoder_tokens: tokens of an encoder-decoder's input; ``None``: its fixed length, or the context's.
         images: images in the context. Where layers attend to them by cross attention they are kept apart;
             elsewhere their tokens stand in the context and are added to ``context_tokens``.

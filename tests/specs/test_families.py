@@ -55,3 +55,55 @@ def test_ling_says_by_its_architecture_which_linear_attention_it_has(
     model = build({**BAILING, "architectures": [architecture]} if architecture else BAILING)
     assert {block.state.kind for block in model.layers() if block.state is not None} == {kind}
     assert size_model(model, context_tokens=64).state_bytes_per_sequence == state_bytes
+
+
+LLAMA: dict[str, Any] = {
+    "model_type": "llama", "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 4,
+    "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 1000,
+    "max_position_embeddings": 4096, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model_type": "mistral", "sliding_window": 0},
+        {"model_type": "some_ocr", "compression_ratio": 1.0},
+        {"model_type": "phi3_v", "embd_layer": {"embedding_cls": "image"}},
+        {"model_type": "kimi_audio", "kimia_mimo_layers": 6},
+        {"model_type": "ernie4_5_moe_vl", "spatial_conv_size": 2, "temporal_conv_size": 2},
+        {"architectures": ["Grok1ForCausalLM"], "model_type": "git", "sliding_window_size": -1},
+    ],
+)
+def test_what_changes_no_cache_refuses_no_model(fields: dict[str, Any]) -> None:
+    model = build({**LLAMA, **fields})
+    assert [block.attention.kind for block in model.layers() if block.attention] == ["full"] * 4
+
+
+def test_a_list_of_layers_goes_before_the_windows_that_say_it_again() -> None:
+    types = ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"]
+    windows = {"interleaved_sliding_window": [128, 128, 128, None], "sliding_window_pattern": 4}
+    model = build({**LLAMA, "model_type": "plamo3", "layer_types": types, "sliding_window": 128, **windows})
+    kinds = [block.attention.kind for block in model.layers() if block.attention]
+    assert kinds == ["sliding"] * 3 + ["full"]
+
+
+def test_a_nested_configuration_without_a_type_is_of_its_architecture() -> None:
+    text = {key: value for key, value in LLAMA.items() if key != "model_type"}
+    text |= {
+        "architectures": ["DeepseekV2ForCausalLM"],
+        "use_mla": False,
+        "kv_lora_rank": None,
+        "lm_head": True,
+    }
+    imported = import_config({"model_type": "deepseek_vl_v2", "language_config": text}, "x", name="x")
+    assert imported.model.family == "deepseek_v2"
+    assert {block.attention.kind for block in imported.model.layers() if block.attention} == {"full"}
+    assert not any("lm_head" in text for text in imported.warnings)
+
+
+def test_granite_without_a_list_of_layers_is_all_mamba() -> None:
+    for fields in ({}, {"layer_types": None}):
+        model = build({**LLAMA, "model_type": "granitemoehybrid", **fields})
+        assert [block.state.kind for block in model.layers() if block.state] == ["mamba2"] * 4
+        assert size_model(model, context_tokens=64).kv_bytes_per_token == 0

@@ -105,6 +105,9 @@ OUTPUT_GATE = _names(
 )
 """A gate on the output of attention, as wide as the queries."""
 
+WIDTH_OF_BOTH = _names("qwen molmo recurrent_gemma hf_olmo olmo_native")
+"""Gated layers whose given width is that of gate and up-projection together."""
+
 UNGATED_ACTIVATIONS = frozenset({"relu2", "xielu", "squared_relu"})
 
 ENCODER_ONLY = _names(
@@ -163,6 +166,19 @@ LIGHTNING = frozenset(
 )
 """Linear layers are lightning attention: one matrix per head and nothing else."""
 
+GATED_TOWERS = frozenset({"pixtral"})
+"""Towers with gated layers whatever their activation is called."""
+
+TOWER_DEFAULTS: dict[str, dict[str, int | str]] = {
+    "pixtral": {
+        "model_type": "pixtral", "num_hidden_layers": 24, "hidden_size": 1024, "intermediate_size": 4096
+    },
+    "gemma3n_audio": {
+        "conf_num_hidden_layers": 12, "hidden_size": 1536, "mlp_ratio": 4, "conf_conv_kernel_size": 5
+    },
+}  # fmt: skip
+"""Sizes of towers whose files leave them to their class (transformers 5.23)."""
+
 STANDARD = _names(
     """
     phi4mm hunyuan bailing_moe bailing_moe_v2 step3_text step3_vl arctic grok-1 grok1 hf_olmo xverse plamo
@@ -173,6 +189,7 @@ STANDARD = _names(
     dots1 hunyuan_v1_dense hunyuan_v1_moe seed_oss apertus arcee helium solar_open laguna mimo yi
     command-r deci nemotron-nas chatglm dbrx falcon gpt_bigcode jetmoe flex_olmo doge aria_text
     mllama_text_model mllama openelm step3p7 step3p5 longcat_flash_ngram ouro iquestloopcoder dory
+    kimi_audio
     """
 )
 """Known to follow the common fields; unknown extra fields of these types do not change the cache."""

@@ -88,6 +88,8 @@ def _listed(config: Config, layers: int) -> list[str] | None:
     """One entry per layer, by name."""
     named = config.per_layer("layer_types", layers)
     if named is not None:
+        # PLaMo 3 and Zamba 2 say the same once more.
+        config.used |= {"interleaved_sliding_window", "sliding_window_pattern", "hybrid_layer_ids"}
         kinds = [_kind(config, "layer_types", item) for item in named]
         if config.data.get("use_sliding_window") is False:
             kinds = ["full" if kind == "sliding" else kind for kind in kinds]
@@ -204,6 +206,8 @@ def _periodic(config: Config, layers: int) -> list[str] | None:
         return ["hybrid"] * layers
     if config.model_type in ("mamba", "mamba2", "falcon_mamba", "rwkv"):
         return ["linear"] * layers
+    if config.model_type == "granitemoehybrid":
+        return ["linear"] * layers  # what its class makes of a list that is null or absent
     if config.model_type == "minimax":
         return ["full" if (index + 1) % 2 else "linear" for index in range(layers)]
     if config.model_type.startswith("glm5_next"):
@@ -242,7 +246,7 @@ def _periodic(config: Config, layers: int) -> list[str] | None:
 def _windowed(config: Config, layers: int) -> list[str] | None:
     """Sliding windows without a list: a pattern, a flag, or all layers."""
     window = config.get("sliding_window")
-    if window is None or window is False or config.model_type in families.IGNORED_WINDOW:
+    if _is_none(window) or config.model_type in families.IGNORED_WINDOW:
         return None
     if config.get("use_sliding_window") is False:
         return None
@@ -266,6 +270,11 @@ def _windowed(config: Config, layers: int) -> list[str] | None:
     if config.model_type in families.LAST_LAYER_FULL or config.model_type == "beam":
         kinds[-1] = "full"
     return kinds
+
+
+def _is_none(window: object) -> bool:
+    """Whether a window is none at all: null, false, or a number below one."""
+    return window is None or window is False or (isinstance(window, (int, float)) and window < 1)
 
 
 def _is_full(index: int, layers: int, period: int, where: str) -> bool:

@@ -15,8 +15,8 @@ STRUCTURAL = (
 )
 """Words in the names of fields that may change what a layer keeps."""
 
-COUNTERS = r"loop|recur|cycle|ut_step|repeat"
-"""Words in the names of fields that count how often layers run: once is what layers do."""
+COUNTERS = r"loop|recur|cycle|ut_step|repeat|ratio|factor|every_n"
+"""Words in the names of fields that count or divide: one changes nothing."""
 
 HARMLESS = (
     r"dropout|pdrop|_eps$|epsilon|_bias$|^bias|layer_?norm|rms|norm_|_norm|init|token_id|token_index|_act$|activation|"
@@ -25,7 +25,7 @@ HARMLESS = (
     r"softmax|alibi|summary|classifier|pretraining|torch|dtype|quant|version|auto_map|^_|id2label|label2id|chunk_size_feed|"
     r"output_hidden_states|output_attentions|pruned_heads|cross_attention_hidden_size|add_cross|mm_|vision|image|video|"
     r"audio|mtp|nextn|query_pre_attn|freeze|embed|max_window_layers|use_sliding_window|num_logits_to_keep|residual|"
-    r"hidden_states|no_repeat|use_mamba_kernels|time_step|max_batch|static_cache|cache_implementation|"
+    r"hidden_states|no_repeat|lm_head|^embd|speech|^spatial_|^temporal_|use_mamba_kernels|time_step|max_batch|static_cache|cache_implementation|"
     r"cache_quantization|keys_to_ignore|attn_config|num_key_value_heads|head_dim|num_heads"
 )
 
@@ -229,7 +229,7 @@ def _unread(config: Config) -> list[str]:
         if key not in config.used
         and key not in names
         and value not in (None, False, [], {})
-        and not (type(value) is int and value == 1 and re.search(COUNTERS, key.casefold()))
+        and not (value == 1 and value is not True and re.search(COUNTERS, key.casefold()))
         and re.search(STRUCTURAL, key.casefold())
         and not re.search(HARMLESS, key.casefold())
     ]
