@@ -136,7 +136,8 @@ def _full(attention: FullAttention, keeping: Keeping) -> tuple[Store, ...]:
 
 def _sliding(attention: SlidingAttention, keeping: Keeping) -> tuple[Store, ...]:
     content, extra = _heads(attention, keeping)
-    return (Store("K and V", content, "window", attention.window), *extra)
+    window = attention.window + (1 if attention.excludes_itself and keeping.engine == "vllm" else 0)
+    return (Store("K and V", content, "window", window), *extra)
 
 
 def _chunked(attention: ChunkedAttention, keeping: Keeping) -> tuple[Store, ...]:

@@ -107,3 +107,13 @@ def test_granite_without_a_list_of_layers_is_all_mamba() -> None:
         model = build({**LLAMA, "model_type": "granitemoehybrid", **fields})
         assert [block.state.kind for block in model.layers() if block.state] == ["mamba2"] * 4
         assert size_model(model, context_tokens=64).kv_bytes_per_token == 0
+
+
+def test_a_window_that_excludes_the_token_itself_is_one_larger_in_vllm() -> None:
+    types = ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"]
+    window = {"sliding_window": 128, "layer_types": types}
+    for model_type, wider in (("cohere2", 1), ("mistral", 0)):
+        model = build({**LLAMA, **window, "model_type": model_type})
+        for engine, more in (("vllm", wider), ("transformers", 0)):
+            row = size_model(model, context_tokens=4096, retention=engine).rows[0]
+            assert row.stores[0].limit == 128 + more

@@ -65,6 +65,9 @@ IGNORED_WINDOW = _names(
 )
 """``sliding_window`` is carried along but no layer uses it unless ``layer_types`` says so."""
 
+WINDOW_BEFORE = ("cohere2",)
+"""Beginnings of types whose window counts the tokens before a token, without itself (vLLM adds one)."""
+
 UNGATED = _names(
     """
     rwkv

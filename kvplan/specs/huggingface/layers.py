@@ -141,8 +141,10 @@ def _patterned(config: Config, layers: int) -> list[str] | None:
         return [known[item] for item in listed]
     linear = config.sub("linear_attn_config")
     if linear is not None and linear.has("full_attn_layers"):
-        full = {int(item) - 1 for item in linear.items("full_attn_layers") or []}
-        return ["full" if index in full else "linear" for index in range(layers)]
+        full = linear.items("full_attn_layers") or []  # counted from one
+        if any(isinstance(item, bool) or not isinstance(item, int) for item in full):
+            raise linear.error("expected numbers of layers", "full_attn_layers")
+        return ["full" if index + 1 in full else "linear" for index in range(layers)]
     for key, member, other in (
         ("attn_layer_indices", "full", "linear"),
         ("full_attn_idxs", "full", "conv"),

@@ -34,7 +34,8 @@ def encoder(config: Config) -> Encoder:
     layers = config.optional("encoder_layers", least=0)
     if layers is None:
         # T5: num_layers is the encoder's, num_decoder_layers the decoder's.
-        layers = int(config.data.get("num_layers") or config.data.get("num_hidden_layers") or 0)
+        key = "num_layers" if config.data.get("num_layers") is not None else "num_hidden_layers"
+        layers = config.integer(key, 0, least=0, defaults=False)
     positions = config.optional("max_source_positions")
     dim = head_dim(config, heads)
     return Encoder.model_construct(

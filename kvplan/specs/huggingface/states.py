@@ -170,14 +170,11 @@ def _mamba(config: Config) -> State | None:
     inner = hidden * expand
     if config.model_type in ("mamba", "falcon_mamba"):
         inner = config.optional("intermediate_size") or inner
-    rank = config.get("mamba_dt_rank", config.get("time_step_rank"))
-    if rank is None or rank == "auto":
-        rank = -(-hidden // 16)
     return MambaState.model_construct(
         inner_size=inner,
         state_size=size,
         conv_kernel=_first(config, "mamba_d_conv", "conv_kernel") or 4,
-        dt_rank=int(rank),
+        dt_rank=_first(config, "mamba_dt_rank", "time_step_rank") or -(-hidden // 16),
         heads=config.integer("n_mamba_heads", 1),
         recurrent_dtype=recurrent_dtype(config),
     )

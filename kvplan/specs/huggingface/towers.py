@@ -138,7 +138,7 @@ def _one(config: Config, *keys: str) -> int | None:
 
 
 def _is_gated(config: Config) -> bool:
-    if config.data.get("model_type") in families.GATED_TOWERS:
+    if str(config.data.get("model_type")) in families.GATED_TOWERS:
         return True
     return str(config.data.get("hidden_act", config.data.get("activation", ""))) in (
         "silu",
