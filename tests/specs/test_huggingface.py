@@ -533,6 +533,16 @@ def test_values_that_are_no_numbers_are_refused_by_name(config: dict[str, Any], 
         build({**config, key: value})
 
 
+@pytest.mark.parametrize(
+    ("model_type", "key"),
+    [("t5", "num_decoder_layers"), ("whisper", "decoder_layers"), ("hrm_text", "num_layers_per_stack")],
+)
+@pytest.mark.parametrize("value", [0, -1, 10**9])
+def test_layers_beyond_any_model_are_refused_at_once(model_type: str, key: str, value: int) -> None:
+    with pytest.raises(SpecError, match=key):
+        build({**BASE, "model_type": model_type, key: value})
+
+
 @pytest.mark.parametrize("value", [[[1, 2]], ["1"], [True], [None]])
 def test_lists_of_layers_hold_numbers(value: list[Any]) -> None:
     with pytest.raises(SpecError, match="full_attn_layers"):

@@ -65,13 +65,24 @@ def number_of_layers(config: Config) -> int:
         if isinstance(listed, list) and listed:
             return len(listed)
     layers = config.integer("num_hidden_layers", least=0)
-    if layers == 0:
-        raise config.error("a model needs at least one layer, found 0", "num_hidden_layers")
-    if layers > MAX_LAYERS:
-        raise config.error(f"{layers} layers is more than any model has", "num_hidden_layers")
+    check_layers(config, "num_hidden_layers", layers)
     if config.model_type == "hrm_text":  # two stacks; num_hidden_layers counts passes once both are there
-        return 2 * (config.optional("num_layers_per_stack") or int(layers))
+        own = config.optional("num_layers_per_stack")
+        return 2 * (check_layers(config, "num_layers_per_stack", own) if own is not None else int(layers))
     return int(layers) * (2 if config.model_type.startswith(families.TWO_ATTENTIONS) else 1)
+
+
+def check_layers(config: Config, key: str, layers: int) -> int:
+    """The number of layers.
+
+    Raises:
+        SpecError: none, or more than any model has.
+    """
+    if layers < 1:
+        raise config.error(f"a model needs at least one layer, found {layers}", key)
+    if layers > MAX_LAYERS:
+        raise config.error(f"{layers} layers is more than any model has", key)
+    return layers
 
 
 def _kind(config: Config, key: str, value: object) -> str:

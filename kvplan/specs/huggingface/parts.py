@@ -8,6 +8,7 @@ from kvplan.specs.attention import FullAttention
 from kvplan.specs.huggingface import families
 from kvplan.specs.huggingface.attention import head_dim
 from kvplan.specs.huggingface.config import Config
+from kvplan.specs.huggingface.layers import check_layers
 from kvplan.specs.huggingface.mlps import is_gated
 from kvplan.specs.mlp import DenseMlp
 from kvplan.specs.model import Block, Draft, Encoder
@@ -32,6 +33,8 @@ def encoder(config: Config) -> Encoder:
     heads = config.optional("encoder_attention_heads") or config.count("num_attention_heads")
     width = config.optional("encoder_ffn_dim") or config.optional("intermediate_size") or 4 * hidden
     layers = config.optional("encoder_layers", least=0)
+    if layers is None:
+        layers = config.optional("num_encoder_layers", least=0)
     if layers is None:
         # T5: num_layers is the encoder's, num_decoder_layers the decoder's.
         key = "num_layers" if config.data.get("num_layers") is not None else "num_hidden_layers"
@@ -72,9 +75,7 @@ def decoder_layers(config: Config) -> int | None:
     for key in ("num_decoder_layers", "decoder_layers"):
         value = config.data.get(key)
         if isinstance(value, int) and not isinstance(value, bool):
-            if value < 1:
-                raise config.error(f"a model needs at least one layer, found {value}", key)
-            return value
+            return check_layers(config, key, value)
     return None
 
 

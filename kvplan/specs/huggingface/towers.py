@@ -22,6 +22,8 @@ SOUND = (
 )  # fmt: skip
 UNCOUNTED = ("img_processor", "embd_layer", "speech_lora", "vision_lora")
 """Sections that describe weights by other means than layers and widths."""
+ELSEWHERE = ("mm_vision_tower", "vision_backbone_id", "vision_model_id", "audio_model_id", "audio_tower")
+"""Fields that name a tower whose configuration is in another file."""
 
 LAYERS = (
     "num_hidden_layers", "depth", "layers", "encoder_layers", "num_blocks", "conf_num_hidden_layers",
@@ -83,6 +85,7 @@ def sound(config: Config) -> tuple[tuple[ExtraWeights, ...], list[str]]:
             except SpecError as exc:
                 notes.append(f"the {name} tower is not counted: {exc.message} ({exc.where})")
         described = [key for key in UNCOUNTED if isinstance(owner.get(key), Mapping)]
+        described += [key for key in ELSEWHERE if isinstance(owner.get(key), str)]
         if described:
             notes.append(f"weights described by {', '.join(described)} are not counted")
     return tuple(found), notes
