@@ -45,6 +45,7 @@ def test_every_pass_keeps_a_cache_and_weights_count_once(counter: str) -> None:
 def test_passes_are_said() -> None:
     assert "6 layers make 24 passes" in " ".join(read(total_ut_steps=4).warnings)
     assert not read(total_ut_steps=1).warnings
+    assert not read(n_recurrent_loops=1, n_input_layers=2, n_recurrent_layers=2, n_output_layers=2).warnings
 
 
 def test_only_the_layers_between_the_first_and_the_last_loop() -> None:

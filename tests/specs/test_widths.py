@@ -37,6 +37,7 @@ def widths(config: dict[str, Any]) -> list[tuple[int, bool]]:
         ({**BASE, "intermediate_size": 4096}, (4096, True)),
         # The given width is that of gate and up-projection together.
         ({**BASE, "model_type": "qwen", "intermediate_size": 4096}, (2048, True)),
+        ({**BASE, "model_type": "moshi", "ffn_dim": 4096}, (2048, True)),
         ({**BASE, "model_type": "molmo", "intermediate_size": 4096}, (2048, True)),
         ({**BASE, "model_type": "hf_olmo", "mlp_ratio": 4, "mlp_hidden_size": 5504}, (2752, True)),
         ({**BASE, "model_type": "hf_olmo", "mlp_ratio": 8}, (4096, True)),

@@ -108,7 +108,7 @@ OUTPUT_GATE = _names(
 )
 """A gate on the output of attention, as wide as the queries."""
 
-WIDTH_OF_BOTH = _names("qwen molmo recurrent_gemma hf_olmo olmo_native")
+WIDTH_OF_BOTH = _names("qwen molmo recurrent_gemma hf_olmo moshi kyutai_speech_to_text")
 """Gated layers whose given width is that of gate and up-projection together."""
 
 UNGATED_ACTIVATIONS = frozenset({"relu2", "xielu", "squared_relu"})

@@ -37,18 +37,17 @@ def loops_words(layers: int, passes: int) -> list[str]:
 
 def _looped(config: Config, stack: Sequence[Block]) -> list[Block]:
     loops = next((found for key in COUNTERS if (found := config.optional(key)) is not None), 1)
+    first, last = (config.integer(key, 0, least=0) for key in ("n_input_layers", "n_output_layers"))
+    inner = config.integer("n_recurrent_layers", len(stack) - first - last, least=0)
+    window = config.optional("loop_window_size")
     if loops == 1 or config.get("recurrent_kv_cache_mode") == "last_loop":
         return []  # each loop overwrites the cache of the one before
     _check_passes(config, len(stack) * loops)
-    first = config.integer("n_input_layers", 0, least=0)
-    inner = config.integer("n_recurrent_layers", None, least=0)
-    inner = len(stack) - first - config.integer("n_output_layers", 0, least=0) if inner is None else inner
     if inner < 1 or first + inner > len(stack):
         raise config.error(f"{first} + {inner} layers are not within {len(stack)}", "n_recurrent_layers")
     looped = [_pass(block, loops) for block in stack[first : first + inner]]
-    again = looped
-    if (window := config.optional("loop_window_size")) is not None:  # LoopCoder looks back at the first pass
-        again = [_windowed(block, window) for block in looped]
+    # LoopCoder's later passes attend to the first one's cache, and to a window of their own.
+    again = looped if window is None else [_windowed(block, window) for block in looped]
     return [*stack[:first], *looped, *(again * (loops - 1)), *stack[first + inner :]]
 
 

@@ -87,8 +87,8 @@ def _mixers(stack: Sequence[Block]) -> list[Component]:
 def _kv(raw: Mapping[str, Any]) -> tuple[str | None, list[str]]:
     """``(KV format that engines take from the file, warnings)``.
 
-    vLLM and SGLang look for one in files of modelopt, vLLM also in those of compressed-tensors
-    (``resolve_kv_cache_dtype_string``, ``Attention.__init__`` of vLLM 0.33).
+    vLLM 0.33 looks for one in files of modelopt and of compressed-tensors
+    (``resolve_kv_cache_dtype_string``, ``Attention.__init__``).
     """
     method = str(raw.get("quant_method") or "modelopt").lower().replace("_", "-")
     inner = raw.get("quantization")
