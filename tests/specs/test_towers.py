@@ -56,6 +56,17 @@ def test_blocks_of_glm_are_as_wide_as_their_output_and_the_width_is_the_mergers(
     assert added(read(vision_config=section)) == blocks + 512 * 512 + 3 * 512 * 256 + 4 * 64 * 512
 
 
+def test_mergers_of_qwen_are_square_and_one_stands_behind_every_tap() -> None:
+    section = {**PLAIN, "model_type": "qwen3_vl", "out_hidden_size": 512, "spatial_merge_size": 2}
+    plain, merged = added(read(vision_config=PLAIN)), 4 * 64
+    assert added(read(vision_config=section)) == plain + merged * (merged + 512)
+    tapped = {**section, "deepstack_visual_indexes": [0, 1]}
+    assert added(read(vision_config=tapped)) == plain + 3 * merged * (merged + 512)
+    # Qwen2-VL names its own width apart from the one it hands over.
+    old = {"depth": 3, "embed_dim": 64, "hidden_size": 512, "mlp_ratio": 4, "model_type": "qwen2_vl"}
+    assert added(read(vision_config=old)) == plain + merged * (merged + 512)
+
+
 @pytest.mark.parametrize(
     ("key", "section", "layer"),
     [

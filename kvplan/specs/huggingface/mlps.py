@@ -43,9 +43,7 @@ def is_gated(config: Config) -> bool:
         return str(config.get("feed_forward_proj")).startswith("gated")
     if config.model_type in families.GATED:
         return True
-    if (
-        config.spelt("intermediate_size") == "inner_hidden_size"
-    ):  # ChatGLM-6B; its successors have other names
+    if config.spelt("intermediate_size") == "inner_hidden_size":  # ChatGLM-6B, unlike its successors
         return False
     activation = config.get("hidden_act") or config.get("mlp_hidden_act") or config.get("activation")
     return not (str(activation) in families.UNGATED_ACTIVATIONS or config.model_type in families.UNGATED)

@@ -151,13 +151,11 @@ def _is_gated(config: Config) -> bool:
 
 
 def _vision(config: Config, tower: Config, shape: _Shape) -> Vision:
-    width, merger = shape.width, None
-    if _is_glm(config, tower):
-        # Its blocks are as wide as what they hand over; the given width is that of the gated merger behind.
-        width, out = tower.count("out_hidden_size"), tower.count("out_hidden_size")
-        merge = tower.integer("spatial_merge_size", 2)
-        merger = out * (out + 3 * shape.width) + shape.hidden * out * merge * merge
-    gated = _is_gated(tower) or merger is not None
+    width, merger = shape.width, _merger(config, tower, shape)
+    gated = _is_gated(tower)
+    if _kind(config, tower).startswith("glm4v") and merger:
+        # Its blocks are as wide as what they hand over; the given width is that of the merger behind them.
+        width, gated = tower.count("out_hidden_size"), True
     layer = shape.hidden * (4 * shape.hidden + (3 if gated else 2) * width)
     tokens = _tokens_per_image(config, tower)
     return Vision.model_construct(
@@ -168,13 +166,31 @@ def _vision(config: Config, tower: Config, shape: _Shape) -> Vision:
         gated=gated,
         tokens_per_image=tokens,
         patches_per_token=_patches_per_token(config, tower, tokens),
-        parameters=None if merger is None else shape.layers * layer + merger,
+        parameters=shape.layers * layer + merger if merger else None,
     )
 
 
-def _is_glm(config: Config, tower: Config) -> bool:
-    kind = str(tower.data.get("model_type") or config.top.get("model_type") or "")
-    return kind.startswith("glm4v") and tower.has("out_hidden_size")
+def _kind(config: Config, tower: Config) -> str:
+    return str(tower.data.get("model_type") or config.top.get("model_type") or "")
+
+
+def _merger(config: Config, tower: Config, shape: _Shape) -> int:
+    """Parameters behind the blocks that merge neighbouring patches, for families whose structure is known.
+
+    Qwen: the patches side by side through a square matrix and one to the width handed over, also behind every
+    block that is tapped (``deepstack_visual_indexes``). GLM: a strided convolution to that width, then a
+    projection and a gated layer.
+    """
+    kind, side = _kind(config, tower), tower.integer("spatial_merge_size", 2)
+    out = tower.optional("out_hidden_size") or (
+        tower.optional("hidden_size") if tower.has("embed_dim") else None
+    )
+    if out is None or max(out, side) > TOO_MANY:
+        return 0
+    merged = int(shape.hidden * side * side)
+    if kind.startswith("qwen"):
+        return (1 + len(tower.items("deepstack_visual_indexes") or [])) * merged * (merged + out)
+    return out * (out + 3 * shape.width) + merged * out if kind.startswith("glm4v") else 0
 
 
 def _sound_layer(config: Config, shape: _Shape) -> int:
