@@ -161,13 +161,14 @@ def _default(name: str, value: int | float) -> Assumption:
 
 
 def _fit(scenario: Scenario, model: ModelSpec, gpu: GpuSpec, parallel: Parallel) -> FitReport:
+    from kvplan.sizing.attention import default_format
     from kvplan.sizing.capacity import fit_model
     from kvplan.specs.formats import kv_format, kv_pair
 
     engine, cache = scenario.engine, scenario.cache
     form: KvFormat | None = None
     if cache.dtype_k is not None or cache.dtype_v is not None:
-        base = cache.dtype or model.dtype
+        base = cache.dtype or default_format(model, engine.kind)
         form = kv_pair(cache.dtype_k or base, cache.dtype_v or base)
     elif cache.dtype is not None:
         form = kv_format(cache.dtype)

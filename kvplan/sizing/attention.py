@@ -63,6 +63,18 @@ def keeping_of(model: ModelSpec, form: KvFormat, engine: Engine) -> Keeping:
     return Keeping(engine, form, model.dtype)
 
 
+def default_format(model: ModelSpec, engine: Engine, dtype: str | None = None) -> str:
+    """The KV number format an engine takes when it is told none: what the checkpoint asks for, else a dtype.
+
+    Engines read it from the quantization configuration; transformers keeps K and V as they are computed.
+
+    Args:
+        dtype: of activations; ``None``: the model's.
+    """
+    asked = model.kv_format if engine != "transformers" else None
+    return asked or dtype or model.dtype
+
+
 def layer_keeping(model: ModelSpec, keeping: Keeping, index: int) -> Keeping:
     """The rules of layer ``index``: some formats leave the ends of a model in its dtype (vLLM)."""
     ends, layers = keeping.form.plain_ends, model.num_layers
@@ -124,7 +136,8 @@ def _full(attention: FullAttention, keeping: Keeping) -> tuple[Store, ...]:
 
 def _sliding(attention: SlidingAttention, keeping: Keeping) -> tuple[Store, ...]:
     content, extra = _heads(attention, keeping)
-    return (Store("K and V", content, "window", attention.window), *extra)
+    window = attention.window + (1 if attention.excludes_itself and keeping.engine == "vllm" else 0)
+    return (Store("K and V", content, "window", window), *extra)
 
 
 def _chunked(attention: ChunkedAttention, keeping: Keeping) -> tuple[Store, ...]:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from kvplan.errors import UsageError
-from kvplan.sizing.attention import Keeping
+from kvplan.sizing.attention import Keeping, default_format
 from kvplan.sizing.memory import MemoryBill, memory_bill
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.pool import PoolCapacity, RankPool, longest, pool_capacity, rank_pool
-from kvplan.sizing.serving import Serving, resolve_serving
+from kvplan.sizing.serving import EngineKind, Serving, resolve_serving
 from kvplan.sizing.sharding import check_parallel, stages
 from kvplan.sizing.weight_formats import weight_format
 from kvplan.sizing.weights import check_widths
@@ -195,7 +195,7 @@ def fit_model(
         block_size=block_size, async_scheduling=async_scheduling, tp=parallel.tp, pp=parallel.pp,
     )  # fmt: skip
     dtype = _activation_dtype(model, weights_dtype)
-    form = _kv_format(model, kv_dtype, dtype)
+    form = _kv_format(model, serving.kind, kv_dtype, dtype)
     raw = serving.kind == "sglang" and serving.capability >= BLACKWELL
     keeping = Keeping(serving.kind, form, dtype, raw)
     fits = []
@@ -244,11 +244,11 @@ def _activation_dtype(model: ModelSpec, weights_dtype: str | None) -> str:
     return model.dtype if chosen.quantized else chosen.name
 
 
-def _kv_format(model: ModelSpec, kv_dtype: str | KvFormat | None, dtype: str) -> KvFormat:
+def _kv_format(model: ModelSpec, engine: EngineKind, kv_dtype: str | KvFormat | None, dtype: str) -> KvFormat:
     if isinstance(kv_dtype, KvFormat):
         return kv_dtype
     if kv_dtype is None or kv_dtype == "auto":
-        return kv_format(model.kv_format or dtype)
+        return kv_format(default_format(model, engine, dtype))
     return kv_format(kv_dtype)
 
 

@@ -17,7 +17,7 @@ from itertools import pairwise
 
 from kvplan.errors import UsageError
 from kvplan.sizing.parallel import Parallel
-from kvplan.sizing.state import shard_sizes
+from kvplan.sizing.state import shard_sizes, shared_groups
 from kvplan.sizing.stores import Heads, Store
 from kvplan.specs.model import Block, ModelSpec
 from kvplan.units import MAX_GPUS, check_count
@@ -59,6 +59,8 @@ def _divided(block: Block) -> list[tuple[str, int, bool]]:
             found.append(("KV heads", heads, True))
     if block.state is not None:
         found += [("state heads or channels", size, False) for size in shard_sizes(block.state)]
+        if (groups := shared_groups(block.state)) > 1:
+            found.append(("state groups (B and C)", groups, False))
     return found
 
 

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from kvplan.errors import UsageError
 from kvplan.sizing.allocation import allocated, per_gpu
-from kvplan.sizing.attention import Keeping, keeping_of, layer_keeping, layer_stores
+from kvplan.sizing.attention import Keeping, default_format, keeping_of, layer_keeping, layer_stores
 from kvplan.sizing.bill import sharding_words, size_terms, warnings
 from kvplan.sizing.pages import MambaMode
 from kvplan.sizing.parallel import Parallel
@@ -46,7 +46,7 @@ def size_model(
     """Size the KV cache and state of ``batch`` sequences of ``context_tokens`` tokens.
 
     Args:
-        kv: KV number format (``None``: the model's own dtype); ``formats.kv_pair`` for different K and V.
+        kv: KV number format (``None``: what the engine takes by itself); ``formats.kv_pair`` for two.
         encoder_tokens: tokens of an encoder-decoder's input; ``None``: its fixed length, or the context's.
         images: images in the context. Where layers attend to them by cross attention they are kept apart;
             elsewhere their tokens stand in the context and are added to ``context_tokens``.
@@ -71,14 +71,15 @@ def size_model(
     crossed = _crosses_images(model)
     if images and not crossed:
         context_tokens += images * _image_tokens(model, image_tokens)
-    form = kv_format(kv or model.dtype) if kv is None or isinstance(kv, str) else kv
+    rules = parse_retention(retention) if isinstance(retention, str) else retention
+    form = kv_format(kv or default_format(model, rules.engine)) if not isinstance(kv, KvFormat) else kv
     ask = SizeRequest(
         context_tokens=context_tokens,
         form=with_residual_bits(form, FULL_BITS[model.dtype]),
         batch=batch,
         block_size=block_size,
         parallel=parallel or Parallel(),
-        retention=parse_retention(retention) if isinstance(retention, str) else retention,
+        retention=rules,
         max_num_batched_tokens=max_num_batched_tokens,
         async_scheduling=async_scheduling,
         encoder_tokens=_encoder_tokens(

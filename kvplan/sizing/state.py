@@ -85,6 +85,14 @@ def shard_sizes(state: State) -> tuple[int, ...]:
     return (state.heads,)
 
 
+def shared_groups(state: State) -> int:
+    """Groups of B and C that tensor parallelism must divide: engines copy one to all ranks, but no more.
+
+    vLLM 0.33 and SGLang assert it as they build a Mamba-2 mixer; 1 where nothing is divided.
+    """
+    return state.groups if isinstance(state, Mamba2State) else 1
+
+
 def _columns(kernel: int, keeping: Keeping) -> int:
     return kernel if keeping.engine == "transformers" else kernel - 1
 

@@ -87,7 +87,7 @@ def active_parameters(model: ModelSpec) -> int:
             experts = sum(
                 t.parameters for t in mlp_tensors(mlp, model.hidden_size) if t.component == "experts"
             )
-            copies = 1 if group.block.weights_shared else group.count
+            copies = _copies(group.block, group.count)
             total -= copies * (experts - experts * mlp.experts_per_token // mlp.experts)
     if not model.tie_embeddings:
         total -= model.hidden_size * (model.vocab_size - 1)
@@ -239,8 +239,14 @@ def _tensors(
 
 def _layer(block: Block, hidden: int, split: Split, count: int) -> Iterator[tuple[Tensor, int]]:
     for tensor in block_tensors(block, hidden, split):
-        once = block.weights_shared and tensor.component != "state"
-        yield tensor, 1 if once else count
+        yield tensor, _copies(block, count, state=tensor.component == "state")
+
+
+def _copies(block: Block, count: int, *, state: bool = False) -> int:
+    """Sets of weights behind ``count`` layers; layers that share attention and MLP have own state weights."""
+    if block.weights_shared and not state:
+        return min(block.weight_sets, count)
+    return -(-count // block.passes)
 
 
 def _before(model: ModelSpec, split: Split, rows: int) -> Iterator[tuple[Tensor, int]]:

@@ -77,6 +77,8 @@ class SlidingAttention(_Heads):
 
     kind: Literal["sliding"] = "sliding"
     window: Count
+    excludes_itself: bool = False
+    """``window`` counts the tokens before (Cohere 2): vLLM's window is one larger."""
 
 
 class ChunkedAttention(_Heads):

@@ -26,7 +26,11 @@ class Block(Frozen):
     state: State | None = None
     mlp: Mlp | None = None
     weights_shared: bool = False
-    """True where every layer of this kind uses one set of weights for attention and MLP (Zamba)."""
+    """True where the layers of this kind share weights for attention and MLP (Zamba)."""
+    weight_sets: Count = 1
+    """Sets of weights that they take in turn, where they share."""
+    passes: Count = 1
+    """Layers of the layout that are one layer run again with the same weights (looped models)."""
     no_op: bool = False
     """True for a layer that architecture search emptied: it has no part at all."""
 

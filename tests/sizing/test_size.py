@@ -387,3 +387,28 @@ def test_parallel_is_a_value() -> None:
 def test_encoder_tokens_that_cannot_be_are_refused(name: str, tokens: int, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         size_model(load_model(name), context_tokens=64, encoder_tokens=tokens)
+
+
+def test_groups_of_b_and_c_are_divided_or_one() -> None:
+    """Engines refuse to build a Mamba-2 mixer whose groups they can neither divide nor copy."""
+
+    def model(groups: int) -> ModelSpec:
+        state = {
+            "kind": "mamba2",
+            "heads": 64,
+            "head_dim": 64,
+            "groups": groups,
+            "state_size": 64,
+            "conv_kernel": 4,
+        }
+        return ModelSpec.model_validate(
+            {
+                "name": "m", "family": "m", "source": {"url": "x"}, "hidden_size": 1024, "vocab_size": 1000,
+                "blocks": {"m": {"state": state}}, "layout": [{"repeat": 2, "blocks": ["m"]}],
+            }
+        )  # fmt: skip
+
+    for groups, tp in ((1, 8), (8, 8), (8, 4)):
+        size_model(model(groups), context_tokens=64, parallel=Parallel(tp))
+    with pytest.raises(UsageError, match="groups"):
+        size_model(model(2), context_tokens=64, parallel=Parallel(4))

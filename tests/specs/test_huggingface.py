@@ -516,3 +516,34 @@ def test_an_unknown_architecture_is_refused_by_name_with_what_was_not_understood
     assert "kv_twist, memory_slots" in text
     with pytest.raises(SpecError, match="kv_twist, memory_slots"):
         build({**config, "num_key_value_heads": 4})
+
+
+@pytest.mark.parametrize("value", ["many", float("nan"), float("inf"), [1], {}, -1])
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({**BASE, "model_type": "mamba", "state_size": 16}, "time_step_rank"),
+        ({**BASE, "model_type": "jamba", "mamba_d_state": 16}, "mamba_dt_rank"),
+        ({**BASE, "model_type": "t5", "num_decoder_layers": 4, "d_kv": 64}, "num_layers"),
+        ({**without(BASE, "intermediate_size"), "model_type": "hf_olmo"}, "mlp_ratio"),
+    ],
+)
+def test_values_that_are_no_numbers_are_refused_by_name(config: dict[str, Any], key: str, value: Any) -> None:
+    with pytest.raises(SpecError, match=key):
+        build({**config, key: value})
+
+
+@pytest.mark.parametrize(
+    ("model_type", "key"),
+    [("t5", "num_decoder_layers"), ("whisper", "decoder_layers"), ("hrm_text", "num_layers_per_stack")],
+)
+@pytest.mark.parametrize("value", [0, -1, 10**9])
+def test_layers_beyond_any_model_are_refused_at_once(model_type: str, key: str, value: int) -> None:
+    with pytest.raises(SpecError, match=key):
+        build({**BASE, "model_type": model_type, key: value})
+
+
+@pytest.mark.parametrize("value", [[[1, 2]], ["1"], [True], [None]])
+def test_lists_of_layers_hold_numbers(value: list[Any]) -> None:
+    with pytest.raises(SpecError, match="full_attn_layers"):
+        build({**BASE, "model_type": "kimi_linear", "linear_attn_config": {"full_attn_layers": value}})

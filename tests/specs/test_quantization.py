@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from kvplan.sizing.capacity import fit_model
+from kvplan.sizing.size import size_model
 from kvplan.sizing.weight_formats import weight_format
 from kvplan.sizing.weights import stage_weights
+from kvplan.specs.catalog import load_gpu
 from kvplan.specs.huggingface import import_config, read_config
 from kvplan.specs.huggingface.modules import matches
 from kvplan.specs.model import ModelSpec
@@ -230,3 +233,31 @@ def test_checkpoints_in_fp32_are_loaded_in_16_bits(key: str) -> None:
     (warning,) = [text for text in imported.warnings if "fp32" in text]
     assert "--weights-dtype fp32" in warning
     assert not import_config({**MOE, key: "float16"}, "config.json", name="test").warnings
+
+
+@pytest.mark.parametrize(
+    ("quantization", "expected"),
+    [
+        ({"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}, "fp8_e4m3"),
+        ({"quant_method": "modelopt", "kv_cache_scheme": {"num_bits": 8, "type": "float"}}, "fp8_e4m3"),
+        ({"quant_method": "modelopt", "kv_cache_scheme": {"num_bits": 4, "type": "float"}}, "nvfp4"),
+        ({"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "NVFP4"}}, "nvfp4"),
+        (
+            {"quant_method": "compressed-tensors", "kv_cache_scheme": {"num_bits": 8, "type": "float"}},
+            "fp8_e4m3",
+        ),
+        ({"quant_method": "fp8", "kv_cache_scheme": "fp8"}, None),
+        ({"quant_method": "modelopt", "kv_cache_scheme": {"num_bits": 8, "type": "int"}}, None),
+    ],
+)
+def test_a_cache_is_sized_in_the_format_that_engines_read_from_the_file(
+    quantization: dict[str, Any], expected: str | None
+) -> None:
+    imported = import_config({**MOE, "quantization_config": quantization}, "config.json", name="test")
+    assert imported.model.kv_format == expected
+    assert any("KV" in text for text in imported.warnings)
+    report = size_model(imported.model, context_tokens=64)
+    gpu = load_gpu("b200")
+    assert fit_model(imported.model, gpu).kv_format.name == report.request.form.name == (expected or "bf16")
+    plain = size_model(imported.model, context_tokens=64, retention="transformers")
+    assert plain.request.form.name == "bf16"  # transformers keeps K and V as they are computed

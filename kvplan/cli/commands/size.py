@@ -66,7 +66,9 @@ def size(
 ) -> None:
     """Size the KV cache of MODEL: per token, per sequence, in blocks, per GPU, with every formula."""
     from kvplan.errors import UsageError
+    from kvplan.sizing.attention import default_format
     from kvplan.sizing.parallel import Parallel
+    from kvplan.sizing.retention import parse_retention
     from kvplan.sizing.size import size_model
     from kvplan.specs.formats import kv_format, kv_pair
     from kvplan.specs.resolve import resolve_model
@@ -74,7 +76,7 @@ def size(
 
     found = resolve_model(model)
     spec = found.model
-    base = dtype or spec.dtype
+    base = dtype if dtype not in (None, "auto") else default_format(spec, parse_retention(retention).engine)
     form = kv_pair(dtype_k or base, dtype_v or base) if dtype_k or dtype_v else kv_format(base)
     if ctx is None and spec.max_context is None:
         raise UsageError(f"{spec.name} does not say how long its context is", hint="give --ctx")

@@ -57,7 +57,11 @@ def attention(
             qk_norm=fields["qk_norm"],
         )
     if sliding:
-        return SlidingAttention.model_construct(window=config.count("sliding_window"), **fields)
+        return SlidingAttention.model_construct(
+            window=config.count("sliding_window"),
+            excludes_itself=config.model_type.startswith(families.WINDOW_BEFORE),
+            **fields,
+        )
     if kind == "chunked":
         return ChunkedAttention.model_construct(chunk=config.count("attention_chunk_size"), **fields)
     return FullAttention.model_construct(

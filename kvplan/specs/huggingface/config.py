@@ -37,7 +37,8 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "intermediate_size": (
         "n_inner", "ffn_hidden_size", "d_ff", "dff", "ffn_dim", "decoder_ffn_dim", "intermediate_dim",
-        "block_ff_dim",
+        "block_ff_dim", "hidden_dim", "mlp_hidden_size", "inner_hidden_size",
+        "dim_ff",
     ),
     "vocab_size": ("padded_vocab_size", "text_vocab_size"),
     "max_position_embeddings": (
@@ -51,6 +52,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "moe_intermediate_size": (
         "expert_intermediate_size", "moe_ffn_hidden_size", "expert_ffn_hidden_size", "expert_dim",
+        "expert_hidden_dim",
     ),
     "num_shared_experts": ("n_shared_experts", "moe_num_shared_experts", "num_shared_expert"),
     "shared_expert_intermediate_size": (
@@ -58,7 +60,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "sliding_window": ("sliding_window_size", "attention_window_size", "window_size"),
     "layer_types": ("layers_block_type", "layer_type_list"),
-    "tie_word_embeddings": (),
+    "tie_word_embeddings": ("tied_embeddings", "weight_tying", "share_input_output_layers"),
 }  # fmt: skip
 """Current name -> names other architectures gave the same thing."""
 
@@ -69,6 +71,9 @@ TEXT_KEYS = (
 """Where composite models keep their language model's configuration."""
 
 INHERITED = ("tie_word_embeddings", "torch_dtype", "dtype", "quantization_config", "compression_config")
+
+MISNAMED = {"Grok1ForCausalLM": "grok1", "Grok1ModelForCausalLM": "grok1"}
+"""Types of architectures whose files may name another (Grok-2: ``git``); engines go by architecture."""
 
 MISSING: Any = object()
 
@@ -96,9 +101,10 @@ class Config:
         self.path = path
         self.prefix = prefix
         self.used: set[str] = set()
-        self.model_type = str(data.get("model_type") or top.get("model_type") or "")
-        names = data.get("architectures") or top.get("architectures") or []
-        self.architecture = str(names[0]) if isinstance(names, list) and names else ""
+        own = _architecture(data)
+        self.architecture = own or _architecture(top)
+        given = data.get("model_type") or _type_of(own) or top.get("model_type") or ""
+        self.model_type = MISNAMED.get(self.architecture, str(given))
 
     def sub(self, key: str) -> Config | None:
         """A nested mapping as a configuration of its own."""
@@ -177,6 +183,19 @@ class Config:
         value: int | None = self.integer(key, None, least=least, defaults=defaults)
         return value
 
+    def number(self, key: str) -> float | None:
+        """A finite number of at least 0, or ``None``.
+
+        Raises:
+            SpecError: something else.
+        """
+        value = self.get(key)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MAX_COUNT:
+            raise self.error(f"expected a number of at least 0, found {_shown(value)}", key)
+        return float(value)
+
     def flag(self, key: str, default: bool = False) -> bool:
         """A boolean; absent or null means ``default``."""
         value = self.get(key)
@@ -222,6 +241,17 @@ def text_config(data: Mapping[str, Any], path: str) -> Config:
         prefix += f"{inner}."
         current = current[inner]
     return Config(current, data, path, prefix)
+
+
+def _architecture(data: Mapping[str, Any]) -> str:
+    names = data.get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else ""
+
+
+def _type_of(architecture: str) -> str:
+    """The model type a class is named for (``DeepseekV2ForCausalLM``: ``deepseek_v2``), or nothing."""
+    stem = architecture.partition("For")[0].casefold()
+    return next((name for name in class_defaults() if name.replace("_", "") == stem), "")
 
 
 def has_biases(config: Config, usual: frozenset[str], key: str) -> bool:

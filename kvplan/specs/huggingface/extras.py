@@ -12,9 +12,10 @@ from kvplan.specs.model import Block, ExtraWeights
 def extra_weights(config: Config, stack: Sequence[Block]) -> tuple[ExtraWeights, ...]:
     """Per-layer embeddings and their projections, alternating updates, experts of attention, wide inputs."""
     found = [*_per_layer(config, len(stack)), *_alternating(config, len(stack))]
+    found += [*_ngrams(config), *_image_experts(config, stack)]
     if config.model_type == "jetmoe":
         found += _attention_experts(config, len(stack))
-    if config.model_type == "zamba":
+    if config.model_type in ("zamba", "zamba2"):
         found += _wide_inputs(config, stack)
     return tuple(found)
 
@@ -47,6 +48,36 @@ def _alternating(config: Config, layers: int) -> Iterator[ExtraWeights]:
         yield _extra("low-rank residuals", layers * hidden * (2 * rank + 1))
 
 
+def _ngrams(config: Config) -> Iterator[ExtraWeights]:
+    """LongCat-Flash-Lite: hashed embeddings of the last 2, 3 ... tokens, projected and added.
+
+    Table i has ``ratio x vocabulary + 2 i + 1`` rows; a row is the hidden size over the number of tables.
+    """
+    ratio = config.optional("ngram_vocab_size_ratio")
+    if ratio is None:
+        return
+    hidden = config.count("hidden_size")
+    tables = config.count("emb_split_num") * (config.integer("emb_neighbor_num", least=2) - 1)
+    width = hidden // tables
+    rows = tables * ratio * config.count("vocab_size") + tables * tables
+    yield _extra("n-gram embeddings", rows * width, active=False)
+    yield _extra("n-gram projections", tables * width * hidden)
+
+
+def _image_experts(config: Config, stack: Sequence[Block]) -> Iterator[ExtraWeights]:
+    """ERNIE-VL: a second set of experts, for images, of a width of its own; texts are routed to the first."""
+    widths = config.get("moe_intermediate_size")
+    if not isinstance(widths, list) or len(widths) != 2 or config.top.get("vision_config") is None:
+        return
+    width = Config({"width": widths[1]}, {}, config.path, config.prefix).count("width")
+    sparse = [block.mlp for block in stack if block.mlp is not None and block.mlp.kind == "moe"]
+    ways = 3 if sparse and sparse[0].gated else 2
+    hidden = config.count("hidden_size")
+    experts = sum(mlp.experts * hidden * (ways * width + 1) for mlp in sparse)
+    if experts:
+        yield _extra("experts for images", experts, active=False)
+
+
 def _attention_experts(config: Config, layers: int) -> Iterator[ExtraWeights]:
     """JetMoe: every expert has query and output projections; the spec counts the chosen ones."""
     experts = config.count("num_experts")
@@ -59,9 +90,21 @@ def _attention_experts(config: Config, layers: int) -> Iterator[ExtraWeights]:
 
 
 def _wide_inputs(config: Config, stack: Sequence[Block]) -> Iterator[ExtraWeights]:
-    """Zamba: the shared block reads hidden state and embeddings side by side; each use has its projection."""
+    """Zamba: the shared blocks read hidden state and embeddings side by side; each use has its projection.
+
+    Zamba 2: and low-rank adapters of its own, of the gated up-projection and of q, k and v.
+    """
     hidden = config.count("hidden_size")
     heads = query_heads(config)
-    wide = 3 * hidden * heads * head_dim(config, heads)
-    uses = sum(1 for block in stack if block.attention is not None)
-    yield _extra("shared block's wide inputs", wide + uses * hidden * hidden)
+    width = heads * head_dim(config, heads)
+    used = [block for block in stack if block.attention is not None]
+    sets = used[0].weight_sets if used else 0
+    yield _extra("shared blocks' wide inputs", 3 * sets * hidden * width + len(used) * hidden * hidden)
+    rank, adapters = config.integer("adapter_rank", 128), 0
+    if config.model_type == "zamba2" and config.flag("use_shared_mlp_adapter", True):
+        widths = [block.mlp.intermediate_size for block in used if block.mlp is not None]
+        adapters += sum(rank * (hidden + 2 * wide) for wide in widths)
+    if config.flag("use_shared_attention_adapter"):
+        adapters += len(used) * 3 * rank * (2 * hidden + width)
+    if adapters:
+        yield _extra("adapters of shared blocks", adapters)

@@ -65,6 +65,9 @@ IGNORED_WINDOW = _names(
 )
 """``sliding_window`` is carried along but no layer uses it unless ``layer_types`` says so."""
 
+WINDOW_BEFORE = ("cohere2",)
+"""Beginnings of types whose window counts the tokens before a token, without itself (vLLM adds one)."""
+
 UNGATED = _names(
     """
     rwkv
@@ -104,6 +107,9 @@ OUTPUT_GATE = _names(
     "qwen3_5_text qwen3_5_moe_text axk2"
 )
 """A gate on the output of attention, as wide as the queries."""
+
+WIDTH_OF_BOTH = _names("qwen molmo recurrent_gemma hf_olmo moshi kyutai_speech_to_text")
+"""Gated layers whose given width is that of gate and up-projection together."""
 
 UNGATED_ACTIVATIONS = frozenset({"relu2", "xielu", "squared_relu"})
 
@@ -148,16 +154,33 @@ QK_NORM = _names(
 QK_NORM_FULL = _names("olmo2 olmo3 olmoe flex_olmo olmo_hybrid minimax_m2")
 """Queries and keys are normalised over all heads at once."""
 
-TWO_ATTENTIONS = frozenset({"longcat_flash"})
-"""A layer of the configuration is two attention layers, the first with the experts beside its MLP."""
+TWO_ATTENTIONS = ("longcat_flash",)
+"""Beginnings of types of which a layer is two attention layers, the first with the experts beside its MLP."""
 
 KIMI_DELTA = frozenset({"kimi_linear", "bailing_hybrid", "glm5_next", "glm5_next_text"})
 """Linear layers are Kimi delta attention."""
+
+LIGHTNING_ARCHITECTURES = ("BailingMoeV2_5", "BailingMoeV25", "BailingMoeLinear")
+"""Beginnings of architectures whose linear layers are lightning attention, whatever the ``model_type`` says:
+Ling 2.5 and 2.6 share theirs with the Kimi delta attention of Ling 3."""
 
 LIGHTNING = frozenset(
     {"minimax", "minimax_text_01", "bailing_moe_linear", "bailing_moe_v2_5", "minimax_m1", "MiniMaxText01"}
 )
 """Linear layers are lightning attention: one matrix per head and nothing else."""
+
+GATED_TOWERS = frozenset({"pixtral"})
+"""Towers with gated layers whatever their activation is called."""
+
+TOWER_DEFAULTS: dict[str, dict[str, int | str]] = {
+    "pixtral": {
+        "model_type": "pixtral", "num_hidden_layers": 24, "hidden_size": 1024, "intermediate_size": 4096
+    },
+    "gemma3n_audio": {
+        "conf_num_hidden_layers": 12, "hidden_size": 1536, "mlp_ratio": 4, "conf_conv_kernel_size": 5
+    },
+}  # fmt: skip
+"""Sizes of towers whose files leave them to their class (transformers 5.23)."""
 
 STANDARD = _names(
     """
@@ -168,7 +191,8 @@ STANDARD = _names(
     glm_moe_dsa minicpm minicpm3 minimax_m2 minimax_m3 mistral4 ministral3 exaone ernie4_5 ernie4_5_moe
     dots1 hunyuan_v1_dense hunyuan_v1_moe seed_oss apertus arcee helium solar_open laguna mimo yi
     command-r deci nemotron-nas chatglm dbrx falcon gpt_bigcode jetmoe flex_olmo doge aria_text
-    mllama_text_model mllama openelm step3p7 step3p5
+    mllama_text_model mllama openelm step3p7 step3p5 longcat_flash_ngram ouro iquestloopcoder dory
+    kimi_audio
     """
 )
 """Known to follow the common fields; unknown extra fields of these types do not change the cache."""

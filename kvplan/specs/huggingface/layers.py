@@ -65,14 +65,24 @@ def number_of_layers(config: Config) -> int:
         if isinstance(listed, list) and listed:
             return len(listed)
     layers = config.integer("num_hidden_layers", least=0)
-    if layers == 0:
-        raise config.error("a model needs at least one layer, found 0", "num_hidden_layers")
+    check_layers(config, "num_hidden_layers", layers)
+    if config.model_type == "hrm_text":  # two stacks; num_hidden_layers counts passes once both are there
+        own = config.optional("num_layers_per_stack")
+        return 2 * (check_layers(config, "num_layers_per_stack", own) if own is not None else int(layers))
+    return int(layers) * (2 if config.model_type.startswith(families.TWO_ATTENTIONS) else 1)
+
+
+def check_layers(config: Config, key: str, layers: int) -> int:
+    """The number of layers.
+
+    Raises:
+        SpecError: none, or more than any model has.
+    """
+    if layers < 1:
+        raise config.error(f"a model needs at least one layer, found {layers}", key)
     if layers > MAX_LAYERS:
-        raise config.error(f"{layers} layers is more than any model has", "num_hidden_layers")
-    if config.model_type == "hrm_text" and not config.has("num_layers_per_stack"):
-        # Every pass of the recurrence over the stack has a cache of its own.
-        return int(layers) * config.count("H_cycles") * (config.count("L_cycles") + 1)
-    return int(layers) * (2 if config.model_type in families.TWO_ATTENTIONS else 1)
+        raise config.error(f"{layers} layers is more than any model has", key)
+    return layers
 
 
 def _kind(config: Config, key: str, value: object) -> str:
@@ -89,6 +99,8 @@ def _listed(config: Config, layers: int) -> list[str] | None:
     """One entry per layer, by name."""
     named = config.per_layer("layer_types", layers)
     if named is not None:
+        # PLaMo 3 and Zamba 2 say the same once more.
+        config.used |= {"interleaved_sliding_window", "sliding_window_pattern", "hybrid_layer_ids"}
         kinds = [_kind(config, "layer_types", item) for item in named]
         if config.data.get("use_sliding_window") is False:
             kinds = ["full" if kind == "sliding" else kind for kind in kinds]
@@ -140,8 +152,10 @@ def _patterned(config: Config, layers: int) -> list[str] | None:
         return [known[item] for item in listed]
     linear = config.sub("linear_attn_config")
     if linear is not None and linear.has("full_attn_layers"):
-        full = {int(item) - 1 for item in linear.items("full_attn_layers") or []}
-        return ["full" if index in full else "linear" for index in range(layers)]
+        full = linear.items("full_attn_layers") or []  # counted from one
+        if any(isinstance(item, bool) or not isinstance(item, int) for item in full):
+            raise linear.error("expected numbers of layers", "full_attn_layers")
+        return ["full" if index + 1 in full else "linear" for index in range(layers)]
     for key, member, other in (
         ("attn_layer_indices", "full", "linear"),
         ("full_attn_idxs", "full", "conv"),
@@ -205,6 +219,8 @@ def _periodic(config: Config, layers: int) -> list[str] | None:
         return ["hybrid"] * layers
     if config.model_type in ("mamba", "mamba2", "falcon_mamba", "rwkv"):
         return ["linear"] * layers
+    if config.model_type == "granitemoehybrid":
+        return ["linear"] * layers  # what its class makes of a list that is null or absent
     if config.model_type == "minimax":
         return ["full" if (index + 1) % 2 else "linear" for index in range(layers)]
     if config.model_type.startswith("glm5_next"):
@@ -243,7 +259,7 @@ def _periodic(config: Config, layers: int) -> list[str] | None:
 def _windowed(config: Config, layers: int) -> list[str] | None:
     """Sliding windows without a list: a pattern, a flag, or all layers."""
     window = config.get("sliding_window")
-    if window is None or window is False or config.model_type in families.IGNORED_WINDOW:
+    if _is_none(window) or config.model_type in families.IGNORED_WINDOW:
         return None
     if config.get("use_sliding_window") is False:
         return None
@@ -267,6 +283,11 @@ def _windowed(config: Config, layers: int) -> list[str] | None:
     if config.model_type in families.LAST_LAYER_FULL or config.model_type == "beam":
         kinds[-1] = "full"
     return kinds
+
+
+def _is_none(window: object) -> bool:
+    """Whether a window is none at all: null, false, or a number below one."""
+    return window is None or window is False or (isinstance(window, (int, float)) and window < 1)
 
 
 def _is_full(index: int, layers: int, period: int, where: str) -> bool:

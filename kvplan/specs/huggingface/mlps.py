@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from kvplan.specs.huggingface import families
 from kvplan.specs.huggingface.config import Config, has_biases
+from kvplan.specs.huggingface.widths import dense_width, has_experts
 from kvplan.specs.mlp import DenseMlp, Mlp, MoeMlp
 
-SINGLE_PART = frozenset({"nemotron_h", "nemotron-h", "nemotron_h_puzzle"})
+SINGLE_PART = frozenset({"nemotron_h", "nemotron-h", "nemotron_h_puzzle", "dory"})
 """Every layer is one thing only: a mixer, an MLP or experts."""
 
 
@@ -23,22 +24,15 @@ def mlp(config: Config, layer: int, layers: int) -> Mlp | None:
     nested = config.sub("ffn_config")
     if nested is not None and has_experts(nested):  # DBRX
         return experts(nested)
-    if config.model_type in families.TWO_ATTENTIONS:
+    nested = config.sub("moe")
+    if nested is not None and has_experts(nested):  # Mistral's params.json: the experts beside the width
+        config = Config({**config.data, **nested.data}, config.top, config.path, config.prefix)
+    if config.model_type.startswith(families.TWO_ATTENTIONS):
         beside = dense(config, layer)
         return beside if layer % 2 else experts(config).model_copy(update={"dense": beside})
     if not has_experts(config) or not _is_sparse(config, layer, layers):
         return dense(config, layer)
     return experts(config)
-
-
-def has_experts(config: Config) -> bool:
-    """Whether any layer may have routed experts."""
-    if config.get("enable_moe_block") is False or config.get("is_moe") is False:
-        return False
-    value = config.get("num_experts")
-    if isinstance(value, list):
-        return True
-    return isinstance(value, int) and not isinstance(value, bool) and value > 1
 
 
 def is_gated(config: Config) -> bool:
@@ -49,70 +43,29 @@ def is_gated(config: Config) -> bool:
         return str(config.get("feed_forward_proj")).startswith("gated")
     if config.model_type in families.GATED:
         return True
+    if config.spelt("intermediate_size") == "inner_hidden_size":  # ChatGLM-6B, unlike its successors
+        return False
     activation = config.get("hidden_act") or config.get("mlp_hidden_act") or config.get("activation")
     return not (str(activation) in families.UNGATED_ACTIVATIONS or config.model_type in families.UNGATED)
 
 
 def dense(config: Config, layer: int = 0) -> DenseMlp | None:
     """A dense feed-forward layer."""
-    value = None
-    for key in ("intermediate_size_mlp", "dense_intermediate_size", "intermediate_size"):
-        value = config.get(key)
-        if value is not None:
-            break
-    if isinstance(value, list):
-        value = value[layer] if layer < len(value) else None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-        raise config.error("expected a whole number", key)
-    width = value or None
-    if width is not None and config.flag("block_auto_adjust_ff_dim"):
-        width = _adjusted_width(config, width)
-    if width is None:
-        width = _implied_width(config)
+    gated = is_gated(config)
+    width = dense_width(config, layer, gated=gated)
     if width is None:
         return None
-    if config.flag("use_double_wide_mlp") and _is_sharing(config, layer):
-        width *= 2
     return DenseMlp.model_construct(
         intermediate_size=width,
-        gated=is_gated(config),
+        gated=gated,
         bias=has_biases(config, families.MLP_BIAS, "mlp_bias"),
     )
-
-
-def _adjusted_width(config: Config, width: int) -> int:
-    """LFM2 gives the width of an ungated layer: two thirds of it, rounded up."""
-    factor = config.get("block_ffn_dim_multiplier")
-    width = 2 * width // 3
-    if isinstance(factor, (int, float)) and not isinstance(factor, bool) and factor > 0:
-        width = int(factor * width)
-    multiple = config.integer("block_multiple_of", 256)
-    return int(-(-width // multiple) * multiple)
-
-
-def _is_sharing(config: Config, layer: int) -> bool:
-    layers = config.integer("num_hidden_layers", 0, least=0)
-    return bool(layer >= layers - config.integer("num_kv_shared_layers", 0, least=0))
-
-
-def _implied_width(config: Config) -> int | None:
-    """Older architectures leave the width unsaid: four times the hidden size."""
-    if has_experts(config) and config.has("moe_intermediate_size"):
-        return None
-    ratio = config.get("expansion_ratio") or config.get("ffn_ratio")
-    if isinstance(ratio, (int, float)) and ratio > 0:
-        return int(config.count("hidden_size") * ratio)
-    if config.model_type in families.UNGATED:
-        return 4 * config.count("hidden_size")
-    return None
 
 
 def experts(config: Config) -> MoeMlp:
     """Routed and shared experts."""
     number = config.uniform("num_experts") or config.count("num_experts")
-    width = config.uniform("moe_intermediate_size") or config.count("intermediate_size")
+    width = _first(config, "moe_intermediate_size") or config.count("intermediate_size")
     shared = config.optional("shared_expert_intermediate_size", least=0)
     copies = config.uniform("num_shared_experts", least=0) or 0
     if shared is None:
@@ -122,7 +75,8 @@ def experts(config: Config) -> MoeMlp:
     elif copies > 1 and config.has("moe_shared_expert_intermediate_size"):
         shared *= copies
     chosen = config.uniform("num_experts_per_tok") or 1
-    beside = dense(config) if config.model_type.startswith("gemma4") or config.flag("moe_residual") else None
+    residual = config.flag("moe_residual") or config.flag("residual_moe")  # Arctic, Grok-2
+    beside = dense(config) if config.model_type.startswith("gemma4") or residual else None
     return MoeMlp.model_construct(
         experts=number,
         experts_per_token=min(chosen, number),
@@ -134,6 +88,16 @@ def experts(config: Config) -> MoeMlp:
         latent_size=_expert_width(config),
         dense=beside,
     )
+
+
+def _first(config: Config, key: str, *, least: int = 1, defaults: bool = True) -> int | None:
+    """A whole number, or that for texts where ERNIE-VL lists what holds for texts and for images."""
+    value = config.get(key, defaults=defaults)
+    if isinstance(value, list) and len(value) == 2:
+        return Config({key: value[0]}, {}, config.path, config.prefix).optional(key, least=least)
+    if key == "moe_intermediate_size":
+        return config.uniform(key, least=least)
+    return config.optional(key, least=least, defaults=defaults)
 
 
 def _expert_width(config: Config) -> int | None:
@@ -180,9 +144,9 @@ def _dense_prefix(config: Config) -> int:
     keys = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "n_dense_first_layers")
     for defaults in (False, True):
         for key in keys:
-            value = config.integer(key, None, least=0, defaults=defaults)
+            value = _first(config, key, least=0, defaults=defaults)
             if value is not None:
-                return int(value)
+                return value
     return 0
 
 

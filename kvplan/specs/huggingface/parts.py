@@ -1,17 +1,17 @@
-"""The parts beside the decoder stack: encoder, vision tower, multi-token-prediction layers."""
+"""The parts beside the decoder stack: encoder, multi-token-prediction layers (``towers``: images, sounds)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kvplan.errors import SpecError
 from kvplan.specs.attention import FullAttention
 from kvplan.specs.huggingface import families
 from kvplan.specs.huggingface.attention import head_dim
 from kvplan.specs.huggingface.config import Config
+from kvplan.specs.huggingface.layers import check_layers
 from kvplan.specs.huggingface.mlps import is_gated
 from kvplan.specs.mlp import DenseMlp
-from kvplan.specs.model import Block, Draft, Encoder, Vision
+from kvplan.specs.model import Block, Draft, Encoder
 
 
 def is_encoder_decoder(config: Config) -> bool:
@@ -34,8 +34,11 @@ def encoder(config: Config) -> Encoder:
     width = config.optional("encoder_ffn_dim") or config.optional("intermediate_size") or 4 * hidden
     layers = config.optional("encoder_layers", least=0)
     if layers is None:
+        layers = config.optional("num_encoder_layers", least=0)
+    if layers is None:
         # T5: num_layers is the encoder's, num_decoder_layers the decoder's.
-        layers = int(config.data.get("num_layers") or config.data.get("num_hidden_layers") or 0)
+        key = "num_layers" if config.data.get("num_layers") is not None else "num_hidden_layers"
+        layers = config.integer(key, 0, least=0, defaults=False)
     positions = config.optional("max_source_positions")
     dim = head_dim(config, heads)
     return Encoder.model_construct(
@@ -72,85 +75,8 @@ def decoder_layers(config: Config) -> int | None:
     for key in ("num_decoder_layers", "decoder_layers"):
         value = config.data.get(key)
         if isinstance(value, int) and not isinstance(value, bool):
-            if value < 1:
-                raise config.error(f"a model needs at least one layer, found {value}", key)
-            return value
+            return check_layers(config, key, value)
     return None
-
-
-def vision(top: Mapping[str, object], path: str) -> tuple[Vision | None, list[str]]:
-    """The vision tower, as far as its configuration says; what it leaves unsaid is a warning, not an
-    error.
-    """
-    raw = next((top[key] for key in ("vision_config", "visual_config", "vit_config") if top.get(key)), None)
-    if not isinstance(raw, Mapping):
-        return None, []
-    config = Config(raw, {}, path, "vision_config.")
-    try:
-        layers = _one(config, "num_hidden_layers", "depth", "layers", "vt_num_hidden_layers")
-        hidden = _one(config, "hidden_size", "embed_dim", "width", "vt_hidden_size")
-        width = _one(config, "intermediate_size", "vt_intermediate_size", "mlp_dim")
-        ratio = raw.get("mlp_ratio")
-        if width is None and hidden is not None and isinstance(ratio, (int, float)):
-            width = int(hidden * ratio)
-        if layers is None or hidden is None or width is None:
-            return None, ["the vision tower does not give its layers and widths: its weights are not counted"]
-        heads = _one(config, "num_attention_heads", "num_heads", "attention_heads")
-    except SpecError as exc:
-        return None, [f"the vision tower is not counted: {exc.message}"]
-    return (
-        Vision.model_construct(
-            layers=layers,
-            hidden_size=hidden,
-            intermediate_size=width,
-            heads=heads,
-            gated=str(raw.get("hidden_act", "")) in ("silu", "swiglu"),
-            tokens_per_image=_tokens_per_image(top, config),
-            patches_per_token=_patches_per_token(top, config),
-        ),
-        [],
-    )
-
-
-def _one(config: Config, *keys: str) -> int | None:
-    for key in keys:
-        value = config.optional(key)
-        if value is not None:
-            return value
-    return None
-
-
-def _tokens_per_image(top: Mapping[str, object], config: Config) -> int | None:
-    for key in (
-        "mm_tokens_per_image",
-        "vision_soft_tokens_per_image",
-        "image_seq_length",
-        "num_image_tokens",
-    ):
-        value = top.get(key)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    tiles = config.optional("max_num_tiles")
-    size, patch = config.optional("image_size"), config.optional("patch_size")
-    if tiles and size and patch:  # Llama 3.2 Vision: every tile, each with a class token
-        return tiles * ((size // patch) ** 2 + 1)
-    return None
-
-
-def _patches_per_token(top: Mapping[str, object], config: Config) -> int:
-    """Patches merged into one token: a merge or pooling size squared, else patches over tokens, else 4."""
-    for key in ("spatial_merge_size", "pooling_kernel_size", "merge_kernel_size"):
-        value = config.data.get(key, top.get(key))
-        if isinstance(value, list) and value:
-            value = value[0]
-        if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 64:
-            return value * value
-    tokens, size, patch = (
-        _tokens_per_image(top, config), config.optional("image_size"), config.optional("patch_size")
-    )  # fmt: skip
-    if tokens and size and patch and size >= patch:
-        return max((size // patch) ** 2 // tokens, 1)
-    return 4
 
 
 def draft(config: Config, blocks: Sequence[Block]) -> Draft | None:

@@ -55,7 +55,8 @@ def weights(
     overrides.update({part: base for part in UNQUANTIZED if part not in found})
     if main == base:
         overrides = {}
-    return Weights.model_construct(format=main, overrides=overrides), _kv(raw), notes
+    kv, words = _kv(raw)
+    return Weights.model_construct(format=main, overrides=overrides), kv, [*notes, *words]
 
 
 def _named(name: str, base: str, stack: Sequence[Block]) -> tuple[Weights, list[str]]:
@@ -83,14 +84,31 @@ def _mixers(stack: Sequence[Block]) -> list[Component]:
     return found
 
 
-def _kv(raw: Mapping[str, Any]) -> str | None:
-    if isinstance(raw.get("quantization"), Mapping):
-        raw = raw["quantization"]
-    scheme = raw.get("kv_cache_scheme") or raw.get("kv_cache_quant_algo")
-    if isinstance(scheme, str) and "FP8" in scheme.upper():
-        return "fp8_e4m3"
-    if isinstance(scheme, str) and "NVFP4" in scheme.upper():
-        return "nvfp4"
-    if isinstance(scheme, Mapping) and scheme.get("type") == "float" and scheme.get("num_bits") == 8:
-        return "fp8_e4m3"
-    return None
+def _kv(raw: Mapping[str, Any]) -> tuple[str | None, list[str]]:
+    """``(KV format that engines take from the file, warnings)``.
+
+    vLLM 0.33 looks for one in files of modelopt and of compressed-tensors
+    (``resolve_kv_cache_dtype_string``, ``Attention.__init__``).
+    """
+    method = str(raw.get("quant_method") or "modelopt").lower().replace("_", "-")
+    inner = raw.get("quantization")
+    parts = (inner, raw) if isinstance(inner, Mapping) else (raw,)
+    keys = ("kv_cache_scheme", "kv_cache_quant_algo")
+    scheme = next((part[key] for key in keys for part in parts if part.get(key)), None)
+    if scheme is None:
+        return None, []
+    if not method.startswith(("modelopt", "compressed-tensors")):
+        return None, [f"engines take no KV format from files of {method}: --dtype fp8 sizes a quantized one"]
+    found = {8: "fp8_e4m3", 4: "nvfp4"}.get(_float_bits(scheme))
+    return found, [] if found else ["the checkpoint's KV quantization is not known; sized without"]
+
+
+def _float_bits(scheme: object) -> int:
+    """Bits of a floating-point KV scheme, by name or by its fields; 0 for any other."""
+    if isinstance(scheme, str):
+        name = scheme.upper()
+        return 4 if "NVFP4" in name else 8 if "FP8" in name else 0
+    if isinstance(scheme, Mapping) and scheme.get("type") == "float":
+        bits = scheme.get("num_bits")
+        return bits if isinstance(bits, int) else 0
+    return 0

@@ -19,11 +19,13 @@ from kvplan.specs.huggingface.config import Config, text_config
 from kvplan.specs.huggingface.extras import extra_weights
 from kvplan.specs.huggingface.layers import layer_kinds, number_of_layers
 from kvplan.specs.huggingface.layout import segments
+from kvplan.specs.huggingface.loops import loops_words, unrolled
 from kvplan.specs.huggingface.mlps import mlp
 from kvplan.specs.huggingface.nas import nas_blocks
-from kvplan.specs.huggingface.parts import decoder_layers, draft, encoder, is_encoder_decoder, vision
+from kvplan.specs.huggingface.parts import decoder_layers, draft, encoder, is_encoder_decoder
 from kvplan.specs.huggingface.quantization import model_dtype, weights
 from kvplan.specs.huggingface.states import state
+from kvplan.specs.huggingface.towers import sound, vision
 from kvplan.specs.huggingface.understood import (
     refuse_other_files,
     refuse_silent_heads,
@@ -32,6 +34,11 @@ from kvplan.specs.huggingface.understood import (
     unsaid,
 )
 from kvplan.specs.model import Block, ModelSpec
+
+NO_MLP = (
+    "no field gives the width of the feed-forward layers (intermediate_size or another name of it): "
+    "WEIGHTS ARE SIZED WITHOUT THEM, usually less than half of what they are; the KV cache is as it should be"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +80,12 @@ def import_config(data: Mapping[str, Any], path: str, *, name: str, source: Sour
     warnings: list[str] = []
     try:
         stack = nas_blocks(config, layers) or _blocks(config, layers)
+        passes = unrolled(config, stack)
         new = refuse_unknown_fields(config)
-        spec = _assemble(config, data, stack, name, source, warnings)
-        warnings += unsaid(config)
+        spec = _assemble(config, stack, passes, name, source, warnings)
+        if any(block.attention for block in stack) and not any(block.mlp for block in stack):
+            warnings.append(NO_MLP)
+        warnings += [*loops_words(len(stack), len(passes)), *unsaid(config)]
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         keys = ".".join(str(key) for key in first["loc"])
@@ -109,6 +119,7 @@ def _blocks(config: Config, layers: int) -> list[Block]:
                 state=part,
                 mlp=feed,
                 weights_shared=shared,
+                weight_sets=config.integer("num_mem_blocks", 1) if shared else 1,
                 no_op=own is None and cross is None and part is None and feed is None,
             )
         )
@@ -117,8 +128,8 @@ def _blocks(config: Config, layers: int) -> list[Block]:
 
 def _assemble(
     config: Config,
-    data: Mapping[str, Any],
     stack: list[Block],
+    passes: list[Block],
     name: str,
     source: Source | None,
     warnings: list[str],
@@ -127,13 +138,13 @@ def _assemble(
     warnings += notes
     stored, kv, notes = weights(config, dtype, stack, name)
     warnings += notes
-    tower, notes = vision(data, config.path)
+    tower, notes = vision(config)
+    warnings += notes
+    towers, notes = sound(config)
     warnings += notes
     if kv:
-        warnings.append(
-            f"the checkpoint asks for a KV cache in {kv}; sized in {dtype} unless --dtype says so"
-        )
-    names, blocks = _named(stack)
+        warnings.append(f"the checkpoint asks for a KV cache in {kv}: --dtype {dtype} sizes a plain one")
+    names, blocks = _named(passes)
     fields: dict[str, Any] = {
         "name": name,
         "family": slug(config.model_type or config.architecture or "model"),
@@ -141,7 +152,8 @@ def _assemble(
         "hidden_size": config.count("hidden_size"),
         "vocab_size": config.count("vocab_size"),
         "max_context": config.optional("max_position_embeddings"),
-        "tie_embeddings": config.flag("tie_word_embeddings", True),
+        # Configurations of transformers tie unless they say otherwise, files of other formats do not.
+        "tie_embeddings": config.flag("tie_word_embeddings", bool(config.model_type or config.architecture)),
         "learned_positions": _learned_positions(config),
         "dtype": dtype,
         "weights": stored,
@@ -151,7 +163,7 @@ def _assemble(
         "encoder": encoder(config) if is_encoder_decoder(config) else None,
         "vision": tower,
         "draft": draft(config, stack),
-        "extra_weights": extra_weights(config, stack),
+        "extra_weights": (*extra_weights(config, stack), *towers),
     }
     return ModelSpec.model_validate(fields)
 

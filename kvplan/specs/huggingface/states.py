@@ -91,6 +91,8 @@ def _implied_delta(config: Config) -> State:
 
 
 def _kimi(config: Config) -> State | None:
+    if config.architecture.startswith(families.LIGHTNING_ARCHITECTURES):
+        return None
     nested = config.sub("linear_attn_config")
     if nested is not None:
         return KimiDeltaState.model_construct(
@@ -168,21 +170,19 @@ def _mamba(config: Config) -> State | None:
     inner = hidden * expand
     if config.model_type in ("mamba", "falcon_mamba"):
         inner = config.optional("intermediate_size") or inner
-    rank = config.get("mamba_dt_rank", config.get("time_step_rank"))
-    if rank is None or rank == "auto":
-        rank = -(-hidden // 16)
     return MambaState.model_construct(
         inner_size=inner,
         state_size=size,
         conv_kernel=_first(config, "mamba_d_conv", "conv_kernel") or 4,
-        dt_rank=int(rank),
+        dt_rank=_first(config, "mamba_dt_rank", "time_step_rank") or -(-hidden // 16),
         heads=config.integer("n_mamba_heads", 1),
         recurrent_dtype=recurrent_dtype(config),
     )
 
 
 def _lightning(config: Config) -> State | None:
-    if config.model_type not in families.LIGHTNING:
+    named = config.architecture.startswith(families.LIGHTNING_ARCHITECTURES)
+    if config.model_type not in families.LIGHTNING and not named:
         return None
     heads = query_heads(config)
     dim = head_dim(config, heads)

@@ -11,9 +11,12 @@ from kvplan.specs.huggingface.config import NAMES, Config, class_defaults
 
 STRUCTURAL = (
     r"attn|attention|head|kv|cache|window|layer|latent|lora|compress|index|sparse|conv|ssm|mamba|state|recurrent|"
-    r"linear|block|pattern|chunk|mla|share|hybrid|memory|sink|local|global|stride|pool"
+    r"linear|block|pattern|chunk|mla|share|hybrid|memory|sink|local|global|stride|pool|loop|recur|cycle|ut_step|repeat"
 )
 """Words in the names of fields that may change what a layer keeps."""
+
+COUNTERS = r"loop|recur|cycle|ut_step|repeat|ratio|factor|every_n"
+"""Words in the names of fields that count or divide: one changes nothing."""
 
 HARMLESS = (
     r"dropout|pdrop|_eps$|epsilon|_bias$|^bias|layer_?norm|rms|norm_|_norm|init|token_id|token_index|_act$|activation|"
@@ -22,13 +25,13 @@ HARMLESS = (
     r"softmax|alibi|summary|classifier|pretraining|torch|dtype|quant|version|auto_map|^_|id2label|label2id|chunk_size_feed|"
     r"output_hidden_states|output_attentions|pruned_heads|cross_attention_hidden_size|add_cross|mm_|vision|image|video|"
     r"audio|mtp|nextn|query_pre_attn|freeze|embed|max_window_layers|use_sliding_window|num_logits_to_keep|residual|"
-    r"hidden_states|use_mamba_kernels|time_step|max_batch|static_cache|cache_implementation|"
+    r"hidden_states|no_repeat|lm_head|^embd|speech|^spatial_|^temporal_|use_mamba_kernels|time_step|max_batch|static_cache|cache_implementation|"
     r"cache_quantization|keys_to_ignore|attn_config|num_key_value_heads|head_dim|num_heads"
 )
 
 LEFT_ALONE = frozenset(
     {
-        "chunk_size", "hc_sinkhorn_iters", "index_kpool_always_select_tail", "indexer_budget",
+        "L_bp_cycles", "chunk_size", "hc_sinkhorn_iters", "index_kpool_always_select_tail", "indexer_budget",
         "linear_a_log_max", "linear_allow_neg_eigval", "linear_dt_max", "linear_dt_min", "num_hash_layers",
         "relative_attention_max_distance", "relative_attention_num_buckets", "use_attention_gate",
         "use_bidirectional_attention",
@@ -226,6 +229,7 @@ def _unread(config: Config) -> list[str]:
         if key not in config.used
         and key not in names
         and value not in (None, False, [], {})
+        and not (value == 1 and value is not True and re.search(COUNTERS, key.casefold()))
         and re.search(STRUCTURAL, key.casefold())
         and not re.search(HARMLESS, key.casefold())
     ]
