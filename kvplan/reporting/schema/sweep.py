@@ -77,7 +77,7 @@ class Point(Part):
 
 
 class Highest(Part):
-    """What a search over one axis found: the highest value that met all objectives, the lowest that missed."""
+    """What a search over one axis found: the highest value that met every objective, and what missed."""
 
     key: Key
     passed: Amount | None
