@@ -15,7 +15,7 @@ Point = Mapping[str, Any]
 
 GROUPS = (
     ("Hits", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99"),
-    ("Output tok/s", "Preempted", "Evicted", "Moved", "Peak KV"),
+    ("Tokens/s", "Preempted", "Evicted", "Moved", "Peak KV"),
 )
 """Columns that stand together where a line is too short for all."""
 
@@ -56,7 +56,7 @@ def _cells(point: Point) -> dict[str, str]:
         "TTFT p99": seconds(figures["ttft_p99_s"]),
         "TPOT p50": seconds(figures["tpot_p50_s"]),
         "TPOT p99": seconds(figures["tpot_p99_s"]),
-        "Output tok/s": decimal(figures["output_tokens_per_s"]),
+        "Tokens/s": decimal(figures["output_tokens_per_s"]),
         "Preempted": count(figures["preemptions"]),
         "Evicted": count(figures["evicted_blocks"]),
         "Moved": format_bytes(figures["moved_bytes"]),
