@@ -9,15 +9,16 @@ from pathlib import Path
 from kvplan.errors import DataError, UsageError
 from kvplan.traces import formats, order
 from kvplan.traces.accounting import BEYOND_LIMIT, Accounting
+from kvplan.traces.archives import DATA_SUFFIXES
 from kvplan.traces.formats.contract import ReadOptions, TraceFormat
 from kvplan.traces.request import Request
-from kvplan.traces.source import Source
+from kvplan.traces.source import Source, listed, read_once
 
 SORTS = ("window", "full")
 
 
 class Trace:
-    """A trace on disk (or standard input), read as often as asked (standard input: once).
+    """A trace on disk (or standard input), read as often as asked (standard input, pipes: once).
 
     Attributes:
         name: the path, or ``<stdin>``.
@@ -36,7 +37,7 @@ class Trace:
         sort: str,
         piped: Source | None = None,
     ) -> None:
-        self.name = "<stdin>" if piped else str(path)
+        self.name = piped.name if piped else str(path)
         self.format = kind.name
         self.report = Accounting(self.name, options.strict)
         self._path = path
@@ -67,7 +68,8 @@ class Trace:
             DataError: no row was understood, the trace is empty, or (strict) a row cannot be used.
         """
         if self._piped is not None and not self._unread:
-            raise UsageError("standard input was read already", hint="save it to a file first")
+            what = "standard input" if self.name == "<stdin>" else f"{self.name} is a pipe and"
+            raise UsageError(f"{what} was read already", hint="save it to a file first")
         self._unread = False
         self.report = report = Accounting(self.name, self._options.strict)
         return self._read(report)
@@ -89,6 +91,8 @@ class Trace:
                 found = order.smooth(found)
                 report.note("clumped arrivals spread evenly over the gap to the next clump")
             yield from found
+            if source.left_out:
+                report.note(f"files not read: {listed(source.left_out)}")
             if not report.requests:
                 raise self._nothing_read(source, report)
 
@@ -126,7 +130,8 @@ def open_trace(
     """Open a trace and find its format; rows are read when ``requests()`` is consumed.
 
     Args:
-        path: a file (plain, gzip or zstd), a directory or tar archive of sessions, or ``-``.
+        path: a file (plain or compressed with gzip, zstd, bzip2 or xz), a pipe, ``-``, or a directory, tar
+            or zip archive: of sessions, or with one trace in it.
         format: a name of ``formats.names()`` or ``auto``.
         limit: use the first so many requests (of the file; of the merged sessions for weka and the like).
         smooth: spread requests that arrive together over the gap to the next ones.
@@ -144,9 +149,13 @@ def open_trace(
         raise UsageError(f"unknown sort {sort!r}", hint=f"one of {', '.join(SORTS)}")
     options = ReadOptions(time_scale, rate_scale, block_size, strict, clamp_outputs, rate, seed)
     declared = None if format == "auto" else formats.get(format)
-    if str(path) == "-":
+    if read_once(path):
         piped = Source(path)
-        kind = _settle(piped, declared)
+        try:
+            kind = _settle(piped, declared)
+        except BaseException:
+            piped.close()
+            raise
     else:
         piped = None
         with Source(path) as source:  # opened again when it is read, so that no file stays open till then
@@ -155,6 +164,13 @@ def open_trace(
 
 
 def _settle(source: Source, declared: TraceFormat | None) -> TraceFormat:
+    kind = _format_of(source, declared)
+    if not kind.archives:
+        source.check_only()
+    return kind
+
+
+def _format_of(source: Source, declared: TraceFormat | None) -> TraceFormat:
     head = source.head
     name = "\n".join(source.members_seen) if source.archive else source.name
     if not source.archive and not head.strip():
@@ -164,7 +180,7 @@ def _settle(source: Source, declared: TraceFormat | None) -> TraceFormat:
     looks = formats.recognise(head, name)
     if declared is None:
         if looks is None:
-            raise formats.unrecognised(head, source.name)
+            raise _unrecognised(source)
         return looks
     if looks is not None:
         raise DataError(
@@ -173,6 +189,17 @@ def _settle(source: Source, declared: TraceFormat | None) -> TraceFormat:
             hint=f"say {looks.name}, or auto",
         )
     return declared
+
+
+def _unrecognised(source: Source) -> DataError:
+    if source.archive and not source.head.strip():
+        names = source.members_seen
+        return DataError(
+            f"no trace among the files in it: {listed(names)}" if names else "there is no file in it",
+            where=source.name,
+            hint=f"traces are called {', '.join('*' + suffix for suffix in DATA_SUFFIXES)}",
+        )
+    return formats.unrecognised(source.head, source.name)
 
 
 def _first(requests: Iterator[Request], limit: int, report: Accounting) -> Iterator[Request]:
@@ -190,4 +217,4 @@ def _looks_like(source: Source, kind: TraceFormat) -> str | None:
         return None  # the format is right, the rows are not
     if looks is not None:
         return f"it looks like {looks.name}"
-    return formats.unrecognised(source.head, source.name).hint
+    return _unrecognised(source).hint

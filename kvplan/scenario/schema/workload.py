@@ -27,6 +27,13 @@ class WorkloadPart(Part):
     max_in_flight: Positive | None = None
     turns: Literal["timed", "answered"] = "timed"
 
+    @property
+    def reads_once(self) -> bool:
+        """Whether the trace comes through a pipe, so that nothing can read it a second time."""
+        from kvplan.traces.source import read_once
+
+        return self.trace is not None and read_once(self.trace)
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.trace is None) == (self.synthesize is None):

@@ -66,6 +66,7 @@ class TraceFormat:
         read: yields requests in the order of the file, counting into the accounting as it goes.
         keys: field or column names that tell the format, for suggesting near ones.
         has_ids: whether prompts' content is known, so that reuse can be computed.
+        archives: may be spread over the files of a directory or archive; others are read from one.
         merges: the file's order is not by time (one session after another); sort before use.
         from_first: times are absolute (dates); the first arrival becomes 0.
         block_size: tokens per block id, unless overridden or said by the file.
@@ -78,6 +79,7 @@ class TraceFormat:
     read: Reader
     keys: frozenset[str]
     has_ids: bool = False
+    archives: bool = False
     merges: bool = False
     from_first: bool = False
     block_size: int | None = None
