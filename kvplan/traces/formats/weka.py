@@ -190,7 +190,7 @@ def _split(content: bytes) -> list[bytes]:
         if start == b"[":
             return [bytes(item) for item in msgspec.json.decode(content, type=list[msgspec.Raw])]
         msgspec.json.decode(content, type=msgspec.Raw)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return [line for line in content.split(b"\n") if line.strip()]
     return [content]
 
