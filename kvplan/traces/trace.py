@@ -8,10 +8,12 @@ from pathlib import Path
 
 from kvplan.errors import DataError, UsageError
 from kvplan.traces import formats, order
-from kvplan.traces.accounting import BEYOND_LIMIT, Accounting
+from kvplan.traces.accounting import BEYOND_LIMIT, NO_TIME, Accounting
 from kvplan.traces.archives import DATA_SUFFIXES
 from kvplan.traces.formats.contract import ReadOptions, TraceFormat
+from kvplan.traces.formats.instants import per_second, unit_since_1970
 from kvplan.traces.request import Request
+from kvplan.traces.settings import setting
 from kvplan.traces.source import Source, listed, read_once
 
 SORTS = ("window", "full")
@@ -87,6 +89,8 @@ class Trace:
             if self._limit is not None and kind.merges:
                 found = _first(found, self._limit, report)
             found = order.from_first(found) if kind.from_first else order.from_far(found, report)
+            if kind.in_ms and self._options.time_scale == 1.0:
+                found = order.noting_haste(found, report, self._options.rate_scale)
             if self._smooth:
                 found = order.smooth(found)
                 report.note("clumped arrivals spread evenly over the gap to the next clump")
@@ -102,11 +106,15 @@ class Trace:
         reason, entry = max(report.dropped.items(), key=lambda item: item[1].count)
         line = min(entry.lines)
         message = f"none of the {report.rows:,} rows could be used as {self.format}: {reason}"
-        if "hash_ids" in reason:
-            hint: str | None = "are its blocks of another size? say so with --block-size"
+        if reason.startswith("number of hash_ids"):
+            hint: str | None = f"are its blocks of another size? ({setting('block_size', 'TOKENS')})"
             hint = next((note for note in report.notes if "--block-size" in note), hint)
-        elif reason.startswith("arrival time"):
-            hint = "times since 1970 in milliseconds? a time scale of 0.001 reads them (--time-scale)"
+        elif "hash_ids" in reason:
+            hint = "block ids are whole numbers: number the distinct ones from 0"
+        elif reason == NO_TIME and self._options.rate is None:
+            hint = "no times at all? a rate draws them (--rate, requests a second)"
+        elif report.far_arrival_s is not None:
+            hint = _in_another_unit(report.far_arrival_s, self._options.time_scale)
         else:
             hint = _looks_like(source, self._kind)
         return DataError(message, where=f"{self.name}:{line}", hint=hint)
@@ -200,6 +208,16 @@ def _unrecognised(source: Source) -> DataError:
             hint=f"traces are called {', '.join('*' + suffix for suffix in DATA_SUFFIXES)}",
         )
     return formats.unrecognised(source.head, source.name)
+
+
+def _in_another_unit(arrival_s: float, time_scale: float) -> str | None:
+    """What to do about an arrival too late to be one: the scale that makes it a time since 1970."""
+    unit = unit_since_1970(arrival_s)
+    if unit is None or unit == "seconds":
+        return f"are its times in another unit? a time scale reads them ({setting('time_scale', 'FACTOR')})"
+    scale = f"{time_scale / per_second(unit):g}"
+    how = setting("time_scale", scale)
+    return f"times since 1970 in another unit? a time scale of {scale} reads them ({how})"
 
 
 def _first(requests: Iterator[Request], limit: int, report: Accounting) -> Iterator[Request]:
