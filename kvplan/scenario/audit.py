@@ -85,9 +85,9 @@ def audit_result(
     """
     check_inputs(document["provenance"]["inputs"])
     scenario = validate(YamlDocument(dict(document["scenario"]), f"{where} (scenario)", None), Scenario)
-    if scenario.workload.trace == "-":
+    if scenario.workload.reads_once:
         raise DataError(
-            "the trace was read from standard input and cannot be read again",
+            "the trace was read from standard input or a pipe and cannot be read again",
             where="scenario.workload.trace",
             hint="simulate from a file to get a result that can be audited",
         )

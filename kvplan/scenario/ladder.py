@@ -30,9 +30,9 @@ def check_ladder(run: Run) -> EngineConfig:
         raise UsageError("the ladder is one of a pool with one group of full attention", where=where)
     if len(run.system.instances) != 1:
         raise UsageError("the ladder is one of one cache, not of several instances'", where=where)
-    if part.trace == "-":
+    if part.reads_once:
         raise UsageError(
-            "the ladder reads the trace a second time, and standard input can be read once",
+            "the ladder reads the trace a second time, and standard input or a pipe can be read once",
             where=where,
             hint="save the trace to a file",
         )

@@ -75,9 +75,9 @@ class Sweep:
             except (KvplanError, OSError) as exc:
                 self.scenarios.append(_as_error(exc))
                 continue
-            if scenario.workload.trace == "-":
+            if scenario.workload.reads_once:
                 raise UsageError(
-                    "a sweep reads its trace once a point, and standard input can be read once",
+                    "a sweep reads its trace once a point, and standard input or a pipe can be read once",
                     where="workload.trace",
                     hint="save the trace to a file",
                 )

@@ -19,6 +19,7 @@ MAX_REASONS = 40
 MAX_NOTES = 40
 
 BEYOND_LIMIT = "beyond the request limit"
+NO_TIME = 'neither "timestamp" nor a "delay" after an earlier turn of its session'
 
 
 @dataclass(slots=True)
@@ -43,6 +44,7 @@ class Accounting:
         clamped_outputs: zero-token outputs raised to 1 because the caller asked for it.
         without_ids: requests whose prompt content the trace does not say.
         block_size: tokens per block id, once the reader knows it.
+        far_arrival_s: the first arrival that was too late to be one, in seconds as read.
         notes: remarks a reader of the result must know.
     """
 
@@ -55,6 +57,7 @@ class Accounting:
     clamped_outputs: int = 0
     without_ids: int = 0
     block_size: int | None = None
+    far_arrival_s: float | None = None
     notes: list[str] = field(default_factory=list)
 
     @property

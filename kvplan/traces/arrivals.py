@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from kvplan.errors import UnknownName, UsageError
+from kvplan.traces.accounting import Accounting
+from kvplan.traces.streams import stream
 
 KINDS = ("poisson", "gamma", "weibull", "constant")
 
@@ -60,3 +62,9 @@ class ArrivalProcess:
         while True:
             now += gap()
             yield now
+
+
+def drawn_arrivals(rate: float, seed: int, accounting: Accounting) -> Iterator[float]:
+    """Times in place of those that a trace does not have; says so."""
+    accounting.note(f"no arrival times in the trace: Poisson at {rate:g}/s, seed {seed}")
+    return ArrivalProcess(rate).times(stream(seed, "arrivals"))

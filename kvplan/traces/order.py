@@ -9,6 +9,7 @@ from itertools import chain
 from kvplan.errors import DataError
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.request import Request
+from kvplan.traces.settings import setting
 
 WINDOW = 4096
 """How many requests a late row may be behind before sorting needs the whole trace in memory."""
@@ -38,7 +39,7 @@ def by_arrival(
                     f"request {request.id} arrives {passed - arrival_s:g} s before one more than {window:,} "
                     "rows earlier: too far out of order to sort on the way",
                     where=accounting.name,
-                    hint="sort the file by time first, or read it with `--sort full`, which sorts in memory",
+                    hint=f"sort the file by time first, or in memory ({setting('sort', 'full')})",
                 )
             place = len(held)
             while place and held[place - 1].arrival_s > arrival_s:
@@ -95,9 +96,33 @@ def from_far(requests: Iterable[Request], report: Accounting) -> Iterator[Reques
         return whole
     note = f"times count from the first request, which came at {first.arrival_s:,.0f} s"
     if LONGEST_S < first.arrival_s < SINCE_1970_S:
-        note += ": if that is seconds since 1970 taken for milliseconds, a time scale of 1000 reads them"
+        scale = f"a time scale of 1000 reads them ({setting('time_scale', 1000)})"
+        note += f": if that is seconds since 1970 taken for milliseconds, {scale}"
     report.note(note)
     return from_first(whole)
+
+
+HASTE_PER_S = 100.0
+"""Requests a second of a whole trace that no published one has: are its times in a larger unit?"""
+
+HASTE_REQUESTS = 20
+"""Fewer say nothing about a rate."""
+
+
+def noting_haste(requests: Iterable[Request], report: Accounting, rate_scale: float) -> Iterator[Request]:
+    """The requests as they are; a note where times in seconds were probably taken for milliseconds."""
+    count, first_s, last_s = 0, None, 0.0
+    for request in requests:
+        count += 1
+        last_s = request.arrival_s
+        first_s = last_s if first_s is None else first_s
+        yield request
+    span_s = (last_s - (first_s or 0.0)) * rate_scale
+    if count >= HASTE_REQUESTS and 0.0 < span_s < count / HASTE_PER_S:
+        report.note(
+            f"{count:,} requests in {span_s:.3g} s: if the times are seconds taken for milliseconds, a time "
+            f"scale of 1000 reads them ({setting('time_scale', 1000)})"
+        )
 
 
 def from_first(requests: Iterable[Request]) -> Iterator[Request]:

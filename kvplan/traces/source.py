@@ -1,29 +1,33 @@
-"""Where a trace's bytes come from: a file, standard input, gzip or zstd, a directory or an archive.
+"""Where a trace's bytes come from: a file, a pipe, a compressed file, a directory or an archive.
 
-Everything is a stream with a bounded line length; nothing is unpacked to disk. The modules of the standard
-library that unpack are imported where they are needed: a plain file, the usual case, needs none.
+Everything is a stream with a bounded line length; nothing is unpacked to disk.
 """
 
 from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO
 
-from kvplan.errors import DataError, EnvironmentLacks
+from kvplan.errors import DataError
+from kvplan.traces.archives import Archive, Directory, Tar, Zip, can_be_trace, first_trace, is_tar, is_zip
+from kvplan.traces.compression import Telling, unpacked
 
-HEAD_BYTES = 1 << 16
 MAX_LINE_BYTES = 64 << 20
 MAX_DOCUMENT_BYTES = 256 << 20
-_BUFFER = 1 << 18
-
-_GZIP = b"\x1f\x8b"
-_ZSTD = b"\x28\xb5\x2f\xfd"
 _BOM = b"\xef\xbb\xbf"
+_NAMED = 5
+"""How many files a message names."""
+
+
+def read_once(path: str | Path) -> bool:
+    """Whether what a path names can be read only once: standard input, a pipe, a device."""
+    place = Path(path)
+    return str(path) == "-" or (place.exists() and not place.is_file() and not place.is_dir())
 
 
 class Source(AbstractContextManager["Source"]):
@@ -31,145 +35,134 @@ class Source(AbstractContextManager["Source"]):
 
     Attributes:
         name: the path as given, or ``<stdin>``.
-        head: the first 64 KiB after decompression (of the first file, for a directory or archive), for
-            recognising the format.
-        members_seen: names of a directory's files, or of those an archive's first 64 KiB show.
+        head: the first 64 KiB after decompression (of the first file that can be a trace, for a directory or
+            archive), for recognising the format.
+        members_seen: names of a directory's or zip's files, or of those the beginning of a tar shows.
+        left_out: names of the files that were passed over, once everything is read.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.name = "<stdin>" if str(path) == "-" else str(path)
-        self.path = None if str(path) == "-" else Path(path)
+        self.path = None if read_once(path) else Path(path)
         self.head = b""
-        self.members_seen: list[str] = []
+        self.left_out: list[str] = []
         self._stack = ExitStack()
-        self._directory = self.path is not None and self.path.is_dir()
-        self._tar = False
+        self._archive: Archive | None = None
         self._stream: IO[bytes] | None = None
         try:
-            if self._directory:
-                self._look_into_directory()
-            else:
-                with self._telling():
-                    self._open()
+            with Telling(self.name):
+                if self.path is not None and self.path.is_dir():
+                    self._archive = Directory(self.path)
+                else:
+                    self._open(path)
         except BaseException:
             self.close()
             raise
+        if self._archive is not None:
+            self.head = self._archive.head
+        self.head = self.head.removeprefix(_BOM)
 
     @property
     def archive(self) -> bool:
-        return self._directory or self._tar
+        """Whether there may be several files."""
+        return self._archive is not None
 
-    def _open(self) -> None:
-        raw: IO[bytes]
-        if self.path is None:
-            raw = sys.stdin.buffer
+    @property
+    def members_seen(self) -> list[str]:
+        return [] if self._archive is None else self._archive.names
+
+    def _open(self, path: str | Path) -> None:
+        if str(path) == "-":
+            raw: IO[bytes] = sys.stdin.buffer
         else:
             try:
-                raw = self._stack.enter_context(self.path.open("rb"))
+                place = Path(path)
+                raw = self._stack.enter_context(place.open("rb"))
             except FileNotFoundError:
                 raise DataError("no such trace file", where=self.name) from None
-        head, stream = _peek(raw)
-        if head.startswith(_GZIP):
-            import gzip
-
-            unpacked = self._stack.enter_context(gzip.GzipFile(fileobj=stream))
-            head, stream = _peek(cast(IO[bytes], unpacked))
-        elif head.startswith(_ZSTD):
-            head, stream = _peek(self._zstd(stream))
-        self._tar = head[257:262] == b"ustar"
-        self._stream = stream
-        if self._tar:
-            self._look_into_archive(head)
+        head, stream = unpacked(raw, self._stack, name=self.name, path=self.path)
+        if is_tar(head):
+            self._archive = Tar(stream, self.name)
+        elif is_zip(head):
+            # Its table of contents is at the end: a file is sought in, a pipe is read whole.
+            whole: IO[bytes] | None = self._stack.enter_context(self.path.open("rb")) if self.path else None
+            if whole is None or not is_zip(whole.read(4)):
+                whole = io.BytesIO(_bounded(stream, self.name))
+            self._archive = Zip(whole, self.name)
         else:
-            self.head = head.removeprefix(_BOM)
-
-    def _look_into_directory(self) -> None:
-        assert self.path is not None
-        self.members_seen = sorted(file.name for file in self.path.iterdir() if file.is_file())
-        for name in self.members_seen:
-            if name.endswith((".json", ".jsonl")):
-                with (self.path / name).open("rb") as opened:
-                    self.head = opened.read(HEAD_BYTES).removeprefix(_BOM)
-                return
-
-    def _look_into_archive(self, head: bytes) -> None:
-        import tarfile
-
-        try:
-            with tarfile.open(fileobj=io.BytesIO(head), mode="r:") as archive:
-                while (entry := archive.next()) is not None:
-                    if entry.isfile():
-                        self.members_seen.append(entry.name.rsplit("/", 1)[-1])
-                        self.head = self.head or head[entry.offset_data :][: entry.size]
-        except tarfile.TarError:
-            return  # the head ends inside a member: what it showed is enough
-
-    def _zstd(self, stream: IO[bytes]) -> IO[bytes]:
-        try:
-            from compression.zstd import ZstdFile  # type: ignore[import-not-found,unused-ignore]  # Python 3.14
-
-            return cast(IO[bytes], self._stack.enter_context(ZstdFile(stream)))
-        except ImportError:
-            pass
-        try:
-            import zstandard  # type: ignore[import-not-found,unused-ignore]
-
-            return cast(IO[bytes], zstandard.ZstdDecompressor().stream_reader(stream))
-        except ImportError:
-            pass
-        import shutil
-
-        tool = shutil.which("zstd")
-        if tool is None or self.path is None:
-            raise EnvironmentLacks(
-                "this trace is zstd-compressed and nothing here reads zstd",
-                where=self.name,
-                hint="install the `zstd` program or `pip install zstandard`, or decompress the file first",
-            )
-        unpacker = _ZstdProgram(tool, self.path)
-        self._stack.callback(unpacker.close)
-        return cast(IO[bytes], unpacker)
+            self.head, self._stream = head, stream
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """``(line number from 1, line with its end)`` for every line that is not blank.
 
         Raises:
-            DataError: a line over 64 MiB, or damaged compression.
+            DataError: a line over 64 MiB, damaged compression, or an archive of several traces.
         """
-        stream = self._readable()
-        with self._telling():
-            for number, line in enumerate(iter(partial(stream.readline, MAX_LINE_BYTES), b""), start=1):
-                if len(line) >= MAX_LINE_BYTES and not line.endswith(b"\n"):
-                    raise DataError(
-                        f"line is longer than {MAX_LINE_BYTES >> 20} MiB",
-                        where=f"{self.name}:{number}",
-                        hint="a trace has one request a line; is this one JSON document, or another format?",
-                    )
-                if not line.isspace():
-                    yield number, line if number > 1 else line.removeprefix(_BOM)
+        with Telling(self.name):
+            for stream in self._only():
+                for number, line in enumerate(iter(partial(stream.readline, MAX_LINE_BYTES), b""), start=1):
+                    if len(line) >= MAX_LINE_BYTES and not line.endswith(b"\n"):
+                        raise self._endless(number)
+                    if not line.isspace():
+                        yield number, line if number > 1 else line.removeprefix(_BOM)
+
+    def _endless(self, number: int) -> DataError:
+        return DataError(
+            f"line is longer than {MAX_LINE_BYTES >> 20} MiB",
+            where=f"{self.name}:{number}",
+            hint="a trace has one request a line; is this one JSON document, or another format?",
+        )
 
     def document(self) -> bytes:
         """The whole content, at most 256 MiB."""
-        with self._telling():
-            return _bounded(self._readable(), self.name).removeprefix(_BOM)
+        content = b""
+        with Telling(self.name):
+            for stream in self._only():
+                content = _bounded(stream, self.name).removeprefix(_BOM)
+        return content
 
-    def members(self) -> Iterator[tuple[str, bytes]]:
-        """``(name, content)`` of each regular file of a directory (by name) or archive (in its order)."""
-        if self._directory:
-            assert self.path is not None
-            for file in sorted(self.path.iterdir()):
-                if file.is_file():
-                    with file.open("rb") as opened:
-                        yield file.name, _bounded(opened, str(file)).removeprefix(_BOM)
+    def members(self, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+        """``(name, content)`` of each file of a directory or archive whose name is ``wanted``.
+
+        The others are ``left_out``.
+        """
+        assert self._archive is not None
+        with Telling(self.name):
+            for name, stream in self._archive.files():
+                if stream is not None and wanted(name):
+                    yield name, _bounded(stream, f"{self.name}/{name}").removeprefix(_BOM)
+                else:
+                    self.left_out.append(name)
+
+    def check_only(self) -> None:
+        """Refuse an archive that is seen to hold several traces, for a format that is read from one file.
+
+        Raises:
+            DataError: naming them.
+        """
+        if (several := [name for name in self.members_seen if can_be_trace(name)])[1:]:
+            raise self._several(several)
+
+    def _only(self) -> Iterator[IO[bytes]]:
+        """The stream of the file; of an archive, that of its only trace."""
+        if self._archive is None:
+            assert self._stream is not None
+            yield self._stream
             return
-        import tarfile
+        chosen = first_trace(self._archive.names)
+        seen = False
+        for name, stream in self._archive.files():
+            if stream is not None and name == chosen and not seen:
+                seen = True
+                yield stream
+            elif stream is not None and can_be_trace(name):
+                raise self._several([chosen or name, name])
+            else:
+                self.left_out.append(name)
 
-        with self._telling(), tarfile.open(fileobj=self._readable(), mode="r|") as archive:
-            for entry in archive:
-                content = archive.extractfile(entry) if entry.isfile() else None
-                if content is not None:
-                    name = f"{self.name}/{entry.name.removeprefix('./')}"
-                    yield name.rsplit("/", 1)[-1], _bounded(content, name).removeprefix(_BOM)
+    def _several(self, names: list[str]) -> DataError:
+        hint = "name one of them" if self.path and self.path.is_dir() else "unpack it and name one of them"
+        return DataError(f"there are several traces in it: {listed(names)}", where=self.name, hint=hint)
 
     def close(self) -> None:
         self._stack.close()
@@ -177,66 +170,11 @@ class Source(AbstractContextManager["Source"]):
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _readable(self) -> IO[bytes]:
-        if self._stream is None:
-            raise DataError("is a directory, not a trace file", where=self.name)
-        return self._stream
 
-    def _telling(self) -> _Telling:
-        return _Telling(self.name)
-
-
-class _Telling(AbstractContextManager[None]):
-    """Turns the exceptions of damaged compression into an error with a place."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __exit__(self, kind: Any, exc: BaseException | None, trace: Any) -> None:
-        if exc is not None and isinstance(exc, _stream_faults()):
-            raise DataError(
-                f"compressed data is damaged or cut short ({exc})",
-                where=self.name,
-                hint="download or compress the file again",
-            ) from exc
-
-
-def _stream_faults() -> tuple[type[Exception], ...]:
-    import gzip
-    import tarfile
-    import zlib
-
-    return (gzip.BadGzipFile, zlib.error, EOFError, tarfile.TarError)
-
-
-class _Replay(io.RawIOBase):
-    """The bytes already taken from a stream, then the rest of it."""
-
-    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
-        self._head = memoryview(head)
-        self._rest = rest
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        size = len(buffer)
-        piece: bytes | memoryview
-        if self._head:
-            piece, self._head = self._head[:size], self._head[size:]
-        else:
-            piece = self._rest.read(size)
-        buffer[: len(piece)] = piece
-        return len(piece)
-
-
-def _peek(stream: IO[bytes]) -> tuple[bytes, IO[bytes]]:
-    pieces, missing = [], HEAD_BYTES
-    while missing and (piece := stream.read(missing)):
-        pieces.append(piece)
-        missing -= len(piece)
-    head = b"".join(pieces)
-    return head, cast(IO[bytes], io.BufferedReader(_Replay(head, stream), _BUFFER))
+def listed(names: list[str]) -> str:
+    """The first few of the names, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _bounded(stream: IO[bytes], name: str) -> bytes:
@@ -244,33 +182,3 @@ def _bounded(stream: IO[bytes], name: str) -> bytes:
     if len(content) > MAX_DOCUMENT_BYTES:
         raise DataError(f"document is larger than {MAX_DOCUMENT_BYTES >> 20} MiB", where=name)
     return content
-
-
-class _ZstdProgram(io.RawIOBase):
-    """The output of ``zstd -dc FILE``; its failure is an error, never a shorter trace."""
-
-    def __init__(self, tool: str, path: Path) -> None:
-        import subprocess
-
-        self._process = subprocess.Popen(
-            [tool, "-dcq", "--", str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        assert self._process.stdout is not None
-        piece = self._process.stdout.read(len(buffer))
-        if not piece and self._process.wait() != 0:
-            raise EOFError("zstd cannot decompress it")
-        buffer[: len(piece)] = piece
-        return len(piece)
-
-    def close(self) -> None:
-        if not self.closed:
-            assert self._process.stdout is not None
-            self._process.stdout.close()
-            self._process.kill()
-            self._process.wait()
-        super().close()

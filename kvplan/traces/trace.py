@@ -8,16 +8,19 @@ from pathlib import Path
 
 from kvplan.errors import DataError, UsageError
 from kvplan.traces import formats, order
-from kvplan.traces.accounting import BEYOND_LIMIT, Accounting
+from kvplan.traces.accounting import BEYOND_LIMIT, NO_TIME, Accounting
+from kvplan.traces.archives import DATA_SUFFIXES
 from kvplan.traces.formats.contract import ReadOptions, TraceFormat
+from kvplan.traces.formats.instants import per_second, unit_since_1970
 from kvplan.traces.request import Request
-from kvplan.traces.source import Source
+from kvplan.traces.settings import setting
+from kvplan.traces.source import Source, listed, read_once
 
 SORTS = ("window", "full")
 
 
 class Trace:
-    """A trace on disk (or standard input), read as often as asked (standard input: once).
+    """A trace on disk (or standard input), read as often as asked (standard input, pipes: once).
 
     Attributes:
         name: the path, or ``<stdin>``.
@@ -36,7 +39,7 @@ class Trace:
         sort: str,
         piped: Source | None = None,
     ) -> None:
-        self.name = "<stdin>" if piped else str(path)
+        self.name = piped.name if piped else str(path)
         self.format = kind.name
         self.report = Accounting(self.name, options.strict)
         self._path = path
@@ -67,7 +70,8 @@ class Trace:
             DataError: no row was understood, the trace is empty, or (strict) a row cannot be used.
         """
         if self._piped is not None and not self._unread:
-            raise UsageError("standard input was read already", hint="save it to a file first")
+            what = "standard input" if self.name == "<stdin>" else f"{self.name} is a pipe and"
+            raise UsageError(f"{what} was read already", hint="save it to a file first")
         self._unread = False
         self.report = report = Accounting(self.name, self._options.strict)
         return self._read(report)
@@ -85,10 +89,14 @@ class Trace:
             if self._limit is not None and kind.merges:
                 found = _first(found, self._limit, report)
             found = order.from_first(found) if kind.from_first else order.from_far(found, report)
+            if kind.in_ms and self._options.time_scale == 1.0:
+                found = order.noting_haste(found, report, self._options.rate_scale)
             if self._smooth:
                 found = order.smooth(found)
                 report.note("clumped arrivals spread evenly over the gap to the next clump")
             yield from found
+            if source.left_out:
+                report.note(f"files not read: {listed(source.left_out)}")
             if not report.requests:
                 raise self._nothing_read(source, report)
 
@@ -98,11 +106,15 @@ class Trace:
         reason, entry = max(report.dropped.items(), key=lambda item: item[1].count)
         line = min(entry.lines)
         message = f"none of the {report.rows:,} rows could be used as {self.format}: {reason}"
-        if "hash_ids" in reason:
-            hint: str | None = "are its blocks of another size? say so with --block-size"
+        if reason.startswith("number of hash_ids"):
+            hint: str | None = f"are its blocks of another size? ({setting('block_size', 'TOKENS')})"
             hint = next((note for note in report.notes if "--block-size" in note), hint)
-        elif reason.startswith("arrival time"):
-            hint = "times since 1970 in milliseconds? a time scale of 0.001 reads them (--time-scale)"
+        elif "hash_ids" in reason:
+            hint = "block ids are whole numbers: number the distinct ones from 0"
+        elif reason == NO_TIME and self._options.rate is None:
+            hint = "no times at all? a rate draws them (--rate, requests a second)"
+        elif report.far_arrival_s is not None:
+            hint = _in_another_unit(report.far_arrival_s, self._options.time_scale)
         else:
             hint = _looks_like(source, self._kind)
         return DataError(message, where=f"{self.name}:{line}", hint=hint)
@@ -126,7 +138,8 @@ def open_trace(
     """Open a trace and find its format; rows are read when ``requests()`` is consumed.
 
     Args:
-        path: a file (plain, gzip or zstd), a directory or tar archive of sessions, or ``-``.
+        path: a file (plain or compressed with gzip, zstd, bzip2 or xz), a pipe, ``-``, or a directory, tar
+            or zip archive: of sessions, or with one trace in it.
         format: a name of ``formats.names()`` or ``auto``.
         limit: use the first so many requests (of the file; of the merged sessions for weka and the like).
         smooth: spread requests that arrive together over the gap to the next ones.
@@ -144,9 +157,13 @@ def open_trace(
         raise UsageError(f"unknown sort {sort!r}", hint=f"one of {', '.join(SORTS)}")
     options = ReadOptions(time_scale, rate_scale, block_size, strict, clamp_outputs, rate, seed)
     declared = None if format == "auto" else formats.get(format)
-    if str(path) == "-":
+    if read_once(path):
         piped = Source(path)
-        kind = _settle(piped, declared)
+        try:
+            kind = _settle(piped, declared)
+        except BaseException:
+            piped.close()
+            raise
     else:
         piped = None
         with Source(path) as source:  # opened again when it is read, so that no file stays open till then
@@ -155,6 +172,13 @@ def open_trace(
 
 
 def _settle(source: Source, declared: TraceFormat | None) -> TraceFormat:
+    kind = _format_of(source, declared)
+    if not kind.archives:
+        source.check_only()
+    return kind
+
+
+def _format_of(source: Source, declared: TraceFormat | None) -> TraceFormat:
     head = source.head
     name = "\n".join(source.members_seen) if source.archive else source.name
     if not source.archive and not head.strip():
@@ -164,7 +188,7 @@ def _settle(source: Source, declared: TraceFormat | None) -> TraceFormat:
     looks = formats.recognise(head, name)
     if declared is None:
         if looks is None:
-            raise formats.unrecognised(head, source.name)
+            raise _unrecognised(source)
         return looks
     if looks is not None:
         raise DataError(
@@ -173,6 +197,27 @@ def _settle(source: Source, declared: TraceFormat | None) -> TraceFormat:
             hint=f"say {looks.name}, or auto",
         )
     return declared
+
+
+def _unrecognised(source: Source) -> DataError:
+    if source.archive and not source.head.strip():
+        names = source.members_seen
+        return DataError(
+            f"no trace among the files in it: {listed(names)}" if names else "there is no file in it",
+            where=source.name,
+            hint=f"traces are called {', '.join('*' + suffix for suffix in DATA_SUFFIXES)}",
+        )
+    return formats.unrecognised(source.head, source.name)
+
+
+def _in_another_unit(arrival_s: float, time_scale: float) -> str | None:
+    """What to do about an arrival too late to be one: the scale that makes it a time since 1970."""
+    unit = unit_since_1970(arrival_s)
+    if unit is None or unit == "seconds":
+        return f"are its times in another unit? a time scale reads them ({setting('time_scale', 'FACTOR')})"
+    scale = f"{time_scale / per_second(unit):g}"
+    how = setting("time_scale", scale)
+    return f"times since 1970 in another unit? a time scale of {scale} reads them ({how})"
 
 
 def _first(requests: Iterator[Request], limit: int, report: Accounting) -> Iterator[Request]:
@@ -190,4 +235,4 @@ def _looks_like(source: Source, kind: TraceFormat) -> str | None:
         return None  # the format is right, the rows are not
     if looks is not None:
         return f"it looks like {looks.name}"
-    return formats.unrecognised(source.head, source.name).hint
+    return _unrecognised(source).hint

@@ -111,6 +111,16 @@ def write_csv(requests: Iterable[Request], stream: IO[str], *, block_size: int =
     return [only, *losses.sentences()]
 
 
+def reblocked(read: int, written: int) -> list[str]:
+    """What ids of ``written`` tokens cannot say of content that was read as blocks of ``read`` tokens."""
+    if written < read:
+        unsaid = "what prompts share inside the first block that differs was never recorded"
+        return [f"blocks of {read} tokens split into {written}: {unsaid}, so hits are a lower bound"]
+    if written > read:
+        return [f"blocks of {read} tokens merged into {written}: hits on a part of a block are lost"]
+    return []
+
+
 Writer = Callable[..., list[str]]
 
 WRITERS: dict[str, Writer] = {"mooncake": write_mooncake, "tokens": write_tokens, "csv": write_csv}

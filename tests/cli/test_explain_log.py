@@ -237,8 +237,8 @@ def test_no_text_breaks_the_reader(lines: list[str]) -> None:
         reading = read_log([*lines, "INFO Available KV cache memory: 1.00 GiB"])
     except DataError:
         pytest.fail("the last line is always understood")
-    assert account(reading).pool_bytes is not None
-    assert explained_lines(reading)
+    assert account(reading.facts).pool_bytes is not None
+    assert explained_lines(reading.facts)
     assert len(reading.unread) + len({fact.line for fact in reading.facts}) <= reading.lines
 
 

@@ -166,7 +166,7 @@ def test_where_nothing_fits_the_answer_is_no(scenario: str, capsys: pytest.Captu
         ([], "nothing is varied"),
         (["--vary", "cache.blocks"], "cannot read --vary"),
         (["--vary", "seed=1..2000:1"], "more than 1,000 values"),
-        (["--vary", "seed=0,1", "--trace", "-"], "standard input can be read once"),
+        (["--vary", "seed=0,1", "--trace", "-"], "standard input or a pipe can be read once"),
         (["--vary", "seed=0,1", "-j", "0"], "--jobs"),
         (["--vary", "seed=0,1", "-o", "{scenario}"], "would overwrite the scenario"),
     ],

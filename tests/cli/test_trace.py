@@ -326,3 +326,18 @@ def test_a_repeated_column_that_is_not_read_does_no_harm(capsys, tmp_path):
     path.write_text("note,arrival_s,prompt_tokens,output_tokens,note\nx,0,10,5,y\n")
     assert run(["trace", "describe", str(path)]) == 0
     assert "1 rows = 1 requests" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("block", "says"), [("16", "hits are a lower bound"), ("1024", "hits on a part of a block are lost")]
+)
+def test_converting_to_other_blocks_says_what_is_lost(capsys, trace, tmp_path, block, says):
+    target = tmp_path / "out.jsonl"
+    found = json.loads(
+        answered(capsys, "convert", str(trace), str(target), "--to-block", block, "-f", "json")[0]
+    )
+    assert any(says in loss for loss in found["losses"])
+    same = json.loads(
+        answered(capsys, "convert", str(trace), str(target), "--to-block", "512", "-f", "json")[0]
+    )
+    assert same["losses"] == []

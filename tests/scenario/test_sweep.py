@@ -147,7 +147,7 @@ def test_an_interruption_keeps_what_is_done(scenario: str) -> None:
 
 
 def test_standard_input_is_no_trace_of_a_sweep(scenario: str) -> None:
-    with pytest.raises(UsageError, match="standard input can be read once"):
+    with pytest.raises(UsageError, match="standard input or a pipe can be read once"):
         Sweep(scenario, [parse_axis("seed=0,1")], flags={"workload.trace": "-"})
 
 

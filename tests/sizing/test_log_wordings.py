@@ -242,7 +242,7 @@ def read(text: str) -> tuple[Account, int]:
     reading = read_log(
         text.replace("<", "\x1b[").splitlines(keepends=True) if "<36m" in text else text.splitlines()
     )
-    return account(reading), len(reading.unread)
+    return account(reading.facts), len(reading.unread)
 
 
 def found(log: Account, name: str) -> Any:
@@ -266,17 +266,17 @@ def test_what_an_excerpt_says(name: str) -> None:
 def test_every_excerpt_is_explained_in_words(name: str) -> None:
     text, _, _ = EXCERPTS[name]
     reading = read_log(text.splitlines())
-    lines = explained_lines(reading)
+    lines = explained_lines(reading.facts)
     assert lines
     assert all(line.says and line.means for line in lines)
-    log = account(reading)
+    log = account(reading.facts)
     assert all(isinstance(reason, str) for reason in reasons(log))
     assert all(change.change and change.why for change in enlargements(log))
 
 
 def test_ranks_that_repeat_a_line_are_one_line() -> None:
     text, _, _ = EXCERPTS["vllm 0.9, four ranks"]
-    assert len(explained_lines(read_log(text.splitlines()))) == 3  # two sizes of pool, one of tokens
+    assert len(explained_lines(read_log(text.splitlines()).facts)) == 3  # two sizes of pool, one of tokens
 
 
 @pytest.mark.parametrize(

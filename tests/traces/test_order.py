@@ -33,7 +33,7 @@ def test_late_requests_move_forward_stably():
 def test_beyond_the_window_is_an_error_with_the_way_out():
     with pytest.raises(DataError, match="too far out of order") as caught:
         list(by_arrival(made(1, 2, 3, 4, 0), Accounting("t"), window=2))
-    assert "--sort full" in caught.value.hint
+    assert "trace: --sort full; simulate: --set workload.sort=full" in caught.value.hint
 
 
 def test_within_the_window_is_enough():

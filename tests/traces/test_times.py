@@ -65,11 +65,75 @@ def test_milliseconds_in_a_table_of_seconds_are_recognised(tmp_path: Path) -> No
     path = written(tmp_path, "a.csv", HEADER + "1714550400500,100,10\n1714550401500,100,10\n")
     with pytest.raises(DataError) as failure:
         arrivals(path)
-    assert "0.001" in str(failure.value.hint)
+    assert "trace: --time-scale 0.001; simulate: --set workload.time_scale=0.001" in str(failure.value.hint)
     assert arrivals(path, time_scale=0.001)[0] == [0.0, 1.0]
 
 
-@pytest.mark.parametrize("column", ["timestamp", "arrival_time", "start_time", "t", "ts", "Date"])
+@pytest.mark.parametrize(
+    ("unit", "scale"), [("milliseconds", "0.001"), ("microseconds", "1e-06"), ("nanoseconds", "1e-09")]
+)
+def test_the_scale_of_a_hint_reads_the_times(tmp_path: Path, unit: str, scale: str) -> None:
+    per_s = {"milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}[unit]
+    rows = "".join(f"{(1_714_550_400 + i) * per_s},100,10\n" for i in range(3))
+    path = written(tmp_path, "a.csv", HEADER + rows)
+    with pytest.raises(DataError, match="none of the 3 rows") as failure:
+        arrivals(path, rate_scale=2.0)
+    assert f"a time scale of {scale} reads them" in str(failure.value.hint)
+    assert arrivals(path, time_scale=float(scale))[0] == pytest.approx([0.0, 1.0, 2.0], abs=1e-6)
+
+
+def test_the_scale_of_a_hint_counts_in_the_format_s_unit(tmp_path: Path) -> None:
+    row = {"input_length": 100, "output_length": 10}
+    text = "".join(json.dumps({"timestamp": (1_714_550_400 + i) * 10**9, **row}) + "\n" for i in range(3))
+    path = written(tmp_path, "a.jsonl", text)
+    with pytest.raises(DataError) as failure:
+        arrivals(path)
+    assert "a time scale of 1e-06 reads them" in str(failure.value.hint)
+    assert arrivals(path, time_scale=1e-6)[0] == pytest.approx([0.0, 1.0, 2.0], abs=1e-6)
+
+
+def test_a_rate_that_nobody_has_is_suspected_to_be_of_seconds(tmp_path: Path) -> None:
+    rows = [{"timestamp": 3.0 * i, "input_length": 100, "output_length": 10} for i in range(50)]
+    path = written(tmp_path, "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert any("50 requests in 0.147 s" in remark for remark in arrivals(path)[1])
+    assert any("50 requests in 0.147 s" in remark for remark in arrivals(path, rate_scale=2.0)[1])
+    assert any("20 requests in 0.057 s" in remark for remark in arrivals(path, limit=20)[1])
+    assert not any("taken for milliseconds" in remark for remark in arrivals(path, time_scale=1000.0)[1])
+
+
+def test_rows_without_times_take_a_rate(tmp_path: Path) -> None:
+    rows = [{"input_length": 512, "output_length": 5, "hash_ids": [i]} for i in range(30)]
+    rows += [{**rows[0], "session_id": "s"}, {**rows[0], "session_id": "s", "delay": 500}]
+    rows += [{**rows[0], "output_length": 0}, {**rows[0], "timestamp": 5}]
+    path = written(tmp_path, "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    found, remarks = arrivals(path, rate=2.0, seed=1)
+    assert len(found) == 32
+    assert found != sorted({round(time) for time in found})
+    assert "no arrival times in the trace: Poisson at 2/s, seed 1" in remarks
+    assert arrivals(path, rate=2.0, seed=1)[0] == found
+    trace = open_trace(path, rate=2.0)
+    turns = [request for request in trace.requests() if request.session == "s"]
+    assert turns[1].arrival_s - turns[0].arrival_s == pytest.approx(0.5)
+    assert trace.report.dropped["a timestamp, which the first rows do not have"].count == 1
+    path.write_text(json.dumps(rows[0]) + "\n")
+    with pytest.raises(DataError, match='neither "timestamp" nor') as failure:
+        arrivals(path)
+    assert "--rate" in str(failure.value.hint)
+
+
+@pytest.mark.parametrize("column", ["id", "model", "sentence", "ttft_ms", "latency_s", "rank"])
+def test_other_columns_are_not_taken_for_times(tmp_path: Path, column: str) -> None:
+    path = written(tmp_path, "a.csv", HEADER.replace("arrival_s", column) + "1,100,10\n")
+    assert arrivals(path)[0] == [0.0]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "timestamp", "arrival_time", "start_time", "t", "ts", "Date", "created_at", "created", "ts_ms", "epoch_ms",
+        "offset_ms", "ms", "sent", "received", "when", "clock", "delay_ms", "T", "Submitted At",
+    ],
+)  # fmt: skip
 def test_times_under_another_name_are_not_taken_for_none(tmp_path: Path, column: str) -> None:
     rows = "1,100,10\n50,100,10\n"
     path = written(tmp_path, "a.csv", HEADER.replace("arrival_s", column) + rows)

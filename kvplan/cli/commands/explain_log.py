@@ -8,7 +8,7 @@ from kvplan.cli.options import FormatOption, OutputFormat, gpu_names, model_name
 
 if TYPE_CHECKING:
     from kvplan.sizing.logs.account import Account
-    from kvplan.sizing.logs.lines import Reading
+    from kvplan.sizing.logs.lines import Fact, Reading
     from kvplan.specs.hardware import GpuSpec
 
 MAX_BYTES = 64 << 20
@@ -46,14 +46,16 @@ def explain_log(
     from kvplan.errors import DataError
     from kvplan.sizing.logs.account import account
     from kvplan.sizing.logs.lines import read_log
+    from kvplan.sizing.logs.starts import starts
 
     try:
         reading = read_log(_lines(log))
     except DataError as exc:
         exc.where = exc.where or ("<stdin>" if log == "-" else log)
         raise
-    found = account(reading)
-    document = _document(reading, found, _compare(found, model, gpu, tp, dtype), unread)
+    begun = starts(reading.facts)
+    found = account(begun[-1])
+    document = _document(reading, begun, found, _compare(found, model, gpu, tp, dtype), unread)
     _print(document, output)
 
 
@@ -73,7 +75,9 @@ def _lines(log: str) -> list[str]:
             where=log,
             hint="cut it to the start-up: everything before the first request",
         )
-    return text.decode("utf-8", errors="replace").splitlines()
+    # PowerShell redirects as UTF-16.
+    coding = "utf-16" if text.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
+    return text.decode(coding, errors="replace").splitlines()
 
 
 def _compare(
@@ -125,7 +129,11 @@ def _gpu(found: "Account", name: str | None) -> "GpuSpec":
 
 
 def _document(
-    reading: "Reading", found: "Account", comparison: dict[str, Any] | None, unread: int
+    reading: "Reading",
+    begun: "list[tuple[Fact, ...]]",
+    found: "Account",
+    comparison: dict[str, Any] | None,
+    unread: int,
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
@@ -134,9 +142,10 @@ def _document(
     rate = found.bytes_per_token
     return {
         "schema": "kvplan.explain-log/1",
+        "starts": {"count": len(begun), "explained_from_line": begun[-1][0].line},
         "account": asdict(found),
         "bytes_per_token": round(rate, 3) if rate is not None else None,
-        "lines": [asdict(line) for line in explained_lines(reading)],
+        "lines": [asdict(line) for line in explained_lines(begun[-1])],
         "reasons": reasons(found),
         "enlarge": [asdict(change) for change in enlargements(found)],
         "comparison": comparison,
@@ -170,6 +179,10 @@ def _table(document: dict[str, Any]) -> list[str]:
     found = document["account"]
     about = [found["engine"], found["version"], found["model"]]
     lines = ["   ".join(word for word in about if word), ""]
+    if (count := document["starts"]["count"]) > 1:
+        first = document["starts"]["explained_from_line"]
+        lines += _wrap(f"  {count} starts in this log; the last one is explained, from line {first} on", 2)
+        lines.append("")
     for line in document["lines"]:
         lines += _wrap(f"  {line['line']:>5}  {line['says']}", 9)
         lines += _wrap(f"         -> {line['means']}", 12)
@@ -185,7 +198,8 @@ def _table(document: dict[str, Any]) -> list[str]:
             6,
         )
     if document["enlarge"]:
-        lines += ["", "  what would enlarge it"]
+        refused = found["refused"] == "not_free"
+        lines += ["", "  what would let it start" if refused else "  what would enlarge it"]
         for change in document["enlarge"]:
             gain = []
             if change["gained_bytes"] is not None:

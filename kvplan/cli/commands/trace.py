@@ -139,7 +139,7 @@ def convert(
     """Rewrite trace IN as OUT in another format, and say what was dropped and what the format lost."""
     from kvplan.cli.trace_answers import print_written
     from kvplan.traces.statistics import DEFAULT_BLOCK_SIZE
-    from kvplan.traces.write import writer
+    from kvplan.traces.write import reblocked, writer
 
     write = writer(to)
     _check_block(to_block)
@@ -160,6 +160,8 @@ def convert(
     requests = opened.requests()
     block = to_block or opened.block_size or DEFAULT_BLOCK_SIZE
     losses = _write(target, lambda stream: write(requests, stream, block_size=block))
+    if to == "mooncake" and opened.block_size is not None:
+        losses += reblocked(opened.block_size, block)
     print_written(target, to, opened.report, losses, output)
 
 

@@ -60,6 +60,13 @@ class WorkloadPart(Part):
     turns: Literal["timed", "answered"] = "timed"
     max_sessions: Positive | None = None
 
+    @property
+    def reads_once(self) -> bool:
+        """Whether the trace comes through a pipe, so that nothing can read it a second time."""
+        from kvplan.traces.source import read_once
+
+        return self.trace is not None and read_once(self.trace)
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.trace is None) == (self.synthesize is None):

@@ -1,21 +1,26 @@
 """From the facts of a log to one account: what was there, what took it, what the pool holds.
 
 Ranks repeat lines, and a pool is the smallest of its ranks: the account takes the largest weights and the
-smallest pool. Nothing is filled in: what the log does not say stays ``None``; a remainder that follows by
-subtraction is called one.
+smallest pool, in bytes, blocks, tokens and concurrency alike. Nothing is filled in: what the log does not say
+stays ``None``; a remainder that follows by subtraction is called one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kvplan.sizing.logs.lines import Fact, Reading
+from kvplan.sizing.logs.lines import Fact
+from kvplan.sizing.logs.pools import Workers, pool_gib, workers
 from kvplan.units import GIB
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What the log says, in bytes, tokens and requests; ``None`` where it is silent."""
+    """What the log says, in bytes, tokens and requests; ``None`` where it is silent.
+
+    Weights and pool are those of the model that is served; what a draft model takes beside them stands apart.
+    ``pool_tokens`` are of layers without a window, ``window_tokens`` of those with one where they differ.
+    """
 
     engine: str
     version: str | None
@@ -39,6 +44,9 @@ class Account:
     max_num_seqs: int | None
     max_num_batched_tokens: int | None
     refused: str | None
+    window_tokens: int | None = None
+    draft_weights_bytes: int | None = None
+    draft_pool_bytes: int | None = None
 
     @property
     def capacity_tokens(self) -> int | None:
@@ -70,9 +78,8 @@ DTYPES: dict[str, str | None] = {
 """Engines' words for the cache's number format -> kvplan's."""
 
 
-def account(reading: Reading) -> Account:
-    """Put the facts together."""
-    facts = reading.facts
+def account(facts: tuple[Fact, ...]) -> Account:
+    """Put the facts of one start together."""
     engine = "sglang" if any(fact.engine == "sglang" for fact in facts) else "vllm"
     options = {key: value for fact in facts if fact.name == "options" for key, value in fact.values.items()}
     total = _gib(_last(facts, "total_gib"))
@@ -80,15 +87,33 @@ def account(reading: Reading) -> Account:
     budget = _gib(_last(facts, "budget_gib"))
     if budget is None and total is not None and utilization is not None and engine == "vllm":
         budget = round(total * utilization)
-    weights = [*_numbers(facts, "weights_gib"), *(mib / 1024 for mib in _numbers(facts, "weights_mib"))]
-    pools = [value for fact in facts for value in [_pool_gib(fact)] if value is not None]
-    tokens = _last(facts, "pool_tokens")
-    blocks = _last(facts, "blocks", skip=("blocks_override",))
+    ranks = _by_rank(facts)
+    sglang = [workers(said) for said in ranks]
+    weights = [
+        *(value for fact in facts if fact.name != "load_end" for value in _values(fact, "weights_gib")),
+        *(mib / 1024 for mib in _numbers(facts, "weights_mib")),
+        *_known(sglang, "weights_gib"),
+    ]
+    vllm_pools = [pool_gib(fact) for fact in facts if "pool_gib" in fact.values and fact.engine == "vllm"]
+    pool = _least([*vllm_pools, *_known(sglang, "pool_gib")])
+    tokens = _least(
+        [
+            *(
+                value
+                for fact in facts
+                if fact.name not in _ALLOCATIONS
+                for value in _values(fact, "pool_tokens")
+            ),
+            *_known(sglang, "tokens"),
+        ]
+    )
+    blocks = _least([v for fact in facts if fact.name != "blocks_override" for v in _values(fact, "blocks")])
     context = _last(facts, "context_tokens") or _float(options.get("max_model_len"))
-    concurrency = _last(facts, "concurrency")
+    concurrency = _least(_numbers(facts, "concurrency"))
     if tokens is None and blocks and concurrency is not None and context is not None:
         # V0 printed blocks alone; concurrency was blocks x block size / context, which gives the block size.
         tokens = blocks * round(concurrency * context / blocks)
+    draft_weights, draft_pools = _known(sglang, "draft_weights_gib"), _known(sglang, "draft_pool_gib")
     return Account(
         engine=engine,
         version=_word(facts, "version"),
@@ -96,40 +121,64 @@ def account(reading: Reading) -> Account:
         total_bytes=total,
         utilization=utilization,
         budget_bytes=budget,
-        weights_bytes=_gib(max(weights)) if weights else None,
+        weights_bytes=_gib(max(weights, default=None)),
         activation_bytes=_gib(_last(facts, "activation_gib")),
         runtime_bytes=_gib(_last(facts, "runtime_gib")),
         graph_bytes=_gib(_last(facts, "graph_gib")),
-        pool_bytes=_gib(min(pools)) if pools else None,
-        pool_tokens=int(tokens) if tokens is not None else None,
-        blocks=int(blocks) if blocks is not None else None,
-        context_tokens=int(context) if context is not None else None,
+        pool_bytes=_gib(pool),
+        pool_tokens=_whole(tokens),
+        blocks=_whole(blocks),
+        context_tokens=_whole(context),
         concurrency=concurrency,
-        free_bytes=_gib(_last(facts, "free_gib", only=("load_begin", "usage", "usage_consumed", "not_free"))),
+        free_bytes=_gib(_least([free[0] for rank in ranks if (free := _free(rank))])),
         tp=_integer(options.get("tp")),
         kv_dtype=DTYPES.get(word := _word(facts, "kv_dtype") or "auto", word) or None,
         restoring_utilization=_last(facts, "restoring_utilization"),
         max_num_seqs=_integer(options.get("max_num_seqs")),
         max_num_batched_tokens=_integer(options.get("max_num_batched_tokens") or _last(facts, "step_tokens")),
         refused=next((fact.name for fact in facts if fact.name in ("no_pool", "too_long", "not_free")), None),
+        window_tokens=_whole(_least(_known(sglang, "window_tokens"))),
+        draft_weights_bytes=_gib(max(draft_weights, default=None)),
+        draft_pool_bytes=_gib(_least(draft_pools)),
     )
 
 
-def _pool_gib(fact: Fact) -> float | None:
-    if "k_gib" in fact.values:
-        return fact.number("k_gib") + fact.number("v_gib")
-    return fact.number("pool_gib") if "pool_gib" in fact.values else None
+_ALLOCATIONS = ("sglang_pool", "sglang_window_pool")
+"""Lines of which one pool may have several."""
+
+
+def _by_rank(facts: tuple[Fact, ...]) -> list[list[Fact]]:
+    found: dict[str, list[Fact]] = {}
+    for fact in facts:
+        found.setdefault(fact.rank, []).append(fact)
+    return list(found.values())
+
+
+def _free(rank: list[Fact]) -> list[float]:
+    """What was free, first before anything was loaded; a draft model that is loaded later finds less."""
+    lines = ("load_begin", "usage", "usage_consumed", "not_free")
+    return [value for fact in rank if fact.name in lines for value in _values(fact, "free_gib")]
+
+
+def _known(ranks: list[Workers], name: str) -> list[float]:
+    return [value for rank in ranks if (value := getattr(rank, name)) is not None]
+
+
+def _values(fact: Fact, key: str) -> list[float]:
+    return [fact.number(key)] if key in fact.values else []
+
+
+def _least(values: list[float]) -> float | None:
+    return min(values, default=None)
 
 
 def _numbers(facts: tuple[Fact, ...], key: str) -> list[float]:
-    return [fact.number(key) for fact in facts if key in fact.values]
+    return [value for fact in facts for value in _values(fact, key)]
 
 
-def _last(
-    facts: tuple[Fact, ...], key: str, *, skip: tuple[str, ...] = (), only: tuple[str, ...] = ()
-) -> float | None:
+def _last(facts: tuple[Fact, ...], key: str, *, skip: tuple[str, ...] = ()) -> float | None:
     for fact in reversed(facts):
-        if key in fact.values and fact.name not in skip and (not only or fact.name in only):
+        if key in fact.values and fact.name not in skip:
             return fact.number(key)
     return None
 
@@ -152,3 +201,7 @@ def _integer(value: float | str | None) -> int | None:
 
 def _gib(value: float | None) -> int | None:
     return None if value is None else round(value * GIB)
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import floor
 
 from kvplan.sizing.logs.account import Account
-from kvplan.sizing.logs.lines import Fact, Reading
+from kvplan.sizing.logs.lines import Fact
 from kvplan.units import format_bytes, format_tokens
 
 MEANINGS = {
@@ -70,11 +71,11 @@ class Enlargement:
     why: str
 
 
-def explained_lines(reading: Reading) -> list[Line]:
+def explained_lines(facts: tuple[Fact, ...]) -> list[Line]:
     """Every understood line; repeats of other ranks once."""
     seen: set[tuple[str, str]] = set()
     lines = []
-    for fact in reading.facts:
+    for fact in facts:
         says = _says(fact)
         if (fact.name, says) not in seen:
             seen.add((fact.name, says))
@@ -120,12 +121,21 @@ def _budget(log: Account) -> list[str]:
                 f"= {format_bytes(may)} for weights and pool - {format_bytes(log.weights_bytes)} weights "
                 f"= {format_bytes(may - log.weights_bytes)} for the pool"
             )
-            return [text]
-        return []
+            return [text, *_draft(log)]
+        return _draft(log)
     if log.total_bytes is None or log.utilization is None or log.budget_bytes is None:
         return []
     share = f"{format_bytes(log.total_bytes)} in all x {log.utilization:g} utilization"
     return [f"{share} = {format_bytes(log.budget_bytes)} for everything"]
+
+
+def _draft(log: Account) -> list[str]:
+    parts = [
+        f"{format_bytes(size)} {what}"
+        for size, what in ((log.draft_weights_bytes, "of weights"), (log.draft_pool_bytes, "of cache"))
+        if size is not None
+    ]
+    return [f"the draft model takes {' and '.join(parts)} beside the model it drafts for"] if parts else []
 
 
 def _shares(log: Account) -> list[str]:
@@ -166,6 +176,11 @@ def _meaning(log: Account) -> list[str]:
             f"{format_bytes(log.pool_bytes)} / {format_tokens(log.pool_tokens or 0)} tokens "
             f"= {rate:,.0f} B a token on one GPU"
         )
+    if log.window_tokens is not None and log.pool_tokens is not None:
+        found.append(
+            f"two pools in one: {format_tokens(log.pool_tokens)} tokens of the layers without a window, "
+            f"{format_tokens(log.window_tokens)} of those with one"
+        )
     if capacity is not None and log.pool_tokens:
         ratio = capacity / log.pool_tokens
         if abs(ratio - 1) > 0.02:
@@ -177,8 +192,42 @@ def _meaning(log: Account) -> list[str]:
     return found
 
 
+HIGHEST_UTILIZATION = 0.95
+"""More leaves too little for what is not measured beforehand."""
+
+
+def _free_share(log: Account) -> float:
+    """The largest utilization that what was free allows, in hundredths; vLLM refuses to start above it."""
+    if log.free_bytes is None or not log.total_bytes:
+        return 1.0
+    return max(0.0, floor(100 * log.free_bytes / log.total_bytes) / 100)
+
+
+def _room(log: Account) -> list[Enlargement]:
+    """What would let a server start that found less free than its share of the memory."""
+    if log.free_bytes is None or log.total_bytes is None:
+        return []
+    held = log.total_bytes - log.free_bytes
+    found = [
+        Enlargement(
+            "end the processes that hold the GPU", held, None,
+            "they hold what was not free (nvidia-smi lists them)",
+        )
+    ]  # fmt: skip
+    if share := _free_share(log):
+        found.append(
+            Enlargement(
+                f"--gpu-memory-utilization {share:.2f}", None, None,
+                f"at most {format_bytes(log.free_bytes)} were free; weights and cache must fit into them",
+            )
+        )  # fmt: skip
+    return found
+
+
 def enlargements(log: Account) -> list[Enlargement]:
-    """What would enlarge the pool; gains are computed where the log has the numbers."""
+    """What would enlarge the pool or let the server start; gains where the log has the numbers."""
+    if log.refused == "not_free":
+        return _room(log)
     found = []
     rate = log.bytes_per_token
 
@@ -187,10 +236,13 @@ def enlargements(log: Account) -> list[Enlargement]:
 
     base = log.free_bytes if log.engine == "sglang" else log.total_bytes
     option = "--mem-fraction-static" if log.engine == "sglang" else "--gpu-memory-utilization"
-    if base is not None and log.utilization is not None and log.utilization < 0.95:
-        gained = round(base * (0.95 - log.utilization))
+    highest = HIGHEST_UTILIZATION if log.engine == "sglang" else min(HIGHEST_UTILIZATION, _free_share(log))
+    if base is not None and log.utilization is not None and log.utilization < highest:
+        gained = round(base * (highest - log.utilization))
         found.append(
-            Enlargement(f"{option} 0.95", gained, tokens(gained), "a larger share of the same memory")
+            Enlargement(
+                f"{option} {highest:.2f}", gained, tokens(gained), "a larger share of the same memory"
+            )
         )
     if log.restoring_utilization is not None and log.total_bytes is not None and log.utilization is not None:
         gained = round(log.total_bytes * (log.restoring_utilization - log.utilization))

@@ -9,6 +9,21 @@ from dataclasses import dataclass
 from kvplan.errors import DataError
 from kvplan.sizing.logs.wordings import CONFIGURATIONS, OPTION_WORDS, OPTIONS, WORDINGS
 
+RANK = re.compile(
+    r"\(((?:EngineCore|Worker|VllmWorker)\w{0,40}(?: rank=\d{1,6})?)[ )]"
+    r"|\[[^\[\]]{0,60}?((?:\b(?:[A-Z]{2,8}_?)?[DTPE]P\d{1,6} ?){1,6})\]"
+)
+"""Whose line it is: ``(Worker_TP1 pid=11)``, ``(VllmWorker rank=1 pid=12)``, ``[09:20:11 DP0 TP0]``."""
+
+RANK_WITHIN = 200
+"""Characters of a line in which its rank stands, also behind what a log collector puts before it."""
+
+NESTED = re.compile(r"_config'?\s*[:=]\s*(?:\{[^{}]*\}|\w{0,60}\([^()]*\))")
+"""A configuration inside a configuration, as a draft model's."""
+
+MAX_DEPTH = 4
+"""How deep configurations are nested."""
+
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 """What terminals are told about colours and titles; container logs keep it."""
 
@@ -21,13 +36,20 @@ MAX_LINE = 1 << 15
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What one line says. ``values`` holds numbers and words by field name; ``line`` counts from 1."""
+    """What one line says.
+
+    Attributes:
+        line: counts from 1.
+        values: numbers and words by field name.
+        rank: which rank or engine process says it; '' where the line does not tell.
+    """
 
     name: str
     engine: str
     line: int
     values: dict[str, float | str]
     text: str
+    rank: str = ""
 
     def number(self, key: str) -> float:
         """A value known to be numeric."""
@@ -70,11 +92,12 @@ def read_log(lines: Iterable[str]) -> Reading:
 
 def _facts(text: str, line: int) -> Iterator[Fact]:
     lowered = text.casefold()
+    rank = _rank(text)
     for cue, engine in CONFIGURATIONS:
         if cue in lowered:
             options = _options(text)
             if options:
-                yield Fact("options", engine, line, options, text)
+                yield Fact("options", engine, line, options, text, rank)
             break
     taken: set[str] = set()
     for wording in WORDINGS:
@@ -88,10 +111,20 @@ def _facts(text: str, line: int) -> Iterator[Fact]:
             }
             if all(_possible(key, value) for key, value in values.items()):
                 taken.add(wording.name)
-                yield Fact(wording.name, wording.engine, line, values, text)
+                yield Fact(wording.name, wording.engine, line, values, text, rank)
+
+
+def _rank(text: str) -> str:
+    match = RANK.search(text, 0, RANK_WITHIN)
+    return "" if match is None else (match.group(1) or match.group(2)).strip()
 
 
 def _options(text: str) -> dict[str, float | str]:
+    """The server's options; those of a draft model, nested in them, have the same names and are left out."""
+    for _ in range(MAX_DEPTH):
+        text, count = NESTED.subn("", text)
+        if not count:
+            break
     found: dict[str, float | str] = {}
     for name, expression in OPTIONS.items():
         match = expression.search(text)

@@ -56,6 +56,14 @@ _VLLM = (
         ),
     ),
     (
+        "profile",
+        (
+            "Memory profiling results:<any>total_gpu_memory={total_gib} GiB<any>"
+            "non_torch_memory={runtime_gib} GiB kv_cache_size={pool_gib} GiB "
+            "gpu_memory_utilization={utilization}"
+        ),
+    ),
+    (
         "budget",
         "total_gpu_memory ({total_gib} GiB) x gpu_memory_utilization ({utilization}) = {budget_gib} GiB",
     ),
@@ -193,15 +201,15 @@ WORDINGS: tuple[Wording, ...] = (
 
 OPTIONS: dict[str, re.Pattern[str]] = {
     "model": re.compile(r"(?:\bmodel|'model'|model_path|'model_tag')\s*[=:]\s*'([^']{1,300})'"),
-    "tp": re.compile(r"(?:tensor_parallel_size|tp_size)'?\s*[=:]\s*(\d+)"),
-    "pp": re.compile(r"(?:pipeline_parallel_size|pp_size)'?\s*[=:]\s*(\d+)"),
-    "max_model_len": re.compile(r"(?:max_model_len|max_seq_len|context_length)'?\s*[=:]\s*(\d+)"),
+    "tp": re.compile(r"(?<!\w)(?:tensor_parallel_size|tp_size)'?\s*[=:]\s*(\d+)"),
+    "pp": re.compile(r"(?<!\w)(?:pipeline_parallel_size|pp_size)'?\s*[=:]\s*(\d+)"),
+    "max_model_len": re.compile(r"(?<!\w)(?:max_model_len|max_seq_len|context_length)'?\s*[=:]\s*(\d+)"),
     "kv_dtype": re.compile(r"kv_cache_dtype'?\s*[=:]\s*'?(\w+)"),
     "quantization": re.compile(r"\bquantization'?\s*[=:]\s*'?(\w+)"),
     "dtype": re.compile(r"\bdtype'?\s*[=:]\s*'?(?:torch\.)?(\w+)"),
     "utilization": re.compile(r"(?:gpu_memory_utilization|mem_fraction_static)'?\s*[=:]\s*(\d\.\d+)"),
-    "max_num_seqs": re.compile(r"max_num_seqs'?\s*[=:]\s*(\d+)"),
-    "max_num_batched_tokens": re.compile(r"max_num_batched_tokens'?\s*[=:]\s*(\d+)"),
+    "max_num_seqs": re.compile(r"(?<!\w)max_num_seqs'?\s*[=:]\s*(\d+)"),
+    "max_num_batched_tokens": re.compile(r"(?<!\w)max_num_batched_tokens'?\s*[=:]\s*(\d+)"),
 }
 """Options inside a printed configuration, as both engines spell them."""
 

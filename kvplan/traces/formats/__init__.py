@@ -6,6 +6,7 @@ from importlib import import_module
 
 from kvplan.errors import DataError, UnknownName
 from kvplan.traces.formats.contract import TraceFormat, csv_columns, json_keys
+from kvplan.traces.settings import setting
 
 _MODULES = {
     "tokens": "tokens",
@@ -34,9 +35,26 @@ _UNREAD = {
     ),
     "ShareGPT": ({"conversations", "from", "value"}, "raw text needs a tokenizer; no arrival times"),
     "an OpenAI batch": ({"custom_id", "body"}, "raw text needs a tokenizer; no arrival times"),
+    "Jaeger JSON": (
+        {"traceid", "operationname"},
+        "export the spans as OTLP JSON (the file exporter of the OpenTelemetry collector)",
+    ),
     "chat messages": ({"messages", "role", "content"}, "raw text needs a tokenizer"),
 }
 """Formats that are recognised only to say why they are not read."""
+
+_TABLE_HINT = f"write it as CSV ({OWN_TABLE}) or as JSON lines first"
+
+_BINARY = {
+    b"PAR1": ("a Parquet file", f"{_TABLE_HINT}: pandas.read_parquet and DataFrame.to_csv do"),
+    b"ARROW1": ("an Arrow file", f"{_TABLE_HINT}: pandas.read_feather and DataFrame.to_csv do"),
+    b"SQLite format 3": ("an SQLite database", _TABLE_HINT),
+    b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "unpack it first"),
+    b"Rar!\x1a\x07": ("a RAR archive", "unpack it first"),
+    b"\x04\x22\x4d\x18": ("lz4-compressed", "decompress it first, or compress it with gzip, zstd or xz"),
+    b"\x1f\x9d": ("compressed by `compress`", "decompress it first, or compress it with gzip, zstd or xz"),
+}
+"""First bytes of files that traces are kept in and that are not read: what it is, what to do."""
 
 
 def names() -> list[str]:
@@ -75,10 +93,15 @@ def unrecognised(head: bytes, name: str) -> DataError:
     where = f"{name}:1"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return DataError("the text is UTF-16", where=where, hint="convert it to UTF-8 first")
+    for first, (what, remedy) in _BINARY.items():
+        if head.startswith(first):
+            return DataError(f"this is {what}, which kvplan does not read", where=name, hint=remedy)
     if b"\0" in head[:1024]:
         return DataError("this is a binary file, not a trace", where=where)
     array = head.lstrip()[:1] == b"["
-    rows = head.lstrip()[1:].replace(b"\n", b" ") if array else head
+    rows = head.lstrip()[1:] if array else head.lstrip()
+    if array or rows.split(b"\n", 1)[0].strip() == b"{":
+        rows = rows.replace(b"\n", b" ")  # indented: one object over many lines
     keys = {key.lower() for key in json_keys(rows, 3)} or set(csv_columns(head))
     for other, (signature, why) in _UNREAD.items():
         if signature <= keys:
@@ -97,7 +120,7 @@ def unrecognised(head: bytes, name: str) -> DataError:
         if missing:
             hint += f", which also has {', '.join(missing[:6])}"
     else:
-        hint = f"formats: {', '.join(names())}; name one with --trace-format"
+        hint = f"formats: {', '.join(names())}; name one ({setting('format', 'NAME')})"
     if head.lstrip()[:1] not in (b"[", b"{"):
         hint += f"; a table of your own has commas and the columns {OWN_TABLE}"
     return DataError("not a trace in a known format", where=where, hint=hint)

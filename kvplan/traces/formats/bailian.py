@@ -1,7 +1,7 @@
-"""Bailian (Qwen) JSONL: ``chat_id``, ``parent_chat_id`` (-1 for a root), times in s, ids of 16-token blocks.
+"""Bailian (Qwen) JSONL: ``chat_id``, ``parent_chat_id``, times in s, ids of 16-token blocks.
 
-The last id may stand for a partial block. A turn's session is its root's ``chat_id``; a parent may lie
-outside the file, and then starts a session of its own here.
+A root has -1 or null for its parent. The last id may stand for a partial block. A turn's session is its
+root's ``chat_id``; a parent may lie outside the file, and then starts a session of its own here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Row(msgspec.Struct, gc=False):
     input_length: int
     output_length: int
     hash_ids: list[int]
-    parent_chat_id: int = -1
+    parent_chat_id: int | None = -1
 
 
 def sniff(head: bytes, name: str) -> bool:
@@ -59,7 +59,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
             )
             continue
         root = row.chat_id
-        if row.parent_chat_id != -1:
+        if row.parent_chat_id not in (-1, None):
             orphans += row.parent_chat_id not in roots
             root = roots.get(row.parent_chat_id, row.parent_chat_id)
         roots[row.chat_id] = root

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -66,7 +67,9 @@ class TraceFormat:
         read: yields requests in the order of the file, counting into the accounting as it goes.
         keys: field or column names that tell the format, for suggesting near ones.
         has_ids: whether prompts' content is known, so that reuse can be computed.
+        archives: may be spread over the files of a directory or archive; others are read from one.
         merges: the file's order is not by time (one session after another); sort before use.
+        in_ms: times are numbers of milliseconds; many files have seconds there.
         from_first: times are absolute (dates); the first arrival becomes 0.
         block_size: tokens per block id, unless overridden or said by the file.
         example: the smallest file a user would write, for formats that are written by hand.
@@ -78,8 +81,10 @@ class TraceFormat:
     read: Reader
     keys: frozenset[str]
     has_ids: bool = False
+    archives: bool = False
     merges: bool = False
     from_first: bool = False
+    in_ms: bool = False
     block_size: int | None = None
     example: str = ""
 
@@ -99,6 +104,8 @@ class Intake:
         """Tokens the answer will have, or 0 when the row was dropped (and counted)."""
         accounting = self.accounting
         if not 0.0 <= arrival_s <= MAX_ARRIVAL_S:
+            if accounting.far_arrival_s is None and MAX_ARRIVAL_S < arrival_s < math.inf:
+                accounting.far_arrival_s = arrival_s * self.options.rate_scale
             accounting.drop("arrival time negative, not finite or beyond 1e10 s", line)
             return 0
         if not 1 <= prompt_tokens <= MAX_PROMPT_TOKENS:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from kvplan.traces.settings import setting
+
 SIZES = tuple(1 << power for power in range(13))
 """Sizes that blocks have in published traces and engines: 1 to 4,096 tokens."""
 
@@ -25,5 +27,5 @@ class Granularity:
         (size,) = self._sizes
         return (
             f"the {self._rows:,} dropped rows have as many ids as blocks of {size} tokens would need: "
-            f"read them with --block-size {size}"
+            f"read them so ({setting('block_size', size)})"
         )

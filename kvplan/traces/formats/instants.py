@@ -12,6 +12,34 @@ _INSTANT = re.compile(
 )
 
 
+_PER_S = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+
+
+def unit_since_1970(number: float) -> str | None:
+    """The unit in which a number is a time since 1970: of 1973 to 5138, each number is so in one at most."""
+    return next((unit for unit, per_s in _PER_S.items() if 1e8 <= number / per_s < 1e11), None)
+
+
+def per_second(unit: str) -> int:
+    """How many of a unit are a second."""
+    return _PER_S[unit]
+
+
+def ticks_since_1970(number: float) -> tuple[str, int]:
+    """The unit that a time since 1970 must be in by its magnitude, and the time in 100-ns ticks.
+
+    Raises:
+        ValueError: no such time in any unit.
+    """
+    unit = unit_since_1970(number)
+    if unit is None:
+        raise ValueError(number)
+    per_s = _PER_S[unit]
+    if isinstance(number, int):
+        return unit, number * TICKS_PER_S // per_s
+    return unit, round(number * (TICKS_PER_S / per_s))
+
+
 class Instants:
     """Parses instants; remembers the days it has seen, because a trace has few."""
 

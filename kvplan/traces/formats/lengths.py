@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from kvplan.errors import DataError
 from kvplan.traces.accounting import Accounting
-from kvplan.traces.arrivals import ArrivalProcess
+from kvplan.traces.arrivals import drawn_arrivals
 from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat, csv_columns
 from kvplan.traces.formats.table import Table, parse_count
 from kvplan.traces.request import Request, default_output
+from kvplan.traces.settings import setting
 from kvplan.traces.source import Source
-from kvplan.traces.streams import stream
 from kvplan.traces.tokenspace import unknown_run
 
 
@@ -45,18 +45,25 @@ def _dialect(columns: list[str]) -> Dialect | None:
     return None
 
 
-TIMES = re.compile(r"time|arriv|date|start|\Ats?\Z")
-"""Names under which a table may have its times."""
+TIMES = re.compile(
+    r"time|arriv|date|start|beg[ai]n|creat|receiv|submit|queue|issued|clock|epoch|when|elapsed|offset|delay"
+    r"|(?:\A|[^a-z])(?:t|ts|at|sent|s|secs?|seconds|ms|millis|us|micros|ns|nanos)(?:\Z|[^a-z])"
+)
+"""Names under which a table may have its times: what is done at them, or the unit they are in."""
+
+DURATIONS = re.compile(r"latency|duration|ttft|tpot|itl|e2e|think")
+"""Names of times that something took."""
 
 
 def _refuse_other_times(name: str, dialect: Dialect, columns: list[str]) -> None:
     """Times that are there are not replaced by 0 because their column is called otherwise."""
-    named = [column for column in columns if TIMES.search(column)]
+    named = [column for column in columns if TIMES.search(column) and not DURATIONS.search(column)]
     if named:
         raise DataError(
             f"no column {dialect.arrival!r}; are the arrival times in {' or '.join(map(repr, named[:3]))}?",
             where=f"{name}:1",
-            hint=f"rename that column to {dialect.arrival} (seconds), or give a rate to draw the times with",
+            hint=f"rename that column to {dialect.arrival} (in seconds; milliseconds need a time scale: "
+            f"{setting('time_scale', 0.001)}), or give a rate to draw the times with (--rate)",
         )
 
 
@@ -76,8 +83,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         _refuse_other_times(source.name, dialect, table.columns)
     process: Iterator[float] | None = None
     if not timed and options.rate is not None:
-        process = ArrivalProcess(options.rate).times(stream(options.seed, "arrivals"))
-        accounting.note(f"no arrival times in the trace: Poisson at {options.rate:g}/s, seed {options.seed}")
+        process = drawn_arrivals(options.rate, options.seed, accounting)
     elif not timed:
         accounting.note("no arrival times in the trace: all requests arrive at 0 unless a rate is given")
     for line, (arrival, prompt, output, rank, session) in table:

@@ -3,7 +3,7 @@
 Each id names a block of 512 tokens *and* everything before it. Published with "Mooncake: Trading More
 Storage for Less Computation" (FAST 2025). aiperf's superset is understood too: ``session_id``, and
 ``delay`` (ms) in place of ``timestamp`` for the later turns of a session; and kvplan's own ``block_size``
-for blocks that are not of 512 tokens.
+for blocks that are not of 512 tokens. With a rate, rows without any times arrive as a Poisson process.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from kvplan.traces.accounting import Accounting
+from kvplan.traces.accounting import NO_TIME, Accounting
+from kvplan.traces.arrivals import drawn_arrivals
 from kvplan.traces.formats.contract import MAX_BLOCK_SIZE, Intake, ReadOptions, TraceFormat, json_keys
 from kvplan.traces.formats.granularity import Granularity
 from kvplan.traces.formats.jsonl import Priority, rows
@@ -22,7 +23,7 @@ from kvplan.traces.tokenspace import BlockIds, unknown_run
 
 BLOCK_SIZE = 512
 
-_NO_DELAY = 'neither "timestamp" nor a "delay" after an earlier turn of its session'
+_TIMED_AFTER_ALL = "a timestamp, which the first rows do not have"
 
 
 class Row(msgspec.Struct, gc=False):
@@ -49,13 +50,20 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
     blocks: BlockIds | None = None
     misfits = Granularity()
     time_scale, rate_scale = options.time_scale, options.rate_scale
+    process: Iterator[float] | None = None
     session_s: dict[str, tuple[float, str]] = {}
     for line, row in rows(source, accounting, Row):
         index = accounting.rows - 1
         if row.input_length is None:
             accounting.drop('no "input_length" (text needs a tokenizer)', line)
             continue
+        drawn = False
         session = None if row.session_id is None else str(row.session_id)
+        if row.timestamp is None and process is None and options.rate is not None and not accounting.requests:
+            process = drawn_arrivals(options.rate, options.seed, accounting)
+        if row.timestamp is not None and process is not None:
+            accounting.drop(_TIMED_AFTER_ALL, line)
+            continue
         if row.timestamp is not None:
             arrival_s = row.timestamp / 1000 * time_scale / rate_scale
         elif row.delay is not None and session in session_s:
@@ -64,8 +72,10 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
                 "turns with a delay arrive that long after the turn before, answered or not (workload.turns: "
                 "answered waits for the answer)"
             )
+        elif process is not None:
+            arrival_s, drawn = 0.0, True
         else:
-            accounting.drop(_NO_DELAY, line)
+            accounting.drop(NO_TIME, line)
             continue
         prompt_tokens = row.input_length
         output_tokens = admit(line, arrival_s, prompt_tokens, row.output_length)
@@ -87,6 +97,8 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
                 )
                 continue
             prompt = content
+        if drawn and process is not None:
+            arrival_s = next(process)
         name, follows = f"{index:06d}", None
         if session is not None:
             if row.delay is not None and session in session_s and row.delay >= 0.0:
@@ -115,6 +127,7 @@ FORMAT = TraceFormat(
     read=read,
     keys=frozenset({"timestamp", "input_length", "output_length", "hash_ids"}),
     has_ids=True,
+    in_ms=True,
     block_size=BLOCK_SIZE,
     example='{"timestamp": 1500, "input_length": 1000, "output_length": 20, "hash_ids": [7, 8]}',
 )

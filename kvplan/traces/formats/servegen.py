@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from kvplan.errors import DataError
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.arrivals import MIN_SHAPE, ArrivalProcess
 from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat
@@ -112,10 +113,18 @@ def _draw(client: Client, seed: int) -> Iterator[tuple[float, int, int, int]]:
 
 def _clients(source: Source, accounting: Accounting) -> list[Client]:
     clients: dict[int, Client] = {}
-    for name, content in source.members():
+    places: set[str] = set()
+    for name, content in source.members(lambda name: _CHUNK.search(name) is not None):
         match = _CHUNK.search(name)
-        if match is None:
-            continue
+        assert match is not None
+        places.add(name[: match.start()])
+        if len(places) > 1:
+            # Each numbers its clients from 0: together they would be mixed up.
+            raise DataError(
+                f"clients of several populations: {', '.join(place or '.' for place in sorted(places))}",
+                where=source.name,
+                hint="read one of these directories",
+            )
         number = int(match.group(1))
         if number not in clients and len(clients) >= _MAX_CLIENTS:
             accounting.note(f"only the first {_MAX_CLIENTS:,} clients are used")
@@ -203,4 +212,5 @@ FORMAT = TraceFormat(
     sniff=sniff,
     read=read,
     keys=frozenset({"chunk-0-trace.csv", "chunk-0-dataset.json"}),
+    archives=True,
 )

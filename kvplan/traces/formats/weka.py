@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import msgspec
 
 from kvplan.traces.accounting import Accounting
+from kvplan.traces.archives import can_be_trace
 from kvplan.traces.arrivals import ArrivalProcess
 from kvplan.traces.formats.contract import (
     MAX_ARRIVAL_S,
@@ -170,12 +171,16 @@ def _sessions(source: Source, accounting: Accounting) -> Iterator[tuple[int, Ses
 
 def _documents(source: Source) -> Iterator[tuple[int, bytes]]:
     if source.archive:
-        found = (content for name, content in source.members() if name.endswith((".json", ".jsonl")))
+        found = (content for _, content in source.members(_may_hold_sessions))
         yield from enumerate((piece for content in found for piece in _split(content)), start=1)
     elif source.head.lstrip().split(b"\n", 1)[0].strip() in (b"{", b"["):
         yield from enumerate(_split(source.document()), start=1)
     else:
         yield from source.lines()
+
+
+def _may_hold_sessions(name: str) -> bool:
+    return can_be_trace(name) and name.lower().endswith((".json", ".jsonl"))
 
 
 def _split(content: bytes) -> list[bytes]:
@@ -185,7 +190,7 @@ def _split(content: bytes) -> list[bytes]:
         if start == b"[":
             return [bytes(item) for item in msgspec.json.decode(content, type=list[msgspec.Raw])]
         msgspec.json.decode(content, type=msgspec.Raw)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return [line for line in content.split(b"\n") if line.strip()]
     return [content]
 
@@ -197,6 +202,7 @@ FORMAT = TraceFormat(
     read=read,
     keys=frozenset({"id", "block_size", "hash_id_scope", "requests", "t", "in", "out", "hash_ids"}),
     has_ids=True,
+    archives=True,
     merges=True,
     block_size=BLOCK_SIZE,
 )

@@ -33,7 +33,11 @@ def test_some_rows_fit_by_chance_and_the_others_say_their_size(tmp_path: Path) -
     path.write_text(moon(16, [7, 1000, 2000, 3333]))
     trace = open_trace(path)
     assert len(list(trace.requests())) == 1
-    assert any(note.endswith("read them with --block-size 16") for note in trace.report.remarks())
+    assert any(
+        "read them so (trace: --block-size 16; trace ladder: --trace-block 16; simulate: --set workload.block_size=16)"
+        in note
+        for note in trace.report.remarks()
+    )
     assert len(list(open_trace(path, block_size=16).requests())) == 4
 
 
@@ -51,7 +55,7 @@ def test_chats_of_another_size_say_it_too(tmp_path: Path) -> None:
     path.write_text(moon(256, [7, 5000, 3333], chat_id=1))
     trace = open_trace(path)
     assert len(list(trace.requests())) == 1
-    assert any(note.endswith("--block-size 256") for note in trace.report.remarks())
+    assert any("--block-size 256" in note for note in trace.report.remarks())
 
 
 def test_rows_that_no_size_explains_get_no_advice(tmp_path: Path) -> None:
@@ -69,3 +73,11 @@ def test_the_true_size_is_never_ruled_out(size: int, lengths: list[int], up: boo
         seen.see(-(-tokens // size) if up else tokens // size, tokens)
     advice = seen.advice()
     assert advice is None or f"blocks of {size} tokens" in advice
+
+
+def test_ids_that_are_text_are_no_matter_of_size(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text(moon(512, [1000]).replace("[0, 1]", '["0", "1"]'))
+    with pytest.raises(DataError, match="none of the 1 rows") as refused:
+        list(open_trace(path).requests())
+    assert refused.value.hint == "block ids are whole numbers: number the distinct ones from 0"

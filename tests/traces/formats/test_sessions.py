@@ -101,6 +101,15 @@ def test_bailian_parent_outside_the_file(reading):
     assert trace.report.remarks() == ["1 turns follow a chat that is not in the file"]
 
 
+@pytest.mark.parametrize("root", [-1, None])
+def test_bailian_roots(reading, root):
+    row = {"timestamp": 1, "input_length": 16, "output_length": 1, "hash_ids": [3]}
+    rows = [{**row, "chat_id": 7, "parent_chat_id": root}, {**row, "chat_id": 8, "parent_chat_id": 7}]
+    requests, trace = reading(jsonl(rows))
+    assert [request.session for request in requests] == ["7", "7"]
+    assert trace.report.remarks() == []
+
+
 # --- weka
 
 
@@ -236,7 +245,16 @@ def test_otlp_and_old_names(reading):
     text = json.dumps(
         {
             "resourceSpans": [
-                {"scopeSpans": [{"spans": [found, {**found, "startTimeUnixNano": "1700000001500000000"}]}]}
+                {
+                    "scopeSpans": [
+                        {
+                            "spans": [
+                                found,
+                                {**found, "spanId": "2", "startTimeUnixNano": "1700000001500000000"},
+                            ]
+                        }
+                    ]
+                }
             ]
         }
     )
