@@ -43,6 +43,7 @@ class Accounting:
         resorted: requests that arrived earlier than one before them in the file.
         clamped_outputs: zero-token outputs raised to 1 because the caller asked for it.
         without_ids: requests whose prompt content the trace does not say.
+        rate_used: whether the rate that was given stands in for times the trace does not have.
         block_size: tokens per block id, once the reader knows it.
         far_arrival_s: the first arrival that was too late to be one, in seconds as read.
         notes: remarks a reader of the result must know.
@@ -56,6 +57,7 @@ class Accounting:
     resorted: int = 0
     clamped_outputs: int = 0
     without_ids: int = 0
+    rate_used: bool = False
     block_size: int | None = None
     far_arrival_s: float | None = None
     notes: list[str] = field(default_factory=list)

@@ -66,5 +66,6 @@ class ArrivalProcess:
 
 def drawn_arrivals(rate: float, seed: int, accounting: Accounting) -> Iterator[float]:
     """Times in place of those that a trace does not have; says so."""
+    accounting.rate_used = True
     accounting.note(f"no arrival times in the trace: Poisson at {rate:g}/s, seed {seed}")
     return ArrivalProcess(rate).times(stream(seed, "arrivals"))

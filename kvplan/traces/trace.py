@@ -99,6 +99,11 @@ class Trace:
                 report.note(f"files not read: {listed(source.left_out)}")
             if not report.requests:
                 raise self._nothing_read(source, report)
+            if self._options.rate is not None and not report.rate_used:
+                report.note(
+                    "the rate changes nothing, as the trace has times: "
+                    f"{setting('rate_scale', 2)} replays it twice as fast"
+                )
 
     def _nothing_read(self, source: Source, report: Accounting) -> DataError:
         if not report.rows:

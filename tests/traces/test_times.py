@@ -162,3 +162,16 @@ def test_what_is_not_recognised_says_what_would_be(tmp_path: Path, name: str, te
     with pytest.raises(DataError, match="not a trace in a known format") as failure:
         open_trace(written(tmp_path, name, text))
     assert hint in str(failure.value.hint)
+
+
+def test_a_rate_for_a_trace_that_has_times_is_said_to_change_nothing(reading) -> None:
+    timed = '{"timestamp": 0, "input_length": 9, "output_length": 2}\n{"timestamp": 900, "input_length": 9, "output_length": 2}'
+    found, trace = reading(timed, rate=100.0)
+    assert [item.arrival_s for item in found] == [0.0, 0.9]
+    assert any(
+        "the rate changes nothing" in note and "workload.rate_scale" in note for note in trace.report.notes
+    )
+    _, drawn = reading('{"input_length": 9, "output_length": 2}\n' * 3, rate=100.0)
+    assert not any("changes nothing" in note for note in drawn.report.notes)
+    _, plain = reading(timed)
+    assert not plain.report.notes

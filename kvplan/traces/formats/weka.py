@@ -139,6 +139,7 @@ def _starts(options: ReadOptions, accounting: Accounting) -> Iterator[float]:
         accounting.note("sessions have no common clock: all start at 0 unless a rate is given")
         while True:
             yield 0.0
+    accounting.rate_used = True
     accounting.note(f"sessions start as Poisson at {options.rate:g}/s, seed {options.seed}")
     yield from ArrivalProcess(options.rate).times(stream(options.seed, "arrivals"))
 
