@@ -88,8 +88,9 @@ class Conversations(Arrivals):
     """A turn is sent its think time after the answer to the turn before (``Request.follows``).
 
     Other requests are sent at their own times. With a limit of sessions, each begins at its own time or when
-    another one is over, whichever is later, and keeps the pace of its own times from there. A refusal is an
-    answer: what follows is sent, and a session goes on.
+    another one is over, whichever is later, and keeps the pace of its own times from there; the first ones
+    begin one by one over the mean think time, as people who were there before would not act all at once. A
+    refusal is an answer: what follows is sent, and a session goes on.
 
     Attributes:
         turns: requests that wait for an answer.
@@ -114,6 +115,7 @@ class Conversations(Arrivals):
         self._session_of: dict[str, str] = {}
         found: dict[str, list[tuple[int, Request]]] = {}
         self.turns = 0
+        thinking_s = 0.0
         for number, request in enumerate(requests):
             if number == MAX_REQUESTS:
                 raise UsageError(
@@ -121,7 +123,10 @@ class Conversations(Arrivals):
                     where="workload.turns", hint="limit the workload (--limit)",
                 )  # fmt: skip
             session = self._session(request)
-            self.turns += self._waits(request, session)
+            follows = request.follows
+            if follows is not None and self._session_of.get(follows[0]) == session:
+                self.turns += 1
+                thinking_s += follows[1]
             self._session_of[request.id] = session
             found.setdefault(session, []).append((number, request))
         self.sessions = len(found)
@@ -131,8 +136,9 @@ class Conversations(Arrivals):
         self._later = deque(
             (begins[session], found[session]) for session in sorted(found, key=begins.__getitem__)
         )
-        for _ in range(len(found) if limit is None else min(limit, len(found))):
-            self._begin(0.0)
+        apart_s = 0.0 if limit is None or not self.turns else thinking_s / self.turns / limit
+        for place in range(len(found) if limit is None else min(limit, len(found))):
+            self._begin(place * apart_s)
 
     def _session(self, request: Request) -> str:
         """What it belongs to: its session, that of the request it follows, or its own."""
@@ -140,11 +146,6 @@ class Conversations(Arrivals):
             return request.session
         follows = request.follows
         return request.id if follows is None else self._session_of.get(follows[0], request.id)
-
-    def _waits(self, request: Request, session: str) -> bool:
-        """Whether it is sent after an answer that will come."""
-        follows = request.follows
-        return follows is not None and self._session_of.get(follows[0]) == session
 
     def _begin(self, earliest_s: float) -> None:
         """The next session begins, at its own time or now."""

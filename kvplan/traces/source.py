@@ -125,8 +125,15 @@ class Source(AbstractContextManager["Source"]):
         """``(name, content)`` of each file of a directory or archive whose name is ``wanted``.
 
         The others are ``left_out``.
+
+        Raises:
+            DataError: it is one file; or damaged.
         """
-        assert self._archive is not None
+        if self._archive is None:
+            raise DataError(
+                "one file, and this format is a directory or archive of several", where=self.name,
+                hint="name the directory, or an archive of it",
+            )  # fmt: skip
         with Telling(self.name):
             for name, stream in self._archive.files():
                 if stream is not None and wanted(name):

@@ -68,9 +68,7 @@ def write_tokens(requests: Iterable[Request], stream: IO[str], *, block_size: in
         DataError: a prompt too long for a line.
     """
     encode = msgspec.json.Encoder().encode
-    losses = _Losses()
     for index, request in enumerate(requests):
-        losses.look(request, answers=True)
         if max(request.prompt_tokens, request.output_tokens) > MAX_TOKENS_OF_A_LINE:
             raise DataError(
                 f"request {request.id} is too long to write out token by token",
@@ -89,8 +87,10 @@ def write_tokens(requests: Iterable[Request], stream: IO[str], *, block_size: in
             row["priority"] = request.priority
         if request.session is not None:
             row["session_id"] = request.session
+        if request.follows is not None:
+            row["follows"], row["think_s"] = request.follows
         stream.write(encode(row).decode() + "\n")
-    return losses.sentences()
+    return []
 
 
 def write_csv(requests: Iterable[Request], stream: IO[str], *, block_size: int = 512) -> list[str]:

@@ -171,20 +171,26 @@ def expected_sends(
     due: list[tuple[float, int]] = []
     waiting: dict[str, list[tuple[float, int]]] = {}
 
+    def waits(number: int) -> bool:
+        follows, name = workload[number].follows, session_of[workload[number].id]
+        known = {workload[other].id for other in sessions[name] if other < number}
+        return loop.conversations and follows is not None and follows[0] in known
+
     def begin(now: float) -> None:
         name = later.pop(0)
         for number in sessions[name]:
-            follows = workload[number].follows if loop.conversations else None
-            if follows and session_of.get(follows[0]) == name:
+            follows = workload[number].follows
+            if follows and waits(number):
                 waiting.setdefault(follows[0], []).append((follows[1], number))
             else:
                 own_s = workload[number].arrival_s
                 heapq.heappush(due, (own_s + max(0.0, now - began[name]), number))
 
-    while later and (
-        not loop.conversations or loop.sessions is None or len(sessions) - len(later) < loop.sessions
-    ):
-        begin(0.0)
+    limit = loop.sessions if loop.conversations else None
+    thinks = [request.follows[1] for n, request in enumerate(workload) if waits(n) and request.follows]
+    apart_s = sum(thinks) / len(thinks) / limit if limit and thinks else 0.0
+    for place in range(len(sessions) if limit is None else min(limit, len(sessions))):
+        begin(place * apart_s)
     slots = [float("-inf")] * (len(workload) if loop.limit is None else loop.limit)
     answers: list[tuple[float, str]] = []
     while due or answers:
@@ -402,8 +408,10 @@ def test_so_many_sessions_at_a_time_each_at_its_own_pace() -> None:
     for before, row in pairwise(rows):
         think_s = 0.5 if int(row.id) % 3 else 0.0
         assert row.arrival_s == before.finish_s + 0.02 + think_s
-    both = served(Conversations(workload, 0.02, 2), ROOMY)
+    both = sorted(served(Conversations(workload, 0.02, 2), ROOMY), key=lambda row: row.arrival_s)
     assert both[-1].finish_s < 0.8 * rows[-1].finish_s
+    # The second user comes half a think time after the first.
+    assert [row.arrival_s for row in both if row.id in ("0", "3")] == [0.0, 0.25]
 
 
 def test_a_request_turned_away_is_an_answer() -> None:

@@ -147,8 +147,11 @@ def test_a_delay_counts_from_the_answer_and_survives_writing(reading) -> None:
     assert not writer("mooncake")(found, text)
     again, _ = reading(text.getvalue())
     assert [item.follows for item in again] == [item.follows for item in found]
-    for name in ("csv", "tokens"):
-        assert "whose answer 2 turns waited for is not kept" in writer(name)(found, io.StringIO())
+    exact = io.StringIO()
+    assert not writer("tokens")(found, exact)
+    again, _ = reading(exact.getvalue(), name="tokens.jsonl")
+    assert [item.follows for item in again] == [item.follows for item in found]
+    assert "whose answer 2 turns waited for is not kept" in writer("csv")(found, io.StringIO())
 
 
 def test_without_a_rate_conversations_come_whole_from_the_start() -> None:

@@ -1,7 +1,8 @@
 """Token JSONL: ``id``, ``arrival`` (s), ``prompt_token_ids``, ``output_length`` or ``output_token_ids``.
 
 The only format here that says every token, so the only one with exact reuse at any block size and of
-answers by later prompts. ``priority`` and ``session_id`` are optional.
+answers by later prompts. ``priority``, ``session_id`` and, of turns that waited for an answer, ``follows``
+(the id of that request) and ``think_s`` are optional.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 import msgspec
 
 from kvplan.traces.accounting import Accounting
-from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat, json_keys
+from kvplan.traces.formats.contract import MAX_ARRIVAL_S, Intake, ReadOptions, TraceFormat, json_keys
 from kvplan.traces.formats.jsonl import Priority, rows
 from kvplan.traces.request import Request, default_output, runs_of
 from kvplan.traces.source import Source
@@ -29,6 +30,8 @@ class Row(msgspec.Struct, gc=False):
     output_token_ids: list[int] | None = None
     priority: Priority = 0
     session_id: str | int | None = None
+    follows: str | int | None = None
+    think_s: float | None = None
 
 
 def sniff(head: bytes, name: str) -> bool:
@@ -70,7 +73,15 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
             output_tokens,
             row.priority,
             None if row.session_id is None else str(row.session_id),
+            _follows(row, time_scale),
         )
+
+
+def _follows(row: Row, time_scale: float) -> tuple[str, float] | None:
+    """Whose answer it waited for; ``None`` where the row says nothing that can be."""
+    if row.follows is None or row.think_s is None or not 0.0 <= row.think_s <= MAX_ARRIVAL_S:
+        return None
+    return str(row.follows), row.think_s * time_scale
 
 
 def _all_ids(tokens: list[int]) -> bool:
