@@ -39,7 +39,8 @@ class Clients:
                 later than the engine is done it can send the next request.
 
         Raises:
-            UsageError: nobody waits for an answer where somebody should, or too many requests.
+            UsageError: nobody waits for an answer where somebody should, too many requests, or fewer sessions
+                than are to be under way.
         """
         arrivals: Arrivals
         if self.answered:
@@ -50,6 +51,12 @@ class Clients:
                     where="workload.turns",
                     hint="traces with think times do (weka, otel, tracelab, mooncake with delays), and the "
                     "synthetic workloads chat and agentic; workload.max_in_flight bounds any other",
+                )
+            if self.at_once and self.sessions is not None and turns.sessions < self.sessions:
+                raise UsageError(
+                    f"{self.sessions:,} sessions at a time, and the workload has {turns.sessions:,}",
+                    where="workload.max_sessions",
+                    hint="more requests (workload.requests, -n) make more sessions",
                 )
         else:
             arrivals = Arrivals(requests)

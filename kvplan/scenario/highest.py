@@ -115,8 +115,8 @@ class Search:
 
     @property
     def missed(self) -> float | None:
-        """The lowest value that did not."""
-        return min((v for v, outcome in self.tried.items() if not _meets(outcome)), default=None)
+        """The lowest value that did not, or did not fit."""
+        return min((v for v, out in self.tried.items() if _answers(out) and not _meets(out)), default=None)
 
     def execute(self, jobs: int = 1, on_done: Callable[[int], None] | None = None) -> None:
         """Simulate until the answer is known to ``PRECISION``.
@@ -149,11 +149,7 @@ class Search:
         finally:
             found = dict(zip(values, sweep.outcomes, strict=True))
             self.tried |= {value: outcome for value, outcome in found.items() if outcome is not None}
-        return all(
-            outcome is not None
-            and (outcome["error"] is None or outcome["error"]["exit_code"] == AnswerIsNo.exit_code)
-            for outcome in found.values()
-        )
+        return all(map(_answers, found.values()))
 
     def sweep(self) -> Sweep:
         """Everything that was tried, as a sweep."""
@@ -167,6 +163,13 @@ class Search:
         return self.sweep().document(command) | {
             "highest": {"key": self.bounds.key, "passed": self.passed, "missed": self.missed}
         }
+
+
+def _answers(outcome: Outcome | None) -> bool:
+    """Whether a point was simulated, or does not fit; what is wrong otherwise says nothing about its load."""
+    if outcome is None:
+        return False
+    return outcome["error"] is None or outcome["error"]["exit_code"] == AnswerIsNo.exit_code
 
 
 def _meets(outcome: Outcome | None) -> bool:

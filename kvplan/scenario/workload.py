@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kvplan.errors import UsageError
 from kvplan.provenance import InputFile, input_file
 from kvplan.scenario.clients import Clients
 from kvplan.scenario.schema import WorkloadPart
@@ -114,6 +115,7 @@ def open_workload(part: WorkloadPart, seed: int) -> Workload:
     """Open the trace, or check the name of the synthetic workload.
 
     Raises:
+        UsageError: more requests are to be in flight than there are.
         DataError: no such trace format, or the file is not what it is said to be; OSError: unreadable.
         UnknownName: no such workload.
     """
@@ -122,7 +124,15 @@ def open_workload(part: WorkloadPart, seed: int) -> Workload:
         from kvplan.traces.workloads import workload
 
         workload(part.synthesize)
-        return Workload(part, seed, None)
+        drawn = Workload(part, seed, None)
+        count, limit = part.requests or DEFAULT_REQUESTS, part.max_in_flight
+        if drawn.at_once and limit is not None and limit > count:
+            raise UsageError(
+                f"{limit:,} requests in flight, and the workload has {count:,}",
+                where="workload.max_in_flight",
+                hint="raise workload.requests (-n): several times as many tell what the load does",
+            )  # fmt: skip
+        return drawn
     from kvplan.traces.trace import open_trace
 
     trace = open_trace(

@@ -161,6 +161,17 @@ def test_so_many_users_one_session_after_the_other() -> None:
         load_scenario(None, {**users, "workload.turns": "timed"})
 
 
+def test_a_load_that_the_workload_cannot_make_is_refused() -> None:
+    users = {**LINEAR, **POOL, "workload.synthesize": "chat", "workload.requests": 50,
+             "workload.turns": "answered", "workload.max_sessions": 100}  # fmt: skip
+    with pytest.raises(UsageError, match="100 sessions at a time, and the workload has"):
+        play(users)
+    with pytest.raises(UsageError, match="100 requests in flight, and the workload has 60"):
+        play({**LINEAR, **POOL, **FIXED, "workload.max_in_flight": 100})
+    # Requests with times of their own may stay below a limit.
+    assert play({**LINEAR, **POOL, **FIXED, "workload.rate": 5.0, "workload.max_in_flight": 100})
+
+
 def test_a_limit_alone_leaves_conversations_their_times() -> None:
     document, rows = play({**LINEAR, **POOL, **CHAT, "workload.rate": None, "workload.max_in_flight": 30})
     assert metrics(document)["held_back"] < 200

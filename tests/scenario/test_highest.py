@@ -95,6 +95,7 @@ def test_a_point_that_breaks_ends_the_search(monkeypatch: pytest.MonkeyPatch) ->
     found = searched("workload.rate=1..64")
     assert seen == [1.0, 64.0]
     assert found.passed is None
+    assert found.missed is None  # it says nothing about the load
     assert found.sweep().complete
 
 
