@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 from math import inf
+from statistics import median
 
 from kvplan.engine.arrivals import Arrivals, Relayed
 from kvplan.errors import UsageError
@@ -89,7 +90,7 @@ class Conversations(Arrivals):
 
     Other requests are sent at their own times. With a limit of sessions, each begins at its own time or when
     another one is over, whichever is later, and keeps the pace of its own times from there; the first ones
-    begin one by one over the mean think time, as people who were there before would not act all at once. A
+    begin one by one over the median think time, as people who were there before would not act all at once. A
     refusal is an answer: what follows is sent, and a session goes on.
 
     Attributes:
@@ -114,8 +115,7 @@ class Conversations(Arrivals):
         self._waiting: dict[str, list[tuple[float, int, Request]]] = {}
         self._session_of: dict[str, str] = {}
         found: dict[str, list[tuple[int, Request]]] = {}
-        self.turns = 0
-        thinking_s = 0.0
+        thinks_s: list[float] = []
         for number, request in enumerate(requests):
             if number == MAX_REQUESTS:
                 raise UsageError(
@@ -125,18 +125,18 @@ class Conversations(Arrivals):
             session = self._session(request)
             follows = request.follows
             if follows is not None and self._session_of.get(follows[0]) == session:
-                self.turns += 1
-                thinking_s += follows[1]
+                thinks_s.append(follows[1])
             self._session_of[request.id] = session
             found.setdefault(session, []).append((number, request))
-        self.sessions = len(found)
+        self.turns, self.sessions = len(thinks_s), len(found)
+        self._over_s: dict[str, float] = {}
         self._unanswered = {session: len(members) for session, members in found.items()}
         # Sessions begin in the order of their first requests; those of one time as they were given.
         begins = {session: min(r.arrival_s for _, r in members) for session, members in found.items()}
         self._later = deque(
             (begins[session], found[session]) for session in sorted(found, key=begins.__getitem__)
         )
-        apart_s = 0.0 if limit is None or not self.turns else thinking_s / self.turns / limit
+        apart_s = 0.0 if limit is None or not thinks_s else median(thinks_s) / limit
         for place in range(len(found) if limit is None else min(limit, len(found))):
             self._begin(place * apart_s)
 
@@ -194,9 +194,12 @@ class Conversations(Arrivals):
         for gap_s, number, request in self._waiting.pop(request_id, ()):
             heappush(self._due, (now + gap_s, number, request))
         session = self._session_of[request_id]
+        # Who came during a step is turned away after it, as of when it came: the last to be told of is not
+        # always the last that was answered.
+        over_s = self._over_s[session] = max(now, self._over_s.get(session, now))
         self._unanswered[session] -= 1
         if not self._unanswered[session] and self._later:
-            self._begin(now)
+            self._begin(over_s)
 
     def turned_away(self, request_id: str) -> None:
         """See the base class."""

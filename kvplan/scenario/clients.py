@@ -30,13 +30,14 @@ class Clients:
     sessions: int | None = None
     at_once: bool = False
 
-    def arrivals(self, requests: Iterable[Request], reaction_s: float) -> Arrivals:
+    def arrivals(self, requests: Iterable[Request], reaction_s: float, *, whole: bool = True) -> Arrivals:
         """The requests as these clients send them.
 
         Args:
             requests: in the order of their own times.
             reaction_s: what a client waits for beside the engine, from sending to the last token: so much
                 later than the engine is done it can send the next request.
+            whole: these are all requests of the workload, not its beginning.
 
         Raises:
             UsageError: nobody waits for an answer where somebody should, too many requests, or fewer sessions
@@ -45,14 +46,15 @@ class Clients:
         arrivals: Arrivals
         if self.answered:
             arrivals = turns = Conversations(requests, reaction_s, self.sessions)
-            if not turns.turns:
+            if whole and not turns.turns:
                 raise UsageError(
                     "no request of this workload says whose answer its sender waited for",
                     where="workload.turns",
                     hint="traces with think times do (weka, otel, tracelab, mooncake with delays), and the "
-                    "synthetic workloads chat and agentic; workload.max_in_flight bounds any other",
+                    "synthetic workloads chat and agentic, where they are long enough (-n); "
+                    "workload.max_in_flight bounds any other",
                 )
-            if self.at_once and self.sessions is not None and turns.sessions < self.sessions:
+            if whole and self.at_once and self.sessions is not None and turns.sessions < self.sessions:
                 raise UsageError(
                     f"{self.sessions:,} sessions at a time, and the workload has {turns.sessions:,}",
                     where="workload.max_sessions",

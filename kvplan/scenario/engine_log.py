@@ -113,7 +113,7 @@ def _rows(
     if isinstance(document, list):
         return "json", read_records(document, path, notes), None
     if not isinstance(document.get("input_lens"), list):
-        runs = list(requests_within(document))
+        runs = list(requests_within(document, notes))
         if len(runs) > 1:
             raise DataError(
                 f"the file holds {len(runs)} lists of requests", where=path, hint="keep the list of one run"

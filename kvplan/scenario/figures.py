@@ -11,7 +11,7 @@ from kvplan.scenario.schema import Scenario
 FIGURES = (
     "finished", "rejected", "unfinished", "hit_ratio", "ttft_p50_s", "ttft_p99_s", "tpot_p50_s", "tpot_p99_s",
     "output_tokens_per_s", "preemptions", "evicted_blocks", "moved_bytes", "peak_used_blocks",
-    "peak_used_bytes", "makespan_s", "slo_met",
+    "peak_used_bytes", "makespan_s", "slo_met", "growth",
 )  # fmt: skip
 """Names of the figures, in the order of every table."""
 
@@ -44,8 +44,30 @@ def figures(document: Mapping[str, Any], block_bytes: int | None) -> dict[str, A
         "peak_used_bytes": None if block_bytes is None else peak * block_bytes,
         "makespan_s": totals["makespan_s"],
         "slo_met": all(slo["passed"] for slo in document["slo"]) if document["slo"] else None,
+        "growth": growth(document["series"], totals["makespan_s"], latency["e2e_s"]),
     }
     return found
+
+
+def growth(
+    series: Mapping[str, list[float]], makespan_s: float, e2e: Mapping[str, float] | None
+) -> float | None:
+    """Requests in the engine late in a run over those at its middle; about 1 where it takes the load.
+
+    What is still growing when the workload ends has not shown yet what the load does. The last answers are
+    left out, as the engine empties while they are made; ``None`` where nothing else is left.
+    """
+    end_s = makespan_s - (0.0 if e2e is None else e2e["p90"])
+    inside = [
+        running + waiting for running, waiting in zip(series["running"], series["waiting"], strict=True)
+    ]
+    middle, late = (
+        [held for t, held in zip(series["t_s"], inside, strict=True) if low * end_s <= t <= high * end_s]
+        for low, high in ((0.4, 0.6), (0.8, 1.0))
+    )
+    if end_s <= 0.5 * makespan_s or not middle or not late or not sum(middle):
+        return None
+    return (sum(late) / len(late)) / (sum(middle) / len(middle))
 
 
 MOVED = frozenset(

@@ -118,6 +118,13 @@ class Search:
         """The lowest value that did not, or did not fit."""
         return min((v for v, out in self.tried.items() if _answers(out) and not _meets(out)), default=None)
 
+    @property
+    def met_above(self) -> float | None:
+        """The lowest value above one that did not meet every objective that does: more is better there."""
+        missed = self.missed
+        good = [v for v, outcome in self.tried.items() if _meets(outcome)]
+        return min((v for v in good if missed is not None and v > missed), default=None)
+
     def execute(self, jobs: int = 1, on_done: Callable[[int], None] | None = None) -> None:
         """Simulate until the answer is known to ``PRECISION``.
 
@@ -161,7 +168,12 @@ class Search:
     def document(self, command: Sequence[str]) -> dict[str, Any]:
         """The ``kvplan.sweep/1`` document of what was tried, with the answer under ``highest``."""
         return self.sweep().document(command) | {
-            "highest": {"key": self.bounds.key, "passed": self.passed, "missed": self.missed}
+            "highest": {
+                "key": self.bounds.key,
+                "passed": self.passed,
+                "missed": self.missed,
+                "met_above": self.met_above,
+            }
         }
 
 

@@ -72,6 +72,8 @@ def load_scenario(
         workload = data.get("workload")
         synthetic = isinstance(workload, dict) and workload.get("synthesize") is not None
         key = "workload.requests" if synthetic else "workload.limit"
+        if any(text.partition("=")[0].strip() == key for text in varied):
+            raise UsageError(f"--limit sets {key}, which is varied", hint="leave --limit out")
         _assign(data, key, count)
         given[tuple(key.split("."))] = "--limit"
     return validate(YamlDocument(data, document.path, document.root, given), Scenario)

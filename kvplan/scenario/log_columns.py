@@ -88,7 +88,7 @@ def columns_of(header: Sequence[str], where: str) -> dict[str, Column]:
     """
     twice = sorted({name for name in header if name and header.count(name) > 1})
     found = {
-        quantity: columns[0] for quantity in (*TIMES, *COUNTS) if (columns := candidates(quantity, header))
+        quantity: columns[0] for quantity in (*COUNTS, *TIMES) if (columns := candidates(quantity, header))
     }
     used = [column.name for column in found.values() if column.name in twice]
     if used:

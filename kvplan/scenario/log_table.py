@@ -21,6 +21,7 @@ from kvplan.scenario.log_columns import (
     COUNTS,
     MOMENTS,
     Column,
+    Columns,
     candidates,
     columns_of,
     plain_name,
@@ -105,6 +106,10 @@ def _with_points(records: Records, header: Sequence[str], delimiter: str) -> Rec
     """
     counts = [column.name for quantity in COUNTS for column in candidates(quantity, header)]
     thousands = any(_THOUSANDS.fullmatch(record[name]) for _, record in records for name in counts)
+    # No group of thousands begins with a 0: then commas are decimal points, in counts too.
+    thousands = thousands and not any(
+        cell.startswith("0,") for _, record in records for cell in record.values()
+    )
     if thousands:
         grouped = re.compile(r"[0-9]{1,3}(,[0-9]{3})+(\.[0-9]*)?")
         return [
@@ -146,17 +151,30 @@ def is_record(document: object) -> bool:
     )
 
 
-def requests_within(document: object, depth: int = 6) -> Iterator[list[Any]]:
-    """Lists of requests anywhere in a JSON document: each is one run."""
+_WENT_WELL = ("successful", "success", "completed", "succeeded")
+_WENT_BADLY = ("incomplete", "errored", "failed", "errors", "cancelled", "canceled")
+"""How reports name lists of requests that belong to one run."""
+
+
+def requests_within(document: object, notes: list[str], depth: int = 6) -> Iterator[list[Any]]:
+    """Lists of requests anywhere in a JSON document: each is one run.
+
+    Requests that a report lists as failed or unfinished beside those that went well are counted in ``notes``.
+    """
     if isinstance(document, list):
-        if len(document) > 1 and all(map(is_record, document)):
+        if document and all(map(is_record, document)):
             yield document
         elif depth:
             for item in document:
-                yield from requests_within(item, depth - 1)
+                yield from requests_within(item, notes, depth - 1)
     elif isinstance(document, dict) and depth:
-        for item in document.values():
-            yield from requests_within(item, depth - 1)
+        good = any(isinstance(document.get(name), list) and document[name] for name in _WENT_WELL)
+        for name, item in document.items():
+            if good and name in _WENT_BADLY and isinstance(item, list):
+                if item:
+                    notes.append(f"{len(item):,} requests listed as {name} are left out")
+            else:
+                yield from requests_within(item, notes, depth - 1)
 
 
 def _read(records: Records, header: Sequence[str], where: str, notes: list[str]) -> list[Measured]:
@@ -164,7 +182,8 @@ def _read(records: Records, header: Sequence[str], where: str, notes: list[str])
     columns["arrival"] = arrival_column(records, columns, header)
     outcomes = [name for name in _OUTCOMES if name in header]
     first = columns["ttft" if "ttft" in columns else "first"].name
-    failed, silent, unanswered, kept = 0, 0, 0, []
+    last = next((columns[name].name for name in ("e2e", "end") if name in columns), first)
+    failed, silent, unanswered, unfinished, kept = 0, 0, 0, 0, []
     for place, record in records:
         if any(_is_failure(name, record.get(name)) for name in outcomes):
             failed += 1
@@ -172,12 +191,15 @@ def _read(records: Records, header: Sequence[str], where: str, notes: list[str])
             silent += 1
         elif _is_nothing(record.get(first)):
             unanswered += 1
+        elif _is_nothing(record.get(last)):
+            unfinished += 1
         else:
-            kept.append((place, {name: _value(name, record, columns[name], place) for name in columns}))
+            kept.append((place, _values(record, columns, place)))
     for count, what in (
         (failed, "failed requests"),
         (silent, "requests without an output token"),
         (unanswered, f"requests without a {first}"),
+        (unfinished, f"requests without a {last}"),
     ):
         if count:
             notes.append(f"{count:,} {what} are left out; they loaded the engine all the same")
@@ -206,6 +228,15 @@ def _is_nothing(value: Any) -> bool:
     if isinstance(value, float):
         return math.isnan(value)
     return value is None or (isinstance(value, str) and value.strip().lower() in _NOTHING)
+
+
+def _values(record: Mapping[str, Any], columns: Columns, where: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, column in columns.items():
+        # One token has no time per token after it.
+        one = name == "tpot" and _is_nothing(record.get(column.name)) and found.get("output_tokens") == 1.0
+        found[name] = 0.0 if one else _value(name, record, column, where)
+    return found
 
 
 def _value(name: str, record: Mapping[str, Any], column: Column, where: str) -> float:

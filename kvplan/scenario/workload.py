@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_REQUESTS = 1000
 DEFAULT_RATE = 5.0
+_OF_RATES = ("rate_scale", "arrivals", "burstiness")
 
 
 @dataclass(slots=True)
@@ -126,6 +127,20 @@ def open_workload(part: WorkloadPart, seed: int) -> Workload:
         workload(part.synthesize)
         drawn = Workload(part, seed, None)
         count, limit = part.requests or DEFAULT_REQUESTS, part.max_in_flight
+        if limit is not None and part.rate is None and not drawn.at_once:
+            raise UsageError(
+                f"{part.synthesize} has sessions, of which requests in flight do not say how many there are",
+                where="workload.max_in_flight",
+                hint="say how many users (workload.turns: answered, workload.max_sessions), or a rate",
+            )
+        unused = [
+            name for name in _OF_RATES if getattr(part, name) != WorkloadPart.model_fields[name].default
+        ]
+        if drawn.at_once and unused:
+            raise UsageError(
+                f"without a rate nothing arrives by a process: {unused[0]} changes nothing",
+                where=f"workload.{unused[0]}", hint="give workload.rate, or leave it out",
+            )  # fmt: skip
         if drawn.at_once and limit is not None and limit > count:
             raise UsageError(
                 f"{limit:,} requests in flight, and the workload has {count:,}",
@@ -147,5 +162,6 @@ def open_workload(part: WorkloadPart, seed: int) -> Workload:
         rate=part.rate,
         seed=seed,
         sort=part.sort,
+        by_session=part.turns == "answered",
     )
     return Workload(part, seed, trace)

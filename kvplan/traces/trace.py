@@ -38,6 +38,7 @@ class Trace:
         smooth: bool,
         sort: str,
         piped: Source | None = None,
+        by_session: bool = False,
     ) -> None:
         self.name = piped.name if piped else str(path)
         self.format = kind.name
@@ -48,6 +49,7 @@ class Trace:
         self._kind = kind
         self._options = options
         self._limit = limit
+        self._by_session = by_session
         self._smooth = smooth
         self._sort = sort
 
@@ -80,13 +82,14 @@ class Trace:
         kind = self._kind
         with self._piped or Source(self._path) as source:
             found = kind.read(source, self._options, report)
-            if self._limit is not None and not kind.merges:
+            in_order = kind.merges and not self._by_session
+            if self._limit is not None and not in_order:
                 found = islice(found, self._limit)
             if kind.merges or self._sort == "full":
                 found = order.sorted_whole(found, None if kind.merges else report)
             else:
                 found = order.by_arrival(found, report)
-            if self._limit is not None and kind.merges:
+            if self._limit is not None and in_order:
                 found = _first(found, self._limit, report)
             found = order.from_first(found) if kind.from_first else order.from_far(found, report)
             if kind.in_ms and self._options.time_scale == 1.0:
@@ -139,6 +142,7 @@ def open_trace(
     rate: float | None = None,
     seed: int = 0,
     sort: str = "window",
+    by_session: bool = False,
 ) -> Trace:
     """Open a trace and find its format; rows are read when ``requests()`` is consumed.
 
@@ -148,6 +152,7 @@ def open_trace(
         format: a name of ``formats.names()`` or ``auto``.
         limit: use the first so many requests (of the file; of the merged sessions for weka and the like).
         smooth: spread requests that arrive together over the gap to the next ones.
+        by_session: the limit is of the file even where sessions are merged, so that these stay whole.
         sort: ``window`` sorts on the way and refuses rows too far out of order; ``full`` sorts in memory.
 
     The rest is explained in ``ReadOptions``.
@@ -173,7 +178,9 @@ def open_trace(
         piped = None
         with Source(path) as source:  # opened again when it is read, so that no file stays open till then
             kind = _settle(source, declared)
-    return Trace(path, kind, options, limit=limit, smooth=smooth, sort=sort, piped=piped)
+    return Trace(
+        path, kind, options, limit=limit, smooth=smooth, sort=sort, piped=piped, by_session=by_session
+    )
 
 
 def _settle(source: Source, declared: TraceFormat | None) -> TraceFormat:

@@ -172,10 +172,48 @@ def test_a_load_that_the_workload_cannot_make_is_refused() -> None:
     assert play({**LINEAR, **POOL, **FIXED, "workload.rate": 5.0, "workload.max_in_flight": 100})
 
 
-def test_a_limit_alone_leaves_conversations_their_times() -> None:
-    document, rows = play({**LINEAR, **POOL, **CHAT, "workload.rate": None, "workload.max_in_flight": 30})
-    assert metrics(document)["held_back"] < 200
-    assert max(row.arrival_s for row in rows) > 10.0
+def test_requests_in_flight_do_not_say_how_many_users_there_are() -> None:
+    with pytest.raises(UsageError, match="chat has sessions") as caught:
+        play({**LINEAR, **POOL, **CHAT, "workload.rate": None, "workload.max_in_flight": 30})
+    assert "max_sessions" in str(caught.value.hint)
+    document, rows = play({**LINEAR, **POOL, **CHAT, "workload.max_in_flight": 3})
+    assert metrics(document)["held_back"] > 0
+    assert busiest(rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("rate_scale", 2.0), ("arrivals", "constant"), ("burstiness", 0.5)]
+)
+def test_nothing_arrives_by_a_process_without_a_rate(name: str, value: object) -> None:
+    more = {"workload.arrivals": "gamma"} if name == "burstiness" else {}
+    with pytest.raises(UsageError, match="changes nothing"):
+        play({**LINEAR, **POOL, **FIXED, "workload.max_in_flight": 3, **more, f"workload.{name}": value})
+
+
+def test_burstiness_is_the_shape_of_a_process_that_has_one() -> None:
+    with pytest.raises((SpecError, UsageError), match="arrivals: gamma"):
+        load_scenario(None, {**LINEAR, **POOL, **FIXED, "workload.rate": 5.0, "workload.burstiness": 0.5})
+
+
+def test_an_audit_of_the_first_requests_needs_no_turn_among_them() -> None:
+    flags = {**LINEAR, **POOL, **CHAT, "workload.turns": "answered"}
+    assert audit_result(play(flags)[0], 1).passed
+    users = {**flags, "workload.rate": None, "workload.max_sessions": 10}
+    assert audit_result(play(users)[0], 5).passed
+
+
+def test_a_limit_of_requests_takes_whole_sessions_where_turns_wait(tmp_path: Path) -> None:
+    call = {"type": "n", "in": 64, "out": 5, "hash_ids": [1], "api_time": 1.0}
+    sessions = [
+        {"id": f"s{n}", "block_size": 64, "hash_id_scope": "local",
+         "requests": [{**call, "t": 3.0 * turn, "think_time": 2.0} for turn in range(5)]}
+        for n in range(4)
+    ]  # fmt: skip
+    trace = tmp_path / "weka.jsonl"
+    trace.write_text("\n".join(map(json.dumps, sessions)))
+    flags = {**LINEAR, **POOL, "workload.trace": str(trace), "workload.limit": 10}
+    answered, _ = play({**flags, "workload.turns": "answered"})
+    assert (metrics(answered)["sessions"], metrics(answered)["turns"]) == (2, 8)
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.5, "many", True])

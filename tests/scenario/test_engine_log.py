@@ -259,8 +259,10 @@ def test_requests_as_json_objects(tmp_path: Path) -> None:
         log = read_engine_log(written(tmp_path, text))
         assert log.format == "json"
         assert log.rows[2].arrival_s == 2.0
-    with pytest.raises(DataError, match="latency is None") as caught:
-        read_engine_log(written(tmp_path, json.dumps([*rows, {**rows[0], "latency": None}])))
+    with pytest.raises(DataError, match="prompt_tokens is None") as caught:
+        read_engine_log(written(tmp_path, json.dumps([*rows, {**rows[0], "prompt_tokens": None}])))
+    left = read_engine_log(written(tmp_path, json.dumps([*rows, {**rows[0], "latency": None}])))
+    assert "1 requests without a latency" in left.notes[0]
     assert str(caught.value.where).endswith(f"request {FEWEST}")
 
 
@@ -597,6 +599,9 @@ def test_commas_in_counts_part_thousands(tmp_path: Path) -> None:
     rows = [f"{index * 100};8,000;20;1,050.5;1,250.5" for index in range(FEWEST)]
     log = read_engine_log(written(tmp_path, table(milliseconds, *rows)))
     assert (log.rows[0].prompt_tokens, log.rows[0].e2e_s) == (8000, pytest.approx(1.2505))
+    decimal = [f"{index},5;66,000;20,000;0,050;0,250" for index in range(FEWEST)]
+    log = read_engine_log(written(tmp_path, table(header, *decimal)))
+    assert (log.rows[0].prompt_tokens, log.rows[0].e2e_s) == (66, 0.25)
     quoted = [f'{index},"1,200",20,0.05,0.25' for index in range(FEWEST)]
     assert read_engine_log(written(tmp_path, table(HEADER, *quoted))).rows[0].prompt_tokens == 1200
 
@@ -607,10 +612,17 @@ def test_a_list_of_requests_is_found_inside_a_report(tmp_path: Path) -> None:
          "time_to_first_token_ms": 50.0}
         for i in range(FEWEST)
     ]  # fmt: skip
-    report = {"benchmarks": [{"args": {}, "requests": {"successful": rows, "errored": []}}]}
+    lists = {
+        "successful": rows,
+        "incomplete": [{**rows[0], "time_to_first_token_ms": None}] * 3,
+        "errored": [],
+    }
+    report = {"benchmarks": [{"args": {}, "requests": lists}]}
     log = read_engine_log(written(tmp_path, json.dumps(report), "g.json"))
     assert log.format == "json"
-    assert "the one list of requests in the file" in log.notes[0]
+    assert len(log.rows) == FEWEST
+    assert log.notes[0] == "3 requests listed as incomplete are left out"
+    assert "the one list of requests in the file" in log.notes[1]
     two = {"benchmarks": [report["benchmarks"][0], report["benchmarks"][0]]}
     with pytest.raises(DataError, match="2 lists of requests"):
         read_engine_log(written(tmp_path, json.dumps(two), "g.json"))
@@ -628,3 +640,9 @@ def test_a_column_twice_is_refused(tmp_path: Path) -> None:
     rows = [f"{line},0.9" for line in lines()]
     with pytest.raises(DataError, match="two columns ttft_s"):
         read_engine_log(written(tmp_path, table(f"{HEADER},TTFT (s)", *rows)))
+
+
+def test_one_token_needs_no_time_per_token(tmp_path: Path) -> None:
+    rows = [f"{index},200,20,50,10" for index in range(FEWEST)] + ["99,200,1,50,"]
+    log = read_engine_log(written(tmp_path, table("start,isl,osl,ttft_ms,tpot_ms", *rows)))
+    assert log.rows[-1].e2e_s == pytest.approx(0.05)

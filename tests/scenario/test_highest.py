@@ -162,6 +162,36 @@ def test_no_load_that_passes_is_exit_code_3(capsys: pytest.CaptureFixture[str]) 
     words = [*COMMAND, "--set", "slo.ttft_p99_s=1e-06", "--highest", "workload.max_in_flight=1..8"]
     assert command(words) == 3
     printed = capsys.readouterr()
-    assert "not even at 1 requests in flight" in printed.out
+    assert "not even at 1 request in flight" in printed.out
     assert "no workload.max_in_flight from 1 on" in printed.err
     assert command([*COMMAND, "--highest", "workload.rate=1..2", "--vary", "seed=1,2"]) == 2
+
+
+def test_more_that_is_better_is_no_load(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*COMMAND, "--rate", "5", "--highest", "engine.max_num_batched_tokens=1..4096"]
+    assert command(words) == 2
+    printed = capsys.readouterr()
+    assert "more is better here" in " ".join(printed.out.split())
+    assert "is better here: no highest value" in printed.err
+
+
+def test_an_answer_that_nothing_follows_from_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*COMMAND, "--rate", "5", "--highest", "workload.max_in_flight=50..60"]
+    assert command(words) == 0
+    assert "from 50 requests in flight on it makes no difference" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_run_too_short_for_its_load_is_doubted() -> None:
+    found = searched("workload.rate=1..500", **{"slo.ttft_p99_s": None, "slo.tpot_p99_s": 10.0})
+    assert found.passed == 500.0
+    assert "over before its first requests are" in " ".join(remarks(found.document(["kvplan"])))
+    filling = searched("workload.rate=1..120", **{"slo.ttft_p99_s": None, "slo.tpot_p99_s": 10.0,
+                                                  "workload.requests": 1200})  # fmt: skip
+    assert "still filling up" in " ".join(remarks(filling.document(["kvplan"])))
+    steady = searched("workload.rate=1..4", **{"workload.requests": 400, "slo.ttft_p99_s": 10.0})
+    assert len(remarks(steady.document(["kvplan"]))) == 1
+
+
+def test_a_limit_that_is_varied_is_not_set_beside() -> None:
+    with pytest.raises(UsageError, match="which is varied"):
+        Search(None, parse_bounds("workload.requests=10..50"), flags=FLAGS, count=20)

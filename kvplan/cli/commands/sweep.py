@@ -50,6 +50,9 @@ def sweep(
         int | None, typer.Option("--limit", "-n", help="Replay or generate so many requests.")
     ] = None,
     rate: Annotated[str | None, typer.Option("--rate", help="Synthetic requests per second.")] = None,
+    max_in_flight: Annotated[
+        int | None, typer.Option("--max-in-flight", help="Closed loop: requests in flight at most.")
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random stream.")] = None,
     assign: Annotated[
         list[str] | None, typer.Option("--set", help="Any scenario field, the same at every point.")
@@ -76,7 +79,7 @@ def sweep(
 
     flags = {
         "model": model, "gpu": gpu, "workload.trace": trace, "workload.synthesize": synthesize,
-        "workload.rate": rate, "seed": seed,
+        "workload.rate": rate, "workload.max_in_flight": max_in_flight, "seed": seed,
     }  # fmt: skip
     axes = [parse_axis(text) for text in vary or []]
     planned: Sweep | Search
@@ -105,6 +108,11 @@ def sweep(
         raise Interrupted(f"the sweep was interrupted; the points done until then are {place}")
     if isinstance(planned, Search):
         _judge(planned.sweep())
+        if planned.passed is None and planned.met_above is not None:
+            raise UsageError(
+                f"more {planned.bounds.key} is better here: no highest value meets the objectives",
+                where="--highest", hint="search a kind of load (workload.rate), or list values with --vary",
+            )  # fmt: skip
         if planned.passed is None:
             raise AnswerIsNo(
                 f"no {planned.bounds.key} from {planned.bounds.low:g} on meets every objective",

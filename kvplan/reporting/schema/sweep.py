@@ -42,6 +42,7 @@ class Figures(Part):
     peak_used_bytes: Count | None
     makespan_s: Seconds
     slo_met: bool | None
+    growth: Amount | None = None
 
     @property
     def served(self) -> bool:
@@ -82,6 +83,7 @@ class Highest(Part):
     key: Key
     passed: Amount | None
     missed: Amount | None
+    met_above: Amount | None = None
 
 
 class Sweep(Part):

@@ -17,7 +17,7 @@ def _lengths(value: object) -> object:
         try:
             parse_lengths(value)
         except UsageError as exc:
-            raise ValueError(f"{exc.message}; {exc.hint}") from exc
+            raise ValueError("; ".join(filter(None, (exc.message, exc.hint)))) from exc
         return value
     if isinstance(value, str):
         try:
@@ -71,6 +71,10 @@ class WorkloadPart(Part):
     def _one_source(self) -> Self:
         if (self.trace is None) == (self.synthesize is None):
             raise ValueError("a workload needs either 'trace' or 'synthesize'")
+        if self.burstiness != 1.0 and self.arrivals not in ("gamma", "weibull"):
+            raise ValueError(
+                "'burstiness' is the shape of 'arrivals: gamma' (or weibull), which must be said"
+            )
         if self.max_sessions is not None and self.turns != "answered":
             raise ValueError("'max_sessions' needs 'turns: answered': timed turns do not wait for a session")
         if self.trace is not None:
