@@ -96,6 +96,7 @@ class Conversations(Arrivals):
     Attributes:
         turns: requests that wait for an answer.
         sessions: of all requests; one without a session is a session.
+        last_begun_s: when the last session that has begun did so, where their number is limited.
 
     Args:
         requests: all of them; what follows a request comes after it, in its session, or does not wait.
@@ -110,7 +111,7 @@ class Conversations(Arrivals):
 
     def __init__(self, requests: Iterable[Request], reaction_s: float, limit: int | None = None) -> None:
         self.reaction_s = reaction_s
-        self._now = 0.0
+        self._now = self.last_begun_s = 0.0
         self._due: list[tuple[float, int, Request]] = []
         self._waiting: dict[str, list[tuple[float, int, Request]]] = {}
         self._session_of: dict[str, str] = {}
@@ -151,6 +152,7 @@ class Conversations(Arrivals):
         """The next session begins, at its own time or now."""
         own_s, members = self._later.popleft()
         late_s = max(0.0, earliest_s - own_s)
+        self.last_begun_s = max(earliest_s, own_s)
         known: set[str] = set()
         for number, request in members:
             follows = request.follows
@@ -185,7 +187,7 @@ class Conversations(Arrivals):
         raise UsageError(
             "who looks ahead must know in which order requests come, and turns that wait for answers come in "
             "an order of their own",
-            where="workload.turns", hint="workload.turns: timed",
+            where="workload.turns", hint="workload.turns: timed, or a cache.eviction other than belady",
         )  # fmt: skip
 
     def answered(self, request_id: str, time_s: float) -> None:

@@ -86,7 +86,14 @@ class Clients:
                 Metric("turns", arrivals.turns, "requests", "sent their think time after the answer before"),
             ]
             if self.sessions is not None:
-                found.append(Metric("max_sessions", self.sessions, "1", "under way at most"))
+                span = recorder.totals.makespan_s
+                found += [
+                    Metric("max_sessions", self.sessions, "1", "under way at most"),
+                    Metric(
+                        "full", arrivals.last_begun_s / span if span else 0.0, "1",
+                        "of the run, until the last session began; fewer are under way after that",
+                    ),
+                ]  # fmt: skip
         if found:
             span = recorder.totals.makespan_s
             found.append(

@@ -204,7 +204,7 @@ def _read(records: Records, header: Sequence[str], where: str, notes: list[str])
         if count:
             notes.append(f"{count:,} {what} are left out; they loaded the engine all the same")
     epoch = epoch_unit([values["arrival"] for _, values in kept], columns["arrival"], notes)
-    rows = [measured_row(_completed(values, epoch), place) for place, values in kept]
+    rows = [measured_row(_completed(values, columns, epoch), place) for place, values in kept]
     check_durations(rows, columns, where)
     check_arrivals(rows, columns["arrival"], epoch, where)
     return rows
@@ -259,11 +259,11 @@ def _seconds(moment: datetime) -> float:
     return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _completed(values: Mapping[str, float], epoch: float) -> dict[str, float]:
-    """The quantities of a request from whichever were logged."""
+def _completed(values: Mapping[str, float], columns: Columns, epoch: float) -> dict[str, float]:
+    """The quantities of a request from whichever were logged; ``epoch``: what unlabelled moments count."""
     full = dict(values)
     for name in MOMENTS:
-        if name in full:
+        if name in full and not columns[name].labelled:
             full[name] *= epoch
     if "first" in full:
         full["ttft"] = full.pop("first") - full["arrival"]

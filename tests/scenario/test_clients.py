@@ -149,6 +149,7 @@ def test_so_many_users_one_session_after_the_other() -> None:
              "workload.turns": "answered", "workload.max_sessions": 10}  # fmt: skip
     document, rows = play(users)
     assert metrics(document)["max_sessions"] == 10
+    assert 0.0 < metrics(document)["full"] < 1.0
     assert len(rows) == 200
     # Nothing else says when they begin: over the mean think time.
     begun = sorted(row.arrival_s for row in rows)

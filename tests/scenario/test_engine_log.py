@@ -646,3 +646,10 @@ def test_one_token_needs_no_time_per_token(tmp_path: Path) -> None:
     rows = [f"{index},200,20,50,10" for index in range(FEWEST)] + ["99,200,1,50,"]
     log = read_engine_log(written(tmp_path, table("start,isl,osl,ttft_ms,tpot_ms", *rows)))
     assert log.rows[-1].e2e_s == pytest.approx(0.05)
+
+
+def test_only_moments_without_a_unit_count_since_1970(tmp_path: Path) -> None:
+    rows = [f"{(1_795_000_000 + i) * 1000},{1_795_000_000.25 + i:.2f},200,20,50" for i in range(FEWEST)]
+    log = read_engine_log(written(tmp_path, table("arrival,end_time_s,isl,osl,ttft_ms", *rows)))
+    assert log.rows[3].e2e_s == pytest.approx(0.25)
+    assert log.rows[3].arrival_s == pytest.approx(3.0)
