@@ -96,7 +96,9 @@ class Search:
         def planned(values: Sequence[float]) -> Sweep:
             numbers = [int(value) if bounds.whole else value for value in values]
             axis = Axis(bounds.key, tuple(numbers), tuple(map(str, numbers)))
-            return Sweep(document, [axis], flags=flags, assignments=assignments, count=count)
+            return Sweep(
+                document, [axis], flags=flags, assignments=assignments, count=count, varied_by="--highest"
+            )
 
         self._planned = planned
         first = next((item for item in planned([bounds.low]).scenarios if isinstance(item, Scenario)), None)

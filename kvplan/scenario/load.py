@@ -27,6 +27,7 @@ def load_scenario(
     assignments: Sequence[str] = (),
     *,
     varied: Sequence[str] = (),
+    varied_by: str = "--vary",
     count: int | None = None,
 ) -> Scenario:
     """Merge a scenario file, the common flags and ``--set`` assignments; later ones win.
@@ -36,7 +37,7 @@ def load_scenario(
             flags say everything.
         flags: dotted key to value; values of ``None`` are left out.
         assignments: ``a.b=value`` texts; the value is read as YAML.
-        varied: more of these, of one point of a sweep; errors call them ``--vary``.
+        varied: more of these, of one point of a sweep; errors call them ``varied_by``.
         count: how many requests to generate or, of a trace, to read.
 
     Raises:
@@ -63,7 +64,7 @@ def load_scenario(
     for key, value in chosen.items():
         _assign(data, key, value)
         given[tuple(key.split("."))] = _OPTIONS.get(key, f"--{key.rpartition('.')[2].replace('_', '-')}")
-    for option, texts in (("--set", assignments), ("--vary", varied)):
+    for option, texts in (("--set", assignments), (varied_by, varied)):
         for text in texts:
             key, value = parse_assignment(text)
             _assign(data, key, value)

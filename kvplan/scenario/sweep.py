@@ -46,6 +46,7 @@ class Sweep:
         flags: dotted key to value, for every point.
         assignments: ``a.b=value`` texts, for every point.
         count: how many requests to generate or, of a trace, to read.
+        varied_by: the option that the axes come from, for errors.
 
     Raises:
         SpecError, OSError: the scenario file cannot be read.
@@ -60,6 +61,7 @@ class Sweep:
         flags: Mapping[str, Any] | None = None,
         assignments: Sequence[str] = (),
         count: int | None = None,
+        varied_by: str = "--vary",
     ) -> None:
         if not axes:
             raise UsageError("nothing is varied", hint="say for example --vary cache.eviction=lru,lfu")
@@ -71,7 +73,9 @@ class Sweep:
         for point in self.points:
             varied = [f"{key}={value}" for key, value in point.items()]
             try:
-                scenario = load_scenario(document, flags, assignments, varied=varied, count=count)
+                scenario = load_scenario(
+                    document, flags, assignments, varied=varied, varied_by=varied_by, count=count
+                )
             except (KvplanError, OSError) as exc:
                 self.scenarios.append(_as_error(exc))
                 continue

@@ -78,8 +78,9 @@ def test_without_an_objective_there_is_nothing_to_meet() -> None:
 
 
 def test_what_is_wrong_everywhere_is_said_at_once() -> None:
-    with pytest.raises(KvplanError, match="unknown field"):
+    with pytest.raises(KvplanError, match="unknown field") as caught:
         searched("workload.rat=1..2")
+    assert str(caught.value.where).startswith("--highest")
 
 
 def test_a_point_that_breaks_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
