@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from math import inf
+from typing import TYPE_CHECKING, Protocol
 
 from kvplan.traces.request import Request
+
+if TYPE_CHECKING:
+    from kvplan.engine.recorder import Recorder
 
 
 class Arrivals:
@@ -109,6 +113,42 @@ class Relayed(Arrivals):
         self.inner.turned_away(request_id)
 
 
-def arrivals_of(requests: Iterable[Request] | Arrivals) -> Arrivals:
-    """Requests as an engine wants to see them."""
-    return requests if isinstance(requests, Arrivals) else Arrivals(requests)
+def arrivals_of(requests: Iterable[Request] | Arrivals, recorder: Recorder) -> Arrivals:
+    """Requests as an engine wants to see them; who waits for answers hears of what the recorder is told."""
+    arrivals = requests if isinstance(requests, Arrivals) else Arrivals(requests)
+    recorder.tell(arrivals)
+    return arrivals
+
+
+class Stepped(Protocol):
+    """An engine with one clock, which is taken from arrival to arrival.
+
+    Attributes:
+        clock: simulated seconds.
+        stops: whether ``advance`` ends with the first step that brings a last token, as others may act on it.
+        stopped: whether the last ``advance`` ended so.
+    """
+
+    clock: float
+    stops: bool
+    stopped: bool
+
+    def advance(self, until: float) -> None:
+        """Go on until the clock is at ``until`` or later, or nothing is left to do; see also ``stops``."""
+
+    def push(self, request: Request) -> None:
+        """A request arrives; ``advance`` must have been called up to its arrival."""
+
+
+def serve(engine: Stepped, arrivals: Arrivals) -> None:
+    """Take an engine through all arrivals, and on until nothing is left to do."""
+    engine.stops = arrivals.waits
+    while True:
+        due = arrivals.next_s
+        if engine.clock < due:
+            engine.advance(due)
+            if engine.stopped:
+                continue
+            if due == inf:
+                return
+        engine.push(arrivals.take())

@@ -115,7 +115,7 @@ class Conversations(Arrivals):
         self._due: list[tuple[float, int, Request]] = []
         self._waiting: dict[str, list[tuple[float, int, Request]]] = {}
         self._session_of: dict[str, str] = {}
-        found: dict[str, list[tuple[int, Request]]] = {}
+        found: dict[str, list[tuple[int, Request, bool]]] = {}
         thinks_s: list[float] = []
         for number, request in enumerate(requests):
             if number == MAX_REQUESTS:
@@ -125,15 +125,16 @@ class Conversations(Arrivals):
                 )  # fmt: skip
             session = self._session(request)
             follows = request.follows
-            if follows is not None and self._session_of.get(follows[0]) == session:
+            waits = follows is not None and self._session_of.get(follows[0]) == session
+            if follows is not None and waits:
                 thinks_s.append(follows[1])
             self._session_of[request.id] = session
-            found.setdefault(session, []).append((number, request))
+            found.setdefault(session, []).append((number, request, waits))
         self.turns, self.sessions = len(thinks_s), len(found)
         self._over_s: dict[str, float] = {}
         self._unanswered = {session: len(members) for session, members in found.items()}
         # Sessions begin in the order of their first requests; those of one time as they were given.
-        begins = {session: min(r.arrival_s for _, r in members) for session, members in found.items()}
+        begins = {session: min(r.arrival_s for _, r, _ in members) for session, members in found.items()}
         self._later = deque(
             (begins[session], found[session]) for session in sorted(found, key=begins.__getitem__)
         )
@@ -153,14 +154,12 @@ class Conversations(Arrivals):
         own_s, members = self._later.popleft()
         late_s = max(0.0, earliest_s - own_s)
         self.last_begun_s = max(earliest_s, own_s)
-        known: set[str] = set()
-        for number, request in members:
+        for number, request, waits in members:
             follows = request.follows
-            if follows is not None and follows[0] in known:
+            if follows is not None and waits:
                 self._waiting.setdefault(follows[0], []).append((follows[1], number, request))
             else:
                 heappush(self._due, (request.arrival_s + late_s, number, request))
-            known.add(request.id)
 
     @property
     def next_s(self) -> float:

@@ -87,8 +87,7 @@ class Cluster:
     def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given."""
         recorder, replicas = self.recorder, self.replicas
-        arrivals = arrivals_of(requests)
-        recorder.tell(arrivals)
+        arrivals = arrivals_of(requests, recorder)
         number, first, last = 0, 0.0, 0.0
         while not arrivals.over:
             self._reach_next(arrivals)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from kvplan.engine.arrivals import Arrivals, arrivals_of
+from kvplan.engine.arrivals import Arrivals, arrivals_of, serve
 from kvplan.engine.coasting import coast
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.content import Content
@@ -60,25 +60,12 @@ class Replica:
         """Steps planned and not delivered yet, with the times at which they end."""
         # Async scheduling keeps two batches in the queue: one runs, the next one is already planned.
         self._depth = 2 if config.async_scheduling else 1
-        self.stops = False
-        """Whether ``advance`` ends with the first step that brings a last token, as others may act on it."""
-        self.stopped = False
-        """Whether the last ``advance`` ended so."""
+        self.stops = self.stopped = False
+        """See ``Stepped``."""
 
     def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
-        arrivals = arrivals_of(requests)
-        self.recorder.tell(arrivals)
-        self.stops = arrivals.waits
-        while True:
-            due = arrivals.next_s
-            if self.clock < due:
-                self.advance(due)
-                if self.stopped:
-                    continue
-                if due == _NEVER:
-                    return
-            self.push(arrivals.take())
+        serve(self, arrivals_of(requests, self.recorder))
 
     def push(self, request: Request) -> None:
         """A request arrives; ``advance`` must have been called up to its arrival."""

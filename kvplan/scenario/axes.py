@@ -10,6 +10,7 @@ from math import prod
 from typing import Any
 
 from kvplan.errors import SpecError, UsageError
+from kvplan.scenario.load import split_setting
 from kvplan.specs.document import parse_value
 
 MAX_POINTS = 1_000
@@ -37,10 +38,9 @@ def parse_axis(text: str) -> Axis:
     Raises:
         UsageError: no key, no values, a value that is not YAML, the same value twice.
     """
-    key, equals, raw = text.partition("=")
-    key = key.strip()
+    key, raw = split_setting(text)
     example = "write it like --vary cache.eviction=lru,lfu"
-    if not equals or not key or any(not part for part in key.split(".")):
+    if not key:
         raise UsageError(f"cannot read --vary {text!r}", hint=example)
     texts = tuple(_range(raw.strip()) or _split(raw))
     if any(not item for item in texts):

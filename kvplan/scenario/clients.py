@@ -67,26 +67,25 @@ class Clients:
     def report(self, arrivals: Arrivals, recorder: Recorder) -> None:
         """Write the section ``clients`` of a run that is over, where clients waited."""
         found: list[Metric] = []
-        reaction_s = arrivals.reaction_s
+        span, reaction_s = recorder.totals.makespan_s, arrivals.reaction_s
         if isinstance(arrivals, InFlightLimit):
-            limited = arrivals
-            sent, arrivals = limited.sent, limited.inner
-            found = [Metric("max_in_flight", self.limit, "requests", "sent and not answered, at most")]
+            limited, arrivals = arrivals, arrivals.inner
+            late_s = limited.held_back_s / limited.sent if limited.sent else 0.0
+            found.append(Metric("max_in_flight", self.limit, "requests", "sent and not answered, at most"))
             if not self.at_once:
                 found += [
-                Metric("held_back", limited.held_back, "requests", "sent later than at their own time"),
-                Metric(
-                    "held_back_mean", limited.held_back_s / sent if sent else 0.0, "s",
-                    "a request was sent after its own time; no part of its latencies",
-                ),
-            ]  # fmt: skip
+                    Metric("held_back", limited.held_back, "requests", "sent later than at their own time"),
+                    Metric(
+                        "held_back_mean", late_s, "s",
+                        "a request was sent after its own time; no part of its latencies",
+                    ),
+                ]  # fmt: skip
         if isinstance(arrivals, Conversations):
             found += [
                 Metric("sessions", arrivals.sessions, "1", "one after the other, turn by turn"),
                 Metric("turns", arrivals.turns, "requests", "sent their think time after the answer before"),
             ]
             if self.sessions is not None:
-                span = recorder.totals.makespan_s
                 found += [
                     Metric("max_sessions", self.sessions, "1", "under way at most"),
                     Metric(
@@ -95,15 +94,14 @@ class Clients:
                     ),
                 ]  # fmt: skip
         if found:
-            span = recorder.totals.makespan_s
-            found.append(
+            recorder.sections[SECTION] = [
+                *found,
                 Metric(
                     "in_flight_mean", sum(recorder.e2e_s) / span if span else 0.0, "requests",
                     "sent and not finished by the engine, averaged over the run",
-                )
-            )  # fmt: skip
-            found.append(Metric("reaction", reaction_s, "s", "from an answer until its client can act on it"))
-            recorder.sections[SECTION] = found
+                ),
+                Metric("reaction", reaction_s, "s", "from an answer until its client can act on it"),
+            ]  # fmt: skip
 
 
 class Watched(Relayed):

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from kvplan.errors import AnswerIsNo, UsageError
 from kvplan.scenario.axes import Axis
-from kvplan.scenario.load import read_scenario
+from kvplan.scenario.load import read_scenario, split_setting
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.sweep import Outcome, Sweep
 
@@ -50,16 +51,16 @@ def parse_bounds(text: str) -> Bounds:
     Raises:
         UsageError: anything else.
     """
-    key, equals, raw = text.partition("=")
+    key, raw = split_setting(text)
     found = _BOUNDS.match(raw.strip())
     hint = "write it like --highest workload.rate=0.5..64"
-    if not equals or not key.strip() or found is None:
+    if not key or found is None:
         raise UsageError(f"cannot read --highest {text!r}", hint=hint)
     low, high = map(float, found.groups())
     if not 0.0 < low < high:
         raise UsageError(f"--highest {text!r} looks from {low:g} to {high:g}: above 0 and rising", hint=hint)
-    whole = all(re.fullmatch(r"\d+", end) for end in found.groups()) and not key.strip().endswith(_REAL)
-    return Bounds(key.strip(), low, high, whole)
+    whole = all(re.fullmatch(r"\d+", end) for end in found.groups()) and not key.endswith(_REAL)
+    return Bounds(key, low, high, whole)
 
 
 _REAL = ("rate", "rate_scale", "time_scale")
@@ -91,22 +92,22 @@ class Search:
     ) -> None:
         self.bounds = bounds
         self.tried: dict[float, Outcome | None] = {}
-        document = read_scenario(path)
-
-        def planned(values: Sequence[float]) -> Sweep:
-            numbers = [int(value) if bounds.whole else value for value in values]
-            axis = Axis(bounds.key, tuple(numbers), tuple(map(str, numbers)))
-            return Sweep(
-                document, [axis], flags=flags, assignments=assignments, count=count, varied_by="--highest"
-            )
-
-        self._planned = planned
-        first = next((item for item in planned([bounds.low]).scenarios if isinstance(item, Scenario)), None)
-        if first is not None and not any(value is not None for value in first.slo.model_dump().values()):
+        self._sweep = partial(
+            Sweep, read_scenario(path), flags=flags, assignments=assignments, count=count,
+            varied_by="--highest",
+        )  # fmt: skip
+        (first,) = self._planned([bounds.low]).scenarios
+        assert isinstance(first, Scenario), "a sweep says at once what is wrong with its only point"
+        if not any(value is not None for value in first.slo.model_dump().values()):
             raise UsageError(
                 "nothing says what is good enough: the highest value is one that meets every objective",
                 where="slo", hint="say for example --set slo.ttft_p99_s=1 --set slo.tpot_p99_s=0.05",
             )  # fmt: skip
+
+    def _planned(self, values: Sequence[float]) -> Sweep:
+        """A sweep of these values."""
+        numbers = [int(value) if self.bounds.whole else value for value in values]
+        return self._sweep([Axis(self.bounds.key, tuple(numbers), tuple(map(str, numbers)))])
 
     @property
     def passed(self) -> float | None:

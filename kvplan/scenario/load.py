@@ -9,6 +9,7 @@ from typing import Any
 
 from kvplan.errors import SpecError, UsageError
 from kvplan.scenario.schema import Scenario
+from kvplan.scenario.schema.workload import OF_SYNTHETIC, OF_TRACES
 from kvplan.specs.document import (
     MAX_YAML_BYTES,
     STDIN,
@@ -73,7 +74,7 @@ def load_scenario(
         workload = data.get("workload")
         synthetic = isinstance(workload, dict) and workload.get("synthesize") is not None
         key = "workload.requests" if synthetic else "workload.limit"
-        if any(text.partition("=")[0].strip() == key for text in varied):
+        if any(split_setting(text)[0] == key for text in varied):
             raise UsageError(f"--limit sets {key}, which is varied", hint="leave --limit out")
         _assign(data, key, count)
         given[tuple(key.split("."))] = "--limit"
@@ -84,24 +85,8 @@ _OPTIONS = {"latency.model": "--latency"}
 """Options that are not called as their field."""
 
 _REPLACED = {
-    "workload.trace": (
-        "synthesize",
-        "requests",
-        "prompt_tokens",
-        "output_tokens",
-        "arrivals",
-        "burstiness",
-    ),
-    "workload.synthesize": (
-        "trace",
-        "limit",
-        "format",
-        "time_scale",
-        "block_size",
-        "smooth",
-        "sort",
-        "clamp_outputs",
-    ),
+    "workload.trace": ("synthesize", *OF_SYNTHETIC),
+    "workload.synthesize": ("trace", *OF_TRACES),
 }
 
 
@@ -118,11 +103,17 @@ def read_scenario(path: str | None) -> YamlDocument:
     return read_yaml(Path(path))
 
 
-def parse_assignment(text: str) -> tuple[str, Any]:
-    """``engine.max_num_seqs=64`` -> ``("engine.max_num_seqs", 64)``."""
+def split_setting(text: str) -> tuple[str, str]:
+    """``a.b=rest`` -> its dotted key and the rest as it stands; an empty key where the text is none."""
     key, equals, raw = text.partition("=")
     key = key.strip()
-    if not equals or not key or any(not part for part in key.split(".")):
+    return (key, raw) if equals and all(key.split(".")) else ("", raw)
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """``engine.max_num_seqs=64`` -> ``("engine.max_num_seqs", 64)``."""
+    key, raw = split_setting(text)
+    if not key:
         raise UsageError(f"cannot read --set {text!r}", hint="write it like --set engine.max_num_seqs=64")
     try:
         return key, parse_value(raw, "--set")

@@ -63,6 +63,7 @@ _OUTCOMES = (*_GOOD, *_FAILURES)
 _NOTHING = ("", "none", "null", "nan", "n/a", "-")
 """How logs write that there is no value."""
 _THOUSANDS = re.compile(r"[0-9]{1,3}(,[0-9]{3})+")
+_GROUPED = re.compile(rf"{_THOUSANDS.pattern}(\.[0-9]*)?")
 
 
 def read_table(text: str, path: str, notes: list[str]) -> list[Measured]:
@@ -80,7 +81,7 @@ def read_table(text: str, path: str, notes: list[str]) -> list[Measured]:
     reader = csv.reader(lines, delimiter=delimiter)
     header = [plain_name(name) for name in next(reader)]
     where = f"{path}:{blank + 1}"
-    columns_of(header, where)  # before any row
+    columns = columns_of(header, where)
     records: Records = []
     while True:
         try:
@@ -95,7 +96,7 @@ def read_table(text: str, path: str, notes: list[str]) -> list[Measured]:
         if len(cells) < len(header):
             raise DataError(f"{len(cells)} cells under a header of {len(header)}", where=place)
         records.append((place, dict(zip(header, (cell.strip() for cell in cells), strict=False))))
-    return _read(_with_points(records, header, delimiter), header, where, notes)
+    return _read(_with_points(records, header, delimiter), columns, header, where, notes)
 
 
 def _with_points(records: Records, header: Sequence[str], delimiter: str) -> Records:
@@ -111,10 +112,9 @@ def _with_points(records: Records, header: Sequence[str], delimiter: str) -> Rec
         cell.startswith("0,") for _, record in records for cell in record.values()
     )
     if thousands:
-        grouped = re.compile(r"[0-9]{1,3}(,[0-9]{3})+(\.[0-9]*)?")
         return [
             (place, {
-                name: cell.replace(",", "") if grouped.fullmatch(cell) else cell
+                name: cell.replace(",", "") if _GROUPED.fullmatch(cell) else cell
                 for name, cell in record.items()
             })
             for place, record in records
@@ -138,7 +138,7 @@ def read_records(objects: Sequence[Any], path: str, notes: list[str]) -> list[Me
     named = [{plain_name(str(key)): value for key, value in item.items()} for item in objects]
     header = list(dict.fromkeys(key for item in named for key in item))
     records = [(f"{path}: request {index}", item) for index, item in enumerate(named)]
-    return _read(records, header, path, notes)
+    return _read(records, columns_of(header, path), header, path, notes)
 
 
 def is_record(document: object) -> bool:
@@ -177,9 +177,10 @@ def requests_within(document: object, notes: list[str], depth: int = 6) -> Itera
                 yield from requests_within(item, notes, depth - 1)
 
 
-def _read(records: Records, header: Sequence[str], where: str, notes: list[str]) -> list[Measured]:
-    columns = columns_of(header, where)
-    columns["arrival"] = arrival_column(records, columns, header)
+def _read(
+    records: Records, found: Columns, header: Sequence[str], where: str, notes: list[str]
+) -> list[Measured]:
+    columns = {**found, "arrival": arrival_column(records, found, header)}
     outcomes = [name for name in _OUTCOMES if name in header]
     first = columns["ttft" if "ttft" in columns else "first"].name
     last = next((columns[name].name for name in ("e2e", "end") if name in columns), first)

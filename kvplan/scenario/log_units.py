@@ -9,12 +9,11 @@ from typing import Any
 from kvplan.errors import DataError
 from kvplan.scenario.log_columns import Column, Columns, candidates
 from kvplan.scenario.measured import Measured
+from kvplan.traces.formats.instants import per_second, unit_since_1970
 
 Records = list[tuple[str, dict[str, Any]]]
 """(where it stands, name to value) of every request."""
 
-_EPOCHS = ((1e17, 1e-9, "nanoseconds"), (1e14, 1e-6, "microseconds"), (1e11, 1e-3, "milliseconds"))
-"""Moments larger than this, without a unit, count these since 1970."""
 _DATES_S = 9e8, 4.2e9
 """1998 to 2103: moments beyond are no dates."""
 MOST_TPOT_S, LEAST_TPOT_S = 1.0, 1e-4
@@ -56,13 +55,14 @@ def epoch_unit(arrivals: Sequence[float], column: Column, notes: list[str]) -> f
     if column.labelled or not arrivals:
         return 1.0
     least = min(arrivals)
-    for limit, unit, name in _EPOCHS:
-        if least > limit:
-            if not _DATES_S[0] <= least * unit <= _DATES_S[1]:
-                break
-            notes.append(f"{column.name} is taken to be in {name} since 1970")
-            return unit
-    return 1.0
+    name = unit_since_1970(least)
+    if name is None or name == "seconds":
+        return 1.0
+    unit = 1.0 / per_second(name)
+    if not _DATES_S[0] <= least * unit <= _DATES_S[1]:
+        return 1.0
+    notes.append(f"{column.name} is taken to be in {name} since 1970")
+    return unit
 
 
 def check_durations(rows: Sequence[Measured], columns: Columns, where: str) -> None:

@@ -12,10 +12,11 @@ from kvplan.cli.options import FormatOption, OutputFormat, gpu_names, model_name
 from kvplan.errors import AnswerIsNo, Interrupted, KvplanError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from rich.console import Console
 
     from kvplan.reporting.tables import Table
-    from kvplan.scenario.sweep import Sweep
 
 
 def sweep(
@@ -106,8 +107,8 @@ def sweep(
     if stopped is not None:
         place = f"in {output}" if output not in (None, "-") else "above"
         raise Interrupted(f"the sweep was interrupted; the points done until then are {place}")
+    _judge([point["error"] for point in document["points"]])
     if isinstance(planned, Search):
-        _judge(planned.sweep())
         if planned.passed is None and planned.met_above is not None:
             raise UsageError(
                 f"more {planned.bounds.key} is better here: no highest value meets the objectives",
@@ -118,8 +119,6 @@ def sweep(
                 f"no {planned.bounds.key} from {planned.bounds.low:g} on meets every objective",
                 hint="look lower, or see the figures above for what is missed",
             )
-    else:
-        _judge(planned)
 
 
 def _cpus() -> int:
@@ -248,13 +247,13 @@ def _grid(table: "Table") -> Any:
     return grid
 
 
-def _judge(planned: "Sweep") -> None:
-    """Errors for the exit code: all rows were printed."""
-    errors = [outcome["error"] for outcome in planned.outcomes if outcome is not None and outcome["error"]]
+def _judge(points: "Sequence[Mapping[str, Any] | None]") -> None:
+    """Errors of the points, or None, for the exit code: all rows were printed."""
+    errors = [error for error in points if error is not None]
     broken = [error for error in errors if error["exit_code"] != AnswerIsNo.exit_code]
     if broken:
         raise KvplanError(
-            f"{len(errors)} of {len(planned.points)} points failed", hint="the reasons are in their rows"
+            f"{len(errors)} of {len(points)} points failed", hint="the reasons are in their rows"
         )
-    if len(errors) == len(planned.points):
+    if len(errors) == len(points):
         raise AnswerIsNo("no point fits", hint="the reasons are in the rows")

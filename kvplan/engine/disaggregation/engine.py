@@ -112,9 +112,8 @@ class DisaggregatedEngine:
 
     def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given."""
-        arrivals = arrivals_of(requests)
         recorder = self.recorder
-        recorder.tell(arrivals)
+        arrivals = arrivals_of(requests, recorder)
         begun_s = arrivals.next_s
         number = 0
         events = self._events

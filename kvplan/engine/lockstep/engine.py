@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import inf
 from typing import NoReturn
 
-from kvplan.engine.arrivals import Arrivals, arrivals_of
+from kvplan.engine.arrivals import Arrivals, arrivals_of, serve
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.lockstep.coast import Part, quiet_parts
@@ -85,7 +84,8 @@ class LockstepEngine:
         self._in_flight: deque[Group] = deque()
         self._idle = [StepPlan()] * ranks
         self._depth = 2 if config.async_scheduling else 1
-        self._stops = self._stopped = False
+        self.stops = self.stopped = False
+        """See ``Stepped``."""
         self._idle_steps = 0
         self._busy_s = self._own_s = 0.0
         self._joint = latency.joint_seconds if isinstance(latency, JointLatency) else _nothing
@@ -103,31 +103,23 @@ class LockstepEngine:
 
     def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given."""
-        arrivals = arrivals_of(requests)
-        self.recorder.tell(arrivals)
-        self._stops = arrivals.waits
-        while True:
-            due = arrivals.next_s
-            if self.clock < due:
-                self.advance(due)
-                if self._stopped:
-                    continue
-                if due == inf:
-                    return
-            request = arrivals.take()
-            if due > self.clock and not self._waits and not self._in_flight:
-                self.clock = due
-            self.ranks[self.router.choose(request, self.ranks)].push(request)
+        serve(self, arrivals_of(requests, self.recorder))
+
+    def push(self, request: Request) -> None:
+        """A request arrives and is dealt to a rank; ``advance`` must have been called up to its arrival."""
+        if request.arrival_s > self.clock and not self._waits and not self._in_flight:
+            self.clock = request.arrival_s
+        self.ranks[self.router.choose(request, self.ranks)].push(request)
 
     @property
     def _waits(self) -> bool:
         return any(rank.scheduler.has_requests for rank in self.ranks)
 
     def advance(self, until: float) -> None:
-        """Go on until the clock is at ``until`` or later, or nothing is left to do; see ``Replica.stops``."""
+        """Go on until the clock is at ``until`` or later, or nothing is left to do; see also ``stops``."""
         in_flight = self._in_flight
-        self._stopped = False
-        while self.clock < until and not self._stopped:
+        self.stopped = False
+        while self.clock < until and not self.stopped:
             if self._waits:
                 if self.recorder.on_decision is None and self._coast(until):
                     continue
@@ -203,7 +195,7 @@ class LockstepEngine:
     def _deliver(self, group: Group) -> None:
         for rank, plan in zip(self.ranks, group.plans, strict=True):
             rank.deliver(plan, self.clock)
-        self._stopped = self._stops and any(plan.finish for plan in group.plans)
+        self.stopped = self.stops and any(plan.finish for plan in group.plans)
 
     def _stuck(self) -> NoReturn:
         for rank in self.ranks:

@@ -40,8 +40,7 @@ class ReferenceEngine:
 
     def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
-        arrivals = arrivals_of(requests)
-        self.recorder.tell(arrivals)
+        arrivals = arrivals_of(requests, self.recorder)
         in_flight: deque[tuple[StepPlan, float]] = deque()
         # Async scheduling keeps two batches in the queue: one runs, the next one is already planned.
         depth = 2 if self.config.async_scheduling else 1

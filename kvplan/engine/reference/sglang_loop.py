@@ -38,8 +38,7 @@ class ReferenceSglangEngine:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
         scheduler = self.scheduler
         overlap = not self.config.disable_overlap_schedule
-        arrivals = arrivals_of(requests)
-        self.recorder.tell(arrivals)
+        arrivals = arrivals_of(requests, self.recorder)
         clock = device_free = 0.0
         in_flight: tuple[SglangPlan, float] | None = None
         stalled = False

@@ -32,7 +32,7 @@ class ClairvoyantReplica(Replica):
         Raises:
             UsageError: too many to look ahead over. DataError: two have the same id.
         """
-        arrivals = arrivals_of(requests)
+        arrivals = arrivals_of(requests, self.recorder)
         for number, request in enumerate(arrivals.ahead()):
             if number == MAX_REQUESTS:
                 raise UsageError(

@@ -91,8 +91,7 @@ class SamplingEngine:
 
     def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given."""
-        arrivals = arrivals_of(requests)
-        self.recorder.tell(arrivals)
+        arrivals = arrivals_of(requests, self.recorder)
         # Where requests fork, the scheduler makes the other samples of each first one.
         n = self.rule.n if self.rule.fork == "requests" else 1
         self.replica.run(SampleArrivals(arrivals, n, self.recorder.totals))

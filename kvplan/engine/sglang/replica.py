@@ -46,8 +46,7 @@ class SglangReplica:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
         scheduler = self.scheduler
         overlap = scheduler.overlap
-        arrivals = self._arrivals = arrivals_of(requests)
-        self.recorder.tell(arrivals)
+        arrivals = self._arrivals = arrivals_of(requests, self.recorder)
         clock = device_free = 0.0
         # With overlap: the batch on the device while the next one is made, and when it will be done.
         in_flight: tuple[SglangPlan, float] | None = None

@@ -2,39 +2,34 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from kvplan.errors import UsageError
-from kvplan.scenario.schema.part import Part, Positive, Rate, Scale, Seconds
+from kvplan.scenario.schema.part import Part, Positive, Rate, Scale, Seconds, by
 from kvplan.units import parse_tokens
 
 
-def _lengths(value: object) -> object:
-    """A number of tokens stays one; a distribution is checked, and kept as it was written."""
-    if isinstance(value, str) and ":" in value:
-        from kvplan.traces.lengths import parse_lengths
+def _lengths(text: str) -> int | str:
+    """A number of tokens; a distribution is checked, and kept as it was written."""
+    if ":" not in text:
+        return parse_tokens(text)
+    from kvplan.traces.lengths import parse_lengths
 
-        try:
-            parse_lengths(value)
-        except UsageError as exc:
-            raise ValueError("; ".join(filter(None, (exc.message, exc.hint)))) from exc
-        return value
-    if isinstance(value, str):
-        try:
-            return parse_tokens(value)
-        except UsageError as exc:
-            raise ValueError(exc.message) from exc
-    return value
+    try:
+        parse_lengths(text)
+    except UsageError as exc:
+        raise UsageError("; ".join(filter(None, (exc.message, exc.hint)))) from exc
+    return text
 
 
 TokenLengths = Annotated[
     Annotated[int, Field(strict=True, ge=1, le=1 << 40)] | Annotated[str, Field(max_length=200)],
-    BeforeValidator(_lengths),
+    by(_lengths),
 ]
 """So many tokens each, or a distribution (``uniform:100-200``; ``kvplan.traces.lengths.parse_lengths``)."""
 
-_OF_SYNTHETIC = ("requests", "prompt_tokens", "output_tokens", "arrivals", "burstiness")
-_OF_TRACES = ("limit", "format", "time_scale", "block_size", "smooth", "sort", "clamp_outputs")
+OF_SYNTHETIC = ("requests", "prompt_tokens", "output_tokens", "arrivals", "burstiness")
+OF_TRACES = ("limit", "format", "time_scale", "block_size", "smooth", "sort", "clamp_outputs")
 
 
 class WorkloadPart(Part):
@@ -78,11 +73,11 @@ class WorkloadPart(Part):
         if self.max_sessions is not None and self.turns != "answered":
             raise ValueError("'max_sessions' needs 'turns: answered': timed turns do not wait for a session")
         if self.trace is not None:
-            synthetic = [name for name in _OF_SYNTHETIC if self._chosen(name)]
+            synthetic = [name for name in OF_SYNTHETIC if self._chosen(name)]
             if synthetic:
                 raise ValueError(f"{synthetic[0]!r} belongs to 'synthesize', not to a trace (use 'limit')")
         else:
-            read = [name for name in _OF_TRACES if self._chosen(name)]
+            read = [name for name in OF_TRACES if self._chosen(name)]
             if read:
                 instead = " (use 'requests')" if read[0] == "limit" else ""
                 raise ValueError(f"{read[0]!r} belongs to a trace, not to 'synthesize'{instead}")
