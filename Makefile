@@ -62,7 +62,8 @@ lint: $(VENV)/.installed-lint ## formatting, lint, types and the floors between 
 	$(BIN)/lint-imports --no-cache
 
 fuzz: $(VENV)/.installed-test ## fast engine against reference on 20,000 random workloads
-	KVPLAN_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -q tests/laws tests/engine/test_closed_loops.py -k equals_reference
+	KVPLAN_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -q tests/laws tests/engine/test_closed_loops.py \
+	  tests/engine/test_time_outs.py -k equals_reference
 
 bench: $(VENV)/.installed-test ## CPU seconds and memory of the engines; writes reports/engine-speed/
 	$(BIN)/python tests/benchmarks/engine_speed.py --write reports/engine-speed

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from kvplan.traces.request import Request
 
 if TYPE_CHECKING:
+    from kvplan.engine.patience import Patience
     from kvplan.engine.recorder import Recorder
 
 
@@ -24,6 +25,7 @@ class Arrivals:
         waits: whether requests may depend on answers: then an engine must not be taken further than to the
             next answer before ``next_s`` is looked at again.
         reaction_s: a request that an answer brings about arrives no sooner than so long after it.
+        patience: how long clients wait for an answer; None: for ever.
 
     Args:
         requests: in the order in which they arrive.
@@ -31,6 +33,7 @@ class Arrivals:
 
     waits = False
     reaction_s = inf
+    patience: Patience | None = None
 
     def __init__(self, requests: Iterable[Request]) -> None:
         self._source: Iterator[Request] = iter(requests)
@@ -70,6 +73,9 @@ class Arrivals:
     def answered(self, request_id: str, time_s: float) -> None:
         """The engine finished a request at ``time_s``."""
 
+    def gave_up(self, request_id: str, time_s: float) -> None:
+        """The client of a request stopped waiting for its answer at ``time_s``; the engine drops it."""
+
     def turned_away(self, request_id: str) -> None:
         """The engine refused the request that was taken last."""
 
@@ -85,6 +91,7 @@ class Relayed(Arrivals):
         self.inner = inner
         self.waits = inner.waits
         self.reaction_s = inner.reaction_s
+        self.patience = inner.patience
 
     @property
     def next_s(self) -> float:
@@ -108,6 +115,10 @@ class Relayed(Arrivals):
         """See the base class."""
         self.inner.answered(request_id, time_s)
 
+    def gave_up(self, request_id: str, time_s: float) -> None:
+        """See the base class."""
+        self.inner.gave_up(request_id, time_s)
+
     def turned_away(self, request_id: str) -> None:
         """See the base class."""
         self.inner.turned_away(request_id)
@@ -125,13 +136,17 @@ class Stepped(Protocol):
 
     Attributes:
         clock: simulated seconds.
-        stops: whether ``advance`` ends with the first step that brings a last token, as others may act on it.
+        stops: whether ``advance`` ends with the first step that brings a last token, or with which a client
+            is seen to have given up, as others may act on it.
         stopped: whether the last ``advance`` ended so.
     """
 
     clock: float
     stops: bool
     stopped: bool
+
+    def expect(self, patience: Patience) -> None:
+        """Clients wait so long; must be said before the first request."""
 
     def advance(self, until: float) -> None:
         """Go on until the clock is at ``until`` or later, or nothing is left to do; see also ``stops``."""
@@ -143,6 +158,8 @@ class Stepped(Protocol):
 def serve(engine: Stepped, arrivals: Arrivals) -> None:
     """Take an engine through all arrivals, and on until nothing is left to do."""
     engine.stops = arrivals.waits
+    if arrivals.patience is not None:
+        engine.expect(arrivals.patience)
     while True:
         due = arrivals.next_s
         if engine.clock < due:

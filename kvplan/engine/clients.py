@@ -80,6 +80,11 @@ class InFlightLimit(Relayed):
         super().answered(request_id, time_s)
         heappush(self._free_s, time_s + self.reaction_s)
 
+    def gave_up(self, request_id: str, time_s: float) -> None:
+        """See the base class."""
+        super().gave_up(request_id, time_s)
+        heappush(self._free_s, time_s + self.reaction_s)
+
     def turned_away(self, request_id: str) -> None:
         """See the base class."""
         self.answered(request_id, self._now)  # not when it would have been sent without a limit
@@ -91,7 +96,7 @@ class Conversations(Arrivals):
     Other requests are sent at their own times. With a limit of sessions, each begins at its own time or when
     another one is over, whichever is later, and keeps the pace of its own times from there; the first ones
     begin one by one over the median think time, as people who were there before would not act all at once. A
-    refusal is an answer: what follows is sent, and a session goes on.
+    refusal is an answer, and so is having given up: what follows is sent, and a session goes on.
 
     Attributes:
         turns: requests that wait for an answer.
@@ -201,6 +206,10 @@ class Conversations(Arrivals):
         self._unanswered[session] -= 1
         if not self._unanswered[session] and self._later:
             self._begin(over_s)
+
+    def gave_up(self, request_id: str, time_s: float) -> None:
+        """See the base class."""
+        self.answered(request_id, time_s)
 
     def turned_away(self, request_id: str) -> None:
         """See the base class."""

@@ -81,6 +81,7 @@ class Cluster:
         return Recorder(
             on_request=whole.finished,
             on_rejected=whole.rejected,
+            on_timed_out=whole.timed_out,
             on_decision=None if log is None else (lambda line: log(f"{index}\t{line}")),
         )
 
@@ -89,8 +90,13 @@ class Cluster:
         recorder, replicas = self.recorder, self.replicas
         arrivals = arrivals_of(requests, recorder)
         number, first, last = 0, 0.0, 0.0
+        if arrivals.patience is not None:
+            for replica in replicas:
+                replica.expect(arrivals.patience)
         while not arrivals.over:
             self._reach_next(arrivals)
+            if arrivals.over:
+                break  # nobody has tried again
             request = arrivals.take()
             last = request.arrival_s
             if number == 0:
@@ -105,7 +111,7 @@ class Cluster:
         """Advance all replicas to the next arrival.
 
         Where clients wait for answers, the replica that is furthest behind goes first, and no further than
-        the next one or an answer, until no answer can come any more that brings a request before that.
+        the next one or an answer, until no answer (nor its absence) can bring a request before that any more.
         """
         for replica in self.replicas:
             replica.stops = arrivals.waits

@@ -120,11 +120,15 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
         ended = plan
         if flying is not None:
             ended, flying = flying, plan
+        gave_up = clock > replica.gives_up_s
+        if gave_up:
+            replica.give_up(clock, (ended,) if flying is None else (ended, flying))
         if ended is not quiet:
             replica.deliver(ended, clock)
             if ended.finish and replica.stops:
                 replica.stopped = True
-                break
+        if gave_up or replica.stopped:
+            break
         if (scheduler.prefills or waiting.items or not steady.count) and scheduler.undecided():
             break
     if flying is not None:

@@ -35,7 +35,8 @@ class Strategy(Protocol):
     """What is done differently from the plain engine: tiers, another allocation, separate prefill, ...
 
     One whose engines are a ``Replica`` each, that can be given requests one by one, says so with a class
-    variable ``behind_router``; then several replicas can have it, each for itself.
+    variable ``behind_router``; then several replicas can have it, each for itself. One whose engines cannot
+    drop a request says so with ``holds_on``: its clients wait for ever.
     """
 
     @property

@@ -46,3 +46,8 @@ class StepPlan:
                 batch.decode_kv_tokens += before + 1
                 return
         batch.prefill_chunks.append((before, tokens))
+
+    def drop(self, request: LiveRequest) -> None:
+        """The request is gone before the step's outputs are delivered."""
+        if request in self.finish:
+            self.finish.remove(request)

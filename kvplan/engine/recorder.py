@@ -82,11 +82,12 @@ class Totals:
         "rejected",
         "requests",
         "steps",
+        "timed_out",
         "unfinished",
     )
 
     def __init__(self) -> None:
-        self.requests = self.finished = self.rejected = self.unfinished = 0
+        self.requests = self.finished = self.rejected = self.timed_out = self.unfinished = 0
         self.steps = self.prompt_tokens = self.output_tokens = 0
         self.queried_tokens = self.hit_tokens = 0
         self.preemptions = self.evicted_blocks = self.allocated_blocks = 0
@@ -96,9 +97,9 @@ class Totals:
     def to_dict(self) -> dict[str, int | float]:
         """The ``totals`` object of a result, in the order of its contract."""
         order = (
-            "requests", "finished", "rejected", "unfinished", "steps", "prompt_tokens", "output_tokens",
-            "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks", "allocated_blocks",
-            "peak_used_blocks", "peak_running", "peak_waiting", "makespan_s",
+            "requests", "finished", "rejected", "timed_out", "unfinished", "steps", "prompt_tokens",
+            "output_tokens", "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks",
+            "allocated_blocks", "peak_used_blocks", "peak_running", "peak_waiting", "makespan_s",
         )  # fmt: skip
         return {name: getattr(self, name) for name in order}
 
@@ -127,6 +128,7 @@ class Recorder:
     Args:
         on_request: called with each finished request, in the order they finish.
         on_rejected: called with the id of each request the front end turned away, and the reason.
+        on_timed_out: called with the id of each request whose client gave up, and when.
         on_decision: called with each line of the decision log (without its newline). ``None``: no log,
             which is much faster.
         held: entered for what is recorded in several steps and must not be left half done; whoever
@@ -138,6 +140,7 @@ class Recorder:
         *,
         on_request: Callable[[RequestRow], None] | None = None,
         on_rejected: Callable[[str, str], None] | None = None,
+        on_timed_out: Callable[[str, float], None] | None = None,
         on_decision: Callable[[str], None] | None = None,
         held: AbstractContextManager[None] = UNHELD,
     ) -> None:
@@ -152,6 +155,7 @@ class Recorder:
         self._finished: list[RequestRow] = []
         self._on_request = on_request
         self._on_rejected = on_rejected
+        self._on_timed_out = on_timed_out
         self._clients: Arrivals | None = None
         self.queue_s = array("d")
         self.ttft_s = array("d")
@@ -165,7 +169,7 @@ class Recorder:
 
     def tell(self, arrivals: Arrivals) -> None:
         """From now on, who waits for answers hears of them."""
-        self._clients = arrivals if arrivals.waits else None
+        self._clients = arrivals if arrivals.waits or arrivals.patience is not None else None
 
     def finished(self, row: RequestRow) -> None:
         """A request delivered its last token; it is counted and written, or neither."""
@@ -187,7 +191,7 @@ class Recorder:
             if self._finished:
                 self._count(self._finished)
                 self._finished = []
-            totals.unfinished = totals.requests - totals.finished - totals.rejected
+            totals.unfinished = totals.requests - totals.finished - totals.rejected - totals.timed_out
 
     def _count(self, rows: list[RequestRow]) -> None:
         totals = self.totals
@@ -213,6 +217,16 @@ class Recorder:
             self.rejections[reason] = self.rejections.get(reason, 0) + 1
             if self._on_rejected is not None:
                 self._on_rejected(request_id, reason)
+
+    def timed_out(self, request_id: str, time_s: float) -> None:
+        """A request's client gave up at ``time_s``; it has no row, and no part in any latency."""
+        if self._clients is not None:
+            self._clients.gave_up(request_id, time_s)
+        with self._held:
+            self.totals.timed_out += 1
+            self.totals.makespan_s = max(self.totals.makespan_s, time_s)
+            if self._on_timed_out is not None:
+                self._on_timed_out(request_id, time_s)
 
     def occupancy(self, used: int, running: int, waiting: int) -> None:
         """Blocks that running requests hold, and requests, after a ``schedule()`` call."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from math import nextafter
 from typing import TYPE_CHECKING
 
 from kvplan.engine.arrivals import Arrivals, arrivals_of, serve
@@ -23,6 +24,8 @@ from kvplan.engine.watchdog import Watchdog
 from kvplan.traces.request import Request
 
 if TYPE_CHECKING:
+    from kvplan.engine.live import LiveRequest
+    from kvplan.engine.patience import Deadlines, Patience
     from kvplan.engine.replacement.foresight import Foresight
 
 _NEVER = float("inf")
@@ -62,10 +65,19 @@ class Replica:
         self._depth = 2 if config.async_scheduling else 1
         self.stops = self.stopped = False
         """See ``Stepped``."""
+        self.gives_up_s = _NEVER
+        """No client gives up before."""
+        self._deadlines: Deadlines[LiveRequest] | None = None
 
     def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
         serve(self, arrivals_of(requests, self.recorder))
+
+    def expect(self, patience: Patience) -> None:
+        """See ``Stepped``."""
+        from kvplan.engine.patience import Deadlines
+
+        self._deadlines = Deadlines(patience)
 
     def push(self, request: Request) -> None:
         """A request arrives; ``advance`` must have been called up to its arrival."""
@@ -77,7 +89,13 @@ class Replica:
         scheduler = self.scheduler
         if request.arrival_s > self.clock and not scheduler.has_requests and not self.in_flight:
             self.clock = request.arrival_s
-        scheduler.add(scheduler.live(request))
+        live = scheduler.live(request)
+        scheduler.add(live)
+        if self._deadlines is not None:
+            self._deadlines.watch(live)
+            self.gives_up_s = self._deadlines.next_s
+            if self.clock > self.gives_up_s:  # it came during a step, and its client has gone since
+                self.give_up(self.clock, ())
 
     def rejection(self, request: Request) -> str | None:
         """Why the front end turns a request away, or ``None``."""
@@ -146,15 +164,33 @@ class Replica:
             plan, end = in_flight.popleft()
             if end > clock:
                 clock = end
+            if clock > self.gives_up_s:
+                self.give_up(clock, (plan, *(flying for flying, _ in in_flight)))
             self.deliver(plan, clock)
-            if plan.finish and self.stops:
+            if (plan.finish and self.stops) or self.stopped:
                 self.stopped = True
                 break
         self.clock, self._device_free = clock, device_free
 
     def _coast(self, clock: float, device_free: float, until: float) -> tuple[float, float, float]:
         """Steps in which nothing is decided; ``coasting.coast``."""
-        return coast(self, clock, device_free, until)
+        if self.gives_up_s >= until:
+            return coast(self, clock, device_free, until)
+        # Whoever gives up does so between two steps, before the outputs of the first one are delivered.
+        noticed = nextafter(self.gives_up_s, _NEVER)
+        clock, device_free, reached = coast(self, clock, device_free, noticed)
+        return clock, device_free, until if reached == noticed else reached
+
+    def give_up(self, clock: float, plans: Iterable[StepPlan]) -> None:
+        """Drop the requests of clients who gave up before ``clock``, also from steps not delivered yet."""
+        assert self._deadlines is not None
+        for deadline_s, request in self._deadlines.passed(clock):
+            for plan in plans:
+                plan.drop(request)
+            self.scheduler.abort(request)
+            self.recorder.timed_out(request.request.id, deadline_s)
+            self.stopped = self.stops
+        self.gives_up_s = self._deadlines.next_s
 
     # -- bookkeeping ------------------------------------------------------------------------------------
 
@@ -223,6 +259,8 @@ class Replica:
             self.scheduler.deliver(plan)
         for request in plan.finish:
             facts = request.request
+            if self._deadlines is not None:
+                self._deadlines.answered(request, clock)
             self.recorder.finished(
                 RequestRow(
                     facts.id, facts.arrival_s, request.scheduled_s, request.first_token_s, clock,

@@ -86,7 +86,10 @@ class VllmScheduler(Admission):
         if not count or budget < 0:
             return True
         waiting = self.waiting
-        if not waiting.items or len(self.running) >= config.max_num_seqs:
+        if not waiting.items:
+            # Whoever waited has given up: the next step finds that the queue is empty.
+            return self.special_prefills and self.prefill_capacity_bound
+        if len(self.running) >= config.max_num_seqs:
             return False
         if self.special_prefills or not budget:
             return True
@@ -320,6 +323,29 @@ class VllmScheduler(Admission):
                 self.publish_until(request, request.computed - request.placeholders)
         for request in plan.finish:
             self._finish(request)
+
+    def abort(self, request: LiveRequest) -> None:
+        """Nobody waits for a request any more (vLLM's ``finish_requests``): it leaves, its blocks are free.
+
+        Outputs of it that are in flight are lost (``StepPlan.drop``); nothing more of it is published.
+        """
+        self.version += 1
+        if request.status is Status.RUNNING:
+            self.take_out(request)
+            del self.running[request]
+        else:
+            self.waiting.remove(request)
+        request.status = Status.FINISHED
+        self.give_back(request)
+
+    def take_out(self, request: LiveRequest) -> None:
+        """A running request takes part in no further step."""
+        if request.steady is not None:
+            self.steady.leave(request, 0)
+        elif request in self.prefills:
+            self.prefills.remove(request)
+        elif request in self.explicit:
+            self.explicit.remove(request)
 
     def _finish(self, request: LiveRequest) -> None:
         self.version += 1

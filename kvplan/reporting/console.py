@@ -104,6 +104,8 @@ def _lines(result: Result) -> list[tuple[str, str]]:
     served = [f"{count(totals.finished)} of {count(totals.requests)} finished"]
     if totals.rejected:
         served.append(f"{count(totals.rejected)} rejected")
+    if totals.timed_out:
+        served.append(f"{count(totals.timed_out)} timed out")
     if totals.unfinished:
         served.append(f"{count(totals.unfinished)} unfinished")
     tokens = f"{count(totals.prompt_tokens)} prompt, {count(totals.output_tokens)} output"

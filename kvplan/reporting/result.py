@@ -3,7 +3,7 @@
 Times are float seconds, sizes integer bytes, token counts integers; NaN and infinities are refused. The
 same model is used by whoever writes a result and by everything that reads one, so that a report never has
 to ask whether a number makes sense. Two rules go beyond types: requests are conserved
-(``requests == finished + rejected + unfinished``) and the columns of ``series`` have one length.
+(``requests == finished + rejected + timed_out + unfinished``) and the columns of ``series`` have one length.
 """
 
 import json

@@ -157,9 +157,13 @@ def _remarks(point: Point) -> Iterator[str]:
     elif figures is None:
         yield "not run: the sweep was interrupted"
     else:
-        lost = [f"{count(figures[name])} {name}" for name in ("rejected", "unfinished") if figures[name]]
+        lost = [
+            f"{count(figures[name])} {name.replace('_', ' ')}"
+            for name in ("rejected", "timed_out", "unfinished")
+            if figures[name]
+        ]
         if lost:
-            yield f"not all served: {' and '.join(lost)}"
+            yield f"not all served: {sentence_list(lost)}"
         if figures["slo_met"] is False:
             yield MISSED
 

@@ -71,7 +71,7 @@ def _tone(result: Result) -> Tone:
         return "partial"
     if any(not slo.passed for slo in result.slo) or not result.totals.finished:
         return "missed"
-    if result.totals.rejected or result.totals.unfinished:
+    if result.totals.rejected or result.totals.timed_out or result.totals.unfinished:
         return "partial"
     return "met" if result.slo else "neutral"
 
@@ -106,7 +106,8 @@ def _headline(result: Result) -> str:
         served = "its one request"
     within = f" within its latency limit{'s' if len(result.slo) > 1 else ''}" if result.slo else ""
     rest = f" and rejects {count(totals.rejected)}" if totals.rejected else ""
-    return f"{who} serves {served}{within}{rest}."
+    late = f"; clients give up {plural(totals.timed_out, 'time')}" if totals.timed_out else ""
+    return f"{who} serves {served}{within}{rest}{late}."
 
 
 def _missed(slo: Slo) -> str:
@@ -187,6 +188,11 @@ def cautions(result: Result) -> list[str]:
         notes.append("The run is incomplete: every figure covers only what was simulated before it stopped.")
     if totals.rejected:
         notes.append(f"{plural(totals.rejected, 'request')} rejected, in no latency below.")
+    if totals.timed_out:
+        notes.append(
+            f"{plural(totals.timed_out, 'request')} timed out, in no latency below: clients gave up on those "
+            "that would have been slowest."
+        )
     if result.complete and totals.unfinished:
         notes.append(f"{plural(totals.unfinished, 'request')} unfinished, in no latency below.")
     for slo in result.slo:

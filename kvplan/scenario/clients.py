@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, cast
 
 from kvplan.engine.arrivals import Arrivals, Relayed
 from kvplan.engine.clients import Conversations, InFlightLimit
 from kvplan.engine.recorder import Metric, Recorder
 from kvplan.errors import UsageError
 from kvplan.traces.request import Request
+
+if TYPE_CHECKING:
+    from kvplan.engine.impatient import Impatient
 
 SECTION = "clients"
 
@@ -23,12 +28,25 @@ class Clients:
         answered: turns are sent their think time after the answer to the turn before.
         sessions: under way at most; None: any number.
         at_once: requests have no times of their own: they wait for nothing but the limits.
+        timeout_s: seconds after which a client gives up; None: never.
+        first_token_timeout_s: seconds after which it does so if no token has come.
+        retries: tries after the first one, at most; retry_after_s: from giving up to the second try, doubled
+            for each one after it.
     """
 
     limit: int | None = None
     answered: bool = False
     sessions: int | None = None
     at_once: bool = False
+    timeout_s: float | None = None
+    first_token_timeout_s: float | None = None
+    retries: int = 0
+    retry_after_s: float = 0.0
+
+    @property
+    def give_up(self) -> bool:
+        """Whether any client may."""
+        return self.timeout_s is not None or self.first_token_timeout_s is not None
 
     def arrivals(self, requests: Iterable[Request], reaction_s: float, *, whole: bool = True) -> Arrivals:
         """The requests as these clients send them.
@@ -40,8 +58,8 @@ class Clients:
             whole: these are all requests of the workload, not its beginning.
 
         Raises:
-            UsageError: nobody waits for an answer where somebody should, too many requests, or fewer sessions
-                than are to be under way.
+            UsageError: nobody waits for an answer where somebody should, too many requests, fewer sessions
+                than are to be under way, or time-outs within which no answer can come.
         """
         arrivals: Arrivals
         if self.answered:
@@ -62,12 +80,51 @@ class Clients:
                 )
         else:
             arrivals = Arrivals(requests)
-        return arrivals if self.limit is None else InFlightLimit(arrivals, self.limit, reaction_s)
+        if self.limit is not None:
+            arrivals = InFlightLimit(arrivals, self.limit, reaction_s)
+        if not self.give_up:
+            return arrivals
+        if whole:
+            self._check_patience(reaction_s)
+        return self._impatient(arrivals, reaction_s)
+
+    def _impatient(self, arrivals: Arrivals, reaction_s: float) -> Impatient:
+        """The same from clients that wait for so long for the engine's part of an answer."""
+        from kvplan.engine.impatient import Impatient
+        from kvplan.engine.patience import Patience
+
+        left = (self.timeout_s, self.first_token_timeout_s)
+        patience = Patience(*(inf if whole_s is None else max(0.0, whole_s - reaction_s) for whole_s in left))
+        return Impatient(arrivals, patience, self.retries, self.retry_after_s)
+
+    def _check_patience(self, reaction_s: float) -> None:
+        """Whether anybody can be served at all.
+
+        Raises:
+            UsageError: clients give up before an answer can be there.
+        """
+        for name in ("timeout_s", "first_token_timeout_s"):
+            whole_s = getattr(self, name)
+            if whole_s is not None and whole_s <= reaction_s:
+                raise UsageError(
+                    f"every client gives up after {whole_s:g} s, and {reaction_s:g} s of it pass outside the "
+                    "engine: no request can be served",
+                    where=f"workload.{name}", hint="give them more time, or lower latency.client_overhead_s",
+                )  # fmt: skip
 
     def report(self, arrivals: Arrivals, recorder: Recorder) -> None:
         """Write the section ``clients`` of a run that is over, where clients waited."""
         found: list[Metric] = []
-        span, reaction_s = recorder.totals.makespan_s, arrivals.reaction_s
+        span, reaction_s = recorder.totals.makespan_s, 0.0
+        inside_s = sum(recorder.e2e_s)
+        if self.give_up:
+            impatient = cast("Impatient", arrivals)
+            found += self._about_patience(impatient, recorder)
+            inside_s += impatient.gave_up_s
+            arrivals = impatient.inner
+        waits = arrivals.waits
+        if waits:
+            reaction_s = arrivals.reaction_s
         if isinstance(arrivals, InFlightLimit):
             limited, arrivals = arrivals, arrivals.inner
             late_s = limited.held_back_s / limited.sent if limited.sent else 0.0
@@ -94,14 +151,31 @@ class Clients:
                     ),
                 ]  # fmt: skip
         if found:
-            recorder.sections[SECTION] = [
-                *found,
+            found.append(
                 Metric(
-                    "in_flight_mean", sum(recorder.e2e_s) / span if span else 0.0, "requests",
+                    "in_flight_mean", inside_s / span if span else 0.0, "requests",
                     "sent and not finished by the engine, averaged over the run",
-                ),
-                Metric("reaction", reaction_s, "s", "from an answer until its client can act on it"),
-            ]  # fmt: skip
+                )
+            )  # fmt: skip
+            if waits:
+                found.append(
+                    Metric("reaction", reaction_s, "s", "from an answer until its client can act on it")
+                )
+            recorder.sections[SECTION] = found
+
+    def _about_patience(self, arrivals: Impatient, recorder: Recorder) -> Iterator[Metric]:
+        if self.timeout_s is not None:
+            yield Metric("timeout", self.timeout_s, "s", "a client waits for the whole answer")
+        if self.first_token_timeout_s is not None:
+            yield Metric(
+                "first_token_timeout", self.first_token_timeout_s, "s", "a client waits for the first token"
+            )
+        yield Metric(
+            "gave_up", recorder.totals.timed_out, "times", "a client gave up and its request was dropped"
+        )
+        if self.retries:
+            yield Metric("retried", arrivals.retries, "times", "a client tried again after it had given up")
+        yield Metric("lost", arrivals.lost, "requests", "never answered, whatever was tried")
 
 
 class Watched(Relayed):

@@ -34,9 +34,9 @@ def check_totals(recorded: Mapping[str, Any], played: Mapping[str, Any]) -> Chec
 
 def _conservation(document: Mapping[str, Any]) -> Iterator[Check]:
     totals, usable = document["totals"], document["pool"]["usable_blocks"]
-    ended = totals["finished"] + totals["rejected"] + totals["unfinished"]
+    ended = totals["finished"] + totals["rejected"] + totals["timed_out"] + totals["unfinished"]
     yield _check(
-        "every request finished, was rejected or is unfinished",
+        "every request finished, was rejected, timed out or is unfinished",
         ended == totals["requests"],
         f"{totals['requests']} requests, {ended} accounted for",
     )

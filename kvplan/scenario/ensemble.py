@@ -134,7 +134,7 @@ class Ensemble:
             client = self.clock.client.at(NormalDist().cdf(outside))
             recorder = Recorder()
             engine = self.system.perturbed(numbers).engine("fast", model, recorder)
-            engine.run(self.clients.arrivals(requests, client))
+            engine.run(self.clients.arrivals(requests, client, whole=False))
             engine.close()
             found.append(latency_objects(recorder, client)[0])
         if on_member is not None:

@@ -9,8 +9,8 @@ from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.schema import Scenario
 
 FIGURES = (
-    "finished", "rejected", "unfinished", "hit_ratio", "ttft_p50_s", "ttft_p99_s", "tpot_p50_s", "tpot_p99_s",
-    "output_tokens_per_s", "preemptions", "evicted_blocks", "moved_bytes", "peak_used_blocks",
+    "finished", "rejected", "timed_out", "unfinished", "hit_ratio", "ttft_p50_s", "ttft_p99_s", "tpot_p50_s",
+    "tpot_p99_s", "output_tokens_per_s", "preemptions", "evicted_blocks", "moved_bytes", "peak_used_blocks",
     "peak_used_bytes", "makespan_s", "slo_met", "growth",
 )  # fmt: skip
 """Names of the figures, in the order of every table."""
@@ -28,7 +28,7 @@ def figures(document: Mapping[str, Any], block_bytes: int | None) -> dict[str, A
     totals, latency = document["totals"], document["latency"]
     peak = totals["peak_used_blocks"]
     found = {
-        **{name: totals[name] for name in ("finished", "rejected", "unfinished")},
+        **{name: totals[name] for name in ("finished", "rejected", "timed_out", "unfinished")},
         "hit_ratio": hit_ratio(document),
     }
     for name in ("ttft", "tpot"):

@@ -190,4 +190,5 @@ def _answers(outcome: Outcome | None) -> bool:
 def _meets(outcome: Outcome | None) -> bool:
     """Whether a point met every objective and served every request."""
     figures = None if outcome is None else outcome["figures"]
-    return bool(figures and figures["slo_met"] and not figures["rejected"] and not figures["unfinished"])
+    unserved = ("rejected", "timed_out", "unfinished")
+    return bool(figures and figures["slo_met"] and not any(figures[name] for name in unserved))

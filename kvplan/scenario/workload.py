@@ -33,7 +33,16 @@ class Workload:
     def clients(self) -> Clients:
         """Who sends the requests."""
         part = self.part
-        return Clients(part.max_in_flight, part.turns == "answered", part.max_sessions, self.at_once)
+        return Clients(
+            limit=part.max_in_flight,
+            answered=part.turns == "answered",
+            sessions=part.max_sessions,
+            at_once=self.at_once,
+            timeout_s=part.timeout_s,
+            first_token_timeout_s=part.first_token_timeout_s,
+            retries=part.retries,
+            retry_after_s=part.retry_after_s,
+        )
 
     @property
     def at_once(self) -> bool:

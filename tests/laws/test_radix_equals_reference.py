@@ -6,6 +6,7 @@ import os
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from radix_runs import LONGEST, runs
 from workloads import requests
 
 from kvplan.engine.errors import OutOfKvMemory
@@ -31,8 +32,6 @@ FUZZ = settings(
     derandomize=EXAMPLES <= 300,
     suppress_health_check=list(HealthCheck),
 )
-
-LONGEST = 60
 
 
 @st.composite
@@ -67,43 +66,6 @@ def test_fast_tree_equals_reference(case: tuple[dict, int, int, list[Request]]) 
     assert sum(1 for event in events if isinstance(event, Finished)) <= len(workload)
     # One request, one answer: admitted and finished, or refused.
     assert len({event.id for event in events}) == len(workload)
-
-
-@st.composite
-def runs(draw: st.DrawFn) -> tuple[SglangConfig, list[Request]]:
-    """An engine and a workload that bring about retraction, full batches and tight budgets often."""
-    page = draw(st.sampled_from([1, 1, 2, 4]))
-    running = draw(st.sampled_from([1, 2, 3, 8, 8]))
-    mixed = draw(st.integers(0, 3)) == 0
-    chunk = page * draw(st.integers(1, 12))
-    if mixed:
-        chunk += -(-(running + page) // page) * page
-    stretch = draw(st.sampled_from([1, 2, 5]))
-    workload = [
-        request._replace(output=((start, length * stretch),), output_tokens=length * stretch)
-        for request in draw(requests(LONGEST))
-        for start, length in request.output
-    ]
-    # Between "one request at a time" and "everything fits"; the first few never fit.
-    longest = max(request.prompt_tokens + request.output_tokens for request in workload)
-    config = SglangConfig(
-        pool_tokens=max(page, longest + 2 * page + draw(st.integers(-6, 60))),
-        page_size=page,
-        context_length=draw(st.sampled_from([64, 1000, 1000])),
-        max_running_requests=running,
-        chunked_prefill_size=chunk if mixed or draw(st.integers(0, 4)) else -1,
-        max_prefill_tokens=draw(st.sampled_from([8, 30, 1000])),
-        schedule_policy=draw(st.sampled_from(["fcfs", "fcfs", "lpm"])),
-        # A small ratio admits too much, which is what leads to retraction.
-        schedule_conservativeness=draw(st.sampled_from([0.01, 0.01, 0.1, 0.5, 1.0, 1.5])),
-        radix_eviction_policy=draw(st.sampled_from(EVICTION.names())),
-        disable_radix_cache=draw(st.integers(0, 5)) == 0,
-        enable_mixed_chunk=mixed,
-        disable_overlap_schedule=draw(st.booleans()),
-        clip_max_new_tokens=draw(st.sampled_from([3, 10, 4096])),
-        tree=draw(st.sampled_from(["unified", "radix"])),
-    )
-    return config, workload
 
 
 class Outcome:

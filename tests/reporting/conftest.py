@@ -125,7 +125,8 @@ def build_full(samples: int = 600, requests: int = 1000) -> Document:
             for dtype, gain in (("bf16", 1.0), ("fp8_e4m3", 2.0), ("int4", 3.5))
         ],
         "totals": {
-            "requests": requests, "finished": requests, "rejected": 0, "unfinished": 0, "steps": 41_872,
+            "requests": requests, "finished": requests, "rejected": 0, "timed_out": 0, "unfinished": 0,
+            "steps": 41_872,
             "prompt_tokens": 12_035_118, "output_tokens": 343_512, "queried_tokens": asked, "hit_tokens": found,
             "preemptions": lost, "evicted_blocks": 402_113, "allocated_blocks": 466_902,
             "peak_used_blocks": max(used), "peak_running": max(running), "peak_waiting": max(waiting),

@@ -15,7 +15,7 @@ from kvplan.reporting.schema.sweep import Sweep
 from kvplan.reporting.sweep_page import key_figures, render_sweep, sweep_csv, sweep_figures, sweep_verdict
 
 FIGURES = {
-    "finished": 300, "rejected": 0, "unfinished": 0, "hit_ratio": 0.5, "ttft_p50_s": 0.05, "ttft_p99_s": 0.2,
+    "finished": 300, "rejected": 0, "timed_out": 0, "unfinished": 0, "hit_ratio": 0.5, "ttft_p50_s": 0.05, "ttft_p99_s": 0.2,
     "tpot_p50_s": 0.01, "tpot_p99_s": 0.012, "output_tokens_per_s": 800.0, "preemptions": 0,
     "evicted_blocks": 9, "moved_bytes": 0, "peak_used_blocks": 100, "peak_used_bytes": 1 << 30,
     "makespan_s": 60.0, "slo_met": None,

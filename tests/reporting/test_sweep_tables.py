@@ -16,7 +16,7 @@ from kvplan.reporting.sweep import (
 from kvplan.scenario.figures import FIGURES
 
 FIGURES_OF_ONE = {
-    "finished": 98, "rejected": 2, "unfinished": 0, "hit_ratio": 0.3821, "ttft_p50_s": 0.0456, "ttft_p99_s": 1.5,
+    "finished": 98, "rejected": 2, "timed_out": 0, "unfinished": 0, "hit_ratio": 0.3821, "ttft_p50_s": 0.0456, "ttft_p99_s": 1.5,
     "tpot_p50_s": 0.012, "tpot_p99_s": None, "output_tokens_per_s": 512.0, "preemptions": 1234,
     "evicted_blocks": 8_862_419, "moved_bytes": 3 << 30, "peak_used_blocks": 28_000, "peak_used_bytes": None,
     "makespan_s": 60.0, "slo_met": False,

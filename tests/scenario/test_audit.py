@@ -174,7 +174,7 @@ def broken(document: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize(
     ("path", "value", "law"),
     [
-        (("totals", "finished"), 59, "every request finished, was rejected or is unfinished"),
+        (("totals", "finished"), 59, "every request finished, was rejected, timed out or is unfinished"),
         (("totals", "hit_tokens"), 10**9, "hits are part of the tokens looked up"),
         (("totals", "peak_used_blocks"), 400, "no more blocks in use than the pool has"),
         (("totals", "evicted_blocks"), 10**9, "no more blocks evicted than allocated"),

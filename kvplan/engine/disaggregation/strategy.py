@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.engine import DisaggregatedEngine, Pool
@@ -41,6 +42,7 @@ class Disaggregation:
     decode: PoolPlan = PoolPlan()
     layers: int = 0
     first_token: FirstToken = FirstToken.DECODE
+    holds_on: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

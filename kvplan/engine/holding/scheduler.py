@@ -136,6 +136,13 @@ class HoldingScheduler(VllmScheduler):
         self.holder.release(request)
         super().preempt(request, taken_back)
 
+    def abort(self, request: LiveRequest) -> None:
+        """As the base class; the holder forgets the request."""
+        if request.status is Status.RUNNING:
+            self.take_out(request)
+            self.holder.release(request)
+        super().abort(request)
+
     def _finish(self, request: LiveRequest) -> None:
         if request.status is Status.RUNNING:
             self.holder.release(request)

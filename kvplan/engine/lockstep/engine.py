@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NoReturn
+from math import inf, nextafter
+from typing import TYPE_CHECKING, NoReturn
 
 from kvplan.engine.arrivals import Arrivals, arrivals_of, serve
 from kvplan.engine.config import EngineConfig
@@ -17,6 +18,9 @@ from kvplan.engine.recorder import Metric, Recorder, SeriesPoint
 from kvplan.engine.replica import Replica
 from kvplan.engine.router import make_router
 from kvplan.traces.request import Request
+
+if TYPE_CHECKING:
+    from kvplan.engine.patience import Patience
 
 _SUMMED = (
     "requests", "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks",
@@ -96,6 +100,7 @@ class LockstepEngine:
         own = Recorder(
             on_request=whole.finished,
             on_rejected=whole.rejected,
+            on_timed_out=whole.timed_out,
             on_decision=None if log is None else (lambda line: log(f"{index}\t{line}")),
         )
         own.series_stride = _NEVER  # the series is that of all ranks together
@@ -105,11 +110,18 @@ class LockstepEngine:
         """Serve the requests, which arrive in the order given."""
         serve(self, arrivals_of(requests, self.recorder))
 
+    def expect(self, patience: Patience) -> None:
+        """See ``Stepped``."""
+        for rank in self.ranks:
+            rank.expect(patience)
+
     def push(self, request: Request) -> None:
         """A request arrives and is dealt to a rank; ``advance`` must have been called up to its arrival."""
         if request.arrival_s > self.clock and not self._waits and not self._in_flight:
             self.clock = request.arrival_s
-        self.ranks[self.router.choose(request, self.ranks)].push(request)
+        rank = self.ranks[self.router.choose(request, self.ranks)]
+        rank.clock = self.clock
+        rank.push(request)
 
     @property
     def _waits(self) -> bool:
@@ -134,7 +146,7 @@ class LockstepEngine:
                 break
             group = in_flight.popleft()
             self.clock = max(self.clock, group.end_s)
-            self._deliver(group)
+            self._deliver(group, in_flight)
 
     def _plan(self) -> Group:
         """Plan a step of every rank."""
@@ -192,10 +204,23 @@ class LockstepEngine:
             )
         totals.steps += 1
 
-    def _deliver(self, group: Group) -> None:
+    def _deliver(self, group: Group, flying: Iterable[Group]) -> None:
+        """What a step brings, after those have left who have given up meanwhile."""
+        left = False
+        for number in range(len(self.ranks)):
+            left |= self._give_up(number, (group, *flying))
         for rank, plan in zip(self.ranks, group.plans, strict=True):
             rank.deliver(plan, self.clock)
-        self.stopped = self.stops and any(plan.finish for plan in group.plans)
+        self.stopped = self.stops and (left or any(plan.finish for plan in group.plans))
+
+    def _give_up(self, number: int, groups: Iterable[Group]) -> bool:
+        """Drop the requests of a rank whose clients have given up; whether there were any."""
+        rank = self.ranks[number]
+        if self.clock <= rank.gives_up_s:
+            return False
+        before = rank.recorder.totals.timed_out
+        rank.give_up(self.clock, [group.plans[number] for group in groups])
+        return rank.recorder.totals.timed_out > before
 
     def _stuck(self) -> NoReturn:
         for rank in self.ranks:
@@ -219,7 +244,8 @@ class LockstepEngine:
         limit = min(1 if brings or not point else point, *[part.steps for part in parts])
         for part in parts:
             limit = part.fitting(limit)
-        done = self._glide(parts, limit, until)
+        gives_up_s = min(rank.gives_up_s for rank in self.ranks)
+        done = self._glide(parts, limit, min(until, nextafter(gives_up_s, inf)))
         if not done:
             return False
         plans = list(self._idle)
@@ -231,8 +257,8 @@ class LockstepEngine:
         ended = group = Group(tuple(plans), self._device_free)
         if before is not None:
             in_flight[0], ended = group, before
-        if ended.brings:
-            self._deliver(ended)
+        if ended.brings or self.clock > gives_up_s:
+            self._deliver(ended, in_flight)
         return True
 
     def _glide(self, parts: list[Part], limit: int, until: float) -> int:

@@ -10,6 +10,7 @@ from kvplan.engine.arrivals import Arrivals, arrivals_of
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.errors import EngineStuck, InvalidLatency
 from kvplan.engine.frontend import rejection
+from kvplan.engine.patience import Deadlines, Patience
 from kvplan.engine.protocols import LatencyModel, StepBatch
 from kvplan.engine.recorder import Recorder, RequestRow, decision_line
 from kvplan.engine.reference.scheduler import Scheduler, StepPlan
@@ -37,10 +38,12 @@ class ReferenceEngine:
         self.check = check
         self.scheduler = Scheduler(config)
         self._watchdog = Watchdog(config)
+        self._deadlines: Deadlines[RequestState] = Deadlines(Patience())
 
     def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
         arrivals = arrivals_of(requests, self.recorder)
+        self._deadlines = Deadlines(arrivals.patience or Patience())
         in_flight: deque[tuple[StepPlan, float]] = deque()
         # Async scheduling keeps two batches in the queue: one runs, the next one is already planned.
         depth = 2 if self.config.async_scheduling else 1
@@ -66,6 +69,8 @@ class ReferenceEngine:
                 continue
             plan, end = in_flight.popleft()
             clock = max(clock, end)
+            # The engine core handles aborts when a step has been executed, before its outputs.
+            self._give_up(clock)
             self._deliver(plan, clock)
             if self.check:
                 running = self.scheduler.running
@@ -81,7 +86,15 @@ class ReferenceEngine:
             if reason is not None:
                 self.recorder.rejected(request.id, reason)
                 continue
-            self.scheduler.add(RequestState(request, index, len(self.config.groups)))
+            state = RequestState(request, index, len(self.config.groups))
+            self.scheduler.add(state)
+            self._deadlines.watch(state)
+            self._give_up(clock)  # it came during a step, and its client may have gone since
+
+    def _give_up(self, clock: float) -> None:
+        for deadline_s, state in self._deadlines.passed(clock):
+            self.scheduler.abort(state)
+            self.recorder.timed_out(state.request.id, deadline_s)
 
     def _step_seconds(self, plan: StepPlan) -> float:
         batch = StepBatch(scheduled_tokens=plan.total_tokens, sampled_requests=len(plan.sampling))
@@ -124,6 +137,7 @@ class ReferenceEngine:
                 state.first_token_s = clock
         for state in finished:
             request = state.request
+            self._deadlines.answered(state, clock)
             self.recorder.finished(
                 RequestRow(
                     request.id, request.arrival_s, state.scheduled_s, state.first_token_s, clock,

@@ -247,6 +247,10 @@ class Scheduler:
                 finished.append(state)
         return finished
 
+    def abort(self, state: RequestState) -> None:
+        """``finish_requests``: a client has gone; what is in flight for it is ignored when it comes."""
+        self._finish(state)
+
     def _finish(self, state: RequestState) -> None:
         if state.status is Status.RUNNING:
             self.running.remove(state)

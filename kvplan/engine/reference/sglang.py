@@ -91,9 +91,24 @@ class ReferenceSglangScheduler:
         self.preemptions = 0
         self.allocated = 0
 
-    def add(self, request: Request) -> None:
+    def add(self, request: Request) -> SglangState:
         """A new request."""
-        self.waiting.append(SglangState(request, self.tree))
+        state = SglangState(request, self.tree)
+        self.waiting.append(state)
+        return state
+
+    def abort(self, state: SglangState) -> None:
+        """``abort_request``: who waits leaves, a prompt that is computed in chunks is dropped, and who runs
+        finishes with the next output."""
+        state.aborted = True
+        if state in self.waiting:
+            self.waiting.remove(state)
+        elif state is self.chunked:
+            # ``process_pending_chunked_abort``; the chunk in flight is drained without effect.
+            self.chunked = None
+            self.free += state.held.private
+            drop(self.tree, state.held)
+            state.holding = None
 
     @property
     def has_requests(self) -> bool:
@@ -132,6 +147,7 @@ class ReferenceSglangScheduler:
             if state is plan.chunked or state.finished or state.holding is None:
                 continue
             state.outputs += 1
+            state.gone = state.aborted
             if state.finished:
                 self._finish(state)
                 finished.append(state)

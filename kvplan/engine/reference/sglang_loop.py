@@ -7,10 +7,11 @@ from collections.abc import Iterable
 
 from kvplan.engine.arrivals import Arrivals, arrivals_of
 from kvplan.engine.errors import EngineStuck, InvalidLatency
+from kvplan.engine.patience import Deadlines, Patience
 from kvplan.engine.protocols import LatencyModel, StepBatch
 from kvplan.engine.recorder import Recorder, RequestRow, decision_line
 from kvplan.engine.reference.sglang import ReferenceSglangScheduler
-from kvplan.engine.reference.sglang_state import SglangPlan
+from kvplan.engine.reference.sglang_state import SglangPlan, SglangState
 from kvplan.engine.sglang.config import SglangConfig, sglang_rejection
 from kvplan.traces.request import Request
 
@@ -33,18 +34,23 @@ class ReferenceSglangEngine:
         self.recorder = recorder
         self.check = check
         self.scheduler = ReferenceSglangScheduler(config)
+        self._deadlines: Deadlines[SglangState] = Deadlines(Patience())
 
     def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
         scheduler = self.scheduler
         overlap = not self.config.disable_overlap_schedule
         arrivals = arrivals_of(requests, self.recorder)
+        self._deadlines = Deadlines(arrivals.patience or Patience())
         clock = device_free = 0.0
         in_flight: tuple[SglangPlan, float] | None = None
         stalled = False
         while True:
+            # The scheduler hears of requests, and of who gave up, before it makes a batch.
+            stalled &= not self._give_up(clock)
             while arrivals.next_s <= clock:
                 self._take_in(arrivals.take())
+                self._give_up(clock)
                 stalled = False
             if not scheduler.has_requests:
                 scheduler.idle()
@@ -72,9 +78,17 @@ class ReferenceSglangEngine:
         self.recorder.totals.requests += 1
         reason = sglang_rejection(request.prompt_tokens, request.output_tokens, self.config)
         if reason is None:
-            self.scheduler.add(request)
+            self._deadlines.watch(self.scheduler.add(request))
         else:
             self.recorder.rejected(request.id, reason)
+
+    def _give_up(self, clock: float) -> bool:
+        """Tell the scheduler whose clients have gone; whether there were any."""
+        passed = self._deadlines.passed(clock)
+        for deadline_s, state in passed:
+            self.scheduler.abort(state)
+            self.recorder.timed_out(state.request.id, deadline_s)
+        return bool(passed)
 
     def _step_seconds(self, plan: SglangPlan) -> float:
         batch = StepBatch()
@@ -119,6 +133,12 @@ class ReferenceSglangEngine:
         finished = self.scheduler.deliver(plan)
         for state in finished:
             request = state.request
+            if state.aborted:
+                continue
+            deadline_s = self._deadlines.answered(state, clock)
+            if deadline_s is not None:
+                self.recorder.timed_out(request.id, deadline_s)
+                continue
             self.recorder.finished(
                 RequestRow(
                     request.id, request.arrival_s, state.scheduled_s, state.first_token_s, clock,

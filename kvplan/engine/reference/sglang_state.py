@@ -23,6 +23,8 @@ class SglangState:
         """Tokens with KV before this step (``prefix_indices``)."""
         self.extend_end = 0
         """Tokens with KV when everything scheduled has run (``kv_committed_len``)."""
+        self.aborted = self.gone = False
+        """Whether its client has given up, and whether the output after that has come: its last one."""
         self.cached_tokens = -1
         self.preemptions = 0
         self.scheduled_s = -1.0
@@ -36,7 +38,7 @@ class SglangState:
     @property
     def finished(self) -> bool:
         """Whether the last token is there."""
-        return self.outputs >= self.max_new_tokens
+        return self.gone or self.outputs >= self.max_new_tokens
 
     @property
     def held(self) -> Holding[TokenNode, Tokens]:

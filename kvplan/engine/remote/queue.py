@@ -39,6 +39,8 @@ class LoadingQueue:
     def __init__(self, policy: Policy) -> None:
         self.plain = make_queue(policy)
         self.loading: dict[LiveRequest, Load] = {}
+        self.orphaned: dict[LiveRequest, Load] = {}
+        """Loads of requests that nobody waits for; they hold their blocks until they have come."""
         self.loaded: list[tuple[int, float, str, int, Load]] = []
         self._by_priority = policy == "priority"
 
@@ -68,6 +70,17 @@ class LoadingQueue:
         facts = load.request.request
         key = (facts.priority, facts.arrival_s, facts.id) if self._by_priority else (0, 0.0, "")
         insort(self.loaded, (*key, load.number, load))
+
+    def drop(self, request: LiveRequest) -> None:
+        """Take out a request, whatever it does."""
+        if request in self.loading:
+            self.orphaned[request] = self.loading.pop(request)
+            return
+        for place, item in enumerate(self.loaded):
+            if item[4].request is request:
+                del self.loaded[place]
+                return
+        self.plain.remove(request)
 
     def append(self, request: LiveRequest) -> None:
         """A new request."""

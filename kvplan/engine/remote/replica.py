@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from itertools import count
+from math import nextafter
 from typing import TYPE_CHECKING
 
 from kvplan.engine.arrivals import Arrivals
@@ -85,8 +86,11 @@ class RemoteReplica(Replica):
         while True:
             due = self.next_timer
             super().advance(due if due < until else until)
+            gave_up = not self.stopped and self._gives_up_idle(min(due, until))
             if self.stopped:
                 return
+            if gave_up:
+                continue
             # The next timer may be one that began just now.
             if not timers or self.next_timer > until:
                 break
@@ -99,6 +103,17 @@ class RemoteReplica(Replica):
                 action(time_s)
         if self.clock < until < UNKNOWN:
             self.clock = until
+
+    def _gives_up_idle(self, until: float) -> bool:
+        """Whether clients give up before ``until`` while nothing but loads goes on; they are gone then."""
+        if self._deadlines is None or self.clock >= until or self.in_flight:
+            return False
+        self.gives_up_s = self._deadlines.next_s
+        if self.gives_up_s >= until:
+            return False
+        self.clock = max(self.clock, nextafter(self.gives_up_s, UNKNOWN))
+        self.give_up(self.clock, ())
+        return True
 
     # -- loads ------------------------------------------------------------------------------------------
 

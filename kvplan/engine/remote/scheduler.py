@@ -139,11 +139,27 @@ class RemoteScheduler(VllmScheduler):
         self.queue.begin(load)
         self.begun.append(load)
 
+    def abort(self, request: LiveRequest) -> None:
+        """As the base class; what is on its way comes all the same, and its blocks are free only then."""
+        if request.status is Status.RUNNING:
+            super().abort(request)
+            return
+        self.version += 1
+        self.queue.drop(request)
+        request.status = Status.FINISHED
+        if request not in self.queue.orphaned:
+            self.give_back(request)
+
     # -- a load has come --------------------------------------------------------------------------------
 
     def arrived(self, load: Load) -> None:
         """The KV is on the device: publish its full blocks and look at the request again."""
         request = load.request
+        if request in self.queue.orphaned:
+            del self.queue.orphaned[request]
+            self.version += 1
+            self.give_back(request)
+            return
         end = load.start + load.tokens
         if self.caching:
             self.index.publish(request, end // self.block_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.engine import Engine
@@ -17,6 +18,7 @@ class Sampling:
     """``rule.n`` samples of every request."""
 
     rule: SamplingRule
+    holds_on: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

@@ -23,10 +23,11 @@ class SglangRequest:
         outputs: answer tokens sampled so far.
         order: position in the running batch.
         finish_tick: the tick with which its last output comes.
+        aborted: whether its client has given up.
     """
 
     __slots__ = (
-        "base", "cached_tokens", "computed", "content", "finish_tick", "first_token_s", "holding",
+        "aborted", "base", "cached_tokens", "computed", "content", "finish_tick", "first_token_s", "holding",
         "max_new_tokens", "order", "outputs", "preemptions", "prefix", "prompt_tokens", "request",
         "scheduled_s", "ticket",
     )  # fmt: skip
@@ -37,6 +38,7 @@ class SglangRequest:
         self.prompt_tokens = request.prompt_tokens
         self.max_new_tokens = request.output_tokens
         self.outputs = 0
+        self.aborted = False
         self.holding: Holding[RadixNode, Content] | None = None
         self.prefix = 0
         self.computed = 0

@@ -7,6 +7,8 @@ such steps in a tight loop, adding up the clock step by step as the latency mode
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import nextafter
+from typing import TYPE_CHECKING
 
 from kvplan.engine.arrivals import Arrivals, arrivals_of
 from kvplan.engine.errors import EngineStuck, InvalidLatency
@@ -17,6 +19,9 @@ from kvplan.engine.sglang.live import SglangRequest
 from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang.scheduler import SglangScheduler
 from kvplan.traces.request import Request
+
+if TYPE_CHECKING:
+    from kvplan.engine.patience import Deadlines
 
 _NEVER = float("inf")
 
@@ -41,19 +46,25 @@ class SglangReplica:
         self.logging = recorder.on_decision is not None
         self.scheduler = SglangScheduler(config, keep_schedule=self.logging)
         self._arrivals = Arrivals(())
+        self._deadlines: Deadlines[SglangRequest] | None = None
+        self._gives_up_s = _NEVER
+        """No client gives up before."""
 
     def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
         scheduler = self.scheduler
         overlap = scheduler.overlap
         arrivals = self._arrivals = arrivals_of(requests, self.recorder)
+        if arrivals.patience is not None:
+            from kvplan.engine.patience import Deadlines
+
+            self._deadlines = Deadlines(arrivals.patience)
         clock = device_free = 0.0
         # With overlap: the batch on the device while the next one is made, and when it will be done.
         in_flight: tuple[SglangPlan, float] | None = None
         stalled = False
         while True:
-            if arrivals.next_s <= clock:
-                self._take_in(clock)
+            if self._hear(clock):
                 stalled = False
             if not scheduler.has_requests:
                 scheduler.idle()
@@ -63,8 +74,7 @@ class SglangReplica:
                 continue
             if not self.logging and self._quiet(in_flight):
                 clock, device_free, in_flight = self._coast(clock, device_free, in_flight)
-                if arrivals.next_s <= clock:
-                    self._take_in(clock)
+                self._hear(clock)
             plan = scheduler.schedule()
             self._record(plan, clock)
             before, in_flight = in_flight, None
@@ -89,16 +99,34 @@ class SglangReplica:
 
     # -- arrivals ---------------------------------------------------------------------------------------
 
-    def _take_in(self, clock: float) -> None:
+    def _hear(self, clock: float) -> bool:
+        """Requests that have come, and clients that have gone, before a batch is made; whether any."""
         totals, arrivals = self.recorder.totals, self._arrivals
+        heard = clock > self._gives_up_s
+        if heard:
+            self._give_up(clock)
         while arrivals.next_s <= clock:
+            heard = True
             request = arrivals.take()
             totals.requests += 1
             reason = sglang_rejection(request.prompt_tokens, request.output_tokens, self.config)
-            if reason is None:
-                self.scheduler.add(SglangRequest(request))
-            else:
+            if reason is not None:
                 self.recorder.rejected(request.id, reason)
+                continue
+            live = SglangRequest(request)
+            self.scheduler.add(live)
+            if self._deadlines is not None:
+                self._deadlines.watch(live)
+                self._give_up(clock)
+        return heard
+
+    def _give_up(self, clock: float) -> None:
+        """Tell the scheduler whose clients have gone."""
+        assert self._deadlines is not None
+        for deadline_s, request in self._deadlines.passed(clock):
+            self.scheduler.abort(request)
+            self.recorder.timed_out(request.request.id, deadline_s)
+        self._gives_up_s = self._deadlines.next_s
 
     # -- steps in which nothing is decided --------------------------------------------------------------
 
@@ -106,6 +134,8 @@ class SglangReplica:
         """Whether the next steps only advance the running batch, for all that is known now."""
         scheduler = self.scheduler
         if scheduler.overlap and in_flight is None:
+            return False
+        if scheduler.aborting:
             return False
         if scheduler.chunked is not None or scheduler.left_over or not scheduler.decoding.count:
             return False
@@ -125,7 +155,7 @@ class SglangReplica:
         if limit <= 0:
             return clock, device_free, in_flight
         overlap = in_flight is not None
-        arrival = self._arrivals.next_s
+        until = min(self._arrivals.next_s, nextafter(self._gives_up_s, _NEVER))
         page, boundaries, count = scheduler.page, decoding.boundaries, decoding.count
         # The allocator wants a page for everyone at hand, whether it is needed or not.
         spare = scheduler.pool.free - count * page
@@ -136,7 +166,7 @@ class SglangReplica:
         context = decoding.base_sum + count * tick
         phase = tick % page
         taken = done = 0
-        while done < limit and arrival > clock and taken <= spare:
+        while done < limit and until > clock and taken <= spare:
             taken += boundaries[phase] * page
             phase += 1
             if phase == page:
@@ -203,6 +233,13 @@ class SglangReplica:
                 request.first_token_s = clock
         for request in self.scheduler.deliver(plan):
             facts = request.request
+            if request.aborted:
+                continue
+            if self._deadlines is not None:
+                deadline_s = self._deadlines.answered(request, clock)
+                if deadline_s is not None:
+                    self.recorder.timed_out(facts.id, deadline_s)
+                    continue
             self.recorder.finished(
                 RequestRow(
                     facts.id, facts.arrival_s, request.scheduled_s, request.first_token_s, clock,

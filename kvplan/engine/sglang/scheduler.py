@@ -23,7 +23,7 @@ from kvplan.engine.sglang.config import (
     WAITING_REFRESH_PASSES,
     SglangConfig,
 )
-from kvplan.engine.sglang.live import DecodeBatch, SglangRequest
+from kvplan.engine.sglang.live import DecodeBatch, SglangRequest, batch_order
 from kvplan.engine.sglang.order import longest_prefix_first
 from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang.pool import TokenPool
@@ -53,6 +53,8 @@ class SglangScheduler:
         """Times the waiting queue was looked at in an order that does not ask the cache."""
         self.fresh: list[SglangRequest] = []
         """Members of the decode batch whose first output is in flight."""
+        self.aborting: list[SglangRequest] = []
+        """Running requests whose clients have given up: they finish with their next output."""
         self.ratio = config.initial_ratio
         self.keep_schedule = keep_schedule
         self.queried_tokens = 0
@@ -62,6 +64,18 @@ class SglangScheduler:
     def add(self, request: SglangRequest) -> None:
         """Take in a new request."""
         self.waiting.append(request)
+
+    def abort(self, request: SglangRequest) -> None:
+        """Nobody waits for a request any more (``abort_request``): it leaves the queue, or what was computed
+        of its prompt is dropped, or it finishes with its next output."""
+        request.aborted = True
+        if request.holding is None:
+            self.waiting.remove(request)
+        elif request is self.chunked:
+            self.chunked = None
+            self.pool.drop(request)
+        else:
+            self.aborting.append(request)
 
     @property
     def has_requests(self) -> bool:
@@ -356,7 +370,7 @@ class SglangScheduler:
                 continue
             # With overlap it may be in the decode batch already, which then counts its outputs.
             joined = request.ticket != 0
-            if request.outputs + 1 < request.max_new_tokens:
+            if request.outputs + 1 < request.max_new_tokens and not request.aborted:
                 request.outputs += 1
                 self.pool.checkpoint(request, end)
                 continue
@@ -368,13 +382,20 @@ class SglangScheduler:
             finished.append(request)
         if plan.decodes:
             decoding.known = plan.tick
-            for request in plan.leaving:
+            ending = decoding.finishing(plan.tick)
+            for request in self.aborting:
+                if request.ticket:
+                    decoding.leave(request)
+                    ending.append(request)
+            self.left_over += len(ending)
+            ending += plan.leaving
+            if self.aborting:
+                ending.sort(key=batch_order)
+            for request in ending:
                 self.pool.release(request)
-                finished.append(request)
-            for request in decoding.finishing(plan.tick):
-                self.pool.release(request)
-                finished.append(request)
-                self.left_over += 1
+            finished += ending
+        if self.aborting:
+            self.aborting = [request for request in self.aborting if request.holding is not None]
         self.finishing = 0
         return finished
 

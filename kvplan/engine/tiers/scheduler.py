@@ -76,6 +76,18 @@ class TieredScheduler(RemoteScheduler):
         super()._finish(request)
         self._forget(request)
 
+    def abort(self, request: LiveRequest) -> None:
+        """As the base class; what it has computed goes down before it is dropped, with write-through."""
+        if self.through:
+            if request.status is Status.RUNNING:
+                self._write(request, request.published_blocks())
+            self._written.pop(request, None)
+        super().abort(request)
+        if request not in self.queue.orphaned:
+            swapped = self.swapped.pop(request, None)
+            if swapped is not None:
+                self.stack.release(swapped.blocks)
+
     # -- up ---------------------------------------------------------------------------------------------
 
     def _admit(self, plan: StepPlan, request: LiveRequest, match: Match, tokens: int) -> None:

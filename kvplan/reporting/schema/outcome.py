@@ -16,6 +16,7 @@ class Totals(Part):
     requests: Count
     finished: Count
     rejected: Count
+    timed_out: Count
     unfinished: Count
     steps: Count
     prompt_tokens: Count
@@ -32,10 +33,10 @@ class Totals(Part):
 
     @model_validator(mode="after")
     def _conserved(self) -> Self:
-        if self.requests != self.finished + self.rejected + self.unfinished:
+        if self.requests != self.finished + self.rejected + self.timed_out + self.unfinished:
             raise ValueError(
                 f"{self.requests} requests, but {self.finished} finished + {self.rejected} rejected + "
-                f"{self.unfinished} unfinished"
+                f"{self.timed_out} timed out + {self.unfinished} unfinished"
             )
         if self.hit_tokens > self.queried_tokens:
             raise ValueError(f"{self.hit_tokens} tokens hit of {self.queried_tokens} queried")

@@ -28,6 +28,7 @@ class Figures(Part):
 
     finished: Count
     rejected: Count
+    timed_out: Count
     unfinished: Count
     hit_ratio: Annotated[float, Field(ge=0, le=1)] | None
     ttft_p50_s: Seconds | None
@@ -47,7 +48,7 @@ class Figures(Part):
     @property
     def served(self) -> bool:
         """Whether every request was."""
-        return not self.rejected and not self.unfinished
+        return not self.rejected and not self.timed_out and not self.unfinished
 
 
 class Failure(Part):

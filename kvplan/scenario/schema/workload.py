@@ -5,8 +5,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from kvplan.errors import UsageError
-from kvplan.scenario.schema.part import Part, Positive, Rate, Scale, Seconds, by
-from kvplan.units import parse_tokens
+from kvplan.scenario.schema.part import Number, Part, Positive, Rate, Scale, Seconds, by
+from kvplan.units import parse_seconds, parse_tokens
 
 
 def _lengths(text: str) -> int | str:
@@ -54,6 +54,10 @@ class WorkloadPart(Part):
     max_in_flight: Positive | None = None
     turns: Literal["timed", "answered"] = "timed"
     max_sessions: Positive | None = None
+    timeout_s: Seconds | None = None
+    first_token_timeout_s: Seconds | None = None
+    retries: Annotated[int, Field(strict=True, ge=0, le=100)] = 0
+    retry_after_s: Annotated[Number, by(parse_seconds), Field(ge=0)] = 1.0
 
     @property
     def reads_once(self) -> bool:
@@ -72,6 +76,7 @@ class WorkloadPart(Part):
             )
         if self.max_sessions is not None and self.turns != "answered":
             raise ValueError("'max_sessions' needs 'turns: answered': timed turns do not wait for a session")
+        self._check_patience()
         if self.trace is not None:
             synthetic = [name for name in OF_SYNTHETIC if self._chosen(name)]
             if synthetic:
@@ -82,6 +87,20 @@ class WorkloadPart(Part):
                 instead = " (use 'requests')" if read[0] == "limit" else ""
                 raise ValueError(f"{read[0]!r} belongs to a trace, not to 'synthesize'{instead}")
         return self
+
+    def _check_patience(self) -> None:
+        """Fields about giving up that would change nothing are mistakes.
+
+        Raises:
+            ValueError: there is one.
+        """
+        answer_s, first_token_s = self.timeout_s, self.first_token_timeout_s
+        if answer_s is not None and first_token_s is not None and first_token_s >= answer_s:
+            raise ValueError("'first_token_timeout_s' changes nothing unless it is less than 'timeout_s'")
+        if self.retries and answer_s is None and first_token_s is None:
+            raise ValueError("'retries' needs 'timeout_s' or 'first_token_timeout_s': nobody gives up")
+        if self._chosen("retry_after_s") and not self.retries:
+            raise ValueError("'retry_after_s' needs 'retries'")
 
     def _chosen(self, name: str) -> bool:
         """Whether a field is not what it would be anyway."""

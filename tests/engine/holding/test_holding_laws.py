@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import pytest
 from audited_holding import AuditedHolding
+from crowds import Crowd, crowds
 from hypothesis import HealthCheck, given, settings
 from served import request, serve
 from workloads import cases
@@ -28,8 +29,10 @@ from kvplan.engine.holding.strategy import (
     TokenDropping,
 )
 from kvplan.engine.live import LiveRequest
+from kvplan.engine.recorder import Recorder
 from kvplan.engine.replica import Replica
 from kvplan.errors import UsageError
+from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 
 Case = tuple[EngineConfig, list[Request]]
@@ -89,6 +92,21 @@ def test_books_balance_and_every_request_is_answered(case: Case) -> None:
         assert len(served.rows) + len(served.rejected) + served.totals["unfinished"] == len(requests)
         for row in served.rows:
             assert row.arrival_s <= row.scheduled_s <= row.first_token_s <= row.finish_s
+
+
+@checked(30)
+@given(cases(), crowds)
+def test_books_balance_when_clients_give_up(case: Case, crowd: Crowd) -> None:
+    config, requests = case
+    config = replace(config, enable_prefix_caching=False, scheduler_reserve_full_isl=True)
+    for holder in holders():
+        engine = AuditedHolding(config, LinearLatency(5e-3, 2e-5, 1e-8), Recorder(), holder)
+        engine.run(crowd.arrivals(distinct(requests)))
+        engine.close()
+        engine.audit()
+        totals = engine.recorder.totals
+        assert totals.finished + totals.rejected + totals.timed_out == totals.requests
+        assert engine.scheduler.pool.blank == config.usable_blocks
 
 
 @checked(40)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from audited import Audited
+from crowds import Crowd, crowds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from workloads import cases
@@ -66,7 +67,8 @@ class AuditedTiers(Audited, TieredReplica):
     """Checks the books of every tier, too."""
 
     def _holders(self) -> list[LiveRequest]:
-        return [*super()._holders(), *self.remote.queue.holders]
+        queue = self.remote.queue
+        return [*super()._holders(), *queue.holders, *queue.orphaned]
 
     def audit(self) -> None:
         super().audit()
@@ -140,6 +142,27 @@ def test_the_books_are_kept_and_nothing_hangs(
         assert 0 <= row.cached_tokens < row.prompt_tokens
     # What is decided in bulk is what is decided step by step, and twice the same.
     assert play(lambda to: strategy.engine(config, CLOCK, to), requests, log=False)[2] == told
+
+
+@laws
+@given(tight_cases(), strategies(), crowds)
+def test_the_books_are_kept_when_clients_give_up(
+    case: tuple[EngineConfig, list[Request]], strategy: Tiers, crowd: Crowd
+) -> None:
+    config, requests = case
+    engine = AuditedTiers(
+        config, CLOCK, Recorder(), stack_of(strategy, config),
+        preemption=strategy.preemption, prefetch=strategy.prefetch,
+    )  # fmt: skip
+    engine.run(crowd.arrivals(requests))
+    engine.close()
+    engine.audit()
+    totals, queue = engine.recorder.totals, engine.remote.queue
+    assert totals.finished + totals.rejected + totals.timed_out == totals.requests
+    assert engine.scheduler.free_blocks == config.usable_blocks
+    assert not engine.tiered.swapped
+    assert not queue.orphaned
+    assert engine.stack.host.reserved == 0
 
 
 @laws

@@ -1,0 +1,107 @@
+"""How long clients wait, and who has waited for too long.
+
+A client that gives up closes its connection, and the engine drops the request: nobody reads what it still
+would say. Engines learn of it between two steps, so a request may be computed for a little longer than its
+client waits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from math import inf
+from typing import Generic, Protocol, TypeVar
+
+from kvplan.traces.request import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds from a request's arrival at the engine; infinite: for ever.
+
+    Attributes:
+        answer_s: until its last token.
+        first_token_s: until its first token.
+    """
+
+    answer_s: float = inf
+    first_token_s: float = inf
+
+
+class Awaited(Protocol):
+    """A request inside an engine; ``first_token_s`` is negative before there is one."""
+
+    request: Request
+    first_token_s: float
+
+
+AwaitedT = TypeVar("AwaitedT", bound=Awaited)
+
+
+class Deadlines(Generic[AwaitedT]):
+    """Until when the clients of an engine's requests wait; requests are watched in order of arrival.
+
+    What comes just at its deadline is in time.
+    """
+
+    __slots__ = ("_answers", "_first_tokens", "_open", "patience")
+
+    def __init__(self, patience: Patience) -> None:
+        self.patience = patience
+        self._open: dict[AwaitedT, None] = {}
+        self._answers: deque[AwaitedT] = deque()
+        self._first_tokens: deque[AwaitedT] = deque()
+
+    def watch(self, request: AwaitedT) -> None:
+        """A client begins to wait."""
+        self._open[request] = None
+        if self.patience.answer_s < inf:
+            self._answers.append(request)
+        if self.patience.first_token_s < inf:
+            self._first_tokens.append(request)
+
+    def answered(self, request: AwaitedT, time_s: float) -> float | None:
+        """Its last token has come; returns when its client had given up, None where that was in time."""
+        if request not in self._open:
+            return None
+        del self._open[request]
+        deadline_s = self._deadline(request)
+        return deadline_s if deadline_s < time_s else None
+
+    def passed(self, now: float) -> list[tuple[float, AwaitedT]]:
+        """Who gave up before ``now``, and when, in the order in which it happened; they are forgotten."""
+        found: list[tuple[float, AwaitedT]] = []
+        while self.next_s < now:
+            queues = (self._first_tokens, self._answers)
+            deadline_s, place = min((self._at(queue, i), i) for i, queue in enumerate(queues))
+            request = queues[place].popleft()
+            del self._open[request]
+            found.append((deadline_s, request))
+        return found
+
+    @property
+    def next_s(self) -> float:
+        """When the next client gives up, for all that is known now; infinite if none does."""
+        answers, first_tokens, waiting = self._answers, self._first_tokens, self._open
+        while answers and answers[0] not in waiting:
+            answers.popleft()
+        while first_tokens and (first_tokens[0] not in waiting or self._has_begun(first_tokens[0])):
+            first_tokens.popleft()
+        return min(self._at(first_tokens, 0), self._at(answers, 1))
+
+    def _at(self, queue: deque[AwaitedT], kind: int) -> float:
+        if not queue:
+            return inf
+        patience_s = self.patience.answer_s if kind else self.patience.first_token_s
+        return queue[0].request.arrival_s + patience_s
+
+    def _has_begun(self, request: AwaitedT) -> bool:
+        """Whether its first token came in time."""
+        return 0.0 <= request.first_token_s <= request.request.arrival_s + self.patience.first_token_s
+
+    def _deadline(self, request: AwaitedT) -> float:
+        arrival_s, patience = request.request.arrival_s, self.patience
+        deadline_s = arrival_s + patience.answer_s
+        if not self._has_begun(request):
+            deadline_s = min(deadline_s, arrival_s + patience.first_token_s)
+        return deadline_s
