@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -263,10 +264,17 @@ RECORDING = {
 }  # fmt: skip
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Whoever starts the tests in the background of a shell has them ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_a_signal_waits_for_the_record_it_came_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replicas: int
-) -> None:
+def test_a_signal_waits_for_the_record_it_came_in(tmp_path: Path, replicas: int) -> None:
     """At every place of the code that counts and writes a row, the file and the totals agree."""
     scenario = tmp_path / "s.yaml"
     scenario.write_text(SCENARIO.replace("chat, requests: 120", "fixed, requests: 6"))
