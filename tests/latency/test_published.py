@@ -56,8 +56,9 @@ def test_the_shortest_attention_takes_the_published_floor(kernels, element, floo
 def test_fp8_is_slower_on_small_caches_and_never_half_the_time_on_large_ones(kernels):
     small = attention(kernels, 1.0, 4, 512) / attention(kernels, 2.0, 4, 512)
     assert 1.0 < small < 1.32
+    # 0.85 of the bandwidth against 0.93.
     large = attention(kernels, 1.0, 64, 16_384) / attention(kernels, 2.0, 64, 16_384)
-    assert large == pytest.approx(0.57, rel=0.05)
+    assert large == pytest.approx(0.5 * 0.93 / 0.85, rel=0.03)
 
 
 def test_caches_beyond_l2_cost_a_knee(kernels):

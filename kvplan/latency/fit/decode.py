@@ -8,12 +8,14 @@
     t_mem  = miss * (t_dram + kv / BW) + (1 - miss) * kv / BW_L2 + io / BW
     t_tok  = waves * ctx / splits * t_token * (D * e / 256)
     t_flop = 4 * B * Hq * ctx * D / F
-    t      = t0 + t_merge * min(splits - 1, 1) + t_seq * B
+    t      = t0 + t_merge * min(splits - 1, 1) + t_partial * (splits - 1) + t_regroup * apart + t_seq * B
              + (((t_mem^4 + t_tok^4 + t_flop^4)^(1/4))^p + (waves * t_cta)^p)^(1/p)
 
 B sequences, H KV heads, Hq query heads, D head dimension, e bytes per element of KV, kv = 2*B*ctx*H*D*e,
 io = bytes of queries and outputs. A sliding window enters as ctx = min(ctx, window + w_tile): tiles that the
-window only touches are read whole.
+window only touches are read whole. ``t_partial``: partial results are added up one after another. ``apart``
+is 1 where several sequences and several KV heads, with several queries each, meet: kernels that put the
+queries of a KV head side by side (FlashAttention 2) copy them then; with one of either nothing has to move.
 """
 
 from __future__ import annotations
@@ -23,11 +25,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kvplan.latency.fit.solve import Array, Parameter
+from kvplan.latency.fit.solve import Array, Parameter, held
 from kvplan.latency.fit.structure import Columns, Hardware
-
-KNOWN = 1.02
-"""Factor within which a parameter that is known stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ class DecodeAttention:
         """Starts are datasheet values; ranges are what a kernel of this kind can plausibly do."""
         bandwidth, l2 = self.hardware.bandwidth_bytes_per_s, self.hardware.l2_bytes
         flops = self.hardware.tensor_flops
-        every = [
+        found = [
             Parameter("launch_s", 8e-6, 5e-7, 1e-4),
             Parameter("bandwidth", 0.85 * bandwidth, 0.1 * bandwidth, 1.05 * bandwidth),
             Parameter("l2_speedup", 2.0, 1.0, 8.0),
@@ -66,13 +65,10 @@ class DecodeAttention:
             Parameter("ungrouped_splits", 0.5, 1e-3, 1.0),
             Parameter("dram_s", 2e-6, 1e-9, 5e-5),
             Parameter("window_tile", 64.0, 1.0, 512.0),
+            Parameter("partial_s", 1e-9, 1e-10, 1e-6),
+            Parameter("regroup_s", 1e-8, 1e-9, 2e-5),
         ]
-        known = dict(self.known)
-        return [
-            Parameter(p.name, known[p.name], known[p.name] / KNOWN, known[p.name] * KNOWN)
-            if p.name in known else p
-            for p in every
-        ]  # fmt: skip
+        return held(found, self.known)
 
     def seconds(self, values: Array, shapes: Columns, *, cold: bool = False) -> Array:
         """See the module.
@@ -83,7 +79,7 @@ class DecodeAttention:
         """
         (
             launch, bandwidth, l2_speedup, l2, sharpness, token, cta, occupancy, merge, chunk, flops,
-            sequence, overlap, io_factor, ungrouped, dram, window_tile,
+            sequence, overlap, io_factor, ungrouped, dram, window_tile, partial, regroup,
         ) = values  # fmt: skip
         batch, dim = shapes["batch"], shapes["head_dim"]
         ctx = _seen(shapes, window_tile)
@@ -103,7 +99,9 @@ class DecodeAttention:
         t_flop = 4.0 * batch * queries * ctx * dim / flops
         body = (t_mem**4 + t_tok**4 + t_flop**4) ** 0.25
         body = (body**overlap + (waves * cta) ** overlap) ** (1.0 / overlap)
-        return np.asarray(launch + merge * np.minimum(splits - 1.0, 1.0) + sequence * batch + body)
+        apart = (queries > heads) & (batch > 1) & (heads > 1)
+        merging = merge * np.minimum(splits - 1.0, 1.0) + partial * (splits - 1.0)
+        return np.asarray(launch + merging + regroup * apart + sequence * batch + body)
 
     def streaming_share(self, values: Array, shapes: Columns) -> Array:
         """Square of the share of the time that KV bytes from DRAM take."""

@@ -29,6 +29,20 @@ class Parameter:
     high: float
 
 
+KNOWN = 1.02
+"""Factor within which a parameter that is known stays."""
+
+
+def held(parameters: Sequence[Parameter], known: Sequence[tuple[str, float]]) -> list[Parameter]:
+    """The same parameters; those whose values are known stay there."""
+    values = dict(known)
+    return [
+        Parameter(p.name, values[p.name], values[p.name] / KNOWN, values[p.name] * KNOWN)
+        if p.name in values else p
+        for p in parameters
+    ]  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Solution:
     """Fitted values by parameter order, and the robust cost they reach."""

@@ -46,6 +46,18 @@ def test_decode_attention_on_h100_from_120_shapes(shared):
 
 @pytest.mark.shared
 @pytest.mark.slow
+def test_decode_attention_on_a100_from_120_shapes(shared):
+    scores = scores_of(shared, "a100_sxm/attention/vllm/0.14.0/generation_attention_perf.parquet")
+    score = pick(scores, "all")
+    assert score.trained <= 120
+    assert score.tested > 5_000
+    assert score.median <= 0.04
+    assert score.p90 <= 0.12
+    assert 0.85 <= score.coverage <= 0.95
+
+
+@pytest.mark.shared
+@pytest.mark.slow
 def test_prefill_attention_and_multiplications_on_a100(shared):
     (prefill,) = scores_of(shared, "a100_sxm/attention/vllm/0.14.0/context_attention_perf.parquet")
     assert prefill.median <= 0.10

@@ -1,0 +1,74 @@
+"""What the formulas of attention kernels say about single terms."""
+
+import numpy as np
+import pytest
+
+from kvplan.latency.fit.decode import DecodeAttention
+from kvplan.latency.fit.prefill import PrefillAttention
+from kvplan.latency.fit.structure import Hardware
+
+HARDWARE = Hardware("test-gpu", 100, 2e12, 40e6, 4e14)
+
+DECODE = {"batch": 1, "ctx": 16, "window": 0, "q_heads": 32, "kv_heads": 8, "head_dim": 128,
+          "kv_element_bytes": 2}  # fmt: skip
+PREFILL = {"batch": 4, "new": 64, "before": 0, "window": 0, "q_heads": 32, "kv_heads": 8, "head_dim": 128,
+           "kv_element_bytes": 2}  # fmt: skip
+
+
+def effect(structure, name, value, shape):
+    """Seconds that ``value`` of a parameter adds to those of its least value."""
+    parameters = structure.parameters()
+    place = [p.name for p in parameters].index(name)
+    shapes = {column: np.array([float(size)]) for column, size in shape.items()}
+    values = np.array([p.start for p in parameters])
+    values[place] = parameters[place].low
+    without = structure.seconds(values, shapes)[0]
+    values[place] = value
+    return structure.seconds(values, shapes)[0] - without
+
+
+@pytest.mark.parametrize(
+    ("more", "copied"),
+    [
+        ({"batch": 2}, True),
+        ({"batch": 1}, False),
+        ({"batch": 2, "q_heads": 4, "kv_heads": 1}, False),
+        ({"batch": 2, "q_heads": 8}, False),
+    ],
+)
+def test_queries_are_put_side_by_side_where_they_are_apart(more, copied):
+    found = effect(DecodeAttention(HARDWARE), "regroup_s", 6e-6, {**DECODE, **more})
+    assert found == pytest.approx(6e-6 if copied else 0.0, abs=1e-8)
+
+
+def test_every_further_split_is_one_more_partial_result_to_add():
+    structure = DecodeAttention(HARDWARE)
+
+    def merging(ctx):
+        return effect(structure, "partial_s", 1e-7, {**DECODE, "q_heads": 4, "kv_heads": 1, "ctx": ctx})
+
+    assert merging(128) == pytest.approx(0.0, abs=1e-9)
+    assert merging(256 * 16) == pytest.approx(15 * 1e-7, rel=0.01)
+    assert merging(256 * 32) == pytest.approx(31 * 1e-7, rel=0.01)
+    # No more than the device has room for.
+    assert merging(256 * 4096) == pytest.approx(99 * 1e-7, rel=0.01)
+
+
+def test_heads_that_share_tiles_need_fewer_of_them_for_few_new_tokens():
+    structure = PrefillAttention(HARDWARE)
+    assert effect(structure, "packing", 1.0, {**PREFILL, "batch": 64}) < 0
+    assert effect(structure, "packing", 1.0, {**PREFILL, "new": 4096}) == pytest.approx(0.0, abs=1e-12)
+    assert effect(structure, "packing", 1.0, {**PREFILL, "kv_heads": 32}) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_writing_the_cache_comes_on_top_only_where_it_was_timed():
+    slow = HARDWARE.bandwidth_bytes_per_s / 10
+    shape = {**PREFILL, "new": 2048}
+    written = 4.0 * 4 * 2048 * 8 * 128 * 2
+    fastest = 100 * HARDWARE.bandwidth_bytes_per_s
+    timed = -effect(PrefillAttention(HARDWARE), "write_bandwidth", fastest, shape)
+    assert timed == pytest.approx(written / (0.01 * HARDWARE.bandwidth_bytes_per_s), rel=1e-3)
+    alone = PrefillAttention(HARDWARE, writes=False)
+    (known,) = [p for p in alone.parameters() if p.name == "write_bandwidth"]
+    assert known.low < known.start == fastest < known.high
+    assert written / known.low < 0.01 * written / slow
