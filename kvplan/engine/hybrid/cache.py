@@ -73,11 +73,9 @@ class HybridCache:
         for group in self._states:
             group.fresh.clear()
 
-    @property
-    def keeps_states(self) -> bool:
-        """Whether recurrent states are cached. A request takes one block to begin with, however long its hit:
-        if the state it would begin with is evicted meanwhile, it needs fewer."""
-        return bool(self._states)
+    def begins_fresh(self, hit: Hit) -> bool:
+        """Whether a hit ends in a state that this very step computes: from the next one on it can be used."""
+        return bool(hit.tokens) and any(group.is_fresh(hit) for group in self._states)
 
     # -- admission --------------------------------------------------------------------------------------
 

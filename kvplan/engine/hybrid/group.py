@@ -45,7 +45,12 @@ class Group(ABC):
 
     *Processed* tokens are those whose step has been delivered, *computed* ones include steps in flight,
     *covered* ones those the step being planned will have computed.
+
+    Attributes:
+        block_size: tokens a block covers.
     """
+
+    block_size: int
 
     @abstractmethod
     def need(

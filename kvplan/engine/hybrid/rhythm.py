@@ -1,9 +1,9 @@
 """Decoding requests whose blocks come and go in a fixed rhythm, so that nobody has to ask when.
 
 Once a request decodes in step and has nothing to publish, every group takes a block each time one is full,
-and a window gives one back each time it has left one: both at the same tick modulo the block size, for good.
-Such a request is entered under those phases, and its block tables are written down when it leaves. What
-happens within a step still happens in the order of admission, as it decides what is evicted.
+and windows and states give one back each time they have left one: both at the same tick modulo the block
+size, for good. Such a request is entered under those phases, and its block tables are written down when it
+leaves. What happens within a step still happens in the order of admission, as it decides what is evicted.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ from kvplan.engine.hybrid.full import FullGroup
 from kvplan.engine.hybrid.group import Group
 from kvplan.engine.hybrid.pool import SharedPool
 from kvplan.engine.hybrid.request import HybridRequest
-from kvplan.engine.hybrid.states import RunningState
+from kvplan.engine.hybrid.sparse import SparseGroup
+from kvplan.engine.hybrid.states import BoundaryStates, RunningState
 from kvplan.engine.hybrid.windows import WindowGroup
 
-Beat: TypeAlias = tuple[int, HybridRequest, tuple[WindowGroup, ...], int]
-"""What a request does at one phase: its order, itself, windows that may leave a block, blocks it takes."""
+Beat: TypeAlias = tuple[int, HybridRequest, tuple[SparseGroup, ...], int]
+"""What a request does at one phase: its order, itself, groups that may leave a block, blocks it takes."""
+
+_LEAVING = (WindowGroup, BoundaryStates)
+"""Kinds that keep the same number of blocks, or one fewer, for any length."""
 
 
 class Rhythm:
@@ -35,7 +39,7 @@ class Rhythm:
         members: who is entered.
     """
 
-    __slots__ = ("_beats", "_full", "_pattern", "_windows", "lag", "members", "needs", "pool", "size")
+    __slots__ = ("_beats", "_full", "_pattern", "_sparse", "lag", "members", "needs", "pool", "size")
 
     def __init__(self, groups: Sequence[Group], size: int, pool: SharedPool, lag: int) -> None:
         self.size = size
@@ -45,11 +49,11 @@ class Rhythm:
         self.members: dict[HybridRequest, None] = {}
         self._beats: list[list[Beat]] = [[] for _ in range(size)]
         self._full = [group.place for group in groups if isinstance(group, FullGroup)]
-        self._windows = [group for group in groups if isinstance(group, WindowGroup)]
-        takes = len(self._full) + sum(group.width for group in self._windows)
-        at: dict[int, list[WindowGroup]] = {0: []}
-        for group in self._windows:
-            at.setdefault((lag + group.window - 1) % size, []).append(group)
+        self._sparse = [group for group in groups if isinstance(group, _LEAVING)]
+        takes = len(self._full) + sum(group.width for group in self._sparse)
+        at: dict[int, list[SparseGroup]] = {0: []}
+        for group in self._sparse:
+            at.setdefault((lag + group.behind) % size, []).append(group)
         self._pattern = [
             (offset, tuple(leaving), 0 if offset else takes) for offset, leaving in sorted(at.items())
         ]
@@ -58,7 +62,7 @@ class Rhythm:
     def suits(groups: Sequence[Group], size: int) -> bool:
         """Whether all groups have blocks of ``size`` tokens and are of kinds that have a rhythm."""
         return all(
-            ((isinstance(group, FullGroup) or type(group) is WindowGroup) and group.block_size == size)
+            (type(group) in (FullGroup, *_LEAVING) and group.block_size == size)
             or isinstance(group, RunningState)
             for group in groups
         )
@@ -71,9 +75,9 @@ class Rhythm:
         length = -(-computed // size)
         if any(request.full[place].blocks != length for place in self._full):
             return False
-        for group in self._windows:
-            holding = request.sparse[group.place]
-            if holding.length != length or holding.dropped != self._left(group, computed - 1 - self.lag):
+        for group in self._sparse:
+            left = self._left(group, computed - 1 - self.lag)
+            if not group.keeps_step(request.sparse[group.place], length, left):
                 return False
         return True
 
@@ -89,7 +93,7 @@ class Rhythm:
     def leave(self, request: HybridRequest, computed: int, processed: int) -> None:
         """Write down the tables of a member that has blocks for ``computed`` tokens, and take it out.
 
-        ``processed``: tokens up to which windows have been left.
+        ``processed``: tokens behind which blocks have been given back.
         """
         size, needs = self.size, self.needs
         del self.members[request]
@@ -101,15 +105,12 @@ class Rhythm:
         length = -(-computed // size)
         for place in self._full:
             request.full[place].blocks = length
-        for group in self._windows:
-            holding = request.sparse[group.place]
-            holding.length = length
-            holding.dropped = self._left(group, processed)
-            holding.own = length - holding.dropped - len(holding.published)
+        for group in self._sparse:
+            group.write_down(request.sparse[group.place], length, self._left(group, processed))
         request.settled_until = 0
 
-    def _left(self, group: WindowGroup, processed: int) -> int:
-        """Entries of a window's table that lie behind it."""
+    def _left(self, group: SparseGroup, processed: int) -> int:
+        """Entries of a table that nothing looks at any more."""
         return group.skipped_tokens(processed) // self.size
 
     # -- steps ------------------------------------------------------------------------------------------
@@ -156,11 +157,11 @@ class Rhythm:
             pool.take(takes)
         return True
 
-    def _freed(self, request: HybridRequest, leaving: tuple[WindowGroup, ...], tick: int) -> int:
-        """Let go of the block that each of the windows has left; how many without content come free."""
+    def _freed(self, request: HybridRequest, leaving: tuple[SparseGroup, ...], tick: int) -> int:
+        """Let go of the block that each of the groups has left; how many without content come free."""
         blank, size, processed = 0, self.size, request.base + tick - self.lag
         for group in leaving:
-            entry = (processed - group.window + 1) // size - 1
+            entry = (processed - group.behind) // size - 1
             if entry < 0:
                 continue
             holding = request.sparse[group.place]

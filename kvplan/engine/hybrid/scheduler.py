@@ -38,6 +38,9 @@ class HybridScheduler(VllmScheduler):
         self._found = _NO_HIT
         self._blocked_until = self._blocked_evicted = 0
         self._blocked_hit = _NO_HIT
+        self._short: tuple[LiveRequest, int, int] | None = None
+        """Whose first chunk would not reach a boundary, the ``version`` at which that was found, and the
+        budget that was too small."""
 
     def live(self, request: Request) -> LiveRequest:
         """As the base class."""
@@ -251,7 +254,30 @@ class HybridScheduler(VllmScheduler):
 
     def _admit_waiting(self, plan: StepPlan, budget: int, threshold: int, defer_prefills: bool) -> None:
         self._look_again()
-        super()._admit_waiting(plan, budget, threshold, defer_prefills)
+        if not self._falls_short(budget):
+            super()._admit_waiting(plan, budget, threshold, defer_prefills)
+
+    def _falls_short(self, budget: int) -> bool:
+        """Whether who waits at the head cannot reach a boundary with this budget, as it could not before.
+
+        While nothing is published its hit can only get shorter, which leaves it more tokens to compute.
+        """
+        short, items = self._short, self.waiting.items
+        return (
+            short is not None
+            and bool(items)
+            and budget <= short[2]
+            and self.version == short[1]
+            and self.waiting.head() is short[0]
+        )
+
+    def _first_chunk(
+        self, request: LiveRequest, start: int, budget: int, threshold: int, defer_prefills: bool
+    ) -> int | None:
+        tokens = super()._first_chunk(request, start, budget, threshold, defer_prefills)
+        if tokens == 0 and not self._found.open_end:
+            self._short = (request, self.version, budget)
+        return tokens
 
     def _match(self, request: LiveRequest) -> Match:
         hit = self.cache.lookup(cast(HybridRequest, request)) if self.caching else _NO_HIT
@@ -267,7 +293,7 @@ class HybridScheduler(VllmScheduler):
         if config.scheduler_reserve_full_isl:
             needed = cache.needs(waiting, None, hit) + self.reserve
             if needed > cache.pool.free:
-                if not match.open_end and not cache.keeps_states:
+                if not match.open_end and not cache.begins_fresh(hit):
                     self.blocked = (request, self.version)
                     self._blocked_until = needed
                     self._blocked_evicted = cache.pool.evicted

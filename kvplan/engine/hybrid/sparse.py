@@ -45,6 +45,9 @@ class SparseGroup(Group):
     Args:
         place: of its holding among those of a request.
         width: groups that share the table.
+
+    Attributes:
+        behind: computed tokens that the next one looks at.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class SparseGroup(Group):
         self.config = config
         self.block_size = group.block_size
         self.window = group.window
+        self.behind = group.window - 1
         self.pool = pool
         self._alignment = config.hit_alignment
         self._tables: list[Published] = [{} for _ in range(width)]
@@ -132,9 +136,24 @@ class SparseGroup(Group):
         """As far as the blocks reach, or until the next one is out of reach."""
         return min(request.sparse[self.place].length * self.block_size, self.next_drop(processed))
 
+    def skipped_tokens(self, computed: int) -> int:
+        """Tokens at the front that no token after the first ``computed`` ones looks at."""
+        return max(0, computed - self.behind)
+
     def next_drop(self, processed: int) -> int:
         """The smallest number of processed tokens at which one more block is out of reach."""
-        raise NotImplementedError
+        blocks = self.skipped_tokens(processed) // self.block_size
+        return (blocks + 1) * self.block_size + self.behind
+
+    def keeps_step(self, holding: SparseHolding, length: int, dropped: int) -> bool:
+        """Whether the table has these entries and was given back so many of them, one by one."""
+        return holding.length == length and holding.dropped == dropped
+
+    def write_down(self, holding: SparseHolding, length: int, dropped: int) -> None:
+        """What the table has come to, one block at a time."""
+        holding.length = length
+        holding.dropped = dropped
+        holding.own = length - dropped - len(holding.published)
 
     def publish(self, request: HybridRequest, tokens: int) -> bool:
         """Those full blocks that are worth it; the others never will be."""

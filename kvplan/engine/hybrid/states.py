@@ -59,12 +59,9 @@ class BoundaryStates(SparseGroup):
         pool: SharedPool,
     ) -> None:
         super().__init__(place, width, group, config, pool)
+        self.behind = 1
         self.fresh: set[int] = set()
         """Published in this very step: not computed yet, so nobody can begin with them."""
-
-    def next_drop(self, processed: int) -> int:
-        """When the first token after the next boundary is processed."""
-        return (-(-processed // self.block_size) or 1) * self.block_size + 1
 
     def need(
         self, request: HybridRequest, covered: int, hit: Hit | None, computed: int, *, admission: bool
@@ -72,11 +69,14 @@ class BoundaryStates(SparseGroup):
         """One block for a step that ends in a new one; more than there are to begin with a fresh state."""
         if hit is None:
             return self.lacks(request, covered)
-        tail = hit.tails[self.place]
-        if tail[-1][0].name in self.fresh:
+        if self.is_fresh(hit):
             return self.config.num_blocks + 1
         missing = -(-covered // self.block_size) - hit.tokens // self.block_size
-        return (self.width if missing > 0 else 0) + self.unheld(tail)
+        return (self.width if missing > 0 else 0) + self.unheld(hit.tails[self.place])
+
+    def is_fresh(self, hit: Hit) -> bool:
+        """Whether the state it ends with was published in this very step."""
+        return hit.tails[self.place][-1][0].name in self.fresh
 
     def lacks(self, request: HybridRequest, covered: int) -> int:
         """One block for a step that ends in a new one."""
@@ -93,7 +93,7 @@ class BoundaryStates(SparseGroup):
     def drop(self, request: HybridRequest, processed: int) -> None:
         """States older than the one the next step starts from."""
         holding = request.sparse[self.place]
-        stop = min((processed - 1) // self.block_size, holding.length)
+        stop = min(self.skipped_tokens(processed) // self.block_size, holding.length)
         if stop <= holding.dropped:
             return
         holding.dropped = stop
@@ -112,6 +112,16 @@ class BoundaryStates(SparseGroup):
         holding.length = last + 1
         holding.standing.add(last)
         return self.width
+
+    def keeps_step(self, holding: SparseHolding, length: int, dropped: int) -> bool:
+        """As the base class; a prompt passes over entries, which stay empty."""
+        standing = holding.standing
+        return super().keeps_step(holding, length, dropped) and len(standing) == length - dropped
+
+    def write_down(self, holding: SparseHolding, length: int, dropped: int) -> None:
+        """As the base class."""
+        super().write_down(holding, length, dropped)
+        holding.standing = set(range(dropped, length))
 
     def holds(self, holding: SparseHolding, place: int) -> bool:
         """Whether a state stands in this entry of the table."""

@@ -18,16 +18,7 @@ class WindowGroup(SparseGroup):
     @property
     def blocks_for_hit(self) -> int:
         """Blocks that cover the window before the first token to compute."""
-        return -(-(self.window - 1) // self.block_size)
-
-    def skipped_tokens(self, computed: int) -> int:
-        """Tokens at the front that no token after the first ``computed`` ones looks at."""
-        return max(0, computed - self.window + 1)
-
-    def next_drop(self, processed: int) -> int:
-        """When the window has left the block it begins in."""
-        blocks = self.skipped_tokens(processed) // self.block_size
-        return (blocks + 1) * self.block_size + self.window - 1
+        return -(-self.behind // self.block_size)
 
     def need(
         self, request: HybridRequest, covered: int, hit: Hit | None, computed: int, *, admission: bool
