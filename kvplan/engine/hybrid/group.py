@@ -28,6 +28,7 @@ class Hit:
         blocks: the same in blocks of the scheduler.
         matches: what each group of full attention contributes; empty where ``tokens`` is 0.
         tails: what each table of window or state groups contributes; empty where ``tokens`` is 0.
+        chunks: what each table of chunk groups contributes, group by group; empty where ``tokens`` is 0.
         longest: length of the longest prefix that some group could have served.
         open_end: it may grow without any other event.
     """
@@ -36,6 +37,7 @@ class Hit:
     blocks: int = 0
     matches: list[Match] = field(default_factory=list)
     tails: list[Tail] = field(default_factory=list)
+    chunks: list[list[Match]] = field(default_factory=list)
     longest: int = 0
     open_end: bool = False
 
@@ -48,9 +50,19 @@ class Group(ABC):
 
     Attributes:
         block_size: tokens a block covers.
+        pace: blocks that a request takes each time it has filled one.
     """
 
     block_size: int
+    pace: int
+
+    @abstractmethod
+    def enter(self, request: HybridRequest) -> None:
+        """A request is new: it has nothing."""
+
+    @abstractmethod
+    def stands(self, request: HybridRequest, hit: Hit) -> bool:
+        """Whether what a look-up found is still there, and as much of it unheld."""
 
     @abstractmethod
     def need(
@@ -83,8 +95,29 @@ class Group(ABC):
         """Covered tokens up to which neither ``grow`` nor ``drop`` has anything to do."""
 
     @abstractmethod
+    def keeps_step(self, request: HybridRequest, computed: int, processed: int) -> bool:
+        """Whether the table is what so many tokens, one in a step, have made of it."""
+
+    @abstractmethod
+    def write_down(self, request: HybridRequest, computed: int, processed: int) -> None:
+        """The table is what so many tokens, one in a step, have made of it."""
+
+    @abstractmethod
     def publish(self, request: HybridRequest, tokens: int) -> bool:
         """Make findable what the first ``tokens`` tokens fill; whether that may help somebody who waits."""
+
+    @abstractmethod
+    def publishes(self, request: HybridRequest, progress: int) -> bool:
+        """Whether a request that decodes in step, and has computed ``progress`` tokens, has something to
+        publish that does not follow from its progress, as long as nobody meets what it publishes."""
+
+    @abstractmethod
+    def close(self, request: HybridRequest) -> None:
+        """What the request computes from now on is published by its own account."""
+
+    @abstractmethod
+    def note_published(self, request: HybridRequest) -> None:
+        """The request leaves the step: write down what follows from its progress."""
 
     @abstractmethod
     def release(self, request: HybridRequest) -> None:

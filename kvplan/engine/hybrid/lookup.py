@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from kvplan.engine.content import Content
+from kvplan.engine.hybrid.chunks import ChunkGroup
 from kvplan.engine.hybrid.full import FullGroup
-from kvplan.engine.hybrid.group import Entry, Hit, Tail
+from kvplan.engine.hybrid.group import Entry, Group, Hit, Tail
 from kvplan.engine.hybrid.request import HybridRequest
 from kvplan.engine.hybrid.sparse import SparseGroup
 from kvplan.engine.hybrid.states import BoundaryStates
-from kvplan.engine.hybrid.windows import ChunkGroup, WindowGroup
+from kvplan.engine.hybrid.windows import WindowGroup
 
 
 class Alike(Protocol):
@@ -18,6 +20,9 @@ class Alike(Protocol):
 
     downward_closed: bool
     """Whether a hit of n tokens implies hits of every shorter length."""
+
+    open_end: bool
+    """Whether what the last look-up found may grow without any other event."""
 
     def longest_hit(self, request: HybridRequest, limit: int) -> int:
         """Tokens of the longest prefix of at most ``limit`` tokens that these groups can serve."""
@@ -34,7 +39,6 @@ class AlikeFull:
         self._size = groups[0].block_size
         self._alignment = alignment
         self.open_end = False
-        """Whether what the last look-up found may grow without any other event."""
 
     def longest_hit(self, request: HybridRequest, limit: int) -> int:
         """The longest run of cached blocks from the start."""
@@ -52,6 +56,7 @@ class AlikeSparse:
     """Tables of one sparse kind; what the last look-up found stays in ``tails``, one for each of them."""
 
     downward_closed = False
+    open_end = False
 
     def __init__(self, groups: Sequence[SparseGroup], alignment: int) -> None:
         self.groups = groups
@@ -114,24 +119,26 @@ class AlikeWindows(AlikeSparse):
         return tokens
 
 
-class AlikeChunks(AlikeSparse):
+class AlikeChunks:
     """Local chunks of one length."""
 
-    def __init__(self, groups: Sequence[ChunkGroup], alignment: int) -> None:
-        super().__init__(groups, alignment)
-        self._first = groups[0]
+    downward_closed = False
+
+    def __init__(self, groups: Sequence[ChunkGroup]) -> None:
+        self._size = groups[0].block_size
+        self._first = groups[0].first
+        self._indexes = [index for group in groups for index in group.indexes]
+        self.open_end = False
 
     def longest_hit(self, request: HybridRequest, limit: int) -> int:
         """The longest run from the start of the chunk the limit lies in; chunks before are not needed."""
-        first = self._first.skipped_tokens(limit) // self.size
-        run = []
-        for entry in range(first, limit // self.size):
-            blocks = self.find(request, entry)
-            if blocks is None:
-                break
-            run.append(blocks)
-        self.keep(run, 0)
-        return (first + len(run)) * self.size
+        start, blocks = self._first(limit), limit // self._size
+        self.open_end = False
+        for index in self._indexes:
+            match = index.find(request.content, start, blocks)
+            blocks = match.blocks
+            self.open_end |= match.open_end
+        return blocks * self._size
 
 
 class AlikeStates(AlikeSparse):
@@ -152,13 +159,12 @@ class AlikeStates(AlikeSparse):
 class Lookup:
     """What a cache with these groups finds for a request."""
 
-    def __init__(self, full: Sequence[FullGroup], sparse: Sequence[SparseGroup], alignment: int) -> None:
-        self._full = full
-        self._sparse_count = len(sparse)
+    def __init__(self, groups: Sequence[Group], alignment: int) -> None:
+        self._full = [group for group in groups if isinstance(group, FullGroup)]
+        self._chunks = [group for group in groups if isinstance(group, ChunkGroup)]
         self._alignment = alignment
-        self._sparse = _alike(sparse, alignment)
-        self._alike_full = AlikeFull(full, alignment) if full else None
-        self._kinds: list[Alike] = [*([self._alike_full] if self._alike_full else []), *self._sparse]
+        self._kinds = _alike(groups, alignment)
+        self._sparse = [kind for kind in self._kinds if isinstance(kind, AlikeSparse)]
 
     def longest(self, request: HybridRequest, limit: int) -> Hit:
         """Let every kind of group accept or shorten the length until all accept it.
@@ -169,7 +175,7 @@ class Lookup:
         kinds = self._kinds
         one_round = len(kinds) == 1 or (len(kinds) == 2 and kinds[0].downward_closed)
         known = -1
-        length, longest = limit, 0
+        length, longest, open_end = limit, 0, False
         while True:
             candidate = length
             for kind in kinds:
@@ -177,6 +183,7 @@ class Lookup:
                     candidate = min(candidate, known)
                     continue
                 candidate = kind.longest_hit(request, candidate)
+                open_end |= kind.open_end
                 if kind.downward_closed:
                     known = candidate
                 longest = max(longest, candidate)
@@ -185,35 +192,37 @@ class Lookup:
             length = candidate
             if one_round:
                 break
-        return self._hit(request, length, longest)
-
-    def _hit(self, request: HybridRequest, tokens: int, longest: int) -> Hit:
-        hit = Hit(tokens, tokens // self._alignment, longest=longest)
-        if self._alike_full is not None:
-            hit.open_end = self._alike_full.open_end
-        if tokens:
-            content = request.content
-            hit.matches = [group.index.match(content, tokens // group.block_size) for group in self._full]
-            tails: dict[int, Tail] = {}
-            for kind in self._sparse:
-                for group, tail in zip(kind.groups, kind.tails, strict=True):
-                    tails[group.place] = tail
-            hit.tails = [tails[place] for place in range(self._sparse_count)]
+        hit = Hit(length, length // self._alignment, longest=longest, open_end=open_end)
+        if length:
+            self._fill(hit, request.content)
         return hit
 
+    def _fill(self, hit: Hit, content: Content) -> None:
+        """Note what each group contributes to a hit."""
+        tokens = hit.tokens
+        hit.matches = [group.index.match(content, tokens // group.block_size) for group in self._full]
+        hit.chunks = [group.matches(content, tokens) for group in self._chunks]
+        tails: dict[int, Tail] = {}
+        for kind in self._sparse:
+            for group, tail in zip(kind.groups, kind.tails, strict=True):
+                tails[group.place] = tail
+        hit.tails = [tails[place] for place in sorted(tails)]
 
-def _alike(groups: Sequence[SparseGroup], alignment: int) -> list[AlikeSparse]:
-    """Gather tables with equal specification, in the order of their first."""
-    gathered: dict[object, list[SparseGroup]] = {}
+
+def _alike(groups: Sequence[Group], alignment: int) -> list[Alike]:
+    """Gather groups with equal specification: full attention first, then in the order of their first."""
+    full = [group for group in groups if isinstance(group, FullGroup)]
+    found: list[Alike] = [AlikeFull(full, alignment)] if full else []
+    gathered: dict[object, list[Group]] = {}
     for group in groups:
-        gathered.setdefault(group.group, []).append(group)
-    found: list[AlikeSparse] = []
+        if isinstance(group, SparseGroup | ChunkGroup):
+            gathered.setdefault(group.group, []).append(group)
     for members in gathered.values():
         windows = [group for group in members if isinstance(group, WindowGroup)]
         chunks = [group for group in members if isinstance(group, ChunkGroup)]
         states = [group for group in members if isinstance(group, BoundaryStates)]
         if chunks:
-            found.append(AlikeChunks(chunks, alignment))
+            found.append(AlikeChunks(chunks))
         elif windows:
             found.append(AlikeWindows(windows, alignment))
         elif states:

@@ -2,8 +2,9 @@
 
 Once a request decodes in step and has nothing to publish, every group takes a block each time one is full,
 and windows and states give one back each time they have left one: both at the same tick modulo the block
-size, for good. Such a request is entered under those phases, and its block tables are written down when it
-leaves. What happens within a step still happens in the order of admission, as it decides what is evicted.
+size, for good, or until a chunk ends. Such a request is entered under those phases, and its block tables are
+written down when it leaves. What happens within a step still happens in the order of admission, as it decides
+what is evicted.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from kvplan.engine.hybrid.full import FullGroup
+from kvplan.engine.hybrid.chunks import ChunkGroup
 from kvplan.engine.hybrid.group import Group
 from kvplan.engine.hybrid.pool import SharedPool
 from kvplan.engine.hybrid.request import HybridRequest
@@ -31,7 +32,7 @@ class Rhythm:
     """Requests in step that take and give back blocks by phase.
 
     Args:
-        groups: of the cache; ``suits`` them.
+        groups: of the cache; it ``suits`` them.
         lag: steps in flight when the next one is planned, as long as the engine is busy.
 
     Attributes:
@@ -39,7 +40,7 @@ class Rhythm:
         members: who is entered.
     """
 
-    __slots__ = ("_beats", "_full", "_pattern", "_sparse", "lag", "members", "needs", "pool", "size")
+    __slots__ = ("_beats", "_bounded", "_groups", "_pattern", "lag", "members", "needs", "pool", "size")
 
     def __init__(self, groups: Sequence[Group], size: int, pool: SharedPool, lag: int) -> None:
         self.size = size
@@ -48,38 +49,35 @@ class Rhythm:
         self.needs = [0] * size
         self.members: dict[HybridRequest, None] = {}
         self._beats: list[list[Beat]] = [[] for _ in range(size)]
-        self._full = [group.place for group in groups if isinstance(group, FullGroup)]
-        self._sparse = [group for group in groups if isinstance(group, _LEAVING)]
-        takes = len(self._full) + sum(group.width for group in self._sparse)
+        self._groups = groups
+        self._bounded = [group for group in groups if isinstance(group, ChunkGroup)]
+        takes = 0
         at: dict[int, list[SparseGroup]] = {0: []}
-        for group in self._sparse:
-            at.setdefault((lag + group.behind) % size, []).append(group)
+        for group in groups:
+            if isinstance(group, _LEAVING):
+                at.setdefault((lag + group.behind) % size, []).append(group)
+            takes += group.pace
         self._pattern = [
             (offset, tuple(leaving), 0 if offset else takes) for offset, leaving in sorted(at.items())
         ]
 
     @staticmethod
     def suits(groups: Sequence[Group], size: int) -> bool:
-        """Whether all groups have blocks of ``size`` tokens and are of kinds that have a rhythm."""
-        return all(
-            (type(group) in (FullGroup, *_LEAVING) and group.block_size == size)
-            or isinstance(group, RunningState)
-            for group in groups
-        )
+        """Whether all groups that take blocks more than once have blocks of ``size`` tokens."""
+        return all(group.block_size == size or isinstance(group, RunningState) for group in groups)
 
     # -- members ----------------------------------------------------------------------------------------
 
     def fits(self, request: HybridRequest, tick: int) -> bool:
         """Whether the request's tables are, before the step at ``tick``, what the rhythm says they are."""
-        size, computed = self.size, request.base + tick
-        length = -(-computed // size)
-        if any(request.full[place].blocks != length for place in self._full):
-            return False
-        for group in self._sparse:
-            left = self._left(group, computed - 1 - self.lag)
-            if not group.keeps_step(request.sparse[group.place], length, left):
-                return False
-        return True
+        computed = request.base + tick
+        processed = computed - 1 - self.lag
+        return all(group.keeps_step(request, computed, processed) for group in self._groups)
+
+    def last_tick(self, request: HybridRequest, tick: int) -> int | None:
+        """The tick up to which a request that ``fits`` now is a member at most, if there is one."""
+        ends = [group.chunk_end(request.base + tick) for group in self._bounded]
+        return min(ends) - request.base if ends else None
 
     def join(self, request: HybridRequest) -> None:
         """From the next step on; it ``fits``."""
@@ -102,16 +100,9 @@ class Rhythm:
             beats = self._beats[phase]
             del beats[bisect_left(beats, (request.order,))]
             needs[phase] -= takes
-        length = -(-computed // size)
-        for place in self._full:
-            request.full[place].blocks = length
-        for group in self._sparse:
-            group.write_down(request.sparse[group.place], length, self._left(group, processed))
+        for group in self._groups:
+            group.write_down(request, computed, processed)
         request.settled_until = 0
-
-    def _left(self, group: SparseGroup, processed: int) -> int:
-        """Entries of a table that nothing looks at any more."""
-        return group.skipped_tokens(processed) // self.size
 
     # -- steps ------------------------------------------------------------------------------------------
 

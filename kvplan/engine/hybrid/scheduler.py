@@ -117,8 +117,8 @@ class HybridScheduler(VllmScheduler):
         chunks = {cast(HybridRequest, request): tokens for request, tokens, _ in found}
         if chunks and not self.tail_prefills:
             self.take_turns()
-        beats = decodes.beats() if count else []
         due = decodes.looks() if count else []
+        beats = decodes.beats() if count else []
         looked: list[HybridRequest] = [*due, *chunks]
         if len(looked) > 1:
             looked.sort(key=_order)

@@ -59,7 +59,7 @@ class SparseGroup(Group):
         pool: SharedPool,
     ) -> None:
         self.place = place
-        self.width = width
+        self.width = self.pace = width
         self.group = group
         self.config = config
         self.block_size = group.block_size
@@ -95,6 +95,10 @@ class SparseGroup(Group):
     def unheld(self, tail: Tail) -> int:
         """How many of the blocks are free, although cached."""
         return sum(1 for entry in tail for block in entry if block.ref == 0)
+
+    def stands(self, request: HybridRequest, hit: Hit) -> bool:
+        """As the base class; whoever lets go of a block frees as much as it leaves unheld."""
+        return all(block.first for entry in hit.tails[self.place] for block in entry)
 
     def adopt(self, request: HybridRequest, hit: Hit) -> None:
         """Hold the blocks found; those before them are not needed."""
@@ -145,15 +149,18 @@ class SparseGroup(Group):
         blocks = self.skipped_tokens(processed) // self.block_size
         return (blocks + 1) * self.block_size + self.behind
 
-    def keeps_step(self, holding: SparseHolding, length: int, dropped: int) -> bool:
-        """Whether the table has these entries and was given back so many of them, one by one."""
-        return holding.length == length and holding.dropped == dropped
+    def keeps_step(self, request: HybridRequest, computed: int, processed: int) -> bool:
+        """As the base class."""
+        holding, size = request.sparse[self.place], self.block_size
+        dropped = self.skipped_tokens(processed) // size
+        return holding.length == -(-computed // size) and holding.dropped == dropped
 
-    def write_down(self, holding: SparseHolding, length: int, dropped: int) -> None:
-        """What the table has come to, one block at a time."""
-        holding.length = length
-        holding.dropped = dropped
-        holding.own = length - dropped - len(holding.published)
+    def write_down(self, request: HybridRequest, computed: int, processed: int) -> None:
+        """As the base class."""
+        holding, size = request.sparse[self.place], self.block_size
+        holding.length = -(-computed // size)
+        holding.dropped = self.skipped_tokens(processed) // size
+        holding.own = holding.length - holding.dropped - len(holding.published)
 
     def publish(self, request: HybridRequest, tokens: int) -> bool:
         """Those full blocks that are worth it; the others never will be."""
@@ -173,6 +180,18 @@ class SparseGroup(Group):
             published[place] = tuple([CachedBlock(table, name) for table in tables])
         holding.own -= len(places)
         return True
+
+    def publishes(self, request: HybridRequest, progress: int) -> bool:
+        """Always, or as long as a boundary lies ahead."""
+        return self.config.retention_interval != 0 or progress < max(
+            request.prompt_tokens - 1, request.shared_prefix_boundary
+        )
+
+    def close(self, request: HybridRequest) -> None:
+        """It always is."""
+
+    def note_published(self, request: HybridRequest) -> None:
+        """Nothing does."""
 
     def note(self, names: Sequence[int]) -> None:
         """Blocks with these names are published now."""

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 class RunningState(SparseGroup):
     """One state a request, overwritten in place: what an engine without prefix caching keeps."""
 
+    def __init__(
+        self, place: int, width: int, group: CacheGroup, config: EngineConfig, pool: SharedPool
+    ) -> None:
+        super().__init__(place, width, group, config, pool)
+        self.pace = 0
+
     def need(
         self, request: HybridRequest, covered: int, hit: Hit | None, computed: int, *, admission: bool
     ) -> int:
@@ -41,6 +47,13 @@ class RunningState(SparseGroup):
     def settled_until(self, request: HybridRequest, processed: int) -> int:
         """One block is enough for any length."""
         return self.config.max_model_len
+
+    def keeps_step(self, request: HybridRequest, computed: int, processed: int) -> bool:
+        """It is there."""
+        return True
+
+    def write_down(self, request: HybridRequest, computed: int, processed: int) -> None:
+        """It is still there."""
 
 
 class BoundaryStates(SparseGroup):
@@ -113,15 +126,17 @@ class BoundaryStates(SparseGroup):
         holding.standing.add(last)
         return self.width
 
-    def keeps_step(self, holding: SparseHolding, length: int, dropped: int) -> bool:
+    def keeps_step(self, request: HybridRequest, computed: int, processed: int) -> bool:
         """As the base class; a prompt passes over entries, which stay empty."""
-        standing = holding.standing
-        return super().keeps_step(holding, length, dropped) and len(standing) == length - dropped
+        holding = request.sparse[self.place]
+        stand = len(holding.standing) == holding.length - holding.dropped
+        return stand and super().keeps_step(request, computed, processed)
 
-    def write_down(self, holding: SparseHolding, length: int, dropped: int) -> None:
+    def write_down(self, request: HybridRequest, computed: int, processed: int) -> None:
         """As the base class."""
-        super().write_down(holding, length, dropped)
-        holding.standing = set(range(dropped, length))
+        super().write_down(request, computed, processed)
+        holding = request.sparse[self.place]
+        holding.standing = set(range(holding.dropped, holding.length))
 
     def holds(self, holding: SparseHolding, place: int) -> bool:
         """Whether a state stands in this entry of the table."""

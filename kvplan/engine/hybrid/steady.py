@@ -120,7 +120,12 @@ class HybridDecodes(SteadyDecodes):
         base = request.base
         request.publishes = self._cache.publishes(request, base + self.tick - self.lag)
         if self._enter_rhythm(request):
-            self._looks.forget(request)
+            assert self.rhythm is not None
+            last = self.rhythm.last_tick(request, self.tick)
+            if last is None:
+                self._looks.forget(request)
+            else:
+                self._looks.expect(request, last + 1)
             return
         tick = request.settled_until + 1 - base
         if request.publishes:
@@ -133,8 +138,11 @@ class HybridDecodes(SteadyDecodes):
         self._looks.expect(request, tick)
 
     def looks(self) -> list[HybridRequest]:
-        """Take out who needs a look in the next step."""
-        return self._looks.due(self.tick + 1)
+        """Take out who needs a look in the next step; they do nothing by phase alone in it."""
+        due = self._looks.due(self.tick + 1)
+        for request in due:
+            self._leave_rhythm(request)
+        return due
 
     def looked(self, due: list[HybridRequest]) -> None:
         """They had their look, and the step was taken: when is the next?"""

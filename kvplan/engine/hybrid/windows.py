@@ -1,8 +1,7 @@
-"""Sliding windows and local chunks."""
+"""Sliding windows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kvplan.engine.hybrid.group import Hit
@@ -56,19 +55,3 @@ class WindowGroup(SparseGroup):
         holding.length += missing
         holding.own += missing
         return missing * self.width
-
-
-class ChunkGroup(WindowGroup):
-    """Each token sees the tokens before it in its own chunk (Llama 4); earlier chunks are given back."""
-
-    def skipped_tokens(self, computed: int) -> int:
-        """All chunks before that of the next token."""
-        return computed // self.window * self.window
-
-    def next_drop(self, processed: int) -> int:
-        """When the next chunk begins."""
-        return (processed // self.window + 1) * self.window
-
-    def retained(self, request: HybridRequest, start: int, stop: int) -> Sequence[int]:
-        """All of them."""
-        return range(start, stop)
