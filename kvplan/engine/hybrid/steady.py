@@ -142,6 +142,10 @@ class HybridDecodes(SteadyDecodes):
         due = self._looks.due(self.tick + 1)
         for request in due:
             self._leave_rhythm(request)
+            if not request.publishes:
+                # The step may fill the first block of a chunk.
+                progress = request.base + self.tick + 1 - self.lag
+                request.publishes = self._cache.publishes(request, progress)
         return due
 
     def looked(self, due: list[HybridRequest]) -> None:
