@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-from kvplan.engine.hybrid.pool import CachedBlock
+from kvplan.engine.hybrid.pieces import Tail
 from kvplan.engine.prefix_hash import Match
 
 if TYPE_CHECKING:
     from kvplan.engine.hybrid.request import HybridRequest
-
-Entry: TypeAlias = tuple[CachedBlock, ...]
-"""The blocks with the tokens of one entry, of all groups that share a table."""
-
-Tail: TypeAlias = list[Entry]
-"""The last entries before the end of a hit, as many as a window or state group needs."""
 
 
 @dataclass(slots=True)

@@ -8,11 +8,9 @@ from typing import Protocol
 from kvplan.engine.content import Content
 from kvplan.engine.hybrid.chunks import ChunkGroup
 from kvplan.engine.hybrid.full import FullGroup
-from kvplan.engine.hybrid.group import Entry, Group, Hit, Tail
+from kvplan.engine.hybrid.group import Group, Hit
 from kvplan.engine.hybrid.request import HybridRequest
 from kvplan.engine.hybrid.sparse import SparseGroup
-from kvplan.engine.hybrid.states import BoundaryStates
-from kvplan.engine.hybrid.windows import WindowGroup
 
 
 class Alike(Protocol):
@@ -53,70 +51,34 @@ class AlikeFull:
 
 
 class AlikeSparse:
-    """Tables of one sparse kind; what the last look-up found stays in ``tails``, one for each of them."""
+    """Windows of one length, or states at the same boundaries."""
 
     downward_closed = False
     open_end = False
 
     def __init__(self, groups: Sequence[SparseGroup], alignment: int) -> None:
-        self.groups = groups
-        self.tails: list[Tail] = []
-        self.size = groups[0].block_size
-        self.alignment = alignment
-
-    def find(self, request: HybridRequest, place: int) -> list[Entry] | None:
-        """What each table has with the tokens of this entry, if all have something."""
-        name = request.content.fingerprint((place + 1) * self.size)
-        found = []
-        for group in self.groups:
-            entry = group.find(name)
-            if entry is None:
-                return None
-            found.append(entry)
-        return found
-
-    def longest_hit(self, request: HybridRequest, limit: int) -> int:
-        """As ``Alike``."""
-        raise NotImplementedError
-
-    def keep(self, run: list[list[Entry]], skipped: int) -> None:
-        """Remember what was found, entry by entry, without the first ``skipped`` entries."""
-        self.tails = [[found[number] for found in run[skipped:]] for number in range(len(self.groups))]
-
-
-class AlikeWindows(AlikeSparse):
-    """Sliding windows of one length."""
-
-    def __init__(self, groups: Sequence[WindowGroup], alignment: int) -> None:
-        super().__init__(groups, alignment)
-        self._first = groups[0]
+        self._indexes = [group.index for group in groups]
+        self._size = groups[0].block_size
+        self._unit = alignment // self._size
+        self._wanted = groups[0].blocks_for_hit or 1
 
     def longest_hit(self, request: HybridRequest, limit: int) -> int:
         """The right-most run that covers a window and ends aligned; shorter at the start of the sequence."""
-        wanted = self._first.blocks_for_hit
-        run: list[list[Entry]] = []
-        end = 0
-        for entry in range(limit // self.size - 1, -1, -1):
-            blocks = self.find(request, entry)
-            if blocks is None:
-                run = []
-                continue
-            if not run:
-                if (entry + 1) * self.size % self.alignment:
-                    continue
-                end = entry + 1
-            run.append(blocks)
-            if len(run) >= wanted:
-                return self._settle(run, end, entry)
-        # What is left of the run begins with the sequence.
-        whole = len(run) * self.size // self.alignment * self.alignment // self.size
-        return self._settle(run[len(run) - whole :], whole, 0)
-
-    def _settle(self, run: list[list[Entry]], end: int, first: int) -> int:
-        tokens = end * self.size
-        skipped = self._first.skipped_tokens(tokens) // self.size
-        self.keep(run[::-1], max(skipped - first, 0))
-        return tokens
+        content, unit, wanted = request.content, self._unit, self._wanted
+        end = limit // self._size // unit * unit
+        while end:
+            start, stop = 0, end
+            for index in self._indexes:
+                first, stop = index.run(content, end, wanted)
+                if stop < end:
+                    break
+                start = max(start, first)
+            else:
+                if not start or end - start >= wanted:
+                    return end * self._size
+                stop = start
+            end = stop // unit * unit
+        return 0
 
 
 class AlikeChunks:
@@ -141,21 +103,6 @@ class AlikeChunks:
         return blocks * self._size
 
 
-class AlikeStates(AlikeSparse):
-    """States at the same boundaries."""
-
-    def longest_hit(self, request: HybridRequest, limit: int) -> int:
-        """The right-most cached state at an aligned boundary."""
-        for entry in range(limit // self.size - 1, -1, -1):
-            if (entry + 1) * self.size % self.alignment:
-                continue
-            blocks = self.find(request, entry)
-            if blocks is not None:
-                self.keep([blocks], 0)
-                return (entry + 1) * self.size
-        return 0
-
-
 class Lookup:
     """What a cache with these groups finds for a request."""
 
@@ -164,7 +111,7 @@ class Lookup:
         self._chunks = [group for group in groups if isinstance(group, ChunkGroup)]
         self._alignment = alignment
         self._kinds = _alike(groups, alignment)
-        self._sparse = [kind for kind in self._kinds if isinstance(kind, AlikeSparse)]
+        self._sparse = [group for group in groups if isinstance(group, SparseGroup)]
 
     def longest(self, request: HybridRequest, limit: int) -> Hit:
         """Let every kind of group accept or shorten the length until all accept it.
@@ -202,11 +149,7 @@ class Lookup:
         tokens = hit.tokens
         hit.matches = [group.index.match(content, tokens // group.block_size) for group in self._full]
         hit.chunks = [group.matches(content, tokens) for group in self._chunks]
-        tails: dict[int, Tail] = {}
-        for kind in self._sparse:
-            for group, tail in zip(kind.groups, kind.tails, strict=True):
-                tails[group.place] = tail
-        hit.tails = [tails[place] for place in sorted(tails)]
+        hit.tails = [group.tail(content, tokens) for group in self._sparse]
 
 
 def _alike(groups: Sequence[Group], alignment: int) -> list[Alike]:
@@ -218,13 +161,7 @@ def _alike(groups: Sequence[Group], alignment: int) -> list[Alike]:
         if isinstance(group, SparseGroup | ChunkGroup):
             gathered.setdefault(group.group, []).append(group)
     for members in gathered.values():
-        windows = [group for group in members if isinstance(group, WindowGroup)]
+        sparse = [group for group in members if isinstance(group, SparseGroup)]
         chunks = [group for group in members if isinstance(group, ChunkGroup)]
-        states = [group for group in members if isinstance(group, BoundaryStates)]
-        if chunks:
-            found.append(AlikeChunks(chunks))
-        elif windows:
-            found.append(AlikeWindows(windows, alignment))
-        elif states:
-            found.append(AlikeStates(states, alignment))
+        found.append(AlikeSparse(sparse, alignment) if sparse else AlikeChunks(chunks))
     return found

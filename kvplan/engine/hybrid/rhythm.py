@@ -156,9 +156,7 @@ class Rhythm:
             if entry < 0:
                 continue
             holding = request.sparse[group.place]
-            if entry in holding.published:
-                group.let_go(holding, entry)
-            else:
+            if not group.leave(holding, entry):
                 blank += group.width
         return blank
 

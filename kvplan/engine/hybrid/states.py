@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from kvplan.engine.content import Content
 from kvplan.engine.hybrid.group import Hit
 from kvplan.engine.hybrid.sparse import SparseGroup, SparseHolding
 
@@ -73,8 +74,9 @@ class BoundaryStates(SparseGroup):
     ) -> None:
         super().__init__(place, width, group, config, pool)
         self.behind = 1
-        self.fresh: set[int] = set()
-        """Published in this very step: not computed yet, so nobody can begin with them."""
+        self.fresh: set[tuple[int, int]] = set()
+        """Published in this very step, as lines and blocks up to there: nobody can begin with what is not
+        computed yet."""
 
     def need(
         self, request: HybridRequest, covered: int, hit: Hit | None, computed: int, *, admission: bool
@@ -85,11 +87,12 @@ class BoundaryStates(SparseGroup):
         if self.is_fresh(hit):
             return self.config.num_blocks + 1
         missing = -(-covered // self.block_size) - hit.tokens // self.block_size
-        return (self.width if missing > 0 else 0) + self.unheld(hit.tails[self.place])
+        return (self.width if missing > 0 else 0) + hit.tails[self.place].unheld
 
     def is_fresh(self, hit: Hit) -> bool:
         """Whether the state it ends with was published in this very step."""
-        return hit.tails[self.place][-1][0].name in self.fresh
+        last = hit.tails[self.place].pieces[-1]
+        return (last.line.key, last.stop) in self.fresh
 
     def lacks(self, request: HybridRequest, covered: int) -> int:
         """One block for a step that ends in a new one."""
@@ -148,9 +151,12 @@ class BoundaryStates(SparseGroup):
             return range(start, stop)
         return super().retained(request, start, stop)
 
-    def note(self, names: Sequence[int]) -> None:
+    def note(self, content: Content, places: Sequence[int]) -> None:
         """States are published: they can be read from the next step on."""
-        self.fresh.update(names)
+        for place in places:
+            self.fresh.update(
+                (key, stop) for key, _, stop in content.lines(place, place + 1, self.block_size)
+            )
 
     def release(self, request: HybridRequest) -> None:
         """Give everything back."""

@@ -14,11 +14,6 @@ if TYPE_CHECKING:
 class WindowGroup(SparseGroup):
     """Each token sees ``window`` tokens, itself included; blocks behind the window are given back."""
 
-    @property
-    def blocks_for_hit(self) -> int:
-        """Blocks that cover the window before the first token to compute."""
-        return -(-self.behind // self.block_size)
-
     def need(
         self, request: HybridRequest, covered: int, hit: Hit | None, computed: int, *, admission: bool
     ) -> int:
@@ -31,7 +26,7 @@ class WindowGroup(SparseGroup):
         skipped = self.skipped_tokens(computed) // self.block_size
         length = hit.tokens // self.block_size
         missing = max(required - max(skipped, length), 0)
-        return missing * self.width + self.unheld(hit.tails[self.place])
+        return missing * self.width + hit.tails[self.place].unheld
 
     def lacks(self, request: HybridRequest, covered: int) -> int:
         """As many as the tokens fill."""
