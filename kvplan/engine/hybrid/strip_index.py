@@ -133,6 +133,7 @@ class StripIndex:
                     assert batch is not None
                     strip.batch = None
                     batch.strips.remove(strip)
+                    batch.places -= strip.stop - strip.start
                     if batch.strips:
                         pool.cached -= strip.blocks
                     else:
@@ -236,6 +237,7 @@ class StripIndex:
         if members > 1:
             self._part_first(batch)
         pool.cached -= most
+        batch.places -= most
         left = most
         while left:
             last = strips[0]
@@ -283,6 +285,6 @@ class StripIndex:
         pile = line.piles[at]
         pile.remove(strip)
         if not pile:
-            line.replace(at, at + 1, ())
+            del line.piles[at], line.starts[at]
             if not line.piles:
                 del self.lines[line.key]

@@ -125,19 +125,20 @@ class Batch:
     """Strips with the same members that were let go of together, the last one first.
 
     It stands in the same queue as segments do, under the same attributes.
+
+    Attributes:
+        places: blocks of each member.
     """
 
-    __slots__ = ("after", "before", "index", "strips")
+    __slots__ = ("after", "before", "index", "places", "strips")
 
     def __init__(self, index: StripIndex, strips: list[Strip]) -> None:
         self.index = index
         self.strips = strips
         self.before: Segment | None = None
         self.after: Segment | None = None
+        places = 0
         for strip in strips:
             strip.batch = self
-
-    @property
-    def places(self) -> int:
-        """Blocks of each member."""
-        return sum([strip.stop - strip.start for strip in self.strips])
+            places += strip.stop - strip.start
+        self.places = places
