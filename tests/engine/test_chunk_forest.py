@@ -90,7 +90,6 @@ def test_what_a_request_adopts_is_held_until_its_chunk_ends() -> None:
     assert pool.cached == 12
     second = entered(group, ((0, 10), (500, 4)))
     hit = Hit(10, 5, chunks=[group.matches(second.content, 10)])
-    assert group.stands(second, hit)
     assert group.need(second, 14, hit, 10, admission=False) == 2 * (2 + 2)
     group.adopt(second, hit)
     assert pool.cached == 8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import chain, groupby
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.hybrid.chunks import ChunkGroup
@@ -81,9 +81,14 @@ class HybridCache:
         request.shared_prefix_boundary = hit.longest if hit.longest > hit.tokens else 0
         return hit
 
-    def stands(self, request: HybridRequest, hit: Hit) -> bool:
-        """Whether a look-up would still find this, and as much of it unheld; nothing was published since."""
-        return not hit.tokens or all(group.stands(request, hit) for group in self._groups)
+    def sheltering(self, hit: Hit) -> int:
+        """Blocks, at least, that are evicted before any of a hit's, as long as nobody is admitted."""
+        entries: set[object] = set()
+        for match in chain(hit.matches, *hit.chunks):
+            entries.update([node.copies[0] for node in match.path])
+        for tail in hit.tails:
+            entries.update(tail.batches())
+        return self.pool.before(entries)
 
     def needs(self, request: HybridRequest, tokens: int | None, hit: Hit) -> int:
         """Blocks that leave the free queue if a waiting request begins with ``tokens`` more than it hits;

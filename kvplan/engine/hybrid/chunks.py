@@ -156,12 +156,6 @@ class ChunkGroup(Group):
         first, last = self.first(tokens), tokens // self.block_size
         return [index.find(content, first, last) for index in self.indexes]
 
-    def stands(self, request: HybridRequest, hit: Hit) -> bool:
-        """As the base class."""
-        found = hit.chunks[self.place]
-        now = self.matches(request.content, hit.tokens)
-        return [(one.blocks, one.unheld) for one in found] == [(one.blocks, one.unheld) for one in now]
-
     def adopt(self, request: HybridRequest, hit: Hit) -> None:
         """Hold what matched of the chunk that the hit ends in; those before it are not needed."""
         table = request.chunks[self.place]

@@ -86,12 +86,6 @@ class FullGroup(Group):
         missing = -(-covered // self.block_size) - request.full[self.place].blocks
         return missing if missing > 0 else 0
 
-    def stands(self, request: HybridRequest, hit: Hit) -> bool:
-        """As the base class."""
-        match = hit.matches[self.place]
-        now = self.index.match(request.content, match.blocks)
-        return (now.blocks, now.unheld) == (match.blocks, match.unheld)
-
     def adopt(self, request: HybridRequest, hit: Hit) -> None:
         """Hold what matched."""
         holding, match = request.full[self.place], hit.matches[self.place]

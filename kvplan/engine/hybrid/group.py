@@ -55,10 +55,6 @@ class Group(ABC):
         """A request is new: it has nothing."""
 
     @abstractmethod
-    def stands(self, request: HybridRequest, hit: Hit) -> bool:
-        """Whether what a look-up found is still there, and as much of it unheld."""
-
-    @abstractmethod
     def need(
         self, request: HybridRequest, covered: int, hit: Hit | None, computed: int, *, admission: bool
     ) -> int:

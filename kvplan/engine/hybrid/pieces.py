@@ -6,9 +6,10 @@ joined again while it is held.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kvplan.engine.hybrid.strips import Line, Strip
+from kvplan.engine.hybrid.strips import Batch, Line, Strip
 
 
 @dataclass(slots=True)
@@ -54,3 +55,10 @@ class Tail:
 
     pieces: list[Piece]
     unheld: int
+
+    def batches(self) -> Iterator[Batch]:
+        """Where the unheld blocks stand in the free queue."""
+        for piece in self.pieces:
+            line = piece.line
+            for pile in line.piles[max(line.at(piece.start), 0) : line.at(piece.stop - 1) + 1]:
+                yield from [strip.batch for strip in pile if strip.stamp == piece.stamp and strip.batch]

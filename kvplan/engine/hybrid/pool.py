@@ -7,6 +7,9 @@ from collections.abc import Callable
 from kvplan.engine.blocks import BlockPool, Segment
 from kvplan.engine.hybrid.strips import Batch
 
+_FAR = 64
+"""Entries of the queue that are looked through at once."""
+
 
 class SharedPool(BlockPool):
     """Free blocks of one engine, whatever group they are taken for."""
@@ -25,6 +28,16 @@ class SharedPool(BlockPool):
     def free(self) -> int:
         """Blocks nobody references, cached ones included."""
         return self.blank + self.cached
+
+    def before(self, entries: set[object]) -> int:
+        """Blocks in the queue before any of these entries; not all of them where they are many."""
+        entry, blocks = self.head, 0
+        for _ in range(_FAR):
+            if entry is None or entry in entries:
+                break
+            blocks += entry.blocks if isinstance(entry, Batch) else entry.node.end - entry.node.start
+            entry = entry.after
+        return blocks
 
     def take(self, count: int) -> None:
         """Take blocks from the head of the queue; published ones are evicted.

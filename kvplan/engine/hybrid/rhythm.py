@@ -37,16 +37,29 @@ class Rhythm:
 
     Attributes:
         needs: blocks taken by the step planned at a tick, by tick modulo the block size.
+        gives: blocks given back by that step at most.
         members: who is entered.
     """
 
-    __slots__ = ("_beats", "_bounded", "_groups", "_pattern", "lag", "members", "needs", "pool", "size")
+    __slots__ = (
+        "_beats",
+        "_bounded",
+        "_groups",
+        "_pattern",
+        "gives",
+        "lag",
+        "members",
+        "needs",
+        "pool",
+        "size",
+    )
 
     def __init__(self, groups: Sequence[Group], size: int, pool: SharedPool, lag: int) -> None:
         self.size = size
         self.pool = pool
         self.lag = lag
         self.needs = [0] * size
+        self.gives = [0] * size
         self.members: dict[HybridRequest, None] = {}
         self._beats: list[list[Beat]] = [[] for _ in range(size)]
         self._groups = groups
@@ -87,6 +100,7 @@ class Rhythm:
             phase = (offset - request.base) % size
             insort(self._beats[phase], (request.order, request, leaving, takes))
             needs[phase] += takes
+            self.gives[phase] += sum([group.width for group in leaving])
 
     def leave(self, request: HybridRequest, computed: int, processed: int) -> None:
         """Write down the tables of a member that has blocks for ``computed`` tokens, and take it out.
@@ -95,11 +109,12 @@ class Rhythm:
         """
         size, needs = self.size, self.needs
         del self.members[request]
-        for offset, _, takes in self._pattern:
+        for offset, leaving, takes in self._pattern:
             phase = (offset - request.base) % size
             beats = self._beats[phase]
             del beats[bisect_left(beats, (request.order,))]
             needs[phase] -= takes
+            self.gives[phase] -= sum([group.width for group in leaving])
         for group in self._groups:
             group.write_down(request, computed, processed)
         request.settled_until = 0
@@ -114,6 +129,20 @@ class Rhythm:
         """The first tick from ``tick`` on at which anything happens; there are members."""
         size, beats = self.size, self._beats
         return next(tick + ahead for ahead in range(size) if beats[(tick + ahead) % size])
+
+    def steps_below(self, tick: int, room: int, stock: int) -> int:
+        """Steps from ``tick`` on that free less than ``room`` blocks in all, and take ``stock`` at most.
+
+        At least; in each period as many are taken as are given back.
+        """
+        size, needs, gives, taken = self.size, self.needs, self.gives, 0
+        for ahead in range(size):
+            phase = (tick + ahead) % size
+            room += needs[phase] - gives[phase]
+            taken += needs[phase]
+            if room <= 0 or taken > stock:
+                return ahead
+        return size * (stock // taken) if taken else size
 
     def step(self, tick: int) -> None:
         """All beats of a step; the pool has the blocks.

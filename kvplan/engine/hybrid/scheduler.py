@@ -12,7 +12,7 @@ from kvplan.engine.hybrid.cache import HybridCache
 from kvplan.engine.hybrid.group import Hit
 from kvplan.engine.hybrid.plan import HybridPlan
 from kvplan.engine.hybrid.request import HybridRequest
-from kvplan.engine.hybrid.rhythm import Beat
+from kvplan.engine.hybrid.rhythm import Beat, Rhythm
 from kvplan.engine.hybrid.steady import HybridDecodes
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
@@ -32,12 +32,11 @@ class HybridScheduler(VllmScheduler):
         self.block_size = config.hit_alignment
         self.cache = HybridCache(config)
         self.pool = self.cache.pool
-        self.steady = self.decodes = HybridDecodes(self.cache, self._blocks_wanted)
+        self.steady = self.decodes = HybridDecodes(self.cache, self._closed)
         self._stateful = config.state_block_size is not None
         self._granted: dict[HybridRequest, int] = {}
         self._found = _NO_HIT
-        self._blocked_until = self._blocked_evicted = 0
-        self._blocked_hit = _NO_HIT
+        self._blocked_until = self._blocked_stock = 0
         self._short: tuple[LiveRequest, int, int] | None = None
         """Whose first chunk would not reach a boundary, the ``version`` at which that was found, and the
         budget that was too small."""
@@ -199,15 +198,18 @@ class HybridScheduler(VllmScheduler):
         if self.blocked is None:
             return
         pool = self.cache.pool
-        if pool.free >= self._blocked_until:
+        if pool.free >= self._blocked_until or pool.evicted > self._blocked_stock:
             self.blocked = None
-        elif pool.evicted != self._blocked_evicted:
-            self._blocked_evicted = pool.evicted
-            if not self.cache.stands(cast(HybridRequest, self.blocked[0]), self._blocked_hit):
-                self.blocked = None
 
-    def _blocks_wanted(self) -> bool:
-        return bool(self.waiting.items) and len(self.running) < self.config.max_num_seqs
+    def _closed(self, rhythm: Rhythm) -> int:
+        """Steps that certainly let nobody in who waits, if there is nothing but the rhythm in them."""
+        tick = self.decodes.tick
+        if not self.waiting.items or len(self.running) >= self.config.max_num_seqs:
+            return 1 << 62
+        if self.blocked is None or self.blocked != (self.waiting.head(), self.version):
+            return rhythm.next(tick) - tick
+        pool = self.cache.pool
+        return rhythm.steps_below(tick, self._blocked_until - pool.free, self._blocked_stock - pool.evicted)
 
     def take(self, blocks: int) -> int:
         """As the base class; they were taken step by step."""
@@ -296,8 +298,7 @@ class HybridScheduler(VllmScheduler):
                 if not match.open_end and not cache.begins_fresh(hit):
                     self.blocked = (request, self.version)
                     self._blocked_until = needed
-                    self._blocked_evicted = cache.pool.evicted
-                    self._blocked_hit = hit
+                    self._blocked_stock = cache.pool.evicted + cache.sheltering(hit)
                 return False
         return cache.needs(waiting, tokens, hit) + self.reserve <= cache.pool.free
 

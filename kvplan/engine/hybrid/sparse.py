@@ -87,13 +87,6 @@ class SparseGroup(Group):
         size = self.block_size
         return self.index.find(content, self.skipped_tokens(tokens) // size, tokens // size)
 
-    def stands(self, request: HybridRequest, hit: Hit) -> bool:
-        """As the base class."""
-        tail, content, tokens = hit.tails[self.place], request.content, hit.tokens
-        start, stop = self.skipped_tokens(tokens) // self.block_size, tokens // self.block_size
-        there = start == stop or self.index.run(content, stop, stop - start) == (start, stop)
-        return there and self.tail(content, tokens) == tail
-
     def adopt(self, request: HybridRequest, hit: Hit) -> None:
         """Hold the blocks found; those before them are not needed."""
         holding, pieces = request.sparse[self.place], hit.tails[self.place].pieces

@@ -214,8 +214,7 @@ class StripIndex:
 
     def _append(self, strips: list[Strip]) -> None:
         batch = Batch(self, strips)
-        blocks = batch.places * (strips[0].high - strips[0].low)
-        self.pool.append(batch, blocks)  # type: ignore[arg-type]
+        self.pool.append(batch, batch.blocks)  # type: ignore[arg-type]
 
     # -- letting go -------------------------------------------------------------------------------------
 

@@ -142,3 +142,8 @@ class Batch:
             strip.batch = self
             places += strip.stop - strip.start
         self.places = places
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of all members."""
+        return self.places * (self.strips[0].high - self.strips[0].low)
