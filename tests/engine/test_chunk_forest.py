@@ -10,7 +10,7 @@ from kvplan.engine.hybrid.chunks import ChunkGroup
 from kvplan.engine.hybrid.group import Hit
 from kvplan.engine.hybrid.pool import SharedPool
 from kvplan.engine.hybrid.request import HybridRequest
-from kvplan.engine.prefix_hash import Node
+from kvplan.engine.prefix_hash import Match, Node
 from kvplan.traces.request import Request
 
 BLOCK, CHUNK, LONGEST = 2, 6, 24
@@ -30,6 +30,11 @@ def entered(group: ChunkGroup, runs: tuple[tuple[int, int], ...]) -> HybridReque
     request = HybridRequest(Request("r", 0.0, runs, tokens, ((9_000, 1),), 1), NO_ROOT)
     group.enter(request)
     return request
+
+
+def matches(group: ChunkGroup, request: HybridRequest, tokens: int) -> list[Match]:
+    start, stop = group.first(tokens), tokens // BLOCK
+    return [index.find(request.content, start, stop) for index in group.indexes]
 
 
 def prefixes(runs: tuple[tuple[int, int], ...]) -> list[tuple[int, ...]]:
@@ -70,7 +75,7 @@ def test_a_chunk_is_found_from_its_start_as_far_as_it_is_cached(
             run = start
             while run < tokens // BLOCK and blocks[run] in cached:
                 run += 1
-            assert [match.blocks for match in group.matches(request.content, tokens)] == [run] * width
+            assert [match.blocks for match in matches(group, request, tokens)] == [run] * width
     for request in running:
         group.release(request)
     assert pool.blank + pool.cached == pool.usable
@@ -89,7 +94,7 @@ def test_what_a_request_adopts_is_held_until_its_chunk_ends() -> None:
     group.release(first)
     assert pool.cached == 12
     second = entered(group, ((0, 10), (500, 4)))
-    hit = Hit(10, 5, chunks=[group.matches(second.content, 10)])
+    hit = Hit(10, 5, chunks={0: matches(group, second, 10)})
     assert group.need(second, 14, hit, 10, admission=False) == 2 * (2 + 2)
     group.adopt(second, hit)
     assert pool.cached == 8

@@ -55,7 +55,7 @@ def long_decodes(draw: st.DrawFn) -> tuple[EngineConfig, list[Request]]:
     options = st.sampled_from(["full", "sliding", "sliding", "chunked", "mamba"])
     kinds = draw(st.lists(options, min_size=1, max_size=4).filter(lambda kinds: set(kinds) != {"chunked"}))
     windows = draw(st.lists(st.integers(1, 30), min_size=2, max_size=2))
-    chunks = [block * draw(st.integers(1, 6)) for _ in range(2)]
+    chunks = draw(st.lists(st.integers(1, 30), min_size=2, max_size=2))
     lengths = {"sliding": windows, "chunked": chunks}
     groups = tuple(CacheGroup(kind, block, draw(st.sampled_from(lengths.get(kind, [0])))) for kind in kinds)
     longest = max(prompt + output for prompt, output in zip(prompts, outputs, strict=True))
@@ -91,8 +91,6 @@ def long_prompts(draw: st.DrawFn) -> tuple[EngineConfig, list[Request]]:
     longest = block * draw(st.integers(20, 60))
     kind = draw(st.sampled_from(["sliding", "sliding", "chunked", "chunked", "mamba"]))
     window = draw(st.integers(1, longest // 2))
-    if kind == "chunked":
-        window = -(-window // block) * block
     if kind == "mamba":
         window = 0
     width = draw(st.sampled_from([1, 1, 2, 3]))

@@ -84,9 +84,9 @@ class HybridCache:
     def sheltering(self, hit: Hit) -> int:
         """Blocks, at least, that are evicted before any of a hit's, as long as nobody is admitted."""
         entries: set[object] = set()
-        for match in chain(hit.matches, *hit.chunks):
+        for match in chain(hit.matches, *hit.chunks.values()):
             entries.update([node.copies[0] for node in match.path])
-        for tail in hit.tails:
+        for tail in hit.tails.values():
             entries.update(tail.batches())
         return self.pool.before(entries)
 

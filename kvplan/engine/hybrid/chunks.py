@@ -151,21 +151,15 @@ class ChunkGroup(Group):
         missing = -(-covered // self.block_size) - request.chunks[self.place].length
         return missing * self.width if missing > 0 else 0
 
-    def matches(self, content: Content, tokens: int) -> list[Match]:
-        """What each of the groups has of the last chunk that a prefix of so many tokens has a part of."""
-        first, last = self.first(tokens), tokens // self.block_size
-        return [index.find(content, first, last) for index in self.indexes]
-
     def adopt(self, request: HybridRequest, hit: Hit) -> None:
         """Hold what matched of the chunk that the hit ends in; those before it are not needed."""
-        table = request.chunks[self.place]
-        table.dropped = self.first(hit.tokens)
-        table.length = table.seen = hit.tokens // self.block_size
-        if table.length == table.dropped:
-            return
-        part = self._part(request, table.dropped)
-        for index, holding, match in zip(self.indexes, part, hit.chunks[self.place], strict=True):
-            index.hold(holding, match)
+        table, matches = request.chunks[self.place], hit.chunks[self.place]
+        table.dropped = table.length = table.seen = hit.tokens // self.block_size
+        if matches[0].path:
+            table.dropped = self.first(hit.tokens)
+            part = self._part(request, table.dropped)
+            for index, holding, match in zip(self.indexes, part, matches, strict=True):
+                index.hold(holding, match)
 
     def _part(self, request: HybridRequest, block: int) -> list[ChunkHolding]:
         """What a request has of this block's chunk: of the last one it has anything of, or nothing yet."""

@@ -21,8 +21,8 @@ class Hit:
         tokens: length of the longest prefix that all groups can serve.
         blocks: the same in blocks of the scheduler.
         matches: what each group of full attention contributes; empty where ``tokens`` is 0.
-        tails: what each table of window or state groups contributes; empty where ``tokens`` is 0.
-        chunks: what each table of chunk groups contributes, group by group; empty where ``tokens`` is 0.
+        tails: what each table of window or state groups contributes, by place; empty where ``tokens`` is 0.
+        chunks: what each table of chunk groups contributes, by place, group by group; empty likewise.
         longest: length of the longest prefix that some group could have served.
         open_end: it may grow without any other event.
     """
@@ -30,8 +30,8 @@ class Hit:
     tokens: int = 0
     blocks: int = 0
     matches: list[Match] = field(default_factory=list)
-    tails: list[Tail] = field(default_factory=list)
-    chunks: list[list[Match]] = field(default_factory=list)
+    tails: dict[int, Tail] = field(default_factory=dict)
+    chunks: dict[int, list[Match]] = field(default_factory=dict)
     longest: int = 0
     open_end: bool = False
 

@@ -11,6 +11,7 @@ from kvplan.engine.hybrid.full import FullGroup
 from kvplan.engine.hybrid.group import Group, Hit
 from kvplan.engine.hybrid.request import HybridRequest
 from kvplan.engine.hybrid.sparse import SparseGroup
+from kvplan.engine.prefix_hash import Match
 
 
 class Alike(Protocol):
@@ -26,6 +27,10 @@ class Alike(Protocol):
         """Tokens of the longest prefix of at most ``limit`` tokens that these groups can serve."""
         ...
 
+    def contribute(self, hit: Hit, content: Content) -> None:
+        """Note what these groups have of a hit, which is not longer than the last they were asked for."""
+        ...
+
 
 class AlikeFull:
     """Groups of full attention with blocks of one size."""
@@ -36,18 +41,29 @@ class AlikeFull:
         self._groups = groups
         self._size = groups[0].block_size
         self._alignment = alignment
+        self._found: list[Match] = []
         self.open_end = False
 
     def longest_hit(self, request: HybridRequest, limit: int) -> int:
         """The longest run of cached blocks from the start."""
         blocks = limit // self._size
         self.open_end = False
+        self._found = []
         for group in self._groups:
             match = group.index.match(request.content, blocks)
             blocks = match.blocks
             self.open_end |= match.open_end
+            self._found.append(match)
         tokens = blocks * self._size
         return tokens - tokens % self._alignment
+
+    def contribute(self, hit: Hit, content: Content) -> None:
+        """As ``Alike``."""
+        blocks = hit.tokens // self._size
+        hit.matches = [
+            match if match.blocks == blocks else group.index.match(content, blocks)
+            for group, match in zip(self._groups, self._found, strict=True)
+        ]
 
 
 class AlikeSparse:
@@ -57,6 +73,7 @@ class AlikeSparse:
     open_end = False
 
     def __init__(self, groups: Sequence[SparseGroup], alignment: int) -> None:
+        self._groups = groups
         self._indexes = [group.index for group in groups]
         self._size = groups[0].block_size
         self._unit = alignment // self._size
@@ -80,6 +97,11 @@ class AlikeSparse:
             end = stop // unit * unit
         return 0
 
+    def contribute(self, hit: Hit, content: Content) -> None:
+        """As ``Alike``."""
+        for group in self._groups:
+            hit.tails[group.place] = group.tail(content, hit.tokens)
+
 
 class AlikeChunks:
     """Local chunks of one length."""
@@ -87,31 +109,43 @@ class AlikeChunks:
     downward_closed = False
 
     def __init__(self, groups: Sequence[ChunkGroup]) -> None:
+        self._groups = groups
         self._size = groups[0].block_size
         self._first = groups[0].first
         self._indexes = [index for group in groups for index in group.indexes]
+        self._start = 0
+        self._found: list[Match] = []
         self.open_end = False
 
     def longest_hit(self, request: HybridRequest, limit: int) -> int:
         """The longest run from the start of the chunk the limit lies in; chunks before are not needed."""
         start, blocks = self._first(limit), limit // self._size
+        self._start = start
         self.open_end = False
+        self._found = []
         for index in self._indexes:
             match = index.find(request.content, start, blocks)
             blocks = match.blocks
             self.open_end |= match.open_end
+            self._found.append(match)
         return blocks * self._size
+
+    def contribute(self, hit: Hit, content: Content) -> None:
+        """As ``Alike``."""
+        start, blocks, found = self._start, hit.tokens // self._size, iter(self._found)
+        for group in self._groups:
+            hit.chunks[group.place] = [
+                match if match.blocks == blocks else index.find(content, start, blocks)
+                for index, match in zip(group.indexes, found, strict=False)
+            ]
 
 
 class Lookup:
     """What a cache with these groups finds for a request."""
 
     def __init__(self, groups: Sequence[Group], alignment: int) -> None:
-        self._full = [group for group in groups if isinstance(group, FullGroup)]
-        self._chunks = [group for group in groups if isinstance(group, ChunkGroup)]
         self._alignment = alignment
         self._kinds = _alike(groups, alignment)
-        self._sparse = [group for group in groups if isinstance(group, SparseGroup)]
 
     def longest(self, request: HybridRequest, limit: int) -> Hit:
         """Let every kind of group accept or shorten the length until all accept it.
@@ -141,15 +175,9 @@ class Lookup:
                 break
         hit = Hit(length, length // self._alignment, longest=longest, open_end=open_end)
         if length:
-            self._fill(hit, request.content)
+            for kind in kinds:
+                kind.contribute(hit, request.content)
         return hit
-
-    def _fill(self, hit: Hit, content: Content) -> None:
-        """Note what each group contributes to a hit."""
-        tokens = hit.tokens
-        hit.matches = [group.index.match(content, tokens // group.block_size) for group in self._full]
-        hit.chunks = [group.matches(content, tokens) for group in self._chunks]
-        hit.tails = [group.tail(content, tokens) for group in self._sparse]
 
 
 def _alike(groups: Sequence[Group], alignment: int) -> list[Alike]:
