@@ -7,21 +7,22 @@ joined again while it is held.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from kvplan.engine.hybrid.strips import Batch, Line, Strip
 
 
-@dataclass(slots=True)
 class Piece:
     """Blocks ``start .. stop`` of a line: one publication's, of members ``low .. high``."""
 
-    line: Line
-    start: int
-    stop: int
-    low: int
-    high: int
-    stamp: int
+    __slots__ = ("high", "line", "low", "stamp", "start", "stop")
+
+    def __init__(self, line: Line, start: int, stop: int, low: int, high: int, stamp: int) -> None:
+        self.line = line
+        self.start = start
+        self.stop = stop
+        self.low = low
+        self.high = high
+        self.stamp = stamp
 
     def goes_on(self, strip: Strip, start: int, low: int, high: int) -> bool:
         """Whether the same publication's next blocks, of the same members, are those of a strip."""
@@ -44,7 +45,6 @@ def cut_off(pieces: list[Piece], place: int) -> list[Piece]:
     return going
 
 
-@dataclass(frozen=True, slots=True)
 class Tail:
     """The last blocks before the end of a hit, as many as a group needs.
 
@@ -53,8 +53,11 @@ class Tail:
         unheld: blocks that are in the free queue and would leave it.
     """
 
-    pieces: list[Piece]
-    unheld: int
+    __slots__ = ("pieces", "unheld")
+
+    def __init__(self, pieces: list[Piece], unheld: int) -> None:
+        self.pieces = pieces
+        self.unheld = unheld
 
     def batches(self) -> Iterator[Batch]:
         """Where the unheld blocks stand in the free queue."""
