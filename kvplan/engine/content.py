@@ -8,6 +8,7 @@ within a run. Two contents that are looked at from the same position agree as fa
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from typing import TypeAlias
 
 from kvplan.traces.request import TokenRuns
@@ -108,14 +109,33 @@ class Content:
 
         Equal prefixes have equal fingerprints, because runs are maximal; different ones collide by chance.
         """
+        run = bisect_left(self.ends, position)
+        return _mixed(self._print(run), self.shifts[run], position)
+
+    def line(self, run: int) -> int:
+        """64 bits that stand for all tokens before a run and those it could go on with."""
+        return _mixed(self._print(run), self.shifts[run], 0)
+
+    def lines(self, start: int, stop: int, size: int) -> Iterator[tuple[int, int, int]]:
+        """The lines on which blocks ``start .. stop`` of ``size`` tokens end, and which do so on each."""
+        ends = self.ends
+        run = bisect_left(ends, (start + 1) * size)
+        while start < stop:
+            end = min(ends[run] // size, stop)
+            if start < end:
+                yield self.line(run), start, end
+                start = end
+            run += 1
+
+    def _print(self, run: int) -> int:
+        """64 bits that stand for all tokens before a run."""
         prints = self._prints
         if prints is None:
             prints = [0]
             for end, shift in zip(self.ends, self.shifts, strict=True):
                 prints.append(_mixed(prints[-1], shift, end))
             self._prints = prints
-        run = bisect_left(self.ends, position)
-        return _mixed(prints[run], self.shifts[run], position)
+        return prints[run]
 
 
 _BITS = (1 << 64) - 1

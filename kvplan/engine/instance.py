@@ -14,8 +14,8 @@ def one_full_group(config: EngineConfig) -> bool:
 
 
 def simulated_in_segments(config: EngineConfig) -> bool:
-    """Whether the fast engine can keep these groups: full attention in blocks of one size at most."""
-    return len({group.block_size for group in config.groups if group.kind == "full"}) <= 1
+    """Whether the fast engine can keep these groups: in prefix indexes of one block size at most."""
+    return len({group.block_size for group in config.groups if group.kind in ("full", "chunked")}) <= 1
 
 
 def make_replica(config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> Replica:

@@ -15,6 +15,7 @@ a block there is a copy of its predecessor that is held or stands later in the q
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
@@ -99,11 +100,15 @@ class PrefixIndex(Generic[OwnerT]):
 
     def match(self, content: Content, limit: int) -> Match:
         """The longest cached prefix of at most ``limit`` blocks."""
+        return self.match_from(self.root, content, limit)
+
+    def match_from(self, node: Node, content: Content, limit: int) -> Match:
+        """The longest cached run after a node that the content agrees with, up to block ``limit``."""
         found = Match()
         size = self.block_size
-        node = self.root
-        depth = run = 0
+        depth = node.end
         ends, shifts = content.ends, content.shifts
+        run = bisect_right(ends, depth * size) if depth else 0
         while depth < limit:
             position = depth * size
             while ends[run] <= position:
@@ -220,6 +225,13 @@ class PrefixIndex(Generic[OwnerT]):
             request.tail = tail = child
             request.in_tree = agreed
 
+    def finish(self, request: OwnerT) -> None:
+        """The request publishes no more: its open node ends where it does."""
+        tail = request.tail
+        if tail.owner is request:
+            tail.owner = None
+            tail.end = request.in_tree = request.published_blocks()
+
     def _hand_up(self, request: OwnerT, node: Node, child: Node, end: int) -> bool:
         """Publish up to ``end``, within the child, by letting the request's last node end so much later.
 
@@ -258,10 +270,7 @@ class PrefixIndex(Generic[OwnerT]):
     def release(self, request: OwnerT, blocks: int) -> None:
         """Drop all of the request's ``blocks`` blocks, the end of the sequence first."""
         pool = self.pool
-        tail = request.tail
-        if tail.owner is request:  # it ends where the request does
-            tail.owner = None
-            tail.end = request.in_tree = request.published_blocks()
+        self.finish(request)
         pool.blank += blocks - request.in_tree
         below: Segment | None = None
         for segment, first in reversed(request.held):
@@ -308,6 +317,7 @@ class PrefixIndex(Generic[OwnerT]):
     def _absorb(self, piece: Segment, below: Segment) -> None:
         """Make one node of two, the lower one; whoever holds ``piece`` holds ``below`` and comes that way."""
         node, lower = piece.node, below.node
+        node.copies = []
         lower.start, lower.key, lower.parent = node.start, node.key, node.parent
         assert lower.parent is not None
         lower.parent.children[lower.key] = lower
@@ -364,6 +374,7 @@ class PrefixIndex(Generic[OwnerT]):
     def _drop(self, segment: Segment) -> None:
         node = segment.node
         node.copies.remove(segment)
+        segment.above = None  # what is gone holds nothing, and so is gone at once
         if not node.copies:
             if self.on_gone is not None:
                 self.on_gone(node.content, node.start, node.end)

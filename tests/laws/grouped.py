@@ -48,15 +48,16 @@ def grouped_cases(draw: st.DrawFn) -> tuple[EngineConfig, list[Request]]:
 
 @st.composite
 def long_decodes(draw: st.DrawFn) -> tuple[EngineConfig, list[Request]]:
-    """Full attention and windows under requests that decode for long, in pools where blocks are short."""
+    """Any groups under requests that decode for long, in pools where blocks are short."""
     block = draw(st.integers(1, 5))
     prompts = draw(st.lists(st.integers(1, 3 * block + 4), min_size=1, max_size=6))
     outputs = [draw(st.integers(1, 50)) for _ in prompts]
-    kinds = draw(st.lists(st.sampled_from(["full", "sliding", "sliding"]), min_size=1, max_size=4))
+    options = st.sampled_from(["full", "sliding", "sliding", "chunked", "mamba"])
+    kinds = draw(st.lists(options, min_size=1, max_size=4).filter(lambda kinds: set(kinds) != {"chunked"}))
     windows = draw(st.lists(st.integers(1, 30), min_size=2, max_size=2))
-    groups = tuple(
-        CacheGroup(kind, block, 0 if kind == "full" else draw(st.sampled_from(windows))) for kind in kinds
-    )
+    chunks = draw(st.lists(st.integers(1, 30), min_size=2, max_size=2))
+    lengths = {"sliding": windows, "chunked": chunks}
+    groups = tuple(CacheGroup(kind, block, draw(st.sampled_from(lengths.get(kind, [0])))) for kind in kinds)
     longest = max(prompt + output for prompt, output in zip(prompts, outputs, strict=True))
     least = len(groups) * (-(-longest // block) + 1)
     config = EngineConfig(
@@ -68,6 +69,7 @@ def long_decodes(draw: st.DrawFn) -> tuple[EngineConfig, list[Request]]:
         enable_prefix_caching=draw(st.booleans()),
         scheduler_reserve_full_isl=draw(st.booleans()),
         async_scheduling=draw(st.booleans()),
+        retention_interval=draw(st.sampled_from([0, 0, None])),
         groups=groups,
     )
     clock, found = 0.0, []
@@ -87,11 +89,12 @@ def long_prompts(draw: st.DrawFn) -> tuple[EngineConfig, list[Request]]:
     """
     block = draw(st.sampled_from([1, 2, 4]))
     longest = block * draw(st.integers(20, 60))
-    kind = draw(st.sampled_from(["sliding", "sliding", "chunked"]))
+    kind = draw(st.sampled_from(["sliding", "sliding", "chunked", "chunked", "mamba"]))
     window = draw(st.integers(1, longest // 2))
-    if kind == "chunked":
-        window = -(-window // block) * block
-    least = 2 * (longest // block)
+    if kind == "mamba":
+        window = 0
+    width = draw(st.sampled_from([1, 1, 2, 3]))
+    least = (1 + width) * (longest // block)
     config = EngineConfig(
         num_blocks=2 + least + draw(st.integers(0, least // 2)),
         block_size=block,
@@ -101,7 +104,7 @@ def long_prompts(draw: st.DrawFn) -> tuple[EngineConfig, list[Request]]:
         policy=draw(st.sampled_from(["fcfs", "priority"])),
         async_scheduling=draw(st.booleans()),
         retention_interval=draw(st.sampled_from([0, None])),
-        groups=(CacheGroup("full", block), CacheGroup(kind, block, window)),
+        groups=(CacheGroup("full", block), *[CacheGroup(kind, block, window)] * width),
     )
     clock, found = 0.0, []
     history: list[TokenRuns] = [()]

@@ -11,8 +11,8 @@ from workloads import overtaking
 
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.errors import EngineStuck
-from kvplan.engine.hybrid.pool import CachedBlock
 from kvplan.engine.hybrid.replica import HybridReplica
+from kvplan.engine.hybrid.strips import Batch, Strip
 from kvplan.engine.instance import simulated_in_segments
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.reference.loop import ReferenceEngine
@@ -46,8 +46,11 @@ def check_books(engine: HybridReplica) -> None:
     assert pool.blank + pool.cached == pool.usable
     cached, entry = 0, pool.head
     while entry is not None:
-        assert entry.ref == 0
-        cached += 1 if isinstance(entry, CachedBlock) else entry.node.end - entry.node.start
+        strips = entry.strips if isinstance(entry, Batch) else [entry]
+        assert not any(strip.ref for strip in strips)
+        cached += sum(
+            one.blocks if isinstance(one, Strip) else one.node.end - one.node.start for one in strips
+        )
         entry = entry.after
     assert cached == pool.cached
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import chain, groupby
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.hybrid.chunks import ChunkGroup
 from kvplan.engine.hybrid.full import FullGroup
 from kvplan.engine.hybrid.group import Group, Hit
 from kvplan.engine.hybrid.lookup import Lookup
 from kvplan.engine.hybrid.pool import SharedPool
 from kvplan.engine.hybrid.request import HybridRequest
 from kvplan.engine.hybrid.rhythm import Rhythm
-from kvplan.engine.hybrid.sparse import SparseGroup
 from kvplan.engine.hybrid.states import BoundaryStates, RunningState
-from kvplan.engine.hybrid.windows import ChunkGroup, WindowGroup
+from kvplan.engine.hybrid.windows import WindowGroup
 
 
 class HybridCache:
@@ -23,36 +23,32 @@ class HybridCache:
         self.config = config
         self.alignment = config.hit_alignment
         self.pool = SharedPool(config.usable_blocks)
-        self._full: list[FullGroup] = []
-        self._sparse: list[SparseGroup] = []
         self._groups = self._tables()
-        self._lookup = Lookup(self._full, self._sparse, self.alignment)
-        self._states = [group for group in self._sparse if isinstance(group, BoundaryStates)]
-        if self._full:
-            self.pool.segments_evicted_by(self._full[0].index.evict)
-        dense = config.retention_interval != 0 or any(isinstance(g, ChunkGroup) for g in self._sparse)
-        self._publishes_answers = config.enable_prefix_caching and bool(self._sparse) and dense
+        self._lookup = Lookup(self._groups, self.alignment)
+        self._states = [group for group in self._groups if isinstance(group, BoundaryStates)]
+        for group in self._groups:
+            if isinstance(group, FullGroup | ChunkGroup):
+                self.pool.segments_evicted_by(group.evict)
 
     def _tables(self) -> list[Group]:
         """In the order of the groups, which is that of release."""
+        config, pool = self.config, self.pool
+        recurrent = BoundaryStates if config.enable_prefix_caching else RunningState
+        full = sparse = chunks = 0
         tables: list[Group] = []
-        recurrent = BoundaryStates if self.config.enable_prefix_caching else RunningState
-        kinds: dict[str, type[SparseGroup]] = {
-            "sliding": WindowGroup,
-            "chunked": ChunkGroup,
-            "mamba": recurrent,
-        }
-        for group, members in groupby(self.config.groups):
+        for group, members in groupby(config.groups):
             width = len(list(members))
-            if group.kind != "full":
-                sparse = kinds[group.kind](len(self._sparse), width, group, self.config, self.pool)
-                self._sparse.append(sparse)
-                tables.append(sparse)
-                continue
-            for _ in range(width):
-                full = FullGroup(len(self._full), group.block_size, self.alignment, self.pool)
-                self._full.append(full)
-                tables.append(full)
+            if group.kind == "full":
+                size, places = group.block_size, range(full, full + width)
+                tables += [FullGroup(place, size, self.alignment, pool) for place in places]
+                full += width
+            elif group.kind == "chunked":
+                tables.append(ChunkGroup(chunks, width, group, config, pool))
+                chunks += 1
+            else:
+                kind = WindowGroup if group.kind == "sliding" else recurrent
+                tables.append(kind(sparse, width, group, config, pool))
+                sparse += 1
         return tables
 
     def rhythm(self) -> Rhythm | None:
@@ -63,21 +59,17 @@ class HybridCache:
 
     def enter(self, request: HybridRequest) -> None:
         """A request is new: it has nothing."""
-        for full in self._full:
-            full.enter(request)
-        for sparse in self._sparse:
-            sparse.enter(request)
+        for group in self._groups:
+            group.enter(request)
 
     def start_step(self) -> None:
         """Called once for every step that is planned."""
         for group in self._states:
             group.fresh.clear()
 
-    @property
-    def keeps_states(self) -> bool:
-        """Whether recurrent states are cached. A request takes one block to begin with, however long its hit:
-        if the state it would begin with is evicted meanwhile, it needs fewer."""
-        return bool(self._states)
+    def begins_fresh(self, hit: Hit) -> bool:
+        """Whether a hit ends in a state that this very step computes: from the next one on it can be used."""
+        return bool(hit.tokens) and any(group.is_fresh(hit) for group in self._states)
 
     # -- admission --------------------------------------------------------------------------------------
 
@@ -89,13 +81,14 @@ class HybridCache:
         request.shared_prefix_boundary = hit.longest if hit.longest > hit.tokens else 0
         return hit
 
-    def stands(self, request: HybridRequest, hit: Hit) -> bool:
-        """Whether a look-up would still find this, and as much of it unheld; nothing was published since."""
-        for full, match in zip(self._full, hit.matches, strict=False):
-            now = full.index.match(request.content, match.blocks)
-            if (now.blocks, now.unheld) != (match.blocks, match.unheld):
-                return False
-        return all(block.first for tail in hit.tails for entry in tail for block in entry)
+    def sheltering(self, hit: Hit) -> int:
+        """Blocks, at least, that are evicted before any of a hit's, as long as nobody is admitted."""
+        entries: set[object] = set()
+        for match in chain(hit.matches, *hit.chunks.values()):
+            entries.update([node.copies[0] for node in match.path])
+        for tail in hit.tails.values():
+            entries.update(tail.batches())
+        return self.pool.before(entries)
 
     def needs(self, request: HybridRequest, tokens: int | None, hit: Hit) -> int:
         """Blocks that leave the free queue if a waiting request begins with ``tokens`` more than it hits;
@@ -174,26 +167,19 @@ class HybridCache:
     def publishes(self, request: HybridRequest, progress: int) -> bool:
         """Whether a request that decodes in step, and has computed ``progress`` tokens, has something to
         publish that does not follow from its progress, as long as nobody meets what it publishes."""
-        if self._publishes_answers:
-            return True
         if not self.config.enable_prefix_caching:
             return False
-        for holding in request.full:
-            if holding.tail.owner is not holding:
-                return True
-        return bool(self._sparse) and progress < max(
-            request.prompt_tokens - 1, request.shared_prefix_boundary
-        )
+        return any(group.publishes(request, progress) for group in self._groups)
 
     def close(self, request: HybridRequest) -> None:
         """What the request computes from now on is published by its own account."""
-        for full in self._full:
-            full.close(request)
+        for group in self._groups:
+            group.close(request)
 
     def note_published(self, request: HybridRequest) -> None:
         """The request leaves the step: write down what follows from its progress."""
-        for holding in request.full:
-            holding.published = holding.published_blocks()
+        for group in self._groups:
+            group.note_published(request)
 
     def release(self, request: HybridRequest) -> None:
         """Give all blocks back, group after group, the end of the sequence first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from kvplan.engine.blocks import Segment
@@ -59,7 +60,13 @@ class FullGroup(Group):
         self.block_size = block_size
         self.pool = pool
         self.unit = alignment // block_size
+        self.pace = 1
         self.index: PrefixIndex[FullHolding] = PrefixIndex(block_size, pool)
+
+    @property
+    def evict(self) -> Callable[[Segment, int], int]:
+        """As ``PrefixIndex.evict``."""
+        return self.index.evict
 
     def enter(self, request: HybridRequest) -> None:
         """A request is new: it has nothing."""
@@ -98,6 +105,14 @@ class FullGroup(Group):
         """As far as the blocks reach."""
         return request.full[self.place].blocks * self.block_size
 
+    def keeps_step(self, request: HybridRequest, computed: int, processed: int) -> bool:
+        """As the base class."""
+        return request.full[self.place].blocks == -(-computed // self.block_size)
+
+    def write_down(self, request: HybridRequest, computed: int, processed: int) -> None:
+        """As the base class."""
+        request.full[self.place].blocks = -(-computed // self.block_size)
+
     def publish(self, request: HybridRequest, tokens: int) -> bool:
         """All full blocks; whoever waits for an open node to grow says so (``Hit.open_end``)."""
         holding = request.full[self.place]
@@ -105,6 +120,16 @@ class FullGroup(Group):
         news = blocks > holding.in_tree and holding.tail.owner is not holding
         self.index.publish(holding, blocks)
         return news
+
+    def publishes(self, request: HybridRequest, progress: int) -> bool:
+        """As long as no open node grows with the request."""
+        holding = request.full[self.place]
+        return holding.tail.owner is not holding
+
+    def note_published(self, request: HybridRequest) -> None:
+        """As the base class."""
+        holding = request.full[self.place]
+        holding.published = holding.published_blocks()
 
     def close(self, request: HybridRequest) -> None:
         """End the node that grows with the request."""

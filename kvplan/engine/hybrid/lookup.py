@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from kvplan.engine.content import Content
+from kvplan.engine.hybrid.chunks import ChunkGroup
 from kvplan.engine.hybrid.full import FullGroup
-from kvplan.engine.hybrid.group import Entry, Hit, Tail
+from kvplan.engine.hybrid.group import Group, Hit
 from kvplan.engine.hybrid.request import HybridRequest
 from kvplan.engine.hybrid.sparse import SparseGroup
-from kvplan.engine.hybrid.states import BoundaryStates
-from kvplan.engine.hybrid.windows import ChunkGroup, WindowGroup
+from kvplan.engine.prefix_hash import Match
 
 
 class Alike(Protocol):
@@ -19,8 +20,15 @@ class Alike(Protocol):
     downward_closed: bool
     """Whether a hit of n tokens implies hits of every shorter length."""
 
+    open_end: bool
+    """Whether what the last look-up found may grow without any other event."""
+
     def longest_hit(self, request: HybridRequest, limit: int) -> int:
         """Tokens of the longest prefix of at most ``limit`` tokens that these groups can serve."""
+        ...
+
+    def contribute(self, hit: Hit, content: Content) -> None:
+        """Note what these groups have of a hit, which is not longer than the last they were asked for."""
         ...
 
 
@@ -33,132 +41,111 @@ class AlikeFull:
         self._groups = groups
         self._size = groups[0].block_size
         self._alignment = alignment
+        self._found: list[Match] = []
         self.open_end = False
-        """Whether what the last look-up found may grow without any other event."""
 
     def longest_hit(self, request: HybridRequest, limit: int) -> int:
         """The longest run of cached blocks from the start."""
         blocks = limit // self._size
         self.open_end = False
+        self._found = []
         for group in self._groups:
             match = group.index.match(request.content, blocks)
             blocks = match.blocks
             self.open_end |= match.open_end
+            self._found.append(match)
         tokens = blocks * self._size
         return tokens - tokens % self._alignment
 
+    def contribute(self, hit: Hit, content: Content) -> None:
+        """As ``Alike``."""
+        blocks = hit.tokens // self._size
+        hit.matches = [
+            match if match.blocks == blocks else group.index.match(content, blocks)
+            for group, match in zip(self._groups, self._found, strict=True)
+        ]
+
 
 class AlikeSparse:
-    """Tables of one sparse kind; what the last look-up found stays in ``tails``, one for each of them."""
+    """Windows of one length, or states at the same boundaries."""
 
     downward_closed = False
+    open_end = False
 
     def __init__(self, groups: Sequence[SparseGroup], alignment: int) -> None:
-        self.groups = groups
-        self.tails: list[Tail] = []
-        self.size = groups[0].block_size
-        self.alignment = alignment
-
-    def find(self, request: HybridRequest, place: int) -> list[Entry] | None:
-        """What each table has with the tokens of this entry, if all have something."""
-        name = request.content.fingerprint((place + 1) * self.size)
-        found = []
-        for group in self.groups:
-            entry = group.find(name)
-            if entry is None:
-                return None
-            found.append(entry)
-        return found
-
-    def longest_hit(self, request: HybridRequest, limit: int) -> int:
-        """As ``Alike``."""
-        raise NotImplementedError
-
-    def keep(self, run: list[list[Entry]], skipped: int) -> None:
-        """Remember what was found, entry by entry, without the first ``skipped`` entries."""
-        self.tails = [[found[number] for found in run[skipped:]] for number in range(len(self.groups))]
-
-
-class AlikeWindows(AlikeSparse):
-    """Sliding windows of one length."""
-
-    def __init__(self, groups: Sequence[WindowGroup], alignment: int) -> None:
-        super().__init__(groups, alignment)
-        self._first = groups[0]
+        self._groups = groups
+        self._indexes = [group.index for group in groups]
+        self._size = groups[0].block_size
+        self._unit = alignment // self._size
+        self._wanted = groups[0].blocks_for_hit or 1
 
     def longest_hit(self, request: HybridRequest, limit: int) -> int:
         """The right-most run that covers a window and ends aligned; shorter at the start of the sequence."""
-        wanted = self._first.blocks_for_hit
-        run: list[list[Entry]] = []
-        end = 0
-        for entry in range(limit // self.size - 1, -1, -1):
-            blocks = self.find(request, entry)
-            if blocks is None:
-                run = []
-                continue
-            if not run:
-                if (entry + 1) * self.size % self.alignment:
-                    continue
-                end = entry + 1
-            run.append(blocks)
-            if len(run) >= wanted:
-                return self._settle(run, end, entry)
-        # What is left of the run begins with the sequence.
-        whole = len(run) * self.size // self.alignment * self.alignment // self.size
-        return self._settle(run[len(run) - whole :], whole, 0)
+        content, unit, wanted = request.content, self._unit, self._wanted
+        end = limit // self._size // unit * unit
+        while end:
+            start, stop = 0, end
+            for index in self._indexes:
+                first, stop = index.run(content, end, wanted)
+                if stop < end:
+                    break
+                start = max(start, first)
+            else:
+                if not start or end - start >= wanted:
+                    return end * self._size
+                stop = start
+            end = stop // unit * unit
+        return 0
 
-    def _settle(self, run: list[list[Entry]], end: int, first: int) -> int:
-        tokens = end * self.size
-        skipped = self._first.skipped_tokens(tokens) // self.size
-        self.keep(run[::-1], max(skipped - first, 0))
-        return tokens
+    def contribute(self, hit: Hit, content: Content) -> None:
+        """As ``Alike``."""
+        for group in self._groups:
+            hit.tails[group.place] = group.tail(content, hit.tokens)
 
 
-class AlikeChunks(AlikeSparse):
+class AlikeChunks:
     """Local chunks of one length."""
 
-    def __init__(self, groups: Sequence[ChunkGroup], alignment: int) -> None:
-        super().__init__(groups, alignment)
-        self._first = groups[0]
+    downward_closed = False
+
+    def __init__(self, groups: Sequence[ChunkGroup]) -> None:
+        self._groups = groups
+        self._size = groups[0].block_size
+        self._first = groups[0].first
+        self._indexes = [index for group in groups for index in group.indexes]
+        self._start = 0
+        self._found: list[Match] = []
+        self.open_end = False
 
     def longest_hit(self, request: HybridRequest, limit: int) -> int:
         """The longest run from the start of the chunk the limit lies in; chunks before are not needed."""
-        first = self._first.skipped_tokens(limit) // self.size
-        run = []
-        for entry in range(first, limit // self.size):
-            blocks = self.find(request, entry)
-            if blocks is None:
-                break
-            run.append(blocks)
-        self.keep(run, 0)
-        return (first + len(run)) * self.size
+        start, blocks = self._first(limit), limit // self._size
+        self._start = start
+        self.open_end = False
+        self._found = []
+        for index in self._indexes:
+            match = index.find(request.content, start, blocks)
+            blocks = match.blocks
+            self.open_end |= match.open_end
+            self._found.append(match)
+        return blocks * self._size
 
-
-class AlikeStates(AlikeSparse):
-    """States at the same boundaries."""
-
-    def longest_hit(self, request: HybridRequest, limit: int) -> int:
-        """The right-most cached state at an aligned boundary."""
-        for entry in range(limit // self.size - 1, -1, -1):
-            if (entry + 1) * self.size % self.alignment:
-                continue
-            blocks = self.find(request, entry)
-            if blocks is not None:
-                self.keep([blocks], 0)
-                return (entry + 1) * self.size
-        return 0
+    def contribute(self, hit: Hit, content: Content) -> None:
+        """As ``Alike``."""
+        start, blocks, found = self._start, hit.tokens // self._size, iter(self._found)
+        for group in self._groups:
+            hit.chunks[group.place] = [
+                match if match.blocks == blocks else index.find(content, start, blocks)
+                for index, match in zip(group.indexes, found, strict=False)
+            ]
 
 
 class Lookup:
     """What a cache with these groups finds for a request."""
 
-    def __init__(self, full: Sequence[FullGroup], sparse: Sequence[SparseGroup], alignment: int) -> None:
-        self._full = full
-        self._sparse_count = len(sparse)
+    def __init__(self, groups: Sequence[Group], alignment: int) -> None:
         self._alignment = alignment
-        self._sparse = _alike(sparse, alignment)
-        self._alike_full = AlikeFull(full, alignment) if full else None
-        self._kinds: list[Alike] = [*([self._alike_full] if self._alike_full else []), *self._sparse]
+        self._kinds = _alike(groups, alignment)
 
     def longest(self, request: HybridRequest, limit: int) -> Hit:
         """Let every kind of group accept or shorten the length until all accept it.
@@ -169,7 +156,7 @@ class Lookup:
         kinds = self._kinds
         one_round = len(kinds) == 1 or (len(kinds) == 2 and kinds[0].downward_closed)
         known = -1
-        length, longest = limit, 0
+        length, longest, open_end = limit, 0, False
         while True:
             candidate = length
             for kind in kinds:
@@ -177,6 +164,7 @@ class Lookup:
                     candidate = min(candidate, known)
                     continue
                 candidate = kind.longest_hit(request, candidate)
+                open_end |= kind.open_end
                 if kind.downward_closed:
                     known = candidate
                 longest = max(longest, candidate)
@@ -185,37 +173,23 @@ class Lookup:
             length = candidate
             if one_round:
                 break
-        return self._hit(request, length, longest)
-
-    def _hit(self, request: HybridRequest, tokens: int, longest: int) -> Hit:
-        hit = Hit(tokens, tokens // self._alignment, longest=longest)
-        if self._alike_full is not None:
-            hit.open_end = self._alike_full.open_end
-        if tokens:
-            content = request.content
-            hit.matches = [group.index.match(content, tokens // group.block_size) for group in self._full]
-            tails: dict[int, Tail] = {}
-            for kind in self._sparse:
-                for group, tail in zip(kind.groups, kind.tails, strict=True):
-                    tails[group.place] = tail
-            hit.tails = [tails[place] for place in range(self._sparse_count)]
+        hit = Hit(length, length // self._alignment, longest=longest, open_end=open_end)
+        if length:
+            for kind in kinds:
+                kind.contribute(hit, request.content)
         return hit
 
 
-def _alike(groups: Sequence[SparseGroup], alignment: int) -> list[AlikeSparse]:
-    """Gather tables with equal specification, in the order of their first."""
-    gathered: dict[object, list[SparseGroup]] = {}
+def _alike(groups: Sequence[Group], alignment: int) -> list[Alike]:
+    """Gather groups with equal specification: full attention first, then in the order of their first."""
+    full = [group for group in groups if isinstance(group, FullGroup)]
+    found: list[Alike] = [AlikeFull(full, alignment)] if full else []
+    gathered: dict[object, list[Group]] = {}
     for group in groups:
-        gathered.setdefault(group.group, []).append(group)
-    found: list[AlikeSparse] = []
+        if isinstance(group, SparseGroup | ChunkGroup):
+            gathered.setdefault(group.group, []).append(group)
     for members in gathered.values():
-        windows = [group for group in members if isinstance(group, WindowGroup)]
+        sparse = [group for group in members if isinstance(group, SparseGroup)]
         chunks = [group for group in members if isinstance(group, ChunkGroup)]
-        states = [group for group in members if isinstance(group, BoundaryStates)]
-        if chunks:
-            found.append(AlikeChunks(chunks, alignment))
-        elif windows:
-            found.append(AlikeWindows(windows, alignment))
-        elif states:
-            found.append(AlikeStates(states, alignment))
+        found.append(AlikeSparse(sparse, alignment) if sparse else AlikeChunks(chunks))
     return found

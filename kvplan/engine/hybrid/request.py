@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from kvplan.engine.live import LiveRequest
 
 if TYPE_CHECKING:
+    from kvplan.engine.hybrid.chunks import ChunkTable
     from kvplan.engine.hybrid.full import FullHolding
     from kvplan.engine.hybrid.sparse import SparseHolding
     from kvplan.engine.prefix_hash import Node
@@ -19,6 +20,7 @@ class HybridRequest(LiveRequest):
     Attributes:
         full: what it has in each group of full attention.
         sparse: what it has in each window or state group.
+        chunks: what it has in each group of local chunks.
         in_flight: tokens of planned and undelivered steps in which it was not decoding in step.
         joined: tick at which it fell into step.
         publishes: whether it has to publish what fills while it decodes in step; else that follows from its
@@ -31,7 +33,7 @@ class HybridRequest(LiveRequest):
     """
 
     __slots__ = (
-        "full", "in_flight", "joined", "published_tokens", "publishes",
+        "chunks", "full", "in_flight", "joined", "published_tokens", "publishes",
         "settled_until", "shared_prefix_boundary", "sparse",
     )  # fmt: skip
 
@@ -39,6 +41,7 @@ class HybridRequest(LiveRequest):
         super().__init__(request, root)
         self.full: list[FullHolding] = []
         self.sparse: list[SparseHolding] = []
+        self.chunks: list[ChunkTable] = []
         self.in_flight = 0
         self.joined = 0
         self.publishes = False

@@ -12,7 +12,7 @@ from kvplan.engine.hybrid.cache import HybridCache
 from kvplan.engine.hybrid.group import Hit
 from kvplan.engine.hybrid.plan import HybridPlan
 from kvplan.engine.hybrid.request import HybridRequest
-from kvplan.engine.hybrid.rhythm import Beat
+from kvplan.engine.hybrid.rhythm import Beat, Rhythm
 from kvplan.engine.hybrid.steady import HybridDecodes
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
@@ -32,12 +32,14 @@ class HybridScheduler(VllmScheduler):
         self.block_size = config.hit_alignment
         self.cache = HybridCache(config)
         self.pool = self.cache.pool
-        self.steady = self.decodes = HybridDecodes(self.cache, self._blocks_wanted)
+        self.steady = self.decodes = HybridDecodes(self.cache, self._closed)
         self._stateful = config.state_block_size is not None
         self._granted: dict[HybridRequest, int] = {}
         self._found = _NO_HIT
-        self._blocked_until = self._blocked_evicted = 0
-        self._blocked_hit = _NO_HIT
+        self._blocked_until = self._blocked_stock = 0
+        self._short: tuple[LiveRequest, int, int] | None = None
+        """Whose first chunk would not reach a boundary, the ``version`` at which that was found, and the
+        budget that was too small."""
 
     def live(self, request: Request) -> LiveRequest:
         """As the base class."""
@@ -114,8 +116,8 @@ class HybridScheduler(VllmScheduler):
         chunks = {cast(HybridRequest, request): tokens for request, tokens, _ in found}
         if chunks and not self.tail_prefills:
             self.take_turns()
-        beats = decodes.beats() if count else []
         due = decodes.looks() if count else []
+        beats = decodes.beats() if count else []
         looked: list[HybridRequest] = [*due, *chunks]
         if len(looked) > 1:
             looked.sort(key=_order)
@@ -196,15 +198,18 @@ class HybridScheduler(VllmScheduler):
         if self.blocked is None:
             return
         pool = self.cache.pool
-        if pool.free >= self._blocked_until:
+        if pool.free >= self._blocked_until or pool.evicted > self._blocked_stock:
             self.blocked = None
-        elif pool.evicted != self._blocked_evicted:
-            self._blocked_evicted = pool.evicted
-            if not self.cache.stands(cast(HybridRequest, self.blocked[0]), self._blocked_hit):
-                self.blocked = None
 
-    def _blocks_wanted(self) -> bool:
-        return bool(self.waiting.items) and len(self.running) < self.config.max_num_seqs
+    def _closed(self, rhythm: Rhythm) -> int:
+        """Steps that certainly let nobody in who waits, if there is nothing but the rhythm in them."""
+        tick = self.decodes.tick
+        if not self.waiting.items or len(self.running) >= self.config.max_num_seqs:
+            return 1 << 62
+        if self.blocked is None or self.blocked != (self.waiting.head(), self.version):
+            return rhythm.next(tick) - tick
+        pool = self.cache.pool
+        return rhythm.steps_below(tick, self._blocked_until - pool.free, self._blocked_stock - pool.evicted)
 
     def take(self, blocks: int) -> int:
         """As the base class; they were taken step by step."""
@@ -251,7 +256,30 @@ class HybridScheduler(VllmScheduler):
 
     def _admit_waiting(self, plan: StepPlan, budget: int, threshold: int, defer_prefills: bool) -> None:
         self._look_again()
-        super()._admit_waiting(plan, budget, threshold, defer_prefills)
+        if not self._falls_short(budget):
+            super()._admit_waiting(plan, budget, threshold, defer_prefills)
+
+    def _falls_short(self, budget: int) -> bool:
+        """Whether who waits at the head cannot reach a boundary with this budget, as it could not before.
+
+        While nothing is published its hit can only get shorter, which leaves it more tokens to compute.
+        """
+        short, items = self._short, self.waiting.items
+        return (
+            short is not None
+            and bool(items)
+            and budget <= short[2]
+            and self.version == short[1]
+            and self.waiting.head() is short[0]
+        )
+
+    def _first_chunk(
+        self, request: LiveRequest, start: int, budget: int, threshold: int, defer_prefills: bool
+    ) -> int | None:
+        tokens = super()._first_chunk(request, start, budget, threshold, defer_prefills)
+        if tokens == 0 and not self._found.open_end:
+            self._short = (request, self.version, budget)
+        return tokens
 
     def _match(self, request: LiveRequest) -> Match:
         hit = self.cache.lookup(cast(HybridRequest, request)) if self.caching else _NO_HIT
@@ -267,11 +295,10 @@ class HybridScheduler(VllmScheduler):
         if config.scheduler_reserve_full_isl:
             needed = cache.needs(waiting, None, hit) + self.reserve
             if needed > cache.pool.free:
-                if not match.open_end and not cache.keeps_states:
+                if not match.open_end and not cache.begins_fresh(hit):
                     self.blocked = (request, self.version)
                     self._blocked_until = needed
-                    self._blocked_evicted = cache.pool.evicted
-                    self._blocked_hit = hit
+                    self._blocked_stock = cache.pool.evicted + cache.sheltering(hit)
                 return False
         return cache.needs(waiting, tokens, hit) + self.reserve <= cache.pool.free
 

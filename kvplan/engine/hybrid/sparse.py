@@ -1,18 +1,20 @@
 """Groups that look at the end of a sequence only: few blocks a request, and fewer published.
 
-What is unpublished and held by one request is a number; a published block is an object (``CachedBlock``).
+What is unpublished and held by one request is a number; what is published lies in strips (``StripIndex``).
 Groups of one specification that follow each other always hold the same entries: they share one table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import takewhile
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from kvplan.engine.config import CacheGroup, EngineConfig
-from kvplan.engine.hybrid.group import Entry, Group, Hit, Tail
-from kvplan.engine.hybrid.pool import CachedBlock, Published, SharedPool
+from kvplan.engine.content import Content
+from kvplan.engine.hybrid.group import Group, Hit
+from kvplan.engine.hybrid.pieces import Piece, Tail, cut_off
+from kvplan.engine.hybrid.pool import SharedPool
+from kvplan.engine.hybrid.strip_index import StripIndex
 from kvplan.engine.retention import retained_blocks
 
 if TYPE_CHECKING:
@@ -26,16 +28,17 @@ class SparseHolding:
         length: entries, those that were given back or never taken included.
         dropped: entries at the front that are dealt with: nothing is held there.
         own: entries held that are not published.
-        published: entries held that are, in rising order.
+        published: entries held that are.
+        pieces: where these lie, in rising order.
         seen: entries that publication has dealt with.
         standing: entries of a state group in which blocks stand.
     """
 
-    __slots__ = ("dropped", "length", "own", "published", "seen", "standing")
+    __slots__ = ("dropped", "length", "own", "pieces", "published", "seen", "standing")
 
     def __init__(self) -> None:
-        self.length = self.dropped = self.own = self.seen = 0
-        self.published: dict[int, Entry] = {}
+        self.length = self.dropped = self.own = self.published = self.seen = 0
+        self.pieces: list[Piece] = []
         self.standing: set[int] = set()
 
 
@@ -45,6 +48,9 @@ class SparseGroup(Group):
     Args:
         place: of its holding among those of a request.
         width: groups that share the table.
+
+    Attributes:
+        behind: computed tokens that the next one looks at.
     """
 
     def __init__(
@@ -56,85 +62,89 @@ class SparseGroup(Group):
         pool: SharedPool,
     ) -> None:
         self.place = place
-        self.width = width
+        self.width = self.pace = width
         self.group = group
         self.config = config
         self.block_size = group.block_size
         self.window = group.window
+        self.behind = group.window - 1
         self.pool = pool
         self._alignment = config.hit_alignment
-        self._tables: list[Published] = [{} for _ in range(width)]
+        self.index = StripIndex(group.block_size, width, pool)
         self._cap = group.admission_cap(config.max_in_flight_tokens, config.max_model_len)
 
     def enter(self, request: HybridRequest) -> None:
         """A request is new: it has nothing."""
         request.sparse.append(SparseHolding())
 
-    def find(self, name: int) -> Entry | None:
-        """The blocks cached under this name, if every group has one."""
-        if self.width == 1:
-            block = self._tables[0].get(name)
-            return None if block is None else (block,)
-        found = []
-        for table in self._tables:
-            block = table.get(name)
-            if block is None:
-                return None
-            found.append(block)
-        return tuple(found)
-
     @property
     def blocks_for_hit(self) -> int:
         """Blocks before the end of a hit that it needs; all it can get where it is shorter."""
-        return 1
+        return -(-self.behind // self.block_size)
 
-    def unheld(self, tail: Tail) -> int:
-        """How many of the blocks are free, although cached."""
-        return sum(1 for entry in tail for block in entry if block.ref == 0)
+    def tail(self, content: Content, tokens: int) -> Tail:
+        """What a hit of so many tokens begins with; it is there."""
+        size = self.block_size
+        return self.index.find(content, self.skipped_tokens(tokens) // size, tokens // size)
 
     def adopt(self, request: HybridRequest, hit: Hit) -> None:
         """Hold the blocks found; those before them are not needed."""
-        holding, tail = request.sparse[self.place], hit.tails[self.place]
+        holding, pieces = request.sparse[self.place], hit.tails[self.place].pieces
+        self.index.hold(pieces)
         length = hit.tokens // self.block_size
-        first = length - len(tail)
-        hold = self.pool.hold
-        for entry in tail:
-            for block in entry:
-                hold(block)
-        holding.published = dict(enumerate(tail, first))
+        first = pieces[0].start if pieces else length
+        holding.pieces = pieces
+        holding.published = length - first
         holding.length = holding.seen = length
         holding.dropped = first
 
-    def give_back(self, holding: SparseHolding, entries: int, stop: int) -> int:
-        """Let go of ``entries`` held entries before ``stop``, the last one first; returns the blocks."""
-        published = holding.published
+    def give_back(self, holding: SparseHolding, entries: int, stop: int) -> None:
+        """Let go of ``entries`` held entries before ``stop``, group after group, the last one first."""
         unpublished = entries
-        if published:
-            going = list(takewhile(stop.__gt__, published))
-            going.reverse()
-            let_go = self.pool.let_go
-            for member in range(self.width):
-                for place in going:
-                    let_go(published[place][member])
-            for place in going:
-                del published[place]
-            unpublished -= len(going)
+        pieces = holding.pieces
+        if pieces and pieces[0].start < stop:
+            going = cut_off(pieces, stop)
+            self.index.let_go(going)
+            published = sum([piece.stop - piece.start for piece in going if piece.low == 0])
+            holding.published -= published
+            unpublished -= published
         holding.own -= unpublished
         self.pool.blank += unpublished * self.width
-        return entries * self.width
 
-    def let_go(self, holding: SparseHolding, place: int) -> None:
-        """Let go of one published entry."""
-        for block in holding.published.pop(place):
-            self.pool.let_go(block)
+    def leave(self, holding: SparseHolding, entry: int) -> bool:
+        """Let go of the first held entry, if it is published; else it is the caller's."""
+        pieces = holding.pieces
+        if not pieces or pieces[0].start > entry:
+            return False
+        self.index.let_go_first(pieces)
+        holding.published -= 1
+        return True
 
     def settled_until(self, request: HybridRequest, processed: int) -> int:
         """As far as the blocks reach, or until the next one is out of reach."""
         return min(request.sparse[self.place].length * self.block_size, self.next_drop(processed))
 
+    def skipped_tokens(self, computed: int) -> int:
+        """Tokens at the front that no token after the first ``computed`` ones looks at."""
+        return max(0, computed - self.behind)
+
     def next_drop(self, processed: int) -> int:
         """The smallest number of processed tokens at which one more block is out of reach."""
-        raise NotImplementedError
+        blocks = self.skipped_tokens(processed) // self.block_size
+        return (blocks + 1) * self.block_size + self.behind
+
+    def keeps_step(self, request: HybridRequest, computed: int, processed: int) -> bool:
+        """As the base class."""
+        holding, size = request.sparse[self.place], self.block_size
+        dropped = self.skipped_tokens(processed) // size
+        return holding.length == -(-computed // size) and holding.dropped == dropped
+
+    def write_down(self, request: HybridRequest, computed: int, processed: int) -> None:
+        """As the base class."""
+        holding, size = request.sparse[self.place], self.block_size
+        holding.length = -(-computed // size)
+        holding.dropped = self.skipped_tokens(processed) // size
+        holding.own = holding.length - holding.dropped - holding.published
 
     def publish(self, request: HybridRequest, tokens: int) -> bool:
         """Those full blocks that are worth it; the others never will be."""
@@ -146,17 +156,28 @@ class SparseGroup(Group):
         places = [place for place in self.retained(request, start, stop) if self.holds(holding, place)]
         if not places:
             return False
-        size, fingerprint = self.block_size, request.content.fingerprint
-        names = [fingerprint((place + 1) * size) for place in places]
-        self.note(names)
-        tables, published = self._tables, holding.published
-        for place, name in zip(places, names, strict=True):
-            published[place] = tuple([CachedBlock(table, name) for table in tables])
+        content = request.content
+        for first, last in _stretches(places):
+            holding.pieces += self.index.publish(content, first, last)
+        self.note(content, places)
+        holding.published += len(places)
         holding.own -= len(places)
         return True
 
-    def note(self, names: Sequence[int]) -> None:
-        """Blocks with these names are published now."""
+    def publishes(self, request: HybridRequest, progress: int) -> bool:
+        """Always, or as long as a boundary lies ahead."""
+        return self.config.retention_interval != 0 or progress < max(
+            request.prompt_tokens - 1, request.shared_prefix_boundary
+        )
+
+    def close(self, request: HybridRequest) -> None:
+        """It always is."""
+
+    def note_published(self, request: HybridRequest) -> None:
+        """Nothing does."""
+
+    def note(self, content: Content, places: Sequence[int]) -> None:
+        """These blocks are published now."""
 
     def holds(self, holding: SparseHolding, place: int) -> bool:
         """Whether blocks stand in this entry of the table."""
@@ -177,5 +198,16 @@ class SparseGroup(Group):
     def release(self, request: HybridRequest) -> None:
         """Give everything back."""
         holding = request.sparse[self.place]
-        self.give_back(holding, holding.own + len(holding.published), holding.length)
+        self.give_back(holding, holding.own + holding.published, holding.length)
         holding.length = holding.dropped = holding.seen = 0
+
+
+def _stretches(places: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Rising numbers as half-open ranges."""
+    start = last = places[0]
+    for place in places:
+        if place > last + 1:
+            yield start, last + 1
+            start = place
+        last = place
+    yield start, last + 1

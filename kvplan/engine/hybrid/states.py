@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from kvplan.engine.content import Content
 from kvplan.engine.hybrid.group import Hit
 from kvplan.engine.hybrid.sparse import SparseGroup, SparseHolding
 
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 
 class RunningState(SparseGroup):
     """One state a request, overwritten in place: what an engine without prefix caching keeps."""
+
+    def __init__(
+        self, place: int, width: int, group: CacheGroup, config: EngineConfig, pool: SharedPool
+    ) -> None:
+        super().__init__(place, width, group, config, pool)
+        self.pace = 0
 
     def need(
         self, request: HybridRequest, covered: int, hit: Hit | None, computed: int, *, admission: bool
@@ -42,6 +49,13 @@ class RunningState(SparseGroup):
         """One block is enough for any length."""
         return self.config.max_model_len
 
+    def keeps_step(self, request: HybridRequest, computed: int, processed: int) -> bool:
+        """It is there."""
+        return True
+
+    def write_down(self, request: HybridRequest, computed: int, processed: int) -> None:
+        """It is still there."""
+
 
 class BoundaryStates(SparseGroup):
     """States at block boundaries (``mamba_cache_mode="align"``): a step reads one block and writes another.
@@ -59,12 +73,10 @@ class BoundaryStates(SparseGroup):
         pool: SharedPool,
     ) -> None:
         super().__init__(place, width, group, config, pool)
-        self.fresh: set[int] = set()
-        """Published in this very step: not computed yet, so nobody can begin with them."""
-
-    def next_drop(self, processed: int) -> int:
-        """When the first token after the next boundary is processed."""
-        return (-(-processed // self.block_size) or 1) * self.block_size + 1
+        self.behind = 1
+        self.fresh: set[tuple[int, int]] = set()
+        """Published in this very step, as lines and blocks up to there: nobody can begin with what is not
+        computed yet."""
 
     def need(
         self, request: HybridRequest, covered: int, hit: Hit | None, computed: int, *, admission: bool
@@ -72,11 +84,15 @@ class BoundaryStates(SparseGroup):
         """One block for a step that ends in a new one; more than there are to begin with a fresh state."""
         if hit is None:
             return self.lacks(request, covered)
-        tail = hit.tails[self.place]
-        if tail[-1][0].name in self.fresh:
+        if self.is_fresh(hit):
             return self.config.num_blocks + 1
         missing = -(-covered // self.block_size) - hit.tokens // self.block_size
-        return (self.width if missing > 0 else 0) + self.unheld(tail)
+        return (self.width if missing > 0 else 0) + hit.tails[self.place].unheld
+
+    def is_fresh(self, hit: Hit) -> bool:
+        """Whether the state it ends with was published in this very step."""
+        last = hit.tails[self.place].pieces[-1]
+        return (last.line.key, last.stop) in self.fresh
 
     def lacks(self, request: HybridRequest, covered: int) -> int:
         """One block for a step that ends in a new one."""
@@ -93,7 +109,7 @@ class BoundaryStates(SparseGroup):
     def drop(self, request: HybridRequest, processed: int) -> None:
         """States older than the one the next step starts from."""
         holding = request.sparse[self.place]
-        stop = min((processed - 1) // self.block_size, holding.length)
+        stop = min(self.skipped_tokens(processed) // self.block_size, holding.length)
         if stop <= holding.dropped:
             return
         holding.dropped = stop
@@ -113,6 +129,18 @@ class BoundaryStates(SparseGroup):
         holding.standing.add(last)
         return self.width
 
+    def keeps_step(self, request: HybridRequest, computed: int, processed: int) -> bool:
+        """As the base class; a prompt passes over entries, which stay empty."""
+        holding = request.sparse[self.place]
+        stand = len(holding.standing) == holding.length - holding.dropped
+        return stand and super().keeps_step(request, computed, processed)
+
+    def write_down(self, request: HybridRequest, computed: int, processed: int) -> None:
+        """As the base class."""
+        super().write_down(request, computed, processed)
+        holding = request.sparse[self.place]
+        holding.standing = set(range(holding.dropped, holding.length))
+
     def holds(self, holding: SparseHolding, place: int) -> bool:
         """Whether a state stands in this entry of the table."""
         return place in holding.standing
@@ -123,9 +151,12 @@ class BoundaryStates(SparseGroup):
             return range(start, stop)
         return super().retained(request, start, stop)
 
-    def note(self, names: Sequence[int]) -> None:
+    def note(self, content: Content, places: Sequence[int]) -> None:
         """States are published: they can be read from the next step on."""
-        self.fresh.update(names)
+        for place in places:
+            self.fresh.update(
+                (key, stop) for key, _, stop in content.lines(place, place + 1, self.block_size)
+            )
 
     def release(self, request: HybridRequest) -> None:
         """Give everything back."""

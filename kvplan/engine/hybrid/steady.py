@@ -11,7 +11,7 @@ from typing import cast
 
 from kvplan.engine.hybrid.cache import HybridCache
 from kvplan.engine.hybrid.request import HybridRequest
-from kvplan.engine.hybrid.rhythm import Beat
+from kvplan.engine.hybrid.rhythm import Beat, Rhythm
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.looks import Looks
 from kvplan.engine.steady import SteadyDecodes
@@ -26,16 +26,16 @@ class HybridDecodes(SteadyDecodes):
         most_used: most blocks in use after one of the steps glided through last.
 
     Args:
-        watched: whether somebody waits for blocks that come free.
+        closed: how many steps certainly let nobody in who waits, as far as that is up to the rhythm.
     """
 
-    __slots__ = ("_cache", "_looks", "_watched", "left", "most_used", "rhythm")
+    __slots__ = ("_cache", "_closed", "_looks", "left", "most_used", "rhythm")
 
-    def __init__(self, cache: HybridCache, watched: Callable[[], bool]) -> None:
+    def __init__(self, cache: HybridCache, closed: Callable[[Rhythm], int]) -> None:
         super().__init__(cache.alignment)
         self._cache = cache
         self._looks: Looks[HybridRequest] = Looks()
-        self._watched = watched
+        self._closed = closed
         self.left: list[HybridRequest] = []
         self.rhythm = cache.rhythm()
         self.most_used = 0
@@ -120,7 +120,12 @@ class HybridDecodes(SteadyDecodes):
         base = request.base
         request.publishes = self._cache.publishes(request, base + self.tick - self.lag)
         if self._enter_rhythm(request):
-            self._looks.forget(request)
+            assert self.rhythm is not None
+            last = self.rhythm.last_tick(request, self.tick)
+            if last is None:
+                self._looks.forget(request)
+            else:
+                self._looks.expect(request, last + 1)
             return
         tick = request.settled_until + 1 - base
         if request.publishes:
@@ -133,8 +138,15 @@ class HybridDecodes(SteadyDecodes):
         self._looks.expect(request, tick)
 
     def looks(self) -> list[HybridRequest]:
-        """Take out who needs a look in the next step."""
-        return self._looks.due(self.tick + 1)
+        """Take out who needs a look in the next step; they do nothing by phase alone in it."""
+        due = self._looks.due(self.tick + 1)
+        for request in due:
+            self._leave_rhythm(request)
+            if not request.publishes:
+                # The step may fill the first block of a chunk.
+                progress = request.base + self.tick + 1 - self.lag
+                request.publishes = self._cache.publishes(request, progress)
+        return due
 
     def looked(self, due: list[HybridRequest]) -> None:
         """They had their look, and the step was taken: when is the next?"""
@@ -152,12 +164,12 @@ class HybridDecodes(SteadyDecodes):
         return super().next_event()
 
     def quiet_steps(self) -> int:
-        """As the base class; a step with an entry asks the cache, and one that gives blocks back is met alone
-        as long as somebody waits for them."""
-        event = self.next_event()
-        if self.rhythm is not None and self.rhythm.members and self._watched():
-            event = min(event, self.rhythm.next(self.tick) + 1)
-        return event - self.tick - 1
+        """As the base class; a step with an entry asks the cache, and one that may give back what somebody
+        waits for is met alone."""
+        steps = self.next_event() - self.tick - 1
+        if self.rhythm is not None and self.rhythm.members:
+            steps = min(steps, self._closed(self.rhythm))
+        return steps
 
     def next_event(self) -> int:
         """The next tick at which anything but the clock and the context may change."""

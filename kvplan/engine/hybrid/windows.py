@@ -1,8 +1,7 @@
-"""Sliding windows and local chunks."""
+"""Sliding windows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kvplan.engine.hybrid.group import Hit
@@ -14,20 +13,6 @@ if TYPE_CHECKING:
 
 class WindowGroup(SparseGroup):
     """Each token sees ``window`` tokens, itself included; blocks behind the window are given back."""
-
-    @property
-    def blocks_for_hit(self) -> int:
-        """Blocks that cover the window before the first token to compute."""
-        return -(-(self.window - 1) // self.block_size)
-
-    def skipped_tokens(self, computed: int) -> int:
-        """Tokens at the front that no token after the first ``computed`` ones looks at."""
-        return max(0, computed - self.window + 1)
-
-    def next_drop(self, processed: int) -> int:
-        """When the window has left the block it begins in."""
-        blocks = self.skipped_tokens(processed) // self.block_size
-        return (blocks + 1) * self.block_size + self.window - 1
 
     def need(
         self, request: HybridRequest, covered: int, hit: Hit | None, computed: int, *, admission: bool
@@ -41,7 +26,7 @@ class WindowGroup(SparseGroup):
         skipped = self.skipped_tokens(computed) // self.block_size
         length = hit.tokens // self.block_size
         missing = max(required - max(skipped, length), 0)
-        return missing * self.width + self.unheld(hit.tails[self.place])
+        return missing * self.width + hit.tails[self.place].unheld
 
     def lacks(self, request: HybridRequest, covered: int) -> int:
         """As many as the tokens fill."""
@@ -65,19 +50,3 @@ class WindowGroup(SparseGroup):
         holding.length += missing
         holding.own += missing
         return missing * self.width
-
-
-class ChunkGroup(WindowGroup):
-    """Each token sees the tokens before it in its own chunk (Llama 4); earlier chunks are given back."""
-
-    def skipped_tokens(self, computed: int) -> int:
-        """All chunks before that of the next token."""
-        return computed // self.window * self.window
-
-    def next_drop(self, processed: int) -> int:
-        """When the next chunk begins."""
-        return (processed // self.window + 1) * self.window
-
-    def retained(self, request: HybridRequest, start: int, stop: int) -> Sequence[int]:
-        """All of them."""
-        return range(start, stop)
