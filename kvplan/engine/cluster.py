@@ -59,7 +59,7 @@ class Cluster:
             raise UsageError(f"a cluster needs at least one replica, not {replicas}")
         if strategy is None and not simulated_in_segments(config):
             raise UsageError(
-                "several replicas are not simulated with full attention in blocks of two sizes",
+                "several replicas are not simulated with full attention (or chunks) in blocks of two sizes",
                 hint="simulate one replica of this model with the rate divided by the number of replicas",
             )
         self.recorder = recorder

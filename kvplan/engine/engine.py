@@ -65,8 +65,8 @@ def make_engine(
 ) -> Engine:
     """``fast``, or ``reference``: the same decisions, block by block; several replicas behind a router.
 
-    Full attention in blocks of two sizes is simulated block by block under either name. A strategy has one
-    implementation, its own.
+    Full attention or chunks in blocks of two sizes are simulated block by block under either name. A strategy
+    has one implementation, its own.
     """
     if name not in ENGINES:
         raise UnknownName("engine", name, ENGINES)

@@ -108,7 +108,7 @@ def audit_result(
         )
     elif logged.engine is reference.engine:
         notes.append(
-            "full attention in blocks of two sizes runs block by block under either name: one "
+            "full attention (or chunks) in blocks of two sizes runs block by block under either name: one "
             "engine was played"
         )
     return Audit(played, int(reference.totals["steps"]), divergence, checks, tuple(notes))
