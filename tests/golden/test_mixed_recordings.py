@@ -8,14 +8,12 @@ no whole pages.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from recorded_runs import digest, recordings, request
 
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.engine import ENGINES, make_engine
@@ -26,30 +24,13 @@ from kvplan.engine.sglang.eviction import EVICTION
 from kvplan.engine.sglang.lifecycle import Admitted, CacheReplay, Finished
 from kvplan.engine.sglang.prefix_radix import RadixIndex
 from kvplan.latency.linear import LinearLatency
-from kvplan.traces.request import Request, TokenRuns, count_tokens
 
-RECORDED = Path(__file__).parent / "recorded"
 TREES = {"fast": RadixIndex, "reference": TokenTree}
-
-
-def recordings(name: str) -> list[dict[str, Any]]:
-    with gzip.open(RECORDED / name, "rt", encoding="utf-8") as handle:
-        return json.load(handle)["runs"]
 
 
 VLLM = recordings("vllm-0.33.0.json.gz")
 SGLANG = recordings("sglang-0.5.23.json.gz")
 SGLANG_SCHEDULER = recordings("sglang-0.5.23-scheduler.json.gz")
-
-
-def request(name: str, arrival_s: float, prompt: list[Any], output: list[Any], priority: int) -> Request:
-    asked: TokenRuns = tuple((start, length) for start, length in prompt)
-    answer: TokenRuns = tuple((start, length) for start, length in output)
-    return Request(name, arrival_s, asked, count_tokens(asked), answer, count_tokens(answer), priority)
-
-
-def digest(lines: Iterator[str] | list[str]) -> str:
-    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -1,0 +1,29 @@
+"""Runs of released engines that stand beside the tests with all their options and requests."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kvplan.traces.request import Request, TokenRuns, count_tokens
+
+RECORDED = Path(__file__).parent / "recorded"
+
+
+def recordings(name: str) -> list[dict[str, Any]]:
+    with gzip.open(RECORDED / name, "rt", encoding="utf-8") as handle:
+        return json.load(handle)["runs"]
+
+
+def request(name: str, arrival_s: float, prompt: list[Any], output: list[Any], priority: int) -> Request:
+    asked: TokenRuns = tuple((start, length) for start, length in prompt)
+    answer: TokenRuns = tuple((start, length) for start, length in output)
+    return Request(name, arrival_s, asked, count_tokens(asked), answer, count_tokens(answer), priority)
+
+
+def digest(lines: Iterator[str] | list[str]) -> str:
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
