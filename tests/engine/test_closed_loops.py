@@ -5,11 +5,12 @@ from __future__ import annotations
 import heapq
 import os
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
 import pytest
+from crowds import conversing
 from grouped import grouped_cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -74,19 +75,6 @@ loops = st.builds(
     st.sampled_from([0.0, 0.0, 0.001, 0.005, 0.017, 0.3]),
     st.sampled_from([None, None, 1, 2, 5]),
 )
-
-
-@st.composite
-def conversing(draw: st.DrawFn, workload: Sequence[Request]) -> list[Request]:
-    """Some of the requests belong to a session, and some follow an earlier one."""
-    found: list[Request] = []
-    for request in workload:
-        follows = None
-        if found and draw(st.booleans()):
-            follows = draw(st.sampled_from(found)).id, draw(st.sampled_from([0.0, 0.0, 0.004, 0.1]))
-        session = draw(st.sampled_from([None, None, "p", "q"]))
-        found.append(request._replace(follows=follows, session=session))
-    return found
 
 
 @st.composite

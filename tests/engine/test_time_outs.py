@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 from audited import Audited
-from crowds import Crowd, crowds
+from crowds import Crowd, conversing, crowds
 from grouped import grouped_cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -99,7 +99,7 @@ def check_books(outcome: Outcome, workload: list[Request], crowd: Crowd, away: l
     for row in outcome.rows:
         assert row.finish_s <= row.arrival_s + patience.answer_s
         assert row.first_token_s <= row.arrival_s + patience.first_token_s
-    if crowd.limit is None:
+    if crowd.limit is None and not crowd.conversations:
         own_s = {request.id: request.arrival_s for request in workload}
         least = min(patience.answer_s, patience.first_token_s)
         for name, time_s in outcome.gone:
@@ -109,7 +109,7 @@ def check_books(outcome: Outcome, workload: list[Request], crowd: Crowd, away: l
 @st.composite
 def plain_cases(draw: st.DrawFn) -> tuple[EngineConfig, list[Request], Crowd]:
     config, workload = draw(cases())
-    return config, workload, draw(crowds)
+    return config, draw(conversing(workload)), draw(crowds)
 
 
 @FUZZ
@@ -126,7 +126,7 @@ def test_fast_engine_equals_reference(case: tuple[EngineConfig, list[Request], C
 @st.composite
 def hybrid_cases(draw: st.DrawFn) -> tuple[EngineConfig, list[Request], Crowd]:
     config, workload = draw(grouped_cases())
-    return config, workload, draw(crowds)
+    return config, draw(conversing(workload)), draw(crowds)
 
 
 @FUZZ
@@ -219,7 +219,7 @@ def test_one_rank_or_one_replica_is_the_engine_itself(
 @st.composite
 def sglang_cases(draw: st.DrawFn) -> tuple[SglangConfig, list[Request], Crowd]:
     config, workload = draw(runs())
-    return config, workload, draw(crowds)
+    return config, draw(conversing(workload)), draw(crowds)
 
 
 @FUZZ
