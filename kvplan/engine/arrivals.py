@@ -73,8 +73,16 @@ class Arrivals:
     def answered(self, request_id: str, time_s: float) -> None:
         """The engine finished a request at ``time_s``."""
 
-    def gave_up(self, request_id: str, time_s: float) -> None:
-        """The client of a request stopped waiting for its answer at ``time_s``; the engine drops it."""
+    def gave_up(self, request_id: str, time_s: float) -> bool:
+        """The client of a request stopped waiting for its answer at ``time_s``; the engine drops it.
+
+        Returns whether the client will try again.
+        """
+        return False
+
+    def first_sent_s(self, request_id: str) -> float | None:
+        """When what a request asks was sent for the first time; None where that is its arrival."""
+        return None
 
     def turned_away(self, request_id: str) -> None:
         """The engine refused the request that was taken last."""
@@ -115,9 +123,13 @@ class Relayed(Arrivals):
         """See the base class."""
         self.inner.answered(request_id, time_s)
 
-    def gave_up(self, request_id: str, time_s: float) -> None:
+    def gave_up(self, request_id: str, time_s: float) -> bool:
         """See the base class."""
-        self.inner.gave_up(request_id, time_s)
+        return self.inner.gave_up(request_id, time_s)
+
+    def first_sent_s(self, request_id: str) -> float | None:
+        """See the base class."""
+        return self.inner.first_sent_s(request_id)
 
     def turned_away(self, request_id: str) -> None:
         """See the base class."""

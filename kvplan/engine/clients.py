@@ -80,10 +80,10 @@ class InFlightLimit(Relayed):
         super().answered(request_id, time_s)
         heappush(self._free_s, time_s + self.reaction_s)
 
-    def gave_up(self, request_id: str, time_s: float) -> None:
+    def gave_up(self, request_id: str, time_s: float) -> bool:
         """See the base class."""
-        super().gave_up(request_id, time_s)
         heappush(self._free_s, time_s + self.reaction_s)
+        return super().gave_up(request_id, time_s)
 
     def turned_away(self, request_id: str) -> None:
         """See the base class."""
@@ -179,7 +179,8 @@ class Conversations(Arrivals):
     def take(self) -> Request:
         """See the base class."""
         now, _, request = heappop(self._due)
-        self._now = now
+        # A sum may come out a last bit earlier than what has been sent already.
+        self._now = now = max(now, self._now)
         return request if request.arrival_s == now else request._replace(arrival_s=now)
 
     def ahead(self) -> Iterator[Request]:
@@ -207,9 +208,10 @@ class Conversations(Arrivals):
         if not self._unanswered[session] and self._later:
             self._begin(over_s)
 
-    def gave_up(self, request_id: str, time_s: float) -> None:
+    def gave_up(self, request_id: str, time_s: float) -> bool:
         """See the base class."""
         self.answered(request_id, time_s)
+        return False
 
     def turned_away(self, request_id: str) -> None:
         """See the base class."""

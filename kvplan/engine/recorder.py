@@ -128,7 +128,8 @@ class Recorder:
     Args:
         on_request: called with each finished request, in the order they finish.
         on_rejected: called with the id of each request the front end turned away, and the reason.
-        on_timed_out: called with the id of each request whose client gave up, and when.
+        on_timed_out: called with the id of each request whose client gave up, and when; also if that client
+            will try again.
         on_decision: called with each line of the decision log (without its newline). ``None``: no log,
             which is much faster.
         held: entered for what is recorded in several steps and must not be left half done; whoever
@@ -163,6 +164,8 @@ class Recorder:
         self.e2e_s = array("d")
         self.series: list[SeriesPoint] = []
         self.series_stride = 1
+        self.retried = 0
+        """Requests whose clients gave up and will send them again."""
         self.rejections: dict[str, int] = {}
         self.sections: dict[str, list[Metric]] = {}
         """What strategies report beside the totals, by section; written when the engine closes."""
@@ -174,6 +177,9 @@ class Recorder:
     def finished(self, row: RequestRow) -> None:
         """A request delivered its last token; it is counted and written, or neither."""
         if self._clients is not None:
+            first_s = self._clients.first_sent_s(row.id)
+            if first_s is not None:
+                row = row._replace(arrival_s=first_s)
             self._clients.answered(row.id, row.finish_s)
         if self._on_request is None:
             self._finished.append(row)
@@ -219,11 +225,17 @@ class Recorder:
                 self._on_rejected(request_id, reason)
 
     def timed_out(self, request_id: str, time_s: float) -> None:
-        """A request's client gave up at ``time_s``; it has no row, and no part in any latency."""
-        if self._clients is not None:
-            self._clients.gave_up(request_id, time_s)
+        """A request's client gave up at ``time_s``; it has no row, and no part in any latency.
+
+        One who will try again is not counted: the next try is.
+        """
+        again = self._clients is not None and self._clients.gave_up(request_id, time_s)
         with self._held:
-            self.totals.timed_out += 1
+            if again:
+                self.retried += 1
+                self.totals.requests -= 1
+            else:
+                self.totals.timed_out += 1
             self.totals.makespan_s = max(self.totals.makespan_s, time_s)
             if self._on_timed_out is not None:
                 self._on_timed_out(request_id, time_s)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sized
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from typing import Protocol
 
 from kvplan.engine.config import Policy
@@ -62,9 +62,11 @@ class PriorityQueue:
 
     def __init__(self) -> None:
         self.items: list[tuple[int, float, str, LiveRequest]] = []
+        self._gone: set[LiveRequest] = set()
+        """Requests that were taken out and are still listed; the first one listed is none of them."""
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.items) - len(self._gone)
 
     def append(self, request: LiveRequest) -> None:
         """A new, preempted or skipped request."""
@@ -79,12 +81,19 @@ class PriorityQueue:
 
     def pop(self) -> LiveRequest:
         """Remove and return the head."""
-        return heappop(self.items)[3]
+        request = heappop(self.items)[3]
+        self._forget()
+        return request
 
     def remove(self, request: LiveRequest) -> None:
-        """Take a request out from wherever it stands."""
-        self.items = [item for item in self.items if item[3] is not request]
-        heapify(self.items)
+        """Take a request out from wherever it stands; it does not come back."""
+        self._gone.add(request)
+        self._forget()
+
+    def _forget(self) -> None:
+        items, gone = self.items, self._gone
+        while gone and items and items[0][3] in gone:
+            gone.remove(heappop(items)[3])
 
 
 def make_queue(policy: Policy) -> WaitingQueue:

@@ -194,6 +194,9 @@ def _notes(a: Result, b: Result) -> Iterator[str]:
         yield f"they serve different workloads: {plain(a.trace.name, 60)} and {plain(b.trace.name, 60)}"
     if a.totals.requests != b.totals.requests:
         yield "they serve different numbers of requests: their counters do not compare"
+    if a.totals.timed_out != b.totals.timed_out:
+        lost = f"{a.totals.timed_out:,} requests of A and {b.totals.timed_out:,} of B"
+        yield f"clients gave up on {lost}: latencies are of those who were served"
     versions = [result.provenance.versions.get("kvplan") for result in (a, b)]
     if versions[0] != versions[1]:
         made = [plain(version, 40) for version in versions]

@@ -106,7 +106,7 @@ def _headline(result: Result) -> str:
         served = "its one request"
     within = f" within its latency limit{'s' if len(result.slo) > 1 else ''}" if result.slo else ""
     rest = f" and rejects {count(totals.rejected)}" if totals.rejected else ""
-    late = f"; clients give up {plural(totals.timed_out, 'time')}" if totals.timed_out else ""
+    late = f"; clients gave up on {count(totals.timed_out)}" if totals.timed_out else ""
     return f"{who} serves {served}{within}{rest}{late}."
 
 
@@ -177,6 +177,10 @@ def reused_ratio(result: Result) -> float | None:
     return sum(found) / queried if found and queried else None
 
 
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
+
+
 MAX_REASONS = 3
 """Reasons for dropped rows that are named; the others are counted."""
 
@@ -189,10 +193,8 @@ def cautions(result: Result) -> list[str]:
     if totals.rejected:
         notes.append(f"{plural(totals.rejected, 'request')} rejected, in no latency below.")
     if totals.timed_out:
-        notes.append(
-            f"{plural(totals.timed_out, 'request')} timed out, in no latency below: clients gave up on those "
-            "that would have been slowest."
-        )
+        said = f"{plural(totals.timed_out, 'request')} timed out and {_are(totals.timed_out)} in no latency."
+        notes.append(f"{said} Objectives count them as never served.")
     if result.complete and totals.unfinished:
         notes.append(f"{plural(totals.unfinished, 'request')} unfinished, in no latency below.")
     for slo in result.slo:

@@ -48,6 +48,12 @@ class Clients:
         """Whether any client may."""
         return self.timeout_s is not None or self.first_token_timeout_s is not None
 
+    def latest_s(self, latency: str) -> float:
+        """No ``ttft_s`` or ``e2e_s`` of a served request is longer; infinite where clients try again."""
+        limits = {"e2e_s": (self.timeout_s,), "ttft_s": (self.timeout_s, self.first_token_timeout_s)}
+        given = [limit for limit in limits.get(latency, ()) if limit is not None]
+        return min(given) if given and not self.retries else inf
+
     def arrivals(self, requests: Iterable[Request], reaction_s: float, *, whole: bool = True) -> Arrivals:
         """The requests as these clients send them.
 
@@ -95,7 +101,7 @@ class Clients:
 
         left = (self.timeout_s, self.first_token_timeout_s)
         patience = Patience(*(inf if whole_s is None else max(0.0, whole_s - reaction_s) for whole_s in left))
-        return Impatient(arrivals, patience, self.retries, self.retry_after_s)
+        return Impatient(arrivals, patience, self.retries, self.retry_after_s, reaction_s)
 
     def _check_patience(self, reaction_s: float) -> None:
         """Whether anybody can be served at all.
@@ -119,8 +125,8 @@ class Clients:
         inside_s = sum(recorder.e2e_s)
         if self.give_up:
             impatient = cast("Impatient", arrivals)
-            found += self._about_patience(impatient, recorder)
-            inside_s += impatient.gave_up_s
+            found += self._about_patience(impatient)
+            inside_s = impatient.answered_s + impatient.gave_up_s
             arrivals = impatient.inner
         waits = arrivals.waits
         if waits:
@@ -163,19 +169,20 @@ class Clients:
                 )
             recorder.sections[SECTION] = found
 
-    def _about_patience(self, arrivals: Impatient, recorder: Recorder) -> Iterator[Metric]:
+    def _about_patience(self, arrivals: Impatient) -> Iterator[Metric]:
         if self.timeout_s is not None:
             yield Metric("timeout", self.timeout_s, "s", "a client waits for the whole answer")
         if self.first_token_timeout_s is not None:
             yield Metric(
                 "first_token_timeout", self.first_token_timeout_s, "s", "a client waits for the first token"
             )
-        yield Metric(
-            "gave_up", recorder.totals.timed_out, "times", "a client gave up and its request was dropped"
-        )
+        yield Metric("gave_up", arrivals.times, "1", "times that a client did, and its request was dropped")
         if self.retries:
-            yield Metric("retried", arrivals.retries, "times", "a client tried again after it had given up")
-        yield Metric("lost", arrivals.lost, "requests", "never answered, whatever was tried")
+            yield Metric(
+                "retried", arrivals.retries, "1",
+                "times that a client sent its request again; latencies count from the first time",
+            )  # fmt: skip
+        yield Metric("lost", arrivals.lost, "1", "requests that were never answered, whatever was tried")
 
 
 class Watched(Relayed):

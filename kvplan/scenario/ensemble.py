@@ -161,7 +161,8 @@ class Ensemble:
             stated_high = engine * (1.0 + band[1]) + (client.high_s if at_client else 0.0)
             if key == "p99" and name == "ttft_s":
                 stated_high += self.clock.tail_s
-            found[key] = [max(0.0, min(low, stated_low)), max(high, stated_high)]
+            latest = self.clients.latest_s(name)
+            found[key] = [max(0.0, min(low, stated_low)), min(max(high, stated_high), latest)]
         return found
 
 

@@ -116,7 +116,7 @@ class Run:
             "throughput": throughput_object(recorder),
             "distributions": distributions,
             "series": series_object(recorder),
-            "slo": slo_objects(scenario.slo, latency),
+            "slo": slo_objects(scenario.slo, latency, recorder, self.clock.client.seconds),
             "accuracy": {**self.clock.accuracy(), **self._intervals(latency, on_member).to_dict()},
             "trace": self.workload.to_dict(recorder.totals.requests),
             "assumptions": [asdict(item) for item in self._assumptions()],

@@ -79,15 +79,25 @@ def throughput_object(recorder: Recorder) -> dict[str, float]:
     }
 
 
-def slo_objects(slo: SloPart, latency: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each limit that was set, with the value reached; one without a value is missed."""
+def slo_objects(
+    slo: SloPart, latency: dict[str, Any], recorder: Recorder, client_s: float = 0.0
+) -> list[dict[str, Any]]:
+    """Each limit that was set, with the value reached; one without a value is missed.
+
+    Requests on which clients gave up are part of the whole: they never had their first or last token.
+    """
     found = []
+    lost = recorder.totals.timed_out
     for name, limit in slo.model_dump().items():
         if limit is None:
             continue
         metric, quantile, _ = name.split("_")
         statistics = latency[f"{metric}_s"]
         value = None if statistics is None else statistics[quantile]
+        if value is not None and lost and metric in ("ttft", "e2e"):
+            values = [seconds + client_s for seconds in getattr(recorder, f"{metric}_s")]
+            value = _quantile([*sorted(values), *[math.inf] * lost], int(quantile[1:]) / 100)
+            value = value if math.isfinite(value) else None
         passed = value is not None and value <= limit
         found.append({"name": name, "limit_s": limit, "value_s": value, "passed": passed})
     return found

@@ -162,7 +162,7 @@ def system_of(scenario: Scenario, deployment: Deployment) -> System:
     """What a scenario asks for.
 
     Raises:
-        UsageError: two strategies at once, or clients that give up before a strategy that holds on to them.
+        UsageError: two strategies at once, or clients that give up where somebody holds on to them.
     """
     asked = [found for look in STRATEGIES if (found := look(scenario, deployment)) is not None]
     strategies = [item.strategy if isinstance(item, Chosen) else item for item in asked]
@@ -172,6 +172,11 @@ def system_of(scenario: Scenario, deployment: Deployment) -> System:
             f"{names} are not simulated together", hint="simulate them one after the other, and compare"
         )
     patient = scenario.workload.timeout_s is None and scenario.workload.first_token_timeout_s is None
+    if not patient and getattr(deployment.config, "eviction", None) == "belady":
+        raise UsageError(
+            "who looks ahead must know which requests will be served, and clients may give up",
+            where="workload.timeout_s", hint="leave out the time-outs, or a cache.eviction other than belady",
+        )  # fmt: skip
     if strategies and not patient and getattr(strategies[0], "holds_on", False):
         raise UsageError(
             f"{strategies[0].name} is simulated with clients that wait for ever",

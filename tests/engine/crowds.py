@@ -29,7 +29,7 @@ class Crowd:
         inner = Conversations(workload, 0.003) if self.conversations else Arrivals(workload)
         if self.limit is not None:
             inner = InFlightLimit(inner, self.limit, 0.003)
-        return Impatient(inner, self.patience, self.retries, self.again_s)
+        return Impatient(inner, self.patience, self.retries, self.again_s, 0.003)
 
 
 waits = st.sampled_from([inf, 0.0, 0.004, 0.006, 0.0101, 0.02, 0.033, 0.06, 0.2])

@@ -23,7 +23,7 @@ from kvplan.engine.holding.laws import Capped
 from kvplan.engine.holding.placed import GrowthRule
 from kvplan.engine.holding.strategy import ContiguousGrowth, SlotAllocation, TokenDropping
 from kvplan.engine.hybrid.replica import HybridReplica
-from kvplan.engine.impatient import Impatient
+from kvplan.engine.impatient import BETWEEN, Impatient
 from kvplan.engine.instance import simulated_in_segments
 from kvplan.engine.lockstep.engine import LockstepEngine
 from kvplan.engine.recorder import Recorder, RequestRow
@@ -93,10 +93,16 @@ def check_books(outcome: Outcome, workload: list[Request], crowd: Crowd, away: l
     totals, patience, arrivals = outcome.totals, crowd.patience, outcome.arrivals
     assert arrivals.over
     assert totals["unfinished"] == 0
-    assert totals["requests"] == len(workload) + arrivals.retries
-    assert totals["timed_out"] == len(outcome.gone) == arrivals.retries + arrivals.lost
+    assert totals["requests"] == len(workload)
+    assert totals["timed_out"] == arrivals.lost
+    assert len(outcome.gone) == arrivals.times == arrivals.retries + arrivals.lost
     assert len(outcome.rows) + len(away) + arrivals.lost == len(workload)
+    dropped = {name for name, _ in outcome.gone}
     for row in outcome.rows:
+        assert row.id not in dropped
+        if BETWEEN in row.id:  # it counts from the first try, which was given up
+            assert row.id.partition(BETWEEN)[0] in dropped
+            continue
         assert row.finish_s <= row.arrival_s + patience.answer_s
         assert row.first_token_s <= row.arrival_s + patience.first_token_s
     if crowd.limit is None and not crowd.conversations:

@@ -233,3 +233,16 @@ def test_the_option_and_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "In flight mean" in printed
     assert max(map(len, printed.splitlines())) <= 80
     assert json.loads(target.read_text())["scenario"]["workload"]["max_in_flight"] == 4
+
+
+def test_arrivals_never_step_back() -> None:
+    """Found by an attack: after refusals a sum of times came out a last bit before the arrival before it."""
+    flags = {
+        **LINEAR, "cache.blocks": 800, "engine.max_model_len": 16384, "engine.max_num_seqs": 16,
+        "engine.max_num_batched_tokens": 2048, "workload.synthesize": "agentic", "workload.requests": 120,
+        "workload.rate": 50.0, "seed": 301, "workload.turns": "answered", "workload.max_sessions": 1,
+        "parallel.replicas": 3, "model": "gpt-oss-20b", "gpu": "h100-sxm",
+    }  # fmt: skip
+    document, _ = play(flags)
+    assert document["totals"]["rejected"] > 100
+    assert document["series"]["t_s"] == sorted(document["series"]["t_s"])

@@ -49,7 +49,7 @@ def test_nobody_is_answered_late_and_everybody_is_counted() -> None:
     assert said["gave_up"] == said["lost"] == totals["timed_out"]
     assert said["timeout"] == 2.0
     assert set(said) == {"timeout", "gave_up", "lost", "in_flight_mean"}
-    assert "clients give up" in verdict(Result.model_validate(document)).headline
+    assert f"clients gave up on {totals['timed_out']}." in verdict(Result.model_validate(document)).headline
 
 
 def test_a_time_out_on_the_first_token_spares_who_has_one() -> None:
@@ -72,9 +72,11 @@ def test_tries_are_requests_and_keep_an_engine_late() -> None:
     once, _ = play({**LINEAR, **POOL, **BUSY, "workload.timeout_s": 2.0})
     again, _ = play({**LINEAR, **POOL, **BUSY, "workload.timeout_s": 2.0, "workload.retries": 2})
     said, totals = metrics(again), again["totals"]
-    assert totals["requests"] == 200 + said["retried"]
-    assert totals["timed_out"] == said["gave_up"] == said["retried"] + said["lost"]
+    assert totals["requests"] == 200
+    assert totals["timed_out"] == said["lost"] == said["gave_up"] - said["retried"]
     assert totals["finished"] == 200 - said["lost"]
+    # What was answered in the end counts from when it was sent at first.
+    assert again["latency"]["e2e_s"]["max"] > 2.0
     assert said["retried"] > 0
     assert totals["makespan_s"] > once["totals"]["makespan_s"]
 
@@ -174,3 +176,77 @@ def test_the_command_counts_them_and_a_search_does_not_pass_them(
     assert late
     assert document["highest"]["passed"] < min(late)
     assert "timed out" in capsys.readouterr().out
+
+
+def test_objectives_count_who_gave_up_as_never_served() -> None:
+    flags = {**LINEAR, **POOL, **BUSY, "workload.rate": 50.0, "workload.timeout_s": 2.0}
+    lax = {"slo.e2e_p99_s": 30.0, "slo.e2e_p50_s": 30.0, "slo.tpot_p99_s": 30.0}
+    document, _ = play({**flags, **lax})
+    totals = document["totals"]
+    assert 0.01 < totals["timed_out"] / totals["requests"] < 0.5
+    found = {slo["name"]: slo for slo in document["slo"]}
+    assert not found["e2e_p99_s"]["passed"]
+    assert found["e2e_p99_s"]["value_s"] is None
+    assert found["e2e_p50_s"]["passed"]
+    assert found["e2e_p50_s"]["value_s"] > document["latency"]["e2e_s"]["p50"]
+    assert found["tpot_p99_s"]["value_s"] == document["latency"]["tpot_s"]["p99"]
+
+
+def test_no_interval_reaches_beyond_the_time_out() -> None:
+    document, _ = play({**REAL, **BUSY, "workload.timeout_s": 3.0, "accuracy.ensemble": 2})
+    intervals = document["accuracy"]["intervals"]
+    assert all(high <= 3.0 for name in ("ttft_s", "e2e_s") for _, high in intervals[name].values())
+    assert document["latency"]["e2e_s"]["p99"] > 2.9
+
+
+def test_a_client_tries_again_after_its_own_time_out() -> None:
+    flags = {
+        **REAL, **BUSY, "workload.requests": 1, "workload.prompt_tokens": 50_000, "workload.timeout_s": 2.0,
+        "workload.retries": 2, "workload.retry_after_s": 0.25, "latency.client_overhead_s": 0.5,
+        "accuracy.ensemble": 0, "cache.prefix": "none",
+    }  # fmt: skip
+    document, rows = play(flags)
+    assert not rows
+    assert document["totals"]["requests"] == document["totals"]["timed_out"] == 1
+    # Three time-outs, a quarter and half a second between them; the engine hears of the last one 0.5 s early.
+    begun = document["series"]["t_s"][0]
+    assert document["totals"]["makespan_s"] == pytest.approx(begun + 3 * 2.0 + 0.25 + 0.5 - 0.5, abs=0.05)
+
+
+def test_waits_do_not_double_without_end() -> None:
+    flags = {**LINEAR, **POOL, **BUSY, "workload.requests": 1, "workload.output_tokens": 8000}
+    document, rows = play({**flags, "workload.timeout_s": 2.0, "workload.retries": 60})
+    assert not rows
+    assert metrics(document) == metrics(document) | {"gave_up": 61, "retried": 60, "lost": 1}
+    assert document["totals"]["makespan_s"] < 61 * 62.0
+
+
+def test_a_trace_may_call_requests_as_tries_are_called(tmp_path: Path) -> None:
+    trace = tmp_path / "t.jsonl"
+    rows = [
+        {"arrival": 0.01 * n, "id": name, "prompt_token_ids": list(range(900)), "output_length": 400}
+        for n, name in enumerate(("a", "a~2", "a~2~", "b"))
+    ]
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = {**LINEAR, **POOL, "workload.trace": str(trace), "workload.timeout_s": 1.0, "workload.retries": 3}
+    document, _ = play(flags)
+    assert metrics(document)["gave_up"] == 16
+    assert document["totals"]["timed_out"] == document["totals"]["requests"] == 4
+
+
+def test_who_needs_every_request_served_says_so() -> None:
+    from kvplan.scenario.ladder import check_ladder
+
+    with pytest.raises(UsageError, match="looks ahead") as caught:
+        play({**LINEAR, **POOL, **BUSY, "workload.timeout_s": 2.0, "cache.eviction": "belady"})
+    assert caught.value.where == "workload.timeout_s"
+    with pytest.raises(UsageError, match="all served, once"):
+        check_ladder(Run(load_scenario(None, {**LINEAR, **POOL, **BUSY, "workload.timeout_s": 2.0})))
+
+
+def test_all_of_them_timing_out_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = {**LINEAR, **POOL, **BUSY, "workload.timeout_s": 0.2, "workload.retries": 1}
+    assert command(["simulate", *(x for k, v in flags.items() for x in ("--set", f"{k}={v}"))]) == 3
+    said = capsys.readouterr().err
+    assert "none of the 200 requests" in said
+    assert "gave up before" in said

@@ -105,7 +105,9 @@ def simulate(
     if run.result.totals.requests and not run.result.totals.finished:
         raise AnswerIsNo(
             f"none of the {run.result.totals.requests:,} requests can be served",
-            hint="the result's warnings say why each was turned away",
+            hint="every client gave up before it was answered"
+            if run.result.totals.timed_out == run.result.totals.requests
+            else "the result's warnings say why each was turned away",
         )
     missed = [item.name for item in run.result.slo if not item.passed]
     if missed:

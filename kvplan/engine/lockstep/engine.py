@@ -293,6 +293,7 @@ class LockstepEngine:
             rank.close()
         for name in _SUMMED:
             setattr(totals, name, sum(getattr(rank.recorder.totals, name) for rank in self.ranks))
+        totals.requests -= self.recorder.retried
         self.recorder.settle()
         served = [rank.recorder.totals.finished for rank in self.ranks]
         hottest = [rank.recorder.totals.peak_used_blocks for rank in self.ranks]

@@ -45,7 +45,7 @@ class LoadingQueue:
         self._by_priority = policy == "priority"
 
     def __len__(self) -> int:
-        return len(self.loading) + len(self.loaded) + len(self.plain.items)
+        return len(self.loading) + len(self.loaded) + len(self.plain)
 
     def __bool__(self) -> bool:
         return bool(self.loading or self.loaded or self.plain.items)

@@ -57,7 +57,7 @@ class WorkloadPart(Part):
     timeout_s: Seconds | None = None
     first_token_timeout_s: Seconds | None = None
     retries: Annotated[int, Field(strict=True, ge=0, le=100)] = 0
-    retry_after_s: Annotated[Number, by(parse_seconds), Field(ge=0)] = 1.0
+    retry_after_s: Annotated[Number, by(parse_seconds), Field(ge=0, le=86_400)] = 1.0
 
     @property
     def reads_once(self) -> bool:
