@@ -87,7 +87,7 @@ def _headline(result: Result) -> str:
     if not totals.finished:
         return f"{who} serves none of the {plural(totals.requests, 'request')}."
     if len(missed) == 1:
-        return f"{who} misses its {_missed(missed[0])}."
+        return f"{who} misses its {_missed(missed[0], totals.timed_out)}."
     if missed:
         limits = len(result.slo)
         which = (
@@ -110,9 +110,10 @@ def _headline(result: Result) -> str:
     return f"{who} serves {served}{within}{rest}{late}."
 
 
-def _missed(slo: Slo) -> str:
+def _missed(slo: Slo, timed_out: int) -> str:
     if slo.value_s is None:
-        return f"{label(slo.name)} limit: no request counts towards it"
+        why = "clients gave up on too many requests" if timed_out else "no request counts towards it"
+        return f"{label(slo.name)} limit: {why}"
     return f"{label(slo.name)} limit: {seconds(slo.value_s)} against {seconds(slo.limit_s)}"
 
 
@@ -193,8 +194,8 @@ def cautions(result: Result) -> list[str]:
     if totals.rejected:
         notes.append(f"{plural(totals.rejected, 'request')} rejected, in no latency below.")
     if totals.timed_out:
-        said = f"{plural(totals.timed_out, 'request')} timed out and {_are(totals.timed_out)} in no latency."
-        notes.append(f"{said} Objectives count them as never served.")
+        lost = f"{plural(totals.timed_out, 'request')} timed out and {_are(totals.timed_out)} in no latency."
+        notes.append(f"{lost} Objectives count them as never served.")
     if result.complete and totals.unfinished:
         notes.append(f"{plural(totals.unfinished, 'request')} unfinished, in no latency below.")
     for slo in result.slo:

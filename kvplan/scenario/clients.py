@@ -176,13 +176,18 @@ class Clients:
             yield Metric(
                 "first_token_timeout", self.first_token_timeout_s, "s", "a client waits for the first token"
             )
-        yield Metric("gave_up", arrivals.times, "1", "times that a client did, and its request was dropped")
+        yield Metric(
+            "gave_up",
+            arrivals.times,
+            "1",
+            "how often a client left without an answer; its request was dropped",
+        )
         if self.retries:
             yield Metric(
                 "retried", arrivals.retries, "1",
-                "times that a client sent its request again; latencies count from the first time",
+                "how often a request was sent again; its latencies count from the first time",
             )  # fmt: skip
-        yield Metric("lost", arrivals.lost, "1", "requests that were never answered, whatever was tried")
+        yield Metric("lost", arrivals.lost, "1", "requests that were never answered")
 
 
 class Watched(Relayed):

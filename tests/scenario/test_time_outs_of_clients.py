@@ -190,6 +190,7 @@ def test_objectives_count_who_gave_up_as_never_served() -> None:
     assert found["e2e_p50_s"]["passed"]
     assert found["e2e_p50_s"]["value_s"] > document["latency"]["e2e_s"]["p50"]
     assert found["tpot_p99_s"]["value_s"] == document["latency"]["tpot_s"]["p99"]
+    assert "gave up on too many" in verdict(Result.model_validate(document)).headline
 
 
 def test_no_interval_reaches_beyond_the_time_out() -> None:
