@@ -158,7 +158,6 @@ class Cluster:
             replica.close()
         for name in _SUMMED:
             setattr(totals, name, sum(getattr(r.recorder.totals, name) for r in self.replicas))
-        totals.requests -= self.recorder.retried
         self.recorder.settle()
         for index, replica in enumerate(self.replicas):
             for section, metrics in replica.recorder.sections.items():

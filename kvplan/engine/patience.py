@@ -49,16 +49,17 @@ class Deadlines(Generic[AwaitedT]):
     def __init__(self, patience: Patience) -> None:
         self.patience = patience
         self._open: dict[AwaitedT, None] = {}
-        self._answers: deque[AwaitedT] = deque()
-        self._first_tokens: deque[AwaitedT] = deque()
+        self._answers: deque[tuple[float, AwaitedT]] = deque()
+        self._first_tokens: deque[tuple[float, AwaitedT]] = deque()
 
     def watch(self, request: AwaitedT) -> None:
         """A client begins to wait."""
         self._open[request] = None
-        if self.patience.answer_s < inf:
-            self._answers.append(request)
-        if self.patience.first_token_s < inf:
-            self._first_tokens.append(request)
+        arrival_s, patience = request.request.arrival_s, self.patience
+        if patience.answer_s < inf:
+            self._answers.append((arrival_s + patience.answer_s, request))
+        if patience.first_token_s < inf:
+            self._first_tokens.append((arrival_s + patience.first_token_s, request))
 
     def answered(self, request: AwaitedT, time_s: float) -> float | None:
         """Its last token has come; returns when its client had given up, None where that was in time."""
@@ -71,10 +72,10 @@ class Deadlines(Generic[AwaitedT]):
     def passed(self, now: float) -> list[tuple[float, AwaitedT]]:
         """Who gave up before ``now``, and when, in the order in which it happened; they are forgotten."""
         found: list[tuple[float, AwaitedT]] = []
-        while self.next_s < now:
-            queues = (self._first_tokens, self._answers)
-            deadline_s, place = min((self._at(queue, i), i) for i, queue in enumerate(queues))
-            request = queues[place].popleft()
+        while (deadline_s := self.next_s) < now:
+            first_tokens = self._first_tokens
+            earlier = first_tokens if first_tokens and first_tokens[0][0] == deadline_s else self._answers
+            _, request = earlier.popleft()
             del self._open[request]
             found.append((deadline_s, request))
         return found
@@ -83,17 +84,11 @@ class Deadlines(Generic[AwaitedT]):
     def next_s(self) -> float:
         """When the next client gives up, for all that is known now; infinite if none does."""
         answers, first_tokens, waiting = self._answers, self._first_tokens, self._open
-        while answers and answers[0] not in waiting:
+        while answers and answers[0][1] not in waiting:
             answers.popleft()
-        while first_tokens and (first_tokens[0] not in waiting or self._has_begun(first_tokens[0])):
+        while first_tokens and (first_tokens[0][1] not in waiting or self._has_begun(first_tokens[0][1])):
             first_tokens.popleft()
-        return min(self._at(first_tokens, 0), self._at(answers, 1))
-
-    def _at(self, queue: deque[AwaitedT], kind: int) -> float:
-        if not queue:
-            return inf
-        patience_s = self.patience.answer_s if kind else self.patience.first_token_s
-        return queue[0].request.arrival_s + patience_s
+        return min((queue[0][0] for queue in (first_tokens, answers) if queue), default=inf)
 
     def _has_begun(self, request: AwaitedT) -> bool:
         """Whether its first token came in time."""

@@ -128,8 +128,8 @@ class Recorder:
     Args:
         on_request: called with each finished request, in the order they finish.
         on_rejected: called with the id of each request the front end turned away, and the reason.
-        on_timed_out: called with the id of each request whose client gave up, and when; also if that client
-            will try again.
+        on_timed_out: called with the id of each request whose client gave up, and when; may say that the
+            client will try again, as ``timed_out`` of another recorder does.
         on_decision: called with each line of the decision log (without its newline). ``None``: no log,
             which is much faster.
         held: entered for what is recorded in several steps and must not be left half done; whoever
@@ -141,7 +141,7 @@ class Recorder:
         *,
         on_request: Callable[[RequestRow], None] | None = None,
         on_rejected: Callable[[str, str], None] | None = None,
-        on_timed_out: Callable[[str, float], None] | None = None,
+        on_timed_out: Callable[[str, float], bool | None] | None = None,
         on_decision: Callable[[str], None] | None = None,
         held: AbstractContextManager[None] = UNHELD,
     ) -> None:
@@ -164,8 +164,6 @@ class Recorder:
         self.e2e_s = array("d")
         self.series: list[SeriesPoint] = []
         self.series_stride = 1
-        self.retried = 0
-        """Requests whose clients gave up and will send them again."""
         self.rejections: dict[str, int] = {}
         self.sections: dict[str, list[Metric]] = {}
         """What strategies report beside the totals, by section; written when the engine closes."""
@@ -224,21 +222,21 @@ class Recorder:
             if self._on_rejected is not None:
                 self._on_rejected(request_id, reason)
 
-    def timed_out(self, request_id: str, time_s: float) -> None:
+    def timed_out(self, request_id: str, time_s: float) -> bool:
         """A request's client gave up at ``time_s``; it has no row, and no part in any latency.
 
-        One who will try again is not counted: the next try is.
+        One who will try again is not counted: the next try is. Returns whether that is so.
         """
         again = self._clients is not None and self._clients.gave_up(request_id, time_s)
         with self._held:
+            if self._on_timed_out is not None and self._on_timed_out(request_id, time_s):
+                again = True
             if again:
-                self.retried += 1
                 self.totals.requests -= 1
             else:
                 self.totals.timed_out += 1
             self.totals.makespan_s = max(self.totals.makespan_s, time_s)
-            if self._on_timed_out is not None:
-                self._on_timed_out(request_id, time_s)
+        return again
 
     def occupancy(self, used: int, running: int, waiting: int) -> None:
         """Blocks that running requests hold, and requests, after a ``schedule()`` call."""

@@ -181,16 +181,21 @@ class Replica:
         clock, device_free, reached = coast(self, clock, device_free, noticed)
         return clock, device_free, until if reached == noticed else reached
 
-    def give_up(self, clock: float, plans: Iterable[StepPlan]) -> None:
-        """Drop the requests of clients who gave up before ``clock``, also from steps not delivered yet."""
+    def give_up(self, clock: float, plans: Iterable[StepPlan]) -> bool:
+        """Drop the requests of clients who gave up before ``clock``, also from steps not delivered yet.
+
+        Returns whether there were any.
+        """
         assert self._deadlines is not None
-        for deadline_s, request in self._deadlines.passed(clock):
+        passed = self._deadlines.passed(clock)
+        for deadline_s, request in passed:
             for plan in plans:
                 plan.drop(request)
             self.scheduler.abort(request)
             self.recorder.timed_out(request.request.id, deadline_s)
             self.stopped = self.stops
         self.gives_up_s = self._deadlines.next_s
+        return bool(passed)
 
     # -- bookkeeping ------------------------------------------------------------------------------------
 

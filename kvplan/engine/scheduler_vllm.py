@@ -329,14 +329,9 @@ class VllmScheduler(Admission):
 
         Outputs of it that are in flight are lost (``StepPlan.drop``); nothing more of it is published.
         """
-        self.version += 1
         if request.status is Status.RUNNING:
             self.take_out(request)
-            del self.running[request]
-        else:
-            self.waiting.remove(request)
-        request.status = Status.FINISHED
-        self.give_back(request)
+        self._leave(request)
 
     def take_out(self, request: LiveRequest) -> None:
         """A running request takes part in no further step."""
@@ -348,11 +343,14 @@ class VllmScheduler(Admission):
             self.explicit.remove(request)
 
     def _finish(self, request: LiveRequest) -> None:
+        if self.caching and request.status is Status.RUNNING:
+            self.publish_until(request, request.prompt_tokens + request.max_tokens - 1)
+        self._leave(request)
+
+    def _leave(self, request: LiveRequest) -> None:
         self.version += 1
         if request.status is Status.RUNNING:
             del self.running[request]
-            if self.caching:
-                self.publish_until(request, request.prompt_tokens + request.max_tokens - 1)
         else:
             self.waiting.remove(request)
         request.status = Status.FINISHED

@@ -121,16 +121,12 @@ class Clients:
     def report(self, arrivals: Arrivals, recorder: Recorder) -> None:
         """Write the section ``clients`` of a run that is over, where clients waited."""
         found: list[Metric] = []
-        span, reaction_s = recorder.totals.makespan_s, 0.0
-        inside_s = sum(recorder.e2e_s)
+        span, impatient = recorder.totals.makespan_s, None
         if self.give_up:
             impatient = cast("Impatient", arrivals)
             found += self._about_patience(impatient)
-            inside_s = impatient.answered_s + impatient.gave_up_s
             arrivals = impatient.inner
-        waits = arrivals.waits
-        if waits:
-            reaction_s = arrivals.reaction_s
+        waits, reaction_s = arrivals.waits, arrivals.reaction_s
         if isinstance(arrivals, InFlightLimit):
             limited, arrivals = arrivals, arrivals.inner
             late_s = limited.held_back_s / limited.sent if limited.sent else 0.0
@@ -157,6 +153,9 @@ class Clients:
                     ),
                 ]  # fmt: skip
         if found:
+            inside_s = (
+                sum(recorder.e2e_s) if impatient is None else impatient.answered_s + impatient.gave_up_s
+            )
             found.append(
                 Metric(
                     "in_flight_mean", inside_s / span if span else 0.0, "requests",

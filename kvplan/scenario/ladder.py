@@ -30,7 +30,7 @@ def check_ladder(run: Run) -> EngineConfig:
         raise UsageError("the ladder is one of a pool with one group of full attention", where=where)
     if len(run.system.instances) != 1:
         raise UsageError("the ladder is one of one cache, not of several instances'", where=where)
-    if run.workload.clients.give_up:
+    if part.gives_up:
         raise UsageError(
             "the ladder is one of requests that are all served, once", where=where,
             hint="leave out workload.timeout_s and workload.first_token_timeout_s",

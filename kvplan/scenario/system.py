@@ -171,13 +171,13 @@ def system_of(scenario: Scenario, deployment: Deployment) -> System:
         raise UsageError(
             f"{names} are not simulated together", hint="simulate them one after the other, and compare"
         )
-    patient = scenario.workload.timeout_s is None and scenario.workload.first_token_timeout_s is None
-    if not patient and getattr(deployment.config, "eviction", None) == "belady":
+    gives_up = scenario.workload.gives_up
+    if gives_up and getattr(deployment.config, "eviction", None) == "belady":
         raise UsageError(
             "who looks ahead must know which requests will be served, and clients may give up",
             where="workload.timeout_s", hint="leave out the time-outs, or a cache.eviction other than belady",
         )  # fmt: skip
-    if strategies and not patient and getattr(strategies[0], "holds_on", False):
+    if strategies and gives_up and getattr(strategies[0], "holds_on", False):
         raise UsageError(
             f"{strategies[0].name} is simulated with clients that wait for ever",
             where="workload.timeout_s", hint="leave out the time-outs, or the strategy",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
 import pytest
+from agreement import agree
 from crowds import conversing
 from grouped import grouped_cases
 from hypothesis import HealthCheck, given, settings
@@ -209,11 +210,12 @@ def expected_sends(
 @given(plain_cases())
 def test_fast_engine_equals_reference(case: tuple[EngineConfig, list[Request], Loop]) -> None:
     config, workload, loop = case
-    reference = play(lambda r: ReferenceEngine(config, CLOCK, r, check=True), workload, loop, log=True)
-    stepping = play(lambda r: Replica(config, CLOCK, r), workload, loop, log=True)
-    assert stepping.lines == reference.lines
-    assert stepping.told == reference.told
-    assert play(lambda r: Replica(config, CLOCK, r), workload, loop, log=False).told == reference.told
+    agree(
+        lambda make, log: play(make, workload, loop, log=log),
+        lambda r: ReferenceEngine(config, CLOCK, r, check=True),
+        lambda r: Replica(config, CLOCK, r),
+        lambda r: Replica(config, CLOCK, r),
+    )
 
 
 @st.composite
@@ -251,11 +253,12 @@ def sglang_cases(draw: st.DrawFn) -> tuple[SglangConfig, list[Request], Loop]:
 @given(sglang_cases())
 def test_sglang_engine_equals_reference(case: tuple[SglangConfig, list[Request], Loop]) -> None:
     config, workload, loop = case
-    reference = play(lambda r: ReferenceSglangEngine(config, CLOCK, r), workload, loop, log=True)
-    stepping = play(lambda r: SglangReplica(config, CLOCK, r), workload, loop, log=True)
-    assert stepping.lines == reference.lines
-    assert stepping.told == reference.told
-    assert play(lambda r: SglangReplica(config, CLOCK, r), workload, loop, log=False).told == reference.told
+    agree(
+        lambda make, log: play(make, workload, loop, log=log),
+        lambda r: ReferenceSglangEngine(config, CLOCK, r),
+        lambda r: SglangReplica(config, CLOCK, r),
+        lambda r: SglangReplica(config, CLOCK, r),
+    )
 
 
 class Wire:

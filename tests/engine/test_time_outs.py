@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
+from agreement import agree
 from audited import Audited
 from crowds import Crowd, conversing, crowds
 from grouped import grouped_cases
@@ -122,11 +123,12 @@ def plain_cases(draw: st.DrawFn) -> tuple[EngineConfig, list[Request], Crowd]:
 @given(plain_cases())
 def test_fast_engine_equals_reference(case: tuple[EngineConfig, list[Request], Crowd]) -> None:
     config, workload, crowd = case
-    reference = play(lambda r: ReferenceEngine(config, CLOCK, r, check=True), workload, crowd, log=True)
-    stepping = play(lambda r: Replica(config, CLOCK, r), workload, crowd, log=True)
-    assert stepping.lines == reference.lines
-    assert stepping.told == reference.told
-    assert play(lambda r: Audited(config, CLOCK, r), workload, crowd, log=False).told == reference.told
+    agree(
+        lambda make, log: play(make, workload, crowd, log=log),
+        lambda r: ReferenceEngine(config, CLOCK, r, check=True),
+        lambda r: Replica(config, CLOCK, r),
+        lambda r: Audited(config, CLOCK, r),
+    )
 
 
 @st.composite
@@ -139,13 +141,13 @@ def hybrid_cases(draw: st.DrawFn) -> tuple[EngineConfig, list[Request], Crowd]:
 @given(hybrid_cases())
 def test_engine_of_several_groups_equals_reference(case: tuple[EngineConfig, list[Request], Crowd]) -> None:
     config, workload, crowd = case
-    reference = play(lambda r: ReferenceEngine(config, CLOCK, r, check=True), workload, crowd, log=True)
-    if not simulated_in_segments(config):
-        return
-    stepping = play(lambda r: HybridReplica(config, CLOCK, r), workload, crowd, log=True)
-    assert stepping.lines == reference.lines
-    assert stepping.told == reference.told
-    assert play(lambda r: HybridReplica(config, CLOCK, r), workload, crowd, log=False).told == reference.told
+    fast = HybridReplica if simulated_in_segments(config) else ReferenceEngine
+    agree(
+        lambda make, log: play(make, workload, crowd, log=log),
+        lambda r: ReferenceEngine(config, CLOCK, r, check=True),
+        lambda r: fast(config, CLOCK, r),
+        lambda r: fast(config, CLOCK, r),
+    )
 
 
 def ranks(config: EngineConfig, recorder: Recorder) -> LockstepEngine:
@@ -232,8 +234,9 @@ def sglang_cases(draw: st.DrawFn) -> tuple[SglangConfig, list[Request], Crowd]:
 @given(sglang_cases())
 def test_sglang_engine_equals_reference(case: tuple[SglangConfig, list[Request], Crowd]) -> None:
     config, workload, crowd = case
-    reference = play(lambda r: ReferenceSglangEngine(config, CLOCK, r, check=True), workload, crowd, log=True)
-    stepping = play(lambda r: SglangReplica(config, CLOCK, r), workload, crowd, log=True)
-    assert stepping.lines == reference.lines
-    assert stepping.told == reference.told
-    assert play(lambda r: SglangReplica(config, CLOCK, r), workload, crowd, log=False).told == reference.told
+    agree(
+        lambda make, log: play(make, workload, crowd, log=log),
+        lambda r: ReferenceSglangEngine(config, CLOCK, r, check=True),
+        lambda r: SglangReplica(config, CLOCK, r),
+        lambda r: SglangReplica(config, CLOCK, r),
+    )

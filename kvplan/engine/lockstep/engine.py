@@ -207,20 +207,12 @@ class LockstepEngine:
     def _deliver(self, group: Group, flying: Iterable[Group]) -> None:
         """What a step brings, after those have left who have given up meanwhile."""
         left = False
-        for number in range(len(self.ranks)):
-            left |= self._give_up(number, (group, *flying))
+        for number, rank in enumerate(self.ranks):
+            if self.clock > rank.gives_up_s:
+                left |= rank.give_up(self.clock, [step.plans[number] for step in (group, *flying)])
         for rank, plan in zip(self.ranks, group.plans, strict=True):
             rank.deliver(plan, self.clock)
         self.stopped = self.stops and (left or any(plan.finish for plan in group.plans))
-
-    def _give_up(self, number: int, groups: Iterable[Group]) -> bool:
-        """Drop the requests of a rank whose clients have given up; whether there were any."""
-        rank = self.ranks[number]
-        if self.clock <= rank.gives_up_s:
-            return False
-        before = rank.recorder.totals.timed_out
-        rank.give_up(self.clock, [group.plans[number] for group in groups])
-        return rank.recorder.totals.timed_out > before
 
     def _stuck(self) -> NoReturn:
         for rank in self.ranks:
@@ -293,7 +285,6 @@ class LockstepEngine:
             rank.close()
         for name in _SUMMED:
             setattr(totals, name, sum(getattr(rank.recorder.totals, name) for rank in self.ranks))
-        totals.requests -= self.recorder.retried
         self.recorder.settle()
         served = [rank.recorder.totals.finished for rank in self.ranks]
         hottest = [rank.recorder.totals.peak_used_blocks for rank in self.ranks]

@@ -84,9 +84,7 @@ class TieredScheduler(RemoteScheduler):
             self._written.pop(request, None)
         super().abort(request)
         if request not in self.queue.orphaned:
-            swapped = self.swapped.pop(request, None)
-            if swapped is not None:
-                self.stack.release(swapped.blocks)
+            self._free_copy(request)
 
     # -- up ---------------------------------------------------------------------------------------------
 
@@ -104,16 +102,18 @@ class TieredScheduler(RemoteScheduler):
     def arrived(self, load: Load) -> None:
         """As the base class; what a swapped request had in the host is free again."""
         super().arrived(load)
-        swapped = self.swapped.pop(load.request, None)
-        if swapped is not None:
-            self.stack.release(swapped.blocks)
+        self._free_copy(load.request)
 
     def _forget(self, request: LiveRequest) -> None:
         """A swapped request goes on without its copy."""
+        self.counts.unused += self._free_copy(request)
+
+    def _free_copy(self, request: LiveRequest) -> bool:
+        """What a request has in the host is free; whether it had anything there."""
         swapped = self.swapped.pop(request, None)
         if swapped is not None:
             self.stack.release(swapped.blocks)
-            self.counts.unused += 1
+        return swapped is not None
 
     # -- preemption -------------------------------------------------------------------------------------
 

@@ -60,6 +60,11 @@ class WorkloadPart(Part):
     retry_after_s: Annotated[Number, by(parse_seconds), Field(ge=0, le=86_400)] = 1.0
 
     @property
+    def gives_up(self) -> bool:
+        """Whether any client may."""
+        return self.timeout_s is not None or self.first_token_timeout_s is not None
+
+    @property
     def reads_once(self) -> bool:
         """Whether the trace comes through a pipe, so that nothing can read it a second time."""
         from kvplan.traces.source import read_once
@@ -97,7 +102,7 @@ class WorkloadPart(Part):
         answer_s, first_token_s = self.timeout_s, self.first_token_timeout_s
         if answer_s is not None and first_token_s is not None and first_token_s >= answer_s:
             raise ValueError("'first_token_timeout_s' changes nothing unless it is less than 'timeout_s'")
-        if self.retries and answer_s is None and first_token_s is None:
+        if self.retries and not self.gives_up:
             raise ValueError("'retries' needs 'timeout_s' or 'first_token_timeout_s': nobody gives up")
         if self._chosen("retry_after_s") and not self.retries:
             raise ValueError("'retry_after_s' needs 'retries'")

@@ -1,0 +1,29 @@
+"""Two engines that must agree, whether or not they keep a log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from kvplan.engine.engine import Engine
+from kvplan.engine.recorder import Recorder
+
+Make = Callable[[Recorder], Engine]
+
+
+class Outcome(Protocol):
+    """What a run told: its decision lines, and everything else."""
+
+    lines: list[str]
+
+    @property
+    def told(self) -> tuple[object, ...]: ...
+
+
+def agree(play: Callable[[Make, bool], Outcome], reference: Make, fast: Make, bulk: Make) -> None:
+    """Play with a log (``play(make, True)``), and once more without, as ``bulk``: what is told is the same."""
+    expected = play(reference, True)
+    stepping = play(fast, True)
+    assert stepping.lines == expected.lines
+    assert stepping.told == expected.told
+    assert play(bulk, False).told == expected.told
