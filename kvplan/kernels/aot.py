@@ -86,10 +86,7 @@ def compile_variant(function: Any, variant: Variant, pointers: dict[str, str], c
         constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs=attributes,
     )
-    options = {"num_warps": variant.warps, "num_stages": variant.stages}
-    if variant.kernel.startswith("write"):
-        options["enable_fp_fusion"] = False
-    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=variant.options())
 
 
 def analyse(kernel: Any, elements_per_tile: int, warps: int) -> Compiled:
@@ -156,9 +153,11 @@ def _tool(name: str, *arguments: str) -> str:
 
 def measure(capability: int, name: str) -> Compiled:
     """Compile and analyse one shipped variant by name."""
+    import triton
+
     from kvplan.kernels.shipped import shipped
 
-    item = next(s for s in shipped(capability) if s.name == name)
+    item = next(s for s in shipped(capability, triton.__version__) if s.name == name)
     kernel = compile_variant(item.function(), item.variant, item.pointers, capability)
     found = analyse(kernel, item.elements or 1, item.variant.warps)
     return found if item.elements else replace(found, loop=0, instructions_per_element=0.0)
@@ -195,8 +194,12 @@ def compare(name: str, found: Compiled, budget: dict[str, Any]) -> list[str]:
     return worse
 
 
-def _one(job: tuple[int, str]) -> tuple[int, str, Compiled]:
-    return (*job, measure(*job))
+def _one(job: tuple[int, str]) -> tuple[int, str, Compiled | str]:
+    """The job and what it compiled to, or why this Triton cannot compile it."""
+    try:
+        return (*job, measure(*job))
+    except RuntimeError as error:  # a pass of the compiler failed; its own words went to stderr
+        return (*job, f"{type(error).__name__}: {error}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -206,6 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from kvplan.kernels.shipped import shipped
     from kvplan.kernels.support import TESTED
+    from kvplan.kernels.variants import release
 
     parser = argparse.ArgumentParser(prog="python -m kvplan.kernels.aot", description=__doc__.split("\n")[0])
     parser.add_argument("--lock", type=Path, help="budget file to compare with")
@@ -220,13 +224,20 @@ def main(arguments: list[str] | None = None) -> int:
     def wanted(name: str) -> bool:
         return not options.only or any(fnmatch(name, pattern) for pattern in options.only)
 
-    jobs = [(arch, item.name) for arch in options.arch for item in shipped(arch) if wanted(item.name)]
+    compiler = triton.__version__
+    jobs = [(a, item.name) for a in options.arch for item in shipped(a, compiler) if wanted(item.name)]
     held = json.loads(options.lock.read_text()) if options.lock and options.lock.exists() else {}
+    if held and not options.update and release(held["triton"]) != release(compiler):
+        parser.error(f"{options.lock} was frozen with Triton {held['triton']}, this is {compiler}")
     budgets = held.get("variants", {})
     worse = []
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         for arch, name, found in pool.map(_one, jobs):
             key = f"sm_{arch}/{name}"
+            if isinstance(found, str):
+                print(f"{key:42s} does not compile", flush=True)
+                worse.append(f"{key}: Triton {compiler} does not compile it: {found}")
+                continue
             numbers = f"regs {found.registers:3d} stack {found.stack_bytes:3d} loop {found.loop:4d}"
             per_element = f"instr/elem {found.instructions_per_element:6.3f} 128-bit {found.wide_loads}"
             print(f"{key:42s} {numbers} {per_element}", flush=True)
@@ -238,9 +249,9 @@ def main(arguments: list[str] | None = None) -> int:
             elif options.lock:
                 worse.append(f"{key}: has no frozen budget; run with --update")
     if options.update and options.lock:
-        names = {f"sm_{arch}/{item.name}" for arch in TESTED for item in shipped(arch)}
+        names = {f"sm_{arch}/{item.name}" for arch in TESTED for item in shipped(arch, compiler)}
         body = {
-            "triton": triton.__version__,
+            "triton": compiler,
             "fingerprint": fingerprint(),
             "variants": {name: budgets[name] for name in sorted(budgets) if name in names},
         }

@@ -11,6 +11,7 @@ import functools
 from typing import Any
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -31,6 +32,7 @@ from kvplan.kernels.variants import (
     columns_of_a_program,
     programs_per_multiprocessor,
     reduce_variant,
+    release,
     write_groups_variant,
     write_ring_variant,
     write_variant,
@@ -70,15 +72,15 @@ def target(device_index: int | None = None) -> Target:
     if INTERPRETED:
         return Target(None)
     major, minor = torch.cuda.get_device_capability(device_index)
-    return Target(major * 10 + minor)
+    return Target(major * 10 + minor, triton=release(triton.__version__))
 
 
 def constants(variant: Variant) -> dict[str, Any]:
     """Compile-time constants and launch options as keyword arguments."""
     resolved = {k: getattr(tl, v) if k == "CT" else v for k, v in variant.constants.items()}
-    options = {"num_warps": variant.warps, "num_stages": variant.stages}
-    if variant.kernel.startswith("write") and not INTERPRETED:
-        options["enable_fp_fusion"] = False
+    options = variant.options()
+    if INTERPRETED:
+        options.pop("enable_fp_fusion", None)
     return resolved | options
 
 

@@ -67,9 +67,9 @@ def _ship(name: str, fmt: KVFormat, variant: Variant, elements: int = 0, raw: bo
     return Shipped(name, variant, _function(variant.kernel), pointers, elements)
 
 
-def shipped(capability: int) -> Iterator[Shipped]:
-    """Every variant to compile for one architecture."""
-    target = Target(capability)
+def shipped(capability: int, triton: str = "3.9.0") -> Iterator[Shipped]:
+    """Every variant to compile for one architecture with one version of the compiler."""
+    target = Target(capability, triton=variants.release(triton))
     for fmt in all_formats():
         if fmt.latent:
             yield from _latent(fmt, target)

@@ -15,6 +15,9 @@ from kvplan.kernels.formats import Code, KVFormat, Scaling, TensorFormat
 DIRECT, PARTIAL, FUSED = 0, 1, 2
 """How splits become one output (see ``gpu.attend``)."""
 
+REGISTERS = 65536
+"""Registers of a multiprocessor, on every architecture so far; given out in eights to a thread."""
+
 SCALE_KIND = {"float16": 0, "float32": 0, "uint8": 1}
 
 
@@ -26,12 +29,30 @@ class Variant:
         kernel: name of the Triton function.
         constants: its compile-time constants; ``CT`` as a name (``float16``), resolved by the launcher.
         warps, stages: launch options.
+        registers: what a thread may have at most; ``None`` leaves it to the compiler.
     """
 
     kernel: str
     constants: dict[str, Any] = field(hash=False)
     warps: int
     stages: int
+    registers: int | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Triton's launch options."""
+        options: dict[str, Any] = {"num_warps": self.warps, "num_stages": self.stages}
+        if self.registers is not None:
+            options["maxnreg"] = self.registers
+        if self.kernel.startswith("write"):
+            # Quantizing rounds as the reference does: products and sums one after the other.
+            options["enable_fp_fusion"] = False
+        return options
+
+
+def release(version: str) -> tuple[int, int]:
+    """Major and minor of a version such as ``3.9.0``."""
+    major, minor, *_ = version.split(".")
+    return int(major), int(minor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +63,12 @@ class Target:
         capability: compute capability as 80, 90, 100; ``None`` for Triton's interpreter.
         fold: carry the keys' exponent-trick biases through the dot products (faster) instead of removing them
             at once.
+        triton: major and minor version of the compiler (``release``).
     """
 
     capability: int | None
     fold: bool = True
+    triton: tuple[int, int] = (3, 9)
 
     @property
     def interpreted(self) -> bool:
@@ -69,7 +92,10 @@ class Target:
     def switches(self) -> dict[str, Any]:
         """Constants that depend on the target alone."""
         native = self.interpreted or (self.capability or 0) >= 89
-        return {"FOLD": self.fold, "ASM": not self.interpreted, "NATIVE": native}
+        # Before 3.9 the pipeliner of data-centre Blackwell's matrix products stops at what may not be moved.
+        movable = (self.capability or 0) in range(100, 120) and self.triton < (3, 9)
+        asm = 0 if self.interpreted else 2 if movable else 1
+        return {"FOLD": self.fold, "ASM": asm, "NATIVE": native}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +126,9 @@ class Choice:
             constants |= {"BN": self.tokens, "PAGED": block_size % self.tokens == 0}
         if self.columns is not None:
             constants["BH"] = self.columns
-        return Variant(variant.kernel, constants, self.warps or variant.warps, self.stages or variant.stages)
+        # What is tried has the registers that it takes.
+        warps, stages = self.warps or variant.warps, self.stages or variant.stages
+        return Variant(variant.kernel, constants, warps, stages)
 
 
 def scale_kind(side: TensorFormat) -> int:
@@ -163,21 +191,25 @@ def is_decode(columns: int, one: bool) -> bool:
 def programs_per_multiprocessor(
     fmt: KVFormat, *, head_dim: int, block_size: int, columns: int, one: bool
 ) -> int:
-    """Programs that one multiprocessor holds at once: by registers, of which it has 65536.
+    """Programs that one multiprocessor is to hold at once: by registers (``REGISTERS``).
 
-    Decoding, narrow codes in tiles of 64 tokens compile to at most 128 registers for each of 128 threads;
-    16-bit ones also need the shared memory, and KIVI's two kinds of tiles, wide heads and tiles of 128 more
-    registers; more than eight columns of packed codes, and KIVI's wide heads, need more still. A prompt's
-    programs have eight warps and nearly all registers, or four and half of them.
+    Decoding, programs have 128 threads. Codes of a byte, and of half a byte with a scale per token, do with
+    128 registers each in tiles of 64 tokens; 16-bit ones also need the shared memory, and scales by group,
+    more than eight columns, wide heads and tiles of 128 more registers; KIVI's two kinds of tiles, wide or of
+    two bits, need nearly all. A prompt's programs have eight warps and nearly all registers, or four and half
+    of them.
     """
     if not is_decode(columns, one):
         return 2 if head_dim <= 128 and (columns <= 64 or head_dim <= 64) else 1
     bits, many = max(fmt.key.bits, fmt.value.bits), columns > 8
+    if fmt.residual and (bits == 2 or head_dim > 128):
+        return 2
     if head_dim > 128:
-        return 2 if fmt.residual or (many and bits < 16) else 3
-    if fmt.residual or bits == 16:
-        return 2 if many and bits == 2 else 3
-    return 4 if tile_tokens(block_size, 128) <= 64 and not (many and bits < 8) else 3
+        return 2 if many and bits < 16 else 3
+    grouped = fmt.key.code is Code.INT4 and fmt.key.scaling is Scaling.GROUP and fmt.key.group < head_dim
+    if fmt.residual or bits == 16 or many or grouped:
+        return 3
+    return 4 if tile_tokens(block_size, 128) <= 64 else 3
 
 
 def crowded(fmt: KVFormat, target: Target) -> bool:
@@ -209,14 +241,16 @@ def _decode_tile(fmt: KVFormat, head_dim: int, target: Target) -> _Tile:
     return _Tile(tokens, 4, stages)
 
 
-def _prompt_tile(fmt: KVFormat, head_dim: int, block: int, target: Target) -> _Tile:
+def _prompt_tile(fmt: KVFormat, head_dim: int, block: int, windowed: bool, target: Target) -> _Tile:
     # Sixteen rows a warp, or two warps' registers for 256-wide outputs and on sm_100.
     twice = (head_dim > 128 and target.by_warpgroup) or (target.capability or 0) >= 100
     warps = 8 if block == 128 or twice else 4
     if not target.by_warpgroup:
         # Rows' scales are loaded ahead by themselves and leave no registers for codes.
         scaled = fmt.key.scaling in (Scaling.GROUP, Scaling.TOKEN_HEAD)
-        return _Tile(32, warps, 1 if scaled else 2)
+        # A window's second loop spills in Triton 3.6, but not where tiles run further ahead.
+        deeper = windowed and fmt.key.bits == 16
+        return _Tile(32, warps, 1 if scaled else 3 if deeper else 2)
     # Scales by element are as many as codes: on sm_100 half a tile of them fits.
     tokens = 32 if fmt.residual and crowded(fmt, target) else 64
     return _Tile(tokens, warps, 3 if fmt.key.bits == 16 and head_dim <= 128 else 2)
@@ -231,7 +265,10 @@ def attend_variant(fmt: KVFormat, *, head_dim: int, block_size: int, columns: in
     """
     decode = is_decode(columns, one)
     block = columns_of_a_program(columns, head_dim, one, target)
-    tile = _decode_tile(fmt, head_dim, target) if decode else _prompt_tile(fmt, head_dim, block, target)
+    if decode:
+        tile = _decode_tile(fmt, head_dim, target)
+    else:
+        tile = _prompt_tile(fmt, head_dim, block, windowed, target)
     if target.interpreted:
         tile = _Tile(64, 4, 1)
     tokens = tile_tokens(block_size, tile.tokens)
@@ -245,7 +282,13 @@ def attend_variant(fmt: KVFormat, *, head_dim: int, block_size: int, columns: in
         **side_constants("K", fmt.key, head_dim), **side_constants("V", fmt.value, head_dim),
         "CT": target.compute_type(fmt, dtype), **switches, "DEFER": decode, "SWAP": decode,
     }  # fmt: skip
-    return Variant("attend", constants, tile.warps, tile.stages)
+    registers = None
+    if decode and not target.interpreted:
+        each = programs_per_multiprocessor(
+            fmt, head_dim=head_dim, block_size=block_size, columns=columns, one=one
+        )
+        registers = REGISTERS // (each * tile.warps * 32) // 8 * 8
+    return Variant("attend", constants, tile.warps, tile.stages, registers)
 
 
 def reduce_variant(head_dim: int) -> Variant:

@@ -192,12 +192,12 @@ def cautions(result: Result) -> list[str]:
     if not result.complete:
         notes.append("The run is incomplete: every figure covers only what was simulated before it stopped.")
     if totals.rejected:
-        notes.append(f"{plural(totals.rejected, 'request')} rejected, in no latency below.")
+        notes.append(f"{plural(totals.rejected, 'request')} rejected: in no latency.")
     if totals.timed_out:
         lost = f"{plural(totals.timed_out, 'request')} timed out and {_are(totals.timed_out)} in no latency."
         notes.append(f"{lost} Objectives count them as never served.")
     if result.complete and totals.unfinished:
-        notes.append(f"{plural(totals.unfinished, 'request')} unfinished, in no latency below.")
+        notes.append(f"{plural(totals.unfinished, 'request')} unfinished: in no latency.")
     for slo in result.slo:
         if close_call(result, slo):
             notes.append(

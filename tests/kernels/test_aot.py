@@ -1,10 +1,13 @@
 """Compiled code without a GPU: no spills, and budgets of registers and instructions that do not grow.
 
-``aot_budget.json`` holds what every shipped variant compiled to for sm_80, sm_90 and sm_100, together with a digest
-of the sources it was compiled from. Compiling all of them takes minutes, so the suite checks that the file covers
-exactly what is shipped, that the sources are still those, that nothing in it spills, and that a sample compiles to
-what it says. After a change to the kernels: ``python -m kvplan.kernels.aot --lock tests/kernels/aot_budget.json``
-compares everything with the frozen budgets, and ``--update`` freezes it anew.
+``aot_budget_triton39.json`` holds what every shipped variant compiled to for sm_80, sm_90 and sm_100 with the
+Triton of the tests, ``aot_budget_triton36.json`` the same for sm_80 and sm_90 with the oldest one supported, which
+comes with PyTorch 2.11; both with a digest of the sources they were compiled from. Compiling all of them takes
+minutes, so the suite checks that the files cover exactly what is shipped, that the sources are still those, that
+nothing in them spills, and that a sample compiles to what the first one says. After a change to the kernels:
+``python -m kvplan.kernels.aot --lock tests/kernels/aot_budget_triton39.json`` compares everything with the frozen
+budgets, and ``--update`` freezes it anew; for the other file, with ``--arch 80 90`` and the Python of an environment
+with ``triton==3.6.0``.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,10 +28,11 @@ from kvplan.kernels.aot import Compiled, compare, hot_loop
 from kvplan.kernels.formats import get_format
 from kvplan.kernels.shipped import shipped
 from kvplan.kernels.support import TESTED
-from kvplan.kernels.variants import programs_per_multiprocessor
+from kvplan.kernels.variants import REGISTERS, Target, programs_per_multiprocessor, release
 
-LOCK = Path(__file__).with_name("aot_budget.json")
+LOCK = Path(__file__).with_name("aot_budget_triton39.json")
 LOCKED = json.loads(LOCK.read_text())
+OLDEST = json.loads(Path(__file__).with_name("aot_budget_triton36.json").read_text())
 SAMPLE = {
     80: ["decode/fp8_e4m3", "append/int8", "write/int4"],
     90: [
@@ -43,42 +48,55 @@ SAMPLE = {
 }
 
 
-def test_the_budget_covers_exactly_what_is_shipped():
-    names = {f"sm_{arch}/{item.name}" for arch in TESTED for item in shipped(arch)}
-    assert set(LOCKED["variants"]) == names
+both = pytest.mark.parametrize("locked", [LOCKED, OLDEST], ids=lambda locked: locked["triton"])
 
 
-def test_the_budget_was_frozen_from_these_sources():
-    assert LOCKED["fingerprint"] == aot.fingerprint(), (
-        "kernel sources changed: run python -m kvplan.kernels.aot --lock tests/kernels/aot_budget.json "
+@pytest.mark.parametrize(
+    ("locked", "archs"), [(LOCKED, TESTED), (OLDEST, (80, 90))], ids=["newest", "oldest"]
+)
+def test_the_budget_covers_exactly_what_is_shipped(locked: dict[str, Any], archs: tuple[int, ...]):
+    names = {f"sm_{arch}/{item.name}" for arch in archs for item in shipped(arch, locked["triton"])}
+    assert set(locked["variants"]) == names
+
+
+@both
+def test_the_budget_was_frozen_from_these_sources(locked: dict[str, Any]):
+    assert locked["fingerprint"] == aot.fingerprint(), (
+        f"kernel sources changed: with Triton {locked['triton']}, run python -m kvplan.kernels.aot --lock on its file "
         "(and --update once it is no worse)"
     )
 
 
-def test_nothing_shipped_spills():
-    assert {name: v["stack_bytes"] for name, v in LOCKED["variants"].items() if v["stack_bytes"]} == {}
+@both
+def test_nothing_shipped_spills(locked: dict[str, Any]):
+    assert {name: v["stack_bytes"] for name, v in locked["variants"].items() if v["stack_bytes"]} == {}
 
 
-def test_as_many_programs_fit_a_multiprocessor_as_splits_are_chosen_for():
-    # 65536 registers; 128 threads a program; registers are given out in units of 8 a thread.
-    for name, found in LOCKED["variants"].items():
+@both
+def test_as_many_programs_fit_a_multiprocessor_as_splits_are_chosen_for(locked: dict[str, Any]):
+    # 128 threads a program; registers are given out in units of 8 a thread.
+    for name, found in locked["variants"].items():
         arch, kernel, *rest = name.split("/")
         if kernel == "decode" and len(rest) == 1:
             each = programs_per_multiprocessor(
                 get_format(rest[0]), head_dim=128, block_size=64, columns=4, one=True
             )
-            assert each * 128 * -(-found["registers"] // 8) * 8 <= 65536, name
+            assert each * 128 * -(-found["registers"] // 8) * 8 <= REGISTERS, name
             assert arch != "sm_90" or each * found["shared_bytes"] <= 227 << 10, name
 
 
-def test_decode_reads_codes_128_bits_at_a_time():
-    narrow = [n for n, v in LOCKED["variants"].items() if "/decode/" in n and not v["wide_loads"]]
+@both
+def test_decode_reads_codes_128_bits_at_a_time(locked: dict[str, Any]):
+    narrow = [n for n, v in locked["variants"].items() if "/decode/" in n and not v["wide_loads"]]
     assert narrow == []
 
 
-def test_fp8_costs_less_than_twice_the_instructions_of_bf16_and_int4_less_than_fp8_and_bf16_together():
+@both
+def test_fp8_costs_less_than_twice_the_instructions_of_bf16_and_int4_less_than_fp8_and_bf16_together(
+    locked: dict[str, Any],
+):
     # On Hopper: what keeps narrow formats from being bound by instruction issue rather than by memory.
-    cost = {n.split("/")[2]: v["instructions_per_element"] for n, v in LOCKED["variants"].items()
+    cost = {n.split("/")[2]: v["instructions_per_element"] for n, v in locked["variants"].items()
             if n.startswith("sm_90/decode/") and n.count("/") == 2}  # fmt: skip
     assert cost["fp8_e4m3"] < 2 * cost["bf16"]
     assert cost["int4"] < cost["fp8_e4m3"] + cost["bf16"]
@@ -105,6 +123,32 @@ def test_a_sample_compiles_to_what_was_frozen(arch: int):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(f"sm_{arch}/") == len(SAMPLE[arch])
+
+
+def test_a_variant_that_does_not_compile_is_named_and_fails(monkeypatch: pytest.MonkeyPatch):
+    def fails(capability: int, name: str) -> Compiled:
+        raise RuntimeError("PassManager::run failed")
+
+    monkeypatch.setattr(aot, "measure", fails)
+    assert aot._one((90, "reduce")) == (90, "reduce", "RuntimeError: PassManager::run failed")
+
+
+def test_a_budget_of_another_compiler_is_not_compared_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    lock = tmp_path / "lock.json"
+    lock.write_text(json.dumps(LOCKED | {"triton": "3.1.0"}))
+    with pytest.raises(SystemExit):
+        aot.main(["--lock", str(lock), "--only", "reduce"])
+    assert "was frozen with Triton 3.1.0" in capsys.readouterr().err
+
+
+def test_only_old_compilers_of_data_centre_blackwell_may_move_the_assembly():
+    def asm(capability: int, version: str) -> int:
+        return Target(capability, triton=release(version)).switches()["ASM"]
+
+    assert [asm(100, v) for v in ("3.6.0", "3.8.0+git1", "3.9.0", "4.0.1")] == [2, 2, 1, 1]
+    assert {asm(c, "3.6.0") for c in (80, 90, 120)} == {1}
 
 
 def test_the_comparison_notices_spills_growth_and_narrow_loads():

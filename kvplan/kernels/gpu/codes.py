@@ -6,12 +6,12 @@ off at once (``FOLD=False``, one exact fp16 subtraction) or, for keys, carried t
 removed with a rank-one correction (``FOLD=True``, cheaper).
 
 On a GPU the trick is inline PTX on four packed bytes. Triton's interpreter has no inline assembly, so
-``ASM=False`` selects the same mathematics in plain operations, bit for bit.
+``ASM`` 0 selects the same mathematics in plain operations, bit for bit.
 
 The assembly is declared impure although it is not. Triton moves layout conversions in front of pure
 element-wise operations, where they shuffle single bytes through shared memory (byte stores, 16-bit loads,
 permutes); behind the unpacking they are 128-bit stores and matrix loads. For fp8 on Hopper that is 1.9
-against 3.4 instructions an element.
+against 3.4 instructions an element. (``ASM`` 2 declares it as what it is: see ``variants.Target``.)
 """
 
 # Triton compiles a subset of Python without star expressions; m, l and acc are the names of the literature.
@@ -24,7 +24,7 @@ FLOAT16, E4M3, E5M2, INT8, INT4, INT2, E2M1 = (tl.constexpr(i) for i in range(7)
 
 
 @triton.jit
-def _int8_asm(x):
+def _int8_asm(x, PURE: tl.constexpr):
     # Offset binary under the exponent of 1024: 1024 + (x + 128).
     return tl.inline_asm_elementwise(
         """{
@@ -36,13 +36,13 @@ def _int8_asm(x):
         "=r,=r,r",
         [x],
         dtype=tl.float16,
-        is_pure=False,
+        is_pure=PURE,
         pack=4,
     )
 
 
 @triton.jit
-def _int4_asm(x):
+def _int4_asm(x, PURE: tl.constexpr):
     # Low nibble sits at mantissa bits 0-3 (1024 + n), high nibble at bits 4-7 under 64 (64 + n).
     return tl.inline_asm_elementwise(
         """{
@@ -57,13 +57,13 @@ def _int4_asm(x):
         "=r,=r,=r,=r,r",
         [x],
         dtype=(tl.float16, tl.float16),
-        is_pure=False,
+        is_pure=PURE,
         pack=4,
     )
 
 
 @triton.jit
-def _int2_asm(x):
+def _int2_asm(x, PURE: tl.constexpr):
     return tl.inline_asm_elementwise(
         """{
         .reg .b32 a, b;
@@ -81,13 +81,13 @@ def _int2_asm(x):
         "=r,=r,=r,=r,=r,=r,=r,=r,r",
         [x],
         dtype=(tl.float16, tl.float16, tl.float16, tl.float16),
-        is_pure=False,
+        is_pure=PURE,
         pack=4,
     )
 
 
 @triton.jit
-def _e5m2_asm(x):
+def _e5m2_asm(x, PURE: tl.constexpr):
     # e5m2 is the upper byte of fp16.
     return tl.inline_asm_elementwise(
         """{
@@ -97,13 +97,13 @@ def _e5m2_asm(x):
         "=r,=r,r",
         [x],
         dtype=tl.float16,
-        is_pure=False,
+        is_pure=PURE,
         pack=4,
     )
 
 
 @triton.jit
-def _e4m3_asm(x):
+def _e4m3_asm(x, PURE: tl.constexpr):
     # Sign in place, exponent and mantissa one bit lower: value * 2^-8, subnormals included.
     return tl.inline_asm_elementwise(
         """{
@@ -120,13 +120,13 @@ def _e4m3_asm(x):
         "=r,=r,r",
         [x],
         dtype=tl.float16,
-        is_pure=False,
+        is_pure=PURE,
         pack=4,
     )
 
 
 @triton.jit
-def _e4m3_native(x):
+def _e4m3_native(x, PURE: tl.constexpr):
     return tl.inline_asm_elementwise(
         """{
         .reg .b16 a, b;
@@ -137,13 +137,13 @@ def _e4m3_native(x):
         "=r,=r,r",
         [x],
         dtype=tl.float16,
-        is_pure=False,
+        is_pure=PURE,
         pack=4,
     )
 
 
 @triton.jit
-def _e2m1_asm(x):
+def _e2m1_asm(x, PURE: tl.constexpr):
     # Sign to bit 15, exponent and mantissa to bits 9-11: value * 2^-14.
     return tl.inline_asm_elementwise(
         """{
@@ -170,7 +170,7 @@ def _e2m1_asm(x):
         "=r,=r,=r,=r,r",
         [x],
         dtype=(tl.float16, tl.float16),
-        is_pure=False,
+        is_pure=PURE,
         pack=4,
     )
 
@@ -202,7 +202,7 @@ def unpack(x, CODE: tl.constexpr, CT: tl.constexpr, FOLD: tl.constexpr, ASM: tl.
         x: [rows, bytes] uint8, or the 16-bit tensor itself for FLOAT16.
         CT: the type the dot products are computed in.
         FOLD: leave the bias (``bias_of``) in.
-        ASM: inline PTX; off under the interpreter.
+        ASM: inline PTX: 0 none (the interpreter), 1 kept in its place, 2 free to be moved.
         NATIVE: the target converts e4m3 in hardware (sm_89 and later); otherwise the e4m3 result is
             ``value * 2^-8``.
 
@@ -213,22 +213,22 @@ def unpack(x, CODE: tl.constexpr, CT: tl.constexpr, FOLD: tl.constexpr, ASM: tl.
         y = (x.to(CT),)
     elif CODE == E4M3:
         if NATIVE and ASM:
-            y = (_e4m3_native(x).to(CT),)
+            y = (_e4m3_native(x, ASM == 2).to(CT),)
         elif NATIVE:
             y = (x.to(tl.float8e4nv, bitcast=True).to(CT),)
         elif ASM:
-            y = (_e4m3_asm(x).to(CT),)
+            y = (_e4m3_asm(x, ASM == 2).to(CT),)
         else:
             w = x.to(tl.int16)
             y = ((((w & 0x80) << 8) | ((w & 0x7F) << 7)).to(tl.float16, bitcast=True).to(CT),)
     elif CODE == E5M2:
         if ASM:
-            y = (_e5m2_asm(x).to(CT),)
+            y = (_e5m2_asm(x, ASM == 2).to(CT),)
         else:
             y = ((x.to(tl.uint16) << 8).to(tl.float16, bitcast=True).to(CT),)
     elif CODE == INT8:
         if ASM:
-            c = _int8_asm(x)
+            c = _int8_asm(x, ASM == 2)
         else:
             c = _under(x.to(tl.int16) ^ 0x80, 0xFF, 0x6400)
         if not FOLD:
@@ -236,7 +236,7 @@ def unpack(x, CODE: tl.constexpr, CT: tl.constexpr, FOLD: tl.constexpr, ASM: tl.
         y = (c.to(CT),)
     elif CODE == INT4:
         if ASM:
-            c0, c1 = _int4_asm(x)
+            c0, c1 = _int4_asm(x, ASM == 2)
         else:
             w = x.to(tl.int16)
             c0 = _under(w, 0xF, 0x6400)
@@ -247,7 +247,7 @@ def unpack(x, CODE: tl.constexpr, CT: tl.constexpr, FOLD: tl.constexpr, ASM: tl.
         y = (c0.to(CT), c1.to(CT))
     elif CODE == INT2:
         if ASM:
-            c0, c1, c2, c3 = _int2_asm(x)
+            c0, c1, c2, c3 = _int2_asm(x, ASM == 2)
         else:
             w = x.to(tl.int16)
             c0 = _under(w, 0x3, 0x6400)
@@ -263,7 +263,7 @@ def unpack(x, CODE: tl.constexpr, CT: tl.constexpr, FOLD: tl.constexpr, ASM: tl.
     else:
         tl.static_assert(CODE == E2M1)
         if ASM:
-            c0, c1 = _e2m1_asm(x)
+            c0, c1 = _e2m1_asm(x, ASM == 2)
         else:
             w = x.to(tl.int16)
             c0 = (((w & 0x8) << 12) | ((w & 0x7) << 9)).to(tl.float16, bitcast=True)

@@ -48,22 +48,30 @@ def gain_of(code, by_element, native):
 
 @triton.jit
 def load_rows(P, base, offset, rows_ok, W: tl.constexpr, WP: tl.constexpr, CODE: tl.constexpr,
-              MASKED: tl.constexpr):  # fmt: skip
-    """Rows ``base + offset`` of a [rows, W] tensor as a [BN, WP] tile; masked rows and padding read zero."""
+              MASKED: tl.constexpr, ACROSS: tl.constexpr = False):  # fmt: skip
+    """Rows ``base + offset`` of a [rows, W] tensor as a [BN, WP] tile; masked rows and padding read zero.
+
+    ACROSS, for what is transposed next: the load itself is [WP, BN], the same bytes in the same order. Before
+    3.8 Triton runs no load ahead that it first has to transpose, and every tile would wait for its values.
+    """
     d = tl.arange(0, WP)
-    p = P + base * W + (offset[:, None] * W + d[None, :])
-    if MASKED and WP != W:
-        mask = rows_ok[:, None] & (d < W)[None, :]
-    elif MASKED:
-        mask = rows_ok[:, None] & (d < WP)[None, :]
+    if ACROSS:
+        p = P + base * W + (offset[None, :] * W + d[:, None])
+        mask = rows_ok[None, :] & (d < W)[:, None] if MASKED else (offset >= 0)[None, :] & (d < W)[:, None]
     else:
-        mask = (offset >= 0)[:, None] & (d < W)[None, :]
+        p = P + base * W + (offset[:, None] * W + d[None, :])
+        if MASKED and WP != W:
+            mask = rows_ok[:, None] & (d < W)[None, :]
+        elif MASKED:
+            mask = rows_ok[:, None] & (d < WP)[None, :]
+        else:
+            mask = (offset >= 0)[:, None] & (d < W)[None, :]
     if MASKED or WP != W:
         # A float zero for floats: the interpreter cannot cast an integer zero.
         x = tl.load(p, mask=mask, other=0.0) if CODE == 0 else tl.load(p, mask=mask, other=0)
     else:
         x = tl.load(p)
-    return x
+    return tl.trans(x) if ACROSS else x
 
 
 @triton.jit
@@ -160,7 +168,8 @@ def weigh(V, VS, VM, vs, vm, p, alpha, pmin, acc, base, offset, rows_ok, D: tl.c
     WP: tl.constexpr = triton.next_power_of_2(W)
     EW: tl.constexpr = elementwise(SCALING, GROUP, W, SWAP)
     MINIMA: tl.constexpr = (CODE == 4 or CODE == 5) and not EW
-    vr = load_rows(V, base, offset, rows_ok, W, WP, CODE, MASKED)
+    # Packed codes lie along a row for the unpacking.
+    vr = load_rows(V, base, offset, rows_ok, W, WP, CODE, MASKED, SWAP and CODE == 0)
     y = unpack(vr, CODE, CT, False, ASM, NATIVE)
     if EW:
         y = scale_elements(
