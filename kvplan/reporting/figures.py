@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from kvplan.reporting.result import Result
-from kvplan.reporting.series import MAX_POINTS, thin, windowed_ratio
+from kvplan.reporting.series import MAX_POINTS, mean_over_time, thin, windowed_ratio
 from kvplan.reporting.wording import (
     LATENCIES,
     count,
@@ -243,7 +243,7 @@ def occupancy(result: Result) -> Figure | None:
         Line("used by running requests", x, list(used), 1, fill="zero"),
         Line("cached, free to evict", top_x, list(top), 3, fill="previous"),
     )
-    mean = sum(series.used_blocks) / len(series.used_blocks)
+    mean = mean_over_time(series.t_s, series.used_blocks)
     share = f" ({percent(mean / usable)} of the pool)" if usable else ""
     summary = (
         f"On average {count(mean)} blocks are in use{share}; the peak is "

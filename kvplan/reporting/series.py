@@ -34,6 +34,19 @@ def thin(x: Sequence[float], y: Sequence[float], limit: int = MAX_POINTS) -> Poi
     return [x[i] for i in order], [y[i] for i in order]
 
 
+def mean_over_time(t: Sequence[float], y: Sequence[float]) -> float:
+    """The mean of a line that holds each value until the next sample, by time rather than by sample.
+
+    Samples lie close together where much happens, so that their plain mean is that of busy moments. The
+    last value counts only where no time passes at all.
+    """
+    span = t[-1] - t[0]
+    if span <= 0:
+        return y[-1]
+    held = sum(value * (later - now) for now, later, value in zip(t, t[1:], y, strict=False))
+    return held / span
+
+
 def windowed_ratio(
     t: Sequence[float], part: Sequence[int], whole: Sequence[int], windows: int = 60
 ) -> tuple[list[float], list[float | None]]:

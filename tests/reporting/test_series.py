@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvplan.reporting.series import thin, windowed_ratio
+from kvplan.reporting.series import mean_over_time, thin, windowed_ratio
 
 
 @given(st.lists(st.integers(-1000, 1000), min_size=1, max_size=400), st.integers(4, 100))
@@ -51,3 +51,24 @@ def test_windows_are_by_time_not_by_sample():
     assert at == [25, 75]
     assert ratios == [0.5, 0.0]
     assert windowed_ratio([5.0], [1], [1]) == ([], [])
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.integers(0, 1000)), min_size=1, max_size=50), st.data())
+def test_a_mean_over_time_does_not_depend_on_how_often_a_line_is_sampled(
+    steps: list[tuple[float, int]], data: st.DataObject
+):
+    t = [0.0]
+    for gap, _ in steps:
+        t.append(t[-1] + gap)
+    y = [value for _, value in steps] + [7]
+    mean = mean_over_time(t, y)
+    assert min(y) - 1e-9 <= mean <= max(y) + 1e-9
+    at = data.draw(st.integers(0, len(steps) - 1))
+    twice = (t[at] + t[at + 1]) / 2
+    again = mean_over_time([*t[: at + 1], twice, *t[at + 1 :]], [*y[: at + 1], y[at], *y[at + 1 :]])
+    assert again == pytest.approx(mean)
+
+
+def test_a_mean_over_time_weighs_by_time():
+    assert mean_over_time([0.0, 1.0, 1.1, 1.2, 4.0], [10, 0, 0, 20, 99]) == pytest.approx((10 + 20 * 2.8) / 4)
+    assert mean_over_time([3.0], [5]) == 5
