@@ -62,9 +62,11 @@ def load_scenario(
         for key, replaced in _REPLACED.items():
             for name in replaced if key in chosen else ():
                 workload.pop(name, None)
+    named = _FIELDS_OF_SGLANG if _is_sglang(data, chosen, (*assignments, *varied)) else {}
     for key, value in chosen.items():
-        _assign(data, key, value)
-        given[tuple(key.split("."))] = _OPTIONS.get(key, f"--{key.rpartition('.')[2].replace('_', '-')}")
+        field = named.get(key, key)
+        _assign(data, field, value)
+        given[tuple(field.split("."))] = _OPTIONS.get(key, f"--{key.rpartition('.')[2].replace('_', '-')}")
     for option, texts in (("--set", assignments), (varied_by, varied)):
         for text in texts:
             key, value = parse_assignment(text)
@@ -81,8 +83,33 @@ def load_scenario(
     return validate(YamlDocument(data, document.path, document.root, given), Scenario)
 
 
-_OPTIONS = {"latency.model": "--latency"}
+def _is_sglang(data: Mapping[str, Any], flags: Mapping[str, Any], assignments: Sequence[str]) -> bool:
+    """Whether the merged scenario will be one of SGLang; the last that says so wins."""
+    engine = data.get("engine")
+    kind = engine.get("kind") if isinstance(engine, dict) else None
+    kind = flags.get("engine.kind", kind)
+    for text in assignments:
+        key, value = split_setting(text)
+        kind = value if key == "engine.kind" else kind
+    return kind == "sglang"
+
+
+_OPTIONS = {
+    "latency.model": "--latency",
+    "engine.kind": "--engine",
+    "engine.max_model_len": "--ctx",
+    "engine.gpu_memory_utilization": "--utilization",
+}
 """Options that are not called as their field."""
+
+_FIELDS_OF_SGLANG = {
+    "engine.max_model_len": "engine.context_length",
+    "engine.gpu_memory_utilization": "engine.mem_fraction_static",
+    "engine.max_num_seqs": "engine.max_running_requests",
+    "engine.max_num_batched_tokens": "engine.chunked_prefill_size",
+    "cache.block_size": "engine.page_size",
+}
+"""Flags mean the same on both engines, whose fields have the names that each of them uses."""
 
 _REPLACED = {
     "workload.trace": ("synthesize", *OF_SYNTHETIC),

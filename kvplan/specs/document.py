@@ -329,7 +329,7 @@ def _invalid(document: YamlDocument, shape: type[BaseModel], exc: ValidationErro
     items = exc.errors(include_url=False)
     given = [item["input"] for item in items if document.holds(tuple(item["loc"]))]
     found = [
-        (tuple(item["loc"]), _complaint(shape, dict(item)))
+        (_place(dict(item)), _complaint(shape, dict(item)))
         for item in items
         # A shape may copy a value to another place: what is wrong with it is said where it was given.
         if item["type"] == "missing" or item["input"] not in given or document.holds(tuple(item["loc"]))
@@ -345,11 +345,20 @@ def _invalid(document: YamlDocument, shape: type[BaseModel], exc: ValidationErro
     return kind(message, where=document.where(keys))
 
 
+def _place(item: dict[str, Any]) -> tuple[Key, ...]:
+    """Keys of what is wrong; of a tagged part whose tag nobody knows, the tag's."""
+    keys: tuple[Key, ...] = tuple(item["loc"])
+    return (*keys, "kind") if item["type"] in ("engine_kind", "union_tag_invalid") else keys
+
+
 def _complaint(shape: type[BaseModel], item: dict[str, Any]) -> str:
     keys: tuple[Key, ...] = tuple(item["loc"])
     if item["type"] == "extra_forbidden":
-        near = near_names(str(keys[-1]), _fields_at(shape, keys[:-1]), limit=2)
-        return "unknown field" + (f", did you mean {' or '.join(near)}?" if near else "")
+        known = list(dict.fromkeys(_fields_at(shape, keys[:-1])))
+        near = near_names(str(keys[-1]), known, limit=2)
+        if near:
+            return f"unknown field, did you mean {' or '.join(near)}?"
+        return "unknown field" + (f"; known are {', '.join(known)}" if known else "")
     if item["type"] == "missing":
         return "this field is missing"
     if item["type"] == "union_tag_not_found":

@@ -138,7 +138,7 @@ def test_a_trace_from_standard_input(scenario: str) -> None:
         (["{scenario}", "--set", "latency.model=magic"], 1, ["needs 'model'"]),
         (["{scenario}", "--set", "engine.policy=lifo"], 2, ["--set  engine.policy"]),
         (["{scenario}", "--set", "cache.blocks=1"], 2, ["--set  cache.blocks"]),
-        (["{scenario}", "--set", "engine.kind=tgi"], 1, ["engine.kind"]),
+        (["{scenario}", "--set", "engine.kind=tgi"], 2, ["--set  engine.kind", "vllm or sglang"]),
         (["{scenario}", "--trace", "/nonexistent/trace.jsonl"], 1, ["/nonexistent/trace.jsonl"]),
         (["/nonexistent/scenario.yaml"], 1, ["/nonexistent/scenario.yaml"]),
         (["{scenario}", "--requests", "rows.xml"], 2, ["rows.xml", ".jsonl"]),
@@ -146,7 +146,9 @@ def test_a_trace_from_standard_input(scenario: str) -> None:
         (["{scenario}", "--set", "engine={{kind: sglang, page_size: -3}}"], 2, ["--set  engine.page_size\n"]),
         (["{scenario}", "--model", "x" * 9000], 2, ["unknown model", "(9,002 characters)"]),
         (["{scenario}", "--trace", "x" * 9000], 1, ["too long", "(9,000 characters)"]),
-        (["{scenario}", "--engine", "turbo"], 2, ["unknown engine", "fast"]),
+        (["{scenario}", "--engine", "turbo"], 2, ["--engine  engine.kind", "vllm or sglang"]),
+        (["{scenario}", "--utilization", "1.8"], 2, ["--utilization  engine.gpu_memory_utilization"]),
+        (["{scenario}", "--set", "engine.name=x"], 2, ["unknown field; known are kind, version"]),
         (["{scenario}", "--nosuch"], 2, ["--nosuch"]),
     ],
 )  # fmt: skip
@@ -384,3 +386,27 @@ def test_the_number_of_requests_follows_the_workload_of_the_file(
         input=SCENARIO, text=True, capture_output=True, timeout=60,
     )  # fmt: skip
     assert json.loads(done.stdout)["totals"]["requests"] == 7, done.stderr
+
+
+def test_flags_mean_the_same_on_both_engines(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--model", "llama-3.1-8b", "--gpu", "h100-sxm", "--synthesize", "chat", "--ctx", "16k",
+             "--utilization", "0.8", "--max-num-seqs", "32", "--max-num-batched-tokens", "2048",
+             "--block-size", "32", "--kv-dtype", "fp8", "--print-scenario", "--format", "json"]  # fmt: skip
+    assert run(["simulate", *flags]) == 0
+    vllm = json.loads(capsys.readouterr().out)
+    assert run(["simulate", *flags, "--engine", "sglang"]) == 0
+    sglang = json.loads(capsys.readouterr().out)
+    assert run(["simulate", *flags, "--set", "engine.kind=sglang"]) == 0
+    assert json.loads(capsys.readouterr().out) == sglang
+    shared = {"model", "gpu", "workload", "seed"}
+    assert {k: vllm[k] for k in shared} == {k: sglang[k] for k in shared}
+    ours, theirs = vllm["engine"] | {"block": vllm["cache"]["block_size"]}, sglang["engine"]
+    names = {
+        "max_model_len": "context_length", "gpu_memory_utilization": "mem_fraction_static",
+        "max_num_seqs": "max_running_requests", "max_num_batched_tokens": "chunked_prefill_size",
+        "block": "page_size",
+    }  # fmt: skip
+    assert [ours[name] for name in names] == [theirs[name] for name in names.values()] == [
+        16_384, 0.8, 32, 2048, 32,
+    ]  # fmt: skip
+    assert vllm["cache"]["dtype"] == sglang["cache"]["dtype"] == "fp8"

@@ -8,7 +8,23 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from kvplan.cli.options import FormatOption, OutputFormat, gpu_names, model_names
+from kvplan.cli.options import (
+    BlockSizeOption,
+    BlocksOption,
+    ContextOption,
+    DtypeOption,
+    EngineOption,
+    FormatOption,
+    MaxNumBatchedTokensOption,
+    MaxNumSeqsOption,
+    OutputFormat,
+    PpOption,
+    TpOption,
+    UtilizationOption,
+    WeightsDtypeOption,
+    gpu_names,
+    model_names,
+)
 from kvplan.errors import AnswerIsNo, Interrupted, KvplanError
 
 if TYPE_CHECKING:
@@ -30,10 +46,17 @@ def simulate(
         typer.Option("--model", autocompletion=model_names, help="Model name, spec or config.json."),
     ] = None,
     gpu: Annotated[str | None, typer.Option("--gpu", autocompletion=gpu_names, help="GPU name.")] = None,
-    tp: Annotated[int | None, typer.Option("--tp", help="Tensor-parallel GPUs.")] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", help="KV number format.")] = None,
-    blocks: Annotated[int | None, typer.Option("--blocks", help="Blocks instead of what fits.")] = None,
-    block_size: Annotated[int | None, typer.Option("--block-size", help="Tokens per block.")] = None,
+    engine: EngineOption = None,
+    tp: TpOption = None,
+    pp: PpOption = None,
+    ctx: ContextOption = None,
+    dtype: DtypeOption = None,
+    weights_dtype: WeightsDtypeOption = None,
+    utilization: UtilizationOption = None,
+    max_num_seqs: MaxNumSeqsOption = None,
+    max_num_batched_tokens: MaxNumBatchedTokensOption = None,
+    blocks: BlocksOption = None,
+    block_size: BlockSizeOption = None,
     trace: Annotated[str | None, typer.Option("--trace", help="Trace file to replay; - is stdin.")] = None,
     synthesize: Annotated[
         str | None, typer.Option("--synthesize", help="Synthetic workload: chat, rag, agentic ...")
@@ -48,7 +71,9 @@ def simulate(
     latency: Annotated[
         str | None, typer.Option("--latency", help="Clock: roofline, profile, fitted or linear.")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random stream.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, metavar="N", help="Seed of every random stream.")
+    ] = None,
     assign: Annotated[
         list[str] | None, typer.Option("--set", help="Any scenario field, e.g. engine.max_num_seqs=64.")
     ] = None,
@@ -63,9 +88,9 @@ def simulate(
     ladder: Annotated[
         bool, typer.Option("--ladder", help="Add what holds the hit ratio back: policy or capacity.")
     ] = False,
-    engine: Annotated[
-        str, typer.Option("--engine", help="fast, or reference: block by block, the same decisions.")
-    ] = "fast",
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Block by block: the same decisions, slowly.")
+    ] = False,
     print_scenario: Annotated[
         bool, typer.Option("--print-scenario", help="Print the resolved scenario and stop.")
     ] = False,
@@ -80,7 +105,10 @@ def simulate(
     from kvplan.scenario.load import dump_scenario, load_scenario
 
     flags = {
-        "model": model, "gpu": gpu, "parallel.tp": tp, "cache.dtype": dtype, "cache.blocks": blocks,
+        "model": model, "gpu": gpu, "engine.kind": engine, "parallel.tp": tp, "parallel.pp": pp,
+        "engine.max_model_len": ctx, "cache.dtype": dtype, "weights_dtype": weights_dtype,
+        "engine.gpu_memory_utilization": utilization, "engine.max_num_seqs": max_num_seqs,
+        "engine.max_num_batched_tokens": max_num_batched_tokens, "cache.blocks": blocks,
         "cache.block_size": block_size, "workload.trace": trace, "workload.synthesize": synthesize,
         "workload.rate": rate, "workload.max_in_flight": max_in_flight, "latency.model": latency,
         "seed": seed,
@@ -94,7 +122,9 @@ def simulate(
         {"the scenario": scenario, "the trace": resolved.workload.trace},
     )
     _check_format(standard, format)
-    run = _Simulation(resolved, engine, rows, decisions, quiet=quiet, ladder=ladder)
+    run = _Simulation(
+        resolved, "reference" if reference else "fast", rows, decisions, quiet=quiet, ladder=ladder
+    )
     _write(run.result, output, html)
     if run.failure is not None:
         raise run.failure
