@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kvplan.engine.cache_replay import collect
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.frontend import rejection
 from kvplan.engine.ladder import Ladder, climb
 from kvplan.engine.recorder import Metric
 from kvplan.engine.replacement.catalog import OPTIMUM
@@ -29,7 +30,10 @@ def check_ladder(run: Run) -> EngineConfig:
     if len(config.groups) != 1 or config.groups[0].kind != "full":
         raise UsageError("the ladder is one of a pool with one group of full attention", where=where)
     if len(run.system.instances) != 1:
-        raise UsageError("the ladder is one of one cache, not of several instances'", where=where)
+        raise UsageError(
+            "the ladder is one of a single cache, and this deployment has several", where=where,
+            hint="leave --ladder out, or simulate one replica",
+        )  # fmt: skip
     if part.gives_up:
         raise UsageError(
             "the ladder is one of requests that are all served, once", where=where,
@@ -57,7 +61,9 @@ def add_ladder(run: Run) -> None:
         UsageError: as :func:`check_ladder`, or the workload is too long to be kept in memory.
     """
     config, totals = check_ladder(run), run.recorder.totals
-    requests = open_workload(run.scenario.workload, run.scenario.seed).requests()
+    asked = open_workload(run.scenario.workload, run.scenario.seed).requests()
+    # Who is turned away reaches no cache.
+    requests = (request for request in asked if rejection(request, config) is None)
     (ladder,) = climb(collect(requests, config.block_size), [config.usable_blocks])
     simulated = totals.hit_tokens / totals.queried_tokens if totals.queried_tokens else 0.0
     run.recorder.sections[SECTION] = ladder_metrics(ladder, config.eviction, simulated)

@@ -9,6 +9,7 @@ import pytest
 
 from kvplan.cli.app import run as kvplan
 from kvplan.engine.cache_replay import collect, replay
+from kvplan.engine.frontend import rejection
 from kvplan.errors import UsageError
 from kvplan.scenario.ladder import add_ladder, check_ladder
 from kvplan.scenario.load import load_scenario
@@ -37,7 +38,8 @@ def rungs(run: Run) -> dict[str, Any]:
 def test_the_rungs_are_in_order_and_those_of_the_cache_alone(policy: str) -> None:
     run = simulated(f"cache.eviction={policy}")
     found = rungs(run)
-    references = collect(synthesize("agentic", 80, 2.0, 0), 16)
+    config = check_ladder(run)
+    references = collect((r for r in synthesize("agentic", 80, 2.0, 0) if rejection(r, config) is None), 16)
     tokens = references.bound.input_tokens
     assert found["optimum"].value == replay(references, 3000, "belady").hit_tokens / tokens
     for name in {"lru", policy} & set(found):
@@ -49,12 +51,24 @@ def test_the_rungs_are_in_order_and_those_of_the_cache_alone(policy: str) -> Non
 
 
 def test_the_verdict_is_a_sentence_with_both_gaps() -> None:
-    small = rungs(simulated("cache.blocks=1101"))["verdict"]
+    small = rungs(simulated("cache.blocks=2001"))["verdict"]
     assert small.value == "capacity"
     assert small.meaning.startswith("The capacity holds the hits back: another policy could add at most")
     large = rungs(simulated("cache.blocks=200001"))["verdict"]
     assert large.value == "content"
     assert large.meaning.startswith("Neither policy nor capacity")
+
+
+def test_who_is_turned_away_is_on_no_rung() -> None:
+    run = simulated("cache.blocks=200001", "engine.max_model_len=6000")
+    assert 0 < run.recorder.totals.rejected < 80
+    served = [r for r in synthesize("agentic", 80, 2.0, 0) if r.prompt_tokens + r.output_tokens <= 6000]
+    assert len(served) == run.recorder.totals.finished
+    found, references = rungs(run), collect(served, 16)
+    bound = references.bound
+    assert found["optimum"].value == replay(references, 200_000, "belady").hit_tokens / bound.input_tokens
+    # Answers are cached too, and nothing is evicted here: a run hits what a cache without bounds does, or more.
+    assert found["simulated"].value >= found["content_bound"].value
 
 
 @pytest.mark.parametrize(
@@ -63,7 +77,7 @@ def test_the_verdict_is_a_sentence_with_both_gaps() -> None:
         ("cache.prefix=none", "hashed blocks"),
         ("engine.kind=sglang", "hashed blocks"),
         ("cache.groups=[{kind: sliding, window: 64}, {kind: full}]", "one group of full attention"),
-        ("parallel.replicas=2", "one cache"),
+        ("parallel.replicas=2", "single cache"),
     ],
 )
 def test_what_has_no_ladder_says_so_before_the_run(assignment: str, words: str) -> None:
