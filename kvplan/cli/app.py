@@ -116,7 +116,9 @@ def run(argv: Sequence[str]) -> int:
             raise Interrupted("interrupted")
         return code if isinstance(code, int) else 0
     except NoArgsIsHelpError as exc:
-        typer.echo(exc.ctx.get_help() if exc.ctx else "", err=True)
+        # Asking for the help's text already printed it, unless rich is not to be had.
+        if exc.message:
+            typer.echo(exc.message)
         return 2
     except SystemExit as exc:
         if isinstance(exc.__context__, BrokenPipeError):  # the framework's way of saying so

@@ -69,7 +69,7 @@ class _Summary:
         intervals = intervals_table(self.result)
         if intervals is not None:
             yield write("")
-            yield _intervals(intervals, write)
+            yield _intervals(intervals, write, options.max_width)
             source = plain(self.result.accuracy.intervals_source)
             yield from _wrapped("", f"By {source}.", write, options.max_width)
         for table in strategies_tables(self.result):
@@ -159,13 +159,17 @@ def _strategy(shown: Table, write: Write, width: int) -> Iterator[Text]:
         yield write(f"  {plural(shown.left_off, 'more figure')} in the result")
 
 
-def _intervals(shown: Table, write: Write) -> RenderableType:
+def _intervals(shown: Table, write: Write, width: int) -> RenderableType:
     from rich import box
     from rich.table import Table as Grid
 
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    columns = zip(shown.columns, *shown.rows, strict=True)
+    wide = sum(max(map(len, column)) + 2 for column in columns) - 2
+    # Intervals from seconds to minutes fill a narrow terminal: columns move closer before a number breaks.
+    padding = (0, 1 if wide <= width else 0, 0, 0)
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=padding)
     for index, name in enumerate(shown.columns):
-        grid.add_column(write(name), justify="right" if index else "left", no_wrap=True)
+        grid.add_column(write(name), justify="right" if index else "left", overflow="fold")
     for row in shown.rows:
         grid.add_row(*map(write, row))
     return grid

@@ -162,3 +162,10 @@ def test_printed_text_is_no_markup_and_ends_where_it_ends(monkeypatch: pytest.Mo
     table.add_row("a", "")
     console.print(table)
     assert stream.getvalue() == "pip install 'kvplan[gpu]'\n left  wide\n a\n"
+
+
+@pytest.mark.parametrize("words", [[], ["models"], ["trace"], ["gpus"]])
+def test_without_a_verb_the_help_comes_once(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(words) == 2
+    said = capfd.readouterr()
+    assert (said.out + said.err).count("Usage: ") == 1

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from kvplan.errors import DataError
-from kvplan.reporting.console import summary_table
+from kvplan.reporting.console import _intervals, summary_table
 from kvplan.reporting.csv import COLUMNS, result_csv
 from kvplan.reporting.loading import parse_result
 from kvplan.reporting.markdown import escape, markdown_pictures, render_markdown
+from kvplan.reporting.tables import Table
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -177,3 +179,13 @@ def test_summary_says_what_reading_the_trace_had_to_say(result_document):
     text = _console(parse_result(document))
     assert "- Trace: no arrival times\ufffd in the trace" in text
     assert "reuse unknown" not in text
+
+
+def test_intervals_from_seconds_to_minutes_are_whole_at_80_columns():
+    names = ("90 % interval", "Mean", "p50", "p90", "p99")
+    shown = Table("", names, tuple((name, *["64.3 s–2.07 min"] * 4) for name in ("TTFT", "TPOT", "E2E")))
+    console = Console(file=io.StringIO(), width=80)
+    console.print(_intervals(shown, lambda text, style="": Text(text), 80))
+    text = console.file.getvalue()
+    assert text.count("64.3 s–2.07 min") == 12
+    assert all(len(line) <= 80 for line in text.splitlines())

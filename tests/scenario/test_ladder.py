@@ -60,9 +60,9 @@ def test_the_verdict_is_a_sentence_with_both_gaps() -> None:
 
 
 def test_who_is_turned_away_is_on_no_rung() -> None:
-    run = simulated("cache.blocks=200001", "engine.max_model_len=6000")
+    run = simulated("cache.blocks=200001", "engine.max_model_len=34000")
     assert 0 < run.recorder.totals.rejected < 80
-    served = [r for r in synthesize("agentic", 80, 2.0, 0) if r.prompt_tokens + r.output_tokens <= 6000]
+    served = [r for r in synthesize("agentic", 80, 2.0, 0) if r.prompt_tokens + r.output_tokens <= 34_000]
     assert len(served) == run.recorder.totals.finished
     found, references = rungs(run), collect(served, 16)
     bound = references.bound
