@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -14,7 +15,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 from kvplan.errors import DataError  # noqa: E402
 from kvplan.kernels import benchmark, mla_cache, reference  # noqa: E402
 from kvplan.kernels.batch import PagedBatch  # noqa: E402
-from kvplan.kernels.bench import arena, correctness, points, summary, tune  # noqa: E402
+from kvplan.kernels.bench import arena, correctness, points, summary, tune, workload  # noqa: E402
 from kvplan.kernels.bench.record import SECTIONS, Record  # noqa: E402
 from kvplan.kernels.bench.run import DeviceLost, Run  # noqa: E402
 from kvplan.kernels.bench.timer import DryTimer, summarise  # noqa: E402
@@ -170,6 +171,47 @@ def test_caches_cut_from_the_arena_share_nothing_and_hold_finite_numbers():
             )
         spans.sort()
         assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))
+
+
+def test_the_caches_of_the_side_points_leave_room_on_a_gpu(monkeypatch):
+    held = {}
+
+    def reserve(self, kind: str, size: int) -> None:
+        held[kind] = max(size, held.get(kind, 0))
+        self._held[kind] = torch.empty(held[kind], dtype=torch.uint8, device="meta")
+
+    monkeypatch.setattr(arena.Arena, "_reserve", reserve)
+    memory = arena.Arena("meta")
+    monkeypatch.setattr(workload.launch, "splits_for", lambda *_, **__: 1)
+    monkeypatch.setattr(workload.launch_mla, "splits_for", lambda *_, **__: 1)
+    for p in points.side():
+        workload.build(p, memory, l2_bytes=60 << 20)
+    # The largest peer takes 17 GB beside them, and the GPU with the least memory has 40.
+    assert sum(held.values()) < 20e9
+
+
+@pytest.mark.parametrize("new", [1, 20])
+def test_only_the_pages_in_a_window_have_memory(interpreter, monkeypatch, new):
+    p = points.Point("window", "append" if new > 1 else "decode", "int8", 2, 1, 64, 2, 200, block_size=16,
+                     window=40, new_tokens=new)  # fmt: skip
+    seen = workload.pages_seen(p, 200)
+    assert 16 * seen.start <= 200 - new + 1 - 40 < 16 * (seen.start + 1)
+    assert seen.stop == 13
+    assert workload.pages_seen(replace(p, window=0), 200) == range(13)
+    given = []
+    attend = workload.launch.attend
+    monkeypatch.setattr(
+        workload.launch, "attend", lambda *a, **k: (given.append(a), attend(a[0].float(), *a[1:], **k))[1]
+    )
+    out, lse = workload.build(p, arena.Arena("cpu"), 0).calls[0]()
+    query, cache, batch = given[0]
+    assert cache.num_blocks == 2 * len(seen)
+    assert sorted(batch.block_table[:, seen.start : seen.stop].flatten().tolist()) == list(
+        range(2 * len(seen))
+    )
+    expected, expected_lse = reference.attention(query, cache, batch, window=40)
+    assert torch.allclose(out, expected, atol=1e-4)
+    assert torch.allclose(lse, expected_lse, atol=1e-4)
 
 
 def test_without_a_gpu_it_says_so_and_exits_4(tmp_path, capsys):

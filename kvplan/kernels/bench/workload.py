@@ -39,6 +39,16 @@ def shape_of(point: Point, pages: int) -> dict[str, Any]:
     return shape
 
 
+def pages_seen(point: Point, length: int) -> range:
+    """Pages of a sequence that its new tokens see.
+
+    Those that a window has left have no memory of their own, as in an engine that frees them: rotated with
+    the few that are read, they would take tens of gigabytes.
+    """
+    oldest = max(length - point.new_tokens + 1 - point.window, 0) if point.window else 0
+    return range(oldest // point.block_size, -(-length // point.block_size))
+
+
 def build(point: Point, arena: Arena, l2_bytes: int, choice: Choice | None = None) -> Work:
     """Buffers, tables and launches of a point, compiled as ``variants`` chooses or as ``choice`` says.
 
@@ -47,15 +57,15 @@ def build(point: Point, arena: Arena, l2_bytes: int, choice: Choice | None = Non
     """
     device = arena.device
     lengths = point.lengths()
-    per_sequence = [-(-n // point.block_size) for n in lengths]
-    pages = sum(per_sequence)
+    seen = [pages_seen(point, n) for n in lengths]
+    pages = sum(map(len, seen))
     order = torch.randperm(pages).int()
-    # What is past a sequence's end is never read, but in range.
-    table = torch.zeros(point.batch, max(per_sequence), dtype=torch.int32)
+    # What is past a sequence's end, or older than its window, is never read, but in range.
+    table = torch.zeros(point.batch, max(there.stop for there in seen), dtype=torch.int32)
     used = 0
-    for b, n in enumerate(per_sequence):
-        table[b, :n] = order[used : used + n]
-        used += n
+    for b, there in enumerate(seen):
+        table[b, there.start : there.stop] = order[used : used + len(there)]
+        used += len(there)
     held = torch.tensor(lengths, dtype=torch.int32, device=device)
     fresh = [point.new_tokens] * point.batch
     rows = torch.arange(point.batch, dtype=torch.int32, device=device)
