@@ -17,7 +17,7 @@ from kvplan.kernels import benchmark, mla_cache, reference  # noqa: E402
 from kvplan.kernels.batch import PagedBatch  # noqa: E402
 from kvplan.kernels.bench import arena, correctness, points, summary, tune, workload  # noqa: E402
 from kvplan.kernels.bench.record import SECTIONS, Record  # noqa: E402
-from kvplan.kernels.bench.run import DeviceLost, Run  # noqa: E402
+from kvplan.kernels.bench.run import DeviceLost, Run, perform  # noqa: E402
 from kvplan.kernels.bench.timer import DryTimer, summarise  # noqa: E402
 from kvplan.kernels.formats import all_formats  # noqa: E402
 
@@ -246,6 +246,24 @@ def test_wrong_and_failed_rows_are_tried_again(tmp_path):
     going_on = Record.open(tmp_path / "m.json", ENVIRONMENT, retry=False)
     assert going_on.has("correctness", "a")
     assert going_on.gave_up("c")
+
+
+def test_what_was_compiled_ahead_is_compiled_again_by_the_next_call(tmp_path, monkeypatch):
+    record = Record.open(tmp_path / "m.json", ENVIRONMENT)
+    for kind in ("case", "warm"):
+        record.add("correctness", {"key": f"{kind}/a", "kind": kind, "ok": True})
+    record.save()
+    assert Record.open(tmp_path / "m.json", ENVIRONMENT, retry=False).has("correctness", "warm/a")
+    again = Record.open(tmp_path / "m.json", ENVIRONMENT)
+    assert again.has("correctness", "case/a")
+    assert not again.has("correctness", "warm/a")
+    # But not for what has been timed.
+    for p in (*points.grid(), *points.holdout()):
+        again.add("points", {"key": p.key})
+    asked = []
+    monkeypatch.setattr(correctness, "jobs", lambda tiny, left: asked.extend(left) or [])
+    perform(Run(again, "cpu", DryTimer(), -1.0, tiny=False))
+    assert {p.stage for p in asked} == {p.stage for p in points.side()}
 
 
 def test_the_grid_is_the_registered_one():

@@ -26,7 +26,8 @@ class Record:
         """A new record, or the one at ``path`` to continue.
 
         Args:
-            retry: forget what failed or was wrong, so that it is tried again.
+            retry: forget what failed or was wrong, so that it is tried again; and what was compiled ahead,
+                which may have been on another machine.
 
         Raises:
             DataError: the file is not such a record, or was measured with other kernels, versions or device.
@@ -43,7 +44,8 @@ class Record:
                 )  # fmt: skip
         if retry:
             held["failures"] = []
-            held["correctness"] = [row for row in held["correctness"] if row["ok"]]
+            checked = [row for row in held["correctness"] if row["ok"]]
+            held["correctness"] = [row for row in checked if row.get("kind") != "warm"]
         return cls(path, fresh | held)
 
     @staticmethod
