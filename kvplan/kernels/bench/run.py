@@ -22,6 +22,10 @@ ALL_CHECKED_BY = 0.5
 """Share of the time after which no check is begun: what is not compiled then compiles when it is timed."""
 
 
+COMPILED_BY = 0.92
+"""Share of the time after which no peer is begun that compiles for longer than the watching process waits."""
+
+
 class DeviceLost(Exception):
     """This process can no longer use the GPU; another one can."""
 
@@ -171,7 +175,10 @@ def perform(run: Run) -> None:
     run.each("side", side, by_key, run.point, 0.95, "points")
     if not run.tiny:
         run.each("drift", points.drift(1), by_key, run.point, 0.97, "points")
-    run.each("peers", peers.peers(run.tiny), lambda p: f"{p.name}/{p.point.key}", run.peer, 1.0, "peers")
+    others = list(peers.peers(run.tiny))
+    named: Callable[[peers.Peer], str] = lambda p: f"{p.name}/{p.point.key}"  # noqa: E731
+    run.each("peers", [p for p in others if not p.eager], named, run.peer, 1.0, "peers")
+    run.each("compiled peers", [p for p in others if p.eager], named, run.peer, COMPILED_BY, "peers")
 
 
 def wake(seconds: float = 0.5) -> None:
