@@ -9,6 +9,7 @@ cache that already lay in the L2.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -144,9 +145,12 @@ def _ragged_rows(ragged: list[Point], plain: list[Point], columns: _Columns) -> 
 def _split_rule(points: list[Point], multiprocessors: int) -> tuple[int, int] | None:
     """The rule by which the kernel chose its splits, if one explains at least 95 % of the rows.
 
-    Splits fill the multiprocessors a whole number of times, and each split has a least number of tokens.
+    Splits fill the multiprocessors a whole number of times, and each split has a least number of tokens. How
+    many programs a multiprocessor holds depends on the width of heads: the commonest width decides.
     """
     rows = [p for p in points if p.splits and not p.window and p.hq // p.hkv <= 8]
+    widths = Counter(p.d for p in rows).most_common(1)
+    rows = [p for p in rows if p.d == widths[0][0]]
     best: tuple[int, tuple[int, int]] | None = None
     for each in range(1, 9):
         for least in (32, 64, 128, 256, 512, 1024):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kvplan.errors import DataError
+from kvplan.kernels.splits import choose_splits
 from kvplan.latency.fit.calibrate import calibrate
 from kvplan.latency.fit.kernel_measurements import (
     KernelMeasurements,
@@ -160,6 +161,18 @@ def test_rows_become_shapes_and_the_launchers_split_rule_is_read_off(whole):
     assert 2000 < ragged.shapes["ctx"].min() <= ragged.shapes["ctx"].max() < 8000
     assert len(matmul_rows(whole.ceilings, "bf16")) == 45
     assert len(matmul_rows(whole.ceilings, "fp8")) == 33
+
+
+def test_the_split_rule_is_that_of_the_commonest_head_width(whole):
+    def launched(point):
+        each = 4 if point.d == 128 else 3
+        splits = choose_splits(programs=point.batch * point.hkv, tokens=point.context, multiprocessors=132,
+                               per_multiprocessor=each, ring=False)  # fmt: skip
+        return point.model_copy(update={"splits": splits})
+
+    rows = [launched(p) for p in whole.points if p.stage == "grid" and p.format == "fp8_e4m3"]
+    assert {p.d for p in rows} == {128, 256}
+    assert kernel_rows(rows, 132)[0].split_rule == (4, 256)
 
 
 def test_the_machine_is_a_few_numbers_each_near_what_made_them(whole):
