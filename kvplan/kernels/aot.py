@@ -166,7 +166,8 @@ def measure(capability: int, name: str) -> Compiled:
 def fingerprint() -> str:
     """Digest of everything that decides what is compiled: kernel sources and the choice of variants.
 
-    Taken over the syntax trees without docstrings, so that comments and layout do not count.
+    Taken over the syntax trees without docstrings, so that comments and layout do not count, and the same in
+    every version of Python: it tells which kernels a GPU elsewhere was measured with.
     """
     here = Path(__file__).parent
     digest = hashlib.sha256()
@@ -175,8 +176,19 @@ def fingerprint() -> str:
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
                 node.body = node.body[1:]
-        digest.update(file.name.encode() + b"\0" + ast.dump(tree).encode())
+        digest.update(file.name.encode() + b"\0" + syntax(tree).encode())
     return digest.hexdigest()
+
+
+def syntax(node: Any) -> str:
+    """A syntax tree as text, without fields that hold nothing: each version of Python adds such, and
+    ``ast.dump`` prints them or not."""
+    if isinstance(node, list):
+        return f"[{', '.join(map(syntax, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    held = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
+    return f"{type(node).__name__}({', '.join(f'{name}={syntax(value)}' for name, value in held)})"
 
 
 def compare(name: str, found: Compiled, budget: dict[str, Any]) -> list[str]:

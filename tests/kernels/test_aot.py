@@ -12,6 +12,7 @@ with ``triton==3.6.0``.
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -46,6 +47,15 @@ SAMPLE = {
     ],
     100: ["decode/int8", "write/int8_per_token_head"],
 }
+
+
+def test_the_digest_of_the_sources_does_not_depend_on_the_version_of_python():
+    tree = ast.parse("def f(x, *, y=None): return x[0]")
+    assert aot.syntax(tree) == (
+        "Module(body=[FunctionDef(name='f', args=arguments(args=[arg(arg='x')], kwonlyargs=[arg(arg='y')], "
+        "kw_defaults=[Constant()]), body=[Return(value=Subscript(value=Name(id='x', ctx=Load()), "
+        "slice=Constant(value=0), ctx=Load()))])])"
+    )
 
 
 both = pytest.mark.parametrize("locked", [LOCKED, OLDEST], ids=lambda locked: locked["triton"])
