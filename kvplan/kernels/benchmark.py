@@ -31,6 +31,7 @@ Points were timed by CUDA-graph replay over ``buffers`` caches in turn, three ti
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -119,6 +120,9 @@ def measure(options: argparse.Namespace) -> int:
         print(f"the device was lost: {exc}", file=sys.stderr)
         return LOST_DEVICE
     except KeyboardInterrupt:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # A terminal tells both processes, and then the one that watches tells this one.
+            signal.signal(number, signal.SIG_IGN)
         record.save()
         raise Interrupted("stopped; what was measured is kept", where=str(options.output)) from None
     record.body["complete"] = run.complete
@@ -130,4 +134,6 @@ def measure(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    # Whoever ends this process, a time limit or the process that watches it, lets it save first.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -15,6 +15,8 @@ LOST_DEVICE = 75
 MOST_REPLACED = 8
 GRACE_S = 30.0
 """What the last measurement may take beyond the time for all."""
+SAVING_S = 10.0
+"""Time for a process to end that was told to."""
 
 
 def marker_of(output: Path) -> Path:
@@ -43,8 +45,7 @@ def watch(command: list[str], output: Path, seconds: float, patience_s: float = 
         try:
             ended = _wait(process, marker, started + seconds + GRACE_S, patience_s)
         except BaseException:
-            process.terminate()
-            process.wait()
+            _end(process)
             raise
         code = process.returncode if ended else 1
         late = time.monotonic() - started > seconds
@@ -54,6 +55,16 @@ def watch(command: list[str], output: Path, seconds: float, patience_s: float = 
               file=sys.stderr)  # fmt: skip
         more = ["--continue"]
     return code if code >= 0 and code != LOST_DEVICE else 1
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End it, after it has saved what it measured."""
+    process.terminate()
+    try:
+        process.wait(timeout=SAVING_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _wait(process: subprocess.Popen[bytes], marker: Path, until: float, patience_s: float) -> bool:

@@ -194,7 +194,7 @@ def _shrink() -> None:
         return checks + wrong + [("graph", "bf16")] + [("warm", p) for p in correctness.variants_of(left)]
 
     correctness.jobs = jobs
-    correctness.os = SimpleNamespace(cpu_count=lambda: 4)
+    correctness.os = SimpleNamespace(cpu_count=lambda: 3)
     ceilings.MATMUL_TOKENS, ceilings.MATMUL_SHAPES, ceilings.LM_HEAD = (1, 16), ((64, 64),), (64, 128)
     ceilings.LM_HEAD_TOKENS = (1,)
     for name in ("_copy", "_read", "_host_copy"):
