@@ -163,15 +163,23 @@ def measure(capability: int, name: str) -> Compiled:
     return found if item.elements else replace(found, loop=0, instructions_per_element=0.0)
 
 
-def fingerprint() -> str:
+LAUNCHING = ("splits.py", "launch.py", "launch_mla.py")
+"""Sources that decide nothing of what is compiled, but how long it takes."""
+
+
+def fingerprint(also: tuple[str, ...] = ()) -> str:
     """Digest of everything that decides what is compiled: kernel sources and the choice of variants.
+
+    Args:
+        also: more files of this package; of ``LAUNCHING`` for what a measurement depends on.
 
     Taken over the syntax trees without docstrings, so that comments and layout do not count, and the same in
     every version of Python: it tells which kernels a GPU elsewhere was measured with.
     """
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for file in [*sorted((here / "gpu").glob("*.py")), here / "variants.py", here / "shipped.py"]:
+    chosen = [here / name for name in ("variants.py", "shipped.py", *also)]
+    for file in [*sorted((here / "gpu").glob("*.py")), *chosen]:
         tree = ast.parse(file.read_text())
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):

@@ -40,13 +40,11 @@ class Variant:
 
     def options(self) -> dict[str, Any]:
         """Triton's launch options."""
-        options: dict[str, Any] = {"num_warps": self.warps, "num_stages": self.stages}
-        if self.registers is not None:
-            options["maxnreg"] = self.registers
-        if self.kernel.startswith("write"):
-            # Quantizing rounds as the reference does: products and sums one after the other.
-            options["enable_fp_fusion"] = False
-        return options
+        # Quantizing rounds as the reference does, products and sums one after the other; scales and minima of
+        # prompts round once, or they would cost half the accuracy (and defaults differ between versions).
+        fused = not self.kernel.startswith("write")
+        options = {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": fused}
+        return options if self.registers is None else options | {"maxnreg": self.registers}
 
 
 def release(version: str) -> tuple[int, int]:
@@ -209,7 +207,7 @@ def programs_per_multiprocessor(
     grouped = fmt.key.code is Code.INT4 and fmt.key.scaling is Scaling.GROUP and fmt.key.group < head_dim
     if fmt.residual or bits == 16 or many or grouped:
         return 3
-    return 4 if tile_tokens(block_size, 128) <= 64 else 3
+    return 4 if tile_tokens(block_size, _decode_tokens(fmt, head_dim, columns)) <= 64 else 3
 
 
 def crowded(fmt: KVFormat, target: Target) -> bool:
@@ -226,19 +224,23 @@ class _Tile:
     stages: int
 
 
-def _decode_tile(fmt: KVFormat, head_dim: int, target: Target) -> _Tile:
+def _decode_tokens(fmt: KVFormat, head_dim: int, columns: int) -> int:
+    """Cached tokens of a decode tile at most: those whose codes and products fit the registers."""
+    if max(fmt.key.bits, fmt.value.bits) == 16:
+        return 64 if head_dim <= 128 else 32
+    padded = head_dim & (head_dim - 1) != 0
+    scaled = fmt.key.scaling is Scaling.CHANNEL or fmt.value.scaling is Scaling.GROUP
+    return 64 if head_dim > 128 or columns > 8 or padded or scaled else 128
+
+
+def _decode_tile(fmt: KVFormat, head_dim: int, columns: int, target: Target) -> _Tile:
     bits = max(fmt.key.bits, fmt.value.bits)
-    tokens = 64 if bits == 16 or head_dim > 128 else 128
-    if bits == 16 and head_dim > 128:
-        tokens = 32  # as many bytes as 64 of half the width
     # Loads run ahead through shared memory: one tile of wide codes or two of narrow ones keep as many bytes
     # on their way. Deeper costs programs a multiprocessor can hold.
     stages = 2 if bits >= 8 else 3
     if crowded(fmt, target):
         stages = 1
-    if fmt.key.scaling is Scaling.CHANNEL or fmt.value.scaling is Scaling.GROUP:
-        tokens = 64
-    return _Tile(tokens, 4, stages)
+    return _Tile(_decode_tokens(fmt, head_dim, columns), 4, stages)
 
 
 def _prompt_tile(fmt: KVFormat, head_dim: int, block: int, windowed: bool, target: Target) -> _Tile:
@@ -266,7 +268,7 @@ def attend_variant(fmt: KVFormat, *, head_dim: int, block_size: int, columns: in
     decode = is_decode(columns, one)
     block = columns_of_a_program(columns, head_dim, one, target)
     if decode:
-        tile = _decode_tile(fmt, head_dim, target)
+        tile = _decode_tile(fmt, head_dim, columns, target)
     else:
         tile = _prompt_tile(fmt, head_dim, block, windowed, target)
     if target.interpreted:

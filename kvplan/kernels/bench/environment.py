@@ -39,11 +39,11 @@ def environment(device: str) -> dict[str, Any]:
     import triton
 
     from kvplan import __version__
-    from kvplan.kernels.aot import fingerprint
+    from kvplan.kernels.aot import LAUNCHING, fingerprint
 
     record: dict[str, Any] = {
         "kvplan": __version__,
-        "kernels": fingerprint(),
+        "kernels": fingerprint(LAUNCHING),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "triton": triton.__version__,
