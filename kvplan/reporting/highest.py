@@ -8,6 +8,7 @@ from typing import Any
 from kvplan.reporting.wording import (
     decimal,
     label,
+    percent,
     plain,
     plural,
     seconds,
@@ -52,11 +53,14 @@ def highest_sentence(found: Found) -> str:
     binds = found.get("binding")
     why = f"{label(binds)} is missed" if binds else "not"
     beyond = "nothing higher was tried" if missed is None else f"at {missed:g} {why}"
-    met = f"every objective is met up to {load_text(key, passed)} ({beyond})"
-    if found.get("settled") is False:
-        what = "an upper bound, as" if key in _OPEN else "but"
-        return f"too short a run to tell: {met}, {what} a longer run may meet them at less only"
-    return f"{met}{_range_text(found)}"
+    load = load_text(key, passed)
+    if found.get("settled") is not False:
+        return f"every objective is met up to {load} ({beyond}){_range_text(found)}"
+    if key in _OPEN:
+        met = f"at most {load} meet every objective ({beyond}), in a longer run perhaps less"
+    else:
+        met = f"in this one every objective is met up to {load} ({beyond})"
+    return f"too short a run to tell: {met}"
 
 
 def _range_text(found: Found) -> str:
@@ -64,8 +68,9 @@ def _range_text(found: Found) -> str:
     if ends is None:
         return ""
     low = "nothing that was looked at" if ends["low"] is None else f"{ends['low']:g}"
-    off = f"{signed_percent(ends['slower'] - 1)} or {signed_percent(ends['faster'] - 1)}"
-    return f"; {low} to {ends['high']:g} where every step takes {off} of the time predicted"
+    more, less = (percent(abs(ends[end] - 1.0), 0) for end in ("slower", "faster"))
+    off = f"{more} more or less" if more == less else f"{more} more to {less} less"
+    return f"; {low} to {ends['high']:g} if steps take {off} time than predicted"
 
 
 def range_note(found: Found) -> str:
@@ -83,7 +88,12 @@ def answer_figures(document: Mapping[str, Any]) -> dict[str, Any] | None:
     for point in document["points"]:
         values = point["values"]
         same = values.get(REQUESTS, found.get("requests")) == found.get("requests")
-        if found["passed"] is not None and values[found["key"]] == found["passed"] and same:
+        if (
+            point["figures"]
+            and found["passed"] is not None
+            and values[found["key"]] == found["passed"]
+            and same
+        ):
             return dict(point["figures"])
     return None
 
@@ -91,7 +101,7 @@ def answer_figures(document: Mapping[str, Any]) -> dict[str, Any] | None:
 def of_answer(document: Mapping[str, Any]) -> Mapping[str, Any]:
     """The document with the points only that the answer rests on, where shorter runs were tried before."""
     found = document.get("highest")
-    if found is None or len(document["axes"]) == 1:
+    if found is None or all(axis["key"] != REQUESTS for axis in document["axes"][:-1]):
         return document
     kept = [point for point in document["points"] if point["values"][REQUESTS] == found["requests"]]
     key = found["key"]
@@ -116,7 +126,7 @@ def _at_the_answer(found: Found, figures: Mapping[str, Any]) -> Iterator[str]:
     if objectives:
         yield f"at {found['passed']:g}: " + sentence_list([_objective(item) for item in objectives])
     shorter = found.get("shorter") or []
-    if shorter:
+    if shorter and found.get("requests") is not None:
         before = [
             f"{'none' if item['passed'] is None else format(item['passed'], 'g')} with {item['requests']:,}"
             for item in shorter
@@ -155,8 +165,8 @@ def _makes_no_difference(document: Mapping[str, Any]) -> Iterator[str]:
 
 def _doubts(found: Found, figures: Mapping[str, Any]) -> Iterator[str]:
     if found.get("settled") is False:
-        reasons = list(_too_short(found, figures))
-        more = "--longest" if found.get("requests") is not None else "a longer trace"
+        reasons = list(_too_short(found, figures)) or ["the run is too short"]
+        more = "a larger --longest" if found.get("requests") is not None else "a longer trace"
         yield f"at {found['passed']:g} {sentence_list(reasons)}; {more} would tell"
     if figures.get("objectives") and tail(figures) < TAIL:
         number = max(1, round(tail(figures)))
@@ -165,6 +175,8 @@ def _doubts(found: Found, figures: Mapping[str, Any]) -> Iterator[str]:
 
 def _too_short(found: Found, figures: Mapping[str, Any]) -> Iterator[str]:
     arrivals_s, stay_s, growth = figures["arrivals_s"], figures["e2e_p99_s"], figures["growth"]
+    if arrivals_s is None:
+        return
     if stay_s is None or arrivals_s < LIFETIMES * stay_s:
         yield f"requests arrive for {seconds(arrivals_s)} and stay for up to {seconds(stay_s)} (E2E p99)"
     if growth is not None and growth > FILLED:

@@ -126,7 +126,7 @@ def sweep_verdict(sweep: Sweep) -> Verdict:
         )
     axes = [f"{plain(a.key, 80)} ({_values(a.values)})" for a in sweep.axes]
     detail = [f"Varied: {sentence_list(axes)}."]
-    if judged and 0 < len(met) <= 12 and len(met) < number:
+    if sweep.highest is None and judged and 0 < len(met) <= 12 and len(met) < number:
         said = "point" if len(met) == 1 else "points"
         detail.append(f"Every objective is met by {said} {sentence_list([str(p.point) for p in met])}.")
     if sweep.highest is not None and sweep.highest.passed is not None:

@@ -26,7 +26,7 @@ class Axis(Part):
 class Objective(Part):
     """A limit and the value reached; ``interval_s`` as the clock's stated ``band`` has it."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^(ttft|tpot|e2e)_p(50|90|99)_s$")]
     limit_s: Seconds
     value_s: Seconds | None
     passed: bool
@@ -122,7 +122,7 @@ class Highest(Part):
     met_above: Amount | None = None
     requests: Count | None = None
     settled: bool | None = None
-    binding: str | None = None
+    binding: Annotated[str, Field(max_length=40)] | None = None
     range: Range | None = None
     shorter: Annotated[list[Shorter], Field(default_factory=list, max_length=100)]
 
@@ -141,6 +141,8 @@ class Sweep(Part):
     @model_validator(mode="after")
     def _points_have_the_axes(self) -> Self:
         keys = [axis.key for axis in self.axes]
+        if self.highest is not None and self.highest.key not in keys:
+            raise ValueError(f"highest.key {self.highest.key!r} is no axis")
         for place, point in enumerate(self.points):
             if list(point.values) != keys:
                 raise ValueError(f"points[{place}].values are not those of the axes")
