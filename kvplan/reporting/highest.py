@@ -70,6 +70,8 @@ def _range_text(found: Found) -> str:
     low = "nothing that was looked at" if ends["low"] is None else f"{ends['low']:g}"
     more, less = (percent(abs(ends[end] - 1.0), 0) for end in ("slower", "faster"))
     off = f"{more} more or less" if more == less else f"{more} more to {less} less"
+    if ends["low"] == ends["high"]:
+        return f", also if steps take {off} time than predicted"
     return f"; {low} to {ends['high']:g} if steps take {off} time than predicted"
 
 
@@ -78,6 +80,8 @@ def range_note(found: Found) -> str:
     ends = found.get("range")
     if ends is None:
         return "too short a run to tell" if found.get("settled") is False else "no interval is known"
+    if ends["low"] == ends["high"]:
+        return "at either end of the clock's band"
     low = "nothing" if ends["low"] is None else f"{ends['low']:g}"
     return f"{low} to {ends['high']:g} within the clock's band"
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvplan.cli.app import run as command
-from kvplan.errors import KvplanError, UsageError
+from kvplan.errors import Interrupted, KvplanError, UsageError
 from kvplan.reporting.schema.sweep import Sweep as Document
 from kvplan.reporting.sweep import remarks
 from kvplan.reporting.sweep_page import sweep_verdict
@@ -236,3 +236,29 @@ def test_a_trace_cannot_be_made_longer(tmp_path: Path) -> None:
 def test_a_limit_that_is_varied_is_not_set_beside() -> None:
     with pytest.raises(UsageError, match="which is varied"):
         Search(None, parse_bounds("workload.requests=10..50"), flags=FLAGS, count=20)
+
+
+def test_an_interrupted_search_keeps_the_answer_of_the_shorter_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kvplan.scenario import sweep
+
+    simulate = sweep.simulate_point
+
+    def interrupted(document: dict[str, Any], slower: float) -> dict[str, Any]:
+        if document["workload"]["requests"] > 150:
+            raise KeyboardInterrupt
+        return simulate(document, slower)
+
+    monkeypatch.setattr(sweep, "simulate_point", interrupted)
+    found = Search(None, parse_bounds("workload.rate=1..500"), flags=FLAGS)
+    with pytest.raises(Interrupted):
+        found.execute()
+    document = found.document(["kvplan"])
+    assert not document["complete"]
+    assert document["highest"]["requests"] == 150
+    assert document["highest"]["settled"] is False
+    assert found.passed == found.lengths[0][1].passed
+    assert "too short" in sweep_verdict(Document.model_validate(document)).headline
+
+
+def test_only_a_search_lengthens() -> None:
+    assert command([*COMMAND, "--vary", "seed=1,2", "--longest", "100"]) == 2
