@@ -107,6 +107,8 @@ class Search:
         self.range: dict[str, float | None] | None = None
         """The answer with every step slower and faster by the clock's band; None without such a claim."""
         self._done, self._over = 0, False
+        self._jobs = 1
+        self._tell: Callable[[int], None] = _nobody
 
     def _planned(self, values: Sequence[float], requests: int | None, slower: float = 1.0) -> Sweep:
         """A sweep of these values."""
@@ -157,7 +159,7 @@ class Search:
         Raises:
             Interrupted: by the user; ``lengths`` has what was done until then.
         """
-        self._jobs, self._on_done = jobs, on_done
+        self._jobs, self._tell = jobs, on_done or _nobody
         values = [self.bounds.low, self.bounds.high]
         while self.lengths[-1][1].close_in(values, jobs):
             requests = self._more()
@@ -173,9 +175,9 @@ class Search:
         self, values: Sequence[float], requests: int | None, slower: float = 1.0
     ) -> dict[float, Outcome | None]:
         sweep = self._planned(values, requests, slower)
-        before, tell = self._done, self._on_done
+        before = self._done
         try:
-            sweep.execute(self._jobs, None if tell is None else lambda done: tell(before + done))
+            sweep.execute(self._jobs, lambda done: self._tell(before + done))
         finally:
             found = dict(zip(values, sweep.outcomes, strict=True))
             self._done += sum(outcome is not None for outcome in found.values())
@@ -191,7 +193,7 @@ class Search:
     def _more(self) -> int | None:
         """How many requests to try next; None where the answer stands, or more are not to be had."""
         requests, figures = self._answer[0], self._figures()
-        if not self._stretches or requests is None or figures is None or self.met_above is not None:
+        if not self._stretches or requests is None or figures is None:
             return None
         if self.settled and len(self.lengths) > 1 and tail(figures) >= TAIL:
             return None
@@ -228,7 +230,7 @@ class Search:
         The band is that of the latency that binds. Pools may have clocks of their own, which are not slowed.
         """
         figures, passed = self._figures(), self.passed
-        if figures is None or passed is None or self._pools or not self.settled or self.met_above is not None:
+        if figures is None or passed is None or self._pools or not self.settled:
             return None
         band = next(o["band"] for o in figures["objectives"] if o["name"] == self.binding)
         if band is None:
@@ -300,3 +302,7 @@ class Search:
                 ],
             },
         }
+
+
+def _nobody(done: int) -> None:
+    """Hears how many points are done."""

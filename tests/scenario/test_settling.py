@@ -86,14 +86,14 @@ def toy(capacity: float) -> Any:
     return simulate
 
 
-def search(capacity: float, requests: int, longest: int | None = None) -> Search:
+def search(capacity: float, requests: int, longest: int | None = None, simulate: Any = None) -> Search:
     flags = {
         "latency.model": "linear", "latency.a": 1.0, "cache.blocks": 100, "workload.synthesize": "fixed",
         "engine.max_model_len": 1600, "slo.ttft_p99_s": LIMIT_S, "workload.requests": requests,
     }  # fmt: skip
     found = Search(None, parse_bounds("workload.rate=0.5..256"), flags=flags, longest=longest)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, "simulate_point", toy(capacity))
+        patch.setattr(sweep, "simulate_point", simulate or toy(capacity))
         found.execute()
     return found
 
@@ -106,8 +106,9 @@ def test_the_capacity_is_found_however_short_the_run_began(capacity: float, requ
     assert found.passed == pytest.approx(capacity, rel=1.5 * PRECISION)
     first = found.lengths[0][1].passed
     assert first is not None
+    assert found.passed is not None
     assert first >= found.passed * (1 - PRECISION)  # short runs flatter
-    assert found.lengths[-1][0] <= 10_000_000
+    assert all(length and length <= 10_000_000 for length, _ in found.lengths)
 
 
 @settings(max_examples=30, deadline=None)
@@ -115,7 +116,7 @@ def test_the_capacity_is_found_however_short_the_run_began(capacity: float, requ
 def test_an_answer_that_overstates_is_doubted(capacity: float, requests: int, longest: int) -> None:
     found = search(capacity, requests, longest)
     assert found.passed is not None
-    assert all(length <= max(requests, longest) for length, _ in found.lengths)
+    assert all(length and length <= max(requests, longest) for length, _ in found.lengths)
     if found.passed > capacity * (1 + PRECISION):
         assert found.settled is False
         assert found.range is None
@@ -132,6 +133,20 @@ def test_the_interval_is_that_of_slower_and_faster_steps() -> None:
     assert low <= found.passed <= high
     assert low == pytest.approx(12.5 / 1.25, rel=0.15)
     assert high == pytest.approx(12.5 / 0.8, rel=0.15)
+
+
+def test_a_point_out_of_line_does_not_end_the_lengthening() -> None:
+    def simulate(document: dict[str, Any], slower: float) -> dict[str, Any]:
+        rate, requests = document["workload"]["rate"], document["workload"]["requests"]
+        edge = {400: 20.0, 800: 12.0}.get(requests, 10.0)
+        outcome: dict[str, Any] = toy(1e6)(document, slower)
+        outcome["figures"]["slo_met"] = rate <= edge or (requests == 800 and 20.0 < rate < 21.0)
+        return outcome
+
+    found = search(1.0, 400, simulate=simulate)
+    assert found.lengths[1][1].met_above is not None
+    assert found.settled
+    assert found.passed == pytest.approx(10.0, rel=1.5 * PRECISION)
 
 
 @given(st.floats(1.0, 1000.0), st.floats(1.0, 1000.0), st.integers(1, 4), st.booleans())
