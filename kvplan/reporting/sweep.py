@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from kvplan.reporting.highest import highest_remarks, highest_sentence, of_answer
 from kvplan.reporting.markdown import escape
 from kvplan.reporting.tables import Table
 from kvplan.reporting.wording import count, decimal, percent, plain, seconds, sentence_list, setting_text
@@ -77,76 +78,15 @@ def _short(key: str, keys: Sequence[str]) -> str:
 def remarks(document: Mapping[str, Any]) -> list[str]:
     """What the table does not say: failures with their reasons, what was not served, missed objectives."""
     found = document.get("highest")
-    answer = [] if found is None else [highest_sentence(found), *highest_doubts(document)]
+    answer = [] if found is None else [highest_sentence(found), *highest_remarks(document)]
     said: dict[str, list[str]] = {}
-    for point in document["points"]:
+    for point in of_answer(document)["points"]:
         for text in _remarks(point):
             said.setdefault(text, []).append(str(point["point"]))
     return answer + [
         f"{'point' if len(numbers) == 1 else 'points'} {sentence_list(numbers)}: {text}"
         for text, numbers in said.items()
     ]
-
-
-_LOADS = {
-    "workload.rate": "{} requests a second",
-    "workload.rate_scale": "{} times the trace's rate",
-    "workload.max_in_flight": "{} requests in flight",
-    "workload.max_sessions": "{} sessions at a time",
-}
-
-
-def load_text(key: str, value: float) -> str:
-    """A value of a field in words, where it is a kind of load."""
-    said = _LOADS.get(key, f"{plain(key)} = {{}}").format(f"{value:g}")
-    return said.replace("1 requests", "1 request").replace("1 sessions", "1 session") if value == 1 else said
-
-
-def highest_sentence(found: Mapping[str, Any]) -> str:
-    """The answer of a search for the highest value."""
-    key, passed, missed = found["key"], found["passed"], found["missed"]
-    if passed is None and found.get("met_above") is not None:
-        return (
-            f"every objective is met at {load_text(key, found['met_above'])}, and not at {missed:g}: more is "
-            "better here, and there is no highest value to find"
-        )
-    if passed is None:
-        least = "" if missed is None else f", not even at {load_text(key, missed)}"
-        return f"the objectives are not met{least}"
-    beyond = "nothing higher was tried" if missed is None else f"at {missed:g} not"
-    return f"every objective is met up to {load_text(key, passed)} ({beyond})"
-
-
-GROWING = 1.2
-"""Requests in the engine late in a run over those at its middle, from which the run was too short."""
-
-
-def highest_doubts(document: Mapping[str, Any]) -> list[str]:
-    """What is to be known about the answer of a search."""
-    found = document["highest"]
-    key, passed = found["key"], found["passed"]
-    points = {point["values"][key]: point["figures"] for point in document["points"] if point["figures"]}
-    figures = points.get(passed)
-    if figures is None:
-        return []
-    said = []
-    below = [value for value, other in points.items() if value < passed and other == figures]
-    if below:
-        said.append(f"from {load_text(key, min(below))} on it makes no difference")
-    growing = figures.get("growth")
-    if key not in ("workload.rate", "workload.rate_scale"):
-        return said
-    if growing is None:
-        said.append(
-            f"at {passed:g} the workload is over before its first requests are: with more of them (-n) the "
-            "answer may be lower"
-        )
-    elif growing > GROWING:
-        said.append(
-            f"at {passed:g} the engine was still filling up as the workload ended ({growing:.2g} times as "
-            "many requests in it as at its middle): with more requests (-n) the answer may be lower"
-        )
-    return said
 
 
 def _remarks(point: Point) -> Iterator[str]:

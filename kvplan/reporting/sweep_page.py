@@ -9,12 +9,14 @@ from typing import Any
 from kvplan.reporting import tables
 from kvplan.reporting.csv import table_csv
 from kvplan.reporting.figures import COLOURS, SYMBOLS, Axis, Figure, Line, Rule, Unit
-from kvplan.reporting.schema.sweep import Figures, Point, Sweep
-from kvplan.reporting.sweep import MISSED, csv_columns, csv_rows, highest_sentence, point_table, remarks
+from kvplan.reporting.highest import answer_figures, highest_remarks, highest_sentence, range_note
+from kvplan.reporting.schema.sweep import Figures, Highest, Point, Sweep
+from kvplan.reporting.sweep import MISSED, csv_columns, csv_rows, point_table, remarks
 from kvplan.reporting.tables import Table
 from kvplan.reporting.verdict import Tone, Verdict
 from kvplan.reporting.wording import (
     decimal,
+    label,
     percent,
     plain,
     plural,
@@ -58,7 +60,9 @@ def sweep_csv(sweep: Sweep) -> str:
 def _content(sweep: Sweep) -> dict[str, Any]:
     document = sweep.document()
     # The table has a column for objectives, and the headline the answer of a search.
-    notes = [note for note in remarks({**document, "highest": None}) if not note.endswith(MISSED)]
+    said = [] if sweep.highest is None else highest_remarks(document)
+    said += remarks({**document, "highest": None})
+    notes = [note for note in said if not note.endswith(MISSED)]
     provenance = sweep.provenance
     return {
         "kind": "sweep",
@@ -105,9 +109,8 @@ def sweep_verdict(sweep: Sweep) -> Verdict:
     met = [point for point, figures in judged if figures.slo_met and figures.served]
     tone: Tone = "neutral"
     if sweep.highest is not None:
-        passed = sweep.highest.passed is not None
         headline = f"{subject(sweep)}: {highest_sentence(sweep.highest.model_dump())}."
-        tone = "met" if passed else "missed"
+        tone = _tone(sweep.highest)
     elif not done:
         headline, tone = f"None of the {plural(number, 'point')} could be simulated.", "missed"
     elif judged:
@@ -123,10 +126,12 @@ def sweep_verdict(sweep: Sweep) -> Verdict:
         )
     axes = [f"{plain(a.key, 80)} ({_values(a.values)})" for a in sweep.axes]
     detail = [f"Varied: {sentence_list(axes)}."]
-    if judged and 0 < len(met) <= 12 and len(met) < number:
+    if sweep.highest is None and judged and 0 < len(met) <= 12 and len(met) < number:
         said = "point" if len(met) == 1 else "points"
         detail.append(f"Every objective is met by {said} {sentence_list([str(p.point) for p in met])}.")
-    if judged and met:
+    if sweep.highest is not None and sweep.highest.passed is not None:
+        detail.append("The figures below are those at the answer.")
+    elif judged and met:
         detail.append("The figures below are the best among points that meet them.")
     missing = number - len(done)
     if missing:
@@ -134,6 +139,17 @@ def sweep_verdict(sweep: Sweep) -> Verdict:
     if not sweep.complete:
         detail.append("The sweep was stopped early.")
     return Verdict(headline, tuple(detail), (), tone)
+
+
+def _tone(found: Highest) -> Tone:
+    """Met without reserve only where nothing that was looked at fails, even with the clock at its slowest."""
+    if found.passed is None:
+        return "missed"
+    if found.settled is False:
+        return "partial"
+    if found.range is None:
+        return "met"
+    return "met" if found.missed is None and found.range.low == found.passed else "neutral"
 
 
 def _values(values: Sequence[Any]) -> str:
@@ -150,10 +166,12 @@ def _spread(values: Sequence[float | None]) -> str:
 
 
 def key_figures(sweep: Sweep) -> list[tuple[str, str, str]]:
-    """The best of each figure and which point it is.
+    """The best of each figure and which point it is; of a search, what is the case at its answer.
 
     Only points that serve every request count and, where some do, only those that meet every objective.
     """
+    if sweep.highest is not None and sweep.highest.passed is not None:
+        return _figures_at_the_answer(sweep.document())
     served = [(point, figures) for point, figures in _done(sweep) if figures.served]
     meeting = [(point, figures) for point, figures in served if figures.slo_met]
     found = []
@@ -163,6 +181,24 @@ def key_figures(sweep: Sweep) -> list[tuple[str, str, str]]:
             value, point = best(known, key=lambda pair: pair[0])
             found.append((name, show(value), f"point {point.point}: {_values(list(point.values.values()))}"))
     return found
+
+
+def _figures_at_the_answer(document: dict[str, Any]) -> list[tuple[str, str, str]]:
+    found = document["highest"]
+    name = plain(found["key"], 80).rpartition(".")[2].replace("_", " ")
+    tiles = [(f"Highest {name}", f"{found['passed']:g}", range_note(found))]
+    figures = answer_figures(document) or {}
+    for item in figures.get("objectives") or []:
+        binds = ", binds" if item["name"] == found["binding"] else ""
+        note = f"limit {seconds(item['limit_s'])}{binds}"
+        tiles.append((label(item["name"]), seconds(item["value_s"]), note))
+    for title, key, show in (
+        ("Output tokens a second", "output_tokens_per_s", decimal),
+        ("Hit ratio", "hit_ratio", percent),
+    ):
+        if figures.get(key) is not None:
+            tiles.append((title, show(figures[key]), "at the answer"))
+    return tiles
 
 
 Show = Callable[[float], str]
@@ -177,7 +213,7 @@ _BEST: tuple[tuple[str, str, Show, Callable[..., Any]], ...] = (
 
 def _points_table(sweep: Sweep) -> Table:
     """All figures of every point, with whether it meets the objectives where there are some."""
-    whole = point_table(sweep.document())
+    whole = _without_empty(point_table(sweep.document()))
     rows = list(whole.rows)
     columns, numeric = whole.columns, whole.numeric
     if any(figures.slo_met is not None for _, figures in _done(sweep)):
@@ -188,6 +224,22 @@ def _points_table(sweep: Sweep) -> Table:
         numeric = (0, *(place + 1 for place in numeric[1:]))
     shown = tuple(rows[: tables.MAX_ROWS])
     return Table("One simulation a row", columns, shown, numeric, left_off=len(rows) - len(shown))
+
+
+_MAY_LACK = ("Preempted", "Evicted", "Moved")
+_NOTHING = frozenset(("0", "0 B", "–"))
+
+
+def _without_empty(table: Table) -> Table:
+    """The table without columns of things that happen at no point: a page is only so wide."""
+    kept = [
+        place
+        for place, name in enumerate(table.columns)
+        if name not in _MAY_LACK or any(row[place] not in _NOTHING for row in table.rows)
+    ]
+    rows = tuple(tuple(row[place] for place in kept) for row in table.rows)
+    numeric = tuple(new for new, place in enumerate(kept) if place in table.numeric)
+    return Table(table.caption, tuple(table.columns[place] for place in kept), rows, numeric)
 
 
 def _scenario_table(sweep: Sweep) -> Table:

@@ -7,23 +7,28 @@ from typing import Any
 
 from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.schema import Scenario
+from kvplan.scenario.settling import Stays
 
 FIGURES = (
     "finished", "rejected", "timed_out", "unfinished", "hit_ratio", "ttft_p50_s", "ttft_p99_s", "tpot_p50_s",
     "tpot_p99_s", "output_tokens_per_s", "preemptions", "evicted_blocks", "moved_bytes", "peak_used_blocks",
-    "peak_used_bytes", "makespan_s", "slo_met", "growth",
+    "peak_used_bytes", "makespan_s", "slo_met", "arrivals_s", "e2e_p99_s", "growth",
 )  # fmt: skip
 """Names of the figures, in the order of every table."""
 
 
-def figures(document: Mapping[str, Any], block_bytes: int | None) -> dict[str, Any]:
+def figures(
+    document: Mapping[str, Any], block_bytes: int | None, stays: Stays | None = None
+) -> dict[str, Any]:
     """The figures of a ``kvplan.result/1`` document.
 
     ``None`` where there is none: no look-ups, no request with that latency, no objectives, a pool whose
-    blocks have no known size.
+    blocks have no known size. ``objectives`` are no figure of tables: each with its value and the interval
+    around it.
 
     Args:
         block_bytes: what a block takes on all GPUs of a replica together.
+        stays: of its requests, where the run was watched.
     """
     totals, latency = document["totals"], document["latency"]
     peak = totals["peak_used_blocks"]
@@ -44,30 +49,25 @@ def figures(document: Mapping[str, Any], block_bytes: int | None) -> dict[str, A
         "peak_used_bytes": None if block_bytes is None else peak * block_bytes,
         "makespan_s": totals["makespan_s"],
         "slo_met": all(slo["passed"] for slo in document["slo"]) if document["slo"] else None,
-        "growth": growth(document["series"], totals["makespan_s"], latency["e2e_s"]),
+        "arrivals_s": None if stays is None else stays.arrivals_s,
+        "e2e_p99_s": None if latency["e2e_s"] is None else latency["e2e_s"]["p99"],
+        "growth": None if stays is None else stays.growth,
+        "objectives": [_objective(slo, document) for slo in document["slo"]],
     }
     return found
 
 
-def growth(
-    series: Mapping[str, list[float]], makespan_s: float, e2e: Mapping[str, float] | None
-) -> float | None:
-    """Requests in the engine late in a run over those at its middle; about 1 where it takes the load.
-
-    What is still growing when the workload ends has not shown yet what the load does. The last answers are
-    left out, as the engine empties while they are made; ``None`` where nothing else is left.
-    """
-    end_s = makespan_s - (0.0 if e2e is None else e2e["p90"])
-    inside = [
-        running + waiting for running, waiting in zip(series["running"], series["waiting"], strict=True)
-    ]
-    middle, late = (
-        [held for t, held in zip(series["t_s"], inside, strict=True) if low * end_s <= t <= high * end_s]
-        for low, high in ((0.4, 0.6), (0.8, 1.0))
-    )
-    if end_s <= 0.5 * makespan_s or not middle or not late or not sum(middle):
-        return None
-    return (sum(late) / len(late)) / (sum(middle) / len(middle))
+def _objective(slo: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
+    """A result's objective with the interval around its value and the clock's band; None for none."""
+    accuracy = document["accuracy"]
+    intervals, bands = accuracy["intervals"], accuracy["bands"]
+    metric, quantile, _ = slo["name"].split("_")
+    around = None if intervals is None or slo["value_s"] is None else intervals[f"{metric}_s"]
+    return {
+        **slo,
+        "interval_s": None if around is None else around[quantile],
+        "band": None if bands is None else bands[metric],
+    }
 
 
 MOVED = frozenset(

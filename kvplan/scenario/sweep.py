@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from kvplan.errors import Interrupted, KvplanError, UsageError
@@ -47,6 +48,7 @@ class Sweep:
         assignments: ``a.b=value`` texts, for every point.
         count: how many requests to generate or, of a trace, to read.
         varied_by: the option that the axes come from, for errors.
+        slower: every step takes so many times as long as the clock says.
 
     Raises:
         SpecError, OSError: the scenario file cannot be read.
@@ -62,11 +64,13 @@ class Sweep:
         assignments: Sequence[str] = (),
         count: int | None = None,
         varied_by: str = "--vary",
+        slower: float = 1.0,
     ) -> None:
         if not axes:
             raise UsageError("nothing is varied", hint="say for example --vary cache.eviction=lru,lfu")
         document = path if isinstance(path, YamlDocument) else read_scenario(path)
         self.axes = tuple(axes)
+        self.slower = slower
         self.points = points(axes)
         self.scenarios: list[Scenario | KvplanError] = []
         """Of every point its scenario, or why it is none."""
@@ -114,7 +118,7 @@ class Sweep:
         if not left:
             return
         jobs = min(jobs, len(left))
-        found = _one_by_one(left) if jobs == 1 else _in_processes(left, jobs)
+        found = _one_by_one(left, self.slower) if jobs == 1 else _in_processes(left, jobs, self.slower)
         try:
             with closing(found):
                 for number, outcome in found:
@@ -167,27 +171,27 @@ def _status(outcome: Outcome | None) -> str:
     return "done" if outcome["error"] is None else "failed"
 
 
-def _one_by_one(left: Mapping[int, dict[str, Any]]) -> Outcomes:
+def _one_by_one(left: Mapping[int, dict[str, Any]], slower: float) -> Outcomes:
     for number, scenario in left.items():
-        yield number, simulate_point(scenario)
+        yield number, simulate_point(scenario, slower)
 
 
-def _in_processes(left: dict[int, dict[str, Any]], jobs: int) -> Outcomes:
+def _in_processes(left: dict[int, dict[str, Any]], jobs: int, slower: float) -> Outcomes:
     """In no order. When a process dies, nobody knows which point it was: the rest goes on one at a time."""
     undone = dict(left)
-    for number, outcome in _pool(left, jobs):
+    for number, outcome in _pool(left, jobs, slower):
         del undone[number]
         yield number, outcome
     for number, scenario in undone.items():
-        alone = list(_pool({number: scenario}, 1))
+        alone = list(_pool({number: scenario}, 1, slower))
         yield alone[0] if alone else (number, _failure(DIED))
 
 
-def _pool(left: Mapping[int, dict[str, Any]], jobs: int) -> Outcomes:
+def _pool(left: Mapping[int, dict[str, Any]], jobs: int, slower: float) -> Outcomes:
     """Outcomes as they come, until all are there or a process has died."""
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _quiet_interrupts)
     try:
-        running = {pool.submit(simulate_point, scenario): number for number, scenario in left.items()}
+        running = {pool.submit(simulate_point, scenario, slower): number for number, scenario in left.items()}
         for future in as_completed(running):
             yield running[future], future.result()
     except BrokenProcessPool:
@@ -206,20 +210,30 @@ def _quiet_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def simulate_point(document: dict[str, Any]) -> Outcome:
-    """Simulate one resolved scenario, without an ensemble, and keep its figures."""
+def simulate_point(document: dict[str, Any], slower: float = 1.0) -> Outcome:
+    """Simulate one resolved scenario, without an ensemble, and keep its figures.
+
+    With ``slower`` every step takes so many times as long as its clock says.
+    """
     from kvplan.scenario.figures import block_bytes_of, figures
     from kvplan.scenario.run import Run
+    from kvplan.scenario.settling import Stays
 
     scenario = Scenario.model_validate(
         {**document, "accuracy": {**document.get("accuracy", {}), "ensemble": 0}}
     )
     try:
         run = Run(scenario)
-        run.execute()
+        if slower != 1.0:
+            from kvplan.latency.slowed import slowed
+
+            run.clock = replace(run.clock, model=slowed(run.clock.model, slower))
+        stays = Stays()
+        run.execute(on_request=stays.add)
         if run.interruption is not None:
             raise KeyboardInterrupt
-        return {"figures": figures(run.result([]), block_bytes_of(scenario, run.deployment)), "error": None}
+        found = figures(run.result([]), block_bytes_of(scenario, run.deployment), stays)
+        return {"figures": found, "error": None}
     except Exception as exc:  # a sweep goes on, whatever is wrong with one of its points
         return _failure(_as_error(exc))
 

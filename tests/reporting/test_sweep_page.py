@@ -212,3 +212,98 @@ def test_where_one_result_is_wanted_a_sweep_is_called_one():
     with pytest.raises(DataError) as caught:
         parse_result(sweep_document(RATES))
     assert "a sweep has one row a simulation" in (caught.value.hint or "")
+
+
+def objective(name: str, limit: float, value: float) -> dict:
+    band = [-0.2, 0.2]
+    around = [value * (1 + off) for off in band]
+    return {
+        "name": name, "limit_s": limit, "value_s": value, "passed": value <= limit, "interval_s": around,
+        "band": band,
+    }  # fmt: skip
+
+
+def searched(**answer) -> Sweep:
+    """A search that found 8 of 4, 8 and 16 requests a second."""
+    limits = [("ttft_p99_s", 0.5), ("tpot_p99_s", 0.05)]
+    values = [(0.1, 0.02), (0.2, 0.045), (3.0, 0.06)]
+    document = sweep_document(
+        RATES,
+        slo_met=[True, True, False],
+        objectives=[
+            [objective(n, lim, v) for (n, lim), v in zip(limits, row, strict=True)] for row in values
+        ],
+        arrivals_s=[400.0, 200.0, 100.0],
+        e2e_p99_s=[4.0, 50.0, 90.0],
+        growth=[1.0, 1.7, 2.5],
+    )
+    found = {
+        "key": "workload.rate", "passed": 8, "missed": 16, "met_above": None, "requests": None,
+        "settled": True, "binding": "tpot_p99_s", "range": None, "shorter": [],
+    }  # fmt: skip
+    sweep = parse_report({**document, "highest": {**found, **answer}})
+    assert isinstance(sweep, Sweep)
+    return sweep
+
+
+RANGE = {"low": 6.0, "high": 10.0, "slower": 1.2, "faster": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("answer", "tone", "words"),
+    [
+        ({}, "met", "every objective is met up to 8 requests a second (at 16 TPOT p99 is missed)."),
+        ({"range": RANGE}, "neutral", "; 6 to 10 if steps take 20% more or less time than predicted."),
+        ({"range": {**RANGE, "low": None}}, "neutral", "; nothing that was looked at to 10 if steps"),
+        ({"range": {**RANGE, "low": 8.0, "high": 8.0}, "missed": None}, "met", ", also if steps take 20%"),
+        ({"settled": False}, "partial", "too short a run to tell: at most 8 requests a second meet"),
+        ({"passed": None}, "missed", "the objectives are not met"),
+    ],
+)
+def test_the_tone_of_a_highest_load_is_how_sure_it_is(answer: dict, tone: str, words: str):
+    found = sweep_verdict(searched(**answer))
+    assert found.tone == tone
+    assert words in found.headline
+
+
+def test_a_search_shows_the_figures_at_its_answer():
+    sweep = searched(range=RANGE)
+    tiles = {name: (value, note) for name, value, note in key_figures(sweep)}
+    assert tiles["Highest rate"] == ("8", "6 to 10 within the clock's band")
+    assert tiles["TTFT p99"] == ("200 ms", "limit 500 ms")
+    assert tiles["TPOT p99"] == ("45.0 ms", "limit 50.0 ms, binds")
+    page = render_sweep(sweep)
+    assert "too close to call" in page
+    assert "Lowest TTFT p99" not in page
+
+
+def test_a_run_too_short_says_why_on_the_page():
+    page = " ".join(render_sweep(searched(settled=False)).split())
+    assert 'class="lead partial"' in page
+    assert "requests arrive for 3.33 min and stay for up to 50.0 s" in page
+    assert "1.7 times as many requests" in page
+    assert "a longer trace would tell" in page
+
+
+def test_columns_of_nothing_are_left_out():
+    page = render_sweep(parsed(RATES))
+    assert ">Moved<" not in page
+    assert ">Evicted<" in page
+    assert ">Moved<" in render_sweep(parsed(RATES, moved_bytes=[0, 0, 7]))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [{"key": "cache.blocks"}, {"binding": "x" * 50}, {"range": {"low": 1}}, {"settled": "yes"}],
+)
+def test_an_answer_that_is_none_is_refused(answer: dict):
+    with pytest.raises(DataError):
+        searched(**answer)
+
+
+def test_answers_without_their_figures_are_still_read():
+    document = searched(settled=False, shorter=[{"requests": 3, "passed": None, "missed": None}]).document()
+    for point in document["points"]:
+        for name in ("arrivals_s", "e2e_p99_s", "growth", "objectives"):
+            del point["figures"][name]
+    assert "too short a run" in render_sweep(parse_report(document))

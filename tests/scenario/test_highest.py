@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvplan.cli.app import run as command
-from kvplan.errors import KvplanError, UsageError
+from kvplan.errors import Interrupted, KvplanError, UsageError
 from kvplan.reporting.schema.sweep import Sweep as Document
 from kvplan.reporting.sweep import remarks
 from kvplan.reporting.sweep_page import sweep_verdict
-from kvplan.scenario import highest
-from kvplan.scenario.highest import PRECISION, Bounds, Search, parse_bounds
+from kvplan.scenario import bracket
+from kvplan.scenario.bracket import PRECISION, Bounds
+from kvplan.scenario.highest import Search, parse_bounds
 from kvplan.scenario.load import load_scenario
 from kvplan.scenario.run import Run
 
@@ -45,8 +46,9 @@ def test_the_answer_passes_and_a_little_more_does_not() -> None:
     assert found.passed is not None
     assert found.missed is not None
     assert found.passed < found.missed <= found.passed * (1 + PRECISION) * 1.001
-    assert passes(**{"workload.rate": found.passed})
-    assert not passes(**{"workload.rate": found.missed})
+    long = {"workload.requests": found.lengths[-1][0]}
+    assert passes(**{"workload.rate": found.passed}, **long)
+    assert not passes(**{"workload.rate": found.missed}, **long)
     assert len(found.tried) < 25
 
 
@@ -60,7 +62,8 @@ def test_whole_numbers_end_side_by_side() -> None:
 
 def test_everything_passes_or_nothing_does() -> None:
     easy = searched("workload.rate=1..2")
-    assert (easy.passed, easy.missed, len(easy.tried)) == (2.0, None, 2)
+    assert (easy.passed, easy.missed, len(easy.lengths[0][1].tried)) == (2.0, None, 2)
+    assert easy.settled
     hard = searched("workload.rate=1..2", **{"slo.ttft_p99_s": 1e-6})
     assert (hard.passed, hard.missed) == (None, 1.0)
 
@@ -88,7 +91,7 @@ def test_a_point_that_breaks_ends_the_search(monkeypatch: pytest.MonkeyPatch) ->
 
     seen: list[float] = []
 
-    def broken(document: dict[str, Any]) -> dict[str, Any]:
+    def broken(document: dict[str, Any], slower: float) -> dict[str, Any]:
         seen.append(document["workload"]["rate"])
         return sweep._failure(KvplanError("boom"))
 
@@ -109,7 +112,7 @@ def test_any_threshold_is_found(low: float, ratio: float, jobs: int, whole: bool
     passed, missed, rounds = low, high, 0
     while values := bounds.between(passed, missed, jobs):
         rounds += 1
-        assert rounds <= highest.MOST_ROUNDS
+        assert rounds <= bracket.MOST_ROUNDS
         assert all(passed < value < missed for value in values)
         assert len(values) <= jobs
         passed = max([passed, *(value for value in values if value <= threshold)])
@@ -155,8 +158,12 @@ def test_the_command_answers_in_a_sentence(tmp_path: Path, capsys: pytest.Captur
     assert f"up to {answer['passed']:g} requests a second" in sweep_verdict(read).headline
     assert remarks(document)[0].startswith("every objective is met up to")
     assert "requests a second" in page.read_text()
-    rates = [point["values"]["workload.rate"] for point in document["points"]]
-    assert rates == sorted(rates)
+    order = [tuple(point["values"].values()) for point in document["points"]]
+    assert order == sorted(order)  # by requests, then by rate
+    assert answer["settled"] is True
+    assert answer["binding"] == "ttft_p99_s"
+    assert [item["requests"] for item in answer["shorter"]] == sorted({first for first, _ in order})[:-1]
+    assert f"rests on runs of {answer['requests']:,} requests" in " ".join(" ".join(lines).split())
 
 
 def test_no_load_that_passes_is_exit_code_3(capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,16 +190,75 @@ def test_an_answer_that_nothing_follows_from_says_so(capsys: pytest.CaptureFixtu
 
 
 def test_a_run_too_short_for_its_load_is_doubted() -> None:
-    found = searched("workload.rate=1..500", **{"slo.ttft_p99_s": None, "slo.tpot_p99_s": 10.0})
-    assert found.passed == 500.0
-    assert "over before its first requests are" in " ".join(remarks(found.document(["kvplan"])))
-    filling = searched("workload.rate=1..120", **{"slo.ttft_p99_s": None, "slo.tpot_p99_s": 10.0,
-                                                  "workload.requests": 1200})  # fmt: skip
-    assert "still filling up" in " ".join(remarks(filling.document(["kvplan"])))
-    steady = searched("workload.rate=1..4", **{"workload.requests": 400, "slo.ttft_p99_s": 10.0})
-    assert len(remarks(steady.document(["kvplan"]))) == 1
+    lax: dict[str, Any] = {"slo.ttft_p99_s": None, "slo.tpot_p99_s": 10.0}
+    found = searched("workload.rate=1..500", **lax)
+    assert (found.passed, found.settled) == (500.0, False)
+    said = " ".join(remarks(found.document(["kvplan"])))
+    assert said.startswith("too short a run to tell: at most 500 requests a second meet every objective")
+    assert "still filling up" in said
+    steady = searched("workload.rate=1..4", **{"workload.requests": 1000, "slo.ttft_p99_s": 10.0})
+    assert steady.settled
+    assert not any("short" in note for note in remarks(steady.document(["kvplan"])))
+
+
+def test_a_search_that_may_not_lengthen_its_run_says_so() -> None:
+    found = Search(None, parse_bounds("workload.rate=1..500"), flags=FLAGS, longest=150)
+    found.execute()
+    longer = searched("workload.rate=1..500")
+    assert [requests for requests, _ in found.lengths] == [150]
+    assert (found.settled, longer.settled) == (False, True)
+    assert found.passed is not None
+    assert longer.passed is not None
+    assert found.passed > longer.passed
+
+
+def test_a_trace_cannot_be_made_longer(tmp_path: Path) -> None:
+    trace = tmp_path / "t.jsonl"
+    rows = [
+        {"timestamp": 50 * n, "input_length": 500, "output_length": 20, "hash_ids": [n]} for n in range(80)
+    ]
+    trace.write_text("\n".join(map(json.dumps, rows)))
+    flags = {key: value for key, value in FLAGS.items() if not key.startswith("workload.")}
+    found = Search(
+        None, parse_bounds("workload.rate_scale=0.1..50"), flags={**flags, "workload.trace": str(trace)}
+    )
+    found.execute()
+    assert [requests for requests, _ in found.lengths] == [None]
+    assert found.settled is False
+    document = found.document(["kvplan"])
+    assert [axis["key"] for axis in document["axes"]] == ["workload.rate_scale"]
+    shown = sweep_verdict(Document.model_validate(document))
+    assert "too short a run to tell" in shown.headline
+    assert "perhaps less" in shown.headline
+    assert shown.tone == "partial"
 
 
 def test_a_limit_that_is_varied_is_not_set_beside() -> None:
     with pytest.raises(UsageError, match="which is varied"):
         Search(None, parse_bounds("workload.requests=10..50"), flags=FLAGS, count=20)
+
+
+def test_an_interrupted_search_keeps_the_answer_of_the_shorter_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kvplan.scenario import sweep
+
+    simulate = sweep.simulate_point
+
+    def interrupted(document: dict[str, Any], slower: float) -> dict[str, Any]:
+        if document["workload"]["requests"] > 150:
+            raise KeyboardInterrupt
+        return simulate(document, slower)
+
+    monkeypatch.setattr(sweep, "simulate_point", interrupted)
+    found = Search(None, parse_bounds("workload.rate=1..500"), flags=FLAGS)
+    with pytest.raises(Interrupted):
+        found.execute()
+    document = found.document(["kvplan"])
+    assert not document["complete"]
+    assert document["highest"]["requests"] == 150
+    assert document["highest"]["settled"] is False
+    assert found.passed == found.lengths[0][1].passed
+    assert "too short" in sweep_verdict(Document.model_validate(document)).headline
+
+
+def test_only_a_search_lengthens() -> None:
+    assert command([*COMMAND, "--vary", "seed=1,2", "--longest", "100"]) == 2

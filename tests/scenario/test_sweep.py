@@ -15,6 +15,7 @@ from kvplan.scenario.axes import parse_axis
 from kvplan.scenario.figures import FIGURES, figures, hit_ratio, moved_bytes
 from kvplan.scenario.load import load_scenario
 from kvplan.scenario.run import Run
+from kvplan.scenario.settling import Stays
 from kvplan.scenario.sweep import Sweep
 
 SCENARIO = """\
@@ -44,9 +45,10 @@ def test_a_point_is_the_simulation_alone(scenario: str) -> None:
     for point in document["points"]:
         assignments = [f"{key}={value}" for key, value in point["values"].items()]
         run = Run(load_scenario(scenario, None, assignments, count=30))
-        run.execute()
-        assert point["figures"] == figures(run.result([]), None)
-        assert list(point["figures"]) == list(FIGURES)
+        stays = Stays()
+        run.execute(on_request=stays.add)
+        assert point["figures"] == figures(run.result([]), None, stays)
+        assert list(point["figures"]) == [*FIGURES, "objectives"]
         assert point["figures"]["finished"] == 30
 
 
@@ -100,7 +102,7 @@ def test_a_bug_in_one_point_does_not_end_the_others(scenario: str, monkeypatch: 
     assert sweep.outcomes[1]["error"]["message"] == "internal error: ZeroDivisionError: oops"  # type: ignore[index]
 
 
-def _dies(document: dict[str, Any]) -> dict[str, Any]:
+def _dies(document: dict[str, Any], slower: float) -> dict[str, Any]:
     if document["seed"] == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return {"figures": {"seed": document["seed"]}, "error": None}

@@ -166,6 +166,8 @@ def test_the_command_counts_them_and_a_search_does_not_pass_them(
             "slo.ttft_p50_s=30",
             "--highest",
             "workload.rate=1..100",
+            "--longest",
+            "120",
             "-o",
             str(target),
         ]

@@ -38,6 +38,14 @@ def sweep(
             "--highest", help="Instead: search the highest value that meets the SLO: workload.rate=0.5..64."
         ),
     ] = None,
+    longest: Annotated[
+        int | None,
+        typer.Option(
+            "--longest",
+            min=1,
+            help="Requests up to which --highest lengthens a synthetic workload (64 times, or 50,000).",
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option("--model", autocompletion=model_names, help="Model name, spec or config.json."),
@@ -85,13 +93,17 @@ def sweep(
     axes = [parse_axis(text) for text in vary or []]
     planned: Sweep | Search
     if highest is None:
+        if longest is not None:
+            raise UsageError("--longest belongs to --highest", hint="say how many requests with -n")
         planned = Sweep(scenario, axes, flags=flags, assignments=assign or [], count=requests)
         total = len(planned.points)
     elif axes:
         raise UsageError("--vary and --highest exclude each other", hint="give one of them")
     else:
         bounds = parse_bounds(highest)
-        planned = Search(scenario, bounds, flags=flags, assignments=assign or [], count=requests)
+        planned = Search(
+            scenario, bounds, flags=flags, assignments=assign or [], count=requests, longest=longest
+        )
         total = None
     standard = check_outputs({"-o": output, "--html": html}, {"the scenario": scenario, "the trace": trace})
     stopped: Interrupted | None = None
@@ -194,9 +206,15 @@ AXES_WIDTH = 30
 
 
 def print_table(document: dict[str, Any], console: "Console") -> None:
-    """All figures in one table where the line is long enough, else one table a group of figures."""
+    """All figures in one table where the line is long enough, else one table a group of figures.
+
+    Of a search with runs of several lengths only the points that its answer rests on.
+    """
+    from kvplan.reporting.highest import of_answer
     from kvplan.reporting.sweep import GROUPS, legend, point_table, remarks
 
+    notes = remarks(document)
+    document = dict(of_answer(document))
     shown = [point_table(document)]
     if _width(shown[0]) > console.width:
         figures = point_table(document, 0, axes=False)
@@ -210,7 +228,7 @@ def print_table(document: dict[str, Any], console: "Console") -> None:
         if place:
             console.print()
         console.print(_grid(table))
-    for note in remarks(document):
+    for note in notes:
         _print_wrapped(f"- {note}", console)
 
 

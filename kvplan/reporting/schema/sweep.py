@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from kvplan.reporting.result import MAX_DEPTH, depth
 from kvplan.reporting.schema.origin import Provenance
-from kvplan.reporting.schema.part import Amount, Count, Part, Seconds
+from kvplan.reporting.schema.part import Amount, Count, Part, Seconds, SignedAmount
 
 SCHEMA = "kvplan.sweep/1"
 
@@ -21,6 +21,17 @@ class Axis(Part):
 
     key: Key
     values: Annotated[list[Any], Field(min_length=1, max_length=MAX_POINTS)]
+
+
+class Objective(Part):
+    """A limit and the value reached; ``interval_s`` as the clock's stated ``band`` has it."""
+
+    name: Annotated[str, Field(pattern=r"^(ttft|tpot|e2e)_p(50|90|99)_s$")]
+    limit_s: Seconds
+    value_s: Seconds | None
+    passed: bool
+    interval_s: Annotated[list[Seconds], Field(min_length=2, max_length=2)] | None
+    band: Annotated[list[SignedAmount], Field(min_length=2, max_length=2)] | None
 
 
 class Figures(Part):
@@ -43,7 +54,10 @@ class Figures(Part):
     peak_used_bytes: Count | None
     makespan_s: Seconds
     slo_met: bool | None
+    arrivals_s: Seconds | None = None
+    e2e_p99_s: Seconds | None = None
     growth: Amount | None = None
+    objectives: Annotated[list[Objective], Field(default_factory=list, max_length=64)]
 
     @property
     def served(self) -> bool:
@@ -78,13 +92,39 @@ class Point(Part):
         return self
 
 
+class Shorter(Part):
+    """What the search found with fewer requests."""
+
+    requests: Count
+    passed: Amount | None
+    missed: Amount | None
+
+
+class Range(Part):
+    """The answer with every step ``slower`` and ``faster`` times as long; ``low``: None for no value."""
+
+    low: Amount | None
+    high: Amount
+    slower: Amount
+    faster: Amount
+
+
 class Highest(Part):
-    """What a search over one axis found: the highest value that met every objective, and what missed."""
+    """What a search over one axis found: the highest value that met every objective, and what missed.
+
+    ``settled``: whether the run was long enough to tell, None where that is not known. ``binding``: the
+    objective that more would miss. ``requests``: of the runs that the answer rests on.
+    """
 
     key: Key
     passed: Amount | None
     missed: Amount | None
     met_above: Amount | None = None
+    requests: Count | None = None
+    settled: bool | None = None
+    binding: Annotated[str, Field(max_length=40)] | None = None
+    range: Range | None = None
+    shorter: Annotated[list[Shorter], Field(default_factory=list, max_length=100)]
 
 
 class Sweep(Part):
@@ -101,6 +141,8 @@ class Sweep(Part):
     @model_validator(mode="after")
     def _points_have_the_axes(self) -> Self:
         keys = [axis.key for axis in self.axes]
+        if self.highest is not None and self.highest.key not in keys:
+            raise ValueError(f"highest.key {self.highest.key!r} is no axis")
         for place, point in enumerate(self.points):
             if list(point.values) != keys:
                 raise ValueError(f"points[{place}].values are not those of the axes")

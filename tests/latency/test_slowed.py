@@ -1,0 +1,55 @@
+"""A clock that is off by a factor: every step, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvplan.engine.protocols import JointLatency, StepBatch
+from kvplan.latency.linear import LinearLatency
+from kvplan.latency.slowed import slowed
+from kvplan.scenario.load import load_scenario
+from kvplan.scenario.sweep import simulate_point
+
+MODEL = LinearLatency(0.005, 2e-5, 1e-8)
+
+
+class Ranks:
+    """Ranks in step, of which each takes 1 s and all together 2 s."""
+
+    def step_seconds(self, batch: StepBatch) -> float:
+        return 1.0
+
+    def joint_seconds(self, tokens: int) -> float:
+        return 2.0
+
+
+@given(st.floats(0.1, 10.0), st.integers(0, 10_000))
+def test_every_step_takes_so_many_times_as_long(factor: float, tokens: int) -> None:
+    batch = StepBatch(scheduled_tokens=tokens)
+    assert slowed(MODEL, factor).step_seconds(batch) == pytest.approx(factor * MODEL.step_seconds(batch))
+
+
+def test_ranks_stay_in_step() -> None:
+    assert not isinstance(slowed(MODEL, 2.0), JointLatency)
+    ranks = slowed(Ranks(), 1.5)
+    assert isinstance(ranks, JointLatency)
+    assert (ranks.step_seconds(StepBatch()), ranks.joint_seconds(4)) == (1.5, 3.0)
+
+
+def test_a_run_on_a_slower_clock_at_a_slower_rate_is_the_same_run() -> None:
+    flags = {
+        "latency.model": "linear", "latency.a": 0.005, "latency.b": 2e-5, "latency.c": 1e-8, "cache.blocks": 3000,
+        "engine.max_num_batched_tokens": 2048,
+        "engine.max_model_len": 16384, "workload.synthesize": "fixed", "workload.requests": 100,
+    }  # fmt: skip
+    fast, slow = (
+        simulate_point(load_scenario(None, {**flags, "workload.rate": 20.0 / factor}).to_dict(), factor)[
+            "figures"
+        ]
+        for factor in (1.0, 2.0)
+    )
+    for name in ("ttft_p99_s", "tpot_p99_s", "makespan_s", "arrivals_s"):
+        assert slow[name] == pytest.approx(2.0 * fast[name])
+    assert slow["growth"] == pytest.approx(fast["growth"])
