@@ -1,4 +1,4 @@
-"""Does it fit, and how many? Blocks, tokens, concurrency, longest context, GPUs needed.
+"""Does it fit, and how many? Blocks, tokens, concurrency, longest context.
 
 :func:`fit_model` is the library's entry point; ``kvplan fit`` prints what it returns, and the scenario runner
 takes the number of blocks from it.
@@ -194,7 +194,7 @@ def fit_model(
         max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs, cuda_graphs=cuda_graphs,
         block_size=block_size, async_scheduling=async_scheduling, tp=parallel.tp, pp=parallel.pp,
     )  # fmt: skip
-    dtype = _activation_dtype(model, weights_dtype)
+    dtype = activation_dtype(model, weights_dtype)
     form = _kv_format(model, serving.kind, kv_dtype, dtype)
     raw = serving.kind == "sglang" and serving.capability >= BLACKWELL
     keeping = Keeping(serving.kind, form, dtype, raw)
@@ -237,7 +237,8 @@ def _drafting(
     return (*own, *drafter.layers())
 
 
-def _activation_dtype(model: ModelSpec, weights_dtype: str | None) -> str:
+def activation_dtype(model: ModelSpec, weights_dtype: str | None) -> str:
+    """What is computed in: unquantized weights that are asked for say it, else the model."""
     if weights_dtype is None:
         return model.dtype
     chosen = weight_format(weights_dtype)
@@ -283,21 +284,6 @@ def _divides(model: ModelSpec, tp: int) -> bool:
     except UsageError:
         return False
     return True
-
-
-def gpus_needed(model: ModelSpec, gpu: GpuSpec, *, limit: int = 64, **options: object) -> FitReport | None:
-    """The smallest tensor-parallel deployment that fits, ``None`` when none up to ``limit`` GPUs does.
-
-    Beyond eight ranks (one host) the rest is pipeline stages. ``options`` are those of :func:`fit_model`.
-    """
-    for count in (1, 2, 4, 8, *range(16, limit + 1, 8)):
-        tp = min(count, 8)
-        if count > limit or not _divides(model, tp) or count // tp > model.num_layers:
-            continue
-        report = fit_model(model, gpu, parallel=Parallel(tp=tp, pp=count // tp), **options)  # type: ignore[arg-type]
-        if report.fits:
-            return report
-    return None
 
 
 def capacity_curve(
