@@ -122,6 +122,13 @@ class FitReport:
         return self.binding.capacity.kv_tokens
 
     @property
+    def layer_groups(self) -> int:
+        """Groups of layers that take blocks of their own from the pool (vLLM); one elsewhere."""
+        if self.serving.kind == "sglang":
+            return 1
+        return len(self.binding.pool.layout(self.max_model_len).groups)
+
+    @property
     def max_concurrency(self) -> Fraction:
         """Requests of ``max_model_len`` tokens that one replica holds at once."""
         return self.binding.capacity.concurrency

@@ -7,8 +7,9 @@ from typing import Any
 from kvplan.sizing.capacity import FitReport, StageFit
 from kvplan.sizing.flags import NAMES, engine_flags, no_command
 from kvplan.sizing.overheads import capture_sizes
+from kvplan.sizing.pool import LOGS_CONCURRENCY
 from kvplan.sizing.remedies import Remedy, remedies
-from kvplan.sizing.serving import LATEST
+from kvplan.sizing.serving import EARLIEST, LATEST
 from kvplan.sizing.sharding import explain
 from kvplan.sizing.support import kv_means, weights_means
 from kvplan.sizing.terms import Term
@@ -138,7 +139,7 @@ def bill_terms(report: FitReport) -> list[Term]:
     if capacity.num_blocks:
         formula = f"pool / {capacity.block_bytes:,} B a block of {report.block_size:,} tokens"
         terms.append(Term("num_blocks", formula, capacity.num_blocks, "blocks"))
-        terms.append(Term("kv_tokens", _tokens_words(report), capacity.kv_tokens, "tokens"))
+        terms.append(Term("kv_tokens", tokens_words(report), capacity.kv_tokens, "tokens"))
         request = f"pool / {report.request_bytes:,} B of one request of {report.max_model_len:,} tokens"
         terms.append(Term("max_concurrency", request, round(float(capacity.concurrency), 4), "requests"))
     return terms
@@ -182,12 +183,13 @@ def _graph_words(report: FitReport) -> str:
     return f"{piecewise} piecewise + {full} full, {where}"
 
 
-def _tokens_words(report: FitReport) -> str:
+def tokens_words(report: FitReport) -> str:
+    """What the engine means by the tokens of its cache."""
     if report.serving.kind == "sglang":
         return "max_total_num_tokens"
-    if report.serving.version >= (0, 21, 0):
+    if report.serving.version >= LOGS_CONCURRENCY:
         return "GPU KV cache size: concurrency x max_model_len"
-    return "GPU KV cache size: blocks x block size"
+    return f"GPU KV cache size: blocks{' / groups' if report.layer_groups > 1 else ''} x block size"
 
 
 def fit_warnings(report: FitReport) -> list[str]:
@@ -215,6 +217,9 @@ def fit_warnings(report: FitReport) -> list[str]:
         found.append(f"the memory {gpu.name} really gives is estimated, not measured")
     if (reason := no_command(report, serving.kind)) is not None:
         found.append(f"{reason}: no command")
+    if serving.version[:2] < EARLIEST[serving.kind]:
+        known = ".".join(map(str, EARLIEST[serving.kind]))
+        found.append(f"{serving.kind} {serving.version_text} is older than {known}, whose rules are used")
     if serving.version[:2] > LATEST[serving.kind]:
         known = ".".join(map(str, LATEST[serving.kind]))
         found.append(f"{serving.kind} {serving.version_text} is newer than {known}, whose rules are used")

@@ -26,6 +26,9 @@ EngineKind = Literal["vllm", "sglang"]
 LATEST = {"vllm": (0, 33), "sglang": (0, 5)}
 """Newest release each engine's rules were checked against."""
 
+EARLIEST = {"vllm": (0, 6), "sglang": (0, 5)}
+"""Oldest release they were checked against."""
+
 _VERSION = re.compile(r"^v?(\d+)\.(\d+)(?:\.(\d+))?")
 
 

@@ -47,7 +47,7 @@ def fit(
     ] = None,
     engine: Annotated[str, typer.Option("--engine", help="vllm or sglang.")] = "vllm",
     engine_version: Annotated[
-        str | None, typer.Option("--engine-version", help="Whose memory rules: 0.8.5, 0.19, 0.33.")
+        str | None, typer.Option("--engine-version", help="Whose memory rules: vLLM 0.6 to 0.33, SGLang 0.5.")
     ] = None,
     max_num_seqs: Annotated[
         int | None, typer.Option("--max-num-seqs", help="Sequences of one step. Default: the engine's.")
@@ -188,6 +188,7 @@ def _table(report: "FitReport", origin: str) -> list[str]:
 
 def _affords(report: "FitReport") -> list[str]:
     """Blocks, tokens, concurrency and the longest request, of one rank or replica and of all."""
+    from kvplan.sizing.fit import tokens_words
     from kvplan.units import format_bytes, format_tokens
 
     capacity, parallel = report.binding.capacity, report.parallel
@@ -199,13 +200,19 @@ def _affords(report: "FitReport") -> list[str]:
             f"  {capacity.num_blocks:,} blocks of {report.block_size:,} token{'s'[: report.block_size > 1]} "
             f"({format_bytes(capacity.block_bytes)} each)"
         )
-        lines.append(f"  {capacity.kv_tokens:,} KV tokens{each}")
+        shared = f" ({tokens_words(report)})" if report.layer_groups > 1 else ""
+        lines += _wrap(f"  {capacity.kv_tokens:,} KV tokens{each}{shared}")
     lines.append(
         f"  {float(report.max_concurrency):,.2f}x concurrency at {format_tokens(report.max_model_len)} "
         f"tokens{each}"
     )
     if parallel.sequence_shards > 1:
         lines[-1] += f", {float(report.total_concurrency):,.2f}x {_over(report)}"
+    if report.binding.pool.holds_windows:
+        lines += _wrap(
+            f"  one request takes {format_bytes(report.request_bytes)}: windows are held open for steps of "
+            f"{report.serving.max_num_batched_tokens:,} tokens"
+        )
     longest = report.longest_context()
     limit = " (the model's limit)" if longest == report.model.max_context else ""
     lines.append(
