@@ -48,16 +48,11 @@ def _not_simulated(report: "FitReport") -> bool:
 
 
 def _flags(report: "FitReport", model: str) -> Iterator[str]:
-    from kvplan.sizing.attention import default_format
-    from kvplan.sizing.weight_formats import weight_format
-
     serving = report.serving
     yield f"kvplan simulate --model {shlex.quote(model)} --gpu {report.gpu.name}"
     if report.parallel.tp > 1:
         yield f"--tp {report.parallel.tp}"
-    form, default = report.kv_format.name, default_format(report.model, serving.kind)
-    # Unquantized weights may change what is computed in, and so the default.
-    if form != default or (_recast(report) and not weight_format(report.weights_format).quantized):
+    if report.kv_asked:
         yield f"--dtype {report.kv_format.name}"
     if "block_size" in serving.given and serving.kind == "vllm":
         yield f"--block-size {serving.block_size}"
@@ -80,7 +75,7 @@ def _settings(report: "FitReport") -> Iterator[str]:
         yield f"engine.{names['eager']}=true"
     if serving.kind == "vllm" and not serving.async_scheduling:
         yield "engine.async_scheduling=false"
-    if _recast(report):
+    if report.weights_format != report.model.weights.format:
         yield f"weights_dtype={report.weights_format}"
     for name, size in (("pp", parallel.pp), ("replicas", parallel.dp)):
         if size > 1:
@@ -89,7 +84,3 @@ def _settings(report: "FitReport") -> Iterator[str]:
         yield "parallel.expert_parallel=true"
     if parallel.dp_attention:
         yield "parallel.dp_attention=true"
-
-
-def _recast(report: "FitReport") -> bool:
-    return report.weights_format != report.model.weights.format

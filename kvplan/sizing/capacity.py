@@ -54,7 +54,8 @@ class StageFit:
 class FitReport:
     """The answer for one deployment of one model. All bytes are of one GPU of the binding stage.
 
-    ``stages`` has one entry per pipeline stage; ``binding`` is the one that affords the least.
+    ``stages`` has one entry per pipeline stage; ``binding`` is the one that affords the least. ``kv_asked``:
+    the KV format was said and not left to what is computed in.
     """
 
     model: ModelSpec
@@ -65,6 +66,7 @@ class FitReport:
     kv_format: KvFormat
     weights_format: str
     stages: tuple[StageFit, ...]
+    kv_asked: bool = False
     expert_parallel: bool = False
     draft: bool = False
     drafter: ModelSpec | None = None
@@ -224,6 +226,7 @@ def fit_model(
         kv_format=form,
         weights_format=weights_dtype or model.weights.format,
         stages=tuple(fits),
+        kv_asked=kv_dtype not in (None, "auto"),
         expert_parallel=expert_parallel,
         draft=draft,
         drafter=drafter,
@@ -260,8 +263,12 @@ def _kv_format(model: ModelSpec, engine: EngineKind, kv_dtype: str | KvFormat | 
     return kv_format(kv_dtype)
 
 
-def choose_parallel(model: ModelSpec, gpus: int, *, tp: int | None = None, pp: int = 1) -> Parallel:
+def choose_parallel(
+    model: ModelSpec, gpus: int, *, tp: int | None = None, pp: int = 1, dp_attention: bool = False
+) -> Parallel:
     """Spread a model over ``gpus`` GPUs: ``tp`` as given, else the largest that divides; the rest replicates.
+
+    With ``dp_attention`` heads need not be divided by ``tp``.
 
     Raises:
         UsageError: ``gpus`` is no multiple of tp x pp, or ``tp`` does not divide the model.
@@ -273,21 +280,23 @@ def choose_parallel(model: ModelSpec, gpus: int, *, tp: int | None = None, pp: i
         if gpus % pp:
             raise UsageError(f"{gpus} GPUs cannot be divided into {pp} pipeline stages")
         tp = next(
-            size for size in range(gpus // pp, 0, -1) if gpus // pp % size == 0 and _divides(model, size)
+            size
+            for size in range(gpus // pp, 0, -1)
+            if gpus // pp % size == 0 and _divides(model, Parallel(tp=size, dp_attention=dp_attention))
         )
     if gpus % (tp * pp):
         raise UsageError(
             f"{gpus} GPUs are not a multiple of tp {tp} x pp {pp}", hint=f"use {tp * pp} or a multiple of it"
         )
-    parallel = Parallel(tp=tp, pp=pp, dp=gpus // (tp * pp))
+    parallel = Parallel(tp=tp, pp=pp, dp=gpus // (tp * pp), dp_attention=dp_attention)
     check_parallel(model, parallel)
     return parallel
 
 
-def _divides(model: ModelSpec, tp: int) -> bool:
+def _divides(model: ModelSpec, parallel: Parallel) -> bool:
     try:
-        check_parallel(model, Parallel(tp=tp))
-        check_widths(model, tp)
+        check_parallel(model, parallel)
+        check_widths(model, parallel.tp)
     except UsageError:
         return False
     return True

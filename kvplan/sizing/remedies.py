@@ -61,7 +61,7 @@ def _options(report: FitReport) -> dict[str, Any]:
     return {
         "max_model_len": report.max_model_len,
         "parallel": report.parallel,
-        "kv_dtype": report.kv_format,
+        "kv_dtype": report.kv_format if report.kv_asked else None,
         "weights_dtype": None if own else report.weights_format,
         "engine": serving.kind,
         "version": serving.version_text,
@@ -117,7 +117,7 @@ def _candidates(report: FitReport) -> Iterator[Candidate]:
         yield "256 sequences at a time", "--max-num-seqs 256", {"max_num_seqs": 256}
     if _latents_are_copied(report):
         yield (
-            "sequences dealt to ranks", "--dp-attention --expert-parallel",
+            "sequences dealt to ranks", f"--tp {report.parallel.tp} --dp-attention --expert-parallel",
             {"parallel": replace(report.parallel, dp_attention=True), "expert_parallel": True},
         )  # fmt: skip
     yield from _formats_of_kv(report)

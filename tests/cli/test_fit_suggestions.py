@@ -30,6 +30,9 @@ SAMPLE = [
     "gemma-3-27b --gpu a100-80g --ctx 128k",
     "mixtral-8x7b --gpu v100 --ctx 8k",
     "qwen3-30b-a3b --gpu mi300x --utilization 0.8",
+    "qwen3-4b --gpu h100-pcie --gpus 4 --tp 2 --ctx 64k --weights-dtype fp32",
+    "glm-4.7-flash --gpu l40 --gpus 8 --ctx 8k --weights-dtype int4 --utilization 0.5",
+    "qwen2.5-1.5b --gpu b200 --gpus 16 --dp-attention",
 ]
 
 
@@ -59,7 +62,7 @@ def test_every_suggestion_holds_when_pasted(command: str, capsys: pytest.Capture
             "deepseek-v3 --gpu h100 --gpus 8",
             ["--weights-dtype int4", "--gpus 16 --tp 16", "--gpus 16 --tp 8 --pp 2"],
         ),
-        ("deepseek-v3 --gpu h200 --gpus 8", ["--dp-attention --expert-parallel"]),
+        ("deepseek-v3 --gpu h200 --gpus 8", ["--tp 8 --dp-attention --expert-parallel"]),
     ],
 )
 def test_the_cheap_answers_are_among_them(

@@ -78,8 +78,6 @@ def fit(
 
     Exits with 3 when it does not fit, saying what would.
     """
-    from dataclasses import replace
-
     from kvplan.errors import AnswerIsNo
     from kvplan.sizing.capacity import choose_parallel, fit_model
     from kvplan.specs.catalog import load_gpu
@@ -87,12 +85,13 @@ def fit(
     from kvplan.units import parse_tokens
 
     found = resolve_model(model)
-    parallel = choose_parallel(found.model, gpus or (tp or 1) * pp, tp=tp, pp=pp)
+    count = gpus or (tp or 1) * pp
+    parallel = choose_parallel(found.model, count, tp=tp, pp=pp, dp_attention=dp_attention)
     report = fit_model(
         found.model,
         load_gpu(gpu),
         max_model_len=parse_tokens(ctx) if ctx is not None else None,
-        parallel=replace(parallel, dp_attention=dp_attention),
+        parallel=parallel,
         kv_dtype=dtype,
         weights_dtype=weights_dtype,
         engine=engine,
