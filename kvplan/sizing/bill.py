@@ -125,6 +125,9 @@ def _sequence_terms(report: SizeReport) -> list[Term]:
         for store in row.stores:
             kept = kept_tokens(store, ask.context_tokens, ask.retention, ask.in_flight)
             what = "encoder tokens" if store.reach == "encoder" else "tokens kept"
+            if store.reach in ("window", "chunk") and kept > store.limit:
+                steps = ask.in_flight // ask.max_num_batched_tokens
+                what += f": the {store.reach} and {steps} steps of {ask.max_num_batched_tokens:,} in flight"
             terms.append(
                 Term(
                     f"{row.name}: {store.name} per sequence",

@@ -1,4 +1,4 @@
-"""Does it fit, and how many? Blocks, tokens, concurrency, longest context, GPUs needed.
+"""Does it fit, and how many? Blocks, tokens, concurrency, longest context.
 
 :func:`fit_model` is the library's entry point; ``kvplan fit`` prints what it returns, and the scenario runner
 takes the number of blocks from it.
@@ -54,7 +54,8 @@ class StageFit:
 class FitReport:
     """The answer for one deployment of one model. All bytes are of one GPU of the binding stage.
 
-    ``stages`` has one entry per pipeline stage; ``binding`` is the one that affords the least.
+    ``stages`` has one entry per pipeline stage; ``binding`` is the one that affords the least. ``kv_asked``:
+    the KV format was said and not left to what is computed in.
     """
 
     model: ModelSpec
@@ -65,14 +66,17 @@ class FitReport:
     kv_format: KvFormat
     weights_format: str
     stages: tuple[StageFit, ...]
+    kv_asked: bool = False
     expert_parallel: bool = False
     draft: bool = False
     drafter: ModelSpec | None = None
 
     @property
     def binding(self) -> StageFit:
-        """The stage whose pool affords the fewest requests."""
-        return min(self.stages, key=lambda stage: (stage.capacity.concurrency, stage.bill.kv_pool_bytes))
+        """The stage whose pool affords the fewest requests; one that keeps no KV binds by its weights only."""
+        empty = [stage for stage in self.stages if not stage.pool.pages and stage.pool_bytes >= 0]
+        stages = [stage for stage in self.stages if stage not in empty] or self.stages
+        return min(stages, key=lambda stage: (stage.capacity.concurrency, stage.bill.kv_pool_bytes))
 
     @property
     def fits(self) -> bool:
@@ -120,6 +124,13 @@ class FitReport:
     def kv_tokens(self) -> int:
         """ "GPU KV cache size: N tokens", in the meaning of the engine's version."""
         return self.binding.capacity.kv_tokens
+
+    @property
+    def layer_groups(self) -> int:
+        """Groups of layers that take blocks of their own from the pool (vLLM); one elsewhere."""
+        if self.serving.kind == "sglang":
+            return 1
+        return len(self.binding.pool.layout(self.max_model_len).groups)
 
     @property
     def max_concurrency(self) -> Fraction:
@@ -194,7 +205,7 @@ def fit_model(
         max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs, cuda_graphs=cuda_graphs,
         block_size=block_size, async_scheduling=async_scheduling, tp=parallel.tp, pp=parallel.pp,
     )  # fmt: skip
-    dtype = _activation_dtype(model, weights_dtype)
+    dtype = activation_dtype(model, weights_dtype)
     form = _kv_format(model, serving.kind, kv_dtype, dtype)
     raw = serving.kind == "sglang" and serving.capability >= BLACKWELL
     keeping = Keeping(serving.kind, form, dtype, raw)
@@ -217,6 +228,7 @@ def fit_model(
         kv_format=form,
         weights_format=weights_dtype or model.weights.format,
         stages=tuple(fits),
+        kv_asked=kv_dtype not in (None, "auto"),
         expert_parallel=expert_parallel,
         draft=draft,
         drafter=drafter,
@@ -237,7 +249,8 @@ def _drafting(
     return (*own, *drafter.layers())
 
 
-def _activation_dtype(model: ModelSpec, weights_dtype: str | None) -> str:
+def activation_dtype(model: ModelSpec, weights_dtype: str | None) -> str:
+    """What is computed in: unquantized weights that are asked for say it, else the model."""
     if weights_dtype is None:
         return model.dtype
     chosen = weight_format(weights_dtype)
@@ -252,8 +265,12 @@ def _kv_format(model: ModelSpec, engine: EngineKind, kv_dtype: str | KvFormat | 
     return kv_format(kv_dtype)
 
 
-def choose_parallel(model: ModelSpec, gpus: int, *, tp: int | None = None, pp: int = 1) -> Parallel:
+def choose_parallel(
+    model: ModelSpec, gpus: int, *, tp: int | None = None, pp: int = 1, dp_attention: bool = False
+) -> Parallel:
     """Spread a model over ``gpus`` GPUs: ``tp`` as given, else the largest that divides; the rest replicates.
+
+    With ``dp_attention`` heads need not be divided by ``tp``.
 
     Raises:
         UsageError: ``gpus`` is no multiple of tp x pp, or ``tp`` does not divide the model.
@@ -265,39 +282,26 @@ def choose_parallel(model: ModelSpec, gpus: int, *, tp: int | None = None, pp: i
         if gpus % pp:
             raise UsageError(f"{gpus} GPUs cannot be divided into {pp} pipeline stages")
         tp = next(
-            size for size in range(gpus // pp, 0, -1) if gpus // pp % size == 0 and _divides(model, size)
+            size
+            for size in range(gpus // pp, 0, -1)
+            if gpus // pp % size == 0 and _divides(model, Parallel(tp=size, dp_attention=dp_attention))
         )
     if gpus % (tp * pp):
         raise UsageError(
             f"{gpus} GPUs are not a multiple of tp {tp} x pp {pp}", hint=f"use {tp * pp} or a multiple of it"
         )
-    parallel = Parallel(tp=tp, pp=pp, dp=gpus // (tp * pp))
+    parallel = Parallel(tp=tp, pp=pp, dp=gpus // (tp * pp), dp_attention=dp_attention)
     check_parallel(model, parallel)
     return parallel
 
 
-def _divides(model: ModelSpec, tp: int) -> bool:
+def _divides(model: ModelSpec, parallel: Parallel) -> bool:
     try:
-        check_parallel(model, Parallel(tp=tp))
-        check_widths(model, tp)
+        check_parallel(model, parallel)
+        check_widths(model, parallel.tp)
     except UsageError:
         return False
     return True
-
-
-def gpus_needed(model: ModelSpec, gpu: GpuSpec, *, limit: int = 64, **options: object) -> FitReport | None:
-    """The smallest tensor-parallel deployment that fits, ``None`` when none up to ``limit`` GPUs does.
-
-    Beyond eight ranks (one host) the rest is pipeline stages. ``options`` are those of :func:`fit_model`.
-    """
-    for count in (1, 2, 4, 8, *range(16, limit + 1, 8)):
-        tp = min(count, 8)
-        if count > limit or not _divides(model, tp) or count // tp > model.num_layers:
-            continue
-        report = fit_model(model, gpu, parallel=Parallel(tp=tp, pp=count // tp), **options)  # type: ignore[arg-type]
-        if report.fits:
-            return report
-    return None
 
 
 def capacity_curve(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from kvplan.sizing.capacity import FitReport, StageFit
-from kvplan.sizing.flags import engine_flags
+from kvplan.sizing.flags import NAMES, engine_flags, no_command
 from kvplan.sizing.overheads import capture_sizes
+from kvplan.sizing.pool import LOGS_CONCURRENCY
 from kvplan.sizing.remedies import Remedy, remedies
-from kvplan.sizing.serving import LATEST
+from kvplan.sizing.serving import EARLIEST, LATEST
 from kvplan.sizing.sharding import explain
+from kvplan.sizing.support import kv_means, weights_means
 from kvplan.sizing.terms import Term
-from kvplan.sizing.weight_formats import weight_format
 from kvplan.sizing.weights import parameter_count
 from kvplan.units import format_bytes, format_tokens
 
@@ -69,6 +70,7 @@ def fit_document(report: FitReport) -> dict[str, Any]:
         "stages": [_stage(stage) for stage in report.stages],
         "terms": [term.to_dict() for term in bill_terms(report)],
         "flags": engine_flags(report),
+        "no_flags": {engine: no_command(report, engine) for engine in NAMES},
         "remedies": [_remedy(remedy) for remedy in remedies(report)],
         "warnings": list(fit_warnings(report)),
     }
@@ -100,6 +102,7 @@ def _remedy(remedy: Remedy) -> dict[str, Any]:
         "kv_pool_bytes": after.kv_pool_bytes,
         "kv_tokens": after.kv_tokens,
         "max_concurrency": round(float(after.max_concurrency), 6),
+        "total_concurrency": round(float(after.total_concurrency), 6),
     }
 
 
@@ -136,7 +139,7 @@ def bill_terms(report: FitReport) -> list[Term]:
     if capacity.num_blocks:
         formula = f"pool / {capacity.block_bytes:,} B a block of {report.block_size:,} tokens"
         terms.append(Term("num_blocks", formula, capacity.num_blocks, "blocks"))
-        terms.append(Term("kv_tokens", _tokens_words(report), capacity.kv_tokens, "tokens"))
+        terms.append(Term("kv_tokens", tokens_words(report), capacity.kv_tokens, "tokens"))
         request = f"pool / {report.request_bytes:,} B of one request of {report.max_model_len:,} tokens"
         terms.append(Term("max_concurrency", request, round(float(capacity.concurrency), 4), "requests"))
     return terms
@@ -180,12 +183,13 @@ def _graph_words(report: FitReport) -> str:
     return f"{piecewise} piecewise + {full} full, {where}"
 
 
-def _tokens_words(report: FitReport) -> str:
+def tokens_words(report: FitReport) -> str:
+    """What the engine means by the tokens of its cache."""
     if report.serving.kind == "sglang":
         return "max_total_num_tokens"
-    if report.serving.version >= (0, 21, 0):
+    if report.serving.version >= LOGS_CONCURRENCY:
         return "GPU KV cache size: concurrency x max_model_len"
-    return "GPU KV cache size: blocks x block size"
+    return f"GPU KV cache size: blocks{' / groups' if report.layer_groups > 1 else ''} x block size"
 
 
 def fit_warnings(report: FitReport) -> list[str]:
@@ -199,14 +203,23 @@ def fit_warnings(report: FitReport) -> list[str]:
         )
     if model.dtype == "bf16" and "bf16" not in gpu.peak_flops and gpu.vendor == "nvidia":
         found.append(f"{gpu.name} has no bf16: the engine runs in fp16, which takes the same memory")
-    weights = weight_format(report.weights_format)
-    if weights.name.startswith("fp8") and "fp8" not in gpu.peak_flops:
-        found.append(f"{gpu.name} has no fp8 arithmetic: weights stay fp8 in memory, but compute is 16-bit")
+    if weights_means(report.weights_format, gpu, serving, serving.kind) == "widened":
+        form = report.weights_format
+        width = "fp4" if form.endswith("fp4") else "fp8"
+        found.append(
+            f"{gpu.name} has no {width} arithmetic: weights stay {form} in memory, but compute is 16-bit"
+        )
+    if kv_means(report.kv_format, gpu, serving.kind) == "widened":
+        found.append(
+            f"{gpu.name} has no fp8 arithmetic: attention widens the KV cache to 16 bits as it reads"
+        )
     if gpu.memory_source is not None and gpu.memory_source.grade == "estimated":
         found.append(f"the memory {gpu.name} really gives is estimated, not measured")
-    for engine, line in engine_flags(report).items():
-        if line is None and engine == serving.kind:
-            found.append(f"{engine} does not offer the KV format {report.kv_format.name}")
+    if (reason := no_command(report, serving.kind)) is not None:
+        found.append(f"{reason}: no command")
+    if serving.version[:2] < EARLIEST[serving.kind]:
+        known = ".".join(map(str, EARLIEST[serving.kind]))
+        found.append(f"{serving.kind} {serving.version_text} is older than {known}, whose rules are used")
     if serving.version[:2] > LATEST[serving.kind]:
         known = ".".join(map(str, LATEST[serving.kind]))
         found.append(f"{serving.kind} {serving.version_text} is newer than {known}, whose rules are used")

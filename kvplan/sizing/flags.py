@@ -1,11 +1,18 @@
-"""The start-up flags that give a plan: ``vllm serve`` and ``sglang.launch_server``, ready to paste."""
+"""The start-up flags that give a plan: ``vllm serve`` and ``sglang.launch_server``, ready to paste.
+
+Where the plan asks for weights that no flag makes of the model's checkpoint, the command names a placeholder.
+"""
 
 from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 
-from kvplan.sizing.capacity import FitReport
+from kvplan.sizing.attention import default_format
+from kvplan.sizing.capacity import FitReport, activation_dtype
+from kvplan.sizing.serving import EngineKind
+from kvplan.sizing.support import kv_means, weights_means
 from kvplan.sizing.weight_formats import weight_format
 from kvplan.specs.schema import ModelSpec
 
@@ -21,46 +28,101 @@ SGLANG_KV = {"fp8_e4m3": "fp8_e4m3", "fp8_e5m2": "fp8_e5m2", "bf16": "bfloat16",
 """KV number formats SGLang takes, and what it calls them."""
 
 
+TORCH = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+"""What PyTorch and the engines call the unquantized formats."""
+
+NAMES: dict[EngineKind, str] = {"vllm": "vLLM", "sglang": "SGLang"}
+"""What the engines call themselves."""
+
+
 def model_id(model: ModelSpec) -> str:
     """What to hand an engine: the first Hugging Face id among the aliases, else the name."""
     return next((alias for alias in model.aliases if "/" in alias), model.name)
 
 
 def engine_flags(report: FitReport) -> dict[str, str | None]:
-    """The command line of each engine for this plan; ``None`` where the engine lacks the KV format.
+    """The command line of each engine for this plan; ``None`` where it has none (:func:`no_command`).
 
     The engine planned for gets its own utilization; for the other one, whose utilization means something
     else, none is given and its default applies.
     """
-    return {"vllm": _vllm(report), "sglang": _sglang(report)}
+    return {
+        "vllm": None if no_command(report, "vllm") else _vllm(report),
+        "sglang": None if no_command(report, "sglang") else _sglang(report),
+    }
 
 
-def _kv_flag(report: FitReport, names: dict[str, str]) -> str | None:
+def no_command(report: FitReport, engine: EngineKind) -> str | None:
+    """Why the engine cannot be started so; ``None`` where it can."""
+    serving, gpu = report.serving, report.gpu
+    name = NAMES[engine]
+    if _kv_flag(report, engine) is None:
+        return f"{name} has no {report.kv_format.name} KV cache"
+    where = f"on {gpu.name} (compute capability {gpu.compute_capability})"
+    if weights_means(report.weights_format, gpu, serving, engine) == "none":
+        return f"{name} has no kernels for {report.weights_format} weights {where}"
+    if kv_means(report.kv_format, gpu, engine) == "none":
+        return f"{name} has no attention kernels for {report.kv_format.name} KV {where}"
+    if engine == serving.kind == "vllm" and serving.max_num_batched_tokens < serving.max_num_seqs:
+        return (
+            f"vLLM refuses a step of {serving.max_num_batched_tokens:,} tokens for "
+            f"{serving.max_num_seqs:,} sequences: it wants a token for each"
+        )
+    return None
+
+
+def _kv_flag(report: FitReport, engine: EngineKind) -> str | None:
     """The KV flag's value; ``auto`` where nothing needs to be said, ``None`` where it cannot be had."""
     name = report.kv_format.name
-    if name == report.model.dtype or name == report.model.kv_format:
+    own = report.weights_format == report.model.weights.format
+    dtype = activation_dtype(report.model, None if own else report.weights_format)
+    if name == default_format(report.model, engine, dtype):
         return "auto"
     if name.startswith("turboquant"):
-        return name if names is VLLM_KV else None
-    return names.get(name)
+        return name if engine == "vllm" else None
+    return (VLLM_KV if engine == "vllm" else SGLANG_KV).get(name)
 
 
-def _weights_flag(report: FitReport) -> tuple[str, str] | None:
-    """Quantizing an unquantized checkpoint while it loads; other formats need another checkpoint."""
-    if report.weights_format == report.model.weights.format:
+def needs_checkpoint(report: FitReport) -> bool:
+    """Whether the planned weights are in no checkpoint that the model's spec names, nor made by a flag.
+
+    Engines widen or narrow an unquantized checkpoint while they load it, and quantize it to fp8.
+    """
+    own, asked = weight_format(report.model.weights.format), weight_format(report.weights_format)
+    if _same_weights(report):
+        return False
+    return own.quantized or (asked.quantized and asked.name != "fp8")
+
+
+def _same_weights(report: FitReport) -> bool:
+    """Names differ where formats do not: ``awq`` and ``int4`` are one."""
+    own, asked = weight_format(report.model.weights.format), weight_format(report.weights_format)
+    return asked == own or (asked.quantized and replace(asked, name=own.name) == own)
+
+
+def _checkpoint(report: FitReport) -> str:
+    """The checkpoint to serve, quoted for a shell; a placeholder where another one is needed."""
+    name = model_id(report.model)
+    if needs_checkpoint(report):
+        article = "an" if report.weights_format[0] in "aefimn" else "a"  # as the names are spoken: an nvfp4
+        name = f"<{article} {report.weights_format} checkpoint of {name}>"
+    return shlex.quote(name)
+
+
+def _weights_flag(report: FitReport) -> str | None:
+    """Casting or quantizing an unquantized checkpoint while it loads."""
+    if _same_weights(report) or needs_checkpoint(report):
         return None
-    chosen = weight_format(report.weights_format)
-    if not chosen.quantized:
-        return "dtype", {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[chosen.name]
-    return ("quantization", "fp8") if chosen.name.startswith("fp8") else None
+    name = weight_format(report.weights_format).name
+    if name == "fp8":
+        return "--quantization fp8"
+    return f"--dtype {TORCH[name]}"
 
 
-def _vllm(report: FitReport) -> str | None:
-    kv = _kv_flag(report, VLLM_KV)
-    if kv is None:
-        return None
+def _vllm(report: FitReport) -> str:
+    kv = _kv_flag(report, "vllm")
     serving, parallel = report.serving, report.parallel
-    flags = [f"vllm serve {model_id(report.model)}"]
+    flags = [f"vllm serve {_checkpoint(report)}"]
     if parallel.dp_attention:
         flags.append(f"--data-parallel-size {parallel.tp}")
     elif parallel.tp > 1:
@@ -73,7 +135,7 @@ def _vllm(report: FitReport) -> str | None:
     if kv != "auto":
         flags.append(f"--kv-cache-dtype {kv}")
     if (weights := _weights_flag(report)) is not None:
-        flags.append(f"--{weights[0]} {weights[1]}")
+        flags.append(weights)
     if report.drafter is not None:
         flags.append(_speculative({"model": model_id(report.drafter)}))
     elif report.draft:
@@ -94,12 +156,10 @@ def _speculative(how: dict[str, str]) -> str:
     return f"--speculative-config {shlex.quote(text)}"
 
 
-def _sglang(report: FitReport) -> str | None:
-    kv = _kv_flag(report, SGLANG_KV)
-    if kv is None:
-        return None
+def _sglang(report: FitReport) -> str:
+    kv = _kv_flag(report, "sglang")
     serving, parallel = report.serving, report.parallel
-    flags = [f"python -m sglang.launch_server --model-path {model_id(report.model)}"]
+    flags = [f"python -m sglang.launch_server --model-path {_checkpoint(report)}"]
     if parallel.tp > 1:
         flags.append(f"--tp-size {parallel.tp}")
     if parallel.dp_attention:
@@ -112,10 +172,11 @@ def _sglang(report: FitReport) -> str | None:
     if kv != "auto":
         flags.append(f"--kv-cache-dtype {kv}")
     if (weights := _weights_flag(report)) is not None:
-        flags.append(f"--{weights[0]} {weights[1]}")
+        flags.append(weights)
     if report.drafter is not None:
         flags.append(
-            f"--speculative-algorithm STANDALONE --speculative-draft-model-path {model_id(report.drafter)}"
+            f"--speculative-algorithm STANDALONE --speculative-draft-model-path "
+            f"{shlex.quote(model_id(report.drafter))}"
         )
     elif report.draft:
         flags.append("--speculative-algorithm NEXTN")

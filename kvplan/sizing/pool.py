@@ -33,6 +33,9 @@ HYBRID_GROUPS = (0, 10, 0)
 NULL_BLOCK = (0, 8, 0)
 """vLLM from here on keeps one block of the pool for itself."""
 
+LOGS_CONCURRENCY = (0, 21, 0)
+"""vLLM from here on logs its cache in tokens as concurrency times the longest request."""
+
 ENCODER_BUDGET = (0, 10, 2)
 """vLLM from here on caches cross attention in its pool (V1)."""
 
@@ -110,6 +113,12 @@ class RankPool:
             else:
                 total += page.store.bytes_per_token()
         return total + windows * SGLANG_WINDOW_RATIO if total else windows
+
+    @property
+    def holds_windows(self) -> bool:
+        """Whether layers forget, but not before the steps in flight are settled."""
+        windows = (page.store is not None and page.store.reach in ("window", "chunk") for page in self.pages)
+        return self.serving.kind == "vllm" and any(windows)
 
     @cached_property
     def state_bytes(self) -> int:
@@ -223,7 +232,7 @@ def pool_capacity(pool: RankPool, pool_bytes: int, max_model_len: int) -> PoolCa
         return PoolCapacity(0, 0, 0, Fraction(0))
     blocks = pool_bytes // layout.block_bytes
     concurrency = Fraction(blocks, layout.blocks_per_request)
-    if pool.serving.version >= (0, 21, 0):
+    if pool.serving.version >= LOGS_CONCURRENCY:
         tokens = int(concurrency * max_model_len)
     else:
         tokens = blocks // len(layout.groups) * layout.block_size * pool.shards

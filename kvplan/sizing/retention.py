@@ -73,6 +73,11 @@ class Retention:
         """Whether the cache is allocated in blocks."""
         return self.engine != "transformers"
 
+    @property
+    def holds_steps(self) -> bool:
+        """Whether windows are held open for the tokens of steps that are not settled."""
+        return self.engine in ("vllm", "sglang")
+
 
 def parse_retention(text: str) -> Retention:
     """``vllm``, ``ideal``, ``streaming:4+256``, ``h2o:0.2`` ...
@@ -132,7 +137,7 @@ def kept_tokens(store: Store, tokens: int, retention: Retention, in_flight: int 
     kept = retention.context_kept(tokens)
     if store.reach == "context":
         return kept
-    held = in_flight if retention.engine in ("vllm", "sglang") else 0
+    held = in_flight if retention.holds_steps else 0
     if store.reach == "chunk" and retention.engine == "vllm":
         return min(kept, store.limit + held)
     if retention.engine == "sglang":

@@ -5,7 +5,8 @@ Defaults follow the engines' own rules: a plan made without flags equals a serve
 * vLLM V0 (before 0.8): one step may hold a whole prompt, so ``max_num_batched_tokens`` is ``max_model_len``
   (at least 2,048) up to 32k of context, 2,048 with chunked prefill beyond; 256 sequences.
 * vLLM V1: 2,048 tokens and 256 sequences; from 0.8.5 on GPUs of at least 70 GiB other than the A100 8,192
-  and 1,024 (``EngineArgs.get_batch_defaults``, API server). Utilization 0.9, 0.92 from 0.21.
+  and 1,024 (``EngineArgs.get_batch_defaults``, API server). Utilization 0.9, 0.92 from 0.21. A step of fewer
+  tokens than that many sequences lowers the sequences: vLLM refuses more of them than tokens.
 * SGLang: chunked prefill size and largest CUDA-graph batch grow with the GPU
   (``ServerArgs._handle_gpu_memory_settings``).
 """
@@ -13,7 +14,7 @@ Defaults follow the engines' own rules: a plan made without flags equals a serve
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from kvplan.errors import UsageError
@@ -25,6 +26,9 @@ EngineKind = Literal["vllm", "sglang"]
 LATEST = {"vllm": (0, 33), "sglang": (0, 5)}
 """Newest release each engine's rules were checked against."""
 
+EARLIEST = {"vllm": (0, 6), "sglang": (0, 5)}
+"""Oldest release they were checked against."""
+
 _VERSION = re.compile(r"^v?(\d+)\.(\d+)(?:\.(\d+))?")
 
 
@@ -34,7 +38,8 @@ class Serving:
 
     ``version`` is (major, minor, patch). ``utilization`` is vLLM's ``gpu_memory_utilization`` (a share of
     total memory for everything) or SGLang's ``mem_fraction_static`` (a share of free memory for weights
-    and pool). ``capability`` is the GPU's major compute capability, 0 where it has none.
+    and pool). ``capability`` is the GPU's major compute capability, 0 where it has none. ``given`` names the
+    options that were said; the others are defaults, which another GPU, context or layout would change.
     """
 
     kind: EngineKind
@@ -47,6 +52,7 @@ class Serving:
     async_scheduling: bool
     graph_max_batch: int
     capability: int = 0
+    given: frozenset[str] = field(default=frozenset(), compare=False)
 
     @property
     def version_text(self) -> str:
@@ -111,15 +117,19 @@ def resolve_serving(
         "max_num_seqs": max_num_seqs,
         "block_size": block_size,
         "async_scheduling": async_scheduling,
-        "capability": _capability(gpu),
     }
     given = {name: value for name, value in chosen.items() if value is not None}
-    return replace(serving, cuda_graphs=cuda_graphs, **given)  # type: ignore[arg-type]
+    said = frozenset(given) | ({"version"} if version is not None else set())
+    if kind == "vllm" and max_num_seqs is None and max_num_batched_tokens is not None:
+        given["max_num_seqs"] = min(serving.max_num_seqs, max_num_batched_tokens)
+    major = compute_capability(gpu)[0]
+    return replace(serving, cuda_graphs=cuda_graphs, capability=major, given=said, **given)  # type: ignore[arg-type]
 
 
-def _capability(gpu: GpuSpec) -> int:
-    major = (gpu.compute_capability or "").split(".")[0]
-    return int(major) if major.isdecimal() else 0
+def compute_capability(gpu: GpuSpec) -> tuple[int, int]:
+    """``8.9`` -> (8, 9); (0, 0) where a GPU has none."""
+    major, _, minor = (gpu.compute_capability or "").partition(".")
+    return (int(major), int(minor) if minor.isdecimal() else 0) if major.isdecimal() else (0, 0)
 
 
 def _vllm_defaults(version: tuple[int, int, int], gpu: GpuSpec, max_model_len: int) -> Serving:

@@ -64,7 +64,7 @@ def test_the_document(small: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_table_fits_eighty_columns(small: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["fit", small, "--gpu", "h100-sxm", "--tp", "2", "--pp", "2", "--gpus", "8"]) == 0
     out = capsys.readouterr().out
-    assert max(len(line) for line in out.splitlines() if not line.startswith("spec:")) <= 80
+    assert max(len(line) for line in out.replace(small, "small.yaml").splitlines()) <= 80
     for words in (
         "weights",
         "activations",
@@ -75,7 +75,8 @@ def test_the_table_fits_eighty_columns(small: str, capsys: pytest.CaptureFixture
         "2 replicas",
     ):
         assert words in out
-    command = " ".join(out[out.index("  vllm serve") :].replace("\\\n", " ").split())
+    serve = out[out.index("  vllm serve") : out.index("  under traffic:")]
+    command = " ".join(serve.replace("\\\n", " ").split())
     assert command.startswith(
         "vllm serve example/small-8b --tensor-parallel-size 2 --pipeline-parallel-size 2 --"
     )
@@ -162,7 +163,7 @@ def test_bad_input_says_what_and_exits_2(
         (["--gpu", "h100", "--ctx", "256k"], "beyond the 131,072"),
         (["--gpu", "h100", "--tp", "16"], "each head is kept by 2 GPUs"),
         (["--gpu", "h100", "--engine-version", "0.99"], "newer than 0.33"),
-        (["--gpu", "h100", "--dtype", "kivi2"], "vllm does not offer the KV format kivi2"),
+        (["--gpu", "h100", "--dtype", "kivi2"], "vLLM has no kivi2 KV cache: no command"),
     ],
 )
 def test_warnings_go_to_stderr(
@@ -203,3 +204,42 @@ def test_impossible_numbers_are_errors_of_usage(
 ) -> None:
     assert run(["fit", "llama3-8b", "--gpu", "h100", option, value]) == 2
     assert "error" in capsys.readouterr().err
+
+
+def test_a_windowed_pool_says_what_its_figures_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["fit", "gemma-3-27b", "--gpu", "a100-80g", "--ctx", "128k"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "213,850 KV tokens (GPU KV cache size: concurrency x max_model_len)" in out
+    assert "one request takes 12.35 GiB: windows are held open for steps of 2,048 tokens" in out
+    assert run(["size", "gemma-3-27b", "--ctx", "128k", "--max-num-batched-tokens", "2048"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "12.35 GiB" in out  # asked the same, both say the same
+    assert "5,119 tokens kept: the window and 2 steps of 2,048 in flight" in out
+    assert "windows are held open for steps of 2,048 tokens (--max-num-batched-tokens)" in out
+
+
+@pytest.mark.parametrize(
+    ("engine", "version", "warned"),
+    [
+        ("vllm", "0.5", "vllm 0.5 is older than 0.6, whose rules are used"),
+        ("vllm", "0.6.4", None),
+        ("sglang", "0.4.6", "sglang 0.4.6 is older than 0.5, whose rules are used"),
+        ("sglang", "0.5.3", None),
+    ],
+)
+def test_versions_that_are_not_modelled_are_said(
+    engine: str, version: str, warned: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["fit", "llama-3.1-8b", "--gpu", "h100", "--engine", engine, "--engine-version", version])
+    err = capsys.readouterr().err
+    assert warned in err if warned else "older than" not in err
+
+
+@pytest.mark.parametrize(("gpu", "says"), [("h100", True), ("l4", False)])
+def test_the_longest_request_may_be_the_models_limit(
+    gpu: str, says: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["fit", "llama-3.1-8b", "--gpu", gpu, "--ctx", "32k"]) == 0
+    out = capsys.readouterr().out
+    assert "tokens is the longest request that fits" in out
+    assert ("131,072 tokens is the longest request that fits (the model's limit)" in out) is says

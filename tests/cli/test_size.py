@@ -271,3 +271,18 @@ def test_what_windows_save_is_said_in_a_line(
     said = [text for text in capsys.readouterr().out.splitlines() if " save " in text]
     assert len(said) == (line is not None)
     assert all(text.startswith(line or "") and len(text) <= 80 for text in said)
+
+
+def test_the_other_formats_say_how_many_sequences_a_gpu_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["size", "llama3-70b", "--ctx", "8k", "--tp", "8", "--batch", "16"]) == 0
+    (head,) = (line for line in capsys.readouterr().out.splitlines() if "other KV formats" in line)
+    assert "allocated/seq" in head
+    assert "per GPU, 16 seqs" in head
+    assert run(["size", "llama3-70b", "--ctx", "8k", "--tp", "8", "--dp", "4", "--batch", "16"]) == 0
+    assert "per GPU, 4 seqs" in capsys.readouterr().out
+
+
+def test_copies_on_every_gpu_still_have_a_line_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["size", "deepseek-v3", "--ctx", "32k", "--tp", "8", "--batch", "16"]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("  per GPU"))
+    assert line.endswith("34.31 GiB")

@@ -47,7 +47,7 @@ def fit(
     ] = None,
     engine: Annotated[str, typer.Option("--engine", help="vllm or sglang.")] = "vllm",
     engine_version: Annotated[
-        str | None, typer.Option("--engine-version", help="Whose memory rules: 0.8.5, 0.19, 0.33.")
+        str | None, typer.Option("--engine-version", help="Whose memory rules: vLLM 0.6 to 0.33, SGLang 0.5.")
     ] = None,
     max_num_seqs: Annotated[
         int | None, typer.Option("--max-num-seqs", help="Sequences of one step. Default: the engine's.")
@@ -78,8 +78,6 @@ def fit(
 
     Exits with 3 when it does not fit, saying what would.
     """
-    from dataclasses import replace
-
     from kvplan.errors import AnswerIsNo
     from kvplan.sizing.capacity import choose_parallel, fit_model
     from kvplan.specs.catalog import load_gpu
@@ -87,12 +85,13 @@ def fit(
     from kvplan.units import parse_tokens
 
     found = resolve_model(model)
-    parallel = choose_parallel(found.model, gpus or (tp or 1) * pp, tp=tp, pp=pp)
+    count = gpus or (tp or 1) * pp
+    parallel = choose_parallel(found.model, count, tp=tp, pp=pp, dp_attention=dp_attention)
     report = fit_model(
         found.model,
         load_gpu(gpu),
         max_model_len=parse_tokens(ctx) if ctx is not None else None,
-        parallel=replace(parallel, dp_attention=dp_attention),
+        parallel=parallel,
         kv_dtype=dtype,
         weights_dtype=weights_dtype,
         engine=engine,
@@ -106,7 +105,7 @@ def fit(
         draft=draft,
         drafter=resolve_model(draft_model).model if draft_model is not None else None,
     )
-    _print(report, found.origin, found.warnings, output)
+    _print(report, model, found.origin, found.warnings, output)
     if not report.fits:
         raise AnswerIsNo(_why_not(report), hint=_what_would(report))
 
@@ -133,12 +132,16 @@ def _what_would(report: "FitReport") -> str | None:
     )
 
 
-def _print(report: "FitReport", origin: str, notes: tuple[str, ...], output: OutputFormat) -> None:
+def _print(
+    report: "FitReport", asked: str, origin: str, notes: tuple[str, ...], output: OutputFormat
+) -> None:
     from kvplan.cli.output import answer, csv_text, markdown_table, print_json, warn
+    from kvplan.cli.simulate_line import simulate_line
     from kvplan.sizing.fit import bill_terms, fit_document, fit_warnings
 
     if output is OutputFormat.json:
         document = fit_document(report)
+        document["simulate"] = simulate_line(report, asked)
         document["origin"] = origin
         document["warnings"] = [*notes, *document["warnings"]]
         print_json(document)
@@ -152,7 +155,7 @@ def _print(report: "FitReport", origin: str, notes: tuple[str, ...], output: Out
     elif output is OutputFormat.md:
         answer(markdown_table(columns[:4], [row[:4] for row in rows]))
     else:
-        answer("\n".join(_table(report, origin)))
+        answer("\n".join([*_table(report, origin), *_ways(report), *_commands(report, asked)]))
 
 
 def _table(report: "FitReport", origin: str) -> list[str]:
@@ -174,37 +177,62 @@ def _table(report: "FitReport", origin: str) -> list[str]:
     )
     lines += [f"spec: {origin}", ""]
     signs = {"usable_memory": " ", "budget": " ", "kv_pool": "="}
-    where = f"stage {report.binding.bill.stage} of {parallel.pp}, " if parallel.pp > 1 else ""
+    where = f"stage {report.binding.bill.stage + 1} of {parallel.pp}, " if parallel.pp > 1 else ""
     lines.append(f"  one GPU{' (' + where + 'which binds)' if where else ''}")
     for term in bill_terms(report):
         if term.unit == "B":
             lines += _line(signs.get(term.name, "-"), term.name, term.formula, format_bytes(term.value))
-    lines.append("")
-    capacity = report.binding.capacity
+    return [*lines, "", *_affords(report)]
+
+
+def _affords(report: "FitReport") -> list[str]:
+    """Blocks, tokens, concurrency and the longest request, of one rank or replica and of all."""
+    from kvplan.sizing.fit import tokens_words
+    from kvplan.units import format_bytes, format_tokens
+
+    capacity, parallel = report.binding.capacity, report.parallel
+    ranks = parallel.dp_attention and parallel.tp > 1
+    each = " a rank" if ranks else ""
+    lines = []
     if capacity.num_blocks:
         lines.append(
             f"  {capacity.num_blocks:,} blocks of {report.block_size:,} token{'s'[: report.block_size > 1]} "
             f"({format_bytes(capacity.block_bytes)} each)"
         )
-        lines.append(f"  {capacity.kv_tokens:,} KV tokens")
+        shared = f" ({tokens_words(report)})" if report.layer_groups > 1 else ""
+        lines += _wrap(f"  {capacity.kv_tokens:,} KV tokens{each}{shared}")
     lines.append(
-        f"  {float(report.max_concurrency):,.2f}x concurrency at {format_tokens(report.max_model_len)} tokens"
-        + (
-            f", {float(report.total_concurrency):,.2f}x over {parallel.dp} replicas"
-            if parallel.dp > 1
-            else ""
-        )
+        f"  {float(report.max_concurrency):,.2f}x concurrency at {format_tokens(report.max_model_len)} "
+        f"tokens{each}"
     )
+    if parallel.sequence_shards > 1:
+        lines[-1] += f", {float(report.total_concurrency):,.2f}x {_over(report)}"
+    if report.binding.pool.holds_windows:
+        lines += _wrap(
+            f"  one request takes {format_bytes(report.request_bytes)}: windows are held open for steps of "
+            f"{report.serving.max_num_batched_tokens:,} tokens"
+        )
     longest = report.longest_context()
+    limit = " (the model's limit)" if longest == report.model.max_context else ""
     lines.append(
-        f"  {format_tokens(longest)} tokens is the longest request that fits"
+        f"  {format_tokens(longest)} tokens is the longest request that fits{limit}"
         if longest
         else "  no request fits"
     )
-    return [*lines, *_ways(report), *_commands(report)]
+    return lines
+
+
+def _over(report: "FitReport") -> str:
+    """``over 8 ranks``, ``over 2 replicas``: what sequences are dealt to."""
+    parallel = report.parallel
+    if not parallel.dp_attention or parallel.tp == 1:
+        return f"over {parallel.dp} replicas"
+    replicas = f" of {parallel.dp} replicas" if parallel.dp > 1 else ""
+    return f"over {parallel.sequence_shards} ranks{replicas}"
 
 
 def _ways(report: "FitReport") -> list[str]:
+    """What would make it fit, or fit more: tokens and concurrency over all ranks and replicas."""
     from kvplan.sizing.remedies import remedies
 
     ways = remedies(report)
@@ -213,23 +241,42 @@ def _ways(report: "FitReport") -> list[str]:
     if not ways:
         return []
     title = "more would fit with" if report.fits else "it would fit with"
+    if any(way.report.parallel.sequence_shards > 1 for way in ways[:MORE]):
+        title += " (all ranks and replicas)"
     lines = ["", f"  {title:<44}{'KV tokens':>14}{'concurrency':>16}"]
     for way in ways[:MORE]:
         after = way.report
+        words = f"  {way.change} ({way.option})"
+        if len(words) > 46:
+            lines.append(f"  {way.change}")
+            words = f"    ({way.option})"
         lines.append(
-            f"  {way.change + f' ({way.option})':<44}{after.kv_tokens:>14,}"
-            f"{float(after.max_concurrency):>15,.2f}x"
+            f"{words:<46}{after.kv_tokens * after.parallel.sequence_shards:>14,}"
+            f"{float(after.total_concurrency):>15,.2f}x"
         )
     return lines
 
 
-def _commands(report: "FitReport") -> list[str]:
-    from kvplan.sizing.flags import engine_flags
+def _commands(report: "FitReport", asked: str) -> list[str]:
+    """How to start the engine so, and how to go on to what happens under traffic."""
+    from kvplan.cli.simulate_line import simulate_line
+    from kvplan.sizing.flags import engine_flags, needs_checkpoint, no_command
 
     if not report.fits:
         return []
-    flags = engine_flags(report)[report.serving.kind]
-    return ["", *_shell_lines(flags)] if flags is not None else []
+    kind = report.serving.kind
+    flags = engine_flags(report)[kind]
+    lines = [""]
+    if flags is None:
+        lines += _wrap(f"  {no_command(report, kind)}: no command")
+    else:
+        lines += _shell_lines(flags)
+        if needs_checkpoint(report):
+            own = f"  {report.model.name} is in {report.model.weights.format}"
+            lines += _wrap(f"{own}: name a checkpoint in {report.weights_format}, no flag makes one")
+    if (simulation := simulate_line(report, asked)) is not None:
+        lines += ["", "  under traffic:", *_shell_lines(simulation)]
+    return lines
 
 
 def _shell_lines(command: str) -> list[str]:

@@ -137,7 +137,7 @@ def _table(report: "SizeReport", spec: "ModelSpec", origin: str) -> list[str]:
         human = format_bytes(value) if value >= 1024 else ""
         lines += _line(name, formula, number, human)
         lines += [line for words in also for line in _wrap(f"      {words}")]
-    for words in _window_saving(report):
+    for words in _windows(report):
         lines += _wrap(f"  {words}")
     for words in report.sharding:
         lines += _wrap(f"  {words}")
@@ -146,22 +146,29 @@ def _table(report: "SizeReport", spec: "ModelSpec", origin: str) -> list[str]:
     return lines
 
 
-def _window_saving(report: "SizeReport") -> Iterator[str]:
-    """What layers that forget save, against the same layers keeping the whole context."""
+def _windows(report: "SizeReport") -> Iterator[str]:
+    """What layers that forget save against layers that keep the whole context, and on which assumption."""
     from kvplan.units import format_bytes
 
+    ask = report.request
     forgetful = [row for row in report.rows if row.window_bytes_per_token]
-    kept = report.kv_bytes_per_sequence - report.encoder_bytes_per_sequence
-    per_token = sum(row.count * (row.bytes_per_token + row.window_bytes_per_token) for row in report.rows)
-    whole = round(per_token * report.request.context_tokens)
-    if not forgetful or kept >= whole:
+    if not forgetful:
         return
     what = "windows" if any("sliding" in row.kind for row in forgetful) else "chunks"
-    layers = sum(row.count for row in report.rows if row.stores)
-    yield (
-        f"{what} save {1 - kept / whole:.0%}: all {layers} layers over "
-        f"{report.request.context_tokens:,} tokens would take {format_bytes(whole)}"
-    )
+    kept = report.kv_bytes_per_sequence - report.encoder_bytes_per_sequence
+    per_token = sum(row.count * (row.bytes_per_token + row.window_bytes_per_token) for row in report.rows)
+    whole = round(per_token * ask.context_tokens)
+    if kept < whole:
+        layers = sum(row.count for row in report.rows if row.stores)
+        yield (
+            f"{what} save {1 - kept / whole:.0%}: all {layers} layers over "
+            f"{ask.context_tokens:,} tokens would take {format_bytes(whole)}"
+        )
+    if ask.retention.holds_steps:
+        yield (
+            f"{what} are held open for steps of {ask.max_num_batched_tokens:,} tokens "
+            "(--max-num-batched-tokens); kvplan fit takes the engine's default on its GPU"
+        )
 
 
 def _folded(terms: "tuple[Term, ...]") -> list[tuple[str, str, list[str], int | float, str]]:
@@ -175,7 +182,9 @@ def _folded(terms: "tuple[Term, ...]") -> list[tuple[str, str, list[str], int | 
     for term in terms:
         is_part = ": " in term.name
         name, formula, also, value, unit = lines[-1] if lines else ("", "", [], 0, "")
-        if lines and not is_part and (value, unit) == (term.value, term.unit):
+        # What a GPU holds is looked for: it stands alone even where every rank keeps a copy of everything.
+        alike = (value, unit) == (term.value, term.unit) and term.name != "per GPU"
+        if lines and not is_part and alike:
             if parts == 1:
                 lines[-1] = (term.name, formula, also, value, unit)
                 parts = 0
@@ -213,7 +222,9 @@ def _alternatives(report: "SizeReport", spec: "ModelSpec") -> list[str]:
     from kvplan.units import format_bytes
 
     ask = report.request
-    lines = [f"  {'other KV formats':<24}{'per token':>16}{'allocated':>14}{'per GPU':>14}{'vs now':>10}"]
+    held = -(-ask.batch // ask.parallel.sequence_shards)
+    gpu = f"per GPU, {held} seqs" if held > 1 else "per GPU"
+    lines = [f"  {'other KV formats':<24}{'per token':>14}{'allocated/seq':>14}{gpu:>18}{'vs now':>8}"]
     for name in ALTERNATIVES:
         form = kv_format(name)
         if form.name == ask.form.name:
@@ -237,8 +248,8 @@ def _alternatives(report: "SizeReport", spec: "ModelSpec") -> list[str]:
             continue  # a format for another kind of attention
         ratio = other.allocated_bytes_per_sequence / max(report.allocated_bytes_per_sequence, 1)
         lines.append(
-            f"  {name:<24}{f'{other.kv_bytes_per_token:,} B':>16}"
+            f"  {name:<24}{f'{other.kv_bytes_per_token:,} B':>14}"
             f"{format_bytes(other.allocated_bytes_per_sequence):>14}"
-            f"{format_bytes(other.bytes_per_gpu):>14}{ratio:>9.2f}x"
+            f"{format_bytes(other.bytes_per_gpu):>18}{ratio:>7.2f}x"
         )
     return lines

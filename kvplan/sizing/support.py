@@ -1,0 +1,52 @@
+"""Which number formats an engine runs on a GPU: as they are, widened to 16 bits when they are read, or not.
+
+Sources: vLLM's tables of quantization hardware (0.9.2 to 0.14: fp8 by Marlin from Ampere on, W8A8 from Turing
+on) and its page on fp8 (0.32: weight-only from compute capability 7.5); vllm-project/vllm#29901 (Marlin on
+Turing: fp8 and nvfp4, not mxfp4), #45375 (FlashInfer, which reads fp8 KV without fp8 arithmetic, from 8.0
+on), #46963 (nvfp4 KV is written on compute capability 10 only). SGLang is taken to widen what vLLM does from
+8.0 on.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from kvplan.sizing.serving import EngineKind, Serving, compute_capability
+from kvplan.sizing.weight_formats import weight_format
+from kvplan.specs.formats import KvFormat
+from kvplan.specs.schema import GpuSpec
+
+Means = Literal["native", "widened", "none"]
+
+AMPERE, TURING = (8, 0), (7, 5)
+
+MARLIN_ON_TURING = (0, 15)
+"""vLLM whose Marlin kernels are built for Turing: 0.14's table still says no."""
+
+
+def weights_means(name: str, gpu: GpuSpec, serving: Serving, engine: EngineKind) -> Means:
+    """How ``engine`` multiplies weights of this format on the GPU; of another engine, its newest release."""
+    form, capability = weight_format(name), compute_capability(gpu)
+    float8, float4 = form.name.startswith(("fp8", "mxfp8")), form.name.endswith("fp4")
+    if gpu.vendor != "nvidia":
+        return "widened" if float4 and "fp4" not in gpu.peak_flops else "native"
+    if form.name == "int8":
+        return "native" if capability >= TURING else "none"
+    if not (float8 or float4) or ("fp8" if float8 else "fp4") in gpu.peak_flops:
+        return "native"
+    on_turing = engine == "vllm" and not form.name.startswith("mx")
+    if engine == serving.kind:
+        on_turing = on_turing and serving.version[:2] >= MARLIN_ON_TURING
+    return "widened" if capability >= (TURING if on_turing else AMPERE) else "none"
+
+
+def kv_means(form: KvFormat, gpu: GpuSpec, engine: EngineKind) -> Means:
+    """How ``engine`` reads a cache of this format on the GPU."""
+    if gpu.vendor != "nvidia":
+        return "native"
+    capability = compute_capability(gpu)
+    if form.name == "nvfp4" and engine == "vllm":
+        return "native" if capability[0] == 10 else "none"
+    if not form.name.startswith("fp8") or "fp8" in gpu.peak_flops:
+        return "native"
+    return "widened" if capability >= AMPERE else "none"

@@ -1,0 +1,67 @@
+"""A command gives the plan that it stands under, or says what it needs, or is not there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+
+from kvplan.sizing.capacity import fit_model
+from kvplan.sizing.flags import engine_flags, no_command
+from kvplan.specs.catalog import load_gpu, load_model
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+@pytest.mark.parametrize(
+    ("model", "weights", "checkpoint", "flag"),
+    [
+        ("llama-3.1-8b", None, "meta-llama/Llama-3.1-8B", ""),
+        ("llama-3.1-8b", "bf16", "meta-llama/Llama-3.1-8B", ""),
+        ("llama-3.1-8b", "fp16", "meta-llama/Llama-3.1-8B", "--dtype float16"),
+        ("llama-3.1-8b", "fp8", "meta-llama/Llama-3.1-8B", "--quantization fp8"),
+        ("llama-3.1-8b", "fp8_block128", "<an fp8_block128 checkpoint of meta-llama/Llama-3.1-8B>", ""),
+        ("llama-3.1-8b", "int4", "<an int4 checkpoint of meta-llama/Llama-3.1-8B>", ""),
+        ("llama-3.1-8b", "awq", "<an awq checkpoint of meta-llama/Llama-3.1-8B>", ""),
+        ("llama-3.1-8b", "gptq", "<a gptq checkpoint of meta-llama/Llama-3.1-8B>", ""),
+        ("deepseek-v3", "int4", "<an int4 checkpoint of deepseek-ai/DeepSeek-V3>", ""),
+        ("deepseek-v3", "bf16", "<a bf16 checkpoint of deepseek-ai/DeepSeek-V3>", ""),
+        ("deepseek-v3", "fp8_block128", "deepseek-ai/DeepSeek-V3", ""),
+    ],
+)
+def test_the_checkpoint_has_the_planned_weights(
+    engine: str, model: str, weights: str | None, checkpoint: str, flag: str
+) -> None:
+    report = fit_model(load_model(model), load_gpu("h200"), weights_dtype=weights, engine=engine)
+    command = engine_flags(report)[engine]
+    assert command is not None
+    words = shlex.split(command)
+    assert checkpoint in words
+    assert " ".join(re.findall(r"--(?:dtype|quantization) \S+", command)) == flag
+
+
+@pytest.mark.parametrize(("tokens", "seqs"), [(100, 100), (2048, 1024), (None, 1024)])
+def test_a_small_step_lowers_the_sequences(tokens: int | None, seqs: int) -> None:
+    report = fit_model(load_model("llama-3.1-8b"), load_gpu("h100"), max_num_batched_tokens=tokens)
+    assert report.serving.max_num_seqs == seqs
+    assert f"--max-num-seqs {seqs}" in str(engine_flags(report)["vllm"])
+
+
+def test_more_sequences_than_tokens_have_no_command() -> None:
+    report = fit_model(
+        load_model("llama-3.1-8b"), load_gpu("h100"), max_num_batched_tokens=100, max_num_seqs=200
+    )
+    assert engine_flags(report)["vllm"] is None
+    assert no_command(report, "vllm") == (
+        "vLLM refuses a step of 100 tokens for 200 sequences: it wants a token for each"
+    )
+
+
+def test_a_cache_wider_than_the_checkpoint_asks_for_is_said() -> None:
+    model = load_model("llama-3.1-8b").model_copy(update={"kv_format": "fp8_e4m3"})
+    asked, wider = (
+        str(engine_flags(fit_model(model, load_gpu("h100"), kv_dtype=form))["vllm"])
+        for form in (None, "bf16")
+    )
+    assert "--kv-cache-dtype" not in asked
+    assert "--kv-cache-dtype bfloat16" in wider

@@ -1,0 +1,77 @@
+"""Formats an engine cannot run on a GPU are neither suggested nor put into a command."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from kvplan.sizing.capacity import fit_model
+from kvplan.sizing.fit import fit_warnings
+from kvplan.sizing.flags import engine_flags, no_command
+from kvplan.sizing.remedies import remedies
+from kvplan.specs.catalog import load_gpu, load_model
+
+
+@pytest.mark.parametrize(
+    ("gpu", "version", "weights", "runs"),
+    [
+        ("v100-32g", "0.33", "fp8", False),
+        ("v100-32g", "0.33", "int8", False),
+        ("v100-32g", "0.33", "int4", True),
+        ("t4", "0.33", "fp8", True),
+        ("t4", "0.14", "fp8", False),
+        ("t4", "0.33", "mxfp4", False),
+        ("a100-80g", "0.14", "fp8", True),
+        ("a100-80g", "0.33", "nvfp4", True),
+        ("h100-sxm", "0.33", "nvfp4", True),
+        ("mi300x", "0.33", "fp8", True),
+    ],
+)
+def test_weights_that_have_no_kernels_have_no_command(
+    gpu: str, version: str, weights: str, runs: bool
+) -> None:
+    report = fit_model(
+        load_model("llama-3.1-8b"), load_gpu(gpu), weights_dtype=weights, version=version, max_model_len=1024
+    )
+    assert (engine_flags(report)["vllm"] is not None) is runs
+    reason = no_command(report, "vllm")
+    assert reason is None if runs else reason is not None and f"no kernels for {weights} weights" in reason
+
+
+@pytest.mark.parametrize(
+    ("gpu", "form", "runs"),
+    [
+        ("t4", "fp8", False),
+        ("a100-80g", "fp8", True),
+        ("l4", "fp8", True),
+        ("h100-sxm", "nvfp4", False),
+        ("b200", "nvfp4", True),
+    ],
+)
+def test_caches_that_no_kernel_reads_have_no_command(gpu: str, form: str, runs: bool) -> None:
+    report = fit_model(load_model("llama-3.1-8b"), load_gpu(gpu), kv_dtype=form, max_model_len=1024)
+    assert (engine_flags(report)["vllm"] is not None) is runs
+    assert any("no attention kernels" in warning for warning in fit_warnings(report)) is not runs
+
+
+@pytest.mark.parametrize(
+    ("gpu", "suggested"),
+    [("v100-32g", {"int4"}), ("t4", {"fp8", "int4"}), ("a100-40g", {"fp8", "int4"})],
+)
+def test_what_does_not_run_is_not_suggested(gpu: str, suggested: set[str]) -> None:
+    report = fit_model(load_model("llama-3.1-8b"), load_gpu(gpu), max_model_len=8192)
+    options = " ".join(way.option for way in remedies(report)).split()
+    found = {value for flag, value in pairwise(options) if flag == "--weights-dtype"}
+    assert found == suggested
+    assert ("--dtype" in options) is (gpu == "a100-40g")
+
+
+@pytest.mark.parametrize("gpu", ["a100-80g", "l4"])
+def test_formats_that_are_widened_are_warned_of(gpu: str) -> None:
+    report = fit_model(
+        load_model("llama-3.1-8b"), load_gpu(gpu), weights_dtype="nvfp4", kv_dtype="fp8", max_model_len=1024
+    )
+    warnings = " ".join(fit_warnings(report))
+    assert f"{gpu} has no fp4 arithmetic: weights stay nvfp4 in memory" in warnings
+    assert ("attention widens the KV cache" in warnings) is (gpu == "a100-80g")
