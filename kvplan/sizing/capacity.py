@@ -73,8 +73,10 @@ class FitReport:
 
     @property
     def binding(self) -> StageFit:
-        """The stage whose pool affords the fewest requests."""
-        return min(self.stages, key=lambda stage: (stage.capacity.concurrency, stage.bill.kv_pool_bytes))
+        """The stage whose pool affords the fewest requests; one without KV binds by its weights only."""
+        empty = [stage for stage in self.stages if not stage.pool.pages and stage.pool_bytes >= 0]
+        stages = [stage for stage in self.stages if stage not in empty] or self.stages
+        return min(stages, key=lambda stage: (stage.capacity.concurrency, stage.bill.kv_pool_bytes))
 
     @property
     def fits(self) -> bool:

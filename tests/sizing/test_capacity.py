@@ -268,3 +268,14 @@ def test_cross_attention_is_given_room_for_a_whole_step(h100: GpuSpec, budget: i
     assert (own.reach[0], cross.reach[0]) == ("context", "encoder")
     assert (own.blocks_per_request, cross.blocks_per_request) == (28, blocks)
     assert report.max_concurrency == Fraction(report.num_blocks, 28 + blocks)
+
+
+def test_a_stage_that_keeps_nothing_does_not_bind() -> None:
+    """Gemma 3n and 4: the last layers read the KV of earlier ones, a stage of them alone has no pool."""
+    report = fit_model(
+        load_model("gemma-4-e2b"), load_gpu("b300"), parallel=Parallel(pp=2), max_model_len=8192
+    )
+    assert not report.stages[1].pool.pages
+    assert report.fits
+    assert report.num_blocks > 0
+    assert report.max_concurrency == report.stages[0].capacity.concurrency >= 1

@@ -177,7 +177,7 @@ def _table(report: "FitReport", origin: str) -> list[str]:
     )
     lines += [f"spec: {origin}", ""]
     signs = {"usable_memory": " ", "budget": " ", "kv_pool": "="}
-    where = f"stage {report.binding.bill.stage} of {parallel.pp}, " if parallel.pp > 1 else ""
+    where = f"stage {report.binding.bill.stage + 1} of {parallel.pp}, " if parallel.pp > 1 else ""
     lines.append(f"  one GPU{' (' + where + 'which binds)' if where else ''}")
     for term in bill_terms(report):
         if term.unit == "B":
