@@ -73,7 +73,7 @@ class FitReport:
 
     @property
     def binding(self) -> StageFit:
-        """The stage whose pool affords the fewest requests; one that keeps no KV binds by its weights only."""
+        """The stage whose pool affords the fewest requests; one without KV binds by its weights only."""
         empty = [stage for stage in self.stages if not stage.pool.pages and stage.pool_bytes >= 0]
         stages = [stage for stage in self.stages if stage not in empty] or self.stages
         return min(stages, key=lambda stage: (stage.capacity.concurrency, stage.bill.kv_pool_bytes))
