@@ -7,10 +7,11 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from kvplan.reporting.cautions import cautions
 from kvplan.reporting.result import Result
 from kvplan.reporting.strategies import strategies_tables
 from kvplan.reporting.tables import Table, intervals_table
-from kvplan.reporting.verdict import cautions, reused_ratio, verdict
+from kvplan.reporting.verdict import reused_ratio, verdict
 from kvplan.reporting.wording import LATENCIES, count, decimal, percent, plain, plural, seconds
 from kvplan.units import format_bytes
 
@@ -21,10 +22,24 @@ if TYPE_CHECKING:
 MAX_WARNINGS = 8
 
 _ASCII = str.maketrans(
-    {"✓": "+", "✗": "x", "×": "x", "·": "-", "–": "-", "−": "-", "µ": "u", "…": "~", "“": '"', "”": '"'}
+    {
+        "✓": "+",
+        "✗": "x",
+        "×": "x",
+        "·": "-",
+        "–": "-",
+        "−": "-",
+        "µ": "u",
+        "…": "~",
+        "≈": "~",
+        "“": '"',
+        "”": '"',
+    }
 )
 
 _STYLES = {"met": "bold green", "missed": "bold red", "partial": "bold yellow", "neutral": "bold"}
+
+_SIGNS = {"met": ("✓", "green"), "missed": ("✗", "red"), "close": ("≈", "yellow")}
 
 FEW_ZEROS = 4
 """From so many figures of a section that are zero on, they share a line."""
@@ -57,10 +72,11 @@ class _Summary:
             return Text(line, style=style)
 
         said = verdict(self.result)
-        yield write(said.headline, _STYLES[said.tone])
+        yield from _wrapped("", said.headline, write, options.max_width, _STYLES[said.tone])
         for chip in said.chips:
-            sign, style = ("✓", "green") if chip.passed else ("✗", "red")
-            yield write(f"  {sign} {chip.name} {chip.value}, {chip.relation} {chip.limit}", style)
+            sign, style = _SIGNS[chip.outcome]
+            close = ": too close to call" if chip.close else ""
+            yield write(f"  {sign} {chip.name} {chip.value}, {chip.relation} {chip.limit}{close}", style)
         yield write("")
         for name, value in _lines(self.result):
             yield from _wrapped(f"{name:13}", value, write, options.max_width)
@@ -92,10 +108,10 @@ def _about_trace(result: Result) -> list[str]:
     return [f"Trace: {plain(note)}" for note in said[:MAX_WARNINGS]]
 
 
-def _wrapped(head: str, body: str, write: Write, width: int) -> Iterator[Text]:
+def _wrapped(head: str, body: str, write: Write, width: int, style: str = "") -> Iterator[Text]:
     """Lines of ``body`` hanging after ``head``, without padding at their ends."""
     for line in textwrap.wrap(body, max(20, width - len(head))):
-        yield write(head + line)
+        yield write(head + line, style)
         head = " " * len(head)
 
 

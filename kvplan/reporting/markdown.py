@@ -11,16 +11,19 @@ from urllib.parse import quote
 
 from kvplan.reporting import tables
 from kvplan.reporting.absence import absent
+from kvplan.reporting.cautions import cautions, unknowns
 from kvplan.reporting.figures import Figure, figures
 from kvplan.reporting.result import Result
 from kvplan.reporting.series import MAX_POINTS, downsampled
 from kvplan.reporting.strategies import replica_tables, strategies_tables
 from kvplan.reporting.svg import render as drawing
 from kvplan.reporting.tables import Table
-from kvplan.reporting.verdict import cautions, unknowns, verdict
+from kvplan.reporting.verdict import verdict
 from kvplan.reporting.wording import plain
 
 MAX_LISTED = 100
+
+_OUTCOMES = {"met": "met", "missed": "**missed**", "close": "**too close to call**"}
 
 
 def render_markdown(result: Result, *, pictures: str | None = None) -> str:
@@ -46,7 +49,7 @@ def render_markdown(result: Result, *, pictures: str | None = None) -> str:
     parts = [f"# {escape(said.headline)}", escape(" ".join(said.detail))]
     if said.chips:
         rows = tuple(
-            (*map(escape, (chip.name, chip.value, chip.limit)), "met" if chip.passed else "**missed**")
+            (*map(escape, (chip.name, chip.value, chip.limit)), _OUTCOMES[chip.outcome])
             for chip in said.chips
         )
         parts.append(_rows(("Objective", "Value", "Limit", ""), rows, (1, 2), raw=True))

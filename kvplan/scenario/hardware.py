@@ -75,7 +75,20 @@ def _memory(scenario: Scenario, fit: FitReport, deployment: Deployment) -> dict[
         "kv_tokens": fit.kv_tokens,
         "max_concurrency": _concurrency(fit, deployment) * scenario.parallel.replicas,
         "max_concurrency_context": fit.max_model_len,
+        "starts": fit.fits or not _checked(scenario),
+        "longest_request": fit.longest_context(),
     }
+
+
+def _checked(scenario: Scenario) -> bool:
+    """Whether the engine looks if one longest request fits before it starts, and the bill says what it sees.
+
+    vLLM does, SGLang lowers its limit instead. A pool that was given is a what-if, and other ways to hold
+    blocks are nobody's engine.
+    """
+    cache = scenario.cache
+    plain = cache.blocks is None and cache.retention == "engine" and cache.allocation.kind == "paged"
+    return scenario.engine.kind == "vllm" and plain and scenario.disaggregation is None
 
 
 def _concurrency(fit: FitReport, deployment: Deployment) -> float:
