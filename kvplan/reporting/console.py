@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from kvplan.reporting.advice import advice
 from kvplan.reporting.cautions import cautions
 from kvplan.reporting.result import Result
 from kvplan.reporting.strategies import strategies_tables
@@ -77,8 +78,10 @@ class _Summary:
             sign, style = _SIGNS[chip.outcome]
             close = ": too close to call" if chip.close else ""
             yield write(f"  {sign} {chip.name} {chip.value}, {chip.relation} {chip.limit}{close}", style)
+        for line in said.beside:
+            yield from _wrapped("", line, write, options.max_width)
         yield write("")
-        for name, value in _lines(self.result):
+        for name, value in [*_lines(self.result), *_advised(self.result)]:
             yield from _wrapped(f"{name:13}", value, write, options.max_width)
         yield write("")
         yield _latency(self.result, write)
@@ -148,6 +151,19 @@ def _lines(result: Result) -> list[tuple[str, str]]:
             f"{plain(item.name, 24).replace('_', ' ')} {format_bytes(item.bytes)}" for item in largest
         )
         lines.append(("Memory", f"{format_bytes(result.memory.total_bytes)} a GPU: {parts}, ..."))
+    return lines
+
+
+def _advised(result: Result) -> list[tuple[str, str]]:
+    """What limits it and what to try, without the commands: they are in the report."""
+    found = advice(result)
+    if found is None:
+        return []
+    lines = [("Limited by", f"{found.limit} {found.evidence}")]
+    if found.replicas:
+        lines.append(("Replicas", found.replicas))
+    if found.steps:
+        lines.append(("To try", "; ".join(step.change for step in found.steps)))
     return lines
 
 

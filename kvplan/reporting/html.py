@@ -17,6 +17,7 @@ from typing import Any
 
 from kvplan.reporting import tables
 from kvplan.reporting.absence import absent
+from kvplan.reporting.advice import advice
 from kvplan.reporting.cautions import cautions, unknowns
 from kvplan.reporting.csv import result_csv
 from kvplan.reporting.figures import Figure, figures
@@ -99,6 +100,7 @@ def _content(result: Result) -> dict[str, Any]:
         "whole": "result.json",
         "title": f"{subject(result)} · kvplan",
         "verdict": verdict(result),
+        "advice": advice(result),
         "key_figures": _key_figures(result),
         "cautions": cautions(result),
         "unknowns": unknowns(result),

@@ -67,7 +67,7 @@ def inputs_table(result: Result) -> Table:
     pool = f"{count(result.pool.usable_blocks)} usable blocks of {result.pool.block_size} tokens"
     given = not result.memory or _at(result.scenario, "cache.blocks") is not None
     rows.append(("Pool", pool, "scenario" if given else "memory bill"))
-    usual = _defaults(_at(result.scenario, "engine.kind"))
+    usual = default_settings(result.scenario.get("engine"))
     for name, path in _SHOWN:
         found = [
             f"{key.removeprefix(path).lstrip('.')} {_setting(key, value)}".strip()
@@ -105,11 +105,11 @@ _ALWAYS = frozenset(
 )  # fmt: skip
 
 
-def _defaults(engine: object) -> dict[str, Any]:
-    """Every leaf of a scenario that says nothing, for one engine."""
+def default_settings(engine: object) -> dict[str, Any]:
+    """Every leaf of a scenario that says nothing, for the engine of one that does."""
     from kvplan.scenario.schema import Scenario
 
-    kind = engine if engine == "sglang" else "vllm"
+    kind = "sglang" if isinstance(engine, Mapping) and engine.get("kind") == "sglang" else "vllm"
     empty = {"model": "", "gpu": "", "engine": {"kind": kind}, "workload": {"synthesize": "chat"}}
     return dict(leaves(Scenario.model_validate(empty).to_dict()))
 

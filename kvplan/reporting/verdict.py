@@ -46,18 +46,23 @@ class Chip:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``headline`` is one sentence or two, ``detail`` a few more; ``tone`` is the colour of a page's bar."""
+    """``headline`` is one sentence or two, ``detail`` a few more; ``tone`` is the colour of a page's bar.
+
+    ``beside`` is the beginning of ``detail``: what the headline must not be read without.
+    """
 
     headline: str
     detail: tuple[str, ...]
     chips: tuple[Chip, ...]
     tone: Tone
+    beside: tuple[str, ...] = ()
 
 
 def verdict(result: Result) -> Verdict:
     """What the result says, in plain words."""
     chips = tuple(_chip(result, slo) for slo in result.slo)
-    return Verdict(_headline(result), tuple(_detail(result)), chips, _tone(result))
+    beside = tuple(_beside(result))
+    return Verdict(_headline(result), (*beside, *_detail(result)), chips, _tone(result), beside)
 
 
 def _chip(result: Result, slo: Slo) -> Chip:
@@ -196,8 +201,7 @@ def _detail(result: Result) -> list[str]:
         return ["There is nothing to measure; the sections below show the configuration only."]
     if not totals.finished and result.complete:
         return [_turned_away(result)]
-    lines = _without_the_check(result)
-    lines.append(_workload(result))
+    lines = [_workload(result)]
     figures = [
         f"{name} {seconds(item.p99)}"
         for name, item in (("TTFT", latency.ttft_s), ("TPOT", latency.tpot_s), ("end to end", latency.e2e_s))
@@ -214,7 +218,7 @@ def _detail(result: Result) -> list[str]:
     return lines
 
 
-def _without_the_check(result: Result) -> list[str]:
+def _beside(result: Result) -> list[str]:
     """What was simulated where the engine would not start, and limits that hold for so short a run only."""
     lines = []
     if result.complete and refused(result):
