@@ -130,7 +130,7 @@ def _lines(result: Result) -> list[tuple[str, str]]:
     tokens = f"{count(totals.prompt_tokens)} prompt, {count(totals.output_tokens)} output"
     speed = f"{decimal(rate.requests_per_s)} requests/s, {decimal(rate.output_tokens_per_s)} output tokens/s"
     pool = (
-        f"{count(result.pool.usable_blocks)} usable blocks of {result.pool.block_size} tokens, "
+        f"{count(result.pool.usable_blocks)} usable blocks of {plural(result.pool.block_size, 'token')}, "
         f"{percent(result.peak_use)} in use at the peak"
     )
     found = f"{percent(result.hit_ratio)} of {count(totals.queried_tokens)} tokens looked up"
@@ -184,11 +184,14 @@ def _strategy(shown: Table, write: Write, width: int) -> Iterator[Text]:
         yield from _wrapped("  ", f"{name}  {value}", write, width)
         yield from _wrapped("      ", meaning, write, width)
     if zeros:
-        yield from _wrapped(
-            "  Zero: ", ", ".join(name[:1].lower() + name[1:] for name in zeros), write, width
-        )
+        yield from _wrapped("  Zero: ", ", ".join(map(_lowered, zeros)), write, width)
     if shown.left_off:
         yield write(f"  {plural(shown.left_off, 'more figure')} in the result")
+
+
+def _lowered(name: str) -> str:
+    """A name within a sentence; ``TTFT`` stays as it is."""
+    return name if name[1:2].isupper() else name[:1].lower() + name[1:]
 
 
 def _intervals(shown: Table, write: Write) -> RenderableType:

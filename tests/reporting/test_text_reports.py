@@ -177,3 +177,27 @@ def test_summary_says_what_reading_the_trace_had_to_say(result_document):
     text = _console(parse_result(document))
     assert "- Trace: no arrival times\ufffd in the trace" in text
     assert "reuse unknown" not in text
+
+
+def test_inputs_tell_what_was_chosen_from_defaults(result_document):
+    from kvplan.reporting.tables import inputs_table
+
+    document = result_document()
+    document["scenario"]["engine"] |= {"max_num_seqs": 64}
+    document["pool"]["block_size"] = 64
+    rows = inputs_table(parse_result(document)).rows
+    engine = [row[1:] for row in rows if row[0] == "Engine"]
+    assert ("kind vllm, version 0.33", "default") in engine
+    assert any(value.startswith("max_num_seqs 64") and source == "scenario" for value, source in engine)
+    assert ("Seed", "0", "default") in rows
+    assert ("Parallelism", "tp 1", "default") in rows
+    assert ("Cache", "block_size 64", "effective, from 16") in rows
+
+
+def test_a_name_of_capitals_keeps_them_in_a_sentence(result_document):
+    document = result_document()
+    names = ("ttft_queue_p50", "moved_blocks", "kv_bytes", "waits")
+    document["strategies"] = {
+        "links": [{"name": name, "value": 0, "unit": "blocks", "meaning": ""} for name in names]
+    }
+    assert "Zero: TTFT queue p50, moved blocks, KV bytes, waits" in _console(parse_result(document))
