@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from kvplan.reporting.capacity import replicas_of
 from kvplan.reporting.cautions import saturated
 from kvplan.reporting.command import command
 from kvplan.reporting.result import Result
@@ -124,7 +125,7 @@ def _full(result: Result) -> float:
     return (
         FULL
         if mean is None or not tokens
-        else max(MOSTLY, min(FULL, 1.0 - mean * _replicas(result) / tokens))
+        else max(MOSTLY, min(FULL, 1.0 - mean * replicas_of(result) / tokens))
     )
 
 
@@ -156,12 +157,7 @@ def _most_running(result: Result) -> int | None:
     if not isinstance(limit, int) or _at(result, "disaggregation") is not None:
         return None
     ranks = _at(result, "parallel.tp") if _at(result, "parallel.dp_attention") is True else 1
-    return limit * _replicas(result) * (ranks if isinstance(ranks, int) else 1)
-
-
-def _replicas(result: Result) -> int:
-    given = _at(result, "parallel.replicas")
-    return given if isinstance(given, int) and given > 0 else 1
+    return limit * replicas_of(result) * (ranks if isinstance(ranks, int) else 1)
 
 
 def _at(result: Result, path: str) -> Any:
@@ -183,16 +179,16 @@ def _needed(result: Result) -> int:
     """Replicas below which the offered rate is more than they sustain."""
     offered = result.offered
     if not saturated(result) or offered is None or not offered.sustained_per_s:
-        return _replicas(result)
-    return math.ceil(_replicas(result) * (offered.requests_per_s or 0.0) / offered.sustained_per_s)
+        return replicas_of(result)
+    return math.ceil(replicas_of(result) * (offered.requests_per_s or 0.0) / offered.sustained_per_s)
 
 
 def _replicas_text(result: Result) -> str | None:
     offered, needed = result.offered, _needed(result)
-    if needed <= _replicas(result) or offered is None:
+    if needed <= replicas_of(result) or offered is None:
         return None
     rates = f"{decimal(offered.requests_per_s or 0.0)} offered over {decimal(offered.sustained_per_s or 0.0)}"
-    have = plural(_replicas(result), "replica")
+    have = plural(replicas_of(result), "replica")
     return (
         f"At least {plural(needed, 'replica')}: {rates} sustained by {have}. That is a lower bound: so many "
         "would hardly keep up, with no room for peaks and fewer prefix hits each."
@@ -219,7 +215,7 @@ def _steps(result: Result, kind: str) -> tuple[Step, ...]:
     limit = _chosen(result, "engine.max_num_seqs")
     if kind == "sequences" and isinstance(limit, int):
         found.append(("More sequences at once", {"engine.max_num_seqs": 2 * limit}))
-    more = max(_needed(result), _replicas(result) + 1)
+    more = max(_needed(result), replicas_of(result) + 1)
     if kind in ("memory", "sequences", "steps"):
         found.append((f"{more} replicas", {"parallel.replicas": more}))
     tp = _at(result, "parallel.tp")
