@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
-from kvplan.reporting.capacity import fits_at, given_share, holds_one
+from kvplan.reporting.capacity import fits_at, given_share, holds_one, replicas_of
 from kvplan.reporting.result import Result
 from kvplan.reporting.schema.hardware import CapacityCurve
 from kvplan.reporting.series import MAX_POINTS, thin, windowed_ratio
@@ -187,9 +187,15 @@ def _of_workload(result: Result, curves: Sequence[CapacityCurve]) -> list[Mark]:
     for (name, tokens), symbol in zip(lengths.items(), ("diamond", "square"), strict=True):
         held = share * fits_at(curve, tokens)
         if held > 0:
-            said = f"{name}, {count(tokens)} tokens: {decimal(held)}"
+            # One label has room; what the other says is in the summary.
+            said = f"mean, {count(tokens)} tokens: {_held(result, held)}" if name == "mean" else name
             marks.append(Mark(tokens, significant(held), said, 0, cast("Symbol", symbol)))
     return marks
+
+
+def _held(result: Result, number: float) -> str:
+    """Sequences at once; parts of one on each replica are none."""
+    return decimal(number) if number >= replicas_of(result) else "less than 1"
 
 
 def _capacity_summary(result: Result) -> str:
@@ -206,12 +212,13 @@ def _capacity_summary(result: Result) -> str:
     if offered is not None and offered.tokens_mean is not None:
         mean = offered.tokens_mean
         held = [
-            f"{decimal(fits_at(curve, mean))} with {plain(curve.dtype, 40)}"
+            f"{_held(result, fits_at(curve, mean))} with {plain(curve.dtype, 40)}"
             for curve in (result.capacity or ())[:4]
             if curve.points
         ]
-        if held and mean > 0:
+        if held and mean > 0 and offered.tokens_p99 is not None:
             parts.append(f"Of the workload's mean length, {count(mean)} tokens: {sentence_list(held)}.")
+            parts.append(f"Its p99 is {count(offered.tokens_p99)} tokens.")
             parts += _given_blocks(result)
         return " ".join(parts)
     longest = [

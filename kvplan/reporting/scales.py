@@ -11,7 +11,7 @@ from kvplan.reporting.wording import decimal
 NEAR_AXIS = 0.15
 """Share of an axis below which a label under a point would run into the ticks."""
 
-LABEL_CHARACTER = 0.0095
+LABEL_CHARACTER = 0.0105
 """Width of a letter of a label, as a share of the axis along which it is written."""
 
 
@@ -24,16 +24,14 @@ def label_place(mark: Mark, figure: Figure) -> tuple[bool, Literal["below", "bes
     along = position(mark.x, figure.x)
     if not figure.y.log:
         return (True, "beside") if along > RISING_LEFT else (False, "below")
+    wide = LABEL_CHARACTER * len(mark.name)
     if position(mark.y, figure.y) < NEAR_AXIS:
-        return along > FALLING_LEFT, "above"
-    return (True, "below") if along > LABEL_CHARACTER * len(mark.name) else (False, "above")
+        return along + wide > 1, "above"
+    return (True, "below") if along > wide else (False, "above")
 
 
 RISING_LEFT = 0.38
 """From where on a label of a rising line has room on the left."""
-
-FALLING_LEFT = 0.75
-"""From where on a label near the lower end of the axis has no room on the right."""
 
 Ticks = list[tuple[float, str]]
 

@@ -281,3 +281,15 @@ def test_labels_of_falling_lines_stand_clear_of_them(result_document):
     shown = capacity(parse_result(offering(result_document(), 1100.0, 20_000.0)))
     assert shown is not None
     assert [label_place(mark, shown) for mark in shown.marks] == [(False, "above"), (True, "below")]
+
+
+def test_parts_of_a_mean_request_are_none(result_document):
+    document = offering(result_document(), 2048.0, 16_384.0)
+    document["capacity"] = [
+        {"dtype": "bf16", "points": [{"context_tokens": 1024, "max_concurrency": 1.6}]},
+    ]
+    shown = capacity(parse_result(document))
+    assert shown is not None
+    assert [mark.name for mark in shown.marks] == ["mean, 2,048 tokens: less than 1", "p99"]
+    assert "Of the workload's mean length, 2,048 tokens: less than 1 with bf16." in shown.summary
+    assert "Its p99 is 16,384 tokens." in shown.summary
