@@ -162,6 +162,7 @@ class Recorder:
         self.ttft_s = array("d")
         self.tpot_s = array("d")
         self.e2e_s = array("d")
+        self.finish_s = array("d")
         self.series: list[SeriesPoint] = []
         self.series_stride = 1
         self.rejections: dict[str, int] = {}
@@ -207,6 +208,7 @@ class Recorder:
         self.queue_s.extend(map(sub, scheduled, arrival))
         self.ttft_s.extend(map(sub, first, arrival))
         self.e2e_s.extend(map(sub, finish, arrival))
+        self.finish_s.extend(finish)
         # Time per output token after the first, the usual definition of TPOT.
         self.tpot_s.extend(
             [(end - begin) / (n - 1) for begin, end, n in zip(first, finish, output, strict=True) if n > 1]

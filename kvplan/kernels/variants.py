@@ -255,7 +255,12 @@ def _prompt_tile(fmt: KVFormat, head_dim: int, block: int, windowed: bool, targe
         return _Tile(32, warps, 1 if scaled else 3 if deeper else 2)
     # Scales by element are as many as codes: on sm_100 half a tile of them fits.
     tokens = 32 if fmt.residual and crowded(fmt, target) else 64
-    return _Tile(tokens, warps, 3 if fmt.key.bits == 16 and head_dim <= 128 else 2)
+    if head_dim <= 128:
+        deeper = fmt.key.bits == 16
+    else:
+        # These spill in Triton 3.6, but not where tiles run further ahead.
+        deeper = target.capability == 90 and (fmt.key.bits == 8 or fmt.residual > 0)
+    return _Tile(tokens, warps, 3 if deeper else 2)
 
 
 def attend_variant(fmt: KVFormat, *, head_dim: int, block_size: int, columns: int, one: bool, windowed: bool,

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 
 from kvplan.errors import EnvironmentLacks
 from kvplan.reporting.figures import Axis, Figure, Line, Mark, Rule
-from kvplan.reporting.scales import NEAR_AXIS, bounds, position, ticks
+from kvplan.reporting.scales import bounds, label_place, position, ticks
 
 MARGIN = {"l": 56, "r": 16, "t": 44, "b": 48}
 
@@ -193,17 +193,15 @@ def _axis_title(figure: Figure) -> dict[str, Any]:
 
 
 def _mark_label(mark: Mark, figure: Figure) -> dict[str, Any]:
-    """Beside the point, on the side away from the line: below a falling one, above a rising one."""
-    left = position(mark.x, figure.x) > 0.38
-    low = figure.y.log and position(mark.y, figure.y) < NEAR_AXIS
-    drop = not low and (figure.y.log or not left)
+    """Beside the point, on the side away from the line."""
+    left, height = label_place(mark, figure)
     return {
         "text": escaped(mark.name), "showarrow": False, "font": {"size": 12, "color": "var(--ink)"},
         "x": math.log10(mark.x) if figure.x.log else mark.x,
         "y": math.log10(mark.y) if figure.y.log else mark.y,
         "xanchor": "right" if left else "left", "xshift": -6 if left else 6,
-        "yanchor": "top" if drop else "bottom" if low else "middle",
-        "yshift": -5 if drop else 6 if low else 4,
+        "yanchor": {"below": "top", "beside": "middle", "above": "bottom"}[height],
+        "yshift": {"below": -5, "beside": 4, "above": 6}[height],
     }  # fmt: skip
 
 

@@ -7,10 +7,12 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from kvplan.reporting.advice import advice
+from kvplan.reporting.cautions import cautions
 from kvplan.reporting.result import Result
 from kvplan.reporting.strategies import strategies_tables
 from kvplan.reporting.tables import Table, intervals_table
-from kvplan.reporting.verdict import cautions, reused_ratio, verdict
+from kvplan.reporting.verdict import reused_ratio, verdict
 from kvplan.reporting.wording import LATENCIES, count, decimal, percent, plain, plural, seconds
 from kvplan.units import format_bytes
 
@@ -21,10 +23,24 @@ if TYPE_CHECKING:
 MAX_WARNINGS = 8
 
 _ASCII = str.maketrans(
-    {"✓": "+", "✗": "x", "×": "x", "·": "-", "–": "-", "−": "-", "µ": "u", "…": "~", "“": '"', "”": '"'}
+    {
+        "✓": "+",
+        "✗": "x",
+        "×": "x",
+        "·": "-",
+        "–": "-",
+        "−": "-",
+        "µ": "u",
+        "…": "~",
+        "≈": "~",
+        "“": '"',
+        "”": '"',
+    }
 )
 
 _STYLES = {"met": "bold green", "missed": "bold red", "partial": "bold yellow", "neutral": "bold"}
+
+_SIGNS = {"met": ("✓", "green"), "missed": ("✗", "red"), "close": ("≈", "yellow")}
 
 FEW_ZEROS = 4
 """From so many figures of a section that are zero on, they share a line."""
@@ -57,12 +73,15 @@ class _Summary:
             return Text(line, style=style)
 
         said = verdict(self.result)
-        yield write(said.headline, _STYLES[said.tone])
+        yield from _wrapped("", said.headline, write, options.max_width, _STYLES[said.tone])
         for chip in said.chips:
-            sign, style = ("✓", "green") if chip.passed else ("✗", "red")
-            yield write(f"  {sign} {chip.name} {chip.value}, {chip.relation} {chip.limit}", style)
+            sign, style = _SIGNS[chip.outcome]
+            close = ": too close to call" if chip.close else ""
+            yield write(f"  {sign} {chip.name} {chip.value}, {chip.relation} {chip.limit}{close}", style)
+        for line in said.beside:
+            yield from _wrapped("", line, write, options.max_width)
         yield write("")
-        for name, value in _lines(self.result):
+        for name, value in [*_lines(self.result), *_advised(self.result)]:
             yield from _wrapped(f"{name:13}", value, write, options.max_width)
         yield write("")
         yield _latency(self.result, write)
@@ -92,10 +111,10 @@ def _about_trace(result: Result) -> list[str]:
     return [f"Trace: {plain(note)}" for note in said[:MAX_WARNINGS]]
 
 
-def _wrapped(head: str, body: str, write: Write, width: int) -> Iterator[Text]:
+def _wrapped(head: str, body: str, write: Write, width: int, style: str = "") -> Iterator[Text]:
     """Lines of ``body`` hanging after ``head``, without padding at their ends."""
     for line in textwrap.wrap(body, max(20, width - len(head))):
-        yield write(head + line)
+        yield write(head + line, style)
         head = " " * len(head)
 
 
@@ -111,7 +130,7 @@ def _lines(result: Result) -> list[tuple[str, str]]:
     tokens = f"{count(totals.prompt_tokens)} prompt, {count(totals.output_tokens)} output"
     speed = f"{decimal(rate.requests_per_s)} requests/s, {decimal(rate.output_tokens_per_s)} output tokens/s"
     pool = (
-        f"{count(result.pool.usable_blocks)} usable blocks of {result.pool.block_size} tokens, "
+        f"{count(result.pool.usable_blocks)} usable blocks of {plural(result.pool.block_size, 'token')}, "
         f"{percent(result.peak_use)} in use at the peak"
     )
     found = f"{percent(result.hit_ratio)} of {count(totals.queried_tokens)} tokens looked up"
@@ -135,6 +154,19 @@ def _lines(result: Result) -> list[tuple[str, str]]:
     return lines
 
 
+def _advised(result: Result) -> list[tuple[str, str]]:
+    """What limits it and what to try, without the commands: they are in the report."""
+    found = advice(result)
+    if found is None:
+        return []
+    lines = [("Limited by", f"{found.limit} {found.evidence}")]
+    if found.replicas:
+        lines.append(("Replicas", found.replicas))
+    if found.steps:
+        lines.append(("To try", "; ".join(step.change for step in found.steps)))
+    return lines
+
+
 def _strategy(shown: Table, write: Write, width: int) -> Iterator[Text]:
     """A section: name and value in columns, the meaning beside them or, where that is too narrow, below."""
     yield write(shown.caption, "bold")
@@ -152,11 +184,14 @@ def _strategy(shown: Table, write: Write, width: int) -> Iterator[Text]:
         yield from _wrapped("  ", f"{name}  {value}", write, width)
         yield from _wrapped("      ", meaning, write, width)
     if zeros:
-        yield from _wrapped(
-            "  Zero: ", ", ".join(name[:1].lower() + name[1:] for name in zeros), write, width
-        )
+        yield from _wrapped("  Zero: ", ", ".join(map(_lowered, zeros)), write, width)
     if shown.left_off:
         yield write(f"  {plural(shown.left_off, 'more figure')} in the result")
+
+
+def _lowered(name: str) -> str:
+    """A name within a sentence; ``TTFT`` stays as it is."""
+    return name if name[1:2].isupper() else name[:1].lower() + name[1:]
 
 
 def _intervals(shown: Table, write: Write, width: int) -> RenderableType:

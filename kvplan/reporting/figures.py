@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
+from kvplan.reporting.capacity import fits_at, given_share, holds_one, replicas_of
 from kvplan.reporting.result import Result
+from kvplan.reporting.schema.hardware import CapacityCurve
 from kvplan.reporting.series import MAX_POINTS, mean_over_time, thin, windowed_ratio
 from kvplan.reporting.wording import (
     LATENCIES,
@@ -158,13 +160,13 @@ def capacity(result: Result) -> Figure | None:
         colour, symbol = index % COLOURS + 1, SYMBOLS[index % len(SYMBOLS)]
         name = plain(curve.dtype, 40)
         lines.append(Line(name, x, [significant(v) for v in y], colour, symbol, heavy=curve.dtype == chosen))
-    marks = []
+    marks = _of_workload(result, curves)
     bill = result.memory
-    if bill and bill.max_concurrency and bill.max_concurrency_context:
-        held = decimal(bill.max_concurrency) if _holds_one(result) else "less than 1"
+    if not marks and bill and bill.max_concurrency and bill.max_concurrency_context:
+        held = decimal(bill.max_concurrency) if holds_one(result) else "less than 1"
         at = f"{held} × {count(bill.max_concurrency_context)} tokens"
         marks.append(Mark(bill.max_concurrency_context, bill.max_concurrency, at, 0, "diamond"))
-        values.append(bill.max_concurrency)
+    values += [mark.y for mark in marks]
     contexts = [x for line in lines for x in line.x] + [mark.x for mark in marks]
     width = Axis(
         "context of each sequence, tokens, log scale", "tokens", min(contexts), max(contexts), log=True
@@ -174,24 +176,51 @@ def capacity(result: Result) -> Figure | None:
     return Figure("capacity", title, summary, width, height, tuple(lines), marks=tuple(marks))
 
 
-def _holds_one(result: Result) -> bool:
-    """Whether one replica has room for one of the longest requests: halves of two replicas do not add up."""
-    parallel = result.scenario.get("parallel")
-    replicas = parallel.get("replicas") if isinstance(parallel, dict) else None
-    held = result.memory.max_concurrency if result.memory and result.memory.max_concurrency else 0.0
-    return held >= (replicas if isinstance(replicas, int) and replicas > 0 else 1)
+def _of_workload(result: Result, curves: Sequence[CapacityCurve]) -> list[Mark]:
+    """Requests of the workload's mean and p99 length that fit at once, in the format chosen."""
+    offered, chosen = result.offered, result.model.kv_dtype if result.model else None
+    curve = next((curve for curve in curves if curve.dtype == chosen), None)
+    if offered is None or offered.tokens_mean is None or offered.tokens_p99 is None or curve is None:
+        return []
+    share, lengths = given_share(result), {"mean": offered.tokens_mean, "p99": offered.tokens_p99}
+    marks = []
+    for (name, tokens), symbol in zip(lengths.items(), ("diamond", "square"), strict=True):
+        held = share * fits_at(curve, tokens)
+        if held > 0:
+            # One label has room; what the other says is in the summary.
+            said = f"mean, {count(tokens)} tokens: {_held(result, held)}" if name == "mean" else name
+            marks.append(Mark(tokens, significant(held), said, 0, cast("Symbol", symbol)))
+    return marks
+
+
+def _held(result: Result, number: float) -> str:
+    """Sequences at once; parts of one on each replica are none."""
+    return decimal(number) if number >= replicas_of(result) else "less than 1"
 
 
 def _capacity_summary(result: Result) -> str:
     bill, parts = result.memory, []
     if bill and bill.max_concurrency and bill.max_concurrency_context:
         size = f"{count(bill.max_concurrency_context)} tokens"
-        if _holds_one(result):
+        if holds_one(result):
             parts.append(
                 f"This configuration holds {decimal(bill.max_concurrency)} sequences of {size} at once."
             )
         else:
             parts.append(f"This configuration has no room for one sequence of {size}.")
+    offered = result.offered
+    if offered is not None and offered.tokens_mean is not None:
+        mean = offered.tokens_mean
+        held = [
+            f"{_held(result, fits_at(curve, mean))} with {plain(curve.dtype, 40)}"
+            for curve in (result.capacity or ())[:4]
+            if curve.points
+        ]
+        if held and mean > 0 and offered.tokens_p99 is not None:
+            parts.append(f"Of the workload's mean length, {count(mean)} tokens: {sentence_list(held)}.")
+            parts.append(f"Its p99 is {count(offered.tokens_p99)} tokens.")
+            parts += _given_blocks(result)
+        return " ".join(parts)
     longest = [
         (plain(curve.dtype, 40), max(curve.points, key=lambda p: p.context_tokens))
         for curve in (result.capacity or ())[:MAX_CURVES]

@@ -17,6 +17,8 @@ from typing import Any
 
 from kvplan.reporting import tables
 from kvplan.reporting.absence import absent
+from kvplan.reporting.advice import advice
+from kvplan.reporting.cautions import cautions, unknowns
 from kvplan.reporting.csv import result_csv
 from kvplan.reporting.figures import Figure, figures
 from kvplan.reporting.palette import DARK, LIGHT, declarations
@@ -24,7 +26,7 @@ from kvplan.reporting.result import Result, result_json
 from kvplan.reporting.series import MAX_POINTS, downsampled
 from kvplan.reporting.strategies import replica_tables, strategies_tables
 from kvplan.reporting.svg import render as drawing
-from kvplan.reporting.verdict import cautions, reused_ratio, subject, unknowns, verdict
+from kvplan.reporting.verdict import MINORITY, reused_ratio, subject, verdict
 from kvplan.reporting.wording import count, decimal, percent, plain, seconds
 
 MAX_EMBEDDED_BYTES = 4_000_000
@@ -98,6 +100,7 @@ def _content(result: Result) -> dict[str, Any]:
         "whole": "result.json",
         "title": f"{subject(result)} · kvplan",
         "verdict": verdict(result),
+        "advice": advice(result),
         "key_figures": _key_figures(result),
         "cautions": cautions(result),
         "unknowns": unknowns(result),
@@ -173,6 +176,11 @@ def _drawings(shown: dict[str, Figure]) -> dict[str, str]:
 _ABREAST = ("ttft", "tpot", "e2e")
 
 
+def _of_few(served: int, requests: int) -> str:
+    """How many requests a figure rests on, where those are few of them."""
+    return f", of {count(served)} of {count(requests)}" if served < MINORITY * requests else ""
+
+
 def _key_figures(result: Result) -> list[tuple[str, str, str]]:
     """Name, value and small print of the handful of figures at the top."""
     totals, latency = result.totals, result.latency
@@ -181,7 +189,11 @@ def _key_figures(result: Result) -> list[tuple[str, str, str]]:
         ("Output tokens", decimal(result.throughput.output_tokens_per_s), "per second"),
     ]
     found += [
-        (f"{name} p99", seconds(item.p99), f"median {seconds(item.p50)}")
+        (
+            f"{name} p99",
+            seconds(item.p99),
+            f"median {seconds(item.p50)}{_of_few(item.count, totals.requests)}",
+        )
         for name, item in (("TTFT", latency.ttft_s), ("TPOT", latency.tpot_s))
         if item is not None
     ]

@@ -11,16 +11,20 @@ from urllib.parse import quote
 
 from kvplan.reporting import tables
 from kvplan.reporting.absence import absent
+from kvplan.reporting.advice import advice
+from kvplan.reporting.cautions import cautions, unknowns
 from kvplan.reporting.figures import Figure, figures
 from kvplan.reporting.result import Result
 from kvplan.reporting.series import MAX_POINTS, downsampled
 from kvplan.reporting.strategies import replica_tables, strategies_tables
 from kvplan.reporting.svg import render as drawing
 from kvplan.reporting.tables import Table
-from kvplan.reporting.verdict import cautions, unknowns, verdict
+from kvplan.reporting.verdict import verdict
 from kvplan.reporting.wording import plain
 
 MAX_LISTED = 100
+
+_OUTCOMES = {"met": "met", "missed": "**missed**", "close": "**too close to call**"}
 
 
 def render_markdown(result: Result, *, pictures: str | None = None) -> str:
@@ -46,10 +50,11 @@ def render_markdown(result: Result, *, pictures: str | None = None) -> str:
     parts = [f"# {escape(said.headline)}", escape(" ".join(said.detail))]
     if said.chips:
         rows = tuple(
-            (*map(escape, (chip.name, chip.value, chip.limit)), "met" if chip.passed else "**missed**")
+            (*map(escape, (chip.name, chip.value, chip.limit)), _OUTCOMES[chip.outcome])
             for chip in said.chips
         )
         parts.append(_rows(("Objective", "Value", "Limit", ""), rows, (1, 2), raw=True))
+    parts += _advised(result)
     parts += _section("Read with care", _bullets(cautions(result)))
     parts += _section("Inputs and assumptions", _table(tables.inputs_table(result)))
     parts += ["What the figures leave out:", *_bullets(unknowns(result))]
@@ -132,6 +137,23 @@ def _rows(
 
     rule = "|".join(" ---: " if index in numeric else " --- " for index in range(len(columns)))
     return "\n".join([line(columns), f"|{rule}|", *(line(row) for row in rows)])
+
+
+def _advised(result: Result) -> list[str]:
+    found = advice(result)
+    if found is None:
+        return []
+    said = [f"**{escape(found.limit)}** {escape(found.evidence)}"]
+    parts = _section("What limits it", [*said, escape(found.replicas)] if found.replicas else said)
+    tried = [
+        part
+        for step in found.steps
+        for part in (f"{escape(step.why)}:", f"```sh\n{_fenced(step.command)}\n```")
+    ]
+    return [
+        *parts,
+        *_section("Next step", ["What each gives is for its run to say.", *tried] if tried else []),
+    ]
 
 
 def _warnings(result: Result) -> list[str]:

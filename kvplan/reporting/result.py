@@ -14,7 +14,16 @@ from pydantic import Field, field_validator, model_validator
 from kvplan.reporting.schema.accuracy import Accuracy, Intervals, StatisticIntervals
 from kvplan.reporting.schema.hardware import CapacityCurve, Gpu, Memory, Model, Pool
 from kvplan.reporting.schema.origin import Assumption, Provenance, Trace
-from kvplan.reporting.schema.outcome import Distributions, Latency, Metric, Series, Slo, Throughput, Totals
+from kvplan.reporting.schema.outcome import (
+    Distributions,
+    Latency,
+    Metric,
+    Offered,
+    Series,
+    Slo,
+    Throughput,
+    Totals,
+)
 from kvplan.reporting.schema.part import Part
 
 SCHEMA = "kvplan.result/1"
@@ -34,6 +43,8 @@ class Result(Part):
     memory: Memory | None
     pool: Pool
     capacity: list[CapacityCurve] | None
+    offered: Offered | None = None
+    """Results written before it was counted have none."""
     totals: Totals
     strategies: dict[str, list[Metric]] = Field(default_factory=dict)
     latency: Latency

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
-from kvplan.reporting.figures import Axis
+from kvplan.reporting.figures import Axis, Figure, Mark
 from kvplan.reporting.wording import decimal
 
 NEAR_AXIS = 0.15
 """Share of an axis below which a label under a point would run into the ticks."""
+
+LABEL_CHARACTER = 0.0105
+"""Width of a letter of a label, as a share of the axis along which it is written."""
+
+
+def label_place(mark: Mark, figure: Figure) -> tuple[bool, Literal["below", "beside", "above"]]:
+    """Whether a point's label stands left of it, and how high: on the side away from the line.
+
+    Charts of two logarithmic axes have falling lines: below on the left, above on the right. The others
+    rise.
+    """
+    along = position(mark.x, figure.x)
+    if not figure.y.log:
+        return (True, "beside") if along > RISING_LEFT else (False, "below")
+    wide = LABEL_CHARACTER * len(mark.name)
+    if position(mark.y, figure.y) < NEAR_AXIS:
+        return along + wide > 1, "above"
+    return (True, "below") if along > wide else (False, "above")
+
+
+RISING_LEFT = 0.38
+"""From where on a label of a rising line has room on the left."""
 
 Ticks = list[tuple[float, str]]
 

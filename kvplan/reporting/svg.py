@@ -9,7 +9,7 @@ from html import escape
 
 from kvplan.reporting.figures import Axis, Figure, Line, Mark, Rule, Segment
 from kvplan.reporting.palette import DARK, LIGHT, declarations
-from kvplan.reporting.scales import NEAR_AXIS, bounds, position, ticks
+from kvplan.reporting.scales import bounds, label_place, position, ticks
 from kvplan.reporting.series import thin
 
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 40, 44
@@ -209,10 +209,8 @@ def _mark(mark: Mark, frame: _Frame) -> str:
     x, y = frame.x(mark.x), frame.y(mark.y)
     size, colour = (6, 0) if frame.figure.y.log else (4.5, mark.colour)
     shape = _shape(mark.symbol, x, y, size, _colour(colour), outline=True)
-    left = position(mark.x, frame.figure.x) > 0.38
-    drop = 18 if frame.figure.y.log or not left else 0
-    if frame.figure.y.log and position(mark.y, frame.figure.y) < NEAR_AXIS:
-        drop = -10
+    left, height = label_place(mark, frame.figure)
+    drop = {"below": 18, "beside": 0, "above": -10}[height]
     side, anchor = (-8, "end") if left else (8, "start")
     return shape + _text(x + side, y + drop, mark.name, anchor=anchor, fill="ink")
 

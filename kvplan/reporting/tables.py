@@ -16,6 +16,7 @@ from kvplan.reporting.wording import (
     label,
     percent,
     plain,
+    plural,
     seconds,
     seconds_range,
     value_text,
@@ -64,18 +65,10 @@ def inputs_table(result: Result) -> Table:
         if gpu.bandwidth_bytes_per_s:
             what += f", {decimal(gpu.bandwidth_bytes_per_s / 1e12)} TB/s"
         rows.append(("GPU", what, "scenario"))
-    pool = f"{count(result.pool.usable_blocks)} usable blocks of {result.pool.block_size} tokens"
+    pool = f"{count(result.pool.usable_blocks)} usable blocks of {plural(result.pool.block_size, 'token')}"
     given = not result.memory or _at(result.scenario, "cache.blocks") is not None
     rows.append(("Pool", pool, "scenario" if given else "memory bill"))
-    usual = _defaults(_at(result.scenario, "engine.kind"))
-    for name, path in _SHOWN:
-        found = [
-            f"{key.removeprefix(path).lstrip('.')} {_setting(key, value)}".strip()
-            for key, value in leaves(_at(result.scenario, path), path)
-            if key in _ALWAYS or usual.get(key) != value
-        ]
-        if found:
-            rows.append((name, ", ".join(found), "scenario"))
+    rows += _settings_rows(result)
     for slo in result.slo:
         rows.append((f"{label(slo.name)} limit", seconds(slo.limit_s), "scenario"))
     accuracy = result.accuracy
@@ -88,6 +81,25 @@ def inputs_table(result: Result) -> Table:
         ("What", "Value", "Source"),
         rows,
     )
+
+
+def _settings_rows(result: Result) -> Iterator[tuple[str, str, str]]:
+    """What the scenario chose, and the defaults that every run should name, as they came to be."""
+    usual = default_settings(result.scenario.get("engine"))
+    for name, path in _SHOWN:
+        by_source: dict[str, list[str]] = {}
+        for key, value in leaves(_at(result.scenario, path), path):
+            asked = key == "workload.synthesize" or (key == "engine.kind" and value != "vllm")
+            chosen = asked or usual.get(key) != value
+            if not chosen and key not in _ALWAYS:
+                continue
+            source = "scenario" if chosen else "default"
+            if key == "cache.block_size" and value != result.pool.block_size:
+                value, source = result.pool.block_size, f"effective, from {value}"
+            shown = f"{key.removeprefix(path).lstrip('.')} {_setting(key, value)}".strip()
+            by_source.setdefault(source, []).append(shown)
+        for source, found in by_source.items():
+            yield name, ", ".join(found), source
 
 
 _SHOWN = (
@@ -105,11 +117,11 @@ _ALWAYS = frozenset(
 )  # fmt: skip
 
 
-def _defaults(engine: object) -> dict[str, Any]:
-    """Every leaf of a scenario that says nothing, for one engine."""
+def default_settings(engine: object) -> dict[str, Any]:
+    """Every leaf of a scenario that says nothing, for the engine of one that does."""
     from kvplan.scenario.schema import Scenario
 
-    kind = engine if engine == "sglang" else "vllm"
+    kind = "sglang" if isinstance(engine, Mapping) and engine.get("kind") == "sglang" else "vllm"
     empty = {"model": "", "gpu": "", "engine": {"kind": kind}, "workload": {"synthesize": "chat"}}
     return dict(leaves(Scenario.model_validate(empty).to_dict()))
 

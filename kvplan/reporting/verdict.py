@@ -1,12 +1,12 @@
-"""The answer in words: one headline, the figures behind it, and what to be careful about."""
+"""The answer in words: one headline, and the figures behind it."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
 
+from kvplan.reporting.cautions import close_call, saturated
 from kvplan.reporting.result import Result
 from kvplan.reporting.schema.outcome import Slo
 from kvplan.reporting.wording import (
@@ -17,7 +17,6 @@ from kvplan.reporting.wording import (
     plain,
     plural,
     seconds,
-    seconds_range,
     sentence_list,
     signed_percent,
 )
@@ -27,34 +26,52 @@ Tone = Literal["met", "missed", "partial", "neutral"]
 
 @dataclass(frozen=True, slots=True)
 class Chip:
-    """One service-level objective as shown: ``TTFT p99``, ``891 ms``, ``within``, ``2.00 s``."""
+    """One service-level objective as shown: ``TTFT p99``, ``891 ms``, ``within``, ``2.00 s``.
+
+    ``close``: the limit lies inside what the value may be off by, so that the outcome is open.
+    """
 
     name: str
     value: str
     relation: str
     limit: str
     passed: bool
+    close: bool = False
+
+    @property
+    def outcome(self) -> Literal["met", "missed", "close"]:
+        """What colour and sign it gets."""
+        return "close" if self.close else "met" if self.passed else "missed"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``headline`` is one sentence; ``detail`` a few more; ``tone`` what colour a page may give them."""
+    """``headline`` is one sentence or two, ``detail`` a few more; ``tone`` is the colour of a page's bar.
+
+    ``beside`` is the beginning of ``detail``: what the headline must not be read without.
+    """
 
     headline: str
     detail: tuple[str, ...]
     chips: tuple[Chip, ...]
     tone: Tone
+    beside: tuple[str, ...] = ()
 
 
 def verdict(result: Result) -> Verdict:
     """What the result says, in plain words."""
-    return Verdict(_headline(result), tuple(_detail(result)), tuple(map(_chip, result.slo)), _tone(result))
+    chips = tuple(_chip(result, slo) for slo in result.slo)
+    beside = tuple(_beside(result))
+    return Verdict(_headline(result), (*beside, *_detail(result)), chips, _tone(result), beside)
 
 
-def _chip(slo: Slo) -> Chip:
-    value = "no value" if slo.value_s is None else seconds(slo.value_s)
-    relation = "limit" if slo.value_s is None else "within" if slo.passed else "over"
-    return Chip(label(slo.name), value, relation, seconds(slo.limit_s), slo.passed)
+def _chip(result: Result, slo: Slo) -> Chip:
+    if slo.value_s is None:
+        value = "timed out" if result.totals.timed_out else "no value"
+        return Chip(label(slo.name), value, "limit", seconds(slo.limit_s), slo.passed)
+    relation = "within" if slo.passed else "over"
+    close = close_call(result, slo)
+    return Chip(label(slo.name), seconds(slo.value_s), relation, seconds(slo.limit_s), slo.passed, close)
 
 
 def subject(result: Result) -> str:
@@ -66,12 +83,26 @@ def subject(result: Result) -> str:
     return f"{name} on {number}{plain(result.gpu.name, 60)}"
 
 
+MINORITY = 0.5
+"""Share of the requests below which those served are too few to speak for the others."""
+
+
+def refused(result: Result) -> bool:
+    """Whether the engine would not start, as its pool has no room for one longest request."""
+    return result.memory is not None and not result.memory.starts
+
+
 def _tone(result: Result) -> Tone:
-    if not result.complete or not result.totals.requests:
+    totals = result.totals
+    if not result.complete or not totals.requests:
         return "partial"
-    if any(not slo.passed for slo in result.slo) or not result.totals.finished:
+    if refused(result) or any(not slo.passed for slo in result.slo):
         return "missed"
-    if result.totals.rejected or result.totals.timed_out or result.totals.unfinished:
+    if totals.finished < MINORITY * totals.requests:
+        return "missed"
+    if totals.rejected or totals.timed_out or totals.unfinished or saturated(result):
+        return "partial"
+    if any(close_call(result, slo) for slo in result.slo):
         return "partial"
     return "met" if result.slo else "neutral"
 
@@ -84,30 +115,77 @@ def _headline(result: Result) -> str:
     if not result.complete:
         all_of_them = plural(totals.requests, "request")
         return f"The run stopped early: {count(totals.finished)} of {all_of_them} finished."
+    if refused(result):
+        return _refusal(result)
     if not totals.finished:
         return f"{who} serves none of the {plural(totals.requests, 'request')}."
-    if len(missed) == 1:
-        return f"{who} misses its {_missed(missed[0], totals.timed_out)}."
     if missed:
-        limits = len(result.slo)
-        which = (
-            f"{len(missed)} of its {limits}"
-            if len(missed) < limits
-            else "both its"
-            if limits == 2
-            else "all its"
-        )
-        return f"{who} misses {which} latency limits."
-    served = (
-        f"all {plural(totals.requests, 'request')}" if totals.finished == totals.requests
-        else f"{count(totals.finished)} of {plural(totals.requests, 'request')}"
-    )  # fmt: skip
-    if totals.requests == 1:
-        served = "its one request"
+        lost = f" It {_served(result)}." if totals.finished < totals.requests else ""
+        return f"{who} misses {_which(result, missed)}.{_rates(' Saturated', result)}{lost}"
+    if saturated(result):
+        lost = f" It {_served(result)}." if totals.finished < totals.requests else ""
+        return f"{_rates(f'{who} is saturated', result)}{lost}"
     within = f" within its latency limit{'s' if len(result.slo) > 1 else ''}" if result.slo else ""
+    return f"{who} {_served(result, within)}{_unsure(result)}."
+
+
+def _served(result: Result, within: str = "") -> str:
+    """``serves 982 of 1,000 requests and rejects 18``; ``within`` comes before who was lost."""
+    totals = result.totals
+    whole = plural(totals.requests, "request")
+    only = "only " if 0 < totals.finished < MINORITY * totals.requests else ""
+    served = (
+        "its one request" if totals.finished == totals.requests == 1
+        else f"all {whole}" if totals.finished == totals.requests
+        else f"{only}{count(totals.finished)} of {whole}" if totals.finished
+        else f"none of the {whole}"
+    )  # fmt: skip
     rest = f" and rejects {count(totals.rejected)}" if totals.rejected else ""
     late = f"; clients gave up on {count(totals.timed_out)}" if totals.timed_out else ""
-    return f"{who} serves {served}{within}{rest}{late}."
+    return f"serves {served}{within}{rest}{late}"
+
+
+def _which(result: Result, missed: list[Slo]) -> str:
+    """``its TTFT p99 limit: 891 ms against 500 ms``, or how many of the limits."""
+    limits = len(result.slo)
+    if len(missed) == 1:
+        close = ", too close to call" if close_call(result, missed[0]) else ""
+        return f"its {_missed(missed[0], result.totals.timed_out)}{close}"
+    some = (
+        f"{len(missed)} of its {limits}" if len(missed) < limits else "both its" if limits == 2 else "all its"
+    )
+    return f"{some} latency limits"
+
+
+def _unsure(result: Result) -> str:
+    """What is said of limits that are met by less than the value may be off."""
+    close = [label(slo.name) for slo in result.slo if close_call(result, slo)]
+    if not close:
+        return ""
+    return f", but {sentence_list(close)} {'is' if len(close) == 1 else 'are'} too close to call"
+
+
+def _rates(said: str, result: Result) -> str:
+    """``said`` with the rates of a saturated run; nothing of another one."""
+    offered = result.offered
+    if not saturated(result) or offered is None:
+        return ""
+    return (
+        f"{said}: {decimal(offered.requests_per_s or 0.0)} requests/s offered, "
+        f"{decimal(offered.sustained_per_s or 0.0)} sustained; the queue grew to "
+        f"{count(result.totals.peak_waiting)}."
+    )
+
+
+def _refusal(result: Result) -> str:
+    """That the engine would not start, and with what it would."""
+    bill = result.memory
+    assert bill is not None
+    who, size = subject(result), count(bill.max_concurrency_context or 0)
+    said = f"{who} would not start as configured: its KV pool has no room for one request of {size} tokens."
+    if not bill.longest_request:
+        return said
+    return f"{said} Add --set engine.max_model_len={bill.longest_request}, the longest that fits."
 
 
 def _missed(slo: Slo, timed_out: int) -> str:
@@ -123,25 +201,52 @@ def _detail(result: Result) -> list[str]:
         return ["There is nothing to measure; the sections below show the configuration only."]
     if not totals.finished and result.complete:
         return [_turned_away(result)]
-    rate = decimal(result.throughput.output_tokens_per_s)
-    workload = (
-        f"{plain(PurePath(result.trace.name).name, 80)} brings {plural(totals.requests, 'request')} with "
-        f"{count(totals.prompt_tokens)} prompt and {count(totals.output_tokens)} output tokens; "
-        f"serving them takes {seconds(totals.makespan_s)}, at {rate} output tokens per second."
-    )
-    lines = [workload]
+    lines = [_workload(result)]
     figures = [
         f"{name} {seconds(item.p99)}"
         for name, item in (("TTFT", latency.ttft_s), ("TPOT", latency.tpot_s), ("end to end", latency.e2e_s))
         if item is not None
     ]
     if figures:
-        lines.append(f"At the 99th percentile: {sentence_list(figures)}.")
+        few = totals.finished < MINORITY * totals.requests
+        whose = f" of the {count(totals.finished)} that were served" if few else ""
+        lines.append(f"At the 99th percentile{whose}: {sentence_list(figures)}.")
     lines.append(_cache_sentence(result))
     peak = f"Running requests held {percent(result.peak_use)} of the KV pool at the peak"
     lost = plural(totals.preemptions, "preemption") if totals.preemptions else "no preemption"
     lines.append(f"{peak}, with {lost}.")
     return lines
+
+
+def _beside(result: Result) -> list[str]:
+    """What was simulated where the engine would not start, and limits that hold for so short a run only."""
+    lines = []
+    if result.complete and refused(result):
+        lines.append(f"Simulated without that check, it {_served(result)}.")
+        lines += [said] if (said := _rates("It is saturated", result)) else []
+    elif saturated(result) and result.slo and all(slo.passed for slo in result.slo):
+        lines.append("Its latency limits are met in this run, and would not be in a longer one.")
+    return lines
+
+
+def _workload(result: Result) -> str:
+    """What was asked for, and what came of it."""
+    totals, offered = result.totals, result.offered
+    brings = f"{plain(PurePath(result.trace.name).name, 80)} brings"
+    took = f"takes {seconds(totals.makespan_s)}"
+    rate = f"at {decimal(result.throughput.output_tokens_per_s)} output tokens per second"
+    tokens = f"{count(totals.prompt_tokens)} prompt and {count(totals.output_tokens)} output tokens"
+    if totals.finished == totals.requests:
+        asked = plural(totals.requests, "request")
+        return f"{brings} {asked} with {tokens}; serving them {took}, {rate}."
+    if offered is None:
+        asked = plural(totals.requests, "request")
+        return f"{brings} {asked}; the {count(totals.finished)} served have {tokens}; that {took}, {rate}."
+    asked = (
+        f"{plural(offered.requests, 'request')} with {count(offered.prompt_tokens)} prompt and "
+        f"{count(offered.output_tokens)} output tokens"
+    )
+    return f"{brings} {asked}; {count(totals.finished)} were served, with {tokens}; that {took}, {rate}."
 
 
 def _turned_away(result: Result) -> str:
@@ -176,99 +281,6 @@ def reused_ratio(result: Result) -> float | None:
     ]
     queried = result.totals.queried_tokens
     return sum(found) / queried if found and queried else None
-
-
-def _are(number: int) -> str:
-    return "is" if number == 1 else "are"
-
-
-MAX_REASONS = 3
-"""Reasons for dropped rows that are named; the others are counted."""
-
-
-def cautions(result: Result) -> list[str]:
-    """What in this very result should be read with care, most important first."""
-    totals, notes = result.totals, []
-    if not result.complete:
-        notes.append("The run is incomplete: every figure covers only what was simulated before it stopped.")
-    if totals.rejected:
-        notes.append(f"{plural(totals.rejected, 'request')} rejected: in no latency.")
-    if totals.timed_out:
-        lost = f"{plural(totals.timed_out, 'request')} timed out and {_are(totals.timed_out)} in no latency."
-        notes.append(f"{lost} Objectives count them as never served.")
-    if result.complete and totals.unfinished:
-        notes.append(f"{plural(totals.unfinished, 'request')} unfinished: in no latency.")
-    for slo in result.slo:
-        if close_call(result, slo):
-            notes.append(
-                f"{label(slo.name)} is too close to call: its limit of {seconds(slo.limit_s)} lies inside "
-                f"the {_around(result, slo)} around {seconds(slo.value_s)}."
-            )
-    ttft = result.latency.ttft_s
-    if ttft is not None and ttft.count < 1000:
-        number = math.ceil(ttft.count / 100)
-        tail = "request" if number == 1 else plural(number, "request")
-        notes.append(f"The 99th percentile rests on the slowest {tail} of {count(ttft.count)}.")
-    if not result.trace.reuse_known:
-        notes.append(
-            "The trace does not say which prompts share content, so prefix hits between requests are missing."
-        )
-    dropped = sum(result.trace.dropped.values())
-    if dropped:
-        reasons = sorted(result.trace.dropped.items(), key=lambda item: -item[1])
-        said = [f"{count(number)} for “{plain(reason, 60)}”" for reason, number in reasons[:MAX_REASONS]]
-        if len(reasons) > MAX_REASONS:
-            others = sum(number for _, number in reasons[MAX_REASONS:])
-            said.append(f"{count(others)} for {plural(len(reasons) - MAX_REASONS, 'other reason')}")
-        why = sentence_list(said)
-        notes.append(f"{plural(dropped, 'row')} of the trace dropped: {why}.")
-    return notes
-
-
-def close_call(result: Result, slo: Slo) -> bool:
-    """Whether the interval around an SLO's value contains its limit; without intervals the accuracy band."""
-    interval = _interval(result, slo)
-    if interval is not None:
-        return interval[0] <= slo.limit_s <= interval[1]
-    bands = result.accuracy.bands
-    band = getattr(bands, slo.name.split("_")[0], None) if bands is not None else None
-    if band is None or slo.value_s is None:
-        return False
-    return bool(slo.value_s * (1 + band[0]) <= slo.limit_s <= slo.value_s * (1 + band[1]))
-
-
-def _interval(result: Result, slo: Slo) -> tuple[float, float] | None:
-    latency, statistic, _ = slo.name.split("_") if slo.name.count("_") == 2 else ("", "", "")
-    return None if slo.value_s is None else result.interval(f"{latency}_s", statistic)
-
-
-def _around(result: Result, slo: Slo) -> str:
-    interval = _interval(result, slo)
-    return "accuracy band" if interval is None else f"90 % interval of {seconds_range(interval)}"
-
-
-def unknowns(result: Result) -> list[str]:
-    """What no figure of this result contains, so that nobody reads it in."""
-    client = next((i.value for i in result.assumptions if i.name == "latency.client_overhead_s"), None)
-    if isinstance(client, (int, float)) and client > 0:
-        outside = (
-            f"The network to the client; HTTP, tokenization and detokenization are in TTFT and E2E as "
-            f"{seconds(client)} a request."
-        )
-    else:
-        outside = "Time outside the engine: network, HTTP, tokenization and detokenization are in no latency."
-    notes = [
-        outside,
-        "Anything else on the GPU, and clocks lowered by heat or power limits.",
-        "Output lengths are the trace's own; another model or sampling would answer at other lengths.",
-    ]
-    if result.accuracy.model == "linear":
-        notes.append("The step time is a given straight line, not a prediction for any GPU.")
-    if result.accuracy.model == "roofline":
-        notes.append("Kernels seldom reach datasheet peaks; measured profiles replace the roofline.")
-    if result.memory is None:
-        notes.append("Whether the model fits: no memory bill was computed for this run.")
-    return notes
 
 
 def band_text(band: list[float] | None) -> str:

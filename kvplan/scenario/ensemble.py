@@ -70,6 +70,7 @@ class Ensemble:
         requests: Sequence[Request],
         *,
         complete: bool = True,
+        saturated: bool = False,
         on_member: Callable[[int, int], None] | None = None,
     ) -> Intervals:
         """Intervals of every statistic in ``latency``.
@@ -78,6 +79,7 @@ class Ensemble:
             latency: the ``latency`` object of the run.
             requests: what the run was to serve, or the first ``LARGEST_WORKLOAD + 1`` of it.
             complete: whether the run came to its end; a broken one is not repeated.
+            saturated: whether requests came faster than they were served: stated bands do not hold then.
             on_member: told ``(simulated, members)`` before the first and after each of them.
         """
         clock = self.clock
@@ -98,7 +100,8 @@ class Ensemble:
                 "the clock's stated bands"
             )
         else:
-            why = f"the clock's stated bands, which hold below saturation ({why})"
+            but = ", so not for this run" if saturated else ""
+            why = f"the clock's stated bands, which hold below saturation{but} ({why})"
         values = {name: self._around(name, latency, played) for name in LATENCIES}
         return Intervals(values, len(played), why)
 

@@ -11,11 +11,12 @@ from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.schema import Scenario
 from kvplan.sizing.capacity import FitReport, capacity_curve
 from kvplan.sizing.fit import REST, bill_terms
+from kvplan.sizing.flags import SGLANG_KV, VLLM_KV
 from kvplan.sizing.size import size_model
 from kvplan.specs.formats import check_fits, kv_format
 from kvplan.specs.schema import ModelSpec
 
-CURVE_FORMATS = ("bf16", "fp8", "int4")
+CURVE_FORMATS = ("bf16", "fp8", "int4_per_token_head")
 """KV formats whose capacity a report shows beside the deployment's own."""
 
 BILL = ("weights", "activations", "cuda_graphs", "runtime", "kv_pool")
@@ -75,7 +76,20 @@ def _memory(scenario: Scenario, fit: FitReport, deployment: Deployment) -> dict[
         "kv_tokens": fit.kv_tokens,
         "max_concurrency": _concurrency(fit, deployment) * scenario.parallel.replicas,
         "max_concurrency_context": fit.max_model_len,
+        "starts": fit.fits or not _checked(scenario),
+        "longest_request": fit.longest_context(),
     }
+
+
+def _checked(scenario: Scenario) -> bool:
+    """Whether the engine looks if one longest request fits before it starts, and the bill says what it sees.
+
+    vLLM does, SGLang lowers its limit instead. A pool that was given is a what-if, and other ways to hold
+    blocks are nobody's engine.
+    """
+    cache = scenario.cache
+    plain = cache.blocks is None and cache.retention == "engine" and cache.allocation.kind == "paged"
+    return scenario.engine.kind == "vllm" and plain and scenario.disaggregation is None
 
 
 def _concurrency(fit: FitReport, deployment: Deployment) -> float:
@@ -95,7 +109,11 @@ def _capacity(scenario: Scenario, fit: FitReport) -> list[dict[str, Any]]:
     curves = capacity_curve(
         fit.model,
         fit.gpu,
-        kv_dtypes=[name for name in formats if _applies(name, fit.model)],
+        kv_dtypes=[
+            name
+            for name in formats
+            if _applies(name, fit.model) and (name == fit.kv_format.name or _taken(name, engine.kind))
+        ],
         parallel=fit.parallel,
         expert_parallel=scenario.parallel.expert_parallel,
         weights_dtype=scenario.weights_dtype,
@@ -115,6 +133,11 @@ def _capacity(scenario: Scenario, fit: FitReport) -> list[dict[str, Any]]:
         }
         for name, points in curves
     ]
+
+
+def _taken(name: str, engine: str) -> bool:
+    """Whether the engine has a cache of that format."""
+    return kv_format(name).name in (SGLANG_KV if engine == "sglang" else VLLM_KV)
 
 
 def _applies(name: str, model: ModelSpec) -> bool:

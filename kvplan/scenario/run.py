@@ -18,6 +18,7 @@ from kvplan.scenario.clients import Watched
 from kvplan.scenario.clock import clock_of
 from kvplan.scenario.deployment import Deployment, resolve_deployment
 from kvplan.scenario.intervals import LARGEST_WORKLOAD, NO_CLAIM, Intervals
+from kvplan.scenario.offered import Offered
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.summary import latency_objects, series_object, slo_objects, throughput_object
 from kvplan.scenario.system import System, system_of
@@ -40,6 +41,7 @@ class Run:
         self.system: System = system_of(scenario, self.deployment)
         self.workload: Workload = open_workload(scenario.workload, scenario.seed)
         self.recorder = Recorder()
+        self.offered = Offered()
         self.interruption: str | None = None
         self._engine_name = engine
         self._kept: list[Request] = []
@@ -63,7 +65,8 @@ class Run:
         """
         self.recorder = Recorder(on_request=on_request, on_decision=on_decision, held=held)
         engine = self.system.engine(self._engine_name, self.clock.model, self.recorder)
-        requests: Iterable[Request] = self.workload.requests()
+        self.offered = Offered()
+        requests: Iterable[Request] = self.offered.counted(self.workload.requests())
         self._kept = []
         if self.clock.perturbed is not None and self.scenario.accuracy.ensemble != 0:
             requests = _keeping(requests, self._kept)
@@ -95,6 +98,8 @@ class Run:
         recorder, deployment, scenario = self.recorder, self.deployment, self.scenario
         latency, distributions = latency_objects(recorder, self.clock.client.seconds)
         config = deployment.config
+        offered = self.offered.to_dict(recorder, timed=self.interruption is None and not self._paced)
+        intervals = self._intervals(latency, on_member, saturated=offered["saturated"])
         document = {
             "schema": "kvplan.result/1",
             "complete": self.interruption is None,
@@ -108,6 +113,7 @@ class Run:
                 "block_size": config.block_size,
             },
             "capacity": None,
+            "offered": offered,
             "totals": recorder.totals.to_dict(),
             "strategies": {
                 name: [metric._asdict() for metric in metrics] for name, metrics in recorder.sections.items()
@@ -117,7 +123,7 @@ class Run:
             "distributions": distributions,
             "series": series_object(recorder),
             "slo": slo_objects(scenario.slo, latency, recorder, self.clock.client.seconds),
-            "accuracy": {**self.clock.accuracy(), **self._intervals(latency, on_member).to_dict()},
+            "accuracy": {**self.clock.accuracy(), **intervals.to_dict()},
             "trace": self.workload.to_dict(recorder.totals.requests),
             "assumptions": [asdict(item) for item in self._assumptions()],
             "warnings": self._warnings(),
@@ -130,7 +136,19 @@ class Run:
             document.update(hardware_objects(scenario, deployment, self.system.gpus(deployment)))
         return document
 
-    def _intervals(self, latency: dict[str, Any], on_member: Callable[[int, int], None] | None) -> Intervals:
+    @property
+    def _paced(self) -> bool:
+        """Whether answers decide when requests arrive."""
+        part = self.scenario.workload
+        return part.max_in_flight is not None or part.turns == "answered"
+
+    def _intervals(
+        self,
+        latency: dict[str, Any],
+        on_member: Callable[[int, int], None] | None,
+        *,
+        saturated: bool,
+    ) -> Intervals:
         """Where the real latencies are expected around those of this run."""
         if self.clock.bands is None:
             return NO_CLAIM
@@ -143,7 +161,13 @@ class Run:
             clients=self.workload.clients,
             seed=scenario.seed,
             wanted=scenario.accuracy.ensemble,
-        ).intervals(latency, self._kept, complete=self.interruption is None, on_member=on_member)
+        ).intervals(
+            latency,
+            self._kept,
+            complete=self.interruption is None,
+            saturated=saturated,
+            on_member=on_member,
+        )
 
     def _assumptions(self) -> tuple[Assumption, ...]:
         return (*self.deployment.assumptions, *self.clock.assumptions, *self.system.assumptions)

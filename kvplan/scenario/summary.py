@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 from kvplan.engine.recorder import Recorder
@@ -34,7 +35,7 @@ def _summarize(values: array[float]) -> tuple[dict[str, float] | None, list[floa
     # Sorting in plain Python costs less than importing numpy up to a hundred thousand requests, and what
     # a result says must not depend on how many there are.
     data = sorted(values)
-    marks = [_quantile(data, percent / 100) for percent in range(101)]
+    marks = [quantile(data, percent / 100) for percent in range(101)]
     statistics = {
         "count": len(data),
         "mean": math.fsum(data) / len(data),
@@ -46,8 +47,8 @@ def _summarize(values: array[float]) -> tuple[dict[str, float] | None, list[floa
     return statistics, marks
 
 
-def _quantile(data: list[float], share: float) -> float:
-    """Linear interpolation between the closest ranks (Hyndman and Fan's definition 7), monotone in share."""
+def quantile(data: Sequence[float], share: float) -> float:
+    """Of ordered data, interpolated between the closest ranks (Hyndman and Fan's definition 7); monotone."""
     rank = share * (len(data) - 1)
     below = math.floor(rank)
     if below + 1 >= len(data):
@@ -91,12 +92,12 @@ def slo_objects(
     for name, limit in slo.model_dump().items():
         if limit is None:
             continue
-        metric, quantile, _ = name.split("_")
+        metric, share, _ = name.split("_")
         statistics = latency[f"{metric}_s"]
-        value = None if statistics is None else statistics[quantile]
+        value = None if statistics is None else statistics[share]
         if value is not None and lost and metric in ("ttft", "e2e"):
             values = [seconds + client_s for seconds in getattr(recorder, f"{metric}_s")]
-            value = _quantile([*sorted(values), *[math.inf] * lost], int(quantile[1:]) / 100)
+            value = quantile([*sorted(values), *[math.inf] * lost], int(share[1:]) / 100)
             value = value if math.isfinite(value) else None
         passed = value is not None and value <= limit
         found.append({"name": name, "limit_s": limit, "value_s": value, "passed": passed})

@@ -91,6 +91,17 @@ def test_serving_none_of_the_requests_exits_with_3(
     assert result["totals"]["rejected"] == 120
 
 
+def test_an_engine_that_would_not_start_exits_with_3(capsys: pytest.CaptureFixture[str]) -> None:
+    big = ["simulate", "-q", "--model", "llama-3.1-70b", "--gpu", "h100-sxm", "--tp", "2", "-n", "20"]
+    big += ["--synthesize", "chat"]
+    assert run(big) == 3
+    said = capsys.readouterr()
+    assert "would not start as configured" in said.out
+    hint = next(line for line in said.err.splitlines() if "hint:" in line)
+    length = hint.split("engine.max_model_len=")[1].split(",")[0]
+    assert run([*big, "--set", f"engine.max_model_len={length}"]) == 0
+
+
 def test_print_scenario_is_a_scenario(
     scenario: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

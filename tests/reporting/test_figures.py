@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvplan.reporting.absence import absent
+from kvplan.reporting.capacity import fits_at
 from kvplan.reporting.charts import plotly_json
 from kvplan.reporting.figures import Axis, capacity, figures
 from kvplan.reporting.loading import parse_result
 from kvplan.reporting.palette import DARK, LIGHT
 from kvplan.reporting.scales import bounds, position, ticks
 from kvplan.reporting.svg import render
+from kvplan.reporting.wording import significant
 
 ALL = ["memory", "capacity", "occupancy", "requests", "hit_ratio", "ttft", "tpot", "e2e"]
 
@@ -239,3 +241,55 @@ def test_inputs_list_what_was_chosen_and_no_defaults(result_document):
     assert rows["Parallelism"] == "tp 1"
     assert "Routing" not in rows
     assert "Sampling" not in rows
+
+
+def offering(document: dict, mean: float, p99: float) -> dict:
+    document["offered"] = {
+        "requests": 1000, "prompt_tokens": 1, "output_tokens": 1, "tokens_mean": mean, "tokens_p99": p99,
+        "requests_per_s": 2.0, "sustained_per_s": None, "saturated": False,
+    }  # fmt: skip
+    return document
+
+
+def test_capacity_marks_the_lengths_of_the_workload(result_document):
+    document = offering(result_document(), 2048.0, 16_384.0)
+    shown = capacity(parse_result(document))
+    assert shown is not None
+    points = {p["context_tokens"]: p["max_concurrency"] for p in document["capacity"][0]["points"]}
+    assert [(mark.x, mark.y) for mark in shown.marks] == [(n, significant(points[n])) for n in (2048, 16_384)]
+    assert shown.marks[0].name.startswith("mean, 2,048 tokens: ")
+    assert "Of the workload's mean length, 2,048 tokens: 214 with bf16, 428 with fp8_e4m3" in shown.summary
+    assert "At 131,072 tokens" not in shown.summary
+    document["scenario"]["cache"]["blocks"] = document["pool"]["num_blocks"] = 13_710  # half of them
+    halved = capacity(parse_result(document))
+    assert halved is not None
+    assert halved.marks[0].y == pytest.approx(points[2048] / 2, rel=1e-3)
+
+
+def test_lengths_between_the_points_and_outside(result_document):
+    curve = parse_result(result_document()).capacity[0]
+    first, last = curve.points[0], curve.points[-1]
+    assert fits_at(curve, 1024) == first.max_concurrency
+    assert fits_at(curve, 512) == 2 * first.max_concurrency
+    assert fits_at(curve, 2 * last.context_tokens) == last.max_concurrency / 2
+    assert fits_at(curve, 3000) == pytest.approx(27_419 * 16 / 3000, rel=0.01)
+
+
+def test_labels_of_falling_lines_stand_clear_of_them(result_document):
+    from kvplan.reporting.scales import label_place
+
+    shown = capacity(parse_result(offering(result_document(), 1100.0, 20_000.0)))
+    assert shown is not None
+    assert [label_place(mark, shown) for mark in shown.marks] == [(False, "above"), (True, "below")]
+
+
+def test_parts_of_a_mean_request_are_none(result_document):
+    document = offering(result_document(), 2048.0, 16_384.0)
+    document["capacity"] = [
+        {"dtype": "bf16", "points": [{"context_tokens": 1024, "max_concurrency": 1.6}]},
+    ]
+    shown = capacity(parse_result(document))
+    assert shown is not None
+    assert [mark.name for mark in shown.marks] == ["mean, 2,048 tokens: less than 1", "p99"]
+    assert "Of the workload's mean length, 2,048 tokens: less than 1 with bf16." in shown.summary
+    assert "Its p99 is 16,384 tokens." in shown.summary

@@ -87,9 +87,9 @@ def test_markdown_tables_are_rectangular(any_document):
 
 def test_markdown_holds_no_html_from_outside(result_document):
     text = render_markdown(parse_result(result_document("hostile")))
-    fence = re.search(r"```sh\n.*\n```", text)
-    assert fence is not None
-    assert "<" not in text.replace(fence.group(), "")
+    fenced = re.compile(r"```sh\n.*\n```")
+    assert fenced.search(text)
+    assert "<" not in fenced.sub("", text)
     assert "\x1b" not in text
     assert escape("a|b*c`d[e](f)<g>") == r"a\|b\*c\`d\[e\](f)&lt;g&gt;"
 
@@ -189,3 +189,27 @@ def test_intervals_from_seconds_to_minutes_are_whole_at_80_columns():
     text = console.file.getvalue()
     assert text.count("64.3 s–2.07 min") == 12
     assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_inputs_tell_what_was_chosen_from_defaults(result_document):
+    from kvplan.reporting.tables import inputs_table
+
+    document = result_document()
+    document["scenario"]["engine"] |= {"max_num_seqs": 64}
+    document["pool"]["block_size"] = 64
+    rows = inputs_table(parse_result(document)).rows
+    engine = [row[1:] for row in rows if row[0] == "Engine"]
+    assert ("kind vllm, version 0.33", "default") in engine
+    assert any(value.startswith("max_num_seqs 64") and source == "scenario" for value, source in engine)
+    assert ("Seed", "0", "default") in rows
+    assert ("Parallelism", "tp 1", "default") in rows
+    assert ("Cache", "block_size 64", "effective, from 16") in rows
+
+
+def test_a_name_of_capitals_keeps_them_in_a_sentence(result_document):
+    document = result_document()
+    names = ("ttft_queue_p50", "moved_blocks", "kv_bytes", "waits")
+    document["strategies"] = {
+        "links": [{"name": name, "value": 0, "unit": "blocks", "meaning": ""} for name in names]
+    }
+    assert "Zero: TTFT queue p50, moved blocks, KV bytes, waits" in _console(parse_result(document))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from kvplan.reporting.cautions import cautions, close_call, unknowns
 from kvplan.reporting.loading import parse_result
-from kvplan.reporting.verdict import cautions, close_call, unknowns, verdict
+from kvplan.reporting.verdict import verdict
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_cautions_name_what_this_run_suffers_from(result_document):
 
     assert "incomplete" in said("incomplete")
     assert "688 requests unfinished" not in said("incomplete")  # the first caution covers them
-    assert "18 requests rejected" in said("rejecting")
+    assert "18 requests were rejected and are in no latency" in said("rejecting")
     assert "which prompts share content" in said("no_reuse")
     assert "3 rows of the trace dropped: 2 for “no output tokens” and 1 for" in said("full")
     assert "rests on the slowest request of 1" in said("one_request")
@@ -137,3 +138,112 @@ def test_every_dropped_row_is_accounted_for(result_document):
     (said,) = [note for note in cautions(parse_result(document)) if "dropped" in note]
     assert said.startswith("15 rows of the trace dropped: 5 for “reason 5”, 4 for")
     assert said.endswith("and 3 for 2 other reasons.")
+
+
+def drowning(document: dict) -> dict:
+    document["totals"] |= {"peak_waiting": 122}
+    document["offered"] = {
+        "requests": 1000, "prompt_tokens": 12_035_118, "output_tokens": 343_512, "tokens_mean": 12_378.6,
+        "tokens_p99": 30_000.0, "requests_per_s": 3.384, "sustained_per_s": 2.031, "saturated": True,
+    }  # fmt: skip
+    return document
+
+
+def test_saturation_is_the_headline(result_document):
+    said = verdict(parse_result(drowning(result_document("no_slo"))))
+    assert said.tone == "partial"
+    assert said.headline == (
+        "llama-3.1-8b on h100-sxm is saturated: 3.38 requests/s offered, 2.03 sustained; the queue grew to 122."
+    )
+
+
+def test_saturation_stands_beside_the_limits(result_document):
+    met = verdict(parse_result(drowning(result_document())))
+    assert met.headline.startswith("llama-3.1-8b on h100-sxm is saturated")
+    assert met.tone == "partial"
+    assert met.detail[0] == "Its latency limits are met in this run, and would not be in a longer one."
+    missed = verdict(parse_result(drowning(result_document("slo_missed"))))
+    assert missed.tone == "missed"
+    assert missed.headline == (
+        "llama-3.1-8b on h100-sxm misses its TTFT p99 limit: 891 ms against 500 ms. Saturated: 3.38 requests/s "
+        "offered, 2.03 sustained; the queue grew to 122."
+    )
+
+
+def test_stated_bands_do_not_hold_when_saturated(result_document):
+    document = drowning(result_document())
+    assert not any("do not hold" in note for note in cautions(parse_result(document)))  # an ensemble does
+    document["accuracy"]["ensemble"] = 0
+    assert any("they do not hold" in note for note in cautions(parse_result(document)))
+
+
+def test_an_interrupted_run_is_not_called_saturated(result_document):
+    said = verdict(parse_result(drowning(result_document("incomplete"))))
+    assert said.headline == "The run stopped early: 312 of 1,000 requests finished."
+
+
+def test_an_engine_that_would_not_start_is_the_headline(result_document):
+    document = drowning(result_document())
+    document["memory"] |= {"starts": False, "longest_request": 17_872, "max_concurrency_context": 131_072}
+    said = verdict(parse_result(document))
+    assert said.tone == "missed"
+    assert said.headline == (
+        "llama-3.1-8b on h100-sxm would not start as configured: its KV pool has no room for one request of "
+        "131,072 tokens. Add --set engine.max_model_len=17872, the longest that fits."
+    )
+    assert said.detail[:2] == (
+        "Simulated without that check, it serves all 1,000 requests.",
+        "It is saturated: 3.38 requests/s offered, 2.03 sustained; the queue grew to 122.",
+    )
+    document["memory"]["longest_request"] = 0
+    assert "Add" not in verdict(parse_result(document)).headline
+
+
+def test_few_served_are_no_success(result_document):
+    document = result_document("no_slo")
+    document["totals"] |= {
+        "finished": 8, "rejected": 290, "timed_out": 702, "prompt_tokens": 96_772, "output_tokens": 1_103,
+    }  # fmt: skip
+    said = verdict(parse_result(document))
+    assert said.tone == "missed"
+    assert said.headline == (
+        "llama-3.1-8b on h100-sxm serves only 8 of 1,000 requests and rejects 290; clients gave up on 702."
+    )
+    assert said.detail[0].startswith(
+        "conversation_trace.jsonl brings 1,000 requests; the 8 served have 96,772 prompt and 1,103 output"
+    )
+    assert "At the 99th percentile of the 8 that were served:" in said.detail[1]
+
+
+def test_what_was_offered_is_told_from_what_was_served(result_document):
+    document = drowning(result_document("no_slo"))
+    document["offered"] |= {"saturated": False, "sustained_per_s": None}
+    document["totals"] |= {"finished": 982, "rejected": 18, "prompt_tokens": 11_000_000}
+    said = verdict(parse_result(document)).detail[0]
+    assert "1,000 requests with 12,035,118 prompt and 343,512 output tokens; 982 were served, with" in said
+    assert "11,000,000 prompt" in said
+
+
+def test_a_limit_met_by_less_than_the_error_is_open(result_document):
+    document = result_document()
+    document["slo"][0]["limit_s"] = document["slo"][0]["value_s"] * 1.2
+    said = verdict(parse_result(document))
+    assert said.tone == "partial"
+    assert said.headline.endswith("within its latency limits, but TTFT p99 is too close to call.")
+    assert [chip.outcome for chip in said.chips] == ["close", "met"]
+    document["slo"][0] |= {"limit_s": document["slo"][0]["value_s"] * 0.9, "passed": False}
+    said = verdict(parse_result(document))
+    assert said.headline.endswith("891 ms against 802 ms, too close to call.")
+    assert said.tone == "missed"
+
+
+def test_a_limit_nobody_reached_says_so(result_document):
+    document = result_document()
+    document["slo"][0] |= {"value_s": None, "passed": False}
+    document["totals"] |= {"finished": 6, "timed_out": 994}
+    said = verdict(parse_result(document))
+    assert said.chips[0].value == "timed out"
+    assert said.headline == (
+        "llama-3.1-8b on h100-sxm misses its TTFT p99 limit: clients gave up on too many requests. It serves "
+        "only 6 of 1,000 requests; clients gave up on 994."
+    )

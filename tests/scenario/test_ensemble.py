@@ -284,3 +284,14 @@ def test_a_profile_given_by_path_is_an_input_and_a_bundled_one_an_assumption(tmp
     assert bundled["provenance"]["inputs"] == []
     named = {item["name"]: item for item in bundled["assumptions"]}
     assert digest in named["latency.profile"]["source"]
+
+
+def test_stated_bands_are_said_not_to_hold_of_a_saturated_run() -> None:
+    flags = {
+        "model": "llama-3.1-8b", "gpu": "l4", "engine.max_model_len": 32768, "accuracy.ensemble": 0,
+        "workload.synthesize": "chat", "workload.requests": 150,
+    }  # fmt: skip
+    for rate, said in ((3.0, "below saturation, so not for this run"), (0.05, "below saturation (")):
+        run = Run(load_scenario(None, {**flags, "workload.rate": rate}))
+        run.execute()
+        assert said in run.result(["kvplan"])["accuracy"]["intervals_source"]

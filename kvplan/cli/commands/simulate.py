@@ -99,7 +99,8 @@ def simulate(
 ) -> None:
     """Replay a trace or a synthetic workload against a deployment and say what happens to its KV cache.
 
-    Exit code 3 means that an SLO of the scenario was missed, or that no request could be served.
+    Exit code 3 means that the engine would not start, that no request could be served, or that an SLO of the
+    scenario was missed.
     """
     from kvplan.cli.files import check_outputs
     from kvplan.scenario.load import dump_scenario, load_scenario
@@ -132,6 +133,7 @@ def simulate(
     if not run.result.complete:
         place = "above" if output in (None, "-") else f"in {output}, marked incomplete"
         raise Interrupted(f"the simulation was interrupted; what was done until then is {place}")
+    _refuse(run.result)
     if run.result.totals.requests and not run.result.totals.finished:
         raise AnswerIsNo(
             f"none of the {run.result.totals.requests:,} requests can be served",
@@ -142,6 +144,23 @@ def simulate(
     missed = [item.name for item in run.result.slo if not item.passed]
     if missed:
         raise AnswerIsNo(f"SLO missed: {', '.join(missed)}", hint="see the result for the values reached")
+
+
+def _refuse(result: "Result") -> None:
+    """Say no where the engine would not start, as ``kvplan fit`` does of the same deployment.
+
+    What was simulated is an engine without that check: its figures answer another question.
+    """
+    bill = result.memory
+    if bill is None or bill.starts:
+        return
+    raise AnswerIsNo(
+        f"the engine would not start: its KV pool has no room for one request of "
+        f"{bill.max_concurrency_context:,} tokens",
+        hint=f"add --set engine.max_model_len={bill.longest_request}, the longest that fits"
+        if bill.longest_request
+        else "see what would fit: kvplan fit",
+    )
 
 
 def _print_scenario(document: dict[str, Any], text: str, format: OutputFormat) -> None:

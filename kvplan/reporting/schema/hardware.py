@@ -37,7 +37,11 @@ class BillItem(Part):
 
 
 class Memory(Part):
-    """The bill of one GPU, and what its KV pool holds; ``max_concurrency`` is that of all replicas."""
+    """The bill of one GPU, and what its KV pool holds; ``max_concurrency`` is that of all replicas.
+
+    ``starts``: whether the engine would, or refuse as its pool holds less than one longest request;
+    ``longest_request`` is what it does hold, in tokens.
+    """
 
     bill: list[BillItem]
     total_bytes: Count
@@ -46,6 +50,8 @@ class Memory(Part):
     kv_tokens: Count
     max_concurrency: Amount | None
     max_concurrency_context: Count | None
+    starts: bool = True
+    longest_request: Count | None = None
 
 
 class Pool(Part):

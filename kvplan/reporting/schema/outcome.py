@@ -43,6 +43,30 @@ class Totals(Part):
         return self
 
 
+class Offered(Part):
+    """What clients asked for, served or not; tokens of a request are those of its prompt and its answer.
+
+    ``requests_per_s`` is ``None`` where requests had no times of their own, or all the same one;
+    ``sustained_per_s`` is what was finished while others waited, where that is less: then it is saturated.
+    """
+
+    requests: Count
+    prompt_tokens: Count
+    output_tokens: Count
+    tokens_mean: Amount | None
+    tokens_p99: Amount | None
+    requests_per_s: Amount | None
+    sustained_per_s: Amount | None
+    saturated: bool
+
+    @model_validator(mode="after")
+    def _saturated_by_rates(self) -> Self:
+        rates = (self.requests_per_s, self.sustained_per_s)
+        if self.saturated and None in rates:
+            raise ValueError("saturated, without the rates that were offered and sustained")
+        return self
+
+
 class Statistics(Part):
     """Summary of one latency over the ``count`` requests it is defined for, in seconds."""
 

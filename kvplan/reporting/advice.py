@@ -1,0 +1,271 @@
+"""What limits a deployment, by what its run was seen to do, and what to try next.
+
+Nothing here is a prediction: the limit is read from the run, and each step is a command whose answer is the
+next run. Shares are of time, as steps differ in length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kvplan.reporting.capacity import replicas_of
+from kvplan.reporting.cautions import saturated
+from kvplan.reporting.command import command
+from kvplan.reporting.result import Result
+from kvplan.reporting.verdict import MINORITY, refused
+from kvplan.reporting.wording import count, decimal, percent, plural
+
+FULL = 0.9
+"""Share of the pool in use from which it is called full, or less where another mean request has no room."""
+
+MOSTLY = 0.5
+"""Share of the waiting time for which a limit must be reached to be the one that requests wait for."""
+
+SELDOM = 0.1
+"""Share of the run up to which waiting limits nothing."""
+
+MOST_STEPS = 4
+MOST_TP = 8
+"""GPUs of one node; more is a question of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to try: why, the settings it changes, and the command that does so."""
+
+    why: str
+    change: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What limits the deployment, the figures that say so, and what to try; ``replicas`` at least."""
+
+    limit: str
+    evidence: str
+    replicas: str | None
+    steps: tuple[Step, ...]
+
+
+def advice(result: Result) -> Advice | None:
+    """What a complete run suggests; ``None`` of one that was stopped, or had nothing to do."""
+    if not result.complete or not result.totals.requests:
+        return None
+    waits = _Waiting(result)
+    kind, limit, evidence = _limit(result, waits)
+    return Advice(limit, evidence, _replicas_text(result), _steps(result, kind))
+
+
+class _Waiting:
+    """Shares of time from the series."""
+
+    def __init__(self, result: Result) -> None:
+        series = result.series
+        ends = [*series.t_s[1:], result.totals.makespan_s]
+        self._spans = [max(0.0, end - begin) for begin, end in zip(series.t_s, ends, strict=False)]
+        self._waiting = [number > 0 for number in series.waiting]
+        self.share = self._of(lambda index: self._waiting[index], lambda index: True)
+
+    def share_where(self, reached: Callable[[int], bool]) -> float:
+        """Share of the time in which requests waited for which ``reached`` of a sample holds."""
+        return self._of(reached, lambda index: self._waiting[index])
+
+    def _of(self, chosen: Callable[[int], bool], among: Callable[[int], bool]) -> float:
+        whole = sum(span for index, span in enumerate(self._spans) if among(index))
+        part = sum(span for index, span in enumerate(self._spans) if among(index) and chosen(index))
+        return part / whole if whole > 0 else 0.0
+
+
+def _limit(result: Result, waits: _Waiting) -> tuple[str, str, str]:
+    """What limits (``length``, ``sequences``, ``memory``, ``steps``, ``nothing``), in words, and why."""
+    totals, series, usable = result.totals, result.series, result.pool.usable_blocks
+    if totals.rejected > MINORITY * totals.requests:
+        return ("length", "The length of a request.", _too_long(result))
+    waiting = f"Requests waited for {percent(waits.share)} of the time"
+    if waits.share <= SELDOM:
+        peak = f"at most {plural(totals.peak_running, 'request')} ran at once, in {percent(result.peak_use)}"
+        said = f"{waiting}; {peak} of the KV pool."
+        if any(not slo.passed for slo in result.slo):
+            return (
+                "steps",
+                "The time of a step: hardly a request waits for its turn.",
+                f"{said} {_a_step(result)}",
+            )
+        return "nothing", "Nothing: hardly a request waits for its turn.", said
+    fill = _full(result)
+    full = waits.share_where(lambda index: series.used_blocks[index] >= fill * usable)
+    most = _most_running(result)
+    if most is not None:
+        at_most = waits.share_where(lambda index: series.running[index] >= most)
+        if at_most >= MOSTLY:
+            said = (
+                f"{waiting}, and {percent(at_most)} of that {plural(most, 'request')} ran, the most allowed."
+            )
+            return "sequences", "The limit on sequences (engine.max_num_seqs).", said
+    if full >= MOSTLY:
+        lost = f"; {plural(totals.preemptions, 'preemption')}" if totals.preemptions else ""
+        said = f"{waiting}, and {percent(full)} of that the pool was at least {percent(fill, 0)} full{lost}."
+        return "memory", "KV memory: requests wait for blocks.", said
+    rest = f"the pool was at least {percent(fill, 0)} full for {percent(full)} of that"
+    return (
+        "steps",
+        "The time of a step: requests wait for their turn, mostly with room in the pool.",
+        f"{waiting}, and {rest}. {_a_step(result)}",
+    )
+
+
+def _full(result: Result) -> float:
+    """Share of the pool in use that leaves no room for another request of mean length on each replica."""
+    mean = result.offered.tokens_mean if result.offered is not None else None
+    tokens = result.pool.usable_blocks * result.pool.block_size
+    return (
+        FULL
+        if mean is None or not tokens
+        else max(MOSTLY, min(FULL, 1.0 - mean * replicas_of(result) / tokens))
+    )
+
+
+def _a_step(result: Result) -> str:
+    """What a step does on average: computing prompts or decoding."""
+    totals = result.totals
+    computed = totals.queried_tokens - totals.hit_tokens if totals.queried_tokens else totals.prompt_tokens
+    each = [number / max(1, totals.steps) for number in (computed, totals.output_tokens)]
+    budget = _chosen(result, "engine.max_num_batched_tokens")
+    at_most = f", of at most {count(budget)}" if isinstance(budget, int) else ""
+    tokens = f"{decimal(each[0])} prompt tokens and {decimal(each[1])} output tokens"
+    return f"A step computes {tokens} on average{at_most}."
+
+
+def _too_long(result: Result) -> str:
+    totals, offered = result.totals, result.offered
+    said = f"{count(totals.rejected)} of {plural(totals.requests, 'request')} were turned away as too long"
+    longest = _chosen(result, "engine.max_model_len")
+    at_most = f"; engine.max_model_len is {count(longest)}" if isinstance(longest, int) else ""
+    if offered is None or offered.tokens_mean is None or offered.tokens_p99 is None:
+        return f"{said}{at_most}."
+    sizes = f"{count(offered.tokens_mean)} tokens on average, {count(offered.tokens_p99)} at p99"
+    return f"{said}: {sizes}{at_most}."
+
+
+def _most_running(result: Result) -> int | None:
+    """Requests that may run at once on all replicas; ``None`` where that is not one number."""
+    limit = _chosen(result, "engine.max_num_seqs")
+    if not isinstance(limit, int) or _at(result, "disaggregation") is not None:
+        return None
+    ranks = _at(result, "parallel.tp") if _at(result, "parallel.dp_attention") is True else 1
+    return limit * replicas_of(result) * (ranks if isinstance(ranks, int) else 1)
+
+
+def _at(result: Result, path: str) -> Any:
+    node: Any = result.scenario
+    for key in path.split("."):
+        node = node.get(key) if isinstance(node, dict) else None
+    return node
+
+
+def _chosen(result: Result, path: str) -> Any:
+    """A setting as given, else as it was assumed."""
+    given = _at(result, path)
+    if given is not None:
+        return given
+    return next((item.value for item in result.assumptions if item.name == path), None)
+
+
+def _needed(result: Result) -> int:
+    """Replicas below which the offered rate is more than they sustain."""
+    offered = result.offered
+    if not saturated(result) or offered is None or not offered.sustained_per_s:
+        return replicas_of(result)
+    return math.ceil(replicas_of(result) * (offered.requests_per_s or 0.0) / offered.sustained_per_s)
+
+
+def _replicas_text(result: Result) -> str | None:
+    offered, needed = result.offered, _needed(result)
+    if needed <= replicas_of(result) or offered is None:
+        return None
+    rates = f"{decimal(offered.requests_per_s or 0.0)} offered over {decimal(offered.sustained_per_s or 0.0)}"
+    have = plural(replicas_of(result), "replica")
+    return (
+        f"At least {plural(needed, 'replica')}: {rates} sustained by {have}. That is a lower bound: so many "
+        "would hardly keep up, with no room for peaks and fewer prefix hits each."
+    )
+
+
+def _steps(result: Result, kind: str) -> tuple[Step, ...]:
+    """What to try for a limit of this kind, each as a command; none where no command repeats the run."""
+    if _at(result, "disaggregation") is not None:
+        return ()
+    base: dict[str, object] = {}
+    found: list[tuple[str, dict[str, object]]] = []
+    bill = result.memory
+    longest = bill.longest_request if bill is not None else None
+    admitted = _chosen(result, "engine.max_model_len")
+    short = kind == "length" and isinstance(admitted, int) and longest and longest > admitted
+    if longest and (refused(result) or short):
+        base = {"engine.max_model_len": longest}
+        found.append(("A limit on length that fits", {}))
+    if kind in ("memory", "length") and _halves(result):
+        found.append(
+            ("A cache in fp8, half the bytes a token; check what it does to answers", {"cache.dtype": "fp8"})
+        )
+    limit = _chosen(result, "engine.max_num_seqs")
+    if kind == "sequences" and isinstance(limit, int):
+        found.append(("More sequences at once", {"engine.max_num_seqs": 2 * limit}))
+    more = max(_needed(result), replicas_of(result) + 1)
+    if kind in ("memory", "sequences", "steps"):
+        found.append((f"{more} replicas", {"parallel.replicas": more}))
+    tp = _at(result, "parallel.tp")
+    if (
+        kind in ("memory", "steps", "length")
+        and result.gpu is not None
+        and isinstance(tp, int)
+        and 2 * tp <= MOST_TP
+    ):
+        found.append(("Twice the GPUs for each replica", {"parallel.tp": 2 * tp}))
+    steps = []
+    for why, changes in found[: MOST_STEPS - 1]:
+        changes = base | changes
+        line = command(result.scenario, "simulate", changes)
+        if line is not None:
+            steps.append(Step(why, " ".join(f"--set {key}={value}" for key, value in changes.items()), line))
+    return tuple(steps) if kind == "length" else (*steps, *_search(result, base))
+
+
+def _halves(result: Result) -> bool:
+    """Whether the cache is in 16 bits and the model's attention can be kept in fp8."""
+    wide = result.model is not None and result.model.kv_dtype in ("bf16", "fp16")
+    return wide and any(curve.dtype == "fp8" for curve in result.capacity or ())
+
+
+def _search(result: Result, base: dict[str, object]) -> tuple[Step, ...]:
+    """The sweep for the highest load that meets the objectives, or an objective to put another for."""
+    low, high = _bounds(result)
+    if high is None:
+        return ()
+    key = high[0]
+    changes, why = dict(base), "The highest load within its limits"
+    if not result.slo:
+        changes["slo.ttft_p99_s"] = 2
+        why = "The highest load with a TTFT p99 of 2 s, or what your users take"
+    value = f"{key}={low:g}..{high[1]:g}"
+    line = command(result.scenario, "sweep", changes, "--highest", value)
+    return () if line is None else (Step(why, f"kvplan sweep ... --highest {value}", line),)
+
+
+def _bounds(result: Result) -> tuple[float, tuple[str, float] | None]:
+    """Where to look for the highest load, and by which field."""
+    in_flight, rate = _at(result, "workload.max_in_flight"), _at(result, "workload.rate")
+    if isinstance(in_flight, int):
+        return max(1, in_flight // 16), ("workload.max_in_flight", in_flight) if in_flight > 1 else None
+    if _at(result, "workload.turns") == "answered":
+        return 0.0, None
+    over = saturated(result) or result.totals.timed_out or any(not slo.passed for slo in result.slo)
+    scale = 1.0
+    key = "workload.rate_scale"
+    if isinstance(rate, (int, float)):
+        key, scale = "workload.rate", float(rate)
+    return (scale / 16, (key, scale)) if over else (scale, (key, 16 * scale))

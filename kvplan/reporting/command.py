@@ -1,0 +1,68 @@
+"""A command line that runs a result's scenario again, with changes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kvplan.reporting.tables import default_settings
+
+MAX_COMMAND = 2000
+"""Longest command shown; a scenario of more settings is a file, which its user has."""
+
+_OPTIONS = {
+    "model": "--model", "gpu": "--gpu", "workload.trace": "--trace", "workload.synthesize": "--synthesize",
+    "workload.requests": "--limit", "workload.limit": "--limit", "workload.rate": "--rate", "seed": "--seed",
+}  # fmt: skip
+"""Fields with an option that both ``simulate`` and ``sweep`` have."""
+
+_KEY = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
+_WORD = re.compile(r"[A-Za-z_][\w./+-]*")
+_YAML_WORDS = frozenset(("true", "false", "yes", "no", "on", "off", "null", "y", "n"))
+
+
+def command(scenario: Mapping[str, Any], verb: str, changes: Mapping[str, object], *rest: str) -> str | None:
+    """``kvplan <verb>`` with every setting that is not a default, ``changes`` and ``rest``.
+
+    ``None`` where the scenario reads standard input, is too long or has fields of no known name.
+    """
+    usual = default_settings(scenario.get("engine"))
+    usual.pop("workload.synthesize")  # what is asked for is no default, whatever it is
+    settings = {key: value for key, value in _settings(scenario) if usual.get(key) != value}
+    settings |= changes
+    if settings.get("workload.trace") == "-" or not all(map(_KEY.fullmatch, settings)):
+        return None
+    words = ["kvplan", verb]
+    for key, option in _OPTIONS.items():
+        if key in settings:
+            words += [option, _text(settings[key])]
+    for key, value in settings.items():
+        if key not in _OPTIONS:
+            words += ["--set", f"{key}={setting_value(value)}"]
+    text = shlex.join([*words, *rest])
+    return text if len(text) <= MAX_COMMAND and text.isprintable() else None
+
+
+def setting_value(value: object) -> str:
+    """A value as ``--set`` reads it back, which reads YAML."""
+    if isinstance(value, str) and _WORD.fullmatch(value) and value.lower() not in _YAML_WORDS:
+        return value
+    return _text(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
+def _text(value: object) -> str:
+    """A value as an option takes it; whole numbers without a fraction."""
+    return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def _settings(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """``(key path, value)`` of every field that is set; lists stay whole."""
+    for key, value in node.items():
+        name = f"{path}{key}"
+        if isinstance(value, Mapping):
+            yield from _settings(value, f"{name}.")
+        elif value is not None:
+            yield name, value

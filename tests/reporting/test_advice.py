@@ -1,0 +1,148 @@
+"""What limits a run follows from what it did, and every step is a command that can be run."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import pytest
+
+from kvplan.cli import app
+from kvplan.reporting.advice import Advice, advice
+from kvplan.reporting.command import command, setting_value
+from kvplan.reporting.loading import parse_result
+from kvplan.reporting.result import Result
+from kvplan.scenario.load import load_scenario, parse_assignment
+from kvplan.scenario.run import Run
+
+LINEAR = {"latency.model": "linear", "latency.a": 0.01, "latency.b": 2e-5, "latency.c": 1e-8}
+FIXED = {
+    "workload.synthesize": "fixed", "workload.requests": 300, "workload.prompt_tokens": 512,
+    "workload.output_tokens": 64,
+}  # fmt: skip
+POOL = {"cache.blocks": 3000, "engine.max_model_len": 16384}
+
+
+def played(flags: dict[str, Any]) -> Result:
+    run = Run(load_scenario(None, {**LINEAR, **FIXED, **flags}))
+    run.execute()
+    return Result.model_validate(run.result(["kvplan", "simulate"]))
+
+
+def said(flags: dict[str, Any]) -> Advice:
+    found = advice(played(flags))
+    assert found is not None
+    return found
+
+
+def test_a_limit_on_sequences_is_named_with_how_long_it_held():
+    found = said({**POOL, "workload.rate": 30, "engine.max_num_seqs": 8})
+    assert found.limit == "The limit on sequences (engine.max_num_seqs)."
+    assert "8 requests ran, the most allowed" in found.evidence
+    assert found.steps[0].change == "--set engine.max_num_seqs=16"
+    two = said({**POOL, "workload.rate": 50, "engine.max_num_seqs": 8, "parallel.replicas": 2})
+    assert "16 requests ran" in two.evidence
+
+
+def test_a_full_pool_is_named():
+    found = said({**POOL, "workload.rate": 30, "cache.blocks": 200})
+    assert found.limit == "KV memory: requests wait for blocks."
+    assert "at least 82% full" in found.evidence
+
+
+def test_a_small_step_is_named():
+    found = said({**POOL, "workload.rate": 60, "engine.max_num_batched_tokens": 512})
+    assert found.limit.startswith("The time of a step")
+    assert "prompt tokens" in found.evidence
+    assert "of at most 512" in found.evidence
+
+
+def test_nothing_limits_what_hardly_works():
+    found = said({**POOL, "workload.rate": 1})
+    assert found.limit.startswith("Nothing")
+    assert found.replicas is None
+    assert [step.change for step in found.steps] == ["kvplan sweep ... --highest workload.rate=1..16"]
+
+
+def test_a_missed_limit_without_waiting_is_the_steps_own_time():
+    found = said({**POOL, "workload.rate": 1, "slo.tpot_p99_s": 0.001})
+    assert found.limit.startswith("The time of a step: hardly")
+
+
+def test_length_is_named_where_most_are_turned_away():
+    found = said({**POOL, "workload.rate": 5, "engine.max_model_len": 256})
+    assert found.limit == "The length of a request."
+    assert "576 tokens on average, 576 at p99; engine.max_model_len is 256" in found.evidence
+
+
+def test_replicas_are_a_lower_bound_by_the_rates():
+    result = played({**POOL, "workload.rate": 30, "engine.max_num_seqs": 8})
+    found = advice(result)
+    assert found is not None
+    assert found.replicas is not None
+    assert found.replicas.startswith("At least 3 replicas: ")
+    assert "a lower bound" in found.replicas
+    assert any(step.change == "--set parallel.replicas=3" for step in found.steps)
+
+
+def test_nothing_is_said_of_a_run_that_stopped_or_was_empty(result_document):
+    assert advice(parse_result(result_document("incomplete"))) is None
+    assert advice(parse_result(result_document("empty"))) is None
+
+
+def test_every_report_of_any_result_can_be_advised(any_document):
+    advice(parse_result(any_document))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--gpu", "l4", "--synthesize", "chat", "--rate", "3"],
+        ["--gpu", "h100-sxm", "--synthesize", "fixed", "--rate", "30", "--set", "engine.version=0.8.5"],
+        ["--gpu", "l4", "--synthesize", "rag", "--max-in-flight", "16", "--set", "engine.max_model_len=32k"],
+    ],
+)
+def test_the_commands_run(flags: list[str], capsys: pytest.CaptureFixture[str]):
+    assignments = [flags[i + 1] for i, word in enumerate(flags) if word == "--set"]
+    names = {"--gpu": "gpu", "--synthesize": "workload.synthesize", "--rate": "workload.rate",
+             "--max-in-flight": "workload.max_in_flight"}  # fmt: skip
+    given: dict[str, Any] = {names[w]: flags[i + 1] for i, w in enumerate(flags) if w in names}
+    if "workload.max_in_flight" in given:
+        given["workload.max_in_flight"] = int(given["workload.max_in_flight"])
+    run = Run(load_scenario(None, {"model": "llama-3.1-8b", **given}, assignments, count=60))
+    run.execute()
+    found = advice(Result.model_validate(run.result(["kvplan"])))
+    assert found is not None
+    assert found.steps
+    for step in found.steps:
+        words = shlex.split(step.command)
+        if words[1] == "sweep":
+            # 3: no load so low meets the objective.
+            assert app.run([*words[1:], "-q", "-j", "1"]) in (0, 3), step.command
+        else:
+            assert app.run([*words[1:], "-q"]) == 0, step.command
+    capsys.readouterr()
+
+
+def test_a_command_keeps_what_is_no_default_and_reads_back():
+    scenario = load_scenario(
+        None,
+        {"model": "llama-3.1-8b", "gpu": "l4", **FIXED, "cache.block_size": 32},
+        ["engine.version='0.8'"],
+    ).to_dict()
+    text = command(scenario, "simulate", {"cache.dtype": "fp8"})
+    assert text == (
+        "kvplan simulate --model llama-3.1-8b --gpu l4 --synthesize fixed --limit 300 --set "
+        "cache.block_size=32 --set 'engine.version=\"0.8\"' --set workload.prompt_tokens=512 --set "
+        "workload.output_tokens=64 --set cache.dtype=fp8"
+    )
+    assert command({**scenario, "workload": {"trace": "-"}}, "simulate", {}) is None
+    assert command({**scenario, "a b": 1}, "simulate", {}) is None
+    assert command({**scenario, "model": "x\ny"}, "simulate", {}) is None
+
+
+@pytest.mark.parametrize(
+    "value", ["fp8", "0.33", "yes", "no", True, 3, 0.5, "a: b", "", "1e3", [{"kind": "full"}]]
+)
+def test_a_value_reads_back_as_it_was(value: object):
+    assert parse_assignment(f"x={setting_value(value)}") == ("x", value)
