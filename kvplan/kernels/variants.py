@@ -244,8 +244,10 @@ def _decode_tile(fmt: KVFormat, head_dim: int, columns: int, target: Target) -> 
 
 
 def _prompt_tile(fmt: KVFormat, head_dim: int, block: int, windowed: bool, target: Target) -> _Tile:
-    # Sixteen rows a warp, or two warps' registers for 256-wide outputs and on sm_100.
-    twice = (head_dim > 128 and target.by_warpgroup) or (target.capability or 0) >= 100
+    # Sixteen rows a warp, or two warps' registers for 256-wide outputs (where what is unpacked is that wide
+    # too, or many rows stand on it) and on sm_100.
+    wide = head_dim > 128 and (target.by_warpgroup or fmt.key.bits == 8)
+    twice = wide or (target.capability or 0) >= 100
     warps = 8 if block == 128 or twice else 4
     if not target.by_warpgroup:
         # Rows' scales are loaded ahead by themselves and leave no registers for codes.

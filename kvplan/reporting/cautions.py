@@ -8,6 +8,7 @@ from kvplan.reporting.result import Result
 from kvplan.reporting.schema.outcome import Slo
 from kvplan.reporting.wording import (
     count,
+    decimal,
     label,
     plain,
     plural,
@@ -15,6 +16,7 @@ from kvplan.reporting.wording import (
     seconds_range,
     sentence_list,
 )
+from kvplan.scenario.settling import LIFETIMES
 
 
 def _are(number: int) -> str:
@@ -53,6 +55,12 @@ def cautions(result: Result) -> list[str]:
                 "The intervals are the clock's stated bands, which hold below saturation: for this run they "
                 "do not hold."
             )
+    elif (lifetimes := _lifetimes(result)) is not None and lifetimes < LIFETIMES:
+        notes.append(
+            f"Requests came for {decimal(lifetimes)} times as long as the slowest of them stay: the engine "
+            f"may still have been filling up, which flatters this rate. Runs of {decimal(LIFETIMES)} times "
+            "tell, or kvplan sweep --highest, which makes its own longer."
+        )
     for slo in result.slo:
         if close_call(result, slo):
             notes.append(
@@ -83,6 +91,14 @@ def cautions(result: Result) -> list[str]:
 def saturated(result: Result) -> bool:
     """Whether requests came faster than they were served."""
     return result.complete and result.offered is not None and result.offered.saturated
+
+
+def _lifetimes(result: Result) -> float | None:
+    """Length of the arrivals in 99th percentiles of E2E; ``None`` where requests had no rate of their own."""
+    offered, stay = result.offered, result.latency.e2e_s
+    if offered is None or not offered.requests_per_s or stay is None or stay.p99 <= 0:
+        return None
+    return (offered.requests - 1) / offered.requests_per_s / stay.p99
 
 
 def close_call(result: Result, slo: Slo) -> bool:

@@ -61,7 +61,7 @@ def test_nothing_limits_what_hardly_works():
     found = said({**POOL, "workload.rate": 1})
     assert found.limit.startswith("Nothing")
     assert found.replicas is None
-    assert [step.change for step in found.steps] == ["kvplan sweep ... --highest workload.rate=1..16"]
+    assert [step.change for step in found.steps] == ["kvplan sweep ... --highest workload.rate=0.25..16"]
 
 
 def test_a_missed_limit_without_waiting_is_the_steps_own_time():

@@ -247,3 +247,19 @@ def test_a_limit_nobody_reached_says_so(result_document):
         "llama-3.1-8b on h100-sxm misses its TTFT p99 limit: clients gave up on too many requests. It serves "
         "only 6 of 1,000 requests; clients gave up on 994."
     )
+
+
+@pytest.mark.parametrize(("seconds", "short"), [(40.0, True), (9_999.0, False)])
+def test_a_run_as_long_as_its_slowest_requests_flatters_its_rate(
+    result_document, seconds: float, short: bool
+):
+    document = result_document("full")
+    requests = document["totals"]["requests"]
+    document["offered"] = {
+        "requests": requests, "prompt_tokens": 1, "output_tokens": 1, "tokens_mean": 2.0, "tokens_p99": 2.0,
+        "requests_per_s": (requests - 1) / seconds, "sustained_per_s": None, "saturated": False,
+    }  # fmt: skip
+    said = cautions(parse_result(document))
+    lifetimes = seconds / document["latency"]["e2e_s"]["p99"]
+    assert short == (lifetimes < 10)
+    assert any("may still have been filling up" in note for note in said) == short
