@@ -56,6 +56,35 @@ EngineOption = Annotated[str | None, typer.Option("--engine", help="vllm or sgla
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random stream.")]
 
 
+FIELDS = {
+    "model": "model",
+    "gpu": "gpu",
+    "engine": "engine.kind",
+    "tp": "parallel.tp",
+    "pp": "parallel.pp",
+    "ctx": "engine.max_model_len",
+    "dtype": "cache.dtype",
+    "weights_dtype": "weights_dtype",
+    "utilization": "engine.gpu_memory_utilization",
+    "max_num_seqs": "engine.max_num_seqs",
+    "max_num_batched_tokens": "engine.max_num_batched_tokens",
+    "blocks": "cache.blocks",
+    "block_size": "cache.block_size",
+    "trace": "workload.trace",
+    "synthesize": "workload.synthesize",
+    "rate": "workload.rate",
+    "max_in_flight": "workload.max_in_flight",
+    "latency": "latency.model",
+    "seed": "seed",
+}
+"""Which field of a scenario each option of a simulation sets."""
+
+
+def scenario_fields(**options: object) -> dict[str, object]:
+    """What options of a simulation say, by field; options by the names of ``FIELDS``."""
+    return {FIELDS[name]: value for name, value in options.items()}
+
+
 def model_names(incomplete: str) -> list[str]:
     """Names of models that begin so, for the shell's completion; reads directories, not specs."""
     return _names("model", incomplete)

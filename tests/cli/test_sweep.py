@@ -240,3 +240,24 @@ def test_a_sweep_is_reported_as_a_result_is(
     assert capsys.readouterr().out.startswith("<!doctype html>")
     assert run(["diff", str(out), str(out)]) == 1
     assert "kvplan report shows it" in capsys.readouterr().err
+
+
+def test_sweep_takes_what_simulate_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model", "llama-3.1-8b", "--gpu", "h100-sxm", "--synthesize", "chat", "--limit", "40", "-q"]
+    deployment = [
+        "--engine",
+        "sglang",
+        "--tp",
+        "2",
+        "--ctx",
+        "32k",
+        "--kv-dtype",
+        "fp8",
+        "--utilization",
+        "0.7",
+    ]
+    assert run(["simulate", *words, *deployment, "--rate", "8", "--format", "json"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert run(["sweep", *words, *deployment, "--vary", "workload.rate=8,16", "--format", "json"]) == 0
+    points = json.loads(capsys.readouterr().out)["points"]
+    assert points[0]["figures"]["ttft_p99_s"] == alone["latency"]["ttft_s"]["p99"]

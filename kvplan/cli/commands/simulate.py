@@ -24,6 +24,7 @@ from kvplan.cli.options import (
     WeightsDtypeOption,
     gpu_names,
     model_names,
+    scenario_fields,
 )
 from kvplan.errors import AnswerIsNo, Interrupted, KvplanError
 
@@ -105,15 +106,12 @@ def simulate(
     from kvplan.cli.files import check_outputs
     from kvplan.scenario.load import dump_scenario, load_scenario
 
-    flags = {
-        "model": model, "gpu": gpu, "engine.kind": engine, "parallel.tp": tp, "parallel.pp": pp,
-        "engine.max_model_len": ctx, "cache.dtype": dtype, "weights_dtype": weights_dtype,
-        "engine.gpu_memory_utilization": utilization, "engine.max_num_seqs": max_num_seqs,
-        "engine.max_num_batched_tokens": max_num_batched_tokens, "cache.blocks": blocks,
-        "cache.block_size": block_size, "workload.trace": trace, "workload.synthesize": synthesize,
-        "workload.rate": rate, "workload.max_in_flight": max_in_flight, "latency.model": latency,
-        "seed": seed,
-    }  # fmt: skip
+    flags = scenario_fields(
+        model=model, gpu=gpu, engine=engine, tp=tp, pp=pp, ctx=ctx, dtype=dtype, weights_dtype=weights_dtype,
+        utilization=utilization, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens,
+        blocks=blocks, block_size=block_size, trace=trace, synthesize=synthesize, rate=rate,
+        max_in_flight=max_in_flight, latency=latency, seed=seed,
+    )  # fmt: skip
     resolved = load_scenario(scenario, flags, assign or [], count=requests)
     if print_scenario:
         _print_scenario(resolved.to_dict(), dump_scenario(resolved), format)

@@ -8,7 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvplan.cli.options import FormatOption, OutputFormat, gpu_names, model_names
+from kvplan.cli.options import (
+    BlockSizeOption,
+    BlocksOption,
+    ContextOption,
+    DtypeOption,
+    EngineOption,
+    FormatOption,
+    MaxNumBatchedTokensOption,
+    MaxNumSeqsOption,
+    OutputFormat,
+    PpOption,
+    TpOption,
+    UtilizationOption,
+    WeightsDtypeOption,
+    gpu_names,
+    model_names,
+    scenario_fields,
+)
 from kvplan.errors import AnswerIsNo, Interrupted, KvplanError
 
 if TYPE_CHECKING:
@@ -43,6 +60,7 @@ def sweep(
         typer.Option(
             "--longest",
             min=1,
+            metavar="N",
             help="Requests up to which --highest lengthens a synthetic workload (64 times, or 50,000).",
         ),
     ] = None,
@@ -51,6 +69,17 @@ def sweep(
         typer.Option("--model", autocompletion=model_names, help="Model name, spec or config.json."),
     ] = None,
     gpu: Annotated[str | None, typer.Option("--gpu", autocompletion=gpu_names, help="GPU name.")] = None,
+    engine: EngineOption = None,
+    tp: TpOption = None,
+    pp: PpOption = None,
+    ctx: ContextOption = None,
+    dtype: DtypeOption = None,
+    weights_dtype: WeightsDtypeOption = None,
+    utilization: UtilizationOption = None,
+    max_num_seqs: MaxNumSeqsOption = None,
+    max_num_batched_tokens: MaxNumBatchedTokensOption = None,
+    blocks: BlocksOption = None,
+    block_size: BlockSizeOption = None,
     trace: Annotated[str | None, typer.Option("--trace", help="Trace file to replay.")] = None,
     synthesize: Annotated[
         str | None, typer.Option("--synthesize", help="Synthetic workload: chat, rag, agentic ...")
@@ -62,12 +91,18 @@ def sweep(
     max_in_flight: Annotated[
         int | None, typer.Option("--max-in-flight", help="Closed loop: requests in flight at most.")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random stream.")] = None,
+    latency: Annotated[
+        str | None, typer.Option("--latency", help="Clock: roofline, profile, fitted or linear.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, metavar="N", help="Seed of every random stream.")
+    ] = None,
     assign: Annotated[
         list[str] | None, typer.Option("--set", help="Any scenario field, the same at every point.")
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", min=1, help="Simulations at a time. Default: one a CPU.")
+        int | None,
+        typer.Option("--jobs", "-j", min=1, metavar="N", help="Simulations at a time. Default: one a CPU."),
     ] = None,
     output: Annotated[str | None, typer.Option("-o", "--output", help="Write the sweep as JSON.")] = None,
     html: Annotated[str | None, typer.Option("--html", help="Write the sweep as an HTML page.")] = None,
@@ -86,10 +121,12 @@ def sweep(
     from kvplan.scenario.highest import Search, parse_bounds
     from kvplan.scenario.sweep import Sweep
 
-    flags = {
-        "model": model, "gpu": gpu, "workload.trace": trace, "workload.synthesize": synthesize,
-        "workload.rate": rate, "workload.max_in_flight": max_in_flight, "seed": seed,
-    }  # fmt: skip
+    flags = scenario_fields(
+        model=model, gpu=gpu, engine=engine, tp=tp, pp=pp, ctx=ctx, dtype=dtype, weights_dtype=weights_dtype,
+        utilization=utilization, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens,
+        blocks=blocks, block_size=block_size, trace=trace, synthesize=synthesize, rate=rate,
+        max_in_flight=max_in_flight, latency=latency, seed=seed,
+    )  # fmt: skip
     axes = [parse_axis(text) for text in vary or []]
     planned: Sweep | Search
     if highest is None:
