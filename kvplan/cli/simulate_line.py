@@ -7,19 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from kvplan.sizing.capacity import FitReport
 
-FIELDS = {
-    "vllm": {
-        "utilization": "gpu_memory_utilization", "max_num_seqs": "max_num_seqs",
-        "max_num_batched_tokens": "max_num_batched_tokens", "context": "max_model_len",
-        "eager": "enforce_eager",
-    },
-    "sglang": {
-        "utilization": "mem_fraction_static", "max_num_seqs": "max_running_requests",
-        "max_num_batched_tokens": "chunked_prefill_size", "context": "context_length",
-        "eager": "disable_cuda_graph",
-    },
-}  # fmt: skip
-"""What a scenario calls the options of an engine: the engine's own words."""
+EAGER = {"vllm": "enforce_eager", "sglang": "disable_cuda_graph"}
+"""What a scenario calls running without CUDA graphs: the engine's own words."""
 
 SIMULATED = {"vllm": ("context", "window", "chunk", "state", "remainder"), "sglang": ("context",)}
 """What layers may keep of a request for the simulated engine to have their pool."""
@@ -48,38 +37,35 @@ def _not_simulated(report: "FitReport") -> bool:
 
 
 def _flags(report: "FitReport", model: str) -> Iterator[str]:
-    serving = report.serving
+    """The options that ``fit`` and ``simulate`` spell alike, on either engine."""
+    serving, parallel = report.serving, report.parallel
     yield f"kvplan simulate --model {shlex.quote(model)} --gpu {report.gpu.name}"
-    if report.parallel.tp > 1:
-        yield f"--tp {report.parallel.tp}"
+    if serving.kind != "vllm":
+        yield f"--engine {serving.kind}"
+    for option, size in (("tp", parallel.tp), ("pp", parallel.pp)):
+        if size > 1:
+            yield f"--{option} {size}"
+    yield f"--ctx {report.max_model_len}"
     if report.kv_asked:
         yield f"--dtype {report.kv_format.name}"
-    if "block_size" in serving.given and serving.kind == "vllm":
-        yield f"--block-size {serving.block_size}"
+    if report.weights_format != report.model.weights.format:
+        yield f"--weights-dtype {report.weights_format}"
+    for option in ("utilization", "max_num_seqs", "max_num_batched_tokens", "block_size"):
+        if option in serving.given:
+            yield f"--{option.replace('_', '-')} {getattr(serving, option)}"
 
 
 def _settings(report: "FitReport") -> Iterator[str]:
+    """What only a scenario can say."""
     serving, parallel = report.serving, report.parallel
-    names = FIELDS[serving.kind]
-    if serving.kind != "vllm":
-        yield f"engine.kind={serving.kind}"
     if "version" in serving.given:
         yield f'engine.version="{serving.version_text}"'
-    yield f"engine.{names['context']}={report.max_model_len}"
-    for option in ("utilization", "max_num_seqs", "max_num_batched_tokens"):
-        if option in serving.given:
-            yield f"engine.{names[option]}={getattr(serving, option)}"
-    if "block_size" in serving.given and serving.kind == "sglang":
-        yield f"engine.page_size={serving.block_size}"
     if not serving.cuda_graphs:
-        yield f"engine.{names['eager']}=true"
+        yield f"engine.{EAGER[serving.kind]}=true"
     if serving.kind == "vllm" and not serving.async_scheduling:
         yield "engine.async_scheduling=false"
-    if report.weights_format != report.model.weights.format:
-        yield f"weights_dtype={report.weights_format}"
-    for name, size in (("pp", parallel.pp), ("replicas", parallel.dp)):
-        if size > 1:
-            yield f"parallel.{name}={size}"
+    if parallel.dp > 1:
+        yield f"parallel.replicas={parallel.dp}"
     if report.expert_parallel:
         yield "parallel.expert_parallel=true"
     if parallel.dp_attention:

@@ -14,9 +14,29 @@ MAX_COMMAND = 2000
 """Longest command shown; a scenario of more settings is a file, which its user has."""
 
 _OPTIONS = {
-    "model": "--model", "gpu": "--gpu", "workload.trace": "--trace", "workload.synthesize": "--synthesize",
-    "workload.requests": "--limit", "workload.limit": "--limit", "workload.rate": "--rate", "seed": "--seed",
-}  # fmt: skip
+    "model": "--model",
+    "gpu": "--gpu",
+    "engine.kind": "--engine",
+    "parallel.tp": "--tp",
+    "parallel.pp": "--pp",
+    "engine.max_model_len": "--ctx",
+    "engine.context_length": "--ctx",
+    "cache.dtype": "--dtype",
+    "weights_dtype": "--weights-dtype",
+    "engine.gpu_memory_utilization": "--utilization",
+    "engine.mem_fraction_static": "--utilization",
+    "engine.max_num_seqs": "--max-num-seqs",
+    "engine.max_running_requests": "--max-num-seqs",
+    "engine.max_num_batched_tokens": "--max-num-batched-tokens",
+    "engine.chunked_prefill_size": "--max-num-batched-tokens",
+    "cache.blocks": "--blocks",
+    "workload.trace": "--trace",
+    "workload.synthesize": "--synthesize",
+    "workload.requests": "--limit",
+    "workload.limit": "--limit",
+    "workload.rate": "--rate",
+    "seed": "--seed",
+}
 """Fields with an option that both ``simulate`` and ``sweep`` have."""
 
 _KEY = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")

@@ -132,9 +132,9 @@ def test_a_command_keeps_what_is_no_default_and_reads_back():
     ).to_dict()
     text = command(scenario, "simulate", {"cache.dtype": "fp8"})
     assert text == (
-        "kvplan simulate --model llama-3.1-8b --gpu l4 --synthesize fixed --limit 300 --set "
+        "kvplan simulate --model llama-3.1-8b --gpu l4 --dtype fp8 --synthesize fixed --limit 300 --set "
         "cache.block_size=32 --set 'engine.version=\"0.8\"' --set workload.prompt_tokens=512 --set "
-        "workload.output_tokens=64 --set cache.dtype=fp8"
+        "workload.output_tokens=64"
     )
     assert command({**scenario, "workload": {"trace": "-"}}, "simulate", {}) is None
     assert command({**scenario, "a b": 1}, "simulate", {}) is None
