@@ -42,7 +42,7 @@ $(VENV)/.installed-lint: pyproject.toml tests/constraints.txt | $(VENV)/.install
 
 demo: $(VENV)/.installed-base ## size, fit and simulate a bundled workload; writes reports/local/demo/report.html
 	@mkdir -p $(DEMO)
-	$(BIN)/kvplan size llama3-70b --ctx 32k --dtype fp8
+	$(BIN)/kvplan size llama-3.1-70b --ctx 32k --dtype fp8
 	@echo
 	$(BIN)/kvplan fit llama-3.1-8b --gpu h100-sxm --ctx 32k
 	@echo
