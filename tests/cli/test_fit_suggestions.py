@@ -13,6 +13,7 @@ from kvplan.engine.config import EngineConfig
 from kvplan.scenario.deployment import resolve_deployment
 from kvplan.scenario.load import load_scenario
 from kvplan.specs.catalog import entries
+from kvplan.specs.document import YamlDocument
 
 SAMPLE = [
     "llama-3.1-8b --gpu l4 --ctx 128k",
@@ -80,18 +81,13 @@ def test_ranks_with_sequences_of_their_own_are_added_up(capsys: pytest.CaptureFi
     assert "62.87x" in out  # of fp8 KV, over all ranks
 
 
-def _simulated_pool(line: str) -> int:
-    """Tokens or blocks of the pool that the printed command simulates."""
+def _simulated_pool(line: str, capsys: pytest.CaptureFixture[str]) -> int:
+    """Tokens or blocks of the pool that the printed command simulates, as the command itself resolves it."""
     words = shlex.split(line)
     assert words[:2] == ["kvplan", "simulate"]
-    named = dict(zip(words[2::2], words[3::2], strict=True))
-    flags = {
-        "model": named["--model"], "gpu": named["--gpu"], "cache.dtype": named.get("--dtype"),
-        "parallel.tp": int(named.get("--tp", 1)), "workload.synthesize": named["--synthesize"],
-        "cache.block_size": int(named["--block-size"]) if "--block-size" in named else None,
-    }  # fmt: skip
-    settings = [value for flag, value in zip(words[2::2], words[3::2], strict=True) if flag == "--set"]
-    config = resolve_deployment(load_scenario(None, flags, settings)).config
+    assert run([*words[1:], "--print-scenario", "--format", "json"]) == 0
+    scenario = YamlDocument(json.loads(capsys.readouterr().out), "the command", None)
+    config = resolve_deployment(load_scenario(scenario)).config
     return config.num_blocks if isinstance(config, EngineConfig) else config.pool_tokens
 
 
@@ -112,7 +108,7 @@ def test_the_simulation_has_the_same_pool(command: str, capsys: pytest.CaptureFi
         assert found["simulate"] is None
         return
     pool = "kv_tokens" if found["inputs"]["engine"] == "sglang" else "num_blocks"
-    assert _simulated_pool(found["simulate"]) == found[pool]
+    assert _simulated_pool(found["simulate"], capsys) == found[pool]
 
 
 @pytest.mark.slow
@@ -121,7 +117,7 @@ def test_every_model_that_is_simulated_has_the_same_pool(capsys: pytest.CaptureF
     for entry in entries("model"):
         code, found = _fit(f"{entry.name} --gpu b300 --gpus 8 --tp 1 --weights-dtype int4", capsys)
         if code == 0 and found["simulate"] is not None:
-            assert _simulated_pool(found["simulate"]) == found["num_blocks"], entry.name
+            assert _simulated_pool(found["simulate"], capsys) == found["num_blocks"], entry.name
             lines += 1
     assert lines > 50
 
