@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvplan.cli.options import FormatOption, OutputFormat, gpu_names, model_names
+from kvplan.cli.simulation import WeightsDtype
 
 if TYPE_CHECKING:
     from kvplan.sizing.capacity import FitReport
@@ -38,9 +39,7 @@ def fit(
     dtype: Annotated[
         str | None, typer.Option("--dtype", "--kv-dtype", help="KV number format: bf16, fp8, nvfp4 ...")
     ] = None,
-    weights_dtype: Annotated[
-        str | None, typer.Option("--weights-dtype", help="Weight format: bf16, fp8, awq, nvfp4 ...")
-    ] = None,
+    weights_dtype: WeightsDtype = None,
     utilization: Annotated[
         float | None,
         typer.Option("--utilization", help="gpu_memory_utilization, or SGLang's mem_fraction_static."),

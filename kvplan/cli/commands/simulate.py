@@ -8,24 +8,8 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from kvplan.cli.options import (
-    BlockSizeOption,
-    BlocksOption,
-    ContextOption,
-    DtypeOption,
-    EngineOption,
-    FormatOption,
-    MaxNumBatchedTokensOption,
-    MaxNumSeqsOption,
-    OutputFormat,
-    PpOption,
-    TpOption,
-    UtilizationOption,
-    WeightsDtypeOption,
-    gpu_names,
-    model_names,
-    scenario_fields,
-)
+from kvplan.cli import simulation as option
+from kvplan.cli.options import FormatOption, OutputFormat
 from kvplan.errors import AnswerIsNo, Interrupted, KvplanError
 
 if TYPE_CHECKING:
@@ -42,39 +26,26 @@ def simulate(
             metavar="SCENARIO", help="Scenario file (YAML); - reads standard input.", show_default=False
         ),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", autocompletion=model_names, help="Model name, spec or config.json."),
-    ] = None,
-    gpu: Annotated[str | None, typer.Option("--gpu", autocompletion=gpu_names, help="GPU name.")] = None,
-    engine: EngineOption = None,
-    tp: TpOption = None,
-    pp: PpOption = None,
-    ctx: ContextOption = None,
-    dtype: DtypeOption = None,
-    weights_dtype: WeightsDtypeOption = None,
-    utilization: UtilizationOption = None,
-    max_num_seqs: MaxNumSeqsOption = None,
-    max_num_batched_tokens: MaxNumBatchedTokensOption = None,
-    blocks: BlocksOption = None,
-    block_size: BlockSizeOption = None,
+    model: option.Model = None,
+    gpu: option.Gpu = None,
+    engine: option.Engine = None,
+    tp: option.Tp = None,
+    pp: option.Pp = None,
+    ctx: option.Context = None,
+    dtype: option.Dtype = None,
+    weights_dtype: option.WeightsDtype = None,
+    utilization: option.Utilization = None,
+    max_num_seqs: option.MaxNumSeqs = None,
+    max_num_batched_tokens: option.MaxNumBatchedTokens = None,
+    blocks: option.Blocks = None,
+    block_size: option.BlockSize = None,
     trace: Annotated[str | None, typer.Option("--trace", help="Trace file to replay; - is stdin.")] = None,
-    synthesize: Annotated[
-        str | None, typer.Option("--synthesize", help="Synthetic workload: chat, rag, agentic ...")
-    ] = None,
-    requests: Annotated[
-        int | None, typer.Option("--limit", "-n", help="Replay or generate so many requests.")
-    ] = None,
-    rate: Annotated[str | None, typer.Option("--rate", help="Synthetic requests per second.")] = None,
-    max_in_flight: Annotated[
-        int | None, typer.Option("--max-in-flight", help="Closed loop: requests in flight at most.")
-    ] = None,
-    latency: Annotated[
-        str | None, typer.Option("--latency", help="Clock: roofline, profile, fitted or linear.")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", min=0, metavar="N", help="Seed of every random stream.")
-    ] = None,
+    synthesize: option.Synthesize = None,
+    requests: option.Limit = None,
+    rate: option.Rate = None,
+    max_in_flight: option.MaxInFlight = None,
+    latency: option.Latency = None,
+    seed: option.Seed = None,
     assign: Annotated[
         list[str] | None, typer.Option("--set", help="Any scenario field, e.g. engine.max_num_seqs=64.")
     ] = None,
@@ -103,15 +74,10 @@ def simulate(
     Exit code 3 means that the engine would not start, that no request could be served, or that an SLO of the
     scenario was missed.
     """
+    flags = option.fields(locals())
     from kvplan.cli.files import check_outputs
     from kvplan.scenario.load import dump_scenario, load_scenario
 
-    flags = scenario_fields(
-        model=model, gpu=gpu, engine=engine, tp=tp, pp=pp, ctx=ctx, dtype=dtype, weights_dtype=weights_dtype,
-        utilization=utilization, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens,
-        blocks=blocks, block_size=block_size, trace=trace, synthesize=synthesize, rate=rate,
-        max_in_flight=max_in_flight, latency=latency, seed=seed,
-    )  # fmt: skip
     resolved = load_scenario(scenario, flags, assign or [], count=requests)
     if print_scenario:
         _print_scenario(resolved.to_dict(), dump_scenario(resolved), format)
