@@ -36,7 +36,8 @@ class Strategy(Protocol):
 
     One whose engines are a ``Replica`` each, that can be given requests one by one, says so with a class
     variable ``behind_router``; then several replicas can have it, each for itself. One whose engines cannot
-    drop a request says so with ``holds_on``: its clients wait for ever.
+    drop a request says so with ``holds_on``: its clients wait for ever. One whose steps take what the latency
+    model answers, which is asked once for each and for nothing else, says so with ``asks_once``.
     """
 
     @property

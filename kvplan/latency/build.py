@@ -16,6 +16,7 @@ from kvplan.latency.normals import DIMENSIONS, Draw, normals
 from kvplan.provenance import InputFile, input_file
 
 if TYPE_CHECKING:
+    from kvplan.latency.roofs import Roofs
     from kvplan.sizing.parallel import Parallel
     from kvplan.sizing.serving import Serving
     from kvplan.specs.formats import KvFormat
@@ -46,6 +47,7 @@ class Clock:
         unknowns: standard normal numbers that ``perturbed`` takes beyond ``DIMENSIONS``.
         profile: name or path of the measured profile it runs on, which may also know how fast bytes move
             (``kvplan.latency.transfer``); None without one.
+        roofs: the datasheet's peaks for the same work; None where model or GPU are not known.
     """
 
     kind: str
@@ -62,6 +64,7 @@ class Clock:
     tail_s: float = 0.0
     unknowns: int = 0
     profile: str | None = None
+    roofs: Roofs | None = None
 
     def accuracy(self) -> dict[str, Any]:
         """The ``accuracy`` object of a result."""
@@ -162,6 +165,7 @@ def _linear(parameters: Mapping[str, Any], target: Target | None) -> Clock:
 def _roofline(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     from kvplan.latency import efficiency, graphs, roofline, routing
     from kvplan.latency.link import KEYS, beyond_a_node, exchange_of
+    from kvplan.latency.roofs import Roofs
     from kvplan.latency.work import step_work
 
     assert target is not None
@@ -209,6 +213,7 @@ def _roofline(parameters: Mapping[str, Any], target: Target | None) -> Clock:
         assumptions=(*model.assumptions(), *nodes, *routed),
         perturbed=model.perturbed,
         warnings=beyond_a_node(exchange, ranks, parameters),
+        roofs=Roofs(work, target.gpu),
     )
 
 

@@ -15,6 +15,7 @@ from kvplan.latency.engine_overhead import REQUEST_S, STEP_S
 from kvplan.latency.graphs import ALWAYS_GRAPHS, EAGER_WIDER, UNCERTAINTY, Launching, launching
 from kvplan.latency.graphs import KEY as LAUNCH
 from kvplan.latency.normals import Draw, normals
+from kvplan.latency.parts import StepParts
 from kvplan.latency.ring import ring_of
 from kvplan.latency.routing import EXCHANGE_KEY, SKEW_KEY, routing_assumptions, routing_options
 from kvplan.latency.step import StepTables, build_tables
@@ -49,8 +50,8 @@ class ProfileLatency:
 
     __slots__ = (
         "_context_ranks", "_decode", "_full_limit", "_full_s", "_head", "_joint", "_launch", "_linear",
-        "_pieces_limit", "_pieces_s", "_plain_s", "_prefill", "_request", "_sequence", "_step", "factors",
-        "launching", "tables",
+        "_links", "_overhead", "_pieces_limit", "_pieces_s", "_plain_s", "_prefill", "_request", "_sequence",
+        "_step", "factors", "launching", "tables",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +76,7 @@ class ProfileLatency:
         # Overheads, factors and padding are folded into the tables: the engine calls this once a step.
         whole = tables.linear.split(read, more)
         joint = None if tables.joint is None else tables.joint.split(read, more)
+        self._links, self._overhead = members["links"], overhead
         if tables.collective is not None:
             links = tables.collective.scaled(members["links"])
             joint, whole = (None, whole.plus(links)) if joint is None else (joint.plus(links), whole)
@@ -113,6 +115,35 @@ class ProfileLatency:
             seconds += (requests + len(chunks)) * self._sequence
         # Launches run ahead of the GPU: only the longer of the two is seen.
         return self._head(batch.sampled_requests) + (seconds if seconds > launch else launch)
+
+    def parts(self, batch: StepBatch) -> StepParts:
+        """The same step, by cause."""
+        tokens, requests, chunks = batch.scheduled_tokens, batch.decode_requests, batch.prefill_chunks
+        sampled, seconds = batch.sampled_requests, self.step_seconds(batch)
+        if self._context_ranks > 1:
+            tokens = requests - (requests - tokens) // self._context_ranks
+        linear, collective, links = self._linear(tokens), 0.0, self.tables.collective
+        if links is not None and self._joint is None:
+            collective = self._links * links.at(self.launching.padded(tokens))
+        decode = prefill = 0.0
+        if requests and self._decode is not None:
+            decode = self._decode(requests, batch.decode_kv_tokens / requests)
+        if chunks and self._prefill is not None:
+            prefill = 0.0 if requests else self._launch
+            prefill += sum(self._prefill(new, before + 1.0) for before, new in chunks)
+        state = (requests + len(chunks)) * self._sequence
+        overhead = self._overhead * (self._step + self._request * sampled)
+        head = self._head(sampled)
+        return StepParts(
+            overhead_s=overhead,
+            linear_s=max(linear - collective, 0.0),
+            decode_s=decode,
+            prefill_s=prefill,
+            state_s=state,
+            head_s=max(head - overhead, 0.0),
+            collective_s=collective,
+            waiting_s=max(seconds - head - linear - decode - prefill - state, 0.0),
+        )
 
     def joint_seconds(self, tokens: int) -> float:
         """What ranks of data-parallel attention do together for ``tokens`` tokens of them all."""
@@ -174,6 +205,7 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
     from kvplan.latency.fit.profile_file import read_profile
     from kvplan.latency.kernel_set import KernelSet
     from kvplan.latency.link import KEYS, beyond_a_node, exchange_of
+    from kvplan.latency.roofs import Roofs
     from kvplan.latency.work import step_work
 
     known = ("name", "step_s", "request_s", MEMORY, COMPUTE, LAUNCH, SKEW_KEY, EXCHANGE_KEY, *KEYS)
@@ -273,6 +305,7 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
         ),
         inputs=() if bundled else (read,),
         profile=name,
+        roofs=Roofs(work, target.gpu),
     )
 
 

@@ -31,6 +31,7 @@ from kvplan.latency.graphs import KEY as LAUNCH
 from kvplan.latency.link import SPREAD, Exchange
 from kvplan.latency.normals import Draw, normals
 from kvplan.latency.pairs import chunk_pairs, chunk_span
+from kvplan.latency.parts import StepParts
 from kvplan.latency.ring import ring_of
 from kvplan.latency.work import Attention, StepWork
 from kvplan.specs.schema import GpuSpec
@@ -84,26 +85,6 @@ class RooflineConstants:
             1.0 if compute is None else compute / usual.gemm.compute,
             1.0 if memory is None else memory / usual.gemm.memory,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class StepParts:
-    """Seconds of one step by cause; ``seconds`` is their sum.
-
-    ``waiting_s``: how long the GPU waits for launches.
-    """
-
-    overhead_s: float
-    linear_s: float
-    attention_s: float
-    head_s: float
-    collective_s: float
-    waiting_s: float = 0.0
-
-    @property
-    def seconds(self) -> float:
-        """The step."""
-        return math.fsum(getattr(self, field.name) for field in fields(self))
 
 
 class Roofline:
@@ -190,7 +171,8 @@ class Roofline:
         else:
             known = self._around(batch)
         overhead, linear, exchanged, launch, head = known
-        body = linear + self._attended(batch) + exchanged
+        decode, prefill, state = self._attended(batch)
+        body = linear + (decode + prefill + state) + exchanged
         return overhead + (body if body > launch else launch) + head
 
     def _around(self, batch: StepBatch) -> tuple[float, float, float, float, float]:
@@ -255,8 +237,11 @@ class Roofline:
             self._heads[sampled] = seconds
         return seconds
 
-    def _attended(self, batch: StepBatch) -> float:
-        """Attention and state of all layers."""
+    def _attended(self, batch: StepBatch) -> tuple[float, float, float]:
+        """Attention of decode requests, of prompt chunks, and state, of all layers.
+
+        The kernel that both kinds of requests share is launched for the former, where there are any.
+        """
         sheet, requests, chunks = self.sheet, batch.decode_requests, batch.prefill_chunks
         seconds = prefill = 0.0
         mean = batch.decode_kv_tokens / requests if requests else 0.0
@@ -273,7 +258,7 @@ class Roofline:
             prefill = max(prefill, sum(self._ring.chunk_seconds(before, new) for before, new in chunks))
         sequences = requests + len(chunks)
         state = self._state_s + sequences * self._sequence_s if sequences and self.work.state_layers else 0.0
-        return seconds + prefill + state
+        return seconds, prefill, state
 
     def _exchanged(self, tokens: int, decode: int) -> float:
         """Collectives of a step."""
@@ -297,8 +282,11 @@ class Roofline:
     def parts(self, batch: StepBatch) -> StepParts:
         """The same step, by cause."""
         (tokens, launch), sampled = self._launched(batch), batch.sampled_requests
-        linear, attention = self._multiplied(tokens), self._attended(batch)
-        collective = 0.0
+        linear, collective = self._multiplied(tokens), 0.0
+        decode, prefill, state = self._attended(batch)
+        attention = decode + prefill + state
+        if not batch.decode_requests:
+            decode, prefill = 0.0, decode + prefill
         if self._joint:
             launch -= self.joint_seconds(tokens)
         else:
@@ -306,7 +294,9 @@ class Roofline:
         return StepParts(
             overhead_s=self._step + self._request * sampled,
             linear_s=linear,
-            attention_s=attention,
+            decode_s=decode,
+            prefill_s=prefill,
+            state_s=state,
             head_s=self._headed(sampled),
             collective_s=collective,
             waiting_s=max(launch - linear - attention - collective, 0.0),

@@ -15,6 +15,7 @@ from kvplan.reporting.capacity import replicas_of
 from kvplan.reporting.cautions import saturated
 from kvplan.reporting.command import command
 from kvplan.reporting.result import Result
+from kvplan.reporting.step_time import BOUNDS
 from kvplan.reporting.verdict import MINORITY, refused
 from kvplan.reporting.wording import count, decimal, percent, plural
 
@@ -83,6 +84,7 @@ class _Waiting:
 def _limit(result: Result, waits: _Waiting) -> tuple[str, str, str]:
     """What limits (``length``, ``sequences``, ``memory``, ``steps``, ``nothing``), in words, and why."""
     totals, series, usable = result.totals, result.series, result.pool.usable_blocks
+    by = _most_of_all(result)
     if totals.rejected > MINORITY * totals.requests:
         return ("length", "The length of a request.", _too_long(result))
     waiting = f"Requests waited for {percent(waits.share)} of the time"
@@ -92,7 +94,7 @@ def _limit(result: Result, waits: _Waiting) -> tuple[str, str, str]:
         if any(not slo.passed for slo in result.slo):
             return (
                 "steps",
-                "The time of a step: hardly a request waits for its turn.",
+                f"The time of a step{by}: hardly a request waits for its turn.",
                 f"{said} {_a_step(result)}",
             )
         return "nothing", "Nothing: hardly a request waits for its turn.", said
@@ -113,7 +115,7 @@ def _limit(result: Result, waits: _Waiting) -> tuple[str, str, str]:
     rest = f"the pool was at least {percent(fill, 0)} full for {percent(full)} of that"
     return (
         "steps",
-        "The time of a step: requests wait for their turn, mostly with room in the pool.",
+        f"The time of a step{by}: requests wait for their turn, mostly with room in the pool.",
         f"{waiting}, and {rest}. {_a_step(result)}",
     )
 
@@ -138,6 +140,19 @@ def _a_step(result: Result) -> str:
     at_most = f", of at most {count(budget)}" if isinstance(budget, int) else ""
     tokens = f"{decimal(each[0])} prompt tokens and {decimal(each[1])} output tokens"
     return f"A step computes {tokens} on average{at_most}."
+
+
+def _binding(result: Result) -> str | None:
+    """What binds most of the time of steps (``bandwidth``, ...); None where nothing does or nobody knows."""
+    if result.step_time is None:
+        return None
+    name, share = max(result.step_time.bound.model_dump().items(), key=lambda item: item[1])
+    return name if share >= MOSTLY else None
+
+
+def _most_of_all(result: Result) -> str:
+    bound = _binding(result)
+    return "" if bound is None else f", bound by {BOUNDS[bound]}"
 
 
 def _too_long(result: Result) -> str:
@@ -209,12 +224,15 @@ def _steps(result: Result, kind: str) -> tuple[Step, ...]:
         base = {"engine.max_model_len": longest}
         found.append(("A limit on length that fits", {}))
     if kind in ("memory", "length") and _halves(result):
-        found.append(
-            ("A cache in fp8, half the bytes a token; check what it does to answers", {"cache.dtype": "fp8"})
-        )
+        found.append((_EIGHT_BITS, {"cache.dtype": "fp8"}))
     limit = _chosen(result, "engine.max_num_seqs")
     if kind == "sequences" and isinstance(limit, int):
         found.append(("More sequences at once", {"engine.max_num_seqs": 2 * limit}))
+    binding = _binding(result) if kind == "steps" else None
+    if binding == "host":
+        found += [(why, {key: wanted}) for key, wanted, why in _HOST if _at(result, key) is (not wanted)]
+    if binding == "bandwidth" and _reads_cache(result) and _halves(result):
+        found.append((_EIGHT_BITS, {"cache.dtype": "fp8"}))
     more = max(_needed(result), replicas_of(result) + 1)
     if kind in ("memory", "sequences", "steps"):
         found.append((f"{more} replicas", {"parallel.replicas": more}))
@@ -224,6 +242,8 @@ def _steps(result: Result, kind: str) -> tuple[Step, ...]:
         and result.gpu is not None
         and isinstance(tp, int)
         and 2 * tp <= MOST_TP
+        # More GPUs exchange more, and leave the host as much to do.
+        and binding not in ("links", "host")
     ):
         found.append(("Twice the GPUs for each replica", {"parallel.tp": 2 * tp}))
     steps = []
@@ -233,6 +253,21 @@ def _steps(result: Result, kind: str) -> tuple[Step, ...]:
         if line is not None:
             steps.append(Step(why, " ".join(f"--set {key}={value}" for key, value in changes.items()), line))
     return tuple(steps) if kind == "length" else (*steps, *_search(result, base))
+
+
+_EIGHT_BITS = "A cache in fp8, half the bytes a token; check what it does to answers"
+
+_HOST = (
+    ("engine.enforce_eager", False, "CUDA graphs, which launch a step at once"),
+    ("engine.async_scheduling", True, "The next step planned while this one runs"),
+)
+"""What spares the host time: key, value, why."""
+
+
+def _reads_cache(result: Result) -> bool:
+    """Whether decode reads as much cache as weights, roughly: more than half as long."""
+    parts = result.step_time.parts if result.step_time is not None else None
+    return parts is not None and parts.decode_attention > 0.5 * parts.weights
 
 
 def _halves(result: Result) -> bool:

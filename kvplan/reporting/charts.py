@@ -14,7 +14,7 @@ import plotly
 import plotly.graph_objects as go
 
 from kvplan.errors import EnvironmentLacks
-from kvplan.reporting.figures import Axis, Figure, Line, Mark, Rule
+from kvplan.reporting.figure import Axis, Figure, Line, Mark, Rule
 from kvplan.reporting.scales import bounds, label_place, position, ticks
 
 MARGIN = {"l": 56, "r": 16, "t": 44, "b": 48}
@@ -112,12 +112,12 @@ def _bar(figure: Figure, index: int) -> go.Bar:
         x=[segment.value],
         y=[""],
         orientation="h",
-        name=f"{escaped(segment.name)} {segment.value:,.2f}",
+        name=f"{escaped(segment.name)} {escaped(segment.shown)}",
         marker={
             "color": "var(--quiet)" if segment.quiet else colour(segment.colour),
             "line": {"color": "var(--paper)", "width": 1.5},
         },
-        hovertemplate=f"{escaped(segment.name)}: %{{x:.4~r}} GiB<extra></extra>",
+        hovertemplate=f"{escaped(segment.name)}: %{{x:.4~r}} {escaped(figure.x.title)}<extra></extra>",
     )
 
 

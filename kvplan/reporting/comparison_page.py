@@ -18,7 +18,8 @@ from kvplan.reporting.comparison_text import (
     row_of,
 )
 from kvplan.reporting.csv import table_csv
-from kvplan.reporting.figures import CLOCKS, Axis, Figure, Line, figures
+from kvplan.reporting.figure import Axis, Figure, Line
+from kvplan.reporting.figures import CLOCKS, figures
 from kvplan.reporting.html import page
 from kvplan.reporting.result import Result
 from kvplan.reporting.verdict import subject

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kvplan.reporting.advice import advice
 from kvplan.reporting.cautions import cautions
 from kvplan.reporting.result import Result
+from kvplan.reporting.step_time import bounds_text, busy_share, parts_text, peaks_text
 from kvplan.reporting.strategies import strategies_tables
 from kvplan.reporting.tables import Table, intervals_table
 from kvplan.reporting.verdict import reused_ratio, verdict
@@ -145,6 +146,9 @@ def _lines(result: Result) -> list[tuple[str, str]]:
         ("Prefix hits", found),
         ("Preemptions", f"{count(totals.preemptions)}, {count(totals.evicted_blocks)} blocks evicted"),
     ]
+    if (time := result.step_time) is not None:
+        lines.append(("At work", f"{percent(busy_share(result))} of the time: {parts_text(time)}"))
+        lines.append(("Bound by", f"{bounds_text(time)}; uses {peaks_text(time)}"))
     if result.memory is not None:
         largest = sorted(result.memory.bill, key=lambda item: -item.bytes)[:3]
         parts = ", ".join(

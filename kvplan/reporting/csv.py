@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 
 from kvplan.reporting.result import Result
+from kvplan.reporting.schema.step_time import StepTime
 
 COLUMNS = ("group", "name", "statistic", "value", "unit")
 Row = tuple[str, str, str, int | float | str, str]
@@ -38,6 +39,8 @@ def _rows(result: Result) -> Iterator[Row]:
         yield "totals", "hit_ratio", "", result.hit_ratio, "ratio"
     for name, value in result.throughput.model_dump().items():
         yield "throughput", name.removesuffix("_per_s"), "", value, "1/s"
+    if result.step_time is not None:
+        yield from _step_time(result.step_time)
     for name, statistics in result.latency.model_dump().items():
         latency = name.removesuffix("_s")
         if statistics is None:
@@ -62,6 +65,15 @@ def _rows(result: Result) -> Iterator[Row]:
         for metric in metrics:
             value = "" if metric.value is None else metric.value
             yield f"strategy {section}", metric.name, "", value, metric.unit
+
+
+def _step_time(time: StepTime) -> Iterator[Row]:
+    yield "step time", "busy", "", time.busy_s, "s"
+    for group in ("parts", "bound"):
+        for name, share in getattr(time, group).model_dump().items():
+            yield "step time", group, name, share, "ratio"
+    yield "step time", "peak", "compute", time.peak_compute, "ratio"
+    yield "step time", "peak", "bandwidth", time.peak_bandwidth, "ratio"
 
 
 def _unit(name: str) -> str:

@@ -1,19 +1,16 @@
-"""What each chart of a report shows, before anyone decides how to draw it.
-
-A :class:`Figure` is data, axes and a text summary. ``charts.py`` turns it into an interactive chart,
-``svg.py`` into a drawing; both show the same thing because both read this.
-"""
+"""The charts of a report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import cast
 
 from kvplan.reporting.capacity import fits_at, given_share, holds_one, replicas_of
+from kvplan.reporting.figure import COLOURS, SYMBOLS, Axis, Figure, Line, Mark, Rule, Segment, Symbol
 from kvplan.reporting.result import Result
 from kvplan.reporting.schema.hardware import CapacityCurve
 from kvplan.reporting.series import MAX_POINTS, mean_over_time, thin, windowed_ratio
+from kvplan.reporting.step_time import step_time
 from kvplan.reporting.wording import (
     LATENCIES,
     count,
@@ -28,93 +25,14 @@ from kvplan.reporting.wording import (
 )
 from kvplan.units import GIB, format_bytes
 
-Unit = Literal["seconds", "percent", "count", "tokens", "GiB", "time", "point"]
-Symbol = Literal["circle", "square", "diamond", "triangle-up", "cross"]
-SYMBOLS: tuple[Symbol, ...] = ("circle", "square", "diamond", "triangle-up", "cross")
-
 MAX_CURVES = 8
 """Most lines of the capacity chart and columns of its table."""
-
-COLOURS = 6
-"""Distinct line colours; the palette itself (Okabe and Ito 2008) is in the templates, a name a theme."""
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """``title`` in words with its unit; ``low``/``high`` are the ends, in the unit of the data."""
-
-    title: str
-    unit: Unit
-    low: float
-    high: float
-    log: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line. ``colour`` counts from 1; ``None`` in ``y`` is a gap; ``fill`` shades down to zero
-    or to the line before this one; what is not ``joined`` is points only."""
-
-    name: str
-    x: list[float]
-    y: list[float | None]
-    colour: int
-    symbol: Symbol | None = None
-    dashed: bool = False
-    heavy: bool = False
-    joined: bool = True
-    fill: Literal["zero", "previous"] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A straight line across the chart at ``value`` of the axis ``across``."""
-
-    across: Literal["x", "y"]
-    value: float
-    name: str
-    passed: bool | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """One labelled point."""
-
-    x: float
-    y: float
-    name: str
-    colour: int
-    symbol: Symbol
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """One part of a stacked bar, in the unit of the x axis."""
-
-    name: str
-    value: float
-    colour: int
-    quiet: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One chart: either lines with rules and marks, or one stacked bar of segments."""
-
-    key: str
-    title: str
-    summary: str
-    x: Axis
-    y: Axis
-    lines: tuple[Line, ...] = ()
-    rules: tuple[Rule, ...] = ()
-    marks: tuple[Mark, ...] = ()
-    segments: tuple[Segment, ...] = field(default=())
 
 
 def figures(result: Result) -> dict[str, Figure]:
     """Every chart the result has data for, by key, in the order of the report."""
     made = [memory(result), capacity(result), occupancy(result), requests(result), hit_ratio(result)]
+    made.append(step_time(result))
     made += [distribution(result, name) for name in ("ttft_s", "tpot_s", "e2e_s")]
     return {figure.key: figure for figure in made if figure is not None}
 
@@ -129,7 +47,8 @@ def memory(result: Result) -> Figure | None:
     for item in bill:
         quiet = item.name in _QUIET
         colour = _FIXED.get(item.name) or (0 if quiet else (next(colours) - 1) % COLOURS + 1)
-        segments.append(Segment(label(plain(item.name, 40)), significant(item.bytes / GIB, 6), colour, quiet))
+        size = significant(item.bytes / GIB, 6)
+        segments.append(Segment(label(plain(item.name, 40)), size, colour, f"{size:,.2f}", quiet))
     largest = sorted(bill, key=lambda item: -item.bytes)[:3]
     total = result.memory.total_bytes
     shares = [f"{label(i.name)} {format_bytes(i.bytes)} ({percent(i.bytes / total)})" for i in largest]

@@ -20,10 +20,12 @@ from kvplan.reporting.absence import absent
 from kvplan.reporting.advice import advice
 from kvplan.reporting.cautions import cautions, unknowns
 from kvplan.reporting.csv import result_csv
-from kvplan.reporting.figures import Figure, figures
+from kvplan.reporting.figure import Figure
+from kvplan.reporting.figures import figures
 from kvplan.reporting.palette import DARK, LIGHT, declarations
 from kvplan.reporting.result import Result, result_json
 from kvplan.reporting.series import MAX_POINTS, downsampled
+from kvplan.reporting.step_time import step_time_table
 from kvplan.reporting.strategies import replica_tables, strategies_tables
 from kvplan.reporting.svg import render as drawing
 from kvplan.reporting.verdict import MINORITY, reused_ratio, subject, verdict
@@ -104,7 +106,10 @@ def _content(result: Result) -> dict[str, Any]:
         "key_figures": _key_figures(result),
         "cautions": cautions(result),
         "unknowns": unknowns(result),
-        "tables": {name: getattr(tables, f"{name}_table")(result) for name in _TABLES},
+        "tables": {
+            "step_time": step_time_table(result),
+            **{name: getattr(tables, f"{name}_table")(result) for name in _TABLES},
+        },
         "strategies": strategies_tables(result),
         "replicas": replica_tables(result),
         "absent": absent(result),

@@ -13,9 +13,11 @@ from kvplan.reporting import tables
 from kvplan.reporting.absence import absent
 from kvplan.reporting.advice import advice
 from kvplan.reporting.cautions import cautions, unknowns
-from kvplan.reporting.figures import Figure, figures
+from kvplan.reporting.figure import Figure
+from kvplan.reporting.figures import figures
 from kvplan.reporting.result import Result
 from kvplan.reporting.series import MAX_POINTS, downsampled
+from kvplan.reporting.step_time import step_time_table
 from kvplan.reporting.strategies import replica_tables, strategies_tables
 from kvplan.reporting.svg import render as drawing
 from kvplan.reporting.tables import Table
@@ -64,6 +66,7 @@ def render_markdown(result: Result, *, pictures: str | None = None) -> str:
     if (rows_left := downsampled(result)) and pictures:
         parts.append(f"Each line is drawn from at most {MAX_POINTS} of {rows_left} samples, extremes kept.")
     parts += _table(tables.series_table(result)) if "series" not in missing else []
+    parts += _section("Where the time goes", chart("step_time") + _captioned(step_time_table(result)))
     latencies = _table(tables.latency_table(result)) + _captioned(tables.intervals_table(result))
     parts += _section("Latency", chart("ttft", "tpot", "e2e") + latencies)
     parts += _section("Totals", _table(tables.totals_table(result)))

@@ -25,6 +25,7 @@ from kvplan.reporting.schema.outcome import (
     Totals,
 )
 from kvplan.reporting.schema.part import Part
+from kvplan.reporting.schema.step_time import StepTime
 
 SCHEMA = "kvplan.result/1"
 
@@ -49,6 +50,7 @@ class Result(Part):
     strategies: dict[str, list[Metric]] = Field(default_factory=dict)
     latency: Latency
     throughput: Throughput
+    step_time: StepTime | None = None
     distributions: Distributions
     series: Series
     slo: list[Slo]

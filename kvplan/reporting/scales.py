@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from kvplan.reporting.figures import Axis, Figure, Mark
+from kvplan.reporting.figure import Axis, Figure, Mark
 from kvplan.reporting.wording import decimal
 
 NEAR_AXIS = 0.15

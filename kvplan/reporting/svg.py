@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from kvplan.reporting.figures import Axis, Figure, Line, Mark, Rule, Segment
+from kvplan.reporting.figure import Axis, Figure, Line, Mark, Rule, Segment
 from kvplan.reporting.palette import DARK, LIGHT, declarations
 from kvplan.reporting.scales import bounds, label_place, position, ticks
 from kvplan.reporting.series import thin
@@ -231,7 +231,7 @@ def _keys(figure: Figure, width: int) -> list[tuple[float, float, Segment]]:
 
 
 def _key_text(segment: Segment) -> str:
-    return f"{segment.name} {segment.value:,.2f}"
+    return f"{segment.name} {segment.shown}"
 
 
 def _bar_height(figure: Figure, width: int) -> int:

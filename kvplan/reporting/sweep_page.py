@@ -8,7 +8,7 @@ from typing import Any
 
 from kvplan.reporting import tables
 from kvplan.reporting.csv import table_csv
-from kvplan.reporting.figures import COLOURS, SYMBOLS, Axis, Figure, Line, Rule, Unit
+from kvplan.reporting.figure import COLOURS, SYMBOLS, Axis, Figure, Line, Rule, Unit
 from kvplan.reporting.highest import answer_figures, highest_remarks, highest_sentence, range_note
 from kvplan.reporting.schema.sweep import Figures, Highest, Point, Sweep
 from kvplan.reporting.sweep import MISSED, csv_columns, csv_rows, point_table, remarks

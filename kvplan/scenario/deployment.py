@@ -70,6 +70,7 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
         fit = _fit(scenario, model, gpu, parallel)
         if cache.dtype is None and cache.dtype_k is None:
             assumed.append(Assumption("cache.dtype", fit.kv_format.name, "the checkpoint's dtype"))
+        warnings.extend(_without_kernels(fit))
     if isinstance(engine, SglangPart):
         if parallel.cp > 1:
             raise UsageError(
@@ -145,6 +146,14 @@ def _about_memory(config: EngineConfig, fit: FitReport | None, *, given: bool) -
             f"{fit.model.name} keeps a state of {state} a request on every GPU and nothing per token: memory "
             "does not grow with length"
         )
+
+
+def _without_kernels(fit: FitReport) -> Iterator[str]:
+    from kvplan.sizing.flags import no_command
+
+    reason = no_command(fit, fit.serving.kind)
+    if reason is not None:
+        yield f"{reason}: simulated as if it were there"
 
 
 def _more_than_fits(given: int, fitting: int, what: str, fit: FitReport) -> str:

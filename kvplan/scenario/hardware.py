@@ -13,6 +13,7 @@ from kvplan.sizing.capacity import FitReport, capacity_curve
 from kvplan.sizing.fit import REST, bill_terms
 from kvplan.sizing.flags import SGLANG_KV, VLLM_KV
 from kvplan.sizing.size import size_model
+from kvplan.sizing.support import kv_means
 from kvplan.specs.formats import check_fits, kv_format
 from kvplan.specs.schema import ModelSpec
 
@@ -112,7 +113,7 @@ def _capacity(scenario: Scenario, fit: FitReport) -> list[dict[str, Any]]:
         kv_dtypes=[
             name
             for name in formats
-            if _applies(name, fit.model) and (name == fit.kv_format.name or _taken(name, engine.kind))
+            if _applies(name, fit.model) and (name == fit.kv_format.name or _taken(name, fit))
         ],
         parallel=fit.parallel,
         expert_parallel=scenario.parallel.expert_parallel,
@@ -135,9 +136,11 @@ def _capacity(scenario: Scenario, fit: FitReport) -> list[dict[str, Any]]:
     ]
 
 
-def _taken(name: str, engine: str) -> bool:
-    """Whether the engine has a cache of that format."""
-    return kv_format(name).name in (SGLANG_KV if engine == "sglang" else VLLM_KV)
+def _taken(name: str, fit: FitReport) -> bool:
+    """Whether the engine has a cache of that format, and kernels for it on the GPU."""
+    form, engine = kv_format(name), fit.serving.kind
+    had = form.name in (SGLANG_KV if engine == "sglang" else VLLM_KV)
+    return had and kv_means(form, fit.gpu, engine) != "none"
 
 
 def _applies(name: str, model: ModelSpec) -> bool:

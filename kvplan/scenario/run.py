@@ -20,6 +20,7 @@ from kvplan.scenario.deployment import Deployment, resolve_deployment
 from kvplan.scenario.intervals import LARGEST_WORKLOAD, NO_CLAIM, Intervals
 from kvplan.scenario.offered import Offered
 from kvplan.scenario.schema import Scenario
+from kvplan.scenario.step_time import StepTime, listen
 from kvplan.scenario.summary import latency_objects, series_object, slo_objects, throughput_object
 from kvplan.scenario.system import System, system_of
 from kvplan.scenario.workload import Workload, open_workload
@@ -42,6 +43,7 @@ class Run:
         self.workload: Workload = open_workload(scenario.workload, scenario.seed)
         self.recorder = Recorder()
         self.offered = Offered()
+        self.step_time = StepTime(self.clock.model)
         self.interruption: str | None = None
         self._engine_name = engine
         self._kept: list[Request] = []
@@ -64,7 +66,8 @@ class Run:
             KvplanError, OSError: the run failed; ``result()`` still tells what was done until then.
         """
         self.recorder = Recorder(on_request=on_request, on_decision=on_decision, held=held)
-        engine = self.system.engine(self._engine_name, self.clock.model, self.recorder)
+        self.step_time = listen(self.clock, once=self.system.asks_once)
+        engine = self.system.engine(self._engine_name, self.step_time.clock, self.recorder)
         self.offered = Offered()
         requests: Iterable[Request] = self.offered.counted(self.workload.requests())
         self._kept = []
@@ -120,6 +123,7 @@ class Run:
             },
             "latency": latency,
             "throughput": throughput_object(recorder),
+            "step_time": self.step_time.to_dict(len(self.system.instances)),
             "distributions": distributions,
             "series": series_object(recorder),
             "slo": slo_objects(scenario.slo, latency, recorder, self.clock.client.seconds),

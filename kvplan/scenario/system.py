@@ -76,6 +76,11 @@ class System:
         return () if self.chosen is None else self.chosen.warnings
 
     @property
+    def asks_once(self) -> bool:
+        """Whether the clock is asked for the time of every step, once, and for nothing else."""
+        return self.strategy is None or bool(getattr(self.strategy, "asks_once", False))
+
+    @property
     def by_block(self) -> bool:
         """Whether its pool has other groups than full attention, which takes longer to simulate."""
         config = self.config

@@ -126,7 +126,7 @@ def test_a_slow_link_shows() -> None:
     batch = prefill(4096)
     assert slow.model.step_seconds(batch) > 3 * fast.model.step_seconds(batch)
     floor = 32 * model.sheet.efficiency.prefill.floor_s
-    assert model.parts(batch).attention_s == pytest.approx(
+    assert model.parts(batch).prefill_s == pytest.approx(
         floor + Ring(work_of(), model.exchange).chunk_seconds(0, 4096)
     )
 

@@ -58,7 +58,7 @@ def test_a_long_prompt_is_bound_by_tensor_cores(clock_of):
     pairs = 32 * 4 * 32 * 128 * 8192 * 8193 / 2 / (989.4e12 * HOPPER.prefill.compute)
     got = clock_of("roofline").model.parts(prefill(8192))
     assert flops < got.linear_s < 1.15 * flops
-    assert pairs < got.attention_s < 1.6 * pairs
+    assert pairs < got.prefill_s < 1.6 * pairs
 
 
 def test_fp8_weights_and_cache_read_half_and_multiply_faster(clock_of):
@@ -67,7 +67,7 @@ def test_fp8_weights_and_cache_read_half_and_multiply_faster(clock_of):
         before, after = wide.parts(batch), narrow.parts(batch)
         assert 0.45 < after.linear_s / before.linear_s < 0.95
     # Half of the bytes, but converted: never half of the time.
-    assert 0.5 < narrow.parts(decode(8, 50_000)).attention_s / wide.parts(decode(8, 50_000)).attention_s < 0.7
+    assert 0.5 < narrow.parts(decode(8, 50_000)).decode_s / wide.parts(decode(8, 50_000)).decode_s < 0.7
 
 
 def test_fp8_weights_on_a_gpu_without_fp8_run_at_the_16_bit_peak(clock_of):
@@ -91,7 +91,7 @@ def test_a_window_bounds_what_decode_reads(clock_of):
     model = clock_of("roofline", "gemma-2-27b").model
 
     def read(context):
-        return model.parts(decode(64, context)).attention_s
+        return model.parts(decode(64, context)).decode_s
 
     # Half of the layers have a window of 4,096: they read no more, the others as much again.
     assert read(16_384) - read(8192) == pytest.approx(2 * (read(8192) - read(4096)), rel=0.05)
@@ -100,7 +100,7 @@ def test_a_window_bounds_what_decode_reads(clock_of):
 
 def test_latent_attention_reads_the_latent_whatever_the_ranks(clock_of):
     model = clock_of("roofline", "deepseek-v3", tp=8).model
-    grown = model.parts(decode(64, 100_000)).attention_s - model.parts(decode(64, 50_000)).attention_s
+    grown = model.parts(decode(64, 100_000)).decode_s - model.parts(decode(64, 50_000)).decode_s
     stream = 61 * 576 * 2 * 64 * 50_000 / KV_BW
     assert stream < grown < 1.6 * stream
 
@@ -177,7 +177,7 @@ def test_another_vendors_gpu_is_farther_from_what_was_measured(clock_of):
 def test_given_efficiencies_scale_attention_alike(clock_of):
     batch = decode(64, 8000)
     plain, slow = clock_of("roofline").model, clock_of("roofline", memory_efficiency=0.425).model
-    for part in ("linear_s", "attention_s"):
+    for part in ("linear_s", "decode_s"):
         assert 1.4 < getattr(slow.parts(batch), part) / getattr(plain.parts(batch), part) < 2.0
 
 

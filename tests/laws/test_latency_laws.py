@@ -1,6 +1,7 @@
 """Laws of every clock: positive, finite, and never faster for more work."""
 
 import math
+from dataclasses import fields
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from kvplan.engine.protocols import StepBatch
 from kvplan.latency.build import build_latency
+from kvplan.latency.linear import LinearLatency
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.serving import resolve_serving
 from kvplan.specs.catalog import load_gpu, load_model
@@ -48,6 +50,10 @@ SLACK = 1 - 1e-12
 
 
 def build(kind, model, gpu, tp, engine=None, graphs=True, *, ep=False, cp=1, **spec):
+    return whole_clock(kind, model, gpu, tp, engine, graphs, ep=ep, cp=cp, **spec).model
+
+
+def whole_clock(kind, model, gpu, tp, engine=None, graphs=True, *, ep=False, cp=1, **spec):
     serving = None
     if engine is not None:
         serving = resolve_serving(engine, load_gpu(gpu), max_model_len=32_768, cuda_graphs=graphs, tp=tp)
@@ -57,7 +63,7 @@ def build(kind, model, gpu, tp, engine=None, graphs=True, *, ep=False, cp=1, **s
     return build_latency(
         spec, model=load_model(model), gpu=load_gpu(gpu), parallel=Parallel(tp=tp, cp=cp),
         kv_format=kv_format("bf16"), weights_format=None, block_size=16, serving=serving, expert_parallel=ep,
-    ).model  # fmt: skip
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=CASES, ids=list(CASES))
@@ -123,6 +129,59 @@ def test_a_clock_keeps_nothing_of_the_batch(clock):
     first = clock.step_seconds(one)
     clock.step_seconds(batch(500, 9000, []))
     assert clock.step_seconds(one) == first
+
+
+@SETTINGS
+@given(requests=REQUESTS, context=CONTEXT, chunks=CHUNKS)
+def test_the_parts_of_a_step_are_the_step(clock, requests, context, chunks):
+    if isinstance(clock, LinearLatency):
+        return
+    one = batch(requests, context, chunks)
+    parts = clock.parts(one)
+    assert parts.seconds == pytest.approx(clock.step_seconds(one), rel=1e-9)
+    assert all(getattr(parts, field.name) >= 0.0 for field in fields(parts))
+    assert requests or parts.decode_s == 0.0
+    assert chunks or parts.prefill_s == 0.0
+
+
+ROOFLINES = [name for name, case in CASES.items() if case[0] == "roofline"]
+
+
+@pytest.fixture(scope="module", params=ROOFLINES)
+def roofline(request):
+    return whole_clock(*CASES[request.param], **OPTIONS.get(request.param, {}))
+
+
+@SETTINGS
+@given(requests=REQUESTS, context=CONTEXT, chunks=CHUNKS)
+def test_no_part_of_a_roofline_is_faster_than_the_peaks(roofline, requests, context, chunks):
+    one = batch(requests, context, chunks)
+    parts, roofs = roofline.model.parts(one), roofline.roofs.step(one)
+    for seconds, roof in (
+        (parts.linear_s, roofs.linear), (parts.decode_s, roofs.decode), (parts.prefill_s, roofs.prefill),
+        (parts.state_s, roofs.state), (parts.head_s, roofs.head),
+    ):  # fmt: skip
+        assert seconds >= max(roof.compute_s, roof.memory_s) * SLACK
+
+
+def test_the_roofs_of_a_dense_model_are_arithmetic():
+    """Llama 3.1 8B: 6.98e9 weights in its layers, 128 kiB of cache a token, on 989.4 TFLOP/s and 3.35 TB/s."""
+    roofs = whole_clock("profile", "llama-3.1-8b", "h100-sxm", 1).roofs
+    layers = 32 * (4096 * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096 * 14336)
+    decode = roofs.step(batch(16, 1000, []))
+    assert decode.linear.memory_s == pytest.approx(2 * layers / 3.35e12)
+    assert decode.linear.compute_s == pytest.approx(2 * 16 * layers / 989.4e12)
+    assert decode.decode.memory_s == pytest.approx(16 * 1000 * 131_072 / 3.35e12)
+    assert decode.decode.compute_s == pytest.approx(32 * 16 * 1000 * 4 * 32 * 128 / 989.4e12)
+    assert not decode.linear.computes
+    assert not decode.decode.computes
+    prompt = roofs.step(batch(0, 1, [(0, 4096)]))
+    assert prompt.linear.computes
+    assert prompt.prefill.computes
+    assert prompt.prefill.compute_s == pytest.approx(32 * 4 * 32 * 128 * 4096 * 4097 / 2 / 989.4e12)
+    assert prompt.whole.memory_s == pytest.approx(
+        (2 * layers + 4096 * 131_072 + 2 * 4096 * 128_256) / 3.35e12
+    )
 
 
 def test_twice_the_bandwidth_halves_the_memory_bound_part():

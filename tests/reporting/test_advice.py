@@ -146,3 +146,74 @@ def test_a_command_keeps_what_is_no_default_and_reads_back():
 )
 def test_a_value_reads_back_as_it_was(value: object):
     assert parse_assignment(f"x={setting_value(value)}") == ("x", value)
+
+
+LLAMA = {"model": "llama-3.1-8b", "gpu": "h100-sxm", "accuracy.ensemble": 0, "workload.requests": 120}
+
+
+def timed(flags: dict[str, Any]) -> tuple[Result, Advice]:
+    run = Run(load_scenario(None, {"latency.model": "roofline", **FIXED, **LLAMA, **flags}))
+    run.execute()
+    result = Result.model_validate(run.result(["kvplan", "simulate"]))
+    found = advice(result)
+    assert found is not None
+    return result, found
+
+
+def changes(found: Advice) -> list[str]:
+    return [step.change for step in found.steps]
+
+
+def test_prompts_that_wait_for_arithmetic_are_told_so():
+    _, found = timed({"workload.prompt_tokens": 4000, "workload.output_tokens": 4, "workload.rate": 60})
+    assert found.limit.startswith("The time of a step, bound by arithmetic")
+    assert changes(found)[0].startswith("--set parallel.replicas=")
+    assert changes(found)[1] == "--set parallel.tp=2"
+
+
+def test_a_slow_host_is_not_helped_by_more_gpus():
+    slow = {
+        "latency.step_s": 0.05,
+        "engine.async_scheduling": False,
+        "slo.tpot_p99_s": 0.01,
+        "workload.rate": 2,
+    }
+    _, found = timed(slow)
+    assert found.limit.startswith("The time of a step, bound by the host")
+    assert "--set engine.async_scheduling=True" in changes(found)
+    assert not any("tp=" in change for change in changes(found))
+    # What is on already is not proposed.
+    _, found = timed({**slow, "engine.async_scheduling": True})
+    assert not any("async" in change for change in changes(found))
+    eager = {**slow, "latency.step_s": 0.0, "latency.launch_s": 1e-3, "engine.enforce_eager": True}
+    _, found = timed(eager)
+    assert changes(found)[0] == "--set engine.enforce_eager=False"
+
+
+def test_slow_links_are_not_helped_by_more_of_them():
+    slow = {"parallel.tp": 2, "latency.link_efficiency": 0.002, "slo.tpot_p99_s": 0.001, "workload.rate": 2}
+    _, found = timed(slow)
+    assert found.limit.startswith("The time of a step, bound by links")
+    assert not any("tp=" in change for change in changes(found))
+
+
+def test_reading_much_cache_is_helped_by_narrower_formats_where_the_gpu_has_them():
+    long = {
+        "workload.prompt_tokens": 12_000, "workload.output_tokens": 2000, "workload.requests": 8,
+        "workload.rate": 50, "slo.tpot_p99_s": 0.001, "cache.prefix": "none", "engine.max_num_batched_tokens": 32768,
+    }  # fmt: skip
+    result, found = timed(long)
+    assert result.step_time is not None
+    assert found.limit.startswith("The time of a step, bound by memory bandwidth")
+    assert changes(found)[0] == "--set cache.dtype=fp8"
+    # An engine for a V100 has no such cache.
+    assert "fp8" in {curve.dtype for curve in result.capacity or ()}
+
+
+def test_a_format_without_kernels_is_said_and_not_proposed():
+    result, _ = timed({"gpu": "v100-32g", "workload.rate": 1, "engine.max_model_len": 4096})
+    assert all(curve.dtype != "fp8" for curve in result.capacity or ())
+    result, _ = timed(
+        {"gpu": "v100-32g", "workload.rate": 1, "engine.max_model_len": 4096, "cache.dtype": "fp8"}
+    )
+    assert any("no attention kernels for fp8" in text for text in result.warnings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from kvplan.engine.blocks import BlockPool
 from kvplan.engine.config import EngineConfig
@@ -22,6 +23,8 @@ from kvplan.errors import UsageError
 @dataclass(frozen=True, slots=True)
 class PagedReport:
     """The plain engine, with fragmentation reported."""
+
+    asks_once: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

@@ -24,6 +24,7 @@ class PrefixReuse:
     """
 
     behind_router: ClassVar[bool] = True
+    asks_once: ClassVar[bool] = True
     granularity: int | None = None
     rules: tuple[PinRule, ...] = ()
     memory: float = 0.2

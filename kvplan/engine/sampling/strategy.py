@@ -19,6 +19,7 @@ class Sampling:
 
     rule: SamplingRule
     holds_on: ClassVar[bool] = True
+    asks_once: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

@@ -45,6 +45,11 @@ class Tiers:
         """As a scenario calls it."""
         return "tiers"
 
+    @property
+    def asks_once(self) -> bool:
+        """Whether nobody asks what computing again would cost."""
+        return self.preemption == "recompute"
+
     def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> TieredReplica:
         """One replica above these tiers.
 

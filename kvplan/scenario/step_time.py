@@ -1,0 +1,102 @@
+"""What the time of a run's steps was spent on, and what bound it, from a sample of its steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kvplan.engine.protocols import LatencyModel
+from kvplan.latency.build import Clock
+from kvplan.latency.parts import Explained, StepParts
+from kvplan.latency.roofs import Roof, Roofs, StepRoofs
+from kvplan.latency.step_sample import StepSample
+
+PARTS = {
+    "weights": "linear_s", "decode_attention": "decode_s", "prefill_attention": "prefill_s",
+    "state": "state_s", "logits": "head_s", "exchanges": "collective_s", "launches": "waiting_s",
+    "engine": "overhead_s",
+}  # fmt: skip
+"""Parts of a step as a result calls them, and as ``StepParts`` does."""
+
+BOUNDS = ("bandwidth", "compute", "links", "host")
+"""What a part can be bound by."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """Listens to the clock of a run.
+
+    Args:
+        clock: what the engine is given as its latency model.
+        sample: the same, if the clock knows what a step is made of.
+        model, roofs: what explains the steps in the sample.
+    """
+
+    clock: LatencyModel
+    sample: StepSample | None = None
+    model: Explained | None = None
+    roofs: Roofs | None = None
+
+    def to_dict(self, instances: int) -> dict[str, Any] | None:
+        """The ``step_time`` object of a result; None where the clock does not know, or no step took time.
+
+        Args:
+            instances: engines that took turns with the clock, whose busy times are added up.
+        """
+        sample, model, roofs = self.sample, self.model, self.roofs
+        if sample is None or model is None or roofs is None:
+            return None
+        parts, bound = dict.fromkeys(PARTS, 0.0), dict.fromkeys(BOUNDS, 0.0)
+        whole, peak, steps = 0.0, Roof(), 0
+        for batch, weight in sample:
+            step, roof = model.parts(batch), roofs.step(batch)
+            each = weight / step.seconds
+            for name, field in PARTS.items():
+                parts[name] += each * getattr(step, field)
+            for name, seconds in _bound(step, roof):
+                bound[name] += each * seconds
+            peak += Roof(each * roof.whole.compute_s, each * roof.whole.memory_s)
+            whole += weight
+            steps += 1
+        if not whole:
+            return None
+        return {
+            "busy_s": sample.busy_s,
+            "instances": instances,
+            "sampled_steps": steps,
+            "parts": _shares(parts),
+            "bound": _shares(bound),
+            "peak_compute": peak.compute_s / whole,
+            "peak_bandwidth": peak.memory_s / whole,
+        }
+
+
+def _shares(seconds: Mapping[str, float]) -> dict[str, float]:
+    whole = math.fsum(seconds.values())
+    return {name: value / whole for name, value in seconds.items()}
+
+
+def listen(clock: Clock, *, once: bool) -> StepTime:
+    """What to give to an engine in place of ``clock.model``.
+
+    Args:
+        once: the engine asks its clock once for every step that it takes, and for nothing else.
+    """
+    model = clock.model
+    if not once or clock.roofs is None or not isinstance(model, Explained):
+        return StepTime(model)
+    sample = StepSample(model)
+    return StepTime(sample, sample, model, clock.roofs)
+
+
+def _bound(step: StepParts, roof: StepRoofs) -> Iterator[tuple[str, float]]:
+    """What binds each part, with the seconds it takes."""
+    for seconds, own in (
+        (step.linear_s, roof.linear), (step.decode_s, roof.decode), (step.prefill_s, roof.prefill),
+        (step.state_s, roof.state), (step.head_s, roof.head),
+    ):  # fmt: skip
+        yield "compute" if own.computes else "bandwidth", seconds
+    yield "links", step.collective_s
+    yield "host", step.overhead_s + step.waiting_s
