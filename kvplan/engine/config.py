@@ -58,7 +58,8 @@ class CacheGroup:
 class EngineConfig:
     """Options of one vLLM engine instance; defaults are vLLM's.
 
-    ``num_blocks`` counts the null block, as vLLM's ``num_gpu_blocks`` does: one fewer is usable.
+    ``num_blocks`` counts the null block, as vLLM's ``num_gpu_blocks`` does: one fewer is usable. Where full
+    attention is the only group, ``block_size`` is that of its blocks.
     ``retention_interval`` is vLLM's ``prefix_cache_retention_interval``: 0 publishes sliding and state
     blocks at replay boundaries only, ``None`` everywhere, k once every k tokens. ``eviction`` is a name of
     ``engine.replacement``; vLLM itself has ``lru`` only.
@@ -113,6 +114,8 @@ class EngineConfig:
             )
         if not self.groups:
             object.__setattr__(self, "groups", (CacheGroup("full", self.block_size),))
+        if len(self.groups) == 1 and self.groups[0].kind == "full":
+            object.__setattr__(self, "block_size", self.groups[0].block_size)
         if self.enable_prefix_caching:
             self._check_block_sizes()
 

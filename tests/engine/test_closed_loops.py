@@ -183,6 +183,7 @@ def expected_sends(
         begin(place * apart_s)
     slots = [float("-inf")] * (len(workload) if loop.limit is None else loop.limit)
     answers: list[tuple[float, str]] = []
+    last_s = 0.0
     while due or answers:
         # Whatever is answered before the next request can go may bring another one that goes before it.
         while answers and (
@@ -198,6 +199,8 @@ def expected_sends(
         if not due:
             continue
         own_s, number = heapq.heappop(due)
+        # A session's late start, added to its own times, may come out a last bit before what went already.
+        own_s = last_s = max(own_s, last_s)
         request, now = workload[number], max(own_s, heapq.heappop(slots))
         yield request, now
         row = rows.get(request.id)

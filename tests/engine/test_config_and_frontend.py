@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kvplan.engine.config import CacheGroup, EngineConfig
-from kvplan.engine.engine import make_engine
+from kvplan.engine.engine import ENGINES, make_engine
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.frontend import rejection
 from kvplan.engine.recorder import Recorder
@@ -73,6 +73,18 @@ def test_the_largest_admissible_request_is_served(engine: str) -> None:
     assert recorder.totals.finished == 1
     assert recorder.totals.peak_used_blocks == 10
     assert recorder.totals.preemptions == 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_lone_group_says_how_long_a_block_is(engine: str) -> None:
+    config = EngineConfig(
+        num_blocks=7, block_size=4, max_model_len=40, groups=(CacheGroup("full", 8),), async_scheduling=False
+    )
+    assert config.block_size == 8
+    lines: list[str] = []
+    running = make_engine(engine, config, LinearLatency(1.0, 0.0, 0.0), Recorder(on_decision=lines.append))
+    running.run([Request("a", 0.0, ((0, 16),), 16, ((100, 3),), 3)])
+    assert lines == ["a=16|4|1|0|", "a=1|3|1|0|", "a=1|3|1|0|"]
 
 
 def test_an_unknown_engine_is_named() -> None:

@@ -167,6 +167,16 @@ def test_answers_are_reserved_by_a_share(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_shares_of_answers_are_added_up_one_by_one(engine: str) -> None:
+    """As SGLang adds up floats: 0.7 of 3 tokens and of 7 are a little less than 7, and c needs just that much."""
+    assert 0.7 * 3 + 0.7 * 7 < 7.0 == 0.7 * (3 + 7)
+    requests = [ask("a", 4, 4), ask("b", 4, 7), ask("c", 2, 1)]
+    run = Run(requests, engine, pool_tokens=19, chunked_prefill_size=4, disable_overlap_schedule=False)
+    real = ["a=4|15|1|2|", "b=4|11|2|1|", "c=2|9|3|0|", "a=1,b=1|7|3|0|"]
+    assert run.lines[:4] == real
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize(
     ("prompt", "answer", "reason"),
     [

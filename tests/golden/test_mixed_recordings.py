@@ -3,7 +3,9 @@
 Each run has its options and requests beside what the released engine decided, so nothing else is needed. The
 options come in combinations that the other recordings do not have: local chunks, several windows, states
 beside windows, blocks of two sizes in every order, watermarks and intervals under preemption, pools that are
-no whole pages.
+no whole pages. The ``edges`` are chosen from 2,000 runs for pairs of options and of what happened that no other
+has: blocks of 1 to 256 tokens, lengths at or next to every limit, preemptions by the dozen, names whose order as
+text is not that of arrival, pages of 64, sums of shares that end next to a whole token.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ from kvplan.latency.linear import LinearLatency
 TREES = {"fast": RadixIndex, "reference": TokenTree}
 
 
-VLLM = recordings("vllm-0.33.0.json.gz")
-SGLANG = recordings("sglang-0.5.23.json.gz")
-SGLANG_SCHEDULER = recordings("sglang-0.5.23-scheduler.json.gz")
+VLLM = recordings("vllm-0.33.0.json.gz") + recordings("vllm-0.33.0-edges.json.gz")
+SGLANG = recordings("sglang-0.5.23.json.gz") + recordings("sglang-0.5.23-edges.json.gz")
+SGLANG_SCHEDULER = recordings("sglang-0.5.23-scheduler.json.gz") + recordings(
+    "sglang-0.5.23-scheduler-edges.json.gz"
+)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

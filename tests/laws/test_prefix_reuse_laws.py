@@ -69,7 +69,7 @@ class Unit1(ReuseReplica):
 def test_where_memory_is_no_object_units_are_larger_blocks(case: Case, unit: int) -> None:
     """Memory is given out in blocks and reused in units; with enough of it only the units are left."""
     fine = caching(case, num_blocks=4000)
-    coarse = dataclasses.replace(fine, block_size=unit * fine.block_size)
+    coarse = dataclasses.replace(fine, block_size=unit * fine.block_size, groups=())
     in_units = play(ReuseReplica, fine, case[1], log=False, unit=unit).told
     in_blocks = play(Replica, coarse, case[1], log=False).told
     assert in_units[0] == in_blocks[0]

@@ -30,13 +30,12 @@ class _Budget:
         self.page = config.page_size
         self.input_tokens = config.max_prefill_tokens - mixed_decodes
         self.chunk_tokens = None if config.chunk_tokens is None else config.chunk_tokens - mixed_decodes
-        reserved = sum(
-            min(state.max_new_tokens - state.outputs, config.clip_max_new_tokens)
-            for state in scheduler.running
-        )
-        # SGLang multiplies request by request and adds up floats; the sum comes first here, which can
-        # differ in the last bit.
-        self.total_offset = mixed_decodes + reserved * scheduler.ratio
+        shares = 0.0
+        # Not with ``sum``, which newer Pythons make more exact than the engine's.
+        for state in scheduler.running:
+            left = min(state.max_new_tokens - state.outputs, config.clip_max_new_tokens)
+            shares += left * scheduler.ratio
+        self.total_offset = mixed_decodes + shares
         self.current_offset = mixed_decodes
 
     @property

@@ -5,10 +5,15 @@ As ``schedule_policy.py`` and ``prefill_budget.py`` of 0.5.23; verified by recor
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum, auto
 
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.pool import TokenPool
+
+NEARLY_WHOLE = 1e-4
+"""More than rounding adds up to in a sum of shares. They are compared with whole tokens only, so only next to
+one of those does it matter how the sum was made."""
 
 
 class Verdict(Enum):
@@ -23,18 +28,28 @@ class PrefillBudget:
     """Budgets of one prefill batch.
 
     Decode growth is reserved, but only a share of it: ``ratio`` times what the answers of running requests
-    may still take. (SGLang multiplies request by request and adds up floats; here the sum comes first, which
-    can differ in the last bit.)
+    may still take. SGLang multiplies request by request and adds up floats. Here the sum comes first, and
+    ``shares`` is asked where the last bits decide.
 
     Args:
         reserved: tokens the answers of running requests may still take.
         mixed_decodes: decoding requests that share the batch (mixed chunks), else 0.
+        shares: ``reserved * ratio``, added up as SGLang does.
     """
 
-    __slots__ = ("chunk_tokens", "current_offset", "input_tokens", "page", "pool", "total_offset")
+    __slots__ = (
+        "_charged", "_mixed_decodes", "_shares", "chunk_tokens", "current_offset", "input_tokens", "page",
+        "pool", "total_offset",
+    )  # fmt: skip
 
     def __init__(
-        self, config: SglangConfig, pool: TokenPool, ratio: float, reserved: int, mixed_decodes: int
+        self,
+        config: SglangConfig,
+        pool: TokenPool,
+        ratio: float,
+        reserved: int,
+        mixed_decodes: int,
+        shares: Callable[[], float],
     ) -> None:
         self.page = config.page_size
         self.pool = pool
@@ -43,16 +58,32 @@ class PrefillBudget:
         self.chunk_tokens = None if chunk is None else chunk - mixed_decodes
         self.total_offset = mixed_decodes + reserved * ratio
         self.current_offset = mixed_decodes
+        self._mixed_decodes = mixed_decodes
+        self._charged: list[int] = []
+        self._shares = None if ratio == 1.0 else shares
 
     @property
     def total(self) -> float:
         """Tokens left when everything running has grown as expected (``rem_total_tokens``)."""
-        return self.pool.unreferenced - self.total_offset
+        total = self.pool.unreferenced - self.total_offset
+        if self._shares is not None and abs(total - round(total)) < NEARLY_WHOLE:
+            self._add_up(self._shares())
+            return self.pool.unreferenced - self.total_offset
+        return total
+
+    def _add_up(self, shares: float) -> None:
+        """What is reserved, in the engine's own order of additions."""
+        self._shares = None
+        self.total_offset = self._mixed_decodes + shares
+        for tokens in self._charged:
+            self.total_offset += tokens
 
     def charge(self, extend: int, max_new: int) -> None:
         """One more request is in the batch; it gets whole pages and one more for rounding."""
         padded = -(-extend // self.page) * self.page
         self.total_offset += padded + self.page + max_new
+        if self._shares is not None:
+            self._charged.append(padded + self.page + max_new)
         self.current_offset += padded + self.page
         self.input_tokens -= padded
         if self.chunk_tokens is not None:

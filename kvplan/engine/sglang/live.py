@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
@@ -158,6 +159,15 @@ class DecodeBatch:
         self._settle_far()
         near = self._near_finish_sum - self._near_count * self.known
         return near + (self.count - self._near_count) * self.clip
+
+    def shares(self, ratio: float, fresh: Collection[SglangRequest]) -> float:
+        """``ratio`` times what each member's answer may still take, added up in batch order; of the outputs
+        of ``fresh`` members one more is not known."""
+        total = 0.0
+        for request in self.in_order():
+            left = request.finish_tick - self.known + (request in fresh)
+            total += min(left, self.clip) * ratio
+        return total
 
     def _settle_far(self) -> None:
         far = self._far

@@ -153,6 +153,7 @@ class SglangScheduler:
         budget = PrefillBudget(
             config, self.pool, self.ratio, self._reserved(),
             in_batch if config.enable_mixed_chunk else 0,
+            lambda: decoding.shares(self.ratio, {*self.fresh}),
         )  # fmt: skip
         extends: list[SglangRequest] = []
         if self.chunked is not None:
