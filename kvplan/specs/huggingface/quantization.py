@@ -29,7 +29,7 @@ PROMISED = {
 
 def model_dtype(config: Config) -> tuple[str, list[str]]:
     """``(dtype of unquantized weights, activations and KV, warnings)``."""
-    name = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
+    name = str(config.get("dtype")).removeprefix("torch.")
     notes = []
     if name == "float32":
         notes.append(
