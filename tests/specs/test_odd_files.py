@@ -118,6 +118,8 @@ def test_sliding_layers_may_have_query_heads_of_their_own() -> None:
         ({}, [1, 2, 3, 4, 5]),
         ({"moe_layer_interval": 2}, [1, 3, 5]),
         ({"moe_layer_start_index": 2, "moe_layer_end_index": 4}, [2, 3, 4]),
+        # ERNIE-VL lists what holds for texts and for images.
+        ({"moe_layer_start_index": [1, 1], "moe_layer_end_index": [3, 5]}, [1, 2, 3]),
     ],
 )
 def test_ernie_has_experts_at_an_interval(change: dict[str, Any], sparse: list[int]) -> None:

@@ -133,8 +133,8 @@ def _is_sparse(config: Config, layer: int, layers: int) -> bool:
     )
     if step > 1:
         return bool((layer + 1) % step == 0)
-    step = config.integer("moe_layer_interval", 1)  # ERNIE, up to an index that -1 leaves open
-    if (layer + 1) % step or 0 <= config.integer("moe_layer_end_index", -1, least=-1) < layer:
+    step, last = _first(config, "moe_layer_interval"), _first(config, "moe_layer_end_index", least=-1)
+    if (layer + 1) % (step or 1) or (last is not None and 0 <= last < layer):  # ERNIE; -1 is the last layer
         return False
     period = config.integer("expert_layer_period", 1)
     if period > 1:
