@@ -311,7 +311,7 @@ def test_modules_left_alone_keep_their_dtype() -> None:
     quantization = {
         "quant_algo": "NVFP4",
         "ignore": ["lm_head", *(f"model.layers.{layer}.self_attn*" for layer in range(8))],
-        "kv_cache_scheme": {"type": "float", "num_bits": 8},
+        "kv_cache_scheme": {"type": "float", "num_bits": 8, "dynamic": False},
     }
     imported = import_config({**MLA, "quantization_config": quantization}, "x", name="x")
     assert imported.model.weights.overrides["attention"] == "bf16"

@@ -61,6 +61,15 @@ def stored(spec: ModelSpec, *parts: str) -> list[str]:
     return [spec.weights.overrides.get(part, spec.weights.format) for part in parts]  # type: ignore[call-overload]
 
 
+def quark(weight: Any, **more: Any) -> dict[str, Any]:
+    return {
+        "quant_method": "quark",
+        "global_quant_config": {"weight": weight},
+        "exclude": ["lm_head"],
+        **more,
+    }
+
+
 def floats(bits: int, group: int | None = None, **more: Any) -> dict[str, Any]:
     return {
         "weights": {"num_bits": bits, "type": "float", "group_size": group, **more},
@@ -92,6 +101,21 @@ def floats(bits: int, group: int | None = None, **more: Any) -> dict[str, Any]:
         ({"quant_method": "compressed-tensors", "config_groups": {"g": floats(4, 16)}}, "nvfp4"),
         ({"quant_method": "compressed-tensors", "config_groups": {"g": floats(4, 32)}}, "mxfp4"),
         ({"quantization": {"quant_algo": "NVFP4", "exclude_modules": ["lm_head"]}}, "nvfp4"),
+        ({"quant_method": "auto-round", "bits": 4, "group_size": 32, "data_type": "mx_fp4"}, "mxfp4"),
+        ({"quant_method": "auto-round", "bits": 8, "group_size": 32, "data_type": "mx_fp"}, "mxfp8"),
+        ({"quant_method": "auto-round", "bits": 4, "group_size": 16, "data_type": "nv_fp"}, "nvfp4"),
+        ({"quant_method": "auto-round", "bits": 4, "group_size": 128, "data_type": "int"}, "int4_group128"),
+        ({"quant_method": "gpt_oss_mxfp4"}, "mxfp4"),
+        ({"quant_method": "mxfp8"}, "mxfp8"),
+        (quark({"dtype": "fp8_e4m3", "qscheme": "per_tensor"}), "fp8"),
+        (quark({"dtype": "fp8_e4m3", "qscheme": "per_channel"}), "fp8_channel"),
+        (quark({"dtype": "fp8_e4m3", "qscheme": "per_block"}), "fp8_block128"),
+        (quark({"dtype": "fp4", "qscheme": "per_group", "group_size": 32}), "mxfp4"),
+        (quark({"dtype": "uint4", "qscheme": "per_group", "group_size": 128}), "int4_group128"),
+        (quark({"dtype": "int8", "qscheme": "per_channel"}), "int8"),
+        (quark([{"dtype": "fp8_e4m3", "qscheme": "per_tensor"}, {"dtype": "int4", "qscheme": "per_channel"}]),
+         "int4_channel"),
+        (quark([{"dtype": "fp4", "group_size": 16}, {"dtype": "fp8_e4m3", "qscheme": "per_tensor"}]), "nvfp4"),
     ],
 )  # fmt: skip
 def test_the_format_of_the_experts(quantization: dict[str, Any], expected: str) -> None:
@@ -201,6 +225,32 @@ def test_a_name_that_promises_a_format_is_believed_with_a_warning(
     assert bool(imported.warnings) == (experts != "bf16")
 
 
+def test_quark_names_modules_that_differ_and_what_it_leaves_alone() -> None:
+    table = {"*self_attn*": {"weight": {"dtype": "fp8_e4m3", "qscheme": "per_tensor"}}}
+    scheme = quark({"dtype": "fp4", "qscheme": "per_group", "group_size": 32}, layer_quant_config=table)
+    found = stored(spec_of(MOE, scheme), "experts", "dense_mlp", "attention", "lm_head", "router")
+    assert found == ["mxfp4", "mxfp4", "fp8", "bf16", "bf16"]
+
+
+def test_auto_round_in_mxfp4_is_of_every_linear_layer() -> None:
+    scheme = {"quant_method": "auto-round", "bits": 4, "group_size": 32, "data_type": "mx_fp"}
+    assert stored(spec_of(MOE, scheme), "experts", "attention", "lm_head") == ["mxfp4", "mxfp4", "bf16"]
+
+
+def test_a_quark_number_that_is_not_known_is_said() -> None:
+    found = import_config(
+        {**MOE, "quantization_config": quark({"dtype": "fp6_e3m2"})}, "config.json", name="test"
+    )
+    assert any("quark fp6_e3m2" in warning for warning in found.warnings)
+
+
+def test_heads_take_the_format_that_compressed_tensors_names() -> None:
+    heads = {key: value for key, value in MOE.items() if "lora" not in key and "qk_" not in key}
+    scheme = {"quant_method": "compressed-tensors", "kv_cache_scheme": {"num_bits": 8, "type": "float"}}
+    model = spec_of({**heads, "model_type": "llama", "num_key_value_heads": 4}, scheme)
+    assert model.kv_format == "fp8_e4m3"
+
+
 def test_an_unknown_scheme_is_said() -> None:
     imported = import_config({**MOE, "quantization_config": {"quant_method": "exl9"}}, "x", name="x")
     assert imported.model.weights.format == "bf16"
@@ -239,13 +289,18 @@ def test_checkpoints_in_fp32_are_loaded_in_16_bits(key: str) -> None:
     ("quantization", "expected"),
     [
         ({"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}, "fp8_e4m3"),
-        ({"quant_method": "modelopt", "kv_cache_scheme": {"num_bits": 8, "type": "float"}}, "fp8_e4m3"),
-        ({"quant_method": "modelopt", "kv_cache_scheme": {"num_bits": 4, "type": "float"}}, "nvfp4"),
-        ({"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "NVFP4"}}, "nvfp4"),
         (
-            {"quant_method": "compressed-tensors", "kv_cache_scheme": {"num_bits": 8, "type": "float"}},
+            {
+                "quant_method": "modelopt",
+                "kv_cache_scheme": {"num_bits": 8, "type": "float", "dynamic": False},
+            },
             "fp8_e4m3",
         ),
+        ({"quant_method": "modelopt", "kv_cache_scheme": {"num_bits": 8, "type": "float"}}, None),
+        ({"quant_method": "modelopt", "kv_cache_scheme": {"num_bits": 4, "type": "float"}}, "nvfp4"),
+        ({"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "NVFP4"}}, "nvfp4"),
+        # vLLM's latent attention does not look for it.
+        ({"quant_method": "compressed-tensors", "kv_cache_scheme": {"num_bits": 8, "type": "float"}}, None),
         ({"quant_method": "fp8", "kv_cache_scheme": "fp8"}, None),
         ({"quant_method": "modelopt", "kv_cache_scheme": {"num_bits": 8, "type": "int"}}, None),
     ],

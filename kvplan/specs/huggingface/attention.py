@@ -18,6 +18,7 @@ from kvplan.specs.attention import (
 )
 from kvplan.specs.huggingface import families
 from kvplan.specs.huggingface.config import Config, has_biases
+from kvplan.specs.huggingface.layers import window_of_pair
 
 
 def attention(
@@ -58,7 +59,7 @@ def attention(
         )
     if sliding:
         return SlidingAttention.model_construct(
-            window=config.count("sliding_window"),
+            window=_window(config, layer, layers),
             excludes_itself=config.model_type.startswith(families.WINDOW_BEFORE),
             **fields,
         )
@@ -67,6 +68,16 @@ def attention(
     return FullAttention.model_construct(
         indexer=_sparse_indexer(config, first=first) if kind == "indexed" else None, **fields
     )
+
+
+def _window(config: Config, layer: int, layers: int) -> int:
+    """The window of a layer: its own where layers differ."""
+    for key in ("sliding_windows", "window_sizes"):
+        listed = config.per_layer(key, layers) if config.has(key) else None
+        if listed is not None:
+            own = window_of_pair(config, listed[layer]) if key == "window_sizes" else listed[layer]
+            return _whole(config, key, own)
+    return config.count("sliding_window")
 
 
 def is_latent(config: Config) -> bool:
@@ -195,6 +206,8 @@ def _heads(config: Config, reach: str, layer: int, layers: int) -> dict[str, Any
         value_dim = config.optional("swa_v_head_dim") or value_dim
     elif config.model_type == "mimo_v2_flash":
         groups *= 2  # its window layers have twice the KV heads
+    if reach == "sliding":
+        heads = config.optional("num_sliding_attention_heads") or heads
     other = config.sub("attention_other_setting") if reach == "sliding" else None
     if other is not None:  # Step: window layers have heads of their own
         heads = other.optional("num_attention_heads") or heads

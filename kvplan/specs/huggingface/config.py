@@ -22,18 +22,19 @@ NAMES: dict[str, tuple[str, ...]] = {
     "hidden_size": ("n_embd", "n_embed", "d_model", "dim", "model_dim", "decoder_hidden_size"),
     "num_hidden_layers": (
         "n_layer", "n_layers", "num_layers", "num_decoder_layers", "decoder_layers",
-        "num_transformer_layers",
+        "num_transformer_layers", "decoder_num_hidden_layers",
     ),
     "num_attention_heads": (
         "n_head", "n_heads", "num_heads", "decoder_attention_heads", "num_query_heads",
-        "attention_heads", "num_decoder_attention_heads",
+        "attention_heads", "num_decoder_attention_heads", "decoder_num_attention_heads",
     ),
     "num_key_value_heads": (
         "num_kv_heads", "n_head_kv", "n_kv_heads", "kv_n_heads", "num_attention_heads_kv",
-        "num_query_groups", "num_attention_groups",
+        "num_query_groups", "num_attention_groups", "decoder_num_key_value_heads",
     ),
     "head_dim": (
         "attention_head_dim", "kv_channels", "d_kv", "head_size", "attention_head_size", "dim_head",
+        "hidden_size_per_head",
     ),
     "intermediate_size": (
         "n_inner", "ffn_hidden_size", "d_ff", "dff", "ffn_dim", "decoder_ffn_dim", "intermediate_dim",
@@ -61,6 +62,12 @@ NAMES: dict[str, tuple[str, ...]] = {
     "sliding_window": ("sliding_window_size", "attention_window_size", "window_size"),
     "layer_types": ("layers_block_type", "layer_type_list"),
     "tie_word_embeddings": ("tied_embeddings", "weight_tying", "share_input_output_layers"),
+    "dtype": ("torch_dtype",),
+    "kv_lora_rank": ("attention_kv_lora_dim",),
+    "q_lora_rank": ("attention_q_lora_dim",),
+    "qk_nope_head_dim": ("attention_qk_dim",),
+    "qk_rope_head_dim": ("attention_qk_rope_dim",),
+    "v_head_dim": ("attention_v_dim",),
 }  # fmt: skip
 """Current name -> names other architectures gave the same thing."""
 
@@ -70,7 +77,8 @@ TEXT_KEYS = (
 )  # fmt: skip
 """Where composite models keep their language model's configuration."""
 
-INHERITED = ("tie_word_embeddings", "torch_dtype", "dtype", "quantization_config", "compression_config")
+INHERITED = ("tie_word_embeddings", "dtype", "quantization_config", "compression_config")
+"""Of the whole model: what its file says outside wins over the language model's section (as in engines)."""
 
 MISNAMED = {"Grok1ForCausalLM": "grok1", "Grok1ModelForCausalLM": "grok1"}
 """Types of architectures whose files may name another (Grok-2: ``git``); engines go by architecture."""
@@ -128,13 +136,16 @@ class Config:
 
     def get(self, key: str, default: Any = None, *, defaults: bool = True) -> Any:
         """The raw value: the file's own, the class's default, or ``default``."""
-        for name in (key, *NAMES.get(key, ())):
+        names = (key, *NAMES.get(key, ()))
+        if key in INHERITED:
+            self.used.update(names)
+            outside = next((self.top[name] for name in names if self.top.get(name) is not None), None)
+            if outside is not None:
+                return outside
+        for name in names:
             if name in self.data:
                 self.used.add(name)
                 return self.data[name]
-        if key in INHERITED and key in self.top:
-            self.used.add(key)
-            return self.top[key]
         if defaults:
             own = class_defaults().get(self.model_type, {})
             for name in (key, *NAMES.get(key, ())):

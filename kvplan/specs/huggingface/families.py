@@ -18,7 +18,7 @@ PLAIN_MHA = _names(
     gpt2 gptj gpt_neo gpt_neox gpt_neox_japanese gpt-neox opt bloom codegen biogpt xglm persimmon
     internlm baichuan qwen mpt openai-gpt ctrl phi-msft stablelm_epoch stablelm_alpha bart mbart pegasus
     marian m2m_100 blenderbot blenderbot-small whisper t5 mt5 umt5 longt5 switch_transformers nllb-moe
-    moonshine_mha plbart speech_to_text trocr mvp led aquila xverse skywork orion gpt-sw3 rw_mha
+    moonshine moonshine_mha plbart speech_to_text trocr mvp led aquila xverse skywork orion gpt-sw3 rw_mha
     imagegpt zamba kosmos-2 fuyu cpmant pegasus_x
     prophetnet modernbert-decoder hrm_text git bigbird_pegasus jais btlm
     """
@@ -37,7 +37,10 @@ PERIODS: dict[str, tuple[int, str]] = {
     "modernbert-decoder": (3, "first"), "muse_spark": (4, "end"), "muse_glimmer": (4, "end"),
     "mimo_v2_flash": (6, "first and last"),
 }  # fmt: skip
-"""Sliding layers with one full layer per period: which of the period it is (``end`` counts from the top)."""
+"""Sliding layers with one full layer per period: which of the period it is (``end`` counts from the top).
+
+A nested ``_text`` type that is not named has the period of the model around it.
+"""
 
 LAST_LAYER_FULL = frozenset(
     {
@@ -192,7 +195,7 @@ STANDARD = _names(
     dots1 hunyuan_v1_dense hunyuan_v1_moe seed_oss apertus arcee helium solar_open laguna mimo yi
     command-r deci nemotron-nas chatglm dbrx falcon gpt_bigcode jetmoe flex_olmo doge aria_text
     mllama_text_model mllama openelm step3p7 step3p5 longcat_flash_ngram ouro iquestloopcoder dory
-    kimi_audio
+    kimi_audio telechat telechat2
     """
 )
 """Known to follow the common fields; unknown extra fields of these types do not change the cache."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from kvplan.specs.base import MAX_COUNT
 from kvplan.specs.huggingface import families
 from kvplan.specs.huggingface.config import Config
 from kvplan.specs.model import MAX_LAYERS
@@ -168,16 +169,37 @@ def _patterned(config: Config, layers: int) -> list[str] | None:
             return None  # every layer has convolutions beside its attention
         if indices is not None:
             return [member if index in indices else other for index in range(layers)]
-    neo = config.items("attention_layers")
-    if neo:
-        return [
-            _kind(config, "attention_layers", item)
-            for item in (config.per_layer("attention_layers", layers) or [])
-        ]
+    sizes = config.per_layer("window_sizes", layers) if config.has("window_sizes") else None
+    if sizes is not None:
+        return ["full" if window_of_pair(config, pair) is None else "sliding" for pair in sizes]
+    return _neo(config, layers)
+
+
+def window_of_pair(config: Config, pair: object) -> int | None:
+    """Tokens of a window ``[before, after]``, itself included; ``None`` where ``before`` is no limit (-1).
+
+    Raises:
+        SpecError: not two whole numbers.
+    """
+    good = isinstance(pair, list) and len(pair) == 2 and all(type(item) is int for item in pair)
+    if not good or not -1 <= pair[0] < MAX_COUNT:  # type: ignore[index]
+        raise config.error("expected for every layer the tokens before and after it", "window_sizes")
+    return pair[0] + 1 if pair[0] > 0 else None  # type: ignore[index]
+
+
+def _neo(config: Config, layers: int) -> list[str] | None:
+    """GPT-Neo: local layers mask what is far, but no engine drops it from their caches."""
     pairs = config.items("attention_types")
-    if pairs:
-        flat = _unrolled(config, pairs)
-        return [_kind(config, "attention_types", item) for item in flat[:layers]]
+    for key in ("attention_layers", "attention_types"):
+        if not config.items(key):
+            continue
+        if key == "attention_layers":
+            listed = config.per_layer(key, layers) or []
+        else:
+            listed = _unrolled(config, pairs or [])[:layers]
+        for item in listed:
+            _kind(config, key, item)
+        return ["full"] * layers
     return None
 
 
@@ -219,7 +241,7 @@ def _periodic(config: Config, layers: int) -> list[str] | None:
         return ["hybrid"] * layers
     if config.model_type in ("mamba", "mamba2", "falcon_mamba", "rwkv"):
         return ["linear"] * layers
-    if config.model_type == "granitemoehybrid":
+    if config.model_type in ("granitemoehybrid", "bamba"):
         return ["linear"] * layers  # what its class makes of a list that is null or absent
     if config.model_type == "minimax":
         return ["full" if (index + 1) % 2 else "linear" for index in range(layers)]
@@ -272,7 +294,8 @@ def _windowed(config: Config, layers: int) -> list[str] | None:
     if isinstance(pattern, str) and pattern:
         letters = {"L": "sliding", "G": "full"}
         return [letters.get(pattern[index % len(pattern)].upper(), "full") for index in range(layers)]
-    period, where = families.PERIODS.get(config.model_type, (0, "last"))
+    inner, around = config.model_type, config.model_type.removesuffix("_text")
+    period, where = families.PERIODS.get(inner) or families.PERIODS.get(around) or (0, "last")
     for key in ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers"):
         period = config.integer(key, period or None, least=0) or 0
         if config.has(key):

@@ -133,6 +133,9 @@ def _is_sparse(config: Config, layer: int, layers: int) -> bool:
     )
     if step > 1:
         return bool((layer + 1) % step == 0)
+    step, last = _first(config, "moe_layer_interval"), _first(config, "moe_layer_end_index", least=-1)
+    if (layer + 1) % (step or 1) or (last is not None and 0 <= last < layer):  # ERNIE; -1 is the last layer
+        return False
     period = config.integer("expert_layer_period", 1)
     if period > 1:
         return bool(layer % period == config.integer("expert_layer_offset", 0, least=0))

@@ -30,11 +30,12 @@ def encoder(config: Config) -> Encoder:
         inner = own.get("text_config")
         return _separate(Config(inner if isinstance(inner, Mapping) else own, {}, config.path, "encoder."))
     hidden = config.count("hidden_size")
-    heads = config.optional("encoder_attention_heads") or config.count("num_attention_heads")
+    heads = config.optional("encoder_attention_heads") or config.optional("encoder_num_attention_heads")
+    heads = heads or config.count("num_attention_heads")
     width = config.optional("encoder_ffn_dim") or config.optional("intermediate_size") or 4 * hidden
     layers = config.optional("encoder_layers", least=0)
-    if layers is None:
-        layers = config.optional("num_encoder_layers", least=0)
+    for key in ("num_encoder_layers", "encoder_num_hidden_layers"):
+        layers = config.optional(key, least=0) if layers is None else layers
     if layers is None:
         # T5: num_layers is the encoder's, num_decoder_layers the decoder's.
         key = "num_layers" if config.data.get("num_layers") is not None else "num_hidden_layers"

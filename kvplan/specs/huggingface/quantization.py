@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kvplan.specs.attention import LatentAttention
 from kvplan.specs.huggingface.config import Config
 from kvplan.specs.model import Block, Component, Weights
 
@@ -29,7 +30,7 @@ PROMISED = {
 
 def model_dtype(config: Config) -> tuple[str, list[str]]:
     """``(dtype of unquantized weights, activations and KV, warnings)``."""
-    name = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
+    name = str(config.get("dtype")).removeprefix("torch.")
     notes = []
     if name == "float32":
         notes.append(
@@ -55,7 +56,7 @@ def weights(
     overrides.update({part: base for part in UNQUANTIZED if part not in found})
     if main == base:
         overrides = {}
-    kv, words = _kv(raw)
+    kv, words = _kv(raw, latent=any(isinstance(block.attention, LatentAttention) for block in stack))
     return Weights.model_construct(format=main, overrides=overrides), kv, [*notes, *words]
 
 
@@ -84,11 +85,11 @@ def _mixers(stack: Sequence[Block]) -> list[Component]:
     return found
 
 
-def _kv(raw: Mapping[str, Any]) -> tuple[str | None, list[str]]:
-    """``(KV format that engines take from the file, warnings)``.
+def _kv(raw: Mapping[str, Any], *, latent: bool) -> tuple[str | None, list[str]]:
+    """``(KV format that engines take from the file, warnings)``; ``latent``: whether layers keep latents.
 
-    vLLM 0.33 looks for one in files of modelopt and of compressed-tensors
-    (``resolve_kv_cache_dtype_string``, ``Attention.__init__``).
+    vLLM 0.33 looks for one in files of modelopt (``resolve_kv_cache_dtype_string``: scales must be static)
+    and, where layers keep heads, of compressed-tensors (``Attention.__init__``, not ``MLAAttention``).
     """
     method = str(raw.get("quant_method") or "modelopt").lower().replace("_", "-")
     inner = raw.get("quantization")
@@ -99,6 +100,12 @@ def _kv(raw: Mapping[str, Any]) -> tuple[str | None, list[str]]:
         return None, []
     if not method.startswith(("modelopt", "compressed-tensors")):
         return None, [f"engines take no KV format from files of {method}: --dtype fp8 sizes a quantized one"]
+    if latent and method.startswith("compressed-tensors"):
+        return None, [
+            "engines take no KV format from this file for latents: --dtype fp8 sizes a quantized one"
+        ]
+    if method.startswith("modelopt") and isinstance(scheme, Mapping) and scheme.get("num_bits") == 8:
+        scheme = scheme if scheme.get("dynamic") is False else None
     found = {8: "fp8_e4m3", 4: "nvfp4"}.get(_float_bits(scheme))
     return found, [] if found else ["the checkpoint's KV quantization is not known; sized without"]
 

@@ -28,6 +28,7 @@ from kvplan.specs.huggingface.states import state
 from kvplan.specs.huggingface.towers import sound, vision
 from kvplan.specs.huggingface.understood import (
     refuse_other_files,
+    refuse_several_stacks,
     refuse_silent_heads,
     refuse_unknown_fields,
     refuse_without_cache,
@@ -75,6 +76,7 @@ def import_config(data: Mapping[str, Any], path: str, *, name: str, source: Sour
     refuse_other_files(data, path)
     config = text_config(data, path)
     refuse_without_cache(config)
+    refuse_several_stacks(config)
     refuse_silent_heads(config)
     layers = decoder_layers(config) or number_of_layers(config)
     warnings: list[str] = []

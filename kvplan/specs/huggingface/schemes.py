@@ -3,7 +3,7 @@
 One :class:`Scheme` says it all: the format of everything that is not mentioned, formats of named modules, and
 modules left alone. Read here: compressed-tensors, modelopt (``quant_algo``, ``config_groups``,
 ``quantized_layers``, ``hf_quant_config.json``), fp8 (whole, per channel, in tiles), GPTQ, AWQ, AutoRound,
-bitsandbytes, MXFP4, HQQ, EETQ, torchao.
+bitsandbytes, MXFP4, HQQ, EETQ, torchao, Quark.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ IGNORED_KEYS = (
     "modules_to_not_convert",
     "ignored_layers",
     "exclude_modules",
+    "exclude",
     "llm_int8_skip_modules",
 )
 """Under which names schemes list what they leave alone."""
@@ -66,18 +67,22 @@ def read_scheme(raw: Mapping[str, Any]) -> Scheme:
         return Scheme(None, ((".experts.", experts),) if experts else (), (), rest)
     if algorithm == "MIXED_PRECISION":
         return Scheme(None, tuple(_listed(raw)), ignored)
+    if method == "quark":
+        return _quark(raw, ignored)
     if raw.get("config_groups"):
         return _groups(raw, ignored, "compressed" in method)
     if algorithm:
         found = ALGORITHMS.get(algorithm)
         return Scheme(found, (), ignored, notes=() if found else _unknown(algorithm))
     found, notes = _by_method(method, raw)
+    if found == "mxfp4" and raw.get("data_type"):  # AutoRound's is of all linear modules but the output head
+        return Scheme(found, (), (*ignored, "lm_head"), linear=True)
     return Scheme(found, (), ignored, notes=notes)
 
 
 def _by_method(method: str, raw: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
-    if method == "mxfp4":
-        return "mxfp4", ()
+    if method in ("mxfp4", "gpt-oss-mxfp4", "mxfp8"):
+        return method.removeprefix("gpt-oss-"), ()
     if method in ("fp8", "finegrained-fp8", "fbgemm-fp8", "ptpc-fp8", "fp8-block"):
         return _fp8(raw), ()
     if method in (
@@ -91,6 +96,9 @@ def _by_method(method: str, raw: Mapping[str, Any]) -> tuple[str | None, tuple[s
         "inc",
     ):
         bits = raw.get("bits", raw.get("w_bit", 4))
+        floating = _floating_round(str(raw.get("data_type") or ""), bits)
+        if floating is not None:
+            return floating, ()
         return integer_format(
             bits, raw.get("group_size", raw.get("q_group_size", 128 if bits == 4 else None))
         )
@@ -107,6 +115,46 @@ def _by_method(method: str, raw: Mapping[str, Any]) -> tuple[str | None, tuple[s
     if method == "torchao":
         return _torchao(raw)
     return None, _unknown(method or "without a name")
+
+
+def _floating_round(kind: str, bits: object) -> str | None:
+    """AutoRound's formats that are no integers, by their ``data_type``."""
+    if "mx_fp" in kind:
+        return {4: "mxfp4", 8: "mxfp8"}.get(bits) if isinstance(bits, int) else None
+    if "nv_fp" in kind:
+        return "nvfp4"
+    return "fp8" if kind.startswith("fp") and bits == 8 else None
+
+
+def _quark(raw: Mapping[str, Any], ignored: tuple[str, ...]) -> Scheme:
+    """Quark: a scheme for all linear modules, and others for modules by pattern."""
+    default, notes = _quark_weights(raw.get("global_quant_config"))
+    table = raw.get("layer_quant_config")
+    named = []
+    for name, entry in list(table.items())[:MOST_NAMES] if isinstance(table, Mapping) else ():
+        found, words = _quark_weights(entry)
+        notes += words
+        if found is not None:
+            named.append((str(name), found))
+    return Scheme(default, tuple(named), ignored, linear=True, notes=tuple(dict.fromkeys(notes)))
+
+
+def _quark_weights(entry: object) -> tuple[str | None, tuple[str, ...]]:
+    weight = entry.get("weight") if isinstance(entry, Mapping) else None
+    listed = weight if isinstance(weight, list) else [weight]
+    steps: list[Mapping[str, Any]] = [step for step in listed if isinstance(step, Mapping)]
+    if not steps:
+        return None, ()
+    # Of two steps (FP8, then INT4 of that; FP4, then its scales in FP8) the one of fewer bits is stored.
+    stored = next((step for step in steps if str(step.get("dtype")) in ("fp4", "int4", "uint4")), steps[-1])
+    kind, group, scheme = (str(stored.get(key)) for key in ("dtype", "group_size", "qscheme"))
+    if kind == "fp8_e4m3":
+        return {"per_channel": "fp8_channel", "per_block": "fp8_block128"}.get(scheme, "fp8"), ()
+    if kind == "fp4" and group in ("16", "32"):
+        return ("mxfp4" if group == "32" else "nvfp4"), ()
+    if kind in ("int4", "uint4", "int8"):
+        return integer_format(int(kind[-1]), stored.get("group_size"))
+    return None, _unknown(f"quark {kind}")
 
 
 def _torchao(raw: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:

@@ -223,7 +223,7 @@ def _around(config: Config, kind: str) -> State:
     dim = (config.optional("swa_head_dim") if sliding else None) or head_dim(config, query_heads(config))
     return ShortConvState.model_construct(
         channels=2 * heads * dim + 2 * config.count("hidden_size"),
-        conv_kernel=config.integer("conv_kernel_size", 4),
+        conv_kernel=config.integer("conv_kernel_size", config.integer("sconv_kernel_size", 4)),
         paged_heads=heads,
         recurrent_dtype="fp32",
     )

@@ -26,7 +26,8 @@ HARMLESS = (
     r"output_hidden_states|output_attentions|pruned_heads|cross_attention_hidden_size|add_cross|mm_|vision|image|video|"
     r"audio|mtp|nextn|query_pre_attn|freeze|embed|max_window_layers|use_sliding_window|num_logits_to_keep|residual|"
     r"hidden_states|no_repeat|lm_head|^embd|speech|^spatial_|^temporal_|use_mamba_kernels|time_step|max_batch|static_cache|cache_implementation|"
-    r"cache_quantization|keys_to_ignore|attn_config|num_key_value_heads|head_dim|num_heads"
+    r"cache_quantization|keys_to_ignore|attn_config|num_key_value_heads|head_dim|num_heads|"
+    r"^prefix_attn$|^position_layers$"
 )
 
 LEFT_ALONE = frozenset(
@@ -85,6 +86,31 @@ def refuse_other_files(data: Mapping[str, object], path: str) -> None:
             raise SpecError(f"this is {what}, not a model's config.json", where=f"{path}  {key}")
     if not data:
         raise SpecError("an empty object is not a model's config.json", where=path)
+
+
+def refuse_several_stacks(config: Config) -> None:
+    """A section for a decoder beside sections for further stacks that are no encoder (BLT) is not the model.
+
+    Raises:
+        SpecError: naming the sections.
+    """
+    chosen = config.prefix.removesuffix(".")
+    if not chosen.startswith("decoder"):
+        return
+    others = [
+        key
+        for key, part in config.top.items()
+        if isinstance(part, Mapping)
+        and key != chosen
+        and not re.search(r"encoder|vision|audio", key)
+        and any(name in part for name in ("num_hidden_layers", *NAMES["num_hidden_layers"]))
+    ]
+    if others:
+        raise SpecError(
+            f"several stacks of layers keep a cache: {chosen} and {', '.join(others)}",
+            where=f"{config.path}  {others[0]}",
+            hint="write its shape as a spec (kvplan models show NAME prints one to start from)",
+        )
 
 
 def refuse_without_cache(config: Config) -> None:
@@ -223,6 +249,7 @@ def _foreign(config: Config) -> list[str]:
 def _unread(config: Config) -> list[str]:
     """Fields that may change what a layer keeps, and that nothing has looked at."""
     names = {name for group in NAMES.items() for name in (group[0], *group[1])}
+    layers = config.get("num_hidden_layers")
     return [
         key
         for key, value in config.data.items()
@@ -230,6 +257,15 @@ def _unread(config: Config) -> list[str]:
         and key not in names
         and value not in (None, False, [], {})
         and not (value == 1 and value is not True and re.search(COUNTERS, key.casefold()))
-        and re.search(STRUCTURAL, key.casefold())
+        and (re.search(STRUCTURAL, key.casefold()) or _tells_layers_apart(value, layers))
         and not re.search(HARMLESS, key.casefold())
     ]
+
+
+def _tells_layers_apart(value: object, layers: object) -> bool:
+    """Whether a field has an entry for every layer, and not the same for all: whatever it is called."""
+    return (
+        isinstance(value, list)
+        and len(value) == layers
+        and any(item != value[0] or type(item) is not type(value[0]) for item in value)
+    )
