@@ -15,7 +15,7 @@ from typing import Any
 
 from kvplan.errors import DataError, UsageError
 from kvplan.scenario.log_aiperf import is_aiperf, read_aiperf
-from kvplan.scenario.log_benchmark import read_benchmark
+from kvplan.scenario.log_benchmark import is_run, read_benchmark
 from kvplan.scenario.log_table import (
     constant,
     is_record,
@@ -27,6 +27,8 @@ from kvplan.scenario.log_table import (
 from kvplan.scenario.measured import Measured
 
 MAX_BYTES = 512 << 20
+EXAMPLE = ("start_s", "prompt_tokens", "output_tokens", "ttft_s", "e2e_s")
+"""Names that a log of one's own may use."""
 MAX_REQUESTS = 3_000
 """Requests a fit simulates, some forty times; the first ones of a longer log."""
 FEWEST = 40
@@ -139,11 +141,14 @@ def _document(text: str, path: str) -> dict[str, Any] | list[Any]:
             raise DataError(f"not JSON: {exc}", where=path) from exc
         if all(map(is_record, lines)) or is_aiperf(lines[0]):
             return lines
-        if all(isinstance(line, dict) for line in lines):
+        if all(isinstance(line, dict) and is_run(line) for line in lines):
             raise DataError(
                 f"the file holds {len(lines)} runs, one a line", where=path, hint="keep the line of one run"
             ) from exc
-        raise DataError("lines of JSON that are neither requests nor runs", where=path) from exc
+        raise DataError(
+            "lines of JSON that are neither requests nor runs", where=path,
+            hint=f"a request has its lengths and times under names like {', '.join(EXAMPLE)}",
+        ) from exc  # fmt: skip
     if isinstance(document, list):
         return document
     if not isinstance(document, dict):
