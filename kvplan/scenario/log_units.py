@@ -27,7 +27,9 @@ twentieth of one, sent every hundred seconds."""
 
 
 def is_float(text: object) -> bool:
-    """Whether a cell is a number, or a text that is one."""
+    """Whether a cell is a number, or a text that is one; what Python alone would read as one is none."""
+    if isinstance(text, str) and ("_" in text or not text.isascii()):
+        return False
     try:
         float(text)  # type: ignore[arg-type]  # a TypeError says no
     except (TypeError, ValueError):

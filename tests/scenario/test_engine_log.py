@@ -681,6 +681,12 @@ def test_what_is_no_time_is_not_repeated_at_length(tmp_path: Path, gaps: Any) ->
     assert len(str(caught.value)) < 250
 
 
+@pytest.mark.parametrize("cell", ["1_0", "٥"])
+def test_a_number_is_one_as_logs_write_it(tmp_path: Path, cell: str) -> None:
+    with pytest.raises(DataError, match=r"log.csv:2: ttft_s is .*, not a number"):
+        read_engine_log(written(tmp_path, table(HEADER, f"90,200,20,{cell},20", *lines())))
+
+
 def test_spans_are_not_taken_for_runs(tmp_path: Path) -> None:
     span = {
         "span_id": "a",
