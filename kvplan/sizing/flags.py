@@ -196,6 +196,8 @@ def _sglang(report: FitReport) -> str:
     if serving.kind == "sglang":
         flags.append(f"--mem-fraction-static {serving.utilization:g}")
         flags.append(f"--chunked-prefill-size {serving.max_num_batched_tokens}")
+        if "max_num_seqs" in serving.given:  # SGLang's own limit follows from its pool
+            flags.append(f"--max-running-requests {serving.max_num_seqs}")
         if serving.block_size != BLOCK_TOKENS["sglang"]:
             flags.append(f"--page-size {serving.block_size}")
         if not serving.cuda_graphs:

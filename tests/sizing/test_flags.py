@@ -65,6 +65,12 @@ def test_blocks_of_another_size_are_asked_for(engine: str, tokens: int | None, f
     assert not re.search(r"--(?:block|page)-size", str(commands["sglang" if engine == "vllm" else "vllm"]))
 
 
+@pytest.mark.parametrize(("seqs", "flag"), [(None, ""), (16, "--max-running-requests 16")])
+def test_sglang_is_told_a_limit_on_requests_that_was_given(seqs: int | None, flag: str) -> None:
+    report = fit_model(load_model("llama-3.1-8b"), load_gpu("h100"), engine="sglang", max_num_seqs=seqs)
+    assert " ".join(re.findall(r"--max-running-requests \S+", str(engine_flags(report)["sglang"]))) == flag
+
+
 def test_blocks_that_no_kernel_reads_have_no_command() -> None:
     report = fit_model(load_model("llama-3.1-8b"), load_gpu("h100"), block_size=17)
     assert engine_flags(report)["vllm"] is None
