@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -660,6 +661,37 @@ def test_one_token_needs_no_time_per_token(tmp_path: Path) -> None:
     rows = [f"{index},200,20,50,10" for index in range(FEWEST)] + ["99,200,1,50,"]
     log = read_engine_log(written(tmp_path, table("start,isl,osl,ttft_ms,tpot_ms", *rows)))
     assert log.rows[-1].e2e_s == pytest.approx(0.05)
+
+
+def test_arrivals_cut_to_seconds_are_drawn_within_them(tmp_path: Path) -> None:
+    """Taken as they stand, six requests would queue for one another at the beginning of every second."""
+    rows = [f"{100 + index // 6},{200 + index},20,0.05,0.25" for index in range(120)]
+    path = written(tmp_path, table(HEADER, *rows))
+    log = read_engine_log(path)
+    assert log == read_engine_log(path)
+    assert "arrivals are in whole seconds, 6 to one" in log.notes[0]
+    gaps = [b.arrival_s - a.arrival_s for a, b in pairwise(log.rows)]
+    assert min(gaps) > 0.0
+    assert max(gaps) < 1.5
+    assert sorted(row.prompt_tokens for row in log.rows) == [200 + index for index in range(120)]
+    # Who waits for answers sent when they came.
+    assert len({row.arrival_s for row in read_engine_log(path, 6).rows}) == 20
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        lambda index: 0,  # all at once
+        lambda index: index,  # one a second
+        lambda index: 3 * (index // 6),  # clumps, as a trace that is replayed has them
+        lambda index: index // 6 + (0.5 if index == 7 else 0.0),  # a clock that knows halves
+    ],
+)
+def test_other_arrivals_stay_where_they_are(tmp_path: Path, moment: Callable[[int], float]) -> None:
+    rows = [f"{moment(index)},{200 + index},20,0.05,0.25" for index in range(120)]
+    log = read_engine_log(written(tmp_path, table(HEADER, *rows)))
+    assert [row.arrival_s for row in log.rows] == sorted(moment(index) for index in range(120))
+    assert not log.notes
 
 
 def test_the_gaps_between_tokens_may_be_listed(tmp_path: Path) -> None:
