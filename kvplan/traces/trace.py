@@ -97,6 +97,8 @@ class Trace:
             if self._smooth:
                 found = order.smooth(found)
                 report.note("clumped arrivals spread evenly over the gap to the next clump")
+            else:
+                found = order.noting_clumps(found, report)
             yield from found
             if source.left_out:
                 report.note(f"files not read: {listed(source.left_out)}")
