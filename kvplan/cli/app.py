@@ -170,16 +170,24 @@ MAX_FILE = 300
 """Longest file name repeated: some cannot be opened because of their length."""
 
 
+def _where_to_look(exc: ClickException) -> str | None:
+    """The help of the command; or the argument that was given as an option, as another command has it."""
+    context = getattr(exc, "ctx", None)
+    if context is None:
+        return None
+    option = str(getattr(exc, "option_name", "")).lstrip("-")
+    arguments = [item.name for item in context.command.params if item.param_type_name == "argument"]
+    if option in arguments:
+        return f"{option.upper()} stands alone here: {context.command_path} {option.upper()} ..."
+    return f"see {context.command_path} --help"
+
+
 def _problem(exc: BaseException) -> KvplanError | None:
     """What a user is told of an exception; ``None`` where it is none of ours."""
     if isinstance(exc, KvplanError):
         return exc
     if isinstance(exc, ClickException):
-        context = getattr(exc, "ctx", None)
-        return UsageError(
-            exc.format_message().replace("Value error, ", ""),
-            hint=f"see {context.command_path} --help" if context is not None else None,
-        )
+        return UsageError(exc.format_message().replace("Value error, ", ""), hint=_where_to_look(exc))
     if isinstance(exc, (KeyboardInterrupt, typer.Abort)):
         return Interrupted("interrupted")
     if isinstance(exc, OSError):

@@ -194,6 +194,12 @@ def _notes(a: Result, b: Result) -> Iterator[str]:
         yield f"they serve different workloads: {plain(a.trace.name, 60)} and {plain(b.trace.name, 60)}"
     if a.totals.requests != b.totals.requests:
         yield "they serve different numbers of requests: their counters do not compare"
+    if a.trace.reuse_known != b.trace.reuse_known:
+        silent = "B" if a.trace.reuse_known else "A"
+        yield f"what the prompts of {silent} share is unknown, not nothing: prefix hits do not compare"
+    if a.totals.rejected != b.totals.rejected:
+        refused = f"{a.totals.rejected:,} requests of A and {b.totals.rejected:,} of B"
+        yield f"the engine rejected {refused}: latencies are of those who were served"
     if a.totals.timed_out != b.totals.timed_out:
         lost = f"{a.totals.timed_out:,} requests of A and {b.totals.timed_out:,} of B"
         yield f"clients gave up on {lost}: latencies are of those who were served"

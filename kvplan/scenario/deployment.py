@@ -247,8 +247,10 @@ def _groups(scenario: Scenario, fit: FitReport | None) -> tuple[tuple[CacheGroup
         elif reach == "state":
             groups.append(CacheGroup("mamba", layout.block_size))
         else:
+            from kvplan.sizing.stores import REACHES
+
             raise UsageError(
-                f"the layers {page.name!r} of {fit.model.name} keep a {reach}, which is not simulated yet",
+                f"the layers {page.name!r} of {fit.model.name} keep {REACHES[reach]}: not simulated yet",
                 where="cache.groups",
                 hint="say which groups stand in for them, for example --set 'cache.groups=[{kind: full}]'",
             )

@@ -8,6 +8,7 @@ results of the engines' own benchmarks (``kvplan.scenario.log_benchmark``) and a
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from kvplan.errors import DataError, UsageError
 from kvplan.scenario.log_aiperf import is_aiperf, read_aiperf
-from kvplan.scenario.log_benchmark import read_benchmark
+from kvplan.scenario.log_benchmark import is_run, read_benchmark
 from kvplan.scenario.log_table import (
     constant,
     is_record,
@@ -27,12 +28,17 @@ from kvplan.scenario.log_table import (
 from kvplan.scenario.measured import Measured
 
 MAX_BYTES = 512 << 20
+EXAMPLE = ("start_s", "prompt_tokens", "output_tokens", "ttft_s", "e2e_s")
+"""Names that a log of one's own may use."""
 MAX_REQUESTS = 3_000
 """Requests a fit simulates, some forty times; the first ones of a longer log."""
 FEWEST = 40
 """Requests below which two halves say nothing about percentiles."""
 WARMING = 0.05
 """Share of a log's requests, at its beginning, that may be warming up."""
+CROWD, COVERED = 1.5, 0.6
+"""Requests a whole second, in most seconds of a run, above which they did not all come at its beginning.
+Clumps further apart are a client's."""
 WARM_FACTOR = 5.0
 """The first requests are warming up (kernels compiled, graphs captured, weights paged in) while they wait for
 their first token this many times as long as nine in ten of the others."""
@@ -81,6 +87,8 @@ def read_engine_log(path: Path, max_in_flight: int | None = None) -> EngineLog:
     form, rows, said = _rows(text, str(path), notes, max_in_flight)
     max_in_flight = said if max_in_flight is None else max_in_flight
     rows.sort(key=lambda row: row.arrival_s)
+    if not max_in_flight:
+        rows = _within_seconds(rows, notes)
     warming = _warming(rows)
     if warming:
         notes.append(
@@ -139,16 +147,39 @@ def _document(text: str, path: str) -> dict[str, Any] | list[Any]:
             raise DataError(f"not JSON: {exc}", where=path) from exc
         if all(map(is_record, lines)) or is_aiperf(lines[0]):
             return lines
-        if all(isinstance(line, dict) for line in lines):
+        if all(isinstance(line, dict) and is_run(line) for line in lines):
             raise DataError(
                 f"the file holds {len(lines)} runs, one a line", where=path, hint="keep the line of one run"
             ) from exc
-        raise DataError("lines of JSON that are neither requests nor runs", where=path) from exc
+        raise DataError(
+            "lines of JSON that are neither requests nor runs", where=path,
+            hint=f"a request has its lengths and times under names like {', '.join(EXAMPLE)}",
+        ) from exc  # fmt: skip
     if isinstance(document, list):
         return document
     if not isinstance(document, dict):
         raise DataError("not a benchmark result", where=path)
     return [document] if is_record(document) or is_aiperf(document) else document
+
+
+def _within_seconds(rows: list[Measured], notes: list[str]) -> list[Measured]:
+    """Requests whose arrivals were cut to whole seconds, each somewhere in its second.
+
+    Taken as they stand, all that came in a second would queue for one another. Where a client waits for
+    answers these say when it sent, so its requests stay where they are.
+    """
+    seconds = {row.arrival_s for row in rows}
+    if len(rows) < CROWD * len(seconds) or any(moment % 1.0 for moment in seconds):
+        return rows
+    if len(seconds) < max(COVERED * (max(seconds) - min(seconds) + 1.0), 2.0):
+        return rows
+    stream = random.Random("engine-log/seconds")
+    each = len(rows) / len(seconds)
+    notes.append(f"arrivals are in whole seconds, {each:.2g} to one: each is drawn within its second")
+    return sorted(
+        (replace(row, arrival_s=row.arrival_s + stream.random()) for row in rows),
+        key=lambda row: row.arrival_s,
+    )
 
 
 def _warming(rows: Sequence[Measured]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kvplan.errors import SpecError, UsageError
+from kvplan.errors import KvplanError, SpecError, UsageError
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.schema.workload import OF_SYNTHETIC, OF_TRACES
 from kvplan.specs.document import (
@@ -80,7 +80,12 @@ def load_scenario(
             raise UsageError(f"--limit sets {key}, which is varied", hint="leave --limit out")
         _assign(data, key, count)
         given[tuple(key.split("."))] = "--limit"
-    return validate(YamlDocument(data, document.path, document.root, given), Scenario)
+    try:
+        return validate(YamlDocument(data, document.path, document.root, given), Scenario)
+    except KvplanError as exc:
+        if "workload" not in data and exc.message == "this field is missing":
+            exc.hint = "say what traffic comes: --trace FILE, or --synthesize chat"
+        raise
 
 
 def _is_sglang(data: Mapping[str, Any], flags: Mapping[str, Any], assignments: Sequence[str]) -> bool:

@@ -17,6 +17,13 @@ from kvplan.errors import DataError
 from kvplan.scenario.log_aiperf import refuse_summary
 from kvplan.scenario.measured import Measured, is_number, measured_row
 
+_OF_A_RUN = frozenset(("ttfts", "itls", "input_lens", "completed", "request_throughput", "output_throughput"))
+
+
+def is_run(document: Mapping[str, Any]) -> bool:
+    """Whether a JSON object is what a benchmark writes of a whole run, with or without its requests."""
+    return not _OF_A_RUN.isdisjoint(document)
+
 
 def read_benchmark(
     document: Mapping[str, Any], path: str, notes: list[str], max_in_flight: int | None

@@ -35,7 +35,7 @@ from kvplan.scenario.log_units import (
     epoch_unit,
     is_float,
 )
-from kvplan.scenario.measured import Measured, measured_row
+from kvplan.scenario.measured import Measured, is_number, measured_row
 
 _FAILURES = ("error", "errors", "error_msg", "error_message", "error_code", "failed", "is_failed", "failure",
              "is_error", "has_error", "timed_out", "cancelled", "canceled", "aborted")  # fmt: skip
@@ -62,6 +62,8 @@ _GOOD = {
 _OUTCOMES = (*_GOOD, *_FAILURES)
 _NOTHING = ("", "none", "null", "nan", "n/a", "-")
 """How logs write that there is no value."""
+MAX_SHOWN = 60
+"""Characters of a cell that a message repeats."""
 _THOUSANDS = re.compile(r"[0-9]{1,3}(,[0-9]{3})+")
 _GROUPED = re.compile(rf"{_THOUSANDS.pattern}(\.[0-9]*)?")
 
@@ -207,7 +209,7 @@ def _read(
     epoch = epoch_unit([values["arrival"] for _, values in kept], columns["arrival"], notes)
     rows = [measured_row(_completed(values, columns, epoch), place) for place, values in kept]
     check_durations(rows, columns, where)
-    check_arrivals(rows, columns["arrival"], epoch, where)
+    check_arrivals(rows, columns, epoch, where)
     return rows
 
 
@@ -234,9 +236,14 @@ def _is_nothing(value: Any) -> bool:
 def _values(record: Mapping[str, Any], columns: Columns, where: str) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, column in columns.items():
-        # One token has no time per token after it.
-        one = name == "tpot" and _is_nothing(record.get(column.name)) and found.get("output_tokens") == 1.0
-        found[name] = 0.0 if one else _value(name, record, column, where)
+        cell, more = record.get(column.name), found.get("output_tokens", 0.0) - 1.0
+        if name == "tpot" and more == 0.0 and (_is_nothing(cell) or cell == []):
+            found[name] = 0.0  # one token has no time per token after it
+        elif name == "tpot" and more > 0.0 and isinstance(cell, list) and cell and all(map(is_number, cell)):
+            # Every gap, of steps that may have brought several tokens: what they add up to counts.
+            found[name] = math.fsum(cell) * column.unit / more
+        else:
+            found[name] = _value(name, record, column, where)
     return found
 
 
@@ -252,7 +259,13 @@ def _value(name: str, record: Mapping[str, Any], column: Column, where: str) -> 
             return _seconds(datetime.fromisoformat(text))
         except ValueError:
             pass
-    raise DataError(f"{column.name} is {cell!r}, not a number", where=where)
+    raise DataError(f"{column.name} is {_shown(cell)}, not a number", where=where)
+
+
+def _shown(cell: Any) -> str:
+    """A cell as Python writes it, cut where it is long."""
+    text = repr(cell)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def _seconds(moment: datetime) -> float:

@@ -20,10 +20,16 @@ MOST_TPOT_S, LEAST_TPOT_S = 1.0, 1e-4
 """A median time per output token beyond these is no engine's: the unit is another one."""
 IDLE = 0.02
 """Requests in flight on average below which arrivals without a unit are in another one."""
+SLOW_IDLE, SLOW_PER_S = 0.5, 0.1
+"""The same, and requests a second, where the durations beside them say a smaller unit: who logs those in
+milliseconds logs arrivals so too, and then fifty requests in flight, ten of them sent a second, look like a
+twentieth of one, sent every hundred seconds."""
 
 
 def is_float(text: object) -> bool:
-    """Whether a cell is a number, or a text that is one."""
+    """Whether a cell is a number, or a text that is one; what Python alone would read as one is none."""
+    if isinstance(text, str) and ("_" in text or not text.isascii()):
+        return False
     try:
         float(text)  # type: ignore[arg-type]  # a TypeError says no
     except (TypeError, ValueError):
@@ -97,12 +103,13 @@ def check_durations(rows: Sequence[Measured], columns: Columns, where: str) -> N
     )  # fmt: skip
 
 
-def check_arrivals(rows: Sequence[Measured], column: Column, epoch: float, where: str) -> None:
-    """Refuse arrivals without a unit that leave the engine idle nearly all of the time.
+def check_arrivals(rows: Sequence[Measured], columns: Columns, epoch: float, where: str) -> None:
+    """Refuse arrivals without a unit that leave the engine idle for longer than a run would.
 
     Raises:
         DataError: they are in another unit, or should say that they are in seconds.
     """
+    column = columns["arrival"]
     if column.labelled or epoch != 1.0 or len(rows) < 2:
         return
     first, last = (edge(row.arrival_s for row in rows) for edge in (min, max))
@@ -110,7 +117,9 @@ def check_arrivals(rows: Sequence[Measured], column: Column, epoch: float, where
         return  # dates, or seconds since 1970
     busy = math.fsum(row.e2e_s for row in rows)
     span = last - first
-    if not span or busy / span >= IDLE:
+    smaller = any(columns[name].unit < 1.0 for name in ("ttft", "e2e", "tpot") if name in columns)
+    slow = smaller and len(rows) < SLOW_PER_S * span
+    if not span or busy / span >= (SLOW_IDLE if slow else IDLE):
         return
     raise DataError(
         f"in seconds, {column.name} says that {len(rows):,} requests of {busy / len(rows):.3g} s came in "

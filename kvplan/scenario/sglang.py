@@ -82,8 +82,11 @@ def _pool_tokens(scenario: Scenario, engine: SglangPart, fit: FitReport | None) 
     for page in fit.binding.pool.pages:
         reach = "state" if page.store is None else page.store.reach
         if reach != "context":
+            from kvplan.sizing.stores import REACHES
+
             raise UsageError(
-                f"layers of {fit.model.name} keep a {reach}; SGLang's pools for them are not simulated yet",
+                f"layers of {fit.model.name} keep {REACHES[reach]}; "
+                "SGLang's pools for them are not simulated yet",
                 where="engine.kind",
                 hint="simulate it with engine.kind=vllm, or give the full pool alone with cache.blocks",
             )

@@ -31,6 +31,12 @@ SGLANG_KV = {"fp8_e4m3": "fp8_e4m3", "fp8_e5m2": "fp8_e5m2", "bf16": "bfloat16",
 TORCH = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 """What PyTorch and the engines call the unquantized formats."""
 
+BLOCK_TOKENS: dict[EngineKind, int] = {"vllm": 16, "sglang": 1}
+"""Tokens of a block, or page, that need no flag."""
+
+KERNEL_TOKENS = 16
+"""vLLM's attention kernels on GPUs read blocks of a multiple of this (``MultipleOf(16)`` in its backends)."""
+
 NAMES: dict[EngineKind, str] = {"vllm": "vLLM", "sglang": "SGLang"}
 """What the engines call themselves."""
 
@@ -63,6 +69,11 @@ def no_command(report: FitReport, engine: EngineKind) -> str | None:
         return f"{name} has no kernels for {report.weights_format} weights {where}"
     if kv_means(report.kv_format, gpu, engine) == "none":
         return f"{name} has no attention kernels for {report.kv_format.name} KV {where}"
+    if engine == serving.kind == "vllm" and serving.block_size % KERNEL_TOKENS:
+        return (
+            f"vLLM has no attention kernels for blocks of {serving.block_size:,} "
+            f"token{'s'[: serving.block_size > 1]}: they take multiples of {KERNEL_TOKENS}"
+        )
     if engine == serving.kind == "vllm" and serving.max_num_batched_tokens < serving.max_num_seqs:
         return (
             f"vLLM refuses a step of {serving.max_num_batched_tokens:,} tokens for "
@@ -146,6 +157,8 @@ def _vllm(report: FitReport) -> str:
             f"--max-num-seqs {serving.max_num_seqs}",
             f"--max-num-batched-tokens {serving.max_num_batched_tokens}",
         ]
+        if serving.block_size != BLOCK_TOKENS["vllm"]:
+            flags.append(f"--block-size {serving.block_size}")
         if not serving.cuda_graphs:
             flags.append("--enforce-eager")
     return " ".join(flags)
@@ -183,6 +196,10 @@ def _sglang(report: FitReport) -> str:
     if serving.kind == "sglang":
         flags.append(f"--mem-fraction-static {serving.utilization:g}")
         flags.append(f"--chunked-prefill-size {serving.max_num_batched_tokens}")
+        if "max_num_seqs" in serving.given:  # SGLang's own limit follows from its pool
+            flags.append(f"--max-running-requests {serving.max_num_seqs}")
+        if serving.block_size != BLOCK_TOKENS["sglang"]:
+            flags.append(f"--page-size {serving.block_size}")
         if not serving.cuda_graphs:
             flags.append("--disable-cuda-graph")
     return " ".join(flags)

@@ -15,6 +15,11 @@ from typing import Literal
 from kvplan.specs.formats import KvFormat
 
 Reach = Literal["context", "window", "chunk", "encoder", "remainder"]
+REACHES = {
+    "context": "the context", "window": "a window", "chunk": "a chunk", "encoder": "an encoder's tokens",
+    "remainder": "a remainder", "state": "a state",
+}  # fmt: skip
+"""What layers keep, in words; a state is of no tokens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ def _files(directory: Path) -> Iterator[Path]:
 
 
 def find(kind: str, name: str) -> Entry:
-    """The entry a name or alias means.
+    """The entry a name or alias means; of a Hugging Face id, the part behind the organisation will do.
 
     Raises:
         UnknownName: with near names and the places searched.
@@ -109,10 +109,17 @@ def find(kind: str, name: str) -> Entry:
     for entry in known:
         if entry.name == wanted:
             return entry
+    bare = []
     for entry in known:
         text = entry.path.read_text(encoding="utf-8", errors="replace")
-        if wanted in text.casefold() and wanted in (alias.casefold() for alias in _aliases_in(text)):
-            return entry
+        if wanted in text.casefold():
+            aliases = [alias.casefold() for alias in _aliases_in(text)]
+            if wanted in aliases:
+                return entry
+            if any(alias.endswith(f"/{wanted}") for alias in aliases):
+                bare.append(entry)
+    if len(bare) == 1:
+        return bare[0]
     names = [n for entry in known for n in (entry.name, *entry.aliases())]
     raise UnknownName(kind, name, names, hint=_where_to_get(kind, name, known))
 

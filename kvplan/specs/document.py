@@ -13,12 +13,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from kvplan.errors import KvplanError, SpecError, UsageError, near_names
+from kvplan.specs.fields import fields_at, places_of
 
 MAX_YAML_BYTES = 2 << 20
 MAX_JSON_BYTES = 16 << 20
@@ -354,11 +354,14 @@ def _place(item: dict[str, Any]) -> tuple[Key, ...]:
 def _complaint(shape: type[BaseModel], item: dict[str, Any]) -> str:
     keys: tuple[Key, ...] = tuple(item["loc"])
     if item["type"] == "extra_forbidden":
-        known = list(dict.fromkeys(_fields_at(shape, keys[:-1])))
+        known = list(dict.fromkeys(fields_at(shape, keys[:-1])))
+        places = places_of(shape, str(keys[-1]))
         near = near_names(str(keys[-1]), known, limit=2)
+        near = (places or near) if len(keys) == 1 else near
         if near:
             return f"unknown field, did you mean {' or '.join(near)}?"
-        return "unknown field" + (f"; known are {', '.join(known)}" if known else "")
+        text = "unknown field" + (f"; known are {', '.join(known)}" if known else "")
+        return text + (f"; or did you mean {' or '.join(places)}?" if places else "")
     if item["type"] == "missing":
         return "this field is missing"
     if item["type"] == "union_tag_not_found":
@@ -380,43 +383,3 @@ def _shown(value: object) -> str:
     except ValueError:
         return f"a number of more than {sys.get_int_max_str_digits()} digits"
     return text if len(text) <= MAX_SHOWN_VALUE else f"{text[:MAX_SHOWN_VALUE]}..."
-
-
-def _fields_at(shape: type[BaseModel], keys: tuple[Key, ...]) -> list[str]:
-    """Names of the fields of the model that ``keys`` lead to, walking annotations and union tags."""
-    options: list[Any] = [shape]
-    for key in keys:
-        tagged = [m for m in options if _tag(m) == key]
-        if tagged:
-            options = tagged
-            continue
-        following: list[Any] = []
-        for option in options:
-            if isinstance(option, type) and issubclass(option, BaseModel):
-                for name, field in option.model_fields.items():
-                    if key in (name, field.alias):
-                        following += _members(field.annotation)
-            else:
-                following += [m for part in get_args(option) for m in _members(part)]
-        options = following
-    names: list[str] = []
-    for option in options:
-        for part in [option] if isinstance(option, type) else _members(option):
-            if isinstance(part, type) and issubclass(part, BaseModel):
-                names += [field.alias or name for name, field in part.model_fields.items()]
-    return names
-
-
-def _tag(option: Any) -> object:
-    if isinstance(option, type) and issubclass(option, BaseModel) and "kind" in option.model_fields:
-        return option.model_fields["kind"].default
-    return None
-
-
-def _members(annotation: Any) -> list[Any]:
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _members(get_args(annotation)[0])
-    if origin in (Union, UnionType):
-        return [m for part in get_args(annotation) for m in _members(part)]
-    return [annotation]

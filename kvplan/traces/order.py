@@ -125,6 +125,29 @@ def noting_haste(requests: Iterable[Request], report: Accounting, rate_scale: fl
         )
 
 
+CROWD = 1.5
+"""Requests an instant above which a coarse clock has put them together; other traffic seldom meets."""
+
+
+def noting_clumps(requests: Iterable[Request], report: Accounting) -> Iterator[Request]:
+    """The requests as they are; a note where many of them come at the same instants."""
+    count, instants, most, here, last_s = 0, 0, 0, 0, -1.0
+    for request in requests:
+        count += 1
+        if request.arrival_s == last_s:
+            here += 1
+        else:
+            last_s = request.arrival_s
+            instants += 1
+            most, here = max(most, here), 1
+        yield request
+    if instants > 1 and count >= max(HASTE_REQUESTS, CROWD * instants):
+        report.note(
+            f"{count:,} requests come at {instants:,} instants, up to {max(most, here):,} at once, and queue "
+            f"for one another: a coarse clock does that; spread them ({setting('smooth', True)})"
+        )
+
+
 def from_first(requests: Iterable[Request]) -> Iterator[Request]:
     """Shift the arrivals so that the first one is at 0."""
     start: float | None = None

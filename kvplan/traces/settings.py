@@ -12,6 +12,8 @@ def setting(field: str, value: object) -> str:
     To ``kvplan simulate`` ``--block-size`` means the cache's blocks, and most of the options it lacks.
     """
     option = _OPTIONS.get(field, f"--{field.replace('_', '-')}")
+    if value is True:
+        return f"trace: {option}; simulate: --set workload.{field}=true"
     # To the ladder, too, --block-size means the cache's blocks.
     ladder = f"; trace ladder: --trace-block {value}" if field == "block_size" else ""
     return f"trace: {option} {value}{ladder}; simulate: --set workload.{field}={value}"

@@ -10,7 +10,7 @@ from kvplan.errors import DataError, UsageError
 from kvplan.traces import formats, order
 from kvplan.traces.accounting import BEYOND_LIMIT, NO_TIME, Accounting
 from kvplan.traces.archives import DATA_SUFFIXES
-from kvplan.traces.formats.contract import ReadOptions, TraceFormat
+from kvplan.traces.formats.contract import ZERO_OUTPUT, ReadOptions, TraceFormat
 from kvplan.traces.formats.instants import per_second, unit_since_1970
 from kvplan.traces.request import Request
 from kvplan.traces.settings import setting
@@ -97,6 +97,8 @@ class Trace:
             if self._smooth:
                 found = order.smooth(found)
                 report.note("clumped arrivals spread evenly over the gap to the next clump")
+            else:
+                found = order.noting_clumps(found, report)
             yield from found
             if source.left_out:
                 report.note(f"files not read: {listed(source.left_out)}")
@@ -121,6 +123,8 @@ class Trace:
             hint = "block ids are whole numbers: number the distinct ones from 0"
         elif reason == NO_TIME and self._options.rate is None:
             hint = "no times at all? a rate draws them (--rate, requests a second)"
+        elif reason == ZERO_OUTPUT and not self._options.clamp_outputs:
+            hint = f"to take them for answers of one token: {setting('clamp_outputs', True)}"
         elif report.far_arrival_s is not None:
             hint = _in_another_unit(report.far_arrival_s, self._options.time_scale)
         else:
@@ -219,7 +223,9 @@ def _unrecognised(source: Source) -> DataError:
             where=source.name,
             hint=f"traces are called {', '.join('*' + suffix for suffix in DATA_SUFFIXES)}",
         )
-    return formats.unrecognised(source.head, source.name)
+    from kvplan.traces.formats.unread import unrecognised
+
+    return unrecognised(source.head, source.name)
 
 
 def _in_another_unit(arrival_s: float, time_scale: float) -> str | None:

@@ -70,6 +70,21 @@ def test_errors_of_usage_point_to_the_help(capsys: pytest.CaptureFixture[str]) -
     assert "Value error" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        ("size --model llama-3.1-8b", "MODEL stands alone here: kvplan size MODEL ..."),
+        ("trace describe --trace x.csv", "TRACE stands alone here: kvplan trace describe TRACE ..."),
+        ("size --modl llama-3.1-8b", "see kvplan size --help"),
+    ],
+)
+def test_an_argument_given_as_an_option_is_told_where_it_stands(
+    words: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words.split()) == 2
+    assert f"hint: {hint}\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("argv", "code"), [(["size", "nope"], 2), (["size", "nope.json"], 1)])
 def test_debug_shows_the_traceback_and_keeps_the_code(
     argv: list[str], code: int, capsys: pytest.CaptureFixture[str]

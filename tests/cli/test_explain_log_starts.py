@@ -217,3 +217,30 @@ def test_options_of_a_draft_model_are_not_the_server_s(explain: Any) -> None:
         "INFO Available KV cache memory: 54.58 GiB\n"
     )["account"]
     assert (account["tp"], account["model"], account["context_tokens"]) == (8, "served", 32768)
+
+
+def test_the_lines_of_two_engines_are_two_starts(explain: Any) -> None:
+    """A collector mixes what two containers say at the same time."""
+    one, other = start(40.0, 327_680).splitlines(), SGLANG.format(tp=1, rank=0, tokens=440_000).splitlines()
+    mixed = [line for pair in zip(one, [*other, ""], strict=True) for line in pair if line]
+    found = explain("\n".join(mixed))
+    assert found["starts"]["count"] == 2
+    assert (found["account"]["engine"], found["account"]["version"]) == ("vllm", "0.11.0")
+    assert found["account"]["pool_tokens"] == 327_680
+    turned = [line for pair in zip([*other, ""], one, strict=True) for line in pair if line]
+    found = explain("\n".join([*turned, other[-1]]))
+    assert (found["account"]["engine"], found["account"]["version"]) == ("sglang", None)
+    assert found["account"]["pool_tokens"] == 440_000
+
+
+def test_one_line_that_another_engine_would_print_is_no_start_of_its_own(explain: Any) -> None:
+    stray = "INFO Model loading took 14.99 GiB and 3 seconds\n"
+    found = explain(SGLANG.format(tp=1, rank=0, tokens=440_000) + stray)
+    assert (found["starts"]["count"], found["account"]["engine"]) == (1, "sglang")
+
+
+@pytest.mark.parametrize(("said", "advised"), [("bfloat16", True), ("float8_e4m3fn", False)])
+def test_a_cache_that_is_narrow_already_is_not_to_be_halved(explain: Any, said: str, advised: bool) -> None:
+    log = SGLANG.format(tp=1, rank=0, tokens=440_000).replace("#tokens", f"dtype: torch.{said}, #tokens")
+    changes = [change["change"] for change in explain(log)["enlarge"]]
+    assert ("--kv-cache-dtype fp8" in changes) == advised

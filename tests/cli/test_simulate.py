@@ -133,7 +133,7 @@ def test_a_trace_from_standard_input(scenario: str) -> None:
     ("arguments", "code", "words"),
     [
         ([], 2, ["nothing says what to simulate", "--synthesize chat"]),
-        (["--model", "llama-3.1-8b"], 2, ["command line  workload", "missing"]),
+        (["--model", "llama-3.1-8b"], 2, ["command line  workload", "missing", "--trace FILE, or --synthesize"]),
         (["--synthesize", "chat"], 2, ["cache.blocks"]),
         (["{scenario}", "--synthesize", "chat", "--trace", "x.jsonl"], 2, ["--trace and --synthesize"]),
         (["{scenario}", "--set", "workload.trace=x.jsonl"], 1, ["either 'trace' or 'synthesize'"]),
@@ -160,6 +160,9 @@ def test_a_trace_from_standard_input(scenario: str) -> None:
         (["{scenario}", "--engine", "turbo"], 2, ["--engine  engine.kind", "vllm or sglang"]),
         (["{scenario}", "--utilization", "1.8"], 2, ["--utilization  engine.gpu_memory_utilization"]),
         (["{scenario}", "--set", "engine.name=x"], 2, ["unknown field; known are kind, version"]),
+        (["{scenario}", "--set", "rate=3"], 2, ["--set  rate", "did you mean workload.rate?"]),
+        (["{scenario}", "--set", "engine.tp=2"], 2, ["--set  engine.tp", "known are kind", "mean parallel.tp"]),
+        (["--model", "whisper-tiny", "--gpu", "h100", "--synthesize", "chat"], 2, ["an encoder's tokens"]),
         (["{scenario}", "--nosuch"], 2, ["--nosuch"]),
     ],
 )  # fmt: skip

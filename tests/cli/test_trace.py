@@ -209,10 +209,11 @@ def test_reading_from_a_pipe_and_imports_stay_light(trace):
     assert done.stdout.startswith("<stdin> (mooncake)")
 
 
-def test_converting_does_not_turn_unknown_reuse_into_none(capsys, tmp_path):
+@pytest.mark.parametrize("to", ["mooncake", "tokens"])
+def test_converting_does_not_turn_unknown_reuse_into_none(capsys, tmp_path, to):
     lengths, blocks = tmp_path / "a.csv", tmp_path / "m.jsonl"
     lengths.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0,2000,3\n1,5,3\n")
-    answered(capsys, "convert", str(lengths), str(blocks), "--to", "mooncake")
+    answered(capsys, "convert", str(lengths), str(blocks), "--to", to)
     assert "hash_ids" not in blocks.read_text()
     assert (
         json.loads(answered(capsys, "describe", str(blocks), "-f", "json")[0])["statistics"]["reuse"]

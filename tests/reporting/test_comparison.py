@@ -61,6 +61,20 @@ def test_every_kind_of_difference_is_named(result_document: Any) -> None:
         assert words in notes
 
 
+def test_what_does_not_compare_is_said(result_document: Any) -> None:
+    document = result_document("full")
+    other = copy.deepcopy(document)
+    other["trace"]["reuse_known"] = not document["trace"]["reuse_known"]
+    other["totals"]["rejected"] += 3
+    other["totals"]["finished"] -= 3
+    notes = " ".join(compare(parse_result(document), parse_result(other)).notes)
+    assert "share is unknown, not nothing: prefix hits do not compare" in notes
+    assert "3 of B: latencies are of those who were served" in notes
+    same = " ".join(compare(parse_result(document), parse_result(document)).notes)
+    assert "unknown" not in same
+    assert "rejected" not in same
+
+
 @pytest.mark.parametrize(
     ("a", "b", "ratio"),
     [(2, 3, 0.5), (2.0, 1.0, -0.5), (0, 3, None), (None, 3, None), ("x", "y", None), (True, False, None)],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -554,6 +555,20 @@ def test_arrivals_in_a_unit_that_nobody_says_are_not_guessed(
     assert f"{column}_ms" in str(caught.value.hint)
 
 
+def test_a_busy_run_does_not_hide_arrivals_in_milliseconds(tmp_path: Path) -> None:
+    """Forty requests in flight are 0.04 where milliseconds are taken for seconds: not idle enough to be told."""
+    header = "start,isl,osl,ttft_ms,e2e_ms"
+    rows = [f"{index * 100},200,100,50,4000" for index in range(FEWEST)]
+    with pytest.raises(DataError, match="the engine was idle 95") as caught:
+        read_engine_log(written(tmp_path, table(header, *rows)))
+    assert "start_ms" in str(caught.value.hint)
+    busy = [f"{index * 4},200,100,50,4000" for index in range(FEWEST)]
+    assert read_engine_log(written(tmp_path, table(header, *busy))).rows[1].arrival_s == 4.0
+    alike = "start,isl,osl,ttft,e2e"  # nothing beside them says milliseconds
+    slow = [f"{index * 20},200,100,0.05,4.0" for index in range(FEWEST)]
+    assert read_engine_log(written(tmp_path, table(alike, *slow))).rows[1].arrival_s == 20.0
+
+
 def test_a_duration_without_a_unit_beside_others_in_milliseconds_is_refused(tmp_path: Path) -> None:
     rows = [f"{index},200,20,50,10" for index in range(FEWEST)]
     with pytest.raises(DataError, match="tpot_ms says its unit, and ttft does not: 50") as caught:
@@ -646,6 +661,74 @@ def test_one_token_needs_no_time_per_token(tmp_path: Path) -> None:
     rows = [f"{index},200,20,50,10" for index in range(FEWEST)] + ["99,200,1,50,"]
     log = read_engine_log(written(tmp_path, table("start,isl,osl,ttft_ms,tpot_ms", *rows)))
     assert log.rows[-1].e2e_s == pytest.approx(0.05)
+
+
+def test_arrivals_cut_to_seconds_are_drawn_within_them(tmp_path: Path) -> None:
+    """Taken as they stand, six requests would queue for one another at the beginning of every second."""
+    rows = [f"{100 + index // 6},{200 + index},20,0.05,0.25" for index in range(120)]
+    path = written(tmp_path, table(HEADER, *rows))
+    log = read_engine_log(path)
+    assert log == read_engine_log(path)
+    assert "arrivals are in whole seconds, 6 to one" in log.notes[0]
+    gaps = [b.arrival_s - a.arrival_s for a, b in pairwise(log.rows)]
+    assert min(gaps) > 0.0
+    assert max(gaps) < 1.5
+    assert sorted(row.prompt_tokens for row in log.rows) == [200 + index for index in range(120)]
+    # Who waits for answers sent when they came.
+    assert len({row.arrival_s for row in read_engine_log(path, 6).rows}) == 20
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        lambda index: 0,  # all at once
+        lambda index: index,  # one a second
+        lambda index: 3 * (index // 6),  # clumps, as a trace that is replayed has them
+        lambda index: index // 6 + (0.5 if index == 7 else 0.0),  # a clock that knows halves
+    ],
+)
+def test_other_arrivals_stay_where_they_are(tmp_path: Path, moment: Callable[[int], float]) -> None:
+    rows = [f"{moment(index)},{200 + index},20,0.05,0.25" for index in range(120)]
+    log = read_engine_log(written(tmp_path, table(HEADER, *rows)))
+    assert [row.arrival_s for row in log.rows] == sorted(moment(index) for index in range(120))
+    assert not log.notes
+
+
+def test_the_gaps_between_tokens_may_be_listed(tmp_path: Path) -> None:
+    """Benchmarks log every gap; a step of several guessed tokens leaves fewer of them than tokens."""
+    rows = [{"start": i, "isl": 200, "osl": 20, "ttft_ms": 50, "itl_ms": [10.0] * 10} for i in range(FEWEST)]
+    log = read_engine_log(written(tmp_path, json.dumps(rows), "log.json"))
+    assert log.rows[0].e2e_s == pytest.approx(0.15)
+    rows[3]["itl_ms"] = []
+    rows[3]["osl"] = 1
+    assert read_engine_log(written(tmp_path, json.dumps(rows), "log.json")).rows[3].e2e_s == 0.05
+
+
+@pytest.mark.parametrize("gaps", [[0.01] * 5000 + ["x"], [0.01] * 5000 + [True], "0.01 " * 5000])
+def test_what_is_no_time_is_not_repeated_at_length(tmp_path: Path, gaps: Any) -> None:
+    rows = [{"start": i, "isl": 200, "osl": 20, "ttft": 0.05, "itl": [0.01]} for i in range(FEWEST)]
+    rows[7]["itl"] = gaps
+    with pytest.raises(DataError, match=r"request 7: itl is .*, not a number") as caught:
+        read_engine_log(written(tmp_path, json.dumps(rows), "log.json"))
+    assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize("cell", ["1_0", "٥"])
+def test_a_number_is_one_as_logs_write_it(tmp_path: Path, cell: str) -> None:
+    with pytest.raises(DataError, match=r"log.csv:2: ttft_s is .*, not a number"):
+        read_engine_log(written(tmp_path, table(HEADER, f"90,200,20,{cell},20", *lines())))
+
+
+def test_spans_are_not_taken_for_runs(tmp_path: Path) -> None:
+    span = {
+        "span_id": "a",
+        "start_time": "2025-03-01T10:00:00Z",
+        "attributes": {"gen_ai.usage.input_tokens": 5},
+    }
+    text = "\n".join(json.dumps(span) for _ in range(FEWEST))
+    with pytest.raises(DataError, match="neither requests nor runs") as caught:
+        read_engine_log(written(tmp_path, text, "spans.jsonl"))
+    assert "ttft" in str(caught.value.hint)
 
 
 def test_only_moments_without_a_unit_count_since_1970(tmp_path: Path) -> None:

@@ -47,6 +47,38 @@ def test_a_small_step_lowers_the_sequences(tokens: int | None, seqs: int) -> Non
     assert f"--max-num-seqs {seqs}" in str(engine_flags(report)["vllm"])
 
 
+@pytest.mark.parametrize(
+    ("engine", "tokens", "flag"),
+    [
+        ("vllm", None, ""),
+        ("vllm", 16, ""),
+        ("vllm", 32, "--block-size 32"),
+        ("sglang", None, ""),
+        ("sglang", 1, ""),
+        ("sglang", 64, "--page-size 64"),
+    ],
+)
+def test_blocks_of_another_size_are_asked_for(engine: str, tokens: int | None, flag: str) -> None:
+    report = fit_model(load_model("llama-3.1-8b"), load_gpu("h100"), engine=engine, block_size=tokens)
+    commands = engine_flags(report)
+    assert " ".join(re.findall(r"--(?:block|page)-size \S+", str(commands[engine]))) == flag
+    assert not re.search(r"--(?:block|page)-size", str(commands["sglang" if engine == "vllm" else "vllm"]))
+
+
+@pytest.mark.parametrize(("seqs", "flag"), [(None, ""), (16, "--max-running-requests 16")])
+def test_sglang_is_told_a_limit_on_requests_that_was_given(seqs: int | None, flag: str) -> None:
+    report = fit_model(load_model("llama-3.1-8b"), load_gpu("h100"), engine="sglang", max_num_seqs=seqs)
+    assert " ".join(re.findall(r"--max-running-requests \S+", str(engine_flags(report)["sglang"]))) == flag
+
+
+def test_blocks_that_no_kernel_reads_have_no_command() -> None:
+    report = fit_model(load_model("llama-3.1-8b"), load_gpu("h100"), block_size=17)
+    assert engine_flags(report)["vllm"] is None
+    assert no_command(report, "vllm") == (
+        "vLLM has no attention kernels for blocks of 17 tokens: they take multiples of 16"
+    )
+
+
 def test_more_sequences_than_tokens_have_no_command() -> None:
     report = fit_model(
         load_model("llama-3.1-8b"), load_gpu("h100"), max_num_batched_tokens=100, max_num_seqs=200

@@ -43,6 +43,31 @@ EXCERPTS: dict[str, tuple[str, Expected, int]] = {
         {"weights_gib": 65.741, "blocks": 1932, "pool_tokens": None},
         1,
     ),
+    "sglang 0.4.1, the pool without its tokens": (
+        ("[2025-01-23 19:35:00] server_args=ServerArgs(model_path='org/m', dtype='auto', kv_cache_dtype='auto', "
+        "mem_fraction_static=0.88, max_running_requests=None, tp_size=1)\n"
+        "[2025-01-23 19:35:10 TP0] Load weight begin. avail mem=78.81 GB\n"
+        "[2025-01-23 19:35:20 TP0] Load weight end. type=X, dtype=torch.bfloat16, avail mem=63.72 GB\n"
+        "[2025-01-23 19:35:20 TP0] KV Cache is allocated. K size: 27.13 GB, V size: 27.13 GB.\n"
+        "[2025-01-23 19:35:20 TP0] Memory pool end. avail mem=8.34 GB\n"
+        "[2025-01-23 19:35:40 TP0] max_total_num_tokens=444500, max_prefill_tokens=16384, "
+        "max_running_requests=2049, context_len=131072\n"),
+        {"pool_gib": 54.26, "pool_tokens": 444500, "context_tokens": 131072, "kv_dtype": None, "tp": 1},
+        0,
+    ),
+    "sglang 0.5, the pool's format and no other": (
+        ("[2026-09-12 00:22:30] server_args=ServerArgs(model_path='org/m', kv_cache_dtype='auto', tp_size=1)\n"
+        "[2026-09-12 00:22:48 TP0] KV Cache is allocated. dtype: torch.float8_e4m3fn, #tokens: 454112, "
+        "K size: 3.46 GB, V size: 3.46 GB\n"),
+        {"pool_gib": 6.92, "pool_tokens": 454112, "kv_dtype": "fp8_e4m3"},
+        0,
+    ),
+    "vllm, DeepSeek's own rows": (
+        ("INFO 08-07 10:00:00 [attention.py:1] Using DeepSeek's fp8_ds_mla KV cache format.\n"
+        "INFO 08-07 10:00:41 [gpu_worker.py:2] Available KV cache memory: 32.08 GiB\n"),
+        {"pool_gib": 32.08, "kv_dtype": "fp8_ds_mla"},
+        0,
+    ),
     "vllm 0.6.3": (
         ("INFO 10-20 08:12:00 gpu_executor.py:122] # GPU blocks: 27895, # CPU blocks: 2048\n"
         "INFO 10-20 08:12:00 gpu_executor.py:126] Maximum concurrency for 131072 tokens per request: 3.41x\n"),

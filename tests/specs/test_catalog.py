@@ -46,10 +46,20 @@ def _write(directory: Path, name: str, aliases: str = "[]", text: str = BASE) ->
         "LLAMA3-70B",
         "meta-llama/Meta-Llama-3-70B",
         "Meta-Llama/meta-llama-3-70b-instruct",
+        "Meta-Llama-3-70B-Instruct",
     ],
 )
 def test_names_aliases_and_hub_ids_resolve_in_any_case(name: str) -> None:
     assert load_model(name).name == "llama-3-70b"
+
+
+def test_the_end_of_a_hub_id_that_several_models_have_names_none(own: Path) -> None:
+    for name in ("one", "two"):
+        _write(own, name, f"[{name}/Same-7B]")
+    with pytest.raises(UnknownName) as caught:
+        load_model("same-7b")
+    assert {"one/Same-7B", "two/Same-7B"} <= set(caught.value.suggestions)
+    assert load_model("two/same-7b").name == "two"
 
 
 def test_an_unknown_name_suggests_and_says_where_it_looked() -> None:

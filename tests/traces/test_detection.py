@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from kvplan.errors import DataError, UnknownName, UsageError
@@ -130,3 +132,77 @@ def test_an_array_of_known_rows_says_that_arrays_are_not_read(tmp_path):
     with pytest.raises(DataError, match="not a trace in a known format") as caught:
         opened(tmp_path, f"[{MOONCAKE.strip()}]")
     assert "one object a line" in caught.value.hint
+
+
+AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n2024-05-10 00:00:00,5,5\n"
+BENCH = {"date": "x", "completed": 1, "input_lens": [1], "output_lens": [1], "ttfts": [0.1]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message", "hint"),
+    [
+        (AZURE.replace(",", ";"), "its columns are parted by semicolons", "by commas"),
+        (AZURE.replace(",", "\t"), "its columns are parted by tabs", "by commas"),
+        ("2024-05-10 00:00:00,5,5\n", "the first line holds values", "arrival_s,prompt_tokens,output_tokens"),
+        (AZURE.replace("\n", "\r"), "carriage returns alone", "line feeds"),
+        (
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "a pointer of Git LFS",
+            "git lfs pull",
+        ),
+        ("<!DOCTYPE html>\n<html><body>a,b</body></html>", "this is a web page", "the file itself"),
+        ('{"schema": "kvplan.result/1", "complete": true}', "kvplan wrote itself: result", "kvplan report"),
+        (json.dumps(BENCH), "the result of a serving benchmark", "kvplan calibrate --engine-log"),
+        (
+            '{"metadata": {"request_start_ns": 1}, "metrics": {}}\n',
+            "an export of aiperf",
+            "kvplan calibrate --engine-log",
+        ),
+        ('{"timestamp": 0, "text_input": "a", "output_length": 5}\n', "prompts for aiperf", "tokenizer"),
+        ('{"conversation": [{"role": "user", "content": "a"}]}\n', "LMSYS conversations", "tokenizer"),
+    ],
+)
+def test_what_the_content_is_instead_is_said(tmp_path, content, message, hint):
+    with pytest.raises(DataError, match=message) as caught:
+        opened(tmp_path, content)
+    assert hint in caught.value.hint
+
+
+def test_a_remark_before_the_header_is_told_with_the_line_of_the_header(tmp_path):
+    with pytest.raises(DataError, match="names of the columns are not in the first line") as caught:
+        opened(tmp_path, "# from the cluster\n# in May\n" + AZURE, "a.csv")
+    assert caught.value.where.endswith("a.csv:3")
+
+
+def test_objects_over_several_lines_say_so(tmp_path):
+    row = json.dumps(json.loads(MOONCAKE), indent=2)
+    with pytest.raises(DataError, match="not a trace in a known format") as caught:
+        opened(tmp_path, f"{row}\n{row}\n")
+    assert "one object a line" in caught.value.hint
+
+
+def test_lines_of_objects_are_not_compared_with_tables(tmp_path):
+    with pytest.raises(DataError) as caught:
+        opened(tmp_path, '{"arrival_s": 0.5, "prompt_tokens": 5, "output_tokens": 3}\n')
+    assert "csv" not in caught.value.hint.partition("formats:")[0]
+    example = caught.value.hint[caught.value.hint.index("{") : caught.value.hint.index("}") + 1]
+    assert sum(1 for _ in opened(tmp_path, example + "\n").requests()) == 1
+
+
+def test_answers_of_no_token_alone_say_how_to_keep_them(tmp_path):
+    trace = opened(tmp_path, MOONCAKE.replace('"output_length": 2', '"output_length": 0'))
+    with pytest.raises(DataError, match="zero output tokens") as caught:
+        list(trace.requests())
+    assert "trace: --clamp-outputs; simulate: --set workload.clamp_outputs=true" in caught.value.hint
+
+
+@pytest.mark.parametrize("time", ["1_000", "١٢", "0x10"])
+def test_a_time_is_a_number_as_tables_write_it(tmp_path, time):
+    for header, row in (
+        ("arrival_s,prompt_tokens,output_tokens", "{},5,5"),
+        ("Timestamp,Model,Request tokens,Response tokens", "{},m,5,5"),
+    ):
+        content = f"{header}\n{row.format('7')}\n{row.format(time)}\n"
+        trace = opened(tmp_path, content, "a.csv")
+        assert sum(1 for _ in trace.requests()) == 1
+        assert trace.report.dropped_rows == 1

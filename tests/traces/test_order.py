@@ -6,7 +6,7 @@ import pytest
 
 from kvplan.errors import DataError
 from kvplan.traces.accounting import Accounting
-from kvplan.traces.order import by_arrival, from_first, smooth, sorted_whole
+from kvplan.traces.order import by_arrival, from_first, noting_clumps, smooth, sorted_whole
 from kvplan.traces.request import Request
 
 
@@ -53,6 +53,26 @@ def test_from_first():
 def test_smooth_spreads_clumps_over_the_gap_that_follows():
     spread = [r.arrival_s for r in smooth(made(0, 0, 0, 3, 6, 6))]
     assert spread == [0.0, 1.0, 2.0, 3.0, 6.0, 7.5]
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "said"),
+    [
+        (
+            [second for second in range(10) for _ in range(1 + second % 4)],
+            "23 requests come at 10 instants, up to 4",
+        ),
+        ([*range(15), *[15] * 15], "30 requests come at 16 instants, up to 15 at once"),
+        ([0] * 30, None),  # all at once is no clock's doing
+        ([0, 0, 1, 1], None),  # too few to tell
+        (list(range(40)), None),
+    ],
+)
+def test_arrivals_that_a_coarse_clock_put_together_are_told(arrivals, said):
+    report = Accounting("t")
+    requests = made(*arrivals)
+    assert list(noting_clumps(requests, report)) == requests
+    assert any(said in note for note in report.notes) if said else not report.notes
 
 
 def test_smooth_leaves_one_clump_alone():

@@ -153,7 +153,6 @@ def test_a_table_without_times_arrives_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "hint"),
     [
-        ("a.csv", HEADER.replace(",", ";") + "1;2;3\n", "columns arrival_s,prompt_tokens,output_tokens"),
         ("a.csv", "time,prompt_len,output_len\n1,2,3\n", "columns arrival_s,prompt_tokens,output_tokens"),
         ("a.json", '[{"timestamp": 1}]', "one object a line"),
     ],

@@ -132,7 +132,7 @@ def account(facts: tuple[Fact, ...]) -> Account:
         concurrency=concurrency,
         free_bytes=_gib(_least([free[0] for rank in ranks if (free := _free(rank))])),
         tp=_integer(options.get("tp")),
-        kv_dtype=DTYPES.get(word := _word(facts, "kv_dtype") or "auto", word) or None,
+        kv_dtype=DTYPES.get(word := _word(facts, "kv_dtype") or _pool_dtype(facts) or "auto", word) or None,
         restoring_utilization=_last(facts, "restoring_utilization"),
         max_num_seqs=_integer(options.get("max_num_seqs")),
         max_num_batched_tokens=_integer(options.get("max_num_batched_tokens") or _last(facts, "step_tokens")),
@@ -189,6 +189,11 @@ def _word(facts: tuple[Fact, ...], key: str) -> str | None:
         if isinstance(value, str) and value != "auto":
             return value
     return None
+
+
+def _pool_dtype(facts: tuple[Fact, ...]) -> str | None:
+    """The format that SGLang allocates the pool in: the first one's, as a draft model's comes behind it."""
+    return next((str(fact.values["pool_dtype"]) for fact in facts if "pool_dtype" in fact.values), None)
 
 
 def _float(value: float | str | None) -> float | None:

@@ -192,6 +192,9 @@ def _meaning(log: Account) -> list[str]:
     return found
 
 
+WIDE = (None, "bf16", "fp16")
+"""Formats of the cache that fp8 halves; a log that names none has the model's own, of 16 bits."""
+
 HIGHEST_UTILIZATION = 0.95
 """More leaves too little for what is not measured beforehand."""
 
@@ -254,7 +257,7 @@ def enlargements(log: Account) -> list[Enlargement]:
                 "gives the graphs' share back",
             )
         )
-    if log.kv_dtype is None and log.pool_tokens:
+    if log.kv_dtype in WIDE and log.pool_tokens:
         found.append(
             Enlargement(
                 "--kv-cache-dtype fp8", None, log.pool_tokens, "half the bytes a token, twice the tokens"

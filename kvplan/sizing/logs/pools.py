@@ -37,7 +37,7 @@ class _Pool:
 
     worker: int
     gib: float
-    tokens: float
+    tokens: float | None
     window_tokens: float | None = None
 
 
@@ -52,7 +52,8 @@ def workers(facts: Iterable[Fact]) -> Workers:
         elif fact.name == "load_end" and "weights_gib" in fact.values:
             weights.append(fact.number("weights_gib"))
         elif fact.name == "sglang_pool":
-            pools.append(_Pool(loads, pool_gib(fact), fact.number("pool_tokens")))
+            tokens = fact.number("pool_tokens") if "pool_tokens" in fact.values else None
+            pools.append(_Pool(loads, pool_gib(fact), tokens))
         elif fact.name == "sglang_window_pool":
             # The sum of the two pools above it, which were printed on their own.
             whole, window = fact.number("pool_tokens"), fact.number("window_tokens")
@@ -62,14 +63,14 @@ def workers(facts: Iterable[Fact]) -> Workers:
                 pools.pop()
             pools.append(_Pool(loads, fact.number("pool_gib"), whole, window))
     target, draft = _target_and_draft(pools, loads)
-    tokens = [pool.tokens for pool in target]
+    said = [pool.tokens for pool in target if pool.tokens is not None]
     windows = [pool.window_tokens for pool in target if pool.window_tokens is not None]
-    if not windows and len(set(tokens)) > 1:
-        windows = [min(tokens)]
+    if not windows and len(set(said)) > 1:
+        windows = [min(said)]
     return Workers(
         weights[0] if weights else None,
         sum(pool.gib for pool in target) if target else None,
-        max(tokens) if tokens else None,
+        max(said) if said else None,
         windows[0] if windows else None,
         sum(weights[1:]) if weights[1:] else None,
         sum(pool.gib for pool in draft) if draft else None,

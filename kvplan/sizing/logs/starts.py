@@ -2,10 +2,13 @@
 
 A server that starts says its version and its configuration before it measures anything. So a heading after a
 measurement begins another start, unless it is another rank's: those print theirs when they come up, and a
-node that joins prints the same configuration and speaks of ranks that nobody has spoken of.
+node that joins prints the same configuration and speaks of ranks that nobody has spoken of. The lines of two
+engines are never one start, however a collector has mixed them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from kvplan.sizing.logs.lines import Fact
 
@@ -14,8 +17,21 @@ _SETTINGS = (*_HEADINGS, "max_model_len", "step_budget", "kv_dtype", "hybrid_blo
 """What is said before anything is measured."""
 
 
+_FEWEST = 2
+"""Measurements that show an engine at work: one line alone may be a library that both use."""
+
+
 def starts(facts: tuple[Fact, ...]) -> list[tuple[Fact, ...]]:
-    """The facts of each start, in the order of the log; at least one start."""
+    """The facts of each start, in the order in which they end; at least one start."""
+    engines = {fact.engine for fact in facts}
+    parts = [[fact for fact in facts if fact.engine == engine] for engine in sorted(engines)]
+    if any(sum(fact.name not in _SETTINGS for fact in part) < _FEWEST for part in parts):
+        return _starts(facts)
+    return sorted((start for part in parts for start in _starts(part)), key=lambda start: start[-1].line)
+
+
+def _starts(facts: Iterable[Fact]) -> list[tuple[Fact, ...]]:
+    """The starts of one engine."""
     found: list[list[Fact]] = [[]]
     for fact in facts:
         if fact.name in _HEADINGS and _begins(fact, found[-1]):

@@ -160,17 +160,22 @@ _VLLM = (
     ("padding_layers", "Add {padding_layers} padding layers, may waste at most {padding_percent}%"),
     ("blocks_override", "Overriding num_gpu_blocks={found_blocks} with num_gpu_blocks_override={blocks}"),
     ("kv_dtype", "Using {kv_dtype:word} data type to store kv cache"),
+    ("kv_dtype", "Using DeepSeek's {kv_dtype:word} KV cache format"),
 )
 
 _SGLANG = (
     ("load_begin", "Load weight begin. avail mem={free_gib} GB"),
     ("load_end", "Load weight end.<any>avail mem={after_gib} GB, mem usage={weights_gib} GB"),
     ("load_end", "Load weight end.<any>avail mem={after_gib} GB"),
-    (
-        "sglang_pool",
-        "KV Cache is allocated.<any>#tokens: {pool_tokens}, K size: {k_gib} GB, V size: {v_gib} GB",
+    *(
+        ("sglang_pool", f"KV Cache is allocated.{dtype}{tokens}{size}")
+        for dtype, tokens in (
+            ("<any>dtype: torch.{pool_dtype:word}, ", "#tokens: {pool_tokens}, "),
+            ("<any>", "#tokens: {pool_tokens}, "),
+            (" ", ""),
+        )
+        for size in ("K size: {k_gib} GB, V size: {v_gib} GB", "KV size: {pool_gib} GB")
     ),
-    ("sglang_pool", "KV Cache is allocated.<any>#tokens: {pool_tokens}, KV size: {pool_gib} GB"),
     (
         "sglang_window_pool",
         "SWAKVPool mem usage: {pool_gib} GB, swa size: {window_tokens}, full size: {pool_tokens}",
@@ -188,6 +193,13 @@ _SGLANG = (
         "sglang_limits",
         (
             "max_total_num_tokens={pool_tokens}, chunked_prefill_size={step_tokens}<any>"
+            "max_running_requests={max_running}, context_len={context_tokens}"
+        ),
+    ),
+    (
+        "sglang_limits",
+        (
+            "max_total_num_tokens={pool_tokens}<any>"
             "max_running_requests={max_running}, context_len={context_tokens}"
         ),
     ),

@@ -17,6 +17,9 @@ from kvplan.traces.tokenspace import MAX_OUTPUT_TOKENS, MAX_PROMPT_TOKENS, MAX_R
 MAX_ARRIVAL_S = 1e10
 """Latest arrival a reader accepts, in seconds (three centuries)."""
 
+ZERO_OUTPUT = "zero output tokens"
+"""Why a row without an answer is dropped."""
+
 MAX_BLOCK_SIZE = 1 << 20
 """Most tokens a block id may stand for."""
 

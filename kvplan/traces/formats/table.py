@@ -98,3 +98,14 @@ def parse_count(text: str) -> int:
     if not _COUNT.match(text):
         raise ValueError(text)
     return int(text.partition(".")[0])
+
+
+def parse_seconds(text: str) -> float:
+    """A time as tables write it. Python alone would also read ``1_000`` and digits of other scripts.
+
+    Raises:
+        ValueError: not a number.
+    """
+    if "_" in text or not text.isascii():
+        raise ValueError(text)
+    return float(text)

@@ -16,6 +16,7 @@ from kvplan.traces.formats.contract import MAX_ARRIVAL_S, Intake, ReadOptions, T
 from kvplan.traces.formats.jsonl import Priority, rows
 from kvplan.traces.request import Request, default_output, runs_of
 from kvplan.traces.source import Source
+from kvplan.traces.tokenspace import is_unknown
 
 _MAX_TOKEN_ID = (1 << 63) - 1
 
@@ -64,10 +65,12 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
             continue
         seen.add(name)
         accounting.requests += 1
+        prompt = runs_of(row.prompt_token_ids)
+        accounting.without_ids += is_unknown(prompt[0])  # converted from a trace of lengths alone
         yield Request(
             name,
             arrival_s,
-            runs_of(row.prompt_token_ids),
+            prompt,
             len(row.prompt_token_ids),
             runs_of(answer) if answer else default_output(index, output_tokens),
             output_tokens,
