@@ -25,7 +25,7 @@ _GEMM_FORMATS = {
     "bf16": "bfloat16", "fp16": "bfloat16", "fp8": "fp8", "fp8_channel": "fp8", "fp8_block128": "fp8_block",
 }  # fmt: skip
 EAGER_LAUNCH_S = 20e-6
-"""A fitted launch time above this is that of calls timed one by one from the CPU, not inside a CUDA graph."""
+"""Least seconds a call fitted above this waited for the host: it was timed without a CUDA graph."""
 ENOUGH_TESTED = 20
 """Shapes from which a kernel's held-out error is more than an accident."""
 STOOD_IN = "not measured: bytes as stored over the rates of the measured 16-bit multiplication"
@@ -120,9 +120,26 @@ class KernelSet:
             return [self.stand_in(form)]
         plain = [rates_of(kernel) for kernel in found]
         return [
-            Rates(rates.bandwidth_bytes_per_s, rates.flops, rates.launch_s - self.eager_excess_s(kernel))
+            Rates(rates.bandwidth_bytes_per_s, rates.flops, rates.launch_s - self._gap_s(kernel))
             for rates, kernel in zip(plain, found, strict=True)
         ]
+
+    def gemm_seconds(self, kernel: FittedKernel, shapes: Mapping[str, Array], timed: Array) -> Array:
+        """Seconds of a multiplication in a CUDA graph, where it waits for no host.
+
+        Args:
+            timed: seconds as it was timed, predicted. What they have beyond the formula counts as far as the
+                GPU, and not the host, decided them.
+        """
+        import numpy as np
+
+        from kvplan.latency.fit.gemm import Gemm
+
+        structure = kernel.structure
+        assert isinstance(structure, Gemm)
+        gpu = structure.gpu_seconds(kernel.values, shapes)
+        formula = structure.seconds(kernel.values, shapes)
+        return np.asarray(gpu * (timed / formula) ** ((gpu / formula) ** 8)) - self._gap_s(kernel)
 
     def write_seconds(self, item: Attention) -> tuple[float, float]:
         """(seconds of a call, seconds per token) by which a quantized cache write exceeds a plain one."""
@@ -140,20 +157,19 @@ class KernelSet:
             return 1.0
         return self.measured.page_factor(kernel_format(item.kv_format, mla=False))
 
-    def eager_excess_s(self, kernel: FittedKernel) -> float:
-        """What a multiplication timed eagerly carries of launch time that a CUDA graph hides, else 0.
+    def _gap_s(self, kernel: FittedKernel) -> float:
+        """Time between the launches of a multiplication timed eagerly that a CUDA graph has not, else 0.
 
         Such kernels quantise and multiply in two launches, so two graph launches stay.
         """
-        launch = _launch(kernel)
-        if launch <= EAGER_LAUNCH_S:
+        if not _is_eager(kernel):
             return 0.0
-        graph = min(_launch(other) for op, _, other in self._kernels if op == "gemm")
-        return max(launch - 2.0 * min(graph, EAGER_LAUNCH_S / 2.0), 0.0)
+        graph = min(_value(other, "launch_s") for op, _, other in self._kernels if op == "gemm")
+        return max(_value(kernel, "launch_s") - 2.0 * min(graph, EAGER_LAUNCH_S / 2.0), 0.0)
 
     def has_eager(self, forms: Iterable[WeightFormat]) -> bool:
         """Whether a kernel for one of these formats was timed eagerly."""
-        return any(self.eager_excess_s(kernel) > 0 for form in forms for kernel in self.gemms(form))
+        return any(_is_eager(kernel) for form in forms for kernel in self.gemms(form))
 
     def cold_factor(self, kernel: FittedKernel, shapes: Mapping[str, Array]) -> Array | float:
         """Time of decode attention with a cold L2 over that of the same call again and again.
@@ -271,6 +287,10 @@ class KernelSet:
         )
 
 
-def _launch(kernel: FittedKernel) -> float:
+def _is_eager(kernel: FittedKernel) -> bool:
+    return _value(kernel, "host_s") > EAGER_LAUNCH_S
+
+
+def _value(kernel: FittedKernel, name: str) -> float:
     names = [p.name for p in kernel.structure.parameters()]
-    return float(kernel.values[names.index("launch_s")])
+    return float(kernel.values[names.index(name)])

@@ -164,7 +164,8 @@ def _gemm(
         guess = kernel.predict(shapes)
         # Where a kernel was not timed another one takes over: engines pick by the number of tokens.
         usable = (tokens >= kernel.low["m"]) & (tokens <= kernel.high["m"])
-        seconds = np.where(usable, np.maximum(guess.seconds - kernels.eager_excess_s(kernel), 1e-6), np.inf)
+        graphed = kernels.gemm_seconds(kernel, shapes, guess.seconds)
+        seconds = np.where(usable, np.maximum(graphed, 1e-6), np.inf)
         width = np.log(guess.high / guess.seconds)
         typical = float(np.median(width))
         spread["linear"] = max(spread.get("linear", 0.0), typical / 1.645)

@@ -12,7 +12,8 @@ do, so the process, which grows with that distance, explains too much of their e
 too little: its square root is between. What remains differs from region to region of the shapes (another
 kernel variant, another number of waves), which the weighted mean of scores nearby follows. ``factor`` is the
 quantile of ``score_i / local_i``, with shape i left out of its own neighbourhood: split conformal prediction
-with a local scale (Lei et al. 2018), its level half a standard error higher because so few scores decide it.
+with a local scale (Lei et al. 2018), its level three quarters of a standard error higher, as so few scores
+decide it.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def fit_band(residual: Residual, errors: Array, deviations: Array) -> Band:
     np.fill_diagonal(weights, 0.0)
     ratios = np.sort(scores / np.maximum(_local(weights, scores), 1e-12))
     count = scores.size
-    level = COVERAGE + 0.5 * np.sqrt(COVERAGE * (1.0 - COVERAGE) / count)
+    level = COVERAGE + 0.75 * np.sqrt(COVERAGE * (1.0 - COVERAGE) / count)
     rank = min(int(np.ceil((count + 1) * level)), count)
     return Band(max(float(ratios[rank - 1]), 1e-6), scores)
 

@@ -8,14 +8,15 @@
     t_mem  = miss * (t_dram + kv / BW) + (1 - miss) * kv / BW_L2 + io / BW
     t_tok  = waves * ctx / splits * t_token * (D * e / 256)
     t_flop = 4 * B * Hq * ctx * D / F
-    t      = t0 + t_merge * min(splits - 1, 1) + t_partial * (splits - 1) + t_regroup * apart + t_seq * B
-             + (((t_mem^4 + t_tok^4 + t_flop^4)^(1/4))^p + (waves * t_cta)^p)^(1/p)
+    t      = t0 + t_merge * min(splits - 1, 1) + t_partial * (splits - 1) + t_regroup * apart + t_cut * cut
+             + t_seq * B + (((t_mem^4 + t_tok^4 + t_flop^4)^(1/4))^p + (waves * t_cta)^p)^(1/p)
 
 B sequences, H KV heads, Hq query heads, D head dimension, e bytes per element of KV, kv = 2*B*ctx*H*D*e,
 io = bytes of queries and outputs. A sliding window enters as ctx = min(ctx, window + w_tile): tiles that the
-window only touches are read whole. ``t_partial``: partial results are added up one after another. ``apart``
-is 1 where several sequences and several KV heads, with several queries each, meet: kernels that put the
-queries of a KV head side by side (FlashAttention 2) copy them then; with one of either nothing has to move.
+window only touches are read whole; ``cut`` is 1 where it cuts the context, which kernels take another path
+for. ``t_partial``: partial results are added up one after another. ``apart`` is 1 where several sequences and
+several KV heads, with several queries each, meet: kernels that put the queries of a KV head side by side
+(FlashAttention 2) copy them then; with one of either nothing has to move.
 """
 
 from __future__ import annotations
@@ -64,9 +65,10 @@ class DecodeAttention:
             Parameter("io_factor", 1.0, 0.1, 10.0),
             Parameter("ungrouped_splits", 0.5, 1e-3, 1.0),
             Parameter("dram_s", 2e-6, 1e-9, 5e-5),
-            Parameter("window_tile", 64.0, 1.0, 512.0),
+            Parameter("window_tile", 64.0, 1.0, 256.0),
             Parameter("partial_s", 1e-9, 1e-10, 1e-6),
             Parameter("regroup_s", 1e-8, 1e-9, 2e-5),
+            Parameter("cut_s", 1e-7, 1e-9, 2e-5),
         ]
         return held(found, self.known)
 
@@ -79,7 +81,7 @@ class DecodeAttention:
         """
         (
             launch, bandwidth, l2_speedup, l2, sharpness, token, cta, occupancy, merge, chunk, flops,
-            sequence, overlap, io_factor, ungrouped, dram, window_tile, partial, regroup,
+            sequence, overlap, io_factor, ungrouped, dram, window_tile, partial, regroup, cut,
         ) = values  # fmt: skip
         batch, dim = shapes["batch"], shapes["head_dim"]
         ctx = _seen(shapes, window_tile)
@@ -101,7 +103,8 @@ class DecodeAttention:
         body = (body**overlap + (waves * cta) ** overlap) ** (1.0 / overlap)
         apart = (queries > heads) & (batch > 1) & (heads > 1)
         merging = merge * np.minimum(splits - 1.0, 1.0) + partial * (splits - 1.0)
-        return np.asarray(launch + merging + regroup * apart + sequence * batch + body)
+        path = regroup * apart + cut * _is_cut(shapes)
+        return np.asarray(launch + merging + path + sequence * batch + body)
 
     def streaming_share(self, values: Array, shapes: Columns) -> Array:
         """Square of the share of the time that KV bytes from DRAM take."""
@@ -119,7 +122,7 @@ class DecodeAttention:
             [
                 np.log2(batch), np.log2(seen), np.log2(heads), np.log2(shapes["q_heads"] / heads),
                 0.7 * np.log2(kv), np.log2(batch * heads), 3.0 * (shapes["q_heads"] == heads),
-                2.0 * np.log2(shapes["head_dim"]), _cut(shapes),
+                2.0 * np.log2(shapes["head_dim"]), 3.0 * _is_cut(shapes),
             ]
         )  # fmt: skip
 
@@ -131,7 +134,9 @@ class DecodeAttention:
             [
                 np.log2(shapes["batch"]), np.log2(seen), 1.5 * np.log2(heads),
                 np.log2(shapes["q_heads"] / heads), 1.5 * (shapes["q_heads"] == heads),
-                2.0 * np.log2(shapes["head_dim"]), _cut(shapes),
+                2.0 * np.log2(shapes["head_dim"]), 3.0 * _is_cut(shapes),
+                # Beyond the window the context hardly matters, but a kernel's tiles show only there.
+                0.25 * np.log2(shapes["ctx"] / seen),
             ]
         )  # fmt: skip
 
@@ -146,6 +151,6 @@ def _seen(shapes: Columns, tile: float) -> Array:
     return np.asarray(np.where(window > 0, np.minimum(ctx, window + tile), ctx))
 
 
-def _cut(shapes: Columns) -> Array:
-    """3 where a window cuts the context, 0 elsewhere: kernels take another path there."""
-    return np.asarray(3.0 * ((shapes["window"] > 0) & (shapes["ctx"] > shapes["window"])))
+def _is_cut(shapes: Columns) -> Array:
+    """1 where a window cuts the context, 0 elsewhere: kernels take another path there."""
+    return np.asarray(1.0 * ((shapes["window"] > 0) & (shapes["ctx"] > shapes["window"])))

@@ -2,7 +2,7 @@
 
 ::
 
-    pairs  = new * (before + (new + 1) / 2), or new * window at most    query-key pairs of one head
+    pairs  = query-key pairs of one head: the query at position q sees min(q, window) keys
     tiles  = B * Hq * a^(1-c) * b^c            row tiles; a = max(new / m, 1) where heads have tiles of their
                                                own, b = max(new * g / m, 1) / g where g heads share them
     waves  = max(tiles / SM, 1)
@@ -112,8 +112,12 @@ class PrefillAttention:
 
 def _keys_per_query(shapes: Columns) -> Array:
     """Mean number of keys a query attends to."""
-    mean = shapes["before"] + (shapes["new"] + 1.0) / 2.0
-    return np.asarray(np.where(shapes["window"] > 0, np.minimum(mean, shapes["window"]), mean))
+    before, new, window = shapes["before"], shapes["new"], shapes["window"]
+    limit = np.where(window > 0, window, np.inf)
+    # Queries up to the window see all before them, the others a whole window.
+    ramp = np.clip(limit - before, 0.0, new)
+    pairs = ramp * (before + (ramp + 1.0) / 2.0) + np.where(new > ramp, (new - ramp) * window, 0.0)
+    return np.asarray(pairs / new)
 
 
 def _cut(shapes: Columns) -> Array:

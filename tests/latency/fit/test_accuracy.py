@@ -39,7 +39,7 @@ def test_decode_attention_on_h100_from_120_shapes(shared):
             assert score.tested > 6_000
             assert score.median <= 0.04
             assert score.p90 <= 0.12
-            assert 0.85 <= score.coverage <= 0.97
+            assert 0.85 <= score.coverage <= 0.98
         large = pick(scores, "full attention, KV > 100 MB", kv_cache_dtype=dtype, head_dim="128")
         assert large.median <= 0.025
 
@@ -104,7 +104,7 @@ def test_the_published_figures_meet_their_bars():
     whole = [Score(**score) for score in body["scores"] if score["part"] == "all"]
     # Coverage of a family with three dozen test shapes is a rough figure.
     large = [score for score in whole if score.tested >= 100]
-    assert all(0.85 <= score.coverage <= 0.98 for score in large)
+    assert all(0.85 <= score.coverage <= 0.99 for score in large)
     pooled = sum(score.coverage * score.tested for score in whole) / sum(score.tested for score in whole)
     assert 0.88 <= pooled <= 0.93
     for kind in ("gemm", "decode", "prefill"):

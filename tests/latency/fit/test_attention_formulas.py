@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kvplan.latency.fit.decode import DecodeAttention
-from kvplan.latency.fit.prefill import PrefillAttention
+from kvplan.latency.fit.prefill import PrefillAttention, _keys_per_query
 from kvplan.latency.fit.structure import Hardware
 
 HARDWARE = Hardware("test-gpu", 100, 2e12, 40e6, 4e14)
@@ -72,3 +72,30 @@ def test_writing_the_cache_comes_on_top_only_where_it_was_timed():
     (known,) = [p for p in alone.parameters() if p.name == "write_bandwidth"]
     assert known.low < known.start == fastest < known.high
     assert written / known.low < 0.01 * written / slow
+
+
+def test_a_window_costs_once_and_only_where_it_cuts():
+    structure = DecodeAttention(HARDWARE)
+    for ctx, cut in ((128, False), (129, True), (65_536, True)):
+        found = effect(structure, "cut_s", 5e-6, {**DECODE, "window": 128, "ctx": ctx})
+        assert found == pytest.approx(5e-6 if cut else 0.0, abs=2e-9)
+    assert effect(structure, "cut_s", 5e-6, {**DECODE, "ctx": 65_536}) == 0.0
+
+
+def test_a_design_looks_beyond_the_window():
+    shapes = {name: np.full(8, float(size)) for name, size in DECODE.items()}
+    shapes |= {"window": np.full(8, 128.0), "ctx": 2.0 ** np.arange(8, 16)}
+    points = DecodeAttention(HARDWARE).design_coordinates(shapes)
+    assert len({tuple(point) for point in points}) == 8
+
+
+def brute_force_keys(before, new, window):
+    return sum(min(position, window or position) for position in range(before + 1, before + new + 1)) / new
+
+
+@pytest.mark.parametrize("before", [0, 5, 200])
+@pytest.mark.parametrize("new", [1, 64, 500])
+@pytest.mark.parametrize("window", [0, 1, 128, 10_000])
+def test_keys_are_those_that_every_query_sees(before, new, window):
+    shapes = {"before": np.array([before]), "new": np.array([new]), "window": np.array([window])}
+    assert _keys_per_query(shapes)[0] == pytest.approx(brute_force_keys(before, new, window))

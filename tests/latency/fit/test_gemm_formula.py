@@ -1,0 +1,80 @@
+"""Multiplications timed from eager code: what the host's launches hide, and what an engine's graphs take."""
+
+import numpy as np
+import pytest
+
+from kvplan.latency.fit.gemm import HOST, Gemm
+from kvplan.latency.fit.kernel import designed_rows, fit_kernel, take
+from kvplan.latency.fit.structure import Hardware
+from kvplan.latency.kernel_set import KernelSet
+from kvplan.latency.profile import profile_path
+from kvplan.specs.catalog import load_gpu
+
+HARDWARE = Hardware("test-gpu", 132, 3e12, 50e6, 1e15)
+STRUCTURE = Gemm(HARDWARE, 1.0)
+
+
+def grid():
+    sizes = [
+        (m, n, k)
+        for m in (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+        for n in (512, 2048, 4096, 8192, 16384)
+        for k in (512, 2048, 4096, 8192, 16384)
+    ]
+    return dict(zip("mnk", np.array(sizes, dtype=float).T, strict=True))
+
+
+def truth(host_s):
+    values = np.array([p.start for p in STRUCTURE.parameters()])
+    values[HOST] = host_s
+    return values
+
+
+def test_the_order_of_the_parameters():
+    assert STRUCTURE.parameters()[HOST].name == "host_s"
+
+
+def test_a_call_waits_for_the_host_or_for_the_gpu_and_not_for_both():
+    shapes, values = grid(), truth(9e-5)
+    timed, gpu = STRUCTURE.seconds(values, shapes), STRUCTURE.gpu_seconds(values, shapes)
+    longer = np.maximum(gpu, 9e-5)
+    assert np.all(timed >= longer)
+    assert np.all(timed <= 2**0.125 * longer * (1 + 1e-12))
+
+
+@pytest.mark.parametrize("host_s", [1e-6, 9e-5])
+def test_a_fit_tells_the_host_from_the_gpu(host_s):
+    shapes, values = grid(), truth(host_s)
+    noise = np.random.default_rng(3).normal(0.0, 0.03, shapes["m"].size)
+    timed = STRUCTURE.seconds(values, shapes) * np.exp(noise)
+    rows = designed_rows(STRUCTURE, shapes, 100)
+    fitted = fit_kernel(STRUCTURE, take(shapes, rows), timed[rows])
+    gpu, found = STRUCTURE.gpu_seconds(values, shapes), STRUCTURE.gpu_seconds(fitted.values, shapes)
+    seen = gpu > host_s
+    assert np.median(np.abs(found[seen] / gpu[seen] - 1.0)) < 0.05
+    if host_s > 2e-5:
+        assert fitted.values[HOST] == pytest.approx(host_s, rel=0.05)
+    else:
+        assert fitted.values[HOST] < 1e-5
+
+
+def test_no_bundled_multiplication_is_faster_in_a_graph_than_the_datasheet_allows():
+    from kvplan.latency.fit.profile_file import read_profile
+
+    gpu = load_gpu("h100-sxm")
+    kernels = KernelSet(read_profile(profile_path("h100-sxm")), "h100-sxm")
+    tokens = 2.0 ** np.arange(6, 15)
+    eager = 0
+    for op, labels, kernel in kernels._kernels:
+        if op != "gemm":
+            continue
+        narrow = labels["gemm_dtype"] != "bfloat16"
+        peak = gpu.peak_flops["fp8" if narrow else "bf16"]
+        for n, k in ((1024, 7168), (4096, 4096), (7168, 2048), (14336, 4096)):
+            shapes = {"m": tokens, "n": np.full(tokens.size, float(n)), "k": np.full(tokens.size, float(k))}
+            graphed = kernels.gemm_seconds(kernel, shapes, kernel.seconds(shapes))
+            least = np.maximum(2.0 * tokens * n * k / peak, n * k * (1 if narrow else 2) / 3.6e12)
+            usable = (tokens >= kernel.low["m"]) & (tokens <= kernel.high["m"]) & (least > 2e-5)
+            assert np.all(graphed[usable] > least[usable]), (labels, n, k)
+        eager += kernel.values[HOST] > 2e-5
+    assert eager == 3
