@@ -138,7 +138,7 @@ class KernelSet:
         structure = kernel.structure
         assert isinstance(structure, Gemm)
         gpu = structure.gpu_seconds(kernel.values, shapes)
-        formula = structure.seconds(kernel.values, shapes)
+        formula = structure.with_host(kernel.values, gpu)
         return np.asarray(gpu * (timed / formula) ** ((gpu / formula) ** 8)) - self._gap_s(kernel)
 
     def write_seconds(self, item: Attention) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from kvplan.latency.graphs import ALWAYS_GRAPHS, EAGER_WIDER, UNCERTAINTY, Launc
 from kvplan.latency.graphs import KEY as LAUNCH
 from kvplan.latency.normals import Draw, normals
 from kvplan.latency.parts import StepParts
-from kvplan.latency.ring import ring_of
+from kvplan.latency.ring import rank_tokens, ring_of
 from kvplan.latency.routing import EXCHANGE_KEY, SKEW_KEY, routing_assumptions, routing_options
 from kvplan.latency.step import StepTables, build_tables
 from kvplan.provenance import InputFile, input_file
@@ -95,8 +95,7 @@ class ProfileLatency:
         """Seconds of the step; constant time in the number of decode requests."""
         tokens, requests, chunks = batch.scheduled_tokens, batch.decode_requests, batch.prefill_chunks
         if self._context_ranks > 1:
-            # Decode tokens are on every context-parallel rank, the others are divided.
-            tokens = requests - (requests - tokens) // self._context_ranks
+            tokens = rank_tokens(tokens, requests, self._context_ranks)
         seconds = self._linear(tokens)
         if chunks or tokens > self._full_limit:
             launch = self._pieces_s if tokens <= self._pieces_limit else self._plain_s
@@ -121,7 +120,7 @@ class ProfileLatency:
         tokens, requests, chunks = batch.scheduled_tokens, batch.decode_requests, batch.prefill_chunks
         sampled, seconds = batch.sampled_requests, self.step_seconds(batch)
         if self._context_ranks > 1:
-            tokens = requests - (requests - tokens) // self._context_ranks
+            tokens = rank_tokens(tokens, requests, self._context_ranks)
         linear, collective, links = self._linear(tokens), 0.0, self.tables.collective
         if links is not None and self._joint is None:
             collective = self._links * links.at(self.launching.padded(tokens))

@@ -80,8 +80,8 @@ class Ring:
         return self._merge_fixed, self._merge_request
 
     def rank_tokens(self, scheduled: int, decode: int) -> int:
-        """Tokens one rank computes of ``scheduled``, of which ``decode`` are on every rank."""
-        return decode - (decode - scheduled) // self.ranks
+        """See ``rank_tokens``."""
+        return rank_tokens(scheduled, decode, self.ranks)
 
     def assumptions(self) -> tuple[Assumption, ...]:
         """How context parallelism is timed."""
@@ -90,6 +90,11 @@ class Ring:
             "outputs merged in every layer, tokens of other layers on every rank"
         )
         return (Assumption("latency.context_parallel", f"{self.ranks} ranks", text),)
+
+
+def rank_tokens(scheduled: int, decode: int, ranks: int) -> int:
+    """Tokens one of ``ranks`` computes of ``scheduled``, of which ``decode`` are on every rank."""
+    return decode - (decode - scheduled) // ranks
 
 
 def ring_of(work: StepWork, exchange: Exchange | None) -> Ring | None:

@@ -10,6 +10,7 @@ from kvplan.errors import DataError
 from kvplan.scenario.log_columns import Column, Columns, candidates
 from kvplan.scenario.measured import Measured
 from kvplan.traces.formats.instants import per_second, unit_since_1970
+from kvplan.traces.formats.table import parse_number
 
 Records = list[tuple[str, dict[str, Any]]]
 """(where it stands, name to value) of every request."""
@@ -28,10 +29,11 @@ twentieth of one, sent every hundred seconds."""
 
 def is_float(text: object) -> bool:
     """Whether a cell is a number, or a text that is one; what Python alone would read as one is none."""
-    if isinstance(text, str) and ("_" in text or not text.isascii()):
-        return False
     try:
-        float(text)  # type: ignore[arg-type]  # a TypeError says no
+        if isinstance(text, str):
+            parse_number(text)
+        else:
+            float(text)  # type: ignore[arg-type]  # a TypeError says no
     except (TypeError, ValueError):
         return False
     return True

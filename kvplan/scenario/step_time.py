@@ -29,15 +29,19 @@ class StepTime:
     """Listens to the clock of a run.
 
     Args:
-        clock: what the engine is given as its latency model.
-        sample: the same, if the clock knows what a step is made of.
-        model, roofs: what explains the steps in the sample.
+        model: the clock's.
+        sample: what listens to it, where it knows what a step is made of.
+        roofs: what bounds the steps in the sample.
     """
 
-    clock: LatencyModel
+    model: LatencyModel
     sample: StepSample | None = None
-    model: Explained | None = None
     roofs: Roofs | None = None
+
+    @property
+    def clock(self) -> LatencyModel:
+        """What the engine is given as its latency model."""
+        return self.model if self.sample is None else self.sample
 
     def to_dict(self, instances: int) -> dict[str, Any] | None:
         """The ``step_time`` object of a result; None where the clock does not know, or no step took time.
@@ -46,7 +50,7 @@ class StepTime:
             instances: engines that took turns with the clock, whose busy times are added up.
         """
         sample, model, roofs = self.sample, self.model, self.roofs
-        if sample is None or model is None or roofs is None:
+        if sample is None or roofs is None or not isinstance(model, Explained):
             return None
         parts, bound = dict.fromkeys(PARTS, 0.0), dict.fromkeys(BOUNDS, 0.0)
         whole, peak, steps = 0.0, Roof(), 0
@@ -87,8 +91,7 @@ def listen(clock: Clock, *, once: bool) -> StepTime:
     model = clock.model
     if not once or clock.roofs is None or not isinstance(model, Explained):
         return StepTime(model)
-    sample = StepSample(model)
-    return StepTime(sample, sample, model, clock.roofs)
+    return StepTime(model, StepSample(model), clock.roofs)
 
 
 def _bound(step: StepParts, roof: StepRoofs) -> Iterator[tuple[str, float]]:

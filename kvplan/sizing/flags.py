@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from kvplan.sizing.attention import default_format
 from kvplan.sizing.capacity import FitReport, activation_dtype
-from kvplan.sizing.serving import EngineKind
+from kvplan.sizing.serving import BLOCK_TOKENS, EngineKind
 from kvplan.sizing.support import kv_means, weights_means
 from kvplan.sizing.weight_formats import weight_format
 from kvplan.specs.schema import ModelSpec
@@ -30,9 +30,6 @@ SGLANG_KV = {"fp8_e4m3": "fp8_e4m3", "fp8_e5m2": "fp8_e5m2", "bf16": "bfloat16",
 
 TORCH = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 """What PyTorch and the engines call the unquantized formats."""
-
-BLOCK_TOKENS: dict[EngineKind, int] = {"vllm": 16, "sglang": 1}
-"""Tokens of a block, or page, that need no flag."""
 
 KERNEL_TOKENS = 16
 """vLLM's attention kernels on GPUs read blocks of a multiple of this (``MultipleOf(16)`` in its backends)."""

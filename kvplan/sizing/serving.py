@@ -23,6 +23,9 @@ from kvplan.units import GIB, check_count
 
 EngineKind = Literal["vllm", "sglang"]
 
+BLOCK_TOKENS: dict[EngineKind, int] = {"vllm": 16, "sglang": 1}
+"""Tokens of a block, or page, where nobody asks for others."""
+
 LATEST = {"vllm": (0, 33), "sglang": (0, 5)}
 """Newest release each engine's rules were checked against."""
 
@@ -147,7 +150,7 @@ def _vllm_defaults(version: tuple[int, int, int], gpu: GpuSpec, max_model_len: i
         max_num_batched_tokens=tokens,
         max_num_seqs=seqs,
         cuda_graphs=True,
-        block_size=16,
+        block_size=BLOCK_TOKENS["vllm"],
         async_scheduling=version >= (0, 14, 0),
         graph_max_batch=512,
     )
@@ -175,7 +178,7 @@ def _sglang_defaults(version: tuple[int, int, int], gpu: GpuSpec, tp: int, pp: i
         max_num_batched_tokens=chunk,
         max_num_seqs=2048,
         cuda_graphs=True,
-        block_size=1,
+        block_size=BLOCK_TOKENS["sglang"],
         async_scheduling=True,
         graph_max_batch=batch,
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat, csv_columns
-from kvplan.traces.formats.table import Table, parse_count, parse_seconds
+from kvplan.traces.formats.table import Table, parse_count, parse_number
 from kvplan.traces.request import Request, default_output
 from kvplan.traces.source import Source
 from kvplan.traces.tokenspace import unknown_run
@@ -34,7 +34,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
     for line, (stamp, asked, answered, model, session) in table:
         index = accounting.rows - 1
         try:
-            seconds = parse_seconds(stamp)
+            seconds = parse_number(stamp)
         except ValueError:
             accounting.drop("Timestamp is not a number", line)
             continue

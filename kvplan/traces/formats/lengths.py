@@ -14,7 +14,7 @@ from kvplan.errors import DataError
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.arrivals import drawn_arrivals
 from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat, csv_columns
-from kvplan.traces.formats.table import Table, parse_count, parse_seconds
+from kvplan.traces.formats.table import Table, parse_count, parse_number
 from kvplan.traces.request import Request, default_output
 from kvplan.traces.settings import setting
 from kvplan.traces.source import Source
@@ -95,7 +95,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
             accounting.drop("token count or priority is not a whole number", line)
             continue
         try:
-            seconds = parse_seconds(arrival) if timed else 0.0
+            seconds = parse_number(arrival) if timed else 0.0
         except ValueError:
             accounting.drop(f"{dialect.arrival} is not a number", line)
             continue

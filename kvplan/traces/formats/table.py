@@ -100,8 +100,8 @@ def parse_count(text: str) -> int:
     return int(text.partition(".")[0])
 
 
-def parse_seconds(text: str) -> float:
-    """A time as tables write it. Python alone would also read ``1_000`` and digits of other scripts.
+def parse_number(text: str) -> float:
+    """A number as tables write it. Python alone would also read ``1_000`` and digits of other scripts.
 
     Raises:
         ValueError: not a number.
