@@ -46,6 +46,9 @@ MaxInFlight = Annotated[
     int | None, typer.Option("--max-in-flight", help="Closed loop: requests in flight at most.")
 ]
 Latency = Annotated[str | None, typer.Option("--latency", help="Clock: roofline, profile, fitted or linear.")]
+Price = Annotated[
+    str | None, typer.Option("--price", help="Rent of a GPU for an hour: 2.5, or h100-sxm=2.5,l40s=1.1.")
+]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Seed of every random stream.")]
 
 FIELDS = {
@@ -67,6 +70,7 @@ FIELDS = {
     "rate": "workload.rate",
     "max_in_flight": "workload.max_in_flight",
     "latency": "latency.model",
+    "price": "price.gpu_hour",
     "seed": "seed",
 }
 """Which field of a scenario each option of a simulation sets."""

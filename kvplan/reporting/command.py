@@ -35,11 +35,12 @@ _OPTIONS = {
     "workload.requests": "--limit",
     "workload.limit": "--limit",
     "workload.rate": "--rate",
+    "price.gpu_hour": "--price",
     "seed": "--seed",
 }
 """Fields with an option that both ``simulate`` and ``sweep`` have."""
 
-_KEY = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
+_KEY = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_-]*)*")
 _WORD = re.compile(r"[A-Za-z_][\w./+-]*")
 _YAML_WORDS = frozenset(("true", "false", "yes", "no", "on", "off", "null", "y", "n"))
 

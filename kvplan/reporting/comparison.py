@@ -12,6 +12,8 @@ from kvplan.reporting.wording import plain
 
 SCHEMA = "kvplan.diff/1"
 
+COSTS = ("per_hour", "per_million_output_tokens")
+
 STATISTICS = ("mean", "p50", "p90", "p99")
 
 Judgement: TypeAlias = Literal["equal", "beyond", "within", "unknown"]
@@ -114,7 +116,7 @@ def compare(a: Result, b: Result) -> Comparison:
     """Put two results side by side."""
     return Comparison(
         scenario=tuple(_differing(dict(_leaves(a.scenario)), dict(_leaves(b.scenario)), {})),
-        totals=tuple(_differing(_totals(a), _totals(b), _UNITS)),
+        totals=(*_differing(_totals(a), _totals(b), _UNITS), *_costs(a, b)),
         latency=tuple(_latencies(a, b)),
         strategies=tuple(_strategies(a, b)),
         notes=tuple(_notes(a, b)),
@@ -138,6 +140,15 @@ def _totals(result: Result) -> dict[str, Any]:
         "weights_bytes": bill.get("weights"),
         "kv_pool_bytes": bill.get("kv_pool"),
     }
+
+
+def _costs(a: Result, b: Result) -> Iterator[Change]:
+    """What their GPUs cost, where that is in one currency."""
+    currencies = {result.cost.currency for result in (a, b) if result.cost is not None}
+    for name in COSTS if len(currencies) == 1 else ():
+        one, other = (getattr(result.cost, name, None) for result in (a, b))
+        if one != other:
+            yield Change(f"cost_{name}", one, other, *currencies)
 
 
 def _differing(a: Mapping[str, Any], b: Mapping[str, Any], units: Mapping[str, str]) -> Iterator[Change]:
@@ -197,6 +208,8 @@ def _notes(a: Result, b: Result) -> Iterator[str]:
     if a.trace.reuse_known != b.trace.reuse_known:
         silent = "B" if a.trace.reuse_known else "A"
         yield f"what the prompts of {silent} share is unknown, not nothing: prefix hits do not compare"
+    if a.cost is not None and b.cost is not None and a.cost.currency != b.cost.currency:
+        yield f"their prices are in {a.cost.currency} and {b.cost.currency}: costs do not compare"
     if a.totals.rejected != b.totals.rejected:
         refused = f"{a.totals.rejected:,} requests of A and {b.totals.rejected:,} of B"
         yield f"the engine rejected {refused}: latencies are of those who were served"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kvplan.reporting.advice import advice
 from kvplan.reporting.cautions import cautions
+from kvplan.reporting.cost import cost_text
 from kvplan.reporting.result import Result
 from kvplan.reporting.step_time import bounds_text, busy_share, parts_text, peaks_text
 from kvplan.reporting.strategies import strategies_tables
@@ -142,6 +143,7 @@ def _lines(result: Result) -> list[tuple[str, str]]:
         ("Tokens", tokens),
         ("Time", f"{seconds(totals.makespan_s)} in {plural(totals.steps, 'step')}"),
         ("Throughput", speed),
+        *([] if result.cost is None else [("Cost", cost_text(result.cost))]),
         ("KV pool", pool),
         ("Prefix hits", found),
         ("Preemptions", f"{count(totals.preemptions)}, {count(totals.evicted_blocks)} blocks evicted"),

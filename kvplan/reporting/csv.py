@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 
 from kvplan.reporting.result import Result
+from kvplan.reporting.schema.cost import Cost
 from kvplan.reporting.schema.step_time import StepTime
 
 COLUMNS = ("group", "name", "statistic", "value", "unit")
@@ -39,6 +40,8 @@ def _rows(result: Result) -> Iterator[Row]:
         yield "totals", "hit_ratio", "", result.hit_ratio, "ratio"
     for name, value in result.throughput.model_dump().items():
         yield "throughput", name.removesuffix("_per_s"), "", value, "1/s"
+    if result.cost is not None:
+        yield from _cost(result.cost)
     if result.step_time is not None:
         yield from _step_time(result.step_time)
     for name, statistics in result.latency.model_dump().items():
@@ -65,6 +68,13 @@ def _rows(result: Result) -> Iterator[Row]:
         for metric in metrics:
             value = "" if metric.value is None else metric.value
             yield f"strategy {section}", metric.name, "", value, metric.unit
+
+
+def _cost(cost: Cost) -> Iterator[Row]:
+    yield "cost", "gpus", "", cost.gpus, "count"
+    for name in ("per_hour", "total", "per_million_output_tokens", "per_million_tokens"):
+        value = getattr(cost, name)
+        yield "cost", name, "", "" if value is None else value, cost.currency
 
 
 def _step_time(time: StepTime) -> Iterator[Row]:

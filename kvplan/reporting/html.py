@@ -19,6 +19,7 @@ from kvplan.reporting import tables
 from kvplan.reporting.absence import absent
 from kvplan.reporting.advice import advice
 from kvplan.reporting.cautions import cautions, unknowns
+from kvplan.reporting.cost import money
 from kvplan.reporting.csv import result_csv
 from kvplan.reporting.figure import Figure
 from kvplan.reporting.figures import figures
@@ -202,6 +203,9 @@ def _key_figures(result: Result) -> list[tuple[str, str, str]]:
         for name, item in (("TTFT", latency.ttft_s), ("TPOT", latency.tpot_s))
         if item is not None
     ]
+    if (cost := result.cost) is not None:
+        answered = money(cost.per_million_output_tokens, cost.currency)
+        found.append(("Cost", answered, "per million output tokens"))
     reused = reused_ratio(result)
     note = "of prompt tokens" if reused is None else f"on the GPU, {percent(reused)} with the tiers"
     found.append(("Prefix hit ratio", percent(result.hit_ratio), note))

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from kvplan.reporting.schema.accuracy import Accuracy, Intervals, StatisticIntervals
+from kvplan.reporting.schema.cost import Cost
 from kvplan.reporting.schema.hardware import CapacityCurve, Gpu, Memory, Model, Pool
 from kvplan.reporting.schema.origin import Assumption, Provenance, Trace
 from kvplan.reporting.schema.outcome import (
@@ -50,6 +51,7 @@ class Result(Part):
     strategies: dict[str, list[Metric]] = Field(default_factory=dict)
     latency: Latency
     throughput: Throughput
+    cost: Cost | None = None
     step_time: StepTime | None = None
     distributions: Distributions
     series: Series

@@ -14,11 +14,16 @@ from kvplan.units import format_bytes
 
 Point = Mapping[str, Any]
 
+COST = "Cost/M"
+"""Cost of a million output tokens, in the scenario's currency."""
+
+COST_KEY = "cost_per_million_output_tokens"
+
 GROUPS = (
     ("Hits", "TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99"),
-    ("Tokens/s", "Preempted", "Evicted", "Moved", "Peak KV"),
+    ("Tokens/s", COST, "Preempted", "Evicted", "Moved", "Peak KV"),
 )
-"""Columns that stand together where a line is too short for all."""
+"""Columns that stand together where a line is too short for all; costs only where there are prices."""
 
 
 def point_table(document: Mapping[str, Any], group: int | None = None, *, axes: bool = True) -> Table:
@@ -27,6 +32,8 @@ def point_table(document: Mapping[str, Any], group: int | None = None, *, axes: 
     Without ``axes`` the points are numbers, to be looked up in :func:`legend`.
     """
     names = GROUPS[group] if group is not None else tuple(name for part in GROUPS for name in part)
+    if all((point["figures"] or {}).get(COST_KEY) is None for point in document["points"]):
+        names = tuple(name for name in names if name != COST)
     keys = [axis["key"] for axis in document["axes"]] if axes else []
     rows = []
     for point in document["points"]:
@@ -58,6 +65,7 @@ def _cells(point: Point) -> dict[str, str]:
         "TPOT p50": seconds(figures["tpot_p50_s"]),
         "TPOT p99": seconds(figures["tpot_p99_s"]),
         "Tokens/s": decimal(figures["output_tokens_per_s"]),
+        COST: "–" if figures.get(COST_KEY) is None else decimal(figures[COST_KEY]),
         "Preempted": count(figures["preemptions"]),
         "Evicted": count(figures["evicted_blocks"]),
         "Moved": format_bytes(figures["moved_bytes"]),

@@ -207,6 +207,7 @@ _BEST: tuple[tuple[str, str, Show, Callable[..., Any]], ...] = (
     ("Lowest TTFT p99", "ttft_p99_s", seconds, min),
     ("Lowest TPOT p99", "tpot_p99_s", seconds, min),
     ("Most output tokens a second", "output_tokens_per_s", decimal, max),
+    ("Lowest cost per million output tokens", "cost_per_million_output_tokens", decimal, min),
     ("Highest hit ratio", "hit_ratio", percent, max),
 )
 
@@ -271,6 +272,7 @@ _CHARTS: tuple[tuple[str, str, Unit], ...] = (
     ("ttft_p99_s", "TTFT p99", "seconds"),
     ("tpot_p99_s", "TPOT p99", "seconds"),
     ("output_tokens_per_s", "Output tokens per second", "count"),
+    ("cost_per_million_output_tokens", "Cost per million output tokens", "count"),
     ("hit_ratio", "Prefix hit ratio", "percent"),
 )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kvplan.reporting.cost import cost_rows
 from kvplan.reporting.result import Result
 from kvplan.reporting.schema.origin import Provenance
 from kvplan.reporting.verdict import band_text
@@ -105,7 +106,7 @@ def _settings_rows(result: Result) -> Iterator[tuple[str, str, str]]:
 _SHOWN = (
     ("Parallelism", "parallel"), ("Routing", "routing"), ("Cache", "cache"), ("Tiers", "tiers"),
     ("Engine", "engine"), ("Sampling", "sampling"), ("Disaggregation", "disaggregation"),
-    ("Workload", "workload"), ("Seed", "seed"),
+    ("Workload", "workload"), ("Price", "price"), ("Seed", "seed"),
 )  # fmt: skip
 """Parts of a scenario; what a run left at its default is not listed, but for ``_ALWAYS``."""
 
@@ -249,6 +250,7 @@ def totals_table(result: Result) -> Table:
          f"{percent(result.peak_use)} of {count(result.pool.usable_blocks)}"),
         ("Peak running", count(totals.peak_running), "requests at once"),
         ("Peak waiting", count(totals.peak_waiting), "requests at once"),
+        *cost_rows(result.cost),
     ]  # fmt: skip
     return _table("Counters over the whole run", ("Counter", "Value", "Note"), rows, numeric=(1,))
 

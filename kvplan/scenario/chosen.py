@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kvplan.engine.config import EngineConfig
@@ -18,7 +18,7 @@ class Chosen:
         strategy: what builds the engine.
         assumptions, warnings: for the result, beside the deployment's.
         instances: options of every engine instance; None: one instance with the deployment's.
-        gpus: GPUs of all instances together; None: those of the deployment.
+        gpus: how many GPUs all instances have together, by name; None: those of the deployment.
         perturbed: the strategy of a member of an ensemble, where the strategy has times of its own (copies,
             transfers, other clocks).
     """
@@ -27,5 +27,5 @@ class Chosen:
     assumptions: tuple[Assumption, ...] = ()
     warnings: tuple[str, ...] = ()
     instances: tuple[EngineConfig, ...] | None = None
-    gpus: int | None = None
+    gpus: Mapping[str, int] | None = None
     perturbed: Callable[[Sequence[float]], Strategy] | None = None

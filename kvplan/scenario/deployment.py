@@ -40,6 +40,11 @@ class Deployment:
     assumptions: tuple[Assumption, ...]
     warnings: tuple[str, ...]
 
+    @property
+    def gpu_name(self) -> str:
+        """Empty where the scenario names no GPU."""
+        return "" if self.gpu is None else self.gpu.name
+
 
 def resolve_deployment(scenario: Scenario) -> Deployment:
     """Look everything up and fill what is left open.

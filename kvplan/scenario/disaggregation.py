@@ -102,7 +102,7 @@ def disaggregation(scenario: Scenario, deployment: Deployment, part: Disaggregat
         ),
         _warnings(sides),
         strategy.pools(deployment.config),
-        sum(side.gpus * side.plan.instances for side in sides),
+        _gpus(sides),
         lambda draw: replace(
             strategy,
             route=tuple(replace(stage, carrier=slower(stage.carrier, draw[0])) for stage in route),
@@ -110,6 +110,15 @@ def disaggregation(scenario: Scenario, deployment: Deployment, part: Disaggregat
             decode=decode.perturbed(draw),
         ),
     )
+
+
+def _gpus(sides: tuple[_Side, ...]) -> dict[str, int]:
+    """How many GPUs the pools have together, by name."""
+    found: dict[str, int] = {}
+    for side in sides:
+        name = side.deployment.gpu_name
+        found[name] = found.get(name, 0) + side.gpus * side.plan.instances
+    return found
 
 
 def _check(scenario: Scenario) -> None:

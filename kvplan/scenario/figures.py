@@ -13,8 +13,13 @@ FIGURES = (
     "finished", "rejected", "timed_out", "unfinished", "hit_ratio", "ttft_p50_s", "ttft_p99_s", "tpot_p50_s",
     "tpot_p99_s", "output_tokens_per_s", "preemptions", "evicted_blocks", "moved_bytes", "peak_used_blocks",
     "peak_used_bytes", "makespan_s", "slo_met", "arrivals_s", "e2e_p99_s", "growth",
+    "cost_per_hour", "cost_per_million_output_tokens",
 )  # fmt: skip
 """Names of the figures, in the order of every table."""
+
+
+COSTS = ("per_hour", "per_million_output_tokens")
+"""What of a result's cost is compared; None without a price."""
 
 
 def figures(
@@ -30,7 +35,7 @@ def figures(
         block_bytes: what a block takes on all GPUs of a replica together.
         stays: of its requests, where the run was watched.
     """
-    totals, latency = document["totals"], document["latency"]
+    totals, latency, cost = document["totals"], document["latency"], document["cost"]
     peak = totals["peak_used_blocks"]
     found = {
         **{name: totals[name] for name in ("finished", "rejected", "timed_out", "unfinished")},
@@ -52,6 +57,7 @@ def figures(
         "arrivals_s": None if stays is None else stays.arrivals_s,
         "e2e_p99_s": None if latency["e2e_s"] is None else latency["e2e_s"]["p99"],
         "growth": None if stays is None else stays.growth,
+        **{f"cost_{name}": None if cost is None else cost[name] for name in COSTS},
         "objectives": [_objective(slo, document) for slo in document["slo"]],
     }
     return found

@@ -104,6 +104,7 @@ _OPTIONS = {
     "engine.kind": "--engine",
     "engine.max_model_len": "--ctx",
     "engine.gpu_memory_utilization": "--utilization",
+    "price.gpu_hour": "--price",
 }
 """Options that are not called as their field."""
 

@@ -19,6 +19,7 @@ from kvplan.scenario.clock import clock_of
 from kvplan.scenario.deployment import Deployment, resolve_deployment
 from kvplan.scenario.intervals import LARGEST_WORKLOAD, NO_CLAIM, Intervals
 from kvplan.scenario.offered import Offered
+from kvplan.scenario.rent import Rent, rent_of
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.step_time import StepTime, listen
 from kvplan.scenario.summary import latency_objects, series_object, slo_objects, throughput_object
@@ -40,6 +41,7 @@ class Run:
         self.deployment: Deployment = resolve_deployment(scenario)
         self.clock: Clock = clock_of(scenario, self.deployment)
         self.system: System = system_of(scenario, self.deployment)
+        self.rent: Rent = rent_of(scenario.price, self.system.gpus(self.deployment))
         self.workload: Workload = open_workload(scenario.workload, scenario.seed)
         self.recorder = Recorder()
         self.offered = Offered()
@@ -123,6 +125,7 @@ class Run:
             },
             "latency": latency,
             "throughput": throughput_object(recorder),
+            "cost": self.rent.to_dict(recorder.totals),
             "step_time": self.step_time.to_dict(len(self.system.instances)),
             "distributions": distributions,
             "series": series_object(recorder),
@@ -137,7 +140,7 @@ class Run:
             # Imported only here: a run on a given pool and a linear clock needs no sizing at all.
             from kvplan.scenario.hardware import hardware_objects
 
-            document.update(hardware_objects(scenario, deployment, self.system.gpus(deployment)))
+            document.update(hardware_objects(scenario, deployment, self.rent.gpus))
         return document
 
     @property

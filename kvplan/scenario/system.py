@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -59,11 +59,11 @@ class System:
             return self.chosen.instances
         return (self.config,) * self.replicas
 
-    def gpus(self, deployment: Deployment) -> int:
-        """GPUs of all instances together."""
+    def gpus(self, deployment: Deployment) -> Mapping[str, int]:
+        """How many GPUs all instances have together, by name."""
         if self.chosen is not None and self.chosen.gpus is not None:
             return self.chosen.gpus
-        return deployment.parallel.gpus * self.replicas
+        return {deployment.gpu_name: deployment.parallel.gpus * self.replicas}
 
     @property
     def assumptions(self) -> tuple[Assumption, ...]:

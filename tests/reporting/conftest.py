@@ -140,6 +140,11 @@ def build_full(samples: int = 600, requests: int = 1000) -> Document:
             "requests_per_s": requests / makespan, "prompt_tokens_per_s": 12_035_118 / makespan,
             "output_tokens_per_s": 343_512 / makespan,
         },
+        "cost": {
+            "currency": "USD", "gpus": 1, "per_hour": 2.5, "total": 2.5 * makespan / 3600,
+            "per_million_output_tokens": 2.5 * makespan / 3600 / 0.343_512,
+            "per_million_tokens": 2.5 * makespan / 3600 / (12.035_118 + 0.343_512),
+        },
         "distributions": {
             "ttft_s": _percentiles(ttft), "tpot_s": _percentiles(tpot), "e2e_s": _percentiles(e2e),
             "queue_s": _percentiles(queue),
@@ -220,6 +225,7 @@ def _empty(document: Document) -> Document:
         document["totals"][name] = 0.0 if name == "makespan_s" else 0
     document["latency"] = dict.fromkeys(document["latency"])
     document["throughput"] = dict.fromkeys(document["throughput"], 0.0)
+    document["cost"] |= {"total": 0.0, "per_million_output_tokens": None, "per_million_tokens": None}
     document["distributions"] = {name: [] for name in document["distributions"]}
     document["accuracy"]["intervals"] = dict.fromkeys(document["accuracy"]["intervals"])
     document["series"] = {name: [] for name in document["series"]}

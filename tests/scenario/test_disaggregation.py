@@ -122,7 +122,7 @@ def test_pools_of_their_own() -> None:
     assert strategy.prefill.config.max_num_seqs == 8
     assert strategy.prefill.latency is None
     assert strategy.decode.latency is not None
-    assert run.system.gpus(run.deployment) == 3 * 1 + 1 * 2
+    assert sum(run.system.gpus(run.deployment).values()) == 3 * 1 + 1 * 2
     run.execute()
     document = run.result(["kvplan", "simulate"])
     assert document["gpu"]["count"] == 5

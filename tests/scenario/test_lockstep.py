@@ -53,7 +53,7 @@ def test_each_rank_has_the_pool_of_a_latent_model_without_copies() -> None:
     whole = sum(instance.num_blocks for instance in split.system.instances)
     # Whole attention weights on every rank leave each a little less than it had.
     assert 5 * plain.deployment.config.num_blocks < whole < 8 * plain.deployment.config.num_blocks
-    assert split.system.gpus(split.deployment) == 8
+    assert split.system.gpus(split.deployment) == {split.deployment.gpu_name: 8}
     assert split.deployment.fit is not None
     assert split.deployment.fit.total_concurrency == 8 * split.deployment.fit.max_concurrency
 

@@ -45,6 +45,7 @@ def simulate(
     rate: option.Rate = None,
     max_in_flight: option.MaxInFlight = None,
     latency: option.Latency = None,
+    price: option.Price = None,
     seed: option.Seed = None,
     assign: Annotated[
         list[str] | None, typer.Option("--set", help="Any scenario field, e.g. engine.max_num_seqs=64.")

@@ -67,6 +67,7 @@ def sweep(
     rate: option.Rate = None,
     max_in_flight: option.MaxInFlight = None,
     latency: option.Latency = None,
+    price: option.Price = None,
     seed: option.Seed = None,
     assign: Annotated[
         list[str] | None, typer.Option("--set", help="Any scenario field, the same at every point.")

@@ -57,6 +57,8 @@ class Figures(Part):
     arrivals_s: Seconds | None = None
     e2e_p99_s: Seconds | None = None
     growth: Amount | None = None
+    cost_per_hour: Amount | None = None
+    cost_per_million_output_tokens: Amount | None = None
     objectives: Annotated[list[Objective], Field(default_factory=list, max_length=64)]
 
     @property

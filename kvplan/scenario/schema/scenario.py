@@ -14,6 +14,7 @@ from kvplan.scenario.schema.disaggregation import DisaggregationPart
 from kvplan.scenario.schema.engine import AnyEngine, EnginePart, SglangPart, engine_kind
 from kvplan.scenario.schema.parallel import ParallelPart, RoutingPart
 from kvplan.scenario.schema.part import Natural, Part
+from kvplan.scenario.schema.price import PricePart
 from kvplan.scenario.schema.sampling import SamplingPart
 from kvplan.scenario.schema.tiers import TiersPart
 from kvplan.scenario.schema.workload import SloPart, WorkloadPart
@@ -37,6 +38,7 @@ class Scenario(Part):
     accuracy: AccuracyPart = AccuracyPart()
     workload: WorkloadPart
     slo: SloPart = SloPart()
+    price: PricePart = PricePart()
     seed: Natural = 0
 
     @model_validator(mode="before")
