@@ -32,6 +32,7 @@ VERBS: dict[str, Verb] = {
     "size": Verb("kvplan.cli.commands.size", "size"),
     "fit": Verb("kvplan.cli.commands.fit", "fit"),
     "simulate": Verb("kvplan.cli.commands.simulate", "simulate"),
+    "plan": Verb("kvplan.cli.commands.plan", "plan"),
     "sweep": Verb("kvplan.cli.commands.sweep", "sweep"),
     "diff": Verb("kvplan.cli.commands.diff", "diff"),
     "report": Verb("kvplan.cli.commands.report", "report"),

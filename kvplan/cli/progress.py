@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
 
@@ -55,3 +57,27 @@ class Progress(AbstractContextManager["Progress"]):
         if self._drawn:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+
+
+def cpus() -> int:
+    """Processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def simulations(total: int | None) -> Callable[[int], None] | None:
+    """Counts simulations on one line, of ``total`` where that is known; None where nobody would see it."""
+    if not sys.stderr.isatty():
+        return None
+    started = time.monotonic()
+
+    def show(done: int) -> None:
+        spent = time.monotonic() - started
+        if total is None:
+            sys.stderr.write(f"\r\x1b[K{done} simulations, {spent:,.0f} s\r")
+        else:
+            left = spent / done * (total - done)
+            end = "\r\x1b[K" if done == total else ""
+            sys.stderr.write(f"\r\x1b[K{done} of {total} simulations  {left:,.0f} s left{end}")
+        sys.stderr.flush()
+
+    return show

@@ -78,4 +78,4 @@ FIELDS = {
 
 def fields(parameters: Mapping[str, object]) -> dict[str, object]:
     """What a command's parameters (its ``locals()``, before anything else) say, by field."""
-    return {field: parameters[name] for name, field in FIELDS.items()}
+    return {field: parameters[name] for name, field in FIELDS.items() if name in parameters}

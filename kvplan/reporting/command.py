@@ -10,6 +10,8 @@ from typing import Any
 
 from kvplan.reporting.tables import default_settings
 
+PRICE = "price.gpu_hour"
+
 MAX_COMMAND = 2000
 """Longest command shown; a scenario of more settings is a file, which its user has."""
 
@@ -35,12 +37,12 @@ _OPTIONS = {
     "workload.requests": "--limit",
     "workload.limit": "--limit",
     "workload.rate": "--rate",
-    "price.gpu_hour": "--price",
+    PRICE: "--price",
     "seed": "--seed",
 }
 """Fields with an option that both ``simulate`` and ``sweep`` have."""
 
-_KEY = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_-]*)*")
+_KEY = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
 _WORD = re.compile(r"[A-Za-z_][\w./+-]*")
 _YAML_WORDS = frozenset(("true", "false", "yes", "no", "on", "off", "null", "y", "n"))
 
@@ -52,8 +54,8 @@ def command(scenario: Mapping[str, Any], verb: str, changes: Mapping[str, object
     """
     usual = default_settings(scenario.get("engine"))
     usual.pop("workload.synthesize")  # what is asked for is no default, whatever it is
-    settings = {key: value for key, value in _settings(scenario) if usual.get(key) != value}
-    settings |= changes
+    chosen = {key: value for key, value in _settings(scenario) if usual.get(key) != value}
+    settings = {key: value for key, value in {**chosen, **changes}.items() if usual.get(key) != value}
     if settings.get("workload.trace") == "-" or not all(map(_KEY.fullmatch, settings)):
         return None
     words = ["kvplan", verb]
@@ -80,10 +82,12 @@ def _text(value: object) -> str:
 
 
 def _settings(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """``(key path, value)`` of every field that is set; lists stay whole."""
+    """``(key path, value)`` of every field that is set; lists stay whole, prices as ``--price`` has them."""
     for key, value in node.items():
         name = f"{path}{key}"
-        if isinstance(value, Mapping):
+        if name == PRICE and isinstance(value, Mapping):
+            yield name, ",".join(f"{gpu}={_text(price)}" for gpu, price in value.items())
+        elif isinstance(value, Mapping):
             yield from _settings(value, f"{name}.")
         elif value is not None:
             yield name, value

@@ -7,8 +7,10 @@ from kvplan.reporting.wording import decimal, plural
 
 
 def money(amount: float | None, currency: str) -> str:
-    """``(1.3456, 'USD')`` -> ``'1.35 USD'``; ``None`` -> an en dash."""
-    return "–" if amount is None else f"{decimal(amount)} {currency}"
+    """``(1.3456, 'USD')`` -> ``'1.35 USD'``; below 1 with three digits; ``None`` -> an en dash."""
+    if amount is None:
+        return "–"
+    return f"{amount:,.2f} {currency}" if amount >= 1 else f"{decimal(amount)} {currency}"
 
 
 def cost_text(cost: Cost) -> str:

@@ -128,7 +128,7 @@ def highest_remarks(document: Mapping[str, Any]) -> list[str]:
 def _at_the_answer(found: Found, figures: Mapping[str, Any]) -> Iterator[str]:
     objectives = figures.get("objectives") or []
     if objectives:
-        yield f"at {found['passed']:g}: " + sentence_list([_objective(item) for item in objectives])
+        yield f"at {found['passed']:g}: " + sentence_list([objective_text(item) for item in objectives])
     shorter = found.get("shorter") or []
     if shorter and found.get("requests") is not None:
         before = [
@@ -141,7 +141,8 @@ def _at_the_answer(found: Found, figures: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _objective(item: Mapping[str, Any]) -> str:
+def objective_text(item: Mapping[str, Any]) -> str:
+    """``TTFT p99 0.8 s of 1.0 s``, with the interval and whether it is too close to call."""
     said = f"{label(item['name'])} {seconds(item['value_s'])} of {seconds(item['limit_s'])}"
     around = item["interval_s"]
     if around is None:

@@ -6,15 +6,19 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
 from kvplan.errors import DataError, near_names
 from kvplan.reporting.result import SCHEMA, Result
 from kvplan.reporting.schema.part import Part
+from kvplan.reporting.schema.plan import SCHEMA as PLAN
+from kvplan.reporting.schema.plan import Plan
 from kvplan.reporting.schema.sweep import SCHEMA as SWEEP
 from kvplan.reporting.schema.sweep import Sweep
+
+Report: TypeAlias = Result | Sweep | Plan
 
 MAX_RESULT_BYTES = 256 << 20
 """A result is a few hundred kilobytes; a file beyond this bound is something else and is not read."""
@@ -30,14 +34,17 @@ def parse_result(document: object, *, where: str | None = None) -> Result:
     return _validated(document, Result, where)
 
 
-def parse_report(document: object, *, where: str | None = None) -> Result | Sweep:
-    """A result, or a sweep of many. Raises as ``parse_result``."""
-    if isinstance(document, Mapping) and document.get("schema") == SWEEP:
+def parse_report(document: object, *, where: str | None = None) -> Report:
+    """A result, a sweep of many, or a plan. Raises as ``parse_result``."""
+    schema = document.get("schema") if isinstance(document, Mapping) else None
+    if schema == SWEEP:
         return _validated(document, Sweep, where)
+    if schema == PLAN:
+        return _validated(document, Plan, where)
     return parse_result(document, where=where)
 
 
-S = TypeVar("S", Result, Sweep)
+S = TypeVar("S", Result, Sweep, Plan)
 
 
 def _validated(document: object, shape: type[S], where: str | None) -> S:
@@ -97,8 +104,8 @@ def load_result(path: str | Path, *, max_bytes: int = MAX_RESULT_BYTES) -> Resul
     return loads_result(data, where=where)
 
 
-def load_report(path: str | Path, *, max_bytes: int = MAX_RESULT_BYTES) -> Result | Sweep:
-    """The same for a result or a sweep."""
+def load_report(path: str | Path, *, max_bytes: int = MAX_RESULT_BYTES) -> Report:
+    """The same for a result, a sweep or a plan."""
     data, where = _read(path, max_bytes)
     return parse_report(_decoded(data, where), where=where)
 
@@ -123,6 +130,8 @@ _HINT_PRODUCER = "give the file that `kvplan simulate -o result.json` wrote"
 def _schema_hint(schema: object) -> str:
     if isinstance(schema, str) and schema.startswith("kvplan.result/"):
         return f"this kvplan reads {SCHEMA}; use the version of kvplan that wrote the file, or run it again"
+    if isinstance(schema, str) and schema.startswith("kvplan.plan/"):
+        return "a plan compares deployments; kvplan report shows it, and simulate -o writes a result"
     if isinstance(schema, str) and schema.startswith("kvplan.sweep/"):
         return "a sweep has one row a simulation; kvplan report shows it, and simulate -o writes a result"
     return _HINT_PRODUCER
@@ -137,7 +146,7 @@ def _json_kind(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-def _raise(exc: ValidationError, where: str | None, shape: type[Result] | type[Sweep]) -> NoReturn:
+def _raise(exc: ValidationError, where: str | None, shape: type[Report]) -> NoReturn:
     problems = exc.errors(include_url=False)
     first = problems[0]
     path = key_path(first["loc"])
@@ -147,7 +156,7 @@ def _raise(exc: ValidationError, where: str | None, shape: type[Result] | type[S
     hint = None
     if first["type"] == "extra_forbidden":
         near = near_names(str(first["loc"][-1]), _sibling_names(first["loc"][:-1], shape))
-        own = SCHEMA if shape is Result else SWEEP
+        own = {Result: SCHEMA, Sweep: SWEEP, Plan: PLAN}[shape]
         hint = f"did you mean {', '.join(near)}?" if near else f"{own} has no such key"
     raise DataError(message, where=where, hint=hint) from exc
 

@@ -77,7 +77,7 @@ def render_markdown(result: Result, *, pictures: str | None = None) -> str:
     notes = _bullets(plain(note) for note in result.trace.notes[:MAX_LISTED])
     parts += _section("Trace", [*_table(tables.trace_table(result)), *notes])
     parts += _section("Warnings", _warnings(result))
-    parts += _section("Provenance", [f"```sh\n{_fenced(plain(result.provenance.command, 4000))}\n```"])
+    parts += _section("Provenance", [f"```sh\n{fenced(plain(result.provenance.command, 4000))}\n```"])
     parts += _table(tables.files_table(result)) + _table(tables.versions_table(result))
     return "\n\n".join(parts) + "\n"
 
@@ -96,7 +96,7 @@ def escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _fenced(text: str) -> str:
+def fenced(text: str) -> str:
     """Text that cannot close the fence it stands in."""
     return text.replace("```", "` ` `")
 
@@ -120,8 +120,13 @@ def _chart(figure: Figure, pictures: str | None) -> list[str]:
 def _table(table: Table | None) -> list[str]:
     if table is None or not table.rows:
         return []
-    parts = [_rows(table.columns, table.rows, table.numeric)]
+    parts = [table_markdown(table)]
     return [*parts, f"{table.left_off} more rows are in result.json."] if table.left_off else parts
+
+
+def table_markdown(table: Table) -> str:
+    """Columns and rows, without the caption."""
+    return _rows(table.columns, table.rows, table.numeric)
 
 
 def _captioned(table: Table | None) -> list[str]:
@@ -151,7 +156,7 @@ def _advised(result: Result) -> list[str]:
     tried = [
         part
         for step in found.steps
-        for part in (f"{escape(step.why)}:", f"```sh\n{_fenced(step.command)}\n```")
+        for part in (f"{escape(step.why)}:", f"```sh\n{fenced(step.command)}\n```")
     ]
     return [
         *parts,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from kvplan.reporting.highest import highest_remarks, highest_sentence, of_answer
-from kvplan.reporting.markdown import escape
+from kvplan.reporting.markdown import escape, table_markdown
 from kvplan.reporting.tables import Table
 from kvplan.reporting.wording import count, decimal, percent, plain, seconds, sentence_list, setting_text
 from kvplan.scenario.figures import FIGURES
@@ -105,25 +105,27 @@ def _remarks(point: Point) -> Iterator[str]:
     elif figures is None:
         yield "not run: the sweep was interrupted"
     else:
-        lost = [
-            f"{count(figures[name])} {name.replace('_', ' ')}"
-            for name in ("rejected", "timed_out", "unfinished")
-            if figures[name]
-        ]
+        lost = unserved_text(figures)
         if lost:
-            yield f"not all served: {sentence_list(lost)}"
+            yield lost
         if figures["slo_met"] is False:
             yield MISSED
 
 
+def unserved_text(figures: Mapping[str, Any]) -> str:
+    """``not all served: 3 rejected``; empty where all requests were."""
+    lost = [
+        f"{count(figures[name])} {name.replace('_', ' ')}"
+        for name in ("rejected", "timed_out", "unfinished")
+        if figures[name]
+    ]
+    return f"not all served: {sentence_list(lost)}" if lost else ""
+
+
 def sweep_markdown(document: Mapping[str, Any]) -> str:
     """The whole table and its remarks as GitHub-flavoured Markdown."""
-    table = point_table(document)
-    rule = "|".join(" ---: " if place in table.numeric else " --- " for place in range(len(table.columns)))
-    lines = [" | ".join(map(escape, cells)) for cells in (table.columns, *table.rows)]
-    rows = [f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])]
     notes = [f"- {escape(note)}" for note in remarks(document)]
-    return "\n".join([*rows, "", *notes]).rstrip() + "\n"
+    return "\n".join([table_markdown(point_table(document)), "", *notes]).rstrip() + "\n"
 
 
 def csv_columns(document: Mapping[str, Any]) -> list[str]:
@@ -140,10 +142,11 @@ def csv_rows(document: Mapping[str, Any]) -> list[list[object]]:
         numbers = [figures.get(name) for name in FIGURES]
         error = plain(point["error"]["message"]) if point["error"] else None
         rows.append([point["point"], *values, point["status"], *numbers, error])
-    return [[_csv(cell) for cell in row] for row in rows]
+    return [[csv_cell(cell) for cell in row] for row in rows]
 
 
-def _csv(cell: object) -> object:
+def csv_cell(cell: object) -> object:
+    """A cell as a spreadsheet reads it back, and does not compute."""
     if cell is None:
         return ""
     if isinstance(cell, bool):

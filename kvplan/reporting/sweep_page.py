@@ -24,7 +24,6 @@ from kvplan.reporting.wording import (
     sentence_list,
     setting_text,
     significant,
-    value_text,
 )
 
 MAX_LINES = 8
@@ -49,7 +48,7 @@ def render_sweep(sweep: Sweep) -> str:
 
     embedded = json.dumps(sweep.document(), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     charts = {figure.key: figure for figure in sweep_figures(sweep)}
-    return page("sweep.html.j2", charts, _content(sweep), embedded=embedded, csv=sweep_csv(sweep))
+    return page("listing.html.j2", charts, _content(sweep), embedded=embedded, csv=sweep_csv(sweep))
 
 
 def sweep_csv(sweep: Sweep) -> str:
@@ -68,13 +67,17 @@ def _content(sweep: Sweep) -> dict[str, Any]:
         "kind": "sweep",
         "schema": sweep.schema_,
         "whole": "sweep.json",
+        "stem": "sweep",
+        "steps": [],
+        "heading": "Points",
+        "same": "What is the same at every point",
         "title": f"{subject(sweep)}: {plural(len(sweep.points), 'point')} · kvplan",
         "verdict": sweep_verdict(sweep),
         "key_figures": key_figures(sweep),
         "remarks": notes[:MAX_LISTED],
         "remarks_left": max(0, len(notes) - MAX_LISTED),
         "points": _points_table(sweep),
-        "scenario": _scenario_table(sweep),
+        "scenario": tables.unvaried_table(sweep.scenario or {}, [axis.key for axis in sweep.axes]),
         "files": tables.files_of(provenance),
         "versions": tables.versions_of(provenance),
         "command": plain(provenance.command, 4000),
@@ -241,16 +244,6 @@ def _without_empty(table: Table) -> Table:
     rows = tuple(tuple(row[place] for place in kept) for row in table.rows)
     numeric = tuple(new for new, place in enumerate(kept) if place in table.numeric)
     return Table(table.caption, tuple(table.columns[place] for place in kept), rows, numeric)
-
-
-def _scenario_table(sweep: Sweep) -> Table:
-    varied = tuple(axis.key for axis in sweep.axes)
-    rows = [
-        (key, value_text(value))
-        for key, value in tables.leaves(sweep.scenario or {})
-        if not any(key == axis or key.startswith((f"{axis}.", f"{axis}[")) for axis in varied)
-    ]
-    return Table("The scenario, without what is varied", ("Key", "Value"), tuple(rows[: tables.MAX_ROWS]))
 
 
 def sweep_figures(sweep: Sweep) -> list[Figure]:

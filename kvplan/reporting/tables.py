@@ -143,6 +143,16 @@ def scenario_table(result: Result) -> Table:
     return _table("The resolved scenario", ("Key", "Value"), rows)
 
 
+def unvaried_table(scenario: Mapping[str, Any], varied: Sequence[str]) -> Table:
+    """Every leaf of a resolved scenario, without the fields that are varied and what is in them."""
+    rows = [
+        (key, value_text(value))
+        for key, value in leaves(scenario)
+        if not any(key == field or key.startswith((f"{field}.", f"{field}[")) for field in varied)
+    ]
+    return _table("The scenario, without what is varied", ("Key", "Value"), rows)
+
+
 def _at(scenario: Mapping[str, Any], path: str) -> Any:
     node: Any = scenario
     for key in path.split("."):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kvplan.errors import AnswerIsNo
-from kvplan.scenario.sweep import Outcome
+from kvplan.scenario.outcomes import Outcome
 
 PRECISION = 0.05
 """The search ends when the value that fails is at most so much above the one that passes."""

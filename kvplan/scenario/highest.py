@@ -20,9 +20,10 @@ from kvplan.errors import UsageError
 from kvplan.scenario.axes import Axis
 from kvplan.scenario.bracket import PRECISION, Bounds, Bracket
 from kvplan.scenario.load import read_scenario, split_setting
+from kvplan.scenario.outcomes import Outcome
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.settling import LIFETIMES, TAIL, settled, tail
-from kvplan.scenario.sweep import Outcome, Sweep
+from kvplan.scenario.sweep import Sweep
 from kvplan.scenario.workload import DEFAULT_REQUESTS
 
 STRETCH = 64

@@ -1,41 +1,24 @@
 """A sweep: one scenario simulated at every point of a few axes (``kvplan.sweep/1``).
 
-Points run in processes of their own (``concurrent.futures``, which every Python has; the runs share nothing,
-so a scheduler of tasks would add a dependency and no speed). A point that fails is a row with its reason;
-an interrupted sweep keeps the points that are done.
+A point that fails is a row with its reason; an interrupted sweep keeps the points that are done.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 from kvplan.errors import Interrupted, KvplanError, UsageError
 from kvplan.provenance import InputFile, input_file, provenance
 from kvplan.scenario.axes import Axis, points
 from kvplan.scenario.load import load_scenario, read_scenario
+from kvplan.scenario.outcomes import Outcome, as_error, failure, outcomes
 from kvplan.scenario.schema import Scenario
 from kvplan.specs.document import YamlDocument
 
 SCHEMA = "kvplan.sweep/1"
-
-Outcome = dict[str, Any]
-"""``figures`` of a point, or its ``error``; the other one is None."""
-
-Outcomes = Generator[tuple[int, Outcome], None, None]
-"""Number of a point and its outcome, as they come."""
-
-DIED = KvplanError(
-    "the process that simulated it died: killed, or out of memory",
-    hint="simulate this point alone, with fewer requests, or the sweep with --jobs 1",
-)
 
 
 class Sweep:
@@ -81,7 +64,7 @@ class Sweep:
                     document, flags, assignments, varied=varied, varied_by=varied_by, count=count
                 )
             except (KvplanError, OSError) as exc:
-                self.scenarios.append(_as_error(exc))
+                self.scenarios.append(as_error(exc))
                 continue
             if scenario.workload.reads_once:
                 raise UsageError(
@@ -114,13 +97,11 @@ class Sweep:
             if isinstance(scenario, Scenario):
                 left[number] = scenario.to_dict()
             else:
-                self.outcomes[number] = _failure(scenario)
+                self.outcomes[number] = failure(scenario)
         if not left:
             return
-        jobs = min(jobs, len(left))
-        found = _one_by_one(left, self.slower) if jobs == 1 else _in_processes(left, jobs, self.slower)
         try:
-            with closing(found):
+            with closing(outcomes(left, jobs, self.slower)) as found:
                 for number, outcome in found:
                     self.outcomes[number] = outcome
                     if on_done is not None:
@@ -144,18 +125,19 @@ class Sweep:
                     **(outcome or {"figures": None, "error": None}),
                 }
                 for number, (point, values, outcome) in enumerate(
-                    zip(self.points, self._values(), self.outcomes, strict=True)
+                    zip(self.points, self.values(), self.outcomes, strict=True)
                 )
             ],
-            "provenance": provenance(command, 0 if first is None else first.seed, self._inputs()),
+            "provenance": provenance(command, 0 if first is None else first.seed, self.inputs()),
         }
 
-    def _values(self) -> Iterator[list[Any]]:
+    def values(self) -> Iterator[list[Any]]:
+        """Of each point what the axes' fields are set to."""
         known = [dict(zip(axis.texts, axis.values, strict=True)) for axis in self.axes]
         for point in self.points:
             yield [values[text] for values, text in zip(known, point.values(), strict=True)]
 
-    def _inputs(self) -> list[InputFile]:
+    def inputs(self) -> list[InputFile]:
         """The traces of all points, by content."""
         traces = dict.fromkeys(
             item.workload.trace
@@ -169,89 +151,3 @@ def _status(outcome: Outcome | None) -> str:
     if outcome is None:
         return "not run"
     return "done" if outcome["error"] is None else "failed"
-
-
-def _one_by_one(left: Mapping[int, dict[str, Any]], slower: float) -> Outcomes:
-    for number, scenario in left.items():
-        yield number, simulate_point(scenario, slower)
-
-
-def _in_processes(left: dict[int, dict[str, Any]], jobs: int, slower: float) -> Outcomes:
-    """In no order. When a process dies, nobody knows which point it was: the rest goes on one at a time."""
-    undone = dict(left)
-    for number, outcome in _pool(left, jobs, slower):
-        del undone[number]
-        yield number, outcome
-    for number, scenario in undone.items():
-        alone = list(_pool({number: scenario}, 1, slower))
-        yield alone[0] if alone else (number, _failure(DIED))
-
-
-def _pool(left: Mapping[int, dict[str, Any]], jobs: int, slower: float) -> Outcomes:
-    """Outcomes as they come, until all are there or a process has died."""
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _quiet_interrupts)
-    try:
-        running = {pool.submit(simulate_point, scenario, slower): number for number, scenario in left.items()}
-        for future in as_completed(running):
-            yield running[future], future.result()
-    except BrokenProcessPool:
-        return
-    except BaseException:  # interrupted: what runs is not waited for
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _quiet_interrupts() -> None:
-    """Ctrl-C reaches every process of the terminal; the first one decides for all."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def simulate_point(document: dict[str, Any], slower: float = 1.0) -> Outcome:
-    """Simulate one resolved scenario, without an ensemble, and keep its figures.
-
-    With ``slower`` every step takes so many times as long as its clock says.
-    """
-    from kvplan.scenario.figures import block_bytes_of, figures
-    from kvplan.scenario.run import Run
-    from kvplan.scenario.settling import Stays
-
-    scenario = Scenario.model_validate(
-        {**document, "accuracy": {**document.get("accuracy", {}), "ensemble": 0}}
-    )
-    try:
-        run = Run(scenario)
-        if slower != 1.0:
-            from kvplan.latency.slowed import slowed
-
-            run.clock = replace(run.clock, model=slowed(run.clock.model, slower))
-        stays = Stays()
-        run.execute(on_request=stays.add)
-        if run.interruption is not None:
-            raise KeyboardInterrupt
-        found = figures(run.result([]), block_bytes_of(scenario, run.deployment), stays)
-        return {"figures": found, "error": None}
-    except Exception as exc:  # a sweep goes on, whatever is wrong with one of its points
-        return _failure(_as_error(exc))
-
-
-def _as_error(exc: Exception) -> KvplanError:
-    if isinstance(exc, KvplanError):
-        return exc
-    if isinstance(exc, OSError):
-        return KvplanError(exc.strerror or str(exc), where=str(exc.filename) if exc.filename else None)
-    if isinstance(exc, MemoryError):
-        return KvplanError("out of memory", hint="simulate fewer requests, or with --jobs 1")
-    problem = KvplanError(
-        f"internal error: {type(exc).__name__}: {exc}",
-        hint="this is a bug in kvplan; simulate this point alone with --debug and report the traceback",
-    )
-    problem.code = "internal"
-    return problem
-
-
-def _failure(error: KvplanError) -> Outcome:
-    return {"figures": None, "error": error.to_dict()["error"]}

@@ -154,6 +154,36 @@ def test_hostile_results_stay_text(browser, tmp_path):
         assert visit.errors == []  # an alert, a blocked script or a failed image would be one
 
 
+def test_a_plan_is_a_page_like_a_result(browser, tmp_path):
+    from kvplan.cli.app import run
+
+    path = tmp_path / "plan.html"
+    words = [
+        "--model",
+        "llama-3.1-8b",
+        "--gpu",
+        "h100-sxm,l40s",
+        "--tp",
+        "1,2",
+        "--price",
+        "h100-sxm=2,l40s=1",
+    ]
+    load = ["--synthesize", "fixed", "--rate", "100", "-n", "200", "--longest", "200"]
+    slo = ["--set", "workload.output_tokens=20", "--set", "slo.ttft_p99_s=0.5"]
+    assert run(["plan", *words, *load, *slo, "-j", "1", "-q", "--html", str(path)]) == 0
+    for width in (390, 1280):
+        with Visit(browser, path, viewport={"width": width, "height": 900}) as visit:
+            page = visit.page
+            assert page.locator(".plot.is-live").count() == 2
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            assert page.inner_text("h1").startswith("llama-3.1-8b meets every objective on")
+            assert "vllm serve" in page.inner_text(".advice")
+            with page.expect_download() as download:
+                page.click("#save-json")
+            assert download.value.suggested_filename == "plan.json"
+            assert visit.errors == []
+
+
 def test_a_sweep_is_a_page_like_a_result(browser, tmp_path):
     from kvplan.cli.app import run
 

@@ -160,6 +160,7 @@ def expected_sends(
     left = {name: len(numbers) for name, numbers in sessions.items()}
     due: list[tuple[float, int]] = []
     waiting: dict[str, list[tuple[float, int]]] = {}
+    over: dict[str, float] = {}
 
     def waits(number: int) -> bool:
         follows, name = workload[number].follows, session_of[workload[number].id]
@@ -193,9 +194,13 @@ def expected_sends(
             heapq.heappush(slots, when + loop.reaction_s)
             for gap_s, number in waiting.pop(name, ()):
                 heapq.heappush(due, (when + loop.reaction_s + gap_s, number))
-            left[session_of[name]] -= 1
-            if later and not left[session_of[name]]:
-                begin(when + loop.reaction_s)
+            session = session_of[name]
+            left[session] -= 1
+            over[session] = max(
+                over.get(session, when), when
+            )  # one turned away is answered as of its sending
+            if later and not left[session]:
+                begin(over[session] + loop.reaction_s)
         if not due:
             continue
         own_s, number = heapq.heappop(due)

@@ -10,7 +10,7 @@ from kvplan.engine.protocols import JointLatency, StepBatch
 from kvplan.latency.linear import LinearLatency
 from kvplan.latency.slowed import slowed
 from kvplan.scenario.load import load_scenario
-from kvplan.scenario.sweep import simulate_point
+from kvplan.scenario.outcomes import simulate_point
 
 MODEL = LinearLatency(0.005, 2e-5, 1e-8)
 

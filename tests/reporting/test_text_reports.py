@@ -213,3 +213,14 @@ def test_a_name_of_capitals_keeps_them_in_a_sentence(result_document):
         "links": [{"name": name, "value": 0, "unit": "blocks", "meaning": ""} for name in names]
     }
     assert "Zero: TTFT queue p50, moved blocks, KV bytes, waits" in _console(parse_result(document))
+
+
+def test_hits_that_nobody_can_know_are_not_zero(result_document):
+    from kvplan.reporting.html import render_html
+
+    unknown = parse_result(result_document("no_reuse"))
+    assert re.search(r"Prefix hits +not known: the trace does not say what prompts share", _console(unknown))
+    assert "not known: the trace does not say" in render_html(unknown)
+    found = result_document("no_reuse")
+    found["totals"]["hit_tokens"] = 640  # of a request with itself, once it was preempted
+    assert "not known: the trace" not in _console(parse_result(found))

@@ -87,15 +87,15 @@ def test_what_is_wrong_everywhere_is_said_at_once() -> None:
 
 
 def test_a_point_that_breaks_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kvplan.scenario import sweep
+    from kvplan.scenario import outcomes
 
     seen: list[float] = []
 
     def broken(document: dict[str, Any], slower: float) -> dict[str, Any]:
         seen.append(document["workload"]["rate"])
-        return sweep._failure(KvplanError("boom"))
+        return outcomes.failure(KvplanError("boom"))
 
-    monkeypatch.setattr(sweep, "simulate_point", broken)
+    monkeypatch.setattr(outcomes, "simulate_point", broken)
     found = searched("workload.rate=1..64")
     assert seen == [1.0, 64.0]
     assert found.passed is None
@@ -239,16 +239,16 @@ def test_a_limit_that_is_varied_is_not_set_beside() -> None:
 
 
 def test_an_interrupted_search_keeps_the_answer_of_the_shorter_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kvplan.scenario import sweep
+    from kvplan.scenario import outcomes
 
-    simulate = sweep.simulate_point
+    simulate = outcomes.simulate_point
 
     def interrupted(document: dict[str, Any], slower: float) -> dict[str, Any]:
         if document["workload"]["requests"] > 150:
             raise KeyboardInterrupt
         return simulate(document, slower)
 
-    monkeypatch.setattr(sweep, "simulate_point", interrupted)
+    monkeypatch.setattr(outcomes, "simulate_point", interrupted)
     found = Search(None, parse_bounds("workload.rate=1..500"), flags=FLAGS)
     with pytest.raises(Interrupted):
         found.execute()

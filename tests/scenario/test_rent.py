@@ -10,10 +10,10 @@ from kvplan.errors import UnknownName, UsageError
 from kvplan.reporting.result import Result
 from kvplan.scenario.figures import figures
 from kvplan.scenario.load import load_scenario
+from kvplan.scenario.outcomes import simulate_point
 from kvplan.scenario.rent import rent_of
 from kvplan.scenario.run import Run
 from kvplan.scenario.schema.price import PricePart, parse_prices
-from kvplan.scenario.sweep import simulate_point
 
 FLAGS = {
     "cache.blocks": 2000,

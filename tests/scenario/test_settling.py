@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvplan.engine.recorder import RequestRow
-from kvplan.scenario import sweep
+from kvplan.scenario import outcomes
 from kvplan.scenario.bracket import PRECISION, Bounds, Bracket
 from kvplan.scenario.highest import Search, parse_bounds
 from kvplan.scenario.settling import FILLED, LIFETIMES, Stays, settled
@@ -93,7 +93,7 @@ def search(capacity: float, requests: int, longest: int | None = None, simulate:
     }  # fmt: skip
     found = Search(None, parse_bounds("workload.rate=0.5..256"), flags=flags, longest=longest)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, "simulate_point", simulate or toy(capacity))
+        patch.setattr(outcomes, "simulate_point", simulate or toy(capacity))
         found.execute()
     return found
 

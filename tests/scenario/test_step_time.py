@@ -41,6 +41,7 @@ def step_time(flags: dict[str, Any], *, engine: str = "fast") -> dict[str, Any]:
         {"engine.async_scheduling": False, "engine.enforce_eager": True},
         {"tiers.host.memory": "40GiB"},
         {"sampling.n": 2},
+        {"disaggregation.prefill.instances": 1, "disaggregation.decode.instances": 2},
     ],
 )
 def test_shares_add_up_and_nobody_is_busy_for_longer_than_the_run(more: dict[str, Any]) -> None:
@@ -49,7 +50,8 @@ def test_shares_add_up_and_nobody_is_busy_for_longer_than_the_run(more: dict[str
     assert sum(time["parts"].values()) == pytest.approx(1.0)
     assert sum(time["bound"].values()) == pytest.approx(1.0)
     assert 0.0 < time["busy_s"] <= time["instances"] * found["totals"]["makespan_s"] * (1 + 1e-9)
-    assert time["instances"] == more.get("parallel.replicas", 1)
+    pools = [more.get(f"disaggregation.{pool}.instances", 0) for pool in ("prefill", "decode")]
+    assert time["instances"] == (sum(pools) or more.get("parallel.replicas", 1))
     assert 0.0 < time["peak_compute"] < 1.0
     assert 0.0 < time["peak_bandwidth"] < 1.0
     assert 1 <= time["sampled_steps"] <= 512
@@ -102,6 +104,17 @@ def test_slow_links_and_slow_hosts_show() -> None:
     assert eager["parts"]["launches"] > 0.5
 
 
+@pytest.mark.parametrize("streaming", ["whole", "layerwise"])
+def test_pools_work_as_one_system(streaming: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What prefill and decode instances do is in one account, and no step is counted twice."""
+    monkeypatch.setattr("kvplan.latency.step_sample.StepSample.__init__.__defaults__", (1 << 20,))
+    pools = {"disaggregation.prefill.instances": 1, "disaggregation.streaming": streaming}
+    found = document({**LLAMA, **CHAT, "workload.requests": 30, **pools})
+    time, totals = found["step_time"], found["totals"]
+    assert time["sampled_steps"] == totals["steps"]
+    assert time["parts"]["prefill_attention"] > 0.0 < time["parts"]["decode_attention"]
+
+
 def test_a_sample_tells_what_all_steps_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = {**LLAMA, **CHAT, "workload.requests": 300}
     few = step_time(flags)
@@ -119,7 +132,7 @@ def test_a_sample_tells_what_all_steps_tell(monkeypatch: pytest.MonkeyPatch) -> 
     [
         {"latency.model": "linear", "latency.a": 0.01, "latency.b": 1e-5, "latency.c": 1e-8},
         {"tiers.host.memory": "40GiB", "engine.preemption": "swap"},
-        {"disaggregation.prefill.instances": 1, "disaggregation.decode.instances": 1},
+        {"disaggregation.prefill.instances": 1, "disaggregation.decode.gpu": "a100-80g"},
         {"cache.allocation.kind": "contiguous"},
     ],
 )

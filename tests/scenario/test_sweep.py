@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kvplan.errors import Interrupted, UsageError
-from kvplan.scenario import sweep as module
+from kvplan.scenario import outcomes as module
 from kvplan.scenario.axes import parse_axis
 from kvplan.scenario.figures import FIGURES, figures, hit_ratio, moved_bytes
 from kvplan.scenario.load import load_scenario

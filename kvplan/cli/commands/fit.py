@@ -259,6 +259,7 @@ def _ways(report: "FitReport") -> list[str]:
 def _commands(report: "FitReport", asked: str) -> list[str]:
     """How to start the engine so, and how to go on to what happens under traffic."""
     from kvplan.cli.simulate_line import simulate_line
+    from kvplan.cli.tables import shell_lines
     from kvplan.sizing.flags import engine_flags, needs_checkpoint, no_command
 
     if not report.fits:
@@ -269,25 +270,12 @@ def _commands(report: "FitReport", asked: str) -> list[str]:
     if flags is None:
         lines += _wrap(f"  {no_command(report, kind)}: no command")
     else:
-        lines += _shell_lines(flags)
+        lines += shell_lines(flags)
         if needs_checkpoint(report):
             own = f"  {report.model.name} is in {report.model.weights.format}"
             lines += _wrap(f"{own}: name a checkpoint in {report.weights_format}, no flag makes one")
     if (simulation := simulate_line(report, asked)) is not None:
-        lines += ["", "  under traffic:", *_shell_lines(simulation)]
-    return lines
-
-
-def _shell_lines(command: str) -> list[str]:
-    """A command over lines that a shell joins again; no flag is parted from its value."""
-    first, *options = command.split(" --")
-    lines = [f"  {first}"]
-    for option in options:
-        if len(lines[-1]) + len(option) + 5 > 80:
-            lines[-1] += " \\"
-            lines.append(f"    --{option}")
-        else:
-            lines[-1] += f" --{option}"
+        lines += ["", "  under traffic:", *shell_lines(simulation)]
     return lines
 
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from typing_extensions import TypeIs
 
+    from kvplan.reporting.loading import Report
     from kvplan.reporting.result import Result
+    from kvplan.reporting.schema.plan import Plan
     from kvplan.reporting.schema.sweep import Sweep
 
 
@@ -43,7 +45,7 @@ _PRINTED = (ReportFormat.csv, ReportFormat.json, ReportFormat.table)
 def report(
     result: Annotated[
         str,
-        typer.Argument(help="What kvplan simulate or kvplan sweep wrote; - reads stdin.", metavar="RESULT"),
+        typer.Argument(help="What kvplan simulate, sweep or plan wrote; - reads stdin.", metavar="RESULT"),
     ],
     output: Annotated[
         str | None,
@@ -55,7 +57,7 @@ def report(
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """Render a saved result or sweep: one self-contained HTML page, or Markdown, CSV or a summary.
+    """Render a saved result, sweep or plan: one self-contained HTML page, Markdown, CSV or a summary.
 
     Without -o, HTML and Markdown are written beside the result; the rest goes to stdout.
     """
@@ -77,19 +79,19 @@ def report(
             warn(f"no browser could be started; open {target} yourself")
 
 
-def write_report(result: "Result | Sweep", path: Path, kind: ReportFormat = ReportFormat.html) -> None:
+def write_report(result: "Report", path: Path, kind: ReportFormat = ReportFormat.html) -> None:
     """Write a report file (and a Markdown report's drawings beside it), saying so on stderr.
 
     Raises:
         OSError: a file cannot be written.
     """
-    if kind is ReportFormat.md and not _is_sweep(result):
+    if kind is ReportFormat.md and _is_result(result):
         from kvplan.reporting.markdown import markdown_pictures
 
         for name, picture in markdown_pictures(result, path.stem).items():
             _write(path.with_name(name), picture)
     write_page(path, _text(result, kind, pictures=path.stem))
-    if kind in (ReportFormat.html, ReportFormat.md) and not _is_sweep(result):
+    if kind in (ReportFormat.html, ReportFormat.md) and _is_result(result):
         _say_downsampled(result)
 
 
@@ -105,10 +107,10 @@ def write_page(path: Path, text: str) -> None:
     sys.stderr.write(f"wrote {path} ({shown})\n")
 
 
-def _is_sweep(document: "Result | Sweep") -> "TypeIs[Sweep]":
-    from kvplan.reporting.schema.sweep import Sweep
+def _is_result(document: "Report") -> "TypeIs[Result]":
+    from kvplan.reporting.result import Result
 
-    return isinstance(document, Sweep)
+    return isinstance(document, Result)
 
 
 def _say_downsampled(result: "Result") -> None:
@@ -147,47 +149,45 @@ def _target(source: str, output: str | None, kind: ReportFormat) -> Path | None:
     return target
 
 
-def _print(result: "Result | Sweep", kind: ReportFormat) -> None:
+def _print(result: "Report", kind: ReportFormat) -> None:
     if kind is ReportFormat.table:
         _print_table(result, stdout_console())
         return
     answer(_text(result, kind, pictures=None))
-    if kind is ReportFormat.html and not _is_sweep(result):
+    if kind is ReportFormat.html and _is_result(result):
         _say_downsampled(result)
 
 
-def _print_table(result: "Result | Sweep", console: "Console") -> None:
-    if _is_sweep(result):
-        from kvplan.cli.commands.sweep import print_table
+def _print_table(result: "Report", console: "Console") -> None:
+    from kvplan.reporting.schema.plan import Plan
 
-        print_table(result.document(), console)
-    else:
+    if _is_result(result):
         from kvplan.reporting.console import summary_table
 
         console.print(summary_table(result))
+    elif isinstance(result, Plan):
+        from kvplan.cli.commands.plan import print_plan
+
+        print_plan(result, console)
+    else:
+        from kvplan.cli.commands.sweep import print_table
+
+        print_table(result.document(), console)
 
 
-def _sweep_text(sweep: "Sweep", kind: ReportFormat) -> str:
-    if kind is ReportFormat.html:
-        from kvplan.reporting.sweep_page import render_sweep
+def _text(result: "Report", kind: ReportFormat, *, pictures: str | None) -> str:
+    from kvplan.reporting.schema.plan import Plan
 
-        return render_sweep(sweep)
-    if kind is ReportFormat.md:
-        from kvplan.reporting.sweep import sweep_markdown
-
-        return sweep_markdown(sweep.document())
-    if kind is ReportFormat.csv:
-        from kvplan.reporting.sweep_page import sweep_csv
-
-        return sweep_csv(sweep)
-    return json.dumps(sweep.document(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _text(result: "Result | Sweep", kind: ReportFormat, *, pictures: str | None) -> str:
     if kind is ReportFormat.table:
         return _table_text(result)
-    if _is_sweep(result):
-        return _sweep_text(result, kind)
+    if _is_result(result):
+        return _result_text(result, kind, pictures)
+    if kind is ReportFormat.json:
+        return json.dumps(result.document(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return _plan_text(result, kind) if isinstance(result, Plan) else _sweep_text(result, kind)
+
+
+def _result_text(result: "Result", kind: ReportFormat, pictures: str | None) -> str:
     if kind is ReportFormat.html:
         from kvplan.reporting.html import render_html
 
@@ -205,7 +205,25 @@ def _text(result: "Result | Sweep", kind: ReportFormat, *, pictures: str | None)
     return result_json(result) + "\n"
 
 
-def _table_text(result: "Result | Sweep") -> str:
+def _sweep_text(sweep: "Sweep", kind: ReportFormat) -> str:
+    from kvplan.reporting.sweep import sweep_markdown
+    from kvplan.reporting.sweep_page import render_sweep, sweep_csv
+
+    if kind is ReportFormat.html:
+        return render_sweep(sweep)
+    return sweep_markdown(sweep.document()) if kind is ReportFormat.md else sweep_csv(sweep)
+
+
+def _plan_text(plan: "Plan", kind: ReportFormat) -> str:
+    from kvplan.reporting.plan import plan_markdown
+    from kvplan.reporting.plan_page import plan_csv, render_plan
+
+    if kind is ReportFormat.html:
+        return render_plan(plan)
+    return plan_markdown(plan) if kind is ReportFormat.md else plan_csv(plan)
+
+
+def _table_text(result: "Report") -> str:
     from rich.console import Console
 
     from kvplan.cli.output import PLAIN_WIDTH

@@ -1,8 +1,6 @@
 """``kvplan sweep``: one scenario at every combination of a few values."""
 
-import os
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,8 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rich.console import Console
-
-    from kvplan.reporting.tables import Table
 
 
 def sweep(
@@ -89,6 +85,7 @@ def sweep(
     flags = option.fields(locals())
     from kvplan.cli.files import check_outputs
     from kvplan.cli.interrupts import Interrupts
+    from kvplan.cli.progress import cpus, simulations
     from kvplan.errors import UsageError
     from kvplan.scenario.axes import parse_axis
     from kvplan.scenario.highest import Search, parse_bounds
@@ -113,7 +110,7 @@ def sweep(
     stopped: Interrupted | None = None
     try:
         with Interrupts():
-            planned.execute(jobs or _cpus(), None if quiet else _progress(total))
+            planned.execute(jobs or cpus(), None if quiet else simulations(total))
     except Interrupted as exc:
         stopped = exc
     document = planned.document(["kvplan", *sys.argv[1:]])
@@ -135,30 +132,6 @@ def sweep(
                 f"no {planned.bounds.key} from {planned.bounds.low:g} on meets every objective",
                 hint="look lower, or see the figures above for what is missed",
             )
-
-
-def _cpus() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _progress(total: int | None) -> Any:
-    """Rewrites one line of a terminal; silent anywhere else."""
-    if not sys.stderr.isatty():
-        return None
-    started = time.monotonic()
-
-    def show(done: int) -> None:
-        spent = time.monotonic() - started
-        if total is None:
-            sys.stderr.write(f"\r\x1b[K{done} points, {spent:,.0f} s\r")
-        else:
-            left = spent / done * (total - done)
-            end = "\r\x1b[K" if done == total else ""
-            sys.stderr.write(f"\r\x1b[K{done} of {total} points  {left:,.0f} s left{end}")
-        sys.stderr.flush()
-
-    return show
 
 
 def _write(document: dict[str, Any], output: str | None) -> None:
@@ -214,59 +187,27 @@ def print_table(document: dict[str, Any], console: "Console") -> None:
 
     Of a search with runs of several lengths only the points that its answer rests on.
     """
+    from kvplan.cli.tables import grid, print_wrapped, width
     from kvplan.reporting.highest import of_answer
     from kvplan.reporting.sweep import GROUPS, legend, point_table, remarks
 
     notes = remarks(document)
     document = dict(of_answer(document))
     shown = [point_table(document)]
-    if _width(shown[0]) > console.width:
+    if width(shown[0]) > console.width:
         figures = point_table(document, 0, axes=False)
-        axes = _width(point_table(document, 0)) - _width(figures) <= AXES_WIDTH
+        axes = width(point_table(document, 0)) - width(figures) <= AXES_WIDTH
         for line in () if axes else legend(document):
-            _print_wrapped(line, console)
+            print_wrapped(line, console)
         if not axes:
             console.print()
         shown = [point_table(document, group, axes=axes) for group in range(len(GROUPS))]
     for place, table in enumerate(shown):
         if place:
             console.print()
-        console.print(_grid(table))
+        console.print(grid(table))
     for note in notes:
-        _print_wrapped(f"- {note}", console)
-
-
-def _print_wrapped(text: str, console: "Console") -> None:
-    import textwrap
-
-    from rich.text import Text
-
-    from kvplan.cli.output import visible
-
-    for line in textwrap.wrap(visible(text), console.width, subsequent_indent="  "):
-        console.print(Text(line))
-
-
-def _width(table: "Table") -> int:
-    cells = [table.columns, *table.rows]
-    return sum(max(len(row[place]) for row in cells) + 3 for place in range(len(table.columns)))
-
-
-def _grid(table: "Table") -> Any:
-    from rich import box
-    from rich.table import Table as Grid
-    from rich.text import Text
-
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    axes = range(1, table.numeric[1] if len(table.numeric) > 1 else len(table.columns))
-    for place, name in enumerate(table.columns):
-        right = place in table.numeric
-        grid.add_column(
-            Text(name), justify="right" if right else "left", no_wrap=place not in axes, overflow="fold"
-        )
-    for row in table.rows:
-        grid.add_row(*map(Text, row))
-    return grid
+        print_wrapped(f"- {note}", console)
 
 
 def _judge(points: "Sequence[Mapping[str, Any] | None]") -> None:

@@ -49,6 +49,11 @@ class Disaggregation:
         """As a scenario calls it."""
         return "disaggregation"
 
+    @property
+    def asks_once(self) -> bool:
+        """Unless a pool has a clock of its own."""
+        return self.prefill.latency is None is self.decode.latency
+
     def pools(self, config: EngineConfig) -> tuple[EngineConfig, ...]:
         """The options of every instance, when those of the deployment are ``config``."""
         return tuple(

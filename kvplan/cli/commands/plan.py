@@ -1,0 +1,212 @@
+"""``kvplan plan``: the cheapest deployment that meets the objectives."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kvplan.cli import simulation as option
+from kvplan.cli.options import FormatOption, OutputFormat, gpu_names
+from kvplan.errors import AnswerIsNo, Interrupted, KvplanError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import Console
+
+    from kvplan.reporting.schema.plan import Plan as Document
+    from kvplan.scenario.axes import Axis
+    from kvplan.specs.document import YamlDocument
+
+DEFAULT_TP = "1,2,4,8"
+"""Tensor parallelism within a server."""
+
+
+def plan(
+    scenario: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SCENARIO", help="Scenario file (YAML); - reads standard input.", show_default=False
+        ),
+    ] = None,
+    model: option.Model = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option("--gpu", autocompletion=gpu_names, help="GPUs to choose from: h100-sxm,a100-80g."),
+    ] = None,
+    tp: Annotated[
+        str | None,
+        typer.Option("--tp", help=f"Tensor parallelism to choose from [{DEFAULT_TP}].", show_default=False),
+    ] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option("--vary", help="More to choose from: cache.dtype=bf16,fp8. Replicas are searched."),
+    ] = None,
+    price: option.Price = None,
+    most_gpus: Annotated[
+        int, typer.Option("--most-gpus", min=1, max=4096, metavar="N", help="GPUs of a deployment.")
+    ] = 64,
+    engine: option.Engine = None,
+    ctx: option.Context = None,
+    dtype: option.Dtype = None,
+    weights_dtype: option.WeightsDtype = None,
+    trace: Annotated[str | None, typer.Option("--trace", help="Trace file to replay.")] = None,
+    synthesize: option.Synthesize = None,
+    requests: option.Limit = None,
+    rate: option.Rate = None,
+    max_in_flight: option.MaxInFlight = None,
+    latency: option.Latency = None,
+    seed: option.Seed = None,
+    longest: Annotated[
+        int | None,
+        typer.Option(
+            "--longest",
+            min=1,
+            metavar="N",
+            help="Requests up to which a synthetic workload is lengthened (64 times, or 50,000).",
+        ),
+    ] = None,
+    assign: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any scenario field; objectives: slo.ttft_p99_s=1, slo.tpot_p99_s=0.05."),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", "-j", min=1, metavar="N", help="Simulations at a time. Default: one a CPU."),
+    ] = None,
+    output: Annotated[str | None, typer.Option("-o", "--output", help="Write the plan as JSON.")] = None,
+    html: Annotated[str | None, typer.Option("--html", help="Write the plan as an HTML page.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    format: FormatOption = OutputFormat.table,
+) -> None:
+    """Which GPUs to rent: of each kind the fewest replicas that meet every objective, cheapest first.
+
+    Without prices the fewest GPUs win. Exit code 3: no candidate meets the objectives.
+    """
+    flags = option.fields(locals())
+    from kvplan.cli.files import check_outputs
+    from kvplan.cli.interrupts import Interrupts
+    from kvplan.cli.progress import cpus, simulations
+    from kvplan.reporting.schema.plan import Plan as Document
+    from kvplan.scenario.axes import parse_axis
+    from kvplan.scenario.load import read_scenario
+    from kvplan.scenario.plan import Plan
+    from kvplan.scenario.sweep import Sweep
+
+    document = read_scenario(scenario)
+    chosen = [*_choices(document, gpu, tp, assign or []), *(parse_axis(text) for text in vary or [])]
+    flags |= {"gpu": None, "parallel.tp": None}
+    kinds = Sweep(document, chosen, flags=flags, assignments=assign or [], count=requests)
+    planned = Plan(kinds, most_gpus=most_gpus, longest=longest)
+    standard = check_outputs({"-o": output, "--html": html}, {"the scenario": scenario, "the trace": trace})
+    stopped: Interrupted | None = None
+    try:
+        with Interrupts():
+            planned.execute(jobs or cpus(), None if quiet else simulations(None))
+    except Interrupted as exc:
+        stopped = exc
+    found = Document.model_validate(planned.document(["kvplan", *sys.argv[1:]]))
+    _write(found, output, html)
+    if standard is None:
+        _print(found, format)
+    if stopped is not None:
+        place = f"in {output}" if output not in (None, "-") else "above"
+        raise Interrupted(f"the plan was interrupted; what was found until then is {place}")
+    _judge(found)
+
+
+def _choices(
+    document: "YamlDocument", gpu: str | None, tp: str | None, assignments: "Sequence[str]"
+) -> "list[Axis]":
+    """The axes of GPUs and tensor parallelism; what the scenario says of either stays as it is."""
+    from kvplan.errors import UsageError
+    from kvplan.scenario.axes import parse_axis
+    from kvplan.scenario.load import split_setting
+
+    said = {split_setting(text)[0] for text in assignments}
+    parallel = document.data.get("parallel")
+    given = document.data.get("gpu") if gpu is None else gpu
+    axes = []
+    if isinstance(given, str) and given and "gpu" not in said:
+        axes.append(parse_axis(f"gpu={given}"))
+    elif "gpu" not in said:
+        raise UsageError("nothing says which GPUs to choose from", hint="say for example --gpu h100-sxm,l40s")
+    fixed = "parallel.tp" in said or (isinstance(parallel, dict) and parallel.get("tp") is not None)
+    if tp is not None or not fixed:
+        axes.append(parse_axis(f"parallel.tp={tp or DEFAULT_TP}"))
+    return axes
+
+
+def _write(found: "Document", output: str | None, html: str | None) -> None:
+    from kvplan.cli.commands.report import ReportFormat, write_report
+    from kvplan.cli.files import written
+    from kvplan.cli.output import print_json
+
+    document = found.document()
+    if output == "-":
+        print_json(document)
+    elif output is not None:
+        import json
+
+        with written(output) as stream:
+            stream.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stderr.write(f"wrote {output}{'' if document['complete'] else ' (incomplete)'}\n")
+    if html == "-":
+        from kvplan.reporting.plan_page import render_plan
+
+        sys.stdout.write(render_plan(found))
+    elif html is not None:
+        write_report(found, Path(html), ReportFormat.html)
+
+
+def _print(found: "Document", format: OutputFormat) -> None:
+    from kvplan.cli.output import answer, csv_text, print_json, stdout_console
+    from kvplan.reporting.plan import plan_columns, plan_markdown, plan_rows
+
+    if format is OutputFormat.json:
+        print_json(found.document())
+    elif format is OutputFormat.csv:
+        answer(csv_text(plan_columns(found), plan_rows(found)))
+    elif format is OutputFormat.md:
+        answer(plan_markdown(found))
+    else:
+        print_plan(found, stdout_console())
+
+
+def print_plan(found: "Document", console: "Console") -> None:
+    """The answer, the candidates, what to know of them, and the command that simulates the best."""
+    from rich.text import Text
+
+    from kvplan.cli.output import visible
+    from kvplan.cli.tables import grid, print_wrapped, shell_lines, width
+    from kvplan.reporting.plan import commands, plan_remarks, plan_table, plan_verdict
+
+    said = plan_verdict(found)
+    print_wrapped(said.headline, console, indent="")
+    for line in said.detail:
+        print_wrapped(line, console, indent="")
+    console.print()
+    table = plan_table(found)
+    console.print(grid(table if width(table) <= console.width else plan_table(found, narrow=True)))
+    for note in plan_remarks(found):
+        print_wrapped(f"- {note}", console)
+    for why, command in commands(found):
+        console.print()
+        print_wrapped(f"{why}:", console)
+        for part in shell_lines(command):
+            console.print(Text(visible(part)), soft_wrap=True)
+
+
+def _judge(found: "Document") -> None:
+    """The exit code: everything was printed."""
+    if found.best is not None:
+        return
+    errors: list[Mapping[str, Any]] = [item.error.model_dump() for item in found.candidates if item.error]
+    broken = [error for error in errors if error["exit_code"] != AnswerIsNo.exit_code]
+    if broken and len(errors) == len(found.candidates):
+        raise KvplanError(f"{len(broken)} of {len(errors)} candidates failed", hint="the reasons are above")
+    raise AnswerIsNo(
+        "no candidate meets every objective",
+        hint="the figures above are of the most GPUs tried: allow more (--most-gpus), or ask for less",
+    )

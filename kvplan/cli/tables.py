@@ -1,0 +1,60 @@
+"""Tables, sentences and commands on the terminal, within its width."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+from kvplan.cli.output import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kvplan.reporting.tables import Table
+
+COMMAND_WIDTH = 80
+
+
+def print_wrapped(text: str, console: Console, indent: str = "  ") -> None:
+    """Lines of a sentence, those after the first indented."""
+    from rich.text import Text
+
+    for line in textwrap.wrap(visible(text), console.width, subsequent_indent=indent):
+        console.print(Text(line))
+
+
+def width(table: Table) -> int:
+    """Columns of a terminal that ``grid`` takes without folding."""
+    cells = [table.columns, *table.rows]
+    return sum(max(len(row[place]) for row in cells) + 3 for place in range(len(table.columns)))
+
+
+def grid(table: Table) -> Any:
+    """A table for rich, without frames; what is varied folds where the line is too short."""
+    from rich import box
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    shown = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    axes = range(1, table.numeric[1] if len(table.numeric) > 1 else len(table.columns))
+    for place, name in enumerate(table.columns):
+        right = place in table.numeric
+        shown.add_column(
+            Text(name), justify="right" if right else "left", no_wrap=place not in axes, overflow="fold"
+        )
+    for row in table.rows:
+        shown.add_row(*map(Text, row))
+    return shown
+
+
+def shell_lines(command: str) -> list[str]:
+    """A command over as many lines as it takes, to be pasted as it stands."""
+    words, lines = command.split(" --"), []
+    lines.append(f"  {words[0]}")
+    for option in words[1:]:
+        if len(lines[-1]) + len(option) + 5 > COMMAND_WIDTH:
+            lines[-1] += " \\"
+            lines.append(f"    --{option}")
+        else:
+            lines[-1] += f" --{option}"
+    return lines

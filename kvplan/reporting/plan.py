@@ -1,0 +1,241 @@
+"""A plan in words and rows: the cheapest deployment, what it rests on, and the other candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kvplan.reporting.command import command
+from kvplan.reporting.cost import money
+from kvplan.reporting.highest import objective_text
+from kvplan.reporting.markdown import escape, fenced, table_markdown
+from kvplan.reporting.schema.plan import Candidate, Plan
+from kvplan.reporting.sweep import csv_cell, unserved_text
+from kvplan.reporting.tables import Table
+from kvplan.reporting.verdict import Tone, Verdict
+from kvplan.reporting.wording import (
+    count,
+    label,
+    plain,
+    plural,
+    seconds,
+    sentence_list,
+    setting_text,
+)
+from kvplan.scenario.figures import FIGURES
+from kvplan.scenario.settling import TAIL, tail
+
+MISSES, NONE = "misses", "–"
+
+
+def ranked(plan: Plan) -> list[Candidate]:
+    """Those that meet every objective, cheapest first; then those that miss one; then the others."""
+
+    def rank(item: Candidate) -> tuple[float, ...]:
+        figures = item.figures
+        if item.status != "meets" or figures is None or item.gpus is None:
+            return (1 if item.status == MISSES else 2, item.candidate)
+        price = figures.cost_per_hour
+        first = figures.ttft_p99_s or 0.0
+        return (0, item.gpus if price is None else price, item.gpus, first, item.candidate)
+
+    return sorted(plan.candidates, key=rank)
+
+
+def plan_table(plan: Plan, *, narrow: bool = False) -> Table:
+    """One row a candidate; costs only where there are prices.
+
+    With ``narrow`` what is varied stands in one column.
+    """
+    keys = [axis.key for axis in plan.axes]
+    heads = tuple(map(_short, keys))
+    choices = [tuple(setting_text(item.values[key]) for key in keys) for item in ranked(plan)]
+    if narrow:
+        heads, choices = (" ".join(heads),), [(" ".join(choice),) for choice in choices]
+    priced = plan.currency is not None
+    costs = (f"{plan.currency}/h", f"{plan.currency}/M") if priced else ()
+    latencies = judged_latencies(plan)
+    columns = ("", *heads, "Replicas", "GPUs", *costs, *map(label, latencies))
+    rows = [
+        (
+            str(item.candidate),
+            *choice,
+            *_needs(item),
+            *(_costs(item) if priced else ()),
+            *(seconds(latency_of(item, name)) for name in latencies),
+        )
+        for item, choice in zip(ranked(plan), choices, strict=True)
+    ]
+    numeric = (0, *range(1 + len(heads), len(columns)))
+    return Table("Candidates, cheapest first", columns, tuple(rows), numeric)
+
+
+def _short(key: str) -> str:
+    return plain(key.rpartition(".")[2], 40)
+
+
+def _needs(item: Candidate) -> tuple[str, str]:
+    """Replicas and GPUs; more than so many where even those miss."""
+    if item.replicas is None or item.gpus is None:
+        return NONE, NONE
+    more = "> " if item.status == MISSES else ""
+    return f"{more}{count(item.replicas)}", f"{more}{count(item.gpus)}"
+
+
+def _costs(item: Candidate) -> tuple[str, str]:
+    figures = item.figures
+    if figures is None or figures.cost_per_hour is None or item.status == MISSES:
+        return NONE, NONE
+    each = figures.cost_per_million_output_tokens
+    return f"{figures.cost_per_hour:,.2f}", NONE if each is None else f"{each:,.{3 if each < 10 else 2}f}"
+
+
+def judged_latencies(plan: Plan) -> tuple[str, ...]:
+    """The latencies with an objective, and p99 of TTFT and of TPOT where that has none: ``ttft_p99_s``."""
+    objectives = (o.name for item in plan.candidates if item.figures for o in item.figures.objectives)
+    names = tuple(dict.fromkeys(objectives))
+    metrics = {name.partition("_")[0] for name in names}
+    return (*names, *(f"{metric}_p99_s" for metric in ("ttft", "tpot") if metric not in metrics))
+
+
+def latency_of(item: Candidate, name: str) -> float | None:
+    """One of the judged latencies, in seconds; None where it has none."""
+    if item.figures is None:
+        return None
+    judged = {objective.name: objective.value_s for objective in item.figures.objectives}
+    return judged[name] if name in judged else getattr(item.figures, name, None)
+
+
+def deployment_text(item: Candidate) -> str:
+    """``4 x h100-sxm (2 replicas, tp 2)``."""
+    gpu = item.values.get("gpu")
+    others = [f"{_short(key)} {setting_text(value)}" for key, value in item.values.items() if key != "gpu"]
+    number = item.gpus or item.gpus_per_replica
+    what = f"{count(number)} x {plain(gpu, 40)}" if isinstance(gpu, str) else plural(number, "GPU")
+    return f"{what} ({', '.join([plural(item.replicas or 1, 'replica'), *others])})"
+
+
+def plan_verdict(plan: Plan) -> Verdict:
+    """What to rent, in plain words."""
+    best, model = plan.answer, plan.scenario.get("model")
+    who = plain(model, 80) if isinstance(model, str) else "The engine"
+    varied = sentence_list([_short(axis.key) for axis in plan.axes])
+    looked = f"{plural(len(plan.candidates), 'candidate')} ({varied}) up to {plural(plan.most_gpus, 'GPU')}"
+    if best is None or best.figures is None:
+        stopped = "" if plan.complete else " before the plan was stopped"
+        return Verdict(f"{who}: none of {looked} meets every objective{stopped}.", (), (), "missed")
+    cost = best.figures.cost_per_hour
+    rent = "" if cost is None or plan.currency is None else f" for {money(cost, plan.currency)} an hour"
+    tone: Tone = "partial" if plan.settled is False or not plan.complete else "met"
+    least = "at least " if plan.settled is False else ""
+    by = "cheapest" if rent else "fewest GPUs"
+    return Verdict(
+        f"{who} meets every objective on {least}{deployment_text(best)}{rent}.",
+        (f"The {by} of {looked}.", *(f"{text[:1].upper()}{text[1:]}." for text in _rests_on(plan, best))),
+        (),
+        tone,
+    )
+
+
+def _rests_on(plan: Plan, best: Candidate) -> Iterator[str]:
+    """The objectives at the answer, and how far the answer moves with the clock."""
+    assert best.figures is not None
+    if best.figures.objectives:
+        yield sentence_list([objective_text(item.model_dump()) for item in best.figures.objectives])
+    found = plan.range
+    if found is None:
+        return
+    if found.low == found.high == best.replicas:
+        yield "the same number of replicas is needed at either end of the clock's band"
+        return
+    fast, slow = (
+        "no number of them is enough" if number is None else f"it takes {plural(number, 'replica')}"
+        for number in (found.low, found.high)
+    )
+    yield f"{fast} at the fast end of the clock's band and {slow.removeprefix('it takes ')} at its slow end"
+
+
+def plan_remarks(plan: Plan) -> list[str]:
+    """What makes the answer doubtful, and what the table does not say of the others."""
+    found = list(_doubts(plan))
+    said: dict[str, list[str]] = {}
+    for item in plan.candidates:
+        for text in _about(item, plan.most_gpus):
+            said.setdefault(text, []).append(str(item.candidate))
+    return found + [f"{sentence_list(numbers)}: {text}" for text, numbers in said.items()]
+
+
+def _doubts(plan: Plan) -> Iterator[str]:
+    best = plan.answer
+    if not plan.complete:
+        yield "the plan was stopped early: cheaper candidates may not have been tried"
+    if best is None or best.figures is None:
+        return
+    if plan.settled is False:
+        longer = "a larger --longest" if plan.requests is not None else "a longer trace"
+        yield f"the run is too short to show what its load does; {longer} would tell"
+    if best.figures.objectives and tail(best.figures.model_dump()) < TAIL:
+        number = max(1, round(tail(best.figures.model_dump())))
+        yield f"the percentiles judged rest on the slowest {plural(number, 'request')}"
+    kinds = {str(item.values.get("gpu")) for item in plan.candidates}
+    if plan.currency is None and len(kinds) > 1:
+        yield "no prices were given, so GPUs of different kinds count alike: say --price h100-sxm=2.5,..."
+
+
+def _about(item: Candidate, most_gpus: int) -> Iterator[str]:
+    if item.error is not None:
+        error = item.error
+        reason = ": ".join(plain(part) for part in (error.where, error.message) if part)
+        hint = f" ({plain(error.hint)})" if error.hint else ""
+        yield f"{'does not fit' if item.status == 'does not fit' else 'failed'}: {reason}{hint}"
+    if item.status == MISSES and item.figures is not None:
+        lost = unserved_text(item.figures.model_dump())
+        missed = [objective_text(o.model_dump()) for o in item.figures.objectives if not o.passed]
+        why = f"misses with {plural(item.gpus or 0, 'GPU')} of at most {most_gpus}"
+        reasons = [*missed, *([lost] if lost else [])]
+        yield f"{why}: {sentence_list(reasons)}" if reasons else why
+    if item.status == "not run":
+        yield "not tried: the plan was interrupted"
+
+
+def commands(plan: Plan) -> list[tuple[str, str]]:
+    """What starts an engine of the best deployment and what simulates it, each with what it is for."""
+    found = [] if plan.serve is None else [("Start each replica", plain(plan.serve, 4000))]
+    best = plan.answer
+    if best is None or best.replicas is None:
+        return found
+    changes: dict[str, object] = {**best.values, "parallel.replicas": best.replicas}
+    if plan.requests is not None:
+        changes["workload.requests"] = plan.requests
+    line = command(plan.scenario, "simulate", changes, "--html", "report.html")
+    return found if line is None else [*found, ("Simulate all of it, with a report", line)]
+
+
+def plan_markdown(plan: Plan) -> str:
+    """The answer, the candidates and the remarks as GitHub-flavoured Markdown."""
+    said = plan_verdict(plan)
+    parts = [f"**{escape(said.headline)}**", escape(" ".join(said.detail)), table_markdown(plan_table(plan))]
+    notes = [f"- {escape(note)}" for note in plan_remarks(plan)]
+    asked = [f"{why}:\n\n```sh\n{fenced(line)}\n```" for why, line in commands(plan)]
+    return "\n\n".join([part for part in [*parts, "\n".join(notes), *asked] if part]) + "\n"
+
+
+def plan_columns(plan: Plan) -> list[str]:
+    """Names of the columns of :func:`plan_rows`."""
+    keys = [axis.key for axis in plan.axes]
+    return ["candidate", *keys, "status", "gpus_per_replica", "replicas", "gpus", "best", *FIGURES, "error"]
+
+
+def plan_rows(plan: Plan) -> list[list[object]]:
+    """One row a candidate, raw numbers in base units, empty cells for what there is not."""
+    rows: list[list[object]] = []
+    for item in plan.candidates:
+        figures = {} if item.figures is None else item.figures.model_dump()
+        values = [setting_text(value) for value in item.values.values()]
+        numbers = [figures.get(name) for name in FIGURES]
+        error = None if item.error is None else plain(item.error.message)
+        best = item.candidate == plan.best
+        rows.append(
+            [item.candidate, *values, item.status, item.gpus_per_replica, item.replicas, item.gpus, best,
+             *numbers, error]
+        )  # fmt: skip
+    return [[csv_cell(cell) for cell in row] for row in rows]

@@ -1,0 +1,119 @@
+"""``kvplan.plan/1``: candidates for a deployment, how many replicas each needs, and which is cheapest."""
+
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from kvplan.reporting.result import MAX_DEPTH, depth
+from kvplan.reporting.schema.origin import Provenance
+from kvplan.reporting.schema.part import Amount, Count, Part
+from kvplan.reporting.schema.sweep import Axis, Failure, Figures, Key
+
+SCHEMA = "kvplan.plan/1"
+
+MAX_CANDIDATES = 10_000
+
+MAX_CURRENCY = 8
+
+Ordinal = Annotated[int, Field(ge=1)]
+
+
+class Candidate(Part):
+    """One kind of replica: what it is, and the fewest ``replicas`` that meet every objective.
+
+    ``missed``: the most below them that do not. Where none do, ``replicas`` are the most that were tried, and
+    ``figures`` are theirs. ``gpus``: of all replicas.
+    """
+
+    candidate: Ordinal
+    values: dict[Key, Any]
+    status: Literal["meets", "misses", "does not fit", "failed", "not run"]
+    gpus_per_replica: Ordinal
+    replicas: Ordinal | None
+    gpus: Ordinal | None
+    missed: Ordinal | None
+    figures: Figures | None
+    error: Failure | None
+
+    @model_validator(mode="after")
+    def _status_is_what_it_has(self) -> Self:
+        simulated = self.status in ("meets", "misses")
+        if simulated != (self.figures is not None) or simulated != (self.replicas is not None):
+            raise ValueError(f"status {self.status!r} contradicts its figures")
+        if (self.status in ("does not fit", "failed")) != (self.error is not None):
+            raise ValueError(f"status {self.status!r} contradicts its error")
+        if self.replicas is not None and self.gpus != self.replicas * self.gpus_per_replica:
+            raise ValueError(f"{self.replicas} replicas of {self.gpus_per_replica} GPUs are not {self.gpus}")
+        return self
+
+
+class ReplicaRange(Part):
+    """Replicas of the best with every step ``faster`` and ``slower``; None for more than allowed."""
+
+    faster: Amount
+    slower: Amount
+    low: Ordinal | None
+    high: Ordinal | None
+
+
+class Plan(Part):
+    """A whole ``kvplan.plan/1`` document.
+
+    ``requests``: of the runs that the answers rest on, None where the trace says. ``settled``: whether they
+    were long enough to tell. ``best``: number of the cheapest candidate that meets every objective; ``serve``
+    starts the engine of one of its replicas.
+    """
+
+    schema_: Literal["kvplan.plan/1"] = Field(alias="schema")
+    complete: bool
+    axes: Annotated[list[Axis], Field(min_length=1, max_length=64)]
+    scenario: dict[str, Any]
+    most_gpus: Ordinal
+    requests: Count | None
+    settled: bool | None
+    best: Ordinal | None
+    range: ReplicaRange | None
+    serve: Annotated[str, Field(max_length=4000)] | None
+    candidates: Annotated[list[Candidate], Field(min_length=1, max_length=MAX_CANDIDATES)]
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _candidates_have_the_axes(self) -> Self:
+        keys = [axis.key for axis in self.axes]
+        for place, item in enumerate(self.candidates):
+            if list(item.values) != keys:
+                raise ValueError(f"candidates[{place}].values are not those of the axes")
+            if item.candidate != place + 1:
+                raise ValueError(f"candidates[{place}] is numbered {item.candidate}")
+        if self.best is not None and (
+            self.best > len(self.candidates) or self.candidates[self.best - 1].status != "meets"
+        ):
+            raise ValueError(f"best is {self.best}, which meets nothing")
+        try:
+            whole = self.model_dump()
+            json.dumps(whole, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise ValueError(f"not plain JSON: {exc}") from exc
+        if depth(whole) > MAX_DEPTH:
+            raise ValueError(f"nested more than {MAX_DEPTH} deep")
+        return self
+
+    @property
+    def answer(self) -> Candidate | None:
+        """The best candidate."""
+        return None if self.best is None else self.candidates[self.best - 1]
+
+    @property
+    def currency(self) -> str | None:
+        """Of all costs; None where nothing has a price."""
+        price = self.scenario.get("price")
+        known = any(item.figures and item.figures.cost_per_hour is not None for item in self.candidates)
+        name = price.get("currency") if isinstance(price, dict) else None
+        if not known:
+            return None
+        return name if isinstance(name, str) and name.isalpha() and len(name) <= MAX_CURRENCY else "?"
+
+    def document(self) -> dict[str, Any]:
+        """The document as ``kvplan plan -o`` wrote it."""
+        return self.model_dump(mode="json", by_alias=True)

@@ -1,0 +1,263 @@
+"""The cheapest deployment that meets every objective (``kvplan.plan/1``).
+
+Candidates are kinds of replicas: a GPU, a tensor parallelism, whatever else is varied. Of each the fewest
+replicas are sought that serve the workload within the objectives. A workload that is too short to show what
+its load does (``kvplan.scenario.settling``) is made longer, where it is synthetic, until the cheapest answer
+stays. Last, the same is sought for that answer with every step as much slower and faster as the clock's band
+says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+from kvplan.errors import AnswerIsNo, Interrupted, KvplanError, UsageError
+from kvplan.provenance import provenance
+from kvplan.scenario.candidate import Candidate
+from kvplan.scenario.deployment import resolve_deployment
+from kvplan.scenario.highest import MOST_REQUESTS, STRETCH
+from kvplan.scenario.outcomes import failure, outcomes
+from kvplan.scenario.schema import Scenario
+from kvplan.scenario.settling import LIFETIMES, TAIL, settled, tail
+from kvplan.scenario.sweep import Sweep
+from kvplan.scenario.workload import DEFAULT_REQUESTS
+
+SCHEMA = "kvplan.plan/1"
+
+MOST_GPUS = 64
+
+Range = dict[str, float | int | None]
+
+
+class Plan:
+    """A search about to be made.
+
+    Args:
+        kinds: the candidates, each a point with one replica.
+        most_gpus: of a deployment.
+        longest: requests up to which a synthetic workload is made longer; None: as a search's.
+
+    Raises:
+        UsageError: no objective, pools of instances, or a number of replicas that is varied.
+    """
+
+    def __init__(self, kinds: Sweep, *, most_gpus: int = MOST_GPUS, longest: int | None = None) -> None:
+        self._kinds, self.most_gpus = kinds, most_gpus
+        known = [item for item in kinds.scenarios if isinstance(item, Scenario)]
+        wrong = [item for item in kinds.scenarios if isinstance(item, KvplanError)]
+        if not known:
+            raise wrong[0]
+        self.first = known[0]
+        _check(self.first, [axis.key for axis in kinds.axes])
+        self.candidates = [self._candidate(item) for item in kinds.scenarios]
+        workload = self.first.workload
+        begin = workload.requests or DEFAULT_REQUESTS
+        self.requests: int | None = None if workload.synthesize is None else begin
+        """Of every run; None where the trace says."""
+        self._longest = longest or max(begin, min(STRETCH * begin, MOST_REQUESTS))
+        self._before: tuple[int, int | None] | None = None
+        self.range: Range | None = None
+        """Replicas of the best with every step slower and faster by the clock's band; None for no claim."""
+        self.complete = False
+        self._done = 0
+
+    def _candidate(self, item: Scenario | KvplanError) -> Candidate:
+        if isinstance(item, KvplanError):
+            broken = Candidate(self.first, 1, 0)
+            broken.tried[1] = failure(item)
+            return broken
+        spread = item.parallel
+        gpus = spread.tp * spread.pp * spread.cp
+        candidate = Candidate(item, gpus, self.most_gpus // gpus)
+        if not candidate.most:
+            problem = AnswerIsNo(f"a replica has {gpus} GPUs, more than the {self.most_gpus} allowed")
+            candidate.tried[1] = failure(problem)
+        return candidate
+
+    @property
+    def best(self) -> int | None:
+        """Index of the cheapest candidate that meets every objective."""
+        found = [index for index, item in enumerate(self.candidates) if item.passed is not None]
+        return min(found, key=self._rank, default=None)
+
+    def _rank(self, index: int) -> tuple[float, ...]:
+        """Cheapest first; then the fewest GPUs, the earliest first token, the order in which they came."""
+        candidate = self.candidates[index]
+        figures, replicas = candidate.figures, candidate.passed
+        assert figures is not None
+        assert replicas is not None
+        gpus = candidate.gpus * replicas
+        price = figures["cost_per_hour"]
+        return (gpus if price is None else price, gpus, figures["ttft_p99_s"] or 0.0, index)
+
+    def execute(self, jobs: int = 1, on_done: Callable[[int], None] | None = None) -> None:
+        """Search, with at most ``jobs`` simulations at a time; ``on_done`` hears how many are done.
+
+        Raises:
+            Interrupted: by the user; what was tried until then is kept.
+        """
+        try:
+            while True:
+                self._close_in(self.candidates, jobs, on_done)
+                requests = self._more()
+                if requests is None:
+                    break
+                self._lengthen(requests)
+            self.range = self._range(jobs, on_done)
+            self.complete = True
+        except KeyboardInterrupt as exc:
+            raise Interrupted("the plan was interrupted") from exc
+
+    def _close_in(
+        self,
+        candidates: Sequence[Candidate],
+        jobs: int,
+        on_done: Callable[[int], None] | None,
+        slower: float = 1.0,
+    ) -> None:
+        """Try numbers of replicas, one of every candidate at a time, until all answers are known."""
+        while True:
+            wanted = {index: number for index, item in enumerate(candidates) if (number := item.next())}
+            if not wanted:
+                return
+            asked = {index: self._document(candidates[index], number) for index, number in wanted.items()}
+            with closing(outcomes(asked, jobs, slower)) as found:
+                for index, outcome in found:
+                    candidates[index].tried[wanted[index]] = outcome
+                    self._done += 1
+                    if on_done is not None:
+                        on_done(self._done)
+
+    def _document(self, candidate: Candidate, replicas: int) -> dict[str, Any]:
+        """The resolved scenario of so many replicas."""
+        document = candidate.scenario.to_dict()
+        document["parallel"]["replicas"] = replicas
+        if self.requests is not None:
+            document["workload"]["requests"] = self.requests
+        return document
+
+    def _figures(self) -> Mapping[str, Any] | None:
+        """Of the best candidate."""
+        return None if self.best is None else self.candidates[self.best].figures
+
+    @property
+    def settled(self) -> bool | None:
+        """Whether the best answer's run was long enough, and the one before agrees; None for none."""
+        figures = self._figures()
+        if figures is None or self.best is None:
+            return None
+        moved = self._before is not None and self._before != (self.best, self.candidates[self.best].passed)
+        return bool(settled(figures)) and not moved
+
+    def _more(self) -> int | None:
+        """How many requests to try next; None where the answer stands, or more are not to be had."""
+        figures, requests = self._figures(), self.requests
+        if requests is None or figures is None:
+            return None
+        if self.settled and tail(figures) >= TAIL:
+            return None
+        far = figures["arrivals_s"] < LIFETIMES / 2 * (figures["e2e_p99_s"] or 0.0)
+        return next((k * requests for k in ((4, 2) if far else (2,)) if k * requests <= self._longest), None)
+
+    def _lengthen(self, requests: int) -> None:
+        """What missed with fewer requests would with more; the others begin at what met."""
+        assert self.best is not None
+        self._before = self.best, self.candidates[self.best].passed
+        self.requests = requests
+        self.candidates = [item if item.passed is None else item.again() for item in self.candidates]
+
+    def _range(self, jobs: int, on_done: Callable[[int], None] | None) -> Range | None:
+        """Both ends of the best answer's interval, by the band of the objective nearest to its limit."""
+        figures, best = self._figures(), self.best
+        if figures is None or best is None or not self.settled:
+            return None
+        name = binding(figures)
+        band = next((item["band"] for item in figures["objectives"] if item["name"] == name), None)
+        if band is None:
+            return None
+        ends: Range = {"faster": 1.0 + band[0], "slower": 1.0 + band[1]}
+        start = self.candidates[best].passed
+        for end, factor in (("low", 1.0 + band[0]), ("high", 1.0 + band[1])):
+            tries = self.candidates[best].again(start)
+            self._close_in([tries], jobs, on_done, factor)
+            ends[end] = tries.passed
+        return ends
+
+    def document(self, command: Sequence[str]) -> dict[str, Any]:
+        """The ``kvplan.plan/1`` document of what is known."""
+        best = self.best
+        return {
+            "schema": SCHEMA,
+            "complete": self.complete,
+            "axes": [{"key": axis.key, "values": list(axis.values)} for axis in self._kinds.axes],
+            "scenario": self.first.to_dict(),
+            "most_gpus": self.most_gpus,
+            "requests": self.requests,
+            "settled": self.settled,
+            "best": None if best is None else best + 1,
+            "range": self.range,
+            "serve": None if best is None else _serve(self.candidates[best].scenario),
+            "candidates": list(self._rows()),
+            "provenance": provenance(command, self.first.seed, self._kinds.inputs()),
+        }
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for number, (candidate, point, values) in enumerate(
+            zip(self.candidates, self._kinds.points, self._kinds.values(), strict=True), 1
+        ):
+            shown, error = candidate.shown, candidate.error
+            yield {
+                "candidate": number,
+                "values": dict(zip(point, values, strict=True)),
+                "status": _status(candidate),
+                "gpus_per_replica": candidate.gpus,
+                "replicas": shown,
+                "gpus": None if shown is None else shown * candidate.gpus,
+                "missed": None if candidate.passed is None else candidate.missed,
+                "figures": candidate.figures,
+                "error": error,
+            }
+
+
+def _serve(scenario: Scenario) -> str | None:
+    """The command that starts the engine of one replica; None where it has none."""
+    from kvplan.sizing.flags import engine_flags
+
+    fit = resolve_deployment(scenario).fit
+    return None if fit is None else engine_flags(fit)[fit.serving.kind]
+
+
+def _status(candidate: Candidate) -> str:
+    error = candidate.error
+    if error is not None:
+        return "does not fit" if error["exit_code"] == AnswerIsNo.exit_code else "failed"
+    if candidate.passed is not None:
+        return "meets"
+    return "misses" if candidate.tried else "not run"
+
+
+def binding(figures: Mapping[str, Any]) -> str | None:
+    """The objective that is missed by most, or nearest to its limit."""
+    known = [item for item in figures["objectives"] if item["value_s"] is not None]
+    found = max(known, key=lambda item: item["value_s"] / item["limit_s"], default=None)
+    return None if found is None else str(found["name"])
+
+
+def _check(scenario: Scenario, varied: Sequence[str]) -> None:
+    if not any(value is not None for value in scenario.slo.model_dump().values()):
+        raise UsageError(
+            "nothing says what is good enough: the cheapest deployment is one that meets every objective",
+            where="slo", hint="say for example --set slo.ttft_p99_s=1 --set slo.tpot_p99_s=0.05",
+        )  # fmt: skip
+    if scenario.disaggregation is not None:
+        raise UsageError(
+            "a plan seeks a number of replicas, and pools of prefill and decode instances have none",
+            where="disaggregation",
+            hint="list sizes of the pools: kvplan sweep --vary disaggregation.decode.instances=1,2,4",
+        )
+    if any("parallel.replicas".startswith(key) for key in varied):
+        raise UsageError(
+            "a plan seeks the number of replicas itself", where="--vary", hint="leave parallel.replicas out"
+        )

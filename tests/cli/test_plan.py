@@ -1,0 +1,155 @@
+"""``kvplan plan``: what it prints and writes, exit codes, what it chooses from."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from kvplan.cli.app import run
+from kvplan.reporting.loading import load_report
+from kvplan.reporting.schema.plan import Plan
+
+BASE = [
+    "plan", "--model", "llama-3.1-8b", "--synthesize", "fixed", "--rate", "150", "-n", "400", "--longest", "400",
+    "--set", "workload.prompt_tokens=200", "--set", "workload.output_tokens=20", "--set", "slo.ttft_p99_s=0.5",
+    "-j", "1",
+]  # fmt: skip
+TWO = [*BASE, "--gpu", "h100-sxm,l40s", "--tp", "1,2", "--most-gpus", "8"]
+PRICES = ["--price", "h100-sxm=2.5,l40s=0.9"]
+
+
+def test_the_answer_comes_first_and_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*TWO, *PRICES]) == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith("llama-3.1-8b meets every objective on ")
+    assert " USD an hour." in " ".join(lines[:2])
+    for word in (
+        "Replicas",
+        "GPUs",
+        "USD/h",
+        "USD/M",
+        "TTFT p99",
+        "TPOT p99",
+        "vllm serve",
+        "kvplan simulate",
+    ):
+        assert word in printed.out
+    assert sum(line.strip().startswith(("1 ", "2 ", "3 ", "4 ")) for line in lines) == 4
+    assert printed.err == ""
+
+
+def test_same_inputs_same_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*TWO, *PRICES]) == 0
+    first = capsys.readouterr().out
+    assert run([*TWO, *PRICES]) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_without_prices_different_gpus_are_counted_alike_and_it_says_so(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(TWO) == 0
+    printed = capsys.readouterr().out
+    assert "USD" not in printed
+    assert "no prices were given" in printed
+    assert "The fewest GPUs of 4 candidates" in printed
+
+
+def test_the_last_command_runs_and_has_the_figures_of_the_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved, result = tmp_path / "plan.json", tmp_path / "result.json"
+    assert run([*TWO, *PRICES, "-o", str(saved), "--format", "md"]) == 0
+    line = next(t for t in capsys.readouterr().out.splitlines() if t.startswith("kvplan simulate"))
+    import shlex
+
+    words = shlex.split(line)[1:]
+    words[words.index("--html") : words.index("--html") + 2] = ["-o", str(result), "--quiet"]
+    assert run(words) == 0
+    plan, found = load_report(saved), json.loads(result.read_text())
+    assert isinstance(plan, Plan)
+    assert plan.answer is not None
+    assert plan.answer.figures is not None
+    assert found["latency"]["ttft_s"]["p99"] == plan.answer.figures.ttft_p99_s
+    assert found["cost"]["per_hour"] == plan.answer.figures.cost_per_hour
+    assert found["cost"]["gpus"] == plan.answer.gpus
+
+
+def test_every_format_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved, page = tmp_path / "plan.json", tmp_path / "plan.html"
+    assert run([*TWO, *PRICES, "-o", str(saved), "--html", str(page), "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    document = json.loads(saved.read_text())
+    assert [row["best"] for row in rows].count("true") == 1
+    best = rows[document["best"] - 1]
+    assert (best["best"], best["status"]) == ("true", "meets")
+    assert best["gpus"] == str(document["candidates"][document["best"] - 1]["gpus"])
+    text = page.read_text()
+    assert "deployment plan" in text
+    assert "kvplan.plan/1" in text
+    assert run(["report", str(saved), "--format", "table"]) == 0
+    table = capsys.readouterr().out
+    assert run([*TWO, *PRICES]) == 0
+    assert capsys.readouterr().out == table
+    for form in ("md", "csv", "json", "html"):
+        assert run(["report", str(saved), "--format", form, "-o", "-"]) == 0
+        assert capsys.readouterr().out
+
+
+def test_nothing_meets_is_exit_3_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        run([*BASE, "--gpu", "l40s", "--tp", "1", "--most-gpus", "2", "--set", "slo.tpot_p99_s=0.001"]) == 3
+    )
+    printed = capsys.readouterr()
+    assert "none of 1 candidate" in printed.out
+    assert "TPOT p99" in printed.out
+    assert "--most-gpus" in printed.err
+
+
+def test_what_does_not_fit_is_a_row_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*BASE, "--gpu", "l4,h100-sxm", "--tp", "1", "--most-gpus", "8"]
+    arguments[arguments.index("llama-3.1-8b")] = "qwen2.5-32b"
+    assert run([*arguments, "--dtype", "fp8", "--weights-dtype", "fp8"]) == 0
+    printed = capsys.readouterr().out
+    assert "1: does not fit:" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([*BASE], "which GPUs to choose from"),
+        ([*BASE, "--gpu", "h100-sxm", "--tp", "1", "--vary", "gpu=l40s"], "set the same field"),
+        ([*BASE, "--gpu", "h100-sxm", "--price", "cheap"], "no price"),
+        ([*BASE, "--gpu", "h100-sxm,l40s", "--tp", "1", "--price", "h100-sxm=1,l40=1"], "no price of l40s"),
+        ([*BASE, "--gpu", "h100-sxm", "--tp", "1,1"], "twice"),
+        (["plan", "--model", "llama-3.1-8b", "--gpu", "h100-sxm", "--synthesize", "chat"], "good enough"),
+    ],
+)
+def test_what_cannot_be_planned(
+    arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) in (0, 1, 2)
+    printed = capsys.readouterr()
+    assert reason in printed.out + printed.err
+
+
+def test_a_scenario_file_may_say_the_gpu_and_keeps_its_tensor_parallelism(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "scenario.yaml"
+    path.write_text(
+        "model: llama-3.1-8b\ngpu: h100-sxm\nparallel: {tp: 2, replicas: 7}\n"
+        "workload: {synthesize: fixed, rate: 100, requests: 300, prompt_tokens: 200, output_tokens: 20}\n"
+        "slo: {ttft_p99_s: 0.5}\n"
+    )
+    assert run(["plan", str(path), "-j", "1", "--longest", "300", "--format", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [item["values"] for item in document["candidates"]] == [{"gpu": "h100-sxm"}]
+    assert document["candidates"][0]["gpus_per_replica"] == 2
+    assert document["candidates"][0]["replicas"] == 1

@@ -1,0 +1,218 @@
+"""A plan in words, rows and as a page: the answer first, whole without scripts, safe with hostile text."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+
+from kvplan.errors import DataError
+from kvplan.reporting.loading import parse_report, parse_result
+from kvplan.reporting.plan import (
+    commands,
+    plan_markdown,
+    plan_remarks,
+    plan_rows,
+    plan_table,
+    plan_verdict,
+    ranked,
+)
+from kvplan.reporting.plan_page import plan_csv, render_plan
+from kvplan.reporting.schema.plan import Plan
+
+OBJECTIVE = {
+    "name": "ttft_p99_s", "limit_s": 0.5, "value_s": 0.2, "passed": True, "interval_s": [0.1, 0.6],
+    "band": [-0.3, 0.3],
+}  # fmt: skip
+FIGURES: dict[str, Any] = {
+    "finished": 3000, "rejected": 0, "timed_out": 0, "unfinished": 0, "hit_ratio": 0.5, "ttft_p50_s": 0.05,
+    "ttft_p99_s": 0.2, "tpot_p50_s": 0.01, "tpot_p99_s": 0.012, "output_tokens_per_s": 800.0,
+    "preemptions": 0, "evicted_blocks": 9, "moved_bytes": 0, "peak_used_blocks": 100,
+    "peak_used_bytes": 1 << 30, "makespan_s": 60.0, "slo_met": True, "cost_per_hour": 10.0,
+    "cost_per_million_output_tokens": 1.25, "objectives": [OBJECTIVE],
+}  # fmt: skip
+FAILURE = {
+    "code": "error",
+    "message": "it does not fit",
+    "where": "gpu",
+    "hint": "a larger one",
+    "exit_code": 3,
+}
+
+
+def candidate(number: int, status: str, gpu: str = "h100-sxm", **more: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "candidate": number, "values": {"gpu": gpu, "parallel.tp": 2}, "status": status,
+        "gpus_per_replica": 2, "replicas": 3, "gpus": 6, "missed": 2, "figures": dict(FIGURES), "error": None,
+    }  # fmt: skip
+    if status not in ("meets", "misses"):
+        found |= {"replicas": None, "gpus": None, "missed": None, "figures": None}
+    if status == "does not fit":
+        found["error"] = FAILURE
+    return found | more
+
+
+def document(**more: Any) -> dict[str, Any]:
+    missed = {**FIGURES, "slo_met": False, "objectives": [{**OBJECTIVE, "value_s": 2.0, "passed": False}]}
+    return {
+        "schema": "kvplan.plan/1",
+        "complete": True,
+        "axes": [{"key": "gpu", "values": ["h100-sxm", "l40s"]}, {"key": "parallel.tp", "values": [2]}],
+        "scenario": {
+            "model": "llama-3.1-8b", "gpu": "h100-sxm", "workload": {"synthesize": "chat", "rate": 4.0},
+            "slo": {"ttft_p99_s": 0.5}, "price": {"gpu_hour": {"h100-sxm": 2.5, "l40s": 1.0}, "currency": "EUR"},
+        },
+        "most_gpus": 8,
+        "requests": 3000,
+        "settled": True,
+        "best": 2,
+        "range": {"faster": 0.8, "slower": 1.2, "low": 2, "high": 4},
+        "serve": "vllm serve m --tensor-parallel-size 2",
+        "candidates": [
+            candidate(1, "meets", figures={**FIGURES, "cost_per_hour": 15.0}),
+            candidate(2, "meets", "l40s"),
+            candidate(3, "misses", "l40s", replicas=4, gpus=8, missed=None, figures=missed),
+            candidate(4, "does not fit"),
+        ],
+        "provenance": {"command": "kvplan plan", "seed": 0, "inputs": [], "versions": {"kvplan": "0.1.0"}},
+        **more,
+    }  # fmt: skip
+
+
+def parsed(**more: Any) -> Plan:
+    found = parse_report(document(**more))
+    assert isinstance(found, Plan)
+    return found
+
+
+def test_the_headline_says_what_to_rent() -> None:
+    said = plan_verdict(parsed())
+    assert said.headline == (
+        "llama-3.1-8b meets every objective on 6 x l40s (3 replicas, tp 2) for 10.00 EUR an hour."
+    )
+    assert said.tone == "met"
+    whole = " ".join(said.detail)
+    assert "The cheapest of 4 candidates (gpu and tp) up to 8 GPUs." in whole
+    assert "too close to call" in whole
+    assert "It takes 2 replicas at the fast end of the clock's band and 4 replicas at its slow end." in whole
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ({"low": 3, "high": 3}, "The same number of replicas"),
+        ({"low": 1, "high": None}, "It takes 1 replica at the fast end"),
+        ({"low": 1, "high": None}, "no number of them is enough at its slow end"),
+    ],
+)
+def test_the_range_in_words(found: dict[str, Any], said: str) -> None:
+    plan = parsed(range={"faster": 0.8, "slower": 1.2, **found})
+    assert said in " ".join(plan_verdict(plan).detail)
+
+
+def test_rows_are_ranked_and_say_what_is_missing() -> None:
+    plan = parsed()
+    assert [item.candidate for item in ranked(plan)] == [2, 1, 3, 4]
+    table = plan_table(plan)
+    assert "EUR/h" in table.columns
+    assert table.rows[0][:4] == ("2", "l40s", "2", "3")
+    assert table.rows[2][3:7] == ("> 4", "> 8", "–", "–")
+    assert table.rows[3][3:] == ("–",) * 6
+    notes = plan_remarks(plan)
+    assert any(
+        note.startswith("3: misses with 8 GPUs of at most 8: TTFT p99 2.00 s of 500 ms") for note in notes
+    )
+    assert any(note.startswith("4: does not fit: gpu: it does not fit (a larger one)") for note in notes)
+
+
+def test_doubts_are_said() -> None:
+    plan = parsed(settled=False, complete=False)
+    said = plan_verdict(plan)
+    assert said.tone == "partial"
+    assert "on at least 6 x l40s" in said.headline
+    notes = " ".join(plan_remarks(plan))
+    assert "stopped early" in notes
+    assert "a larger --longest would tell" in notes
+    short = copy.deepcopy(document())
+    short["candidates"][1]["figures"]["finished"] = 200
+    assert "rest on the slowest 2 requests" in " ".join(plan_remarks(Plan.model_validate(short)))
+
+
+def test_nothing_that_meets_is_said_first() -> None:
+    misses = [candidate(1, "misses", missed=None), candidate(2, "does not fit")]
+    plan = parsed(candidates=misses, best=None, range=None, settled=None, serve=None)
+    said = plan_verdict(plan)
+    assert said.headline.startswith("llama-3.1-8b: none of 2 candidates")
+    assert said.tone == "missed"
+    assert commands(plan) == []
+    assert "1: misses with 6 GPUs of at most 8" in plan_remarks(plan)
+    assert render_plan(plan).count("<h1") == 1
+
+
+def test_commands_start_and_simulate_the_best() -> None:
+    (_, serve), (_, simulate) = commands(parsed())
+    assert serve == "vllm serve m --tensor-parallel-size 2"
+    assert "--gpu l40s --tp 2" in simulate
+    assert "--set parallel.replicas=3" in simulate
+    assert "--limit 3000" in simulate
+    assert "--price h100-sxm=2.5,l40s=1" in simulate
+
+
+def test_csv_has_raw_numbers_and_no_formulas() -> None:
+    plan = parsed()
+    rows = plan_rows(plan)
+    assert [row[0] for row in rows] == [1, 2, 3, 4]
+    assert rows[1][plan_csv(plan).splitlines()[0].split(",").index("best")] == "true"
+    hostile = copy.deepcopy(document())
+    hostile["candidates"][0]["values"]["gpu"] = "=cmd()"
+    assert "'=cmd()" in plan_csv(Plan.model_validate(hostile))
+
+
+def test_hostile_text_stays_text() -> None:
+    hostile = copy.deepcopy(document())
+    evil = "</script><script>alert(1)</script>\x1b[31m"
+    hostile["scenario"]["model"] = evil
+    hostile["candidates"][1]["values"]["gpu"] = evil
+    hostile["candidates"][3]["error"] = {**FAILURE, "message": evil}
+    hostile["serve"] = evil
+    hostile["scenario"]["price"]["currency"] = evil
+    hostile["provenance"]["command"] = evil
+    plan = Plan.model_validate(hostile)
+    page = render_plan(plan)
+    assert "<script>alert" not in page
+    assert "\x1b" not in page
+    assert "<script>" not in plan_markdown(plan).replace(f"```sh\n{commands(plan)[0][1]}\n```", "")
+    assert "\x1b" not in plan_markdown(plan)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"best": 3}, "meets nothing"),
+        ({"best": 9}, "meets nothing"),
+        ({"candidates": []}, "at least 1"),
+        ({"candidates": [candidate(1, "meets", error=FAILURE)], "best": 1}, "contradicts its error"),
+        ({"candidates": [candidate(1, "meets", figures=None)], "best": 1}, "contradicts its figures"),
+        ({"candidates": [candidate(1, "meets", gpus=5)], "best": 1}, "are not 5"),
+        ({"candidates": [candidate(2, "meets")], "best": 1}, "is numbered 2"),
+        ({"axes": [{"key": "gpu", "values": ["a"]}]}, "not those of the axes"),
+        ({"most_gpus": 0}, "greater than"),
+        ({"surprise": 1}, "unknown key"),
+    ],
+)
+def test_documents_that_contradict_themselves_are_refused(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        parse_report(document(**change))
+
+
+def test_a_plan_is_no_result() -> None:
+    with pytest.raises(DataError) as caught:
+        parse_result(document())
+    assert "kvplan report shows it" in str(caught.value.hint)
+
+
+def test_what_is_read_is_what_is_written() -> None:
+    plan = parsed()
+    assert parse_report(json.loads(json.dumps(plan.document()))) == plan
