@@ -121,6 +121,9 @@ class CompressedAttention(Frozen):
 
     ``ratio`` 0 keeps the window alone. ``overlap`` marks the finely compressed form whose entries are
     pooled from two neighbouring groups (ratio 4) and which owns an indexer over the compressed entries.
+    ``compresses`` is false on a layer that reads the entries of an earlier one (V4.1) and keeps its window
+    alone. ``keys_from_entries`` marks the form (V4.1) whose index keys are projected from the entries and
+    whose unfinished group is a ring of rows.
     """
 
     kind: Literal["compressed"] = "compressed"
@@ -130,6 +133,8 @@ class CompressedAttention(Frozen):
     window: Count
     ratio: Natural
     overlap: bool = False
+    compresses: bool = True
+    keys_from_entries: bool = False
     q_lora_rank: Count
     o_lora_rank: Count
     o_groups: Count

@@ -77,7 +77,7 @@ UNGATED = _names(
     gpt2 gptj gpt_neo gpt_neox gpt_neox_japanese gpt_bigcode opt bloom codegen biogpt xglm persimmon
     falcon RefinedWeb RefinedWebModel mpt phi phi-msft starcoder2 nemotron whisper bart mbart pegasus
     marian m2m_100 blenderbot nemotron_h t5 stablelm_alpha apertus arcee xielu gpt-neox fuyu ctrl
-    openai-gpt moonshine
+    openai-gpt moonshine switch_transformers nllb-moe
     """
 )
 """Feed-forward layers of two matrices."""
@@ -190,7 +190,8 @@ STANDARD = _names(
     phi4mm hunyuan bailing_moe bailing_moe_v2 step3_text step3_vl arctic grok-1 grok1 hf_olmo xverse plamo
     llama mistral mixtral gemma qwen2 qwen2_moe qwen3 qwen3_moe phi3 phi phimoe granite granitemoe
     granitemoeshared cohere starcoder2 stablelm olmo olmo2 olmoe smollm3 nemotron internlm2 internlm3
-    deepseek deepseek_v2 deepseek_v3 deepseek_v32 kimi_k2 kimi_k25 glm glm4 glm4_moe glm4_moe_lite
+    deepseek deepseek_v41 deepseek_v41_text deepseek_v2 deepseek_v3 deepseek_v32
+    kimi_k2 kimi_k25 glm glm4 glm4_moe glm4_moe_lite
     glm_moe_dsa minicpm minicpm3 minimax_m2 minimax_m3 mistral4 ministral3 exaone ernie4_5 ernie4_5_moe
     dots1 hunyuan_v1_dense hunyuan_v1_moe seed_oss apertus arcee helium solar_open laguna mimo yi
     command-r deci nemotron-nas chatglm dbrx falcon gpt_bigcode jetmoe flex_olmo doge aria_text

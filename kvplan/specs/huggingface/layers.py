@@ -11,6 +11,7 @@ from typing import Any
 
 from kvplan.specs.base import MAX_COUNT
 from kvplan.specs.huggingface import families
+from kvplan.specs.huggingface.compression import ratio_kinds
 from kvplan.specs.huggingface.config import Config
 from kvplan.specs.model import MAX_LAYERS
 
@@ -143,14 +144,9 @@ def _patterned(config: Config, layers: int) -> list[str] | None:
     if nested is not None and nested.has("sparse_attention_freq"):
         numbers = nested.per_layer("sparse_attention_freq", layers) or []
         return ["indexed" if item else "full" for item in numbers]
-    ratios = config.get("compress_ratios", defaults=False)
-    if isinstance(ratios, list):
-        known = {0: "sliding", 4: "csa", 128: "hca"}
-        listed = config.per_layer("compress_ratios", layers) or []
-        for item in listed:
-            if item not in known:
-                raise config.error(f"unknown compression ratio {item!r}", "compress_ratios")
-        return [known[item] for item in listed]
+    ratios = ratio_kinds(config, layers)
+    if ratios is not None:
+        return ratios
     linear = config.sub("linear_attn_config")
     if linear is not None and linear.has("full_attn_layers"):
         full = linear.items("full_attn_layers") or []  # counted from one

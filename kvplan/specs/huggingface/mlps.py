@@ -35,6 +35,12 @@ def mlp(config: Config, layer: int, layers: int) -> Mlp | None:
     return experts(config)
 
 
+def is_fairseq(config: Config) -> bool:
+    """Whether feed-forward layers are fairseq's, which its descendants (BART, OPT, NLLB) call ``ffn_dim``."""
+    named = config.spelt("intermediate_size") in ("ffn_dim", "decoder_ffn_dim")
+    return named and config.model_type not in families.WIDTH_OF_BOTH
+
+
 def is_gated(config: Config) -> bool:
     """Two projections in or one."""
     if config.has("is_gated_act"):
@@ -44,6 +50,8 @@ def is_gated(config: Config) -> bool:
     if config.model_type in families.GATED:
         return True
     if config.spelt("intermediate_size") == "inner_hidden_size":  # ChatGLM-6B, unlike its successors
+        return False
+    if is_fairseq(config):
         return False
     activation = config.get("hidden_act") or config.get("mlp_hidden_act") or config.get("activation")
     return not (str(activation) in families.UNGATED_ACTIVATIONS or config.model_type in families.UNGATED)
@@ -62,10 +70,14 @@ def dense(config: Config, layer: int = 0) -> DenseMlp | None:
     )
 
 
-def experts(config: Config) -> MoeMlp:
-    """Routed and shared experts."""
+def experts(config: Config, *, width: int | None = None) -> MoeMlp:
+    """Routed and shared experts.
+
+    Args:
+        width: of one routed expert, where it is not that of the decoder's.
+    """
     number = config.uniform("num_experts") or config.count("num_experts")
-    width = _first(config, "moe_intermediate_size") or config.count("intermediate_size")
+    width = width or _first(config, "moe_intermediate_size") or config.count("intermediate_size")
     shared = config.optional("shared_expert_intermediate_size", least=0)
     copies = config.uniform("num_shared_experts", least=0) or 0
     if shared is None:
@@ -133,6 +145,9 @@ def _is_sparse(config: Config, layer: int, layers: int) -> bool:
     )
     if step > 1:
         return bool((layer + 1) % step == 0)
+    wanted = config.optional("num_sparse_decoder_layers", least=0)
+    if wanted is not None:
+        return layer in spread(layers, wanted)
     step, last = _first(config, "moe_layer_interval"), _first(config, "moe_layer_end_index", least=-1)
     if (layer + 1) % (step or 1) or (last is not None and 0 <= last < layer):  # ERNIE; -1 is the last layer
         return False
@@ -140,6 +155,12 @@ def _is_sparse(config: Config, layer: int, layers: int) -> bool:
     if period > 1:
         return bool(layer % period == config.integer("expert_layer_offset", 0, least=0))
     return True
+
+
+def spread(layers: int, wanted: int) -> range:
+    """Switch Transformers: so many layers with experts, as evenly apart as whole steps allow."""
+    step = layers // wanted if wanted else layers
+    return range(0 if step == 1 else 1, layers, step) if step and wanted else range(0)
 
 
 def _dense_prefix(config: Config) -> int:

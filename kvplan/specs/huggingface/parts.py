@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kvplan.specs.attention import FullAttention
+from kvplan.specs.attention import CompressedAttention, FullAttention
 from kvplan.specs.huggingface import families
-from kvplan.specs.huggingface.attention import head_dim
-from kvplan.specs.huggingface.config import Config
+from kvplan.specs.huggingface.config import Config, has_biases
+from kvplan.specs.huggingface.heads import head_dim
 from kvplan.specs.huggingface.layers import check_layers
-from kvplan.specs.huggingface.mlps import is_gated
-from kvplan.specs.mlp import DenseMlp
+from kvplan.specs.huggingface.mlps import experts, is_gated, spread
+from kvplan.specs.huggingface.widths import has_experts
+from kvplan.specs.mlp import DenseMlp, MoeMlp
 from kvplan.specs.model import Block, Draft, Encoder
 
 
@@ -42,14 +43,29 @@ def encoder(config: Config) -> Encoder:
         layers = config.integer(key, 0, least=0, defaults=False)
     positions = config.optional("max_source_positions")
     dim = head_dim(config, heads)
+    bias = has_biases(config, families.MLP_BIAS, "mlp_bias")
+    sparse = _sparse_layers(config, int(layers))
     return Encoder.model_construct(
         layers=layers,
         hidden_size=hidden,
         attention=FullAttention.model_construct(query_heads=heads, kv_heads=heads, head_dim=dim),
-        mlp=DenseMlp.model_construct(intermediate_size=width, gated=is_gated(config)),
+        mlp=DenseMlp.model_construct(intermediate_size=width, gated=is_gated(config), bias=bias),
+        experts=experts(config, width=width) if sparse else None,
+        expert_layers=sparse,
         max_tokens=positions,
         fixed_length=config.model_type in families.FIXED_ENCODER,
     )
+
+
+def _sparse_layers(config: Config, layers: int) -> int:
+    """Encoder layers with experts: so many (Switch Transformers) or every so manieth (NLLB-MoE)."""
+    if not has_experts(config):
+        return 0
+    wanted = config.optional("num_sparse_encoder_layers", least=0)
+    if wanted is not None:
+        return len(spread(layers, wanted))
+    step = config.integer("encoder_sparse_step", 0, least=0)
+    return layers // step if step else 0
 
 
 def _separate(config: Config) -> Encoder:
@@ -91,4 +107,20 @@ def draft(config: Config, blocks: Sequence[Block]) -> Draft | None:
     block = next((block for block in reversed(blocks) if block.attention is not None), None)
     if not layers or block is None:
         return None
-    return Draft.model_construct(layers=layers, block=block)
+    return Draft.model_construct(layers=layers, block=_drafting(config, block, len(blocks)))
+
+
+def _drafting(config: Config, block: Block, layers: int) -> Block:
+    """DeepSeek-V4's drafting layers have the ratios that follow the stack's, DSpark's fewer experts."""
+    changed: dict[str, object] = {}
+    ratios = config.get("compress_ratios", defaults=False)
+    plain = isinstance(ratios, list) and not any(ratios[layers : layers + 1])
+    if isinstance(block.attention, CompressedAttention) and plain:
+        alone = {"ratio": 0, "overlap": False, "compresses": True, "indexer": None}
+        changed["attention"] = block.attention.model_copy(update=alone)
+    number = config.optional("dspark_n_routed_experts")
+    if number is not None and isinstance(block.mlp, MoeMlp):
+        chosen = config.integer("dspark_num_experts_per_tok", block.mlp.experts_per_token)
+        fewer = {"experts": number, "experts_per_token": min(chosen, number)}
+        changed["mlp"] = block.mlp.model_copy(update=fewer)
+    return block.model_copy(update=changed)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kvplan.specs.huggingface import families
-from kvplan.specs.huggingface.attention import head_dim, kv_heads, query_heads
 from kvplan.specs.huggingface.config import Config
+from kvplan.specs.huggingface.heads import head_dim, kv_heads, query_heads
 from kvplan.specs.state import (
     ConvolvedAttentionState,
     GatedDeltaNetState,

@@ -49,7 +49,7 @@ class _Shape:
 
 def vision(config: Config) -> tuple[Vision | None, list[str]]:
     """``(the vision tower, warnings)`` of the model around a text configuration."""
-    for owner in _owners(config):
+    for owner in owners(config):
         section = next((_section(owner, key, config) for key in VISION if owner.get(key)), None)
         if section is None:
             continue
@@ -67,7 +67,7 @@ def sound(config: Config) -> tuple[tuple[ExtraWeights, ...], list[str]]:
     """``(weights of the towers for sounds, warnings)`` of the model around a text configuration."""
     found: list[ExtraWeights] = []
     notes: list[str] = []
-    for owner in _owners(config):
+    for owner in owners(config):
         for key in SOUND:
             section = _section(owner, key, config)
             if section is None:
@@ -95,7 +95,7 @@ def _uncounted(name: str) -> str:
     return f"the {name} tower does not give its layers and widths: its weights are not counted"
 
 
-def _owners(config: Config) -> Iterator[Mapping[str, Any]]:
+def owners(config: Config) -> Iterator[Mapping[str, Any]]:
     """The whole file, and every section on the way to the text configuration."""
     current: Any = config.top
     yield current
@@ -221,7 +221,7 @@ def _sides(tower: Config, key: str) -> tuple[int, int] | None:
 
 
 def _tokens_per_image(config: Config, tower: Config) -> int | None:
-    for owner in _owners(config):
+    for owner in owners(config):
         for key in TOKENS:
             value = owner.get(key)
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
