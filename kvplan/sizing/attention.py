@@ -129,7 +129,22 @@ def _heads(
 ) -> tuple[Heads, tuple[Store, ...]]:
     content = Heads(attention.kv_heads, attention.head_dim, attention.value_dim, keeping.form)
     extra = _index_keys(attention.indexer, keeping) if attention.indexer else ()
-    return content, extra
+    return content, (*extra, *_summaries(attention, keeping))
+
+
+def _summaries(
+    attention: FullAttention | SlidingAttention | ChunkedAttention, keeping: Keeping
+) -> tuple[Store, ...]:
+    """Mean keys of InfLLM-v2. SGLang 0.5.23 gives each a slot of K and V; vLLM attends to everything."""
+    stride = attention.summary_stride
+    if stride is None or keeping.engine == "vllm":
+        return ()
+    value_dim = attention.value_dim if keeping.engine == "sglang" else 0
+    content = Heads(attention.kv_heads, attention.head_dim, value_dim, keeping.form)
+    return tuple(
+        Store("mean keys", content, tokens_per_entry=times * stride, source="SGLang 0.5.23 minicpm")
+        for times in (1, 4)
+    )
 
 
 def _full(attention: FullAttention, keeping: Keeping) -> tuple[Store, ...]:

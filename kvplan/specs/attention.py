@@ -53,6 +53,8 @@ class _Heads(Frozen):
     v_projection: bool = True
     """False where V is computed from K (Gemma 4): no V weights, though both are cached."""
     indexer: Indexer | None = None
+    summary_stride: Count | None = None
+    """InfLLM-v2: a mean key for every so many tokens, and one for four times as many, choose what is read."""
 
     @property
     def value_dim(self) -> int:

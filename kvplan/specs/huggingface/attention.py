@@ -66,8 +66,19 @@ def attention(
     if kind == "chunked":
         return ChunkedAttention.model_construct(chunk=config.count("attention_chunk_size"), **fields)
     return FullAttention.model_construct(
-        indexer=sparse_indexer(config, first=first) if kind == "indexed" else None, **fields
+        summary_stride=_summary_stride(config),
+        indexer=sparse_indexer(config, first=first) if kind == "indexed" else None,
+        **fields,
     )
+
+
+def _summary_stride(config: Config) -> int | None:
+    """Tokens between two mean keys of sparse attention over blocks (MiniCPM 4.1, MiniCPM-SALA)."""
+    nested = config.sub("sparse_config")
+    if nested is None:
+        return None
+    nested.integer("kernel_size", 32)
+    return int(nested.integer("kernel_stride", 16))
 
 
 def _window(config: Config, layer: int, layers: int) -> int:
@@ -144,7 +155,8 @@ def _heads(config: Config, reach: str, layer: int, layers: int) -> dict[str, Any
         "qkv_bias": bias or every or config.model_type in ("qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl"),
         "output_bias": every and config.model_type not in ("qwen2", "qwen2_moe"),
         "qk_norm": _qk_norm(config),
-        "output_gate": config.flag("attn_output_gate", config.model_type in families.OUTPUT_GATE),
+        "output_gate": config.flag("attn_output_gate", config.model_type in families.OUTPUT_GATE)
+        or config.flag("attn_use_output_gate"),
         "v_projection": not (config.flag("attention_k_eq_v") and reach == "full"),
     }
 

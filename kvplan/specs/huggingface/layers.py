@@ -16,7 +16,8 @@ from kvplan.specs.huggingface.config import Config
 from kvplan.specs.model import MAX_LAYERS
 
 KINDS = {
-    "full": "full full_attention attention global global_attention softmax attn * dense_attention",
+    "full": "full full_attention attention global global_attention softmax attn * dense_attention "
+    "minicpm4 minicpm standard",
     "sliding": "sliding sliding_attention local local_attention swa sliding_window window_attention "
     "sliding_window_attention local_sliding reference_sliding_attention",
     "chunked": "chunked chunked_attention",
@@ -25,7 +26,7 @@ KINDS = {
     "csa": "compressed_sparse_attention",
     "hca": "heavily_compressed_attention",
     "linear": "linear linear_attention mamba mamba2 m recurrent rglru lightning_attention kda gdn "
-    "gated_deltanet gated_delta_net ssm",
+    "lightning lightning_attn lightning-attn gated_deltanet gated_delta_net ssm",
     "hybrid": "hybrid",
     "hybrid_sliding": "hybrid_sliding",
     "conv": "conv short_conv",
@@ -109,6 +110,9 @@ def _listed(config: Config, layers: int) -> list[str] | None:
         if config.model_type in families.LAST_LAYER_FULL:
             kinds[-1] = "full"
         return kinds
+    cycle = config.items("mixer_types")
+    if cycle:  # MiniCPM-SALA
+        return [_kind(config, "mixer_types", cycle[index % len(cycle)]) for index in range(layers)]
     cycle = config.items("block_types")
     if cycle:
         return [_recurrent(config, cycle[index % len(cycle)]) for index in range(layers)]
@@ -233,6 +237,10 @@ def _periodic(config: Config, layers: int) -> list[str] | None:
         offset = config.integer("attn_layer_offset", 0, least=0)
         attention = "hybrid" if config.model_type == "zamba" else "full"
         return [attention if index % period == offset else "linear" for index in range(layers)]
+    period = config.optional("mamba_step", least=2)
+    if period and config.flag("mamba_enabled", True):  # PLaMo 2: attention in the middle, or on top of few
+        middle = period // 2 if layers > period // 2 else layers - 1
+        return ["full" if index % period == middle else "linear" for index in range(layers)]
     if config.model_type == "falcon_h1":
         return ["hybrid"] * layers
     if config.model_type in ("mamba", "mamba2", "falcon_mamba", "rwkv"):

@@ -35,9 +35,9 @@ LEFT_ALONE = frozenset(
         "L_bp_cycles", "candidate_block_size", "candidate_source_layer_id", "candidate_topk_blocks",
         "chunk_size", "dspark_block_size", "dspark_markov_rank", "dspark_target_layer_ids",
         "hc_sinkhorn_iters", "index_kpool_always_select_tail", "indexer_budget", "linear_a_log_max",
-        "linear_allow_neg_eigval", "linear_dt_max", "linear_dt_min", "num_hash_layers",
-        "relative_attention_max_distance", "relative_attention_num_buckets", "use_attention_gate",
-        "use_bidirectional_attention",
+        "linear_allow_neg_eigval", "linear_dt_max", "linear_dt_min", "linear_type", "mamba_chunk_size",
+        "num_hash_layers", "relative_attention_max_distance", "relative_attention_num_buckets",
+        "use_attention_gate", "use_bidirectional_attention",
     }
 )  # fmt: skip
 """Fields of known architectures that are read by their engines and change no cache."""

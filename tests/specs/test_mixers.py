@@ -1,0 +1,100 @@
+"""Hybrids that name their layers' mixers in ways of their own: MiniCPM-SALA, PLaMo 2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kvplan.errors import SpecError
+from kvplan.sizing.parallel import Parallel
+from kvplan.sizing.size import size_model
+from kvplan.sizing.weights import parameter_count
+from kvplan.specs.huggingface import import_config
+from kvplan.specs.model import ModelSpec
+
+SPARSE, LINEAR = "minicpm4", "lightning-attn"
+SALA: dict[str, Any] = {
+    "architectures": ["MiniCPMSALAForCausalLM"], "model_type": "minicpm_sala", "hidden_size": 4096,
+    "intermediate_size": 16384, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 2,
+    "head_dim": 128, "vocab_size": 73448, "max_position_embeddings": 524288, "tie_word_embeddings": False,
+    "attn_use_output_gate": True, "use_output_gate": True, "use_output_norm": True, "qk_norm": True,
+    "lightning_nh": 32, "lightning_nkv": 32, "lightning_head_dim": 128,
+    "mixer_types": [SPARSE, *[LINEAR] * 8, SPARSE, *[LINEAR] * 6, SPARSE, SPARSE, *[LINEAR] * 4, SPARSE,
+                    *[LINEAR] * 6, SPARSE, SPARSE, SPARSE],
+    "sparse_config": {"kernel_size": 32, "kernel_stride": 16, "block_size": 64, "topk": 64},
+}  # fmt: skip
+PLAMO: dict[str, Any] = {
+    "architectures": ["Plamo2ForCausalLM"], "model_type": "plamo2", "hidden_size": 4096, "intermediate_size": 16384,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 4, "hidden_size_per_head": 128,
+    "mamba_d_conv": 4, "mamba_d_state": 64, "mamba_num_heads": 64, "mamba_step": 2, "mamba_enabled": True,
+    "attention_window_size": 2048, "full_attention_idx": [], "tie_word_embeddings": True, "vocab_size": 100000,
+    "max_position_embeddings": 10485760,
+}  # fmt: skip
+
+
+def build(config: dict[str, Any]) -> ModelSpec:
+    return import_config(config, "config.json", name="test").model
+
+
+def test_sala_has_eight_layers_of_heads_and_a_matrix_per_head_in_the_others() -> None:
+    report = size_model(build(SALA), context_tokens=4096, retention="vllm", mamba_mode="none")
+    assert report.kv_bytes_per_token == 8 * 2 * 2 * 128 * 2
+    assert report.state_bytes_per_sequence == 24 * 32 * 128 * 128 * 2
+    assert parameter_count(build(SALA)) == pytest.approx(9.48e9, rel=0.002)
+
+
+def test_sglang_gives_mean_keys_slots_of_the_pool() -> None:
+    # One slot of K and V for every 16 tokens and one for every 64.
+    report = size_model(build(SALA), context_tokens=64_000, retention="sglang")
+    assert report.kv_bytes_per_sequence == 8 * 2 * 2 * 128 * 2 * (64_000 + 4_000 + 1_000)
+    assert report.state_bytes_per_sequence == 24 * 32 * 128 * 128 * 4
+
+
+def test_the_algorithm_needs_mean_keys_alone() -> None:
+    report = size_model(build(SALA), context_tokens=64_000, retention="ideal")
+    assert report.kv_bytes_per_sequence == 8 * 2 * 128 * 2 * (2 * 64_000 + 4_000 + 1_000)
+
+
+def test_a_short_list_of_mixers_is_repeated() -> None:
+    model = build(
+        {**SALA, "mixer_types": ["attention", "lightning", "lightning_attn"], "num_hidden_layers": 7}
+    )
+    assert [block.state is None for block in model.layers()] == [True, False, False] * 2 + [True]
+
+
+def test_an_unknown_mixer_is_refused() -> None:
+    with pytest.raises(SpecError, match="mixer_types"):
+        build({**SALA, "mixer_types": ["hyena"]})
+
+
+def test_plamo_2_convolves_x_alone() -> None:
+    report = size_model(build(PLAMO), context_tokens=4096, retention="vllm", mamba_mode="none")
+    assert report.kv_bytes_per_token == 16 * 2 * 4 * 128 * 2
+    assert report.state_bytes_per_sequence == 16 * (64 * 128 * 3 + 64 * 128 * 64) * 2
+    # in, bcdt, dt and out projections, the convolution, A, D, the bias and three norms
+    inner, rank = 64 * 128, 256
+    state = 3 * inner * 4096 + inner * (rank + 128) + 64 * rank + inner * 4 + 3 * 64 + rank + 128
+    attention = 4096 * 128 * (32 + 2 * 4) + 32 * 128 * 4096
+    layers = 16 * (state + attention) + 32 * (3 * 4096 * 16384 + 2 * 4096)
+    assert parameter_count(build(PLAMO)) == pytest.approx(layers + 100000 * 4096, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "attention"),
+    [
+        ({"mamba_step": 4, "num_hidden_layers": 8}, [2, 6]),
+        ({"mamba_step": 8, "num_hidden_layers": 4}, [3]),
+        ({"mamba_step": 8, "num_hidden_layers": 5}, [4]),
+        ({"mamba_enabled": False, "num_hidden_layers": 3}, [0, 1, 2]),
+    ],
+)
+def test_attention_is_in_the_middle_of_a_step(fields: dict[str, Any], attention: list[int]) -> None:
+    layers = build({**PLAMO, **fields}).layers()
+    assert [index for index, block in enumerate(layers) if block.attention is not None] == attention
+
+
+def test_tensor_parallelism_cuts_a_state_without_groups() -> None:
+    model = build(PLAMO)
+    whole, quarter = (size_model(model, context_tokens=64, parallel=Parallel(tp=tp)) for tp in (1, 4))
+    assert quarter.bytes_per_gpu * 4 == whole.bytes_per_gpu
