@@ -33,9 +33,10 @@ def state_tensors(state: State, hidden: int, tp: int = 1) -> Iterator[Tensor]:
             yield from _rglru(state, hidden, tp)
         case kinds.ShortConvState():
             channels = share(state.channels, tp)
-            yield matrix("in_proj", "state", 3 * channels, hidden)
             yield vector("conv", "state", channels * state.conv_kernel)
-            yield matrix("out_proj", "state", hidden, channels)
+            if state.paged_heads is None:  # else the inputs are projected for attention already (Inkling)
+                yield matrix("in_proj", "state", 3 * channels, hidden)
+                yield matrix("out_proj", "state", hidden, channels)
         case kinds.ConvolvedAttentionState():
             channels = share(state.conv_channels, tp)
             yield vector("conv", "state", channels * (state.conv_tail + 1))

@@ -115,7 +115,8 @@ def _heads(config: Config, reach: str, layer: int, layers: int) -> dict[str, Any
     heads = query_heads(config, layer)
     groups = kv_heads(config, heads, layer)
     dim = head_dim(config, heads)
-    value_dim = config.optional("v_head_dim", least=0) or None
+    # Without latents the dimensions of their heads mean nothing (DeepSeek-OCR).
+    value_dim = None if config.get("use_mla") is False else config.optional("v_head_dim", least=0) or None
     if reach == "full":
         dim = config.optional("global_head_dim") or dim
         if config.get("attention_k_eq_v") is not False:  # without it Gemma 4 ignores the number
@@ -155,10 +156,15 @@ def _heads(config: Config, reach: str, layer: int, layers: int) -> dict[str, Any
         "qkv_bias": bias or every or config.model_type in ("qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl"),
         "output_bias": every and config.model_type not in ("qwen2", "qwen2_moe"),
         "qk_norm": _qk_norm(config),
-        "output_gate": config.flag("attn_output_gate", config.model_type in families.OUTPUT_GATE)
-        or config.flag("attn_use_output_gate"),
+        "output_gate": _has_gate(config),
         "v_projection": not (config.flag("attention_k_eq_v") and reach == "full"),
     }
+
+
+def _has_gate(config: Config) -> bool:
+    """Whether the output of attention is gated, as wide as it is."""
+    own = config.flag("attn_output_gate", config.model_type in families.OUTPUT_GATE)
+    return own or config.flag("attn_use_output_gate") or config.flag("mla_use_output_gate")
 
 
 def _qk_norm(config: Config) -> str:
@@ -181,6 +187,7 @@ def _latent(config: Config, kind: str, layer: int, layers: int) -> LatentAttenti
         v_head_dim=config.count("v_head_dim"),
         q_lora_rank=config.optional("q_lora_rank", least=0) or None,
         indexer=indexer(config, layer, layers) if dsa else None,
+        output_gate=_has_gate(config),
         shared=kind == "shared",
         row_dim=_window_row(config),
         expanded_in=families.EXPANDED_MLA.get(config.model_type, ()),
@@ -222,12 +229,13 @@ def _sliding_latent(config: Config) -> LatentAttention:
 
 
 def cross_attention(config: Config, source: str) -> CrossAttention:
-    """Attention over an encoder's or an image's tokens, with the heads of self-attention."""
-    heads = query_heads(config)
-    groups = kv_heads(config, heads)
+    """Attention over an encoder's or an image's tokens: heads of its own, or those of self-attention."""
+    own = config.optional("cross_num_attention_heads")
+    heads = own or query_heads(config)
+    groups = config.optional("cross_num_key_value_heads") or own or kv_heads(config, heads)
     return CrossAttention.model_construct(
         query_heads=heads,
         kv_heads=groups,
-        head_dim=head_dim(config, heads),
+        head_dim=config.optional("cross_head_dim") or head_dim(config, heads),
         source="vision" if source == "vision" else "encoder",
     )

@@ -17,6 +17,7 @@ def extra_weights(config: Config, stack: Sequence[Block]) -> tuple[ExtraWeights,
         *_ngrams(config),
         *_image_experts(config, stack),
         *_engrams(config),
+        *_hashed(config),
         *_connections(config, len(stack)),
     ]
     if config.model_type == "jetmoe":
@@ -89,6 +90,36 @@ def _engrams(config: Config) -> Iterator[ExtraWeights]:
     )
     projected = rows * width * hidden * (copies + 1) + 2 * copies * hidden
     yield _extra("n-gram projections", len(sizes) * projected)
+
+
+def _hashed(config: Config) -> Iterator[ExtraWeights]:
+    """Qwen 4: the same beside ``ple_layer_ids``; every head of every n-gram has a table of about one size.
+
+    A table has the smallest unused prime of rows above ``ngram_vocab_size_base``, here counted as that.
+    """
+    owners = config.items("ple_layer_ids")
+    if not owners:
+        return
+    hidden, copies = config.count("hidden_size"), config.count("hc_count")
+    width = config.optional("ple_embed_dim") or hidden
+    rows = config.count("ngram_vocab_size_base")
+    table = len(owners) * rows * width
+    yield _extra("n-gram tables", table, active=False).model_copy(update={"in_host_memory": True})
+    kernel = config.integer("ple_conv_kernel_size", 4)
+    mixed = (copies + 1) * width * hidden + copies * hidden * (kernel + 3)
+    yield _extra("n-gram projections", len(owners) * mixed)
+
+
+def ngram_words(config: Config) -> list[str]:
+    """What Qwen 4 keeps beside its n-gram tables and no layer of the spec has."""
+    owners = config.items("ple_layer_ids")
+    if not owners:
+        return []
+    tail = (config.integer("ple_conv_kernel_size", 4) - 1) * config.integer("ngram_size", 3)
+    channels = config.count("hidden_size") * config.integer("hc_count", 4)
+    kept = len(owners) * tail * channels
+    words = f"the convolutions beside n-gram tables keep {kept:,} elements a sequence, which are not counted"
+    return [f"{words} (vLLM: a state of their own, copied to every rank)"]
 
 
 def _connections(config: Config, layers: int) -> Iterator[ExtraWeights]:

@@ -107,7 +107,7 @@ ATTENTION_BIAS = _names(
 
 OUTPUT_GATE = _names(
     "muse_spark muse_spark_text muse_glimmer muse_glimmer_text qwen3_next afmoe beam qwen3_5 qwen3_5_moe "
-    "qwen3_5_text qwen3_5_moe_text axk2"
+    "qwen3_5_text qwen3_5_moe_text axk2 hy_v4"
 )
 """A gate on the output of attention, as wide as the queries."""
 
@@ -134,6 +134,15 @@ ENCODER_DECODER = _names(
     blenderbot-small nllb-moe plbart mvp led moonshine speech_to_text
     """
 )
+
+NARROWED_IMAGES = frozenset({"nemotron_parse"})
+"""Encoders of images whose patches are joined four in a row, with one summary of the image behind them."""
+
+VIT_SIZES: dict[str, tuple[int, int]] = {
+    "tiny": (12, 192), "small": (12, 384), "base": (12, 768), "large": (24, 1024), "huge": (32, 1280),
+    "giant": (40, 1408), "so400m": (27, 1152),
+}  # fmt: skip
+"""(layers, hidden size) that the names of vision transformers stand for (``vit_huge_patch16_224``)."""
 
 FIXED_ENCODER = frozenset({"whisper"})
 """Audio is padded to a fixed length, so cross attention always covers every encoder position."""

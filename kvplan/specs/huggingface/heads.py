@@ -73,7 +73,8 @@ def kv_heads(config: Config, heads: int, layer: int = 0) -> int:
         return whole(config, "num_key_value_heads", value[layer] if layer < len(value) else None)
     if value is not None:
         return config.count("num_key_value_heads")
-    if model_type in families.PLAIN_MHA or config.spelt("num_key_value_heads") in config.data:
+    plain = model_type in families.PLAIN_MHA or is_of_old_lineage(config)
+    if plain or config.spelt("num_key_value_heads") in config.data:
         return heads  # null means one per query head in every class that has the field
     if knows_kv_heads(config):
         return heads
@@ -83,6 +84,11 @@ def kv_heads(config: Config, heads: int, layer: int = 0) -> int:
         where=f"{config.path}  {config.prefix}num_key_value_heads",
         hint="kvplan does not assume one per query head; write a spec instead (kvplan models validate)",
     )
+
+
+def is_of_old_lineage(config: Config) -> bool:
+    """Whether fields are named as in fairseq or T5, whose descendants have K and V for every query head."""
+    return config.spelt("num_attention_heads") == "decoder_attention_heads" or "d_kv" in config.data
 
 
 def knows_kv_heads(config: Config) -> bool:

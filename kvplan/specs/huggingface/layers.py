@@ -17,9 +17,9 @@ from kvplan.specs.model import MAX_LAYERS
 
 KINDS = {
     "full": "full full_attention attention global global_attention softmax attn * dense_attention "
-    "minicpm4 minicpm standard",
+    "reference_sliding_attention minicpm4 minicpm standard",
     "sliding": "sliding sliding_attention local local_attention swa sliding_window window_attention "
-    "sliding_window_attention local_sliding reference_sliding_attention",
+    "sliding_window_attention local_sliding",
     "chunked": "chunked chunked_attention",
     "indexed": "indexed_attention deepseek_sparse_attention qwen_sparse_attention minimax_m3_sparse "
     "sparse_attention",
@@ -34,6 +34,8 @@ KINDS = {
 }
 STATE_FIELDS = re.compile(r"(mamba|ssm|linear)_.*(head|state|conv|rank|groups|expand)")
 """Fields that only layers with a state have."""
+
+REFERENCE = "reference_sliding_attention"
 
 _BY_NAME = {name: kind for kind, names in KINDS.items() for name in names.split()}
 
@@ -287,7 +289,7 @@ def _windowed(config: Config, layers: int) -> list[str] | None:
     window = config.get("sliding_window")
     if _is_none(window) or config.model_type in families.IGNORED_WINDOW:
         return None
-    if config.get("use_sliding_window") is False:
+    if config.get("use_sliding_window") is False or windows_answers(config):
         return None
     if config.model_type in families.FLAGGED_WINDOW or config.has("max_window_layers"):
         if not config.flag("use_sliding_window"):
@@ -310,6 +312,17 @@ def _windowed(config: Config, layers: int) -> list[str] | None:
     if config.model_type in families.LAST_LAYER_FULL or config.model_type == "beam":
         kinds[-1] = "full"
     return kinds
+
+
+def windows_answers(config: Config) -> bool:
+    """Whether windows are of generated tokens only, and prompts stay (reference sliding-window attention).
+
+    vLLM gives such layers room for the whole context, and frees what falls out of the window of an answer.
+    """
+    names = {config.model_type, str(config.top.get("model_type"))}
+    listed = config.get("layer_types")
+    named = any(name.replace("-", "_").startswith("unlimited_ocr") for name in names)
+    return named or config.has("rswa_window") or (isinstance(listed, list) and REFERENCE in listed)
 
 
 def _is_none(window: object) -> bool:

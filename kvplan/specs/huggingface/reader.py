@@ -16,8 +16,8 @@ from kvplan.specs.base import Source
 from kvplan.specs.document import read_json
 from kvplan.specs.huggingface.attention import attention, cross_attention
 from kvplan.specs.huggingface.config import Config, text_config
-from kvplan.specs.huggingface.extras import extra_weights
-from kvplan.specs.huggingface.layers import layer_kinds, number_of_layers
+from kvplan.specs.huggingface.extras import extra_weights, ngram_words
+from kvplan.specs.huggingface.layers import layer_kinds, number_of_layers, windows_answers
 from kvplan.specs.huggingface.layout import segments
 from kvplan.specs.huggingface.loops import loops_words, unrolled
 from kvplan.specs.huggingface.mlps import mlp
@@ -40,6 +40,11 @@ from kvplan.specs.model import Block, ModelSpec
 NO_MLP = (
     "no field gives the width of the feed-forward layers (intermediate_size or another name of it): "
     "WEIGHTS ARE SIZED WITHOUT THEM, usually less than half of what they are; the KV cache is as it should be"
+)
+
+RESERVED = (
+    "windows here are of generated tokens, prompts stay: every layer is sized for the whole context, as vLLM "
+    "reserves it; an answer longer than the window frees what lies between"
 )
 
 
@@ -89,6 +94,9 @@ def import_config(data: Mapping[str, Any], path: str, *, name: str, source: Sour
         if any(block.attention for block in stack) and not any(block.mlp for block in stack):
             warnings.append(NO_MLP)
         warnings += [*loops_words(len(stack), len(passes)), *hosted_words(spec), *unsaid(config)]
+        if windows_answers(config):
+            warnings.append(RESERVED)
+        warnings += ngram_words(config)
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         keys = ".".join(str(key) for key in first["loc"])

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from kvplan.errors import SpecError
 from kvplan.specs.huggingface import families
 from kvplan.specs.huggingface.config import NAMES, Config, class_defaults
+from kvplan.specs.huggingface.heads import is_of_old_lineage
 
 STRUCTURAL = (
     r"attn|attention|head|kv|cache|window|layer|latent|lora|compress|index|sparse|conv|ssm|mamba|state|recurrent|"
@@ -158,7 +159,7 @@ def refuse_silent_heads(config: Config) -> None:
     """
     explicit = ("num_key_value_heads", "kv_lora_rank", "multi_query_group_num", "block_configs")
     listed = ("num_key_value_heads_per_layer", "attn_config", "multi_query_attention")
-    if is_known(config) or any(config.has(key) for key in (*explicit, *listed)):
+    if is_known(config) or is_of_old_lineage(config) or any(config.has(key) for key in (*explicit, *listed)):
         return
     if any(config.model_type.startswith(kind) for kind in ("rwkv", "mamba")):
         return
@@ -196,9 +197,8 @@ def refuse_unknown_fields(config: Config) -> str | None:
         return None
     unread = _unread(config)
     name = config.architecture or config.model_type or "without a name"
-    explicit = any(
-        config.has(key) for key in ("num_key_value_heads", "kv_lora_rank", "multi_query_group_num")
-    )
+    said = ("num_key_value_heads", "kv_lora_rank", "multi_query_group_num")
+    explicit = is_of_old_lineage(config) or any(config.has(key) for key in said)
     if unread or not explicit:
         fields = ", ".join(sorted(unread)) or "num_key_value_heads (absent)"
         raise SpecError(
@@ -252,11 +252,14 @@ def _unread(config: Config) -> list[str]:
     """Fields that may change what a layer keeps, and that nothing has looked at."""
     names = {name for group in NAMES.items() for name in (group[0], *group[1])}
     layers = config.get("num_hidden_layers")
+    # Fields of an encoder are read with it, or it has a section of its own.
+    beside = config.prefix.endswith("decoder.") or config.data.get("is_encoder_decoder") is True
     return [
         key
         for key, value in config.data.items()
         if key not in config.used
         and key not in names
+        and not (beside and key.startswith("encoder_"))
         and value not in (None, False, [], {})
         and not (value == 1 and value is not True and re.search(COUNTERS, key.casefold()))
         and (re.search(STRUCTURAL, key.casefold()) or _tells_layers_apart(value, layers))
