@@ -220,8 +220,8 @@ def _index_entry(indexer: Indexer, keeping: Keeping) -> Packed:
     dim, heads = indexer.head_dim, indexer.key_heads
     many = f"{heads} x " if heads > 1 else ""
     if indexer.scaled and keeping.engine in ("vllm", "sglang"):
-        scales = -(-dim // indexer.scale_group)
-        formula = f"{many}({dim} fp8 + {scales} x 4 scale)"
+        scales = -(-dim // indexer.scale_group) if indexer.scale_group else 0
+        formula = f"{many}({dim} fp8 + {scales} x 4 scale)" if scales else f"{many}{dim} fp8"
         return Packed(Fraction(heads * (dim + 4 * scales)), formula)
     size = 4 if indexer.wide and keeping.engine == "transformers" else keeping.dtype_bytes
     if indexer.gated and keeping.engine == "transformers":

@@ -15,9 +15,9 @@ from kvplan.specs.base import Count, Frozen, Natural
 class Indexer(Frozen):
     """A sparse-attention indexer: small extra keys per token that choose which tokens are attended.
 
-    Engines keep ``scaled`` keys in fp8 with one fp32 scale per ``scale_group`` elements, transformers in the
-    model's dtype; keys that are not ``scaled`` stay in the model's dtype everywhere. ``owned`` is false on a
-    layer that re-uses the selection of an earlier one and stores no keys.
+    Engines keep ``scaled`` keys in fp8 with one fp32 scale per ``scale_group`` elements (0: without any),
+    transformers in the model's dtype; keys that are not ``scaled`` stay in the model's dtype everywhere.
+    ``owned`` is false on a layer that re-uses the selection of an earlier one and stores no keys.
 
     Engines merge the keys of ``pool`` neighbouring tokens into one and keep those of the open pool apart;
     transformers keeps every token's. ``gated`` pools weigh tokens by a gate as wide as a key. ``positions``
@@ -31,7 +31,7 @@ class Indexer(Frozen):
     topk: Count | None = None
     owned: bool = True
     scaled: bool = True
-    scale_group: Count = 128
+    scale_group: Natural = 128
     pool: Count = 1
     gated: bool = False
     positions: bool = False

@@ -98,3 +98,33 @@ def test_tensor_parallelism_cuts_a_state_without_groups() -> None:
     model = build(PLAMO)
     whole, quarter = (size_model(model, context_tokens=64, parallel=Parallel(tp=tp)) for tp in (1, 4))
     assert quarter.bytes_per_gpu * 4 == whole.bytes_per_gpu
+
+
+STEP: dict[str, Any] = {
+    "architectures": ["Step5ForCausalLM"], "model_type": "step5", "hidden_size": 1024, "intermediate_size": 2048,
+    "num_hidden_layers": 4, "num_attention_heads": 16, "num_attention_groups": 8, "head_dim": 64, "vocab_size": 1000,
+    "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention", "full_attention"],
+    "attention_other_setting": {"attention_type": "sliding_attention", "num_attention_heads": 24,
+                                "num_attention_groups": 4, "head_dim": 64},
+    "sliding_window": 512, "moe_num_experts": 8, "moe_top_k": 2, "moe_intermediate_size": 256,
+    "share_expert_dim": 256, "moe_layer_list": [1, 2, 3], "num_nextn_predict_layers": 1,
+    "sparse_config": {"enabled": True, "topk": 512}, "swiglu_limits": [0.0, 7.0, 7.0, 7.0],
+    "use_rope_layers": [True, True, False, True], "max_position_embeddings": 65536,
+}  # fmt: skip
+
+
+def test_step_5_has_one_key_of_a_byte_an_element_for_eight_tokens() -> None:
+    model = build(STEP)
+    kinds = [getattr(block.attention, "indexer", None) is not None for block in model.layers()]
+    assert kinds == [True, False, False, True]
+    per_token = size_model(model, context_tokens=1 << 16, retention="vllm").kv_bytes_per_token
+    assert per_token == 2 * (2 * 8 * 64 * 2 + 256 // 8)
+    assert [block.mlp.kind for block in model.layers() if block.mlp] == ["dense", "moe", "moe", "moe"]
+
+
+def test_a_section_of_another_kind_adds_no_mean_keys() -> None:
+    sparse = {key: value for key, value in STEP.items() if key != "sparse_config"}
+    model = build({**sparse, "sparse_config": {"sparsity": 0.9}, "model_type": "llama"})
+    assert {store.name for row in size_model(model, context_tokens=64).rows for store in row.stores} == {
+        "K and V"
+    }

@@ -75,10 +75,9 @@ def attention(
 def _summary_stride(config: Config) -> int | None:
     """Tokens between two mean keys of sparse attention over blocks (MiniCPM 4.1, MiniCPM-SALA)."""
     nested = config.sub("sparse_config")
-    if nested is None:
-        return None
-    nested.integer("kernel_size", 32)
-    return int(nested.integer("kernel_stride", 16))
+    if nested is None or not nested.has("kernel_stride"):
+        return None  # sections of that name describe other kinds of sparse attention too
+    return nested.count("kernel_stride")
 
 
 def _window(config: Config, layer: int, layers: int) -> int:

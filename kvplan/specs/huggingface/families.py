@@ -200,7 +200,7 @@ STANDARD = _names(
     llama mistral mixtral gemma qwen2 qwen2_moe qwen3 qwen3_moe phi3 phi phimoe granite granitemoe
     granitemoeshared cohere starcoder2 stablelm olmo olmo2 olmoe smollm3 nemotron internlm2 internlm3
     deepseek deepseek_v41 deepseek_v41_text deepseek_v2 deepseek_v3 deepseek_v32
-    minicpm_sala plamo2 kimi_k2 kimi_k25 glm glm4 glm4_moe glm4_moe_lite
+    step5 minicpm_sala plamo2 kimi_k2 kimi_k25 glm glm4 glm4_moe glm4_moe_lite
     glm_moe_dsa minicpm minicpm3 minimax_m2 minimax_m3 mistral4 ministral3 exaone ernie4_5 ernie4_5_moe
     dots1 hunyuan_v1_dense hunyuan_v1_moe seed_oss apertus arcee helium solar_open laguna mimo yi
     command-r deci nemotron-nas chatglm dbrx falcon gpt_bigcode jetmoe flex_olmo doge aria_text

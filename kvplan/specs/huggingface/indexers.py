@@ -35,12 +35,32 @@ def _owns_indexer(config: Config, layer: int, layers: int) -> bool:
     return True
 
 
+def sparse_regions(config: Config) -> Config | None:
+    """Step 5's section: one key for every region of tokens, and the values and gates of an open region."""
+    nested = config.sub("sparse_config")
+    if nested is None:
+        return None
+    told = any(nested.has(key) for key in ("region_block_size", "proxy_dim"))
+    return nested if told or config.model_type.startswith("step5") else None
+
+
 def sparse_indexer(config: Config, *, first: bool) -> Indexer | None:
     """Sparse attention over ordinary heads: an indexer of its own dimensions (MiniMax-M3, Qwen4).
 
     Args:
         first: on the lowest layer that has one.
     """
+    regions = sparse_regions(config)
+    if regions is not None:
+        return Indexer.model_construct(
+            heads=regions.integer("sparse_indexer_num_heads", 16),
+            head_dim=regions.integer("proxy_dim", 256),
+            key_heads=regions.integer("sparse_indexer_num_k_heads", 1),
+            topk=regions.integer("topk", 512),
+            pool=regions.integer("region_block_size", 8),
+            gated=True,
+            scale_group=0,
+        )
     nested = config.sub("sparse_attention_config")
     source = nested if nested is not None else config
     for heads, dim, keys in (

@@ -13,6 +13,7 @@ from kvplan.specs.base import MAX_COUNT
 from kvplan.specs.huggingface import families
 from kvplan.specs.huggingface.compression import ratio_kinds
 from kvplan.specs.huggingface.config import Config
+from kvplan.specs.huggingface.indexers import sparse_regions
 from kvplan.specs.model import MAX_LAYERS
 
 KINDS = {
@@ -49,7 +50,7 @@ def layer_kinds(config: Config, layers: int) -> list[str]:
     for reader in (_listed, _patterned, _periodic, _windowed):
         kinds = reader(config, layers)
         if kinds is not None:
-            if config.has("indexer_n_heads"):  # Qwen4 calls its sparse layers full attention
+            if config.has("indexer_n_heads") or sparse_regions(config):  # Qwen4 calls sparse layers full
                 kinds = ["indexed" if kind == "full" else kind for kind in kinds]
             return _shared(config, kinds)
     described = next((key for key in config.data if STATE_FIELDS.match(key) and config.has(key)), None)

@@ -131,7 +131,9 @@ def _is_sparse(config: Config, layer: int, layers: int) -> bool:
     if layer in exceptions:
         return False
     chosen = config.items("moe_layers") if isinstance(config.get("moe_layers"), list) else None
-    enumerated = config.get("moe_layers_enum")
+    enumerated = config.get("moe_layers_enum") or config.get("moe_layer_list")
+    if isinstance(enumerated, list):
+        chosen = enumerated
     if isinstance(enumerated, str) and enumerated:  # Step: "3,4,5"
         chosen = [int(item) for item in enumerated.split(",") if item.strip().isdigit()]
     if chosen:

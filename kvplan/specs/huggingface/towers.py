@@ -89,6 +89,7 @@ def sound(config: Config) -> tuple[tuple[ExtraWeights, ...], list[str]]:
                     notes.append(_uncounted(name))
                     continue
                 size = shape.layers * _sound_layer(section, shape)
+                notes += _cached_frames(section, shape, name)
                 found.append(
                     ExtraWeights.model_construct(name=f"{name} tower", parameters=size, active=False)
                 )
@@ -99,6 +100,19 @@ def sound(config: Config) -> tuple[tuple[ExtraWeights, ...], list[str]]:
         if described:
             notes.append(f"weights described by {', '.join(described)} are not counted")
     return tuple(found), notes
+
+
+def _cached_frames(section: Config, shape: _Shape, name: str) -> list[str]:
+    """A tower that hears as it goes (Voxtral Realtime) has a window of frames, and keeps their K and V."""
+    window = section.optional("sliding_window")
+    heads = section.optional("num_attention_heads")
+    if window is None or heads is None:
+        return []
+    dim = section.optional("head_dim") or shape.hidden // heads
+    groups = section.optional("num_key_value_heads") or heads
+    size = shape.layers * (window - 1) * 2 * groups * dim * 2
+    kept = f"{window:,} frames, {size / 2**20:,.0f} MiB a sequence in 16 bits"
+    return [f"the {name} tower keeps K and V of a window of {kept}: not counted"]
 
 
 def _uncounted(name: str) -> str:
