@@ -80,3 +80,22 @@ def test_inkling_has_convolutions_without_projections() -> None:
         read({**inkling, "num_hidden_layers": 3}).model
     )
     assert layer < 4 * 64 * 64 + 3 * 64 * (5 * 32) + 3 * 64 * 128 + 5_000
+
+
+@pytest.mark.parametrize(
+    ("bare", "attending", "kept"),
+    # What classes of transformers 5.23 make of a file that says nothing else, at 5,000 tokens.
+    [
+        ("recurrent_gemma", 8, 168_151_040),
+        ("gpt_neo", 24, 983_040_000),
+        ("zamba2", 9, 994_646_016),
+        ("modernbert-decoder", 22, 125_589_504),
+        ("zamba", 13, 1_970_864_128),
+        ("mllama_text_model", 32, 655_360_000),
+    ],
+)
+def test_what_a_silent_file_leaves_to_its_class(bare: str, attending: int, kept: int) -> None:
+    model = read({"model_type": bare}).model
+    report = size_model(model, context_tokens=5000, retention="transformers")
+    assert sum(block.attention is not None for block in model.layers()) == attending
+    assert report.kv_bytes_per_sequence + report.state_bytes_per_sequence == kept

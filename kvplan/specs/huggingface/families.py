@@ -31,7 +31,8 @@ PERIODS: dict[str, tuple[int, str]] = {
     "gemma4": (6, "last"), "gemma4_text": (6, "last"), "gemma4_unified_text": (6, "last"),
     "cohere2": (4, "last"), "exaone4": (4, "last"), "embedding_gemma2_text": (6, "last"), "beam": (6, "last"),
     "exaone_moe": (4, "last"), "olmo3": (4, "last"), "afmoe": (4, "last"), "kolibri1": (5, "last"),
-    "t5gemma": (2, "last"), "t5gemma2": (6, "last"), "cohere2_moe": (4, "last"),
+    "t5gemma": (2, "last"), "t5gemma2": (6, "last"), "t5_gemma_module": (2, "last"),
+    "t5gemma2_decoder": (6, "last"), "cohere2_moe": (4, "last"),
     "diffusion_gemma": (6, "last"),
     "granite_swa": (4, "first"), "granitemoe_swa": (4, "first"), "cwm": (4, "first"),
     "modernbert-decoder": (3, "first"), "muse_spark": (4, "end"), "muse_glimmer": (4, "end"),
@@ -107,7 +108,7 @@ ATTENTION_BIAS = _names(
 
 OUTPUT_GATE = _names(
     "muse_spark muse_spark_text muse_glimmer muse_glimmer_text qwen3_next afmoe beam qwen3_5 qwen3_5_moe "
-    "qwen3_5_text qwen3_5_moe_text axk2 hy_v4"
+    "qwen3_5_text qwen3_5_moe_text axk2 hy_v4 inkling2_text"
 )
 """A gate on the output of attention, as wide as the queries."""
 

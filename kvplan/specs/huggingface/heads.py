@@ -31,9 +31,9 @@ def head_dim(config: Config, heads: int) -> int:
     own = config.optional("head_dim")
     if own is not None:
         return own
-    hidden = config.optional("attention_hidden_size") or config.count("hidden_size")
-    if config.model_type == "zamba2":
-        hidden *= 2  # attention works on the block's input and the embeddings side by side
+    # Zamba's attention works on the block's input and the embeddings side by side.
+    sides = 2 if config.model_type in ("zamba", "zamba2") else 1
+    hidden = config.optional("attention_hidden_size") or sides * config.count("hidden_size")
     if hidden % heads:
         raise config.error(
             f"hidden_size {hidden} is not a multiple of {heads} heads and head_dim is not given",

@@ -125,7 +125,8 @@ def _listed(config: Config, layers: int) -> list[str] | None:
 def _recurrent(config: Config, value: object) -> str:
     kind = _kind(config, "block_types", value)
     # Griffin's attention blocks are always local.
-    return "sliding" if kind == "full" and config.has("attention_window_size") else kind
+    windowed = config.get("attention_window_size") is not None
+    return "sliding" if kind == "full" and windowed else kind
 
 
 def _patterned(config: Config, layers: int) -> list[str] | None:
@@ -238,8 +239,11 @@ def _periodic(config: Config, layers: int) -> list[str] | None:
     period = config.optional("attn_layer_period")
     if period:
         offset = config.integer("attn_layer_offset", 0, least=0)
-        attention = "hybrid" if config.model_type == "zamba" else "full"
-        return [attention if index % period == offset else "linear" for index in range(layers)]
+        if config.model_type == "zamba":  # counts from the fourth layer; the third is one in any case
+            return [
+                "hybrid" if _is_zamba_hybrid(index, period, offset) else "linear" for index in range(layers)
+            ]
+        return ["full" if index % period == offset else "linear" for index in range(layers)]
     period = config.optional("mamba_step", least=2)
     if period and config.flag("mamba_enabled", True):  # PLaMo 2: attention in the middle, or on top of few
         middle = period // 2 if layers > period // 2 else layers - 1
@@ -275,14 +279,23 @@ def _periodic(config: Config, layers: int) -> list[str] | None:
     if config.model_type.startswith("dots3_note"):
         return ["indexed" if index < 2 or index % 4 == 1 else "sliding" for index in range(layers)]
     if config.model_type == "deepseek_v4":
-        return ["hca" if index < 2 or index % 2 else "csa" for index in range(layers)]
+        return ["csa" if index > 2 and index % 2 else "hca" for index in range(layers)]
     if config.has("attention_chunk_size") or config.model_type.startswith("llama4"):
-        rope = config.items("no_rope_layers")
-        if not rope:
-            step = config.integer("no_rope_layer_interval", 4)
-            rope = [int((index + 1) % step != 0) for index in range(layers)]
-        return ["chunked" if rope[index % len(rope)] else "full" for index in range(layers)]
+        return ["chunked" if rotary else "full" for rotary in _rotary(config, layers)]
     return None
+
+
+def _is_zamba_hybrid(index: int, period: int, offset: int) -> bool:
+    return index == 2 or (index > 2 and (index - 3) % period == offset)
+
+
+def _rotary(config: Config, layers: int) -> list[bool]:
+    """Which layers have rotary positions: a list, else all but every fourth (or another) one."""
+    rope = config.items("no_rope_layers")
+    if not rope:
+        step = config.integer("no_rope_layer_interval", 4)
+        rope = [int((index + 1) % step != 0) for index in range(layers)]
+    return [bool(rope[index % len(rope)]) for index in range(layers)]
 
 
 def _windowed(config: Config, layers: int) -> list[str] | None:
@@ -296,6 +309,10 @@ def _windowed(config: Config, layers: int) -> list[str] | None:
         if not config.flag("use_sliding_window"):
             return None
         first = config.integer("max_window_layers", 0, least=0)
+        if config.model_type == "smollm3":  # windows are where positions are not
+            return ["full" if rotary else "sliding" for rotary in _rotary(config, layers)]
+        if config.model_type == "qwen2_moe":  # its class counts from the bottom, and skips every other layer
+            return ["full" if index % 2 or index >= first else "sliding" for index in range(layers)]
         return ["sliding" if index >= first else "full" for index in range(layers)]
     pattern = config.get("sliding_window_pattern")
     if isinstance(pattern, str) and pattern:

@@ -48,7 +48,7 @@ def encoder(config: Config) -> Encoder:
     if layers is None:
         # T5: num_layers is the encoder's, num_decoder_layers the decoder's.
         key = "num_layers" if config.data.get("num_layers") is not None else "num_hidden_layers"
-        layers = config.integer(key, 0, least=0, defaults=False)
+        layers = config.integer(key, 0, least=0)
     positions = config.optional("max_source_positions")
     dim = head_dim(config, heads)
     bias = has_biases(config, families.MLP_BIAS, "mlp_bias")
