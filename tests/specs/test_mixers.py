@@ -128,3 +128,49 @@ def test_a_section_of_another_kind_adds_no_mean_keys() -> None:
     assert {store.name for row in size_model(model, context_tokens=64).rows for store in row.stores} == {
         "K and V"
     }
+
+
+NEW: dict[str, Any] = {
+    "model_type": "brand_new", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "vocab_size": 100,
+    "num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 4096,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cycle", "kept"), [([100, None], [100, 500] * 2), ([100, 50, 0], [100, 50, 500, 100]), ([64], [64] * 4)]
+)
+def test_windows_in_a_cycle(cycle: list[int | None], kept: list[int]) -> None:
+    model = build({**NEW, "interleaved_sliding_window": cycle})
+    report = size_model(
+        model, context_tokens=500, retention="sglang", max_num_batched_tokens=1, async_scheduling=False
+    )
+    assert [getattr(block.attention, "window", 500) for block in model.layers()] == kept
+    assert report.kv_bytes_per_sequence >= sum(kept) * 2 * 4 * 32 * 2
+
+
+def test_keys_in_two_parts_are_wider_than_values() -> None:
+    model = build({**NEW, "qk_nope_dim": 64, "qk_rope_dim": 32, "v_channels": 48, "param_sink_number": 128})
+    report = size_model(model, context_tokens=10, retention="ideal")
+    assert report.kv_bytes_per_sequence == 4 * 10 * 4 * (96 + 48) * 2
+
+
+def test_blocks_of_diffusion_change_no_cache() -> None:
+    plain = size_model(build(NEW), context_tokens=100).allocated_bytes_per_sequence
+    for field in ("block_size", "block_length"):
+        assert size_model(build({**NEW, field: 32}), context_tokens=100).allocated_bytes_per_sequence == plain
+
+
+def test_names_of_moondream() -> None:
+    text = {"dim": 256, "ff_dim": 512, "n_layers": 4, "n_heads": 8, "n_kv_heads": 8, "vocab_size": 100,
+            "max_context": 512,
+            "moe": {"n_experts": 8, "start_layer": 3, "n_experts_per_tok": 2, "expert_inner_dim": 64}}  # fmt: skip
+    model = build({"model_type": "moondream3", "text_config": text})
+    assert [block.mlp.kind for block in model.layers() if block.mlp] == ["dense"] * 3 + ["moe"]
+    assert model.max_context == 512
+
+
+def test_experts_may_work_in_a_width_of_their_own() -> None:
+    moe = {**NEW, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+    own = build({**moe, "routed_expert_hidden_size": 128})
+    fewer = parameter_count(build(moe)) - parameter_count(own)
+    assert fewer == 4 * (4 * 3 * 64 * 128 - 2 * 256 * 128)

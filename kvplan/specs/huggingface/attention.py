@@ -87,6 +87,9 @@ def _window(config: Config, layer: int, layers: int) -> int:
         if listed is not None:
             own = window_of_pair(config, listed[layer]) if key == "window_sizes" else listed[layer]
             return whole(config, key, own)
+    cycle = config.get("interleaved_sliding_window")
+    if isinstance(cycle, list) and cycle and not config.has("layer_types"):
+        return whole(config, "interleaved_sliding_window", cycle[layer % len(cycle)])
     return config.count("sliding_window")
 
 

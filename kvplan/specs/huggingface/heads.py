@@ -31,6 +31,9 @@ def head_dim(config: Config, heads: int) -> int:
     own = config.optional("head_dim")
     if own is not None:
         return own
+    parts = [config.optional(key) for key in ("qk_nope_dim", "qk_rope_dim")]
+    if None not in parts:  # openPangu: without and with rotary positions, side by side
+        return sum(part or 0 for part in parts)
     # Zamba's attention works on the block's input and the embeddings side by side.
     sides = 2 if config.model_type in ("zamba", "zamba2") else 1
     hidden = config.optional("attention_hidden_size") or sides * config.count("hidden_size")

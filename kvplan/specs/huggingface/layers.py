@@ -173,6 +173,9 @@ def _patterned(config: Config, layers: int) -> list[str] | None:
             return None  # every layer has convolutions beside its attention
         if indices is not None:
             return [member if index in indices else other for index in range(layers)]
+    cycle = config.get("interleaved_sliding_window")
+    if isinstance(cycle, list) and cycle:  # openPangu
+        return ["full" if _is_none(cycle[index % len(cycle)]) else "sliding" for index in range(layers)]
     sizes = config.per_layer("window_sizes", layers) if config.has("window_sizes") else None
     if sizes is not None:
         return ["full" if window_of_pair(config, pair) is None else "sliding" for pair in sizes]

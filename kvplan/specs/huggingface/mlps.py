@@ -114,7 +114,8 @@ def _first(config: Config, key: str, *, least: int = 1, defaults: bool = True) -
 
 def _expert_width(config: Config) -> int | None:
     """The width routed experts work in, where it is not the hidden size."""
-    width = config.optional("moe_latent_size") or config.optional("moe_hidden_size")
+    keys = ("moe_latent_size", "moe_hidden_size", "routed_expert_hidden_size")
+    width = next((found for key in keys if (found := config.optional(key))), None)
     return width if width != config.count("hidden_size") else None
 
 
@@ -167,7 +168,13 @@ def spread(layers: int, wanted: int) -> range:
 
 def _dense_prefix(config: Config) -> int:
     """Layers at the bottom without experts."""
-    keys = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "n_dense_first_layers")
+    keys = (
+        "first_k_dense_replace",
+        "num_dense_layers",
+        "moe_layer_start_index",
+        "n_dense_first_layers",
+        "start_layer",
+    )
     for defaults in (False, True):
         for key in keys:
             value = _first(config, key, least=0, defaults=defaults)
