@@ -92,3 +92,10 @@ def test_t5_lineage_has_no_kv_heads() -> None:
            "vocab_size": 100, "is_encoder_decoder": True, "feed_forward_proj": "gated-gelu"}  # fmt: skip
     report = size_model(build(new), context_tokens=8, encoder_tokens=4, retention="ideal")
     assert report.kv_bytes_per_sequence == 2 * 2 * 4 * 16 * 2 * (8 + 4)
+
+
+@pytest.mark.parametrize("odd", [["x"], {}, 7, True, None])
+def test_an_odd_name_of_a_model_is_no_crash(odd: object) -> None:
+    model = build({**PARSE, "model_type": odd})
+    assert model.encoder is not None
+    assert model.encoder.max_tokens == 128 * 103 + 1

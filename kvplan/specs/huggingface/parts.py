@@ -92,7 +92,7 @@ def _image_tokens(config: Config, beside: Config) -> int | None:
     if patch is None or len(sides) != 2 or min(sides) < patch:
         return None
     rows, columns = (side // patch for side in sides)
-    if config.top.get("model_type") in families.NARROWED_IMAGES:
+    if str(config.top.get("model_type")) in families.NARROWED_IMAGES:
         return rows * (columns // 4) + 1
     return rows * columns + 1
 
