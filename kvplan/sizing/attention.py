@@ -39,6 +39,9 @@ PACKED_ROPE = 64
 V4_PAGE_ALIGNMENT = 576
 """vLLM pads every DeepSeek-V4 page to a multiple of this many bytes."""
 
+OPEN_GROUP_ROWS = 8
+"""Rows of fp32 values and gates in vLLM's ring for a group that is not full yet (DeepSeek-V4.1)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
@@ -126,7 +129,22 @@ def _heads(
 ) -> tuple[Heads, tuple[Store, ...]]:
     content = Heads(attention.kv_heads, attention.head_dim, attention.value_dim, keeping.form)
     extra = _index_keys(attention.indexer, keeping) if attention.indexer else ()
-    return content, extra
+    return content, (*extra, *_summaries(attention, keeping))
+
+
+def _summaries(
+    attention: FullAttention | SlidingAttention | ChunkedAttention, keeping: Keeping
+) -> tuple[Store, ...]:
+    """Mean keys of InfLLM-v2. SGLang 0.5.23 gives each a slot of K and V; vLLM attends to everything."""
+    stride = attention.summary_stride
+    if stride is None or keeping.engine == "vllm":
+        return ()
+    value_dim = attention.value_dim if keeping.engine == "sglang" else 0
+    content = Heads(attention.kv_heads, attention.head_dim, value_dim, keeping.form)
+    return tuple(
+        Store("mean keys", content, tokens_per_entry=times * stride, source="SGLang 0.5.23 minicpm")
+        for times in (1, 4)
+    )
 
 
 def _full(attention: FullAttention, keeping: Keeping) -> tuple[Store, ...]:
@@ -202,8 +220,8 @@ def _index_entry(indexer: Indexer, keeping: Keeping) -> Packed:
     dim, heads = indexer.head_dim, indexer.key_heads
     many = f"{heads} x " if heads > 1 else ""
     if indexer.scaled and keeping.engine in ("vllm", "sglang"):
-        scales = -(-dim // indexer.scale_group)
-        formula = f"{many}({dim} fp8 + {scales} x 4 scale)"
+        scales = -(-dim // indexer.scale_group) if indexer.scale_group else 0
+        formula = f"{many}({dim} fp8 + {scales} x 4 scale)" if scales else f"{many}{dim} fp8"
         return Packed(Fraction(heads * (dim + 4 * scales)), formula)
     size = 4 if indexer.wide and keeping.engine == "transformers" else keeping.dtype_bytes
     if indexer.gated and keeping.engine == "transformers":
@@ -219,7 +237,7 @@ def _compressed(attention: CompressedAttention, keeping: Keeping) -> tuple[Store
     twice = keeping.engine == "transformers" and ratio == 0
     window = Heads(1, dim, dim if twice else 0, keeping.form)
     stores = [Store("window latents", window, "window", attention.window, split_heads=False)]
-    if ratio:
+    if ratio and attention.compresses:
         stores.append(
             Store(
                 "compressed latents",
@@ -229,10 +247,11 @@ def _compressed(attention: CompressedAttention, keeping: Keeping) -> tuple[Store
             )
         )
         stores += _compressor_buffers(dim, attention, keeping)
-    if attention.indexer is not None:
+    if attention.indexer is not None and attention.indexer.owned:
         entry = _index_entry(attention.indexer, keeping)
         stores.append(Store("indexer keys", entry, tokens_per_entry=ratio, split_heads=False))
-        stores += _compressor_buffers(attention.indexer.head_dim, attention, keeping, "indexer ")
+        if not attention.keys_from_entries:
+            stores += _compressor_buffers(attention.indexer.head_dim, attention, keeping, "indexer ")
     return tuple(stores)
 
 
@@ -240,6 +259,8 @@ def _compressor_buffers(
     dim: int, attention: CompressedAttention, keeping: Keeping, prefix: str = ""
 ) -> list[Store]:
     """What an unfinished group of tokens needs until it is compressed: projected values and gates."""
+    if attention.ratio == 1:
+        return []
     size, series = keeping.dtype_bytes, 2 if attention.overlap else 1
     entry = Packed(Fraction(2 * series * dim * size), f"2 (value, gate) x {series * dim} x {size}")
     stores = [
@@ -267,10 +288,16 @@ def _compressed_packed(attention: CompressedAttention, keeping: Keeping) -> tupl
             page_tokens=page, page_alignment=V4_PAGE_ALIGNMENT, split_heads=False, source=source,
         )  # fmt: skip
 
-    stores = [store("window latents", latent, 64, window=attention.window)]
+    page = 32 if attention.keys_from_entries else 64
+    stores = [store("window latents", latent, page, window=attention.window)]
     ratio = attention.ratio
-    if not ratio:
+    if not ratio or not attention.compresses:
         return tuple(stores)
+    if attention.keys_from_entries:
+        stores.append(store("compressed latents", latent, 256, ratio))
+        if attention.indexer is not None and attention.indexer.owned:
+            stores.append(store("indexer keys", _paired_keys(attention.indexer, keeping), 256, ratio))
+        return (*stores, *_open_group(attention, keeping))
     series = 2 if attention.overlap else 1
     page = 4 if attention.overlap else 8
     stores.append(store("compressed latents", latent, 256, ratio))
@@ -280,6 +307,23 @@ def _compressed_packed(attention: CompressedAttention, keeping: Keeping) -> tupl
         inputs = _compressor_input(attention.indexer.head_dim, series, page, ratio, store)
         stores.append(inputs)
     return tuple(stores)
+
+
+def _paired_keys(indexer: Indexer, keeping: Keeping) -> Packed:
+    """Index keys of DeepSeek-V4.1: SGLang 0.5.23 keeps them in MXFP4 on every GPU, vLLM 0.33 in fp8."""
+    if keeping.engine != "sglang":
+        return _index_entry(indexer, keeping)
+    dim = indexer.head_dim
+    return Packed(Fraction(dim // 2 + -(-dim // 32)), f"{dim} / 2 + {-(-dim // 32)} scales")
+
+
+def _open_group(attention: CompressedAttention, keeping: Keeping) -> tuple[Store, ...]:
+    """The ring of a request's unfinished group: values and gates in fp32; a ratio of 1 has none."""
+    if attention.ratio == 1:
+        return ()
+    row = Packed(Fraction(2 * attention.head_dim * 4), f"2 (value, gate) x {attention.head_dim} x 4")
+    rows = OPEN_GROUP_ROWS if keeping.engine == "vllm" else attention.ratio
+    return (Store("open group", row, "remainder", attention.ratio, page_tokens=rows, split_heads=False),)
 
 
 def _compressor_input(dim: int, series: int, page: int, ratio: int, store: Callable[..., Store]) -> Store:

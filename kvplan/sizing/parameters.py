@@ -151,6 +151,9 @@ def _compressed(attention: CompressedAttention, hidden: int, tp: int) -> Iterato
     groups = share(attention.o_groups, tp)
     yield matrix("o_b_proj", "attention", hidden, groups * attention.o_lora_rank)
     yield vector("sinks", "attention", heads)
+    if attention.keys_from_entries:
+        yield from _entry_sources(attention, hidden)
+        return
     if attention.ratio:
         ways = 2 if attention.overlap else 1
         yield matrix("compressor", "indexer", 2 * ways * dim, hidden)
@@ -160,6 +163,22 @@ def _compressed(attention: CompressedAttention, hidden: int, tp: int) -> Iterato
         yield matrix("indexer_q", "indexer", indexer.heads * indexer.head_dim, attention.q_lora_rank)
         yield matrix("indexer_compressor", "indexer", 4 * indexer.head_dim, hidden)
         yield matrix("indexer_weights", "router", indexer.heads, hidden)
+
+
+def _entry_sources(attention: CompressedAttention, hidden: int) -> Iterator[Tensor]:
+    """DeepSeek-V4.1: the compressor (gated unless its ratio is 1) and the indexer, where a layer has them."""
+    if attention.ratio and attention.compresses:
+        ways = 2 if attention.ratio > 1 else 1
+        yield matrix("compressor", "indexer", ways * attention.head_dim, hidden)
+        yield vector("compressor_norm", "indexer", attention.head_dim)
+    indexer = attention.indexer
+    if indexer is None:
+        return
+    yield matrix("indexer_q", "indexer", indexer.heads * indexer.head_dim, attention.q_lora_rank)
+    yield matrix("indexer_weights", "router", indexer.heads, hidden)
+    if indexer.owned:
+        yield matrix("indexer_k", "indexer", indexer.head_dim, attention.head_dim)
+        yield vector("indexer_norm", "indexer", indexer.head_dim)
 
 
 def _shared(attention: SharedAttention, hidden: int, tp: int) -> Iterator[Tensor]:

@@ -33,9 +33,10 @@ def state_tensors(state: State, hidden: int, tp: int = 1) -> Iterator[Tensor]:
             yield from _rglru(state, hidden, tp)
         case kinds.ShortConvState():
             channels = share(state.channels, tp)
-            yield matrix("in_proj", "state", 3 * channels, hidden)
             yield vector("conv", "state", channels * state.conv_kernel)
-            yield matrix("out_proj", "state", hidden, channels)
+            if state.paged_heads is None:  # else the inputs are projected for attention already (Inkling)
+                yield matrix("in_proj", "state", 3 * channels, hidden)
+                yield matrix("out_proj", "state", hidden, channels)
         case kinds.ConvolvedAttentionState():
             channels = share(state.conv_channels, tp)
             yield vector("conv", "state", channels * (state.conv_tail + 1))
@@ -53,12 +54,27 @@ def _mamba(state: kinds.MambaState, hidden: int, tp: int) -> Iterator[Tensor]:
 
 
 def _mamba2(state: kinds.Mamba2State, hidden: int, tp: int) -> Iterator[Tensor]:
+    if state.dt_rank is not None:
+        yield from _late_mamba2(state, state.dt_rank, hidden, tp)
+        return
     heads, groups = share(state.heads, tp), share(state.groups, tp)
     inner = heads * state.head_dim
     channels = inner + 2 * groups * state.state_size
     yield matrix("in_proj", "state", inner + channels + heads, hidden)
     yield vector("conv", "state", channels * (state.conv_kernel + 1))
     yield vector("a_d_dt_norm", "state", 3 * heads + inner)
+    yield matrix("out_proj", "state", hidden, inner)
+
+
+def _late_mamba2(state: kinds.Mamba2State, rank: int, hidden: int, tp: int) -> Iterator[Tensor]:
+    """B, C and time steps projected from the convolved x (PLaMo 2)."""
+    heads = share(state.heads, tp)
+    inner = heads * state.head_dim
+    yield matrix("in_proj", "state", 2 * inner, hidden)
+    yield vector("conv", "state", inner * state.conv_kernel)
+    yield matrix("bcdt_proj", "state", rank + 2 * state.state_size, inner)
+    yield matrix("dt_proj", "state", heads, rank)
+    yield vector("a_d_dt_norm", "state", 3 * heads + rank + 2 * state.state_size)
     yield matrix("out_proj", "state", hidden, inner)
 
 

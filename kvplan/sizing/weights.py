@@ -72,9 +72,14 @@ class WeightBill:
 def parameter_count(model: ModelSpec, *, draft: bool = False) -> int:
     """Parameters of the whole model; ``draft`` adds its multi-token-prediction layers."""
     norms = family_parameters(model)
-    return norms + sum(
-        tensor.parameters * count
-        for tensor, count in _tensors(model, Split(), range(model.num_layers), True, True, draft)
+    hosted = sum(extra.parameters for extra in model.extra_weights if extra.in_host_memory)
+    return (
+        norms
+        + hosted
+        + sum(
+            tensor.parameters * count
+            for tensor, count in _tensors(model, Split(), range(model.num_layers), True, True, draft)
+        )
     )
 
 
@@ -90,7 +95,7 @@ def active_parameters(model: ModelSpec) -> int:
             copies = _copies(group.block, group.count)
             total -= copies * (experts - experts * mlp.experts_per_token // mlp.experts)
     if not model.tie_embeddings:
-        total -= model.hidden_size * (model.vocab_size - 1)
+        total -= (model.embedding_size or model.hidden_size) * (model.vocab_size - 1)
     return total - sum(extra.parameters for extra in model.extra_weights if not extra.active)
 
 
@@ -213,18 +218,20 @@ def _round_up(number: int, multiple: int) -> int:
 def _tensors(
     model: ModelSpec, split: Split, layers: range, first: bool, last: bool, draft: bool
 ) -> Iterator[tuple[Tensor, int]]:
-    """(tensor, how many alike) of the layers ``layers`` and what stands before and after them."""
+    """(tensor, how many alike) of the layers ``layers`` and what stands before and after them, on a GPU."""
     hidden = model.hidden_size
     padded = -(-model.vocab_size // VOCAB_PADDING) * VOCAB_PADDING if split != Split() else model.vocab_size
-    rows = share(padded, split.tp)
+    rows, width = share(padded, split.tp), model.embedding_size or hidden
     if first:
         yield from _before(model, split, rows)
     if last:
         yield vector("final_norm", "extra", hidden), 1
         if not model.tie_embeddings:
-            yield matrix("lm_head", "lm_head", rows, hidden), 1
+            yield matrix("lm_head", "lm_head", rows, width), 1
         elif not first:
-            yield matrix("embeddings", "embeddings", rows, hidden), 1
+            yield matrix("embeddings", "embeddings", rows, width), 1
+        if width != hidden:
+            yield matrix("output_projection", "extra", width, hidden), 1
         if draft and model.draft is not None:
             yield matrix("draft_projection", "draft", hidden, 2 * hidden), model.draft.layers
             yield vector("draft_norms", "extra", 2 * hidden), model.draft.layers
@@ -252,16 +259,24 @@ def _copies(block: Block, count: int, *, state: bool = False) -> int:
 def _before(model: ModelSpec, split: Split, rows: int) -> Iterator[tuple[Tensor, int]]:
     """Embeddings, position tables, extra tables, encoder and vision tower: all on the first stage."""
     hidden = model.hidden_size
-    yield matrix("embeddings", "embeddings", rows, hidden), 1
+    width = model.embedding_size or hidden
+    yield matrix("embeddings", "embeddings", rows, width), 1
+    if width != hidden:
+        yield matrix("input_projection", "extra", hidden, width), 1
     if model.learned_positions:
         yield vector("positions", "extra", model.learned_positions * hidden), 1
     for extra in model.extra_weights:
+        if extra.in_host_memory:
+            continue
         yield vector(extra.name, "extra", -(-extra.parameters // split.tp)), 1
     if (encoder := model.encoder) is not None:
         for tensor in attention_tensors(encoder.attention, encoder.hidden_size, split.tp):
             yield tensor, encoder.layers
         for tensor in mlp_tensors(encoder.mlp, encoder.hidden_size, split):
-            yield tensor, encoder.layers
+            yield tensor, encoder.layers - encoder.expert_layers
+        if encoder.experts is not None:
+            for tensor in mlp_tensors(encoder.experts, encoder.hidden_size, split):
+                yield tensor, encoder.expert_layers
         yield vector("encoder_norms", "extra", 2 * encoder.hidden_size), encoder.layers
     if (vision := model.vision) is not None:
         parameters = vision.parameters

@@ -15,9 +15,9 @@ from kvplan.specs.base import Count, Frozen, Natural
 class Indexer(Frozen):
     """A sparse-attention indexer: small extra keys per token that choose which tokens are attended.
 
-    Engines keep ``scaled`` keys in fp8 with one fp32 scale per ``scale_group`` elements, transformers in the
-    model's dtype; keys that are not ``scaled`` stay in the model's dtype everywhere. ``owned`` is false on a
-    layer that re-uses the selection of an earlier one and stores no keys.
+    Engines keep ``scaled`` keys in fp8 with one fp32 scale per ``scale_group`` elements (0: without any),
+    transformers in the model's dtype; keys that are not ``scaled`` stay in the model's dtype everywhere.
+    ``owned`` is false on a layer that re-uses the selection of an earlier one and stores no keys.
 
     Engines merge the keys of ``pool`` neighbouring tokens into one and keep those of the open pool apart;
     transformers keeps every token's. ``gated`` pools weigh tokens by a gate as wide as a key. ``positions``
@@ -31,7 +31,7 @@ class Indexer(Frozen):
     topk: Count | None = None
     owned: bool = True
     scaled: bool = True
-    scale_group: Count = 128
+    scale_group: Natural = 128
     pool: Count = 1
     gated: bool = False
     positions: bool = False
@@ -53,6 +53,8 @@ class _Heads(Frozen):
     v_projection: bool = True
     """False where V is computed from K (Gemma 4): no V weights, though both are cached."""
     indexer: Indexer | None = None
+    summary_stride: Count | None = None
+    """InfLLM-v2: a mean key for every so many tokens, and one for four times as many, choose what is read."""
 
     @property
     def value_dim(self) -> int:
@@ -121,6 +123,9 @@ class CompressedAttention(Frozen):
 
     ``ratio`` 0 keeps the window alone. ``overlap`` marks the finely compressed form whose entries are
     pooled from two neighbouring groups (ratio 4) and which owns an indexer over the compressed entries.
+    ``compresses`` is false on a layer that reads the entries of an earlier one (V4.1) and keeps its window
+    alone. ``keys_from_entries`` marks the form (V4.1) whose index keys are projected from the entries and
+    whose unfinished group is a ring of rows.
     """
 
     kind: Literal["compressed"] = "compressed"
@@ -130,6 +135,8 @@ class CompressedAttention(Frozen):
     window: Count
     ratio: Natural
     overlap: bool = False
+    compresses: bool = True
+    keys_from_entries: bool = False
     q_lora_rank: Count
     o_lora_rank: Count
     o_groups: Count

@@ -10,8 +10,8 @@ WIDTH = 100
 
 ORDER = (
     "schema", "name", "family", "aliases", "source", "hidden_size", "vocab_size", "max_context",
-    "tie_embeddings", "learned_positions", "dtype", "weights", "kv_format", "blocks", "layout",
-    "encoder", "vision", "draft",
+    "tie_embeddings", "embedding_size", "learned_positions", "dtype", "weights", "kv_format",
+    "blocks", "layout", "encoder", "vision", "draft",
     "extra_weights", "parameters", "notes",
 )  # fmt: skip
 

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from kvplan.specs.attention import CrossAttention, SelfAttention
 from kvplan.specs.base import Count, Frozen, Natural, Source, SpecName
-from kvplan.specs.mlp import Mlp
+from kvplan.specs.mlp import Mlp, MoeMlp
 from kvplan.specs.state import State
 
 Component = Literal[
@@ -69,6 +69,8 @@ class ExtraWeights(Frozen):
     parameters: Count
     active: bool = True
     """False for a table of which each token reads one row."""
+    in_host_memory: bool = False
+    """True for tables that engines leave in the host's memory by default: counted, but on no GPU."""
 
 
 class Encoder(Frozen):
@@ -78,6 +80,9 @@ class Encoder(Frozen):
     hidden_size: Count
     attention: SelfAttention
     mlp: Mlp
+    experts: MoeMlp | None = None
+    """The feed-forward part of the ``expert_layers`` layers that have one with experts instead of ``mlp``."""
+    expert_layers: Natural = 0
     max_tokens: Count | None = None
     """Fixed or largest number of encoder tokens; ``None`` = as long as the input."""
     fixed_length: bool = False
@@ -129,6 +134,8 @@ class ModelSpec(Frozen):
     vocab_size: Count
     max_context: Count | None = None
     tie_embeddings: bool = False
+    embedding_size: Count | None = None
+    """Width of embeddings and output head where it is not the hidden size: projected in and out."""
     learned_positions: Natural = 0
     dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Dtype of activations, and of the KV cache unless told otherwise."""

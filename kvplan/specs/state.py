@@ -26,14 +26,19 @@ class MambaState(_State):
 
 
 class Mamba2State(_State):
-    """Mamba-2: heads x head_dim x state_size; convolution over x and each group's B and C."""
+    """Mamba-2: heads x head_dim x state_size; convolution over x and each group's B and C.
+
+    Without groups (PLaMo 2) x alone is convolved; B, C and the time steps are projected from it afterwards,
+    the steps through ``dt_rank``.
+    """
 
     kind: Literal["mamba2"] = "mamba2"
     heads: Count
     head_dim: Count
-    groups: Count
+    groups: Natural
     state_size: Count
     conv_kernel: Count
+    dt_rank: Count | None = None
 
     @property
     def inner_size(self) -> int:

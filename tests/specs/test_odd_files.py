@@ -166,11 +166,11 @@ def test_moonshine_has_decoder_names_of_its_own() -> None:
 
 
 def test_a_field_that_tells_layers_apart_is_never_passed_over() -> None:
-    told = {**TEXT, "model_type": "brand_new", "mixer_types": ["minicpm4", "lightning-attn"] * 2}
-    with pytest.raises(SpecError, match="mixer_types"):
+    told = {**TEXT, "model_type": "brand_new", "blends": ["minicpm4", "lightning-attn"] * 2}
+    with pytest.raises(SpecError, match="blends"):
         build(told)
     found = import_config({**told, "model_type": "llama"}, "config.json", name="test")
-    assert any("mixer_types" in warning for warning in found.warnings)
+    assert any("blends" in warning for warning in found.warnings)
 
 
 def test_a_field_that_is_the_same_in_every_layer_changes_nothing() -> None:

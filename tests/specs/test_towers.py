@@ -109,3 +109,18 @@ def test_what_cannot_be_counted_is_a_warning(sections: dict[str, Any]) -> None:
     imported = read(**sections)
     assert added(imported) == 0
     assert any("counted" in text for text in imported.warnings)
+
+
+def test_a_tower_that_hears_as_it_goes_is_said_to_keep_frames() -> None:
+    tower = {"num_hidden_layers": 32, "hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 32,
+             "head_dim": 64, "sliding_window": 750}  # fmt: skip
+    text = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 9,
+            "num_attention_heads": 4, "num_key_value_heads": 4}  # fmt: skip
+    found = import_config({"model_type": "x", "text_config": text, "audio_config": tower}, "c.json", name="t")
+    size = 32 * 749 * 2 * 32 * 64 * 2 / 2**20
+    assert any(f"750 frames, {size:,.0f} MiB" in warning for warning in found.warnings)
+    silent = {key: value for key, value in tower.items() if key != "sliding_window"}
+    found = import_config(
+        {"model_type": "x", "text_config": text, "audio_config": silent}, "c.json", name="t"
+    )
+    assert not any("frames" in warning for warning in found.warnings)

@@ -122,6 +122,27 @@ CACHED: list[tuple[str, dict[str, Any], int, int, int]] = [
         0,
     ),
     (
+        "deepseek_v4",
+        {
+            "num_hidden_layers": 5,
+            "sliding_window": 8,
+            "num_key_value_heads": 2,
+            "head_dim": 128,
+            "q_lora_rank": 96,
+        },
+        24,
+        65280,
+        0,
+    ),
+    (
+        "smollm3",
+        {"num_hidden_layers": 3, "sliding_window": 16, "use_sliding_window": True, "num_key_value_heads": 16},
+        24,
+        589824,
+        0,
+    ),
+    ("qwen2_moe", {"num_hidden_layers": 7, "sliding_window": 16, "use_sliding_window": True}, 24, 1081344, 0),
+    (
         "flint",
         {"num_hidden_layers": 10, "num_key_value_heads": 16, "sliding_window": 24, "decoder_sparse_step": 2},
         70,

@@ -14,6 +14,9 @@ from kvplan.specs.huggingface.modules import BESIDE, IN_LAYER, matches, names_in
 from kvplan.specs.huggingface.schemes import Scheme, read_scheme
 from kvplan.specs.model import Block, Component
 
+FP4 = ("fp4", "mxfp4")
+"""What DeepSeek-V4 calls the dtype of its experts, inside the quantization configuration or beside it."""
+
 
 def component_formats(
     raw: Mapping[str, Any], stack: Sequence[Block], base: str, expert_dtype: str
@@ -32,7 +35,7 @@ def component_formats(
                 )
     for component, names in BESIDE.items():
         found[component] = _beside(scheme, component, names, base)
-    if "experts" in found and not scheme.named and expert_dtype in ("fp4", "mxfp4"):
+    if "experts" in found and not scheme.named and str(raw.get("expert_dtype", expert_dtype)) in FP4:
         found["experts"] = "mxfp4"
     return found, notes
 

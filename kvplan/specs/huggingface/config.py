@@ -39,21 +39,23 @@ NAMES: dict[str, tuple[str, ...]] = {
     "intermediate_size": (
         "n_inner", "ffn_hidden_size", "d_ff", "dff", "ffn_dim", "decoder_ffn_dim", "intermediate_dim",
         "block_ff_dim", "hidden_dim", "mlp_hidden_size", "inner_hidden_size",
-        "dim_ff",
+        "dim_ff", "ff_dim",
     ),
     "vocab_size": ("padded_vocab_size", "text_vocab_size"),
     "max_position_embeddings": (
         "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length",
-        "model_max_length", "max_target_positions", "max_context_length",
+        "model_max_length", "max_target_positions", "max_context_length", "max_context",
     ),
-    "num_experts": ("num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts"),
+    "num_experts": (
+        "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts", "n_experts",
+    ),
     "num_experts_per_tok": (
         "num_experts_per_token", "experts_per_token", "moe_topk", "moe_k", "moe_top_k",
-        "top_k_experts", "num_experts_per_topk",
+        "top_k_experts", "num_experts_per_topk", "n_experts_per_tok",
     ),
     "moe_intermediate_size": (
         "expert_intermediate_size", "moe_ffn_hidden_size", "expert_ffn_hidden_size", "expert_dim",
-        "expert_hidden_dim",
+        "expert_hidden_dim", "expert_inner_dim",
     ),
     "num_shared_experts": ("n_shared_experts", "moe_num_shared_experts", "num_shared_expert"),
     "shared_expert_intermediate_size": (
@@ -67,7 +69,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "q_lora_rank": ("attention_q_lora_dim",),
     "qk_nope_head_dim": ("attention_qk_dim",),
     "qk_rope_head_dim": ("attention_qk_rope_dim",),
-    "v_head_dim": ("attention_v_dim",),
+    "v_head_dim": ("attention_v_dim", "v_channels"),
 }  # fmt: skip
 """Current name -> names other architectures gave the same thing."""
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from kvplan.specs.huggingface.attention import head_dim, query_heads
+from kvplan.specs.base import MAX_COUNT
 from kvplan.specs.huggingface.config import Config
+from kvplan.specs.huggingface.heads import head_dim, query_heads
 from kvplan.specs.model import Block, ExtraWeights
 
 
 def extra_weights(config: Config, stack: Sequence[Block]) -> tuple[ExtraWeights, ...]:
     """Per-layer embeddings and their projections, alternating updates, experts of attention, wide inputs."""
     found = [*_per_layer(config, len(stack)), *_alternating(config, len(stack))]
-    found += [*_ngrams(config), *_image_experts(config, stack)]
+    found += [
+        *_ngrams(config),
+        *_image_experts(config, stack),
+        *_engrams(config),
+        *_hashed(config),
+        *_connections(config, len(stack)),
+    ]
     if config.model_type == "jetmoe":
         found += _attention_experts(config, len(stack))
     if config.model_type in ("zamba", "zamba2"):
@@ -62,6 +69,66 @@ def _ngrams(config: Config) -> Iterator[ExtraWeights]:
     rows = tables * ratio * config.count("vocab_size") + tables * tables
     yield _extra("n-gram embeddings", rows * width, active=False)
     yield _extra("n-gram projections", tables * width * hidden)
+
+
+def _engrams(config: Config) -> Iterator[ExtraWeights]:
+    """DeepSeek-V4.1: tables of hashed n-grams beside some layers, and the projection of the rows they give.
+
+    A position hashes its n-grams of 2 to ``engram_max_ngram_size`` tokens once per head; the rows, side by
+    side, become a key for every copy of the hidden state and a value. vLLM keeps tables in host memory.
+    """
+    sizes = config.items("engram_num_embeddings")
+    if not sizes or not config.items("engram_layer_ids"):
+        return
+    if any(type(size) is not int or not 0 < size <= MAX_COUNT for size in sizes):
+        raise config.error("expected a number of rows for every table", "engram_num_embeddings")
+    width, hidden = config.count("engram_head_dim"), config.count("hidden_size")
+    rows = (config.integer("engram_max_ngram_size", least=2) - 1) * config.count("engram_n_heads")
+    copies = config.integer("hc_mult", 1)
+    yield _extra("n-gram tables", sum(sizes) * width, active=False).model_copy(
+        update={"in_host_memory": True}
+    )
+    projected = rows * width * hidden * (copies + 1) + 2 * copies * hidden
+    yield _extra("n-gram projections", len(sizes) * projected)
+
+
+def _hashed(config: Config) -> Iterator[ExtraWeights]:
+    """Qwen 4: the same beside ``ple_layer_ids``; every head of every n-gram has a table of about one size.
+
+    A table has the smallest unused prime of rows above ``ngram_vocab_size_base``, here counted as that.
+    """
+    owners = config.items("ple_layer_ids")
+    if not owners:
+        return
+    hidden, copies = config.count("hidden_size"), config.count("hc_count")
+    width = config.optional("ple_embed_dim") or hidden
+    rows = config.count("ngram_vocab_size_base")
+    table = len(owners) * rows * width
+    yield _extra("n-gram tables", table, active=False).model_copy(update={"in_host_memory": True})
+    kernel = config.integer("ple_conv_kernel_size", 4)
+    mixed = (copies + 1) * width * hidden + copies * hidden * (kernel + 3)
+    yield _extra("n-gram projections", len(owners) * mixed)
+
+
+def ngram_words(config: Config) -> list[str]:
+    """What Qwen 4 keeps beside its n-gram tables and no layer of the spec has."""
+    owners = config.items("ple_layer_ids")
+    if not owners:
+        return []
+    tail = (config.integer("ple_conv_kernel_size", 4) - 1) * config.integer("ngram_size", 3)
+    channels = config.count("hidden_size") * config.integer("hc_count", 4)
+    kept = len(owners) * tail * channels
+    words = f"the convolutions beside n-gram tables keep {kept:,} elements a sequence, which are not counted"
+    return [f"{words} (vLLM: a state of their own, copied to every rank)"]
+
+
+def _connections(config: Config, layers: int) -> Iterator[ExtraWeights]:
+    """DeepSeek-V4: what mixes the copies of the hidden state in front of attention and of the experts."""
+    copies = config.optional("hc_mult")
+    if copies is None or config.optional("hc_sinkhorn_iters", least=0) is None:
+        return
+    mixed = (2 + copies) * copies
+    yield _extra("hyper-connections", layers * 2 * (mixed * copies * config.count("hidden_size") + mixed + 3))
 
 
 def _image_experts(config: Config, stack: Sequence[Block]) -> Iterator[ExtraWeights]:

@@ -31,7 +31,8 @@ PERIODS: dict[str, tuple[int, str]] = {
     "gemma4": (6, "last"), "gemma4_text": (6, "last"), "gemma4_unified_text": (6, "last"),
     "cohere2": (4, "last"), "exaone4": (4, "last"), "embedding_gemma2_text": (6, "last"), "beam": (6, "last"),
     "exaone_moe": (4, "last"), "olmo3": (4, "last"), "afmoe": (4, "last"), "kolibri1": (5, "last"),
-    "t5gemma": (2, "last"), "t5gemma2": (6, "last"), "cohere2_moe": (4, "last"),
+    "t5gemma": (2, "last"), "t5gemma2": (6, "last"), "t5_gemma_module": (2, "last"),
+    "t5gemma2_decoder": (6, "last"), "cohere2_moe": (4, "last"),
     "diffusion_gemma": (6, "last"),
     "granite_swa": (4, "first"), "granitemoe_swa": (4, "first"), "cwm": (4, "first"),
     "modernbert-decoder": (3, "first"), "muse_spark": (4, "end"), "muse_glimmer": (4, "end"),
@@ -77,7 +78,7 @@ UNGATED = _names(
     gpt2 gptj gpt_neo gpt_neox gpt_neox_japanese gpt_bigcode opt bloom codegen biogpt xglm persimmon
     falcon RefinedWeb RefinedWebModel mpt phi phi-msft starcoder2 nemotron whisper bart mbart pegasus
     marian m2m_100 blenderbot nemotron_h t5 stablelm_alpha apertus arcee xielu gpt-neox fuyu ctrl
-    openai-gpt moonshine
+    openai-gpt moonshine switch_transformers nllb-moe
     """
 )
 """Feed-forward layers of two matrices."""
@@ -107,7 +108,7 @@ ATTENTION_BIAS = _names(
 
 OUTPUT_GATE = _names(
     "muse_spark muse_spark_text muse_glimmer muse_glimmer_text qwen3_next afmoe beam qwen3_5 qwen3_5_moe "
-    "qwen3_5_text qwen3_5_moe_text axk2"
+    "qwen3_5_text qwen3_5_moe_text axk2 hy_v4 inkling2_text"
 )
 """A gate on the output of attention, as wide as the queries."""
 
@@ -134,6 +135,15 @@ ENCODER_DECODER = _names(
     blenderbot-small nllb-moe plbart mvp led moonshine speech_to_text
     """
 )
+
+NARROWED_IMAGES = frozenset({"nemotron_parse"})
+"""Encoders of images whose patches are joined four in a row, with one summary of the image behind them."""
+
+VIT_SIZES: dict[str, tuple[int, int]] = {
+    "tiny": (12, 192), "small": (12, 384), "base": (12, 768), "large": (24, 1024), "huge": (32, 1280),
+    "giant": (40, 1408), "so400m": (27, 1152),
+}  # fmt: skip
+"""(layers, hidden size) that the names of vision transformers stand for (``vit_huge_patch16_224``)."""
 
 FIXED_ENCODER = frozenset({"whisper"})
 """Audio is padded to a fixed length, so cross attention always covers every encoder position."""
@@ -190,7 +200,8 @@ STANDARD = _names(
     phi4mm hunyuan bailing_moe bailing_moe_v2 step3_text step3_vl arctic grok-1 grok1 hf_olmo xverse plamo
     llama mistral mixtral gemma qwen2 qwen2_moe qwen3 qwen3_moe phi3 phi phimoe granite granitemoe
     granitemoeshared cohere starcoder2 stablelm olmo olmo2 olmoe smollm3 nemotron internlm2 internlm3
-    deepseek deepseek_v2 deepseek_v3 deepseek_v32 kimi_k2 kimi_k25 glm glm4 glm4_moe glm4_moe_lite
+    deepseek deepseek_v41 deepseek_v41_text deepseek_v2 deepseek_v3 deepseek_v32
+    step5 minicpm_sala plamo2 kimi_k2 kimi_k25 glm glm4 glm4_moe glm4_moe_lite
     glm_moe_dsa minicpm minicpm3 minimax_m2 minimax_m3 mistral4 ministral3 exaone ernie4_5 ernie4_5_moe
     dots1 hunyuan_v1_dense hunyuan_v1_moe seed_oss apertus arcee helium solar_open laguna mimo yi
     command-r deci nemotron-nas chatglm dbrx falcon gpt_bigcode jetmoe flex_olmo doge aria_text

@@ -11,20 +11,23 @@ from typing import Any
 
 from kvplan.specs.base import MAX_COUNT
 from kvplan.specs.huggingface import families
+from kvplan.specs.huggingface.compression import ratio_kinds
 from kvplan.specs.huggingface.config import Config
+from kvplan.specs.huggingface.indexers import sparse_regions
 from kvplan.specs.model import MAX_LAYERS
 
 KINDS = {
-    "full": "full full_attention attention global global_attention softmax attn * dense_attention",
+    "full": "full full_attention attention global global_attention softmax attn * dense_attention "
+    "reference_sliding_attention minicpm4 minicpm standard",
     "sliding": "sliding sliding_attention local local_attention swa sliding_window window_attention "
-    "sliding_window_attention local_sliding reference_sliding_attention",
+    "sliding_window_attention local_sliding",
     "chunked": "chunked chunked_attention",
     "indexed": "indexed_attention deepseek_sparse_attention qwen_sparse_attention minimax_m3_sparse "
     "sparse_attention",
     "csa": "compressed_sparse_attention",
     "hca": "heavily_compressed_attention",
     "linear": "linear linear_attention mamba mamba2 m recurrent rglru lightning_attention kda gdn "
-    "gated_deltanet gated_delta_net ssm",
+    "lightning lightning_attn lightning-attn gated_deltanet gated_delta_net ssm",
     "hybrid": "hybrid",
     "hybrid_sliding": "hybrid_sliding",
     "conv": "conv short_conv",
@@ -32,6 +35,8 @@ KINDS = {
 }
 STATE_FIELDS = re.compile(r"(mamba|ssm|linear)_.*(head|state|conv|rank|groups|expand)")
 """Fields that only layers with a state have."""
+
+REFERENCE = "reference_sliding_attention"
 
 _BY_NAME = {name: kind for kind, names in KINDS.items() for name in names.split()}
 
@@ -45,7 +50,7 @@ def layer_kinds(config: Config, layers: int) -> list[str]:
     for reader in (_listed, _patterned, _periodic, _windowed):
         kinds = reader(config, layers)
         if kinds is not None:
-            if config.has("indexer_n_heads"):  # Qwen4 calls its sparse layers full attention
+            if config.has("indexer_n_heads") or sparse_regions(config):  # Qwen4 calls sparse layers full
                 kinds = ["indexed" if kind == "full" else kind for kind in kinds]
             return _shared(config, kinds)
     described = next((key for key in config.data if STATE_FIELDS.match(key) and config.has(key)), None)
@@ -108,6 +113,9 @@ def _listed(config: Config, layers: int) -> list[str] | None:
         if config.model_type in families.LAST_LAYER_FULL:
             kinds[-1] = "full"
         return kinds
+    cycle = config.items("mixer_types")
+    if cycle:  # MiniCPM-SALA
+        return [_kind(config, "mixer_types", cycle[index % len(cycle)]) for index in range(layers)]
     cycle = config.items("block_types")
     if cycle:
         return [_recurrent(config, cycle[index % len(cycle)]) for index in range(layers)]
@@ -117,7 +125,8 @@ def _listed(config: Config, layers: int) -> list[str] | None:
 def _recurrent(config: Config, value: object) -> str:
     kind = _kind(config, "block_types", value)
     # Griffin's attention blocks are always local.
-    return "sliding" if kind == "full" and config.has("attention_window_size") else kind
+    windowed = config.get("attention_window_size") is not None
+    return "sliding" if kind == "full" and windowed else kind
 
 
 def _patterned(config: Config, layers: int) -> list[str] | None:
@@ -143,14 +152,9 @@ def _patterned(config: Config, layers: int) -> list[str] | None:
     if nested is not None and nested.has("sparse_attention_freq"):
         numbers = nested.per_layer("sparse_attention_freq", layers) or []
         return ["indexed" if item else "full" for item in numbers]
-    ratios = config.get("compress_ratios", defaults=False)
-    if isinstance(ratios, list):
-        known = {0: "sliding", 4: "csa", 128: "hca"}
-        listed = config.per_layer("compress_ratios", layers) or []
-        for item in listed:
-            if item not in known:
-                raise config.error(f"unknown compression ratio {item!r}", "compress_ratios")
-        return [known[item] for item in listed]
+    ratios = ratio_kinds(config, layers)
+    if ratios is not None:
+        return ratios
     linear = config.sub("linear_attn_config")
     if linear is not None and linear.has("full_attn_layers"):
         full = linear.items("full_attn_layers") or []  # counted from one
@@ -169,6 +173,9 @@ def _patterned(config: Config, layers: int) -> list[str] | None:
             return None  # every layer has convolutions beside its attention
         if indices is not None:
             return [member if index in indices else other for index in range(layers)]
+    cycle = config.get("interleaved_sliding_window")
+    if isinstance(cycle, list) and cycle:  # openPangu
+        return ["full" if _is_none(cycle[index % len(cycle)]) else "sliding" for index in range(layers)]
     sizes = config.per_layer("window_sizes", layers) if config.has("window_sizes") else None
     if sizes is not None:
         return ["full" if window_of_pair(config, pair) is None else "sliding" for pair in sizes]
@@ -235,8 +242,15 @@ def _periodic(config: Config, layers: int) -> list[str] | None:
     period = config.optional("attn_layer_period")
     if period:
         offset = config.integer("attn_layer_offset", 0, least=0)
-        attention = "hybrid" if config.model_type == "zamba" else "full"
-        return [attention if index % period == offset else "linear" for index in range(layers)]
+        if config.model_type == "zamba":  # counts from the fourth layer; the third is one in any case
+            return [
+                "hybrid" if _is_zamba_hybrid(index, period, offset) else "linear" for index in range(layers)
+            ]
+        return ["full" if index % period == offset else "linear" for index in range(layers)]
+    period = config.optional("mamba_step", least=2)
+    if period and config.flag("mamba_enabled", True):  # PLaMo 2: attention in the middle, or on top of few
+        middle = period // 2 if layers > period // 2 else layers - 1
+        return ["full" if index % period == middle else "linear" for index in range(layers)]
     if config.model_type == "falcon_h1":
         return ["hybrid"] * layers
     if config.model_type in ("mamba", "mamba2", "falcon_mamba", "rwkv"):
@@ -268,14 +282,23 @@ def _periodic(config: Config, layers: int) -> list[str] | None:
     if config.model_type.startswith("dots3_note"):
         return ["indexed" if index < 2 or index % 4 == 1 else "sliding" for index in range(layers)]
     if config.model_type == "deepseek_v4":
-        return ["hca" if index < 2 or index % 2 else "csa" for index in range(layers)]
+        return ["csa" if index > 2 and index % 2 else "hca" for index in range(layers)]
     if config.has("attention_chunk_size") or config.model_type.startswith("llama4"):
-        rope = config.items("no_rope_layers")
-        if not rope:
-            step = config.integer("no_rope_layer_interval", 4)
-            rope = [int((index + 1) % step != 0) for index in range(layers)]
-        return ["chunked" if rope[index % len(rope)] else "full" for index in range(layers)]
+        return ["chunked" if rotary else "full" for rotary in _rotary(config, layers)]
     return None
+
+
+def _is_zamba_hybrid(index: int, period: int, offset: int) -> bool:
+    return index == 2 or (index > 2 and (index - 3) % period == offset)
+
+
+def _rotary(config: Config, layers: int) -> list[bool]:
+    """Which layers have rotary positions: a list, else all but every fourth (or another) one."""
+    rope = config.items("no_rope_layers")
+    if not rope:
+        step = config.integer("no_rope_layer_interval", 4)
+        rope = [int((index + 1) % step != 0) for index in range(layers)]
+    return [bool(rope[index % len(rope)]) for index in range(layers)]
 
 
 def _windowed(config: Config, layers: int) -> list[str] | None:
@@ -283,12 +306,16 @@ def _windowed(config: Config, layers: int) -> list[str] | None:
     window = config.get("sliding_window")
     if _is_none(window) or config.model_type in families.IGNORED_WINDOW:
         return None
-    if config.get("use_sliding_window") is False:
+    if config.get("use_sliding_window") is False or windows_answers(config):
         return None
     if config.model_type in families.FLAGGED_WINDOW or config.has("max_window_layers"):
         if not config.flag("use_sliding_window"):
             return None
         first = config.integer("max_window_layers", 0, least=0)
+        if config.model_type == "smollm3":  # windows are where positions are not
+            return ["full" if rotary else "sliding" for rotary in _rotary(config, layers)]
+        if config.model_type == "qwen2_moe":  # its class counts from the bottom, and skips every other layer
+            return ["full" if index % 2 or index >= first else "sliding" for index in range(layers)]
         return ["sliding" if index >= first else "full" for index in range(layers)]
     pattern = config.get("sliding_window_pattern")
     if isinstance(pattern, str) and pattern:
@@ -306,6 +333,17 @@ def _windowed(config: Config, layers: int) -> list[str] | None:
     if config.model_type in families.LAST_LAYER_FULL or config.model_type == "beam":
         kinds[-1] = "full"
     return kinds
+
+
+def windows_answers(config: Config) -> bool:
+    """Whether windows are of generated tokens only, and prompts stay (reference sliding-window attention).
+
+    vLLM gives such layers room for the whole context, and frees what falls out of the window of an answer.
+    """
+    names = {config.model_type, str(config.top.get("model_type"))}
+    listed = config.get("layer_types")
+    named = any(name.replace("-", "_").startswith("unlimited_ocr") for name in names)
+    return named or config.has("rswa_window") or (isinstance(listed, list) and REFERENCE in listed)
 
 
 def _is_none(window: object) -> bool:

@@ -35,6 +35,12 @@ def mlp(config: Config, layer: int, layers: int) -> Mlp | None:
     return experts(config)
 
 
+def is_fairseq(config: Config) -> bool:
+    """Whether feed-forward layers are fairseq's, which its descendants (BART, OPT, NLLB) call ``ffn_dim``."""
+    named = config.spelt("intermediate_size") in ("ffn_dim", "decoder_ffn_dim")
+    return named and config.model_type not in families.WIDTH_OF_BOTH
+
+
 def is_gated(config: Config) -> bool:
     """Two projections in or one."""
     if config.has("is_gated_act"):
@@ -44,6 +50,8 @@ def is_gated(config: Config) -> bool:
     if config.model_type in families.GATED:
         return True
     if config.spelt("intermediate_size") == "inner_hidden_size":  # ChatGLM-6B, unlike its successors
+        return False
+    if is_fairseq(config):
         return False
     activation = config.get("hidden_act") or config.get("mlp_hidden_act") or config.get("activation")
     return not (str(activation) in families.UNGATED_ACTIVATIONS or config.model_type in families.UNGATED)
@@ -62,10 +70,14 @@ def dense(config: Config, layer: int = 0) -> DenseMlp | None:
     )
 
 
-def experts(config: Config) -> MoeMlp:
-    """Routed and shared experts."""
+def experts(config: Config, *, width: int | None = None) -> MoeMlp:
+    """Routed and shared experts.
+
+    Args:
+        width: of one routed expert, where it is not that of the decoder's.
+    """
     number = config.uniform("num_experts") or config.count("num_experts")
-    width = _first(config, "moe_intermediate_size") or config.count("intermediate_size")
+    width = width or _first(config, "moe_intermediate_size") or config.count("intermediate_size")
     shared = config.optional("shared_expert_intermediate_size", least=0)
     copies = config.uniform("num_shared_experts", least=0) or 0
     if shared is None:
@@ -102,7 +114,8 @@ def _first(config: Config, key: str, *, least: int = 1, defaults: bool = True) -
 
 def _expert_width(config: Config) -> int | None:
     """The width routed experts work in, where it is not the hidden size."""
-    width = config.optional("moe_latent_size") or config.optional("moe_hidden_size")
+    keys = ("moe_latent_size", "moe_hidden_size", "routed_expert_hidden_size")
+    width = next((found for key in keys if (found := config.optional(key))), None)
     return width if width != config.count("hidden_size") else None
 
 
@@ -119,7 +132,9 @@ def _is_sparse(config: Config, layer: int, layers: int) -> bool:
     if layer in exceptions:
         return False
     chosen = config.items("moe_layers") if isinstance(config.get("moe_layers"), list) else None
-    enumerated = config.get("moe_layers_enum")
+    enumerated = config.get("moe_layers_enum") or config.get("moe_layer_list")
+    if isinstance(enumerated, list):
+        chosen = enumerated
     if isinstance(enumerated, str) and enumerated:  # Step: "3,4,5"
         chosen = [int(item) for item in enumerated.split(",") if item.strip().isdigit()]
     if chosen:
@@ -133,6 +148,9 @@ def _is_sparse(config: Config, layer: int, layers: int) -> bool:
     )
     if step > 1:
         return bool((layer + 1) % step == 0)
+    wanted = config.optional("num_sparse_decoder_layers", least=0)
+    if wanted is not None:
+        return layer in spread(layers, wanted)
     step, last = _first(config, "moe_layer_interval"), _first(config, "moe_layer_end_index", least=-1)
     if (layer + 1) % (step or 1) or (last is not None and 0 <= last < layer):  # ERNIE; -1 is the last layer
         return False
@@ -142,9 +160,21 @@ def _is_sparse(config: Config, layer: int, layers: int) -> bool:
     return True
 
 
+def spread(layers: int, wanted: int) -> range:
+    """Switch Transformers: so many layers with experts, as evenly apart as whole steps allow."""
+    step = layers // wanted if wanted else layers
+    return range(0 if step == 1 else 1, layers, step) if step and wanted else range(0)
+
+
 def _dense_prefix(config: Config) -> int:
     """Layers at the bottom without experts."""
-    keys = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "n_dense_first_layers")
+    keys = (
+        "first_k_dense_replace",
+        "num_dense_layers",
+        "moe_layer_start_index",
+        "n_dense_first_layers",
+        "start_layer",
+    )
     for defaults in (False, True):
         for key in keys:
             value = _first(config, key, least=0, defaults=defaults)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from kvplan.specs.attention import FullAttention, SlidingAttention
-from kvplan.specs.huggingface.attention import head_dim, query_heads
 from kvplan.specs.huggingface.config import Config
+from kvplan.specs.huggingface.heads import head_dim, query_heads
 from kvplan.specs.mlp import DenseMlp
 from kvplan.specs.model import Block
 

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from kvplan.specs.attention import FullAttention
+from kvplan.specs.attention import CompressedAttention, FullAttention
 from kvplan.specs.huggingface import families
-from kvplan.specs.huggingface.attention import head_dim
-from kvplan.specs.huggingface.config import Config
+from kvplan.specs.huggingface.config import Config, has_biases
+from kvplan.specs.huggingface.heads import head_dim, query_heads
 from kvplan.specs.huggingface.layers import check_layers
-from kvplan.specs.huggingface.mlps import is_gated
-from kvplan.specs.mlp import DenseMlp
+from kvplan.specs.huggingface.mlps import experts, is_gated, spread
+from kvplan.specs.huggingface.widths import has_experts
+from kvplan.specs.mlp import DenseMlp, MoeMlp
 from kvplan.specs.model import Block, Draft, Encoder
 
 
 def is_encoder_decoder(config: Config) -> bool:
-    """Whether the decoder attends to an encoder."""
-    if config.model_type in families.ENCODER_DECODER:
-        return True
-    if config.prefix.endswith("decoder."):  # T5Gemma, image-to-text pairs: two configurations side by side
-        return isinstance(config.top.get("encoder"), Mapping)
-    return config.get("is_encoder_decoder", defaults=False) is True
+    """Whether the decoder attends to an encoder: its class decides, then the file, then the family."""
+    if config.prefix.endswith("decoder.") and isinstance(config.top.get("encoder"), Mapping):
+        return True  # T5Gemma, image-to-text pairs: two configurations side by side
+    said = next(
+        (part["is_encoder_decoder"] for part in (config.data, config.top) if "is_encoder_decoder" in part),
+        None,
+    )
+    if config.architecture.endswith("ForCausalLM") and said is not True:
+        return False  # the decoder alone
+    return bool(config.model_type in families.ENCODER_DECODER if said is None else said)
 
 
 def encoder(config: Config) -> Encoder:
@@ -28,7 +33,11 @@ def encoder(config: Config) -> Encoder:
     own = config.top.get("encoder")
     if config.prefix.endswith("decoder.") and isinstance(own, Mapping):
         inner = own.get("text_config")
-        return _separate(Config(inner if isinstance(inner, Mapping) else own, {}, config.path, "encoder."))
+        beside = Config(inner if isinstance(inner, Mapping) else own, {}, config.path, "encoder.")
+        return _separate(beside) if _says_its_shape(beside) else _untold(config, beside)
+    section = config.top.get("encoder_config")
+    if isinstance(section, Mapping):  # a tower, counted as one
+        return _untold(config, Config(section, {}, config.path, "encoder_config."))
     hidden = config.count("hidden_size")
     heads = config.optional("encoder_attention_heads") or config.optional("encoder_num_attention_heads")
     heads = heads or config.count("num_attention_heads")
@@ -39,17 +48,64 @@ def encoder(config: Config) -> Encoder:
     if layers is None:
         # T5: num_layers is the encoder's, num_decoder_layers the decoder's.
         key = "num_layers" if config.data.get("num_layers") is not None else "num_hidden_layers"
-        layers = config.integer(key, 0, least=0, defaults=False)
+        layers = config.integer(key, 0, least=0)
     positions = config.optional("max_source_positions")
     dim = head_dim(config, heads)
+    bias = has_biases(config, families.MLP_BIAS, "mlp_bias")
+    sparse = _sparse_layers(config, int(layers))
     return Encoder.model_construct(
         layers=layers,
         hidden_size=hidden,
         attention=FullAttention.model_construct(query_heads=heads, kv_heads=heads, head_dim=dim),
-        mlp=DenseMlp.model_construct(intermediate_size=width, gated=is_gated(config)),
+        mlp=DenseMlp.model_construct(intermediate_size=width, gated=is_gated(config), bias=bias),
+        experts=experts(config, width=width) if sparse else None,
+        expert_layers=sparse,
         max_tokens=positions,
         fixed_length=config.model_type in families.FIXED_ENCODER,
     )
+
+
+def _says_its_shape(config: Config) -> bool:
+    return all(config.has(key) for key in ("num_hidden_layers", "num_attention_heads", "hidden_size"))
+
+
+def _untold(config: Config, beside: Config) -> Encoder:
+    """An encoder whose weights are counted as a tower or not at all: what it hands over is what matters."""
+    heads = query_heads(config)
+    dim = head_dim(config, heads)
+    tokens = _image_tokens(config, beside)
+    return Encoder.model_construct(
+        layers=0,
+        hidden_size=config.count("hidden_size"),
+        attention=FullAttention.model_construct(query_heads=heads, kv_heads=heads, head_dim=dim),
+        mlp=DenseMlp.model_construct(intermediate_size=config.count("hidden_size")),
+        max_tokens=tokens or beside.optional("max_source_positions"),
+        fixed_length=tokens is not None,
+    )
+
+
+def _image_tokens(config: Config, beside: Config) -> int | None:
+    """Tokens of an image of fixed size: one a patch, or for four in a row, and one for the whole."""
+    size = beside.get("image_size") or config.top.get("image_size")
+    patch = beside.optional("patch_size")
+    sides = [side for side in (size if isinstance(size, list) else [size, size]) if type(side) is int]
+    if patch is None or len(sides) != 2 or min(sides) < patch:
+        return None
+    rows, columns = (side // patch for side in sides)
+    if str(config.top.get("model_type")) in families.NARROWED_IMAGES:
+        return rows * (columns // 4) + 1
+    return rows * columns + 1
+
+
+def _sparse_layers(config: Config, layers: int) -> int:
+    """Encoder layers with experts: so many (Switch Transformers) or every so manieth (NLLB-MoE)."""
+    if not has_experts(config):
+        return 0
+    wanted = config.optional("num_sparse_encoder_layers", least=0)
+    if wanted is not None:
+        return len(spread(layers, wanted))
+    step = config.integer("encoder_sparse_step", 0, least=0)
+    return layers // step if step else 0
 
 
 def _separate(config: Config) -> Encoder:
@@ -91,4 +147,20 @@ def draft(config: Config, blocks: Sequence[Block]) -> Draft | None:
     block = next((block for block in reversed(blocks) if block.attention is not None), None)
     if not layers or block is None:
         return None
-    return Draft.model_construct(layers=layers, block=block)
+    return Draft.model_construct(layers=layers, block=_drafting(config, block, len(blocks)))
+
+
+def _drafting(config: Config, block: Block, layers: int) -> Block:
+    """DeepSeek-V4's drafting layers have the ratios that follow the stack's, DSpark's fewer experts."""
+    changed: dict[str, object] = {}
+    ratios = config.get("compress_ratios", defaults=False)
+    plain = isinstance(ratios, list) and not any(ratios[layers : layers + 1])
+    if isinstance(block.attention, CompressedAttention) and plain:
+        alone = {"ratio": 0, "overlap": False, "compresses": True, "indexer": None}
+        changed["attention"] = block.attention.model_copy(update=alone)
+    number = config.optional("dspark_n_routed_experts")
+    if number is not None and isinstance(block.mlp, MoeMlp):
+        chosen = config.integer("dspark_num_experts_per_tok", block.mlp.experts_per_token)
+        fewer = {"experts": number, "experts_per_token": min(chosen, number)}
+        changed["mlp"] = block.mlp.model_copy(update=fewer)
+    return block.model_copy(update=changed)

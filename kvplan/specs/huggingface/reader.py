@@ -16,13 +16,14 @@ from kvplan.specs.base import Source
 from kvplan.specs.document import read_json
 from kvplan.specs.huggingface.attention import attention, cross_attention
 from kvplan.specs.huggingface.config import Config, text_config
-from kvplan.specs.huggingface.extras import extra_weights
-from kvplan.specs.huggingface.layers import layer_kinds, number_of_layers
+from kvplan.specs.huggingface.extras import extra_weights, ngram_words
+from kvplan.specs.huggingface.layers import layer_kinds, number_of_layers, windows_answers
 from kvplan.specs.huggingface.layout import segments
 from kvplan.specs.huggingface.loops import loops_words, unrolled
 from kvplan.specs.huggingface.mlps import mlp
 from kvplan.specs.huggingface.nas import nas_blocks
 from kvplan.specs.huggingface.parts import decoder_layers, draft, encoder, is_encoder_decoder
+from kvplan.specs.huggingface.qformers import qformers
 from kvplan.specs.huggingface.quantization import model_dtype, weights
 from kvplan.specs.huggingface.states import state
 from kvplan.specs.huggingface.towers import sound, vision
@@ -39,6 +40,11 @@ from kvplan.specs.model import Block, ModelSpec
 NO_MLP = (
     "no field gives the width of the feed-forward layers (intermediate_size or another name of it): "
     "WEIGHTS ARE SIZED WITHOUT THEM, usually less than half of what they are; the KV cache is as it should be"
+)
+
+RESERVED = (
+    "windows here are of generated tokens, prompts stay: every layer is sized for the whole context, as vLLM "
+    "reserves it; an answer longer than the window frees what lies between"
 )
 
 
@@ -87,7 +93,10 @@ def import_config(data: Mapping[str, Any], path: str, *, name: str, source: Sour
         spec = _assemble(config, stack, passes, name, source, warnings)
         if any(block.attention for block in stack) and not any(block.mlp for block in stack):
             warnings.append(NO_MLP)
-        warnings += [*loops_words(len(stack), len(passes)), *unsaid(config)]
+        warnings += [*loops_words(len(stack), len(passes)), *hosted_words(spec), *unsaid(config)]
+        if windows_answers(config):
+            warnings.append(RESERVED)
+        warnings += ngram_words(config)
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         keys = ".".join(str(key) for key in first["loc"])
@@ -144,6 +153,8 @@ def _assemble(
     warnings += notes
     towers, notes = sound(config)
     warnings += notes
+    querying, notes = qformers(config)
+    warnings += notes
     if kv:
         warnings.append(f"the checkpoint asks for a KV cache in {kv}: --dtype {dtype} sizes a plain one")
     names, blocks = _named(passes)
@@ -156,6 +167,7 @@ def _assemble(
         "max_context": config.optional("max_position_embeddings"),
         # Configurations of transformers tie unless they say otherwise, files of other formats do not.
         "tie_embeddings": config.flag("tie_word_embeddings", bool(config.model_type or config.architecture)),
+        "embedding_size": _embedding_size(config),
         "learned_positions": _learned_positions(config),
         "dtype": dtype,
         "weights": stored,
@@ -165,9 +177,24 @@ def _assemble(
         "encoder": encoder(config) if is_encoder_decoder(config) else None,
         "vision": tower,
         "draft": draft(config, stack),
-        "extra_weights": (*extra_weights(config, stack), *towers),
+        "extra_weights": (*extra_weights(config, stack), *towers, *querying),
     }
     return ModelSpec.model_validate(fields)
+
+
+def hosted_words(spec: ModelSpec) -> list[str]:
+    """Which tables are on no GPU."""
+    tables = [extra for extra in spec.extra_weights if extra.in_host_memory]
+    return [
+        f"{extra.name} ({extra.parameters / 1e9:,.0f} billion parameters) are taken to stay in the host's "
+        "memory, where vLLM keeps them by default: no GPU is charged for them"
+        for extra in tables
+    ]
+
+
+def _embedding_size(config: Config) -> int | None:
+    width = config.optional("word_embed_proj_dim")
+    return width if width != config.count("hidden_size") else None
 
 
 def _learned_positions(config: Config) -> int:
@@ -199,7 +226,8 @@ def _base_name(block: Block) -> str:
     if isinstance(block.attention, SharedAttention):
         parts.append("shared_sliding" if block.attention.window else "shared")
     elif isinstance(block.attention, CompressedAttention):
-        parts.append(f"compressed_{block.attention.ratio}" if block.attention.ratio else "window")
+        how = "compressed" if block.attention.compresses else "reused"
+        parts.append(f"{how}_{block.attention.ratio}" if block.attention.ratio else "window")
     elif block.attention is not None:
         parts.append(block.attention.kind)
     elif block.cross is not None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kvplan.specs.huggingface import families
-from kvplan.specs.huggingface.attention import head_dim, kv_heads, query_heads
 from kvplan.specs.huggingface.config import Config
+from kvplan.specs.huggingface.heads import head_dim, kv_heads, query_heads
 from kvplan.specs.state import (
     ConvolvedAttentionState,
     GatedDeltaNetState,
@@ -19,6 +19,8 @@ from kvplan.specs.state import (
     StateDtype,
     WkvState,
 )
+
+LIGHTNING_HEADS = ("lightning_nkv", "lightning_nh")
 
 DTYPES: dict[str, StateDtype] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
@@ -138,6 +140,8 @@ def _mamba2(config: Config) -> State | None:
     size = _first(config, "ssm_state_size", "mamba_d_state", "state_size")
     hidden = config.count("hidden_size")
     expand = _first(config, "mamba_expand", "expand") or 2
+    if heads is not None and dim is None and config.spelt("head_dim") == "hidden_size_per_head":
+        dim = config.count("head_dim")  # PLaMo 2 has one for attention and state
     if config.model_type in ("mamba2", "mamba2_hybrid"):
         dim = config.count("head_dim")
         heads = config.optional("num_attention_heads") or hidden * expand // dim
@@ -150,8 +154,11 @@ def _mamba2(config: Config) -> State | None:
         dim = inner // heads if raw == "auto" else None
     if heads is None or dim is None or size is None:
         return None
-    groups = _first(config, "mamba_n_groups", "mamba_ngroups", "n_groups") or 1
+    groups, rank = _first(config, "mamba_n_groups", "mamba_ngroups", "n_groups") or 1, None
+    if config.model_type.startswith("plamo2"):
+        groups, rank = 0, max(64, hidden // 16)
     return Mamba2State.model_construct(
+        dt_rank=rank,
         heads=heads,
         head_dim=dim,
         groups=groups,
@@ -182,10 +189,12 @@ def _mamba(config: Config) -> State | None:
 
 def _lightning(config: Config) -> State | None:
     named = config.architecture.startswith(families.LIGHTNING_ARCHITECTURES)
-    if config.model_type not in families.LIGHTNING and not named:
+    own = any(config.has(key) for key in LIGHTNING_HEADS)
+    if config.model_type not in families.LIGHTNING and not named and not own:
         return None
-    heads = query_heads(config)
-    dim = head_dim(config, heads)
+    # Every key head has a state; engines refuse fewer of them than query heads (SGLang, MiniCPM-SALA).
+    heads = next((found for key in LIGHTNING_HEADS if (found := config.optional(key))), query_heads(config))
+    dim = config.optional("lightning_head_dim") or head_dim(config, query_heads(config))
     return LinearAttentionState.model_construct(
         heads=heads, key_head_dim=dim, value_head_dim=dim, recurrent_dtype=recurrent_dtype(config)
     )

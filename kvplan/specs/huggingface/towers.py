@@ -16,6 +16,7 @@ from kvplan.specs.huggingface.config import Config
 from kvplan.specs.model import ExtraWeights, Vision
 
 VISION = ("vision_config", "visual_config", "vit_config", "vision_encoder", "visual")
+"""Sections of towers for images. An ``encoder`` beside a ``decoder`` is one where only its name is given."""
 SOUND = (
     "audio_config", "encoder_config", "audio_encoder_config", "audio_encoder", "sound_config",
     "speech_config", "audio_processor",
@@ -33,7 +34,13 @@ HIDDEN = ("embed_dim", "hidden_size", "width", "vt_hidden_size", "attention_dim"
 """Qwen2-VL and others: where ``embed_dim`` is given, ``hidden_size`` is the width that is handed over."""
 WIDTH = ("intermediate_size", "vt_intermediate_size", "mlp_dim", "encoder_ffn_dim", "linear_units")
 RATIO = ("mlp_ratio", "feedforward_mult")
-CONFORMER = ("conv_expansion_factor", "conf_conv_kernel_size", "conv_glu_type", "num_blocks")
+CONFORMER = (
+    "conv_expansion_factor",
+    "conf_conv_kernel_size",
+    "conv_glu_type",
+    "num_blocks",
+    "convolution_bias",
+)
 """Fields of towers whose layers have two feed-forward parts around attention and a convolution."""
 
 TOKENS = ("mm_tokens_per_image", "vision_soft_tokens_per_image", "image_seq_length", "num_image_tokens")
@@ -49,8 +56,11 @@ class _Shape:
 
 def vision(config: Config) -> tuple[Vision | None, list[str]]:
     """``(the vision tower, warnings)`` of the model around a text configuration."""
-    for owner in _owners(config):
+    for owner in owners(config):
         section = next((_section(owner, key, config) for key in VISION if owner.get(key)), None)
+        if section is None:
+            section = _section(owner, "encoder", config)
+            section = section if section is not None and _named(section) else None
         if section is None:
             continue
         try:
@@ -67,7 +77,7 @@ def sound(config: Config) -> tuple[tuple[ExtraWeights, ...], list[str]]:
     """``(weights of the towers for sounds, warnings)`` of the model around a text configuration."""
     found: list[ExtraWeights] = []
     notes: list[str] = []
-    for owner in _owners(config):
+    for owner in owners(config):
         for key in SOUND:
             section = _section(owner, key, config)
             if section is None:
@@ -79,6 +89,7 @@ def sound(config: Config) -> tuple[tuple[ExtraWeights, ...], list[str]]:
                     notes.append(_uncounted(name))
                     continue
                 size = shape.layers * _sound_layer(section, shape)
+                notes += _cached_frames(section, shape, name)
                 found.append(
                     ExtraWeights.model_construct(name=f"{name} tower", parameters=size, active=False)
                 )
@@ -91,11 +102,24 @@ def sound(config: Config) -> tuple[tuple[ExtraWeights, ...], list[str]]:
     return tuple(found), notes
 
 
+def _cached_frames(section: Config, shape: _Shape, name: str) -> list[str]:
+    """A tower that hears as it goes (Voxtral Realtime) has a window of frames, and keeps their K and V."""
+    window = section.optional("sliding_window")
+    heads = section.optional("num_attention_heads")
+    if window is None or heads is None:
+        return []
+    dim = section.optional("head_dim") or shape.hidden // heads
+    groups = section.optional("num_key_value_heads") or heads
+    size = shape.layers * (window - 1) * 2 * groups * dim * 2
+    kept = f"{window:,} frames, {size / 2**20:,.0f} MiB a sequence in 16 bits"
+    return [f"the {name} tower keeps K and V of a window of {kept}: not counted"]
+
+
 def _uncounted(name: str) -> str:
     return f"the {name} tower does not give its layers and widths: its weights are not counted"
 
 
-def _owners(config: Config) -> Iterator[Mapping[str, Any]]:
+def owners(config: Config) -> Iterator[Mapping[str, Any]]:
     """The whole file, and every section on the way to the text configuration."""
     current: Any = config.top
     yield current
@@ -125,6 +149,9 @@ def _shape(config: Config) -> _Shape | None:
     Raises:
         SpecError: one is not a number.
     """
+    named = _named(config)
+    if named is not None:
+        return named
     layers, hidden, width = _one(config, *LAYERS), _one(config, *HIDDEN), _one(config, *WIDTH)
     if width is None and hidden is not None:
         ratio = next((found for key in RATIO if (found := config.number(key))), 0)
@@ -134,6 +161,17 @@ def _shape(config: Config) -> _Shape | None:
     if max(layers, hidden, width) > TOO_MANY:
         raise config.error("a size larger than any tower's", "hidden_size")
     return _Shape(layers, hidden, width)
+
+
+def _named(config: Config) -> _Shape | None:
+    """A vision transformer given by its name alone (RADIO's ``args.model``): MLPs of four times the width."""
+    args = config.data.get("args")
+    name = str(args.get("model")) if isinstance(args, Mapping) else ""
+    words = name.split("_")
+    size = next((families.VIT_SIZES[word] for word in words if word in families.VIT_SIZES), None)
+    if size is None or "vit" not in words or any(key in config.data for key in LAYERS):
+        return None
+    return _Shape(size[0], size[1], 4 * size[1])
 
 
 def _one(config: Config, *keys: str) -> int | None:
@@ -196,12 +234,13 @@ def _merger(config: Config, tower: Config, shape: _Shape) -> int:
 def _sound_layer(config: Config, shape: _Shape) -> int:
     """Parameters of one layer: of a transformer, or of a conformer with two feed-forward parts."""
     hidden = shape.hidden
-    feed = hidden * shape.width * (3 if _is_gated(config) else 2)
+    relative = "convolution_bias" in config.data  # Parakeet: a projection of positions, nothing gated
+    feed = hidden * shape.width * (3 if _is_gated(config) and not relative else 2)
     if not any(key in config.data for key in CONFORMER):
         return 4 * hidden * hidden + feed
     expansion: int = config.integer("conv_expansion_factor", 1)
     # Pointwise convolutions up (twice as wide for its gate) and down; the depthwise one between is small.
-    return 4 * hidden * hidden + 2 * feed + 3 * expansion * hidden * hidden
+    return (5 if relative else 4) * hidden * hidden + 2 * feed + 3 * expansion * hidden * hidden
 
 
 def _patches(tower: Config) -> int | None:
@@ -221,7 +260,7 @@ def _sides(tower: Config, key: str) -> tuple[int, int] | None:
 
 
 def _tokens_per_image(config: Config, tower: Config) -> int | None:
-    for owner in _owners(config):
+    for owner in owners(config):
         for key in TOKENS:
             value = owner.get(key)
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:

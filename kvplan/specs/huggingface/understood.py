@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from kvplan.errors import SpecError
 from kvplan.specs.huggingface import families
 from kvplan.specs.huggingface.config import NAMES, Config, class_defaults
+from kvplan.specs.huggingface.heads import is_of_old_lineage
 
 STRUCTURAL = (
     r"attn|attention|head|kv|cache|window|layer|latent|lora|compress|index|sparse|conv|ssm|mamba|state|recurrent|"
@@ -27,15 +28,17 @@ HARMLESS = (
     r"audio|mtp|nextn|query_pre_attn|freeze|embed|max_window_layers|use_sliding_window|num_logits_to_keep|residual|"
     r"hidden_states|no_repeat|lm_head|^embd|speech|^spatial_|^temporal_|use_mamba_kernels|time_step|max_batch|static_cache|cache_implementation|"
     r"cache_quantization|keys_to_ignore|attn_config|num_key_value_heads|head_dim|num_heads|"
-    r"^prefix_attn$|^position_layers$"
+    r"^prefix_attn$|^position_layers$|^param_sink|^block_(size|length)$"
 )
 
 LEFT_ALONE = frozenset(
     {
-        "L_bp_cycles", "chunk_size", "hc_sinkhorn_iters", "index_kpool_always_select_tail", "indexer_budget",
-        "linear_a_log_max", "linear_allow_neg_eigval", "linear_dt_max", "linear_dt_min", "num_hash_layers",
-        "relative_attention_max_distance", "relative_attention_num_buckets", "use_attention_gate",
-        "use_bidirectional_attention",
+        "L_bp_cycles", "candidate_block_size", "candidate_source_layer_id", "candidate_topk_blocks",
+        "chunk_size", "dspark_block_size", "dspark_markov_rank", "dspark_target_layer_ids",
+        "hc_sinkhorn_iters", "index_kpool_always_select_tail", "indexer_budget", "linear_a_log_max",
+        "linear_allow_neg_eigval", "linear_dt_max", "linear_dt_min", "linear_type", "mamba_chunk_size",
+        "num_hash_layers", "relative_attention_max_distance", "relative_attention_num_buckets",
+        "use_attention_gate", "use_bidirectional_attention",
     }
 )  # fmt: skip
 """Fields of known architectures that are read by their engines and change no cache."""
@@ -156,7 +159,7 @@ def refuse_silent_heads(config: Config) -> None:
     """
     explicit = ("num_key_value_heads", "kv_lora_rank", "multi_query_group_num", "block_configs")
     listed = ("num_key_value_heads_per_layer", "attn_config", "multi_query_attention")
-    if is_known(config) or any(config.has(key) for key in (*explicit, *listed)):
+    if is_known(config) or is_of_old_lineage(config) or any(config.has(key) for key in (*explicit, *listed)):
         return
     if any(config.model_type.startswith(kind) for kind in ("rwkv", "mamba")):
         return
@@ -194,9 +197,8 @@ def refuse_unknown_fields(config: Config) -> str | None:
         return None
     unread = _unread(config)
     name = config.architecture or config.model_type or "without a name"
-    explicit = any(
-        config.has(key) for key in ("num_key_value_heads", "kv_lora_rank", "multi_query_group_num")
-    )
+    said = ("num_key_value_heads", "kv_lora_rank", "multi_query_group_num")
+    explicit = is_of_old_lineage(config) or any(config.has(key) for key in said)
     if unread or not explicit:
         fields = ", ".join(sorted(unread)) or "num_key_value_heads (absent)"
         raise SpecError(
@@ -250,11 +252,14 @@ def _unread(config: Config) -> list[str]:
     """Fields that may change what a layer keeps, and that nothing has looked at."""
     names = {name for group in NAMES.items() for name in (group[0], *group[1])}
     layers = config.get("num_hidden_layers")
+    # Fields of an encoder are read with it, or it has a section of its own.
+    beside = config.prefix.endswith("decoder.") or config.data.get("is_encoder_decoder") is True
     return [
         key
         for key, value in config.data.items()
         if key not in config.used
         and key not in names
+        and not (beside and key.startswith("encoder_"))
         and value not in (None, False, [], {})
         and not (value == 1 and value is not True and re.search(COUNTERS, key.casefold()))
         and (re.search(STRUCTURAL, key.casefold()) or _tells_layers_apart(value, layers))
