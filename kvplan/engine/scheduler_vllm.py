@@ -61,8 +61,8 @@ class VllmScheduler(Admission):
             budget = self.config.max_num_batched_tokens - plan.batch.scheduled_tokens
         if not plan.preempted:
             self._admit_waiting(plan, budget, threshold, defer_prefills)
-            if not defer_prefills:
-                self.prefill_capacity_bound = bool(self.waiting.items)
+            if self.special_prefills and not defer_prefills:
+                self.prefill_capacity_bound = self.left_over()
         self._settle_samples(plan)
         self.last_plan = plan
         return plan
@@ -145,6 +145,10 @@ class VllmScheduler(Admission):
         if self.steps_since_prefill >= self.config.prefill_schedule_interval or self.prefill_capacity_bound:
             return False
         return len(self.running) > len(self.prefills)
+
+    def left_over(self) -> bool:
+        """Whether somebody who could have been let in still waits."""
+        return bool(self.waiting.items)
 
     def regular(self, plan: StepPlan, threshold: int, defer_prefills: bool) -> bool:
         """Advance all running requests if nobody is short of budget or blocks; else change nothing."""

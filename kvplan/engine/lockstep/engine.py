@@ -90,6 +90,9 @@ class LockstepEngine:
         self._depth = 2 if config.async_scheduling else 1
         self.stops = self.stopped = False
         """See ``Stepped``."""
+        self._interval = config.prefill_schedule_interval if ranks > 1 else 1
+        self._calls = 0
+        """Steps planned since all ranks were idle."""
         self._idle_steps = 0
         self._busy_s = self._own_s = 0.0
         self._joint = latency.joint_seconds if isinstance(latency, JointLatency) else _nothing
@@ -143,6 +146,7 @@ class LockstepEngine:
                 if group.tokens and len(in_flight) < self._depth:
                     continue
             elif not in_flight:
+                self._calls = 0
                 break
             group = in_flight.popleft()
             self.clock = max(self.clock, group.end_s)
@@ -150,10 +154,15 @@ class LockstepEngine:
 
     def _plan(self) -> Group:
         """Plan a step of every rank."""
-        in_flight, clock = self._in_flight, self.clock
+        in_flight, clock, interval = self._in_flight, self.clock, self._interval
         plans = []
+        # Ranks compute prompts in the same steps, whoever computed one last (vLLM's ``step_counter``).
+        since_prefill = 0 if self._calls % interval else interval
+        self._calls += 1
         for number, rank in enumerate(self.ranks):
             scheduler = rank.scheduler
+            if interval > 1:
+                scheduler.steps_since_prefill = since_prefill
             running = in_flight[-1].plans[number] if in_flight else None
             scheduler.in_flight = 1 if running is not None and running.batch.scheduled_tokens else 0
             plans.append(scheduler.schedule())
@@ -244,6 +253,11 @@ class LockstepEngine:
         for part in parts:
             plans[part.number] = part.settle(done, overlap=overlap)
         self._idle_steps += done * (len(plans) - len(parts))
+        # Among them a step that could have let in who waits?
+        if self._interval > 1 and -self._calls % self._interval < done:
+            for part in parts:
+                part.rank.scheduler.prefill_capacity_bound = part.rank.scheduler.left_over()
+        self._calls += done
         recorder.totals.steps += done - 1
         self._note(began)
         ended = group = Group(tuple(plans), self._device_free)

@@ -17,9 +17,10 @@ class Load:
         number: loads are numbered in the order in which they begin.
         start: tokens the device had; tokens: tokens that come.
         began_s, done_s: when the fetch began and when it ended (set as it happens).
+        settled: it has come, and what it brought is in the prefix cache.
     """
 
-    __slots__ = ("began_s", "done_s", "number", "request", "start", "tokens")
+    __slots__ = ("began_s", "done_s", "number", "request", "settled", "start", "tokens")
 
     def __init__(self, number: int, request: LiveRequest, start: int, tokens: int) -> None:
         self.number = number
@@ -27,6 +28,7 @@ class Load:
         self.start = start
         self.tokens = tokens
         self.began_s = self.done_s = -1.0
+        self.settled = False
 
 
 class LoadingQueue:

@@ -86,12 +86,12 @@ class RemoteReplica(Replica):
         while True:
             due = self.next_timer
             super().advance(due if due < until else until)
-            gave_up = not self.stopped and self._gives_up_idle(min(due, until))
+            # The next timer may be one that began just now, also for whoever gives up meanwhile.
+            gave_up = not self.stopped and self._gives_up_idle(min(self.next_timer, until))
             if self.stopped:
                 return
             if gave_up:
                 continue
-            # The next timer may be one that began just now.
             if not timers or self.next_timer > until:
                 break
             if self.next_timer > self.clock:
@@ -119,6 +119,8 @@ class RemoteReplica(Replica):
 
     def planned(self, plan: StepPlan, clock: float, until: float) -> float:
         """As the base class; fetches begin, and the first to end bounds ``until``."""
+        if self.remote.queue.loading:
+            self.watchdog.fruitless = 0  # what is on its way ends any storm of preemptions
         until = super().planned(plan, clock, until)
         self._start_fetches(clock)
         due = self.next_timer

@@ -6,16 +6,20 @@ and for what comes, and leaves the scan, which goes on behind it. While it loads
 - holds its blocks: they cannot be evicted, and it cannot be preempted (only running requests are);
 - takes no token of the step's budget and no place of ``max_num_seqs``, though it begins only while both are
   left;
-- publishes nothing. When the fetch has ended its full blocks are published, and from the next ``schedule()``
-  on it is looked at before all requests that hold nothing.
+- publishes nothing. When the fetch has ended it is looked at before all requests that hold nothing; its full
+  blocks are published when it is its turn, in a ``schedule()`` that lets requests in.
 
 At least one token is computed: where everything is fetched, the last token is computed again. Hits on the
 device are counted when the load begins; ``cached_tokens`` of its row has the fetched tokens too (vLLM's
 ``num_cached_tokens``), and it counts as scheduled when it is admitted to the running requests.
 
-No deadlock: a load begins only if all known tokens of the request fit beside what the requests that compute
-their prompts, and the other loads, still need (vLLM's ``_inflight_prefill_reserved_blocks``). So once nothing
-runs, every load that has come fits.
+A load begins only if what it brings fits beside what the requests that compute their prompts, and the other
+loads, still need (vLLM's ``_inflight_prefill_reserved_blocks``), and, where the engine reserves for whole
+prompts, all known tokens of the request fit into what is free, whatever others need. No deadlock: once
+nothing runs, every load but the last to begin has what it needs, and the last one when all others are done.
+
+Not simulated: with overlapping steps vLLM does not preempt a request, nor free an aborted one, before the
+step it is in has ended, where a connector may write into its blocks (``defer_block_free``): a step later.
 """
 
 from __future__ import annotations
@@ -71,12 +75,14 @@ class RemoteScheduler(VllmScheduler):
                 break
             match: Match | None = None
             start = request.computed
-            if not queue.loaded:
+            if queue.loaded:
+                self._settle(queue.loaded[0][4])
+            else:
                 match = self._match(request)
                 start = match.blocks * size
                 fetched = self.fetchable(request, start)
                 if fetched:
-                    if not self._fits_load(request, match):
+                    if not self._fits_load(request, match, fetched):
                         break
                     queue.pop()
                     self._begin(request, match, fetched)
@@ -98,6 +104,10 @@ class RemoteScheduler(VllmScheduler):
         for request in reversed(skipped):
             queue.push_front(request)
 
+    def left_over(self) -> bool:
+        """As the base class; who has loaded, or does, has been put off and is not counted."""
+        return bool(self.queue.plain.items)
+
     # -- a load begins ----------------------------------------------------------------------------------
 
     def fetchable(self, request: LiveRequest, start: int) -> int:
@@ -105,14 +115,15 @@ class RemoteScheduler(VllmScheduler):
         tokens = min(self.source.lookup(request, start), request.num_tokens - start)
         return tokens if tokens > 0 and start < request.num_tokens - 1 else 0
 
-    def _fits_load(self, request: LiveRequest, match: Match) -> bool:
-        """Whether all known tokens fit beside what prompts in computation and other loads still need."""
-        available = self.free_blocks - match.unheld + match.blocks - self.reserve - self._promised()
-        if self._blocks(request) <= available:
-            return True
-        if not match.open_end:
-            self.blocked = (request, self.version)
-        return False
+    def _fits_load(self, request: LiveRequest, match: Match, fetched: int) -> bool:
+        """Whether what is known fits, where that counts, and what comes, beside what others still need."""
+        available = self.free_blocks - match.unheld + match.blocks - self.reserve
+        if self.config.scheduler_reserve_full_isl and self._blocks(request) > available:
+            if not match.open_end:
+                self.blocked = (request, self.version)
+            return False
+        # What can be fetched may become less without anything that ``version`` counts.
+        return match.blocks - (-fetched // self.block_size) <= available - self._promised()
 
     def _promised(self) -> int:
         """Blocks that requests need for tokens they know and have no blocks for yet."""
@@ -153,20 +164,24 @@ class RemoteScheduler(VllmScheduler):
     # -- a load has come --------------------------------------------------------------------------------
 
     def arrived(self, load: Load) -> None:
-        """The KV is on the device: publish its full blocks and look at the request again."""
+        """The KV is on the device: look at the request again."""
         request = load.request
         if request in self.queue.orphaned:
             del self.queue.orphaned[request]
             self.version += 1
             self.give_back(request)
             return
-        end = load.start + load.tokens
-        if self.caching:
-            self.index.publish(request, end // self.block_size)
         # With all known tokens there, the last one is computed again: it gives the next output.
-        request.computed = min(end, request.num_tokens - 1)
+        request.computed = min(load.start + load.tokens, request.num_tokens - 1)
         self.version += 1
         self.queue.arrived(load)
+
+    def _settle(self, load: Load) -> None:
+        """It is the turn of a load that has come: others can find it."""
+        if not load.settled:
+            load.settled = True
+            if self.caching:
+                self.index.publish(load.request, (load.start + load.tokens) // self.block_size)
 
     def _fits_loaded(self, request: LiveRequest, tokens: int) -> bool:
         """``allocate_slots`` for a request with blocks of its own."""

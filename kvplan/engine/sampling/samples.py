@@ -17,20 +17,21 @@ SAMPLE_BASE = 1 << 60
 def sample_of(request: Request, sample: int, number: int, name: str | None = None) -> Request:
     """Sample ``sample`` of a request; ``number`` tells its tokens from those of all other samples.
 
-    ``name``: the request's id, where ``request`` is a sample itself.
+    Named as vLLM names them, whose queue by priority looks at names last. ``name``: the request's id, where
+    ``request`` is a sample itself.
     """
     output = request.output
     if sample:
         output = ((SAMPLE_BASE + number * OUTPUT_STRIDE, request.output_tokens),)
     return Request(
-        f"{name or request.id}#{sample}", request.arrival_s, request.prompt, request.prompt_tokens, output,
+        f"{sample}_{name or request.id}", request.arrival_s, request.prompt, request.prompt_tokens, output,
         request.output_tokens, request.priority, request.session,
     )  # fmt: skip
 
 
 def another_sample(first: Request, sample: int, number: int) -> Request:
     """Sample ``sample`` beside the first one of the same request."""
-    return sample_of(first, sample, number, first.id.rpartition("#")[0])
+    return sample_of(first, sample, number, first.id.partition("_")[2])
 
 
 class SampleArrivals(Relayed):
@@ -98,7 +99,7 @@ class SampleRows:
 
     def finished(self, row: RequestRow) -> None:
         """One sample is finished."""
-        request, _, sample = row.id.rpartition("#")
+        sample, _, request = row.id.partition("_")
         if sample != "0":
             self.shared_tokens += row.cached_tokens
         rows = self._rows.setdefault(request, [])
@@ -117,7 +118,7 @@ class SampleRows:
             max(row.finish_s for row in rows),
             leader.prompt_tokens,
             sum(row.output_tokens for row in rows),
-            next(row.cached_tokens for row in rows if row.id.endswith("#0")),
+            next(row.cached_tokens for row in rows if row.id.startswith("0_")),
             sum(row.preemptions for row in rows),
         )
         recorder = self.recorder
@@ -131,6 +132,6 @@ class SampleRows:
 
     def rejected(self, sample_id: str, reason: str) -> None:
         """One sample was turned away, and so will be the others."""
-        request, _, sample = sample_id.rpartition("#")
+        sample, _, request = sample_id.partition("_")
         if sample == "0":
             self.recorder.rejected(request, reason)

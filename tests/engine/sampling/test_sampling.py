@@ -224,6 +224,16 @@ def test_requests_of_their_own_share_through_the_cache() -> None:
     assert cold.totals["peak_used_blocks"] == 4 * 9
 
 
+def test_by_priority_requests_of_one_moment_take_turns() -> None:
+    # The last thing the queue looks at is the name, and vLLM puts a sample's number in front of it.
+    served = sampled(
+        SamplingRule(2, "requests"), replace(ROOMY, policy="priority"),
+        [request("b", 20, 3), request("a", 20, 3, start=5000)], log=True,
+    )  # fmt: skip
+    scheduled = served.lines[0].partition("|")[0]
+    assert [part.partition("=")[0] for part in scheduled.split(",")] == ["0_a", "0_b", "1_a", "1_b"]
+
+
 def test_a_sample_that_finds_no_block_comes_back_on_its_own() -> None:
     tight = EngineConfig(9, max_model_len=128, async_scheduling=False)
     served = sampled(SamplingRule(3), tight, [request("r", 100, 20)])

@@ -1,0 +1,89 @@
+"""Recorded decisions of vLLM 0.33's scheduler where prompts come from elsewhere: a KV connector's loads.
+
+The connector was a stand-in that has so many tokens of each request and brings them after so many seconds; the
+scheduler around it was vLLM's own. With overlapping steps vLLM frees the blocks of a running request a step later
+where a connector may write into them; runs in which that decides something are not among these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from itertools import count
+from math import inf
+from typing import Any
+
+from recorded_runs import digest, recordings, request
+
+from kvplan.engine.arrivals import Arrivals
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.impatient import Impatient
+from kvplan.engine.live import LiveRequest
+from kvplan.engine.patience import Patience
+from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.remote.replica import RemoteReplica
+from kvplan.latency.linear import LinearLatency
+
+RUNS = recordings("vllm-0.33.0-loads.json.gz")
+
+
+class Elsewhere:
+    """Has the first tokens of each request, for each load or for the first one only."""
+
+    def __init__(self, run: dict[str, Any]) -> None:
+        names = (asked[0] for asked in run["requests"])
+        self.held = dict(zip(names, run["held"], strict=True))
+        self.again: bool = run["again"]
+        self.seconds: list[float] = run["seconds"]
+        self.loads = count()
+
+    def lookup(self, request: LiveRequest, start: int) -> int:
+        return max(0, self.held[request.request.id] - start)
+
+    def fetch(self, request: LiveRequest, start: int, tokens: int, now: float) -> float:
+        if not self.again:
+            self.held[request.request.id] = 0
+        return now + self.seconds[next(self.loads) % len(self.seconds)]
+
+
+def test_loads() -> None:
+    for number, run in enumerate(RUNS):
+        for log in (True, False):
+            rows: dict[str, RequestRow] = {}
+            lines: list[str] = []
+            aborted: list[list[str | float]] = []
+            recorder = Recorder(
+                on_request=lambda row, rows=rows: rows.__setitem__(row.id, row),  # type: ignore[misc]
+                on_timed_out=lambda name, time_s, to=aborted: to.append([name, time_s]),  # type: ignore[misc]
+                on_decision=lines.append if log else None,
+            )
+            config = EngineConfig(**run["config"])
+            replica = RemoteReplica(config, LinearLatency(*run["clock"]), recorder, Elsewhere(run))
+            arrivals = Arrivals(request(*asked) for asked in run["requests"])
+            if run["patience"] is not None:
+                patience = Patience(*(inf if seconds is None else seconds for seconds in run["patience"]))
+                arrivals = Impatient(arrivals, patience)
+            replica.run(arrivals)
+            replica.close()
+            served = [rows[asked[0]] for asked in run["requests"] if asked[0] in rows]
+            table = [
+                [row.id, row.arrival_s, row.scheduled_s, row.first_token_s, row.finish_s, row.preemptions]
+                for row in served
+            ]
+            totals = recorder.totals
+            assert aborted == run["aborted"], (number, config)
+            assert hashlib.sha256(json.dumps(table).encode()).hexdigest() == run["rows"], (number, config)
+            assert run["totals"] == [
+                totals.steps, replica.remote.loads, totals.evicted_blocks, totals.queried_tokens,
+                totals.hit_tokens,
+            ], (number, config)  # fmt: skip
+            if log:
+                assert digest(lines) == run["decisions"], (number, config)
+
+
+def test_what_is_recorded_loads_preempts_and_gives_up() -> None:
+    assert len(RUNS) == 61
+    assert sum(run["totals"][1] for run in RUNS) > 200
+    assert sum(len(run["aborted"]) for run in RUNS) > 30
+    assert {run["again"] for run in RUNS} == {True, False}
+    assert sum(run["config"]["async_scheduling"] for run in RUNS) > 10

@@ -1,0 +1,63 @@
+"""Recorded decisions of vLLM 0.33's schedulers as ranks of data-parallel attention, step by step together.
+
+Each rank's scheduler is vLLM's own, told as its engine core tells it in which steps prompts have to wait
+(``prefill_schedule_interval``). That steps begin together and who gets which request are kvplan's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from recorded_runs import digest, recordings, request
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.lockstep.engine import LockstepEngine
+from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.router import ReplicaView
+from kvplan.latency.linear import LinearLatency
+from kvplan.traces.request import Request
+
+RUNS = recordings("vllm-0.33.0-ranks.json.gz")
+
+
+class Dealt:
+    """As recorded."""
+
+    def __init__(self, ranks: dict[str, int]) -> None:
+        self.ranks = ranks
+
+    def choose(self, request: Request, replicas: Sequence[ReplicaView]) -> int:
+        return self.ranks[request.id]
+
+
+def test_ranks() -> None:
+    for number, run in enumerate(RUNS):
+        names = [asked[0] for asked in run["requests"]]
+        for log in (True, False):
+            rows: dict[str, RequestRow] = {}
+            lines: list[str] = []
+            recorder = Recorder(
+                on_request=lambda row, rows=rows: rows.__setitem__(row.id, row),  # type: ignore[misc]
+                on_decision=lines.append if log else None,
+            )
+            config = EngineConfig(**run["config"])
+            clock = LinearLatency(*run["clock"])
+            engine = LockstepEngine(run["number"], "round-robin", config, clock, recorder)
+            engine.router = Dealt(dict(zip(names, run["ranks"], strict=True)))
+            engine.run(request(*asked) for asked in run["requests"])
+            engine.close()
+            table = [
+                [row.id, row.scheduled_s, row.first_token_s, row.finish_s, row.preemptions]
+                for row in (rows[name] for name in names)
+            ]
+            assert hashlib.sha256(json.dumps(table).encode()).hexdigest() == run["rows"], (number, config)
+            if log:
+                assert digest(lines) == run["decisions"], (number, config)
+
+
+def test_what_is_recorded_holds_prompts_back() -> None:
+    assert len(RUNS) == 40
+    assert sum(run["config"]["prefill_schedule_interval"] > 1 for run in RUNS) > 20
+    assert {run["number"] for run in RUNS} == {2, 3, 4}
