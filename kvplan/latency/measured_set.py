@@ -28,6 +28,10 @@ MATMUL_LAUNCH_S = 3e-6
 """Launch of a matrix product under a CUDA graph where none was measured (assumed)."""
 
 
+_LARGE = 8192.0
+"""Rows, columns and depth of a multiplication that is large."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rates:
     """What multiplications reach: bytes/s of weights, FLOP/s, seconds of a launch."""
@@ -43,9 +47,16 @@ def kernel_format(kv_format: str, *, mla: bool) -> str:
 
 
 def rates_of(kernel: FittedKernel) -> Rates:
-    """The rates a fitted multiplication reaches."""
+    """The rates a fitted multiplication reaches, and its floor: a launch and one tile's end.
+
+    Its arithmetic is that of a large one: what its formula fits is the rate of a tile by itself.
+    """
+    import numpy as np
+
     fitted = dict(zip((p.name for p in kernel.structure.parameters()), kernel.values, strict=True))
-    return Rates(float(fitted["bandwidth"]), float(fitted["flops"]), float(fitted["launch_s"]))
+    size = {name: np.array([min(_LARGE, kernel.high[name])]) for name in ("m", "n", "k")}
+    flops = 2.0 * float(size["m"][0] * size["n"][0] * size["k"][0] / kernel.seconds(size)[0])
+    return Rates(float(fitted["bandwidth"]), flops, float(fitted["launch_s"] + fitted["epilogue_s"]))
 
 
 class MeasuredSet:

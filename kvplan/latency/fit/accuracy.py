@@ -1,8 +1,8 @@
 """How well kernels never timed are predicted: fit on a designed few, score on all others.
 
 ``python -m kvplan.latency.fit.accuracy TABLES... -o reports/accuracy`` writes ``report.md`` and
-``results.json`` and prints the report. The split looks at shapes only (farthest-point selection in log
-sizes, at most ``--points`` of a family), so nothing of the test rows reaches the fit.
+``results.json`` and prints the report. The split looks at shapes only (edges and typical shapes in log sizes,
+at most ``--points`` of a family), so nothing of the test rows reaches the fit.
 """
 
 from __future__ import annotations
@@ -148,8 +148,8 @@ def report_text(scores: Sequence[Score], points: int) -> str:
         "# Accuracy of predicted kernel times",
         "",
         "Each family is one compiled kernel (op, source, number formats, head size). At most",
-        f"{points} of its shapes, and at most half, fitted it, chosen by farthest-point selection over",
-        "log sizes without looking at any time; every other shape of the table is the test. Error is",
+        f"{points} of its shapes, and at most half, fitted it, half of them at the edges of the range and",
+        "half typical, without looking at any time; every other shape of the table is the test. Error is",
         "abs(predicted / measured - 1); bias is the median of predicted / measured - 1; the band aims at",
         f"{COVERAGE:.0%} of test shapes, its half width is the median one; *formula* is the median error of",
         "the physical formula before its smooth residual. Nothing was tuned per family; what was chosen",

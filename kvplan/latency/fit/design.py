@@ -1,4 +1,4 @@
-"""Which shapes to time when only a hundred can be: spread them evenly, without looking at any time."""
+"""Which shapes to time when only a hundred can be, without looking at any time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,37 @@ import numpy as np
 import numpy.typing as npt
 
 from kvplan.latency.fit.solve import Array
+
+ROUNDS = 5
+"""How often the typical shapes move to the middle of what is nearest to them."""
+
+
+def spread(points: Array, count: int) -> npt.NDArray[np.intp]:
+    """Indices of ``count`` rows of ``points``: half at the edges, half typical.
+
+    Farthest points alone mark out the range, but nearly all of them lie at its edges, far from what is asked
+    most. So the first half are those of ``maximin``; the others start there as well and move to the middle of
+    the rows nearest to them (Lloyd's algorithm), the first half staying. The choice depends on nothing but
+    the shapes. All rows when there are no more than ``count``.
+    """
+    if points.shape[0] <= count:
+        return np.arange(points.shape[0])
+    edges = maximin(points, count // 2)
+    begin = np.setdiff1d(maximin(points, count), edges)
+    centres = points[np.concatenate([edges, begin])]
+    for _ in range(ROUNDS):
+        nearest = np.argmin(_squares(points, centres), axis=1)
+        for index in range(edges.size, count):
+            if np.any(nearest == index):
+                centres[index] = points[nearest == index].mean(axis=0)
+    square = _squares(points, centres)
+    square[edges] = np.inf
+    chosen = list(edges)
+    for index in range(edges.size, count):
+        row = int(np.argmin(square[:, index]))
+        square[row] = np.inf
+        chosen.append(row)
+    return np.array(sorted(chosen), dtype=np.intp)
 
 
 def maximin(points: Array, count: int) -> npt.NDArray[np.intp]:
@@ -26,3 +57,9 @@ def maximin(points: Array, count: int) -> npt.NDArray[np.intp]:
         chosen.append(farthest)
         distance = np.minimum(distance, np.sum((points - points[farthest]) ** 2, axis=1))
     return np.array(sorted(chosen), dtype=np.intp)
+
+
+def _squares(points: Array, centres: Array) -> Array:
+    """Squared distance of each row from each centre."""
+    ours, theirs = np.sum(points**2, axis=1)[:, None], np.sum(centres**2, axis=1)[None, :]
+    return np.asarray(ours + theirs - 2.0 * (points @ centres.T), dtype=np.float64)

@@ -2,21 +2,24 @@
 
 ::
 
-    t_comp(tile) = ceil(tiles / SM) * (k * tile_m * tile_n * 2 / (F / SM) + t_epilogue)
-    t_best       = soft minimum over the tile shapes a library could choose
+    t_comp(tile) = ceil(tiles / SM) * (k * t_column + t_epilogue) - t_epilogue
+    t_column     = tile_m * tile_n * 2 / (F / SM) + t_depth
+    t_best       = the least of the tiles that a library could choose, and of splits of k
     t_rows       = t_comp of the tile that the number of rows alone decides
     t_comp       = t_best^choice * t_rows^(1 - choice)
     t_mem        = (weights + activations in and out) / BW, weights faster where they stay in L2
-    t_gpu        = t0 + (t_comp^p + t_mem^p)^(1/p) + m * k * t_quantise
+    t_gpu        = t0 + t_epilogue + (t_comp^p + t_mem^p)^(1/p) + m * max(k, k_row) * t_quantise
     t            = (t_host^8 + t_gpu^8)^(1/8)
 
-``choice`` is 1 for a library that finds the best tile (cuBLAS) and less for one with a table by rows: 64
-rows up to 64, 128 up to 128, then pairs of tiles of 128 (CUTLASS clusters), where one row too many costs as
-much as a whole pair. ``t_quantise`` is the cost of quantising the activations, which fp8 linear layers do in
-the same call. Small outputs cannot fill the device with tiles; libraries then split k, which the soft minimum
-covers by tiles of ``1 / split`` of the work plus a merge. ``t_host``: calls timed without a CUDA graph take
-at least what the host needs to launch them, and nothing more where the GPU needs longer. An engine's graphs
-have no such wait.
+``choice`` is 1 for a library that finds the best tile (cuBLAS) and less for one with a table by rows: tiles
+of 64x64 up to 64 rows, pairs of 64x128 up to 128, then pairs of 128x128 (CUTLASS clusters), where one row too
+many costs as much as a whole pair. Small outputs cannot fill the device with tiles; libraries then split k:
+there are ``split`` times as many tiles of ``1 / split`` of the work, whose partial sums (4 bytes an output)
+are written, read again and added. The last tile's epilogue is what no loading hides. ``t_quantise`` is the
+cost of quantising the activations, which fp8 linear layers do in the same call with a block of threads for
+each row: a row of fewer than ``k_row`` values costs as much as one of so many. ``t_host``: calls timed
+without a CUDA graph take at least what the host needs to launch them, and nothing more where the GPU needs
+longer. An engine's graphs have no such wait.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from kvplan.latency.fit.solve import Array, Parameter
 from kvplan.latency.fit.structure import Columns, Hardware
 
 _TILES = ((64, 64), (64, 128), (64, 256), (128, 128), (128, 256), (256, 128))
-_SPLITS = (1, 4)
+_SPLITS = (1, 4, 16)
 HOST = 12
 """Index of ``host_s`` among the parameters."""
 
@@ -62,6 +65,7 @@ class Gemm:
             Parameter("depth_s", 5e-10, 1e-12, 1e-8),
             Parameter("choice", 0.5, 0.02, 1.0),
             Parameter("host_s", 2e-5, 1e-8, 1e-3),
+            Parameter("quantise_row", 1024.0, 16.0, 16384.0),
         ]
 
     def seconds(self, values: Array, shapes: Columns) -> Array:
@@ -76,31 +80,33 @@ class Gemm:
         """Without waiting for the host."""
         (
             launch, flops, bandwidth, l2_speedup, l2, epilogue, penalty, split_s, overlap, quantise, depth,
-            choice, _,
+            choice, _, quantise_row,
         ) = values  # fmt: skip
         m, n, k = shapes["m"], shapes["n"], shapes["k"]
         sms = self.hardware.sm_count
-        compute = np.full(np.broadcast(m, n, k).shape, 0.0)
-        for rows, columns in _TILES:
-            # A tile of fewer than 128x128 outputs reuses its operands less and runs below the peak rate.
+
+        def column_s(rows: Array | float, columns: Array | float) -> Array:
+            # A tile of fewer than 128x256 outputs reuses its operands less and runs below the peak rate.
             slow = penalty ** (np.log2(128 * 256 / (rows * columns)) / 3.0)
+            return np.asarray(2.0 * rows * columns * sms / flops * slow + depth)
+
+        compute = np.full(np.broadcast(m, n, k).shape, np.inf)
+        for rows, columns in _TILES:
+            tiles, each = np.ceil(m / rows) * np.ceil(n / columns), column_s(rows, columns)
             for split in _SPLITS:
-                tiles = np.ceil(m / rows) * np.ceil(n / columns) * split
-                inner = k / split
-                one = inner * (2.0 * rows * columns * sms / flops * slow + depth) + epilogue
-                time = np.ceil(tiles / sms) * one + (split > 1) * split_s
-                compute = compute + time**-8.0
-        compute = compute ** (-1.0 / 8.0)
-        whole, height = _whole_rows(m)
-        slow = penalty ** (np.log2(128 * 256 / (height * 128.0)) / 3.0)
-        one = k * (2.0 * height * 128.0 * sms / flops * slow + depth) + epilogue
-        fixed = np.ceil(whole / height * np.ceil(n / 128.0) / sms) * one
+                waves = np.ceil(tiles * split / sms)
+                merge = split_s + 8.0 * split * m * n / (bandwidth * l2_speedup) if split > 1 else 0.0
+                compute = np.minimum(compute, waves * (k / split * each + epilogue) - epilogue + merge)
+        whole, height, width = _by_rows(m)
+        waves = np.ceil(whole / height * np.ceil(n / width) / sms)
+        fixed = waves * (k * column_s(height, width) + epilogue) - epilogue
         compute = compute**choice * fixed ** (1.0 - choice)
         weights = n * k * self.element_bytes
         miss = 1.0 / (1.0 + (l2 / weights) ** 6)
         moved = weights * (miss + (1.0 - miss) / l2_speedup) + m * k * self.element_bytes + 2.0 * m * n
         body = (compute**overlap + (moved / bandwidth) ** overlap) ** (1.0 / overlap)
-        return np.asarray(launch + body + m * k * quantise)
+        rows_of = (k**8 + quantise_row**8) ** 0.125  # smooth where it changes over
+        return np.asarray(launch + epilogue + body + m * rows_of * quantise)
 
     def streaming_share(self, values: Array, shapes: Columns) -> Array:
         """Square of the share of the time that weight bytes from DRAM take."""
@@ -116,7 +122,7 @@ class Gemm:
         return np.column_stack(
             [
                 np.log2(m), np.log2(n), np.log2(k), np.log2(tiles), 2.0 * fill / np.ceil(fill),
-                np.minimum(3.0 * np.log2(_whole_rows(m)[0] / m), 3.0),
+                np.minimum(3.0 * np.log2(_by_rows(m)[0] / m), 3.0),
             ]
         )  # fmt: skip
 
@@ -125,7 +131,7 @@ class Gemm:
         return np.column_stack([np.log2(shapes["m"]), np.log2(shapes["n"]), np.log2(shapes["k"])])
 
 
-def _whole_rows(m: Array) -> tuple[Array, Array]:
-    """(rows padded to whole tiles, rows of a tile) where the number of rows alone decides."""
+def _by_rows(m: Array) -> tuple[Array, Array, Array]:
+    """(rows padded to whole tiles, rows and columns of a tile) where the number of rows alone decides."""
     step = np.where(m <= 64, 64.0, np.where(m <= 128, 128.0, 256.0))
-    return np.ceil(m / step) * step, np.minimum(step, 128.0)
+    return np.ceil(m / step) * step, np.where(m <= 128, 64.0, 128.0), np.where(m <= 64, 64.0, 128.0)

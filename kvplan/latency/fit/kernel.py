@@ -9,12 +9,14 @@ import numpy.typing as npt
 
 from kvplan.errors import DataError
 from kvplan.latency.fit.band import Band, fit_band
-from kvplan.latency.fit.design import maximin
+from kvplan.latency.fit.design import spread
 from kvplan.latency.fit.residual import Residual, fit_residual
 from kvplan.latency.fit.solve import Array, least_squares
 from kvplan.latency.fit.structure import Columns, Structure
 
 FOLDS = 6
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""How much of the residual may be kept; the one that predicts left-out shapes best is."""
 MAX_CORRECTION = 2.0
 """The residual may move a prediction by at most this many e-folds: more means the formula is wrong."""
 WIDEN_PER_OCTAVE = 0.25
@@ -82,7 +84,7 @@ def take(shapes: Columns, rows: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) ->
 
 
 def designed_rows(structure: Structure, shapes: Columns, points: int) -> npt.NDArray[np.intp]:
-    """Which rows to train on: spread over the shapes by farthest-point selection, times unseen.
+    """Which rows to train on: spread over the shapes, times unseen.
 
     At most ``points``, and at most half of the rows, so that something is left to score; all of them where
     half would not fix the parameters.
@@ -90,7 +92,7 @@ def designed_rows(structure: Structure, shapes: Columns, points: int) -> npt.NDA
     coordinates = structure.design_coordinates(shapes)
     half = coordinates.shape[0] // 2
     enough = half > len(structure.parameters())
-    return maximin(coordinates, min(points, half) if enough else coordinates.shape[0])
+    return spread(coordinates, min(points, half) if enough else coordinates.shape[0])
 
 
 def fit_kernel(structure: Structure, shapes: Columns, seconds: Array) -> FittedKernel:
@@ -117,7 +119,11 @@ def fit_kernel(structure: Structure, shapes: Columns, seconds: Array) -> FittedK
     share = structure.streaming_share(solution.values, shapes)
     error = np.log(seconds / structure.seconds(solution.values, shapes))
     residual = fit_residual(structure.coordinates(shapes), share, error)
-    band = fit_band(residual, *fold_errors(structure, shapes, seconds, solution.values, residual))
+    missed, mean, deviation = _left_out(structure, shapes, seconds, solution.values, residual)
+    # Where times scatter more than they curve (calls that wait for their host), corrections are noise.
+    strength = min(STRENGTHS, key=lambda part: float(np.mean(np.abs(missed - part * mean))))
+    residual = residual.weakened(strength)
+    band = fit_band(residual, missed - strength * mean, deviation)
     low = {name: float(np.min(shapes[name])) for name in structure.columns}
     high = {name: float(np.max(shapes[name])) for name in structure.columns}
     return FittedKernel(structure, solution.values, residual, band, low, high, seconds.size)
@@ -125,26 +131,36 @@ def fit_kernel(structure: Structure, shapes: Columns, seconds: Array) -> FittedK
 
 def fold_errors(
     structure: Structure, shapes: Columns, seconds: Array, values: Array, residual: Residual
-) -> tuple[Array, Array]:
-    """(log of measured over predicted, its predicted deviation) of every shape when it was held out.
+) -> Array:
+    """Log of measured over predicted of every shape when it was held out; see ``_left_out``."""
+    missed, mean, _ = _left_out(structure, shapes, seconds, values, residual)
+    return missed - mean
+
+
+def _left_out(
+    structure: Structure, shapes: Columns, seconds: Array, values: Array, residual: Residual
+) -> tuple[Array, Array, Array]:
+    """Of every shape when it was held out: (log error of the formula, the residual's mean and deviation).
 
     Each of ``FOLDS`` folds refits the formula and the residual's weights without the held-out points, so the
-    errors are those of shapes never seen; lengths and noise of the residual are kept.
+    errors are those of shapes never seen; lengths, noise and strength of the residual are kept.
     """
     fold = np.arange(seconds.size) % FOLDS
     np.random.default_rng(0).shuffle(fold)
-    errors, deviations = np.empty(seconds.size), np.empty(seconds.size)
+    missed, means, deviations = np.empty(seconds.size), np.empty(seconds.size), np.empty(seconds.size)
     for index in range(FOLDS):
-        held, kept = take(shapes, fold == index), take(shapes, fold != index)
+        out = fold == index
+        held, kept = take(shapes, out), take(shapes, ~out)
         refit = least_squares(
             lambda p, rows=kept: structure.seconds(p, rows),  # type: ignore[misc]
-            seconds[fold != index], structure.parameters(), restarts=0, iterations=40, initial=values,
+            seconds[~out], structure.parameters(), restarts=0, iterations=40, initial=values,
         ).values  # fmt: skip
-        error = np.log(seconds[fold != index] / structure.seconds(refit, kept))
+        error = np.log(seconds[~out] / structure.seconds(refit, kept))
         part = fit_residual(
             structure.coordinates(kept), structure.streaming_share(refit, kept), error, like=residual
         )
-        mean, deviation = part.predict(structure.coordinates(held), structure.streaming_share(refit, held))
-        truth = np.log(seconds[fold == index] / structure.seconds(refit, held))
-        errors[fold == index], deviations[fold == index] = truth - mean, deviation
-    return errors, deviations
+        means[out], deviations[out] = part.predict(
+            structure.coordinates(held), structure.streaming_share(refit, held)
+        )
+        missed[out] = np.log(seconds[out] / structure.seconds(refit, held))
+    return missed, means, deviations

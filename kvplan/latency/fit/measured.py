@@ -17,7 +17,7 @@ from kvplan.errors import DataError
 from kvplan.latency.fit.accuracy import POINTS
 from kvplan.latency.fit.choose import hardware_of
 from kvplan.latency.fit.decode import DecodeAttention
-from kvplan.latency.fit.design import maximin
+from kvplan.latency.fit.design import spread
 from kvplan.latency.fit.few import fit_few
 from kvplan.latency.fit.gemm import Gemm
 from kvplan.latency.fit.kernel import FittedKernel, fit_kernel, fold_errors
@@ -189,7 +189,7 @@ class _Fit:
         return DecodeAttention(self.hardware, known)
 
     def _whole(self, rows: KernelRows, structure: Structure) -> None:
-        chosen = maximin(structure.design_coordinates(rows.fit.shapes), self.points)
+        chosen = spread(structure.design_coordinates(rows.fit.shapes), self.points)
         train = rows.fit.at([int(i) for i in chosen])
         fitted = fit_kernel(structure, train.shapes, train.seconds)
         if rows.op == "generation_attention":
@@ -248,8 +248,9 @@ class _Fit:
         return held_out(ratio, inside.astype(np.float64), fitted.trained_on)
 
     def _validated(self, fitted: FittedKernel, rows: Rows) -> HeldOut:
-        errors, _ = fold_errors(fitted.structure, rows.shapes, rows.seconds, fitted.values, fitted.residual)
-        return _left_out(errors)
+        return _left_out(
+            fold_errors(fitted.structure, rows.shapes, rows.seconds, fitted.values, fitted.residual)
+        )
 
     def _add(
         self, op: str, labels: dict[str, str], fitted: FittedKernel, score: HeldOut, detail: KernelDetail

@@ -2,17 +2,22 @@
 
 ::
 
-    pairs  = query-key pairs of one head: the query at position q sees min(q, window) keys
-    tiles  = B * Hq * a^(1-c) * b^c            row tiles; a = max(new / m, 1) where heads have tiles of their
+    pairs   = query-key pairs of one head: the query at position q sees min(q, window) keys
+    tiles   = B * Hq * a^(1-c) * b^c           row tiles; a = max(new / m, 1) where heads have tiles of their
                                                own, b = max(new * g / m, 1) / g where g heads share them
-    waves  = max(tiles / SM, 1)
-    t_flop = 4 * B * Hq * pairs' * D / F       pairs' counts whole tiles: m rows each, n columns
-    t_row  = waves * (t_tile + pairs / new * t_token)                   the longest row of tiles
-    t_mem  = (queries, outputs and KV bytes) / BW
-    t      = t0 + (t_flop^p + t_row^p + t_mem^p)^(1/p) + written / BW_write
+    t_busy  = tiles / SM * (t_tile + m * (pairs / new + n / 2) * 4 * D / (F / SM))
+    t_last  = t_tile + last * t_token          the tile of the last queries, which see ``last`` keys
+    t_comp  = (t_busy^b + t_last^b)^(1/b)
+    t_mem   = (queries, outputs and KV bytes) / BW
+    t_write = written / BW_write + B * new * t_each * min(w / W, 1)
+    t       = t0 + t_many * (new > 1) + (t_comp^p + t_mem^p)^(1/p) + t_write
 
-m: rows of a tile; g = Hq / H: query heads of a KV head; c: how far a kernel packs their queries into the same
-tiles; written: bytes of KV that go into the cache, in a call of its own before the attention.
+m: rows of a tile, n: its columns, of which the diagonal wastes half; g = Hq / H: query heads of a KV head; c:
+how far a kernel packs their queries into the same tiles. Long rows of tiles start first, so all are done
+when the multiprocessors have shared the work or when the longest alone has ended. A single new token needs
+no causal mask and fewer launches. t_write: KV goes into the cache in a call of its own before the attention,
+with a block of threads for each token that grows with its w = H * D elements up to W of them; written: the
+bytes that it reads and writes.
 """
 
 from __future__ import annotations
@@ -54,31 +59,43 @@ class PrefillAttention:
             Parameter("bandwidth", 0.7 * bandwidth, 0.02 * bandwidth, 1.05 * bandwidth),
             Parameter("overlap", 3.0, 1.0, 10.0),
             Parameter("packing", 0.5, 0.01, 1.0),
-            Parameter("write_bandwidth", 0.5 * bandwidth, 0.01 * bandwidth, fastest),
+            Parameter("write_bandwidth", 0.7 * bandwidth, 0.05 * bandwidth, fastest),
+            Parameter("write_token_s", 1e-9, 1e-11, 1e-7),
+            Parameter("write_row", 512.0, 32.0, 8192.0),
+            Parameter("balance", 3.0, 1.0, 10.0),
+            Parameter("many_s", 1e-6, 1e-8, 2e-5),
         ]
-        return found if self.writes else held(found, (("write_bandwidth", fastest),))
+        return found if self.writes else held(found, (("write_bandwidth", fastest), ("write_token_s", 1e-15)))
 
     def seconds(self, values: Array, shapes: Columns) -> Array:
         """See the module."""
-        launch, flops, rows, columns, tile, token, bandwidth, overlap, packing, write = values
+        (
+            launch, flops, rows, columns, tile, token, bandwidth, overlap, packing, write, each, widest,
+            balance, many,
+        ) = values  # fmt: skip
         batch, new, dim = shapes["batch"], shapes["new"], shapes["head_dim"]
         queries, heads = shapes["q_heads"], shapes["kv_heads"]
         keys = _keys_per_query(shapes)
         group = queries / heads
         own, shared = np.maximum(new / rows, 1.0), np.maximum(new * group / rows, 1.0) / group
         row_tiles = own ** (1.0 - packing) * shared**packing
-        waves = np.maximum(batch * queries * row_tiles / self.hardware.sm_count, 1.0)
-        work = 4.0 * batch * queries * row_tiles * rows * (keys + columns / 2.0) * dim
-        t_row = waves * (tile + keys * token)
-        span = np.minimum(
-            shapes["before"] + new, np.where(shapes["window"] > 0, shapes["window"] + new, np.inf)
+        waves = batch * queries * row_tiles / self.hardware.sm_count
+        work = 4.0 * rows * (keys + columns / 2.0) * dim * self.hardware.sm_count
+        context, window = shapes["before"] + new, shapes["window"]
+        last = np.minimum(context, np.where(window > 0, window + np.minimum(rows, new), np.inf))
+        t_comp = ((waves * (tile + work / flops)) ** balance + (tile + last * token) ** balance) ** (
+            1.0 / balance
         )
+        span = np.minimum(context, np.where(window > 0, window + new, np.inf))
         moved = (
             4.0 * batch * new * queries * dim + 2.0 * batch * span * heads * dim * shapes["kv_element_bytes"]
         )
-        body = (work / flops) ** overlap + t_row**overlap + (moved / bandwidth) ** overlap
-        written = 4.0 * batch * new * heads * dim * shapes["kv_element_bytes"]
-        return np.asarray(launch + body ** (1.0 / overlap) + written / write)
+        body = (t_comp**overlap + (moved / bandwidth) ** overlap) ** (1.0 / overlap)
+        row = heads * dim
+        written = 2.0 * batch * new * row * (2.0 + shapes["kv_element_bytes"])
+        threads = row / (row**8 + widest**8) ** 0.125  # min(row / widest, 1), smooth where it changes over
+        put = written / write + batch * new * each * threads
+        return np.asarray(launch + many * (new > 1) + body + put)
 
     def streaming_share(self, values: Array, shapes: Columns) -> Array:
         """Square of the share of the time that the tensor cores need at their fitted rate."""

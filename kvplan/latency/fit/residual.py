@@ -3,12 +3,13 @@
 The process has zero mean, a Matérn-5/2 covariance with one length per coordinate, and noise, so it returns
 to the formula away from measurements and its standard deviation grows there. Its amplitude shrinks where a
 kernel only streams memory (``streaming_share``): the formula is exact there, and wiggles learned from
-launch-bound shapes must not leak into it. Hyperparameters maximise the penalised marginal likelihood.
+launch-bound shapes must not leak into it. Hyperparameters maximise the penalised marginal likelihood, which
+trusts that errors are smooth; how far that helps on shapes left out says ``strength``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,6 +37,7 @@ class Residual:
         shrink: amplitude factor where ``streaming_share`` is one.
         share: ``streaming_share`` of each centre.
         inverse: inverse covariance of the centres.
+        strength: factor in [0, 1] that the weights contain; a refit keeps it.
     """
 
     centres: Array
@@ -46,6 +48,11 @@ class Residual:
     shrink: float
     share: Array
     inverse: Array
+    strength: float = 1.0
+
+    def weakened(self, strength: float) -> Residual:
+        """The same residual, correcting ``strength`` times as far."""
+        return replace(self, weights=strength * self.weights, strength=strength * self.strength)
 
     def predict(self, points: Array, share: Array) -> tuple[Array, Array]:
         """Mean and standard deviation (noise included) of the log error at ``points``."""
@@ -74,11 +81,14 @@ def fit_residual(points: Array, share: Array, log_error: Array, like: Residual |
     """Fit to ``log_error`` (log of measured over predicted); with ``like``, keep its hyperparameters."""
     if like is None:
         lengths, amplitude, noise, shrink = _search(points, share, log_error)
+        strength = 1.0
     else:
         lengths, amplitude, noise, shrink = like.lengths, like.amplitude, like.noise, like.shrink
+        strength = like.strength
     covariance = _covariance(points, points, share, share, lengths, amplitude, shrink)
     inverse = _inverse(covariance, noise)
-    return Residual(points, inverse @ log_error, lengths, amplitude, noise, shrink, share, inverse)
+    weights = strength * (inverse @ log_error)
+    return Residual(points, weights, lengths, amplitude, noise, shrink, share, inverse, strength)
 
 
 def restore(

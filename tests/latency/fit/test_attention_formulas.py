@@ -61,17 +61,45 @@ def test_heads_that_share_tiles_need_fewer_of_them_for_few_new_tokens():
     assert effect(structure, "packing", 1.0, {**PREFILL, "kv_heads": 32}) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_writing_the_cache_comes_on_top_only_where_it_was_timed():
-    slow = HARDWARE.bandwidth_bytes_per_s / 10
-    shape = {**PREFILL, "new": 2048}
-    written = 4.0 * 4 * 2048 * 8 * 128 * 2
+@pytest.mark.parametrize("element", [1, 2])
+def test_writing_the_cache_comes_on_top_only_where_it_was_timed(element):
+    shape = {**PREFILL, "new": 2048, "kv_element_bytes": element}
+    # Keys and values of 4 * 2048 tokens and 8 heads are read in 16 bits and written in the cache's format.
+    written = 2.0 * 4 * 2048 * 8 * 128 * (2 + element)
     fastest = 100 * HARDWARE.bandwidth_bytes_per_s
     timed = -effect(PrefillAttention(HARDWARE), "write_bandwidth", fastest, shape)
-    assert timed == pytest.approx(written / (0.01 * HARDWARE.bandwidth_bytes_per_s), rel=1e-3)
-    alone = PrefillAttention(HARDWARE, writes=False)
-    (known,) = [p for p in alone.parameters() if p.name == "write_bandwidth"]
-    assert known.low < known.start == fastest < known.high
-    assert written / known.low < 0.01 * written / slow
+    slowest = 0.05 * HARDWARE.bandwidth_bytes_per_s
+    assert timed == pytest.approx(written / slowest - written / fastest, rel=1e-3)
+    alone = {p.name: p for p in PrefillAttention(HARDWARE, writes=False).parameters()}
+    assert alone["write_bandwidth"].low < alone["write_bandwidth"].start == fastest
+    assert written / alone["write_bandwidth"].low + 4 * 2048 * alone["write_token_s"].high < 2e-6
+
+
+def test_a_token_is_written_by_a_block_of_threads_that_grows_with_its_row():
+    structure = PrefillAttention(HARDWARE)
+
+    def writing(heads):
+        shape = {**PREFILL, "new": 2048, "q_heads": heads, "kv_heads": heads}
+        return effect(structure, "write_token_s", 1e-8, shape) / (4 * 2048)
+
+    assert writing(1) == pytest.approx(0.25e-8, rel=0.01)
+    assert writing(2) == pytest.approx(0.50e-8, rel=0.01)
+    assert writing(8) == pytest.approx(writing(16), rel=0.01)
+    assert writing(16) == pytest.approx(1e-8, rel=0.01)
+
+
+def test_the_longest_row_of_tiles_is_waited_for_where_few_are():
+    structure = PrefillAttention(HARDWARE)
+    few, many = {**PREFILL, "batch": 1, "q_heads": 1, "kv_heads": 1}, {**PREFILL, "batch": 256}
+    # One head's last query sees all the keys; among many tiles its row is no more than one of them.
+    assert effect(structure, "token_s", 1e-7, {**few, "new": 8192}) > 0.9 * 8192 * 1e-7
+    assert effect(structure, "token_s", 1e-7, {**many, "new": 8192}) < 0.01 * 8192 * 1e-7
+
+
+def test_one_new_token_needs_fewer_launches():
+    structure = PrefillAttention(HARDWARE)
+    assert effect(structure, "many_s", 3e-6, {**PREFILL, "new": 1}) == 0.0
+    assert effect(structure, "many_s", 3e-6, PREFILL) == pytest.approx(3e-6, abs=2e-8)
 
 
 def test_a_window_costs_once_and_only_where_it_cuts():

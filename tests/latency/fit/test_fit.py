@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kvplan.errors import DataError
-from kvplan.latency.fit.design import maximin
+from kvplan.latency.fit.design import maximin, spread
 from kvplan.latency.fit.kernel import designed_rows, fit_kernel, take
 from kvplan.latency.fit.residual import fit_residual
 from kvplan.latency.fit.solve import Parameter, least_squares
@@ -32,6 +32,23 @@ def test_a_design_spreads_ignores_order_of_magnitude_and_takes_all_when_few():
     assert {tuple(points[i]) for i in chosen} >= {(0.0, 0.0), (0.0, 9.0), (9.0, 0.0), (9.0, 9.0)}
     assert list(maximin(points[:4], 5)) == [0, 1, 2, 3]
     assert list(maximin(points, 5)) == list(chosen)
+
+
+def test_half_of_a_design_lies_at_the_edges_and_half_where_the_rows_are():
+    rng = np.random.default_rng(2)
+    crowd = rng.normal(50.0, 3.0, (900, 2))
+    edges = np.array([[x, y] for x in (0.0, 100.0) for y in (0.0, 50.0, 100.0)])
+    points = np.concatenate([crowd, edges])
+    chosen = spread(points, 24)
+    assert len(set(chosen.tolist())) == 24
+    assert set(range(900, 906)) <= set(chosen.tolist())
+    mean = [
+        np.mean(np.min(np.linalg.norm(points[:, None] - points[None, rows], axis=2), axis=1))
+        for rows in (chosen, maximin(points, 24))
+    ]
+    assert mean[0] < 0.8 * mean[1]
+    assert list(spread(points, 24)) == list(chosen)
+    assert list(spread(points[:4], 5)) == [0, 1, 2, 3]
 
 
 def test_the_design_never_sees_a_time(decode_case):
@@ -89,6 +106,27 @@ def test_a_residual_returns_to_zero_far_from_its_points():
     assert near[0] == pytest.approx(0.2, abs=0.05)
     assert abs(far[0]) < 1e-6
     assert spread[0] >= residual.amplitude
+
+
+def test_a_residual_corrects_as_far_as_helps_on_shapes_left_out(decode_case):
+    structure, truth, shapes, _ = decode_case
+    rows = designed_rows(structure, shapes, 120)
+    train = take(shapes, rows)
+    clean = structure.seconds(truth, train)
+    smooth = np.exp(0.15 * np.sin(np.log2(train["batch"]) / 2.0))
+    assert fit_kernel(structure, train, clean * smooth).residual.strength == 1.0
+    # A tenth of the calls waited for something: nothing about their neighbours follows from that.
+    late = np.where(np.random.default_rng(1).random(rows.size) < 0.1, 1.6, 1.0)
+    assert fit_kernel(structure, train, clean * late).residual.strength <= 0.25
+
+
+def test_a_weakened_residual_stays_so_when_it_is_refitted():
+    points, error = np.arange(6.0)[:, None], np.array([0.2, 0.1, 0.2, 0.15, 0.2, 0.1])
+    whole = fit_residual(points, np.zeros(6), error)
+    half = whole.weakened(0.5)
+    again = fit_residual(points, np.zeros(6), error, like=half)
+    assert half.mean(points, np.zeros(6)) == pytest.approx(0.5 * whole.mean(points, np.zeros(6)))
+    assert again.weights == pytest.approx(half.weights)
 
 
 def test_too_few_points_are_refused(decode_case):

@@ -1,4 +1,4 @@
-"""Multiplications timed from eager code: what the host's launches hide, and what an engine's graphs take."""
+"""Multiplications: tiles, splits, quantised rows; what the host's launches hide of those timed eagerly."""
 
 import numpy as np
 import pytest
@@ -32,6 +32,56 @@ def truth(host_s):
 
 def test_the_order_of_the_parameters():
     assert STRUCTURE.parameters()[HOST].name == "host_s"
+
+
+def at(values, m, n, k):
+    one = {name: np.array([float(size)]) for name, size in zip("mnk", (m, n, k), strict=True)}
+    return float(STRUCTURE.seconds(values, one)[0])
+
+
+@pytest.mark.parametrize("choice", [0.02, 0.5, 1.0])
+@pytest.mark.parametrize("penalty", [1.0, 4.0])
+def test_more_of_anything_never_takes_less(choice, penalty):
+    names = [p.name for p in STRUCTURE.parameters()]
+    values = truth(1e-6)
+    values[names.index("choice")], values[names.index("small_tile_penalty")] = choice, penalty
+    sizes = np.unique(np.concatenate([np.arange(1, 600), np.geomspace(600, 40_000, 400).astype(int)])).astype(
+        float
+    )
+    for fixed in (32.0, 1000.0, 16_384.0):
+        for other in (64.0, 5000.0):
+            for order in ("mnk", "nmk", "kmn"):
+                row = np.full(sizes.size, 1.0)
+                shapes = dict(zip(order, (sizes, fixed * row, other * row), strict=True))
+                assert np.all(np.diff(STRUCTURE.seconds(values, shapes)) >= -1e-15), (order, fixed, other)
+
+
+def test_a_deep_and_narrow_product_is_split():
+    # 8x64 outputs of 65,536 products each keep one multiprocessor busy, or sixteen.
+    names = [p.name for p in STRUCTURE.parameters()]
+    values = truth(1e-8)
+    values[names.index("choice")] = 1.0
+    one = 65_536 * 2.0 * 64 * 64 * 132 / values[1]
+    assert at(values, 8, 64, 65_536) < 0.5 * one
+    # Partial sums of a wide output cost more than splitting gains.
+    slower = values.copy()
+    slower[names.index("split_s")] *= 10
+    assert at(slower, 8192, 8192, 4096) == at(values, 8192, 8192, 4096)
+
+
+def test_quantising_a_short_row_costs_as_much_as_one_of_a_whole_block():
+    names = [p.name for p in STRUCTURE.parameters()]
+    place, row = names.index("quantise_s"), names.index("quantise_row")
+
+    def quantising(k):
+        with_it, without = truth(1e-8), truth(1e-8)
+        with_it[place], without[place] = 1e-11, 1e-16
+        with_it[row] = without[row] = 1024.0
+        return (at(with_it, 4096, 256, k) - at(without, 4096, 256, k)) / (4096 * 1e-11)
+
+    assert quantising(32) == pytest.approx(1024, rel=0.01)
+    assert quantising(512) == pytest.approx(1024, rel=0.01)
+    assert quantising(8192) == pytest.approx(8192, rel=0.01)
 
 
 def test_a_call_waits_for_the_host_or_for_the_gpu_and_not_for_both():
