@@ -246,13 +246,26 @@ def _steps(result: Result, kind: str) -> tuple[Step, ...]:
         and binding not in ("links", "host")
     ):
         found.append(("Twice the GPUs for each replica", {"parallel.tp": 2 * tp}))
+    last = (*_plan(result, kind), *(() if kind == "length" else _search(result, base)))
     steps = []
-    for why, changes in found[: MOST_STEPS - 1]:
+    for why, changes in found[: MOST_STEPS - len(last)]:
         changes = base | changes
         line = command(result.scenario, "simulate", changes)
         if line is not None:
             steps.append(Step(why, " ".join(f"--set {key}={value}" for key, value in changes.items()), line))
-    return tuple(steps) if kind == "length" else (*steps, *_search(result, base))
+    return (*steps, *last)
+
+
+def _plan(result: Result, kind: str) -> tuple[Step, ...]:
+    """Where the load is too much: what would serve it within the objectives, of this GPU and of others."""
+    missed = any(not slo.passed for slo in result.slo)
+    if not missed or kind not in ("memory", "sequences", "steps") or result.gpu is None:
+        return ()
+    if _at(result, "cache.blocks") is not None:
+        return ()  # a pool that was given says nothing about other GPUs
+    line = command(result.scenario, "plan", {"parallel.tp": 1, "parallel.replicas": 1})
+    why = "The fewest GPUs that meet the objectives; name others with --gpu, and what they cost with --price"
+    return () if line is None else (Step(why, "kvplan plan ...", line),)
 
 
 _EIGHT_BITS = "A cache in fp8, half the bytes a token; check what it does to answers"

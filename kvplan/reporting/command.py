@@ -42,6 +42,11 @@ _OPTIONS = {
 }
 """Fields with an option that both ``simulate`` and ``sweep`` have."""
 
+_LEFT_TO_SET = {
+    "plan": frozenset(("--pp", "--utilization", "--max-num-seqs", "--max-num-batched-tokens", "--blocks"))
+}
+"""Options of these that a verb does not have."""
+
 _KEY = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)*")
 _WORD = re.compile(r"[A-Za-z_][\w./+-]*")
 _YAML_WORDS = frozenset(("true", "false", "yes", "no", "on", "off", "null", "y", "n"))
@@ -59,11 +64,12 @@ def command(scenario: Mapping[str, Any], verb: str, changes: Mapping[str, object
     if settings.get("workload.trace") == "-" or not all(map(_KEY.fullmatch, settings)):
         return None
     words = ["kvplan", verb]
-    for key, option in _OPTIONS.items():
+    options = {key: name for key, name in _OPTIONS.items() if name not in _LEFT_TO_SET.get(verb, ())}
+    for key, option in options.items():
         if key in settings:
             words += [option, _text(settings[key])]
     for key, value in settings.items():
-        if key not in _OPTIONS:
+        if key not in options:
             words += ["--set", f"{key}={setting_value(value)}"]
     text = shlex.join([*words, *rest])
     return text if len(text) <= MAX_COMMAND and text.isprintable() else None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kvplan.cli import app
-from kvplan.reporting.advice import Advice, advice
+from kvplan.reporting.advice import MOST_STEPS, Advice, advice
 from kvplan.reporting.command import command, setting_value
 from kvplan.reporting.loading import parse_result
 from kvplan.reporting.result import Result
@@ -99,6 +99,7 @@ def test_every_report_of_any_result_can_be_advised(any_document):
     [
         ["--gpu", "l4", "--synthesize", "chat", "--rate", "3"],
         ["--gpu", "h100-sxm", "--synthesize", "fixed", "--rate", "30", "--set", "engine.version=0.8.5"],
+        ["--gpu", "l4", "--synthesize", "chat", "--rate", "3", "--set", "slo.ttft_p99_s=0.5"],
         ["--gpu", "l4", "--synthesize", "rag", "--max-in-flight", "16", "--set", "engine.max_model_len=32k"],
     ],
 )
@@ -116,12 +117,36 @@ def test_the_commands_run(flags: list[str], capsys: pytest.CaptureFixture[str]):
     assert found.steps
     for step in found.steps:
         words = shlex.split(step.command)
-        if words[1] == "sweep":
+        if words[1] == "plan":
+            assert app.run([*words[1:], "-q", "-j", "1", "--longest", "60", "--most-gpus", "8"]) in (0, 3)
+        elif words[1] == "sweep":
             # 3: no load so low meets the objective.
             assert app.run([*words[1:], "-q", "-j", "1"]) in (0, 3), step.command
         else:
-            assert app.run([*words[1:], "-q"]) == 0, step.command
+            # What helps need not be enough for an objective.
+            assert app.run([*words[1:], "-q"]) in ((0, 3) if "slo." in step.command else (0,)), step.command
     capsys.readouterr()
+
+
+def test_a_missed_objective_asks_what_would_meet_it():
+    slow = ["slo.tpot_p99_s=0.001", "slo.ttft_p99_s=0.05", "price.gpu_hour=l4=0.5", "engine.max_num_seqs=8"]
+    flags = {"model": "llama-3.1-8b", "gpu": "l4", "workload.synthesize": "chat", "workload.rate": "6"}
+    run = Run(load_scenario(None, {**flags, "parallel.tp": 2}, slow, count=60))
+    run.execute()
+    found = advice(Result.model_validate(run.result(["kvplan"])))
+    assert found is not None
+    assert len(found.steps) <= MOST_STEPS
+    (plan,) = [step.command for step in found.steps if step.change == "kvplan plan ..."]
+    words = shlex.split(plan)
+    assert words[:2] == ["kvplan", "plan"]
+    assert "--tp" not in words, "it chooses"
+    assert words[words.index("--price") + 1] == "l4=0.5"
+    assert "engine.max_num_seqs=8" in words, "an option that plan does not have"
+    met = Run(load_scenario(None, flags, ["slo.ttft_p99_s=600"], count=20))
+    met.execute()
+    served = advice(Result.model_validate(met.result(["kvplan"])))
+    assert served is not None
+    assert not [step for step in served.steps if step.change.startswith("kvplan plan")]
 
 
 def test_a_command_keeps_what_is_no_default_and_reads_back():
