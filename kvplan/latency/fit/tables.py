@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_ROWS = 5_000_000
+MAX_HEADER = 10_000
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How a file begins that a repository keeps elsewhere."""
 L2_MULTIPLE = 3.0
 """KV of this many times the L2 cannot come from it, so its rate must stay below the memory's."""
 MAX_RATE = 1.05
@@ -76,7 +79,7 @@ class Measurements:
 
 
 def read_measurements(places: Iterable[str | Path]) -> Measurements:
-    """Read tables: files, or directories that are searched for Parquet and CSV files.
+    """Read tables: files, or directories that are searched for Parquet and CSV files (also called ``.txt``).
 
     Raises:
         DataError: nothing readable, a missing column, a time that is not a positive number.
@@ -136,15 +139,33 @@ def _files(places: Iterable[str | Path]) -> Iterator[Path]:
     for place in places:
         path = Path(place)
         if path.is_dir():
-            yield from sorted(p for p in path.rglob("*") if p.suffix in (".parquet", ".csv"))
+            yield from sorted(found for found in path.rglob("*") if _is_table(found))
         else:
             yield path
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a file of a directory is one; collectors call CSV ``.txt`` too, as licences are."""
+    if path.suffix == ".txt" and path.is_file():
+        head = _first_line(path)
+        return b"latency" in head.split(b",") or head.startswith(LFS_POINTER)
+    return path.suffix in (".parquet", ".csv")
+
+
+def _first_line(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.readline(MAX_HEADER).strip()
 
 
 def _frame(path: Path) -> pd.DataFrame:
     import pandas as pd
 
-    if path.suffix == ".csv":
+    if _first_line(path).startswith(LFS_POINTER):
+        raise DataError(
+            "a pointer of Git LFS, not the table it stands for", where=str(path),
+            hint="fetch the files themselves: git lfs pull",
+        )  # fmt: skip
+    if path.suffix in (".csv", ".txt"):
         try:
             frame = pd.read_csv(path, nrows=MAX_ROWS + 1)
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as exc:

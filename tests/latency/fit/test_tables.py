@@ -21,14 +21,14 @@ def rows(count=6, **over):
 
 def written(tmp_path, frame, suffix=".parquet"):
     path = tmp_path / f"t{suffix}"
-    if suffix == ".csv":
+    if suffix in (".csv", ".txt"):
         frame.to_csv(path, index=False)
     else:
         frame.to_parquet(path)
     return path
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".txt"])
 def test_a_table_becomes_families_in_si_units(tmp_path, suffix):
     read = read_measurements([written(tmp_path, rows(), suffix)])
     (family,) = read.families
@@ -38,6 +38,24 @@ def test_a_table_becomes_families_in_si_units(tmp_path, suffix):
     assert family.shapes["window"].tolist() == [0.0] * 6
     assert family.seconds[0] == pytest.approx(1e-5)
     assert len(read.inputs[0].sha256) == 64
+
+
+def test_a_directory_is_searched_for_tables_whatever_csv_is_called(tmp_path):
+    written(tmp_path, rows(), ".txt")
+    (tmp_path / "LICENSE.txt").write_text("Redistribution and use, with or without latency, are permitted\n")
+    (tmp_path / "notes.md").write_text("op_name,latency\n")
+    read = read_measurements([tmp_path])
+    assert [item.path for item in read.inputs] == [str(tmp_path / "t.txt")]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".txt"])
+def test_a_pointer_to_a_table_says_how_to_get_it(tmp_path, suffix):
+    path = tmp_path / f"gemm_perf{suffix}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 8\n")
+    for place in (path, tmp_path):
+        with pytest.raises(DataError, match="pointer of Git LFS") as caught:
+            read_measurements([place])
+        assert "git lfs pull" in caught.value.hint
 
 
 def test_families_are_split_by_format_and_head_size(tmp_path):
