@@ -115,6 +115,13 @@ class RemoteReplica(Replica):
         self.give_up(self.clock, ())
         return True
 
+    def give_up(self, clock: float, plans: Iterable[StepPlan]) -> bool:
+        """As the base class; blocks that a step in flight may still write are not free yet."""
+        self.remote.undelivered = plans = tuple(plans)
+        gave_up = super().give_up(clock, plans)
+        self.remote.undelivered = ()
+        return gave_up
+
     # -- loads ------------------------------------------------------------------------------------------
 
     def planned(self, plan: StepPlan, clock: float, until: float) -> float:
