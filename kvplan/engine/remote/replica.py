@@ -134,9 +134,13 @@ class RemoteReplica(Replica):
         return due if due < until else until
 
     def _nothing_fits(self, clock: float) -> None:
-        """Not the end as long as loads are on their way: what they hold will be released in the end."""
+        """Not the end as long as loads are on their way: what they hold will be released in the end.
+
+        Nor while clients may give up: by priority, who has loaded and lacks blocks stands before those who
+        hold them.
+        """
         self._start_fetches(clock)
-        if not self.remote.queue.loading and not self._timers:
+        if not self.remote.queue.loading and not self._timers and self.gives_up_s == UNKNOWN:
             super()._nothing_fits(clock)
 
     def _start_fetches(self, clock: float) -> None:
