@@ -2,6 +2,9 @@
 
 Whatever ends at a known time is a *timer*. ``advance`` stops at each of them, so that the first
 ``schedule()`` call at or after that time sees what has come. A step that is running is not interrupted.
+
+Not simulated: vLLM's workers look for what has come when they launch a step, and tell it with that step's
+output. A busy engine hears of it one step later than here, two with overlapping steps; an idle one at once.
 """
 
 from __future__ import annotations
