@@ -93,6 +93,8 @@ def _stays_in_step(scheduler: VllmScheduler) -> bool:
         # Whoever has ways of their own to allocate or publish wants to hear of every request.
         and kind.allocate is VllmScheduler.allocate
         and kind.publish is VllmScheduler.publish
+        # Who is in the step in flight may have to stay.
+        and not (scheduler.in_flight and kind.preemptible is not VllmScheduler.preemptible)
     )
 
 
@@ -120,7 +122,10 @@ def schedule_one_by_one(
         fits = scheduler.allocate(request, tokens)
         while not fits:
             position = _victim(scheduler, running)
-            victim = running.pop(position)
+            victim = running[position]
+            if not scheduler.preemptible(victim):
+                break
+            del running[position]
             if position < index:
                 index -= 1
             taken_back = granted.pop(victim, 0)
@@ -131,6 +136,8 @@ def schedule_one_by_one(
                 break
             fits = scheduler.allocate(request, tokens)
         if not fits:
+            if request.status is Status.RUNNING:
+                break  # nobody may make room for it: those behind it get nothing either
             continue  # it preempted itself: the next request now stands at its index
         granted[request] = tokens
         # Also if it is taken back: vLLM counts the interval between prompts from here.

@@ -264,6 +264,10 @@ class VllmScheduler(Admission):
             tokens = threshold
         return min(tokens, budget)
 
+    def preemptible(self, request: LiveRequest) -> bool:
+        """Whether a running request may be preempted now; if not, whoever needs its blocks goes without."""
+        return True
+
     # -- after planning ---------------------------------------------------------------------------------
 
     def _settle_samples(self, plan: StepPlan) -> None:

@@ -1,8 +1,8 @@
 """Recorded decisions of vLLM 0.33's scheduler where prompts come from elsewhere: a KV connector's loads.
 
 The connector was a stand-in that has so many tokens of each request and brings them after so many seconds; the
-scheduler around it was vLLM's own. With overlapping steps vLLM frees the blocks of a running request a step later
-where a connector may write into them; runs in which that decides something are not among these.
+scheduler around it was vLLM's own. With overlapping steps vLLM gives back no blocks under a step in flight where a
+connector may write into them: it decides nothing in the runs of the first file, and something in all of the other.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from itertools import count
 from math import inf
 from typing import Any
 
+import pytest
 from recorded_runs import digest, recordings, request
 
 from kvplan.engine.arrivals import Arrivals
@@ -24,7 +25,7 @@ from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.remote.replica import RemoteReplica
 from kvplan.latency.linear import LinearLatency
 
-RUNS = recordings("vllm-0.33.0-loads.json.gz")
+LOADS, FENCES = recordings("vllm-0.33.0-loads.json.gz"), recordings("vllm-0.33.0-fences.json.gz")
 
 
 class Elsewhere:
@@ -46,8 +47,9 @@ class Elsewhere:
         return now + self.seconds[next(self.loads) % len(self.seconds)]
 
 
-def test_loads() -> None:
-    for number, run in enumerate(RUNS):
+@pytest.mark.parametrize("runs", [LOADS, FENCES], ids=["loads", "fences"])
+def test_loads(runs: list[dict[str, Any]]) -> None:
+    for number, run in enumerate(runs):
         for log in (True, False):
             rows: dict[str, RequestRow] = {}
             lines: list[str] = []
@@ -82,8 +84,11 @@ def test_loads() -> None:
 
 
 def test_what_is_recorded_loads_preempts_and_gives_up() -> None:
-    assert len(RUNS) == 61
-    assert sum(run["totals"][1] for run in RUNS) > 200
-    assert sum(len(run["aborted"]) for run in RUNS) > 30
-    assert {run["again"] for run in RUNS} == {True, False}
-    assert sum(run["config"]["async_scheduling"] for run in RUNS) > 10
+    assert (len(LOADS), len(FENCES)) == (61, 48)
+    for runs in (LOADS, FENCES):
+        assert sum(run["totals"][1] for run in runs) > 200
+        assert sum(len(run["aborted"]) for run in runs) > 30
+        assert {run["again"] for run in runs} == {True, False}
+        assert {run["config"]["policy"] for run in runs} == {"fcfs", "priority"}
+        assert sum(run["config"]["async_scheduling"] for run in runs) > 10
+    assert all(run["config"]["async_scheduling"] for run in FENCES)

@@ -10,5 +10,5 @@ The rules are those of vLLM's KV connectors (v1). Read ``source`` for what a str
        +--------------------------- nothing elsewhere: admitted ----------------------------+
 
 A request's way costs nothing here as long as ``lookup`` answers 0: a ``RemoteReplica`` then decides what a
-``Replica`` decides.
+``Replica`` decides. Only where blocks are short and steps overlap it differs, as vLLM does (``scheduler``).
 """

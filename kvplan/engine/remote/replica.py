@@ -2,6 +2,9 @@
 
 Whatever ends at a known time is a *timer*. ``advance`` stops at each of them, so that the first
 ``schedule()`` call at or after that time sees what has come. A step that is running is not interrupted.
+
+Not simulated: vLLM's workers look for what has come when they launch a step, and tell it with that step's
+output. A busy engine hears of it one step later than here, two with overlapping steps; an idle one at once.
 """
 
 from __future__ import annotations
@@ -115,6 +118,13 @@ class RemoteReplica(Replica):
         self.give_up(self.clock, ())
         return True
 
+    def give_up(self, clock: float, plans: Iterable[StepPlan]) -> bool:
+        """As the base class; blocks that a step in flight may still write are not free yet."""
+        self.remote.undelivered = plans = tuple(plans)
+        gave_up = super().give_up(clock, plans)
+        self.remote.undelivered = ()
+        return gave_up
+
     # -- loads ------------------------------------------------------------------------------------------
 
     def planned(self, plan: StepPlan, clock: float, until: float) -> float:
@@ -127,9 +137,13 @@ class RemoteReplica(Replica):
         return due if due < until else until
 
     def _nothing_fits(self, clock: float) -> None:
-        """Not the end as long as loads are on their way: what they hold will be released in the end."""
+        """Not the end as long as loads are on their way: what they hold will be released in the end.
+
+        Nor while clients may give up: by priority, who has loaded and lacks blocks stands before those who
+        hold them.
+        """
         self._start_fetches(clock)
-        if not self.remote.queue.loading and not self._timers:
+        if not self.remote.queue.loading and not self._timers and self.gives_up_s == UNKNOWN:
             super()._nothing_fits(clock)
 
     def _start_fetches(self, clock: float) -> None:

@@ -18,8 +18,17 @@ loads, still need (vLLM's ``_inflight_prefill_reserved_blocks``), and, where the
 prompts, all known tokens of the request fit into what is free, whatever others need. No deadlock: once
 nothing runs, every load but the last to begin has what it needs, and the last one when all others are done.
 
-Not simulated: with overlapping steps vLLM does not preempt a request, nor free an aborted one, before the
-step it is in has ended, where a connector may write into its blocks (``defer_block_free``): a step later.
+With overlapping steps (async scheduling, vLLM's default) a load could write into blocks that a step in flight
+still writes. So no blocks are given back under a step, whether or not anything is ever loaded (vLLM's
+``defer_block_free``, for connectors that load):
+
+- Who is computed in the step in flight is not preempted. Whoever lacks blocks then, and all behind it, go
+  without a token; the next step, in which they were not, may preempt them. Waiting requests are looked at,
+  as in every step in which nobody was preempted.
+- A running request whose client gives up leaves at once. Its blocks, which others may hit all the while, are
+  released when the last step planned before has ended, ahead of those of requests that finish with it.
+
+Requests that finish are in no later step, and who loads is in none: their blocks are free as ever.
 """
 
 from __future__ import annotations
@@ -30,6 +39,7 @@ from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.prefix_hash import Match
+from kvplan.engine.remote.plan import FencedPlan
 from kvplan.engine.remote.queue import Load, LoadingQueue
 from kvplan.engine.remote.source import KvSource
 from kvplan.engine.scheduler_vllm import VllmScheduler
@@ -44,6 +54,8 @@ class RemoteScheduler(VllmScheduler):
     Attributes:
         begun: loads that began and whose fetch nobody has started yet (the replica does, it has the clock).
         loads: how many began; fetched_tokens: what they brought or will bring.
+        undelivered: steps planned and not delivered, in order, while a request is aborted.
+        fenced: requests that are gone, and the steps whose ends their blocks wait for.
     """
 
     def __init__(
@@ -61,6 +73,16 @@ class RemoteScheduler(VllmScheduler):
         self.begun: list[Load] = []
         self.loads = 0
         self.fetched_tokens = 0
+        self.undelivered: tuple[StepPlan, ...] = ()
+        self.fenced: dict[LiveRequest, FencedPlan] = {}
+
+    def new_plan(self) -> StepPlan:
+        """With overlapping steps, one that blocks may have to wait for."""
+        return FencedPlan() if self.config.async_scheduling else StepPlan()
+
+    def preemptible(self, request: LiveRequest) -> bool:
+        """See the base class."""
+        return not self.in_flight or not _carries(self.last_plan, request)
 
     def _admit_waiting(self, plan: StepPlan, budget: int, threshold: int, defer_prefills: bool) -> None:
         """As the base class; loads that have come are admitted first, others may begin."""
@@ -153,13 +175,44 @@ class RemoteScheduler(VllmScheduler):
     def abort(self, request: LiveRequest) -> None:
         """As the base class; what is on its way comes all the same, and its blocks are free only then."""
         if request.status is Status.RUNNING:
-            super().abort(request)
+            fence = self._fence(request)
+            if fence is None:
+                super().abort(request)
+                return
+            self.take_out(request)
+            del self.running[request]
+            request.status = Status.FINISHED
+            self.fenced[request] = fence
+            # Or the step would not be delivered, if nothing else came of it.
+            fence.samples[request] = None
+            self.version += 1
             return
         self.version += 1
         self.queue.drop(request)
         request.status = Status.FINISHED
         if request not in self.queue.orphaned:
             self.give_back(request)
+
+    # -- blocks that wait for a step's end ---------------------------------------------------------------
+
+    def _fence(self, request: LiveRequest) -> FencedPlan | None:
+        """The step after which a running request's blocks are free; None: at once."""
+        if not any(_carries(plan, request) for plan in self.undelivered):
+            return None
+        # vLLM waits for the last step planned, also where the request is not in that one any more.
+        for plan in reversed(self.undelivered):
+            if plan.batch.scheduled_tokens and isinstance(plan, FencedPlan):
+                return plan
+        return None
+
+    def deliver(self, plan: StepPlan) -> None:
+        """As the base class; first of all, blocks are free that waited for the step's end."""
+        if self.fenced:
+            self.version += 1
+            for request in [gone for gone, fence in self.fenced.items() if fence is plan]:
+                del self.fenced[request]
+                self.give_back(request)
+        super().deliver(plan)
 
     # -- a load has come --------------------------------------------------------------------------------
 
@@ -199,3 +252,7 @@ class RemoteScheduler(VllmScheduler):
             self.index.take(blocks - request.blocks)
             request.blocks = blocks
         self.begin(plan, request, before, tokens)
+
+
+def _carries(plan: StepPlan | None, request: LiveRequest) -> bool:
+    return isinstance(plan, FencedPlan) and plan.carries(request)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import product
 
 from audited import Audited
+from crowds import Crowd, crowds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from workloads import cases
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest
+from kvplan.engine.plan import StepPlan
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.remote.replica import RemoteReplica
 from kvplan.engine.remote.source import NoSource
@@ -37,7 +42,7 @@ class Elsewhere:
         self.fetches: list[tuple[str, int, int, float, float]] = []
 
     def lookup(self, request: LiveRequest, start: int) -> int:
-        number = int(request.request.id[1:]) + request.preemptions
+        number = int(request.request.id[1:3]) + request.preemptions
         return self.shares[number % len(self.shares)] - start
 
     def fetch(self, request: LiveRequest, start: int, tokens: int, now: float) -> float:
@@ -48,10 +53,11 @@ class Elsewhere:
 
 
 class AuditedRemote(Audited, RemoteReplica):
-    """Counts the blocks of loading requests among those held."""
+    """Counts the blocks of loading requests among those held, and those that wait for a step's end."""
 
     def _holders(self) -> list[LiveRequest]:
-        return [*super()._holders(), *self.remote.queue.holders]
+        remote = self.remote
+        return [*super()._holders(), *remote.queue.holders, *remote.queue.orphaned, *remote.fenced]
 
 
 def play(
@@ -69,10 +75,13 @@ def play(
 @laws
 @given(cases())
 def test_with_nothing_elsewhere_it_is_the_plain_engine(case: tuple[EngineConfig, list[Request]]) -> None:
+    """Unless blocks are short with overlapping steps: an engine that could load preempts nobody in flight."""
     config, requests = case
-    for log in (True, False):
-        _, _, lines, told = play(lambda to: RemoteReplica(config, CLOCK, to, NoSource()), requests, log=log)
-        _, _, plain_lines, plain = play(lambda to: Replica(config, CLOCK, to), requests, log=log)
+    roomy = replace(config, num_blocks=100_000)
+    for each, log in product((replace(config, async_scheduling=False), roomy), (True, False)):
+        remote, same = partial(RemoteReplica, each, CLOCK, source=NoSource()), partial(Replica, each, CLOCK)
+        _, _, lines, told = play(lambda to, make=remote: make(recorder=to), requests, log=log)  # type: ignore[misc]
+        _, _, plain_lines, plain = play(lambda to, make=same: make(to), requests, log=log)  # type: ignore[misc]
         assert lines == plain_lines
         assert told == plain
 
@@ -112,3 +121,44 @@ def test_loads_keep_the_books_and_nothing_hangs(
     again = Elsewhere(shares, delays)
     assert play(lambda to: RemoteReplica(config, CLOCK, to, again), requests, log=False)[3] == told
     assert again.fetches == source.fetches
+
+
+class Tight(AuditedRemote):
+    """Nobody is preempted who is computed in the step in flight."""
+
+    def planned(self, plan: StepPlan, clock: float, until: float) -> float:
+        if self.in_flight:
+            flying = {request for request, _ in self.in_flight[-1][0].scheduled}
+            assert not flying & set(plan.preempted)
+        return super().planned(plan, clock, until)
+
+
+@laws
+@given(
+    cases(),
+    st.lists(st.integers(0, 60), min_size=1, max_size=5),
+    st.lists(st.sampled_from([0.0, 0.001, 0.0051, 0.02, 0.3]), min_size=1, max_size=4),
+    st.integers(0, 5),
+    crowds,
+)
+def test_the_books_are_kept_when_blocks_wait_for_steps(
+    case: tuple[EngineConfig, list[Request]], shares: list[int], delays: list[float], spare: int, crowd: Crowd
+) -> None:
+    """Free + referenced + cached + those of requests that are gone == total, after every event."""
+    config, requests = case
+    least = 1 + -(-config.max_model_len // config.block_size)
+    config = replace(config, num_blocks=least + spare, watermark=0.0, async_scheduling=True)
+    told = []
+    for kind, log in ((Tight, True), (RemoteReplica, False)):
+        rows: list[RequestRow] = []
+        lines: list[str] = []
+        recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
+        engine = kind(config, CLOCK, recorder, Elsewhere(shares, delays))
+        engine.run(crowd.arrivals(requests))
+        engine.close()
+        assert engine.scheduler.free_blocks == config.usable_blocks
+        assert not engine.remote.fenced
+        totals = recorder.totals
+        assert totals.finished + totals.rejected + totals.timed_out == totals.requests
+        told.append((rows, totals.to_dict(), recorder.series, recorder.rejections))
+    assert told[0] == told[1]

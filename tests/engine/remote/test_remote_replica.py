@@ -6,9 +6,12 @@ import math
 
 import pytest
 
+from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.errors import EngineStuck
+from kvplan.engine.impatient import Impatient
 from kvplan.engine.live import LiveRequest
+from kvplan.engine.patience import Patience
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.remote.replica import RemoteReplica
 from kvplan.engine.remote.source import UNKNOWN, NeverArrives
@@ -168,6 +171,22 @@ def test_what_never_fits_is_still_an_error() -> None:
     replica.scheduler.pool.blank = 1
     with pytest.raises(EngineStuck, match="'a'"):
         replica.run([request("a", 0.0, 10, 1)])
+
+
+def test_who_gives_up_may_end_what_holds_everybody_up() -> None:
+    class Uneven(Prompts):
+        def fetch(self, request: LiveRequest, start: int, tokens: int, now: float) -> float:
+            return now + (1.0 if request.request.id == "x" else 4.0)
+
+    replica, rows, _ = engine(
+        Uneven({"x": 8, "y": 8}, 0.0), num_blocks=5, max_model_len=16, policy="priority",
+        scheduler_reserve_full_isl=False,
+    )  # fmt: skip
+    # From 4 on both have loaded 2 of 4 blocks: x is first and lacks blocks, y may not pass it. y gives up at 5.5.
+    urgent, other = request("x", 2.5, 15, 1, priority=0), request("y", 0.0, 8, 1, priority=1)
+    replica.run(Impatient(Arrivals([other, urgent]), Patience(5.5)))
+    assert rows.keys() == {"x"}
+    assert rows["x"].scheduled_s == pytest.approx(5.5)
 
 
 def test_timers_fire_in_order_while_the_engine_runs_or_idles() -> None:

@@ -68,7 +68,7 @@ class AuditedTiers(Audited, TieredReplica):
 
     def _holders(self) -> list[LiveRequest]:
         queue = self.remote.queue
-        return [*super()._holders(), *queue.holders, *queue.orphaned]
+        return [*super()._holders(), *queue.holders, *queue.orphaned, *self.remote.fenced]
 
     def audit(self) -> None:
         super().audit()
@@ -169,6 +169,8 @@ def test_the_books_are_kept_when_clients_give_up(
 @given(tight_cases())
 def test_tiers_without_blocks_are_the_plain_engine(case: tuple[EngineConfig, list[Request]]) -> None:
     config, requests = case
+    # With overlapping steps an engine that could load preempts nobody in flight.
+    config = replace(config, async_scheduling=False)
     empty = Tiers(8, (TierSpec("host", 0, 8, Wire(1.0), Wire(1.0)),))
     plain = play(lambda to: Replica(config, CLOCK, to), requests, log=False)
     for strategy in (empty, replace(empty, preemption="swap")):

@@ -1,0 +1,44 @@
+"""A planned step that knows who takes part in it until it has ended."""
+
+from __future__ import annotations
+
+from kvplan.engine.live import LiveRequest
+from kvplan.engine.plan import StepPlan
+
+
+class FencedPlan(StepPlan):
+    """A step whose end blocks may have to wait for: those of the requests that it computes.
+
+    Attributes:
+        aboard: requests in it that do not decode in step with others.
+    """
+
+    __slots__ = ("aboard",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aboard: set[LiveRequest] = set()
+
+    def add(self, request: LiveRequest, before: int, tokens: int) -> None:
+        """As the base class."""
+        super().add(request, before, tokens)
+        self.aboard.add(request)
+
+    def drop(self, request: LiveRequest) -> None:
+        """As the base class; the step computes it all the same."""
+        if request in self.finish:
+            self.aboard.add(request)
+        super().drop(request)
+
+    def carries(self, request: LiveRequest) -> bool:
+        """Whether a running request takes part in it, where this is the newest step that it could be in.
+
+        Who decodes in step with others is in every step; who did until now is in ``samples``, or in
+        ``finish`` if this was the last one.
+        """
+        return bool(self.batch.scheduled_tokens) and (
+            request.steady is not None
+            or request in self.aboard
+            or request in self.samples
+            or request in self.finish
+        )
