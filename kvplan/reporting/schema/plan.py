@@ -23,7 +23,8 @@ class Candidate(Part):
     """One kind of replica: what it is, and the fewest ``replicas`` that meet every objective.
 
     ``missed``: the most below them that do not. Where none do, ``replicas`` are the most that were tried, and
-    ``figures`` are theirs. ``gpus``: of all replicas.
+    ``figures`` are theirs. ``gpus``: of all replicas. ``error``: why none was simulated, or why no more or
+    fewer were.
     """
 
     candidate: Ordinal
@@ -41,7 +42,7 @@ class Candidate(Part):
         simulated = self.status in ("meets", "misses")
         if simulated != (self.figures is not None) or simulated != (self.replicas is not None):
             raise ValueError(f"status {self.status!r} contradicts its figures")
-        if (self.status in ("does not fit", "failed")) != (self.error is not None):
+        if not simulated and (self.status != "not run") != (self.error is not None):
             raise ValueError(f"status {self.status!r} contradicts its error")
         if self.replicas is not None and self.gpus != self.replicas * self.gpus_per_replica:
             raise ValueError(f"{self.replicas} replicas of {self.gpus_per_replica} GPUs are not {self.gpus}")
