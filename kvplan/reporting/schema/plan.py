@@ -16,7 +16,7 @@ MAX_CANDIDATES = 10_000
 
 MAX_CURRENCY = 8
 
-Ordinal = Annotated[int, Field(ge=1)]
+Ordinal = Annotated[int, Field(ge=1, le=10**9)]
 
 
 class Candidate(Part):
