@@ -257,3 +257,26 @@ def test_what_fits_nowhere_or_fails_misses_no_objective() -> None:
 def test_amounts_of_money(amount: float, text: str) -> None:
     assert amount_text(amount) == text
     assert money(amount, "USD") == f"{text} USD"
+
+
+def simulated(engine: dict[str, Any], values: dict[str, Any], **scenario: Any) -> str:
+    """The command that simulates a best candidate of these values."""
+    found = document(best=1)
+    found["scenario"] |= {"engine": engine, **scenario}
+    found["axes"] = [{"key": key, "values": [value]} for key, value in values.items()]
+    found["candidates"] = [candidate(1, "meets", values=values)]
+    return dict(commands(Plan.model_validate(found)))["Simulate all of it, with a report"]
+
+
+def test_the_command_is_of_the_engine_that_was_planned() -> None:
+    assert "--engine sglang" in simulated({"kind": "sglang"}, {"gpu": "l40s"})
+    assert "--engine" not in simulated({"kind": "vllm"}, {"gpu": "l40s"})
+    assert "--engine sglang" in simulated({"kind": "vllm"}, {"engine.kind": "sglang"})
+
+
+@pytest.mark.parametrize("value", [None, {"disk": {"memory": 5}}])
+def test_the_command_has_nothing_of_the_first_candidate_that_is_varied(value: object) -> None:
+    """The plan's scenario is the first candidate's; a varied part of it is another in the best."""
+    said = simulated({"kind": "vllm"}, {"tiers": value}, tiers={"host": {"memory": 1 << 34}})
+    assert "host" not in said
+    assert ("disk" in said) == (value is not None)
