@@ -31,16 +31,7 @@ _ENDED = {"meets": "fewer replicas could not be simulated", MISSES: "more replic
 
 def ranked(plan: Plan) -> list[Candidate]:
     """Those that meet every objective, cheapest first; then those that miss one; then the others."""
-
-    def rank(item: Candidate) -> tuple[float, ...]:
-        figures = item.figures
-        if item.status != "meets" or figures is None or item.gpus is None:
-            return (1 if item.status == MISSES else 2, item.candidate)
-        price = figures.cost_per_hour
-        first = figures.ttft_p99_s or 0.0
-        return (0, item.gpus if price is None else price, item.gpus, first, item.candidate)
-
-    return sorted(plan.candidates, key=rank)
+    return sorted(plan.candidates, key=Candidate.rank)
 
 
 def plan_table(plan: Plan, *, narrow: bool = False, without: Sequence[str] = ()) -> Table:
@@ -218,17 +209,17 @@ def _doubts(plan: Plan) -> Iterator[str]:
 
 
 def _about(item: Candidate, most_gpus: int) -> Iterator[str]:
-    if item.error is not None:
-        error = item.error
-        reason = ": ".join(plain(part) for part in (error.where, error.message) if part)
-        hint = f" ({plain(error.hint)})" if error.hint else ""
-        yield f"{_ENDED.get(item.status, item.status)}: {reason}{hint}"
     if item.status == MISSES and item.figures is not None:
         lost = unserved_text(item.figures.model_dump())
         missed = [objective_text(o.model_dump()) for o in item.figures.objectives if not o.passed]
         why = f"misses with {plural(item.gpus or 0, 'GPU')} of at most {most_gpus}"
         reasons = [*missed, *([lost] if lost else [])]
         yield f"{why}: {sentence_list(reasons)}" if reasons else why
+    if item.error is not None:
+        error = item.error
+        reason = ": ".join(plain(part) for part in (error.where, error.message) if part)
+        hint = f" ({plain(error.hint)})" if error.hint else ""
+        yield f"{_ENDED.get(item.status, item.status)}: {reason}{hint}"
     if item.status == "not run":
         yield "not tried: the plan was interrupted"
 

@@ -193,6 +193,8 @@ def test_hostile_text_stays_text() -> None:
     [
         ({"best": 3}, "meets nothing"),
         ({"best": 9}, "meets nothing"),
+        ({"best": 1}, "2 is cheaper"),
+        ({"best": None}, "2 is cheaper"),
         ({"candidates": []}, "at least 1"),
         ({"candidates": [candidate(1, "not run", error=FAILURE)], "best": None}, "contradicts its error"),
         ({"candidates": [candidate(1, "failed")], "best": None}, "contradicts its error"),

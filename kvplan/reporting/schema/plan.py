@@ -48,6 +48,18 @@ class Candidate(Part):
             raise ValueError(f"{self.replicas} replicas of {self.gpus_per_replica} GPUs are not {self.gpus}")
         return self
 
+    def rank(self) -> tuple[float, ...]:
+        """Cheapest first of those that meet every objective; those that miss one; then the others.
+
+        As ``kvplan.scenario.plan`` seeks the best: then the fewest GPUs, then the earliest first token.
+        """
+        figures = self.figures
+        if self.status != "meets" or figures is None or self.gpus is None:
+            return (1 if self.status == "misses" else 2, self.candidate)
+        price = figures.cost_per_hour
+        first = figures.ttft_p99_s or 0.0
+        return (0, self.gpus if price is None else price, self.gpus, first, self.candidate)
+
 
 class ReplicaRange(Part):
     """Replicas of the best with every step ``faster`` and ``slower``; None for more than allowed."""
@@ -91,6 +103,9 @@ class Plan(Part):
             self.best > len(self.candidates) or self.candidates[self.best - 1].status != "meets"
         ):
             raise ValueError(f"best is {self.best}, which meets nothing")
+        first = min(self.candidates, key=Candidate.rank)
+        if self.best != (first.candidate if first.status == "meets" else None):
+            raise ValueError(f"best is {self.best}, and {first.candidate} is cheaper")
         try:
             whole = self.model_dump()
             json.dumps(whole, allow_nan=False)
