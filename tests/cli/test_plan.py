@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -225,3 +228,14 @@ def test_many_objectives_leave_room_for_what_they_are_of(capsys: pytest.CaptureF
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
     assert "h100-sxm" in printed.partition("Replicas")[2].partition("Start")[0]
+
+
+def test_a_stream_without_utf8_has_ascii_signs(tmp_path: Path) -> None:
+    saved = tmp_path / "plan.json"
+    assert run([*BASE, "--gpu", "h100-sxm", "--tp", "1", "-o", str(saved), "--format", "csv"]) == 0
+    words = [sys.executable, "-m", "kvplan", "report", str(saved), "--format", "table"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    printed = subprocess.run(words, capture_output=True, env=environment, check=True).stdout.decode("ascii")
+    assert "\\u" not in printed
+    assert "?" not in printed
+    assert " by the clock's band)" in printed
