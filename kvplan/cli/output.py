@@ -90,12 +90,20 @@ def _console(kind: type[Console], *, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
 
     class Plain(kind):  # type: ignore[misc,valid-type]
-        """Prints lines without blanks at their ends, and text as it is: brackets are no markup."""
+        """Prints lines without blanks at their ends, and text as it is: brackets are no markup.
+
+        Signs that the stream does not have become others.
+        """
 
         def print(self, *objects: Any, **options: Any) -> None:
             with self.capture() as taken:
                 super().print(*objects, **options)
-            self.file.write(_ENDS.sub("\n", taken.get()))
+            text = taken.get()
+            if not self.encoding.startswith("utf"):
+                from kvplan.reporting.console import in_ascii
+
+                text = in_ascii(text)
+            self.file.write(_ENDS.sub("\n", text))
 
     return Plain(
         stderr=stderr, width=_columns(stream), highlight=False, emoji=False, markup=False, soft_wrap=False

@@ -23,10 +23,13 @@ def print_wrapped(text: str, console: Console, indent: str = "  ") -> None:
         console.print(Text(line))
 
 
-def width(table: Table) -> int:
-    """Columns of a terminal that ``grid`` takes without folding."""
+def width(table: Table, folded: int | None = None) -> int:
+    """Columns of a terminal that ``grid`` takes, with what is varied ``folded`` to so many at most."""
     cells = [table.columns, *table.rows]
-    return sum(max(len(row[place]) for row in cells) + 3 for place in range(len(table.columns)))
+    widest = [max(len(row[place]) for row in cells) for place in range(len(table.columns))]
+    if folded is not None:
+        widest[1] = min(widest[1], folded)
+    return sum(widest) + 3 * len(widest)
 
 
 def grid(table: Table) -> Any:

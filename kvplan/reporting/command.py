@@ -11,6 +11,8 @@ from typing import Any
 from kvplan.reporting.tables import default_settings
 
 PRICE = "price.gpu_hour"
+ENGINE = "vllm"
+"""What is simulated where nothing says which engine."""
 
 MAX_COMMAND = 2000
 """Longest command shown; a scenario of more settings is a file, which its user has."""
@@ -59,7 +61,9 @@ def command(scenario: Mapping[str, Any], verb: str, changes: Mapping[str, object
     """
     usual = default_settings(scenario.get("engine"))
     usual.pop("workload.synthesize")  # what is asked for is no default, whatever it is
-    chosen = {key: value for key, value in _settings(scenario) if usual.get(key) != value}
+    usual["engine.kind"] = ENGINE  # the other engine has defaults of its own, and is none
+    kept = {key: value for key, value in _settings(scenario) if not any(_within(key, it) for it in changes)}
+    chosen = {key: value for key, value in kept.items() if usual.get(key) != value}
     settings = {key: value for key, value in {**chosen, **changes}.items() if usual.get(key) != value}
     if settings.get("workload.trace") == "-" or not all(map(_KEY.fullmatch, settings)):
         return None
@@ -73,6 +77,11 @@ def command(scenario: Mapping[str, Any], verb: str, changes: Mapping[str, object
             words += ["--set", f"{key}={setting_value(value)}"]
     text = shlex.join([*words, *rest])
     return text if len(text) <= MAX_COMMAND and text.isprintable() else None
+
+
+def _within(key: str, part: str) -> bool:
+    """Whether a key path is another one, or below it."""
+    return f"{key}.".startswith(f"{part}.")
 
 
 def setting_value(value: object) -> str:

@@ -52,6 +52,11 @@ _ZERO = re.compile(r"0(\.0%)?( [^ ]+)?")
 Write = Callable[..., "Text"]
 
 
+def in_ascii(line: str) -> str:
+    """The same for a stream without UTF-8, as wide as it was."""
+    return line.translate(_ASCII).encode("ascii", "replace").decode()
+
+
 def summary_table(result: Result) -> RenderableType:
     """What ``kvplan simulate`` prints after a run; print it with any rich console.
 
@@ -71,7 +76,7 @@ class _Summary:
 
         def write(line: str, style: str = "") -> Text:
             if options.ascii_only:
-                line = line.translate(_ASCII).encode("ascii", "replace").decode()
+                line = in_ascii(line)
             return Text(line, style=style)
 
         said = verdict(self.result)

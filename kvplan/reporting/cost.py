@@ -7,10 +7,23 @@ from kvplan.reporting.wording import decimal, plural
 
 
 def money(amount: float | None, currency: str) -> str:
-    """``(1.3456, 'USD')`` -> ``'1.35 USD'``; below 1 with three digits; ``None`` -> an en dash."""
-    if amount is None:
-        return "–"
-    return f"{amount:,.2f} {currency}" if amount >= 1 else f"{decimal(amount)} {currency}"
+    """``(1.3456, 'USD')`` -> ``'1.35 USD'``; ``None`` -> an en dash."""
+    return "–" if amount is None else f"{amount_text(amount)} {currency}"
+
+
+def amount_text(amount: float) -> str:
+    """``1.3456`` -> ``'1.35'``; below 1 two decimals and three digits at least: ``'0.50'``, ``'0.0421'``.
+
+    Amounts that no invoice has are short all the same: ``'12,000,000'``, ``'1.20e-09'``.
+    """
+    if amount >= 1e12 or 0 < amount < 1e-4:
+        return f"{amount:.2e}"
+    if amount == 0:
+        return "0"
+    if amount >= 1:
+        return f"{amount:,.{0 if amount >= 1e6 else 2}f}"
+    exact = decimal(amount)
+    return exact if len(exact) > len("0.00") else f"{amount:.2f}"
 
 
 def cost_text(cost: Cost) -> str:

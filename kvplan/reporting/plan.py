@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from kvplan.reporting.command import command
-from kvplan.reporting.cost import money
+from kvplan.reporting.cost import amount_text, money
 from kvplan.reporting.highest import objective_text
 from kvplan.reporting.markdown import escape, fenced, table_markdown
 from kvplan.reporting.schema.plan import Candidate, Plan
@@ -25,26 +25,19 @@ from kvplan.scenario.figures import FIGURES
 from kvplan.scenario.settling import TAIL, tail
 
 MISSES, NONE = "misses", "–"
+_ENDED = {"meets": "fewer replicas could not be simulated", MISSES: "more replicas could not be simulated"}
+"""What the error of a candidate with figures ended."""
 
 
 def ranked(plan: Plan) -> list[Candidate]:
     """Those that meet every objective, cheapest first; then those that miss one; then the others."""
-
-    def rank(item: Candidate) -> tuple[float, ...]:
-        figures = item.figures
-        if item.status != "meets" or figures is None or item.gpus is None:
-            return (1 if item.status == MISSES else 2, item.candidate)
-        price = figures.cost_per_hour
-        first = figures.ttft_p99_s or 0.0
-        return (0, item.gpus if price is None else price, item.gpus, first, item.candidate)
-
-    return sorted(plan.candidates, key=rank)
+    return sorted(plan.candidates, key=Candidate.rank)
 
 
-def plan_table(plan: Plan, *, narrow: bool = False) -> Table:
+def plan_table(plan: Plan, *, narrow: bool = False, without: Sequence[str] = ()) -> Table:
     """One row a candidate; costs only where there are prices.
 
-    With ``narrow`` what is varied stands in one column.
+    With ``narrow`` what is varied stands in one column; ``without``: latencies that are left out.
     """
     keys = [axis.key for axis in plan.axes]
     heads = tuple(map(_short, keys))
@@ -53,7 +46,7 @@ def plan_table(plan: Plan, *, narrow: bool = False) -> Table:
         heads, choices = (" ".join(heads),), [(" ".join(choice),) for choice in choices]
     priced = plan.currency is not None
     costs = (f"{plan.currency}/h", f"{plan.currency}/M") if priced else ()
-    latencies = judged_latencies(plan)
+    latencies = [name for name in judged_latencies(plan) if name not in without]
     columns = ("", *heads, "Replicas", "GPUs", *costs, *map(label, latencies))
     rows = [
         (
@@ -86,7 +79,12 @@ def _costs(item: Candidate) -> tuple[str, str]:
     if figures is None or figures.cost_per_hour is None or item.status == MISSES:
         return NONE, NONE
     each = figures.cost_per_million_output_tokens
-    return f"{figures.cost_per_hour:,.2f}", NONE if each is None else f"{each:,.{3 if each < 10 else 2}f}"
+    return amount_text(figures.cost_per_hour), NONE if each is None else _small(each)
+
+
+def _small(amount: float) -> str:
+    """Costs of tokens differ in the third decimal."""
+    return f"{amount:.3f}" if 0.001 <= amount < 10 else amount_text(amount)
 
 
 def judged_latencies(plan: Plan) -> tuple[str, ...]:
@@ -95,6 +93,15 @@ def judged_latencies(plan: Plan) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(objectives))
     metrics = {name.partition("_")[0] for name in names}
     return (*names, *(f"{metric}_p99_s" for metric in ("ttft", "tpot") if metric not in metrics))
+
+
+def loosest_first(plan: Plan) -> list[str]:
+    """The judged latencies, those first that no objective limits, and last the one nearest to its limit."""
+    shown = next((item.figures for item in ranked(plan) if item.figures), None)
+    tight = {} if shown is None else {
+        o.name: (o.value_s or 0.0) / o.limit_s if o.limit_s else 1.0 for o in shown.objectives
+    }  # fmt: skip
+    return sorted(judged_latencies(plan), key=lambda name: tight.get(name, -1.0))
 
 
 def latency_of(item: Candidate, name: str) -> float | None:
@@ -119,21 +126,40 @@ def plan_verdict(plan: Plan) -> Verdict:
     best, model = plan.answer, plan.scenario.get("model")
     who = plain(model, 80) if isinstance(model, str) else "The engine"
     varied = sentence_list([_short(axis.key) for axis in plan.axes])
-    looked = f"{plural(len(plan.candidates), 'candidate')} ({varied}) up to {plural(plan.most_gpus, 'GPU')}"
+    looked = f"{plural(len(plan.candidates), 'candidate')} ({varied}){_up_to(plan)}"
     if best is None or best.figures is None:
-        stopped = "" if plan.complete else " before the plan was stopped"
-        return Verdict(f"{who}: none of {looked} meets every objective{stopped}.", (), (), "missed")
+        return Verdict(_of_none(plan, who, looked), (), (), "missed")
     cost = best.figures.cost_per_hour
     rent = "" if cost is None or plan.currency is None else f" for {money(cost, plan.currency)} an hour"
     tone: Tone = "partial" if plan.settled is False or not plan.complete else "met"
     least = "at least " if plan.settled is False else ""
     by = "cheapest" if rent else "fewest GPUs"
+    meet = sum(item.status == "meets" for item in plan.candidates)
+    among = "" if meet == len(plan.candidates) else f"{meet} that {'do' if meet > 1 else 'does'} among "
     return Verdict(
         f"{who} meets every objective on {least}{deployment_text(best)}{rent}.",
-        (f"The {by} of {looked}.", *(f"{text[:1].upper()}{text[1:]}." for text in _rests_on(plan, best))),
+        (
+            f"The {by} of {among}{looked}.",
+            *(f"{text[:1].upper()}{text[1:]}." for text in _rests_on(plan, best)),
+        ),
         (),
         tone,
     )
+
+
+def _of_none(plan: Plan, who: str, looked: str) -> str:
+    """Why there is no answer: one that is no matter of objectives is not said to be one."""
+    if not plan.complete:
+        return f"{who}: none of {looked} meets every objective before the plan was stopped."
+    if all(item.status == "does not fit" for item in plan.candidates):
+        return f"{who} fits on none of {looked}."
+    if not any(item.figures for item in plan.candidates):
+        return f"{who}: none of {looked.removesuffix(_up_to(plan))} could be simulated."
+    return f"{who}: none of {looked} meets every objective."
+
+
+def _up_to(plan: Plan) -> str:
+    return f" up to {plural(plan.most_gpus, 'GPU')}"
 
 
 def _rests_on(plan: Plan, best: Candidate) -> Iterator[str]:
@@ -147,11 +173,12 @@ def _rests_on(plan: Plan, best: Candidate) -> Iterator[str]:
     if found.low == found.high == best.replicas:
         yield "the same number of replicas is needed at either end of the clock's band"
         return
+    most = plan.most_gpus // best.gpus_per_replica
     fast, slow = (
-        "no number of them is enough" if number is None else f"it takes {plural(number, 'replica')}"
+        f"more than the {most:,} allowed" if number is None else plural(number, "replica")
         for number in (found.low, found.high)
     )
-    yield f"{fast} at the fast end of the clock's band and {slow.removeprefix('it takes ')} at its slow end"
+    yield f"it takes {fast} at the fast end of the clock's band and {slow} at its slow end"
 
 
 def plan_remarks(plan: Plan) -> list[str]:
@@ -182,17 +209,17 @@ def _doubts(plan: Plan) -> Iterator[str]:
 
 
 def _about(item: Candidate, most_gpus: int) -> Iterator[str]:
-    if item.error is not None:
-        error = item.error
-        reason = ": ".join(plain(part) for part in (error.where, error.message) if part)
-        hint = f" ({plain(error.hint)})" if error.hint else ""
-        yield f"{'does not fit' if item.status == 'does not fit' else 'failed'}: {reason}{hint}"
     if item.status == MISSES and item.figures is not None:
         lost = unserved_text(item.figures.model_dump())
         missed = [objective_text(o.model_dump()) for o in item.figures.objectives if not o.passed]
         why = f"misses with {plural(item.gpus or 0, 'GPU')} of at most {most_gpus}"
         reasons = [*missed, *([lost] if lost else [])]
         yield f"{why}: {sentence_list(reasons)}" if reasons else why
+    if item.error is not None:
+        error = item.error
+        reason = ": ".join(plain(part) for part in (error.where, error.message) if part)
+        hint = f" ({plain(error.hint)})" if error.hint else ""
+        yield f"{_ENDED.get(item.status, item.status)}: {reason}{hint}"
     if item.status == "not run":
         yield "not tried: the plan was interrupted"
 

@@ -101,9 +101,8 @@ def _chart(plan: Plan, key: str) -> Figure | None:
     if len(seen) < 2:
         return None
     priced = plan.currency is not None
-    limits = plan.scenario.get("slo")
-    limit = limits.get(key) if isinstance(limits, dict) else None
-    rules = (Rule("y", limit, f"limit {seconds(limit)}"),) if isinstance(limit, (int, float)) else ()
+    limit = _limit(plan, key)
+    rules = () if limit is None else (Rule("y", limit, f"limit {seconds(limit)}"),)
     xs, ys = [x for x, _ in seen], [y for _, y in seen] + [rule.value for rule in rules]
     lines = tuple(
         Line(
@@ -127,6 +126,12 @@ def _chart(plan: Plan, key: str) -> Figure | None:
     marks = () if at is None else (Mark(*at, "best", 0, "diamond"),)
     summary = f"Candidates that meet every objective; down and left is better. {_said(best)}"
     return Figure(key.removesuffix("_s"), title, summary.strip(), x, y, lines, rules, marks)
+
+
+def _limit(plan: Plan, key: str) -> float | None:
+    """Of an objective, as candidates were judged by it; a scenario from elsewhere may say anything."""
+    judged = (o for item in plan.candidates if item.figures for o in item.figures.objectives)
+    return next((objective.limit_s for objective in judged if objective.name == key), None)
 
 
 def _said(best: Candidate | None) -> str:

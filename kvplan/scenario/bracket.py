@@ -14,6 +14,9 @@ MOST_ROUNDS = 60
 REACH = 1.1
 """Where all that was tried passes or none does, the next value is so many times farther off, and farther."""
 
+UNSERVED = ("rejected", "timed_out", "unfinished")
+"""Figures that count requests without an answer."""
+
 Simulate = Callable[[Sequence[float]], Mapping[float, Outcome | None]]
 """Values to their outcomes; None where it was stopped before."""
 
@@ -122,5 +125,4 @@ def answers(outcome: Outcome | None) -> bool:
 def meets(outcome: Outcome | None) -> bool:
     """Whether a point met every objective and served every request."""
     figures = None if outcome is None else outcome["figures"]
-    unserved = ("rejected", "timed_out", "unfinished")
-    return bool(figures and figures["slo_met"] and not any(figures[name] for name in unserved))
+    return bool(figures and figures["slo_met"] and not any(figures[name] for name in UNSERVED))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kvplan.scenario.bracket import answers, meets
+from kvplan.scenario.bracket import meets
 from kvplan.scenario.outcomes import Outcome
 from kvplan.scenario.schema import Scenario
 
@@ -25,9 +25,13 @@ class Candidate:
         """Replicas to what came of them."""
         self._start = min(start, most)
 
-    def again(self, start: int | None = None) -> Candidate:
-        """The same, nothing tried: for a longer workload or another clock. Begins at what met before."""
-        return Candidate(self.scenario, self.gpus, self.most, start or self.passed or self.most)
+    def again(self) -> Candidate:
+        """The same, nothing tried: for a longer workload or another clock.
+
+        Begins at what met before, or at the most that missed, which a percentile of few requests may have
+        done by chance. What cannot be simulated stays so.
+        """
+        return self if self.shown is None else Candidate(self.scenario, self.gpus, self.most, self.shown)
 
     @property
     def passed(self) -> int | None:
@@ -38,19 +42,17 @@ class Candidate:
     def missed(self) -> int | None:
         """The most replicas tried that did not, below those that did."""
         passed = self.passed
-        bad = [number for number, outcome in self.tried.items() if answers(outcome) and not meets(outcome)]
+        bad = [number for number, outcome in self.tried.items() if outcome["figures"] and not meets(outcome)]
         return max((number for number in bad if passed is None or number < passed), default=None)
 
     @property
     def error(self) -> dict[str, Any] | None:
-        """Why none can be simulated, whatever their number: it does not fit, or something is wrong."""
+        """Why a number cannot be simulated, which ends the search: it does not fit, or something is wrong."""
         return next((outcome["error"] for outcome in self.tried.values() if outcome["error"]), None)
 
     @property
     def shown(self) -> int | None:
         """The number whose figures tell most: the answer, or the most that were tried in vain."""
-        if self.error is not None:
-            return None
         return self.passed if self.passed is not None else self.missed
 
     @property

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from typing import Any
 
 from kvplan.errors import KvplanError
@@ -55,7 +57,8 @@ def _pool(left: Mapping[int, dict[str, Any]], jobs: int, slower: float) -> Outco
     """Outcomes as they come, until all are there or a process has died."""
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _quiet_interrupts)
     try:
-        running = {pool.submit(simulate_point, scenario, slower): number for number, scenario in left.items()}
+        with deaf():
+            running = {pool.submit(simulate_point, item, slower): number for number, item in left.items()}
         for future in as_completed(running):
             yield running[future], future.result()
     except BrokenProcessPool:
@@ -67,6 +70,23 @@ def _pool(left: Mapping[int, dict[str, Any]], jobs: int, slower: float) -> Outco
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Ctrl-C waits until the end, and processes that are started meanwhile never hear it.
+
+    One that did before ``_quiet_interrupts`` would end in a traceback of its imports.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # starts a process too, and lets Ctrl-C through again after it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _quiet_interrupts() -> None:

@@ -3,8 +3,8 @@
 Candidates are kinds of replicas: a GPU, a tensor parallelism, whatever else is varied. Of each the fewest
 replicas are sought that serve the workload within the objectives. A workload that is too short to show what
 its load does (``kvplan.scenario.settling``) is made longer, where it is synthetic, until the cheapest answer
-stays. Last, the same is sought for that answer with every step as much slower and faster as the clock's band
-says.
+stays, or until it is no matter of chance that there is none. Last, the same is sought for that answer with
+every step as much slower and faster as the clock's band says.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from kvplan.errors import AnswerIsNo, Interrupted, KvplanError, UsageError
+from kvplan.errors import AnswerIsNo, Interrupted, KvplanError
 from kvplan.provenance import provenance
+from kvplan.scenario.bracket import UNSERVED
 from kvplan.scenario.candidate import Candidate
 from kvplan.scenario.deployment import resolve_deployment
 from kvplan.scenario.highest import MOST_REQUESTS, STRETCH
 from kvplan.scenario.outcomes import failure, outcomes
+from kvplan.scenario.plannable import check_fields, check_scenarios
 from kvplan.scenario.schema import Scenario
-from kvplan.scenario.settling import LIFETIMES, TAIL, settled, tail
+from kvplan.scenario.settling import FILLED, LIFETIMES, TAIL, settled, tail
 from kvplan.scenario.sweep import Sweep
 from kvplan.scenario.workload import DEFAULT_REQUESTS
 
@@ -40,17 +42,19 @@ class Plan:
         longest: requests up to which a synthetic workload is made longer; None: as a search's.
 
     Raises:
-        UsageError: no objective, pools of instances, or a number of replicas that is varied.
+        UsageError: no objective, pools of instances, names that nobody knows, or fields varied that a plan
+            seeks itself or compares under.
     """
 
     def __init__(self, kinds: Sweep, *, most_gpus: int = MOST_GPUS, longest: int | None = None) -> None:
         self._kinds, self.most_gpus = kinds, most_gpus
         known = [item for item in kinds.scenarios if isinstance(item, Scenario)]
         wrong = [item for item in kinds.scenarios if isinstance(item, KvplanError)]
+        check_fields([axis.key for axis in kinds.axes])
         if not known:
             raise wrong[0]
         self.first = known[0]
-        _check(self.first, [axis.key for axis in kinds.axes])
+        check_scenarios(known)
         self.candidates = [self._candidate(item) for item in kinds.scenarios]
         workload = self.first.workload
         begin = workload.requests or DEFAULT_REQUESTS
@@ -58,6 +62,8 @@ class Plan:
         """Of every run; None where the trace says."""
         self._longest = longest or max(begin, min(STRETCH * begin, MOST_REQUESTS))
         self._before: tuple[int, int | None] | None = None
+        self._shorter: tuple[list[Candidate], int, tuple[int, int | None] | None] | None = None
+        """What was found before the last lengthening: candidates, requests and the answer before that."""
         self.range: Range | None = None
         """Replicas of the best with every step slower and faster by the clock's band; None for no claim."""
         self.complete = False
@@ -108,7 +114,13 @@ class Plan:
             self.range = self._range(jobs, on_done)
             self.complete = True
         except KeyboardInterrupt as exc:
+            self._fall_back()
             raise Interrupted("the plan was interrupted") from exc
+
+    def _fall_back(self) -> None:
+        """A whole answer of fewer requests is worth more than half an answer of many."""
+        if self._shorter is not None and any(item.next() for item in self.candidates):
+            self.candidates, self.requests, self._before = self._shorter
 
     def _close_in(
         self,
@@ -154,22 +166,30 @@ class Plan:
     def _more(self) -> int | None:
         """How many requests to try next; None where the answer stands, or more are not to be had."""
         figures, requests = self._figures(), self.requests
-        if requests is None or figures is None:
+        if requests is None:
             return None
-        if self.settled and tail(figures) >= TAIL:
+        if figures is None:
+            # Of those that all miss the one that was nearest to an end tells how much longer is enough.
+            figures = next((item.figures for item in self.candidates if _by_chance(item.figures)), None)
+        elif self.settled and tail(figures) >= TAIL:
+            return None
+        if figures is None:
             return None
         far = figures["arrivals_s"] < LIFETIMES / 2 * (figures["e2e_p99_s"] or 0.0)
         return next((k * requests for k in ((4, 2) if far else (2,)) if k * requests <= self._longest), None)
 
     def _lengthen(self, requests: int) -> None:
-        """What missed with fewer requests would with more; the others begin at what met."""
-        assert self.best is not None
-        self._before = self.best, self.candidates[self.best].passed
+        assert self.requests is not None
+        self._shorter = self.candidates, self.requests, self._before
+        self._before = None if self.best is None else (self.best, self.candidates[self.best].passed)
         self.requests = requests
-        self.candidates = [item if item.passed is None else item.again() for item in self.candidates]
+        self.candidates = [item.again() for item in self.candidates]
 
     def _range(self, jobs: int, on_done: Callable[[int], None] | None) -> Range | None:
-        """Both ends of the best answer's interval, by the band of the objective nearest to its limit."""
+        """Both ends of the best answer's interval, by the band of the objective nearest to its limit.
+
+        None also where a number on the way cannot be simulated: that says nothing about its latencies.
+        """
         figures, best = self._figures(), self.best
         if figures is None or best is None or not self.settled:
             return None
@@ -178,12 +198,20 @@ class Plan:
         if band is None:
             return None
         ends: Range = {"faster": 1.0 + band[0], "slower": 1.0 + band[1]}
-        start = self.candidates[best].passed
+        answer = self.candidates[best].passed
+        assert answer is not None
         for end, factor in (("low", 1.0 + band[0]), ("high", 1.0 + band[1])):
-            tries = self.candidates[best].again(start)
+            tries = self.candidates[best].again()
             self._close_in([tries], jobs, on_done, factor)
+            if tries.error is not None:
+                return None
             ends[end] = tries.passed
-        return ends
+        # Other batches and hits may make a faster clock need more; an interval has its answer in it.
+        low, high = ends["low"], ends["high"]
+        return ends | {
+            "low": answer if low is None else min(low, answer),
+            "high": None if high is None else max(high, answer),
+        }
 
     def document(self, command: Sequence[str]) -> dict[str, Any]:
         """The ``kvplan.plan/1`` document of what is known."""
@@ -230,12 +258,23 @@ def _serve(scenario: Scenario) -> str | None:
 
 
 def _status(candidate: Candidate) -> str:
-    error = candidate.error
-    if error is not None:
-        return "does not fit" if error["exit_code"] == AnswerIsNo.exit_code else "failed"
-    if candidate.passed is not None:
-        return "meets"
-    return "misses" if candidate.tried else "not run"
+    """What it has figures of is known, whatever ended its search."""
+    if candidate.shown is not None:
+        return "misses" if candidate.passed is None else "meets"
+    if candidate.error is None:
+        return "not run"
+    return "does not fit" if candidate.error["exit_code"] == AnswerIsNo.exit_code else "failed"
+
+
+def _by_chance(figures: Mapping[str, Any] | None) -> bool:
+    """Whether what missed may meet in a longer run: the percentile of a handful, or all of it a beginning.
+
+    Where requests pile up, or cannot be served, more of them change nothing.
+    """
+    if figures is None or any(figures[name] for name in UNSERVED):
+        return False
+    short = figures["arrivals_s"] < LIFETIMES * (figures["e2e_p99_s"] or 0.0)
+    return tail(figures) < TAIL or (short and (figures["growth"] or 0.0) <= FILLED)
 
 
 def binding(figures: Mapping[str, Any]) -> str | None:
@@ -243,21 +282,3 @@ def binding(figures: Mapping[str, Any]) -> str | None:
     known = [item for item in figures["objectives"] if item["value_s"] is not None]
     found = max(known, key=lambda item: item["value_s"] / item["limit_s"], default=None)
     return None if found is None else str(found["name"])
-
-
-def _check(scenario: Scenario, varied: Sequence[str]) -> None:
-    if not any(value is not None for value in scenario.slo.model_dump().values()):
-        raise UsageError(
-            "nothing says what is good enough: the cheapest deployment is one that meets every objective",
-            where="slo", hint="say for example --set slo.ttft_p99_s=1 --set slo.tpot_p99_s=0.05",
-        )  # fmt: skip
-    if scenario.disaggregation is not None:
-        raise UsageError(
-            "a plan seeks a number of replicas, and pools of prefill and decode instances have none",
-            where="disaggregation",
-            hint="list sizes of the pools: kvplan sweep --vary disaggregation.decode.instances=1,2,4",
-        )
-    if any("parallel.replicas".startswith(key) for key in varied):
-        raise UsageError(
-            "a plan seeks the number of replicas itself", where="--vary", hint="leave parallel.replicas out"
-        )

@@ -70,6 +70,7 @@ def _by_name(hourly: Mapping[str, float]) -> dict[str, float]:
     from kvplan.specs.catalog import load_gpu
 
     found: dict[str, float] = {}
+    names: dict[str, str] = {}
     for called, price in hourly.items():
         try:
             name = load_gpu(called).name
@@ -77,6 +78,9 @@ def _by_name(hourly: Mapping[str, float]) -> dict[str, float]:
             exc.where = "price.gpu_hour"
             raise
         if name in found:
-            raise UsageError(f"{called!r} is {name}, which has a price already", where="price.gpu_hour")
-        found[name] = price
+            raise UsageError(
+                f"{called} is the same GPU as {names[name]}, which has a price already",
+                where="price.gpu_hour",
+            )
+        found[name], names[name] = price, called
     return found

@@ -68,7 +68,7 @@ class Sweep:
                 continue
             if scenario.workload.reads_once:
                 raise UsageError(
-                    "a sweep reads its trace once a point, and standard input or a pipe can be read once",
+                    "the trace is read once a simulation, and standard input or a pipe can be read once",
                     where="workload.trace",
                     hint="save the trace to a file",
                 )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from kvplan.errors import DataError
+from kvplan.reporting.cost import amount_text, money
 from kvplan.reporting.loading import parse_report, parse_result
 from kvplan.reporting.plan import (
     commands,
@@ -94,7 +95,7 @@ def test_the_headline_says_what_to_rent() -> None:
     )
     assert said.tone == "met"
     whole = " ".join(said.detail)
-    assert "The cheapest of 4 candidates (gpu and tp) up to 8 GPUs." in whole
+    assert "The cheapest of 2 that do among 4 candidates (gpu and tp) up to 8 GPUs." in whole
     assert "too close to call" in whole
     assert "It takes 2 replicas at the fast end of the clock's band and 4 replicas at its slow end." in whole
 
@@ -104,7 +105,7 @@ def test_the_headline_says_what_to_rent() -> None:
     [
         ({"low": 3, "high": 3}, "The same number of replicas"),
         ({"low": 1, "high": None}, "It takes 1 replica at the fast end"),
-        ({"low": 1, "high": None}, "no number of them is enough at its slow end"),
+        ({"low": 1, "high": None}, "more than the 4 allowed at its slow end"),
     ],
 )
 def test_the_range_in_words(found: dict[str, Any], said: str) -> None:
@@ -192,13 +193,17 @@ def test_hostile_text_stays_text() -> None:
     [
         ({"best": 3}, "meets nothing"),
         ({"best": 9}, "meets nothing"),
+        ({"best": 1}, "2 is cheaper"),
+        ({"best": None}, "2 is cheaper"),
         ({"candidates": []}, "at least 1"),
-        ({"candidates": [candidate(1, "meets", error=FAILURE)], "best": 1}, "contradicts its error"),
+        ({"candidates": [candidate(1, "not run", error=FAILURE)], "best": None}, "contradicts its error"),
+        ({"candidates": [candidate(1, "failed")], "best": None}, "contradicts its error"),
         ({"candidates": [candidate(1, "meets", figures=None)], "best": 1}, "contradicts its figures"),
         ({"candidates": [candidate(1, "meets", gpus=5)], "best": 1}, "are not 5"),
         ({"candidates": [candidate(2, "meets")], "best": 1}, "is numbered 2"),
         ({"axes": [{"key": "gpu", "values": ["a"]}]}, "not those of the axes"),
         ({"most_gpus": 0}, "greater than"),
+        ({"most_gpus": 10**400}, "less than"),
         ({"surprise": 1}, "unknown key"),
     ],
 )
@@ -216,3 +221,64 @@ def test_a_plan_is_no_result() -> None:
 def test_what_is_read_is_what_is_written() -> None:
     plan = parsed()
     assert parse_report(json.loads(json.dumps(plan.document()))) == plan
+
+
+@pytest.mark.parametrize("limit", [10**400, 1e308, -5, True, "x", [1]])
+def test_limits_of_a_scenario_from_elsewhere_break_no_page(limit: object) -> None:
+    hostile = document()
+    hostile["scenario"]["slo"]["ttft_p99_s"] = limit
+    assert "limit 500 ms" in render_plan(Plan.model_validate(hostile))
+
+
+def test_what_ended_the_search_of_a_candidate_with_figures_is_said() -> None:
+    found = parsed(candidates=[
+        candidate(1, "meets", error=FAILURE), candidate(2, "misses", missed=None, error=FAILURE),
+    ], best=1)  # fmt: skip
+    notes = plan_remarks(found)
+    assert "1: fewer replicas could not be simulated: gpu: it does not fit (a larger one)" in notes
+    assert "2: more replicas could not be simulated: gpu: it does not fit (a larger one)" in notes
+
+
+def test_what_fits_nowhere_or_fails_misses_no_objective() -> None:
+    nothing: dict[str, Any] = {"best": None, "range": None, "settled": None, "serve": None}
+    fits = parsed(candidates=[candidate(1, "does not fit")], **nothing)
+    assert plan_verdict(fits).headline == (
+        "llama-3.1-8b fits on none of 1 candidate (gpu and tp) up to 8 GPUs."
+    )
+    fails = parsed(candidates=[candidate(1, "failed", error=FAILURE)], **nothing)
+    assert (
+        plan_verdict(fails).headline == "llama-3.1-8b: none of 1 candidate (gpu and tp) could be simulated."
+    )
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [(0.0, "0"), (0.5, "0.50"), (0.402, "0.402"), (0.0421, "0.0421"), (2.5, "2.50"), (1234.5, "1,234.50"),
+     (1e6, "1,000,000"), (1e30, "1.00e+30"), (1e-300, "1.00e-300"), (0.999, "0.999"), (0.9999, "1.00")],
+)  # fmt: skip
+def test_amounts_of_money(amount: float, text: str) -> None:
+    assert amount_text(amount) == text
+    assert money(amount, "USD") == f"{text} USD"
+
+
+def simulated(engine: dict[str, Any], values: dict[str, Any], **scenario: Any) -> str:
+    """The command that simulates a best candidate of these values."""
+    found = document(best=1)
+    found["scenario"] |= {"engine": engine, **scenario}
+    found["axes"] = [{"key": key, "values": [value]} for key, value in values.items()]
+    found["candidates"] = [candidate(1, "meets", values=values)]
+    return dict(commands(Plan.model_validate(found)))["Simulate all of it, with a report"]
+
+
+def test_the_command_is_of_the_engine_that_was_planned() -> None:
+    assert "--engine sglang" in simulated({"kind": "sglang"}, {"gpu": "l40s"})
+    assert "--engine" not in simulated({"kind": "vllm"}, {"gpu": "l40s"})
+    assert "--engine sglang" in simulated({"kind": "vllm"}, {"engine.kind": "sglang"})
+
+
+@pytest.mark.parametrize("value", [None, {"disk": {"memory": 5}}])
+def test_the_command_has_nothing_of_the_first_candidate_that_is_varied(value: object) -> None:
+    """The plan's scenario is the first candidate's; a varied part of it is another in the best."""
+    said = simulated({"kind": "vllm"}, {"tiers": value}, tiers={"host": {"memory": 1 << 34}})
+    assert "host" not in said
+    assert ("disk" in said) == (value is not None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -229,3 +229,171 @@ def test_what_cannot_be_planned_is_refused(axes: list[str], objectives: Sequence
 def test_all_candidates_wrong_in_their_own_way_is_an_error() -> None:
     with pytest.raises(KvplanError):
         planned("engine.max_num_seqs=-1,text")
+
+
+def told(
+    monkeypatch: pytest.MonkeyPatch, need: Callable[[dict[str, Any], float], int | None], **more: Any
+) -> list[tuple[int, int | None, float]]:
+    """Points that meet from so many replicas on; returns what was asked: replicas, requests, slower."""
+    asked = []
+
+    def simulate(document: dict[str, Any], slower: float = 1.0) -> dict[str, Any]:
+        replicas, requests = document["parallel"]["replicas"], document["workload"]["requests"]
+        asked.append((replicas, requests, slower))
+        least = need(document, slower)
+        if least is None:
+            return outcomes.failure(KvplanError("not so many"))
+        met = replicas >= least
+        judged = {
+            "name": "ttft_p99_s", "limit_s": 0.6, "value_s": 0.5 if met else 0.7, "passed": met,
+            "interval_s": None, "band": [-0.2, 0.3],
+        }  # fmt: skip
+        found = {
+            **POINT, "finished": requests, "slo_met": met, "ttft_p99_s": judged["value_s"],
+            "objectives": [judged], **more,
+        }  # fmt: skip
+        return {"figures": found, "error": None}
+
+    monkeypatch.setattr(outcomes, "simulate_point", simulate)
+    return asked
+
+
+POINT = {
+    "rejected": 0, "timed_out": 0, "unfinished": 0, "hit_ratio": 0.5, "ttft_p50_s": 0.1, "tpot_p50_s": 0.01,
+    "tpot_p99_s": 0.02, "output_tokens_per_s": 100.0, "preemptions": 0, "evicted_blocks": 0, "moved_bytes": 0,
+    "peak_used_blocks": 1, "peak_used_bytes": 16, "makespan_s": 1000.0, "arrivals_s": 1000.0,
+    "e2e_p99_s": 1.0, "growth": 1.0, "cost_per_hour": None, "cost_per_million_output_tokens": None,
+}  # fmt: skip
+"""Of a run that was long enough."""
+
+
+def test_what_a_short_run_missed_is_tried_again_with_more_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its 99th percentile is that of one request: a small candidate may miss by chance, and be the answer."""
+
+    def need(document: dict[str, Any], slower: float) -> int:
+        blocks, requests = document["cache"]["blocks"], document["workload"]["requests"]
+        return (99 if requests < 1000 else 1) if blocks == 1100 else 2
+
+    told(monkeypatch, need)
+    plan = planned("cache.blocks=1100,2000", most_gpus=8, longest=5000)
+    plan.execute()
+    found = Document.model_validate(plan.document([]))
+    assert [item.replicas for item in found.candidates] == [1, 2]
+    assert found.best == 1
+
+
+def test_that_none_meets_rests_on_enough_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = told(monkeypatch, lambda document, _: 99 if document["workload"]["requests"] < 900 else 3)
+    plan = planned("cache.blocks=1100", most_gpus=8, longest=5000)
+    plan.execute()
+    assert plan.candidates[0].passed == 3
+    assert max(requests or 0 for _, requests, _ in asked) < 2000
+    never = planned("cache.blocks=1100", most_gpus=8, longest=5000)
+    told(monkeypatch, lambda *_: 99)
+    never.execute()
+    assert never.best is None
+    assert never.requests is not None
+    assert 1000 <= never.requests < 2000
+
+
+def test_requests_that_are_never_served_are_not_tried_with_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = told(monkeypatch, lambda *_: 99, rejected=3)
+    planned("cache.blocks=1100", most_gpus=4, longest=5000).execute()
+    assert {requests for _, requests, _ in asked} == {60}
+
+
+def test_a_plan_interrupted_while_it_lengthens_keeps_the_answer_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def need(document: dict[str, Any], slower: float) -> int:
+        if document["workload"]["requests"] > 60 and document["cache"]["blocks"] == 2000:
+            raise KeyboardInterrupt
+        return 2
+
+    told(monkeypatch, need)
+    plan = planned("cache.blocks=1100,2000", most_gpus=8, longest=5000)
+    with pytest.raises(Interrupted):
+        plan.execute()
+    found = Document.model_validate(plan.document([]))
+    assert not found.complete
+    assert [(item.status, item.replicas) for item in found.candidates] == [("meets", 2)] * 2
+    assert found.requests == 60
+
+
+def test_more_replicas_that_cannot_be_simulated_leave_the_figures_of_fewer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told(monkeypatch, lambda document, _: None if document["parallel"]["replicas"] > 1 else 9)
+    plan = planned("cache.blocks=1100", most_gpus=8, longest=240)
+    plan.execute()
+    (item,) = Document.model_validate(plan.document([])).candidates
+    assert (item.status, item.replicas) == ("misses", 1)
+    assert item.figures is not None
+    assert item.error is not None
+
+
+def test_fewer_replicas_that_cannot_be_simulated_leave_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed, say: what met meets."""
+    told(monkeypatch, lambda document, _: None if document["parallel"]["replicas"] == 3 else 3)
+    plan = planned("cache.blocks=1100", most_gpus=8)
+    plan.execute()
+    found = Document.model_validate(plan.document([]))
+    assert found.best == 1
+    assert (found.candidates[0].status, found.candidates[0].replicas) == ("meets", 4)
+    assert found.candidates[0].error is not None
+    assert found.range is None
+
+
+def test_no_interval_is_claimed_where_its_end_cannot_be_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    def need(document: dict[str, Any], slower: float) -> int | None:
+        if document["parallel"]["replicas"] > 1:
+            return None
+        return 2 if slower > 1 else 1
+
+    told(monkeypatch, need)
+    plan = planned("cache.blocks=1100", most_gpus=8, count=2000)
+    plan.execute()
+    assert plan.candidates[0].passed == 1
+    assert plan.range is None
+
+
+def test_the_interval_has_the_answer_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a faster clock needs more: batches and hits may fall worse."""
+    told(monkeypatch, lambda _, slower: 4 if slower < 1 else 3 if slower == 1 else 2)
+    plan = planned("cache.blocks=1100", most_gpus=8, count=2000)
+    plan.execute()
+    assert plan.range is not None
+    assert (plan.range["low"], plan.range["high"]) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("axis", "reason"),
+    [
+        ("workload.rate=1,20", "same workload"),
+        ("slo.ttft_p99_s=1,2", "same workload"),
+        ("price.gpu_hour=1,2", "same workload"),
+        ("seed=1,2", "same workload"),
+        ("latency.a=1.0e-3,2.0e-3", "same workload"),
+        ("disaggregation=null,{bytes_per_token: 100, layers: 2}", "pools"),
+    ],
+)
+def test_candidates_are_compared_under_the_same_load(axis: str, reason: str) -> None:
+    """The cheapest of different loads or objectives is the one of which the least is asked."""
+    with pytest.raises(UsageError, match=reason):
+        planned(axis)
+
+
+@pytest.mark.parametrize(
+    ("axis", "more", "reason"),
+    [
+        ("gpu=h100-sxm,h100x", (), "unknown gpu 'h100x'"),
+        ("gpu=h100-sxm,h100", (), "the same GPU"),
+        ("gpu=h100-sxm,l40s", ("price.gpu_hour=h100-sxm=2",), "no price of l40s"),
+        ("gpu=h100-sxm,l40s", ("price.gpu_hour=h100-sxm=2,l40s=1,l41=1",), "unknown gpu 'l41'"),
+        ("gpu=h100-sxm", ("model=nope",), "unknown model 'nope'"),
+        ("gpu=h100-sxm", ("model='-'",), "standard input can be read once"),
+    ],
+)
+def test_names_are_checked_before_anything_is_simulated(axis: str, more: Sequence[str], reason: str) -> None:
+    with pytest.raises(KvplanError, match=reason):
+        planned(axis, objectives=(*OBJECTIVES, "model=llama-3.1-8b", *more))

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kvplan.cli import simulation as option
+from kvplan.cli.choices import DEFAULT_TP, choices
 from kvplan.cli.options import FormatOption, OutputFormat, gpu_names
 from kvplan.errors import AnswerIsNo, Interrupted, KvplanError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from rich.console import Console
 
     from kvplan.reporting.schema.plan import Plan as Document
-    from kvplan.scenario.axes import Axis
-    from kvplan.specs.document import YamlDocument
+    from kvplan.reporting.tables import Table
 
-DEFAULT_TP = "1,2,4,8"
-"""Tensor parallelism within a server."""
+MIN_CHOICE = 20
+"""What is varied folds into so many columns of a terminal, and not into fewer."""
 
 
 def plan(
@@ -89,13 +89,12 @@ def plan(
     from kvplan.cli.interrupts import Interrupts
     from kvplan.cli.progress import cpus, simulations
     from kvplan.reporting.schema.plan import Plan as Document
-    from kvplan.scenario.axes import parse_axis
     from kvplan.scenario.load import read_scenario
     from kvplan.scenario.plan import Plan
     from kvplan.scenario.sweep import Sweep
 
     document = read_scenario(scenario)
-    chosen = [*_choices(document, gpu, tp, assign or []), *(parse_axis(text) for text in vary or [])]
+    chosen = choices(document, gpu=gpu, tp=tp, assignments=assign or [], varied=vary or [])
     flags |= {"gpu": None, "parallel.tp": None}
     kinds = Sweep(document, chosen, flags=flags, assignments=assign or [], count=requests)
     planned = Plan(kinds, most_gpus=most_gpus, longest=longest)
@@ -114,28 +113,6 @@ def plan(
         place = f"in {output}" if output not in (None, "-") else "above"
         raise Interrupted(f"the plan was interrupted; what was found until then is {place}")
     _judge(found)
-
-
-def _choices(
-    document: "YamlDocument", gpu: str | None, tp: str | None, assignments: "Sequence[str]"
-) -> "list[Axis]":
-    """The axes of GPUs and tensor parallelism; what the scenario says of either stays as it is."""
-    from kvplan.errors import UsageError
-    from kvplan.scenario.axes import parse_axis
-    from kvplan.scenario.load import split_setting
-
-    said = {split_setting(text)[0] for text in assignments}
-    parallel = document.data.get("parallel")
-    given = document.data.get("gpu") if gpu is None else gpu
-    axes = []
-    if isinstance(given, str) and given and "gpu" not in said:
-        axes.append(parse_axis(f"gpu={given}"))
-    elif "gpu" not in said:
-        raise UsageError("nothing says which GPUs to choose from", hint="say for example --gpu h100-sxm,l40s")
-    fixed = "parallel.tp" in said or (isinstance(parallel, dict) and parallel.get("tp") is not None)
-    if tp is not None or not fixed:
-        axes.append(parse_axis(f"parallel.tp={tp or DEFAULT_TP}"))
-    return axes
 
 
 def _write(found: "Document", output: str | None, html: str | None) -> None:
@@ -179,23 +156,44 @@ def print_plan(found: "Document", console: "Console") -> None:
     from rich.text import Text
 
     from kvplan.cli.output import visible
-    from kvplan.cli.tables import grid, print_wrapped, shell_lines, width
-    from kvplan.reporting.plan import commands, plan_remarks, plan_table, plan_verdict
+    from kvplan.cli.tables import grid, print_wrapped, shell_lines
+    from kvplan.reporting.plan import commands, plan_remarks, plan_verdict
 
     said = plan_verdict(found)
     print_wrapped(said.headline, console, indent="")
     for line in said.detail:
         print_wrapped(line, console, indent="")
     console.print()
-    table = plan_table(found)
-    console.print(grid(table if width(table) <= console.width else plan_table(found, narrow=True)))
-    for note in plan_remarks(found):
+    table, left_out = _fitting(found, console.width)
+    console.print(grid(table))
+    for note in [*left_out, *plan_remarks(found)]:
         print_wrapped(f"- {note}", console)
     for why, command in commands(found):
         console.print()
         print_wrapped(f"{why}:", console)
         for part in shell_lines(command):
             console.print(Text(visible(part)), soft_wrap=True)
+
+
+def _fitting(found: "Document", columns: int) -> "tuple[Table, list[str]]":
+    """The table as a line has room for it, and what it leaves out: the loosest objectives first."""
+    from kvplan.cli.tables import width
+    from kvplan.reporting.plan import loosest_first, plan_table
+    from kvplan.reporting.wording import label, sentence_list
+
+    whole = plan_table(found)
+    if width(whole) <= columns:
+        return whole, []
+    loose = loosest_first(found)
+    narrow = [plan_table(found, narrow=True, without=loose[:number]) for number in range(len(loose) or 1)]
+    number, table = next(
+        ((number, item) for number, item in enumerate(narrow) if width(item, MIN_CHOICE) <= columns),
+        (len(narrow) - 1, narrow[-1]),
+    )
+    if not number:
+        return table, []
+    names = sentence_list([label(name) for name in loose[:number]])
+    return table, [f"no room for {names}, which --format json has"]
 
 
 def _judge(found: "Document") -> None:
@@ -206,7 +204,13 @@ def _judge(found: "Document") -> None:
     broken = [error for error in errors if error["exit_code"] != AnswerIsNo.exit_code]
     if broken and len(errors) == len(found.candidates):
         raise KvplanError(f"{len(broken)} of {len(errors)} candidates failed", hint="the reasons are above")
-    raise AnswerIsNo(
-        "no candidate meets every objective",
-        hint="the figures above are of the most GPUs tried: allow more (--most-gpus), or ask for less",
-    )
+    raise AnswerIsNo("no candidate meets every objective", hint=_what_would(found))
+
+
+def _what_would(found: "Document") -> str:
+    """Where nothing was simulated, more replicas of it are no help."""
+    if any(item.figures for item in found.candidates):
+        return "the figures above are of the most GPUs tried: allow more (--most-gpus), or ask for less"
+    if any(item.gpus_per_replica > found.most_gpus for item in found.candidates):
+        return "allow more GPUs (--most-gpus), or spread a replica over fewer (--tp)"
+    return "spread a replica over more GPUs (--tp), or store weights in fewer bits (--weights-dtype)"

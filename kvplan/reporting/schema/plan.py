@@ -16,14 +16,15 @@ MAX_CANDIDATES = 10_000
 
 MAX_CURRENCY = 8
 
-Ordinal = Annotated[int, Field(ge=1)]
+Ordinal = Annotated[int, Field(ge=1, le=10**9)]
 
 
 class Candidate(Part):
     """One kind of replica: what it is, and the fewest ``replicas`` that meet every objective.
 
     ``missed``: the most below them that do not. Where none do, ``replicas`` are the most that were tried, and
-    ``figures`` are theirs. ``gpus``: of all replicas.
+    ``figures`` are theirs. ``gpus``: of all replicas. ``error``: why none was simulated, or why no more or
+    fewer were.
     """
 
     candidate: Ordinal
@@ -41,11 +42,23 @@ class Candidate(Part):
         simulated = self.status in ("meets", "misses")
         if simulated != (self.figures is not None) or simulated != (self.replicas is not None):
             raise ValueError(f"status {self.status!r} contradicts its figures")
-        if (self.status in ("does not fit", "failed")) != (self.error is not None):
+        if not simulated and (self.status != "not run") != (self.error is not None):
             raise ValueError(f"status {self.status!r} contradicts its error")
         if self.replicas is not None and self.gpus != self.replicas * self.gpus_per_replica:
             raise ValueError(f"{self.replicas} replicas of {self.gpus_per_replica} GPUs are not {self.gpus}")
         return self
+
+    def rank(self) -> tuple[float, ...]:
+        """Cheapest first of those that meet every objective; those that miss one; then the others.
+
+        As ``kvplan.scenario.plan`` seeks the best: then the fewest GPUs, then the earliest first token.
+        """
+        figures = self.figures
+        if self.status != "meets" or figures is None or self.gpus is None:
+            return (1 if self.status == "misses" else 2, self.candidate)
+        price = figures.cost_per_hour
+        first = figures.ttft_p99_s or 0.0
+        return (0, self.gpus if price is None else price, self.gpus, first, self.candidate)
 
 
 class ReplicaRange(Part):
@@ -90,6 +103,9 @@ class Plan(Part):
             self.best > len(self.candidates) or self.candidates[self.best - 1].status != "meets"
         ):
             raise ValueError(f"best is {self.best}, which meets nothing")
+        first = min(self.candidates, key=Candidate.rank)
+        if self.best != (first.candidate if first.status == "meets" else None):
+            raise ValueError(f"best is {self.best}, and {first.candidate} is cheaper")
         try:
             whole = self.model_dump()
             json.dumps(whole, allow_nan=False)
