@@ -40,6 +40,22 @@ def answer(text: str) -> None:
     sys.stdout.write(visible(text).rstrip("\n") + "\n")
 
 
+def write_document(document: Mapping[str, Any], output: str | None) -> None:
+    """What ``-o`` asks for: the document in a file, which stderr names, or on stdout for ``-``.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from kvplan.cli.files import written
+
+    if output == "-":
+        print_json(document)
+    elif output is not None:
+        with written(output) as stream:
+            stream.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        sys.stderr.write(f"wrote {output}{'' if document['complete'] else ' (incomplete)'}\n")
+
+
 def print_json(document: Mapping[str, Any]) -> None:
     """One JSON object, keys in the order given, raw numbers; NaN and infinities are refused."""
     answer(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))

@@ -26,12 +26,10 @@ from kvplan.reporting.schema.outcome import (
     Totals,
 )
 from kvplan.reporting.schema.part import Part
+from kvplan.reporting.schema.plain import check_plain
 from kvplan.reporting.schema.step_time import StepTime
 
 SCHEMA = "kvplan.result/1"
-
-MAX_DEPTH = 32
-"""A scenario is a handful of levels deep."""
 
 
 class Result(Part):
@@ -79,12 +77,7 @@ class Result(Part):
     @field_validator("scenario")
     @classmethod
     def _plain_json(cls, scenario: dict[str, Any]) -> dict[str, Any]:
-        try:
-            json.dumps(scenario, ensure_ascii=False, allow_nan=False).encode()
-        except (TypeError, ValueError, RecursionError) as exc:
-            raise ValueError(f"not plain JSON: {exc}") from exc
-        if depth(scenario) > MAX_DEPTH:
-            raise ValueError(f"nested more than {MAX_DEPTH} deep")
+        check_plain(scenario)
         return scenario
 
     @property
@@ -105,18 +98,6 @@ class Result(Part):
         """Largest share of the usable blocks that running requests held at once."""
         usable = self.pool.usable_blocks
         return self.totals.peak_used_blocks / usable if usable else None
-
-
-def depth(node: Any) -> int:
-    """Levels of containers, counted level by level so that depth cannot exhaust the stack."""
-    levels, level = 0, [node]
-    while level := [child for item in level if isinstance(item, (dict, list)) for child in _children(item)]:
-        levels += 1
-    return levels
-
-
-def _children(container: dict[str, Any] | list[Any]) -> list[Any]:
-    return list(container.values()) if isinstance(container, dict) else container
 
 
 def result_json(result: Result, *, indent: int | None = 2) -> str:

@@ -87,6 +87,7 @@ def plan(
     flags = option.fields(locals())
     from kvplan.cli.files import check_outputs
     from kvplan.cli.interrupts import Interrupts
+    from kvplan.cli.output import write_document
     from kvplan.cli.progress import cpus, simulations
     from kvplan.reporting.schema.plan import Plan as Document
     from kvplan.scenario.load import read_scenario
@@ -106,7 +107,8 @@ def plan(
     except Interrupted as exc:
         stopped = exc
     found = Document.model_validate(planned.document(["kvplan", *sys.argv[1:]]))
-    _write(found, output, html)
+    write_document(found.document(), output)
+    _write_page(found, html)
     if standard is None:
         _print(found, format)
     if stopped is not None:
@@ -115,20 +117,9 @@ def plan(
     _judge(found)
 
 
-def _write(found: "Document", output: str | None, html: str | None) -> None:
+def _write_page(found: "Document", html: str | None) -> None:
     from kvplan.cli.commands.report import ReportFormat, write_report
-    from kvplan.cli.files import written
-    from kvplan.cli.output import print_json
 
-    document = found.document()
-    if output == "-":
-        print_json(document)
-    elif output is not None:
-        import json
-
-        with written(output) as stream:
-            stream.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        sys.stderr.write(f"wrote {output}{'' if document['complete'] else ' (incomplete)'}\n")
     if html == "-":
         from kvplan.reporting.plan_page import render_plan
 

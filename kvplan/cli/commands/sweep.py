@@ -85,6 +85,7 @@ def sweep(
     flags = option.fields(locals())
     from kvplan.cli.files import check_outputs
     from kvplan.cli.interrupts import Interrupts
+    from kvplan.cli.output import write_document
     from kvplan.cli.progress import cpus, simulations
     from kvplan.errors import UsageError
     from kvplan.scenario.axes import parse_axis
@@ -114,7 +115,7 @@ def sweep(
     except Interrupted as exc:
         stopped = exc
     document = planned.document(["kvplan", *sys.argv[1:]])
-    _write(document, output)
+    write_document(document, output)
     _write_page(document, html)
     _print(document, format, standard)
     if stopped is not None:
@@ -132,20 +133,6 @@ def sweep(
                 f"no {planned.bounds.key} from {planned.bounds.low:g} on meets every objective",
                 hint="look lower, or see the figures above for what is missed",
             )
-
-
-def _write(document: dict[str, Any], output: str | None) -> None:
-    from kvplan.cli.files import written
-    from kvplan.cli.output import print_json
-
-    if output == "-":
-        print_json(document)
-    elif output is not None:
-        import json
-
-        with written(output) as stream:
-            stream.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        sys.stderr.write(f"wrote {output}{'' if document['complete'] else ' (incomplete)'}\n")
 
 
 def _write_page(document: dict[str, Any], html: str | None) -> None:

@@ -1,13 +1,12 @@
 """``kvplan.plan/1``: candidates for a deployment, how many replicas each needs, and which is cheapest."""
 
-import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from kvplan.reporting.result import MAX_DEPTH, depth
 from kvplan.reporting.schema.origin import Provenance
 from kvplan.reporting.schema.part import Amount, Count, Part
+from kvplan.reporting.schema.plain import check_plain
 from kvplan.reporting.schema.sweep import Axis, Failure, Figures, Key
 
 SCHEMA = "kvplan.plan/1"
@@ -106,13 +105,7 @@ class Plan(Part):
         first = min(self.candidates, key=Candidate.rank)
         if self.best != (first.candidate if first.status == "meets" else None):
             raise ValueError(f"best is {self.best}, and {first.candidate} is cheaper")
-        try:
-            whole = self.model_dump()
-            json.dumps(whole, allow_nan=False)
-        except (TypeError, ValueError, RecursionError) as exc:
-            raise ValueError(f"not plain JSON: {exc}") from exc
-        if depth(whole) > MAX_DEPTH:
-            raise ValueError(f"nested more than {MAX_DEPTH} deep")
+        check_plain(self.model_dump())
         return self
 
     @property

@@ -1,13 +1,12 @@
 """``kvplan.sweep/1``: one scenario at many values, a row a point, and the border at which it is checked."""
 
-import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from kvplan.reporting.result import MAX_DEPTH, depth
 from kvplan.reporting.schema.origin import Provenance
 from kvplan.reporting.schema.part import Amount, Count, Part, Seconds, SignedAmount
+from kvplan.reporting.schema.plain import check_plain
 
 SCHEMA = "kvplan.sweep/1"
 
@@ -148,13 +147,7 @@ class Sweep(Part):
         for place, point in enumerate(self.points):
             if list(point.values) != keys:
                 raise ValueError(f"points[{place}].values are not those of the axes")
-        try:
-            whole = self.model_dump()
-            json.dumps(whole, allow_nan=False)
-        except (TypeError, ValueError, RecursionError) as exc:
-            raise ValueError(f"not plain JSON: {exc}") from exc
-        if depth(whole) > MAX_DEPTH:
-            raise ValueError(f"nested more than {MAX_DEPTH} deep")
+        check_plain(self.model_dump())
         return self
 
     def document(self) -> dict[str, Any]:
