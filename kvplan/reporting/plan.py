@@ -45,7 +45,7 @@ def plan_table(plan: Plan, *, narrow: bool = False, without: Sequence[str] = ())
     if narrow:
         heads, choices = (" ".join(heads),), [(" ".join(choice),) for choice in choices]
     priced = plan.currency is not None
-    costs = (f"{plan.currency}/h", f"{plan.currency}/M") if priced else ()
+    costs = (f"{plan.currency}/h", f"{plan.currency}/M out") if priced else ()
     latencies = [name for name in judged_latencies(plan) if name not in without]
     columns = ("", *heads, "Replicas", "GPUs", *costs, *map(label, latencies))
     rows = [

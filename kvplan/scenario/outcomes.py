@@ -74,7 +74,7 @@ def _pool(left: Mapping[int, dict[str, Any]], jobs: int, slower: float) -> Outco
 
 @contextmanager
 def deaf() -> Iterator[None]:
-    """Ctrl-C waits until the end, and processes that are started meanwhile never hear it.
+    """Processes that are started meanwhile never hear Ctrl-C; their starter does, then or at the end.
 
     One that did before ``_quiet_interrupts`` would end in a traceback of its imports.
     """

@@ -36,7 +36,7 @@ def test_the_answer_comes_first_and_fits_80_columns(capsys: pytest.CaptureFixtur
         "Replicas",
         "GPUs",
         "USD/h",
-        "USD/M",
+        "USD/M out",
         "TTFT p99",
         "TPOT p99",
         "vllm serve",

@@ -15,8 +15,10 @@ device are counted when the load begins; ``cached_tokens`` of its row has the fe
 
 A load begins only if what it brings fits beside what the requests that compute their prompts, and the other
 loads, still need (vLLM's ``_inflight_prefill_reserved_blocks``), and, where the engine reserves for whole
-prompts, all known tokens of the request fit into what is free, whatever others need. No deadlock: once
-nothing runs, every load but the last to begin has what it needs, and the last one when all others are done.
+prompts, all known tokens of the request fit into what is free, whatever others need. So there is no
+deadlock in order of arrival: once nothing runs, every load but the last to begin has what it needs, and the
+last one when all others are done. By priority, without that reserve, the last one may stand first, and
+nobody passes it: vLLM hangs until a client gives up.
 
 With overlapping steps (async scheduling, vLLM's default) a load could write into blocks that a step in flight
 still writes. So no blocks are given back under a step, whether or not anything is ever loaded (vLLM's

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from workloads import cases
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.errors import EngineStuck
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.recorder import Recorder, RequestRow
@@ -60,6 +61,11 @@ class AuditedRemote(Audited, RemoteReplica):
         return [*super()._holders(), *remote.queue.holders, *remote.queue.orphaned, *remote.fenced]
 
 
+def may_hang(config: EngineConfig) -> bool:
+    """Whether somebody who has loaded may lack blocks for good, and be looked at before who holds them."""
+    return config.policy == "priority" and not config.scheduler_reserve_full_isl
+
+
 def play(
     engine: Callable[[Recorder], Replica], requests: list[Request], *, log: bool
 ) -> tuple[Replica, list[RequestRow], list[str], tuple[object, ...]]:
@@ -97,7 +103,11 @@ def test_loads_keep_the_books_and_nothing_hangs(
 ) -> None:
     config, requests = case
     source = Elsewhere(shares, delays)
-    engine, rows, _, told = play(lambda to: AuditedRemote(config, CLOCK, to, source), requests, log=True)
+    try:
+        engine, rows, _, told = play(lambda to: AuditedRemote(config, CLOCK, to, source), requests, log=True)
+    except EngineStuck:
+        assert may_hang(config)
+        return
     assert isinstance(engine, AuditedRemote)
     engine.audit()
     assert engine.scheduler.free_blocks == config.usable_blocks
@@ -154,7 +164,11 @@ def test_the_books_are_kept_when_blocks_wait_for_steps(
         lines: list[str] = []
         recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
         engine = kind(config, CLOCK, recorder, Elsewhere(shares, delays))
-        engine.run(crowd.arrivals(requests))
+        try:
+            engine.run(crowd.arrivals(requests))
+        except EngineStuck:
+            assert may_hang(config)
+            return
         engine.close()
         assert engine.scheduler.free_blocks == config.usable_blocks
         assert not engine.remote.fenced
