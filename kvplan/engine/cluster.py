@@ -9,27 +9,60 @@ from __future__ import annotations
 from collections.abc import Iterable
 from math import inf, nextafter
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from kvplan.engine.after_arrivals import AfterArrivals
-from kvplan.engine.arrivals import Arrivals, arrivals_of
+from kvplan.engine.arrivals import Arrivals, Stepped, arrivals_of
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.instance import make_replica, simulated_in_segments
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder, SeriesPoint
 from kvplan.engine.replica import Replica
-from kvplan.engine.router import make_router
+from kvplan.engine.router import ReplicaView, make_router
 from kvplan.errors import UsageError
 from kvplan.traces.request import Request
 
 if TYPE_CHECKING:
     from kvplan.engine.engine import Strategy
+    from kvplan.engine.sglang.config import SglangConfig
 
 _SUMMED = (
     "requests", "steps", "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks",
     "allocated_blocks", "peak_used_blocks", "peak_running", "peak_waiting",
 )  # fmt: skip
 _clock = attrgetter("clock")
+
+
+class Member(Stepped, ReplicaView, Protocol):
+    """A replica that a router can give requests to."""
+
+    recorder: Recorder
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is left to do."""
+        ...
+
+    def point(self, now: float) -> SeriesPoint:
+        """The state as the series has it."""
+        ...
+
+    def close(self) -> None:
+        """Bring its recorder's totals up to date."""
+
+
+def _member(
+    config: EngineConfig | SglangConfig, latency: LatencyModel, recorder: Recorder, strategy: Strategy | None
+) -> Member:
+    if not isinstance(config, EngineConfig):
+        from kvplan.engine.sglang.replica import SglangReplica
+
+        return SglangReplica(config, latency, recorder)
+    if strategy is None:
+        return make_replica(config, latency, recorder)
+    engine = strategy.engine(config, latency, recorder)
+    assert isinstance(engine, Replica), "a strategy behind a router makes replicas"
+    return engine
 
 
 class Cluster:
@@ -50,30 +83,23 @@ class Cluster:
         self,
         replicas: int,
         router: str,
-        config: EngineConfig,
+        config: EngineConfig | SglangConfig,
         latency: LatencyModel,
         recorder: Recorder,
         strategy: Strategy | None = None,
     ) -> None:
         if replicas < 1:
             raise UsageError(f"a cluster needs at least one replica, not {replicas}")
-        if strategy is None and not simulated_in_segments(config):
+        if strategy is None and isinstance(config, EngineConfig) and not simulated_in_segments(config):
             raise UsageError(
                 "several replicas are not simulated with full attention (or chunks) in blocks of two sizes",
                 hint="simulate one replica of this model with the rate divided by the number of replicas",
             )
         self.recorder = recorder
         self.router = make_router(router)
-        self.replicas: list[Replica] = []
-        for index in range(replicas):
-            own = self._recorder_of(index)
-            engine = (
-                make_replica(config, latency, own)
-                if strategy is None
-                else strategy.engine(config, latency, own)
-            )
-            assert isinstance(engine, Replica), "a strategy behind a router makes replicas"
-            self.replicas.append(engine)
+        self.replicas: list[Member] = [
+            _member(config, latency, self._recorder_of(index), strategy) for index in range(replicas)
+        ]
 
     def _recorder_of(self, index: int) -> Recorder:
         whole = self.recorder
@@ -139,17 +165,8 @@ class Cluster:
             recorder.point(self._point(until))
 
     def _point(self, now: float) -> SeriesPoint:
-        schedulers = [replica.scheduler for replica in self.replicas]
-        return SeriesPoint(
-            now,
-            sum(replica.used_blocks for replica in self.replicas),
-            sum(scheduler.pool.cached for scheduler in schedulers),
-            sum(len(scheduler.running) for scheduler in schedulers),
-            sum(len(scheduler.waiting) for scheduler in schedulers),
-            sum(scheduler.queried_tokens for scheduler in schedulers),
-            sum(scheduler.hit_tokens for scheduler in schedulers),
-            sum(scheduler.preemptions for scheduler in schedulers),
-        )
+        points = [replica.point(now)[1:] for replica in self.replicas]
+        return SeriesPoint(now, *map(sum, zip(*points, strict=True)))
 
     def close(self) -> None:
         """Bring the totals up to date; also after an interrupted run."""

@@ -88,10 +88,9 @@ def make_engine(
 
         return Cluster(replicas, router, config, latency, recorder, strategy)
     if replicas > 1:
-        if name != "fast" or not isinstance(config, EngineConfig):
+        if name != "fast":
             raise UsageError(
-                f"several replicas are simulated with the fast vLLM engine only, not with {name!r}"
-                + ("" if isinstance(config, EngineConfig) else " SGLang"),
+                f"several replicas are simulated with the fast engine only, not with {name!r}",
                 hint="simulate one replica with the rate divided by the number of replicas",
             )
         from kvplan.engine.cluster import Cluster

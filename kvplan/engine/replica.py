@@ -123,6 +123,14 @@ class Replica:
         limit = (request.prompt_tokens - 1) // self.config.block_size
         return self.scheduler.index.match(content, limit).blocks
 
+    def point(self, now: float) -> SeriesPoint:
+        """The state as the series has it."""
+        scheduler = self.scheduler
+        return SeriesPoint(
+            now, self.used_blocks, scheduler.pool.cached, len(scheduler.running), len(scheduler.waiting),
+            scheduler.queried_tokens, scheduler.hit_tokens, scheduler.preemptions,
+        )  # fmt: skip
+
     @property
     def busy(self) -> bool:
         """Whether anything is left to do."""

@@ -114,6 +114,21 @@ class RadixIndex:
             self.root.last_access = now
         return depth, node
 
+    def cached(self, content: Content, limit: int) -> int:
+        """Leading tokens of a sequence that are here, up to ``limit``; looking changes nothing."""
+        page, node, depth = self.page_size, self.root, 0
+        limit -= limit % page
+        while depth < limit:
+            child = node.children.get(content.block_key(depth, page))
+            if child is None:
+                break
+            agreed = content.agrees_until(child.content, depth, min(child.end, limit))
+            depth = agreed - agreed % page
+            if depth < child.end:
+                break
+            node = child
+        return depth
+
     def insert(self, content: Content, length: int, priority: int, counted: int) -> int:
         """See ``RadixTree.insert``."""
         return self._descend(self.root, content, length, priority, counted)[0]

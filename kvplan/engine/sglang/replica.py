@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from math import nextafter
 from typing import TYPE_CHECKING
 
-from kvplan.engine.arrivals import Arrivals, arrivals_of
+from kvplan.engine.arrivals import Arrivals, arrivals_of, serve
+from kvplan.engine.content import Content
 from kvplan.engine.errors import EngineStuck, InvalidLatency
 from kvplan.engine.protocols import LatencyModel, StepBatch
-from kvplan.engine.recorder import Recorder, RequestRow, decision_line
+from kvplan.engine.recorder import Recorder, RequestRow, SeriesPoint, decision_line
 from kvplan.engine.sglang.config import SglangConfig, sglang_rejection
 from kvplan.engine.sglang.live import SglangRequest
 from kvplan.engine.sglang.plan import SglangPlan
@@ -21,9 +22,12 @@ from kvplan.engine.sglang.scheduler import SglangScheduler
 from kvplan.traces.request import Request
 
 if TYPE_CHECKING:
-    from kvplan.engine.patience import Deadlines
+    from kvplan.engine.patience import Deadlines, Patience
 
 _NEVER = float("inf")
+
+Flight = tuple[SglangPlan, float]
+"""With overlap: the batch on the device while the next one is made, and when it will be done."""
 
 
 class SglangReplica:
@@ -45,36 +49,67 @@ class SglangReplica:
         self.recorder = recorder
         self.logging = recorder.on_decision is not None
         self.scheduler = SglangScheduler(config, keep_schedule=self.logging)
-        self._arrivals = Arrivals(())
+        self.clock = 0.0
+        self._device_free = 0.0
+        self._in_flight: Flight | None = None
+        self._stalled = False
+        """Whether the last round planned nothing and waited for nothing."""
+        self.stops = self.stopped = False
+        """See ``Stepped``."""
         self._deadlines: Deadlines[SglangRequest] | None = None
         self._gives_up_s = _NEVER
         """No client gives up before."""
 
     def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
-        scheduler = self.scheduler
-        overlap = scheduler.overlap
-        arrivals = self._arrivals = arrivals_of(requests, self.recorder)
-        if arrivals.patience is not None:
-            from kvplan.engine.patience import Deadlines
+        serve(self, arrivals_of(requests, self.recorder))
 
-            self._deadlines = Deadlines(arrivals.patience)
-        clock = device_free = 0.0
-        # With overlap: the batch on the device while the next one is made, and when it will be done.
-        in_flight: tuple[SglangPlan, float] | None = None
-        stalled = False
-        while True:
-            if self._hear(clock):
-                stalled = False
+    def expect(self, patience: Patience) -> None:
+        """See ``Stepped``."""
+        from kvplan.engine.patience import Deadlines
+
+        self._deadlines = Deadlines(patience)
+
+    def push(self, request: Request) -> None:
+        """A request arrives; ``advance`` must have been called up to its arrival."""
+        self.recorder.totals.requests += 1
+        self._stalled = False
+        if request.arrival_s > self.clock and not self.scheduler.has_requests:
+            self.clock = request.arrival_s
+        if self.clock > self._gives_up_s:
+            self._give_up(self.clock)
+        reason = sglang_rejection(request.prompt_tokens, request.output_tokens, self.config)
+        if reason is not None:
+            self.recorder.rejected(request.id, reason)
+            return
+        live = SglangRequest(request)
+        self.scheduler.add(live)
+        if self._deadlines is not None:
+            self._deadlines.watch(live)
+            self._give_up(self.clock)
+
+    def advance(self, until: float) -> None:
+        """Go on until the clock is at ``until`` or later, or nothing is left to do; see also ``stops``.
+
+        A batch is made of the requests that have arrived when it is made, so whoever pushes a request at
+        time t advances to t first.
+        """
+        scheduler = self.scheduler
+        clock, device_free, in_flight = self.clock, self._device_free, self._in_flight
+        self.stopped = False
+        while clock < until:
+            if clock > self._gives_up_s:
+                self._give_up(clock)
+                self._stalled = False
+                if self.stopped:
+                    break
             if not scheduler.has_requests:
                 scheduler.idle()
-                if arrivals.over:
-                    return
-                clock = arrivals.next_s
-                continue
+                break
             if not self.logging and self._quiet(in_flight):
-                clock, device_free, in_flight = self._coast(clock, device_free, in_flight)
-                self._hear(clock)
+                clock, device_free, in_flight = self._coast(clock, device_free, in_flight, until)
+                if clock >= until or clock > self._gives_up_s:
+                    continue
             plan = scheduler.schedule()
             self._record(plan, clock)
             before, in_flight = in_flight, None
@@ -82,43 +117,23 @@ class SglangReplica:
                 start = clock if clock > device_free else device_free
                 device_free = start + self._step_seconds(plan.batch)
                 in_flight = (plan, device_free)
-            due = before if overlap else in_flight
-            if not overlap:
+            due = before if scheduler.overlap else in_flight
+            if not scheduler.overlap:
                 in_flight = None
             if due is not None:
                 if due[1] > clock:
                     clock = due[1]
-                self._deliver(due[0], clock)
-                stalled = False
+                self._stalled = False
+                if self._deliver(due[0], clock) and self.stops:
+                    self.stopped = True
+                    break
             elif not plan.batch.scheduled_tokens:
-                if stalled and not plan.retracted and scheduler.waiting:
+                if self._stalled and not plan.retracted and scheduler.waiting:
                     raise EngineStuck(clock, scheduler.waiting[0].request.id)
-                stalled = True
+                self._stalled = True
             else:
-                stalled = False
-
-    # -- arrivals ---------------------------------------------------------------------------------------
-
-    def _hear(self, clock: float) -> bool:
-        """Requests that have come, and clients that have gone, before a batch is made; whether any."""
-        totals, arrivals = self.recorder.totals, self._arrivals
-        heard = clock > self._gives_up_s
-        if heard:
-            self._give_up(clock)
-        while arrivals.next_s <= clock:
-            heard = True
-            request = arrivals.take()
-            totals.requests += 1
-            reason = sglang_rejection(request.prompt_tokens, request.output_tokens, self.config)
-            if reason is not None:
-                self.recorder.rejected(request.id, reason)
-                continue
-            live = SglangRequest(request)
-            self.scheduler.add(live)
-            if self._deadlines is not None:
-                self._deadlines.watch(live)
-                self._give_up(clock)
-        return heard
+                self._stalled = False
+        self.clock, self._device_free, self._in_flight = clock, device_free, in_flight
 
     def _give_up(self, clock: float) -> None:
         """Tell the scheduler whose clients have gone."""
@@ -126,11 +141,46 @@ class SglangReplica:
         for deadline_s, request in self._deadlines.passed(clock):
             self.scheduler.abort(request)
             self.recorder.timed_out(request.request.id, deadline_s)
+            self.stopped = self.stops
         self._gives_up_s = self._deadlines.next_s
+
+    # -- what a router sees -----------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is left to do."""
+        return self.scheduler.has_requests
+
+    @property
+    def requests(self) -> int:
+        """Requests it has, running and waiting."""
+        return self.scheduler.running + len(self.scheduler.waiting)
+
+    @property
+    def used_blocks(self) -> int:
+        """Pages that running requests hold."""
+        return (self.config.pool_tokens - self.scheduler.pool.unreferenced) // self.scheduler.page
+
+    def prompt_blocks_of(self, request: Request) -> int:
+        """Pages the request's prompt fills."""
+        return -(-request.prompt_tokens // self.scheduler.page)
+
+    def cached_blocks_of(self, request: Request) -> int:
+        """Pages of the request's prompt that are in the radix cache; looking changes nothing."""
+        content = Content(request.prompt, request.output)
+        return self.scheduler.pool.tree.cached(content, request.prompt_tokens - 1) // self.scheduler.page
+
+    def point(self, now: float) -> SeriesPoint:
+        """The state as the series has it."""
+        scheduler = self.scheduler
+        return SeriesPoint(
+            now, self.used_blocks, scheduler.pool.tree.evictable // scheduler.page, scheduler.running,
+            len(scheduler.waiting), scheduler.queried_tokens, scheduler.hit_tokens, scheduler.preemptions,
+        )  # fmt: skip
 
     # -- steps in which nothing is decided --------------------------------------------------------------
 
-    def _quiet(self, in_flight: tuple[SglangPlan, float] | None) -> bool:
+    def _quiet(self, in_flight: Flight | None) -> bool:
         """Whether the next steps only advance the running batch, for all that is known now."""
         scheduler = self.scheduler
         if scheduler.overlap and in_flight is None:
@@ -144,8 +194,8 @@ class SglangReplica:
         return scheduler.last is None or not scheduler.last.extends
 
     def _coast(
-        self, clock: float, device_free: float, in_flight: tuple[SglangPlan, float] | None
-    ) -> tuple[float, float, tuple[SglangPlan, float] | None]:
+        self, clock: float, device_free: float, in_flight: Flight | None, until: float
+    ) -> tuple[float, float, Flight | None]:
         """Run through quiet steps until the one before the next event; returns the clocks after them."""
         scheduler, recorder = self.scheduler, self.recorder
         decoding = scheduler.decoding
@@ -155,7 +205,7 @@ class SglangReplica:
         if limit <= 0:
             return clock, device_free, in_flight
         overlap = in_flight is not None
-        until = min(self._arrivals.next_s, nextafter(self._gives_up_s, _NEVER))
+        until = min(until, nextafter(self._gives_up_s, _NEVER))
         page, boundaries, count = scheduler.page, decoding.boundaries, decoding.count
         # The allocator wants a page for everyone at hand, whether it is needed or not.
         spare = scheduler.pool.free - count * page
@@ -227,7 +277,9 @@ class SglangReplica:
             recorder.on_decision(decision_line(scheduled, free, running, waiting, retracted))
         recorder.step(clock, used, scheduler.pool.tree.evictable // page, running, waiting, scheduler)
 
-    def _deliver(self, plan: SglangPlan, clock: float) -> None:
+    def _deliver(self, plan: SglangPlan, clock: float) -> bool:
+        """Whether a client hears of it: a last token has come, or came too late."""
+        heard = False
         for request in plan.extends:
             if request.first_token_s < 0 and request is not plan.chunked and request.holding is not None:
                 request.first_token_s = clock
@@ -235,6 +287,7 @@ class SglangReplica:
             facts = request.request
             if request.aborted:
                 continue
+            heard = True
             if self._deadlines is not None:
                 deadline_s = self._deadlines.answered(request, clock)
                 if deadline_s is not None:
@@ -246,6 +299,7 @@ class SglangReplica:
                     facts.prompt_tokens, request.max_new_tokens, request.cached_tokens, request.preemptions,
                 )
             )  # fmt: skip
+        return heard
 
     def close(self) -> None:
         """Bring the totals up to date; also after an interrupted run."""
