@@ -88,11 +88,17 @@ def test_replicas_share_the_load(chat: dict[str, Any]) -> None:
     assert four["latency"]["tpot_s"]["mean"] < chat["latency"]["tpot_s"]["mean"]
 
 
+def test_sglang_engines_stand_behind_a_router_too() -> None:
+    flags = {"engine.kind": "sglang", "cache.blocks": 30_000, "routing.policy": "prefix-aware"}
+    document = play({**LINEAR, **flags, **CHAT, "parallel.replicas": 3})
+    assert document["totals"]["finished"] == document["totals"]["requests"] > 0
+    assert document["pool"]["usable_blocks"] == 3 * 30_000
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ({"routing.policy": "random"}, "routing policy"),
-        ({"engine.kind": "sglang"}, "fast vLLM engine"),
         (
             {"cache.groups": [{"kind": "full", "block_size": 16}, {"kind": "full", "block_size": 32}]},
             "blocks of two sizes",
