@@ -254,15 +254,7 @@ class Replica:
 
     def add_point(self, clock: float) -> None:
         """The state after planning a step at ``clock``, for the time series."""
-        scheduler = self.scheduler
-        pool = scheduler.pool
-        self.recorder.point(
-            SeriesPoint(
-                clock, pool.usable - pool.blank - pool.cached, pool.cached,
-                len(scheduler.running), len(scheduler.waiting),
-                scheduler.queried_tokens, scheduler.hit_tokens, scheduler.preemptions,
-            )
-        )  # fmt: skip
+        self.recorder.point(self.point(clock))
 
     def deliver(self, plan: StepPlan, clock: float) -> None:
         """An executed step's tokens reach their requests at ``clock``; those it finishes get their rows."""

@@ -9,10 +9,9 @@ from typing import Any, Literal, TypeAlias
 from kvplan.reporting.result import Result
 from kvplan.reporting.schema.outcome import Metric
 from kvplan.reporting.wording import plain
+from kvplan.scenario.figures import COSTS
 
 SCHEMA = "kvplan.diff/1"
-
-COSTS = ("per_hour", "per_million_output_tokens")
 
 STATISTICS = ("mean", "p50", "p90", "p99")
 

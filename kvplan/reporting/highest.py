@@ -171,8 +171,18 @@ def _makes_no_difference(document: Mapping[str, Any]) -> Iterator[str]:
 def _doubts(found: Found, figures: Mapping[str, Any]) -> Iterator[str]:
     if found.get("settled") is False:
         reasons = list(_too_short(found, figures)) or ["the run is too short"]
-        more = "a larger --longest" if found.get("requests") is not None else "a longer trace"
+        more = more_text(found.get("requests"))
         yield f"at {found['passed']:g} {sentence_list(reasons)}; {more} would tell"
+    yield from few_slowest(figures)
+
+
+def more_text(requests: int | None) -> str:
+    """What makes a run longer: of so many synthetic requests, or of a trace."""
+    return "a longer trace" if requests is None else "a larger --longest"
+
+
+def few_slowest(figures: Mapping[str, Any]) -> Iterator[str]:
+    """What to know of percentiles that a handful of requests decide."""
     if figures.get("objectives") and tail(figures) < TAIL:
         number = max(1, round(tail(figures)))
         yield f"the percentiles judged rest on the slowest {plural(number, 'request')}"

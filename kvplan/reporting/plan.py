@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from kvplan.reporting.command import command
 from kvplan.reporting.cost import amount_text, money
-from kvplan.reporting.highest import objective_text
+from kvplan.reporting.highest import few_slowest, more_text, objective_text
 from kvplan.reporting.markdown import escape, fenced, table_markdown
 from kvplan.reporting.schema.plan import Candidate, Plan
-from kvplan.reporting.sweep import csv_cell, unserved_text
+from kvplan.reporting.sweep import csv_cell, failure_text, unserved_text
 from kvplan.reporting.tables import Table
 from kvplan.reporting.verdict import Tone, Verdict
 from kvplan.reporting.wording import (
@@ -22,7 +22,6 @@ from kvplan.reporting.wording import (
     setting_text,
 )
 from kvplan.scenario.figures import FIGURES
-from kvplan.scenario.settling import TAIL, tail
 
 MISSES, NONE = "misses", "–"
 _ENDED = {"meets": "fewer replicas could not be simulated", MISSES: "more replicas could not be simulated"}
@@ -198,11 +197,8 @@ def _doubts(plan: Plan) -> Iterator[str]:
     if best is None or best.figures is None:
         return
     if plan.settled is False:
-        longer = "a larger --longest" if plan.requests is not None else "a longer trace"
-        yield f"the run is too short to show what its load does; {longer} would tell"
-    if best.figures.objectives and tail(best.figures.model_dump()) < TAIL:
-        number = max(1, round(tail(best.figures.model_dump())))
-        yield f"the percentiles judged rest on the slowest {plural(number, 'request')}"
+        yield f"the run is too short to show what its load does; {more_text(plan.requests)} would tell"
+    yield from few_slowest(best.figures.model_dump())
     kinds = {str(item.values.get("gpu")) for item in plan.candidates}
     if plan.currency is None and len(kinds) > 1:
         yield "no prices were given, so GPUs of different kinds count alike: say --price h100-sxm=2.5,..."
@@ -216,10 +212,7 @@ def _about(item: Candidate, most_gpus: int) -> Iterator[str]:
         reasons = [*missed, *([lost] if lost else [])]
         yield f"{why}: {sentence_list(reasons)}" if reasons else why
     if item.error is not None:
-        error = item.error
-        reason = ": ".join(plain(part) for part in (error.where, error.message) if part)
-        hint = f" ({plain(error.hint)})" if error.hint else ""
-        yield f"{_ENDED.get(item.status, item.status)}: {reason}{hint}"
+        yield f"{_ENDED.get(item.status, item.status)}: {failure_text(item.error.model_dump())}"
     if item.status == "not run":
         yield "not tried: the plan was interrupted"
 

@@ -9,7 +9,7 @@ from kvplan.reporting.highest import highest_remarks, highest_sentence, of_answe
 from kvplan.reporting.markdown import escape, table_markdown
 from kvplan.reporting.tables import Table
 from kvplan.reporting.wording import count, decimal, percent, plain, seconds, sentence_list, setting_text
-from kvplan.scenario.figures import FIGURES
+from kvplan.scenario.figures import FIGURES, UNSERVED
 from kvplan.units import format_bytes
 
 Point = Mapping[str, Any]
@@ -100,8 +100,7 @@ def remarks(document: Mapping[str, Any]) -> list[str]:
 def _remarks(point: Point) -> Iterator[str]:
     error, figures = point["error"], point["figures"]
     if error is not None:
-        reason = ": ".join(plain(part) for part in (error["where"], error["message"]) if part)
-        yield f"failed, {reason}" + (f" ({plain(error['hint'])})" if error["hint"] else "")
+        yield f"failed, {failure_text(error)}"
     elif figures is None:
         yield "not run: the sweep was interrupted"
     else:
@@ -112,13 +111,15 @@ def _remarks(point: Point) -> Iterator[str]:
             yield MISSED
 
 
+def failure_text(error: Mapping[str, Any]) -> str:
+    """``where: message (hint)`` of what could not be simulated."""
+    reason = ": ".join(plain(part) for part in (error["where"], error["message"]) if part)
+    return reason + (f" ({plain(error['hint'])})" if error["hint"] else "")
+
+
 def unserved_text(figures: Mapping[str, Any]) -> str:
     """``not all served: 3 rejected``; empty where all requests were."""
-    lost = [
-        f"{count(figures[name])} {name.replace('_', ' ')}"
-        for name in ("rejected", "timed_out", "unfinished")
-        if figures[name]
-    ]
+    lost = [f"{count(figures[name])} {name.replace('_', ' ')}" for name in UNSERVED if figures[name]]
     return f"not all served: {sentence_list(lost)}" if lost else ""
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kvplan.errors import AnswerIsNo
+from kvplan.scenario.figures import UNSERVED
 from kvplan.scenario.outcomes import Outcome
 
 PRECISION = 0.05
@@ -13,9 +15,6 @@ PRECISION = 0.05
 MOST_ROUNDS = 60
 REACH = 1.1
 """Where all that was tried passes or none does, the next value is so many times farther off, and farther."""
-
-UNSERVED = ("rejected", "timed_out", "unfinished")
-"""Figures that count requests without an answer."""
 
 Simulate = Callable[[Sequence[float]], Mapping[float, Outcome | None]]
 """Values to their outcomes; None where it was stopped before."""
@@ -126,3 +125,9 @@ def meets(outcome: Outcome | None) -> bool:
     """Whether a point met every objective and served every request."""
     figures = None if outcome is None else outcome["figures"]
     return bool(figures and figures["slo_met"] and not any(figures[name] for name in UNSERVED))
+
+
+def tightest(figures: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The objective that is missed by most, or nearest to its limit; None where none has a value."""
+    known = [item for item in figures["objectives"] if item["value_s"] is not None]
+    return max(known, key=lambda item: item["value_s"] / item["limit_s"], default=None)

@@ -18,6 +18,9 @@ FIGURES = (
 """Names of the figures, in the order of every table."""
 
 
+UNSERVED = ("rejected", "timed_out", "unfinished")
+"""Those that count requests without an answer."""
+
 COSTS = ("per_hour", "per_million_output_tokens")
 """What of a result's cost is compared; None without a price."""
 

@@ -18,18 +18,14 @@ from typing import Any
 
 from kvplan.errors import UsageError
 from kvplan.scenario.axes import Axis
-from kvplan.scenario.bracket import PRECISION, Bounds, Bracket
+from kvplan.scenario.bracket import PRECISION, Bounds, Bracket, tightest
 from kvplan.scenario.load import read_scenario, split_setting
 from kvplan.scenario.outcomes import Outcome
 from kvplan.scenario.schema import Scenario
-from kvplan.scenario.settling import LIFETIMES, TAIL, settled, tail
+from kvplan.scenario.settling import TAIL, longer, most_requests, settled, tail
 from kvplan.scenario.sweep import Sweep
 from kvplan.scenario.workload import DEFAULT_REQUESTS
 
-STRETCH = 64
-"""A synthetic workload is made at most so many times as long as it was asked for ..."""
-MOST_REQUESTS = 50_000
-"""... and no longer than this, where nothing else is said."""
 COARSE = 0.12
 """Precision of the ends of the answer's interval: a step of ``REACH`` from a value is enough."""
 REQUESTS = "workload.requests"
@@ -69,7 +65,7 @@ class Search:
         flags: dotted key to value, for every point.
         assignments: ``a.b=value`` texts, for every point.
         count: how many requests to generate or, of a trace, to read.
-        longest: requests up to which a synthetic workload is made longer; None: see ``STRETCH``.
+        longest: requests up to which a synthetic workload is made longer; None: as ``most_requests`` has it.
 
     Raises:
         UsageError: no objective. KvplanError: what is wrong with every point alike.
@@ -92,7 +88,7 @@ class Search:
         self._count = count
         (first,) = self._planned([bounds.low], None).scenarios
         assert isinstance(first, Scenario), "a sweep says at once what is wrong with its only point"
-        if not any(value is not None for value in first.slo.model_dump().values()):
+        if not first.slo.limits:
             raise UsageError(
                 "nothing says what is good enough: the highest value is one that meets every objective",
                 where="slo", hint="say for example --set slo.ttft_p99_s=1 --set slo.tpot_p99_s=0.05",
@@ -101,7 +97,7 @@ class Search:
         self._pools = first.disaggregation is not None
         self._stretches = workload.synthesize is not None and bounds.key != REQUESTS
         begin = workload.requests or DEFAULT_REQUESTS
-        self._longest = longest or max(begin, min(STRETCH * begin, MOST_REQUESTS))
+        self._longest = most_requests(begin, longest)
         self.lengths: list[tuple[int | None, Bracket]] = []
         """How many requests, None where nobody chose it, and what was found with them."""
         self._lengthen(begin if self._stretches else None)
@@ -198,11 +194,7 @@ class Search:
             return None
         if self.settled and len(self.lengths) > 1 and tail(figures) >= TAIL:
             return None
-        far = figures["arrivals_s"] < LIFETIMES / 2 * (figures["e2e_p99_s"] or 0.0)
-        for times in (4, 2) if far else (2,):
-            if times * requests <= self._longest:
-                return times * requests
-        return None
+        return longer(figures, requests, self._longest)
 
     @property
     def settled(self) -> bool | None:
@@ -221,8 +213,7 @@ class Search:
         outcome = None if self.missed is None else self.tried[self.missed]
         beyond = None if outcome is None else outcome["figures"]
         figures = beyond if beyond is not None and not beyond["slo_met"] else self._figures()
-        known = [] if figures is None else [o for o in figures["objectives"] if o["value_s"] is not None]
-        found = max(known, key=lambda o: o["value_s"] / o["limit_s"], default=None)
+        found = None if figures is None else tightest(figures)
         return None if found is None else str(found["name"])
 
     def _range(self) -> dict[str, float | None] | None:

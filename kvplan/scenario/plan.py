@@ -15,14 +15,15 @@ from typing import Any
 
 from kvplan.errors import AnswerIsNo, Interrupted, KvplanError
 from kvplan.provenance import provenance
-from kvplan.scenario.bracket import UNSERVED
+from kvplan.scenario.bracket import tightest
 from kvplan.scenario.candidate import Candidate
 from kvplan.scenario.deployment import resolve_deployment
-from kvplan.scenario.highest import MOST_REQUESTS, STRETCH
+from kvplan.scenario.figures import UNSERVED
 from kvplan.scenario.outcomes import failure, outcomes
 from kvplan.scenario.plannable import check_fields, check_scenarios
+from kvplan.scenario.rank import rank
 from kvplan.scenario.schema import Scenario
-from kvplan.scenario.settling import FILLED, LIFETIMES, TAIL, settled, tail
+from kvplan.scenario.settling import FILLED, LIFETIMES, TAIL, longer, most_requests, settled, tail
 from kvplan.scenario.sweep import Sweep
 from kvplan.scenario.workload import DEFAULT_REQUESTS
 
@@ -60,7 +61,7 @@ class Plan:
         begin = workload.requests or DEFAULT_REQUESTS
         self.requests: int | None = None if workload.synthesize is None else begin
         """Of every run; None where the trace says."""
-        self._longest = longest or max(begin, min(STRETCH * begin, MOST_REQUESTS))
+        self._longest = most_requests(begin, longest)
         self._before: tuple[int, int | None] | None = None
         self._shorter: tuple[list[Candidate], int, tuple[int, int | None] | None] | None = None
         """What was found before the last lengthening: candidates, requests and the answer before that."""
@@ -89,14 +90,11 @@ class Plan:
         return min(found, key=self._rank, default=None)
 
     def _rank(self, index: int) -> tuple[float, ...]:
-        """Cheapest first; then the fewest GPUs, the earliest first token, the order in which they came."""
         candidate = self.candidates[index]
         figures, replicas = candidate.figures, candidate.passed
         assert figures is not None
         assert replicas is not None
-        gpus = candidate.gpus * replicas
-        price = figures["cost_per_hour"]
-        return (gpus if price is None else price, gpus, figures["ttft_p99_s"] or 0.0, index)
+        return rank(candidate.gpus * replicas, figures["cost_per_hour"], figures["ttft_p99_s"], index)
 
     def execute(self, jobs: int = 1, on_done: Callable[[int], None] | None = None) -> None:
         """Search, with at most ``jobs`` simulations at a time; ``on_done`` hears how many are done.
@@ -175,8 +173,7 @@ class Plan:
             return None
         if figures is None:
             return None
-        far = figures["arrivals_s"] < LIFETIMES / 2 * (figures["e2e_p99_s"] or 0.0)
-        return next((k * requests for k in ((4, 2) if far else (2,)) if k * requests <= self._longest), None)
+        return longer(figures, requests, self._longest)
 
     def _lengthen(self, requests: int) -> None:
         assert self.requests is not None
@@ -193,8 +190,8 @@ class Plan:
         figures, best = self._figures(), self.best
         if figures is None or best is None or not self.settled:
             return None
-        name = binding(figures)
-        band = next((item["band"] for item in figures["objectives"] if item["name"] == name), None)
+        objective = tightest(figures)
+        band = None if objective is None else objective["band"]
         if band is None:
             return None
         ends: Range = {"faster": 1.0 + band[0], "slower": 1.0 + band[1]}
@@ -275,10 +272,3 @@ def _by_chance(figures: Mapping[str, Any] | None) -> bool:
         return False
     short = figures["arrivals_s"] < LIFETIMES * (figures["e2e_p99_s"] or 0.0)
     return tail(figures) < TAIL or (short and (figures["growth"] or 0.0) <= FILLED)
-
-
-def binding(figures: Mapping[str, Any]) -> str | None:
-    """The objective that is missed by most, or nearest to its limit."""
-    known = [item for item in figures["objectives"] if item["value_s"] is not None]
-    found = max(known, key=lambda item: item["value_s"] / item["limit_s"], default=None)
-    return None if found is None else str(found["name"])

@@ -42,7 +42,7 @@ def check_scenarios(known: Sequence[Scenario]) -> None:
         UsageError: no objective; pools of instances; a GPU twice, or without a price where others have one.
         UnknownName: no such GPU or model.
     """
-    if not any(value is not None for value in known[0].slo.model_dump().values()):
+    if not known[0].slo.limits:
         raise UsageError(
             "nothing says what is good enough: the cheapest deployment is one that meets every objective",
             where="slo", hint="say for example --set slo.ttft_p99_s=1 --set slo.tpot_p99_s=0.05",

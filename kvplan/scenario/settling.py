@@ -25,6 +25,11 @@ FILLED = 1.25
 TAIL = 10
 """Requests beyond the highest percentile that is judged, at least."""
 
+STRETCH = 64
+"""A synthetic workload is made at most so many times as long as it was asked for ..."""
+MOST_REQUESTS = 50_000
+"""... and no longer than this, where nothing else is said."""
+
 
 class Stays:
     """When each request that finished came and went."""
@@ -70,3 +75,14 @@ def tail(figures: Mapping[str, Any]) -> float:
     """Requests that the highest percentile of the objectives rests on."""
     highest = max((int(item["name"].split("_")[1][1:]) for item in figures["objectives"]), default=50)
     return float(figures["finished"] * (100 - highest) / 100)
+
+
+def most_requests(begin: int, chosen: int | None) -> int:
+    """Requests up to which a workload of ``begin`` is made longer, where nobody has ``chosen``."""
+    return chosen or max(begin, min(STRETCH * begin, MOST_REQUESTS))
+
+
+def longer(figures: Mapping[str, Any], requests: int, most: int) -> int | None:
+    """How many requests to try after so many, whose run was like this; None where that is beyond ``most``."""
+    far = figures["arrivals_s"] < LIFETIMES / 2 * (figures["e2e_p99_s"] or 0.0)
+    return next((times * requests for times in ((4, 2) if far else (2,)) if times * requests <= most), None)

@@ -89,9 +89,7 @@ def slo_objects(
     """
     found = []
     lost = recorder.totals.timed_out
-    for name, limit in slo.model_dump().items():
-        if limit is None:
-            continue
+    for name, limit in slo.limits.items():
         metric, share, _ = name.split("_")
         statistics = latency[f"{metric}_s"]
         value = None if statistics is None else statistics[share]

@@ -1,7 +1,6 @@
 """``kvplan plan``: the cheapest deployment that meets the objectives."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -85,6 +84,7 @@ def plan(
     Without prices the fewest GPUs win. Exit code 3: no candidate meets the objectives.
     """
     flags = option.fields(locals())
+    from kvplan.cli.commands.report import write_html
     from kvplan.cli.files import check_outputs
     from kvplan.cli.interrupts import Interrupts
     from kvplan.cli.output import write_document
@@ -108,24 +108,13 @@ def plan(
         stopped = exc
     found = Document.model_validate(planned.document(["kvplan", *sys.argv[1:]]))
     write_document(found.document(), output)
-    _write_page(found, html)
+    write_html(found, html)
     if standard is None:
         _print(found, format)
     if stopped is not None:
         place = f"in {output}" if output not in (None, "-") else "above"
         raise Interrupted(f"the plan was interrupted; what was found until then is {place}")
     _judge(found)
-
-
-def _write_page(found: "Document", html: str | None) -> None:
-    from kvplan.cli.commands.report import ReportFormat, write_report
-
-    if html == "-":
-        from kvplan.reporting.plan_page import render_plan
-
-        sys.stdout.write(render_plan(found))
-    elif html is not None:
-        write_report(found, Path(html), ReportFormat.html)
 
 
 def _print(found: "Document", format: OutputFormat) -> None:

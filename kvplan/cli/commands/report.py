@@ -95,6 +95,18 @@ def write_report(result: "Report", path: Path, kind: ReportFormat = ReportFormat
         _say_downsampled(result)
 
 
+def write_html(result: "Report", html: str | None) -> None:
+    """What ``--html`` asks for: the page in a file, which stderr names, or on stdout for ``-``.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    if html == "-":
+        sys.stdout.write(_text(result, ReportFormat.html, pictures=None))
+    elif html is not None:
+        write_report(result, Path(html))
+
+
 def write_page(path: Path, text: str) -> None:
     """Write one file, saying so on stderr.
 

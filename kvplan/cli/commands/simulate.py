@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -239,14 +238,10 @@ def _write(result: "Result", output: str | None, html: str | None) -> None:
         with written(output) as stream:
             stream.write(result_json(result) + "\n")
         sys.stderr.write(f"wrote {output}{'' if result.complete else ' (incomplete)'}\n")
-    if html == "-":
-        from kvplan.reporting.html import render_html
+    if html is not None:
+        from kvplan.cli.commands.report import write_html
 
-        sys.stdout.write(render_html(result))
-    elif html is not None:
-        from kvplan.cli.commands.report import ReportFormat, write_report
-
-        write_report(result, Path(html), ReportFormat.html)
+        write_html(result, html)
 
 
 def _print(result: "Result", format: OutputFormat, standard: str | None) -> None:

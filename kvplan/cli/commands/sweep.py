@@ -1,7 +1,6 @@
 """``kvplan sweep``: one scenario at every combination of a few values."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -83,6 +82,7 @@ def sweep(
     the SLO; 1: a point failed otherwise.
     """
     flags = option.fields(locals())
+    from kvplan.cli.commands.report import write_html
     from kvplan.cli.files import check_outputs
     from kvplan.cli.interrupts import Interrupts
     from kvplan.cli.output import write_document
@@ -116,7 +116,10 @@ def sweep(
         stopped = exc
     document = planned.document(["kvplan", *sys.argv[1:]])
     write_document(document, output)
-    _write_page(document, html)
+    if html is not None:
+        from kvplan.reporting.schema.sweep import Sweep as Document
+
+        write_html(Document.model_validate(document), html)
     _print(document, format, standard)
     if stopped is not None:
         place = f"in {output}" if output not in (None, "-") else "above"
@@ -133,20 +136,6 @@ def sweep(
                 f"no {planned.bounds.key} from {planned.bounds.low:g} on meets every objective",
                 hint="look lower, or see the figures above for what is missed",
             )
-
-
-def _write_page(document: dict[str, Any], html: str | None) -> None:
-    if html is None:
-        return
-    from kvplan.cli.commands.report import ReportFormat, write_report
-    from kvplan.reporting.schema.sweep import Sweep as Document
-
-    if html == "-":
-        from kvplan.reporting.sweep_page import render_sweep
-
-        sys.stdout.write(render_sweep(Document.model_validate(document)))
-    else:
-        write_report(Document.model_validate(document), Path(html), ReportFormat.html)
 
 
 def _print(document: dict[str, Any], format: OutputFormat, standard: str | None) -> None:

@@ -2,9 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from kvplan.reporting.schema.part import Amount, Part
+from kvplan.units import currency_name
 
 
 class Cost(Part):
@@ -14,7 +15,7 @@ class Cost(Part):
     no such tokens.
     """
 
-    currency: Annotated[str, Field(pattern=r"^[^\W\d_]{1,8}$")]
+    currency: Annotated[str, AfterValidator(currency_name)]
     gpus: Annotated[int, Field(ge=1)]
     per_hour: Amount
     total: Amount

@@ -8,12 +8,12 @@ from kvplan.reporting.schema.origin import Provenance
 from kvplan.reporting.schema.part import Amount, Count, Part
 from kvplan.reporting.schema.plain import check_plain
 from kvplan.reporting.schema.sweep import Axis, Failure, Figures, Key
+from kvplan.scenario.rank import rank
+from kvplan.units import currency_name
 
 SCHEMA = "kvplan.plan/1"
 
 MAX_CANDIDATES = 10_000
-
-MAX_CURRENCY = 8
 
 Ordinal = Annotated[int, Field(ge=1, le=10**9)]
 
@@ -48,16 +48,11 @@ class Candidate(Part):
         return self
 
     def rank(self) -> tuple[float, ...]:
-        """Cheapest first of those that meet every objective; those that miss one; then the others.
-
-        As ``kvplan.scenario.plan`` seeks the best: then the fewest GPUs, then the earliest first token.
-        """
+        """Those that meet every objective, cheapest first; those that miss one; then the others."""
         figures = self.figures
         if self.status != "meets" or figures is None or self.gpus is None:
             return (1 if self.status == "misses" else 2, self.candidate)
-        price = figures.cost_per_hour
-        first = figures.ttft_p99_s or 0.0
-        return (0, self.gpus if price is None else price, self.gpus, first, self.candidate)
+        return (0, *rank(self.gpus, figures.cost_per_hour, figures.ttft_p99_s, self.candidate))
 
 
 class ReplicaRange(Part):
@@ -121,7 +116,10 @@ class Plan(Part):
         name = price.get("currency") if isinstance(price, dict) else None
         if not known:
             return None
-        return name if isinstance(name, str) and name.isalpha() and len(name) <= MAX_CURRENCY else "?"
+        try:
+            return currency_name(name) if isinstance(name, str) else "?"
+        except ValueError:
+            return "?"
 
     def document(self) -> dict[str, Any]:
         """The document as ``kvplan plan -o`` wrote it."""

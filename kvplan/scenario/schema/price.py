@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from kvplan.errors import UsageError
 from kvplan.scenario.schema.part import Number, Part, by
+from kvplan.units import currency_name
 
 Hourly = Annotated[Number, Field(gt=0, le=1e9)]
 
@@ -47,14 +48,8 @@ GpuHour = Annotated[
 """One price for all GPUs, or prices by the names of GPUs."""
 
 
-def _currency(name: str) -> str:
-    if not name.isalpha() or len(name) > 8:
-        raise ValueError("a currency is one word of at most 8 letters: USD")
-    return name
-
-
 class PricePart(Part):
     """Rent of one GPU for an hour: one for all GPUs, or by their names."""
 
     gpu_hour: GpuHour | None = None
-    currency: Annotated[str, AfterValidator(_currency)] = "USD"
+    currency: Annotated[str, AfterValidator(currency_name)] = "USD"

@@ -124,3 +124,8 @@ class SloPart(Part):
     e2e_p50_s: Seconds | None = None
     e2e_p90_s: Seconds | None = None
     e2e_p99_s: Seconds | None = None
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Those that are set, by name, in seconds."""
+        return {name: limit for name, limit in self.model_dump().items() if limit is not None}
