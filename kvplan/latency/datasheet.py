@@ -22,6 +22,8 @@ from typing import Protocol
 
 from kvplan.errors import SpecError
 from kvplan.latency.efficiency import Efficiency, GemmEfficiency
+from kvplan.latency.grouped import MOE_EFFICIENCY, SORTING_S, tiled_rows
+from kvplan.latency.work import Experts
 from kvplan.sizing.weight_formats import WeightFormat
 from kvplan.specs.schema import GpuSpec
 
@@ -73,21 +75,18 @@ class Datasheet:
         memory = (weight_bytes + 2.0 * tokens * (outputs + inputs)) / (self._bandwidth * own.memory)
         return own.floor_s + norm(own.sharpness, compute, memory)
 
-    def grouped(
-        self, touched: float, assignments: float, expert_bytes: float, flops: float, form: WeightFormat
-    ) -> float:
-        """Two grouped multiplications of a layer's experts.
+    def experts(self, item: Experts, tokens: float) -> float:
+        """One layer of routed experts for ``tokens`` tokens: two grouped multiplications, and what is around.
 
-        Args:
-            touched: experts whose weights are read.
-            assignments: of tokens to experts.
-            expert_bytes, flops: of one expert, and of one assignment.
+        The router's own matrix is a multiplication like others.
         """
-        peak, own = self.multiplication(form)
-        compute = assignments * flops / (peak * own.compute * MOE_EFFICIENCY)
-        return 2.0 * own.floor_s + norm(
-            own.sharpness, compute, touched * expert_bytes / (self._bandwidth * own.memory)
-        )
+        peak, own = self.multiplication(item.format)
+        touched, assignments = item.routing.touched(tokens), item.routing.heaviest(tokens)
+        rows = tiled_rows(assignments, touched)
+        compute = rows * item.flops_per_assignment / (peak * own.compute * MOE_EFFICIENCY)
+        memory = touched * item.expert_bytes / (self._bandwidth * own.memory)
+        around = SORTING_S + self.streamed(assignments * item.assignment_bytes)
+        return 2.0 * own.floor_s + around + norm(own.sharpness, compute, memory)
 
     def decode(
         self, heads: float, token_bytes: float, pair_flops: float, elements: float, query_bytes: float
@@ -170,10 +169,6 @@ class Datasheet:
             wide = wanted in ("tf32", "fp32")
             return peak_flops(self.gpu, wanted), self.efficiency.gemm if wide else self.efficiency.narrow
         return self._peak16, self.efficiency.gemm
-
-
-MOE_EFFICIENCY = 0.7
-"""Share of a plain multiplication's rate that grouped ones reach (assumed: ragged groups waste tiles)."""
 
 
 def norm(sharpness: float, *seconds: float) -> float:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError, UnknownName
 from kvplan.latency.assumption import Assumption
-from kvplan.latency.datasheet import GLUE_S, MOE_EFFICIENCY
+from kvplan.latency.datasheet import GLUE_S
 from kvplan.latency.engine_overhead import REQUEST_S, STEP_S
 from kvplan.latency.graphs import ALWAYS_GRAPHS, EAGER_WIDER, UNCERTAINTY, Launching, launching
 from kvplan.latency.graphs import KEY as LAUNCH
+from kvplan.latency.grouped import MOE_EFFICIENCY, SORTING_S
 from kvplan.latency.normals import Draw, normals
 from kvplan.latency.parts import StepParts
 from kvplan.latency.ring import rank_tokens, ring_of
@@ -256,7 +257,14 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
     routings = tuple(item.routing for item in work.experts)
     assumed += routing_assumptions(routings, parameters, sent=work.expert_layers > 0)
     if work.experts:
-        assumed.append(Assumption("latency.moe_efficiency", MOE_EFFICIENCY, "grouped kernels, not measured"))
+        assumed.append(
+            Assumption(
+                "latency.moe_efficiency", MOE_EFFICIENCY, "of whole tiles in grouped kernels, not measured"
+            )
+        )
+        assumed.append(
+            Assumption("latency.sorting_s", SORTING_S, "sorting rows by expert in a layer, not measured")
+        )
     if kernels.has_eager(item.format for item in work.linears):
         assumed.append(
             Assumption(

@@ -9,7 +9,7 @@ Every kernel has a floor, reaches a share of the tensor cores' dense peak and a 
 bandwidth, and overlaps the two in part: ``kvplan.latency.datasheet`` has the formulas,
 ``kvplan.latency.efficiency`` what is reached by GPU generation. Kernels follow each other; attention over the
 KV of decode requests and over prefill chunks is one kernel a layer. Experts read the weights of those a batch
-touches: with balanced routing of k out of n experts, T tokens touch ``n * (1 - (1 - k/n)^T)`` in expectation.
+touches (``kvplan.latency.routing``).
 Launching is what the host needs to launch the step's kernels (``kvplan.latency.graphs``), and batches that
 replay a CUDA graph are padded to its size.
 """
@@ -219,12 +219,8 @@ class Roofline:
 
     def _experts(self, tokens: int) -> float:
         return sum(
-            experts.layers * self.sheet.grouped(
-                experts.routing.touched(float(tokens)), experts.routing.heaviest(float(tokens)),
-                experts.expert_bytes, experts.flops_per_assignment, experts.format,
-            )
-            for experts in self.work.experts
-        )  # fmt: skip
+            experts.layers * self.sheet.experts(experts, float(tokens)) for experts in self.work.experts
+        )
 
     def _headed(self, sampled: int) -> float:
         """The logits of the sampled tokens."""

@@ -2,7 +2,8 @@
 
 ::
 
-    touched(T)  = n * (1 - (1 - k / E)^T)                    of n experts held, k of E chosen per token
+    touched(T)  = n * (1 - (1 + T * (q^-(s^2) - 1))^(-1 / s^2)),  q = 1 - k / E
+                                                             of n experts held, k of E chosen per token
     heaviest(T) = T * k / R + c * sqrt(T * v + (T * k / R * s)^2 * (R - 1) / E)
     v           = k * (1 / R) * (1 - 1 / R) * (E - k) / (E - 1)
     c           = E[largest of R standard normals] * sqrt(R / (R - 1))
@@ -10,7 +11,9 @@
 R ranks hold E / R whole experts each; all of them wait for the one with the most assignments. ``v`` is the
 variance of one token's assignments to a rank when any k experts are equally likely (hypergeometric); ``s`` is
 how much popularity differs from expert to expert (its coefficient of variation over a layer), which does not
-average out over tokens. On one rank, experts share all multiprocessors and only the sum of their work counts.
+average out over tokens. ``touched`` is the mean of ``1 - (1 - p)^T`` over experts whose popularity is gamma
+distributed with that coefficient; one token touches k of E whatever it is, and with ``s = 0`` it is
+``1 - q^T``. On one rank, experts share all multiprocessors and only the sum of their work counts.
 """
 
 from __future__ import annotations
@@ -33,6 +36,10 @@ if TYPE_CHECKING:
 SKEW = 0.5
 """How much the popularity of experts differs within a layer (assumed: 0.25 to 1 for routers trained to
 balance their load)."""
+EVEN = 1e-6
+"""Squared skew below which all experts are equally popular."""
+MOST_GROWTH = 500.0
+"""Keeps the exponential of an absurd skew a number."""
 SKEW_KEY, EXCHANGE_KEY = "routing_skew", "expert_exchange"
 EXCHANGES = ("all_reduce", "all_to_all")
 """How tokens reach experts on other ranks: every rank has all tokens and results are summed (vLLM's and
@@ -56,7 +63,15 @@ class Routing:
 
     def touched(self, tokens: Amount) -> Amount:
         """Expected number of distinct experts of one rank that a batch touches."""
-        missed: Amount = (1.0 - self.routed / self.total) ** tokens
+        alone, spread = 1.0 - self.routed / self.total, self.skew * self.skew
+        if alone == 0.0:
+            return self.held + 0.0 * tokens
+        # For very even routers the general form would lose its digits; its limit is this.
+        if spread < EVEN:
+            missed: Amount = alone**tokens
+        else:
+            growth = math.expm1(min(-spread * math.log(alone), MOST_GROWTH))
+            missed = (1.0 + tokens * growth) ** (-1.0 / spread)
         return self.held * (1.0 - missed)
 
     def mean(self, tokens: Amount) -> Amount:
@@ -136,10 +151,15 @@ def routing_assumptions(
     if not routings:
         return ()
     first = routings[0]
-    if first.ranks == 1:
-        text = "k of E equally likely; on one rank only the sum of the experts' work counts"
-        return (Assumption("latency.routing", f"{first.routed} of {first.total} experts", text),)
     given = "given in the scenario" if SKEW_KEY in parameters else "assumed, 0.25 to 1"
+    if first.ranks == 1:
+        return (
+            Assumption(
+                f"latency.{SKEW_KEY}", first.skew,
+                f"spread of the experts' popularity, {given}: 32 tokens touch {first.touched(32.0):.0f} of "
+                f"{first.total}",
+            ),
+        )  # fmt: skip
     how = "sent to their experts and back" if sent else "on every rank, results summed by all-reduce"
     return (
         Assumption(

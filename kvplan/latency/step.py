@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvplan.errors import SpecError
-from kvplan.latency.datasheet import GLUE_S, GLUE_STREAMS, MOE_EFFICIENCY
+from kvplan.latency.datasheet import GLUE_S, GLUE_STREAMS
+from kvplan.latency.grouped import MOE_EFFICIENCY, SORTING_S, tiled_rows
 from kvplan.latency.kernel_set import KernelSet
 from kvplan.latency.link import SPREAD, Exchange
 from kvplan.latency.measured_set import MATMUL_SPREAD
@@ -192,13 +193,15 @@ def _experts(kernels: KernelSet, experts: Experts, tokens: Array) -> Array:
     import numpy as np
 
     best = np.full(tokens.size, np.inf)
-    touched = experts.routing.touched(tokens)
-    work = experts.routing.heaviest(tokens) * experts.flops_per_assignment
+    touched, assignments = experts.routing.touched(tokens), experts.routing.heaviest(tokens)
+    rows = np.array([tiled_rows(*pair) for pair in zip(assignments.tolist(), touched.tolist(), strict=True)])
+    work = rows * experts.flops_per_assignment
+    around = SORTING_S + assignments * experts.assignment_bytes / kernels.bandwidth_bytes_per_s()
     for rates in kernels.expert_rates(experts.format):
         memory = touched * experts.expert_bytes / rates.bandwidth_bytes_per_s
         compute = work / (rates.flops * MOE_EFFICIENCY)
         best = np.minimum(best, 2.0 * rates.launch_s + np.maximum(memory, compute))
-    return np.asarray(experts.layers * best)
+    return np.asarray(experts.layers * (around + best))
 
 
 def _collectives(

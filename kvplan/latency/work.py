@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from kvplan.errors import UsageError
+from kvplan.latency.grouped import assignment_elements
 from kvplan.latency.routing import SKEW, Routing
 from kvplan.sizing.attention import Keeping
 from kvplan.sizing.parallel import Parallel
@@ -52,13 +53,15 @@ class Linear:
 class Experts:
     """``layers`` layers of routed experts.
 
-    ``expert_bytes`` and ``flops_per_assignment`` are those of one expert (all of its matrices).
+    ``expert_bytes`` and ``flops_per_assignment`` are those of one expert (all of its matrices);
+    ``assignment_bytes``: activations that one assignment reads and writes (``kvplan.latency.grouped``).
     """
 
     layers: int
     routing: Routing
     expert_bytes: int
     flops_per_assignment: float
+    assignment_bytes: float
     format: WeightFormat
 
 
@@ -185,7 +188,7 @@ def step_work(
             if isinstance(block.mlp, MoeMlp):
                 expert_layers += count
                 routing = Routing(block.mlp.experts, block.mlp.experts_per_token, expert_ranks, routing_skew)
-                experts.append(_experts(block.mlp, count, split, hidden, formats.of("experts"), routing))
+                experts.append(_experts(block.mlp, count, split, model, formats.of("experts"), routing))
     if expert_parallel and not experts:
         raise UsageError(
             f"{model.name} has no routed experts to deal to ranks", where="parallel.expert_parallel",
@@ -240,16 +243,18 @@ class _Formats:
 
 
 def _experts(
-    mlp: MoeMlp, layers: int, split: Split, hidden: int, form: WeightFormat, routing: Routing
+    mlp: MoeMlp, layers: int, split: Split, model: ModelSpec, form: WeightFormat, routing: Routing
 ) -> Experts:
     width = mlp.intermediate_size if split.ep > 1 else share(mlp.intermediate_size, split.tp)
-    inner = mlp.latent_size or hidden
+    inner = mlp.latent_size or model.hidden_size
+    elements = assignment_elements(inner, width, gated=mlp.gated)
     up, down = (width * (2 if mlp.gated else 1), inner), (inner, width)
     return Experts(
         layers=layers,
         routing=routing,
         expert_bytes=form.matrix(*up) + form.matrix(*down),
         flops_per_assignment=2.0 * (up[0] * up[1] + down[0] * down[1]),
+        assignment_bytes=elements * weight_format(model.dtype).bits / 8,
         format=form,
     )
 
