@@ -6,7 +6,7 @@ What one of them would silently win over another is refused: the table would be 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kvplan.scenario.axes import Axis
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 DEFAULT_TP = "1,2,4,8"
 """Tensor parallelism within a server."""
 
-GPU, TP, REPLICAS = "gpu", "parallel.tp", "parallel.replicas"
+GPU, TP = "gpu", "parallel.tp"
 
 
 def choices(
@@ -35,15 +35,17 @@ def choices(
     """
     from kvplan.errors import UsageError
     from kvplan.scenario.axes import parse_axis
+    from kvplan.scenario.load import parse_assignment
+    from kvplan.scenario.plannable import check_size, says
 
     others = [parse_axis(text) for text in varied]
     keys = [axis.key for axis in others]
-    said = {field: _set(assignments, field) for field in (GPU, TP, REPLICAS)}
-    if said[REPLICAS] is not None:
-        raise UsageError(
-            "a plan seeks the number of replicas itself", where=f"--set {said[REPLICAS]}",
-            hint="leave it out; --most-gpus bounds it",
-        )  # fmt: skip
+    assigned = [parse_assignment(text) for text in assignments]
+    for key, value in assigned:
+        check_size(key, value, "--set")
+    said = {
+        field: next((key for key, value in assigned if says(key, value, field)), None) for field in (GPU, TP)
+    }
     for option, text, field in (("--gpu", gpu, GPU), ("--tp", tp, TP)):
         rivals = [
             (f"--set {said[field]}", said[field]),
@@ -56,7 +58,7 @@ def choices(
             raise UsageError(f"{option} {text!r} has an empty value", hint="write it like a,b")
     axes = []
     if GPU not in keys:
-        given = gpu if gpu is not None else _of(assignments, GPU) or document.data.get(GPU)
+        given = gpu if gpu is not None else dict(assigned).get(GPU) or document.data.get(GPU)
         if not isinstance(given, str) or not given.strip():
             raise UsageError(
                 "nothing says which GPUs to choose from", hint="say for example --gpu h100-sxm,l40s"
@@ -66,23 +68,6 @@ def choices(
     if tp is not None or not (fixed or TP in keys):
         axes.append(parse_axis(f"{TP}={DEFAULT_TP if tp is None else tp}"))
     return [*axes, *others]
-
-
-def _set(assignments: Sequence[str], field: str) -> str | None:
-    """The key of a ``--set`` that says the field, itself or within its part."""
-    from kvplan.scenario.load import parse_assignment
-
-    part, _, name = field.rpartition(".")
-    said = dict(map(parse_assignment, assignments))
-    if field in said:
-        return field
-    return part if _has(said.get(part), name) else None
-
-
-def _of(assignments: Sequence[str], field: str) -> Any:
-    from kvplan.scenario.load import parse_assignment
-
-    return dict(map(parse_assignment, assignments)).get(field)
 
 
 def _has(part: object, name: str) -> bool:

@@ -18,6 +18,7 @@ from kvplan.reporting.result import Result
 from kvplan.reporting.step_time import BOUNDS
 from kvplan.reporting.verdict import MINORITY, refused
 from kvplan.reporting.wording import count, decimal, percent, plural
+from kvplan.scenario.sizes import SIZES
 
 FULL = 0.9
 """Share of the pool in use from which it is called full, or less where another mean request has no room."""
@@ -263,7 +264,8 @@ def _plan(result: Result, kind: str) -> tuple[Step, ...]:
         return ()
     if _at(result, "cache.blocks") is not None:
         return ()  # a pool that was given says nothing about other GPUs
-    line = command(result.scenario, "plan", {"parallel.tp": 1, "parallel.replicas": 1})
+    # What a plan seeks itself, it is not told: sizes of pools back to what they are where nothing is said.
+    line = command(result.scenario, "plan", {"parallel.tp": 1, **dict.fromkeys(SIZES, 1)})
     why = "The fewest GPUs that meet the objectives; name others with --gpu, and what they cost with --price"
     return () if line is None else (Step(why, "kvplan plan ...", line),)
 

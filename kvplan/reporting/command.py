@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kvplan.reporting.tables import default_settings
+from kvplan.scenario.sizes import SIZES
 
 PRICE = "price.gpu_hour"
 ENGINE = "vllm"
@@ -62,6 +63,7 @@ def command(scenario: Mapping[str, Any], verb: str, changes: Mapping[str, object
     usual = default_settings(scenario.get("engine"))
     usual.pop("workload.synthesize")  # what is asked for is no default, whatever it is
     usual["engine.kind"] = ENGINE  # the other engine has defaults of its own, and is none
+    usual |= dict.fromkeys(SIZES, 1)
     kept = {key: value for key, value in _settings(scenario) if not any(_within(key, it) for it in changes)}
     chosen = {key: value for key, value in kept.items() if usual.get(key) != value}
     settings = {key: value for key, value in {**chosen, **changes}.items() if usual.get(key) != value}

@@ -24,8 +24,14 @@ from kvplan.reporting.wording import (
 from kvplan.scenario.figures import FIGURES
 
 MISSES, NONE = "misses", "–"
-_ENDED = {"meets": "fewer replicas could not be simulated", MISSES: "more replicas could not be simulated"}
-"""What the error of a candidate with figures ended."""
+_ENDED = {"meets": "fewer", MISSES: "more"}
+"""What could not be simulated of a candidate with figures."""
+_POOLS = {
+    "parallel.replicas": "replica",
+    "disaggregation.prefill.instances": "prefill instance",
+    "disaggregation.decode.instances": "decode instance",
+}
+"""What an instance of a pool is called, by the field that says how many there are."""
 
 
 def ranked(plan: Plan) -> list[Candidate]:
@@ -46,12 +52,13 @@ def plan_table(plan: Plan, *, narrow: bool = False, without: Sequence[str] = ())
     priced = plan.currency is not None
     costs = (f"{plan.currency}/h", f"{plan.currency}/M out") if priced else ()
     latencies = [name for name in judged_latencies(plan) if name not in without]
-    columns = ("", *heads, "Replicas", "GPUs", *costs, *map(label, latencies))
+    fields = sought(plan)
+    columns = ("", *heads, *map(_pool_head, fields), "GPUs", *costs, *map(label, latencies))
     rows = [
         (
             str(item.candidate),
             *choice,
-            *_needs(item),
+            *_needs(item, fields),
             *(_costs(item) if priced else ()),
             *(seconds(latency_of(item, name)) for name in latencies),
         )
@@ -65,12 +72,22 @@ def _short(key: str) -> str:
     return plain(key.rpartition(".")[2], 40)
 
 
-def _needs(item: Candidate) -> tuple[str, str]:
-    """Replicas and GPUs; more than so many where even those miss."""
-    if item.replicas is None or item.gpus is None:
-        return NONE, NONE
+def sought(plan: Plan) -> list[str]:
+    """Fields of the sizes that were sought: candidates may be of replicas and of pools."""
+    return list(dict.fromkeys(pool.field for item in plan.candidates for pool in item.pools))
+
+
+def _pool_head(field: str) -> str:
+    """``Replicas``, ``Prefill`` or ``Decode``."""
+    return _POOLS[field].removesuffix(" instance").capitalize() + ("s" if " " not in _POOLS[field] else "")
+
+
+def _needs(item: Candidate, fields: Sequence[str]) -> tuple[str, ...]:
+    """Instances of every pool, and GPUs; more than so many where even those miss."""
+    sizes: dict[str, int] = {pool.field: size for pool, size in item.sized}
+    numbers = [*(sizes.get(field) for field in fields), item.gpus]
     more = "> " if item.status == MISSES else ""
-    return f"{more}{count(item.replicas)}", f"{more}{count(item.gpus)}"
+    return tuple(NONE if number is None else f"{more}{count(number)}" for number in numbers)
 
 
 def _costs(item: Candidate) -> tuple[str, str]:
@@ -113,11 +130,29 @@ def latency_of(item: Candidate, name: str) -> float | None:
 
 def deployment_text(item: Candidate) -> str:
     """``4 x h100-sxm (2 replicas, tp 2)``."""
-    gpu = item.values.get("gpu")
-    others = [f"{_short(key)} {setting_text(value)}" for key, value in item.values.items() if key != "gpu"]
-    number = item.gpus or item.gpus_per_replica
-    what = f"{count(number)} x {plain(gpu, 40)}" if isinstance(gpu, str) else plural(number, "GPU")
-    return f"{what} ({', '.join([plural(item.replicas or 1, 'replica'), *others])})"
+    others = [
+        f"{_short(key)} {setting_text(value)}"
+        for key, value in item.values.items()
+        if key != "gpu" and value is not None
+    ]
+    numbers: dict[str | None, int] = {}
+    for pool, size in item.sized:
+        numbers[pool.gpu] = numbers.get(pool.gpu, 0) + size * pool.gpus
+    named = [
+        plural(number, "GPU") if gpu is None else f"{count(number)} x {plain(gpu, 40)}"
+        for gpu, number in numbers.items()
+    ]
+    return f"{sentence_list(named)} ({', '.join([*instances_texts(item, item.sizes or []), *others])})"
+
+
+def instances_texts(item: Candidate, sizes: Sequence[int]) -> list[str]:
+    """``2 replicas``, or ``1 prefill instance`` and ``3 decode instances``."""
+    return [plural(size, _POOLS[pool.field]) for pool, size in zip(item.pools, sizes, strict=True)]
+
+
+def _called(item: Candidate) -> str:
+    """What it has some number of."""
+    return f"{_POOLS[item.pools[0].field].rpartition(' ')[2]}s"
 
 
 def plan_verdict(plan: Plan) -> Verdict:
@@ -169,14 +204,14 @@ def _rests_on(plan: Plan, best: Candidate) -> Iterator[str]:
     found = plan.range
     if found is None:
         return
-    if found.low == found.high == best.replicas:
-        yield "the same number of replicas is needed at either end of the clock's band"
+    if found.low == found.high == best.sizes:
+        yield f"the same number of {_called(best)} is needed at either end of the clock's band"
         return
-    most = plan.most_gpus // best.gpus_per_replica
     fast, slow = (
-        f"more than the {most:,} allowed" if number is None else plural(number, "replica")
-        for number in (found.low, found.high)
-    )
+        f"more than the {plan.most_gpus:,} GPUs allowed"
+        if sizes is None else sentence_list(instances_texts(best, sizes))
+        for sizes in (found.low, found.high)
+    )  # fmt: skip
     yield f"it takes {fast} at the fast end of the clock's band and {slow} at its slow end"
 
 
@@ -212,18 +247,24 @@ def _about(item: Candidate, most_gpus: int) -> Iterator[str]:
         reasons = [*missed, *([lost] if lost else [])]
         yield f"{why}: {sentence_list(reasons)}" if reasons else why
     if item.error is not None:
-        yield f"{_ENDED.get(item.status, item.status)}: {failure_text(item.error.model_dump())}"
+        fewer = _ENDED.get(item.status)
+        what = item.status if fewer is None else f"{fewer} {_called(item)} could not be simulated"
+        yield f"{what}: {failure_text(item.error.model_dump())}"
     if item.status == "not run":
         yield "not tried: the plan was interrupted"
 
 
 def commands(plan: Plan) -> list[tuple[str, str]]:
-    """What starts an engine of the best deployment and what simulates it, each with what it is for."""
-    found = [] if plan.serve is None else [("Start each replica", plain(plan.serve, 4000))]
+    """What starts the engines of the best deployment and what simulates it, each with what it is for."""
     best = plan.answer
-    if best is None or best.replicas is None:
-        return found
-    changes: dict[str, object] = {**best.values, "parallel.replicas": best.replicas}
+    if best is None:
+        return []
+    found = [
+        (f"Start each {_POOLS[pool.field]}", plain(line, 4000))
+        for pool, line in zip(best.pools, plan.serve, strict=True)
+        if line is not None
+    ]
+    changes: dict[str, object] = {**best.values, **{pool.field: size for pool, size in best.sized}}
     if plan.requests is not None:
         changes["workload.requests"] = plan.requests
     line = command(plan.scenario, "simulate", changes, "--html", "report.html")
@@ -242,20 +283,25 @@ def plan_markdown(plan: Plan) -> str:
 def plan_columns(plan: Plan) -> list[str]:
     """Names of the columns of :func:`plan_rows`."""
     keys = [axis.key for axis in plan.axes]
-    return ["candidate", *keys, "status", "gpus_per_replica", "replicas", "gpus", "best", *FIGURES, "error"]
+    sizes = [
+        name
+        for field in sought(plan)
+        for name in (f"gpus_per_{_POOLS[field]}".replace(" ", "_"), f"{_POOLS[field]}s".replace(" ", "_"))
+    ]
+    return ["candidate", *keys, "status", *sizes, "gpus", "best", *FIGURES, "error"]
 
 
 def plan_rows(plan: Plan) -> list[list[object]]:
     """One row a candidate, raw numbers in base units, empty cells for what there is not."""
-    rows: list[list[object]] = []
+    fields, rows = sought(plan), list[list[object]]()
     for item in plan.candidates:
         figures = {} if item.figures is None else item.figures.model_dump()
         values = [setting_text(value) for value in item.values.values()]
         numbers = [figures.get(name) for name in FIGURES]
         error = None if item.error is None else plain(item.error.message)
         best = item.candidate == plan.best
-        rows.append(
-            [item.candidate, *values, item.status, item.gpus_per_replica, item.replicas, item.gpus, best,
-             *numbers, error]
-        )  # fmt: skip
+        each: dict[str, int] = {pool.field: pool.gpus for pool in item.pools}
+        many: dict[str, int] = {pool.field: size for pool, size in item.sized}
+        sizes = [cell for field in fields for cell in (each.get(field), many.get(field))]
+        rows.append([item.candidate, *values, item.status, *sizes, item.gpus, best, *numbers, error])
     return [[csv_cell(cell) for cell in row] for row in rows]

@@ -12,6 +12,7 @@ from kvplan.reporting.figure import COLOURS, SYMBOLS, Axis, Figure, Line, Mark, 
 from kvplan.reporting.plan import (
     commands,
     deployment_text,
+    instances_texts,
     judged_latencies,
     latency_of,
     plan_columns,
@@ -19,9 +20,10 @@ from kvplan.reporting.plan import (
     plan_rows,
     plan_table,
     plan_verdict,
+    sought,
 )
 from kvplan.reporting.schema.plan import Candidate, Plan
-from kvplan.reporting.wording import count, decimal, label, plain, plural, seconds, significant
+from kvplan.reporting.wording import count, decimal, label, plain, seconds, sentence_list, significant
 
 MAX_LISTED = 100
 
@@ -64,7 +66,7 @@ def _content(plan: Plan) -> dict[str, Any]:
         "heading": "Candidates",
         "points": plan_table(plan),
         "same": "What is the same for every candidate",
-        "scenario": tables.unvaried_table(plan.scenario, (*varied, "parallel.replicas", "workload.requests")),
+        "scenario": tables.unvaried_table(plan.scenario, (*varied, *sought(plan), "workload.requests")),
         "files": tables.files_of(provenance),
         "versions": tables.versions_of(provenance),
         "command": plain(provenance.command, 4000),
@@ -79,11 +81,13 @@ def _key_figures(plan: Plan) -> list[tuple[str, str, str]]:
         return []
     figures, found = best.figures, []
     gpus = count(best.gpus or 0)
-    found.append(("GPUs", gpus, f"{plural(best.replicas or 0, 'replica')} of {best.gpus_per_replica}"))
+    texts = instances_texts(best, best.sizes or [])
+    each = [f"{text} of {pool.gpus}" for text, pool in zip(texts, best.pools, strict=True)]
+    found.append(("GPUs", gpus, sentence_list(each)))
     if plan.currency is not None and figures.cost_per_hour is not None:
-        each = money(figures.cost_per_million_output_tokens, plan.currency)
+        tokens = money(figures.cost_per_million_output_tokens, plan.currency)
         found.append(("Cost", money(figures.cost_per_hour, plan.currency), "an hour"))
-        found.append(("Cost of tokens", each, "per million output tokens"))
+        found.append(("Cost of tokens", tokens, "per million output tokens"))
     for item in figures.objectives:
         found.append((label(item.name), seconds(item.value_s), f"limit {seconds(item.limit_s)}"))
     found.append(("Output tokens", decimal(figures.output_tokens_per_s), "per second"))

@@ -1,4 +1,4 @@
-"""One kind of replica: how many of them meet every objective."""
+"""One kind of deployment: how many instances of it meet every objective."""
 
 from __future__ import annotations
 
@@ -6,24 +6,31 @@ from typing import Any
 
 from kvplan.scenario.bracket import meets
 from kvplan.scenario.outcomes import Outcome
+from kvplan.scenario.pools import Pool
 from kvplan.scenario.schema import Scenario
+from kvplan.scenario.sizes import Prices, Sizes, next_sizes
 
 
 class Candidate:
-    """What is known of one kind of replica under one workload and clock.
+    """What is known of one kind of deployment under one workload and clock.
 
     Args:
-        scenario: with one replica.
-        gpus: of a replica.
-        most: replicas to try at most.
-        start: how many to try first.
+        scenario: of it, whatever the sizes of its pools.
+        pools: of which some sizes are sought.
+        most_gpus: of all instances.
+        start: sizes to try first.
     """
 
-    def __init__(self, scenario: Scenario, gpus: int, most: int, start: int = 1) -> None:
-        self.scenario, self.gpus, self.most = scenario, gpus, most
-        self.tried: dict[int, Outcome] = {}
-        """Replicas to what came of them."""
-        self._start = min(start, most)
+    def __init__(
+        self, scenario: Scenario, pools: tuple[Pool, ...], most_gpus: int, start: Sizes | None = None
+    ) -> None:
+        self.scenario, self.pools, self.most_gpus = scenario, pools, most_gpus
+        self.tried: dict[Sizes, Outcome] = {}
+        """Sizes to what came of them."""
+        self._start = start or (1,) * len(pools)
+        self.prices = Prices(
+            tuple(pool.gpus for pool in pools), tuple(pool.cost for pool in pools), most_gpus
+        )
 
     def again(self) -> Candidate:
         """The same, nothing tried: for a longer workload or another clock.
@@ -31,49 +38,54 @@ class Candidate:
         Begins at what met before, or at the most that missed, which a percentile of few requests may have
         done by chance. What cannot be simulated stays so.
         """
-        return self if self.shown is None else Candidate(self.scenario, self.gpus, self.most, self.shown)
+        shown = self.shown
+        return self if shown is None else Candidate(self.scenario, self.pools, self.most_gpus, shown)
+
+    def cost(self, sizes: Sizes) -> tuple[float, ...]:
+        """By which sizes are compared: what all instances cost, then their GPUs."""
+        return (self.prices.total_cost(sizes), self.prices.total_gpus(sizes), *sizes)
 
     @property
-    def passed(self) -> int | None:
-        """The fewest replicas tried that met every objective."""
-        return min((number for number, outcome in self.tried.items() if meets(outcome)), default=None)
+    def least_gpus(self) -> int:
+        """Of one instance of every pool."""
+        return sum(self.prices.gpus)
 
     @property
-    def missed(self) -> int | None:
-        """The most replicas tried that did not, below those that did."""
+    def passed(self) -> Sizes | None:
+        """The cheapest sizes tried that met every objective."""
+        return min(filter(self.prices.allowed, self._met()), key=self.cost, default=None)
+
+    @property
+    def missed(self) -> Sizes | None:
+        """The dearest sizes tried that did not, of those cheaper than what did."""
         passed = self.passed
-        bad = [number for number, outcome in self.tried.items() if outcome["figures"] and not meets(outcome)]
-        return max((number for number in bad if passed is None or number < passed), default=None)
+        bad = filter(self.prices.allowed, self._missed())
+        below = [sizes for sizes in bad if passed is None or self.cost(sizes) < self.cost(passed)]
+        return max(below, key=self.cost, default=None)
+
+    def _met(self) -> list[Sizes]:
+        return [sizes for sizes, outcome in self.tried.items() if meets(outcome)]
+
+    def _missed(self) -> list[Sizes]:
+        return [sizes for sizes, outcome in self.tried.items() if outcome["figures"] and not meets(outcome)]
 
     @property
     def error(self) -> dict[str, Any] | None:
-        """Why a number cannot be simulated, which ends the search: it does not fit, or something is wrong."""
+        """Why sizes cannot be simulated, which ends the search: they do not fit, or something is wrong."""
         return next((outcome["error"] for outcome in self.tried.values() if outcome["error"]), None)
 
     @property
-    def shown(self) -> int | None:
-        """The number whose figures tell most: the answer, or the most that were tried in vain."""
+    def shown(self) -> Sizes | None:
+        """The sizes whose figures tell most: the answer, or the most that were tried in vain."""
         return self.passed if self.passed is not None else self.missed
 
     @property
     def figures(self) -> dict[str, Any] | None:
-        """Of the number shown."""
+        """Of the sizes shown."""
         return None if self.shown is None else self.tried[self.shown]["figures"]
 
-    def next(self) -> int | None:
-        """How many replicas to try next; None where the answer is known.
-
-        Up from the start in steps that double, then halves of what is left between.
-        """
-        passed, missed = self.passed, self.missed
-        if self.most < 1 or self.error is not None:
+    def next(self) -> Sizes | None:
+        """Which sizes to try next; None where the answer is known, or cannot be."""
+        if self.least_gpus > self.most_gpus or self.error is not None:
             return None
-        if passed is None:
-            if missed is None:
-                return self._start
-            return None if missed >= self.most else min(self.most, missed + (1 << (len(self.tried) - 1)))
-        below = missed or 0
-        if passed - below <= 1:
-            return None
-        # What met before a workload was lengthened is likely the answer still.
-        return passed - 1 if passed == self._start else (below + passed) // 2
+        return next_sizes(self._met(), self._missed(), self.prices, self._start)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.fabric import Stage
@@ -24,6 +24,7 @@ from kvplan.latency.transfer import (
 from kvplan.scenario.chosen import Chosen
 from kvplan.scenario.clock import clock_of
 from kvplan.scenario.deployment import Deployment, resolve_deployment
+from kvplan.scenario.pools import own_scenario
 from kvplan.scenario.schema import Scenario, SglangPart
 from kvplan.scenario.schema.disaggregation import DisaggregationPart, PoolPart
 
@@ -165,23 +166,9 @@ def _side(scenario: Scenario, deployment: Deployment, name: str, part: PoolPart)
             "cache.blocks fixes the blocks of every pool, whatever its GPUs", where=where,
             hint=f"leave cache.blocks out, or say {where}.blocks",
         )  # fmt: skip
-    options = {
-        key: getattr(part, key)
-        for key in ("max_num_seqs", "max_num_batched_tokens")
-        if getattr(part, key) is not None
-    }
-    changes: dict[str, Any] = {}
-    if part.gpu is not None:
-        changes["gpu"] = part.gpu
-    if elsewhere:
-        changes["parallel"] = scenario.parallel.model_copy(update=elsewhere)
-    if options:
-        changes["engine"] = scenario.engine.model_copy(update=options)
-    if part.blocks is not None:
-        changes["cache"] = scenario.cache.model_copy(update={"blocks": part.blocks})
-    if not changes:
+    own = own_scenario(scenario, part)
+    if own is scenario:
         return _Side(name, PoolPlan(part.instances, part.router), deployment)
-    own = scenario.model_copy(update=changes)
     try:
         found = resolve_deployment(own)
         moved = found.gpu != deployment.gpu or found.parallel != deployment.parallel

@@ -1,7 +1,8 @@
 """The cheapest deployment that meets every objective (``kvplan.plan/1``).
 
 Candidates are kinds of replicas: a GPU, a tensor parallelism, whatever else is varied. Of each the fewest
-replicas are sought that serve the workload within the objectives. A workload that is too short to show what
+replicas are sought that serve the workload within the objectives; of pools of prefill and decode instances
+the cheapest sizes of both. A workload that is too short to show what
 its load does (``kvplan.scenario.settling``) is made longer, where it is synthetic, until the cheapest answer
 stays, or until it is no matter of chance that there is none. Last, the same is sought for that answer with
 every step as much slower and faster as the clock's band says.
@@ -21,37 +22,43 @@ from kvplan.scenario.deployment import resolve_deployment
 from kvplan.scenario.figures import UNSERVED
 from kvplan.scenario.outcomes import failure, outcomes
 from kvplan.scenario.plannable import check_fields, check_scenarios
+from kvplan.scenario.pools import pools_of
 from kvplan.scenario.rank import rank
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.settling import FILLED, LIFETIMES, TAIL, longer, most_requests, settled, tail
+from kvplan.scenario.sizes import Sizes
 from kvplan.scenario.sweep import Sweep
 from kvplan.scenario.workload import DEFAULT_REQUESTS
 
 SCHEMA = "kvplan.plan/1"
 
 MOST_GPUS = 64
+CONNECTED = """--kv-transfer-config '{"kv_connector":"NixlConnector","kv_role":"kv_both"}'"""
+"""What lets instances of vLLM send and take caches; the way in between is chosen by a proxy before them."""
 
-Range = dict[str, float | int | None]
+Range = dict[str, float | list[int] | None]
+Answer = tuple[int, Sizes | None]
+"""Index of a candidate, and its sizes."""
 
 
 class Plan:
     """A search about to be made.
 
     Args:
-        kinds: the candidates, each a point with one replica.
+        kinds: the candidates, each a point whose sizes of pools mean nothing.
         most_gpus: of a deployment.
         longest: requests up to which a synthetic workload is made longer; None: as a search's.
 
     Raises:
-        UsageError: no objective, pools of instances, names that nobody knows, or fields varied that a plan
-            seeks itself or compares under.
+        UsageError: no objective, or fields varied that a plan seeks itself or compares under.
+        UnknownName: a GPU or model that nobody knows.
     """
 
     def __init__(self, kinds: Sweep, *, most_gpus: int = MOST_GPUS, longest: int | None = None) -> None:
         self._kinds, self.most_gpus = kinds, most_gpus
         known = [item for item in kinds.scenarios if isinstance(item, Scenario)]
         wrong = [item for item in kinds.scenarios if isinstance(item, KvplanError)]
-        check_fields([axis.key for axis in kinds.axes])
+        check_fields(kinds.axes)
         if not known:
             raise wrong[0]
         self.first = known[0]
@@ -62,25 +69,25 @@ class Plan:
         self.requests: int | None = None if workload.synthesize is None else begin
         """Of every run; None where the trace says."""
         self._longest = most_requests(begin, longest)
-        self._before: tuple[int, int | None] | None = None
-        self._shorter: tuple[list[Candidate], int, tuple[int, int | None] | None] | None = None
+        self._before: Answer | None = None
+        self._shorter: tuple[list[Candidate], int, Answer | None] | None = None
         """What was found before the last lengthening: candidates, requests and the answer before that."""
         self.range: Range | None = None
-        """Replicas of the best with every step slower and faster by the clock's band; None for no claim."""
+        """Sizes of the best with every step slower and faster by the clock's band; None for no claim."""
         self.complete = False
         self._done = 0
 
     def _candidate(self, item: Scenario | KvplanError) -> Candidate:
         if isinstance(item, KvplanError):
-            broken = Candidate(self.first, 1, 0)
-            broken.tried[1] = failure(item)
+            broken = Candidate(self.first, pools_of(self.first), self.most_gpus)
+            broken.tried[()] = failure(item)
             return broken
-        spread = item.parallel
-        gpus = spread.tp * spread.pp * spread.cp
-        candidate = Candidate(item, gpus, self.most_gpus // gpus)
-        if not candidate.most:
-            problem = AnswerIsNo(f"a replica has {gpus} GPUs, more than the {self.most_gpus} allowed")
-            candidate.tried[1] = failure(problem)
+        candidate = Candidate(item, pools_of(item), self.most_gpus)
+        gpus = candidate.least_gpus
+        if gpus > self.most_gpus:
+            what = "a replica has" if len(candidate.pools) == 1 else "an instance of each pool has"
+            problem = AnswerIsNo(f"{what} {gpus} GPUs, more than the {self.most_gpus} allowed")
+            candidate.tried[()] = failure(problem)
         return candidate
 
     @property
@@ -91,10 +98,12 @@ class Plan:
 
     def _rank(self, index: int) -> tuple[float, ...]:
         candidate = self.candidates[index]
-        figures, replicas = candidate.figures, candidate.passed
+        figures, sizes = candidate.figures, candidate.passed
         assert figures is not None
-        assert replicas is not None
-        return rank(candidate.gpus * replicas, figures["cost_per_hour"], figures["ttft_p99_s"], index)
+        assert sizes is not None
+        return rank(
+            candidate.prices.total_gpus(sizes), figures["cost_per_hour"], figures["ttft_p99_s"], index
+        )
 
     def execute(self, jobs: int = 1, on_done: Callable[[int], None] | None = None) -> None:
         """Search, with at most ``jobs`` simulations at a time; ``on_done`` hears how many are done.
@@ -127,12 +136,12 @@ class Plan:
         on_done: Callable[[int], None] | None,
         slower: float = 1.0,
     ) -> None:
-        """Try numbers of replicas, one of every candidate at a time, until all answers are known."""
+        """Try sizes, those of every candidate at a time, until all answers are known."""
         while True:
-            wanted = {index: number for index, item in enumerate(candidates) if (number := item.next())}
+            wanted = {index: sizes for index, item in enumerate(candidates) if (sizes := item.next())}
             if not wanted:
                 return
-            asked = {index: self._document(candidates[index], number) for index, number in wanted.items()}
+            asked = {index: self._document(candidates[index], sizes) for index, sizes in wanted.items()}
             with closing(outcomes(asked, jobs, slower)) as found:
                 for index, outcome in found:
                     candidates[index].tried[wanted[index]] = outcome
@@ -140,10 +149,15 @@ class Plan:
                     if on_done is not None:
                         on_done(self._done)
 
-    def _document(self, candidate: Candidate, replicas: int) -> dict[str, Any]:
-        """The resolved scenario of so many replicas."""
+    def _document(self, candidate: Candidate, sizes: Sizes) -> dict[str, Any]:
+        """The resolved scenario with pools of such sizes."""
         document = candidate.scenario.to_dict()
-        document["parallel"]["replicas"] = replicas
+        for pool, size in zip(candidate.pools, sizes, strict=True):
+            *parts, name = pool.field.split(".")
+            part = document
+            for key in parts:
+                part = part[key]
+            part[name] = size
         if self.requests is not None:
             document["workload"]["requests"] = self.requests
         return document
@@ -194,7 +208,7 @@ class Plan:
         band = None if objective is None else objective["band"]
         if band is None:
             return None
-        ends: Range = {"faster": 1.0 + band[0], "slower": 1.0 + band[1]}
+        found: dict[str, Sizes | None] = {}
         answer = self.candidates[best].passed
         assert answer is not None
         for end, factor in (("low", 1.0 + band[0]), ("high", 1.0 + band[1])):
@@ -202,13 +216,28 @@ class Plan:
             self._close_in([tries], jobs, on_done, factor)
             if tries.error is not None:
                 return None
-            ends[end] = tries.passed
+            found[end] = tries.passed
         # Other batches and hits may make a faster clock need more; an interval has its answer in it.
-        low, high = ends["low"], ends["high"]
-        return ends | {
-            "low": answer if low is None else min(low, answer),
-            "high": None if high is None else max(high, answer),
+        low, high, cost = found["low"], found["high"], self.candidates[best].cost
+        return {
+            "faster": 1.0 + band[0],
+            "slower": 1.0 + band[1],
+            "low": _listed(answer if low is None else min(low, answer, key=cost)),
+            "high": None if high is None else _listed(max(high, answer, key=cost)),
         }
+
+    @staticmethod
+    def _serve(candidate: Candidate) -> list[str | None]:
+        """The commands that start an engine of every pool; None where there is none."""
+        from kvplan.sizing.flags import engine_flags
+
+        found: list[str | None] = []
+        for pool in candidate.pools:
+            fit = resolve_deployment(pool.serves).fit
+            line = None if fit is None else engine_flags(fit)[fit.serving.kind]
+            connected = line is not None and len(candidate.pools) > 1
+            found.append(f"{line} {CONNECTED}" if connected else line)
+        return found
 
     def document(self, command: Sequence[str]) -> dict[str, Any]:
         """The ``kvplan.plan/1`` document of what is known."""
@@ -223,7 +252,7 @@ class Plan:
             "settled": self.settled,
             "best": None if best is None else best + 1,
             "range": self.range,
-            "serve": None if best is None else _serve(self.candidates[best].scenario),
+            "serve": [] if best is None else self._serve(self.candidates[best]),
             "candidates": list(self._rows()),
             "provenance": provenance(command, self.first.seed, self._kinds.inputs()),
         }
@@ -237,21 +266,20 @@ class Plan:
                 "candidate": number,
                 "values": dict(zip(point, values, strict=True)),
                 "status": _status(candidate),
-                "gpus_per_replica": candidate.gpus,
-                "replicas": shown,
-                "gpus": None if shown is None else shown * candidate.gpus,
-                "missed": None if candidate.passed is None else candidate.missed,
+                "pools": [
+                    {"field": pool.field, "gpu": pool.gpu, "gpus": pool.gpus} for pool in candidate.pools
+                ],
+                "sizes": _listed(shown),
+                "gpus": None if shown is None else candidate.prices.total_gpus(shown),
+                "missed": None if candidate.passed is None else _listed(candidate.missed),
                 "figures": candidate.figures,
                 "error": error,
             }
 
 
-def _serve(scenario: Scenario) -> str | None:
-    """The command that starts the engine of one replica; None where it has none."""
-    from kvplan.sizing.flags import engine_flags
-
-    fit = resolve_deployment(scenario).fit
-    return None if fit is None else engine_flags(fit)[fit.serving.kind]
+def _listed(sizes: Sizes | None) -> list[int] | None:
+    """As JSON has it."""
+    return None if sizes is None else list(sizes)
 
 
 def _status(candidate: Candidate) -> str:

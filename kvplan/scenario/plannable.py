@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from kvplan.errors import UnknownName, UsageError
+from kvplan.scenario.axes import Axis
 from kvplan.scenario.rent import rent_of
 from kvplan.scenario.schema import Scenario
+from kvplan.scenario.sizes import SIZES
 from kvplan.specs.catalog import load_gpu
 from kvplan.specs.resolve import resolve_model
 
@@ -14,19 +17,46 @@ COMPARED_UNDER = ("workload", "slo", "price", "latency", "accuracy", "seed")
 """Parts of the scenario that ask something of a deployment, or measure it, and are none of its choices."""
 
 
-def check_fields(varied: Sequence[str]) -> None:
+def says(key: str, value: Any, field: str) -> bool:
+    """Whether setting ``key`` to a value sets the field: itself, or within its part."""
+    if key == field:
+        return True
+    if not field.startswith(f"{key}."):
+        return False
+    for name in field[len(key) + 1 :].split("."):
+        if not isinstance(value, Mapping):
+            return False
+        value = value.get(name)
+    return value is not None
+
+
+def check_size(key: str, value: Any, option: str) -> None:
+    """Refuse a size of a pool.
+
+    Raises:
+        UsageError: it is what a plan seeks.
+    """
+    for field in SIZES:
+        if says(key, value, field):
+            pool = field.split(".")[-2]
+            what = "replicas" if pool == "parallel" else f"{pool} instances"
+            raise UsageError(
+                f"a plan seeks the number of {what} itself", where=f"{option} {key}",
+                hint=f"leave {field} out; --most-gpus bounds it",
+            )  # fmt: skip
+
+
+def check_fields(varied: Sequence[Axis]) -> None:
     """Fields that candidates may differ in.
 
     Raises:
-        UsageError: the number of replicas, which is sought; what candidates are compared under: the cheapest
+        UsageError: the size of a pool, which is sought; what candidates are compared under: the cheapest
             would be the one of which the least is asked.
     """
-    for key in varied:
-        if "parallel.replicas".startswith(key):
-            raise UsageError(
-                "a plan seeks the number of replicas itself",
-                where=f"--vary {key}", hint="leave parallel.replicas out",
-            )  # fmt: skip
+    for axis in varied:
+        key = axis.key
+        for value in axis.values:
+            check_size(key, value, "--vary")
         if key.partition(".")[0] in COMPARED_UNDER:
             raise UsageError(
                 "a plan compares deployments under the same workload, objectives, prices and clock",
@@ -39,7 +69,7 @@ def check_scenarios(known: Sequence[Scenario]) -> None:
     """Candidates that can be compared, of which all names are known.
 
     Raises:
-        UsageError: no objective; pools of instances; a GPU twice, or without a price where others have one.
+        UsageError: no objective; a GPU twice, or without a price where others have one.
         UnknownName: no such GPU or model.
     """
     if not known[0].slo.limits:
@@ -47,12 +77,6 @@ def check_scenarios(known: Sequence[Scenario]) -> None:
             "nothing says what is good enough: the cheapest deployment is one that meets every objective",
             where="slo", hint="say for example --set slo.ttft_p99_s=1 --set slo.tpot_p99_s=0.05",
         )  # fmt: skip
-    if any(scenario.disaggregation is not None for scenario in known):
-        raise UsageError(
-            "a plan seeks a number of replicas, and pools of prefill and decode instances have none",
-            where="disaggregation",
-            hint="list sizes of the pools: kvplan sweep --vary disaggregation.decode.instances=1,2,4",
-        )
     _check_gpus(known[0], dict.fromkeys(item.gpu for item in known if item.gpu is not None))
     for model in dict.fromkeys(item.model for item in known if item.model is not None):
         if model == "-":

@@ -174,8 +174,8 @@ def test_a_scenario_file_may_say_the_gpu_and_keeps_its_tensor_parallelism(
     assert run(["plan", str(path), "-j", "1", "--longest", "300", "--format", "json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert [item["values"] for item in document["candidates"]] == [{"gpu": "h100-sxm"}]
-    assert document["candidates"][0]["gpus_per_replica"] == 2
-    assert document["candidates"][0]["replicas"] == 1
+    assert document["candidates"][0]["pools"][0]["gpus"] == 2
+    assert document["candidates"][0]["sizes"] == [1]
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_gpus_may_be_chosen_in_every_way(
     assert run([*BASE, *arguments, "--format", "json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert [item["values"] for item in document["candidates"]] == found
-    assert document["candidates"][0]["gpus_per_replica"] == 2
+    assert document["candidates"][0]["pools"][0]["gpus"] == 2
 
 
 def test_what_fits_nowhere_is_not_asked_for_more_gpus(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import csv
+import io
 import json
 from typing import Any
 
@@ -13,6 +15,7 @@ from kvplan.reporting.cost import amount_text, money
 from kvplan.reporting.loading import parse_report, parse_result
 from kvplan.reporting.plan import (
     commands,
+    deployment_text,
     plan_markdown,
     plan_remarks,
     plan_rows,
@@ -46,10 +49,11 @@ FAILURE = {
 def candidate(number: int, status: str, gpu: str = "h100-sxm", **more: Any) -> dict[str, Any]:
     found: dict[str, Any] = {
         "candidate": number, "values": {"gpu": gpu, "parallel.tp": 2}, "status": status,
-        "gpus_per_replica": 2, "replicas": 3, "gpus": 6, "missed": 2, "figures": dict(FIGURES), "error": None,
+        "pools": [{"field": "parallel.replicas", "gpu": gpu, "gpus": 2}], "sizes": [3], "gpus": 6, "missed": [2],
+        "figures": dict(FIGURES), "error": None,
     }  # fmt: skip
     if status not in ("meets", "misses"):
-        found |= {"replicas": None, "gpus": None, "missed": None, "figures": None}
+        found |= {"sizes": None, "gpus": None, "missed": None, "figures": None}
     if status == "does not fit":
         found["error"] = FAILURE
     return found | more
@@ -69,12 +73,12 @@ def document(**more: Any) -> dict[str, Any]:
         "requests": 3000,
         "settled": True,
         "best": 2,
-        "range": {"faster": 0.8, "slower": 1.2, "low": 2, "high": 4},
-        "serve": "vllm serve m --tensor-parallel-size 2",
+        "range": {"faster": 0.8, "slower": 1.2, "low": [2], "high": [4]},
+        "serve": ["vllm serve m --tensor-parallel-size 2"],
         "candidates": [
             candidate(1, "meets", figures={**FIGURES, "cost_per_hour": 15.0}),
             candidate(2, "meets", "l40s"),
-            candidate(3, "misses", "l40s", replicas=4, gpus=8, missed=None, figures=missed),
+            candidate(3, "misses", "l40s", sizes=[4], gpus=8, missed=None, figures=missed),
             candidate(4, "does not fit"),
         ],
         "provenance": {"command": "kvplan plan", "seed": 0, "inputs": [], "versions": {"kvplan": "0.1.0"}},
@@ -103,9 +107,9 @@ def test_the_headline_says_what_to_rent() -> None:
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        ({"low": 3, "high": 3}, "The same number of replicas"),
-        ({"low": 1, "high": None}, "It takes 1 replica at the fast end"),
-        ({"low": 1, "high": None}, "more than the 4 allowed at its slow end"),
+        ({"low": [3], "high": [3]}, "The same number of replicas"),
+        ({"low": [1], "high": None}, "It takes 1 replica at the fast end"),
+        ({"low": [1], "high": None}, "more than the 8 GPUs allowed at its slow end"),
     ],
 )
 def test_the_range_in_words(found: dict[str, Any], said: str) -> None:
@@ -143,7 +147,7 @@ def test_doubts_are_said() -> None:
 
 def test_nothing_that_meets_is_said_first() -> None:
     misses = [candidate(1, "misses", missed=None), candidate(2, "does not fit")]
-    plan = parsed(candidates=misses, best=None, range=None, settled=None, serve=None)
+    plan = parsed(candidates=misses, best=None, range=None, settled=None, serve=[])
     said = plan_verdict(plan)
     assert said.headline.startswith("llama-3.1-8b: none of 2 candidates")
     assert said.tone == "missed"
@@ -159,6 +163,47 @@ def test_commands_start_and_simulate_the_best() -> None:
     assert "--set parallel.replicas=3" in simulate
     assert "--limit 3000" in simulate
     assert "--price h100-sxm=2.5,l40s=1" in simulate
+
+
+def pooled() -> Plan:
+    """A plan of replicas and of two pools, of which the pools are the cheaper."""
+    pools = [
+        {"field": "disaggregation.prefill.instances", "gpu": "h100-sxm", "gpus": 2},
+        {"field": "disaggregation.decode.instances", "gpu": "l40s", "gpus": 1},
+    ]
+    best = candidate(2, "meets", pools=pools, sizes=[1, 4], gpus=6, missed=[1, 3])
+    dearer = candidate(1, "meets", figures={**FIGURES, "cost_per_hour": 15.0})
+    for item, part in ((best, {"link": "ib-ndr"}), (dearer, None)):
+        item["values"] = {"disaggregation": part}
+    return parsed(
+        axes=[{"key": "disaggregation", "values": [None, {"link": "ib-ndr"}]}], candidates=[dearer, best],
+        range={"faster": 0.8, "slower": 1.2, "low": [1, 3], "high": [2, 5]},
+        serve=["vllm serve p", "vllm serve d"],
+    )  # fmt: skip
+
+
+def test_pools_are_called_by_their_names() -> None:
+    plan = pooled()
+    said = plan_verdict(plan)
+    assert "2 x h100-sxm and 4 x l40s (1 prefill instance, 4 decode instances" in said.headline
+    assert "1 prefill instance and 3 decode instances at the fast end" in " ".join(said.detail)
+    assert deployment_text(plan.candidates[0]) == "6 x h100-sxm (3 replicas)", "what is left out is not named"
+    table = plan_table(plan)
+    assert table.columns[2:6] == ("Replicas", "Prefill", "Decode", "GPUs")
+    assert [row[2:6] for row in table.rows] == [("–", "1", "4", "6"), ("3", "–", "–", "6")]
+    starts = dict(commands(plan))
+    assert (starts["Start each prefill instance"], starts["Start each decode instance"]) == (
+        "vllm serve p", "vllm serve d",
+    )  # fmt: skip
+    simulate = starts["Simulate all of it, with a report"]
+    assert "--set disaggregation.decode.instances=4" in simulate
+    rows = list(csv.DictReader(io.StringIO(plan_csv(plan))))
+    assert [row["replicas"] for row in rows] == ["3", ""]
+    assert [(row["gpus_per_decode_instance"], row["decode_instances"]) for row in rows] == [
+        ("", ""),
+        ("1", "4"),
+    ]
+    assert "1 prefill instance of 2 and 4 decode instances of 1" in render_plan(plan)
 
 
 def test_csv_has_raw_numbers_and_no_formulas() -> None:
@@ -177,7 +222,7 @@ def test_hostile_text_stays_text() -> None:
     hostile["scenario"]["model"] = evil
     hostile["candidates"][1]["values"]["gpu"] = evil
     hostile["candidates"][3]["error"] = {**FAILURE, "message": evil}
-    hostile["serve"] = evil
+    hostile["serve"] = [evil]
     hostile["scenario"]["price"]["currency"] = evil
     hostile["provenance"]["command"] = evil
     plan = Plan.model_validate(hostile)
@@ -199,12 +244,15 @@ def test_hostile_text_stays_text() -> None:
         ({"candidates": [candidate(1, "not run", error=FAILURE)], "best": None}, "contradicts its error"),
         ({"candidates": [candidate(1, "failed")], "best": None}, "contradicts its error"),
         ({"candidates": [candidate(1, "meets", figures=None)], "best": 1}, "contradicts its figures"),
-        ({"candidates": [candidate(1, "meets", gpus=5)], "best": 1}, "are not 5"),
+        ({"candidates": [candidate(1, "meets", gpus=5)], "best": 1}, "do not have 5"),
         ({"candidates": [candidate(2, "meets")], "best": 1}, "is numbered 2"),
         ({"axes": [{"key": "gpu", "values": ["a"]}]}, "not those of the axes"),
         ({"most_gpus": 0}, "greater than"),
         ({"most_gpus": 10**400}, "less than"),
         ({"surprise": 1}, "unknown key"),
+        ({"candidates": [candidate(1, "meets", sizes=[3, 1])], "best": 1}, "not those of the pools"),
+        ({"serve": []}, "0 commands for 1 pools"),
+        ({"range": {"faster": 0.8, "slower": 1.2, "low": [1, 1], "high": None}}, "range is not one of"),
     ],
 )
 def test_documents_that_contradict_themselves_are_refused(change: dict[str, Any], reason: str) -> None:
@@ -240,7 +288,7 @@ def test_what_ended_the_search_of_a_candidate_with_figures_is_said() -> None:
 
 
 def test_what_fits_nowhere_or_fails_misses_no_objective() -> None:
-    nothing: dict[str, Any] = {"best": None, "range": None, "settled": None, "serve": None}
+    nothing: dict[str, Any] = {"best": None, "range": None, "settled": None, "serve": []}
     fits = parsed(candidates=[candidate(1, "does not fit")], **nothing)
     assert plan_verdict(fits).headline == (
         "llama-3.1-8b fits on none of 1 candidate (gpu and tp) up to 8 GPUs."

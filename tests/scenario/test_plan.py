@@ -17,6 +17,7 @@ from kvplan.scenario.bracket import meets
 from kvplan.scenario.candidate import Candidate
 from kvplan.scenario.outcomes import simulate_point
 from kvplan.scenario.plan import Plan
+from kvplan.scenario.pools import pools_of
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.sweep import Sweep
 
@@ -34,7 +35,10 @@ FLAGS = {
     "engine.max_model_len": "16k",
 }
 OBJECTIVES = ("slo.ttft_p99_s=0.6", "slo.tpot_p99_s=0.05")
-SCENARIO = Scenario.model_validate({"model": "m", "gpu": "g", "workload": {"synthesize": "chat"}})
+SCENARIO = Scenario.model_validate(
+    {"model": "llama-3.1-8b", "gpu": "h100-sxm", "workload": {"synthesize": "chat"}}
+)
+POOLS = pools_of(SCENARIO)
 
 
 def figures(met: bool) -> dict[str, Any]:
@@ -56,36 +60,20 @@ def planned(
     return Plan(kinds, **{"longest": count, **options})
 
 
-@given(need=st.integers(1, 600), most=st.integers(1, 512), start=st.integers(1, 512))
-def test_the_fewest_that_meet_are_found(need: int, most: int, start: int) -> None:
-    candidate = Candidate(SCENARIO, 1, most, start)
-    while (number := candidate.next()) is not None:
-        assert 1 <= number <= most
-        assert number not in candidate.tried
-        candidate.tried[number] = figures(number >= need)
-    if need <= most:
-        assert candidate.passed == need
-        assert candidate.missed == (need - 1 or None)
-    else:
-        assert candidate.passed is None
-        assert candidate.missed == most
-    assert len(candidate.tried) <= 2 * most.bit_length() + 2
-
-
 @given(need=st.integers(1, 64), before=st.integers(1, 64))
 def test_what_met_before_is_tried_first_and_then_one_less(need: int, before: int) -> None:
-    first = Candidate(SCENARIO, 1, 64)
-    first.tried[before] = figures(met=True)
+    first = Candidate(SCENARIO, POOLS, 64)
+    first.tried[before,] = figures(met=True)
     candidate = first.again()
-    assert candidate.next() == before
-    candidate.tried[before] = figures(before >= need)
+    assert candidate.next() == (before,)
+    candidate.tried[before,] = figures(before >= need)
     if before >= need and before > 1:
-        assert candidate.next() == before - 1
+        assert candidate.next() == (before - 1,)
 
 
 def test_what_cannot_run_is_not_tried_again() -> None:
-    candidate = Candidate(SCENARIO, 2, 8)
-    candidate.tried[1] = outcomes.failure(KvplanError("broken"))
+    candidate = Candidate(SCENARIO, POOLS, 8)
+    candidate.tried[1,] = outcomes.failure(KvplanError("broken"))
     assert candidate.next() is None
     assert candidate.error is not None
     assert candidate.passed is None is candidate.figures
@@ -105,14 +93,14 @@ def test_the_answer_is_what_trying_all_numbers_gives() -> None:
         for replicas in range(1, 13):
             document["parallel"]["replicas"] = replicas
             if meets(simulate_point(document)):
-                assert candidate.passed == replicas
+                assert candidate.passed == (replicas,)
                 break
         else:
             assert candidate.passed is None
     needed = {item.passed for item in plan.candidates}
     assert len(needed) > 1, "the candidates differ, or this shows nothing"
     assert plan.best is not None
-    assert plan.candidates[plan.best].passed == min(number for number in needed if number)
+    assert plan.candidates[plan.best].passed == min(sizes for sizes in needed if sizes)
 
 
 def test_processes_change_nothing() -> None:
@@ -146,7 +134,7 @@ def test_the_document_is_valid_whatever_happened() -> None:
     found = Document.model_validate(nothing.document([]))
     assert found.best is None
     assert [item.status for item in found.candidates] == ["misses", "misses"]
-    assert [item.replicas for item in found.candidates] == [2, 2]
+    assert [item.sizes for item in found.candidates] == [[2], [2]]
     untried = Document.model_validate(planned("cache.blocks=1100,2000").document([]))
     assert not untried.complete
     assert {item.status for item in untried.candidates} == {"not run"}
@@ -177,7 +165,7 @@ def test_a_short_workload_is_lengthened_until_the_answer_stays() -> None:
     assert long.requests is not None
     assert long.requests > 20
     assert long.settled
-    assert (long.candidates[0].passed or 0) >= (short.candidates[0].passed or 0)
+    assert (long.candidates[0].passed or (0,)) >= (short.candidates[0].passed or (0,))
 
 
 def test_the_clock_s_band_moves_the_answer_both_ways() -> None:
@@ -189,7 +177,7 @@ def test_the_clock_s_band_moves_the_answer_both_ways() -> None:
     assert found.range is not None
     low, high = found.range.low, found.range.high
     assert low is not None is not high
-    assert low <= (found.answer.replicas or 0) <= high
+    assert low <= (found.answer.sizes or [0]) <= high
     assert low < high
     assert found.range.faster < 1 < found.range.slower
 
@@ -218,7 +206,8 @@ def test_an_interrupted_plan_keeps_what_it_knows(monkeypatch: pytest.MonkeyPatch
         (["cache.blocks=2000"], (), "nothing says what is good enough"),
         (["parallel.replicas=1,2"], OBJECTIVES, "seeks the number of replicas itself"),
         (["parallel={replicas: 2}"], OBJECTIVES, "seeks the number of replicas itself"),
-        (["cache.blocks=2000"], (*OBJECTIVES, "disaggregation={bytes_per_token: 100, layers: 2}"), "pools"),
+        (["disaggregation.decode.instances=1,2"], OBJECTIVES, "seeks the number of decode instances itself"),
+        (["disaggregation=null,{prefill: {instances: 2}}"], OBJECTIVES, "the number of prefill instances"),
     ],
 )
 def test_what_cannot_be_planned_is_refused(axes: list[str], objectives: Sequence[str], reason: str) -> None:
@@ -278,7 +267,7 @@ def test_what_a_short_run_missed_is_tried_again_with_more_requests(monkeypatch: 
     plan = planned("cache.blocks=1100,2000", most_gpus=8, longest=5000)
     plan.execute()
     found = Document.model_validate(plan.document([]))
-    assert [item.replicas for item in found.candidates] == [1, 2]
+    assert [item.sizes for item in found.candidates] == [[1], [2]]
     assert found.best == 1
 
 
@@ -286,7 +275,7 @@ def test_that_none_meets_rests_on_enough_requests(monkeypatch: pytest.MonkeyPatc
     asked = told(monkeypatch, lambda document, _: 99 if document["workload"]["requests"] < 900 else 3)
     plan = planned("cache.blocks=1100", most_gpus=8, longest=5000)
     plan.execute()
-    assert plan.candidates[0].passed == 3
+    assert plan.candidates[0].passed == (3,)
     assert max(requests or 0 for _, requests, _ in asked) < 2000
     never = planned("cache.blocks=1100", most_gpus=8, longest=5000)
     told(monkeypatch, lambda *_: 99)
@@ -316,7 +305,7 @@ def test_a_plan_interrupted_while_it_lengthens_keeps_the_answer_before(
         plan.execute()
     found = Document.model_validate(plan.document([]))
     assert not found.complete
-    assert [(item.status, item.replicas) for item in found.candidates] == [("meets", 2)] * 2
+    assert [(item.status, item.sizes) for item in found.candidates] == [("meets", [2])] * 2
     assert found.requests == 60
 
 
@@ -327,7 +316,7 @@ def test_more_replicas_that_cannot_be_simulated_leave_the_figures_of_fewer(
     plan = planned("cache.blocks=1100", most_gpus=8, longest=240)
     plan.execute()
     (item,) = Document.model_validate(plan.document([])).candidates
-    assert (item.status, item.replicas) == ("misses", 1)
+    assert (item.status, item.sizes) == ("misses", [1])
     assert item.figures is not None
     assert item.error is not None
 
@@ -339,7 +328,7 @@ def test_fewer_replicas_that_cannot_be_simulated_leave_the_answer(monkeypatch: p
     plan.execute()
     found = Document.model_validate(plan.document([]))
     assert found.best == 1
-    assert (found.candidates[0].status, found.candidates[0].replicas) == ("meets", 4)
+    assert (found.candidates[0].status, found.candidates[0].sizes) == ("meets", [4])
     assert found.candidates[0].error is not None
     assert found.range is None
 
@@ -353,7 +342,7 @@ def test_no_interval_is_claimed_where_its_end_cannot_be_simulated(monkeypatch: p
     told(monkeypatch, need)
     plan = planned("cache.blocks=1100", most_gpus=8, count=2000)
     plan.execute()
-    assert plan.candidates[0].passed == 1
+    assert plan.candidates[0].passed == (1,)
     assert plan.range is None
 
 
@@ -363,7 +352,7 @@ def test_the_interval_has_the_answer_in_it(monkeypatch: pytest.MonkeyPatch) -> N
     plan = planned("cache.blocks=1100", most_gpus=8, count=2000)
     plan.execute()
     assert plan.range is not None
-    assert (plan.range["low"], plan.range["high"]) == (3, 3)
+    assert (plan.range["low"], plan.range["high"]) == ([3], [3])
 
 
 @pytest.mark.parametrize(
@@ -374,7 +363,6 @@ def test_the_interval_has_the_answer_in_it(monkeypatch: pytest.MonkeyPatch) -> N
         ("price.gpu_hour=1,2", "same workload"),
         ("seed=1,2", "same workload"),
         ("latency.a=1.0e-3,2.0e-3", "same workload"),
-        ("disaggregation=null,{bytes_per_token: 100, layers: 2}", "pools"),
     ],
 )
 def test_candidates_are_compared_under_the_same_load(axis: str, reason: str) -> None:
@@ -397,3 +385,63 @@ def test_candidates_are_compared_under_the_same_load(axis: str, reason: str) -> 
 def test_names_are_checked_before_anything_is_simulated(axis: str, more: Sequence[str], reason: str) -> None:
     with pytest.raises(KvplanError, match=reason):
         planned(axis, objectives=(*OBJECTIVES, "model=llama-3.1-8b", *more))
+
+
+POOLED = "{bytes_per_token: 100, link: ib-ndr}"
+
+
+def test_the_sizes_of_two_pools_are_what_trying_all_gives() -> None:
+    slow = "latency={model: linear, a: 5.0e-3, b: 2.0e-4, c: 1.0e-6}"
+    plan = planned(
+        "engine.max_num_seqs=2,64",
+        objectives=("slo.ttft_p99_s=0.2", "slo.tpot_p99_s=0.0065", f"disaggregation={POOLED}", slow),
+        most_gpus=9,
+        flags={**SHORT, "engine.max_model_len": 256, "workload.rate": 60},
+    )
+    plan.execute()
+    assert plan.complete
+    answers = []
+    for candidate in plan.candidates:
+        document = candidate.scenario.to_dict()
+        found = []
+        for prefill in range(1, 9):
+            for decode in range(1, 10 - prefill):
+                document["disaggregation"]["prefill"]["instances"] = prefill
+                document["disaggregation"]["decode"]["instances"] = decode
+                if meets(simulate_point(document)):
+                    found.append(prefill + decode)
+        assert (None if candidate.passed is None else sum(candidate.passed)) == min(found, default=None)
+        answers.append(candidate.passed)
+        assert len(candidate.tried) < 20
+    assert len(set(answers)) > 1, "the candidates differ, or this shows nothing"
+    document = Document.model_validate(plan.document(["kvplan", "plan"]))
+    assert document.answer is not None
+    assert [pool.field.split(".")[1] for pool in document.answer.pools] == ["prefill", "decode"]
+    assert document.serve == [None, None]
+
+
+def test_pools_of_other_gpus_cost_what_theirs_do() -> None:
+    scenario = Scenario.model_validate(
+        {
+            "model": "llama-3.1-8b", "gpu": "h100-sxm", "parallel": {"tp": 2},
+            "disaggregation": {"prefill": {"tp": 4}, "decode": {"gpu": "l40s", "tp": 1}},
+            "price": {"gpu_hour": {"h100-sxm": 2.5, "l40s": 0.5}}, "workload": {"synthesize": "chat"},
+        }
+    )  # fmt: skip
+    prefill, decode = pools_of(scenario)
+    assert (prefill.gpu, prefill.gpus, prefill.cost) == ("h100-sxm", 4, 10.0)
+    assert (decode.gpu, decode.gpus, decode.cost) == ("l40s", 1, 0.5)
+    assert decode.serves.gpu == "l40s"
+    with pytest.raises(KvplanError, match="unknown gpu 'l41'") as raised:
+        pools_of(Scenario.model_validate(
+            {**scenario.to_dict(), "disaggregation": {"decode": {"gpu": "l41"}}}
+        ))  # fmt: skip
+    assert raised.value.where == "disaggregation.decode.gpu"
+
+
+def test_replicas_and_pools_are_candidates_of_one_plan() -> None:
+    plan = planned(f"disaggregation=null,{POOLED}", most_gpus=12)
+    plan.execute()
+    found = Document.model_validate(plan.document([]))
+    assert [len(item.pools) for item in found.candidates] == [1, 2]
+    assert {item.status for item in found.candidates} == {"meets"}

@@ -40,7 +40,7 @@ def plan(
     ] = None,
     vary: Annotated[
         list[str] | None,
-        typer.Option("--vary", help="More to choose from: cache.dtype=bf16,fp8. Replicas are searched."),
+        typer.Option("--vary", help="More to choose from: cache.dtype=bf16,fp8. Sizes are searched."),
     ] = None,
     price: option.Price = None,
     most_gpus: Annotated[
@@ -191,6 +191,6 @@ def _what_would(found: "Document") -> str:
     """Where nothing was simulated, more replicas of it are no help."""
     if any(item.figures for item in found.candidates):
         return "the figures above are of the most GPUs tried: allow more (--most-gpus), or ask for less"
-    if any(item.gpus_per_replica > found.most_gpus for item in found.candidates):
+    if any(item.least_gpus > found.most_gpus for item in found.candidates):
         return "allow more GPUs (--most-gpus), or spread a replica over fewer (--tp)"
     return "spread a replica over more GPUs (--tp), or store weights in fewer bits (--weights-dtype)"

@@ -1,4 +1,4 @@
-"""``kvplan.plan/1``: candidates for a deployment, how many replicas each needs, and which is cheapest."""
+"""``kvplan.plan/1``: candidates for a deployment, how many instances each needs, and which is cheapest."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -18,34 +18,58 @@ MAX_CANDIDATES = 10_000
 Ordinal = Annotated[int, Field(ge=1, le=10**9)]
 
 
-class Candidate(Part):
-    """One kind of replica: what it is, and the fewest ``replicas`` that meet every objective.
+Sizes = Annotated[list[Ordinal], Field(min_length=1, max_length=2)]
+"""Instances of every pool, in the order of the pools."""
 
-    ``missed``: the most below them that do not. Where none do, ``replicas`` are the most that were tried, and
-    ``figures`` are theirs. ``gpus``: of all replicas. ``error``: why none was simulated, or why no more or
+
+class Pool(Part):
+    """Instances of one kind: the scenario field that says how many, and the GPUs of one of them."""
+
+    field: Literal["parallel.replicas", "disaggregation.prefill.instances", "disaggregation.decode.instances"]
+    gpu: Annotated[str, Field(max_length=200)] | None
+    gpus: Ordinal
+
+
+class Candidate(Part):
+    """One kind of deployment: its pools, and their cheapest ``sizes`` that meet every objective.
+
+    ``missed``: the dearest below them that do not. Where none do, ``sizes`` are the most that were tried, and
+    ``figures`` are theirs. ``gpus``: of all instances. ``error``: why none was simulated, or why no more or
     fewer were.
     """
 
     candidate: Ordinal
     values: dict[Key, Any]
     status: Literal["meets", "misses", "does not fit", "failed", "not run"]
-    gpus_per_replica: Ordinal
-    replicas: Ordinal | None
+    pools: Annotated[list[Pool], Field(min_length=1, max_length=2)]
+    sizes: Sizes | None
     gpus: Ordinal | None
-    missed: Ordinal | None
+    missed: Sizes | None
     figures: Figures | None
     error: Failure | None
 
     @model_validator(mode="after")
     def _status_is_what_it_has(self) -> Self:
         simulated = self.status in ("meets", "misses")
-        if simulated != (self.figures is not None) or simulated != (self.replicas is not None):
+        if simulated != (self.figures is not None) or simulated != (self.sizes is not None):
             raise ValueError(f"status {self.status!r} contradicts its figures")
         if not simulated and (self.status != "not run") != (self.error is not None):
             raise ValueError(f"status {self.status!r} contradicts its error")
-        if self.replicas is not None and self.gpus != self.replicas * self.gpus_per_replica:
-            raise ValueError(f"{self.replicas} replicas of {self.gpus_per_replica} GPUs are not {self.gpus}")
+        if any(sizes is not None and len(sizes) != len(self.pools) for sizes in (self.sizes, self.missed)):
+            raise ValueError("sizes are not those of the pools")
+        if self.gpus != (None if self.sizes is None else sum(size * pool.gpus for pool, size in self.sized)):
+            raise ValueError(f"{self.sizes} instances do not have {self.gpus} GPUs")
         return self
+
+    @property
+    def sized(self) -> list[tuple[Pool, int]]:
+        """The pools and their sizes; empty where nothing is known."""
+        return [] if self.sizes is None else list(zip(self.pools, self.sizes, strict=True))
+
+    @property
+    def least_gpus(self) -> int:
+        """Of one instance of every pool."""
+        return sum(pool.gpus for pool in self.pools)
 
     def rank(self) -> tuple[float, ...]:
         """Those that meet every objective, cheapest first; those that miss one; then the others."""
@@ -55,13 +79,13 @@ class Candidate(Part):
         return (0, *rank(self.gpus, figures.cost_per_hour, figures.ttft_p99_s, self.candidate))
 
 
-class ReplicaRange(Part):
-    """Replicas of the best with every step ``faster`` and ``slower``; None for more than allowed."""
+class SizesRange(Part):
+    """Sizes of the best with every step ``faster`` and ``slower``; None for more than allowed."""
 
     faster: Amount
     slower: Amount
-    low: Ordinal | None
-    high: Ordinal | None
+    low: Sizes | None
+    high: Sizes | None
 
 
 class Plan(Part):
@@ -69,7 +93,7 @@ class Plan(Part):
 
     ``requests``: of the runs that the answers rest on, None where the trace says. ``settled``: whether they
     were long enough to tell. ``best``: number of the cheapest candidate that meets every objective; ``serve``
-    starts the engine of one of its replicas.
+    starts the engine of one instance of each of its pools, None where there is no command.
     """
 
     schema_: Literal["kvplan.plan/1"] = Field(alias="schema")
@@ -80,8 +104,8 @@ class Plan(Part):
     requests: Count | None
     settled: bool | None
     best: Ordinal | None
-    range: ReplicaRange | None
-    serve: Annotated[str, Field(max_length=4000)] | None
+    range: SizesRange | None
+    serve: Annotated[list[Annotated[str, Field(max_length=4000)] | None], Field(max_length=2)]
     candidates: Annotated[list[Candidate], Field(min_length=1, max_length=MAX_CANDIDATES)]
     provenance: Provenance
 
@@ -100,6 +124,12 @@ class Plan(Part):
         first = min(self.candidates, key=Candidate.rank)
         if self.best != (first.candidate if first.status == "meets" else None):
             raise ValueError(f"best is {self.best}, and {first.candidate} is cheaper")
+        pools = 0 if self.answer is None else len(self.answer.pools)
+        if len(self.serve) != pools:
+            raise ValueError(f"{len(self.serve)} commands for {pools} pools")
+        ends = () if self.range is None else (self.range.low, self.range.high)
+        if any(sizes is not None and len(sizes) != pools for sizes in ends):
+            raise ValueError("range is not one of the best candidate's pools")
         check_plain(self.model_dump())
         return self
 
