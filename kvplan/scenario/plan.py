@@ -101,9 +101,7 @@ class Plan:
         figures, sizes = candidate.figures, candidate.passed
         assert figures is not None
         assert sizes is not None
-        return rank(
-            candidate.prices.total_gpus(sizes), figures["cost_per_hour"], figures["ttft_p99_s"], index
-        )
+        return rank(candidate.prices.total_gpus(sizes), figures, index)
 
     def execute(self, jobs: int = 1, on_done: Callable[[int], None] | None = None) -> None:
         """Search, with at most ``jobs`` simulations at a time; ``on_done`` hears how many are done.

@@ -132,6 +132,16 @@ def test_rows_are_ranked_and_say_what_is_missing() -> None:
     assert any(note.startswith("4: does not fit: gpu: it does not fit (a larger one)") for note in notes)
 
 
+def test_of_equally_dear_ones_the_one_with_most_headroom_is_best() -> None:
+    near = {**OBJECTIVE, "name": "tpot_p99_s", "limit_s": 0.02, "value_s": 0.019}
+    first = candidate(1, "meets", figures={**FIGURES, "ttft_p99_s": 0.1, "objectives": [OBJECTIVE, near]})
+    second = candidate(2, "meets", figures={**FIGURES, "ttft_p99_s": 0.3})
+    plan = parsed(candidates=[first, second], best=2)
+    assert [item.candidate for item in ranked(plan)] == [2, 1]
+    with pytest.raises(DataError, match="2 is cheaper"):
+        parsed(candidates=[first, second], best=1)
+
+
 def test_doubts_are_said() -> None:
     plan = parsed(settled=False, complete=False)
     said = plan_verdict(plan)

@@ -76,7 +76,7 @@ class Candidate(Part):
         figures = self.figures
         if self.status != "meets" or figures is None or self.gpus is None:
             return (1 if self.status == "misses" else 2, self.candidate)
-        return (0, *rank(self.gpus, figures.cost_per_hour, figures.ttft_p99_s, self.candidate))
+        return (0, *rank(self.gpus, figures.model_dump(), self.candidate))
 
 
 class SizesRange(Part):
