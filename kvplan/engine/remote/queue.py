@@ -16,7 +16,8 @@ class Load:
     Attributes:
         number: loads are numbered in the order in which they begin.
         start: tokens the device had; tokens: tokens that come.
-        began_s, done_s: when the fetch began and when it ended (set as it happens).
+        began_s, done_s: when the fetch began and when it ended (set as it happens); the scheduler may hear of
+            that later.
         settled: it has come, and what it brought is in the prefix cache.
     """
 

@@ -6,8 +6,9 @@ and for what comes, and leaves the scan, which goes on behind it. While it loads
 - holds its blocks: they cannot be evicted, and it cannot be preempted (only running requests are);
 - takes no token of the step's budget and no place of ``max_num_seqs``, though it begins only while both are
   left;
-- publishes nothing. When the fetch has ended it is looked at before all requests that hold nothing; its full
-  blocks are published when it is its turn, in a ``schedule()`` that lets requests in.
+- publishes nothing. When the scheduler hears that the fetch has ended (``replica`` says when) it is looked at
+  before all requests that hold nothing; its full blocks are published when it is its turn, in a
+  ``schedule()`` that lets requests in.
 
 At least one token is computed: where everything is fetched, the last token is computed again. Hits on the
 device are counted when the load begins; ``cached_tokens`` of its row has the fetched tokens too (vLLM's
@@ -41,7 +42,7 @@ from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.prefix_hash import Match
-from kvplan.engine.remote.plan import FencedPlan
+from kvplan.engine.remote.plan import FencedPlan, RemotePlan
 from kvplan.engine.remote.queue import Load, LoadingQueue
 from kvplan.engine.remote.source import KvSource
 from kvplan.engine.scheduler_vllm import VllmScheduler
@@ -55,6 +56,7 @@ class RemoteScheduler(VllmScheduler):
 
     Attributes:
         begun: loads that began and whose fetch nobody has started yet (the replica does, it has the clock).
+        come: loads that have ended and that no worker has found yet.
         loads: how many began; fetched_tokens: what they brought or will bring.
         undelivered: steps planned and not delivered, in order, while a request is aborted.
         fenced: requests that are gone, and the steps whose ends their blocks wait for.
@@ -73,6 +75,7 @@ class RemoteScheduler(VllmScheduler):
         self.queue = LoadingQueue(config.policy)
         self.waiting = self.queue
         self.begun: list[Load] = []
+        self.come: list[Load] = []
         self.loads = 0
         self.fetched_tokens = 0
         self.undelivered: tuple[StepPlan, ...] = ()
@@ -80,7 +83,11 @@ class RemoteScheduler(VllmScheduler):
 
     def new_plan(self) -> StepPlan:
         """With overlapping steps, one that blocks may have to wait for."""
-        return FencedPlan() if self.config.async_scheduling else StepPlan()
+        return FencedPlan() if self.config.async_scheduling else RemotePlan()
+
+    def undecided(self) -> bool:
+        """As the base class; a step whose workers find something is not one of many."""
+        return bool(self.come) or super().undecided()
 
     def preemptible(self, request: LiveRequest) -> bool:
         """See the base class."""
@@ -208,15 +215,33 @@ class RemoteScheduler(VllmScheduler):
         return None
 
     def deliver(self, plan: StepPlan) -> None:
-        """As the base class; first of all, blocks are free that waited for the step's end."""
+        """As the base class; first of all, blocks are free that waited for the step's end.
+
+        Last of all, its workers tell which loads they found.
+        """
         if self.fenced:
             self.version += 1
             for request in [gone for gone, fence in self.fenced.items() if fence is plan]:
                 del self.fenced[request]
                 self.give_back(request)
         super().deliver(plan)
+        if isinstance(plan, RemotePlan):
+            for load in plan.told:
+                self.arrived(load)
 
     # -- a load has come --------------------------------------------------------------------------------
+
+    def tell(self, plan: StepPlan) -> None:
+        """The step's workers look for loads that have come."""
+        if self.come and isinstance(plan, RemotePlan):
+            plan.told = tuple(self.come)
+            self.come.clear()
+
+    def notice(self) -> None:
+        """The workers of an engine that has nothing else to do tell at once."""
+        come, self.come = self.come, []
+        for load in come:
+            self.arrived(load)
 
     def arrived(self, load: Load) -> None:
         """The KV is on the device: look at the request again."""

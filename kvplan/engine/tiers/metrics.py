@@ -53,7 +53,7 @@ def _tiers(replica: TieredReplica) -> list[Metric]:
     # Fetches of resumed requests are no hits of the cache, like hits of resumed requests on the device.
     found += [
         Metric("loads", scheduler.loads, "1", "admissions that waited for KV from a tier"),
-        Metric("load_s", replica.load_s, "s", "time requests waited for their loads, all together"),
+        Metric("load_s", replica.load_s, "s", "time loads took, waiting for links included"),
         Metric(
             "cached_tokens",
             replica.cached_tokens,
