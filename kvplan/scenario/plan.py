@@ -251,7 +251,13 @@ def _serve(scenario: Scenario) -> str | None:
     from kvplan.sizing.flags import engine_flags
 
     fit = resolve_deployment(scenario).fit
-    return None if fit is None else engine_flags(fit)[fit.serving.kind]
+    found = None if fit is None else engine_flags(fit)[fit.serving.kind]
+    host = None if scenario.tiers is None else scenario.tiers.host
+    if found is None or host is None or host.connector is None or not host.memory:
+        return found
+    from kvplan.scenario.offloading import flags
+
+    return f"{found} {flags(host)}"
 
 
 def _status(candidate: Candidate) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
-from kvplan.engine.remote.queue import Load
+from kvplan.engine.remote.queue import Transfer
 
 
 class RemotePlan(StepPlan):
@@ -18,11 +18,11 @@ class RemotePlan(StepPlan):
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: tuple[Load, ...] = ()
+        self.told: tuple[Transfer, ...] = ()
 
 
-class FencedPlan(RemotePlan):
-    """A step whose end blocks may have to wait for: those of the requests that it computes.
+class BoardedPlan(RemotePlan):
+    """A step that knows whom it computes.
 
     Attributes:
         aboard: requests in it that do not decode in step with others.
@@ -57,3 +57,9 @@ class FencedPlan(RemotePlan):
             or request in self.samples
             or request in self.finish
         )
+
+
+class FencedPlan(BoardedPlan):
+    """A step whose end blocks may have to wait for: those of the requests that it computes."""
+
+    __slots__ = ()

@@ -157,11 +157,11 @@ class RemoteReplica(Replica):
         queue = self.remote.queue
         return bool(queue.loading or queue.orphaned)
 
-    def goes_on(self) -> bool:
+    def goes_on(self, plan: StepPlan) -> bool:
         """As the base class; empty steps that have nothing to tell lead to no other."""
         if self.remote.come or any(
-            plan.batch.scheduled_tokens or (isinstance(plan, RemotePlan) and plan.told)
-            for plan, _ in self.in_flight
+            other.batch.scheduled_tokens or (isinstance(other, RemotePlan) and other.told)
+            for other in (plan, *(flying for flying, _ in self.in_flight))
         ):
             return True
         self.in_flight.clear()
@@ -187,7 +187,8 @@ class RemoteReplica(Replica):
         """
         self._start_fetches(clock)
         self._nothing_planned = True
-        if not self.remote.queue.loading and not self._timers and self.gives_up_s == UNKNOWN:
+        waits_for_nothing = not self.remote.queue.loading and not self._timers and self.gives_up_s == UNKNOWN
+        if waits_for_nothing and self.remote.waiting.items:
             super()._nothing_fits(clock)
 
     def _start_fetches(self, clock: float) -> None:

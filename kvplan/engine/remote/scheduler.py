@@ -43,7 +43,7 @@ from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.prefix_hash import Match
 from kvplan.engine.remote.plan import FencedPlan, RemotePlan
-from kvplan.engine.remote.queue import Load, LoadingQueue
+from kvplan.engine.remote.queue import Load, LoadingQueue, Transfer
 from kvplan.engine.remote.source import KvSource
 from kvplan.engine.scheduler_vllm import VllmScheduler
 
@@ -51,12 +51,16 @@ if TYPE_CHECKING:
     from kvplan.engine.replacement.foresight import Foresight
 
 
+LATER = -1
+
+
 class RemoteScheduler(VllmScheduler):
     """See the module.
 
     Attributes:
         begun: loads that began and whose fetch nobody has started yet (the replica does, it has the clock).
-        come: loads that have ended and that no worker has found yet.
+        come: transfers that have ended and that no worker has found yet.
+        aside: waiting requests that hold nothing and were passed over (vLLM's ``deferred_waiting``).
         loads: how many began; fetched_tokens: what they brought or will bring.
         undelivered: steps planned and not delivered, in order, while a request is aborted.
         fenced: requests that are gone, and the steps whose ends their blocks wait for.
@@ -75,7 +79,8 @@ class RemoteScheduler(VllmScheduler):
         self.queue = LoadingQueue(config.policy)
         self.waiting = self.queue
         self.begun: list[Load] = []
-        self.come: list[Load] = []
+        self.come: list[Transfer] = []
+        self.aside: dict[LiveRequest, None] = {}
         self.loads = 0
         self.fetched_tokens = 0
         self.undelivered: tuple[StepPlan, ...] = ()
@@ -101,6 +106,7 @@ class RemoteScheduler(VllmScheduler):
             request = queue.head()
             if request.stale:
                 skipped.append(queue.pop())
+                self.aside[request] = None
                 continue
             if self.blocked is not None and self.blocked == (request, self.version):
                 break
@@ -112,6 +118,10 @@ class RemoteScheduler(VllmScheduler):
                 match = self._match(request)
                 start = match.blocks * size
                 fetched = self.fetchable(request, start)
+                if fetched < 0:
+                    skipped.append(queue.pop())
+                    self.aside[request] = None
+                    continue
                 if fetched:
                     if not self._fits_load(request, match, fetched):
                         break
@@ -136,13 +146,16 @@ class RemoteScheduler(VllmScheduler):
             queue.push_front(request)
 
     def left_over(self) -> bool:
-        """As the base class; who has loaded, or does, has been put off and is not counted."""
-        return bool(self.queue.plain.items)
+        """As the base class; whoever was passed over, or has loaded, or does, is not counted."""
+        return len(self.queue.plain) > len(self.aside)
 
     # -- a load begins ----------------------------------------------------------------------------------
 
     def fetchable(self, request: LiveRequest, start: int) -> int:
-        """Tokens worth fetching: all known ones at most, and more than none that must be computed anyway."""
+        """Tokens worth fetching: all known ones at most, and more than none that must be computed anyway.
+
+        ``LATER``: the request is passed over, as it cannot be said yet.
+        """
         tokens = min(self.source.lookup(request, start), request.num_tokens - start)
         return tokens if tokens > 0 and start < request.num_tokens - 1 else 0
 
@@ -179,10 +192,17 @@ class RemoteScheduler(VllmScheduler):
         self.loads += 1
         self.fetched_tokens += tokens
         self.queue.begin(load)
+        self.aside.pop(request, None)
         self.begun.append(load)
+
+    def begin(self, plan: StepPlan, request: LiveRequest, hit_tokens: int, tokens: int) -> None:
+        """As the base class."""
+        self.aside.pop(request, None)
+        super().begin(plan, request, hit_tokens, tokens)
 
     def abort(self, request: LiveRequest) -> None:
         """As the base class; what is on its way comes all the same, and its blocks are free only then."""
+        self.aside.pop(request, None)
         if request.status is Status.RUNNING:
             fence = self._fence(request)
             if fence is None:
@@ -201,6 +221,10 @@ class RemoteScheduler(VllmScheduler):
         request.status = Status.FINISHED
         if request not in self.queue.orphaned:
             self.give_back(request)
+
+    def _leave(self, request: LiveRequest) -> None:
+        self.aside.pop(request, None)
+        super()._leave(request)
 
     # -- blocks that wait for a step's end ---------------------------------------------------------------
 
@@ -226,8 +250,8 @@ class RemoteScheduler(VllmScheduler):
                 self.give_back(request)
         super().deliver(plan)
         if isinstance(plan, RemotePlan):
-            for load in plan.told:
-                self.arrived(load)
+            for transfer in plan.told:
+                self.heard(transfer)
 
     # -- a load has come --------------------------------------------------------------------------------
 
@@ -240,8 +264,13 @@ class RemoteScheduler(VllmScheduler):
     def notice(self) -> None:
         """The workers of an engine that has nothing else to do tell at once."""
         come, self.come = self.come, []
-        for load in come:
-            self.arrived(load)
+        for transfer in come:
+            self.heard(transfer)
+
+    def heard(self, transfer: Transfer) -> None:
+        """A transfer has ended: a load, unless a subclass has others."""
+        assert isinstance(transfer, Load)
+        self.arrived(transfer)
 
     def arrived(self, load: Load) -> None:
         """The KV is on the device: look at the request again."""

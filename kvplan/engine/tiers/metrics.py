@@ -115,11 +115,12 @@ def _links(replica: TieredReplica) -> list[Metric]:
     stack = replica.stack
     found: list[Metric] = []
     for line in (*stack.puts, *stack.gets):
-        found += _link(line, span)
+        found += link(line, span)
     return found
 
 
-def _link(line: Line, span: float) -> list[Metric]:
+def link(line: Line, span: float) -> list[Metric]:
+    """What one direction of a link carried in ``span`` seconds."""
     name, way = line.name, _LINKS.get(line.name, line.name)
     return [
         Metric(f"{name}_bytes", line.moved_bytes, "bytes", f"moved {way}"),
