@@ -129,7 +129,9 @@ def coast(replica: Replica, clock: float, device_free: float, until: float) -> t
                 replica.stopped = True
         if gave_up or replica.stopped:
             break
-        if (scheduler.prefills or waiting.items or not steady.count) and scheduler.undecided():
+        if (
+            scheduler.prefills or waiting.items or not steady.count or scheduler.watchful
+        ) and scheduler.undecided():
             break
     if flying is not None:
         in_flight[0] = (flying, device_free)

@@ -146,7 +146,7 @@ class Replica:
         clock, device_free = self.clock, self._device_free
         self.stopped = False
         while clock < until:
-            if scheduler.running or scheduler.waiting.items:
+            if scheduler.running or scheduler.waiting.items or self.owes or (self.polls and in_flight):
                 if not self.logging and not scheduler.undecided():
                     clock, device_free, until = self._coast(clock, device_free, until)
                     if self.stopped:
@@ -155,17 +155,17 @@ class Replica:
                         continue
                 scheduler.in_flight = 1 if in_flight and in_flight[-1][0].batch.scheduled_tokens else 0
                 plan = scheduler.schedule()
-                end = clock
+                end = self.launch(plan, clock, device_free)
                 if plan.batch.scheduled_tokens:
-                    start = clock if clock > device_free else device_free
-                    end = device_free = start + self.step_seconds(plan)
-                elif not plan.preempted and not in_flight:
+                    device_free = end
+                elif not plan.preempted and not self.goes_on(plan):
                     self._nothing_fits(clock)
                     break
                 until = self.planned(plan, clock, until)
-                if plan.batch.scheduled_tokens or plan.preempted:
+                counts = plan.batch.scheduled_tokens or self.polls
+                if counts or plan.preempted:
                     in_flight.append((plan, end))
-                if plan.batch.scheduled_tokens and len(in_flight) < depth:
+                if counts and len(in_flight) < depth:
                     continue
             elif not in_flight:
                 break
@@ -179,6 +179,26 @@ class Replica:
                 self.stopped = True
                 break
         self.clock, self._device_free = clock, device_free
+
+    @property
+    def polls(self) -> bool:
+        """Whether steps without a token count, too: they may tell what has come meanwhile."""
+        return False
+
+    @property
+    def owes(self) -> bool:
+        """Whether a step is due though nobody runs or waits."""
+        return False
+
+    def launch(self, plan: StepPlan, clock: float, device_free: float) -> float:
+        """A step planned at ``clock`` begins when the device is free; returns when it ends."""
+        if not plan.batch.scheduled_tokens:
+            return clock
+        return (clock if clock > device_free else device_free) + self.step_seconds(plan)
+
+    def goes_on(self, plan: StepPlan) -> bool:
+        """Whether this step, in which nothing can be computed, may be followed by another one."""
+        return bool(self.in_flight)
 
     def _coast(self, clock: float, device_free: float, until: float) -> tuple[float, float, float]:
         """Steps in which nothing is decided; ``coasting.coast``."""

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 class VllmScheduler(Admission):
     """Plans the steps of one engine instance."""
 
+    watchful = False
+    """Whether what ends may leave something to decide though nobody waits and no prompt is computed."""
+
     def __init__(
         self, config: EngineConfig, *, keep_schedule: bool = False, foresight: Foresight | None = None
     ) -> None:

@@ -44,6 +44,9 @@ _STYLES = {"met": "bold green", "missed": "bold red", "partial": "bold yellow", 
 
 _SIGNS = {"met": ("✓", "green"), "missed": ("✗", "red"), "close": ("≈", "yellow")}
 
+OFFLOADING = "tiers.host.connector"
+"""The assumption that says how vLLM is told to keep KV in host memory."""
+
 FEW_ZEROS = 4
 """From so many figures of a section that are zero on, they share a line."""
 
@@ -145,6 +148,7 @@ def _lines(result: Result) -> list[tuple[str, str]]:
         found += f"; {percent(reused)} with the tiers"
     if not result.trace.reuse_known and not totals.hit_tokens:
         found = "not known: the trace does not say what prompts share"
+    offloading = next((item.value for item in result.assumptions if item.name == OFFLOADING), None)
     lines = [
         ("Requests", ", ".join(served)),
         ("Tokens", tokens),
@@ -153,6 +157,7 @@ def _lines(result: Result) -> list[tuple[str, str]]:
         *([] if result.cost is None else [("Cost", cost_text(result.cost))]),
         ("KV pool", pool),
         ("Prefix hits", found),
+        *([] if offloading is None else [("Offloading", plain(f"as vllm serve ... {offloading}"))]),
         ("Preemptions", f"{count(totals.preemptions)}, {count(totals.evicted_blocks)} blocks evicted"),
     ]
     if (time := result.step_time) is not None:

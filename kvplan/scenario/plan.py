@@ -18,13 +18,13 @@ from kvplan.errors import AnswerIsNo, Interrupted, KvplanError
 from kvplan.provenance import provenance
 from kvplan.scenario.bracket import tightest
 from kvplan.scenario.candidate import Candidate
-from kvplan.scenario.deployment import resolve_deployment
 from kvplan.scenario.figures import UNSERVED
 from kvplan.scenario.outcomes import failure, outcomes
 from kvplan.scenario.plannable import check_fields, check_scenarios
 from kvplan.scenario.pools import pools_of
 from kvplan.scenario.rank import rank
 from kvplan.scenario.schema import Scenario
+from kvplan.scenario.serve import serve_line
 from kvplan.scenario.settling import FILLED, LIFETIMES, TAIL, longer, most_requests, settled, tail
 from kvplan.scenario.sizes import Sizes
 from kvplan.scenario.sweep import Sweep
@@ -227,12 +227,9 @@ class Plan:
     @staticmethod
     def _serve(candidate: Candidate) -> list[str | None]:
         """The commands that start an engine of every pool; None where there is none."""
-        from kvplan.sizing.flags import engine_flags
-
         found: list[str | None] = []
         for pool in candidate.pools:
-            fit = resolve_deployment(pool.serves).fit
-            line = None if fit is None else engine_flags(fit)[fit.serving.kind]
+            line = serve_line(pool.serves)
             connected = line is not None and len(candidate.pools) > 1
             found.append(f"{line} {CONNECTED}" if connected else line)
         return found

@@ -56,6 +56,8 @@ def tiers(scenario: Scenario, deployment: Deployment) -> Chosen:
         _check_without_cache(scenario, part, preemption)
     block_bytes, assumed = _block_bytes(part, deployment)
     host = _host(scenario, part.host, deployment, block_bytes)
+    if part.host.connector is not None:
+        return _with_connector(part.host, config, preemption, block_bytes, host, assumed)
     specs = [
         TierSpec(
             "host",
@@ -94,6 +96,29 @@ def tiers(scenario: Scenario, deployment: Deployment) -> Chosen:
             ),
         ),
     )
+
+
+def _with_connector(
+    part: HostTierPart,
+    config: EngineConfig,
+    preemption: Preemption,
+    block_bytes: int,
+    host: _Host,
+    assumed: list[Assumption],
+) -> Chosen:
+    if preemption != "recompute":
+        raise UsageError(
+            f"vLLM with its offloading connector preempts by recomputing, not by {preemption}",
+            where="engine.preemption",
+            hint="leave preemption at recompute, or leave out tiers.host.connector",
+        )
+    from kvplan.scenario.offloading import offloading
+
+    chosen = offloading(part, config, block_bytes, host.put, host.get)
+    explained = [*assumed, *chosen.assumptions, *host.get.assumptions()]
+    if host.put.assumptions() != host.get.assumptions():
+        explained += host.put.assumptions()
+    return replace(chosen, assumptions=tuple(explained))
 
 
 def _part(scenario: Scenario) -> TiersPart:

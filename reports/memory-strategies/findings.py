@@ -77,6 +77,7 @@ def tiers(rows: Rows) -> Iterator[str]:
     names = {
         "without": BASE,
         "with 64 GiB of host memory written through": "host 64 GiB, write-through",
+        "as vLLM's connector does": "host 64 GiB, vLLM's connector",
         "written back": "host 64 GiB, write-back",
         "stored in fp8": "host 64 GiB, stored in fp8",
         "in int4": "host 64 GiB, stored in int4",

@@ -1,7 +1,8 @@
 """Recorded decisions of vLLM 0.33's scheduler where prompts come from elsewhere: a KV connector's loads.
 
 The connector was a stand-in that has so many tokens of each request and brings them after so many seconds; the
-scheduler around it was vLLM's own. With overlapping steps vLLM gives back no blocks under a step in flight where a
+scheduler around it was vLLM's own, driven as its engine core does: loads are found when a step is launched, empty
+ones included, and the scheduler is told with that step's output. Host time is none. With overlapping steps vLLM gives back no blocks under a step in flight where a
 connector may write into them: it decides nothing in the runs of the first file, and something in all of the other.
 """
 

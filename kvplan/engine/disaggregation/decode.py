@@ -14,7 +14,6 @@ from kvplan.engine.remote.replica import RemoteReplica
 from kvplan.engine.remote.scheduler import RemoteScheduler
 from kvplan.engine.remote.source import UNKNOWN, KvSource
 from kvplan.engine.replacement.foresight import Foresight
-from kvplan.engine.replica import Replica
 from kvplan.traces.request import Request
 
 
@@ -122,17 +121,25 @@ class DecodeReplica(RemoteReplica):
     def next_s(self) -> float:
         """Others notice nothing of what it does before this time; infinite while nobody waits for it.
 
+        While something has come that it has not noticed, it goes on as far as that.
+
         Clients that wait for answers wait for whatever it can do.
         """
         scheduler = self.scheduler
-        waited_for = self.expected or (
-            self.stops and (scheduler.running or self.in_flight or scheduler.waiting.items)
+        waited_for = (
+            self.expected
+            or self.remote.come
+            or (self.stops and (scheduler.running or self.in_flight or scheduler.waiting.items))
         )
         return self.clock if waited_for and not self.parked else float("inf")
 
     def advance(self, until: float) -> None:
         """As ``Replica``, up to the step in which blocks were reserved: then others may have to act first."""
-        Replica.advance(self, until)
+        while True:
+            expected = self.expected
+            self.compute(until)
+            if self.stopped or self.clock >= until or self.expected < expected or not self.notices_idle():
+                return
 
     def catch_up(self, now: float) -> None:
         """Bring it to ``now``, when something reaches it. ``next_s`` must not be before that."""
@@ -162,7 +169,7 @@ class DecodeReplica(RemoteReplica):
         """All KV of a request with blocks is there."""
         load = self.remote.queue.loading[request]
         load.done_s = now
-        self.remote.arrived(load)
+        self.remote.come.append(load)
 
     def withdraw(self, request: LiveRequest) -> None:
         """The KV of a request will not come."""
@@ -192,7 +199,7 @@ class DecodeReplica(RemoteReplica):
 
     def _nothing_fits(self, clock: float) -> None:
         super()._nothing_fits(clock)
-        self.parked = True
+        self.parked = not self.remote.come
 
     def deliver(self, plan: StepPlan, clock: float) -> None:
         """As the base class; rows are written of whole journeys, not of what happens here."""

@@ -1,13 +1,28 @@
-"""A planned step that knows who takes part in it until it has ended."""
+"""Planned steps of an engine that loads: what their workers tell, and who takes part in them."""
 
 from __future__ import annotations
 
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
+from kvplan.engine.remote.queue import Transfer
 
 
-class FencedPlan(StepPlan):
-    """A step whose end blocks may have to wait for: those of the requests that it computes.
+class RemotePlan(StepPlan):
+    """A step whose workers looked, when it began, for loads that had come.
+
+    Attributes:
+        told: what they found; the scheduler hears of it when the step has ended.
+    """
+
+    __slots__ = ("told",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: tuple[Transfer, ...] = ()
+
+
+class BoardedPlan(RemotePlan):
+    """A step that knows whom it computes.
 
     Attributes:
         aboard: requests in it that do not decode in step with others.
@@ -42,3 +57,9 @@ class FencedPlan(StepPlan):
             or request in self.samples
             or request in self.finish
         )
+
+
+class FencedPlan(BoardedPlan):
+    """A step whose end blocks may have to wait for: those of the requests that it computes."""
+
+    __slots__ = ()

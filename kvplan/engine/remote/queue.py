@@ -10,24 +10,34 @@ from kvplan.engine.live import LiveRequest
 from kvplan.engine.waiting import make_queue
 
 
-class Load:
+class Transfer:
+    """Something a worker copies; ``done_s`` is when it has ended, of which the scheduler may hear later."""
+
+    __slots__ = ("done_s",)
+
+    def __init__(self) -> None:
+        self.done_s = -1.0
+
+
+class Load(Transfer):
     """KV of one request on its way to the device.
 
     Attributes:
         number: loads are numbered in the order in which they begin.
         start: tokens the device had; tokens: tokens that come.
-        began_s, done_s: when the fetch began and when it ended (set as it happens).
+        began_s: when the fetch began.
         settled: it has come, and what it brought is in the prefix cache.
     """
 
-    __slots__ = ("began_s", "done_s", "number", "request", "settled", "start", "tokens")
+    __slots__ = ("began_s", "number", "request", "settled", "start", "tokens")
 
     def __init__(self, number: int, request: LiveRequest, start: int, tokens: int) -> None:
+        super().__init__()
         self.number = number
         self.request = request
         self.start = start
         self.tokens = tokens
-        self.began_s = self.done_s = -1.0
+        self.began_s = -1.0
         self.settled = False
 
 

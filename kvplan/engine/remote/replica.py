@@ -1,10 +1,15 @@
 """An engine instance whose requests may wait for KV from elsewhere: loads begin and end on its clock.
 
-Whatever ends at a known time is a *timer*. ``advance`` stops at each of them, so that the first
-``schedule()`` call at or after that time sees what has come. A step that is running is not interrupted.
+Whatever ends at a known time is a *timer*. ``advance`` stops at each of them. A step that is running is not
+interrupted.
 
-Not simulated: vLLM's workers look for what has come when they launch a step, and tell it with that step's
-output. A busy engine hears of it one step later than here, two with overlapping steps; an idle one at once.
+vLLM's workers look for loads that have ended when they launch a step, and tell it with that step's output
+(``post_forward`` of its model runner, ``update_from_output`` of its scheduler). So a load that ends during
+one step is found when the next one is launched, and its request takes part in the one after that; with
+overlapping steps one later still. A step without a token tells what it found in its turn, too.
+
+Where nothing can be computed, vLLM goes on planning empty steps and hears of what they find at once. That
+it sleeps a millisecond after each of them is not simulated, as no time of the host's is.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
+from kvplan.engine.remote.plan import RemotePlan
 from kvplan.engine.remote.queue import Load
 from kvplan.engine.remote.scheduler import RemoteScheduler
 from kvplan.engine.remote.source import UNKNOWN, KvSource, NeverArrives
@@ -39,6 +45,8 @@ class RemoteReplica(Replica):
         source: where KV comes from; a subclass that is its own source may pass ``self``.
     """
 
+    hears_every_step = True
+
     def __init__(
         self,
         config: EngineConfig,
@@ -51,6 +59,7 @@ class RemoteReplica(Replica):
         self.source = source
         self._timers: list[tuple[float, int, Callable[[float], None]]] = []
         self._timer_numbers = count()
+        self._nothing_planned = False
         self.remote = self.make_scheduler(foresight)
         self.scheduler = self.remote
 
@@ -88,7 +97,9 @@ class RemoteReplica(Replica):
         timers = self._timers
         while True:
             due = self.next_timer
-            super().advance(due if due < until else until)
+            self.compute(due if due < until else until)
+            if not self.stopped and self.clock < until and self.notices_idle():
+                continue
             # The next timer may be one that began just now, also for whoever gives up meanwhile.
             gave_up = not self.stopped and self._gives_up_idle(min(self.next_timer, until))
             if self.stopped:
@@ -106,6 +117,21 @@ class RemoteReplica(Replica):
                 action(time_s)
         if self.clock < until < UNKNOWN:
             self.clock = until
+
+    def compute(self, until: float) -> None:
+        """``advance`` of an engine on which no load ends before ``until``."""
+        self._nothing_planned = False
+        super().advance(until)
+
+    def notices_idle(self) -> bool:
+        """Whether nothing can be computed and loads have come; they are known then."""
+        scheduler = self.remote
+        if not scheduler.come or self.in_flight:
+            return False
+        if not self._nothing_planned and (scheduler.running or scheduler.waiting.items):
+            return False
+        scheduler.notice()
+        return True
 
     def _gives_up_idle(self, until: float) -> bool:
         """Whether clients give up before ``until`` while nothing but loads goes on; they are gone then."""
@@ -125,14 +151,31 @@ class RemoteReplica(Replica):
         self.remote.undelivered = ()
         return gave_up
 
+    @property
+    def polls(self) -> bool:
+        """As the base class: while loads are on their way."""
+        queue = self.remote.queue
+        return bool(queue.loading or queue.orphaned)
+
+    def goes_on(self, plan: StepPlan) -> bool:
+        """As the base class; empty steps that have nothing to tell lead to no other."""
+        if self.remote.come or any(
+            other.batch.scheduled_tokens or (isinstance(other, RemotePlan) and other.told)
+            for other in (plan, *(flying for flying, _ in self.in_flight))
+        ):
+            return True
+        self.in_flight.clear()
+        return False
+
     # -- loads ------------------------------------------------------------------------------------------
 
     def planned(self, plan: StepPlan, clock: float, until: float) -> float:
-        """As the base class; fetches begin, and the first to end bounds ``until``."""
-        if self.remote.queue.loading:
+        """As the base class; fetches begin, and the first to end bounds ``until``; workers look for loads."""
+        if self.polls:
             self.watchdog.fruitless = 0  # what is on its way ends any storm of preemptions
         until = super().planned(plan, clock, until)
         self._start_fetches(clock)
+        self.remote.tell(plan)
         due = self.next_timer
         return due if due < until else until
 
@@ -143,7 +186,9 @@ class RemoteReplica(Replica):
         hold them.
         """
         self._start_fetches(clock)
-        if not self.remote.queue.loading and not self._timers and self.gives_up_s == UNKNOWN:
+        self._nothing_planned = True
+        waits_for_nothing = not self.remote.queue.loading and not self._timers and self.gives_up_s == UNKNOWN
+        if waits_for_nothing and self.remote.waiting.items:
             super()._nothing_fits(clock)
 
     def _start_fetches(self, clock: float) -> None:
@@ -157,7 +202,9 @@ class RemoteReplica(Replica):
             load.began_s = clock
             done = self.source.fetch(load.request, load.start, load.tokens, clock)
             assert done >= clock, "a fetch cannot end before it begins"
-            if done < UNKNOWN:
+            if done <= clock:
+                self._ended(load, clock)
+            elif done < UNKNOWN:
                 self._end_at(load, done)
 
     def arrives(self, request: LiveRequest, time_s: float) -> None:
@@ -165,12 +212,12 @@ class RemoteReplica(Replica):
         self._end_at(self.remote.queue.loading[request], time_s)
 
     def _end_at(self, load: Load, time_s: float) -> None:
-        def end(now: float) -> None:
-            load.done_s = now
-            self.remote.arrived(load)
-            self.loaded(load)
+        self.at(time_s, lambda now: self._ended(load, now))
 
-        self.at(time_s, end)
+    def _ended(self, load: Load, now: float) -> None:
+        load.done_s = now
+        self.remote.come.append(load)
+        self.loaded(load)
 
     def loaded(self, load: Load) -> None:
         """A load is on the device; for subclasses that keep account of it."""

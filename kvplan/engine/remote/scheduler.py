@@ -6,8 +6,9 @@ and for what comes, and leaves the scan, which goes on behind it. While it loads
 - holds its blocks: they cannot be evicted, and it cannot be preempted (only running requests are);
 - takes no token of the step's budget and no place of ``max_num_seqs``, though it begins only while both are
   left;
-- publishes nothing. When the fetch has ended it is looked at before all requests that hold nothing; its full
-  blocks are published when it is its turn, in a ``schedule()`` that lets requests in.
+- publishes nothing. When the scheduler hears that the fetch has ended (``replica`` says when) it is looked at
+  before all requests that hold nothing; its full blocks are published when it is its turn, in a
+  ``schedule()`` that lets requests in.
 
 At least one token is computed: where everything is fetched, the last token is computed again. Hits on the
 device are counted when the load begins; ``cached_tokens`` of its row has the fetched tokens too (vLLM's
@@ -41,8 +42,8 @@ from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.prefix_hash import Match
-from kvplan.engine.remote.plan import FencedPlan
-from kvplan.engine.remote.queue import Load, LoadingQueue
+from kvplan.engine.remote.plan import FencedPlan, RemotePlan
+from kvplan.engine.remote.queue import Load, LoadingQueue, Transfer
 from kvplan.engine.remote.source import KvSource
 from kvplan.engine.scheduler_vllm import VllmScheduler
 
@@ -50,11 +51,16 @@ if TYPE_CHECKING:
     from kvplan.engine.replacement.foresight import Foresight
 
 
+LATER = -1
+
+
 class RemoteScheduler(VllmScheduler):
     """See the module.
 
     Attributes:
         begun: loads that began and whose fetch nobody has started yet (the replica does, it has the clock).
+        come: transfers that have ended and that no worker has found yet.
+        aside: waiting requests that hold nothing and were passed over (vLLM's ``deferred_waiting``).
         loads: how many began; fetched_tokens: what they brought or will bring.
         undelivered: steps planned and not delivered, in order, while a request is aborted.
         fenced: requests that are gone, and the steps whose ends their blocks wait for.
@@ -73,6 +79,8 @@ class RemoteScheduler(VllmScheduler):
         self.queue = LoadingQueue(config.policy)
         self.waiting = self.queue
         self.begun: list[Load] = []
+        self.come: list[Transfer] = []
+        self.aside: dict[LiveRequest, None] = {}
         self.loads = 0
         self.fetched_tokens = 0
         self.undelivered: tuple[StepPlan, ...] = ()
@@ -80,7 +88,11 @@ class RemoteScheduler(VllmScheduler):
 
     def new_plan(self) -> StepPlan:
         """With overlapping steps, one that blocks may have to wait for."""
-        return FencedPlan() if self.config.async_scheduling else StepPlan()
+        return FencedPlan() if self.config.async_scheduling else RemotePlan()
+
+    def undecided(self) -> bool:
+        """As the base class; a step whose workers find something is not one of many."""
+        return bool(self.come) or super().undecided()
 
     def preemptible(self, request: LiveRequest) -> bool:
         """See the base class."""
@@ -94,6 +106,7 @@ class RemoteScheduler(VllmScheduler):
             request = queue.head()
             if request.stale:
                 skipped.append(queue.pop())
+                self.aside[request] = None
                 continue
             if self.blocked is not None and self.blocked == (request, self.version):
                 break
@@ -105,6 +118,10 @@ class RemoteScheduler(VllmScheduler):
                 match = self._match(request)
                 start = match.blocks * size
                 fetched = self.fetchable(request, start)
+                if fetched < 0:
+                    skipped.append(queue.pop())
+                    self.aside[request] = None
+                    continue
                 if fetched:
                     if not self._fits_load(request, match, fetched):
                         break
@@ -129,13 +146,16 @@ class RemoteScheduler(VllmScheduler):
             queue.push_front(request)
 
     def left_over(self) -> bool:
-        """As the base class; who has loaded, or does, has been put off and is not counted."""
-        return bool(self.queue.plain.items)
+        """As the base class; whoever was passed over, or has loaded, or does, is not counted."""
+        return len(self.queue.plain) > len(self.aside)
 
     # -- a load begins ----------------------------------------------------------------------------------
 
     def fetchable(self, request: LiveRequest, start: int) -> int:
-        """Tokens worth fetching: all known ones at most, and more than none that must be computed anyway."""
+        """Tokens worth fetching: all known ones at most, and more than none that must be computed anyway.
+
+        ``LATER``: the request is passed over, as it cannot be said yet.
+        """
         tokens = min(self.source.lookup(request, start), request.num_tokens - start)
         return tokens if tokens > 0 and start < request.num_tokens - 1 else 0
 
@@ -172,10 +192,17 @@ class RemoteScheduler(VllmScheduler):
         self.loads += 1
         self.fetched_tokens += tokens
         self.queue.begin(load)
+        self.aside.pop(request, None)
         self.begun.append(load)
+
+    def begin(self, plan: StepPlan, request: LiveRequest, hit_tokens: int, tokens: int) -> None:
+        """As the base class."""
+        self.aside.pop(request, None)
+        super().begin(plan, request, hit_tokens, tokens)
 
     def abort(self, request: LiveRequest) -> None:
         """As the base class; what is on its way comes all the same, and its blocks are free only then."""
+        self.aside.pop(request, None)
         if request.status is Status.RUNNING:
             fence = self._fence(request)
             if fence is None:
@@ -195,6 +222,10 @@ class RemoteScheduler(VllmScheduler):
         if request not in self.queue.orphaned:
             self.give_back(request)
 
+    def _leave(self, request: LiveRequest) -> None:
+        self.aside.pop(request, None)
+        super()._leave(request)
+
     # -- blocks that wait for a step's end ---------------------------------------------------------------
 
     def _fence(self, request: LiveRequest) -> FencedPlan | None:
@@ -208,15 +239,38 @@ class RemoteScheduler(VllmScheduler):
         return None
 
     def deliver(self, plan: StepPlan) -> None:
-        """As the base class; first of all, blocks are free that waited for the step's end."""
+        """As the base class; first of all, blocks are free that waited for the step's end.
+
+        Last of all, its workers tell which loads they found.
+        """
         if self.fenced:
             self.version += 1
             for request in [gone for gone, fence in self.fenced.items() if fence is plan]:
                 del self.fenced[request]
                 self.give_back(request)
         super().deliver(plan)
+        if isinstance(plan, RemotePlan):
+            for transfer in plan.told:
+                self.heard(transfer)
 
     # -- a load has come --------------------------------------------------------------------------------
+
+    def tell(self, plan: StepPlan) -> None:
+        """The step's workers look for loads that have come."""
+        if self.come and isinstance(plan, RemotePlan):
+            plan.told = tuple(self.come)
+            self.come.clear()
+
+    def notice(self) -> None:
+        """The workers of an engine that has nothing else to do tell at once."""
+        come, self.come = self.come, []
+        for transfer in come:
+            self.heard(transfer)
+
+    def heard(self, transfer: Transfer) -> None:
+        """A transfer has ended: a load, unless a subclass has others."""
+        assert isinstance(transfer, Load)
+        self.arrived(transfer)
 
     def arrived(self, load: Load) -> None:
         """The KV is on the device: look at the request again."""

@@ -13,14 +13,7 @@ What is assumed:
 - A fetch from disk passes through the host: first the whole disk read, then the copy to the device. Blocks
   that are still being written are waited for.
 
-vLLM 0.33's own connector (``OffloadingConnector``) does otherwise, as its source says:
-
-- It stores prompts only (``offload_prompt_only``, on by default), each chunk at the start of the step after
-  the one that computes it.
-- Its LRU order has one rank for all blocks of a request, from its first use on, and a new one when it ends.
-  Here each use counts for itself, so of a long prompt computed in chunks the first ones may go first.
-- What does not fit beside blocks that are being copied is not stored at all, and tried again with the next
-  step.
-- A request that hits blocks which are still being written, or which another request loads, is passed over
-  until they are there, and holds nothing meanwhile. Here it begins, and its load waits for the write.
+vLLM 0.33's own connector does otherwise; it is simulated as it is by ``engine.offloading``. It stores prompts
+only, ranks all blocks of a request alike, does not store what finds no room beside running copies, passes
+over requests whose blocks are on their way, and begins copies when a step has ended.
 """

@@ -53,7 +53,7 @@ def _tiers(replica: TieredReplica) -> list[Metric]:
     # Fetches of resumed requests are no hits of the cache, like hits of resumed requests on the device.
     found += [
         Metric("loads", scheduler.loads, "1", "admissions that waited for KV from a tier"),
-        Metric("load_s", replica.load_s, "s", "time requests waited for their loads, all together"),
+        Metric("load_s", replica.load_s, "s", "time loads took, waiting for links included"),
         Metric(
             "cached_tokens",
             replica.cached_tokens,
@@ -115,11 +115,12 @@ def _links(replica: TieredReplica) -> list[Metric]:
     stack = replica.stack
     found: list[Metric] = []
     for line in (*stack.puts, *stack.gets):
-        found += _link(line, span)
+        found += link(line, span)
     return found
 
 
-def _link(line: Line, span: float) -> list[Metric]:
+def link(line: Line, span: float) -> list[Metric]:
+    """What one direction of a link carried in ``span`` seconds."""
     name, way = line.name, _LINKS.get(line.name, line.name)
     return [
         Metric(f"{name}_bytes", line.moved_bytes, "bytes", f"moved {way}"),

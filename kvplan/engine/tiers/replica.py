@@ -100,7 +100,7 @@ class TieredReplica(RemoteReplica):
         return line.send(max(now, swapped.done_s), end - first)
 
     def loaded(self, load: Load) -> None:
-        """Requests wait for their loads: account for it."""
+        """How long it took."""
         self.load_s += load.done_s - load.began_s
 
     # -- the clock --------------------------------------------------------------------------------------

@@ -13,6 +13,9 @@ class HostTierPart(Part):
     ``link`` is a link spec; left out, it is the way the GPU reaches its host (as timed, where a profile timed
     it). ``bandwidth`` and ``latency`` replace its figures. ``dtype`` is the number format blocks are stored
     in, where that is smaller than the cache's own.
+
+    ``connector: offloading`` is vLLM's own way (``--kv-offloading-size``), rule by rule: ``blocks_per_chunk``
+    and ``eviction_policy`` are its options.
     """
 
     memory: Bytes
@@ -21,6 +24,24 @@ class HostTierPart(Part):
     latency: Latency | None = None
     write: Literal["through", "back"] = "through"
     dtype: str | None = None
+    connector: Literal["offloading"] | None = None
+    blocks_per_chunk: Positive = 1
+    eviction_policy: Literal["lru", "arc"] = "lru"
+
+    @model_validator(mode="after")
+    def _what_the_connector_has(self) -> Self:
+        if self.connector is None:
+            for name in ("blocks_per_chunk", "eviction_policy"):
+                if name in self.model_fields_set:
+                    raise ValueError(f"{name} is an option of the connector: say connector: offloading, too")
+            return self
+        if self.write == "back":
+            raise ValueError("vLLM's offloading connector writes through: leave write at through")
+        if self.dtype is not None:
+            raise ValueError(
+                "vLLM's offloading connector stores blocks as they are: leave out dtype, or connector"
+            )
+        return self
 
 
 class DiskTierPart(Part):
@@ -47,6 +68,14 @@ class TiersPart(Part):
     disk: DiskTierPart | None = None
     prefetch: Literal["none", "arrival"] = "none"
     block_bytes: Positive | None = None
+
+    @model_validator(mode="after")
+    def _nothing_below_the_connector(self) -> Self:
+        if self.host.connector is not None and self.disk is not None:
+            raise ValueError(
+                "vLLM's offloading connector is simulated with host memory alone: leave out disk or connector"
+            )
+        return self
 
     @model_validator(mode="after")
     def _something_to_prefetch(self) -> Self:

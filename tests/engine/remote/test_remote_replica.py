@@ -56,16 +56,44 @@ def engine(source: Prompts, **options: object) -> tuple[RemoteReplica, dict[str,
 
 def test_a_load_delays_its_request_and_no_other() -> None:
     replica, rows, lines = engine(Prompts({"a": 8}, 2.5))
-    replica.run([request("a", 0.0, 10, 2), request("b", 0.0, 10, 4)])
-    # b runs at 0, 1, 2, 3; the load ends at 2.5 and a takes part from the step at 3 on.
+    replica.run([request("a", 0.0, 10, 2), request("b", 0.0, 10, 5)])
+    # b runs at 0, 1, 2, 3, 4; the load ends at 2.5, the step at 3 finds it, and a takes part from 4 on.
     assert rows["b"].scheduled_s == 0.0
-    assert rows["b"].finish_s == 4.0
-    assert rows["a"].scheduled_s == 3.0
-    assert (rows["a"].first_token_s, rows["a"].finish_s) == (4.0, 5.0)
+    assert rows["b"].finish_s == 5.0
+    assert rows["a"].scheduled_s == 4.0
+    assert (rows["a"].first_token_s, rows["a"].finish_s) == (5.0, 6.0)
     assert rows["a"].cached_tokens == 8
     # While it loads, a holds 2 of 100 blocks and counts as waiting; then it computes its last two tokens.
     assert lines[0] == "b=10|95|1|1|"
-    assert lines[3] == "b=1,a=2|93|2|0|"
+    assert lines[4] == "b=1,a=2|93|2|0|"
+
+
+def test_a_load_that_ends_with_a_step_is_found_by_the_next() -> None:
+    replica, rows, _ = engine(Prompts({"a": 8}, 2.0))
+    replica.run([request("a", 0.0, 10, 1), request("b", 0.0, 10, 9)])
+    assert rows["a"].scheduled_s == 3.0
+
+
+def test_with_overlapping_steps_a_load_is_known_a_step_later() -> None:
+    replica, rows, _ = engine(Prompts({"a": 8}, 2.5), async_scheduling=True)
+    replica.run([request("a", 0.0, 10, 1), request("b", 0.0, 10, 9)])
+    # At 3 the step from 4 on is planned, and finds it; that is known when this one has ended, at 5, when the
+    # step from 6 on is planned.
+    assert (rows["a"].scheduled_s, rows["a"].first_token_s) == (5.0, 7.0)
+
+
+def test_empty_steps_tell_in_their_turn() -> None:
+    class Uneven(Prompts):
+        def fetch(self, request: LiveRequest, start: int, tokens: int, now: float) -> float:
+            return now + (0.75 if request.request.id == "a" else 9.0)
+
+    replica, rows, _ = engine(Uneven({"a": 8, "z": 8}, 0.0), async_scheduling=True)
+    asked = [request("a", 0.0, 10, 1), request("z", 0.0, 10, 1), request("b", 0.0, 10, 2)]
+    replica.run([*asked, request("c", 1.5, 10, 1)])
+    # b is computed until 1 and until 2, so at 1 an empty step is planned, which finds a; it is heard of at 2,
+    # after the step for c was planned. So a is in the one after that, which is planned at 2, too.
+    assert (rows["b"].finish_s, rows["c"].scheduled_s, rows["a"].scheduled_s) == (2.0, 2.0, 2.0)
+    assert (rows["c"].finish_s, rows["a"].finish_s) == (3.0, 4.0)
 
 
 def test_an_idle_engine_waits_for_its_load_and_starts_on_time() -> None:
@@ -127,7 +155,7 @@ def test_loads_that_have_come_go_first_in_the_order_they_began() -> None:
 
     replica, rows, _ = engine(Uneven({"a": 8, "b": 8}, 0.0), max_num_seqs=1)
     names = "abcde"
-    replica.run([request(name, 0.0, 10, 1 if name != "c" else 3) for name in names])
+    replica.run([request(name, 0.0, 10, 1 if name != "c" else 4) for name in names])
     assert sorted(rows, key=lambda name: rows[name].scheduled_s) == ["c", "a", "b", "d", "e"]
 
 

@@ -1,0 +1,50 @@
+"""Copies between device and host: what is on its way, and when it will have come.
+
+One queue in each direction, as vLLM's two streams. A store waits for the step that computes what it reads,
+a load for the step it begins with, as whatever is computed may still write.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from kvplan.engine.live import LiveRequest
+from kvplan.engine.remote.queue import Transfer
+from kvplan.engine.tiers.line import Line
+
+
+class Store(Transfer):
+    """Chunks of one request on their way to the host.
+
+    Attributes:
+        owner: whose they are; names: of the chunks; places: where in its prompt each stands.
+    """
+
+    __slots__ = ("names", "owner", "places")
+
+    def __init__(self, owner: LiveRequest, names: list[int], places: list[int]) -> None:
+        super().__init__()
+        self.owner = owner
+        self.names = names
+        self.places = places
+
+
+class Way:
+    """One direction: copies end in the order in which they began."""
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        self.flying: deque[Transfer] = deque()
+
+    def send(self, transfer: Transfer, blocks: int, now: float) -> float:
+        """Begin, not before ``now``; returns when it ends."""
+        transfer.done_s = self.line.send(now, blocks)
+        self.flying.append(transfer)
+        return transfer.done_s
+
+    def ended(self, now: float) -> list[Transfer]:
+        """What has ended by ``now`` and nobody has found yet."""
+        found = []
+        while self.flying and self.flying[0].done_s <= now:
+            found.append(self.flying.popleft())
+        return found

@@ -1,0 +1,163 @@
+"""An engine instance that offloads: what its worker copies, and when."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.live import LiveRequest
+from kvplan.engine.offloading.cache import HostCache
+from kvplan.engine.offloading.copies import Way
+from kvplan.engine.offloading.scheduler import OffloadingScheduler
+from kvplan.engine.plan import StepPlan
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder
+from kvplan.engine.remote.plan import RemotePlan
+from kvplan.engine.remote.queue import Transfer
+from kvplan.engine.remote.replica import RemoteReplica
+from kvplan.engine.tiers.line import Line
+
+if TYPE_CHECKING:
+    from kvplan.engine.replacement.foresight import Foresight
+
+
+class OffloadingReplica(RemoteReplica):
+    """A replica with vLLM's offloading connector.
+
+    Args:
+        config, latency, recorder: as of ``Replica``.
+        cache: the host's, empty; chunk_blocks: blocks of a chunk.
+        put, get: the ways to the host and back.
+
+    Attributes:
+        flushes, flush_s: steps that were launched late, as they waited for stores; by how much together.
+        load_s: time loads took, waiting for their step and for the link included.
+        cached_tokens: of first admissions that were not computed.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        latency: LatencyModel,
+        recorder: Recorder,
+        cache: HostCache,
+        chunk_blocks: int,
+        put: Line,
+        get: Line,
+        foresight: Foresight | None = None,
+    ) -> None:
+        self.cache = cache
+        self.chunk_blocks = chunk_blocks
+        self.put, self.get = Way(put), Way(get)
+        self.flushes = self.cached_tokens = 0
+        self.flush_s = self.load_s = 0.0
+        self._launched_s = 0.0
+        super().__init__(config, latency, recorder, self, foresight)
+
+    def make_scheduler(self, foresight: Foresight | None) -> OffloadingScheduler:
+        """With the connector's side of it."""
+        self.offloading = OffloadingScheduler(
+            self.config,
+            self,
+            self.cache,
+            self.chunk_blocks,
+            keep_schedule=self.logging,
+            foresight=foresight,
+        )
+        return self.offloading
+
+    # -- KvSource: the scheduler asks the cache itself --------------------------------------------------
+
+    def lookup(self, request: LiveRequest, start: int) -> int:
+        """See ``KvSource``."""
+        return self.offloading.fetchable(request, start)
+
+    def fetch(self, request: LiveRequest, start: int, tokens: int, now: float) -> float:
+        """See ``KvSource``; what can be loaded begins after a step (``launch``)."""
+        raise AssertionError("loads begin with a step")
+
+    # -- the worker -------------------------------------------------------------------------------------
+
+    @property
+    def polls(self) -> bool:
+        """As the base class, and while stores are on their way."""
+        return bool(self.offloading.outstanding) or super().polls
+
+    @property
+    def owes(self) -> bool:
+        """A step after the one that ended requests."""
+        return bool(self.offloading.over)
+
+    def launch(self, plan: StepPlan, clock: float, device_free: float) -> float:
+        """As the base class; the step may have to wait for stores, and copies begin when it has ended.
+
+        Whatever has ended when it is launched becomes known with it.
+        """
+        scheduler = self.offloading
+        free = max(clock, self._launched_s)
+        flushed, scheduler.flushed = scheduler.flushed, {}
+        stores, scheduler.stores = scheduler.stores, []
+        for store in [each for each in stores if each in flushed]:
+            self._send(self.put, store, len(store.names) * self.chunk_blocks, max(free, device_free))
+        launched = max([free, *(store.done_s for store in flushed)])
+        if launched > max(free, device_free):
+            self.flushes += 1
+            self.flush_s += launched - max(free, device_free)
+        self._launched_s = launched
+        end = ready = max(launched, device_free)
+        if plan.batch.scheduled_tokens:
+            end = ready = end + self.step_seconds(plan)
+        else:
+            end = launched
+        for store in stores:
+            if store not in flushed:
+                self._send(self.put, store, len(store.names) * self.chunk_blocks, ready)
+        self._load(clock, ready)
+        told = (*self.put.ended(launched), *self.get.ended(launched))
+        if told and isinstance(plan, RemotePlan):
+            plan.told = told
+            scheduler.come.clear()
+        return end
+
+    def _load(self, clock: float, ready: float) -> None:
+        begun, self.remote.begun = self.remote.begun, []
+        if begun:
+            totals = self.recorder.totals
+            totals.peak_used_blocks = max(totals.peak_used_blocks, self.used_blocks)
+        for load in begun:
+            load.began_s = clock
+            self._send(self.get, load, load.tokens // self.config.block_size, ready)
+            self.load_s += load.done_s - clock
+
+    def _send(self, way: Way, transfer: Transfer, blocks: int, now: float) -> None:
+        done = way.send(transfer, blocks, now)
+        self.at(done, lambda _: self._ended_one(way, transfer))
+
+    def _ended_one(self, way: Way, transfer: Transfer) -> None:
+        if transfer in way.flying:
+            self.remote.come.append(transfer)
+
+    def notices_idle(self) -> bool:
+        """As the base class."""
+        come = list(self.remote.come)
+        noticed = super().notices_idle()
+        if noticed:
+            for way in (self.put, self.get):
+                for transfer in come:
+                    if transfer in way.flying:
+                        way.flying.remove(transfer)
+        return noticed
+
+    def planned(self, plan: StepPlan, clock: float, until: float) -> float:
+        """As the base class."""
+        until = super().planned(plan, clock, until)
+        for request in plan.admitted:
+            self.cached_tokens += request.cached_tokens
+        return until
+
+    def close(self) -> None:
+        """As the base class; writes the section ``tiers``."""
+        super().close()
+        from kvplan.engine.offloading.metrics import metrics
+
+        self.recorder.sections["tiers"] = metrics(self)

@@ -1,0 +1,299 @@
+"""vLLM's scheduler with its own connector for host memory (``OffloadingConnector``).
+
+The package says what is stored and when; this is the scheduler's side of it, in the order of its calls.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvplan.engine.blocks import BlockPool
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.live import LiveRequest, Status
+from kvplan.engine.offloading.cache import HostCache
+from kvplan.engine.offloading.chunk import ChunkNames
+from kvplan.engine.offloading.copies import Store
+from kvplan.engine.offloading.fence import Fence, FencedIndex
+from kvplan.engine.offloading.use import Use
+from kvplan.engine.plan import StepPlan
+from kvplan.engine.prefix_hash import Match
+from kvplan.engine.remote.plan import BoardedPlan, FencedPlan
+from kvplan.engine.remote.queue import Load, Transfer
+from kvplan.engine.remote.scheduler import LATER, RemoteScheduler
+from kvplan.engine.remote.source import KvSource
+
+if TYPE_CHECKING:
+    from kvplan.engine.replacement.foresight import Foresight
+
+
+class Offloaded:
+    """What the connector knows of one request.
+
+    Attributes:
+        names: of its chunks, as far as they were asked for.
+        whole: chunks that its prompt fills; offered: how many were stored, or need not be.
+        refused: up to where they were offered when there was no room.
+        loading: what its load reads, if one is on its way; stores: those on their way.
+        limit: tokens that are computed, once it is over.
+    """
+
+    __slots__ = ("fence", "limit", "loading", "names", "offered", "refused", "stores", "use", "whole")
+
+    def __init__(self, whole: int) -> None:
+        self.names: list[int] = []
+        self.whole = whole
+        self.offered = self.refused = 0
+        self.loading: list[int] = []
+        self.stores: dict[Store, None] = {}
+        self.use = Use()
+        self.limit = 0
+        self.fence: Fence | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether copies of it are on their way."""
+        return bool(self.loading or self.stores)
+
+
+class OffloadingScheduler(RemoteScheduler):
+    """See the module.
+
+    Attributes:
+        known: requests that are not over, or whose copies are not.
+        behind: running requests with chunks of their prompt that were not offered yet, or refused.
+        over: requests that ended since the last ``schedule()``.
+        stores: those the step's workers are told of; flushed: those it has to wait for before it is launched.
+        outstanding: stores that began and that no worker has told of.
+        put_off: requests that were passed over, once for every time they waited.
+        refused: stores that found no room, once for every step that computed more for them.
+    """
+
+    watchful = True
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        source: KvSource,
+        cache: HostCache,
+        chunk_blocks: int,
+        *,
+        keep_schedule: bool = False,
+        foresight: Foresight | None = None,
+    ) -> None:
+        super().__init__(config, source, keep_schedule=keep_schedule, foresight=foresight)
+        self.index: FencedIndex = FencedIndex(config.block_size, BlockPool(config.usable_blocks))
+        self.pool = self.index.pool
+        self.cache = cache
+        self.chunk_blocks = chunk_blocks
+        self.chunk_tokens = chunk_blocks * config.block_size
+        self.names = ChunkNames(self.chunk_tokens)
+        self.known: dict[LiveRequest, Offloaded] = {}
+        self.behind: dict[LiveRequest, None] = {}
+        self.over: list[LiveRequest] = []
+        self.stores: list[Store] = []
+        self.flushed: dict[Store, None] = {}
+        self.outstanding = self.put_off = self.refused = 0
+        self._read: set[int] = set()
+        self._tried = -1
+
+    def new_plan(self) -> StepPlan:
+        """One that knows whom it computes."""
+        return FencedPlan() if self.config.async_scheduling else BoardedPlan()
+
+    def undecided(self) -> bool:
+        """As the base class; not while chunks may have to be stored, or blocks waited for."""
+        return (
+            bool(self.prefills or self.over or self.index.fences)
+            or (bool(self.behind) and self.cache.version != self._tried)
+            or (self._may_pass_over and bool(self.waiting.items))
+            or super().undecided()
+        )
+
+    def add(self, request: LiveRequest) -> None:
+        """As the base class."""
+        super().add(request)
+        self.known[request] = Offloaded(request.prompt_tokens // self.chunk_tokens)
+
+    @property
+    def _may_pass_over(self) -> bool:
+        """Whether the answer to a look-up may be ``LATER``."""
+        return bool(self.cache.pending or self.cache.read)
+
+    # -- up ---------------------------------------------------------------------------------------------
+
+    def fetchable(self, request: LiveRequest, start: int) -> int:
+        """Tokens in whole chunks that the host has after the first ``start``, at least one chunk's.
+
+        ``LATER`` while copies of the request are on their way, one of the chunks is being written, or
+        another request loads it.
+        """
+        found = self._fetchable(self.known[request], request, start)
+        self.put_off += found == LATER and request not in self.aside
+        return found
+
+    def _fetchable(self, known: Offloaded, request: LiveRequest, start: int) -> int:
+        known.offered = 0
+        if known.busy:
+            return LATER
+        size = self.chunk_tokens
+        chunks = request.num_tokens // size
+        if chunks * size - start < size:
+            return 0
+        self.names.extend(known.names, request.content, chunks)
+        first = start // size
+        found, pending = self.cache.prefix(known.names[:chunks], first)
+        if pending:
+            return LATER
+        tokens = (first + found) * size - start
+        if tokens < size:
+            return 0
+        if not self._read.isdisjoint(known.names[first : first + found]):
+            return LATER
+        return tokens
+
+    def _begin(self, request: LiveRequest, match: Match, tokens: int) -> None:
+        super()._begin(request, match, tokens)
+        known, size = self.known[request], self.chunk_tokens
+        start = match.blocks * self.block_size
+        first, end = start // size, (start + tokens) // size
+        self.version += 1
+        known.loading = known.names[first:end]
+        known.offered = end
+        self.cache.pin(known.loading, known.use, first)
+        self._read.update(known.loading)
+
+    def begin(self, plan: StepPlan, request: LiveRequest, hit_tokens: int, tokens: int) -> None:
+        """As the base class; from now on its prompt is stored as it is computed."""
+        super().begin(plan, request, hit_tokens, tokens)
+        known = self.known[request]
+        if known.offered < known.whole:
+            self.behind[request] = None
+
+    def _admit_loaded(self, plan: StepPlan, request: LiveRequest, tokens: int) -> None:
+        self.index.touch_held(request)
+        super()._admit_loaded(plan, request, tokens)
+
+    # -- who leaves -------------------------------------------------------------------------------------
+
+    def preempt(self, request: LiveRequest, taken_back: int) -> None:
+        """As the base class; the step waits for what is being stored of it."""
+        self.behind.pop(request, None)
+        self.flushed.update(self.known[request].stores)
+        super().preempt(request, taken_back)
+
+    def _finish(self, request: LiveRequest) -> None:
+        self._ends(request, request.prompt_tokens)
+        super()._finish(request)
+
+    def abort(self, request: LiveRequest) -> None:
+        """As the base class."""
+        running = request.status is Status.RUNNING
+        computed = request.prompt_tokens if request.steady is not None else request.computed
+        self._ends(request, computed if running else 0)
+        super().abort(request)
+
+    def _ends(self, request: LiveRequest, tokens: int) -> None:
+        known = self.known[request]
+        known.limit = min(tokens, request.prompt_tokens)
+        self.behind.pop(request, None)
+        self.over.append(request)
+        if known.limit and (known.stores or known.offered < known.whole):
+            known.fence = self.index.fence(request)
+
+    # -- down -------------------------------------------------------------------------------------------
+
+    def schedule(self) -> StepPlan:
+        """As the base class; what the step computes of prompts is to be stored, chunk by chunk."""
+        if self._may_pass_over:
+            # Who did not fit may be passed over now: it depends on what the device has evicted since.
+            self.blocked = None
+        plan = super().schedule()
+        self._store_computed(plan)
+        self._store_of_those_over()
+        return plan
+
+    def _store_computed(self, plan: StepPlan) -> None:
+        for request in sorted(self.behind, key=_order):
+            if isinstance(plan, BoardedPlan) and not plan.carries(request):
+                continue
+            known = self.known[request]
+            decodes = request.steady is not None or request.computed >= request.prompt_tokens
+            self._offer(request, known, request.prompt_tokens if decodes else request.computed)
+            if known.offered == known.whole:
+                del self.behind[request]
+        self._tried = self.cache.version
+
+    def _store_of_those_over(self) -> None:
+        """vLLM stores what is left of requests with the step after the one that ended them."""
+        index = self.index
+        for request in self.over:
+            known = self.known[request]
+            self._offer(request, known, known.limit)
+        for fence in index.touched:
+            for store in self.known[fence.owner].stores:
+                if any(self._meets(fence, place) for place in store.places):
+                    self.flushed[store] = None
+        index.forget_touches()
+        for request in self.over:
+            known = self.known[request]
+            self.cache.ended(known.use)
+            self._forget(request, known)
+        self.over.clear()
+
+    def _meets(self, fence: Fence, place: int) -> bool:
+        return fence.meets(place * self.chunk_blocks, (place + 1) * self.chunk_blocks)
+
+    def _offer(self, request: LiveRequest, known: Offloaded, tokens: int) -> None:
+        """Store what is computed and was not offered yet, if all that is missing of it finds room."""
+        first, end = known.offered, tokens // self.chunk_tokens
+        if end <= first:
+            return
+        self.names.extend(known.names, request.content, end)
+        names = known.names[first:end]
+        missing = self.cache.offer(names, known.use, first)
+        if missing is None:
+            self.refused += known.refused != end
+            known.refused = end
+            return
+        known.offered = end
+        if missing:
+            lacking = set(missing)
+            places = [first + place for place, name in enumerate(names) if name in lacking]
+            store = Store(request, missing, places)
+            known.stores[store] = None
+            self.stores.append(store)
+            self.outstanding += 1
+            self.version += 1
+
+    # -- what workers tell ------------------------------------------------------------------------------
+
+    def heard(self, transfer: Transfer) -> None:
+        """As the base class; what was stored can be found, what was read may go."""
+        self.version += 1
+        if isinstance(transfer, Store):
+            request = transfer.owner
+            known = self.known[request]
+            self.cache.written(transfer.names)
+            del known.stores[transfer]
+            self.outstanding -= 1
+        else:
+            assert isinstance(transfer, Load)
+            request = transfer.request
+            known = self.known[request]
+            self.cache.unpin(known.loading)
+            self._read.difference_update(known.loading)
+            known.loading = []
+            self.arrived(transfer)
+        if request.status is Status.FINISHED and request not in self.over:
+            self._forget(request, known)
+
+    def _forget(self, request: LiveRequest, known: Offloaded) -> None:
+        if known.busy:
+            return
+        if known.fence is not None:
+            self.index.lift(known.fence)
+        del self.known[request]
+
+
+def _order(request: LiveRequest) -> int:
+    return request.order

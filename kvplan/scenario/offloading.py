@@ -1,0 +1,68 @@
+"""From ``tiers.host.connector`` to vLLM's offloading connector, and back to the flags that turn it on."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import replace
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.offloading.strategy import Offloading
+from kvplan.errors import UsageError
+from kvplan.latency.assumption import Assumption
+from kvplan.latency.transfer import Transfer, slower
+from kvplan.scenario.chosen import Chosen
+from kvplan.scenario.schema.tiers import HostTierPart
+from kvplan.units import GIB, format_bytes
+
+CONNECTOR = "tiers.host.connector"
+
+PAGE_BYTES = 4096
+"""A chunk takes whole pages of the memory that workers share (``SharedOffloadRegion``)."""
+
+
+def offloading(
+    part: HostTierPart, config: EngineConfig, block_bytes: int, put: Transfer, get: Transfer
+) -> Chosen:
+    """The strategy, and what it assumes.
+
+    Raises:
+        UsageError: the host holds no chunk, or an engine that the connector is not simulated with.
+    """
+    Offloading.check(config)
+    chunk_bytes = -(-block_bytes * part.blocks_per_chunk // PAGE_BYTES) * PAGE_BYTES
+    chunks = part.memory // chunk_bytes
+    if not chunks:
+        raise UsageError(
+            f"the host tier of {format_bytes(part.memory)} is smaller than a chunk, which takes "
+            f"{format_bytes(chunk_bytes)}",
+            where="tiers.host.memory",
+            hint=f"give it {format_bytes(chunk_bytes)} or more, or lower tiers.host.blocks_per_chunk",
+        )
+    strategy = Offloading(block_bytes, chunks, put, get, part.blocks_per_chunk, part.eviction_policy)
+    told = Assumption(CONNECTOR, flags(part), "vLLM's OffloadingConnector; only prompts are stored")
+    return Chosen(
+        strategy,
+        (told,),
+        perturbed=lambda draw: replace(
+            strategy, put=slower(strategy.put, draw[0]), get=slower(strategy.get, draw[0])
+        ),
+    )
+
+
+def flags(part: HostTierPart) -> str:
+    """What ``vllm serve`` takes for it; the total of all ranks, as vLLM counts."""
+    given: dict[str, object] = {}
+    if part.blocks_per_chunk != 1:
+        given["blocks_per_chunk"] = part.blocks_per_chunk
+    if part.eviction_policy != "lru":
+        given["eviction_policy"] = part.eviction_policy
+    found = f"--kv-offloading-size {str(part.memory / GIB).removesuffix('.0')}"
+    if given:
+        config = {
+            "kv_connector": "OffloadingConnector",
+            "kv_role": "kv_both",
+            "kv_connector_extra_config": given,
+        }
+        found += f" --kv-transfer-config {shlex.quote(json.dumps(config, separators=(',', ':')))}"
+    return found

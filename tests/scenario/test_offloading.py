@@ -1,0 +1,127 @@
+"""``tiers.host.connector`` from a scenario to a result, and to vLLM's flags."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kvplan.engine.offloading.strategy import Offloading
+from kvplan.errors import KvplanError, SpecError
+from kvplan.scenario.load import load_scenario
+from kvplan.scenario.offloading import flags
+from kvplan.scenario.plan import _serve
+from kvplan.scenario.run import Run
+from kvplan.scenario.schema.tiers import HostTierPart
+
+LLAMA: dict[str, Any] = {
+    "model": "llama-3.1-8b", "gpu": "h100-sxm", "cache.blocks": 1200, "engine.max_model_len": 16_384,
+    "latency.model": "linear", "latency.a": 5e-3, "latency.b": 2e-5, "latency.c": 1e-8,
+    "workload.synthesize": "chat", "workload.requests": 60, "workload.rate": 20.0,
+}  # fmt: skip
+
+CONFIG = (
+    '{"kv_connector":"OffloadingConnector","kv_role":"kv_both",'
+    '"kv_connector_extra_config":{"blocks_per_chunk":4,"eviction_policy":"arc"}}'
+)
+
+HOST = "tiers.host={memory: 16GiB, connector: offloading}"
+
+
+def run(*assignments: str) -> Run:
+    found = Run(load_scenario(None, LLAMA, list(assignments)))
+    found.execute()
+    return found
+
+
+def metrics(found: Run) -> dict[str, Any]:
+    return {metric.name: metric.value for metric in found.recorder.sections["tiers"]}
+
+
+def test_host_memory_becomes_chunks_and_is_used() -> None:
+    found = run(HOST)
+    told = metrics(found)
+    # 2 MiB a block: 8 KV heads x 128 x 2 bytes x K and V x 32 layers x 16 tokens.
+    assert told["host_block_bytes"] == 2 << 20
+    assert told["host_capacity_blocks"] == 8192
+    assert told["host_hit_tokens"] > 0
+    assert told["to_host_bytes"] == told["host_stored_blocks"] * told["host_block_bytes"]
+    assert told["from_host_bytes"] == told["host_hit_tokens"] // 16 * told["host_block_bytes"]
+    assert found.recorder.totals.finished == 60
+    assumed = {item["name"]: item for item in found.result(["kvplan"])["assumptions"]}
+    assert assumed["tiers.host.connector"]["value"] == "--kv-offloading-size 16"
+    assert "55 GB/s" in assumed["transfer.host to device"]["value"]
+
+
+def test_outputs_stay_on_the_device() -> None:
+    # The plain host tier stores them, too.
+    assert (
+        metrics(run(HOST))["host_stored_blocks"]
+        < metrics(run("tiers.host.memory=16GiB"))["host_stored_blocks"]
+    )
+
+
+def test_a_chunk_takes_whole_pages() -> None:
+    host = "tiers={host: {memory: 1MiB, link: pcie4-x16, connector: offloading, blocks_per_chunk: 3}, block_bytes: 3000}"
+    bare = {key: value for key, value in LLAMA.items() if key not in ("model", "gpu")}
+    found = Run(load_scenario(None, bare, [host]))
+    found.execute()
+    assert metrics(found)["host_capacity_blocks"] == 3 * ((1 << 20) // 12_288)
+
+
+def test_every_replica_has_its_own() -> None:
+    found = run(HOST, "parallel.replicas=2")
+    assert found.recorder.totals.finished == 60
+
+
+def test_members_of_an_ensemble_have_links_of_their_own() -> None:
+    found = Run(load_scenario(None, LLAMA, [HOST]))
+    plain, member = found.system.strategy, found.system.perturbed([1.0] * 5).strategy
+    assert isinstance(plain, Offloading)
+    assert isinstance(member, Offloading)
+    assert member.put.seconds(1 << 30, 512) > plain.put.seconds(1 << 30, 512)
+    assert member.get.seconds(1 << 30, 512) > plain.get.seconds(1 << 30, 512)
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        ({"memory": "64GiB"}, "--kv-offloading-size 64"),
+        ({"memory": 1 << 29}, "--kv-offloading-size 0.5"),
+        (
+            {"memory": "1GiB", "blocks_per_chunk": 4, "eviction_policy": "arc"},
+            "--kv-offloading-size 1 --kv-transfer-config '" + CONFIG + "'",
+        ),
+    ],
+)
+def test_flags(part: dict[str, Any], says: str) -> None:
+    assert flags(HostTierPart(connector="offloading", **part)) == says
+
+
+def test_a_plan_starts_the_engine_with_them() -> None:
+    with_it = _serve(load_scenario(None, LLAMA, [HOST]))
+    without = _serve(load_scenario(None, LLAMA, ["tiers.host.memory=16GiB"]))
+    assert with_it == f"{without} --kv-offloading-size 16"
+    assert _serve(load_scenario(None, LLAMA, ["tiers.host={memory: 0, connector: offloading}"])) == without
+
+
+@pytest.mark.parametrize(
+    ("assignments", "says"),
+    [
+        (["tiers.host={memory: 16GiB, connector: lmcache}"], "offloading"),
+        (["tiers.host={memory: 16GiB, eviction_policy: arc}"], "say connector: offloading"),
+        (["tiers.host={memory: 16GiB, connector: offloading, write: back}"], "writes through"),
+        (["tiers.host={memory: 16GiB, connector: offloading, dtype: fp8}"], "as they are"),
+        (["tiers={host: {memory: 16GiB, connector: offloading}, disk: {memory: 1TB}}"], "leave out disk"),
+        (["tiers.host={memory: 1MiB, connector: offloading}"], "smaller than a chunk"),
+        ([HOST, "engine.preemption=swap"], "preempts by recomputing, not by swap"),
+        ([HOST, "cache.eviction=lfu"], "evicts by lru, not by lfu"),
+        ([HOST, "cache.prefix=none"], "prefix"),
+        ([HOST, "cache.groups=[{kind: full}, {kind: sliding, window: 64}]"], "not below full, sliding"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(assignments: list[str], says: str) -> None:
+    with pytest.raises((KvplanError, SpecError)) as caught:
+        run(*assignments)
+    told = f"{caught.value.where}: {caught.value.message} {caught.value.hint}"
+    assert says in told, told
