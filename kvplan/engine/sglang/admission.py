@@ -78,6 +78,28 @@ class PrefillBudget:
         for tokens in self._charged:
             self.total_offset += tokens
 
+    def extend(self, tokens: int, held: int, cached: int, answer: int, others: bool) -> int | Verdict:
+        """Tokens the batch would compute for one more request, or why it is not taken in.
+
+        Args:
+            tokens: prompt and answer so far.
+            held: leading tokens that are on the device, and held.
+            cached: leading tokens that need not be computed; at least ``held``.
+            answer: tokens its answer may still take.
+            others: whether the batch has requests already.
+        """
+        page, room = self.page, self.chunk_tokens
+        if tokens - held + answer + page >= self.total:
+            return Verdict.NO_TOKEN
+        extend = tokens - cached
+        padded = -(-extend // page) * page
+        if room is None:
+            return Verdict.OTHER if others and padded >= self.input_tokens else extend
+        if padded <= room:
+            return extend
+        extend = (cached + room // page * page) // page * page - cached
+        return extend if extend > 0 else Verdict.OTHER
+
     def charge(self, extend: int, max_new: int) -> None:
         """One more request is in the batch; it gets whole pages and one more for rounding."""
         padded = -(-extend // self.page) * self.page
