@@ -250,8 +250,15 @@ def _serve(scenario: Scenario) -> str | None:
     """The command that starts the engine of one replica; None where it has none."""
     from kvplan.sizing.flags import engine_flags
 
-    fit = resolve_deployment(scenario).fit
-    return None if fit is None else engine_flags(fit)[fit.serving.kind]
+    deployment = resolve_deployment(scenario)
+    fit = deployment.fit
+    flags = None if fit is None else engine_flags(fit)[fit.serving.kind]
+    if flags is None or (scenario.tiers is None and not scenario.cache.host_memory):
+        return flags
+    from kvplan.scenario.tiers import launch_flags
+
+    more = launch_flags(scenario, deployment)
+    return flags if more is None else f"{flags} {more}"
 
 
 def _status(candidate: Candidate) -> str:

@@ -12,14 +12,15 @@ class HostTierPart(Part):
 
     ``link`` is a link spec; left out, it is the way the GPU reaches its host (as timed, where a profile timed
     it). ``bandwidth`` and ``latency`` replace its figures. ``dtype`` is the number format blocks are stored
-    in, where that is smaller than the cache's own.
+    in, where that is smaller than the cache's own. ``write`` is when they are: as they are computed, as they
+    leave the device, or (SGLang only, with the others its ``--hicache-write-policy``) with their second use.
     """
 
     memory: Bytes
     link: str | None = None
     bandwidth: Bandwidth | None = None
     latency: Latency | None = None
-    write: Literal["through", "back"] = "through"
+    write: Literal["through", "selective", "back"] = "through"
     dtype: str | None = None
 
 
