@@ -57,12 +57,12 @@ class HierarchicalScheduler(SglangScheduler):
         self, request: SglangRequest, budget: PrefillBudget, extends: list[SglangRequest]
     ) -> Verdict:
         """As the base class, with what the host has of the request."""
-        index, tokens, others = self.index, request.tokens, bool(extends)
-        answer = self._answer(request)
+        index, tokens = self.index, request.tokens
+        answer = request.max_new_tokens - request.outputs
         held, last = index.match(request.content, tokens - 1)
         node, cached = _on_device(last), last.end
         index.lock(node)
-        extend = budget.extend(tokens, held, cached, answer, others)
+        extend = budget.extend(tokens, held, cached, answer, extends)
         if not isinstance(extend, Verdict) and cached > held:
             if self._load(last, cached - held):
                 index.unlock(node)
@@ -70,7 +70,7 @@ class HierarchicalScheduler(SglangScheduler):
                 node = last
             else:
                 cached = held
-                extend = budget.extend(tokens, held, held, answer, others)
+                extend = budget.extend(tokens, held, held, answer, extends)
         if isinstance(extend, Verdict):
             index.unlock(node)
             return extend

@@ -5,7 +5,7 @@ As ``schedule_policy.py`` and ``prefill_budget.py`` of 0.5.23; verified by recor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from enum import Enum, auto
 
 from kvplan.engine.sglang.config import SglangConfig
@@ -38,8 +38,8 @@ class PrefillBudget:
     """
 
     __slots__ = (
-        "_charged", "_mixed_decodes", "_shares", "chunk_tokens", "current_offset", "input_tokens", "page",
-        "pool", "total_offset",
+        "_charged", "_mixed_decodes", "_shares", "chunk_tokens", "clip", "current_offset", "input_tokens",
+        "page", "pool", "total_offset",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +52,7 @@ class PrefillBudget:
         shares: Callable[[], float],
     ) -> None:
         self.page = config.page_size
+        self.clip = config.clip_max_new_tokens
         self.pool = pool
         self.input_tokens = config.max_prefill_tokens - mixed_decodes
         chunk = config.chunk_tokens
@@ -78,7 +79,7 @@ class PrefillBudget:
         for tokens in self._charged:
             self.total_offset += tokens
 
-    def extend(self, tokens: int, held: int, cached: int, answer: int, others: bool) -> int | Verdict:
+    def extend(self, tokens: int, held: int, cached: int, answer: int, others: Sized) -> int | Verdict:
         """Tokens the batch would compute for one more request, or why it is not taken in.
 
         Args:
@@ -86,9 +87,11 @@ class PrefillBudget:
             held: leading tokens that are on the device, and held.
             cached: leading tokens that need not be computed; at least ``held``.
             answer: tokens its answer may still take.
-            others: whether the batch has requests already.
+            others: requests that the batch has already.
         """
         page, room = self.page, self.chunk_tokens
+        if answer > self.clip:
+            answer = self.clip
         if tokens - held + answer + page >= self.total:
             return Verdict.NO_TOKEN
         extend = tokens - cached

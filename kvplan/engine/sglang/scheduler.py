@@ -166,7 +166,8 @@ class SglangScheduler:
             extends.append(self.chunked)
             self.chunked = _continue_chunked(self.chunked, budget, config.clip_max_new_tokens)
         waiting = self.waiting
-        while waiting and budget.verdict() is not Verdict.OTHER:
+        verdict = budget.verdict()
+        while waiting and verdict is not Verdict.OTHER:
             if len(extends) >= allocatable:
                 self.full = True
             if self.full:
@@ -224,23 +225,19 @@ class SglangScheduler:
         self, request: SglangRequest, budget: PrefillBudget, extends: list[SglangRequest]
     ) -> Verdict:
         """Take the request into the batch if it fits (``add_one_req``); it then has a ``holding``."""
-        tree = self.pool.tree
-        hit, node = tree.match(request.content, request.tokens - 1) if self.pool.caching else (0, tree.root)
+        tree, tokens = self.pool.tree, request.tokens
+        hit, node = tree.match(request.content, tokens - 1) if self.pool.caching else (0, tree.root)
         # While it is held, the prefix does not count as evictable.
         tree.lock(node)
-        extend = budget.extend(request.tokens, hit, hit, self._answer(request), bool(extends))
+        extend = budget.extend(tokens, hit, hit, request.max_new_tokens - request.outputs, extends)
         if isinstance(extend, Verdict):
             tree.unlock(node)
             return extend
         if request.cached_tokens < 0:
             request.cached_tokens = hit
-            self.queried_tokens += request.tokens
+            self.queried_tokens += tokens
             self.hit_tokens += hit
         return self._take_in(request, node, hit, extend, budget, extends)
-
-    def _answer(self, request: SglangRequest) -> int:
-        """Tokens its answer may still take, clipped."""
-        return min(request.max_new_tokens - request.outputs, self.config.clip_max_new_tokens)
 
     def _take_in(
         self, request: SglangRequest, node: RadixNode, cached: int, extend: int, budget: PrefillBudget,
@@ -251,13 +248,14 @@ class SglangScheduler:
             request.content, request.prompt_tokens, request.request.priority, node, cached, cached
         )
         request.prefix = cached
-        request.computed = cached + extend
+        request.computed = computed = cached + extend
         extends.append(request)
-        if request.computed < request.tokens:
+        if computed < request.prompt_tokens + request.outputs:
             self.chunked = request
             budget.charge(extend, 0)
         else:
-            budget.charge(extend, min(request.max_new_tokens, self.config.clip_max_new_tokens))
+            answer, clip = request.max_new_tokens, budget.clip
+            budget.charge(extend, answer if answer < clip else clip)
         return budget.verdict()
 
     # -- decode -----------------------------------------------------------------------------------------
