@@ -62,7 +62,8 @@ def _copies(replica: HierarchicalReplica) -> list[Metric]:
         ),
         Metric("cache_written_s", copies.put.busy_s, "s", "time of copying prefix cache to the host"),
         Metric(
-            "write_back_s", copies.waited_s, "s", "time the scheduler waited for what it evicted to be copied"
+            "write_back_s", copies.waited_s, "s",
+            "time the scheduler waited for what it evicted: for the batch in flight, then for the copy",
         ),
     ]  # fmt: skip
     span = replica.recorder.totals.makespan_s
