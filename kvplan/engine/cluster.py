@@ -54,14 +54,17 @@ class Member(Stepped, ReplicaView, Protocol):
 def _member(
     config: EngineConfig | SglangConfig, latency: LatencyModel, recorder: Recorder, strategy: Strategy | None
 ) -> Member:
-    if not isinstance(config, EngineConfig):
-        from kvplan.engine.sglang.replica import SglangReplica
-
-        return SglangReplica(config, latency, recorder)
-    if strategy is None:
+    if strategy is None and isinstance(config, EngineConfig):
         return make_replica(config, latency, recorder)
-    engine = strategy.engine(config, latency, recorder)
-    assert isinstance(engine, Replica), "a strategy behind a router makes replicas"
+    from kvplan.engine.sglang.replica import SglangReplica
+
+    if strategy is None:
+        assert not isinstance(config, EngineConfig)
+        return SglangReplica(config, latency, recorder)
+    from kvplan.engine.engine import strategy_engine
+
+    engine = strategy_engine(strategy, config, latency, recorder)
+    assert isinstance(engine, Replica | SglangReplica), "a strategy behind a router makes replicas"
     return engine
 
 

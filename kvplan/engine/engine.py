@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from kvplan.engine.arrivals import Arrivals
@@ -37,7 +37,8 @@ class Strategy(Protocol):
     One whose engines are a ``Replica`` each, that can be given requests one by one, says so with a class
     variable ``behind_router``; then several replicas can have it, each for itself. One whose engines cannot
     drop a request says so with ``holds_on``: its clients wait for ever. One whose steps take what the latency
-    model answers, which is asked once for each and for nothing else, says so with ``asks_once``.
+    model answers, which is asked once for each and for nothing else, says so with ``asks_once``. One of
+    SGLang's scheduler has a method ``sglang_engine``, like ``engine`` with a ``SglangConfig``.
     """
 
     @property
@@ -52,6 +53,26 @@ class Strategy(Protocol):
             UsageError: the strategy does not go with these engine options (says which, and why).
         """
         ...
+
+
+def strategy_engine(
+    strategy: Strategy, config: EngineConfig | SglangConfig, latency: LatencyModel, recorder: Recorder
+) -> Engine:
+    """One deployment with a strategy.
+
+    Raises:
+        UsageError: the strategy does not go with this engine or its options.
+    """
+    if isinstance(config, EngineConfig):
+        return strategy.engine(config, latency, recorder)
+    build: Callable[[SglangConfig, LatencyModel, Recorder], Engine] | None = getattr(
+        strategy, "sglang_engine", None
+    )
+    if build is None:
+        raise UsageError(
+            f"{strategy.name} is simulated on vLLM's scheduler only", where="engine.kind", hint="use vllm"
+        )
+    return build(config, latency, recorder)
 
 
 def make_engine(
@@ -72,12 +93,8 @@ def make_engine(
     if name not in ENGINES:
         raise UnknownName("engine", name, ENGINES)
     if strategy is not None:
-        if not isinstance(config, EngineConfig):
-            raise UsageError(
-                f"{strategy.name} is simulated on vLLM's scheduler only", where="engine.kind", hint="use vllm"
-            )
         if replicas == 1:
-            return strategy.engine(config, latency, recorder)
+            return strategy_engine(strategy, config, latency, recorder)
         if not getattr(strategy, "behind_router", False):
             raise UsageError(
                 f"{strategy.name} is simulated for one replica",

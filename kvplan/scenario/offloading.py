@@ -30,7 +30,8 @@ def offloading(
         UsageError: the host holds no chunk, or an engine that the connector is not simulated with.
     """
     Offloading.check(config)
-    chunk_bytes = -(-block_bytes * part.blocks_per_chunk // PAGE_BYTES) * PAGE_BYTES
+    blocks, policy = part.blocks_per_chunk or 1, part.eviction_policy or "lru"
+    chunk_bytes = -(-block_bytes * blocks // PAGE_BYTES) * PAGE_BYTES
     chunks = part.memory // chunk_bytes
     if not chunks:
         raise UsageError(
@@ -39,8 +40,10 @@ def offloading(
             where="tiers.host.memory",
             hint=f"give it {format_bytes(chunk_bytes)} or more, or lower tiers.host.blocks_per_chunk",
         )
-    strategy = Offloading(block_bytes, chunks, put, get, part.blocks_per_chunk, part.eviction_policy)
-    told = Assumption(CONNECTOR, flags(part), "vLLM's OffloadingConnector; only prompts are stored")
+    strategy = Offloading(block_bytes, chunks, put, get, blocks, policy)
+    told = Assumption(
+        CONNECTOR, offloading_flags(part), "vLLM's OffloadingConnector; only prompts are stored"
+    )
     return Chosen(
         strategy,
         (told,),
@@ -50,12 +53,12 @@ def offloading(
     )
 
 
-def flags(part: HostTierPart) -> str:
+def offloading_flags(part: HostTierPart) -> str:
     """What ``vllm serve`` takes for it; the total of all ranks, as vLLM counts."""
     given: dict[str, object] = {}
-    if part.blocks_per_chunk != 1:
+    if part.blocks_per_chunk not in (None, 1):
         given["blocks_per_chunk"] = part.blocks_per_chunk
-    if part.eviction_policy != "lru":
+    if part.eviction_policy not in (None, "lru"):
         given["eviction_policy"] = part.eviction_policy
     found = f"--kv-offloading-size {str(part.memory / GIB).removesuffix('.0')}"
     if given:

@@ -10,11 +10,12 @@ def serve_line(scenario: Scenario) -> str | None:
     """Of one replica; None where it has none: without a model and a GPU, or with formats no engine stores."""
     from kvplan.sizing.flags import engine_flags
 
-    fit = resolve_deployment(scenario).fit
+    deployment = resolve_deployment(scenario)
+    fit = deployment.fit
     line = None if fit is None else engine_flags(fit)[fit.serving.kind]
-    host = None if scenario.tiers is None else scenario.tiers.host
-    if line is None or host is None or host.connector is None or not host.memory:
-        return line
-    from kvplan.scenario.offloading import flags
+    if line is None or (scenario.tiers is None and not scenario.cache.host_memory):
+        return line  # tiers take links and curves with them
+    from kvplan.scenario.tiers import launch_flags
 
-    return f"{line} {flags(host)}"
+    more = launch_flags(scenario, deployment)
+    return line if more is None else f"{line} {more}"

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.tiers.stack import TierSpec
 from kvplan.engine.tiers.strategy import Tiers
 from kvplan.engine.tiers.swap import Preemption
@@ -25,7 +26,7 @@ from kvplan.latency.transfer import (
 )
 from kvplan.scenario.chosen import Chosen
 from kvplan.scenario.deployment import Deployment
-from kvplan.scenario.schema import Scenario, SglangPart
+from kvplan.scenario.schema import Scenario
 from kvplan.scenario.schema.tiers import DiskTierPart, HostTierPart, TiersPart
 from kvplan.units import format_bytes, format_tokens
 
@@ -50,7 +51,16 @@ def tiers(scenario: Scenario, deployment: Deployment) -> Chosen:
         UnknownName: no such link or number format.
     """
     part = _part(scenario)
-    config = _config(scenario, deployment)
+    if isinstance(deployment.config, SglangConfig):
+        return _below_sglang(scenario, part, deployment, deployment.config)
+    config = deployment.config
+    Tiers.check(config)
+    if part.host.write == "selective":
+        raise UsageError(
+            "writing what was inserted twice is SGLang's (write_through_selective)",
+            where=f"{SECTION}.host.write",
+            hint="use through or back",
+        )
     preemption: Preemption = getattr(scenario.engine, "preemption", "recompute")
     if not config.enable_prefix_caching:
         _check_without_cache(scenario, part, preemption)
@@ -143,15 +153,35 @@ def _part(scenario: Scenario) -> TiersPart:
     return TiersPart(host=HostTierPart(memory=memory))
 
 
-def _config(scenario: Scenario, deployment: Deployment) -> EngineConfig:
-    if isinstance(scenario.engine, SglangPart) or not isinstance(deployment.config, EngineConfig):
-        raise UsageError(
-            "tiers are simulated below vLLM's cache only, not below SGLang's radix tree",
-            where=SECTION if scenario.tiers is not None else "cache.host_memory",
-            hint="use engine.kind vllm",
-        )
-    Tiers.check(deployment.config)
-    return deployment.config
+def _below_sglang(
+    scenario: Scenario, part: TiersPart, deployment: Deployment, config: SglangConfig
+) -> Chosen:
+    """SGLang's own host tier."""
+    from kvplan.scenario.hicache import check, host_cache
+
+    check(part, config)
+    page_bytes, assumed = _block_bytes(part, deployment)
+    host = _host(scenario, part.host, deployment, page_bytes)
+    chosen = host_cache(part.host, config, page_bytes, host.put, host.get)
+    return replace(chosen, assumptions=(*assumed, *chosen.assumptions))
+
+
+def launch_flags(scenario: Scenario, deployment: Deployment) -> str | None:
+    """What the engine's command says about its own host tier; None without one."""
+    config = deployment.config
+    if scenario.tiers is None and not scenario.cache.host_memory:
+        return None
+    part = _part(scenario)
+    if not part.host.memory:
+        return None
+    if not isinstance(config, SglangConfig):
+        from kvplan.scenario.offloading import offloading_flags
+
+        return None if part.host.connector is None else offloading_flags(part.host)
+    from kvplan.scenario.hicache import hicache_flags
+
+    page_bytes, _ = _block_bytes(part, deployment)
+    return hicache_flags(part.host, config, page_bytes, deployment.parallel.gpus)
 
 
 def _check_without_cache(scenario: Scenario, part: TiersPart, preemption: str) -> None:
@@ -195,7 +225,10 @@ def _block_bytes(part: TiersPart, deployment: Deployment) -> tuple[int, list[Ass
             f"the bytes of a block follow from {fit.model.name}", where=where, hint="leave it out"
         )
     gpus = deployment.parallel.gpus
-    found = fit.binding.pool.layout(fit.max_model_len).block_bytes * gpus
+    if fit.serving.kind == "sglang":
+        found = fit.binding.capacity.block_bytes * gpus
+    else:
+        found = fit.binding.pool.layout(fit.max_model_len).block_bytes * gpus
     if found < 1:
         raise UsageError(
             f"{fit.model.name} keeps no cache in blocks",

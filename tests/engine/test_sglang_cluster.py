@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from math import inf
 
 import pytest
 from crowds import Crowd, conversing, crowds
@@ -15,7 +16,11 @@ from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.clients import InFlightLimit
 from kvplan.engine.cluster import Cluster
 from kvplan.engine.content import Content
+from kvplan.engine.engine import make_engine
 from kvplan.engine.errors import OutOfKvMemory
+from kvplan.engine.hicache.index import WRITE_POLICIES, WritePolicy
+from kvplan.engine.hicache.strategy import HostCache
+from kvplan.engine.patience import Patience
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.router import ROUTERS
 from kvplan.engine.sglang.config import SglangConfig
@@ -98,6 +103,46 @@ def test_clients_that_wait_and_give_up_are_the_same_for_one_replica(
     )
     assert routed.rows == alone.rows
     assert routed.totals == alone.totals
+
+
+class Wire:
+    """So many seconds a transfer."""
+
+    def seconds(self, size: int, operations: int = 1) -> float:
+        return 2e-3 * operations if size else 0.0
+
+
+@FUZZ
+@given(
+    case=runs(), limit=st.sampled_from([None, 1, 3]), write=st.sampled_from(WRITE_POLICIES), data=st.data()
+)
+def test_host_memory_is_each_replicas_own(
+    case: tuple[SglangConfig, list[Request]], limit: int | None, write: WritePolicy, data: st.DataObject
+) -> None:
+    config, workload = replace(case[0], disable_radix_cache=False, tree="unified"), case[1]
+    host = HostCache(1, 120 // config.page_size, Wire(), Wire(), write)
+    conversation = data.draw(conversing(workload))
+    crowd = Crowd(Patience(inf, inf), 0, 0.0, limit, conversations=True)
+    alone, routed = (
+        Outcome(make, crowd.arrivals(conversation))
+        for make in (
+            lambda r: make_engine("fast", config, CLOCK, r, strategy=host),
+            lambda r: Cluster(1, "prefix-aware", config, CLOCK, r, host),
+        )
+    )
+    assert routed.rows == alone.rows
+    assert routed.totals == alone.totals
+    own = [
+        Outcome(lambda r: make_engine("fast", config, CLOCK, r, strategy=host), workload[index::2])
+        for index in range(2)
+    ]
+    both = Outcome(lambda r: make_engine("fast", config, CLOCK, r, replicas=2, strategy=host), workload)
+    if not any(outcome.stopped for outcome in (both, *own)):
+        assert sorted(both.rows) == sorted(row for outcome in own for row in outcome.rows)
+        sections = both.recorder.sections
+        assert [sections["tiers 0"], sections["tiers 1"]] == [
+            outcome.recorder.sections["tiers"] for outcome in own
+        ]
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import pytest
 from kvplan.engine.offloading.strategy import Offloading
 from kvplan.errors import KvplanError, SpecError
 from kvplan.scenario.load import load_scenario
-from kvplan.scenario.offloading import flags
-from kvplan.scenario.plan import _serve
+from kvplan.scenario.offloading import offloading_flags
 from kvplan.scenario.run import Run
 from kvplan.scenario.schema.tiers import HostTierPart
+from kvplan.scenario.serve import serve_line
 
 LLAMA: dict[str, Any] = {
     "model": "llama-3.1-8b", "gpu": "h100-sxm", "cache.blocks": 1200, "engine.max_model_len": 16_384,
@@ -95,14 +95,16 @@ def test_members_of_an_ensemble_have_links_of_their_own() -> None:
     ],
 )
 def test_flags(part: dict[str, Any], says: str) -> None:
-    assert flags(HostTierPart(connector="offloading", **part)) == says
+    assert offloading_flags(HostTierPart(connector="offloading", **part)) == says
 
 
 def test_a_plan_starts_the_engine_with_them() -> None:
-    with_it = _serve(load_scenario(None, LLAMA, [HOST]))
-    without = _serve(load_scenario(None, LLAMA, ["tiers.host.memory=16GiB"]))
+    with_it = serve_line(load_scenario(None, LLAMA, [HOST]))
+    without = serve_line(load_scenario(None, LLAMA, ["tiers.host.memory=16GiB"]))
     assert with_it == f"{without} --kv-offloading-size 16"
-    assert _serve(load_scenario(None, LLAMA, ["tiers.host={memory: 0, connector: offloading}"])) == without
+    assert (
+        serve_line(load_scenario(None, LLAMA, ["tiers.host={memory: 0, connector: offloading}"])) == without
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,3 +127,10 @@ def test_what_cannot_be_is_refused_by_name(assignments: list[str], says: str) ->
         run(*assignments)
     told = f"{caught.value.where}: {caught.value.message} {caught.value.hint}"
     assert says in told, told
+
+
+def test_a_resolved_scenario_is_a_scenario() -> None:
+    """With the connector and without: sweeps, plans and audits read what a scenario was resolved to."""
+    for part in ({"memory": 1 << 30}, {"memory": 1 << 30, "connector": "offloading"}):
+        found = HostTierPart.model_validate(part)
+        assert HostTierPart.model_validate(found.model_dump()) == found

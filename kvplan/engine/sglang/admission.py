@@ -5,7 +5,7 @@ As ``schedule_policy.py`` and ``prefill_budget.py`` of 0.5.23; verified by recor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from enum import Enum, auto
 
 from kvplan.engine.sglang.config import SglangConfig
@@ -38,8 +38,8 @@ class PrefillBudget:
     """
 
     __slots__ = (
-        "_charged", "_mixed_decodes", "_shares", "chunk_tokens", "current_offset", "input_tokens", "page",
-        "pool", "total_offset",
+        "_charged", "_mixed_decodes", "_shares", "chunk_tokens", "clip", "current_offset", "input_tokens",
+        "page", "pool", "total_offset",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +52,7 @@ class PrefillBudget:
         shares: Callable[[], float],
     ) -> None:
         self.page = config.page_size
+        self.clip = config.clip_max_new_tokens
         self.pool = pool
         self.input_tokens = config.max_prefill_tokens - mixed_decodes
         chunk = config.chunk_tokens
@@ -77,6 +78,30 @@ class PrefillBudget:
         self.total_offset = self._mixed_decodes + shares
         for tokens in self._charged:
             self.total_offset += tokens
+
+    def extend(self, tokens: int, held: int, cached: int, answer: int, others: Sized) -> int | Verdict:
+        """Tokens the batch would compute for one more request, or why it is not taken in.
+
+        Args:
+            tokens: prompt and answer so far.
+            held: leading tokens that are on the device, and held.
+            cached: leading tokens that need not be computed; at least ``held``.
+            answer: tokens its answer may still take.
+            others: requests that the batch has already.
+        """
+        page, room = self.page, self.chunk_tokens
+        if answer > self.clip:
+            answer = self.clip
+        if tokens - held + answer + page >= self.total:
+            return Verdict.NO_TOKEN
+        extend = tokens - cached
+        padded = -(-extend // page) * page
+        if room is None:
+            return Verdict.OTHER if others and padded >= self.input_tokens else extend
+        if padded <= room:
+            return extend
+        extend = (cached + room // page * page) // page * page - cached
+        return extend if extend > 0 else Verdict.OTHER
 
     def charge(self, extend: int, max_new: int) -> None:
         """One more request is in the batch; it gets whole pages and one more for rounding."""

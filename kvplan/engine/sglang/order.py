@@ -19,8 +19,9 @@ def longest_prefix_first(waiting: Iterable[SglangRequest], tree: RadixIndex) -> 
     ranked: list[tuple[float, int, SglangRequest]] = []
     for position, request in enumerate(waiting):
         tokens = request.tokens
-        hit, _ = tree.match(request.content, tokens)
-        rank = float(-min(hit, tokens - 1))
+        hit, node = tree.match(request.content, tokens)
+        # What lies below the device counts as cached, but keeps nobody from the comparison that follows.
+        rank = float(-min(node.end, tokens - 1))
         if hit <= IN_BATCH_PREFIX_TOKENS:
             alike, _ = in_queue.match(request.content, tokens)
             if alike >= IN_BATCH_PREFIX_TOKENS:

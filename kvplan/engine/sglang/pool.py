@@ -20,10 +20,12 @@ class TokenPool:
 
     __slots__ = ("allocated", "caching", "free", "page", "tree")
 
-    def __init__(self, config: SglangConfig) -> None:
+    def __init__(self, config: SglangConfig, tree: RadixIndex | None = None) -> None:
         self.page = config.page_size
         self.caching = not config.disable_radix_cache
-        self.tree = RadixIndex(config.page_size, config.radix_eviction_policy, config.tree)
+        if tree is None:
+            tree = RadixIndex(config.page_size, config.radix_eviction_policy, config.tree)
+        self.tree = tree
         self.free = config.pool_tokens
         self.allocated = 0
 

@@ -16,14 +16,19 @@ if TYPE_CHECKING:
 
 
 class LeafQueue:
-    """Leaves nobody holds. A leaf whose key changes must be put again."""
+    """Leaves nobody holds. A leaf whose key changes must be put again.
+
+    Args:
+        policy: the order.
+        first_ticket: where two queues share a tree, their tickets must differ.
+    """
 
     __slots__ = ("_count", "_heap", "_key", "_tickets")
 
-    def __init__(self, policy: EvictionPolicy) -> None:
+    def __init__(self, policy: EvictionPolicy, first_ticket: int = 0) -> None:
         self._key = policy
         self._heap: list[tuple[EvictionKey, int, RadixNode]] = []
-        self._tickets = 0
+        self._tickets = first_ticket
         self._count = 0
 
     def __len__(self) -> int:

@@ -48,7 +48,7 @@ class SglangReplica:
         self.latency = latency
         self.recorder = recorder
         self.logging = recorder.on_decision is not None
-        self.scheduler = SglangScheduler(config, keep_schedule=self.logging)
+        self.scheduler = self.make_scheduler()
         self.clock = 0.0
         self._device_free = 0.0
         self._in_flight: Flight | None = None
@@ -59,6 +59,10 @@ class SglangReplica:
         self._deadlines: Deadlines[SglangRequest] | None = None
         self._gives_up_s = _NEVER
         """No client gives up before."""
+
+    def make_scheduler(self) -> SglangScheduler:
+        """The scheduler of this instance."""
+        return SglangScheduler(self.config, keep_schedule=self.logging)
 
     def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
@@ -110,12 +114,12 @@ class SglangReplica:
                 clock, device_free, in_flight = self._coast(clock, device_free, in_flight, until)
                 if clock >= until or clock > self._gives_up_s:
                     continue
-            plan = scheduler.schedule()
+            plan, clock = self._plan(clock)
             self._record(plan, clock)
             before, in_flight = in_flight, None
             if plan.batch.scheduled_tokens:
                 start = clock if clock > device_free else device_free
-                device_free = start + self._step_seconds(plan.batch)
+                device_free = self._launch(plan, start)
                 in_flight = (plan, device_free)
             due = before if scheduler.overlap else in_flight
             if not scheduler.overlap:
@@ -129,11 +133,27 @@ class SglangReplica:
                     break
             elif not plan.batch.scheduled_tokens:
                 if self._stalled and not plan.retracted and scheduler.waiting:
-                    raise EngineStuck(clock, scheduler.waiting[0].request.id)
+                    clock = self._wait(clock, min(until, nextafter(self._gives_up_s, _NEVER)))
                 self._stalled = True
             else:
                 self._stalled = False
         self.clock, self._device_free, self._in_flight = clock, device_free, in_flight
+
+    def _plan(self, clock: float) -> tuple[SglangPlan, float]:
+        """Have the next batch made; returns it, and when that is done."""
+        return self.scheduler.schedule(), clock
+
+    def _launch(self, plan: SglangPlan, start: float) -> float:
+        """The device begins with a batch; returns when it is through."""
+        return start + self._step_seconds(plan.batch)
+
+    def _wait(self, clock: float, until: float) -> float:
+        """Nothing runs, and nobody who waits fits: returns when that may have changed, or ``until``.
+
+        Raises:
+            EngineStuck: it never will.
+        """
+        raise EngineStuck(clock, self.scheduler.waiting[0].request.id)
 
     def _give_up(self, clock: float) -> None:
         """Tell the scheduler whose clients have gone."""

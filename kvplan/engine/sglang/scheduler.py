@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from kvplan.engine.sglang.admission import PrefillBudget, Verdict
 from kvplan.engine.sglang.config import (
@@ -29,15 +30,20 @@ from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang.pool import TokenPool
 from kvplan.engine.sglang.radix_tree import Holding
 
+if TYPE_CHECKING:
+    from kvplan.engine.sglang.prefix_radix import RadixNode
+
 
 class SglangScheduler:
     """Queues and pool of one engine instance."""
 
-    def __init__(self, config: SglangConfig, *, keep_schedule: bool = False) -> None:
+    def __init__(
+        self, config: SglangConfig, *, keep_schedule: bool = False, pool: TokenPool | None = None
+    ) -> None:
         self.config = config
         self.page = config.page_size
         self.overlap = not config.disable_overlap_schedule
-        self.pool = TokenPool(config)
+        self.pool = TokenPool(config) if pool is None else pool
         self.waiting: deque[SglangRequest] = deque()
         self.decoding = DecodeBatch(config.page_size, config.clip_max_new_tokens)
         self.left_over = 0
@@ -160,7 +166,8 @@ class SglangScheduler:
             extends.append(self.chunked)
             self.chunked = _continue_chunked(self.chunked, budget, config.clip_max_new_tokens)
         waiting = self.waiting
-        while waiting and budget.verdict() is not Verdict.OTHER:
+        verdict = budget.verdict()
+        while waiting and verdict is not Verdict.OTHER:
             if len(extends) >= allocatable:
                 self.full = True
             if self.full:
@@ -218,42 +225,37 @@ class SglangScheduler:
         self, request: SglangRequest, budget: PrefillBudget, extends: list[SglangRequest]
     ) -> Verdict:
         """Take the request into the batch if it fits (``add_one_req``); it then has a ``holding``."""
-        page, tree = self.page, self.pool.tree
-        tokens = request.tokens
+        tree, tokens = self.pool.tree, request.tokens
         hit, node = tree.match(request.content, tokens - 1) if self.pool.caching else (0, tree.root)
-        extend = tokens - hit
-        clip = self.config.clip_max_new_tokens
-        answer = min(request.max_new_tokens - request.outputs, clip)
         # While it is held, the prefix does not count as evictable.
         tree.lock(node)
-        if extend + answer + page >= budget.total:
+        extend = budget.extend(tokens, hit, hit, request.max_new_tokens - request.outputs, extends)
+        if isinstance(extend, Verdict):
             tree.unlock(node)
-            return Verdict.NO_TOKEN
-        padded = -(-extend // page) * page
-        room = budget.chunk_tokens
-        if room is None and extends and padded >= budget.input_tokens:
-            tree.unlock(node)
-            return Verdict.OTHER
-        if room is None or padded <= room:
-            charged = min(request.max_new_tokens, clip)
-        else:
-            charged = 0
-            extend = (hit + room // page * page) // page * page - hit
-            if extend <= 0:
-                tree.unlock(node)
-                return Verdict.OTHER
-            self.chunked = request
-        request.holding = Holding(
-            request.content, request.prompt_tokens, request.request.priority, node, hit, hit
-        )
-        request.prefix = hit
-        request.computed = hit + extend
+            return extend
         if request.cached_tokens < 0:
             request.cached_tokens = hit
             self.queried_tokens += tokens
             self.hit_tokens += hit
+        return self._take_in(request, node, hit, extend, budget, extends)
+
+    def _take_in(
+        self, request: SglangRequest, node: RadixNode, cached: int, extend: int, budget: PrefillBudget,
+        extends: list[SglangRequest],
+    ) -> Verdict:  # fmt: skip
+        """The request, which holds ``node`` with its cached tokens, is in the batch."""
+        request.holding = Holding(
+            request.content, request.prompt_tokens, request.request.priority, node, cached, cached
+        )
+        request.prefix = cached
+        request.computed = computed = cached + extend
         extends.append(request)
-        budget.charge(extend, charged)
+        if computed < request.prompt_tokens + request.outputs:
+            self.chunked = request
+            budget.charge(extend, 0)
+        else:
+            answer, clip = request.max_new_tokens, budget.clip
+            budget.charge(extend, answer if answer < clip else clip)
         return budget.verdict()
 
     # -- decode -----------------------------------------------------------------------------------------

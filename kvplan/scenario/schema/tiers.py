@@ -12,27 +12,28 @@ class HostTierPart(Part):
 
     ``link`` is a link spec; left out, it is the way the GPU reaches its host (as timed, where a profile timed
     it). ``bandwidth`` and ``latency`` replace its figures. ``dtype`` is the number format blocks are stored
-    in, where that is smaller than the cache's own.
+    in, where that is smaller than the cache's own. ``write`` is when they are: as they are computed, as they
+    leave the device, or (SGLang only, with the others its ``--hicache-write-policy``) with their second use.
 
     ``connector: offloading`` is vLLM's own way (``--kv-offloading-size``), rule by rule: ``blocks_per_chunk``
-    and ``eviction_policy`` are its options.
+    (1) and ``eviction_policy`` (LRU) are its options.
     """
 
     memory: Bytes
     link: str | None = None
     bandwidth: Bandwidth | None = None
     latency: Latency | None = None
-    write: Literal["through", "back"] = "through"
+    write: Literal["through", "selective", "back"] = "through"
     dtype: str | None = None
     connector: Literal["offloading"] | None = None
-    blocks_per_chunk: Positive = 1
-    eviction_policy: Literal["lru", "arc"] = "lru"
+    blocks_per_chunk: Positive | None = None
+    eviction_policy: Literal["lru", "arc"] | None = None
 
     @model_validator(mode="after")
     def _what_the_connector_has(self) -> Self:
         if self.connector is None:
             for name in ("blocks_per_chunk", "eviction_policy"):
-                if name in self.model_fields_set:
+                if getattr(self, name) is not None:
                     raise ValueError(f"{name} is an option of the connector: say connector: offloading, too")
             return self
         if self.write == "back":

@@ -1,0 +1,378 @@
+"""SGLang's radix cache over device and host: ``UnifiedRadixCache`` with HiCache, for full attention.
+
+Insertions walk from the root, node by node, as SGLang's do: each node may have to be copied, in that order.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from kvplan.engine.content import Content
+from kvplan.engine.hicache.copies import Copies
+from kvplan.engine.hicache.duplicates import Duplicates
+from kvplan.engine.hicache.host import HostMemory
+from kvplan.engine.hicache.node import HostedNode
+from kvplan.engine.sglang.eviction import EVICTION
+from kvplan.engine.sglang.prefix_radix import RadixIndex
+from kvplan.engine.sglang.radix_leaves import LeafQueue
+
+WritePolicy: TypeAlias = Literal["write_through", "write_through_selective", "write_back"]
+"""``--hicache-write-policy``."""
+
+WRITE_POLICIES: tuple[WritePolicy, ...] = ("write_through", "write_through_selective", "write_back")
+
+INSERTIONS: dict[WritePolicy, int] = {"write_through": 1, "write_through_selective": 2}
+"""With which insertion a node is copied to the host."""
+
+LOAD_BACK_TOKENS = 10
+"""A hit in the host that is shorter is computed again (``load_back_threshold``)."""
+
+_AGE_STEP = 1e-5
+_HOST_TICKETS = 1 << 48
+
+
+class HierarchicalIndex(RadixIndex):
+    """A radix cache that goes on in the host.
+
+    ``evictable``, ``protected`` and ``evicted`` are tokens on the device, as of ``RadixIndex``.
+
+    Args:
+        page_size, policy: as of ``RadixIndex``; the policy orders what leaves the host, too.
+        write: when a node is copied to the host.
+        host: the host's pool, empty.
+        copies: what is on its way.
+    """
+
+    root: HostedNode
+
+    def __init__(
+        self, page_size: int, policy: str, write: WritePolicy, host: HostMemory, copies: Copies
+    ) -> None:
+        super().__init__(page_size, policy)
+        self.root = HostedNode(self.root.content, 0, 0, None, 0, self.now)
+        self.host = host
+        self.copies = copies
+        self.host_leaves = LeafQueue(EVICTION.get(policy), _HOST_TICKETS)
+        self.duplicates = Duplicates() if write == "write_back" else None
+        self._insertions = INSERTIONS.get(write, 0)
+
+    # -- looking ----------------------------------------------------------------------------------------
+
+    def match(self, content: Content, limit: int) -> tuple[int, HostedNode]:
+        """Leading tokens that are on the device, and the node with which the match ends, maybe in the host
+        only."""
+        page, node = self.page_size, self.root
+        limit -= limit % page
+        if limit <= 0:
+            return 0, node
+        depth = resident = 0
+        while depth < limit:
+            child = node.children.get(content.block_key(depth, page))
+            if child is None:
+                break
+            end = child.end
+            agreed = content.agrees_until(child.content, depth, end if end < limit else limit)
+            depth = agreed - agreed % page
+            node = child if depth == end else self._split(child, depth)
+            if node.on_device:
+                resident = depth
+            if node is not child:
+                break
+        now = self._tick()
+        seen: HostedNode | None = node
+        while seen is not None:
+            seen.last_access = now
+            now -= _AGE_STEP
+            if seen.ticket:
+                self._place(seen)
+            seen = seen.parent
+        return resident, node
+
+    # -- inserting --------------------------------------------------------------------------------------
+
+    def insert(self, content: Content, length: int, priority: int, counted: int) -> int:
+        """See ``RadixTree.insert``; of what was in the host only the tree takes the new tokens."""
+        return self._insert(content, length, priority, counted)[0]
+
+    def advance(  # type: ignore[override]
+        self, node: HostedNode, content: Content, length: int, priority: int, counted: int
+    ) -> tuple[int, HostedNode]:
+        """See ``RadixTree.advance``."""
+        present, found = self._insert(content, length, priority, counted)
+        self.unlock(node)
+        self.lock(found)
+        return present, found
+
+    def conclude(  # type: ignore[override]
+        self, node: HostedNode, content: Content, length: int, prompt: int, priority: int, counted: int
+    ) -> int:
+        """See ``RadixTree.conclude``."""
+        present, _ = self._insert(content, length, priority, counted)
+        if prompt >= self.page_size:
+            self._insert(content, prompt, priority + 1, max(counted, length - length % self.page_size))
+        return present
+
+    def _insert(self, content: Content, length: int, priority: int, counted: int) -> tuple[int, HostedNode]:
+        """Tokens that were on the device before, and the node with which the inserted ones end."""
+        page, node = self.page_size, self.root
+        length -= length % page
+        node.last_access = self._tick()
+        depth = resident = 0
+        while depth < length:
+            child = node.children.get(content.block_key(depth, page))
+            if child is None:
+                break
+            child.last_access = self._tick()
+            end = child.end
+            agreed = content.agrees_until(child.content, depth, end if end < length else length)
+            depth = agreed - agreed % page
+            node = child if depth == end else self._split(child, depth)
+            if node.priority < priority:
+                node.priority = priority
+            if node.on_device:
+                resident = depth
+            else:
+                self._arrive(node)
+                if self.duplicates is not None:
+                    self.duplicates.note(node)
+            self._visit(node, depth > counted)
+        if depth < length:
+            key = content.block_key(depth, page)
+            leaf = HostedNode(content, depth, length, node, key, self._tick())
+            leaf.priority = priority
+            node.children[key] = leaf
+            node.resident += 1
+            self.evictable += length - depth
+            self._place(node)
+            node = leaf
+            self._visit(leaf, length > counted)
+        return resident, node
+
+    def _visit(self, node: HostedNode, counts: bool) -> None:
+        """An insertion has reached a node; if it ``counts`` for it, that may be the one to copy it."""
+        due = False
+        if counts and self._insertions:
+            node.hit_count += 1
+            due = not node.on_host and node.hit_count >= self._insertions
+        self._place(node)
+        if due:
+            self._back_up(node)
+
+    # -- the host ---------------------------------------------------------------------------------------
+
+    def _back_up(self, node: HostedNode) -> None:
+        """Copy a node to the host, after those of its ancestors that are not there."""
+        chain = []
+        missing: HostedNode | None = node
+        while missing is not None and missing.parent is not None and not missing.on_host:
+            chain.append(missing)
+            missing = missing.parent
+        for each in reversed(chain):
+            if not self._store(each):
+                return
+            self.lock(each)
+            self.copies.write(each)
+
+    def _store(self, node: HostedNode) -> bool:
+        """Find a place in the host for a node, or say that there is none; what was evicted for it is gone."""
+        short = node.tokens - self.host.free
+        if short > 0 and self._evict_host(short) < short:
+            return False
+        self.host.put(node.tokens)
+        node.on_host = True
+        return True
+
+    def _evict_host(self, tokens: int) -> int:
+        """Evict from the host until ``tokens`` tokens are free or nothing is left; returns tokens freed."""
+        freed = 0 if self.duplicates is None else self.duplicates.reclaim(tokens, self.host)
+        while freed < tokens:
+            leaf = self.host_leaves.pop()
+            if leaf is None:
+                break
+            assert isinstance(leaf, HostedNode)
+            freed += leaf.tokens
+            self._forget(leaf)
+        return freed
+
+    def _forget(self, node: HostedNode) -> None:
+        """A node that is on no device and has no children leaves the tree."""
+        parent = node.parent
+        assert parent is not None
+        if node.ticket:
+            self.host_leaves.discard(node)
+        if node.on_host:
+            self.host.drop(node.tokens)
+        if self.duplicates is not None:
+            self.duplicates.forget(node)
+        del parent.children[node.key]
+        self._place(parent)
+
+    def load(self, last: HostedNode) -> int:
+        """Bring back the path to a node that is in the host only: there must be room, and it must be held.
+
+        Returns tokens. Until ``settle`` finds that they have arrived, the path is held.
+        """
+        path = []
+        node = last
+        while not node.on_device:
+            path.append(node)
+            assert node.parent is not None
+            node = node.parent
+        for node in reversed(path):
+            self._arrive(node)
+            if self.duplicates is not None:
+                node.loading = last
+        tokens = sum(node.tokens for node in path)
+        self.lock(last)
+        self.copies.read(last, tokens)
+        return tokens
+
+    def settle(self) -> None:
+        """Let go of what has been written or has arrived by now (``writing_check``, ``loading_check``)."""
+        copies = self.copies
+        copies.flush()
+        while copies.writes and copies.writes[0][0] <= copies.now:
+            for node in copies.writes.popleft()[1]:
+                self.unlock(node)
+        while copies.loads and copies.loads[0][0] <= copies.now:
+            for last in copies.loads.popleft()[1]:
+                self.unlock(last)
+                if self.duplicates is not None:
+                    self._loaded(last, self.duplicates)
+
+    def _loaded(self, last: HostedNode, duplicates: Duplicates) -> None:
+        node: HostedNode | None = last
+        while node is not None:
+            if node.loading is last:
+                node.loading = None
+                duplicates.note(node)
+            node = node.parent
+
+    # -- holding ----------------------------------------------------------------------------------------
+
+    def lock(self, node: HostedNode) -> None:  # type: ignore[override]
+        """See ``RadixTree.lock``; nodes in the host only may be held, too."""
+        parent = node.parent
+        while parent is not None:
+            if node.lock_ref == 0:
+                if node.ticket:
+                    (self.leaves if node.on_device else self.host_leaves).discard(node)
+                if node.on_device:
+                    self.evictable -= node.tokens
+                    self.protected += node.tokens
+            node.lock_ref += 1
+            node = parent
+            parent = node.parent
+
+    def unlock(self, node: HostedNode) -> None:  # type: ignore[override]
+        """See ``RadixTree.unlock``."""
+        parent = node.parent
+        while parent is not None:
+            node.lock_ref -= 1
+            if node.lock_ref == 0:
+                if node.on_device:
+                    self.evictable += node.tokens
+                    self.protected -= node.tokens
+                self._place(node)
+            node = parent
+            parent = node.parent
+
+    # -- evicting from the device -----------------------------------------------------------------------
+
+    def evict(self, tokens: int) -> int:
+        """See ``RadixTree.evict``: leaves of what is on the device go; what the host has stays there."""
+        freed = 0
+        while freed < tokens:
+            leaf = self.leaves.pop()
+            if leaf is None:
+                break
+            assert isinstance(leaf, HostedNode)
+            freed += leaf.tokens
+            if leaf.on_host:
+                self._leave(leaf)
+            elif self.duplicates is None:
+                self._leave(leaf)
+                self._forget(leaf)
+            elif self._store(leaf):
+                self.copies.write_and_wait(leaf)
+                self.duplicates.note(leaf)
+                self._leave(leaf)
+            else:
+                self._leave(leaf)
+                self._drop(leaf)
+        self.evicted += freed
+        return freed
+
+    def _drop(self, top: HostedNode) -> None:
+        """A node that has no room in the host is lost, with what hangs below it there."""
+        left = [top]
+        found: list[HostedNode] = []
+        while left:
+            node = left.pop()
+            found.append(node)
+            left += node.children.values()
+        for node in reversed(found):
+            self._forget(node)
+
+    def _arrive(self, node: HostedNode) -> None:
+        """A node of the host is on the device, too."""
+        parent = node.parent
+        assert parent is not None
+        if node.ticket:
+            self.host_leaves.discard(node)
+        node.on_device = True
+        parent.resident += 1
+        if node.lock_ref:
+            self.protected += node.tokens
+        else:
+            self.evictable += node.tokens
+        self._place(node)
+        self._place(parent)
+
+    def _leave(self, node: HostedNode) -> None:
+        """A node nobody holds leaves the device."""
+        parent = node.parent
+        assert parent is not None
+        if node.ticket:
+            self.leaves.discard(node)
+        node.on_device = False
+        parent.resident -= 1
+        self.evictable -= node.tokens
+        self._place(node)
+        self._place(parent)
+
+    def _place(self, node: HostedNode) -> None:
+        """Put a node where its age belongs among those that may be evicted, or take it out."""
+        if node.parent is None:
+            return
+        if node.on_device:
+            queue, below = self.leaves, node.resident
+        else:
+            queue, below = self.host_leaves, len(node.children)
+        if node.lock_ref == 0 and not below:
+            queue.put(node)
+        elif node.ticket:
+            queue.discard(node)
+
+    def _split(self, child: HostedNode, position: int) -> HostedNode:  # type: ignore[override]
+        """Cut a node; returns the new upper part, ``child`` stays the lower one."""
+        parent = child.parent
+        assert parent is not None
+        upper = HostedNode(child.content, child.start, position, parent, child.key, self._tick())
+        upper.lock_ref = child.lock_ref
+        upper.hit_count = child.hit_count
+        upper.priority = child.priority
+        upper.creation = child.creation
+        upper.on_device, upper.on_host, upper.loading = child.on_device, child.on_host, child.loading
+        upper.resident = int(child.on_device)
+        parent.children[child.key] = upper
+        child.parent = upper
+        child.start = position
+        child.key = child.content.block_key(position, self.page_size)
+        upper.children[child.key] = child
+        child.last_access = self._tick()
+        if child.ticket:
+            self._place(child)
+        if self.duplicates is not None:
+            self.duplicates.note(upper)
+        return upper

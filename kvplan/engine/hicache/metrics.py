@@ -1,0 +1,82 @@
+"""What a run with host memory reports, under the names of vLLM's tiers where they mean the same. Blocks are
+pages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvplan.engine.recorder import Metric
+from kvplan.engine.tiers.line import Line
+
+if TYPE_CHECKING:
+    from kvplan.engine.hicache.replica import HierarchicalReplica
+
+
+def metrics(replica: HierarchicalReplica) -> list[Metric]:
+    """The section ``tiers`` of a result."""
+    return [*_host(replica), *_hits(replica), *_copies(replica)]
+
+
+def _host(replica: HierarchicalReplica) -> list[Metric]:
+    host, page = replica.index.host, replica.config.page_size
+    return [
+        Metric("host_capacity_blocks", host.capacity // page, "blocks", "pages the host holds"),
+        Metric("host_block_bytes", replica.copies.put.wire_bytes, "bytes", "bytes of one page"),
+        Metric("host_peak_blocks", host.peak // page, "blocks", "most in use"),
+        Metric("host_stored_blocks", host.stored // page, "blocks", "pages that were put in"),
+        Metric("host_evicted_blocks", host.evicted // page, "blocks", "pages that went for want of room"),
+    ]
+
+
+def _hits(replica: HierarchicalReplica) -> list[Metric]:
+    scheduler, copies = replica.hierarchical, replica.copies
+    known = scheduler.queried_tokens
+    # Loads of resumed requests are no hits of the cache, like hits of resumed requests on the device.
+    return [
+        Metric("host_hit_tokens", scheduler.host_tokens, "tokens", "tokens whose KV came from the host"),
+        Metric("loads", scheduler.loads, "1", "admissions that loaded KV from the host"),
+        Metric(
+            "refused_loads", scheduler.short, "1",
+            "admissions that computed again what the host had: too short to load, or no room on the device",
+        ),
+        Metric("load_s", copies.lengthened_s, "s", "time steps took longer for their loads, all together"),
+        Metric(
+            "cached_tokens", scheduler.cached_tokens, "tokens",
+            "of first admissions that were not computed: hits on the device and in the host",
+        ),
+        Metric(
+            "cached_token_share", scheduler.cached_tokens / known if known else 0.0, "1",
+            "the same, of the tokens of first admissions",
+        ),
+    ]  # fmt: skip
+
+
+def _copies(replica: HierarchicalReplica) -> list[Metric]:
+    copies, pool = replica.copies, replica.scheduler.pool
+    evicted = pool.tree.evicted // pool.page
+    found = [
+        Metric("device_evicted_blocks", evicted, "blocks", "prefix cache evicted on the device"),
+        Metric(
+            "device_evicted_bytes", evicted * copies.put.device_bytes, "bytes",
+            "the same, as they lay on the device",
+        ),
+        Metric("cache_written_s", copies.put.busy_s, "s", "time of copying prefix cache to the host"),
+        Metric(
+            "write_back_s", copies.waited_s, "s",
+            "time the scheduler waited for what it evicted: for the batch in flight, then for the copy",
+        ),
+    ]  # fmt: skip
+    span = replica.recorder.totals.makespan_s
+    for line, way in ((copies.put, "device to host"), (copies.get, "host to device")):
+        found += _link(line, way, span)
+    return found
+
+
+def _link(line: Line, way: str, span: float) -> list[Metric]:
+    name = line.name
+    return [
+        Metric(f"{name}_bytes", line.moved_bytes, "bytes", f"moved {way}"),
+        Metric(f"{name}_busy_s", line.busy_s, "s", f"time the way {way} was busy"),
+        Metric(f"{name}_utilization", line.busy_s / span if span else 0.0, "1", "share of the makespan"),
+        Metric(f"{name}_queue_s", line.waited_s, "s", "time transfers stood in its queue, all together"),
+    ]

@@ -1,0 +1,116 @@
+"""SGLang's scheduler above a cache that goes on in the host."""
+
+from __future__ import annotations
+
+from kvplan.engine.hicache.copies import Copies
+from kvplan.engine.hicache.index import LOAD_BACK_TOKENS, HierarchicalIndex
+from kvplan.engine.hicache.node import HostedNode
+from kvplan.engine.sglang.admission import PrefillBudget, Verdict
+from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang.live import SglangRequest
+from kvplan.engine.sglang.plan import SglangPlan
+from kvplan.engine.sglang.pool import TokenPool
+from kvplan.engine.sglang.scheduler import SglangScheduler
+
+
+class HierarchicalScheduler(SglangScheduler):
+    """What is different: requests may find part of their prefix in the host.
+
+    The budget lets a request in as if that part were computed, and is charged without it; the load takes its
+    room at once.
+
+    Attributes:
+        host_tokens: tokens that first admissions loaded.
+        cached_tokens: tokens that first admissions did not compute.
+        loads: admissions that loaded something.
+        short: admissions that computed a prefix again although the host had it.
+    """
+
+    def __init__(
+        self, config: SglangConfig, index: HierarchicalIndex, *, keep_schedule: bool = False
+    ) -> None:
+        super().__init__(config, keep_schedule=keep_schedule, pool=TokenPool(config, index))
+        self.index = index
+        self.copies: Copies = index.copies
+        self.host_tokens = self.cached_tokens = self.loads = self.short = 0
+        self._drained_s: float | None = None
+
+    def add(self, request: SglangRequest) -> None:
+        """As the base class; an engine that has been idle since its copies were through has forgotten its
+        estimate of answers."""
+        if self._drained_s is not None and self._drained_s < request.request.arrival_s:
+            super().idle()
+        self._drained_s = None
+        super().add(request)
+
+    def idle(self) -> None:
+        """Nothing is left to do but to wait for copies, which is not idle yet (``is_fully_idle``)."""
+        self._drained_s = self.copies.last_s
+
+    def schedule(self) -> SglangPlan:
+        """As the base class, after a look at what has arrived."""
+        self.copies.loaded_s = 0.0
+        self.index.settle()
+        return super().schedule()
+
+    def _add_one(
+        self, request: SglangRequest, budget: PrefillBudget, extends: list[SglangRequest]
+    ) -> Verdict:
+        """As the base class, with what the host has of the request."""
+        index, tokens = self.index, request.tokens
+        answer = request.max_new_tokens - request.outputs
+        held, last = index.match(request.content, tokens - 1)
+        node, cached = _on_device(last), last.end
+        index.lock(node)
+        extend = budget.extend(tokens, held, cached, answer, extends)
+        if not isinstance(extend, Verdict) and cached > held:
+            if self._load(last, cached - held):
+                index.unlock(node)
+                index.lock(last)
+                node = last
+            else:
+                cached = held
+                extend = budget.extend(tokens, held, held, answer, extends)
+        if isinstance(extend, Verdict):
+            index.unlock(node)
+            return extend
+        if request.cached_tokens < 0:
+            request.cached_tokens = cached
+            self.queried_tokens += tokens
+            self.hit_tokens += held
+            self.host_tokens += cached - held
+            self.cached_tokens += cached
+        return self._take_in(request, node, cached, extend, budget, extends)
+
+    def _load(self, last: HostedNode, tokens: int) -> bool:
+        """Bring back what a request found in the host, if that is worth while and there is room
+        (``init_load_back``)."""
+        index, pool = self.index, self.pool
+        loaded = False
+        if tokens >= LOAD_BACK_TOKENS:
+            # Making room may push others out of the host.
+            index.lock(last)
+            pool.make_room(tokens)
+            loaded = pool.free >= tokens
+            if loaded:
+                pool.free -= index.load(last)
+                pool.allocated += tokens
+            index.unlock(last)
+        if loaded:
+            self.loads += 1
+        else:
+            self.short += 1
+        return loaded
+
+    def _allocate_extend(self, plan: SglangPlan) -> None:
+        """As the base class; the batch is known now, so its loads begin."""
+        self.copies.start_loads()
+        super()._allocate_extend(plan)
+
+
+def _on_device(node: HostedNode) -> HostedNode:
+    """The last node of a path that is on the device."""
+    while not node.on_device:
+        assert node.parent is not None
+        node = node.parent
+    return node

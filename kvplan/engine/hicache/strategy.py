@@ -1,0 +1,101 @@
+"""Host memory below SGLang's cache as a strategy: plain values a scenario is translated to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.hicache.copies import Copies, GatheredLine
+from kvplan.engine.hicache.host import HostMemory
+from kvplan.engine.hicache.index import WRITE_POLICIES, HierarchicalIndex, WritePolicy
+from kvplan.engine.hicache.replica import HierarchicalReplica
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder
+from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.tiers.line import Carrier
+from kvplan.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class HostCache:
+    """``--enable-hierarchical-cache`` without storage.
+
+    Attributes:
+        page_bytes: bytes of one page, all GPUs of the replica together.
+        pages: what the host's pool holds.
+        put, get: how long copies to the host and from it take, alone on the link.
+        write: ``--hicache-write-policy``.
+    """
+
+    behind_router: ClassVar[bool] = True
+    page_bytes: int
+    pages: int
+    put: Carrier
+    get: Carrier
+    write: WritePolicy = "write_through"
+
+    def __post_init__(self) -> None:
+        if self.page_bytes < 1 or self.pages < 0:
+            raise UsageError(
+                f"the host holds {self.pages} pages of {self.page_bytes} bytes",
+                hint="pages are at least 0 and bytes at least 1",
+            )
+        if self.write not in WRITE_POLICIES:
+            raise UsageError(f"unknown write policy {self.write!r}", hint=f"use {', '.join(WRITE_POLICIES)}")
+
+    @property
+    def name(self) -> str:
+        """As a scenario calls it."""
+        return "tiers"
+
+    def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> HierarchicalReplica:
+        """Not below vLLM.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            "this host tier is SGLang's; vLLM's is another", where="engine.kind", hint="use sglang"
+        )
+
+    def sglang_engine(
+        self, config: SglangConfig, latency: LatencyModel, recorder: Recorder
+    ) -> HierarchicalReplica:
+        """One replica above its own host memory.
+
+        Raises:
+            UsageError: the engine has no radix cache, or the classic one.
+        """
+        self.check(config)
+        size = config.page_size
+        copies = Copies(
+            GatheredLine("to_host", self.put, self.page_bytes, self.page_bytes),
+            GatheredLine("from_host", self.get, self.page_bytes, self.page_bytes),
+            size,
+        )
+        index = HierarchicalIndex(
+            size, config.radix_eviction_policy, self.write, HostMemory(self.pages * size), copies
+        )
+        return HierarchicalReplica(config, latency, recorder, index)
+
+    @staticmethod
+    def check(config: SglangConfig) -> None:
+        """Refuse caches that do not go on in the host.
+
+        Raises:
+            UsageError: as ``sglang_engine``.
+        """
+        if config.disable_radix_cache:
+            raise UsageError(
+                "without a radix cache there is nothing to keep in the host: SGLang refuses "
+                "--disable-radix-cache with --enable-hierarchical-cache",
+                where="tiers",
+                hint="turn the prefix cache on (cache.prefix: radix), or leave the tiers out",
+            )
+        if config.tree != "unified":
+            raise UsageError(
+                "the classic radix cache does not go on in the host: HiCache is part of the unified one",
+                where="tiers",
+                hint="leave the tree at unified",
+            )
