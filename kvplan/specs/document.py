@@ -53,11 +53,23 @@ class YamlDocument:
     given: Mapping[tuple[Key, ...], str] = field(default_factory=dict)
 
     def option(self, keys: tuple[Key, ...]) -> str | None:
-        """The command-line option that gave the value at ``keys`` or one around it."""
+        """The option that gave the value at ``keys``, one around it, or one in it where the file has none."""
         shown = self._present(keys)
-        return next(
+        around = next(
             (self.given[shown[:n]] for n in range(len(shown), -1, -1) if shown[:n] in self.given), None
         )
+        if around is not None or self._in_file(shown):
+            return around
+        return next((option for key, option in self.given.items() if key[: len(shown)] == shown), None)
+
+    def _in_file(self, keys: tuple[Key, ...]) -> bool:
+        node = self.root
+        for key in keys:
+            step = _child(node, key)
+            if step is None:
+                return False
+            node = step[1]
+        return True
 
     def line(self, keys: tuple[Key, ...]) -> int | None:
         """1-based line of the key (or of the nearest enclosing one that exists in the file)."""
@@ -238,6 +250,11 @@ MAX_DIGITS = 1000
 """Longest number read; everything counted here has fewer than twenty digits."""
 
 
+def _check_text(node: Node, path: str) -> None:
+    if "\0" in node.value:
+        raise SpecError("a text with a NUL character", where=_at(node, path), hint="no name has one")
+
+
 def _check_number(node: Node, path: str) -> None:
     text = node.value
     if len(text) > MAX_DIGITS:
@@ -273,6 +290,8 @@ def _check_tree(root: Node | None, path: str) -> None:
             stack.extend((item, depth + 1) for item in node.value)
         elif node.tag in _NUMBER_TAGS:
             _check_number(node, path)
+        else:
+            _check_text(node, path)
 
 
 def _at(node: Any, path: str) -> str:
