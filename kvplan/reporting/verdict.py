@@ -264,6 +264,8 @@ def _cache_sentence(result: Result) -> str:
     reused = reused_ratio(result)
     if reused is not None:  # what comes back from a tier is no hit of the cache
         where += f" on the GPU, {percent(reused)} there or in a tier below it"
+    if not result.hits_known:
+        return "Hits in the prefix cache are not known: the trace does not say what prompts share."
     if ratio is None:
         return f"No prompt was looked up {where}."
     if ratio == 0:
