@@ -165,7 +165,8 @@ def _text(raw: bytes, where: str, limit: int, what: str) -> str:
             hint="this does not look like a configuration; is it the weights or an index?",
         )
     try:
-        return raw.decode("utf-8-sig")
+        # PowerShell redirects as UTF-16.
+        return raw.decode("utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
     except UnicodeDecodeError as exc:
         raise SpecError(f"not UTF-8 text: {exc.reason} at byte {exc.start}", where=where) from exc
 
@@ -314,8 +315,12 @@ def parse_json(text: str, path: str) -> dict[str, Any]:
     try:
         data = json.loads(text)
     except json.JSONDecodeError as exc:
+        begins = " ".join(text.split())[:MAX_SHOWN_VALUE]
         raise SpecError(
-            f"malformed JSON: {exc.msg} (column {exc.colno})", where=f"{path}:{exc.lineno}"
+            f"malformed JSON: {exc.msg} (column {exc.colno})",
+            where=f"{path}:{exc.lineno}",
+            # A download that needs a log-in is a page or a sentence.
+            hint=None if begins.startswith(("{", "[")) else f"no JSON at all, it begins: {begins}",
         ) from exc
     except RecursionError as exc:
         raise SpecError("malformed JSON: nested too deeply", where=path) from exc
