@@ -212,7 +212,8 @@ def _about(item: Candidate, most_gpus: int) -> Iterator[str]:
         reasons = [*missed, *([lost] if lost else [])]
         yield f"{why}: {sentence_list(reasons)}" if reasons else why
     if item.error is not None:
-        yield f"{_ENDED.get(item.status, item.status)}: {failure_text(item.error.model_dump())}"
+        ended, why = _ENDED.get(item.status, item.status), failure_text(item.error.model_dump())
+        yield why if ended in why else f"{ended}: {why}"
     if item.status == "not run":
         yield "not tried: the plan was interrupted"
 
