@@ -378,6 +378,9 @@ def _place(item: dict[str, Any]) -> tuple[Key, ...]:
 def _complaint(shape: type[BaseModel], item: dict[str, Any]) -> str:
     keys: tuple[Key, ...] = tuple(item["loc"])
     if item["type"] == "extra_forbidden":
+        here = getattr(shape, "called_elsewhere", {}).get(str(keys[-1]))
+        if here is not None:
+            return f"unknown field, it is called {here} here"
         known = list(dict.fromkeys(fields_at(shape, keys[:-1])))
         places = places_of(shape, str(keys[-1]))
         near = near_names(str(keys[-1]), known, limit=2)
