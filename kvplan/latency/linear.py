@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError
 
-
 MAX_SECONDS = 1e6
 """More is no clock: the times of a run of such steps are beyond what a result can hold."""
 

@@ -241,7 +241,9 @@ INTERVAL_STATISTICS = ("mean", "p50", "p90", "p99")
 def totals_table(result: Result) -> Table:
     """The counters of the run."""
     totals, rate = result.totals, result.throughput
-    hits = f"hit ratio {percent(result.hit_ratio)}" if result.hits_known else "what prompts share is not known"
+    hits = (
+        f"hit ratio {percent(result.hit_ratio)}" if result.hits_known else "what prompts share is not known"
+    )
     rows = [
         ("Requests", count(totals.requests), f"finished at {decimal(rate.requests_per_s)} a second"),
         ("Finished", count(totals.finished), ""),

@@ -196,7 +196,7 @@ _LONGER = {
     "vllm": "VLLM_ALLOW_LONG_MAX_MODEL_LEN",
     "sglang": "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN",
 }
-"""Environment variables without which the engines refuse requests longer than the model's configuration says."""
+"""Environment variables without which the engines refuse contexts longer than the model's configuration."""
 
 
 def fit_warnings(report: FitReport) -> list[str]:

@@ -263,7 +263,9 @@ def test_containers_that_a_collector_names_are_servers_of_their_own(
 
 def test_nodes_of_one_server_in_two_containers_are_one_start(explain: Any) -> None:
     nodes = [
-        "\n".join(f"node-{rank}  | {line}" for line in SGLANG.format(tp=2, rank=rank, tokens=tokens).splitlines())
+        "\n".join(
+            f"node-{rank}  | {line}" for line in SGLANG.format(tp=2, rank=rank, tokens=tokens).splitlines()
+        )
         for rank, tokens in ((0, 442_913), (1, 440_000))
     ]
     found = explain(interleaved(*nodes))

@@ -109,8 +109,9 @@ def test_a_context_beyond_the_model_s_is_said_to_need_leave(
     engine: str, variable: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["fit", "llama-2-7b", "--gpu", "h100-sxm", "--ctx", "8k", "--engine", engine]) == 0
-    assert f"beyond the 4,096 of llama-2-7b: {'vLLM' if engine == 'vllm' else 'SGLang'} wants {variable}=1" in (
-        capsys.readouterr().err
+    assert (
+        f"beyond the 4,096 of llama-2-7b: {'vLLM' if engine == 'vllm' else 'SGLang'} wants {variable}=1"
+        in (capsys.readouterr().err)
     )
 
 

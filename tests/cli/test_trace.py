@@ -170,7 +170,9 @@ def test_dates_in_a_table_of_seconds_are_told_where_dates_are_read(capsys, tmp_p
     table = tmp_path / "requests.csv"
     table.write_text("arrival_s,prompt_tokens,output_tokens\n2025-11-03T09:00:00.25+02:00,100,10\n")
     _, err = answered(capsys, "describe", str(table), code=1)
-    assert "arrival_s is a date: dates are read under the columns TIMESTAMP,ContextTokens,GeneratedTokens" in err
+    assert (
+        "arrival_s is a date: dates are read under the columns TIMESTAMP,ContextTokens,GeneratedTokens" in err
+    )
     columns = "TIMESTAMP,ContextTokens,GeneratedTokens"
     table.write_text(table.read_text().replace("arrival_s,prompt_tokens,output_tokens", columns))
     answered(capsys, "describe", str(table))
@@ -187,7 +189,11 @@ def test_a_name_that_promises_another_format_is_refused(capsys, trace, tmp_path,
 def test_reading_a_long_trace_shows_where_it_is(monkeypatch, capsys, trace):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr("kvplan.cli.progress._INTERVAL_S", 0.0)
-    for command in (("describe", str(trace)), ("convert", str(trace), "-"), ("ladder", str(trace), "--blocks", "9")):
+    for command in (
+        ("describe", str(trace)),
+        ("convert", str(trace), "-"),
+        ("ladder", str(trace), "--blocks", "9"),
+    ):
         _, err = answered(capsys, *command)
         assert "20 requests" in err
 

@@ -49,7 +49,9 @@ def explain_log(
     from kvplan.sizing.logs.starts import starts
 
     if model is None and (gpu, tp, dtype) != (None, None, None):
-        raise UsageError("--gpu, --tp and --dtype are for the comparison with a model", hint="add --model NAME")
+        raise UsageError(
+            "--gpu, --tp and --dtype are for the comparison with a model", hint="add --model NAME"
+        )
     try:
         reading = read_log(_lines(log))
     except DataError as exc:

@@ -262,7 +262,9 @@ def _smaller_pool(log: Account) -> list[Enlargement]:
 
 def _smaller_weights(log: Account) -> list[Enlargement]:
     """What helps a server whose weights did not fit."""
-    found = [Enlargement("a checkpoint in fewer bits", None, None, "fp8 takes half of bf16, int4 about a third")]
+    found = [
+        Enlargement("a checkpoint in fewer bits", None, None, "fp8 takes half of bf16, int4 about a third")
+    ]
     if (log.tp or 1) < 8:
         split = f"--tensor-parallel-size {2 * (log.tp or 1)}"
         found.append(Enlargement(split, None, None, "half the weights a GPU"))

@@ -16,7 +16,7 @@ RANK = re.compile(
 """Whose line it is: ``(Worker_TP1 pid=11)``, ``(VllmWorker rank=1 pid=12)``, ``[09:20:11 DP0 TP0]``."""
 
 SOURCE = re.compile(r"(?:\[pod/([^\]\s]{1,200})\]|([\w.-]{1,100}) +\|)\s")
-"""Whose output a collector says a line is: ``vllm-a-1  | ...`` (compose), ``[pod/vllm-a/server] ...`` (kubectl)."""
+"""Whose line a collector says it is: ``vllm-a-1  | ...`` (compose), ``[pod/vllm-a/server] ...`` (kubectl)."""
 
 RANK_WITHIN = 200
 """Characters of a line in which its rank stands, also behind what a log collector puts before it."""

@@ -4,8 +4,8 @@ A server that starts says its version and its configuration before it measures a
 measurement begins another start, unless it is another rank's: those print theirs when they come up, and a
 node that joins prints the same configuration and speaks of ranks that nobody has spoken of. The lines of two
 engines are never one start, however a collector has mixed them, nor are those of two containers that it names
-before the lines, unless they are nodes of one server. Servers that are mixed without names cannot be parted; that
-they are shows where one rank names two models.
+before the lines, unless they are nodes of one server. Servers mixed without names cannot be parted; that they
+are mixed shows where one rank names two models.
 """
 
 from __future__ import annotations

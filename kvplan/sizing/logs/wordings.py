@@ -16,7 +16,7 @@ _FIELD = re.compile(r"\\\{(\w+)(:word)?\\\}")
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """One wording: what it says, who prints it ('': either), literal text every match contains, the expression."""
+    """One wording: what it says, who prints it ('': either), text every match contains, the expression."""
 
     name: str
     engine: str
@@ -212,8 +212,8 @@ _EITHER = (
         (
             "oom",
             (
-                f"out of memory. Tried to allocate {{asked_{asked.lower()}}} {asked}. GPU {{device}} has a total "
-                f"capacity of {{total_gib}} GiB of which {{left_{left.lower()}}} {left} is free"
+                f"out of memory. Tried to allocate {{asked_{asked.lower()}}} {asked}. GPU {{device}} has a "
+                f"total capacity of {{total_gib}} GiB of which {{left_{left.lower()}}} {left} is free"
             ),
         )
         for asked in ("GiB", "MiB")

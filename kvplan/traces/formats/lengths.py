@@ -101,7 +101,8 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         try:
             seconds = parse_number(arrival) if timed else 0.0
         except ValueError:
-            accounting.drop(f"{dialect.arrival} is {'a date: ' + AS_DATES if dated(arrival) else 'not a number'}", line)
+            found = f"a date: {AS_DATES}" if dated(arrival) else "not a number"
+            accounting.drop(f"{dialect.arrival} is {found}", line)
             continue
         arrival_s = seconds * time_scale / rate_scale
         output_tokens = admit(line, arrival_s, prompt_tokens, output_tokens)
