@@ -284,6 +284,15 @@ def test_servers_mixed_without_a_name_are_said_to_be(
     assert "the lines of 2 servers are mixed (a/large, b/small): give the log of one" in shown
 
 
+def test_a_model_fetched_into_a_folder_is_no_other_server(explain: Any) -> None:
+    found = explain(
+        "INFO non-default args: {'model': 's3://models/llama'}\n"
+        "INFO Initializing a V1 LLM engine (v0.11.0) with config: model='/tmp/3f9a', max_seq_len=32768\n"
+        "INFO Available KV cache memory: 54.58 GiB\n"
+    )
+    assert found["mixed_models"] == []
+
+
 def test_one_line_that_another_engine_would_print_is_no_start_of_its_own(explain: Any) -> None:
     stray = "INFO Model loading took 14.99 GiB and 3 seconds\n"
     found = explain(SGLANG.format(tp=1, rank=0, tokens=440_000) + stray)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from kvplan.sizing.logs.lines import Fact
+from kvplan.sizing.logs.wordings import CONFIGURATIONS
 
 _HEADINGS = ("version", "options")
 _SETTINGS = (*_HEADINGS, "max_model_len", "step_budget", "kv_dtype", "hybrid_block", "page_padding")
@@ -36,11 +37,15 @@ def starts(facts: tuple[Fact, ...]) -> list[tuple[Fact, ...]]:
 
 
 def mixed_models(start: tuple[Fact, ...]) -> list[str]:
-    """The models that one rank was started with, if there are several: the lines of as many servers."""
-    said: dict[str, list[str]] = {}
+    """The models that one rank was started with, if there are several: the lines of as many servers.
+
+    Only lines of one wording are compared: an engine may name the folder into which the model was fetched.
+    """
+    said: dict[tuple[str, str], list[str]] = {}
     for fact in start:
         if fact.name == "options" and "model" in fact.values:
-            models, model = said.setdefault(fact.rank, []), str(fact.values["model"])
+            wording = next(cue for cue, _ in CONFIGURATIONS if cue in fact.text.casefold())
+            models, model = said.setdefault((fact.rank, wording), []), str(fact.values["model"])
             if model not in models:
                 models.append(model)
     return next((models for models in said.values() if len(models) > 1), [])
