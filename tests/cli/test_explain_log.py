@@ -184,6 +184,17 @@ def test_running_out_of_memory_beside_the_pool(explain: Any, asked: str, left: s
     ]
 
 
+def test_options_as_vllm_0_8_and_older_print_them(explain: Any) -> None:
+    account = explain(
+        "INFO api_server.py:913] args: Namespace(subparser='serve', model_tag='a/b', model='a/b', host=None, "
+        "tensor_parallel_size=4, max_model_len=16384, gpu_memory_utilization=0.85, max_num_seqs=96, "
+        "kv_cache_dtype='auto', compilation_config={'level': 0}, speculative_model=None)\n"
+        "INFO Available KV cache memory: 54.58 GiB\n"
+    )["account"]
+    assert (account["model"], account["tp"], account["context_tokens"]) == ("a/b", 4, 16384)
+    assert (account["utilization"], account["max_num_seqs"]) == (0.85, 96)
+
+
 def test_running_out_of_memory_while_weights_load(explain: Any) -> None:
     found = explain(
         "[08:01] server_args=ServerArgs(model_path='a/b', tp_size=2, mem_fraction_static=0.85)\n"

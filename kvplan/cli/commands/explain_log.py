@@ -225,8 +225,9 @@ def _table(document: dict[str, Any]) -> list[str]:
 
 
 def _difference(ratio: float) -> str:
-    shown = f"{ratio:+.2%}"
-    return "the same to 0.01%" if float(shown[:-1]) == 0 else shown
+    if ratio == 0:
+        return "the same"
+    return f"{ratio:+.2%}" if abs(ratio) >= 0.00005 else "within 0.01%"
 
 
 def _wrap(text: str, indent: int) -> list[str]:
