@@ -215,3 +215,17 @@ def test_a_configuration_from_standard_input_needs_a_name(
     piped(monkeypatch, spec.replace("hidden_size", "hiden_size"))
     assert run(["models", "validate", "-"]) == 1
     assert "<stdin>" in capsys.readouterr().out
+
+
+def test_a_spec_printed_as_json_is_read_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["models", "show", "gemma-3-12b", "--format", "json"]) == 0
+    spec = tmp_path / "spec.json"
+    spec.write_text(capsys.readouterr().out)
+    piped(monkeypatch, spec.read_text())
+    answers = []
+    for model in ("gemma-3-12b", str(spec), "-"):
+        assert run(["size", model, "--format", "csv"]) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1] == answers[2]
