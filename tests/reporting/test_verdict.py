@@ -89,6 +89,9 @@ def test_cautions_name_what_this_run_suffers_from(result_document):
         return " ".join(cautions(parse_result(result_document(variant))))
 
     assert "incomplete" in said("incomplete")
+    assert "had brought 1,000 requests; the 312 served" in " ".join(
+        verdict(parse_result(result_document("incomplete"))).detail
+    )
     assert "688 requests unfinished" not in said("incomplete")  # the first caution covers them
     assert "18 requests were rejected and are in no latency" in said("rejecting")
     assert "which prompts share content" in said("no_reuse")
