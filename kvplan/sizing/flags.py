@@ -1,7 +1,7 @@
 """The start-up flags that give a plan: ``vllm serve`` and ``sglang.launch_server``, ready to paste.
 
-Where the plan asks for weights that no flag makes of the model's checkpoint, the command names a placeholder, and
-where the model was read from a file that does not say what it is called elsewhere.
+Where the plan asks for weights that no flag makes of the model's checkpoint, the command names a placeholder,
+and where the model was read from a file that does not say what it is called elsewhere.
 """
 
 from __future__ import annotations

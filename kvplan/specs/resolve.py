@@ -81,7 +81,7 @@ _SPEC = '"kvplan.model/'
 
 
 def _from_text(text: str, where: str) -> Resolved:
-    """JSON is a Hugging Face configuration, if it is not a spec that was printed as JSON; all else is a spec."""
+    """JSON is a Hugging Face configuration, unless a spec was printed as JSON; all else is a spec."""
     if not text.lstrip().startswith("{") or _SPEC in text:
         return Resolved(load_text(text, where, ModelSpec), where)
     from kvplan.specs.huggingface.reader import import_config, slug

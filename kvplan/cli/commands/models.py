@@ -98,7 +98,8 @@ def import_model(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="config.json, its directory, -, or a Hugging Face id (needs the hf extra)."
+            metavar="SOURCE",
+            help="config.json, its directory, -, or a Hugging Face id (needs the hf extra).",
         ),
     ],
     name: Annotated[str | None, typer.Option(help="Name of the spec. Default: from the source.")] = None,

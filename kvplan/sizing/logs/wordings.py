@@ -246,7 +246,8 @@ OPTIONS: dict[str, re.Pattern[str]] = {
 OPTION_WORDS = frozenset(("model", "kv_dtype", "quantization", "dtype"))
 
 CONFIGURATIONS = (
-    ("non-default args", "vllm"), ("args: namespace(", "vllm"), ("llm engine (v", "vllm"), ("llm engine with config", "vllm"),
+    ("non-default args", "vllm"), ("args: namespace(", "vllm"), ("llm engine (v", "vllm"),
+    ("llm engine with config", "vllm"),
     ("serverargs(", "sglang"),
 )  # fmt: skip
 """Text that marks a line as a printed configuration, and the engine it marks."""
