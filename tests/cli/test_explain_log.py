@@ -200,9 +200,10 @@ def test_running_out_of_memory_while_weights_load(explain: Any) -> None:
         "[08:01] server_args=ServerArgs(model_path='a/b', tp_size=2, mem_fraction_static=0.85)\n"
         "[08:01 TP0] Load weight begin. avail mem=77.61 GB\n"
         "[08:02 TP0] Scheduler hit an exception: torch.OutOfMemoryError: CUDA out of memory.\n"
-        "[08:02 TP1] Scheduler hit an exception: torch.OutOfMemoryError: CUDA out of memory.\n"
+        "[08:02 TP1] Scheduler hit an exception: RuntimeError: CUDA error: out of memory\n"
     )
     assert (found["account"]["engine"], found["starts"]["count"]) == ("sglang", 1)
+    assert found["read"]["not_understood"] == 0
     assert "it ran out of GPU memory while weights were loaded" in found["reasons"]
     assert changes(found) == ["a checkpoint in fewer bits", "--tensor-parallel-size 4"]
 

@@ -220,6 +220,7 @@ _EITHER = (
         for left in ("GiB", "MiB")
     ),
     ("oom", "CUDA out of memory"),
+    ("oom", "CUDA error: out of memory"),
 )
 """What torch says, whichever engine calls it."""
 
