@@ -52,6 +52,10 @@ def fit_engine_log(
 
     if str(out) == STANDARD:
         raise UsageError("the fitted clock is a file that scenarios name", where="-o", hint="-o fitted.json")
+    if str(log) == STANDARD:
+        raise UsageError(
+            "the clock names the log it was fitted to", where="--engine-log", hint="save the log first"
+        )
     check_outputs({"-o": str(out)}, {"the log": str(log), "the scenario": scenario})
     read = read_engine_log(log, max_in_flight)
     document = read_scenario(scenario)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kvplan.traces.request import Request
 
 _INTERVAL_S = 0.2
 
@@ -57,6 +61,17 @@ class Progress(AbstractContextManager["Progress"]):
         if self._drawn:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
+
+
+def reading(requests: Iterator[Request]) -> Iterator[Request]:
+    """The requests of a trace as they are, counted on one line where somebody would see it."""
+    with Progress(None) as progress:
+        if not progress.live:
+            yield from requests
+            return
+        for count, request in enumerate(requests, 1):
+            progress.update(count, request.arrival_s)
+            yield request
 
 
 def cpus() -> int:

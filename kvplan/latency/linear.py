@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError
+
+MAX_SECONDS = 1e6
+"""More is no clock: the times of a run of such steps are beyond what a result can hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +40,9 @@ class LinearLatency:
                     where=f"latency.{name}",
                     hint="for example {model: linear, a: 5e-3, b: 2e-5, c: 1e-8}",
                 )
-            if not math.isfinite(value) or value < 0:
+            if not 0 <= value <= MAX_SECONDS:
                 raise SpecError(
-                    f"the linear latency constant must be finite and not negative, not {value!r}",
+                    f"the linear latency constant must be between 0 and {MAX_SECONDS:g} s, not {value!r}",
                     where=f"latency.{name}",
                     hint="a is seconds per step, b per scheduled token, c per token of decode context",
                 )

@@ -23,6 +23,8 @@ def absent(result: Result) -> dict[str, str]:
         reasons["series"] = "No course over time: the run has fewer than two samples."
     elif not result.totals.queried_tokens:
         reasons["hit_ratio"] = "No hit ratio: no prompt was looked up in a prefix cache."
+    elif not result.hits_known:
+        reasons["hit_ratio"] = "No hit ratio: the trace does not say what prompts share."
     for name in ("ttft_s", "tpot_s", "e2e_s"):
         if not getattr(result.distributions, name):
             short = name.removesuffix("_s").upper()

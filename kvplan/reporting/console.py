@@ -146,7 +146,7 @@ def _lines(result: Result) -> list[tuple[str, str]]:
     found = f"{percent(result.hit_ratio)} of {count(totals.queried_tokens)} tokens looked up"
     if (reused := reused_ratio(result)) is not None:
         found += f"; {percent(reused)} with the tiers"
-    if not result.trace.reuse_known and not totals.hit_tokens:
+    if not result.hits_known:
         found = "not known: the trace does not say what prompts share"
     offloading = next((item.value for item in result.assumptions if item.name == OFFLOADING), None)
     lines = [

@@ -228,7 +228,7 @@ def hit_ratio(result: Result) -> Figure | None:
     """Share of looked-up prompt tokens found in the prefix cache, per window and so far."""
     clock = _clock(result)
     series = result.series
-    if clock is None or not series.queried_tokens[-1]:
+    if clock is None or not series.queried_tokens[-1] or not result.hits_known:
         return None
     times, axis = clock
     at, window = windowed_ratio(times, series.hit_tokens, series.queried_tokens)

@@ -208,9 +208,8 @@ def _key_figures(result: Result) -> list[tuple[str, str, str]]:
         found.append(("Cost", answered, "per million output tokens"))
     reused = reused_ratio(result)
     note = "of prompt tokens" if reused is None else f"on the GPU, {percent(reused)} with the tiers"
-    hits = percent(result.hit_ratio)
-    if not result.trace.reuse_known and not totals.hit_tokens:
-        hits, note = "–", "not known: the trace does not say"
-    found.append(("Prefix hit ratio", hits, note))
+    if not result.hits_known:
+        note = "not known: the trace does not say"
+    found.append(("Prefix hit ratio", percent(result.hit_ratio), note))
     found.append(("Peak pool use", percent(result.peak_use), f"of {count(result.pool.usable_blocks)} blocks"))
     return found

@@ -247,9 +247,9 @@ def _about(item: Candidate, most_gpus: int) -> Iterator[str]:
         reasons = [*missed, *([lost] if lost else [])]
         yield f"{why}: {sentence_list(reasons)}" if reasons else why
     if item.error is not None:
-        fewer = _ENDED.get(item.status)
-        what = item.status if fewer is None else f"{fewer} {_called(item)} could not be simulated"
-        yield f"{what}: {failure_text(item.error.model_dump())}"
+        fewer, why = _ENDED.get(item.status), failure_text(item.error.model_dump())
+        ended = item.status if fewer is None else f"{fewer} {_called(item)} could not be simulated"
+        yield why if ended in why else f"{ended}: {why}"
     if item.status == "not run":
         yield "not tried: the plan was interrupted"
 

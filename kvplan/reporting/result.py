@@ -82,9 +82,14 @@ class Result(Part):
 
     @property
     def hit_ratio(self) -> float | None:
-        """Prompt tokens found in the cache over prompt tokens looked up; ``None`` when none were."""
+        """Prompt tokens found in the cache over those looked up; ``None`` when none were, or nobody knows."""
         queried = self.totals.queried_tokens
-        return self.totals.hit_tokens / queried if queried else None
+        return self.totals.hit_tokens / queried if queried and self.hits_known else None
+
+    @property
+    def hits_known(self) -> bool:
+        """Whether no hits mean none: not where the trace does not say what prompts share."""
+        return self.trace.reuse_known or self.totals.hit_tokens > 0
 
     def interval(self, latency: str, statistic: str) -> tuple[float, float] | None:
         """Interval of a statistic in seconds: ``("ttft_s", "p99")``; None where there is none."""

@@ -241,6 +241,9 @@ INTERVAL_STATISTICS = ("mean", "p50", "p90", "p99")
 def totals_table(result: Result) -> Table:
     """The counters of the run."""
     totals, rate = result.totals, result.throughput
+    hits = (
+        f"hit ratio {percent(result.hit_ratio)}" if result.hits_known else "what prompts share is not known"
+    )
     rows = [
         ("Requests", count(totals.requests), f"finished at {decimal(rate.requests_per_s)} a second"),
         ("Finished", count(totals.finished), ""),
@@ -250,7 +253,7 @@ def totals_table(result: Result) -> Table:
         ("Prompt tokens", count(totals.prompt_tokens), f"{decimal(rate.prompt_tokens_per_s)} a second"),
         ("Output tokens", count(totals.output_tokens), f"{decimal(rate.output_tokens_per_s)} a second"),
         ("Tokens looked up", count(totals.queried_tokens), "in the prefix cache"),
-        ("Tokens found", count(totals.hit_tokens), f"hit ratio {percent(result.hit_ratio)}"),
+        ("Tokens found", count(totals.hit_tokens), hits),
         ("Engine steps", count(totals.steps), ""),
         ("Makespan", seconds(totals.makespan_s), "until the last token, or the last client that gave up"),
         ("Preemptions", count(totals.preemptions), ""),

@@ -232,14 +232,14 @@ def _beside(result: Result) -> list[str]:
 def _workload(result: Result) -> str:
     """What was asked for, and what came of it."""
     totals, offered = result.totals, result.offered
-    brings = f"{plain(PurePath(result.trace.name).name, 80)} brings"
+    brings = f"{plain(PurePath(result.trace.name).name, 80)} {'brings' if result.complete else 'had brought'}"
     took = f"takes {seconds(totals.makespan_s)}"
     rate = f"at {decimal(result.throughput.output_tokens_per_s)} output tokens per second"
     tokens = f"{count(totals.prompt_tokens)} prompt and {count(totals.output_tokens)} output tokens"
     if totals.finished == totals.requests:
         asked = plural(totals.requests, "request")
         return f"{brings} {asked} with {tokens}; serving them {took}, {rate}."
-    if offered is None:
+    if offered is None or not result.complete:  # one that was stopped had read ahead
         asked = plural(totals.requests, "request")
         return f"{brings} {asked}; the {count(totals.finished)} served have {tokens}; that {took}, {rate}."
     asked = (
@@ -264,6 +264,8 @@ def _cache_sentence(result: Result) -> str:
     reused = reused_ratio(result)
     if reused is not None:  # what comes back from a tier is no hit of the cache
         where += f" on the GPU, {percent(reused)} there or in a tier below it"
+    if not result.hits_known:
+        return "Hits in the prefix cache are not known: the trace does not say what prompts share."
     if ratio is None:
         return f"No prompt was looked up {where}."
     if ratio == 0:

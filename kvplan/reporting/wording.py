@@ -115,6 +115,8 @@ def setting_text(value: object) -> str:
 
 def change_text(ratio: float) -> str:
     """``0.1`` -> ``'+10%'``; from ten times on as a factor: ``64.0`` -> ``'65 x'``."""
+    if -1.0 < ratio <= -0.9995:  # what is left is not nothing
+        return "< −99.9%"
     return signed_percent(ratio) if ratio < 9.0 else f"{decimal(1.0 + ratio, 2)} x"
 
 

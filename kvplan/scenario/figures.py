@@ -95,12 +95,16 @@ def moved_bytes(strategies: Mapping[str, list[Mapping[str, Any]]]) -> int:
 
 
 def hit_ratio(document: Mapping[str, Any]) -> float | None:
-    """Share of the tokens looked up that were not computed: found on the device, or in a tier below it."""
+    """Share of the tokens looked up that were not computed: found on the device, or in a tier below it.
+
+    None where none were looked up, or where none were found in a trace that does not say what prompts share.
+    """
     totals = document["totals"]
-    if not totals["queried_tokens"]:
-        return None
     reused = [metric["value"] for metric in _metrics(document["strategies"]) if metric["name"] == REUSED]
-    return float((sum(reused) if reused else totals["hit_tokens"]) / totals["queried_tokens"])
+    found = sum(reused) if reused else totals["hit_tokens"]
+    if not totals["queried_tokens"] or not (found or document["trace"]["reuse_known"]):
+        return None
+    return float(found / totals["queried_tokens"])
 
 
 def _metrics(strategies: Mapping[str, list[Mapping[str, Any]]]) -> Iterator[Mapping[str, Any]]:

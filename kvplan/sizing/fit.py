@@ -192,6 +192,13 @@ def tokens_words(report: FitReport) -> str:
     return f"GPU KV cache size: blocks{' / groups' if report.layer_groups > 1 else ''} x block size"
 
 
+_LONGER = {
+    "vllm": "VLLM_ALLOW_LONG_MAX_MODEL_LEN",
+    "sglang": "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN",
+}
+"""Environment variables without which the engines refuse contexts longer than the model's configuration."""
+
+
 def fit_warnings(report: FitReport) -> list[str]:
     """What the reader should know before trusting the numbers."""
     model, gpu, serving = report.model, report.gpu, report.serving
@@ -199,7 +206,7 @@ def fit_warnings(report: FitReport) -> list[str]:
     if model.max_context is not None and report.max_model_len > model.max_context:
         found.append(
             f"context {format_tokens(report.max_model_len)} is beyond the {format_tokens(model.max_context)} "
-            f"of {model.name}"
+            f"of {model.name}: {NAMES[serving.kind]} wants {_LONGER[serving.kind]}=1 to start so"
         )
     if model.dtype == "bf16" and "bf16" not in gpu.peak_flops and gpu.vendor == "nvidia":
         found.append(f"{gpu.name} has no bf16: the engine runs in fp16, which takes the same memory")

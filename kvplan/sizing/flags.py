@@ -1,6 +1,7 @@
 """The start-up flags that give a plan: ``vllm serve`` and ``sglang.launch_server``, ready to paste.
 
-Where the plan asks for weights that no flag makes of the model's checkpoint, the command names a placeholder.
+Where the plan asks for weights that no flag makes of the model's checkpoint, the command names a placeholder,
+and where the model was read from a file that does not say what it is called elsewhere.
 """
 
 from __future__ import annotations
@@ -39,8 +40,12 @@ NAMES: dict[EngineKind, str] = {"vllm": "vLLM", "sglang": "SGLang"}
 
 
 def model_id(model: ModelSpec) -> str:
-    """What to hand an engine: the first Hugging Face id among the aliases, else the name."""
-    return next((alias for alias in model.aliases if "/" in alias), model.name)
+    """What to hand an engine: a Hugging Face id, or a placeholder, as it knows no name of kvplan's own."""
+    return _hub_id(model) or f"<checkpoint of {model.name}>"
+
+
+def _hub_id(model: ModelSpec) -> str | None:
+    return next((alias for alias in model.aliases if "/" in alias), None)
 
 
 def engine_flags(report: FitReport) -> dict[str, str | None]:
@@ -112,8 +117,9 @@ def _checkpoint(report: FitReport) -> str:
     """The checkpoint to serve, quoted for a shell; a placeholder where another one is needed."""
     name = model_id(report.model)
     if needs_checkpoint(report):
+        known = _hub_id(report.model) or report.model.name
         article = "an" if report.weights_format[0] in "aefimn" else "a"  # as the names are spoken: an nvfp4
-        name = f"<{article} {report.weights_format} checkpoint of {name}>"
+        name = f"<{article} {report.weights_format} checkpoint of {known}>"
     return shlex.quote(name)
 
 

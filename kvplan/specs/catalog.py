@@ -124,6 +124,10 @@ def find(kind: str, name: str) -> Entry:
     raise UnknownName(kind, name, names, hint=_where_to_get(kind, name, known))
 
 
+_SEVERAL = re.compile(r"\d{1,4}\s?[x*]\s?\S+|\S+[x*:]\d{1,4}", re.IGNORECASE)
+"""How others write the GPUs of a node: 8xH100, h100x8, H100:8."""
+
+
 def _where_to_get(kind: str, name: str, known: list[Entry]) -> str:
     counts: dict[str, int] = {}
     for entry in known:
@@ -134,6 +138,8 @@ def _where_to_get(kind: str, name: str, known: list[Entry]) -> str:
         # Links are few and have no command of their own.
         return hint + "known: " + ", ".join(entry.name for entry in known)
     hint += f"list them with: kvplan {kind}s list"
+    if kind == "gpu" and _SEVERAL.fullmatch(name):
+        hint += "; name one GPU here, their number is --tp (and --gpus of kvplan fit)"
     if kind == "model" and "/" in name:
         hint += f"; or import it: kvplan models import {shortened(name)}"
     return hint

@@ -53,11 +53,23 @@ class YamlDocument:
     given: Mapping[tuple[Key, ...], str] = field(default_factory=dict)
 
     def option(self, keys: tuple[Key, ...]) -> str | None:
-        """The command-line option that gave the value at ``keys`` or one around it."""
+        """The option that gave the value at ``keys``, one around it, or one in it where the file has none."""
         shown = self._present(keys)
-        return next(
+        around = next(
             (self.given[shown[:n]] for n in range(len(shown), -1, -1) if shown[:n] in self.given), None
         )
+        if around is not None or self._in_file(shown):
+            return around
+        return next((option for key, option in self.given.items() if key[: len(shown)] == shown), None)
+
+    def _in_file(self, keys: tuple[Key, ...]) -> bool:
+        node = self.root
+        for key in keys:
+            step = _child(node, key)
+            if step is None:
+                return False
+            node = step[1]
+        return True
 
     def line(self, keys: tuple[Key, ...]) -> int | None:
         """1-based line of the key (or of the nearest enclosing one that exists in the file)."""
@@ -153,7 +165,8 @@ def _text(raw: bytes, where: str, limit: int, what: str) -> str:
             hint="this does not look like a configuration; is it the weights or an index?",
         )
     try:
-        return raw.decode("utf-8-sig")
+        # PowerShell redirects as UTF-16.
+        return raw.decode("utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
     except UnicodeDecodeError as exc:
         raise SpecError(f"not UTF-8 text: {exc.reason} at byte {exc.start}", where=where) from exc
 
@@ -238,6 +251,11 @@ MAX_DIGITS = 1000
 """Longest number read; everything counted here has fewer than twenty digits."""
 
 
+def _check_text(node: Node, path: str) -> None:
+    if "\0" in node.value:
+        raise SpecError("a text with a NUL character", where=_at(node, path), hint="no name has one")
+
+
 def _check_number(node: Node, path: str) -> None:
     text = node.value
     if len(text) > MAX_DIGITS:
@@ -273,6 +291,8 @@ def _check_tree(root: Node | None, path: str) -> None:
             stack.extend((item, depth + 1) for item in node.value)
         elif node.tag in _NUMBER_TAGS:
             _check_number(node, path)
+        else:
+            _check_text(node, path)
 
 
 def _at(node: Any, path: str) -> str:
@@ -295,8 +315,12 @@ def parse_json(text: str, path: str) -> dict[str, Any]:
     try:
         data = json.loads(text)
     except json.JSONDecodeError as exc:
+        begins = " ".join(text.split())[:MAX_SHOWN_VALUE]
         raise SpecError(
-            f"malformed JSON: {exc.msg} (column {exc.colno})", where=f"{path}:{exc.lineno}"
+            f"malformed JSON: {exc.msg} (column {exc.colno})",
+            where=f"{path}:{exc.lineno}",
+            # A download that needs a log-in is a page or a sentence.
+            hint=None if begins.startswith(("{", "[")) else f"no JSON at all, it begins: {begins}",
         ) from exc
     except RecursionError as exc:
         raise SpecError("malformed JSON: nested too deeply", where=path) from exc
@@ -354,6 +378,9 @@ def _place(item: dict[str, Any]) -> tuple[Key, ...]:
 def _complaint(shape: type[BaseModel], item: dict[str, Any]) -> str:
     keys: tuple[Key, ...] = tuple(item["loc"])
     if item["type"] == "extra_forbidden":
+        here = getattr(shape, "called_elsewhere", {}).get(str(keys[-1]))
+        if here is not None:
+            return f"unknown field, it is called {here} here"
         known = list(dict.fromkeys(fields_at(shape, keys[:-1])))
         places = places_of(shape, str(keys[-1]))
         near = near_names(str(keys[-1]), known, limit=2)

@@ -67,15 +67,22 @@ def _from_path(path: Path) -> Resolved:
         path = config
     if path.suffix.lower() in (".yaml", ".yml"):
         return Resolved(load_file(path, ModelSpec), str(path))
+    text = read_bounded(path, MAX_JSON_BYTES, "a JSON file")
+    if _SPEC in text:
+        return Resolved(load_text(text, str(path), ModelSpec), str(path))
     from kvplan.specs.huggingface import read_config
 
     found = read_config(path)
     return Resolved(found.model, str(path), found.warnings)
 
 
+_SPEC = '"kvplan.model/'
+"""What JSON says that ``kvplan models show --format json`` printed, and no configuration does."""
+
+
 def _from_text(text: str, where: str) -> Resolved:
-    """JSON is a Hugging Face configuration, everything else a spec."""
-    if not text.lstrip().startswith("{"):
+    """JSON is a Hugging Face configuration, unless a spec was printed as JSON; all else is a spec."""
+    if not text.lstrip().startswith("{") or _SPEC in text:
         return Resolved(load_text(text, where, ModelSpec), where)
     from kvplan.specs.huggingface.reader import import_config, slug
 

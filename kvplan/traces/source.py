@@ -79,7 +79,8 @@ class Source(AbstractContextManager["Source"]):
                 place = Path(path)
                 raw = self._stack.enter_context(place.open("rb"))
             except FileNotFoundError:
-                raise DataError("no such trace file", where=self.name) from None
+                start = None if place.is_absolute() else f"names start at the current directory, {Path.cwd()}"
+                raise DataError("no such trace file", where=self.name, hint=start) from None
         head, stream = unpacked(raw, self._stack, name=self.name, path=self.path)
         if is_tar(head):
             self._archive = Tar(stream, self.name)

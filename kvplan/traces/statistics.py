@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -136,13 +136,19 @@ def measure(
 
 
 def measure_trace(
-    trace: Trace, *, block_size: int | None = None, lru: bool = True, capacities: Sequence[int] = CAPACITIES
+    trace: Trace,
+    *,
+    block_size: int | None = None,
+    lru: bool = True,
+    capacities: Sequence[int] = CAPACITIES,
+    watch: Callable[[Iterator[Request]], Iterator[Request]] = iter,
 ) -> TraceStatistics:
     """Statistics of a trace at its own block size; reuse is unknown when any prompt's content is.
 
-    A trace without ids from its first request on costs no bookkeeping of content.
+    A trace without ids from its first request on costs no bookkeeping of content. ``watch`` is handed the
+    requests and hands them on.
     """
-    requests = trace.requests()
+    requests = watch(trace.requests())
     first = next(requests, None)
     known = trace.reuse_known
     block = block_size or trace.block_size or DEFAULT_BLOCK_SIZE

@@ -80,6 +80,8 @@ def test_page_is_complete_offline(browser, tmp_path):
         assert page.locator(".is-live .live .main-svg").count() >= 8
         assert page.locator(".plot.is-live").count() == 8
         assert page.locator(".drawing:visible").count() == 0
+        tools = page.locator(".modebar-btn").evaluate_all("all => all.map(item => item.dataset.title)")
+        assert set(tools) == {"Download plot", "Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes"}
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         with page.expect_download() as download:
             page.click("#save-json")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -103,7 +105,7 @@ def test_ascii_terminals_get_ascii() -> None:
 
 
 def _commands() -> list[list[str]]:
-    groups = {"trace": ("describe", "convert", "synthesize", "formats"), "gpus": ("list", "show"),
+    groups = {"trace": ("describe", "convert", "synthesize", "ladder", "formats"), "gpus": ("list", "show"),
               "models": ("list", "show", "import", "validate", "schema")}  # fmt: skip
     return [[verb, *more] for verb in VERBS for more in [[], *([name] for name in groups.get(verb, ()))]]
 
@@ -118,6 +120,21 @@ def test_help_is_whole_at_80_columns(
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert "…" not in out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_paragraphs_of_help_are_not_wrapped_twice(verb: str) -> None:
+    """Line breaks behind a docstring's first paragraph are kept, so its lines have to fit 80 columns."""
+    module = import_module(VERBS[verb].module)
+    own = [
+        item
+        for name, item in vars(module).items()
+        if getattr(item, "__module__", "") == module.__name__ and not name.startswith("_")
+    ]
+    for command in own:
+        for paragraph in (command.__doc__ or "").split("\n\n")[1:]:
+            lines = [re.sub(r"\[/?bold\]", "", line).strip() for line in paragraph.strip().split("\n")]
+            assert len(lines) == 1 or max(map(len, lines)) <= 78
 
 
 @pytest.mark.parametrize(

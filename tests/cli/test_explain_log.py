@@ -149,6 +149,83 @@ def test_refusals_are_explained(explain: Any, line: str, reason: str) -> None:
     assert any(reason in text for text in explain(line)["reasons"])
 
 
+def changes(found: dict[str, Any]) -> list[str]:
+    return [change["change"] for change in found["enlarge"]]
+
+
+def test_a_request_that_is_too_long_is_mended_by_the_length_that_the_log_names(explain: Any) -> None:
+    found = explain(
+        "ERROR ValueError: To serve at least one request with the model's max seq len (131072), (16.00 GiB KV cache "
+        "is needed, which is larger than the available KV cache memory (4.93 GiB). Based on the available memory, "
+        "the estimated maximum model length is 40368.\n"
+    )
+    assert changes(found)[0] == "--max-model-len 40368"
+
+
+@pytest.mark.parametrize(
+    ("asked", "left", "says"),
+    [
+        ("2.00 GiB", "1.05 GiB", "asked 2 GiB, device 0, total 79.19 GiB, left 1.05 GiB"),
+        ("172.00 MiB", "99.25 MiB", "asked 172 MiB, device 0, total 79.19 GiB, left 99.25 MiB"),
+    ],
+)
+def test_running_out_of_memory_beside_the_pool(explain: Any, asked: str, left: str, says: str) -> None:
+    found = explain(
+        "INFO non-default args: {'model': 'a/b', 'gpu_memory_utilization': 0.95}\n"
+        "INFO Available KV cache memory: 54.58 GiB\n"
+        f"ERROR torch.OutOfMemoryError: CUDA out of memory. Tried to allocate {asked}. GPU 0 has a total capacity "
+        f"of 79.19 GiB of which {left} is free. Process 71 has 78.13 GiB memory in use.\n"
+    )
+    assert found["lines"][-1]["says"] == says
+    assert "it ran out of GPU memory in what lies outside the pool" in found["reasons"]
+    assert changes(found) == [
+        "--gpu-memory-utilization 0.90",
+        "a smaller --max-num-seqs or --max-num-batched-tokens",
+    ]
+
+
+def test_options_as_vllm_0_8_and_older_print_them(explain: Any) -> None:
+    account = explain(
+        "INFO api_server.py:913] args: Namespace(subparser='serve', model_tag='a/b', model='a/b', host=None, "
+        "tensor_parallel_size=4, max_model_len=16384, gpu_memory_utilization=0.85, max_num_seqs=96, "
+        "kv_cache_dtype='auto', compilation_config={'level': 0}, speculative_model=None)\n"
+        "INFO Available KV cache memory: 54.58 GiB\n"
+    )["account"]
+    assert (account["model"], account["tp"], account["context_tokens"]) == ("a/b", 4, 16384)
+    assert (account["utilization"], account["max_num_seqs"]) == (0.85, 96)
+
+
+def test_running_out_of_memory_while_weights_load(explain: Any) -> None:
+    found = explain(
+        "[08:01] server_args=ServerArgs(model_path='a/b', tp_size=2, mem_fraction_static=0.85)\n"
+        "[08:01 TP0] Load weight begin. avail mem=77.61 GB\n"
+        "[08:02 TP0] Scheduler hit an exception: torch.OutOfMemoryError: CUDA out of memory.\n"
+        "[08:02 TP1] Scheduler hit an exception: RuntimeError: CUDA error: out of memory\n"
+    )
+    assert (found["account"]["engine"], found["starts"]["count"]) == ("sglang", 1)
+    assert found["read"]["not_understood"] == 0
+    assert "it ran out of GPU memory while weights were loaded" in found["reasons"]
+    assert changes(found) == ["a checkpoint in fewer bits", "--tensor-parallel-size 4"]
+
+
+def test_sglang_without_room_for_a_pool(explain: Any) -> None:
+    found = explain(
+        "[08:01] server_args=ServerArgs(model_path='a/b', tp_size=1, mem_fraction_static=0.5)\n"
+        "RuntimeError: Not enough memory. Please try to increase --mem-fraction-static.\n"
+    )
+    assert found["account"]["refused"] == "no_pool"
+    assert changes(found)[0] == "--mem-fraction-static 0.95"
+
+
+def test_a_larger_share_is_named_where_the_log_does_not_say_of_what(explain: Any) -> None:
+    found = explain(
+        "INFO non-default args: {'model': 'a/b', 'gpu_memory_utilization': 0.8}\n"
+        "INFO Available KV cache memory: 54.58 GiB\n"
+    )
+    assert found["enlarge"][0]["change"] == "--gpu-memory-utilization 0.95"
+    assert found["enlarge"][0]["gained_bytes"] is None
+
+
 def test_ranks_repeat_and_the_smallest_pool_counts(explain: Any) -> None:
     lines = [
         f"(Worker_TP{rank}) INFO Available KV cache memory: {size} GiB"
@@ -178,6 +255,15 @@ def test_a_model_can_be_compared(explain: Any, tmp_path: Path) -> None:
     assert comparison["gpu"] == "rtx-3090"  # by its 23.58 GiB
     assert comparison["log_tokens"] == 31232
     assert abs(comparison["difference"]) < 0.003
+
+
+def test_options_of_the_comparison_are_refused_without_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "start.log"
+    path.write_text("INFO Available KV cache memory: 54.58 GiB\n")
+    assert run(["explain-log", str(path), "--gpu", "h100-sxm"]) == 2
+    assert "add --model NAME" in capsys.readouterr().err
 
 
 def test_the_table_fits_eighty_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -233,6 +233,66 @@ def test_the_lines_of_two_engines_are_two_starts(explain: Any) -> None:
     assert found["account"]["pool_tokens"] == 440_000
 
 
+def interleaved(one: str, other: str) -> str:
+    pairs = zip(one.splitlines(), other.splitlines(), strict=True)
+    return "\n".join(line for pair in pairs for line in pair)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("vllm-a-1  | ", "vllm-b-1  | "), ("[pod/vllm-a-7f/server] ", "[pod/vllm-b-9c/server] ")],
+    ids=["docker compose", "kubectl logs --prefix"],
+)
+def test_containers_that_a_collector_names_are_servers_of_their_own(
+    explain: Any, first: str, second: str
+) -> None:
+    large, small = start(37.5, 300_000, model="a/large"), start(15.5, 120_000, model="b/small")
+    large = large.replace("14.9889", "32.8894")
+    named = [
+        "\n".join(prefix + line for line in log.splitlines())
+        for prefix, log in ((first, large), (second, small))
+    ]
+    found = explain(interleaved(*named))
+    assert found["starts"] == {"count": 2, "explained_from_line": 2}
+    assert found["source"] in second
+    account = found["account"]
+    assert (account["model"], account["pool_tokens"]) == ("b/small", 120_000)
+    assert account["weights_bytes"] == round(14.9889 * GIB)
+    assert found["mixed_models"] == []
+
+
+def test_nodes_of_one_server_in_two_containers_are_one_start(explain: Any) -> None:
+    nodes = [
+        "\n".join(
+            f"node-{rank}  | {line}" for line in SGLANG.format(tp=2, rank=rank, tokens=tokens).splitlines()
+        )
+        for rank, tokens in ((0, 442_913), (1, 440_000))
+    ]
+    found = explain(interleaved(*nodes))
+    assert found["starts"]["count"] == 1
+    assert found["account"]["pool_tokens"] == 440_000
+
+
+def test_servers_mixed_without_a_name_are_said_to_be(
+    explain: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = interleaved(start(37.5, 300_000, model="a/large"), start(15.5, 120_000, model="b/small"))
+    assert explain(log)["mixed_models"] == ["a/large", "b/small"]
+    path = tmp_path / "start.log"
+    assert run(["explain-log", str(path)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "the lines of 2 servers are mixed (a/large, b/small): give the log of one" in shown
+
+
+def test_a_model_fetched_into_a_folder_is_no_other_server(explain: Any) -> None:
+    found = explain(
+        "INFO non-default args: {'model': 's3://models/llama'}\n"
+        "INFO Initializing a V1 LLM engine (v0.11.0) with config: model='/tmp/3f9a', max_seq_len=32768\n"
+        "INFO Available KV cache memory: 54.58 GiB\n"
+    )
+    assert found["mixed_models"] == []
+
+
 def test_one_line_that_another_engine_would_print_is_no_start_of_its_own(explain: Any) -> None:
     stray = "INFO Model loading took 14.99 GiB and 3 seconds\n"
     found = explain(SGLANG.format(tp=1, rank=0, tokens=440_000) + stray)

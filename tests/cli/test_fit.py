@@ -101,6 +101,20 @@ def test_the_same_question_has_the_same_answer(small: str, capsys: pytest.Captur
     assert outputs[0] == outputs[1]
 
 
+@pytest.mark.parametrize(
+    ("engine", "variable"),
+    [("vllm", "VLLM_ALLOW_LONG_MAX_MODEL_LEN"), ("sglang", "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN")],
+)
+def test_a_context_beyond_the_model_s_is_said_to_need_leave(
+    engine: str, variable: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["fit", "llama-2-7b", "--gpu", "h100-sxm", "--ctx", "8k", "--engine", engine]) == 0
+    assert (
+        f"beyond the 4,096 of llama-2-7b: {'vLLM' if engine == 'vllm' else 'SGLang'} wants {variable}=1"
+        in (capsys.readouterr().err)
+    )
+
+
 def test_what_does_not_fit_exits_3_and_says_what_would(
     large: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

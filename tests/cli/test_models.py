@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -192,3 +194,38 @@ def test_a_configuration_is_not_a_spec_and_says_how_it_becomes_one(
     path.write_text('{"model_type": "llama", "num_hidden_layers": 2}')
     assert run(["models", "validate", str(path)]) == 1
     assert f"kvplan models import {path}" in capsys.readouterr().err
+
+
+def piped(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+
+def test_a_configuration_from_standard_input_needs_a_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    piped(monkeypatch, json.dumps(CONFIG))
+    assert run(["models", "import", "-", "-o", "-"]) == 2
+    assert "--name" in capsys.readouterr().err
+    assert run(["models", "import", "-", "-o", "-", "--name", "Tiny"]) == 0
+    spec = capsys.readouterr().out
+    assert "name: tiny" in spec
+    piped(monkeypatch, spec)
+    assert run(["models", "validate", "-"]) == 0
+    assert "ok" in capsys.readouterr().out
+    piped(monkeypatch, spec.replace("hidden_size", "hiden_size"))
+    assert run(["models", "validate", "-"]) == 1
+    assert "<stdin>" in capsys.readouterr().out
+
+
+def test_a_spec_printed_as_json_is_read_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["models", "show", "gemma-3-12b", "--format", "json"]) == 0
+    spec = tmp_path / "spec.json"
+    spec.write_text(capsys.readouterr().out)
+    piped(monkeypatch, spec.read_text())
+    answers = []
+    for model in ("gemma-3-12b", str(spec), "-"):
+        assert run(["size", model, "--format", "csv"]) == 0
+        answers.append(capsys.readouterr().out)
+    assert answers[0] == answers[1] == answers[2]

@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_a_row_with_its_reason(capsys: pytest.CaptureFixtur
     arguments[arguments.index("llama-3.1-8b")] = "qwen2.5-32b"
     assert run([*arguments, "--dtype", "fp8", "--weights-dtype", "fp8"]) == 0
     printed = capsys.readouterr().out
-    assert "1: does not fit:" in printed
+    assert "1: qwen2.5-32b does not fit on 1 x l4:" in " ".join(printed.split())
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,57 @@ def test_convert_keeps_content_and_says_what_it_lost(capsys, trace, tmp_path):
     assert "not kept" in found["losses"][0]
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "first"),
+    [
+        ("out.csv", (), "arrival_s,"),
+        ("out.CSV", (), "arrival_s,"),
+        ("out.jsonl", (), '{"timestamp"'),
+        ("out", (), '{"timestamp"'),
+        ("out.csv", ("--to", "mooncake"), '{"timestamp"'),
+    ],
+)
+def test_the_name_of_the_file_says_the_format(capsys, trace, tmp_path, name, options, first):
+    target = tmp_path / name
+    answered(capsys, "convert", str(trace), str(target), *options)
+    assert target.read_text().startswith(first)
+    synthetic = tmp_path / f"synthetic-{name}"
+    answered(capsys, "synthesize", "chat", "-n", "3", "-o", str(synthetic), *options)
+    assert synthetic.read_text().startswith(first)
+
+
+def test_dates_in_a_table_of_seconds_are_told_where_dates_are_read(capsys, tmp_path):
+    table = tmp_path / "requests.csv"
+    table.write_text("arrival_s,prompt_tokens,output_tokens\n2025-11-03T09:00:00.25+02:00,100,10\n")
+    _, err = answered(capsys, "describe", str(table), code=1)
+    assert (
+        "arrival_s is a date: dates are read under the columns TIMESTAMP,ContextTokens,GeneratedTokens" in err
+    )
+    columns = "TIMESTAMP,ContextTokens,GeneratedTokens"
+    table.write_text(table.read_text().replace("arrival_s,prompt_tokens,output_tokens", columns))
+    answered(capsys, "describe", str(table))
+
+
+@pytest.mark.parametrize("name", ["out.parquet", "out.csv.gz", "out.jsonl.zst"])
+def test_a_name_that_promises_another_format_is_refused(capsys, trace, tmp_path, name):
+    target = tmp_path / name
+    _, err = answered(capsys, "convert", str(trace), str(target), "--to", "csv", code=2)
+    assert "end the name in .jsonl or .csv" in err
+    assert not target.exists()
+
+
+def test_reading_a_long_trace_shows_where_it_is(monkeypatch, capsys, trace):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("kvplan.cli.progress._INTERVAL_S", 0.0)
+    for command in (
+        ("describe", str(trace)),
+        ("convert", str(trace), "-"),
+        ("ladder", str(trace), "--blocks", "9"),
+    ):
+        _, err = answered(capsys, *command)
+        assert "20 requests" in err
+
+
 def test_convert_to_stdout_prints_only_the_trace(capsys, trace):
     out, err = answered(capsys, "convert", str(trace), "-", "--to", "csv")
     assert len(out.splitlines()) == 21

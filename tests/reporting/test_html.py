@@ -205,3 +205,12 @@ def test_script_safe_text_is_the_same_json():
 def test_templates_are_package_data():
     names = {entry.name for entry in files("kvplan.reporting").joinpath("templates").iterdir()}
     assert {"report.html.j2", "page.css", "page.js", "theme.js"} <= names
+
+
+def test_commands_break_between_words_only(result_document):
+    """A browser breaks lines behind hyphens: ``-`` at the end of one line and ``-price`` on the next."""
+    page = render_html(parse_result(result_document()))
+    commands = re.findall(r'<pre class="command"><code[^>]*>(.*?)</code>', page)
+    assert commands
+    for command in commands:
+        assert re.fullmatch(r"<span>[^< ]*</span>(?: <span>[^< ]*</span>)*", command)

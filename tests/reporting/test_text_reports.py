@@ -221,6 +221,11 @@ def test_hits_that_nobody_can_know_are_not_zero(result_document):
     unknown = parse_result(result_document("no_reuse"))
     assert re.search(r"Prefix hits +not known: the trace does not say what prompts share", _console(unknown))
     assert "not known: the trace does not say" in render_html(unknown)
+    text = render_markdown(unknown)
+    assert "No hit ratio: the trace does not say what prompts share." in text
+    assert "what prompts share is not known" in text
+    assert "0.0% of the looked-up" not in text
+    assert "hit_ratio" not in result_csv(unknown)
     found = result_document("no_reuse")
     found["totals"]["hit_tokens"] = 640  # of a request with itself, once it was preempted
     assert "not known: the trace" not in _console(parse_result(found))

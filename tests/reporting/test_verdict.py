@@ -78,8 +78,10 @@ def test_detail_gives_hit_ratio_and_percentiles(result_document):
     assert "TTFT 891 ms, TPOT 30.8 ms and end to end 16.6 s" in text
     assert "41.4% of the prompt tokens" in text
     assert "84.8% of the KV pool" in text
-    nothing = " ".join(verdict(parse_result(result_document("no_reuse"))).detail)
-    assert "No prompt token was found" in nothing
+    silent = result_document("no_reuse")
+    assert "Hits in the prefix cache are not known" in " ".join(verdict(parse_result(silent)).detail)
+    silent["trace"]["reuse_known"] = True
+    assert "No prompt token was found" in " ".join(verdict(parse_result(silent)).detail)
 
 
 def test_cautions_name_what_this_run_suffers_from(result_document):
@@ -87,6 +89,9 @@ def test_cautions_name_what_this_run_suffers_from(result_document):
         return " ".join(cautions(parse_result(result_document(variant))))
 
     assert "incomplete" in said("incomplete")
+    assert "had brought 1,000 requests; the 312 served" in " ".join(
+        verdict(parse_result(result_document("incomplete"))).detail
+    )
     assert "688 requests unfinished" not in said("incomplete")  # the first caution covers them
     assert "18 requests were rejected and are in no latency" in said("rejecting")
     assert "which prompts share content" in said("no_reuse")

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvplan.reporting.wording import (
+    change_text,
     decimal,
     label,
     percent,
@@ -69,3 +70,9 @@ def test_a_range_says_its_unit_once_where_it_can():
     assert seconds_range((0.0281, 0.041)) == "28.1–41.0 ms"
     assert seconds_range((0.624, 1.25)) == "624 ms–1.25 s"
     assert seconds_range(None) == "–"
+
+
+def test_a_fall_to_little_is_no_fall_to_nothing():
+    assert change_text(-0.726) == "−72.6%"
+    assert change_text(-0.99976) == "< −99.9%"
+    assert change_text(-1.0) == "−100%"

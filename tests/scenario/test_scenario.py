@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from kvplan.errors import SpecError, UsageError
+from kvplan.errors import DataError, SpecError, UsageError
 from kvplan.scenario.load import dump_scenario, load_scenario, parse_assignment
+from kvplan.scenario.schema.names import CALLED_ELSEWHERE
+from kvplan.scenario.schema.scenario import Scenario
 from kvplan.scenario.workload import open_workload
+from kvplan.specs.fields import fields_at
 
 MINIMAL = """\
 cache: {blocks: 100}
@@ -101,6 +104,8 @@ def test_a_trace_flag_replaces_the_files_synthetic_workload(tmp_path: Path) -> N
     [
         ("cache: {blocks: 100\n", ":", "malformed YAML"),
         (MINIMAL + "engine: {max_num_seq: 8}\n", ":4  engine.max_num_seq", "did you mean max_num_seqs"),
+        (MINIMAL + "parallel: {tensor_parallel_size: 8}\n", ":4  parallel.tensor_par", "it is called parallel.tp here"),
+        (MINIMAL + "engine: {kv_cache_dtype: fp8}\n", ":4  engine.kv_cache_dtype", "it is called cache.dtype here"),
         (MINIMAL.replace("blocks: 100", "blocks: 0"), ":1  cache.blocks", "greater than or equal to 2"),
         (MINIMAL.replace("blocks: 100", "blocks: -4"), ":1  cache.blocks", "greater than or equal to 2"),
         (MINIMAL.replace("rate: 5", "rate: .nan"), ":3  workload.rate", "finite"),
@@ -207,3 +212,18 @@ def test_synthetic_lengths_and_arrivals_may_be_distributions() -> None:
     ):  # fmt: skip
         with pytest.raises((SpecError, UsageError), match=message):
             load_scenario(None, {**flags, f"workload.{name}": value})
+
+
+def test_the_names_of_others_lead_to_fields() -> None:
+    for name, field in CALLED_ELSEWHERE.items():
+        *parts, last = field.split(".")
+        known = list(fields_at(Scenario, tuple(parts)))
+        assert last in known
+        assert name not in known
+
+
+def test_a_trace_that_is_not_there_says_where_names_start(tmp_path: Path) -> None:
+    text = MINIMAL.replace("synthesize: fixed, requests: 10, rate: 5", "trace: nowhere.csv")
+    with pytest.raises(DataError, match="no such trace file") as caught:
+        open_workload(load_scenario(write(tmp_path, text)).workload, 1)
+    assert caught.value.hint == f"names start at the current directory, {Path.cwd()}"

@@ -184,3 +184,9 @@ def test_hits_below_the_device_are_hits() -> None:
     tiers = {f"tiers {n}": [metric("cached_tokens", 1 + n, "tokens")] for n in (0, 1)}
     assert hit_ratio({"totals": totals, "strategies": tiers}) == 0.75  # of both replicas
     assert hit_ratio({"totals": {"hit_tokens": 0, "queried_tokens": 0}, "strategies": tiers}) is None
+
+
+def test_no_hits_where_nobody_knows_what_prompts_share_are_not_none() -> None:
+    silent = {"totals": {"hit_tokens": 0, "queried_tokens": 4}, "strategies": {}}
+    assert hit_ratio({**silent, "trace": {"reuse_known": False}}) is None
+    assert hit_ratio({**silent, "trace": {"reuse_known": True}}) == 0.0

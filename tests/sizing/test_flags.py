@@ -12,6 +12,19 @@ from kvplan.sizing.flags import engine_flags, no_command
 from kvplan.specs.catalog import load_gpu, load_model
 
 
+@pytest.mark.parametrize(
+    ("weights", "checkpoint"),
+    [(None, "<checkpoint of llama-3.1-8b>"), ("int4", "<an int4 checkpoint of llama-3.1-8b>")],
+)
+def test_a_model_without_an_id_has_no_name_that_an_engine_would_find(
+    weights: str | None, checkpoint: str
+) -> None:
+    local = load_model("llama-3.1-8b").model_copy(update={"aliases": ("mine",)})
+    for command in engine_flags(fit_model(local, load_gpu("h200"), weights_dtype=weights)).values():
+        assert command is not None
+        assert checkpoint in shlex.split(command)
+
+
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
 @pytest.mark.parametrize(
     ("model", "weights", "checkpoint", "flag"),

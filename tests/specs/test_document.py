@@ -107,6 +107,22 @@ def test_hostile_json_is_refused(tmp_path: Path, text: str, complaint: str) -> N
     assert "config.json" in (caught.value.where or "")
 
 
+def test_a_page_instead_of_a_file_is_shown(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text("Access to model meta-llama/Llama-3.1-8B is restricted. You must be authenticated.")
+    with pytest.raises(SpecError) as caught:
+        read_json(path)
+    assert caught.value.hint is not None
+    assert "it begins: Access to model meta-llama/Llama-3.1-8B is restricted" in caught.value.hint
+
+
+@pytest.mark.parametrize("coding", ["utf-8-sig", "utf-16"])
+def test_files_as_windows_writes_them(tmp_path: Path, coding: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"hidden_size": 1}\r\n', encoding=coding)
+    assert read_json(path) == {"hidden_size": 1}
+
+
 def test_an_oversized_file_is_refused_without_reading_it_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

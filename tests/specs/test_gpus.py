@@ -83,6 +83,15 @@ def test_pcie_halves_with_every_generation() -> None:
     assert gen5.bandwidth_bytes_per_s == 2 * gen4.bandwidth_bytes_per_s == 55e9
 
 
+@pytest.mark.parametrize("name", ["8xH100", "8 x h100", "h100x8", "H100:8"])
+def test_a_number_of_gpus_is_no_part_of_the_name(name: str) -> None:
+    with pytest.raises(UnknownName) as caught:
+        load_gpu(name)
+    assert caught.value.hint is not None
+    assert "h100" in caught.value.hint
+    assert "their number is --tp" in caught.value.hint
+
+
 def test_an_unknown_gpu_suggests_near_ones() -> None:
     with pytest.raises(UnknownName, match="unknown gpu 'h1000'") as caught:
         load_gpu("h1000")

@@ -432,6 +432,12 @@ def test_a_layer_count_from_the_class_is_said() -> None:
     assert said == "not in the file, so by the defaults of llama: num_hidden_layers 32"
 
 
+def test_widths_from_the_class_are_said() -> None:
+    """They make up the weights: without these two, 8 billion parameters are read as 6.6."""
+    (said,) = warnings_about(vocab_size=..., intermediate_size=...)
+    assert said == "not in the file, so by the defaults of llama: vocab_size 32000, intermediate_size 11008"
+
+
 def test_fields_that_a_known_class_does_not_have_are_said() -> None:
     (said,) = warnings_about(cross_layer_kv_share=2, local_attention_window=512, hidden_dropout_prob=0.1)
     assert "llama is not known to have cross_layer_kv_share, local_attention_window" in said

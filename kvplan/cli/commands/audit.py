@@ -28,8 +28,8 @@ def audit(
 ) -> None:
     """Play a sample of a result again, block by block, and compare it with the fast engine.
 
-    Also checks that the result's inputs are unchanged and its numbers consistent. Exit code 1 means that
-    something differs.
+    Also checks that the result's inputs are unchanged and its numbers
+    consistent. Exit code 1 means that something differs.
     """
     from kvplan.reporting.loading import load_result
     from kvplan.scenario.audit import audit_result

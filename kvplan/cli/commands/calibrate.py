@@ -86,8 +86,8 @@ def calibrate(
 
     [bold]kvplan calibrate --engine-log run.csv --scenario s.yaml -o fitted.json[/bold]
     fits what your engine adds: use it with
-    latency: {model: fitted, name: fitted.json}. A benchmark that capped the requests
-    in flight is recognised, or said with [bold]--max-in-flight[/bold].
+    latency: {model: fitted, name: fitted.json}. A benchmark that capped
+    the requests in flight is recognised, or said with [bold]--max-in-flight[/bold].
     """
     if context.invoked_subcommand is not None:
         return

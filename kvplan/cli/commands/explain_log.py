@@ -43,11 +43,15 @@ def explain_log(
     output: FormatOption = OutputFormat.table,
 ) -> None:
     """Explain a vLLM or SGLang start-up log: what each memory line means, and what would enlarge the pool."""
-    from kvplan.errors import DataError
+    from kvplan.errors import DataError, UsageError
     from kvplan.sizing.logs.account import account
     from kvplan.sizing.logs.lines import read_log
     from kvplan.sizing.logs.starts import starts
 
+    if model is None and (gpu, tp, dtype) != (None, None, None):
+        raise UsageError(
+            "--gpu, --tp and --dtype are for the comparison with a model", hint="add --model NAME"
+        )
     try:
         reading = read_log(_lines(log))
     except DataError as exc:
@@ -138,11 +142,14 @@ def _document(
     from dataclasses import asdict
 
     from kvplan.sizing.logs.explanation import enlargements, explained_lines, reasons
+    from kvplan.sizing.logs.starts import mixed_models
 
     rate = found.bytes_per_token
     return {
         "schema": "kvplan.explain-log/1",
         "starts": {"count": len(begun), "explained_from_line": begun[-1][0].line},
+        "source": begun[-1][0].source or None,
+        "mixed_models": mixed_models(begun[-1]),
         "account": asdict(found),
         "bytes_per_token": round(rate, 3) if rate is not None else None,
         "lines": [asdict(line) for line in explained_lines(begun[-1])],
@@ -181,8 +188,12 @@ def _table(document: dict[str, Any]) -> list[str]:
     lines = ["   ".join(word for word in about if word), ""]
     if (count := document["starts"]["count"]) > 1:
         first = document["starts"]["explained_from_line"]
-        lines += _wrap(f"  {count} starts in this log; the last one is explained, from line {first} on", 2)
-        lines.append("")
+        whose = f" of {document['source']}" if document["source"] else ""
+        text = f"  {count} starts in this log; the last one is explained{whose}, from line {first} on"
+        lines += [*_wrap(text, 2), ""]
+    if models := document["mixed_models"]:
+        text = f"  the lines of {len(models)} servers are mixed ({', '.join(models)}): give the log of one"
+        lines += [*_wrap(text, 2), ""]
     for line in document["lines"]:
         lines += _wrap(f"  {line['line']:>5}  {line['says']}", 9)
         lines += _wrap(f"         -> {line['means']}", 12)
@@ -194,12 +205,11 @@ def _table(document: dict[str, Any]) -> list[str]:
         lines += _wrap(
             f"    {comparison['model']} at tp {comparison['tp']} in {comparison['kv_dtype']}: kvplan gives "
             f"this pool {comparison['kv_tokens']:,} tokens, the log {comparison['log_tokens']:,} "
-            f"({comparison['difference']:+.2%})",
+            f"({_difference(comparison['difference'])})",
             6,
         )
     if document["enlarge"]:
-        refused = found["refused"] == "not_free"
-        lines += ["", "  what would let it start" if refused else "  what would enlarge it"]
+        lines += ["", "  what would let it start" if found["refused"] else "  what would enlarge it"]
         for change in document["enlarge"]:
             gain = []
             if change["gained_bytes"] is not None:
@@ -212,6 +222,12 @@ def _table(document: dict[str, Any]) -> list[str]:
     lines += ["", f"  {counts} (--unread N)"]
     lines += [f"  {item['line']:>5}  {item['text']}" for item in document["unread"]]
     return lines
+
+
+def _difference(ratio: float) -> str:
+    if ratio == 0:
+        return "the same"
+    return f"{ratio:+.2%}" if abs(ratio) >= 0.00005 else "within 0.01%"
 
 
 def _wrap(text: str, indent: int) -> list[str]:

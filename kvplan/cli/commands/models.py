@@ -98,7 +98,8 @@ def import_model(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE", help="config.json, its directory, or a Hugging Face id (needs the hf extra)."
+            metavar="SOURCE",
+            help="config.json, its directory, -, or a Hugging Face id (needs the hf extra).",
         ),
     ],
     name: Annotated[str | None, typer.Option(help="Name of the spec. Default: from the source.")] = None,
@@ -152,12 +153,19 @@ def import_model(
 
 
 def _read(source: str, name: str | None, url: str | None, revision: str | None) -> Any:
-    from kvplan.errors import SpecError
+    from kvplan.errors import SpecError, UsageError
     from kvplan.specs.base import Source
-    from kvplan.specs.huggingface import read_config
+    from kvplan.specs.document import MAX_JSON_BYTES, STDIN, parse_json, read_standard_input
+    from kvplan.specs.huggingface import import_config, read_config
     from kvplan.specs.huggingface.reader import slug
 
     path, extra = Path(source), ()
+    if source == "-":
+        if name is None:
+            raise UsageError("a configuration from standard input has no name", hint="give it one: --name")
+        data = parse_json(read_standard_input(MAX_JSON_BYTES, "a configuration"), STDIN)
+        said = Source(url=url, revision=revision) if url else None
+        return import_config(data, STDIN, name=slug(name), source=said), extra
     if path.is_dir():
         path = path / "config.json"
         if not path.is_file():
@@ -177,7 +185,7 @@ def _read(source: str, name: str | None, url: str | None, revision: str | None) 
 @app.command("validate")
 def validate(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE", help="Spec files (YAML) or directories of them.")
+        list[Path], typer.Argument(metavar="FILE", help="Spec files (YAML), directories of them, or -.")
     ],
     output: FormatOption = OutputFormat.table,
 ) -> None:
@@ -191,7 +199,7 @@ def validate(
     rows: list[tuple[str, str, str]] = []
     for path in _spec_files(files):
         try:
-            spec = load_file(path, ModelSpec)
+            spec = _load_stdin() if str(path) == "-" else load_file(path, ModelSpec)
             for retention in ("ideal", "transformers", "vllm", "sglang"):
                 report = size_model(spec, context_tokens=spec.max_context or 4096, retention=retention)
             state = report.state_bytes_per_sequence
@@ -220,6 +228,14 @@ def validate(
             if config is not None
             else None,
         )
+
+
+def _load_stdin() -> Any:
+    from kvplan.specs.catalog import load_text
+    from kvplan.specs.document import MAX_YAML_BYTES, STDIN, read_standard_input
+    from kvplan.specs.model import ModelSpec
+
+    return load_text(read_standard_input(MAX_YAML_BYTES, "a spec"), STDIN, ModelSpec)
 
 
 def _spec_files(files: list[Path]) -> list[Path]:

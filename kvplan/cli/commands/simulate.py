@@ -71,8 +71,8 @@ def simulate(
 ) -> None:
     """Replay a trace or a synthetic workload against a deployment and say what happens to its KV cache.
 
-    Exit code 3 means that the engine would not start, that no request could be served, or that an SLO of the
-    scenario was missed.
+    Exit code 3 means that the engine would not start, that no request could
+    be served, or that an SLO of the scenario was missed.
     """
     flags = option.fields(locals())
     from kvplan.cli.files import check_outputs

@@ -78,8 +78,8 @@ def sweep(
 ) -> None:
     """Simulate a scenario at every combination of the values varied, and compare: one row a point.
 
-    A point that fails is a row with its reason. Exit code 3: no point fits, or none that was searched meets
-    the SLO; 1: a point failed otherwise.
+    A point that fails is a row with its reason. Exit code 3: no point fits,
+    or none that was searched meets the SLO; 1: a point failed otherwise.
     """
     flags = option.fields(locals())
     from kvplan.cli.commands.report import write_html

@@ -41,6 +41,11 @@ RateOption = Annotated[
     typer.Option("--rate", help="Requests per second: of a workload, or where a trace has no times."),
 ]
 
+ToOption = Annotated[
+    str | None,
+    typer.Option("--to", help="mooncake, tokens or csv. Default: csv for a file .csv, else mooncake."),
+]
+
 
 @app.command()
 def describe(
@@ -67,6 +72,7 @@ def describe(
     output: FormatOption = OutputFormat.table,
 ) -> None:
     """Say what TRACE holds: rows and what became of them, rates, lengths, and how much content repeats."""
+    from kvplan.cli.progress import reading
     from kvplan.cli.trace_answers import print_description
     from kvplan.traces.statistics import DEFAULT_BLOCK_SIZE, measure, measure_trace
 
@@ -100,7 +106,7 @@ def describe(
             rate=rate,
             seed=seed,
         )
-        found = measure_trace(opened, block_size=reuse_block, lru=lru)
+        found = measure_trace(opened, block_size=reuse_block, lru=lru, watch=reading)
         document = {
             "schema": "kvplan.trace/1",
             "trace": {
@@ -119,7 +125,7 @@ def describe(
 def convert(
     source: Annotated[str, typer.Argument(metavar="IN", help="Trace to read, or `-`.")],
     target: Annotated[str, typer.Argument(metavar="OUT", help="File to write, or `-`.")],
-    to: Annotated[str, typer.Option("--to", help="mooncake, tokens or csv.")] = "mooncake",
+    to: ToOption = None,
     trace_format: TraceFormatOption = "auto",
     limit: LimitOption = None,
     block_size: BlockSizeOption = None,
@@ -137,10 +143,12 @@ def convert(
     output: FormatOption = OutputFormat.table,
 ) -> None:
     """Rewrite trace IN as OUT in another format, and say what was dropped and what the format lost."""
+    from kvplan.cli.progress import reading
     from kvplan.cli.trace_answers import print_written
     from kvplan.traces.statistics import DEFAULT_BLOCK_SIZE
     from kvplan.traces.write import reblocked, writer
 
+    to = _check_target("OUT", target, to)
     write = writer(to)
     _check_block(to_block)
     opened = _open(
@@ -157,7 +165,7 @@ def convert(
         rate=rate,
         seed=seed,
     )
-    requests = opened.requests()
+    requests = reading(opened.requests())
     block = to_block or opened.block_size or DEFAULT_BLOCK_SIZE
     losses = _write(target, lambda stream: write(requests, stream, block_size=block))
     if to == "mooncake" and opened.block_size is not None:
@@ -172,7 +180,7 @@ def synthesize(
     rate: Annotated[float, typer.Option("--rate", help="Requests per second, on average.")] = 10.0,
     seed: SeedOption = 0,
     target: Annotated[str, typer.Option("--output", "-o", help="File to write, or `-`.")] = "-",
-    to: Annotated[str, typer.Option("--to", help="mooncake, tokens or csv.")] = "mooncake",
+    to: ToOption = None,
     block_size: Annotated[int, typer.Option("--block-size", help="Tokens per block id written.")] = 16,
     arrivals: Annotated[
         str, typer.Option("--arrivals", help="poisson, gamma, weibull or constant.")
@@ -195,6 +203,7 @@ def synthesize(
     from kvplan.traces.synthesize import synthesize as draw
     from kvplan.traces.write import writer
 
+    to = _check_target("-o", target, to)
     write = writer(to)
     _check_block(block_size)
     found = draw(
@@ -237,6 +246,7 @@ def ladder(
     The prompts of TRACE go through a prefix cache one at a time, without clock, batch or answers.
     """
     from kvplan.cli.ladder_answers import ladder_document, print_ladder
+    from kvplan.cli.progress import reading
     from kvplan.engine.cache_replay import collect
     from kvplan.engine.ladder import climb
     from kvplan.errors import DataError
@@ -250,7 +260,7 @@ def ladder(
         opened = _open(
             trace, trace_format, limit=limit, block_size=trace_block, sort=sort, rate=rate, seed=seed
         )  # fmt: skip
-        references = collect(opened.requests(), block_size)
+        references = collect(reading(opened.requests()), block_size)
         if not opened.reuse_known:
             raise DataError(
                 "the trace does not say what its prompts contain, so no cache can be judged by it",
@@ -346,6 +356,22 @@ def _check_block(block_size: int | None) -> None:
 
     if block_size is not None and not 1 <= block_size <= MAX_BLOCK_SIZE:
         raise UsageError(f"the block size must be between 1 and {MAX_BLOCK_SIZE:,}, not {block_size}")
+
+
+def _check_target(option: str, target: str, to: str | None) -> str:
+    """The format to write: as said, or by the name of the file, which must not promise another."""
+    from kvplan.cli.files import check_outputs
+    from kvplan.errors import UsageError
+
+    check_outputs({option: target}, {})
+    suffix = Path(target).suffix.lower()
+    if suffix in (".gz", ".zst", ".xz", ".bz2", ".zip", ".parquet", ".xlsx"):
+        raise UsageError(
+            f"a trace is written as plain text, not as {suffix}",
+            where=target,
+            hint="end the name in .jsonl or .csv, and compress the file afterwards",
+        )
+    return to or ("csv" if suffix == ".csv" else "mooncake")
 
 
 def _write(target: str, write: Callable[[IO[str]], list[str]]) -> list[str]:

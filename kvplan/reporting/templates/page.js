@@ -82,7 +82,9 @@
   };
   const config = {
     displaylogo: false, responsive: true, scrollZoom: false, showTips: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    // Named, so that no version of the library adds one: "Share chart" would upload what is in the page.
+    modeBarButtons: [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]],
+    plotlyServerURL: "",
   };
   const draw = async (plot) => {
     const key = plot.dataset.chart;

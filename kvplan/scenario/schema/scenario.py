@@ -4,7 +4,8 @@
 does not simulate is refused by name, never ignored.
 """
 
-from typing import Any, Literal, Self, get_args
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -12,6 +13,7 @@ from kvplan.scenario.schema.cache import BlockEviction, CachePart
 from kvplan.scenario.schema.clock import AccuracyPart, LatencyPart
 from kvplan.scenario.schema.disaggregation import DisaggregationPart
 from kvplan.scenario.schema.engine import AnyEngine, EnginePart, SglangPart, engine_kind
+from kvplan.scenario.schema.names import CALLED_ELSEWHERE
 from kvplan.scenario.schema.parallel import ParallelPart, RoutingPart
 from kvplan.scenario.schema.part import Natural, Part
 from kvplan.scenario.schema.price import PricePart
@@ -22,6 +24,8 @@ from kvplan.scenario.schema.workload import SloPart, WorkloadPart
 
 class Scenario(Part):
     """One simulation, resolved from a file, flags and defaults."""
+
+    called_elsewhere: ClassVar[Mapping[str, str]] = CALLED_ELSEWHERE
 
     schema_: Literal["kvplan.scenario/1"] = Field("kvplan.scenario/1", alias="schema")
     model: str | None = None

@@ -47,6 +47,7 @@ class Account:
     window_tokens: int | None = None
     draft_weights_bytes: int | None = None
     draft_pool_bytes: int | None = None
+    longest_tokens: int | None = None
 
     @property
     def capacity_tokens(self) -> int | None:
@@ -136,11 +137,16 @@ def account(facts: tuple[Fact, ...]) -> Account:
         restoring_utilization=_last(facts, "restoring_utilization"),
         max_num_seqs=_integer(options.get("max_num_seqs")),
         max_num_batched_tokens=_integer(options.get("max_num_batched_tokens") or _last(facts, "step_tokens")),
-        refused=next((fact.name for fact in facts if fact.name in ("no_pool", "too_long", "not_free")), None),
+        refused=next((fact.name for fact in facts if fact.name in _REFUSALS), None),
         window_tokens=_whole(_least(_known(sglang, "window_tokens"))),
         draft_weights_bytes=_gib(max(draft_weights, default=None)),
         draft_pool_bytes=_gib(_least(draft_pools)),
+        longest_tokens=_whole(_least(_numbers(facts, "longest_tokens"))),
     )
+
+
+_REFUSALS = ("no_pool", "too_long", "not_free", "oom")
+"""Lines after which no server is up."""
 
 
 _ALLOCATIONS = ("sglang_pool", "sglang_window_pool")

@@ -34,6 +34,7 @@ MEANINGS = {
     "no_pool": "weights and overheads alone exceed the budget",
     "too_long": "one request of the longest length needs more than the pool",
     "longest": "the longest request this pool could hold",
+    "oom": "the GPU ran out of memory: what was asked for was no longer free",
     "hybrid_block": "a hybrid: attention blocks grow until one holds the recurrent state of a layer",
     "page_padding": "a hybrid: state pages are padded to the attention page",
     "padding_layers": "a hybrid: layer groups are filled up to equal size, and the padding takes pool memory",
@@ -109,6 +110,9 @@ def reasons(log: Account) -> list[str]:
         found.append("it did not start: nothing was left for the cache")
     elif log.refused == "too_long":
         found.append("it did not start: the pool is smaller than one request of the longest length")
+    elif log.refused == "oom":
+        when = "while weights were loaded" if log.pool_bytes is None else "in what lies outside the pool"
+        found.append(f"it ran out of GPU memory {when}")
     return found
 
 
@@ -227,31 +231,80 @@ def _room(log: Account) -> list[Enlargement]:
     return found
 
 
+def _share_option(log: Account) -> str:
+    return "--mem-fraction-static" if log.engine == "sglang" else "--gpu-memory-utilization"
+
+
+STEP_BACK = 0.05
+"""How much less of the memory an engine that ran out of it is given: a few GiB of a large GPU."""
+
+
+def _smaller_pool(log: Account) -> list[Enlargement]:
+    """What leaves more outside the pool, to a server that ran out of memory there."""
+    found = []
+    if log.utilization is not None and log.utilization > STEP_BACK:
+        found.append(
+            Enlargement(
+                f"{_share_option(log)} {log.utilization - STEP_BACK:.2f}", None, None,
+                "a smaller pool, and more for what is allocated beside it",
+            )
+        )  # fmt: skip
+    found.append(
+        Enlargement(
+            "a smaller --max-running-requests or --chunked-prefill-size"
+            if log.engine == "sglang"
+            else "a smaller --max-num-seqs or --max-num-batched-tokens",
+            None, None, "activations and CUDA graphs shrink with them",
+        )
+    )  # fmt: skip
+    return found
+
+
+def _smaller_weights(log: Account) -> list[Enlargement]:
+    """What helps a server whose weights did not fit."""
+    found = [
+        Enlargement("a checkpoint in fewer bits", None, None, "fp8 takes half of bf16, int4 about a third")
+    ]
+    if (log.tp or 1) < 8:
+        split = f"--tensor-parallel-size {2 * (log.tp or 1)}"
+        found.append(Enlargement(split, None, None, "half the weights a GPU"))
+    return found
+
+
 def enlargements(log: Account) -> list[Enlargement]:
     """What would enlarge the pool or let the server start; gains where the log has the numbers."""
     if log.refused == "not_free":
         return _room(log)
+    if log.refused == "oom":
+        return _smaller_weights(log) if log.pool_bytes is None else _smaller_pool(log)
     found = []
     rate = log.bytes_per_token
 
     def tokens(gained: int) -> int | None:
         return None if rate is None else int(gained / rate)
 
+    if log.refused == "too_long" and log.longest_tokens:
+        option = "--context-length" if log.engine == "sglang" else "--max-model-len"
+        found.append(
+            Enlargement(f"{option} {log.longest_tokens}", None, None, "the longest request this pool holds")
+        )
     base = log.free_bytes if log.engine == "sglang" else log.total_bytes
-    option = "--mem-fraction-static" if log.engine == "sglang" else "--gpu-memory-utilization"
     highest = HIGHEST_UTILIZATION if log.engine == "sglang" else min(HIGHEST_UTILIZATION, _free_share(log))
-    if base is not None and log.utilization is not None and log.utilization < highest:
-        gained = round(base * (highest - log.utilization))
+    if log.utilization is not None and log.utilization < highest:
+        gained = None if base is None else round(base * (highest - log.utilization))
         found.append(
             Enlargement(
-                f"{option} {highest:.2f}", gained, tokens(gained), "a larger share of the same memory"
+                f"{_share_option(log)} {highest:.2f}",
+                gained,
+                None if gained is None else tokens(gained),
+                "a larger share of the same memory",
             )
         )
     if log.restoring_utilization is not None and log.total_bytes is not None and log.utilization is not None:
         gained = round(log.total_bytes * (log.restoring_utilization - log.utilization))
         found.append(
             Enlargement(
-                f"{option} {log.restoring_utilization:g}",
+                f"{_share_option(log)} {log.restoring_utilization:g}",
                 gained,
                 tokens(gained),
                 "gives the graphs' share back",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvplan.errors import DataError
 from kvplan.sizing.logs.wordings import CONFIGURATIONS, OPTION_WORDS, OPTIONS, WORDINGS
@@ -14,6 +14,9 @@ RANK = re.compile(
     r"|\[[^\[\]]{0,60}?((?:\b(?:[A-Z]{2,8}_?)?[DTPE]P\d{1,6} ?){1,6})\]"
 )
 """Whose line it is: ``(Worker_TP1 pid=11)``, ``(VllmWorker rank=1 pid=12)``, ``[09:20:11 DP0 TP0]``."""
+
+SOURCE = re.compile(r"(?:\[pod/([^\]\s]{1,200})\]|([\w.-]{1,100}) +\|)\s")
+"""Whose line a collector says it is: ``vllm-a-1  | ...`` (compose), ``[pod/vllm-a/server] ...`` (kubectl)."""
 
 RANK_WITHIN = 200
 """Characters of a line in which its rank stands, also behind what a log collector puts before it."""
@@ -42,6 +45,7 @@ class Fact:
         line: counts from 1.
         values: numbers and words by field name.
         rank: which rank or engine process says it; '' where the line does not tell.
+        source: which container a log collector names before the line; '' where it names none.
     """
 
     name: str
@@ -50,6 +54,7 @@ class Fact:
     values: dict[str, float | str]
     text: str
     rank: str = ""
+    source: str = ""
 
     def number(self, key: str) -> float:
         """A value known to be numeric."""
@@ -79,7 +84,9 @@ def read_log(lines: Iterable[str]) -> Reading:
     for count, raw in enumerate(lines, 1):
         text = COLOURS.sub("", raw[:MAX_LINE]).strip("\r\n\ufeff")
         found = list(_facts(text, count))
-        facts += found
+        # What both engines print is said by the one that spoke before.
+        spoken = facts[-1].engine if facts else "vllm"
+        facts += [fact if fact.engine else replace(fact, engine=spoken) for fact in found]
         if not found and text.strip():
             unread.append((count, text))
     if not facts:
@@ -92,12 +99,12 @@ def read_log(lines: Iterable[str]) -> Reading:
 
 def _facts(text: str, line: int) -> Iterator[Fact]:
     lowered = text.casefold()
-    rank = _rank(text)
+    rank, source = _rank(text), _source(text)
     for cue, engine in CONFIGURATIONS:
         if cue in lowered:
             options = _options(text)
             if options:
-                yield Fact("options", engine, line, options, text, rank)
+                yield Fact("options", engine, line, options, text, rank, source)
             break
     taken: set[str] = set()
     for wording in WORDINGS:
@@ -111,12 +118,17 @@ def _facts(text: str, line: int) -> Iterator[Fact]:
             }
             if all(_possible(key, value) for key, value in values.items()):
                 taken.add(wording.name)
-                yield Fact(wording.name, wording.engine, line, values, text, rank)
+                yield Fact(wording.name, wording.engine, line, values, text, rank, source)
 
 
 def _rank(text: str) -> str:
     match = RANK.search(text, 0, RANK_WITHIN)
     return "" if match is None else (match.group(1) or match.group(2)).strip()
+
+
+def _source(text: str) -> str:
+    match = SOURCE.match(text)
+    return "" if match is None else match.group(1) or match.group(2)
 
 
 def _options(text: str) -> dict[str, float | str]:

@@ -3,14 +3,17 @@
 A server that starts says its version and its configuration before it measures anything. So a heading after a
 measurement begins another start, unless it is another rank's: those print theirs when they come up, and a
 node that joins prints the same configuration and speaks of ranks that nobody has spoken of. The lines of two
-engines are never one start, however a collector has mixed them.
+engines are never one start, however a collector has mixed them, nor are those of two containers that it names
+before the lines, unless they are nodes of one server. Servers mixed without names cannot be parted; that they
+are mixed shows where one rank names two models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from kvplan.sizing.logs.lines import Fact
+from kvplan.sizing.logs.wordings import CONFIGURATIONS
 
 _HEADINGS = ("version", "options")
 _SETTINGS = (*_HEADINGS, "max_model_len", "step_budget", "kv_dtype", "hybrid_block", "page_padding")
@@ -23,27 +26,65 @@ _FEWEST = 2
 
 def starts(facts: tuple[Fact, ...]) -> list[tuple[Fact, ...]]:
     """The facts of each start, in the order in which they end; at least one start."""
-    engines = {fact.engine for fact in facts}
-    parts = [[fact for fact in facts if fact.engine == engine] for engine in sorted(engines)]
+    found = [
+        start
+        for source in _apart(facts, lambda fact: fact.source)
+        for engine in _engines(source)
+        for start in _starts(engine)
+    ]
+    found.sort(key=lambda start: start[-1].line)
+    return [tuple(start) for start in _joined(found)]
+
+
+def mixed_models(start: tuple[Fact, ...]) -> list[str]:
+    """The models that one rank was started with, if there are several: the lines of as many servers.
+
+    Only lines of one wording are compared: an engine may name the folder into which the model was fetched.
+    """
+    said: dict[tuple[str, str], list[str]] = {}
+    for fact in start:
+        if fact.name == "options" and "model" in fact.values:
+            wording = next(cue for cue, _ in CONFIGURATIONS if cue in fact.text.casefold())
+            models, model = said.setdefault((fact.rank, wording), []), str(fact.values["model"])
+            if model not in models:
+                models.append(model)
+    return next((models for models in said.values() if len(models) > 1), [])
+
+
+def _apart(facts: Iterable[Fact], key: Callable[[Fact], str]) -> list[list[Fact]]:
+    found: dict[str, list[Fact]] = {}
+    for fact in facts:
+        found.setdefault(key(fact), []).append(fact)
+    return list(found.values())
+
+
+def _engines(facts: list[Fact]) -> list[list[Fact]]:
+    """The facts of each engine; all together where one of them is a stray line."""
+    parts = _apart(facts, lambda fact: fact.engine)
     if any(sum(fact.name not in _SETTINGS for fact in part) < _FEWEST for part in parts):
-        return _starts(facts)
-    return sorted((start for part in parts for start in _starts(part)), key=lambda start: start[-1].line)
+        return [facts]
+    return parts
 
 
-def _starts(facts: Iterable[Fact]) -> list[tuple[Fact, ...]]:
-    """The starts of one engine."""
+def _starts(facts: list[Fact]) -> list[list[Fact]]:
+    """The starts of one engine in one container."""
     found: list[list[Fact]] = [[]]
     for fact in facts:
         if fact.name in _HEADINGS and _begins(fact, found[-1]):
             found.append([])
         found[-1].append(fact)
-    joined = found[:1]
-    for start in found[1:]:
+    return _joined(found)
+
+
+def _joined(starts: list[list[Fact]]) -> list[list[Fact]]:
+    """Starts, with the nodes of a server in one."""
+    joined = starts[:1]
+    for start in starts[1:]:
         if _same_server(joined[-1], start):
-            joined[-1].extend(start)
+            joined[-1] = sorted(joined[-1] + start, key=lambda fact: fact.line)
         else:
             joined.append(start)
-    return [tuple(start) for start in joined]
+    return joined
 
 
 def _begins(heading: Fact, start: list[Fact]) -> bool:
@@ -56,7 +97,7 @@ def _begins(heading: Fact, start: list[Fact]) -> bool:
 def _same_server(start: list[Fact], more: list[Fact]) -> bool:
     """Whether ``more`` is what other ranks of the same server say."""
     ranks, others = _measuring(start), _measuring(more)
-    if not others or "" in ranks | others or ranks & others:
+    if start[0].engine != more[0].engine or not others or "" in ranks | others or ranks & others:
         return False
     return all(_said(start, name) == _said(more, name) for name in ("model", "tp"))
 

@@ -16,7 +16,7 @@ _FIELD = re.compile(r"\\\{(\w+)(:word)?\\\}")
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """One wording: what it says, who prints it, literal text every match contains, and the expression."""
+    """One wording: what it says, who prints it ('': either), text every match contains, the expression."""
 
     name: str
     engine: str
@@ -185,6 +185,7 @@ _SGLANG = (
         "max_mamba_cache_size: {state_slots}, conv_state size: {conv_gib} GB, ssm_state size: {state_gib} GB",
     ),
     ("pool_end", "Memory pool end. avail mem={after_gib} GB"),
+    ("no_pool", "Not enough memory. Please try to increase --mem-fraction-static"),
     ("kv_dtype", "Using KV cache dtype: torch.{kv_dtype:word}"),
     ("graph_begin", "Capture cuda graph begin.<any>avail mem={before_gib} GB"),
     ("sglang_graphs", "Capture cuda graph end.<any>mem usage={graph_gib} GB<any>avail mem={after_gib} GB"),
@@ -206,9 +207,27 @@ _SGLANG = (
     ("sglang_limits", "max_total_num_tokens={pool_tokens}"),
 )
 
+_EITHER = (
+    *(
+        (
+            "oom",
+            (
+                f"out of memory. Tried to allocate {{asked_{asked.lower()}}} {asked}. GPU {{device}} has a "
+                f"total capacity of {{total_gib}} GiB of which {{left_{left.lower()}}} {left} is free"
+            ),
+        )
+        for asked in ("GiB", "MiB")
+        for left in ("GiB", "MiB")
+    ),
+    ("oom", "CUDA out of memory"),
+    ("oom", "CUDA error: out of memory"),
+)
+"""What torch says, whichever engine calls it."""
+
 WORDINGS: tuple[Wording, ...] = (
     *(_compile(name, "vllm", template) for name, template in _VLLM),
     *(_compile(name, "sglang", template) for name, template in _SGLANG),
+    *(_compile(name, "", template) for name, template in _EITHER),
 )
 
 OPTIONS: dict[str, re.Pattern[str]] = {
@@ -228,7 +247,8 @@ OPTIONS: dict[str, re.Pattern[str]] = {
 OPTION_WORDS = frozenset(("model", "kv_dtype", "quantization", "dtype"))
 
 CONFIGURATIONS = (
-    ("non-default args", "vllm"), ("llm engine (v", "vllm"), ("llm engine with config", "vllm"),
+    ("non-default args", "vllm"), ("args: namespace(", "vllm"), ("llm engine (v", "vllm"),
+    ("llm engine with config", "vllm"),
     ("serverargs(", "sglang"),
 )  # fmt: skip
 """Text that marks a line as a printed configuration, and the engine it marks."""

@@ -171,7 +171,7 @@ class Config:
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.error(f"expected a whole number, found {_shown(value)}", key)
         if not least <= value <= MAX_COUNT:
-            raise self.error(f"{value} is not a possible value (at least {least})", key)
+            raise self.error(f"{value} is not a possible value ({least} to {MAX_COUNT:,})", key)
         return value
 
     def count(self, key: str, *, defaults: bool = True) -> int:

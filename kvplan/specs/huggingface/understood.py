@@ -43,7 +43,10 @@ LEFT_ALONE = frozenset(
 )  # fmt: skip
 """Fields of known architectures that are read by their engines and change no cache."""
 
-SIZE_DECIDING = ("num_hidden_layers", "sliding_window", "kv_lora_rank")
+SIZE_DECIDING = (
+    "num_hidden_layers", "sliding_window", "kv_lora_rank", "hidden_size", "vocab_size", "intermediate_size",
+    "num_attention_heads",
+)  # fmt: skip
 HEADS = ("num_key_value_heads", "head_dim")
 """Fields that published configurations write (the latter not beside a latent): without, a file may be cut."""
 

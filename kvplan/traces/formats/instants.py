@@ -12,6 +12,11 @@ _INSTANT = re.compile(
 )
 
 
+def dated(text: str) -> bool:
+    """Whether a text has the form of an instant."""
+    return _INSTANT.match(text) is not None
+
+
 _PER_S = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 
 

@@ -14,6 +14,7 @@ from kvplan.errors import DataError
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.arrivals import drawn_arrivals
 from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat, csv_columns
+from kvplan.traces.formats.instants import dated
 from kvplan.traces.formats.table import Table, parse_count, parse_number
 from kvplan.traces.request import Request, default_output
 from kvplan.traces.settings import setting
@@ -53,6 +54,9 @@ TIMES = re.compile(
 
 DURATIONS = re.compile(r"latency|duration|ttft|tpot|itl|e2e|think")
 """Names of times that something took."""
+
+
+AS_DATES = "dates are read under the columns TIMESTAMP,ContextTokens,GeneratedTokens"
 
 
 def _refuse_other_times(name: str, dialect: Dialect, columns: list[str]) -> None:
@@ -97,7 +101,8 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         try:
             seconds = parse_number(arrival) if timed else 0.0
         except ValueError:
-            accounting.drop(f"{dialect.arrival} is not a number", line)
+            found = f"a date: {AS_DATES}" if dated(arrival) else "not a number"
+            accounting.drop(f"{dialect.arrival} is {found}", line)
             continue
         arrival_s = seconds * time_scale / rate_scale
         output_tokens = admit(line, arrival_s, prompt_tokens, output_tokens)

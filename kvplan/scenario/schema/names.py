@@ -1,0 +1,28 @@
+"""What engines and benchmarks call the fields of a scenario: refused, and answered with the name here."""
+
+CALLED_ELSEWHERE = {
+    "tensor_parallel": "parallel.tp",
+    "tensor_parallel_size": "parallel.tp",
+    "tp_size": "parallel.tp",
+    "pipeline_parallel_size": "parallel.pp",
+    "pp_size": "parallel.pp",
+    "enable_expert_parallel": "parallel.expert_parallel",
+    "enable_dp_attention": "parallel.dp_attention",
+    "kv_dtype": "cache.dtype",
+    "kv_cache_dtype": "cache.dtype",
+    "enable_prefix_caching": "cache.prefix",
+    "disable_radix_cache": "cache.prefix",
+    "num_gpu_blocks_override": "cache.blocks",
+    "quantization": "weights_dtype",
+    "scheduling_policy": "engine.policy",
+    "request_rate": "workload.rate",
+    "rps": "workload.rate",
+    "qps": "workload.rate",
+    "concurrency": "workload.max_in_flight",
+    "max_concurrency": "workload.max_in_flight",
+    "num_prompts": "workload.requests",
+    "num_requests": "workload.requests",
+    "input_len": "workload.prompt_tokens",
+    "input_tokens": "workload.prompt_tokens",
+    "output_len": "workload.output_tokens",
+}
