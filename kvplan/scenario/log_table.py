@@ -17,16 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from kvplan.errors import DataError
-from kvplan.scenario.log_columns import (
-    COUNTS,
-    MOMENTS,
-    Column,
-    Columns,
-    candidates,
-    columns_of,
-    plain_name,
-    spelled_as_moments,
-)
+from kvplan.scenario.log_columns import MOMENTS, Columns, candidates, columns_of, spelled_as_moments
 from kvplan.scenario.log_units import (
     Records,
     arrival_column,
@@ -36,6 +27,7 @@ from kvplan.scenario.log_units import (
     is_float,
 )
 from kvplan.scenario.measured import Measured, is_number, measured_row
+from kvplan.traces.columns import COUNTS, Column, delimiter_of, plain_name
 
 _FAILURES = ("error", "errors", "error_msg", "error_message", "error_code", "failed", "is_failed", "failure",
              "is_error", "has_error", "timed_out", "cancelled", "canceled", "aborted")  # fmt: skip
@@ -79,7 +71,7 @@ def read_table(text: str, path: str, notes: list[str]) -> list[Measured]:
     if blank is None:
         raise DataError("the log is empty", where=path)
     lines = lines[blank:]
-    delimiter = max(",;\t", key=lines[0].count)
+    delimiter = delimiter_of(lines[0])
     reader = csv.reader(lines, delimiter=delimiter)
     header = [plain_name(name) for name in next(reader)]
     where = f"{path}:{blank + 1}"

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from kvplan.errors import DataError
-from kvplan.scenario.log_columns import Column, Columns, candidates
+from kvplan.scenario.log_columns import Columns, candidates
 from kvplan.scenario.measured import Measured
+from kvplan.traces.columns import Column
 from kvplan.traces.formats.instants import per_second, unit_since_1970
 from kvplan.traces.formats.table import parse_number
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +21,7 @@ from kvplan.traces.compression import Telling, unpacked
 MAX_LINE_BYTES = 64 << 20
 MAX_DOCUMENT_BYTES = 256 << 20
 _BOM = b"\xef\xbb\xbf"
+_HEAD_BYTES = 64 << 10
 _NAMED = 5
 """How many files a message names."""
 
@@ -39,6 +41,7 @@ class Source(AbstractContextManager["Source"]):
             archive), for recognising the format.
         members_seen: names of a directory's or zip's files, or of those the beginning of a tar shows.
         left_out: names of the files that were passed over, once everything is read.
+        notes: what was done to get at the rows.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -46,6 +49,8 @@ class Source(AbstractContextManager["Source"]):
         self.path = None if read_once(path) else Path(path)
         self.head = b""
         self.left_out: list[str] = []
+        self.notes: list[str] = []
+        self._rows: Iterator[bytes] | None = None
         self._stack = ExitStack()
         self._archive: Archive | None = None
         self._stream: IO[bytes] | None = None
@@ -93,12 +98,33 @@ class Source(AbstractContextManager["Source"]):
         else:
             self.head, self._stream = head, stream
 
+    def unwrap(self, unwrapping: Callable[[bytes, str, list[str]], Iterator[bytes]]) -> None:
+        """From here on ``head`` and ``lines()`` are of the rows in the document, one JSON object a line.
+
+        Raises:
+            DataError: the document holds no rows, or cannot be read.
+        """
+        rows = unwrapping(self.document(), self.name, self.notes)
+        first, size = [], 0
+        for row in rows:
+            first.append(row + b"\n")
+            size += len(row)
+            if size >= _HEAD_BYTES:
+                break
+        self.head = b"".join(first)
+        self._rows = chain(first, (row + b"\n" for row in rows))
+
     def lines(self) -> Iterator[tuple[int, bytes]]:
         """``(line number from 1, line with its end)`` for every line that is not blank.
+
+        Of an unwrapped document it is the number of the row.
 
         Raises:
             DataError: a line over 64 MiB, damaged compression, or an archive of several traces.
         """
+        if self._rows is not None:
+            yield from enumerate(self._rows, start=1)
+            return
         with Telling(self.name):
             for stream in self._only():
                 for number, line in enumerate(iter(partial(stream.readline, MAX_LINE_BYTES), b""), start=1):

@@ -12,6 +12,7 @@ from kvplan.traces.accounting import BEYOND_LIMIT, NO_TIME, Accounting
 from kvplan.traces.archives import DATA_SUFFIXES
 from kvplan.traces.formats.contract import ZERO_OUTPUT, ReadOptions, TraceFormat
 from kvplan.traces.formats.instants import per_second, unit_since_1970
+from kvplan.traces.formats.unwrap import Unwrapping, unwrapping
 from kvplan.traces.request import Request
 from kvplan.traces.settings import setting
 from kvplan.traces.source import Source, listed, read_once
@@ -39,6 +40,7 @@ class Trace:
         sort: str,
         piped: Source | None = None,
         by_session: bool = False,
+        unwrapping: Unwrapping | None = None,
     ) -> None:
         self.name = piped.name if piped else str(path)
         self.format = kind.name
@@ -52,6 +54,7 @@ class Trace:
         self._by_session = by_session
         self._smooth = smooth
         self._sort = sort
+        self._unwrapping = unwrapping
 
     @property
     def block_size(self) -> int | None:
@@ -81,6 +84,10 @@ class Trace:
     def _read(self, report: Accounting) -> Iterator[Request]:
         kind = self._kind
         with self._piped or Source(self._path) as source:
+            if self._unwrapping is not None and self._piped is None:
+                source.unwrap(self._unwrapping)
+            for note in source.notes:
+                report.note(note)
             found = kind.read(source, self._options, report)
             in_order = kind.merges and not self._by_session
             if self._limit is not None and not in_order:
@@ -174,29 +181,61 @@ def open_trace(
     if read_once(path):
         piped = Source(path)
         try:
-            kind = _settle(piped, declared)
+            kind, unwrapping = _settle(piped, declared)
         except BaseException:
             piped.close()
             raise
     else:
         piped = None
         with Source(path) as source:  # opened again when it is read, so that no file stays open till then
-            kind = _settle(source, declared)
+            kind, unwrapping = _settle(source, declared)
     return Trace(
-        path, kind, options, limit=limit, smooth=smooth, sort=sort, piped=piped, by_session=by_session
-    )
+        path, kind, options, limit=limit, smooth=smooth, sort=sort, piped=piped, by_session=by_session,
+        unwrapping=unwrapping,
+    )  # fmt: skip
 
 
-def _settle(source: Source, declared: TraceFormat | None) -> TraceFormat:
-    kind = _format_of(source, declared)
+def _settle(source: Source, declared: TraceFormat | None) -> tuple[TraceFormat, Unwrapping | None]:
+    """The format, and how its rows are got at where they are not one a line."""
+    kind, way = _unwrapped(source, declared)
+    kind = kind or _format_of(source, declared)
     if not kind.archives:
         source.check_only()
-    return kind
+    return kind, way
+
+
+def _unwrapped(source: Source, declared: TraceFormat | None) -> tuple[TraceFormat | None, Unwrapping | None]:
+    """The format of a document that holds its rows in another way than one a line; none of other content.
+
+    Formats of documents (sessions, spans) read them as they are.
+    """
+    head = source.head
+    way = unwrapping(head)
+    if way is None:
+        return None, None
+    name = _name(source)
+    known = formats.recognise(head, name) if declared is None or not declared.sniff(head, name) else declared
+    if known is not None and (known.documents or head.lstrip()[:1] != b"["):
+        return None, None
+    source.check_only()
+    source.unwrap(way)
+    kind = formats.recognise(source.head, name)
+    if kind is None:
+        source.head = head
+        return None, None
+    if declared is not None and kind is not declared:
+        return None, None
+    return kind, way
+
+
+def _name(source: Source) -> str:
+    """What formats recognise a file, or the files of an archive, by."""
+    return "\n".join(source.members_seen) if source.archive else source.name
 
 
 def _format_of(source: Source, declared: TraceFormat | None) -> TraceFormat:
     head = source.head
-    name = "\n".join(source.members_seen) if source.archive else source.name
+    name = _name(source)
     if not source.archive and not head.strip():
         raise DataError("the trace is empty", where=source.name, hint="it has no rows at all")
     if declared is not None and (source.archive or declared.sniff(head, name)):

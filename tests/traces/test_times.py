@@ -127,19 +127,39 @@ def test_other_columns_are_not_taken_for_times(tmp_path: Path, column: str) -> N
     assert arrivals(path)[0] == [0.0]
 
 
-@pytest.mark.parametrize(
-    "column",
-    [
-        "timestamp", "arrival_time", "start_time", "t", "ts", "Date", "created_at", "created", "ts_ms", "epoch_ms",
-        "offset_ms", "ms", "sent", "received", "when", "clock", "delay_ms", "T", "Submitted At",
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("column", ["offset_ms", "ms", "clock", "delay_ms"])
 def test_times_under_another_name_are_not_taken_for_none(tmp_path: Path, column: str) -> None:
     rows = "1,100,10\n50,100,10\n"
     path = written(tmp_path, "a.csv", HEADER.replace("arrival_s", column) + rows)
     with pytest.raises(DataError, match=f"no column 'arrival_s'.*'{column.lower()}'"):
         arrivals(path)
     assert len(arrivals(path, rate=2.0)[0]) == 2
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "timestamp", "arrival_time", "start_time", "t", "ts", "Date", "created_at", "created", "sent", "received",
+        "when", "T", "Submitted At",
+    ],
+)  # fmt: skip
+def test_times_without_a_unit_are_refused_where_it_cannot_be_told(tmp_path: Path, column: str) -> None:
+    path = written(tmp_path, "a.csv", HEADER.replace("arrival_s", column) + "1,100,10\n50,100,10\n")
+    with pytest.raises(
+        DataError, match=f"the unit of '{column}' cannot be told: 0.041/s in seconds"
+    ) as failure:
+        arrivals(path)
+    assert "_s or " in str(failure.value.hint)
+    assert len(arrivals(path, rate=2.0)[0]) == 2
+    assert arrivals(path, time_scale=0.001)[0] == [0.0, pytest.approx(0.049)]
+
+
+@pytest.mark.parametrize("column", ["ts_ms", "Timestamp (ms)", "arrivalTime [ms]", "start time/ms"])
+def test_times_in_the_unit_that_their_name_says(tmp_path: Path, column: str) -> None:
+    path = written(tmp_path, "a.csv", HEADER.replace("arrival_s", column) + "1,100,10\n50,100,10\n")
+    found, remarks = arrivals(path)
+    assert found == [0.0, 0.049]
+    assert any(f"arrivals from {column!r} in milliseconds, as its name says" in remark for remark in remarks)
 
 
 def test_a_table_without_times_arrives_at_once(tmp_path: Path) -> None:
@@ -153,8 +173,8 @@ def test_a_table_without_times_arrives_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "hint"),
     [
-        ("a.csv", "time,prompt_len,output_len\n1,2,3\n", "columns arrival_s,prompt_tokens,output_tokens"),
-        ("a.json", '[{"timestamp": 1}]', "one object a line"),
+        ("a.csv", "time,prompt,output\n1,a,b\n", "columns arrival_s,prompt_tokens,output_tokens"),
+        ("a.json", '[{"timestamp": 1}]', "requests of a known format"),
     ],
 )
 def test_what_is_not_recognised_says_what_would_be(tmp_path: Path, name: str, text: str, hint: str) -> None:

@@ -18,6 +18,7 @@ _MODULES = {
     "otel": "otel",
     "tracelab": "tracelab",
     "servegen": "servegen",
+    "records": "records",
 }
 """Format -> module, in the order in which they are tried: the more particular first."""
 

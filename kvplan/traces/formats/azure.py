@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kvplan.traces.accounting import Accounting
-from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat, csv_columns
+from kvplan.traces.formats.contract import (
+    Intake,
+    ReadOptions,
+    TraceFormat,
+    csv_columns,
+    first_cell,
+    is_numeral,
+)
 from kvplan.traces.formats.instants import TICKS_PER_S, Instants
 from kvplan.traces.formats.table import Table, parse_count
 from kvplan.traces.request import Request, default_output
@@ -20,7 +27,7 @@ COLUMNS = ["timestamp", "contexttokens", "generatedtokens", "?numimages"]
 
 
 def sniff(head: bytes, name: str) -> bool:
-    return set(COLUMNS[:3]) <= set(csv_columns(head))
+    return set(COLUMNS[:3]) <= set(csv_columns(head)) and not is_numeral(first_cell(head, COLUMNS[0]))
 
 
 def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterator[Request]:

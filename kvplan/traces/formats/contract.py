@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import msgspec
+
 from kvplan.errors import UsageError
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.request import Request
@@ -75,6 +77,7 @@ class TraceFormat:
         in_ms: times are numbers of milliseconds; many files have seconds there.
         from_first: times are absolute (dates); the first arrival becomes 0.
         block_size: tokens per block id, unless overridden or said by the file.
+        documents: reads JSON that is no row a line (arrays, objects over several lines) by itself.
         example: the smallest file a user would write, for formats that are written by hand.
     """
 
@@ -89,6 +92,7 @@ class TraceFormat:
     from_first: bool = False
     in_ms: bool = False
     block_size: int | None = None
+    documents: bool = False
     example: str = ""
 
 
@@ -148,8 +152,40 @@ def json_keys(head: bytes, lines: int = 5) -> set[str]:
 
 def csv_columns(head: bytes) -> list[str]:
     """The first line that is not blank as column names, trimmed and in lower case."""
-    for line in head.split(b"\n"):
-        if line.strip():
-            text = line.decode("utf-8", "replace")
-            return [name.strip().strip('"').lower() for name in text.strip().split(",")]
-    return []
+    line = first_line(head)
+    return [name.strip().strip('"').lower() for name in line.split(",")] if line else []
+
+
+def first_line(head: bytes) -> str:
+    """The first line that is not blank, trimmed."""
+    return next((line.decode("utf-8", "replace").strip() for line in head.split(b"\n") if line.strip()), "")
+
+
+def top_keys(head: bytes, lines: int = 5) -> set[str]:
+    """Names of the objects in the first lines themselves, where a line is whole; of cut lines, all names."""
+    found: set[str] = set()
+    for line in head.split(b"\n")[:lines]:
+        try:
+            found.update(msgspec.json.decode(line, type=dict[str, msgspec.Raw]))
+        except (msgspec.MsgspecError, RecursionError):
+            found |= json_keys(line)
+    return found
+
+
+def first_cell(head: bytes, name: str) -> str:
+    """What the first row of a table with commas has in a column; empty without a row or the column."""
+    lines = [line for line in head.split(b"\n")[:50] if line.strip()][:2]
+    columns = csv_columns(head)
+    if len(lines) < 2 or name not in columns:
+        return ""
+    cells = lines[1].decode("utf-8", "replace").split(",")
+    place = columns.index(name)
+    return cells[place].strip().strip('"') if place < len(cells) else ""
+
+
+def is_numeral(text: str) -> bool:
+    """Whether a cell is a number."""
+    return _NUMERAL.fullmatch(text) is not None
+
+
+_NUMERAL = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", re.ASCII)

@@ -13,8 +13,17 @@ from typing import NamedTuple
 from kvplan.errors import DataError
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.arrivals import drawn_arrivals
-from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat, csv_columns
+from kvplan.traces.columns import plain_name, timed
+from kvplan.traces.formats.contract import (
+    Intake,
+    ReadOptions,
+    TraceFormat,
+    csv_columns,
+    first_cell,
+    first_line,
+)
 from kvplan.traces.formats.instants import dated
+from kvplan.traces.formats.record_columns import SAYS_ARRIVAL, SAYS_TIME
 from kvplan.traces.formats.table import Table, parse_count, parse_number
 from kvplan.traces.request import Request, default_output
 from kvplan.traces.settings import setting
@@ -72,7 +81,13 @@ def _refuse_other_times(name: str, dialect: Dialect, columns: list[str]) -> None
 
 
 def sniff(head: bytes, name: str) -> bool:
-    return _dialect(csv_columns(head)) is not None
+    columns = csv_columns(head)
+    dialect = _dialect(columns)
+    if dialect is None:
+        return False
+    if dialect.arrival in columns:
+        return not dated(first_cell(head, dialect.arrival))
+    return not timed((*SAYS_ARRIVAL, *SAYS_TIME), [plain_name(name) for name in first_line(head).split(",")])
 
 
 def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterator[Request]:

@@ -8,15 +8,25 @@ for blocks that are not of 512 tokens. With a rate, rows without any times arriv
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import msgspec
 
 from kvplan.traces.accounting import NO_TIME, Accounting
 from kvplan.traces.arrivals import drawn_arrivals
-from kvplan.traces.formats.contract import MAX_BLOCK_SIZE, Intake, ReadOptions, TraceFormat, json_keys
+from kvplan.traces.columns import timed
+from kvplan.traces.formats.contract import (
+    MAX_BLOCK_SIZE,
+    Intake,
+    ReadOptions,
+    TraceFormat,
+    json_keys,
+    top_keys,
+)
 from kvplan.traces.formats.granularity import Granularity
 from kvplan.traces.formats.jsonl import Priority, rows
+from kvplan.traces.formats.record_columns import SAYS_ARRIVAL, SAYS_TIME
 from kvplan.traces.request import Request, TokenRuns, default_output
 from kvplan.traces.source import Source
 from kvplan.traces.tokenspace import BlockIds, unknown_run
@@ -39,9 +49,16 @@ class Row(msgspec.Struct, gc=False):
     block_size: int | None = None
 
 
+_DATED = re.compile(rb'"timestamp"\s*:\s*"')
+
+
 def sniff(head: bytes, name: str) -> bool:
-    keys = json_keys(head)
-    return {"input_length", "output_length"} <= keys and not keys & {"chat_id", "sys_prompt"}
+    if _DATED.search(head.split(b"\n", 1)[0]):
+        return False
+    keys = top_keys(head)
+    if "timestamp" not in keys and timed((*SAYS_ARRIVAL, *SAYS_TIME), list(keys)):
+        return False
+    return {"input_length", "output_length"} <= keys and not json_keys(head) & {"chat_id", "sys_prompt"}
 
 
 def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterator[Request]:

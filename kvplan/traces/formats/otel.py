@@ -3,8 +3,9 @@
 Understood: ``{"spans": [...]}`` (also one such object or one span a line, or indented spans in a row, as
 Python's console exporter prints them), and OTLP JSON (``resourceSpans``). Names of the attributes changed
 between versions of the convention; the current and the earlier (``prompt_tokens``, ``completion_tokens``)
-names are read. Text is not tokenized, so reuse is unknown; a provider's own count of cached tokens is
-reported as a note. A span ends with its answer, so calls of a session also say whose answer they waited for.
+names are read, and those of OpenInference (``llm.token_count.*``), OpenLLMetry and Vercel. Text is not
+tokenized, so reuse is unknown; a provider's own count of cached tokens is reported as a note. A span ends with
+its answer, so calls of a session also say whose answer they waited for.
 
 An agent's span carries the tokens of the calls below it, a gateway's those of the call it passes on: a span
 around counted spans below it is no call of its own. A span id that comes again is the same span, exported
@@ -29,9 +30,23 @@ from kvplan.traces.source import Source
 from kvplan.traces.tokenspace import unknown_run
 from kvplan.traces.turns import Recorded, with_turns
 
-_INPUT = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens")
-_OUTPUT = ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens")
-_CACHED = "gen_ai.usage.cache_read.input_tokens"
+_INPUT = (
+    "gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt",
+    "llm.usage.prompt_tokens", "ai.usage.inputTokens", "ai.usage.promptTokens",
+)  # fmt: skip
+_OUTPUT = (
+    "gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens", "llm.token_count.completion",
+    "llm.usage.completion_tokens", "ai.usage.outputTokens", "ai.usage.completionTokens",
+)  # fmt: skip
+_CACHED = (
+    "gen_ai.usage.cache_read.input_tokens", "llm.token_count.prompt_details.cache_read",
+    "gen_ai.usage.cache_read_input_tokens", "ai.usage.cachedInputTokens",
+)  # fmt: skip
+_CALLS = ("gen_ai.", "llm.", "ai.usage.", "ai.model.", "openinference.span.kind")
+"""How attributes of model calls begin: OpenTelemetry's, OpenInference's, OpenLLMetry's, Vercel's."""
+_KIND = "openinference.span.kind"
+_KINDS = frozenset({"agent", "chain", "tool", "retriever", "embedding", "reranker", "guardrail", "evaluator"})
+"""Kinds of OpenInference's spans that are no model calls."""
 _OPERATION = "gen_ai.operation.name"
 _SUMS = frozenset({"invoke_agent", "create_agent", "invoke_workflow", "execute_tool"})
 """Operations that are no model call themselves."""
@@ -79,12 +94,16 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
             continue
         key = tree.add(span)
         attributes = _attributes(span.get("attributes"))
-        if not any(key.startswith("gen_ai.") for key in attributes):
-            accounting.drop("not a model call (no gen_ai attributes)", number)
+        if not any(key.startswith(_CALLS) for key in attributes):
+            accounting.drop("not a model call (no gen_ai or llm attributes)", number)
             continue
         prompt_tokens, output_tokens = _count(attributes, _INPUT), _count(attributes, _OUTPUT)
+        operation = str(attributes.get(_OPERATION) or attributes.get(_KIND)).lower()
+        if (prompt_tokens is None or output_tokens is None) and operation in _KINDS:
+            accounting.drop("not a model call (by its openinference.span.kind)", number)
+            continue
         if prompt_tokens is None or output_tokens is None:
-            accounting.drop("no token counts (gen_ai.usage.*)", number)
+            accounting.drop("no token counts (gen_ai.usage.*, llm.token_count.*)", number)
             continue
         try:
             ticks = clock.ticks(span, _BEGUN)
@@ -118,8 +137,8 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
             ended = -1
         answered_s = (ended - origin) / TICKS_PER_S if ended >= ticks else None
         recorded = Recorded(request, (ticks - origin) / TICKS_PER_S, answered_s)
-        found = _count(attributes, (_CACHED,)) or 0
-        calls.append(_Call(number, key, str(attributes.get(_OPERATION)), prompt_tokens, found, recorded))
+        found = _count(attributes, _CACHED) or 0
+        calls.append(_Call(number, key, operation, prompt_tokens, found, recorded))
     calls = _without_sums(calls, tree, accounting)
     accounting.requests += len(calls)
     accounting.without_ids += len(calls)
@@ -142,7 +161,7 @@ def _without_sums(calls: list[_Call], tree: SpanTree, accounting: Accounting) ->
         begun_s = below.get(call.span) if call.span is not None else None
         answered_s = call.recorded.answered_s
         around = begun_s is not None and answered_s is not None and begun_s < answered_s
-        if around or (begun_s is not None and call.operation in _SUMS):
+        if around or (begun_s is not None and call.operation in _SUMS | _KINDS):
             accounting.drop("sums up the spans below it", call.number)
         else:
             kept.append(call)
@@ -198,13 +217,23 @@ def _unwrap(document: Any) -> Iterator[Any]:
 
 def _attributes(raw: Any) -> dict[str, Any]:
     """Attributes as a mapping; OTLP writes them as ``[{"key": ..., "value": {"intValue": ...}}]``."""
-    if isinstance(raw, dict):
-        return raw
     found: dict[str, Any] = {}
+    if isinstance(raw, dict):
+        _nested("", raw, found)
+        return found
     for item in raw if isinstance(raw, list) else ():
         if isinstance(item, dict) and isinstance(item.get("value"), dict):
             found[str(item.get("key"))] = next(iter(item["value"].values()), None)
     return found
+
+
+def _nested(prefix: str, raw: dict[str, Any], found: dict[str, Any], depth: int = 6) -> None:
+    """Attributes by their full names; some exporters nest them at the dots."""
+    for key, value in raw.items():
+        if isinstance(value, dict) and depth:
+            _nested(f"{prefix}{key}.", value, found, depth - 1)
+        else:
+            found[f"{prefix}{key}"] = value
 
 
 def _count(attributes: dict[str, Any], names: tuple[str, ...]) -> int | None:
@@ -272,5 +301,6 @@ FORMAT = TraceFormat(
     read=read,
     keys=frozenset({"spans", "span_id", "start_time", "attributes"}),
     merges=True,
+    documents=True,
     from_first=True,
 )

@@ -41,11 +41,12 @@ _LOOKS = {
 """Formats that are recognised by their keys only to say why they are not read."""
 
 _TABLE_HINT = f"write it as CSV ({OWN_TABLE}) or as JSON lines first"
+_COLUMNS_HINT = f"its columns need names like {OWN_TABLE}"
 _UNPACKED = "decompress it first, or compress it with gzip, zstd or xz"
 
 _FIRST_BYTES = {
-    b"PAR1": ("a Parquet file", f"{_TABLE_HINT}: pandas.read_parquet and DataFrame.to_csv do"),
-    b"ARROW1": ("an Arrow file", f"{_TABLE_HINT}: pandas.read_feather and DataFrame.to_csv do"),
+    b"PAR1": ("a Parquet file without requests", _COLUMNS_HINT),
+    b"ARROW1": ("an Arrow file without requests", _COLUMNS_HINT),
     b"SQLite format 3": ("an SQLite database", _TABLE_HINT),
     b"7z\xbc\xaf\x27\x1c": ("a 7z archive", "unpack it first"),
     b"Rar!\x1a\x07": ("a RAR archive", "unpack it first"),
@@ -146,9 +147,9 @@ def _unlike(head: bytes, where: str) -> DataError:
                 f"this looks like {other}, which kvplan does not read as a trace", where=where, hint=why
             )
     if array:
-        hint = "one JSON array is not read: write one object a line (jq -c '.[]' does)"
+        hint = "an array is read where its objects are requests of a known format, and its JSON is whole"
     elif spread and formats.recognise(rows, ""):
-        hint = "an object over several lines is not read: write one object a line (jq -c . does)"
+        hint = "its JSON is damaged: is the file whole?"
     elif near := _nearest(keys, json):
         hint = near
     else:

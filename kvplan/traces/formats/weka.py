@@ -205,5 +205,6 @@ FORMAT = TraceFormat(
     has_ids=True,
     archives=True,
     merges=True,
+    documents=True,
     block_size=BLOCK_SIZE,
 )

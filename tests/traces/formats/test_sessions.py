@@ -268,8 +268,8 @@ def test_otel_spans_that_are_no_model_calls(reading):
     late = {**span(3, **usage(3)), "start_time": "soon"}
     _, trace = reading(json.dumps({"spans": [span(1, **usage(1)), other, span(2), late, 7]}), "s.json")
     assert {reason: entry.lines for reason, entry in trace.report.dropped.items()} == {
-        "not a model call (no gen_ai attributes)": [2],
-        "no token counts (gen_ai.usage.*)": [3],
+        "not a model call (no gen_ai or llm attributes)": [2],
+        "no token counts (gen_ai.usage.*, llm.token_count.*)": [3],
         "no start time that can be read": [4],
         "span is not an object": [5],
     }

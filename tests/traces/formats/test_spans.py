@@ -70,7 +70,7 @@ def test_a_span_exported_twice_is_one(reading) -> None:
 def test_a_span_exported_before_it_was_complete_is_not_the_one_that_counts(reading) -> None:
     requests, trace = reading(lines(span("a", **TOOL), span("a", **{"gen_ai.operation.name": ["odd"]})))
     assert len(requests) == 1
-    assert list(trace.report.dropped) == ["no token counts (gen_ai.usage.*)"]
+    assert list(trace.report.dropped) == ["no token counts (gen_ai.usage.*, llm.token_count.*)"]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_counts_may_be_written_as_floats(reading) -> None:
     assert (request.prompt_tokens, request.output_tokens) == (120, 7)
     half = {"gen_ai.usage.input_tokens": 120.5}
     _, trace = reading(lines(span("a"), span("b", **half)))
-    assert trace.report.dropped["no token counts (gen_ai.usage.*)"].lines == [2]
+    assert trace.report.dropped["no token counts (gen_ai.usage.*, llm.token_count.*)"].lines == [2]
 
 
 def test_indented_spans_in_a_row(reading) -> None:
@@ -141,3 +141,23 @@ def test_jaeger_json_is_named(tmp_path, indent) -> None:
     with pytest.raises(DataError, match="this looks like Jaeger JSON") as caught:
         open_trace(path)
     assert "OTLP JSON" in caught.value.hint
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_spans_of_openinference(reading, nested) -> None:
+    tokens = {"prompt": 70, "completion": 7, "prompt_details": {"cache_read": 30}}
+    counts: dict[str, Any] = {"llm.token_count.prompt": 70, "llm.token_count.completion": 7, "session.id": "s",
+              "openinference.span.kind": "LLM", "llm.token_count.prompt_details.cache_read": 30}  # fmt: skip
+    agent = {**counts, "openinference.span.kind": "AGENT"}
+    if nested:
+        counts = {"llm": {"token_count": tokens}, "session": {"id": "s"}}
+        counts["openinference"] = {"span": {"kind": "LLM"}}
+        agent = {**counts, "openinference": {"span": {"kind": "AGENT"}}}
+    spans = [span("agent", at=0, until=8), span("a", "agent", at=1, until=5), span("find", "agent", at=6)]
+    spans[0]["attributes"], spans[1]["attributes"] = agent, counts
+    spans[2]["attributes"] = {"openinference.span.kind": "RETRIEVER"}
+    requests, trace = reading(lines(*spans))
+    assert [(item.prompt_tokens, item.output_tokens, item.session) for item in requests] == [(70, 7, "s")]
+    assert trace.report.dropped["sums up the spans below it"].lines == [1]
+    assert trace.report.dropped["not a model call (by its openinference.span.kind)"].lines == [3]
+    assert "provider-reported cached tokens: 30 of 70 (42.9%)" in trace.report.notes

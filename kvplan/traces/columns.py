@@ -1,0 +1,88 @@
+"""Which column is what, by the names that tools, logs and spreadsheets write; and the unit a name says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+COUNTS = {
+    "prompt_tokens": ("prompt_tokens", "input_tokens", "input_len", "prompt_len", "num_prompt_tokens",
+                      "num_prefill_tokens", "isl", "num_input_tokens", "number_input_tokens", "prompt_length",
+                      "input_length", "input_sequence_length", "input_toks", "prompt_toks", "context_tokens",
+                      "request_tokens", "prompt_size", "prompt_token_count", "input_token_count",
+                      "input_tokens_total", "input_size", "context_length", "context_len", "prefill_tokens",
+                      "n_prompt_tokens", "n_input_tokens", "num_context_tokens", "llm_token_count_prompt",
+                      "gen_ai_usage_input_tokens", "gen_ai_usage_prompt_tokens", "tokens_in", "in_tokens",
+                      "prefill_length", "request_length", "prompt_tokens_count", "contexttokens"),
+    "output_tokens": ("output_tokens", "completion_tokens", "output_len", "generated_tokens",
+                      "num_generation_tokens", "num_decode_tokens", "osl", "num_output_tokens",
+                      "number_output_tokens", "output_length", "output_sequence_length", "output_toks",
+                      "completion_toks", "response_tokens", "token_size", "output_size",
+                      "completion_token_count", "output_token_count", "generation_tokens", "decode_tokens",
+                      "completion_len", "completion_length", "response_len", "response_length",
+                      "n_output_tokens", "n_completion_tokens", "num_completion_tokens",
+                      "num_generated_tokens", "generation_len", "generation_length", "gen_len", "gen_tokens",
+                      "llm_token_count_completion", "gen_ai_usage_output_tokens",
+                      "gen_ai_usage_completion_tokens", "tokens_out", "out_tokens", "decode_length",
+                      "completion_tokens_count", "generatedtokens"),
+    "cached_tokens": ("cached_tokens", "num_cached_tokens"),
+}  # fmt: skip
+ARRIVALS = ("arrival", "arrival_time", "start", "start_time", "request_time", "timestamp", "submit_time",
+            "request_start", "queued_ts", "arrived_at", "arrival_timestamp", "request_start_time",
+            "start_ts", "sent_at", "send_time", "created_at")  # fmt: skip
+UNITS = {"": 1.0} | {
+    f"_{name}": factor
+    for factor, names in (
+        (1.0, ("s", "sec", "secs", "second", "seconds")), (1e-3, ("ms", "msec", "millis", "milliseconds")),
+        (1e-6, ("us", "usec", "micros", "microseconds")), (1e-9, ("ns", "nsec", "nanos", "nanoseconds")),
+    )
+    for name in names
+}  # fmt: skip
+"""How a name ends that says its unit, and the seconds that 1 stands for."""
+
+PARTED = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+"""What columns are parted by, and what messages call it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table or log.
+
+    Attributes:
+        name: as it is looked up.
+        unit: seconds (or tokens) that 1 stands for.
+        labelled: whether the name says so.
+    """
+
+    name: str
+    unit: float = 1.0
+    labelled: bool = False
+
+
+@lru_cache(maxsize=4096)
+def plain_name(name: str) -> str:
+    """A column's name as it is looked up: ``TTFT (ms)``, ``promptTokens`` and ``ttft_ms`` alike."""
+    parted = re.sub(r"([a-z])([A-Z])", r"\1_\2", name.strip())
+    return re.sub(r"[^a-z0-9]+", "_", parted.lower()).strip("_")
+
+
+def counted(quantity: str, header: Sequence[str]) -> list[Column]:
+    """Columns that may hold a number of tokens, the likeliest first."""
+    return [Column(spelling) for spelling in COUNTS[quantity] if spelling in header]
+
+
+def timed(spellings: Sequence[str], header: Sequence[str]) -> list[Column]:
+    """Columns of times under these names, with or without a unit behind them, the likeliest first."""
+    return [
+        Column(spelling + suffix, unit, bool(suffix))
+        for spelling in spellings
+        for suffix, unit in UNITS.items()
+        if spelling + suffix in header
+    ]
+
+
+def delimiter_of(header: str) -> str:
+    """What parts the columns of a table, by its first line."""
+    return max(PARTED, key=header.count)

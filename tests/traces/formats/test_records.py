@@ -1,0 +1,273 @@
+"""Rows under the names that tools, logs and spreadsheets give them."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+
+from kvplan.errors import DataError
+from kvplan.traces.request import Request
+
+NAMES = [
+    ("arrival_s", "prompt_tokens", "output_tokens"),
+    ("Arrival Time (s)", "Prompt Tokens", "Output Tokens"),
+    ("timestamp [s]", "ContextTokens", "GeneratedTokens"),
+    ("start_time_s", "input_length", "output_length"),
+    ("arrived_at", "num_prefill_tokens", "num_decode_tokens"),
+    ("request_time_sec", "num_prompt_tokens", "num_generation_tokens"),
+    ("submittedAt seconds", "inputTokenCount", "outputTokenCount"),
+    ("sent_at_s", "isl", "osl"),
+    ("t_s", "in", "out"),
+]
+ROWS = [(0.0, 374, 44), (1.5, 1396, 109), (4.25, 50, 55)]
+
+
+def lengths(requests: list[Request]) -> list[tuple[float, int, int]]:
+    return [(round(item.arrival_s, 6), item.prompt_tokens, item.output_tokens) for item in requests]
+
+
+def table(
+    names: tuple[str, ...], rows: list[tuple[Any, ...]] = ROWS, mark: str = ",", end: str = "\n"
+) -> str:
+    return end.join(mark.join(map(str, row)) for row in [names, *rows]) + end
+
+
+@pytest.mark.parametrize("names", NAMES)
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_tables(reading, names, mark, end):
+    requests, trace = reading("\ufeff" + table(names, mark=mark, end=end), "a.csv")
+    assert lengths(requests) == ROWS
+    assert not trace.reuse_known
+    if trace.format == "records":
+        assert any(f"answers from {names[2]!r}" in note for note in trace.report.notes)
+
+
+@pytest.mark.parametrize("names", NAMES)
+def test_objects_lines_and_arrays(reading, names):
+    items = [dict(zip(names, row, strict=True)) for row in ROWS]
+    lines = "".join(json.dumps(item) + "\n" for item in items)
+    nested = [
+        {"id": i, "request": {names[0]: a, names[1]: b}, "usage": {names[2]: c}}
+        for i, (a, b, c) in enumerate(ROWS)
+    ]
+    for content in (
+        lines, json.dumps(items), json.dumps(items, indent=2), json.dumps({"run": {"requests": items}, "n": 3}),
+        json.dumps([items[:1], items[1:]]), "\n".join(json.dumps(item, indent=1) for item in items),
+        "".join(json.dumps(item) + "\n" for item in nested),
+    ):  # fmt: skip
+        requests, _ = reading(content)
+        assert lengths(requests) == ROWS, content[:60]
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_decimal_commas_and_thousands(reading, mark):
+    names = ("timestamp (s)", "prompt_tokens", "output_tokens")
+    comma = [("0,000", 374, 44), ("1,500", "1.396", 109), ("4,250", 50, 55)]
+    requests, trace = reading(table(names, comma, mark), "a.csv")
+    assert lengths(requests) == ROWS
+    assert "commas as decimal points" in trace.report.notes[0]
+    grouped = [("0", 374, 44), ("1.5", '"1,396"', 109), ("4.25", "50", 55)]
+    requests, trace = reading(table(names, grouped), "a.csv")
+    assert lengths(requests) == ROWS
+    assert "commas between thousands" in trace.report.notes[0]
+    spaced = [(0.0, 374, 44), (1.5, "1 396", 109), (4.25, "50.0", 55)]
+    assert lengths(reading(table(names, spaced, mark), "a.csv")[0]) == ROWS
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [("1,500", 374, 44), ("2,750", 396, 109)],  # seconds or thousands of them
+        [("0,5", "1,374", 44), ("2,75", 396, 109)],  # both
+    ],
+)
+def test_commas_that_may_be_either_are_refused(reading, rows):
+    with pytest.raises(DataError, match="comma") as caught:
+        reading(table(("timestamp_s", "prompt_tokens", "output_tokens"), rows, ";"), "a.csv")
+    assert "decimal points" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [
+        (["2024-05-10T13:00:00Z", "2024-05-10T13:00:01.5Z", "2024-05-10T15:00:04.25+02:00"], "as dates"),
+        (["2024-05-10 13:00:00", "2024-05-10 13:00:01.500", "2024-05-10 13:00:04.25"], "as dates"),
+        ([1715346000, 1715346001.5, 1715346004.25], "in seconds since 1970"),
+        ([1715346000000, 1715346001500, 1715346004250], "in milliseconds since 1970"),
+        ([1715346000000000, 1715346001500000, 1715346004250000], "in microseconds since 1970"),
+        ([1715346000 * 10**9, 17153460015 * 10**8, 171534600425 * 10**7], "in nanoseconds since 1970"),
+    ],
+)
+def test_dates_and_times_since_1970(reading, times, said):
+    rows = [(time, *row[1:]) for time, row in zip(times, ROWS, strict=True)]
+    for content in (
+        table(("created_at", "input_tokens", "completion_tokens"), rows),
+        json.dumps(
+            [dict(zip(("timestamp", "input_tokens", "output_tokens"), row, strict=True)) for row in rows]
+        ),
+        table(("TIMESTAMP", "ContextTokens", "GeneratedTokens"), rows, ";"),
+    ):
+        requests, trace = reading(content, "a.csv")
+        assert lengths(requests) == ROWS
+        assert any(said in note for note in trace.report.notes)
+
+
+def test_a_column_of_milliseconds_that_says_seconds_is_refused(reading):
+    rows = [(1715346000000, 5, 5), (1715346000500, 5, 5)]
+    with pytest.raises(DataError, match="says seconds, and its numbers are milliseconds since 1970"):
+        reading(table(("created_s", "prompt_tokens", "output_tokens"), rows), "a.csv")
+
+
+def test_two_columns_that_could_be_the_same(reading):
+    names = ("arrival_s", "prompt_len", "input_tokens", "output_len")
+    same = [(0.0, 5, 5, 1), (1.0, 6, 6, 2)]
+    assert lengths(reading(table(names, same), "a.csv")[0]) == [(0.0, 5, 1), (1.0, 6, 2)]
+    with pytest.raises(DataError, match="'input_tokens' and 'prompt_len' could both be a prompt's tokens"):
+        reading(table(names, [(0.0, 5, 5, 1), (1.0, 6, 7, 2)]), "a.csv")
+
+
+def test_two_clocks(reading):
+    names = ("timestamp", "start_time", "prompt_len", "output_len")
+    shifted = [(1715346000.0, 0.0, 5, 1), (1715346001.5, 1.5, 6, 2), (1715346002.0, 2.0, 6, 2)]
+    assert [row[0] for row in lengths(reading(table(names, shifted), "a.csv")[0])] == [0.0, 1.5, 2.0]
+    with pytest.raises(DataError, match="'start_time' and 'timestamp' could both be the arrival times"):
+        reading(table(names, [(0.0, 0.0, 5, 1), (1.5, 9.5, 6, 2), (3.0, 10.0, 6, 2)]), "a.csv")
+    # Of one that says arrival, the other says nothing.
+    names = ("timestamp", "arrival_time_s", "prompt_len", "output_len")
+    found = lengths(reading(table(names, [(7.0, 0.0, 5, 1), (8.5, 1.0, 6, 2)]), "a.csv")[0])
+    assert [row[0] for row in found] == [0.0, 1.0]
+
+
+def test_block_ids_under_another_name_and_of_a_size_that_is_found(reading):
+    items = [
+        {"start_ms": 1000 * i, "input_tokens": 40 + 16 * i, "output_tokens": 3,
+         "block_hashes": [f"h{k}" for k in range((40 + 16 * i + 15) // 16)], "conversation_id": f"c{i % 2}"}
+        for i in range(30)
+    ]  # fmt: skip
+    requests, trace = reading("".join(json.dumps(item) + "\n" for item in items))
+    assert trace.reuse_known
+    assert trace.block_size == 16
+    assert requests[1].prompt[0][0] == requests[0].prompt[0][0]
+    assert {item.session for item in requests} == {"c0", "c1"}
+    assert any("blocks of 16 tokens" in note for note in trace.report.notes)
+    # One request of three ids for 40 tokens may have blocks of 16 or more.
+    with pytest.raises(DataError, match="how many tokens a block of block_hashes has") as caught:
+        reading(json.dumps({**items[0], "input_tokens": 15, "block_hashes": ["h0"]}) + "\n")
+    assert "--block-size" in caught.value.hint
+    rows = [(i, 40, 3, f'"[{i}, 1, 2]"') for i in range(5)]
+    names = ("arrival (s)", "prompt_tokens", "output_tokens", "hash_ids")
+    requests, trace = reading(table(names, rows), "a.csv", block_size=16)
+    assert trace.reuse_known
+    assert len(requests) == 5
+
+
+def test_token_ids_are_contents(reading):
+    items = [
+        {"arrival_time_ns": 10**9 * i, "input_toks": 3, "output_toks": 2, "input_tok_ids": [5, 6, 9 + i]}
+        for i in range(3)
+    ]
+    requests, trace = reading("".join(json.dumps(item) + "\n" for item in items))
+    assert trace.reuse_known
+    assert [item.arrival_s for item in requests] == [0.0, 1.0, 2.0]
+    assert requests[0].prompt == ((5, 2), (9, 1))
+
+
+def test_answers_of_an_api_with_its_usage(reading):
+    items = [
+        {"id": f"m{i}", "created": 1715346000 + i, "usage": {"prompt_tokens": 9, "completion_tokens": 4,
+         "prompt_tokens_details": {"cached_tokens": 0}}}
+        for i in range(3)
+    ]  # fmt: skip
+    assert lengths(reading(json.dumps(items))[0]) == [(float(i), 9, 4) for i in range(3)]
+    items = [
+        {"timestamp": f"2026-01-05T10:00:0{i}Z", "usage": {"input_tokens": 3, "cache_creation_input_tokens": 100,
+         "cache_read_input_tokens": 2000 * i, "output_tokens": 5}}
+        for i in range(3)
+    ]  # fmt: skip
+    requests, trace = reading("".join(json.dumps(item) + "\n" for item in items))
+    assert [item.prompt_tokens for item in requests] == [103, 2103, 4103]
+    assert "'input_tokens' + 'cache_read_input_tokens'" in trace.report.notes[0]
+    items[2]["usage"].update(input_tokens=9000)
+    items[1]["usage"].update(input_tokens=9000)
+    items[0]["usage"].update(input_tokens=9000)
+    with pytest.raises(DataError, match="whether input_tokens counts"):
+        reading(json.dumps(items))
+
+
+def test_results_of_serving_benchmarks(reading):
+    result = {"date": "x", "completed": 2, "request_rate": 4.0, "input_lens": [7, 8], "output_lens": [3, 4],
+              "ttfts": [0.1, 0.1], "itls": [[0.1], [0.1]], "errors": ["", ""]}  # fmt: skip
+    requests, trace = reading(json.dumps({**result, "start_times": [100.5, 101.0]}))
+    assert lengths(requests) == [(0.0, 7, 3), (0.5, 8, 4)]
+    requests, trace = reading(json.dumps(result))
+    assert [item.arrival_s for item in requests] == [0.0, 0.0]
+    assert any("no arrival times" in note for note in trace.report.remarks())
+    aiperf = [
+        {"metadata": {"request_start_ns": 10**18 + 5 * 10**8 * i, "benchmark_phase": phase, "x_correlation_id": "a"},
+         "metrics": {"input_sequence_length": {"value": 10, "unit": "tokens"},
+                     "output_sequence_length": {"value": 5, "unit": "tokens"},
+                     "output_token_count": {"value": 3, "unit": "tokens"}}}
+        for i, phase in enumerate(("warmup", "profiling", "profiling"))
+    ]  # fmt: skip
+    requests, trace = reading("".join(json.dumps(item) + "\n" for item in aiperf))
+    assert lengths(requests) == [(0.0, 10, 5), (0.5, 10, 5)]
+    assert trace.report.dropped["belongs to the warm-up"].count == 1
+
+
+def test_several_lists_of_requests_are_refused(reading):
+    rows = [{"arrival_s": 1, "prompt_tokens": 5, "output_tokens": 5}]
+    with pytest.raises(DataError, match=r"2 lists of requests: a\.rows, b"):
+        reading(json.dumps({"a": {"rows": rows}, "b": rows}))
+
+
+def test_dirty_rows_are_counted(reading):
+    content = table(
+        ("time (s)", "Prompt Tokens", "Output Tokens", "text"),
+        [(0, 5, 5, '"a;\nb"'), ("x", 5, 5, "a"), (2, "many", 5, "a"), (3, 5, 0, "a"), (4, 5), (5, 5, 5, "a")],
+        ";",
+    )
+    requests, trace = reading(content, "a.csv")
+    assert len(requests) == 2
+    assert {reason: entry.count for reason, entry in trace.report.dropped.items()} == {
+        "time (s) is not a number": 1,
+        "token count or priority is not a whole number": 1,
+        "zero output tokens": 1,
+        "wrong number of columns": 1,
+    }
+
+
+@pytest.mark.parametrize("kind", ["parquet", "feather"])
+def test_parquet_and_arrow(reading, kind):
+    pyarrow = pytest.importorskip("pyarrow")
+    from datetime import datetime
+
+    import pyarrow.feather as feather
+    import pyarrow.parquet as parquet
+
+    times = [datetime(2024, 5, 10, 13, 0, 0), datetime(2024, 5, 10, 13, 0, 1, 500_000)]
+    sheet = pyarrow.table(
+        {"created": times, "input_tokens": [5, 6], "output_tokens": [1, 2], "prompt": ["a", "b"]}
+    )
+    target = io.BytesIO()
+    if kind == "parquet":
+        parquet.write_table(sheet, target)
+    else:
+        feather.write_feather(sheet, target)
+    requests, trace = reading(target.getvalue(), f"a.{kind}")
+    assert lengths(requests) == [(0.0, 5, 1), (1.5, 6, 2)]
+    mooncake = pyarrow.table(
+        {"timestamp": [0], "input_length": [600], "output_length": [2], "hash_ids": [[1, 2]]}
+    )
+    target = io.BytesIO()
+    parquet.write_table(mooncake, target)
+    requests, trace = reading(target.getvalue(), "b.parquet")
+    assert trace.format == "mooncake"
+
+
+def test_texts_without_counts_stay_unread(reading):
+    with pytest.raises(DataError, match="not a trace in a known format"):
+        reading('{"timestamp_ms": 0, "prompt": "hello", "output": "you"}\n')
