@@ -1,4 +1,4 @@
-"""What a plan chooses from: axes out of ``--gpu``, ``--tp``, ``--vary``, ``--set`` and the scenario file.
+"""What a plan or a sweep chooses from: axes out of ``--gpu``, ``--tp``, ``--vary``, ``--set`` and the scenario file.
 
 What one of them would silently win over another is refused: the table would be of something else than asked.
 """
@@ -68,6 +68,32 @@ def choices(
     if tp is not None or not (fixed or TP in keys):
         axes.append(parse_axis(f"{TP}={DEFAULT_TP if tp is None else tp}"))
     return [*axes, *others]
+
+
+def check_rivals(
+    varied: Sequence[tuple[str, str, Sequence[object]]],
+    flags: Mapping[str, object],
+    assignments: Sequence[str],
+) -> None:
+    """Refuse what is varied and set besides: one of the two would silently win.
+
+    Args:
+        varied: option as it is written, its field, and the values it takes.
+        flags: field to what an option says of it, None where it is not given.
+
+    Raises:
+        UsageError: naming both.
+    """
+    from kvplan.errors import UsageError
+    from kvplan.scenario.load import parse_assignment
+    from kvplan.scenario.plannable import says
+
+    given = [(f"--set {key}", key, value) for key, value in map(parse_assignment, assignments)]
+    given += [(f"the option for {key}", key, value) for key, value in flags.items() if value is not None]
+    for option, field, values in varied:
+        for rival, key, value in given:
+            if says(key, value, field) or any(says(field, item, key) for item in values):
+                raise UsageError(f"{option} and {rival} set the same field", hint="give one")
 
 
 def _has(part: object, name: str) -> bool:

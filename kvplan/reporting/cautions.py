@@ -17,6 +17,7 @@ from kvplan.reporting.wording import (
     sentence_list,
 )
 from kvplan.scenario.settling import LIFETIMES
+from kvplan.traces.accounting import NO_REQUESTS
 
 
 def _are(number: int) -> str:
@@ -86,6 +87,25 @@ def cautions(result: Result) -> list[str]:
         why = sentence_list(said)
         notes.append(f"{plural(dropped, 'row')} of the trace dropped: {why}.")
     return notes
+
+
+LEFT_OUT = 0.1
+"""Share of a trace's rows above which the answer cannot be read without knowing that they were left out."""
+
+
+def left_out(result: Result) -> dict[str, int]:
+    """Rows by the reason for which they became no request, where they may have been some."""
+    return {
+        reason: number
+        for reason, number in result.trace.dropped.items()
+        if not reason.startswith(NO_REQUESTS)
+    }
+
+
+def many_left_out(result: Result) -> bool:
+    """Whether a tenth of the trace's rows or more was left out."""
+    rows = result.trace.rows_read
+    return rows > 0 and sum(left_out(result).values()) >= LEFT_OUT * rows
 
 
 def saturated(result: Result) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
 
-from kvplan.reporting.cautions import close_call, saturated
+from kvplan.reporting.cautions import close_call, left_out, many_left_out, saturated
 from kvplan.reporting.result import Result
 from kvplan.reporting.schema.outcome import Slo
 from kvplan.reporting.wording import (
@@ -102,7 +102,7 @@ def _tone(result: Result) -> Tone:
         return "missed"
     if totals.rejected or totals.timed_out or totals.unfinished or saturated(result):
         return "partial"
-    if any(close_call(result, slo) for slo in result.slo):
+    if many_left_out(result) or any(close_call(result, slo) for slo in result.slo):
         return "partial"
     return "met" if result.slo else "neutral"
 
@@ -219,14 +219,28 @@ def _detail(result: Result) -> list[str]:
 
 
 def _beside(result: Result) -> list[str]:
-    """What was simulated where the engine would not start, and limits that hold for so short a run only."""
-    lines = []
+    """Rows that were left out, what was simulated where the engine would not start, and limits that hold for so
+    short a run only.
+    """
+    lines = [_left_out(result)] if many_left_out(result) else []
     if result.complete and refused(result):
         lines.append(f"Simulated without that check, it {_served(result)}.")
         lines += [said] if (said := _rates("It is saturated", result)) else []
     elif saturated(result) and result.slo and all(slo.passed for slo in result.slo):
         lines.append("Its latency limits are met in this run, and would not be in a longer one.")
     return lines
+
+
+def _left_out(result: Result) -> str:
+    """How much of the trace this is no answer for."""
+    lost, rows = left_out(result), result.trace.rows_read
+    reason = max(lost, key=lambda reason: lost[reason])
+    mostly = "mostly " if len(lost) > 1 else ""
+    number = sum(lost.values())
+    return (
+        f"{count(number)} of the trace's {count(rows)} rows ({percent(number / rows)}) were left out, {mostly}for "
+        f"“{plain(reason, 60)}”: this answers for the others alone."
+    )
 
 
 def _workload(result: Result) -> str:

@@ -19,6 +19,14 @@ MAX_REASONS = 40
 MAX_NOTES = 40
 
 BEYOND_LIMIT = "beyond the request limit"
+NO_REQUESTS = (
+    BEYOND_LIMIT,
+    "not a model call",
+    "sums up the spans below it",
+    "span seen before",
+    "belongs to the warm-up",
+)
+"""How reasons begin for which rows are dropped that are no requests of the traffic, or were not asked for."""
 NO_TIME = 'neither "timestamp" nor a "delay" after an earlier turn of its session'
 
 

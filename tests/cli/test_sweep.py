@@ -132,6 +132,25 @@ def test_the_same_reason_is_said_once(scenario: str, capsys: pytest.CaptureFixtu
     assert "- points 1, 2 and 3: failed," in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--vary", "cache.blocks=1100,2000", "--set", "cache.blocks=1500"], "--vary cache.blocks and --set cache.blocks"),
+        (["--vary", "cache.blocks=1100,2000", "--set", "cache={blocks: 9}"], "--vary cache.blocks and --set cache set"),
+        (["--vary", "cache={blocks: 1100},{blocks: 9}", "--set", "cache.blocks=9"], "--vary cache and --set cache.blocks"),
+        (["--vary", "workload.rate=1,2", "--rate", "3"], "--vary workload.rate and the option for workload.rate"),
+    ],
+)  # fmt: skip
+def test_what_is_varied_is_not_set_besides(
+    scenario: str, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert run(["sweep", scenario, *words, "-j", "1"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
+    assert "set the same field" in printed.err
+
+
 def test_what_is_wrong_with_every_point_is_said_before_any_is_simulated(
     scenario: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -268,3 +268,26 @@ def test_a_run_as_long_as_its_slowest_requests_flatters_its_rate(
     lifetimes = seconds / document["latency"]["e2e_s"]["p99"]
     assert short == (lifetimes < 10)
     assert any("may still have been filling up" in note for note in said) == short
+
+
+@pytest.mark.parametrize(("dropped", "told"), [(99, False), (112, True), (9000, True)])
+def test_a_trace_of_which_a_tenth_was_left_out_says_so_first(result_document, dropped: int, told: bool):
+    document = result_document()
+    document["trace"] |= {"dropped": {"not a number": dropped}, "rows_read": 1000 + dropped}
+    said = verdict(parse_result(document))
+    assert any("of the trace's" in line for line in said.beside) is told
+    assert said.tone == ("partial" if told else "met")
+    if dropped == 9000:
+        assert said.beside[0] == (
+            "9,000 of the trace's 10,000 rows (90.0%) were left out, for “not a number”: this answers for the "
+            "others alone."
+        )
+
+
+@pytest.mark.parametrize(
+    "reason", ["not a model call (no gen_ai or llm attributes)", "beyond the request limit"]
+)
+def test_rows_that_are_no_requests_are_not_missed(result_document, reason: str):
+    document = result_document()
+    document["trace"] |= {"dropped": {reason: 9000}, "rows_read": 10_000}
+    assert not verdict(parse_result(document)).beside

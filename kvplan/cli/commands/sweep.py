@@ -82,6 +82,7 @@ def sweep(
     or none that was searched meets the SLO; 1: a point failed otherwise.
     """
     flags = option.fields(locals())
+    from kvplan.cli.choices import check_rivals
     from kvplan.cli.commands.report import write_html
     from kvplan.cli.files import check_outputs
     from kvplan.cli.interrupts import Interrupts
@@ -97,6 +98,7 @@ def sweep(
     if highest is None:
         if longest is not None:
             raise UsageError("--longest belongs to --highest", hint="say how many requests with -n")
+        check_rivals([(f"--vary {axis.key}", axis.key, axis.values) for axis in axes], flags, assign or [])
         planned = Sweep(scenario, axes, flags=flags, assignments=assign or [], count=requests)
         total = len(planned.points)
     elif axes:
