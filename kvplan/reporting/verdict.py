@@ -219,9 +219,7 @@ def _detail(result: Result) -> list[str]:
 
 
 def _beside(result: Result) -> list[str]:
-    """Rows that were left out, what was simulated where the engine would not start, and limits that hold for so
-    short a run only.
-    """
+    """Rows that were left out; what was simulated where the engine would not start; limits of a short run."""
     lines = [_left_out(result)] if many_left_out(result) else []
     if result.complete and refused(result):
         lines.append(f"Simulated without that check, it {_served(result)}.")
@@ -238,8 +236,8 @@ def _left_out(result: Result) -> str:
     mostly = "mostly " if len(lost) > 1 else ""
     number = sum(lost.values())
     return (
-        f"{count(number)} of the trace's {count(rows)} rows ({percent(number / rows)}) were left out, {mostly}for "
-        f"“{plain(reason, 60)}”: this answers for the others alone."
+        f"{count(number)} of the trace's {count(rows)} rows ({percent(number / rows)}) were left out, "
+        f"{mostly}for “{plain(reason, 60)}”: this answers for the others alone."
     )
 
 

@@ -313,7 +313,12 @@ def parse_json(text: str, path: str) -> dict[str, Any]:
     if not text.strip():
         raise SpecError("this file is empty", where=path)
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_once)
+    except _Twice as exc:
+        raise SpecError(
+            f"duplicate key {exc.key!r} with different values", where=f"{path}:{_second_line(text, exc.key)}",
+            hint="keep the one that is meant",
+        ) from None  # fmt: skip
     except json.JSONDecodeError as exc:
         begins = " ".join(text.split())[:MAX_SHOWN_VALUE]
         raise SpecError(
@@ -330,6 +335,30 @@ def parse_json(text: str, path: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise SpecError(f"expected a JSON object, found {_kind(data)}", where=path)
     return data
+
+
+class _Twice(Exception):
+    """A key that an object has twice."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys have one value each; the last one would silently hide the others."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        for key, value in pairs:
+            if value != found[key]:
+                raise _Twice(key)
+    return found
+
+
+def _second_line(text: str, key: str) -> int:
+    """The line on which a key stands for the second time."""
+    places = [match.start() for match in re.finditer(rf"{re.escape(json.dumps(key))}\s*:", text)]
+    return text.count("\n", 0, places[1]) + 1 if len(places) > 1 else 1
 
 
 def _kind(value: object) -> str:

@@ -427,3 +427,25 @@ def test_flags_mean_the_same_on_both_engines(capsys: pytest.CaptureFixture[str])
         16_384, 0.8, 32, 2048, 32,
     ]  # fmt: skip
     assert vllm["cache"]["dtype"] == sglang["cache"]["dtype"] == "fp8"
+
+
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [
+        ("parallel: {tp: 100000000000}", "parallel.tp"),
+        ("parallel: {pp: 100000000000}", "parallel.pp"),
+        ("workload: {synthesize: chat, requests: 100000000000, rate: 3}", "workload.requests"),
+        ("workload: {synthesize: chat, requests: 10, rate: 1.0e+11}", "workload.rate"),
+        ("workload: {trace: t.csv, block_size: 100000000000}", "workload.block_size"),
+        ("workload: {trace: t.csv, time_scale: 1.0e-11}", "workload.time_scale"),
+        ("workload: {trace: t.csv, format: mooncak}", "workload.format"),
+    ],
+)
+def test_limits_are_told_with_the_line_of_the_file(capsys, tmp_path, part: str, field: str):
+    scenario = tmp_path / "s.yaml"
+    rest = "" if part.startswith("workload") else "workload: {synthesize: chat, requests: 3}\n"
+    scenario.write_text(f"model: llama-3.1-8b\ngpu: h100-sxm\n{part}\n{rest}")
+    assert run(["simulate", str(scenario)]) == 1
+    error = capsys.readouterr().err
+    assert f"s.yaml:3  {field}" in error
+    assert run(["simulate", "--model", "llama-3.1-8b", "--gpu", "h100-sxm", "--tp", "100000000000"]) == 2

@@ -238,3 +238,13 @@ def test_what_a_shape_copied_elsewhere_is_complained_about_once() -> None:
             validate(document, Whole)
         assert caught.value.where == "x.yaml  theirs.size"
         assert "also" not in caught.value.message
+
+
+def test_a_key_of_json_has_one_value(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"a": 1,\n "b": {"a": 2},\n "c": 3,\n "c": 4}')
+    with pytest.raises(SpecError, match="duplicate key 'c' with different values") as caught:
+        read_json(path)
+    assert caught.value.where == f"{path}:4"
+    path.write_text('{"a": 1, "a": 1}')
+    assert read_json(path) == {"a": 1}

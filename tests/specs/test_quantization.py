@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kvplan.errors import SpecError
 from kvplan.sizing.capacity import fit_model
 from kvplan.sizing.size import size_model
 from kvplan.sizing.weight_formats import weight_format
@@ -316,3 +317,28 @@ def test_a_cache_is_sized_in_the_format_that_engines_read_from_the_file(
     assert fit_model(imported.model, gpu).kv_format.name == report.request.form.name == (expected or "bf16")
     plain = size_model(imported.model, context_tokens=64, retention="transformers")
     assert plain.request.form.name == "bf16"  # transformers keeps K and V as they are computed
+
+
+@pytest.mark.parametrize("raw", ["fp8", ["fp8"], 8, True])
+def test_a_quantization_that_is_no_object_is_refused(raw: Any) -> None:
+    with pytest.raises(SpecError, match="does not say how weights are stored") as caught:
+        import_config({**MOE, "quantization_config": raw}, "config.json", name="x")
+    assert caught.value.where == "config.json  quantization_config"
+
+
+@pytest.mark.parametrize("raw", [None, {}, False])
+def test_a_quantization_of_nothing_is_none(raw: Any) -> None:
+    assert (
+        import_config({**MOE, "quantization_config": raw}, "config.json", name="x").model.weights.format
+        == "bf16"
+    )
+
+
+@pytest.mark.parametrize("name", ["bfloat17", "float8_e4m3fn", 5])
+def test_a_dtype_that_is_not_known_is_said(name: Any) -> None:
+    found = import_config({**MOE, "torch_dtype": name}, "config.json", name="x")
+    assert found.model.weights.format == "bf16"
+    assert any(f"dtype '{name}' is not known" in warning for warning in found.warnings)
+    known = import_config({**MOE, "torch_dtype": "torch.half"}, "config.json", name="x")
+    assert known.model.weights.format == "fp16"
+    assert not any("dtype" in warning for warning in known.warnings)

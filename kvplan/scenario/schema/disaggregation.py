@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kvplan.scenario.schema.part import Bandwidth, Lanes, Latency, Part, Positive, Tokens
+from kvplan.scenario.schema.part import Bandwidth, Lanes, Latency, Part, Positive, Ranks, Tokens
 
 Instances = Annotated[int, Field(strict=True, ge=1, le=1024)]
 
@@ -15,8 +15,8 @@ class PoolPart(Part):
     instances: Instances = 1
     router: str = "round-robin"
     gpu: str | None = None
-    tp: Positive | None = None
-    pp: Positive | None = None
+    tp: Ranks | None = None
+    pp: Ranks | None = None
     blocks: Annotated[int, Field(strict=True, ge=2, le=1 << 40)] | None = None
     max_num_seqs: Positive | None = None
     max_num_batched_tokens: Tokens | None = None

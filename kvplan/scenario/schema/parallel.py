@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from kvplan.engine.router import ROUTERS
-from kvplan.scenario.schema.part import Part, Positive
+from kvplan.scenario.schema.part import Part, Ranks
 
 Replicas = Annotated[int, Field(strict=True, ge=1, le=4096)]
 
@@ -29,9 +29,9 @@ class ParallelPart(Part):
     ``enable_dp_attention``, vLLM's ``data_parallel_size`` with experts over all ranks).
     """
 
-    tp: Positive = 1
-    pp: Positive = 1
-    cp: Positive = 1
+    tp: Ranks = 1
+    pp: Ranks = 1
+    cp: Ranks = 1
     expert_parallel: bool = False
     dp_attention: bool = False
     replicas: Replicas = 1

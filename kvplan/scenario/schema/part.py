@@ -54,11 +54,13 @@ def _bandwidth(text: str) -> float:
 
 Tokens = Annotated[int, by(parse_tokens), Field(strict=True, ge=1, le=1 << 40)]
 Seconds = Annotated[Number, by(parse_seconds), Field(gt=0)]
-Rate = Annotated[Number, by(parse_rate), Field(gt=0)]
+Rate = Annotated[Number, by(parse_rate), Field(gt=0), Field(ge=1e-9, le=1e9)]
 Positive = Annotated[int, Field(strict=True, ge=1, le=1 << 40)]
+Ranks = Annotated[int, Field(strict=True, ge=1, le=1 << 16)]
+"""GPUs that share a model, as many as are sized (``kvplan.sizing.parallel``)."""
 Natural = Annotated[int, Field(strict=True, ge=0, le=1 << 40)]
 Bytes = Annotated[int, by(parse_bytes), Field(strict=True, ge=0, le=1 << 60)]
-Scale = Annotated[Number, Field(gt=0, le=1e9)]
+Scale = Annotated[Number, Field(gt=0), Field(ge=1e-9, le=1e9)]
 Bandwidth = Annotated[Number, by(_bandwidth), Field(gt=0, le=1e18)]
 Latency = Annotated[Number, by(parse_seconds), Field(ge=0, le=60)]
 Lanes = Annotated[int, Field(strict=True, ge=1, le=64)]

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from kvplan.errors import UsageError
+from kvplan.errors import UnknownName, UsageError
 from kvplan.scenario.schema.part import Number, Part, Positive, Rate, Scale, Seconds, by
 from kvplan.units import parse_seconds, parse_tokens
 
@@ -28,6 +28,25 @@ TokenLengths = Annotated[
 ]
 """So many tokens each, or a distribution (``uniform:100-200``; ``kvplan.traces.lengths.parse_lengths``)."""
 
+Made = Annotated[int, Field(strict=True, ge=1, le=1 << 28)]
+"""Requests that a synthetic workload can have (``kvplan.traces.synthesize``)."""
+BlockTokens = Annotated[int, Field(strict=True, ge=1, le=1 << 20)]
+"""Tokens that a block id of a trace may stand for (``kvplan.traces.formats.contract``)."""
+
+
+def _known_format(name: str) -> str:
+    if name != "auto":
+        from kvplan.traces import formats
+
+        try:
+            formats.get(name)
+        except UnknownName as exc:
+            raise ValueError(str(exc).replace("\n  hint:", ";")) from exc
+    return name
+
+
+TraceFormat = Annotated[str, AfterValidator(_known_format)]
+
 OF_SYNTHETIC = ("requests", "prompt_tokens", "output_tokens", "arrivals", "burstiness")
 OF_TRACES = ("limit", "format", "time_scale", "block_size", "smooth", "sort", "clamp_outputs")
 
@@ -36,16 +55,16 @@ class WorkloadPart(Part):
     """Requests: a trace file or a named synthetic workload, never both."""
 
     trace: str | None = None
-    format: str = "auto"
+    format: TraceFormat = "auto"
     limit: Positive | None = None
     time_scale: Scale = 1.0
     rate_scale: Scale = 1.0
-    block_size: Positive | None = None
+    block_size: BlockTokens | None = None
     smooth: bool = False
     sort: Literal["window", "full"] = "window"
     clamp_outputs: bool = False
     synthesize: str | None = None
-    requests: Positive | None = None
+    requests: Made | None = None
     rate: Rate | None = None
     arrivals: Literal["poisson", "gamma", "weibull", "constant"] = "poisson"
     burstiness: Scale = 1.0

@@ -18,7 +18,9 @@ UNQUANTIZED: tuple[Component, ...] = ("embeddings", "lm_head", "router", "vision
 BY_SIZE: tuple[Component, ...] = ("experts", "dense_mlp", "attention", "state", "shared_experts")
 """Whose format a checkpoint is known by: the first of these that is quantized."""
 
-DTYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "bf16"}
+DTYPES = {
+    "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float32": "bf16", "float": "bf16", "None": "bf16",
+}  # fmt: skip
 """What engines load unquantized weights in: fp32 ones in 16 bits (``dtype=auto`` of vLLM and SGLang)."""
 
 PROMISED = {
@@ -32,7 +34,9 @@ def model_dtype(config: Config) -> tuple[str, list[str]]:
     """``(dtype of unquantized weights, activations and KV, warnings)``."""
     name = str(config.get("dtype")).removeprefix("torch.")
     notes = []
-    if name == "float32":
+    if name not in DTYPES:
+        notes.append(f"dtype {name[:40]!r} is not known; taken for bf16 (else --weights-dtype)")
+    if name in ("float32", "float"):
         notes.append(
             "an fp32 checkpoint: engines load it in 16 bits, and so it is sized (else --weights-dtype fp32)"
         )
@@ -44,6 +48,12 @@ def weights(
 ) -> tuple[Weights, str | None, list[str]]:
     """``(weights, KV format the checkpoint asks for, warnings)``; ``name`` is what the model is called."""
     raw = config.get("quantization_config") or config.get("compression_config")
+    if raw and not isinstance(raw, Mapping):
+        key = "quantization_config" if config.get("quantization_config") else "compression_config"
+        raise config.error(
+            f"{str(raw)[:40]!r} does not say how weights are stored: an object does", key,
+            hint="write it as the checkpoint's own config.json has it, or remove it and give --weights-dtype",
+        )  # fmt: skip
     if not isinstance(raw, Mapping) or not raw:
         stored, notes = _named(name, base, stack)
         return stored, None, notes

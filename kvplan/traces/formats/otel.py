@@ -4,8 +4,8 @@ Understood: ``{"spans": [...]}`` (also one such object or one span a line, or in
 Python's console exporter prints them), and OTLP JSON (``resourceSpans``). Names of the attributes changed
 between versions of the convention; the current and the earlier (``prompt_tokens``, ``completion_tokens``)
 names are read, and those of OpenInference (``llm.token_count.*``), OpenLLMetry and Vercel. Text is not
-tokenized, so reuse is unknown; a provider's own count of cached tokens is reported as a note. A span ends with
-its answer, so calls of a session also say whose answer they waited for.
+tokenized, so reuse is unknown; a provider's own count of cached tokens is reported as a note. A span
+ends with its answer, so calls of a session also say whose answer they waited for.
 
 An agent's span carries the tokens of the calls below it, a gateway's those of the call it passes on: a span
 around counted spans below it is no call of its own. A span id that comes again is the same span, exported
