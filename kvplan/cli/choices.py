@@ -1,4 +1,4 @@
-"""What a plan or a sweep chooses from: axes out of ``--gpu``, ``--tp``, ``--vary``, ``--set`` and the scenario.
+"""What a plan or a sweep chooses from: axes out of ``--gpu``, ``--tp``, ``--vary``, ``--set``, the scenario.
 
 What one of them would silently win over another is refused: the table would be of something else than asked.
 """

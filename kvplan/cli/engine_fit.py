@@ -44,7 +44,7 @@ def fit_engine_log(
             f"fitting an engine also needs {' and '.join(missing)}",
             hint="kvplan calibrate --engine-log requests.csv --scenario s.yaml -o fitted.json",
         )
-    from kvplan.cli.files import STANDARD, check_outputs
+    from kvplan.cli.files import STANDARD, check_outputs, written
     from kvplan.provenance import input_file
     from kvplan.scenario.engine_fit import fit_document, fit_engine
     from kvplan.scenario.engine_log import read_engine_log
@@ -65,7 +65,8 @@ def fit_engine_log(
     fit = fit_engine(deployment, read, lambda text: typer.echo(text, err=True))
     paths = [str(log)] if scenario == "-" else [str(log), scenario]
     found = fit_document(fit, deployment, read, [asdict(input_file(path)) for path in paths])
-    out.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    with written(out) as stream:
+        stream.write(json.dumps(found, indent=2, allow_nan=False) + "\n")
     _print(fit, read, found, form, str(out))
 
 

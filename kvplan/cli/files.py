@@ -30,7 +30,7 @@ def written(target: str | Path) -> Iterator[IO[str]]:
             with open(place, "w", encoding="utf-8", newline="\n") as stream:
                 yield stream
             return
-        draft = place.with_name(f".kvplan-{os.getpid()}.tmp")
+        draft = _draft(place)
         try:
             with open(draft, "w", encoding="utf-8", newline="\n") as stream:
                 yield stream
@@ -102,7 +102,28 @@ def _check_place(option: str, name: str) -> Path | None:
         )
     if not os.access(place.parent, os.W_OK):
         raise DataError(f"{option}: nothing can be written to this directory", where=name)
+    try:
+        _try(place)
+    except OSError as exc:
+        raise DataError(f"{option} cannot be written here: {exc.strerror}", where=name) from exc
     return place
+
+
+def _draft(place: Path) -> Path:
+    """What a file is called until it is whole."""
+    return place.with_name(f".kvplan-{os.getpid()}.tmp")
+
+
+def _try(place: Path) -> None:
+    """Make a file beside ``place`` and remove it: permissions promise more than some file systems keep.
+
+    Raises:
+        OSError: none can be made.
+    """
+    draft = _draft(place)
+    with open(draft, "wb"):
+        pass
+    draft.unlink()
 
 
 def _identity(name: str | None) -> object:

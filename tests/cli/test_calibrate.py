@@ -64,6 +64,30 @@ def test_the_same_measurements_give_the_same_profile(table, tmp_path, capsys):
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
 
 
+def test_the_first_line_comes_before_the_work_and_the_profile_whole(table, tmp_path, capsys, monkeypatch):
+    import kvplan.latency.fit.calibrate as fitting
+
+    out, seen = tmp_path / "mine.json", []
+
+    def stopped(*places, **options):
+        seen.append(capsys.readouterr().err)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitting, "calibrate", stopped)
+    out.write_text("old")
+    run(["calibrate", "--from", str(table), "-o", str(out)])
+    assert seen == [f"reading {table}\n"]
+    monkeypatch.undo()
+
+    def broken(profile):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kvplan.latency.fit.profile_file.profile_text", broken)
+    assert run(["calibrate", "--from", str(table), "-o", str(out), "--points", "30"]) == 1
+    assert out.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.json"]
+
+
 @pytest.mark.parametrize("form", ["table", "json", "csv", "md"])
 def test_a_bundled_profile_is_shown_in_every_format(form, capsys):
     assert run(["calibrate", "show", "h100-sxm", "--format", form]) == 0

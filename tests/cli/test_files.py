@@ -92,6 +92,19 @@ def test_outputs_are_refused_before_the_work(tmp_path: Path) -> None:
     assert not Path(both).exists()
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
+@pytest.mark.parametrize("name", ["/proc/x.json", "/proc/version", "/proc/self/x.json"])
+def test_a_place_where_no_file_can_be_made_is_refused_before_the_work(name: str) -> None:
+    with pytest.raises(DataError, match="-o") as caught:
+        check_outputs({"-o": name}, {})
+    assert caught.value.where == name
+
+
+def test_the_trial_leaves_nothing_behind(tmp_path: Path) -> None:
+    assert check_outputs({"-o": str(tmp_path / "x")}, {}) is None
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_conversion_into_a_pipe_and_into_a_missing_directory(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -110,11 +110,13 @@ def calibrate(
         )
     if output_path is None:
         raise UsageError("say where the profile goes", hint="add -o my-gpu.json")
-    from kvplan.cli.files import STANDARD, check_outputs
+    from kvplan.cli.files import STANDARD, check_outputs, written
 
     if str(output_path) == STANDARD:
         raise UsageError("a profile is a file that scenarios name", where="-o", hint="-o my-gpu.json")
     check_outputs({"-o": str(output_path)}, {f"measurements {path}": path for path in source or ()})
+    if source is not None:
+        typer.echo(f"reading {', '.join(source)}", err=True)
     from kvplan.latency.fit.calibrate import calibrate as fit
     from kvplan.latency.fit.profile_file import profile_text
 
@@ -126,7 +128,8 @@ def calibrate(
         source, gpu=gpu_spec, name=name, points=points, source=data_source, license=data_license,
         url=data_url, progress=lambda title: typer.echo(f"fitted {title}", err=True),
     )  # fmt: skip
-    output_path.write_text(profile_text(profile), encoding="utf-8")
+    with written(output_path) as stream:
+        stream.write(profile_text(profile))
     for note in profile.notes:
         warn(note)
     _print(profile, output)
