@@ -42,6 +42,10 @@ UNITS = {"": 1.0} | {
 }  # fmt: skip
 """How a name ends that says its unit, and the seconds that 1 stands for."""
 
+WENT_WELL = ("successful", "success", "completed", "succeeded")
+WENT_BADLY = ("incomplete", "errored", "failed", "errors", "cancelled", "canceled")
+"""How reports name lists of requests that belong to one run."""
+
 PARTED = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 """What columns are parted by, and what messages call it."""
 
@@ -66,6 +70,17 @@ def plain_name(name: str) -> str:
     """A column's name as it is looked up: ``TTFT (ms)``, ``promptTokens`` and ``ttft_ms`` alike."""
     parted = re.sub(r"([a-z])([A-Z])", r"\1_\2", name.strip())
     return re.sub(r"[^a-z0-9]+", "_", parted.lower()).strip("_")
+
+
+_SPELLED = frozenset(name for names in COUNTS.values() for name in names) | frozenset(ARRIVALS)
+
+
+@lru_cache(maxsize=4096)
+def leaf_name(name: str) -> str:
+    """The plain name of a column whose objects were flattened: of ``usage.prompt_tokens`` its known end."""
+    parts = name.split(".")
+    ends = (plain_name(".".join(parts[place:])) for place in range(len(parts)))
+    return next((end for end in ends if end in _SPELLED), plain_name(name))
 
 
 def counted(quantity: str, header: Sequence[str]) -> list[Column]:

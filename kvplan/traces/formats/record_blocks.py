@@ -99,7 +99,7 @@ class Contents:
         for row in sample:
             try:
                 size = int(self._number(row.cells.get(self._columns.size or "")))
-            except ValueError:
+            except (ValueError, OverflowError):
                 continue
             if 1 <= size <= MAX_BLOCK_SIZE:
                 return size

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from kvplan.errors import DataError
-from kvplan.traces.columns import PARTED, UNITS, delimiter_of, plain_name
+from kvplan.traces.columns import PARTED, UNITS, delimiter_of, leaf_name, plain_name
 from kvplan.traces.formats.jsonl import HALF_WRITTEN, fault
 
 MAX_LINES = 1_000
@@ -94,7 +94,7 @@ class Rows:
                 f"the header is not CSV: {exc}", where=f"{self._source.name}:{number}",
                 hint="a quoted name ends with its quote on the same line",
             ) from exc  # fmt: skip
-        header = [plain_name(name) for name in written]
+        header = [leaf_name(name) for name in written]
         self.names.update(zip(header, written, strict=True))
         self.repeated = {name for name in header if header.count(name) > 1}
         for place, whole in _logical(lines):
@@ -126,7 +126,7 @@ def flatten(
     """
     inner = []
     for key, value in item.items():
-        name = plain_name(key)
+        name = leaf_name(key)
         if isinstance(value, dict):
             if "value" not in value or isinstance(value["value"], (dict, list)):
                 inner.append(value)

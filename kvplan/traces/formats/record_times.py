@@ -32,11 +32,12 @@ class Clock:
     """
 
     def __init__(self, column: Column, cells: Sequence[Any], numbers: Sequence[float | int], scale: float,
-                 written: str, where: str) -> None:  # fmt: skip
+                 written: str, where: str, *, mooncake: bool = False) -> None:  # fmt: skip
         """
         Args:
             cells: texts that are no numbers, of the first rows.
             numbers: the others.
+            mooncake: the other columns are Mooncake's, whose times are in milliseconds.
             scale: factor on times that the user gave; then numbers without a unit are in seconds.
             written: the column's name in messages.
 
@@ -54,7 +55,10 @@ class Clock:
             self._check_dated(cells, written, where)
             self.said = "as dates"
             return
-        self._unit, why = _unit(column, numbers, scale, written, where)
+        if mooncake and column.name == "timestamp":
+            self._unit, why = 1e-3, ", as Mooncake writes them"
+        else:
+            self._unit, why = _unit(column, numbers, scale, written, where)
         self.said = f"in {_NAMES[self._unit]}{why}"
 
     def seconds(self, cell: Any, number: float | int | None) -> float:

@@ -27,6 +27,7 @@ from kvplan.traces.source import Source
 
 SAMPLE = 2_000
 """Rows by which columns, units and numbers are settled."""
+MOONCAKE = ("input_length", "output_length", "hash_ids")
 _WARMING = frozenset(("warmup", "warm_up", "warming"))
 
 
@@ -156,7 +157,10 @@ class _Plan:
             others = [cell for cell in times if cell not in (None, "") and self.time(cell) is None]
             written = repr(self.written(arrival.name))
             try:
-                self.clock = Clock(arrival, others, numbers, options.time_scale, written, where)
+                own = (columns.prompt, columns.output, columns.blocks)
+                self.clock = Clock(
+                    arrival, others, numbers, options.time_scale, written, where, mooncake=own == MOONCAKE
+                )
                 taken.append(f"arrivals from {written} {self.clock.said}")
             except DataError as exc:
                 if options.rate is None:
@@ -172,8 +176,6 @@ class _Plan:
         style = [f"parted by {rows.parted}"] if rows.parted and rows.parted != "commas" else []
         style += [said] if (said := self._numerals.said()) else []
         self.notes = ["; ".join([", ".join(taken), *style])]
-        if any("request_rate" in row.cells for row in sample[:1]) and self.clock is None:
-            self.notes.append(f"the benchmark sent {sample[0].cells['request_rate']} requests/s (--rate)")
 
     def written(self, name: str) -> str:
         """A column's name as the file has it."""

@@ -32,6 +32,10 @@ _LOOKS = {
         {"input_lens", "completed"},
         f"it is a serving run: {_CALIBRATE}; as traffic, write its lengths and times as CSV: {OWN_TABLE}",
     ),
+    "the raw export of GenAI-Perf": (
+        {"experiments", "request_inputs"},
+        "it holds texts and moments, but not how many tokens they are; aiperf's profile_export.jsonl does",
+    ),
     "Jaeger JSON": (
         {"traceid", "operationname"},
         "export the spans as OTLP JSON (the file exporter of the OpenTelemetry collector)",

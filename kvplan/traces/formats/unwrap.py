@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 import msgspec
 
 from kvplan.errors import DataError, EnvironmentLacks
-from kvplan.traces.columns import COUNTS, plain_name
-from kvplan.traces.formats.record_columns import looks_like_requests
+from kvplan.traces.columns import COUNTS, WENT_BADLY, WENT_WELL, plain_name
+from kvplan.traces.formats.record_columns import SESSIONS, looks_like_requests
 from kvplan.traces.formats.record_rows import Row, flatten
 
 Unwrapping: TypeAlias = Callable[[bytes, str, list[str]], Iterator[bytes]]
@@ -51,7 +51,7 @@ def unwrapping(head: bytes) -> Unwrapping | None:
     except (msgspec.MsgspecError, RecursionError):
         # Not whole: an object over several lines, or one line that is longer than the head.
         return _document if not end or first.rstrip() in (b"[", b"{") or first[:1] == b"[" else None
-    if first[:1] == b"[" or not rest.strip():
+    if first[:1] == b"[" or not rest.strip() or is_session(msgspec.json.decode(first)):
         return _document
     return None
 
@@ -72,12 +72,16 @@ def _document(content: bytes, name: str, notes: list[str]) -> Iterator[bytes]:
 
 def _rows_of(document: Any, name: str, notes: list[str]) -> list[Any]:
     if isinstance(document, dict):
-        if (table := _of_columns(document)) is not None:
+        if (table := _of_columns(document) or _split(document)) is not None:
             notes.append("the file's lists, item by item, are read as one request each")
+            if document.get("request_rate") is not None:
+                notes.append(
+                    f"the benchmark's request_rate was {str(document['request_rate'])[:20]} (--rate)"
+                )
             return table
         if is_request(document):
             return [document]
-        found = list(_lists(document, MAX_DEPTH))
+        found = list(_lists(document, MAX_DEPTH, notes))
         if len(found) > 1:
             raise DataError(
                 f"the file holds {len(found)} lists of requests: {', '.join(path for path, _ in found[:5])}",
@@ -93,6 +97,9 @@ def _rows_of(document: Any, name: str, notes: list[str]) -> list[Any]:
     if document and all(isinstance(item, list) for item in document):
         notes.append(f"{len(document):,} lists in a list are read one after another")
         return [row for item in document for row in item]
+    if document and all(map(is_session, document)):
+        notes.append(f"{len(document):,} sessions are read turn by turn")
+        return [turn for session in document for turn in turns_of(session)]
     return document
 
 
@@ -108,18 +115,60 @@ def _of_columns(document: dict[str, Any]) -> list[Any] | None:
     return [{name: values[index] for name, values in columns.items()} for index in range(count)]
 
 
-def _lists(document: Any, depth: int, path: str = "") -> Iterator[tuple[str, list[Any]]]:
-    """(path, items) of every list of requests within a document."""
+def _split(document: dict[str, Any]) -> list[Any] | None:
+    """The rows of what pandas writes with ``orient="split"``."""
+    columns, data = document.get("columns"), document.get("data")
+    if not isinstance(columns, list) or not isinstance(data, list):
+        return None
+    if not all(isinstance(row, list) and len(row) == len(columns) for row in data):
+        return None
+    return [dict(zip(map(str, columns), row, strict=True)) for row in data]
+
+
+def _lists(document: Any, depth: int, notes: list[str], path: str = "") -> Iterator[tuple[str, list[Any]]]:
+    """(path, items) of every list of requests within a document; the turns of sessions are one list."""
     if isinstance(document, list):
         if document and all(map(is_request, document[:20])):
             yield path or "[]", document
         elif document and depth and all(isinstance(item, list) for item in document):
-            inner = [found for item in document for _, found in _lists(item, depth - 1)]
+            inner = [found for item in document for _, found in _lists(item, depth - 1, notes)]
             if inner:
                 yield path, [row for rows in inner for row in rows]
+        elif document and all(map(is_session, document)):
+            yield path, [turn for session in document for turn in turns_of(session)]
+        elif depth:
+            for place, item in enumerate(document):
+                yield from _lists(item, depth - 1, notes, f"{path}[{place}]")
     elif isinstance(document, dict) and depth:
+        good = any(isinstance(document.get(name), list) and document[name] for name in WENT_WELL)
         for key, value in document.items():
-            yield from _lists(value, depth - 1, f"{path}.{key}" if path else key)
+            if good and key in WENT_BADLY and isinstance(value, list):
+                if value:
+                    notes.append(f"{len(value):,} requests listed as {key} are left out")
+            else:
+                yield from _lists(value, depth - 1, notes, f"{path}.{key}" if path else key)
+
+
+def is_session(item: object) -> bool:
+    """Whether a JSON value is a named session with one list of requests."""
+    if not isinstance(item, dict) or is_request(item):
+        return False
+    named = any(plain_name(key) in SESSIONS for key in item)
+    return named and len(_turns(item)) == 1
+
+
+def turns_of(session: dict[str, Any]) -> list[Any]:
+    """The requests of a session, each with what the session says of all of them."""
+    shared = {key: value for key, value in session.items() if not isinstance(value, (list, dict))}
+    (turns,) = _turns(session)
+    return [{**shared, **turn} if isinstance(turn, dict) else turn for turn in turns]
+
+
+def _turns(session: dict[str, Any]) -> list[list[Any]]:
+    return [
+        value for value in session.values()
+        if isinstance(value, list) and value and all(map(is_request, value[:20]))
+    ]  # fmt: skip
 
 
 def is_request(item: object) -> bool:

@@ -206,6 +206,7 @@ def test_results_of_serving_benchmarks(reading):
     requests, trace = reading(json.dumps(result))
     assert [item.arrival_s for item in requests] == [0.0, 0.0]
     assert any("no arrival times" in note for note in trace.report.remarks())
+    assert "the benchmark's request_rate was 4.0 (--rate)" in trace.report.notes
     aiperf = [
         {"metadata": {"request_start_ns": 10**18 + 5 * 10**8 * i, "benchmark_phase": phase, "x_correlation_id": "a"},
          "metrics": {"input_sequence_length": {"value": 10, "unit": "tokens"},
@@ -271,3 +272,41 @@ def test_parquet_and_arrow(reading, kind):
 def test_texts_without_counts_stay_unread(reading):
     with pytest.raises(DataError, match="not a trace in a known format"):
         reading('{"timestamp_ms": 0, "prompt": "hello", "output": "you"}\n')
+
+
+def test_sessions_of_turns(reading):
+    turns = [{"arrival_time_s": at, "input_tokens": a, "output_tokens": b} for at, a, b in ROWS]
+    sessions = [{"session_id": "a", "user": 1, "turns": turns[:2]}, {"session_id": "b", "turns": turns[2:]}]
+    for content in (
+        json.dumps(sessions), json.dumps({"sessions": sessions}), "".join(json.dumps(item) + "\n" for item in sessions)
+    ):  # fmt: skip
+        requests, _ = reading(content)
+        assert lengths(requests) == ROWS
+        assert [item.session for item in requests] == ["a", "a", "b"]
+
+
+def test_reports_of_runs(reading):
+    good = [{"request_start_time": 1.7e9 + at, "prompt_tokens": a, "output_tokens": b} for at, a, b in ROWS]
+    bad = [{"request_start_time": 1.7e9, "prompt_tokens": 5, "output_tokens": 0}]
+    run = {"requests": {"successful": good, "errored": bad, "incomplete": []}}
+    requests, trace = reading(json.dumps({"benchmarks": [run]}))
+    assert lengths(requests) == ROWS
+    assert "1 requests listed as errored are left out" in trace.report.notes
+    with pytest.raises(DataError, match="2 lists of requests"):
+        reading(json.dumps({"benchmarks": [run, run]}))
+
+
+def test_flattened_names_and_frames(reading):
+    names = ("start.arrival_s", "attributes.llm.token_count.prompt", "usage.completion_tokens")
+    assert len(reading(table(("arrival_s", *names[1:])), "a.csv")[0]) == 3
+    frame = {"columns": ["arrival_s", "prompt_tokens", "output_tokens"], "index": [0, 1, 2], "data": ROWS}
+    assert lengths(reading(json.dumps(frame))[0]) == ROWS
+
+
+def test_mooncake_as_a_table_is_in_milliseconds(reading):
+    rows = [(0, 600, 5, '"[1, 2]"'), (1500, 600, 5, '"[1, 3]"')]
+    requests, trace = reading(
+        table(("timestamp", "input_length", "output_length", "hash_ids"), rows), "a.csv", block_size=512
+    )
+    assert [item.arrival_s for item in requests] == [0.0, 1.5]
+    assert "in milliseconds, as Mooncake writes them" in trace.report.notes[0]
