@@ -10,16 +10,8 @@ from typing import Any
 from kvplan.errors import KvplanError, SpecError, UsageError
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.schema.workload import OF_SYNTHETIC, OF_TRACES
-from kvplan.specs.document import (
-    MAX_YAML_BYTES,
-    STDIN,
-    YamlDocument,
-    parse_value,
-    parse_yaml,
-    read_standard_input,
-    read_yaml,
-    validate,
-)
+from kvplan.specs.bounded import STDIN, read_standard_input
+from kvplan.specs.document import MAX_YAML_BYTES, YamlDocument, parse_value, parse_yaml, read_yaml, validate
 
 
 def load_scenario(

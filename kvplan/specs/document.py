@@ -7,7 +7,6 @@ measured before a tree is built, because building one recurses on the C stack.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Mapping
@@ -18,14 +17,14 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from kvplan.errors import KvplanError, SpecError, UsageError, near_names
+from kvplan.specs.bounded import read_bounded
 from kvplan.specs.fields import fields_at, places_of
+from kvplan.specs.json_document import kind_name
 
 MAX_YAML_BYTES = 2 << 20
-MAX_JSON_BYTES = 16 << 20
 MAX_DEPTH = 64
 """Deepest nesting read; specs and scenarios need a handful of levels."""
 
-STDIN = "<stdin>"
 
 SAFE_DEPTH = 1000
 """Nesting that a tree can be built of without measuring it first."""
@@ -139,38 +138,6 @@ def key_path(keys: tuple[Key, ...]) -> str:
     return text
 
 
-def read_bounded(path: Path, limit: int, what: str) -> str:
-    """The text of a file no larger than ``limit`` bytes, UTF-8.
-
-    Raises:
-        SpecError: a directory, too large, or not text. OSError when it cannot be opened.
-    """
-    if path.is_dir():
-        raise SpecError(f"expected {what}, found a directory", where=str(path))
-    with open(path, "rb") as handle:
-        raw = handle.read(limit + 1)
-    return _text(raw, str(path), limit, what)
-
-
-def read_standard_input(limit: int, what: str) -> str:
-    """Standard input under the same rules, called ``<stdin>`` in errors."""
-    return _text(sys.stdin.buffer.read(limit + 1), STDIN, limit, what)
-
-
-def _text(raw: bytes, where: str, limit: int, what: str) -> str:
-    if len(raw) > limit:
-        raise SpecError(
-            f"{what} is larger than the limit of {limit:,} bytes",
-            where=where,
-            hint="this does not look like a configuration; is it the weights or an index?",
-        )
-    try:
-        # PowerShell redirects as UTF-16.
-        return raw.decode("utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
-    except UnicodeDecodeError as exc:
-        raise SpecError(f"not UTF-8 text: {exc.reason} at byte {exc.start}", where=where) from exc
-
-
 def read_yaml(path: Path) -> YamlDocument:
     """Read one YAML mapping from a file; see ``parse_yaml``."""
     return parse_yaml(read_bounded(path, MAX_YAML_BYTES, "a YAML file"), str(path))
@@ -184,7 +151,7 @@ def parse_yaml(text: str, path: str) -> YamlDocument:
     """
     root, data = _parsed(text, path)
     if not isinstance(data, dict):
-        raise SpecError(f"expected a mapping of fields, found {_kind(data)}", where=path)
+        raise SpecError(f"expected a mapping of fields, found {kind_name(data)}", where=path)
     return YamlDocument(data, path, root)
 
 
@@ -299,73 +266,6 @@ def _at(node: Any, path: str) -> str:
     return f"{path}:{node.start_mark.line + 1}"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """One JSON object from a file.
-
-    Raises:
-        SpecError: too large, malformed (with line and column), or not an object.
-    """
-    return parse_json(read_bounded(path, MAX_JSON_BYTES, "a JSON file"), str(path))
-
-
-def parse_json(text: str, path: str) -> dict[str, Any]:
-    """One JSON object from text; ``path`` is what errors call it."""
-    if not text.strip():
-        raise SpecError("this file is empty", where=path)
-    try:
-        data = json.loads(text, object_pairs_hook=_once)
-    except _Twice as exc:
-        raise SpecError(
-            f"duplicate key {exc.key!r} with different values", where=f"{path}:{_second_line(text, exc.key)}",
-            hint="keep the one that is meant",
-        ) from None  # fmt: skip
-    except json.JSONDecodeError as exc:
-        begins = " ".join(text.split())[:MAX_SHOWN_VALUE]
-        raise SpecError(
-            f"malformed JSON: {exc.msg} (column {exc.colno})",
-            where=f"{path}:{exc.lineno}",
-            # A download that needs a log-in is a page or a sentence.
-            hint=None if begins.startswith(("{", "[")) else f"no JSON at all, it begins: {begins}",
-        ) from exc
-    except RecursionError as exc:
-        raise SpecError("malformed JSON: nested too deeply", where=path) from exc
-    except ValueError as exc:
-        limit = sys.get_int_max_str_digits()
-        raise SpecError(f"malformed JSON: a number of more than {limit} digits", where=path) from exc
-    if not isinstance(data, dict):
-        raise SpecError(f"expected a JSON object, found {_kind(data)}", where=path)
-    return data
-
-
-class _Twice(Exception):
-    """A key that an object has twice."""
-
-    def __init__(self, key: str) -> None:
-        super().__init__(key)
-        self.key = key
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys have one value each; the last one would silently hide the others."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        for key, value in pairs:
-            if value != found[key]:
-                raise _Twice(key)
-    return found
-
-
-def _second_line(text: str, key: str) -> int:
-    """The line on which a key stands for the second time."""
-    places = [match.start() for match in re.finditer(rf"{re.escape(json.dumps(key))}\s*:", text)]
-    return text.count("\n", 0, places[1]) + 1 if len(places) > 1 else 1
-
-
-def _kind(value: object) -> str:
-    names = {list: "a list", str: "text", int: "a number", float: "a number", bool: "true/false"}
-    return "nothing" if value is None else names.get(type(value), type(value).__name__)
-
-
 def validate(document: YamlDocument, shape: type[M]) -> M:
     """Build ``shape`` from a document.
 
@@ -424,7 +324,7 @@ def _complaint(shape: type[BaseModel], item: dict[str, Any]) -> str:
         return "the field 'kind' is missing"
     given = item.get("input")
     if item["type"] in ("model_type", "model_attributes_type", "dict_type"):
-        return f"expected a mapping of fields, found {_kind(given)}"
+        return f"expected a mapping of fields, found {kind_name(given)}"
     message = str(item["msg"]).removeprefix("Value error, ")
     if isinstance(given, (str, int, float)) or given is None:
         shown = _shown(given)

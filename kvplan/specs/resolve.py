@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvplan.errors import SpecError
+from kvplan.specs.bounded import STDIN, read_bounded, read_standard_input
 from kvplan.specs.catalog import find, load_entry, load_file, load_text
-from kvplan.specs.document import MAX_JSON_BYTES, STDIN, parse_json, read_bounded, read_standard_input
+from kvplan.specs.json_document import MAX_JSON_BYTES, parse_json
 from kvplan.specs.model import ModelSpec
 
 

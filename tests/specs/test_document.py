@@ -9,17 +9,10 @@ import pytest
 from pydantic import BaseModel, Field, model_validator
 
 from kvplan.errors import SpecError, UsageError
-from kvplan.specs import document
+from kvplan.specs import json_document
 from kvplan.specs.catalog import load_text
-from kvplan.specs.document import (
-    YamlDocument,
-    key_path,
-    parse_json,
-    parse_value,
-    parse_yaml,
-    read_json,
-    validate,
-)
+from kvplan.specs.document import YamlDocument, key_path, parse_value, parse_yaml, validate
+from kvplan.specs.json_document import parse_json, read_json
 from kvplan.specs.model import ModelSpec
 
 GOOD = """\
@@ -126,7 +119,7 @@ def test_files_as_windows_writes_them(tmp_path: Path, coding: str) -> None:
 def test_an_oversized_file_is_refused_without_reading_it_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(document, "MAX_JSON_BYTES", 1000)
+    monkeypatch.setattr(json_document, "MAX_JSON_BYTES", 1000)
     path = tmp_path / "model.json"
     path.write_text('{"a": "' + "x" * 5000 + '"}')
     with pytest.raises(SpecError, match="larger than the limit of 1,000 bytes"):

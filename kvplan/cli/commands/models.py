@@ -155,9 +155,10 @@ def import_model(
 def _read(source: str, name: str | None, url: str | None, revision: str | None) -> Any:
     from kvplan.errors import SpecError, UsageError
     from kvplan.specs.base import Source
-    from kvplan.specs.document import MAX_JSON_BYTES, STDIN, parse_json, read_standard_input
+    from kvplan.specs.bounded import STDIN, read_standard_input
     from kvplan.specs.huggingface import import_config, read_config
     from kvplan.specs.huggingface.reader import slug
+    from kvplan.specs.json_document import MAX_JSON_BYTES, parse_json
 
     path, extra = Path(source), ()
     if source == "-":
@@ -231,8 +232,9 @@ def validate(
 
 
 def _load_stdin() -> Any:
+    from kvplan.specs.bounded import STDIN, read_standard_input
     from kvplan.specs.catalog import load_text
-    from kvplan.specs.document import MAX_YAML_BYTES, STDIN, read_standard_input
+    from kvplan.specs.document import MAX_YAML_BYTES
     from kvplan.specs.model import ModelSpec
 
     return load_text(read_standard_input(MAX_YAML_BYTES, "a spec"), STDIN, ModelSpec)

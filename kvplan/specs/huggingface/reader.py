@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from kvplan.errors import SpecError
 from kvplan.specs.attention import CompressedAttention, SharedAttention
 from kvplan.specs.base import Source
-from kvplan.specs.document import read_json
 from kvplan.specs.huggingface.attention import attention, cross_attention
 from kvplan.specs.huggingface.config import Config, text_config
 from kvplan.specs.huggingface.extras import extra_weights, ngram_words
@@ -35,6 +34,7 @@ from kvplan.specs.huggingface.understood import (
     refuse_without_cache,
     unsaid,
 )
+from kvplan.specs.json_document import read_json
 from kvplan.specs.model import Block, ModelSpec
 
 NO_MLP = (
