@@ -4,13 +4,16 @@
 
     t_comp(tile) = ceil(tiles / SM) * (k * t_column + t_epilogue) - t_epilogue
     t_column     = tile_m * tile_n * 2 / (F / SM) + t_depth
-    t_best       = the least of the tiles that a library could choose, and of splits of k
+    t_best       = least(fine tiles)^fineness * least(tiles of powers of two)^(1 - fineness)
+    least        = the least of the tiles that a library could choose, and of splits of k
     t_rows       = t_comp of the tile that the number of rows alone decides
     t_comp       = t_best^choice * t_rows^(1 - choice)
     t_mem        = (weights + activations in and out) / BW, weights faster where they stay in L2
     t_gpu        = t0 + t_epilogue + (t_comp^p + t_mem^p)^(1/p) + m * max(k, k_row) * t_quantise
     t            = (t_host^8 + t_gpu^8)^(1/8)
 
+``fineness`` is near 1 where tiles have any multiple of 16 rows (Hopper's instructions multiply so many), so
+that one row more than a power of two costs little, and near 0 where they double (Ampere's).
 ``choice`` is 1 for a library that finds the best tile (cuBLAS) and less for one with a table by rows: tiles
 of 64x64 up to 64 rows, pairs of 64x128 up to 128, then pairs of 128x128 (CUTLASS clusters), where one row too
 many costs as much as a whole pair. Small outputs cannot fill the device with tiles; libraries then split k:
@@ -33,6 +36,12 @@ from kvplan.latency.fit.solve import Array, Parameter
 from kvplan.latency.fit.structure import Columns, Hardware
 
 _TILES = ((64, 64), (64, 128), (64, 256), (128, 128), (128, 256), (256, 128))
+"""Rows and columns of tiles of powers of two."""
+_FINE = tuple(
+    (rows, columns) for rows in range(64, 257, 16) for columns in (64, 128, 192, 256)
+    if rows * columns <= 256 * 128
+)  # fmt: skip
+"""Those of instructions that multiply any 16 rows more."""
 _SPLITS = (1, 4, 16)
 HOST = 12
 """Index of ``host_s`` among the parameters."""
@@ -66,6 +75,7 @@ class Gemm:
             Parameter("choice", 0.5, 0.02, 1.0),
             Parameter("host_s", 2e-5, 1e-8, 1e-3),
             Parameter("quantise_row", 1024.0, 16.0, 16384.0),
+            Parameter("fineness", 0.5, 0.01, 1.0),
         ]
 
     def seconds(self, values: Array, shapes: Columns) -> Array:
@@ -80,7 +90,7 @@ class Gemm:
         """Without waiting for the host."""
         (
             launch, flops, bandwidth, l2_speedup, l2, epilogue, penalty, split_s, overlap, quantise, depth,
-            choice, _, quantise_row,
+            choice, _, quantise_row, fineness,
         ) = values  # fmt: skip
         m, n, k = shapes["m"], shapes["n"], shapes["k"]
         sms = self.hardware.sm_count
@@ -90,13 +100,17 @@ class Gemm:
             slow = penalty ** (np.log2(128 * 256 / (rows * columns)) / 3.0)
             return np.asarray(2.0 * rows * columns * sms / flops * slow + depth)
 
-        compute = np.full(np.broadcast(m, n, k).shape, np.inf)
-        for rows, columns in _TILES:
-            tiles, each = np.ceil(m / rows) * np.ceil(n / columns), column_s(rows, columns)
-            for split in _SPLITS:
-                waves = np.ceil(tiles * split / sms)
-                merge = split_s + 8.0 * split * m * n / (bandwidth * l2_speedup) if split > 1 else 0.0
-                compute = np.minimum(compute, waves * (k / split * each + epilogue) - epilogue + merge)
+        def least_s(shapes: Sequence[tuple[int, int]]) -> Array:
+            least = np.full(np.broadcast(m, n, k).shape, np.inf)
+            for rows, columns in shapes:
+                tiles, each = np.ceil(m / rows) * np.ceil(n / columns), column_s(rows, columns)
+                for split in _SPLITS:
+                    waves = np.ceil(tiles * split / sms)
+                    merge = split_s + 8.0 * split * m * n / (bandwidth * l2_speedup) if split > 1 else 0.0
+                    least = np.minimum(least, waves * (k / split * each + epilogue) - epilogue + merge)
+            return least
+
+        compute = least_s(_FINE) ** fineness * least_s(_TILES) ** (1.0 - fineness)
         whole, height, width = _by_rows(m)
         waves = np.ceil(whole / height * np.ceil(n / width) / sms)
         fixed = waves * (k * column_s(height, width) + epilogue) - epilogue

@@ -122,7 +122,7 @@ def test_nothing_that_can_be_fitted_is_an_error_that_says_why(tmp_path, copy):
     copy["points"], copy["ceilings"] = [], copy["ceilings"][:4]
     with pytest.raises(DataError, match="no kernel has enough") as caught:
         calibrate([str(saved(tmp_path, copy))])
-    assert "0 measurements of gemm cannot fix its 14 parameters" in caught.value.hint
+    assert "0 measurements of gemm cannot fix its 15 parameters" in caught.value.hint
 
 
 def test_an_unknown_or_another_gpu_is_refused(tmp_path, copy):
