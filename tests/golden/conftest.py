@@ -1,6 +1,6 @@
-"""Makes the helper module of this directory importable."""
+"""Makes the helper modules of this directory, and those of the engine's tests, importable."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "engine")]

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import Any
 
+from host_chunks import standing
 from recorded_runs import digest, recordings, request
 
 from kvplan.engine.arrivals import Arrivals
@@ -26,6 +27,7 @@ from kvplan.engine.offloading.arc import Arc
 from kvplan.engine.offloading.cache import HostCache
 from kvplan.engine.offloading.lru import Lru
 from kvplan.engine.offloading.replica import OffloadingReplica
+from kvplan.engine.offloading.turn import Row
 from kvplan.engine.patience import Patience
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.recorder import Recorder, RequestRow
@@ -64,7 +66,7 @@ class Watched(OffloadingReplica):
             assert isinstance(plan, RemotePlan)
             cache = self.cache
             counts = (
-                len(cache.idle), len(cache.pending), len(cache.read), self.began, len(plan.told), self.flushes,
+                cache.idle, cache.pending, cache.read, self.began, len(plan.told), self.flushes,
             )  # fmt: skip
             self.host.append("|".join([repr(clock), *map(str, counts)]))
         return until
@@ -75,16 +77,19 @@ def contents(replica: OffloadingReplica, asked: list[Request]) -> list[Any]:
     size = replica.offloading.chunk_tokens
     called: dict[int, str] = {}
     for one in asked:
-        names: list[int] = []
-        replica.offloading.names.extend(names, Content(one.prompt, one.output), one.prompt_tokens // size)
-        for place, name in enumerate(names):
-            called.setdefault(name, f"{one.id}:{place}")
+        content = Content(one.prompt, one.output)
+        for place in range(one.prompt_tokens // size):
+            called.setdefault(content.fingerprint((place + 1) * size), f"{one.id}:{place}")
+
+    def names(row: Row) -> list[str]:
+        return [called[content.fingerprint((place + 1) * size)] for content, place in standing(row)]
+
     order = replica.cache.order
     if isinstance(order, Lru):
-        return [[called[name] for name in sorted(order.places, key=order.places.__getitem__)]]
+        return [names(order.row)]
     assert isinstance(order, Arc)
-    lines = order.recent, order.frequent, order.left_recent, order.left_frequent
-    return [*([called[name] for name in line] for line in lines), order.share]
+    rows = order.recent, order.frequent, order.left_recent, order.left_frequent
+    return [*map(names, rows), order.share]
 
 
 def test_offloading() -> None:
@@ -100,7 +105,8 @@ def test_offloading() -> None:
             )
             config = EngineConfig(**run["config"])
             replica = (Watched if log else OffloadingReplica)(
-                config, LinearLatency(*run["clock"]), recorder, HostCache(run["chunks"], run["policy"]),
+                config, LinearLatency(*run["clock"]), recorder,
+                HostCache(run["chunks"], run["chunk_blocks"] * config.block_size, run["policy"]),
                 run["chunk_blocks"], Line("to_host", Copies(run["put"]), 1, 1),
                 Line("from_host", Copies(run["get"]), 1, 1),
             )  # fmt: skip

@@ -1,8 +1,9 @@
 """vLLM's own host memory below the GPU: ``OffloadingConnector`` (``--kv-offloading-size``), as of 0.33.
 
-Reading order: ``chunk`` (what is stored, and what it is called), ``use``, ``order`` with ``lru`` and ``arc``
-(which chunks go first), ``cache`` (what the host has), ``copies`` (the two queues of the link), ``fence``
-(blocks that are given away while they are still being read), ``scheduler`` and ``replica``.
+Reading order: ``chunk`` (what is stored, in runs along contents), ``spans`` and ``use`` (what a request did
+with it), ``turn``, ``order`` with ``lru`` and ``arc`` (which chunks go first), ``cache`` (what the host has),
+``copies`` (the two queues of the link), ``fence`` (blocks that are given away while they are being read),
+``scheduler`` and ``replica``. Whatever happens to chunks happens to whole runs of them.
 
 The rules, from its sources (``kv_connector/v1/offloading``, ``v1/kv_offload/cpu``):
 

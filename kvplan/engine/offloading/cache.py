@@ -6,9 +6,9 @@ not written yet. ``idle + read + pending == resident <= capacity``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+from kvplan.engine.offloading.chunk import ABSENT, IDLE, PENDING, ChunkTree
 from kvplan.engine.offloading.order import EvictionPolicy, make_order
+from kvplan.engine.offloading.spans import Span, length
 from kvplan.engine.offloading.use import Use
 
 
@@ -17,105 +17,131 @@ class HostCache:
 
     Args:
         capacity: chunks.
+        chunk_tokens: tokens of one.
         policy: which go first.
 
     Attributes:
+        idle, pending, read: how many chunks are in each state.
         version: changes whenever something does that a refused store or a look-up could notice.
         stored, evicted: chunks that came and went; peak: most at a time.
     """
 
-    def __init__(self, capacity: int, policy: EvictionPolicy) -> None:
+    def __init__(self, capacity: int, chunk_tokens: int, policy: EvictionPolicy) -> None:
         self.capacity = capacity
-        self.idle: set[int] = set()
-        self.order = make_order(policy, capacity, self.idle)
-        self.pending: set[int] = set()
-        self.read: dict[int, int] = {}
+        self.tree = ChunkTree(chunk_tokens)
+        self.order = make_order(policy, capacity, self.tree)
+        self.idle = self.pending = self.read = 0
         self.version = self.stored = self.evicted = self.peak = 0
 
     @property
     def resident(self) -> int:
         """Chunks that are there, or being written."""
-        return len(self.idle) + len(self.pending) + len(self.read)
+        return self.idle + self.pending + self.read
 
-    def __contains__(self, name: int) -> bool:
-        return name in self.idle or name in self.pending or name in self.read
+    def prefix(self, use: Use, first: int, end: int) -> tuple[int, bool, bool]:
+        """How many of chunks ``first .. end`` are there without a gap; whether one is pending; one read."""
+        depth, pending, read = first, False, False
+        for run, agreed in self.tree.walk(use.content, end):
+            if agreed > first:
+                readers = run.readers
+                if readers == ABSENT:
+                    break
+                pending |= readers == PENDING
+                read |= readers > 0
+                depth = agreed
+        return depth - first, pending, read
 
-    def prefix(self, names: Sequence[int], first: int) -> tuple[int, bool]:
-        """How many of them, from the ``first`` on, are there without a gap, and whether one is pending."""
-        found, pending = 0, False
-        for place in range(first, len(names)):
-            name = names[place]
-            if name in self.pending:
-                pending = True
-            elif name not in self.idle and name not in self.read:
-                break
-            found += 1
-        return found, pending
-
-    def pin(self, names: Sequence[int], use: Use, first: int) -> None:
-        """A load reads these, the ``first`` of its prompt and those after it; they do not go meanwhile."""
+    def pin(self, use: Use, first: int, end: int) -> None:
+        """A load reads chunks ``first .. end``, which are there; they do not go meanwhile."""
         self.version += 1
-        for name in names:
-            self.idle.discard(name)
-            self.read[name] = self.read.get(name, 0) + 1
-        self._meet(dict(zip(names, range(first, first + len(names)), strict=True)), names, use)
+        for run in self.tree.known(use.content, first, end):
+            if run.readers == IDLE:
+                self.idle -= run.blocks
+                self.read += run.blocks
+            run.readers += 1
+        self._meet(use, [(first, end)], [])
+        self.tree.settle(self.tree.known(use.content, first, end))
 
-    def unpin(self, names: Sequence[int]) -> None:
+    def unpin(self, use: Use, first: int, end: int) -> None:
         """A load has ended."""
         self.version += 1
-        free = []
-        for name in names:
-            self.read[name] -= 1
-            if not self.read[name]:
-                del self.read[name]
-                free.append(name)
-        self.idle.update(free)
-        self.order.settled(free)
+        runs = self.tree.known(use.content, first, end)
+        for run in runs:
+            run.readers -= 1
+            if run.readers == IDLE:
+                self.read -= run.blocks
+                self.idle += run.blocks
+        self.tree.settle(runs)
 
-    def offer(self, names: Sequence[int], use: Use, first: int) -> list[int] | None:
-        """Take in those of a prompt's chunks, the ``first`` and those after it, that are missing.
+    def offer(self, use: Use, first: int, end: int) -> list[Span] | None:
+        """Take in those of chunks ``first .. end`` of a prompt that are missing.
 
         Returns the missing ones, which are pending now; None where they do not all find room.
         """
-        idle, pending, read = self.idle, self.pending, self.read
-        missing = [name for name in names if name not in idle and name not in pending and name not in read]
-        unknown = [name for name in missing if name not in use.missed] if use.missed else missing
+        tree, content = self.tree, use.content
+        ready: list[Span] = []
+        missing: list[Span] = []
+        depth = first
+        for run in tree.known(content, first, end):
+            if run.readers != ABSENT:
+                if depth < run.start:
+                    missing.append((depth, run.start))
+                if run.readers != PENDING:
+                    ready.append((run.start, run.end))
+                depth = run.end
+        if depth < end:
+            missing.append((depth, end))
+        unknown = [span for each in missing for span in use.missed.lacking(*each)]
         if unknown:
-            self.order.missed(unknown)
-            use.missed.update(unknown)
-        depths = {name: first + place for place, name in enumerate(names) if name not in self.pending}
-        self._meet(depths, [name for name in depths if name in idle or name in read], use)
-        if not missing:
-            return []
-        excess = len(missing) + self.resident - self.capacity
-        if excess > 0:
-            going = self.order.evict(excess, set(names)) if excess <= len(self.idle) else None
-            if going is None:
+            self.order.missed(use, unknown)
+            for span in unknown:
+                use.missed.add(*span)
+        self._meet(use, ready, missing)
+        chunks = length(missing)
+        excess = chunks + self.resident - self.capacity
+        if chunks and excess > 0:
+            if excess > self.idle or not self.order.evict(excess, set(tree.known(content, first, end))):
                 return None
-            self.idle.difference_update(going)
-            self.evicted += len(going)
-        self.version += 1
-        self.order.insert(missing, use)
-        self.pending.update(missing)
-        use.inserted.update(missing)
-        self.stored += len(missing)
-        self.peak = max(self.peak, self.resident)
+            self.idle -= excess
+            self.evicted += excess
+        runs = tree.cover(content, first, end)
+        if chunks:
+            self.version += 1
+            new = [run for run in runs if run.readers == ABSENT]
+            for run in new:
+                run.readers = PENDING
+            self.order.insert(use, new)
+            for span in missing:
+                use.inserted.add(*span)
+            self.pending += chunks
+            self.stored += chunks
+            self.peak = max(self.peak, self.resident)
+        tree.settle(runs)
         return missing
 
-    def written(self, names: Sequence[int]) -> None:
+    def written(self, use: Use, spans: list[Span]) -> None:
         """A store has ended."""
         self.version += 1
-        self.pending.difference_update(names)
-        self.idle.update(names)
-        self.order.settled(names)
+        for start, end in spans:
+            runs = self.tree.known(use.content, start, end)
+            for run in runs:
+                run.readers = IDLE
+            self.tree.settle(runs)
+        chunks = length(spans)
+        self.pending -= chunks
+        self.idle += chunks
 
     def ended(self, use: Use) -> None:
         """A request is over: what it used was used now."""
         self.order.ended(use)
 
-    def _meet(self, depths: dict[int, int], reused: Sequence[int], use: Use) -> None:
-        new = [name for name in depths if name not in use.depths]
-        if new:
-            use.depths.update(depths if len(new) == len(depths) else {name: depths[name] for name in new})
-            self.order.met(new, use)
-        use.reused.update(name for name in reused if name not in use.inserted)
+    def _meet(self, use: Use, ready: list[Span], missing: list[Span]) -> None:
+        new = [span for each in ready for span in use.met.lacking(*each)]
+        others = [span for each in missing for span in use.met.lacking(*each)]
+        if new or others:
+            self.order.met(use, new)
+            for span in (*new, *others):
+                use.met.add(*span)
+        for each in ready:
+            for span in use.inserted.lacking(*each):
+                use.reused.add(*span)

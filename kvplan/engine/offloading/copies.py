@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 
 from kvplan.engine.live import LiveRequest
+from kvplan.engine.offloading.spans import Span, length
 from kvplan.engine.remote.queue import Transfer
 from kvplan.engine.tiers.line import Line
 
@@ -17,16 +18,16 @@ class Store(Transfer):
     """Chunks of one request on their way to the host.
 
     Attributes:
-        owner: whose they are; names: of the chunks; places: where in its prompt each stands.
+        owner: whose they are; spans: where in its prompt they stand; chunks: how many they are.
     """
 
-    __slots__ = ("names", "owner", "places")
+    __slots__ = ("chunks", "owner", "spans")
 
-    def __init__(self, owner: LiveRequest, names: list[int], places: list[int]) -> None:
+    def __init__(self, owner: LiveRequest, spans: list[Span]) -> None:
         super().__init__()
         self.owner = owner
-        self.names = names
-        self.places = places
+        self.spans = spans
+        self.chunks = length(spans)
 
 
 class Way:

@@ -98,7 +98,7 @@ class OffloadingReplica(RemoteReplica):
         flushed, scheduler.flushed = scheduler.flushed, {}
         stores, scheduler.stores = scheduler.stores, []
         for store in [each for each in stores if each in flushed]:
-            self._send(self.put, store, len(store.names) * self.chunk_blocks, max(free, device_free))
+            self._send(self.put, store, store.chunks * self.chunk_blocks, max(free, device_free))
         launched = max([free, *(store.done_s for store in flushed)])
         if launched > max(free, device_free):
             self.flushes += 1
@@ -111,7 +111,7 @@ class OffloadingReplica(RemoteReplica):
             end = launched
         for store in stores:
             if store not in flushed:
-                self._send(self.put, store, len(store.names) * self.chunk_blocks, ready)
+                self._send(self.put, store, store.chunks * self.chunk_blocks, ready)
         self._load(clock, ready)
         told = (*self.put.ended(launched), *self.get.ended(launched))
         if told and isinstance(plan, RemotePlan):

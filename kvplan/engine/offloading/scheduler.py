@@ -11,9 +11,9 @@ from kvplan.engine.blocks import BlockPool
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.offloading.cache import HostCache
-from kvplan.engine.offloading.chunk import ChunkNames
 from kvplan.engine.offloading.copies import Store
 from kvplan.engine.offloading.fence import Fence, FencedIndex
+from kvplan.engine.offloading.spans import Span
 from kvplan.engine.offloading.use import Use
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.prefix_hash import Match
@@ -30,22 +30,21 @@ class Offloaded:
     """What the connector knows of one request.
 
     Attributes:
-        names: of its chunks, as far as they were asked for.
+        use: what it has done with the host's cache.
         whole: chunks that its prompt fills; offered: how many were stored, or need not be.
         refused: up to where they were offered when there was no room.
-        loading: what its load reads, if one is on its way; stores: those on their way.
+        loading: the chunks its load reads, if one is on its way; stores: those on their way.
         limit: tokens that are computed, once it is over.
     """
 
-    __slots__ = ("fence", "limit", "loading", "names", "offered", "refused", "stores", "use", "whole")
+    __slots__ = ("fence", "limit", "loading", "offered", "refused", "stores", "use", "whole")
 
-    def __init__(self, whole: int) -> None:
-        self.names: list[int] = []
+    def __init__(self, use: Use, whole: int) -> None:
+        self.use = use
         self.whole = whole
         self.offered = self.refused = 0
-        self.loading: list[int] = []
+        self.loading: Span | None = None
         self.stores: dict[Store, None] = {}
-        self.use = Use()
         self.limit = 0
         self.fence: Fence | None = None
 
@@ -86,14 +85,12 @@ class OffloadingScheduler(RemoteScheduler):
         self.cache = cache
         self.chunk_blocks = chunk_blocks
         self.chunk_tokens = chunk_blocks * config.block_size
-        self.names = ChunkNames(self.chunk_tokens)
         self.known: dict[LiveRequest, Offloaded] = {}
         self.behind: dict[LiveRequest, None] = {}
         self.over: list[LiveRequest] = []
         self.stores: list[Store] = []
         self.flushed: dict[Store, None] = {}
         self.outstanding = self.put_off = self.refused = 0
-        self._read: set[int] = set()
         self._tried = -1
 
     def new_plan(self) -> StepPlan:
@@ -112,7 +109,7 @@ class OffloadingScheduler(RemoteScheduler):
     def add(self, request: LiveRequest) -> None:
         """As the base class."""
         super().add(request)
-        self.known[request] = Offloaded(request.prompt_tokens // self.chunk_tokens)
+        self.known[request] = Offloaded(Use(request.content), request.prompt_tokens // self.chunk_tokens)
 
     @property
     def _may_pass_over(self) -> bool:
@@ -139,17 +136,14 @@ class OffloadingScheduler(RemoteScheduler):
         chunks = request.num_tokens // size
         if chunks * size - start < size:
             return 0
-        self.names.extend(known.names, request.content, chunks)
         first = start // size
-        found, pending = self.cache.prefix(known.names[:chunks], first)
+        found, pending, read = self.cache.prefix(known.use, first, chunks)
         if pending:
             return LATER
         tokens = (first + found) * size - start
         if tokens < size:
             return 0
-        if not self._read.isdisjoint(known.names[first : first + found]):
-            return LATER
-        return tokens
+        return LATER if read else tokens
 
     def _begin(self, request: LiveRequest, match: Match, tokens: int) -> None:
         super()._begin(request, match, tokens)
@@ -157,10 +151,9 @@ class OffloadingScheduler(RemoteScheduler):
         start = match.blocks * self.block_size
         first, end = start // size, (start + tokens) // size
         self.version += 1
-        known.loading = known.names[first:end]
+        known.loading = first, end
         known.offered = end
-        self.cache.pin(known.loading, known.use, first)
-        self._read.update(known.loading)
+        self.cache.pin(known.use, first, end)
 
     def begin(self, plan: StepPlan, request: LiveRequest, hit_tokens: int, tokens: int) -> None:
         """As the base class; from now on its prompt is stored as it is computed."""
@@ -231,7 +224,7 @@ class OffloadingScheduler(RemoteScheduler):
             self._offer(request, known, known.limit)
         for fence in index.touched:
             for store in self.known[fence.owner].stores:
-                if any(self._meets(fence, place) for place in store.places):
+                if any(self._meets(fence, span) for span in store.spans):
                     self.flushed[store] = None
         index.forget_touches()
         for request in self.over:
@@ -240,26 +233,22 @@ class OffloadingScheduler(RemoteScheduler):
             self._forget(request, known)
         self.over.clear()
 
-    def _meets(self, fence: Fence, place: int) -> bool:
-        return fence.meets(place * self.chunk_blocks, (place + 1) * self.chunk_blocks)
+    def _meets(self, fence: Fence, span: Span) -> bool:
+        return fence.meets(span[0] * self.chunk_blocks, span[1] * self.chunk_blocks)
 
     def _offer(self, request: LiveRequest, known: Offloaded, tokens: int) -> None:
         """Store what is computed and was not offered yet, if all that is missing of it finds room."""
         first, end = known.offered, tokens // self.chunk_tokens
         if end <= first:
             return
-        self.names.extend(known.names, request.content, end)
-        names = known.names[first:end]
-        missing = self.cache.offer(names, known.use, first)
+        missing = self.cache.offer(known.use, first, end)
         if missing is None:
             self.refused += known.refused != end
             known.refused = end
             return
         known.offered = end
         if missing:
-            lacking = set(missing)
-            places = [first + place for place, name in enumerate(names) if name in lacking]
-            store = Store(request, missing, places)
+            store = Store(request, missing)
             known.stores[store] = None
             self.stores.append(store)
             self.outstanding += 1
@@ -273,16 +262,16 @@ class OffloadingScheduler(RemoteScheduler):
         if isinstance(transfer, Store):
             request = transfer.owner
             known = self.known[request]
-            self.cache.written(transfer.names)
+            self.cache.written(known.use, transfer.spans)
             del known.stores[transfer]
             self.outstanding -= 1
         else:
             assert isinstance(transfer, Load)
             request = transfer.request
             known = self.known[request]
-            self.cache.unpin(known.loading)
-            self._read.difference_update(known.loading)
-            known.loading = []
+            assert known.loading is not None
+            self.cache.unpin(known.use, *known.loading)
+            known.loading = None
             self.arrived(transfer)
         if request.status is Status.FINISHED and request not in self.over:
             self._forget(request, known)

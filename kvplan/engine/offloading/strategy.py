@@ -61,7 +61,7 @@ class Offloading:
             config,
             latency,
             recorder,
-            HostCache(self.chunks, self.policy),
+            HostCache(self.chunks, self.chunk_blocks * config.block_size, self.policy),
             self.chunk_blocks,
             Line("to_host", self.put, self.block_bytes, self.block_bytes),
             Line("from_host", self.get, self.block_bytes, self.block_bytes),

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from kvplan.engine.content import Content
+from kvplan.engine.offloading.spans import Spans
+
+if TYPE_CHECKING:
+    from kvplan.engine.offloading.turn import Turn
+
 
 class Use:
-    """Chunks a request has come across, each known by its name.
+    """Chunks a request has come across, by their places in its content.
 
     Attributes:
-        rank: its place among requests, by first use; 0 until then.
-        depths: chunks it stored, wanted to store or loaded, and where each stands in its prompt.
+        turn: that of its chunks while it goes on, under LRU; None until its first use.
+        met: chunks it stored, wanted to store or loaded.
         inserted, reused: those it put there; those that were there, and that it did not put there itself.
         missed: those it found missing when it came to store them.
     """
 
-    __slots__ = ("depths", "inserted", "missed", "rank", "reused")
+    __slots__ = ("content", "inserted", "met", "missed", "reused", "turn")
 
-    def __init__(self) -> None:
-        self.rank = 0
-        self.depths: dict[int, int] = {}
-        self.inserted: set[int] = set()
-        self.reused: set[int] = set()
-        self.missed: set[int] = set()
-
-    @property
-    def in_order(self) -> list[int]:
-        """Its chunks, the beginning of the prompt first."""
-        return sorted(self.depths, key=self.depths.__getitem__)
+    def __init__(self, content: Content) -> None:
+        self.content = content
+        self.turn: Turn | None = None
+        self.met, self.inserted, self.reused, self.missed = Spans(), Spans(), Spans(), Spans()

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Iterator
+from itertools import takewhile
 
+from host_chunks import standing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kvplan.engine.content import Content
 from kvplan.engine.offloading.arc import Arc
 from kvplan.engine.offloading.cache import HostCache
-from kvplan.engine.offloading.lru import SPAN, Lru
+from kvplan.engine.offloading.chunk import ABSENT, ChunkRun
+from kvplan.engine.offloading.lru import Lru
 from kvplan.engine.offloading.order import EvictionPolicy
+from kvplan.engine.offloading.spans import Span
+from kvplan.engine.offloading.turn import Row
 from kvplan.engine.offloading.use import Use
 
 EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "300"))
@@ -148,64 +156,96 @@ def paths(drawn: list[tuple[int, int, int]]) -> list[list[int]]:
     return found[1:]
 
 
+def content_of(names: list[int], stride: int) -> Content:
+    """Two tokens a chunk; those of consecutive chunks are consecutive where the stride is 2."""
+    second = stride // 2
+    return Content(tuple((stride * name + each, 1) for name in names for each in (0, second)), ())
+
+
+def name_at(content: Content, place: int, stride: int) -> int:
+    """Which chunk stands there."""
+    key = content.block_key(2 * place, 1)
+    assert isinstance(key, int)
+    return (key + 2 * place) // stride
+
+
+def expanded(spans: list[Span]) -> list[int]:
+    return [place for start, end in spans for place in range(start, end)]
+
+
+def states(run: ChunkRun, stride: int) -> Iterator[tuple[int, int]]:
+    """Each chunk below a run that is there, and how many read it."""
+    for child in run.children.values():
+        if child.readers != ABSENT:
+            for place in range(child.start, child.end):
+                yield name_at(child.content, place, stride), child.readers
+        yield from states(child, stride)
+
+
 @settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 300,
           suppress_health_check=list(HealthCheck))  # fmt: skip
-@given(trunks, st.integers(0, 9), st.sampled_from(["lru", "arc"]), actions)
+@given(trunks, st.integers(0, 9), st.sampled_from(["lru", "arc"]), actions, st.sampled_from([2, 7]))
 def test_the_cache_equals_lists_of_chunks(
     drawn: list[tuple[int, int, int]], capacity: int, policy: EvictionPolicy,
-    steps: list[tuple[str, int, int, int]],
+    steps: list[tuple[str, int, int, int]], stride: int,
 ) -> None:  # fmt: skip
-    cache, slow = HostCache(capacity, policy), SlowHost(capacity, policy)
+    cache, slow = HostCache(capacity, 2, policy), SlowHost(capacity, policy)
     prompts = paths(drawn)
-    uses, askers = [Use() for _ in prompts], [Asker(path) for path in prompts]
-    writing: list[list[int]] = []
-    reading: list[list[int]] = []
+    uses = [Use(content_of(path, stride)) for path in prompts]
+    askers = [Asker(path) for path in prompts]
+    writing: list[tuple[Use, list[Span], list[int]]] = []
+    reading: list[tuple[Use, Span, list[int]]] = []
+
+    def names_in(row: Row) -> list[int]:
+        return [name_at(content, place, stride) for content, place in standing(row)]
+
     for what, which, first, length in steps:
         which %= len(prompts)
-        names = prompts[which][first : first + length]
+        prompt, use = prompts[which], uses[which]
+        names = prompt[first : first + length]
         if what == "offer" and names:
-            missing = cache.offer(names, uses[which], first)
-            assert missing == slow.offer(askers[which], names)
-            if missing:
-                writing.append(missing)
+            spans, missing = cache.offer(use, first, first + len(names)), slow.offer(askers[which], names)
+            assert missing == (None if spans is None else [prompt[place] for place in expanded(spans)])
+            if spans and missing:
+                writing.append((use, spans, missing))
         elif what == "written" and writing:
-            done = writing.pop(which % len(writing))
-            cache.written(done)
+            by, spans, done = writing.pop(which % len(writing))
+            cache.written(by, spans)
             for name in done:
                 slow.state[name] = 0
         elif what == "load" and names:
-            found, pending = cache.prefix(prompts[which], first)
-            there = next((n for n, name in enumerate(prompts[which][first:]) if name not in slow.state),
-                         len(prompts[which]) - first)  # fmt: skip
-            assert found == max(0, there)
-            assert pending == any(slow.state[name] < 0 for name in prompts[which][first : first + found])
+            found, pending, read = cache.prefix(use, first, len(prompt))
+            there = list(takewhile(slow.state.__contains__, prompt[first:]))
+            assert found == len(there)
+            assert pending == any(slow.state[name] < 0 for name in there)
+            assert read == any(slow.state[name] > 0 for name in there)
             if found and not pending:
-                names = prompts[which][first : first + found]
-                cache.pin(names, uses[which], first)
-                for name in names:
+                cache.pin(use, first, first + found)
+                for name in there:
                     slow.state[name] += 1
-                slow.meet(askers[which], names)
-                askers[which].again += [name for name in names if name not in askers[which].put]
-                reading.append(names)
+                slow.meet(askers[which], there)
+                askers[which].again += [name for name in there if name not in askers[which].put]
+                reading.append((use, (first, first + found), there))
         elif what == "loaded" and reading:
-            done = reading.pop(which % len(reading))
-            cache.unpin(done)
+            by, span, done = reading.pop(which % len(reading))
+            cache.unpin(by, *span)
             for name in done:
                 slow.state[name] -= 1
         elif what == "end":
-            cache.ended(uses[which])
+            cache.ended(use)
             slow.ended(askers[which])
-            uses[which], askers[which] = Use(), Asker(prompts[which])
-        assert cache.pending == {name for name, state in slow.state.items() if state < 0}
-        assert cache.idle == {name for name, state in slow.state.items() if state == 0}
-        assert cache.read == {name: state for name, state in slow.state.items() if state > 0}
+            uses[which], askers[which] = Use(use.content), Asker(prompt)
+        assert dict(states(cache.tree.root, stride)) == slow.state
+        counts = Counter(min(state, 1) for state in slow.state.values())
+        assert (cache.pending, cache.idle, cache.read) == (counts[-1], counts[0], counts[1])
         assert cache.resident == len(slow.state) <= capacity
         assert cache.stored - cache.evicted == cache.resident
         order = cache.order
         if isinstance(order, Lru):
-            assert order.places == {name: rank * SPAN + below for name, (rank, below) in slow.used.items()}
+            assert names_in(order.row) == sorted(slow.used, key=slow.used.__getitem__)
         else:
             assert isinstance(order, Arc)
-            assert [list(order.recent), list(order.frequent)] == [slow.once, slow.often]
-            assert [list(order.left_recent), list(order.left_frequent)] == [slow.gone_once, slow.gone_often]
+            assert [names_in(order.recent), names_in(order.frequent)] == [slow.once, slow.often]
+            assert names_in(order.left_recent) == slow.gone_once
+            assert names_in(order.left_frequent) == slow.gone_often
             assert order.share == slow.share

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -18,6 +19,7 @@ from kvplan.engine.config import EngineConfig
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.offloading.cache import HostCache
+from kvplan.engine.offloading.chunk import ChunkRun
 from kvplan.engine.offloading.order import EvictionPolicy
 from kvplan.engine.offloading.replica import OffloadingReplica
 from kvplan.engine.recorder import Recorder, RequestRow
@@ -52,6 +54,13 @@ class Wire:
         return self.each * operations if size else 0.0
 
 
+def runs_below(run: ChunkRun) -> Iterator[ChunkRun]:
+    for child in run.children.values():
+        assert child.start == run.end < child.end
+        yield child
+        yield from runs_below(child)
+
+
 class AuditedOffloading(Audited, OffloadingReplica):
     """Counts who holds blocks without running, and what is on its way."""
 
@@ -65,11 +74,17 @@ class AuditedOffloading(Audited, OffloadingReplica):
         known = scheduler.known.values()
         assert cache.resident <= cache.capacity
         assert cache.stored - cache.evicted == cache.resident
-        assert not cache.idle & cache.pending
-        assert not (cache.idle | cache.pending) & set(cache.read)
-        writing = [name for each in known for store in each.stores for name in store.names]
-        assert sorted(writing) == sorted(cache.pending)
-        assert {name for each in known for name in each.loading} == set(cache.read)
+        states = Counter[int]()
+        for run in runs_below(cache.tree.root):
+            assert run.anywhere or run.children
+            assert run.turn is None or run in run.turn.runs
+            states[min(run.readers, 1)] += run.blocks
+        assert (states[0], states[-1], states[1]) == (cache.idle, cache.pending, cache.read)
+        assert sum(store.chunks for each in known for store in each.stores) == cache.pending
+        assert (
+            sum(last - first for each in known if each.loading for first, last in [each.loading])
+            == cache.read
+        )
         assert scheduler.outstanding == sum(len(each.stores) for each in known)
         assert set(scheduler.behind) <= set(scheduler.running)
 
@@ -79,7 +94,7 @@ def engine(
 ) -> OffloadingReplica:
     chunks, chunk_blocks, policy, put, get = host
     return kind(
-        config, CLOCK, recorder, HostCache(chunks, policy), chunk_blocks,
+        config, CLOCK, recorder, HostCache(chunks, chunk_blocks * config.block_size, policy), chunk_blocks,
         Line("to_host", Wire(put), 1, 1), Line("from_host", Wire(get), 1, 1),
     )  # fmt: skip
 

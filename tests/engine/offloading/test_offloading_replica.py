@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.content import Content
 from kvplan.engine.offloading.order import EvictionPolicy
 from kvplan.engine.offloading.replica import OffloadingReplica
 from kvplan.engine.offloading.strategy import Offloading
+from kvplan.engine.offloading.use import Use
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.errors import UsageError
 from kvplan.latency.linear import LinearLatency
@@ -102,9 +104,18 @@ def test_of_one_prompt_the_end_goes_first() -> None:
     engine, _ = serve(asked, chunks=8)
     # 4 + 2 + 5 chunks in 8: the last three of a are gone.
     assert engine.cache.evicted == 3
-    names: list[int] = []
-    engine.offloading.names.extend(names, engine.offloading.live(asked[0]).content, 4)
-    assert [name in engine.cache for name in names] == [True, False, False, False]
+    use = Use(Content(asked[0].prompt, asked[0].output))
+    assert [engine.cache.prefix(use, place, place + 1)[0] for place in range(4)] == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("policy", ["lru", "arc"])
+def test_what_is_used_together_becomes_one_run(policy: EvictionPolicy) -> None:
+    asked = [request("a", 0.0, 18), request("b", 50.0, 22, content="a"), request("c", 100.0, 10, content="a")]
+    engine, _ = serve(asked, policy=policy, max_num_batched_tokens=4)
+    # b wrote the last of 5 chunks, c used the first 2 last.
+    (upper,) = engine.cache.tree.root.children.values()
+    assert (upper.start, upper.end) == (0, 2)
+    assert [(run.start, run.end) for run in upper.children.values()] == [(2, 5 if policy == "lru" else 4)]
 
 
 def test_what_does_not_fit_beside_copies_is_tried_again() -> None:
