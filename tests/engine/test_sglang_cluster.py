@@ -140,16 +140,13 @@ class Wire:
 
 
 @FUZZ
-@given(
-    case=runs(), limit=st.sampled_from([None, 1, 3]), write=st.sampled_from(WRITE_POLICIES), data=st.data()
-)
+@given(case=runs(), crowd=crowds, write=st.sampled_from(WRITE_POLICIES), data=st.data())
 def test_host_memory_is_each_replicas_own(
-    case: tuple[SglangConfig, list[Request]], limit: int | None, write: WritePolicy, data: st.DataObject
+    case: tuple[SglangConfig, list[Request]], crowd: Crowd, write: WritePolicy, data: st.DataObject
 ) -> None:
     config, workload = replace(case[0], disable_radix_cache=False, tree="unified"), case[1]
     host = HostCache(1, 120 // config.page_size, Wire(), Wire(), write)
     conversation = data.draw(conversing(workload))
-    crowd = Crowd(Patience(inf, inf), 0, 0.0, limit, conversations=True)
     alone, routed = (
         Outcome(make, crowd.arrivals(conversation))
         for make in (
