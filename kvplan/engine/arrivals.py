@@ -161,7 +161,10 @@ class Stepped(Protocol):
         """Clients wait so long; must be said before the first request."""
 
     def advance(self, until: float) -> None:
-        """Go on until the clock is at ``until`` or later, or nothing is left to do; see also ``stops``."""
+        """Go on until the clock is at ``until`` or later, or nothing is left to do; see also ``stops``.
+
+        Whoever gave up before that has been told of, and may have sent something since.
+        """
 
     def push(self, request: Request) -> None:
         """A request arrives; ``advance`` must have been called up to its arrival."""

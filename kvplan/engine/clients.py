@@ -139,13 +139,17 @@ class Conversations(Arrivals):
         self._over_s: dict[str, float] = {}
         self._unanswered = {session: len(members) for session, members in found.items()}
         # Sessions begin in the order of their first requests; those of one time as they were given.
-        begins = {session: min(r.arrival_s for _, r, _ in members) for session, members in found.items()}
+        begins = {
+            session: min(request.arrival_s for _, request, waits in members if not waits)
+            for session, members in found.items()
+        }
         self._later = deque(
             (begins[session], found[session]) for session in sorted(found, key=begins.__getitem__)
         )
         apart_s = 0.0 if limit is None or not thinks_s else median(thinks_s) / limit
         for place in range(len(found) if limit is None else min(limit, len(found))):
             self._begin(place * apart_s)
+        self._free_s: list[float] = []
 
     def _session(self, request: Request) -> str:
         """What it belongs to: its session, that of the request it follows, or its own."""
@@ -154,8 +158,16 @@ class Conversations(Arrivals):
         follows = request.follows
         return request.id if follows is None else self._session_of.get(follows[0], request.id)
 
+    @property
+    def _begins_s(self) -> float:
+        """When the next session begins, for all that is known now; infinite if none can."""
+        if not self._later or not self._free_s:
+            return inf
+        own_s = self._later[0][0]
+        return own_s + max(0.0, self._free_s[0] - own_s)
+
     def _begin(self, earliest_s: float) -> None:
-        """The next session begins, at its own time or now."""
+        """The next session begins, at its own time or then."""
         own_s, members = self._later.popleft()
         late_s = max(0.0, earliest_s - own_s)
         self.last_begun_s = max(earliest_s, own_s)
@@ -169,7 +181,8 @@ class Conversations(Arrivals):
     @property
     def next_s(self) -> float:
         """See the base class."""
-        return self._due[0][0] if self._due else inf
+        begins_s = self._begins_s
+        return min(self._due[0][0], begins_s) if self._due else begins_s
 
     @property
     def over(self) -> bool:
@@ -178,6 +191,9 @@ class Conversations(Arrivals):
 
     def take(self) -> Request:
         """See the base class."""
+        # Not as soon as one session is over: that another one was over before may become known later.
+        while self._begins_s <= self.next_s:
+            self._begin(heappop(self._free_s))
         now, _, request = heappop(self._due)
         # A sum may come out a last bit earlier than what has been sent already.
         self._now = now = max(now, self._now)
@@ -205,8 +221,8 @@ class Conversations(Arrivals):
         # always the last that was answered.
         over_s = self._over_s[session] = max(now, self._over_s.get(session, now))
         self._unanswered[session] -= 1
-        if not self._unanswered[session] and self._later:
-            self._begin(over_s)
+        if not self._unanswered[session]:
+            heappush(self._free_s, over_s)
 
     def gave_up(self, request_id: str, time_s: float) -> bool:
         """See the base class."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 
 import pytest
+from crowds import Crowd, conversing, crowds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from workloads import cases
@@ -12,7 +16,10 @@ from workloads import cases
 from kvplan.engine.cluster import Cluster
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.engine import Strategy, make_engine
+from kvplan.engine.errors import EngineStuck
 from kvplan.engine.holding.strategy import SlotAllocation
+from kvplan.engine.offloading.strategy import Offloading
+from kvplan.engine.patience import Patience
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.reuse.pins import PinRule
 from kvplan.engine.reuse.strategy import PrefixReuse
@@ -24,6 +31,7 @@ from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 from kvplan.traces.synthesize import synthesize
 
+EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "60"))
 CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
 
 
@@ -37,6 +45,14 @@ class Wire:
 def tiers(preemption: str = "swap") -> Tiers:
     host = TierSpec("host", 40, 8, Wire(), Wire(), "through")
     return Tiers(8, (host,), preemption)  # type: ignore[arg-type]
+
+
+STRATEGIES: dict[str, Callable[[EngineConfig], Strategy]] = {
+    "tiers": lambda _: tiers("recompute"),
+    "swap": lambda _: tiers("swap"),
+    "offloading": lambda _: Offloading(1, 40, Wire(), Wire(), 2),
+    "units": lambda config: PrefixReuse(2 * config.block_size),
+}
 
 
 def play(engine: Cluster, requests: list[Request]) -> None:
@@ -68,6 +84,58 @@ def test_one_replica_is_the_strategy_itself(kind: str, case: tuple[EngineConfig,
     assert ours == rows
     assert whole.totals.to_dict() == recorder.totals.to_dict()
     assert whole.sections == {f"{name} 0": metrics for name, metrics in recorder.sections.items()}
+
+
+@pytest.mark.parametrize("kind", list(STRATEGIES))
+@settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 60,
+          suppress_health_check=list(HealthCheck))  # fmt: skip
+@given(case=cached_cases(), crowd=crowds, data=st.data())
+def test_clients_that_wait_and_give_up_are_the_same_for_one_replica(
+    kind: str, case: tuple[EngineConfig, list[Request]], crowd: Crowd, data: st.DataObject
+) -> None:
+    config, requests = case
+    workload = data.draw(conversing(requests))
+    strategy = STRATEGIES[kind](config)
+    told = []
+    for replicas in (0, 1):
+        rows: list[RequestRow] = []
+        recorder = Recorder(on_request=rows.append)
+        engine = (
+            Cluster(1, "least-loaded", config, CLOCK, recorder, strategy)
+            if replicas
+            else strategy.engine(config, CLOCK, recorder)
+        )
+        stuck = ""
+        try:
+            engine.run(crowd.arrivals(workload))
+        except EngineStuck as exc:
+            stuck = exc.message
+        engine.close()
+        told.append((rows, recorder.totals.to_dict(), list(recorder.sections.values()), stuck))
+    assert told[0] == told[1]
+
+
+def test_what_clients_leave_behind_who_give_up_is_written_when_they_go() -> None:
+    """Found by random workloads: it was written when the run was over, whenever that was looked at."""
+    config = EngineConfig(
+        14, 1, 13, 1, 13, enable_prefix_caching=True, enable_chunked_prefill=False, async_scheduling=False
+    )
+    first = [Request(f"{n}", 0.0, ((50 * n, 1),), 1, ((500, 1),), 1) for n in range(6)]
+    last = Request("last", 0.4, ((300, 11),), 11, ((500, 2),), 2)
+    crowd = Crowd(Patience(0.006, inf), 0, 0.0, None, conversations=False)
+    waited = []
+    for replicas in (0, 1):
+        recorder = Recorder()
+        engine = (
+            Cluster(1, "least-loaded", config, CLOCK, recorder, tiers())
+            if replicas
+            else tiers().engine(config, CLOCK, recorder)
+        )
+        engine.run(crowd.arrivals([*first, last]))
+        engine.close()
+        (metrics,) = recorder.sections.values()
+        waited.append(next(metric.value for metric in metrics if metric.name == "to_host_queue_s"))
+    assert waited[0] == waited[1] == pytest.approx(7.6e-4, rel=1e-3)
 
 
 @settings(max_examples=60, deadline=None, database=None, derandomize=True,

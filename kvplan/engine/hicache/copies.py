@@ -31,6 +31,7 @@ class Copies:
     Attributes:
         now: the scheduler's clock; a write that it waits for moves it on.
         fence: when everything launched so far is through on the device; no copy begins before.
+        writes, loads: what is on its way, in the order in which it was sent for.
         loaded_s: when the loads of the batch that is made have arrived; 0 without any.
         waited_s: how long the scheduler waited for writes, all together.
         lengthened_s: how much longer steps took because of their loads, all together.

@@ -13,7 +13,7 @@ from kvplan.engine.hicache.duplicates import Duplicates
 from kvplan.engine.hicache.host import HostMemory
 from kvplan.engine.hicache.node import HostedNode
 from kvplan.engine.sglang.eviction import EVICTION
-from kvplan.engine.sglang.prefix_radix import RadixIndex
+from kvplan.engine.sglang.prefix_radix import AGE_STEP, RadixIndex
 from kvplan.engine.sglang.radix_leaves import LeafQueue
 
 WritePolicy: TypeAlias = Literal["write_through", "write_through_selective", "write_back"]
@@ -27,8 +27,8 @@ INSERTIONS: dict[WritePolicy, int] = {"write_through": 1, "write_through_selecti
 LOAD_BACK_TOKENS = 10
 """A hit in the host that is shorter is computed again (``load_back_threshold``)."""
 
-_AGE_STEP = 1e-5
 _HOST_TICKETS = 1 << 48
+"""Beyond those of the device's leaves: a node is in one queue or the other."""
 
 
 class HierarchicalIndex(RadixIndex):
@@ -59,8 +59,8 @@ class HierarchicalIndex(RadixIndex):
     # -- looking ----------------------------------------------------------------------------------------
 
     def match(self, content: Content, limit: int) -> tuple[int, HostedNode]:
-        """Leading tokens that are on the device, and the node with which the match ends, maybe in the host
-        only."""
+        """Leading tokens that are on the device, and the node with which the match ends: it may be only in
+        the host."""
         page, node = self.page_size, self.root
         limit -= limit % page
         if limit <= 0:
@@ -82,7 +82,7 @@ class HierarchicalIndex(RadixIndex):
         seen: HostedNode | None = node
         while seen is not None:
             seen.last_access = now
-            now -= _AGE_STEP
+            now -= AGE_STEP
             if seen.ticket:
                 self._place(seen)
             seen = seen.parent
@@ -91,7 +91,7 @@ class HierarchicalIndex(RadixIndex):
     # -- inserting --------------------------------------------------------------------------------------
 
     def insert(self, content: Content, length: int, priority: int, counted: int) -> int:
-        """See ``RadixTree.insert``; of what was in the host only the tree takes the new tokens."""
+        """See ``RadixTree.insert``; where tokens are only in the host, the tree takes the new ones."""
         return self._insert(content, length, priority, counted)[0]
 
     def advance(  # type: ignore[override]
@@ -174,7 +174,7 @@ class HierarchicalIndex(RadixIndex):
             self.copies.write(each)
 
     def _store(self, node: HostedNode) -> bool:
-        """Find a place in the host for a node, or say that there is none; what was evicted for it is gone."""
+        """Put a node into the host; whether it has room. What was evicted for it is gone even if not."""
         short = node.tokens - self.host.free
         if short > 0 and self._evict_host(short) < short:
             return False
@@ -195,7 +195,7 @@ class HierarchicalIndex(RadixIndex):
         return freed
 
     def _forget(self, node: HostedNode) -> None:
-        """A node that is on no device and has no children leaves the tree."""
+        """A node that is not on the device and has no children leaves the tree, and the host."""
         parent = node.parent
         assert parent is not None
         if node.ticket:
@@ -208,9 +208,10 @@ class HierarchicalIndex(RadixIndex):
         self._place(parent)
 
     def load(self, last: HostedNode) -> int:
-        """Bring back the path to a node that is in the host only: there must be room, and it must be held.
+        """Bring back the path to a node that is only in the host; returns its tokens.
 
-        Returns tokens. Until ``settle`` finds that they have arrived, the path is held.
+        The device must have room for them, and the caller hold the node. The load holds the path, too, until
+        ``settle`` finds that it has arrived.
         """
         path = []
         node = last
@@ -251,7 +252,7 @@ class HierarchicalIndex(RadixIndex):
     # -- holding ----------------------------------------------------------------------------------------
 
     def lock(self, node: HostedNode) -> None:  # type: ignore[override]
-        """See ``RadixTree.lock``; nodes in the host only may be held, too."""
+        """See ``RadixTree.lock``; nodes that are only in the host may be held, too."""
         parent = node.parent
         while parent is not None:
             if node.lock_ref == 0:

@@ -1,5 +1,7 @@
-"""What a run with host memory reports, under the names of vLLM's tiers where they mean the same. Blocks are
-pages."""
+"""What a run with host memory reports, named as vLLM's tiers are where it means the same.
+
+Blocks are pages.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ def _hits(replica: HierarchicalReplica) -> list[Metric]:
         Metric("host_hit_tokens", scheduler.host_tokens, "tokens", "tokens whose KV came from the host"),
         Metric("loads", scheduler.loads, "1", "admissions that loaded KV from the host"),
         Metric(
-            "refused_loads", scheduler.short, "1",
+            "refused_loads", scheduler.refused, "1",
             "admissions that computed again what the host had: too short to load, or no room on the device",
         ),
         Metric("load_s", copies.lengthened_s, "s", "time steps took longer for their loads, all together"),

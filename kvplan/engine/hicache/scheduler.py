@@ -23,7 +23,7 @@ class HierarchicalScheduler(SglangScheduler):
         host_tokens: tokens that first admissions loaded.
         cached_tokens: tokens that first admissions did not compute.
         loads: admissions that loaded something.
-        short: admissions that computed a prefix again although the host had it.
+        refused: admissions that computed a prefix again although the host had it.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class HierarchicalScheduler(SglangScheduler):
         super().__init__(config, keep_schedule=keep_schedule, pool=TokenPool(config, index))
         self.index = index
         self.copies: Copies = index.copies
-        self.host_tokens = self.cached_tokens = self.loads = self.short = 0
+        self.host_tokens = self.cached_tokens = self.loads = self.refused = 0
         self._drained_s: float | None = None
 
     def add(self, request: SglangRequest) -> None:
@@ -83,8 +83,8 @@ class HierarchicalScheduler(SglangScheduler):
         return self._take_in(request, node, cached, extend, budget, extends)
 
     def _load(self, last: HostedNode, tokens: int) -> bool:
-        """Bring back what a request found in the host, if that is worth while and there is room
-        (``init_load_back``)."""
+        """Bring back what a request found in the host, if it is long enough and there is room
+        (``init_load_back``); whether it was."""
         index, pool = self.index, self.pool
         loaded = False
         if tokens >= LOAD_BACK_TOKENS:
@@ -99,7 +99,7 @@ class HierarchicalScheduler(SglangScheduler):
         if loaded:
             self.loads += 1
         else:
-            self.short += 1
+            self.refused += 1
         return loaded
 
     def _allocate_extend(self, plan: SglangPlan) -> None:

@@ -16,7 +16,7 @@ from kvplan.engine.sglang.radix_tree import TreeKind
 from kvplan.traces.request import Request
 
 _EMPTY = Content((), ())
-_AGE_STEP = 1e-5
+AGE_STEP = 1e-5
 """How much older than its child a node passed by a match is (``UnifiedRadixCache``)."""
 
 
@@ -106,7 +106,7 @@ class RadixIndex:
             seen: RadixNode | None = node
             while seen is not None:
                 seen.last_access = now
-                now -= _AGE_STEP
+                now -= AGE_STEP
                 seen = seen.parent
             if node.ticket:
                 leaves.put(node)
@@ -145,7 +145,7 @@ class RadixIndex:
         if counted < node.end:
             self._count_path(node, priority, counted)
         now = self._tick()
-        step = _AGE_STEP if self.unified else 0.0
+        step = AGE_STEP if self.unified else 0.0
         seen: RadixNode | None = found
         while seen is not None:
             seen.last_access = now

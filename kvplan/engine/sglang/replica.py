@@ -80,8 +80,6 @@ class SglangReplica:
         self._stalled = False
         if request.arrival_s > self.clock and not self.scheduler.has_requests:
             self.clock = request.arrival_s
-        if self.clock > self._gives_up_s:
-            self._give_up(self.clock)
         reason = sglang_rejection(request.prompt_tokens, request.output_tokens, self.config)
         if reason is not None:
             self.recorder.rejected(request.id, reason)
@@ -101,12 +99,12 @@ class SglangReplica:
         scheduler = self.scheduler
         clock, device_free, in_flight = self.clock, self._device_free, self._in_flight
         self.stopped = False
-        while clock < until:
+        while True:
+            # Before the next batch is made, as whoever tries again may have sent what belongs into it.
             if clock > self._gives_up_s:
                 self._give_up(clock)
-                self._stalled = False
-                if self.stopped:
-                    break
+            if clock >= until or self.stopped:
+                break
             if not scheduler.has_requests:
                 scheduler.idle()
                 break
@@ -130,7 +128,6 @@ class SglangReplica:
                 self._stalled = False
                 if self._deliver(due[0], clock) and self.stops:
                     self.stopped = True
-                    break
             elif not plan.batch.scheduled_tokens:
                 if self._stalled and not plan.retracted and scheduler.waiting:
                     clock = self._wait(clock, min(until, nextafter(self._gives_up_s, _NEVER)))
@@ -162,6 +159,7 @@ class SglangReplica:
             self.scheduler.abort(request)
             self.recorder.timed_out(request.request.id, deadline_s)
             self.stopped = self.stops
+            self._stalled = False
         self._gives_up_s = self._deadlines.next_s
 
     # -- what a router sees -----------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from kvplan.engine.config import EngineConfig
@@ -133,6 +134,14 @@ class TieredReplica(RemoteReplica):
         super().deliver(plan, clock)
         if plan.finish:
             self.stack.flush(clock)
+
+    def give_up(self, clock: float, plans: Iterable[StepPlan]) -> bool:
+        """As the base class; what those requests leave behind is sent."""
+        self.tiered.now = clock
+        gave_up = super().give_up(clock, plans)
+        if gave_up:
+            self.stack.flush(clock)
+        return gave_up
 
     def send_swapped(self, now: float) -> None:
         """Copy out what the last ``schedule()`` swapped: it precedes what that step writes."""

@@ -146,10 +146,10 @@ class TierStack:
                 missing.append(run)
             else:
                 self._use(run, stamp)
+        blocks = sum(run.blocks for run in missing)  # as long as they are these runs
         below = self.disk if tier is self.host else None
         if below is not None and missing and self.specs[below.index].write == "through":
             self._write_down(below, missing)
-        blocks = sum(run.blocks for run in missing)
         self.residency.join(runs)
         self._evict(tier)
         return blocks
@@ -174,7 +174,6 @@ class TierStack:
         """Evict until nothing is too much; what leaves goes to the tier below, if there is one."""
         excess = tier.cached + tier.reserved - tier.capacity
         below = self.disk if tier is self.host else None
-        handed = False
         while excess > 0:
             place = tier.oldest
             assert place is not None
@@ -188,24 +187,24 @@ class TierStack:
                 blocks = excess
             if below is not None and run.places[below.index] is None:
                 self._hand_down(below, run, place)
-                handed = True
             tier.drop(place)
             excess -= blocks
             if not run.anywhere:
                 self.lost += blocks
                 self.residency.prune(run)
         tier.settle()
-        if handed:
-            assert below is not None
-            self._evict(below)
 
     def _hand_down(self, tier: Tier, run: Run, place: Place) -> None:
-        """A run that leaves the tier above is written to this one, which makes room for it afterwards."""
+        """A run that leaves the tier above is written to this one, which makes room for it at once.
+
+        What goes may be the next to leave the tier above, which is then written again.
+        """
         batch = self._open[tier.index]
         self._stamp += 1
         tier.put(run, self._stamp, batch)
         batch.blocks += run.end - run.start
         batch.wait_for(place.batch)
+        self._evict(tier)
 
     def _cut(self, tier: Tier, run: Run, blocks: int) -> None:
         """The end of a run leaves the last tier that has it, and nothing hangs below."""
