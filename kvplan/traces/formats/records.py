@@ -27,6 +27,8 @@ from kvplan.traces.source import Source
 
 SAMPLE = 2_000
 """Rows by which columns, units and numbers are settled."""
+MOST_NAMED = 4
+"""Columns named in a note."""
 MOONCAKE = ("input_length", "output_length", "hash_ids")
 _WARMING = frozenset(("warmup", "warm_up", "warming"))
 
@@ -84,7 +86,11 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
     if clock is None and options.rate is not None:
         process = drawn_arrivals(options.rate, options.seed, accounting)
     elif clock is None:
-        accounting.note("no arrival times in the trace: all requests arrive at 0 unless a rate is given")
+        others = plan.unread(good)
+        beside = f" ({others} not read)" if others else ""
+        accounting.note(
+            f"no arrival times in the trace{beside}: all requests arrive at 0 unless a rate is given"
+        )
     scale = options.time_scale / options.rate_scale
     for row in chain(sample, following):
         accounting.rows += 1
@@ -176,6 +182,25 @@ class _Plan:
         style = [f"parted by {rows.parted}"] if rows.parted and rows.parted != "commas" else []
         style += [said] if (said := self._numerals.said()) else []
         self.notes = ["; ".join([", ".join(taken), *style])]
+
+    def unread(self, rows: Sequence[Row]) -> str:
+        """Columns that nothing is read from, as the file has them, the first few by name; empty for none."""
+        own = self.columns
+        used = {
+            own.prompt,
+            own.output,
+            own.session,
+            own.priority,
+            own.blocks,
+            own.tokens,
+            own.size,
+            *own.added,
+        }
+        names = [
+            name for name in dict.fromkeys(name for row in rows for name in row.cells) if name not in used
+        ]
+        shown = ", ".join(repr(self.written(name)) for name in names[:MOST_NAMED])
+        return f"{shown} and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else shown
 
     def written(self, name: str) -> str:
         """A column's name as the file has it."""

@@ -310,3 +310,14 @@ def test_mooncake_as_a_table_is_in_milliseconds(reading):
     )
     assert [item.arrival_s for item in requests] == [0.0, 1.5]
     assert "in milliseconds, as Mooncake writes them" in trace.report.notes[0]
+
+
+def test_columns_that_may_have_been_times_are_named(reading):
+    """In a language that nobody here knows: nothing is left out silently."""
+    _, trace = reading(table(("Zeitstempel", "Prompt Tokens", "Output Tokens"), mark=";"), "a.csv")
+    assert any(
+        "no arrival times in the trace ('Zeitstempel' not read)" in note for note in trace.report.notes
+    )
+    many = ("Prompt Tokens", "Output Tokens", *(f"eins {i}" for i in range(7)))
+    _, trace = reading(table(many, [(5, 6, *range(7))]), "a.csv")
+    assert any("'eins 3' and 3 more not read" in note for note in trace.report.notes)
