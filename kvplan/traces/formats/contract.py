@@ -26,6 +26,10 @@ MAX_BLOCK_SIZE = 1 << 20
 """Most tokens a block id may stand for."""
 
 
+BROKEN = (msgspec.MsgspecError, RecursionError, ValueError)
+"""What decoding JSON raises: it is none, is nested too deeply, or is no UTF-8, which is looked at last."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
     """How to read a trace.
@@ -167,7 +171,7 @@ def top_keys(head: bytes, lines: int = 5) -> set[str]:
     for line in head.split(b"\n")[:lines]:
         try:
             found.update(msgspec.json.decode(line, type=dict[str, msgspec.Raw]))
-        except (msgspec.MsgspecError, RecursionError):
+        except BROKEN:
             found |= json_keys(line)
     return found
 

@@ -9,6 +9,7 @@ from typing import Annotated, TypeAlias, TypeVar
 import msgspec
 
 from kvplan.traces.accounting import Accounting
+from kvplan.traces.formats.contract import BROKEN
 from kvplan.traces.source import Source
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -38,7 +39,7 @@ def rows(source: Source, accounting: Accounting, kind: type[R]) -> Iterator[tupl
         accounting.rows += 1
         try:
             row = decode(line)
-        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        except BROKEN as error:
             accounting.drop(fault(error, line), number)
             continue
         yield number, row

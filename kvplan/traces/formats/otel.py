@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kvplan.traces.accounting import Accounting
-from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat
+from kvplan.traces.formats.contract import BROKEN, Intake, ReadOptions, TraceFormat
 from kvplan.traces.formats.instants import TICKS_PER_S, Instants, ticks_since_1970
 from kvplan.traces.formats.jsonl import fault
 from kvplan.traces.formats.span_tree import SpanId, SpanTree, trace_of
@@ -172,7 +172,7 @@ def _spans(source: Source, accounting: Accounting) -> Iterator[Any]:
     for line, content in _documents(source):
         try:
             document = msgspec.json.decode(content)
-        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        except BROKEN as error:
             accounting.rows += 1
             accounting.drop(fault(error, content), line)
             continue
@@ -185,7 +185,7 @@ def _documents(source: Source) -> Iterator[tuple[int, bytes]]:
     try:
         msgspec.json.decode(first, type=msgspec.Raw)
         lines = bool(rest.strip())
-    except (msgspec.MsgspecError, RecursionError):
+    except BROKEN:
         lines = False
     if lines:
         yield from source.lines()

@@ -9,7 +9,7 @@ import msgspec
 
 from kvplan.errors import DataError
 from kvplan.traces.accounting import Accounting
-from kvplan.traces.formats.contract import MAX_BLOCK_SIZE, ReadOptions
+from kvplan.traces.formats.contract import BROKEN, MAX_BLOCK_SIZE, ReadOptions
 from kvplan.traces.formats.granularity import SIZES
 from kvplan.traces.formats.record_columns import Columns
 from kvplan.traces.formats.record_rows import Row
@@ -141,7 +141,7 @@ def _ids(cell: Any) -> list[Any] | None:
     if text[:1] == "[":
         try:
             found = msgspec.json.decode(text)
-        except (msgspec.MsgspecError, RecursionError):
+        except BROKEN:
             found = text.strip("[]").replace(",", " ").split()
         return found if isinstance(found, list) else None
     parts = text.replace(",", " ").replace(";", " ").split()

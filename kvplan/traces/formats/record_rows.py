@@ -10,6 +10,7 @@ import msgspec
 
 from kvplan.errors import DataError
 from kvplan.traces.columns import PARTED, UNITS, delimiter_of, leaf_name, plain_name
+from kvplan.traces.formats.contract import BROKEN
 from kvplan.traces.formats.jsonl import HALF_WRITTEN, fault
 
 MAX_LINES = 1_000
@@ -73,7 +74,7 @@ class Rows:
     def _of_json(self, number: int, line: bytes) -> Row:
         try:
             item = msgspec.json.decode(line)
-        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        except BROKEN as error:
             return Row(number, {}, fault(error, line))
         if not isinstance(item, dict):
             return Row(number, {}, "not a JSON object")

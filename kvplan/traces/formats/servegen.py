@@ -23,7 +23,7 @@ import msgspec
 from kvplan.errors import DataError
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.arrivals import MIN_SHAPE, ArrivalProcess
-from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat
+from kvplan.traces.formats.contract import BROKEN, Intake, ReadOptions, TraceFormat
 from kvplan.traces.request import Request, default_output
 from kvplan.traces.source import Source
 from kvplan.traces.streams import stream
@@ -176,7 +176,7 @@ def _read_windows(client: Client, content: bytes, name: str, accounting: Account
 def _read_fields(client: Client, content: bytes, name: str, accounting: Accounting) -> None:
     try:
         document = msgspec.json.decode(content, type=dict[str, dict[str, str]])
-    except msgspec.MsgspecError as error:
+    except BROKEN as error:
         accounting.rows += 1
         accounting.drop(f"{name}: {error}", 1)
         return

@@ -16,6 +16,7 @@ import msgspec
 
 from kvplan.errors import DataError, EnvironmentLacks
 from kvplan.traces.columns import COUNTS, WENT_BADLY, WENT_WELL, plain_name
+from kvplan.traces.formats.contract import BROKEN
 from kvplan.traces.formats.record_columns import SESSIONS, looks_like_requests
 from kvplan.traces.formats.record_rows import Row, flatten
 
@@ -47,11 +48,11 @@ def unwrapping(head: bytes) -> Unwrapping | None:
     if first[:1] not in (b"[", b"{"):
         return None
     try:
-        msgspec.json.decode(first, type=msgspec.Raw)
-    except (msgspec.MsgspecError, RecursionError):
+        whole = msgspec.json.decode(first)
+    except BROKEN:
         # Not whole: an object over several lines, or one line that is longer than the head.
         return _document if not end or first.rstrip() in (b"[", b"{") or first[:1] == b"[" else None
-    if first[:1] == b"[" or not rest.strip() or is_session(msgspec.json.decode(first)):
+    if first[:1] == b"[" or not rest.strip() or is_session(whole):
         return _document
     return None
 
@@ -59,12 +60,12 @@ def unwrapping(head: bytes) -> Unwrapping | None:
 def _document(content: bytes, name: str, notes: list[str]) -> Iterator[bytes]:
     try:
         documents = [msgspec.json.decode(content)]
-    except (msgspec.MsgspecError, RecursionError, ValueError):
+    except BROKEN:
         pieces = NEXT_OBJECT.split(content.strip())
         lines = content.splitlines() if len(pieces) == 1 else pieces
         try:
             documents = [msgspec.json.decode(piece) for piece in lines if piece.strip()]
-        except (msgspec.MsgspecError, RecursionError, ValueError):
+        except BROKEN:
             return iter(())  # who asked says what it may be instead
     rows = _rows_of(documents[0] if len(documents) == 1 else documents, name, notes)
     return map(msgspec.json.encode, rows)

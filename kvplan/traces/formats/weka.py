@@ -19,6 +19,7 @@ from kvplan.traces.accounting import Accounting
 from kvplan.traces.archives import can_be_trace
 from kvplan.traces.arrivals import ArrivalProcess
 from kvplan.traces.formats.contract import (
+    BROKEN,
     MAX_ARRIVAL_S,
     MAX_BLOCK_SIZE,
     Intake,
@@ -163,7 +164,7 @@ def _sessions(source: Source, accounting: Accounting) -> Iterator[tuple[int, Ses
     for number, content in _documents(source):
         try:
             session = decode(content)
-        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        except BROKEN as error:
             accounting.rows += 1
             accounting.drop(f"session: {fault(error, content)}", number)
             continue
@@ -191,7 +192,7 @@ def _split(content: bytes) -> list[bytes]:
         if start == b"[":
             return [bytes(item) for item in msgspec.json.decode(content, type=list[msgspec.Raw])]
         msgspec.json.decode(content, type=msgspec.Raw)
-    except (msgspec.MsgspecError, RecursionError):
+    except BROKEN:
         return [line for line in content.split(b"\n") if line.strip()]
     return [content]
 
