@@ -27,7 +27,7 @@ from kvplan.scenario.log_units import (
     is_float,
 )
 from kvplan.scenario.measured import Measured, is_number, measured_row
-from kvplan.traces.columns import COUNTS, WENT_BADLY, WENT_WELL, Column, delimiter_of, plain_name
+from kvplan.traces.columns import COUNTS, Column, delimiter_of, plain_name, served
 
 _FAILURES = ("error", "errors", "error_msg", "error_message", "error_code", "failed", "is_failed", "failure",
              "is_error", "has_error", "timed_out", "cancelled", "canceled", "aborted")  # fmt: skip
@@ -157,13 +157,8 @@ def requests_within(document: object, notes: list[str], depth: int = 6) -> Itera
             for item in document:
                 yield from requests_within(item, notes, depth - 1)
     elif isinstance(document, dict) and depth:
-        good = any(isinstance(document.get(name), list) and document[name] for name in WENT_WELL)
-        for name, item in document.items():
-            if good and name in WENT_BADLY and isinstance(item, list):
-                if item:
-                    notes.append(f"{len(item):,} requests listed as {name} are left out")
-            else:
-                yield from requests_within(item, notes, depth - 1)
+        for _, item in served(document, notes):
+            yield from requests_within(item, notes, depth - 1)
 
 
 def _read(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 COUNTS = {
     "prompt_tokens": ("prompt_tokens", "input_tokens", "input_len", "prompt_len", "num_prompt_tokens",
@@ -101,3 +102,16 @@ def timed(spellings: Sequence[str], header: Sequence[str]) -> list[Column]:
 def delimiter_of(header: str) -> str:
     """What parts the columns of a table, by its first line."""
     return max(PARTED, key=header.count)
+
+
+def served(document: Mapping[str, Any], notes: list[str]) -> Iterator[tuple[str, Any]]:
+    """What a report holds by name, but for its lists of requests that failed beside those that went well.
+
+    Those that are left out are counted in ``notes``.
+    """
+    good = any(isinstance(document.get(name), list) and document[name] for name in WENT_WELL)
+    for name, item in document.items():
+        if not (good and name in WENT_BADLY and isinstance(item, list)):
+            yield name, item
+        elif item:
+            notes.append(f"{len(item):,} requests listed as {name} are left out")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvplan.engine.recorder import Metric
-from kvplan.engine.tiers.line import Line
+from kvplan.engine.tiers.metrics import cached, link
 
 if TYPE_CHECKING:
     from kvplan.engine.hicache.replica import HierarchicalReplica
@@ -32,7 +32,6 @@ def _host(replica: HierarchicalReplica) -> list[Metric]:
 
 def _hits(replica: HierarchicalReplica) -> list[Metric]:
     scheduler, copies = replica.hierarchical, replica.copies
-    known = scheduler.queried_tokens
     # Loads of resumed requests are no hits of the cache, like hits of resumed requests on the device.
     return [
         Metric("host_hit_tokens", scheduler.host_tokens, "tokens", "tokens whose KV came from the host"),
@@ -42,14 +41,7 @@ def _hits(replica: HierarchicalReplica) -> list[Metric]:
             "admissions that computed again what the host had: too short to load, or no room on the device",
         ),
         Metric("load_s", copies.lengthened_s, "s", "time steps took longer for their loads, all together"),
-        Metric(
-            "cached_tokens", scheduler.cached_tokens, "tokens",
-            "of first admissions that were not computed: hits on the device and in the host",
-        ),
-        Metric(
-            "cached_token_share", scheduler.cached_tokens / known if known else 0.0, "1",
-            "the same, of the tokens of first admissions",
-        ),
+        *cached(scheduler.cached_tokens, scheduler.queried_tokens, "host"),
     ]  # fmt: skip
 
 
@@ -69,16 +61,4 @@ def _copies(replica: HierarchicalReplica) -> list[Metric]:
         ),
     ]  # fmt: skip
     span = replica.recorder.totals.makespan_s
-    for line, way in ((copies.put, "device to host"), (copies.get, "host to device")):
-        found += _link(line, way, span)
-    return found
-
-
-def _link(line: Line, way: str, span: float) -> list[Metric]:
-    name = line.name
-    return [
-        Metric(f"{name}_bytes", line.moved_bytes, "bytes", f"moved {way}"),
-        Metric(f"{name}_busy_s", line.busy_s, "s", f"time the way {way} was busy"),
-        Metric(f"{name}_utilization", line.busy_s / span if span else 0.0, "1", "share of the makespan"),
-        Metric(f"{name}_queue_s", line.waited_s, "s", "time transfers stood in its queue, all together"),
-    ]
+    return [*found, *link(copies.put, span), *link(copies.get, span)]

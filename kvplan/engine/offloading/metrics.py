@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvplan.engine.recorder import Metric
-from kvplan.engine.tiers.metrics import link
+from kvplan.engine.tiers.metrics import cached, link
 
 if TYPE_CHECKING:
     from kvplan.engine.offloading.replica import OffloadingReplica
@@ -15,7 +15,6 @@ def metrics(replica: OffloadingReplica) -> list[Metric]:
     """The section ``tiers`` of a result."""
     cache, scheduler, blocks = replica.cache, replica.offloading, replica.chunk_blocks
     put, get = replica.put.line, replica.get.line
-    known = scheduler.queried_tokens
     span = replica.recorder.totals.makespan_s
     return [
         Metric("host_capacity_blocks", cache.capacity * blocks, "blocks", "blocks the host tier holds"),
@@ -39,18 +38,7 @@ def metrics(replica: OffloadingReplica) -> list[Metric]:
         Metric("flush_s", replica.flush_s, "s", "how long they waited, together"),
         Metric("loads", scheduler.loads, "1", "admissions that waited for KV from a tier"),
         Metric("load_s", replica.load_s, "s", "time loads took, waiting for steps and links included"),
-        Metric(
-            "cached_tokens",
-            replica.cached_tokens,
-            "tokens",
-            "of first admissions that were not computed: hits on the device and in the tiers",
-        ),
-        Metric(
-            "cached_token_share",
-            replica.cached_tokens / known if known else 0.0,
-            "1",
-            "the same, of the tokens of first admissions",
-        ),
+        *cached(replica.cached_tokens, scheduler.queried_tokens),
         Metric(
             "device_evicted_blocks", scheduler.pool.evicted, "blocks", "prefix cache evicted on the device"
         ),

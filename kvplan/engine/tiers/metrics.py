@@ -49,23 +49,11 @@ def _tiers(replica: TieredReplica) -> list[Metric]:
             )
         )
     scheduler = replica.tiered
-    known = scheduler.queried_tokens
     # Fetches of resumed requests are no hits of the cache, like hits of resumed requests on the device.
     found += [
         Metric("loads", scheduler.loads, "1", "admissions that waited for KV from a tier"),
         Metric("load_s", replica.load_s, "s", "time loads took, waiting for links included"),
-        Metric(
-            "cached_tokens",
-            replica.cached_tokens,
-            "tokens",
-            "of first admissions that were not computed: hits on the device and in the tiers",
-        ),
-        Metric(
-            "cached_token_share",
-            replica.cached_tokens / known if known else 0.0,
-            "1",
-            "the same, of the tokens of first admissions",
-        ),
+        *cached(replica.cached_tokens, scheduler.queried_tokens),
     ]
     return found
 
@@ -117,6 +105,16 @@ def _links(replica: TieredReplica) -> list[Metric]:
     for line in (*stack.puts, *stack.gets):
         found += link(line, span)
     return found
+
+
+def cached(tokens: int, queried: int, below: str = "tiers") -> list[Metric]:
+    """How much of ``queried`` tokens was found, on the device or below it."""
+    what = f"of first admissions that were not computed: hits on the device and in the {below}"
+    share = tokens / queried if queried else 0.0
+    return [
+        Metric("cached_tokens", tokens, "tokens", what),
+        Metric("cached_token_share", share, "1", "the same, of the tokens of first admissions"),
+    ]
 
 
 def link(line: Line, span: float) -> list[Metric]:

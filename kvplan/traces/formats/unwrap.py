@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from kvplan.errors import DataError, EnvironmentLacks
-from kvplan.traces.columns import COUNTS, WENT_BADLY, WENT_WELL, plain_name
+from kvplan.traces.columns import COUNTS, plain_name, served
 from kvplan.traces.formats.contract import BROKEN
 from kvplan.traces.formats.record_columns import SESSIONS, looks_like_requests
 from kvplan.traces.formats.record_rows import Row, flatten
@@ -141,13 +141,8 @@ def _lists(document: Any, depth: int, notes: list[str], path: str = "") -> Itera
             for place, item in enumerate(document):
                 yield from _lists(item, depth - 1, notes, f"{path}[{place}]")
     elif isinstance(document, dict) and depth:
-        good = any(isinstance(document.get(name), list) and document[name] for name in WENT_WELL)
-        for key, value in document.items():
-            if good and key in WENT_BADLY and isinstance(value, list):
-                if value:
-                    notes.append(f"{len(value):,} requests listed as {key} are left out")
-            else:
-                yield from _lists(value, depth - 1, notes, f"{path}.{key}" if path else key)
+        for key, value in served(document, notes):
+            yield from _lists(value, depth - 1, notes, f"{path}.{key}" if path else key)
 
 
 def is_session(item: object) -> bool:
