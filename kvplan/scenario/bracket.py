@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from kvplan.errors import AnswerIsNo
 from kvplan.scenario.figures import UNSERVED
@@ -125,9 +124,3 @@ def meets(outcome: Outcome | None) -> bool:
     """Whether a point met every objective and served every request."""
     figures = None if outcome is None else outcome["figures"]
     return bool(figures and figures["slo_met"] and not any(figures[name] for name in UNSERVED))
-
-
-def tightest(figures: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The objective that is missed by most, or nearest to its limit; None where none has a value."""
-    known = [item for item in figures["objectives"] if item["value_s"] is not None]
-    return max(known, key=lambda item: item["value_s"] / item["limit_s"], default=None)

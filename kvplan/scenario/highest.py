@@ -18,9 +18,10 @@ from typing import Any
 
 from kvplan.errors import UsageError
 from kvplan.scenario.axes import Axis
-from kvplan.scenario.bracket import PRECISION, Bounds, Bracket, tightest
+from kvplan.scenario.bracket import PRECISION, Bounds, Bracket
 from kvplan.scenario.load import read_scenario, split_setting
 from kvplan.scenario.outcomes import Outcome
+from kvplan.scenario.rank import tightest
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.settling import TAIL, longer, most_requests, settled, tail
 from kvplan.scenario.sweep import Sweep

@@ -16,13 +16,12 @@ from typing import Any
 
 from kvplan.errors import AnswerIsNo, Interrupted, KvplanError
 from kvplan.provenance import provenance
-from kvplan.scenario.bracket import tightest
 from kvplan.scenario.candidate import Candidate
 from kvplan.scenario.figures import UNSERVED
 from kvplan.scenario.outcomes import failure, outcomes
 from kvplan.scenario.plannable import check_fields, check_scenarios
 from kvplan.scenario.pools import pools_of
-from kvplan.scenario.rank import rank
+from kvplan.scenario.rank import rank, tightest
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.serve import serve_line
 from kvplan.scenario.settling import FILLED, LIFETIMES, TAIL, longer, most_requests, settled, tail

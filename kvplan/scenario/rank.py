@@ -1,11 +1,15 @@
-"""In which order a plan has its candidates."""
+"""Which objective is nearest to its limit, and in which order a plan has its candidates."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from kvplan.scenario.bracket import tightest
+
+def tightest(figures: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The objective that is missed by most, or nearest to its limit; None where none has a value."""
+    known = [item for item in figures["objectives"] if item["value_s"] is not None]
+    return max(known, key=lambda item: item["value_s"] / item["limit_s"], default=None)
 
 
 def rank(gpus: int, figures: Mapping[str, Any], number: int) -> tuple[float, ...]:
