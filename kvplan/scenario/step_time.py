@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvplan.engine.protocols import LatencyModel
 from kvplan.latency.build import Clock
 from kvplan.latency.parts import Explained, StepParts
-from kvplan.latency.roofs import Roof, Roofs, StepRoofs
 from kvplan.latency.step_sample import StepSample
+
+if TYPE_CHECKING:
+    from kvplan.latency.roofs import Roofs, StepRoofs
 
 PARTS = {
     "weights": "linear_s", "decode_attention": "decode_s", "prefill_attention": "prefill_s",
@@ -52,6 +54,8 @@ class StepTime:
         sample, model, roofs = self.sample, self.model, self.roofs
         if sample is None or roofs is None or not isinstance(model, Explained):
             return None
+        from kvplan.latency.roofs import Roof
+
         parts, bound = dict.fromkeys(PARTS, 0.0), dict.fromkeys(BOUNDS, 0.0)
         whole, peak, steps = 0.0, Roof(), 0
         for batch, weight in sample:

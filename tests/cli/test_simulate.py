@@ -34,6 +34,24 @@ def scenario(tmp_path: Path) -> str:
     return str(path)
 
 
+def test_a_clock_that_knows_no_model_imports_none(tmp_path: Path) -> None:
+    """Start-up is a third of a short run: models, sizes, the datasheet and YAML are for who names them."""
+    options = ["--blocks", "2000", "--latency", "linear", "--set", "workload.requests=3", "--quiet"]
+    constants = ["latency.a=5.0e-3", "latency.b=2.0e-5", "latency.c=1.0e-8"]
+    sets = [word for constant in constants for word in ("--set", constant)]
+    argv = ["simulate", "--synthesize", "fixed", "--rate", "20", *options, *sets, "-o", str(tmp_path / "r.json")]
+    needless = ("kvplan.specs.schema", "kvplan.sizing.attention", "kvplan.latency.work", "numpy", "yaml")
+    code = (
+        "import sys, contextlib, io\n"
+        "from kvplan.cli.app import run\n"
+        "with contextlib.redirect_stdout(io.StringIO()):\n"
+        f"    assert run({argv!r}) == 0\n"
+        f"print([name for name in {needless!r} if name in sys.modules])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
 def test_everything_it_writes(scenario: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = {name: str(tmp_path / name) for name in ("r.json", "rows.jsonl", "log.txt", "r.html")}
     code = run(["simulate", scenario, "-o", out["r.json"], "--requests", out["rows.jsonl"],
