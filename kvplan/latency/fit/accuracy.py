@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from kvplan.errors import KvplanError
 from kvplan.latency.fit.band import COVERAGE
-from kvplan.latency.fit.choose import hardware_of, structure_for
-from kvplan.latency.fit.kernel import FittedKernel, designed_rows, fit_kernel, take
+from kvplan.latency.fit.choose import hardware_of, structures_for
+from kvplan.latency.fit.kernel import FittedKernel, designed_rows, fit_likeliest, take
 from kvplan.latency.fit.tables import Family, check_rates, read_measurements
 from kvplan.latency.fit.unseen import score_unseen_tables
 from kvplan.latency.fit.unseen_report import unseen_text
@@ -59,9 +59,9 @@ class Score:
 
 def score_family(family: Family, gpu: GpuSpec, points: int = POINTS) -> list[Score]:
     """Fit on ``points`` designed rows and score on all others."""
-    structure = structure_for(family, gpu)
-    chosen = designed_rows(structure, family.shapes, points)
-    fitted = fit_kernel(structure, take(family.shapes, chosen), family.seconds[chosen])
+    structures = structures_for(family, gpu)
+    chosen = designed_rows(structures[0], family.shapes, points)
+    fitted = fit_likeliest(structures, take(family.shapes, chosen), family.seconds[chosen])
     return score_fitted(fitted, family, gpu, chosen)
 
 
@@ -125,7 +125,7 @@ def score_tables(places: Sequence[str], points: int = POINTS, gpu: str | None = 
         spec = load_gpu(gpu or family.device)
         hardware = hardware_of(spec)
         check_rates([family], hardware.bandwidth_bytes_per_s, hardware.l2_bytes)
-        if family.seconds.size <= 2 * len(structure_for(family, spec).parameters()):
+        if family.seconds.size <= 2 * len(structures_for(family, spec)[0].parameters()):
             sys.stderr.write(f"skipped: {family.title}: only {family.seconds.size} rows\n")
             continue
         found = score_family(family, spec, points)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from kvplan.errors import DataError, UsageError
 from kvplan.latency.fit.accuracy import POINTS, Score, score_fitted
-from kvplan.latency.fit.choose import hardware_of, structure_for
-from kvplan.latency.fit.kernel import designed_rows, fit_kernel, take
+from kvplan.latency.fit.choose import hardware_of, structures_for
+from kvplan.latency.fit.kernel import designed_rows, fit_likeliest, take
 from kvplan.latency.fit.kernel_measurements import is_kernel_measurements
 from kvplan.latency.fit.measured import calibrate_measured
 from kvplan.latency.fit.measured_part import HeldOut
@@ -65,12 +65,12 @@ def calibrate(
     parts: list[KernelPart] = []
     scores: list[Score] = []
     for family in measured.families:
-        structure = structure_for(family, spec)
-        rows = designed_rows(structure, family.shapes, points)
+        structures = structures_for(family, spec)
+        rows = designed_rows(structures[0], family.shapes, points)
         try:
-            fitted = fit_kernel(structure, take(family.shapes, rows), family.seconds[rows])
+            fitted = fit_likeliest(structures, take(family.shapes, rows), family.seconds[rows])
         except DataError as exc:
-            if family.seconds.size > len(structure.parameters()):
+            if family.seconds.size > len(structures[0].parameters()):
                 raise
             notes.append(f"left out: {exc.message}")
             continue

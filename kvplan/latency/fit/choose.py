@@ -5,6 +5,7 @@ from __future__ import annotations
 from kvplan.errors import DataError, SpecError
 from kvplan.latency.fit.collective import AllReduce
 from kvplan.latency.fit.decode import DecodeAttention
+from kvplan.latency.fit.fixed_splits import FixedSplits
 from kvplan.latency.fit.gemm import Gemm
 from kvplan.latency.fit.prefill import PrefillAttention
 from kvplan.latency.fit.structure import Hardware, Structure
@@ -34,10 +35,14 @@ def hardware_of(gpu: GpuSpec, compute: str = "bf16") -> Hardware:
     return Hardware(gpu.name, gpu.sm_count, gpu.bandwidth_bytes_per_s, float(gpu.l2_bytes), peak)
 
 
-def structure_for(family: Family, gpu: GpuSpec) -> Structure:
-    """The structure of a family's op."""
+def structures_for(family: Family, gpu: GpuSpec) -> tuple[Structure, ...]:
+    """What may describe a family: ways in which kernels of its op are launched, the usual one first."""
     if family.op in ("generation_attention", "mla_generation"):
-        return DecodeAttention(hardware_of(gpu))
+        return (DecodeAttention(hardware_of(gpu)), FixedSplits(hardware_of(gpu)))
+    return (_only_structure(family, gpu),)
+
+
+def _only_structure(family: Family, gpu: GpuSpec) -> Structure:
     if family.op in ("context_attention", "mla_context"):
         return PrefillAttention(hardware_of(gpu))
     if family.op == "gemm":

@@ -92,7 +92,7 @@ class DecodeAttention:
         splits = np.where(queries > heads, splits, 1.0 + (splits - 1.0) * ungrouped)
         waves = np.maximum(units * splits / slots, 1.0)
         kv = 2.0 * units * ctx * dim * element
-        miss = _miss(kv, l2, sharpness)
+        miss = miss_share(kv, l2, sharpness)
         t_mem = miss * (dram + kv / bandwidth) + (1.0 - miss) * kv / (bandwidth * l2_speedup)
         if cold:
             t_mem = np.maximum(t_mem, np.minimum(kv / l2, 1.0) * dram + kv / bandwidth)
@@ -108,16 +108,15 @@ class DecodeAttention:
 
     def streaming_share(self, values: Array, shapes: Columns) -> Array:
         """Square of the share of the time that KV bytes from DRAM take."""
-        kv = 2.0 * shapes["batch"] * shapes["kv_heads"] * _seen(shapes, 0.0) * shapes["head_dim"]
-        kv = kv * shapes["kv_element_bytes"]
-        stream = kv * _miss(kv, values[3], values[4]) / values[1]
+        kv = kv_bytes(shapes)
+        stream = kv * miss_share(kv, values[3], values[4]) / values[1]
         return np.asarray(np.minimum(stream / self.seconds(values, shapes), 1.0) ** 2)
 
     def coordinates(self, shapes: Columns) -> Array:
         """Sizes, their products that decide waves and L2 residence, and whether queries share KV heads."""
         batch, heads = shapes["batch"], shapes["kv_heads"]
         seen = _seen(shapes, 0.0)
-        kv = batch * heads * seen * shapes["head_dim"] * shapes["kv_element_bytes"]
+        kv = kv_bytes(shapes)
         return np.column_stack(
             [
                 np.log2(batch), np.log2(seen), np.log2(heads), np.log2(shapes["q_heads"] / heads),
@@ -141,7 +140,14 @@ class DecodeAttention:
         )  # fmt: skip
 
 
-def _miss(kv: Array, l2: float, sharpness: float) -> Array:
+def kv_bytes(shapes: Columns) -> Array:
+    """Bytes of keys and values that are read, without what a window leaves out."""
+    units = shapes["batch"] * shapes["kv_heads"] * shapes["head_dim"] * shapes["kv_element_bytes"]
+    return np.asarray(2.0 * units * _seen(shapes, 0.0))
+
+
+def miss_share(kv: Array, l2: float, sharpness: float) -> Array:
+    """Share of the KV that does not stay in L2."""
     return np.asarray(1.0 / (1.0 + (l2 / np.maximum(kv, 1.0)) ** sharpness))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,8 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """How much of the residual may be kept; the one that predicts left-out shapes best is."""
 MAX_CORRECTION = 2.0
 """The residual may move a prediction by at most this many e-folds: more means the formula is wrong."""
+CLEARLY = 0.5
+"""Share of the usual formula's error on left-out shapes that another one must stay under to be taken."""
 WIDEN_PER_OCTAVE = 0.25
 """A band grows by this share of itself, and 5 % of the time, per octave outside the measured range."""
 
@@ -101,6 +104,33 @@ def fit_kernel(structure: Structure, shapes: Columns, seconds: Array) -> FittedK
     Raises:
         DataError: times that are not positive and finite, or fewer points than parameters.
     """
+    return _fit(structure, shapes, seconds)[0]
+
+
+def fit_likeliest(structures: Sequence[Structure], shapes: Columns, seconds: Array) -> FittedKernel:
+    """Fit the first structure, or another one whose formula tells left-out shapes clearly better.
+
+    The formulas are compared without their residuals, which follow any smooth error: how a kernel is launched
+    shows in what is not smooth.
+
+    Args:
+        structures: ways in which kernels of this op are launched, the usual one first.
+
+    Raises:
+        DataError: as ``fit_kernel`` for the first structure; others that too few points fix are not tried.
+    """
+    best, usual = _fit(structures[0], shapes, seconds)
+    least = usual * CLEARLY
+    for structure in structures[1:]:
+        if seconds.size > len(structure.parameters()):
+            fitted, error = _fit(structure, shapes, seconds)
+            if error < least:
+                best, least = fitted, error
+    return best
+
+
+def _fit(structure: Structure, shapes: Columns, seconds: Array) -> tuple[FittedKernel, float]:
+    """The fit, and the mean absolute log error of its formula alone on shapes left out."""
     unknowns = len(structure.parameters())
     if not np.all(np.isfinite(seconds)) or np.any(seconds <= 0):
         bad = int(np.sum(~(np.isfinite(seconds) & (seconds > 0))))
@@ -126,7 +156,8 @@ def fit_kernel(structure: Structure, shapes: Columns, seconds: Array) -> FittedK
     band = fit_band(residual, missed - strength * mean, deviation)
     low = {name: float(np.min(shapes[name])) for name in structure.columns}
     high = {name: float(np.max(shapes[name])) for name in structure.columns}
-    return FittedKernel(structure, solution.values, residual, band, low, high, seconds.size)
+    fitted = FittedKernel(structure, solution.values, residual, band, low, high, seconds.size)
+    return fitted, float(np.mean(np.abs(missed)))
 
 
 def fold_errors(

@@ -10,6 +10,7 @@ A profile holds constants, not measurements: the parameters of each kernel's for
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,6 +21,7 @@ from kvplan.errors import SpecError
 from kvplan.latency.fit.band import Band
 from kvplan.latency.fit.collective import AllReduce
 from kvplan.latency.fit.decode import DecodeAttention
+from kvplan.latency.fit.fixed_splits import FixedSplits
 from kvplan.latency.fit.gemm import Gemm
 from kvplan.latency.fit.kernel import FittedKernel
 from kvplan.latency.fit.measured_part import HeldOut, KernelDetail, Measured, Part, Positive
@@ -53,7 +55,9 @@ class KernelPart(Part):
 
     op: str
     labels: dict[str, str]
-    structure: Literal["decode_attention", "prefill_attention", "gemm", "all_reduce"]
+    structure: Literal[
+        "decode_attention", "decode_attention_fixed_splits", "prefill_attention", "gemm", "all_reduce"
+    ]
     hardware: dict[str, float | str]
     parameters: dict[str, Positive]
     residual: ResidualPart
@@ -230,6 +234,12 @@ def _hardware_dict(structure: Structure) -> dict[str, float | str]:
     return facts
 
 
+_ATTENTION: dict[str, Callable[[Hardware], Structure]] = {
+    "decode_attention": DecodeAttention, "decode_attention_fixed_splits": FixedSplits,
+    "prefill_attention": PrefillAttention,
+}  # fmt: skip
+
+
 def _structure(part: KernelPart, where: str) -> Structure:
     facts: dict[str, Any] = dict(part.hardware)
     try:
@@ -243,4 +253,4 @@ def _structure(part: KernelPart, where: str) -> Structure:
             return Gemm(hardware, float(facts["element_bytes"]))
     except (KeyError, ValueError) as exc:
         raise SpecError(f"the hardware facts of {part.op} are incomplete: {exc}", where=where) from exc
-    return DecodeAttention(hardware) if part.structure == "decode_attention" else PrefillAttention(hardware)
+    return _ATTENTION[part.structure](hardware)
