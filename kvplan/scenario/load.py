@@ -119,13 +119,31 @@ def read_scenario(path: str | None) -> YamlDocument:
     """A scenario file as it stands, to be completed by ``load_scenario``; nothing without a path.
 
     Raises:
-        SpecError: not a mapping in safe YAML, too large or too deep. OSError: it cannot be read.
+        SpecError: not a mapping in safe YAML, too large or too deep. UsageError: a model stands in its place.
+        OSError: it cannot be read.
     """
     if path is None:
         return YamlDocument({}, "command line", None)
     if path == "-":
         return parse_yaml(read_standard_input(MAX_YAML_BYTES, "a scenario"), STDIN)
-    return read_yaml(Path(path))
+    try:
+        return read_yaml(Path(path))
+    except FileNotFoundError as exc:
+        if not _is_model(path):
+            raise
+        raise UsageError(
+            f"{path!r} is a model, and a scenario file is expected here", hint=f"name it with --model {path}"
+        ) from exc
+
+
+def _is_model(name: str) -> bool:
+    from kvplan.specs.catalog import load_model
+
+    try:
+        load_model(name)
+    except KvplanError:
+        return False
+    return True
 
 
 def split_setting(text: str) -> tuple[str, str]:

@@ -180,6 +180,7 @@ def test_a_trace_from_standard_input(scenario: str) -> None:
         (["{scenario}", "--set", "engine.kind=tgi"], 2, ["--set  engine.kind", "vllm or sglang"]),
         (["{scenario}", "--trace", "/nonexistent/trace.jsonl"], 1, ["/nonexistent/trace.jsonl"]),
         (["/nonexistent/scenario.yaml"], 1, ["/nonexistent/scenario.yaml"]),
+        (["llama-3-8b"], 2, ["is a model", "--model llama-3-8b"]),
         (["{scenario}", "--requests", "rows.xml"], 2, ["rows.xml", ".jsonl"]),
         (["{scenario}", "--set", "seed=1:30"], 2, ["base 60", "decimal"]),
         (["{scenario}", "--set", "engine={{kind: sglang, page_size: -3}}"], 2, ["--set  engine.page_size\n"]),
