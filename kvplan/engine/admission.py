@@ -12,7 +12,7 @@ from kvplan.engine.config import EngineConfig
 from kvplan.engine.kv_manager import KvManager
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
-from kvplan.engine.prefix_hash import Match
+from kvplan.engine.prefix_node import Match
 from kvplan.engine.waiting import make_queue
 
 if TYPE_CHECKING:

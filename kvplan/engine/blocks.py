@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kvplan.engine.prefix_hash import Node
+    from kvplan.engine.prefix_node import Node
 
 
 class Segment:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest
-from kvplan.engine.prefix_hash import Match
+from kvplan.engine.prefix_node import Match
 from kvplan.engine.replacement.choice import prefix_index
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from kvplan.engine.content import Content
 
 if TYPE_CHECKING:
     from kvplan.engine.blocks import Segment
-    from kvplan.engine.prefix_hash import Node
+    from kvplan.engine.prefix_node import Node
     from kvplan.engine.steady import SteadyDecodes
     from kvplan.traces.request import Request
 

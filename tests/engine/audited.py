@@ -5,7 +5,7 @@ from __future__ import annotations
 from kvplan.engine.blocks import Segment
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
-from kvplan.engine.prefix_hash import Node
+from kvplan.engine.prefix_node import Node
 from kvplan.engine.replica import Replica
 
 

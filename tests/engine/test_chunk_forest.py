@@ -10,7 +10,7 @@ from kvplan.engine.hybrid.chunks import ChunkGroup
 from kvplan.engine.hybrid.group import Hit
 from kvplan.engine.hybrid.pool import SharedPool
 from kvplan.engine.hybrid.request import HybridRequest
-from kvplan.engine.prefix_hash import Match, Node
+from kvplan.engine.prefix_node import Match, Node
 from kvplan.traces.request import Request
 
 BLOCK, CHUNK, LONGEST = 2, 6, 24

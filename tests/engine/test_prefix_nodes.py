@@ -5,7 +5,8 @@ from __future__ import annotations
 from kvplan.engine.blocks import BlockPool
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest
-from kvplan.engine.prefix_hash import Node, PrefixIndex
+from kvplan.engine.prefix_hash import PrefixIndex
+from kvplan.engine.prefix_node import Node
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.replica import Replica
 from kvplan.latency.linear import LinearLatency

@@ -16,18 +16,16 @@ from math import inf, nextafter
 
 from kvplan.engine.after_arrivals import AfterArrivals
 from kvplan.engine.arrivals import Arrivals, arrivals_of
-from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.breakdown import Breakdown, link_metrics
 from kvplan.engine.disaggregation.decode import DecodeReplica
 from kvplan.engine.disaggregation.fabric import Fabric, Stage
 from kvplan.engine.disaggregation.journey import UNSET, Chunk, FirstToken, Journey
+from kvplan.engine.disaggregation.pool import Pool
 from kvplan.engine.disaggregation.prefill import PrefillReplica
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.frontend import rejection
 from kvplan.engine.live import LiveRequest
-from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Metric, Recorder, RequestRow, SeriesPoint
-from kvplan.engine.router import make_router
 from kvplan.traces.request import Request
 
 _SUMMED = (
@@ -36,18 +34,6 @@ _SUMMED = (
 )  # fmt: skip
 _NEVER = 1 << 62
 _OF_PREFILL = ("queried_tokens", "hit_tokens")
-
-
-class Pool:
-    """What one of the two pools is made of."""
-
-    __slots__ = ("config", "instances", "latency", "router")
-
-    def __init__(self, config: EngineConfig, latency: LatencyModel, instances: int, router: str) -> None:
-        self.config = config
-        self.latency = latency
-        self.instances = instances
-        self.router = make_router(router)
 
 
 class DisaggregatedEngine:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.disaggregation.engine import DisaggregatedEngine, Pool
+from kvplan.engine.disaggregation.engine import DisaggregatedEngine
 from kvplan.engine.disaggregation.fabric import Stage
 from kvplan.engine.disaggregation.journey import FirstToken
+from kvplan.engine.disaggregation.pool import Pool
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.errors import UsageError

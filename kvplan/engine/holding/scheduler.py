@@ -7,7 +7,7 @@ from kvplan.engine.holding.holder import Growth, Holder
 from kvplan.engine.holding.plan import HeldPlan
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
-from kvplan.engine.prefix_hash import Match
+from kvplan.engine.prefix_node import Match
 from kvplan.engine.scheduler_vllm import VllmScheduler
 from kvplan.errors import UsageError
 

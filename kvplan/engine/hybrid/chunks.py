@@ -17,7 +17,8 @@ from kvplan.engine.content import Content
 from kvplan.engine.hybrid.full import FullHolding
 from kvplan.engine.hybrid.group import Group, Hit
 from kvplan.engine.hybrid.pool import SharedPool
-from kvplan.engine.prefix_hash import Match, Node, PrefixIndex
+from kvplan.engine.prefix_hash import PrefixIndex
+from kvplan.engine.prefix_node import Match, Node
 
 if TYPE_CHECKING:
     from kvplan.engine.hybrid.request import HybridRequest

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from kvplan.engine.blocks import Segment
 from kvplan.engine.hybrid.group import Group, Hit
 from kvplan.engine.hybrid.pool import SharedPool
-from kvplan.engine.prefix_hash import Node, PrefixIndex
+from kvplan.engine.prefix_hash import PrefixIndex
+from kvplan.engine.prefix_node import Node
 
 if TYPE_CHECKING:
     from kvplan.engine.hybrid.request import HybridRequest

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kvplan.engine.hybrid.pieces import Tail
-from kvplan.engine.prefix_hash import Match
+from kvplan.engine.prefix_node import Match
 
 if TYPE_CHECKING:
     from kvplan.engine.hybrid.request import HybridRequest

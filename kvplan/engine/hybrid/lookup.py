@@ -11,7 +11,7 @@ from kvplan.engine.hybrid.full import FullGroup
 from kvplan.engine.hybrid.group import Group, Hit
 from kvplan.engine.hybrid.request import HybridRequest
 from kvplan.engine.hybrid.sparse import SparseGroup
-from kvplan.engine.prefix_hash import Match
+from kvplan.engine.prefix_node import Match
 
 
 class Alike(Protocol):

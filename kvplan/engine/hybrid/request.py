@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from kvplan.engine.hybrid.chunks import ChunkTable
     from kvplan.engine.hybrid.full import FullHolding
     from kvplan.engine.hybrid.sparse import SparseHolding
-    from kvplan.engine.prefix_hash import Node
+    from kvplan.engine.prefix_node import Node
     from kvplan.traces.request import Request
 
 

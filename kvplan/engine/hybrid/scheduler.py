@@ -16,7 +16,7 @@ from kvplan.engine.hybrid.rhythm import Beat, Rhythm
 from kvplan.engine.hybrid.steady import HybridDecodes
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
-from kvplan.engine.prefix_hash import Match
+from kvplan.engine.prefix_node import Match
 from kvplan.engine.scheduler_vllm import VllmScheduler
 from kvplan.traces.request import Request
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from kvplan.engine.blocks import BlockPool, Segment
 from kvplan.engine.live import LiveRequest
-from kvplan.engine.prefix_hash import Match, Node, PrefixIndex
+from kvplan.engine.prefix_hash import PrefixIndex
+from kvplan.engine.prefix_node import Match, Node
 
 
 class Fence:

@@ -16,7 +16,7 @@ from kvplan.engine.offloading.fence import Fence, FencedIndex
 from kvplan.engine.offloading.spans import Span
 from kvplan.engine.offloading.use import Use
 from kvplan.engine.plan import StepPlan
-from kvplan.engine.prefix_hash import Match
+from kvplan.engine.prefix_node import Match
 from kvplan.engine.remote.plan import BoardedPlan, FencedPlan
 from kvplan.engine.remote.queue import Load, Transfer
 from kvplan.engine.remote.scheduler import LATER, RemoteScheduler

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from kvplan.engine.errors import OutOfKvMemory
 from kvplan.engine.reference.radix import TokenTree
+from kvplan.engine.reference.sglang_budget import Budget
 from kvplan.engine.reference.sglang_state import SglangPlan, SglangState
 from kvplan.engine.sglang.config import (
     IN_BATCH_PREFIX_TOKENS,
@@ -19,51 +20,6 @@ from kvplan.engine.sglang.config import (
 )
 from kvplan.engine.sglang.radix_tree import Holding, checkpoint, drop, release
 from kvplan.traces.request import Request
-
-
-class _Budget:
-    """``PrefillAdder``'s books for one prefill batch."""
-
-    def __init__(self, scheduler: ReferenceSglangScheduler, mixed_decodes: int) -> None:
-        config = scheduler.config
-        self.scheduler = scheduler
-        self.page = config.page_size
-        self.input_tokens = config.max_prefill_tokens - mixed_decodes
-        self.chunk_tokens = None if config.chunk_tokens is None else config.chunk_tokens - mixed_decodes
-        shares = 0.0
-        # Not with ``sum``, which newer Pythons make more exact than the engine's.
-        for state in scheduler.running:
-            left = min(state.max_new_tokens - state.outputs, config.clip_max_new_tokens)
-            shares += left * scheduler.ratio
-        self.total_offset = mixed_decodes + shares
-        self.current_offset = mixed_decodes
-
-    @property
-    def total(self) -> float:
-        """Tokens left when everything running has grown as expected."""
-        return self.scheduler.free + self.scheduler.tree.evictable - self.total_offset
-
-    @property
-    def current(self) -> int:
-        """Tokens left right now."""
-        return self.scheduler.free + self.scheduler.tree.evictable - self.current_offset
-
-    def charge(self, extend: int, max_new: int) -> None:
-        """One more request in the batch."""
-        padded = -(-extend // self.page) * self.page
-        self.total_offset += padded + self.page + max_new
-        self.current_offset += padded + self.page
-        self.input_tokens -= padded
-        if self.chunk_tokens is not None:
-            self.chunk_tokens -= padded
-
-    def verdict(self) -> str:
-        """``budget_state``."""
-        if self.total <= 0 or self.current <= 0:
-            return "no token"
-        if self.input_tokens <= 0 or (self.chunk_tokens is not None and self.chunk_tokens <= 0):
-            return "other"
-        return "continue"
 
 
 class ReferenceSglangScheduler:
@@ -202,7 +158,7 @@ class ReferenceSglangScheduler:
             self.full = True
             return None
         self._calculate_priority()
-        budget = _Budget(self, len(self.running) if self.config.enable_mixed_chunk else 0)
+        budget = Budget(self, len(self.running) if self.config.enable_mixed_chunk else 0)
         batch: list[SglangState] = []
         if self.chunked is not None:
             batch.append(self.chunked)
@@ -233,7 +189,7 @@ class ReferenceSglangScheduler:
                 self.running = []
         return plan
 
-    def _continue_chunked(self, state: SglangState, budget: _Budget) -> SglangState | None:
+    def _continue_chunked(self, state: SglangState, budget: Budget) -> SglangState | None:
         assert budget.chunk_tokens is not None
         room = min(budget.chunk_tokens, int(budget.total))
         if room <= 0:
@@ -245,7 +201,7 @@ class ReferenceSglangScheduler:
         budget.charge(extend, min(state.max_new_tokens, self.config.clip_max_new_tokens) if whole else 0)
         return None if whole else state
 
-    def _add_one(self, state: SglangState, budget: _Budget, batch: list[SglangState]) -> str:
+    def _add_one(self, state: SglangState, budget: Budget, batch: list[SglangState]) -> str:
         page, tree = self.config.page_size, self.tree
         hit, node = tree.match(state.content, state.tokens - 1) if self.caching else (0, tree.root)
         extend = state.tokens - hit

@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
-from kvplan.engine.prefix_hash import Match
+from kvplan.engine.prefix_node import Match
 from kvplan.engine.remote.plan import FencedPlan, RemotePlan
 from kvplan.engine.remote.queue import Load, LoadingQueue, Transfer
 from kvplan.engine.remote.source import KvSource

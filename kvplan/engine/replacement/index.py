@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from kvplan.engine.blocks import Segment
 from kvplan.engine.live import LiveRequest, Status
-from kvplan.engine.prefix_hash import Match, Node, PrefixIndex
+from kvplan.engine.prefix_hash import PrefixIndex
+from kvplan.engine.prefix_node import Match, Node
 from kvplan.engine.replacement.policy import REPLACEMENT, Surroundings
 from kvplan.engine.replacement.pool import RankedPool
 from kvplan.engine.replacement.tracked import TrackedSegment

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kvplan.engine.blocks import Segment
 
 if TYPE_CHECKING:
-    from kvplan.engine.prefix_hash import Node
+    from kvplan.engine.prefix_node import Node
 
 
 class TrackedSegment(Segment):

@@ -14,7 +14,8 @@ from heapq import heappush
 from kvplan.engine.blocks import BlockPool
 from kvplan.engine.content import BlockKey, Content
 from kvplan.engine.live import LiveRequest
-from kvplan.engine.prefix_hash import Match, Node, PrefixIndex
+from kvplan.engine.prefix_hash import PrefixIndex
+from kvplan.engine.prefix_node import Match, Node
 from kvplan.engine.replacement.index import RankedIndex
 from kvplan.engine.replacement.pool import RankedPool
 from kvplan.engine.steady import PUBLISH, SteadyDecodes

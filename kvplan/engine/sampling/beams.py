@@ -18,7 +18,7 @@ from itertools import accumulate
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
-from kvplan.engine.prefix_hash import Match
+from kvplan.engine.prefix_node import Match
 from kvplan.engine.sampling.forking import ForkingScheduler, Siblings
 from kvplan.engine.sampling.trunks import TrunkDecodes
 

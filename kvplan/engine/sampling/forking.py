@@ -15,7 +15,7 @@ from __future__ import annotations
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
-from kvplan.engine.prefix_hash import Match
+from kvplan.engine.prefix_node import Match
 from kvplan.engine.sampling.samples import another_sample
 from kvplan.engine.scheduler_vllm import VllmScheduler
 

@@ -103,6 +103,24 @@ class PrefillBudget:
         extend = (cached + room // page * page) // page * page - cached
         return extend if extend > 0 else Verdict.OTHER
 
+    def chunk(self, left: int, answer: int) -> int:
+        """Tokens of the next chunk of a request in prefill, charged (``add_chunked_req``).
+
+        It must make progress whatever the pool holds, or its KV would never be freed.
+
+        Args:
+            left: tokens of it that are not computed yet.
+            answer: tokens its answer may still take.
+        """
+        limit = self.chunk_tokens
+        assert limit is not None
+        room = min(limit, int(self.total))
+        if room <= 0:
+            room = limit
+        extend = min(left, room)
+        self.charge(extend, min(answer, self.clip) if extend == left else 0)
+        return extend
+
     def charge(self, extend: int, max_new: int) -> None:
         """One more request is in the batch; it gets whole pages and one more for rounding."""
         padded = -(-extend // self.page) * self.page

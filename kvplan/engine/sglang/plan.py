@@ -35,3 +35,30 @@ class SglangPlan:
         self.chunked: SglangRequest | None = None
         self.retracted: list[SglangRequest] = []
         self.scheduled: list[tuple[SglangRequest, int]] = []
+
+    def extend(self, page: int) -> tuple[int, int]:
+        """Its requests in prefill get whole pages for what is computed of them.
+
+        Returns:
+            Tokens that are computed, and tokens of the pages that were not allocated before.
+        """
+        batch = self.batch
+        asked = needed = 0
+        self.ends = [request.computed for request in self.extends]
+        for request in self.extends:
+            before, tokens = request.prefix, request.computed - request.prefix
+            asked += tokens
+            room = -(-request.computed // page) * page
+            needed += room - request.held.allocated
+            request.held.allocated = room
+            if request is not self.chunked:
+                batch.sampled_requests += 1
+            if before >= request.prompt_tokens:
+                batch.decode_context += before + tokens
+                if tokens == 1:
+                    batch.decode_requests += 1
+                    batch.decode_kv_tokens += before + 1
+                    continue
+            batch.prefill_chunks.append((before, tokens))
+        batch.scheduled_tokens += asked
+        return asked, needed

@@ -163,8 +163,13 @@ class SglangScheduler:
         )  # fmt: skip
         extends: list[SglangRequest] = []
         if self.chunked is not None:
-            extends.append(self.chunked)
-            self.chunked = _continue_chunked(self.chunked, budget, config.clip_max_new_tokens)
+            request = self.chunked
+            extends.append(request)
+            left = request.tokens - request.prefix
+            chunk = budget.chunk(left, request.max_new_tokens)
+            request.computed = request.prefix + chunk
+            if chunk == left:
+                self.chunked = None
         waiting = self.waiting
         verdict = budget.verdict()
         while waiting and verdict is not Verdict.OTHER:
@@ -337,27 +342,10 @@ class SglangScheduler:
         self.pool.make_room(remaining * RETRACT_DECODE_STEPS)
 
     def _allocate_extend(self, plan: SglangPlan) -> None:
-        """Room for the chunks of a prefill batch; what it is made of, for the latency model."""
-        page, batch = self.page, plan.batch
-        asked = needed = 0
-        plan.ends = [request.computed for request in plan.extends]
-        for request in plan.extends:
-            before, tokens = request.prefix, request.computed - request.prefix
-            asked += tokens
-            room = -(-request.computed // page) * page
-            needed += room - request.held.allocated
-            request.held.allocated = room
-            if request is not plan.chunked:
-                batch.sampled_requests += 1
-            if before >= request.prompt_tokens:
-                batch.decode_context += before + tokens
-                if tokens == 1:
-                    batch.decode_requests += 1
-                    batch.decode_kv_tokens += before + 1
-                    continue
-            batch.prefill_chunks.append((before, tokens))
+        """Room for the chunks of a prefill batch."""
+        page = self.page
+        asked, needed = plan.extend(page)
         self.pool.take(needed, asked if page == 1 else asked + len(plan.extends) * page, "prefill")
-        batch.scheduled_tokens += asked
         if self.keep_schedule:
             plan.scheduled.extend((request, request.computed - request.prefix) for request in plan.extends)
 
@@ -401,21 +389,3 @@ class SglangScheduler:
             self.aborting = [request for request in self.aborting if request.holding is not None]
         self.finishing = 0
         return finished
-
-
-def _continue_chunked(request: SglangRequest, budget: PrefillBudget, clip: int) -> SglangRequest | None:
-    """The next chunk of a request in prefill; returns it if more is to come (``add_chunked_req``).
-
-    It must make progress whatever the pool holds, or its KV would never be freed.
-    """
-    limit = budget.chunk_tokens
-    assert limit is not None
-    room = min(limit, int(budget.total))
-    if room <= 0:
-        room = limit
-    left = request.tokens - request.prefix
-    extend = min(left, room)
-    request.computed = request.prefix + extend
-    whole = left <= room
-    budget.charge(extend, min(request.max_new_tokens, clip) if whole else 0)
-    return None if whole else request

@@ -11,7 +11,7 @@ from workloads import cases
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest
-from kvplan.engine.prefix_hash import Node
+from kvplan.engine.prefix_node import Node
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.reuse.pins import PinRule
 from kvplan.engine.reuse.replica import ReuseReplica

@@ -1,0 +1,53 @@
+"""What a prefill batch of SGLang may still take: the oracle's books, request by request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kvplan.engine.reference.sglang import ReferenceSglangScheduler
+
+
+class Budget:
+    """``PrefillAdder``'s books for one prefill batch."""
+
+    def __init__(self, scheduler: ReferenceSglangScheduler, mixed_decodes: int) -> None:
+        config = scheduler.config
+        self.scheduler = scheduler
+        self.page = config.page_size
+        self.input_tokens = config.max_prefill_tokens - mixed_decodes
+        self.chunk_tokens = None if config.chunk_tokens is None else config.chunk_tokens - mixed_decodes
+        shares = 0.0
+        # Not with ``sum``, which newer Pythons make more exact than the engine's.
+        for state in scheduler.running:
+            left = min(state.max_new_tokens - state.outputs, config.clip_max_new_tokens)
+            shares += left * scheduler.ratio
+        self.total_offset = mixed_decodes + shares
+        self.current_offset = mixed_decodes
+
+    @property
+    def total(self) -> float:
+        """Tokens left when everything running has grown as expected."""
+        return self.scheduler.free + self.scheduler.tree.evictable - self.total_offset
+
+    @property
+    def current(self) -> int:
+        """Tokens left right now."""
+        return self.scheduler.free + self.scheduler.tree.evictable - self.current_offset
+
+    def charge(self, extend: int, max_new: int) -> None:
+        """One more request in the batch."""
+        padded = -(-extend // self.page) * self.page
+        self.total_offset += padded + self.page + max_new
+        self.current_offset += padded + self.page
+        self.input_tokens -= padded
+        if self.chunk_tokens is not None:
+            self.chunk_tokens -= padded
+
+    def verdict(self) -> str:
+        """``budget_state``."""
+        if self.total <= 0 or self.current <= 0:
+            return "no token"
+        if self.input_tokens <= 0 or (self.chunk_tokens is not None and self.chunk_tokens <= 0):
+            return "other"
+        return "continue"
