@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kvplan.engine.hicache.index import WritePolicy
-from kvplan.engine.hicache.strategy import HostCache
+from kvplan.engine.hicache.strategy import HierarchicalCache
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.errors import UsageError
 from kvplan.latency.assumption import Assumption
@@ -47,7 +47,7 @@ def check(part: TiersPart, config: SglangConfig) -> None:
             where="tiers.host.connector",
             hint="leave it out",
         )
-    HostCache.check(config)
+    HierarchicalCache.check(config)
 
 
 def host_cache(
@@ -64,7 +64,7 @@ def host_cache(
     """
     pages = host_pages(host.memory, page_bytes, config.page_size)
     tokens = pages * config.page_size
-    strategy = HostCache(page_bytes, pages, put, get, POLICIES[host.write])
+    strategy = HierarchicalCache(page_bytes, pages, put, get, POLICIES[host.write])
     explained = [
         Assumption("tiers.host.tokens", tokens, "as SGLang sizes its pool: whole pages, and one for padding"),
         *get.assumptions(),

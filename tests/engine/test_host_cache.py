@@ -8,7 +8,7 @@ import pytest
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.engine import make_engine
-from kvplan.engine.hicache.strategy import HostCache
+from kvplan.engine.hicache.strategy import HierarchicalCache
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.errors import UsageError
@@ -24,8 +24,8 @@ class Wire:
         return 2e-3 * operations if size else 0.0
 
 
-def host(**values: Any) -> HostCache:
-    return HostCache(**{"page_bytes": 1, "pages": 10, "put": Wire(), "get": Wire(), **values})
+def host(**values: Any) -> HierarchicalCache:
+    return HierarchicalCache(**{"page_bytes": 1, "pages": 10, "put": Wire(), "get": Wire(), **values})
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from kvplan.engine.content import Content
 from kvplan.engine.engine import make_engine
 from kvplan.engine.errors import OutOfKvMemory
 from kvplan.engine.hicache.index import WRITE_POLICIES, WritePolicy
-from kvplan.engine.hicache.strategy import HostCache
+from kvplan.engine.hicache.strategy import HierarchicalCache
 from kvplan.engine.patience import Patience
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.router import ROUTERS
@@ -145,7 +145,7 @@ def test_host_memory_is_each_replicas_own(
     case: tuple[SglangConfig, list[Request]], crowd: Crowd, write: WritePolicy, data: st.DataObject
 ) -> None:
     config, workload = replace(case[0], disable_radix_cache=False, tree="unified"), case[1]
-    host = HostCache(1, 120 // config.page_size, Wire(), Wire(), write)
+    host = HierarchicalCache(1, 120 // config.page_size, Wire(), Wire(), write)
     conversation = data.draw(conversing(workload))
     alone, routed = (
         Outcome(make, crowd.arrivals(conversation))

@@ -20,7 +20,7 @@ from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.engine import make_engine
 from kvplan.engine.hicache.index import WRITE_POLICIES
 from kvplan.engine.hicache.replica import HierarchicalReplica
-from kvplan.engine.hicache.strategy import HostCache
+from kvplan.engine.hicache.strategy import HierarchicalCache
 from kvplan.engine.impatient import Impatient
 from kvplan.engine.patience import Patience
 from kvplan.engine.recorder import Recorder, RequestRow
@@ -57,7 +57,7 @@ class Told:
             on_decision=self._line if log else None,
         )
         host = run["host"]
-        strategy = HostCache(1, host["pages"], Way(*host["put"]), Way(*host["get"]), host["policy"])
+        strategy = HierarchicalCache(1, host["pages"], Way(*host["put"]), Way(*host["get"]), host["policy"])
         config = SglangConfig(**run["config"])
         engine = make_engine("fast", config, LinearLatency(*run["clock"]), recorder, strategy=strategy)
         assert isinstance(engine, HierarchicalReplica)

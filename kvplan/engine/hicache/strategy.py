@@ -18,7 +18,7 @@ from kvplan.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class HostCache:
+class HierarchicalCache:
     """``--enable-hierarchical-cache`` without storage.
 
     Attributes:
