@@ -85,9 +85,15 @@ def tiers(rows: Rows) -> Iterator[str]:
         "with 64 GiB and a disk of 2 TiB": "host 64 GiB, disk 2 TiB",
     }
     ends = {label: names[label] for label in ("without", "with 64 GiB and a disk of 2 TiB")}
+    trees = {
+        "alone": "SGLang: radix tree",
+        "with 64 GiB written through": "SGLang: host 64 GiB, written through",
+        "written back": "SGLang: host 64 GiB, written back",
+    }
     yield (
         f"**Memory below the GPU.** Hits: {rows.each('hit_ratio', names)}. TTFT p50: "
-        f"{rows.each('ttft_p50_s', ends)}."
+        f"{rows.each('ttft_p50_s', ends)}. SGLang's radix tree hits {rows.each('hit_ratio', trees)}, with a "
+        f"TTFT p50 of {rows.each('ttft_p50_s', trees)}."
     )
 
 

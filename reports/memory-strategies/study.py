@@ -68,6 +68,10 @@ ROWS: dict[str, dict[str, tuple[str, ...]]] = {
     "Host memory and disk below the GPU": {
         "host 64 GiB, write-through": ("tiers={host: {memory: 64GiB}}",),
         "host 64 GiB, vLLM's connector": ("tiers={host: {memory: 64GiB, connector: offloading}}",),
+        "SGLang: host 64 GiB, written through": ("engine.kind=sglang", "tiers={host: {memory: 64GiB}}"),
+        "SGLang: host 64 GiB, written back": (
+            "engine.kind=sglang", "tiers={host: {memory: 64GiB, write: back}}",
+        ),
         "host 64 GiB, write-back": ("tiers={host: {memory: 64GiB, write: back}}",),
         "host 64 GiB, stored in fp8": ("tiers={host: {memory: 64GiB, dtype: fp8}}",),
         "host 64 GiB, stored in int4": ("tiers={host: {memory: 64GiB, dtype: int4}}",),
