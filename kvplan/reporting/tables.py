@@ -95,13 +95,17 @@ def _settings_rows(result: Result) -> Iterator[tuple[str, str, str]]:
             if not chosen and key not in _ALWAYS:
                 continue
             source = "scenario" if chosen else "default"
-            if key == "cache.block_size" and value != result.pool.block_size:
+            if key == _BLOCK and value != result.pool.block_size:
                 value, source = result.pool.block_size, f"effective, from {value}"
             shown = f"{key.removeprefix(path).lstrip('.')} {_setting(key, value)}".strip()
             by_source.setdefault(source, []).append(shown)
+        if path == "cache" and _at(result.scenario, _BLOCK) is None:
+            by_source.setdefault("default", []).append(f"block_size {result.pool.block_size}")
         for source, found in by_source.items():
             yield name, ", ".join(found), source
 
+
+_BLOCK = "cache.block_size"
 
 _SHOWN = (
     ("Parallelism", "parallel"), ("Routing", "routing"), ("Cache", "cache"), ("Tiers", "tiers"),
@@ -112,7 +116,7 @@ _SHOWN = (
 
 _ALWAYS = frozenset(
     (
-        "parallel.tp", "cache.block_size", "engine.kind", "engine.version", "workload.synthesize",
+        "parallel.tp", _BLOCK, "engine.kind", "engine.version", "workload.synthesize",
         "workload.trace", "seed",
     )
 )  # fmt: skip

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 DEFAULT_MODEL_LEN = 131_072
 """``max_model_len`` when neither the scenario nor a model says one."""
 
+DEFAULT_BLOCK_SIZE = 16
+"""vLLM's, used where no model and GPU are named whose kernels want another."""
+
 DEFAULT_MAX_NUM_SEQS = 256
 DEFAULT_MAX_NUM_BATCHED_TOKENS = 8192
 """vLLM's API-server defaults on large GPUs, used where no GPU is named."""
@@ -230,7 +233,7 @@ def _shared(groups: tuple[CacheGroup, ...], block_size: int, cp: int) -> tuple[t
 
 def _groups(scenario: Scenario, fit: FitReport | None) -> tuple[tuple[CacheGroup, ...], int]:
     """Layer groups of the pool and the base block size: from the scenario, else from the model."""
-    size = scenario.cache.block_size
+    size = scenario.cache.block_size or DEFAULT_BLOCK_SIZE
     if scenario.cache.groups is not None:
         return tuple(
             CacheGroup(part.kind, part.block_size or size, part.window or 0) for part in scenario.cache.groups

@@ -63,7 +63,7 @@ def captured_sizes(serving: Serving) -> tuple[tuple[int, ...], tuple[int, ...]]:
         sizes = [1, 2, 4, 8, 12, *range(16, 257, 8), *range(272, 512, 16), *range(512, 4096, 32)]
         return (), tuple(size for size in sizes if size <= serving.graph_max_batch)
     largest = min(2 * serving.max_num_seqs, serving.graph_max_batch)
-    sizes = [1, 2, 4, *range(8, 257, 8), *range(272, 513, 16)]
+    sizes = [1, 2, 4, *range(8, 257, 8), *range(272, 1025, 16)]
     piecewise = tuple(size for size in sizes if size <= largest)
     return piecewise, tuple(size for size in piecewise if size <= serving.max_num_seqs)
 

@@ -13,6 +13,7 @@ from fractions import Fraction
 from functools import cached_property
 
 from kvplan.sizing.attention import Keeping, layer_keeping, layer_stores
+from kvplan.sizing.latent_block import latent_block
 from kvplan.sizing.pages import LayerPages, Layout, vllm_layout
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.retention import Retention
@@ -44,9 +45,6 @@ STATE_PREFIX_CACHING = (0, 20, 0)
 
 STATE_CHECKPOINTS = (0, 33, 0)
 """vLLM from here on may write a third one on the way through a prefill."""
-
-LATENT_BLOCK = 64
-"""Block size vLLM's MLA kernels ask for."""
 
 
 @dataclass(frozen=True)
@@ -161,11 +159,13 @@ def rank_pool(
     stop = len(starts) - 1 if layers.stop == len(blocks) else layers.stop
     if serving.kind == "vllm" and serving.version < HYBRID_GROUPS:
         pages = _all_full(pages)
-    latent = any(isinstance(block.attention, LatentAttention) for block in blocks)
+    latents = [block.attention for block in blocks if isinstance(block.attention, LatentAttention)]
     compressed = any(isinstance(block.attention, CompressedAttention) for block in blocks)
     block_size = serving.block_size
-    if serving.kind == "vllm" and latent and not compressed:
-        block_size = max(block_size, LATENT_BLOCK)
+    kept = [item for item in latents if serving.kind not in item.expanded_in]
+    if serving.kind == "vllm" and kept and not compressed:
+        narrow = keeping.form.bits < 16
+        block_size = max(latent_block(item, serving, narrow=narrow) for item in kept)
     batches = parallel.pp + (1 if serving.async_scheduling else 0)
     return RankPool(
         model_pages=tuple(pages),
@@ -173,7 +173,7 @@ def rank_pool(
         serving=serving,
         in_flight=serving.max_num_batched_tokens * batches,
         block_size=block_size,
-        latent=latent,
+        latent=bool(latents),
         shards=parallel.cp,
     )
 

@@ -23,6 +23,14 @@ from kvplan.units import GIB, check_count
 
 EngineKind = Literal["vllm", "sglang"]
 
+LARGE_STEPS = (0, 28, 0)
+"""vLLM from here on batches 16,384 tokens on GPUs of 160 GiB and more, and captures graphs of up to 1,024
+sequences on data-center Blackwell."""
+NO_MORE_THAN_FITS = (0, 11, 0)
+"""vLLM from here on batches no more tokens, unless told to, than its sequences have at their longest."""
+SMALL_GB10 = (0, 33, 0)
+"""vLLM from here on does not take GB10, which has a large GPU's memory but not its arithmetic, for one."""
+
 BLOCK_TOKENS: dict[EngineKind, int] = {"vllm": 16, "sglang": 1}
 """Tokens of a block, or page, where nobody asks for others."""
 
@@ -123,10 +131,23 @@ def resolve_serving(
     }
     given = {name: value for name, value in chosen.items() if value is not None}
     said = frozenset(given) | ({"version"} if version is not None else set())
-    if kind == "vllm" and max_num_seqs is None and max_num_batched_tokens is not None:
-        given["max_num_seqs"] = min(serving.max_num_seqs, max_num_batched_tokens)
+    if kind == "vllm":
+        given |= _vllm_batch(serving, max_model_len, max_num_batched_tokens, max_num_seqs)
     major = compute_capability(gpu)[0]
     return replace(serving, cuda_graphs=cuda_graphs, capability=major, given=said, **given)  # type: ignore[arg-type]
+
+
+def _vllm_batch(serving: Serving, max_model_len: int, tokens: int | None, seqs: int | None) -> dict[str, int]:
+    """The limits of a step; of those that are not given none is larger than the other makes possible."""
+    longest = (seqs or serving.max_num_seqs) * max_model_len
+    if tokens is None:
+        tokens = serving.max_num_batched_tokens
+        if serving.version >= NO_MORE_THAN_FITS:
+            tokens = min(tokens, longest)
+    return {
+        "max_num_batched_tokens": tokens,
+        "max_num_seqs": min(serving.max_num_seqs, tokens) if seqs is None else seqs,
+    }
 
 
 def compute_capability(gpu: GpuSpec) -> tuple[int, int]:
@@ -136,9 +157,12 @@ def compute_capability(gpu: GpuSpec) -> tuple[int, int]:
 
 
 def _vllm_defaults(version: tuple[int, int, int], gpu: GpuSpec, max_model_len: int) -> Serving:
-    big = gpu.usable_memory_bytes >= 70 * GIB and not gpu.name.startswith("a100")
+    gb10 = compute_capability(gpu) == (12, 1) and version >= SMALL_GB10
+    big = gpu.usable_memory_bytes >= 70 * GIB and not gpu.name.startswith("a100") and not gb10
     if version < (0, 8, 0):
         tokens, seqs = (max(max_model_len, 2048) if max_model_len <= 32768 else 2048), 256
+    elif version >= LARGE_STEPS and gpu.usable_memory_bytes >= 160 * GIB:
+        tokens, seqs = 16384, 1024
     elif version >= (0, 8, 5) and big:
         tokens, seqs = 8192, 1024
     else:
@@ -152,7 +176,7 @@ def _vllm_defaults(version: tuple[int, int, int], gpu: GpuSpec, max_model_len: i
         cuda_graphs=True,
         block_size=BLOCK_TOKENS["vllm"],
         async_scheduling=version >= (0, 14, 0),
-        graph_max_batch=512,
+        graph_max_batch=1024 if version >= LARGE_STEPS and compute_capability(gpu)[0] == 10 else 512,
     )
 
 

@@ -92,7 +92,7 @@ def build_full(samples: int = 600, requests: int = 1000) -> Document:
         "scenario": {
             "model": "llama-3.1-8b", "gpu": "h100-sxm",
             "parallel": {"tp": 1, "pp": 1, "cp": 1, "replicas": 1},
-            "cache": {"dtype": "bf16", "block_size": 16, "blocks": None, "prefix": "hash", "eviction": "lru"},
+            "cache": {"dtype": "bf16", "block_size": None, "blocks": None, "prefix": "hash", "eviction": "lru"},
             "engine": {
                 "kind": "vllm", "version": "0.33", "max_num_seqs": 256, "max_num_batched_tokens": 8192,
                 "chunked_prefill": True, "policy": "fcfs", "preemption": "recompute",

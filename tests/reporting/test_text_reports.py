@@ -197,6 +197,7 @@ def test_inputs_tell_what_was_chosen_from_defaults(result_document):
     document = result_document()
     document["scenario"]["engine"] |= {"max_num_seqs": 64}
     document["pool"]["block_size"] = 64
+    document["scenario"]["cache"]["block_size"] = 16
     rows = inputs_table(parse_result(document)).rows
     engine = [row[1:] for row in rows if row[0] == "Engine"]
     assert ("kind vllm, version 0.33", "default") in engine
@@ -204,6 +205,8 @@ def test_inputs_tell_what_was_chosen_from_defaults(result_document):
     assert ("Seed", "0", "default") in rows
     assert ("Parallelism", "tp 1", "default") in rows
     assert ("Cache", "block_size 64", "effective, from 16") in rows
+    document["scenario"]["cache"]["block_size"] = None
+    assert ("Cache", "block_size 64", "default") in inputs_table(parse_result(document)).rows
 
 
 def test_a_name_of_capitals_keeps_them_in_a_sentence(result_document):

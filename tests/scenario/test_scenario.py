@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvplan.errors import DataError, SpecError, UsageError
+from kvplan.scenario.deployment import resolve_deployment
 from kvplan.scenario.load import dump_scenario, load_scenario, parse_assignment
 from kvplan.scenario.schema.names import CALLED_ELSEWHERE
 from kvplan.scenario.schema.scenario import Scenario
@@ -31,7 +32,8 @@ def test_defaults_are_the_engines(tmp_path: Path) -> None:
     scenario = load_scenario(write(tmp_path, MINIMAL))
     assert scenario.engine.async_scheduling is True
     assert scenario.engine.scheduler_reserve_full_isl is True
-    assert scenario.cache.block_size == 16
+    assert scenario.cache.block_size is None
+    assert resolve_deployment(scenario).config.block_size == 16
     assert scenario.seed == 0
 
 

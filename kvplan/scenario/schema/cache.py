@@ -43,7 +43,7 @@ class CachePart(Part):
     dtype: str | None = None
     dtype_k: str | None = None
     dtype_v: str | None = None
-    block_size: Positive = 16
+    block_size: Positive | None = None
     blocks: Annotated[int, Field(strict=True, ge=2, le=1 << 40)] | None = None
     prefix: Literal["hash", "radix", "none"] = "hash"
     eviction: BlockEviction | RadixEviction = "lru"
