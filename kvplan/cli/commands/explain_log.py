@@ -141,7 +141,8 @@ def _document(
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from kvplan.sizing.logs.explanation import enlargements, explained_lines, reasons
+    from kvplan.sizing.logs.explanation import explained_lines, reasons
+    from kvplan.sizing.logs.remedies import enlargements
     from kvplan.sizing.logs.starts import mixed_models
 
     rate = found.bytes_per_token

@@ -1,8 +1,8 @@
 """From the facts of a log to one account: what was there, what took it, what the pool holds.
 
 Ranks repeat lines, and a pool is the smallest of its ranks: the account takes the largest weights and the
-smallest pool, in bytes, blocks, tokens and concurrency alike. Nothing is filled in: what the log does not say
-stays ``None``; a remainder that follows by subtraction is called one.
+smallest pool, in bytes, blocks, tokens and concurrency alike, and the bill of that pool's rank. Nothing is
+filled in: what the log does not say stays ``None``; a remainder that follows by subtraction is called one.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ class Account:
 
     Weights and pool are those of the model that is served; what a draft model takes beside them stands apart.
     ``pool_tokens`` are of layers without a window, ``window_tokens`` of those with one where they differ.
+    ``pool_by_hand``: the pool's size was an option, so the share of the memory did not decide it.
+    ``least_utilization``: the share above which the engine says it would start. ``state_bytes``: what SGLang
+    allocates for recurrent layers beside the pool; ``left_bytes``: what is free once it is up.
     """
 
     engine: str
@@ -48,6 +51,12 @@ class Account:
     draft_weights_bytes: int | None = None
     draft_pool_bytes: int | None = None
     longest_tokens: int | None = None
+    pool_by_hand: bool = False
+    least_utilization: float | None = None
+    most_sequences: int | None = None
+    pp: int | None = None
+    state_bytes: int | None = None
+    left_bytes: int | None = None
 
     @property
     def capacity_tokens(self) -> int | None:
@@ -97,6 +106,7 @@ def account(facts: tuple[Fact, ...]) -> Account:
     ]
     vllm_pools = [pool_gib(fact) for fact in facts if "pool_gib" in fact.values and fact.engine == "vllm"]
     pool = _least([*vllm_pools, *_known(sglang, "pool_gib")])
+    limiting = _limiting(facts, pool)
     tokens = _least(
         [
             *(
@@ -123,9 +133,13 @@ def account(facts: tuple[Fact, ...]) -> Account:
         utilization=utilization,
         budget_bytes=budget,
         weights_bytes=_gib(max(weights, default=None)),
-        activation_bytes=_gib(_last(facts, "activation_gib")),
-        runtime_bytes=_gib(_last(facts, "runtime_gib")),
-        graph_bytes=_gib(_last(facts, "graph_gib")),
+        activation_bytes=_gib(_last(limiting, "activation_gib")),
+        runtime_bytes=_gib(_runtime_gib(limiting, max(weights, default=None))),
+        graph_bytes=_gib(
+            max(_known(sglang, "graph_gib"), default=None)
+            if engine == "sglang"
+            else _last(limiting, "graph_gib")
+        ),
         pool_bytes=_gib(pool),
         pool_tokens=_whole(tokens),
         blocks=_whole(blocks),
@@ -142,15 +156,41 @@ def account(facts: tuple[Fact, ...]) -> Account:
         draft_weights_bytes=_gib(max(draft_weights, default=None)),
         draft_pool_bytes=_gib(_least(draft_pools)),
         longest_tokens=_whole(_least(_numbers(facts, "longest_tokens"))),
+        pool_by_hand=any(fact.name == "pool_by_hand" for fact in facts),
+        least_utilization=max(_numbers(facts, "least_utilization"), default=None),
+        most_sequences=_whole(_least(_numbers(facts, "most_sequences"))),
+        pp=_integer(options.get("pp")),
+        state_bytes=_gib(max(_known(sglang, "state_gib"), default=None)),
+        left_bytes=_gib(_least(_known(sglang, "left_gib"))),
     )
 
 
-_REFUSALS = ("no_pool", "too_long", "not_free", "oom")
+_REFUSALS = ("no_pool", "too_long", "too_many", "not_free", "oom")
 """Lines after which no server is up."""
 
 
-_ALLOCATIONS = ("sglang_pool", "sglang_window_pool")
+_ALLOCATIONS = ("sglang_pool", "sglang_window_pool", "resized_shares", "resized_tokens", "resized_pool")
 """Lines of which one pool may have several."""
+
+
+def _limiting(facts: tuple[Fact, ...], pool: float | None) -> tuple[Fact, ...]:
+    """The facts with those of the rank behind the others that has the smallest pool, as the last ones count.
+
+    A bill that stands in the line of that pool is its own, whoever prints it.
+    """
+    smallest = [fact for fact in facts if "pool_gib" in fact.values and fact.number("pool_gib") == pool]
+    if not smallest:
+        return facts
+    rank, line = smallest[-1].rank, smallest[-1].line
+    return tuple(sorted(facts, key=lambda fact: (fact.line == line, fact.rank == rank)))
+
+
+def _runtime_gib(facts: tuple[Fact, ...], weights: float | None) -> float | None:
+    """What lies outside PyTorch; of what is consumed in one number, what weights do not take."""
+    said, consumed = _last(facts, "runtime_gib"), _last(facts, "consumed_gib")
+    if said is None and consumed is not None and weights is not None:
+        return max(0.0, consumed - weights)
+    return said
 
 
 def _by_rank(facts: tuple[Fact, ...]) -> list[list[Fact]]:
@@ -162,7 +202,7 @@ def _by_rank(facts: tuple[Fact, ...]) -> list[list[Fact]]:
 
 def _free(rank: list[Fact]) -> list[float]:
     """What was free, first before anything was loaded; a draft model that is loaded later finds less."""
-    lines = ("load_begin", "usage", "usage_consumed", "not_free")
+    lines = ("load_begin", "pool_by_hand", "usage", "usage_consumed", "not_free")
     return [value for fact in rank if fact.name in lines for value in _values(fact, "free_gib")]
 
 

@@ -25,6 +25,17 @@ class Wording:
     words: frozenset[str]
 
 
+MAX_NUMBER = 1e15
+"""Beyond any count or size in a log: such a line was not written by an engine."""
+
+
+def possible(key: str, value: float | str) -> bool:
+    """Whether an engine can have meant it: sizes may be missing (negative), counts may not."""
+    return isinstance(value, str) or (
+        abs(value) < MAX_NUMBER and (value >= 0 or key.endswith(("gib", "mib")))
+    )
+
+
 def _compile(name: str, engine: str, template: str) -> Wording:
     chunks = re.split(r"\{\w+(?::word)?\}|<any>| ", template)
     cue = max(chunks, key=len).casefold()
@@ -39,9 +50,13 @@ def _compile(name: str, engine: str, template: str) -> Wording:
 
 _VLLM = (
     ("version", "vLLM API server version {version:word}"),
+    ("version", "vLLM server version {version:word}"),
+    ("version", "vLLM batch processing API version {version:word}"),
+    ("version", "█ version {version:word}"),
     ("version", "LLM engine (v{version:word})"),
     ("version", "vLLM version {version:word}"),
     ("max_model_len", "Using max model len {context_tokens}"),
+    ("fitted_length", "Auto-fit max_model_len: reduced from {asked_tokens} to {context_tokens} to fit"),
     ("step_budget", "Chunked prefill is enabled with max_num_batched_tokens={step_tokens}"),
     ("weights", "Model loading took {weights_gib} GiB"),
     ("weights", "Model loading took {weights_gib} GB"),
@@ -76,6 +91,14 @@ _VLLM = (
     ),
     ("pool", "memory reserved for KV Cache is {pool_gib} GiB"),
     ("pool", "Available KV cache memory: {pool_gib} GiB"),
+    (
+        "reserved",
+        (
+            "Reserving {reserved_gib} GiB of GPU memory for frontend multimodal decoding<any>"
+            "KV cache memory reduced to {pool_gib} GiB"
+        ),
+    ),
+    ("pool_by_hand", "Initial free memory {free_gib} GiB, reserved {pool_gib} GiB memory for KV Cache"),
     ("graph_estimate", "Estimated CUDA graph memory: {graph_gib} GiB"),
     (
         "graph_sizes",
@@ -101,7 +124,7 @@ _VLLM = (
     ("blocks", "# cuda blocks: {blocks}, # CPU blocks: {cpu_blocks}"),
     ("blocks", "# rocm blocks: {blocks}, # CPU blocks: {cpu_blocks}"),
     ("blocks", "# GPU blocks: {blocks}"),
-    ("tokens", "GPU KV cache size: {pool_tokens} tokens"),
+    ("tokens", "KV cache size: {pool_tokens} tokens"),
     ("concurrency", "Maximum concurrency for {context_tokens} tokens per request: {concurrency}x"),
     ("graphs", "Graph capturing finished in {seconds} secs, took {graph_gib} GiB"),
     ("graphs", "Graph capturing finished in {seconds} secs."),
@@ -122,7 +145,9 @@ _VLLM = (
         "usage_consumed",
         (
             "({free_gib}/{total_gib} GiB) on startup. Desired GPU memory utilization is "
-            "({utilization}, {budget_gib} GiB). Actual usage is {consumed_gib} GiB for consumed memory"
+            "({utilization}, {budget_gib} GiB). Actual usage is {consumed_gib} GiB for consumed memory "
+            "(weights + non-torch), {activation_gib} GiB for peak activation, and {graph_gib} GiB for "
+            "CUDAGraph memory"
         ),
     ),
     (
@@ -132,7 +157,23 @@ _VLLM = (
             "({utilization}, {budget_gib} GiB)"
         ),
     ),
+    (
+        "not_free",
+        (
+            "({free_gib}/{total_gib} GiB) on startup is less than the engine's budget after excluding "
+            "external process's weights ({utilization}, {budget_gib} GiB)"
+        ),
+    ),
     ("no_pool", "No available memory for the cache blocks"),
+    ("no_pool", "Cannot auto-fit max_model_len: not enough GPU memory"),
+    (
+        "no_pool",
+        "exceed the desired GPU memory utilization ({utilization}, {budget_gib} GiB)",
+    ),
+    (
+        "too_many",
+        "max_num_seqs ({max_num_seqs}) exceeds available Mamba cache blocks ({most_sequences})",
+    ),
     (
         "too_long",
         (
@@ -145,6 +186,13 @@ _VLLM = (
         (
             "max seq len ({context_tokens}), {needed_gib} GiB KV cache is needed, which is larger than the "
             "available KV cache memory ({pool_gib} GiB)"
+        ),
+    ),
+    (
+        "too_long",
+        (
+            "max seq len ({context_tokens}), ({needed_gib} GB KV cache is needed, which is larger than the "
+            "available KV cache memory ({pool_gib} GB)"
         ),
     ),
     (
@@ -180,29 +228,80 @@ _SGLANG = (
         "sglang_window_pool",
         "SWAKVPool mem usage: {pool_gib} GB, swa size: {window_tokens}, full size: {pool_tokens}",
     ),
+    *(
+        (
+            "sglang_state",
+            f"{slots}conv_state size: {{conv_gib}} GB, ssm_state size: {{state_gib}} GB{speculation}",
+        )
+        for slots in ("max_mamba_cache_size: {state_slots}, ", "Mamba Cache is allocated. ")
+        for speculation in (
+            (
+                " intermediate_ssm_state_cache size: {draft_state_gib} GB "
+                "intermediate_conv_window_cache size: {draft_conv_gib} GB"
+            ),
+            "",
+        )
+    ),
+    ("set_aside", "KV Cache VA upper bound.<any>#tokens: {most_tokens}, "),
+    ("set_aside", "SWAKVPool VA upper bound: {most_gib} GB"),
     (
-        "sglang_state",
-        "max_mamba_cache_size: {state_slots}, conv_state size: {conv_gib} GB, ssm_state size: {state_gib} GB",
+        "resized_shares",
+        "Post-capture KV sizing: full_layer_tokens={pool_tokens}, swa_layer_tokens={window_tokens}",
+    ),
+    (
+        "resized_tokens",
+        "Post-capture KV sizing: max_total_num_tokens={pool_tokens}, free memory={after_gib} GB",
+    ),
+    (
+        "resized_pool",
+        (
+            "Post-capture KV sizing: KV cache allocated. dtype: torch.{pool_dtype:word}, "
+            "#tokens: {pool_tokens}, KV size: {pool_gib} GB, avail mem={after_gib} GB"
+        ),
+    ),
+    (
+        "resized_draft",
+        (
+            "Post-capture KV sizing: draft KV cache allocated. dtype: torch.{draft_dtype:word}, "
+            "#tokens: {draft_tokens}, KV size: {pool_gib} GB"
+        ),
+    ),
+    ("sglang_unified_pool", "UnifiedKVPool allocated: total_bytes={pool_gib} GB"),
+    (
+        "sglang_plan",
+        (
+            "DSV4 memory calculation:<any>bytes_per_full_token={bytes_per_token}, "
+            "available_bytes={pool_gib} GB<any>full_token={pool_tokens}"
+        ),
     ),
     ("pool_end", "Memory pool end. avail mem={after_gib} GB"),
     ("no_pool", "Not enough memory. Please try to increase --mem-fraction-static"),
-    ("kv_dtype", "Using KV cache dtype: torch.{kv_dtype:word}"),
-    ("graph_begin", "Capture cuda graph begin.<any>avail mem={before_gib} GB"),
-    ("sglang_graphs", "Capture cuda graph end.<any>mem usage={graph_gib} GB<any>avail mem={after_gib} GB"),
-    ("sglang_graphs", "Capture cuda graph end.<any>avail mem={after_gib} GB"),
     (
-        "sglang_limits",
+        "no_pool",
         (
-            "max_total_num_tokens={pool_tokens}, chunked_prefill_size={step_tokens}<any>"
-            "max_running_requests={max_running}, context_len={context_tokens}"
+            "Loaded weights leave no GPU memory for the KV cache under --mem-fraction-static={utilization}. "
+            "Raise --mem-fraction-static above {least_utilization} "
         ),
     ),
-    (
-        "sglang_limits",
+    ("no_pool", "Not enough GPU memory for hybrid (mamba/linear-attention) state cache"),
+    ("no_pool", "(mamba/linear-attention) state cache is too small to serve any requests"),
+    ("no_pool", "SWA pool ({window_tokens} tokens) cannot hold even one request"),
+    ("kv_dtype", "Using KV cache dtype: torch.{kv_dtype:word}"),
+    ("communicators", "Init torch distributed ends.<any>mem usage={communicators_gib} GB"),
+    ("graph_begin", "Capture<any>graph begin.<any>avail mem={before_gib} GB"),
+    ("sglang_graphs", "Capture<any>graph end.<any>mem usage={graph_gib} GB<any>avail mem={after_gib} GB"),
+    ("sglang_graphs", "Capture<any>graph end.<any>avail mem={after_gib} GB. mem usage={graph_gib} GB"),
+    ("sglang_graphs", "Capture<any>graph end.<any>avail mem={after_gib} GB"),
+    *(
         (
-            "max_total_num_tokens={pool_tokens}<any>"
-            "max_running_requests={max_running}, context_len={context_tokens}"
-        ),
+            "sglang_limits",
+            (
+                f"max_total_num_tokens={{pool_tokens}}{chunk}<any>"
+                f"max_running_requests={{max_running}}, context_len={{context_tokens}}{left}"
+            ),
+        )
+        for chunk in (", chunked_prefill_size={step_tokens}", "")
+        for left in (", available_gpu_mem={left_gib} GB", "")
     ),
     ("sglang_limits", "max_total_num_tokens={pool_tokens}"),
 )
@@ -229,26 +328,3 @@ WORDINGS: tuple[Wording, ...] = (
     *(_compile(name, "sglang", template) for name, template in _SGLANG),
     *(_compile(name, "", template) for name, template in _EITHER),
 )
-
-OPTIONS: dict[str, re.Pattern[str]] = {
-    "model": re.compile(r"(?:\bmodel|'model'|model_path|'model_tag')\s*[=:]\s*'([^']{1,300})'"),
-    "tp": re.compile(r"(?<!\w)(?:tensor_parallel_size|tp_size)'?\s*[=:]\s*(\d+)"),
-    "pp": re.compile(r"(?<!\w)(?:pipeline_parallel_size|pp_size)'?\s*[=:]\s*(\d+)"),
-    "max_model_len": re.compile(r"(?<!\w)(?:max_model_len|max_seq_len|context_length)'?\s*[=:]\s*(\d+)"),
-    "kv_dtype": re.compile(r"kv_cache_dtype'?\s*[=:]\s*'?(\w+)"),
-    "quantization": re.compile(r"\bquantization'?\s*[=:]\s*'?(\w+)"),
-    "dtype": re.compile(r"\bdtype'?\s*[=:]\s*'?(?:torch\.)?(\w+)"),
-    "utilization": re.compile(r"(?:gpu_memory_utilization|mem_fraction_static)'?\s*[=:]\s*(\d\.\d+)"),
-    "max_num_seqs": re.compile(r"(?<!\w)max_num_seqs'?\s*[=:]\s*(\d+)"),
-    "max_num_batched_tokens": re.compile(r"(?<!\w)max_num_batched_tokens'?\s*[=:]\s*(\d+)"),
-}
-"""Options inside a printed configuration, as both engines spell them."""
-
-OPTION_WORDS = frozenset(("model", "kv_dtype", "quantization", "dtype"))
-
-CONFIGURATIONS = (
-    ("non-default args", "vllm"), ("args: namespace(", "vllm"), ("llm engine (v", "vllm"),
-    ("llm engine with config", "vllm"),
-    ("serverargs(", "sglang"),
-)  # fmt: skip
-"""Text that marks a line as a printed configuration, and the engine it marks."""
