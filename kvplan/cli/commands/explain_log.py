@@ -77,7 +77,7 @@ def _lines(log: str) -> list[str]:
         raise DataError(
             f"the log is larger than {MAX_BYTES >> 20} MiB",
             where=log,
-            hint="cut it to the start-up: everything before the first request",
+            hint="cut it to the start-up, as: head -n 5000 LOG | kvplan explain-log -",
         )
     # PowerShell redirects as UTF-16.
     coding = "utf-16" if text.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"

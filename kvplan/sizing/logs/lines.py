@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from kvplan.errors import DataError
+from kvplan.sizing.logs.envelopes import unwrapped
 from kvplan.sizing.logs.options import DUMPED, configuration, options
+from kvplan.sizing.logs.others import at_work, refusal
 from kvplan.sizing.logs.wordings import WORDINGS, possible
 
 RANK = re.compile(
@@ -21,9 +22,6 @@ SOURCE = re.compile(r"(?:\[pod/([^\]\s]{1,200})\]|([\w.-]{1,100}) +\|)\s")
 
 RANK_WITHIN = 200
 """Characters of a line in which its rank stands, also behind what a log collector puts before it."""
-
-COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
-"""What terminals are told about colours and titles; container logs keep it."""
 
 MAX_LINE = 1 << 15
 """Characters of a line that are looked at: printed configurations run to a few thousand."""
@@ -68,30 +66,29 @@ def read_log(lines: Iterable[str]) -> Reading:
     """Everything the log says about memory.
 
     Raises:
-        DataError: no line was understood.
+        DataError: no line was understood, or none but what torch says in another engine.
     """
     facts: list[Fact] = []
     unread: list[tuple[int, str]] = []
+    engines: set[str] = set()
     count = 0
     for count, raw in enumerate(lines, 1):
-        text = COLOURS.sub("", raw[:MAX_LINE]).strip("\r\n\ufeff")
-        found = list(_facts(text, count))
-        # What both engines print is said by the one that spoke before.
-        spoken = facts[-1].engine if facts else "vllm"
-        facts += [fact if fact.engine else replace(fact, engine=spoken) for fact in found]
-        if not found and text.strip():
-            unread.append((count, text))
-    if not facts:
-        raise DataError(
-            "no line of this log was understood",
-            hint="paste the start-up of vLLM or SGLang, from the engine's configuration to the first request",
-        )
+        for text in (whole[:MAX_LINE] for whole in unwrapped(raw)):
+            found = list(_facts(text, count))
+            engines |= {fact.engine for fact in found if fact.engine}
+            # What both engines print is said by the one that spoke before.
+            spoken = facts[-1].engine if facts else "vllm"
+            facts += [fact if fact.engine else replace(fact, engine=spoken) for fact in found]
+            if not found and text.strip():
+                unread.append((count, text))
+    if not engines and (error := refusal(unread, stray=bool(facts))) is not None:
+        raise error
     return Reading(tuple(facts), count, tuple(unread))
 
 
 def _facts(text: str, line: int) -> Iterator[Fact]:
     lowered = text.casefold()
-    if DUMPED in lowered:
+    if DUMPED in lowered or at_work(lowered):
         return
     rank, source = _rank(text), _source(text)
     mark = configuration(text)
@@ -99,7 +96,7 @@ def _facts(text: str, line: int) -> Iterator[Fact]:
         yield Fact("options", mark[1], line, values, text, rank, source)
     taken: set[str] = set()
     for wording in WORDINGS:
-        if wording.name in taken or wording.cue not in lowered:
+        if wording.name in taken or not all(cue in lowered for cue in wording.cues):
             continue
         match = wording.expression.search(text)
         if match is not None:

@@ -10,17 +10,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+_ANY = 2_000
+"""Characters that anything is at most: lists of sizes to capture run to hundreds."""
+
 _NUMBER = r"-?\d[\d,]*(?:\.\d+)?"
 _FIELD = re.compile(r"\\\{(\w+)(:word)?\\\}")
 
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """One wording: what it says, who prints it ('': either), text every match contains, the expression."""
+    """One wording: what it says, who prints it ('': either), texts every match contains, the expression."""
 
     name: str
     engine: str
-    cue: str
+    cues: tuple[str, ...]
     expression: re.Pattern[str]
     words: frozenset[str]
 
@@ -38,14 +41,14 @@ def possible(key: str, value: float | str) -> bool:
 
 def _compile(name: str, engine: str, template: str) -> Wording:
     chunks = re.split(r"\{\w+(?::word)?\}|<any>| ", template)
-    cue = max(chunks, key=len).casefold()
+    cues = tuple(sorted({chunk.casefold() for chunk in chunks if chunk}, key=len, reverse=True))
     words = frozenset(re.findall(r"\{(\w+):word\}", template))
 
     def field(match: re.Match[str]) -> str:
         return f"(?P<{match.group(1)}>{'[0-9A-Za-z_.+-]+' if match.group(2) else _NUMBER})"
 
-    escaped = re.escape(template).replace(r"\ ", r"\s*").replace("<any>", ".*?")
-    return Wording(name, engine, cue, re.compile(_FIELD.sub(field, escaped), re.IGNORECASE), words)
+    escaped = re.escape(template).replace(r"\ ", r"\s*").replace("<any>", f".{{0,{_ANY}}}?")
+    return Wording(name, engine, cues, re.compile(_FIELD.sub(field, escaped), re.IGNORECASE), words)
 
 
 _VLLM = (
