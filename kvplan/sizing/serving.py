@@ -5,7 +5,7 @@ Defaults follow the engines' own rules: a plan made without flags equals a serve
 * vLLM V0 (before 0.8): one step may hold a whole prompt, so ``max_num_batched_tokens`` is ``max_model_len``
   (at least 2,048) up to 32k of context, 2,048 with chunked prefill beyond; 256 sequences.
 * vLLM V1: 2,048 tokens and 256 sequences; from 0.8.5 on GPUs of at least 70 GiB other than the A100 8,192
-  and 1,024 (``EngineArgs.get_batch_defaults``, API server). Utilization 0.9, 0.92 from 0.21. A step of fewer
+  and 1,024 (``EngineArgs.get_batch_defaults``, API server). Utilization 0.9, 0.92 from 0.20. A step of fewer
   tokens than that many sequences lowers the sequences: vLLM refuses more of them than tokens.
 * SGLang: chunked prefill size and largest CUDA-graph batch grow with the GPU
   (``ServerArgs._handle_gpu_memory_settings``).
@@ -146,7 +146,7 @@ def _vllm_defaults(version: tuple[int, int, int], gpu: GpuSpec, max_model_len: i
     return Serving(
         kind="vllm",
         version=version,
-        utilization=0.92 if version >= (0, 21, 0) else 0.9,
+        utilization=0.92 if version >= (0, 20, 0) else 0.9,
         max_num_batched_tokens=tokens,
         max_num_seqs=seqs,
         cuda_graphs=True,

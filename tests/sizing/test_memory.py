@@ -23,7 +23,7 @@ from kvplan.specs.schema import GpuSpec, ModelSpec
 from kvplan.units import GIB
 
 Hand = Callable[[str], ModelSpec]
-VERSIONS = ("0.6.6", "0.8.5", "0.11.2", "0.15", "0.19", "0.21", "0.25", "0.33")
+VERSIONS = ("0.6.6", "0.8.5", "0.11.2", "0.15", "0.19", "0.20", "0.25", "0.33")
 
 
 @pytest.fixture(scope="session")
@@ -229,3 +229,16 @@ def test_constants_fitted_on_one_model_predict_the_other(
         if is_held_out and (False, tp) in residuals:
             shift = fmean(residuals[False, tp])  # what the refit constants would change
             assert all(abs(value - shift) < 0.05 for value in found), (tp, found, shift)
+
+
+@pytest.mark.parametrize(
+    ("version", "utilization", "planned"),
+    [("0.19.1", 0.9, False), ("0.20.0", 0.92, True), ("0.21", 0.92, True)],
+)
+def test_vllm_plans_graphs_and_takes_more_by_default_from_0_20_on(
+    hand_model: Hand, h100: GpuSpec, version: str, utilization: float, planned: bool
+) -> None:
+    """As the envs and cache options of 0.19.1, 0.20.0 and 0.21.0 say; the log line still promises 0.21."""
+    report = fit_model(hand_model("llama-3.1-8b"), h100, version=version)
+    assert report.serving.utilization == utilization
+    assert report.binding.bill.graphs_in_budget is planned

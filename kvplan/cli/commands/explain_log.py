@@ -99,18 +99,21 @@ def _compare(
         spec,
         _gpu(found, gpu),
         max_model_len=found.context_tokens,
-        parallel=Parallel(tp=tp or found.tp or 1),
+        parallel=Parallel(
+            tp=tp or found.tp or 1, pp=found.pp or 1, dp_attention=found.dp_attention and found.dp == found.tp
+        ),
         kv_dtype=dtype or found.kv_dtype,
         engine=found.engine,
         version=found.version,
         max_num_seqs=found.max_num_seqs,
         max_num_batched_tokens=found.max_num_batched_tokens,
-        kv_pool_bytes=found.pool_bytes,
+        kv_pool_bytes=found.pool_bytes + (found.state_bytes or 0),
     )
     return {
         "model": spec.name,
         "gpu": report.gpu.name,
         "tp": report.parallel.tp,
+        "pp": report.parallel.pp,
         "kv_dtype": report.kv_format.name,
         "kv_tokens": report.kv_tokens,
         "log_tokens": found.pool_tokens,
@@ -203,10 +206,11 @@ def _table(document: dict[str, Any]) -> list[str]:
         for reason in document["reasons"]:
             lines += _wrap(f"    {reason}", 6)
     if (comparison := document["comparison"]) is not None:
+        pipeline = f", pp {comparison['pp']}" if comparison["pp"] > 1 else ""
         lines += _wrap(
-            f"    {comparison['model']} at tp {comparison['tp']} in {comparison['kv_dtype']}: kvplan gives "
-            f"this pool {comparison['kv_tokens']:,} tokens, the log {comparison['log_tokens']:,} "
-            f"({_difference(comparison['difference'])})",
+            f"    {comparison['model']} at tp {comparison['tp']}{pipeline} in {comparison['kv_dtype']}: "
+            f"kvplan gives this pool {comparison['kv_tokens']:,} tokens, the log "
+            f"{comparison['log_tokens']:,} ({_difference(comparison['difference'])})",
             6,
         )
     if document["enlarge"]:

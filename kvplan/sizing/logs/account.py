@@ -20,9 +20,15 @@ class Account:
 
     Weights and pool are those of the model that is served; what a draft model takes beside them stands apart.
     ``pool_tokens`` are of layers without a window, ``window_tokens`` of those with one where they differ.
-    ``pool_by_hand``: the pool's size was an option, so the share of the memory did not decide it.
-    ``least_utilization``: the share above which the engine says it would start. ``state_bytes``: what SGLang
-    allocates for recurrent layers beside the pool; ``left_bytes``: what is free once it is up.
+
+    Attributes:
+        pool_by_hand: the pool's size was an option, so the share of the memory did not decide it.
+        least_utilization: the share above which the engine says it would start.
+        state_bytes: what SGLang allocates for recurrent layers beside the pool.
+        left_bytes: what is free once SGLang is up.
+        planned_graph_bytes: what vLLM took out of the budget for CUDA graphs, where its activation peak does
+            not hold them already (``graphs_in_activation``).
+        dp: ranks with a pool each; with ``dp_attention`` they share one model's GPUs.
     """
 
     engine: str
@@ -57,6 +63,10 @@ class Account:
     pp: int | None = None
     state_bytes: int | None = None
     left_bytes: int | None = None
+    planned_graph_bytes: int | None = None
+    graphs_in_activation: bool = False
+    dp: int | None = None
+    dp_attention: bool = False
 
     @property
     def capacity_tokens(self) -> int | None:
@@ -77,8 +87,8 @@ class Account:
         """Budget less everything the log itemises and the pool: what it does not name."""
         if self.budget_bytes is None or self.weights_bytes is None or self.pool_bytes is None:
             return None
-        named = self.weights_bytes + (self.activation_bytes or 0) + (self.runtime_bytes or 0)
-        return self.budget_bytes - named - self.pool_bytes
+        others = (self.activation_bytes, self.runtime_bytes, self.planned_graph_bytes)
+        return self.budget_bytes - self.weights_bytes - sum(size or 0 for size in others) - self.pool_bytes
 
 
 DTYPES: dict[str, str | None] = {
@@ -124,6 +134,8 @@ def account(facts: tuple[Fact, ...]) -> Account:
     if tokens is None and blocks and concurrency is not None and context is not None:
         # V0 printed blocks alone; concurrency was blocks x block size / context, which gives the block size.
         tokens = blocks * round(concurrency * context / blocks)
+    in_activation = any(fact.name == "usage_consumed" for fact in facts)
+    planned = any(fact.name == "utilization_shift" for fact in facts) and not in_activation
     draft_weights, draft_pools = _known(sglang, "draft_weights_gib"), _known(sglang, "draft_pool_gib")
     return Account(
         engine=engine,
@@ -138,7 +150,7 @@ def account(facts: tuple[Fact, ...]) -> Account:
         graph_bytes=_gib(
             max(_known(sglang, "graph_gib"), default=None)
             if engine == "sglang"
-            else _last(limiting, "graph_gib")
+            else _first_known(_last(limiting, "graph_gib"), _last(limiting, "planned_graph_gib"))
         ),
         pool_bytes=_gib(pool),
         pool_tokens=_whole(tokens),
@@ -162,6 +174,12 @@ def account(facts: tuple[Fact, ...]) -> Account:
         pp=_integer(options.get("pp")),
         state_bytes=_gib(max(_known(sglang, "state_gib"), default=None)),
         left_bytes=_gib(_least(_known(sglang, "left_gib"))),
+        planned_graph_bytes=_gib(max(_numbers(facts, "planned_graph_gib"), default=None))
+        if planned
+        else None,
+        graphs_in_activation=in_activation,
+        dp=_integer(options.get("dp")),
+        dp_attention=options.get("dp_attention") == "True",
     )
 
 
@@ -240,6 +258,10 @@ def _word(facts: tuple[Fact, ...], key: str) -> str | None:
 def _pool_dtype(facts: tuple[Fact, ...]) -> str | None:
     """The format that SGLang allocates the pool in: the first one's, as a draft model's comes behind it."""
     return next((str(fact.values["pool_dtype"]) for fact in facts if "pool_dtype" in fact.values), None)
+
+
+def _first_known(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)
 
 
 def _float(value: float | str | None) -> float | None:

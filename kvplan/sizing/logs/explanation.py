@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kvplan.errors import UsageError
 from kvplan.sizing.logs.account import Account
 from kvplan.sizing.logs.lines import Fact
+from kvplan.sizing.overheads import PLANS_GRAPHS
+from kvplan.sizing.serving import parse_version
 from kvplan.units import format_bytes, format_tokens
 
 MEANINGS = {
@@ -164,25 +167,33 @@ def _shares(log: Account) -> list[str]:
         or log.pool_bytes is None
     ):
         return []
+    peak = "activation peak with CUDA graphs" if log.graphs_in_activation else "activation peak"
+    shares = (
+        (log.activation_bytes, peak, "activations"),
+        (log.runtime_bytes, "outside PyTorch", "runtime"),
+        (log.planned_graph_bytes, "CUDA graphs", "CUDA graphs"),
+    )
     parts = [f"{format_bytes(log.weights_bytes)} weights"]
-    for size, name in ((log.activation_bytes, "activation peak"), (log.runtime_bytes, "outside PyTorch")):
-        if size is not None:
-            parts.append(f"{format_bytes(size)} {name}")
+    parts += [f"{format_bytes(size)} {name}" for size, name, _ in shares if size is not None]
     rest = log.remainder_bytes or 0
     text = f"{format_bytes(log.budget_bytes)} - {' - '.join(parts)}"
     tolerance = 3 * 0.005 * (1 << 30)  # logs round to hundredths of a GiB
     if rest > tolerance:
-        unnamed = [
-            name
-            for size, name in (
-                (log.activation_bytes, "activations"),
-                (log.runtime_bytes, "runtime"),
-                (None, "CUDA graphs"),
-            )
-            if size is None
-        ]
-        text += f" - {format_bytes(rest)} the log does not itemise ({', '.join(unnamed)})"
+        unnamed = [name for size, _, name in shares[:2] if size is None]
+        unnamed += ["CUDA graphs"] if _may_plan_graphs(log) else []
+        what = f" ({', '.join(unnamed)})" if unnamed else ""
+        text += f" - {format_bytes(rest)} the log does not itemise{what}"
     return [f"{text} = {format_bytes(log.pool_bytes)} for the cache"]
+
+
+def _may_plan_graphs(log: Account) -> bool:
+    """Whether this vLLM can have taken CUDA graphs out of the budget without a line that says so."""
+    if log.planned_graph_bytes is not None or log.graphs_in_activation:
+        return False
+    try:
+        return log.version is None or parse_version(log.version) >= PLANS_GRAPHS
+    except UsageError:
+        return True
 
 
 def _meaning(log: Account) -> list[str]:
@@ -193,6 +204,11 @@ def _meaning(log: Account) -> list[str]:
         found.append(
             f"{format_bytes(log.pool_bytes)} / {format_tokens(log.pool_tokens or 0)} tokens "
             f"= {rate:,.0f} B a token on one GPU"
+        )
+    if log.dp is not None and log.dp > 1 and log.pool_tokens is not None:
+        found.append(
+            f"each of {log.dp} data-parallel ranks has such a pool: "
+            f"{format_tokens(log.dp * log.pool_tokens)} tokens in all"
         )
     if log.window_tokens is not None and log.pool_tokens is not None:
         found.append(

@@ -26,6 +26,8 @@ _OPTIONS: dict[str, re.Pattern[str]] = {
     "model": re.compile(r"(?<!\w)(?:model|model_path|model_tag)'?\s*[=:]\s*'([^']{1,300})'"),
     "tp": re.compile(r"(?<!\w)(?:tensor_parallel_size|tp_size)'?\s*[=:]\s*(\d+)"),
     "pp": re.compile(r"(?<!\w)(?:pipeline_parallel_size|pp_size)'?\s*[=:]\s*(\d+)"),
+    "dp": re.compile(r"(?<!\w)(?:data_parallel_size|dp_size)'?\s*[=:]\s*(\d+)"),
+    "dp_attention": re.compile(r"(?<!\w)enable_dp_attention'?\s*[=:]\s*(\w+)"),
     "max_model_len": re.compile(r"(?<!\w)(?:max_model_len|max_seq_len|context_length)'?\s*[=:]\s*(\d+)"),
     "kv_dtype": re.compile(r"(?<!\w)kv_cache_dtype'?\s*[=:]\s*'?(\w+)"),
     "quantization": re.compile(r"(?<!\w)quantization'?\s*[=:]\s*'?(\w+)"),
@@ -36,7 +38,7 @@ _OPTIONS: dict[str, re.Pattern[str]] = {
 }
 """Options inside a printed configuration, as both engines spell them."""
 
-_WORDS = frozenset(("model", "kv_dtype", "quantization", "dtype"))
+_WORDS = frozenset(("model", "dp_attention", "kv_dtype", "quantization", "dtype"))
 
 
 def configuration(text: str) -> tuple[str, str] | None:

@@ -37,7 +37,7 @@ _SAMPLED = 2_000
 
 
 def refusal(unread: Iterable[tuple[int, str]], *, stray: bool) -> DataError | None:
-    """Why a log of these lines is not read; ``None`` where one of torch's was (``stray``) in nobody else's."""
+    """Why a log of these lines is not read; ``None`` where one of them was, but torch's (``stray``)."""
     lines = [text.casefold() for number, text in unread if number <= _SAMPLED]
     other = _named(_OTHERS, lines)
     if other is not None:
@@ -56,8 +56,8 @@ def refusal(unread: Iterable[tuple[int, str]], *, stray: bool) -> DataError | No
     return DataError(
         "no line of this log was understood",
         hint=(
-            "paste the start-up of vLLM or SGLang, from the engine's configuration to the first request; other "
-            "engines' logs are not read"
+            "paste the start-up of vLLM or SGLang, from the engine's configuration to the first request; "
+            "other engines' logs are not read"
         ),
     )
 

@@ -102,7 +102,7 @@ _VLLM = (
         ),
     ),
     ("pool_by_hand", "Initial free memory {free_gib} GiB, reserved {pool_gib} GiB memory for KV Cache"),
-    ("graph_estimate", "Estimated CUDA graph memory: {graph_gib} GiB"),
+    ("graph_estimate", "Estimated CUDA graph memory: {planned_graph_gib} GiB"),
     (
         "graph_sizes",
         "Profiling CUDA graph memory: PIECEWISE={piecewise_graphs}<any>FULL={full_graphs}",
