@@ -348,31 +348,3 @@ def test_a_negative_count_is_not_understood(tmp_path: Path, capsys: pytest.Captu
     assert run(["explain-log", str(log), "--format", "json"]) == 0
     account = json.loads(capsys.readouterr().out)["account"]
     assert (account["pool_bytes"], account["pool_tokens"]) == (-5 << 28, None)
-
-
-PIPELINE = """\
-(APIServer pid=7) INFO non-default args: {'model': 'meta-llama/Llama-3.1-8B-Instruct', 'pipeline_parallel_size': 2}
-(Worker_PP0 pid=120) INFO [gpu_worker.py:359] Available KV cache memory: 61.90 GiB
-(Worker_PP1 pid=121) INFO [gpu_worker.py:359] Available KV cache memory: 60.70 GiB
-(EngineCore_DP0 pid=99) INFO [kv_cache_utils.py:1229] GPU KV cache size: 994,496 tokens
-(EngineCore_DP0 pid=99) INFO [kv_cache_utils.py:1234] Maximum concurrency for 8,192 tokens per request: 121.40x
-"""
-"""Half of 32 layers of 4,096 bytes on each stage."""
-
-
-def test_stages_of_a_pipeline_are_compared_as_such(explain: Any, tmp_path: Path, capsys: Any) -> None:
-    comparison = explain(PIPELINE, "--model", "llama-3.1-8b")["comparison"]
-    assert (comparison["pp"], comparison["kv_tokens"]) == (2, 994_496)
-    assert run(["explain-log", str(tmp_path / "start.log"), "--model", "llama-3.1-8b"]) == 0
-    assert "llama-3.1-8b at tp 1, pp 2 in bf16" in capsys.readouterr().out
-
-
-def test_states_that_sglang_keeps_apart_are_compared_with_the_pool(explain: Any) -> None:
-    """Nine bytes of states to ten of tokens, as SGLang shares what it has."""
-    log = (
-        "[09:00:00] server_args=ServerArgs(model_path='Qwen/Qwen3-Next-80B-A3B-Instruct', tp_size=4)\n"
-        "[09:00:31 TP0] Mamba Cache is allocated. max_mamba_cache_size: 640, conv_state size: 0.20GB, ssm_state size: "
-        "11.25GB\n"
-        "[09:00:31 TP0] KV Cache is allocated. #tokens: 1110000, K size: 6.35 GB, V size: 6.35 GB\n"
-    )
-    assert abs(explain(log, "--model", "qwen3-next-80b-a3b")["comparison"]["difference"]) < 0.03

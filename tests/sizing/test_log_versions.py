@@ -106,7 +106,7 @@ LOGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "vllm 0.13: a pool by hand": (
         VLLM_BY_HAND,
-        {"pool_gib": 20.0, "pool_tokens": 145632, "free_gib": 78.6, "pool_by_hand": True},
+        {"pool_gib": 20.0, "pool_tokens": 145632, "free_gib": 78.6, "pool_option": "--kv-cache-memory-bytes"},
     ),
     "vllm 0.16: the logo names the version, and the length is fitted": (
         LOGO,
@@ -233,6 +233,25 @@ def test_states_of_recurrent_layers_are_counted_beside_the_pool() -> None:
     assert "9.16 GiB hold the states of recurrent layers" in reasons(log)[0]
 
 
+def test_weights_of_a_draft_that_is_loaded_first_are_taken_out_of_the_share() -> None:
+    lines = HYBRID.splitlines(keepends=True)
+    early = "".join([*lines[:3], *lines[5:7], *lines[3:5], *lines[7:]])
+    assert "37.40 GiB weights = 25.40 GiB for the pool" in reasons(told(HYBRID))[0]
+    assert "37.40 GiB weights - 1.20 GiB of the draft model's = 24.20 GiB" in reasons(told(early))[0]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Automatically reduce --mem-fraction-static to 0.720 because this is a multimodal model.",
+        "Multimodal model: Dynamically adjusted --mem-fraction-static from: 0.800 to: 0.720.",
+    ],
+)
+def test_a_share_that_is_cut_is_the_one_that_counts(line: str) -> None:
+    first, rest = HYBRID.split("\n", 1)
+    assert told(f"{first}\n[2026-04-10 09:00:01 TP0] {line}\n{rest}").utilization == 0.72
+
+
 def changes_of(text: str) -> list[str]:
     return [change.change for change in enlargements(told(text))]
 
@@ -326,3 +345,29 @@ def test_pools_of_data_parallel_ranks_add_up() -> None:
     assert "each of 4 data-parallel ranks has such a pool: 1,540,480 tokens in all" in reasons(
         told(VLLM_0_24)
     )
+
+
+OVERRIDDEN = """\
+(APIServer pid=7) INFO [utils.py:253] non-default args: {'model': 'Qwen/Qwen3-8B', 'num_gpu_blocks_override': 2048, 'gpu_memory_utilization': 0.8}
+(EngineCore pid=9) INFO [gpu_worker.py:3] Available KV cache memory: 45.0 GiB
+(EngineCore pid=9) INFO [kv_cache_utils.py:4] Overriding num_gpu_blocks=20480 with num_gpu_blocks_override=2048
+(EngineCore pid=9) INFO [kv_cache_utils.py:5] GPU KV cache size: 32,768 tokens
+"""
+
+
+def test_a_pool_of_blocks_set_by_hand_is_no_larger_than_they() -> None:
+    log = told(OVERRIDDEN)
+    assert (log.pool_option, value(log, "pool_gib")) == ("--num-gpu-blocks-override", 4.5)
+    assert log.bytes_per_token == pytest.approx(147_456)
+    assert changes_of(OVERRIDDEN)[0] == "--num-gpu-blocks-override"
+
+
+def test_blocks_of_the_measuring_of_graphs_are_not_set_by_hand() -> None:
+    measured = told(OVERRIDDEN.replace("'num_gpu_blocks_override': 2048, ", ""))
+    assert (measured.pool_option, value(measured, "pool_gib")) == (None, 45.0)
+
+
+def test_tokens_of_sglang_set_by_hand_are_no_share_of_the_memory() -> None:
+    log = SGLANG_0_4_1.replace("max_running_requests=None", "max_total_tokens=1029121")
+    assert told(log).pool_option == "--max-total-tokens"
+    assert told(log.replace("1029121", "9000000")).pool_option is None

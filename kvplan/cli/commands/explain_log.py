@@ -100,13 +100,17 @@ def _compare(
         _gpu(found, gpu),
         max_model_len=found.context_tokens,
         parallel=Parallel(
-            tp=tp or found.tp or 1, pp=found.pp or 1, dp_attention=found.dp_attention and found.dp == found.tp
+            tp=tp or found.tp or 1,
+            pp=found.pp or 1,
+            cp=found.cp or 1,
+            dp_attention=found.dp_attention and found.dp == found.tp,
         ),
-        kv_dtype=dtype or found.kv_dtype,
+        kv_dtype=dtype or _known_format(found.kv_dtype),
         engine=found.engine,
         version=found.version,
         max_num_seqs=found.max_num_seqs,
         max_num_batched_tokens=found.max_num_batched_tokens,
+        block_size=found.block_tokens,
         kv_pool_bytes=found.pool_bytes + (found.state_bytes or 0),
     )
     return {
@@ -119,6 +123,18 @@ def _compare(
         "log_tokens": found.pool_tokens,
         "difference": round(report.kv_tokens / found.pool_tokens - 1, 6),
     }
+
+
+def _known_format(name: str | None) -> str | None:
+    from kvplan.errors import UnknownName, UsageError
+    from kvplan.specs.formats import kv_format
+
+    try:
+        return name if name is None else kv_format(name).name
+    except UnknownName as exc:
+        raise UsageError(
+            f"the log's KV format {name!r} is not one that kvplan knows", hint="name one with --dtype"
+        ) from exc
 
 
 def _gpu(found: "Account", name: str | None) -> "GpuSpec":

@@ -22,12 +22,15 @@ class Account:
     ``pool_tokens`` are of layers without a window, ``window_tokens`` of those with one where they differ.
 
     Attributes:
-        pool_by_hand: the pool's size was an option, so the share of the memory did not decide it.
+        pool_option: the option that set the pool's size, where the share of the memory did not decide it.
         least_utilization: the share above which the engine says it would start.
+        draft_is_loaded_first: a draft model's weights are loaded before any pool, and out of its share.
         state_bytes: what SGLang allocates for recurrent layers beside the pool.
         left_bytes: what is free once SGLang is up.
         planned_graph_bytes: what vLLM took out of the budget for CUDA graphs, where its activation peak does
             not hold them already (``graphs_in_activation``).
+        cp: ranks that share the tokens of one request.
+        block_tokens: tokens of a block, where the engine says that it chose them.
         dp: ranks with a pool each; with ``dp_attention`` they share one model's GPUs.
     """
 
@@ -56,8 +59,9 @@ class Account:
     window_tokens: int | None = None
     draft_weights_bytes: int | None = None
     draft_pool_bytes: int | None = None
+    draft_is_loaded_first: bool = False
     longest_tokens: int | None = None
-    pool_by_hand: bool = False
+    pool_option: str | None = None
     least_utilization: float | None = None
     most_sequences: int | None = None
     pp: int | None = None
@@ -67,6 +71,8 @@ class Account:
     graphs_in_activation: bool = False
     dp: int | None = None
     dp_attention: bool = False
+    cp: int | None = None
+    block_tokens: int | None = None
 
     @property
     def capacity_tokens(self) -> int | None:
@@ -93,7 +99,8 @@ class Account:
 
 DTYPES: dict[str, str | None] = {
     "auto": None, "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float8_e4m3fn": "fp8_e4m3",
-    "float8_e5m2": "fp8_e5m2", "fp8": "fp8_e4m3",
+    "float8_e5m2": "fp8_e5m2", "fp8": "fp8_e4m3", "fp8_inc": "fp8_e4m3", "float8_e4m3fnuz": "fp8_e4m3",
+    "float8_e5m2fnuz": "fp8_e5m2", "fp4_e2m1": "nvfp4",
 }  # fmt: skip
 """Engines' words for the cache's number format -> kvplan's."""
 
@@ -116,6 +123,7 @@ def account(facts: tuple[Fact, ...]) -> Account:
     ]
     vllm_pools = [pool_gib(fact) for fact in facts if "pool_gib" in fact.values and fact.engine == "vllm"]
     pool = _least([*vllm_pools, *_known(sglang, "pool_gib")])
+    used = _used_share(facts, options)
     limiting = _limiting(facts, pool)
     tokens = _least(
         [
@@ -152,7 +160,7 @@ def account(facts: tuple[Fact, ...]) -> Account:
             if engine == "sglang"
             else _first_known(_last(limiting, "graph_gib"), _last(limiting, "planned_graph_gib"))
         ),
-        pool_bytes=_gib(pool),
+        pool_bytes=_gib(pool if pool is None else pool * used),
         pool_tokens=_whole(tokens),
         blocks=_whole(blocks),
         context_tokens=_whole(context),
@@ -167,8 +175,9 @@ def account(facts: tuple[Fact, ...]) -> Account:
         window_tokens=_whole(_least(_known(sglang, "window_tokens"))),
         draft_weights_bytes=_gib(max(draft_weights, default=None)),
         draft_pool_bytes=_gib(_least(draft_pools)),
+        draft_is_loaded_first=any(one.draft_is_loaded_first for one in sglang),
         longest_tokens=_whole(_least(_numbers(facts, "longest_tokens"))),
-        pool_by_hand=any(fact.name == "pool_by_hand" for fact in facts),
+        pool_option=_pool_option(facts, options, tokens),
         least_utilization=max(_numbers(facts, "least_utilization"), default=None),
         most_sequences=_whole(_least(_numbers(facts, "most_sequences"))),
         pp=_integer(options.get("pp")),
@@ -179,6 +188,10 @@ def account(facts: tuple[Fact, ...]) -> Account:
         else None,
         graphs_in_activation=in_activation,
         dp=_integer(options.get("dp")),
+        cp=_integer(options.get("cp")),
+        block_tokens=next(
+            (int(fact.number("block_tokens")) for fact in facts if fact.name == "block_size"), None
+        ),
         dp_attention=options.get("dp_attention") == "True",
     )
 
@@ -209,6 +222,32 @@ def _runtime_gib(facts: tuple[Fact, ...], weights: float | None) -> float | None
     if said is None and consumed is not None and weights is not None:
         return max(0.0, consumed - weights)
     return said
+
+
+def _used_share(facts: tuple[Fact, ...], options: dict[str, float | str]) -> float:
+    """How much of the memory for the cache an option for its blocks leaves in use.
+
+    The line that says so is also printed while CUDA graphs are measured, with blocks that nobody set.
+    """
+    for fact in reversed(facts):
+        if fact.name == "blocks_override" and "blocks" in options and fact.number("found_blocks"):
+            return min(1.0, fact.number("blocks") / fact.number("found_blocks"))
+    return 1.0
+
+
+def _pool_option(
+    facts: tuple[Fact, ...], options: dict[str, float | str], tokens: float | None
+) -> str | None:
+    """The option that decided how large the pool is, if one did."""
+    if any(fact.name == "pool_by_hand" for fact in facts):
+        return "--kv-cache-memory-bytes"
+    if "blocks" in options:
+        return "--num-gpu-blocks-override"
+    most = _float(options.get("max_total_tokens"))
+    # A page is rounded off.
+    if most is not None and tokens is not None and 0.99 * most <= tokens <= most:
+        return "--max-total-tokens"
+    return None
 
 
 def _by_rank(facts: tuple[Fact, ...]) -> list[list[Fact]]:

@@ -41,6 +41,11 @@ MEANINGS = {
     "too_many": "every sequence needs a block for its recurrent state, and there are fewer",
     "longest": "the longest request this pool could hold",
     "oom": "the GPU ran out of memory: what was asked for was no longer free",
+    "hybrid_off": "windows and states save nothing: every layer keeps the whole context",
+    "share_cut": "the share that counts; the options above name another",
+    "images_reserved": "what images take beside the pool, out of its share",
+    "state_cap": "states of recurrent layers, not tokens, limit how many requests run at once",
+    "block_size": "tokens of a block, as the attention kernels want them",
     "hybrid_block": "a hybrid: attention blocks grow until one holds the recurrent state of a layer",
     "page_padding": "a hybrid: state pages are padded to the attention page",
     "padding_layers": "a hybrid: layer groups are filled up to equal size, and the padding takes pool memory",
@@ -123,9 +128,12 @@ def reasons(log: Account) -> list[str]:
 
 
 def _budget(log: Account) -> list[str]:
-    if log.pool_by_hand and log.pool_bytes is not None:
+    if log.pool_option is not None and log.pool_bytes is not None:
         free = f" of {format_bytes(log.free_bytes)} that were free" if log.free_bytes is not None else ""
-        return [f"{format_bytes(log.pool_bytes)}{free} were set by hand for the cache; nothing was measured"]
+        return [
+            f"{format_bytes(log.pool_bytes)}{free} are the cache's, set by hand with {log.pool_option}",
+            *_draft(log),
+        ]
     if log.engine == "sglang":
         return [*_static_share(log), *_draft(log)]
     if log.total_bytes is None or log.utilization is None or log.budget_bytes is None:
@@ -139,10 +147,13 @@ def _static_share(log: Account) -> list[str]:
     if log.free_bytes is None or log.utilization is None or log.weights_bytes is None:
         return []
     may = log.free_bytes * log.utilization
+    weights, text = log.weights_bytes, f"{format_bytes(log.weights_bytes)} weights"
+    if log.draft_is_loaded_first and log.draft_weights_bytes is not None:
+        weights += log.draft_weights_bytes
+        text += f" - {format_bytes(log.draft_weights_bytes)} of the draft model's"
     text = (
         f"{format_bytes(log.free_bytes)} free x {log.utilization:g} mem_fraction_static "
-        f"= {format_bytes(may)} for weights and pool - {format_bytes(log.weights_bytes)} weights "
-        f"= {format_bytes(may - log.weights_bytes)} for the pool"
+        f"= {format_bytes(may)} for weights and pool - {text} = {format_bytes(may - weights)} for the pool"
     )
     if log.state_bytes:
         text += f", of which {format_bytes(log.state_bytes)} hold the states of recurrent layers"
@@ -161,7 +172,7 @@ def _draft(log: Account) -> list[str]:
 def _shares(log: Account) -> list[str]:
     if (
         log.engine == "sglang"
-        or log.pool_by_hand
+        or log.pool_option is not None
         or log.budget_bytes is None
         or log.weights_bytes is None
         or log.pool_bytes is None

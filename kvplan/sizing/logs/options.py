@@ -33,6 +33,9 @@ _OPTIONS: dict[str, re.Pattern[str]] = {
     "quantization": re.compile(r"(?<!\w)quantization'?\s*[=:]\s*'?(\w+)"),
     "dtype": re.compile(r"(?<!\w)dtype'?\s*[=:]\s*'?(?:torch\.)?(\w+)"),
     "utilization": re.compile(r"(?<!\w)(?:gpu_memory_utilization|mem_fraction_static)'?\s*[=:]\s*(\d\.\d+)"),
+    "cp": re.compile(r"(?<!\w)decode_context_parallel_size'?\s*[=:]\s*(\d+)"),
+    "blocks": re.compile(r"(?<!\w)num_gpu_blocks_override'?\s*[=:]\s*(\d+)"),
+    "max_total_tokens": re.compile(r"(?<!\w)max_total_tokens'?\s*[=:]\s*(\d+)"),
     "max_num_seqs": re.compile(r"(?<!\w)max_num_seqs'?\s*[=:]\s*(\d+)"),
     "max_num_batched_tokens": re.compile(r"(?<!\w)max_num_batched_tokens'?\s*[=:]\s*(\d+)"),
 }

@@ -25,6 +25,7 @@ class Workers:
         graph_gib: all its CUDA graphs, the draft's included.
         state_gib: states of recurrent layers, those kept for speculation included.
         left_gib: what is free once everything is up.
+        draft_is_loaded_first: both models' weights are loaded before any pool.
     """
 
     weights_gib: float | None = None
@@ -36,6 +37,7 @@ class Workers:
     graph_gib: float | None = None
     state_gib: float | None = None
     left_gib: float | None = None
+    draft_is_loaded_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ def workers(facts: Iterable[Fact]) -> Workers:
         _sum([fact.number("graph_gib") for fact in facts if "graph_gib" in fact.values]),
         _sum([size for fact in facts if fact.name == "sglang_state" for size in _sizes(fact)]),
         next((fact.number("left_gib") for fact in reversed(facts) if "left_gib" in fact.values), None),
+        bool(pools) and pools[0].worker > 1,
     )
     return _resized(found, facts)
 

@@ -123,10 +123,8 @@ def _shorter_or_fewer(log: Account) -> list[Enlargement]:
 
 
 def _larger_share(log: Account) -> list[Enlargement]:
-    if log.pool_by_hand:
-        return [
-            Enlargement("--kv-cache-memory-bytes", None, None, "the pool is as large as this option says")
-        ]
+    if log.pool_option is not None:
+        return [Enlargement(log.pool_option, None, None, "the pool is as large as this option says")]
     found = []
     highest, base = _highest(log)
     if log.utilization is not None and log.utilization < highest < 1:
@@ -197,7 +195,7 @@ def _less_beside_it(log: Account) -> list[Enlargement]:
         gained = log.weights_bytes // 2
         found.append(
             Enlargement(
-                f"--tensor-parallel-size {2 * (log.tp or 1)}", None if log.pool_by_hand else gained, None,
+                f"--tensor-parallel-size {2 * (log.tp or 1)}", None if log.pool_option else gained, None,
                 "half the weights a GPU, half the bytes a token where KV heads divide; less the collectives",
             )
         )  # fmt: skip

@@ -16,7 +16,10 @@ from kvplan.sizing.logs.lines import Fact
 from kvplan.sizing.logs.options import configuration
 
 _HEADINGS = ("version", "options")
-_SETTINGS = (*_HEADINGS, "max_model_len", "step_budget", "kv_dtype", "hybrid_block", "page_padding")
+_SETTINGS = (
+    *_HEADINGS, "max_model_len", "step_budget", "kv_dtype", "block_size", "hybrid_block", "hybrid_off",
+    "page_padding", "share_cut",
+)  # fmt: skip
 """What is said before anything is measured."""
 
 

@@ -206,6 +206,11 @@ _VLLM = (
         ),
     ),
     ("longest", "estimated maximum model length is {longest_tokens}"),
+    ("hybrid_off", "Hybrid KV cache manager is disabled for this hybrid model"),
+    ("hybrid_off", "Turning off hybrid kv cache manager"),
+    ("hybrid_off", "treating sliding-window layers as full attention"),
+    ("block_size", "Setting kv cache block size to {block_tokens} for"),
+    ("block_size", "Forcing kv cache block size to {block_tokens} for"),
     ("hybrid_block", "Setting attention block size to {block_tokens} tokens"),
     ("page_padding", "Padding mamba page size by {padding_percent}%"),
     ("padding_layers", "Add {padding_layers} padding layers, may waste at most {padding_percent}%"),
@@ -245,6 +250,13 @@ _SGLANG = (
             "",
         )
     ),
+    ("share_cut", "reduce --mem-fraction-static to {utilization} "),
+    ("share_cut", "adjusted --mem-fraction-static from: {asked_utilization} to: {utilization}"),
+    (
+        "images_reserved",
+        "Reserving {reserved_gib} GB of the KV budget for post-sizing multimodal allocations",
+    ),
+    ("state_cap", "max_running_requests is capped to {max_running} by the mamba state cache"),
     ("set_aside", "KV Cache VA upper bound.<any>#tokens: {most_tokens}, "),
     ("set_aside", "SWAKVPool VA upper bound: {most_gib} GB"),
     (
