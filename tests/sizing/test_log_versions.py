@@ -151,6 +151,13 @@ LOGS: dict[str, tuple[str, dict[str, Any]]] = {
         )
         for version, words in ((17, "is allocated"), (23, "VA upper bound"))
     },
+    "sglang 0.5.15: DeepSeek-V4's pool of many parts": (
+        ("[09:00:21 TP0] DSV4 memory calculation: bytes_per_full_token=3915.00, available_bytes=33.41 GB, "
+        "c128_state_fixed=0.50 GB, full_token=9026048\n"
+        "[09:00:54 TP0] max_total_num_tokens=9026048, chunked_prefill_size=8192, max_prefill_tokens=16384, "
+        "max_running_requests=2048, context_len=1048576, available_gpu_mem=12.27 GB\n"),
+        {"pool_gib": 33.41, "pool_tokens": 9026048, "left_gib": 12.27},
+    ),
     "sglang 0.5.16: tokens after graphs, in no bytes": (
         ("[09:00:21] KV Cache is allocated. dtype: torch.bfloat16, #tokens: 1375000, K size: 15.74 GB, V size: 15.74 GB\n"
         "[09:00:53] Post-capture KV sizing: max_total_num_tokens=1259648, free memory=12.27 GB\n"),
@@ -371,3 +378,17 @@ def test_tokens_of_sglang_set_by_hand_are_no_share_of_the_memory() -> None:
     log = SGLANG_0_4_1.replace("max_running_requests=None", "max_total_tokens=1029121")
     assert told(log).pool_option == "--max-total-tokens"
     assert told(log.replace("1029121", "9000000")).pool_option is None
+
+
+def test_a_pool_shorter_than_a_request_is_said_to_be() -> None:
+    text = " ".join(reasons(told(SGLANG_0_4_1.replace("=1029120", "=20000"))))
+    assert "requests may have 32,768 tokens, and the pool holds fewer" in text
+
+
+def test_blocks_of_other_devices_and_shards_are_read() -> None:
+    log = told(
+        "INFO 04-23 executor_base.py:112] # hpu blocks: 4034, # CPU blocks: 2048\n"
+        "INFO 04-23 kv_cache_utils.py:9] Multiplying the GPU KV cache size by the dcp_world_size 4.\n"
+        "INFO 04-23 kv_cache_utils.py:9] Auto-fit max_model_len: full model context length 32768 fits in available GPU memory\n"
+    )
+    assert (log.blocks, log.cp, log.context_tokens) == (4034, 4, 32768)

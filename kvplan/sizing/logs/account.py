@@ -188,7 +188,7 @@ def account(facts: tuple[Fact, ...]) -> Account:
         else None,
         graphs_in_activation=in_activation,
         dp=_integer(options.get("dp")),
-        cp=_integer(options.get("cp")),
+        cp=_integer(options.get("cp")) or _whole(_last(facts, "shards")),
         block_tokens=next(
             (int(fact.number("block_tokens")) for fact in facts if fact.name == "block_size"), None
         ),

@@ -49,6 +49,9 @@ MEANINGS = {
     "hybrid_block": "a hybrid: attention blocks grow until one holds the recurrent state of a layer",
     "page_padding": "a hybrid: state pages are padded to the attention page",
     "padding_layers": "a hybrid: layer groups are filled up to equal size, and the padding takes pool memory",
+    "shards": "ranks that share a request's tokens: the token line counts those of all",
+    "layer_tokens": "tokens of layers without and with a window, as planned",
+    "too_short": "one request of the longest length needs more than the pool: long ones will be refused",
     "blocks_override": "the number of blocks was set by hand (also during profiling)",
     "kv_dtype": "the cache's number format",
     "load_begin": "free memory once the process and its communicators are up",
@@ -215,6 +218,15 @@ def _meaning(log: Account) -> list[str]:
         found.append(
             f"{format_bytes(log.pool_bytes)} / {format_tokens(log.pool_tokens or 0)} tokens "
             f"= {rate:,.0f} B a token on one GPU"
+        )
+    if (
+        log.engine == "sglang"
+        and log.refused is None
+        and 0 < (log.pool_tokens or 0) < (log.context_tokens or 0)
+    ):
+        found.append(
+            f"requests may have {format_tokens(log.context_tokens or 0)} tokens, and the pool holds fewer: "
+            "longer ones than the pool are cut or refused"
         )
     if log.dp is not None and log.dp > 1 and log.pool_tokens is not None:
         found.append(

@@ -18,7 +18,7 @@ from kvplan.sizing.logs.options import configuration
 _HEADINGS = ("version", "options")
 _SETTINGS = (
     *_HEADINGS, "max_model_len", "step_budget", "kv_dtype", "block_size", "hybrid_block", "hybrid_off",
-    "page_padding", "share_cut",
+    "page_padding", "share_cut", "shards",
 )  # fmt: skip
 """What is said before anything is measured."""
 

@@ -59,6 +59,7 @@ _VLLM = (
     ("version", "LLM engine (v{version:word})"),
     ("version", "vLLM version {version:word}"),
     ("max_model_len", "Using max model len {context_tokens}"),
+    ("fitted_length", "Auto-fit max_model_len: full model context length {context_tokens} fits"),
     ("fitted_length", "Auto-fit max_model_len: reduced from {asked_tokens} to {context_tokens} to fit"),
     ("step_budget", "Chunked prefill is enabled with max_num_batched_tokens={step_tokens}"),
     ("weights", "Model loading took {weights_gib} GiB"),
@@ -118,14 +119,19 @@ _VLLM = (
     ),
     (
         "utilization_hint",
+        "increasing --gpu-memory-utilization from {utilization} to {later_utilization}",
+    ),
+    (
+        "utilization_hint",
         (
             "increase --gpu-memory-utilization from {utilization} to {later_utilization} "
             "to maintain the same effective KV cache size"
         ),
     ),
-    ("blocks", "# GPU blocks: {blocks}, # CPU blocks: {cpu_blocks}"),
-    ("blocks", "# cuda blocks: {blocks}, # CPU blocks: {cpu_blocks}"),
-    ("blocks", "# rocm blocks: {blocks}, # CPU blocks: {cpu_blocks}"),
+    *(
+        ("blocks", f"# {device} blocks: {{blocks}}, # CPU blocks: {{cpu_blocks}}")
+        for device in ("GPU", "cuda", "rocm", "hpu", "xpu", "npu", "cpu")
+    ),
     ("blocks", "# GPU blocks: {blocks}"),
     ("tokens", "KV cache size: {pool_tokens} tokens"),
     ("concurrency", "Maximum concurrency for {context_tokens} tokens per request: {concurrency}x"),
@@ -214,6 +220,8 @@ _VLLM = (
     ("hybrid_block", "Setting attention block size to {block_tokens} tokens"),
     ("page_padding", "Padding mamba page size by {padding_percent}%"),
     ("padding_layers", "Add {padding_layers} padding layers, may waste at most {padding_percent}%"),
+    ("shards", "Multiplying the GPU KV cache size by the dcp_world_size {shards}"),
+    ("shards", "Multiplying the GPU KV cache size by the cp_world_size {shards} "),
     ("blocks_override", "Overriding num_gpu_blocks={found_blocks} with num_gpu_blocks_override={blocks}"),
     ("kv_dtype", "Using {kv_dtype:word} data type to store kv cache"),
     ("kv_dtype", "Using DeepSeek's {kv_dtype:word} KV cache format"),
@@ -257,6 +265,8 @@ _SGLANG = (
         "Reserving {reserved_gib} GB of the KV budget for post-sizing multimodal allocations",
     ),
     ("state_cap", "max_running_requests is capped to {max_running} by the mamba state cache"),
+    ("layer_tokens", "full_layer_tokens={full_layer_tokens}, swa_layer_tokens={window_layer_tokens}"),
+    ("too_short", "KV pool holds {pool_tokens} tokens, fewer than --context-length {asked_tokens}"),
     ("set_aside", "KV Cache VA upper bound.<any>#tokens: {most_tokens}, "),
     ("set_aside", "SWAKVPool VA upper bound: {most_gib} GB"),
     (
