@@ -392,3 +392,8 @@ def test_blocks_of_other_devices_and_shards_are_read() -> None:
         "INFO 04-23 kv_cache_utils.py:9] Auto-fit max_model_len: full model context length 32768 fits in available GPU memory\n"
     )
     assert (log.blocks, log.cp, log.context_tokens) == (4034, 4, 32768)
+
+
+def test_a_line_is_explained_once() -> None:
+    facts = read_log(SGLANG_AFTER_CAPTURE.format(set_aside="VA upper bound").splitlines()).facts
+    assert len({fact.line for fact in facts}) == len(facts) == 7

@@ -265,7 +265,10 @@ _SGLANG = (
         "Reserving {reserved_gib} GB of the KV budget for post-sizing multimodal allocations",
     ),
     ("state_cap", "max_running_requests is capped to {max_running} by the mamba state cache"),
-    ("layer_tokens", "full_layer_tokens={full_layer_tokens}, swa_layer_tokens={window_layer_tokens}"),
+    (
+        "layer_tokens",
+        "window memory pool. full_layer_tokens={full_layer_tokens}, swa_layer_tokens={window_layer_tokens}",
+    ),
     ("too_short", "KV pool holds {pool_tokens} tokens, fewer than --context-length {asked_tokens}"),
     ("set_aside", "KV Cache VA upper bound.<any>#tokens: {most_tokens}, "),
     ("set_aside", "SWAKVPool VA upper bound: {most_gib} GB"),
