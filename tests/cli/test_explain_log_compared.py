@@ -73,3 +73,34 @@ def test_a_format_that_is_not_known_is_asked_for(tmp_path: Path, capsys: Any) ->
     path.write_text(SHARED.format("fp3_of_tomorrow"))
     assert run(["explain-log", str(path), "--model", "deepseek-v3"]) == 2
     assert "name one with --dtype" in capsys.readouterr().err
+
+
+def test_the_log_s_own_model_is_compared_if_it_is_known(explain: Any) -> None:
+    assert explain(PIPELINE)["comparison"]["model"] == "llama-3.1-8b"
+    assert explain(PIPELINE.replace("meta-llama/", "/models/x/"))["comparison"] is None
+    assert (
+        explain(PIPELINE.replace("'pipeline_parallel_size': 2", "'pipeline_parallel_size': 99"))["comparison"]
+        is None
+    )
+
+
+def test_the_model_s_own_drafting_layers_share_the_pool(explain: Any) -> None:
+    """DeepSeek-V3 drafts with one layer more than its 61."""
+    log = SHARED.format("auto").replace("model='a/b'", "model='a/b', speculative_config={}")
+    drafting = log.format("SpeculativeConfig(method='deepseek_mtp', model='a/b', num_spec_tokens=1)")
+    plain, more = (
+        explain(text, "--model", "deepseek-v3")["comparison"] for text in (log.format("None"), drafting)
+    )
+    assert more["kv_tokens"] / plain["kv_tokens"] == pytest.approx(61 / 62, rel=0.001)
+    assert not more["without_draft"]
+
+
+def test_a_draft_model_of_an_unknown_size_is_said_to_be_missing(
+    explain: Any, tmp_path: Path, capsys: Any
+) -> None:
+    log = PIPELINE.replace(
+        "'pipeline", "'speculative_config': {'model': 'x/y', 'method': 'eagle3'}, 'pipeline"
+    )
+    assert explain(log)["comparison"]["without_draft"]
+    assert run(["explain-log", str(tmp_path / "start.log")]) == 0
+    assert "the draft model's layers share the pool" in " ".join(capsys.readouterr().out.split())

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from kvplan.sizing.logs.account import Account
     from kvplan.sizing.logs.lines import Fact, Reading
     from kvplan.specs.hardware import GpuSpec
+    from kvplan.specs.schema import ModelSpec
+
+DRAFTERS = ("eagle", "eagle3", "draft_model", "dflash")
+"""Ways to draft with another model, whose layers share vLLM's pool: a log does not say how large they are."""
 
 MAX_BYTES = 64 << 20
 """Largest log read: start-ups are kilobytes."""
@@ -22,7 +26,7 @@ def explain_log(
         typer.Option(
             "--model",
             autocompletion=model_names,
-            help="Compare the tokens of the pool with kvplan's for this model.",
+            help="Compare the pool's tokens with kvplan's for this model. Default: the log's, if known.",
         ),
     ] = None,
     gpu: Annotated[
@@ -87,14 +91,33 @@ def _lines(log: str) -> list[str]:
 def _compare(
     found: "Account", model: str | None, gpu: str | None, tp: int | None, dtype: str | None
 ) -> dict[str, Any] | None:
-    """The tokens kvplan gives the logged pool of the named model, beside the log's."""
-    if model is None or not found.pool_bytes or not found.pool_tokens or found.pool_bytes <= 0:
+    """The tokens kvplan gives the logged pool of the model, beside the log's.
+
+    Of the model that the log names, where none is named and it is a known one.
+    """
+    from kvplan.errors import DataError, UsageError
+    from kvplan.specs.catalog import find, load_entry
+    from kvplan.specs.resolve import resolve_model
+    from kvplan.specs.schema import ModelSpec
+
+    if not found.pool_bytes or not found.pool_tokens or found.pool_bytes <= 0:
         return None
+    if model is not None:
+        return _beside(found, resolve_model(model).model, gpu, tp, dtype)
+    try:
+        return _beside(found, load_entry(find("model", found.model or ""), ModelSpec), gpu, tp, dtype)
+    except (DataError, UsageError):  # nobody asked for it
+        return None
+
+
+def _beside(
+    found: "Account", spec: "ModelSpec", gpu: str | None, tp: int | None, dtype: str | None
+) -> dict[str, Any]:
     from kvplan.sizing.capacity import fit_model
     from kvplan.sizing.parallel import Parallel
-    from kvplan.specs.resolve import resolve_model
 
-    spec = resolve_model(model).model
+    pool_bytes, tokens = found.pool_bytes or 0, found.pool_tokens or 1
+    own_layers = (found.speculation or "").endswith("mtp") and found.engine == "vllm"
     report = fit_model(
         spec,
         _gpu(found, gpu),
@@ -111,7 +134,8 @@ def _compare(
         max_num_seqs=found.max_num_seqs,
         max_num_batched_tokens=found.max_num_batched_tokens,
         block_size=found.block_tokens,
-        kv_pool_bytes=found.pool_bytes + (found.state_bytes or 0),
+        draft=own_layers,
+        kv_pool_bytes=pool_bytes + (found.state_bytes or 0),
     )
     return {
         "model": spec.name,
@@ -120,8 +144,9 @@ def _compare(
         "pp": report.parallel.pp,
         "kv_dtype": report.kv_format.name,
         "kv_tokens": report.kv_tokens,
-        "log_tokens": found.pool_tokens,
-        "difference": round(report.kv_tokens / found.pool_tokens - 1, 6),
+        "log_tokens": tokens,
+        "difference": round(report.kv_tokens / tokens - 1, 6),
+        "without_draft": found.speculation in DRAFTERS and found.engine == "vllm",
     }
 
 
@@ -223,10 +248,15 @@ def _table(document: dict[str, Any]) -> list[str]:
             lines += _wrap(f"    {reason}", 6)
     if (comparison := document["comparison"]) is not None:
         pipeline = f", pp {comparison['pp']}" if comparison["pp"] > 1 else ""
+        draft = (
+            "; the draft model's layers share the pool, and are not in that"
+            if comparison["without_draft"]
+            else ""
+        )
         lines += _wrap(
             f"    {comparison['model']} at tp {comparison['tp']}{pipeline} in {comparison['kv_dtype']}: "
             f"kvplan gives this pool {comparison['kv_tokens']:,} tokens, the log "
-            f"{comparison['log_tokens']:,} ({_difference(comparison['difference'])})",
+            f"{comparison['log_tokens']:,} ({_difference(comparison['difference'])}){draft}",
             6,
         )
     if document["enlarge"]:

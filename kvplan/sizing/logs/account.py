@@ -31,6 +31,7 @@ class Account:
             not hold them already (``graphs_in_activation``).
         cp: ranks that share the tokens of one request.
         block_tokens: tokens of a block, where the engine says that it chose them.
+        speculation: how vLLM drafts; a draft model's layers share its pool.
         dp: ranks with a pool each; with ``dp_attention`` they share one model's GPUs.
     """
 
@@ -73,6 +74,7 @@ class Account:
     dp_attention: bool = False
     cp: int | None = None
     block_tokens: int | None = None
+    speculation: str | None = None
 
     @property
     def capacity_tokens(self) -> int | None:
@@ -189,6 +191,7 @@ def account(facts: tuple[Fact, ...]) -> Account:
         graphs_in_activation=in_activation,
         dp=_integer(options.get("dp")),
         cp=_integer(options.get("cp")) or _whole(_last(facts, "shards")),
+        speculation=str(options["speculation"]) if "speculation" in options else None,
         block_tokens=next(
             (int(fact.number("block_tokens")) for fact in facts if fact.name == "block_size"), None
         ),

@@ -41,6 +41,11 @@ _OPTIONS: dict[str, re.Pattern[str]] = {
 }
 """Options inside a printed configuration, as both engines spell them."""
 
+_SPECULATION = re.compile(
+    r"speculative_config'?\s*[=:][^{(]{0,40}[{(].{0,400}?method'?\s*[=:]\s*'(\w{1,60})'"
+)
+"""How vLLM drafts, in the configuration of its draft."""
+
 _WORDS = frozenset(("model", "dp_attention", "kv_dtype", "quantization", "dtype"))
 
 
@@ -52,11 +57,14 @@ def configuration(text: str) -> tuple[str, str] | None:
 
 def options(text: str) -> dict[str, float | str]:
     """The server's options; those of a draft model, nested in them, have the same names and are left out."""
+    found: dict[str, float | str] = {}
+    speculation = _SPECULATION.search(text)
     for _ in range(_MAX_DEPTH):
         text, count = _NESTED.subn("", text)
         if not count:
             break
-    found: dict[str, float | str] = {}
+    if speculation is not None:
+        found["speculation"] = speculation.group(1)
     for name, expression in _OPTIONS.items():
         match = expression.search(text)
         if match is not None and match.group(1) not in ("None", "auto"):
