@@ -4,8 +4,9 @@ Defaults follow the engines' own rules: a plan made without flags equals a serve
 
 * vLLM V0 (before 0.8): one step may hold a whole prompt, so ``max_num_batched_tokens`` is ``max_model_len``
   (at least 2,048) up to 32k of context, 2,048 with chunked prefill beyond; 256 sequences.
-* vLLM V1: 2,048 tokens and 256 sequences; from 0.8.5 on GPUs of at least 70 GiB other than the A100 8,192
-  and 1,024 (``EngineArgs.get_batch_defaults``, API server). Utilization 0.9, 0.92 from 0.20. A step of fewer
+* vLLM V1: 2,048 tokens and 256 sequences; from 0.8.5 on GPUs of at least 70 GiB 8,192 and 1,024 (not on the
+  A100 from 0.9 on, nor on the GB10 from 0.33 on), from 0.28 on 16,384 tokens on GPUs of at least 160 GiB
+  (``EngineArgs.get_batch_defaults``, API server). Utilization 0.9, 0.92 from 0.20. A step of fewer
   tokens than that many sequences lowers the sequences: vLLM refuses more of them than tokens.
 * SGLang: chunked prefill size and largest CUDA-graph batch grow with the GPU
   (``ServerArgs._handle_gpu_memory_settings``).
@@ -136,10 +137,14 @@ def compute_capability(gpu: GpuSpec) -> tuple[int, int]:
 
 
 def _vllm_defaults(version: tuple[int, int, int], gpu: GpuSpec, max_model_len: int) -> Serving:
-    big = gpu.usable_memory_bytes >= 70 * GIB and not gpu.name.startswith("a100")
+    small = (gpu.name.startswith("a100") and version >= (0, 9, 0)) or (
+        gpu.name == "gb10" and version >= (0, 33, 0)
+    )
     if version < (0, 8, 0):
         tokens, seqs = (max(max_model_len, 2048) if max_model_len <= 32768 else 2048), 256
-    elif version >= (0, 8, 5) and big:
+    elif version >= (0, 28, 0) and gpu.usable_memory_bytes >= 160 * GIB:
+        tokens, seqs = 16384, 1024
+    elif version >= (0, 8, 5) and gpu.usable_memory_bytes >= 70 * GIB and not small:
         tokens, seqs = 8192, 1024
     else:
         tokens, seqs = 2048, 256
