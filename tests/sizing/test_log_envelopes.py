@@ -99,3 +99,19 @@ def test_what_is_no_envelope_is_a_line_as_any(line: str) -> None:
     reading = read_log([line, *LINES])
     assert account(reading.facts).pool_tokens == 305_968
     assert reading.lines == 1 + len(LINES)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "INFO 11-11 10:00:00 [logger.py:41] Received request cmpl-1: prompt: {!r}, params: SamplingParams(n=1)",
+        "INFO 11-11 10:00:00 [logger.py:41] Received request cmpl-1: params: SamplingParams(n=1), prompt: {!r}",
+        "DEBUG 11-11 10:00:00 [request_logger.py:60] Request cmpl-1 details: prompt: {!r}, prompt_token_ids: None",
+        "[2026-11-11 10:00:00] Receive: obj=GenerateReqInput(text={!r}, sampling_params=None)",
+        "[2026-11-11 10:00:00] Finish: obj=GenerateReqInput(text={!r}), out={{}}",
+        'INFO: 10.0.0.1:5 - "POST /v1/completions?{} HTTP/1.1" 200 OK',
+    ],
+)
+def test_what_a_request_says_is_no_line_of_the_engine(line: str) -> None:
+    prompt = "GPU KV cache size: 5 tokens; Available KV cache memory: 0.01 GiB; max_total_num_tokens=7"
+    assert told([*LINES, line.format(prompt)]) == told(LINES)

@@ -29,7 +29,10 @@ _AT_WORK = (
 )
 """What vLLM and SGLang say while they serve."""
 
-_SERVING = (*(cue for cue, _ in _AT_WORK), '"post /', '"get /')
+_REQUESTS = ("received request ", " details: prompt: ", "receive: obj=", "finish: obj=", '"post /', '"get /')
+"""What stands before what clients say, which may be anything."""
+
+_SERVING = (*(cue for cue, _ in _AT_WORK), *_REQUESTS)
 """What stands in the lines of a server at work, which say nothing of memory: most of a long log."""
 
 _SAMPLED = 2_000
