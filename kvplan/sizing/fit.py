@@ -176,7 +176,7 @@ def _graph_words(report: FitReport) -> str:
     bill, serving = report.binding.bill, report.serving
     if not serving.cuda_graphs:
         return "none captured (eager)"
-    where = "in the budget since 0.21" if bill.graphs_in_budget else "outside the budget"
+    where = "in the budget since 0.20" if bill.graphs_in_budget else "outside the budget"
     if serving.kind == "sglang":
         return f"batches up to {serving.graph_max_batch}, {where}"
     piecewise, full = capture_sizes(serving)

@@ -1,7 +1,7 @@
 """The bill of memory of one GPU: weights + activations + runtime + graphs + cache pool = what may be used.
 
 vLLM plans with a share of *total* memory: ``budget = total x gpu_memory_utilization``, and the pool is what
-weights, activation peak, runtime and (since 0.21) CUDA graphs leave of it. Before 0.21 graphs are captured
+weights, activation peak, runtime and (since 0.20) CUDA graphs leave of it. Before 0.20 graphs are captured
 in the memory outside the budget.
 
 SGLang plans with a share of what is *free* once the process is up: ``pool = free x mem_fraction_static -

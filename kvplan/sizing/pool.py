@@ -34,7 +34,7 @@ HYBRID_GROUPS = (0, 10, 0)
 NULL_BLOCK = (0, 8, 0)
 """vLLM from here on keeps one block of the pool for itself."""
 
-LOGS_CONCURRENCY = (0, 21, 0)
+LOGS_CONCURRENCY = (0, 20, 1)
 """vLLM from here on logs its cache in tokens as concurrency times the longest request."""
 
 ENCODER_BUDGET = (0, 10, 2)
@@ -220,8 +220,8 @@ class PoolCapacity:
 def pool_capacity(pool: RankPool, pool_bytes: int, max_model_len: int) -> PoolCapacity:
     """Blocks, tokens and concurrency of a pool of ``pool_bytes``, as the engine would print them.
 
-    vLLM's "GPU KV cache size" is ``blocks // groups x block size`` up to 0.20, and
-    ``int(concurrency x max_model_len)`` since 0.21; both agree for uniform models up to rounding. SGLang's
+    vLLM's "GPU KV cache size" is ``blocks // groups x block size`` up to 0.20.0, and
+    ``int(concurrency x max_model_len)`` since 0.20.1; both agree for uniform models up to rounding. SGLang's
     ``max_total_num_tokens`` is the full pool's tokens.
     """
     pool_bytes = max(pool_bytes, 0)

@@ -4,8 +4,9 @@ Defaults follow the engines' own rules: a plan made without flags equals a serve
 
 * vLLM V0 (before 0.8): one step may hold a whole prompt, so ``max_num_batched_tokens`` is ``max_model_len``
   (at least 2,048) up to 32k of context, 2,048 with chunked prefill beyond; 256 sequences.
-* vLLM V1: 2,048 tokens and 256 sequences; from 0.8.5 on GPUs of at least 70 GiB other than the A100 8,192
-  and 1,024 (``EngineArgs.get_batch_defaults``, API server). Utilization 0.9, 0.92 from 0.21. A step of fewer
+* vLLM V1: 2,048 tokens and 256 sequences; from 0.8.5 on GPUs of at least 70 GiB 8,192 and 1,024 (not on the
+  A100 from 0.9 on, nor on the GB10 from 0.33 on), from 0.28 on 16,384 tokens on GPUs of at least 160 GiB
+  (``EngineArgs.get_batch_defaults``, API server). Utilization 0.9, 0.92 from 0.20. A step of fewer
   tokens than that many sequences lowers the sequences: vLLM refuses more of them than tokens.
 * SGLang: chunked prefill size and largest CUDA-graph batch grow with the GPU
   (``ServerArgs._handle_gpu_memory_settings``).
@@ -28,6 +29,8 @@ LARGE_STEPS = (0, 28, 0)
 sequences on data-center Blackwell."""
 NO_MORE_THAN_FITS = (0, 11, 0)
 """vLLM from here on batches no more tokens, unless told to, than its sequences have at their longest."""
+SMALL_A100 = (0, 9, 0)
+"""vLLM from here on gives A100 the limits of smaller GPUs."""
 SMALL_GB10 = (0, 33, 0)
 """vLLM from here on does not take GB10, which has a large GPU's memory but not its arithmetic, for one."""
 
@@ -158,7 +161,8 @@ def compute_capability(gpu: GpuSpec) -> tuple[int, int]:
 
 def _vllm_defaults(version: tuple[int, int, int], gpu: GpuSpec, max_model_len: int) -> Serving:
     gb10 = compute_capability(gpu) == (12, 1) and version >= SMALL_GB10
-    big = gpu.usable_memory_bytes >= 70 * GIB and not gpu.name.startswith("a100") and not gb10
+    a100 = gpu.name.startswith("a100") and version >= SMALL_A100
+    big = gpu.usable_memory_bytes >= 70 * GIB and not a100 and not gb10
     if version < (0, 8, 0):
         tokens, seqs = (max(max_model_len, 2048) if max_model_len <= 32768 else 2048), 256
     elif version >= LARGE_STEPS and gpu.usable_memory_bytes >= 160 * GIB:
@@ -170,7 +174,7 @@ def _vllm_defaults(version: tuple[int, int, int], gpu: GpuSpec, max_model_len: i
     return Serving(
         kind="vllm",
         version=version,
-        utilization=0.92 if version >= (0, 21, 0) else 0.9,
+        utilization=0.92 if version >= (0, 20, 0) else 0.9,
         max_num_batched_tokens=tokens,
         max_num_seqs=seqs,
         cuda_graphs=True,

@@ -303,4 +303,4 @@ def test_one_line_that_another_engine_would_print_is_no_start_of_its_own(explain
 def test_a_cache_that_is_narrow_already_is_not_to_be_halved(explain: Any, said: str, advised: bool) -> None:
     log = SGLANG.format(tp=1, rank=0, tokens=440_000).replace("#tokens", f"dtype: torch.{said}, #tokens")
     changes = [change["change"] for change in explain(log)["enlarge"]]
-    assert ("--kv-cache-dtype fp8" in changes) == advised
+    assert ("--kv-cache-dtype fp8_e4m3" in changes) == advised

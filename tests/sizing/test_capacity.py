@@ -138,7 +138,7 @@ def test_what_vllm_printed(hand_model: Hand, h100: GpuSpec) -> None:
 
 def test_the_token_line_changed_its_meaning_for_hybrids(hybrid: ModelSpec, h100: GpuSpec) -> None:
     old = fit_model(hybrid, h100, version="0.20", max_model_len=65536, kv_pool_bytes=40 << 30)
-    new = fit_model(hybrid, h100, version="0.21", max_model_len=65536, kv_pool_bytes=40 << 30)
+    new = fit_model(hybrid, h100, version="0.20.1", max_model_len=65536, kv_pool_bytes=40 << 30)
     groups = len(new.binding.pool.layout(65536).groups)
     assert groups == 6
     assert old.kv_tokens == old.num_blocks // groups * 16

@@ -11,8 +11,9 @@ import pytest
 
 from kvplan.errors import DataError
 from kvplan.sizing.logs.account import Account, account
-from kvplan.sizing.logs.explanation import enlargements, explained_lines, reasons
+from kvplan.sizing.logs.explanation import explained_lines, reasons
 from kvplan.sizing.logs.lines import read_log
+from kvplan.sizing.logs.remedies import enlargements
 from kvplan.units import GIB
 
 Expected = dict[str, Any]

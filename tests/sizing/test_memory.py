@@ -23,7 +23,7 @@ from kvplan.specs.schema import GpuSpec, ModelSpec
 from kvplan.units import GIB
 
 Hand = Callable[[str], ModelSpec]
-VERSIONS = ("0.6.6", "0.8.5", "0.11.2", "0.15", "0.19", "0.21", "0.25", "0.33")
+VERSIONS = ("0.6.6", "0.8.5", "0.11.2", "0.15", "0.19", "0.20", "0.25", "0.33")
 
 
 @pytest.fixture(scope="session")
@@ -229,3 +229,30 @@ def test_constants_fitted_on_one_model_predict_the_other(
         if is_held_out and (False, tp) in residuals:
             shift = fmean(residuals[False, tp])  # what the refit constants would change
             assert all(abs(value - shift) < 0.05 for value in found), (tp, found, shift)
+
+
+@pytest.mark.parametrize(
+    ("version", "utilization", "planned"),
+    [("0.19.1", 0.9, False), ("0.20.0", 0.92, True), ("0.21", 0.92, True)],
+)
+def test_vllm_plans_graphs_and_takes_more_by_default_from_0_20_on(
+    hand_model: Hand, h100: GpuSpec, version: str, utilization: float, planned: bool
+) -> None:
+    """As the envs and cache options of 0.19.1, 0.20.0 and 0.21.0 say; the log line still promises 0.21."""
+    report = fit_model(hand_model("llama-3.1-8b"), h100, version=version)
+    assert report.serving.utilization == utilization
+    assert report.binding.bill.graphs_in_budget is planned
+
+
+@pytest.mark.parametrize(
+    ("gpu", "version", "tokens", "seqs"),
+    [
+        ("b200", "0.27", 8192, 1024), ("b200", "0.28", 16384, 1024), ("mi300x", "0.33", 16384, 1024),
+        ("h200-sxm", "0.33", 8192, 1024), ("a100-80g", "0.8.5", 8192, 1024), ("a100-80g", "0.9", 2048, 256),
+        ("gb10", "0.31", 8192, 1024), ("gb10", "0.33", 2048, 256), ("l40s", "0.33", 2048, 256),
+    ],
+)  # fmt: skip
+def test_vllm_s_batches_grow_with_the_gpu(gpu: str, version: str, tokens: int, seqs: int) -> None:
+    """``EngineArgs.get_batch_defaults`` of 0.8.5, 0.9.0, 0.27.0, 0.28.0, 0.31.0 and 0.33.0."""
+    serving = resolve_serving("vllm", load_gpu(gpu), version=version, max_model_len=32_768)
+    assert (serving.max_num_batched_tokens, serving.max_num_seqs) == (tokens, seqs)

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from kvplan.sizing.logs.account import Account
     from kvplan.sizing.logs.lines import Fact, Reading
     from kvplan.specs.hardware import GpuSpec
+    from kvplan.specs.schema import ModelSpec
+
+DRAFTERS = ("eagle", "eagle3", "draft_model", "dflash")
+"""Ways to draft with another model, whose layers share vLLM's pool: a log does not say how large they are."""
 
 MAX_BYTES = 64 << 20
 """Largest log read: start-ups are kilobytes."""
@@ -22,7 +26,7 @@ def explain_log(
         typer.Option(
             "--model",
             autocompletion=model_names,
-            help="Compare the tokens of the pool with kvplan's for this model.",
+            help="Compare the pool's tokens with kvplan's for this model. Default: the log's, if known.",
         ),
     ] = None,
     gpu: Annotated[
@@ -77,7 +81,7 @@ def _lines(log: str) -> list[str]:
         raise DataError(
             f"the log is larger than {MAX_BYTES >> 20} MiB",
             where=log,
-            hint="cut it to the start-up: everything before the first request",
+            hint="cut it to the start-up, as: head -n 5000 LOG | kvplan explain-log -",
         )
     # PowerShell redirects as UTF-16.
     coding = "utf-16" if text.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
@@ -87,35 +91,75 @@ def _lines(log: str) -> list[str]:
 def _compare(
     found: "Account", model: str | None, gpu: str | None, tp: int | None, dtype: str | None
 ) -> dict[str, Any] | None:
-    """The tokens kvplan gives the logged pool of the named model, beside the log's."""
-    if model is None or not found.pool_bytes or not found.pool_tokens or found.pool_bytes <= 0:
+    """The tokens kvplan gives the logged pool of the model, beside the log's.
+
+    Of the model that the log names, where none is named and it is a known one.
+    """
+    from kvplan.errors import DataError, UsageError
+    from kvplan.specs.catalog import find, load_entry
+    from kvplan.specs.resolve import resolve_model
+    from kvplan.specs.schema import ModelSpec
+
+    if not found.pool_bytes or not found.pool_tokens or found.pool_bytes <= 0:
         return None
+    if model is not None:
+        return _beside(found, resolve_model(model).model, gpu, tp, dtype)
+    try:
+        return _beside(found, load_entry(find("model", found.model or ""), ModelSpec), gpu, tp, dtype)
+    except (DataError, UsageError):  # nobody asked for it
+        return None
+
+
+def _beside(
+    found: "Account", spec: "ModelSpec", gpu: str | None, tp: int | None, dtype: str | None
+) -> dict[str, Any]:
     from kvplan.sizing.capacity import fit_model
     from kvplan.sizing.parallel import Parallel
-    from kvplan.specs.resolve import resolve_model
 
-    spec = resolve_model(model).model
+    pool_bytes, tokens = found.pool_bytes or 0, found.pool_tokens or 1
+    own_layers = (found.speculation or "").endswith("mtp") and found.engine == "vllm"
     report = fit_model(
         spec,
         _gpu(found, gpu),
         max_model_len=found.context_tokens,
-        parallel=Parallel(tp=tp or found.tp or 1),
-        kv_dtype=dtype or found.kv_dtype,
+        parallel=Parallel(
+            tp=tp or found.tp or 1,
+            pp=found.pp or 1,
+            cp=found.cp or 1,
+            dp_attention=found.dp_attention and found.dp == found.tp,
+        ),
+        kv_dtype=dtype or _known_format(found.kv_dtype),
         engine=found.engine,
         version=found.version,
         max_num_seqs=found.max_num_seqs,
         max_num_batched_tokens=found.max_num_batched_tokens,
-        kv_pool_bytes=found.pool_bytes,
+        block_size=found.block_tokens,
+        draft=own_layers,
+        kv_pool_bytes=pool_bytes + (found.state_bytes or 0),
     )
     return {
         "model": spec.name,
         "gpu": report.gpu.name,
         "tp": report.parallel.tp,
+        "pp": report.parallel.pp,
         "kv_dtype": report.kv_format.name,
         "kv_tokens": report.kv_tokens,
-        "log_tokens": found.pool_tokens,
-        "difference": round(report.kv_tokens / found.pool_tokens - 1, 6),
+        "log_tokens": tokens,
+        "difference": round(report.kv_tokens / tokens - 1, 6),
+        "without_draft": found.speculation in DRAFTERS and found.engine == "vllm",
     }
+
+
+def _known_format(name: str | None) -> str | None:
+    from kvplan.errors import UnknownName, UsageError
+    from kvplan.specs.formats import kv_format
+
+    try:
+        return name if name is None else kv_format(name).name
+    except UnknownName as exc:
+        raise UsageError(
+            f"the log's KV format {name!r} is not one that kvplan knows", hint="name one with --dtype"
+        ) from exc
 
 
 def _gpu(found: "Account", name: str | None) -> "GpuSpec":
@@ -141,7 +185,8 @@ def _document(
 ) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from kvplan.sizing.logs.explanation import enlargements, explained_lines, reasons
+    from kvplan.sizing.logs.explanation import explained_lines, reasons
+    from kvplan.sizing.logs.remedies import enlargements
     from kvplan.sizing.logs.starts import mixed_models
 
     rate = found.bytes_per_token
@@ -202,10 +247,16 @@ def _table(document: dict[str, Any]) -> list[str]:
         for reason in document["reasons"]:
             lines += _wrap(f"    {reason}", 6)
     if (comparison := document["comparison"]) is not None:
+        pipeline = f", pp {comparison['pp']}" if comparison["pp"] > 1 else ""
+        draft = (
+            "; the draft model's layers share the pool, and are not in that"
+            if comparison["without_draft"]
+            else ""
+        )
         lines += _wrap(
-            f"    {comparison['model']} at tp {comparison['tp']} in {comparison['kv_dtype']}: kvplan gives "
-            f"this pool {comparison['kv_tokens']:,} tokens, the log {comparison['log_tokens']:,} "
-            f"({_difference(comparison['difference'])})",
+            f"    {comparison['model']} at tp {comparison['tp']}{pipeline} in {comparison['kv_dtype']}: "
+            f"kvplan gives this pool {comparison['kv_tokens']:,} tokens, the log "
+            f"{comparison['log_tokens']:,} ({_difference(comparison['difference'])}){draft}",
             6,
         )
     if document["enlarge"]:

@@ -1,8 +1,8 @@
 """From the facts of a log to one account: what was there, what took it, what the pool holds.
 
 Ranks repeat lines, and a pool is the smallest of its ranks: the account takes the largest weights and the
-smallest pool, in bytes, blocks, tokens and concurrency alike. Nothing is filled in: what the log does not say
-stays ``None``; a remainder that follows by subtraction is called one.
+smallest pool, in bytes, blocks, tokens and concurrency alike, and the bill of that pool's rank. Nothing is
+filled in: what the log does not say stays ``None``; a remainder that follows by subtraction is called one.
 """
 
 from __future__ import annotations
@@ -20,6 +20,19 @@ class Account:
 
     Weights and pool are those of the model that is served; what a draft model takes beside them stands apart.
     ``pool_tokens`` are of layers without a window, ``window_tokens`` of those with one where they differ.
+
+    Attributes:
+        pool_option: the option that set the pool's size, where the share of the memory did not decide it.
+        least_utilization: the share above which the engine says it would start.
+        draft_is_loaded_first: a draft model's weights are loaded before any pool, and out of its share.
+        state_bytes: what SGLang allocates for recurrent layers beside the pool.
+        left_bytes: what is free once SGLang is up.
+        planned_graph_bytes: what vLLM took out of the budget for CUDA graphs, where its activation peak does
+            not hold them already (``graphs_in_activation``).
+        cp: ranks that share the tokens of one request.
+        block_tokens: tokens of a block, where the engine says that it chose them.
+        speculation: how vLLM drafts; a draft model's layers share its pool.
+        dp: ranks with a pool each; with ``dp_attention`` they share one model's GPUs.
     """
 
     engine: str
@@ -47,7 +60,21 @@ class Account:
     window_tokens: int | None = None
     draft_weights_bytes: int | None = None
     draft_pool_bytes: int | None = None
+    draft_is_loaded_first: bool = False
     longest_tokens: int | None = None
+    pool_option: str | None = None
+    least_utilization: float | None = None
+    most_sequences: int | None = None
+    pp: int | None = None
+    state_bytes: int | None = None
+    left_bytes: int | None = None
+    planned_graph_bytes: int | None = None
+    graphs_in_activation: bool = False
+    dp: int | None = None
+    dp_attention: bool = False
+    cp: int | None = None
+    block_tokens: int | None = None
+    speculation: str | None = None
 
     @property
     def capacity_tokens(self) -> int | None:
@@ -68,13 +95,14 @@ class Account:
         """Budget less everything the log itemises and the pool: what it does not name."""
         if self.budget_bytes is None or self.weights_bytes is None or self.pool_bytes is None:
             return None
-        named = self.weights_bytes + (self.activation_bytes or 0) + (self.runtime_bytes or 0)
-        return self.budget_bytes - named - self.pool_bytes
+        others = (self.activation_bytes, self.runtime_bytes, self.planned_graph_bytes)
+        return self.budget_bytes - self.weights_bytes - sum(size or 0 for size in others) - self.pool_bytes
 
 
 DTYPES: dict[str, str | None] = {
     "auto": None, "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float8_e4m3fn": "fp8_e4m3",
-    "float8_e5m2": "fp8_e5m2", "fp8": "fp8_e4m3",
+    "float8_e5m2": "fp8_e5m2", "fp8": "fp8_e4m3", "fp8_inc": "fp8_e4m3", "float8_e4m3fnuz": "fp8_e4m3",
+    "float8_e5m2fnuz": "fp8_e5m2", "fp4_e2m1": "nvfp4",
 }  # fmt: skip
 """Engines' words for the cache's number format -> kvplan's."""
 
@@ -97,6 +125,8 @@ def account(facts: tuple[Fact, ...]) -> Account:
     ]
     vllm_pools = [pool_gib(fact) for fact in facts if "pool_gib" in fact.values and fact.engine == "vllm"]
     pool = _least([*vllm_pools, *_known(sglang, "pool_gib")])
+    used = _used_share(facts, options)
+    limiting = _limiting(facts, pool)
     tokens = _least(
         [
             *(
@@ -114,6 +144,8 @@ def account(facts: tuple[Fact, ...]) -> Account:
     if tokens is None and blocks and concurrency is not None and context is not None:
         # V0 printed blocks alone; concurrency was blocks x block size / context, which gives the block size.
         tokens = blocks * round(concurrency * context / blocks)
+    in_activation = any(fact.name == "usage_consumed" for fact in facts)
+    planned = any(fact.name == "utilization_shift" for fact in facts) and not in_activation
     draft_weights, draft_pools = _known(sglang, "draft_weights_gib"), _known(sglang, "draft_pool_gib")
     return Account(
         engine=engine,
@@ -123,10 +155,14 @@ def account(facts: tuple[Fact, ...]) -> Account:
         utilization=utilization,
         budget_bytes=budget,
         weights_bytes=_gib(max(weights, default=None)),
-        activation_bytes=_gib(_last(facts, "activation_gib")),
-        runtime_bytes=_gib(_last(facts, "runtime_gib")),
-        graph_bytes=_gib(_last(facts, "graph_gib")),
-        pool_bytes=_gib(pool),
+        activation_bytes=_gib(_last(limiting, "activation_gib")),
+        runtime_bytes=_gib(_runtime_gib(limiting, max(weights, default=None))),
+        graph_bytes=_gib(
+            max(_known(sglang, "graph_gib"), default=None)
+            if engine == "sglang"
+            else _first_known(_last(limiting, "graph_gib"), _last(limiting, "planned_graph_gib"))
+        ),
+        pool_bytes=_gib(pool if pool is None else pool * used),
         pool_tokens=_whole(tokens),
         blocks=_whole(blocks),
         context_tokens=_whole(context),
@@ -141,16 +177,80 @@ def account(facts: tuple[Fact, ...]) -> Account:
         window_tokens=_whole(_least(_known(sglang, "window_tokens"))),
         draft_weights_bytes=_gib(max(draft_weights, default=None)),
         draft_pool_bytes=_gib(_least(draft_pools)),
+        draft_is_loaded_first=any(one.draft_is_loaded_first for one in sglang),
         longest_tokens=_whole(_least(_numbers(facts, "longest_tokens"))),
+        pool_option=_pool_option(facts, options, tokens),
+        least_utilization=max(_numbers(facts, "least_utilization"), default=None),
+        most_sequences=_whole(_least(_numbers(facts, "most_sequences"))),
+        pp=_integer(options.get("pp")),
+        state_bytes=_gib(max(_known(sglang, "state_gib"), default=None)),
+        left_bytes=_gib(_least(_known(sglang, "left_gib"))),
+        planned_graph_bytes=_gib(max(_numbers(facts, "planned_graph_gib"), default=None))
+        if planned
+        else None,
+        graphs_in_activation=in_activation,
+        dp=_integer(options.get("dp")),
+        cp=_integer(options.get("cp")) or _whole(_last(facts, "shards")),
+        speculation=str(options["speculation"]) if "speculation" in options else None,
+        block_tokens=next(
+            (int(fact.number("block_tokens")) for fact in facts if fact.name == "block_size"), None
+        ),
+        dp_attention=options.get("dp_attention") == "True",
     )
 
 
-_REFUSALS = ("no_pool", "too_long", "not_free", "oom")
+_REFUSALS = ("no_pool", "too_long", "too_many", "not_free", "oom")
 """Lines after which no server is up."""
 
 
-_ALLOCATIONS = ("sglang_pool", "sglang_window_pool")
+_ALLOCATIONS = ("sglang_pool", "sglang_window_pool", "resized_shares", "resized_tokens", "resized_pool")
 """Lines of which one pool may have several."""
+
+
+def _limiting(facts: tuple[Fact, ...], pool: float | None) -> tuple[Fact, ...]:
+    """The facts with those of the rank behind the others that has the smallest pool, as the last ones count.
+
+    A bill that stands in the line of that pool is its own, whoever prints it.
+    """
+    smallest = [fact for fact in facts if "pool_gib" in fact.values and fact.number("pool_gib") == pool]
+    if not smallest:
+        return facts
+    rank, line = smallest[-1].rank, smallest[-1].line
+    return tuple(sorted(facts, key=lambda fact: (fact.line == line, fact.rank == rank)))
+
+
+def _runtime_gib(facts: tuple[Fact, ...], weights: float | None) -> float | None:
+    """What lies outside PyTorch; of what is consumed in one number, what weights do not take."""
+    said, consumed = _last(facts, "runtime_gib"), _last(facts, "consumed_gib")
+    if said is None and consumed is not None and weights is not None:
+        return max(0.0, consumed - weights)
+    return said
+
+
+def _used_share(facts: tuple[Fact, ...], options: dict[str, float | str]) -> float:
+    """How much of the memory for the cache an option for its blocks leaves in use.
+
+    The line that says so is also printed while CUDA graphs are measured, with blocks that nobody set.
+    """
+    for fact in reversed(facts):
+        if fact.name == "blocks_override" and "blocks" in options and fact.number("found_blocks"):
+            return min(1.0, fact.number("blocks") / fact.number("found_blocks"))
+    return 1.0
+
+
+def _pool_option(
+    facts: tuple[Fact, ...], options: dict[str, float | str], tokens: float | None
+) -> str | None:
+    """The option that decided how large the pool is, if one did."""
+    if any(fact.name == "pool_by_hand" for fact in facts):
+        return "--kv-cache-memory-bytes"
+    if "blocks" in options:
+        return "--num-gpu-blocks-override"
+    most = _float(options.get("max_total_tokens"))
+    # A page is rounded off.
+    if most is not None and tokens is not None and 0.99 * most <= tokens <= most:
+        return "--max-total-tokens"
+    return None
 
 
 def _by_rank(facts: tuple[Fact, ...]) -> list[list[Fact]]:
@@ -162,7 +262,7 @@ def _by_rank(facts: tuple[Fact, ...]) -> list[list[Fact]]:
 
 def _free(rank: list[Fact]) -> list[float]:
     """What was free, first before anything was loaded; a draft model that is loaded later finds less."""
-    lines = ("load_begin", "usage", "usage_consumed", "not_free")
+    lines = ("load_begin", "pool_by_hand", "usage", "usage_consumed", "not_free")
     return [value for fact in rank if fact.name in lines for value in _values(fact, "free_gib")]
 
 
@@ -200,6 +300,10 @@ def _word(facts: tuple[Fact, ...], key: str) -> str | None:
 def _pool_dtype(facts: tuple[Fact, ...]) -> str | None:
     """The format that SGLang allocates the pool in: the first one's, as a draft model's comes behind it."""
     return next((str(fact.values["pool_dtype"]) for fact in facts if "pool_dtype" in fact.values), None)
+
+
+def _first_known(*values: float | None) -> float | None:
+    return next((value for value in values if value is not None), None)
 
 
 def _float(value: float | str | None) -> float | None:

@@ -1,28 +1,33 @@
-"""Why the pool is what it is, line by line, and what would enlarge it: words computed from the account."""
+"""Why the pool is what it is, line by line: words computed from the account."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import floor
 
+from kvplan.errors import UsageError
 from kvplan.sizing.logs.account import Account
 from kvplan.sizing.logs.lines import Fact
+from kvplan.sizing.overheads import PLANS_GRAPHS
+from kvplan.sizing.serving import parse_version
 from kvplan.units import format_bytes, format_tokens
 
 MEANINGS = {
     "version": "whose rules apply",
     "options": "the options the server was started with",
     "max_model_len": "the longest request it accepts; concurrency is counted in requests of this length",
+    "fitted_length": "the longest request was cut to what the pool holds",
     "step_budget": "tokens of one step: the profiling run uses as many, so activations grow with it",
     "profile": "measured by running one step of the largest size",
     "weights": "weights of one rank, with scales, rotary tables and the allocator's rounding",
     "budget": "utilization is a share of the total memory, not of what was free",
     "bill": "measured by running one step of the largest size",
     "pool": "what the budget leaves for the cache",
-    "graph_estimate": "memory CUDA graphs are expected to take; since 0.21 it is taken out of the budget",
+    "reserved": "what decoding images and videos beside the engine takes from the cache",
+    "pool_by_hand": "the pool's size was an option; no share of the memory decides it",
+    "graph_estimate": "memory CUDA graphs are expected to take; since 0.20 it is taken out of the budget",
     "graph_sizes": "how many graphs will be captured",
     "utilization_shift": "the graphs' share of the budget, said as utilization",
-    "utilization_hint": "what 0.21 and later will subtract for graphs",
+    "utilization_hint": "what 0.20 and later subtract for graphs",
     "blocks": "the pool in blocks, 16 tokens each unless --block-size says otherwise",
     "tokens": "the pool in tokens",
     "concurrency": "requests of full length that fit at once",
@@ -33,11 +38,20 @@ MEANINGS = {
     "not_free": "less than the budget, a share of the total, was free: another process holds memory",
     "no_pool": "weights and overheads alone exceed the budget",
     "too_long": "one request of the longest length needs more than the pool",
+    "too_many": "every sequence needs a block for its recurrent state, and there are fewer",
     "longest": "the longest request this pool could hold",
     "oom": "the GPU ran out of memory: what was asked for was no longer free",
+    "hybrid_off": "windows and states save nothing: every layer keeps the whole context",
+    "share_cut": "the share that counts; the options above name another",
+    "images_reserved": "what images take beside the pool, out of its share",
+    "state_cap": "states of recurrent layers, not tokens, limit how many requests run at once",
+    "block_size": "tokens of a block, as the attention kernels want them",
     "hybrid_block": "a hybrid: attention blocks grow until one holds the recurrent state of a layer",
     "page_padding": "a hybrid: state pages are padded to the attention page",
     "padding_layers": "a hybrid: layer groups are filled up to equal size, and the padding takes pool memory",
+    "shards": "ranks that share a request's tokens: the token line counts those of all",
+    "layer_tokens": "tokens of layers without and with a window, as planned",
+    "too_short": "one request of the longest length needs more than the pool: long ones will be refused",
     "blocks_override": "the number of blocks was set by hand (also during profiling)",
     "kv_dtype": "the cache's number format",
     "load_begin": "free memory once the process and its communicators are up",
@@ -45,6 +59,14 @@ MEANINGS = {
     "sglang_pool": "the pool as allocated (GB here means GiB)",
     "sglang_window_pool": "two pools: all layers' tokens, and the sliding-window layers'",
     "sglang_state": "slots for the state of recurrent layers: they cap concurrency as the tokens do",
+    "sglang_unified_pool": "one pool for all kinds of layers, as allocated",
+    "sglang_plan": "the pool as planned, over all its parts",
+    "set_aside": "addresses, not memory: the pool is sized once graphs are captured",
+    "resized_shares": "tokens of layers without and with a window, after the graphs",
+    "resized_tokens": "the pool after the graphs",
+    "resized_pool": "the pool as allocated after the graphs",
+    "resized_draft": "the draft model's pool, after the graphs",
+    "communicators": "taken before weights are loaded, and no part of the static share",
     "pool_end": "what is left for activations and graphs",
     "graph_begin": "free memory before graphs are captured",
     "sglang_graphs": "what capturing took, from the memory outside the pool",
@@ -60,16 +82,6 @@ class Line:
     name: str
     says: str
     means: str
-
-
-@dataclass(frozen=True, slots=True)
-class Enlargement:
-    """A change and what it gains by the log's own numbers; ``None`` where they do not say."""
-
-    change: str
-    gained_bytes: int | None
-    gained_tokens: int | None
-    why: str
 
 
 def explained_lines(facts: tuple[Fact, ...]) -> list[Line]:
@@ -110,6 +122,8 @@ def reasons(log: Account) -> list[str]:
         found.append("it did not start: nothing was left for the cache")
     elif log.refused == "too_long":
         found.append("it did not start: the pool is smaller than one request of the longest length")
+    elif log.refused == "too_many":
+        found.append("it did not start: the pool holds fewer states than sequences were asked for")
     elif log.refused == "oom":
         when = "while weights were loaded" if log.pool_bytes is None else "in what lies outside the pool"
         found.append(f"it ran out of GPU memory {when}")
@@ -117,20 +131,36 @@ def reasons(log: Account) -> list[str]:
 
 
 def _budget(log: Account) -> list[str]:
+    if log.pool_option is not None and log.pool_bytes is not None:
+        free = f" of {format_bytes(log.free_bytes)} that were free" if log.free_bytes is not None else ""
+        return [
+            f"{format_bytes(log.pool_bytes)}{free} are the cache's, set by hand with {log.pool_option}",
+            *_draft(log),
+        ]
     if log.engine == "sglang":
-        if log.free_bytes is not None and log.utilization is not None and log.weights_bytes is not None:
-            may = log.free_bytes * log.utilization
-            text = (
-                f"{format_bytes(log.free_bytes)} free x {log.utilization:g} mem_fraction_static "
-                f"= {format_bytes(may)} for weights and pool - {format_bytes(log.weights_bytes)} weights "
-                f"= {format_bytes(may - log.weights_bytes)} for the pool"
-            )
-            return [text, *_draft(log)]
-        return _draft(log)
+        return [*_static_share(log), *_draft(log)]
     if log.total_bytes is None or log.utilization is None or log.budget_bytes is None:
         return []
     share = f"{format_bytes(log.total_bytes)} in all x {log.utilization:g} utilization"
     return [f"{share} = {format_bytes(log.budget_bytes)} for everything"]
+
+
+def _static_share(log: Account) -> list[str]:
+    """SGLang's own sum: what was free, times its share, less the weights."""
+    if log.free_bytes is None or log.utilization is None or log.weights_bytes is None:
+        return []
+    may = log.free_bytes * log.utilization
+    weights, text = log.weights_bytes, f"{format_bytes(log.weights_bytes)} weights"
+    if log.draft_is_loaded_first and log.draft_weights_bytes is not None:
+        weights += log.draft_weights_bytes
+        text += f" - {format_bytes(log.draft_weights_bytes)} of the draft model's"
+    text = (
+        f"{format_bytes(log.free_bytes)} free x {log.utilization:g} mem_fraction_static "
+        f"= {format_bytes(may)} for weights and pool - {text} = {format_bytes(may - weights)} for the pool"
+    )
+    if log.state_bytes:
+        text += f", of which {format_bytes(log.state_bytes)} hold the states of recurrent layers"
+    return [text]
 
 
 def _draft(log: Account) -> list[str]:
@@ -145,30 +175,39 @@ def _draft(log: Account) -> list[str]:
 def _shares(log: Account) -> list[str]:
     if (
         log.engine == "sglang"
+        or log.pool_option is not None
         or log.budget_bytes is None
         or log.weights_bytes is None
         or log.pool_bytes is None
     ):
         return []
+    peak = "activation peak with CUDA graphs" if log.graphs_in_activation else "activation peak"
+    shares = (
+        (log.activation_bytes, peak, "activations"),
+        (log.runtime_bytes, "outside PyTorch", "runtime"),
+        (log.planned_graph_bytes, "CUDA graphs", "CUDA graphs"),
+    )
     parts = [f"{format_bytes(log.weights_bytes)} weights"]
-    for size, name in ((log.activation_bytes, "activation peak"), (log.runtime_bytes, "outside PyTorch")):
-        if size is not None:
-            parts.append(f"{format_bytes(size)} {name}")
+    parts += [f"{format_bytes(size)} {name}" for size, name, _ in shares if size is not None]
     rest = log.remainder_bytes or 0
     text = f"{format_bytes(log.budget_bytes)} - {' - '.join(parts)}"
     tolerance = 3 * 0.005 * (1 << 30)  # logs round to hundredths of a GiB
     if rest > tolerance:
-        unnamed = [
-            name
-            for size, name in (
-                (log.activation_bytes, "activations"),
-                (log.runtime_bytes, "runtime"),
-                (None, "CUDA graphs"),
-            )
-            if size is None
-        ]
-        text += f" - {format_bytes(rest)} the log does not itemise ({', '.join(unnamed)})"
+        unnamed = [name for size, _, name in shares[:2] if size is None]
+        unnamed += ["CUDA graphs"] if _may_plan_graphs(log) else []
+        what = f" ({', '.join(unnamed)})" if unnamed else ""
+        text += f" - {format_bytes(rest)} the log does not itemise{what}"
     return [f"{text} = {format_bytes(log.pool_bytes)} for the cache"]
+
+
+def _may_plan_graphs(log: Account) -> bool:
+    """Whether this vLLM can have taken CUDA graphs out of the budget without a line that says so."""
+    if log.planned_graph_bytes is not None or log.graphs_in_activation:
+        return False
+    try:
+        return log.version is None or parse_version(log.version) >= PLANS_GRAPHS
+    except UsageError:
+        return True
 
 
 def _meaning(log: Account) -> list[str]:
@@ -180,6 +219,20 @@ def _meaning(log: Account) -> list[str]:
             f"{format_bytes(log.pool_bytes)} / {format_tokens(log.pool_tokens or 0)} tokens "
             f"= {rate:,.0f} B a token on one GPU"
         )
+    if (
+        log.engine == "sglang"
+        and log.refused is None
+        and 0 < (log.pool_tokens or 0) < (log.context_tokens or 0)
+    ):
+        found.append(
+            f"requests may have {format_tokens(log.context_tokens or 0)} tokens, and the pool holds fewer: "
+            "longer ones than the pool are cut or refused"
+        )
+    if log.dp is not None and log.dp > 1 and log.pool_tokens is not None:
+        found.append(
+            f"each of {log.dp} data-parallel ranks has such a pool: "
+            f"{format_tokens(log.dp * log.pool_tokens)} tokens in all"
+        )
     if log.window_tokens is not None and log.pool_tokens is not None:
         found.append(
             f"two pools in one: {format_tokens(log.pool_tokens)} tokens of the layers without a window, "
@@ -190,145 +243,7 @@ def _meaning(log: Account) -> list[str]:
         if abs(ratio - 1) > 0.02:
             found.append(
                 f"concurrency x context is {format_tokens(capacity)} tokens, {ratio:.2f}x the token line: "
-                "layers differ, and the token line bills every layer alike (vLLM before 0.21); trust the "
+                "layers differ, and the token line bills every layer alike (vLLM before 0.20.1); trust the "
                 "concurrency"
             )
-    return found
-
-
-WIDE = (None, "bf16", "fp16")
-"""Formats of the cache that fp8 halves; a log that names none has the model's own, of 16 bits."""
-
-HIGHEST_UTILIZATION = 0.95
-"""More leaves too little for what is not measured beforehand."""
-
-
-def _free_share(log: Account) -> float:
-    """The largest utilization that what was free allows, in hundredths; vLLM refuses to start above it."""
-    if log.free_bytes is None or not log.total_bytes:
-        return 1.0
-    return max(0.0, floor(100 * log.free_bytes / log.total_bytes) / 100)
-
-
-def _room(log: Account) -> list[Enlargement]:
-    """What would let a server start that found less free than its share of the memory."""
-    if log.free_bytes is None or log.total_bytes is None:
-        return []
-    held = log.total_bytes - log.free_bytes
-    found = [
-        Enlargement(
-            "end the processes that hold the GPU", held, None,
-            "they hold what was not free (nvidia-smi lists them)",
-        )
-    ]  # fmt: skip
-    if share := _free_share(log):
-        found.append(
-            Enlargement(
-                f"--gpu-memory-utilization {share:.2f}", None, None,
-                f"at most {format_bytes(log.free_bytes)} were free; weights and cache must fit into them",
-            )
-        )  # fmt: skip
-    return found
-
-
-def _share_option(log: Account) -> str:
-    return "--mem-fraction-static" if log.engine == "sglang" else "--gpu-memory-utilization"
-
-
-STEP_BACK = 0.05
-"""How much less of the memory an engine that ran out of it is given: a few GiB of a large GPU."""
-
-
-def _smaller_pool(log: Account) -> list[Enlargement]:
-    """What leaves more outside the pool, to a server that ran out of memory there."""
-    found = []
-    if log.utilization is not None and log.utilization > STEP_BACK:
-        found.append(
-            Enlargement(
-                f"{_share_option(log)} {log.utilization - STEP_BACK:.2f}", None, None,
-                "a smaller pool, and more for what is allocated beside it",
-            )
-        )  # fmt: skip
-    found.append(
-        Enlargement(
-            "a smaller --max-running-requests or --chunked-prefill-size"
-            if log.engine == "sglang"
-            else "a smaller --max-num-seqs or --max-num-batched-tokens",
-            None, None, "activations and CUDA graphs shrink with them",
-        )
-    )  # fmt: skip
-    return found
-
-
-def _smaller_weights(log: Account) -> list[Enlargement]:
-    """What helps a server whose weights did not fit."""
-    found = [
-        Enlargement("a checkpoint in fewer bits", None, None, "fp8 takes half of bf16, int4 about a third")
-    ]
-    if (log.tp or 1) < 8:
-        split = f"--tensor-parallel-size {2 * (log.tp or 1)}"
-        found.append(Enlargement(split, None, None, "half the weights a GPU"))
-    return found
-
-
-def enlargements(log: Account) -> list[Enlargement]:
-    """What would enlarge the pool or let the server start; gains where the log has the numbers."""
-    if log.refused == "not_free":
-        return _room(log)
-    if log.refused == "oom":
-        return _smaller_weights(log) if log.pool_bytes is None else _smaller_pool(log)
-    found = []
-    rate = log.bytes_per_token
-
-    def tokens(gained: int) -> int | None:
-        return None if rate is None else int(gained / rate)
-
-    if log.refused == "too_long" and log.longest_tokens:
-        option = "--context-length" if log.engine == "sglang" else "--max-model-len"
-        found.append(
-            Enlargement(f"{option} {log.longest_tokens}", None, None, "the longest request this pool holds")
-        )
-    base = log.free_bytes if log.engine == "sglang" else log.total_bytes
-    highest = HIGHEST_UTILIZATION if log.engine == "sglang" else min(HIGHEST_UTILIZATION, _free_share(log))
-    if log.utilization is not None and log.utilization < highest:
-        gained = None if base is None else round(base * (highest - log.utilization))
-        found.append(
-            Enlargement(
-                f"{_share_option(log)} {highest:.2f}",
-                gained,
-                None if gained is None else tokens(gained),
-                "a larger share of the same memory",
-            )
-        )
-    if log.restoring_utilization is not None and log.total_bytes is not None and log.utilization is not None:
-        gained = round(log.total_bytes * (log.restoring_utilization - log.utilization))
-        found.append(
-            Enlargement(
-                f"{_share_option(log)} {log.restoring_utilization:g}",
-                gained,
-                tokens(gained),
-                "gives the graphs' share back",
-            )
-        )
-    if log.kv_dtype in WIDE and log.pool_tokens:
-        found.append(
-            Enlargement(
-                "--kv-cache-dtype fp8", None, log.pool_tokens, "half the bytes a token, twice the tokens"
-            )
-        )
-    if log.activation_bytes is not None and log.activation_bytes > (log.pool_bytes or 0) // 20:
-        found.append(
-            Enlargement(
-                "a smaller --max-num-seqs or --max-num-batched-tokens", None, None,
-                f"the activation peak of {format_bytes(log.activation_bytes)} is proportional to them",
-            )
-        )  # fmt: skip
-    if log.weights_bytes is not None and (log.tp or 1) < 8:
-        gained = log.weights_bytes // 2
-        found.append(
-            Enlargement(
-                f"--tensor-parallel-size {2 * (log.tp or 1)}", gained, None,
-                "half the weights a GPU, half the bytes a token where KV heads divide; less the collectives",
-            )
-        )  # fmt: skip
     return found

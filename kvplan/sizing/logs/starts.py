@@ -13,10 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from kvplan.sizing.logs.lines import Fact
-from kvplan.sizing.logs.wordings import CONFIGURATIONS
+from kvplan.sizing.logs.options import configuration
 
 _HEADINGS = ("version", "options")
-_SETTINGS = (*_HEADINGS, "max_model_len", "step_budget", "kv_dtype", "hybrid_block", "page_padding")
+_SETTINGS = (
+    *_HEADINGS, "max_model_len", "step_budget", "kv_dtype", "block_size", "hybrid_block", "hybrid_off",
+    "page_padding", "share_cut", "shards",
+)  # fmt: skip
 """What is said before anything is measured."""
 
 
@@ -44,7 +47,7 @@ def mixed_models(start: tuple[Fact, ...]) -> list[str]:
     said: dict[tuple[str, str], list[str]] = {}
     for fact in start:
         if fact.name == "options" and "model" in fact.values:
-            wording = next(cue for cue, _ in CONFIGURATIONS if cue in fact.text.casefold())
+            wording, _ = configuration(fact.text) or ("", "")
             models, model = said.setdefault((fact.rank, wording), []), str(fact.values["model"])
             if model not in models:
                 models.append(model)

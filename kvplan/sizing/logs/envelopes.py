@@ -1,0 +1,87 @@
+"""What stands around an engine's line: the colours of a terminal, the JSON of a container or a collector."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+_ESCAPE = r"(?:\x1b|\\u001b|\\x1b|\\033|\^\[|\#033)"
+"""Escape itself, and how what cannot keep it writes it."""
+
+_COLOURS = re.compile(rf"{_ESCAPE}\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
+"""What terminals are told about colours and titles; container logs keep it."""
+
+_MESSAGES = (
+    "message",
+    "msg",
+    "log",
+    "MESSAGE",
+    "text",
+    "line",
+    "textPayload",
+    "body",
+    "jsonPayload",
+    "@message",
+)
+"""Fields in which collectors and formatters keep what was printed."""
+
+_PROCESSES = ("processName", "process_name")
+"""Fields in which formatters keep the process, which names the rank."""
+
+_OPENS_WITHIN = 200
+"""Characters of a line in which an object begins: timestamps and streams come before it."""
+
+_MAX_OBJECT = 1 << 20
+"""Characters of a line that are looked at, an object's included."""
+
+_MAX_DEPTH = 4
+"""How deep envelopes lie in each other."""
+
+
+def unwrapped(line: str) -> list[str]:
+    """The lines that one line of a log holds: one, or those of a message of several; without colours."""
+    line = line[:_MAX_OBJECT]
+    message = _message(line, _MAX_DEPTH)
+    lines = [line] if message is None else message.splitlines() or [""]
+    return [_COLOURS.sub("", text).strip("\r\n\ufeff") for text in lines]
+
+
+def _message(line: str, depth: int) -> str | None:
+    """What was printed, with its process and its pod before it; ``None`` where no object holds it."""
+    opening = line.find("{", 0, _OPENS_WITHIN)
+    if opening < 0 or depth == 0 or not line.rstrip().endswith("}"):
+        return None
+    try:
+        found = json.loads(line[opening:])
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    message = _text(found, depth)
+    if message is None:
+        return None
+    inner = _message(message, depth - 1)
+    before = _pod(found) + _process(found)
+    return "\n".join(before + text for text in (message if inner is None else inner).splitlines())
+
+
+def _text(found: dict[str, Any], depth: int) -> str | None:
+    for key in _MESSAGES:
+        value = found.get(key)
+        if isinstance(value, str):
+            return value
+        if isinstance(value, dict) and depth:
+            return _text(value, depth - 1)
+    return None
+
+
+def _process(found: dict[str, Any]) -> str:
+    name = next((found[key] for key in _PROCESSES if isinstance(found.get(key), str)), None)
+    return "" if name is None else f"({name} pid=0) "
+
+
+def _pod(found: dict[str, Any]) -> str:
+    where = found.get("kubernetes")
+    name = where.get("pod_name") if isinstance(where, dict) else None
+    return f"[pod/{name}] " if isinstance(name, str) else ""

@@ -1,0 +1,117 @@
+"""What collectors, containers and terminals put around an engine's lines does not change what they say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from kvplan.sizing.logs.account import Account, account
+from kvplan.sizing.logs.lines import MAX_LINE, read_log
+from kvplan.sizing.logs.starts import starts
+
+LINES = """\
+(APIServer pid=7) INFO 11-11 09:00:00 [utils.py:233] non-default args: {'model': 'Qwen/Qwen3-32B', 'tensor_parallel_size': 2, 'compilation_config': {"level": 3}}
+(EngineCore_DP0 pid=99) INFO 11-11 09:00:10 [core.py:140] Initializing a V1 LLM engine (v0.11.0) with config: model='Qwen/Qwen3-32B', max_seq_len=40960, compilation_config={"level":3}
+(Worker_TP0 pid=201) INFO 11-11 09:01:36 [gpu_worker.py:760] Available KV cache memory: 37.40 GiB
+(Worker_TP1 pid=202) INFO 11-11 09:01:36 [gpu_worker.py:760] Available KV cache memory: 37.35 GiB
+(EngineCore_DP0 pid=99) INFO 11-11 09:01:37 [kv_cache_utils.py:1147] GPU KV cache size: 305,968 tokens
+""".splitlines()
+
+COLOURED = [
+    line.replace("(", "\x1b[0;36m(", 1).replace(")", ")\x1b[0;0m", 1).replace("GiB", "\x1b[1mGiB\x1b[0m")
+    for line in LINES
+]
+
+
+def structured(line: str) -> str:
+    """As a JSON formatter prints it: the process in a field of its own."""
+    process, rest = line[1:].split(" pid=", 1)
+    return json.dumps(
+        {
+            "timestamp": "2026-11-11T09:00:00Z",
+            "level": "INFO",
+            "processName": process,
+            "message": rest.split("] ", 1)[1],
+        }
+    )
+
+
+def container(line: str) -> str:
+    return json.dumps({"log": line + "\n", "stream": "stderr", "time": "2026-11-11T09:00:00.1Z"})
+
+
+ENVELOPES: dict[str, Callable[[str], str]] = {
+    "docker": container,
+    "a JSON formatter": structured,
+    "a JSON formatter in docker": lambda line: container(structured(line)),
+    "kubernetes": lambda line: f"2026-11-11T09:00:00.123456789Z stderr F {line}",
+    "JSON in kubernetes": lambda line: f"2026-11-11T09:00:00.123456789Z stderr F {structured(line)}",
+    "fluent bit": lambda line: json.dumps(
+        {"date": 1.5, "kubernetes": {"pod_name": "a-1", "container_name": "vllm"}, "log": line}
+    ),
+    "cloud logging": lambda line: json.dumps({"jsonPayload": {"message": line}, "severity": "INFO"}),
+    "journald": lambda line: f"Nov 11 09:00:00 gpu-node docker[1234]: {line}",
+    "colours as they are escaped": lambda line: line.replace("\x1b", "\\u001b"),
+    "colours as cat -v shows them": lambda line: line.replace("\x1b", "^["),
+    "colours as rsyslog writes them": lambda line: line.replace("\x1b", "#033"),
+    "Windows": lambda line: line + "\r",
+}
+
+
+def told(lines: list[str]) -> tuple[Account, set[str]]:
+    begun = starts(read_log(lines).facts)
+    assert len(begun) == 1
+    return account(begun[0]), {fact.rank for fact in begun[0]}
+
+
+@pytest.mark.parametrize("lines", [LINES, COLOURED], ids=["plain", "coloured"])
+@pytest.mark.parametrize("name", ENVELOPES)
+def test_an_envelope_changes_nothing(name: str, lines: list[str]) -> None:
+    if lines is COLOURED and ("formatter" in name or name == "JSON in kubernetes"):
+        lines = LINES
+    assert told([ENVELOPES[name](line) for line in lines]) == told(LINES)
+
+
+def test_a_pod_in_a_field_is_a_server_of_its_own() -> None:
+    def pod(name: str, line: str) -> str:
+        return json.dumps({"kubernetes": {"pod_name": name}, "log": line})
+
+    mixed = [pod(name, line) for line in LINES for name in ("a-1", "b-1")]
+    begun = starts(read_log(mixed).facts)
+    assert {start[0].source for start in begun} == {"a-1", "b-1"}
+
+
+def test_several_lines_in_one_message_are_read_one_by_one() -> None:
+    wrapped = json.dumps({"message": "\n".join(LINES)})
+    assert account(read_log([wrapped]).facts).pool_tokens == 305_968
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"log": 5}', '{"log": ', "{}", "[1, 2]", '{"log": {"log": {"log": {"log": {"log": "x"}}}}}', "{" * 9999,
+        '{"message": "' + "x" * (2 * MAX_LINE) + '"}', '{"kubernetes": 5, "log": "x", "processName": 7}',
+    ],
+)  # fmt: skip
+def test_what_is_no_envelope_is_a_line_as_any(line: str) -> None:
+    reading = read_log([line, *LINES])
+    assert account(reading.facts).pool_tokens == 305_968
+    assert reading.lines == 1 + len(LINES)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "INFO 11-11 10:00:00 [logger.py:41] Received request cmpl-1: prompt: {!r}, params: SamplingParams(n=1)",
+        "INFO 11-11 10:00:00 [logger.py:41] Received request cmpl-1: params: SamplingParams(n=1), prompt: {!r}",
+        "DEBUG 11-11 10:00:00 [request_logger.py:60] Request cmpl-1 details: prompt: {!r}, prompt_token_ids: None",
+        "[2026-11-11 10:00:00] Receive: obj=GenerateReqInput(text={!r}, sampling_params=None)",
+        "[2026-11-11 10:00:00] Finish: obj=GenerateReqInput(text={!r}), out={{}}",
+        'INFO: 10.0.0.1:5 - "POST /v1/completions?{} HTTP/1.1" 200 OK',
+    ],
+)
+def test_what_a_request_says_is_no_line_of_the_engine(line: str) -> None:
+    prompt = "GPU KV cache size: 5 tokens; Available KV cache memory: 0.01 GiB; max_total_num_tokens=7"
+    assert told([*LINES, line.format(prompt)]) == told(LINES)
