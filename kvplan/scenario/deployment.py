@@ -153,6 +153,7 @@ def _about_memory(config: EngineConfig, fit: FitReport | None, *, given: bool) -
         yield (
             f"{fit.model.name} keeps a state of {state} a request on every GPU and nothing per token: memory "
             "does not grow with length"
+            + ("" if config.enable_prefix_caching else "; prefixes are not cached (cache.prefix: hash)")
         )
 
 

@@ -72,6 +72,8 @@ def load_scenario(
             raise UsageError(f"--limit sets {key}, which is varied", hint="leave --limit out")
         _assign(data, key, count)
         given[tuple(key.split("."))] = "--limit"
+    if not named and _leaves_prefixes(data):
+        data.setdefault("cache", {})["prefix"] = "none"
     try:
         return validate(YamlDocument(data, document.path, document.root, given), Scenario)
     except KvplanError as exc:
@@ -134,6 +136,22 @@ def read_scenario(path: str | None) -> YamlDocument:
         raise UsageError(
             f"{path!r} is a model, and a scenario file is expected here", hint=f"name it with --model {path}"
         ) from exc
+
+
+def _leaves_prefixes(data: Mapping[str, Any]) -> bool:
+    """Whether nothing says how prefixes are shared, and the model has no attention: vLLM caches none then."""
+    model, cache = data.get("model"), data.get("cache", {})
+    if not isinstance(model, str) or model == "-" or not isinstance(cache, dict):
+        return False  # standard input can be read but once
+    if {"prefix", "groups"} & set(cache):
+        return False
+    from kvplan.specs.resolve import resolve_model
+
+    try:
+        found = resolve_model(model).model
+    except (KvplanError, OSError):
+        return False  # who needs the model says so
+    return all(block.attention is None for block in found.layers())
 
 
 def _is_model(name: str) -> bool:

@@ -41,7 +41,8 @@ ENCODER_BUDGET = (0, 10, 2)
 """vLLM from here on caches cross attention in its pool (V1)."""
 
 STATE_PREFIX_CACHING = (0, 20, 0)
-"""vLLM from here on caches prefixes of recurrent layers: a request holds its last state and an open one."""
+"""vLLM from here on caches prefixes of recurrent layers beside attention: a request holds its last state and
+an open one."""
 
 STATE_CHECKPOINTS = (0, 33, 0)
 """vLLM from here on may write a third one on the way through a prefill."""
@@ -79,7 +80,7 @@ class RankPool:
             in_flight=self.in_flight,
             block_size=self.block_size,
             latent=self.latent,
-            mamba_mode="align" if self.serving.version >= STATE_PREFIX_CACHING else "none",
+            mamba_mode="align" if self.caches_states else "none",
             cp=self.shards,
             own=self.own,
         )
@@ -90,6 +91,12 @@ class RankPool:
             return self.layout(tokens).request_bytes
         cells = -(-tokens // self.block_size) * self.block_size * self.token_bytes
         return -(-cells.numerator // cells.denominator) + self.state_bytes
+
+    @property
+    def caches_states(self) -> bool:
+        """Whether prefixes of recurrent layers are cached; of models without attention not unless told to."""
+        attends = any(page.store is not None for page in self.model_pages)
+        return attends and self.serving.version >= STATE_PREFIX_CACHING
 
     @property
     def reserved_bytes(self) -> int:

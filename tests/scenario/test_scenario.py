@@ -229,3 +229,25 @@ def test_a_trace_that_is_not_there_says_where_names_start(tmp_path: Path) -> Non
     with pytest.raises(DataError, match="no such trace file") as caught:
         open_workload(load_scenario(write(tmp_path, text)).workload, 1)
     assert caught.value.hint == f"names start at the current directory, {Path.cwd()}"
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "prefix"),
+    [
+        ("falcon-mamba-7b", "", "none"),
+        ("falcon-mamba-7b", "cache: {prefix: hash}", "hash"),
+        ("falcon-mamba-7b", "engine: {kind: sglang}", "radix"),
+        ("falcon-mamba-7b", "cache: {groups: [{kind: full}]}", "hash"),
+        ("nemotron-h-8b", "", "hash"),
+        ("llama-3.1-8b", "", "hash"),
+    ],
+)
+def test_vllm_caches_no_prefixes_of_models_without_attention(
+    tmp_path: Path, model: str, more: str, prefix: str
+) -> None:
+    text = f"model: {model}\ngpu: h100-sxm\nlatency: {{model: roofline}}\nworkload: {{synthesize: chat}}\n{more}\n"
+    scenario = load_scenario(write(tmp_path, text))
+    assert scenario.cache.prefix == prefix
+    again = tmp_path / "again.yaml"
+    again.write_text(dump_scenario(scenario))
+    assert load_scenario(str(again)) == scenario

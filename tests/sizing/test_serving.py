@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from kvplan.sizing.capacity import fit_model
 from kvplan.sizing.overheads import captured_sizes
 from kvplan.sizing.serving import resolve_serving
-from kvplan.specs.catalog import load_gpu
+from kvplan.specs.catalog import load_gpu, load_model
 
 
 def limits(gpu: str, version: str, **given: int) -> tuple[int, int]:
@@ -53,3 +54,12 @@ def test_sizes_beyond_512_go_on_in_steps_of_16() -> None:
     pieces, whole = captured_sizes(serving)
     assert pieces[-3:] == (560, 576, 592)
     assert whole[-1] == 288
+
+
+def test_a_request_of_a_model_without_attention_holds_one_state() -> None:
+    """vLLM caches no prefixes of it, and so has no second state open (``mamba_cache_mode`` none)."""
+    mamba = fit_model(load_model("falcon-mamba-7b"), load_gpu("h100-sxm"))
+    assert mamba.max_concurrency == mamba.num_blocks
+    hybrid = fit_model(load_model("nemotron-h-8b"), load_gpu("h100-sxm"))
+    assert hybrid.binding.pool.caches_states
+    assert not mamba.binding.pool.caches_states
