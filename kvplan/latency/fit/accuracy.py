@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from kvplan.errors import KvplanError
+from kvplan.errors import KvplanError, SpecError
 from kvplan.latency.fit.band import COVERAGE
 from kvplan.latency.fit.choose import hardware_of, structures_for
 from kvplan.latency.fit.kernel import FittedKernel, designed_rows, fit_likeliest, take
@@ -125,7 +125,12 @@ def score_tables(places: Sequence[str], points: int = POINTS, gpu: str | None = 
         spec = load_gpu(gpu or family.device)
         hardware = hardware_of(spec)
         check_rates([family], hardware.bandwidth_bytes_per_s, hardware.l2_bytes)
-        if family.seconds.size <= 2 * len(structures_for(family, spec)[0].parameters()):
+        try:
+            structures = structures_for(family, spec)
+        except SpecError as exc:
+            sys.stderr.write(f"skipped: {family.title}: {exc.message}\n")
+            continue
+        if family.seconds.size <= 2 * len(structures[0].parameters()):
             sys.stderr.write(f"skipped: {family.title}: only {family.seconds.size} rows\n")
             continue
         found = score_family(family, spec, points)

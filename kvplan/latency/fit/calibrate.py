@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kvplan.errors import DataError, UsageError
+from kvplan.errors import DataError, SpecError, UsageError
 from kvplan.latency.fit.accuracy import POINTS, Score, score_fitted
 from kvplan.latency.fit.choose import hardware_of, structures_for
 from kvplan.latency.fit.kernel import designed_rows, fit_likeliest, take
@@ -65,7 +65,11 @@ def calibrate(
     parts: list[KernelPart] = []
     scores: list[Score] = []
     for family in measured.families:
-        structures = structures_for(family, spec)
+        try:
+            structures = structures_for(family, spec)
+        except SpecError as exc:
+            notes.append(f"left out: {family.title}: {exc.message}; {exc.hint}")
+            continue
         rows = designed_rows(structures[0], family.shapes, points)
         try:
             fitted = fit_likeliest(structures, take(family.shapes, rows), family.seconds[rows])

@@ -231,6 +231,8 @@ def _hardware_dict(structure: Structure) -> dict[str, float | str]:
     }  # fmt: skip
     if isinstance(structure, Gemm):
         facts["element_bytes"] = structure.element_bytes
+        if structure.input_bytes != structure.element_bytes:
+            facts["input_bytes"] = structure.input_bytes
     return facts
 
 
@@ -250,7 +252,8 @@ def _structure(part: KernelPart, where: str) -> Structure:
             float(facts["l2_bytes"]), float(facts["tensor_flops"]),
         )  # fmt: skip
         if part.structure == "gemm":
-            return Gemm(hardware, float(facts["element_bytes"]))
+            element = float(facts["element_bytes"])
+            return Gemm(hardware, element, float(facts.get("input_bytes", element)))
     except (KeyError, ValueError) as exc:
         raise SpecError(f"the hardware facts of {part.op} are incomplete: {exc}", where=where) from exc
     return _ATTENTION[part.structure](hardware)
