@@ -127,6 +127,13 @@ class KernelSet:
             for rates, kernel in zip(plain, found, strict=True)
         ]
 
+    def experts(self, form: WeightFormat) -> list[FittedKernel]:
+        """Every fused kernel of routed experts with weights of this format."""
+        return [
+            kernel for op, labels, kernel in self._kernels
+            if op == "moe" and runs(labels.get("moe_dtype", ""), form.name)
+        ]  # fmt: skip
+
     def gemm_seconds(self, kernel: FittedKernel, shapes: Mapping[str, Array], timed: Array) -> Array:
         """Seconds of a multiplication in a CUDA graph, where it waits for no host.
 
@@ -175,14 +182,15 @@ class KernelSet:
         return any(_is_eager(kernel) for form in forms for kernel in self.gemms(form))
 
     def cold_factor(self, kernel: FittedKernel, shapes: Mapping[str, Array]) -> Array | float:
-        """Time of decode attention with a cold L2 over that of the same call again and again.
+        """Time of decode attention or experts with a cold L2 over that of the same call again and again.
 
         kvplan's own measurements rotate their buffers; those of kernel tables do not.
         """
         from kvplan.latency.fit.decode import DecodeAttention
+        from kvplan.latency.fit.experts import Experts
 
         structure = kernel.structure
-        if self.measured is not None or not isinstance(structure, DecodeAttention):
+        if self.measured is not None or not isinstance(structure, (DecodeAttention, Experts)):
             return 1.0
         return structure.seconds(kernel.values, shapes, cold=True) / structure.seconds(kernel.values, shapes)
 

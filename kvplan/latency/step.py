@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING
 
 from kvplan.latency.attention_shapes import decode_shapes, prefill_shapes
 from kvplan.latency.datasheet import GLUE_S, GLUE_STREAMS
-from kvplan.latency.grouped import MOE_EFFICIENCY, SORTING_S, tiled_rows
+from kvplan.latency.expert_layer import expert_seconds
 from kvplan.latency.kernel_set import KernelSet
 from kvplan.latency.link import SPREAD, Exchange
 from kvplan.latency.measured_set import MATMUL_SPREAD
 from kvplan.latency.monotone import DenseTable, LogTable
 from kvplan.latency.ring import Ring, ring_of
-from kvplan.latency.work import Experts, Linear, StepWork
+from kvplan.latency.work import Linear, StepWork
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,7 +87,7 @@ def build_tables(work: StepWork, kernels: KernelSet, exchange: Exchange | None) 
         together += seconds if item.joint else 0.0
         total += 0.0 if item.joint else seconds
     for experts in work.experts:
-        together += _experts(kernels, experts, tokens)
+        together += expert_seconds(kernels, experts, tokens, spread, errors, outside)
     if not work.joint:
         total += together
     rate = kernels.bandwidth_bytes_per_s()
@@ -183,25 +183,6 @@ def _gemm(
         last = int(np.flatnonzero(np.isfinite(best))[-1])
         best[last + 1 :] = best[last] * tokens[last + 1 :] / tokens[last]
     return np.asarray(best)
-
-
-def _experts(kernels: KernelSet, experts: Experts, tokens: Array) -> Array:
-    """Grouped multiplications of a layer's experts: bound by the weights touched or by the tensor cores.
-
-    No table of grouped kernels is fitted; the rates are those the plain kernel of the same format reached.
-    """
-    import numpy as np
-
-    best = np.full(tokens.size, np.inf)
-    touched, assignments = experts.routing.touched(tokens), experts.routing.heaviest(tokens)
-    rows = np.array([tiled_rows(*pair) for pair in zip(assignments.tolist(), touched.tolist(), strict=True)])
-    work = rows * experts.flops_per_assignment
-    around = SORTING_S + assignments * experts.assignment_bytes / kernels.bandwidth_bytes_per_s()
-    for rates in kernels.expert_rates(experts.format):
-        memory = touched * experts.expert_bytes / rates.bandwidth_bytes_per_s
-        compute = work / (rates.flops * MOE_EFFICIENCY)
-        best = np.minimum(best, 2.0 * rates.launch_s + np.maximum(memory, compute))
-    return np.asarray(experts.layers * (around + best))
 
 
 def _collectives(

@@ -44,7 +44,7 @@ MULTIPLICATIONS = {
     "int4_wo": Multiplication(0.515625, 2.0, "bf16", _INT4),
     "w4afp8": Multiplication(0.515625, 1.0, "fp8"),
     "w4a16_mxfp4": Multiplication(0.53125, 2.0, "bf16", ("mxfp4",)),
-    "w4a8_mxfp4_mxfp8": Multiplication(0.53125, 1.03125, "fp8"),
+    "w4a8_mxfp4_mxfp8": Multiplication(0.53125, 1.03125, "fp8", ("mxfp4",)),
 }
 """By the name tables give the format; ``sq``: SmoothQuant's integers, ``wo``: only weights are narrow."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kvplan.errors import DataError, SpecError
 from kvplan.latency.fit.collective import AllReduce
 from kvplan.latency.fit.decode import DecodeAttention
+from kvplan.latency.fit.experts import Experts
 from kvplan.latency.fit.fixed_splits import FixedSplits
 from kvplan.latency.fit.gemm import Gemm
 from kvplan.latency.fit.prefill import PrefillAttention
@@ -62,6 +63,10 @@ def _only_structure(family: Family, gpu: GpuSpec) -> Structure:
         form = multiplication(family.labels["gemm_dtype"])
         assert form is not None  # families of unknown formats are not made
         return Gemm(hardware_of(gpu, form.peak), form.weight_bytes, form.input_bytes)
+    if family.op == "moe":
+        form = multiplication(family.labels["moe_dtype"])
+        assert form is not None
+        return Experts(hardware_of(gpu, form.peak), form.weight_bytes)
     if family.op == "all_reduce":
         rate = gpu.interconnect.nvlink_bytes_per_s or gpu.interconnect.pcie_bytes_per_s
         if rate is None:

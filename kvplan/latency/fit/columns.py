@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvplan.errors import DataError
+from kvplan.latency.fit.distributions import BALANCED, dealt, known
 from kvplan.latency.fit.solve import Array
 from kvplan.latency.table_formats import ELEMENT_BYTES, canonical, multiplication
 
@@ -21,13 +22,14 @@ NEEDED = {
     "mla_generation": ("batch_size", "isl", "step", "num_heads"),
     "mla_context": ("batch_size", "isl", "num_heads"),
     "all_reduce": ("num_gpus", "message_size"),
+    "moe": ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_dtype"),
 }
-_NAMED_BY = ("kernel_source", "kv_cache_dtype", "gemm_dtype", "nccl_dtype", "head_dim")
+_NAMED_BY = ("kernel_source", "kv_cache_dtype", "gemm_dtype", "moe_dtype", "nccl_dtype", "head_dim")
 _COMPUTE = ("attn_dtype", "mla_dtype")
 """What attention computes in names a kernel where it is not 16 bits wide."""
 TEXTS = (
     "op_name", "device", "framework", "version", "kernel_source", "kv_cache_dtype", "gemm_dtype",
-    "nccl_dtype", "allreduce_dtype", *_COMPUTE,
+    "moe_dtype", "nccl_dtype", "allreduce_dtype", "distribution", *_COMPUTE,
 )  # fmt: skip
 UNNAMED, WIDE = "unknown", "16 bits"
 """Labels of rows that say nothing, and of attention that computes in 16 bits, which is not named."""
@@ -51,10 +53,18 @@ def labels_of(rows: pd.DataFrame) -> dict[str, pd.Series]:
     return found
 
 
+def unknown_distributions(op: str, rows: pd.DataFrame) -> tuple[str, pd.Series | None]:
+    """(column, per row whether it deals tokens to experts in a way nobody knows) of an op."""
+    if op != "moe" or "distribution" not in rows:
+        return "distribution", None
+    return "distribution", rows["distribution"].map(lambda text: not known(_text(text)))
+
+
 def unknown_formats(op: str, rows: pd.DataFrame) -> tuple[str, pd.Series | None]:
     """(column, per row whether its number format is one nobody knows the width of) of an op."""
-    if op == "gemm":
-        return "gemm_dtype", rows["gemm_dtype"].map(lambda name: multiplication(_text(name)) is None)
+    if op in ("gemm", "moe"):
+        name = f"{op}_dtype"
+        return name, rows[name].map(lambda text: multiplication(_text(text)) is None)
     name = _message_dtype(rows) if op == "all_reduce" else "kv_cache_dtype"
     if name not in rows or not rows[name].notna().any():
         return name, None
@@ -174,6 +184,27 @@ def _gemm(rows: pd.DataFrame) -> dict[str, Array]:
     return {name: _column(rows, name) for name in ("m", "n", "k")}
 
 
+def _experts(rows: pd.DataFrame) -> dict[str, Array]:
+    """Of the timed rank: what its distribution of tokens gives it, and its share of each expert."""
+    tokens, total, chosen = (_column(rows, name) for name in ("num_tokens", "num_experts", "topk"))
+    ranks, shares = _column(rows, "moe_ep_size", default=1.0), _column(rows, "moe_tp_size", default=1.0)
+    if np.any(chosen > total) or np.any(ranks > total):
+        raise DataError("tokens choose more experts than there are, or more ranks hold them")
+    names = [BALANCED] * len(rows) if "distribution" not in rows else rows["distribution"].map(_text).tolist()
+    cases = list(zip(names, tokens.tolist(), total.tolist(), chosen.tolist(), ranks.tolist(), strict=True))
+    counts = {
+        case: dealt(case[0], case[1], int(case[2]), int(case[3]), int(case[4]))
+        for case in dict.fromkeys(cases)
+    }
+    return {
+        "assignments": np.array([counts[case][1] for case in cases]),
+        "touched": np.array([counts[case][0] for case in cases]),
+        "held": np.ceil(total / ranks),
+        "hidden": _column(rows, "hidden_size"),
+        "inter": _column(rows, "inter_size") / shares,
+    }
+
+
 def _message_dtype(rows: pd.DataFrame) -> str:
     names = [name for name in ("allreduce_dtype", "nccl_dtype") if name in rows and rows[name].notna().any()]
     return names[0] if names else "allreduce_dtype"
@@ -195,4 +226,5 @@ _SHAPES: dict[str, Callable[[pd.DataFrame], dict[str, Array]]] = {
     "mla_context": _mla_prefill,
     "gemm": _gemm,
     "all_reduce": _all_reduce,
+    "moe": _experts,
 }

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kvplan.errors import DataError, EnvironmentLacks
-from kvplan.latency.fit.columns import NEEDED, TEXTS, WIDE, labels_of, shapes_of, unknown_formats
+from kvplan.latency.fit.columns import (
+    NEEDED,
+    TEXTS,
+    WIDE,
+    labels_of,
+    shapes_of,
+    unknown_distributions,
+    unknown_formats,
+)
 from kvplan.latency.fit.solve import Array
 from kvplan.latency.kernel_choice import version_key
 from kvplan.provenance import InputFile, input_file
@@ -271,15 +279,16 @@ def _order(label: str) -> tuple[int, str]:
 
 
 def _known(op: str, part: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
-    """The rows whose number format is known."""
-    name, unknown = unknown_formats(op, part)
-    if unknown is None or not unknown.any():
-        return part
-    for value, rows in part[unknown].groupby(name, dropna=False):
-        notes.append(
-            f"{path}: {len(rows):,} rows of {op!r} are left out: {name} {value} is no format kvplan knows"
-        )
-    return part[~unknown]
+    """The rows whose number format, and way to deal tokens to experts, is known."""
+    for name, unknown in (unknown_formats(op, part), unknown_distributions(op, part)):
+        if unknown is None or not unknown.any():
+            continue
+        for value, rows in part[unknown].groupby(name, dropna=False):
+            notes.append(
+                f"{path}: {len(rows):,} rows of {op!r} are left out: {name} {value} is none kvplan knows"
+            )
+        part = part[~unknown]
+    return part
 
 
 def _timed(op: str, part: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
