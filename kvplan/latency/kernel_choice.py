@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from kvplan.latency.fit.kernel import FittedKernel
     from kvplan.latency.fit.profile_file import KernelPart
 
+_MESSAGES = (16e3, 256e3, 16e6)
+"""Bytes that ranks sum: of few tokens, of many, of a long chunk."""
 _BATCHES, _CONTEXTS, _CHUNKS = (1.0, 16.0, 128.0), (1024.0, 8192.0), (512.0, 2048.0, 8192.0)
 """What an engine does most: sequences and tokens at which kernels are compared."""
 
@@ -49,3 +51,12 @@ def fastest(kernels: Mapping[str, FittedKernel], op: str, item: Attention) -> st
         shapes = decode_shapes(item, *np.meshgrid(_BATCHES, _CONTEXTS, indexing="ij"))
     means = {name: float(np.mean(np.log(kernel.seconds(shapes)))) for name, kernel in kernels.items()}
     return min(sorted(means), key=lambda name: means[name])
+
+
+def fastest_sum(kernels: Sequence[FittedKernel]) -> FittedKernel | None:
+    """The all-reduce whose geometric mean time over messages of a step is least."""
+    import numpy as np
+
+    size = np.array(_MESSAGES)
+    shapes = {"ranks": np.full(size.size, 4.0), "bytes": size}
+    return min(kernels, key=lambda kernel: float(np.mean(np.log(kernel.seconds(shapes)))), default=None)

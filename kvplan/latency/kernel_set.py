@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kvplan.errors import SpecError
 from kvplan.latency.assumption import Assumption
 from kvplan.latency.attention_shapes import check_supported
-from kvplan.latency.kernel_choice import fastest, newest
+from kvplan.latency.kernel_choice import fastest, fastest_sum, newest
 from kvplan.latency.measured_set import MeasuredSet, Rates, kernel_format, rates_of
 from kvplan.latency.table_formats import canonical, runs
 from kvplan.latency.work import Attention
@@ -203,14 +203,13 @@ class KernelSet:
         return self._attention("mla_context" if item.kind == "mla" else "context_attention", item)
 
     def all_reduce(self) -> FittedKernel | None:
-        """The all-reduce under CUDA graphs, if one was measured."""
+        """The all-reduce under CUDA graphs, else the fastest that was measured, if any."""
         found = [
             (labels.get("kernel_source", ""), kernel) for op, labels, kernel in self._kernels
             if op == "all_reduce"
         ]  # fmt: skip
         graph = [kernel for source, kernel in found if source.endswith("graph")]
-        plain = [kernel for _, kernel in found]
-        return next(iter(graph or plain), None)
+        return graph[0] if graph else fastest_sum([kernel for _, kernel in found])
 
     def bandwidth_bytes_per_s(self) -> float:
         """What plain 16-bit multiplications reached on memory: the rate for everything that streams."""

@@ -76,7 +76,7 @@ def calibrate(
         except DataError as exc:
             if family.seconds.size > len(structures[0].parameters()):
                 raise
-            notes.append(f"left out: {exc.message}")
+            notes.append(f"left out: {family.title}: {exc.message}; {exc.hint}")
             continue
         found = score_fitted(fitted, family, spec, rows)
         scores += found

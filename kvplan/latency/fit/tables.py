@@ -38,6 +38,8 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """How a file begins that a repository keeps elsewhere."""
 L2_MULTIPLE = 3.0
 """KV of this many times the L2 cannot come from it, so its rate must stay below the memory's."""
+SLOWEST_RATE = 0.004
+"""Share of it that any kernel reaches at large KV: the slowest of an engine's reach some per cent."""
 MAX_RATE = 1.05
 """Share of the datasheet bandwidth above which no call can be, but for noise."""
 FAR_RATE = 1.25
@@ -115,7 +117,10 @@ def read_measurements(places: Iterable[str | Path]) -> Measurements:
 
 
 def check_rates(families: Iterable[Family], bandwidth_bytes_per_s: float, l2_bytes: float) -> list[str]:
-    """Refuse decode tables that read KV faster than memory can deliver it; notes about single calls that do.
+    """Refuse decode tables that read KV faster than memory delivers it, or so slowly that no kernel does.
+
+    Returns:
+        Notes about single calls that are faster.
 
     Raises:
         DataError: naming the table and the rate it implies.
@@ -129,6 +134,12 @@ def check_rates(families: Iterable[Family], bandwidth_bytes_per_s: float, l2_byt
         kv = 2.0 * s["batch"] * s["kv_heads"] * seen * s["head_dim"] * s["kv_element_bytes"]
         large = kv > L2_MULTIPLE * l2_bytes
         rate = (kv / family.seconds)[large] / bandwidth_bytes_per_s
+        if rate.size and rate.max() < SLOWEST_RATE:
+            raise DataError(
+                f"{family.title} reaches {rate.max():.2%} of the memory bandwidth of {family.device} at best",
+                where=family.source,
+                hint="the column latency is in milliseconds; call it latency_us where it is not",
+            )
         fast, far = int((rate > MAX_RATE).sum()), int((rate > FAR_RATE).sum())
         if fast > MAX_FAST * rate.size or far > MAX_FAR * rate.size:
             raise DataError(
