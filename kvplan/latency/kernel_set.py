@@ -227,6 +227,8 @@ class KernelSet:
         if self.measured is not None:
             return self._own(op, item, self.measured)
         dtype = {1.0: "fp8", 2.0: "bfloat16"}.get(round(item.kv_element_bytes, 6))
+        if item.kv_format == "nvfp4":
+            dtype = item.kv_format  # others are as wide
         if dtype is None:
             raise self._missing(f"attention over a cache of {item.kv_element_bytes:.3g} bytes an element")
         found: dict[int, dict[str, FittedKernel]] = {}

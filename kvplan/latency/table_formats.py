@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _SAME = {
-    "float16": "bfloat16", "half": "bfloat16", "fp16": "bfloat16", "bf16": "bfloat16",
+    "auto": "bfloat16", "float16": "bfloat16", "half": "bfloat16", "fp16": "bfloat16", "bf16": "bfloat16",
     "fp8_e4m3": "fp8", "fp8_e4m3fn": "fp8", "float8_e4m3fn": "fp8", "fp8_e5m2": "fp8", "float8_e5m2": "fp8",
 }  # fmt: skip
-ELEMENT_BYTES = {"bfloat16": 2.0, "fp8": 1.0, "int8": 1.0, "float32": 4.0}
+ELEMENT_BYTES = {"bfloat16": 2.0, "fp8": 1.0, "nvfp4": 0.5625, "int8": 1.0, "float32": 4.0}
 """Bytes of an element of a cache or a message."""
 
 

@@ -96,3 +96,21 @@ def test_missing_attention_over_latents_is_called_so(clock_of: Any) -> None:
     with pytest.raises(SpecError, match="fp8 attention with heads of 128") as caught:
         clock_of("profile", gpu="a100-80g", kv="fp8_e4m3")
     assert "measured over: bfloat16" in caught.value.hint
+
+
+def test_a_cache_of_four_bits_runs_the_kernel_timed_with_one(
+    document: dict[str, Any], tmp_path: Any, clock_of: Any
+) -> None:
+    for op in ("generation_attention", "context_attention"):
+        part = part_of(document, op)
+        narrow = {
+            "low": part["low"] | {"kv_element_bytes": 0.5625},
+            "high": part["high"] | {"kv_element_bytes": 0.5625},
+        }
+        document["kernels"].append(copied(part, labels={"kv_cache_dtype": "nvfp4"}, **narrow))
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(document))
+    clock = clock_of("profile", gpu="a100-80g", name=str(path), kv="nvfp4")
+    assert clock.model.tables.decode.at(8, 2048) > 0
+    with pytest.raises(SpecError, match="nvfp4 attention with heads of 128"):
+        clock_of("profile", gpu="a100-80g", kv="nvfp4")

@@ -14,7 +14,7 @@ from kvplan.latency.fit.measured import calibrate_measured
 from kvplan.latency.fit.measured_part import HeldOut
 from kvplan.latency.fit.origin import provenance, spec_of
 from kvplan.latency.fit.profile_file import KernelPart, ProfileFile, kernel_part
-from kvplan.latency.fit.tables import check_rates, read_measurements
+from kvplan.latency.fit.tables import believable, read_measurements
 
 UPSTREAM = "NVIDIA aiconfigurator collectors"
 UPSTREAM_URL = "https://github.com/ai-dynamo/aiconfigurator"
@@ -60,11 +60,11 @@ def calibrate(
         )
     spec = spec_of(devices[0], gpu)
     hardware = hardware_of(spec)
-    fast = check_rates(measured.families, hardware.bandwidth_bytes_per_s, hardware.l2_bytes)
-    notes = [*measured.notes, *fast]
+    families, doubts = believable(measured.families, hardware.bandwidth_bytes_per_s, hardware.l2_bytes)
+    notes = [*measured.notes, *doubts]
     parts: list[KernelPart] = []
     scores: list[Score] = []
-    for family in measured.families:
+    for family in families:
         try:
             structures = structures_for(family, spec)
         except SpecError as exc:

@@ -8,7 +8,7 @@ does one that implies more bandwidth than the GPU has, because nothing in it can
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,6 +114,27 @@ def read_measurements(places: Iterable[str | Path]) -> Measurements:
             hint=f"op_name must be one of {', '.join(NEEDED)}",
         )
     return Measurements(tuple(families), tuple(inputs), tuple(notes))
+
+
+def believable(
+    families: Sequence[Family], bandwidth_bytes_per_s: float, l2_bytes: float
+) -> tuple[list[Family], list[str]]:
+    """The families of tables that a GPU can have measured, and notes about the others.
+
+    Raises:
+        DataError: no table is one; why the first is not.
+    """
+    notes: list[str] = []
+    refused: dict[str, DataError] = {}
+    for family in families:
+        try:
+            notes += check_rates([family], bandwidth_bytes_per_s, l2_bytes)
+        except DataError as exc:
+            refused.setdefault(family.source, exc)
+    kept = [family for family in families if family.source not in refused]
+    if refused and not kept:
+        raise next(iter(refused.values()))
+    return kept, notes + [f"left out: {path}: {exc.message}; {exc.hint}" for path, exc in refused.items()]
 
 
 def check_rates(families: Iterable[Family], bandwidth_bytes_per_s: float, l2_bytes: float) -> list[str]:

@@ -199,3 +199,27 @@ def test_a_gpu_without_links_leaves_its_collectives_out(tmp_path):
 def test_families_come_by_source_format_and_size_of_heads(tmp_path):
     found = read(tmp_path, *(decode(head_dim=size) for size in (256, 64, 128))).families
     assert [family.labels["head_dim"] for family in found] == ["64", "128", "256"]
+
+
+def test_one_impossible_table_leaves_the_others(tmp_path):
+    """A directory of several engines' tables is not refused for one of them; that one is, whole, by name."""
+    from kvplan.latency.fit.accuracy import score_tables
+    from kvplan.latency.fit.calibrate import calibrate
+
+    broken = decode(batch_size=512, latency=0.002)
+    pd.concat([broken, broken.assign(head_dim=64, latency=20.0)]).to_csv(tmp_path / "a_perf.txt", index=False)
+    rng = np.random.default_rng(0)
+    gemm("bfloat16", latency=0.05 * rng.lognormal(0, 0.05, 60)).to_csv(tmp_path / "g_perf.txt", index=False)
+    profile, _ = calibrate([str(tmp_path)])
+    assert [part.op for part in profile.kernels] == ["gemm"]
+    (note,) = profile.notes
+    assert "a_perf.txt" in note
+    assert "of the memory bandwidth" in note
+    assert {score.op for score in score_tables([str(tmp_path)])} == {"gemm"}
+    with pytest.raises(DataError, match="of the memory bandwidth"):
+        calibrate([str(tmp_path / "a_perf.txt")])
+
+
+def test_caches_of_four_bits_and_of_the_models_own_width(tmp_path):
+    found = read(tmp_path, decode(kv_cache_dtype="nvfp4"), decode(kv_cache_dtype="auto")).families
+    assert sorted(float(family.shapes["kv_element_bytes"][0]) for family in found) == [0.5625, 2.0]
