@@ -6,6 +6,7 @@ import pytest
 
 from kvplan.errors import DataError
 from kvplan.latency.fit.choose import hardware_of, structures_for
+from kvplan.latency.fit.design import maximin, spread
 from kvplan.latency.fit.tables import check_rates, read_measurements
 from kvplan.specs.catalog import load_gpu
 from kvplan.specs.schema import GpuSpec
@@ -170,29 +171,30 @@ def test_a_latency_that_says_its_unit_is_read_in_it(tmp_path, name, factor):
     assert family.seconds[0] == pytest.approx(2e-5)
 
 
-def test_a_gpu_without_links_leaves_its_collectives_out(tmp_path):
-    from kvplan.latency.fit.calibrate import calibrate
-
-    rng = np.random.default_rng(0)
-    reduce = pd.DataFrame(
-        {"framework": "VLLM", "version": "1", "device": "bare", "op_name": "all_reduce", "kernel_source": "x",
-         "allreduce_dtype": "bfloat16", "num_gpus": 2, "message_size": [2**i for i in range(7, 27)],
-         "latency": 0.02}
+def sums(device: str = "NVIDIA B200") -> pd.DataFrame:
+    """Sums over ranks, which are fitted in no time."""
+    size = 2.0 ** np.arange(7, 27)
+    noise = np.random.default_rng(0).lognormal(0.0, 0.03, size.size)
+    return pd.DataFrame(
+        {"framework": "VLLM", "version": "1", "device": device, "op_name": "all_reduce", "kernel_source": "x",
+         "allreduce_dtype": "bfloat16", "num_gpus": 2, "message_size": size,
+         "latency": (0.006 + size / 3e8) * noise}
     )  # fmt: skip
-    rows = gemm("bfloat16", device="bare", latency=0.05 * rng.lognormal(0, 0.05, 60))
-    reduce.to_csv(tmp_path / "r.csv", index=False)
-    rows.to_csv(tmp_path / "g.csv", index=False)
-    spec = load_gpu("l4").model_dump(by_alias=True)
-    spec |= {"schema": "kvplan.gpu/1", "name": "bare", "aliases": [], "interconnect": {}}
-    bare = GpuSpec.model_validate(spec)
+
+
+def test_a_gpu_without_links_leaves_its_collectives_out(tmp_path, monkeypatch):
     import kvplan.latency.fit.calibrate as fitting
 
-    original, fitting.spec_of = fitting.spec_of, lambda device, gpu: bare
-    try:
-        profile, _ = calibrate([str(tmp_path)])
-    finally:
-        fitting.spec_of = original
-    assert [part.op for part in profile.kernels] == ["gemm"]
+    rng = np.random.default_rng(0)
+    chunks = {"op_name": "context_attention", "device": "bare", "isl": [2 ** (i % 12) for i in range(60)],
+              "step": 0, "latency": 0.05 * rng.lognormal(0, 0.05, 60)}  # fmt: skip
+    sums("bare").to_csv(tmp_path / "r.csv", index=False)
+    decode(60, **chunks).to_csv(tmp_path / "c.csv", index=False)
+    spec = load_gpu("l4").model_dump(by_alias=True)
+    spec |= {"schema": "kvplan.gpu/1", "name": "bare", "aliases": [], "interconnect": {}}
+    monkeypatch.setattr(fitting, "spec_of", lambda device, gpu: GpuSpec.model_validate(spec))
+    profile, _ = fitting.calibrate([str(tmp_path)])
+    assert [part.op for part in profile.kernels] == ["context_attention"]
     assert any("all_reduce" in note and "no link" in note for note in profile.notes)
 
 
@@ -208,14 +210,13 @@ def test_one_impossible_table_leaves_the_others(tmp_path):
 
     broken = decode(batch_size=512, latency=0.002)
     pd.concat([broken, broken.assign(head_dim=64, latency=20.0)]).to_csv(tmp_path / "a_perf.txt", index=False)
-    rng = np.random.default_rng(0)
-    gemm("bfloat16", latency=0.05 * rng.lognormal(0, 0.05, 60)).to_csv(tmp_path / "g_perf.txt", index=False)
+    sums().to_csv(tmp_path / "r_perf.txt", index=False)
     profile, _ = calibrate([str(tmp_path)])
-    assert [part.op for part in profile.kernels] == ["gemm"]
+    assert [part.op for part in profile.kernels] == ["all_reduce"]
     (note,) = profile.notes
     assert "a_perf.txt" in note
     assert "of the memory bandwidth" in note
-    assert {score.op for score in score_tables([str(tmp_path)])} == {"gemm"}
+    assert {score.op for score in score_tables([str(tmp_path)])} == {"all_reduce"}
     with pytest.raises(DataError, match="of the memory bandwidth"):
         calibrate([str(tmp_path / "a_perf.txt")])
 
@@ -223,3 +224,11 @@ def test_one_impossible_table_leaves_the_others(tmp_path):
 def test_caches_of_four_bits_and_of_the_models_own_width(tmp_path):
     found = read(tmp_path, decode(kv_cache_dtype="nvfp4"), decode(kv_cache_dtype="auto")).families
     assert sorted(float(family.shapes["kv_element_bytes"][0]) for family in found) == [0.5625, 2.0]
+
+
+def test_shapes_timed_many_times_over_are_rows_of_their_own():
+    points = np.repeat(np.arange(12.0), 5)[:, None]
+    for choose in (maximin, spread):
+        chosen = choose(points, 30)
+        assert len(set(chosen.tolist())) == 30
+        assert set(points[chosen, 0]) == set(range(12))
