@@ -107,7 +107,7 @@ def _column(rows: pd.DataFrame, name: str, *, least: float = 1.0, default: float
         values = np.where(np.isnan(values), default, values)
     if not np.all(np.isfinite(values)) or np.any(values < least):
         bad = rows[name][~(np.isfinite(values) & (values >= least))]
-        raise DataError(f"column {name!r} has values that are no sizes, the first is {bad.iloc[0]!r}")
+        raise DataError(f"column {name!r} has values that are no sizes, the first is {bad.iloc[0]}")
     return values
 
 

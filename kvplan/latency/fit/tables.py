@@ -99,6 +99,9 @@ def read_measurements(places: Iterable[str | Path]) -> Measurements:
     for path in _files(places):
         frame = _frame(path)
         inputs.append(input_file(path))
+        if frame.empty:
+            notes.append(f"{path}: no rows")
+            continue
         unnamed = int(frame["op_name"].isna().sum())
         if unnamed:
             notes.append(f"{path}: {unnamed:,} rows without op_name are left out")
@@ -253,6 +256,9 @@ def _cleaned(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     for name in TEXTS:
         if name in frame:
             frame[name] = frame[name].astype(object).map(_stripped)
+    frame = frame[frame["op_name"] != "op_name"]  # heads of files that were put behind one another
+    if frame.empty:
+        return frame
     devices = sorted(map(str, frame["device"].dropna().unique()))
     if len(devices) != 1:
         raise DataError(

@@ -232,3 +232,24 @@ def test_shapes_timed_many_times_over_are_rows_of_their_own():
         chosen = choose(points, 30)
         assert len(set(chosen.tolist())) == 30
         assert set(points[chosen, 0]) == set(range(12))
+
+
+def test_files_put_behind_one_another_keep_their_heads_out(tmp_path):
+    path = tmp_path / "t.csv"
+    text = decode().to_csv(index=False)
+    path.write_text(text + text)
+    (family,) = read_measurements([path]).families
+    assert family.seconds.size == 120
+
+
+def test_a_table_without_rows_is_said_and_the_others_read(tmp_path):
+    decode().to_csv(tmp_path / "a.csv", index=False)
+    decode().iloc[:0].to_csv(tmp_path / "b.csv", index=False)
+    found = read_measurements([tmp_path])
+    assert len(found.families) == 1
+    assert any("b.csv: no rows" in note for note in found.notes)
+
+
+def test_a_size_that_is_none_is_shown_as_it_stands(tmp_path):
+    with pytest.raises(DataError, match="the first is -1$"):
+        read(tmp_path, decode(step=-1))
