@@ -251,5 +251,5 @@ def test_a_table_without_rows_is_said_and_the_others_read(tmp_path):
 
 
 def test_a_size_that_is_none_is_shown_as_it_stands(tmp_path):
-    with pytest.raises(DataError, match="the first is -1$"):
+    with pytest.raises(DataError, match=r"the first is -1$"):
         read(tmp_path, decode(step=-1))
