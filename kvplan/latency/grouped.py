@@ -23,6 +23,9 @@ MOE_EFFICIENCY = 0.8
 SORTING_S = 8e-6
 """Choosing experts, sorting rows by expert and summing results: launches of a layer in a graph (assumed)."""
 
+CHOOSING_S = 2e-6
+"""Choosing experts alone, which tables of experts leave out (assumed)."""
+
 
 def tiled_rows(assignments: float, touched: float) -> float:
     """Rows that are multiplied for so many assignments of tokens to so many experts; rises with both."""

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 from kvplan.errors import SpecError
 from kvplan.latency.assumption import Assumption
+from kvplan.latency.attention_shapes import check_supported
+from kvplan.latency.kernel_choice import fastest, fastest_sum, newest
 from kvplan.latency.measured_set import MeasuredSet, Rates, kernel_format, rates_of
+from kvplan.latency.table_formats import canonical, runs
 from kvplan.latency.work import Attention
 from kvplan.sizing.weight_formats import WeightFormat
 
@@ -21,9 +24,6 @@ if TYPE_CHECKING:
     from kvplan.latency.fit.kernel import FittedKernel
     from kvplan.latency.fit.profile_file import ProfileFile
 
-_GEMM_FORMATS = {
-    "bf16": "bfloat16", "fp16": "bfloat16", "fp8": "fp8", "fp8_channel": "fp8", "fp8_block128": "fp8_block",
-}  # fmt: skip
 EAGER_LAUNCH_S = 20e-6
 """Least seconds a call fitted above this waited for the host: it was timed without a CUDA graph."""
 ENOUGH_TESTED = 20
@@ -42,16 +42,18 @@ class KernelSet:
         from kvplan.latency.fit.profile_file import restore_kernel
 
         self.name = profile.name
+        used = newest(profile.kernels)
         self._kernels: list[tuple[str, dict[str, str], FittedKernel]] = [
             (part.op, part.labels, restore_kernel(part, f"{where}: kernels.{index}"))
-            for index, part in enumerate(profile.kernels)
+            for index, part in ((index, profile.kernels[index]) for index in used)
         ]
         self._errors = {
             id(kernel): part.held_out.p90
-            for (_, _, kernel), part in zip(self._kernels, profile.kernels, strict=True)
+            for (_, _, kernel), part in zip(self._kernels, (profile.kernels[i] for i in used), strict=True)
             if part.held_out is not None and part.held_out.tested >= ENOUGH_TESTED
         }
         self._stood_in: dict[str, Assumption] = {}
+        self._chosen: dict[str, Assumption] = {}
         self.measured: MeasuredSet | None = None
         if profile.measured is not None:
             pages = {
@@ -81,10 +83,9 @@ class KernelSet:
         return self._gemms(form)
 
     def _gemms(self, form: WeightFormat) -> list[FittedKernel]:
-        wanted = _GEMM_FORMATS.get(form.name)
         return [
             kernel for op, labels, kernel in self._kernels
-            if op == "gemm" and wanted is not None and labels.get("gemm_dtype") == wanted
+            if op == "gemm" and runs(labels.get("gemm_dtype", ""), form.name)
         ]  # fmt: skip
 
     def stand_in(self, form: WeightFormat) -> Rates:
@@ -94,7 +95,9 @@ class KernelSet:
             SpecError: nothing was measured that could stand in.
         """
         plain = [
-            k for op, labels, k in self._kernels if op == "gemm" and labels.get("gemm_dtype") == "bfloat16"
+            k
+            for op, labels, k in self._kernels
+            if op == "gemm" and runs(labels.get("gemm_dtype", ""), "bf16")
         ]
         rates = rates_of(plain[0]) if plain else None
         if self.measured is not None:
@@ -111,7 +114,7 @@ class KernelSet:
     def assumptions(self) -> tuple[Assumption, ...]:
         """What stood in for something that was not measured, so far."""
         own = () if self.measured is None else self.measured.assumptions()
-        return (*self._stood_in.values(), *own)
+        return (*self._chosen.values(), *self._stood_in.values(), *own)
 
     def expert_rates(self, form: WeightFormat) -> list[Rates]:
         """What grouped multiplications may count on: the rates of plain ones of the same format."""
@@ -123,6 +126,13 @@ class KernelSet:
             Rates(rates.bandwidth_bytes_per_s, rates.flops, rates.launch_s - self._gap_s(kernel))
             for rates, kernel in zip(plain, found, strict=True)
         ]
+
+    def experts(self, form: WeightFormat) -> list[FittedKernel]:
+        """Every fused kernel of routed experts with weights of this format."""
+        return [
+            kernel for op, labels, kernel in self._kernels
+            if op == "moe" and runs(labels.get("moe_dtype", ""), form.name)
+        ]  # fmt: skip
 
     def gemm_seconds(self, kernel: FittedKernel, shapes: Mapping[str, Array], timed: Array) -> Array:
         """Seconds of a multiplication in a CUDA graph, where it waits for no host.
@@ -172,14 +182,15 @@ class KernelSet:
         return any(_is_eager(kernel) for form in forms for kernel in self.gemms(form))
 
     def cold_factor(self, kernel: FittedKernel, shapes: Mapping[str, Array]) -> Array | float:
-        """Time of decode attention with a cold L2 over that of the same call again and again.
+        """Time of decode attention or experts with a cold L2 over that of the same call again and again.
 
         kvplan's own measurements rotate their buffers; those of kernel tables do not.
         """
         from kvplan.latency.fit.decode import DecodeAttention
+        from kvplan.latency.fit.experts import Experts
 
         structure = kernel.structure
-        if self.measured is not None or not isinstance(structure, DecodeAttention):
+        if self.measured is not None or not isinstance(structure, (DecodeAttention, Experts)):
             return 1.0
         return structure.seconds(kernel.values, shapes, cold=True) / structure.seconds(kernel.values, shapes)
 
@@ -192,19 +203,18 @@ class KernelSet:
         return self._attention("mla_context" if item.kind == "mla" else "context_attention", item)
 
     def all_reduce(self) -> FittedKernel | None:
-        """The all-reduce under CUDA graphs, if one was measured."""
+        """The all-reduce under CUDA graphs, else the fastest that was measured, if any."""
         found = [
             (labels.get("kernel_source", ""), kernel) for op, labels, kernel in self._kernels
             if op == "all_reduce"
         ]  # fmt: skip
         graph = [kernel for source, kernel in found if source.endswith("graph")]
-        plain = [kernel for _, kernel in found]
-        return next(iter(graph or plain), None)
+        return graph[0] if graph else fastest_sum([kernel for _, kernel in found])
 
     def bandwidth_bytes_per_s(self) -> float:
         """What plain 16-bit multiplications reached on memory: the rate for everything that streams."""
         for op, labels, kernel in self._kernels:
-            if op == "gemm" and labels.get("gemm_dtype") == "bfloat16":
+            if op == "gemm" and runs(labels.get("gemm_dtype", ""), "bf16"):
                 names = [p.name for p in kernel.structure.parameters()]
                 return float(kernel.values[names.index("bandwidth")])
         machine = None if self.measured is None else self.measured.machine_rates()
@@ -213,23 +223,41 @@ class KernelSet:
         raise self._missing("16-bit matrix multiplication")
 
     def _attention(self, op: str, item: Attention) -> FittedKernel:
-        from kvplan.latency.step import check_supported
-
         check_supported(item)
         if self.measured is not None:
             return self._own(op, item, self.measured)
         dtype = {1.0: "fp8", 2.0: "bfloat16"}.get(round(item.kv_element_bytes, 6))
+        if item.kv_format == "nvfp4":
+            dtype = item.kv_format  # others are as wide
         if dtype is None:
             raise self._missing(f"attention over a cache of {item.kv_element_bytes:.3g} bytes an element")
-        found: dict[int, FittedKernel] = {}
+        found: dict[int, dict[str, FittedKernel]] = {}
         for name, labels, kernel in self._kernels:
-            if name == op and labels.get("kv_cache_dtype") == dtype:
-                found.setdefault(int(labels.get("head_dim", 0)), kernel)
+            if name == op and canonical(labels.get("kv_cache_dtype", "bfloat16")) == dtype:
+                told = " ".join(text for label, text in labels.items() if label != "head_dim")
+                found.setdefault(int(labels.get("head_dim", 0)), {})[told] = kernel
         # A head size between two compiled ones runs the next larger kernel.
         fitting = [dim for dim in sorted(found) if dim >= item.head_dim or item.kind == "mla"]
         if not fitting:
-            raise self._missing(f"{dtype} attention with heads of {item.head_dim}")
-        return found[fitting[0]]
+            what = "MLA attention" if item.kind == "mla" else f"attention with heads of {item.head_dim}"
+            raise self._missing(f"{dtype} {what}", self._heads(op, found))
+        kernels = found[fitting[0]]
+        best = fastest(kernels, op, item)
+        if len(kernels) > 1:
+            others = ", ".join(name for name in sorted(kernels) if name != best)
+            self._chosen[op] = Assumption(
+                f"latency.{op}", best, f"the fastest of those measured at typical sizes; not: {others}"
+            )
+        return kernels[best]
+
+    def _heads(self, op: str, found: Mapping[int, object]) -> str:
+        """What to do where no kernel of these heads or this format was measured."""
+        if not found:
+            formats = sorted(
+                {labels.get("kv_cache_dtype", "") for name, labels, _ in self._kernels if name == op}
+            )
+            return f"measured over: {', '.join(formats) or 'nothing'}; {_INSTEAD}"
+        return f"measured with heads of {', '.join(map(str, sorted(found)))}; {_INSTEAD}"
 
     def _own(self, op: str, item: Attention, measured: MeasuredSet) -> FittedKernel:
         """The kernel of kvplan's own that reads this cache format."""

@@ -14,7 +14,7 @@ from kvplan.latency.datasheet import GLUE_S
 from kvplan.latency.engine_overhead import REQUEST_S, STEP_S
 from kvplan.latency.graphs import ALWAYS_GRAPHS, EAGER_WIDER, UNCERTAINTY, Launching, launching
 from kvplan.latency.graphs import KEY as LAUNCH
-from kvplan.latency.grouped import MOE_EFFICIENCY, SORTING_S
+from kvplan.latency.grouped import CHOOSING_S, MOE_EFFICIENCY, SORTING_S
 from kvplan.latency.normals import Draw, normals
 from kvplan.latency.parts import StepParts
 from kvplan.latency.ring import rank_tokens, ring_of
@@ -236,8 +236,8 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
     ranks = target.parallel.tp * target.parallel.pp * target.parallel.cp
     exchange = exchange_of(target.gpu, latency_s=8e-6, efficiency=0.8, ranks=ranks, given=parameters)
     tables = build_tables(work, kernels, exchange)
-    timed = None if kernels.measured is None else kernels.measured.measured.ceilings.launch_s.get("eager")
-    host = launching(work, target.serving, op_s=parameters.get(LAUNCH), timed_op_s=timed)
+    eager = None if kernels.measured is None else kernels.measured.measured.ceilings.launch_s.get("eager")
+    host = launching(work, target.serving, op_s=parameters.get(LAUNCH), timed_op_s=eager)
     factors = _factor(parameters, MEMORY), _factor(parameters, COMPUTE)
     model = ProfileLatency(tables, step_s, request_s, host, factors=factors)
     assumed = [
@@ -256,7 +256,16 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
     ]
     routings = tuple(item.routing for item in work.experts)
     assumed += routing_assumptions(routings, parameters, sent=work.expert_layers > 0)
-    if work.experts:
+    timed = [bool(kernels.experts(item.format)) for item in work.experts]
+    if any(timed):
+        assumed.append(
+            Assumption(
+                "latency.choosing_s", CHOOSING_S,
+                "choosing experts in a layer, not measured; their multiplications were, and are timed as "
+                "with weights from memory",
+            )
+        )  # fmt: skip
+    if not all(timed):
         assumed.append(
             Assumption(
                 "latency.moe_efficiency", MOE_EFFICIENCY, "of whole tiles in grouped kernels, not measured"
@@ -282,7 +291,7 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
     if ring is not None:
         assumed += ring.assumptions()
     assumed += [Assumption("latency.not_timed", note, "the model's shape") for note in work.notes]
-    wider = (WIDER if tables.outside or work.experts or work.state_layers else 1.0) * (
+    wider = (WIDER if tables.outside or not all(timed) or work.state_layers else 1.0) * (
         EAGER_WIDER if host.eager else 1.0
     )
     errors = {

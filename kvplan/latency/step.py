@@ -22,15 +22,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvplan.errors import SpecError
+from kvplan.latency.attention_shapes import decode_shapes, prefill_shapes
 from kvplan.latency.datasheet import GLUE_S, GLUE_STREAMS
-from kvplan.latency.grouped import MOE_EFFICIENCY, SORTING_S, tiled_rows
+from kvplan.latency.expert_layer import expert_seconds
 from kvplan.latency.kernel_set import KernelSet
 from kvplan.latency.link import SPREAD, Exchange
 from kvplan.latency.measured_set import MATMUL_SPREAD
 from kvplan.latency.monotone import DenseTable, LogTable
 from kvplan.latency.ring import Ring, ring_of
-from kvplan.latency.work import Attention, Experts, Linear, StepWork
+from kvplan.latency.work import Linear, StepWork
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,7 +87,7 @@ def build_tables(work: StepWork, kernels: KernelSet, exchange: Exchange | None) 
         together += seconds if item.joint else 0.0
         total += 0.0 if item.joint else seconds
     for experts in work.experts:
-        together += _experts(kernels, experts, tokens)
+        together += expert_seconds(kernels, experts, tokens, spread, errors, outside)
     if not work.joint:
         total += together
     rate = kernels.bandwidth_bytes_per_s()
@@ -185,25 +185,6 @@ def _gemm(
     return np.asarray(best)
 
 
-def _experts(kernels: KernelSet, experts: Experts, tokens: Array) -> Array:
-    """Grouped multiplications of a layer's experts: bound by the weights touched or by the tensor cores.
-
-    No table of grouped kernels is fitted; the rates are those the plain kernel of the same format reached.
-    """
-    import numpy as np
-
-    best = np.full(tokens.size, np.inf)
-    touched, assignments = experts.routing.touched(tokens), experts.routing.heaviest(tokens)
-    rows = np.array([tiled_rows(*pair) for pair in zip(assignments.tolist(), touched.tolist(), strict=True)])
-    work = rows * experts.flops_per_assignment
-    around = SORTING_S + assignments * experts.assignment_bytes / kernels.bandwidth_bytes_per_s()
-    for rates in kernels.expert_rates(experts.format):
-        memory = touched * experts.expert_bytes / rates.bandwidth_bytes_per_s
-        compute = work / (rates.flops * MOE_EFFICIENCY)
-        best = np.minimum(best, 2.0 * rates.launch_s + np.maximum(memory, compute))
-    return np.asarray(experts.layers * (around + best))
-
-
 def _collectives(
     kernels: KernelSet, work: StepWork, exchange: Exchange, tokens: Array, spread: dict[str, float]
 ) -> Array:
@@ -252,19 +233,19 @@ def _attention(
     launch = 0.0
     for item in work.attentions:
         one = kernels.decode(item)
-        shapes = _decode_shapes(item, *np.meshgrid(batch, context, indexing="ij"))
+        shapes = decode_shapes(item, *np.meshgrid(batch, context, indexing="ij"))
         seconds = one.seconds(shapes) * kernels.cold_factor(one, shapes)
         decode += item.layers * kernels.page_factor(item) * seconds.reshape(decode.shape)
         many = kernels.prefill(item)
         floor = float(many.values[0])
         chunk, before = np.meshgrid(new, context - 1.0, indexing="ij")
-        body = many.seconds(_prefill_shapes(item, *_rank_chunk(chunk, before, work.context_ranks)))
+        body = many.seconds(prefill_shapes(item, *_rank_chunk(chunk, before, work.context_ranks)))
         prefill += item.layers * np.maximum(body.reshape(prefill.shape) - floor, 0.0)
         # Around a ring the kernel is launched once for every rank's share of the cache.
         launch += item.layers * floor * item.shards
         for name, kernel, probe in (
-            ("decode", one, _decode_shapes(item, *np.meshgrid(batch[::4], context[::4], indexing="ij"))),
-            ("prefill", many, _prefill_shapes(item, new[::2], np.zeros(new[::2].size))),
+            ("decode", one, decode_shapes(item, *np.meshgrid(batch[::4], context[::4], indexing="ij"))),
+            ("prefill", many, prefill_shapes(item, new[::2], np.zeros(new[::2].size))),
         ):
             guess = kernel.predict(probe)
             inside = guess.outside <= 0.0
@@ -298,54 +279,3 @@ def _table(values: Array) -> LogTable:
 
     rising = np.maximum.accumulate(np.maximum.accumulate(values, axis=0), axis=1)
     return LogTable(rising.tolist(), STEPS)
-
-
-def _columns(item: Attention, count: int) -> dict[str, Array]:
-    import numpy as np
-
-    mla = item.kind == "mla"
-    # As in the tables: a latent of 576 counts once as K and V of 288.
-    dim = item.head_dim / 2 if mla else float(item.head_dim)
-    values = {
-        "window": float(item.limit or 0), "q_heads": float(item.q_heads), "kv_heads": float(item.kv_heads),
-        "head_dim": dim, "kv_element_bytes": item.kv_element_bytes,
-    }  # fmt: skip
-    return {name: np.full(count, value) for name, value in values.items()}
-
-
-def _decode_shapes(item: Attention, batch: Array, context: Array) -> dict[str, Array]:
-    import numpy as np
-
-    seen = np.maximum(context.ravel() / item.ratio / item.shards, 1.0)
-    return _columns(item, batch.size) | {"batch": batch.ravel(), "ctx": seen}
-
-
-def _prefill_shapes(item: Attention, new: Array, before: Array) -> dict[str, Array]:
-    import numpy as np
-
-    shapes = _columns(item, new.size)
-    if item.kind == "mla":
-        # Prefill expands the latent: every query head has its own K (192) and V (128), 160 on average.
-        shapes |= {"head_dim": np.full(new.size, 160.0), "kv_heads": shapes["q_heads"]}
-    chunk = {"batch": np.ones(new.size), "new": new.ravel(), "before": before.ravel() / item.ratio}
-    return shapes | chunk
-
-
-def check_supported(item: Attention) -> None:
-    """Refuse attention that no kernel table covers.
-
-    Raises:
-        SpecError: with what to use instead.
-    """
-    if item.kind in ("compressed", "cross"):
-        raise SpecError(
-            f"no kernel of {item.kind} attention was measured for a profile",
-            where="latency.model",
-            hint="use {model: roofline}, whose bands are wider",
-        )
-    if item.kind == "mla" and item.head_dim != 576:
-        raise SpecError(
-            f"MLA kernels were measured with a latent of 576 elements, this model's has {item.head_dim}",
-            where="latency.model",
-            hint="use {model: roofline}, whose bands are wider",
-        )

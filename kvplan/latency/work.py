@@ -53,6 +53,8 @@ class Linear:
 class Experts:
     """``layers`` layers of routed experts.
 
+    ``inner``: elements of a row that goes in, ``width``: of an expert's hidden row on this rank, which comes
+    out of ``up`` twice as wide where it is ``gated``.
     ``expert_bytes`` and ``flops_per_assignment`` are those of one expert (all of its matrices);
     ``assignment_bytes``: activations that one assignment reads and writes (``kvplan.latency.grouped``).
     """
@@ -63,6 +65,9 @@ class Experts:
     flops_per_assignment: float
     assignment_bytes: float
     format: WeightFormat
+    inner: int
+    width: int
+    gated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +261,9 @@ def _experts(
         flops_per_assignment=2.0 * (up[0] * up[1] + down[0] * down[1]),
         assignment_bytes=elements * weight_format(model.dtype).bits / 8,
         format=form,
+        inner=inner,
+        width=width,
+        gated=mlp.gated,
     )
 
 

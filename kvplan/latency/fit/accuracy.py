@@ -12,16 +12,17 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from kvplan.errors import KvplanError
+from kvplan.errors import KvplanError, SpecError
 from kvplan.latency.fit.band import COVERAGE
 from kvplan.latency.fit.choose import hardware_of, structures_for
 from kvplan.latency.fit.kernel import FittedKernel, designed_rows, fit_likeliest, take
-from kvplan.latency.fit.tables import Family, check_rates, read_measurements
+from kvplan.latency.fit.tables import Family, believable, read_measurements
 from kvplan.latency.fit.unseen import score_unseen_tables
 from kvplan.latency.fit.unseen_report import unseen_text
 from kvplan.latency.fit.unseen_steps import score_steps
@@ -121,11 +122,24 @@ def score_tables(places: Sequence[str], points: int = POINTS, gpu: str | None = 
     """Score every family of every table; the GPU is the one the tables name unless given."""
     measured = read_measurements(places)
     scores: list[Score] = []
-    for family in measured.families:
-        spec = load_gpu(gpu or family.device)
-        hardware = hardware_of(spec)
-        check_rates([family], hardware.bandwidth_bytes_per_s, hardware.l2_bytes)
-        if family.seconds.size <= 2 * len(structures_for(family, spec)[0].parameters()):
+    for device, group in groupby(measured.families, key=lambda family: family.device):
+        scores += _score_gpu(list(group), load_gpu(gpu or device), points)
+    return scores
+
+
+def _score_gpu(families: Sequence[Family], spec: GpuSpec, points: int) -> list[Score]:
+    hardware = hardware_of(spec)
+    kept, doubts = believable(families, hardware.bandwidth_bytes_per_s, hardware.l2_bytes)
+    for note in doubts:
+        sys.stderr.write(f"{note}\n")
+    scores: list[Score] = []
+    for family in kept:
+        try:
+            structures = structures_for(family, spec)
+        except SpecError as exc:
+            sys.stderr.write(f"skipped: {family.title}: {exc.message}\n")
+            continue
+        if family.seconds.size <= 2 * len(structures[0].parameters()):
             sys.stderr.write(f"skipped: {family.title}: only {family.seconds.size} rows\n")
             continue
         found = score_family(family, spec, points)

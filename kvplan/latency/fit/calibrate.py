@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kvplan.errors import DataError, UsageError
+from kvplan.errors import DataError, SpecError, UsageError
 from kvplan.latency.fit.accuracy import POINTS, Score, score_fitted
 from kvplan.latency.fit.choose import hardware_of, structures_for
 from kvplan.latency.fit.kernel import designed_rows, fit_likeliest, take
@@ -14,7 +14,7 @@ from kvplan.latency.fit.measured import calibrate_measured
 from kvplan.latency.fit.measured_part import HeldOut
 from kvplan.latency.fit.origin import provenance, spec_of
 from kvplan.latency.fit.profile_file import KernelPart, ProfileFile, kernel_part
-from kvplan.latency.fit.tables import check_rates, read_measurements
+from kvplan.latency.fit.tables import believable, read_measurements
 
 UPSTREAM = "NVIDIA aiconfigurator collectors"
 UPSTREAM_URL = "https://github.com/ai-dynamo/aiconfigurator"
@@ -60,19 +60,23 @@ def calibrate(
         )
     spec = spec_of(devices[0], gpu)
     hardware = hardware_of(spec)
-    fast = check_rates(measured.families, hardware.bandwidth_bytes_per_s, hardware.l2_bytes)
-    notes = [*measured.notes, *fast]
+    families, doubts = believable(measured.families, hardware.bandwidth_bytes_per_s, hardware.l2_bytes)
+    notes = [*measured.notes, *doubts]
     parts: list[KernelPart] = []
     scores: list[Score] = []
-    for family in measured.families:
-        structures = structures_for(family, spec)
+    for family in families:
+        try:
+            structures = structures_for(family, spec)
+        except SpecError as exc:
+            notes.append(f"left out: {family.title}: {exc.message}; {exc.hint}")
+            continue
         rows = designed_rows(structures[0], family.shapes, points)
         try:
             fitted = fit_likeliest(structures, take(family.shapes, rows), family.seconds[rows])
         except DataError as exc:
             if family.seconds.size > len(structures[0].parameters()):
                 raise
-            notes.append(f"left out: {exc.message}")
+            notes.append(f"left out: {family.title}: {exc.message}; {exc.hint}")
             continue
         found = score_fitted(fitted, family, spec, rows)
         scores += found

@@ -5,12 +5,17 @@ from __future__ import annotations
 from kvplan.errors import DataError, SpecError
 from kvplan.latency.fit.collective import AllReduce
 from kvplan.latency.fit.decode import DecodeAttention
+from kvplan.latency.fit.experts import Experts
 from kvplan.latency.fit.fixed_splits import FixedSplits
 from kvplan.latency.fit.gemm import Gemm
 from kvplan.latency.fit.prefill import PrefillAttention
 from kvplan.latency.fit.structure import Hardware, Structure
 from kvplan.latency.fit.tables import Family
+from kvplan.latency.table_formats import multiplication
 from kvplan.specs.schema import GpuSpec
+
+LAST_LEVEL_BYTES = {"cdna3": 256.0 * (1 << 20), "cdna4": 256.0 * (1 << 20)}
+"""Caches behind the L2: Infinity Cache of AMD's MI300 and MI350 series, from their data sheets."""
 
 
 def hardware_of(gpu: GpuSpec, compute: str = "bf16") -> Hardware:
@@ -32,25 +37,42 @@ def hardware_of(gpu: GpuSpec, compute: str = "bf16") -> Hardware:
     assert gpu.sm_count is not None
     assert gpu.l2_bytes is not None
     assert peak is not None
-    return Hardware(gpu.name, gpu.sm_count, gpu.bandwidth_bytes_per_s, float(gpu.l2_bytes), peak)
+    cache = max(float(gpu.l2_bytes), LAST_LEVEL_BYTES.get(gpu.architecture or "", 0.0))
+    return Hardware(gpu.name, gpu.sm_count, gpu.bandwidth_bytes_per_s, cache, peak)
 
 
 def structures_for(family: Family, gpu: GpuSpec) -> tuple[Structure, ...]:
     """What may describe a family: ways in which kernels of its op are launched, the usual one first."""
     if family.op in ("generation_attention", "mla_generation"):
-        return (DecodeAttention(hardware_of(gpu)), FixedSplits(hardware_of(gpu)))
+        hardware = hardware_of(gpu, _attention_peak(family))
+        return (DecodeAttention(hardware), FixedSplits(hardware))
     return (_only_structure(family, gpu),)
+
+
+def _attention_peak(family: Family) -> str:
+    """The peak of what attention computes in; a label says so where that is not 16 bits."""
+    name = family.labels.get("attn_dtype") or family.labels.get("mla_dtype") or "bfloat16"
+    form = multiplication(name)
+    return form.peak if form is not None else "bf16"
 
 
 def _only_structure(family: Family, gpu: GpuSpec) -> Structure:
     if family.op in ("context_attention", "mla_context"):
-        return PrefillAttention(hardware_of(gpu))
+        return PrefillAttention(hardware_of(gpu, _attention_peak(family)))
     if family.op == "gemm":
-        narrow = family.labels.get("gemm_dtype", "").startswith("fp8")
-        return Gemm(hardware_of(gpu, "fp8" if narrow else "bf16"), 1.0 if narrow else 2.0)
+        form = multiplication(family.labels["gemm_dtype"])
+        assert form is not None  # families of unknown formats are not made
+        return Gemm(hardware_of(gpu, form.peak), form.weight_bytes, form.input_bytes)
+    if family.op == "moe":
+        form = multiplication(family.labels["moe_dtype"])
+        assert form is not None
+        return Experts(hardware_of(gpu, form.peak), form.weight_bytes)
     if family.op == "all_reduce":
         rate = gpu.interconnect.nvlink_bytes_per_s or gpu.interconnect.pcie_bytes_per_s
         if rate is None:
-            raise SpecError(f"{gpu.name} has no link between GPUs", where=f"gpus/{gpu.name}: interconnect")
+            raise SpecError(
+                f"{gpu.name} has no link between GPUs", where=f"gpus/{gpu.name}: interconnect",
+                hint="add interconnect.pcie_bytes_per_s or nvlink_bytes_per_s to the GPU spec",
+            )  # fmt: skip
         return AllReduce(rate)
     raise DataError(f"no structure fits measurements of {family.op!r}")

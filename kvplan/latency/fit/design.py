@@ -51,11 +51,11 @@ def maximin(points: Array, count: int) -> npt.NDArray[np.intp]:
         return np.arange(rows)
     middle = np.median(points, axis=0)
     chosen = [int(np.argmin(np.sum((points - middle) ** 2, axis=1)))]
-    distance = np.sum((points - points[chosen[0]]) ** 2, axis=1)
+    distance = np.full(rows, np.inf)
     while len(chosen) < count:
-        farthest = int(np.argmax(distance))
-        chosen.append(farthest)
-        distance = np.minimum(distance, np.sum((points - points[farthest]) ** 2, axis=1))
+        distance = np.minimum(distance, np.sum((points - points[chosen[-1]]) ** 2, axis=1))
+        distance[chosen[-1]] = -1.0  # repeated measurements lie as near, and are rows of their own
+        chosen.append(int(np.argmax(distance)))
     return np.array(sorted(chosen), dtype=np.intp)
 
 

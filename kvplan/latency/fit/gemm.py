@@ -49,10 +49,11 @@ HOST = 12
 
 @dataclass(frozen=True, slots=True)
 class Gemm:
-    """Columns: m, n, k. ``element_bytes`` is that of weights and of the quantised activations."""
+    """Columns: m, n, k. ``element_bytes`` is that of weights, ``input_bytes`` of activations going in."""
 
     hardware: Hardware
     element_bytes: float = 2.0
+    input_bytes: float = 2.0
     name: str = "gemm"
     columns: tuple[str, ...] = ("m", "n", "k")
 
@@ -117,7 +118,7 @@ class Gemm:
         compute = compute**choice * fixed ** (1.0 - choice)
         weights = n * k * self.element_bytes
         miss = 1.0 / (1.0 + (l2 / weights) ** 6)
-        moved = weights * (miss + (1.0 - miss) / l2_speedup) + m * k * self.element_bytes + 2.0 * m * n
+        moved = weights * (miss + (1.0 - miss) / l2_speedup) + m * k * self.input_bytes + 2.0 * m * n
         body = (compute**overlap + (moved / bandwidth) ** overlap) ** (1.0 / overlap)
         rows_of = (k**8 + quantise_row**8) ** 0.125  # smooth where it changes over
         return np.asarray(launch + epilogue + body + m * rows_of * quantise)

@@ -76,7 +76,8 @@ def calibrate_measured(
     fit.attention(kernel_rows(read.points, sms))
     for dtype, label, peak, width in (("bf16", "bfloat16", "bf16", 2.0), ("fp8", "fp8", "fp8", 1.0)):
         flops = hardware_of(spec, peak).tensor_flops
-        structure = Gemm(Hardware(hardware.name, sms, hardware.bandwidth_bytes_per_s, l2, flops), width)
+        chip = Hardware(hardware.name, sms, hardware.bandwidth_bytes_per_s, l2, flops)
+        structure = Gemm(chip, width, width)
         fit.matmul(label, structure, matmul_rows(read.ceilings, dtype))
     if not fit.parts:
         raise DataError(

@@ -25,8 +25,8 @@ def spec_of(device: str, gpu: str | None) -> GpuSpec:
             raise
         raise DataError(
             f"the measurements are of {device!r}, a GPU that has no spec",
-            hint="write gpus/NAME.yaml in a directory that KVPLAN_SPECS names, with the fields of "
-            "kvplan gpus show h100-sxm --format json, and give --gpu-spec NAME",
+            hint=f"{_nearest(exc)}write gpus/NAME.yaml in a directory that KVPLAN_SPECS names, with the "
+            "fields of kvplan gpus show h100-sxm --format json, and give --gpu-spec NAME",
         ) from exc
     if gpu is not None and _knows(device) not in (None, spec.name):
         raise DataError(
@@ -34,6 +34,13 @@ def spec_of(device: str, gpu: str | None) -> GpuSpec:
             hint="leave --gpu-spec out, or give the measurements of that GPU",
         )
     return spec
+
+
+def _nearest(unknown: UnknownName) -> str:
+    """What to try first where a spec has nearly this name."""
+    return f"if it is {' or '.join(unknown.suggestions)}, name it with --gpu-spec; else " * bool(
+        unknown.suggestions
+    )
 
 
 def provenance(

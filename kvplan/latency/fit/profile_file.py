@@ -21,6 +21,7 @@ from kvplan.errors import SpecError
 from kvplan.latency.fit.band import Band
 from kvplan.latency.fit.collective import AllReduce
 from kvplan.latency.fit.decode import DecodeAttention
+from kvplan.latency.fit.experts import Experts
 from kvplan.latency.fit.fixed_splits import FixedSplits
 from kvplan.latency.fit.gemm import Gemm
 from kvplan.latency.fit.kernel import FittedKernel
@@ -56,7 +57,12 @@ class KernelPart(Part):
     op: str
     labels: dict[str, str]
     structure: Literal[
-        "decode_attention", "decode_attention_fixed_splits", "prefill_attention", "gemm", "all_reduce"
+        "decode_attention",
+        "decode_attention_fixed_splits",
+        "prefill_attention",
+        "gemm",
+        "all_reduce",
+        "experts",
     ]
     hardware: dict[str, float | str]
     parameters: dict[str, Positive]
@@ -222,15 +228,19 @@ def _short(value: float) -> float:
 def _hardware_dict(structure: Structure) -> dict[str, float | str]:
     if isinstance(structure, AllReduce):
         return {"bandwidth_bytes_per_s": structure.bandwidth_bytes_per_s}
-    assert isinstance(structure, (DecodeAttention, PrefillAttention, Gemm))
+    assert isinstance(structure, (DecodeAttention, PrefillAttention, Gemm, Experts))
     hardware = structure.hardware
     facts: dict[str, float | str] = {
         "name": hardware.name, "sm_count": hardware.sm_count,
         "bandwidth_bytes_per_s": hardware.bandwidth_bytes_per_s, "l2_bytes": hardware.l2_bytes,
         "tensor_flops": hardware.tensor_flops,
     }  # fmt: skip
+    if isinstance(structure, Experts):
+        facts["element_bytes"] = structure.element_bytes
     if isinstance(structure, Gemm):
         facts["element_bytes"] = structure.element_bytes
+        if structure.input_bytes != structure.element_bytes:
+            facts["input_bytes"] = structure.input_bytes
     return facts
 
 
@@ -249,8 +259,11 @@ def _structure(part: KernelPart, where: str) -> Structure:
             str(facts["name"]), int(facts["sm_count"]), float(facts["bandwidth_bytes_per_s"]),
             float(facts["l2_bytes"]), float(facts["tensor_flops"]),
         )  # fmt: skip
+        if part.structure == "experts":
+            return Experts(hardware, float(facts["element_bytes"]))
         if part.structure == "gemm":
-            return Gemm(hardware, float(facts["element_bytes"]))
+            element = float(facts["element_bytes"])
+            return Gemm(hardware, element, float(facts.get("input_bytes", element)))
     except (KeyError, ValueError) as exc:
         raise SpecError(f"the hardware facts of {part.op} are incomplete: {exc}", where=where) from exc
     return _ATTENTION[part.structure](hardware)

@@ -2,21 +2,31 @@
 
 A table is Parquet or CSV with one row per timed shape; ``op_name`` says which kernel, ``latency`` is in
 milliseconds, ``device`` names the GPU. A *family* is one compiled kernel: op, source, formats, head size.
-Rows that cannot be times are refused, not skipped; a table that implies more bandwidth than the GPU has is
-refused whole, because nothing in it can then be trusted.
+A few rows that cannot be times, and formats nobody knows, are left out and said so; many refuse the table, as
+does one that implies more bandwidth than the GPU has, because nothing in it can then be trusted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kvplan.errors import DataError, EnvironmentLacks
+from kvplan.latency.fit.columns import (
+    NEEDED,
+    TEXTS,
+    WIDE,
+    labels_of,
+    shapes_of,
+    unknown_distributions,
+    unknown_formats,
+)
 from kvplan.latency.fit.solve import Array
+from kvplan.latency.kernel_choice import version_key
 from kvplan.provenance import InputFile, input_file
 
 if TYPE_CHECKING:
@@ -28,6 +38,8 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """How a file begins that a repository keeps elsewhere."""
 L2_MULTIPLE = 3.0
 """KV of this many times the L2 cannot come from it, so its rate must stay below the memory's."""
+SLOWEST_RATE = 0.004
+"""Share of it that any kernel reaches at large KV: the slowest of an engine's reach some per cent."""
 MAX_RATE = 1.05
 """Share of the datasheet bandwidth above which no call can be, but for noise."""
 FAR_RATE = 1.25
@@ -35,24 +47,20 @@ FAR_RATE = 1.25
 MAX_FAST, MAX_FAR = 0.25, 0.02
 """Shares of a family's large calls above these rates from which it is refused; a few are noise."""
 
-_NEEDED = {
-    "generation_attention": ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim"),
-    "context_attention": ("batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim"),
-    "gemm": ("m", "n", "k", "gemm_dtype"),
-    "mla_generation": ("batch_size", "isl", "step", "num_heads"),
-    "mla_context": ("batch_size", "isl", "num_heads"),
-    "all_reduce": ("num_gpus", "message_size"),
-}
-_NAMED_BY = ("kernel_source", "kv_cache_dtype", "gemm_dtype", "nccl_dtype", "head_dim")
-_ELEMENT_BYTES = {"fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "int8": 1.0, "bfloat16": 2.0,
-                  "float16": 2.0, "half": 2.0, "bf16": 2.0, "fp16": 2.0}  # fmt: skip
+FAILED = 0.02
+"""Share of an op's rows that may be failed measurements; more of them, and something else is wrong."""
+SHORTEST_S = 3e-7
+"""No kernel ends sooner; a twentieth of a family's times below it are in another unit."""
+_UNITS = {"latency": 1e-3, "latency_ms": 1e-3, "latency_us": 1e-6, "latency_s": 1.0}
+"""Seconds of one in each column that may hold times."""
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
     """All timed shapes of one kernel on one device.
 
-    ``labels`` tell it from others: op, kernel_source, kv_cache_dtype, gemm_dtype, head_dim.
+    ``labels`` tell it from others: kernel_source, kv_cache_dtype, gemm_dtype, nccl_dtype, head_dim, and
+    attn_dtype or mla_dtype where attention computes in less than 16 bits.
     """
 
     op: str
@@ -91,22 +99,52 @@ def read_measurements(places: Iterable[str | Path]) -> Measurements:
     for path in _files(places):
         frame = _frame(path)
         inputs.append(input_file(path))
+        if frame.empty:
+            notes.append(f"{path}: no rows")
+            continue
+        unnamed = int(frame["op_name"].isna().sum())
+        if unnamed:
+            notes.append(f"{path}: {unnamed:,} rows without op_name are left out")
         for op, part in frame.groupby("op_name", sort=True):
-            if str(op) not in _NEEDED:
+            if str(op) not in NEEDED:
                 notes.append(f"{path}: {len(part):,} rows of {op!r} are of no kernel that is fitted")
                 continue
-            families += _families(str(op), part, path)
+            families += _families(str(op), part, path, notes)
     if not families:
         raise DataError(
             "no measurements of a known kernel were found",
             where=", ".join(str(place) for place in places) or None,
-            hint=f"op_name must be one of {', '.join(_NEEDED)}",
+            hint=f"op_name must be one of {', '.join(NEEDED)}",
         )
     return Measurements(tuple(families), tuple(inputs), tuple(notes))
 
 
+def believable(
+    families: Sequence[Family], bandwidth_bytes_per_s: float, l2_bytes: float
+) -> tuple[list[Family], list[str]]:
+    """The families of tables that a GPU can have measured, and notes about the others.
+
+    Raises:
+        DataError: no table is one; why the first is not.
+    """
+    notes: list[str] = []
+    refused: dict[str, DataError] = {}
+    for family in families:
+        try:
+            notes += check_rates([family], bandwidth_bytes_per_s, l2_bytes)
+        except DataError as exc:
+            refused.setdefault(family.source, exc)
+    kept = [family for family in families if family.source not in refused]
+    if refused and not kept:
+        raise next(iter(refused.values()))
+    return kept, notes + [f"left out: {path}: {exc.message}; {exc.hint}" for path, exc in refused.items()]
+
+
 def check_rates(families: Iterable[Family], bandwidth_bytes_per_s: float, l2_bytes: float) -> list[str]:
-    """Refuse decode tables that read KV faster than memory can deliver it; notes about single calls that do.
+    """Refuse decode tables that read KV faster than memory delivers it, or so slowly that no kernel does.
+
+    Returns:
+        Notes about single calls that are faster.
 
     Raises:
         DataError: naming the table and the rate it implies.
@@ -120,6 +158,12 @@ def check_rates(families: Iterable[Family], bandwidth_bytes_per_s: float, l2_byt
         kv = 2.0 * s["batch"] * s["kv_heads"] * seen * s["head_dim"] * s["kv_element_bytes"]
         large = kv > L2_MULTIPLE * l2_bytes
         rate = (kv / family.seconds)[large] / bandwidth_bytes_per_s
+        if rate.size and rate.max() < SLOWEST_RATE:
+            raise DataError(
+                f"{family.title} reaches {rate.max():.2%} of the memory bandwidth of {family.device} at best",
+                where=family.source,
+                hint="the column latency is in milliseconds; call it latency_us where it is not",
+            )
         fast, far = int((rate > MAX_RATE).sum()), int((rate > FAR_RATE).sum())
         if fast > MAX_FAST * rate.size or far > MAX_FAR * rate.size:
             raise DataError(
@@ -148,7 +192,8 @@ def _is_table(path: Path) -> bool:
     """Whether a file of a directory is one; collectors call CSV ``.txt`` too, as licences are."""
     if path.suffix == ".txt" and path.is_file():
         head = _first_line(path)
-        return b"latency" in head.split(b",") or head.startswith(LFS_POINTER)
+        names = {part.strip().decode("utf-8", "replace") for part in head.split(b",")}
+        return bool(names & set(_UNITS)) or head.startswith(LFS_POINTER)
     return path.suffix in (".parquet", ".csv")
 
 
@@ -167,7 +212,7 @@ def _frame(path: Path) -> pd.DataFrame:
         )  # fmt: skip
     if path.suffix in (".csv", ".txt"):
         try:
-            frame = pd.read_csv(path, nrows=MAX_ROWS + 1)
+            frame = pd.read_csv(path, nrows=MAX_ROWS + 1, low_memory=False)
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as exc:
             raise DataError(f"not a CSV table: {exc}", where=str(path)) from exc
     else:
@@ -189,145 +234,121 @@ def _frame(path: Path) -> pd.DataFrame:
             raise DataError(f"not a Parquet table: {exc}", where=str(path)) from exc
     if len(frame) > MAX_ROWS:
         raise DataError(f"more than {MAX_ROWS:,} rows", where=str(path))
-    missing = [name for name in ("op_name", "latency", "device") if name not in frame]
+    return _cleaned(frame, path)
+
+
+def _cleaned(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Names and texts without spaces around them, one device, and the times in a column ``seconds``."""
+    import pandas as pd
+
+    frame.columns = pd.Index([str(name).strip() for name in frame.columns])
+    if frame.columns.has_duplicates:
+        twice = ", ".join(sorted(set(frame.columns[frame.columns.duplicated()])))
+        raise DataError(f"several columns are called {twice}", where=str(path), hint="keep one of them")
+    timed = [name for name in _UNITS if name in frame]
+    missing = [name for name in ("op_name", "device") if name not in frame] + ([] if timed else ["latency"])
     if missing:
         raise DataError(
             f"a table of measurements needs the columns {', '.join(missing)}",
             where=str(path),
             hint="op_name, device and latency (milliseconds), and the shape columns of the kernel",
         )
-    return frame
+    for name in TEXTS:
+        if name in frame:
+            frame[name] = frame[name].astype(object).map(_stripped)
+    frame = frame[frame["op_name"] != "op_name"]  # heads of files that were put behind one another
+    if frame.empty:
+        return frame
+    devices = sorted(map(str, frame["device"].dropna().unique()))
+    if len(devices) != 1:
+        raise DataError(
+            f"measurements of several GPUs in one table: {', '.join(devices)}" if devices
+            else "no row says which GPU was measured",
+            where=str(path),
+            hint="give the table of one GPU, named in every row's column device",
+        )  # fmt: skip
+    numbers = pd.to_numeric(frame[timed[0]], errors="coerce")
+    return frame.assign(device=devices[0], latency=frame[timed[0]], seconds=numbers * _UNITS[timed[0]])
 
 
-def _families(op: str, part: pd.DataFrame, path: Path) -> Iterator[Family]:
-    missing = [name for name in _NEEDED[op] if name not in part]
+def _stripped(value: object) -> object:
+    return value.strip() or None if isinstance(value, str) else value
+
+
+def _families(op: str, part: pd.DataFrame, path: Path, notes: list[str]) -> Iterator[Family]:
+    missing = [name for name in NEEDED[op] if name not in part]
     if missing:
         raise DataError(f"rows of {op!r} lack the columns {', '.join(missing)}", where=str(path))
-    seconds = part["latency"].to_numpy(dtype=np.float64) * 1e-3
+    part = _timed(op, _known(op, part, path, notes), path, notes)
+    if part.empty:
+        return
+    labels = labels_of(part)
+    keys = list(labels)
+    groups: dict[tuple[str, ...], pd.DataFrame] = {(): part}
+    if keys:
+        groups = {_texts(found): rows for found, rows in part.groupby([labels[key] for key in keys])}
+    for texts, group in sorted(groups.items(), key=lambda item: [_order(text) for text in item[0]]):
+        named = dict(zip(keys, texts, strict=True))
+        for key in keys:
+            if named[key] == WIDE:
+                del named[key]
+        versions = group["version"].map(str) if "version" in group else group["op_name"].map(lambda _: "")
+        for version in sorted(versions.unique(), key=version_key):
+            rows = group[versions == version]
+            try:
+                shapes = shapes_of(op, rows)
+            except DataError as exc:
+                exc.where = exc.where or str(path)
+                raise
+            framework = str(rows["framework"].iloc[0]) if "framework" in rows else ""
+            yield Family(
+                op, named, str(rows["device"].iloc[0]), f"{framework} {version}".strip(), shapes,
+                rows["seconds"].to_numpy(dtype=np.float64), str(path),
+            )  # fmt: skip
+
+
+def _texts(found: object) -> tuple[str, ...]:
+    return tuple(map(str, found)) if isinstance(found, tuple) else (str(found),)
+
+
+def _order(label: str) -> tuple[int, str]:
+    """Whole numbers by size, then texts."""
+    return (int(label), "") if label.isdigit() else (1 << 30, label)
+
+
+def _known(op: str, part: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
+    """The rows whose number format, and way to deal tokens to experts, is known."""
+    for name, unknown in (unknown_formats(op, part), unknown_distributions(op, part)):
+        if unknown is None or not unknown.any():
+            continue
+        for value, rows in part[unknown].groupby(name, dropna=False):
+            notes.append(
+                f"{path}: {len(rows):,} rows of {op!r} are left out: {name} {value} is none kvplan knows"
+            )
+        part = part[~unknown]
+    return part
+
+
+def _timed(op: str, part: pd.DataFrame, path: Path, notes: list[str]) -> pd.DataFrame:
+    """The rows whose latency is a time."""
+    seconds = part["seconds"].to_numpy(dtype=np.float64)
     bad = ~(np.isfinite(seconds) & (seconds > 0))
     if bad.any():
         first = int(np.flatnonzero(bad)[0])
+        what = f"{int(bad.sum())} of {bad.size:,} latencies of {op!r} are not positive numbers"
+        if bad.sum() > FAILED * bad.size:
+            raise DataError(
+                f"{what}, the first is {part['latency'].iloc[first]}",
+                where=f"{path}: row {part.index[first]}",
+                hint="remove failed measurements from the table; kvplan does not guess them",
+            )
+        notes.append(f"{path}: {what}: left out as failed measurements, the first is row {part.index[first]}")
+    kept: pd.DataFrame = part[~bad]
+    if not kept.empty and float(np.quantile(kept["seconds"], 0.05)) < SHORTEST_S:
         raise DataError(
-            f"{int(bad.sum())} of {bad.size:,} latencies of {op!r} are not positive numbers, "
-            f"the first is {seconds[first] * 1e3:g}",
-            where=f"{path}: row {part.index[first]}",
-            hint="remove failed measurements from the table; kvplan does not guess them",
-        )
-    if part["device"].nunique() > 1:
-        devices = ", ".join(sorted(map(str, part["device"].unique())))
-        raise DataError(
-            f"measurements of several GPUs in one table: {devices}",
+            f"latencies of {op!r} from {kept['latency'].min():g} on: no GPU ends a kernel in "
+            f"{kept['seconds'].min() * 1e9:.2g} ns",
             where=str(path),
-            hint="give the table of one GPU",
+            hint="the column latency is in milliseconds; call it latency_s or latency_us where it is not",
         )
-    keys = [name for name in _NAMED_BY if name in part and part[name].notna().all()]
-    for labels, rows in part.groupby(keys, sort=True):
-        named = {key: str(value) for key, value in zip(keys, labels, strict=True)}
-        shapes = _SHAPES[op](rows)
-        for name, column in shapes.items():
-            if not np.all(np.isfinite(column)) or np.any(column < 0):
-                raise DataError(f"column {name!r} of {op!r} has values that are no sizes", where=str(path))
-        version = "+".join(sorted(map(str, rows["version"].unique()))) if "version" in rows else ""
-        framework = str(rows["framework"].iloc[0]) if "framework" in rows else ""
-        yield Family(
-            op, named, str(rows["device"].iloc[0]), f"{framework} {version}".strip(), shapes,
-            rows["latency"].to_numpy(dtype=np.float64) * 1e-3, str(path),
-        )  # fmt: skip
-
-
-def _column(rows: pd.DataFrame, name: str, default: float | None = None) -> Array:
-    if name not in rows:
-        assert default is not None
-        return np.full(len(rows), default)
-    return rows[name].to_numpy(dtype=np.float64)
-
-
-def _element(rows: pd.DataFrame) -> Array:
-    names = rows.get("kv_cache_dtype")
-    if names is None:
-        return np.full(len(rows), 2.0)
-    unknown = sorted(set(map(str, names)) - set(_ELEMENT_BYTES))
-    if unknown:
-        raise DataError(f"unknown kv_cache_dtype {', '.join(unknown)}", hint=", ".join(_ELEMENT_BYTES))
-    return np.array([_ELEMENT_BYTES[str(name)] for name in names])
-
-
-def _decode(rows: pd.DataFrame) -> dict[str, Array]:
-    return {
-        "batch": _column(rows, "batch_size"),
-        "ctx": _column(rows, "isl") + _column(rows, "step"),
-        "window": _column(rows, "window_size", 0.0),
-        "q_heads": _column(rows, "num_heads"),
-        "kv_heads": _column(rows, "num_key_value_heads"),
-        "head_dim": _column(rows, "head_dim"),
-        "kv_element_bytes": _element(rows),
-    }
-
-
-def _prefill(rows: pd.DataFrame) -> dict[str, Array]:
-    return {
-        "batch": _column(rows, "batch_size"),
-        "new": _column(rows, "isl"),
-        "before": _column(rows, "step", 0.0),
-        "window": _column(rows, "window_size", 0.0),
-        "q_heads": _column(rows, "num_heads"),
-        "kv_heads": _column(rows, "num_key_value_heads"),
-        "head_dim": _column(rows, "head_dim"),
-        "kv_element_bytes": _element(rows),
-    }
-
-
-def _mla_decode(rows: pd.DataFrame) -> dict[str, Array]:
-    ones = np.ones(len(rows))
-    return {
-        "batch": _column(rows, "batch_size"),
-        "ctx": _column(rows, "isl") + _column(rows, "step"),
-        "window": 0.0 * ones,
-        "q_heads": _column(rows, "num_heads"),
-        "kv_heads": ones,
-        # K and V are one latent of 512 + 64 elements: 2 * D * e counts it once with D = 288.
-        "head_dim": 288.0 * ones,
-        "kv_element_bytes": _element(rows),
-    }
-
-
-def _mla_prefill(rows: pd.DataFrame) -> dict[str, Array]:
-    ones = np.ones(len(rows))
-    heads = _column(rows, "num_heads")
-    return {
-        "batch": _column(rows, "batch_size"),
-        "new": _column(rows, "isl"),
-        "before": _column(rows, "step", 0.0),
-        "window": 0.0 * ones,
-        "q_heads": heads,
-        "kv_heads": heads,
-        # Expanded heads: 192 for scores, 128 for values, 160 on average.
-        "head_dim": 160.0 * ones,
-        "kv_element_bytes": _element(rows),
-    }
-
-
-def _gemm(rows: pd.DataFrame) -> dict[str, Array]:
-    return {name: _column(rows, name) for name in ("m", "n", "k")}
-
-
-def _all_reduce(rows: pd.DataFrame) -> dict[str, Array]:
-    """``message_size`` counts elements of the dtype column."""
-    names = next((rows[name] for name in ("allreduce_dtype", "nccl_dtype") if name in rows), None)
-    if names is None:
-        raise DataError("rows of 'all_reduce' lack the column allreduce_dtype")
-    unknown = sorted(set(map(str, names)) - set(_ELEMENT_BYTES))
-    if unknown:
-        raise DataError(f"unknown allreduce_dtype {', '.join(unknown)}", hint=", ".join(_ELEMENT_BYTES))
-    element = np.array([_ELEMENT_BYTES[str(name)] for name in names])
-    return {"ranks": _column(rows, "num_gpus"), "bytes": _column(rows, "message_size") * element}
-
-
-_SHAPES: dict[str, Any] = {
-    "generation_attention": _decode,
-    "context_attention": _prefill,
-    "mla_generation": _mla_decode,
-    "mla_context": _mla_prefill,
-    "gemm": _gemm,
-    "all_reduce": _all_reduce,
-}
+    return kept

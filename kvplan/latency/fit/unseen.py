@@ -3,7 +3,7 @@
 ``fit_efficiency`` learns ``kvplan.latency.efficiency`` from a GPU's tables (its 16-bit kernels, and its fp8
 multiplication where it has one). ``score_unseen`` predicts every table of a GPU with the constants of the
 other generation and the datasheet alone: leave one GPU out. Families that were timed with the launches of
-eager code are left out and named, since no datasheet tells of those.
+eager code (block-scaled fp8), or in formats without constants, are left out and named.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from kvplan.latency.efficiency import (
 from kvplan.latency.fit.solve import Array, Parameter, least_squares
 from kvplan.latency.fit.tables import Family, read_measurements
 from kvplan.latency.pairs import chunk_pairs, chunk_span
+from kvplan.latency.table_formats import canonical
 from kvplan.sizing.weight_formats import weight_format
 from kvplan.specs.catalog import load_gpu
 from kvplan.specs.schema import GpuSpec
@@ -87,9 +88,13 @@ def _chosen(families: Sequence[Family], op: str, dtype: str) -> list[Family]:
     """Families of one op and format, as engines run them: heads of up to 256 elements."""
     return [
         family for family in families
-        if family.op == op and dtype in (family.labels.get("gemm_dtype"), family.labels.get("kv_cache_dtype"))
+        if family.op == op and dtype in (_format(family, "gemm_dtype"), _format(family, "kv_cache_dtype"))
         and int(family.labels.get("head_dim", 0)) <= 256
     ]  # fmt: skip
+
+
+def _format(family: Family, label: str) -> str:
+    return canonical(family.labels.get(label, ""))
 
 
 def _fit(kind: type[Part], families: Sequence[Family], sheet: Callable[[Part], Datasheet]) -> Part | None:
@@ -122,7 +127,7 @@ def _rows(family: Family) -> Iterator[dict[str, float]]:
 def seconds_of(sheet: Datasheet, family: Family, row: dict[str, float]) -> float:
     """What a datasheet says of one row of a table."""
     if family.op == "gemm":
-        form = weight_format("bf16" if family.labels["gemm_dtype"] == "bfloat16" else "fp8")
+        form = weight_format("bf16" if canonical(family.labels["gemm_dtype"]) == "bfloat16" else "fp8")
         size = row["n"] * row["k"] * form.bits / 8
         return sheet.gemm(row["m"], int(row["n"]), int(row["k"]), size, form)
     dim, element, batch, window = row["head_dim"], row["kv_element_bytes"], row["batch"], row["window"]
@@ -170,7 +175,7 @@ def score_unseen(families: Sequence[Family], gpu: GpuSpec) -> tuple[list[UnseenS
     for family in families:
         if other is None or family.op not in KIND:
             continue
-        if family.labels.get("gemm_dtype") == "fp8_block":
+        if _format(family, "gemm_dtype") not in ("", "bfloat16", "fp8"):
             left_out.append(f"{family.title} on {gpu.name}")
             continue
         sheet = Datasheet(gpu, other)

@@ -11,7 +11,7 @@ from kvplan.latency.profile import profile_path
 from kvplan.specs.catalog import load_gpu
 
 HARDWARE = Hardware("test-gpu", 132, 3e12, 50e6, 1e15)
-STRUCTURE = Gemm(HARDWARE, 1.0)
+STRUCTURE = Gemm(HARDWARE, 1.0, 1.0)
 
 
 def grid():
