@@ -81,7 +81,7 @@ class Datasheet:
         The router's own matrix is a multiplication like others.
         """
         peak, own = self.multiplication(item.format)
-        touched, assignments = item.routing.touched(tokens), item.routing.heaviest(tokens)
+        touched, assignments = item.routing.most_touched(tokens), item.routing.heaviest(tokens)
         rows = tiled_rows(assignments, touched)
         compute = rows * item.flops_per_assignment / (peak * own.compute * MOE_EFFICIENCY)
         memory = touched * item.expert_bytes / (self._bandwidth * own.memory)

@@ -75,7 +75,7 @@ def expert_shapes(experts: Experts, tokens: Array) -> dict[str, Array]:
     """
     import numpy as np
 
-    touched = np.maximum(experts.routing.touched(tokens), 1.0)
+    touched = np.maximum(experts.routing.most_touched(tokens), 1.0)
     width = experts.width if experts.gated else experts.width * 2.0 / 3.0
     return {
         "assignments": np.maximum(experts.routing.heaviest(tokens), touched),
@@ -91,7 +91,7 @@ def _estimated(kernels: KernelSet, experts: Experts, tokens: Array) -> Array:
     import numpy as np
 
     best = np.full(tokens.size, np.inf)
-    touched, assignments = experts.routing.touched(tokens), experts.routing.heaviest(tokens)
+    touched, assignments = experts.routing.most_touched(tokens), experts.routing.heaviest(tokens)
     rows = np.array([tiled_rows(*pair) for pair in zip(assignments.tolist(), touched.tolist(), strict=True)])
     work = rows * experts.flops_per_assignment
     around = SORTING_S + assignments * experts.assignment_bytes / kernels.bandwidth_bytes_per_s()

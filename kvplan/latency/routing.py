@@ -5,6 +5,7 @@
     touched(T)  = n * (1 - (1 + T * (q^-(s^2) - 1))^(-1 / s^2)),  q = 1 - k / E
                                                              of n experts held, k of E chosen per token
     heaviest(T) = T * k / R + c * sqrt(T * v + (T * k / R * s)^2 * (R - 1) / E)
+    most(T)     = least(touched + c * sqrt(touched * (1 - touched / n)), heaviest, n)
     v           = k * (1 / R) * (1 - 1 / R) * (E - k) / (E - 1)
     c           = E[largest of R standard normals] * sqrt(R / (R - 1))
 
@@ -13,7 +14,9 @@ variance of one token's assignments to a rank when any k experts are equally lik
 how much popularity differs from expert to expert (its coefficient of variation over a layer), which does not
 average out over tokens. ``touched`` is the mean of ``1 - (1 - p)^T`` over experts whose popularity is gamma
 distributed with that coefficient; one token touches k of E whatever it is, and with ``s = 0`` it is
-``1 - q^T``. On one rank, experts share all multiprocessors and only the sum of their work counts.
+``1 - q^T``. ``most``: of the rank that touches the most, whose weights the others wait for; experts are
+touched or not much as if each were for itself. On one rank, experts share all multiprocessors and only the
+sum of their work counts.
 """
 
 from __future__ import annotations
@@ -74,6 +77,14 @@ class Routing:
             missed = (1.0 + tokens * growth) ** (-1.0 / spread)
         return self.held * (1.0 - missed)
 
+    def most_touched(self, tokens: Amount) -> Amount:
+        """Expected number of distinct experts that a batch touches of the rank where it touches the most."""
+        touched = self.touched(tokens)
+        if self.ranks == 1:
+            return touched
+        spread: Amount = (touched * (1.0 - touched / self.held)) ** 0.5
+        return _least(_least(touched + _largest(self.ranks) * spread, self.heaviest(tokens)), self.held)
+
     def mean(self, tokens: Amount) -> Amount:
         """Assignments of a rank if all were alike."""
         return tokens * (self.routed * self.held / self.total)
@@ -116,6 +127,12 @@ class Routing:
             return 0.0
         share = 1.0 / self.ranks
         return self.routed * share * (1.0 - share) * (self.total - self.routed) / (self.total - 1)
+
+
+def _least(first: Amount, second: Amount | float) -> Amount:
+    """The smaller of each pair."""
+    smaller: Amount = 0.5 * (first + second - abs(first - second))
+    return smaller
 
 
 def _largest(ranks: int) -> float:

@@ -67,6 +67,29 @@ def test_counts_are_those_of_simulated_routing(total: int, routed: int, ranks: i
     assert routing.ranks_per_token() == pytest.approx(distinct, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    ("total", "routed", "ranks", "tokens"),
+    [
+        (256, 8, 8, 1),
+        (256, 8, 8, 8),
+        (256, 8, 32, 32),
+        (64, 6, 8, 100),
+        (8, 2, 8, 1),
+        (8, 2, 2, 3),
+        (128, 8, 4, 7),
+    ],
+)
+def test_weights_are_waited_for_where_most_experts_are_touched(
+    total: int, routed: int, ranks: int, tokens: int
+) -> None:
+    routing, rng, held, found = Routing(total, routed, ranks, skew=0.0), random.Random(3), total // ranks, 0
+    for _ in range(400):
+        touched = {expert for _ in range(tokens) for expert in rng.sample(range(total), routed)}
+        found += max(sum(1 for expert in touched if expert // held == rank) for rank in range(ranks))
+    # Counts of few tokens are more skewed than the normal they are taken for.
+    assert routing.most_touched(float(tokens)) == pytest.approx(found / 400, rel=0.12)
+
+
 def test_expected_distinct_experts_by_hand() -> None:
     routing = Routing(8, 2)
     assert routing.touched(1.0) == pytest.approx(2.0)
@@ -105,6 +128,10 @@ def test_laws_of_counts(ranks: int, each: int, routed: int, skew: float, first: 
     few, many = sorted((float(first), float(second)))
     assert 0 < routing.touched(few) <= routing.touched(many) <= routing.held
     assert routing.mean(few) <= routing.heaviest(few) * (1 + 1e-12)
+    least, most = routing.most_touched(few), routing.most_touched(many)
+    assert routing.touched(few) <= least * (1 + 1e-9)
+    assert least <= most * (1 + 1e-12)
+    assert most <= min(routing.held, routing.heaviest(many)) * (1 + 1e-12)
     assert routing.heaviest(few) <= routing.heaviest(many)
     assert routing.sent(few) <= routing.sent(many) * (1 + 1e-12)
     assert 1 <= routing.ranks_per_token() <= min(ranks, routing.routed) + 1e-9
