@@ -108,7 +108,8 @@ ATTENTION_BIAS = _names(
 
 OUTPUT_GATE = _names(
     "muse_spark muse_spark_text muse_glimmer muse_glimmer_text qwen3_next afmoe beam qwen3_5 qwen3_5_moe "
-    "qwen3_5_text qwen3_5_moe_text axk2 hy_v4 inkling2_text"
+    "qwen3_5_text qwen3_5_moe_text axk2 hy_v4 inkling2_text hrm_text dory alice_ai interns2_preview_text "
+    "interns2_mobius_text"
 )
 """A gate on the output of attention, as wide as the queries."""
 
@@ -170,8 +171,8 @@ QK_NORM_FULL = _names("olmo2 olmo3 olmoe flex_olmo olmo_hybrid minimax_m2")
 TWO_ATTENTIONS = ("longcat_flash",)
 """Beginnings of types of which a layer is two attention layers, the first with the experts beside its MLP."""
 
-KIMI_DELTA = frozenset({"kimi_linear", "bailing_hybrid", "glm5_next", "glm5_next_text"})
-"""Linear layers are Kimi delta attention."""
+KIMI_DELTA = frozenset({"kimi_linear", "bailing_hybrid", "glm5_next", "glm5_next_text", "alice_ai"})
+"""Linear layers are Kimi delta attention, even where their fields are named as the gated delta net's."""
 
 LIGHTNING_ARCHITECTURES = ("BailingMoeV2_5", "BailingMoeV25", "BailingMoeLinear")
 """Beginnings of architectures whose linear layers are lightning attention, whatever the ``model_type`` says:
@@ -206,7 +207,7 @@ STANDARD = _names(
     dots1 hunyuan_v1_dense hunyuan_v1_moe seed_oss apertus arcee helium solar_open laguna mimo yi
     command-r deci nemotron-nas chatglm dbrx falcon gpt_bigcode jetmoe flex_olmo doge aria_text
     mllama_text_model mllama openelm step3p7 step3p5 longcat_flash_ngram ouro iquestloopcoder dory
-    kimi_audio telechat telechat2
+    kimi_audio telechat telechat2 TeleFLM molmo mimo_v2 mimo_v2_omni
     """
 )
 """Known to follow the common fields; unknown extra fields of these types do not change the cache."""

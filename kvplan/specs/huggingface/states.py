@@ -66,7 +66,7 @@ def recurrent_dtype(config: Config) -> StateDtype | None:
 def _delta(config: Config) -> State | None:
     if config.model_type == "olmo_hybrid":
         return _implied_delta(config)
-    if config.optional("linear_num_value_heads") is None:
+    if config.optional("linear_num_value_heads") is None or config.model_type in families.KIMI_DELTA:
         return None
     return GatedDeltaNetState.model_construct(
         key_heads=config.count("linear_num_key_heads"),
@@ -116,8 +116,9 @@ def _kimi(config: Config) -> State | None:
     )
     bound = config.get("kda_lower_bound", config.get("linear_lower_bound"))
     return KimiDeltaState.model_construct(
-        heads=config.optional("linear_num_heads") or query_heads(config),
-        head_dim=config.optional("linear_head_dim") or head_dim(config, query_heads(config)),
+        heads=_first(config, "linear_num_heads", "linear_num_key_heads") or query_heads(config),
+        head_dim=_first(config, "linear_head_dim", "linear_key_head_dim")
+        or head_dim(config, query_heads(config)),
         conv_kernel=kernel,
         bounded_gate=bound is not None,
         recurrent_dtype=recurrent_dtype(config),
