@@ -186,3 +186,38 @@ def test_gates_of_attention_of_looped_models_are_weights() -> None:
     assert parameter_count(build(model_type="dory", layer_types=types)) == pytest.approx(
         plain + 4 * gate - mlps, rel=1e-3
     )
+
+
+QWEN: dict[str, Any] = {**DELTA, "model_type": "qwen3_5_text", "layer_types": HYBRID}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size"),
+    [
+        ("Qwen3_5ForConditionalGeneration", 4), ("Qwen3_5MoeForCausalLM", 4), ("Qwen4ExpForCausalLM", 4),
+        ("Qwen3NextForCausalLM", 2), ("MiniCPMV4_7ForConditionalGeneration", 2),
+        ("InternS2PreviewForConditionalGeneration", 2),
+    ],
+)  # fmt: skip
+def test_vllm_reads_the_dtype_of_a_state_for_few_architectures(architecture: str, size: int) -> None:
+    text = {**NEW, **QWEN, "mamba_ssm_dtype": "float32", "architectures": ["Qwen3_5ForCausalLM"]}
+    whole = {"architectures": [architecture], "model_type": "around", "text_config": text}
+    model = import_config(whole, "config.json", name="x").model
+    conv = 3 * 8 * 64 * 3 * 2
+    for retention, recurrent in (("vllm", size), ("sglang", 4)):
+        report = size_model(model, context_tokens=64, retention=retention)
+        assert report.state_bytes_per_sequence == 3 * (conv + 8 * 64 * 64 * recurrent)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size"),
+    [("NemotronH_Nano_VL_V2", 4), ("NemotronH_Nano_Omni_Reasoning_V3", 2), ("NemotronHForCausalLM", 4)],
+)
+@pytest.mark.parametrize("said", [{}, {"mamba_ssm_cache_dtype": "float32"}])
+def test_nemotron_around_sounds_keeps_its_state_in_the_model_s_dtype(
+    architecture: str, size: int, said: dict[str, str]
+) -> None:
+    text = {**NEW, **MAMBA, "model_type": "nemotron_h", "hybrid_override_pattern": "M*M-", **said}
+    model = import_config({"architectures": [architecture], "llm_config": text}, "config.json", name="x").model
+    state = 2 * ((16 * 64 + 2 * 2 * 32) * 3 * 2 + 16 * 64 * 32 * size)
+    assert size_model(model, context_tokens=64).state_bytes_per_sequence == state

@@ -111,6 +111,7 @@ class Config:
     Attributes:
         data: its own keys.
         top: the whole file, for what composite models keep outside.
+        outermost: the whole model's architecture; ``architecture``: the text model's, where it names its own.
         path: the file, for messages; ``prefix``: key path of ``data`` inside it.
     """
 
@@ -121,7 +122,8 @@ class Config:
         self.prefix = prefix
         self.used: set[str] = set()
         own = _architecture(data)
-        self.architecture = own or _architecture(top)
+        self.outermost = _architecture(top)
+        self.architecture = own or self.outermost
         given = data.get("model_type") or _type_of(own) or top.get("model_type") or ""
         self.model_type = MISNAMED.get(self.architecture, str(given))
 

@@ -152,6 +152,13 @@ FIXED_ENCODER = frozenset({"whisper"})
 FP32_STATE = frozenset({"nemotron_h", "nemotron_h_puzzle", "nemotron-h"})
 """Engines keep this family's recurrent state in fp32 when the configuration is silent (vLLM's default)."""
 
+STATE_DTYPE_READ: dict[str, tuple[str, ...]] = {
+    "mamba_ssm_cache_dtype": ("NemotronHFor", "NemotronHPuzzleFor", "NemotronH_Nano_VL_V2"),
+    "mamba_ssm_dtype": ("Qwen3_5", "Qwen4Exp", "ColQwen3_5"),
+}
+"""Beginnings of the architectures for which vLLM reads a field; around the same decoder others leave the
+recurrent state in the model's dtype. SGLang reads it for all, and takes fp32 where nothing is said."""
+
 EXPANDED_MLA: dict[str, tuple[Literal["vllm", "sglang", "transformers"], ...]] = {"minicpm3": ("vllm",)}
 """Latent attention for which an engine has no latent cache and keeps every head."""
 

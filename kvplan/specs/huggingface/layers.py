@@ -278,8 +278,8 @@ def _periodic(config: Config, layers: int) -> list[str] | None:
         row = ("sliding", "conv", "full", "conv")
         return ["conv" if index == 0 else row[index % 4] for index in range(layers)]
     if config.model_type == "dory":
-        row = ("sliding", "none", "sliding", "none", "sliding", "none", "full", "none")
-        return [row[index % 8] for index in range(layers)]
+        mixers = ("sliding", "sliding", "sliding", "full")
+        return ["none" if index % 2 else mixers[index // 2 % 4] for index in range(layers)]
     if config.model_type == "flint":
         last = layers - 1
         return [

@@ -56,11 +56,17 @@ def recurrent_dtype(config: Config) -> StateDtype | None:
     """What the configuration says about the dtype of the recurrent part."""
     for key in ("mamba_ssm_cache_dtype", "mamba_ssm_dtype", "ssm_cache_dtype"):
         value = config.get(key)
-        if value is not None:
+        if value is not None and _is_read(config, key):
             if str(value) not in DTYPES:
                 raise config.error(f"unknown dtype {value!r}", key)
             return DTYPES[str(value)]
-    return "fp32" if config.model_type in families.FP32_STATE else None
+    silent = config.model_type in families.FP32_STATE and _is_read(config, "mamba_ssm_cache_dtype")
+    return "fp32" if silent else None
+
+
+def _is_read(config: Config, key: str) -> bool:
+    """Whether vLLM's class for the whole model looks at a field that its decoder's configuration has."""
+    return not config.outermost or config.outermost.startswith(families.STATE_DTYPE_READ.get(key, ("",)))
 
 
 def _delta(config: Config) -> State | None:
