@@ -218,6 +218,8 @@ def test_nemotron_around_sounds_keeps_its_state_in_the_model_s_dtype(
     architecture: str, size: int, said: dict[str, str]
 ) -> None:
     text = {**NEW, **MAMBA, "model_type": "nemotron_h", "hybrid_override_pattern": "M*M-", **said}
-    model = import_config({"architectures": [architecture], "llm_config": text}, "config.json", name="x").model
+    model = import_config(
+        {"architectures": [architecture], "llm_config": text}, "config.json", name="x"
+    ).model
     state = 2 * ((16 * 64 + 2 * 2 * 32) * 3 * 2 + 16 * 64 * 32 * size)
     assert size_model(model, context_tokens=64).state_bytes_per_sequence == state

@@ -36,7 +36,7 @@ PERIODS: dict[str, tuple[int, str]] = {
     "diffusion_gemma": (6, "last"),
     "granite_swa": (4, "first"), "granitemoe_swa": (4, "first"), "cwm": (4, "first"),
     "modernbert-decoder": (3, "first"), "muse_spark": (4, "end"), "muse_glimmer": (4, "end"),
-    "mimo_v2_flash": (6, "first and last"),
+    "mimo_v2_flash": (6, "first and last"), "spark2_5": (4, "last"),
 }  # fmt: skip
 """Sliding layers with one full layer per period: which of the period it is (``end`` counts from the top).
 

@@ -54,18 +54,23 @@ def layer_kinds(config: Config, layers: int) -> list[str]:
     Raises:
         SpecError: a kind that is not known, or a list that contradicts the number of layers.
     """
-    for reader in (_listed, _patterned, _periodic, windowed):
+    for reader in (_listed, _composed, _patterned, _periodic, windowed):
         kinds = reader(config, layers)
         if kinds is not None:
             if config.has("indexer_n_heads") or sparse_regions(config):  # Qwen4 calls sparse layers full
                 kinds = ["indexed" if kind == "full" else kind for kind in kinds]
             return _shared(config, kinds)
-    described = next((key for key in config.data if STATE_FIELDS.match(key) and config.has(key)), None)
+    described = _described_state(config)
     if described is not None:
         raise config.error(
             "this field describes layers with a state, and nothing says which layers they are", described
         )
     return _shared(config, ["full"] * layers)
+
+
+def _described_state(config: Config) -> str | None:
+    """A field that only layers with a state have, and that says something."""
+    return next((key for key in config.data if STATE_FIELDS.match(key) and config.has(key)), None)
 
 
 def number_of_layers(config: Config) -> int:
@@ -142,6 +147,24 @@ def _recurrent(config: Config, value: object) -> str:
     return "sliding" if kind == "full" and windowed else kind
 
 
+def _composed(config: Config, layers: int) -> list[str] | None:
+    """IQuest Q1: a first part, a part that is repeated, and a last one."""
+    repeated = config.items("hybrid_layers_types_block")
+    if not repeated:
+        return None
+    times = config.count("num_hybrid_layers_block")
+    ends = [config.items(key) or [] for key in ("first_layers_types", "last_layers_types")]
+    if len(ends[0]) + times * len(repeated) + len(ends[1]) != layers:
+        raise config.error(
+            f"{times} times these with what is before and after are not {layers} layers",
+            "hybrid_layers_types_block",
+        )
+    if not config.flag("use_hybrid_layers", True) or not config.flag("use_sliding_window", True):
+        return ["full"] * layers
+    listed = [*ends[0], *repeated * times, *ends[1]]
+    return [_kind(config, "hybrid_layers_types_block", item) for item in listed]
+
+
 def _patterned(config: Config, layers: int) -> list[str] | None:
     """Strings of letters, lists of numbers, lists of layer indices."""
     pattern = config.get("hybrid_override_pattern")
@@ -178,6 +201,7 @@ def _patterned(config: Config, layers: int) -> list[str] | None:
     for key, member, other in (
         ("attn_layer_indices", "full", "linear"),
         ("full_attn_idxs", "full", "conv"),
+        ("full_attention_layers", "full", "linear" if _described_state(config) else "sliding"),
         ("hybrid_layer_ids", "hybrid", "linear"),
         ("local_layer_ids", "sliding", "full"),
         ("cross_attention_layers", "cross", "full"),

@@ -107,6 +107,8 @@ def _kimi(config: Config) -> State | None:
             heads=nested.count("num_attention_heads", defaults=False),
             head_dim=nested.count("head_dim", defaults=False),
             conv_kernel=nested.integer("short_conv_kernel_size", 4, defaults=False),
+            bounded_gate=nested.get("gate_lower_bound", defaults=False) is not None,
+            full_rank_gates=1 if nested.flag("use_full_rank_gate") else 0,
             recurrent_dtype=recurrent_dtype(config),
         )
     if config.model_type not in families.KIMI_DELTA and not config.has("kda_lower_bound"):
@@ -127,6 +129,7 @@ def _kimi(config: Config) -> State | None:
         or head_dim(config, query_heads(config)),
         conv_kernel=kernel,
         bounded_gate=bound is not None,
+        full_rank_gates=2 if config.flag("no_kda_lora") else 0,
         recurrent_dtype=recurrent_dtype(config),
     )
 

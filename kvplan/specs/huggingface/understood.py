@@ -28,7 +28,8 @@ HARMLESS = (
     r"audio|mtp|nextn|query_pre_attn|freeze|embed|max_window_layers|use_sliding_window|num_logits_to_keep|residual|"
     r"hidden_states|no_repeat|lm_head|^embd|speech|^spatial_|^temporal_|use_mamba_kernels|time_step|max_batch|static_cache|cache_implementation|"
     r"cache_quantization|keys_to_ignore|attn_config|num_key_value_heads|head_dim|num_heads|"
-    r"gate_func|sparse_step|projection_layout|attn_res|^no_kda_lora$|^prefix_attn$|^position_layers$|^param_sink|^block_(size|length)$"
+    r"gate_func|sparse_step|projection_layout|attn_res|output_gate|gated_attention|"
+    r"sink_attention|^no_kda_lora$|^linear_attention_type$|^prefix_attn$|^position_layers$|^param_sink|^block_(size|length)$"
 )
 
 LEFT_ALONE = frozenset(

@@ -1,0 +1,100 @@
+"""States, loops and compositions of layers as the engines' own classes for new models have them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kvplan.errors import SpecError
+from kvplan.sizing.size import size_model
+from kvplan.sizing.state import exports_checkpoints
+from kvplan.sizing.weights import parameter_count
+from kvplan.specs.huggingface import import_config
+from kvplan.specs.model import ModelSpec
+
+NEW: dict[str, Any] = {
+    "model_type": "brand_new", "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 8,
+    "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 1000,
+    "max_position_embeddings": 4096, "tie_word_embeddings": False,
+}  # fmt: skip
+ROW = 2 * 2 * 64 * 2
+"""Bytes of a token in a layer of two KV heads of 64 in 16 bits."""
+LATENT: dict[str, Any] = {
+    "kv_lora_rank": 64, "q_lora_rank": 96, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16, "v_head_dim": 32,
+}  # fmt: skip
+
+
+def build(**fields: Any) -> ModelSpec:
+    return import_config({**NEW, **fields}, "config.json", name="served").model
+
+
+def windows(model: ModelSpec) -> list[int | None]:
+    return [getattr(block.attention, "window", None) for block in model.layers()]
+
+
+def kimi(**linear: Any) -> ModelSpec:
+    listed = {"full_attn_layers": [4, 8], "kda_layers": [1, 2, 3, 5, 6, 7], "num_heads": 4, "head_dim": 128}
+    return build(model_type="kimi_linear", linear_attn_config={**listed, **linear}, **LATENT)
+
+
+def test_a_bound_of_the_gate_may_stand_with_the_linear_layers() -> None:
+    for bound, exports in ((None, False), (-5.0, True)):
+        states = [block.state for block in kimi(gate_lower_bound=bound).layers() if block.state is not None]
+        assert [exports_checkpoints(state, 9) for state in states] == [exports] * 6
+
+
+def test_gates_of_linear_layers_may_be_of_full_rank() -> None:
+    low = 512 * 128 + 128 * 512
+    more = parameter_count(kimi(use_full_rank_gate=True)) - parameter_count(kimi())
+    assert more == 6 * (512 * 512 - low)  # K3: the output gate
+    ling = {"model_type": "bailing_hybrid", "layer_group_size": 4, "num_key_value_heads": 8, **LATENT}
+    low = 512 * 64 + 64 * 512
+    more = parameter_count(build(**ling, no_kda_lora=True)) - parameter_count(build(**ling))
+    assert more == 6 * 2 * (512 * 512 - low)  # Ling 3: the forget gate too
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"headwise_attn_output_gate": True},
+        {"gated_attention": True, "use_mla_scaling_factor": True},
+        {"enable_sink_attention": True, "attn_out_scale": 0.5},
+    ],
+)
+def test_gates_sinks_and_scales_change_no_cache(fields: dict[str, Any]) -> None:
+    assert size_model(build(**fields), context_tokens=64).kv_bytes_per_token == 8 * ROW
+
+
+def test_full_layers_by_number_beside_layers_with_a_state() -> None:
+    delta = {
+        "linear_num_key_heads": 4, "linear_num_value_heads": 8, "linear_key_head_dim": 64,
+        "linear_value_head_dim": 64, "linear_conv_kernel_dim": 4, "linear_attention_type": "Qwen3NextGatedDeltaNet",
+    }  # fmt: skip
+    model = build(model_type="gigachat3_5", full_attention_layers=[3, 7], **delta, **LATENT)
+    kept = [block.attention is not None for block in model.layers()]
+    assert kept == ([False] * 3 + [True]) * 2
+    assert size_model(model, context_tokens=64).kv_bytes_per_token == 2 * (64 + 16) * 2
+
+
+def test_layers_put_together_of_a_first_a_repeated_and_a_last_part() -> None:
+    parts = {
+        "first_layers_types": ["full_attention"], "num_hybrid_layers_block": 2,
+        "hybrid_layers_types_block": ["full_attention", "sliding_attention", "sliding_attention"],
+        "last_layers_types": ["full_attention"], "use_hybrid_layers": True, "use_sliding_window": True,
+    }  # fmt: skip
+    whole = build(model_type="iquest_q1", sliding_window=128, **parts)
+    assert windows(whole) == [None, None, 128, 128, None, 128, 128, None]
+    assert windows(build(sliding_window=128, **{**parts, "use_sliding_window": False})) == [None] * 8
+    with pytest.raises(SpecError, match="hybrid_layers_types_block"):
+        build(sliding_window=128, **{**parts, "num_hybrid_layers_block": 3})
+
+
+def test_windows_of_a_model_that_lists_no_layers() -> None:
+    assert windows(build(model_type="spark2_5", sliding_window=128)) == [128, 128, 128, None] * 2
+
+
+def test_nanbeige_loops() -> None:
+    once, twice = build(model_type="nanbeige"), build(model_type="nanbeige", num_loops=2)
+    assert size_model(twice, context_tokens=64).kv_bytes_per_token == 2 * 8 * ROW
+    assert parameter_count(twice) == parameter_count(once)
