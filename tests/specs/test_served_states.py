@@ -94,6 +94,19 @@ def test_windows_of_a_model_that_lists_no_layers() -> None:
     assert windows(build(model_type="spark2_5", sliding_window=128)) == [128, 128, 128, None] * 2
 
 
+@pytest.mark.parametrize("window", [None, False, 0, -1])
+def test_a_window_that_is_none_makes_sliding_layers_full(window: object) -> None:
+    types = ["sliding_attention", "full_attention"] * 4
+    for model_type in ("brand_new", "olmo3", "gemma3_text"):
+        model = build(model_type=model_type, sliding_window=window, layer_types=types)
+        assert size_model(model, context_tokens=64).kv_bytes_per_token == 8 * ROW
+
+
+def test_a_window_nobody_gives_is_refused() -> None:
+    with pytest.raises(SpecError, match="sliding_window"):
+        build(layer_types=["sliding_attention"] * 8)
+
+
 def test_nanbeige_loops() -> None:
     once, twice = build(model_type="nanbeige"), build(model_type="nanbeige", num_loops=2)
     assert size_model(twice, context_tokens=64).kv_bytes_per_token == 2 * 8 * ROW

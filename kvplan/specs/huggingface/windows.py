@@ -87,6 +87,14 @@ def windows_answers(config: Config) -> bool:
     return named or config.has("rswa_window") or (isinstance(listed, list) and REFERENCE in listed)
 
 
+def says_no_window(config: Config) -> bool:
+    """Whether the file itself says that there is no window, and has none per layer."""
+    listed = any(config.has(key) for key in ("sliding_windows", "window_sizes"))
+    return (
+        config.spelt("sliding_window") in config.data and is_none(config.get("sliding_window")) and not listed
+    )
+
+
 def is_none(window: object) -> bool:
     """Whether a window is none at all: null, false, or a number below one."""
     return window is None or window is False or (isinstance(window, (int, float)) and window < 1)
