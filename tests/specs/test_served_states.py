@@ -111,3 +111,42 @@ def test_nanbeige_loops() -> None:
     once, twice = build(model_type="nanbeige"), build(model_type="nanbeige", num_loops=2)
     assert size_model(twice, context_tokens=64).kv_bytes_per_token == 2 * 8 * ROW
     assert parameter_count(twice) == parameter_count(once)
+
+
+@pytest.mark.parametrize("model_type", ["mistral", "llama", "phi3", "seed_oss", "qwen3_moe"])
+def test_a_first_layer_with_a_window_counts_only_for_classes_that_know_it(model_type: str) -> None:
+    fields = {"sliding_window": 128, "use_sliding_window": True, "max_window_layers": 3}
+    assert windows(build(model_type=model_type, **fields)) == [128] * 8
+    for knowing in ("qwen2", "qwen3", "brand_new"):
+        assert windows(build(model_type=knowing, **fields)) == [None] * 3 + [128] * 5
+
+
+@pytest.mark.parametrize("model_type", ["gemma3_text", "olmo3", "exaone4"])
+def test_a_first_layer_with_a_window_replaces_no_period(model_type: str) -> None:
+    fields = {"sliding_window": 128, "use_sliding_window": True}
+    with_it = windows(build(model_type=model_type, max_window_layers=3, **fields))
+    assert with_it == windows(build(model_type=model_type, **fields))
+    assert with_it.count(None) in (1, 2)
+
+
+def test_one_window_beside_latents_is_read_by_no_engine() -> None:
+    model = build(model_type="youtu", sliding_window=128, **LATENT)
+    assert size_model(model, context_tokens=64).kv_bytes_per_token == 8 * (64 + 16) * 2
+
+
+def test_layers_below_the_experts_have_a_period_of_their_own() -> None:
+    fields = {"model_type": "cohere2_moe", "sliding_window": 128, "num_experts": 4, "num_experts_per_tok": 2}
+    below = build(**fields, first_k_dense_replace=2)
+    assert windows(below) == [None, None, 128, 128, 128, None, 128, 128]
+    other = build(**fields, first_k_dense_replace=3, prefix_dense_sliding_window_pattern=2)
+    assert windows(other) == [128, None, 128, 128, 128, 128, None, 128]
+    assert windows(build(**fields)) == [128, 128, 128, None] * 2
+
+
+def test_windows_of_single_layers_that_vllm_does_not_know_are_said() -> None:
+    types = ["sliding_attention", "full_attention"] * 4
+    mixed = {**NEW, "model_type": "qwen3_moe", "sliding_window": 128, "layer_types": types}
+    said = " ".join(import_config(mixed, "config.json", name="x").warnings)
+    assert "vLLM's class for qwen3_moe has no windows of single layers" in said
+    said = " ".join(import_config({**mixed, "model_type": "olmo3"}, "config.json", name="x").warnings)
+    assert "single layers" not in said

@@ -62,6 +62,9 @@ FLAGGED_WINDOW = _names(
 )
 """A window counts only with ``use_sliding_window`` (absent means no), from ``max_window_layers`` up."""
 
+ONE_WINDOW_IN_VLLM = _names("hyperclovax mixtral nemotron olmoe phimoe qwen2_moe qwen3_moe stablelm")
+"""vLLM's classes know one window for all layers or none: where a list mixes them, all keep everything."""
+
 IGNORED_WINDOW = _names(
     """
     minimax_m2 nemotron_h minimax zaya laguna mellum mixtral_none

@@ -226,6 +226,15 @@ def unsaid(config: Config) -> list[str]:
             f"{f' and {len(strange) - 6} more' if len(strange) > 6 else ''}: sized without"
         )
     warnings += _foreign(config)
+    listed = config.get("layer_types")
+    if (
+        config.model_type in families.ONE_WINDOW_IN_VLLM
+        and isinstance(listed, list)
+        and len({*map(str, listed)}) > 1
+    ):
+        warnings.append(
+            f"vLLM's class for {config.model_type} has no windows of single layers: there all are full"
+        )
     deciding = SIZE_DECIDING if config.get("kv_lora_rank") else (*SIZE_DECIDING, *HEADS)
     left_out = {key: config.get(key) for key in deciding if config.spelt(key) not in config.data}
     if config.model_type in families.FLAGGED_WINDOW and not config.flag("use_sliding_window"):

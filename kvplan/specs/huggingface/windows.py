@@ -6,7 +6,7 @@ from typing import Any
 
 from kvplan.specs.base import MAX_COUNT
 from kvplan.specs.huggingface import families
-from kvplan.specs.huggingface.config import Config
+from kvplan.specs.huggingface.config import Config, class_defaults
 
 REFERENCE = "reference_sliding_attention"
 
@@ -18,10 +18,14 @@ def windowed(config: Config, layers: int) -> list[str] | None:
         return None
     if config.get("use_sliding_window") is False or windows_answers(config):
         return None
-    if config.model_type in families.FLAGGED_WINDOW or config.has("max_window_layers"):
+    if config.optional("kv_lora_rank", least=0) and not config.has("swa_num_attention_heads"):
+        return None  # one window beside latents is carried along, and no engine reads it
+    own = class_defaults().get(config.model_type)
+    counts = own is None or "max_window_layers" in own  # other classes pass over where windows begin
+    if config.model_type in families.FLAGGED_WINDOW or (counts and config.has("max_window_layers")):
         if not config.flag("use_sliding_window"):
             return None
-        first = config.integer("max_window_layers", 0, least=0)
+        first = config.integer("max_window_layers", 0, least=0) if counts else 0
         if config.model_type == "smollm3":  # windows are where positions are not
             return ["full" if rotary else "sliding" for rotary in rotary_layers(config, layers)]
         if config.model_type == "qwen2_moe":  # its class counts from the bottom, and skips every other layer
@@ -39,10 +43,20 @@ def windowed(config: Config, layers: int) -> list[str] | None:
             break
     if not period:
         return ["sliding"] * layers
-    kinds = ["full" if _is_full(index, layers, period, where) else "sliding" for index in range(layers)]
+    kinds = _dense_prefix(config, layers)
+    rest = layers - len(kinds)
+    kinds += ["full" if _is_full(index, rest, period, where) else "sliding" for index in range(rest)]
     if config.model_type in families.LAST_LAYER_FULL or config.model_type == "beam":
         kinds[-1] = "full"
     return kinds
+
+
+def _dense_prefix(config: Config, layers: int) -> list[str]:
+    """Command A's layers below those with experts: a period of their own, 1 where unsaid; then the other."""
+    unsaid = 1 if config.model_type == "cohere2_moe" else 0
+    own = config.integer("prefix_dense_sliding_window_pattern", unsaid, least=0)
+    below = config.integer("first_k_dense_replace", 0, least=0) if own else 0
+    return ["sliding" if (index + 1) % own else "full" for index in range(min(below, layers))]
 
 
 def _is_full(index: int, layers: int, period: int, where: str) -> bool:
