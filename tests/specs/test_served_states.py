@@ -150,3 +150,16 @@ def test_windows_of_single_layers_that_vllm_does_not_know_are_said() -> None:
     assert "vLLM's class for qwen3_moe has no windows of single layers" in said
     said = " ".join(import_config({**mixed, "model_type": "olmo3"}, "config.json", name="x").warnings)
     assert "single layers" not in said
+
+
+@pytest.mark.parametrize(("crosses", "keeps"), [(False, False), (True, True), (None, True)])
+def test_a_decoder_that_crosses_nothing_keeps_no_encoder(crosses: bool | None, keeps: bool) -> None:
+    decoder = {
+        "model_type": "mbart", "d_model": 512, "decoder_layers": 8, "decoder_attention_heads": 8,
+        "decoder_ffn_dim": 1024, "vocab_size": 1000, "max_position_embeddings": 4096,
+        **({} if crosses is None else {"add_cross_attention": crosses}),
+    }  # fmt: skip
+    around = {"model_type": "nemotron_parse", "decoder": decoder, "encoder": {"patch_size": 16}}
+    model = import_config({**around, "image_size": [64, 64]}, "config.json", name="x").model
+    assert [block.cross is not None for block in model.layers()] == [keeps] * 8
+    assert size_model(model, context_tokens=64).kv_bytes_per_token == 8 * 2 * 8 * 64 * 2
