@@ -93,8 +93,11 @@ def _kimi_delta(state: kinds.KimiDeltaState, hidden: int, tp: int) -> Iterator[T
     heads, dim = share(state.heads, tp), state.head_dim
     yield matrix("qkv_proj", "state", 3 * heads * dim, hidden)
     yield vector("conv", "state", 3 * heads * dim * state.conv_kernel)
-    yield matrix("fg_a_proj", "state", 2 * dim, hidden)
-    yield matrix("fg_b_proj", "state", 2 * heads * dim, dim)
+    if narrow := 2 - state.full_rank_gates:
+        yield matrix("fg_a_proj", "state", narrow * dim, hidden)
+        yield matrix("fg_b_proj", "state", narrow * heads * dim, dim)
+    if state.full_rank_gates:
+        yield matrix("fg_proj", "state", state.full_rank_gates * heads * dim, hidden)
     yield matrix("b_proj", "state", heads, hidden)
     yield vector("a_dt_norm", "state", heads + heads * dim + dim)
     yield matrix("o_proj", "state", hidden, heads * dim)

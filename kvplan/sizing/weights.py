@@ -92,7 +92,7 @@ def active_parameters(model: ModelSpec) -> int:
             experts = sum(
                 t.parameters for t in mlp_tensors(mlp, model.hidden_size) if t.component == "experts"
             )
-            copies = _copies(group.block, group.count)
+            copies = _copies(group.block, group.count, routed=True)
             total -= copies * (experts - experts * mlp.experts_per_token // mlp.experts)
     if not model.tie_embeddings:
         total -= (model.embedding_size or model.hidden_size) * (model.vocab_size - 1)
@@ -246,13 +246,16 @@ def _tensors(
 
 def _layer(block: Block, hidden: int, split: Split, count: int) -> Iterator[tuple[Tensor, int]]:
     for tensor in block_tensors(block, hidden, split):
-        yield tensor, _copies(block, count, state=tensor.component == "state")
+        routed = tensor.component == "experts" or tensor.name.startswith("router")
+        yield tensor, _copies(block, count, state=tensor.component == "state", routed=routed)
 
 
-def _copies(block: Block, count: int, *, state: bool = False) -> int:
+def _copies(block: Block, count: int, *, state: bool = False, routed: bool = False) -> int:
     """Sets of weights behind ``count`` layers; layers that share attention and MLP have own state weights."""
     if block.weights_shared and not state:
         return min(block.weight_sets, count)
+    if routed and block.mlp is not None and block.mlp.kind == "moe":
+        count = -(-count // block.mlp.layers_per_set)
     return -(-count // block.passes)
 
 

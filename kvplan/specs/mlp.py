@@ -22,6 +22,8 @@ class MoeMlp(Frozen):
     ``intermediate_size`` is that of one routed expert, ``shared_intermediate_size`` that of all shared
     experts together (0 = none). ``latent_size`` is the width the routed experts work in when it is not the
     hidden size (down- and up-projections around them are counted). ``dense`` runs beside the experts.
+    ``layers_per_set`` layers share the weights of their routed experts and router, where they have none of
+    their own.
     """
 
     kind: Literal["moe"] = "moe"
@@ -34,6 +36,7 @@ class MoeMlp(Frozen):
     bias: bool = False
     latent_size: Count | None = None
     dense: DenseMlp | None = None
+    layers_per_set: Count = 1
 
     @model_validator(mode="after")
     def _enough_experts(self) -> Self:

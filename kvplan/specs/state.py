@@ -76,6 +76,8 @@ class KimiDeltaState(_State):
     conv_kernel: Count
     bounded_gate: bool = False
     """Whether the gate has a lower bound, which vLLM's faster prefill kernel needs."""
+    full_rank_gates: Natural = 0
+    """Of the two gates, how many (1: that of the output) are projected without a bottleneck."""
 
     @property
     def conv_channels(self) -> int:

@@ -31,6 +31,11 @@ def build(config: dict[str, Any]) -> ModelSpec:
     return import_config(config, "config.json", name="test").model
 
 
+def test_longcat_counts_layers_of_two_attentions_under_either_name() -> None:
+    both = {**LONGCAT, "num_hidden_layers": 8}  # what its class makes of four
+    assert build(both).num_layers == build(LONGCAT).num_layers == 8
+
+
 def test_longcat_with_ngrams_has_two_attentions_a_layer_and_tables() -> None:
     ngrams = {"ngram_vocab_size_ratio": 3, "emb_neighbor_num": 4, "emb_split_num": 2}
     lite = {**LONGCAT, "architectures": ["LongcatFlashNgramForCausalLM"], "model_type": "longcat_flash_ngram"}

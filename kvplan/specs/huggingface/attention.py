@@ -18,7 +18,8 @@ from kvplan.specs.huggingface.compression import compressed
 from kvplan.specs.huggingface.config import Config, has_biases
 from kvplan.specs.huggingface.heads import head_dim, kv_heads, query_heads, whole
 from kvplan.specs.huggingface.indexers import indexer, sparse_indexer
-from kvplan.specs.huggingface.layers import window_of_pair
+from kvplan.specs.huggingface.overrides import own_fields
+from kvplan.specs.huggingface.windows import window_cycle, window_of_pair
 
 
 def attention(
@@ -87,9 +88,12 @@ def _window(config: Config, layer: int, layers: int) -> int:
         if listed is not None:
             own = window_of_pair(config, listed[layer]) if key == "window_sizes" else listed[layer]
             return whole(config, key, own)
-    cycle = config.get("interleaved_sliding_window")
-    if isinstance(cycle, list) and cycle and not config.has("layer_types"):
-        return whole(config, "interleaved_sliding_window", cycle[layer % len(cycle)])
+    cycle = window_cycle(config)
+    if cycle:
+        own = cycle[layer % len(cycle)]
+        if own is None:
+            raise config.error(f"layer {layer} slides, and this list gives it no window", "sliding_window")
+        return whole(config, "sliding_window", own)
     return config.count("sliding_window")
 
 
@@ -98,18 +102,6 @@ def is_latent(config: Config) -> bool:
     if config.get("use_mla") is False:
         return False
     return config.optional("kv_lora_rank", least=0) not in (None, 0)
-
-
-def _override(config: Config, layer: int) -> dict[str, Any]:
-    """Heterogeneous configurations name single layers and what differs there."""
-    table = config.get("per_layer_config", defaults=False)
-    if not isinstance(table, dict):
-        return {}
-    for key in (str(layer), f"{layer:02d}", f"{layer:03d}"):
-        if isinstance(table.get(key), dict):
-            own: dict[str, Any] = table[key]
-            return own
-    return {}
 
 
 def _heads(config: Config, reach: str, layer: int, layers: int) -> dict[str, Any]:
@@ -140,7 +132,8 @@ def _heads(config: Config, reach: str, layer: int, layers: int) -> dict[str, Any
         heads = other.optional("num_attention_heads") or heads
         groups = other.optional("num_attention_groups") or other.optional("num_key_value_heads") or groups
         dim = other.optional("head_dim") or dim
-    own = Config(_override(config, layer), {}, config.path, f"{config.prefix}per_layer_config[{layer}].")
+    fields = own_fields(config, layer, layers)
+    own = Config(fields, {}, config.path, f"{config.prefix}per_layer_config[{layer}].")
     heads = own.optional("num_attention_heads", defaults=False) or heads
     groups = own.optional("num_key_value_heads", defaults=False) or groups
     dim = own.optional("head_dim", defaults=False) or dim

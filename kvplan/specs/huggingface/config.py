@@ -9,6 +9,7 @@ so that a refusal can name the ones that were not understood.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -61,7 +62,9 @@ NAMES: dict[str, tuple[str, ...]] = {
     "shared_expert_intermediate_size": (
         "moe_shared_expert_intermediate_size", "shared_intermediate_size", "share_expert_dim",
     ),
-    "sliding_window": ("sliding_window_size", "attention_window_size", "window_size"),
+    "sliding_window": (
+        "sliding_window_size", "attention_window_size", "window_size", "interleaved_sliding_window",
+    ),
     "layer_types": ("layers_block_type", "layer_type_list"),
     "tie_word_embeddings": ("tied_embeddings", "weight_tying", "share_input_output_layers"),
     "dtype": ("torch_dtype",),
@@ -78,6 +81,12 @@ TEXT_KEYS = (
     "text_model_config", "llm", "decoder", "decoder_config",
 )  # fmt: skip
 """Where composite models keep their language model's configuration."""
+
+NO_DECODER = re.compile(
+    r"vision|visual|vit|image|video|audio|speech|sound|encod|tower|proj|adapter|expert|action|tts|talker|token2wav|"
+    r"code|vae|diffusion|flow|draft|mtp|quant|rope|resampl|perceiver|qformer|generat"
+)
+"""Words in the names of sections that describe something beside a language model."""
 
 INHERITED = ("tie_word_embeddings", "dtype", "quantization_config", "compression_config")
 """Of the whole model: what its file says outside wins over the language model's section (as in engines)."""
@@ -102,6 +111,7 @@ class Config:
     Attributes:
         data: its own keys.
         top: the whole file, for what composite models keep outside.
+        outermost: the whole model's architecture; ``architecture``: the text model's, where it names its own.
         path: the file, for messages; ``prefix``: key path of ``data`` inside it.
     """
 
@@ -112,7 +122,8 @@ class Config:
         self.prefix = prefix
         self.used: set[str] = set()
         own = _architecture(data)
-        self.architecture = own or _architecture(top)
+        self.outermost = _architecture(top)
+        self.architecture = own or self.outermost
         given = data.get("model_type") or _type_of(own) or top.get("model_type") or ""
         self.model_type = MISNAMED.get(self.architecture, str(given))
 
@@ -248,8 +259,10 @@ def text_config(data: Mapping[str, Any], path: str) -> Config:
             (key for key in TEXT_KEYS if isinstance(current.get(key), Mapping) and current[key]), None
         )
         if inner is None:
-            break
-        if _describes_layers(current) and not _describes_layers(current[inner]):
+            inner = _only_decoder(current)
+            if inner is None:
+                break
+        elif _describes_layers(current) and not _describes_layers(current[inner]):
             break
         prefix += f"{inner}."
         current = current[inner]
@@ -273,6 +286,26 @@ def has_biases(config: Config, usual: frozenset[str], key: str) -> bool:
         if isinstance(config.get(name), bool):
             return config.flag(name)
     return config.model_type in usual and not config.flag("no_bias")
+
+
+def _only_decoder(data: Mapping[str, Any]) -> str | None:
+    """The section that holds the one language model of a file without layers of its own, by any name."""
+    if _describes_layers(data):
+        return None
+    found = [
+        key
+        for key, part in data.items()
+        if isinstance(part, Mapping) and not NO_DECODER.search(key.casefold()) and _holds_decoder(part)
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def _holds_decoder(part: Mapping[str, Any]) -> bool:
+    named = any(name in part for name in ("vocab_size", *NAMES["vocab_size"]))
+    if _describes_layers(part):
+        return named or part.get("model_type") in class_defaults()
+    inside = [part[key] for key in (*TEXT_KEYS, "text") if isinstance(part.get(key), Mapping)]
+    return any(_describes_layers(inner) for inner in inside)
 
 
 def _describes_layers(data: Mapping[str, Any]) -> bool:

@@ -36,7 +36,7 @@ PERIODS: dict[str, tuple[int, str]] = {
     "diffusion_gemma": (6, "last"),
     "granite_swa": (4, "first"), "granitemoe_swa": (4, "first"), "cwm": (4, "first"),
     "modernbert-decoder": (3, "first"), "muse_spark": (4, "end"), "muse_glimmer": (4, "end"),
-    "mimo_v2_flash": (6, "first and last"),
+    "mimo_v2_flash": (6, "first and last"), "spark2_5": (4, "last"),
 }  # fmt: skip
 """Sliding layers with one full layer per period: which of the period it is (``end`` counts from the top).
 
@@ -61,6 +61,9 @@ FLAGGED_WINDOW = _names(
     """
 )
 """A window counts only with ``use_sliding_window`` (absent means no), from ``max_window_layers`` up."""
+
+ONE_WINDOW_IN_VLLM = _names("hyperclovax mixtral nemotron olmoe phimoe qwen2_moe qwen3_moe stablelm")
+"""vLLM's classes know one window for all layers or none: where a list mixes them, all keep everything."""
 
 IGNORED_WINDOW = _names(
     """
@@ -108,7 +111,8 @@ ATTENTION_BIAS = _names(
 
 OUTPUT_GATE = _names(
     "muse_spark muse_spark_text muse_glimmer muse_glimmer_text qwen3_next afmoe beam qwen3_5 qwen3_5_moe "
-    "qwen3_5_text qwen3_5_moe_text axk2 hy_v4 inkling2_text"
+    "qwen3_5_text qwen3_5_moe_text axk2 hy_v4 inkling2_text hrm_text dory alice_ai interns2_preview_text "
+    "interns2_mobius_text"
 )
 """A gate on the output of attention, as wide as the queries."""
 
@@ -151,6 +155,13 @@ FIXED_ENCODER = frozenset({"whisper"})
 FP32_STATE = frozenset({"nemotron_h", "nemotron_h_puzzle", "nemotron-h"})
 """Engines keep this family's recurrent state in fp32 when the configuration is silent (vLLM's default)."""
 
+STATE_DTYPE_READ: dict[str, tuple[str, ...]] = {
+    "mamba_ssm_cache_dtype": ("NemotronHFor", "NemotronHPuzzleFor", "NemotronH_Nano_VL_V2"),
+    "mamba_ssm_dtype": ("Qwen3_5", "Qwen4Exp", "ColQwen3_5"),
+}
+"""Beginnings of the architectures for which vLLM reads a field; around the same decoder others leave the
+recurrent state in the model's dtype. SGLang reads it for all, and takes fp32 where nothing is said."""
+
 EXPANDED_MLA: dict[str, tuple[Literal["vllm", "sglang", "transformers"], ...]] = {"minicpm3": ("vllm",)}
 """Latent attention for which an engine has no latent cache and keeps every head."""
 
@@ -170,8 +181,8 @@ QK_NORM_FULL = _names("olmo2 olmo3 olmoe flex_olmo olmo_hybrid minimax_m2")
 TWO_ATTENTIONS = ("longcat_flash",)
 """Beginnings of types of which a layer is two attention layers, the first with the experts beside its MLP."""
 
-KIMI_DELTA = frozenset({"kimi_linear", "bailing_hybrid", "glm5_next", "glm5_next_text"})
-"""Linear layers are Kimi delta attention."""
+KIMI_DELTA = frozenset({"kimi_linear", "bailing_hybrid", "glm5_next", "glm5_next_text", "alice_ai"})
+"""Linear layers are Kimi delta attention, even where their fields are named as the gated delta net's."""
 
 LIGHTNING_ARCHITECTURES = ("BailingMoeV2_5", "BailingMoeV25", "BailingMoeLinear")
 """Beginnings of architectures whose linear layers are lightning attention, whatever the ``model_type`` says:
@@ -206,7 +217,7 @@ STANDARD = _names(
     dots1 hunyuan_v1_dense hunyuan_v1_moe seed_oss apertus arcee helium solar_open laguna mimo yi
     command-r deci nemotron-nas chatglm dbrx falcon gpt_bigcode jetmoe flex_olmo doge aria_text
     mllama_text_model mllama openelm step3p7 step3p5 longcat_flash_ngram ouro iquestloopcoder dory
-    kimi_audio telechat telechat2
+    kimi_audio telechat telechat2 TeleFLM molmo mimo_v2 mimo_v2_omni
     """
 )
 """Known to follow the common fields; unknown extra fields of these types do not change the cache."""

@@ -9,11 +9,19 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from kvplan.specs.base import MAX_COUNT
 from kvplan.specs.huggingface import families
 from kvplan.specs.huggingface.compression import ratio_kinds
 from kvplan.specs.huggingface.config import Config
 from kvplan.specs.huggingface.indexers import sparse_regions
+from kvplan.specs.huggingface.overrides import kinds_of_blocks
+from kvplan.specs.huggingface.windows import (
+    is_none,
+    rotary_layers,
+    says_no_window,
+    window_cycle,
+    window_of_pair,
+    windowed,
+)
 from kvplan.specs.model import MAX_LAYERS
 
 KINDS = {
@@ -36,7 +44,13 @@ KINDS = {
 STATE_FIELDS = re.compile(r"(mamba|ssm|linear)_.*(head|state|conv|rank|groups|expand)")
 """Fields that only layers with a state have."""
 
-REFERENCE = "reference_sliding_attention"
+SAID_ONCE_MORE = frozenset(
+    {
+        "interleaved_sliding_window", "sliding_window_pattern", "hybrid_layer_ids", "full_attention_interval",
+        "global_attn_every_n_layers", "attention_chunk_size", "attn_layer_period", "attn_layer_offset",
+    }
+)  # fmt: skip
+"""Other ways to say which layers are which: beside a list of kinds nobody reads them."""
 
 _BY_NAME = {name: kind for kind, names in KINDS.items() for name in names.split()}
 
@@ -47,18 +61,23 @@ def layer_kinds(config: Config, layers: int) -> list[str]:
     Raises:
         SpecError: a kind that is not known, or a list that contradicts the number of layers.
     """
-    for reader in (_listed, _patterned, _periodic, _windowed):
+    for reader in (_listed, _composed, _patterned, _periodic, windowed):
         kinds = reader(config, layers)
         if kinds is not None:
             if config.has("indexer_n_heads") or sparse_regions(config):  # Qwen4 calls sparse layers full
                 kinds = ["indexed" if kind == "full" else kind for kind in kinds]
             return _shared(config, kinds)
-    described = next((key for key in config.data if STATE_FIELDS.match(key) and config.has(key)), None)
+    described = _described_state(config)
     if described is not None:
         raise config.error(
             "this field describes layers with a state, and nothing says which layers they are", described
         )
     return _shared(config, ["full"] * layers)
+
+
+def _described_state(config: Config) -> str | None:
+    """A field that only layers with a state have, and that says something."""
+    return next((key for key in config.data if STATE_FIELDS.match(key) and config.has(key)), None)
 
 
 def number_of_layers(config: Config) -> int:
@@ -75,7 +94,10 @@ def number_of_layers(config: Config) -> int:
     if config.model_type == "hrm_text":  # two stacks; num_hidden_layers counts passes once both are there
         own = config.optional("num_layers_per_stack")
         return 2 * (check_layers(config, "num_layers_per_stack", own) if own is not None else int(layers))
-    return int(layers) * (2 if config.model_type.startswith(families.TWO_ATTENTIONS) else 1)
+    if config.model_type.startswith(families.TWO_ATTENTIONS):
+        own = config.optional("num_layers", defaults=False)  # num_hidden_layers beside it is twice that
+        return 2 * int(own or layers)
+    return int(layers)
 
 
 def check_layers(config: Config, key: str, layers: int) -> int:
@@ -104,11 +126,14 @@ def _kind(config: Config, key: str, value: object) -> str:
 def _listed(config: Config, layers: int) -> list[str] | None:
     """One entry per layer, by name."""
     named = config.per_layer("layer_types", layers)
+    if named is None:
+        named = kinds_of_blocks(config, layers)
     if named is not None:
-        # PLaMo 3 and Zamba 2 say the same once more.
-        config.used |= {"interleaved_sliding_window", "sliding_window_pattern", "hybrid_layer_ids"}
+        config.used |= SAID_ONCE_MORE
         kinds = [_kind(config, "layer_types", item) for item in named]
-        if config.data.get("use_sliding_window") is False:
+        if config.get("attention_chunk_size") is None and config.has("sliding_window"):
+            kinds = ["sliding" if kind == "chunked" else kind for kind in kinds]  # Rnj
+        if config.data.get("use_sliding_window") is False or says_no_window(config):
             kinds = ["full" if kind == "sliding" else kind for kind in kinds]
         if config.model_type in families.LAST_LAYER_FULL:
             kinds[-1] = "full"
@@ -129,6 +154,24 @@ def _recurrent(config: Config, value: object) -> str:
     return "sliding" if kind == "full" and windowed else kind
 
 
+def _composed(config: Config, layers: int) -> list[str] | None:
+    """IQuest Q1: a first part, a part that is repeated, and a last one."""
+    repeated = config.items("hybrid_layers_types_block")
+    if not repeated:
+        return None
+    times = config.count("num_hybrid_layers_block")
+    ends = [config.items(key) or [] for key in ("first_layers_types", "last_layers_types")]
+    if len(ends[0]) + times * len(repeated) + len(ends[1]) != layers:
+        raise config.error(
+            f"{times} times these with what is before and after are not {layers} layers",
+            "hybrid_layers_types_block",
+        )
+    if not config.flag("use_hybrid_layers", True) or not config.flag("use_sliding_window", True):
+        return ["full"] * layers
+    listed = [*ends[0], *repeated * times, *ends[1]]
+    return [_kind(config, "hybrid_layers_types_block", item) for item in listed]
+
+
 def _patterned(config: Config, layers: int) -> list[str] | None:
     """Strings of letters, lists of numbers, lists of layer indices."""
     pattern = config.get("hybrid_override_pattern")
@@ -147,6 +190,7 @@ def _patterned(config: Config, layers: int) -> list[str] | None:
     ):
         numbers = config.per_layer(key, layers) if config.has(key) else None
         if numbers is not None and all(item in (0, 1, True, False) for item in numbers):
+            config.used.add("attention_chunk_size")  # MiMo-V2's is the window once more
             return [one if item else zero for item in numbers]
     nested = config.sub("sparse_attention_config")
     if nested is not None and nested.has("sparse_attention_freq"):
@@ -164,6 +208,7 @@ def _patterned(config: Config, layers: int) -> list[str] | None:
     for key, member, other in (
         ("attn_layer_indices", "full", "linear"),
         ("full_attn_idxs", "full", "conv"),
+        ("full_attention_layers", "full", "linear" if _described_state(config) else "sliding"),
         ("hybrid_layer_ids", "hybrid", "linear"),
         ("local_layer_ids", "sliding", "full"),
         ("cross_attention_layers", "cross", "full"),
@@ -173,25 +218,14 @@ def _patterned(config: Config, layers: int) -> list[str] | None:
             return None  # every layer has convolutions beside its attention
         if indices is not None:
             return [member if index in indices else other for index in range(layers)]
-    cycle = config.get("interleaved_sliding_window")
-    if isinstance(cycle, list) and cycle:  # openPangu
-        return ["full" if _is_none(cycle[index % len(cycle)]) else "sliding" for index in range(layers)]
+    cycle = window_cycle(config)
+    if cycle:  # openPangu, PLaMo 3
+        config.used.add("sliding_window_pattern")
+        return ["full" if is_none(cycle[index % len(cycle)]) else "sliding" for index in range(layers)]
     sizes = config.per_layer("window_sizes", layers) if config.has("window_sizes") else None
     if sizes is not None:
         return ["full" if window_of_pair(config, pair) is None else "sliding" for pair in sizes]
     return _neo(config, layers)
-
-
-def window_of_pair(config: Config, pair: object) -> int | None:
-    """Tokens of a window ``[before, after]``, itself included; ``None`` where ``before`` is no limit (-1).
-
-    Raises:
-        SpecError: not two whole numbers.
-    """
-    good = isinstance(pair, list) and len(pair) == 2 and all(type(item) is int for item in pair)
-    if not good or not -1 <= pair[0] < MAX_COUNT:  # type: ignore[index]
-        raise config.error("expected for every layer the tokens before and after it", "window_sizes")
-    return pair[0] + 1 if pair[0] > 0 else None  # type: ignore[index]
 
 
 def _neo(config: Config, layers: int) -> list[str] | None:
@@ -274,6 +308,9 @@ def _periodic(config: Config, layers: int) -> list[str] | None:
     if config.model_type == "lfm3":
         row = ("sliding", "conv", "full", "conv")
         return ["conv" if index == 0 else row[index % 4] for index in range(layers)]
+    if config.model_type == "dory":
+        mixers = ("sliding", "sliding", "sliding", "full")
+        return ["none" if index % 2 else mixers[index // 2 % 4] for index in range(layers)]
     if config.model_type == "flint":
         last = layers - 1
         return [
@@ -284,81 +321,12 @@ def _periodic(config: Config, layers: int) -> list[str] | None:
     if config.model_type == "deepseek_v4":
         return ["csa" if index > 2 and index % 2 else "hca" for index in range(layers)]
     if config.has("attention_chunk_size") or config.model_type.startswith("llama4"):
-        return ["chunked" if rotary else "full" for rotary in _rotary(config, layers)]
+        return ["chunked" if rotary else "full" for rotary in rotary_layers(config, layers)]
     return None
 
 
 def _is_zamba_hybrid(index: int, period: int, offset: int) -> bool:
     return index == 2 or (index > 2 and (index - 3) % period == offset)
-
-
-def _rotary(config: Config, layers: int) -> list[bool]:
-    """Which layers have rotary positions: a list, else all but every fourth (or another) one."""
-    rope = config.items("no_rope_layers")
-    if not rope:
-        step = config.integer("no_rope_layer_interval", 4)
-        rope = [int((index + 1) % step != 0) for index in range(layers)]
-    return [bool(rope[index % len(rope)]) for index in range(layers)]
-
-
-def _windowed(config: Config, layers: int) -> list[str] | None:
-    """Sliding windows without a list: a pattern, a flag, or all layers."""
-    window = config.get("sliding_window")
-    if _is_none(window) or config.model_type in families.IGNORED_WINDOW:
-        return None
-    if config.get("use_sliding_window") is False or windows_answers(config):
-        return None
-    if config.model_type in families.FLAGGED_WINDOW or config.has("max_window_layers"):
-        if not config.flag("use_sliding_window"):
-            return None
-        first = config.integer("max_window_layers", 0, least=0)
-        if config.model_type == "smollm3":  # windows are where positions are not
-            return ["full" if rotary else "sliding" for rotary in _rotary(config, layers)]
-        if config.model_type == "qwen2_moe":  # its class counts from the bottom, and skips every other layer
-            return ["full" if index % 2 or index >= first else "sliding" for index in range(layers)]
-        return ["sliding" if index >= first else "full" for index in range(layers)]
-    pattern = config.get("sliding_window_pattern")
-    if isinstance(pattern, str) and pattern:
-        letters = {"L": "sliding", "G": "full"}
-        return [letters.get(pattern[index % len(pattern)].upper(), "full") for index in range(layers)]
-    inner, around = config.model_type, config.model_type.removesuffix("_text")
-    period, where = families.PERIODS.get(inner) or families.PERIODS.get(around) or (0, "last")
-    for key in ("sliding_window_pattern", "_sliding_window_pattern", "global_attn_every_n_layers"):
-        period = config.integer(key, period or None, least=0) or 0
-        if config.has(key):
-            break
-    if not period:
-        return ["sliding"] * layers
-    kinds = ["full" if _is_full(index, layers, period, where) else "sliding" for index in range(layers)]
-    if config.model_type in families.LAST_LAYER_FULL or config.model_type == "beam":
-        kinds[-1] = "full"
-    return kinds
-
-
-def windows_answers(config: Config) -> bool:
-    """Whether windows are of generated tokens only, and prompts stay (reference sliding-window attention).
-
-    vLLM gives such layers room for the whole context, and frees what falls out of the window of an answer.
-    """
-    names = {config.model_type, str(config.top.get("model_type"))}
-    listed = config.get("layer_types")
-    named = any(name.replace("-", "_").startswith("unlimited_ocr") for name in names)
-    return named or config.has("rswa_window") or (isinstance(listed, list) and REFERENCE in listed)
-
-
-def _is_none(window: object) -> bool:
-    """Whether a window is none at all: null, false, or a number below one."""
-    return window is None or window is False or (isinstance(window, (int, float)) and window < 1)
-
-
-def _is_full(index: int, layers: int, period: int, where: str) -> bool:
-    if where == "first":
-        return index % period == 0
-    if where == "end":
-        return (layers - 1 - index) % period == 0
-    if where == "first and last":
-        return index == 0 or (index + 1) % period == 0
-    return (index + 1) % period == 0
 
 
 def _with_a_source(config: Config, layers: int) -> set[int]:

@@ -12,8 +12,8 @@ from kvplan.specs.attention import FullAttention, SlidingAttention
 from kvplan.specs.huggingface.config import Config
 from kvplan.specs.model import MAX_LAYERS, Block
 
-COUNTERS = ("total_ut_steps", "loop_num", "n_recurrent_loops")
-"""How often a stack, or the part of it between its first and last layers, runs (Ouro, LoopCoder, Dory)."""
+COUNTERS = ("total_ut_steps", "loop_num", "n_recurrent_loops", "num_loops")
+"""How often a stack, or what is between its first and last layers, runs (Ouro, LoopCoder, Dory, Nanbeige)."""
 
 
 def unrolled(config: Config, stack: Sequence[Block]) -> list[Block]:

@@ -89,16 +89,18 @@ def experts(config: Config, *, width: int | None = None) -> MoeMlp:
     chosen = config.uniform("num_experts_per_tok") or 1
     residual = config.flag("moe_residual") or config.flag("residual_moe")  # Arctic, Grok-2
     beside = dense(config) if config.model_type.startswith("gemma4") or residual else None
+    sets = config.optional("num_blocks") if config.model_type.startswith("interns2_mobius") else None
     return MoeMlp.model_construct(
         experts=number,
         experts_per_token=min(chosen, number),
         intermediate_size=width,
         shared_intermediate_size=shared,
-        shared_gate=config.model_type.startswith(("qwen2_moe", "qwen3_next", "qwen3_5")),
+        shared_gate=config.model_type.startswith(("qwen2_moe", "qwen3_next", "qwen3_5", "interns2")),
         gated=is_gated(config),
         bias=config.model_type == "gpt_oss",
         latent_size=_expert_width(config),
         dense=beside,
+        layers_per_set=-(-config.count("num_hidden_layers") // sets) if sets else 1,
     )
 
 
@@ -187,7 +189,7 @@ def _single(config: Config, layer: int, layers: int) -> Mlp | None:
     """Hybrids that alternate mixers and feed-forward layers."""
     pattern = config.get("hybrid_override_pattern")
     listed = config.get("layer_types")
-    what = ""
+    what = str(config.get("block_type") or "")
     if isinstance(pattern, str) and layer < len(pattern):
         what = {"-": "mlp", "E": "moe"}.get(pattern[layer], "")
     elif isinstance(listed, list) and layer < len(listed):

@@ -10,6 +10,7 @@ from typing import Any
 from kvplan.specs.attention import FullAttention, SlidingAttention
 from kvplan.specs.huggingface.config import Config
 from kvplan.specs.huggingface.heads import head_dim, query_heads
+from kvplan.specs.huggingface.overrides import kinds_of_blocks
 from kvplan.specs.mlp import DenseMlp
 from kvplan.specs.model import Block
 
@@ -20,7 +21,7 @@ def nas_blocks(config: Config, layers: int) -> list[Block] | None:
     A block whose attention is ``no_op`` or replaced by a linear layer keeps nothing.
     """
     listed = config.per_layer("block_configs", layers) if config.has("block_configs") else None
-    if listed is None:
+    if listed is None or kinds_of_blocks(config, layers) is not None:
         return None
     return [_block(config, item, index) for index, item in enumerate(listed)]
 
@@ -29,6 +30,8 @@ def _block(config: Config, item: object, index: int) -> Block:
     where = f"block_configs[{index}]"
     if not isinstance(item, Mapping):
         raise config.error("expected a mapping", where)
+    if "attention" not in item and "ffn" not in item:
+        raise config.error("expected what the block's attention and ffn are, or its block_type", where)
     heads = query_heads(config)
     attention, ffn = item.get("attention"), item.get("ffn")
     found = None

@@ -18,7 +18,9 @@ from kvplan.specs.model import Block, Draft, Encoder
 def is_encoder_decoder(config: Config) -> bool:
     """Whether the decoder attends to an encoder: its class decides, then the file, then the family."""
     if config.prefix.endswith("decoder.") and isinstance(config.top.get("encoder"), Mapping):
-        return True  # T5Gemma, image-to-text pairs: two configurations side by side
+        # T5Gemma, image-to-text pairs: two configurations side by side. Without cross attention what the
+        # encoder gives stands before the text (Nemotron Parse 3.5).
+        return config.get("add_cross_attention", defaults=False) is not False
     said = next(
         (part["is_encoder_decoder"] for part in (config.data, config.top) if "is_encoder_decoder" in part),
         None,

@@ -16,11 +16,12 @@ from kvplan.specs.base import Source
 from kvplan.specs.huggingface.attention import attention, cross_attention
 from kvplan.specs.huggingface.config import Config, text_config
 from kvplan.specs.huggingface.extras import extra_weights, ngram_words
-from kvplan.specs.huggingface.layers import layer_kinds, number_of_layers, windows_answers
+from kvplan.specs.huggingface.layers import layer_kinds, number_of_layers
 from kvplan.specs.huggingface.layout import segments
 from kvplan.specs.huggingface.loops import loops_words, unrolled
 from kvplan.specs.huggingface.mlps import mlp
 from kvplan.specs.huggingface.nas import nas_blocks
+from kvplan.specs.huggingface.overrides import layer_view, refuse_unread
 from kvplan.specs.huggingface.parts import decoder_layers, draft, encoder, is_encoder_decoder
 from kvplan.specs.huggingface.qformers import qformers
 from kvplan.specs.huggingface.quantization import model_dtype, weights
@@ -34,6 +35,7 @@ from kvplan.specs.huggingface.understood import (
     refuse_without_cache,
     unsaid,
 )
+from kvplan.specs.huggingface.windows import windows_answers
 from kvplan.specs.json_document import read_json
 from kvplan.specs.model import Block, ModelSpec
 
@@ -105,11 +107,12 @@ def import_config(data: Mapping[str, Any], path: str, *, name: str, source: Sour
     return Imported(spec, tuple([new] if new else []) + tuple(warnings))
 
 
-def _blocks(config: Config, layers: int) -> list[Block]:
-    kinds = layer_kinds(config, layers)
-    crossed = is_encoder_decoder(config)
+def _blocks(whole: Config, layers: int) -> list[Block]:
+    kinds = layer_kinds(whole, layers)
+    crossed = is_encoder_decoder(whole)
     found = []
     for index, kind in enumerate(kinds):
+        config = layer_view(whole, index, layers)
         own = attention(config, kind, index, layers, first=kind not in kinds[:index])
         cross = None
         if kind == "cross":
@@ -121,6 +124,7 @@ def _blocks(config: Config, layers: int) -> list[Block]:
             raise config.error("a layer with a state, but none is described", "layer_types")
         shared = config.model_type in ("zamba", "zamba2") and kind == "hybrid"
         feed = mlp(config, index, layers)
+        refuse_unread(whole, index, layers)
         if config.model_type in ("zamba", "zamba2") and kind == "linear":
             feed = None  # only the shared blocks have a feed-forward part
         found.append(

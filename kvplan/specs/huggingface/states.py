@@ -56,17 +56,23 @@ def recurrent_dtype(config: Config) -> StateDtype | None:
     """What the configuration says about the dtype of the recurrent part."""
     for key in ("mamba_ssm_cache_dtype", "mamba_ssm_dtype", "ssm_cache_dtype"):
         value = config.get(key)
-        if value is not None:
+        if value is not None and _is_read(config, key):
             if str(value) not in DTYPES:
                 raise config.error(f"unknown dtype {value!r}", key)
             return DTYPES[str(value)]
-    return "fp32" if config.model_type in families.FP32_STATE else None
+    silent = config.model_type in families.FP32_STATE and _is_read(config, "mamba_ssm_cache_dtype")
+    return "fp32" if silent else None
+
+
+def _is_read(config: Config, key: str) -> bool:
+    """Whether vLLM's class for the whole model looks at a field that its decoder's configuration has."""
+    return not config.outermost or config.outermost.startswith(families.STATE_DTYPE_READ.get(key, ("",)))
 
 
 def _delta(config: Config) -> State | None:
     if config.model_type == "olmo_hybrid":
         return _implied_delta(config)
-    if config.optional("linear_num_value_heads") is None:
+    if config.optional("linear_num_value_heads") is None or config.model_type in families.KIMI_DELTA:
         return None
     return GatedDeltaNetState.model_construct(
         key_heads=config.count("linear_num_key_heads"),
@@ -101,6 +107,8 @@ def _kimi(config: Config) -> State | None:
             heads=nested.count("num_attention_heads", defaults=False),
             head_dim=nested.count("head_dim", defaults=False),
             conv_kernel=nested.integer("short_conv_kernel_size", 4, defaults=False),
+            bounded_gate=nested.get("gate_lower_bound", defaults=False) is not None,
+            full_rank_gates=1 if nested.flag("use_full_rank_gate") else 0,
             recurrent_dtype=recurrent_dtype(config),
         )
     if config.model_type not in families.KIMI_DELTA and not config.has("kda_lower_bound"):
@@ -116,10 +124,12 @@ def _kimi(config: Config) -> State | None:
     )
     bound = config.get("kda_lower_bound", config.get("linear_lower_bound"))
     return KimiDeltaState.model_construct(
-        heads=config.optional("linear_num_heads") or query_heads(config),
-        head_dim=config.optional("linear_head_dim") or head_dim(config, query_heads(config)),
+        heads=_first(config, "linear_num_heads", "linear_num_key_heads") or query_heads(config),
+        head_dim=_first(config, "linear_head_dim", "linear_key_head_dim")
+        or head_dim(config, query_heads(config)),
         conv_kernel=kernel,
         bounded_gate=bound is not None,
+        full_rank_gates=2 if config.flag("no_kda_lora") else 0,
         recurrent_dtype=recurrent_dtype(config),
     )
 

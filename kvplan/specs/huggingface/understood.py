@@ -28,7 +28,8 @@ HARMLESS = (
     r"audio|mtp|nextn|query_pre_attn|freeze|embed|max_window_layers|use_sliding_window|num_logits_to_keep|residual|"
     r"hidden_states|no_repeat|lm_head|^embd|speech|^spatial_|^temporal_|use_mamba_kernels|time_step|max_batch|static_cache|cache_implementation|"
     r"cache_quantization|keys_to_ignore|attn_config|num_key_value_heads|head_dim|num_heads|"
-    r"^prefix_attn$|^position_layers$|^param_sink|^block_(size|length)$"
+    r"gate_func|sparse_step|projection_layout|attn_res|output_gate|gated_attention|"
+    r"sink_attention|^no_kda_lora$|^linear_attention_type$|^prefix_attn$|^position_layers$|^param_sink|^block_(size|length)$"
 )
 
 LEFT_ALONE = frozenset(
@@ -198,7 +199,7 @@ def refuse_unknown_fields(config: Config) -> str | None:
     """
     if is_known(config):
         return None
-    unread = _unread(config)
+    unread = unread_fields(config)
     name = config.architecture or config.model_type or "without a name"
     said = ("num_key_value_heads", "kv_lora_rank", "multi_query_group_num")
     explicit = is_of_old_lineage(config) or any(config.has(key) for key in said)
@@ -218,13 +219,22 @@ def unsaid(config: Config) -> list[str]:
         return []
     warnings = []
     fields = {field for defaults in class_defaults().values() for field in defaults} | LEFT_ALONE
-    strange = sorted(set(_unread(config)) - fields)
+    strange = sorted(set(unread_fields(config)) - fields)
     if strange:
         warnings.append(
             f"{config.model_type} is not known to have {', '.join(strange[:6])}"
             f"{f' and {len(strange) - 6} more' if len(strange) > 6 else ''}: sized without"
         )
     warnings += _foreign(config)
+    listed = config.get("layer_types")
+    if (
+        config.model_type in families.ONE_WINDOW_IN_VLLM
+        and isinstance(listed, list)
+        and len({*map(str, listed)}) > 1
+    ):
+        warnings.append(
+            f"vLLM's class for {config.model_type} has no windows of single layers: there all are full"
+        )
     deciding = SIZE_DECIDING if config.get("kv_lora_rank") else (*SIZE_DECIDING, *HEADS)
     left_out = {key: config.get(key) for key in deciding if config.spelt(key) not in config.data}
     if config.model_type in families.FLAGGED_WINDOW and not config.flag("use_sliding_window"):
@@ -251,7 +261,7 @@ def _foreign(config: Config) -> list[str]:
     return found
 
 
-def _unread(config: Config) -> list[str]:
+def unread_fields(config: Config) -> list[str]:
     """Fields that may change what a layer keeps, and that nothing has looked at."""
     names = {name for group in NAMES.items() for name in (group[0], *group[1])}
     layers = config.get("num_hidden_layers")
