@@ -149,16 +149,17 @@ def closed_loop(rows: Sequence[Measured]) -> int | None:
 
 
 def share_full(rows: Sequence[Measured], limit: int) -> float:
-    """Share of the requests after the first ``limit`` that were sent just when the number in flight fell."""
+    """Share of the requests after the first ``limit`` that were sent just when the number in flight fell.
+
+    In a full loop the one after ``k`` others waits for the end number ``k - limit``, in order of ends; those
+    that end in one step are followed by as many, so that between two of them fewer are in flight.
+    """
     ends = sorted(row.arrival_s + row.e2e_s for row in rows)
     typical = sorted(row.e2e_s for row in rows)[len(rows) // 2]
     just = max(_JUST_S, _JUST_SHARE * typical)
-    full = 0
-    later = list(zip(rows, _others(rows), strict=True))[limit:]
-    for row, others in later:
-        last = bisect_right(ends, row.arrival_s + _GRAIN_S)
-        full += others == limit - 1 and last > 0 and row.arrival_s - ends[last - 1] <= just
-    return full / len(later) if later else 0.0
+    later = rows[limit:]
+    waits = (row.arrival_s - end for row, end in zip(later, ends, strict=False))
+    return sum(-_GRAIN_S <= wait <= just for wait in waits) / len(later) if later else 0.0
 
 
 def _others(rows: Sequence[Measured]) -> list[int]:

@@ -107,6 +107,17 @@ def test_a_closed_loop_is_recognised_and_an_open_one_is_not(closed: EngineLog) -
     assert any("closed loop of 8 requests in flight, as the log shows" in note for note in replay.notes())
 
 
+def test_a_loop_whose_requests_finish_together_is_one(closed: EngineLog) -> None:
+    """Of one length and sent at once, eight finish in one step: eight are sent then, one after the other."""
+    rows = tuple(
+        Measured(0.5 * wave + 1e-4 * place, 800, 40, 0.1, 0.495, 0) for wave in range(10) for place in range(8)
+    )
+    assert share_full(rows, 8) == 1.0
+    assert closed_loop(rows) == 8
+    assert not LogReplay(run_of().system, log_of(rows, limit=8)).paced
+    assert share_full(closed.rows, 8) > 0.9
+
+
 def test_a_slower_engine_makes_a_closed_loop_longer_but_no_queue(closed: EngineLog) -> None:
     slow = run_of(**{"latency.step_s": 12e-3})
     looped = played(slow, closed)
