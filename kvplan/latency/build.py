@@ -10,7 +10,7 @@ from kvplan.engine.protocols import LatencyModel
 from kvplan.errors import SpecError, UnknownName
 from kvplan.latency.assumption import Assumption
 from kvplan.latency.client import KEY as CLIENT
-from kvplan.latency.client import NO_OVERHEAD, ClientOverhead, client_overhead
+from kvplan.latency.client import LIMITS, NO_OVERHEAD, ClientOverhead, client_overhead
 from kvplan.latency.linear import LinearLatency
 from kvplan.latency.normals import DIMENSIONS, Draw, normals
 from kvplan.provenance import InputFile, input_file
@@ -130,7 +130,7 @@ def build_latency(
         return _fitted(parameters, target)
     client, parameters = client_overhead(parameters)
     clock = builders[kind](parameters, target)
-    return replace(clock, client=client, assumptions=(client.assumption(), *clock.assumptions))
+    return replace(clock, client=client, assumptions=(*client.assumptions(), *clock.assumptions))
 
 
 def _check_names(parameters: Mapping[str, Any], known: tuple[str, ...]) -> None:
@@ -253,7 +253,7 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     )  # fmt: skip
     spread, model = spread_of(document, str(name)), base.model
     assert isinstance(model, (Roofline, ProfileLatency))
-    fixed = {*given, CLIENT}
+    fixed = {*given, *LIMITS}
     constants = {key: value for key, value in document["latency"].items() if key not in fixed}
 
     def perturbed(draw: Draw) -> LatencyModel:

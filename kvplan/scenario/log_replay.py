@@ -25,6 +25,7 @@ from kvplan.traces.request import Request, default_output
 
 if TYPE_CHECKING:
     from kvplan.engine.protocols import LatencyModel
+    from kvplan.latency.client import ClientOverhead
     from kvplan.scenario.system import System
 
 REJECTED_SHARE = 0.05
@@ -100,8 +101,16 @@ class LogReplay:
             )
         return tuple(found)
 
-    def play(self, latency: LatencyModel, client_s: float) -> list[Measured | None]:
-        """What each request of the log sees, client overhead included; None if it was rejected.
+    def play(self, latency: LatencyModel, client: ClientOverhead) -> list[Measured | None]:
+        """What the client of each request of the log sees; None if it was rejected.
+
+        Raises:
+            DataError: as ``inside``.
+        """
+        return seen_by(client, self.inside(latency, client))
+
+    def inside(self, latency: LatencyModel, client: ClientOverhead) -> list[Measured | None]:
+        """The engine's part of it; None if it was rejected.
 
         Raises:
             DataError: many requests are rejected that the measured engine served.
@@ -109,7 +118,7 @@ class LogReplay:
         rows: list[RequestRow] = []
         recorder = Recorder(on_request=rows.append)
         engine = self.system.engine("fast", latency, recorder)
-        engine.run(Clients(self.limit).arrivals([*self._document(), *self._requests], client_s))
+        engine.run(Clients(self.limit).arrivals([*self._document(), *self._requests], client))
         engine.close()
         self._check(recorder)
         seen: list[Measured | None] = [None] * len(self._requests)
@@ -117,7 +126,7 @@ class LogReplay:
             if row.id != "document":
                 seen[int(row.id)] = Measured(
                     row.arrival_s, row.prompt_tokens, row.output_tokens,
-                    row.first_token_s - row.arrival_s + client_s, row.finish_s - row.arrival_s + client_s,
+                    row.first_token_s - row.arrival_s, row.finish_s - row.arrival_s,
                     row.cached_tokens,
                 )  # fmt: skip
         return seen
@@ -138,6 +147,14 @@ class LogReplay:
                 f"measured one served: {next(iter(recorder.rejections), 'no reason')}",
                 where=self.log.path, hint="is this the deployment that was measured?",
             )  # fmt: skip
+
+
+def seen_by(client: ClientOverhead, inside: Sequence[Measured | None]) -> list[Measured | None]:
+    """What clients see of what the engine did, request by request."""
+    return [
+        None if row is None else row.later(client.of(str(index), row.prompt_tokens))
+        for index, row in enumerate(inside)
+    ]
 
 
 def closed_loop(rows: Sequence[Measured]) -> int | None:

@@ -39,7 +39,17 @@ def test_a_clock_that_knows_no_model_imports_none(tmp_path: Path) -> None:
     options = ["--blocks", "2000", "--latency", "linear", "--set", "workload.requests=3", "--quiet"]
     constants = ["latency.a=5.0e-3", "latency.b=2.0e-5", "latency.c=1.0e-8"]
     sets = [word for constant in constants for word in ("--set", constant)]
-    argv = ["simulate", "--synthesize", "fixed", "--rate", "20", *options, *sets, "-o", str(tmp_path / "r.json")]
+    argv = [
+        "simulate",
+        "--synthesize",
+        "fixed",
+        "--rate",
+        "20",
+        *options,
+        *sets,
+        "-o",
+        str(tmp_path / "r.json"),
+    ]
     needless = ("kvplan.specs.schema", "kvplan.sizing.attention", "kvplan.latency.work", "numpy", "yaml")
     code = (
         "import sys, contextlib, io\n"
