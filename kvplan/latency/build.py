@@ -236,14 +236,22 @@ def _profile(parameters: Mapping[str, Any], target: Target | None) -> Clock:
 
 def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     """The clock a serving run was fitted with; what else the scenario gives overrides the file."""
-    from kvplan.latency.fitted import check_gpu, client_range, held_out_errors, read_fit, spread_of, tail_s
+    from kvplan.latency.fitted import (
+        check_gpu,
+        client_range,
+        elsewhere,
+        held_out_errors,
+        read_fit,
+        spread_of,
+        tail_s,
+    )
     from kvplan.latency.profile import ProfileLatency
     from kvplan.latency.roofline import Roofline
 
     assert target is not None
     given = dict(parameters)
     name = given.pop("name", None)
-    document = read_fit(name, target)
+    document = read_fit(name)
     check_gpu(document, target, str(name))
     errors = held_out_errors(document, str(name))
     base = build_latency(
@@ -278,12 +286,6 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
         metric: (max(min(low, -errors[metric]), -0.9), max(high, errors[metric]))
         for metric, (low, high) in base.bands.items()
     }
-    warnings = list(base.warnings)
-    if document.get("model") != target.model.name:
-        warnings.append(
-            f"the engine was fitted serving {document.get('model')}, not {target.model.name}: its overheads "
-            "may differ"
-        )
     assumptions = tuple(
         replace(item, source=item.source.replace("given in the scenario", f"fitted in {name}"))
         for item in base.assumptions
@@ -302,6 +304,6 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
         unknowns=len(spread.names),
         source=f"{base.source}, widened where the held-out half of the run in {name} was further off",
         assumptions=assumptions,
-        warnings=tuple(warnings),
+        warnings=(*base.warnings, *elsewhere(document, target, str(name))),
         inputs=(input_file(str(name)), *base.inputs),
     )

@@ -54,10 +54,12 @@ def columns_of(header: Sequence[str], where: str, *, timeless: bool = False) -> 
     for quantity in (*needed, "prompt_tokens", "output_tokens", "ttft", "e2e"):
         if quantity not in found and not any(other in found for other in _INSTEAD.get(quantity, ())):
             spellings = {**TIMES, **COUNTS}[quantity]
+            hint = f"name it one of {', '.join(spellings)} (times may end in _s or _ms)"
+            if quantity in needed:
+                hint += ", or say how many requests the client kept in flight (--max-in-flight)"
             raise DataError(
                 f"the log has no column for {quantity}; it has {', '.join(header)[:200]}",
-                where=where, hint=f"name it one of {', '.join(spellings)} (times may end in _s or _ms)"
-                + (", or say how many requests the client kept in flight (--max-in-flight)" if quantity in needed else ""),
+                where=where, hint=hint,
             )  # fmt: skip
     for quantity, others in _INSTEAD.items():
         for other in others if quantity in found else ():
