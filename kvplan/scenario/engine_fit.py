@@ -118,8 +118,6 @@ def fit_engine(
             f"the {kind} clock has no engine-level constants to fit",
             where="latency.model", hint="fit with {model: roofline} or {model: profile}",
         )  # fmt: skip
-    if scenario.parallel.replicas != 1:
-        raise UsageError("a log is fitted for one replica", where="parallel.replicas")
     return _Fitting(scenario, log, kind, progress or (lambda text: None)).fit()
 
 

@@ -6,7 +6,8 @@ match; whoever asks for the 99th wants to know how far single requests are from 
 With the engine's part simulated, the overhead's spread is that with which the percentiles of TTFT are as far
 from the median as they were measured to be: distributions are compared, not request by request, as the run
 and its replay are at different moments of a step when a request comes. It is kept only if what one half of
-the requests says helps with the other half.
+the requests says helps with the other half, and not looked for where the engine's part of TTFT differs far
+more from request to request: what the simulation lacks of that would be called the client's.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ SPREADS = tuple(0.05 * step for step in range(1, 31))
 LEVELS = tuple(level / 40 for level in range(1, 38))
 DRAWS = 6
 """Draws a request, so that what is compared is the distribution and not the luck of one."""
+MOST_INSIDE = 3.0
+"""Overheads from the 10th to the 90th percentile of the engine's part, up to which a spread shows."""
 LEAST_GAIN = 0.1
 """Share of the distance to the measured percentiles that a spread must take away."""
 
@@ -36,6 +39,9 @@ def client_spread(pairs: Sequence[Pair], client: ClientOverhead) -> float | None
         pairs: the requests.
         client: the overhead that was fitted.
     """
+    inside = sorted(row.ttft_s for row, _ in pairs)
+    if quantile(inside, 0.9) - quantile(inside, 0.1) > MOST_INSIDE * client.seconds:
+        return None
     whole, halves = _Compared(pairs), [_Compared(pairs[first::2]) for first in (0, 1)]
     choices = [replace(client, spread=spread) for spread in SPREADS]
     before = after = 0.0

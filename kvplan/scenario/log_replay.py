@@ -89,6 +89,9 @@ class LogReplay:
     def notes(self) -> tuple[str, ...]:
         """What was made of the log."""
         found = []
+        if self.system.replicas > 1:
+            dealt = f"requests are dealt to {self.system.replicas} replicas by {self.system.router}"
+            found.append(f"{dealt} (routing.policy): the log does not say which one served which")
         if self.cached:
             found.append("cached prompt tokens are replayed as prefixes of one document computed before")
         if self.limit is not None:

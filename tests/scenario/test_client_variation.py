@@ -170,6 +170,16 @@ def test_a_spread_that_only_one_half_shows_is_none() -> None:
     assert client_spread(wild, ClientOverhead(0.02)) is None
 
 
+def test_what_the_engine_lacks_is_not_called_the_clients() -> None:
+    """Prompts of many lengths, all simulated a quarter too fast."""
+    row = Measured(0.0, 100, 10, 0.05, 9.0, 0)
+    pairs = [
+        (replace(row, ttft_s=0.75 * ttft), replace(row, ttft_s=ttft + 0.01))
+        for ttft in (0.02 + 0.001 * (index * 37 % 200) for index in range(200))
+    ]
+    assert client_spread(pairs, ClientOverhead(0.01)) is None
+
+
 def test_a_loop_that_only_differing_clients_explain_is_fitted_with_them() -> None:
     flags = {**CLOSED, "workload.max_in_flight": 16, "workload.prompt_tokens": 1024, "workload.requests": 160}
     scenario = load_scenario(None, flags)

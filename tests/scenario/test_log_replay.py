@@ -171,6 +171,16 @@ def test_every_deployment_is_driven_by_its_answers(closed: EngineLog, flags: dic
     assert max(row.arrival_s for row in seen) > 0
 
 
+def test_the_log_of_several_replicas_is_fitted_behind_a_router() -> None:
+    flags = {"parallel.replicas": 2, "cache.prefix": "none"}
+    run = run_of(**flags, **{"latency.step_s": 4e-3})
+    log = log_of(tuple(sorted(played(run, log_of(rows_of(80, rate=8.0))), key=lambda row: row.arrival_s)))
+    found = fit_engine(load_scenario(None, {**BASE, **flags}), log)
+    assert any("2 replicas by round-robin" in note for note in found.notes)
+    assert all(abs(error) < 0.1 for metric in ("tpot", "e2e") for error in found.after[metric].values())
+    assert abs(found.before["tpot"]["p50"]) > 0.1
+
+
 def test_rejections_are_told_and_free_their_place() -> None:
     run = run_of(**{"engine.max_model_len": 256})
     with pytest.raises(DataError, match="rejects"):
