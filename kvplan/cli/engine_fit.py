@@ -46,8 +46,9 @@ def fit_engine_log(
         )
     from kvplan.cli.files import STANDARD, check_outputs, written
     from kvplan.provenance import input_file
-    from kvplan.scenario.engine_fit import fit_document, fit_engine
+    from kvplan.scenario.engine_fit import fit_engine
     from kvplan.scenario.engine_log import read_engine_log
+    from kvplan.scenario.fit_document import fit_document
     from kvplan.scenario.load import load_scenario, read_scenario
 
     if str(out) == STANDARD:
@@ -115,6 +116,7 @@ def _table(fit: EngineFit, rows: list[tuple[str, str, str, str]], out: str) -> l
                 alone = fit.alone[name]
                 state += f" ({alone:.0%} alone)" if alone <= FARTHEST else " (alone it cannot be told)"
         lines.append(f"  {name:<20}{value:>12.4g}  {state}")
+    lines += [f"  {name:<20}{value:>12.4g}  fitted to percentiles" for name, value in fit.variation.items()]
     if fit.uncertainty and fit.unidentified:
         lines += ["", "  (alone: from this run only, without what is usual elsewhere)"]
     lines += ["", f"  {'held-out error':<20}{'before':>12}{'after':>12}"]

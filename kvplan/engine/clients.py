@@ -9,7 +9,7 @@ time at which it is sent, and latencies count from there.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
 from math import inf
 from statistics import median
@@ -37,12 +37,21 @@ class InFlightLimit(Relayed):
         inner: what the clients would send without a limit.
         limit: requests in flight at most.
         reaction_s: from the engine's last token to the next request: the client's and the network's part.
+        own_s: the same of each request, none less than ``reaction_s``; None: they do not differ.
     """
 
-    def __init__(self, inner: Arrivals, limit: int, reaction_s: float) -> None:
+    def __init__(
+        self,
+        inner: Arrivals,
+        limit: int,
+        reaction_s: float,
+        own_s: Callable[[Request], float] | None = None,
+    ) -> None:
         super().__init__(inner)
         self.waits = True
         self.reaction_s = reaction_s
+        self._own_s = own_s
+        self._outside_s: dict[str, float] = {}
         self._unused = limit
         self._free_s: list[float] = []
         self._now = 0.0
@@ -69,6 +78,8 @@ class InFlightLimit(Relayed):
             heappop(self._free_s)
         request = self.inner.take()
         self.sent += 1
+        if self._own_s is not None:
+            self._outside_s[request.id] = self._own_s(request)
         if request.arrival_s < now:
             self.held_back += 1
             self.held_back_s += now - request.arrival_s
@@ -78,11 +89,11 @@ class InFlightLimit(Relayed):
     def answered(self, request_id: str, time_s: float) -> None:
         """See the base class."""
         super().answered(request_id, time_s)
-        heappush(self._free_s, time_s + self.reaction_s)
+        heappush(self._free_s, time_s + self._outside_s.pop(request_id, self.reaction_s))
 
     def gave_up(self, request_id: str, time_s: float) -> bool:
         """See the base class."""
-        heappush(self._free_s, time_s + self.reaction_s)
+        heappush(self._free_s, time_s + self._outside_s.pop(request_id, self.reaction_s))
         return super().gave_up(request_id, time_s)
 
     def turned_away(self, request_id: str) -> None:
@@ -107,6 +118,7 @@ class Conversations(Arrivals):
         requests: all of them; what follows a request comes after it, in its session, or does not wait.
         reaction_s: from the engine's last token to the client, and from there to the engine.
         limit: sessions under way at most; None: any number.
+        own_s: the reaction of each request's client, none less than ``reaction_s``; None: they do not differ.
 
     Raises:
         UsageError: too many to be kept in memory.
@@ -114,8 +126,15 @@ class Conversations(Arrivals):
 
     waits = True
 
-    def __init__(self, requests: Iterable[Request], reaction_s: float, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        requests: Iterable[Request],
+        reaction_s: float,
+        limit: int | None = None,
+        own_s: Callable[[Request], float] | None = None,
+    ) -> None:
         self.reaction_s = reaction_s
+        self._outside_s: dict[str, float] = {}
         self._now = self.last_begun_s = 0.0
         self._due: list[tuple[float, int, Request]] = []
         self._waiting: dict[str, list[tuple[float, int, Request]]] = {}
@@ -128,6 +147,8 @@ class Conversations(Arrivals):
                     f"turns that wait for answers are kept in memory, {MAX_REQUESTS:,} of them at most",
                     where="workload.turns", hint="limit the workload (--limit)",
                 )  # fmt: skip
+            if own_s is not None:
+                self._outside_s[request.id] = own_s(request)
             session = self._session(request)
             follows = request.follows
             waits = follows is not None and self._session_of.get(follows[0]) == session
@@ -213,7 +234,7 @@ class Conversations(Arrivals):
 
     def answered(self, request_id: str, time_s: float) -> None:
         """See the base class."""
-        now = time_s + self.reaction_s
+        now = time_s + self._outside_s.pop(request_id, self.reaction_s)
         for gap_s, number, request in self._waiting.pop(request_id, ()):
             heappush(self._due, (now + gap_s, number, request))
         session = self._session_of[request_id]

@@ -132,6 +132,8 @@ class Recorder:
             client will try again, as ``timed_out`` of another recorder does.
         on_decision: called with each line of the decision log (without its newline). ``None``: no log,
             which is much faster.
+        outside: what the client of a finished request waited for beside the engine, by its id and prompt
+            tokens, in seconds; ``None`` where that is the same for all.
         held: entered for what is recorded in several steps and must not be left half done; whoever
             interrupts waits until it is left.
     """
@@ -143,6 +145,7 @@ class Recorder:
         on_rejected: Callable[[str, str], None] | None = None,
         on_timed_out: Callable[[str, float], bool | None] | None = None,
         on_decision: Callable[[str], None] | None = None,
+        outside: Callable[[str, int], float] | None = None,
         held: AbstractContextManager[None] = UNHELD,
     ) -> None:
         def decided(line: str) -> None:
@@ -157,12 +160,15 @@ class Recorder:
         self._on_request = on_request
         self._on_rejected = on_rejected
         self._on_timed_out = on_timed_out
+        self._outside = outside
         self._clients: Arrivals | None = None
         self.queue_s = array("d")
         self.ttft_s = array("d")
         self.tpot_s = array("d")
         self.e2e_s = array("d")
         self.finish_s = array("d")
+        self.outside_s = array("d")
+        """A number for each finished request where ``outside`` is given; no part of the other times."""
         self.series: list[SeriesPoint] = []
         self.series_stride = 1
         self.rejections: dict[str, int] = {}
@@ -209,6 +215,8 @@ class Recorder:
         self.ttft_s.extend(map(sub, first, arrival))
         self.e2e_s.extend(map(sub, finish, arrival))
         self.finish_s.extend(finish)
+        if self._outside is not None:
+            self.outside_s.extend(self._outside(row.id, row.prompt_tokens) for row in rows)
         # Time per output token after the first, the usual definition of TPOT.
         self.tpot_s.extend(
             [(end - begin) / (n - 1) for begin, end, n in zip(first, finish, output, strict=True) if n > 1]

@@ -10,7 +10,7 @@ from kvplan.engine.protocols import LatencyModel
 from kvplan.errors import SpecError, UnknownName
 from kvplan.latency.assumption import Assumption
 from kvplan.latency.client import KEY as CLIENT
-from kvplan.latency.client import NO_OVERHEAD, ClientOverhead, client_overhead
+from kvplan.latency.client import LIMITS, NO_OVERHEAD, ClientOverhead, client_overhead
 from kvplan.latency.linear import LinearLatency
 from kvplan.latency.normals import DIMENSIONS, Draw, normals
 from kvplan.provenance import InputFile, input_file
@@ -130,7 +130,7 @@ def build_latency(
         return _fitted(parameters, target)
     client, parameters = client_overhead(parameters)
     clock = builders[kind](parameters, target)
-    return replace(clock, client=client, assumptions=(client.assumption(), *clock.assumptions))
+    return replace(clock, client=client, assumptions=(*client.assumptions(), *clock.assumptions))
 
 
 def _check_names(parameters: Mapping[str, Any], known: tuple[str, ...]) -> None:
@@ -236,14 +236,22 @@ def _profile(parameters: Mapping[str, Any], target: Target | None) -> Clock:
 
 def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     """The clock a serving run was fitted with; what else the scenario gives overrides the file."""
-    from kvplan.latency.fitted import check_gpu, client_range, held_out_errors, read_fit, spread_of, tail_s
+    from kvplan.latency.fitted import (
+        check_gpu,
+        client_range,
+        elsewhere,
+        held_out_errors,
+        read_fit,
+        spread_of,
+        tail_s,
+    )
     from kvplan.latency.profile import ProfileLatency
     from kvplan.latency.roofline import Roofline
 
     assert target is not None
     given = dict(parameters)
     name = given.pop("name", None)
-    document = read_fit(name, target)
+    document = read_fit(name)
     check_gpu(document, target, str(name))
     errors = held_out_errors(document, str(name))
     base = build_latency(
@@ -253,7 +261,7 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     )  # fmt: skip
     spread, model = spread_of(document, str(name)), base.model
     assert isinstance(model, (Roofline, ProfileLatency))
-    fixed = {*given, CLIENT}
+    fixed = {*given, *LIMITS}
     constants = {key: value for key, value in document["latency"].items() if key not in fixed}
 
     def perturbed(draw: Draw) -> LatencyModel:
@@ -278,12 +286,6 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
         metric: (max(min(low, -errors[metric]), -0.9), max(high, errors[metric]))
         for metric, (low, high) in base.bands.items()
     }
-    warnings = list(base.warnings)
-    if document.get("model") != target.model.name:
-        warnings.append(
-            f"the engine was fitted serving {document.get('model')}, not {target.model.name}: its overheads "
-            "may differ"
-        )
     assumptions = tuple(
         replace(item, source=item.source.replace("given in the scenario", f"fitted in {name}"))
         for item in base.assumptions
@@ -302,6 +304,6 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
         unknowns=len(spread.names),
         source=f"{base.source}, widened where the held-out half of the run in {name} was further off",
         assumptions=assumptions,
-        warnings=tuple(warnings),
+        warnings=(*base.warnings, *elsewhere(document, target, str(name))),
         inputs=(input_file(str(name)), *base.inputs),
     )

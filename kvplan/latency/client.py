@@ -2,14 +2,21 @@
 
 A client's time to first token holds some milliseconds that no engine step explains: HTTP, tokenizing the
 prompt, queues between processes, detokenizing. They are added to the reported TTFT and end-to-end time, once
-a request, and to nothing else: the engine's clock and its decisions know nothing of them.
+a request, and to the time after which a client that waits for answers sends again: the engine's clock knows
+nothing of them. Of a request, in seconds::
+
+    client_overhead_s * exp(client_spread * z) + client_token_s * prompt_tokens
+
+with ``z`` standard normal, never beyond 3, which follows from the request's name and the scenario's seed
+alone. All but the first constant are 0 unless given or fitted.
 """
 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kvplan.errors import SpecError
@@ -20,17 +27,54 @@ LOW_S, HIGH_S = 7e-3, 35e-3
 DEFAULT_S = 15e-3
 """The middle of the range in ratio, to the millisecond."""
 KEY = "client_overhead_s"
+TOKEN, SPREAD = "client_token_s", "client_spread"
 MAX_S = 60.0
+LIMITS = {KEY: MAX_S, TOKEN: 1e-2, SPREAD: 2.0}
+"""The largest value of each parameter; the least is 0."""
+_WHY = {
+    TOKEN: "for every prompt token, cached or not: tokenizing and copying the prompt",
+    SPREAD: "of the logarithm of the client's overhead, from request to request",
+}
+_FARTHEST = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class ClientOverhead:
-    """Seconds a request; ``low_s`` to ``high_s`` is where it lies nine times in ten."""
+    """See the module.
+
+    Attributes:
+        seconds: a request, in the median.
+        low_s, high_s: where that lies nine times in ten.
+        given: whether the scenario says it.
+        token_s: seconds a prompt token.
+        spread: standard deviation of the logarithm of ``seconds`` from request to request.
+        seed: what is drawn follows from this and a request's name.
+    """
 
     seconds: float = 0.0
     low_s: float = 0.0
     high_s: float = 0.0
     given: bool = True
+    token_s: float = 0.0
+    spread: float = 0.0
+    seed: str = ""
+
+    @property
+    def varies(self) -> bool:
+        """Whether it is not the same for every request."""
+        return bool(self.token_s or (self.spread and self.seconds))
+
+    @property
+    def least_s(self) -> float:
+        """No request's overhead is less."""
+        return self.seconds * math.exp(-_FARTHEST * self.spread)
+
+    def of(self, request_id: str, prompt_tokens: int) -> float:
+        """Seconds of one request."""
+        seconds = self.seconds
+        if self.spread:
+            seconds *= math.exp(self.spread * drawn(self.seed, request_id))
+        return seconds + self.token_s * prompt_tokens
 
     def at(self, share: float) -> float:
         """The overhead at a share from 0 to 1 of the range, even in ratio: for members of an ensemble."""
@@ -38,36 +82,54 @@ class ClientOverhead:
             return self.seconds
         return float(self.low_s * (self.high_s / self.low_s) ** share)
 
-    def assumption(self) -> Assumption:
-        """How it is printed."""
+    def member(self, share: float, number: int) -> ClientOverhead:
+        """That of member ``number`` of an ensemble, whose requests draw anew."""
+        return replace(self, seconds=self.at(share), seed=f"{self.seed}/{number}")
+
+    def assumptions(self) -> tuple[Assumption, ...]:
+        """How it is printed; what is 0 unless given is left out then."""
         why = "added to TTFT and E2E as a client sees them: HTTP, tokenizing, detokenizing"
-        if self.given:
-            return Assumption(f"latency.{KEY}", self.seconds, f"{why}; given in the scenario")
-        return Assumption(
-            f"latency.{KEY}",
-            self.seconds,
-            f"{why}; {1e3 * LOW_S:g} to {1e3 * HIGH_S:g} ms on serving runs, 0 gives the engine's own times",
-        )
+        source = (
+            "given in the scenario" if self.given
+            else f"{1e3 * LOW_S:g} to {1e3 * HIGH_S:g} ms on serving runs, 0 gives the engine's own times"
+        )  # fmt: skip
+        found = [Assumption(f"latency.{KEY}", self.seconds, f"{why}; {source}")]
+        for name, value in ((TOKEN, self.token_s), (SPREAD, self.spread)):
+            if value:
+                found.append(Assumption(f"latency.{name}", value, f"{_WHY[name]}; given in the scenario"))
+        return tuple(found)
 
 
 NO_OVERHEAD = ClientOverhead()
+
+
+def drawn(seed: str, request_id: str) -> float:
+    """The standard normal number of a request, within 3."""
+    normal = random.Random(f"client/{seed}/{request_id}").gauss(0.0, 1.0)
+    return max(min(normal, _FARTHEST), -_FARTHEST)
 
 
 def client_overhead(parameters: Mapping[str, Any]) -> tuple[ClientOverhead, dict[str, Any]]:
     """The overhead a ``latency`` section asks for, and the other parameters.
 
     Raises:
-        SpecError: it is no number of seconds from 0 to 60.
+        SpecError: a constant is no number from 0 to its limit.
     """
     rest = dict(parameters)
-    if KEY not in rest:
-        return ClientOverhead(DEFAULT_S, LOW_S, HIGH_S, given=False), rest
-    value = rest.pop(KEY)
+    found = {name: _checked(name, rest.pop(name)) for name in LIMITS if name in rest}
+    given, seconds = KEY in found, found.get(KEY, DEFAULT_S)
+    low_s, high_s = (seconds, seconds) if given else (LOW_S, HIGH_S)
+    token_s, spread = found.get(TOKEN, 0.0), found.get(SPREAD, 0.0)
+    return ClientOverhead(seconds, low_s, high_s, given, token_s, spread), rest
+
+
+def _checked(name: str, value: object) -> float:
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or not 0 <= value <= MAX_S:
-        raise SpecError(
-            f"{KEY} must be a number of seconds from 0 to {MAX_S:g}, not {value!r}",
-            where=f"latency.{KEY}",
-            hint="0 leaves it out: times as the engine's own metrics have them",
-        )
-    return ClientOverhead(float(value), float(value), float(value)), rest
+    if good and isinstance(value, (int, float)) and 0 <= value <= LIMITS[name]:
+        return float(value)
+    unit = " of seconds" if name.endswith("_s") else ""
+    raise SpecError(
+        f"{name} must be a number{unit} from 0 to {LIMITS[name]:g}, not {value!r}",
+        where=f"latency.{name}",
+        hint="0 leaves it out: times as the engine's own metrics have them",
+    )

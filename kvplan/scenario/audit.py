@@ -144,8 +144,8 @@ def _play(scenario: Scenario, name: str, sample: int, *, log: bool) -> _Play:
     rows: list[RequestRow] = []
     recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
     engine = run.system.engine(name, run.clock.model, recorder)
-    requests, reaction_s = islice(run.workload.requests(), sample), run.clock.client.seconds
-    engine.run(run.workload.clients.arrivals(requests, reaction_s, whole=False))
+    requests = islice(run.workload.requests(), sample)
+    engine.run(run.workload.clients.arrivals(requests, run.clock.client, whole=False))
     engine.close()
     strategy = run.system.strategy
     return _Play(

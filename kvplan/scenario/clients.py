@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
+from statistics import fmean
 from typing import TYPE_CHECKING, cast
 
 from kvplan.engine.arrivals import Arrivals, Relayed
@@ -15,6 +16,7 @@ from kvplan.traces.request import Request
 
 if TYPE_CHECKING:
     from kvplan.engine.impatient import Impatient
+    from kvplan.latency.client import ClientOverhead
 
 SECTION = "clients"
 
@@ -54,13 +56,15 @@ class Clients:
         given = [limit for limit in limits.get(latency, ()) if limit is not None]
         return min(given) if given and not self.retries else inf
 
-    def arrivals(self, requests: Iterable[Request], reaction_s: float, *, whole: bool = True) -> Arrivals:
+    def arrivals(
+        self, requests: Iterable[Request], client: ClientOverhead, *, whole: bool = True
+    ) -> Arrivals:
         """The requests as these clients send them.
 
         Args:
             requests: in the order of their own times.
-            reaction_s: what a client waits for beside the engine, from sending to the last token: so much
-                later than the engine is done it can send the next request.
+            client: what a client waits for beside the engine, from sending to the last token: so much later
+                than the engine is done it can send the next request. Of one that gives up, the median.
             whole: these are all requests of the workload, not its beginning.
 
         Raises:
@@ -68,8 +72,11 @@ class Clients:
                 than are to be under way, or time-outs within which no answer can come.
         """
         arrivals: Arrivals
+        reaction_s, own_s = client.seconds, None
+        if client.varies:
+            reaction_s, own_s = client.least_s, _own(client)
         if self.answered:
-            arrivals = turns = Conversations(requests, reaction_s, self.sessions)
+            arrivals = turns = Conversations(requests, reaction_s, self.sessions, own_s)
             if whole and not turns.turns:
                 raise UsageError(
                     "no request of this workload says whose answer its sender waited for",
@@ -87,12 +94,12 @@ class Clients:
         else:
             arrivals = Arrivals(requests)
         if self.limit is not None:
-            arrivals = InFlightLimit(arrivals, self.limit, reaction_s)
+            arrivals = InFlightLimit(arrivals, self.limit, reaction_s, own_s)
         if not self.give_up:
             return arrivals
         if whole:
-            self._check_patience(reaction_s)
-        return self._impatient(arrivals, reaction_s)
+            self._check_patience(client.seconds)
+        return self._impatient(arrivals, client.seconds)
 
     def _impatient(self, arrivals: Arrivals, reaction_s: float) -> Impatient:
         """The same from clients that wait for so long for the engine's part of an answer."""
@@ -127,6 +134,8 @@ class Clients:
             found += self._about_patience(impatient)
             arrivals = impatient.inner
         waits, reaction_s = arrivals.waits, arrivals.reaction_s
+        if recorder.outside_s:
+            reaction_s = fmean(recorder.outside_s)
         if isinstance(arrivals, InFlightLimit):
             limited, arrivals = arrivals, arrivals.inner
             late_s = limited.held_back_s / limited.sent if limited.sent else 0.0
@@ -187,6 +196,11 @@ class Clients:
                 "how often a request was sent again; its latencies count from the first time",
             )  # fmt: skip
         yield Metric("lost", arrivals.lost, "1", "requests that were never answered")
+
+
+def _own(client: ClientOverhead) -> Callable[[Request], float]:
+    """By request."""
+    return lambda request: client.of(request.id, request.prompt_tokens)
 
 
 class Watched(Relayed):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kvplan.latency.build import Clock, build_latency
 from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.schema import Scenario
@@ -14,7 +16,7 @@ def clock_of(scenario: Scenario, deployment: Deployment) -> Clock:
         UnknownName, SpecError: as ``build_latency``.
     """
     fit = deployment.fit
-    return build_latency(
+    clock = build_latency(
         {"model": scenario.latency.model, **scenario.latency.parameters()},
         model=deployment.model,
         gpu=deployment.gpu,
@@ -26,3 +28,4 @@ def clock_of(scenario: Scenario, deployment: Deployment) -> Clock:
         serving=None if fit is None else fit.serving,
         expert_parallel=scenario.parallel.expert_parallel,
     )
+    return replace(clock, client=replace(clock.client, seed=str(scenario.seed)))

@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from kvplan.errors import UsageError
-from kvplan.latency.engine_overhead import REQUEST_S, STEP_S
-from kvplan.latency.graphs import EAGER_OP_S
-from kvplan.latency.profile import COMPUTE, MEMORY, ProfileLatency
+from kvplan.latency.client import HIGH_S, LIMITS, LOW_S, ClientOverhead, client_overhead
+from kvplan.latency.profile import ProfileLatency
 from kvplan.latency.roofline import Roofline
 from kvplan.scenario.engine_log import EngineLog
+from kvplan.scenario.fit_client import client_spread
+from kvplan.scenario.fit_constants import CLIENT, CONSTANTS, LAUNCH, OUTSIDE, SPREAD, TOKEN, WHY, Constant
 from kvplan.scenario.log_features import features, in_flight, quantile, statistics_of
 from kvplan.scenario.log_limits import limits_of
-from kvplan.scenario.log_replay import LogReplay
+from kvplan.scenario.log_replay import LogReplay, seen_by
 from kvplan.scenario.measured import Measured
 from kvplan.scenario.run import Run
 from kvplan.scenario.schema import Scenario
@@ -51,46 +52,10 @@ SETTLED = 0.7
 FAR = 0.12
 """Percentiles that stay so far off say that the replay is not the run: what is usual then counts for more."""
 TAIL = 0.99
+MUCH_BETTER = 0.8
+"""What stays off must fall to this share for a constant more to be believed."""
 POOR = 0.3
 """A median that is so far off after the fit says that the run or the scenario is another one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Constant:
-    """One unknown of the search, positive.
-
-    ``width``: e-folds around the start that are tried first. ``spread``: standard deviation of its logarithm
-    before anything was measured. Of what a run cannot tell apart, that moves which may: kernels hardly reach
-    less than half of a GPU elsewhere, but the code around them may take several times as long.
-    """
-
-    name: str
-    start: float
-    low: float
-    high: float
-    width: float
-    spread: float
-
-
-CLIENT = Constant("client_overhead_s", 15e-3, 1e-4, 1.0, 0.7, 0.8)
-LAUNCH = Constant("launch_s", EAGER_OP_S, 1e-6, 1e-3, 0.5, 0.5)
-"""Fitted only where no graph is replayed: elsewhere launches are hidden behind the GPU's work."""
-CONSTANTS: dict[str, tuple[Constant, ...]] = {
-    "roofline": (
-        Constant("compute_efficiency", 0.8, 0.05, 1.0, 0.3, 0.35),
-        Constant("memory_efficiency", 0.8, 0.1, 1.0, 0.2, 0.2),
-        Constant("step_s", STEP_S, 1e-5, 0.1, 0.7, 1.0),
-        Constant("request_s", REQUEST_S, 1e-7, 2e-3, 1.2, 1.5),
-        CLIENT,
-    ),
-    "profile": (
-        Constant(COMPUTE, 1.0, 0.4, 5.0, 0.3, 0.35),
-        Constant(MEMORY, 1.0, 0.4, 5.0, 0.2, 0.2),
-        Constant("step_s", STEP_S, 1e-5, 0.1, 0.7, 1.0),
-        Constant("request_s", REQUEST_S, 1e-7, 2e-3, 1.2, 1.5),
-        CLIENT,
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +75,7 @@ class EngineFit:
         client_s: where the client's overhead lies nine times in ten; None where the clock's own range holds.
         before, after: held-out error ``simulated / measured - 1`` by metric and statistic, with the
             scenario's own constants and with the fitted ones.
+        variation: parameters of ``latency`` by which clients differ, found after the constants.
         tail_s: seconds by which the held-out 99th percentile of TTFT is longer than the simulated one: stalls
             of a real engine, which no clock has and which do not scale with the rest; 0 where requests wait.
         requests: how many were simulated; half of them were fitted on.
@@ -126,6 +92,7 @@ class EngineFit:
     client_s: tuple[float, float] | None
     before: dict[str, dict[str, float]]
     after: dict[str, dict[str, float]]
+    variation: dict[str, float]
     tail_s: float
     requests: int
     notes: tuple[str, ...]
@@ -151,8 +118,6 @@ def fit_engine(
             f"the {kind} clock has no engine-level constants to fit",
             where="latency.model", hint="fit with {model: roofline} or {model: profile}",
         )  # fmt: skip
-    if scenario.parallel.replicas != 1:
-        raise UsageError("a log is fitted for one replica", where="parallel.replicas")
     return _Fitting(scenario, log, kind, progress or (lambda text: None)).fit()
 
 
@@ -164,8 +129,14 @@ class _End:
     values: dict[str, float]
     deviations: dict[str, float]
     alone: dict[str, float]
+    noise: float = 0.0
     factor: tuple[tuple[float, ...], ...] = ()
     """``L`` with ``L L^T`` the covariance of the logarithms, in the order of ``deviations``."""
+
+
+def _at_bounds(end: _End, constants: Iterable[Constant]) -> bool:
+    """Whether one of them would go on if it could."""
+    return any(not c.low * 1.01 < end.values[c.name] < c.high / 1.01 for c in constants)
 
 
 class _Fitting:
@@ -179,29 +150,47 @@ class _Fitting:
         self.base = base
         given = self.given = scenario.latency.parameters()
         self.fixed = {name: value for name, value in given.items() if name == "name"}
+        self.replay = LogReplay(self.run.system, log)
+        self.client = self._client({})
+        self.flight = in_flight(log.rows)
         self.constants = CONSTANTS[kind]
         if base.launching.eager:
-            self.constants = (*self.constants[:-1], LAUNCH, CLIENT)
+            self.constants = (*self.constants, LAUNCH)
+        names = [item.name for item in self.constants]
+        self.reasons, self.notes = limits_of(log.rows, self.flight, names)
         self.own = {c.name: float(given.get(c.name, self._default(c))) for c in self.constants}
         self.start = {c.name: min(max(self.own[c.name] or c.start, c.low), c.high) for c in self.constants}
-        self.replay = LogReplay(self.run.system, log)
-        self.flight = in_flight(log.rows)
-        self._played: dict[tuple[float, ...], list[Measured | None]] = {}
+        self._played: dict[tuple[object, ...], list[Measured | None]] = {}
+        self.variation: dict[str, float] = {}
+
+    def _client(self, found: Mapping[str, float]) -> ClientOverhead:
+        """What the scenario says of it, and what was found."""
+        given = {name: value for name, value in self.given.items() if name in LIMITS}
+        client, _ = client_overhead({**given, **found})
+        return replace(client, seed=str(self.run.scenario.seed))
 
     def _default(self, constant: Constant) -> float:
+        if constant in (TOKEN, SPREAD):
+            return 0.0  # off unless somebody says otherwise
         found = {item.name: item.value for item in self.run.clock.assumptions}
         value = found.get(f"latency.{constant.name}", constant.start)
         return float(value) if isinstance(value, (int, float)) else constant.start
 
     def fit(self) -> EngineFit:
-        reasons, notes = limits_of(self.log.rows, self.flight, [c.name for c in self.constants])
+        reasons = self.reasons
         queued = CLIENT.name in reasons
         halves = [list(range(first, len(self.log.rows), 2)) for first in (0, 1)]
         free = [c for c in self.constants if c.name not in reasons or c.name == "request_s"]
+        before = self._errors(self.own, halves[1])
         end = self._search(free, halves[0], self.start)
+        if self.replay.closed and not self.client.spread and end.noise > FAR:
+            end, free = self._apart(end, free, halves[0])
         values = end.values
         for name in self._unsure(free, end):
             reasons.setdefault(name, self._unsure_why(name, end.deviations[name]))
+        # In a closed loop it decides what the engine does: see ``_apart``.
+        if not queued and not self.replay.closed and not self.client.spread:
+            self._vary(values)
         after = self._errors(values, halves[1])
         return EngineFit(
             self.kind,
@@ -211,16 +200,31 @@ class _Fitting:
             reasons,
             tuple(
                 name for name in reasons
-                if name not in self.given and values[name] == self.start[name] == self.own[name]
+                if name not in self.given and values[name] == self.start.get(name) == self.own[name]
             ),
             (tuple(end.deviations), end.factor),
             _between(values[CLIENT.name], end.deviations.get(CLIENT.name)),
-            self._errors(self.own, halves[1]),
+            before,
             after,
+            self.variation,
             0.0 if queued else self._tail(values, halves[1]),
             len(self.log.rows),
-            (*self.log.notes, *self.replay.notes(), *notes, *_poor(after)),
+            (*self.log.notes, *self.replay.notes(), *self.notes, *_poor(after)),
         )  # fmt: skip
+
+    def _apart(self, end: _End, free: list[Constant], half: Sequence[int]) -> tuple[_End, list[Constant]]:
+        """The search once more where clients of a closed loop do not answer as one, if that explains it.
+
+        Requests that finish in one step are sent again together, for ever, unless their clients differ.
+        """
+        self.tell("percentiles stay far off: once more, with clients that differ")
+        # With more to move, waiting of another cause is not to be called the client's.
+        usual = replace(CLIENT, low=LOW_S, high=HIGH_S)
+        more = [*(usual if constant == CLIENT else constant for constant in free), SPREAD]
+        other = self._search(more, half, {**self.start, SPREAD.name: SPREAD.start})
+        if other.noise < MUCH_BETTER * end.noise and not _at_bounds(other, (usual, SPREAD)):
+            return other, more
+        return end, free
 
     def _unsure(self, free: Sequence[Constant], end: _End) -> list[str]:
         """Constants that the run alone does not determine.
@@ -232,41 +236,51 @@ class _Fitting:
             for constant in free
             if end.alone[constant.name] > UNSURE
             or end.deviations[constant.name] > SETTLED * constant.spread
-            or not constant.low * 1.01 < end.values[constant.name] < constant.high / 1.01
+            or _at_bounds(end, (constant,))
         ]
 
     def _unsure_why(self, name: str, deviation: float) -> str:
         prompt = quantile(sorted(float(row.prompt_tokens) for row in self.log.rows), 0.5)
-        why = {
-            "compute_efficiency": f"prompts of {prompt:,.0f} tokens (median) hardly load the tensor cores",
-            COMPUTE: f"prompts of {prompt:,.0f} tokens (median) hardly load the tensor cores",
-            MEMORY: "reading weights and cache cannot be told from the rest of a step",
-            "memory_efficiency": "reading weights and cache cannot be told from the rest of a step",
-            "step_s": "it cannot be told from the rest of a step",
-            "request_s": "what it adds to a step looks like the other constants",
-            "launch_s": "the GPU was the slower of the two, so launching was not seen",
-            "client_overhead_s": "it is small beside the rest of TTFT",
-        }
+        why = WHY[name].format(prompt=prompt)
         factor = math.exp(min(Z90 * deviation, 20.0))
         if factor > FARTHEST:
-            return f"{why[name]}; this run does not even tell its order of magnitude"
-        return f"{why[name]}; it could be off by a factor of {factor:.2g}"
+            return f"{why}; this run does not even tell its order of magnitude"
+        return f"{why}; it could be off by a factor of {factor:.2g}"
 
     # -- the simulation ---------------------------------------------------------------------------------
 
-    def _play(self, values: Mapping[str, float]) -> list[Measured | None]:
-        """What each request of the log sees in the simulation; None if it was rejected."""
-        client = values[CLIENT.name]
-        engine_values = {name: value for name, value in values.items() if name != CLIENT.name}
+    def _outside(self, values: Mapping[str, float]) -> ClientOverhead:
+        """What clients wait for beside the engine."""
+        return replace(
+            self.client,
+            seconds=values[CLIENT.name],
+            token_s=values[TOKEN.name],
+            spread=values.get(SPREAD.name, self.client.spread),
+        )
+
+    def _inside(self, values: Mapping[str, float]) -> list[Measured | None]:
+        """What the engine's part of each request of the log takes in the simulation; None if rejected."""
+        client = self._outside(values)
+        engine_values = {name: value for name, value in values.items() if name not in OUTSIDE}
         # The engine does not see the client, unless the client waits for answers.
-        key = (*engine_values.values(), client if self.replay.closed else 0.0)
+        key = (*engine_values.values(), client if self.replay.closed else None)
         if key not in self._played:
             if len(self._played) > 16:
                 self._played.clear()
-            model = self.base.with_constants(engine_values)
-            played = self.replay.play(model, client)
-            self._played[key] = [None if row is None else row.later(-client) for row in played]
-        return [None if row is None else row.later(client) for row in self._played[key]]
+            self._played[key] = self.replay.inside(self.base.with_constants(engine_values), client)
+        return self._played[key]
+
+    def _play(self, values: Mapping[str, float]) -> list[Measured | None]:
+        """What each request of the log sees in the simulation; None if it was rejected."""
+        return seen_by(self._outside(values), self._inside(values))
+
+    def _vary(self, values: Mapping[str, float]) -> None:
+        """Let the client's overhead differ from request to request from now on, as far as the run tells."""
+        pairs = zip(self._inside(values), self.log.rows, strict=True)
+        client = self._outside(values)
+        spread = client_spread([(row, real) for row, real in pairs if row is not None], client)
+        self.variation = {} if spread is None else {SPREAD.name: spread}
+        self.client = self._client(self.variation)
 
     def _pairs(self, values: Mapping[str, float], half: Iterable[int]) -> tuple[list[int], list[Measured]]:
         seen = self._play(values)
@@ -295,9 +309,17 @@ class _Fitting:
         }
 
     def _tail(self, values: Mapping[str, float], half: Sequence[int]) -> float:
+        """Stalls: by how much TTFT is longer than simulated, of all requests and request by request.
+
+        The latter beyond what it is shorter by: to be early or late at the end of a step, or ahead of or
+        behind another prompt, is as likely either way.
+        """
         indexes, seen = self._pairs(values, half)
-        real = quantile(sorted(self.log.rows[index].ttft_s for index in indexes), TAIL)
-        return float(f"{max(real - quantile(sorted(row.ttft_s for row in seen), TAIL), 0.0):.4g}")
+        real = [self.log.rows[index].ttft_s for index in indexes]
+        whole = quantile(sorted(real), TAIL) - quantile(sorted(row.ttft_s for row in seen), TAIL)
+        late = sorted(ours - row.ttft_s for ours, row in zip(real, seen, strict=True))
+        single = quantile(late, TAIL) + quantile(late, 1.0 - TAIL) - 2.0 * quantile(late, 0.5)
+        return float(f"{max(whole, single, 0.0):.4g}")
 
     # -- the descent ------------------------------------------------------------------------------------
 
@@ -340,6 +362,7 @@ class _Fitting:
             values_at(found.point),
             {c.name: float(size) for c, size in zip(free, known, strict=True)},
             {c.name: float(size) for c, size in zip(free, alone, strict=True)},
+            found.noise,
             tuple(tuple(float(f"{x:.4g}") for x in row) for row in np.linalg.cholesky(posterior)),
         )
 
@@ -369,33 +392,3 @@ def _between(value: float, deviation: float | None) -> tuple[float, float] | Non
 def _share(deviation: float) -> float:
     """Half width of a 90 % interval, as a share, of something whose logarithm has this deviation."""
     return float(f"{math.expm1(Z90 * min(deviation, 4.0)):.3g}")
-
-
-def fit_document(fit: EngineFit, scenario: Scenario, log: EngineLog, inputs: list[Any]) -> dict[str, Any]:
-    """``kvplan.engine-fit/1``: what ``latency: {model: fitted, name: FILE}`` reads."""
-    return {
-        "schema": "kvplan.engine-fit/1",
-        "model": scenario.model,
-        "gpu": scenario.gpu,
-        "parallel": {"tp": scenario.parallel.tp, "pp": scenario.parallel.pp, "cp": scenario.parallel.cp},
-        "latency": {
-            "model": fit.model,
-            **{k: v for k, v in scenario.latency.parameters().items() if k not in fit.constants},
-            **{k: v for k, v in fit.constants.items() if k not in fit.assumed},
-        },
-        "constants": fit.constants,
-        "spread": {"names": list(fit.spread[0]), "factor": [list(row) for row in fit.spread[1]]},
-        "client_overhead_range_s": None if fit.client_s is None else list(fit.client_s),
-        "log": {"path": log.path, "format": log.format, "requests": fit.requests},
-        "held_out": {
-            "requests": fit.requests // 2,
-            "before": fit.before,
-            "after": fit.after,
-            "tail_s": fit.tail_s,
-        },
-        "uncertainty": fit.uncertainty,
-        "uncertainty_alone": fit.alone,
-        "not_identified": fit.unidentified,
-        "notes": list(fit.notes),
-        "inputs": inputs,
-    }

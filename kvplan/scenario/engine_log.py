@@ -114,12 +114,12 @@ def _rows(
 ) -> tuple[str, list[Measured], int | None]:
     """(format, rows, the client's limit as the file says it)."""
     if text.lstrip()[:1] not in ("{", "["):
-        return "csv", read_table(text, path, notes), None
+        return "csv", read_table(text, path, notes, max_in_flight), None
     document = _document(text, path)
     if isinstance(document, list) and document and is_aiperf(document[0]):
         return "aiperf", read_aiperf(document, path, notes), None
     if isinstance(document, list):
-        return "json", read_records(document, path, notes), None
+        return "json", read_records(document, path, notes, max_in_flight), None
     if not isinstance(document.get("input_lens"), list):
         runs = list(requests_within(document, notes))
         if len(runs) > 1:
@@ -128,7 +128,7 @@ def _rows(
             )
         if runs:
             notes.append("the one list of requests in the file is read, and nothing else of it")
-            return "json", read_records(runs[0], path, notes), None
+            return "json", read_records(runs[0], path, notes, max_in_flight), None
     return read_benchmark(document, path, notes, max_in_flight)
 
 

@@ -24,13 +24,12 @@ from statistics import NormalDist
 from typing import Any
 
 from kvplan.engine.protocols import LatencyModel
-from kvplan.engine.recorder import Recorder
 from kvplan.errors import KvplanError
 from kvplan.latency.build import Band, Clock
 from kvplan.latency.normals import DIMENSIONS, Draw, design
 from kvplan.scenario.clients import Clients
 from kvplan.scenario.intervals import LARGEST_WORKLOAD, NO_CLAIM, Interval, Intervals
-from kvplan.scenario.summary import latency_objects
+from kvplan.scenario.summary import AT_CLIENT, latency_objects, recorder_of
 from kvplan.scenario.system import System
 from kvplan.traces.request import Request
 
@@ -134,8 +133,8 @@ class Ensemble:
                 on_member(len(found), members)
             numbers, outside = row[:DIMENSIONS], row[DIMENSIONS]
             model = perturbed((*numbers, *row[DIMENSIONS + 1 :]))
-            client = self.clock.client.at(NormalDist().cdf(outside))
-            recorder = Recorder()
+            client = self.clock.client.member(NormalDist().cdf(outside), len(found))
+            recorder = recorder_of(client)
             engine = self.system.perturbed(numbers).engine("fast", model, recorder)
             engine.run(self.clients.arrivals(requests, client, whole=False))
             engine.close()
@@ -153,7 +152,7 @@ class Ensemble:
         bands, client = self.clock.bands, self.clock.client
         assert bands is not None
         band: Band = bands[name.removesuffix("_s")]
-        at_client = name != "tpot_s"
+        at_client = name in AT_CLIENT
         found = {}
         for key in STATISTICS:
             value = statistics[key]

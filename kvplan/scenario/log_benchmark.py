@@ -75,7 +75,8 @@ def read_benchmark(
         rows.append(measured_row({name: float(value) for name, value in values.items()}, where))
     if failed:
         notes.append(f"{failed:,} failed requests are left out; they loaded the engine all the same")
-    vllm = "start_times" in document or "date" in document
+    sglang = str(document.get("backend", "")).startswith("sglang") and "date" not in document
+    vllm = not sglang and ("start_times" in document or "date" in document)
     return ("vllm-bench" if vllm else "sglang-bench"), rows, limit
 
 

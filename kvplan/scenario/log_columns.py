@@ -8,13 +8,14 @@ from kvplan.errors import DataError
 from kvplan.traces.columns import ARRIVALS, COUNTS, Column, counted, timed
 
 TIMES = {
-    "arrival": ARRIVALS,
+    "arrival": (*ARRIVALS, "started_at", "ts", "time", "time_stamp"),
     "ttft": ("ttft", "time_to_first_token", "first_token_latency", "first_token_delay"),
     "e2e": ("e2e", "e2e_latency", "latency", "e2el", "request_latency", "end_to_end", "total_time",
-            "end_to_end_latency", "total_latency", "e2e_time"),
+            "end_to_end_latency", "total_latency", "e2e_time", "duration", "response_time"),
     "end": ("end", "end_time", "finish", "finish_time", "completed_at", "last_token_ts",
             "finished_at", "request_end", "request_end_time", "end_ts", "last_token_time"),
-    "first": ("first_token", "first_token_ts", "first_token_time", "first_token_at", "first_token_timestamp"),
+    "first": ("first_token", "first_token_ts", "first_token_time", "first_token_at", "first_token_timestamp",
+              "completion_start_time"),
     "tpot": ("tpot", "time_per_output_token", "itl", "inter_token_latency"),
 }  # fmt: skip
 MOMENTS = ("arrival", "end", "first")
@@ -31,8 +32,10 @@ def candidates(quantity: str, header: Sequence[str]) -> list[Column]:
     return counted(quantity, header) if quantity in COUNTS else timed(TIMES[quantity], header)
 
 
-def columns_of(header: Sequence[str], where: str) -> dict[str, Column]:
+def columns_of(header: Sequence[str], where: str, *, timeless: bool = False) -> dict[str, Column]:
     """The column of every quantity that the log has, without what nobody needs then.
+
+    When a request came also follows from its end; ``timeless``: nobody needs to know.
 
     Raises:
         DataError: a column occurs twice, or is missing.
@@ -44,16 +47,24 @@ def columns_of(header: Sequence[str], where: str) -> dict[str, Column]:
     used = [column.name for column in found.values() if column.name in twice]
     if used:
         raise DataError(f"the log has two columns {used[0]}", where=where, hint="rename one of them")
-    for quantity in ("arrival", "prompt_tokens", "output_tokens", "ttft", "e2e"):
+    if "first" in found and "end" in found and found.get("e2e") == Column("response_time"):
+        del found["e2e"]  # of a proxy that counts until the first token
+    ended = "arrival" not in found and {"end", "e2e"} <= found.keys()
+    needed = () if ended or timeless else ("arrival",)
+    for quantity in (*needed, "prompt_tokens", "output_tokens", "ttft", "e2e"):
         if quantity not in found and not any(other in found for other in _INSTEAD.get(quantity, ())):
             spellings = {**TIMES, **COUNTS}[quantity]
+            hint = f"name it one of {', '.join(spellings)} (times may end in _s or _ms)"
+            if quantity in needed:
+                hint += ", or say how many requests the client kept in flight (--max-in-flight)"
             raise DataError(
                 f"the log has no column for {quantity}; it has {', '.join(header)[:200]}",
-                where=where, hint=f"name it one of {', '.join(spellings)} (times may end in _s or _ms)",
+                where=where, hint=hint,
             )  # fmt: skip
     for quantity, others in _INSTEAD.items():
         for other in others if quantity in found else ():
-            found.pop(other, None)
+            if not (ended and other == "end"):
+                found.pop(other, None)
     return found
 
 

@@ -17,7 +17,10 @@ def features(rows: Sequence[Measured], real: Sequence[Measured], flight: Sequenc
     found: list[float] = []
     for metric in METRICS:
         values = sorted(value for row in rows if (value := value_of(row, metric)) is not None)
-        found += [math.log(max(quantile(values, level), 1e-6)) for level in LEVELS] if values else []
+        if values:
+            # Of requests that come in waves percentiles jump from one wave to the next; their mean does not.
+            found.append(math.log(max(math.fsum(values) / len(values), 1e-6)))
+            found += [math.log(max(quantile(values, level), 1e-6)) for level in LEVELS]
     for metric, by in (("ttft", [row.prompt_tokens for row in real]), ("tpot", list(flight))):
         edges = [quantile(sorted(map(float, by)), share) for share in (1 / 3, 2 / 3)]
         for part in range(3):

@@ -25,6 +25,7 @@ from kvplan.traces.request import Request, default_output
 
 if TYPE_CHECKING:
     from kvplan.engine.protocols import LatencyModel
+    from kvplan.latency.client import ClientOverhead
     from kvplan.scenario.system import System
 
 REJECTED_SHARE = 0.05
@@ -88,6 +89,9 @@ class LogReplay:
     def notes(self) -> tuple[str, ...]:
         """What was made of the log."""
         found = []
+        if self.system.replicas > 1:
+            dealt = f"requests are dealt to {self.system.replicas} replicas by {self.system.router}"
+            found.append(f"{dealt} (routing.policy): the log does not say which one served which")
         if self.cached:
             found.append("cached prompt tokens are replayed as prefixes of one document computed before")
         if self.limit is not None:
@@ -100,8 +104,16 @@ class LogReplay:
             )
         return tuple(found)
 
-    def play(self, latency: LatencyModel, client_s: float) -> list[Measured | None]:
-        """What each request of the log sees, client overhead included; None if it was rejected.
+    def play(self, latency: LatencyModel, client: ClientOverhead) -> list[Measured | None]:
+        """What the client of each request of the log sees; None if it was rejected.
+
+        Raises:
+            DataError: as ``inside``.
+        """
+        return seen_by(client, self.inside(latency, client))
+
+    def inside(self, latency: LatencyModel, client: ClientOverhead) -> list[Measured | None]:
+        """The engine's part of it; None if it was rejected.
 
         Raises:
             DataError: many requests are rejected that the measured engine served.
@@ -109,7 +121,7 @@ class LogReplay:
         rows: list[RequestRow] = []
         recorder = Recorder(on_request=rows.append)
         engine = self.system.engine("fast", latency, recorder)
-        engine.run(Clients(self.limit).arrivals([*self._document(), *self._requests], client_s))
+        engine.run(Clients(self.limit).arrivals([*self._document(), *self._requests], client))
         engine.close()
         self._check(recorder)
         seen: list[Measured | None] = [None] * len(self._requests)
@@ -117,7 +129,7 @@ class LogReplay:
             if row.id != "document":
                 seen[int(row.id)] = Measured(
                     row.arrival_s, row.prompt_tokens, row.output_tokens,
-                    row.first_token_s - row.arrival_s + client_s, row.finish_s - row.arrival_s + client_s,
+                    row.first_token_s - row.arrival_s, row.finish_s - row.arrival_s,
                     row.cached_tokens,
                 )  # fmt: skip
         return seen
@@ -140,6 +152,14 @@ class LogReplay:
             )  # fmt: skip
 
 
+def seen_by(client: ClientOverhead, inside: Sequence[Measured | None]) -> list[Measured | None]:
+    """What clients see of what the engine did, request by request."""
+    return [
+        None if row is None else row.later(client.of(str(index), row.prompt_tokens))
+        for index, row in enumerate(inside)
+    ]
+
+
 def closed_loop(rows: Sequence[Measured]) -> int | None:
     """How many requests a client kept in flight, if it sent each when another was finished."""
     most = max(_others(rows), default=0) + 1
@@ -149,16 +169,17 @@ def closed_loop(rows: Sequence[Measured]) -> int | None:
 
 
 def share_full(rows: Sequence[Measured], limit: int) -> float:
-    """Share of the requests after the first ``limit`` that were sent just when the number in flight fell."""
+    """Share of the requests after the first ``limit`` that were sent just when the number in flight fell.
+
+    In a full loop the one after ``k`` others waits for the end number ``k - limit``, in order of ends; those
+    that end in one step are followed by as many, so that between two of them fewer are in flight.
+    """
     ends = sorted(row.arrival_s + row.e2e_s for row in rows)
     typical = sorted(row.e2e_s for row in rows)[len(rows) // 2]
     just = max(_JUST_S, _JUST_SHARE * typical)
-    full = 0
-    later = list(zip(rows, _others(rows), strict=True))[limit:]
-    for row, others in later:
-        last = bisect_right(ends, row.arrival_s + _GRAIN_S)
-        full += others == limit - 1 and last > 0 and row.arrival_s - ends[last - 1] <= just
-    return full / len(later) if later else 0.0
+    later = rows[limit:]
+    waits = (row.arrival_s - end for row, end in zip(later, ends, strict=False))
+    return sum(-_GRAIN_S <= wait <= just for wait in waits) / len(later) if later else 0.0
 
 
 def _others(rows: Sequence[Measured]) -> list[int]:

@@ -13,7 +13,9 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from heapq import heappop, heappush
 from typing import Any
 
 from kvplan.errors import DataError
@@ -60,8 +62,10 @@ _THOUSANDS = re.compile(r"[0-9]{1,3}(,[0-9]{3})+")
 _GROUPED = re.compile(rf"{_THOUSANDS.pattern}(\.[0-9]*)?")
 
 
-def read_table(text: str, path: str, notes: list[str]) -> list[Measured]:
+def read_table(text: str, path: str, notes: list[str], limit: int | None = None) -> list[Measured]:
     """The rows of a CSV text; the delimiter is the header's.
+
+    ``limit``: requests that the client kept in flight, for logs that do not say when they were sent.
 
     Raises:
         DataError: a column is missing, or a row unusable (file and line).
@@ -75,7 +79,7 @@ def read_table(text: str, path: str, notes: list[str]) -> list[Measured]:
     reader = csv.reader(lines, delimiter=delimiter)
     header = [plain_name(name) for name in next(reader)]
     where = f"{path}:{blank + 1}"
-    columns = columns_of(header, where)
+    columns = columns_of(header, where, timeless=bool(limit))
     records: Records = []
     while True:
         try:
@@ -90,7 +94,7 @@ def read_table(text: str, path: str, notes: list[str]) -> list[Measured]:
         if len(cells) < len(header):
             raise DataError(f"{len(cells)} cells under a header of {len(header)}", where=place)
         records.append((place, dict(zip(header, (cell.strip() for cell in cells), strict=False))))
-    return _read(_with_points(records, header, delimiter), columns, header, where, notes)
+    return _read(_with_points(records, header, delimiter), columns, header, where, notes, limit)
 
 
 def _with_points(records: Records, header: Sequence[str], delimiter: str) -> Records:
@@ -120,8 +124,10 @@ def _with_points(records: Records, header: Sequence[str], delimiter: str) -> Rec
     ]
 
 
-def read_records(objects: Sequence[Any], path: str, notes: list[str]) -> list[Measured]:
-    """The rows of JSON objects, one a request.
+def read_records(
+    objects: Sequence[Any], path: str, notes: list[str], limit: int | None = None
+) -> list[Measured]:
+    """The rows of JSON objects, one a request; ``limit`` as for ``read_table``.
 
     Raises:
         DataError: a name is missing, or an object unusable (file and its number).
@@ -129,10 +135,19 @@ def read_records(objects: Sequence[Any], path: str, notes: list[str]) -> list[Me
     for index, item in enumerate(objects):
         if not isinstance(item, dict):
             raise DataError(f"{item!r:.60} is no object", where=f"{path}: request {index}")
-    named = [{plain_name(str(key)): value for key, value in item.items()} for item in objects]
+    named = [_named(item) for item in objects]
     header = list(dict.fromkeys(key for item in named for key in item))
     records = [(f"{path}: request {index}", item) for index, item in enumerate(named)]
-    return _read(records, columns_of(header, path), header, path, notes)
+    columns = columns_of(header, path, timeless=bool(limit))
+    return _read(records, columns, header, path, notes, limit)
+
+
+def _named(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An object by plain names; what objects within it hold (``usage``) counts where it has no such name."""
+    inner = {
+        plain_name(str(k)): v for part in item.values() if isinstance(part, dict) for k, v in part.items()
+    }
+    return inner | {plain_name(str(key)): value for key, value in item.items()}
 
 
 def is_record(document: object) -> bool:
@@ -162,9 +177,16 @@ def requests_within(document: object, notes: list[str], depth: int = 6) -> Itera
 
 
 def _read(
-    records: Records, found: Columns, header: Sequence[str], where: str, notes: list[str]
+    records: Records,
+    found: Columns,
+    header: Sequence[str],
+    where: str,
+    notes: list[str],
+    limit: int | None,
 ) -> list[Measured]:
-    columns = {**found, "arrival": arrival_column(records, found, header)}
+    columns = dict(found)
+    if "arrival" in found:
+        columns["arrival"] = arrival_column(records, found, header)
     outcomes = [name for name in _OUTCOMES if name in header]
     first = columns["ttft" if "ttft" in columns else "first"].name
     last = next((columns[name].name for name in ("e2e", "end") if name in columns), first)
@@ -188,11 +210,25 @@ def _read(
     ):
         if count:
             notes.append(f"{count:,} {what} are left out; they loaded the engine all the same")
-    epoch = epoch_unit([values["arrival"] for _, values in kept], columns["arrival"], notes)
+    moment = next((name for name in ("arrival", "end") if name in columns), None)
+    epoch = 1.0 if moment is None else epoch_unit([v[moment] for _, v in kept], columns[moment], notes)
     rows = [measured_row(_completed(values, columns, epoch), place) for place, values in kept]
     check_durations(rows, columns, where)
-    check_arrivals(rows, columns, epoch, where)
+    if moment is None:
+        assert limit is not None
+        notes.append(f"requests are taken to be sent in turn, {limit} in flight: the log does not say when")
+        return _in_turn(rows, limit)
+    check_arrivals(rows, {**columns, "arrival": columns[moment]}, epoch, where)
     return rows
+
+
+def _in_turn(rows: Sequence[Measured], limit: int) -> list[Measured]:
+    """The requests as a client sends them that keeps ``limit`` in flight."""
+    free, sent = [0.0] * limit, []
+    for row in rows:
+        sent.append(replace(row, arrival_s=heappop(free)))
+        heappush(free, sent[-1].arrival_s + row.e2e_s)
+    return sent
 
 
 def _is_failure(name: str, value: Any) -> bool:
@@ -261,6 +297,8 @@ def _completed(values: Mapping[str, float], columns: Columns, epoch: float) -> d
     for name in MOMENTS:
         if name in full and not columns[name].labelled:
             full[name] *= epoch
+    if "arrival" not in full:
+        full["arrival"] = full.pop("end") - full["e2e"] if "end" in full else 0.0
     if "first" in full:
         full["ttft"] = full.pop("first") - full["arrival"]
     if "end" in full:

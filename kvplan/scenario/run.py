@@ -22,7 +22,13 @@ from kvplan.scenario.offered import Offered
 from kvplan.scenario.rent import Rent, rent_of
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.step_time import StepTime, listen
-from kvplan.scenario.summary import latency_objects, series_object, slo_objects, throughput_object
+from kvplan.scenario.summary import (
+    latency_objects,
+    recorder_of,
+    series_object,
+    slo_objects,
+    throughput_object,
+)
 from kvplan.scenario.system import System, system_of
 from kvplan.scenario.workload import Workload, open_workload
 from kvplan.traces.request import Request
@@ -67,7 +73,9 @@ class Run:
         Raises:
             KvplanError, OSError: the run failed; ``result()`` still tells what was done until then.
         """
-        self.recorder = Recorder(on_request=on_request, on_decision=on_decision, held=held)
+        self.recorder = recorder_of(
+            self.clock.client, on_request=on_request, on_decision=on_decision, held=held
+        )
         self.step_time = listen(self.clock, once=self.system.asks_once)
         engine = self.system.engine(self._engine_name, self.step_time.clock, self.recorder)
         self.offered = Offered()
@@ -77,7 +85,7 @@ class Run:
             requests = _keeping(requests, self._kept)
         arrivals: Arrivals | None = None
         try:
-            arrivals = self.workload.clients.arrivals(requests, self.clock.client.seconds)
+            arrivals = self.workload.clients.arrivals(requests, self.clock.client)
             with _rare_collections():
                 engine.run(arrivals if on_progress is None else Watched(arrivals, on_progress))
         except KeyboardInterrupt:
@@ -101,7 +109,7 @@ class Run:
         ``on_member`` is told (simulated, all) members while the ensemble behind its intervals is simulated.
         """
         recorder, deployment, scenario = self.recorder, self.deployment, self.scenario
-        latency, distributions = latency_objects(recorder, self.clock.client.seconds)
+        latency, distributions = latency_objects(recorder, self.clock.client)
         config = deployment.config
         offered = self.offered.to_dict(recorder, timed=self.interruption is None and not self._paced)
         intervals = self._intervals(latency, on_member, saturated=offered["saturated"])
@@ -129,7 +137,7 @@ class Run:
             "step_time": self.step_time.to_dict(len(self.system.instances)),
             "distributions": distributions,
             "series": series_object(recorder),
-            "slo": slo_objects(scenario.slo, latency, recorder, self.clock.client.seconds),
+            "slo": slo_objects(scenario.slo, latency, recorder, self.clock.client),
             "accuracy": {**self.clock.accuracy(), **intervals.to_dict()},
             "trace": self.workload.to_dict(recorder.totals.requests),
             "assumptions": [asdict(item) for item in self._assumptions()],

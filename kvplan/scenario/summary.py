@@ -5,28 +5,45 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
+from operator import add
 from typing import Any
 
 from kvplan.engine.recorder import Recorder
+from kvplan.latency.client import NO_OVERHEAD, ClientOverhead
 from kvplan.scenario.schema import SloPart
+
+AT_CLIENT = ("ttft_s", "e2e_s")
+"""Latencies that hold what a client waits for beside the engine."""
 
 
 def latency_objects(
-    recorder: Recorder, client_s: float = 0.0
+    recorder: Recorder, client: ClientOverhead = NO_OVERHEAD
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """The ``latency`` and ``distributions`` objects: exact quantiles over all finished requests.
 
     Args:
-        client_s: what a client waits for beside the engine; part of its TTFT and end-to-end time.
+        client: what a client waits for beside the engine; part of its TTFT and end-to-end time.
     """
     latency: dict[str, Any] = {}
     distributions: dict[str, list[float]] = {}
     for name in ("ttft_s", "tpot_s", "e2e_s", "queue_s"):
         values: array[float] = getattr(recorder, name)
-        if client_s and name in ("ttft_s", "e2e_s"):
-            values = array("d", [value + client_s for value in values])
+        if name in AT_CLIENT:
+            values = at_client(values, recorder, client)
         latency[name], distributions[name] = _summarize(values)
     return latency, distributions
+
+
+def at_client(values: array[float], recorder: Recorder, client: ClientOverhead) -> array[float]:
+    """The recorder's times, one a finished request, as their clients see them."""
+    if recorder.outside_s:
+        return array("d", map(add, values, recorder.outside_s))
+    return array("d", [value + client.seconds for value in values]) if client.seconds else values
+
+
+def recorder_of(client: ClientOverhead, **listeners: Any) -> Recorder:
+    """A recorder that notes what each client waits for beside the engine, where they differ."""
+    return Recorder(outside=client.of if client.varies else None, **listeners)
 
 
 def _summarize(values: array[float]) -> tuple[dict[str, float] | None, list[float]]:
@@ -81,7 +98,7 @@ def throughput_object(recorder: Recorder) -> dict[str, float]:
 
 
 def slo_objects(
-    slo: SloPart, latency: dict[str, Any], recorder: Recorder, client_s: float = 0.0
+    slo: SloPart, latency: dict[str, Any], recorder: Recorder, client: ClientOverhead = NO_OVERHEAD
 ) -> list[dict[str, Any]]:
     """Each limit that was set, with the value reached; one without a value is missed.
 
@@ -94,7 +111,7 @@ def slo_objects(
         statistics = latency[f"{metric}_s"]
         value = None if statistics is None else statistics[share]
         if value is not None and lost and metric in ("ttft", "e2e"):
-            values = [seconds + client_s for seconds in getattr(recorder, f"{metric}_s")]
+            values = at_client(getattr(recorder, f"{metric}_s"), recorder, client)
             value = quantile([*sorted(values), *[math.inf] * lost], int(share[1:]) / 100)
             value = value if math.isfinite(value) else None
         passed = value is not None and value <= limit

@@ -17,6 +17,7 @@ def fitted(alone: float) -> list[str]:
         unidentified={"step_s": "it cannot be told from the rest of a step"},
         assumed=("step_s",),
         requests=100,
+        variation={},
         notes=(),
     )
     return _table(fit, [("ttft", "p50", "+10.0%", "+1.0%")], "fitted.json")

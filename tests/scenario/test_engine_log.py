@@ -736,3 +736,67 @@ def test_only_moments_without_a_unit_count_since_1970(tmp_path: Path) -> None:
     log = read_engine_log(written(tmp_path, table("arrival,end_time_s,isl,osl,ttft_ms", *rows)))
     assert log.rows[3].e2e_s == pytest.approx(0.25)
     assert log.rows[3].arrival_s == pytest.approx(3.0)
+
+
+def records(shape: Callable[[int], dict[str, Any]]) -> str:
+    return "\n".join(json.dumps(shape(index)) for index in range(FEWEST))
+
+
+def test_a_proxys_log_is_read_as_it_writes_it(tmp_path: Path) -> None:
+    """LiteLLM: moments in camel case, and a ``response_time`` that is the time to the first token."""
+    lite = records(
+        lambda i: {
+            "startTime": 1.79e9 + i, "endTime": 1.79e9 + i + 0.25, "completionStartTime": 1.79e9 + i + 0.05,
+            "response_time": 0.05, "prompt_tokens": 200, "completion_tokens": 20, "status": "success",
+        }
+    )  # fmt: skip
+    nested = records(
+        lambda i: {
+            "ts": f"2026-11-21T08:00:{i:02d}Z", "usage": {"prompt_tokens": 200, "completion_tokens": 20},
+            "ttft_ms": 50.0, "duration_ms": 250.0, "status": 200,
+        }
+    )  # fmt: skip
+    for text in (lite, nested):
+        row = read_engine_log(written(tmp_path, text, "l.jsonl")).rows[7]
+        assert (row.prompt_tokens, row.output_tokens) == (200, 20)
+        assert (row.arrival_s, row.ttft_s, row.e2e_s) == pytest.approx((7.0, 0.05, 0.25), abs=1e-6)
+
+
+def test_locusts_response_time_is_end_to_end_and_its_unit_is_asked_for(tmp_path: Path) -> None:
+    header = "timestamp,response_time{0},prompt_tokens,completion_tokens,ttft{0},success"
+    rows = [f"{1.79e9 + index},250.0,200,20,50.0,True" for index in range(FEWEST)]
+    log = read_engine_log(written(tmp_path, table(header.format("_ms"), *rows)))
+    assert (log.rows[0].ttft_s, log.rows[0].e2e_s) == pytest.approx((0.05, 0.25))
+    with pytest.raises(DataError, match="too long for any engine") as caught:
+        read_engine_log(written(tmp_path, table(header.format(""), *rows)))
+    assert "ttft, response_time" in str(caught.value.hint)
+
+
+def test_a_log_stamped_at_the_end_says_when_requests_came(tmp_path: Path) -> None:
+    rows = [
+        f"{1.79e9 + index + 0.25 * (1 + index % 2)},200,20,0.05,{0.25 * (1 + index % 2)}"
+        for index in range(FEWEST)
+    ]
+    log = read_engine_log(written(tmp_path, table("finished_at,isl,osl,ttft_s,e2e_s", *rows)))
+    assert [row.arrival_s for row in log.rows] == pytest.approx(list(range(FEWEST)), abs=1e-6)
+
+
+def test_requests_without_moments_were_sent_in_turn_if_the_user_says_how_many(tmp_path: Path) -> None:
+    """llmperf's individual responses: lengths and durations, no times of day."""
+    text = json.dumps([
+        {"error_code": None, "ttft_s": 0.05, "end_to_end_latency_s": 0.5 if index % 2 else 0.3,
+         "inter_token_latency_s": 0.01, "number_output_tokens": 20, "number_input_tokens": 200}
+        for index in range(FEWEST)
+    ])  # fmt: skip
+    path = written(tmp_path, text, "individual_responses.json")
+    with pytest.raises(DataError, match="no column for arrival") as caught:
+        read_engine_log(path)
+    assert "--max-in-flight" in str(caught.value.hint)
+    log = read_engine_log(path, 2)
+    assert any("sent in turn, 2 in flight" in note for note in log.notes)
+    assert [row.arrival_s for row in log.rows[:5]] == pytest.approx([0.0, 0.0, 0.3, 0.5, 0.6])
+
+
+def test_sglangs_file_with_start_times_is_sglangs(tmp_path: Path) -> None:
+    text = json.dumps(bench(backend="sglang-oai")) + "\n"
+    assert read_engine_log(written(tmp_path, text, "s.jsonl")).format == "sglang-bench"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from kvplan.errors import DataError
+from kvplan.latency.client import ClientOverhead
 from kvplan.scenario.engine_fit import fit_engine
 from kvplan.scenario.engine_log import EngineLog
 from kvplan.scenario.load import load_scenario
@@ -45,7 +46,7 @@ def log_of(rows: tuple[Measured, ...], limit: int | None = None) -> EngineLog:
 
 
 def played(run: Run, log: EngineLog, client_s: float = 0.02) -> list[Measured]:
-    seen = LogReplay(run.system, log).play(run.clock.model, client_s)
+    seen = LogReplay(run.system, log).play(run.clock.model, ClientOverhead(client_s))
     assert all(row is not None for row in seen)
     return [row for row in seen if row is not None]
 
@@ -107,6 +108,19 @@ def test_a_closed_loop_is_recognised_and_an_open_one_is_not(closed: EngineLog) -
     assert any("closed loop of 8 requests in flight, as the log shows" in note for note in replay.notes())
 
 
+def test_a_loop_whose_requests_finish_together_is_one(closed: EngineLog) -> None:
+    """Of one length and sent at once, eight finish in one step: eight are sent then, one after the other."""
+    rows = tuple(
+        Measured(0.5 * wave + 1e-4 * place, 800, 40, 0.1, 0.495, 0)
+        for wave in range(10)
+        for place in range(8)
+    )
+    assert share_full(rows, 8) == 1.0
+    assert closed_loop(rows) == 8
+    assert not LogReplay(run_of().system, log_of(rows, limit=8)).paced
+    assert share_full(closed.rows, 8) > 0.9
+
+
 def test_a_slower_engine_makes_a_closed_loop_longer_but_no_queue(closed: EngineLog) -> None:
     slow = run_of(**{"latency.step_s": 12e-3})
     looped = played(slow, closed)
@@ -133,7 +147,7 @@ def test_a_limit_that_was_seldom_reached_leaves_the_clients_own_times() -> None:
     rows = tuple(played(run, log_of(rows_of(60, rate=2.0))))
     replay = LogReplay(run.system, log_of(rows, limit=32))
     assert replay.paced
-    seen = replay.play(run.clock.model, 0.02)
+    seen = replay.play(run.clock.model, ClientOverhead(0.02))
     for row, logged in zip(seen, rows, strict=True):
         assert row is not None
         assert row.arrival_s == pytest.approx(logged.arrival_s, abs=1e-9)
@@ -157,10 +171,20 @@ def test_every_deployment_is_driven_by_its_answers(closed: EngineLog, flags: dic
     assert max(row.arrival_s for row in seen) > 0
 
 
+def test_the_log_of_several_replicas_is_fitted_behind_a_router() -> None:
+    flags = {"parallel.replicas": 2, "cache.prefix": "none"}
+    run = run_of(**flags, **{"latency.step_s": 4e-3})
+    log = log_of(tuple(sorted(played(run, log_of(rows_of(80, rate=8.0))), key=lambda row: row.arrival_s)))
+    found = fit_engine(load_scenario(None, {**BASE, **flags}), log)
+    assert any("2 replicas by round-robin" in note for note in found.notes)
+    assert all(abs(error) < 0.1 for metric in ("tpot", "e2e") for error in found.after[metric].values())
+    assert abs(found.before["tpot"]["p50"]) > 0.1
+
+
 def test_rejections_are_told_and_free_their_place() -> None:
     run = run_of(**{"engine.max_model_len": 256})
     with pytest.raises(DataError, match="rejects"):
-        LogReplay(run.system, log_of(rows_of(40), limit=4)).play(run.clock.model, 0.02)
+        LogReplay(run.system, log_of(rows_of(40), limit=4)).play(run.clock.model, ClientOverhead(0.02))
 
 
 def test_the_command_takes_the_limit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
