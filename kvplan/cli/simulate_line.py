@@ -64,6 +64,8 @@ def _settings(report: "FitReport") -> Iterator[str]:
         yield f"engine.{EAGER[serving.kind]}=true"
     if serving.kind == "vllm" and not serving.async_scheduling:
         yield "engine.async_scheduling=false"
+    if serving.kind == "vllm" and serving.prefix_caching is not None:
+        yield f"cache.prefix={'hash' if serving.prefix_caching else 'none'}"
     if parallel.dp > 1:
         yield f"parallel.replicas={parallel.dp}"
     if report.expert_parallel:

@@ -205,8 +205,20 @@ def _fit(scenario: Scenario, model: ModelSpec, gpu: GpuSpec, parallel: Parallel)
         block_size=cache.block_size,
         cuda_graphs=not engine.enforce_eager,
         async_scheduling=engine.async_scheduling,
+        prefix_caching=_unusual_caching(scenario, model),
         expert_parallel=scenario.parallel.expert_parallel,
     )
+
+
+def _unusual_caching(scenario: Scenario, model: ModelSpec) -> bool | None:
+    """Whether prefixes are cached, where vLLM would do otherwise unless told; else None."""
+    if scenario.engine.kind != "vllm":
+        return None
+    from kvplan.sizing.prefix_caching import caches_prefixes
+    from kvplan.sizing.serving import parse_version
+
+    cached = scenario.cache.prefix == "hash"
+    return None if cached == caches_prefixes(model, parse_version(scenario.engine.version)) else cached
 
 
 def _blocks_that_fit(fit: FitReport) -> int:

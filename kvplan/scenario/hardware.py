@@ -126,6 +126,7 @@ def _capacity(scenario: Scenario, fit: FitReport) -> list[dict[str, Any]]:
         block_size=scenario.cache.block_size,
         cuda_graphs=not engine.enforce_eager,
         async_scheduling=engine.async_scheduling,
+        prefix_caching=fit.serving.prefix_caching,
     )
     return [
         {

@@ -139,19 +139,23 @@ def read_scenario(path: str | None) -> YamlDocument:
 
 
 def _leaves_prefixes(data: Mapping[str, Any]) -> bool:
-    """Whether nothing says how prefixes are shared, and the model has no attention: vLLM caches none then."""
+    """Whether nothing says how prefixes are shared, and vLLM caches none of this model then."""
     model, cache = data.get("model"), data.get("cache", {})
     if not isinstance(model, str) or model == "-" or not isinstance(cache, dict):
         return False  # standard input can be read but once
     if {"prefix", "groups"} & set(cache):
         return False
+    engine = data.get("engine") or {}
+    version = engine.get("version") if isinstance(engine, dict) else None
+    from kvplan.sizing.prefix_caching import caches_prefixes
+    from kvplan.sizing.serving import LATEST, parse_version
     from kvplan.specs.resolve import resolve_model
 
     try:
-        found = resolve_model(model).model
+        parsed = parse_version(version) if isinstance(version, str) else (*LATEST["vllm"], 0)
+        return not caches_prefixes(resolve_model(model).model, parsed)
     except (KvplanError, OSError):
-        return False  # who needs the model says so
-    return all(block.attention is None for block in found.layers())
+        return False  # who needs the model, or the version, says so
 
 
 def _is_model(name: str) -> bool:

@@ -172,6 +172,7 @@ def fit_model(
     block_size: int | None = None,
     cuda_graphs: bool = True,
     async_scheduling: bool | None = None,
+    prefix_caching: bool | None = None,
     expert_parallel: bool = False,
     kv_pool_bytes: int | None = None,
     draft: bool = False,
@@ -185,8 +186,8 @@ def fit_model(
         kv_dtype: KV number format; default what the checkpoint asks for, else the activations' dtype.
         weights_dtype: weight format; default the checkpoint's. ``fp32`` also makes the activations fp32.
         engine, version: ``vllm`` or ``sglang``, and whose rules (default: the newest known).
-        utilization, max_num_batched_tokens, max_num_seqs, block_size, async_scheduling: the engine's options;
-            default the engine's own on this GPU.
+        utilization, max_num_batched_tokens, max_num_seqs, block_size, async_scheduling, prefix_caching: the
+            engine's options; default the engine's own on this GPU.
         expert_parallel: deal whole experts out to the tensor-parallel ranks.
         kv_pool_bytes: a pool given outright (``--kv-cache-memory-bytes``) instead of what is left over.
         draft: draft with the model's own multi-token-prediction layers: their weights, their KV in the pool.
@@ -203,7 +204,8 @@ def fit_model(
     serving = resolve_serving(
         engine, gpu, max_model_len=context, version=version, utilization=utilization,
         max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs, cuda_graphs=cuda_graphs,
-        block_size=block_size, async_scheduling=async_scheduling, tp=parallel.tp, pp=parallel.pp,
+        block_size=block_size, async_scheduling=async_scheduling, prefix_caching=prefix_caching,
+        tp=parallel.tp, pp=parallel.pp,
     )  # fmt: skip
     dtype = activation_dtype(model, weights_dtype)
     form = _kv_format(model, serving.kind, kv_dtype, dtype)

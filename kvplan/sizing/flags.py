@@ -162,6 +162,8 @@ def _vllm(report: FitReport) -> str:
         ]
         if serving.block_size != BLOCK_TOKENS["vllm"]:
             flags.append(f"--block-size {serving.block_size}")
+        if serving.prefix_caching is not None:
+            flags.append(f"--{'' if serving.prefix_caching else 'no-'}enable-prefix-caching")
         if not serving.cuda_graphs:
             flags.append("--enforce-eager")
     return " ".join(flags)

@@ -16,6 +16,7 @@ from kvplan.sizing.attention import Keeping, layer_keeping, layer_stores
 from kvplan.sizing.latent_block import latent_block
 from kvplan.sizing.pages import LayerPages, Layout, vllm_layout
 from kvplan.sizing.parallel import Parallel
+from kvplan.sizing.prefix_caching import caches_prefixes
 from kvplan.sizing.retention import Retention
 from kvplan.sizing.serving import Serving
 from kvplan.sizing.sharding import rank_store
@@ -40,10 +41,6 @@ LOGS_CONCURRENCY = (0, 20, 1)
 ENCODER_BUDGET = (0, 10, 2)
 """vLLM from here on caches cross attention in its pool (V1)."""
 
-STATE_PREFIX_CACHING = (0, 20, 0)
-"""vLLM from here on caches prefixes of recurrent layers beside attention: a request holds its last state and
-an open one."""
-
 STATE_CHECKPOINTS = (0, 33, 0)
 """vLLM from here on may write a third one on the way through a prefill."""
 
@@ -54,7 +51,7 @@ class RankPool:
 
     ``model_pages``: of every layer of the model, as vLLM plans its groups; ``own``: the places there of what
     this pipeline stage holds. ``in_flight``: tokens scheduled but not settled, for which windows are held
-    open.
+    open. ``caches_prefixes``: those of states, too, of which a request then holds more than its last one.
     """
 
     model_pages: tuple[LayerPages, ...]
@@ -63,6 +60,7 @@ class RankPool:
     in_flight: int
     block_size: int
     latent: bool
+    caches_prefixes: bool
     shards: int
 
     @property
@@ -80,7 +78,7 @@ class RankPool:
             in_flight=self.in_flight,
             block_size=self.block_size,
             latent=self.latent,
-            mamba_mode="align" if self.caches_states else "none",
+            mamba_mode="align" if self.caches_prefixes else "none",
             cp=self.shards,
             own=self.own,
         )
@@ -91,12 +89,6 @@ class RankPool:
             return self.layout(tokens).request_bytes
         cells = -(-tokens // self.block_size) * self.block_size * self.token_bytes
         return -(-cells.numerator // cells.denominator) + self.state_bytes
-
-    @property
-    def caches_states(self) -> bool:
-        """Whether prefixes of recurrent layers are cached; of models without attention not unless told to."""
-        attends = any(page.store is not None for page in self.model_pages)
-        return attends and self.serving.version >= STATE_PREFIX_CACHING
 
     @property
     def reserved_bytes(self) -> int:
@@ -181,8 +173,14 @@ def rank_pool(
         in_flight=serving.max_num_batched_tokens * batches,
         block_size=block_size,
         latent=bool(latents),
+        caches_prefixes=_caches_prefixes(model, serving),
         shards=parallel.cp,
     )
+
+
+def _caches_prefixes(model: ModelSpec, serving: Serving) -> bool:
+    said = serving.prefix_caching
+    return caches_prefixes(model, serving.version) if said is None else said
 
 
 def _encoder_tokens(model: ModelSpec, serving: Serving) -> int:

@@ -57,6 +57,7 @@ def _options(report: FitReport) -> dict[str, Any]:
         "max_num_seqs": serving.max_num_seqs,
         "block_size": serving.block_size,
         "async_scheduling": serving.async_scheduling,
+        "prefix_caching": serving.prefix_caching,
     }
     return {
         "max_model_len": report.max_model_len,

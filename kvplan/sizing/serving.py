@@ -24,6 +24,10 @@ from kvplan.units import GIB, check_count
 
 EngineKind = Literal["vllm", "sglang"]
 
+ASYNC = (0, 14, 0)
+"""vLLM from here on plans the next step while one runs, unless told not to."""
+RESERVES_PROMPTS = (0, 19, 0)
+"""vLLM from here on admits a request only if its whole prompt fits (``scheduler_reserve_full_isl``)."""
 LARGE_STEPS = (0, 28, 0)
 """vLLM from here on batches 16,384 tokens on GPUs of 160 GiB and more, and captures graphs of up to 1,024
 sequences on data-center Blackwell."""
@@ -54,6 +58,7 @@ class Serving:
     total memory for everything) or SGLang's ``mem_fraction_static`` (a share of free memory for weights
     and pool). ``capability`` is the GPU's major compute capability, 0 where it has none. ``given`` names the
     options that were said; the others are defaults, which another GPU, context or layout would change.
+    ``prefix_caching`` is None where the model decides.
     """
 
     kind: EngineKind
@@ -65,6 +70,7 @@ class Serving:
     block_size: int
     async_scheduling: bool
     graph_max_batch: int
+    prefix_caching: bool | None = None
     capability: int = 0
     given: frozenset[str] = field(default=frozenset(), compare=False)
 
@@ -100,6 +106,7 @@ def resolve_serving(
     cuda_graphs: bool = True,
     block_size: int | None = None,
     async_scheduling: bool | None = None,
+    prefix_caching: bool | None = None,
     tp: int = 1,
     pp: int = 1,
 ) -> Serving:
@@ -131,6 +138,7 @@ def resolve_serving(
         "max_num_seqs": max_num_seqs,
         "block_size": block_size,
         "async_scheduling": async_scheduling,
+        "prefix_caching": prefix_caching,
     }
     given = {name: value for name, value in chosen.items() if value is not None}
     said = frozenset(given) | ({"version"} if version is not None else set())
@@ -179,7 +187,7 @@ def _vllm_defaults(version: tuple[int, int, int], gpu: GpuSpec, max_model_len: i
         max_num_seqs=seqs,
         cuda_graphs=True,
         block_size=BLOCK_TOKENS["vllm"],
-        async_scheduling=version >= (0, 14, 0),
+        async_scheduling=version >= ASYNC,
         graph_max_batch=1024 if version >= LARGE_STEPS and compute_capability(gpu)[0] == 10 else 512,
     )
 

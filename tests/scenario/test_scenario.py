@@ -251,3 +251,29 @@ def test_vllm_caches_no_prefixes_of_models_without_attention(
     again = tmp_path / "again.yaml"
     again.write_text(dump_scenario(scenario))
     assert load_scenario(str(again)) == scenario
+
+
+@pytest.mark.parametrize(
+    ("version", "ahead", "whole"),
+    [("0.33", True, True), ("0.18.1", True, False), ("0.13", False, False), ("0.14", True, False)],
+)
+def test_engines_do_what_their_version_did_unless_told(
+    tmp_path: Path, version: str, ahead: bool, whole: bool
+) -> None:
+    engine = load_scenario(write(tmp_path, f"{MINIMAL}engine: {{version: '{version}'}}\n")).engine
+    assert (engine.async_scheduling, engine.scheduler_reserve_full_isl) == (ahead, whole)
+    told = f"{MINIMAL}engine: {{version: '{version}', async_scheduling: {str(not ahead).lower()}}}\n"
+    assert load_scenario(write(tmp_path, told)).engine.async_scheduling is not ahead
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "prefix"),
+    [
+        ("nemotron-h-8b", "0.25.1", "none"), ("nemotron-h-8b", "0.26", "hash"),
+        ("llama-3.1-8b", "0.25.1", "hash"), ("llama-3.1-8b", "0.7.3", "none"),
+    ],
+)  # fmt: skip
+def test_older_versions_cached_fewer_prefixes(tmp_path: Path, model: str, version: str, prefix: str) -> None:
+    lines = (f"model: {model}", "gpu: h100-sxm", "latency: {model: roofline}", "workload: {synthesize: chat}",
+             f"engine: {{version: '{version}'}}")  # fmt: skip
+    assert load_scenario(write(tmp_path, "\n".join(lines))).cache.prefix == prefix

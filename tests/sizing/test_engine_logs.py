@@ -54,7 +54,13 @@ VLLM: dict[str, tuple[str, dict[str, object]]] = {
     ),
     "46": (
         "nvidia__Qwen3.6-35B-A3B-NVFP4",
-        {"version": "0.24", "max_model_len": 131072, "max_num_batched_tokens": 8192, "kv_dtype": "fp8"},
+        {
+            "version": "0.24",
+            "max_model_len": 131072,
+            "max_num_batched_tokens": 8192,
+            "kv_dtype": "fp8",
+            "prefix_caching": True,
+        },
     ),
     "66": ("moonshotai__Kimi-K2.5", {"engine": "sglang", "parallel": Parallel(tp=8)}),
 }

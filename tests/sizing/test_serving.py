@@ -61,5 +61,5 @@ def test_a_request_of_a_model_without_attention_holds_one_state() -> None:
     mamba = fit_model(load_model("falcon-mamba-7b"), load_gpu("h100-sxm"))
     assert mamba.max_concurrency == mamba.num_blocks
     hybrid = fit_model(load_model("nemotron-h-8b"), load_gpu("h100-sxm"))
-    assert hybrid.binding.pool.caches_states
-    assert not mamba.binding.pool.caches_states
+    assert hybrid.binding.pool.caches_prefixes
+    assert not mamba.binding.pool.caches_prefixes

@@ -134,6 +134,7 @@ def _beside(
         max_num_seqs=found.max_num_seqs,
         max_num_batched_tokens=found.max_num_batched_tokens,
         block_size=found.block_tokens,
+        prefix_caching=found.prefix_caching,
         draft=own_layers,
         kv_pool_bytes=pool_bytes + (found.state_bytes or 0),
     )

@@ -58,6 +58,10 @@ def fit(
         int | None, typer.Option("--block-size", min=1, metavar="N", help="Tokens of a block.")
     ] = None,
     eager: Annotated[bool, typer.Option("--eager", help="No CUDA graphs.")] = False,
+    prefix_caching: Annotated[
+        bool | None,
+        typer.Option("--prefix-caching/--no-prefix-caching", help="Cache prefixes; default the engine's."),
+    ] = None,
     expert_parallel: Annotated[
         bool, typer.Option("--expert-parallel", help="Deal whole experts out to the tensor-parallel ranks.")
     ] = False,
@@ -100,6 +104,7 @@ def fit(
         max_num_seqs=max_num_seqs,
         block_size=block_size,
         cuda_graphs=not eager,
+        prefix_caching=prefix_caching,
         expert_parallel=expert_parallel,
         draft=draft,
         drafter=resolve_model(draft_model).model if draft_model is not None else None,

@@ -1,9 +1,10 @@
 """Options of the engines, under their own names."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
+from kvplan.errors import UsageError
 from kvplan.scenario.schema.cache import RadixEviction
 from kvplan.scenario.schema.part import Natural, Number, Part, Positive, Tokens
 
@@ -28,6 +29,22 @@ class EnginePart(Part):
     prefill_schedule_interval: Positive = 1
     async_scheduling: bool = True
     prefix_cache_retention_interval: Natural | None = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_version(cls, data: Any) -> Any:
+        """What older versions did unless told otherwise; a version that is none is refused elsewhere."""
+        version = data.get("version") if isinstance(data, dict) else None
+        if not isinstance(version, str):
+            return data
+        from kvplan.sizing.serving import ASYNC, RESERVES_PROMPTS, parse_version
+
+        try:
+            parsed = parse_version(version)
+        except UsageError:
+            return data
+        since = {"async_scheduling": ASYNC, "scheduler_reserve_full_isl": RESERVES_PROMPTS}
+        return {**{name: False for name, first in since.items() if parsed < first}, **data}
 
 
 class SglangPart(Part):

@@ -13,6 +13,8 @@ from kvplan.sizing.logs.lines import Fact
 from kvplan.sizing.logs.pools import Workers, pool_gib, workers
 from kvplan.units import GIB
 
+_BOOLEANS = {"True": True, "False": False}
+
 
 @dataclass(frozen=True, slots=True)
 class Account:
@@ -33,6 +35,7 @@ class Account:
         block_tokens: tokens of a block, where the engine says that it chose them.
         speculation: how vLLM drafts; a draft model's layers share its pool.
         dp: ranks with a pool each; with ``dp_attention`` they share one model's GPUs.
+        prefix_caching: as it was asked for, or settled; None where the log does not say.
     """
 
     engine: str
@@ -72,6 +75,7 @@ class Account:
     graphs_in_activation: bool = False
     dp: int | None = None
     dp_attention: bool = False
+    prefix_caching: bool | None = None
     cp: int | None = None
     block_tokens: int | None = None
     speculation: str | None = None
@@ -196,6 +200,7 @@ def account(facts: tuple[Fact, ...]) -> Account:
             (int(fact.number("block_tokens")) for fact in facts if fact.name == "block_size"), None
         ),
         dp_attention=options.get("dp_attention") == "True",
+        prefix_caching=_BOOLEANS.get(str(options.get("prefix_caching"))),
     )
 
 

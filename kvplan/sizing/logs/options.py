@@ -36,6 +36,7 @@ _OPTIONS: dict[str, re.Pattern[str]] = {
     "cp": re.compile(r"(?<!\w)decode_context_parallel_size'?\s*[=:]\s*(\d+)"),
     "blocks": re.compile(r"(?<!\w)num_gpu_blocks_override'?\s*[=:]\s*(\d+)"),
     "max_total_tokens": re.compile(r"(?<!\w)max_total_tokens'?\s*[=:]\s*(\d+)"),
+    "prefix_caching": re.compile(r"(?<!\w)enable_prefix_caching'?\s*[=:]\s*(\w+)"),
     "max_num_seqs": re.compile(r"(?<!\w)max_num_seqs'?\s*[=:]\s*(\d+)"),
     "max_num_batched_tokens": re.compile(r"(?<!\w)max_num_batched_tokens'?\s*[=:]\s*(\d+)"),
 }
@@ -46,7 +47,7 @@ _SPECULATION = re.compile(
 )
 """How vLLM drafts, in the configuration of its draft."""
 
-_WORDS = frozenset(("model", "dp_attention", "kv_dtype", "quantization", "dtype"))
+_WORDS = frozenset(("model", "dp_attention", "prefix_caching", "kv_dtype", "quantization", "dtype"))
 
 
 def configuration(text: str) -> tuple[str, str] | None:
