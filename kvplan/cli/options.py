@@ -15,6 +15,13 @@ class OutputFormat(StrEnum):
     md = "md"
 
 
+class PrefixCache(StrEnum):
+    """vLLM's prefix cache, as ``cache.prefix`` calls it."""
+
+    hash = "hash"
+    none = "none"
+
+
 FormatOption = Annotated[
     OutputFormat,
     typer.Option(

@@ -123,12 +123,23 @@ _ALWAYS = frozenset(
 
 
 def default_settings(engine: object) -> dict[str, Any]:
-    """Every leaf of a scenario that says nothing, for the engine of one that does."""
+    """Every leaf of a scenario that says nothing, for the engine of one that does.
+
+    What follows from the engine's version is usual with that version; the version itself is not.
+    """
     from kvplan.scenario.schema import Scenario
 
-    kind = "sglang" if isinstance(engine, Mapping) and engine.get("kind") == "sglang" else "vllm"
-    empty = {"model": "", "gpu": "", "engine": {"kind": kind}, "workload": {"synthesize": "chat"}}
-    return dict(leaves(Scenario.model_validate(empty).to_dict()))
+    def leaves_of(engine: dict[str, Any]) -> dict[str, Any]:
+        empty = {"model": "", "gpu": "", "engine": engine, "workload": {"synthesize": "chat"}}
+        return dict(leaves(Scenario.model_validate(empty).to_dict()))
+
+    said = engine if isinstance(engine, Mapping) else {}
+    kind = {"kind": "sglang" if said.get("kind") == "sglang" else "vllm"}
+    usual = leaves_of(kind)
+    version = said.get("version", usual["engine.version"])
+    if version == usual["engine.version"] or not isinstance(version, str):
+        return usual
+    return {**leaves_of({**kind, "version": version}), "engine.version": usual["engine.version"]}
 
 
 def _setting(key: str, value: object) -> str:

@@ -257,3 +257,15 @@ def test_the_longest_request_may_be_the_models_limit(
     out = capsys.readouterr().out
     assert "tokens is the longest request that fits" in out
     assert ("131,072 tokens is the longest request that fits (the model's limit)" in out) is says
+
+
+def test_the_prefix_cache_of_a_hybrid_holds_a_second_state(capsys: pytest.CaptureFixture[str]) -> None:
+    def concurrency(*more: str) -> float:
+        assert run(["fit", "nemotron-h-8b", "--gpu", "h100", "--format", "json", *more]) == 0
+        return float(json.loads(capsys.readouterr().out)["max_concurrency"])
+
+    assert concurrency("--prefix", "none") > concurrency() == concurrency("--prefix", "hash")
+    assert run(["fit", "nemotron-h-8b", "--gpu", "h100", "--prefix", "none"]) == 0
+    out = capsys.readouterr().out
+    assert "--no-enable-prefix-caching" in out
+    assert "cache.prefix=none" in out

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kvplan.cli.options import FormatOption, OutputFormat, gpu_names, model_names
+from kvplan.cli.options import FormatOption, OutputFormat, PrefixCache, gpu_names, model_names
 from kvplan.cli.simulation import WeightsDtype
 
 if TYPE_CHECKING:
@@ -58,9 +58,8 @@ def fit(
         int | None, typer.Option("--block-size", min=1, metavar="N", help="Tokens of a block.")
     ] = None,
     eager: Annotated[bool, typer.Option("--eager", help="No CUDA graphs.")] = False,
-    prefix_caching: Annotated[
-        bool | None,
-        typer.Option("--prefix-caching/--no-prefix-caching", help="Cache prefixes; default the engine's."),
+    prefix: Annotated[
+        PrefixCache | None, typer.Option("--prefix", help="vLLM's prefix cache; default the engine's.")
     ] = None,
     expert_parallel: Annotated[
         bool, typer.Option("--expert-parallel", help="Deal whole experts out to the tensor-parallel ranks.")
@@ -104,7 +103,7 @@ def fit(
         max_num_seqs=max_num_seqs,
         block_size=block_size,
         cuda_graphs=not eager,
-        prefix_caching=prefix_caching,
+        prefix_caching=None if prefix is None else prefix is PrefixCache.hash,
         expert_parallel=expert_parallel,
         draft=draft,
         drafter=resolve_model(draft_model).model if draft_model is not None else None,
