@@ -36,6 +36,20 @@ from kvplan.latency.fit.structure import Columns
 CAPTURED = 512
 """Largest batch that vLLM captures in a graph unless told otherwise (``max_cudagraph_capture_size``)."""
 
+_NAMES = (
+    "launch_s", "bandwidth", "l2_speedup", "l2_bytes", "l2_sharpness", "token_s", "cta_s", "occupancy",
+    "merge_s", "splits", "flops", "overlap", "dram_s", "tile_tokens", "walk_s", "walk_sum_s", "partial_s",
+)  # fmt: skip
+_OWN = (
+    Parameter("cta_s", 4e-6, 1e-8, 1e-4),
+    Parameter("splits", 32.0, 2.0, 256.0),
+    Parameter("overlap", 1.5, 1.0, 10.0),
+    Parameter("tile_tokens", 64.0, 1.0, 256.0),
+    Parameter("walk_s", 1e-9, 1e-12, 1e-6),
+    Parameter("walk_sum_s", 1e-10, 1e-14, 1e-7),
+    Parameter("partial_s", 1e-9, 1e-12, 1e-6),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class FixedSplits(DecodeAttention):
@@ -44,29 +58,10 @@ class FixedSplits(DecodeAttention):
     name: str = "decode_attention_fixed_splits"
 
     def parameters(self) -> Sequence[Parameter]:
-        """Starts are datasheet values; ranges are what a kernel of this kind can plausibly do."""
-        bandwidth, l2 = self.hardware.bandwidth_bytes_per_s, self.hardware.l2_bytes
-        flops = self.hardware.tensor_flops
-        found = [
-            Parameter("launch_s", 8e-6, 5e-7, 1e-4),
-            Parameter("bandwidth", 0.85 * bandwidth, 0.1 * bandwidth, 1.05 * bandwidth),
-            Parameter("l2_speedup", 2.0, 1.0, 8.0),
-            Parameter("l2_bytes", l2, 0.4 * l2, 2.5 * l2),
-            Parameter("l2_sharpness", 6.0, 2.0, 16.0),
-            Parameter("token_s", 2e-8, 1e-10, 1e-6),
-            Parameter("cta_s", 4e-6, 1e-8, 1e-4),
-            Parameter("occupancy", 1.0, 0.5, 8.0),
-            Parameter("merge_s", 2e-6, 1e-8, 1e-4),
-            Parameter("splits", 32.0, 2.0, 256.0),
-            Parameter("flops", 0.3 * flops, 1e-3 * flops, 2.0 * flops),
-            Parameter("overlap", 1.5, 1.0, 10.0),
-            Parameter("dram_s", 2e-6, 1e-9, 5e-5),
-            Parameter("tile_tokens", 64.0, 1.0, 256.0),
-            Parameter("walk_s", 1e-9, 1e-12, 1e-6),
-            Parameter("walk_sum_s", 1e-10, 1e-14, 1e-7),
-            Parameter("partial_s", 1e-9, 1e-12, 1e-6),
-        ]
-        return held(found, self.known)
+        """Those that any decode attention has, and its own."""
+        usual = {parameter.name: parameter for parameter in DecodeAttention.parameters(self)}
+        own = {parameter.name: parameter for parameter in _OWN}
+        return held([own.get(name) or usual[name] for name in _NAMES], self.known)
 
     def seconds(self, values: Array, shapes: Columns, *, cold: bool = False) -> Array:
         """See the module; ``cold`` as in ``DecodeAttention``."""
