@@ -204,6 +204,9 @@ def fit_model(
         engine, gpu, max_model_len=context, version=version, utilization=utilization,
         max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs, cuda_graphs=cuda_graphs,
         block_size=block_size, async_scheduling=async_scheduling, tp=parallel.tp, pp=parallel.pp,
+        ranks=parallel.tp if parallel.dp_attention else 1, model=model,
+        drafts="model" if drafter is not None else "layers" if draft else "none",
+        context_said=max_model_len is not None,
     )  # fmt: skip
     dtype = activation_dtype(model, weights_dtype)
     form = _kv_format(model, serving.kind, kv_dtype, dtype)
