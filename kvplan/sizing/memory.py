@@ -13,7 +13,7 @@ With pipeline stages every GPU has a bill of its own; the stage that affords the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvplan.sizing.activations import ActivationPeak, activation_peak
 from kvplan.sizing.overheads import graph_bytes, graphs_in_budget, runtime_bytes
@@ -108,8 +108,13 @@ def memory_bill(
     if drafter is not None and last:
         beside = stage_weights(drafter, tp=parallel.tp, whole_attention=parallel.dp_attention).total_bytes
     taken = weights.total_bytes + beside
+    stepped = serving
+    if serving.kind == "sglang" and parallel.dp_attention:  # ranks share a chunk
+        stepped = replace(
+            serving, max_num_batched_tokens=max(serving.max_num_batched_tokens // parallel.tp, 1)
+        )
     activation = activation_peak(
-        model, serving, tp=parallel.tp, first_stage=stage == 0, last_stage=last, layers=layers,
+        model, stepped, tp=parallel.tp, first_stage=stage == 0, last_stage=last, layers=layers,
         max_model_len=max_model_len, sm_count=gpu.sm_count or 0, dtype=dtype,
     )  # fmt: skip
     runtime = runtime_bytes(serving, gpu, parallel.tp)

@@ -102,3 +102,17 @@ def test_the_command_gives_the_same_pool() -> None:
     assert (again.kv_tokens, again.kv_pool_bytes) == (asked.kv_tokens, asked.kv_pool_bytes)
     many = fit_model(load_model("deepseek-v3"), gpu, engine="sglang", parallel=Parallel(tp=8))
     assert many.kv_tokens % 64 == 0
+
+
+def test_sparse_attention_has_a_number_format_of_its_own_on_each_gpu() -> None:
+    def kept(gpu: str, version: str = "0.5.23", **options: object) -> tuple[str, str]:
+        report = fit_model(
+            load_model("deepseek-v3.2"), load_gpu(gpu), engine="sglang", version=version,
+            parallel=Parallel(tp=8), **options,
+        )  # fmt: skip
+        flags = str(engine_flags(report)["sglang"])
+        return report.kv_format.name, flags.split("--kv-cache-dtype ")[1].split()[0]
+
+    assert kept("b200") == ("fp8_e4m3", "fp8_e4m3")
+    assert kept("h200-sxm") == ("bf16", "bfloat16")
+    assert kept("b200", kv_dtype="bf16") == ("bf16", "bfloat16")  # or SGLang would take fp8

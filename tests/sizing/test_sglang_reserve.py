@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvplan.sizing.capacity import fit_model
+from kvplan.sizing.overheads import captured_sizes
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.serving import Serving, engine_version, resolve_serving
 from kvplan.specs.catalog import load_gpu, load_model
@@ -60,6 +61,12 @@ def test_a_limit_on_requests_bounds_the_graphs() -> None:
     assert start("h100-sxm", "0.5.21", max_num_seqs=64).graph_max_batch == 256
 
 
+def test_the_largest_graph_is_captured_whatever_its_size() -> None:
+    assert captured_sizes(start("h100-sxm", "0.5.23", max_num_seqs=100))[1][-2:] == (96, 100)
+    assert captured_sizes(start("rtx-4090", "0.5.23"))[1][-3:] == (32, 40, 48)
+    assert captured_sizes(start("h100-sxm", "0.5.2"))[1][:5] == (1, 2, 4, 8, 16)
+
+
 @pytest.mark.parametrize(
     ("gpu", "version", "mib"),
     [
@@ -106,6 +113,7 @@ def test_ranks_of_data_parallel_attention(hand_model: Hand) -> None:
         model, load_gpu("h200-sxm"), parallel=Parallel(tp=8, dp_attention=True), engine="sglang"
     )
     assert report.serving.utilization == start("h200-sxm", "0.5.23", **options).utilization
+    assert report.binding.bill.activation.body_formula.startswith("1,024 tokens")  # ranks share a chunk
 
 
 @pytest.mark.parametrize(
