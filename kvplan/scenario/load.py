@@ -148,12 +148,12 @@ def _leaves_prefixes(data: Mapping[str, Any]) -> bool:
     engine = data.get("engine") or {}
     version = engine.get("version") if isinstance(engine, dict) else None
     from kvplan.sizing.prefix_caching import caches_prefixes
-    from kvplan.sizing.serving import LATEST, parse_version
+    from kvplan.sizing.serving import engine_version
     from kvplan.specs.resolve import resolve_model
 
     try:
-        parsed = parse_version(version) if isinstance(version, str) else (*LATEST["vllm"], 0)
-        return not caches_prefixes(resolve_model(model).model, parsed)
+        known = engine_version("vllm", version if isinstance(version, str) else None)
+        return not caches_prefixes(resolve_model(model).model, known)
     except (KvplanError, OSError):
         return False  # who needs the model, or the version, says so
 

@@ -19,6 +19,9 @@ DEFAULT_CONTEXT_LENGTH = 131_072
 DEFAULT_CHUNKED_PREFILL_SIZE = 8192
 """SGLang's on GPUs of 60 to 160 GiB, used where no GPU is named."""
 
+DEFAULT_PAGE_SIZE = 1
+"""SGLang's, used where no model and GPU are named whose kernels want another."""
+
 
 def sglang_config(
     scenario: Scenario, engine: SglangPart, fit: FitReport | None, model_limit: int | None
@@ -34,7 +37,10 @@ def sglang_config(
         AnswerIsNo: the model does not fit on the GPU.
     """
     assumed: list[Assumption] = []
-    pool = _pool_tokens(scenario, engine, fit)
+    page = _page_size(engine, fit)
+    if page != (engine.page_size or DEFAULT_PAGE_SIZE):
+        assumed.append(Assumption("engine.page_size", page, "what the attention kernels on this GPU read"))
+    pool = _pool_tokens(scenario, engine, fit, page)
     if scenario.cache.blocks is None and engine.max_total_tokens is None:
         assumed.append(
             Assumption("engine.max_total_tokens", pool, "what the memory bill leaves for the KV pool")
@@ -46,19 +52,17 @@ def sglang_config(
     chunk = engine.chunked_prefill_size
     if chunk is None:
         chunk = fit.serving.max_num_batched_tokens if fit else DEFAULT_CHUNKED_PREFILL_SIZE
-        chunk -= chunk % engine.page_size
+        chunk -= chunk % page
         assumed.append(Assumption("engine.chunked_prefill_size", chunk, "the engine's default on this GPU"))
     if fit is not None and engine.mem_fraction_static is None:
         share = fit.serving.utilization
         assumed.append(Assumption("engine.mem_fraction_static", share, "the engine's default on this GPU"))
-    running = engine.max_running_requests
-    if running is None:
-        # ModelRunner: half a thousand full contexts' worth, within bounds.
-        running = min(max(pool * 512 // context, 2048), 4096)
+    running = _running(engine, fit, pool, context)
+    if engine.max_running_requests != running:
         assumed.append(Assumption("engine.max_running_requests", running, "SGLang's rule for this pool"))
     config = SglangConfig(
         pool_tokens=pool,
-        page_size=engine.page_size,
+        page_size=page,
         context_length=context,
         max_running_requests=running,
         chunked_prefill_size=chunk,
@@ -73,14 +77,28 @@ def sglang_config(
     return config, tuple(assumed)
 
 
-def _pool_tokens(scenario: Scenario, engine: SglangPart, fit: FitReport | None) -> int:
+def _page_size(engine: SglangPart, fit: FitReport | None) -> int:
+    """As given where kernels read such pages, else as they want them."""
+    return fit.block_size if fit is not None else engine.page_size or DEFAULT_PAGE_SIZE
+
+
+def _running(engine: SglangPart, fit: FitReport | None, pool: int, context: int) -> int:
+    """Requests at a time: as given, but no more than SGLang lets the pool have."""
+    from kvplan.sizing.serving import engine_version
+    from kvplan.sizing.sglang_pool import running_requests
+
+    version = fit.serving.version if fit is not None else engine_version("sglang", engine.version)
+    return running_requests(version, pool, context, given=engine.max_running_requests)
+
+
+def _pool_tokens(scenario: Scenario, engine: SglangPart, fit: FitReport | None, page: int) -> int:
     if scenario.cache.blocks is not None:
-        return scenario.cache.blocks * engine.page_size
+        return scenario.cache.blocks * page
     if fit is None:
         assert engine.max_total_tokens is not None  # the scenario's own validation
         return engine.max_total_tokens
-    for page in fit.binding.pool.pages:
-        reach = "state" if page.store is None else page.store.reach
+    for layer in fit.binding.pool.pages:
+        reach = "state" if layer.store is None else layer.store.reach
         if reach != "context":
             from kvplan.sizing.stores import REACHES
 
@@ -90,6 +108,6 @@ def _pool_tokens(scenario: Scenario, engine: SglangPart, fit: FitReport | None) 
                 where="engine.kind",
                 hint="simulate it with engine.kind=vllm, or give the full pool alone with cache.blocks",
             )
-    check_pool(fit, fit.kv_tokens // engine.page_size)
+    check_pool(fit, fit.kv_tokens // page)
     # SGLang takes the smaller one of what is asked for and what fits.
     return min(fit.kv_tokens, engine.max_total_tokens or fit.kv_tokens)

@@ -15,7 +15,8 @@ from kvplan.sizing.attention import Keeping, default_format
 from kvplan.sizing.memory import MemoryBill, memory_bill
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.pool import PoolCapacity, RankPool, longest, pool_capacity, rank_pool
-from kvplan.sizing.serving import EngineKind, Serving, resolve_serving
+from kvplan.sizing.serving import Serving, resolve_serving
+from kvplan.sizing.sglang_format import sparse_format
 from kvplan.sizing.sharding import check_parallel, stages
 from kvplan.sizing.weight_formats import weight_format
 from kvplan.sizing.weights import check_widths
@@ -205,10 +206,12 @@ def fit_model(
         engine, gpu, max_model_len=context, version=version, utilization=utilization,
         max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs, cuda_graphs=cuda_graphs,
         block_size=block_size, async_scheduling=async_scheduling, prefix_caching=prefix_caching,
-        tp=parallel.tp, pp=parallel.pp,
+        tp=parallel.tp, pp=parallel.pp, ranks=parallel.tp if parallel.dp_attention else 1, model=model,
+        drafts="model" if drafter is not None else "layers" if draft else "none",
+        context_said=max_model_len is not None,
     )  # fmt: skip
     dtype = activation_dtype(model, weights_dtype)
-    form = _kv_format(model, serving.kind, kv_dtype, dtype)
+    form = _kv_format(model, serving, kv_dtype, dtype)
     raw = serving.kind == "sglang" and serving.capability >= BLACKWELL
     keeping = Keeping(serving.kind, form, dtype, raw)
     fits = []
@@ -259,11 +262,11 @@ def activation_dtype(model: ModelSpec, weights_dtype: str | None) -> str:
     return model.dtype if chosen.quantized else chosen.name
 
 
-def _kv_format(model: ModelSpec, engine: EngineKind, kv_dtype: str | KvFormat | None, dtype: str) -> KvFormat:
+def _kv_format(model: ModelSpec, serving: Serving, kv_dtype: str | KvFormat | None, dtype: str) -> KvFormat:
     if isinstance(kv_dtype, KvFormat):
         return kv_dtype
     if kv_dtype is None or kv_dtype == "auto":
-        return kv_format(default_format(model, engine, dtype))
+        return kv_format(sparse_format(model, serving) or default_format(model, serving.kind, dtype))
     return kv_format(kv_dtype)
 
 

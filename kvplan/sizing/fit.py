@@ -134,6 +134,8 @@ def bill_terms(report: FitReport) -> list[Term]:
     words = "kernels, workspaces" + (f", collectives of {tp} ranks" if tp > 1 else "")
     terms.append(Term("runtime", words, bill.runtime_bytes, "B", MEASURED))
     terms.append(Term("cuda_graphs", _graph_words(report), bill.graph_bytes, "B", MEASURED))
+    if bill.images_bytes:
+        terms.append(Term("image_cache", "embeddings of images", bill.images_bytes, "B", "SGLang's default"))
     terms.append(Term("kv_pool", "what is left of the budget", bill.kv_pool_bytes, "B", REST))
     capacity = report.binding.capacity
     if capacity.num_blocks:
@@ -224,17 +226,20 @@ def fit_warnings(report: FitReport) -> list[str]:
         found.append(f"the memory {gpu.name} really gives is estimated, not measured")
     if (reason := no_command(report, serving.kind)) is not None:
         found.append(f"{reason}: no command")
-    if serving.version[:2] < EARLIEST[serving.kind]:
-        known = ".".join(map(str, EARLIEST[serving.kind]))
+    oldest, newest = EARLIEST[serving.kind], LATEST[serving.kind]
+    if serving.version[: len(oldest)] < oldest:
+        known = ".".join(map(str, oldest))
         found.append(f"{serving.kind} {serving.version_text} is older than {known}, whose rules are used")
-    if serving.version[:2] > LATEST[serving.kind]:
-        known = ".".join(map(str, LATEST[serving.kind]))
+    if serving.version[: len(newest)] > newest:
+        known = ".".join(map(str, newest))
         found.append(f"{serving.kind} {serving.version_text} is newer than {known}, whose rules are used")
     if report.fits and report.binding.bill.headroom_bytes < 0:
         short = format_bytes(-report.binding.bill.headroom_bytes)
         found.append(
             f"outside the budget {short} are missing for graphs and activations: lower the utilization"
         )
+    if serving.after_capture_bytes is not None:
+        found.append("the pool is sized once CUDA graphs are captured: what they take is an estimate here")
     if report.parallel.tp > 1:
         found += _replication(report)
     if model.vision is not None:

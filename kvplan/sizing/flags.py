@@ -13,6 +13,7 @@ from dataclasses import replace
 from kvplan.sizing.attention import default_format
 from kvplan.sizing.capacity import FitReport, activation_dtype
 from kvplan.sizing.serving import BLOCK_TOKENS, EngineKind
+from kvplan.sizing.sglang_format import is_sparse
 from kvplan.sizing.support import kv_means, weights_means
 from kvplan.sizing.weight_formats import weight_format
 from kvplan.specs.schema import ModelSpec
@@ -89,6 +90,8 @@ def _kv_flag(report: FitReport, engine: EngineKind) -> str | None:
     name = report.kv_format.name
     own = report.weights_format == report.model.weights.format
     dtype = activation_dtype(report.model, None if own else report.weights_format)
+    if engine == "sglang" and is_sparse(report.model):
+        return SGLANG_KV.get(name)  # which has a default of its own on each GPU
     if name == default_format(report.model, engine, dtype):
         return "auto"
     if name.startswith("turboquant"):

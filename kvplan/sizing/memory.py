@@ -5,19 +5,21 @@ weights, activation peak, runtime and (since 0.20) CUDA graphs leave of it. Befo
 in the memory outside the budget.
 
 SGLang plans with a share of what is *free* once the process is up: ``pool = free x mem_fraction_static -
-weights``; activations and graphs live in the rest.
+weights``; activations and graphs live in the rest. Where it sizes the pool after it has captured graphs and
+measured what is left, the graphs' estimate takes the measurement's place.
 
 With pipeline stages every GPU has a bill of its own; the stage that affords the fewest tokens decides.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kvplan.sizing.activations import ActivationPeak, activation_peak
 from kvplan.sizing.overheads import graph_bytes, graphs_in_budget, runtime_bytes
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.serving import Serving
+from kvplan.sizing.sglang_reserve import image_cache_bytes
 from kvplan.sizing.sharding import stages
 from kvplan.sizing.weights import WeightBill, stage_weights
 from kvplan.specs.schema import GpuSpec, ModelSpec
@@ -27,8 +29,8 @@ from kvplan.specs.schema import GpuSpec, ModelSpec
 class MemoryBill:
     """One GPU's memory, in bytes. ``kv_pool_bytes`` is negative when the rest alone is too much.
 
-    Law: ``weights + activations + runtime + graphs (when in the budget) + pool == budget_bytes``, and with
-    ``outside_bytes`` the budget makes ``total_bytes``.
+    Law: ``weights + activations + runtime + graphs (when in the budget) + images + pool == budget_bytes``,
+    and with ``outside_bytes`` the budget makes ``total_bytes``.
     """
 
     stage: int
@@ -45,6 +47,8 @@ class MemoryBill:
     kv_pool_bytes: int
     drafter_bytes: int = 0
     """Weights of a draft model beside the model's own."""
+    images_bytes: int = 0
+    """Kept beside the pool for embeddings of images (SGLang)."""
 
     @property
     def weights_bytes(self) -> int:
@@ -104,8 +108,13 @@ def memory_bill(
     if drafter is not None and last:
         beside = stage_weights(drafter, tp=parallel.tp, whole_attention=parallel.dp_attention).total_bytes
     taken = weights.total_bytes + beside
+    stepped = serving
+    if serving.kind == "sglang" and parallel.dp_attention:  # ranks share a chunk
+        stepped = replace(
+            serving, max_num_batched_tokens=max(serving.max_num_batched_tokens // parallel.tp, 1)
+        )
     activation = activation_peak(
-        model, serving, tp=parallel.tp, first_stage=stage == 0, last_stage=last, layers=layers,
+        model, stepped, tp=parallel.tp, first_stage=stage == 0, last_stage=last, layers=layers,
         max_model_len=max_model_len, sm_count=gpu.sm_count or 0, dtype=dtype,
     )  # fmt: skip
     runtime = runtime_bytes(serving, gpu, parallel.tp)
@@ -114,8 +123,14 @@ def memory_bill(
     inside = graphs_in_budget(serving)
     if serving.kind == "sglang":
         budget = runtime + int((total - runtime) * serving.utilization)
-        pool = budget - runtime - taken
+        images = image_cache_bytes(serving.version, gpu, model)
+        pool = budget - runtime - taken - images
+        if serving.after_capture_bytes is not None:
+            left = max(total - budget, serving.after_capture_bytes)
+            budget = min(budget, total - left - graphs)
+            pool = budget - runtime - taken - images
     else:
+        images = 0
         budget = int(total * serving.utilization)
         pool = budget - taken - activation.bytes - runtime - (graphs if inside else 0)
     return MemoryBill(
@@ -132,4 +147,5 @@ def memory_bill(
         activation_in_budget=serving.kind == "vllm",
         kv_pool_bytes=pool,
         drafter_bytes=beside,
+        images_bytes=images,
     )

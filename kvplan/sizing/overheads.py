@@ -63,12 +63,22 @@ def captured_sizes(serving: Serving) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if not serving.cuda_graphs:
         return (), ()
     if serving.kind == "sglang":
-        sizes = [1, 2, 4, 8, 12, *range(16, 257, 8), *range(272, 512, 16), *range(512, 4096, 32)]
-        return (), tuple(size for size in sizes if size <= serving.graph_max_batch)
+        return (), _sglang_sizes(serving)
     largest = min(2 * serving.max_num_seqs, serving.graph_max_batch)
     sizes = [1, 2, 4, *range(8, 257, 8), *range(272, 1025, 16)]
     piecewise = tuple(size for size in sizes if size <= largest)
     return piecewise, tuple(size for size in piecewise if size <= serving.max_num_seqs)
+
+
+def _sglang_sizes(serving: Serving) -> tuple[int, ...]:
+    """Sequences of the graphs SGLang captures of decodes without drafts."""
+    few = [1, 2, 4, 8] if serving.version < (0, 5, 3) else [1, 2, 4, 8, 12]
+    largest = serving.graph_max_batch
+    sizes = [*few, *range(16, 257, 8), *range(272, 512, 16), *range(512, 4096, 32)]
+    captured = [size for size in sizes if size <= largest]
+    if serving.version >= (0, 5, 10) and largest not in captured:
+        captured.append(largest)
+    return tuple(captured)
 
 
 def graph_bytes(serving: Serving, layers: int) -> int:

@@ -1,8 +1,7 @@
 """The cache pool of one GPU: which pages its layers ask for, and what a request takes of it.
 
-vLLM deals its pool out in blocks (``pages.vllm_layout``); SGLang in tokens, with separate pools for sliding
-windows (``swa_full_tokens_ratio`` 0.8) and for the state of recurrent layers (``mamba_full_memory_ratio``
-0.9).
+vLLM deals its pool out in blocks (``pages.vllm_layout``); SGLang in tokens, with separate pools for the state
+of recurrent layers and for the windows of some models (``sglang_pool``).
 """
 
 from __future__ import annotations
@@ -19,15 +18,17 @@ from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.prefix_caching import caches_prefixes
 from kvplan.sizing.retention import Retention
 from kvplan.sizing.serving import Serving
+from kvplan.sizing.sglang_page import sglang_page
+from kvplan.sizing.sglang_pool import (
+    WINDOW_RATIO,
+    slots_per_request,
+    state_slots,
+    window_ratio,
+    windows_apart,
+)
 from kvplan.sizing.sharding import rank_store
 from kvplan.sizing.state import exports_checkpoints, state_bytes
 from kvplan.specs.schema import Block, CompressedAttention, LatentAttention, ModelSpec
-
-SGLANG_WINDOW_RATIO = Fraction(4, 5)
-"""Tokens of the sliding-window pool per token of the full pool (``--swa-full-tokens-ratio``)."""
-
-SGLANG_STATE_RATIO = Fraction(9, 10)
-"""Memory of the state pool per memory of the token pool (``--mamba-full-memory-ratio``)."""
 
 HYBRID_GROUPS = (0, 10, 0)
 """vLLM before this billed interleaved sliding layers as if they kept the whole context."""
@@ -52,6 +53,8 @@ class RankPool:
     ``model_pages``: of every layer of the model, as vLLM plans its groups; ``own``: the places there of what
     this pipeline stage holds. ``in_flight``: tokens scheduled but not settled, for which windows are held
     open. ``caches_prefixes``: those of states, too, of which a request then holds more than its last one.
+    SGLang's pool for windows has ``window_ratio`` tokens for each of the full pool, and it counts on
+    ``state_slots`` of the one for recurrent state for each request.
     """
 
     model_pages: tuple[LayerPages, ...]
@@ -62,6 +65,8 @@ class RankPool:
     latent: bool
     caches_prefixes: bool
     shards: int
+    window_ratio: Fraction = WINDOW_RATIO
+    state_slots: int = 1
 
     @property
     def pages(self) -> tuple[LayerPages, ...]:
@@ -109,7 +114,7 @@ class RankPool:
                 windows += page.store.bytes_per_token()
             else:
                 total += page.store.bytes_per_token()
-        return total + windows * SGLANG_WINDOW_RATIO if total else windows
+        return total + windows * self.window_ratio if total else windows
 
     @property
     def holds_windows(self) -> bool:
@@ -156,7 +161,12 @@ def rank_pool(
             pages.append(LayerPages(state_bytes=size, checkpoint=checkpoint))
     starts.append(len(pages))
     stop = len(starts) - 1 if layers.stop == len(blocks) else layers.stop
-    if serving.kind == "vllm" and serving.version < HYBRID_GROUPS:
+    if serving.kind == "vllm":
+        mixed = any(page.store is not None and page.store.reach == "context" for page in pages)
+        widened = mixed and serving.version < HYBRID_GROUPS
+    else:
+        widened = not windows_apart(model, serving.version)
+    if widened:
         pages = _all_full(pages)
     latents = [block.attention for block in blocks if isinstance(block.attention, LatentAttention)]
     compressed = any(isinstance(block.attention, CompressedAttention) for block in blocks)
@@ -165,6 +175,8 @@ def rank_pool(
     if serving.kind == "vllm" and kept and not compressed:
         narrow = keeping.form.bits < 16
         block_size = max(latent_block(item, serving, narrow=narrow) for item in kept)
+    if serving.kind == "sglang":
+        block_size = sglang_page(model, serving, drafts=bool(drafters))
     batches = parallel.pp + (1 if serving.async_scheduling else 0)
     return RankPool(
         model_pages=tuple(pages),
@@ -175,6 +187,8 @@ def rank_pool(
         latent=bool(latents),
         caches_prefixes=_caches_prefixes(model, serving),
         shards=parallel.cp,
+        window_ratio=window_ratio(model, serving.version),
+        state_slots=slots_per_request(model, serving),
     )
 
 
@@ -196,10 +210,7 @@ def _encoder_tokens(model: ModelSpec, serving: Serving) -> int:
 
 
 def _all_full(pages: list[LayerPages]) -> list[LayerPages]:
-    """Windows widened to the whole context where only some layers have one."""
-    reaches = {page.store.reach for page in pages if page.store is not None}
-    if "context" not in reaches:
-        return pages
+    """Windows widened to the whole context."""
     return [
         replace(page, store=replace(page.store, reach="context", limit=0))
         if page.store is not None and page.store.reach in ("window", "chunk")
@@ -245,22 +256,21 @@ def pool_capacity(pool: RankPool, pool_bytes: int, max_model_len: int) -> PoolCa
 
 
 def _sglang_capacity(pool: RankPool, pool_bytes: int, max_model_len: int) -> PoolCapacity:
-    slots = None
+    requests = None
     if pool.state_bytes:
-        states = (
-            int(pool_bytes * SGLANG_STATE_RATIO / (1 + SGLANG_STATE_RATIO))
-            if pool.token_bytes
-            else pool_bytes
-        )
-        slots = states // pool.state_bytes
-        pool_bytes -= states
+        if pool.token_bytes:
+            slots, taken = state_slots(pool.serving, pool_bytes, pool.state_bytes)
+            pool_bytes = max(pool_bytes - taken, 0)
+        else:
+            slots = pool_bytes // pool.state_bytes
+        requests = Fraction(slots // pool.state_slots)
     if not pool.token_bytes:
-        return PoolCapacity(0, 0, 0, Fraction(slots or 0))
+        return PoolCapacity(0, 0, 0, requests or Fraction(0))
     page = pool.block_size
-    blocks = int(pool_bytes / (pool.token_bytes * page))
+    blocks = int(pool_bytes / pool.token_bytes) // page
     concurrency = Fraction(blocks, -(-max_model_len // page))
-    if slots is not None:
-        concurrency = min(concurrency, Fraction(slots))
+    if requests is not None:
+        concurrency = min(concurrency, requests)
     block_bytes = pool.token_bytes * page
     return PoolCapacity(
         blocks, -(-block_bytes.numerator // block_bytes.denominator), blocks * page, concurrency

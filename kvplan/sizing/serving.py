@@ -8,8 +8,7 @@ Defaults follow the engines' own rules: a plan made without flags equals a serve
   A100 from 0.9 on, nor on the GB10 from 0.33 on), from 0.28 on 16,384 tokens on GPUs of at least 160 GiB
   (``EngineArgs.get_batch_defaults``, API server). Utilization 0.9, 0.92 from 0.20. A step of fewer
   tokens than that many sequences lowers the sequences: vLLM refuses more of them than tokens.
-* SGLang: chunked prefill size and largest CUDA-graph batch grow with the GPU
-  (``ServerArgs._handle_gpu_memory_settings``).
+* SGLang: ``sglang_reserve`` (chunk, largest CUDA graph, share of memory).
 """
 
 from __future__ import annotations
@@ -19,7 +18,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from kvplan.errors import UsageError
-from kvplan.specs.schema import GpuSpec
+from kvplan.sizing.sglang_reserve import sglang_reserve
+from kvplan.sizing.sglang_start import Asked, Drafts
+from kvplan.specs.schema import GpuSpec, ModelSpec
 from kvplan.units import GIB, check_count
 
 EngineKind = Literal["vllm", "sglang"]
@@ -41,10 +42,10 @@ SMALL_GB10 = (0, 33, 0)
 BLOCK_TOKENS: dict[EngineKind, int] = {"vllm": 16, "sglang": 1}
 """Tokens of a block, or page, where nobody asks for others."""
 
-LATEST = {"vllm": (0, 33), "sglang": (0, 5)}
+LATEST: dict[str, tuple[int, ...]] = {"vllm": (0, 33), "sglang": (0, 5, 23)}
 """Newest release each engine's rules were checked against."""
 
-EARLIEST = {"vllm": (0, 6), "sglang": (0, 5)}
+EARLIEST: dict[str, tuple[int, ...]] = {"vllm": (0, 6), "sglang": (0, 5, 1)}
 """Oldest release they were checked against."""
 
 _VERSION = re.compile(r"^v?(\d+)\.(\d+)(?:\.(\d+))?")
@@ -56,7 +57,8 @@ class Serving:
 
     ``version`` is (major, minor, patch). ``utilization`` is vLLM's ``gpu_memory_utilization`` (a share of
     total memory for everything) or SGLang's ``mem_fraction_static`` (a share of free memory for weights
-    and pool). ``capability`` is the GPU's major compute capability, 0 where it has none. ``given`` names the
+    and pool). ``capability`` is the GPU's major compute capability, 0 where it has none. Where SGLang sizes
+    its pool once graphs are captured, ``after_capture_bytes`` stay free then at least. ``given`` names the
     options that were said; the others are defaults, which another GPU, context or layout would change.
     ``prefix_caching`` is None where the model decides.
     """
@@ -72,6 +74,7 @@ class Serving:
     graph_max_batch: int
     prefix_caching: bool | None = None
     capability: int = 0
+    after_capture_bytes: int | None = None
     given: frozenset[str] = field(default=frozenset(), compare=False)
 
     @property
@@ -94,6 +97,23 @@ def parse_version(text: str) -> tuple[int, int, int]:
     return int(major), int(minor), int(patch or 0)
 
 
+def engine_version(kind: str, text: str | None) -> tuple[int, int, int]:
+    """The version meant: the newest known where none is said, or of SGLang 0.5 no patch release.
+
+    Raises:
+        UsageError: not a version.
+    """
+    newest = LATEST[kind]
+    if text is not None:
+        parsed = parse_version(text)
+        match = _VERSION.match(text.strip())
+        series = match is not None and match[3] is None and parsed[:2] == newest[:2]
+        if not (series and kind == "sglang"):
+            return parsed
+    major, minor, patch = (*newest, 0)[:3]
+    return major, minor, patch
+
+
 def resolve_serving(
     kind: str,
     gpu: GpuSpec,
@@ -109,8 +129,17 @@ def resolve_serving(
     prefix_caching: bool | None = None,
     tp: int = 1,
     pp: int = 1,
+    ranks: int = 1,
+    model: ModelSpec | None = None,
+    drafts: Drafts = "none",
+    context_said: bool = False,
 ) -> Serving:
     """Fill what is not given with the engine's defaults on this GPU.
+
+    Args:
+        ranks: of data-parallel attention; 1 without.
+        model, drafts, context_said: what is served, who drafts, and whether ``max_model_len`` was asked for;
+            SGLang's share of memory depends on them.
 
     Raises:
         UsageError: unknown engine, utilization outside (0, 1], a batch limit below 1.
@@ -127,11 +156,17 @@ def resolve_serving(
     ):
         if value is not None:
             check_count(name, value)
-    parsed = (*LATEST[kind], 0) if version is None else parse_version(version)
+    parsed = engine_version(kind, version)
     if kind == "vllm":
         serving = _vllm_defaults(parsed, gpu, max_model_len)
     else:
-        serving = _sglang_defaults(parsed, gpu, tp, pp)
+        context = max_model_len if context_said else None
+        serving = _sglang_defaults(
+            Asked(
+                parsed, gpu, model, tp=tp, pp=pp, ranks=ranks, drafts=drafts, chunk=max_num_batched_tokens,
+                running=max_num_seqs, context=context, graphs=cuda_graphs,
+            )
+        )  # fmt: skip
     chosen = {
         "utilization": utilization,
         "max_num_batched_tokens": max_num_batched_tokens,
@@ -192,29 +227,17 @@ def _vllm_defaults(version: tuple[int, int, int], gpu: GpuSpec, max_model_len: i
     )
 
 
-def _sglang_defaults(version: tuple[int, int, int], gpu: GpuSpec, tp: int, pp: int) -> Serving:
-    memory_mib = gpu.usable_memory_bytes >> 20
-    few = tp < 4
-    tiers = (
-        (20, 2048, 8),
-        (35, 2048, 24 if few else 80),
-        (60, 4096, 32 if few else 160),
-        (160, 8192, 256 if few else 512),
-    )
-    chunk, batch = next(
-        ((chunk, batch) for limit_gib, chunk, batch in tiers if memory_mib < limit_gib * 1024), (16384, 512)
-    )
-    reserved_mib = 512 + 1.5 * chunk + 2 * batch + tp * pp * 128
-    if memory_mib > 60 * 1024:
-        reserved_mib = max(reserved_mib, 10 * 1024)
+def _sglang_defaults(asked: Asked) -> Serving:
+    found = sglang_reserve(asked)
     return Serving(
         kind="sglang",
-        version=version,
-        utilization=round((memory_mib - reserved_mib) / memory_mib, 3),
-        max_num_batched_tokens=chunk,
+        version=asked.version,
+        utilization=found.share,
+        max_num_batched_tokens=found.chunk,
         max_num_seqs=2048,
         cuda_graphs=True,
         block_size=BLOCK_TOKENS["sglang"],
         async_scheduling=True,
-        graph_max_batch=batch,
+        graph_max_batch=found.graph_max_batch,
+        after_capture_bytes=found.after_capture_bytes,
     )

@@ -151,4 +151,5 @@ def test_a_pool_that_was_given_is_a_what_if_and_sglang_lowers_its_limit():
     assert memory({"cache.blocks": 500})["starts"]
     small = {"model": "llama-3.1-8b", "gpu": "l4", "parallel.tp": 1}
     assert not memory(small)["starts"]
-    assert memory({**small, "engine.kind": "sglang"})["starts"]
+    # From 0.5.20 on SGLang holds back so much on such a GPU that the weights do not fit either.
+    assert memory({**small, "engine.kind": "sglang", "engine.version": "0.5.19"})["starts"]

@@ -101,6 +101,43 @@ def test_pools_that_are_not_simulated_are_refused() -> None:
     assert resolve_deployment(load_scenario(None, {}, [*windows, "cache.blocks=10000"])).config
 
 
+def test_windows_without_a_pool_of_their_own_are_kept_whole() -> None:
+    """SGLang forgets nothing of Gemma 3's windows: its pool is one of tokens."""
+    gemma = ["engine.kind=sglang", "workload={synthesize: fixed}", "model=gemma-3-12b", "gpu=h100-sxm"]
+    deployment = resolve_deployment(load_scenario(None, {}, gemma))
+    assert deployment.fit is not None
+    assert isinstance(deployment.config, SglangConfig)
+    assert deployment.config.pool_tokens == deployment.fit.kv_tokens
+
+
+def test_a_page_is_what_kernels_read_unless_it_is_given(tmp_path: Path) -> None:
+    on_gpu = ["engine.kind=sglang", "workload={synthesize: fixed}", "model=llama-3.1-8b", "gpu=b200"]
+
+    def page(*assignments: str) -> tuple[int, object]:
+        scenario = load_scenario(None, {}, [*on_gpu, *assignments])
+        path = tmp_path / "scenario.yaml"
+        path.write_text(dump_scenario(scenario))
+        assert load_scenario(str(path)) == scenario
+        deployment = resolve_deployment(scenario)
+        assert resolve_deployment(load_scenario(str(path))).config == deployment.config
+        assert isinstance(deployment.config, SglangConfig)
+        said = {item.name: item.value for item in deployment.assumptions}
+        return deployment.config.page_size, said.get("engine.page_size")
+
+    assert page() == (64, 64)
+    assert page("engine.page_size=32") == page("cache.block_size=32") == (32, None)
+    assert page("engine.page_size=8") == (64, 64)  # which no kernel reads: SGLang says so and takes 64
+    assert page("engine.version=0.5.6") == (1, None)
+    assert page("gpu=h100-sxm") == (1, None)
+
+
+def test_a_limit_on_requests_is_bounded_by_the_pool() -> None:
+    assert config_of("cache.blocks=1000", "engine.max_running_requests=700").max_running_requests == 500
+    assert config_of("cache.blocks=1000").max_running_requests == 500
+    older = config_of("cache.blocks=1000", "engine.max_running_requests=700", "engine.version=0.5.9")
+    assert older.max_running_requests == 700
+
+
 @pytest.mark.parametrize("overlap", ["false", "true"])
 def test_both_engines_give_the_same_result(overlap: str) -> None:
     scenario = load_scenario(None, {}, [*BASE, f"engine.disable_overlap_schedule={overlap}"])

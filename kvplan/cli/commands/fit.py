@@ -46,7 +46,10 @@ def fit(
     ] = None,
     engine: Annotated[str, typer.Option("--engine", help="vllm or sglang.")] = "vllm",
     engine_version: Annotated[
-        str | None, typer.Option("--engine-version", help="Whose memory rules: vLLM 0.6 to 0.33, SGLang 0.5.")
+        str | None,
+        typer.Option(
+            "--engine-version", help="Whose memory rules: vLLM 0.6 to 0.33, SGLang 0.5.1 to 0.5.23."
+        ),
     ] = None,
     max_num_seqs: Annotated[
         int | None, typer.Option("--max-num-seqs", help="Sequences of one step. Default: the engine's.")

@@ -51,8 +51,8 @@ class SglangPart(Part):
     """Options of SGLang, under its own names; ``None`` is the engine's default on this GPU."""
 
     kind: Literal["sglang"] = "sglang"
-    version: str = "0.5"
-    page_size: Positive = 1
+    version: str = "0.5.23"
+    page_size: Positive | None = None
     max_total_tokens: Tokens | None = None
     max_running_requests: Positive | None = None
     chunked_prefill_size: Annotated[int, Field(strict=True, ge=-1, le=1 << 40)] | None = None

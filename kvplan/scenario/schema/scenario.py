@@ -66,7 +66,7 @@ class Scenario(Part):
                 engine = dict(data["engine"])
                 cache = dict(cache)
                 for ours, theirs, default in (
-                    ("block_size", "page_size", 1),
+                    ("block_size", "page_size", None),
                     ("eviction", "radix_eviction_policy", "lru"),
                 ):
                     given = cache.get(ours, engine.get(theirs, default))

@@ -1,0 +1,86 @@
+"""How SGLang divides its memory: tokens of the full pool, of one for windows, and slots for recurrent state.
+
+Read from ``model_runner.py``, ``pool_configurator.py`` and ``kv_cache_configurator.py`` of 0.5.1 to 0.5.23.
+Pools allocate one page beyond their tokens, which requests are not given and the logged sizes hold.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from kvplan.sizing.serving import Serving
+from kvplan.sizing.sglang_names import Version, named_since
+from kvplan.sizing.sglang_page import COMPRESSED, keeps_spare_states
+from kvplan.specs.schema import CompressedAttention, ModelSpec
+
+WINDOW_RATIO = Fraction(4, 5)
+"""Tokens of the sliding-window pool per token of the full pool (``--swa-full-tokens-ratio``)."""
+COMPRESSED_WINDOW_RATIO = Fraction(1, 10)
+"""The same for DeepSeek-V4."""
+STATE_RATIO = Fraction(9, 10)
+"""Memory of the state pool per memory of the token pool (``--mamba-full-memory-ratio``)."""
+
+STATES_BY_MEMORY = (0, 5, 4)
+"""The state pool takes its share of memory; before, it had 512 slots or as many as requests may run."""
+HALF_THE_TOKENS = (0, 5, 10)
+"""No more requests run than half the pool's tokens."""
+LIMIT_COUNTS = (0, 5, 14)
+"""A limit on running requests that is given is bounded by the pool only, no longer by the rule as well."""
+PADDED_STATES = (0, 5, 17)
+"""The state pool has one slot more than requests are given, which its share pays for."""
+
+FIXED_SLOTS = 512
+
+WINDOW_MODELS = {
+    "gptoss": (0, 5, 1), "llama4": (0, 5, 8), "mimov2": (0, 5, 8), "step35": (0, 5, 9), "step3p5": (0, 5, 9),
+    "gemma4": (0, 5, 11), "laguna": (0, 5, 12), "step37": (0, 5, 13), "step3p7": (0, 5, 13),
+    "mellum": (0, 5, 16), "inkling": (0, 5, 16), "museglimmer": (0, 5, 18), "musespark": (0, 5, 23),
+}  # fmt: skip
+"""Models whose windows have a pool of their own (``is_hybrid_swa_model``).
+
+Layers of others keep the whole context whatever they attend to; Gemma 2 and 3, Exaone 4 and OLMo 2 by name.
+"""
+
+
+def windows_apart(model: ModelSpec, version: Version) -> bool:
+    """Whether layers with windows have a pool of their own, which forgets."""
+    compressed = any(isinstance(group.block.attention, CompressedAttention) for group in model.groups())
+    return compressed or named_since(model, WINDOW_MODELS, version)
+
+
+def window_ratio(model: ModelSpec, version: Version) -> Fraction:
+    """Tokens of the pool for windows per token of the full pool."""
+    compressed = any(isinstance(group.block.attention, CompressedAttention) for group in model.groups())
+    return COMPRESSED_WINDOW_RATIO if compressed and version >= COMPRESSED else WINDOW_RATIO
+
+
+def slots_per_request(model: ModelSpec, serving: Serving) -> int:
+    """State slots that SGLang counts on for a running request: its own, shared prefixes', spare ones."""
+    if serving.version < STATES_BY_MEMORY:
+        return 1
+    return 5 if keeps_spare_states(model, serving) else 3
+
+
+def state_slots(serving: Serving, pool_bytes: int, state_bytes: int) -> tuple[int, int]:
+    """(slots, bytes they take) of the pool for recurrent state beside one for tokens."""
+    if serving.version < STATES_BY_MEMORY:
+        slots = serving.max_num_seqs if "max_num_seqs" in serving.given else FIXED_SLOTS
+        return slots, slots * state_bytes
+    slots = int(pool_bytes * STATE_RATIO / (1 + STATE_RATIO)) // state_bytes
+    padding = 1 if serving.version >= PADDED_STATES else 0
+    return max(slots - padding, 0), slots * state_bytes
+
+
+def running_requests(version: Version, tokens: int, context: int, *, given: int | None = None) -> int:
+    """Requests that run at a time where the full pool has ``tokens`` tokens.
+
+    Args:
+        context: the longest request.
+        given: the limit that was asked for.
+    """
+    rule = min(max(int(tokens / context * 512), 2048), 4096)
+    if version < HALF_THE_TOKENS:
+        return given or rule
+    if version < LIMIT_COUNTS:
+        return min(rule, given) if given is not None else max(min(rule, tokens // 2), 1)
+    return max(min(given or rule, tokens // 2), 1)

@@ -1,0 +1,81 @@
+"""SGLang's pools: for windows, for recurrent state, and how many requests run."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+
+from kvplan.sizing.capacity import FitReport, fit_model
+from kvplan.sizing.parallel import Parallel
+from kvplan.sizing.sglang_pool import running_requests
+from kvplan.specs.catalog import load_gpu, load_model
+
+POOL = 20 << 30
+
+
+def fit(model: str, version: str = "0.5.23", gpu: str = "h200-sxm", **options: object) -> FitReport:
+    return fit_model(
+        load_model(model), load_gpu(gpu), engine="sglang", version=version, kv_pool_bytes=POOL,
+        **{"max_model_len": 8192, **options},
+    )  # fmt: skip
+
+
+def test_only_some_models_have_a_pool_for_windows() -> None:
+    """Layers of others keep the whole context, whatever they attend to."""
+    layers = load_model("gpt-oss-20b").layers()
+    cell = 2 * 8 * 64 * 2  # K and V of one token in one layer, all layers alike
+    full = sum(block.attention.kind == "full" for block in layers if block.attention is not None)
+    windows = len(layers) - full
+    apart = fit("gpt-oss-20b")
+    assert apart.kv_tokens == int(POOL / (cell * (full + Fraction(4, 5) * windows)))
+    gemma = fit("gemma-3-12b")
+    attention = load_model("gemma-3-12b").layers()[0].attention
+    assert attention is not None
+    whole = 48 * 2 * attention.kv_heads * attention.head_dim * 2  # type: ignore[union-attr]
+    assert gemma.kv_tokens == POOL // whole
+
+
+@pytest.mark.parametrize(
+    ("model", "before", "since"), [("llama-4-scout", "0.5.7", "0.5.8"), ("gemma-4-31b", "0.5.10", "0.5.11")]
+)
+def test_a_pool_for_windows_came_with_a_version(model: str, before: str, since: str) -> None:
+    options = {"parallel": Parallel(tp=4)}
+    assert fit(model, before, **options).kv_tokens < fit(model, since, **options).kv_tokens
+
+
+def test_state_slots_by_version() -> None:
+    """Of its share of memory; with one of padding since 0.5.17; 512 before 0.5.4."""
+    options = {"parallel": Parallel(tp=4)}
+    reports = {v: fit("qwen3-next-80b-a3b", v, **options) for v in ("0.5.3", "0.5.13", "0.5.16", "0.5.23")}
+    state = reports["0.5.23"].binding.pool.state_bytes
+    cell = reports["0.5.23"].binding.pool.token_bytes
+    share = POOL * 9 // 19 // state
+    for version, taken in (("0.5.3", 512), ("0.5.13", share), ("0.5.16", share), ("0.5.23", share)):
+        assert reports[version].kv_tokens == int((POOL - taken * state) / cell)
+    short = {
+        v: fit("qwen3-next-80b-a3b", v, max_model_len=64, **options).max_concurrency
+        for v in ("0.5.3", "0.5.13", "0.5.16", "0.5.23")
+    }
+    assert short == {"0.5.3": 512, "0.5.13": share // 3, "0.5.16": share // 5, "0.5.23": (share - 1) // 5}
+
+
+def test_tokens_are_whole_pages() -> None:
+    report = fit("llama-3.1-8b", gpu="b200")
+    assert report.kv_tokens == POOL // 131072 // 64 * 64
+
+
+@pytest.mark.parametrize(
+    ("version", "tokens", "context", "given", "limit"),
+    [
+        ((0, 5, 23), 400_000, 131_072, None, 2048), ((0, 5, 23), 4_000_000, 131_072, None, 4096),
+        ((0, 5, 23), 400_000, 65_536, None, 3125), ((0, 5, 23), 1000, 8192, None, 500),
+        ((0, 5, 9), 1000, 8192, None, 2048), ((0, 5, 9), 1000, 8192, 900, 900),
+        ((0, 5, 10), 1000, 8192, 900, 900), ((0, 5, 14), 1000, 8192, 900, 500),
+        ((0, 5, 13), 100_000, 131_072, 9000, 2048), ((0, 5, 14), 100_000, 131_072, 9000, 9000),
+    ],
+)  # fmt: skip
+def test_how_many_requests_run(
+    version: tuple[int, int, int], tokens: int, context: int, given: int | None, limit: int
+) -> None:
+    assert running_requests(version, tokens, context, given=given) == limit
