@@ -85,7 +85,7 @@ def _page_size(engine: SglangPart, fit: FitReport | None) -> int:
 def _running(engine: SglangPart, fit: FitReport | None, pool: int, context: int) -> int:
     """Requests at a time: as given, but no more than SGLang lets the pool have."""
     from kvplan.sizing.serving import engine_version
-    from kvplan.sizing.sglang_pool import running_requests
+    from kvplan.sizing.sglang.pool import running_requests
 
     version = fit.serving.version if fit is not None else engine_version("sglang", engine.version)
     return running_requests(version, pool, context, given=engine.max_running_requests)

@@ -16,7 +16,7 @@ from kvplan.sizing.memory import MemoryBill, memory_bill
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.pool import PoolCapacity, RankPool, longest, pool_capacity, rank_pool
 from kvplan.sizing.serving import Serving, resolve_serving
-from kvplan.sizing.sglang_format import sparse_format
+from kvplan.sizing.sglang.format import sparse_format
 from kvplan.sizing.sharding import check_parallel, stages
 from kvplan.sizing.weight_formats import weight_format
 from kvplan.sizing.weights import check_widths

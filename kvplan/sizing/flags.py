@@ -13,7 +13,7 @@ from dataclasses import replace
 from kvplan.sizing.attention import default_format
 from kvplan.sizing.capacity import FitReport, activation_dtype
 from kvplan.sizing.serving import BLOCK_TOKENS, EngineKind
-from kvplan.sizing.sglang_format import is_sparse
+from kvplan.sizing.sglang.format import is_sparse
 from kvplan.sizing.support import kv_means, weights_means
 from kvplan.sizing.weight_formats import weight_format
 from kvplan.specs.schema import ModelSpec

@@ -19,7 +19,7 @@ from kvplan.sizing.activations import ActivationPeak, activation_peak
 from kvplan.sizing.overheads import graph_bytes, graphs_in_budget, runtime_bytes
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.serving import Serving
-from kvplan.sizing.sglang_reserve import image_cache_bytes
+from kvplan.sizing.sglang.reserve import image_cache_bytes
 from kvplan.sizing.sharding import stages
 from kvplan.sizing.weights import WeightBill, stage_weights
 from kvplan.specs.schema import GpuSpec, ModelSpec

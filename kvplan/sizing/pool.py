@@ -18,8 +18,8 @@ from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.prefix_caching import caches_prefixes
 from kvplan.sizing.retention import Retention
 from kvplan.sizing.serving import Serving
-from kvplan.sizing.sglang_page import sglang_page
-from kvplan.sizing.sglang_pool import (
+from kvplan.sizing.sglang.page import sglang_page
+from kvplan.sizing.sglang.pool import (
     WINDOW_RATIO,
     slots_per_request,
     state_slots,

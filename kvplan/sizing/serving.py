@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from kvplan.errors import UsageError
-from kvplan.sizing.sglang_reserve import sglang_reserve
-from kvplan.sizing.sglang_start import Asked, Drafts
+from kvplan.sizing.sglang.reserve import sglang_reserve
+from kvplan.sizing.sglang.start import Asked, Drafts
 from kvplan.specs.schema import GpuSpec, ModelSpec
 from kvplan.units import GIB, check_count
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from kvplan.sizing.sglang_graphs import prefill_graph_mib
-from kvplan.sizing.sglang_reserve import sglang_reserve
-from kvplan.sizing.sglang_start import Asked
+from kvplan.sizing.sglang.graphs import prefill_graph_mib
+from kvplan.sizing.sglang.reserve import sglang_reserve
+from kvplan.sizing.sglang.start import Asked
 from kvplan.specs.catalog import load_gpu, load_model
 
 RECORDED = Path(__file__).parent / "recorded" / "sglang-defaults.csv"

@@ -8,7 +8,7 @@ import pytest
 
 from kvplan.sizing.capacity import FitReport, fit_model
 from kvplan.sizing.parallel import Parallel
-from kvplan.sizing.sglang_pool import running_requests
+from kvplan.sizing.sglang.pool import running_requests
 from kvplan.specs.catalog import load_gpu, load_model
 
 POOL = 20 << 30

@@ -9,8 +9,8 @@ from __future__ import annotations
 from fractions import Fraction
 
 from kvplan.sizing.serving import Serving
-from kvplan.sizing.sglang_names import Version, named_since
-from kvplan.sizing.sglang_page import COMPRESSED, keeps_spare_states
+from kvplan.sizing.sglang.names import Version, named_since
+from kvplan.sizing.sglang.page import COMPRESSED, keeps_spare_states
 from kvplan.specs.schema import CompressedAttention, ModelSpec
 
 WINDOW_RATIO = Fraction(4, 5)

@@ -5,8 +5,8 @@ Read from ``server_args.py`` and ``arg_groups/cuda_graph_hook.py`` of 0.5.10 to 
 
 from __future__ import annotations
 
-from kvplan.sizing.sglang_names import named_since
-from kvplan.sizing.sglang_start import Asked
+from kvplan.sizing.sglang.names import named_since
+from kvplan.sizing.sglang.start import Asked
 from kvplan.specs.schema import CompressedAttention, LatentAttention, ModelSpec
 from kvplan.specs.state import KimiDeltaState
 

@@ -14,15 +14,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kvplan.sizing.sglang_graphs import (
+from kvplan.sizing.sglang.graphs import (
     ANY_RANKS,
     CONTEXT_CAPS,
     OFF_WITH_DECODE,
     captured_prefill,
     prefill_graph_mib,
 )
-from kvplan.sizing.sglang_names import Version, named_since
-from kvplan.sizing.sglang_start import Asked
+from kvplan.sizing.sglang.names import Version, named_since
+from kvplan.sizing.sglang.start import Asked
 from kvplan.specs.schema import GpuSpec, ModelSpec
 
 HEAVY_DRAFTER = (0, 5, 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from kvplan.sizing.sglang_names import Version
+from kvplan.sizing.sglang.names import Version
 from kvplan.specs.schema import GpuSpec, ModelSpec
 
 Drafts = Literal["none", "layers", "model"]

@@ -1,0 +1,1 @@
+"""SGLang's start-up rules, by patch release: what it holds back, its pages, pools and limits."""
