@@ -155,12 +155,17 @@ def resolve_serving(
             SGLang's share of memory depends on them.
 
     Raises:
-        UsageError: unknown engine, utilization outside (0, 1], a batch limit below 1.
+        UsageError: unknown engine, another one's option, utilization outside (0, 1], a batch limit below 1.
     """
     if kind not in LATEST:
         raise UsageError(f"unknown engine {kind!r}", hint="use vllm or sglang")
     if utilization is not None and not 0 < utilization <= 1:
         raise UsageError(f"utilization {utilization} must be above 0 and at most 1")
+    if prefix_caching is not None and kind != "vllm":
+        raise UsageError(
+            "whether prefixes are cached decides no memory of SGLang's",
+            hint="leave --prefix out; a simulation has --set cache.prefix=none",
+        )
     for name, value in (
         ("max_num_batched_tokens", max_num_batched_tokens),
         ("max_num_seqs", max_num_seqs),
