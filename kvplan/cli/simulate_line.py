@@ -29,11 +29,23 @@ def simulate_line(report: "FitReport", model: str) -> str | None:
 
 
 def _not_simulated(report: "FitReport") -> bool:
+    from kvplan.sizing.flags import chunk_splits_pages
+
     drafting = report.draft or report.drafter is not None
     known = SIMULATED[report.serving.kind]
     stores = [page.store for stage in report.stages for page in stage.pool.pages]
     kept = {"state" if store is None else store.reach for store in stores}
-    return drafting or not report.fits or not kept <= set(known)
+    if drafting or not report.fits or not kept <= set(known) or chunk_splits_pages(report):
+        return True
+    return report.parallel.dp_attention and not _ranks_in_step(report)
+
+
+def _ranks_in_step(report: "FitReport") -> bool:
+    """Whether data-parallel attention is simulated: on vLLM, of one group of full attention."""
+    if report.serving.kind != "vllm" or report.parallel.dp > 1:
+        return False
+    groups = report.binding.pool.layout(report.max_model_len).groups
+    return [reach for page in groups if (reach := page.reach[0]) != "remainder"] == ["context"]
 
 
 def _flags(report: "FitReport", model: str) -> Iterator[str]:
@@ -45,7 +57,8 @@ def _flags(report: "FitReport", model: str) -> Iterator[str]:
     for option, size in (("tp", parallel.tp), ("pp", parallel.pp)):
         if size > 1:
             yield f"--{option} {size}"
-    yield f"--ctx {report.max_model_len}"
+    if "max_model_len" in serving.given or serving.kind == "vllm" or report.model.max_context is None:
+        yield f"--ctx {report.max_model_len}"  # SGLang decides otherwise where it is told its own limit
     if report.kv_asked:
         yield f"--dtype {report.kv_format.name}"
     if report.weights_format != report.model.weights.format:
@@ -62,8 +75,6 @@ def _settings(report: "FitReport") -> Iterator[str]:
         yield f'engine.version="{serving.version_text}"'
     if not serving.cuda_graphs:
         yield f"engine.{EAGER[serving.kind]}=true"
-    if serving.kind == "vllm" and not serving.async_scheduling:
-        yield "engine.async_scheduling=false"
     if serving.kind == "vllm" and serving.prefix_caching is not None:
         yield f"cache.prefix={'hash' if serving.prefix_caching else 'none'}"
     if parallel.dp > 1:

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kvplan.errors import SpecError
+from kvplan.errors import SpecError, UnknownName
 from kvplan.latency.assumption import Assumption
 
 LOW_S, HIGH_S = 7e-3, 35e-3
@@ -113,8 +113,11 @@ def client_overhead(parameters: Mapping[str, Any]) -> tuple[ClientOverhead, dict
     """The overhead a ``latency`` section asks for, and the other parameters.
 
     Raises:
-        SpecError: a constant is no number from 0 to its limit.
+        SpecError: a constant is no number from 0 to its limit. UnknownName: a client has no such constant.
     """
+    for name in parameters:
+        if name.startswith("client") and name not in LIMITS:
+            raise UnknownName("latency parameter", name, tuple(LIMITS), where=f"latency.{name}")
     rest = dict(parameters)
     found = {name: _checked(name, rest.pop(name)) for name in LIMITS if name in rest}
     given, seconds = KEY in found, found.get(KEY, DEFAULT_S)

@@ -10,8 +10,7 @@ from math import prod
 from typing import Any
 
 from kvplan.errors import SpecError, UsageError
-from kvplan.scenario.load import split_setting
-from kvplan.specs.document import parse_value
+from kvplan.scenario.load import field_value, split_setting
 
 MAX_POINTS = 1_000
 """Most simulations of one sweep: more is a search, and a table nobody reads."""
@@ -48,7 +47,7 @@ def parse_axis(text: str) -> Axis:
     values = []
     for item in texts:
         try:
-            values.append(parse_value(item, "--vary"))
+            values.append(field_value(key, item, "--vary"))
         except SpecError as exc:
             raise UsageError(f"cannot read the value {item!r} of --vary {key}: {exc.message}") from exc
     repeated = [item for place, item in enumerate(texts) if values.index(values[place]) != place]

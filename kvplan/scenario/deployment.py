@@ -79,6 +79,8 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
         if cache.dtype is None and cache.dtype_k is None:
             assumed.append(Assumption("cache.dtype", fit.kv_format.name, "the checkpoint's dtype"))
         warnings.extend(_without_kernels(fit))
+        if fit.serving.unchecked is not None:
+            warnings.append(fit.serving.unchecked)
     if isinstance(engine, SglangPart):
         if parallel.cp > 1:
             raise UsageError(

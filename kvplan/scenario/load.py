@@ -181,11 +181,21 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     if not key:
         raise UsageError(f"cannot read --set {text!r}", hint="write it like --set engine.max_num_seqs=64")
     try:
-        return key, parse_value(raw, "--set")
+        return key, field_value(key, raw, "--set")
     except SpecError as exc:
         raise UsageError(
             f"cannot read the value of --set {key}: {exc.message}", hint=exc.hint or "quote it as YAML"
         ) from exc
+
+
+def field_value(key: str, raw: str, where: str) -> Any:
+    """The value of a field as YAML reads it; a version stays what was written, as 0.10 is not 0.1.
+
+    Raises:
+        SpecError: not YAML.
+    """
+    value = parse_value(raw, where)
+    return raw.strip() if key == "engine.version" and isinstance(value, (int, float)) else value
 
 
 def _assign(data: dict[str, Any], key: str, value: Any) -> None:

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
-from kvplan.scenario.deployment import resolve_deployment
+from collections.abc import Iterator
+
+from kvplan.scenario.deployment import Deployment, resolve_deployment
 from kvplan.scenario.schema import Scenario
+
+NOT_APPENDED = frozenset(
+    {
+        "kind", "version", "max_num_seqs", "max_num_batched_tokens", "max_model_len",
+        "gpu_memory_utilization", "enforce_eager", "max_running_requests", "chunked_prefill_size",
+        "context_length", "mem_fraction_static", "page_size", "disable_cuda_graph", "preemption",
+    }
+)  # fmt: skip
+"""Options that the memory plan's command has, and a strategy that vLLM no longer has."""
+
+OTHER_NAMES = {"policy": "scheduling-policy"}
+"""Options whose flag is not called as their field."""
 
 
 def serve_line(scenario: Scenario) -> str | None:
@@ -13,9 +27,41 @@ def serve_line(scenario: Scenario) -> str | None:
     deployment = resolve_deployment(scenario)
     fit = deployment.fit
     line = None if fit is None else engine_flags(fit)[fit.serving.kind]
-    if line is None or (scenario.tiers is None and not scenario.cache.host_memory):
+    if line is None:
+        return None
+    line = " ".join((line, *_pool(scenario, deployment), *_options(scenario)))
+    if scenario.tiers is None and not scenario.cache.host_memory:
         return line  # tiers take links and curves with them
     from kvplan.scenario.tiers import launch_flags
 
     more = launch_flags(scenario, deployment)
     return line if more is None else f"{line} {more}"
+
+
+def _pool(scenario: Scenario, deployment: Deployment) -> Iterator[str]:
+    """What makes the pool another one than the memory plan's."""
+    from kvplan.engine.config import EngineConfig
+
+    if scenario.parallel.cp > 1:
+        yield f"--prefill-context-parallel-size {scenario.parallel.cp}"
+    if scenario.cache.blocks is not None:
+        config = deployment.config
+        if isinstance(config, EngineConfig):
+            yield f"--num-gpu-blocks-override {config.num_blocks}"
+        else:
+            yield f"--max-total-tokens {config.pool_tokens}"
+
+
+def _options(scenario: Scenario) -> Iterator[str]:
+    """What the engine's version would do otherwise."""
+    engine = scenario.engine
+    usual = type(engine).model_validate({"kind": engine.kind, "version": engine.version})
+    for name in type(engine).model_fields:
+        value = getattr(engine, name)
+        if name in NOT_APPENDED or value == getattr(usual, name) or value is None:
+            continue
+        flag = OTHER_NAMES.get(name, name.replace("_", "-"))
+        if isinstance(value, bool):
+            yield f"--{flag}" if value else f"--no-{flag}"
+        else:
+            yield f"--{flag} {value}"

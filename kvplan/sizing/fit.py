@@ -9,7 +9,6 @@ from kvplan.sizing.flags import NAMES, engine_flags, no_command
 from kvplan.sizing.overheads import capture_sizes
 from kvplan.sizing.pool import LOGS_CONCURRENCY
 from kvplan.sizing.remedies import Remedy, remedies
-from kvplan.sizing.serving import EARLIEST, LATEST
 from kvplan.sizing.sharding import explain
 from kvplan.sizing.support import kv_means, weights_means
 from kvplan.sizing.terms import Term
@@ -226,13 +225,8 @@ def fit_warnings(report: FitReport) -> list[str]:
         found.append(f"the memory {gpu.name} really gives is estimated, not measured")
     if (reason := no_command(report, serving.kind)) is not None:
         found.append(f"{reason}: no command")
-    oldest, newest = EARLIEST[serving.kind], LATEST[serving.kind]
-    if serving.version[: len(oldest)] < oldest:
-        known = ".".join(map(str, oldest))
-        found.append(f"{serving.kind} {serving.version_text} is older than {known}, whose rules are used")
-    if serving.version[: len(newest)] > newest:
-        known = ".".join(map(str, newest))
-        found.append(f"{serving.kind} {serving.version_text} is newer than {known}, whose rules are used")
+    if serving.unchecked is not None:
+        found.append(serving.unchecked)
     if report.fits and report.binding.bill.headroom_bytes < 0:
         short = format_bytes(-report.binding.bill.headroom_bytes)
         found.append(

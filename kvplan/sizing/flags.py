@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from kvplan.sizing.attention import default_format
 from kvplan.sizing.capacity import FitReport, activation_dtype
-from kvplan.sizing.serving import BLOCK_TOKENS, EngineKind
+from kvplan.sizing.serving import EngineKind
 from kvplan.sizing.sglang.format import is_sparse
 from kvplan.sizing.support import kv_means, weights_means
 from kvplan.sizing.weight_formats import weight_format
@@ -82,7 +82,18 @@ def no_command(report: FitReport, engine: EngineKind) -> str | None:
             f"vLLM refuses a step of {serving.max_num_batched_tokens:,} tokens for "
             f"{serving.max_num_seqs:,} sequences: it wants a token for each"
         )
+    if engine == "sglang" and chunk_splits_pages(report):
+        return (
+            f"SGLang refuses chunks of {serving.max_num_batched_tokens:,} tokens in pages of "
+            f"{report.block_size:,}: it wants whole pages"
+        )
     return None
+
+
+def chunk_splits_pages(report: FitReport) -> bool:
+    """Whether SGLang, planned for, would end its chunks within a page."""
+    serving = report.serving
+    return serving.kind == "sglang" and serving.max_num_batched_tokens % report.block_size != 0
 
 
 def _kv_flag(report: FitReport, engine: EngineKind) -> str | None:
@@ -163,7 +174,7 @@ def _vllm(report: FitReport) -> str:
             f"--max-num-seqs {serving.max_num_seqs}",
             f"--max-num-batched-tokens {serving.max_num_batched_tokens}",
         ]
-        if serving.block_size != BLOCK_TOKENS["vllm"]:
+        if "block_size" in serving.given:  # which may be another one than the kernels' own
             flags.append(f"--block-size {serving.block_size}")
         if serving.prefix_caching is not None:
             flags.append(f"--{'' if serving.prefix_caching else 'no-'}enable-prefix-caching")
@@ -206,7 +217,7 @@ def _sglang(report: FitReport) -> str:
         flags.append(f"--chunked-prefill-size {serving.max_num_batched_tokens}")
         if "max_num_seqs" in serving.given:  # SGLang's own limit follows from its pool
             flags.append(f"--max-running-requests {serving.max_num_seqs}")
-        if serving.block_size != BLOCK_TOKENS["sglang"]:
+        if "block_size" in serving.given:
             flags.append(f"--page-size {serving.block_size}")
         if not serving.cuda_graphs:
             flags.append("--disable-cuda-graph")

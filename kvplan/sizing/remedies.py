@@ -52,6 +52,7 @@ def _options(report: FitReport) -> dict[str, Any]:
     serving: Serving = report.serving
     own = report.weights_format == report.model.weights.format
     said = {
+        "max_model_len": report.max_model_len,
         "utilization": serving.utilization,
         "max_num_batched_tokens": serving.max_num_batched_tokens,
         "max_num_seqs": serving.max_num_seqs,
@@ -60,7 +61,6 @@ def _options(report: FitReport) -> dict[str, Any]:
         "prefix_caching": serving.prefix_caching,
     }
     return {
-        "max_model_len": report.max_model_len,
         "parallel": report.parallel,
         "kv_dtype": report.kv_format if report.kv_asked else None,
         "weights_dtype": None if own else report.weights_format,

@@ -79,9 +79,22 @@ class Serving:
 
     @property
     def version_text(self) -> str:
-        """``0.33`` or, with a patch release, ``0.8.5``."""
+        """``0.33`` or, with a patch release, ``0.8.5``; of SGLang always with one: 0.5 is its newest."""
         major, minor, patch = self.version
-        return f"{major}.{minor}" + (f".{patch}" if patch else "")
+        return f"{major}.{minor}" + (f".{patch}" if patch or self.kind == "sglang" else "")
+
+    @property
+    def unchecked(self) -> str | None:
+        """What to know of a version whose rules were not read; ``None`` for those that were."""
+        oldest, newest = EARLIEST[self.kind], LATEST[self.kind]
+        for other, far, end in (
+            ("older", self.version[: len(oldest)] < oldest, oldest),
+            ("newer", self.version[: len(newest)] > newest, newest),
+        ):
+            if far:
+                known = ".".join(map(str, end))
+                return f"{self.kind} {self.version_text} is {other} than {known}, whose rules are used"
+        return None
 
 
 def parse_version(text: str) -> tuple[int, int, int]:
@@ -142,12 +155,17 @@ def resolve_serving(
             SGLang's share of memory depends on them.
 
     Raises:
-        UsageError: unknown engine, utilization outside (0, 1], a batch limit below 1.
+        UsageError: unknown engine, another one's option, utilization outside (0, 1], a batch limit below 1.
     """
     if kind not in LATEST:
         raise UsageError(f"unknown engine {kind!r}", hint="use vllm or sglang")
     if utilization is not None and not 0 < utilization <= 1:
         raise UsageError(f"utilization {utilization} must be above 0 and at most 1")
+    if prefix_caching is not None and kind != "vllm":
+        raise UsageError(
+            "whether prefixes are cached decides no memory of SGLang's",
+            hint="leave --prefix out; a simulation has --set cache.prefix=none",
+        )
     for name, value in (
         ("max_num_batched_tokens", max_num_batched_tokens),
         ("max_num_seqs", max_num_seqs),
@@ -176,7 +194,8 @@ def resolve_serving(
         "prefix_caching": prefix_caching,
     }
     given = {name: value for name, value in chosen.items() if value is not None}
-    said = frozenset(given) | ({"version"} if version is not None else set())
+    asked = (("version", version is not None), ("max_model_len", context_said))
+    said = frozenset(given) | {name for name, is_said in asked if is_said}
     if kind == "vllm":
         given |= _vllm_batch(serving, max_model_len, max_num_batched_tokens, max_num_seqs)
     major = compute_capability(gpu)[0]

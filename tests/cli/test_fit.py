@@ -271,3 +271,8 @@ def test_the_prefix_cache_of_a_hybrid_holds_a_second_state(capsys: pytest.Captur
     out = capsys.readouterr().out
     assert "--no-enable-prefix-caching" in out
     assert "cache.prefix=none" in out
+
+
+def test_another_engines_prefix_cache_is_not_taken_for_vllms(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["fit", "llama-3.1-8b", "--gpu", "h100", "--engine", "sglang", "--prefix", "none"]) == 2
+    assert "leave --prefix out" in capsys.readouterr().err

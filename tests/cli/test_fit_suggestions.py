@@ -100,6 +100,8 @@ def _simulated_pool(line: str, capsys: pytest.CaptureFixture[str]) -> int:
         "llama-3.1-8b --gpu h100 --engine-version 0.8 --max-num-seqs 64 --weights-dtype fp32",
         "llama-3.1-8b --gpu h100 --weights-dtype fp32 --dtype bf16",
         "gemma-3-27b --gpu h100 --engine-version 0.12",
+        "tinyllama-1.1b --gpu b200 --engine sglang --engine-version 0.5.13",
+        "llama-3.1-8b --gpu h100 --engine sglang --engine-version 0.5.0",
     ],
 )
 def test_the_simulation_has_the_same_pool(command: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,9 +126,26 @@ def test_every_model_that_is_simulated_has_the_same_pool(capsys: pytest.CaptureF
 
 @pytest.mark.parametrize(
     ("command", "why"),
-    [("llama-3.1-70b --gpu t4", "does not fit"), ("deepseek-v3 --gpu b300 --gpus 8 --draft", "drafts")],
+    [
+        ("llama-3.1-70b --gpu t4", "does not fit"),
+        ("deepseek-v3 --gpu b300 --gpus 8 --draft", "drafts"),
+        ("llama-3.1-8b --gpu h100 --tp 2 --dp-attention --engine sglang", "ranks in step are vLLM's"),
+        ("gemma-3-4b --gpu h100 --tp 2 --dp-attention", "ranks in step have windows"),
+        ("llama-3.1-8b --gpu h100 --gpus 4 --tp 2 --dp-attention", "ranks in step are replicated"),
+        ("llama-3.1-8b --gpu b200 --engine sglang --max-num-batched-tokens 3000", "chunks split pages"),
+    ],
 )
 def test_what_is_not_simulated_has_no_line(
     command: str, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _fit(command, capsys)[1]["simulate"] is None, why
+
+
+def test_ranks_in_step_of_full_attention_are_simulated(capsys: pytest.CaptureFixture[str]) -> None:
+    _, found = _fit("llama-3.1-8b --gpu h100 --tp 2 --dp-attention", capsys)
+    assert "parallel.dp_attention=true" in found["simulate"]
+
+
+def test_a_default_of_an_older_version_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    _, found = _fit("llama-3.1-8b --gpu h100 --engine-version 0.10.1", capsys)
+    assert "async_scheduling" not in found["simulate"]

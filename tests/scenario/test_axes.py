@@ -22,6 +22,7 @@ from kvplan.scenario.axes import MAX_POINTS, parse_axis, points
         ("model='a,b',c", ("a,b", "c")),
         ("engine.async_scheduling=true,false", (True, False)),
         (" seed = 1 ", (1,)),
+        ("engine.version=0.10,0.1, 0.33,'0.8.5'", ("0.10", "0.1", "0.33", "0.8.5")),
     ],
 )  # fmt: skip
 def test_values_are_yaml_and_commas_may_be_inside(text: str, values: tuple[object, ...]) -> None:

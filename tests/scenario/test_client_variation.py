@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kvplan.engine.recorder import RequestRow
-from kvplan.errors import SpecError
+from kvplan.errors import SpecError, UnknownName
 from kvplan.latency.client import ClientOverhead, client_overhead, drawn
 from kvplan.scenario.audit import audit_result
 from kvplan.scenario.engine_fit import fit_engine
@@ -198,3 +198,9 @@ def test_a_loop_that_only_differing_clients_explain_is_fitted_with_them() -> Non
     assert 0.2 < fit.constants["client_spread"] < 0.7
     assert abs(fit.after["ttft"]["p50"]) < 0.2
     assert abs(fit.after["tpot"]["p50"]) < 0.1
+
+
+def test_a_misspelt_constant_is_told_those_that_a_client_has() -> None:
+    with pytest.raises(UnknownName) as caught:
+        client_overhead({"client_overhead": 0.02})
+    assert "client_overhead_s" in str(caught.value.hint)

@@ -277,3 +277,21 @@ def test_older_versions_cached_fewer_prefixes(tmp_path: Path, model: str, versio
     lines = (f"model: {model}", "gpu: h100-sxm", "latency: {model: roofline}", "workload: {synthesize: chat}",
              f"engine: {{version: '{version}'}}")  # fmt: skip
     assert load_scenario(write(tmp_path, "\n".join(lines))).cache.prefix == prefix
+
+
+def test_a_version_needs_no_quotes_on_the_command_line_and_is_never_a_number(tmp_path: Path) -> None:
+    assert parse_assignment("engine.version=0.10") == ("engine.version", "0.10")
+    assert parse_assignment("engine.version='0.8.5'") == ("engine.version", "0.8.5")
+    with pytest.raises(SpecError, match=r"the number 0\.1: put it in quotes"):
+        load_scenario(write(tmp_path, MINIMAL + "engine: {version: 0.10}\n"))
+
+
+@pytest.mark.parametrize(
+    ("engine", "version", "words"),
+    [("vllm", "0.99", "newer than 0.33"), ("sglang", "0.4.9", "older than 0.5.1"), ("vllm", "0.10", None)],
+)
+def test_a_version_of_unknown_rules_is_said(engine: str, version: str, words: str | None) -> None:
+    flags = {"model": "llama-3.1-8b", "gpu": "h100", "workload.synthesize": "chat"}
+    scenario = load_scenario(None, {**flags, "engine.kind": engine, "engine.version": version})
+    said = [text for text in resolve_deployment(scenario).warnings if "whose rules are used" in text]
+    assert [words in text for text in said] == ([True] if words else [])

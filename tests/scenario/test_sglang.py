@@ -151,3 +151,12 @@ def test_both_engines_give_the_same_result(overlap: str) -> None:
     assert fast["totals"] == reference["totals"]
     assert fast["latency"] == reference["latency"]
     assert fast["series"] == reference["series"]
+
+
+@pytest.mark.parametrize("field", ["engine.page_size", "cache.block_size"])
+def test_a_printed_scenario_takes_a_page_size_in_either_place(tmp_path: Path, field: str) -> None:
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(dump_scenario(load_scenario(None, {}, BASE)))
+    config = resolve_deployment(load_scenario(str(printed), {}, [f"{field}=64"])).config
+    assert isinstance(config, SglangConfig)
+    assert config.page_size == 64

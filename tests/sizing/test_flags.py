@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from kvplan.sizing.capacity import fit_model
+from kvplan.sizing.capacity import FitReport, fit_model
 from kvplan.sizing.flags import engine_flags, no_command
 from kvplan.specs.catalog import load_gpu, load_model
 
@@ -64,10 +64,10 @@ def test_a_small_step_lowers_the_sequences(tokens: int | None, seqs: int) -> Non
     ("engine", "tokens", "flag"),
     [
         ("vllm", None, ""),
-        ("vllm", 16, ""),
+        ("vllm", 16, "--block-size 16"),
         ("vllm", 32, "--block-size 32"),
         ("sglang", None, ""),
-        ("sglang", 1, ""),
+        ("sglang", 1, "--page-size 1"),
         ("sglang", 64, "--page-size 64"),
     ],
 )
@@ -89,6 +89,24 @@ def test_blocks_that_no_kernel_reads_have_no_command() -> None:
     assert engine_flags(report)["vllm"] is None
     assert no_command(report, "vllm") == (
         "vLLM has no attention kernels for blocks of 17 tokens: they take multiples of 16"
+    )
+
+
+def test_blocks_of_the_usual_size_are_asked_for_where_kernels_want_others() -> None:
+    def reports(tokens: int | None) -> FitReport:
+        return fit_model(load_model("deepseek-v2-lite"), load_gpu("b200"), block_size=tokens)
+
+    assert reports(16).block_size != reports(None).block_size
+    assert "--block-size 16" in str(engine_flags(reports(16))["vllm"])
+
+
+def test_chunks_that_split_pages_have_no_command() -> None:
+    report = fit_model(
+        load_model("llama-3.1-8b"), load_gpu("b200"), engine="sglang", max_num_batched_tokens=3000
+    )
+    assert engine_flags(report)["sglang"] is None
+    assert no_command(report, "sglang") == (
+        "SGLang refuses chunks of 3,000 tokens in pages of 64: it wants whole pages"
     )
 
 

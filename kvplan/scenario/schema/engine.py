@@ -2,18 +2,30 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from kvplan.errors import UsageError
 from kvplan.scenario.schema.cache import RadixEviction
 from kvplan.scenario.schema.part import Natural, Number, Part, Positive, Tokens
 
 
+def _as_written(value: object) -> object:
+    """A version without quotes is a number to YAML, in which 0.10 and 0.1 are one."""
+    if isinstance(value, (int, float)):
+        raise ValueError(
+            f"a version is text, and YAML reads this one as the number {value}: put it in quotes"
+        )
+    return value
+
+
+Version = Annotated[str, BeforeValidator(_as_written)]
+
+
 class EnginePart(Part):
     """Options of the engine, under its own names; ``None`` is the engine's default on this GPU."""
 
     kind: Literal["vllm"] = "vllm"
-    version: str = "0.33"
+    version: Version = "0.33"
     max_num_seqs: Positive | None = None
     max_num_batched_tokens: Tokens | None = None
     max_model_len: Tokens | None = None
@@ -51,7 +63,7 @@ class SglangPart(Part):
     """Options of SGLang, under its own names; ``None`` is the engine's default on this GPU."""
 
     kind: Literal["sglang"] = "sglang"
-    version: str = "0.5.23"
+    version: Version = "0.5.23"
     page_size: Positive | None = None
     max_total_tokens: Tokens | None = None
     max_running_requests: Positive | None = None

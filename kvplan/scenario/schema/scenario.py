@@ -69,9 +69,11 @@ class Scenario(Part):
                     ("block_size", "page_size", None),
                     ("eviction", "radix_eviction_policy", "lru"),
                 ):
-                    given = cache.get(ours, engine.get(theirs, default))
-                    cache.setdefault(ours, given)
-                    engine.setdefault(theirs, given)
+                    said = (cache.get(ours), engine.get(theirs))
+                    given = next((value for value in said if value is not None), default)
+                    for part, name in ((cache, ours), (engine, theirs)):
+                        if part.get(name) is None:
+                            part[name] = given
                 if "prefix" not in cache:
                     cache["prefix"] = "none" if engine.get("disable_radix_cache") else "radix"
                 engine.setdefault("disable_radix_cache", cache["prefix"] == "none")

@@ -1,0 +1,42 @@
+"""The command under a plan starts the engine that was simulated, not the engine's defaults."""
+
+from __future__ import annotations
+
+import pytest
+
+from kvplan.scenario.load import load_scenario
+from kvplan.scenario.serve import serve_line
+
+LLAMA = {
+    "model": "llama-3.1-8b",
+    "gpu": "h100-sxm",
+    "workload.synthesize": "chat",
+    "engine.max_model_len": 8192,
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "flags"),
+    [
+        (["engine.async_scheduling=false"], "--no-async-scheduling"),
+        (["engine.version=0.10.1"], ""),
+        (["engine.version=0.10.1", "engine.async_scheduling=true"], "--async-scheduling"),
+        (["engine.chunked_prefill=false"], "--no-enable-chunked-prefill"),
+        (["engine.policy=priority"], "--scheduling-policy priority"),
+        (["cache.blocks=5000"], "--num-gpu-blocks-override 5000"),
+        (["cache.prefix=none"], "--no-enable-prefix-caching"),
+        (["parallel.cp=2"], "--prefill-context-parallel-size 2"),
+        (["engine.kind=sglang", "cache.prefix=none"], "--disable-radix-cache"),
+        (["engine.kind=sglang", "engine.max_total_tokens=50000"], "--max-total-tokens 50000"),
+        (["engine.kind=sglang", "cache.blocks=5000"], "--max-total-tokens 5000"),
+        (
+            ["engine.kind=sglang", "engine.schedule_policy=lpm", "cache.eviction=lfu"],
+            "--schedule-policy lpm --radix-eviction-policy lfu",
+        ),
+    ],
+)
+def test_what_was_chosen_is_said(settings: list[str], flags: str) -> None:
+    engine = [text for text in settings if text.startswith(("engine.kind", "engine.version"))]
+    plain = serve_line(load_scenario(None, LLAMA, engine))
+    assert plain is not None
+    assert serve_line(load_scenario(None, LLAMA, settings)) == f"{plain} {flags}".strip()
