@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvplan.latency.grouped import CHOOSING_S, MOE_EFFICIENCY, SORTING_S, tiled_rows
+from kvplan.latency.kernel_notes import KernelNotes
 from kvplan.latency.kernel_set import KernelSet
 from kvplan.latency.work import Experts
 
@@ -32,13 +33,11 @@ def expert_seconds(
     kernels: KernelSet,
     experts: Experts,
     tokens: Array,
-    spread: dict[str, float],
-    errors: dict[str, float],
-    outside: list[str],
+    notes: KernelNotes,
 ) -> Array:
     """Seconds of all such layers at each number of tokens; notes what is known of the kernels' errors."""
     found = kernels.experts(experts.format)
-    one = _timed(kernels, experts, tokens, spread, errors, outside) if found else None
+    one = _timed(kernels, experts, tokens, notes) if found else None
     return experts.layers * (_estimated(kernels, experts, tokens) if one is None else one)
 
 
@@ -46,9 +45,7 @@ def _timed(
     kernels: KernelSet,
     experts: Experts,
     tokens: Array,
-    spread: dict[str, float],
-    errors: dict[str, float],
-    outside: list[str],
+    notes: KernelNotes,
 ) -> Array:
     import numpy as np
 
@@ -59,11 +56,10 @@ def _timed(
         seconds.append(guess.seconds * kernels.cold_factor(kernel, shapes))
         beyond.append(guess.outside)
         typical = float(np.median(np.log(guess.high / guess.seconds)))
-        spread["linear"] = max(spread.get("linear", 0.0), typical / 1.645)
-        errors["linear"] = max(errors.get("linear", 0.0), kernels.error(kernel, typical))
+        notes.used("linear", typical, kernels.error(kernel, typical))
     least = np.min(beyond, axis=0)
     if float(np.median(least)) > OUTSIDE_OCTAVES:
-        outside.append(f"experts of {experts.width} x {experts.inner}")
+        notes.outside.append(f"experts of {experts.width} x {experts.inner}")
     near = np.array(beyond) <= least + 1e-9
     return np.asarray(CHOOSING_S + np.min(np.where(near, seconds, np.inf), axis=0))
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from kvplan.latency.attention_shapes import decode_shapes, prefill_shapes
 from kvplan.latency.datasheet import GLUE_S, GLUE_STREAMS
 from kvplan.latency.expert_layer import expert_seconds
+from kvplan.latency.kernel_notes import DEVIATIONS, KernelNotes
 from kvplan.latency.kernel_set import KernelSet
 from kvplan.latency.link import SPREAD, Exchange
 from kvplan.latency.measured_set import MATMUL_SPREAD
@@ -77,17 +78,15 @@ def build_tables(work: StepWork, kernels: KernelSet, exchange: Exchange | None) 
     """
     import numpy as np
 
-    spread: dict[str, float] = {}
-    errors: dict[str, float] = {}
-    outside: list[str] = []
+    notes = KernelNotes()
     tokens = _token_grid(MAX_TOKENS)
     total, together = np.zeros(tokens.size), np.zeros(tokens.size)
     for item in work.linears:
-        seconds = item.count * _gemm(kernels, item, tokens, spread, errors, outside)
+        seconds = item.count * _gemm(kernels, item, tokens, notes)
         together += seconds if item.joint else 0.0
         total += 0.0 if item.joint else seconds
     for experts in work.experts:
-        together += expert_seconds(kernels, experts, tokens, spread, errors, outside)
+        together += expert_seconds(kernels, experts, tokens, notes)
     if not work.joint:
         total += together
     rate = kernels.bandwidth_bytes_per_s()
@@ -96,9 +95,9 @@ def build_tables(work: StepWork, kernels: KernelSet, exchange: Exchange | None) 
     for attention in work.attentions:
         call, token = kernels.write_seconds(attention)
         total += attention.layers * (call + token * tokens)
-    links = None if exchange is None else _collectives(kernels, work, exchange, tokens, spread)
-    head = _gemm(kernels, work.head, _token_grid(MAX_SAMPLED), spread, errors, outside)
-    decode, prefill, launch = _attention(work, kernels, ring_of(work, exchange), spread, errors, outside)
+    links = None if exchange is None else _collectives(kernels, work, exchange, tokens, notes)
+    head = _gemm(kernels, work.head, _token_grid(MAX_SAMPLED), notes)
+    decode, prefill, launch = _attention(work, kernels, ring_of(work, exchange), notes)
     return StepTables(
         linear=_dense(tokens, total, MAX_TOKENS, first=None),
         joint=_dense(tokens, together, MAX_TOKENS, first=0.0) if work.joint else None,
@@ -109,9 +108,9 @@ def build_tables(work: StepWork, kernels: KernelSet, exchange: Exchange | None) 
         launch_s=launch,
         sequence_s=2.0 * work.state_bytes_per_sequence / rate,
         context_ranks=work.context_ranks,
-        spread=spread,
-        errors=errors,
-        outside=tuple(dict.fromkeys(outside)),
+        spread=notes.spread,
+        errors=notes.errors,
+        outside=tuple(dict.fromkeys(notes.outside)),
     )
 
 
@@ -141,9 +140,7 @@ def _gemm(
     kernels: KernelSet,
     item: Linear,
     tokens: Array,
-    spread: dict[str, float],
-    errors: dict[str, float],
-    outside: list[str],
+    notes: KernelNotes,
 ) -> Array:
     import numpy as np
 
@@ -156,8 +153,8 @@ def _gemm(
     found = kernels.gemms(item.format)
     if not found:
         rates = kernels.stand_in(item.format)
-        spread["linear"] = max(spread.get("linear", 0.0), MATMUL_SPREAD)
-        outside.append(f"multiplication with {item.format.name} weights")
+        notes.spreads("linear", MATMUL_SPREAD)
+        notes.outside.append(f"multiplication with {item.format.name} weights")
         compute = 2.0 * tokens * item.outputs * item.inputs / rates.flops
         memory = item.weight_bytes / rates.bandwidth_bytes_per_s
         return np.asarray(rates.launch_s + np.maximum(compute, memory))
@@ -169,10 +166,9 @@ def _gemm(
         seconds = np.where(usable, np.maximum(graphed, 1e-6), np.inf)
         width = np.log(guess.high / guess.seconds)
         typical = float(np.median(width))
-        spread["linear"] = max(spread.get("linear", 0.0), typical / 1.645)
-        errors["linear"] = max(errors.get("linear", 0.0), kernels.error(kernel, typical))
+        notes.used("linear", typical, kernels.error(kernel, typical))
         if kernel.octaves_outside({**shapes, "m": np.full(tokens.size, kernel.low["m"])}).max() > 1.0:
-            outside.append(f"a {item.outputs} x {item.inputs} matrix multiplication ({item.name})")
+            notes.outside.append(f"a {item.outputs} x {item.inputs} matrix multiplication ({item.name})")
         best = seconds if best is None else np.minimum(best, seconds)
     assert best is not None
     if not np.all(np.isfinite(best)):
@@ -186,12 +182,12 @@ def _gemm(
 
 
 def _collectives(
-    kernels: KernelSet, work: StepWork, exchange: Exchange, tokens: Array, spread: dict[str, float]
+    kernels: KernelSet, work: StepWork, exchange: Exchange, tokens: Array, notes: KernelNotes
 ) -> Array:
     import numpy as np
 
     total = np.zeros(tokens.size)
-    spread["collective"] = math.log(SPREAD) / 1.645
+    notes.spread["collective"] = math.log(SPREAD) / DEVIATIONS
     row = tokens * work.hidden_size * work.activation_bytes
     kernel = kernels.all_reduce()
     if kernel is not None and work.ranks > 1:
@@ -199,7 +195,7 @@ def _collectives(
         fixed, per_byte = exchange.across(work.ranks)
         guess = kernel.predict({"ranks": np.full(tokens.size, float(inside)), "bytes": row})
         if nodes == 1 and not work.expert_layers and not work.stage_hops:
-            spread["collective"] = float(np.median(np.log(guess.high / guess.seconds))) / 1.645
+            notes.spread["collective"] = float(np.median(np.log(guess.high / guess.seconds))) / DEVIATIONS
         total += work.all_reduces * (guess.seconds + fixed + per_byte * row)
     else:
         fixed, per_byte = exchange.all_reduce(work.ranks)
@@ -216,9 +212,7 @@ def _attention(
     work: StepWork,
     kernels: KernelSet,
     ring: Ring | None,
-    spread: dict[str, float],
-    errors: dict[str, float],
-    outside: list[str],
+    notes: KernelNotes,
 ) -> tuple[LogTable | None, LogTable | None, float]:
     """(decode table, prefill table without its launch, launch) over all layers, exchanges included."""
     import numpy as np
@@ -251,13 +245,12 @@ def _attention(
             inside = guess.outside <= 0.0
             width = np.log(guess.high / guess.seconds)
             typical = float(np.median(width[inside] if inside.any() else width))
-            spread[name] = max(spread.get(name, 0.0), typical / 1.645)
-            errors[name] = max(errors.get(name, 0.0), kernels.error(kernel, typical))
+            notes.used(name, typical, kernels.error(kernel, typical))
         for name, size in (
             ("q_heads", item.q_heads), ("kv_heads", item.kv_heads), ("head_dim", item.head_dim),
         ):  # fmt: skip
             if item.kind != "mla" and not one.low[name] / 2 <= size <= one.high[name] * 2:
-                outside.append(f"decode attention with {size} {name}")
+                notes.outside.append(f"decode attention with {size} {name}")
     if ring is not None:
         fixed, each = ring.merge
         decode += fixed + each * batch[:, None]

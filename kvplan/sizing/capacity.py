@@ -15,7 +15,7 @@ from kvplan.sizing.attention import Keeping, default_format
 from kvplan.sizing.memory import MemoryBill, memory_bill
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.pool import PoolCapacity, RankPool, longest, pool_capacity, rank_pool
-from kvplan.sizing.serving import Serving, resolve_serving
+from kvplan.sizing.serving import BLACKWELL, Serving, resolve_serving
 from kvplan.sizing.sglang.format import sparse_format
 from kvplan.sizing.sharding import check_parallel, stages
 from kvplan.sizing.weight_formats import weight_format
@@ -26,9 +26,6 @@ from kvplan.units import MAX_GPUS, check_count
 
 LONGEST_CONTEXT = 1 << 24
 """Where the search for the longest context ends when the model names no limit."""
-
-BLACKWELL = 10
-"""Major compute capability from which SGLang's sparse attention reads plain fp8 latents."""
 
 DEFAULT_CONTEXT = 8192
 """Context assumed when neither the question nor the model names one."""
@@ -212,6 +209,7 @@ def fit_model(
     )  # fmt: skip
     dtype = activation_dtype(model, weights_dtype)
     form = _kv_format(model, serving, kv_dtype, dtype)
+    # From Blackwell on SGLang's sparse attention reads plain fp8 latents.
     raw = serving.kind == "sglang" and serving.capability >= BLACKWELL
     keeping = Keeping(serving.kind, form, dtype, raw)
     fits = []

@@ -7,7 +7,7 @@ that the user gives is kept from 0.18 on.
 
 from __future__ import annotations
 
-from kvplan.sizing.serving import Serving
+from kvplan.sizing.serving import BLACKWELL, HOPPER, Serving
 from kvplan.specs.schema import LatentAttention
 
 FLASHMLA = (0, 8, 0)
@@ -23,7 +23,6 @@ BY_KERNEL = (0, 18, 0)
 MORE_SHAPES = (0, 19, 0)
 """FlashInfer takes keys of 192 dimensions without rotation, too."""
 
-HOPPER, BLACKWELL = 9, 10
 LATENT_DIM = 576
 """Elements of a latent that FlashAttention's kernel is built for."""
 

@@ -12,22 +12,20 @@ H100 (8 configurations of two models) and checked against published logs of othe
   point to point and add nothing measurable.
 * **CUDA graphs**: every captured graph keeps about 4 MiB and 0.105 MiB a layer. How many are captured is
   arithmetic: piecewise graphs for 1, 2, 4, then multiples of 8 to 256 and of 16 to
-  ``min(2 x max_num_seqs, 512)``; full graphs for the same sizes up to ``max_num_seqs``. Measured on
-  H100: 0.49 to 0.84 GiB for 102 graphs. They lie outside vLLM's budget before 0.20 and inside it since.
+  ``min(2 x max_num_seqs, 512)``, or 1,024 on some GPUs; full graphs for the same sizes up to
+  ``max_num_seqs``. Measured on H100: 0.49 to 0.84 GiB for 102 graphs. They lie outside vLLM's budget
+  before 0.20 and inside it since.
 """
 
 from __future__ import annotations
 
 import math
 
-from kvplan.sizing.serving import Serving
+from kvplan.sizing.serving import PLANS_GRAPHS, Serving
 from kvplan.specs.schema import GpuSpec
 from kvplan.units import GIB, MIB
 
 RUNTIME_BYTES = round(0.293 * GIB)
-PLANS_GRAPHS = (0, 20, 0)
-"""The first vLLM that takes an estimate of its CUDA graphs out of the budget unless it is told not to."""
-
 RUNTIME_BYTES_BEFORE_0_12 = round(0.20 * GIB)
 COLLECTIVES_BYTES = round(1.76 * GIB)
 COLLECTIVES_BYTES_PER_DOUBLING = round(0.065 * GIB)

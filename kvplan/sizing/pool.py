@@ -1,7 +1,7 @@
 """The cache pool of one GPU: which pages its layers ask for, and what a request takes of it.
 
 vLLM deals its pool out in blocks (``pages.vllm_layout``); SGLang in tokens, with separate pools for the state
-of recurrent layers and for the windows of some models (``sglang_pool``).
+of recurrent layers and for the windows of some models (``sglang.pool``).
 """
 
 from __future__ import annotations

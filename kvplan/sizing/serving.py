@@ -25,10 +25,15 @@ from kvplan.units import GIB, check_count
 
 EngineKind = Literal["vllm", "sglang"]
 
+HOPPER, BLACKWELL = 9, 10
+"""Major compute capabilities of data-center GPUs."""
+
 ASYNC = (0, 14, 0)
 """vLLM from here on plans the next step while one runs, unless told not to."""
 RESERVES_PROMPTS = (0, 19, 0)
 """vLLM from here on admits a request only if its whole prompt fits (``scheduler_reserve_full_isl``)."""
+PLANS_GRAPHS = (0, 20, 0)
+"""vLLM from here on takes an estimate of its CUDA graphs out of the budget, which is larger by default."""
 LARGE_STEPS = (0, 28, 0)
 """vLLM from here on batches 16,384 tokens on GPUs of 160 GiB and more, and captures graphs of up to 1,024
 sequences on data-center Blackwell."""
@@ -236,13 +241,13 @@ def _vllm_defaults(version: tuple[int, int, int], gpu: GpuSpec, max_model_len: i
     return Serving(
         kind="vllm",
         version=version,
-        utilization=0.92 if version >= (0, 20, 0) else 0.9,
+        utilization=0.92 if version >= PLANS_GRAPHS else 0.9,
         max_num_batched_tokens=tokens,
         max_num_seqs=seqs,
         cuda_graphs=True,
         block_size=BLOCK_TOKENS["vllm"],
         async_scheduling=version >= ASYNC,
-        graph_max_batch=1024 if version >= LARGE_STEPS and compute_capability(gpu)[0] == 10 else 512,
+        graph_max_batch=1024 if version >= LARGE_STEPS and compute_capability(gpu)[0] == BLACKWELL else 512,
     )
 
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from kvplan.errors import UsageError
 from kvplan.sizing.logs.account import Account
 from kvplan.sizing.logs.lines import Fact
-from kvplan.sizing.overheads import PLANS_GRAPHS
-from kvplan.sizing.serving import parse_version
+from kvplan.sizing.serving import PLANS_GRAPHS, parse_version
 from kvplan.units import format_bytes, format_tokens
 
 MEANINGS = {

@@ -6,8 +6,8 @@ others (``_dsa_kv_cache_dtype_default``); other models have what ``attention.def
 
 from __future__ import annotations
 
-from kvplan.sizing.serving import Serving
-from kvplan.sizing.sglang.page import BLACKWELL, SPARSE
+from kvplan.sizing.serving import BLACKWELL, Serving
+from kvplan.sizing.sglang.page import SPARSE
 from kvplan.specs.schema import LatentAttention, ModelSpec
 
 

@@ -15,10 +15,12 @@ Version = tuple[int, int, int]
 
 def named_since(model: ModelSpec, since: Mapping[str, Version], version: Version) -> bool:
     """Whether the model's name or family begins with one of ``since``, from the version given there on."""
-    known = (_plain(model.name), _plain(model.family))
-    return any(
-        version >= first and any(name.startswith(start) for name in known) for start, first in since.items()
-    )
+    return named(model, *(start for start, first in since.items() if version >= first))
+
+
+def named(model: ModelSpec, *starts: str) -> bool:
+    """Whether the model's name or family begins with one of these."""
+    return any(_plain(name).startswith(starts) for name in (model.name, model.family))
 
 
 def _plain(name: str) -> str:

@@ -6,11 +6,9 @@ page constraints of 0.5.1 to 0.5.23). A size that is given is kept where the ker
 
 from __future__ import annotations
 
-from kvplan.sizing.serving import Serving
+from kvplan.sizing.serving import BLACKWELL, HOPPER, Serving
 from kvplan.sizing.sglang.names import Version, named_since
 from kvplan.specs.schema import CompressedAttention, LatentAttention, ModelSpec
-
-HOPPER, BLACKWELL = 9, 10
 
 SPARSE = (0, 5, 3)
 """Indexers, whose kernels read pages of 64 keys."""

@@ -44,14 +44,16 @@ Layers of others keep the whole context whatever they attend to; Gemma 2 and 3, 
 
 def windows_apart(model: ModelSpec, version: Version) -> bool:
     """Whether layers with windows have a pool of their own, which forgets."""
-    compressed = any(isinstance(group.block.attention, CompressedAttention) for group in model.groups())
-    return compressed or named_since(model, WINDOW_MODELS, version)
+    return _compressed(model) or named_since(model, WINDOW_MODELS, version)
 
 
 def window_ratio(model: ModelSpec, version: Version) -> Fraction:
     """Tokens of the pool for windows per token of the full pool."""
-    compressed = any(isinstance(group.block.attention, CompressedAttention) for group in model.groups())
-    return COMPRESSED_WINDOW_RATIO if compressed and version >= COMPRESSED else WINDOW_RATIO
+    return COMPRESSED_WINDOW_RATIO if version >= COMPRESSED and _compressed(model) else WINDOW_RATIO
+
+
+def _compressed(model: ModelSpec) -> bool:
+    return any(isinstance(group.block.attention, CompressedAttention) for group in model.groups())
 
 
 def slots_per_request(model: ModelSpec, serving: Serving) -> int:

@@ -21,7 +21,7 @@ from kvplan.sizing.sglang.graphs import (
     captured_prefill,
     prefill_graph_mib,
 )
-from kvplan.sizing.sglang.names import Version, named_since
+from kvplan.sizing.sglang.names import Version, named, named_since
 from kvplan.sizing.sglang.start import Asked
 from kvplan.specs.schema import GpuSpec, ModelSpec
 
@@ -189,11 +189,11 @@ def _beside_images(model: ModelSpec | None) -> float:
     if model is None or model.vision is None:
         return 1.0
     layers, width = model.vision.layers, model.vision.hidden_size
-    if named_since(model, {"qwen": (0, 0, 0)}, (0, 0, 0)):
+    if named(model, "qwen"):
         layers = 24
-    if named_since(model, {"qwen2vl": (0, 0, 0)}, (0, 0, 0)):
+    if named(model, "qwen2vl"):
         width = model.hidden_size
-    if named_since(model, {"kimi": (0, 0, 0)}, (0, 0, 0)):
+    if named(model, "kimi"):
         layers, width = 24, 1024
     score = layers * width**2 / (24 * 1024**2)
     return 0.95 * max(0.8, min(1.05, 1.0 - 0.1 * (score - 1.0)))
