@@ -21,7 +21,7 @@ from kvplan.kernels.gpu.codes import unpack
 from kvplan.kernels.gpu.encode import float8_code
 from kvplan.kernels.gpu.query import LOG2E
 from kvplan.kernels.gpu.reduce import combine, store_lse
-from kvplan.kernels.gpu.tile import softmax_step
+from kvplan.kernels.gpu.tile import halves_apart, queries_apart, softmax_step, together
 from kvplan.kernels.gpu.walk import locate, page_of
 from kvplan.kernels.gpu.write import copy_rows
 
@@ -69,7 +69,7 @@ def mla_step(C, R, S, table, page, t, end, hi, q, qr, factor, m, l, acc, BS: tl.
     if CODE != 0:
         s = load_part(S, base, offset, ok, 4) * (GAIN if NATIVE else GAIN * 256.0)
         wide = tl.broadcast_to(tl.expand_dims(s.to(CT), 2), [BN, 4, 128])
-        y = y * tl.reshape(wide, [BN, 512])
+        y = halves_apart(y * tl.reshape(wide, [BN, 512]), CODE, True)
     st = tl.dot(y, q, st)
     visible = ok[:, None] & (position[:, None] < hi[None, :])
     p, m, l, alpha = softmax_step(st, factor, visible, m, l, DEFER, True, True)
@@ -112,7 +112,7 @@ def mla(Q, C, R, S, TABLE, LENGTHS, STARTS, OUT, LSE, PM, PL, PO, COUNT, scale, 
             top = tl.maximum(tl.max(tl.abs(xf), 0), tl.max(tl.abs(xrf), 0))
             exponent = top.to(tl.int32, bitcast=True) & 0x7F800000
             power = tl.maximum(exponent.to(tl.float32, bitcast=True), 1e-30)
-            q = (xf / power[None, :]).to(CT)
+            q = queries_apart((xf / power[None, :]).to(CT), CODE, True)
             qr = (xrf / power[None, :] * gain).to(CT)
             factor = power * (scale * LOG2E / gain)
         acc = tl.zeros([512, BH], tl.float32)
@@ -129,7 +129,7 @@ def mla(Q, C, R, S, TABLE, LENGTHS, STARTS, OUT, LSE, PM, PL, PO, COUNT, scale, 
             m, l, acc = mla_step(C, R, S, table, page, t, end, hi, q, qr, factor, m, l, acc, BS, BN, PAGED,
                                  CODE, CT, ASM, NATIVE, DEFER)  # fmt: skip
         total = tl.sum(l, 0) if DEFER else l
-        acc = acc / gain
+        acc = together(acc, CODE, True) / gain
         place = rows[None, :].to(tl.int64) * 512 + tl.arange(0, 512)[:, None]
         mask = (place >= 0) & ok[None, :]
         if MODE == 0:

@@ -9,7 +9,7 @@ import triton.language as tl
 
 from kvplan.kernels.gpu.scales import elementwise, pack_of
 from kvplan.kernels.gpu.sides import by_other, by_query, other_axis, tile_zeros
-from kvplan.kernels.gpu.tile import gain_of
+from kvplan.kernels.gpu.tile import gain_of, queries_apart, together
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -49,8 +49,8 @@ def load_query(Q, rows, ok, scale, D: tl.constexpr, CODE: tl.constexpr, CT: tl.c
     qsum = ()
     for j in tl.static_range(PACK):
         x = (raw[j] / by_query(power, SWAP)).to(CT)
-        q = q + (x,)
         qsum = qsum + (tl.sum(x.to(tl.float32), other_axis(SWAP)),)
+        q = q + (queries_apart(x, CODE, SWAP),)
     return q, qsum, power * (scale * LOG2E)
 
 
@@ -99,5 +99,5 @@ def finish(l, pmin, acc, D: tl.constexpr, CODE: tl.constexpr, SCALING: tl.conste
             pm = pmin[j if SLICED else 0]
             pm = tl.sum(pm, other_axis(SWAP)) if DEFER else pm
             o = o + by_query(pm, SWAP)
-        out = out + (o * gain_of(CODE, EW, NATIVE),)
+        out = out + (together(o, CODE, SWAP) * gain_of(CODE, EW, NATIVE),)
     return (tl.sum(l, other_axis(SWAP)) if DEFER else l), out
