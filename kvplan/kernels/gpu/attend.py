@@ -73,7 +73,7 @@ def attend(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, STARTS
         oldest = tl.maximum(lowest - window, 0) if WINDOWED else length * 0
         coded = coded_length(length, RING, KGROUP)
         KW: tl.constexpr = D // pack_of(KCODE)
-        q, qsum, factor = load_query(Q, rows, ok, scale, D, KCODE, CT, SWAP)
+        q, qsum, factor = load_query(Q, rows, ok, scale, D, BN, KCODE, KSCALING, KGROUP, CT, SWAP)
         plain = factor
         factor = factor * (
             static_scale(KT, h, KSCALING, KKIND)

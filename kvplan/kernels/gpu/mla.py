@@ -19,9 +19,10 @@ import triton.language as tl
 
 from kvplan.kernels.gpu.codes import unpack
 from kvplan.kernels.gpu.encode import float8_code
+from kvplan.kernels.gpu.orders import halves_apart, queries_apart, together
 from kvplan.kernels.gpu.query import LOG2E
 from kvplan.kernels.gpu.reduce import combine, store_lse
-from kvplan.kernels.gpu.tile import halves_apart, queries_apart, softmax_step, together
+from kvplan.kernels.gpu.tile import softmax_step
 from kvplan.kernels.gpu.walk import locate, page_of
 from kvplan.kernels.gpu.write import copy_rows
 
@@ -60,7 +61,7 @@ def mla_step(C, R, S, table, page, t, end, hi, q, qr, factor, m, l, acc, BS: tl.
              PAGED: tl.constexpr, CODE: tl.constexpr, CT: tl.constexpr, ASM: tl.constexpr,
              NATIVE: tl.constexpr, DEFER: tl.constexpr):  # fmt: skip
     """One tile of latent, always masked: a second loop for the last tile alone costs registers."""
-    base, offset = locate(table, page, t, end, 1, t * 0, BS, BN, PAGED, True)
+    base, offset = locate(table, page, t, tl.arange(0, BN), end, 1, t * 0, BS, PAGED, True)
     position = t + tl.arange(0, BN)
     ok = position < end
     rope = load_part(R, base, offset, ok, 64)
@@ -69,7 +70,7 @@ def mla_step(C, R, S, table, page, t, end, hi, q, qr, factor, m, l, acc, BS: tl.
     if CODE != 0:
         s = load_part(S, base, offset, ok, 4) * (GAIN if NATIVE else GAIN * 256.0)
         wide = tl.broadcast_to(tl.expand_dims(s.to(CT), 2), [BN, 4, 128])
-        y = halves_apart(y * tl.reshape(wide, [BN, 512]), CODE, True)
+        y = halves_apart(y * tl.reshape(wide, [BN, 512]))
     st = tl.dot(y, q, st)
     visible = ok[:, None] & (position[:, None] < hi[None, :])
     p, m, l, alpha = softmax_step(st, factor, visible, m, l, DEFER, True, True)
@@ -112,7 +113,7 @@ def mla(Q, C, R, S, TABLE, LENGTHS, STARTS, OUT, LSE, PM, PL, PO, COUNT, scale, 
             top = tl.maximum(tl.max(tl.abs(xf), 0), tl.max(tl.abs(xrf), 0))
             exponent = top.to(tl.int32, bitcast=True) & 0x7F800000
             power = tl.maximum(exponent.to(tl.float32, bitcast=True), 1e-30)
-            q = queries_apart((xf / power[None, :]).to(CT), CODE, True)
+            q = queries_apart((xf / power[None, :]).to(CT))
             qr = (xrf / power[None, :] * gain).to(CT)
             factor = power * (scale * LOG2E / gain)
         acc = tl.zeros([512, BH], tl.float32)

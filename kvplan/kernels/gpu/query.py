@@ -7,17 +7,19 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kvplan.kernels.gpu.orders import in_fragments, key_slice, queries_like_keys, together
 from kvplan.kernels.gpu.scales import elementwise, pack_of
 from kvplan.kernels.gpu.sides import by_other, by_query, other_axis, tile_zeros
-from kvplan.kernels.gpu.tile import gain_of, queries_apart, together
+from kvplan.kernels.gpu.tile import gain_of
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def load_query(Q, rows, ok, scale, D: tl.constexpr, CODE: tl.constexpr, CT: tl.constexpr,
+def load_query(Q, rows, ok, scale, D: tl.constexpr, BN: tl.constexpr, CODE: tl.constexpr,
+               SCALING: tl.constexpr, GROUP: tl.constexpr, CT: tl.constexpr,
                SWAP: tl.constexpr):  # fmt: skip
-    """Query columns as slices that match the packing of the keys, each column scaled to a largest |q| in [1,
+    """Query columns as slices that match those of the keys, each column scaled to a largest |q| in [1,
     2).
 
     The power of two taken out of each column keeps fp16 products in range whatever the magnitude of q, and
@@ -30,27 +32,28 @@ def load_query(Q, rows, ok, scale, D: tl.constexpr, CODE: tl.constexpr, CT: tl.c
     Returns:
         (slices of [WP, BH] or [BH, WP], their sums over D as [BH], factor [BH] in log2 units).
     """
-    PACK: tl.constexpr = pack_of(CODE)
-    W: tl.constexpr = D // PACK
+    W: tl.constexpr = key_slice(CODE, SCALING, GROUP, D, BN, SWAP)
+    SLICES: tl.constexpr = D // W
+    FRAGMENTS: tl.constexpr = in_fragments(CODE, SCALING, GROUP, D, BN, SWAP)
     WP: tl.constexpr = triton.next_power_of_2(W)
     d = tl.arange(0, WP)
     raw = ()
-    for j in tl.static_range(PACK):
+    for j in tl.static_range(SLICES):
         mask = by_other(d < W, SWAP) & by_query(ok, SWAP)
         place = by_query(rows, SWAP).to(tl.int64) * D + by_other(j * W + d, SWAP)
         x = tl.load(Q + place, mask=mask, other=0.0)
         raw = raw + (x.to(tl.float32),)
     top = tl.max(tl.abs(raw[0]), other_axis(SWAP))
-    for j in tl.static_range(1, PACK):
+    for j in tl.static_range(1, SLICES):
         top = tl.maximum(top, tl.max(tl.abs(raw[j]), other_axis(SWAP)))
     # Exponent bits alone are the largest power of two not above the column's maximum.
     power = tl.maximum((top.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True), 1e-30)
     q = ()
     qsum = ()
-    for j in tl.static_range(PACK):
+    for j in tl.static_range(SLICES):
         x = (raw[j] / by_query(power, SWAP)).to(CT)
         qsum = qsum + (tl.sum(x.to(tl.float32), other_axis(SWAP)),)
-        q = q + (queries_apart(x, CODE, SWAP),)
+        q = q + (queries_like_keys(x, CODE, FRAGMENTS, SWAP),)
     return q, qsum, power * (scale * LOG2E)
 
 

@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 
 from kvplan.kernels.gpu.codes import bias_of, unpack
+from kvplan.kernels.gpu.orders import FRAGMENT, all_apart, fragments, in_fragments
 from kvplan.kernels.gpu.scales import elementwise, number, pack_of, scale_elements
 from kvplan.kernels.gpu.sides import (
     add_keys_times_queries,
@@ -46,65 +47,28 @@ def gain_of(code, by_element, native):
     return 1.0
 
 
-@triton.constexpr_function
-def halved(code, width, swap):
-    """Whether a slice of unpacked codes has the halves of every sixteen elements apart (``halves_apart``).
-
-    For a prompt's tiles the compiler finds no layout in which that costs nothing.
-    """
-    return swap and code in (1, 2, 3) and width % 16 == 0
-
-
-@triton.jit
-def halves_apart(y, CODE: tl.constexpr, SWAP: tl.constexpr):
-    """Unpacked codes of a byte [BN, WP] with the first eights of all sixteens before the second ones.
-
-    A thread loads sixteen bytes and leaves two vectors of eight numbers in shared memory. Beside each other
-    they would meet those of the next threads in the same banks. What is multiplied with them is ordered alike
-    (``queries_apart``), what comes of them is ordered back (``together``); none of it moves a register.
-    """
-    if halved(CODE, y.shape[1], SWAP):
-        y = tl.permute(tl.reshape(y, [y.shape[0], y.shape[1] // 16, 2, 8]), (0, 2, 1, 3)).reshape(y.shape)
-    return y
-
-
-@triton.jit
-def queries_apart(x, CODE: tl.constexpr, SWAP: tl.constexpr):
-    """Queries [WP, BH] in the order of ``halves_apart``."""
-    if halved(CODE, x.shape[0], SWAP):
-        x = tl.permute(tl.reshape(x, [x.shape[0] // 16, 2, 8, x.shape[1]]), (1, 0, 2, 3)).reshape(x.shape)
-    return x
-
-
-@triton.jit
-def together(o, CODE: tl.constexpr, SWAP: tl.constexpr):
-    """Outputs [WP, BH] in the order of ``halves_apart`` back in that of elements."""
-    if halved(CODE, o.shape[0], SWAP):
-        o = tl.permute(tl.reshape(o, [2, o.shape[0] // 16, 8, o.shape[1]]), (1, 0, 2, 3)).reshape(o.shape)
-    return o
-
-
 @triton.jit
 def load_rows(P, base, offset, rows_ok, W: tl.constexpr, WP: tl.constexpr, CODE: tl.constexpr,
-              MASKED: tl.constexpr, ACROSS: tl.constexpr = False):  # fmt: skip
-    """Rows ``base + offset`` of a [rows, W] tensor as a [BN, WP] tile; masked rows and padding read zero.
+              MASKED: tl.constexpr, ACROSS: tl.constexpr = False, FIRST: tl.constexpr = 0):  # fmt: skip
+    """Rows ``base + offset`` of a [rows, W] tensor as a [BN, WP] tile, from column FIRST; masked rows and
+    padding read zero.
 
     ACROSS, for what is transposed next: the load itself is [WP, BN], the same bytes in the same order. Before
     3.8 Triton runs no load ahead that it first has to transpose, and every tile would wait for its values.
     """
-    d = tl.arange(0, WP)
+    d = FIRST + tl.arange(0, WP)
     if ACROSS:
         p = P + base * W + (offset[None, :] * W + d[:, None])
         mask = rows_ok[None, :] & (d < W)[:, None] if MASKED else (offset >= 0)[None, :] & (d < W)[:, None]
     else:
         p = P + base * W + (offset[:, None] * W + d[None, :])
-        if MASKED and WP != W:
+        if MASKED and WP > W:
             mask = rows_ok[:, None] & (d < W)[None, :]
         elif MASKED:
-            mask = rows_ok[:, None] & (d < WP)[None, :]
+            mask = rows_ok[:, None] & (d >= 0)[None, :]
         else:
             mask = (offset >= 0)[:, None] & (d < W)[None, :]
-    if MASKED or WP != W:
+    if MASKED or WP > W:
         # A float zero for floats: the interpreter cannot cast an integer zero.
         x = tl.load(p, mask=mask, other=0.0) if CODE == 0 else tl.load(p, mask=mask, other=0)
     else:
@@ -120,29 +84,42 @@ def scores(K, KS, KM, ks, km, q, qsum, base, offset, rows_ok, D: tl.constexpr, B
     """S^T [BN, BH] (S [BH, BN]) of one tile of cached keys, to be multiplied by what a whole column has.
 
     Args:
+        offset, rows_ok: of the rows in the order of ``orders.key_rows``; scores are in that of tokens.
         ks, km: the rows' scales and minima as ``scales.row_scales`` loaded them.
-        q: tuple of [WP, BH] ([BH, WP]) slices.
+        q: tuple of [WP, BH] ([BH, WP]) slices, in the keys' order (``orders.queries_like_keys``).
         qsum: tuple of [BH], their sums, for bias and minimum corrections.
     """
     W: tl.constexpr = D // pack_of(CODE)
     WP: tl.constexpr = triton.next_power_of_2(W)
     EW: tl.constexpr = elementwise(SCALING, GROUP, W, SWAP)
-    kr = load_rows(K, base, offset, rows_ok, W, WP, CODE, MASKED)
-    y = unpack(kr, CODE, CT, FOLD and not EW, ASM, NATIVE)
-    if halved(CODE, WP, SWAP):
-        y = (halves_apart(y[0], CODE, SWAP),)
-    if EW:
-        y = scale_elements(
-            y, KS, KM, ks, km, base, offset, rows_ok, D, W, WP, BN, CODE, SCALING, GROUP, KIND, CT, MASKED
-        )
+    FRAGMENTS: tl.constexpr = in_fragments(CODE, SCALING, GROUP, D, BN, SWAP)
+    # Slices that a packed row unpacks to, each in this many pieces.
+    PIECES: tl.constexpr = W // FRAGMENT if FRAGMENTS else 1
+    y = ()
+    if FRAGMENTS:
+        unpacked = ()
+        for i in tl.static_range(PIECES):
+            kr = load_rows(K, base, offset, rows_ok, W, FRAGMENT, CODE, MASKED, False, i * FRAGMENT)
+            unpacked = unpacked + (unpack(kr, CODE, CT, FOLD, ASM, NATIVE),)
+        for j in tl.static_range(pack_of(CODE)):
+            for i in tl.static_range(PIECES):
+                y = y + (fragments(unpacked[i][j]),)
+    else:
+        kr = load_rows(K, base, offset, rows_ok, W, WP, CODE, MASKED)
+        y = unpack(kr, CODE, CT, FOLD and not EW, ASM, NATIVE)
+        if EW:
+            y = scale_elements(
+                y, KS, KM, ks, km, base, offset, rows_ok, D, W, WP, BN, CODE, SCALING, GROUP, KIND, CT, MASKED
+            )
+        y = all_apart(y, CODE, SWAP)
     if SCALING == 4 and not EW:
         for j in tl.static_range(len(y)):
             part = keys_times_queries(y[j], q[j], SWAP)
-            if FOLD and bias_of(CODE, j) != 0.0:
-                part = part - by_query(qsum[j] * bias_of(CODE, j), SWAP)
-            part = part * by_other(number(ks[j], KIND), SWAP)
+            if FOLD and bias_of(CODE, j // PIECES) != 0.0:
+                part = part - by_query(qsum[j] * bias_of(CODE, j // PIECES), SWAP)
+            part = part * by_other(number(ks[j // PIECES], KIND), SWAP)
             if CODE == 4 or CODE == 5:
-                part += by_other(number(km[j], KIND), SWAP) * by_query(qsum[j], SWAP)
+                part += by_other(number(km[j // PIECES], KIND), SWAP) * by_query(qsum[j], SWAP)
             if j == 0:
                 st = part
             else:
@@ -154,7 +131,7 @@ def scores(K, KS, KM, ks, km, q, qsum, base, offset, rows_ok, D: tl.constexpr, B
         if FOLD and not EW and bias_of(CODE, 0) != 0.0:
             fold = qsum[0] * bias_of(CODE, 0)
             for j in tl.static_range(1, len(y)):
-                fold += qsum[j] * bias_of(CODE, j)
+                fold += qsum[j] * bias_of(CODE, j // PIECES)
             st = st - by_query(fold, SWAP)
         if SCALING == 3 and not EW:
             st = st * by_other(number(ks[0], KIND), SWAP)
@@ -211,12 +188,11 @@ def weigh(V, VS, VM, vs, vm, p, alpha, pmin, acc, base, offset, rows_ok, D: tl.c
     # Packed codes lie along a row for the unpacking.
     vr = load_rows(V, base, offset, rows_ok, W, WP, CODE, MASKED, SWAP and CODE == 0)
     y = unpack(vr, CODE, CT, False, ASM, NATIVE)
-    if halved(CODE, WP, SWAP):
-        y = (halves_apart(y[0], CODE, SWAP),)
     if EW:
         y = scale_elements(
             y, VS, VM, vs, vm, base, offset, rows_ok, D, W, WP, BN, CODE, SCALING, GROUP, KIND, CT, MASKED
         )
+    y = all_apart(y, CODE, SWAP)
     out = ()
     mins = ()
     if SCALING == 4 and not EW:

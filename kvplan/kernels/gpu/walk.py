@@ -7,6 +7,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kvplan.kernels.gpu.orders import all_apart, in_fragments, key_rows
 from kvplan.kernels.gpu.scales import pack_of, row_scales
 from kvplan.kernels.gpu.sides import (
     add_keys_times_queries,
@@ -32,10 +33,9 @@ def page_of(table, t, end, BS: tl.constexpr, PAGED: tl.constexpr):
 
 
 @triton.jit
-def locate(table, page, t, end, HKV, h, BS: tl.constexpr, BN: tl.constexpr, PAGED: tl.constexpr,
+def locate(table, page, t, n, end, HKV, h, BS: tl.constexpr, PAGED: tl.constexpr,
            MASKED: tl.constexpr):  # fmt: skip
-    """Cache rows of tokens ``t .. t+BN-1`` as (base, offset): one page per tile, or one lookup per token."""
-    n = tl.arange(0, BN)
+    """Cache rows of tokens ``t + n`` as (base, offset): one page per tile, or one lookup per token."""
     if PAGED:
         where = ((page.to(tl.int64) * HKV + h) * BS + t % BS, n)
     else:
@@ -65,7 +65,7 @@ def scales_of(KS, KM, VS, VM, table, page, t, end, HKV, h, D: tl.constexpr, BS: 
     Rows past ``end`` have zeros; where not MASKED, anything.
     """
     if KSCALING == 3 or KSCALING == 4 or VSCALING == 3 or VSCALING == 4:
-        base, offset = locate(table, page, t, end, HKV, h, BS, BN, PAGED, True)
+        base, offset = locate(table, page, t, tl.arange(0, BN), end, HKV, h, BS, PAGED, True)
         ok = t + tl.arange(0, BN) < end
         M: tl.constexpr = MASKED or not PAGED
         ks, km = row_scales(KS, KM, base, offset, ok, D, KCODE, KSCALING, KGROUP, KKIND, M)
@@ -84,12 +84,15 @@ def step(K, V, KS, KM, VS, VM, ks, km, vs, vm, table, page, t, end, first, lo, h
          CT: tl.constexpr, FOLD: tl.constexpr, ASM: tl.constexpr, NATIVE: tl.constexpr,
          DEFER: tl.constexpr, MASKED: tl.constexpr, SWAP: tl.constexpr):  # fmt: skip
     """One tile of coded pages; ``page`` as ``page_of`` found it, scales as ``scales_of`` did."""
-    base, offset = locate(table, page, t, end, HKV, h, BS, BN, PAGED, MASKED)
+    n = key_rows(BN, in_fragments(KCODE, KSCALING, KGROUP, D, BN, SWAP))
+    keys, key_offset = locate(table, page, t, n, end, HKV, h, BS, PAGED, MASKED)
+    keys_ok = (t + n < end) & (t + n >= first)
+    st = scores(K, KS, KM, ks, km, q, qsum, keys, key_offset, keys_ok, D, BN, KCODE, KSCALING, KGROUP, KKIND,
+                CT, FOLD, ASM, NATIVE, MASKED, SWAP)  # fmt: skip
+    base, offset = locate(table, page, t, tl.arange(0, BN), end, HKV, h, BS, PAGED, MASKED)
     position = t + tl.arange(0, BN)
     rows_ok = (position < end) & (position >= first)
     visible = within(position, rows_ok, lo, hi, SWAP)
-    st = scores(K, KS, KM, ks, km, q, qsum, base, offset, rows_ok, D, BN, KCODE, KSCALING, KGROUP, KKIND,
-                CT, FOLD, ASM, NATIVE, MASKED, SWAP)  # fmt: skip
     p, m, l, alpha = softmax_step(st, factor, visible, m, l, DEFER, MASKED, SWAP)
     acc, pmin = weigh(
         V, VS, VM, vs, vm, p, alpha, pmin, acc, base, offset, rows_ok, D, BN, VCODE, VSCALING, VGROUP, VKIND,
@@ -134,6 +137,7 @@ def ring_step(RK, RV, row, t, first, end, lo, hi, q, factor, m, l, pmin, acc, HK
         mask = ok[:, None] & (d >= 0)[None, :]
         # fp32 first: the interpreter's bf16 is only a bit pattern.
         k = tl.load(RK + line + (j * KW + d)[None, :], mask=mask, other=0.0).to(tl.float32).to(CT)
+        k = all_apart((k,), KCODE, SWAP)[0]
         if j == 0:
             st = keys_times_queries(k, q[j], SWAP)
         else:
@@ -145,6 +149,7 @@ def ring_step(RK, RV, row, t, first, end, lo, hi, q, factor, m, l, pmin, acc, HK
         d = tl.arange(0, VW)
         mask = ok[:, None] & (d >= 0)[None, :]
         v = tl.load(RV + line + (j * VW + d)[None, :], mask=mask, other=0.0).to(tl.float32).to(CT)
+        v = all_apart((v,), VCODE, SWAP)[0]
         out = out + (add_weighted_values(v, pc, acc[j] * by_query(alpha, SWAP), SWAP),)
     return m, l, decay_all(pmin, alpha, DEFER, SWAP), out
 
