@@ -38,18 +38,18 @@ def key_slice(code, scaling, group, head_dim, tokens, swap):
 
 
 @triton.jit
-def key_rows(BN: tl.constexpr, FRAGMENTS: tl.constexpr):
-    """Which token of a tile each of its rows is loaded from.
+def fragment_rows(BN: tl.constexpr):
+    """Which token of a tile each row of keys is loaded from, for ``fragments``.
 
     A warp loads rows 8 w to 8 w + 7 and those 32 further, and multiplies rows 16 w to 16 w + 15.
     """
     n = tl.arange(0, BN)
-    return n // 64 * 64 + n % 32 // 8 * 16 + n % 64 // 32 * 8 + n % 8 if FRAGMENTS else n
+    return n // 64 * 64 + n % 32 // 8 * 16 + n % 64 // 32 * 8 + n % 8
 
 
 @triton.jit
 def fragments(y):
-    """Unpacked rows [BN, FRAGMENT] that were loaded by ``key_rows``, in the order of tokens.
+    """Unpacked rows [BN, FRAGMENT] that were loaded by ``fragment_rows``, in the order of tokens.
 
     Of a row, lane q holds elements 16 q to 16 q + 15; step s of the product takes from it those that lie at 4 s, as
     its terms 2 q, 2 q + 1, 2 q + 8 and 2 q + 9.

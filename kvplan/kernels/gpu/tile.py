@@ -84,7 +84,7 @@ def scores(K, KS, KM, ks, km, q, qsum, base, offset, rows_ok, D: tl.constexpr, B
     """S^T [BN, BH] (S [BH, BN]) of one tile of cached keys, to be multiplied by what a whole column has.
 
     Args:
-        offset, rows_ok: of the rows in the order of ``orders.key_rows``; scores are in that of tokens.
+        offset, rows_ok: of the rows in the order of ``orders.fragment_rows`` where keys are in fragments; scores are in that of tokens.
         ks, km: the rows' scales and minima as ``scales.row_scales`` loaded them.
         q: tuple of [WP, BH] ([BH, WP]) slices, in the keys' order (``orders.queries_like_keys``).
         qsum: tuple of [BH], their sums, for bias and minimum corrections.

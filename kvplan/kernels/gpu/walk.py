@@ -7,7 +7,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kvplan.kernels.gpu.orders import all_apart, in_fragments, key_rows
+from kvplan.kernels.gpu.orders import all_apart, fragment_rows, in_fragments
 from kvplan.kernels.gpu.scales import pack_of, row_scales
 from kvplan.kernels.gpu.sides import (
     add_keys_times_queries,
@@ -84,15 +84,18 @@ def step(K, V, KS, KM, VS, VM, ks, km, vs, vm, table, page, t, end, first, lo, h
          CT: tl.constexpr, FOLD: tl.constexpr, ASM: tl.constexpr, NATIVE: tl.constexpr,
          DEFER: tl.constexpr, MASKED: tl.constexpr, SWAP: tl.constexpr):  # fmt: skip
     """One tile of coded pages; ``page`` as ``page_of`` found it, scales as ``scales_of`` did."""
-    n = key_rows(BN, in_fragments(KCODE, KSCALING, KGROUP, D, BN, SWAP))
-    keys, key_offset = locate(table, page, t, n, end, HKV, h, BS, PAGED, MASKED)
-    keys_ok = (t + n < end) & (t + n >= first)
-    st = scores(K, KS, KM, ks, km, q, qsum, keys, key_offset, keys_ok, D, BN, KCODE, KSCALING, KGROUP, KKIND,
-                CT, FOLD, ASM, NATIVE, MASKED, SWAP)  # fmt: skip
     base, offset = locate(table, page, t, tl.arange(0, BN), end, HKV, h, BS, PAGED, MASKED)
     position = t + tl.arange(0, BN)
     rows_ok = (position < end) & (position >= first)
     visible = within(position, rows_ok, lo, hi, SWAP)
+    if in_fragments(KCODE, KSCALING, KGROUP, D, BN, SWAP):
+        n = fragment_rows(BN)
+        keys, key_offset = locate(table, page, t, n, end, HKV, h, BS, PAGED, MASKED)
+        keys_ok = (t + n < end) & (t + n >= first)
+    else:
+        keys, key_offset, keys_ok = base, offset, rows_ok
+    st = scores(K, KS, KM, ks, km, q, qsum, keys, key_offset, keys_ok, D, BN, KCODE, KSCALING, KGROUP, KKIND,
+                CT, FOLD, ASM, NATIVE, MASKED, SWAP)  # fmt: skip
     p, m, l, alpha = softmax_step(st, factor, visible, m, l, DEFER, MASKED, SWAP)
     acc, pmin = weigh(
         V, VS, VM, vs, vm, p, alpha, pmin, acc, base, offset, rows_ok, D, BN, VCODE, VSCALING, VGROUP, VKIND,
