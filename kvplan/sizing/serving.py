@@ -34,6 +34,8 @@ RESERVES_PROMPTS = (0, 19, 0)
 """vLLM from here on admits a request only if its whole prompt fits (``scheduler_reserve_full_isl``)."""
 PLANS_GRAPHS = (0, 20, 0)
 """vLLM from here on takes an estimate of its CUDA graphs out of the budget, which is larger by default."""
+OFFLOADS_GROUPS = (0, 22, 0)
+"""vLLM from here on keeps several cache groups apart where it offloads to host memory, unless told not to."""
 LARGE_STEPS = (0, 28, 0)
 """vLLM from here on batches 16,384 tokens on GPUs of 160 GiB and more, and captures graphs of up to 1,024
 sequences on data-center Blackwell."""
