@@ -106,9 +106,7 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
         assert fit is not None  # the scenario's own validation: blocks, or model and gpu
         blocks = _blocks_that_fit(fit)
         assumed.append(Assumption("cache.blocks", blocks, "what the memory bill leaves for the KV pool"))
-    from kvplan.sizing.capacity import default_context
-
-    max_model_len = engine.max_model_len or (default_context(model) if model else DEFAULT_MODEL_LEN)
+    max_model_len = engine.max_model_len or _longest(model)
     if engine.max_model_len is None:
         source = "kvplan's default"
         if model is not None:
@@ -179,6 +177,14 @@ def _more_than_fits(given: int, fitting: int, what: str, fit: FitReport) -> str:
         f"cache.blocks gives a pool of {given:,} {what}, and the memory bill of {fit.gpu.name} has room "
         f"{room}: an engine would run out of memory"
     )
+
+
+def _longest(model: ModelSpec | None) -> int:
+    if model is None:
+        return DEFAULT_MODEL_LEN
+    from kvplan.sizing.capacity import default_context
+
+    return default_context(model)
 
 
 def _default(name: str, value: int | float) -> Assumption:

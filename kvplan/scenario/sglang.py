@@ -37,8 +37,6 @@ def sglang_config(
         UsageError: an option or a combination that SGLang refuses, or a pool that is not simulated.
         AnswerIsNo: the model does not fit on the GPU.
     """
-    from kvplan.sizing.capacity import default_context
-
     assumed: list[Assumption] = []
     page = _page_size(engine, fit)
     if page != (engine.page_size or DEFAULT_PAGE_SIZE):
@@ -48,7 +46,7 @@ def sglang_config(
         assumed.append(
             Assumption("engine.max_total_tokens", pool, "what the memory bill leaves for the KV pool")
         )
-    context = engine.context_length or (default_context(model) if model else DEFAULT_CONTEXT_LENGTH)
+    context = engine.context_length or _longest(model)
     if engine.context_length is None:
         source = "kvplan's default"
         if model is not None:
@@ -80,6 +78,14 @@ def sglang_config(
         disable_overlap_schedule=engine.disable_overlap_schedule,
     )
     return config, tuple(assumed)
+
+
+def _longest(model: ModelSpec | None) -> int:
+    if model is None:
+        return DEFAULT_CONTEXT_LENGTH
+    from kvplan.sizing.capacity import default_context
+
+    return default_context(model)
 
 
 def _page_size(engine: SglangPart, fit: FitReport | None) -> int:

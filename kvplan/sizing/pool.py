@@ -189,7 +189,10 @@ def rank_pool(
         block_size = sglang_page(model, serving, drafts=bool(drafters))
     cached = _caches_prefixes(model, serving)
     states = [block.state for block in blocks if block.state is not None]
-    growth = state_growth(states, serving, block_size=block_size, latent=bool(latents), cached=cached)
+    growth = state_growth(
+        states, serving, block_size=block_size, latent=bool(latents), cached=cached,
+        head_dims={getattr(block.attention, "head_dim", 0) for block in blocks},
+    )  # fmt: skip
     batches = 1
     if serving.version >= SETTLES_BATCHES or serving.kind != "vllm":
         batches = parallel.pp + (1 if serving.async_scheduling else 0)

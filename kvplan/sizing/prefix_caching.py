@@ -8,7 +8,7 @@ from kvplan.specs.state import Mamba2State, MambaState
 V1 = (0, 8, 0)
 """vLLM's second engine: the first one cached none."""
 
-HYBRIDS = (0, 26, 0)
+HYBRIDS = (0, 28, 0)
 """vLLM from here on caches prefixes of recurrent layers beside attention, too: a request holds its last state
 and an open one."""
 

@@ -6,10 +6,11 @@ only a lower bound; from then on blocks stay its multiples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import lcm
 
-from kvplan.sizing.serving import Serving
+from kvplan.sizing.latent_block import BY_KERNEL
+from kvplan.sizing.serving import BLACKWELL, Serving
 from kvplan.sizing.state import exports_checkpoints
 from kvplan.specs.schema import State
 from kvplan.specs.state import GatedDeltaNetState, Mamba2State
@@ -23,21 +24,32 @@ CHECKPOINTS = (0, 33, 0)
 OWN_DTYPES = (0, 13, 0)
 """Mamba-2's states are kept in the dtype that the configuration names; before, in the model's."""
 
+WIDE_HEADS = 256
+"""Dimensions of heads of which Blackwell's kernel read no blocks of 16 tokens."""
+
 DELTA_RULE_GRID = 64
 """Tokens between states that the gated delta rule's fused prefill writes."""
 
 
 def state_growth(
-    states: Sequence[State], serving: Serving, *, block_size: int, latent: bool, cached: bool
+    states: Sequence[State],
+    serving: Serving,
+    *,
+    block_size: int,
+    head_dims: Collection[int],
+    latent: bool,
+    cached: bool,
 ) -> int:
     """Tokens that a block grows by.
 
     Args:
-        states: of every layer that has one; latent: attention keeps latents; cached: so are prefixes.
+        states: of every layer that has one; head_dims: of attention; latent: it keeps latents.
+        cached: so are prefixes.
     """
     version = serving.version
     if version < FROM_GIVEN:
-        return 64 if latent else 16
+        wide = WIDE_HEADS in head_dims and serving.capability == BLACKWELL and version < BY_KERNEL
+        return 64 if latent else 32 if wide else 16
     step = max(block_size, 128) if latent and version >= WIDE_LATENTS else block_size
     on_grid = all(isinstance(state, GatedDeltaNetState) for state in states)
     fused = all(exports_checkpoints(state, serving.capability) for state in states)

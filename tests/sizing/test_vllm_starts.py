@@ -104,6 +104,17 @@ def test_a_block_grows_until_it_holds_a_state(
     assert report.block_size == tokens
 
 
+def test_blackwells_kernel_of_wide_heads_wanted_blocks_of_32() -> None:
+    model, gpu = load_model("qwen3.5-397b-a17b"), load_gpu("b200")
+    found = {v: fit_model(model, gpu, version=v, max_model_len=4096).block_size for v in ("0.17", "0.18")}
+    assert found == {"0.17": 2112, "0.18": 2096}
+
+
+def test_prefixes_of_hybrids_are_cached_unasked_from_0_28_on() -> None:
+    model = load_model("qwen3-next-80b-a3b")
+    assert [caches_prefixes(model, (0, minor, 1)) for minor in (26, 27, 28)] == [False, False, True]
+
+
 def test_prefixes_of_states_are_cached_where_vllm_can() -> None:
     model, gpu = load_model("qwen3-next-80b-a3b"), load_gpu("h200-sxm")
     for version, cached in (("0.12", False), ("0.15", True)):
