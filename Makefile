@@ -15,7 +15,7 @@ TRITON := triton==3.9.0
 # Two test workers on two cores: more threads inside each only get in each other's way.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test lint fuzz bench accuracy gpu clean
+.PHONY: help demo test lint fuzz ptx bench accuracy gpu clean
 
 help:
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -64,6 +64,9 @@ lint: $(VENV)/.installed-lint ## formatting, lint, types and the floors between 
 fuzz: $(VENV)/.installed-test ## fast engine against reference on 20,000 random workloads
 	KVPLAN_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -q tests/laws tests/engine/test_closed_loops.py \
 	  tests/engine/test_time_outs.py -k equals_reference
+
+ptx: $(VENV)/.installed-test ## what is compiled for A100 and H100, run on the CPU: every check of the GPU script
+	$(BIN)/python -m tests.kernels.ptx.run
 
 bench: $(VENV)/.installed-test ## CPU seconds and memory of the engines; writes reports/engine-speed/
 	$(BIN)/python tests/benchmarks/engine_speed.py --write reports/engine-speed

@@ -1,0 +1,91 @@
+"""``python -m tests.kernels.ptx.run``: the checks of the GPU script on the machine, with what Triton compiled for a GPU.
+
+Every case a GPU would be asked, against float64 and to the bit; ends with status 1 where one differs or faults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from fnmatch import fnmatch
+from multiprocessing import get_context
+from typing import Any
+from unittest.mock import patch
+
+os.environ.pop("TRITON_INTERPRET", None)
+
+from kvplan.kernels import cases, launch, launch_mla
+from kvplan.kernels.bench import correctness
+from kvplan.kernels.variants import Target, release
+from tests.kernels.ptx.device import machine
+
+
+def jobs(archs: list[int], only: list[str]) -> Iterator[tuple[int, str, Any]]:
+    """(architecture, kind, what) of every check that a machine without graphs can make."""
+    for arch in archs:
+        for kind, what in correctness.jobs(False, []):
+            key = f"sm_{arch}/{correctness.key_of((kind, what))}"
+            if kind in ("case", "write") and (not only or any(fnmatch(key, pattern) for pattern in only)):
+                yield arch, kind, what
+
+
+def check(arch: int, kind: str, what: Any) -> str:
+    """What is wrong with one check; "" when nothing is."""
+    import triton
+
+    def target(_: object = None) -> Target:
+        return Target(arch, triton=release(triton.__version__))
+
+    with (
+        patch.object(launch, "target", target),
+        patch.object(launch_mla, "target", target),
+        patch.object(launch, "multiprocessors", lambda _: 4),
+        machine(arch),
+    ):
+        if kind == "write":
+            return cases.check_write(what, "cpu") or ""
+        built = cases.build(what)
+        # Twice where blocks count each other: the counters have to be what they were.
+        for _ in range(1 + what.fused):
+            error, lse_error = cases.errors(built, *cases.run(what, built))
+            bound = what.bound(interpreted=False)
+            if not (error <= bound and lse_error <= cases.LSE_BOUND):
+                return f"error {error:.2e} (allowed {bound:.0e}), lse {lse_error:.2e} (allowed {cases.LSE_BOUND:.0e})"
+        return ""
+
+
+def _one(job: tuple[int, str, Any]) -> tuple[str, str, float]:
+    arch, kind, what = job
+    begun = time.perf_counter()
+    try:
+        wrong = check(*job)
+    except Exception as error:  # a fault is a finding: say it beside the others
+        wrong = "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
+    return f"sm_{arch}/{correctness.key_of((kind, what))}", wrong, time.perf_counter() - begun
+
+
+def main() -> int:
+    """Run what was asked for; a line for each check, and how many were wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.kernels.ptx.run", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--arch", type=int, nargs="*", default=[80, 90])
+    parser.add_argument("--only", nargs="*", default=[], help="patterns such as sm_90/case/int4-*")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    wanted = list(jobs(options.arch, options.only))
+    wrong = 0
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        for name, message, seconds in pool.map(_one, wanted):
+            wrong += bool(message)
+            print(f"{name:64s} {seconds:6.1f} s  {message or 'ok'}", flush=True)
+    print(f"{len(wanted)} checks, {wrong} wrong")
+    return 1 if wrong or not wanted else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
