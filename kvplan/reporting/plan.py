@@ -234,9 +234,18 @@ def _doubts(plan: Plan) -> Iterator[str]:
     if plan.settled is False:
         yield f"the run is too short to show what its load does; {more_text(plan.requests)} would tell"
     yield from few_slowest(best.figures.model_dump())
+    eviction = _set(plan, best, "cache", "eviction") or "lru"
+    if None in plan.serve and eviction != "lru" and _set(plan, best, "engine", "kind") in (None, "vllm"):
+        yield f"vLLM evicts least recently used blocks first, in no other order: no command for {eviction}"
     kinds = {str(item.values.get("gpu")) for item in plan.candidates}
     if plan.currency is None and len(kinds) > 1:
         yield "no prices were given, so GPUs of different kinds count alike: say --price h100-sxm=2.5,..."
+
+
+def _set(plan: Plan, item: Candidate, part: str, field: str) -> object:
+    """What a candidate has for a field of a part of the scenario; None where nothing was said."""
+    given = plan.scenario.get(part)
+    return item.values.get(f"{part}.{field}", given.get(field) if isinstance(given, dict) else None)
 
 
 def _about(item: Candidate, most_gpus: int) -> Iterator[str]:

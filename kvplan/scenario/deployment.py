@@ -88,10 +88,9 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
                 where="parallel.cp",
                 hint="use vllm",
             )
-        limit = model.max_context if model else None
         from kvplan.scenario.sglang import sglang_config
 
-        sglang, filled = sglang_config(scenario, engine, fit, limit)
+        sglang, filled = sglang_config(scenario, engine, fit, model)
         if fit is not None and sglang.pool_tokens > max(0, fit.kv_tokens):
             warnings.append(_more_than_fits(sglang.pool_tokens, max(0, fit.kv_tokens), "tokens", fit))
         return Deployment(model, gpu, fit, parallel, sglang, (*assumed, *filled), tuple(warnings))
@@ -107,9 +106,13 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
         assert fit is not None  # the scenario's own validation: blocks, or model and gpu
         blocks = _blocks_that_fit(fit)
         assumed.append(Assumption("cache.blocks", blocks, "what the memory bill leaves for the KV pool"))
-    max_model_len = engine.max_model_len or (model.max_context if model else None) or DEFAULT_MODEL_LEN
+    max_model_len = engine.max_model_len or _longest(model)
     if engine.max_model_len is None:
-        source = f"the limit of {model.name}" if model and model.max_context else "kvplan's default"
+        source = "kvplan's default"
+        if model is not None:
+            source = (
+                f"the limit of {model.name}" if model.max_context else "what engines take without a limit"
+            )
         assumed.append(Assumption("engine.max_model_len", max_model_len, source))
     groups, block_size = _shared(*_groups(scenario, fit), parallel.cp)
     config = EngineConfig(
@@ -174,6 +177,14 @@ def _more_than_fits(given: int, fitting: int, what: str, fit: FitReport) -> str:
         f"cache.blocks gives a pool of {given:,} {what}, and the memory bill of {fit.gpu.name} has room "
         f"{room}: an engine would run out of memory"
     )
+
+
+def _longest(model: ModelSpec | None) -> int:
+    if model is None:
+        return DEFAULT_MODEL_LEN
+    from kvplan.sizing.capacity import default_context
+
+    return default_context(model)
 
 
 def _default(name: str, value: int | float) -> Assumption:

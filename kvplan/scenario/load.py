@@ -73,7 +73,14 @@ def load_scenario(
         _assign(data, key, count)
         given[tuple(key.split("."))] = "--limit"
     if not named and _leaves_prefixes(data):
-        data.setdefault("cache", {})["prefix"] = "none"
+        cache = data.setdefault("cache", {})
+        if (eviction := cache.get("eviction", "lru")) != "lru":
+            raise UsageError(
+                f"cache.eviction {eviction} has nothing to evict: this version of vLLM caches no prefixes of "
+                f"{data['model']} unless it is told to",
+                where="cache.eviction", hint="set cache.prefix=hash, too, or leave cache.eviction out",
+            )  # fmt: skip
+        cache["prefix"] = "none"
     try:
         return validate(YamlDocument(data, document.path, document.root, given), Scenario)
     except KvplanError as exc:

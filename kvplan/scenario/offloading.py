@@ -7,12 +7,14 @@ import shlex
 from dataclasses import replace
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.instance import one_full_group
 from kvplan.engine.offloading.strategy import Offloading
 from kvplan.errors import UsageError
 from kvplan.latency.assumption import Assumption
 from kvplan.latency.transfer import Transfer, slower
 from kvplan.scenario.chosen import Chosen
 from kvplan.scenario.schema.tiers import HostTierPart
+from kvplan.sizing.serving import OFFLOADS_GROUPS, parse_version
 from kvplan.units import GIB, format_bytes
 
 CONNECTOR = "tiers.host.connector"
@@ -29,8 +31,8 @@ def offloading(
     Raises:
         UsageError: the host holds no chunk, or an engine that the connector is not simulated with.
     """
-    Offloading.check(config)
     blocks, policy = part.blocks_per_chunk or 1, part.eviction_policy or "lru"
+    Offloading.check(config, blocks)
     chunk_bytes = -(-block_bytes * blocks // PAGE_BYTES) * PAGE_BYTES
     chunks = part.memory // chunk_bytes
     if not chunks:
@@ -50,6 +52,25 @@ def offloading(
         perturbed=lambda draw: replace(
             strategy, put=slower(strategy.put, draw[0]), get=slower(strategy.get, draw[0])
         ),
+    )
+
+
+def check_version(version: str, config: EngineConfig) -> None:
+    """Refuse versions of vLLM that make one group of all where they offload.
+
+    Raises:
+        UsageError: there are several groups, or one that is not of full attention.
+    """
+    if one_full_group(config) or parse_version(version) >= OFFLOADS_GROUPS:
+        return
+    kinds = " and ".join(sorted({group.kind for group in config.groups}))
+    oldest = ".".join(str(part) for part in OFFLOADS_GROUPS[:2])
+    raise UsageError(
+        f"vLLM {version} turns its hybrid cache manager off where it offloads, and does not keep {kinds} "
+        "groups apart then; that is not simulated",
+        where="engine.version",
+        hint=f"use {oldest} or newer, leave out tiers.host.connector, or, for windows alone, "
+        "--set 'cache.groups=[{kind: full}]'",
     )
 
 

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from kvplan.scenario.deployment import Deployment, resolve_deployment
 from kvplan.scenario.schema import Scenario
+
+if TYPE_CHECKING:
+    from kvplan.sizing.capacity import FitReport
+
+CONTEXT_PARALLEL = (0, 13, 0)
+"""vLLM from here on has GPUs of its own for parts of a context; 0.12 has the flag and refuses it."""
+
+SHARDS_BY_DECODE = (0, 26, 0)
+"""And from here on they keep the whole cache each unless decodes are told to divide it, too."""
 
 NOT_APPENDED = frozenset(
     {
@@ -21,15 +31,19 @@ OTHER_NAMES = {"policy": "scheduling-policy"}
 
 
 def serve_line(scenario: Scenario) -> str | None:
-    """Of one replica; None where it has none: without a model and a GPU, or with formats no engine stores."""
+    """Of one replica; None where it has none: without a model and a GPU, or with what no engine has."""
     from kvplan.sizing.flags import engine_flags
 
+    if scenario.engine.kind == "vllm" and scenario.cache.eviction != "lru":
+        return None  # its only order
     deployment = resolve_deployment(scenario)
     fit = deployment.fit
     line = None if fit is None else engine_flags(fit)[fit.serving.kind]
-    if line is None:
+    if line is None or fit is None:
         return None
-    line = " ".join((line, *_pool(scenario, deployment), *_options(scenario)))
+    if scenario.parallel.cp > 1 and fit.serving.version < CONTEXT_PARALLEL:
+        return None
+    line = " ".join((line, *_pool(scenario, deployment, fit), *_options(scenario)))
     if scenario.tiers is None and not scenario.cache.host_memory:
         return line  # tiers take links and curves with them
     from kvplan.scenario.tiers import launch_flags
@@ -38,12 +52,14 @@ def serve_line(scenario: Scenario) -> str | None:
     return line if more is None else f"{line} {more}"
 
 
-def _pool(scenario: Scenario, deployment: Deployment) -> Iterator[str]:
+def _pool(scenario: Scenario, deployment: Deployment, fit: FitReport) -> Iterator[str]:
     """What makes the pool another one than the memory plan's."""
     from kvplan.engine.config import EngineConfig
 
     if scenario.parallel.cp > 1:
         yield f"--prefill-context-parallel-size {scenario.parallel.cp}"
+        if fit.serving.version >= SHARDS_BY_DECODE:
+            yield f"--decode-context-parallel-size {scenario.parallel.cp}"
     if scenario.cache.blocks is not None:
         config = deployment.config
         if isinstance(config, EngineConfig):

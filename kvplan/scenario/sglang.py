@@ -12,6 +12,7 @@ from kvplan.scenario.schema import Scenario, SglangPart
 
 if TYPE_CHECKING:
     from kvplan.sizing.capacity import FitReport
+    from kvplan.specs.model import ModelSpec
 
 DEFAULT_CONTEXT_LENGTH = 131_072
 """``context_length`` when neither the scenario nor a model says one."""
@@ -24,13 +25,13 @@ DEFAULT_PAGE_SIZE = 1
 
 
 def sglang_config(
-    scenario: Scenario, engine: SglangPart, fit: FitReport | None, model_limit: int | None
+    scenario: Scenario, engine: SglangPart, fit: FitReport | None, model: ModelSpec | None
 ) -> tuple[SglangConfig, tuple[Assumption, ...]]:
     """Fill what is left open.
 
     Args:
         fit: the plan for the model on the GPU; None where the scenario names none.
-        model_limit: longest context of the model.
+        model: what is served; None where only its bytes are known.
 
     Raises:
         UsageError: an option or a combination that SGLang refuses, or a pool that is not simulated.
@@ -45,9 +46,11 @@ def sglang_config(
         assumed.append(
             Assumption("engine.max_total_tokens", pool, "what the memory bill leaves for the KV pool")
         )
-    context = engine.context_length or model_limit or DEFAULT_CONTEXT_LENGTH
+    context = engine.context_length or _longest(model)
     if engine.context_length is None:
-        source = "the limit of the model" if model_limit else "kvplan's default"
+        source = "kvplan's default"
+        if model is not None:
+            source = "the limit of the model" if model.max_context else "what engines take without a limit"
         assumed.append(Assumption("engine.context_length", context, source))
     chunk = engine.chunked_prefill_size
     if chunk is None:
@@ -75,6 +78,14 @@ def sglang_config(
         disable_overlap_schedule=engine.disable_overlap_schedule,
     )
     return config, tuple(assumed)
+
+
+def _longest(model: ModelSpec | None) -> int:
+    if model is None:
+        return DEFAULT_CONTEXT_LENGTH
+    from kvplan.sizing.capacity import default_context
+
+    return default_context(model)
 
 
 def _page_size(engine: SglangPart, fit: FitReport | None) -> int:

@@ -54,7 +54,8 @@ def tiers(scenario: Scenario, deployment: Deployment) -> Chosen:
     if isinstance(deployment.config, SglangConfig):
         return _below_sglang(scenario, part, deployment, deployment.config)
     config = deployment.config
-    Tiers.check(config)
+    if part.host.connector is None:
+        Tiers.check(config)
     if part.host.write == "selective":
         raise UsageError(
             "writing what was inserted twice is SGLang's (write_through_selective)",
@@ -67,7 +68,7 @@ def tiers(scenario: Scenario, deployment: Deployment) -> Chosen:
     block_bytes, assumed = _block_bytes(part, deployment)
     host = _host(scenario, part.host, deployment, block_bytes)
     if part.host.connector is not None:
-        return _with_connector(part.host, config, preemption, block_bytes, host, assumed)
+        return _with_connector(scenario, part.host, config, preemption, block_bytes, host, assumed)
     specs = [
         TierSpec(
             "host",
@@ -109,6 +110,7 @@ def tiers(scenario: Scenario, deployment: Deployment) -> Chosen:
 
 
 def _with_connector(
+    scenario: Scenario,
     part: HostTierPart,
     config: EngineConfig,
     preemption: Preemption,
@@ -122,8 +124,9 @@ def _with_connector(
             where="engine.preemption",
             hint="leave preemption at recompute, or leave out tiers.host.connector",
         )
-    from kvplan.scenario.offloading import offloading
+    from kvplan.scenario.offloading import check_version, offloading
 
+    check_version(scenario.engine.version, config)
     chosen = offloading(part, config, block_bytes, host.put, host.get)
     explained = [*assumed, *chosen.assumptions, *host.get.assumptions()]
     if host.put.assumptions() != host.get.assumptions():

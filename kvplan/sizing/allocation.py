@@ -50,6 +50,7 @@ def allocated(
     starts.append(len(pages))
     held = range(len(pages)) if own is None else range(starts[own.start], starts[own.stop])
     if ask.retention.name == "vllm":
+        latent = any(isinstance(block.attention, LatentAttention) for block in layers)
         layout = vllm_layout(
             pages,
             ask.context_tokens,
@@ -58,7 +59,7 @@ def allocated(
             in_flight=ask.in_flight,
             block_size=ask.block_size,
             mamba_mode=ask.mamba_mode,
-            latent=any(isinstance(block.attention, LatentAttention) for block in layers),
+            growth=max(ask.block_size, 128) if latent else ask.block_size,
             own=held,
         )
         stores = [page.store for page in pages[held.start : held.stop] if page.store is not None]

@@ -12,13 +12,14 @@ from fractions import Fraction
 
 from kvplan.errors import UsageError
 from kvplan.sizing.attention import Keeping, default_format
+from kvplan.sizing.computing import activation_dtype, loaded_format
 from kvplan.sizing.memory import MemoryBill, memory_bill
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.pool import PoolCapacity, RankPool, longest, pool_capacity, rank_pool
 from kvplan.sizing.serving import BLACKWELL, Serving, resolve_serving
 from kvplan.sizing.sglang.format import sparse_format
 from kvplan.sizing.sharding import check_parallel, stages
-from kvplan.sizing.weight_formats import weight_format
+from kvplan.sizing.sparse_latents import keeps_rows, unasked_format
 from kvplan.sizing.weights import check_widths
 from kvplan.specs.formats import KvFormat, kv_format
 from kvplan.specs.schema import Block, GpuSpec, ModelSpec
@@ -27,8 +28,8 @@ from kvplan.units import MAX_GPUS, check_count
 LONGEST_CONTEXT = 1 << 24
 """Where the search for the longest context ends when the model names no limit."""
 
-DEFAULT_CONTEXT = 8192
-"""Context assumed when neither the question nor the model names one."""
+DEFAULT_CONTEXT = 2048
+"""Context that vLLM and SGLang take where neither the question nor the model names one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +199,7 @@ def fit_model(
     check_parallel(model, parallel)
     check_widths(model, parallel.tp)
     drafting = _drafting(model, parallel, draft, drafter)
-    context = max_model_len or model.max_context or DEFAULT_CONTEXT
+    context = max_model_len or default_context(model)
     serving = resolve_serving(
         engine, gpu, max_model_len=context, version=version, utilization=utilization,
         max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs, cuda_graphs=cuda_graphs,
@@ -207,10 +208,11 @@ def fit_model(
         drafts="model" if drafter is not None else "layers" if draft else "none",
         context_said=max_model_len is not None,
     )  # fmt: skip
-    dtype = activation_dtype(model, weights_dtype)
+    dtype = activation_dtype(model, weights_dtype, gpu, serving.kind)
+    weights_dtype = loaded_format(model, weights_dtype, dtype)
     form = _kv_format(model, serving, kv_dtype, dtype)
     # From Blackwell on SGLang's sparse attention reads plain fp8 latents.
-    raw = serving.kind == "sglang" and serving.capability >= BLACKWELL
+    raw = serving.capability >= BLACKWELL if serving.kind == "sglang" else keeps_rows(serving)
     keeping = Keeping(serving.kind, form, dtype, raw)
     fits = []
     for stage, layers in enumerate(stages(model.num_layers, parallel.pp)):
@@ -238,6 +240,11 @@ def fit_model(
     )
 
 
+def default_context(model: ModelSpec) -> int:
+    """The longest request where nothing is asked for."""
+    return model.max_context or DEFAULT_CONTEXT
+
+
 def _drafting(
     model: ModelSpec, parallel: Parallel, draft: bool, drafter: ModelSpec | None
 ) -> tuple[Block, ...]:
@@ -252,19 +259,12 @@ def _drafting(
     return (*own, *drafter.layers())
 
 
-def activation_dtype(model: ModelSpec, weights_dtype: str | None) -> str:
-    """What is computed in: unquantized weights that are asked for say it, else the model."""
-    if weights_dtype is None:
-        return model.dtype
-    chosen = weight_format(weights_dtype)
-    return model.dtype if chosen.quantized else chosen.name
-
-
 def _kv_format(model: ModelSpec, serving: Serving, kv_dtype: str | KvFormat | None, dtype: str) -> KvFormat:
     if isinstance(kv_dtype, KvFormat):
         return kv_dtype
     if kv_dtype is None or kv_dtype == "auto":
-        return kv_format(sparse_format(model, serving) or default_format(model, serving.kind, dtype))
+        sparse = sparse_format(model, serving) if serving.kind == "sglang" else unasked_format(model, serving)
+        return kv_format(sparse or default_format(model, serving.kind, dtype))
     return kv_format(kv_dtype)
 
 

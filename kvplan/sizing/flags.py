@@ -11,9 +11,10 @@ import shlex
 from dataclasses import replace
 
 from kvplan.sizing.attention import default_format
-from kvplan.sizing.capacity import FitReport, activation_dtype
+from kvplan.sizing.capacity import FitReport
+from kvplan.sizing.computing import activation_dtype
 from kvplan.sizing.serving import EngineKind
-from kvplan.sizing.sglang.format import is_sparse
+from kvplan.sizing.sparse_latents import is_sparse, unasked_format
 from kvplan.sizing.support import kv_means, weights_means
 from kvplan.sizing.weight_formats import weight_format
 from kvplan.specs.schema import ModelSpec
@@ -100,9 +101,11 @@ def _kv_flag(report: FitReport, engine: EngineKind) -> str | None:
     """The KV flag's value; ``auto`` where nothing needs to be said, ``None`` where it cannot be had."""
     name = report.kv_format.name
     own = report.weights_format == report.model.weights.format
-    dtype = activation_dtype(report.model, None if own else report.weights_format)
+    dtype = activation_dtype(report.model, None if own else report.weights_format, report.gpu, engine)
     if engine == "sglang" and is_sparse(report.model):
         return SGLANG_KV.get(name)  # which has a default of its own on each GPU
+    if engine == report.serving.kind == "vllm" and (unasked := unasked_format(report.model, report.serving)):
+        return "auto" if name == unasked else VLLM_KV.get(name)
     if name == default_format(report.model, engine, dtype):
         return "auto"
     if name.startswith("turboquant"):

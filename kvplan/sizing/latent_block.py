@@ -23,8 +23,10 @@ BY_KERNEL = (0, 18, 0)
 MORE_SHAPES = (0, 19, 0)
 """FlashInfer takes keys of 192 dimensions without rotation, too."""
 
-LATENT_DIM = 576
-"""Elements of a latent that FlashAttention's kernel is built for."""
+LATENT_DIMS = (320, 576)
+"""Elements of a latent that vLLM's dense kernels are built for."""
+UNROTATED = (0, 30, 0)
+"""512, a latent without rotation, too."""
 
 
 def latent_block(attention: LatentAttention, serving: Serving, *, narrow: bool) -> int:
@@ -39,7 +41,8 @@ def latent_block(attention: LatentAttention, serving: Serving, *, narrow: bool) 
     if attention.indexer is not None and version >= SPARSE:
         return _multiple(given, 64)
     if serving.capability == HOPPER and version >= FLASHMLA:
-        flash_attention = version >= BY_KERNEL and attention.latent_dim == LATENT_DIM and not narrow
+        dims = (*LATENT_DIMS, 512) if version >= UNROTATED else LATENT_DIMS
+        flash_attention = version >= BY_KERNEL and attention.latent_dim in dims and not narrow
         return given if flash_attention else _multiple(given, 64)
     if serving.capability == BLACKWELL and version >= CUTLASS:
         return _blackwell(attention, version, given)

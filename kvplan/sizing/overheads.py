@@ -11,9 +11,8 @@ H100 (8 configurations of two models) and checked against published logs of othe
   0.15 over PCIe or a bridge of two cards (RTX 3090, TP 16: 0.20 with the runtime). Pipeline stages exchange
   point to point and add nothing measurable.
 * **CUDA graphs**: every captured graph keeps about 4 MiB and 0.105 MiB a layer. How many are captured is
-  arithmetic: piecewise graphs for 1, 2, 4, then multiples of 8 to 256 and of 16 to
-  ``min(2 x max_num_seqs, 512)``, or 1,024 on some GPUs; full graphs for the same sizes up to
-  ``max_num_seqs``. Measured on H100: 0.49 to 0.84 GiB for 102 graphs. They lie outside vLLM's budget
+  arithmetic (``captures``): piecewise graphs of all sizes, full graphs of those that ``max_num_seqs`` decodes
+  fill, since 0.11. Measured on H100: 0.49 to 0.84 GiB for 102 graphs. They lie outside vLLM's budget
   before 0.20 and inside it since.
 """
 
@@ -21,6 +20,7 @@ from __future__ import annotations
 
 import math
 
+from kvplan.sizing.captures import WHOLE_STEPS, captured_tokens
 from kvplan.sizing.serving import PLANS_GRAPHS, Serving
 from kvplan.specs.schema import GpuSpec
 from kvplan.units import GIB, MIB
@@ -62,10 +62,14 @@ def captured_sizes(serving: Serving) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (), ()
     if serving.kind == "sglang":
         return (), _sglang_sizes(serving)
-    largest = min(2 * serving.max_num_seqs, serving.graph_max_batch)
-    sizes = [1, 2, 4, *range(8, 257, 8), *range(272, 1025, 16)]
-    piecewise = tuple(size for size in sizes if size <= largest)
-    return piecewise, tuple(size for size in piecewise if size <= serving.max_num_seqs)
+    piecewise = captured_tokens(
+        serving.version, serving.graph_max_batch, serving.max_num_batched_tokens, serving.max_num_seqs,
+        serving.decode_tokens,
+    )  # fmt: skip
+    if serving.version < WHOLE_STEPS:
+        return piecewise, ()
+    decodes = serving.max_num_seqs * serving.decode_tokens
+    return piecewise, tuple(size for size in piecewise if size <= decodes)
 
 
 def _sglang_sizes(serving: Serving) -> tuple[int, ...]:

@@ -131,15 +131,14 @@ def vllm_layout(
     in_flight: int,
     block_size: int = 16,
     mamba_mode: MambaMode = "align",
-    latent: bool = False,
+    growth: int = 16,
     cp: int = 1,
     own: range | None = None,
 ) -> Layout:
     """Group the layers of a model and count the blocks of a request that may grow to ``tokens`` tokens.
 
     Args:
-        latent: the attention layers keep MLA latents (their kernels want blocks in multiples of 128 when
-            the block size has to grow for a state).
+        growth: tokens by which a block grows until it holds a state.
         cp: ranks the context is divided over; windows and states are copied.
         own: places in ``layers`` of what this GPU holds; default all of it.
     """
@@ -150,7 +149,7 @@ def vllm_layout(
     state_page = 0
     block_size = _covering_block(stores, block_size)
     if states and stores:
-        block_size, state_page = _grown_block(stores, max(states), block_size, latent)
+        block_size, state_page = _grown_block(stores, max(states), block_size, growth)
     kinds = _kinds(layers, ask, block_size, state_page)
     if not kinds or not own:
         return Layout(block_size, ())
@@ -180,7 +179,7 @@ def _covering_block(stores: Sequence[Store], block_size: int) -> int:
     return alignment * -(-16 * plain_token // (alignment * token))
 
 
-def _grown_block(stores: Sequence[Store], state: int, block_size: int, latent: bool) -> tuple[int, int]:
+def _grown_block(stores: Sequence[Store], state: int, block_size: int, growth: int) -> tuple[int, int]:
     """(block size, page): one page of attention holds one state, which is padded to it.
 
     Index keys and cross attention do not count.
@@ -188,8 +187,7 @@ def _grown_block(stores: Sequence[Store], state: int, block_size: int, latent: b
     apart = ("encoder", "remainder")
     attention = [item for item in stores if item.reach not in apart and item.name != "indexer keys"]
     per_token = max(store.page_bytes(block_size) for store in attention or stores) // block_size
-    alignment = max(block_size, 128) if latent else block_size
-    grown = max(block_size, alignment * -(-state // (alignment * per_token)))
+    grown = max(block_size, growth * -(-state // (growth * per_token)))
     return grown, grown * per_token
 
 

@@ -28,16 +28,23 @@ from kvplan.sizing.sglang.pool import (
 )
 from kvplan.sizing.sharding import rank_store
 from kvplan.sizing.state import exports_checkpoints, state_bytes
+from kvplan.sizing.state_block import served_state, state_growth
 from kvplan.specs.schema import Block, CompressedAttention, LatentAttention, ModelSpec
 
-HYBRID_GROUPS = (0, 10, 0)
+HYBRID_GROUPS = (0, 9, 1)
 """vLLM before this billed interleaved sliding layers as if they kept the whole context."""
+
+SETTLES_BATCHES = (0, 26, 0)
+"""vLLM from here on holds windows open for every batch that may be under way, before for one."""
 
 NULL_BLOCK = (0, 8, 0)
 """vLLM from here on keeps one block of the pool for itself."""
 
 LOGS_CONCURRENCY = (0, 20, 1)
 """vLLM from here on logs its cache in tokens as concurrency times the longest request."""
+
+COMPRESSED_BLOCK = 256
+"""Tokens of a block of vLLM's where attention compresses tokens (DeepSeek-V4)."""
 
 ENCODER_BUDGET = (0, 10, 2)
 """vLLM from here on caches cross attention in its pool (V1)."""
@@ -52,7 +59,8 @@ class RankPool:
 
     ``model_pages``: of every layer of the model, as vLLM plans its groups; ``own``: the places there of what
     this pipeline stage holds. ``in_flight``: tokens scheduled but not settled, for which windows are held
-    open. ``caches_prefixes``: those of states, too, of which a request then holds more than its last one.
+    open. ``growth``: tokens by which blocks grow until they hold a state.
+    ``caches_prefixes``: those of states, too, of which a request then holds more than its last one.
     SGLang's pool for windows has ``window_ratio`` tokens for each of the full pool, and it counts on
     ``state_slots`` of the one for recurrent state for each request.
     """
@@ -62,7 +70,7 @@ class RankPool:
     serving: Serving
     in_flight: int
     block_size: int
-    latent: bool
+    growth: int
     caches_prefixes: bool
     shards: int
     window_ratio: Fraction = WINDOW_RATIO
@@ -82,7 +90,7 @@ class RankPool:
             retention=retention,
             in_flight=self.in_flight,
             block_size=self.block_size,
-            latent=self.latent,
+            growth=self.growth,
             mamba_mode="align" if self.caches_prefixes else "none",
             cp=self.shards,
             own=self.own,
@@ -154,7 +162,7 @@ def rank_pool(
         for store in layer_stores(block, layer_keeping(model, keeping, index), encoder_tokens):
             pages.append(LayerPages(store=rank_store(store, parallel)))
         if block.state is not None:
-            size = state_bytes(block.state, keeping, parallel.attention_tp)
+            size = state_bytes(served_state(block.state, serving), keeping, parallel.attention_tp)
             checkpoint = serving.version >= STATE_CHECKPOINTS and exports_checkpoints(
                 block.state, serving.capability
             )
@@ -175,17 +183,27 @@ def rank_pool(
     if serving.kind == "vllm" and kept and not compressed:
         narrow = keeping.form.bits < 16
         block_size = max(latent_block(item, serving, narrow=narrow) for item in kept)
+    if serving.kind == "vllm" and compressed and "block_size" not in serving.given:
+        block_size = COMPRESSED_BLOCK
     if serving.kind == "sglang":
         block_size = sglang_page(model, serving, drafts=bool(drafters))
-    batches = parallel.pp + (1 if serving.async_scheduling else 0)
+    cached = _caches_prefixes(model, serving)
+    states = [block.state for block in blocks if block.state is not None]
+    growth = state_growth(
+        states, serving, block_size=block_size, latent=bool(latents), cached=cached,
+        head_dims={getattr(block.attention, "head_dim", 0) for block in blocks},
+    )  # fmt: skip
+    batches = 1
+    if serving.version >= SETTLES_BATCHES or serving.kind != "vllm":
+        batches = parallel.pp + (1 if serving.async_scheduling else 0)
     return RankPool(
         model_pages=tuple(pages),
         own=range(starts[layers.start], starts[stop]),
         serving=serving,
         in_flight=serving.max_num_batched_tokens * batches,
         block_size=block_size,
-        latent=bool(latents),
-        caches_prefixes=_caches_prefixes(model, serving),
+        growth=growth,
+        caches_prefixes=cached,
         shards=parallel.cp,
         window_ratio=window_ratio(model, serving.version),
         state_slots=slots_per_request(model, serving),

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from kvplan.errors import UsageError
+from kvplan.sizing.captures import LARGE_STEPS, largest_batch
+from kvplan.sizing.prefix_caching import may_cache_prefixes
 from kvplan.sizing.sglang.reserve import sglang_reserve
 from kvplan.sizing.sglang.start import Asked, Drafts
 from kvplan.specs.schema import GpuSpec, ModelSpec
@@ -34,9 +36,8 @@ RESERVES_PROMPTS = (0, 19, 0)
 """vLLM from here on admits a request only if its whole prompt fits (``scheduler_reserve_full_isl``)."""
 PLANS_GRAPHS = (0, 20, 0)
 """vLLM from here on takes an estimate of its CUDA graphs out of the budget, which is larger by default."""
-LARGE_STEPS = (0, 28, 0)
-"""vLLM from here on batches 16,384 tokens on GPUs of 160 GiB and more, and captures graphs of up to 1,024
-sequences on data-center Blackwell."""
+OFFLOADS_GROUPS = (0, 22, 0)
+"""vLLM from here on keeps several cache groups apart where it offloads to host memory, unless told not to."""
 NO_MORE_THAN_FITS = (0, 11, 0)
 """vLLM from here on batches no more tokens, unless told to, than its sequences have at their longest."""
 SMALL_A100 = (0, 9, 0)
@@ -65,7 +66,9 @@ class Serving:
     and pool). ``capability`` is the GPU's major compute capability, 0 where it has none. Where SGLang sizes
     its pool once graphs are captured, ``after_capture_bytes`` stay free then at least. ``given`` names the
     options that were said; the others are defaults, which another GPU, context or layout would change.
-    ``prefix_caching`` is None where the model decides.
+    ``prefix_caching`` is None where the model decides. ``decode_tokens`` are those of one sequence in a step
+    of vLLM's: one, and its drafts. ``graph_max_batch`` is the largest batch captured, which vLLM's steps may
+    not reach.
     """
 
     kind: EngineKind
@@ -77,6 +80,7 @@ class Serving:
     block_size: int
     async_scheduling: bool
     graph_max_batch: int
+    decode_tokens: int = 1
     prefix_caching: bool | None = None
     capability: int = 0
     after_capture_bytes: int | None = None
@@ -190,6 +194,8 @@ def resolve_serving(
                 running=max_num_seqs, context=context, graphs=cuda_graphs,
             )
         )  # fmt: skip
+    if kind == "vllm" and prefix_caching and model is not None:
+        prefix_caching = may_cache_prefixes(model, parsed)
     chosen = {
         "utilization": utilization,
         "max_num_batched_tokens": max_num_batched_tokens,
@@ -201,9 +207,15 @@ def resolve_serving(
     given = {name: value for name, value in chosen.items() if value is not None}
     asked = (("version", version is not None), ("max_model_len", context_said))
     said = frozenset(given) | {name for name, is_said in asked if is_said}
-    if kind == "vllm":
-        given |= _vllm_batch(serving, max_model_len, max_num_batched_tokens, max_num_seqs)
     major = compute_capability(gpu)[0]
+    if kind == "vllm":
+        limits = _vllm_batch(serving, max_model_len, max_num_batched_tokens, max_num_seqs)
+        decode_tokens = (
+            1 if drafts == "none" else 2
+        )  # as many drafts as the command printed for the plan asks for
+        family = None if model is None else model.family
+        largest = largest_batch(parsed, major, family, limits["max_num_seqs"], decode_tokens)
+        given |= {**limits, "decode_tokens": decode_tokens, "graph_max_batch": largest}
     return replace(serving, cuda_graphs=cuda_graphs, capability=major, given=said, **given)  # type: ignore[arg-type]
 
 
@@ -247,7 +259,7 @@ def _vllm_defaults(version: tuple[int, int, int], gpu: GpuSpec, max_model_len: i
         cuda_graphs=True,
         block_size=BLOCK_TOKENS["vllm"],
         async_scheduling=version >= ASYNC,
-        graph_max_batch=1024 if version >= LARGE_STEPS and compute_capability(gpu)[0] == BLACKWELL else 512,
+        graph_max_batch=0,
     )
 
 

@@ -155,6 +155,14 @@ def test_doubts_are_said() -> None:
     assert "rest on the slowest 2 requests" in " ".join(plan_remarks(Plan.model_validate(short)))
 
 
+def test_an_order_that_vllm_does_not_evict_in_has_no_command_and_the_plan_says_why() -> None:
+    scenario = {**document()["scenario"], "cache": {"eviction": "lfu"}}
+    found = parsed(scenario=scenario, serve=[None])
+    assert any("in no other order: no command for lfu" in note for note in plan_remarks(found))
+    assert not any(why.startswith("Start") for why, _ in commands(found))
+    assert "no other order" not in " ".join(plan_remarks(parsed()))
+
+
 def test_nothing_that_meets_is_said_first() -> None:
     misses = [candidate(1, "misses", missed=None), candidate(2, "does not fit")]
     plan = parsed(candidates=misses, best=None, range=None, settled=None, serve=[])

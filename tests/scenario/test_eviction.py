@@ -41,6 +41,12 @@ def test_what_makes_no_sense_is_refused(assignments: list[str], says: str) -> No
         load_scenario(None, FLAGS, assignments)
 
 
+def test_who_wrote_no_prefixes_is_not_told_he_did() -> None:
+    flags = {**FLAGS, "model": "jamba-v0.1", "gpu": "h200-sxm"}
+    with pytest.raises(UsageError, match=r"this version of vLLM caches no prefixes of jamba"):
+        load_scenario(None, flags, ["engine.version=0.20", "cache.eviction=lfu"])
+
+
 def test_an_engine_without_policies_says_so() -> None:
     flags = {**FLAGS, "cache.eviction": "lfu"}
     with pytest.raises(UsageError, match="fast engine"):

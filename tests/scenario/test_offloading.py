@@ -28,6 +28,9 @@ CONFIG = (
 HOST = "tiers.host={memory: 16GiB, connector: offloading}"
 
 
+GROUPS = "cache.groups=[{kind: full}, {kind: sliding, window: 64}]"
+
+
 def run(*assignments: str) -> Run:
     found = Run(load_scenario(None, LLAMA, list(assignments)))
     found.execute()
@@ -51,6 +54,22 @@ def test_host_memory_becomes_chunks_and_is_used() -> None:
     assumed = {item["name"]: item for item in found.result(["kvplan"])["assumptions"]}
     assert assumed["tiers.host.connector"]["value"] == "--kv-offloading-size 16"
     assert "55 GB/s" in assumed["transfer.host to device"]["value"]
+
+
+def test_a_model_of_several_groups_offloads() -> None:
+    """gpt-oss: every other layer has a window of 128 tokens, and a chunk of it takes as much as one of the others."""
+    model = ("model=gpt-oss-20b", "cache.blocks=2500")
+    found = run(HOST, *model)
+    told = metrics(found)
+    # 8 KV heads x 64 x 2 bytes x K and V x 12 layers x 16 tokens.
+    assert told["host_block_bytes"] == 384 << 10
+    assert told["host_capacity_blocks"] == (16 << 30) // (384 << 10)
+    assert told["host_hit_tokens"] > 0
+    assert told["to_host_bytes"] == told["host_stored_blocks"] * told["host_block_bytes"]
+    # A load brings the whole prefix of one group, and the window of the other.
+    assert told["from_host_bytes"] < 2 * told["host_hit_tokens"] // 16 * told["host_block_bytes"]
+    assert found.recorder.totals.finished == 60
+    assert serve_line(load_scenario(None, LLAMA, [HOST, *model])).endswith(" --kv-offloading-size 16")
 
 
 def test_outputs_stay_on_the_device() -> None:
@@ -119,7 +138,11 @@ def test_a_plan_starts_the_engine_with_them() -> None:
         ([HOST, "engine.preemption=swap"], "preempts by recomputing, not by swap"),
         ([HOST, "cache.eviction=lfu"], "evicts by lru, not by lfu"),
         ([HOST, "cache.prefix=none"], "prefix"),
-        ([HOST, "cache.groups=[{kind: full}, {kind: sliding, window: 64}]"], "not below full, sliding"),
+        ([HOST, GROUPS, "engine.version='0.21'"], "does not keep full and sliding groups apart"),
+        (
+            [HOST, GROUPS, "engine.prefix_cache_retention_interval=48", "tiers.host.blocks_per_chunk=2"],
+            "no multiple of a sliding group's chunk of 32 tokens",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(assignments: list[str], says: str) -> None:

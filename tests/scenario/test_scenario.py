@@ -269,7 +269,7 @@ def test_engines_do_what_their_version_did_unless_told(
 @pytest.mark.parametrize(
     ("model", "version", "prefix"),
     [
-        ("nemotron-h-8b", "0.25.1", "none"), ("nemotron-h-8b", "0.26", "hash"),
+        ("nemotron-h-8b", "0.27.1", "none"), ("nemotron-h-8b", "0.28", "hash"),
         ("llama-3.1-8b", "0.25.1", "hash"), ("llama-3.1-8b", "0.7.3", "none"),
     ],
 )  # fmt: skip

@@ -25,7 +25,8 @@ LLAMA = {
         (["engine.policy=priority"], "--scheduling-policy priority"),
         (["cache.blocks=5000"], "--num-gpu-blocks-override 5000"),
         (["cache.prefix=none"], "--no-enable-prefix-caching"),
-        (["parallel.cp=2"], "--prefill-context-parallel-size 2"),
+        (["parallel.cp=2"], "--prefill-context-parallel-size 2 --decode-context-parallel-size 2"),
+        (["engine.version=0.25", "parallel.cp=2"], "--prefill-context-parallel-size 2"),
         (["engine.kind=sglang", "cache.prefix=none"], "--disable-radix-cache"),
         (["engine.kind=sglang", "engine.max_total_tokens=50000"], "--max-total-tokens 50000"),
         (["engine.kind=sglang", "cache.blocks=5000"], "--max-total-tokens 5000"),
@@ -40,3 +41,8 @@ def test_what_was_chosen_is_said(settings: list[str], flags: str) -> None:
     plain = serve_line(load_scenario(None, LLAMA, engine))
     assert plain is not None
     assert serve_line(load_scenario(None, LLAMA, settings)) == f"{plain} {flags}".strip()
+
+
+@pytest.mark.parametrize("settings", [["cache.eviction=lfu"], ["engine.version=0.12", "parallel.cp=2"]])
+def test_what_vllm_does_not_have_starts_with_no_command(settings: list[str]) -> None:
+    assert serve_line(load_scenario(None, LLAMA, settings)) is None

@@ -149,7 +149,7 @@ def test_the_token_line_changed_its_meaning_for_hybrids(hybrid: ModelSpec, h100:
 def test_before_layer_groups_windows_were_billed_whole(hybrid: ModelSpec, h100: GpuSpec) -> None:
     old, new = (
         fit_model(hybrid, h100, version=version, max_model_len=65536, kv_pool_bytes=40 << 30)
-        for version in ("0.9.2", "0.10.0")
+        for version in ("0.9.0", "0.9.1")
     )
     assert len(old.binding.pool.layout(65536).groups) == 1
     assert old.max_concurrency == Fraction(old.num_blocks, 65536 // 16)
@@ -166,12 +166,12 @@ def test_state_caps_what_tokens_would_allow(h100: GpuSpec) -> None:
 def test_prefix_caching_holds_a_second_state(h100: GpuSpec) -> None:
     model = load_model("qwen3-next-80b-a3b")
     options = {"parallel": Parallel(tp=4), "max_model_len": 65536, "kv_pool_bytes": 20 << 30}
-    before = fit_model(model, h100, version="0.25", **options).binding.pool.layout(65536)  # type: ignore[arg-type]
-    since = fit_model(model, h100, version="0.26", **options).binding.pool.layout(65536)  # type: ignore[arg-type]
+    before = fit_model(model, h100, version="0.27", **options).binding.pool.layout(65536)  # type: ignore[arg-type]
+    since = fit_model(model, h100, version="0.28", **options).binding.pool.layout(65536)  # type: ignore[arg-type]
     groups = sum(1 for group in since.groups if group.name == "state")
     assert groups == 3
     assert since.blocks_per_request == before.blocks_per_request + groups
-    for version, told, same in (("0.25", True, since), ("0.26", False, before)):
+    for version, told, same in (("0.27", True, since), ("0.28", False, before)):
         report = fit_model(model, h100, version=version, prefix_caching=told, **options)  # type: ignore[arg-type]
         assert report.binding.pool.layout(65536).blocks_per_request == same.blocks_per_request
         assert f"--{'' if told else 'no-'}enable-prefix-caching" in (engine_flags(report)["vllm"] or "")

@@ -50,7 +50,7 @@ VLLM: dict[str, tuple[str, dict[str, object]]] = {
     "26": ("Qwen__Qwen3-VL-30B-A3B-Instruct", {"version": "0.20.2", "max_model_len": 32768}),
     "38": (  # on a T4, where one step takes 2,048 tokens
         "google__gemma-4-E2B-it",
-        {"version": "0.22", "max_model_len": 16384, "max_num_batched_tokens": 2048},
+        {"version": "0.26", "max_model_len": 16384, "max_num_batched_tokens": 2048},
     ),
     "46": (
         "nvidia__Qwen3.6-35B-A3B-NVFP4",

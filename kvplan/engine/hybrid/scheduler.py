@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from kvplan.engine.chunking import boundary_aligned
 from kvplan.engine.config import EngineConfig
@@ -20,6 +20,9 @@ from kvplan.engine.prefix_node import Match
 from kvplan.engine.scheduler_vllm import VllmScheduler
 from kvplan.traces.request import Request
 
+if TYPE_CHECKING:
+    from kvplan.engine.replacement.foresight import Foresight
+
 _NO_HIT = Hit()
 
 
@@ -27,10 +30,12 @@ class HybridScheduler(VllmScheduler):
     """Queues and cache of one engine instance; ``block_size`` is the scheduler's, the groups' least
     common multiple."""
 
-    def __init__(self, config: EngineConfig, *, keep_schedule: bool = False) -> None:
-        super().__init__(config, keep_schedule=keep_schedule)
+    def __init__(
+        self, config: EngineConfig, *, keep_schedule: bool = False, foresight: Foresight | None = None
+    ) -> None:
+        super().__init__(config, keep_schedule=keep_schedule, foresight=foresight)
         self.block_size = config.hit_alignment
-        self.cache = HybridCache(config)
+        self.cache = self.make_cache()
         self.pool = self.cache.pool
         self.steady = self.decodes = HybridDecodes(self.cache, self._closed)
         self._stateful = config.state_block_size is not None
@@ -40,6 +45,10 @@ class HybridScheduler(VllmScheduler):
         self._short: tuple[LiveRequest, int, int] | None = None
         """Whose first chunk would not reach a boundary, the ``version`` at which that was found, and the
         budget that was too small."""
+
+    def make_cache(self) -> HybridCache:
+        """What requests hold; for subclasses that keep it in another way."""
+        return HybridCache(self.config)
 
     def live(self, request: Request) -> LiveRequest:
         """As the base class."""
@@ -78,8 +87,9 @@ class HybridScheduler(VllmScheduler):
         """What is now in flight, and with which step it will be delivered."""
         for request in self.decodes.left:
             # It left the others to be looked at one by one; its last token is in the step before.
-            if isinstance(flying, HybridPlan):
-                flying.granted[request] = flying.granted.get(request, 0) + 1
+            if flying is not None:
+                granted = cast(HybridPlan, flying).granted
+                granted[request] = granted.get(request, 0) + 1
         for request, tokens in self._granted.items():
             request.in_flight += tokens
         cast(HybridPlan, plan).granted = self._granted

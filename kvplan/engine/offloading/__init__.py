@@ -3,7 +3,8 @@
 Reading order: ``chunk`` (what is stored, in runs along contents), ``spans`` and ``use`` (what a request did
 with it), ``turn``, ``order`` with ``lru`` and ``arc`` (which chunks go first), ``cache`` (what the host has),
 ``copies`` (the two queues of the link), ``fence`` (blocks that are given away while they are being read),
-``scheduler`` and ``replica``. Whatever happens to chunks happens to whole runs of them.
+``connector`` and ``scheduler``, and ``replica``. Whatever happens to chunks happens to whole runs of them.
+Below a cache of several groups it is done chunk by chunk (``grouped``).
 
 The rules, from its sources (``kv_connector/v1/offloading``, ``v1/kv_offload/cpu``):
 
@@ -19,7 +20,7 @@ The rules, from its sources (``kv_connector/v1/offloading``, ``v1/kv_offload/cpu
 - The scheduler hears of copies that ended with a step's output (``remote.replica``).
 
 Not simulated: outputs in the host (``offload_prompt_only: false``), ``store_threshold``, loads within a step
-(``sync_load_budget_bytes``), tiers below the host, several cache groups, the one copy that vLLM keeps of MLA
-caches which are the same on all ranks, resets. Nor that vLLM loads a prompt of one token in blocks of one
+(``sync_load_budget_bytes``), tiers below the host, the one copy that vLLM keeps of MLA caches which are the
+same on all ranks, resets. Nor that vLLM loads a prompt of one token in blocks of one
 token again and again.
 """

@@ -1,42 +1,27 @@
-"""What the host has: chunks, who reads and writes them, and which go.
-
-A chunk is *idle* (it may go), *read* by so many loads, or *pending*: it is there for others to wait for, but
-not written yet. ``idle + read + pending == resident <= capacity``.
-"""
+"""What the host has: chunks, who reads and writes them, and which go."""
 
 from __future__ import annotations
 
 from kvplan.engine.offloading.chunk import ABSENT, IDLE, PENDING, ChunkTree
+from kvplan.engine.offloading.memory import HostMemory
 from kvplan.engine.offloading.order import EvictionPolicy, make_order
 from kvplan.engine.offloading.spans import Span, length
 from kvplan.engine.offloading.use import Use
 
 
-class HostCache:
-    """Chunks in host memory; vLLM's ``CPUOffloadingManager``.
+class HostCache(HostMemory):
+    """Chunks of one group in host memory, in runs along contents; vLLM's ``CPUOffloadingManager``.
 
     Args:
         capacity: chunks.
         chunk_tokens: tokens of one.
         policy: which go first.
-
-    Attributes:
-        idle, pending, read: how many chunks are in each state.
-        version: changes whenever something does that a refused store or a look-up could notice.
-        stored, evicted: chunks that came and went; peak: most at a time.
     """
 
     def __init__(self, capacity: int, chunk_tokens: int, policy: EvictionPolicy) -> None:
-        self.capacity = capacity
+        super().__init__(capacity)
         self.tree = ChunkTree(chunk_tokens)
         self.order = make_order(policy, capacity, self.tree)
-        self.idle = self.pending = self.read = 0
-        self.version = self.stored = self.evicted = self.peak = 0
-
-    @property
-    def resident(self) -> int:
-        """Chunks that are there, or being written."""
-        return self.idle + self.pending + self.read
 
     def prefix(self, use: Use, first: int, end: int) -> tuple[int, bool, bool]:
         """How many of chunks ``first .. end`` are there without a gap; whether one is pending; one read."""

@@ -15,19 +15,33 @@ from kvplan.engine.tiers.line import Line
 
 
 class Store(Transfer):
-    """Chunks of one request on their way to the host.
+    """Blocks of one request on their way to the host.
 
     Attributes:
-        owner: whose they are; spans: where in its prompt they stand; chunks: how many they are.
+        owner: whose they are; blocks: how many are copied.
     """
 
-    __slots__ = ("chunks", "owner", "spans")
+    __slots__ = ("blocks", "owner")
 
-    def __init__(self, owner: LiveRequest, spans: list[Span]) -> None:
+    def __init__(self, owner: LiveRequest, blocks: int) -> None:
         super().__init__()
         self.owner = owner
-        self.spans = spans
+        self.blocks = blocks
+
+
+class SpanStore(Store):
+    """Chunks of a cache of one group.
+
+    Attributes:
+        spans: where in its prompt they stand; chunks: how many they are.
+    """
+
+    __slots__ = ("chunks", "spans")
+
+    def __init__(self, owner: LiveRequest, spans: list[Span], chunk_blocks: int) -> None:
         self.chunks = length(spans)
+        super().__init__(owner, self.chunks * chunk_blocks)
+        self.spans = spans
 
 
 class Way:

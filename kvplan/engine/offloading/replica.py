@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.offloading.cache import HostCache
+from kvplan.engine.offloading.connector import ConnectorScheduler
 from kvplan.engine.offloading.copies import Way
+from kvplan.engine.offloading.memory import HostMemory
 from kvplan.engine.offloading.scheduler import OffloadingScheduler
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.protocols import LatencyModel
@@ -40,7 +42,7 @@ class OffloadingReplica(RemoteReplica):
         config: EngineConfig,
         latency: LatencyModel,
         recorder: Recorder,
-        cache: HostCache,
+        cache: HostMemory,
         chunk_blocks: int,
         put: Line,
         get: Line,
@@ -54,12 +56,12 @@ class OffloadingReplica(RemoteReplica):
         self._launched_s = 0.0
         super().__init__(config, latency, recorder, self, foresight)
 
-    def make_scheduler(self, foresight: Foresight | None) -> OffloadingScheduler:
+    def make_scheduler(self, foresight: Foresight | None) -> ConnectorScheduler:
         """With the connector's side of it."""
-        self.offloading = OffloadingScheduler(
+        self.offloading: ConnectorScheduler = OffloadingScheduler(
             self.config,
             self,
-            self.cache,
+            cast(HostCache, self.cache),
             self.chunk_blocks,
             keep_schedule=self.logging,
             foresight=foresight,
@@ -98,7 +100,7 @@ class OffloadingReplica(RemoteReplica):
         flushed, scheduler.flushed = scheduler.flushed, {}
         stores, scheduler.stores = scheduler.stores, []
         for store in [each for each in stores if each in flushed]:
-            self._send(self.put, store, store.chunks * self.chunk_blocks, max(free, device_free))
+            self._send(self.put, store, store.blocks, max(free, device_free))
         launched = max([free, *(store.done_s for store in flushed)])
         if launched > max(free, device_free):
             self.flushes += 1
@@ -111,7 +113,7 @@ class OffloadingReplica(RemoteReplica):
             end = launched
         for store in stores:
             if store not in flushed:
-                self._send(self.put, store, store.chunks * self.chunk_blocks, ready)
+                self._send(self.put, store, store.blocks, ready)
         self._load(clock, ready)
         told = (*self.put.ended(launched), *self.get.ended(launched))
         if told and isinstance(plan, RemotePlan):
@@ -126,7 +128,7 @@ class OffloadingReplica(RemoteReplica):
             totals.peak_used_blocks = max(totals.peak_used_blocks, self.used_blocks)
         for load in begun:
             load.began_s = clock
-            self._send(self.get, load, load.tokens // self.config.block_size, ready)
+            self._send(self.get, load, self.offloading.loaded_blocks(load), ready)
             self.load_s += load.done_s - clock
 
     def _send(self, way: Way, transfer: Transfer, blocks: int, now: float) -> None:

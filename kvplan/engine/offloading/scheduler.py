@@ -11,7 +11,8 @@ from kvplan.engine.blocks import BlockPool
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.offloading.cache import HostCache
-from kvplan.engine.offloading.copies import Store
+from kvplan.engine.offloading.connector import ConnectorScheduler, in_order
+from kvplan.engine.offloading.copies import SpanStore
 from kvplan.engine.offloading.fence import Fence, FencedIndex
 from kvplan.engine.offloading.spans import Span
 from kvplan.engine.offloading.use import Use
@@ -19,7 +20,7 @@ from kvplan.engine.plan import StepPlan
 from kvplan.engine.prefix_node import Match
 from kvplan.engine.remote.plan import BoardedPlan, FencedPlan
 from kvplan.engine.remote.queue import Load, Transfer
-from kvplan.engine.remote.scheduler import LATER, RemoteScheduler
+from kvplan.engine.remote.scheduler import LATER
 from kvplan.engine.remote.source import KvSource
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Offloaded:
         self.whole = whole
         self.offered = self.refused = 0
         self.loading: Span | None = None
-        self.stores: dict[Store, None] = {}
+        self.stores: dict[SpanStore, None] = {}
         self.limit = 0
         self.fence: Fence | None = None
 
@@ -54,20 +55,13 @@ class Offloaded:
         return bool(self.loading or self.stores)
 
 
-class OffloadingScheduler(RemoteScheduler):
+class OffloadingScheduler(ConnectorScheduler):
     """See the module.
 
     Attributes:
         known: requests that are not over, or whose copies are not.
         behind: running requests with chunks of their prompt that were not offered yet, or refused.
-        over: requests that ended since the last ``schedule()``.
-        stores: those the step's workers are told of; flushed: those it has to wait for before it is launched.
-        outstanding: stores that began and that no worker has told of.
-        put_off: requests that were passed over, once for every time they waited.
-        refused: stores that found no room, once for every step that computed more for them.
     """
-
-    watchful = True
 
     def __init__(
         self,
@@ -87,10 +81,6 @@ class OffloadingScheduler(RemoteScheduler):
         self.chunk_tokens = chunk_blocks * config.block_size
         self.known: dict[LiveRequest, Offloaded] = {}
         self.behind: dict[LiveRequest, None] = {}
-        self.over: list[LiveRequest] = []
-        self.stores: list[Store] = []
-        self.flushed: dict[Store, None] = {}
-        self.outstanding = self.put_off = self.refused = 0
         self._tried = -1
 
     def new_plan(self) -> StepPlan:
@@ -145,8 +135,9 @@ class OffloadingScheduler(RemoteScheduler):
             return 0
         return LATER if read else tokens
 
-    def _begin(self, request: LiveRequest, match: Match, tokens: int) -> None:
-        super()._begin(request, match, tokens)
+    def begin_load(self, request: LiveRequest, match: Match, tokens: int) -> None:
+        """As the base class; the chunks it reads stay."""
+        super().begin_load(request, match, tokens)
         known, size = self.known[request], self.chunk_tokens
         start = match.blocks * self.block_size
         first, end = start // size, (start + tokens) // size
@@ -154,6 +145,10 @@ class OffloadingScheduler(RemoteScheduler):
         known.loading = first, end
         known.offered = end
         self.cache.pin(known.use, first, end)
+
+    def loaded_blocks(self, load: Load) -> int:
+        """As the base class."""
+        return load.tokens // self.block_size
 
     def begin(self, plan: StepPlan, request: LiveRequest, hit_tokens: int, tokens: int) -> None:
         """As the base class; from now on its prompt is stored as it is computed."""
@@ -171,7 +166,7 @@ class OffloadingScheduler(RemoteScheduler):
     def preempt(self, request: LiveRequest, taken_back: int) -> None:
         """As the base class; the step waits for what is being stored of it."""
         self.behind.pop(request, None)
-        self.flushed.update(self.known[request].stores)
+        self.flushed.update(dict.fromkeys(self.known[request].stores))
         super().preempt(request, taken_back)
 
     def _finish(self, request: LiveRequest) -> None:
@@ -206,7 +201,7 @@ class OffloadingScheduler(RemoteScheduler):
         return plan
 
     def _store_computed(self, plan: StepPlan) -> None:
-        for request in sorted(self.behind, key=_order):
+        for request in sorted(self.behind, key=in_order):
             if isinstance(plan, BoardedPlan) and not plan.carries(request):
                 continue
             known = self.known[request]
@@ -248,18 +243,16 @@ class OffloadingScheduler(RemoteScheduler):
             return
         known.offered = end
         if missing:
-            store = Store(request, missing)
+            store = SpanStore(request, missing, self.chunk_blocks)
             known.stores[store] = None
-            self.stores.append(store)
-            self.outstanding += 1
-            self.version += 1
+            self.send(store)
 
     # -- what workers tell ------------------------------------------------------------------------------
 
     def heard(self, transfer: Transfer) -> None:
         """As the base class; what was stored can be found, what was read may go."""
         self.version += 1
-        if isinstance(transfer, Store):
+        if isinstance(transfer, SpanStore):
             request = transfer.owner
             known = self.known[request]
             self.cache.written(known.use, transfer.spans)
@@ -282,7 +275,3 @@ class OffloadingScheduler(RemoteScheduler):
         if known.fence is not None:
             self.index.lift(known.fence)
         del self.known[request]
-
-
-def _order(request: LiveRequest) -> int:
-    return request.order

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.instance import one_full_group
 from kvplan.engine.offloading.cache import HostCache
 from kvplan.engine.offloading.order import EvictionPolicy
 from kvplan.engine.offloading.replica import OffloadingReplica
@@ -56,32 +57,28 @@ class Offloading:
         Raises:
             UsageError: as ``check``.
         """
-        self.check(config)
-        return OffloadingReplica(
-            config,
-            latency,
-            recorder,
-            HostCache(self.chunks, self.chunk_blocks * config.block_size, self.policy),
-            self.chunk_blocks,
+        self.check(config, self.chunk_blocks)
+        lines = (
             Line("to_host", self.put, self.block_bytes, self.block_bytes),
             Line("from_host", self.get, self.block_bytes, self.block_bytes),
         )
+        if one_full_group(config):
+            cache = HostCache(self.chunks, self.chunk_blocks * config.block_size, self.policy)
+            return OffloadingReplica(config, latency, recorder, cache, self.chunk_blocks, *lines)
+        from kvplan.engine.offloading.grouped.host import HostChunks
+        from kvplan.engine.offloading.grouped.replica import GroupedReplica
+
+        chunks = HostChunks(self.chunks, self.policy)
+        return GroupedReplica(config, latency, recorder, chunks, self.chunk_blocks, *lines)
 
     @staticmethod
-    def check(config: EngineConfig) -> None:
-        """Refuse engines that vLLM's connector is not simulated with.
+    def check(config: EngineConfig, chunk_blocks: int) -> None:
+        """Refuse engines that vLLM's connector is not simulated with, or does not start with.
 
         Raises:
-            UsageError: several layer groups or states, no prefix cache, or another eviction order on the GPU.
+            UsageError: no prefix cache, another eviction order on the GPU, or a retention interval that is
+                not one of whole chunks.
         """
-        if len(config.groups) != 1 or config.groups[0].kind != "full":
-            kinds = ", ".join(group.kind for group in config.groups)
-            raise UsageError(
-                f"the offloading connector is simulated below one group of full attention, not below {kinds}",
-                where="tiers.host.connector",
-                hint="leave the tiers out for this model, or --set 'cache.groups=[{kind: full}]' for an "
-                "approximation",
-            )
         if not config.enable_prefix_caching:
             raise UsageError(
                 "the offloading connector is not simulated without a prefix cache on the GPU",
@@ -94,3 +91,13 @@ class Offloading:
                 where="cache.eviction",
                 hint="leave cache.eviction at lru, or leave out tiers.host.connector",
             )
+        interval = config.retention_interval
+        for group in config.groups:
+            chunk = group.block_size * chunk_blocks
+            if interval and group.kind != "full" and interval % chunk:
+                raise UsageError(
+                    f"the retention interval of {interval} tokens is no multiple of a {group.kind} group's "
+                    f"chunk of {chunk} tokens, and vLLM's offloading connector does not start then",
+                    where="tiers.host.blocks_per_chunk",
+                    hint="choose another, or leave engine.prefix_cache_retention_interval at 0",
+                )

@@ -19,7 +19,7 @@ class KvCache:
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        self.pool = BlockPool(config.num_blocks)
+        self.pool = self.make_pool()
         self.chain = PrefixChain()
         self.alignment = config.hit_alignment
         self.managers: list[GroupManager] = [
@@ -27,6 +27,10 @@ class KvCache:
         ]
         self.no_hit = Hit(0, tuple(() for _ in self.managers))
         self._alike = group_alike(self.managers, self.pool)
+
+    def make_pool(self) -> BlockPool:
+        """All blocks, free."""
+        return BlockPool(self.config.num_blocks)
 
     def _manager(self, index: int, group: CacheGroup) -> GroupManager:
         recurrent = BoundaryStates if self.config.enable_prefix_caching else RunningState

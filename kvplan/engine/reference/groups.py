@@ -81,15 +81,17 @@ class GroupManager:
     ) -> int:
         """Blocks that leave the free queue if the request is to hold ``tokens`` tokens.
 
-        ``computed`` counts the hit. Blocks out of reach are not asked for; a hit block that nobody holds
-        counts, as touching it takes it out of the queue. ``admission``: the question is whether the whole
-        sequence fits, where a group that gives blocks back on the way asks for no more than its cap.
+        ``computed`` counts the hit, and what is loaded behind it. Blocks out of reach are not asked for; a
+        hit block that nobody holds counts, as touching it takes it out of the queue. ``admission``: the
+        question is whether the whole sequence fits, where a group that gives blocks back on the way asks for
+        no more than its cap.
         """
         required = -(-tokens // self.block_size)
         if admission and self._admission_cap is not None:
             required = min(required, self._admission_cap)
-        if not hit:
-            return max(required - len(state.blocks[self.index]), 0)
+        held = len(state.blocks[self.index])
+        if held:
+            return max(required - held, 0)
         skipped = max(self.skipped_tokens(computed) // self.block_size, 0)
         return max(required - max(skipped, len(hit)), 0) + self.unheld(hit[skipped:])
 
@@ -113,12 +115,12 @@ class GroupManager:
 
     def adopt(self, state: RequestState, hit: Sequence[int], computed: int) -> None:
         """Take over the blocks of a hit at the start of the (empty) table, null where out of reach."""
-        if not hit:
+        table = state.blocks[self.index]
+        if table:
             return
         skipped = max(self.skipped_tokens(computed) // self.block_size, 0)
         kept = hit[skipped:]
         self.pool.touch(kept)
-        table = state.blocks[self.index]
         table.extend([NULL_BLOCK] * skipped)
         table.extend(kept)
         state.num_published[self.index] = len(table)

@@ -49,7 +49,7 @@ class BlockPool:
         for _ in range(count):
             block, _ = self.free.popitem(last=False)
             if self.key_of[block] is not None:
-                self._unpublish(block)
+                self.unpublish(block)
                 self.evicted_blocks += 1
                 self.published_free -= 1
             self.ref_count[block] = 1
@@ -100,7 +100,8 @@ class BlockPool:
         else:
             same[block] = None
 
-    def _unpublish(self, block: int) -> None:
+    def unpublish(self, block: int) -> None:
+        """A block's content is about to be lost: nobody finds it any more."""
         key = self.key_of[block]
         same = self.published[key]
         del same[block]

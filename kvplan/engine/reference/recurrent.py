@@ -81,10 +81,14 @@ class BoundaryStates(GroupManager):
         step cannot be read yet: then more than the pool has is asked for, and the request waits.
         """
         del computed, admission
-        if hit and self.pool.key_of[hit[-1]] in self._published_this_step:
+        if hit and self.is_fresh(hit[-1]):
             return self.pool.num_blocks + 1
         missing = -(-tokens // self.block_size) - len(hit) - len(state.blocks[self.index])
         return (1 if missing > 0 else 0) + self.unheld(hit)
+
+    def is_fresh(self, block: int) -> bool:
+        """Whether a cached state is being computed in this very step."""
+        return self.pool.key_of[block] in self._published_this_step
 
     def drop_out_of_reach(self, state: RequestState, processed: int) -> None:
         """Give back states older than the one the next step starts from."""

@@ -154,6 +154,10 @@ class RemoteReplica(Replica):
     @property
     def polls(self) -> bool:
         """As the base class: while loads are on their way."""
+        return self._loads
+
+    @property
+    def _loads(self) -> bool:
         queue = self.remote.queue
         return bool(queue.loading or queue.orphaned)
 
@@ -171,9 +175,13 @@ class RemoteReplica(Replica):
 
     def planned(self, plan: StepPlan, clock: float, until: float) -> float:
         """As the base class; fetches begin, and the first to end bounds ``until``; workers look for loads."""
-        if self.polls:
-            self.watchdog.fruitless = 0  # what is on its way ends any storm of preemptions
+        fruitless, loads = self.watchdog.fruitless, self._loads
+        if loads:
+            self.watchdog.fruitless = 0
         until = super().planned(plan, clock, until)
+        if loads and not plan.batch.sampled_requests:
+            # What is on its way may end a storm of preemptions: such a step counts neither way.
+            self.watchdog.fruitless = fruitless
         self._start_fetches(clock)
         self.remote.tell(plan)
         due = self.next_timer

@@ -126,10 +126,10 @@ class RemoteScheduler(VllmScheduler):
                     if not self._fits_load(request, match, fetched):
                         break
                     queue.pop()
-                    self._begin(request, match, fetched)
+                    self.begin_load(request, match, fetched)
                     continue
             tokens = self._first_chunk(request, start, budget, threshold, defer_prefills)
-            if tokens is None:
+            if not tokens:
                 break
             if match is None:
                 if not self._fits_loaded(request, tokens):
@@ -177,16 +177,13 @@ class RemoteScheduler(VllmScheduler):
     def _blocks(self, request: LiveRequest) -> int:
         return -(-request.num_tokens // self.block_size)
 
-    def _begin(self, request: LiveRequest, match: Match, tokens: int) -> None:
+    def begin_load(self, request: LiveRequest, match: Match, tokens: int) -> None:
+        """It has been found to fit: the request leaves the scan and waits for ``tokens`` tokens."""
         start = match.blocks * self.block_size
-        if self.caching:
-            if request.status is Status.WAITING:
-                self.queried_tokens += request.num_tokens
-                self.hit_tokens += start
-            self.index.hold(request, match)
-        request.blocks = -(-(start + tokens) // self.block_size)
-        if request.blocks > match.blocks:
-            self.index.take(request.blocks - match.blocks)
+        if self.caching and request.status is Status.WAITING:
+            self.queried_tokens += request.num_tokens
+            self.hit_tokens += start
+        self.make_room(request, match, start + tokens)
         request.computed = start
         load = Load(self.loads, request, start, tokens)
         self.loads += 1
@@ -194,6 +191,14 @@ class RemoteScheduler(VllmScheduler):
         self.queue.begin(load)
         self.aside.pop(request, None)
         self.begun.append(load)
+
+    def make_room(self, request: LiveRequest, match: Match, tokens: int) -> None:
+        """Blocks for the first ``tokens`` tokens of a request without any: what it hits, and new ones."""
+        if self.caching:
+            self.index.hold(request, match)
+        request.blocks = -(-tokens // self.block_size)
+        if request.blocks > match.blocks:
+            self.index.take(request.blocks - match.blocks)
 
     def begin(self, plan: StepPlan, request: LiveRequest, hit_tokens: int, tokens: int) -> None:
         """As the base class."""
@@ -247,11 +252,15 @@ class RemoteScheduler(VllmScheduler):
             self.version += 1
             for request in [gone for gone, fence in self.fenced.items() if fence is plan]:
                 del self.fenced[request]
-                self.give_back(request)
+                self.give_back_late(request)
         super().deliver(plan)
         if isinstance(plan, RemotePlan):
             for transfer in plan.told:
                 self.heard(transfer)
+
+    def give_back_late(self, request: LiveRequest) -> None:
+        """Give back all blocks of a request that is gone and that waited for a step's end."""
+        self.give_back(request)
 
     # -- a load has come --------------------------------------------------------------------------------
 
@@ -290,7 +299,7 @@ class RemoteScheduler(VllmScheduler):
         if not load.settled:
             load.settled = True
             if self.caching:
-                self.index.publish(load.request, (load.start + load.tokens) // self.block_size)
+                self.publish_until(load.request, load.start + load.tokens)
 
     def _fits_loaded(self, request: LiveRequest, tokens: int) -> bool:
         """``allocate_slots`` for a request with blocks of its own."""

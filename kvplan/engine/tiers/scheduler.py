@@ -94,10 +94,10 @@ class TieredScheduler(RemoteScheduler):
         if match.blocks and not self.through:
             self.stack.touch(request.content, match.blocks)
 
-    def _begin(self, request: LiveRequest, match: Match, tokens: int) -> None:
+    def begin_load(self, request: LiveRequest, match: Match, tokens: int) -> None:
         # Used before the device's own evictions come down, which may have to take other room for it.
         self.stack.touch(request.content, match.blocks + tokens // self.block_size)
-        super()._begin(request, match, tokens)
+        super().begin_load(request, match, tokens)
 
     def arrived(self, load: Load) -> None:
         """As the base class; what a swapped request had in the host is free again."""

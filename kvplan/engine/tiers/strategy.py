@@ -78,7 +78,9 @@ class Tiers:
                 else f"tiers are simulated below one group of full attention, not below {kinds}",
                 where="tiers",
                 hint="leave the tiers out for this model"
-                + ("" if state else ", or --set 'cache.groups=[{kind: full}]' for an approximation"),
+                if state
+                else "say tiers.host.connector: offloading for vLLM's own host memory, leave the tiers out, "
+                "or --set 'cache.groups=[{kind: full}]' for an approximation",
             )
         if config.eviction == "belady":
             raise UsageError(

@@ -8,15 +8,8 @@ from __future__ import annotations
 
 from kvplan.sizing.serving import BLACKWELL, Serving
 from kvplan.sizing.sglang.page import SPARSE
-from kvplan.specs.schema import LatentAttention, ModelSpec
-
-
-def is_sparse(model: ModelSpec) -> bool:
-    """Whether an indexer chooses which latents are read."""
-    return any(
-        isinstance(group.block.attention, LatentAttention) and group.block.attention.indexer is not None
-        for group in model.groups()
-    )
+from kvplan.sizing.sparse_latents import is_sparse
+from kvplan.specs.schema import ModelSpec
 
 
 def sparse_format(model: ModelSpec, serving: Serving) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -13,6 +13,7 @@ from audited import Audited
 from crowds import Crowd, crowds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from offloaded import CLOCK, Host, engine, hosts, may_hang, play
 from workloads import cases
 
 from kvplan.engine.config import EngineConfig
@@ -20,38 +21,17 @@ from kvplan.engine.errors import EngineStuck
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.offloading.cache import HostCache
 from kvplan.engine.offloading.chunk import ChunkRun
-from kvplan.engine.offloading.order import EvictionPolicy
 from kvplan.engine.offloading.replica import OffloadingReplica
-from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.offloading.scheduler import OffloadingScheduler
 from kvplan.engine.replica import Replica
-from kvplan.engine.tiers.line import Line
-from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 
 EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "150"))
-
-CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
 
 laws = settings(
     max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 150,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
-
-Host = tuple[int, int, EvictionPolicy, float, float]
-"""Chunks, blocks of each, which go first, and seconds a block takes to the host and back."""
-
-speeds = st.sampled_from([0.0, 1e-4, 1e-3, 0.02])
-hosts = st.tuples(st.integers(0, 40), st.integers(1, 3), st.sampled_from(["lru", "arc"]), speeds, speeds)
-
-
-class Wire:
-    """A carrier: so long a block."""
-
-    def __init__(self, seconds: float) -> None:
-        self.each = seconds
-
-    def seconds(self, size: int, operations: int = 1) -> float:
-        return self.each * operations if size else 0.0
 
 
 def runs_below(run: ChunkRun) -> Iterator[ChunkRun]:
@@ -71,6 +51,8 @@ class AuditedOffloading(Audited, OffloadingReplica):
     def audit(self) -> None:
         super().audit()
         cache, scheduler = self.cache, self.offloading
+        assert isinstance(cache, HostCache)
+        assert isinstance(scheduler, OffloadingScheduler)
         known = scheduler.known.values()
         assert cache.resident <= cache.capacity
         assert cache.stored - cache.evicted == cache.resident
@@ -87,33 +69,6 @@ class AuditedOffloading(Audited, OffloadingReplica):
         )
         assert scheduler.outstanding == sum(len(each.stores) for each in known)
         assert set(scheduler.behind) <= set(scheduler.running)
-
-
-def engine(
-    kind: type[OffloadingReplica], config: EngineConfig, host: Host, recorder: Recorder
-) -> OffloadingReplica:
-    chunks, chunk_blocks, policy, put, get = host
-    return kind(
-        config, CLOCK, recorder, HostCache(chunks, chunk_blocks * config.block_size, policy), chunk_blocks,
-        Line("to_host", Wire(put), 1, 1), Line("from_host", Wire(get), 1, 1),
-    )  # fmt: skip
-
-
-def may_hang(config: EngineConfig) -> bool:
-    """As any engine with loads: who has loaded may lack blocks, and stand before who holds them."""
-    return config.policy == "priority" and not config.scheduler_reserve_full_isl
-
-
-def play(
-    make: Callable[[Recorder], Replica], requests: list[Request], crowd: Crowd | None, *, log: bool
-) -> tuple[Replica, list[RequestRow], list[str], tuple[object, ...]]:
-    rows: list[RequestRow] = []
-    lines: list[str] = []
-    recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
-    replica = make(recorder)
-    replica.run(requests if crowd is None else crowd.arrivals(requests))
-    replica.close()
-    return replica, rows, lines, (rows, recorder.totals.to_dict(), recorder.series, recorder.rejections)
 
 
 @laws
@@ -150,14 +105,15 @@ def test_the_books_are_kept_and_nothing_hangs(
             assert may_hang(config)
             return
         assert isinstance(found, OffloadingReplica)
-        scheduler, totals = found.offloading, found.recorder.totals
+        scheduler, cache, totals = found.offloading, found.cache, found.recorder.totals
+        assert isinstance(scheduler, OffloadingScheduler)
         assert scheduler.free_blocks == config.usable_blocks
         assert not scheduler.known
         assert not scheduler.index.fences
         assert not scheduler.fenced
-        assert not found.cache.pending
-        assert not found.cache.read
-        assert found.put.line.moved_blocks == found.cache.stored * host[1]
+        assert not cache.pending
+        assert not cache.read
+        assert found.put.line.moved_blocks == cache.stored * host[1]
         assert found.get.line.moved_blocks * config.block_size == scheduler.fetched_tokens
         assert totals.finished + totals.rejected + totals.timed_out == totals.requests
         for row in rows:

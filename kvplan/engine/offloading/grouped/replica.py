@@ -1,0 +1,40 @@
+"""An engine instance that offloads a cache of several groups."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from kvplan.engine.offloading.grouped.host import HostChunks
+from kvplan.engine.offloading.grouped.request import NumberedRequest
+from kvplan.engine.offloading.grouped.scheduler import GroupedScheduler
+from kvplan.engine.offloading.replica import OffloadingReplica
+from kvplan.traces.request import Request
+
+if TYPE_CHECKING:
+    from kvplan.engine.replacement.foresight import Foresight
+
+
+class GroupedReplica(OffloadingReplica):
+    """A replica with vLLM's offloading connector, whatever groups its cache has."""
+
+    def make_scheduler(self, foresight: Foresight | None) -> GroupedScheduler:
+        """As the base class."""
+        self.grouped = GroupedScheduler(
+            self.config,
+            self,
+            cast(HostChunks, self.cache),
+            self.chunk_blocks,
+            keep_schedule=self.logging,
+            foresight=foresight,
+        )
+        self.offloading = self.grouped
+        return self.grouped
+
+    def prompt_blocks_of(self, request: Request) -> int:
+        """As the base class, in blocks of the scheduler."""
+        return -(-request.prompt_tokens // self.scheduler.block_size)
+
+    def cached_blocks_of(self, request: Request) -> int:
+        """As the base class, in blocks of the scheduler."""
+        live = NumberedRequest(request, self.scheduler.index.root, len(self.config.groups))
+        return self.grouped.numbered.lookup(live).blocks

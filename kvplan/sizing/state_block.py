@@ -1,0 +1,63 @@
+"""By how many tokens a block of vLLM grows until it holds a recurrent state, and what states are kept in.
+
+Checked by running vLLM's own start-up functions (0.11 to 0.33). Before 0.20 the block that the user gives is
+only a lower bound; from then on blocks stay its multiples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from math import lcm
+
+from kvplan.sizing.latent_block import BY_KERNEL
+from kvplan.sizing.serving import BLACKWELL, Serving
+from kvplan.sizing.state import exports_checkpoints
+from kvplan.specs.schema import State
+from kvplan.specs.state import GatedDeltaNetState, Mamba2State
+
+FROM_GIVEN = (0, 20, 0)
+"""Blocks grow by the block size that is given."""
+WIDE_LATENTS = (0, 27, 0)
+"""Beside latents by 128 tokens at least; before by what their kernel takes."""
+CHECKPOINTS = (0, 33, 0)
+"""Prefills leave states behind on their way, on a grid that blocks keep to."""
+OWN_DTYPES = (0, 13, 0)
+"""Mamba-2's states are kept in the dtype that the configuration names; before, in the model's."""
+
+WIDE_HEADS = 256
+"""Dimensions of heads of which Blackwell's kernel read no blocks of 16 tokens."""
+
+DELTA_RULE_GRID = 64
+"""Tokens between states that the gated delta rule's fused prefill writes."""
+
+
+def state_growth(
+    states: Sequence[State],
+    serving: Serving,
+    *,
+    block_size: int,
+    head_dims: Collection[int],
+    latent: bool,
+    cached: bool,
+) -> int:
+    """Tokens that a block grows by.
+
+    Args:
+        states: of every layer that has one; head_dims: of attention; latent: it keeps latents.
+        cached: so are prefixes.
+    """
+    version = serving.version
+    if version < FROM_GIVEN:
+        wide = WIDE_HEADS in head_dims and serving.capability == BLACKWELL and version < BY_KERNEL
+        return 64 if latent else 32 if wide else 16
+    step = max(block_size, 128) if latent and version >= WIDE_LATENTS else block_size
+    on_grid = all(isinstance(state, GatedDeltaNetState) for state in states)
+    fused = all(exports_checkpoints(state, serving.capability) for state in states)
+    return lcm(step, DELTA_RULE_GRID) if version >= CHECKPOINTS and cached and on_grid and fused else step
+
+
+def served_state(state: State, serving: Serving) -> State:
+    """The state as this version keeps it."""
+    if serving.kind == "vllm" and serving.version < OWN_DTYPES and isinstance(state, Mamba2State):
+        return state.model_copy(update={"recurrent_dtype": None})
+    return state
