@@ -27,6 +27,7 @@ from tests.kernels.ptx.machine import Machine
 from tests.kernels.ptx.memory import Fault, GlobalMemory
 from tests.kernels.ptx.shared import BASE, SharedMemory
 from tests.kernels.ptx.source import read
+from tests.kernels.ptx.traffic import Traffic
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = {
@@ -271,16 +272,44 @@ def test_the_matrix_unit_reads_what_was_fenced_and_is_waited_for():
     shared.write(where, value, warp)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("arch", sorted(SAMPLE))
-def test_what_triton_compiles_for_a_gpu_gives_the_answers(arch: int):
+def machine(*arguments: str) -> str:
+    """What the machine says in a process without the interpreter, which this one has switched on."""
     pytest.importorskip("triton", reason="triton is not installed: nothing can be compiled")
-    only = [f"sm_{arch}/{pattern}" for pattern in SAMPLE[arch]]
-    # A process without the interpreter, which this one has switched on.
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kernels.ptx.run", "--arch", str(arch), "--jobs", "1", "--only", *only],
+        [sys.executable, "-m", "tests.kernels.ptx.run", *arguments],
         cwd=ROOT, capture_output=True, text=True, check=False,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert " 0 wrong" in done.stdout
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", sorted(SAMPLE))
+def test_what_triton_compiles_for_a_gpu_gives_the_answers(arch: int):
+    only = [f"sm_{arch}/{pattern}" for pattern in SAMPLE[arch]]
+    assert " 0 wrong" in machine("--arch", str(arch), "--jobs", "1", "--only", *only)
+
+
+@pytest.mark.slow
+def test_narrow_formats_do_not_wait_for_shared_memory():
+    # An H100's multiprocessor can make an access, of 128 bytes, in every clock; of 3.35 TB/s it gets 128 bytes in 8.9.
+    said = machine("--arch", "90", "--accesses", "fp8_e4m3", "int8", "int4")
+    rows = {name: (float(every), float(least)) for _, name, every, least in map(str.split, said.splitlines())}
+    assert all(every <= 1.02 * least for every, least in rows.values()), rows
+    assert max(rows["fp8_e4m3"][0], rows["int8"][0]) < 0.6 * 8.9, rows
+    assert rows["int4"][0] < 0.85 * 8.9, rows
+
+
+def test_threads_that_ask_one_bank_for_different_words_are_counted():
+    warps = np.zeros(32, dtype=np.int16)
+    for stride, wanted in ((4, 1), (0, 1), (8, 2), (128, 32)):
+        traffic = Traffic()
+        traffic.count(BASE + stride * np.arange(32), 4, warps)
+        assert (traffic.accesses, traffic.smallest) == (wanted, 1)
+    wide = Traffic()
+    wide.count(BASE + 16 * np.arange(32), 16, warps)
+    assert (wide.accesses, wide.smallest) == (4, 4)
+    apart = Traffic()
+    apart.count(BASE + 32 * np.arange(32), 16, warps)
+    assert (apart.accesses, apart.smallest) == (8, 4)

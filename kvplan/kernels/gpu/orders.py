@@ -1,12 +1,14 @@
 """In which order unpacked elements stand where tokens are the rows of a tile (``sides``).
 
-A dot product does not ask in which order its terms are added, so keys and queries may both stand in another; an
-output's elements can be put back in theirs when all tiles are done. What a thread loaded in one piece, 16 bytes of
-one row, then need not be dealt out to others through shared memory, whose bandwidth the narrow formats would
-otherwise use up before that of the GPU's memory. None of these orders moves anything: they name registers.
+A dot product does not ask in which order its terms are added, so keys and queries may both stand in another;
+an output's elements can be put back in theirs when all tiles are done. What a thread loaded in one piece, 16
+bytes of one row, then need not be dealt out to others through shared memory, whose bandwidth the narrow
+formats would otherwise use up before that of the GPU's memory. None of these orders moves anything: they name
+registers.
 """
 
 # Triton compiles a subset of Python without star expressions.
+# ruff: noqa: RUF005
 from __future__ import annotations
 
 import triton
@@ -51,8 +53,8 @@ def fragment_rows(BN: tl.constexpr):
 def fragments(y):
     """Unpacked rows [BN, FRAGMENT] that were loaded by ``fragment_rows``, in the order of tokens.
 
-    Of a row, lane q holds elements 16 q to 16 q + 15; step s of the product takes from it those that lie at 4 s, as
-    its terms 2 q, 2 q + 1, 2 q + 8 and 2 q + 9.
+    Of a row, lane q holds elements 16 q to 16 q + 15; step s of the product takes from it the four that begin
+    at 4 s, as its terms 2 q, 2 q + 1, 2 q + 8 and 2 q + 9.
     """
     BN: tl.constexpr = y.shape[0]
     y = tl.reshape(y, [BN // 64, 2, 4, 8, 4, 4, 2, 2])
@@ -63,8 +65,8 @@ def fragments(y):
 def halved(code, width, swap):
     """Whether slices of unpacked rows have the halves of every sixteen elements apart (``halves_apart``).
 
-    Where eight threads load a row or part of it, that is. For a prompt's tiles the compiler finds no layout in
-    which it costs nothing.
+    Where eight threads load a row or part of it, that is. For a prompt's tiles the compiler finds no layout
+    in which it costs nothing.
     """
     return swap and code != 0 and width >= 128
 
@@ -73,8 +75,8 @@ def halved(code, width, swap):
 def halves_apart(y):
     """Unpacked codes [BN, WP] with the first eights of all sixteens before the second ones.
 
-    A thread unpacks sixteen bytes to two vectors of eight numbers of a slice. Beside each other in shared memory
-    they would meet those of the next threads in the same banks.
+    A thread unpacks sixteen bytes to two vectors of eight numbers of a slice. Beside each other in shared
+    memory they would meet those of the next threads in the same banks.
     """
     BN: tl.constexpr = y.shape[0]
     WP: tl.constexpr = y.shape[1]

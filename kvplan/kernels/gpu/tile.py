@@ -6,8 +6,8 @@ rows and keeps the accumulators small. Otherwise ``S[BH, BN] = q K^T`` and ``O[B
 hundreds of columns, every one of which uses what was unpacked, so scales are multiplied in there, by
 element, rather than into each column's scores and weights.
 
-Packed codes are never interleaved: slice j of a packed row holds elements ``j*W .. j*W+W-1``, so that q is
-loaded as 1, 2 or 4 slices, the scores are a sum of sub-products and the output has as many accumulators.
+Packed codes are never interleaved: slice j of a packed row holds elements ``j*W .. j*W+W-1``, so that the
+scores are a sum of sub-products with slices of q, and the output has as many accumulators as slices.
 """
 
 # Triton compiles a subset of Python without star expressions; m, l and acc are the names of the literature.
@@ -84,7 +84,8 @@ def scores(K, KS, KM, ks, km, q, qsum, base, offset, rows_ok, D: tl.constexpr, B
     """S^T [BN, BH] (S [BH, BN]) of one tile of cached keys, to be multiplied by what a whole column has.
 
     Args:
-        offset, rows_ok: of the rows in the order of ``orders.fragment_rows`` where keys are in fragments; scores are in that of tokens.
+        offset, rows_ok: of the rows, by ``orders.fragment_rows`` where keys are in fragments; scores are in
+            the order of tokens all the same.
         ks, km: the rows' scales and minima as ``scales.row_scales`` loaded them.
         q: tuple of [WP, BH] ([BH, WP]) slices, in the keys' order (``orders.queries_like_keys``).
         qsum: tuple of [BH], their sums, for bias and minimum corrections.

@@ -18,6 +18,7 @@ import torch
 from tests.kernels.ptx.machine import Machine
 from tests.kernels.ptx.memory import GlobalMemory
 from tests.kernels.ptx.source import Kernel, read
+from tests.kernels.ptx.traffic import Traffic
 
 SHARED = {80: 163 << 10, 90: 227 << 10}
 """Shared memory that one block may have."""
@@ -41,9 +42,10 @@ class Driver:
 
     Attributes:
         launched: name and executed instructions of every launch.
+        traffic: accesses to shared memory of all of them, where they are counted.
     """
 
-    def __init__(self, capability: int) -> None:
+    def __init__(self, capability: int, counting: bool = False) -> None:
         from triton.backends.compiler import GPUTarget
 
         self.target = GPUTarget("cuda", capability, 32)
@@ -51,6 +53,7 @@ class Driver:
         self.launched: list[tuple[str, int]] = []
         self.read: dict[str, Kernel] = {}
         self.order = random.Random(capability)
+        self.traffic = Traffic() if counting else None
 
     def get_current_target(self) -> Any:
         return self.target
@@ -80,7 +83,7 @@ class Driver:
         # Memory of its own that a kernel may ask for stands last; none here does.
         arguments += [0] * (len(kernel.parameters) - len(arguments))
         tensors = [v for name, v in given.items() if isinstance(v, torch.Tensor) and name in names]
-        machine = Machine(kernel, GlobalMemory(tensors), arguments, compiled.metadata.shared)
+        machine = Machine(kernel, GlobalMemory(tensors), arguments, compiled.metadata.shared, self.traffic)
         blocks = list(itertools.product(*map(range, grid)))
         # Blocks may run in any order, and whoever is last may have to combine what the others left.
         self.order.shuffle(blocks)
@@ -98,12 +101,16 @@ def _bits(value: Any, kind: str) -> int:
 
 
 @contextmanager
-def machine(capability: int) -> Iterator[Driver]:
-    """Launches within run on this machine as on compute capability ``capability``."""
+def machine(capability: int, counting: bool = False) -> Iterator[Driver]:
+    """Launches within run on this machine as on compute capability ``capability``.
+
+    Args:
+        counting: whether to count accesses to shared memory.
+    """
     from triton.compiler.compiler import CompiledKernel
     from triton.runtime.driver import driver
 
-    ours = Driver(capability)
+    ours = Driver(capability, counting)
     run = CompiledKernel.run
 
     def launcher(compiled: Any) -> Any:

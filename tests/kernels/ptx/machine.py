@@ -12,6 +12,7 @@ from tests.kernels.ptx.conversions import conversion
 from tests.kernels.ptx.memory import Fault, GlobalMemory
 from tests.kernels.ptx.shared import BASE, SharedMemory
 from tests.kernels.ptx.source import Instruction, Kernel
+from tests.kernels.ptx.traffic import Traffic
 
 POISON = 0xFFF7DEADFFF7DEAD
 """What a register holds before it is written: a NaN of every width, and no address."""
@@ -27,10 +28,12 @@ class Machine:
     Args:
         arguments: the bits of each parameter, in order.
         shared_bytes: dynamic shared memory of a block.
+        traffic: where accesses to shared memory are counted; ``None`` for nowhere.
     """
 
-    def __init__(self, kernel: Kernel, memory: GlobalMemory, arguments: list[int], shared_bytes: int) -> None:
-        self.kernel, self.memory, self.shared_bytes = kernel, memory, shared_bytes
+    def __init__(self, kernel: Kernel, memory: GlobalMemory, arguments: list[int], shared_bytes: int,
+                 traffic: Traffic | None = None) -> None:  # fmt: skip
+        self.kernel, self.memory, self.shared_bytes, self.traffic = kernel, memory, shared_bytes, traffic
         self.threads = kernel.threads
         self.arguments = dict(zip(kernel.parameters, arguments, strict=True))
         self.thread = np.arange(self.threads, dtype=np.uint32)
@@ -41,7 +44,7 @@ class Machine:
 
     def run(self, block: tuple[int, int, int], grid: tuple[int, int, int]) -> None:
         """Execute one block of the grid from the first instruction to ``ret``."""
-        self.shared = SharedMemory(self.shared_bytes)
+        self.shared = SharedMemory(self.shared_bytes, self.traffic)
         self.special = {
             "%tid.x": self.thread, "%laneid": self.thread % np.uint32(32), "%warpid": self.thread // np.uint32(32),
             **{f"%ctaid.{axis}": self._all(n) for axis, n in zip("xyz", block, strict=True)},

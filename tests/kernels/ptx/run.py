@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from multiprocessing import get_context
 from typing import Any
@@ -20,8 +21,9 @@ os.environ.pop("TRITON_INTERPRET", None)
 
 from kvplan.kernels import cases, launch, launch_mla
 from kvplan.kernels.bench import correctness
+from kvplan.kernels.formats import get_format
 from kvplan.kernels.variants import Target, release
-from tests.kernels.ptx.device import machine
+from tests.kernels.ptx.device import Driver, machine
 
 
 def jobs(archs: list[int], only: list[str]) -> Iterator[tuple[int, str, Any]]:
@@ -33,8 +35,9 @@ def jobs(archs: list[int], only: list[str]) -> Iterator[tuple[int, str, Any]]:
                 yield arch, kind, what
 
 
-def check(arch: int, kind: str, what: Any) -> str:
-    """What is wrong with one check; "" when nothing is."""
+@contextmanager
+def compiled_for(arch: int, counting: bool = False) -> Iterator[Driver]:
+    """kvplan's launches within compile for ``sm_<arch>`` and run on the machine."""
     import triton
 
     def target(_: object = None) -> Target:
@@ -44,8 +47,27 @@ def check(arch: int, kind: str, what: Any) -> str:
         patch.object(launch, "target", target),
         patch.object(launch_mla, "target", target),
         patch.object(launch, "multiprocessors", lambda _: 4),
-        machine(arch),
+        machine(arch, counting) as driver,
     ):
+        yield driver
+
+
+def accesses(arch: int, format_name: str) -> tuple[float, float]:
+    """Accesses to shared memory while decoding 1,024 tokens of 128-wide heads, for each 128 bytes of the cache: all,
+    and those that would be left without conflicts of banks. Edges of the tile loop are in it."""
+    case = cases.Case(format_name, (1024,), block_size=64, group=4)
+    built = cases.build(case)
+    with compiled_for(arch, counting=True) as driver:
+        cases.run(case, built)
+    assert driver.traffic
+    fmt = get_format(format_name)
+    lines = 1024 * 128 * (fmt.key.bits + fmt.value.bits) / 8 / 128
+    return driver.traffic.accesses / lines, driver.traffic.smallest / lines
+
+
+def check(arch: int, kind: str, what: Any) -> str:
+    """What is wrong with one check; "" when nothing is."""
+    with compiled_for(arch):
         if kind == "write":
             return cases.check_write(what, "cpu") or ""
         built = cases.build(what)
@@ -75,8 +97,16 @@ def main() -> int:
     )
     parser.add_argument("--arch", type=int, nargs="*", default=[80, 90])
     parser.add_argument("--only", nargs="*", default=[], help="patterns such as sm_90/case/int4-*")
+    parser.add_argument(
+        "--accesses", nargs="+", metavar="FORMAT", help="instead: accesses to shared memory while decoding"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
+    if options.accesses:
+        for arch, name in ((arch, name) for arch in options.arch for name in options.accesses):
+            every, smallest = accesses(arch, name)
+            print(f"sm_{arch} {name} {every:.3f} {smallest:.3f}", flush=True)
+        return 0
     wanted = list(jobs(options.arch, options.only))
     wrong = 0
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from tests.kernels.ptx.memory import Fault
+from tests.kernels.ptx.traffic import Traffic
 
 BASE = 1024
 """Address of the first byte: not 0, so that an address is not taken for an offset, and as aligned as swizzling
@@ -18,10 +19,15 @@ NOBODY, MANY = -1, -2
 
 
 class SharedMemory:
-    """``size`` bytes from ``BASE``."""
+    """``size`` bytes from ``BASE``.
 
-    def __init__(self, size: int) -> None:
+    Attributes:
+        traffic: where what threads read, write and copy is counted; ``None`` for nowhere.
+    """
+
+    def __init__(self, size: int, traffic: Traffic | None = None) -> None:
         self.bytes = np.zeros(size, dtype=np.uint8)
+        self.traffic = traffic
         self.epoch = 1
         self.fence = 0
         self.moment = 1
@@ -50,6 +56,8 @@ class SharedMemory:
     def read(self, addresses: np.ndarray, count: int, warps: np.ndarray) -> np.ndarray:
         """``count`` bytes from each address: uint8 [len(addresses), count]; ``warps`` of the readers."""
         index = self._index(addresses, count)
+        if self.traffic:
+            self.traffic.count(addresses, count, warps)
         who = np.broadcast_to(warps[:, None], index.shape)
         foreign = (self.written[index] == self.epoch) & (self.writer[index] != who)
         if bool(foreign.any()):
@@ -71,6 +79,8 @@ class SharedMemory:
             copied: by ``cp.async``, which compilers and libraries let the matrix unit read without a fence.
         """
         index = self._index(addresses, values.shape[1])
+        if self.traffic and not copied:
+            self.traffic.count(addresses, values.shape[1], warps)
         who = np.broadcast_to(warps[:, None], index.shape)
         foreign = (self.read_in[index] == self.epoch) & (self.reader[index] != who)
         if bool(foreign.any()):
@@ -108,6 +118,8 @@ class SharedMemory:
     def copy(self, addresses: np.ndarray, values: np.ndarray, warps: np.ndarray) -> None:
         """``cp.async``: to be written when its group is waited for."""
         self._index(addresses, values.shape[1])
+        if self.traffic:
+            self.traffic.count(addresses, values.shape[1], warps)
         self.open.append((addresses, values, warps))
 
     def commit(self) -> None:

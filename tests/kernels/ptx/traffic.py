@@ -1,0 +1,35 @@
+"""How often shared memory is accessed, which is what narrow formats may be bound by before memory itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+BANKS = 32
+"""Of four bytes each; one access serves every bank once."""
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Accesses of threads, as the hardware makes them: of 4 bytes by a whole warp at once, of 8 by half of it, of 16
+    by a quarter. Operands that the matrix unit reads by itself are not among them.
+
+    Attributes:
+        accesses: each serves 128 bytes at most. smallest: of them, those that would be left without threads that ask
+            one bank for different words.
+    """
+
+    accesses: int = 0
+    smallest: int = 0
+
+    def count(self, addresses: np.ndarray, size: int, warps: np.ndarray) -> None:
+        """One instruction's threads: ``size`` bytes at each address."""
+        together = 32 if size <= 4 else 4 * BANKS // size
+        for warp in np.unique(warps):
+            mine = addresses[warps == warp].astype(np.int64)
+            for first in range(0, len(mine), together):
+                some = mine[first : first + together, None] + np.arange(0, max(size, 4), 4)
+                words = np.unique(some // 4)
+                self.accesses += int(np.bincount(words % BANKS).max())
+                self.smallest += 1
