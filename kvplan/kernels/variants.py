@@ -193,14 +193,14 @@ def programs_per_multiprocessor(
 
     Decoding, programs have 128 threads. Codes of a byte, and of half a byte with a scale per token, do with
     128 registers each in tiles of 64 tokens; 16-bit ones also need the shared memory, and scales by group,
-    more than eight columns, wide heads and tiles of 128 more registers; KIVI's two kinds of tiles, wide or of
-    two bits, need nearly all. A prompt's programs have eight warps and nearly all registers, or four and half
+    more than eight columns, KIVI's two kinds of tiles, wide heads and tiles of 128 more registers; wide heads
+    of KIVI need nearly all. A prompt's programs have eight warps and nearly all registers, or four and half
     of them.
     """
     if not is_decode(columns, one):
         return 2 if head_dim <= 128 and (columns <= 64 or head_dim <= 64) else 1
     bits, many = max(fmt.key.bits, fmt.value.bits), columns > 8
-    if fmt.residual and (bits == 2 or head_dim > 128):
+    if fmt.residual and head_dim > 128:
         return 2
     if head_dim > 128:
         return 2 if many and bits < 16 else 3

@@ -130,11 +130,11 @@ def attend(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, STARTS
             for t in tl.range(coded, ring_end, BN, num_stages=1):
                 m, l, pmin, acc = ring_step(
                     RK, RV, row, t, tl.maximum(coded, oldest), highest, lo, hi, q, plain, m, l, pmin, acc,
-                    HKV, h, RING, D, BN, KCODE, VCODE, CT, DEFER, SWAP,
+                    HKV, h, RING, D, BN, KCODE, VCODE, CT, ASM, DEFER, SWAP,
                 )  # fmt: skip
         l, out = finish(l, pmin, acc, D, VCODE, VSCALING, VGROUP, NATIVE, DEFER, SWAP)
         vt = static_scale(VT, h, VSCALING, VKIND)
-        VW: tl.constexpr = D // pack_of(VCODE)
+        VW: tl.constexpr = D // len(out)
         d = tl.arange(0, triton.next_power_of_2(VW))
         mask = by_other(d < VW, SWAP) & by_query(ok, SWAP)
         if MODE == 0:

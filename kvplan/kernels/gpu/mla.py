@@ -130,7 +130,7 @@ def mla(Q, C, R, S, TABLE, LENGTHS, STARTS, OUT, LSE, PM, PL, PO, COUNT, scale, 
             m, l, acc = mla_step(C, R, S, table, page, t, end, hi, q, qr, factor, m, l, acc, BS, BN, PAGED,
                                  CODE, CT, ASM, NATIVE, DEFER)  # fmt: skip
         total = tl.sum(l, 0) if DEFER else l
-        acc = together(acc, CODE, True) / gain
+        acc = together(acc, 512, CODE, True) / gain
         place = rows[None, :].to(tl.int64) * 512 + tl.arange(0, 512)[:, None]
         mask = (place >= 0) & ok[None, :]
         if MODE == 0:

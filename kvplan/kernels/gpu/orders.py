@@ -95,6 +95,47 @@ def all_apart(slices, CODE: tl.constexpr, SWAP: tl.constexpr):
     return done
 
 
+@triton.constexpr_function
+def joined(code, head_dim, swap):
+    """Whether slices of unpacked values are one tile (``join_slices``): those of fewer than 64 elements.
+
+    A product by four warps, sixteen rows each, would do every row of theirs twice.
+    """
+    width = head_dim // pack_of(code)
+    return swap and pack_of(code) > 1 and width in (16, 32)
+
+
+@triton.jit
+def join_slices(y, ASM: tl.constexpr):
+    """Two or four slices [BN, W] of 16-bit numbers as one tile [BN, D].
+
+    Of a row, what stands in each slice's first eights of all sixteens comes before the second ones, as in
+    ``halves_apart``; of those the same sixteen of each slice lie together.
+    """
+    BN: tl.constexpr = y[0].shape[0]
+    W: tl.constexpr = y[0].shape[1]
+    if len(y) == 4:
+        x = tl.join(tl.join(y[0], y[1]), tl.join(y[2], y[3]))
+        x = tl.permute(tl.reshape(x, [BN, W // 16, 2, 8, 2, 2]), (0, 2, 1, 5, 4, 3))
+    else:
+        x = tl.permute(tl.reshape(tl.join(y[0], y[1]), [BN, W // 16, 2, 8, 2]), (0, 2, 1, 4, 3))
+    x = tl.reshape(x, [BN, len(y) * W])
+    if ASM:
+        # Behind a join Triton 3.6 takes 16-bit numbers for 8-bit ones and lays them out so that loads for the
+        # matrix unit meet in the same banks. It does not look behind assembly; a move costs nothing.
+        x = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=x.dtype, is_pure=ASM == 2, pack=2)
+    return x
+
+
+@triton.jit
+def part_slices(o, PACK: tl.constexpr):
+    """Outputs [D, BH] of values that were joined, in the order of elements."""
+    D: tl.constexpr = o.shape[0]
+    BH: tl.constexpr = o.shape[1]
+    x = tl.permute(tl.reshape(o, [2, D // PACK // 16, PACK, 8, BH]), (2, 1, 0, 3, 4))
+    return tl.reshape(x, [D, BH])
+
+
 @triton.jit
 def queries_apart(x):
     """Queries [WP, BH] in the order of ``halves_apart``."""
@@ -104,9 +145,11 @@ def queries_apart(x):
 
 
 @triton.jit
-def together(o, CODE: tl.constexpr, SWAP: tl.constexpr):
-    """Outputs [WP, BH] of values that had their halves apart, in the order of elements."""
-    if halved(CODE, o.shape[0], SWAP):
+def together(o, D: tl.constexpr, CODE: tl.constexpr, SWAP: tl.constexpr):
+    """Outputs [WP, BH] of values that were joined, or had their halves apart, in the order of elements."""
+    if joined(CODE, D, SWAP):
+        o = part_slices(o, pack_of(CODE))
+    elif halved(CODE, o.shape[0], SWAP):
         WP: tl.constexpr = o.shape[0]
         BH: tl.constexpr = o.shape[1]
         o = tl.reshape(tl.permute(tl.reshape(o, [2, WP // 16, 8, BH]), (1, 0, 2, 3)), [WP, BH])

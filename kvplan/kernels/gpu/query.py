@@ -7,8 +7,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kvplan.kernels.gpu.orders import in_fragments, key_slice, queries_like_keys, together
-from kvplan.kernels.gpu.scales import elementwise, pack_of
+from kvplan.kernels.gpu.orders import in_fragments, joined, key_slice, queries_like_keys, together
+from kvplan.kernels.gpu.scales import pack_of, value_elementwise
 from kvplan.kernels.gpu.sides import by_other, by_query, other_axis, tile_zeros
 from kvplan.kernels.gpu.tile import gain_of
 
@@ -73,14 +73,13 @@ def zero_state(BN: tl.constexpr, BH: tl.constexpr, D: tl.constexpr, CODE: tl.con
                SCALING: tl.constexpr, GROUP: tl.constexpr, DEFER: tl.constexpr,
                SWAP: tl.constexpr):  # fmt: skip
     """Accumulators before the first tile: (m, l, pmin, acc) as ``tile.weigh`` wants them."""
-    PACK: tl.constexpr = pack_of(CODE)
-    W: tl.constexpr = D // PACK
-    EW: tl.constexpr = elementwise(SCALING, GROUP, W, SWAP)
-    SLICED: tl.constexpr = PACK if (SCALING == 4 and not EW) else 1
+    EW: tl.constexpr = value_elementwise(CODE, SCALING, GROUP, D, SWAP)
+    TILES: tl.constexpr = 1 if joined(CODE, D, SWAP) else pack_of(CODE)
+    SLICED: tl.constexpr = TILES if (SCALING == 4 and not EW) else 1
     acc = ()
     pmin = ()
-    for _ in tl.static_range(PACK):
-        acc = acc + (tile_zeros(triton.next_power_of_2(W), BH, SWAP),)
+    for _ in tl.static_range(TILES):
+        acc = acc + (tile_zeros(triton.next_power_of_2(D // TILES), BH, SWAP),)
     zero = tile_zeros(BN, BH, SWAP) if DEFER else tl.zeros([BH], tl.float32)
     for _ in tl.static_range(SLICED):
         if (CODE == 4 or CODE == 5) and not EW:
@@ -92,8 +91,7 @@ def zero_state(BN: tl.constexpr, BH: tl.constexpr, D: tl.constexpr, CODE: tl.con
 def finish(l, pmin, acc, D: tl.constexpr, CODE: tl.constexpr, SCALING: tl.constexpr,
            GROUP: tl.constexpr, NATIVE: tl.constexpr, DEFER: tl.constexpr, SWAP: tl.constexpr):  # fmt: skip
     """Row sums and unnormalised outputs: minima added, powers of two restored."""
-    W: tl.constexpr = D // pack_of(CODE)
-    EW: tl.constexpr = elementwise(SCALING, GROUP, W, SWAP)
+    EW: tl.constexpr = value_elementwise(CODE, SCALING, GROUP, D, SWAP)
     SLICED: tl.constexpr = SCALING == 4 and not EW
     out = ()
     for j in tl.static_range(len(acc)):
@@ -102,5 +100,5 @@ def finish(l, pmin, acc, D: tl.constexpr, CODE: tl.constexpr, SCALING: tl.conste
             pm = pmin[j if SLICED else 0]
             pm = tl.sum(pm, other_axis(SWAP)) if DEFER else pm
             o = o + by_query(pm, SWAP)
-        out = out + (together(o, CODE, SWAP) * gain_of(CODE, EW, NATIVE),)
+        out = out + (together(o, D, CODE, SWAP) * gain_of(CODE, EW, NATIVE),)
     return (tl.sum(l, other_axis(SWAP)) if DEFER else l), out

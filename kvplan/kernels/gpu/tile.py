@@ -18,8 +18,8 @@ import triton
 import triton.language as tl
 
 from kvplan.kernels.gpu.codes import bias_of, unpack
-from kvplan.kernels.gpu.orders import FRAGMENT, all_apart, fragments, in_fragments
-from kvplan.kernels.gpu.scales import elementwise, number, pack_of, scale_elements
+from kvplan.kernels.gpu.orders import FRAGMENT, all_apart, fragments, in_fragments, join_slices, joined
+from kvplan.kernels.gpu.scales import elementwise, number, pack_of, scale_elements, value_elementwise
 from kvplan.kernels.gpu.sides import (
     add_keys_times_queries,
     add_weighted_values,
@@ -184,7 +184,7 @@ def weigh(V, VS, VM, vs, vm, p, alpha, pmin, acc, base, offset, rows_ok, D: tl.c
     """
     W: tl.constexpr = D // pack_of(CODE)
     WP: tl.constexpr = triton.next_power_of_2(W)
-    EW: tl.constexpr = elementwise(SCALING, GROUP, W, SWAP)
+    EW: tl.constexpr = value_elementwise(CODE, SCALING, GROUP, D, SWAP)
     MINIMA: tl.constexpr = (CODE == 4 or CODE == 5) and not EW
     # Packed codes lie along a row for the unpacking.
     vr = load_rows(V, base, offset, rows_ok, W, WP, CODE, MASKED, SWAP and CODE == 0)
@@ -193,7 +193,7 @@ def weigh(V, VS, VM, vs, vm, p, alpha, pmin, acc, base, offset, rows_ok, D: tl.c
         y = scale_elements(
             y, VS, VM, vs, vm, base, offset, rows_ok, D, W, WP, BN, CODE, SCALING, GROUP, KIND, CT, MASKED
         )
-    y = all_apart(y, CODE, SWAP)
+    y = (join_slices(y, ASM),) if joined(CODE, D, SWAP) else all_apart(y, CODE, SWAP)
     out = ()
     mins = ()
     if SCALING == 4 and not EW:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kvplan.kernels.gpu.orders import all_apart, fragment_rows, in_fragments
+from kvplan.kernels.gpu.orders import all_apart, fragment_rows, in_fragments, join_slices, joined
 from kvplan.kernels.gpu.scales import pack_of, row_scales
 from kvplan.kernels.gpu.sides import (
     add_keys_times_queries,
@@ -127,7 +127,8 @@ def masked_step(K, V, KS, KM, VS, VM, table, t, end, first, lo, hi, q, qsum, fac
 @triton.jit
 def ring_step(RK, RV, row, t, first, end, lo, hi, q, factor, m, l, pmin, acc, HKV, h,
               RING: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, KCODE: tl.constexpr,
-              VCODE: tl.constexpr, CT: tl.constexpr, DEFER: tl.constexpr, SWAP: tl.constexpr):  # fmt: skip
+              VCODE: tl.constexpr, CT: tl.constexpr, ASM: tl.constexpr, DEFER: tl.constexpr,
+              SWAP: tl.constexpr):  # fmt: skip
     """One masked tile of the residual ring: 16-bit keys and values, sliced as the packed ones are."""
     KW: tl.constexpr = D // pack_of(KCODE)
     VW: tl.constexpr = D // pack_of(VCODE)
@@ -147,13 +148,16 @@ def ring_step(RK, RV, row, t, first, end, lo, hi, q, factor, m, l, pmin, acc, HK
             st = add_keys_times_queries(k, q[j], st, SWAP)
     p, m, l, alpha = softmax_step(st, factor, visible, m, l, DEFER, True, SWAP)
     pc = p.to(CT)
-    out = ()
+    values = ()
     for j in tl.static_range(D // VW):
         d = tl.arange(0, VW)
         mask = ok[:, None] & (d >= 0)[None, :]
         v = tl.load(RV + line + (j * VW + d)[None, :], mask=mask, other=0.0).to(tl.float32).to(CT)
-        v = all_apart((v,), VCODE, SWAP)[0]
-        out = out + (add_weighted_values(v, pc, acc[j] * by_query(alpha, SWAP), SWAP),)
+        values = values + (v,)
+    values = (join_slices(values, ASM),) if joined(VCODE, D, SWAP) else all_apart(values, VCODE, SWAP)
+    out = ()
+    for j in tl.static_range(len(values)):
+        out = out + (add_weighted_values(values[j], pc, acc[j] * by_query(alpha, SWAP), SWAP),)
     return m, l, decay_all(pmin, alpha, DEFER, SWAP), out
 
 
