@@ -11,6 +11,9 @@ Traps of Triton met here, and how they are avoided:
 - Before 3.8 a load that is transposed before its product is not run ahead (``tile.load_rows``), and before
   3.9 assembly that may not be moved cannot be pipelined on data-centre Blackwell (``variants.Target``). What
   one release compiles well, another may spill: budgets are frozen for the oldest and the newest.
+- Triton 3.6 lays out what was joined as if it were half as wide (``orders.join_slices``).
+- Conversions between layouts go through shared memory, whose banks the interpreter does not have either:
+  ``orders`` names elements so that there are fewer, and ``make ptx`` counts (``tests/kernels/ptx``).
 - An early return merges with the later one, types and all: one return per function.
 - Integer arguments are specialised on 1 and on multiples of 16: kernels say ``do_not_specialize``, or every
   batch shape would be compiled again.

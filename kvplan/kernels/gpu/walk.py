@@ -125,6 +125,15 @@ def masked_step(K, V, KS, KM, VS, VM, table, t, end, first, lo, hi, q, qsum, fac
 
 
 @triton.jit
+def ring_rows(P, line, ok, W: tl.constexpr, CT: tl.constexpr):
+    """[BN, W] of a ring, from elements ``line`` [BN, 1] on; rows that are not ``ok`` read zero."""
+    d = tl.arange(0, W)
+    mask = ok[:, None] & (d >= 0)[None, :]
+    # fp32 first: the interpreter's bf16 is only a bit pattern.
+    return tl.load(P + line + d[None, :], mask=mask, other=0.0).to(tl.float32).to(CT)
+
+
+@triton.jit
 def ring_step(RK, RV, row, t, first, end, lo, hi, q, factor, m, l, pmin, acc, HKV, h,
               RING: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, KCODE: tl.constexpr,
               VCODE: tl.constexpr, CT: tl.constexpr, ASM: tl.constexpr, DEFER: tl.constexpr,
@@ -137,27 +146,24 @@ def ring_step(RK, RV, row, t, first, end, lo, hi, q, factor, m, l, pmin, acc, HK
     line = ((row.to(tl.int64) * HKV + h) * RING + position % RING)[:, None] * D
     visible = within(position, ok, lo, hi, SWAP)
     for j in tl.static_range(D // KW):
-        d = tl.arange(0, KW)
-        mask = ok[:, None] & (d >= 0)[None, :]
-        # fp32 first: the interpreter's bf16 is only a bit pattern.
-        k = tl.load(RK + line + (j * KW + d)[None, :], mask=mask, other=0.0).to(tl.float32).to(CT)
-        k = all_apart((k,), KCODE, SWAP)[0]
+        k = all_apart((ring_rows(RK + j * KW, line, ok, KW, CT),), KCODE, SWAP)[0]
         if j == 0:
             st = keys_times_queries(k, q[j], SWAP)
         else:
             st = add_keys_times_queries(k, q[j], st, SWAP)
     p, m, l, alpha = softmax_step(st, factor, visible, m, l, DEFER, True, SWAP)
     pc = p.to(CT)
-    values = ()
-    for j in tl.static_range(D // VW):
-        d = tl.arange(0, VW)
-        mask = ok[:, None] & (d >= 0)[None, :]
-        v = tl.load(RV + line + (j * VW + d)[None, :], mask=mask, other=0.0).to(tl.float32).to(CT)
-        values = values + (v,)
-    values = (join_slices(values, ASM),) if joined(VCODE, D, SWAP) else all_apart(values, VCODE, SWAP)
     out = ()
-    for j in tl.static_range(len(values)):
-        out = out + (add_weighted_values(values[j], pc, acc[j] * by_query(alpha, SWAP), SWAP),)
+    if joined(VCODE, D, SWAP):
+        values = ()
+        for j in tl.static_range(D // VW):
+            values = values + (ring_rows(RV + j * VW, line, ok, VW, CT),)
+        whole = join_slices(values, ASM)
+        out = out + (add_weighted_values(whole, pc, acc[0] * by_query(alpha, SWAP), SWAP),)
+    else:
+        for j in tl.static_range(D // VW):
+            v = all_apart((ring_rows(RV + j * VW, line, ok, VW, CT),), VCODE, SWAP)[0]
+            out = out + (add_weighted_values(v, pc, acc[j] * by_query(alpha, SWAP), SWAP),)
     return m, l, decay_all(pmin, alpha, DEFER, SWAP), out
 
 
