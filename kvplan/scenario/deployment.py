@@ -106,13 +106,9 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
         assert fit is not None  # the scenario's own validation: blocks, or model and gpu
         blocks = _blocks_that_fit(fit)
         assumed.append(Assumption("cache.blocks", blocks, "what the memory bill leaves for the KV pool"))
-    max_model_len = engine.max_model_len or _longest(model)
-    if engine.max_model_len is None:
-        source = "kvplan's default"
-        if model is not None:
-            source = (
-                f"the limit of {model.name}" if model.max_context else "what engines take without a limit"
-            )
+    max_model_len = engine.max_model_len
+    if max_model_len is None:
+        max_model_len, source = _longest(model, engine.version)
         assumed.append(Assumption("engine.max_model_len", max_model_len, source))
     groups, block_size = _shared(*_groups(scenario, fit), parallel.cp)
     config = EngineConfig(
@@ -179,12 +175,19 @@ def _more_than_fits(given: int, fitting: int, what: str, fit: FitReport) -> str:
     )
 
 
-def _longest(model: ModelSpec | None) -> int:
+def _longest(model: ModelSpec | None, version: str) -> tuple[int, str]:
+    """``max_model_len`` where nobody says one, and where it is from."""
     if model is None:
-        return DEFAULT_MODEL_LEN
-    from kvplan.sizing.capacity import default_context
+        return DEFAULT_MODEL_LEN, "kvplan's default"
+    from kvplan.sizing.context import default_context, starts_unstretched
 
-    return default_context(model)
+    found = default_context(model, "vllm", version)
+    if starts_unstretched(model, "vllm", version):
+        return found, (
+            f"what vLLM takes of {model.name} unless told: before LongRoPE stretches it to "
+            f"{format_tokens(model.max_context or found)}"
+        )
+    return found, f"the limit of {model.name}" if model.max_context else "what engines take without a limit"
 
 
 def _default(name: str, value: int | float) -> Assumption:

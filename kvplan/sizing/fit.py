@@ -209,6 +209,11 @@ def fit_warnings(report: FitReport) -> list[str]:
             f"context {format_tokens(report.max_model_len)} is beyond the {format_tokens(model.max_context)} "
             f"of {model.name}: {NAMES[serving.kind]} wants {_LONGER[serving.kind]}=1 to start so"
         )
+    if "max_model_len" not in serving.given and report.max_model_len == model.unstretched_context:
+        found.append(
+            f"{NAMES[serving.kind]} starts {model.name} at {format_tokens(report.max_model_len)} tokens unless told: "
+            f"--ctx {model.max_context} has all that LongRoPE stretches it to"
+        )
     if model.dtype == "bf16" and "bf16" not in gpu.peak_flops and gpu.vendor == "nvidia":
         found.append(f"{gpu.name} has no bf16: the engine runs in fp16, which takes the same memory")
     if weights_means(report.weights_format, gpu, serving, serving.kind) == "widened":
