@@ -124,10 +124,9 @@ def _with_connector(
             where="engine.preemption",
             hint="leave preemption at recompute, or leave out tiers.host.connector",
         )
-    from kvplan.scenario.offloading import check_version, offloading
+    from kvplan.scenario.offloading import offloading
 
-    check_version(scenario.engine.version, config)
-    chosen = offloading(part, config, block_bytes, host.put, host.get)
+    chosen = offloading(part, scenario.engine.version, config, block_bytes, host.put, host.get)
     explained = [*assumed, *chosen.assumptions, *host.get.assumptions()]
     if host.put.assumptions() != host.get.assumptions():
         explained += host.put.assumptions()
@@ -178,9 +177,11 @@ def launch_flags(scenario: Scenario, deployment: Deployment) -> str | None:
     if not part.host.memory:
         return None
     if not isinstance(config, SglangConfig):
-        from kvplan.scenario.offloading import offloading_flags
+        from kvplan.scenario.offloading_releases import offloading_flags
 
-        return None if part.host.connector is None else offloading_flags(part.host)
+        if part.host.connector is None:
+            return None
+        return offloading_flags(part.host, scenario.engine.version, config.block_size)
     from kvplan.scenario.hicache import hicache_flags
 
     page_bytes, _ = _block_bytes(part, deployment)

@@ -1,8 +1,8 @@
 """The longest request where nobody asks for one.
 
-vLLM takes what the configuration says the model reaches, except of models that LongRoPE stretches: from 0.11.1
-on it starts those at the length they were trained at, since the factors for long contexts, which hold for every
-request then, make short ones worse (``_get_and_verify_max_len``). SGLang takes the whole reach.
+vLLM takes what the configuration says the model reaches, except of models that LongRoPE stretches: from
+0.11.1 on it starts those at the length they were trained at, since the factors for long contexts, which then
+hold for every request, make short ones worse (``_get_and_verify_max_len``). SGLang takes the whole reach.
 """
 
 from __future__ import annotations

@@ -211,8 +211,8 @@ def fit_warnings(report: FitReport) -> list[str]:
         )
     if "max_model_len" not in serving.given and report.max_model_len == model.unstretched_context:
         found.append(
-            f"{NAMES[serving.kind]} starts {model.name} at {format_tokens(report.max_model_len)} tokens unless told: "
-            f"--ctx {model.max_context} has all that LongRoPE stretches it to"
+            f"{NAMES[serving.kind]} starts {model.name} at {format_tokens(report.max_model_len)} tokens "
+            f"unless told: --ctx {model.max_context} has all that LongRoPE stretches it to"
         )
     if model.dtype == "bf16" and "bf16" not in gpu.peak_flops and gpu.vendor == "nvidia":
         found.append(f"{gpu.name} has no bf16: the engine runs in fp16, which takes the same memory")

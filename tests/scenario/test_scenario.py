@@ -286,6 +286,12 @@ def test_a_version_needs_no_quotes_on_the_command_line_and_is_never_a_number(tmp
         load_scenario(write(tmp_path, MINIMAL + "engine: {version: 0.10}\n"))
 
 
+def test_no_version_is_refused_even_where_nothing_depends_on_it() -> None:
+    with pytest.raises(UsageError, match=r"'0\.33;x' is not an engine version: write it like") as refused:
+        load_scenario(None, {"cache.blocks": 100, "workload.synthesize": "chat"}, ["engine.version=0.33;x"])
+    assert "engine.version" in str(refused.value.where)
+
+
 @pytest.mark.parametrize(
     ("engine", "version", "words"),
     [("vllm", "0.99", "newer than 0.33"), ("sglang", "0.4.9", "older than 0.5.1"), ("vllm", "0.10", None)],
