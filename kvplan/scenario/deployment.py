@@ -10,6 +10,7 @@ from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.errors import UsageError
 from kvplan.latency.assumption import Assumption
 from kvplan.scenario.pool import check_pool
+from kvplan.scenario.replayed import replayed_windows
 from kvplan.scenario.schema import Scenario, SglangPart
 from kvplan.sizing.parallel import Parallel
 from kvplan.units import format_bytes, format_tokens
@@ -134,6 +135,8 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
     # Groups that were given are not the model's: their blocks need not be the bill's either.
     given = cache.blocks is not None and cache.groups is None
     warnings.extend(_about_memory(config, fit, given=given))
+    if fit is not None:
+        warnings.extend(replayed_windows(fit, config))
     return Deployment(model, gpu, fit, parallel, config, tuple(assumed), tuple(warnings))
 
 

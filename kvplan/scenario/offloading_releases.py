@@ -1,8 +1,8 @@
 """Which release of vLLM has an offloading connector, what turns it on there, and whose rules are simulated.
 
 Read from its sources, 0.10.2 to 0.33: the connector came with 0.11.0, a size for it with 0.11.1, whose
-backend had to be named until 0.14. It counts a chunk in tokens before 0.26, leaves what was generated where it
-is from 0.23 on, and keeps groups apart from 0.22 on.
+backend had to be named until 0.14. It counts a chunk in tokens before 0.26, leaves what was generated where
+it is from 0.23 on, and keeps groups apart from 0.22 on.
 """
 
 from __future__ import annotations

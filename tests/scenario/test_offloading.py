@@ -141,7 +141,9 @@ def test_releases_without_it_are_refused(assignments: list[str], words: str, whe
 
 def test_whose_rules_are_simulated_is_said() -> None:
     old = Run(load_scenario(None, LLAMA, [HOST, "engine.version='0.32'"]))
-    assert [words for words in old.warnings if "offloading connector" in words] == list(other_rules("0.32"))
+    assert [words for words in old.system.warnings if "offloading connector" in words] == list(
+        other_rules("0.32")
+    )
     assert other_rules("0.33") == other_rules("0.33.1") == other_rules("0.34") == ()
     assert other_rules("0.22")[0].endswith("not as 0.22's, which stores outputs, too")
 

@@ -10,7 +10,7 @@ import pytest
 from kvplan.errors import DataError, SpecError, UsageError
 from kvplan.scenario.deployment import resolve_deployment
 from kvplan.scenario.load import dump_scenario, load_scenario, parse_assignment
-from kvplan.scenario.schema.names import CALLED_ELSEWHERE
+from kvplan.scenario.schema.names import CALLED_ELSEWHERE, NOT_SIMULATED
 from kvplan.scenario.schema.scenario import Scenario
 from kvplan.scenario.workload import open_workload
 from kvplan.specs.fields import fields_at
@@ -222,6 +222,13 @@ def test_the_names_of_others_lead_to_fields() -> None:
         known = list(fields_at(Scenario, tuple(parts)))
         assert last in known
         assert name not in known
+
+
+@pytest.mark.parametrize("name", NOT_SIMULATED)
+def test_options_that_nothing_stands_for_say_what_to_do(name: str) -> None:
+    with pytest.raises(UsageError, match="unknown field: ") as refused:
+        load_scenario(None, {"cache.blocks": 100, "workload.synthesize": "chat"}, [f"engine.{name}=1"])
+    assert refused.value.message.endswith(NOT_SIMULATED[name])
 
 
 def test_a_trace_that_is_not_there_says_where_names_start(tmp_path: Path) -> None:
