@@ -258,7 +258,12 @@ def _shared(groups: tuple[CacheGroup, ...], block_size: int, cp: int) -> tuple[t
             f"context parallelism divides the cache of full attention; this pool has {len(groups)} groups"
             + (f", one of them {other}" if other else ""),
             where="parallel.cp",
-            hint="use cp 1 (vLLM refuses it too)",
+            hint="use cp 1: "
+            + (
+                "beside states it is not simulated"
+                if {group.kind for group in groups} <= {"full", "mamba"}
+                else "vLLM refuses it, too"
+            ),
         )
     return tuple(CacheGroup("full", group.block_size * cp) for group in groups), block_size * cp
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def replayed_windows(fit: FitReport, config: EngineConfig) -> Iterator[str]:
-    """What to know of DeepSeek-V4.1's on NVIDIA (``swa_bounded_replay``), which are cached like others here."""
+    """What to know of DeepSeek-V4.1's on NVIDIA (``swa_bounded_replay``), here cached like others."""
     from kvplan.specs.attention import CompressedAttention
 
     if not config.enable_prefix_caching or fit.gpu.vendor != "nvidia":

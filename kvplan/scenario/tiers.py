@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.offloading.strategy import Offloading
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.tiers.stack import TierSpec
 from kvplan.engine.tiers.strategy import Tiers
@@ -56,6 +57,8 @@ def tiers(scenario: Scenario, deployment: Deployment) -> Chosen:
     config = deployment.config
     if part.host.connector is None:
         Tiers.check(config)
+    else:
+        Offloading.check(config, part.host.blocks_per_chunk or 1)
     if part.host.write == "selective":
         raise UsageError(
             "writing what was inserted twice is SGLang's (write_through_selective)",
