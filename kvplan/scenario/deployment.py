@@ -110,6 +110,7 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
     max_model_len = engine.max_model_len
     if max_model_len is None:
         max_model_len, source = _longest(model, engine.version)
+        warnings.extend(_not_all_of(model, engine.version))
         assumed.append(Assumption("engine.max_model_len", max_model_len, source))
     groups, block_size = _shared(*_groups(scenario, fit), parallel.cp)
     config = EngineConfig(
@@ -191,6 +192,15 @@ def _longest(model: ModelSpec | None, version: str) -> tuple[int, str]:
             f"{format_tokens(model.max_context or found)}"
         )
     return found, f"the limit of {model.name}" if model.max_context else "what engines take without a limit"
+
+
+def _not_all_of(model: ModelSpec | None, version: str) -> Iterator[str]:
+    if model is None:
+        return
+    from kvplan.sizing.context import starts_unstretched, unstretched_words
+
+    if starts_unstretched(model, "vllm", version):
+        yield unstretched_words(model, "engine.max_model_len=")
 
 
 def _default(name: str, value: int | float) -> Assumption:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from kvplan.sizing.serving import engine_version
 from kvplan.specs.schema import ModelSpec
+from kvplan.units import format_tokens
 
 UNNAMED = 2048
 """Context that vLLM and SGLang take where neither the question nor the model names one."""
@@ -37,3 +38,11 @@ def starts_unstretched(model: ModelSpec, kind: str, version: str | None) -> bool
     if kind != "vllm" or model.unstretched_context is None:
         return False
     return engine_version(kind, version) >= UNSTRETCHED
+
+
+def unstretched_words(model: ModelSpec, option: str) -> str:
+    """What to know of a model that is not started at its full reach, and the option that does."""
+    return (
+        f"vLLM starts {model.name} at {format_tokens(model.unstretched_context or 0)} tokens unless told: "
+        f"{option}{model.max_context} has all that LongRoPE stretches it to"
+    )

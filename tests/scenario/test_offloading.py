@@ -169,6 +169,10 @@ def test_a_plan_starts_the_engine_with_them() -> None:
         ([HOST, "engine.preemption=swap"], "preempts by recomputing, not by swap"),
         ([HOST, "cache.eviction=lfu"], "evicts by lru, not by lfu"),
         ([HOST, "cache.prefix=none"], "turn it on (cache.prefix: hash)"),
+        (
+            [HOST, GROUPS, "engine.prefix_cache_retention_interval=100"],
+            "engine.prefix_cache_retention_interval: prefixes retained every 100 tokens",
+        ),
         ([HOST, GROUPS, "engine.version='0.21'"], "does not keep full and sliding groups apart"),
         (
             [HOST, GROUPS, "engine.prefix_cache_retention_interval=48", "tiers.host.blocks_per_chunk=2"],
