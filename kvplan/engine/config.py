@@ -140,8 +140,10 @@ class EngineConfig:
         sparse = any(group.kind in ("sliding", "mamba") for group in self.groups)
         if sparse and interval and interval % alignment:
             raise UsageError(
-                f"engine option retention_interval is {interval}; it must be a multiple of the "
-                f"block size of the scheduler, {alignment}",
+                f"prefixes retained every {interval} tokens: that must be a multiple of the block of the "
+                f"scheduler, {alignment}",
+                where="engine.prefix_cache_retention_interval",
+                hint=f"use {-(-interval // alignment) * alignment}, or leave it at 0",
             )
 
     @property

@@ -10,6 +10,7 @@ from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.errors import UsageError
 from kvplan.latency.assumption import Assumption
 from kvplan.scenario.pool import check_pool
+from kvplan.scenario.replayed import replayed_windows
 from kvplan.scenario.schema import Scenario, SglangPart
 from kvplan.sizing.parallel import Parallel
 from kvplan.units import format_bytes, format_tokens
@@ -106,13 +107,10 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
         assert fit is not None  # the scenario's own validation: blocks, or model and gpu
         blocks = _blocks_that_fit(fit)
         assumed.append(Assumption("cache.blocks", blocks, "what the memory bill leaves for the KV pool"))
-    max_model_len = engine.max_model_len or _longest(model)
-    if engine.max_model_len is None:
-        source = "kvplan's default"
-        if model is not None:
-            source = (
-                f"the limit of {model.name}" if model.max_context else "what engines take without a limit"
-            )
+    max_model_len = engine.max_model_len
+    if max_model_len is None:
+        max_model_len, source = _longest(model, engine.version)
+        warnings.extend(_not_all_of(model, engine.version))
         assumed.append(Assumption("engine.max_model_len", max_model_len, source))
     groups, block_size = _shared(*_groups(scenario, fit), parallel.cp)
     config = EngineConfig(
@@ -138,6 +136,8 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
     # Groups that were given are not the model's: their blocks need not be the bill's either.
     given = cache.blocks is not None and cache.groups is None
     warnings.extend(_about_memory(config, fit, given=given))
+    if fit is not None:
+        warnings.extend(replayed_windows(fit, config))
     return Deployment(model, gpu, fit, parallel, config, tuple(assumed), tuple(warnings))
 
 
@@ -179,12 +179,28 @@ def _more_than_fits(given: int, fitting: int, what: str, fit: FitReport) -> str:
     )
 
 
-def _longest(model: ModelSpec | None) -> int:
+def _longest(model: ModelSpec | None, version: str) -> tuple[int, str]:
+    """``max_model_len`` where nobody says one, and where it is from."""
     if model is None:
-        return DEFAULT_MODEL_LEN
-    from kvplan.sizing.capacity import default_context
+        return DEFAULT_MODEL_LEN, "kvplan's default"
+    from kvplan.sizing.context import default_context, starts_unstretched
 
-    return default_context(model)
+    found = default_context(model, "vllm", version)
+    if starts_unstretched(model, "vllm", version):
+        return found, (
+            f"what vLLM takes of {model.name} unless told: before LongRoPE stretches it to "
+            f"{format_tokens(model.max_context or found)}"
+        )
+    return found, f"the limit of {model.name}" if model.max_context else "what engines take without a limit"
+
+
+def _not_all_of(model: ModelSpec | None, version: str) -> Iterator[str]:
+    if model is None:
+        return
+    from kvplan.sizing.context import starts_unstretched, unstretched_words
+
+    if starts_unstretched(model, "vllm", version):
+        yield unstretched_words(model, "engine.max_model_len=")
 
 
 def _default(name: str, value: int | float) -> Assumption:
@@ -252,7 +268,12 @@ def _shared(groups: tuple[CacheGroup, ...], block_size: int, cp: int) -> tuple[t
             f"context parallelism divides the cache of full attention; this pool has {len(groups)} groups"
             + (f", one of them {other}" if other else ""),
             where="parallel.cp",
-            hint="use cp 1 (vLLM refuses it too)",
+            hint="use cp 1: "
+            + (
+                "beside states it is not simulated"
+                if {group.kind for group in groups} <= {"full", "mamba"}
+                else "vLLM refuses it, too"
+            ),
         )
     return tuple(CacheGroup("full", group.block_size * cp) for group in groups), block_size * cp
 

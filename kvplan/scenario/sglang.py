@@ -83,9 +83,9 @@ def sglang_config(
 def _longest(model: ModelSpec | None) -> int:
     if model is None:
         return DEFAULT_CONTEXT_LENGTH
-    from kvplan.sizing.capacity import default_context
+    from kvplan.sizing.context import default_context
 
-    return default_context(model)
+    return default_context(model, "sglang", None)
 
 
 def _page_size(engine: SglangPart, fit: FitReport | None) -> int:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.offloading.strategy import Offloading
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.tiers.stack import TierSpec
 from kvplan.engine.tiers.strategy import Tiers
@@ -56,6 +57,8 @@ def tiers(scenario: Scenario, deployment: Deployment) -> Chosen:
     config = deployment.config
     if part.host.connector is None:
         Tiers.check(config)
+    else:
+        Offloading.check(config, part.host.blocks_per_chunk or 1)
     if part.host.write == "selective":
         raise UsageError(
             "writing what was inserted twice is SGLang's (write_through_selective)",
@@ -124,10 +127,9 @@ def _with_connector(
             where="engine.preemption",
             hint="leave preemption at recompute, or leave out tiers.host.connector",
         )
-    from kvplan.scenario.offloading import check_version, offloading
+    from kvplan.scenario.offloading import offloading
 
-    check_version(scenario.engine.version, config)
-    chosen = offloading(part, config, block_bytes, host.put, host.get)
+    chosen = offloading(part, scenario.engine.version, config, block_bytes, host.put, host.get)
     explained = [*assumed, *chosen.assumptions, *host.get.assumptions()]
     if host.put.assumptions() != host.get.assumptions():
         explained += host.put.assumptions()
@@ -178,9 +180,11 @@ def launch_flags(scenario: Scenario, deployment: Deployment) -> str | None:
     if not part.host.memory:
         return None
     if not isinstance(config, SglangConfig):
-        from kvplan.scenario.offloading import offloading_flags
+        from kvplan.scenario.offloading_releases import offloading_flags
 
-        return None if part.host.connector is None else offloading_flags(part.host)
+        if part.host.connector is None:
+            return None
+        return offloading_flags(part.host, scenario.engine.version, config.block_size)
     from kvplan.scenario.hicache import hicache_flags
 
     page_bytes, _ = _block_bytes(part, deployment)

@@ -13,6 +13,7 @@ from fractions import Fraction
 from kvplan.errors import UsageError
 from kvplan.sizing.attention import Keeping, default_format
 from kvplan.sizing.computing import activation_dtype, loaded_format
+from kvplan.sizing.context import default_context
 from kvplan.sizing.memory import MemoryBill, memory_bill
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.pool import PoolCapacity, RankPool, longest, pool_capacity, rank_pool
@@ -27,9 +28,6 @@ from kvplan.units import MAX_GPUS, check_count
 
 LONGEST_CONTEXT = 1 << 24
 """Where the search for the longest context ends when the model names no limit."""
-
-DEFAULT_CONTEXT = 2048
-"""Context that vLLM and SGLang take where neither the question nor the model names one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +178,7 @@ def fit_model(
     """Plan the memory of one deployment.
 
     Args:
-        max_model_len: longest request in tokens; default the model's limit.
+        max_model_len: longest request in tokens; default what the engine takes of the model.
         parallel: tp, pp, cp, dp; default one GPU. ``dp`` replicas share the requests.
         kv_dtype: KV number format; default what the checkpoint asks for, else the activations' dtype.
         weights_dtype: weight format; default the checkpoint's. ``fp32`` also makes the activations fp32.
@@ -199,7 +197,7 @@ def fit_model(
     check_parallel(model, parallel)
     check_widths(model, parallel.tp)
     drafting = _drafting(model, parallel, draft, drafter)
-    context = max_model_len or default_context(model)
+    context = max_model_len or default_context(model, engine, version)
     serving = resolve_serving(
         engine, gpu, max_model_len=context, version=version, utilization=utilization,
         max_num_batched_tokens=max_num_batched_tokens, max_num_seqs=max_num_seqs, cuda_graphs=cuda_graphs,
@@ -238,11 +236,6 @@ def fit_model(
         draft=draft,
         drafter=drafter,
     )
-
-
-def default_context(model: ModelSpec) -> int:
-    """The longest request where nothing is asked for."""
-    return model.max_context or DEFAULT_CONTEXT
 
 
 def _drafting(

@@ -54,7 +54,12 @@ LATEST: dict[str, tuple[int, ...]] = {"vllm": (0, 33), "sglang": (0, 5, 23)}
 EARLIEST: dict[str, tuple[int, ...]] = {"vllm": (0, 6), "sglang": (0, 5, 1)}
 """Oldest release they were checked against."""
 
-_VERSION = re.compile(r"^v?(\d+)\.(\d+)(?:\.(\d+))?")
+_VERSION = re.compile(
+    r"v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?(?:\.\d{1,9})*"
+    r"(?:[-._]?(?:a|b|c|rc|alpha|beta|pre|preview|post|rev|r|dev)[-._]?\d*)*(?:\+[a-z0-9]+(?:[-._][a-z0-9]+)*)?",
+    re.ASCII | re.IGNORECASE,
+)
+"""As Python counts releases (PEP 440), with two parts at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,7 @@ def parse_version(text: str) -> tuple[int, int, int]:
     Raises:
         UsageError: not a version.
     """
-    match = _VERSION.match(text.strip())
+    match = _VERSION.fullmatch(text.strip())
     if match is None:
         raise UsageError(f"{text!r} is not an engine version", hint="write it like 0.33 or 0.8.5")
     major, minor, patch = match.groups()
@@ -128,7 +133,7 @@ def engine_version(kind: str, text: str | None) -> tuple[int, int, int]:
     newest = LATEST[kind]
     if text is not None:
         parsed = parse_version(text)
-        match = _VERSION.match(text.strip())
+        match = _VERSION.fullmatch(text.strip())
         series = match is not None and match[3] is None and parsed[:2] == newest[:2]
         if not (series and kind == "sglang"):
             return parsed

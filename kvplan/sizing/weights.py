@@ -291,7 +291,10 @@ def _before(model: ModelSpec, split: Split, rows: int) -> Iterator[tuple[Tensor,
 
 
 def _rotary_bytes(model: ModelSpec, dtype_bytes: int) -> int:
-    """Cosine and sine tables: one per distinct rotary dimension, ``max_context`` rows, on every rank."""
+    """Cosine and sine tables: one per distinct rotary dimension, ``max_context`` rows, on every rank.
+
+    LongRoPE has those of the context before it is stretched besides, with the factors that hold there.
+    """
     if model.learned_positions or model.max_context is None:
         return 0
     dims: set[int] = set()
@@ -301,4 +304,5 @@ def _rotary_bytes(model: ModelSpec, dtype_bytes: int) -> int:
             dims.add(attention.rope_head_dim)
         elif attention is not None and not isinstance(attention, SharedAttention):
             dims.add(getattr(attention, "rope_head_dim", attention.head_dim))
-    return model.max_context * sum(dims) * dtype_bytes
+    rows = model.max_context + (model.unstretched_context or 0)
+    return rows * sum(dims) * dtype_bytes

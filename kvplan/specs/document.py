@@ -310,6 +310,9 @@ def _complaint(shape: type[BaseModel], item: dict[str, Any]) -> str:
         here = getattr(shape, "called_elsewhere", {}).get(str(keys[-1]))
         if here is not None:
             return f"unknown field, it is called {here} here"
+        instead = getattr(shape, "known_elsewhere", {}).get(str(keys[-1]))
+        if instead is not None:
+            return f"unknown field: {instead}"
         known = list(dict.fromkeys(fields_at(shape, keys[:-1])))
         places = places_of(shape, str(keys[-1]))
         near = near_names(str(keys[-1]), known, limit=2)

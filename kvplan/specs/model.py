@@ -133,6 +133,8 @@ class ModelSpec(Frozen):
     hidden_size: Count
     vocab_size: Count
     max_context: Count | None = None
+    unstretched_context: Count | None = None
+    """Context before LongRoPE stretches it to ``max_context``, where it does."""
     tie_embeddings: bool = False
     embedding_size: Count | None = None
     """Width of embeddings and output head where it is not the hidden size: projected in and out."""

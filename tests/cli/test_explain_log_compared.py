@@ -84,6 +84,21 @@ def test_the_log_s_own_model_is_compared_if_it_is_known(explain: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("version", ["dev", "0.0.0", "0.1.dev10420+g0a1b2c3"])
+def test_builds_that_do_not_know_their_version_are_compared_by_the_newest_rules(
+    explain: Any, tmp_path: Path, capsys: Any, version: str
+) -> None:
+    named = f"INFO vLLM API server version {version}\n"
+    told, newest = explain(named + PIPELINE), explain(PIPELINE)
+    assert told["comparison"] == {**newest["comparison"], "rules": "0.33"}
+    assert newest["comparison"]["rules"] is None
+    assert explain(named.replace(version, "0.33.0") + PIPELINE)["comparison"] == newest["comparison"]
+    (tmp_path / "start.log").write_text(named + PIPELINE)
+    assert run(["explain-log", str(tmp_path / "start.log")]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"by the rules of vllm 0.33, as {version} is no release" in text
+
+
 def test_the_model_s_own_drafting_layers_share_the_pool(explain: Any) -> None:
     """DeepSeek-V3 drafts with one layer more than its 61."""
     log = SHARED.format("auto").replace("model='a/b'", "model='a/b', speculative_config={}")

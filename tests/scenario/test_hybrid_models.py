@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kvplan.errors import UsageError
+from kvplan.scenario.deployment import resolve_deployment
 from kvplan.scenario.load import load_scenario
 from kvplan.scenario.run import Run
 from kvplan.specs.catalog import load_model
@@ -91,3 +92,22 @@ def test_layers_that_attend_to_an_encoder_are_refused_by_name(model: str) -> Non
     assert resolve_model(model).model.name == load_model(model).name
     with pytest.raises(UsageError, match="cross K and V"):
         simulated(model)
+
+
+@pytest.mark.parametrize(("model", "why"), [("jamba-v0.1", "not simulated"), ("gemma-3-27b", "vLLM refuses")])
+def test_what_context_parallelism_does_not_divide(model: str, why: str) -> None:
+    flags = {"model": model, "gpu": "h200-sxm", "parallel.tp": 4, "workload.synthesize": "chat"}
+    with pytest.raises(UsageError, match="divides the cache of full attention") as refused:
+        resolve_deployment(load_scenario(None, {**flags, "parallel.cp": 2}))
+    assert why in str(refused.value.hint)
+
+
+def test_a_model_that_is_not_started_at_its_full_reach_says_so() -> None:
+    flags = {"model": "phi-3.5-mini-instruct", "gpu": "h100-sxm", "workload.synthesize": "chat"}
+    plain = resolve_deployment(load_scenario(None, flags))
+    assert plain.config.max_model_len == 4096
+    assert [words for words in plain.warnings if "engine.max_model_len=131072" in words]
+    for more in ({"engine.max_model_len": 131_072}, {"engine.version": "0.11.0"}):
+        whole = resolve_deployment(load_scenario(None, {**flags, **more}))
+        assert whole.config.max_model_len == 131_072
+        assert not any("LongRoPE" in words for words in whole.warnings)

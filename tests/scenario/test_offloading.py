@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from kvplan.engine.offloading.strategy import Offloading
-from kvplan.errors import KvplanError, SpecError
+from kvplan.errors import KvplanError, SpecError, UsageError
 from kvplan.scenario.load import load_scenario
-from kvplan.scenario.offloading import offloading_flags
+from kvplan.scenario.offloading_releases import offloading_flags, other_rules
 from kvplan.scenario.run import Run
 from kvplan.scenario.schema.tiers import HostTierPart
 from kvplan.scenario.serve import serve_line
@@ -102,19 +102,50 @@ def test_members_of_an_ensemble_have_links_of_their_own() -> None:
     assert member.get.seconds(1 << 30, 512) > plain.get.seconds(1 << 30, 512)
 
 
+TOKENS = CONFIG.replace('"blocks_per_chunk":4', '"block_size":64')
+CHUNKS = {"memory": "1GiB", "blocks_per_chunk": 4, "eviction_policy": "arc"}
+
+
 @pytest.mark.parametrize(
-    ("part", "says"),
+    ("version", "part", "says"),
     [
-        ({"memory": "64GiB"}, "--kv-offloading-size 64"),
-        ({"memory": 1 << 29}, "--kv-offloading-size 0.5"),
-        (
-            {"memory": "1GiB", "blocks_per_chunk": 4, "eviction_policy": "arc"},
-            "--kv-offloading-size 1 --kv-transfer-config '" + CONFIG + "'",
-        ),
+        ("0.33", {"memory": "64GiB"}, "--kv-offloading-size 64"),
+        ("0.33", {"memory": 1 << 29}, "--kv-offloading-size 0.5"),
+        ("0.33", CHUNKS, f"--kv-offloading-size 1 --kv-transfer-config '{CONFIG}'"),
+        ("0.26.0", CHUNKS, f"--kv-offloading-size 1 --kv-transfer-config '{CONFIG}'"),
+        ("0.25", CHUNKS, f"--kv-offloading-size 1 --kv-transfer-config '{TOKENS}'"),
+        ("0.13", {"memory": "64GiB"}, "--kv-offloading-size 64 --kv-offloading-backend native"),
     ],
 )
-def test_flags(part: dict[str, Any], says: str) -> None:
-    assert offloading_flags(HostTierPart(connector="offloading", **part)) == says
+def test_flags(version: str, part: dict[str, Any], says: str) -> None:
+    assert offloading_flags(HostTierPart(connector="offloading", **part), version, 16) == says
+
+
+@pytest.mark.parametrize(
+    ("assignments", "words", "where"),
+    [
+        (["engine.version='0.11.0'"], "vLLM 0.11.0 has no --kv-offloading-size", "engine.version"),
+        (
+            ["engine.version='0.25'", "cache.groups=[{kind: full}, {kind: sliding, window: 128, block_size: 64}]",
+             "tiers.host.blocks_per_chunk=2"],
+            "blocks of 16 and 64 tokens",
+            "tiers.host.blocks_per_chunk",
+        ),
+    ],
+)  # fmt: skip
+def test_releases_without_it_are_refused(assignments: list[str], words: str, where: str) -> None:
+    with pytest.raises(UsageError, match=words) as refused:
+        Run(load_scenario(None, LLAMA, [HOST, *assignments]))
+    assert refused.value.where == where
+
+
+def test_whose_rules_are_simulated_is_said() -> None:
+    old = Run(load_scenario(None, LLAMA, [HOST, "engine.version='0.32'"]))
+    assert [words for words in old.system.warnings if "offloading connector" in words] == list(
+        other_rules("0.32")
+    )
+    assert other_rules("0.33") == other_rules("0.33.1") == other_rules("0.34") == ()
+    assert other_rules("0.22")[0].endswith("not as 0.22's, which stores outputs, too")
 
 
 def test_a_plan_starts_the_engine_with_them() -> None:
@@ -137,7 +168,11 @@ def test_a_plan_starts_the_engine_with_them() -> None:
         (["tiers.host={memory: 1MiB, connector: offloading}"], "smaller than a chunk"),
         ([HOST, "engine.preemption=swap"], "preempts by recomputing, not by swap"),
         ([HOST, "cache.eviction=lfu"], "evicts by lru, not by lfu"),
-        ([HOST, "cache.prefix=none"], "prefix"),
+        ([HOST, "cache.prefix=none"], "turn it on (cache.prefix: hash)"),
+        (
+            [HOST, GROUPS, "engine.prefix_cache_retention_interval=100"],
+            "engine.prefix_cache_retention_interval: prefixes retained every 100 tokens",
+        ),
         ([HOST, GROUPS, "engine.version='0.21'"], "does not keep full and sliding groups apart"),
         (
             [HOST, GROUPS, "engine.prefix_cache_retention_interval=48", "tiers.host.blocks_per_chunk=2"],

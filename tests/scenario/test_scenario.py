@@ -10,7 +10,7 @@ import pytest
 from kvplan.errors import DataError, SpecError, UsageError
 from kvplan.scenario.deployment import resolve_deployment
 from kvplan.scenario.load import dump_scenario, load_scenario, parse_assignment
-from kvplan.scenario.schema.names import CALLED_ELSEWHERE
+from kvplan.scenario.schema.names import CALLED_ELSEWHERE, NOT_SIMULATED
 from kvplan.scenario.schema.scenario import Scenario
 from kvplan.scenario.workload import open_workload
 from kvplan.specs.fields import fields_at
@@ -224,6 +224,13 @@ def test_the_names_of_others_lead_to_fields() -> None:
         assert name not in known
 
 
+@pytest.mark.parametrize("name", NOT_SIMULATED)
+def test_options_that_nothing_stands_for_say_what_to_do(name: str) -> None:
+    with pytest.raises(UsageError, match="unknown field: ") as refused:
+        load_scenario(None, {"cache.blocks": 100, "workload.synthesize": "chat"}, [f"engine.{name}=1"])
+    assert refused.value.message.endswith(NOT_SIMULATED[name])
+
+
 def test_a_trace_that_is_not_there_says_where_names_start(tmp_path: Path) -> None:
     text = MINIMAL.replace("synthesize: fixed, requests: 10, rate: 5", "trace: nowhere.csv")
     with pytest.raises(DataError, match="no such trace file") as caught:
@@ -284,6 +291,12 @@ def test_a_version_needs_no_quotes_on_the_command_line_and_is_never_a_number(tmp
     assert parse_assignment("engine.version='0.8.5'") == ("engine.version", "0.8.5")
     with pytest.raises(SpecError, match=r"the number 0\.1: put it in quotes"):
         load_scenario(write(tmp_path, MINIMAL + "engine: {version: 0.10}\n"))
+
+
+def test_no_version_is_refused_even_where_nothing_depends_on_it() -> None:
+    with pytest.raises(UsageError, match=r"'0\.33;x' is not an engine version: write it like") as refused:
+        load_scenario(None, {"cache.blocks": 100, "workload.synthesize": "chat"}, ["engine.version=0.33;x"])
+    assert "engine.version" in str(refused.value.where)
 
 
 @pytest.mark.parametrize(

@@ -148,8 +148,11 @@ def test_versions_are_read_as_they_are_written() -> None:
     assert parse_version("v0.8.5") == (0, 8, 5)
     assert parse_version("0.20.1rc1") == (0, 20, 1)
     assert parse_version("0.33") == (0, 33, 0)
-    with pytest.raises(UsageError, match="'latest' is not an engine version"):
-        parse_version("latest")
+    assert parse_version("0.19.1rc1.dev123+g0a1b2c3.d20260101") == (0, 19, 1)
+    assert parse_version("0.5.4.post1") == (0, 5, 4)
+    for text in ("latest", "0.33;x", "0.33abc", "0.9 or so", "33", "0.x", "٠.٣"):
+        with pytest.raises(UsageError, match=f"'{text}' is not an engine version"):
+            parse_version(text)
 
 
 @pytest.mark.parametrize(

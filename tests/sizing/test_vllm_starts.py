@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from kvplan.sizing.capacity import DEFAULT_CONTEXT, fit_model
+from kvplan.sizing.capacity import fit_model
 from kvplan.sizing.captures import captured_tokens, largest_batch
+from kvplan.sizing.context import UNNAMED
+from kvplan.sizing.fit import fit_warnings
 from kvplan.sizing.flags import engine_flags
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.prefix_caching import caches_prefixes
@@ -138,4 +140,33 @@ def test_windows_are_held_open_for_one_step_before_0_26() -> None:
 
 def test_without_a_limit_engines_take_2_048_tokens() -> None:
     model = load_model("llama-3.1-8b").model_copy(update={"max_context": None})
-    assert fit_model(model, load_gpu("h100-sxm")).max_model_len == DEFAULT_CONTEXT == 2048
+    assert fit_model(model, load_gpu("h100-sxm")).max_model_len == UNNAMED == 2048
+
+
+@pytest.mark.parametrize(
+    ("engine", "version", "starts"),
+    [
+        ("vllm", None, 4096), ("vllm", "0.11.1", 4096), ("vllm", "0.11.0", 131_072),
+        ("sglang", None, 131_072),
+    ],
+)  # fmt: skip
+def test_models_of_long_rope_start_at_the_length_they_were_trained_at(
+    engine: str, version: str | None, starts: int
+) -> None:
+    model, gpu = load_model("phi-3.5-mini-instruct"), load_gpu("h100-sxm")
+    report = fit_model(model, gpu, engine=engine, version=version)
+    assert report.max_model_len == starts
+    said = [words for words in fit_warnings(report) if "LongRoPE" in words]
+    assert len(said) == (starts == 4096)
+    assert not any("LongRoPE" in words for words in fit_warnings(fit_model(model, gpu, max_model_len=4096)))
+    assert fit_model(model, gpu, max_model_len=131_072).max_model_len == 131_072
+
+
+def test_long_rope_has_a_table_of_either_length() -> None:
+    model = load_model("phi-3.5-mini-instruct")
+    plain = model.model_copy(update={"unstretched_context": None})
+    more, less = (
+        fit_model(one, load_gpu("h100-sxm"), max_model_len=4096).binding.bill.weights_bytes
+        for one in (model, plain)
+    )
+    assert more - less == 4096 * 96 * 2

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kvplan.errors import SpecError
+from kvplan.scenario.deployment import resolve_deployment
+from kvplan.scenario.load import load_scenario
 from kvplan.sizing.size import size_model
 from kvplan.sizing.weights import parameter_count, stage_weights
 from kvplan.specs.attention import CompressedAttention
@@ -125,3 +128,19 @@ def test_impossible_topologies_are_refused(changed: dict[str, Any], field: str) 
     with pytest.raises(SpecError) as found:
         build(**changed)
     assert field in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"), [({}, 1), ({"cache.prefix": "none"}, 0), ({"gpu": "mi300x"}, 0)]
+)
+def test_windows_that_vllm_computes_again_are_said_to_be_simulated_otherwise(
+    tmp_path: Path, changed: dict[str, str], said: int
+) -> None:
+    spec = tmp_path / "v41.yaml"
+    spec.write_text(model_yaml(build()), encoding="utf-8")
+    flags = {
+        "model": str(spec), "gpu": "b200", "parallel.tp": 8, "workload.synthesize": "chat",
+        "cache.groups": [{"kind": "full"}], "cache.blocks": 10_000, **changed,
+    }  # fmt: skip
+    warnings = resolve_deployment(load_scenario(None, flags)).warnings
+    assert sum("--no-swa-bounded-replay" in words for words in warnings) == said

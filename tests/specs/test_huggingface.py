@@ -547,3 +547,19 @@ def test_layers_beyond_any_model_are_refused_at_once(model_type: str, key: str, 
 def test_lists_of_layers_hold_numbers(value: list[Any]) -> None:
     with pytest.raises(SpecError, match="full_attn_layers"):
         build({**BASE, "model_type": "kimi_linear", "linear_attn_config": {"full_attn_layers": value}})
+
+
+@pytest.mark.parametrize(
+    ("change", "before"),
+    [
+        ({"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 4096}, 4096),
+        ({"rope_scaling": {"type": "su"}, "original_max_position_embeddings": 4096}, 4096),
+        ({"rope_parameters": {"rope_type": "longrope"}, "original_max_position_embeddings": 4096}, 4096),
+        ({"rope_scaling": {"type": "longrope", "original_max_position_embeddings": 4096}}, None),
+        ({"rope_scaling": {"type": "yarn"}, "original_max_position_embeddings": 4096}, None),
+        ({"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 8192}, None),
+        ({"rope_scaling": "longrope"}, None),
+    ],
+)  # fmt: skip
+def test_what_long_rope_stretches(change: dict[str, Any], before: int | None) -> None:
+    assert build({**BASE, **change}).unstretched_context == before

@@ -114,10 +114,12 @@ def _beside(
     found: "Account", spec: "ModelSpec", gpu: str | None, tp: int | None, dtype: str | None
 ) -> dict[str, Any]:
     from kvplan.sizing.capacity import fit_model
+    from kvplan.sizing.logs.release import named_release
     from kvplan.sizing.parallel import Parallel
 
     pool_bytes, tokens = found.pool_bytes or 0, found.pool_tokens or 1
     own_layers = (found.speculation or "").endswith("mtp") and found.engine == "vllm"
+    version = named_release(found.version)
     report = fit_model(
         spec,
         _gpu(found, gpu),
@@ -130,7 +132,7 @@ def _beside(
         ),
         kv_dtype=dtype or _known_format(found.kv_dtype),
         engine=found.engine,
-        version=found.version,
+        version=version,
         max_num_seqs=found.max_num_seqs,
         max_num_batched_tokens=found.max_num_batched_tokens,
         block_size=found.block_tokens,
@@ -147,6 +149,7 @@ def _beside(
         "kv_tokens": report.kv_tokens,
         "log_tokens": tokens,
         "difference": round(report.kv_tokens / tokens - 1, 6),
+        "rules": None if version == found.version else report.serving.version_text,
         "without_draft": found.speculation in DRAFTERS and found.engine == "vllm",
     }
 
@@ -254,10 +257,15 @@ def _table(document: dict[str, Any]) -> list[str]:
             if comparison["without_draft"]
             else ""
         )
+        rules = (
+            f"; by the rules of {found['engine']} {comparison['rules']}, as {found['version']} is no release"
+            if comparison["rules"]
+            else ""
+        )
         lines += _wrap(
             f"    {comparison['model']} at tp {comparison['tp']}{pipeline} in {comparison['kv_dtype']}: "
             f"kvplan gives this pool {comparison['kv_tokens']:,} tokens, the log "
-            f"{comparison['log_tokens']:,} ({_difference(comparison['difference'])}){draft}",
+            f"{comparison['log_tokens']:,} ({_difference(comparison['difference'])}){draft}{rules}",
             6,
         )
     if document["enlarge"]:

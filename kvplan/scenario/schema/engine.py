@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from kvplan.errors import UsageError
 from kvplan.scenario.schema.cache import RadixEviction
@@ -18,7 +18,18 @@ def _as_written(value: object) -> object:
     return value
 
 
-Version = Annotated[str, BeforeValidator(_as_written)]
+def _is_one(version: str) -> str:
+    """Refused here, as a run on a given pool would not look at it."""
+    from kvplan.sizing.serving import parse_version
+
+    try:
+        parse_version(version)
+    except UsageError as exc:
+        raise ValueError(f"{exc.message}: {exc.hint}") from None
+    return version
+
+
+Version = Annotated[str, BeforeValidator(_as_written), AfterValidator(_is_one)]
 
 
 class EnginePart(Part):
@@ -45,7 +56,7 @@ class EnginePart(Part):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_version(cls, data: Any) -> Any:
-        """What older versions did unless told otherwise; a version that is none is refused elsewhere."""
+        """What older versions did unless told otherwise; a version that is none is refused for itself."""
         version = data.get("version") if isinstance(data, dict) else None
         if not isinstance(version, str):
             return data

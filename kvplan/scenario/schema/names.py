@@ -1,4 +1,7 @@
-"""What engines and benchmarks call the fields of a scenario: refused, and answered with the name here."""
+"""What engines and benchmarks call the fields of a scenario: refused, and answered with the name here.
+
+Options of theirs that no field stands for are answered with what to do instead.
+"""
 
 CALLED_ELSEWHERE = {
     "tensor_parallel": "parallel.tp",
@@ -6,6 +9,9 @@ CALLED_ELSEWHERE = {
     "tp_size": "parallel.tp",
     "pipeline_parallel_size": "parallel.pp",
     "pp_size": "parallel.pp",
+    "decode_context_parallel_size": "parallel.cp",
+    "dcp_size": "parallel.cp",
+    "data_parallel_size": "parallel.replicas",
     "enable_expert_parallel": "parallel.expert_parallel",
     "enable_dp_attention": "parallel.dp_attention",
     "kv_dtype": "cache.dtype",
@@ -13,6 +19,10 @@ CALLED_ELSEWHERE = {
     "enable_prefix_caching": "cache.prefix",
     "disable_radix_cache": "cache.prefix",
     "num_gpu_blocks_override": "cache.blocks",
+    "kv_offloading_size": "tiers.host.memory",
+    "kv_offloading_backend": "tiers.host.connector",
+    "kv_connector": "tiers.host.connector",
+    "hicache_size": "tiers.host.memory",
     "quantization": "weights_dtype",
     "scheduling_policy": "engine.policy",
     "request_rate": "workload.rate",
@@ -25,4 +35,25 @@ CALLED_ELSEWHERE = {
     "input_len": "workload.prompt_tokens",
     "input_tokens": "workload.prompt_tokens",
     "output_len": "workload.output_tokens",
+}
+
+_DRAFTS = (
+    "speculative decoding is not simulated; kvplan fit --draft or --draft-model says what its memory takes"
+)
+_ADAPTERS = "adapters are not simulated"
+
+NOT_SIMULATED = {
+    "speculative_config": _DRAFTS,
+    "speculative_model": _DRAFTS,
+    "speculative_algorithm": _DRAFTS,
+    "speculative_num_steps": _DRAFTS,
+    "num_speculative_tokens": _DRAFTS,
+    "draft_model": _DRAFTS,
+    "enable_lora": _ADAPTERS,
+    "lora_paths": _ADAPTERS,
+    "prefix_match_unit": "hits inside a block are not simulated; leave it out, as vLLM does",
+    "mamba_cache_mode": "states are cached where blocks end, or not at all; say cache.prefix: hash or none",
+    "disable_hybrid_kv_cache_manager": "say cache.groups: [{kind: full}]",
+    "kv_transfer_config": "say tiers.host.connector: offloading, or disaggregation",
+    "swa_bounded_replay": "windows are simulated as cached",
 }

@@ -13,7 +13,7 @@ from kvplan.scenario.schema.cache import BlockEviction, CachePart
 from kvplan.scenario.schema.clock import AccuracyPart, LatencyPart
 from kvplan.scenario.schema.disaggregation import DisaggregationPart
 from kvplan.scenario.schema.engine import AnyEngine, EnginePart, SglangPart, engine_kind
-from kvplan.scenario.schema.names import CALLED_ELSEWHERE
+from kvplan.scenario.schema.names import CALLED_ELSEWHERE, NOT_SIMULATED
 from kvplan.scenario.schema.parallel import ParallelPart, RoutingPart
 from kvplan.scenario.schema.part import Natural, Part
 from kvplan.scenario.schema.price import PricePart
@@ -26,6 +26,7 @@ class Scenario(Part):
     """One simulation, resolved from a file, flags and defaults."""
 
     called_elsewhere: ClassVar[Mapping[str, str]] = CALLED_ELSEWHERE
+    known_elsewhere: ClassVar[Mapping[str, str]] = NOT_SIMULATED
 
     schema_: Literal["kvplan.scenario/1"] = Field("kvplan.scenario/1", alias="schema")
     model: str | None = None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kvplan.errors import UsageError
 from kvplan.sizing.logs.account import Account
 from kvplan.sizing.logs.lines import Fact
+from kvplan.sizing.logs.release import named_release
 from kvplan.sizing.serving import PLANS_GRAPHS, parse_version
 from kvplan.units import format_bytes, format_tokens
 
@@ -203,10 +203,8 @@ def _may_plan_graphs(log: Account) -> bool:
     """Whether this vLLM can have taken CUDA graphs out of the budget without a line that says so."""
     if log.planned_graph_bytes is not None or log.graphs_in_activation:
         return False
-    try:
-        return log.version is None or parse_version(log.version) >= PLANS_GRAPHS
-    except UsageError:
-        return True
+    release = named_release(log.version)
+    return release is None or parse_version(release) >= PLANS_GRAPHS
 
 
 def _meaning(log: Account) -> list[str]:

@@ -1,0 +1,48 @@
+"""The longest request where nobody asks for one.
+
+vLLM takes what the configuration says the model reaches, except of models that LongRoPE stretches: from
+0.11.1 on it starts those at the length they were trained at, since the factors for long contexts, which then
+hold for every request, make short ones worse (``_get_and_verify_max_len``). SGLang takes the whole reach.
+"""
+
+from __future__ import annotations
+
+from kvplan.sizing.serving import engine_version
+from kvplan.specs.schema import ModelSpec
+from kvplan.units import format_tokens
+
+UNNAMED = 2048
+"""Context that vLLM and SGLang take where neither the question nor the model names one."""
+
+UNSTRETCHED = (0, 11, 1)
+"""vLLM from here on starts models of LongRoPE at the length before it is stretched."""
+
+
+def default_context(model: ModelSpec, kind: str, version: str | None) -> int:
+    """The longest request where nothing is asked for.
+
+    Args:
+        kind: the engine; version: its version as text, None for the newest known.
+
+    Raises:
+        UsageError: not a version.
+    """
+    if starts_unstretched(model, kind, version):
+        assert model.unstretched_context is not None
+        return model.unstretched_context
+    return model.max_context or UNNAMED
+
+
+def starts_unstretched(model: ModelSpec, kind: str, version: str | None) -> bool:
+    """Whether the engine takes less of the model than it reaches unless told."""
+    if kind != "vllm" or model.unstretched_context is None:
+        return False
+    return engine_version(kind, version) >= UNSTRETCHED
+
+
+def unstretched_words(model: ModelSpec, option: str) -> str:
+    """What to know of a model that is not started at its full reach, and the option that does."""
+    return (
+        f"vLLM starts {model.name} at {format_tokens(model.unstretched_context or 0)} tokens unless told: "
+        f"{option}{model.max_context} has all that LongRoPE stretches it to"
+    )
