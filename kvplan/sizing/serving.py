@@ -56,7 +56,8 @@ EARLIEST: dict[str, tuple[int, ...]] = {"vllm": (0, 6), "sglang": (0, 5, 1)}
 
 _VERSION = re.compile(
     r"v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?(?:\.\d{1,9})*"
-    r"(?:[-._]?(?:a|b|c|rc|alpha|beta|pre|preview|post|rev|r|dev)[-._]?\d*)*(?:\+[a-z0-9]+(?:[-._][a-z0-9]+)*)?",
+    r"(?:[-._]?(?:a|b|c|rc|alpha|beta|pre|preview)[-._]?\d{0,9})?(?:[-._]?(?:post|rev|r)[-._]?\d{0,9})?"
+    r"(?:[-._]?dev[-._]?\d{0,9})?(?:\+[a-z0-9]+(?:[-._][a-z0-9]+)*)?",
     re.ASCII | re.IGNORECASE,
 )
 """As Python counts releases (PEP 440), with two parts at least."""
