@@ -9,6 +9,7 @@ from kvplan.sizing.report import SizeRequest
 from kvplan.sizing.retention import kept_tokens
 from kvplan.sizing.sharding import rank_store, rank_tokens, stages
 from kvplan.sizing.state import exports_checkpoints, state_bytes
+from kvplan.sizing.state_block import newest_growth
 from kvplan.sizing.stores import Heads, Store
 from kvplan.specs.attention import LatentAttention
 from kvplan.specs.model import Block, ModelSpec
@@ -59,7 +60,7 @@ def allocated(
             in_flight=ask.in_flight,
             block_size=ask.block_size,
             mamba_mode=ask.mamba_mode,
-            growth=max(ask.block_size, 128) if latent else ask.block_size,
+            growth=newest_growth(ask.block_size, latent=latent),
             own=held,
         )
         stores = [page.store for page in pages[held.start : held.stop] if page.store is not None]

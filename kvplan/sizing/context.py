@@ -12,7 +12,7 @@ from kvplan.specs.schema import ModelSpec
 from kvplan.units import format_tokens
 
 UNNAMED = 2048
-"""Context that vLLM and SGLang take where neither the question nor the model names one."""
+"""Context that vLLM takes where neither the question nor the model names one; of SGLang it is assumed."""
 
 UNSTRETCHED = (0, 11, 1)
 """vLLM from here on starts models of LongRoPE at the length before it is stretched."""

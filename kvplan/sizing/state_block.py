@@ -31,6 +31,11 @@ DELTA_RULE_GRID = 64
 """Tokens between states that the gated delta rule's fused prefill writes."""
 
 
+def newest_growth(block_size: int, *, latent: bool) -> int:
+    """Tokens that a block grows by in the newest versions, where no states are left behind on the way."""
+    return max(block_size, 128) if latent else block_size
+
+
 def state_growth(
     states: Sequence[State],
     serving: Serving,
@@ -50,7 +55,7 @@ def state_growth(
     if version < FROM_GIVEN:
         wide = WIDE_HEADS in head_dims and serving.capability == BLACKWELL and version < BY_KERNEL
         return 64 if latent else 32 if wide else 16
-    step = max(block_size, 128) if latent and version >= WIDE_LATENTS else block_size
+    step = newest_growth(block_size, latent=latent and version >= WIDE_LATENTS)
     on_grid = all(isinstance(state, GatedDeltaNetState) for state in states)
     fused = all(exports_checkpoints(state, serving.capability) for state in states)
     return lcm(step, DELTA_RULE_GRID) if version >= CHECKPOINTS and cached and on_grid and fused else step

@@ -105,6 +105,13 @@ def joined(code, head_dim, swap):
     return swap and pack_of(code) > 1 and width in (16, 32)
 
 
+@triton.constexpr_function
+def value_elementwise(code, scaling, group, head_dim, swap):
+    """``scales.elementwise`` for values: slices that are one tile have no weights, and so no scale, each."""
+    apart = elementwise(scaling, group, head_dim // pack_of(code), swap)
+    return apart or (scaling == 4 and joined(code, head_dim, swap))
+
+
 @triton.jit
 def join_slices(y, ASM: tl.constexpr):
     """Two or four slices [BN, W] of 16-bit numbers as one tile [BN, D].

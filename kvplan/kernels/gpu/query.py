@@ -7,8 +7,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kvplan.kernels.gpu.orders import in_fragments, joined, key_slice, queries_like_keys, together
-from kvplan.kernels.gpu.scales import pack_of, value_elementwise
+from kvplan.kernels.gpu.orders import (
+    in_fragments,
+    joined,
+    key_slice,
+    queries_like_keys,
+    together,
+    value_elementwise,
+)
+from kvplan.kernels.gpu.scales import pack_of
 from kvplan.kernels.gpu.sides import by_other, by_query, other_axis, tile_zeros
 from kvplan.kernels.gpu.tile import gain_of
 

@@ -29,14 +29,6 @@ def elementwise(scaling, group, width, swap):
     return scaling == 5 or (scaling == 4 and group < width) or (scaling in (3, 4) and not swap)
 
 
-@triton.constexpr_function
-def value_elementwise(code, scaling, group, head_dim, swap):
-    """The same for values, whose slices must also not differ where they are joined (``orders``)."""
-    width = head_dim // pack_of(code)
-    one_tile = swap and pack_of(code) > 1 and width < 64
-    return elementwise(scaling, group, width, swap) or (scaling == 4 and one_tile)
-
-
 @triton.jit
 def _load(P, index, ok, KIND: tl.constexpr, MASKED: tl.constexpr):
     if MASKED:

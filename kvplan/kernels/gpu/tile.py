@@ -18,8 +18,16 @@ import triton
 import triton.language as tl
 
 from kvplan.kernels.gpu.codes import bias_of, unpack
-from kvplan.kernels.gpu.orders import FRAGMENT, all_apart, fragments, in_fragments, join_slices, joined
-from kvplan.kernels.gpu.scales import elementwise, number, pack_of, scale_elements, value_elementwise
+from kvplan.kernels.gpu.orders import (
+    FRAGMENT,
+    all_apart,
+    fragments,
+    in_fragments,
+    join_slices,
+    joined,
+    value_elementwise,
+)
+from kvplan.kernels.gpu.scales import elementwise, number, pack_of, scale_elements
 from kvplan.kernels.gpu.sides import (
     add_keys_times_queries,
     add_weighted_values,
