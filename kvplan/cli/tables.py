@@ -24,12 +24,13 @@ def print_wrapped(text: str, console: Console, indent: str = "  ") -> None:
 
 
 def width(table: Table, folded: int | None = None) -> int:
-    """Columns of a terminal that ``grid`` takes, with what is varied ``folded`` to so many at most."""
+    """Columns of a terminal that ``grid`` takes, with what is varied ``folded`` to so many if words allow."""
     cells = [table.columns, *table.rows]
     widest = [max(len(row[place]) for row in cells) for place in range(len(table.columns))]
     if folded is not None:
-        widest[1] = min(widest[1], folded)
-    return sum(widest) + 3 * len(widest)
+        words = [word for row in cells for word in row[1].split()]
+        widest[1] = min(widest[1], max(folded, *map(len, words)))
+    return sum(widest) + 3 * (len(widest) - 1)
 
 
 def grid(table: Table) -> Any:

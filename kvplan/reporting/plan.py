@@ -9,12 +9,13 @@ from kvplan.reporting.cost import amount_text, money
 from kvplan.reporting.highest import few_slowest, more_text, objective_text
 from kvplan.reporting.markdown import escape, fenced, table_markdown
 from kvplan.reporting.schema.plan import Candidate, Plan
-from kvplan.reporting.sweep import csv_cell, failure_text, unserved_text
+from kvplan.reporting.sweep import csv_cell, failure_text, unserved_text, warnings_of
 from kvplan.reporting.tables import Table
 from kvplan.reporting.verdict import Tone, Verdict
 from kvplan.reporting.wording import (
     count,
     label,
+    numbers_text,
     plain,
     plural,
     seconds,
@@ -83,11 +84,16 @@ def _pool_head(field: str) -> str:
 
 
 def _needs(item: Candidate, fields: Sequence[str]) -> tuple[str, ...]:
-    """Instances of every pool, and GPUs; more than so many where even those miss."""
-    sizes: dict[str, int] = {pool.field: size for pool, size in item.sized}
-    numbers = [*(sizes.get(field) for field in fields), item.gpus]
+    """Instances of every pool, and GPUs; more than so many where even those miss, none where none can do."""
+    sizes: dict[str, int] = {} if _hopeless(item) else {pool.field: size for pool, size in item.sized}
+    numbers = [*(sizes.get(field) for field in fields), item.gpus if sizes else None]
     more = "> " if item.status == MISSES else ""
     return tuple(NONE if number is None else f"{more}{count(number)}" for number in numbers)
+
+
+def _hopeless(item: Candidate) -> bool:
+    """Whether it turns requests away as too long, which no number of instances changes."""
+    return item.figures is not None and item.figures.rejected > 0
 
 
 def _costs(item: Candidate) -> tuple[str, str]:
@@ -217,12 +223,13 @@ def _rests_on(plan: Plan, best: Candidate) -> Iterator[str]:
 
 def plan_remarks(plan: Plan) -> list[str]:
     """What makes the answer doubtful, and what the table does not say of the others."""
-    found = list(_doubts(plan))
-    said: dict[str, list[str]] = {}
+    said: dict[str, list[int]] = {}
     for item in plan.candidates:
         for text in _about(item, plan.most_gpus):
-            said.setdefault(text, []).append(str(item.candidate))
-    return found + [f"{sentence_list(numbers)}: {text}" for text, numbers in said.items()]
+            said.setdefault(text, []).append(item.candidate)
+    whose = [f"{numbers_text(numbers)}: {text}" for text, numbers in said.items()]
+    warned = [(item.candidate, item.warnings) for item in plan.candidates if item.figures]
+    return [*_doubts(plan), *whose, *warnings_of(warned, "candidates")]
 
 
 def _doubts(plan: Plan) -> Iterator[str]:
@@ -252,7 +259,8 @@ def _about(item: Candidate, most_gpus: int) -> Iterator[str]:
     if item.status == MISSES and item.figures is not None:
         lost = unserved_text(item.figures.model_dump())
         missed = [objective_text(o.model_dump()) for o in item.figures.objectives if not o.passed]
-        why = f"misses with {plural(item.gpus or 0, 'GPU')} of at most {most_gpus}"
+        gpus = f"{plural(item.gpus or 0, 'GPU')} of at most {most_gpus}"
+        why = f"misses with any number of {_called(item)}" if _hopeless(item) else f"misses with {gpus}"
         reasons = [*missed, *([lost] if lost else [])]
         yield f"{why}: {sentence_list(reasons)}" if reasons else why
     if item.error is not None:

@@ -66,6 +66,7 @@ def _content(plan: Plan) -> dict[str, Any]:
         "heading": "Candidates",
         "points": plan_table(plan),
         "same": "What is the same for every candidate",
+        "assumptions": tables.assumptions_table(plan.assumptions) if plan.assumptions else None,
         "scenario": tables.unvaried_table(plan.scenario, (*varied, *sought(plan), "workload.requests")),
         "files": tables.files_of(provenance),
         "versions": tables.versions_of(provenance),

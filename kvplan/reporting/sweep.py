@@ -8,7 +8,16 @@ from typing import Any
 from kvplan.reporting.highest import highest_remarks, highest_sentence, of_answer
 from kvplan.reporting.markdown import escape, table_markdown
 from kvplan.reporting.tables import Table
-from kvplan.reporting.wording import count, decimal, percent, plain, seconds, sentence_list, setting_text
+from kvplan.reporting.wording import (
+    count,
+    decimal,
+    numbers_text,
+    percent,
+    plain,
+    seconds,
+    sentence_list,
+    setting_text,
+)
 from kvplan.scenario.figures import FIGURES, UNSERVED
 from kvplan.units import format_bytes
 
@@ -87,12 +96,29 @@ def remarks(document: Mapping[str, Any]) -> list[str]:
     """What the table does not say: failures with their reasons, what was not served, missed objectives."""
     found = document.get("highest")
     answer = [] if found is None else [highest_sentence(found), *highest_remarks(document)]
-    said: dict[str, list[str]] = {}
-    for point in of_answer(document)["points"]:
+    said: dict[str, list[int]] = {}
+    points = of_answer(document)["points"]
+    for point in points:
         for text in _remarks(point):
-            said.setdefault(text, []).append(str(point["point"]))
-    return answer + [
-        f"{'point' if len(numbers) == 1 else 'points'} {sentence_list(numbers)}: {text}"
+            said.setdefault(text, []).append(point["point"])
+    whose = [
+        f"{'point' if len(numbers) == 1 else 'points'} {numbers_text(numbers)}: {text}"
+        for text, numbers in said.items()
+    ]
+    warned = [(point["point"], point.get("warnings", ())) for point in points if point["figures"]]
+    return [*answer, *whose, *warnings_of(warned, "points")]
+
+
+def warnings_of(warned: Sequence[tuple[int, Sequence[str]]], called: str) -> list[str]:
+    """The warnings of runs by number, each once, and whose it is where it is not everyone's."""
+    said: dict[str, list[int]] = {}
+    for number, texts in warned:
+        for text in texts:
+            said.setdefault(plain(text), []).append(number)
+    return [
+        text
+        if len(numbers) == len(warned)
+        else f"{called if len(numbers) > 1 else called[:-1]} {numbers_text(numbers)}: {text}"
         for text, numbers in said.items()
     ]
 

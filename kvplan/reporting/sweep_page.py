@@ -77,6 +77,7 @@ def _content(sweep: Sweep) -> dict[str, Any]:
         "remarks": notes[:MAX_LISTED],
         "remarks_left": max(0, len(notes) - MAX_LISTED),
         "points": _points_table(sweep),
+        "assumptions": None,
         "scenario": tables.unvaried_table(sweep.scenario or {}, [axis.key for axis in sweep.axes]),
         "files": tables.files_of(provenance),
         "versions": tables.versions_of(provenance),

@@ -8,7 +8,7 @@ from typing import Any
 
 from kvplan.reporting.cost import cost_rows
 from kvplan.reporting.result import Result
-from kvplan.reporting.schema.origin import Provenance
+from kvplan.reporting.schema.origin import Assumption, Provenance
 from kvplan.reporting.verdict import band_text
 from kvplan.reporting.wording import (
     LATENCIES,
@@ -74,14 +74,22 @@ def inputs_table(result: Result) -> Table:
         rows.append((f"{label(slo.name)} limit", seconds(slo.limit_s), "scenario"))
     accuracy = result.accuracy
     rows.append(("Step time", f"{accuracy.model}: {plain(accuracy.name)}", plain(accuracy.source)))
-    rows += [
-        (plain(item.name), _setting(item.name, item.value), plain(item.source)) for item in result.assumptions
-    ]
+    rows += _assumed(result.assumptions)
     return _table(
         "What was given, what was chosen, and where each value comes from",
         ("What", "Value", "Source"),
         rows,
     )
+
+
+def assumptions_table(assumptions: Sequence[Assumption]) -> Table:
+    """What a run chose because nobody said it."""
+    return _table("What was chosen, and why", ("What", "Value", "Source"), list(_assumed(assumptions)))
+
+
+def _assumed(assumptions: Sequence[Assumption]) -> Iterator[tuple[str, str, str]]:
+    for item in assumptions:
+        yield plain(item.name), _setting(item.name, item.value), plain(item.source)
 
 
 def _settings_rows(result: Result) -> Iterator[tuple[str, str, str]]:

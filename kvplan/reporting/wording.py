@@ -128,3 +128,19 @@ def plural(number: int, noun: str) -> str:
 def sentence_list(parts: list[str]) -> str:
     """``['a', 'b', 'c']`` -> ``'a, b and c'``."""
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def numbers_text(numbers: list[int]) -> str:
+    """``[1, 2, 3, 5]`` -> ``'1 to 3 and 5'``; of two that follow each other both are said."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    parts = [
+        text
+        for run in runs
+        for text in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else map(str, run))
+    ]  # fmt: skip
+    return sentence_list(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kvplan.scenario.bracket import meets
-from kvplan.scenario.outcomes import Outcome
+from kvplan.scenario.outcomes import NOT_RUN, Outcome
 from kvplan.scenario.pools import Pool
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.sizes import Prices, Sizes, next_sizes
@@ -82,10 +82,21 @@ class Candidate:
     @property
     def figures(self) -> dict[str, Any] | None:
         """Of the sizes shown."""
-        return None if self.shown is None else self.tried[self.shown]["figures"]
+        figures: dict[str, Any] | None = self.run["figures"]
+        return figures
+
+    @property
+    def run(self) -> Outcome:
+        """The outcome of the sizes shown."""
+        return NOT_RUN if self.shown is None else self.tried[self.shown]
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether requests were turned away as too long, which they are by any number of instances."""
+        return any(outcome["figures"] and outcome["figures"]["rejected"] for outcome in self.tried.values())
 
     def next(self) -> Sizes | None:
         """Which sizes to try next; None where the answer is known, or cannot be."""
-        if self.least_gpus > self.most_gpus or self.error is not None:
+        if self.least_gpus > self.most_gpus or self.error is not None or self.hopeless:
             return None
         return next_sizes(self._met(), self._missed(), self.prices, self._start)

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -20,7 +20,9 @@ from kvplan.errors import KvplanError
 from kvplan.scenario.schema import Scenario
 
 Outcome = dict[str, Any]
-"""``figures`` of a point, or its ``error``; the other one is None."""
+"""``figures`` of a point, or its ``error``; the other one is None. And its ``warnings``, ``assumptions``."""
+
+NOT_RUN: Outcome = {"figures": None, "error": None, "warnings": [], "assumptions": []}
 
 Outcomes = Generator[tuple[int, Outcome], None, None]
 """Number of a point and its outcome, as they come."""
@@ -117,7 +119,12 @@ def simulate_point(document: dict[str, Any], slower: float = 1.0) -> Outcome:
         if run.interruption is not None:
             raise KeyboardInterrupt
         found = figures(run.result([]), block_bytes_of(scenario, run.deployment), stays)
-        return {"figures": found, "error": None}
+        return {
+            "figures": found,
+            "error": None,
+            "warnings": list(dict.fromkeys(run.warnings)),
+            "assumptions": [asdict(item) for item in run.assumptions],
+        }
     except Exception as exc:  # a sweep goes on, whatever is wrong with one of its points
         return failure(as_error(exc))
 
@@ -140,4 +147,4 @@ def as_error(exc: Exception) -> KvplanError:
 
 def failure(error: KvplanError) -> Outcome:
     """The outcome of a point that was not simulated."""
-    return {"figures": None, "error": error.to_dict()["error"]}
+    return {**NOT_RUN, "error": error.to_dict()["error"]}

@@ -246,6 +246,7 @@ class Plan:
             "settled": self.settled,
             "best": None if best is None else best + 1,
             "range": self.range,
+            "assumptions": [] if best is None else self.candidates[best].run["assumptions"],
             "serve": [] if best is None else self._serve(self.candidates[best]),
             "candidates": list(self._rows()),
             "provenance": provenance(command, self.first.seed, self._kinds.inputs()),
@@ -267,6 +268,7 @@ class Plan:
                 "gpus": None if shown is None else candidate.prices.total_gpus(shown),
                 "missed": None if candidate.passed is None else _listed(candidate.missed),
                 "figures": candidate.figures,
+                "warnings": candidate.run["warnings"],
                 "error": error,
             }
 

@@ -140,7 +140,7 @@ class Run:
             "slo": slo_objects(scenario.slo, latency, recorder, self.clock.client),
             "accuracy": {**self.clock.accuracy(), **intervals.to_dict()},
             "trace": self.workload.to_dict(recorder.totals.requests),
-            "assumptions": [asdict(item) for item in self._assumptions()],
+            "assumptions": [asdict(item) for item in self.assumptions],
             "warnings": self._warnings(),
             "provenance": provenance(command, scenario.seed, [*self.workload.inputs(), *self.clock.inputs]),
         }
@@ -184,14 +184,20 @@ class Run:
             on_member=on_member,
         )
 
-    def _assumptions(self) -> tuple[Assumption, ...]:
+    @property
+    def assumptions(self) -> tuple[Assumption, ...]:
+        """What was chosen because nobody said it."""
         return (*self.deployment.assumptions, *self.clock.assumptions, *self.system.assumptions)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know of the deployment and its clock, whatever the run brought."""
+        return (*self.deployment.warnings, *self.system.warnings, *self.clock.warnings)
+
     def _warnings(self) -> list[str]:
-        found = [*self.deployment.warnings, *self.system.warnings]
+        found = list(self.warnings)
         if self.interruption is not None:
             found.append(f"stopped early: {self.interruption}")
-        found.extend(self.clock.warnings)
         for reason, count in sorted(self.recorder.rejections.items()):
             found.append(f"{count:,} requests rejected by the front end: {reason}")
         return found

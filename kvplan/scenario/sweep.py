@@ -14,7 +14,7 @@ from kvplan.errors import Interrupted, KvplanError, UsageError
 from kvplan.provenance import InputFile, input_file, provenance
 from kvplan.scenario.axes import Axis, points
 from kvplan.scenario.load import load_scenario, read_scenario
-from kvplan.scenario.outcomes import Outcome, as_error, failure, outcomes
+from kvplan.scenario.outcomes import NOT_RUN, Outcome, as_error, failure, outcomes
 from kvplan.scenario.schema import Scenario
 from kvplan.specs.document import YamlDocument
 
@@ -122,7 +122,7 @@ class Sweep:
                     "point": number + 1,
                     "values": dict(zip(point, values, strict=True)),
                     "status": _status(outcome),
-                    **(outcome or {"figures": None, "error": None}),
+                    **{key: (outcome or NOT_RUN)[key] for key in ("figures", "error", "warnings")},
                 }
                 for number, (point, values, outcome) in enumerate(
                     zip(self.points, self.values(), self.outcomes, strict=True)

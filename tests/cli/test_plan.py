@@ -115,6 +115,16 @@ def test_nothing_meets_is_exit_3_with_the_reason(capsys: pytest.CaptureFixture[s
     assert "--most-gpus" in printed.err
 
 
+def test_requests_that_are_too_long_want_a_longer_context_and_not_more_gpus(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run([*BASE, "--gpu", "l40s", "--tp", "1", "--ctx", "100"]) == 3
+    printed = capsys.readouterr()
+    assert "misses with any number of replicas" in printed.out
+    assert "> 64" not in printed.out
+    assert "--ctx" in printed.err
+
+
 def test_what_does_not_fit_is_a_row_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*BASE, "--gpu", "l4,h100-sxm", "--tp", "1", "--most-gpus", "8"]
     arguments[arguments.index("llama-3.1-8b")] = "qwen2.5-32b"

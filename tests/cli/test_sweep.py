@@ -57,6 +57,21 @@ def test_long_values_are_listed_above_the_tables(scenario: str, capsys: pytest.C
     assert sum(line.strip().startswith(("1 ", "2 ")) for line in lines) == 4
 
 
+@pytest.mark.parametrize(
+    "key", ["engine.max_num_batched_tokens=1024,2048", "engine.async_scheduling=true,false"]
+)
+def test_no_heading_is_folded_inside_a_word(
+    key: str, scenario: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = key.partition("=")[0].rpartition(".")[2]
+    assert run(["sweep", scenario, "--vary", key, "--vary", "cache.blocks=1100,2000", "-j", "1"]) == 0
+    printed = capsys.readouterr().out
+    headings = [line for line in printed.splitlines() if line.startswith("Point ")]
+    assert len(headings) == 2
+    assert all(name in line for line in headings) or f"1: {key.partition(',')[0]}" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+
 def test_a_wide_terminal_gets_one_table(
     scenario: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +144,7 @@ def test_the_same_reason_is_said_once(scenario: str, capsys: pytest.CaptureFixtu
     run(
         ["sweep", scenario, "--vary", "cache.eviction=nope,lru", "--vary", "seed=0,1,2", "-j", "1", "-n", "2"]
     )
-    assert "- points 1, 2 and 3: failed," in capsys.readouterr().out
+    assert "- points 1 to 3: failed," in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -348,3 +348,40 @@ def test_the_command_has_nothing_of_the_first_candidate_that_is_varied(value: ob
     said = simulated({"kind": "vllm"}, {"tiers": value}, tiers={"host": {"memory": 1 << 34}})
     assert "host" not in said
     assert ("disk" in said) == (value is not None)
+
+
+def warned(**more: Any) -> Plan:
+    whole = document(**more)
+    for item, texts in zip(whole["candidates"], (["slow"], ["short", "slow"], ["slow"], []), strict=True):
+        item["warnings"] = texts
+    found = parse_report(whole)
+    assert isinstance(found, Plan)
+    return found
+
+
+def test_warnings_of_the_runs_are_said_once_and_whose_they_are() -> None:
+    said = plan_remarks(warned())
+    assert said.count("slow") == 1  # of every candidate that was simulated
+    assert "candidate 2: short" in said
+    assert "- slow" in plan_markdown(warned()).splitlines()
+    page = render_plan(warned())
+    assert "<li>slow</li>" in page
+    assert "<li>candidate 2: short</li>" in page
+
+
+def test_the_page_says_what_the_answer_assumes() -> None:
+    assumption = {"name": "cache.blocks", "value": 28_670, "source": "what the bill leaves <b>"}
+    page = render_plan(parsed(assumptions=[assumption]))
+    assert "28,670" in page
+    assert "what the bill leaves &lt;b&gt;" in page
+    assert "assumes" not in render_plan(parsed())
+
+
+def test_who_turns_requests_away_is_not_said_to_need_more_replicas() -> None:
+    whole = document()
+    whole["candidates"][2]["figures"]["rejected"] = 44
+    plan = parse_report(whole)
+    assert isinstance(plan, Plan)
+    assert "3: misses with any number of replicas: " in "\n".join(plan_remarks(plan))
+    row = next(row for row in plan_table(plan).rows if row[0] == "3")
+    assert not any(cell.startswith(">") for cell in row)

@@ -94,3 +94,16 @@ def test_markdown_holds_no_html_from_outside() -> None:
 
 def test_the_legend_says_what_a_point_is() -> None:
     assert legend(document())[1] == "2: cache.blocks=1, a.blocks=null"
+
+
+def test_warnings_are_said_once_and_whose_they_are() -> None:
+    warned = document()
+    for number, texts in enumerate((["slow"], ["slow", "short"], ["slow"])):
+        warned["points"][number] |= {
+            "figures": {**FIGURES_OF_ONE, "rejected": 0},
+            "error": None,
+            "warnings": texts,
+        }
+    assert remarks(warned)[-2:] == ["slow", "point 2: short"]
+    warned["points"][0]["warnings"] = []
+    assert remarks(warned)[-2:] == ["points 2 and 3: slow", "point 2: short"]

@@ -13,6 +13,7 @@ from kvplan.reporting.wording import (
     change_text,
     decimal,
     label,
+    numbers_text,
     percent,
     plain,
     plural,
@@ -76,3 +77,11 @@ def test_a_fall_to_little_is_no_fall_to_nothing():
     assert change_text(-0.726) == "−72.6%"
     assert change_text(-0.99976) == "< −99.9%"
     assert change_text(-1.0) == "−100%"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [([1], "1"), ([1, 2], "1 and 2"), ([1, 2, 3], "1 to 3"), ([1, 3, 4, 5, 8, 9], "1, 3 to 5, 8 and 9")],
+)
+def test_numbers_in_a_row_are_a_range(numbers: list[int], said: str) -> None:
+    assert numbers_text(numbers) == said

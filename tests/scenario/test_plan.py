@@ -43,7 +43,7 @@ POOLS = pools_of(SCENARIO)
 
 def figures(met: bool) -> dict[str, Any]:
     lost = dict.fromkeys(("rejected", "timed_out", "unfinished"), 0)
-    return {"figures": {"slo_met": met, **lost}, "error": None}
+    return {**outcomes.NOT_RUN, "figures": {"slo_met": met, **lost}}
 
 
 def planned(
@@ -69,6 +69,15 @@ def test_what_met_before_is_tried_first_and_then_one_less(need: int, before: int
     candidate.tried[before,] = figures(before >= need)
     if before >= need and before > 1:
         assert candidate.next() == (before - 1,)
+
+
+def test_requests_that_are_too_long_are_so_for_any_number_of_replicas() -> None:
+    candidate = Candidate(SCENARIO, POOLS, 8)
+    found = figures(met=False)
+    found["figures"]["rejected"] = 3
+    candidate.tried[1,] = found
+    assert candidate.next() is None
+    assert candidate.shown == (1,)
 
 
 def test_what_cannot_run_is_not_tried_again() -> None:
@@ -241,7 +250,7 @@ def told(
             **POINT, "finished": requests, "slo_met": met, "ttft_p99_s": judged["value_s"],
             "objectives": [judged], **more,
         }  # fmt: skip
-        return {"figures": found, "error": None}
+        return {**outcomes.NOT_RUN, "figures": found}
 
     monkeypatch.setattr(outcomes, "simulate_point", simulate)
     return asked
@@ -445,3 +454,21 @@ def test_replicas_and_pools_are_candidates_of_one_plan() -> None:
     found = Document.model_validate(plan.document([]))
     assert [len(item.pools) for item in found.candidates] == [1, 2]
     assert {item.status for item in found.candidates} == {"meets"}
+
+
+def test_warnings_and_assumptions_of_the_runs_are_in_the_document() -> None:
+    plan = planned(
+        "gpu=h100-sxm",
+        flags={
+            "model": "phi-3-mini-128k",
+            "engine.max_model_len": None,
+            "workload.synthesize": "fixed",
+            "workload.prompt_tokens": 100,
+            "workload.output_tokens": 10,
+        },
+    )
+    plan.execute()
+    document = plan.document([])
+    assert any("LongRoPE" in text for text in document["candidates"][0]["warnings"])
+    assert "engine.max_model_len" in {item["name"] for item in document["assumptions"]}
+    assert Document.model_validate(document).answer is not None

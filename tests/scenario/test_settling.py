@@ -81,7 +81,7 @@ def toy(capacity: float) -> Any:
             "arrivals_s": requests / rate, "e2e_p99_s": wait_s + STAY_S, "growth": 3.0 if over > 1 else 1.0,
             "objectives": [objective],
         }  # fmt: skip
-        return {"figures": figures, "error": None}
+        return {**outcomes.NOT_RUN, "figures": figures}
 
     return simulate
 

@@ -105,7 +105,7 @@ def test_a_bug_in_one_point_does_not_end_the_others(scenario: str, monkeypatch: 
 def _dies(document: dict[str, Any], slower: float) -> dict[str, Any]:
     if document["seed"] == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    return {"figures": {"seed": document["seed"]}, "error": None}
+    return {**module.NOT_RUN, "figures": {"seed": document["seed"]}}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # newer Pythons warn of forking beside threads

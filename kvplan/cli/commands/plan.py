@@ -188,8 +188,13 @@ def _judge(found: "Document") -> None:
 
 
 def _what_would(found: "Document") -> str:
-    """Where nothing was simulated, more replicas of it are no help."""
-    if any(item.figures for item in found.candidates):
+    """Where nothing was simulated, or nothing serves all, more replicas of it are no help."""
+    figures = [item.figures for item in found.candidates if item.figures]
+    if figures and all(item.rejected for item in figures):
+        return (
+            "allow longer requests (--ctx), if the model reaches so far, or take a workload of shorter ones"
+        )
+    if figures:
         return "the figures above are of the most GPUs tried: allow more (--most-gpus), or ask for less"
     if any(item.least_gpus > found.most_gpus for item in found.candidates):
         return "allow more GPUs (--most-gpus), or spread a replica over fewer (--tp)"

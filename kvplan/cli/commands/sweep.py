@@ -156,12 +156,10 @@ def _print(document: dict[str, Any], format: OutputFormat, standard: str | None)
         print_table(document, stdout_console())
 
 
-AXES_WIDTH = 30
-"""Most columns of a line for what is varied; what needs more is listed above the tables."""
-
-
 def print_table(document: dict[str, Any], console: "Console") -> None:
     """All figures in one table where the line is long enough, else one table a group of figures.
+
+    What is varied is listed above the tables where one of them has no room for it.
 
     Of a search with runs of several lengths only the points that its answer rests on.
     """
@@ -173,8 +171,7 @@ def print_table(document: dict[str, Any], console: "Console") -> None:
     document = dict(of_answer(document))
     shown = [point_table(document)]
     if width(shown[0]) > console.width:
-        figures = point_table(document, 0, axes=False)
-        axes = width(point_table(document, 0)) - width(figures) <= AXES_WIDTH
+        axes = all(width(point_table(document, group)) <= console.width for group in range(len(GROUPS)))
         for line in () if axes else legend(document):
             print_wrapped(line, console)
         if not axes:

@@ -4,10 +4,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from kvplan.reporting.schema.origin import Provenance
+from kvplan.reporting.schema.origin import Assumption, Provenance
 from kvplan.reporting.schema.part import Amount, Count, Part
 from kvplan.reporting.schema.plain import check_plain
-from kvplan.reporting.schema.sweep import Axis, Failure, Figures, Key
+from kvplan.reporting.schema.sweep import Axis, Failure, Figures, Key, Warnings
 from kvplan.scenario.rank import rank
 from kvplan.units import currency_name
 
@@ -35,7 +35,7 @@ class Candidate(Part):
 
     ``missed``: the dearest below them that do not. Where none do, ``sizes`` are the most that were tried, and
     ``figures`` are theirs. ``gpus``: of all instances. ``error``: why none was simulated, or why no more or
-    fewer were.
+    fewer were. ``warnings``: of the run of ``sizes``.
     """
 
     candidate: Ordinal
@@ -47,6 +47,7 @@ class Candidate(Part):
     missed: Sizes | None
     figures: Figures | None
     error: Failure | None
+    warnings: Warnings
 
     @model_validator(mode="after")
     def _status_is_what_it_has(self) -> Self:
@@ -93,7 +94,8 @@ class Plan(Part):
 
     ``requests``: of the runs that the answers rest on, None where the trace says. ``settled``: whether they
     were long enough to tell. ``best``: number of the cheapest candidate that meets every objective; ``serve``
-    starts the engine of one instance of each of its pools, None where there is no command.
+    starts the engine of one instance of each of its pools, None where there is no command. ``assumptions``:
+    of its run.
     """
 
     schema_: Literal["kvplan.plan/1"] = Field(alias="schema")
@@ -105,6 +107,7 @@ class Plan(Part):
     settled: bool | None
     best: Ordinal | None
     range: SizesRange | None
+    assumptions: Annotated[list[Assumption], Field(default_factory=list, max_length=1000)]
     serve: Annotated[list[Annotated[str, Field(max_length=4000)] | None], Field(max_length=2)]
     candidates: Annotated[list[Candidate], Field(min_length=1, max_length=MAX_CANDIDATES)]
     provenance: Provenance

@@ -76,6 +76,12 @@ class Failure(Part):
     exit_code: int
 
 
+Warnings = Annotated[
+    list[Annotated[str, Field(max_length=4000)]], Field(default_factory=list, max_length=1000)
+]
+"""What to know of a simulation's deployment and clock."""
+
+
 class Point(Part):
     """One simulation: its number from 1, what was varied, and what came of it."""
 
@@ -84,6 +90,7 @@ class Point(Part):
     status: Literal["done", "failed", "not run"]
     figures: Figures | None
     error: Failure | None
+    warnings: Warnings
 
     @model_validator(mode="after")
     def _status_is_what_it_has(self) -> Self:
