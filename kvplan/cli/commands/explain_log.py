@@ -46,7 +46,7 @@ def explain_log(
     ] = 0,
     output: FormatOption = OutputFormat.table,
 ) -> None:
-    """Explain a vLLM or SGLang start-up log: what each memory line means, and what would enlarge the pool."""
+    """Explain a vLLM or SGLang log: what each memory line means, how it was used, what would enlarge it."""
     from kvplan.errors import DataError, UsageError
     from kvplan.sizing.logs.account import account
     from kvplan.sizing.logs.lines import read_log
@@ -56,27 +56,34 @@ def explain_log(
         raise UsageError(
             "--gpu, --tp and --dtype are for the comparison with a model", hint="add --model NAME"
         )
+    from kvplan.sizing.logs.documents import newest_first
+
+    lines = _lines(log)
+    backwards = newest_first(lines)
     try:
-        reading = read_log(_lines(log))
+        reading = read_log(reversed(lines) if backwards else lines)
     except DataError as exc:
         exc.where = exc.where or ("<stdin>" if log == "-" else log)
         raise
     begun = starts(reading.facts)
     found = account(begun[-1])
     document = _document(reading, begun, found, _compare(found, model, gpu, tp, dtype), unread)
+    document["newest_first"] = backwards
     _print(document, output)
 
 
 def _lines(log: str) -> list[str]:
     import sys
+    from contextlib import ExitStack
 
     from kvplan.errors import DataError
+    from kvplan.sizing.logs.documents import lines_of
+    from kvplan.traces.compression import Telling, unpacked
 
-    if log == "-":
-        text = sys.stdin.buffer.read(MAX_BYTES + 1)
-    else:
-        with open(log, "rb") as file:
-            text = file.read(MAX_BYTES + 1)
+    with Telling(log), ExitStack() as stack:
+        raw = sys.stdin.buffer if log == "-" else stack.enter_context(open(log, "rb"))
+        _, stream = unpacked(raw, stack, name=log)
+        text = stream.read(MAX_BYTES + 1)
     if len(text) > MAX_BYTES:
         raise DataError(
             f"the log is larger than {MAX_BYTES >> 20} MiB",
@@ -85,7 +92,7 @@ def _lines(log: str) -> list[str]:
         )
     # PowerShell redirects as UTF-16.
     coding = "utf-16" if text.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
-    return text.decode(coding, errors="replace").splitlines()
+    return lines_of(text.decode(coding, errors="replace"))
 
 
 def _compare(
@@ -191,9 +198,11 @@ def _document(
 
     from kvplan.sizing.logs.explanation import explained_lines, reasons
     from kvplan.sizing.logs.remedies import enlargements
+    from kvplan.sizing.logs.service import sentences, service
     from kvplan.sizing.logs.starts import mixed_models
 
     rate = found.bytes_per_token
+    at_work = service([item for item in reading.reports if item.line > begun[-1][0].line])
     return {
         "schema": "kvplan.explain-log/1",
         "starts": {"count": len(begun), "explained_from_line": begun[-1][0].line},
@@ -203,11 +212,15 @@ def _document(
         "bytes_per_token": round(rate, 3) if rate is not None else None,
         "lines": [asdict(line) for line in explained_lines(begun[-1])],
         "reasons": reasons(found),
+        "service": None if at_work is None else asdict(at_work),
+        "at_work": [] if at_work is None else sentences(at_work, engine=found.engine),
         "enlarge": [asdict(change) for change in enlargements(found)],
         "comparison": comparison,
         "read": {
             "lines": reading.lines,
-            "understood": len({fact.line for fact in reading.facts}),
+            "understood": len(
+                {fact.line for fact in reading.facts} | {report.line for report in reading.reports}
+            ),
             "not_understood": len(reading.unread),
         },
         "unread": [{"line": line, "text": text} for line, text in reading.unread[:unread]],
@@ -243,6 +256,8 @@ def _table(document: dict[str, Any]) -> list[str]:
     if models := document["mixed_models"]:
         text = f"  the lines of {len(models)} servers are mixed ({', '.join(models)}): give the log of one"
         lines += [*_wrap(text, 2), ""]
+    if document["newest_first"]:
+        lines += ["  the newest line comes first in this log: lines are counted from its end", ""]
     for line in document["lines"]:
         lines += _wrap(f"  {line['line']:>5}  {line['says']}", 9)
         lines += _wrap(f"         -> {line['means']}", 12)
@@ -268,6 +283,10 @@ def _table(document: dict[str, Any]) -> list[str]:
             f"{comparison['log_tokens']:,} ({_difference(comparison['difference'])}){draft}{rules}",
             6,
         )
+    if document["at_work"]:
+        lines += ["", "  at work"]
+        for sentence in document["at_work"]:
+            lines += _wrap(f"    {sentence}", 6)
     if document["enlarge"]:
         lines += ["", "  what would let it start" if found["refused"] else "  what would enlarge it"]
         for change in document["enlarge"]:

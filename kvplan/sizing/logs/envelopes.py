@@ -58,6 +58,11 @@ def _message(line: str, depth: int) -> str | None:
         return None
     if not isinstance(found, dict):
         return None
+    return printed(found, depth)
+
+
+def printed(found: dict[str, Any], depth: int = _MAX_DEPTH) -> str | None:
+    """What an object holds of what was printed, with its process and its pod before each line."""
     message = _text(found, depth)
     if message is None:
         return None
@@ -71,6 +76,12 @@ def _text(found: dict[str, Any], depth: int) -> str | None:
         value = found.get(key)
         if isinstance(value, str):
             return value
+        if (
+            isinstance(value, list)
+            and value
+            and all(isinstance(byte, int) and 0 <= byte < 256 for byte in value)
+        ):
+            return bytes(value).decode(errors="replace")  # journald's, of lines with colours
         if isinstance(value, dict) and depth:
             return _text(value, depth - 1)
     return None

@@ -124,7 +124,11 @@ def reasons(log: Account) -> list[str]:
     elif log.refused == "too_many":
         found.append("it did not start: the pool holds fewer states than sequences were asked for")
     elif log.refused == "oom":
-        when = "while weights were loaded" if log.pool_bytes is None else "in what lies outside the pool"
+        when = "in what lies outside the pool"
+        if log.pool_bytes is None:
+            loaded = log.weights_bytes is not None
+            when = "behind the weights, before it had a pool: in the largest step, which is run to measure it"
+            when = when if loaded else "while weights were loaded"
         found.append(f"it ran out of GPU memory {when}")
     return found
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from kvplan.sizing.logs.envelopes import unwrapped
 from kvplan.sizing.logs.options import DUMPED, configuration, options
-from kvplan.sizing.logs.others import at_work, refusal
+from kvplan.sizing.logs.others import asked, at_work, refusal
+from kvplan.sizing.logs.service import Report, report
 from kvplan.sizing.logs.wordings import WORDINGS, possible
 
 RANK = re.compile(
@@ -55,9 +56,10 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A log read: its facts in order, and the lines that no wording knew."""
+    """A log read: its facts and its reports of work in order, and the lines that no wording knew."""
 
     facts: tuple[Fact, ...]
+    reports: tuple[Report, ...]
     lines: int
     unread: tuple[tuple[int, str], ...]
 
@@ -69,6 +71,7 @@ def read_log(lines: Iterable[str]) -> Reading:
         DataError: no line was understood, or none but what torch says in another engine.
     """
     facts: list[Fact] = []
+    reports: list[Report] = []
     unread: list[tuple[int, str]] = []
     engines: set[str] = set()
     count = 0
@@ -79,11 +82,16 @@ def read_log(lines: Iterable[str]) -> Reading:
             # What both engines print is said by the one that spoke before.
             spoken = facts[-1].engine if facts else "vllm"
             facts += [fact if fact.engine else replace(fact, engine=spoken) for fact in found]
-            if not found and text.strip():
+            if found or not text.strip():
+                continue
+            said = None if asked(text.casefold()) else report(text, count)
+            if said is None or not engines:  # without a start there is nothing that it is about
                 unread.append((count, text))
+            else:
+                reports.append(said)
     if not engines and (error := refusal(unread, stray=bool(facts))) is not None:
         raise error
-    return Reading(tuple(facts), count, tuple(unread))
+    return Reading(tuple(facts), tuple(reports), count, tuple(unread))
 
 
 def _facts(text: str, line: int) -> Iterator[Fact]:

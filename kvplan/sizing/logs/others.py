@@ -65,6 +65,11 @@ def refusal(unread: Iterable[tuple[int, str]], *, stray: bool) -> DataError | No
     )
 
 
+def asked(lowered: str) -> bool:
+    """Whether a line may hold what a client said."""
+    return any(cue in lowered for cue in _REQUESTS)
+
+
 def at_work(lowered: str) -> bool:
     """Whether a line is one of a server that has started."""
     return any(cue in lowered for cue in _SERVING)

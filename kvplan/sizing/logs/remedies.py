@@ -75,15 +75,25 @@ def _smaller_pool(log: Account) -> list[Enlargement]:
                 "a smaller pool, and more for what is allocated beside it",
             )
         )  # fmt: skip
-    found.append(
+    return [*found, *_smaller_steps(log)]
+
+
+def _smaller_steps(log: Account) -> list[Enlargement]:
+    return [
         Enlargement(
             "a smaller --max-running-requests or --chunked-prefill-size"
             if log.engine == "sglang"
             else "a smaller --max-num-seqs or --max-num-batched-tokens",
             None, None, "activations and CUDA graphs shrink with them",
         )
-    )  # fmt: skip
-    return found
+    ]  # fmt: skip
+
+
+def _after_oom(log: Account) -> list[Enlargement]:
+    """What helps a server that ran out of memory: by how far it had come."""
+    if log.pool_bytes is not None:
+        return _smaller_pool(log)
+    return [*_smaller_steps(log), *_smaller_weights(log)] if log.weights_bytes else _smaller_weights(log)
 
 
 def _smaller_weights(log: Account) -> list[Enlargement]:
@@ -102,7 +112,7 @@ def enlargements(log: Account) -> list[Enlargement]:
     if log.refused == "not_free":
         return _room(log)
     if log.refused == "oom":
-        return _smaller_weights(log) if log.pool_bytes is None else _smaller_pool(log)
+        return _after_oom(log)
     return [*_shorter_or_fewer(log), *_larger_share(log), *_narrower_cache(log), *_less_beside_it(log)]
 
 

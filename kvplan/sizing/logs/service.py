@@ -1,0 +1,134 @@
+"""What a server says while it serves: how full its pool was, who waited, how many were preempted or found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kvplan.units import format_tokens
+
+_COUNT = r"\d{1,9}"
+_SHARE = r"\d{1,3}(?:\.\d{1,6})?"
+
+_RUNNING = re.compile(rf"\bRunning: ({_COUNT}) reqs|#running-req: ({_COUNT})")
+_WAITING = re.compile(rf"\b(?:Waiting|Pending): ({_COUNT}) reqs|#queue-req: ({_COUNT})")
+_USAGE = re.compile(rf"GPU KV cache usage: ({_SHARE})%")
+_SHARES = re.compile(rf"(?:full |swa |mamba )?(?:token )?usage: ({_SHARE}),")
+"""Of SGLang's pools; the fullest of them decides."""
+_HITS = re.compile(rf"(?<!MM )(?<!xternal )[Pp]refix cache hit rate: (?:GPU: )?({_SHARE})%")
+_NEW = re.compile(rf"#new-token: ({_COUNT}).{{0,40}}?#cached-token: ({_COUNT})")
+_PREEMPTED = re.compile(rf"\bPreemptions: ({_COUNT})|#retracted_reqs: ({_COUNT})")
+_SO_FAR = re.compile(rf"total_(?:num_)?cumulative_preemption(?:_cnt)?=({_COUNT})")
+"""Of vLLM before V1, which counts from its start; ``_PREEMPTED`` are those of one line."""
+
+_CUES = (
+    "avg prompt throughput", "prefix cache hit rate", "prefill batch", "decode batch", "#retracted_reqs",
+    "cumulative_preemption",
+)  # fmt: skip
+
+FULL = 0.95
+"""From here on a pool is called full: what runs next may preempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One line; ``None`` for what it does not say. ``hit_ratio``: of vLLM's last thousand requests."""
+
+    line: int
+    running: int | None
+    waiting: int | None
+    usage: float | None
+    hit_ratio: float | None
+    computed_tokens: int
+    cached_tokens: int
+    preempted: int
+    preempted_so_far: int
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """All reports of one start: the most that any says, the last hit ratio, how many were preempted."""
+
+    reports: int
+    running: int | None
+    waiting: int | None
+    usage: float | None
+    hit_ratio: float | None
+    preemptions: int
+
+
+def report(text: str, line: int) -> Report | None:
+    """What a line says of a server at work; ``None`` where it says nothing."""
+    lowered = text.casefold()
+    if not any(cue in lowered for cue in _CUES):
+        return None
+    new = _NEW.search(text)
+    usages = [float(share) / 100 for share in _USAGE.findall(text)]
+    if "batch" in lowered:
+        usages += [float(share) for share in _SHARES.findall(text)]
+    hits = _HITS.search(text)
+    return Report(
+        line,
+        _number(_RUNNING, text),
+        _number(_WAITING, text),
+        max((share for share in usages if share <= 1), default=None),
+        None if hits is None else min(1.0, float(hits[1]) / 100),
+        0 if new is None else int(new[1]),
+        0 if new is None else int(new[2]),
+        _number(_PREEMPTED, text) or 0,
+        _number(_SO_FAR, text) or 0,
+    )
+
+
+def _number(expression: re.Pattern[str], text: str) -> int | None:
+    match = expression.search(text)
+    return None if match is None else int(next(group for group in match.groups() if group is not None))
+
+
+def service(reports: Sequence[Report]) -> Service | None:
+    """What the reports of one start come to; ``None`` without any."""
+    if not reports:
+        return None
+    computed = sum(item.computed_tokens for item in reports)
+    cached = sum(item.cached_tokens for item in reports)
+    last = next((item.hit_ratio for item in reversed(reports) if item.hit_ratio is not None), None)
+    return Service(
+        len(reports),
+        max((item.running for item in reports if item.running is not None), default=None),
+        max((item.waiting for item in reports if item.waiting is not None), default=None),
+        max((item.usage for item in reports if item.usage is not None), default=None),
+        cached / (cached + computed) if computed + cached else last,
+        max(
+            sum(item.preempted for item in reports),
+            max(item.preempted_so_far for item in reports),
+        ),
+    )
+
+
+def sentences(found: Service, *, engine: str) -> list[str]:
+    """The service in words, and what follows from it for the pool."""
+    most = [
+        f"at most {format_tokens(value)} {what}"
+        for what, value in (("requests ran", found.running), ("waited", found.waiting))
+        if value is not None
+    ]
+    said = [f"{' and '.join(most)} at once, by the {found.reports:,} lines that report"] if most else []
+    if found.usage is not None:
+        said.append(f"the pool was at most {100 * found.usage:.1f}% full")
+    if found.hit_ratio is not None:
+        whole = "" if engine == "sglang" else "of late, "
+        said.append(
+            f"{whole}{100 * found.hit_ratio:.1f}% of the prompt tokens were found in the prefix cache"
+        )
+    if found.preemptions:
+        fewer = "--max-running-requests" if engine == "sglang" else "--max-num-seqs"
+        said.append(
+            f"{found.preemptions:,} preemption{'' if found.preemptions == 1 else 's'}: the pool is too small "
+            f"for what runs at once; enlarge it, or let fewer run ({fewer})"
+        )
+    elif found.waiting and found.usage is not None and found.usage < FULL:
+        said.append("requests waited beside a pool that was not full: its size is not what limits")
+    elif found.waiting and found.usage is not None:
+        said.append("requests waited while the pool was full: a larger pool lets more of them run")
+    return said

@@ -1,0 +1,173 @@
+"""Logs of servers that have served: what their reports come to, and the shapes in which logs are kept."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvplan.cli.app import run
+from kvplan.sizing.logs.documents import newest_first
+
+VLLM = """\
+INFO 11-20 10:11:05 [api_server.py:1896] vLLM API server version 0.10.1.1
+INFO 11-20 10:12:30 [gpu_worker.py:276] Available KV cache memory: 53.65 GiB
+INFO 11-20 10:12:31 [kv_cache_utils.py:849] GPU KV cache size: 439,472 tokens
+INFO 11-20 10:12:32 [kv_cache_utils.py:853] Maximum concurrency for 32,768 tokens per request: 13.41x
+INFO 11-20 10:20:53 [loggers.py:123] Engine 000: Avg prompt throughput: 8123.4 tokens/s, Avg generation throughput: 912.3 tokens/s, Running: 64 reqs, Waiting: 12 reqs, Deferred: 2 reqs, Preemptions: 3, GPU KV cache usage: 98.7%, Prefix cache hit rate: 43.1%, External prefix cache hit rate: 7.0%
+INFO 11-20 10:21:03 [loggers.py:123] Engine 000: Avg prompt throughput: 7123.4 tokens/s, Avg generation throughput: 1012.3 tokens/s, Running: 60 reqs, Waiting: 20 reqs, Preemptions: 4, GPU KV cache usage: 99.9%, Prefix cache hit rate: 41.1%
+"""
+BEFORE_V1 = """\
+INFO 10-02 12:00:01 api_server.py:495] vLLM API server version 0.6.2
+INFO 10-02 12:01:50 distributed_gpu_executor.py:57] # GPU blocks: 31234, # CPU blocks: 3276
+INFO 10-02 12:10:00 metrics.py:351] Avg prompt throughput: 1211.0 tokens/s, Avg generation throughput: 300.2 tokens/s, Running: 240 reqs, Swapped: 3 reqs, Pending: 11 reqs, GPU KV cache usage: 97.5%, CPU KV cache usage: 2.1%.
+INFO 10-02 12:10:00 metrics.py:367] Prefix cache hit rate: GPU: 22.15%, CPU: 0.00%
+WARNING 10-02 12:11:02 scheduler.py:1481] Sequence group cmpl-9d2 is preempted by PreemptionMode.RECOMPUTE mode because there is not enough KV cache space. total_num_cumulative_preemption=51
+"""
+SGLANG = """\
+[2026-03-11 09:03:12 TP0] KV Cache is allocated. #tokens: 524288, KV size: 34.31 GB
+[2026-03-11 09:03:54 TP0] max_total_num_tokens=524288, chunked_prefill_size=8192, max_running_requests=4096, context_len=65536
+[2026-03-11 09:05:01 TP0] Prefill batch [12], #new-seq: 3, #new-token: 6000, #cached-token: 4000, full token usage: 0.43, swa token usage: 0.61, #running-req: 55, #queue-req: 7,
+[2026-03-11 09:05:03 TP0] Decode batch. #running-req: 58, #token: 240123, token usage: 0.46, cuda graph: True, gen throughput (token/s): 1211.32, #queue-req: 0,
+"""
+OOM = """\
+INFO 05-02 12:01:00 [gpu_model_runner.py:1347] Model loading took 68.3500 GiB and 44.1 seconds
+ERROR 05-02 12:01:30 torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 3.43 GiB. GPU 1 has a total capacity of 79.11 GiB of which 2.41 GiB is free.
+"""
+
+
+def explained(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert run(["explain-log", str(path), "--format", "json"]) == 0
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "service"),
+    [
+        (
+            VLLM,
+            {
+                "reports": 2,
+                "running": 64,
+                "waiting": 20,
+                "usage": 0.999,
+                "hit_ratio": 0.411,
+                "preemptions": 7,
+            },
+        ),
+        (
+            BEFORE_V1,
+            {
+                "reports": 3,
+                "running": 240,
+                "waiting": 11,
+                "usage": 0.975,
+                "hit_ratio": 0.2215,
+                "preemptions": 51,
+            },
+        ),
+        (
+            SGLANG,
+            {"reports": 2, "running": 58, "waiting": 7, "usage": 0.61, "hit_ratio": 0.4, "preemptions": 0},
+        ),
+    ],
+    ids=["vllm", "before V1", "sglang"],
+)
+def test_what_a_server_reports_is_summed_up(
+    text: str, service: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.log"
+    path.write_text(text)
+    found = explained(path, capsys)
+    assert found["service"] == pytest.approx(service)
+    assert found["read"]["not_understood"] == 0
+
+
+def test_reports_before_the_last_start_are_not_its(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.log"
+    path.write_text(VLLM + VLLM.replace("Preemptions: 3, ", "").replace("Preemptions: 4, ", ""))
+    found = explained(path, capsys)
+    assert found["service"]["preemptions"] == 0
+    assert any("a larger pool lets more of them run" in text for text in found["at_work"])
+
+
+def test_what_clients_say_is_no_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.log"
+    said = "INFO Received request cmpl-1: prompt: 'Avg prompt throughput, Running: 9 reqs, Preemptions: 99'"
+    path.write_text(f"{VLLM}{said}\n")
+    found = explained(path, capsys)
+    assert found["service"]["preemptions"] == 7
+    assert found["read"]["not_understood"] == 1
+
+
+def test_a_start_without_reports_has_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.log"
+    path.write_text("".join(VLLM.splitlines(keepends=True)[:4]))
+    found = explained(path, capsys)
+    assert found["service"] is None
+    assert found["at_work"] == []
+
+
+LINES = VLLM.splitlines()
+SHAPES: dict[str, bytes] = {
+    "gzip": gzip.compress(VLLM.encode()),
+    "bzip2": bz2.compress(VLLM.encode()),
+    "newest first": "\n".join(reversed(LINES)).encode(),
+    "one array": json.dumps([{"line": line, "timestamp": 1} for line in LINES]).encode(),
+    "an indented array, newest first": json.dumps(
+        [{"textPayload": line} for line in reversed(LINES)], indent=2
+    ).encode(),
+    "Loki's answer": json.dumps(
+        {"data": {"result": [{"stream": {"pod": "a"}, "values": [[str(10**18 + n), line]
+                                                                 for n, line in enumerate(LINES)]}]}}
+    ).encode(),
+    "CloudWatch's answer": json.dumps({"events": [{"timestamp": 1, "message": line} for line in LINES]}).encode(),
+    "journald's bytes": "\n".join(
+        json.dumps({"MESSAGE": list(f"\x1b[36m(EngineCore pid=1)\x1b[0m {line}".encode())}) for line in LINES
+    ).encode(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_shapes_in_which_logs_are_kept(
+    shape: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "kept"
+    path.write_bytes(SHAPES[shape])
+    found = explained(path, capsys)
+    assert found["starts"]["count"] == 1
+    assert found["account"]["pool_tokens"] == 439_472
+    assert found["account"]["concurrency"] == 13.41
+    assert found["service"]["preemptions"] == 7
+    assert found["newest_first"] == ("newest first" in shape)
+
+
+def test_a_cut_archive_is_called_that(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "start.log.gz"
+    path.write_bytes(SHAPES["gzip"][:-40])
+    assert run(["explain-log", str(path)]) == 1
+    assert "cut short" in capsys.readouterr().err
+
+
+def test_ranks_that_print_together_are_not_in_reverse() -> None:
+    lines = [f"INFO 11-20 10:{minute:02d}:{second} x" for minute in range(9) for second in ("31", "30", "32")]
+    assert not newest_first(lines)
+    assert newest_first(lines[::-1])
+    assert not newest_first(["no time at all"] * 9)
+
+
+def test_memory_that_ran_out_behind_the_weights_is_not_theirs_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "start.log"
+    path.write_text(OOM)
+    found = explained(path, capsys)
+    assert "behind the weights" in found["reasons"][0]
+    assert "--max-num-batched-tokens" in found["enlarge"][0]["change"]
