@@ -13,8 +13,8 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
 from heapq import heappop, heappush
 from typing import Any
 
@@ -30,6 +30,8 @@ from kvplan.scenario.log_units import (
 )
 from kvplan.scenario.measured import Measured, is_number, measured_row
 from kvplan.traces.columns import COUNTS, Column, delimiter_of, plain_name, served
+from kvplan.traces.dates import TICKS_TO_1970, AmbiguousDates, Dates
+from kvplan.traces.formats.instants import TICKS_PER_S
 
 _FAILURES = ("error", "errors", "error_msg", "error_message", "error_code", "failed", "is_failed", "failure",
              "is_error", "has_error", "timed_out", "cancelled", "canceled", "aborted")  # fmt: skip
@@ -187,6 +189,7 @@ def _read(
     columns = dict(found)
     if "arrival" in found:
         columns["arrival"] = arrival_column(records, found, header)
+    records = _dated(records, columns, where)
     outcomes = [name for name in _OUTCOMES if name in header]
     first = columns["ttft" if "ttft" in columns else "first"].name
     last = next((columns[name].name for name in ("e2e", "end") if name in columns), first)
@@ -261,22 +264,17 @@ def _values(record: Mapping[str, Any], columns: Columns, where: str) -> dict[str
             # Every gap, of steps that may have brought several tokens: what they add up to counts.
             found[name] = math.fsum(cell) * column.unit / more
         else:
-            found[name] = _value(name, record, column, where)
+            found[name] = _value(record, column, where)
     return found
 
 
-def _value(name: str, record: Mapping[str, Any], column: Column, where: str) -> float:
+def _value(record: Mapping[str, Any], column: Column, where: str) -> float:
     cell = record.get(column.name)
     if isinstance(cell, (int, float)) and not isinstance(cell, bool):
         return cell * column.unit
     text = cell.strip() if isinstance(cell, str) else ""
     if is_float(text):
         return float(text) * column.unit
-    if name in MOMENTS:
-        try:
-            return _seconds(datetime.fromisoformat(text))
-        except ValueError:
-            pass
     raise DataError(f"{column.name} is {_shown(cell)}, not a number", where=where)
 
 
@@ -286,9 +284,36 @@ def _shown(cell: Any) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
-def _seconds(moment: datetime) -> float:
-    """Seconds since 1970; a moment without a zone counts as UTC, whatever the zone of this machine."""
-    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+def _dated(records: Records, columns: Columns, where: str) -> Records:
+    """Dates among the moments as seconds since 1970: without a zone in UTC, whatever this machine's.
+
+    Raises:
+        DataError: days and months cannot be told apart.
+    """
+    for column in (columns[name] for name in MOMENTS if name in columns):
+        cells = (record.get(column.name) for _, record in records)
+        texts = {
+            cell for cell in cells if isinstance(cell, str) and not (is_float(cell) or _is_nothing(cell))
+        }
+        if not texts:
+            continue
+        try:
+            dates = Dates(texts)
+        except AmbiguousDates:
+            raise DataError(
+                f"{column.name} has dates like {_shown(min(texts))}, of which either number may be the day",
+                where=where, hint="write them as ISO 8601: 2024-05-10 13:00:00",
+            ) from None  # fmt: skip
+        moments: dict[Any, float] = {}
+        for text in texts:
+            with suppress(ValueError):
+                moments[text] = (dates.ticks(text) - TICKS_TO_1970) / TICKS_PER_S / column.unit
+        records = [
+            (place, {**record, column.name: moments.get(cell, cell) if isinstance(cell, str) else cell})
+            for place, record in records
+            for cell in (record.get(column.name),)
+        ]
+    return records
 
 
 def _completed(values: Mapping[str, float], columns: Columns, epoch: float) -> dict[str, float]:

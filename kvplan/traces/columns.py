@@ -73,6 +73,30 @@ def plain_name(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", parted.lower()).strip("_")
 
 
+_SIDES = {
+    "prompt_tokens": frozenset(
+        ("prompt", "prompts", "input", "inputs", "in", "context", "request", "prefill")
+    ),
+    "output_tokens": frozenset(
+        ("output", "outputs", "out", "completion", "completions", "response", "generated", "generation",
+         "gen", "answer", "reply", "decode", "candidates")
+    ),
+}  # fmt: skip
+_MEASURES = frozenset(("token", "tokens", "tok", "toks", "len", "length"))
+_BESIDE = frozenset(("num", "n", "number", "no", "of", "count", "usage", "processed"))
+"""Words that change nothing about a number of tokens; ``total``, ``cached`` or ``max`` do."""
+
+
+@lru_cache(maxsize=4096)
+def _says_tokens(name: str) -> str | None:
+    """Which number of tokens a plain name says in words: ``tokens_prompt``, ``in_tok``."""
+    words = set(name.split("_"))
+    for quantity, sides in _SIDES.items():
+        if len(words & sides) == 1 and words & _MEASURES and not words - sides - _MEASURES - _BESIDE:
+            return quantity
+    return None
+
+
 _SPELLED = frozenset(name for names in COUNTS.values() for name in names) | frozenset(ARRIVALS)
 
 
@@ -81,12 +105,35 @@ def leaf_name(name: str) -> str:
     """The plain name of a column whose objects were flattened: of ``usage.prompt_tokens`` its known end."""
     parts = name.split(".")
     ends = (plain_name(".".join(parts[place:])) for place in range(len(parts)))
-    return next((end for end in ends if end in _SPELLED), plain_name(name))
+    return next((end for end in ends if end in _SPELLED or _says_tokens(end)), plain_name(name))
 
 
 def counted(quantity: str, header: Sequence[str]) -> list[Column]:
     """Columns that may hold a number of tokens, the likeliest first."""
-    return [Column(spelling) for spelling in COUNTS[quantity] if spelling in header]
+    spelled = [spelling for spelling in COUNTS[quantity] if spelling in header]
+    return [
+        Column(name)
+        for name in spelled or dict.fromkeys(name for name in header if _says_tokens(name) == quantity)
+    ]
+
+
+_MOMENT = frozenset(("time", "timestamp", "ts", "date", "datetime", "at", "on"))
+_HAPPENED = frozenset(
+    ("created", "received", "sent", "arrived", "arrival", "start", "started", "submitted", "begin", "began",
+     "queued", "enqueued", "issued", "requested", "logged", "logging", "log", "event", "generated")
+)  # fmt: skip
+_OF = frozenset(("request", "requests", "req", "utc", "gmt", "local", "unix", "epoch"))
+
+
+def happened(header: Sequence[str]) -> list[Column]:
+    """Columns of moments at which something began, by the words of their names: ``request_created_at``."""
+    found = []
+    for name in header:
+        suffix = next((end for end in UNITS if end and name.endswith(end)), "")
+        words = set(name.removesuffix(suffix).split("_"))
+        if words & _MOMENT and words & _HAPPENED and not words - _MOMENT - _HAPPENED - _OF:
+            found.append(Column(name, UNITS[suffix], bool(suffix)))
+    return found
 
 
 def timed(spellings: Sequence[str], header: Sequence[str]) -> list[Column]:

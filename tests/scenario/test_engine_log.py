@@ -800,3 +800,13 @@ def test_requests_without_moments_were_sent_in_turn_if_the_user_says_how_many(tm
 def test_sglangs_file_with_start_times_is_sglangs(tmp_path: Path) -> None:
     text = json.dumps(bench(backend="sglang-oai")) + "\n"
     assert read_engine_log(written(tmp_path, text, "s.jsonl")).format == "sglang-bench"
+
+
+def test_dates_as_spreadsheets_write_them(tmp_path: Path) -> None:
+    rows = [f"20.11.2026 10:00:{index:02d},{200 + index},20,0.05,0.25" for index in range(FEWEST)]
+    text = "\n".join(["start_time,prompt_tokens,output_tokens,ttft_s,e2e_s", *rows])
+    found = read_engine_log(written(tmp_path, text))
+    assert [round(row.arrival_s, 6) for row in found.rows] == list(range(FEWEST))
+    ambiguous = text.replace("20.11.2026 10:00:00", "05/11/2026 10:00:00").replace("20.11.2026", "06/11/2026")
+    with pytest.raises(DataError, match="either number may be the day"):
+        read_engine_log(written(tmp_path, ambiguous))

@@ -56,7 +56,21 @@ def test_no_row_understood_names_the_line_and_why(tmp_path):
             "not a trace in a known format",
             "nearest is mooncake",
         ),
-        ("TIMESTAMP,ContextTokens\n1,2\n", "not a trace in a known format", "which also has generatedtokens"),
+        (
+            "TIMESTAMP,ContextTokens\n1,2\n",
+            "no column of the tokens that answers have",
+            "name it output_tokens",
+        ),
+        (
+            "t,prompt_tokens,total_tokens\n1,2,3\n",
+            "the columns are t, prompt_tokens, total_tokens",
+            "of the total, what the other side has not",
+        ),
+        (
+            "Zeit;Eingabe;Ausgabe\n1;2;3\n",
+            "not a trace in a known format",
+            "these are zeit, eingabe, ausgabe",
+        ),
         (b"\x7fELF\0\0\0", "binary file", ""),
         (b"PAR1\x15\x04\0\0", "not a Parquet file that can be read", ""),
         (b"7z\xbc\xaf\x27\x1c\0\4", "this is a 7z archive", "unpack it first"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvplan.errors import DataError
-from kvplan.traces.columns import ARRIVALS, COUNTS, UNITS, Column, counted, timed
+from kvplan.traces.columns import ARRIVALS, COUNTS, UNITS, Column, counted, happened, timed
 from kvplan.traces.formats.record_rows import Row
 
 SAYS_ARRIVAL = (
@@ -199,10 +199,8 @@ def _arrival(
     where: str,
 ) -> Column | None:
     """The column of arrivals; a name that says so goes before one that only says that it is a time."""
-    for spellings in (SAYS_ARRIVAL, SAYS_TIME):
-        columns = [
-            column for column in timed(spellings, header) if any(row.cells.get(column.name) for row in rows)
-        ] or timed(spellings, header)
+    for named in (timed(SAYS_ARRIVAL, header), timed(SAYS_TIME, header), happened(header)):
+        columns = [column for column in named if any(row.cells.get(column.name) for row in rows)] or named
         for other in columns[1:]:
             if not _parallel(columns[0], other, rows, number):
                 first, second = (names.get(column.name, column.name) for column in (columns[0], other))

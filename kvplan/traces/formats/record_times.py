@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 from kvplan.errors import DataError
 from kvplan.traces.columns import Column
+from kvplan.traces.dates import AmbiguousDates, Dates
 from kvplan.traces.formats.instants import TICKS_PER_S, Instants, per_second, unit_since_1970
 from kvplan.traces.settings import setting
 
@@ -52,6 +52,13 @@ class Clock:
             numbers = ()
             self.dated = True
         if self.dated:
+            try:
+                self._dates = Dates(cell for cell in cells if isinstance(cell, str))
+            except AmbiguousDates:
+                raise DataError(
+                    f"{written} has dates like {str(cells[0])[:40]!r}, of which either number may be the day",
+                    where=where, hint="write them as ISO 8601: 2024-05-10 13:00:00",
+                ) from None  # fmt: skip
             self._check_dated(cells, written, where)
             self.said = "as dates"
             return
@@ -85,12 +92,7 @@ class Clock:
         try:
             return self._instants.ticks(text)
         except ValueError:
-            moment = datetime.fromisoformat(text.strip())
-            offset = moment.utcoffset()
-            day = moment.toordinal() * 86_400 + moment.hour * 3600 + moment.minute * 60 + moment.second
-            if offset is not None:
-                day -= round(offset.total_seconds())
-            return day * TICKS_PER_S + moment.microsecond * 10
+            return self._dates.ticks(text)
 
     def _check_dated(self, cells: Sequence[Any], written: str, where: str) -> None:
         for cell in cells:

@@ -10,7 +10,8 @@ import re
 
 from kvplan.errors import DataError
 from kvplan.traces import formats
-from kvplan.traces.formats.contract import csv_columns, json_keys
+from kvplan.traces.columns import counted, delimiter_of, plain_name
+from kvplan.traces.formats.contract import csv_columns, first_line, json_keys
 from kvplan.traces.settings import setting
 
 OWN_TABLE = "arrival_s,prompt_tokens,output_tokens"
@@ -70,6 +71,9 @@ _OWN = re.compile(rb'\s*\{\s*"schema"\s*:\s*"kvplan\.([a-z-]{1,20})/')
 _PARTED = {b";": "semicolons", b"\t": "tabs", b"|": "bars"}
 _VALUES = re.compile(rb"[-+0-9.: TZ\"]+(?:,[-+0-9.: TZ\"]+)+\r?")
 """A line of numbers and moments."""
+
+_MOST_COLUMNS = 12
+"""Columns of a table that a message names."""
 
 _REMARKS = 5
 """Lines before a header that are looked over."""
@@ -150,6 +154,8 @@ def _unlike(head: bytes, where: str) -> DataError:
             return DataError(
                 f"this looks like {other}, which kvplan does not read as a trace", where=where, hint=why
             )
+    if not json and (error := _half_a_table(head, where)) is not None:
+        return error
     if array:
         hint = "an array is read where its objects are requests of a known format, and its JSON is whole"
     elif spread and formats.recognise(rows, ""):
@@ -162,7 +168,32 @@ def _unlike(head: bytes, where: str) -> DataError:
         hint += f"; lines of your own are like {_OWN_LINE}, times in ms"
     elif not json:
         hint += f"; a table of your own has commas and the columns {OWN_TABLE}"
+        if len(header := _header(head)) > 2:
+            hint += f" (these are {', '.join(header[:_MOST_COLUMNS])})"
     return DataError("not a trace in a known format", where=where, hint=hint)
+
+
+def _header(head: bytes) -> list[str]:
+    """The names in the first line of a table, as they are looked up."""
+    line = first_line(head)
+    return [plain_name(name)[:40] for name in line.split(delimiter_of(line))]
+
+
+def _half_a_table(head: bytes, where: str) -> DataError | None:
+    """The error for a table that has the lengths of prompts or of answers, and not both."""
+    header = _header(head)
+    found = [quantity for quantity in ("prompt_tokens", "output_tokens") if counted(quantity, header)]
+    if len(found) != 1:
+        return None
+    missing = "output_tokens" if found[0] == "prompt_tokens" else "prompt_tokens"
+    what = "answers" if missing == "output_tokens" else "prompts"
+    hint = f"name it {missing}"
+    if any(name in ("total_tokens", "total_token_count", "tokens_total") for name in header):
+        hint += ": of the total, what the other side has not"
+    return DataError(
+        f"no column of the tokens that {what} have; the columns are {', '.join(header[:_MOST_COLUMNS])}",
+        where=where, hint=hint,
+    )  # fmt: skip
 
 
 def _nearest(keys: set[str], json: bool) -> str:

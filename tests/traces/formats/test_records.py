@@ -21,6 +21,9 @@ NAMES = [
     ("submittedAt seconds", "inputTokenCount", "outputTokenCount"),
     ("sent_at_s", "isl", "osl"),
     ("t_s", "in", "out"),
+    ("request_created_at_s", "tokens_prompt", "tokens_completion"),
+    ("Time Logged (s)", "in_tok", "out_tok"),
+    ("event_timestamp_s", "promptTokenCount", "candidatesTokenCount"),
 ]
 ROWS = [(0.0, 374, 44), (1.5, 1396, 109), (4.25, 50, 55)]
 
@@ -96,6 +99,8 @@ def test_commas_that_may_be_either_are_refused(reading, rows):
     [
         (["2024-05-10T13:00:00Z", "2024-05-10T13:00:01.5Z", "2024-05-10T15:00:04.25+02:00"], "as dates"),
         (["2024-05-10 13:00:00", "2024-05-10 13:00:01.500", "2024-05-10 13:00:04.25"], "as dates"),
+        (["05/10/2024 1:00:00 PM", "05/10/2024 1:00:01.5 PM", "05/10/2024 1:00:04.25 PM"], "as dates"),
+        (["May 10 2024 @ 13:00:00", "May 10 2024 @ 13:00:01.5", "May 10 2024 @ 13:00:04.25"], "as dates"),
         ([1715346000, 1715346001.5, 1715346004.25], "in seconds since 1970"),
         ([1715346000000, 1715346001500, 1715346004250], "in milliseconds since 1970"),
         ([1715346000000000, 1715346001500000, 1715346004250000], "in microseconds since 1970"),
@@ -114,6 +119,25 @@ def test_dates_and_times_since_1970(reading, times, said):
         requests, trace = reading(content, "a.csv")
         assert lengths(requests) == ROWS
         assert any(said in note for note in trace.report.notes)
+
+
+def test_dates_of_several_days_whose_day_may_be_the_month_are_refused(reading):
+    rows = [("05/10/2024 13:00:00", 5, 5), ("06/10/2024 13:00:00", 5, 5)]
+    with pytest.raises(DataError, match="either number may be the day"):
+        reading(table(("time", "input_tokens", "output_tokens"), rows), "a.csv")
+
+
+@pytest.mark.parametrize(
+    "name", ["total_output_tokens", "max_output_tokens", "cached_output_tokens", "reasoning_output_tokens"]
+)
+def test_counts_of_something_else_are_not_the_answers(reading, name):
+    with pytest.raises(DataError, match="tokens that answers have"):
+        reading(table(("t_s", "input_tokens", name)), "a.csv")
+
+
+def test_when_an_answer_was_made_is_no_arrival(reading):
+    with pytest.raises(DataError, match="no column of arrival times"):
+        reading(table(("response_created_at", "input_tokens", "output_tokens")), "a.csv")
 
 
 def test_a_column_of_milliseconds_that_says_seconds_is_refused(reading):

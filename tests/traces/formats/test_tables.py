@@ -144,7 +144,7 @@ def test_a_vidur_file_can_be_called_by_its_tool(reading):
 
 
 def test_a_missing_column_is_named(reading):
-    with pytest.raises(DataError, match=r"no column 'num_decode_tokens'|known format"):
+    with pytest.raises(DataError, match=r"no column of the tokens that answers have"):
         reading("arrived_at,num_prefill_tokens,other\n1,2,3\n", "l.csv")
 
 
