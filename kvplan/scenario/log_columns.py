@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from kvplan.errors import DataError
-from kvplan.traces.columns import ARRIVALS, COUNTS, Column, counted, timed
+from kvplan.traces.columns import ARRIVALS, COUNTS, Column, counted, happened, timed
 
 TIMES = {
-    "arrival": (*ARRIVALS, "started_at", "ts", "time", "time_stamp"),
+    "arrival": (*ARRIVALS, "started_at", "ts", "time", "time_stamp", "date", "datetime", "date_time",
+                "created"),
     "ttft": ("ttft", "time_to_first_token", "first_token_latency", "first_token_delay"),
     "e2e": ("e2e", "e2e_latency", "latency", "e2el", "request_latency", "end_to_end", "total_time",
             "end_to_end_latency", "total_latency", "e2e_time", "duration", "response_time"),
@@ -29,7 +30,10 @@ Columns = Mapping[str, Column]
 
 def candidates(quantity: str, header: Sequence[str]) -> list[Column]:
     """Columns that may hold a quantity, the likeliest first."""
-    return counted(quantity, header) if quantity in COUNTS else timed(TIMES[quantity], header)
+    if quantity in COUNTS:
+        return counted(quantity, header)
+    found = timed(TIMES[quantity], header)
+    return happened(header) if quantity == "arrival" and not found else found
 
 
 def columns_of(header: Sequence[str], where: str, *, timeless: bool = False) -> dict[str, Column]:

@@ -71,6 +71,7 @@ def test_no_row_understood_names_the_line_and_why(tmp_path):
             "not a trace in a known format",
             "these are zeit, eingabe, ausgabe",
         ),
+        ("[2026-03-11 09:05:01 TP0] Prefill batch. #new-seq: 3\n", "log of a server", "explain-log"),
         (b"\x7fELF\0\0\0", "binary file", ""),
         (b"PAR1\x15\x04\0\0", "not a Parquet file that can be read", ""),
         (b"7z\xbc\xaf\x27\x1c\0\4", "this is a 7z archive", "unpack it first"),

@@ -66,6 +66,11 @@ _FIRST_BYTES = {
 }
 """First bytes (of texts in lower case) of files that are not read: what it is, what to do."""
 
+_SERVER = re.compile(
+    rb"server_args=|API server version|(?:Prefill|Decode) batch|Avg prompt throughput|KV [Cc]ache"
+)
+"""What engines' logs say early."""
+
 _OWN = re.compile(rb'\s*\{\s*"schema"\s*:\s*"kvplan\.([a-z-]{1,20})/')
 
 _PARTED = {b";": "semicolons", b"\t": "tabs", b"|": "bars"}
@@ -99,7 +104,14 @@ def unrecognised(head: bytes, name: str) -> DataError:
             where=where,
             hint="kvplan report shows results; the rows of a simulation (--requests rows.csv) are a trace",
         )
-    return _misshapen(head, name) or _unlike(head, where)
+    if (error := _misshapen(head, name)) is not None:
+        return error
+    if _SERVER.search(head) is not None:
+        return DataError(
+            "this looks like the log of a server, which is no trace", where=where,
+            hint="kvplan explain-log reads it; a trace has a row a request",
+        )  # fmt: skip
+    return _unlike(head, where)
 
 
 def _misshapen(head: bytes, name: str) -> DataError | None:
