@@ -22,7 +22,8 @@ from kvplan.errors import KvplanError, SpecError
 from kvplan.latency.fit.band import COVERAGE
 from kvplan.latency.fit.choose import hardware_of, structures_for
 from kvplan.latency.fit.kernel import FittedKernel, designed_rows, fit_likeliest, take
-from kvplan.latency.fit.tables import Family, believable, read_measurements
+from kvplan.latency.fit.possible import believable
+from kvplan.latency.fit.tables import Family, read_measurements
 from kvplan.latency.fit.unseen import score_unseen_tables
 from kvplan.latency.fit.unseen_report import unseen_text
 from kvplan.latency.fit.unseen_steps import score_steps
@@ -129,7 +130,9 @@ def score_tables(places: Sequence[str], points: int = POINTS, gpu: str | None = 
 
 def _score_gpu(families: Sequence[Family], spec: GpuSpec, points: int) -> list[Score]:
     hardware = hardware_of(spec)
-    kept, doubts = believable(families, hardware.bandwidth_bytes_per_s, hardware.l2_bytes)
+    kept, doubts = believable(
+        families, hardware.bandwidth_bytes_per_s, hardware.l2_bytes, dict(spec.peak_flops)
+    )
     for note in doubts:
         sys.stderr.write(f"{note}\n")
     scores: list[Score] = []

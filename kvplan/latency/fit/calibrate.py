@@ -13,8 +13,9 @@ from kvplan.latency.fit.kernel_measurements import is_kernel_measurements
 from kvplan.latency.fit.measured import calibrate_measured
 from kvplan.latency.fit.measured_part import HeldOut
 from kvplan.latency.fit.origin import provenance, spec_of
+from kvplan.latency.fit.possible import believable
 from kvplan.latency.fit.profile_file import KernelPart, ProfileFile, kernel_part
-from kvplan.latency.fit.tables import believable, read_measurements
+from kvplan.latency.fit.tables import read_measurements
 
 UPSTREAM = "NVIDIA aiconfigurator collectors"
 UPSTREAM_URL = "https://github.com/ai-dynamo/aiconfigurator"
@@ -60,7 +61,9 @@ def calibrate(
         )
     spec = spec_of(devices[0], gpu)
     hardware = hardware_of(spec)
-    families, doubts = believable(measured.families, hardware.bandwidth_bytes_per_s, hardware.l2_bytes)
+    families, doubts = believable(
+        measured.families, hardware.bandwidth_bytes_per_s, hardware.l2_bytes, dict(spec.peak_flops)
+    )
     notes = [*measured.notes, *doubts]
     parts: list[KernelPart] = []
     scores: list[Score] = []

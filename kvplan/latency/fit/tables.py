@@ -8,7 +8,7 @@ does one that implies more bandwidth than the GPU has, because nothing in it can
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,12 +28,15 @@ from kvplan.latency.fit.columns import (
 from kvplan.latency.fit.solve import Array
 from kvplan.latency.kernel_choice import version_key
 from kvplan.provenance import InputFile, input_file
+from kvplan.traces.columns import delimiter_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MAX_ROWS = 5_000_000
 MAX_HEADER = 10_000
+MOST_NAMED = 15
+"""Columns of a table that a message names."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """How a file begins that a repository keeps elsewhere."""
 L2_MULTIPLE = 3.0
@@ -119,27 +122,6 @@ def read_measurements(places: Iterable[str | Path]) -> Measurements:
     return Measurements(tuple(families), tuple(inputs), tuple(notes))
 
 
-def believable(
-    families: Sequence[Family], bandwidth_bytes_per_s: float, l2_bytes: float
-) -> tuple[list[Family], list[str]]:
-    """The families of tables that a GPU can have measured, and notes about the others.
-
-    Raises:
-        DataError: no table is one; why the first is not.
-    """
-    notes: list[str] = []
-    refused: dict[str, DataError] = {}
-    for family in families:
-        try:
-            notes += check_rates([family], bandwidth_bytes_per_s, l2_bytes)
-        except DataError as exc:
-            refused.setdefault(family.source, exc)
-    kept = [family for family in families if family.source not in refused]
-    if refused and not kept:
-        raise next(iter(refused.values()))
-    return kept, notes + [f"left out: {path}: {exc.message}; {exc.hint}" for path, exc in refused.items()]
-
-
 def check_rates(families: Iterable[Family], bandwidth_bytes_per_s: float, l2_bytes: float) -> list[str]:
     """Refuse decode tables that read KV faster than memory delivers it, or so slowly that no kernel does.
 
@@ -212,7 +194,8 @@ def _frame(path: Path) -> pd.DataFrame:
         )  # fmt: skip
     if path.suffix in (".csv", ".txt"):
         try:
-            frame = pd.read_csv(path, nrows=MAX_ROWS + 1, low_memory=False)
+            mark = delimiter_of(_first_line(path).decode("utf-8", "replace"))
+            frame = pd.read_csv(path, nrows=MAX_ROWS + 1, low_memory=False, sep=mark)
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as exc:
             raise DataError(f"not a CSV table: {exc}", where=str(path)) from exc
     else:
@@ -249,7 +232,8 @@ def _cleaned(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     missing = [name for name in ("op_name", "device") if name not in frame] + ([] if timed else ["latency"])
     if missing:
         raise DataError(
-            f"a table of measurements needs the columns {', '.join(missing)}",
+            f"a table of measurements needs the columns {', '.join(missing)}; this has "
+            f"{', '.join(map(str, frame.columns[:MOST_NAMED]))}",
             where=str(path),
             hint="op_name, device and latency (milliseconds), and the shape columns of the kernel",
         )
