@@ -176,9 +176,9 @@ def _axis(axis: Axis, *, across: bool) -> dict[str, Any]:
         }
     form = {"percent": ".0%", "seconds": "~s"}.get(axis.unit, "~s" if high >= 10_000 else ",~r")
     suffix = "s" if axis.unit == "seconds" else ""
-    if axis.unit == "point":
+    if axis.unit in ("point", "whole"):
         common["dtick"] = max(1, math.ceil((high - low) / 10))
-        common["tick0"] = 1
+        common["tick0"] = 1 if axis.unit == "point" else 0
     return {**common, "range": [low, high], "tickformat": form, "ticksuffix": suffix, "nticks": 8}
 
 

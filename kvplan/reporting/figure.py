@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Unit = Literal["seconds", "percent", "count", "tokens", "GiB", "time", "point"]
+Unit = Literal["seconds", "percent", "count", "tokens", "GiB", "time", "point", "whole"]
+"""``whole``: things of which there is no half."""
 Symbol = Literal["circle", "square", "diamond", "triangle-up", "cross"]
 SYMBOLS: tuple[Symbol, ...] = ("circle", "square", "diamond", "triangle-up", "cross")
 

@@ -8,7 +8,7 @@ from typing import Any
 from kvplan.reporting import tables
 from kvplan.reporting.cost import money
 from kvplan.reporting.csv import table_csv
-from kvplan.reporting.figure import COLOURS, SYMBOLS, Axis, Figure, Line, Mark, Rule
+from kvplan.reporting.figure import COLOURS, SYMBOLS, Axis, Figure, Line, Mark, Rule, Unit
 from kvplan.reporting.plan import (
     commands,
     deployment_text,
@@ -23,7 +23,7 @@ from kvplan.reporting.plan import (
     sought,
 )
 from kvplan.reporting.schema.plan import Candidate, Plan
-from kvplan.reporting.wording import count, decimal, label, plain, seconds, sentence_list, significant
+from kvplan.reporting.wording import count, decimal, label, plain, plural, seconds, sentence_list, significant
 
 MAX_LISTED = 100
 
@@ -83,7 +83,7 @@ def _key_figures(plan: Plan) -> list[tuple[str, str, str]]:
     figures, found = best.figures, []
     gpus = count(best.gpus or 0)
     texts = instances_texts(best, best.sizes or [])
-    each = [f"{text} of {pool.gpus}" for text, pool in zip(texts, best.pools, strict=True)]
+    each = [f"{text} of {plural(pool.gpus, 'GPU')}" for text, pool in zip(texts, best.pools, strict=True)]
     found.append(("GPUs", gpus, sentence_list(each)))
     if plan.currency is not None and figures.cost_per_hour is not None:
         tokens = money(figures.cost_per_million_output_tokens, plan.currency)
@@ -123,7 +123,8 @@ def _chart(plan: Plan, key: str) -> Figure | None:
     name = label(key)
     wide, steep = max(xs) > 8 * min(xs), max(ys) > 8 * min(ys) > 0
     along = f"{plan.currency} an hour" if priced else "GPUs"
-    x = Axis(f"{along}, log scale" if wide else along, "count", *_ends(xs, log=wide), log=wide)
+    unit: Unit = "count" if priced else "whole"
+    x = Axis(f"{along}, log scale" if wide else along, unit, *_ends(xs, log=wide), log=wide)
     y = Axis(f"{name}, log scale" if steep else name, "seconds", *_ends(ys, log=steep), log=steep)
     title = f"{name} against {'cost' if priced else 'GPUs'}"
     best = plan.answer

@@ -68,9 +68,8 @@ def ticks(axis: Axis, most: int = 6) -> Ticks:
     """Round values inside the axis with their text, about ``most`` of them."""
     low, high = bounds(axis)
     if not axis.log:
-        return [
-            (value, text_of(value, axis)) for value in _linear(low, high, most, whole=axis.unit == "point")
-        ]
+        whole = axis.unit in ("point", "whole")
+        return [(value, text_of(value, axis)) for value in _linear(low, high, most, whole=whole)]
     if axis.unit == "tokens":
         powers = range(math.ceil(math.log2(low) - 1e-9), math.floor(math.log2(high) + 1e-9) + 1)
         step = max(1, math.ceil(len(powers) / 10))

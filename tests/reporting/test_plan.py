@@ -23,7 +23,8 @@ from kvplan.reporting.plan import (
     plan_verdict,
     ranked,
 )
-from kvplan.reporting.plan_page import plan_csv, render_plan
+from kvplan.reporting.plan_page import _chart, plan_csv, render_plan
+from kvplan.reporting.scales import ticks
 from kvplan.reporting.schema.plan import Plan
 
 OBJECTIVE = {
@@ -221,7 +222,7 @@ def test_pools_are_called_by_their_names() -> None:
         ("", ""),
         ("1", "4"),
     ]
-    assert "1 prefill instance of 2 and 4 decode instances of 1" in render_plan(plan)
+    assert "1 prefill instance of 2 GPUs and 4 decode instances of 1 GPU" in render_plan(plan)
 
 
 def test_csv_has_raw_numbers_and_no_formulas() -> None:
@@ -385,3 +386,19 @@ def test_who_turns_requests_away_is_not_said_to_need_more_replicas() -> None:
     assert "3: misses with any number of replicas: " in "\n".join(plan_remarks(plan))
     row = next(row for row in plan_table(plan).rows if row[0] == "3")
     assert not any(cell.startswith(">") for cell in row)
+
+
+def test_there_are_no_half_gpus() -> None:
+    whole = document(best=1)
+    whole["scenario"].pop("price")
+    for item in whole["candidates"]:
+        if item["figures"]:
+            item["figures"]["cost_per_hour"] = None
+    whole["candidates"][1] |= {"sizes": [1], "gpus": 2, "missed": None}
+    whole["best"] = 2
+    plan = parse_report(whole)
+    assert isinstance(plan, Plan)
+    figure = _chart(plan, "ttft_p99_s")
+    assert figure is not None
+    assert all(value == round(value) for value, _ in ticks(figure.x))
+    assert "1 replica of 2 GPUs" in render_plan(plan)
