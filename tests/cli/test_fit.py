@@ -276,3 +276,8 @@ def test_the_prefix_cache_of_a_hybrid_holds_a_second_state(capsys: pytest.Captur
 def test_another_engines_prefix_cache_is_not_taken_for_vllms(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["fit", "llama-3.1-8b", "--gpu", "h100", "--engine", "sglang", "--prefix", "none"]) == 2
     assert "leave --prefix out" in capsys.readouterr().err
+
+
+def test_a_share_in_percent_is_answered_with_the_share(capsys):
+    assert run(["fit", "llama-3.1-8b", "--gpu", "h100-sxm", "--utilization", "92"]) == 2
+    assert "write 0.92 for 92 %" in capsys.readouterr().err

@@ -43,6 +43,15 @@ def test_the_page_lies_beside_the_result(result_file, capsys):
     assert sorted(path.name for path in result_file.parent.iterdir()) == ["result.html", "result.json"]
 
 
+def test_the_page_is_asked_for_as_of_other_commands(result_file, capsys):
+    target = result_file.with_name("page.html")
+    assert run(["report", str(result_file), "--html", str(target)]) == 0
+    assert target.read_text().startswith("<!doctype html>")
+    assert run(["report", str(result_file), "--html", str(target), "--format", "md"]) == 2
+    assert run(["report", str(result_file), "--html", str(target), "-o", "x.csv"]) == 2
+    assert "--html" in capsys.readouterr().err
+
+
 def test_markdown_brings_its_drawings(result_file, capsys):
     target = result_file.with_name("report.md")
     assert run(["report", str(result_file), "-o", str(target)]) == 0

@@ -55,6 +55,10 @@ def report(
         ReportFormat | None,
         typer.Option("--format", "-f", help="html (default), md, csv, json or table."),
     ] = None,
+    html: Annotated[
+        str | None,
+        typer.Option("--html", help="The page, as other commands write it: -o PAGE --format html."),
+    ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Render a saved result, sweep or plan: one self-contained HTML page, Markdown, CSV or a summary.
@@ -63,6 +67,10 @@ def report(
     """
     from kvplan.reporting.loading import load_report
 
+    if html is not None:
+        if output is not None or format not in (None, ReportFormat.html):
+            raise UsageError("--html is -o with --format html", hint="give --html alone, or -o and --format")
+        output, format = html, ReportFormat.html
     kind = _kind(output, format)
     target = _target(result, output, kind)
     if open_page and (kind is not ReportFormat.html or target is None):

@@ -12,6 +12,10 @@ CALLED_ELSEWHERE = {
     "decode_context_parallel_size": "parallel.cp",
     "dcp_size": "parallel.cp",
     "data_parallel_size": "parallel.replicas",
+    "dp": "parallel.replicas",
+    "dp_size": "parallel.replicas",
+    "ep": "parallel.expert_parallel",
+    "ep_size": "parallel.expert_parallel",
     "enable_expert_parallel": "parallel.expert_parallel",
     "enable_dp_attention": "parallel.dp_attention",
     "kv_dtype": "cache.dtype",
@@ -34,7 +38,11 @@ CALLED_ELSEWHERE = {
     "num_requests": "workload.requests",
     "input_len": "workload.prompt_tokens",
     "input_tokens": "workload.prompt_tokens",
+    "isl": "workload.prompt_tokens",
+    "random_input_len": "workload.prompt_tokens",
     "output_len": "workload.output_tokens",
+    "osl": "workload.output_tokens",
+    "random_output_len": "workload.output_tokens",
 }
 
 _DRAFTS = (
