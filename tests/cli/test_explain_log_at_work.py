@@ -171,3 +171,38 @@ def test_memory_that_ran_out_behind_the_weights_is_not_theirs_alone(
     found = explained(path, capsys)
     assert "behind the weights" in found["reasons"][0]
     assert "--max-num-batched-tokens" in found["enlarge"][0]["change"]
+
+
+def test_a_start_that_says_no_pool_is_cut_off_and_another_may_be_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.log"
+    path.write_text(VLLM + "".join(VLLM.splitlines(keepends=True)[:1]))
+    assert any("ends before it says" in reason for reason in explained(path, capsys)["reasons"])
+    assert run(["explain-log", str(path), "--start", "1", "--format", "json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert (first["starts"]["count"], first["explained_start"]) == (2, 1)
+    assert first["account"]["pool_tokens"] == 439_472
+    assert first["service"]["preemptions"] == 7
+    assert run(["explain-log", str(path), "--start", "3"]) == 2
+    assert run(["explain-log", str(path), "--start", "1"]) == 0
+    assert "number 1 is explained" in capsys.readouterr().out
+
+
+def test_who_ran_out_of_memory_at_work_had_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.log"
+    path.write_text(VLLM + OOM.splitlines()[1])
+    assert run(["explain-log", str(path)]) == 0
+    assert "what would keep it up" in capsys.readouterr().out
+
+
+def test_reports_are_those_of_the_container(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.log"
+    quiet = VLLM.replace("Preemptions: 3, ", "").replace("Preemptions: 4, ", "").splitlines()
+    path.write_text("".join(f"vllm-a-1  | {a}\nvllm-b-1  | {b}\n" for a, b in zip(LINES, quiet, strict=True)))
+    found = explained(path, capsys)
+    assert (found["source"], found["service"]["preemptions"]) == ("vllm-b-1", 0)
+    assert run(["explain-log", str(path), "--start", "1", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["service"]["preemptions"] == 7

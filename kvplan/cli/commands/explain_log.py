@@ -41,6 +41,10 @@ def explain_log(
     dtype: Annotated[
         str | None, typer.Option("--dtype", "--kv-dtype", help="KV number format, if the log is silent.")
     ] = None,
+    start: Annotated[
+        int | None,
+        typer.Option("--start", min=1, metavar="N", help="Explain this start of several. Default: the last."),
+    ] = None,
     unread: Annotated[
         int, typer.Option("--unread", min=0, help="Show so many of the lines that were not understood.")
     ] = 0,
@@ -66,8 +70,11 @@ def explain_log(
         exc.where = exc.where or ("<stdin>" if log == "-" else log)
         raise
     begun = starts(reading.facts)
-    found = account(begun[-1])
-    document = _document(reading, begun, found, _compare(found, model, gpu, tp, dtype), unread)
+    if start is not None and start > len(begun):
+        raise UsageError(f"--start {start}: the log has {len(begun)}", hint="they count from 1")
+    chosen = len(begun) if start is None else start
+    found = account(begun[chosen - 1])
+    document = _document(reading, begun, chosen, found, _compare(found, model, gpu, tp, dtype), unread)
     document["newest_first"] = backwards
     _print(document, output)
 
@@ -190,6 +197,7 @@ def _gpu(found: "Account", name: str | None) -> "GpuSpec":
 def _document(
     reading: "Reading",
     begun: "list[tuple[Fact, ...]]",
+    chosen: int,
     found: "Account",
     comparison: dict[str, Any] | None,
     unread: int,
@@ -199,18 +207,20 @@ def _document(
     from kvplan.sizing.logs.explanation import explained_lines, reasons
     from kvplan.sizing.logs.remedies import enlargements
     from kvplan.sizing.logs.service import sentences, service
-    from kvplan.sizing.logs.starts import mixed_models
+    from kvplan.sizing.logs.starts import mixed_models, reports_of
 
     rate = found.bytes_per_token
-    at_work = service([item for item in reading.reports if item.line > begun[-1][0].line])
+    facts = begun[chosen - 1]
+    at_work = service(reports_of(facts, begun, reading.reports))
     return {
         "schema": "kvplan.explain-log/1",
-        "starts": {"count": len(begun), "explained_from_line": begun[-1][0].line},
-        "source": begun[-1][0].source or None,
-        "mixed_models": mixed_models(begun[-1]),
+        "starts": {"count": len(begun), "explained_from_line": facts[0].line},
+        "explained_start": chosen,
+        "source": facts[0].source or None,
+        "mixed_models": mixed_models(facts),
         "account": asdict(found),
         "bytes_per_token": round(rate, 3) if rate is not None else None,
-        "lines": [asdict(line) for line in explained_lines(begun[-1])],
+        "lines": [asdict(line) for line in explained_lines(facts)],
         "reasons": reasons(found),
         "service": None if at_work is None else asdict(at_work),
         "at_work": [] if at_work is None else sentences(at_work, engine=found.engine),
@@ -251,7 +261,9 @@ def _table(document: dict[str, Any]) -> list[str]:
     if (count := document["starts"]["count"]) > 1:
         first = document["starts"]["explained_from_line"]
         whose = f" of {document['source']}" if document["source"] else ""
-        text = f"  {count} starts in this log; the last one is explained{whose}, from line {first} on"
+        number = document["explained_start"]
+        which = "the last one" if number == count else f"number {number}"
+        text = f"  {count} starts in this log; {which} is explained{whose}, from line {first} on (--start N)"
         lines += [*_wrap(text, 2), ""]
     if models := document["mixed_models"]:
         text = f"  the lines of {len(models)} servers are mixed ({', '.join(models)}): give the log of one"
@@ -288,7 +300,7 @@ def _table(document: dict[str, Any]) -> list[str]:
         for sentence in document["at_work"]:
             lines += _wrap(f"    {sentence}", 6)
     if document["enlarge"]:
-        lines += ["", "  what would let it start" if found["refused"] else "  what would enlarge it"]
+        lines += ["", f"  what would {_end(document)}"]
         for change in document["enlarge"]:
             gain = []
             if change["gained_bytes"] is not None:
@@ -301,6 +313,13 @@ def _table(document: dict[str, Any]) -> list[str]:
     lines += ["", f"  {counts} (--unread N)"]
     lines += [f"  {item['line']:>5}  {item['text']}" for item in document["unread"]]
     return lines
+
+
+def _end(document: dict[str, Any]) -> str:
+    """What the changes that are listed are for."""
+    if not document["account"]["refused"]:
+        return "enlarge it"
+    return "keep it up" if document["at_work"] else "let it start"
 
 
 def _difference(ratio: float) -> str:

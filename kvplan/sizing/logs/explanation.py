@@ -130,6 +130,10 @@ def reasons(log: Account) -> list[str]:
             when = "behind the weights, before it had a pool: in the largest step, which is run to measure it"
             when = when if loaded else "while weights were loaded"
         found.append(f"it ran out of GPU memory {when}")
+    elif log.refused is None and (log.pool_bytes, log.pool_tokens, log.blocks) == (None, None, None):
+        found.append(
+            "the log ends before it says how large the pool is: cut off, or the server still came up"
+        )
     return found
 
 

@@ -84,7 +84,7 @@ def read_log(lines: Iterable[str]) -> Reading:
             facts += [fact if fact.engine else replace(fact, engine=spoken) for fact in found]
             if found or not text.strip():
                 continue
-            said = None if asked(text.casefold()) else report(text, count)
+            said = None if asked(text.casefold()) else report(text, count, _source(text))
             if said is None or not engines:  # without a start there is nothing that it is about
                 unread.append((count, text))
             else:

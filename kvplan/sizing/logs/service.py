@@ -44,6 +44,7 @@ class Report:
     cached_tokens: int
     preempted: int
     preempted_so_far: int
+    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,8 @@ class Service:
     preemptions: int
 
 
-def report(text: str, line: int) -> Report | None:
-    """What a line says of a server at work; ``None`` where it says nothing."""
+def report(text: str, line: int, source: str) -> Report | None:
+    """What a line (of a container) says of a server at work; ``None`` where it says nothing."""
     lowered = text.casefold()
     if not any(cue in lowered for cue in _CUES):
         return None
@@ -78,6 +79,7 @@ def report(text: str, line: int) -> Report | None:
         0 if new is None else int(new[2]),
         _number(_PREEMPTED, text) or 0,
         _number(_SO_FAR, text) or 0,
+        source,
     )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 
 from kvplan.sizing.logs.lines import Fact
 from kvplan.sizing.logs.options import configuration
+from kvplan.sizing.logs.service import Report
 
 _HEADINGS = ("version", "options")
 _SETTINGS = (
@@ -37,6 +38,19 @@ def starts(facts: tuple[Fact, ...]) -> list[tuple[Fact, ...]]:
     ]
     found.sort(key=lambda start: start[-1].line)
     return [tuple(start) for start in _joined(found)]
+
+
+def reports_of(
+    start: tuple[Fact, ...], starts: Iterable[tuple[Fact, ...]], reports: Iterable[Report]
+) -> list[Report]:
+    """What the server of a start says at work: until the next one of its container."""
+    sources = {fact.source for fact in start}
+    first = start[0].line
+    later = [other[0].line for other in starts if other[0].line > first and other[0].source in sources]
+    return [
+        item for item in reports
+        if item.source in sources and first < item.line and all(item.line < line for line in later)
+    ]  # fmt: skip
 
 
 def mixed_models(start: tuple[Fact, ...]) -> list[str]:
