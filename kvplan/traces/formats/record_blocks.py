@@ -11,7 +11,7 @@ from kvplan.errors import DataError
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.formats.contract import BROKEN, MAX_BLOCK_SIZE, ReadOptions
 from kvplan.traces.formats.granularity import SIZES
-from kvplan.traces.formats.record_columns import Columns
+from kvplan.traces.formats.record_columns import Columns, cell_of
 from kvplan.traces.formats.record_rows import Row
 from kvplan.traces.request import TokenRuns, runs_of
 from kvplan.traces.settings import setting
@@ -60,7 +60,7 @@ class Contents:
         """
         columns = self._columns
         if columns.prompt is None:
-            ids = _ids(cells.get(columns.tokens or ""))
+            ids = _ids(cell_of(cells, columns.tokens))
             if ids is None:
                 raise ValueError(columns.tokens)
             return len(ids)
@@ -80,7 +80,7 @@ class Contents:
             if not all(isinstance(token, int) and 0 <= token < 1 << 40 for token in exact):
                 return (), f"{columns.tokens} are not whole numbers from 0"
             return runs_of(exact), ""
-        ids = _ids(cells.get(columns.blocks or ""))
+        ids = _ids(cell_of(cells, columns.blocks))
         if self._blocks is None or ids is None:
             self._accounting.without_ids += 1
             return (unknown_run(index, tokens),), ""
@@ -98,7 +98,7 @@ class Contents:
         """The size of blocks that rows say."""
         for row in sample:
             try:
-                size = int(self._number(row.cells.get(self._columns.size or "")))
+                size = int(self._number(cell_of(row.cells, self._columns.size)))
             except (ValueError, OverflowError):
                 continue
             if 1 <= size <= MAX_BLOCK_SIZE:
@@ -109,7 +109,7 @@ class Contents:
         """The one size of blocks that nine rows in ten have as many ids for as tokens; None without ids."""
         counted = []
         for row in sample:
-            ids = _ids(row.cells.get(self._columns.blocks or ""))
+            ids = _ids(cell_of(row.cells, self._columns.blocks))
             if ids:
                 try:
                     counted.append((len(ids), self.prompt_tokens(row.cells)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,11 @@ class Columns:
     tokens: str | None
     size: str | None
     added: tuple[str, ...] = ()
+
+
+def cell_of(cells: Mapping[str, Any], name: str | None) -> Any:
+    """Of a column that a trace may lack; the one without a name, as pandas writes its index, is none."""
+    return None if name is None else cells.get(name)
 
 
 def looks_like_requests(rows: Iterable[Row]) -> bool:

@@ -17,7 +17,7 @@ from kvplan.traces.arrivals import drawn_arrivals
 from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat
 from kvplan.traces.formats.lengths import DURATIONS, TIMES
 from kvplan.traces.formats.record_blocks import Contents
-from kvplan.traces.formats.record_columns import Columns, columns_of, looks_like_requests
+from kvplan.traces.formats.record_columns import Columns, cell_of, columns_of, looks_like_requests
 from kvplan.traces.formats.record_rows import Row, Rows
 from kvplan.traces.formats.record_times import Clock
 from kvplan.traces.formats.table import parse_number
@@ -30,6 +30,7 @@ SAMPLE = 2_000
 MOST_NAMED = 4
 """Columns named in a note."""
 MOONCAKE = ("input_length", "output_length", "hash_ids")
+_MODELS = ("model", "model_id", "model_name", "request_model", "gen_ai_request_model")
 _WARMING = frozenset(("warmup", "warm_up", "warming"))
 
 
@@ -105,7 +106,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         try:
             prompt_tokens = contents.prompt_tokens(cells)
             output_tokens = plan.count(cells.get(columns.output))
-            priority = plan.count(cells.get(columns.priority or "") or 0)
+            priority = plan.count(cell_of(cells, columns.priority) or 0)
         except ValueError:
             accounting.drop("token count or priority is not a whole number", row.line)
             continue
@@ -128,7 +129,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
             continue
         if process is not None:
             arrival_s = next(process)
-        session = cells.get(columns.session or "")
+        session = cell_of(cells, columns.session)
         accounting.requests += 1
         yield Request(
             f"{index:06d}",
@@ -182,6 +183,8 @@ class _Plan:
         style = [f"parted by {rows.parted}"] if rows.parted and rows.parted != "commas" else []
         style += [said] if (said := self._numerals.said()) else []
         self.notes = ["; ".join([", ".join(taken), *style])]
+        if said := _models(sample):
+            self.notes.append(said)
 
     def unread(self, rows: Sequence[Row]) -> str:
         """Columns that nothing is read from, as the file has them, the first few by name; empty for none."""
@@ -242,6 +245,17 @@ class _Plan:
         if not abs(found) < 1e18 or found != int(found):
             raise ValueError(cell)
         return int(found)
+
+
+def _models(rows: Sequence[Row]) -> str:
+    """A note about rows of several models; empty where they name one, or none."""
+    name = next((name for name in _MODELS if any(name in row.cells for row in rows)), None)
+    named = dict.fromkeys(str(row.cells.get(name)) for row in rows if name and row.cells.get(name))
+    if name is None or len(named) < 2:
+        return ""
+    shown = ", ".join(repr(text[:40]) for text in list(named)[:MOST_NAMED])
+    more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+    return f"requests of {len(named)} models ({shown}{more}) are read as one traffic"
 
 
 def _clash(row: Row, columns: Columns) -> str:

@@ -345,3 +345,20 @@ def test_columns_that_may_have_been_times_are_named(reading):
     many = ("Prompt Tokens", "Output Tokens", *(f"eins {i}" for i in range(7)))
     _, trace = reading(table(many, [(5, 6, *range(7))]), "a.csv")
     assert any("'eins 3' and 3 more not read" in note for note in trace.report.notes)
+
+
+def test_a_column_without_a_name_is_neither_session_nor_priority(reading):
+    """As pandas writes its index."""
+    rows = [(7 + index, *row) for index, row in enumerate(ROWS)]
+    requests, _ = reading(table(("", "start_time_s", "input_tokens", "completion_tokens"), rows), "a.csv")
+    assert lengths(requests) == ROWS
+    assert [(item.session, item.priority) for item in requests] == [(None, 0)] * 3
+
+
+def test_rows_of_several_models_are_said(reading):
+    rows = [(*row, f"m{index % 2}") for index, row in enumerate(ROWS)]
+    _, trace = reading(table(("start_time_s", "input_tokens", "completion_tokens", "model"), rows), "a.csv")
+    assert "requests of 2 models ('m0', 'm1') are read as one traffic" in trace.report.notes
+    rows = [(*row, "m") for row in ROWS]
+    _, trace = reading(table(("start_time_s", "input_tokens", "completion_tokens", "model"), rows), "a.csv")
+    assert not any("models" in note for note in trace.report.notes)
