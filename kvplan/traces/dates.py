@@ -33,6 +33,11 @@ class AmbiguousDates(ValueError):
     """Days and months that cannot be told apart, on more than one day."""
 
 
+def is_date(text: str) -> bool:
+    """Whether a text has the form of a date and a time of the day."""
+    return (_NUMBERED.match(text) or _NAMED.match(text)) is not None
+
+
 class Dates:
     """Reads the dates of one column.
 

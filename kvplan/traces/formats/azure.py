@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kvplan.traces.accounting import Accounting
+from kvplan.traces.dates import is_date
 from kvplan.traces.formats.contract import (
     Intake,
     ReadOptions,
@@ -17,7 +18,7 @@ from kvplan.traces.formats.contract import (
     first_cell,
     is_numeral,
 )
-from kvplan.traces.formats.instants import TICKS_PER_S, Instants
+from kvplan.traces.formats.instants import TICKS_PER_S, Instants, dated
 from kvplan.traces.formats.table import Table, parse_count
 from kvplan.traces.request import Request, default_output
 from kvplan.traces.source import Source
@@ -27,7 +28,10 @@ COLUMNS = ["timestamp", "contexttokens", "generatedtokens", "?numimages"]
 
 
 def sniff(head: bytes, name: str) -> bool:
-    return set(COLUMNS[:3]) <= set(csv_columns(head)) and not is_numeral(first_cell(head, COLUMNS[0]))
+    if not set(COLUMNS[:3]) <= set(csv_columns(head)):
+        return False
+    first = first_cell(head, COLUMNS[0])
+    return dated(first) or not (is_numeral(first) or is_date(first))
 
 
 def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterator[Request]:

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from kvplan.traces.accounting import Accounting
+from kvplan.traces.dates import is_date
 from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat, csv_columns, first_cell
-from kvplan.traces.formats.instants import dated
 from kvplan.traces.formats.table import Table, parse_count, parse_number
 from kvplan.traces.request import Request, default_output
 from kvplan.traces.source import Source
@@ -23,7 +23,7 @@ _MAX_MODELS = 20
 
 
 def sniff(head: bytes, name: str) -> bool:
-    return set(COLUMNS[:3]) <= set(csv_columns(head)) and not dated(first_cell(head, COLUMNS[0]))
+    return set(COLUMNS[:3]) <= set(csv_columns(head)) and not is_date(first_cell(head, COLUMNS[0]))
 
 
 def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterator[Request]:

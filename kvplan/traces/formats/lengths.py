@@ -14,6 +14,7 @@ from kvplan.errors import DataError
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.arrivals import drawn_arrivals
 from kvplan.traces.columns import plain_name, timed
+from kvplan.traces.dates import is_date
 from kvplan.traces.formats.contract import (
     Intake,
     ReadOptions,
@@ -22,7 +23,6 @@ from kvplan.traces.formats.contract import (
     first_cell,
     first_line,
 )
-from kvplan.traces.formats.instants import dated
 from kvplan.traces.formats.record_columns import SAYS_ARRIVAL, SAYS_TIME
 from kvplan.traces.formats.table import Table, parse_count, parse_number
 from kvplan.traces.request import Request, default_output
@@ -86,7 +86,7 @@ def sniff(head: bytes, name: str) -> bool:
     if dialect is None:
         return False
     if dialect.arrival in columns:
-        return not dated(first_cell(head, dialect.arrival))
+        return not is_date(first_cell(head, dialect.arrival))
     return not timed((*SAYS_ARRIVAL, *SAYS_TIME), [plain_name(name) for name in first_line(head).split(",")])
 
 
@@ -116,7 +116,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         try:
             seconds = parse_number(arrival) if timed else 0.0
         except ValueError:
-            found = f"a date: {AS_DATES}" if dated(arrival) else "not a number"
+            found = f"a date: {AS_DATES}" if is_date(arrival) else "not a number"
             accounting.drop(f"{dialect.arrival} is {found}", line)
             continue
         arrival_s = seconds * time_scale / rate_scale

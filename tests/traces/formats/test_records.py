@@ -362,3 +362,18 @@ def test_rows_of_several_models_are_said(reading):
     rows = [(*row, "m") for row in ROWS]
     _, trace = reading(table(("start_time_s", "input_tokens", "completion_tokens", "model"), rows), "a.csv")
     assert not any("models" in note for note in trace.report.notes)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("TIMESTAMP", "ContextTokens", "GeneratedTokens"), ("arrival_s", "prompt_tokens", "output_tokens"),
+        ("arrived_at", "num_prefill_tokens", "num_decode_tokens"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "form", ["11/20/2026 1:00:{:05.2f} PM", "20.11.2026 13:00:{:05.2f}", "2026-11-20 13:00:{:05.2f}"]
+)
+def test_published_tables_that_a_spreadsheet_saved_again(reading, names, form):
+    requests, _ = reading(table(names, [(form.format(row[0]), *row[1:]) for row in ROWS]), "a.csv")
+    assert lengths(requests) == ROWS
