@@ -17,7 +17,8 @@ TICKS_TO_1970 = date(1970, 1, 1).toordinal() * 86_400 * TICKS_PER_S
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _CLOCK = (
     r"(?P<hour>\d{1,2}):(?P<minute>\d\d)(?::(?P<second>\d\d)(?:[.,](?P<fraction>\d{1,12}))?)?"
-    r"\s{0,2}(?P<half>[AaPp])?(?(half)\.?[Mm]\.?)\s{0,2}(?P<zone>Z|UTC|GMT|[+-]\d\d:?\d\d)?\]?\s*\Z"
+    r"\s{0,2}(?P<half>[AaPp])?(?(half)\.?[Mm]\.?)\s{0,2}(?P<zone>Z|UTC|GMT|(?:UTC|GMT)?[+-]\d\d:?\d\d)?"
+    r"\]?\s*(?:\([\w .]{1,60}\))?\s*\Z"
 )
 _BETWEEN = r"(?:,? @ |, ?|[ T:])\s{0,2}"
 _NUMBERED = re.compile(
@@ -98,8 +99,9 @@ def _offset(zone: str | None) -> int:
     if zone in (None, "Z", "UTC", "GMT"):
         return 0
     assert zone is not None
-    passed = 3600 * int(zone[1:3]) + 60 * int(zone[-2:])
-    return passed if zone[0] == "+" else -passed
+    ahead = zone.removeprefix("UTC").removeprefix("GMT")
+    passed = 3600 * int(ahead[1:3]) + 60 * int(ahead[-2:])
+    return passed if ahead[0] == "+" else -passed
 
 
 def _iso(text: str) -> int:
