@@ -179,7 +179,7 @@ def _zstd(stream: IO[bytes], stack: ExitStack, name: str, path: Path | None) -> 
     tool = shutil.which("zstd")
     if tool is None or path is None:
         raise EnvironmentLacks(
-            "this trace is zstd-compressed and nothing here reads zstd",
+            "this file is zstd-compressed and nothing here reads zstd",
             where=name,
             hint="install the `zstd` program or `pip install zstandard`, or decompress the file first",
         )

@@ -206,3 +206,12 @@ def test_reports_are_those_of_the_container(tmp_path: Path, capsys: pytest.Captu
     assert (found["source"], found["service"]["preemptions"]) == ("vllm-b-1", 0)
     assert run(["explain-log", str(path), "--start", "1", "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["service"]["preemptions"] == 7
+
+
+def test_a_server_that_had_nothing_to_do_is_said_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.log"
+    idle = "INFO 11-20 10:20:53 Avg prompt throughput: 0.0 tokens/s, Running: 0 reqs, Waiting: 0 reqs, GPU KV cache usage: 0.0%"
+    path.write_text("\n".join([*LINES[:4], idle]))
+    assert explained(path, capsys)["at_work"] == ["nothing ran whenever it reported"]

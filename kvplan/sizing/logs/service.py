@@ -110,12 +110,15 @@ def service(reports: Sequence[Report]) -> Service | None:
 
 def sentences(found: Service, *, engine: str) -> list[str]:
     """The service in words, and what follows from it for the pool."""
+    if not found.running and not found.waiting and not found.usage and not found.preemptions:
+        return ["nothing ran whenever it reported"]
     most = [
         f"at most {format_tokens(value)} {what}"
         for what, value in (("requests ran", found.running), ("waited", found.waiting))
         if value is not None
     ]
-    said = [f"{' and '.join(most)} at once, by the {found.reports:,} lines that report"] if most else []
+    lines = "one line that reports" if found.reports == 1 else f"{found.reports:,} lines that report"
+    said = [f"{' and '.join(most)} at once, by the {lines}"] if most else []
     if found.usage is not None:
         said.append(f"the pool was at most {100 * found.usage:.1f}% full")
     if found.hit_ratio is not None:
