@@ -219,7 +219,7 @@ def _affords(report: "FitReport") -> list[str]:
             f"{report.serving.max_num_batched_tokens:,} tokens"
         )
     longest = report.longest_context()
-    limit = " (the model's limit)" if longest == report.model.max_context else ""
+    limit = " (the model's limit)" if longest == report.context_limit else ""
     lines.append(
         f"  {format_tokens(longest)} tokens is the longest request that fits{limit}"
         if longest
