@@ -179,6 +179,7 @@ def fit_model(
     kv_pool_bytes: int | None = None,
     draft: bool = False,
     drafter: ModelSpec | None = None,
+    draft_tokens: int = 1,
 ) -> FitReport:
     """Plan the memory of one deployment.
 
@@ -194,6 +195,7 @@ def fit_model(
         kv_pool_bytes: a pool given outright (``--kv-cache-memory-bytes``) instead of what is left over.
         draft: draft with the model's own multi-token-prediction layers: their weights, their KV in the pool.
         drafter: draft with another model: its weights, and its KV in the pool.
+        draft_tokens: drafts of a step, where there are any; vLLM captures graphs of steps with them.
 
     Raises:
         UnknownName: a format; UsageError: parallelism the model cannot be cut by, an impossible option.
@@ -209,7 +211,7 @@ def fit_model(
         block_size=block_size, async_scheduling=async_scheduling, prefix_caching=prefix_caching,
         tp=parallel.tp, pp=parallel.pp, ranks=parallel.tp if parallel.dp_attention else 1, model=model,
         drafts="model" if drafter is not None else "layers" if draft else "none",
-        context_said=max_model_len is not None,
+        draft_tokens=draft_tokens, context_said=max_model_len is not None,
     )  # fmt: skip
     dtype = activation_dtype(model, weights_dtype, gpu, serving.kind)
     weights_dtype = loaded_format(model, weights_dtype, dtype)
