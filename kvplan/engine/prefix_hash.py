@@ -31,11 +31,8 @@ OwnerT = TypeVar("OwnerT", bound=Owner)
 class PrefixIndex(Generic[OwnerT]):
     """Prefix cache of one engine with one full-attention group."""
 
-    def __init__(self, block_size: int, pool: BlockPool, lookahead: int = 0) -> None:
-        """``lookahead``: tokens behind a block that belong to what it is known by."""
+    def __init__(self, block_size: int, pool: BlockPool) -> None:
         self.block_size = block_size
-        self.lookahead = lookahead
-        self.span = block_size + lookahead
         self.pool = pool
         self.root = Node(_EMPTY, 0, 0, None, 0)
         self.on_gone: Callable[[Content, int, int], None] | None = None
@@ -57,7 +54,7 @@ class PrefixIndex(Generic[OwnerT]):
     def match_from(self, node: Node, content: Content, limit: int) -> Match:
         """The longest cached run after a node that the content agrees with, up to block ``limit``."""
         found = Match()
-        size, span, lookahead = self.block_size, self.span, self.lookahead
+        size = self.block_size
         depth = node.end
         ends, shifts = content.ends, content.shifts
         run = bisect_right(ends, depth * size) if depth else 0
@@ -65,13 +62,13 @@ class PrefixIndex(Generic[OwnerT]):
             position = depth * size
             while ends[run] <= position:
                 run += 1
-            whole = ends[run] >= position + span
-            child = node.children.get(shifts[run] if whole else content.block_key(position, span))
+            whole = ends[run] >= position + size
+            child = node.children.get(shifts[run] if whole else content.block_key(position, size))
             if child is None:
                 break
             end = child.end if child.owner is None else self.settle(child)
             stop = end if end < limit else limit
-            depth = (content.agrees_on(child.content, run, stop * size + lookahead) - lookahead) // size
+            depth = content.agrees_on(child.content, run, stop * size) // size
             found.path.append(child)
             if child.copies[0].ref == 0:
                 found.unheld += depth - child.start
@@ -132,7 +129,7 @@ class PrefixIndex(Generic[OwnerT]):
         parent.children[node.key] = upper
         node.parent = upper
         node.start = cut
-        node.key = node.content.block_key(cut * self.block_size, self.span)
+        node.key = node.content.block_key(cut * self.block_size, self.block_size)
         upper.children[node.key] = node
         for segment in node.copies:
             top = segment.earlier(upper)
@@ -150,11 +147,11 @@ class PrefixIndex(Generic[OwnerT]):
         tail = request.tail
         if tail.owner is request:
             return
-        size, lookahead = self.block_size, self.lookahead
+        size = self.block_size
         content = request.content
         while request.in_tree < blocks:
             start = request.in_tree
-            key = content.block_key(start * size, self.span)
+            key = content.block_key(start * size, size)
             child = tail.children.get(key)
             if child is None:
                 child = Node(content, start, blocks, tail, key)
@@ -166,8 +163,7 @@ class PrefixIndex(Generic[OwnerT]):
                 return
             end = child.end if child.owner is None else self.settle(child)
             stop = min(end, blocks)
-            agreed = content.agrees_until(child.content, start * size, stop * size + lookahead) - lookahead
-            agreed //= size
+            agreed = content.agrees_until(child.content, start * size, stop * size) // size
             if agreed < end:
                 if self._hand_up(request, tail, child, agreed):
                     continue
@@ -210,7 +206,7 @@ class PrefixIndex(Generic[OwnerT]):
 
     def _key(self, content: Content, block: int) -> BlockKey:
         """What a node is found by that begins at ``block``."""
-        return content.block_key(block * self.block_size, self.span)
+        return content.block_key(block * self.block_size, self.block_size)
 
     def add_copy(self, node: Node) -> Segment:
         """The publishing request's own blocks of a node, after those that are there."""

@@ -5,31 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from kvplan.engine.live import LiveRequest
+from kvplan.engine.hybrid.request import HybridRequest
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.prefix_node import Node
 from kvplan.traces.request import Request
 
 
-class DraftedRequest(LiveRequest):
-    """Counters of one request, under the names of vLLM's ``Request``.
+class DraftedRequest(HybridRequest):
+    """Counters of one request, under the names of vLLM's ``Request``; with one cache group as with several.
 
     ``computed`` counts drafts as if they stood, until a step in which some do not is delivered. ``stale``
     counts tokens in flight, not outputs.
 
     Attributes:
-        length: its tokens when it ends. drafts: those that wait to be verified. in_flight: tokens of steps
-            that are not delivered.
+        length: its tokens when it ends. drafts: those that wait to be verified.
         prefilling: whether known tokens are left to compute. key: what draws of it go by; verified: how often
             drafts of it were.
     """
 
-    __slots__ = ("drafts", "in_flight", "key", "length", "prefilling", "verified")
+    __slots__ = ("drafts", "key", "length", "prefilling", "verified")
 
     def __init__(self, request: Request, root: Node, key: int) -> None:
         super().__init__(request, root)
         self.length = request.prompt_tokens + request.output_tokens
-        self.drafts = self.in_flight = self.verified = 0
+        self.drafts = self.verified = 0
         self.prefilling = False
         self.key = key
 

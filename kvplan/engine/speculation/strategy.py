@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.engine import Engine
-from kvplan.engine.instance import one_full_group
+from kvplan.engine.instance import one_full_group, simulated_in_segments
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.speculation.acceptance import Acceptance
@@ -47,14 +47,22 @@ class Speculation:
         """One engine whose requests have drafts.
 
         Raises:
-            UsageError: the cache has other groups than full attention, another eviction than vLLM's, or a
-                step has no room for drafts.
+            UsageError: the cache has recurrent states, several groups before vLLM 0.33 or another eviction
+                than vLLM's, or a step has no room for drafts.
         """
-        if not one_full_group(config):
+        kinds = {group.kind for group in config.groups}
+        if "mamba" in kinds or not simulated_in_segments(config):
+            what = "recurrent states" if "mamba" in kinds else "full attention in blocks of several sizes"
             raise UsageError(
-                "speculative decoding is simulated for one group of full attention", where="cache.groups",
-                hint="use a model with full attention, or --set 'cache.groups=[{kind: full}]'",
+                f"speculative decoding is not simulated with {what}", where="cache.groups",
+                hint="use another model, or --set 'cache.groups=[{kind: full}]'",
             )  # fmt: skip
+        if self.rules.drops_block and not one_full_group(config):
+            raise UsageError(
+                "which prefixes drafting layers find in several cache groups is simulated from vLLM 0.33 on",
+                where="engine.version",
+                hint="use 0.33, or another speculative.method",
+            )
         if config.eviction != "lru":
             raise UsageError(
                 f"speculative decoding is simulated with vLLM's own eviction, lru, not {config.eviction}",

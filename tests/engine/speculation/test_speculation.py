@@ -58,14 +58,18 @@ def workloads(draw: st.DrawFn) -> list[Request]:
     requests=workloads(), method=st.sampled_from(METHODS), version=st.sampled_from(VERSIONS),
     drafts=st.integers(1, 6), chance=st.sampled_from((0.0, 0.5, 0.9, 1.0)), blocks=st.integers(12, 60),
     caching=st.booleans(), ahead=st.booleans(), budget=st.sampled_from((16, 64, 512)),
+    window=st.sampled_from((0, 0, 9, 30)),
 )  # fmt: skip
 def test_everybody_gets_the_whole_answer_and_gives_all_blocks_back(
     requests: list[Request], method: Method, version: tuple[int, int, int], drafts: int, chance: float,
-    blocks: int, caching: bool, ahead: bool, budget: int,
+    blocks: int, caching: bool, ahead: bool, budget: int, window: int,
 ) -> None:  # fmt: skip
+    groups = (CacheGroup("full", 8), CacheGroup("sliding", 8, window)) if window else ()
+    if window and version < (0, 33, 0):
+        method = "ngram"
     config = EngineConfig(
         num_blocks=blocks, block_size=8, max_model_len=160, max_num_seqs=4, max_num_batched_tokens=budget,
-        enable_prefix_caching=caching, async_scheduling=ahead,
+        enable_prefix_caching=caching, async_scheduling=ahead, groups=groups,
     )  # fmt: skip
     served, engine = run(config, requests, rules_of(method, drafts, version), geometric(chance, drafts, 7))
     assert served.stuck is None
@@ -173,8 +177,12 @@ def test_a_prefix_is_found_by_the_token_behind_it_or_less_its_last_block() -> No
 @pytest.mark.parametrize(
     ("changes", "rules", "words"),
     [
-        ({"groups": (CacheGroup("full", 16), CacheGroup("sliding", 16, 64))}, rules_of("mtp", 1, (0, 33, 0)),
-         "one group of full attention"),
+        ({"groups": (CacheGroup("full", 16), CacheGroup("mamba", 16))}, rules_of("mtp", 1, (0, 33, 0)),
+         "recurrent states"),
+        ({"groups": (CacheGroup("full", 16), CacheGroup("full", 32))}, rules_of("mtp", 1, (0, 33, 0)),
+         "several sizes"),
+        ({"groups": (CacheGroup("full", 16), CacheGroup("sliding", 16, 64))}, rules_of("mtp", 1, (0, 30, 0)),
+         "from vLLM 0.33 on"),
         ({"eviction": "fifo"}, rules_of("mtp", 1, (0, 33, 0)), "own eviction"),
         ({"max_num_batched_tokens": 4}, rules_of("mtp", 4, (0, 33, 0)), "do not hold"),
         ({"long_prefill_token_threshold": 3}, rules_of("mtp", 3, (0, 33, 0)), "cuts drafts off"),
