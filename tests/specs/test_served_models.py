@@ -223,3 +223,16 @@ def test_nemotron_around_sounds_keeps_its_state_in_the_model_s_dtype(
     ).model
     state = 2 * ((16 * 64 + 2 * 2 * 32) * 3 * 2 + 16 * 64 * 32 * size)
     assert size_model(model, context_tokens=64).state_bytes_per_sequence == state
+
+
+def test_values_of_minicpm3_are_as_wide_as_heads_where_unsaid() -> None:
+    config = {
+        "architectures": ["MiniCPM3ForCausalLM"], "model_type": "minicpm3", "hidden_size": 2560, "intermediate_size": 6400,
+        "kv_lora_rank": 256, "q_lora_rank": 768, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32,
+        "num_attention_heads": 40, "num_key_value_heads": 40, "num_hidden_layers": 62, "vocab_size": 73448,
+        "max_position_embeddings": 32768,
+    }  # fmt: skip
+    model = import_config(config, "config.json", name="minicpm3").model
+    assert parameter_count(model) == pytest.approx(4.07e9, rel=0.002)
+    assert size_model(model, context_tokens=64, retention="sglang").kv_bytes_per_token == 62 * 288 * 2
+    assert size_model(model, context_tokens=64).kv_bytes_per_token == 62 * 40 * (96 + 96) * 2

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from kvplan.specs.base import MAX_COUNT
 from kvplan.specs.huggingface.config import Config
 from kvplan.specs.huggingface.heads import head_dim, query_heads
+from kvplan.specs.huggingface.states import jet_section
 from kvplan.specs.model import Block, ExtraWeights
+from kvplan.specs.state import GatedDeltaNetState
 
 
 def extra_weights(config: Config, stack: Sequence[Block]) -> tuple[ExtraWeights, ...]:
@@ -19,6 +21,7 @@ def extra_weights(config: Config, stack: Sequence[Block]) -> tuple[ExtraWeights,
         *_engrams(config),
         *_hashed(config),
         *_connections(config, len(stack)),
+        *_generated_kernels(config, stack),
     ]
     if config.model_type == "jetmoe":
         found += _attention_experts(config, len(stack))
@@ -129,6 +132,20 @@ def _connections(config: Config, layers: int) -> Iterator[ExtraWeights]:
         return
     mixed = (2 + copies) * copies
     yield _extra("hyper-connections", layers * 2 * (mixed * copies * config.count("hidden_size") + mixed + 3))
+
+
+def _generated_kernels(config: Config, stack: Sequence[Block]) -> Iterator[ExtraWeights]:
+    """Jet-Nemotron: two matrices make the kernels of a layer's convolution from each token's hidden state."""
+    jet = jet_section(config, "jet")
+    states = [block.state for block in stack if block.state is not None]
+    if jet is None or not states:
+        return
+    state = states[0]
+    assert isinstance(state, GatedDeltaNetState)
+    values = state.value_heads * state.value_head_dim
+    narrow = values // jet.integer("dconv_generator_reduction", 8)
+    size = narrow * (config.count("hidden_size") + values * state.conv_kernel)
+    yield _extra("generated kernels", len(states) * size)
 
 
 def _image_experts(config: Config, stack: Sequence[Block]) -> Iterator[ExtraWeights]:

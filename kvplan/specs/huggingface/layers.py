@@ -35,7 +35,7 @@ KINDS = {
     "csa": "compressed_sparse_attention",
     "hca": "heavily_compressed_attention",
     "linear": "linear linear_attention mamba mamba2 m recurrent rglru lightning_attention kda gdn "
-    "lightning lightning_attn lightning-attn gated_deltanet gated_delta_net ssm",
+    "lightning lightning_attn lightning-attn gated_deltanet gated_delta_net ssm jet",
     "hybrid": "hybrid",
     "hybrid_sliding": "hybrid_sliding",
     "conv": "conv short_conv",

@@ -29,6 +29,7 @@ HARMLESS = (
     r"hidden_states|no_repeat|lm_head|^embd|speech|^spatial_|^temporal_|use_mamba_kernels|time_step|max_batch|static_cache|cache_implementation|"
     r"cache_quantization|keys_to_ignore|attn_config|num_key_value_heads|head_dim|num_heads|"
     r"gate_func|sparse_step|projection_layout|attn_res|output_gate|gated_attention|"
+    r"blocksparse|dense_attention_every|"
     r"sink_attention|^no_kda_lora$|^linear_attention_type$|^prefix_attn$|^position_layers$|^param_sink|^block_(size|length)$"
 )
 
