@@ -236,3 +236,23 @@ def test_values_of_minicpm3_are_as_wide_as_heads_where_unsaid() -> None:
     assert parameter_count(model) == pytest.approx(4.07e9, rel=0.002)
     assert size_model(model, context_tokens=64, retention="sglang").kv_bytes_per_token == 62 * 288 * 2
     assert size_model(model, context_tokens=64).kv_bytes_per_token == 62 * 40 * (96 + 96) * 2
+
+
+def test_moondream_3_as_published_leaves_everything_to_its_class() -> None:
+    config = {"architectures": ["HfMoondream"], "model_type": "moondream3", "config": {}, "auto_map": {}}
+    model = import_config(config, "config.json", name="moondream3").model
+    assert per_token(model) == 24 * 2 * 32 * 64 * 2
+    assert parameter_count(model) == pytest.approx(9.27e9, rel=0.01)
+
+
+def test_a_language_model_of_another_repository_is_named() -> None:
+    config = {
+        "architectures": ["UltravoxModel"],
+        "model_type": "ultravox",
+        "text_model_id": "meta-llama/Llama-3.1-8B",
+    }
+    with pytest.raises(SpecError, match="another repository's: 'meta-llama/Llama-3.1-8B'") as caught:
+        import_config(config, "config.json", name="ultravox")
+    assert "kvplan size meta-llama/Llama-3.1-8B" in (caught.value.hint or "")
+    within = {**config, "text_config": {key: value for key, value in NEW.items() if key != "model_type"}}
+    assert per_token(import_config(within, "config.json", name="ultravox").model) == 4 * ROW

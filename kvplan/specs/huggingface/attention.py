@@ -163,7 +163,8 @@ def _heads(config: Config, reach: str, layer: int, layers: int) -> dict[str, Any
 def _has_gate(config: Config) -> bool:
     """Whether the output of attention is gated, as wide as it is."""
     own = config.flag("attn_output_gate", config.model_type in families.OUTPUT_GATE)
-    return own or config.flag("attn_use_output_gate") or config.flag("mla_use_output_gate")
+    named = config.get("attention_gate_func") is not None  # K2 Horizon
+    return own or named or config.flag("attn_use_output_gate") or config.flag("mla_use_output_gate")
 
 
 def _qk_norm(config: Config) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from kvplan.specs.attention import FullAttention
 from kvplan.specs.base import MAX_COUNT
 from kvplan.specs.huggingface.config import Config
 from kvplan.specs.huggingface.heads import head_dim, query_heads
@@ -22,6 +23,7 @@ def extra_weights(config: Config, stack: Sequence[Block]) -> tuple[ExtraWeights,
         *_hashed(config),
         *_connections(config, len(stack)),
         *_generated_kernels(config, stack),
+        *_value_experts(config, stack),
     ]
     if config.model_type == "jetmoe":
         found += _attention_experts(config, len(stack))
@@ -146,6 +148,24 @@ def _generated_kernels(config: Config, stack: Sequence[Block]) -> Iterator[Extra
     narrow = values // jet.integer("dconv_generator_reduction", 8)
     size = narrow * (config.count("hidden_size") + values * state.conv_kernel)
     yield _extra("generated kernels", len(states) * size)
+
+
+def _value_experts(config: Config, stack: Sequence[Block]) -> Iterator[ExtraWeights]:
+    """K2 Horizon, xLLM: V is a mixture of projections in layers with experts; the spec counts one of them."""
+    keys = ("mova_num_experts", "num_values")
+    number = next((found for key in keys if (found := config.optional(key, least=0))), None)
+    if number is None:
+        return
+    hidden = config.count("hidden_size")
+    mixed = [block for block in stack if block.mlp is not None and block.mlp.kind == "moe"]
+    width = sum(
+        block.attention.kv_heads * block.attention.head_dim
+        for block in mixed
+        if isinstance(block.attention, FullAttention)
+    )
+    size = (number - 1) * hidden * width + len(mixed) * number * hidden
+    if size:
+        yield _extra("value experts", size, active=False)
 
 
 def _image_experts(config: Config, stack: Sequence[Block]) -> Iterator[ExtraWeights]:

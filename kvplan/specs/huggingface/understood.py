@@ -59,6 +59,9 @@ OF_SOME_TYPES = (
 )  # fmt: skip
 """Fields that change what a layer keeps, and that only the classes with them look at."""
 
+ELSEWHERE = ("text_model_id", "llm_model_id", "language_model_id", "text_model_name_or_path")
+"""Fields that name the repository of a language model."""
+
 ENCODER_TASKS = (
     "MaskedLM",
     "ImageClassification",
@@ -94,6 +97,24 @@ def refuse_other_files(data: Mapping[str, object], path: str) -> None:
             raise SpecError(f"this is {what}, not a model's config.json", where=f"{path}  {key}")
     if not data:
         raise SpecError("an empty object is not a model's config.json", where=path)
+
+
+def refuse_elsewhere(config: Config) -> None:
+    """A file that names another repository for its language model (Ultravox) and describes none.
+
+    Raises:
+        SpecError: naming it.
+    """
+    described = config.has("num_hidden_layers") or config.has("layer_types")
+    named = next((key for key in ELSEWHERE if isinstance(config.top.get(key), str)), None)
+    if described or named is None:
+        return
+    other = str(config.top[named])[:120]
+    raise SpecError(
+        f"its language model is another repository's: {other!r}",
+        where=f"{config.path}  {named}",
+        hint=f"its cache is that model's: kvplan size {other}, or the path of that repository's config.json",
+    )
 
 
 def refuse_several_stacks(config: Config) -> None:
