@@ -251,7 +251,7 @@ def test_a_language_model_of_another_repository_is_named() -> None:
         "model_type": "ultravox",
         "text_model_id": "meta-llama/Llama-3.1-8B",
     }
-    with pytest.raises(SpecError, match="another repository's: 'meta-llama/Llama-3.1-8B'") as caught:
+    with pytest.raises(SpecError, match=r"another repository's: 'meta-llama/Llama-3\.1-8B'") as caught:
         import_config(config, "config.json", name="ultravox")
     assert "kvplan size meta-llama/Llama-3.1-8B" in (caught.value.hint or "")
     within = {**config, "text_config": {key: value for key, value in NEW.items() if key != "model_type"}}
