@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from kvplan.specs.attention import FullAttention
 from kvplan.specs.base import MAX_COUNT
@@ -24,6 +24,7 @@ def extra_weights(config: Config, stack: Sequence[Block]) -> tuple[ExtraWeights,
         *_connections(config, len(stack)),
         *_generated_kernels(config, stack),
         *_value_experts(config, stack),
+        *_encoders_own(config),
     ]
     if config.model_type == "jetmoe":
         found += _attention_experts(config, len(stack))
@@ -166,6 +167,22 @@ def _value_experts(config: Config, stack: Sequence[Block]) -> Iterator[ExtraWeig
     size = (number - 1) * hidden * width + len(mixed) * number * hidden
     if size:
         yield _extra("value experts", size, active=False)
+
+
+def _encoders_own(config: Config) -> Iterator[ExtraWeights]:
+    """T5Gemma's encoder has a table of words of its own; LED's projections of its own for global tokens."""
+    beside = config.top.get("encoder")
+    if str(config.top.get("model_type")) == "t5gemma" and isinstance(beside, Mapping):
+        own = Config(beside, {}, config.path, "encoder.")
+        table = config.count("vocab_size") * own.count("hidden_size")
+        yield _extra("encoder embeddings", table, active=False)
+    if config.model_type == "led":
+        hidden = config.count("hidden_size")
+        places = sum(
+            config.integer(f"max_{side}_position_embeddings", 0, least=0) for side in ("encoder", "decoder")
+        )
+        yield _extra("learned positions", places * hidden, active=False)
+        yield _extra("global projections", config.integer("encoder_layers", 0, least=0) * 3 * hidden * hidden)
 
 
 def _image_experts(config: Config, stack: Sequence[Block]) -> Iterator[ExtraWeights]:

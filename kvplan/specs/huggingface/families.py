@@ -194,10 +194,20 @@ LIGHTNING = frozenset(
 )
 """Linear layers are lightning attention: one matrix per head and nothing else."""
 
-GATED_TOWERS = frozenset({"pixtral", "dots_ocr"})
+GATED_TOWERS = frozenset({"pixtral", "dots_ocr", "dots_vlm"})
 """Towers, or models with such, with gated layers whatever their activation is called."""
 
-SQUARE_MERGERS = ("qwen", "dots_ocr", "exaone4_5", "mimovl", "mimo_v2", "cohere_compass", "alpamayo")
+SQUARE_MERGERS = (
+    "qwen",
+    "dots_ocr",
+    "dots_vlm",
+    "dots_vit",
+    "exaone4_5",
+    "mimovl",
+    "mimo_v2",
+    "cohere_compass",
+    "alpamayo",
+)
 """Beginnings of types of towers, or of models, whose mergers are Qwen's."""
 
 CLASS_TOWERS: dict[str, dict[str, int | str]] = {

@@ -19,7 +19,7 @@ from kvplan.specs.model import ExtraWeights, Vision
 
 VISION = (
     "vision_config", "visual_config", "vit_config", "vision_encoder", "visual", "visual_tokenizer_config",
-    "img_processor",
+    "vision_tower_cfg", "img_processor",
 )  # fmt: skip
 """Sections of towers for images. An ``encoder`` beside a ``decoder`` is one where only its name is given."""
 SOUND = (

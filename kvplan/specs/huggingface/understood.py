@@ -154,7 +154,7 @@ def refuse_without_cache(config: Config) -> None:
     encoder = config.model_type in families.ENCODER_ONLY or (
         config.architecture.endswith(suffixes) and not _has_class(config.model_type)
     )
-    if encoder and not decodes:
+    if (encoder or _looks_both_ways(config)) and not decodes:
         raise SpecError(
             f"architecture {name!r} is an encoder: it generates nothing and keeps no KV cache",
             where=f"{config.path}  {config.prefix}model_type",
@@ -166,6 +166,17 @@ def refuse_without_cache(config: Config) -> None:
                 f"not a transformer's configuration: it has no model_type and no {' and no '.join(missing)}",
                 where=config.path,
             )
+
+
+def _looks_both_ways(config: Config) -> bool:
+    """Whether a decoder's layers were made an encoder's: embedding models of Llama, Qwen, Gemma, LFM.
+
+    PaliGemma's prompts look both ways too; what its whole model generates is cached.
+    """
+    said = config.get("is_causal", defaults=False) is False
+    both = config.get("use_bidirectional_attention", defaults=False) is True and not config.prefix
+    named = "Bidirectional" in config.architecture or config.model_type.endswith("_bidirec")
+    return said or (both and config.architecture.endswith("Model")) or named
 
 
 def is_known(config: Config) -> bool:
