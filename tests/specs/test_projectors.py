@@ -97,6 +97,7 @@ def test_words_of_ovis_are_in_the_section_around_its_tower() -> None:
         ({"vision_config": {**TOWER, "num_attention_heads": 8, "num_key_value_heads": 2}},
          BLOCKS - 3 * 2 * 64 * 8 * 6),
         ({"audio_config": {**TOWER, "num_attention_heads": 8, "head_dim": 16}}, BLOCKS + 3 * 4 * 64 * 64),
+        ({"multimodal": {"whisper_model_args": {"encoder_args": {"dim": 64, "n_layers": 3, "hidden_dim": 256}}}}, BLOCKS),
         # Whisper's class says how wide its decoder is; its tower is as wide as the file says.
         ({"audio_config": {"model_type": "whisper", "d_model": 64, "encoder_layers": 3, "encoder_ffn_dim": 256}}, BLOCKS),
     ],

@@ -392,3 +392,25 @@ def test_a_dtype_that_is_not_known_is_said(name: Any) -> None:
     known = import_config({**MOE, "torch_dtype": "torch.half"}, "config.json", name="x")
     assert known.model.weights.format == "fp16"
     assert not any("dtype" in warning for warning in known.warnings)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "expected"),
+    [
+        ({"qformat_weight": "fp8_e4m3", "qscheme_act": "TENSOR"}, "fp8"),
+        ({"quant_method": "compressed-tensors", "config_groups": {"g": floats(4, 16)}}, "nvfp4"),
+        ({"qformat_weight": "fp6"}, "bf16"),
+        (None, "bf16"),
+    ],
+)
+def test_params_json_says_it_under_a_name_of_its_own(quantization: Any, expected: str) -> None:
+    params = {"dim": 512, "n_layers": 2, "head_dim": 64, "hidden_dim": 1024, "n_heads": 8, "n_kv_heads": 2,
+              "vocab_size": 1000, "norm_eps": 1e-5, "quantization": quantization}  # fmt: skip
+    found = import_config(params, "params.json", name="mistral")
+    assert stored(found.model, "dense_mlp", "attention", "embeddings") == [expected, expected, "bf16"]
+    said = any("is not known" in words for words in found.warnings)
+    assert said == (quantization == {"qformat_weight": "fp6"})
+
+
+def test_bits_and_groups_without_a_method_are_those_of_mlx() -> None:
+    assert stored(spec_of(MOE, {"bits": 4, "group_size": 64}), "experts") == ["int4_group64"]

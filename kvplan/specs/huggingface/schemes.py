@@ -133,6 +133,8 @@ def _by_method(method: str, raw: Mapping[str, Any]) -> tuple[str | None, tuple[s
         return integer_format(params.get("nbits", 4), params.get("group_size", 64))
     if method == "torchao":
         return _torchao(raw)
+    if not method and "bits" in raw and "group_size" in raw:  # MLX
+        return integer_format(raw["bits"], raw["group_size"])
     return None, _unknown(method or "without a name")
 
 

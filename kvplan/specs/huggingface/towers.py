@@ -24,8 +24,10 @@ VISION = (
 """Sections of towers for images. An ``encoder`` beside a ``decoder`` is one where only its name is given."""
 SOUND = (
     "audio_config", "encoder_config", "audio_encoder_config", "audio_encoder", "sound_config",
-    "speech_config", "audio_processor",
+    "speech_config", "audio_processor", "multimodal",
 )  # fmt: skip
+WITHIN = ("config", "backbone_config", "whisper_model_args", "encoder_args")
+"""Where a section has the shape one level down (Phi-4-multimodal, Ovis, Voxtral's params.json)."""
 UNCOUNTED = ("embd_layer", "speech_lora", "vision_lora")
 """Sections that describe weights by other means than layers and widths."""
 ELSEWHERE = ("mm_vision_tower", "vision_backbone_id", "vision_model_id", "audio_model_id", "audio_tower")
@@ -183,11 +185,13 @@ def _section(owner: Mapping[str, Any], key: str, config: Config) -> Config | Non
     raw = owner.get(key)
     if not isinstance(raw, Mapping):
         return None
-    for inner in ("config", "backbone_config"):  # Phi-4-multimodal, Ovis: names and words around the shape
+    for inner in WITHIN:
         if isinstance(raw.get(inner), Mapping):
             raw = raw[inner]
     kind = "pixtral" if key == "vision_encoder" else str(raw.get("model_type"))  # Mistral's params.json
-    if "hidden_dim" in raw and "hidden_size" not in raw:  # in a tower its width, elsewhere that of the MLP
+    if (
+        "hidden_dim" in raw and not {"hidden_size", "dim"} & raw.keys()
+    ):  # in a tower its width, elsewhere that of the MLP
         raw = {"hidden_size" if name == "hidden_dim" else name: value for name, value in raw.items()}
     defaults = families.TOWER_DEFAULTS.get(kind, {})
     return Config({**defaults, **raw}, {}, config.path, f"{key}.")
