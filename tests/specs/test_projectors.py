@@ -98,6 +98,8 @@ def test_words_of_ovis_are_in_the_section_around_its_tower() -> None:
          BLOCKS - 3 * 2 * 64 * 8 * 6),
         ({"audio_config": {**TOWER, "num_attention_heads": 8, "head_dim": 16}}, BLOCKS + 3 * 4 * 64 * 64),
         ({"multimodal": {"whisper_model_args": {"encoder_args": {"dim": 64, "n_layers": 3, "hidden_dim": 256}}}}, BLOCKS),
+        ({"vision_backbone_id": "dinosiglip-vit-so-224px", "timm_model_ids": ["vit_large_patch14_reg4_dinov2.lvd142m",
+          "vit_so400m_patch14_siglip_224"]}, LARGE + 27 * (4 * 1152**2 + 2 * 1152 * 4304)),
         # Whisper's class says how wide its decoder is; its tower is as wide as the file says.
         ({"audio_config": {"model_type": "whisper", "d_model": 64, "encoder_layers": 3, "encoder_ffn_dim": 256}}, BLOCKS),
     ],

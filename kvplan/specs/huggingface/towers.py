@@ -87,6 +87,8 @@ def vision(config: Config) -> tuple[Vision | None, list[str]]:
 
 def _elsewhere(owner: Mapping[str, Any], config: Config) -> Config | None:
     """A tower that has no section: its name says its size, or the model's class does."""
+    if listed := _timm(owner):
+        return Config({"width": listed}, {}, config.path, "timm_model_ids.")
     for key in ELSEWHERE:
         if isinstance(owner.get(key), str):
             section = Config({"model_name": owner[key]}, {}, config.path, f"{key}.")
@@ -94,6 +96,20 @@ def _elsewhere(owner: Mapping[str, Any], config: Config) -> Config | None:
                 return section
     own = families.CLASS_TOWERS.get(str(owner.get("model_type")))
     return Config(own, {}, config.path, "class.") if own is not None else None
+
+
+def _timm(owner: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """The towers that a list names (OpenVLA: DINOv2 and SigLIP); nothing where a name does not say a size."""
+    names = owner.get("timm_model_ids")
+    shapes = [_names_a_size(str(name)) for name in names[:8]] if isinstance(names, list) else []
+    if None in shapes:
+        return {}
+    keys = ("num_hidden_layers", "hidden_size", "intermediate_size")
+    return {
+        str(index): dict(zip(keys, (shape.layers, shape.hidden, shape.width), strict=True))
+        for index, shape in enumerate(shapes)
+        if shape is not None
+    }
 
 
 def _side_by_side(section: Config) -> Vision | None:
@@ -146,7 +162,9 @@ def sound(config: Config) -> tuple[tuple[ExtraWeights, ...], list[str]]:
                 notes.append(f"the {name} tower is not counted: {exc.message} ({exc.where})")
         described = [key for key in UNCOUNTED if isinstance(owner.get(key), Mapping)]
         described += [
-            key for key in ELSEWHERE if isinstance(owner.get(key), str) and not _names_a_size(str(owner[key]))
+            key
+            for key in ELSEWHERE
+            if isinstance(owner.get(key), str) and not _names_a_size(str(owner[key])) and not _timm(owner)
         ]
         if described:
             notes.append(f"weights described by {', '.join(described)} are not counted")
