@@ -127,7 +127,19 @@ def test_dots_ocr_is_gated_and_merges_as_qwen_does() -> None:
     assert added(read(model_type="dots_ocr", vision_config=tower)) == gated + 256 * 256 + 256 * 64
 
 
-def test_an_odd_number_between_leaves_the_tower_out_with_a_warning() -> None:
-    found = read(model_type="aya_vision", vision_config=TOWER, alignment_intermediate_size="wide")
+@pytest.mark.parametrize(
+    "whole",
+    [
+        {"model_type": "aya_vision", "alignment_intermediate_size": "wide"},
+        {"model_type": "internvl_chat", "downsample_ratio": 1e-300},
+        {"model_type": "internvl_chat", "downsample_ratio": -1},
+        {"model_type": "kimi_vl", "merge_kernel_size": [2, "x"]},
+        {"model_type": "idefics2", "perceiver_config": {"resampler_depth": 10**12}},
+        {"model_type": "ovis2_5", "visual_vocab_size": 10**12},
+        {"model_type": "lfm2_vl", "projector_hidden_size": 10**15},
+    ],
+)
+def test_odd_numbers_leave_the_tower_out_with_a_warning(whole: dict[str, Any]) -> None:
+    found = read(vision_config=TOWER, **whole)
     assert added(found) == 0
-    assert any("alignment_intermediate_size" in words for words in found.warnings)
+    assert any("the vision tower is not counted" in words for words in found.warnings)

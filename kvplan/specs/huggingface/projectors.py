@@ -16,6 +16,10 @@ OVIS_INDICATORS = {"ovis": 5, "ovis2_5": 4, "ovis2_6": 4, "ovis2_6_moe": 4}
 """Words of the visual vocabulary that stand for the parts of an image, and have no logit."""
 
 
+MOST = 1 << 36
+"""Parameters of a projector; what is larger is a mistake in the file."""
+
+
 def projector(config: Config, tower: Config, hidden: int) -> int:
     """Parameters between a tower ``hidden`` wide and the language model of ``config``; 0 where unknown.
 
@@ -26,7 +30,10 @@ def projector(config: Config, tower: Config, hidden: int) -> int:
     rule = RULES.get(kind)
     if rule is None and config.top.get("projector_hidden_size") is not None:
         rule = _between
-    return rule(config, _Around(config, tower), hidden) if rule is not None else 0
+    size = rule(config, _Around(config, tower), hidden) if rule is not None else 0
+    if size > MOST:
+        raise config.error(f"{size:,} parameters in front of it are more than any model has", "hidden_size")
+    return size
 
 
 class _Around:
@@ -45,10 +52,11 @@ class _Around:
         for key in keys:
             value = self.tower.data.get(key, self.whole.data.get(key))
             if isinstance(value, list) and len(value) == 2:
-                rows, columns = (Config({key: side}, {}, "", "").count(key) for side in value)
+                rows, columns = (Config({key: side}, {}, self.whole.path).count(key) for side in value)
                 return rows * columns
             if value is not None:
                 side = Config({key: value}, {}, self.whole.path).number(key) or 1.0
+                side = min(max(side, 1e-6), 1e6)
                 side = 1 / side if side < 1 else side
                 return max(int(side) ** 2, 1)
         return 4
