@@ -29,6 +29,7 @@ from kvplan.specs.huggingface.rotary import max_context, unstretched_context, ya
 from kvplan.specs.huggingface.states import state
 from kvplan.specs.huggingface.towers import sound, vision
 from kvplan.specs.huggingface.understood import (
+    refuse_elsewhere,
     refuse_other_files,
     refuse_several_stacks,
     refuse_silent_heads,
@@ -84,6 +85,7 @@ def import_config(data: Mapping[str, Any], path: str, *, name: str, source: Sour
     """
     refuse_other_files(data, path)
     config = text_config(data, path)
+    refuse_elsewhere(config)
     refuse_without_cache(config)
     refuse_several_stacks(config)
     refuse_silent_heads(config)
