@@ -103,6 +103,15 @@ def test_prompt_lookup_has_no_drafter() -> None:
     assert any("looking them up" in words for words in document["warnings"])
 
 
+def test_windows_have_drafts_too() -> None:
+    _, plain = run({"model": "gemma-3-12b", "gpu": "h100-sxm"})
+    _, drafted = run(
+        {"model": "gemma-3-12b", "gpu": "h100-sxm"}, "speculative={method: ngram, tokens: 3, acceptance: 0.6}"
+    )
+    assert drafted["totals"]["finished"] == plain["totals"]["finished"] == 40
+    assert drafted["latency"]["tpot_s"]["p50"] < 0.7 * plain["latency"]["tpot_s"]["p50"]
+
+
 @pytest.mark.parametrize(
     ("assignment", "words"),
     [
@@ -131,8 +140,8 @@ def test_parts_that_contradict_themselves(assignment: str, words: str) -> None:
         ({**LLAMA, "engine.kind": "sglang"}, "speculative={method: ngram, acceptance: 0.5}", "vLLM's scheduler"),
         ({**LLAMA, "sampling.n": 2}, "speculative={method: ngram, acceptance: 0.5}", "not simulated together"),
         ({**LLAMA, "parallel.cp": 2}, "speculative={method: ngram, acceptance: 0.5}", "context parallelism"),
-        ({"model": "gemma-3-12b", "gpu": "h100-sxm"}, "speculative={method: ngram, acceptance: 0.5}",
-         "one group of full attention"),
+        ({"model": "qwen3-next-80b-a3b", "gpu": "h200-sxm", "parallel.tp": 2}, "speculative={method: ngram, acceptance: 0.5}",
+         "recurrent states"),
         (LLAMA, "speculative={method: eagle, model: llama-3.2-1b, acceptance: 0.5}", "hidden size of 2,048"),
         (LLAMA, "speculative={method: draft_model, model: no-such, acceptance: 0.5}", "no-such"),
     ],

@@ -138,7 +138,7 @@ class Drafting(VllmScheduler):
         return tokens if tokens < room else room
 
     def placed(self, tokens: int) -> int:
-        """How far a request has places while it computes the last of so many tokens; drafts to come have some."""
+        """How far a request has places while it computes the last of so many tokens: also for drafts."""
         return min(tokens + self.rules.lookahead, self.config.max_model_len)
 
     def _match(self, request: LiveRequest) -> Match:
