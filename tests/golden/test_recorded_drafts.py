@@ -17,7 +17,7 @@ import pytest
 from recorded_runs import digest, recordings, request
 
 from kvplan.engine.arrivals import Arrivals
-from kvplan.engine.config import EngineConfig
+from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.impatient import Impatient
 from kvplan.engine.patience import Patience
 from kvplan.engine.protocols import StepBatch
@@ -27,7 +27,9 @@ from kvplan.engine.speculation.replica import DraftReplica
 from kvplan.engine.speculation.rules import DraftRules
 from kvplan.latency.linear import LinearLatency
 
-RUNS = recordings("vllm-0.33.0-drafts.json.gz")
+PLAIN, GROUPS = recordings("vllm-0.33.0-drafts.json.gz"), recordings("vllm-0.33.0-drafts-groups.json.gz")
+RUNS = [*PLAIN, *GROUPS]
+"""With one group of full attention, and with several of it, of windows and of local chunks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,10 @@ def test_drafts(number: int, log: bool) -> None:
         (1.0,) * rules.tokens, 0, tuple(run["accepted"]), tuple(map(tuple, run["accepted"].values()))
     )
     clock = Heard(*run["clock"])
-    replica = DraftReplica(EngineConfig(**run["config"]), clock, recorder, rules=rules, acceptance=stood)
+    groups = tuple(CacheGroup(*group) for group in run["config"].get("groups", ()))
+    replica = DraftReplica(
+        EngineConfig(**{**run["config"], "groups": groups}), clock, recorder, rules=rules, acceptance=stood
+    )
     arrivals = Arrivals(request(*asked) for asked in run["requests"])
     if run["patience"] is not None:
         arrivals = Impatient(arrivals, Patience(*(inf if s is None else s for s in run["patience"])))
@@ -99,15 +104,17 @@ def test_drafts(number: int, log: bool) -> None:
 
 
 def test_the_recordings_have_what_they_are_for() -> None:
-    methods = {tuple(run["rules"][1:]) != (0, 0, False, 0) for run in RUNS}
+    methods = {tuple(run["rules"][1:]) != (0, 0, False, 0) for run in PLAIN}
     assert methods == {True, False}
+    kinds = {kind for run in GROUPS for kind, *_ in run["config"]["groups"]}
+    assert kinds == {"full", "sliding", "chunked"}
     for what in (
-        {run["config"]["async_scheduling"] for run in RUNS},
-        {run["config"]["policy"] == "priority" for run in RUNS},
-        {bool(run["rules"][2]) for run in RUNS},
-        {bool(run["rules"][3]) for run in RUNS},
-        {bool(run["rules"][4]) for run in RUNS},
-        {bool(run["aborted"]) for run in RUNS},
-        {run["totals"][3] > 0 for run in RUNS},
+        {run["config"]["async_scheduling"] for run in PLAIN},
+        {run["config"]["policy"] == "priority" for run in PLAIN},
+        {bool(run["rules"][2]) for run in PLAIN},
+        {bool(run["rules"][3]) for run in PLAIN},
+        {bool(run["rules"][4]) for run in PLAIN},
+        {bool(run["aborted"]) for run in PLAIN},
+        {run["totals"][3] > 0 for run in PLAIN},
     ):
         assert what == {True, False}

@@ -60,6 +60,15 @@ class HybridDraftScheduler(Drafting, HybridScheduler):
         self.publish(drafted)
         return True
 
+    def publish_until(self, request: LiveRequest, tokens: int) -> None:
+        """As the base class; where a hit can end is asked first, then which blocks have hashes."""
+        if not self.caching:
+            return
+        cache, hashed = self.cache, request.num_tokens - self.rules.hash_lookahead
+        filled = min(tokens - tokens % cache.alignment, hashed)
+        if cache.publish_filled(cast(DraftedRequest, request), filled):
+            self.version += 1
+
     def _fits(self, request: LiveRequest, match: Match, tokens: int) -> bool:
         start = self._found.tokens
         return super()._fits(request, match, self.placed(start + tokens) - start)
