@@ -29,6 +29,9 @@ class Admission(KvManager):
         admissions: places given out in the order of admission.
     """
 
+    draft_slots = 0
+    """Rows of a step that each request takes beside its tokens."""
+
     def __init__(self, config: EngineConfig, foresight: Foresight | None, *, keep_schedule: bool) -> None:
         super().__init__(config, foresight)
         self.keep_schedule = keep_schedule
@@ -72,7 +75,7 @@ class Admission(KvManager):
                 break
             waiting.pop()
             self._admit(plan, request, match, tokens)
-            budget -= tokens
+            budget -= tokens + self.draft_slots
         for request in reversed(skipped):
             waiting.push_front(request)
 
@@ -103,7 +106,7 @@ class Admission(KvManager):
             if not match.open_end:
                 self.blocked = (request, self.version)
             return False
-        return -(-(match.blocks * size + tokens) // size) <= available
+        return self.blocks_of(match.blocks * size + tokens) <= available
 
     def _admit(self, plan: StepPlan, request: LiveRequest, match: Match, tokens: int) -> None:
         size = self.block_size
@@ -114,7 +117,7 @@ class Admission(KvManager):
                 self.hit_tokens += hit_tokens
             self.index.hold(request, match)
         request.computed = hit_tokens + tokens
-        request.blocks = -(-request.computed // size)
+        request.blocks = self.blocks_of(request.computed)
         new_blocks = request.blocks - match.blocks
         if new_blocks:
             self.index.take(new_blocks)
@@ -122,6 +125,14 @@ class Admission(KvManager):
 
     def begin(self, plan: StepPlan, request: LiveRequest, hit_tokens: int, tokens: int) -> None:
         """A request that was given its blocks runs from this step on."""
+        self.enter(plan, request, hit_tokens)
+        self.prefills.append(request)
+        plan.add(request, hit_tokens, tokens)
+        if self.keep_schedule:
+            plan.scheduled.append((request, tokens))
+
+    def enter(self, plan: StepPlan, request: LiveRequest, hit_tokens: int) -> None:
+        """A request takes its place among those that run."""
         if request.cached_tokens < 0:
             request.cached_tokens = hit_tokens
             plan.admitted.append(request)
@@ -131,10 +142,6 @@ class Admission(KvManager):
         plan.carries_prefill |= request.num_tokens - hit_tokens > 1
         self.publish(request)
         self.running[request] = None
-        self.prefills.append(request)
-        plan.add(request, hit_tokens, tokens)
-        if self.keep_schedule:
-            plan.scheduled.append((request, tokens))
 
     def preempt(self, request: LiveRequest, taken_back: int) -> None:
         """Recompute preemption: all blocks are freed, outputs are kept.

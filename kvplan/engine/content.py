@@ -51,6 +51,13 @@ class Content:
         self.ends = ends
         self.shifts = shifts
 
+    @classmethod
+    def of_runs(cls, ends: list[int], shifts: list[int]) -> Content:
+        """Content of maximal runs that are given as they are kept."""
+        content = cls((), ())
+        content.ends, content.shifts = ends, shifts
+        return content
+
     def block_key(self, position: int, block_size: int) -> BlockKey:
         """Identity of the tokens ``position .. position + block_size`` (which the content must have)."""
         ends = self.ends

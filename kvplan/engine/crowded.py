@@ -6,6 +6,7 @@ step stays in step. Everything else takes the explicit way, request by request.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kvplan.engine.live import LiveRequest, Status
@@ -121,7 +122,7 @@ def schedule_one_by_one(
             continue
         fits = scheduler.allocate(request, tokens)
         while not fits:
-            position = _victim(scheduler, running)
+            position = victim_of(scheduler, running)
             victim = running[position]
             if not scheduler.preemptible(victim):
                 break
@@ -159,7 +160,8 @@ def _leave_step(scheduler: VllmScheduler) -> None:
         scheduler.last_plan.samples.update(dict.fromkeys(leaving))
 
 
-def _victim(scheduler: VllmScheduler, running: list[LiveRequest]) -> int:
+def victim_of(scheduler: VllmScheduler, running: Sequence[LiveRequest]) -> int:
+    """Where in line the request stands that is preempted next."""
     if scheduler.config.policy == "fcfs":
         return len(running) - 1
     return max(

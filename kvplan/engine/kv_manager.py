@@ -45,9 +45,13 @@ class KvManager:
             return _NO_MATCH
         return self.index.match(request.content, (request.num_tokens - 1) // self.block_size)
 
+    def blocks_of(self, tokens: int) -> int:
+        """Blocks that a request holds while it computes the last of so many tokens."""
+        return -(-tokens // self.block_size)
+
     def allocate(self, request: LiveRequest, tokens: int) -> bool:
         """Give a running request ``tokens`` more tokens and the blocks they need, or change nothing."""
-        blocks = -(-(request.computed + tokens) // self.block_size) - request.blocks
+        blocks = self.blocks_of(request.computed + tokens) - request.blocks
         if blocks > 0:
             if blocks > self.free_blocks:
                 return False

@@ -14,16 +14,19 @@ class StepBatch:
         scheduled_tokens: tokens computed in the step, all requests together.
         decode_context: the linear model's: sum over scheduled requests whose prompt was wholly computed
             before the step of (tokens computed before + tokens scheduled now).
-        decode_requests: how many of those requests compute exactly one token.
-        decode_kv_tokens: sum of (computed before + 1) over the requests counted in ``decode_requests``.
+        decode_requests: how many of those requests compute exactly one token, or one and drafts.
+        decode_kv_tokens: sum of (computed before + scheduled now) over the requests counted in
+            ``decode_requests``.
         prefill_chunks: ``(tokens computed before, tokens scheduled now)`` of every other scheduled request.
         sampled_requests: requests that sample an output token in this step.
+        drafting: drafts that are made after the step for each request that samples; 0 is none.
     """
 
     __slots__ = (
         "decode_context",
         "decode_kv_tokens",
         "decode_requests",
+        "drafting",
         "prefill_chunks",
         "sampled_requests",
         "scheduled_tokens",
@@ -37,6 +40,7 @@ class StepBatch:
         decode_kv_tokens: int = 0,
         prefill_chunks: list[tuple[int, int]] | None = None,
         sampled_requests: int = 0,
+        drafting: int = 0,
     ) -> None:
         self.scheduled_tokens = scheduled_tokens
         self.decode_context = decode_context
@@ -44,6 +48,7 @@ class StepBatch:
         self.decode_kv_tokens = decode_kv_tokens
         self.prefill_chunks: list[tuple[int, int]] = [] if prefill_chunks is None else prefill_chunks
         self.sampled_requests = sampled_requests
+        self.drafting = drafting
 
 
 class LatencyModel(Protocol):

@@ -19,7 +19,8 @@ def decode_shapes(item: Attention, batch: Array, context: Array) -> dict[str, Ar
     import numpy as np
 
     seen = np.maximum(context.ravel() / item.ratio / item.shards, 1.0)
-    return _columns(item, batch.size) | {"batch": batch.ravel(), "ctx": seen}
+    columns = _columns(item, batch.size) | {"q_heads": np.full(batch.size, float(item.decode_heads))}
+    return columns | {"batch": batch.ravel(), "ctx": seen}
 
 
 def prefill_shapes(item: Attention, new: Array, before: Array) -> dict[str, Array]:

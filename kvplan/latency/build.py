@@ -87,6 +87,8 @@ class Target:
     block_size: int
     serving: Serving | None = None
     expert_parallel: bool = False
+    decode_tokens: int = 1
+    projected: bool = False
 
 
 def build_latency(
@@ -100,6 +102,8 @@ def build_latency(
     block_size: int,
     serving: Serving | None = None,
     expert_parallel: bool = False,
+    decode_tokens: int = 1,
+    projected: bool = False,
 ) -> Clock:
     """The clock a scenario asks for.
 
@@ -107,6 +111,7 @@ def build_latency(
         spec: ``{"model": "linear" | "roofline" | "profile" | "fitted", ...parameters of that model...}``.
         serving: how the engine is started, which decides what CUDA graphs it replays; None: all of a step.
         expert_parallel: whole experts are dealt to the tensor-parallel ranks.
+        decode_tokens, projected: of models that verify drafts, or make them (``kvplan.latency.work``).
 
     Raises:
         UnknownName: no such latency model, parameter or profile.
@@ -125,7 +130,10 @@ def build_latency(
             where="latency.model",
             hint="name both, or use {model: linear, a: ..., b: ..., c: ...}",
         )
-    target = Target(model, gpu, parallel, kv_format, weights_format, block_size, serving, expert_parallel)
+    target = Target(
+        model, gpu, parallel, kv_format, weights_format, block_size, serving, expert_parallel, decode_tokens,
+        projected,
+    )  # fmt: skip
     if kind == "fitted":
         return _fitted(parameters, target)
     client, parameters = client_overhead(parameters)
@@ -176,7 +184,7 @@ def _roofline(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     work = step_work(
         target.model, parallel=target.parallel, kv_format=target.kv_format,
         weights_format=target.weights_format, expert_parallel=target.expert_parallel, expert_exchange=sent,
-        routing_skew=skew,
+        routing_skew=skew, decode_tokens=target.decode_tokens, projected=target.projected,
     )  # fmt: skip
     ranks = target.parallel.tp * target.parallel.pp * target.parallel.cp
     exchange = exchange_of(
@@ -257,7 +265,8 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     base = build_latency(
         {**document["latency"], **given}, model=target.model, gpu=target.gpu, parallel=target.parallel,
         kv_format=target.kv_format, weights_format=target.weights_format, block_size=target.block_size,
-        serving=target.serving, expert_parallel=target.expert_parallel,
+        serving=target.serving, expert_parallel=target.expert_parallel, decode_tokens=target.decode_tokens,
+        projected=target.projected,
     )  # fmt: skip
     spread, model = spread_of(document, str(name)), base.model
     assert isinstance(model, (Roofline, ProfileLatency))

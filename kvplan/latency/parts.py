@@ -22,6 +22,7 @@ class StepParts:
         head_s: logits of the sampled tokens.
         collective_s: exchanges between ranks.
         waiting_s: how long the GPU waits for launches.
+        drafting_s: making the drafts that the next step verifies.
     """
 
     overhead_s: float
@@ -32,6 +33,7 @@ class StepParts:
     head_s: float
     collective_s: float
     waiting_s: float = 0.0
+    drafting_s: float = 0.0
 
     @property
     def seconds(self) -> float:

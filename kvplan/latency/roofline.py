@@ -357,8 +357,9 @@ class Roofline:
 def _kernels(sheet: Datasheet, item: Attention) -> tuple[DecodeLayer, PrefillLayer]:
     """The attention kernels of a layer; one rank's share of KV and FLOPs is that of all its shards."""
     query_bytes, whole = 4.0 * item.q_heads * item.head_dim, item.kv_bytes_per_token * item.shards
+    decoding = query_bytes * item.decode_rows
     elements = whole / item.kv_element_bytes / item.kv_heads
     return (
-        sheet.decode(item.kv_heads, whole, item.decode_flops * item.shards, elements, query_bytes),
+        sheet.decode(item.kv_heads, whole, item.decode_flops * item.shards, elements, decoding),
         sheet.prefill(item.prefill_flops, item.kv_bytes_per_token, query_bytes),
     )

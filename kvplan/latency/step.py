@@ -247,9 +247,10 @@ def _attention(
             typical = float(np.median(width[inside] if inside.any() else width))
             notes.used(name, typical, kernels.error(kernel, typical))
         for name, size in (
-            ("q_heads", item.q_heads), ("kv_heads", item.kv_heads), ("head_dim", item.head_dim),
+            ("q_heads", item.decode_heads), ("kv_heads", item.kv_heads), ("head_dim", item.head_dim),
         ):  # fmt: skip
-            if item.kind != "mla" and not one.low[name] / 2 <= size <= one.high[name] * 2:
+            checked = item.kind != "mla" or (name == "q_heads" and item.decode_rows > 1)
+            if checked and not one.low[name] / 2 <= size <= one.high[name] * 2:
                 notes.outside.append(f"decode attention with {size} {name}")
     if ring is not None:
         fixed, each = ring.merge

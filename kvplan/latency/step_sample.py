@@ -52,7 +52,7 @@ class StepSample:
             return ended  # a step without length has no share, and the engine refuses one without end
         same = StepBatch(
             batch.scheduled_tokens, batch.decode_context, batch.decode_requests, batch.decode_kv_tokens,
-            list(batch.prefill_chunks), batch.sampled_requests,
+            list(batch.prefill_chunks), batch.sampled_requests, batch.drafting,
         )  # fmt: skip
         self._kept.append((ended, seconds, same))
         while len(self._kept) > self._most:

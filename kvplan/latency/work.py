@@ -6,7 +6,7 @@ tensor-parallel group, and of all pipeline stages together: a step passes throug
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from kvplan.errors import UsageError
@@ -77,7 +77,8 @@ class Attention:
     ``kv_bytes_per_token``: of one layer. ``limit``: the window, or None. ``ratio``: cache entries per token.
     ``decode_flops`` and ``prefill_flops``: per query-key pair of one layer, all heads of this rank.
     ``kv_format``: name of the cache's number format. ``shards``: context-parallel ranks that share one
-    sequence's cache; ``kv_bytes_per_token`` and FLOPs are those of one of them.
+    sequence's cache; ``kv_bytes_per_token`` and FLOPs are those of one of them. ``decode_rows``: tokens of a
+    request that a step decodes, drafts among them; ``decode_flops`` are those of all.
     """
 
     layers: int
@@ -93,6 +94,12 @@ class Attention:
     prefill_flops: float
     kv_format: str = ""
     shards: int = 1
+    decode_rows: int = 1
+
+    @property
+    def decode_heads(self) -> int:
+        """Query rows that read a sequence's cache in a step that decodes."""
+        return self.q_heads * self.decode_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +152,8 @@ def step_work(
     expert_parallel: bool = False,
     expert_exchange: bool = False,
     routing_skew: float = SKEW,
+    decode_tokens: int = 1,
+    projected: bool = False,
 ) -> StepWork:
     """Collect the work of a step.
 
@@ -153,6 +162,9 @@ def step_work(
         expert_exchange: tokens are sent to their experts' ranks and back, instead of being on every rank and
             summed over ranks.
         routing_skew: how much the popularity of experts differs; see ``kvplan.latency.routing``.
+        decode_tokens: of a request in a step, drafts among them: rows that read its cache together, as so
+            many more query heads would.
+        projected: layers that draft, whose input is a hidden state beside an embedding.
 
     Raises:
         UnknownName: ``weights_format`` is not a weight format.
@@ -199,6 +211,12 @@ def step_work(
             f"{model.name} has no routed experts to deal to ranks", where="parallel.expert_parallel",
             hint="leave it false: dense layers are cut by tensor parallelism",
         )  # fmt: skip
+    if projected:
+        form = formats.plain
+        linears.append(
+            Linear("draft_projection", hidden, 2 * hidden, form.matrix(hidden, 2 * hidden), form, 1)
+        )
+    attentions = [_of_rows(item, decode_tokens) for item in attentions]
     rows = share(-(-model.vocab_size // 64) * 64, tp)
     head_format = formats.of("lm_head")
     head = Linear("lm_head", rows, hidden, head_format.matrix(rows, hidden), head_format, 1)
@@ -224,6 +242,12 @@ def step_work(
         notes=tuple(notes),
         joint=joint,
     )
+
+
+def _of_rows(item: Attention, rows: int) -> Attention:
+    if rows == 1:
+        return item
+    return replace(item, decode_rows=rows, decode_flops=item.decode_flops * rows)
 
 
 _JOINT = ("dense_mlp", "experts", "shared_experts")

@@ -15,6 +15,7 @@ PARTS = {
     "state": ("State", "recurrent layers", 4),
     "logits": ("Logits", "of the tokens sampled", 6),
     "exchanges": ("Exchanges", "between GPUs", 5),
+    "drafts": ("Drafts", "made for the next step to verify", 7),
     "launches": ("Launches", "the GPU waits for the host to launch kernels", 4),
     "engine": ("Engine", "scheduling, sampling, detokenizing", 0),
 }

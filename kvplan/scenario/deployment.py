@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.errors import UsageError
@@ -236,7 +236,20 @@ def _fit(scenario: Scenario, model: ModelSpec, gpu: GpuSpec, parallel: Parallel)
         async_scheduling=engine.async_scheduling,
         prefix_caching=_unusual_caching(scenario, model),
         expert_parallel=scenario.parallel.expert_parallel,
+        **_drafts(scenario, model),
     )
+
+
+def _drafts(scenario: Scenario, model: ModelSpec) -> dict[str, Any]:
+    """Who drafts, and how many tokens of a step."""
+    part = scenario.speculative
+    if part is None or part.method == "ngram":
+        return {}
+    from kvplan.scenario.speculation import drafter_of
+
+    own = part.method == "mtp"
+    drafter = drafter_of(scenario, model)
+    return {"draft": own, "drafter": None if own else drafter, "draft_tokens": part.tokens}
 
 
 def _unusual_caching(scenario: Scenario, model: ModelSpec) -> bool | None:

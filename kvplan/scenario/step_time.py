@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 PARTS = {
     "weights": "linear_s", "decode_attention": "decode_s", "prefill_attention": "prefill_s",
-    "state": "state_s", "logits": "head_s", "exchanges": "collective_s", "launches": "waiting_s",
-    "engine": "overhead_s",
+    "state": "state_s", "logits": "head_s", "exchanges": "collective_s", "drafts": "drafting_s",
+    "launches": "waiting_s", "engine": "overhead_s",
 }  # fmt: skip
 """Parts of a step as a result calls them, and as ``StepParts`` does."""
 
@@ -99,10 +99,10 @@ def listen(clock: Clock, *, once: bool) -> StepTime:
 
 
 def _bound(step: StepParts, roof: StepRoofs) -> Iterator[tuple[str, float]]:
-    """What binds each part, with the seconds it takes."""
+    """What binds each part, with the seconds it takes; drafts are taken to be bound as logits are."""
     for seconds, own in (
         (step.linear_s, roof.linear), (step.decode_s, roof.decode), (step.prefill_s, roof.prefill),
-        (step.state_s, roof.state), (step.head_s, roof.head),
+        (step.state_s, roof.state), (step.head_s, roof.head), (step.drafting_s, roof.head),
     ):  # fmt: skip
         yield "compute" if own.computes else "bandwidth", seconds
     yield "links", step.collective_s

@@ -117,6 +117,15 @@ def _sampling(scenario: Scenario, deployment: Deployment) -> Chosen | None:
     return sampling_strategy(scenario, deployment)
 
 
+def _speculation(scenario: Scenario, deployment: Deployment) -> Chosen | None:
+    """``speculative``."""
+    if scenario.speculative is None:
+        return None
+    from kvplan.scenario.speculation import speculation
+
+    return speculation(scenario, deployment, scenario.speculative)
+
+
 def _disaggregation(scenario: Scenario, deployment: Deployment) -> Chosen | None:
     """``disaggregation``."""
     if scenario.disaggregation is None:
@@ -157,6 +166,7 @@ STRATEGIES: tuple[Strategies, ...] = (
     _holding,
     _tiers,
     _sampling,
+    _speculation,
     _disaggregation,
     _data_parallel_attention,
 )

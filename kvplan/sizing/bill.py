@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvplan.sizing.attention import keeping_of
+from kvplan.sizing.context import reach
 from kvplan.sizing.pages import Layout
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.report import LayerRow, SizeReport, SizeRequest, number
@@ -28,10 +29,9 @@ def warnings(
     model: ModelSpec, ask: SizeRequest, rows: tuple[LayerRow, ...], layout: Layout | None
 ) -> tuple[str, ...]:
     found = []
-    if model.max_context is not None and ask.context_tokens > model.max_context:
-        found.append(
-            f"context {ask.context_tokens:,} is beyond the {model.max_context:,} tokens {model.name} supports"
-        )
+    limit = reach(model)
+    if limit is not None and ask.context_tokens > limit:
+        found.append(f"context {ask.context_tokens:,} is beyond the {limit:,} tokens {model.name} supports")
     for row in rows:
         for store in row.stores:
             if (

@@ -13,7 +13,7 @@ from fractions import Fraction
 from kvplan.errors import UsageError
 from kvplan.sizing.attention import Keeping, default_format
 from kvplan.sizing.computing import activation_dtype, loaded_format
-from kvplan.sizing.context import default_context
+from kvplan.sizing.context import default_context, longest_context, reach
 from kvplan.sizing.memory import MemoryBill, memory_bill
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.pool import PoolCapacity, RankPool, longest, pool_capacity, rank_pool
@@ -144,9 +144,14 @@ class FitReport:
         """Pool bytes one request of ``max_model_len`` tokens takes on the binding GPU."""
         return self.binding.pool.request_bytes(self.max_model_len)
 
+    @property
+    def context_limit(self) -> int | None:
+        """The longest request the engine takes without being forced; None where the model names none."""
+        return longest_context(self.model, self.serving.kind, self.serving.version_text)
+
     def longest_context(self) -> int:
         """The longest request one replica could hold alone, up to the model's limit or the asked one."""
-        limit = max(self.model.max_context or LONGEST_CONTEXT, self.max_model_len)
+        limit = max(self.context_limit or LONGEST_CONTEXT, self.max_model_len)
         return min(
             longest(stage.pool.request_bytes, stage.pool_bytes - stage.pool.reserved_bytes, limit)
             for stage in self.stages
@@ -174,6 +179,7 @@ def fit_model(
     kv_pool_bytes: int | None = None,
     draft: bool = False,
     drafter: ModelSpec | None = None,
+    draft_tokens: int = 1,
 ) -> FitReport:
     """Plan the memory of one deployment.
 
@@ -189,6 +195,7 @@ def fit_model(
         kv_pool_bytes: a pool given outright (``--kv-cache-memory-bytes``) instead of what is left over.
         draft: draft with the model's own multi-token-prediction layers: their weights, their KV in the pool.
         drafter: draft with another model: its weights, and its KV in the pool.
+        draft_tokens: drafts of a step, where there are any; vLLM captures graphs of steps with them.
 
     Raises:
         UnknownName: a format; UsageError: parallelism the model cannot be cut by, an impossible option.
@@ -204,7 +211,7 @@ def fit_model(
         block_size=block_size, async_scheduling=async_scheduling, prefix_caching=prefix_caching,
         tp=parallel.tp, pp=parallel.pp, ranks=parallel.tp if parallel.dp_attention else 1, model=model,
         drafts="model" if drafter is not None else "layers" if draft else "none",
-        context_said=max_model_len is not None,
+        draft_tokens=draft_tokens, context_said=max_model_len is not None,
     )  # fmt: skip
     dtype = activation_dtype(model, weights_dtype, gpu, serving.kind)
     weights_dtype = loaded_format(model, weights_dtype, dtype)
@@ -312,7 +319,7 @@ def capacity_curve(
 
     Contexts beyond the model's limit are left out. ``options`` are those of :func:`fit_model`.
     """
-    limit = model.max_context or LONGEST_CONTEXT
+    limit = reach(model) or LONGEST_CONTEXT
     wanted = [tokens for tokens in contexts if tokens <= limit]
     curves = []
     for dtype in kv_dtypes:

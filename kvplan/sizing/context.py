@@ -3,6 +3,8 @@
 vLLM takes what the configuration says the model reaches, except of models that LongRoPE stretches: from
 0.11.1 on it starts those at the length they were trained at, since the factors for long contexts, which then
 hold for every request, make short ones worse (``_get_and_verify_max_len``). SGLang takes the whole reach.
+Where YaRN was added to a configuration whose ``max_position_embeddings`` stayed, vLLM before 0.30 takes the
+stretched length; later ones and SGLang what is written.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ UNNAMED = 2048
 UNSTRETCHED = (0, 11, 1)
 """vLLM from here on starts models of LongRoPE at the length before it is stretched."""
 
+AS_WRITTEN = (0, 30, 0)
+"""vLLM from here on takes ``max_position_embeddings`` of YaRN as written, before it the stretched length."""
+
 
 def default_context(model: ModelSpec, kind: str, version: str | None) -> int:
     """The longest request where nothing is asked for.
@@ -30,7 +35,22 @@ def default_context(model: ModelSpec, kind: str, version: str | None) -> int:
     if starts_unstretched(model, kind, version):
         assert model.unstretched_context is not None
         return model.unstretched_context
-    return model.max_context or UNNAMED
+    return longest_context(model, kind, version) or UNNAMED
+
+
+def longest_context(model: ModelSpec, kind: str, version: str | None) -> int | None:
+    """The longest request the engine takes without being forced; None where the model names none.
+
+    Args and Raises: as :func:`default_context`.
+    """
+    if kind == "vllm" and model.yarn_context is not None and engine_version(kind, version) < AS_WRITTEN:
+        return model.yarn_context
+    return model.max_context
+
+
+def reach(model: ModelSpec) -> int | None:
+    """The longest request that any engine takes without being forced; None where the model names none."""
+    return max(model.max_context or 0, model.yarn_context or 0) or None
 
 
 def starts_unstretched(model: ModelSpec, kind: str, version: str | None) -> bool:

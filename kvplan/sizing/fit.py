@@ -205,9 +205,10 @@ def fit_warnings(report: FitReport) -> list[str]:
     """What the reader should know before trusting the numbers."""
     model, gpu, serving = report.model, report.gpu, report.serving
     found = []
-    if model.max_context is not None and report.max_model_len > model.max_context:
+    limit = report.context_limit
+    if limit is not None and report.max_model_len > limit:
         found.append(
-            f"context {format_tokens(report.max_model_len)} is beyond the {format_tokens(model.max_context)} "
+            f"context {format_tokens(report.max_model_len)} is beyond the {format_tokens(limit)} "
             f"of {model.name}: {NAMES[serving.kind]} wants {_LONGER[serving.kind]}=1 to start so"
         )
     if "max_model_len" not in serving.given and report.max_model_len == model.unstretched_context:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from kvplan.sizing.attention import default_format
 from kvplan.sizing.capacity import FitReport
 from kvplan.sizing.computing import activation_dtype
-from kvplan.sizing.serving import EngineKind
+from kvplan.sizing.serving import EngineKind, Serving
 from kvplan.sizing.sparse_latents import is_sparse, unasked_format
 from kvplan.sizing.support import kv_means, weights_means
 from kvplan.sizing.weight_formats import weight_format
@@ -168,9 +168,9 @@ def _vllm(report: FitReport) -> str:
     if (weights := _weights_flag(report)) is not None:
         flags.append(weights)
     if report.drafter is not None:
-        flags.append(_speculative({"model": model_id(report.drafter)}))
+        flags.append(_speculative({"model": model_id(report.drafter)}, serving))
     elif report.draft:
-        flags.append(_speculative({"method": "mtp"}))
+        flags.append(_speculative({"method": "mtp"}, serving))
     if serving.kind == "vllm":
         flags += [
             f"--gpu-memory-utilization {serving.utilization:g}",
@@ -186,8 +186,9 @@ def _vllm(report: FitReport) -> str:
     return " ".join(flags)
 
 
-def _speculative(how: dict[str, str]) -> str:
-    text = json.dumps({**how, "num_speculative_tokens": 1}, separators=(",", ":"))
+def _speculative(how: dict[str, str], serving: Serving) -> str:
+    drafts = max(1, serving.decode_tokens - 1)
+    text = json.dumps({**how, "num_speculative_tokens": drafts}, separators=(",", ":"))
     return f"--speculative-config {shlex.quote(text)}"
 
 

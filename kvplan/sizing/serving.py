@@ -160,6 +160,7 @@ def resolve_serving(
     ranks: int = 1,
     model: ModelSpec | None = None,
     drafts: Drafts = "none",
+    draft_tokens: int = 1,
     context_said: bool = False,
 ) -> Serving:
     """Fill what is not given with the engine's defaults on this GPU.
@@ -168,6 +169,7 @@ def resolve_serving(
         ranks: of data-parallel attention; 1 without.
         model, drafts, context_said: what is served, who drafts, and whether ``max_model_len`` was asked for;
             SGLang's share of memory depends on them.
+        draft_tokens: drafts of a step, where somebody drafts.
 
     Raises:
         UsageError: unknown engine, another one's option, utilization outside (0, 1], a batch limit below 1.
@@ -217,9 +219,7 @@ def resolve_serving(
     major = compute_capability(gpu)[0]
     if kind == "vllm":
         limits = _vllm_batch(serving, max_model_len, max_num_batched_tokens, max_num_seqs)
-        decode_tokens = (
-            1 if drafts == "none" else 2
-        )  # as many drafts as the command printed for the plan asks for
+        decode_tokens = 1 if drafts == "none" else 1 + draft_tokens
         family = None if model is None else model.family
         largest = largest_batch(parsed, major, family, limits["max_num_seqs"], decode_tokens)
         given |= {**limits, "decode_tokens": decode_tokens, "graph_max_batch": largest}

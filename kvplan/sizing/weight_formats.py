@@ -9,9 +9,11 @@ inputs. Scales are counted as the engines store them once the weights are loaded
 ``fp8_block128``        1 byte, one fp32 scale per 128 x 128 tile (DeepSeek-V3)
 ``fp8_channel``         1 byte, one fp32 scale a row
 ``int8``                1 byte, one fp32 scale a row (W8A8)
+``int8_block128``       1 byte, one fp32 scale per 128 x 128 tile
 ``int8_group128``       1 byte, per group an fp16 scale (GPTQ of 8 bits)
 ``int4_group32|64|128`` 4 bits, per group an fp16 scale and a 4-bit zero point (AWQ, GPTQ); ``int4`` = 128
 ``int4_channel``        4 bits, an fp16 scale and a 4-bit zero point a row (group size -1)
+``int2_group64`` ...    2 to 8 bits (``int3_channel``), with groups and zero points as those of 4 bits
 ``nf4 nf4_double``      4 bits, per 64 inputs an fp32 scale, or an 8-bit one (bitsandbytes)
 ``nvfp4``               4 bits, an fp8 scale per 16 inputs, two fp32 scales a matrix
 ``mxfp4 mxfp8``         4 or 8 bits, an 8-bit exponent per 32 inputs (OCP MX)
@@ -20,6 +22,7 @@ inputs. Scales are counted as the engines store them once the weights are loaded
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from kvplan.errors import UnknownName
@@ -69,6 +72,7 @@ _FORMATS = {
         WeightFormat("fp8_channel", bits=8, row_scale_bits=32),
         WeightFormat("fp8_block128", bits=8, tile=128, scale_bits=32),
         WeightFormat("int8", bits=8, row_scale_bits=32),
+        WeightFormat("int8_block128", bits=8, tile=128, scale_bits=32),
         WeightFormat("int8_group128", bits=8, group=128, scale_bits=16),
         _int4("int4", 128),
         WeightFormat("int4_channel", bits=4, row_scale_bits=20),
@@ -90,6 +94,21 @@ _ALIASES = {
 }  # fmt: skip
 
 
+_INTEGERS = re.compile(r"int([2-8])_(?:group(\d{1,4})|channel)")
+
+
+def _integers(name: str) -> WeightFormat | None:
+    """Integers of other widths and groups, as AutoRound and compressed-tensors store them (vLLM: Humming)."""
+    match = _INTEGERS.fullmatch(name)
+    if match is None or (match.group(2) is not None and not int(match.group(2))):
+        return None
+    bits = int(match.group(1))
+    zero = bits if bits < 8 else 0
+    if match.group(2) is None:
+        return WeightFormat(name, bits=bits, row_scale_bits=16 + zero)
+    return WeightFormat(name, bits=bits, group=int(match.group(2)), scale_bits=16, zero_bits=zero)
+
+
 def weight_format(name: str) -> WeightFormat:
     """The format called ``name`` (aliases such as ``awq`` and ``w4a16`` resolve).
 
@@ -98,9 +117,10 @@ def weight_format(name: str) -> WeightFormat:
     """
     key = name.strip().lower().replace("-", "_")
     key = _ALIASES.get(key, key)
-    if key not in _FORMATS:
+    found = _FORMATS.get(key) or _integers(key)
+    if found is None:
         raise UnknownName("weight format", name, [*_FORMATS, *_ALIASES])
-    return _FORMATS[key]
+    return found
 
 
 def weight_format_names() -> list[str]:

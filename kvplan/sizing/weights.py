@@ -304,5 +304,5 @@ def _rotary_bytes(model: ModelSpec, dtype_bytes: int) -> int:
             dims.add(attention.rope_head_dim)
         elif attention is not None and not isinstance(attention, SharedAttention):
             dims.add(getattr(attention, "rope_head_dim", attention.head_dim))
-    rows = model.max_context + (model.unstretched_context or 0)
+    rows = (model.yarn_context or model.max_context) + (model.unstretched_context or 0)
     return rows * sum(dims) * dtype_bytes

@@ -135,6 +135,8 @@ class ModelSpec(Frozen):
     max_context: Count | None = None
     unstretched_context: Count | None = None
     """Context before LongRoPE stretches it to ``max_context``, where it does."""
+    yarn_context: Count | None = None
+    """Context YaRN stretches the model to, where its files give another as ``max_context``."""
     tie_embeddings: bool = False
     embedding_size: Count | None = None
     """Width of embeddings and output head where it is not the hidden size: projected in and out."""

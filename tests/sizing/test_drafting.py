@@ -107,3 +107,13 @@ def test_whisper_keeps_thirty_seconds_beside_its_tokens(name: str, per_token: in
     assert report.kv_bytes_per_token == per_token
     assert report.encoder_bytes_per_sequence == cross
     assert report.kv_bytes_per_sequence == 448 * per_token + cross
+
+
+def test_several_drafts_are_captured_and_named() -> None:
+    model, gpu = load_model("deepseek-v3"), load_gpu("h200-sxm")
+    one, three = (
+        fit_model(model, gpu, parallel=Parallel(tp=8), draft=True, draft_tokens=drafts) for drafts in (1, 3)
+    )
+    assert (one.serving.decode_tokens, three.serving.decode_tokens) == (2, 4)
+    assert 'num_speculative_tokens":3' in str(engine_flags(three)["vllm"])
+    assert fit_model(model, gpu, parallel=Parallel(tp=8), draft_tokens=3).serving.decode_tokens == 1

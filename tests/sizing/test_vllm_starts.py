@@ -170,3 +170,22 @@ def test_long_rope_has_a_table_of_either_length() -> None:
         for one in (model, plain)
     )
     assert more - less == 4096 * 96 * 2
+
+
+@pytest.mark.parametrize(
+    ("engine", "version", "limit"),
+    [("vllm", None, 40_960), ("vllm", "0.30", 40_960), ("vllm", "0.28", 131_072), ("sglang", None, 40_960)],
+)
+def test_yarn_that_was_added_is_taken_as_written_from_0_30(
+    engine: str, version: str | None, limit: int
+) -> None:
+    plain = load_model("qwen3-8b")
+    model = plain.model_copy(update={"yarn_context": 131_072})
+    gpu = load_gpu("h100-sxm")
+    report = fit_model(model, gpu, engine=engine, version=version)
+    assert (report.max_model_len, report.context_limit) == (limit, limit)
+    longer = fit_warnings(fit_model(model, gpu, engine=engine, version=version, max_model_len=131_072))
+    assert any("LONG" in words for words in longer) == (limit == 40_960)
+    rows = [fit_model(one, gpu, version="0.28", max_model_len=4096).binding.bill.weights_bytes
+            for one in (model, plain)]  # fmt: skip
+    assert rows[0] - rows[1] == (131_072 - 40_960) * 128 * 2

@@ -44,6 +44,20 @@ def test_a_format_holds_its_codes_and_little_more(outputs: int, inputs: int, nam
         assert size == codes
 
 
+@pytest.mark.parametrize(
+    "name", ["int1_group64", "int9_channel", "int2_group", "int2_group0", "int2_group99999"]
+)
+def test_integers_that_no_engine_stores(name: str) -> None:
+    with pytest.raises(UnknownName):
+        weight_format(name)
+
+
+def test_integers_of_few_bits() -> None:
+    assert weight_format("int2_group64").matrix(64, 128) == 64 * (128 * 2 + 2 * (16 + 2)) // 8
+    assert weight_format("int3_channel").matrix(64, 128) == 64 * (128 * 3 + 16 + 3) // 8
+    assert weight_format("int8_block128").matrix(128, 256) == 128 * 256 + 2 * 4
+
+
 @settings(deadline=None)
 @given(tp=st.sampled_from([1, 2, 4, 8]), pp=st.sampled_from([1, 2, 3, 4, 7]))
 def test_shards_sum_to_the_whole_plus_what_every_rank_repeats(hand_model: Hand, tp: int, pp: int) -> None:

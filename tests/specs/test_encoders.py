@@ -99,3 +99,38 @@ def test_an_odd_name_of_a_model_is_no_crash(odd: object) -> None:
     model = build({**PARSE, "model_type": odd})
     assert model.encoder is not None
     assert model.encoder.max_tokens == 128 * 103 + 1
+
+
+def test_an_encoder_in_stages_is_not_counted_and_refuses_nothing() -> None:
+    donut = {
+        "architectures": ["VisionEncoderDecoderModel"], "model_type": "vision-encoder-decoder", "is_encoder_decoder": True,
+        "decoder": {"model_type": "mbart", "add_cross_attention": True, "d_model": 1024, "decoder_attention_heads": 16,
+                    "decoder_ffn_dim": 4096, "decoder_layers": 4, "encoder_layers": 12, "is_decoder": True,
+                    "max_position_embeddings": 768, "vocab_size": 57532},
+        "encoder": {"model_type": "donut-swin", "depths": [2, 2, 14, 2], "embed_dim": 128, "hidden_size": 1024,
+                    "image_size": [1280, 960], "num_heads": [4, 8, 16, 32], "num_layers": 4, "patch_size": 4},
+    }  # fmt: skip
+    model = import_config(donut, "config.json", name="donut").model
+    assert model.encoder is not None
+    assert model.encoder.max_tokens == 40 * 30
+    assert size_model(model, context_tokens=64).kv_bytes_per_token == 4 * 2 * 1024 * 2
+
+
+def test_words_and_projections_that_only_an_encoder_has() -> None:
+    # Both as transformers 5.23 counts them with the defaults of its classes.
+    half = {
+        "model_type": "t5_gemma_module", "vocab_size": 256000, "hidden_size": 2304, "intermediate_size": 9216,
+        "num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 4096,
+    }  # fmt: skip
+    gemma = {"architectures": ["T5GemmaForConditionalGeneration"], "model_type": "t5gemma", "encoder": half,
+             "decoder": {**half, "cross_attention_hidden_size": 2304}, "tie_word_embeddings": True}  # fmt: skip
+    assert parameter_count(import_config(gemma, "x", name="x").model) == pytest.approx(
+        5_596_853_760, rel=0.001
+    )
+    led = {
+        "architectures": ["LEDForConditionalGeneration"], "model_type": "led", "d_model": 1024, "encoder_layers": 12,
+        "decoder_layers": 12, "encoder_attention_heads": 16, "decoder_attention_heads": 16, "encoder_ffn_dim": 4096,
+        "decoder_ffn_dim": 4096, "max_decoder_position_embeddings": 1024, "max_encoder_position_embeddings": 16384,
+        "vocab_size": 50265, "is_encoder_decoder": True,
+    }  # fmt: skip
+    assert parameter_count(import_config(led, "x", name="x").model) == pytest.approx(459_801_600, rel=0.002)

@@ -563,3 +563,48 @@ def test_lists_of_layers_hold_numbers(value: list[Any]) -> None:
 )  # fmt: skip
 def test_what_long_rope_stretches(change: dict[str, Any], before: int | None) -> None:
     assert build({**BASE, **change}).unstretched_context == before
+
+
+@pytest.mark.parametrize(
+    ("scaling", "reach"),
+    [
+        ({"rope_type": "linear", "factor": 4.0}, 32768),
+        ({"type": "dynamic", "factor": 2.5}, 20480),
+        ({"type": "dynamic", "factor": None, "alpha": 1000.0}, 8192),
+        ({"rope_type": "default"}, 8192),
+        ({"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 1024}, 8192),
+        ({"type": "longrope", "factor": 32.0}, 8192),
+        ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}, 8192),
+        ({"full_attention": {"rope_type": "linear", "factor": 2.0}, "sliding_attention": {"rope_type": "default"}}, 16384),
+    ],
+)  # fmt: skip
+def test_positions_that_engines_stretch(scaling: dict[str, Any], reach: int) -> None:
+    own = {**BASE, "max_position_embeddings": 8192}
+    for key in ("rope_scaling", "rope_parameters"):
+        model = build({**own, key: scaling})
+        assert (model.max_context, model.yarn_context) == (reach, None)
+
+
+def test_gemma_3_says_its_stretched_length() -> None:
+    own = {**BASE, "model_type": "gemma3_text", "max_position_embeddings": 8192}
+    assert build({**own, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}).max_context == 8192
+
+
+def test_yarn_added_to_a_file_that_stayed_as_it_was() -> None:
+    added = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    model = build({**BASE, "max_position_embeddings": 40960, "rope_scaling": added})
+    assert (model.max_context, model.yarn_context) == (40960, 131072)
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"type": "linear", "factor": "4"}, {"type": "linear", "factor": -1}, {"type": "dynamic", "factor": True},
+        {"type": "linear", "factor": float("nan")}, {"type": "linear", "factor": 1e-9},
+        {"type": "linear", "factor": 1e12}, {"type": "yarn", "original_max_position_embeddings": "x"},
+        {"type": "yarn", "original_max_position_embeddings": 0},
+    ],
+)  # fmt: skip
+def test_stretches_that_are_none(scaling: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match="rope_scaling"):
+        build({**BASE, "max_position_embeddings": 8192, "rope_scaling": scaling})

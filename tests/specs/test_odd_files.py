@@ -188,3 +188,39 @@ def test_one_of_several_stacks_is_not_the_model() -> None:
 def test_window_sizes_do_not_change_weights() -> None:
     pairs = {"window_sizes": [[511, 0]] * 4}
     assert parameter_count(build({**TEXT, **pairs})) == parameter_count(build(TEXT))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "is_causal": False},  # gte-Qwen2
+        {"architectures": ["Gemma3TextModel"], "model_type": "gemma3_text", "use_bidirectional_attention": True},
+        {"architectures": ["LlamaBidirectionalModel"], "model_type": "llama_bidirec"},
+        {"architectures": ["Lfm2BidirectionalModel"], "model_type": "lfm2"},
+    ],
+)  # fmt: skip
+def test_decoders_that_look_both_ways_keep_nothing(fields: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match="is an encoder"):
+        build({**TEXT, **fields})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "is_causal": True},
+        {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "use_bidirectional_attention": False},
+        {"architectures": ["Gemma4ForCausalLM"], "model_type": "gemma4_text", "use_bidirectional_attention": "vision"},
+    ],
+)  # fmt: skip
+def test_decoders_that_say_that_they_look_back_are_read(fields: dict[str, Any]) -> None:
+    assert build({**TEXT, **fields}).num_layers == 4
+
+
+def test_prompts_of_paligemma_look_both_ways_and_are_kept() -> None:
+    text = {**TEXT, "model_type": "gemma", "use_bidirectional_attention": True}
+    whole = {
+        "architectures": ["PaliGemmaForConditionalGeneration"],
+        "model_type": "paligemma",
+        "text_config": text,
+    }
+    assert build(whole).num_layers == 4

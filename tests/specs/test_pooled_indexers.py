@@ -183,3 +183,13 @@ def test_sglang_counts_every_tokens_share_of_a_pooled_key() -> None:
     rows = size_model(spec, context_tokens=4096, kv="bf16", retention="sglang").rows
     row = next(row for row in rows if "MLA" in row.kind)
     assert [store.bytes_per_token() for store in row.stores] == [64, 9]  # 132 / 16, rounded up
+
+
+@pytest.mark.parametrize("absent", [{}, {"indexer_n_heads": None}])
+def test_without_an_indexer_sparse_layers_of_qwen_are_full(absent: dict[str, Any]) -> None:
+    plain = {key: value for key, value in QWEN.items() if not key.startswith("indexer")}
+    kinds = [*["linear_attention"] * 3, "indexed_attention"] * 2
+    spec = model({**plain, "layer_types": kinds, **absent})
+    attention = [block.attention for block in spec.layers() if block.attention is not None]
+    assert [(layer.kind, layer.indexer) for layer in attention] == [("full", None)] * 2
+    assert size_model(spec, context_tokens=64).kv_bytes_per_token == 2 * 2 * 2 * 16 * 2

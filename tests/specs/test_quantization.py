@@ -108,6 +108,22 @@ def floats(bits: int, group: int | None = None, **more: Any) -> dict[str, Any]:
         ({"quant_method": "auto-round", "bits": 4, "group_size": 128, "data_type": "int"}, "int4_group128"),
         ({"quant_method": "gpt_oss_mxfp4"}, "mxfp4"),
         ({"quant_method": "mxfp8"}, "mxfp8"),
+        ({"quant_method": "w8a8_int8"}, "int8"),
+        ({"quant_method": "w8a8_fp8"}, "fp8_channel"),
+        ({"quant_method": "blockwise_int8", "weight_block_size": [128, 128]}, "int8_block128"),
+        ({"quant_method": "fp_quant", "forward_dtype": "nvfp4", "hadamard_group_size": 16}, "nvfp4"),
+        ({"quant_method": "fp_quant", "forward_dtype": "mxfp4"}, "mxfp4"),
+        ({"quant_method": "auto_gptq", "bits": 4, "group_size": 64}, "int4_group64"),
+        ({"quant_method": "auto-round", "bits": 2, "group_size": 64}, "int2_group64"),
+        ({"quant_method": "gptq", "bits": 3, "group_size": -1}, "int3_channel"),
+        ({"quant_method": "gptq", "bits": 8, "group_size": 32}, "int8_group32"),
+        ({"quant_method": "torchao", "quant_type": {"default": {"_type": "Int4WeightOnlyConfig", "_version": 2,
+          "_data": {"group_size": 32}}}}, "int4_group32"),
+        ({"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8DynamicActivationIntxWeightConfig",
+          "_data": {"weight_dtype": {"_type": "torch.dtype", "_data": "int4"}, "weight_granularity":
+                    {"_type": "PerGroup", "_data": {"group_size": 64}}}}}}, "int4_group64"),
+        ({"quant_method": "torchao", "quant_type": "int4_weight_only", "quant_type_kwargs": {"group_size": 32}},
+         "int4_group32"),
         (quark({"dtype": "fp8_e4m3", "qscheme": "per_tensor"}), "fp8"),
         (quark({"dtype": "fp8_e4m3", "qscheme": "per_channel"}), "fp8_channel"),
         (quark({"dtype": "fp8_e4m3", "qscheme": "per_block"}), "fp8_block128"),
@@ -124,6 +140,40 @@ def test_the_format_of_the_experts(quantization: dict[str, Any], expected: str) 
     assert stored(spec, "experts", "router") == [expected, "bf16"]
     assert stored(spec, "embeddings") == ["bf16"]
     assert weight_format(expected).name == expected
+
+
+def test_experts_of_w4afp8_have_fewer_bits_than_the_rest() -> None:
+    spec = spec_of(MOE, {"quant_method": "w4afp8", "activation_scheme": "dynamic"})
+    assert stored(spec, *PARTS[:4]) == ["int4_group128", *["fp8_block128"] * 3]
+    assert stored(spec, "lm_head", "router", "embeddings") == ["bf16"] * 3
+
+
+def test_modules_of_their_own_bits_in_auto_round() -> None:
+    own = {
+        r".*self_attn.*": {"bits": 8, "group_size": -1},
+        r".*shared_experts.*": {"bits": 16, "data_type": "float"},
+        **{f"model.layers.{layer}.mlp.{name}_proj": {"bits": 4} for layer in (0, 1) for name in ("gate", "up", "down")},
+    }  # fmt: skip
+    spec = spec_of(MOE, {"quant_method": "auto-round", "bits": 2, "group_size": 64, "extra_config": own})
+    assert stored(spec, *PARTS[:4]) == ["int2_group64", "int4_group64", "bf16", "int8"]
+
+
+def test_modules_of_their_own_bits_in_gptq() -> None:
+    own = {
+        r"+:.*self_attn.*": {"bits": 8},
+        r".*shared_experts.*": {"group_size": 32},
+        r"-:.*mlp\.up_proj": {},
+    }
+    spec = spec_of(MOE, {"quant_method": "gptq", "bits": 4, "group_size": 128, "dynamic": own})
+    assert stored(spec, *PARTS[:4]) == ["int4_group128", "bf16", "int4_group32", "int8_group128"]
+
+
+@pytest.mark.parametrize("bits", [1, 9, 3.5, "4", True])
+def test_bits_nobody_stores_are_said(bits: Any) -> None:
+    config = {**MOE, "quantization_config": {"quant_method": "gptq", "bits": bits, "group_size": 128}}
+    found = import_config(config, "config.json", name="test")
+    assert stored(found.model, "experts") == ["bf16"]
+    assert any("bit weights are not known" in words for words in found.warnings)
 
 
 def test_lists_name_layers_and_only_those_count() -> None:
@@ -342,3 +392,25 @@ def test_a_dtype_that_is_not_known_is_said(name: Any) -> None:
     known = import_config({**MOE, "torch_dtype": "torch.half"}, "config.json", name="x")
     assert known.model.weights.format == "fp16"
     assert not any("dtype" in warning for warning in known.warnings)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "expected"),
+    [
+        ({"qformat_weight": "fp8_e4m3", "qscheme_act": "TENSOR"}, "fp8"),
+        ({"quant_method": "compressed-tensors", "config_groups": {"g": floats(4, 16)}}, "nvfp4"),
+        ({"qformat_weight": "fp6"}, "bf16"),
+        (None, "bf16"),
+    ],
+)
+def test_params_json_says_it_under_a_name_of_its_own(quantization: Any, expected: str) -> None:
+    params = {"dim": 512, "n_layers": 2, "head_dim": 64, "hidden_dim": 1024, "n_heads": 8, "n_kv_heads": 2,
+              "vocab_size": 1000, "norm_eps": 1e-5, "quantization": quantization}  # fmt: skip
+    found = import_config(params, "params.json", name="mistral")
+    assert stored(found.model, "dense_mlp", "attention", "embeddings") == [expected, expected, "bf16"]
+    said = any("is not known" in words for words in found.warnings)
+    assert said == (quantization == {"qformat_weight": "fp6"})
+
+
+def test_bits_and_groups_without_a_method_are_those_of_mlx() -> None:
+    assert stored(spec_of(MOE, {"bits": 4, "group_size": 64}), "experts") == ["int4_group64"]

@@ -223,3 +223,36 @@ def test_nemotron_around_sounds_keeps_its_state_in_the_model_s_dtype(
     ).model
     state = 2 * ((16 * 64 + 2 * 2 * 32) * 3 * 2 + 16 * 64 * 32 * size)
     assert size_model(model, context_tokens=64).state_bytes_per_sequence == state
+
+
+def test_values_of_minicpm3_are_as_wide_as_heads_where_unsaid() -> None:
+    config = {
+        "architectures": ["MiniCPM3ForCausalLM"], "model_type": "minicpm3", "hidden_size": 2560, "intermediate_size": 6400,
+        "kv_lora_rank": 256, "q_lora_rank": 768, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32,
+        "num_attention_heads": 40, "num_key_value_heads": 40, "num_hidden_layers": 62, "vocab_size": 73448,
+        "max_position_embeddings": 32768,
+    }  # fmt: skip
+    model = import_config(config, "config.json", name="minicpm3").model
+    assert parameter_count(model) == pytest.approx(4.07e9, rel=0.002)
+    assert size_model(model, context_tokens=64, retention="sglang").kv_bytes_per_token == 62 * 288 * 2
+    assert size_model(model, context_tokens=64).kv_bytes_per_token == 62 * 40 * (96 + 96) * 2
+
+
+def test_moondream_3_as_published_leaves_everything_to_its_class() -> None:
+    config = {"architectures": ["HfMoondream"], "model_type": "moondream3", "config": {}, "auto_map": {}}
+    model = import_config(config, "config.json", name="moondream3").model
+    assert per_token(model) == 24 * 2 * 32 * 64 * 2
+    assert parameter_count(model) == pytest.approx(9.27e9, rel=0.01)
+
+
+def test_a_language_model_of_another_repository_is_named() -> None:
+    config = {
+        "architectures": ["UltravoxModel"],
+        "model_type": "ultravox",
+        "text_model_id": "meta-llama/Llama-3.1-8B",
+    }
+    with pytest.raises(SpecError, match=r"another repository's: 'meta-llama/Llama-3\.1-8B'") as caught:
+        import_config(config, "config.json", name="ultravox")
+    assert "kvplan size meta-llama/Llama-3.1-8B" in (caught.value.hint or "")
+    within = {**config, "text_config": {key: value for key, value in NEW.items() if key != "model_type"}}
+    assert per_token(import_config(within, "config.json", name="ultravox").model) == 4 * ROW

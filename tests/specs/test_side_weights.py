@@ -109,3 +109,29 @@ def test_an_impossible_q_former_is_a_warning() -> None:
 def test_an_impossible_width_of_embeddings_is_refused() -> None:
     with pytest.raises(SpecError, match="word_embed_proj_dim"):
         build({**OPT, "word_embed_proj_dim": "narrow"})
+
+
+def test_the_mlp_beside_the_experts_of_arctic_is_as_wide_as_the_hidden_state() -> None:
+    arctic = {
+        "architectures": ["ArcticForCausalLM"], "model_type": "arctic", "hidden_size": 7168, "intermediate_size": 4864,
+        "num_hidden_layers": 35, "num_attention_heads": 56, "num_key_value_heads": 8, "num_local_experts": 128,
+        "num_experts_per_tok": 2, "parallel_attn_mlp_res": True, "use_residual": True, "vocab_size": 32000,
+        "max_position_embeddings": 4096, "moe_layer_frequency": 1, "tie_word_embeddings": False,
+    }  # fmt: skip
+    with_it, without = build(arctic), build({**arctic, "use_residual": False})
+    assert parameter_count(with_it) - parameter_count(without) == 35 * 3 * 7168**2
+    assert parameter_count(with_it) == pytest.approx(478.6e9, rel=0.001)
+
+
+def test_values_of_k2_horizon_are_a_mixture_and_attention_is_gated() -> None:
+    plain = {
+        "architectures": ["K2HorizonForCausalLM"], "model_type": "k2_horizon", "hidden_size": 1024, "vocab_size": 32000,
+        "intermediate_size": 2816, "num_hidden_layers": 8, "num_attention_heads": 16, "num_key_value_heads": 4,
+        "head_dim": 128, "num_experts": 16, "num_experts_per_tok": 2, "moe_intermediate_size": 512,
+        "num_shared_experts": 1, "mlp_only_layers": [0], "mova_num_experts": 0, "tie_word_embeddings": False,
+        "max_position_embeddings": 8192,
+    }  # fmt: skip
+    mixed = build({**plain, "mova_num_experts": 8, "mova_num_experts_per_tok": 2})
+    assert parameter_count(mixed) - parameter_count(build(plain)) == 7 * (7 * 1024 * 512 + 8 * 1024)
+    gated = build({**plain, "attention_gate_func": "silu"})
+    assert parameter_count(gated) - parameter_count(build(plain)) == 8 * 1024 * 16 * 128

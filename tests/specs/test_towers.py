@@ -99,7 +99,7 @@ def test_sound(key: str, section: dict[str, Any], layer: int) -> None:
         {"vision_config": {**PLAIN, "intermediate_size": None, "mlp_ratio": float("nan")}},
         {"vision_config": {**PLAIN, "num_attention_heads": "many"}},
         {"audio_config": {"hidden_size": 64}},
-        {"mm_vision_tower": "openai/clip-vit-large-patch14-336"},
+        {"mm_vision_tower": "someone/a-tower-of-their-own"},
         {"audio_config": {**PLAIN, "num_hidden_layers": [1, 2]}},
         {"embd_layer": {"image_embd_layer": {"crop_size": 448}}},
         {"audio_config": {**PLAIN, "hidden_size": 10**12}},

@@ -77,18 +77,26 @@ def fit(
     draft_model: Annotated[
         str | None, typer.Option("--draft-model", help="Draft with this model: its weights and its KV.")
     ] = None,
+    draft_tokens: Annotated[
+        int | None,
+        typer.Option("--draft-tokens", min=1, max=64, metavar="N", help="Drafts of a step; default 1."),
+    ] = None,
     output: FormatOption = OutputFormat.table,
 ) -> None:
     """Does MODEL fit on this GPU? Memory line by line, blocks, concurrency, and the flags that give it.
 
     Exits with 3 when it does not fit, saying what would.
     """
-    from kvplan.errors import AnswerIsNo
+    from kvplan.errors import AnswerIsNo, UsageError
     from kvplan.sizing.capacity import choose_parallel, fit_model
     from kvplan.specs.catalog import load_gpu
     from kvplan.specs.resolve import resolve_model
     from kvplan.units import parse_tokens
 
+    if draft_tokens is not None and not draft and draft_model is None:
+        raise UsageError(
+            "--draft-tokens counts drafts, and nobody drafts", hint="give --draft or --draft-model"
+        )
     found = resolve_model(model)
     count = gpus or (tp or 1) * pp
     parallel = choose_parallel(found.model, count, tp=tp, pp=pp, dp_attention=dp_attention)
@@ -110,6 +118,7 @@ def fit(
         expert_parallel=expert_parallel,
         draft=draft,
         drafter=resolve_model(draft_model).model if draft_model is not None else None,
+        draft_tokens=draft_tokens or 1,
     )
     _print(report, model, found.origin, found.warnings, output)
     if not report.fits:
@@ -219,7 +228,7 @@ def _affords(report: "FitReport") -> list[str]:
             f"{report.serving.max_num_batched_tokens:,} tokens"
         )
     longest = report.longest_context()
-    limit = " (the model's limit)" if longest == report.model.max_context else ""
+    limit = " (the model's limit)" if longest == report.context_limit else ""
     lines.append(
         f"  {format_tokens(longest)} tokens is the longest request that fits{limit}"
         if longest

@@ -154,7 +154,10 @@ class HybridCache:
 
         Returns whether that may help somebody who waits.
         """
-        tokens -= tokens % self.alignment
+        return self.publish_filled(request, tokens - tokens % self.alignment)
+
+    def publish_filled(self, request: HybridRequest, tokens: int) -> bool:
+        """As ``publish``, also where no hit can end."""
         if tokens <= request.published_tokens:
             return False
         request.published_tokens = tokens

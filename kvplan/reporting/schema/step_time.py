@@ -14,7 +14,8 @@ ROUNDING = 1e-6
 class StepTimeParts(Part):
     """Shares of busy time by what engines and GPUs do; they add up to 1.
 
-    ``weights``: matrices, experts and small kernels; ``launches``: the GPU waits for the host.
+    ``weights``: matrices, experts and small kernels; ``drafts``: making them, where decoding is speculative;
+    ``launches``: the GPU waits for the host.
     """
 
     weights: Share
@@ -23,6 +24,7 @@ class StepTimeParts(Part):
     state: Share
     logits: Share
     exchanges: Share
+    drafts: Share
     launches: Share
     engine: Share
 

@@ -29,6 +29,12 @@ CALLED_ELSEWHERE = {
     "hicache_size": "tiers.host.memory",
     "quantization": "weights_dtype",
     "scheduling_policy": "engine.policy",
+    "speculative_config": "speculative",
+    "speculative_algorithm": "speculative.method",
+    "speculative_model": "speculative.model",
+    "draft_model": "speculative.model",
+    "num_speculative_tokens": "speculative.tokens",
+    "speculative_num_steps": "speculative.tokens",
     "request_rate": "workload.rate",
     "rps": "workload.rate",
     "qps": "workload.rate",
@@ -45,18 +51,9 @@ CALLED_ELSEWHERE = {
     "random_output_len": "workload.output_tokens",
 }
 
-_DRAFTS = (
-    "speculative decoding is not simulated; kvplan fit --draft or --draft-model says what its memory takes"
-)
 _ADAPTERS = "adapters are not simulated"
 
 NOT_SIMULATED = {
-    "speculative_config": _DRAFTS,
-    "speculative_model": _DRAFTS,
-    "speculative_algorithm": _DRAFTS,
-    "speculative_num_steps": _DRAFTS,
-    "num_speculative_tokens": _DRAFTS,
-    "draft_model": _DRAFTS,
     "enable_lora": _ADAPTERS,
     "lora_paths": _ADAPTERS,
     "prefix_match_unit": "hits inside a block are not simulated; leave it out, as vLLM does",

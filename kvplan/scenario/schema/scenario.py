@@ -18,6 +18,7 @@ from kvplan.scenario.schema.parallel import ParallelPart, RoutingPart
 from kvplan.scenario.schema.part import Natural, Part
 from kvplan.scenario.schema.price import PricePart
 from kvplan.scenario.schema.sampling import SamplingPart
+from kvplan.scenario.schema.speculative import SpeculativePart
 from kvplan.scenario.schema.tiers import TiersPart
 from kvplan.scenario.schema.workload import SloPart, WorkloadPart
 
@@ -38,6 +39,7 @@ class Scenario(Part):
     cache: CachePart = CachePart()
     tiers: TiersPart | None = None
     sampling: SamplingPart = SamplingPart()
+    speculative: SpeculativePart | None = None
     engine: AnyEngine = EnginePart()
     latency: LatencyPart = LatencyPart()
     accuracy: AccuracyPart = AccuracyPart()

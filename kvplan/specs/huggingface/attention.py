@@ -15,10 +15,11 @@ from kvplan.specs.attention import (
 )
 from kvplan.specs.huggingface import families
 from kvplan.specs.huggingface.compression import compressed
-from kvplan.specs.huggingface.config import Config, has_biases
+from kvplan.specs.huggingface.config import Config, class_defaults, has_biases
 from kvplan.specs.huggingface.heads import head_dim, kv_heads, query_heads, whole
 from kvplan.specs.huggingface.indexers import indexer, sparse_indexer
 from kvplan.specs.huggingface.overrides import own_fields
+from kvplan.specs.huggingface.states import jet_section
 from kvplan.specs.huggingface.windows import window_cycle, window_of_pair
 
 
@@ -88,6 +89,9 @@ def _window(config: Config, layer: int, layers: int) -> int:
         if listed is not None:
             own = window_of_pair(config, listed[layer]) if key == "window_sizes" else listed[layer]
             return whole(config, key, own)
+    swa = jet_section(config, "swa")
+    if swa is not None:
+        return swa.count("window_size")
     cycle = window_cycle(config)
     if cycle:
         own = cycle[layer % len(cycle)]
@@ -159,7 +163,8 @@ def _heads(config: Config, reach: str, layer: int, layers: int) -> dict[str, Any
 def _has_gate(config: Config) -> bool:
     """Whether the output of attention is gated, as wide as it is."""
     own = config.flag("attn_output_gate", config.model_type in families.OUTPUT_GATE)
-    return own or config.flag("attn_use_output_gate") or config.flag("mla_use_output_gate")
+    named = config.get("attention_gate_func") is not None  # K2 Horizon
+    return own or named or config.flag("attn_use_output_gate") or config.flag("mla_use_output_gate")
 
 
 def _qk_norm(config: Config) -> str:
@@ -179,7 +184,7 @@ def _latent(config: Config, kind: str, layer: int, layers: int) -> LatentAttenti
         kv_lora_rank=config.count("kv_lora_rank"),
         rope_head_dim=rope,
         nope_head_dim=nope,
-        v_head_dim=config.count("v_head_dim"),
+        v_head_dim=_value_dim(config),
         q_lora_rank=config.optional("q_lora_rank", least=0) or None,
         indexer=indexer(config, layer, layers) if dsa else None,
         output_gate=_has_gate(config),
@@ -187,6 +192,14 @@ def _latent(config: Config, kind: str, layer: int, layers: int) -> LatentAttenti
         row_dim=_window_row(config),
         expanded_in=families.EXPANDED_MLA.get(config.model_type, ()),
     )
+
+
+def _value_dim(config: Config) -> int:
+    """How wide values are; where its class leaves that open (MiniCPM 3), the hidden size over the heads."""
+    own = class_defaults().get(config.model_type, {})
+    if config.get("v_head_dim") is None and "v_head_dim" in own:
+        return int(config.count("hidden_size") // query_heads(config))
+    return config.count("v_head_dim")
 
 
 def _window_row(config: Config) -> int | None:

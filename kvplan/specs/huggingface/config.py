@@ -40,7 +40,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "intermediate_size": (
         "n_inner", "ffn_hidden_size", "d_ff", "dff", "ffn_dim", "decoder_ffn_dim", "intermediate_dim",
         "block_ff_dim", "hidden_dim", "mlp_hidden_size", "inner_hidden_size",
-        "dim_ff", "ff_dim",
+        "dim_ff", "ff_dim", "ff_intermediate_size",
     ),
     "vocab_size": ("padded_vocab_size", "text_vocab_size"),
     "max_position_embeddings": (

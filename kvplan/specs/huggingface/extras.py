@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from kvplan.specs.attention import FullAttention
 from kvplan.specs.base import MAX_COUNT
 from kvplan.specs.huggingface.config import Config
 from kvplan.specs.huggingface.heads import head_dim, query_heads
+from kvplan.specs.huggingface.states import jet_section
 from kvplan.specs.model import Block, ExtraWeights
+from kvplan.specs.state import GatedDeltaNetState
 
 
 def extra_weights(config: Config, stack: Sequence[Block]) -> tuple[ExtraWeights, ...]:
@@ -19,6 +22,9 @@ def extra_weights(config: Config, stack: Sequence[Block]) -> tuple[ExtraWeights,
         *_engrams(config),
         *_hashed(config),
         *_connections(config, len(stack)),
+        *_generated_kernels(config, stack),
+        *_value_experts(config, stack),
+        *_encoders_own(config),
     ]
     if config.model_type == "jetmoe":
         found += _attention_experts(config, len(stack))
@@ -129,6 +135,54 @@ def _connections(config: Config, layers: int) -> Iterator[ExtraWeights]:
         return
     mixed = (2 + copies) * copies
     yield _extra("hyper-connections", layers * 2 * (mixed * copies * config.count("hidden_size") + mixed + 3))
+
+
+def _generated_kernels(config: Config, stack: Sequence[Block]) -> Iterator[ExtraWeights]:
+    """Jet-Nemotron: two matrices make the kernels of a layer's convolution from each token's hidden state."""
+    jet = jet_section(config, "jet")
+    states = [block.state for block in stack if block.state is not None]
+    if jet is None or not states:
+        return
+    state = states[0]
+    assert isinstance(state, GatedDeltaNetState)
+    values = state.value_heads * state.value_head_dim
+    narrow = values // jet.integer("dconv_generator_reduction", 8)
+    size = narrow * (config.count("hidden_size") + values * state.conv_kernel)
+    yield _extra("generated kernels", len(states) * size)
+
+
+def _value_experts(config: Config, stack: Sequence[Block]) -> Iterator[ExtraWeights]:
+    """K2 Horizon, xLLM: V is a mixture of projections in layers with experts; the spec counts one of them."""
+    keys = ("mova_num_experts", "num_values")
+    number = next((found for key in keys if (found := config.optional(key, least=0))), None)
+    if number is None:
+        return
+    hidden = config.count("hidden_size")
+    mixed = [block for block in stack if block.mlp is not None and block.mlp.kind == "moe"]
+    width = sum(
+        block.attention.kv_heads * block.attention.head_dim
+        for block in mixed
+        if isinstance(block.attention, FullAttention)
+    )
+    size = (number - 1) * hidden * width + len(mixed) * number * hidden
+    if size:
+        yield _extra("value experts", size, active=False)
+
+
+def _encoders_own(config: Config) -> Iterator[ExtraWeights]:
+    """T5Gemma's encoder has a table of words of its own; LED's projections of its own for global tokens."""
+    beside = config.top.get("encoder")
+    if str(config.top.get("model_type")) == "t5gemma" and isinstance(beside, Mapping):
+        own = Config(beside, {}, config.path, "encoder.")
+        table = config.count("vocab_size") * own.count("hidden_size")
+        yield _extra("encoder embeddings", table, active=False)
+    if config.model_type == "led":
+        hidden = config.count("hidden_size")
+        places = sum(
+            config.integer(f"max_{side}_position_embeddings", 0, least=0) for side in ("encoder", "decoder")
+        )
+        yield _extra("learned positions", places * hidden, active=False)
+        yield _extra("global projections", config.integer("encoder_layers", 0, least=0) * 3 * hidden * hidden)
 
 
 def _image_experts(config: Config, stack: Sequence[Block]) -> Iterator[ExtraWeights]:

@@ -143,11 +143,12 @@ ENCODER_DECODER = _names(
 NARROWED_IMAGES = frozenset({"nemotron_parse"})
 """Encoders of images whose patches are joined four in a row, with one summary of the image behind them."""
 
-VIT_SIZES: dict[str, tuple[int, int]] = {
-    "tiny": (12, 192), "small": (12, 384), "base": (12, 768), "large": (24, 1024), "huge": (32, 1280),
-    "giant": (40, 1408), "so400m": (27, 1152),
+VIT_SIZES: dict[str, tuple[int, int, int]] = {
+    "tiny": (12, 192, 768), "small": (12, 384, 1536), "base": (12, 768, 3072), "large": (24, 1024, 4096),
+    "huge": (32, 1280, 5120), "giant": (40, 1408, 6144), "so400m": (27, 1152, 4304),
 }  # fmt: skip
-"""(layers, hidden size) that the names of vision transformers stand for (``vit_huge_patch16_224``)."""
+"""(layers, hidden size, width of the MLPs) that names of vision transformers stand for, as
+``vit_huge_patch16_224`` and ``openai/clip-vit-large-patch14-336``."""
 
 FIXED_ENCODER = frozenset({"whisper"})
 """Audio is padded to a fixed length, so cross attention always covers every encoder position."""
@@ -193,8 +194,32 @@ LIGHTNING = frozenset(
 )
 """Linear layers are lightning attention: one matrix per head and nothing else."""
 
-GATED_TOWERS = frozenset({"pixtral"})
-"""Towers with gated layers whatever their activation is called."""
+GATED_TOWERS = frozenset({"pixtral", "dots_ocr", "dots_vlm"})
+"""Towers, or models with such, with gated layers whatever their activation is called."""
+
+SQUARE_MERGERS = (
+    "qwen",
+    "dots_ocr",
+    "dots_vlm",
+    "dots_vit",
+    "exaone4_5",
+    "mimovl",
+    "mimo_v2",
+    "cohere_compass",
+    "alpamayo",
+)
+"""Beginnings of types of towers, or of models, whose mergers are Qwen's."""
+
+CLASS_TOWERS: dict[str, dict[str, int | str]] = {
+    "molmo": {"num_hidden_layers": 23, "hidden_size": 1024, "intermediate_size": 4096},
+    "moondream3": {"num_hidden_layers": 27, "hidden_size": 1152, "intermediate_size": 4304},
+    "phi4mm": {"num_hidden_layers": 27, "hidden_size": 1152, "intermediate_size": 4304},
+}  # fmt: skip
+"""Towers that files say nothing of: the model's class has them."""
+
+_EVA = {"num_hidden_layers": 39, "hidden_size": 1408, "intermediate_size": 6144}
+_BASE = {"num_hidden_layers": 12, "hidden_size": 768, "intermediate_size": 3072}
+_SMOL = {"num_hidden_layers": 12, "hidden_size": 1152, "intermediate_size": 3072}
 
 TOWER_DEFAULTS: dict[str, dict[str, int | str]] = {
     "pixtral": {
@@ -203,6 +228,13 @@ TOWER_DEFAULTS: dict[str, dict[str, int | str]] = {
     "gemma3n_audio": {
         "conf_num_hidden_layers": 12, "hidden_size": 1536, "mlp_ratio": 4, "conf_conv_kernel_size": 5
     },
+    "blip_2_vision_model": {**_EVA}, "instructblip_vision_model": {**_EVA},
+    "instructblipvideo_vision_model": {**_EVA}, "clip_vision_model": {**_BASE},
+    "siglip_vision_model": {**_BASE}, "siglip2_vision_model": {**_BASE},
+    "blip_vision_model": {**_BASE}, "idefics2": {**_BASE},
+    "idefics2_vision": {**_BASE}, "git_vision_model": {**_BASE}, "idefics3_vision": {**_SMOL},
+    "smolvlm_vision": {**_SMOL},
+    "aimv2": {"num_hidden_layers": 24, "hidden_size": 1024, "intermediate_size": 2816, "hidden_act": "silu"},
 }  # fmt: skip
 """Sizes of towers whose files leave them to their class (transformers 5.23)."""
 

@@ -35,7 +35,7 @@ KINDS = {
     "csa": "compressed_sparse_attention",
     "hca": "heavily_compressed_attention",
     "linear": "linear linear_attention mamba mamba2 m recurrent rglru lightning_attention kda gdn "
-    "lightning lightning_attn lightning-attn gated_deltanet gated_delta_net ssm",
+    "lightning lightning_attn lightning-attn gated_deltanet gated_delta_net ssm jet",
     "hybrid": "hybrid",
     "hybrid_sliding": "hybrid_sliding",
     "conv": "conv short_conv",
@@ -66,6 +66,9 @@ def layer_kinds(config: Config, layers: int) -> list[str]:
         if kinds is not None:
             if config.has("indexer_n_heads") or sparse_regions(config):  # Qwen4 calls sparse layers full
                 kinds = ["indexed" if kind == "full" else kind for kind in kinds]
+            elif config.model_type.startswith("qwen4") and not config.has("indexer_head_dim"):
+                # Without an indexer its sparse layers are full ones in vLLM and SGLang.
+                kinds = ["full" if kind == "indexed" else kind for kind in kinds]
             return _shared(config, kinds)
     described = _described_state(config)
     if described is not None:

@@ -87,8 +87,9 @@ def experts(config: Config, *, width: int | None = None) -> MoeMlp:
     elif copies > 1 and config.has("moe_shared_expert_intermediate_size"):
         shared *= copies
     chosen = config.uniform("num_experts_per_tok") or 1
-    residual = config.flag("moe_residual") or config.flag("residual_moe")  # Arctic, Grok-2
-    beside = dense(config) if config.model_type.startswith("gemma4") or residual else None
+    beside = dense(config) if config.model_type.startswith("gemma4") or config.flag("residual_moe") else None
+    if config.model_type == "arctic" and config.flag("use_residual", True):
+        beside = DenseMlp.model_construct(intermediate_size=config.count("hidden_size"), gated=True)
     sets = config.optional("num_blocks") if config.model_type.startswith("interns2_mobius") else None
     return MoeMlp.model_construct(
         experts=number,

@@ -68,7 +68,8 @@ def encoder(config: Config) -> Encoder:
 
 
 def _says_its_shape(config: Config) -> bool:
-    return all(config.has(key) for key in ("num_hidden_layers", "num_attention_heads", "hidden_size"))
+    keys = ("num_hidden_layers", "num_attention_heads", "hidden_size")
+    return all(isinstance(config.get(key, defaults=False), int) for key in keys)  # Swin lists them by stage
 
 
 def _untold(config: Config, beside: Config) -> Encoder:
@@ -93,6 +94,10 @@ def _image_tokens(config: Config, beside: Config) -> int | None:
     sides = [side for side in (size if isinstance(size, list) else [size, size]) if type(side) is int]
     if patch is None or len(sides) != 2 or min(sides) < patch:
         return None
+    stages = beside.data.get("depths")
+    if isinstance(stages, list) and len(stages) <= 8:  # Swin: each halves the sides, and there is no summary
+        rows, columns = (side // patch >> len(stages) - 1 for side in sides)
+        return rows * columns or None
     rows, columns = (side // patch for side in sides)
     if str(config.top.get("model_type")) in families.NARROWED_IMAGES:
         return rows * (columns // 4) + 1

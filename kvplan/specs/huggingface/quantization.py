@@ -47,7 +47,7 @@ def weights(
     config: Config, base: str, stack: Sequence[Block], name: str = ""
 ) -> tuple[Weights, str | None, list[str]]:
     """``(weights, KV format the checkpoint asks for, warnings)``; ``name`` is what the model is called."""
-    raw = config.get("quantization_config") or config.get("compression_config")
+    raw = config.get("quantization_config") or config.get("compression_config") or _mistrals_own(config)
     if raw and not isinstance(raw, Mapping):
         key = "quantization_config" if config.get("quantization_config") else "compression_config"
         raise config.error(
@@ -68,6 +68,15 @@ def weights(
         overrides = {}
     kv, words = _kv(raw, latent=any(isinstance(block.attention, LatentAttention) for block in stack))
     return Weights.model_construct(format=main, overrides=overrides), kv, [*notes, *words]
+
+
+def _mistrals_own(config: Config) -> Mapping[str, Any] | None:
+    """What Mistral's ``params.json`` says of weights, as vLLM reads it; ``None`` where it says nothing."""
+    raw = config.top.get("quantization")
+    if not isinstance(raw, Mapping) or not raw:
+        return None
+    fp8 = raw.get("qformat_weight") == "fp8_e4m3"
+    return {"quant_method": "fp8"} if fp8 else raw
 
 
 def _named(name: str, base: str, stack: Sequence[Block]) -> tuple[Weights, list[str]]:

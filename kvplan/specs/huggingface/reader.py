@@ -25,10 +25,11 @@ from kvplan.specs.huggingface.overrides import layer_view, refuse_unread
 from kvplan.specs.huggingface.parts import decoder_layers, draft, encoder, is_encoder_decoder
 from kvplan.specs.huggingface.qformers import qformers
 from kvplan.specs.huggingface.quantization import model_dtype, weights
-from kvplan.specs.huggingface.rotary import unstretched_context
+from kvplan.specs.huggingface.rotary import max_context, unstretched_context, yarn_context
 from kvplan.specs.huggingface.states import state
 from kvplan.specs.huggingface.towers import sound, vision
 from kvplan.specs.huggingface.understood import (
+    refuse_elsewhere,
     refuse_other_files,
     refuse_several_stacks,
     refuse_silent_heads,
@@ -84,6 +85,7 @@ def import_config(data: Mapping[str, Any], path: str, *, name: str, source: Sour
     """
     refuse_other_files(data, path)
     config = text_config(data, path)
+    refuse_elsewhere(config)
     refuse_without_cache(config)
     refuse_several_stacks(config)
     refuse_silent_heads(config)
@@ -169,8 +171,9 @@ def _assemble(
         "source": source or Source.model_construct(url=config.path, note="read from a local configuration"),
         "hidden_size": config.count("hidden_size"),
         "vocab_size": config.count("vocab_size"),
-        "max_context": config.optional("max_position_embeddings"),
+        "max_context": max_context(config),
         "unstretched_context": unstretched_context(config),
+        "yarn_context": yarn_context(config),
         # Configurations of transformers tie unless they say otherwise, files of other formats do not.
         "tie_embeddings": config.flag("tie_word_embeddings", bool(config.model_type or config.architecture)),
         "embedding_size": _embedding_size(config),

@@ -3,11 +3,12 @@
 One :class:`Scheme` says it all: the format of everything that is not mentioned, formats of named modules, and
 modules left alone. Read here: compressed-tensors, modelopt (``quant_algo``, ``config_groups``,
 ``quantized_layers``, ``hf_quant_config.json``), fp8 (whole, per channel, in tiles), GPTQ, AWQ, AutoRound,
-bitsandbytes, MXFP4, HQQ, EETQ, torchao, Quark.
+bitsandbytes, MXFP4, HQQ, EETQ, FP-Quant, torchao, Quark, and SGLang's own (``w8a8_int8``, ``w4afp8`` ...).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,9 @@ IGNORED_KEYS = (
     "llm_int8_skip_modules",
 )
 """Under which names schemes list what they leave alone."""
+
+SPECIAL = re.compile(r"[*+?^$()\[\]{}|\\]")
+"""By these characters AutoRound tells expressions from names."""
 
 MOST_NAMES = 1 << 16
 """Names of modules that are looked at: more than any checkpoint lists."""
@@ -36,6 +40,21 @@ ALGORITHMS = {
     "MXFP8": "mxfp8", "MXFP4": "mxfp4", "W4A8_MXFP4_FP8": "mxfp4", "W4A16_MXFP4": "mxfp4",
 }  # fmt: skip
 """modelopt's names."""
+
+
+INTEGERS = frozenset(
+    {
+        "awq", "gptq", "auto-round", "autoround", "gptq-marlin", "awq-marlin", "intel/auto-round", "inc",
+        "auto-gptq", "auto-awq",
+    }
+)  # fmt: skip
+"""Methods that store integer codes, with ``bits`` and ``group_size``."""
+
+OWN_NAMES = {
+    "w8a8-int8": "int8", "auto-round-int8": "int8", "blockwise-int8": "int8_block128",
+    "w8a8-fp8": "fp8_channel",
+}  # fmt: skip
+"""Methods that SGLang has for checkpoints of one format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +93,14 @@ def read_scheme(raw: Mapping[str, Any]) -> Scheme:
     if algorithm:
         found = ALGORITHMS.get(algorithm)
         return Scheme(found, (), ignored, notes=() if found else _unknown(algorithm))
+    if method == "w4afp8":
+        return Scheme("fp8_block128", ((".experts.", "int4_group128"),), ignored)
     found, notes = _by_method(method, raw)
+    named, left = _own_bits(raw) if method in INTEGERS else ((), ())
+    ignored += left
     if found == "mxfp4" and raw.get("data_type"):  # AutoRound's is of all linear modules but the output head
         return Scheme(found, (), (*ignored, "lm_head"), linear=True)
-    return Scheme(found, (), ignored, notes=notes)
+    return Scheme(found, named, ignored, notes=notes)
 
 
 def _by_method(method: str, raw: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
@@ -85,16 +108,12 @@ def _by_method(method: str, raw: Mapping[str, Any]) -> tuple[str | None, tuple[s
         return method.removeprefix("gpt-oss-"), ()
     if method in ("fp8", "finegrained-fp8", "fbgemm-fp8", "ptpc-fp8", "fp8-block"):
         return _fp8(raw), ()
-    if method in (
-        "awq",
-        "gptq",
-        "auto-round",
-        "autoround",
-        "gptq-marlin",
-        "awq-marlin",
-        "intel/auto-round",
-        "inc",
-    ):
+    if method in OWN_NAMES:
+        return OWN_NAMES[method], ()
+    if method == "fp-quant":
+        name = str(raw.get("forward_dtype") or "mxfp4")
+        return (name, ()) if name in ("mxfp4", "nvfp4") else (None, _unknown(f"fp-quant {name}"))
+    if method in INTEGERS:
         bits = raw.get("bits", raw.get("w_bit", 4))
         floating = _floating_round(str(raw.get("data_type") or ""), bits)
         if floating is not None:
@@ -114,7 +133,34 @@ def _by_method(method: str, raw: Mapping[str, Any]) -> tuple[str | None, tuple[s
         return integer_format(params.get("nbits", 4), params.get("group_size", 64))
     if method == "torchao":
         return _torchao(raw)
+    if not method and "bits" in raw and "group_size" in raw:  # MLX
+        return integer_format(raw["bits"], raw["group_size"])
     return None, _unknown(method or "without a name")
+
+
+def _own_bits(raw: Mapping[str, Any]) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """``(formats of modules that have bits or groups of their own, modules left alone)``.
+
+    AutoRound's ``extra_config`` has names and expressions; GPTQModel's ``dynamic`` expressions, with ``+:``
+    in front or nothing (``-:`` is read with the modules left alone).
+    """
+    named: list[tuple[str, str]] = []
+    left: list[str] = []
+    for key in ("extra_config", "dynamic"):
+        table = raw.get(key)
+        for name, entry in list(table.items())[:MOST_NAMES] if isinstance(table, Mapping) else ():
+            if not isinstance(name, str) or name.startswith("-:") or not isinstance(entry, Mapping):
+                continue
+            plain = key == "extra_config" and not SPECIAL.search(name)
+            pattern = name if plain else "re:" + name.removeprefix("+:")
+            bits = entry.get("bits", raw.get("bits", 4))
+            if isinstance(bits, int) and bits >= 16:
+                left.append(pattern)
+                continue
+            form, _ = integer_format(bits, entry.get("group_size", raw.get("group_size")))
+            if form is not None:
+                named.append((pattern, form))
+    return tuple(named), tuple(left)
 
 
 def _floating_round(kind: str, bits: object) -> str | None:
@@ -160,7 +206,8 @@ def _quark_weights(entry: object) -> tuple[str | None, tuple[str, ...]]:
 def _torchao(raw: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
     text = str(raw.get("quant_type") or "").lower()
     if "int4" in text:
-        return integer_format(4, raw.get("group_size", 128))
+        group = re.search(r"'group_size': (\d{1,4})\b", str({**raw, "modules_to_not_convert": None}))
+        return integer_format(4, int(group.group(1)) if group else 128)
     if "int8" in text:
         return "int8", ()
     if "float8" in text or "fp8" in text:
@@ -181,13 +228,12 @@ def _fp8(raw: Mapping[str, Any]) -> str:
 
 def integer_format(bits: object, group: object) -> tuple[str | None, tuple[str, ...]]:
     """Format of integer codes; a group of -1 is a whole row."""
-    if bits == 8:
-        return ("int8_group128" if group == 128 else "int8"), ()
-    if bits == 4:
-        if group in (-1, None):
-            return "int4_channel", ()
-        return (f"int4_group{group}" if group in (32, 64, 128) else "int4_group128"), ()
-    return None, (f"{bits}-bit weights are not known; sized as stored in 16 bits",)
+    if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 8:
+        return None, (f"{str(bits)[:20]}-bit weights are not known; sized as stored in 16 bits",)
+    if group in (-1, None):
+        return ("int8" if bits == 8 else f"int{bits}_channel"), ()
+    whole = isinstance(group, int) and not isinstance(group, bool) and 8 <= group <= 8192
+    return f"int{bits}_group{group if whole else 128}", ()
 
 
 def _groups(raw: Mapping[str, Any], ignored: tuple[str, ...], linear: bool) -> Scheme:

@@ -72,6 +72,9 @@ def _is_read(config: Config, key: str) -> bool:
 def _delta(config: Config) -> State | None:
     if config.model_type == "olmo_hybrid":
         return _implied_delta(config)
+    jet = jet_section(config, "jet")
+    if jet is not None:
+        return _jet(config, jet)
     if config.optional("linear_num_value_heads") is None or config.model_type in families.KIMI_DELTA:
         return None
     return GatedDeltaNetState.model_construct(
@@ -80,6 +83,29 @@ def _delta(config: Config) -> State | None:
         key_head_dim=config.count("linear_key_head_dim"),
         value_head_dim=config.count("linear_value_head_dim"),
         conv_kernel=config.count("linear_conv_kernel_dim"),
+        recurrent_dtype=recurrent_dtype(config),
+    )
+
+
+def jet_section(config: Config, kind: str) -> Config | None:
+    """What Jet-Nemotron says of its layers of a kind (``jet``, ``swa``); ``None`` for other models."""
+    nested = config.sub("efficient_attention_config")
+    return nested.sub(kind) if nested is not None else None
+
+
+def _jet(config: Config, jet: Config) -> State:
+    """A gated delta net, each value head under a key head of its own and ``expand_v`` times as wide.
+
+    Only values pass the convolution; engines give q and k their room in front of it all the same.
+    """
+    heads, dim = jet.count("num_heads"), jet.count("head_dim")
+    widened = jet.number("expand_v")
+    return GatedDeltaNetState.model_construct(
+        key_heads=heads,
+        value_heads=heads,
+        key_head_dim=dim,
+        value_head_dim=int(dim * (1 if widened is None else widened)),
+        conv_kernel=jet.count("conv_size"),
         recurrent_dtype=recurrent_dtype(config),
     )
 

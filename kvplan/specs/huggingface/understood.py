@@ -29,6 +29,7 @@ HARMLESS = (
     r"hidden_states|no_repeat|lm_head|^embd|speech|^spatial_|^temporal_|use_mamba_kernels|time_step|max_batch|static_cache|cache_implementation|"
     r"cache_quantization|keys_to_ignore|attn_config|num_key_value_heads|head_dim|num_heads|"
     r"gate_func|sparse_step|projection_layout|attn_res|output_gate|gated_attention|"
+    r"blocksparse|dense_attention_every|"
     r"sink_attention|^no_kda_lora$|^linear_attention_type$|^prefix_attn$|^position_layers$|^param_sink|^block_(size|length)$"
 )
 
@@ -57,6 +58,9 @@ OF_SOME_TYPES = (
     "indexer_n_heads", "mamba_d_state", "ssm_state_size",
 )  # fmt: skip
 """Fields that change what a layer keeps, and that only the classes with them look at."""
+
+ELSEWHERE = ("text_model_id", "llm_model_id", "language_model_id", "text_model_name_or_path")
+"""Fields that name the repository of a language model."""
 
 ENCODER_TASKS = (
     "MaskedLM",
@@ -93,6 +97,24 @@ def refuse_other_files(data: Mapping[str, object], path: str) -> None:
             raise SpecError(f"this is {what}, not a model's config.json", where=f"{path}  {key}")
     if not data:
         raise SpecError("an empty object is not a model's config.json", where=path)
+
+
+def refuse_elsewhere(config: Config) -> None:
+    """A file that names another repository for its language model (Ultravox) and describes none.
+
+    Raises:
+        SpecError: naming it.
+    """
+    described = config.has("num_hidden_layers") or config.has("layer_types")
+    named = next((key for key in ELSEWHERE if isinstance(config.top.get(key), str)), None)
+    if described or named is None:
+        return
+    other = str(config.top[named])[:120]
+    raise SpecError(
+        f"its language model is another repository's: {other!r}",
+        where=f"{config.path}  {named}",
+        hint=f"its cache is that model's: kvplan size {other}, or the path of that repository's config.json",
+    )
 
 
 def refuse_several_stacks(config: Config) -> None:
@@ -132,7 +154,7 @@ def refuse_without_cache(config: Config) -> None:
     encoder = config.model_type in families.ENCODER_ONLY or (
         config.architecture.endswith(suffixes) and not _has_class(config.model_type)
     )
-    if encoder and not decodes:
+    if (encoder or _looks_both_ways(config)) and not decodes:
         raise SpecError(
             f"architecture {name!r} is an encoder: it generates nothing and keeps no KV cache",
             where=f"{config.path}  {config.prefix}model_type",
@@ -144,6 +166,17 @@ def refuse_without_cache(config: Config) -> None:
                 f"not a transformer's configuration: it has no model_type and no {' and no '.join(missing)}",
                 where=config.path,
             )
+
+
+def _looks_both_ways(config: Config) -> bool:
+    """Whether a decoder's layers were made an encoder's: embedding models of Llama, Qwen, Gemma, LFM.
+
+    PaliGemma's prompts look both ways too; what its whole model generates is cached.
+    """
+    said = config.get("is_causal", defaults=False) is False
+    both = config.get("use_bidirectional_attention", defaults=False) is True and not config.prefix
+    named = "Bidirectional" in config.architecture or config.model_type.endswith("_bidirec")
+    return said or (both and config.architecture.endswith("Model")) or named
 
 
 def is_known(config: Config) -> bool:

@@ -1,0 +1,1 @@
+"""Speculative decoding: drafts that a step verifies together, and what is rejected."""

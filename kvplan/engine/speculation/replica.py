@@ -1,0 +1,81 @@
+"""One engine whose requests have drafts."""
+
+from __future__ import annotations
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.instance import one_full_group
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Metric, Recorder
+from kvplan.engine.replica import Replica
+from kvplan.engine.speculation.acceptance import Acceptance
+from kvplan.engine.speculation.drafting import Drafting
+from kvplan.engine.speculation.rules import DraftRules
+from kvplan.engine.speculation.scheduler import DraftScheduler, HybridDraftScheduler
+from kvplan.traces.request import Request
+
+SECTION = "speculative decoding"
+
+
+class DraftReplica(Replica):
+    """A vLLM engine that verifies drafts; how many tokens a step yields is known when it is delivered."""
+
+    hears_every_step = True
+    scheduler: Drafting
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        latency: LatencyModel,
+        recorder: Recorder,
+        *,
+        rules: DraftRules,
+        acceptance: Acceptance,
+    ) -> None:
+        super().__init__(config, latency, recorder)
+        kind = DraftScheduler if one_full_group(config) else HybridDraftScheduler
+        self.scheduler = kind(config, rules, acceptance, keep_schedule=self.logging)
+
+    def rejection(self, request: Request) -> str | None:
+        """As the base class; a pool that holds a request but not its drafts would never let it in again."""
+        reason = super().rejection(request)
+        scheduler, most = self.scheduler, request.prompt_tokens + request.output_tokens - 1
+        if reason is None and isinstance(scheduler, DraftScheduler):
+            blocks = scheduler.blocks_of(most + scheduler.rules.tokens)
+            return "needs more blocks than the pool has" if blocks > self.config.usable_blocks else None
+        return reason
+
+    def prompt_blocks_of(self, request: Request) -> int:
+        """As the base class, in blocks of the scheduler."""
+        return -(-request.prompt_tokens // self.scheduler.block_size)
+
+    def cached_blocks_of(self, request: Request) -> int:
+        """As the base class, in blocks of the scheduler, and as this engine knows blocks."""
+        return self.scheduler.found_blocks(request)
+
+    def close(self) -> None:
+        """Bring the totals up to date, and report what became of drafts."""
+        super().close()
+        self.recorder.sections[SECTION] = self._metrics()
+
+    def _metrics(self) -> list[Metric]:
+        found = self.scheduler.drafted
+        steps, proposed, accepted = found.steps, found.proposed_tokens, found.accepted_tokens
+        return [
+            Metric("steps", steps, "requests", "had drafts verified, added up over all steps"),
+            Metric("proposed", proposed, "tokens", "drafts verified"),
+            Metric("accepted", accepted, "tokens", "drafts that stood"),
+            Metric("acceptance_rate", _share(accepted, proposed), "1", "of all drafts"),
+            Metric(
+                "acceptance_length", 1.0 + accepted / steps if steps else None, "tokens",
+                "of a verification, the sampled one included",
+            ),
+            *(
+                Metric(f"acceptance_rate_{position + 1}", _share(stood, steps), "1",
+                       f"of the steps, that had draft {position + 1} stand")
+                for position, stood in enumerate(found.stood)
+            ),
+        ]  # fmt: skip
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

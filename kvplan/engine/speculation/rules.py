@@ -1,0 +1,43 @@
+"""What a way of drafting asks of vLLM's scheduler and cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Method: TypeAlias = Literal["mtp", "eagle", "draft_model", "ngram"]
+"""By the model's own layers, by layers trained for it, by another model, or by looking the prompt up."""
+
+LOOKAHEAD_HASHES = (0, 33, 0)
+"""vLLM from here on knows a block of ``mtp`` and ``eagle`` by the token behind it, too; before, it did not
+use the last block of a hit."""
+
+
+@dataclass(frozen=True, slots=True)
+class DraftRules:
+    """Numbers of ``SpeculativeConfig`` and ``VllmConfig``.
+
+    Attributes:
+        tokens: drafts of a step. lookahead: tokens beyond those of a step that need a place in the cache
+            (``num_lookahead_tokens``).
+        hash_lookahead: tokens behind a block that its hash covers; drops_block: the last block of a hit is
+            computed again.
+        slots: rows of a step that a request takes beside its tokens (``max_num_new_slots_for_drafting``).
+    """
+
+    tokens: int
+    lookahead: int = 0
+    hash_lookahead: int = 0
+    drops_block: bool = False
+    slots: int = 0
+
+
+def rules_of(method: Method, tokens: int, version: tuple[int, int, int]) -> DraftRules:
+    """The rules of a method in a version of vLLM."""
+    if method == "ngram":
+        return DraftRules(tokens)
+    if method == "draft_model":
+        return DraftRules(tokens, lookahead=tokens, slots=1)
+    if version >= LOOKAHEAD_HASHES:
+        return DraftRules(tokens, lookahead=tokens, hash_lookahead=1)
+    return DraftRules(tokens, lookahead=tokens, drops_block=True)

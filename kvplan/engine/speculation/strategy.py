@@ -1,0 +1,84 @@
+"""What a scenario can ask for about drafts, and what it does not go with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.engine import Engine
+from kvplan.engine.instance import one_full_group, simulated_in_segments
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder
+from kvplan.engine.speculation.acceptance import Acceptance
+from kvplan.engine.speculation.replica import DraftReplica
+from kvplan.engine.speculation.rules import DraftRules
+from kvplan.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """Drafts for every request that decodes.
+
+    Attributes:
+        rules: what the way of drafting asks of scheduler and cache.
+        acceptance: how many drafts stand; it has a rate for each of a step.
+    """
+
+    behind_router: ClassVar[bool] = True
+    asks_once: ClassVar[bool] = True
+    rules: DraftRules
+    acceptance: Acceptance
+
+    def __post_init__(self) -> None:
+        if len(self.acceptance.rates) != self.rules.tokens:
+            raise UsageError(
+                f"{len(self.acceptance.rates)} acceptance rates for {self.rules.tokens} drafts",
+                where="speculative.acceptance",
+                hint="give one for each draft of a step",
+            )
+
+    @property
+    def name(self) -> str:
+        """As a scenario calls it."""
+        return "speculative"
+
+    def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> Engine:
+        """One engine whose requests have drafts.
+
+        Raises:
+            UsageError: the cache has recurrent states, several groups before vLLM 0.33 or another eviction
+                than vLLM's, or a step has no room for drafts.
+        """
+        kinds = {group.kind for group in config.groups}
+        if "mamba" in kinds or not simulated_in_segments(config):
+            what = "recurrent states" if "mamba" in kinds else "full attention in blocks of several sizes"
+            raise UsageError(
+                f"speculative decoding is not simulated with {what}", where="cache.groups",
+                hint="use another model, or --set 'cache.groups=[{kind: full}]'",
+            )  # fmt: skip
+        if self.rules.drops_block and not one_full_group(config):
+            raise UsageError(
+                "which prefixes drafting layers find in several cache groups is simulated from vLLM 0.33 on",
+                where="engine.version",
+                hint="use 0.33, or another speculative.method",
+            )
+        if config.eviction != "lru":
+            raise UsageError(
+                f"speculative decoding is simulated with vLLM's own eviction, lru, not {config.eviction}",
+                where="cache.eviction",
+            )
+        least = 1 + self.rules.tokens
+        if config.max_num_batched_tokens < least + self.rules.slots:
+            raise UsageError(
+                f"steps of {config.max_num_batched_tokens} tokens do not hold the {least} of one request",
+                where="engine.max_num_batched_tokens",
+            )
+        if 0 < config.long_prefill_token_threshold < least:
+            raise UsageError(
+                f"a threshold of {config.long_prefill_token_threshold} tokens cuts drafts off; vLLM itself "
+                "stops at that",
+                where="engine.long_prefill_token_threshold",
+                hint=f"0 is none; else at least {least}",
+            )
+        return DraftReplica(config, latency, recorder, rules=self.rules, acceptance=self.acceptance)

@@ -1,0 +1,114 @@
+"""The clock of an engine that drafts: steps of the model that verifies, each followed by a drafter's passes.
+
+::
+
+    t = step(all tokens, drafts among them)
+        + drafter(all tokens)                         the first draft; fills the drafter's cache
+        + (drafts - 1) * drafter(one token for every request that samples)
+
+The drafter's passes are launched by the engine's own step: its overheads are not counted again. Where no
+draft of a step could ever be verified none is made, but the drafter's cache is filled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from kvplan.engine.protocols import StepBatch
+from kvplan.latency.assumption import Assumption
+from kvplan.latency.build import Clock
+from kvplan.latency.normals import Draw
+from kvplan.latency.parts import Explained, StepParts
+from kvplan.specs.model import ModelSpec, Segment
+
+
+class DraftingLatency:
+    """Steps of ``target``, and the passes of ``drafter`` behind each.
+
+    Args:
+        target: knows of ``1 + drafts`` tokens of a request in a step. drafter: of one.
+    """
+
+    __slots__ = ("drafter", "target")
+
+    def __init__(self, target: Explained, drafter: Explained) -> None:
+        self.target, self.drafter = target, drafter
+
+    def step_seconds(self, batch: StepBatch) -> float:
+        """Seconds of the step and of making the drafts for the next one."""
+        return self.target.step_seconds(batch) + self._drafting(batch)
+
+    def parts(self, batch: StepBatch) -> StepParts:
+        """The same step, by cause."""
+        return replace(self.target.parts(batch), drafting_s=self._drafting(batch))
+
+    def _drafting(self, batch: StepBatch) -> float:
+        if not batch.scheduled_tokens:
+            return 0.0
+        seconds = self._pass(batch)
+        more = batch.drafting - 1
+        if more > 0 and (count := batch.sampled_requests):
+            seconds += more * self._pass(_one_token_each(batch, count))
+        return seconds
+
+    def _pass(self, batch: StepBatch) -> float:
+        parts = self.drafter.parts(batch)
+        return parts.seconds - parts.overhead_s
+
+
+def _one_token_each(batch: StepBatch, count: int) -> StepBatch:
+    """A pass in which every request that samples has one more token, at the step's mean context."""
+    contexts = batch.decode_kv_tokens + sum(before + new for before, new in batch.prefill_chunks)
+    held = round(contexts * count / (batch.decode_requests + len(batch.prefill_chunks)))
+    return StepBatch(count, held, count, held, [], count)
+
+
+def drafting_clock(clock: Clock, drafter: Clock) -> Clock:
+    """The clock of a model whose drafts come from another one's passes.
+
+    Args:
+        clock, drafter: both of them know what a step is made of.
+    """
+    target, model = clock.model, drafter.model
+    assert isinstance(target, Explained)
+    assert isinstance(model, Explained)
+    notes = tuple(item for item in drafter.assumptions if item.name == "latency.not_timed")
+    return replace(
+        clock,
+        model=DraftingLatency(target, model),
+        perturbed=_members(clock.perturbed, drafter.perturbed),
+        assumptions=(
+            *clock.assumptions, *notes,
+            Assumption("latency.drafter", "one pass a draft", "its kernels are timed as the model's own"),
+        ),
+        warnings=(*clock.warnings, *(words for words in drafter.warnings if words not in clock.warnings)),
+    )  # fmt: skip
+
+
+def _members(
+    target: Callable[[Draw], object] | None, drafter: Callable[[Draw], object] | None
+) -> Callable[[Draw], DraftingLatency] | None:
+    """Members of the ensemble whose two clocks are off together."""
+    if target is None or drafter is None:
+        return None
+
+    def perturbed(draw: Draw) -> DraftingLatency:
+        first, second = target(draw), drafter(draw)
+        assert isinstance(first, Explained)
+        assert isinstance(second, Explained)
+        return DraftingLatency(first, second)
+
+    return perturbed
+
+
+def own_drafter(model: ModelSpec) -> ModelSpec:
+    """One multi-token-prediction layer of a model, as a model."""
+    assert model.draft is not None
+    return model.model_copy(
+        update={
+            "name": f"{model.name}-mtp", "blocks": {"draft": model.draft.block},
+            "layout": (Segment(blocks=("draft",), repeat=1),), "draft": None, "encoder": None, "vision": None,
+            "extra_weights": (), "parameters": None,
+        }
+    )  # fmt: skip

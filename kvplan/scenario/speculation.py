@@ -1,0 +1,116 @@
+"""``speculative`` of a scenario: who drafts, as a strategy of the engine and as a clock."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvplan.engine.speculation.acceptance import Acceptance, geometric, of_mean_length
+from kvplan.engine.speculation.rules import LOOKAHEAD_HASHES, rules_of
+from kvplan.engine.speculation.strategy import Speculation
+from kvplan.errors import UsageError
+from kvplan.latency.assumption import Assumption
+from kvplan.scenario.chosen import Chosen
+from kvplan.scenario.deployment import Deployment
+from kvplan.scenario.schema import Scenario
+from kvplan.scenario.schema.engine import EnginePart
+from kvplan.scenario.schema.speculative import SpeculativePart
+
+if TYPE_CHECKING:
+    from kvplan.specs.model import ModelSpec
+
+
+def speculation(scenario: Scenario, deployment: Deployment, part: SpeculativePart) -> Chosen:
+    """The strategy, and what it assumes.
+
+    Raises:
+        UsageError: another engine than vLLM, ranks that share a context, modules that draft one by one.
+    """
+    engine = scenario.engine
+    if not isinstance(engine, EnginePart):
+        raise UsageError(
+            "speculative decoding is simulated on vLLM's scheduler only", where="engine.kind",
+            hint="use vllm",
+        )  # fmt: skip
+    if scenario.parallel.cp > 1:
+        raise UsageError(
+            "speculative decoding is not simulated with context parallelism", where="parallel.cp",
+            hint="use cp 1",
+        )  # fmt: skip
+    model = deployment.model
+    if part.method == "mtp" and model is not None:
+        _one_module(model, part.tokens)
+    from kvplan.sizing.serving import parse_version
+
+    version = parse_version(engine.version)
+    rules = rules_of(part.method, part.tokens, version)
+    acceptance = _acceptance(part, scenario.seed)
+    shown = ", ".join(f"{rate:.3g}" for rate in acceptance.rates)
+    assumed = Assumption(
+        "speculative.rates", shown,
+        "chance that the first, second, ... draft of a step stands, independent from step to step",
+    )  # fmt: skip
+    return Chosen(Speculation(rules, acceptance), (assumed,), tuple(_warnings(part, version, scenario)))
+
+
+def _one_module(model: ModelSpec, drafts: int) -> None:
+    if model.draft is None:
+        raise UsageError(
+            f"{model.name} has no multi-token-prediction layers to draft with", where="speculative.method",
+            hint="use eagle or draft_model with a speculative.model, or ngram",
+        )  # fmt: skip
+    if min(model.draft.layers, drafts) > 1:
+        raise UsageError(
+            f"{model.name} has {model.draft.layers} prediction layers, each for a draft of its own: how vLLM "
+            "cuts prompts for those is not simulated",
+            where="speculative.tokens",
+            hint="use 1",
+        )
+
+
+def _acceptance(part: SpeculativePart, seed: int) -> Acceptance:
+    if part.acceptance_length is not None:
+        return of_mean_length(part.acceptance_length, part.tokens, seed)
+    if isinstance(part.acceptance, list):
+        return Acceptance(tuple(part.acceptance), seed)
+    assert part.acceptance is not None
+    return geometric(part.acceptance, part.tokens, seed)
+
+
+def _warnings(part: SpeculativePart, version: tuple[int, int, int], scenario: Scenario) -> list[str]:
+    """What the result takes for granted."""
+    found = []
+    if version < LOOKAHEAD_HASHES:
+        found.append("speculative decoding is scheduled as vLLM 0.33 does, but for which prefixes it finds")
+    if part.method == "ngram":
+        found.append("every step is taken to have drafts; what looking them up costs the host is not timed")
+    if scenario.latency.model == "linear" and part.method != "ngram":
+        found.append("a linear clock does not know what making drafts takes: it is not in these times")
+    return found
+
+
+def drafter_of(scenario: Scenario, model: ModelSpec) -> ModelSpec | None:
+    """The model whose passes make the drafts; None without one.
+
+    Raises:
+        UsageError, SpecError: no such model.
+    """
+    part = scenario.speculative
+    if part is None or part.method == "ngram":
+        return None
+    if part.method == "mtp":
+        from kvplan.latency.drafting import own_drafter
+
+        _one_module(model, part.tokens)
+        return own_drafter(model)
+    from kvplan.specs.resolve import resolve_model
+
+    assert part.model is not None
+    found = resolve_model(part.model).model
+    if part.method == "eagle" and found.hidden_size != model.hidden_size:
+        raise UsageError(
+            f"{found.name} has a hidden size of {found.hidden_size:,}, {model.name} one of "
+            f"{model.hidden_size:,}",
+            where="speculative.model",
+            hint="layers for eagle are trained for one model; another model drafts with draft_model",
+        )
+    return found

@@ -1,0 +1,120 @@
+"""Recorded decisions of vLLM 0.33's scheduler with speculative decoding.
+
+How many drafts of a verification stood was decided by chance and is written down with each run; the scheduler
+around was vLLM's own, with blocks known by the token behind them as that version does (``hash_lookahead``), or
+with the last block of a hit computed again as earlier ones (``drops_block``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import pytest
+from recorded_runs import digest, recordings, request
+
+from kvplan.engine.arrivals import Arrivals
+from kvplan.engine.config import CacheGroup, EngineConfig
+from kvplan.engine.impatient import Impatient
+from kvplan.engine.patience import Patience
+from kvplan.engine.protocols import StepBatch
+from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.speculation.acceptance import Acceptance
+from kvplan.engine.speculation.replica import DraftReplica
+from kvplan.engine.speculation.rules import DraftRules
+from kvplan.latency.linear import LinearLatency
+
+PLAIN, GROUPS = recordings("vllm-0.33.0-drafts.json.gz"), recordings("vllm-0.33.0-drafts-groups.json.gz")
+RUNS = [*PLAIN, *GROUPS]
+"""With one group of full attention, and with several of it, of windows and of local chunks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded(Acceptance):
+    """What stood, by request and verification."""
+
+    names: tuple[str, ...] = ()
+    stood: tuple[tuple[int, ...], ...] = ()
+
+    def key(self, name: str) -> int:
+        return self.names.index(name) if name in self.names else -1
+
+    def accepted(self, key: int, verification: int, drafts: int) -> int:
+        return self.stood[key][verification]
+
+
+class Heard:
+    """Notes how many drafts are made after each step."""
+
+    def __init__(self, a: float, b: float, c: float) -> None:
+        self.linear = LinearLatency(a, b, c)
+        self.drafting: list[int] = []
+
+    def step_seconds(self, batch: StepBatch) -> float:
+        self.drafting.append(batch.drafting)
+        return self.linear.step_seconds(batch)
+
+
+@pytest.mark.parametrize("log", [True, False])
+@pytest.mark.parametrize("number", range(len(RUNS)))
+def test_drafts(number: int, log: bool) -> None:
+    run: dict[str, Any] = RUNS[number]
+    rows: dict[str, RequestRow] = {}
+    lines: list[str] = []
+    aborted: list[list[str | float]] = []
+    recorder = Recorder(
+        on_request=lambda row: rows.__setitem__(row.id, row),
+        on_timed_out=lambda name, time_s: aborted.append([name, time_s]),
+        on_decision=lines.append if log else None,
+    )
+    rules = DraftRules(*run["rules"])
+    stood = Recorded(
+        (1.0,) * rules.tokens, 0, tuple(run["accepted"]), tuple(map(tuple, run["accepted"].values()))
+    )
+    clock = Heard(*run["clock"])
+    groups = tuple(CacheGroup(*group) for group in run["config"].get("groups", ()))
+    replica = DraftReplica(
+        EngineConfig(**{**run["config"], "groups": groups}), clock, recorder, rules=rules, acceptance=stood
+    )
+    arrivals = Arrivals(request(*asked) for asked in run["requests"])
+    if run["patience"] is not None:
+        arrivals = Impatient(arrivals, Patience(*(inf if s is None else s for s in run["patience"])))
+    replica.run(arrivals)
+    replica.close()
+    served = [rows[asked[0]] for asked in run["requests"] if asked[0] in rows]
+    table = [
+        [
+            row.id, row.arrival_s, row.scheduled_s, row.first_token_s, row.finish_s, row.cached_tokens,
+            row.preemptions,
+        ]
+        for row in served
+    ]  # fmt: skip
+    totals = recorder.totals
+    if log:
+        assert digest(lines) == run["decisions"]
+    assert aborted == run["aborted"]
+    assert hashlib.sha256(json.dumps(table).encode()).hexdigest() == run["rows"]
+    found = [totals.steps, totals.evicted_blocks, totals.queried_tokens, totals.hit_tokens]
+    assert found == run["totals"]
+    if run["drafting"] is not None:
+        assert hashlib.sha256(json.dumps(clock.drafting).encode()).hexdigest() == run["drafting"]
+
+
+def test_the_recordings_have_what_they_are_for() -> None:
+    methods = {tuple(run["rules"][1:]) != (0, 0, False, 0) for run in PLAIN}
+    assert methods == {True, False}
+    kinds = {kind for run in GROUPS for kind, *_ in run["config"]["groups"]}
+    assert kinds == {"full", "sliding", "chunked"}
+    for what in (
+        {run["config"]["async_scheduling"] for run in PLAIN},
+        {run["config"]["policy"] == "priority" for run in PLAIN},
+        {bool(run["rules"][2]) for run in PLAIN},
+        {bool(run["rules"][3]) for run in PLAIN},
+        {bool(run["rules"][4]) for run in PLAIN},
+        {bool(run["aborted"]) for run in PLAIN},
+        {run["totals"][3] > 0 for run in PLAIN},
+    ):
+        assert what == {True, False}

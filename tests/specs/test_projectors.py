@@ -1,0 +1,145 @@
+"""What stands between towers and language models, and towers that files describe in other ways."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kvplan.sizing.weights import parameter_count
+from kvplan.specs.huggingface import import_config
+from kvplan.specs.huggingface.reader import Imported
+
+TEXT: dict[str, Any] = {
+    "model_type": "llama", "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 4,
+    "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 1000,
+    "max_position_embeddings": 4096,
+}  # fmt: skip
+TOWER = {"hidden_size": 64, "num_hidden_layers": 3, "intermediate_size": 256}
+BLOCKS = 3 * (4 * 64 * 64 + 2 * 64 * 256)
+LARGE = 24 * (4 * 1024**2 + 2 * 1024 * 4096)
+
+
+def read(**sections: Any) -> Imported:
+    return import_config({"model_type": "some_vl", "text_config": TEXT, **sections}, "c.json", name="t")
+
+
+def added(imported: Imported) -> int:
+    return parameter_count(imported.model) - parameter_count(read().model)
+
+
+@pytest.mark.parametrize(
+    ("whole", "between"),
+    [
+        ({"model_type": "llava"}, 64 * 512 + 512 * 512),
+        ({"model_type": "llava_next", "vision_feature_layer": [-24, -20, -12, -1]}, 4 * 64 * 512 + 512 * 512),
+        ({"model_type": "llava_onevision", "vision_feature_layer": -1}, 64 * 512 + 512 * 512),
+        ({"model_type": "mistral3", "spatial_merge_size": 2}, 4 * 64 * 64 + 64 * 512 + 512 * 512),
+        ({"model_type": "internvl_chat", "downsample_ratio": 0.5}, 256 * 512 + 512 * 512),
+        ({"model_type": "NVLM_D", "downsample_ratio": 0.5}, 256 * 1024 + 1024 * 512),
+        ({"model_type": "idefics3", "scale_factor": 4}, 16 * 64 * 512),
+        ({"model_type": "paligemma"}, 64 * 512),
+        ({"model_type": "aya_vision", "downsample_factor": 2, "alignment_intermediate_size": 96},
+         256 * 96 + 48 * 512),
+        ({"model_type": "lfm2_vl", "downsample_factor": 2, "projector_hidden_size": 96}, 256 * 96 + 96 * 512),
+        ({"model_type": "minicpmv"}, 64 * 512 + 5 * 512 * 512),
+        ({"model_type": "ovis2_5", "visual_vocab_size": 1000}, 1000 * 512 + 256 * 996),
+    ],
+)  # fmt: skip
+def test_projectors(whole: dict[str, Any], between: int) -> None:
+    assert added(read(vision_config=TOWER, **whole)) == BLOCKS + between
+
+
+def test_patches_of_kimi_are_merged_by_a_list() -> None:
+    tower = {**TOWER, "merge_kernel_size": [2, 2]}
+    assert added(read(model_type="kimi_vl", vision_config=tower)) == BLOCKS + 256 * 256 + 256 * 512
+
+
+def test_idefics_2_as_transformers_builds_it() -> None:
+    config = {
+        "architectures": ["Idefics2ForConditionalGeneration"], "model_type": "idefics2",
+        "perceiver_config": {"model_type": "idefics2"},
+        "text_config": {"model_type": "mistral", "max_position_embeddings": 32768, "num_key_value_heads": 8,
+                        "intermediate_size": 14336, "vocab_size": 32003},
+        "vision_config": {"hidden_size": 1152, "image_size": 980, "intermediate_size": 4304, "model_type": "idefics2",
+                          "num_attention_heads": 16, "num_hidden_layers": 27, "patch_size": 14},
+        "tie_word_embeddings": False,
+    }  # fmt: skip
+    model = import_config(config, "config.json", name="idefics2").model
+    assert parameter_count(model) == pytest.approx(8_402_768_112, rel=0.002)  # as published
+
+
+def test_words_of_ovis_are_in_the_section_around_its_tower() -> None:
+    section = {
+        "vocab_size": 1000,
+        "hidden_stride": 2,
+        "backbone_config": TOWER,
+        "model_type": "aimv2_visual_tokenizer",
+    }
+    found = read(model_type="ovis", visual_tokenizer_config=section)
+    assert added(found) == BLOCKS + 1000 * 512 + 256 * 995
+    assert not any("tower" in words for words in found.warnings)
+
+
+@pytest.mark.parametrize(
+    ("sections", "size"),
+    [
+        ({"mm_vision_tower": "openai/clip-vit-large-patch14-336"}, LARGE),
+        ({"img_processor": {"model_name": "openai/clip-vit-large-patch14-336", "name": "clip_vision_model"}}, LARGE),
+        ({"vision_config": {"cls": "CLIPVisionTower", "params": {"model_name": "siglip_large_patch16_384"}}}, LARGE),
+        ({"mm_vision_tower": "google/siglip-so400m-patch14-384"}, 27 * (4 * 1152**2 + 2 * 1152 * 4304)),
+        ({"vision_config": {"width": {"clip": {"layers": 24, "width": 1024}, "sam": {"layers": 12, "width": 768}}}},
+         LARGE + 12 * 12 * 768**2),
+        ({"vision_config": {"encoder_config": TOWER, "sam_config": {**TOWER, "hidden_size": 32}}},
+         BLOCKS + 3 * (4 * 32 * 32 + 2 * 32 * 256)),
+        ({"vision_config": {"model_type": "blip_2_vision_model"}}, 39 * (4 * 1408**2 + 2 * 1408 * 6144)),
+        ({"vision_config": {**TOWER, "num_global_layers": 1}}, 4 * BLOCKS // 3),
+        ({"vision_config": {**TOWER, "num_attention_heads": 8, "num_key_value_heads": 2}},
+         BLOCKS - 3 * 2 * 64 * 8 * 6),
+        ({"audio_config": {**TOWER, "num_attention_heads": 8, "head_dim": 16}}, BLOCKS + 3 * 4 * 64 * 64),
+        ({"multimodal": {"whisper_model_args": {"encoder_args": {"dim": 64, "n_layers": 3, "hidden_dim": 256}}}}, BLOCKS),
+        ({"vision_backbone_id": "dinosiglip-vit-so-224px", "timm_model_ids": ["vit_large_patch14_reg4_dinov2.lvd142m",
+          "vit_so400m_patch14_siglip_224"]}, LARGE + 27 * (4 * 1152**2 + 2 * 1152 * 4304)),
+        # Whisper's class says how wide its decoder is; its tower is as wide as the file says.
+        ({"audio_config": {"model_type": "whisper", "d_model": 64, "encoder_layers": 3, "encoder_ffn_dim": 256}}, BLOCKS),
+    ],
+)  # fmt: skip
+def test_towers_by_name_by_class_and_side_by_side(sections: dict[str, Any], size: int) -> None:
+    found = read(**sections)
+    assert added(found) == size
+    assert not any("not counted" in words for words in found.warnings)
+
+
+def test_molmo_has_a_tower_that_its_file_passes_over() -> None:
+    config = {
+        "architectures": ["MolmoForCausalLM"], "model_type": "molmo", "embedding_size": 152064, "hidden_size": 3584,
+        "intermediate_size": 37888, "max_position_embeddings": 4096, "num_attention_heads": 28,
+        "num_hidden_layers": 28, "num_key_value_heads": 4, "qkv_bias": True, "tie_word_embeddings": False,
+        "vocab_size": 152064,
+    }  # fmt: skip
+    model = import_config(config, "config.json", name="molmo").model
+    assert parameter_count(model) == pytest.approx(8_021_025_280, rel=0.002)  # Molmo-7B-D as published
+
+
+def test_dots_ocr_is_gated_and_merges_as_qwen_does() -> None:
+    tower = {"embed_dim": 64, "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 3}
+    gated = 3 * (4 * 64 * 64 + 3 * 64 * 256)
+    assert added(read(model_type="dots_ocr", vision_config=tower)) == gated + 256 * 256 + 256 * 64
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        {"model_type": "aya_vision", "alignment_intermediate_size": "wide"},
+        {"model_type": "internvl_chat", "downsample_ratio": 1e-300},
+        {"model_type": "internvl_chat", "downsample_ratio": -1},
+        {"model_type": "kimi_vl", "merge_kernel_size": [2, "x"]},
+        {"model_type": "idefics2", "perceiver_config": {"resampler_depth": 10**12}},
+        {"model_type": "ovis2_5", "visual_vocab_size": 10**12},
+        {"model_type": "lfm2_vl", "projector_hidden_size": 10**15},
+    ],
+)
+def test_odd_numbers_leave_the_tower_out_with_a_warning(whole: dict[str, Any]) -> None:
+    found = read(vision_config=TOWER, **whole)
+    assert added(found) == 0
+    assert any("the vision tower is not counted" in words for words in found.warnings)
