@@ -20,6 +20,7 @@ class StepBatch:
         prefill_chunks: ``(tokens computed before, tokens scheduled now)`` of every other scheduled request.
         sampled_requests: requests that sample an output token in this step.
         drafting: drafts that are made after the step for each request that samples; 0 is none.
+        drafting_s: a model's answer beside ``step_seconds``, where it knows: how much of the step that takes.
     """
 
     __slots__ = (
@@ -27,6 +28,7 @@ class StepBatch:
         "decode_kv_tokens",
         "decode_requests",
         "drafting",
+        "drafting_s",
         "prefill_chunks",
         "sampled_requests",
         "scheduled_tokens",
@@ -49,6 +51,7 @@ class StepBatch:
         self.prefill_chunks: list[tuple[int, int]] = [] if prefill_chunks is None else prefill_chunks
         self.sampled_requests = sampled_requests
         self.drafting = drafting
+        self.drafting_s = 0.0
 
 
 class LatencyModel(Protocol):

@@ -36,8 +36,9 @@ class DraftingLatency:
         self.target, self.drafter = target, drafter
 
     def step_seconds(self, batch: StepBatch) -> float:
-        """Seconds of the step and of making the drafts for the next one."""
-        return self.target.step_seconds(batch) + self._drafting(batch)
+        """Seconds of the step and of making the drafts for the next one, which are also written down."""
+        batch.drafting_s = self._drafting(batch)
+        return self.target.step_seconds(batch) + batch.drafting_s
 
     def parts(self, batch: StepBatch) -> StepParts:
         """The same step, by cause."""

@@ -82,6 +82,10 @@ def _warnings(part: SpeculativePart, version: tuple[int, int, int], scenario: Sc
     if version < LOOKAHEAD_HASHES:
         found.append("speculative decoding is scheduled as vLLM 0.33 does, but for which prefixes it finds")
     if part.method == "ngram":
+        if scenario.engine.async_scheduling:
+            found.append(
+                "vLLM does not schedule ahead where drafts are looked up, and so neither does this run"
+            )
         found.append("every step is taken to have drafts; what looking them up costs the host is not timed")
     if scenario.latency.model == "linear" and part.method != "ngram":
         found.append("a linear clock does not know what making drafts takes: it is not in these times")

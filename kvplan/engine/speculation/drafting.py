@@ -211,7 +211,7 @@ class Drafting(VllmScheduler):
                 request.drafts = drafts
         batch = plan.batch
         batch.sampled_requests = len(plan.shares) - len(plan.silent)
-        if plan.shares and (self.drafts_wanted or not self.rules.lookahead):
+        if plan.shares and (self.drafts_wanted or not self.rules.outputs_first):
             batch.drafting = drafts
         if plan.silent or self.prefills:
             running = cast("list[DraftedRequest]", list(self.running))

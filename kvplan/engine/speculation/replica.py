@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.instance import one_full_group
+from kvplan.engine.plan import StepPlan
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Metric, Recorder
 from kvplan.engine.replica import Replica
@@ -34,6 +35,17 @@ class DraftReplica(Replica):
         super().__init__(config, latency, recorder)
         kind = DraftScheduler if one_full_group(config) else HybridDraftScheduler
         self.scheduler = kind(config, rules, acceptance, keep_schedule=self.logging)
+        self._outputs_first = rules.outputs_first
+        self._drafted_s = 0.0
+        """Until then the device makes drafts."""
+
+    def launch(self, plan: StepPlan, clock: float, device_free: float) -> float:
+        """As the base class; where outputs leave first, it ends for whoever waits before drafts are made."""
+        end = super().launch(plan, clock, max(device_free, self._drafted_s))
+        if plan.batch.scheduled_tokens and self._outputs_first:
+            self._drafted_s = end
+            end -= plan.batch.drafting_s
+        return end
 
     def rejection(self, request: Request) -> str | None:
         """As the base class; a pool that holds a request but not its drafts would never let it in again."""

@@ -8,6 +8,9 @@ from typing import Literal, TypeAlias
 Method: TypeAlias = Literal["mtp", "eagle", "draft_model", "ngram"]
 """By the model's own layers, by layers trained for it, by another model, or by looking the prompt up."""
 
+RUNNER_V2 = (0, 30, 0)
+"""vLLM's second model runner is the default from here on (0.27 and 0.28 have it for some architectures)."""
+
 LOOKAHEAD_HASHES = (0, 33, 0)
 """vLLM from here on knows a block of ``mtp`` and ``eagle`` by the token behind it, too; before, it did not
 use the last block of a hit."""
@@ -23,6 +26,9 @@ class DraftRules:
         hash_lookahead: tokens behind a block that its hash covers; drops_block: the last block of a hit is
             computed again.
         slots: rows of a step that a request takes beside its tokens (``max_num_new_slots_for_drafting``).
+        ahead: whether steps can be scheduled before the one in flight is done; otherwise they are not.
+        outputs_first: a step's outputs leave before drafts are made, and none are made that no step could
+            verify: what the second model runner does.
     """
 
     tokens: int
@@ -30,14 +36,17 @@ class DraftRules:
     hash_lookahead: int = 0
     drops_block: bool = False
     slots: int = 0
+    ahead: bool = True
+    outputs_first: bool = True
 
 
 def rules_of(method: Method, tokens: int, version: tuple[int, int, int]) -> DraftRules:
     """The rules of a method in a version of vLLM."""
     if method == "ngram":
-        return DraftRules(tokens)
+        return DraftRules(tokens, ahead=False, outputs_first=False)
+    second = version >= RUNNER_V2
     if method == "draft_model":
-        return DraftRules(tokens, lookahead=tokens, slots=1)
+        return DraftRules(tokens, lookahead=tokens, slots=1, outputs_first=second)
     if version >= LOOKAHEAD_HASHES:
-        return DraftRules(tokens, lookahead=tokens, hash_lookahead=1)
-    return DraftRules(tokens, lookahead=tokens, drops_block=True)
+        return DraftRules(tokens, lookahead=tokens, hash_lookahead=1, outputs_first=second)
+    return DraftRules(tokens, lookahead=tokens, drops_block=True, outputs_first=second)

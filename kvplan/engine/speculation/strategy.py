@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from kvplan.engine.config import EngineConfig
@@ -81,4 +81,6 @@ class Speculation:
                 where="engine.long_prefill_token_threshold",
                 hint=f"0 is none; else at least {least}",
             )
+        if not self.rules.ahead:
+            config = replace(config, async_scheduling=False)
         return DraftReplica(config, latency, recorder, rules=self.rules, acceptance=self.acceptance)

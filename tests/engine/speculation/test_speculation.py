@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import sqrt
 
 import pytest
@@ -12,7 +13,8 @@ from served import Served, request, serve
 
 from kvplan.engine.cluster import Cluster
 from kvplan.engine.config import CacheGroup, EngineConfig
-from kvplan.engine.recorder import Recorder
+from kvplan.engine.protocols import StepBatch
+from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.speculation.acceptance import Acceptance, geometric, of_mean_length
 from kvplan.engine.speculation.replica import SECTION, DraftReplica
 from kvplan.engine.speculation.rules import DraftRules, Method, rules_of
@@ -216,3 +218,44 @@ def test_behind_a_router_every_replica_drafts() -> None:
         metrics = {metric.name: metric.value for metric in recorder.sections[f"{SECTION} {index}"]}
         assert metrics["steps"] == 3 * 2
         assert metrics["acceptance_length"] == 3.0
+
+
+class Slow:
+    """Every step takes a second, and each draft made after it another."""
+
+    def step_seconds(self, batch: StepBatch) -> float:
+        batch.drafting_s = float(batch.drafting)
+        return 1.0 + batch.drafting
+
+
+@pytest.mark.parametrize(("version", "waits"), [((0, 33, 0), 0.0), ((0, 28, 0), 2.0)])
+@pytest.mark.parametrize("ahead", [True, False])
+def test_outputs_leave_before_drafts_are_made(
+    version: tuple[int, int, int], waits: float, ahead: bool
+) -> None:
+    """The first token of three comes with the prompt; both drafts of two stand, so one more step ends it."""
+    rows: list[RequestRow] = []
+    rules = rules_of("draft_model", 2, version)
+    config = EngineConfig(num_blocks=100, async_scheduling=ahead)
+    replica = DraftReplica(
+        config, Slow(), Recorder(on_request=rows.append), rules=rules, acceptance=geometric(1.0, 2, 0)
+    )
+    replica.run([request("r", 20, 4)])
+    (row,) = rows
+    assert row.first_token_s == 1.0 + waits
+    # The second step begins when the first one's drafts are made; its own could never be verified.
+    assert row.finish_s == 1.0 + 2.0 + 1.0 + waits
+
+
+def test_where_prompts_are_looked_up_nothing_is_scheduled_ahead() -> None:
+    config, requests = EngineConfig(num_blocks=100), [request("r", 20, 9)]
+    totals = []
+    for ahead in (True, False):
+        recorder = Recorder()
+        engine = Speculation(rules_of("ngram", 2, (0, 33, 0)), geometric(0.5, 2, 0)).engine(
+            replace(config, async_scheduling=ahead), LinearLatency(1e-3, 0.0, 0.0), recorder
+        )
+        engine.run(requests)
+        engine.close()
+        totals.append(recorder.totals.to_dict())
+    assert totals[0] == totals[1]
