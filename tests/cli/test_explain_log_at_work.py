@@ -58,6 +58,7 @@ def explained(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
                 "usage": 0.999,
                 "hit_ratio": 0.411,
                 "preemptions": 7,
+                "drafts": None,
             },
         ),
         (
@@ -69,6 +70,7 @@ def explained(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
                 "usage": 0.975,
                 "hit_ratio": 0.2215,
                 "preemptions": 51,
+                "drafts": None,
             },
         ),
         (
@@ -215,3 +217,46 @@ def test_a_server_that_had_nothing_to_do_is_said_to(
     idle = "INFO 11-20 10:20:53 Avg prompt throughput: 0.0 tokens/s, Running: 0 reqs, Waiting: 0 reqs, GPU KV cache usage: 0.0%"
     path.write_text("\n".join([*LINES[:4], idle]))
     assert explained(path, capsys)["at_work"] == ["nothing ran whenever it reported"]
+
+
+DRAFTS = """\
+INFO 11-20 10:20:53 [metrics.py:96] SpecDecoding metrics: Mean acceptance length: 2.50, Accepted throughput: 41.79 tokens/s, Drafted throughput: 83.58 tokens/s, Accepted: 450 tokens, Drafted: 600 tokens, Per-position acceptance rate: 0.900, 0.600, Avg Draft acceptance rate: 75.0%
+INFO 11-20 10:21:03 [metrics.py:96] SpecDecoding metrics: Mean acceptance length: 1.50, Accepted throughput: 4.00 tokens/s, Drafted throughput: 20.00 tokens/s, Accepted: 50 tokens, Drafted: 200 tokens, Per-position acceptance rate: 0.400, 0.100, Avg Draft acceptance rate: 25.0%
+"""
+SGLANG_DRAFTS = """\
+[2026-03-11 09:05:03 TP0] Decode batch. #running-req: 30, #token: 240123, token usage: 0.46, accept len: 3.00, accept rate: 0.67, cuda graph: True, gen throughput (token/s): 1211.32, #queue-req: 0,
+[2026-03-11 09:05:04 TP0] Decode batch. #running-req: 10, #token: 240123, token usage: 0.46, accept len: 1.00, accept rate: 0.00, cuda graph: True, gen throughput (token/s): 1211.32, #queue-req: 0,
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "length", "rates", "words"),
+    [
+        (VLLM + DRAFTS, 2.25, (0.775, 0.475), "speculative.acceptance: [0.775, 0.475]"),
+        (SGLANG + SGLANG_DRAFTS, 2.5, (), "speculative.acceptance_length"),
+        (VLLM + DRAFTS.replace(" 0.100,", ""), 2.1, (), "2.10 tokens on average"),
+        (VLLM + DRAFTS.replace("0.900", "9.000").replace("length: 1.50", "length: 0.20"), None, (), ""),
+        (
+            VLLM + DRAFTS.replace("Drafted: 600", "Drafted: 0").replace("Drafted: 200", "Drafted: 0"),
+            None,
+            (),
+            "",
+        ),
+    ],
+)
+def test_what_became_of_drafts(
+    text: str, length: float | None, rates: tuple[float, ...], words: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    path = tmp_path / "server.log"
+    path.write_text(text)
+    found = explained(path, capsys)
+    drafts = found["service"]["drafts"]
+    said = [line for line in found["at_work"] if "verification" in line]
+    if length is None:
+        assert drafts is None
+        assert not said
+        return
+    assert drafts["length"] == pytest.approx(length)
+    assert drafts["rates"] == pytest.approx(list(rates))
+    assert words in said[0]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kvplan.sizing.logs.drafted import CUES, Drafted, drafted, sentence, together
 from kvplan.units import format_tokens
 
 _COUNT = r"\d{1,9}"
@@ -24,7 +25,7 @@ _SO_FAR = re.compile(rf"total_(?:num_)?cumulative_preemption(?:_cnt)?=({_COUNT})
 
 _CUES = (
     "avg prompt throughput", "prefix cache hit rate", "prefill batch", "decode batch", "#retracted_reqs",
-    "cumulative_preemption",
+    "cumulative_preemption", *CUES,
 )  # fmt: skip
 
 FULL = 0.95
@@ -45,11 +46,13 @@ class Report:
     preempted: int
     preempted_so_far: int
     source: str
+    drafts: Drafted | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """All reports of one start: the most that any says, the last hit ratio, how many were preempted."""
+    """All reports of one start: the most that any says, the last hit ratio, how many were preempted, and
+    what became of drafts."""
 
     reports: int
     running: int | None
@@ -57,6 +60,7 @@ class Service:
     usage: float | None
     hit_ratio: float | None
     preemptions: int
+    drafts: Drafted | None = None
 
 
 def report(text: str, line: int, source: str) -> Report | None:
@@ -80,6 +84,7 @@ def report(text: str, line: int, source: str) -> Report | None:
         _number(_PREEMPTED, text) or 0,
         _number(_SO_FAR, text) or 0,
         source,
+        drafted(text),
     )
 
 
@@ -105,6 +110,7 @@ def service(reports: Sequence[Report]) -> Service | None:
             sum(item.preempted for item in reports),
             max(item.preempted_so_far for item in reports),
         ),
+        together([item.drafts for item in reports if item.drafts is not None]),
     )
 
 
@@ -126,6 +132,8 @@ def sentences(found: Service, *, engine: str) -> list[str]:
         said.append(
             f"{whole}{100 * found.hit_ratio:.1f}% of the prompt tokens were found in the prefix cache"
         )
+    if found.drafts is not None:
+        said.append(sentence(found.drafts))
     if found.preemptions:
         fewer = "--max-running-requests" if engine == "sglang" else "--max-num-seqs"
         said.append(
