@@ -75,7 +75,15 @@ def explained(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
         ),
         (
             SGLANG,
-            {"reports": 2, "running": 58, "waiting": 7, "usage": 0.61, "hit_ratio": 0.4, "preemptions": 0},
+            {
+                "reports": 2,
+                "running": 58,
+                "waiting": 7,
+                "usage": 0.61,
+                "hit_ratio": 0.4,
+                "preemptions": 0,
+                "drafts": None,
+            },
         ),
     ],
     ids=["vllm", "before V1", "sglang"],
