@@ -116,7 +116,8 @@ def service(reports: Sequence[Report]) -> Service | None:
 
 def sentences(found: Service, *, engine: str) -> list[str]:
     """The service in words, and what follows from it for the pool."""
-    if not found.running and not found.waiting and not found.usage and not found.preemptions:
+    worked = (found.running, found.waiting, found.usage, found.preemptions, found.drafts)
+    if not any(worked):
         return ["nothing ran whenever it reported"]
     most = [
         f"at most {format_tokens(value)} {what}"
