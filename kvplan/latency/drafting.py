@@ -12,14 +12,17 @@ draft of a step could ever be verified none is made, but the drafter's cache is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from kvplan.engine.protocols import StepBatch
+from kvplan.engine.protocols import LatencyModel, StepBatch
 from kvplan.latency.assumption import Assumption
 from kvplan.latency.build import Clock
+from kvplan.latency.graphs import Launching
 from kvplan.latency.normals import Draw
-from kvplan.latency.parts import Explained, StepParts
+from kvplan.latency.parts import StepParts
+from kvplan.latency.profile import ProfileLatency
+from kvplan.latency.roofline import Roofline
 from kvplan.specs.model import ModelSpec, Segment
 
 
@@ -32,8 +35,17 @@ class DraftingLatency:
 
     __slots__ = ("drafter", "target")
 
-    def __init__(self, target: Explained, drafter: Explained) -> None:
+    def __init__(self, target: Roofline | ProfileLatency, drafter: Roofline | ProfileLatency) -> None:
         self.target, self.drafter = target, drafter
+
+    @property
+    def launching(self) -> Launching:
+        """How the host launches the target's kernels."""
+        return self.target.launching
+
+    def with_constants(self, values: Mapping[str, float]) -> DraftingLatency:
+        """Both with other constants."""
+        return DraftingLatency(self.target.with_constants(values), self.drafter.with_constants(values))
 
     def step_seconds(self, batch: StepBatch) -> float:
         """Seconds of the step and of making the drafts for the next one, which are also written down."""
@@ -72,8 +84,8 @@ def drafting_clock(clock: Clock, drafter: Clock) -> Clock:
         clock, drafter: both of them know what a step is made of.
     """
     target, model = clock.model, drafter.model
-    assert isinstance(target, Explained)
-    assert isinstance(model, Explained)
+    assert isinstance(target, Roofline | ProfileLatency)
+    assert isinstance(model, Roofline | ProfileLatency)
     notes = tuple(item for item in drafter.assumptions if item.name == "latency.not_timed")
     return replace(
         clock,
@@ -88,7 +100,7 @@ def drafting_clock(clock: Clock, drafter: Clock) -> Clock:
 
 
 def _members(
-    target: Callable[[Draw], object] | None, drafter: Callable[[Draw], object] | None
+    target: Callable[[Draw], LatencyModel] | None, drafter: Callable[[Draw], LatencyModel] | None
 ) -> Callable[[Draw], DraftingLatency] | None:
     """Members of the ensemble whose two clocks are off together."""
     if target is None or drafter is None:
@@ -96,8 +108,8 @@ def _members(
 
     def perturbed(draw: Draw) -> DraftingLatency:
         first, second = target(draw), drafter(draw)
-        assert isinstance(first, Explained)
-        assert isinstance(second, Explained)
+        assert isinstance(first, Roofline | ProfileLatency)
+        assert isinstance(second, Roofline | ProfileLatency)
         return DraftingLatency(first, second)
 
     return perturbed

@@ -13,7 +13,9 @@ class Slowed:
 
     def step_seconds(self, batch: StepBatch) -> float:
         """See ``LatencyModel``."""
-        return self._factor * self._step(batch)
+        seconds = self._factor * self._step(batch)
+        batch.drafting_s *= self._factor
+        return seconds
 
 
 class SlowedTogether(Slowed):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from kvplan.errors import UsageError
 from kvplan.latency.client import HIGH_S, LIMITS, LOW_S, ClientOverhead, client_overhead
+from kvplan.latency.drafting import DraftingLatency
 from kvplan.latency.profile import ProfileLatency
 from kvplan.latency.roofline import Roofline
 from kvplan.scenario.engine_log import EngineLog
@@ -146,7 +147,7 @@ class _Fitting:
         self.log, self.kind, self.tell = log, kind, tell
         self.run = Run(scenario)
         base = self.run.clock.model
-        assert isinstance(base, (Roofline, ProfileLatency))
+        assert isinstance(base, (Roofline, ProfileLatency, DraftingLatency))
         self.base = base
         given = self.given = scenario.latency.parameters()
         self.fixed = {name: value for name, value in given.items() if name == "name"}

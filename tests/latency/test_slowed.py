@@ -53,3 +53,16 @@ def test_a_run_on_a_slower_clock_at_a_slower_rate_is_the_same_run() -> None:
     for name in ("ttft_p99_s", "tpot_p99_s", "makespan_s", "arrivals_s"):
         assert slow[name] == pytest.approx(2.0 * fast[name])
     assert slow["growth"] == pytest.approx(fast["growth"])
+
+
+class Drafts:
+    """A step of 3 s, in one of which drafts are made."""
+
+    def step_seconds(self, batch: StepBatch) -> float:
+        batch.drafting_s = 1.0
+        return 3.0
+
+
+def test_drafts_take_longer_by_as_much() -> None:
+    batch = StepBatch()
+    assert (slowed(Drafts(), 1.5).step_seconds(batch), batch.drafting_s) == (4.5, 1.5)

@@ -504,3 +504,14 @@ def test_a_scenario_of_the_deployment_alone_will_do_and_outputs_are_checked_firs
     assert text.startswith("The run: 60 requests in ")
     assert " in flight\n" in text
     assert out.exists()
+
+
+def test_a_run_with_drafts_is_fitted_with_them() -> None:
+    drafts = {
+        "speculative.method": "draft_model", "speculative.model": "llama-3.2-1b", "speculative.tokens": 3,
+        "speculative.acceptance": 0.7, "workload.requests": 100,
+    }  # fmt: skip
+    found = fit_engine(load_scenario(None, {**BASE, **drafts}), measured(TRUTH, **drafts))
+    for metric in ("ttft", "tpot", "e2e"):
+        assert all(abs(error) < 0.1 for error in found.after[metric].values())
+    assert min(abs(error) for error in found.before["tpot"].values()) > 0.15
