@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ def sessions() -> list[tuple[str, str]]:
 
 
 def output_of(command: str) -> str:
-    words = command.split()
+    words = shlex.split(command)
     assert words[0] == "kvplan"
     environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "FORCE_COLOR")}
     done = subprocess.run(
