@@ -23,13 +23,13 @@ def rejection(request: Request, config: EngineConfig) -> str | None:
     blocks = 0
     for group in config.groups:
         whole = -(-(length - 1) // group.block_size)
-        blocks += whole if group.kind == "full" else _most_blocks(group, whole, config)
+        blocks += whole if group.kind == "full" else most_blocks(group, whole, config)
     if blocks >= config.num_blocks:
         return "needs more blocks than the pool has"
     return None
 
 
-def _most_blocks(group: CacheGroup, whole: int, config: EngineConfig) -> int:
+def most_blocks(group: CacheGroup, whole: int, config: EngineConfig) -> int:
     """Blocks of one group that a request of ``whole`` blocks may hold at once when it runs alone."""
     if group.kind == "mamba":
         if not config.enable_prefix_caching:

@@ -29,7 +29,7 @@ from kvplan.latency.linear import LinearLatency
 
 PLAIN, GROUPS = recordings("vllm-0.33.0-drafts.json.gz"), recordings("vllm-0.33.0-drafts-groups.json.gz")
 RUNS = [*PLAIN, *GROUPS]
-"""With one group of full attention, and with several of it, of windows and of local chunks."""
+"""With one group of full attention, and with several of it, of windows, local chunks and states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def test_the_recordings_have_what_they_are_for() -> None:
     methods = {tuple(run["rules"][1:]) != (0, 0, False, 0) for run in PLAIN}
     assert methods == {True, False}
     kinds = {kind for run in GROUPS for kind, *_ in run["config"]["groups"]}
-    assert kinds == {"full", "sliding", "chunked"}
+    assert kinds == {"full", "sliding", "chunked", "mamba"}
     for what in (
         {run["config"]["async_scheduling"] for run in PLAIN},
         {run["config"]["policy"] == "priority" for run in PLAIN},

@@ -103,6 +103,15 @@ def test_prompt_lookup_has_no_drafter() -> None:
     assert any("looking them up" in words for words in document["warnings"])
 
 
+def test_a_draft_has_a_state_of_its_own_where_prefixes_are_not_cached() -> None:
+    hybrid = {"model": "qwen3-next-80b-a3b", "gpu": "h200-sxm", "parallel.tp": 2, "cache.prefix": "none"}
+    _, plain = run(hybrid)
+    _, drafted = run(hybrid, "speculative={method: ngram, tokens: 2, acceptance: 0.8}")
+    assert drafted["totals"]["finished"] == plain["totals"]["finished"] == 40
+    assert drafted["totals"]["peak_used_blocks"] > plain["totals"]["peak_used_blocks"]
+    assert drafted["latency"]["tpot_s"]["p50"] < 0.8 * plain["latency"]["tpot_s"]["p50"]
+
+
 def test_windows_have_drafts_too() -> None:
     _, plain = run({"model": "gemma-3-12b", "gpu": "h100-sxm"})
     _, drafted = run(

@@ -17,10 +17,15 @@ from kvplan.engine.hybrid.windows import WindowGroup
 
 
 class HybridCache:
-    """vLLM's ``KVCacheManager`` with its coordinator."""
+    """vLLM's ``KVCacheManager`` with its coordinator.
 
-    def __init__(self, config: EngineConfig) -> None:
+    Args:
+        states: of a request in each state group where prefixes are not cached: one, and one for every draft.
+    """
+
+    def __init__(self, config: EngineConfig, states: int = 1) -> None:
         self.config = config
+        self._running_states = states
         self.alignment = config.hit_alignment
         self.pool = SharedPool(config.usable_blocks)
         self._groups = self._tables()
@@ -47,7 +52,8 @@ class HybridCache:
                 chunks += 1
             else:
                 kind = WindowGroup if group.kind == "sliding" else recurrent
-                tables.append(kind(sparse, width, group, config, pool))
+                blocks = width * self._running_states if kind is RunningState else width
+                tables.append(kind(sparse, blocks, group, config, pool))
                 sparse += 1
         return tables
 

@@ -24,9 +24,9 @@ class Drafting(VllmScheduler):
     def __init__(
         self, config: EngineConfig, rules: DraftRules, acceptance: Acceptance, *, keep_schedule: bool
     ) -> None:
+        self.rules = rules
         super().__init__(config, keep_schedule=keep_schedule)
         self._pairs = Pairs() if rules.hash_lookahead else None
-        self.rules = rules
         self.acceptance = acceptance
         self.draft_slots = rules.slots
         self.drafted = Drafted(rules.tokens)

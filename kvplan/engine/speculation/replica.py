@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.frontend import most_blocks
 from kvplan.engine.instance import one_full_group
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.protocols import LatencyModel
@@ -50,11 +51,22 @@ class DraftReplica(Replica):
     def rejection(self, request: Request) -> str | None:
         """As the base class; a pool that holds a request but not its drafts would never let it in again."""
         reason = super().rejection(request)
-        scheduler, most = self.scheduler, request.prompt_tokens + request.output_tokens - 1
-        if reason is None and isinstance(scheduler, DraftScheduler):
-            blocks = scheduler.blocks_of(most + scheduler.rules.tokens)
-            return "needs more blocks than the pool has" if blocks > self.config.usable_blocks else None
+        if reason is None and self._most_blocks(request) > self.config.usable_blocks:
+            return "needs more blocks than the pool has"
         return reason
+
+    def _most_blocks(self, request: Request) -> int:
+        """Blocks that a request may hold at once when it runs alone, with its drafts."""
+        config, drafts = self.config, self.scheduler.rules.tokens
+        tokens = self.scheduler.placed(request.prompt_tokens + request.output_tokens - 1 + drafts)
+        blocks = 0
+        for group in config.groups:
+            whole = -(-tokens // group.block_size)
+            if group.kind == "mamba":
+                blocks += 1 + drafts
+            else:
+                blocks += whole if group.kind == "full" else most_blocks(group, whole, config)
+        return blocks
 
     def prompt_blocks_of(self, request: Request) -> int:
         """As the base class, in blocks of the scheduler."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+from kvplan.engine.hybrid.cache import HybridCache
 from kvplan.engine.hybrid.scheduler import HybridScheduler
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
@@ -37,7 +38,11 @@ class DraftScheduler(Drafting):
 
 
 class HybridDraftScheduler(Drafting, HybridScheduler):
-    """With several groups of full attention, windows and local chunks."""
+    """With several groups of full attention, windows and local chunks, and of states that are not cached."""
+
+    def make_cache(self) -> HybridCache:
+        """As the base class; a state for every draft, so that rejected ones leave none behind."""
+        return HybridCache(self.config, 1 + self.rules.tokens)
 
     def live(self, request: Request) -> LiveRequest:
         """As the base class, in every group."""

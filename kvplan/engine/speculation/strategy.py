@@ -47,16 +47,21 @@ class Speculation:
         """One engine whose requests have drafts.
 
         Raises:
-            UsageError: the cache has recurrent states, several groups before vLLM 0.33 or another eviction
-                than vLLM's, or a step has no room for drafts.
+            UsageError: recurrent states are cached, there are several groups before vLLM 0.33, another
+                eviction than vLLM's, or a step has no room for drafts.
         """
-        kinds = {group.kind for group in config.groups}
-        if "mamba" in kinds or not simulated_in_segments(config):
-            what = "recurrent states" if "mamba" in kinds else "full attention in blocks of several sizes"
+        if config.state_block_size is not None:
             raise UsageError(
-                f"speculative decoding is not simulated with {what}", where="cache.groups",
+                "speculative decoding is not simulated where recurrent states are cached",
+                where="cache.prefix",
+                hint="say cache.prefix: none, or use another model",
+            )
+        if not simulated_in_segments(config):
+            raise UsageError(
+                "speculative decoding is not simulated with full attention in blocks of several sizes",
+                where="cache.groups",
                 hint="use another model, or --set 'cache.groups=[{kind: full}]'",
-            )  # fmt: skip
+            )
         if self.rules.drops_block and not one_full_group(config):
             raise UsageError(
                 "which prefixes drafting layers find in several cache groups is simulated from vLLM 0.33 on",
