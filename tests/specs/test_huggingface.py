@@ -608,3 +608,12 @@ def test_yarn_added_to_a_file_that_stayed_as_it_was() -> None:
 def test_stretches_that_are_none(scaling: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match="rope_scaling"):
         build({**BASE, "max_position_embeddings": 8192, "rope_scaling": scaling})
+
+
+@pytest.mark.parametrize(("model_type", "layers"), [("qwen3_next", 1), ("llama", None)])
+def test_drafting_layers_that_only_the_checkpoint_has(model_type: str, layers: int | None) -> None:
+    model = build({**BASE, "model_type": model_type})
+    assert (model.draft.layers if model.draft else None) == layers
+    named = build({**BASE, "model_type": model_type, "num_nextn_predict_layers": 2})
+    assert named.draft is not None
+    assert named.draft.layers == 2

@@ -143,9 +143,13 @@ def decoder_layers(config: Config) -> int | None:
     return None
 
 
+UNSAID_DRAFTS = {"qwen3_next": 1, "longcat_flash": 1}
+"""Multi-token-prediction layers of checkpoints whose configurations do not mention them."""
+
+
 def draft(config: Config, blocks: Sequence[Block]) -> Draft | None:
     """Multi-token-prediction layers: each is like the topmost layer that has attention."""
-    layers = 0
+    layers = UNSAID_DRAFTS.get(config.model_type, 0)
     for key in ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", "num_mtp_modules"):
         value = config.get(key, defaults=False)
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 64:
