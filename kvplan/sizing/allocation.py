@@ -61,6 +61,7 @@ def allocated(
             block_size=ask.block_size,
             mamba_mode=ask.mamba_mode,
             growth=newest_growth(ask.block_size, latent=latent),
+            drafts=int(ask.draft),
             own=held,
         )
         stores = [page.store for page in pages[held.start : held.stop] if page.store is not None]

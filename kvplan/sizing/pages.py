@@ -93,10 +93,11 @@ class _Ask:
     retention: Retention
     in_flight: int
     mamba_mode: MambaMode
+    drafts: int
 
     def states(self, checkpoint: bool) -> int:
-        """Blocks of one layer's state: the last one kept and the open one, and a checkpoint's."""
-        return 2 + checkpoint if self.mamba_mode == "align" else 1
+        """Blocks of one layer's state: the last one kept, the open one, a checkpoint's, and each draft's."""
+        return (2 + checkpoint if self.mamba_mode == "align" else 1) + self.drafts
 
     def need(self, store: Store, block_tokens: int) -> int:
         """Blocks of one layer of ``store``."""
@@ -132,6 +133,7 @@ def vllm_layout(
     block_size: int = 16,
     mamba_mode: MambaMode = "align",
     growth: int = 16,
+    drafts: int = 0,
     cp: int = 1,
     own: range | None = None,
 ) -> Layout:
@@ -139,10 +141,11 @@ def vllm_layout(
 
     Args:
         growth: tokens by which a block grows until it holds a state.
+        drafts: of a step, each of which writes a state of its own.
         cp: ranks the context is divided over; windows and states are copied.
         own: places in ``layers`` of what this GPU holds; default all of it.
     """
-    ask = _Ask(tokens, -(-tokens // cp), retention, in_flight, mamba_mode)
+    ask = _Ask(tokens, -(-tokens // cp), retention, in_flight, mamba_mode, drafts)
     own = range(len(layers)) if own is None else own
     stores = [item.store for item in layers if item.store is not None]
     states = [item.state_bytes for item in layers if item.state_bytes]

@@ -91,6 +91,7 @@ class RankPool:
             in_flight=self.in_flight,
             block_size=self.block_size,
             growth=self.growth,
+            drafts=self.serving.decode_tokens - 1,
             mamba_mode="align" if self.caches_prefixes else "none",
             cp=self.shards,
             own=self.own,

@@ -117,3 +117,23 @@ def test_several_drafts_are_captured_and_named() -> None:
     assert (one.serving.decode_tokens, three.serving.decode_tokens) == (2, 4)
     assert 'num_speculative_tokens":3' in str(engine_flags(three)["vllm"])
     assert fit_model(model, gpu, parallel=Parallel(tp=8), draft_tokens=3).serving.decode_tokens == 1
+
+
+@pytest.mark.parametrize(("caching", "states"), [(True, 3), (False, 1)])
+def test_every_draft_has_a_state_of_its_own(caching: bool, states: int) -> None:
+    model, gpu = load_model("qwen3.5-27b"), load_gpu("h200-sxm")
+
+    def held(drafts: int) -> int:
+        found = fit_model(
+            model,
+            gpu,
+            prefix_caching=caching,
+            max_model_len=32_768,
+            draft=drafts > 0,
+            draft_tokens=max(1, drafts),
+        )
+        layout = found.binding.pool.layout(32_768)
+        (count,) = {group.blocks_per_request for group in layout.groups if group.reach[0] == "state"}
+        return count
+
+    assert [held(drafts) for drafts in (0, 1, 4)] == [states, states + 1, states + 4]
