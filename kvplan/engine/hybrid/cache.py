@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import chain, groupby
 
-from kvplan.engine.config import EngineConfig
+from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.hybrid.chunks import ChunkGroup
 from kvplan.engine.hybrid.full import FullGroup
 from kvplan.engine.hybrid.group import Group, Hit
@@ -17,15 +17,10 @@ from kvplan.engine.hybrid.windows import WindowGroup
 
 
 class HybridCache:
-    """vLLM's ``KVCacheManager`` with its coordinator.
+    """vLLM's ``KVCacheManager`` with its coordinator."""
 
-    Args:
-        states: of a request in each state group where prefixes are not cached: one, and one for every draft.
-    """
-
-    def __init__(self, config: EngineConfig, states: int = 1) -> None:
+    def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        self._running_states = states
         self.alignment = config.hit_alignment
         self.pool = SharedPool(config.usable_blocks)
         self._groups = self._tables()
@@ -38,7 +33,6 @@ class HybridCache:
     def _tables(self) -> list[Group]:
         """In the order of the groups, which is that of release."""
         config, pool = self.config, self.pool
-        recurrent = BoundaryStates if config.enable_prefix_caching else RunningState
         full = sparse = chunks = 0
         tables: list[Group] = []
         for group, members in groupby(config.groups):
@@ -51,11 +45,17 @@ class HybridCache:
                 tables.append(ChunkGroup(chunks, width, group, config, pool))
                 chunks += 1
             else:
-                kind = WindowGroup if group.kind == "sliding" else recurrent
-                blocks = width * self._running_states if kind is RunningState else width
-                tables.append(kind(sparse, blocks, group, config, pool))
+                if group.kind == "sliding":
+                    tables.append(WindowGroup(sparse, width, group, config, pool))
+                else:
+                    tables.append(self.state_group(sparse, width, group))
                 sparse += 1
         return tables
+
+    def state_group(self, place: int, width: int, group: CacheGroup) -> Group:
+        """``width`` groups of recurrent states that share a table."""
+        kind = BoundaryStates if self.config.enable_prefix_caching else RunningState
+        return kind(place, width, group, self.config, self.pool)
 
     def rhythm(self) -> Rhythm | None:
         """For requests that decode in step; None where a group's blocks come and go in another way."""

@@ -62,10 +62,8 @@ class DraftReplica(Replica):
         blocks = 0
         for group in config.groups:
             whole = -(-tokens // group.block_size)
-            if group.kind == "mamba":
-                blocks += 1 + drafts
-            else:
-                blocks += whole if group.kind == "full" else most_blocks(group, whole, config)
+            blocks += whole if group.kind == "full" else most_blocks(group, whole, config)
+            blocks += drafts if group.kind == "mamba" else 0
         return blocks
 
     def prompt_blocks_of(self, request: Request) -> int:

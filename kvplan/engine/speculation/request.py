@@ -18,17 +18,18 @@ class DraftedRequest(HybridRequest):
     counts tokens in flight, not outputs.
 
     Attributes:
-        length: its tokens when it ends. drafts: those that wait to be verified.
+        length: its tokens when it ends. reach: those that the step being planned computes it to.
+        drafts: those that wait to be verified.
         prefilling: whether known tokens are left to compute. key: what draws of it go by; verified: how often
             drafts of it were.
     """
 
-    __slots__ = ("drafts", "key", "length", "prefilling", "verified")
+    __slots__ = ("drafts", "key", "length", "prefilling", "reach", "verified")
 
     def __init__(self, request: Request, root: Node, key: int) -> None:
         super().__init__(request, root)
         self.length = request.prompt_tokens + request.output_tokens
-        self.drafts = self.verified = 0
+        self.drafts = self.verified = self.reach = 0
         self.prefilling = False
         self.key = key
 

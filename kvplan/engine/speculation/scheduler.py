@@ -11,6 +11,7 @@ from kvplan.engine.plan import StepPlan
 from kvplan.engine.prefix_node import Match
 from kvplan.engine.speculation.drafting import Drafting
 from kvplan.engine.speculation.request import DraftedRequest
+from kvplan.engine.speculation.states import DraftCache
 from kvplan.traces.request import Request
 
 
@@ -38,11 +39,11 @@ class DraftScheduler(Drafting):
 
 
 class HybridDraftScheduler(Drafting, HybridScheduler):
-    """With several groups of full attention, windows and local chunks, and of states that are not cached."""
+    """With several groups of full attention, windows, local chunks and recurrent states."""
 
     def make_cache(self) -> HybridCache:
         """As the base class; a state for every draft, so that rejected ones leave none behind."""
-        return HybridCache(self.config, 1 + self.rules.tokens)
+        return DraftCache(self.config, self.rules.tokens)
 
     def live(self, request: Request) -> LiveRequest:
         """As the base class, in every group."""
@@ -58,12 +59,17 @@ class HybridDraftScheduler(Drafting, HybridScheduler):
         """Give a running request ``tokens`` more tokens and the blocks they need, or change nothing."""
         drafted = cast(DraftedRequest, request)
         computed = drafted.computed
+        drafted.reach = computed + tokens
         more = self.placed(computed + tokens) - computed
         if not self.cache.extend(drafted, computed, more, drafted.in_flight):
             return False
         drafted.computed = computed + tokens
         self.publish(drafted)
         return True
+
+    def _wanted(self, request: DraftedRequest, threshold: int, budget: int) -> int:
+        tokens = super()._wanted(request, threshold, budget)
+        return self.chunk(request, tokens, request.computed) if tokens > 0 else tokens
 
     def publish_until(self, request: LiveRequest, tokens: int) -> None:
         """As the base class; where a hit can end is asked first, then which blocks have hashes."""
@@ -76,6 +82,7 @@ class HybridDraftScheduler(Drafting, HybridScheduler):
 
     def _fits(self, request: LiveRequest, match: Match, tokens: int) -> bool:
         start = self._found.tokens
+        cast(DraftedRequest, request).reach = start + tokens
         return super()._fits(request, match, self.placed(start + tokens) - start)
 
     def _admit(self, plan: StepPlan, request: LiveRequest, match: Match, tokens: int) -> None:

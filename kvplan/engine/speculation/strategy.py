@@ -47,15 +47,9 @@ class Speculation:
         """One engine whose requests have drafts.
 
         Raises:
-            UsageError: recurrent states are cached, there are several groups before vLLM 0.33, another
-                eviction than vLLM's, or a step has no room for drafts.
+            UsageError: there are several groups before vLLM 0.33, another eviction than vLLM's, or a step has
+                no room for drafts.
         """
-        if config.state_block_size is not None:
-            raise UsageError(
-                "speculative decoding is not simulated where recurrent states are cached",
-                where="cache.prefix",
-                hint="say cache.prefix: none, or use another model",
-            )
         if not simulated_in_segments(config):
             raise UsageError(
                 "speculative decoding is not simulated with full attention in blocks of several sizes",
