@@ -14,10 +14,13 @@ LOOKAHEAD_HASHES = (0, 33, 0)
 """vLLM from here on knows a block of ``mtp`` and ``eagle`` by the token behind it, too; before, it did not
 use the last block of a hit."""
 
+SGLANG_SEEN = (0, 5, 23)
+"""The version of SGLang whose rules these are."""
+
 
 @dataclass(frozen=True, slots=True)
 class DraftRules:
-    """Numbers of ``SpeculativeConfig`` and ``VllmConfig``.
+    """Numbers of ``SpeculativeConfig`` and ``VllmConfig``, and what they are in SGLang.
 
     Attributes:
         tokens: drafts of a step. lookahead: tokens beyond those of a step that need a place in the cache
