@@ -21,7 +21,7 @@ from kvplan.engine.impatient import Impatient
 from kvplan.engine.patience import Patience
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.sglang.config import SglangConfig
-from kvplan.engine.speculation.rules import DraftRules
+from kvplan.engine.speculation.rules import DraftRules, sglang_rules_of
 from kvplan.engine.speculation.sglang.replica import DraftedSglangReplica
 
 RUNS = recordings("sglang-0.5.23-drafts.json.gz")
@@ -41,6 +41,7 @@ def test_sglang_drafts(number: int, log: bool) -> None:
     )
     tokens, lookahead, behind = run["rules"]
     rules = DraftRules(tokens, lookahead=lookahead, hash_lookahead=behind)
+    assert rules == sglang_rules_of("eagle" if behind else "draft_model", tokens)
     clock = Heard(*run["clock"])
     replica = DraftedSglangReplica(
         SglangConfig(**run["config"]), clock, recorder, rules=rules,

@@ -61,8 +61,7 @@ class DraftedBatch(DecodeBatch):
     def places(self, request: DraftedSglangRequest) -> int:
         """Tokens, whole pages, a member has places for in the next step."""
         page = self.page_size
-        wanted = -(-(request.computed + self.reserve) // page) * page
-        return max(wanted, request.held.allocated)
+        return -(-(request.computed + self.reserve) // page) * page
 
     @property
     def reserved(self) -> int:
