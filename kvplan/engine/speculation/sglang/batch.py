@@ -25,7 +25,7 @@ class DraftedBatch(DecodeBatch):
         self.reserve = reserve
 
     def __iter__(self) -> Iterator[DraftedSglangRequest]:
-        return iter(cast("list[DraftedSglangRequest]", list(self.members)))
+        return iter(cast("dict[DraftedSglangRequest, None]", self.members))
 
     def append(self, requests: list[SglangRequest], in_flight: int) -> None:
         """As the base class."""
