@@ -8,6 +8,9 @@
 
 The drafter's passes are launched by the engine's own step: its overheads are not counted again. Where no
 draft of a step could ever be verified none is made, but the drafter's cache is filled.
+
+SGLang makes the first draft behind a step and the others before the next one verifies them: they are counted
+with the step that verifies, and a prefill is followed by one pass.
 """
 
 from __future__ import annotations

@@ -38,7 +38,9 @@ def serve_line(scenario: Scenario) -> str | None:
         return None  # its only order
     deployment = resolve_deployment(scenario)
     fit = deployment.fit
-    line = None if fit is None else engine_flags(fit)[fit.serving.kind]
+    part = scenario.speculative
+    eagle = part is not None and part.method == "eagle"
+    line = None if fit is None else engine_flags(fit, eagle=eagle)[fit.serving.kind]
     if line is None or fit is None:
         return None
     if scenario.parallel.cp > 1 and fit.serving.version < CONTEXT_PARALLEL:

@@ -20,6 +20,9 @@ DEFAULT_CONTEXT_LENGTH = 131_072
 DEFAULT_CHUNKED_PREFILL_SIZE = 8192
 """SGLang's on GPUs of 60 to 160 GiB, used where no GPU is named."""
 
+WITH_DRAFTS = 48
+"""Requests that run at a time, unless told otherwise, where drafts are verified."""
+
 DEFAULT_PAGE_SIZE = 1
 """SGLang's, used where no model and GPU are named whose kernels want another."""
 
@@ -60,9 +63,15 @@ def sglang_config(
     if fit is not None and engine.mem_fraction_static is None:
         share = fit.serving.utilization
         assumed.append(Assumption("engine.mem_fraction_static", share, "the engine's default on this GPU"))
-    running = _running(engine, fit, pool, context)
+    drafts = scenario.speculative is not None
+    running = _running(engine, fit, pool, context, drafts=drafts)
     if engine.max_running_requests != running:
-        assumed.append(Assumption("engine.max_running_requests", running, "SGLang's rule for this pool"))
+        rule = (
+            "SGLang's rule beside drafts"
+            if drafts and running == WITH_DRAFTS
+            else "SGLang's rule for this pool"
+        )
+        assumed.append(Assumption("engine.max_running_requests", running, rule))
     config = SglangConfig(
         pool_tokens=pool,
         page_size=page,
@@ -93,13 +102,14 @@ def _page_size(engine: SglangPart, fit: FitReport | None) -> int:
     return fit.block_size if fit is not None else engine.page_size or DEFAULT_PAGE_SIZE
 
 
-def _running(engine: SglangPart, fit: FitReport | None, pool: int, context: int) -> int:
+def _running(engine: SglangPart, fit: FitReport | None, pool: int, context: int, *, drafts: bool) -> int:
     """Requests at a time: as given, but no more than SGLang lets the pool have."""
     from kvplan.sizing.serving import engine_version
     from kvplan.sizing.sglang.pool import running_requests
 
     version = fit.serving.version if fit is not None else engine_version("sglang", engine.version)
-    return running_requests(version, pool, context, given=engine.max_running_requests)
+    given = engine.max_running_requests or (WITH_DRAFTS if drafts else None)
+    return running_requests(version, pool, context, given=given)
 
 
 def _pool_tokens(scenario: Scenario, engine: SglangPart, fit: FitReport | None, page: int) -> int:

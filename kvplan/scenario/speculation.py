@@ -5,14 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvplan.engine.speculation.acceptance import Acceptance, geometric, of_mean_length
-from kvplan.engine.speculation.rules import LOOKAHEAD_HASHES, rules_of
+from kvplan.engine.speculation.rules import (
+    LOOKAHEAD_HASHES,
+    SGLANG_SEEN,
+    DraftRules,
+    rules_of,
+    sglang_rules_of,
+)
 from kvplan.engine.speculation.strategy import Speculation
 from kvplan.errors import UsageError
 from kvplan.latency.assumption import Assumption
 from kvplan.scenario.chosen import Chosen
 from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.schema import Scenario
-from kvplan.scenario.schema.engine import EnginePart
+from kvplan.scenario.schema.engine import EnginePart, SglangPart
 from kvplan.scenario.schema.speculative import SpeculativePart
 
 if TYPE_CHECKING:
@@ -23,14 +29,8 @@ def speculation(scenario: Scenario, deployment: Deployment, part: SpeculativePar
     """The strategy, and what it assumes.
 
     Raises:
-        UsageError: another engine than vLLM, ranks that share a context, modules that draft one by one.
+        UsageError: ranks that share a context, modules that draft one by one, prompts that SGLang looks up.
     """
-    engine = scenario.engine
-    if not isinstance(engine, EnginePart):
-        raise UsageError(
-            "speculative decoding is simulated on vLLM's scheduler only", where="engine.kind",
-            hint="use vllm",
-        )  # fmt: skip
     if scenario.parallel.cp > 1:
         raise UsageError(
             "speculative decoding is not simulated with context parallelism", where="parallel.cp",
@@ -39,17 +39,27 @@ def speculation(scenario: Scenario, deployment: Deployment, part: SpeculativePar
     model = deployment.model
     if part.method == "mtp" and model is not None:
         _one_module(model, part.tokens)
-    from kvplan.sizing.serving import parse_version
-
-    version = parse_version(engine.version)
-    rules = rules_of(part.method, part.tokens, version)
+    rules = _rules(part, scenario)
     acceptance = _acceptance(part, scenario.seed)
     shown = ", ".join(f"{rate:.3g}" for rate in acceptance.rates)
     assumed = Assumption(
         "speculative.rates", shown,
         "chance that the first, second, ... draft of a step stands, independent from step to step",
     )  # fmt: skip
-    return Chosen(Speculation(rules, acceptance), (assumed,), tuple(_warnings(part, version, scenario)))
+    return Chosen(Speculation(rules, acceptance), (assumed,), tuple(_warnings(part, scenario)))
+
+
+def _rules(part: SpeculativePart, scenario: Scenario) -> DraftRules:
+    engine = scenario.engine
+    if isinstance(engine, EnginePart):
+        return rules_of(part.method, part.tokens, _version(engine.version))
+    return sglang_rules_of(part.method, part.tokens)
+
+
+def _version(text: str) -> tuple[int, int, int]:
+    from kvplan.sizing.serving import parse_version
+
+    return parse_version(text)
 
 
 def _one_module(model: ModelSpec, drafts: int) -> None:
@@ -60,8 +70,8 @@ def _one_module(model: ModelSpec, drafts: int) -> None:
         )  # fmt: skip
     if min(model.draft.layers, drafts) > 1:
         raise UsageError(
-            f"{model.name} has {model.draft.layers} prediction layers, each for a draft of its own: how vLLM "
-            "cuts prompts for those is not simulated",
+            f"{model.name} has {model.draft.layers} prediction layers, each for a draft of its own: how "
+            "engines cut prompts for those is not simulated",
             where="speculative.tokens",
             hint="use 1",
         )
@@ -76,10 +86,17 @@ def _acceptance(part: SpeculativePart, seed: int) -> Acceptance:
     return geometric(part.acceptance, part.tokens, seed)
 
 
-def _warnings(part: SpeculativePart, version: tuple[int, int, int], scenario: Scenario) -> list[str]:
+def _warnings(part: SpeculativePart, scenario: Scenario) -> list[str]:
     """What the result takes for granted."""
     found = []
-    if version < LOOKAHEAD_HASHES:
+    engine = scenario.engine
+    version = _version(engine.version)
+    if isinstance(engine, SglangPart):
+        if version < SGLANG_SEEN:
+            found.append("speculative decoding is scheduled as SGLang 0.5.23 does")
+        if engine.enable_mixed_chunk and part.method == "draft_model":
+            found.append("SGLang turns mixed chunks off beside a draft model")
+    elif version < LOOKAHEAD_HASHES:
         found.append("speculative decoding is scheduled as vLLM 0.33 does, but for which prefixes it finds")
     if part.method == "ngram":
         if scenario.engine.async_scheduling:

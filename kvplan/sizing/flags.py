@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
 from dataclasses import replace
 
 from kvplan.sizing.attention import default_format
@@ -50,15 +51,15 @@ def _hub_id(model: ModelSpec) -> str | None:
     return next((alias for alias in model.aliases if "/" in alias), None)
 
 
-def engine_flags(report: FitReport) -> dict[str, str | None]:
+def engine_flags(report: FitReport, *, eagle: bool = False) -> dict[str, str | None]:
     """The command line of each engine for this plan; ``None`` where it has none (:func:`no_command`).
 
     The engine planned for gets its own utilization; for the other one, whose utilization means something
-    else, none is given and its default applies.
+    else, none is given and its default applies. ``eagle``: the drafter is layers trained for the model.
     """
     return {
         "vllm": None if no_command(report, "vllm") else _vllm(report),
-        "sglang": None if no_command(report, "sglang") else _sglang(report),
+        "sglang": None if no_command(report, "sglang") else _sglang(report, eagle=eagle),
     }
 
 
@@ -168,9 +169,9 @@ def _vllm(report: FitReport) -> str:
     if (weights := _weights_flag(report)) is not None:
         flags.append(weights)
     if report.drafter is not None:
-        flags.append(_speculative({"model": model_id(report.drafter)}, serving))
+        flags.append(_speculative({"model": model_id(report.drafter)}, _drafts(serving)))
     elif report.draft:
-        flags.append(_speculative({"method": "mtp"}, serving))
+        flags.append(_speculative({"method": "mtp"}, _drafts(serving)))
     if serving.kind == "vllm":
         flags += [
             f"--gpu-memory-utilization {serving.utilization:g}",
@@ -186,13 +187,16 @@ def _vllm(report: FitReport) -> str:
     return " ".join(flags)
 
 
-def _speculative(how: dict[str, str], serving: Serving) -> str:
-    drafts = max(1, serving.decode_tokens - 1)
+def _drafts(serving: Serving) -> int:
+    return max(1, serving.decode_tokens - 1)
+
+
+def _speculative(how: dict[str, str], drafts: int) -> str:
     text = json.dumps({**how, "num_speculative_tokens": drafts}, separators=(",", ":"))
     return f"--speculative-config {shlex.quote(text)}"
 
 
-def _sglang(report: FitReport) -> str:
+def _sglang(report: FitReport, *, eagle: bool) -> str:
     kv = _kv_flag(report, "sglang")
     serving, parallel = report.serving, report.parallel
     flags = [f"python -m sglang.launch_server --model-path {_checkpoint(report)}"]
@@ -209,13 +213,8 @@ def _sglang(report: FitReport) -> str:
         flags.append(f"--kv-cache-dtype {kv}")
     if (weights := _weights_flag(report)) is not None:
         flags.append(weights)
-    if report.drafter is not None:
-        flags.append(
-            f"--speculative-algorithm STANDALONE --speculative-draft-model-path "
-            f"{shlex.quote(model_id(report.drafter))}"
-        )
-    elif report.draft:
-        flags.append("--speculative-algorithm NEXTN")
+    if report.drafter is not None or report.draft:
+        flags += _chain(report.drafter, _drafts(serving), eagle=eagle)
     if serving.kind == "sglang":
         flags.append(f"--mem-fraction-static {serving.utilization:g}")
         flags.append(f"--chunked-prefill-size {serving.max_num_batched_tokens}")
@@ -226,3 +225,16 @@ def _sglang(report: FitReport) -> str:
         if not serving.cuda_graphs:
             flags.append("--disable-cuda-graph")
     return " ".join(flags)
+
+
+def _chain(drafter: ModelSpec | None, drafts: int, *, eagle: bool) -> Iterator[str]:
+    """SGLang's drafts, one behind the other; without a drafter the model's own layers make them."""
+    if drafter is None:
+        yield "--speculative-algorithm NEXTN"
+    else:
+        name = model_id(drafter)
+        third = "eagle3" in name.lower().replace("-", "")
+        yield f"--speculative-algorithm {('EAGLE3' if third else 'EAGLE') if eagle else 'STANDALONE'}"
+        yield f"--speculative-draft-model-path {shlex.quote(name)}"
+    yield f"--speculative-num-steps {drafts} --speculative-eagle-topk 1"
+    yield f"--speculative-num-draft-tokens {1 + drafts}"

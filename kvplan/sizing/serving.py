@@ -72,8 +72,8 @@ class Serving:
     and pool). ``capability`` is the GPU's major compute capability, 0 where it has none. Where SGLang sizes
     its pool once graphs are captured, ``after_capture_bytes`` stay free then at least. ``given`` names the
     options that were said; the others are defaults, which another GPU, context or layout would change.
-    ``prefix_caching`` is None where the model decides. ``decode_tokens`` are those of one sequence in a step
-    of vLLM's: one, and its drafts. ``graph_max_batch`` is the largest batch captured, which vLLM's steps may
+    ``prefix_caching`` is None where the model decides. ``decode_tokens`` are those of one sequence in a step:
+    one, and its drafts. ``graph_max_batch`` is the largest batch captured, which vLLM's steps may
     not reach.
     """
 
@@ -217,12 +217,13 @@ def resolve_serving(
     asked = (("version", version is not None), ("max_model_len", context_said))
     said = frozenset(given) | {name for name, is_said in asked if is_said}
     major = compute_capability(gpu)[0]
+    decode_tokens = 1 if drafts == "none" else 1 + draft_tokens
     if kind == "vllm":
         limits = _vllm_batch(serving, max_model_len, max_num_batched_tokens, max_num_seqs)
-        decode_tokens = 1 if drafts == "none" else 1 + draft_tokens
         family = None if model is None else model.family
         largest = largest_batch(parsed, major, family, limits["max_num_seqs"], decode_tokens)
-        given |= {**limits, "decode_tokens": decode_tokens, "graph_max_batch": largest}
+        given |= {**limits, "graph_max_batch": largest}
+    given["decode_tokens"] = decode_tokens
     return replace(serving, cuda_graphs=cuda_graphs, capability=major, given=said, **given)  # type: ignore[arg-type]
 
 

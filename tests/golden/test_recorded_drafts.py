@@ -9,53 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from math import inf
 from typing import Any
 
 import pytest
+from drafted_runs import Heard, recorded
 from recorded_runs import digest, recordings, request
 
 from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.impatient import Impatient
 from kvplan.engine.patience import Patience
-from kvplan.engine.protocols import StepBatch
 from kvplan.engine.recorder import Recorder, RequestRow
-from kvplan.engine.speculation.acceptance import Acceptance
 from kvplan.engine.speculation.replica import DraftReplica
 from kvplan.engine.speculation.rules import DraftRules
-from kvplan.latency.linear import LinearLatency
 
 PLAIN, GROUPS = recordings("vllm-0.33.0-drafts.json.gz"), recordings("vllm-0.33.0-drafts-groups.json.gz")
 RUNS = [*PLAIN, *GROUPS]
 """With one group of full attention, and with several of it, of windows, local chunks and states."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded(Acceptance):
-    """What stood, by request and verification."""
-
-    names: tuple[str, ...] = ()
-    stood: tuple[tuple[int, ...], ...] = ()
-
-    def key(self, name: str) -> int:
-        return self.names.index(name) if name in self.names else -1
-
-    def accepted(self, key: int, verification: int, drafts: int) -> int:
-        return self.stood[key][verification]
-
-
-class Heard:
-    """Notes how many drafts are made after each step."""
-
-    def __init__(self, a: float, b: float, c: float) -> None:
-        self.linear = LinearLatency(a, b, c)
-        self.drafting: list[int] = []
-
-    def step_seconds(self, batch: StepBatch) -> float:
-        self.drafting.append(batch.drafting)
-        return self.linear.step_seconds(batch)
 
 
 @pytest.mark.parametrize("log", [True, False])
@@ -71,9 +42,7 @@ def test_drafts(number: int, log: bool) -> None:
         on_decision=lines.append if log else None,
     )
     rules = DraftRules(*run["rules"])
-    stood = Recorded(
-        (1.0,) * rules.tokens, 0, tuple(run["accepted"]), tuple(map(tuple, run["accepted"].values()))
-    )
+    stood = recorded(rules.tokens, run["accepted"])
     clock = Heard(*run["clock"])
     groups = tuple(CacheGroup(*group) for group in run["config"].get("groups", ()))
     replica = DraftReplica(

@@ -30,7 +30,23 @@ def test_mtp_layers_bring_their_weights_and_their_kv() -> None:
     assert drafting.request_bytes * 61 == plain.request_bytes * 62
     flags = engine_flags(drafting)
     assert '--speculative-config \'{"method":"mtp","num_speculative_tokens":1}\'' in str(flags["vllm"])
-    assert "--speculative-algorithm NEXTN" in str(flags["sglang"])
+    assert (
+        "--speculative-algorithm NEXTN --speculative-num-steps 1 --speculative-eagle-topk 1 "
+        "--speculative-num-draft-tokens 2"
+    ) in str(flags["sglang"])
+    assert "--speculative-num-steps 3" in str(
+        engine_flags(
+            fit_model(
+                model,
+                gpu,
+                parallel=parallel,
+                max_model_len=32768,
+                draft=True,
+                draft_tokens=3,
+                engine="sglang",
+            )
+        )["sglang"]
+    )
 
 
 def test_a_draft_model_lies_beside_its_target(hand_model: Hand) -> None:

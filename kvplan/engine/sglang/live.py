@@ -19,6 +19,7 @@ class SglangRequest:
     ``computed`` and ``outputs`` are stale until ``DecodeBatch.leave`` writes them down.
 
     Attributes:
+        content: its tokens, as the cache knows them; plain: as they are.
         computed: tokens with KV once the current step is done.
         prefix: tokens with KV before the current prefill step.
         outputs: answer tokens sampled so far.
@@ -29,13 +30,13 @@ class SglangRequest:
 
     __slots__ = (
         "aborted", "base", "cached_tokens", "computed", "content", "finish_tick", "first_token_s", "holding",
-        "max_new_tokens", "order", "outputs", "preemptions", "prefix", "prompt_tokens", "request",
+        "max_new_tokens", "order", "outputs", "plain", "preemptions", "prefix", "prompt_tokens", "request",
         "scheduled_s", "ticket",
     )  # fmt: skip
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.content = Content(request.prompt, request.output)
+        self.content = self.plain = Content(request.prompt, request.output)
         self.prompt_tokens = request.prompt_tokens
         self.max_new_tokens = request.output_tokens
         self.outputs = 0

@@ -34,6 +34,10 @@ class TokenPool:
         """Tokens nobody references, cached ones included."""
         return self.free + self.tree.evictable
 
+    def known(self, tokens: int) -> int:
+        """Of the first ``tokens`` tokens of a sequence, those that the tree can know."""
+        return tokens
+
     def make_room(self, tokens: int) -> None:
         """Evict what is short of ``tokens``; whole leaves, so it may be more."""
         if self.free < tokens:

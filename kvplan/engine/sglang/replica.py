@@ -11,7 +11,6 @@ from math import nextafter
 from typing import TYPE_CHECKING
 
 from kvplan.engine.arrivals import Arrivals, arrivals_of, serve
-from kvplan.engine.content import Content
 from kvplan.engine.errors import EngineStuck, InvalidLatency
 from kvplan.engine.protocols import LatencyModel, StepBatch
 from kvplan.engine.recorder import Recorder, RequestRow, SeriesPoint, decision_line
@@ -80,15 +79,19 @@ class SglangReplica:
         self._stalled = False
         if request.arrival_s > self.clock and not self.scheduler.has_requests:
             self.clock = request.arrival_s
-        reason = sglang_rejection(request.prompt_tokens, request.output_tokens, self.config)
+        reason = self.rejection(request)
         if reason is not None:
             self.recorder.rejected(request.id, reason)
             return
-        live = SglangRequest(request)
+        live = self.scheduler.live(request)
         self.scheduler.add(live)
         if self._deadlines is not None:
             self._deadlines.watch(live)
             self._give_up(self.clock)
+
+    def rejection(self, request: Request) -> str | None:
+        """Why this request is not served, or None if it is."""
+        return sglang_rejection(request.prompt_tokens, request.output_tokens, self.config)
 
     def advance(self, until: float) -> None:
         """Go on until the clock is at ``until`` or later, or nothing is left to do; see also ``stops``.
@@ -185,8 +188,9 @@ class SglangReplica:
 
     def cached_blocks_of(self, request: Request) -> int:
         """Pages of the request's prompt that are in the radix cache; looking changes nothing."""
-        content = Content(request.prompt, request.output)
-        return self.scheduler.pool.tree.cached(content, request.prompt_tokens - 1) // self.scheduler.page
+        pool = self.scheduler.pool
+        content = self.scheduler.live(request).content
+        return pool.tree.cached(content, pool.known(request.prompt_tokens - 1)) // pool.page
 
     def point(self, now: float) -> SeriesPoint:
         """The state as the series has it."""

@@ -8,7 +8,7 @@ Verified by recordings of 0.5.23's own methods, and held equal to a slow oracle 
 the tree does, admission (``PrefillAdder``), chunked prefill, mixed chunks, ``batch_is_full``, insertion after
 each chunk, after prefill and at the end, retraction, ``new_token_ratio``. The event loops are read from their
 source. Not covered: priority scheduling and preemption, the ``ignore_eos`` estimate without radix cache,
-sliding-window and hybrid pools, speculation.
+sliding-window and hybrid pools. Drafts: ``speculation.sglang``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from kvplan.engine.sglang.radix_tree import Holding
 
 if TYPE_CHECKING:
     from kvplan.engine.sglang.prefix_radix import RadixNode
+    from kvplan.traces.request import Request
 
 
 class SglangScheduler:
@@ -66,6 +67,14 @@ class SglangScheduler:
         self.queried_tokens = 0
         self.hit_tokens = 0
         self.preemptions = 0
+
+    def live(self, request: Request) -> SglangRequest:
+        """What the engine keeps about a request that arrives."""
+        return SglangRequest(request)
+
+    def new_plan(self) -> SglangPlan:
+        """A batch with nothing in it."""
+        return SglangPlan()
 
     def add(self, request: SglangRequest) -> None:
         """Take in a new request."""
@@ -186,7 +195,7 @@ class SglangScheduler:
                 break
         if not extends:
             return None
-        plan = SglangPlan()
+        plan = self.new_plan()
         plan.extends = extends
         plan.chunked = self.chunked
         self._allocate_extend(plan)
@@ -199,14 +208,14 @@ class SglangScheduler:
 
     def _order_waiting(self) -> None:
         """``calc_priority``: sorted, or the cached prefixes of its first requests are used again."""
-        config, waiting, tree = self.config, self.waiting, self.pool.tree
+        config, waiting, pool = self.config, self.waiting, self.pool
         if config.schedule_policy == "lpm" and len(waiting) <= LPM_QUEUE_LIMIT:
-            self.waiting = deque(longest_prefix_first(waiting, tree))
+            self.waiting = deque(longest_prefix_first(waiting, pool))
             return
         if config.radix_eviction_policy == "lru":
             if self.passes % WAITING_REFRESH_PASSES == 0:
                 for request in reversed([*islice(waiting, LPM_QUEUE_LIMIT)]):
-                    tree.match(request.content, request.tokens)
+                    pool.tree.match(request.content, pool.known(request.tokens))
             self.passes += 1
 
     def _leave_finishing(self, before: SglangPlan | None) -> None:
@@ -230,8 +239,9 @@ class SglangScheduler:
         self, request: SglangRequest, budget: PrefillBudget, extends: list[SglangRequest]
     ) -> Verdict:
         """Take the request into the batch if it fits (``add_one_req``); it then has a ``holding``."""
-        tree, tokens = self.pool.tree, request.tokens
-        hit, node = tree.match(request.content, tokens - 1) if self.pool.caching else (0, tree.root)
+        pool, tokens = self.pool, request.tokens
+        tree = pool.tree
+        hit, node = tree.match(request.content, pool.known(tokens - 1)) if pool.caching else (0, tree.root)
         # While it is held, the prefix does not count as evictable.
         tree.lock(node)
         extend = budget.extend(tokens, hit, hit, request.max_new_tokens - request.outputs, extends)
@@ -249,9 +259,8 @@ class SglangScheduler:
         extends: list[SglangRequest],
     ) -> Verdict:  # fmt: skip
         """The request, which holds ``node`` with its cached tokens, is in the batch."""
-        request.holding = Holding(
-            request.content, request.prompt_tokens, request.request.priority, node, cached, cached
-        )
+        prompt, priority = self.pool.known(request.prompt_tokens), request.request.priority
+        request.holding = Holding(request.content, prompt, priority, node, cached, cached)
         request.prefix = cached
         request.computed = computed = cached + extend
         extends.append(request)
@@ -267,7 +276,7 @@ class SglangScheduler:
 
     def _decode_batch(self, before: SglangPlan | None) -> SglangPlan:
         """One token for every running request (``update_running_batch``)."""
-        plan = SglangPlan()
+        plan = self.new_plan()
         decoding = self.decoding
         if decoding.count:
             self._leave_finishing(before)

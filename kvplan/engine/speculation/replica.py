@@ -7,15 +7,14 @@ from kvplan.engine.frontend import most_blocks
 from kvplan.engine.instance import one_full_group
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.protocols import LatencyModel
-from kvplan.engine.recorder import Metric, Recorder
+from kvplan.engine.recorder import Recorder
 from kvplan.engine.replica import Replica
 from kvplan.engine.speculation.acceptance import Acceptance
 from kvplan.engine.speculation.drafting import Drafting
+from kvplan.engine.speculation.metrics import SECTION, metrics
 from kvplan.engine.speculation.rules import DraftRules
 from kvplan.engine.speculation.scheduler import DraftScheduler, HybridDraftScheduler
 from kvplan.traces.request import Request
-
-SECTION = "speculative decoding"
 
 
 class DraftReplica(Replica):
@@ -77,27 +76,4 @@ class DraftReplica(Replica):
     def close(self) -> None:
         """Bring the totals up to date, and report what became of drafts."""
         super().close()
-        self.recorder.sections[SECTION] = self._metrics()
-
-    def _metrics(self) -> list[Metric]:
-        found = self.scheduler.drafted
-        steps, proposed, accepted = found.steps, found.proposed_tokens, found.accepted_tokens
-        return [
-            Metric("steps", steps, "requests", "had drafts verified, added up over all steps"),
-            Metric("proposed", proposed, "tokens", "drafts verified"),
-            Metric("accepted", accepted, "tokens", "drafts that stood"),
-            Metric("acceptance_rate", _share(accepted, proposed), "1", "of all drafts"),
-            Metric(
-                "acceptance_length", 1.0 + accepted / steps if steps else None, "tokens",
-                "of a verification, the sampled one included",
-            ),
-            *(
-                Metric(f"acceptance_rate_{position + 1}", _share(stood, steps), "1",
-                       f"of the steps, that had draft {position + 1} stand")
-                for position, stood in enumerate(found.stood)
-            ),
-        ]  # fmt: skip
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
+        self.recorder.sections[SECTION] = metrics(self.scheduler.drafted)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from kvplan.errors import UsageError
+
 Method: TypeAlias = Literal["mtp", "eagle", "draft_model", "ngram"]
 """By the model's own layers, by layers trained for it, by another model, or by looking the prompt up."""
 
@@ -15,10 +17,13 @@ LOOKAHEAD_HASHES = (0, 33, 0)
 """vLLM from here on knows a block of ``mtp`` and ``eagle`` by the token behind it, too; before, it did not
 use the last block of a hit."""
 
+SGLANG_SEEN = (0, 5, 23)
+"""The version of SGLang whose rules these are."""
+
 
 @dataclass(frozen=True, slots=True)
 class DraftRules:
-    """Numbers of ``SpeculativeConfig`` and ``VllmConfig``.
+    """Numbers of ``SpeculativeConfig`` and ``VllmConfig``, and what they are in SGLang.
 
     Attributes:
         tokens: drafts of a step. lookahead: tokens beyond those of a step that need a place in the cache
@@ -50,3 +55,22 @@ def rules_of(method: Method, tokens: int, version: tuple[int, int, int]) -> Draf
     if version >= LOOKAHEAD_HASHES:
         return DraftRules(tokens, lookahead=tokens, hash_lookahead=1, outputs_first=second)
     return DraftRules(tokens, lookahead=tokens, drops_block=True, outputs_first=second)
+
+
+def sglang_rules_of(method: Method, tokens: int) -> DraftRules:
+    """The rules of a method in SGLang, one draft behind the other (``--speculative-eagle-topk 1``).
+
+    Places are given for two steps, as the one in flight may use up those of the first. EAGLE's radix cache
+    knows a token by the one behind it, too.
+
+    Raises:
+        UsageError: drafts come from the prompt, which SGLang schedules as trees.
+    """
+    if method == "ngram":
+        raise UsageError(
+            "drafts looked up in the prompt are simulated on vLLM's scheduler only: SGLang verifies trees "
+            "of them",
+            where="speculative.method",
+            hint="use mtp, eagle or draft_model, or engine.kind vllm",
+        )
+    return DraftRules(tokens, lookahead=1 + tokens, hash_lookahead=int(method != "draft_model"))

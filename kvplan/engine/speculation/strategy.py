@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.engine import Engine
@@ -14,6 +14,9 @@ from kvplan.engine.speculation.acceptance import Acceptance
 from kvplan.engine.speculation.replica import DraftReplica
 from kvplan.engine.speculation.rules import DraftRules
 from kvplan.errors import UsageError
+
+if TYPE_CHECKING:
+    from kvplan.engine.sglang.config import SglangConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,3 +86,11 @@ class Speculation:
         if not self.rules.ahead:
             config = replace(config, async_scheduling=False)
         return DraftReplica(config, latency, recorder, rules=self.rules, acceptance=self.acceptance)
+
+    def sglang_engine(self, config: SglangConfig, latency: LatencyModel, recorder: Recorder) -> Engine:
+        """One SGLang engine whose requests have drafts; ``rules`` are those of SGLang."""
+        from kvplan.engine.speculation.sglang.replica import DraftedSglangReplica
+
+        if config.enable_mixed_chunk and not self.rules.hash_lookahead:
+            config = replace(config, enable_mixed_chunk=False)  # as SGLang does where no EAGLE drafts
+        return DraftedSglangReplica(config, latency, recorder, rules=self.rules, acceptance=self.acceptance)

@@ -13,10 +13,12 @@ Rate = Annotated[Number, Field(ge=0, le=1)]
 class SpeculativePart(Part):
     """Drafts that every step verifies, under the names of vLLM's ``--speculative-config``.
 
+    In SGLang ``tokens`` is ``--speculative-num-steps``, one draft behind the other.
+
     ``model``: the layers of ``eagle``, or the ``draft_model``; ``mtp`` has the model's own, ``ngram`` none.
     How many drafts stand is the workload's: ``acceptance`` is the chance of a draft that stands behind
     accepted ones, or the rate of every position as vLLM logs them; ``acceptance_length`` the mean tokens of
-    a verification instead.
+    a verification instead, which SGLang logs as ``accept len``.
     """
 
     method: Literal["mtp", "eagle", "draft_model", "ngram"] = "mtp"
@@ -33,7 +35,8 @@ class SpeculativePart(Part):
         if (self.acceptance is None) == (self.acceptance_length is None):
             raise ValueError(
                 "say how many drafts are accepted, once: acceptance_length is what vLLM logs as 'Mean "
-                "acceptance length', acceptance its 'Per-position acceptance rate', or one chance for all"
+                "acceptance length' and SGLang as 'accept len', acceptance vLLM's 'Per-position acceptance "
+                "rate', or one chance for all"
             )
         rates = self.acceptance
         if isinstance(rates, list):

@@ -16,7 +16,8 @@ from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.protocols import StepBatch
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.speculation.acceptance import Acceptance, geometric, of_mean_length
-from kvplan.engine.speculation.replica import SECTION, DraftReplica
+from kvplan.engine.speculation.metrics import SECTION
+from kvplan.engine.speculation.replica import DraftReplica
 from kvplan.engine.speculation.rules import DraftRules, Method, rules_of
 from kvplan.engine.speculation.strategy import Speculation
 from kvplan.errors import UsageError
