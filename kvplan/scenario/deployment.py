@@ -219,6 +219,7 @@ def _fit(scenario: Scenario, model: ModelSpec, gpu: GpuSpec, parallel: Parallel)
         form = kv_pair(cache.dtype_k or base, cache.dtype_v or base)
     elif cache.dtype is not None:
         form = kv_format(cache.dtype)
+    drafts = _drafts(scenario, model)
     return fit_model(
         model,
         gpu,
@@ -233,18 +234,21 @@ def _fit(scenario: Scenario, model: ModelSpec, gpu: GpuSpec, parallel: Parallel)
         max_num_seqs=engine.max_num_seqs,
         block_size=cache.block_size,
         cuda_graphs=not engine.enforce_eager,
-        async_scheduling=engine.async_scheduling,
+        # Nothing is scheduled ahead where drafts are looked up.
+        async_scheduling=engine.async_scheduling and not drafts.get("lookup", False),
         prefix_caching=_unusual_caching(scenario, model),
         expert_parallel=scenario.parallel.expert_parallel,
-        **_drafts(scenario, model),
+        **drafts,
     )
 
 
 def _drafts(scenario: Scenario, model: ModelSpec) -> dict[str, Any]:
     """Who drafts, and how many tokens of a step."""
     part = scenario.speculative
-    if part is None or part.method == "ngram":
+    if part is None:
         return {}
+    if part.method == "ngram":
+        return {"lookup": True, "draft_tokens": part.tokens}
     from kvplan.scenario.speculation import drafter_of
 
     own = part.method == "mtp"

@@ -67,6 +67,7 @@ class FitReport:
     expert_parallel: bool = False
     draft: bool = False
     drafter: ModelSpec | None = None
+    lookup: bool = False
 
     @property
     def binding(self) -> StageFit:
@@ -180,6 +181,7 @@ def fit_model(
     draft: bool = False,
     drafter: ModelSpec | None = None,
     draft_tokens: int = 1,
+    lookup: bool = False,
 ) -> FitReport:
     """Plan the memory of one deployment.
 
@@ -196,6 +198,7 @@ def fit_model(
         draft: draft with the model's own multi-token-prediction layers: their weights, their KV in the pool.
         drafter: draft with another model: its weights, and its KV in the pool.
         draft_tokens: drafts of a step, where there are any; vLLM captures graphs of steps with them.
+        lookup: drafts are looked up in the prompt, which takes no memory of the GPU's.
 
     Raises:
         UnknownName: a format; UsageError: parallelism the model cannot be cut by, an impossible option.
@@ -211,7 +214,7 @@ def fit_model(
         block_size=block_size, async_scheduling=async_scheduling, prefix_caching=prefix_caching,
         tp=parallel.tp, pp=parallel.pp, ranks=parallel.tp if parallel.dp_attention else 1, model=model,
         drafts="model" if drafter is not None else "layers" if draft else "none",
-        draft_tokens=draft_tokens, context_said=max_model_len is not None,
+        draft_tokens=draft_tokens, lookup=lookup, context_said=max_model_len is not None,
     )  # fmt: skip
     dtype = activation_dtype(model, weights_dtype, gpu, serving.kind)
     weights_dtype = loaded_format(model, weights_dtype, dtype)
@@ -242,6 +245,7 @@ def fit_model(
         expert_parallel=expert_parallel,
         draft=draft,
         drafter=drafter,
+        lookup=lookup,
     )
 
 

@@ -172,6 +172,8 @@ def _vllm(report: FitReport) -> str:
         flags.append(_speculative({"model": model_id(report.drafter)}, _drafts(serving)))
     elif report.draft:
         flags.append(_speculative({"method": "mtp"}, _drafts(serving)))
+    elif report.lookup:
+        flags.append(_speculative({"method": "ngram"}, _drafts(serving)))
     if serving.kind == "vllm":
         flags += [
             f"--gpu-memory-utilization {serving.utilization:g}",

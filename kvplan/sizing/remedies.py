@@ -70,6 +70,7 @@ def _options(report: FitReport) -> dict[str, Any]:
         "expert_parallel": report.expert_parallel,
         "draft": report.draft,
         "drafter": report.drafter,
+        "lookup": report.lookup,
         "draft_tokens": max(1, serving.decode_tokens - 1),
     } | {name: value for name, value in said.items() if name in serving.given}
 

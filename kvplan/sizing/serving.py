@@ -161,6 +161,7 @@ def resolve_serving(
     model: ModelSpec | None = None,
     drafts: Drafts = "none",
     draft_tokens: int = 1,
+    lookup: bool = False,
     context_said: bool = False,
 ) -> Serving:
     """Fill what is not given with the engine's defaults on this GPU.
@@ -170,6 +171,7 @@ def resolve_serving(
         model, drafts, context_said: what is served, who drafts, and whether ``max_model_len`` was asked for;
             SGLang's share of memory depends on them.
         draft_tokens: drafts of a step, where somebody drafts.
+        lookup: they are looked up in the prompt.
 
     Raises:
         UsageError: unknown engine, another one's option, utilization outside (0, 1], a batch limit below 1.
@@ -217,7 +219,7 @@ def resolve_serving(
     asked = (("version", version is not None), ("max_model_len", context_said))
     said = frozenset(given) | {name for name, is_said in asked if is_said}
     major = compute_capability(gpu)[0]
-    decode_tokens = 1 if drafts == "none" else 1 + draft_tokens
+    decode_tokens = 1 + draft_tokens if lookup or drafts != "none" else 1
     if kind == "vllm":
         limits = _vllm_batch(serving, max_model_len, max_num_batched_tokens, max_num_seqs)
         family = None if model is None else model.family

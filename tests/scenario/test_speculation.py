@@ -98,7 +98,11 @@ def test_a_sweep_can_count_drafts_and_a_measured_clock_knows_them() -> None:
 
 
 def test_prompt_lookup_has_no_drafter() -> None:
-    _, document = run(LLAMA, "speculative={method: ngram, tokens: 3, acceptance: 0.4}")
+    found, document = run(LLAMA, "speculative={method: ngram, tokens: 3, acceptance: 0.4}")
+    fit = found.deployment.fit
+    assert fit is not None
+    assert '"method":"ngram","num_speculative_tokens":3' in str(engine_flags(fit)["vllm"])
+    assert not fit.serving.async_scheduling
     assert document["step_time"]["parts"]["drafts"] == 0.0
     assert any("looking them up" in words for words in document["warnings"])
 
