@@ -5,6 +5,8 @@ from __future__ import annotations
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.traces.request import Request
 
+TOO_MANY_BLOCKS = "needs more blocks than the pool has"
+
 
 def rejection(request: Request, config: EngineConfig) -> str | None:
     """Why this request can never be served by this engine, or ``None`` if it can.
@@ -20,16 +22,21 @@ def rejection(request: Request, config: EngineConfig) -> str | None:
     if not config.enable_chunked_prefill and length - 1 > config.max_num_batched_tokens:
         return "longer than max_num_batched_tokens without chunked prefill"
     # The last sampled token never gets KV: a request holds at most prompt + output - 1 tokens.
-    blocks = 0
-    for group in config.groups:
-        whole = -(-(length - 1) // group.block_size)
-        blocks += whole if group.kind == "full" else most_blocks(group, whole, config)
-    if blocks >= config.num_blocks:
-        return "needs more blocks than the pool has"
+    if blocks_alone(length - 1, config) >= config.num_blocks:
+        return TOO_MANY_BLOCKS
     return None
 
 
-def most_blocks(group: CacheGroup, whole: int, config: EngineConfig) -> int:
+def blocks_alone(tokens: int, config: EngineConfig) -> int:
+    """Blocks that a request of so many tokens may hold at once, of all groups, when it runs alone."""
+    blocks = 0
+    for group in config.groups:
+        whole = -(-tokens // group.block_size)
+        blocks += whole if group.kind == "full" else _most_blocks(group, whole, config)
+    return blocks
+
+
+def _most_blocks(group: CacheGroup, whole: int, config: EngineConfig) -> int:
     """Blocks of one group that a request of ``whole`` blocks may hold at once when it runs alone."""
     if group.kind == "mamba":
         if not config.enable_prefix_caching:

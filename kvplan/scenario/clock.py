@@ -20,19 +20,16 @@ def clock_of(scenario: Scenario, deployment: Deployment) -> Clock:
     Raises:
         UnknownName, SpecError: as ``build_latency``.
     """
-    part, model = scenario.speculative, deployment.model
+    part = scenario.speculative
     timed = partial(_clock, scenario, deployment)
-    clock = timed(model, decode_tokens=1 if part is None else 1 + part.tokens)
-    if part is not None and model is not None and clock.kind != "linear":
-        from kvplan.scenario.speculation import drafter_of
+    clock = timed(deployment.model, decode_tokens=1 if part is None else 1 + part.tokens)
+    fit = deployment.fit
+    if part is not None and fit is not None and clock.kind != "linear" and not fit.lookup:
+        from kvplan.latency.drafting import drafting_clock, own_drafter
 
-        drafter = drafter_of(scenario, model)
-        if drafter is not None:
-            from kvplan.latency.drafting import drafting_clock
-
-            mine = part.method == "mtp"
-            passes = timed(drafter, mine=mine, projected=part.method != "draft_model")
-            clock = drafting_clock(clock, passes)
+        drafter = fit.drafter or own_drafter(fit.model)
+        passes = timed(drafter, mine=fit.draft, projected=part.method != "draft_model")
+        clock = drafting_clock(clock, passes)
     return replace(clock, client=replace(clock.client, seed=str(scenario.seed)))
 
 

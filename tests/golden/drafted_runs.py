@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
 
+from recorded_runs import request
+
+from kvplan.engine.arrivals import Arrivals
+from kvplan.engine.engine import Engine
+from kvplan.engine.impatient import Impatient
+from kvplan.engine.patience import Patience
 from kvplan.engine.protocols import StepBatch
+from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.speculation.acceptance import Acceptance
 from kvplan.latency.linear import LinearLatency
 
@@ -37,3 +47,30 @@ class Heard:
 
 def recorded(drafts: int, accepted: dict[str, list[int]]) -> Recorded:
     return Recorded((1.0,) * drafts, 0, tuple(accepted), tuple(map(tuple, accepted.values())))
+
+
+@dataclass(slots=True)
+class Played:
+    """What a run left behind; ``rows`` of those who were served, in the order of the recording."""
+
+    rows: list[RequestRow] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    aborted: list[list[str | float]] = field(default_factory=list)
+
+
+def play(run: dict[str, Any], make: Callable[[Recorder], Engine], *, log: bool) -> Played:
+    played, rows = Played(), dict[str, RequestRow]()
+    engine = make(
+        Recorder(
+            on_request=lambda row: rows.__setitem__(row.id, row),
+            on_timed_out=lambda name, time_s: played.aborted.append([name, time_s]),
+            on_decision=played.lines.append if log else None,
+        )
+    )
+    arrivals = Arrivals(request(*asked) for asked in run["requests"])
+    if run["patience"] is not None:
+        arrivals = Impatient(arrivals, Patience(*(inf if s is None else s for s in run["patience"])))
+    engine.run(arrivals)
+    engine.close()
+    played.rows = [rows[asked[0]] for asked in run["requests"] if asked[0] in rows]
+    return played

@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from math import inf
 from typing import Any
 
 import pytest
-from drafted_runs import Heard, recorded
-from recorded_runs import digest, recordings, request
+from drafted_runs import Heard, play, recorded
+from recorded_runs import digest, recordings
 
-from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.config import CacheGroup, EngineConfig
-from kvplan.engine.impatient import Impatient
-from kvplan.engine.patience import Patience
-from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.recorder import Recorder
 from kvplan.engine.speculation.replica import DraftReplica
 from kvplan.engine.speculation.rules import DraftRules
 
@@ -33,38 +29,30 @@ RUNS = [*PLAIN, *GROUPS]
 @pytest.mark.parametrize("number", range(len(RUNS)))
 def test_drafts(number: int, log: bool) -> None:
     run: dict[str, Any] = RUNS[number]
-    rows: dict[str, RequestRow] = {}
-    lines: list[str] = []
-    aborted: list[list[str | float]] = []
-    recorder = Recorder(
-        on_request=lambda row: rows.__setitem__(row.id, row),
-        on_timed_out=lambda name, time_s: aborted.append([name, time_s]),
-        on_decision=lines.append if log else None,
-    )
     rules = DraftRules(*run["rules"])
     stood = recorded(rules.tokens, run["accepted"])
     clock = Heard(*run["clock"])
     groups = tuple(CacheGroup(*group) for group in run["config"].get("groups", ()))
-    replica = DraftReplica(
-        EngineConfig(**{**run["config"], "groups": groups}), clock, recorder, rules=rules, acceptance=stood
-    )
-    arrivals = Arrivals(request(*asked) for asked in run["requests"])
-    if run["patience"] is not None:
-        arrivals = Impatient(arrivals, Patience(*(inf if s is None else s for s in run["patience"])))
-    replica.run(arrivals)
-    replica.close()
-    served = [rows[asked[0]] for asked in run["requests"] if asked[0] in rows]
+    config = EngineConfig(**{**run["config"], "groups": groups})
+    replicas: list[DraftReplica] = []
+
+    def make(recorder: Recorder) -> DraftReplica:
+        replicas.append(DraftReplica(config, clock, recorder, rules=rules, acceptance=stood))
+        return replicas[0]
+
+    played = play(run, make, log=log)
+    (replica,) = replicas
     table = [
         [
             row.id, row.arrival_s, row.scheduled_s, row.first_token_s, row.finish_s, row.cached_tokens,
             row.preemptions,
         ]
-        for row in served
+        for row in played.rows
     ]  # fmt: skip
-    totals = recorder.totals
+    totals = replica.recorder.totals
     if log:
-        assert digest(lines) == run["decisions"]
-    assert aborted == run["aborted"]
+        assert digest(played.lines) == run["decisions"]
+    assert played.aborted == run["aborted"]
     assert hashlib.sha256(json.dumps(table).encode()).hexdigest() == run["rows"]
     found = [totals.steps, totals.evicted_blocks, totals.queried_tokens, totals.hit_tokens]
     assert found == run["totals"]

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from math import inf
 from typing import Any
 
 import pytest
-from drafted_runs import Heard, recorded
-from recorded_runs import digest, recordings, request
+from drafted_runs import Heard, play, recorded
+from recorded_runs import digest, recordings
 
-from kvplan.engine.arrivals import Arrivals
-from kvplan.engine.impatient import Impatient
-from kvplan.engine.patience import Patience
-from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.speculation.rules import DraftRules, sglang_rules_of
 from kvplan.engine.speculation.sglang.replica import DraftedSglangReplica
@@ -31,43 +27,35 @@ RUNS = recordings("sglang-0.5.23-drafts.json.gz")
 @pytest.mark.parametrize("number", range(len(RUNS)))
 def test_sglang_drafts(number: int, log: bool) -> None:
     run: dict[str, Any] = RUNS[number]
-    rows: dict[str, RequestRow] = {}
-    lines: list[str] = []
-    aborted: list[list[str | float]] = []
-    recorder = Recorder(
-        on_request=lambda row: rows.__setitem__(row.id, row),
-        on_timed_out=lambda name, time_s: aborted.append([name, time_s]),
-        on_decision=lines.append if log else None,
-    )
     tokens, lookahead, behind = run["rules"]
     rules = DraftRules(tokens, lookahead=lookahead, hash_lookahead=behind)
     assert rules == sglang_rules_of("eagle" if behind else "draft_model", tokens)
     clock = Heard(*run["clock"])
-    replica = DraftedSglangReplica(
-        SglangConfig(**run["config"]), clock, recorder, rules=rules,
-        acceptance=recorded(tokens, run["accepted"]),
-    )  # fmt: skip
-    arrivals = Arrivals(request(*asked) for asked in run["requests"])
-    if run["patience"] is not None:
-        arrivals = Impatient(arrivals, Patience(*(inf if s is None else s for s in run["patience"])))
-    replica.run(arrivals)
-    replica.close()
-    served = [rows[asked[0]] for asked in run["requests"] if asked[0] in rows]
+    replicas: list[DraftedSglangReplica] = []
+
+    def make(recorder: Recorder) -> DraftedSglangReplica:
+        stood = recorded(tokens, run["accepted"])
+        config = SglangConfig(**run["config"])
+        replicas.append(DraftedSglangReplica(config, clock, recorder, rules=rules, acceptance=stood))
+        return replicas[0]
+
+    played = play(run, make, log=log)
+    (replica,) = replicas
     table = [
         [row.id, row.scheduled_s, row.first_token_s, row.finish_s, row.cached_tokens, row.preemptions]
-        for row in served
+        for row in played.rows
     ]
     if log:
         # The recording does not count who holds memory.
         assert (
-            digest(["|".join(line.split("|")[part] for part in (0, 1, 3, 4)) for line in lines])
+            digest(["|".join(line.split("|")[part] for part in (0, 1, 3, 4)) for line in played.lines])
             == (run["decisions"])
         )
-    assert aborted == run["aborted"]
+    assert played.aborted == run["aborted"]
     assert hashlib.sha256(json.dumps(table).encode()).hexdigest() == run["rows"]
     scheduler = replica.drafting
     drafted, evicted = scheduler.drafted, scheduler.pool.tree.evicted
-    assert [recorder.totals.steps, evicted, drafted.steps, drafted.accepted_tokens] == run["totals"]
+    assert [replica.recorder.totals.steps, evicted, drafted.steps, drafted.accepted_tokens] == run["totals"]
     assert hashlib.sha256(json.dumps(clock.drafting).encode()).hexdigest() == run["drafting"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.frontend import most_blocks
+from kvplan.engine.frontend import TOO_MANY_BLOCKS, blocks_alone
 from kvplan.engine.instance import one_full_group
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.protocols import LatencyModel
@@ -50,20 +50,16 @@ class DraftReplica(Replica):
     def rejection(self, request: Request) -> str | None:
         """As the base class; a pool that holds a request but not its drafts would never let it in again."""
         reason = super().rejection(request)
-        if reason is None and self._most_blocks(request) > self.config.usable_blocks:
-            return "needs more blocks than the pool has"
+        if reason is None and self._blocks_alone(request) > self.config.usable_blocks:
+            return TOO_MANY_BLOCKS
         return reason
 
-    def _most_blocks(self, request: Request) -> int:
-        """Blocks that a request may hold at once when it runs alone, with its drafts."""
-        config, drafts = self.config, self.scheduler.rules.tokens
+    def _blocks_alone(self, request: Request) -> int:
+        """Blocks that a request may hold at once when it runs alone, with its drafts and a state for each."""
+        drafts = self.scheduler.rules.tokens
         tokens = self.scheduler.placed(request.prompt_tokens + request.output_tokens - 1 + drafts)
-        blocks = 0
-        for group in config.groups:
-            whole = -(-tokens // group.block_size)
-            blocks += whole if group.kind == "full" else most_blocks(group, whole, config)
-            blocks += drafts if group.kind == "mamba" else 0
-        return blocks
+        states = sum(group.kind == "mamba" for group in self.config.groups)
+        return blocks_alone(tokens, self.config) + drafts * states
 
     def prompt_blocks_of(self, request: Request) -> int:
         """As the base class, in blocks of the scheduler."""

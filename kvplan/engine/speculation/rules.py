@@ -1,4 +1,4 @@
-"""What a way of drafting asks of vLLM's scheduler and cache."""
+"""What a way of drafting asks of an engine's scheduler and cache: the numbers of vLLM and of SGLang."""
 
 from __future__ import annotations
 

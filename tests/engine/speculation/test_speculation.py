@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import sqrt
 
 import pytest
+from drafted_workloads import workloads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from served import Served, request, serve
@@ -40,20 +41,6 @@ def run(
         return engines[0]
 
     return serve(make, config, requests), engines[0]  # type: ignore[arg-type]
-
-
-@st.composite
-def workloads(draw: st.DrawFn) -> list[Request]:
-    shared = draw(st.integers(0, 40))
-    return [
-        Request(
-            f"r{number}", number * draw(st.sampled_from((0.0, 0.01))),
-            (((0, shared),) if shared else ()) + ((1000 * (number + 1), own),), shared + own,
-            ((10**6 + 1000 * number, output),), output,
-        )
-        for number in range(draw(st.integers(1, 8)))
-        for own, output in [(draw(st.integers(1, 60)), draw(st.integers(1, 40)))]
-    ]  # fmt: skip
 
 
 @settings(max_examples=150, deadline=None)
