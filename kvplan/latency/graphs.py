@@ -67,6 +67,7 @@ class Launching:
         graph_s: seconds of host time for a graph.
         eager: graphs are off.
         given: ``op_s`` comes from the scenario.
+        request_tokens: of a request in a decode step: one, and its drafts.
     """
 
     kernels: int = 0
@@ -78,10 +79,11 @@ class Launching:
     graph_s: float = 0.0
     eager: bool = False
     given: bool = False
+    request_tokens: int = 1
 
     @property
     def full_limit(self) -> int:
-        """Largest decode batch that is one graph."""
+        """Tokens of the largest decode batch that is one graph."""
         return self.full[-1] if self.full else 0
 
     @property
@@ -143,7 +145,7 @@ class Launching:
             where = "decode batches replay one graph" + (
                 f", others up to {self.piecewise_limit} tokens {self.pieces} pieces" if self.piecewise else ""
             )
-            text = f"up to {self.full_limit} requests"
+            text = f"up to {self.full_limit // self.request_tokens} requests"
             found.append(Assumption("latency.cuda_graphs", text, f"{where}, padded to captured sizes"))
         return tuple(found)
 
@@ -189,6 +191,7 @@ def launching(
         graph_s=GRAPH_S,
         eager=eager,
         given=op_s is not None,
+        request_tokens=serving.decode_tokens,
     )
 
 

@@ -9,6 +9,7 @@ from kvplan.errors import UsageError
 from kvplan.latency.assumption import Assumption
 from kvplan.scenario.pool import check_pool
 from kvplan.scenario.schema import Scenario, SglangPart
+from kvplan.sizing.sglang.start import SEQUENCES_BESIDE_DRAFTS
 
 if TYPE_CHECKING:
     from kvplan.sizing.capacity import FitReport
@@ -19,9 +20,6 @@ DEFAULT_CONTEXT_LENGTH = 131_072
 
 DEFAULT_CHUNKED_PREFILL_SIZE = 8192
 """SGLang's on GPUs of 60 to 160 GiB, used where no GPU is named."""
-
-WITH_DRAFTS = 48
-"""Requests that run at a time, unless told otherwise, where drafts are verified."""
 
 DEFAULT_PAGE_SIZE = 1
 """SGLang's, used where no model and GPU are named whose kernels want another."""
@@ -68,7 +66,7 @@ def sglang_config(
     if engine.max_running_requests != running:
         rule = (
             "SGLang's rule beside drafts"
-            if drafts and running == WITH_DRAFTS
+            if drafts and running == SEQUENCES_BESIDE_DRAFTS
             else "SGLang's rule for this pool"
         )
         assumed.append(Assumption("engine.max_running_requests", running, rule))
@@ -108,7 +106,7 @@ def _running(engine: SglangPart, fit: FitReport | None, pool: int, context: int,
     from kvplan.sizing.sglang.pool import running_requests
 
     version = fit.serving.version if fit is not None else engine_version("sglang", engine.version)
-    given = engine.max_running_requests or (WITH_DRAFTS if drafts else None)
+    given = engine.max_running_requests or (SEQUENCES_BESIDE_DRAFTS if drafts else None)
     return running_requests(version, pool, context, given=given)
 
 

@@ -19,6 +19,7 @@ from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.pool import PoolCapacity, RankPool, longest, pool_capacity, rank_pool
 from kvplan.sizing.serving import BLACKWELL, Serving, resolve_serving
 from kvplan.sizing.sglang.format import sparse_format
+from kvplan.sizing.sglang.pool import running_requests
 from kvplan.sizing.sharding import check_parallel, stages
 from kvplan.sizing.sparse_latents import keeps_rows, unasked_format
 from kvplan.sizing.weights import check_widths
@@ -122,6 +123,24 @@ class FitReport:
     def kv_tokens(self) -> int:
         """ "GPU KV cache size: N tokens", in the meaning of the engine's version."""
         return self.binding.capacity.kv_tokens
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Sequences that run at a time, of every rank that has its own.
+
+        SGLang's limit follows from its pools (``max_running_requests`` in its log).
+        """
+        serving, capacity = self.serving, self.binding.capacity
+        if serving.kind != "sglang":
+            return serving.max_num_seqs
+        asked = None
+        if "max_num_seqs" in serving.given or serving.decode_tokens > 1:
+            asked = max(serving.max_num_seqs // (self.parallel.tp if self.parallel.dp_attention else 1), 1)
+        limits = [capacity.sequences] if capacity.sequences is not None else []
+        if capacity.kv_tokens:
+            tokens = capacity.kv_tokens
+            limits.append(running_requests(serving.version, tokens, self.max_model_len, given=asked))
+        return min(limits, default=serving.max_num_seqs)
 
     @property
     def layer_groups(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from kvplan.sizing.capacity import FitReport, StageFit
 from kvplan.sizing.context import unstretched_words
 from kvplan.sizing.flags import NAMES, engine_flags, no_command
-from kvplan.sizing.overheads import capture_sizes
+from kvplan.sizing.overheads import capture_sizes, captured_sizes
 from kvplan.sizing.pool import LOGS_CONCURRENCY
 from kvplan.sizing.remedies import Remedy, remedies
 from kvplan.sizing.sharding import explain
@@ -44,7 +44,7 @@ def fit_document(report: FitReport) -> dict[str, Any]:
             "engine": serving.kind,
             "engine_version": serving.version_text,
             "utilization": serving.utilization,
-            "max_num_seqs": serving.max_num_seqs,
+            "max_num_seqs": report.max_num_seqs,
             "max_num_batched_tokens": serving.max_num_batched_tokens,
             "block_size": serving.block_size,
             "cuda_graphs": serving.cuda_graphs,
@@ -180,7 +180,8 @@ def _graph_words(report: FitReport) -> str:
         return "none captured (eager)"
     where = "in the budget since 0.20" if bill.graphs_in_budget else "outside the budget"
     if serving.kind == "sglang":
-        return f"batches up to {serving.graph_max_batch}, {where}"
+        sequences = captured_sizes(serving)[1][-1] // serving.decode_tokens
+        return f"batches up to {sequences}, {where}"
     piecewise, full = capture_sizes(serving)
     return f"{piecewise} piecewise + {full} full, {where}"
 

@@ -22,6 +22,7 @@ import math
 
 from kvplan.sizing.captures import WHOLE_STEPS, captured_tokens
 from kvplan.sizing.serving import PLANS_GRAPHS, Serving
+from kvplan.sizing.sglang.decode_graphs import decode_graphs
 from kvplan.specs.schema import GpuSpec
 from kvplan.units import GIB, MIB
 
@@ -57,11 +58,17 @@ def capture_sizes(serving: Serving) -> tuple[int, int]:
 
 
 def captured_sizes(serving: Serving) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Tokens of the (piecewise, full) graphs an engine captures, rising; SGLang captures whole steps only."""
+    """Tokens of the (piecewise, full) graphs an engine captures, rising.
+
+    Of SGLang's those of whole decodes, which a sequence and its drafts have a token each in.
+    """
     if not serving.cuda_graphs:
         return (), ()
     if serving.kind == "sglang":
-        return (), _sglang_sizes(serving)
+        sequences = decode_graphs(
+            serving.version, serving.graph_max_batch, serving.max_num_seqs, drafts=serving.decode_tokens > 1
+        )
+        return (), tuple(size * serving.decode_tokens for size in sequences)
     piecewise = captured_tokens(
         serving.version, serving.graph_max_batch, serving.max_num_batched_tokens, serving.max_num_seqs,
         serving.decode_tokens,
@@ -70,17 +77,6 @@ def captured_sizes(serving: Serving) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return piecewise, ()
     decodes = serving.max_num_seqs * serving.decode_tokens
     return piecewise, tuple(size for size in piecewise if size <= decodes)
-
-
-def _sglang_sizes(serving: Serving) -> tuple[int, ...]:
-    """Sequences of the graphs SGLang captures of decodes without drafts."""
-    few = [1, 2, 4, 8] if serving.version < (0, 5, 3) else [1, 2, 4, 8, 12]
-    largest = serving.graph_max_batch
-    sizes = [*few, *range(16, 257, 8), *range(272, 512, 16), *range(512, 4096, 32)]
-    captured = [size for size in sizes if size <= largest]
-    if serving.version >= (0, 5, 10) and largest not in captured:
-        captured.append(largest)
-    return tuple(captured)
 
 
 def graph_bytes(serving: Serving, layers: int) -> int:

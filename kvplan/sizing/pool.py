@@ -243,13 +243,14 @@ class PoolCapacity:
     """What fits in a pool: the numbers the engine prints.
 
     ``kv_tokens`` follows the engine's own meaning (see :func:`pool_capacity`); ``concurrency`` is requests of
-    the maximum length at once.
+    the maximum length at once. ``sequences``: as many as SGLang's pool of states holds; None without one.
     """
 
     num_blocks: int
     block_bytes: int
     kv_tokens: int
     concurrency: Fraction
+    sequences: int | None = None
 
 
 def pool_capacity(pool: RankPool, pool_bytes: int, max_model_len: int) -> PoolCapacity:
@@ -275,24 +276,24 @@ def pool_capacity(pool: RankPool, pool_bytes: int, max_model_len: int) -> PoolCa
 
 
 def _sglang_capacity(pool: RankPool, pool_bytes: int, max_model_len: int) -> PoolCapacity:
-    requests = None
+    sequences = None
     if pool.state_bytes:
         if pool.token_bytes:
             slots, taken = state_slots(pool.serving, pool_bytes, pool.state_bytes)
             pool_bytes = max(pool_bytes - taken, 0)
         else:
             slots = pool_bytes // pool.state_bytes
-        requests = Fraction(slots // pool.state_slots)
+        sequences = slots // pool.state_slots
     if not pool.token_bytes:
-        return PoolCapacity(0, 0, 0, requests or Fraction(0))
+        return PoolCapacity(0, 0, 0, Fraction(sequences or 0), sequences)
     page = pool.block_size
     blocks = int(pool_bytes / pool.token_bytes) // page
     concurrency = Fraction(blocks, -(-max_model_len // page))
-    if requests is not None:
-        concurrency = min(concurrency, requests)
+    if sequences is not None:
+        concurrency = min(concurrency, Fraction(sequences))
     block_bytes = pool.token_bytes * page
     return PoolCapacity(
-        blocks, -(-block_bytes.numerator // block_bytes.denominator), blocks * page, concurrency
+        blocks, -(-block_bytes.numerator // block_bytes.denominator), blocks * page, concurrency, sequences
     )
 
 

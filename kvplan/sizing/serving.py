@@ -21,7 +21,7 @@ from kvplan.errors import UsageError
 from kvplan.sizing.captures import LARGE_STEPS, largest_batch
 from kvplan.sizing.prefix_caching import may_cache_prefixes
 from kvplan.sizing.sglang.reserve import sglang_reserve
-from kvplan.sizing.sglang.start import Asked, Drafts
+from kvplan.sizing.sglang.start import SEQUENCES, SEQUENCES_BESIDE_DRAFTS, Asked, Drafts
 from kvplan.specs.schema import GpuSpec, ModelSpec
 from kvplan.units import GIB, check_count
 
@@ -280,7 +280,7 @@ def _sglang_defaults(asked: Asked) -> Serving:
         version=asked.version,
         utilization=found.share,
         max_num_batched_tokens=found.chunk,
-        max_num_seqs=2048,
+        max_num_seqs=SEQUENCES if asked.drafts == "none" else SEQUENCES_BESIDE_DRAFTS,
         cuda_graphs=True,
         block_size=BLOCK_TOKENS["sglang"],
         async_scheduling=True,

@@ -187,7 +187,7 @@ def _table(report: "FitReport", origin: str) -> list[str]:
     )
     lines += _wrap(
         f"context {format_tokens(report.max_model_len)}   KV {report.kv_format.name}   "
-        f"weights {report.weights_format}   {serving.max_num_seqs:,} seqs   "
+        f"weights {report.weights_format}   {report.max_num_seqs:,} seqs   "
         f"{serving.max_num_batched_tokens:,} tokens a step"
     )
     lines += [f"spec: {origin}", ""]

@@ -11,6 +11,11 @@ from kvplan.specs.schema import GpuSpec, ModelSpec
 Drafts = Literal["none", "layers", "model"]
 """Who drafts: nobody, the model's own layers, another model."""
 
+SEQUENCES = 2048
+"""Requests that may run at a time where nobody says, as long as nothing is known of the pool."""
+SEQUENCES_BESIDE_DRAFTS = 48
+"""The same while drafting, whatever the pool (``_handle_eagle_family``; 0.5.1 on)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
