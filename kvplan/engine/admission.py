@@ -71,6 +71,9 @@ class Admission(KvManager):
             match = self._match(request)
             hit_tokens = match.blocks * self.block_size
             tokens = self._first_chunk(request, hit_tokens, budget, threshold, defer_prefills)
+            if tokens is not None and tokens < 0:
+                skipped.append(waiting.pop())
+                continue
             if not tokens or not self._fits(request, match, tokens):
                 break
             waiting.pop()
@@ -82,7 +85,10 @@ class Admission(KvManager):
     def _first_chunk(
         self, request: LiveRequest, start: int, budget: int, threshold: int, defer_prefills: bool
     ) -> int | None:
-        """Tokens after its first ``start`` that a waiting request gets of the step; None: it has to wait."""
+        """Tokens after its first ``start`` that a waiting request gets of the step.
+
+        None or 0: it has to wait, and so do those behind it; below 0: it alone.
+        """
         tokens = request.num_tokens - start
         if defer_prefills and tokens > 1:
             return None

@@ -23,6 +23,9 @@ class KvManager:
         version: changes whenever a request that did not fit might fit now.
     """
 
+    computed_anyway = 1
+    """Known tokens at the end of a request that are computed whatever is cached."""
+
     def __init__(self, config: EngineConfig, foresight: Foresight | None = None) -> None:
         self.config = config
         self.block_size = config.block_size
@@ -43,7 +46,8 @@ class KvManager:
     def _match(self, request: LiveRequest) -> Match:
         if not self.caching:
             return _NO_MATCH
-        return self.index.match(request.content, (request.num_tokens - 1) // self.block_size)
+        tokens = request.num_tokens - self.computed_anyway
+        return self.index.match(request.content, tokens // self.block_size if tokens > 0 else 0)
 
     def blocks_of(self, tokens: int) -> int:
         """Blocks that a request holds while it computes the last of so many tokens."""

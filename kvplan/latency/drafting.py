@@ -6,6 +6,8 @@
         + drafter(all tokens)                         the first draft; fills the drafter's cache
         + (drafts - 1) * drafter(one token for every request that samples)
 
+Where modules of their own make the drafts, each has a pass over all tokens of a step.
+
 The drafter's passes are launched by the engine's own step: its overheads are not counted again. Where no
 draft of a step could ever be verified none is made, but the drafter's cache is filled.
 
@@ -34,12 +36,15 @@ class DraftingLatency:
 
     Args:
         target: knows of ``1 + drafts`` tokens of a request in a step. drafter: of one.
+        whole: passes over all tokens of a step.
     """
 
-    __slots__ = ("drafter", "target")
+    __slots__ = ("drafter", "target", "whole")
 
-    def __init__(self, target: Roofline | ProfileLatency, drafter: Roofline | ProfileLatency) -> None:
-        self.target, self.drafter = target, drafter
+    def __init__(
+        self, target: Roofline | ProfileLatency, drafter: Roofline | ProfileLatency, whole: int = 1
+    ) -> None:
+        self.target, self.drafter, self.whole = target, drafter, whole
 
     @property
     def launching(self) -> Launching:
@@ -48,7 +53,8 @@ class DraftingLatency:
 
     def with_constants(self, values: Mapping[str, float]) -> DraftingLatency:
         """Both with other constants."""
-        return DraftingLatency(self.target.with_constants(values), self.drafter.with_constants(values))
+        target, drafter = self.target.with_constants(values), self.drafter.with_constants(values)
+        return DraftingLatency(target, drafter, self.whole)
 
     def step_seconds(self, batch: StepBatch) -> float:
         """Seconds of the step and of making the drafts for the next one, which are also written down."""
@@ -62,8 +68,8 @@ class DraftingLatency:
     def _drafting(self, batch: StepBatch) -> float:
         if not batch.scheduled_tokens:
             return 0.0
-        seconds = self._pass(batch)
-        more = batch.drafting - 1
+        seconds = self.whole * self._pass(batch)
+        more = batch.drafting - self.whole
         if more > 0 and (count := batch.sampled_requests):
             seconds += more * self._pass(_one_token_each(batch, count))
         return seconds
@@ -80,11 +86,11 @@ def _one_token_each(batch: StepBatch, count: int) -> StepBatch:
     return StepBatch(count, held, count, held, [], count)
 
 
-def drafting_clock(clock: Clock, drafter: Clock) -> Clock:
+def drafting_clock(clock: Clock, drafter: Clock, *, whole: int = 1) -> Clock:
     """The clock of a model whose drafts come from another one's passes.
 
     Args:
-        clock, drafter: both of them know what a step is made of.
+        clock, drafter: both of them know what a step is made of. whole: passes over all tokens of a step.
     """
     target, model = clock.model, drafter.model
     assert isinstance(target, Roofline | ProfileLatency)
@@ -92,8 +98,8 @@ def drafting_clock(clock: Clock, drafter: Clock) -> Clock:
     notes = tuple(item for item in drafter.assumptions if item.name == "latency.not_timed")
     return replace(
         clock,
-        model=DraftingLatency(target, model),
-        perturbed=_members(clock.perturbed, drafter.perturbed),
+        model=DraftingLatency(target, model, whole),
+        perturbed=_members(clock.perturbed, drafter.perturbed, whole),
         assumptions=(
             *clock.assumptions, *notes,
             Assumption("latency.drafter", "one pass a draft", "its kernels are timed as the model's own"),
@@ -103,7 +109,7 @@ def drafting_clock(clock: Clock, drafter: Clock) -> Clock:
 
 
 def _members(
-    target: Callable[[Draw], LatencyModel] | None, drafter: Callable[[Draw], LatencyModel] | None
+    target: Callable[[Draw], LatencyModel] | None, drafter: Callable[[Draw], LatencyModel] | None, whole: int
 ) -> Callable[[Draw], DraftingLatency] | None:
     """Members of the ensemble whose two clocks are off together."""
     if target is None or drafter is None:
@@ -113,7 +119,7 @@ def _members(
         first, second = target(draw), drafter(draw)
         assert isinstance(first, Roofline | ProfileLatency)
         assert isinstance(second, Roofline | ProfileLatency)
-        return DraftingLatency(first, second)
+        return DraftingLatency(first, second, whole)
 
     return perturbed
 
@@ -128,3 +134,9 @@ def own_drafter(model: ModelSpec) -> ModelSpec:
             "extra_weights": (), "parameters": None,
         }
     )  # fmt: skip
+
+
+def whole_passes(model: ModelSpec, drafts: int) -> int:
+    """Passes over all tokens of a step where a model's own layers draft: one a draft if there are several."""
+    assert model.draft is not None
+    return drafts if min(model.draft.layers, drafts) > 1 else 1

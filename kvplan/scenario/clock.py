@@ -25,11 +25,11 @@ def clock_of(scenario: Scenario, deployment: Deployment) -> Clock:
     clock = timed(deployment.model, decode_tokens=1 if part is None else 1 + part.tokens)
     fit = deployment.fit
     if part is not None and fit is not None and clock.kind != "linear" and not fit.lookup:
-        from kvplan.latency.drafting import drafting_clock, own_drafter
+        from kvplan.latency.drafting import drafting_clock, own_drafter, whole_passes
 
         drafter = fit.drafter or own_drafter(fit.model)
         passes = timed(drafter, mine=fit.draft, projected=part.method != "draft_model")
-        clock = drafting_clock(clock, passes)
+        clock = drafting_clock(clock, passes, whole=whole_passes(fit.model, part.tokens) if fit.draft else 1)
     return replace(clock, client=replace(clock.client, seed=str(scenario.seed)))
 
 

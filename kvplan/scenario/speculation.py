@@ -29,7 +29,8 @@ def speculation(scenario: Scenario, deployment: Deployment, part: SpeculativePar
     """The strategy, and what it assumes.
 
     Raises:
-        UsageError: ranks that share a context, modules that draft one by one, prompts that SGLang looks up.
+        UsageError: ranks that share a context, drafts that a model's modules cannot share out, prompts that
+            SGLang looks up.
     """
     if scenario.parallel.cp > 1:
         raise UsageError(
@@ -37,9 +38,10 @@ def speculation(scenario: Scenario, deployment: Deployment, part: SpeculativePar
             hint="use cp 1",
         )  # fmt: skip
     model = deployment.model
+    modules = 1
     if part.method == "mtp" and model is not None:
-        _one_module(model, part.tokens)
-    rules = _rules(part, scenario)
+        modules = _modules(model, part.tokens)
+    rules = _rules(part, scenario, modules)
     acceptance = _acceptance(part, scenario.seed)
     shown = ", ".join(f"{rate:.3g}" for rate in acceptance.rates)
     assumed = Assumption(
@@ -49,10 +51,10 @@ def speculation(scenario: Scenario, deployment: Deployment, part: SpeculativePar
     return Chosen(Speculation(rules, acceptance), (assumed,), tuple(_warnings(part, scenario)))
 
 
-def _rules(part: SpeculativePart, scenario: Scenario) -> DraftRules:
+def _rules(part: SpeculativePart, scenario: Scenario, modules: int) -> DraftRules:
     engine = scenario.engine
     if isinstance(engine, EnginePart):
-        return rules_of(part.method, part.tokens, _version(engine.version))
+        return rules_of(part.method, part.tokens, _version(engine.version), modules=modules)
     return sglang_rules_of(part.method, part.tokens)
 
 
@@ -62,19 +64,22 @@ def _version(text: str) -> tuple[int, int, int]:
     return parse_version(text)
 
 
-def _one_module(model: ModelSpec, drafts: int) -> None:
+def _modules(model: ModelSpec, drafts: int) -> int:
+    """Prediction layers that draft in turns."""
     if model.draft is None:
         raise UsageError(
             f"{model.name} has no multi-token-prediction layers to draft with", where="speculative.method",
             hint="use eagle or draft_model with a speculative.model, or ngram",
         )  # fmt: skip
-    if min(model.draft.layers, drafts) > 1:
+    layers = model.draft.layers
+    if drafts > layers and drafts % layers:
         raise UsageError(
-            f"{model.name} has {model.draft.layers} prediction layers, each for a draft of its own: how "
-            "engines cut prompts for those is not simulated",
+            f"{model.name} drafts with {layers} prediction layers in turns, which {drafts} drafts are no "
+            "multiple of; vLLM refuses that, too",
             where="speculative.tokens",
-            hint="use 1",
+            hint=f"use {layers} or a multiple of it, or fewer",
         )
+    return layers
 
 
 def _acceptance(part: SpeculativePart, seed: int) -> Acceptance:
@@ -121,7 +126,7 @@ def drafter_of(scenario: Scenario, model: ModelSpec) -> ModelSpec | None:
     if part.method == "mtp":
         from kvplan.latency.drafting import own_drafter
 
-        _one_module(model, part.tokens)
+        _modules(model, part.tokens)
         return own_drafter(model)
     from kvplan.specs.resolve import resolve_model
 

@@ -1,7 +1,7 @@
 """Recorded decisions of vLLM 0.33's scheduler with speculative decoding.
 
 How many drafts of a verification stood was decided by chance and is written down with each run; the scheduler
-around was vLLM's own, with blocks known by the token behind them as that version does (``hash_lookahead``), or
+around was vLLM's own, with blocks known by the tokens behind them as that version does (``hash_lookahead``), or
 with the last block of a hit computed again as earlier ones (``drops_block``).
 """
 
@@ -21,8 +21,11 @@ from kvplan.engine.speculation.replica import DraftReplica
 from kvplan.engine.speculation.rules import DraftRules
 
 PLAIN, GROUPS = recordings("vllm-0.33.0-drafts.json.gz"), recordings("vllm-0.33.0-drafts-groups.json.gz")
-RUNS = [*PLAIN, *GROUPS]
-"""With one group of full attention, and with several of it, of windows, local chunks and states."""
+MODULES = recordings("vllm-0.33.0-drafts-modules.json.gz")
+RUNS = [*PLAIN, *GROUPS, *MODULES]
+"""With one group of full attention, with several of it, of windows, local chunks and states, and where several
+modules draft in turns.
+"""
 
 
 @pytest.mark.parametrize("log", [True, False])

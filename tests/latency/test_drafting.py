@@ -86,6 +86,22 @@ def test_a_draft_is_a_pass_of_the_drafter(kind: str) -> None:
     assert model.step_seconds(StepBatch()) == model.target.step_seconds(StepBatch())
 
 
+def test_modules_of_their_own_have_a_pass_each_over_all_tokens() -> None:
+    target, drafter = clock("deepseek-v3", rows=4), clock("+deepseek-v3")
+    once, thrice = drafting_clock(target, drafter), drafting_clock(target, drafter, whole=3)
+    prompt, decode = StepBatch(2000, 0, 0, 0, [(0, 2000)], 1), verifying(16, 4_000, 3, 3)
+    for batch in (prompt, decode):
+        model = thrice.model
+        seconds = model.step_seconds(batch)
+        (one,) = {once.model.step_seconds(batch) for _ in (0,)}
+        assert seconds > one
+        assert model.parts(batch).seconds == pytest.approx(seconds)  # type: ignore[attr-defined]
+    plain = once.model.drafter.parts(prompt)  # type: ignore[attr-defined]
+    single = plain.seconds - plain.overhead_s
+    thrice.model.step_seconds(prompt)
+    assert prompt.drafting_s == pytest.approx(3 * single)
+
+
 def test_members_of_the_ensemble_are_off_together() -> None:
     both = drafting_clock(clock("deepseek-v3", rows=4), clock("+deepseek-v3"))
     assert both.perturbed is not None

@@ -11,7 +11,6 @@ from kvplan.reporting.result import Result
 from kvplan.scenario.load import load_scenario
 from kvplan.scenario.run import Run
 from kvplan.sizing.flags import engine_flags
-from kvplan.specs.catalog import load_model
 
 LINEAR = {
     "cache.blocks": 4001, "latency.model": "linear", "latency.a": 5e-3, "latency.b": 2e-5, "latency.c": 1e-8,
@@ -162,16 +161,30 @@ def test_what_drafts_do_not_go_with(flags: dict[str, Any], assignment: str, word
         run(flags, assignment)
 
 
-def test_several_prediction_layers_are_refused_beyond_one_draft() -> None:
-    model = load_model("deepseek-v3")
-    assert model.draft is not None
-    from kvplan.scenario.speculation import drafter_of
+STEP = {"model": "step-3.7-flash", "gpu": "h100-sxm", "parallel.tp": 8}
 
-    several = model.model_copy(update={"draft": model.draft.model_copy(update={"layers": 3})})
-    scenario = load_scenario(None, {**FIXED, **DEEPSEEK}, ["speculative={tokens: 2, acceptance: 0.5}"])
-    with pytest.raises(UsageError, match="3 prediction layers"):
-        drafter_of(scenario, several)
-    one = load_scenario(None, {**FIXED, **DEEPSEEK}, ["speculative={tokens: 1, acceptance: 0.5}"])
-    drafter = drafter_of(one, several)
-    assert drafter is not None
-    assert drafter.num_layers == 1
+
+def test_prediction_layers_draft_in_turns() -> None:
+    found, document = run(STEP, "speculative={tokens: 3, acceptance: 1.0}")
+    assert figures(document)["acceptance_length"] == pytest.approx(4.0, rel=0.03)
+    fit = found.deployment.fit
+    assert fit is not None
+    (draft,) = {page.store.reach for page in fit.binding.pool.pages[-3:] if page.store is not None}
+    assert draft == "window"
+    one = run(STEP, "speculative={tokens: 1, acceptance: 1.0}")[1]
+    three, single = (
+        item["step_time"]["parts"]["drafts"] / item["totals"]["steps"] for item in (document, one)
+    )
+    assert three > 2.5 * single
+
+
+@pytest.mark.parametrize(
+    ("assignments", "words"),
+    [
+        (("speculative={tokens: 4, acceptance: 0.5}",), "no multiple"),
+        (("speculative={tokens: 2, acceptance: 0.5}", "engine.version='0.27'"), "0.28"),
+    ],
+)
+def test_drafts_that_prediction_layers_cannot_share_out(assignments: tuple[str, ...], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        run(STEP, *assignments)

@@ -617,3 +617,26 @@ def test_drafting_layers_that_only_the_checkpoint_has(model_type: str, layers: i
     named = build({**BASE, "model_type": model_type, "num_nextn_predict_layers": 2})
     assert named.draft is not None
     assert named.draft.layers == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind", "mlp"),
+    [
+        ({"model_type": "step3p5"}, "sliding", "dense"),
+        ({"model_type": "qwen3_moe"}, "full", "moe"),
+        ({"model_type": "qwen3_moe", "layer_types": [*["sliding_attention"] * 3, "full_attention", "sliding_attention"]},
+         "sliding", "moe"),
+        ({"model_type": "qwen3_moe", "mtp_layer_types": ["sliding_attention"]}, "sliding", "moe"),
+        ({"model_type": "qwen3_moe", "mlp_layer_types": ["dense", *["sparse"] * 3, "dense"]}, "full", "dense"),
+    ],
+)  # fmt: skip
+def test_kinds_of_drafting_layers(changed: dict[str, Any], kind: str, mlp: str) -> None:
+    model = build(
+        {
+            **BASE, "num_hidden_layers": 4, "num_nextn_predict_layers": 2, "sliding_window": 64,
+            "layer_types": [*["sliding_attention"] * 3, "full_attention"], "num_experts": 8,
+            "num_experts_per_tok": 2, "moe_intermediate_size": 64, "mlp_only_layers": [0], **changed,
+        }
+    )  # fmt: skip
+    assert model.draft is not None
+    assert (model.draft.block.attention.kind, model.draft.block.mlp.kind) == (kind, mlp)  # type: ignore[union-attr]

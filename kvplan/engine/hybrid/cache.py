@@ -19,6 +19,9 @@ from kvplan.engine.hybrid.windows import WindowGroup
 class HybridCache:
     """vLLM's ``KVCacheManager`` with its coordinator."""
 
+    computed_anyway = 1
+    """Known tokens at the end of a request that are computed whatever is cached."""
+
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
         self.alignment = config.hit_alignment
@@ -46,11 +49,15 @@ class HybridCache:
                 chunks += 1
             else:
                 if group.kind == "sliding":
-                    tables.append(WindowGroup(sparse, width, group, config, pool))
+                    tables.append(self.window_group(sparse, width, group))
                 else:
                     tables.append(self.state_group(sparse, width, group))
                 sparse += 1
         return tables
+
+    def window_group(self, place: int, width: int, group: CacheGroup) -> Group:
+        """``width`` groups of windows that share a table."""
+        return WindowGroup(place, width, group, self.config, self.pool)
 
     def state_group(self, place: int, width: int, group: CacheGroup) -> Group:
         """``width`` groups of recurrent states that share a table."""
@@ -80,10 +87,10 @@ class HybridCache:
     # -- admission --------------------------------------------------------------------------------------
 
     def lookup(self, request: HybridRequest) -> Hit:
-        """Longest usable cached prefix; at least one known token is left to compute. Changes nothing but
+        """Longest usable cached prefix; the last known tokens are left to compute. Changes nothing but
         the request's remembered shared-prefix boundary.
         """
-        hit = self._lookup.longest(request, request.num_tokens - 1)
+        hit = self._lookup.longest(request, max(request.num_tokens - self.computed_anyway, 0))
         request.shared_prefix_boundary = hit.longest if hit.longest > hit.tokens else 0
         return hit
 

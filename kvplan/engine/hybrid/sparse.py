@@ -48,9 +48,10 @@ class SparseGroup(Group):
     Args:
         place: of its holding among those of a request.
         width: groups that share the table.
+        kept: tokens that are kept though no token looks at them any more.
 
     Attributes:
-        behind: computed tokens that the next one looks at.
+        looked_at: computed tokens that the next one looks at; behind: those that are kept for it.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class SparseGroup(Group):
         group: CacheGroup,
         config: EngineConfig,
         pool: SharedPool,
+        kept: int = 0,
     ) -> None:
         self.place = place
         self.width = self.pace = width
@@ -67,11 +69,12 @@ class SparseGroup(Group):
         self.config = config
         self.block_size = group.block_size
         self.window = group.window
-        self.behind = group.window - 1
+        self.looked_at = group.window - 1
+        self.behind = self.looked_at + kept
         self.pool = pool
         self._alignment = config.hit_alignment
         self.index = StripIndex(group.block_size, width, pool)
-        self._cap = group.admission_cap(config.max_in_flight_tokens, config.max_model_len)
+        self._cap = group.admission_cap(config.max_in_flight_tokens + kept, config.max_model_len)
 
     def enter(self, request: HybridRequest) -> None:
         """A request is new: it has nothing."""
@@ -80,12 +83,12 @@ class SparseGroup(Group):
     @property
     def blocks_for_hit(self) -> int:
         """Blocks before the end of a hit that it needs; all it can get where it is shorter."""
-        return -(-self.behind // self.block_size)
+        return -(-self.looked_at // self.block_size)
 
     def tail(self, content: Content, tokens: int) -> Tail:
         """What a hit of so many tokens begins with; it is there."""
         size = self.block_size
-        return self.index.find(content, self.skipped_tokens(tokens) // size, tokens // size)
+        return self.index.find(content, max(0, tokens - self.looked_at) // size, tokens // size)
 
     def adopt(self, request: HybridRequest, hit: Hit) -> None:
         """Hold the blocks found; those before them are not needed."""

@@ -73,7 +73,7 @@ class BoundaryStates(SparseGroup):
         pool: SharedPool,
     ) -> None:
         super().__init__(place, width, group, config, pool)
-        self.behind = 1
+        self.looked_at = self.behind = 1
         self.fresh: set[tuple[int, int]] = set()
         """Published in this very step, as lines and blocks up to there: nobody can begin with what is not
         computed yet."""

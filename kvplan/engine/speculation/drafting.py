@@ -17,6 +17,9 @@ from kvplan.engine.speculation.request import DraftedRequest, DraftPlan, Share
 from kvplan.engine.speculation.rules import DraftRules
 from kvplan.traces.request import Request
 
+_ALONE = -1
+"""Tokens of a request that waits without keeping others waiting."""
+
 
 class Drafting(VllmScheduler):
     """Plans the steps of one engine instance, whatever its cache is like."""
@@ -26,10 +29,13 @@ class Drafting(VllmScheduler):
     ) -> None:
         self.rules = rules
         super().__init__(config, keep_schedule=keep_schedule)
-        self._pairs = Pairs() if rules.hash_lookahead else None
+        self._pairs = Pairs(rules.hash_lookahead) if rules.hash_lookahead else None
+        self.computed_anyway = max(1, rules.hash_lookahead)
         self.acceptance = acceptance
         self.draft_slots = rules.slots
         self.drafted = Drafted(rules.tokens)
+        self.aside: dict[LiveRequest, None] = {}
+        """Waiting requests that were passed over (vLLM's ``deferred_waiting``)."""
         # Of the step being planned; what a preemption takes back stays counted, as in vLLM.
         self.computes_prompts = False
         """Whether a running request's prompt is in it."""
@@ -135,7 +141,16 @@ class Drafting(VllmScheduler):
         if tokens > budget:
             tokens = budget
         room = self.config.max_model_len - 1 - computed
-        return tokens if tokens < room else room
+        if tokens > room:
+            tokens = room
+        return tokens if self.rules.prompt_lookahead == 1 else self._cut(request, computed, tokens)
+
+    def _cut(self, request: LiveRequest, computed: int, tokens: int) -> int:
+        """No chunk ends so close to a prompt's end that drafts would be made from drafts before it."""
+        left = request.num_tokens - computed - tokens
+        if 0 < left < self.rules.prompt_lookahead:
+            tokens -= self.rules.prompt_lookahead - left
+        return tokens
 
     def placed(self, tokens: int) -> int:
         """How far a request has places while it computes the last of so many tokens: also for drafts."""
@@ -154,7 +169,18 @@ class Drafting(VllmScheduler):
         if self._pads(request, start):
             tokens = 1 + self.rules.tokens
             return tokens if tokens <= budget else None
-        return super()._first_chunk(request, start, budget, threshold, defer_prefills)
+        wanted = super()._first_chunk(request, start, budget, threshold, defer_prefills)
+        if not wanted or self.rules.prompt_lookahead == 1:
+            return wanted
+        tokens = self._cut(request, start, wanted)
+        if tokens > 0:
+            return tokens
+        self.aside[request] = None
+        return _ALONE
+
+    def left_over(self) -> bool:
+        """As the base class; whoever was passed over is not counted."""
+        return len(self.waiting) > len(self.aside)
 
     def _pads(self, request: LiveRequest, start: int) -> bool:
         """Whether a request that is let in with one token to compute is filled up to those who decode."""
@@ -169,6 +195,7 @@ class Drafting(VllmScheduler):
         """A request that was given its blocks runs from this step on."""
         assert isinstance(request, DraftedRequest)
         assert isinstance(plan, DraftPlan)
+        self.aside.pop(request, None)
         self.enter(plan, request, hit_tokens)
         padded = self._pads(request, hit_tokens)
         plan.take([(request, tokens, self.rules.tokens if padded else 0, padded)])
@@ -184,6 +211,10 @@ class Drafting(VllmScheduler):
     def publish_until(self, request: LiveRequest, tokens: int) -> None:
         """As the base class; a block waits for the tokens that its hash covers."""
         super().publish_until(request, min(tokens, request.num_tokens - self.rules.hash_lookahead))
+
+    def _leave(self, request: LiveRequest) -> None:
+        self.aside.pop(request, None)
+        super()._leave(request)
 
     def preempt(self, request: LiveRequest, taken_back: int) -> None:
         """As the base class; whatever is in flight has to land before it runs again."""

@@ -13,6 +13,9 @@ Method: TypeAlias = Literal["mtp", "eagle", "draft_model", "ngram"]
 RUNNER_V2 = (0, 30, 0)
 """vLLM's second model runner is the default from here on (0.27 and 0.28 have it for some architectures)."""
 
+SEVERAL_MODULES = (0, 28, 0)
+"""vLLM from here on makes each draft with a prediction layer of its own where a model has several."""
+
 LOOKAHEAD_HASHES = (0, 33, 0)
 """vLLM from here on knows a block of ``mtp`` and ``eagle`` by the token behind it, too; before, it did not
 use the last block of a hit."""
@@ -31,6 +34,9 @@ class DraftRules:
         hash_lookahead: tokens behind a block that its hash covers; drops_block: the last block of a hit is
             computed again.
         slots: rows of a step that a request takes beside its tokens (``max_num_new_slots_for_drafting``).
+        prompt_lookahead: known tokens behind those of a step that drafts are made from: a prompt is not cut
+            closer to its end (``num_prefill_lookahead_tokens``), and what is computed may change that close
+            to it.
         ahead: whether steps can be scheduled before the one in flight is done; otherwise they are not.
         outputs_first: a step's outputs leave before drafts are made, and none are made that no step could
             verify: what the second model runner does.
@@ -41,20 +47,38 @@ class DraftRules:
     hash_lookahead: int = 0
     drops_block: bool = False
     slots: int = 0
+    prompt_lookahead: int = 1
     ahead: bool = True
     outputs_first: bool = True
 
 
-def rules_of(method: Method, tokens: int, version: tuple[int, int, int]) -> DraftRules:
-    """The rules of a method in a version of vLLM."""
+def rules_of(method: Method, tokens: int, version: tuple[int, int, int], *, modules: int = 1) -> DraftRules:
+    """The rules of a method in a version of vLLM.
+
+    Args:
+        modules: prediction layers of the model that drafts for itself; each reads one token further ahead.
+
+    Raises:
+        UsageError: several of them, before vLLM ran them in turns.
+    """
     if method == "ngram":
         return DraftRules(tokens, ahead=False, outputs_first=False)
     second = version >= RUNNER_V2
     if method == "draft_model":
         return DraftRules(tokens, lookahead=tokens, slots=1, outputs_first=second)
-    if version >= LOOKAHEAD_HASHES:
-        return DraftRules(tokens, lookahead=tokens, hash_lookahead=1, outputs_first=second)
-    return DraftRules(tokens, lookahead=tokens, drops_block=True, outputs_first=second)
+    several = method == "mtp" and min(modules, tokens) > 1
+    if several and version < SEVERAL_MODULES:
+        raise UsageError(
+            f"{modules} prediction layers that draft in turns are simulated from vLLM 0.28 on",
+            where="speculative.tokens",
+            hint="use 1, or engine.version 0.28 or later",
+        )
+    ahead = tokens if several else 1
+    hashes = ahead if version >= LOOKAHEAD_HASHES else 0
+    return DraftRules(
+        tokens, lookahead=tokens, hash_lookahead=hashes, drops_block=not hashes, prompt_lookahead=ahead,
+        outputs_first=second,
+    )  # fmt: skip
 
 
 def sglang_rules_of(method: Method, tokens: int) -> DraftRules:

@@ -33,8 +33,9 @@ class DraftScheduler(Drafting):
 
     def publish_until(self, request: LiveRequest, tokens: int) -> None:
         """As the base class, where there is something to publish."""
-        if tokens >= (request.published + 1) * self.block_size:
-            super().publish_until(request, tokens)
+        final = tokens - self.rules.prompt_lookahead + 1
+        if final >= (request.published + 1) * self.block_size:
+            super().publish_until(request, final)
             self.version += 1
 
 
@@ -43,7 +44,7 @@ class HybridDraftScheduler(Drafting, HybridScheduler):
 
     def make_cache(self) -> HybridCache:
         """As the base class; a state for every draft, so that rejected ones leave none behind."""
-        return DraftCache(self.config, self.rules.tokens)
+        return DraftCache(self.config, self.rules)
 
     def live(self, request: Request) -> LiveRequest:
         """As the base class, in every group."""

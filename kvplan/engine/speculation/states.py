@@ -1,4 +1,4 @@
-"""Recurrent states of requests with drafts: rejected ones must leave none behind."""
+"""Caches of requests with drafts: rejected ones must leave no recurrent state behind."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, cast
 from kvplan.engine.hybrid.cache import HybridCache
 from kvplan.engine.hybrid.group import Group, Hit
 from kvplan.engine.hybrid.states import BoundaryStates, RunningState
+from kvplan.engine.hybrid.windows import WindowGroup
 
 if TYPE_CHECKING:
     from kvplan.engine.config import CacheGroup, EngineConfig
     from kvplan.engine.hybrid.pool import SharedPool
     from kvplan.engine.hybrid.request import HybridRequest
     from kvplan.engine.speculation.request import DraftedRequest
+    from kvplan.engine.speculation.rules import DraftRules
 
 
 class DraftedStates(BoundaryStates):
@@ -76,11 +78,20 @@ class DraftedStates(BoundaryStates):
 
 
 class DraftCache(HybridCache):
-    """Groups of one engine whose requests have ``drafts`` in a step."""
+    """Groups of one engine whose requests have drafts in a step.
 
-    def __init__(self, config: EngineConfig, drafts: int) -> None:
-        self.drafts = drafts
+    Where several modules make them, the tokens that a later one may compute again stay within the windows.
+    """
+
+    def __init__(self, config: EngineConfig, rules: DraftRules) -> None:
+        self.drafts = rules.tokens
+        self.computed_anyway = max(1, rules.hash_lookahead)
+        self._kept = rules.prompt_lookahead - 1
         super().__init__(config)
+
+    def window_group(self, place: int, width: int, group: CacheGroup) -> Group:
+        """As the base class; what may be computed again stays."""
+        return WindowGroup(place, width, group, self.config, self.pool, self._kept)
 
     def state_group(self, place: int, width: int, group: CacheGroup) -> Group:
         """As the base class, with a state for every draft."""

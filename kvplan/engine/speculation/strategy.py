@@ -70,6 +70,21 @@ class Speculation:
                 f"speculative decoding is simulated with vLLM's own eviction, lru, not {config.eviction}",
                 where="cache.eviction",
             )
+        unlike = next((group.kind for group in config.groups if group.kind in ("mamba", "chunked")), None)
+        if self.rules.prompt_lookahead > 1 and unlike is not None:
+            raise UsageError(
+                "several modules that draft are simulated with full attention and windows, not with "
+                f"{'recurrent states' if unlike == 'mamba' else 'local chunks'}",
+                where="speculative.tokens",
+                hint="use 1",
+            )
+        if config.enable_prefix_caching and config.hit_alignment < self.rules.prompt_lookahead:
+            raise UsageError(
+                f"{self.rules.prompt_lookahead} modules that draft need blocks of as many tokens to find "
+                f"prefixes, not {config.hit_alignment}; vLLM does not start either",
+                where="cache.block_size",
+                hint="larger blocks, fewer speculative.tokens, or cache.prefix none",
+            )
         least = 1 + self.rules.tokens
         if config.max_num_batched_tokens < least + self.rules.slots:
             raise UsageError(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from kvplan.specs.attention import CompressedAttention, FullAttention
+from kvplan.specs.attention import FullAttention
 from kvplan.specs.huggingface import families
 from kvplan.specs.huggingface.config import Config, has_biases
 from kvplan.specs.huggingface.heads import head_dim, query_heads
 from kvplan.specs.huggingface.layers import check_layers
 from kvplan.specs.huggingface.mlps import experts, is_gated, spread
 from kvplan.specs.huggingface.widths import has_experts
-from kvplan.specs.mlp import DenseMlp, MoeMlp
-from kvplan.specs.model import Block, Draft, Encoder
+from kvplan.specs.mlp import DenseMlp
+from kvplan.specs.model import Encoder
 
 
 def is_encoder_decoder(config: Config) -> bool:
@@ -141,37 +141,3 @@ def decoder_layers(config: Config) -> int | None:
         if isinstance(value, int) and not isinstance(value, bool):
             return check_layers(config, key, value)
     return None
-
-
-UNSAID_DRAFTS = {"qwen3_next": 1, "longcat_flash": 1}
-"""Multi-token-prediction layers of checkpoints whose configurations do not mention them."""
-
-
-def draft(config: Config, blocks: Sequence[Block]) -> Draft | None:
-    """Multi-token-prediction layers: each is like the topmost layer that has attention."""
-    layers = UNSAID_DRAFTS.get(config.model_type, 0)
-    for key in ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_layers", "num_mtp_modules"):
-        value = config.get(key, defaults=False)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 64:
-            layers = value
-            break
-    block = next((block for block in reversed(blocks) if block.attention is not None), None)
-    if not layers or block is None:
-        return None
-    return Draft.model_construct(layers=layers, block=_drafting(config, block, len(blocks)))
-
-
-def _drafting(config: Config, block: Block, layers: int) -> Block:
-    """DeepSeek-V4's drafting layers have the ratios that follow the stack's, DSpark's fewer experts."""
-    changed: dict[str, object] = {}
-    ratios = config.get("compress_ratios", defaults=False)
-    plain = isinstance(ratios, list) and not any(ratios[layers : layers + 1])
-    if isinstance(block.attention, CompressedAttention) and plain:
-        alone = {"ratio": 0, "overlap": False, "compresses": True, "indexer": None}
-        changed["attention"] = block.attention.model_copy(update=alone)
-    number = config.optional("dspark_n_routed_experts")
-    if number is not None and isinstance(block.mlp, MoeMlp):
-        chosen = config.integer("dspark_num_experts_per_tok", block.mlp.experts_per_token)
-        fewer = {"experts": number, "experts_per_token": min(chosen, number)}
-        changed["mlp"] = block.mlp.model_copy(update=fewer)
-    return block.model_copy(update=changed)

@@ -15,6 +15,7 @@ from kvplan.specs.attention import CompressedAttention, SharedAttention
 from kvplan.specs.base import Source
 from kvplan.specs.huggingface.attention import attention, cross_attention
 from kvplan.specs.huggingface.config import Config, text_config
+from kvplan.specs.huggingface.drafting import draft
 from kvplan.specs.huggingface.extras import extra_weights, ngram_words
 from kvplan.specs.huggingface.layers import layer_kinds, number_of_layers
 from kvplan.specs.huggingface.layout import segments
@@ -22,7 +23,7 @@ from kvplan.specs.huggingface.loops import loops_words, unrolled
 from kvplan.specs.huggingface.mlps import mlp
 from kvplan.specs.huggingface.nas import nas_blocks
 from kvplan.specs.huggingface.overrides import layer_view, refuse_unread
-from kvplan.specs.huggingface.parts import decoder_layers, draft, encoder, is_encoder_decoder
+from kvplan.specs.huggingface.parts import decoder_layers, encoder, is_encoder_decoder
 from kvplan.specs.huggingface.qformers import qformers
 from kvplan.specs.huggingface.quantization import model_dtype, weights
 from kvplan.specs.huggingface.rotary import max_context, unstretched_context, yarn_context

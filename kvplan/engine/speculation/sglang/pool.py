@@ -27,7 +27,7 @@ class DraftedPool(TokenPool):
     def __init__(self, config: SglangConfig, lookahead: int) -> None:
         super().__init__(config)
         self._lookahead = lookahead
-        self._pairs = Pairs() if lookahead else None
+        self._pairs = Pairs(lookahead) if lookahead else None
         self._unique = _NOWHERE
 
     def content(self, request: Request) -> Content:
