@@ -116,9 +116,11 @@ def _pool_tokens(scenario: Scenario, engine: SglangPart, fit: FitReport | None, 
     if fit is None:
         assert engine.max_total_tokens is not None  # the scenario's own validation
         return engine.max_total_tokens
+    from kvplan.scenario.sglang_windows import WINDOWS, check_windows
+
     for layer in fit.binding.pool.pages:
         reach = "state" if layer.store is None else layer.store.reach
-        if reach != "context":
+        if reach != "context" and reach not in WINDOWS:
             from kvplan.sizing.stores import REACHES
 
             raise UsageError(
@@ -127,6 +129,7 @@ def _pool_tokens(scenario: Scenario, engine: SglangPart, fit: FitReport | None, 
                 where="engine.kind",
                 hint="simulate it with engine.kind=vllm, or give the full pool alone with cache.blocks",
             )
+    check_windows(fit, engine)
     check_pool(fit, fit.kv_tokens // page)
     # SGLang takes the smaller one of what is asked for and what fits.
     return min(fit.kv_tokens, engine.max_total_tokens or fit.kv_tokens)

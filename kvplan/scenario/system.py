@@ -159,6 +159,15 @@ def _data_parallel_attention(scenario: Scenario, deployment: Deployment) -> Chos
     return data_parallel_attention(scenario, deployment)
 
 
+def _sliding_windows(scenario: Scenario, deployment: Deployment) -> Chosen | None:
+    """SGLang's pool for windows, which a scenario need not ask for: the model's have one."""
+    if scenario.engine.kind != "sglang" or deployment.fit is None:
+        return None
+    from kvplan.scenario.sglang_windows import sliding_windows
+
+    return sliding_windows(scenario, deployment)
+
+
 Strategies = Callable[[Scenario, Deployment], Strategy | Chosen | None]
 
 STRATEGIES: tuple[Strategies, ...] = (
@@ -169,6 +178,7 @@ STRATEGIES: tuple[Strategies, ...] = (
     _speculation,
     _disaggregation,
     _data_parallel_attention,
+    _sliding_windows,
 )
 """Each looks for its own part of a scenario, and answers None where the scenario does not ask for it."""
 
