@@ -138,7 +138,9 @@ def test_books_balance_and_everybody_gets_the_whole_answer(
     }
     assert lines or not rows
     # Steps nobody plans one by one are the same ones.
-    assert _play(Checked, config, workload, windows, log=False)[1] == rows
+    _, again, bulk = _play(Checked, config, workload, windows, log=False)
+    assert again == rows
+    assert bulk.recorder.sections == replica.recorder.sections
 
 
 @FUZZ

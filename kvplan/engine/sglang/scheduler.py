@@ -5,10 +5,9 @@ running requests. Decoding requests are advanced together (``DecodeBatch``); one
 only when they join, finish or are retracted.
 
 Verified by recordings of 0.5.23's own methods, and held equal to a slow oracle (``reference.sglang``): what
-the tree does, admission (``PrefillAdder``), chunked prefill, mixed chunks, ``batch_is_full``, insertion after
-each chunk, after prefill and at the end, retraction, ``new_token_ratio``. The event loops are read from their
-source. Not covered: priority scheduling and preemption, the ``ignore_eos`` estimate without radix cache.
-Drafts: ``speculation.sglang``; a pool for windows: ``sglang_windows``.
+the tree does, admission (``PrefillAdder``), chunked and mixed prefill, ``batch_is_full``, when is inserted,
+retraction, ``new_token_ratio``. The event loops are read from their source. Not covered: priorities, the
+``ignore_eos`` estimate without radix cache. Drafts: ``speculation.sglang``; windows: ``sglang_windows``.
 """
 
 from __future__ import annotations
@@ -198,8 +197,7 @@ class SglangScheduler:
         if not extends:
             return None
         plan = self.new_plan()
-        plan.extends = extends
-        plan.chunked = self.chunked
+        plan.extends, plan.chunked = extends, self.chunked
         self._allocate_extend(plan)
         if config.enable_mixed_chunk and in_batch:
             self._leave_finishing(before)

@@ -155,9 +155,10 @@ class WindowIndex(RadixIndex):
             if child is None:
                 break
             child.last_access = self._tick()
-            end = child.end
-            agreed = content.agrees_until(child.content, depth, end if end < length else length)
-            agreed -= agreed % page
+            agreed = end = child.end
+            if end > owned:
+                agreed = content.agrees_until(child.content, depth, end if end < length else length)
+                agreed -= agreed % page
             node = child if agreed == end else self._split(child, agreed)
             if node.priority < priority:
                 node.priority = priority
