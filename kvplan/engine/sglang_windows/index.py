@@ -178,15 +178,9 @@ class WindowIndex(RadixIndex):
                 node.hit_count += 1
             if node.ticket:
                 self.leaves.put(node)
-        present = depth
-        if present < length:
-            node = self._add_leaf(node, content, present, length, priority, live)
+        if depth < length:
+            node = self._add_leaf(node, content, depth, length, priority, live)
         self._use_windows(node)
-        # As SGLang reckons: the end of a leaf that was cut lies where it would with its lower part alone.
-        if present < length and present + node.tokens > counted:
-            node.hit_count += 1
-            if node.ticket:
-                self.leaves.put(node)
         return Inserted(node, freed, freed_windows)
 
     def _add_leaf(
@@ -199,7 +193,6 @@ class WindowIndex(RadixIndex):
         parent.children[key] = leaf
         self.evictable += end - start
         self.leaves.discard(parent)
-        self.leaves.put(leaf)
         alive = max(start, live)
         if alive < end:
             if alive > start:
@@ -208,6 +201,9 @@ class WindowIndex(RadixIndex):
                 # Who holds it holds one window in the pool, not all of it.
                 self._give_window(self._split(leaf, end - self.kept))
             self._give_window(leaf)
+        # What was cut off counts as inserted by nobody.
+        leaf.hit_count = 1
+        self.leaves.put(leaf)
         return leaf
 
     def _give_window(self, node: WindowNode) -> None:
