@@ -16,6 +16,7 @@ from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang.replica import SglangReplica
+from kvplan.engine.sglang_windows.errors import ForgottenPrefill
 from kvplan.engine.sglang_windows.index import WindowIndex
 from kvplan.engine.sglang_windows.node import WindowNode
 from kvplan.engine.sglang_windows.replica import WindowReplica
@@ -127,9 +128,9 @@ def test_books_balance_and_everybody_gets_the_whole_answer(
     windows.check(config)
     try:
         lines, rows, replica = _play(Checked, config, workload, windows)
-    except (EngineStuck, OutOfKvMemory):
-        # A pool that does not hold one request's windows beside what it must keep.
-        with pytest.raises((EngineStuck, OutOfKvMemory)):
+    except (EngineStuck, OutOfKvMemory, ForgottenPrefill) as stop:
+        # A pool that does not hold one request's windows beside what it must keep, or no chunk.
+        with pytest.raises(type(stop)):
             _play(Checked, config, workload, windows, log=False)
         return
     assert isinstance(replica, WindowReplica)
@@ -168,6 +169,19 @@ def test_what_is_refused() -> None:
             WindowPools(windows).sglang_engine(options, CLOCK, Recorder())
     with pytest.raises(UsageError, match="at least 1"):
         SlidingWindows(0, 100)
+
+
+def test_prefills_that_sglang_would_forget_are_told() -> None:
+    config = SglangConfig(1000, chunked_prefill_size=300, disable_overlap_schedule=True)
+    windows = SlidingWindows(20, 150, 16)
+    workload = [
+        Request(name, 0.0, ((1000 * number, tokens),), tokens, ((10**6 + 1000 * number, answer),), answer)
+        for number, (name, tokens, answer) in enumerate((("a", 30, 9), ("b", 200, 9), ("c", 200, 2)))
+    ]
+    _, rows, _ = _play(Checked, config, workload[:2], windows)
+    assert set(rows) == {"a", "b"}
+    with pytest.raises(ForgottenPrefill, match="'b', as that of 'c'"):
+        _play(Checked, config, workload, windows)
 
 
 def test_a_match_needs_a_window_before_its_end() -> None:

@@ -51,7 +51,7 @@ class TokenPool:
     def fits(self, tokens: int) -> bool:
         """``check_decode_mem``: evict for them, and say whether they are there."""
         self.make_room(tokens)
-        return self.free >= tokens
+        return self.room >= tokens
 
     def take(self, tokens: int, asked: int, purpose: str) -> None:
         """Hand out ``tokens``, after evicting for what the allocator asks for, which is never less.
@@ -60,8 +60,8 @@ class TokenPool:
             OutOfKvMemory: they are not there.
         """
         self.make_room(asked)
-        if tokens > self.free:
-            raise OutOfKvMemory(purpose, tokens, self.free)
+        if tokens > self.room:
+            raise OutOfKvMemory(purpose, tokens, self.room)
         self.hand_out(tokens)
 
     def hand_out(self, tokens: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import cast
 
-from kvplan.engine.errors import OutOfKvMemory
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.live import SglangRequest
 from kvplan.engine.sglang.pool import TokenPool
@@ -58,22 +57,6 @@ class WindowPool(TokenPool):
         """As the base class, of both pools."""
         super().hand_out(tokens)
         self.free_windows -= tokens
-
-    def fits(self, tokens: int) -> bool:
-        """As the base class."""
-        self.make_room(tokens)
-        return self.room >= tokens
-
-    def take(self, tokens: int, asked: int, purpose: str) -> None:
-        """As the base class.
-
-        Raises:
-            OutOfKvMemory: one of the pools does not have them.
-        """
-        self.make_room(asked)
-        if tokens > self.room:
-            raise OutOfKvMemory(purpose, tokens, self.room)
-        self.hand_out(tokens)
 
     def slide(self, request: WindowRequest, computed: int) -> None:
         """Give back the request's own windows that nobody looks at who comes behind ``computed`` tokens

@@ -17,6 +17,7 @@ from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang.scheduler import SglangScheduler
 from kvplan.engine.sglang_windows.batch import WindowBatch
 from kvplan.engine.sglang_windows.budget import WindowBudget
+from kvplan.engine.sglang_windows.errors import ForgottenPrefill
 from kvplan.engine.sglang_windows.index import Match
 from kvplan.engine.sglang_windows.pool import WindowPool
 from kvplan.engine.sglang_windows.request import WindowRequest
@@ -55,7 +56,11 @@ class WindowScheduler(SglangScheduler):
     def _add_one(
         self, request: SglangRequest, budget: PrefillBudget, extends: list[SglangRequest]
     ) -> Verdict:
-        """As the base class, holding windows, too."""
+        """As the base class, holding windows, too.
+
+        Raises:
+            ForgottenPrefill: a second prefill of the batch would be cut.
+        """
         request = cast(WindowRequest, request)
         pool, tokens = self.pool, request.tokens
         cache = pool.cache
@@ -66,6 +71,8 @@ class WindowScheduler(SglangScheduler):
         if isinstance(extend, Verdict):
             cache.let_go(node, held_from)
             return extend
+        if self.chunked is not None and hit + extend < tokens:
+            raise ForgottenPrefill(self.chunked.request.id, request.request.id)
         request.held_from = held_from
         request.branch = found.in_full if found.in_full > hit else 0
         if request.cached_tokens < 0:
