@@ -232,7 +232,7 @@ def _points_table(sweep: Sweep) -> Table:
 
 
 _MAY_LACK = ("Preempted", "Evicted", "Moved")
-_NOTHING = frozenset(("0", "0 B", "–"))
+_NOTHING = frozenset(("0", "0 B", "0 blocks", "–"))
 
 
 def _without_empty(table: Table) -> Table:

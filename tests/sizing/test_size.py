@@ -356,6 +356,16 @@ def test_impossible_questions_are_refused(options: dict[str, Any], complaint: st
         size(model((4, full())), **options)
 
 
+def test_degrees_are_named_up_to_those_of_a_rack() -> None:
+    """Of a model with absurdly many heads, too: not one by one up to their number."""
+    heads = 9 * 10**11
+    with pytest.raises(UsageError, match="does not divide") as caught:
+        size(model((4, full(heads, queries=heads))), parallel=Parallel(tp=7))
+    assert caught.value.hint == (
+        "use tp 1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 15, 16, 18, 20, 24, 25, 30, 32, 36, 40, 45, 48, 50, 60, 64"
+    )
+
+
 def test_unknown_retention_suggests() -> None:
     with pytest.raises(UnknownName):
         parse_retention("vlm")
