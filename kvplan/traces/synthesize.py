@@ -178,9 +178,9 @@ def _conversations(chosen: Workload, process: ArrivalProcess, seed: int) -> Iter
         back_s = _WARM_UP_SESSIONS * (mean_turns - 1) * gap_s
         if process.rate * back_s > MAX_UNDER_WAY:
             raise UsageError(
-                f"{process.rate * mean_turns:,.6g} requests a second are more than {chosen.name} can be drawn "
-                f"at: {MAX_UNDER_WAY * mean_turns / back_s:,.0f}, as conversations last",
-                hint="fewer requests a second, for a part of the replicas; rag and fixed have no conversations",
+                f"{process.rate * mean_turns:,.6g} requests a second are more than {chosen.name} can be "
+                f"drawn at: {MAX_UNDER_WAY * mean_turns / back_s:,.0f}, as conversations last",
+                hint="simulate a part of the replicas; rag and fixed have no conversations",
             )
         live = list(_under_way(chosen, process, seed, back_s))
         heapq.heapify(live)
