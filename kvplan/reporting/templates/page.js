@@ -67,10 +67,17 @@
     const { data, layout } = JSON.parse(text);
     layout.font.family = style.getPropertyValue("--sans");
     if (coarse) layout.dragmode = false;
-    if (width < 520 && layout.annotations && data.filter((trace) => trace.showlegend).length > 1) {
-      layout.legend = { ...layout.legend, x: 0, xanchor: "left", y: -0.24, yanchor: "top" };
-      layout.height += 44;
-      layout.margin.b += 44;
+    // The legend stands beside the axis' title where both have room, else in rows under the chart.
+    const entries = data.filter((trace) => trace.showlegend).map((trace) => 48 + 6.5 * trace.name.length);
+    if (layout.annotations && entries.length > 1) {
+      const room = width - layout.margin.l - layout.margin.r;
+      const title = 6.5 * layout.annotations[0].text.length;
+      if (width < 520 || title + entries.reduce((a, b) => a + b) > room) {
+        const rows = Math.ceil(entries.length / Math.max(1, Math.floor(room / Math.max(...entries))));
+        layout.legend = { ...layout.legend, x: 0, xanchor: "left", yref: "container", y: 0, yanchor: "bottom" };
+        layout.height += 10 + 20 * rows;
+        layout.margin.b += 10 + 20 * rows;
+      }
     }
     if (width < 520) layout.xaxis.nticks = 5;
     if (width < 760 && data[0].type === "bar") {
