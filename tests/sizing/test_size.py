@@ -342,6 +342,8 @@ def test_the_document_is_plain_and_complete() -> None:
     [
         ({"tokens": 0}, "context_tokens must be at least 1"),
         ({"batch": 0}, "batch must be at least 1"),
+        ({"batch": 1.5}, "batch must be a whole number, got 1.5"),
+        ({"tokens": "128k"}, "context_tokens must be a whole number, got '128k'"),
         ({"block_size": -1}, "block_size must be at least 1"),
         ({"parallel": Parallel(tp=3)}, "tp 3 does not divide the 64 query heads"),
         ({"parallel": Parallel(tp=0)}, "tp must be at least 1"),
