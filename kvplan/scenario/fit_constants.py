@@ -72,7 +72,7 @@ WHY = {
     "request_s": "what it adds to a step looks like the other constants",
     LAUNCH.name: "the GPU was the slower of the two, so launching was not seen",
     CLIENT.name: "it is small beside the rest of TTFT",
-    SERVER.name: "few requests were sent together",
+    SERVER.name: "it looks like the rest of TTFT",
     TOKEN.name: "prompts are too short or too much alike",
     SPREAD.name: "how far requests of the loop are apart hardly depends on it",
 }

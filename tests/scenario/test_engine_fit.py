@@ -429,6 +429,37 @@ def test_end_to_end_times_claim_no_more_than_times_per_token(
     assert clock.bands["e2e"] == clock.bands["tpot"] == (-0.6, 0.6)
 
 
+def test_a_run_of_the_deployment_itself_narrows_its_bands_and_one_of_another_does_not(
+    files: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    _, scenario, out = files
+    document = json.loads(out.read_text())
+    for errors in document["held_out"]["after"].values():
+        errors.update(dict.fromkeys(errors, 0.01))
+    path = tmp_path / "good.json"
+    path.write_text(json.dumps(document))
+    fitted = {"latency.model": "fitted", "latency.name": str(path)}
+    usual = Run(load_scenario(str(scenario))).clock
+    same, other = (
+        Run(load_scenario(str(scenario), {**fitted, "model": model})).clock
+        for model in ("llama-3.1-8b", "mistral-7b-v0.3")
+    )
+    assert usual.bands is not None
+    assert same.bands == {
+        name: pytest.approx((0.8 * low, 0.8 * high)) for name, (low, high) in usual.bands.items()
+    }
+    assert other.bands == usual.bands
+    assert "leaves 80% of these bands" in same.statement
+    assert "leaves" not in other.statement
+    batch = StepBatch(4, 4000, 4, 4000, [], 4)
+    slow = [0.0, 2.0, 0.0, 0.0, 0.0]
+    factors = [
+        clock.perturbed(slow).step_seconds(batch) / clock.perturbed([0.0] * DIMENSIONS).step_seconds(batch)
+        for clock in (same, usual) if clock.perturbed is not None
+    ]  # fmt: skip
+    assert 1.0 < factors[0] < factors[1]
+
+
 def test_members_of_an_ensemble_agree_with_the_run_and_differ_beyond_it(
     files: tuple[Path, Path, Path],
 ) -> None:
