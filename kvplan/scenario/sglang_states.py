@@ -29,8 +29,8 @@ def state_rules(scenario: Scenario, fit: FitReport | None, page: int) -> StateRu
     if not slots:
         return None
     from kvplan.engine.sglang_states.rules import StateRules
-    from kvplan.sizing.sglang.page import SPARE_STATES
-    from kvplan.sizing.sglang.states import caches_states, can_track, state_chunk
+    from kvplan.sizing.sglang.page import SPARE_STATES, spare_states
+    from kvplan.sizing.sglang.states import caches_states, state_chunk
 
     model, version = fit.model, fit.serving.version
     hint = "simulate it with engine.kind=vllm, or give the full pool alone with cache.blocks"
@@ -55,8 +55,7 @@ def state_rules(scenario: Scenario, fit: FitReport | None, page: int) -> StateRu
             where="engine.max_running_requests",
             hint="leave it out, or turn the prefix cache on (cache.prefix: radix)",
         )
-    spare = can_track(model, fit.serving) and (not engine.disable_overlap_schedule or page > 1)
-    return StateRules(min(slots), state_chunk(model)[0], spare)
+    return StateRules(min(slots), state_chunk(model)[0], spare_states(model, fit.serving, page) > 0)
 
 
 def recurrent_states(scenario: Scenario, deployment: Deployment) -> Chosen | None:

@@ -207,7 +207,7 @@ def rank_pool(
         caches_prefixes=cached,
         shards=parallel.cp,
         window_ratio=window_ratio(model, serving.version),
-        state_slots=slots_per_request(model, serving),
+        state_slots=slots_per_request(model, serving, block_size),
     )
 
 

@@ -76,6 +76,8 @@ def test_models_without_spare_states_run_one_step_at_a_time() -> None:
     config, strategy = states(paged)
     assert (config.page_size, strategy.rules.spare) == (64, True)
     assert config.max_running_requests == strategy.rules.slots // 4
+    assert paged[0].fit is not None
+    assert config.max_running_requests == paged[0].fit.binding.capacity.sequences
 
 
 def test_without_a_radix_cache_a_request_has_one_slot() -> None:

@@ -7,26 +7,30 @@ from dataclasses import replace
 import pytest
 
 from kvplan.sizing.capacity import fit_model
-from kvplan.sizing.sglang.states import caches_states, can_track, state_chunk
+from kvplan.sizing.sglang.page import spare_states
+from kvplan.sizing.sglang.states import caches_states, state_chunk
 from kvplan.specs.catalog import load_gpu, load_model
 
 
 @pytest.mark.parametrize(
-    ("name", "chunk", "known", "tracks", "caches"),
+    ("name", "chunk", "known", "spare", "caches"),
     [
-        ("qwen3-next-80b-a3b", 64, True, True, True),
-        ("nemotron-3-nano-30b-a3b", 128, True, True, True),
-        ("granite-4.0-h-small", 256, False, True, True),
-        ("lfm2-1.2b", 64, True, False, True),
-        ("jamba-v0.1", 64, True, False, False),
+        ("qwen3-next-80b-a3b", 64, True, 2, True),
+        ("nemotron-3-nano-30b-a3b", 128, True, 2, True),
+        ("granite-4.0-h-small", 256, False, 2, True),
+        ("lfm2-1.2b", 64, True, 0, True),
+        ("jamba-v0.1", 64, True, 0, False),
     ],
 )
-def test_by_model(name: str, chunk: int, known: bool, tracks: bool, caches: bool) -> None:
+def test_by_model(name: str, chunk: int, known: bool, spare: int, caches: bool) -> None:
     model = load_model(name)
     fit = fit_model(model, load_gpu("h200"), engine="sglang")
     assert state_chunk(model) == (chunk, known)
-    assert (can_track(model, fit.serving), caches_states(model, fit.serving)) == (tracks, caches)
-    assert not can_track(model, replace(fit.serving, version=(0, 5, 13)))
+    assert (spare_states(model, fit.serving, 1), caches_states(model, fit.serving)) == (spare, caches)
+    one_by_one = replace(fit.serving, async_scheduling=False)
+    assert spare_states(model, one_by_one, 1) == 0
+    assert spare_states(model, one_by_one, 64) == spare // 2
+    assert spare_states(model, replace(fit.serving, version=(0, 5, 13)), 1) == 0
 
 
 def test_a_pool_of_states_says_how_many_it_has() -> None:

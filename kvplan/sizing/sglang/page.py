@@ -63,9 +63,14 @@ def sglang_page(model: ModelSpec, serving: Serving, *, drafts: bool) -> int:
     return _blackwell(model, version, given, drafts=drafts)
 
 
-def keeps_spare_states(model: ModelSpec, serving: Serving) -> bool:
-    """Whether recurrent layers keep spare states of a request, so that scheduling may run ahead."""
-    return serving.async_scheduling and named_since(model, SPARE_STATE_MODELS, serving.version)
+def spare_states(model: ModelSpec, serving: Serving, page: int) -> int:
+    """Spare states of a request (``get_mamba_tracking_slots``), so that scheduling may run ahead, or pages of
+    several tokens end with a state."""
+    if not named_since(model, SPARE_STATE_MODELS, serving.version):
+        return 0
+    if serving.async_scheduling:
+        return 2
+    return 1 if page > 1 else 0
 
 
 def _blackwell(model: ModelSpec, version: Version, given: int | None, *, drafts: bool) -> int:

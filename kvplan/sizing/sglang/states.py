@@ -23,12 +23,7 @@ CLASS_CHUNK = 256
 
 def caches_states(model: ModelSpec, serving: Serving) -> bool:
     """Whether the radix cache of this version knows the model's states."""
-    return can_track(model, serving) or named(model, *LAST_STATE_MODELS)
-
-
-def can_track(model: ModelSpec, serving: Serving) -> bool:
-    """Whether the model's kernels can leave states on their way (``supports_mamba_cache_extra_buffer``)."""
-    return named_since(model, SPARE_STATE_MODELS, serving.version)
+    return named_since(model, SPARE_STATE_MODELS, serving.version) or named(model, *LAST_STATE_MODELS)
 
 
 def state_chunk(model: ModelSpec) -> tuple[int, bool]:
