@@ -137,6 +137,13 @@ def _pool_tokens(scenario: Scenario, engine: SglangPart, fit: FitReport | None, 
                 where="engine.kind",
                 hint="simulate it with engine.kind=vllm, or give the full pool alone with cache.blocks",
             )
+    if not fit.binding.pool.token_bytes:
+        raise UsageError(
+            f"{fit.model.name} keeps a state a request and nothing per token; "
+            "SGLang's engine is simulated with layers that attend",
+            where="engine.kind",
+            hint="simulate it with engine.kind=vllm",
+        )
     check_pool(fit, fit.kv_tokens // page)
     # SGLang takes the smaller one of what is asked for and what fits.
     return min(fit.kv_tokens, engine.max_total_tokens or fit.kv_tokens)

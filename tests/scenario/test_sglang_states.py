@@ -92,6 +92,7 @@ def test_without_a_radix_cache_a_request_has_one_slot() -> None:
     ("model", "assignments", "said"),
     [
         ("jamba-v0.1", (), "none that SGLang's radix cache knows"),
+        ("codestral-mamba-7b", (), "nothing per token"),
         ("qwen3-next-80b-a3b", ("engine.version=0.5.10",), "from 0.5.14 on"),
         (
             "qwen3-next-80b-a3b",

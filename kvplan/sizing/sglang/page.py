@@ -39,6 +39,7 @@ SPARSE_BLOCKS = {"minimaxm3": (0, 5, 16)}
 SPARE_STATE_MODELS = {
     "qwen": SPARE_STATES, "bailing": SPARE_STATES, "falconh1": SPARE_STATES, "granite": SPARE_STATES,
     "nemotron": SPARE_STATES, "kimilinear": (0, 5, 16), "kimik3": (0, 5, 17), "glm5": (0, 5, 20),
+    "interns2preview": (0, 5, 23),
 }  # fmt: skip
 """Recurrent models that can keep spare states."""
 

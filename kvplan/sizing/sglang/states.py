@@ -12,7 +12,7 @@ from kvplan.sizing.sglang.page import SPARE_STATE_MODELS
 from kvplan.specs.schema import ModelSpec
 from kvplan.specs.state import Mamba2State
 
-LAST_STATE_MODELS = ("lfm2", "jetnemotron", "jetvlm", "zaya", "gigachat35")
+LAST_STATE_MODELS = ("lfm2", "jetnemotron", "jetvlm", "zaya", "gigachat35", "interns2mobius")
 """Models of the radix cache with states whose kernels leave none on their way."""
 
 KERNEL_CHUNK = 64
