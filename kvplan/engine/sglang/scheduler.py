@@ -8,7 +8,7 @@ Verified by recordings of 0.5.23's own methods, and held equal to a slow oracle 
 the tree does, admission (``PrefillAdder``), chunked prefill, mixed chunks, ``batch_is_full``, insertion after
 each chunk, after prefill and at the end, retraction, ``new_token_ratio``. The event loops are read from their
 source. Not covered: priority scheduling and preemption, the ``ignore_eos`` estimate without radix cache,
-sliding-window and hybrid pools. Drafts: ``speculation.sglang``.
+sliding-window pools. Drafts: ``speculation.sglang``; recurrent states: ``sglang_states``.
 """
 
 from __future__ import annotations
