@@ -127,8 +127,10 @@ def _pool_tokens(scenario: Scenario, engine: SglangPart, fit: FitReport | None, 
     if fit is None:
         assert engine.max_total_tokens is not None  # the scenario's own validation
         return engine.max_total_tokens
+    from kvplan.scenario.sglang_windows import WINDOWS, check_windows
+
     for layer in fit.binding.pool.pages:
-        if layer.store is not None and layer.store.reach != "context":
+        if layer.store is not None and layer.store.reach not in ("context", *WINDOWS):
             from kvplan.sizing.stores import REACHES
 
             raise UsageError(
@@ -144,6 +146,7 @@ def _pool_tokens(scenario: Scenario, engine: SglangPart, fit: FitReport | None, 
             where="engine.kind",
             hint="simulate it with engine.kind=vllm",
         )
+    check_windows(fit, engine)
     check_pool(fit, fit.kv_tokens // page)
     # SGLang takes the smaller one of what is asked for and what fits.
     return min(fit.kv_tokens, engine.max_total_tokens or fit.kv_tokens)

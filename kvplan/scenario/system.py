@@ -168,6 +168,15 @@ def _recurrent_states(scenario: Scenario, deployment: Deployment) -> Chosen | No
     return recurrent_states(scenario, deployment)
 
 
+def _sliding_windows(scenario: Scenario, deployment: Deployment) -> Chosen | None:
+    """SGLang's pool for windows, which a scenario need not ask for: the model's have one."""
+    if scenario.engine.kind != "sglang" or deployment.fit is None:
+        return None
+    from kvplan.scenario.sglang_windows import sliding_windows
+
+    return sliding_windows(scenario, deployment)
+
+
 Strategies = Callable[[Scenario, Deployment], Strategy | Chosen | None]
 
 STRATEGIES: tuple[Strategies, ...] = (
@@ -179,6 +188,7 @@ STRATEGIES: tuple[Strategies, ...] = (
     _disaggregation,
     _data_parallel_attention,
     _recurrent_states,
+    _sliding_windows,
 )
 """Each looks for its own part of a scenario, and answers None where the scenario does not ask for it."""
 

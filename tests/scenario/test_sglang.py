@@ -95,10 +95,12 @@ def test_the_pool_is_what_sglang_would_have() -> None:
 
 
 def test_pools_that_are_not_simulated_are_refused() -> None:
-    windows = ["engine.kind=sglang", "workload={synthesize: fixed}", "model=gpt-oss-20b", "gpu=h100-sxm"]
+    states = ["engine.kind=sglang", "workload={synthesize: fixed}", "model=jamba-v0.1", "gpu=h100-sxm"]
     with pytest.raises(UsageError, match="not simulated yet"):
-        resolve_deployment(load_scenario(None, {}, windows))
-    assert resolve_deployment(load_scenario(None, {}, [*windows, "cache.blocks=10000"])).config
+        resolve_deployment(load_scenario(None, {}, [*states, "parallel.tp=4"]))
+    assert resolve_deployment(
+        load_scenario(None, {}, [*states, "parallel.tp=4", "cache.blocks=10000"])
+    ).config
 
 
 def test_windows_without_a_pool_of_their_own_are_kept_whole() -> None:

@@ -185,6 +185,11 @@ class DecodeBatch:
             heappop(calendar)
         return calendar[0][0] if calendar else 1 << 62
 
+    @property
+    def quiet_steps(self) -> int:
+        """Steps before anything is due with a member."""
+        return self.next_finish() - 1 - self.tick
+
     def finishing(self, tick: int) -> list[SglangRequest]:
         """Take out the members whose last output came with this tick, in batch order."""
         found: list[SglangRequest] = []

@@ -34,6 +34,11 @@ class TokenPool:
         """Tokens nobody references, cached ones included."""
         return self.free + self.tree.evictable
 
+    @property
+    def room(self) -> int:
+        """Tokens that can be handed out without evicting."""
+        return self.free
+
     def known(self, tokens: int) -> int:
         """Of the first ``tokens`` tokens of a sequence, those that the tree can know."""
         return tokens
@@ -57,6 +62,10 @@ class TokenPool:
         self.make_room(asked)
         if tokens > self.free:
             raise OutOfKvMemory(purpose, tokens, self.free)
+        self.hand_out(tokens)
+
+    def hand_out(self, tokens: int) -> None:
+        """Requests get ``tokens``, which are there."""
         self.free -= tokens
         self.allocated += tokens
 

@@ -132,7 +132,7 @@ class SglangReplica:
                 if self._deliver(due[0], clock) and self.stops:
                     self.stopped = True
             elif not plan.batch.scheduled_tokens:
-                if self._stalled and not plan.retracted and scheduler.waiting:
+                if self._stalled and not plan.retracted and (scheduler.waiting or scheduler.chunked):
                     clock = self._wait(clock, min(until, nextafter(self._gives_up_s, _NEVER)))
                 self._stalled = True
             else:
@@ -153,7 +153,8 @@ class SglangReplica:
         Raises:
             EngineStuck: it never will.
         """
-        raise EngineStuck(clock, self.scheduler.waiting[0].request.id)
+        scheduler = self.scheduler
+        raise EngineStuck(clock, (scheduler.chunked or scheduler.waiting[0]).request.id)
 
     def _give_up(self, clock: float) -> None:
         """Tell the scheduler whose clients have gone."""
@@ -223,14 +224,14 @@ class SglangReplica:
         decoding = scheduler.decoding
         totals = recorder.totals
         steps = totals.steps
-        limit = min(decoding.next_finish() - 1 - decoding.tick, -steps % recorder.series_stride)
+        limit = min(decoding.quiet_steps, -steps % recorder.series_stride)
         if limit <= 0:
             return clock, device_free, in_flight
         overlap = in_flight is not None
         until = min(until, nextafter(self._gives_up_s, _NEVER))
         page, boundaries, count = scheduler.page, decoding.boundaries, decoding.count
         # The allocator wants a page for everyone at hand, whether it is needed or not.
-        spare = scheduler.pool.free - count * page
+        spare = scheduler.pool.room - count * page
         ratio, decay, least = scheduler.ratio, scheduler.config.ratio_decay, scheduler.config.least_ratio
         step_seconds = self.latency.step_seconds
         batch = StepBatch(count, 0, count, 0, None, count)
@@ -266,8 +267,7 @@ class SglangReplica:
             last.batch.scheduled_tokens = count
             scheduler.last = last
             in_flight = (last, device_free)
-        scheduler.pool.free -= taken
-        scheduler.pool.allocated += taken
+        scheduler.pool.hand_out(taken)
         scheduler.ratio = ratio
         totals.steps = steps + done
         used = (scheduler.config.pool_tokens - scheduler.pool.unreferenced) // page

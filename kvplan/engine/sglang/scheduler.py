@@ -5,10 +5,9 @@ running requests. Decoding requests are advanced together (``DecodeBatch``); one
 only when they join, finish or are retracted.
 
 Verified by recordings of 0.5.23's own methods, and held equal to a slow oracle (``reference.sglang``): what
-the tree does, admission (``PrefillAdder``), chunked prefill, mixed chunks, ``batch_is_full``, insertion after
-each chunk, after prefill and at the end, retraction, ``new_token_ratio``. The event loops are read from their
-source. Not covered: priority scheduling and preemption, the ``ignore_eos`` estimate without radix cache,
-sliding-window pools. Drafts: ``speculation.sglang``; recurrent states: ``sglang_states``.
+the tree does, admission (``PrefillAdder``), chunked and mixed prefill, ``batch_is_full``, when is inserted,
+retraction, ``new_token_ratio``. The event loops are read from their source. Not covered: priorities, the
+``ignore_eos`` estimate without radix cache. Elsewhere: drafts, states, windows (``sglang_states``...).
 """
 
 from __future__ import annotations
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
 
 class SglangScheduler:
     """Queues and pool of one engine instance."""
+
+    budget_type: type[PrefillBudget] = PrefillBudget
 
     def __init__(
         self, config: SglangConfig, *, keep_schedule: bool = False, pool: TokenPool | None = None
@@ -165,7 +166,7 @@ class SglangScheduler:
         if self.waiting and self.pool.caching:
             self._order_waiting()
         in_batch = decoding.count
-        budget = PrefillBudget(
+        budget = self.budget_type(
             config, self.pool, self.ratio, self._reserved(),
             in_batch if config.enable_mixed_chunk else 0,
             lambda: decoding.shares(self.ratio, {*self.fresh}),
@@ -173,11 +174,11 @@ class SglangScheduler:
         extends: list[SglangRequest] = []
         if self.chunked is not None:
             request = self.chunked
-            extends.append(request)
-            left = request.tokens - request.prefix
-            chunk = budget.chunk(left, request.max_new_tokens)
+            chunk = budget.chunk(request.tokens - request.prefix, request.max_new_tokens)
+            if chunk:
+                extends.append(request)
             request.computed = request.prefix + chunk
-            if chunk == left:
+            if request.computed == request.tokens:
                 self.chunked = None
         waiting = self.waiting
         verdict = budget.verdict()
@@ -196,8 +197,7 @@ class SglangScheduler:
         if not extends:
             return None
         plan = self.new_plan()
-        plan.extends = extends
-        plan.chunked = self.chunked
+        plan.extends, plan.chunked = extends, self.chunked
         self._allocate_extend(plan)
         if config.enable_mixed_chunk and in_batch:
             self._leave_finishing(before)

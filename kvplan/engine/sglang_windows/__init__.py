@@ -1,0 +1,1 @@
+"""SGLang's scheduler where sliding windows have a pool of their own (``SWATokenToKVPoolAllocator``)."""

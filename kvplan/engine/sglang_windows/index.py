@@ -1,0 +1,311 @@
+"""SGLang's radix cache over two pools: ``UnifiedRadixCache`` with full attention and sliding windows.
+
+A prefix counts as cached only if the window before its end is there: a match ends with the last node behind
+which as many tokens have windows in a row as layers look back. Insertions walk from the root, node by node,
+and may bring windows back where they were gone.
+
+Verified by recordings of the real cache (Python core), page sizes 1 and more, under all eviction policies;
+windows themselves always go by their last use.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from kvplan.engine.content import Content
+from kvplan.engine.sglang.prefix_radix import AGE_STEP, RadixIndex
+from kvplan.engine.sglang_windows.node import WindowNode
+from kvplan.engine.sglang_windows.recency import WindowQueue
+from kvplan.engine.sglang_windows.windows import SlidingWindows
+
+
+class Match(NamedTuple):
+    """Tokens that may be used, the node they end with, and tokens that only full attention still has."""
+
+    usable: int
+    node: WindowNode
+    in_full: int
+
+
+class Inserted(NamedTuple):
+    """The node with which the inserted tokens end, and tokens of a request that the pools get back."""
+
+    node: WindowNode
+    freed: int
+    freed_windows: int
+
+
+class WindowIndex(RadixIndex):
+    """A radix cache whose nodes may have lost their windows.
+
+    ``evictable``, ``protected`` and ``evicted`` are tokens of the full pool, as of ``RadixIndex``.
+
+    Attributes:
+        evictable_windows: tokens of the window pool that nobody holds.
+        held_windows: those that somebody holds.
+        evicted_windows: those that went for want of room.
+
+    Args:
+        page_size, policy: as of ``RadixIndex``.
+        windows: how far layers look back.
+    """
+
+    root: WindowNode
+
+    def __init__(self, page_size: int, policy: str, windows: SlidingWindows) -> None:
+        super().__init__(page_size, policy)
+        self.root = WindowNode(self.root.content, 0, 0, None, 0, self.now)
+        self.span = windows.span
+        self.kept = windows.kept(page_size)
+        self.evictable_windows = self.held_windows = self.evicted_windows = 0
+        self._recency = WindowQueue()
+        self._uses = 0
+
+    # -- looking ----------------------------------------------------------------------------------------
+
+    def match(self, content: Content, limit: int) -> tuple[int, WindowNode]:
+        """See ``RadixTree.match``."""
+        found = self.look(content, limit)
+        return found.usable, found.node
+
+    def look(self, content: Content, limit: int) -> Match:
+        """As ``match``, and how far the prefix goes on without a window."""
+        page, node = self.page_size, self.root
+        limit -= limit % page
+        if limit <= 0:
+            return Match(0, node, 0)
+        span, usable = self.span, node
+        # Whole prefixes have all the windows there ever were.
+        in_row = span
+        depth = 0
+        while depth < limit:
+            child = node.children.get(content.block_key(depth, page))
+            if child is None:
+                break
+            end = child.end
+            agreed = content.agrees_until(child.content, depth, end if end < limit else limit)
+            depth = agreed - agreed % page
+            node = child if depth == end else self._split(child, depth)
+            in_row = in_row + node.tokens if node.has_window else 0
+            if in_row >= span:
+                usable = node
+            if node is not child:
+                break
+        self._use_windows(usable)
+        now = self._tick()
+        seen: WindowNode | None = usable
+        while seen is not None:
+            seen.last_access = now
+            now -= AGE_STEP
+            seen = seen.parent
+        if usable.ticket:
+            self.leaves.put(usable)
+        return Match(usable.end, usable, depth)
+
+    def cached(self, content: Content, limit: int) -> int:
+        """See ``RadixIndex.cached``."""
+        page, node, span = self.page_size, self.root, self.span
+        limit -= limit % page
+        in_row, depth, usable = span, 0, 0
+        while depth < limit:
+            child = node.children.get(content.block_key(depth, page))
+            if child is None:
+                break
+            agreed = content.agrees_until(child.content, depth, min(child.end, limit))
+            passed = agreed - agreed % page - depth
+            depth += passed
+            in_row = in_row + passed if child.has_window else 0
+            if in_row >= span:
+                usable = depth
+            if depth < child.end:
+                break
+            node = child
+        return usable
+
+    def _use_windows(self, node: WindowNode) -> None:
+        """The windows at the end of a path are used: one page more than layers look back, whole nodes."""
+        self._uses = now = self._uses + 1
+        most, passed = self.span + self.page_size, 0
+        while node.parent is not None and passed < most:
+            if node.has_window:
+                node.window_tick = now
+                if node.window_ticket:
+                    self._recency.put(node)
+            passed += node.tokens
+            node = node.parent
+
+    # -- inserting --------------------------------------------------------------------------------------
+
+    def add(
+        self, content: Content, length: int, priority: int, *, counted: int, owned: int, live: int
+    ) -> Inserted:
+        """Insert the first ``length`` tokens of a request.
+
+        Args:
+            counted: as of ``RadixTree.insert``.
+            owned: leading tokens that are the tree's already, and held by the request.
+            live: the request has given back the windows of its own tokens before this one.
+        """
+        page, node = self.page_size, self.root
+        length -= length % page
+        node.last_access = self._tick()
+        depth = freed = freed_windows = 0
+        while depth < length:
+            child = node.children.get(content.block_key(depth, page))
+            if child is None:
+                break
+            child.last_access = self._tick()
+            agreed = end = child.end
+            if end > owned:
+                agreed = content.agrees_until(child.content, depth, end if end < length else length)
+                agreed -= agreed % page
+            node = child if agreed == end else self._split(child, agreed)
+            if node.priority < priority:
+                node.priority = priority
+            if agreed > owned:
+                freed += agreed - depth
+                alive = max(depth, live)
+                if alive < agreed:
+                    if node.has_window:
+                        freed_windows += agreed - alive
+                    else:
+                        # The request's windows take the place of those that are gone.
+                        if alive > depth:
+                            self._split(node, alive)
+                        self._give_window(node)
+            depth = agreed
+            if depth > counted:
+                node.hit_count += 1
+            if node.ticket:
+                self.leaves.put(node)
+        present = depth
+        if present < length:
+            node = self._add_leaf(node, content, present, length, priority, live)
+        self._use_windows(node)
+        # As SGLang reckons: the end of a leaf that was cut lies where it would with its lower part alone.
+        if present < length and present + node.tokens > counted:
+            node.hit_count += 1
+            if node.ticket:
+                self.leaves.put(node)
+        return Inserted(node, freed, freed_windows)
+
+    def _add_leaf(
+        self, parent: WindowNode, content: Content, start: int, end: int, priority: int, live: int
+    ) -> WindowNode:
+        """New tokens below ``parent``: without windows up to ``live``, and cut where a window begins."""
+        key = content.block_key(start, self.page_size)
+        leaf = WindowNode(content, start, end, parent, key, self._tick())
+        leaf.priority = priority
+        parent.children[key] = leaf
+        self.evictable += end - start
+        self.leaves.discard(parent)
+        self.leaves.put(leaf)
+        alive = max(start, live)
+        if alive < end:
+            if alive > start:
+                self._split(leaf, alive)
+            if end - alive > self.kept:
+                # Who holds it holds one window in the pool, not all of it.
+                self._give_window(self._split(leaf, end - self.kept))
+            self._give_window(leaf)
+        return leaf
+
+    def _give_window(self, node: WindowNode) -> None:
+        """A node gets windows, which are the most recent ones."""
+        node.has_window = True
+        self._uses = node.window_tick = self._uses + 1
+        if node.window_locks:
+            self.held_windows += node.tokens
+        else:
+            self.evictable_windows += node.tokens
+            self._recency.put(node)
+
+    # -- holding ----------------------------------------------------------------------------------------
+
+    def hold(self, node: WindowNode) -> int:
+        """Hold the node with its ancestors, and the windows before its end; returns where these begin."""
+        self.lock(node)
+        passed, span, start = 0, self.span, node.end
+        while node.parent is not None and passed < span:
+            if node.window_locks == 0 and node.has_window:
+                self._recency.discard(node)
+                self.evictable_windows -= node.tokens
+                self.held_windows += node.tokens
+            node.window_locks += 1
+            passed += node.tokens
+            start = node.start
+            node = node.parent
+        return start
+
+    def let_go(self, node: WindowNode, start: int) -> None:
+        """Undo one ``hold``, which began at ``start``: its nodes may have been cut since."""
+        last = node
+        while node.parent is not None and node.start >= start:
+            node.window_locks -= 1
+            if node.window_locks == 0 and node.has_window:
+                self.held_windows -= node.tokens
+                self.evictable_windows += node.tokens
+                self._recency.put(node)
+            node = node.parent
+        self.unlock(last)
+
+    # -- evicting ---------------------------------------------------------------------------------------
+
+    def reclaim(self, tokens: int, windows: int) -> tuple[int, int]:
+        """Evict leaves until ``tokens`` tokens are free, then windows until ``windows`` are, or nothing is
+        left; returns tokens freed in each pool. Leaves go with their windows; elsewhere these go alone."""
+        freed = freed_windows = 0
+        while freed < tokens:
+            leaf = self.leaves.pop()
+            if leaf is None:
+                break
+            assert isinstance(leaf, WindowNode)
+            if leaf.has_window:
+                self._recency.discard(leaf)
+                freed_windows += leaf.tokens
+            freed += leaf.tokens
+            self._forget(leaf)
+        while freed_windows < windows:
+            node = self._recency.pop()
+            if node is None:
+                break
+            freed_windows += node.tokens
+            if node.ticket:
+                self.leaves.discard(node)
+                freed += node.tokens
+                self._forget(node)
+            else:
+                node.has_window = False
+        self.evictable -= freed
+        self.evicted += freed
+        self.evictable_windows -= freed_windows
+        self.evicted_windows += freed_windows
+        return freed, freed_windows
+
+    def _forget(self, leaf: WindowNode) -> None:
+        """A leaf leaves the tree."""
+        parent = leaf.parent
+        assert parent is not None
+        del parent.children[leaf.key]
+        self._may_go(parent)
+
+    def _split(self, child: WindowNode, position: int) -> WindowNode:  # type: ignore[override]
+        """Cut a node; returns the new upper part, ``child`` stays the lower one."""
+        parent = child.parent
+        assert parent is not None
+        upper = WindowNode(child.content, child.start, position, parent, child.key, self._tick())
+        upper.lock_ref, upper.window_locks = child.lock_ref, child.window_locks
+        upper.hit_count, upper.priority = child.hit_count, child.priority
+        upper.creation = child.creation
+        upper.has_window, upper.window_tick = child.has_window, child.window_tick
+        parent.children[child.key] = upper
+        child.parent = upper
+        child.start = position
+        child.key = child.content.block_key(position, self.page_size)
+        upper.children[child.key] = child
+        child.last_access = self._tick()
+        if child.ticket:
+            self.leaves.put(child)
+        if child.window_ticket:
+            self._recency.put(upper)
+        return upper

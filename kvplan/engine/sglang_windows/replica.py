@@ -1,0 +1,63 @@
+"""An SGLang engine with a pool for sliding windows."""
+
+from __future__ import annotations
+
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder
+from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang.plan import SglangPlan
+from kvplan.engine.sglang.replica import Flight, SglangReplica
+from kvplan.engine.sglang_windows.metrics import SECTION, metrics
+from kvplan.engine.sglang_windows.scheduler import WindowScheduler
+from kvplan.engine.sglang_windows.windows import SlidingWindows
+
+
+class WindowReplica(SglangReplica):
+    """A replica whose tokens have places in two pools.
+
+    ``used_blocks`` and the pool of decision lines and series are the full one.
+
+    Args:
+        config, latency, recorder: as of ``SglangReplica``.
+        windows: the pool for windows.
+
+    Attributes:
+        peak_full, peak_windows: most tokens of each pool that requests held.
+    """
+
+    def __init__(
+        self, config: SglangConfig, latency: LatencyModel, recorder: Recorder, windows: SlidingWindows
+    ) -> None:
+        self.windows = windows
+        self.peak_full = self.peak_windows = 0
+        super().__init__(config, latency, recorder)
+
+    def make_scheduler(self) -> WindowScheduler:
+        """Above both pools."""
+        self.windowed = WindowScheduler(self.config, self.windows, keep_schedule=self.logging)
+        return self.windowed
+
+    def _quiet(self, in_flight: Flight | None) -> bool:
+        # Whoever waits is looked at with every step.
+        return not self.scheduler.waiting and super()._quiet(in_flight)
+
+    def _coast(
+        self, clock: float, device_free: float, in_flight: Flight | None, until: float
+    ) -> tuple[float, float, Flight | None]:
+        after = super()._coast(clock, device_free, in_flight, until)
+        self._note_peaks()
+        return after
+
+    def _record(self, plan: SglangPlan, clock: float) -> None:
+        super()._record(plan, clock)
+        self._note_peaks()
+
+    def _note_peaks(self) -> None:
+        pool = self.windowed.pool
+        self.peak_full = max(self.peak_full, self.config.pool_tokens - pool.unreferenced)
+        self.peak_windows = max(self.peak_windows, pool.used_windows)
+
+    def close(self) -> None:
+        """As the base class; writes the section of windows."""
+        super().close()
+        self.recorder.sections[SECTION] = metrics(self)
