@@ -15,6 +15,9 @@ from pathlib import Path
 
 from kvplan.errors import EnvironmentLacks
 
+NAMED = "KVPLAN_SPECS"
+"""Environment variable with directories of the user's own specs."""
+
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -35,12 +38,14 @@ def bundled_specs() -> Path:
     )
 
 
+def named_specs() -> list[Path]:
+    """The directories in ``KVPLAN_SPECS``, whether they exist or not."""
+    return [Path(entry) for entry in os.environ.get(NAMED, "").split(os.pathsep) if entry]
+
+
 def spec_path() -> list[tuple[str, Path]]:
     """``(origin, directory)`` pairs in order of precedence; directories that do not exist are left out."""
-    places: list[tuple[str, Path]] = []
-    for entry in os.environ.get("KVPLAN_SPECS", "").split(os.pathsep):
-        if entry:
-            places.append(("KVPLAN_SPECS", Path(entry)))
+    places = [(NAMED, directory) for directory in named_specs()]
     places.append(("user", user_specs()))
     places.append(("bundled", bundled_specs()))
     return [(origin, directory) for origin, directory in places if directory.is_dir()]

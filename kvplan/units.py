@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from decimal import Decimal, InvalidOperation
+from numbers import Integral
 
 from kvplan.errors import UsageError
 
@@ -51,8 +52,10 @@ def check_count(name: str, value: int, most: int = MAX_TOKENS, *, least: int = 1
     """``value``, if it is a possible number of things.
 
     Raises:
-        UsageError: below ``least`` or above ``most``.
+        UsageError: no whole number, below ``least`` or above ``most``.
     """
+    if not isinstance(value, Integral):  # numpy's are whole, too
+        raise UsageError(f"{name} must be a whole number, got {value!r}")
     if value < least:
         raise UsageError(f"{name} must be at least {least}, got {value}")
     if value > most:

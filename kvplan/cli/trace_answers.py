@@ -81,7 +81,7 @@ def _described(document: dict[str, Any]) -> str:
     if time["rate_per_s"] is None:
         lines += [_row("rate", "undefined", "all requests arrive at once")]
     else:
-        lines += [_row("rate", f"{time['rate_per_s']:,.2f} /s", _minutes(time))]
+        lines += [_row("rate", _rate(time["rate_per_s"]), _minutes(time))]
         lines += [_row("gap CV", f"{time['gap_cv']:.2f}", "1 is Poisson, more is burstier")]
         if time["dispersion"] is not None:
             lines += [_row("IoD", f"{time['dispersion']:.2f}", "variance / mean of the counts per second")]
@@ -143,6 +143,11 @@ def _length(tokens: float) -> str:
 
 def _sessions(count: int) -> str:
     return f"in {count:,} sessions" if count else ""
+
+
+def _rate(per_s: float) -> str:
+    """Of a trace that hardly has one a second, an hour's: 0.00 a second says nothing."""
+    return f"{per_s:,.2f} /s" if per_s >= 0.1 else f"{3600 * per_s:,.3g} /h"
 
 
 def _minutes(time: dict[str, Any]) -> str:

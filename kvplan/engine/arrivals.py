@@ -46,6 +46,17 @@ class Arrivals:
         return inf if request is None else request.arrival_s
 
     @property
+    def next_prompt_tokens(self) -> int:
+        """Prompt tokens of the request that arrives at ``next_s``, which must be finite."""
+        assert self._next is not None, "nobody arrives"
+        return self._next.prompt_tokens
+
+    @property
+    def hears(self) -> bool:
+        """Whether it must be told of what becomes of requests."""
+        return self.waits or self.patience is not None
+
+    @property
     def over(self) -> bool:
         """Whether no request will ever come again."""
         return self._next is None
@@ -81,7 +92,7 @@ class Arrivals:
         return False
 
     def first_sent_s(self, request_id: str) -> float | None:
-        """When what a request asks was sent for the first time; None where that is its arrival."""
+        """When what a request under way asks was sent for the first time; None where that is its arrival."""
         return None
 
     def turned_away(self, request_id: str) -> None:
@@ -105,6 +116,16 @@ class Relayed(Arrivals):
     def next_s(self) -> float:
         """See the base class."""
         return self.inner.next_s
+
+    @property
+    def next_prompt_tokens(self) -> int:
+        """See the base class."""
+        return self.inner.next_prompt_tokens
+
+    @property
+    def hears(self) -> bool:
+        """See the base class."""
+        return self.waits or self.patience is not None or self.inner.hears
 
     @property
     def over(self) -> bool:

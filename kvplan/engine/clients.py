@@ -206,6 +206,13 @@ class Conversations(Arrivals):
         return min(self._due[0][0], begins_s) if self._due else begins_s
 
     @property
+    def next_prompt_tokens(self) -> int:
+        """See the base class."""
+        due = self._due
+        request = due[0][2] if due and due[0][0] <= self._begins_s else self._later[0][1][0][1]
+        return request.prompt_tokens
+
+    @property
     def over(self) -> bool:
         """See the base class."""
         return not self._due and not self._waiting and not self._later

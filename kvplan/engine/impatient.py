@@ -105,7 +105,8 @@ class Impatient(Relayed):
     def first_sent_s(self, request_id: str) -> float | None:
         """See the base class."""
         attempt = self._sent[request_id]
-        return None if attempt.number == 1 else attempt.first_s
+        sent_s = self.inner.first_sent_s(attempt.request.id)
+        return attempt.first_s if sent_s is None and attempt.number > 1 else sent_s
 
     def answered(self, request_id: str, time_s: float) -> None:
         """See the base class."""

@@ -132,8 +132,8 @@ class Recorder:
             client will try again, as ``timed_out`` of another recorder does.
         on_decision: called with each line of the decision log (without its newline). ``None``: no log,
             which is much faster.
-        outside: what the client of a finished request waited for beside the engine, by its id and prompt
-            tokens, in seconds; ``None`` where that is the same for all.
+        outside: what the client of a finished request waited for beside the engine, by its id, in seconds;
+            ``None`` where that is the same for all.
         held: entered for what is recorded in several steps and must not be left half done; whoever
             interrupts waits until it is left.
     """
@@ -145,7 +145,7 @@ class Recorder:
         on_rejected: Callable[[str, str], None] | None = None,
         on_timed_out: Callable[[str, float], bool | None] | None = None,
         on_decision: Callable[[str], None] | None = None,
-        outside: Callable[[str, int], float] | None = None,
+        outside: Callable[[str], float] | None = None,
         held: AbstractContextManager[None] = UNHELD,
     ) -> None:
         def decided(line: str) -> None:
@@ -177,7 +177,7 @@ class Recorder:
 
     def tell(self, arrivals: Arrivals) -> None:
         """From now on, who waits for answers hears of them."""
-        self._clients = arrivals if arrivals.waits or arrivals.patience is not None else None
+        self._clients = arrivals if arrivals.hears else None
 
     def finished(self, row: RequestRow) -> None:
         """A request delivered its last token; it is counted and written, or neither."""
@@ -216,7 +216,7 @@ class Recorder:
         self.e2e_s.extend(map(sub, finish, arrival))
         self.finish_s.extend(finish)
         if self._outside is not None:
-            self.outside_s.extend(self._outside(row.id, row.prompt_tokens) for row in rows)
+            self.outside_s.extend(self._outside(row.id) for row in rows)
         # Time per output token after the first, the usual definition of TPOT.
         self.tpot_s.extend(
             [(end - begin) / (n - 1) for begin, end, n in zip(first, finish, output, strict=True) if n > 1]

@@ -245,6 +245,7 @@ def _profile(parameters: Mapping[str, Any], target: Target | None) -> Clock:
 def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     """The clock a serving run was fitted with; what else the scenario gives overrides the file."""
     from kvplan.latency.fitted import (
+        SEEN_SHARE,
         check_gpu,
         client_range,
         elsewhere,
@@ -272,6 +273,8 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     assert isinstance(model, (Roofline, ProfileLatency))
     fixed = {*given, *LIMITS}
     constants = {key: value for key, value in document["latency"].items() if key not in fixed}
+    unlike = elsewhere(document, target, str(name))
+    share = 1.0 if unlike else SEEN_SHARE
 
     def perturbed(draw: Draw) -> LatencyModel:
         """A clock that agrees with the run, too, and is off as one of its kind may be."""
@@ -283,18 +286,20 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
             # Pools of an ensemble share the numbers that every clock takes; theirs are at the fit.
             numbers = [*draw, *([0.0] * (taken - len(draw)))]
         drawn = spread.drawn(constants, numbers[DIMENSIONS:])
-        return model.with_constants(drawn).perturbed(numbers[:DIMENSIONS])
+        return model.with_constants(drawn).perturbed([share * number for number in numbers[:DIMENSIONS]])
 
     client, between = base.client, client_range(document, str(name))
     if between is not None and CLIENT not in given:
         low, high = between
         client = replace(client, low_s=min(low, client.seconds), high_s=max(high, client.seconds))
     assert base.bands is not None
-    # One run cannot show that a clock is better elsewhere: its errors widen the bands, never narrow them.
+    # One run shows that the clock's constants are those of this deployment, and not that it is as good under
+    # other loads as under its own: its errors widen the bands, never narrow them.
     bands = {
-        metric: (max(min(low, -errors[metric]), -0.9), max(high, errors[metric]))
+        metric: (max(min(share * low, -errors[metric]), -0.9), max(share * high, errors[metric]))
         for metric, (low, high) in base.bands.items()
     }
+    left = "" if unlike else f" of this deployment, which leaves {share:.0%} of these bands"
     assumptions = tuple(
         replace(item, source=item.source.replace("given in the scenario", f"fitted in {name}"))
         for item in base.assumptions
@@ -303,8 +308,9 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
         base,
         name=f"{base.name}, engine fitted to a serving run ({name})",
         statement=(
-            f"{base.statement} Engine constants were fitted to a serving run; on the half of its requests "
-            f"that was held out TPOT was off by up to {errors['tpot']:.0%} and TTFT by {errors['ttft']:.0%}."
+            f"{base.statement} Engine constants were fitted to a serving run{left}; on the half of its "
+            f"requests that was held out TPOT was off by up to {errors['tpot']:.0%} and TTFT by "
+            f"{errors['ttft']:.0%}."
         ),
         bands=bands,
         client=client,
@@ -313,6 +319,6 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
         unknowns=len(spread.names),
         source=f"{base.source}, widened where the held-out half of the run in {name} was further off",
         assumptions=assumptions,
-        warnings=(*base.warnings, *elsewhere(document, target, str(name))),
+        warnings=(*base.warnings, *unlike),
         inputs=(input_file(str(name)), *base.inputs),
     )

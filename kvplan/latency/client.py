@@ -1,14 +1,19 @@
 """What a client waits for beside the engine: the request's way in and the first token's way out.
 
 A client's time to first token holds some milliseconds that no engine step explains: HTTP, tokenizing the
-prompt, queues between processes, detokenizing. They are added to the reported TTFT and end-to-end time, once
-a request, and to the time after which a client that waits for answers sends again: the engine's clock knows
-nothing of them. Of a request, in seconds::
+prompt, queues between processes, detokenizing. Part of it goes on side by side for all requests. It is added
+to the reported TTFT and end-to-end time, once a request, and to the time after which a client that waits for
+answers sends again: the engine knows nothing of it. Of a request, in seconds::
 
-    client_overhead_s * exp(client_spread * z) + client_token_s * prompt_tokens
+    client_overhead_s * exp(client_spread * z)
 
 with ``z`` standard normal, never beyond 3, which follows from the request's name and the scenario's seed
-alone. All but the first constant are 0 unless given or fitted.
+alone. The other part is one thread's work, so that requests that are sent together wait for one another
+before they reach the engine (``kvplan.engine.api_server``); each takes it::
+
+    api_server_s + client_token_s * prompt_tokens
+
+All but the first constant are 0 unless given or fitted.
 """
 
 from __future__ import annotations
@@ -27,12 +32,13 @@ LOW_S, HIGH_S = 7e-3, 35e-3
 DEFAULT_S = 15e-3
 """The middle of the range in ratio, to the millisecond."""
 KEY = "client_overhead_s"
-TOKEN, SPREAD = "client_token_s", "client_spread"
+TOKEN, SPREAD, SERVER = "client_token_s", "client_spread", "api_server_s"
 MAX_S = 60.0
-LIMITS = {KEY: MAX_S, TOKEN: 1e-2, SPREAD: 2.0}
+LIMITS = {KEY: MAX_S, SERVER: 1.0, TOKEN: 1e-2, SPREAD: 2.0}
 """The largest value of each parameter; the least is 0."""
 _WHY = {
-    TOKEN: "for every prompt token, cached or not: tokenizing and copying the prompt",
+    SERVER: "for every request, one after the other, before it reaches the engine: HTTP and chat template",
+    TOKEN: "for every prompt token, cached or not, one request after the other: tokenizing",
     SPREAD: "of the logarithm of the client's overhead, from request to request",
 }
 _FARTHEST = 3.0
@@ -46,7 +52,8 @@ class ClientOverhead:
         seconds: a request, in the median.
         low_s, high_s: where that lies nine times in ten.
         given: whether the scenario says it.
-        token_s: seconds a prompt token.
+        server_s, token_s: of the front end's thread, a request and a prompt token.
+        servers: front ends side by side.
         spread: standard deviation of the logarithm of ``seconds`` from request to request.
         seed: what is drawn follows from this and a request's name.
     """
@@ -55,26 +62,38 @@ class ClientOverhead:
     low_s: float = 0.0
     high_s: float = 0.0
     given: bool = True
+    server_s: float = 0.0
     token_s: float = 0.0
+    servers: int = 1
     spread: float = 0.0
     seed: str = ""
 
     @property
     def varies(self) -> bool:
         """Whether it is not the same for every request."""
-        return bool(self.token_s or (self.spread and self.seconds))
+        return bool(self.spread and self.seconds)
+
+    @property
+    def queues(self) -> bool:
+        """Whether requests that are sent together wait for one another before the engine."""
+        return bool(self.server_s or self.token_s)
 
     @property
     def least_s(self) -> float:
         """No request's overhead is less."""
         return self.seconds * math.exp(-_FARTHEST * self.spread)
 
-    def of(self, request_id: str, prompt_tokens: int) -> float:
-        """Seconds of one request."""
-        seconds = self.seconds
-        if self.spread:
-            seconds *= math.exp(self.spread * drawn(self.seed, request_id))
-        return seconds + self.token_s * prompt_tokens
+    def of(self, request_id: str) -> float:
+        """Seconds of one request that go on beside those of others."""
+        return (
+            self.seconds * math.exp(self.spread * drawn(self.seed, request_id))
+            if self.spread
+            else self.seconds
+        )
+
+    def service_s(self, prompt_tokens: int) -> float:
+        """Seconds of the front end's thread."""
+        return self.server_s + self.token_s * prompt_tokens
 
     def at(self, share: float) -> float:
         """The overhead at a share from 0 to 1 of the range, even in ratio: for members of an ensemble."""
@@ -94,7 +113,7 @@ class ClientOverhead:
             else f"{1e3 * LOW_S:g} to {1e3 * HIGH_S:g} ms on serving runs, 0 gives the engine's own times"
         )  # fmt: skip
         found = [Assumption(f"latency.{KEY}", self.seconds, f"{why}; {source}")]
-        for name, value in ((TOKEN, self.token_s), (SPREAD, self.spread)):
+        for name, value in ((SERVER, self.server_s), (TOKEN, self.token_s), (SPREAD, self.spread)):
             if value:
                 found.append(Assumption(f"latency.{name}", value, f"{_WHY[name]}; given in the scenario"))
         return tuple(found)
@@ -116,14 +135,16 @@ def client_overhead(parameters: Mapping[str, Any]) -> tuple[ClientOverhead, dict
         SpecError: a constant is no number from 0 to its limit. UnknownName: a client has no such constant.
     """
     for name in parameters:
-        if name.startswith("client") and name not in LIMITS:
+        if name.startswith(("client", "api_server")) and name not in LIMITS:
             raise UnknownName("latency parameter", name, tuple(LIMITS), where=f"latency.{name}")
     rest = dict(parameters)
     found = {name: _checked(name, rest.pop(name)) for name in LIMITS if name in rest}
     given, seconds = KEY in found, found.get(KEY, DEFAULT_S)
     low_s, high_s = (seconds, seconds) if given else (LOW_S, HIGH_S)
-    token_s, spread = found.get(TOKEN, 0.0), found.get(SPREAD, 0.0)
-    return ClientOverhead(seconds, low_s, high_s, given, token_s, spread), rest
+    server_s, token_s = found.get(SERVER, 0.0), found.get(TOKEN, 0.0)
+    return ClientOverhead(
+        seconds, low_s, high_s, given, server_s, token_s, spread=found.get(SPREAD, 0.0)
+    ), rest
 
 
 def _checked(name: str, value: object) -> float:

@@ -6,3 +6,6 @@ STEP_S = 0.8e-3
 """Every step: scheduling, preparing inputs, sampling, handing over outputs."""
 REQUEST_S = 5e-6
 """Every sampled request of it."""
+
+LONGEST_S = 60.0
+"""Most that a constant of either may be."""

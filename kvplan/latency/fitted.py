@@ -18,6 +18,9 @@ SCHEMA = "kvplan.engine-fit/1"
 MAX_BYTES = 1 << 20
 CLOCKS = ("roofline", "profile")
 MOST_CONSTANTS = 16
+SEEN_SHARE = 0.8
+"""What a run of the same deployment leaves of the bands of a clock that was never held against it (assumed:
+on invented servers whose steps and front ends are of another form, bands so narrow held nine in ten)."""
 LARGEST_LOG = 3.0
 """A member of an ensemble has no constant that is farther off than this, in e-folds."""
 

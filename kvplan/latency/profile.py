@@ -11,7 +11,7 @@ from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError, UnknownName
 from kvplan.latency.assumption import Assumption
 from kvplan.latency.datasheet import GLUE_S
-from kvplan.latency.engine_overhead import REQUEST_S, STEP_S
+from kvplan.latency.engine_overhead import LONGEST_S, REQUEST_S, STEP_S
 from kvplan.latency.graphs import ALWAYS_GRAPHS, EAGER_WIDER, UNCERTAINTY, Launching, launching
 from kvplan.latency.graphs import KEY as LAUNCH
 from kvplan.latency.grouped import CHOOSING_S, MOE_EFFICIENCY, SORTING_S
@@ -340,8 +340,10 @@ def _ragged(ratios: list[float]) -> str:
 
 def _seconds(parameters: Mapping[str, Any], key: str, default: float) -> float:
     value = parameters.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise SpecError(f"{key} must be a number of seconds >= 0, not {value!r}", where=f"latency.{key}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= LONGEST_S:
+        raise SpecError(
+            f"{key} must be seconds from 0 to {LONGEST_S:g}, not {value!r}", where=f"latency.{key}"
+        )
     return float(value)
 
 

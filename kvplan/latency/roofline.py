@@ -25,7 +25,7 @@ from kvplan.errors import SpecError
 from kvplan.latency.assumption import Assumption
 from kvplan.latency.datasheet import Datasheet, DecodeLayer, PrefillLayer
 from kvplan.latency.efficiency import Efficiency, efficiency_of
-from kvplan.latency.engine_overhead import REQUEST_S, STEP_S
+from kvplan.latency.engine_overhead import LONGEST_S, REQUEST_S, STEP_S
 from kvplan.latency.graphs import ALWAYS_GRAPHS, UNCERTAINTY, Launching
 from kvplan.latency.graphs import KEY as LAUNCH
 from kvplan.latency.link import SPREAD, Exchange
@@ -40,6 +40,10 @@ TPOT_BAND = (-0.20, 0.20)
 TTFT_BAND = (-0.30, 0.30)
 E2E_BAND = (-0.20, 0.20)
 """Where a datasheet roofline's errors lie on models it was never fitted to, nine times in ten."""
+
+
+LEAST_SHARE = 1e-3
+"""Of a peak that a constant may say is reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +73,12 @@ class RooflineConstants:
             share = field.name.endswith("efficiency")
             if value is None and field.default is None:
                 continue
-            good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            if not good or value < 0 or (share and not 0 < value <= 1):
+            least, most = (LEAST_SHARE, 1.0) if share else (0.0, LONGEST_S)
+            good = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not good or not least <= value <= most:  # also where it is not a number
+                what = "a share" if share else "seconds"
                 raise SpecError(
-                    f"{field.name} must be {'in (0, 1]' if share else 'seconds >= 0'}, not {value!r}",
+                    f"{field.name} must be {what} from {least:g} to {most:g}, not {value!r}",
                     where=f"latency.{field.name}",
                 )
             object.__setattr__(self, field.name, float(value))

@@ -8,7 +8,8 @@ from typing import Any, Literal, TypeAlias
 
 from kvplan.reporting.result import Result
 from kvplan.reporting.schema.outcome import Metric
-from kvplan.reporting.wording import plain
+from kvplan.reporting.verdict import reused_ratio
+from kvplan.reporting.wording import plain, plural
 from kvplan.scenario.figures import COSTS
 
 SCHEMA = "kvplan.diff/1"
@@ -115,7 +116,7 @@ def compare(a: Result, b: Result) -> Comparison:
     """Put two results side by side."""
     return Comparison(
         scenario=tuple(_differing(dict(_leaves(a.scenario)), dict(_leaves(b.scenario)), {})),
-        totals=(*_differing(_totals(a), _totals(b), _UNITS), *_costs(a, b)),
+        totals=(*_differing(_totals(a), _totals(b), _UNITS), *_reuse(a, b), *_costs(a, b)),
         latency=tuple(_latencies(a, b)),
         strategies=tuple(_strategies(a, b)),
         notes=tuple(_notes(a, b)),
@@ -124,7 +125,7 @@ def compare(a: Result, b: Result) -> Comparison:
 
 _UNITS = {
     "hit_ratio": "1", "makespan_s": "s", "kv_pool_bytes": "bytes", "weights_bytes": "bytes",
-    "requests_per_s": "requests/s", "output_tokens_per_s": "tokens/s",
+    "block_size": "tokens", "requests_per_s": "requests/s", "output_tokens_per_s": "tokens/s",
 }  # fmt: skip
 
 
@@ -135,10 +136,20 @@ def _totals(result: Result) -> dict[str, Any]:
         "hit_ratio": result.hit_ratio,
         "requests_per_s": result.throughput.requests_per_s,
         "output_tokens_per_s": result.throughput.output_tokens_per_s,
+        "block_size": result.pool.block_size,
         "usable_blocks": result.pool.usable_blocks,
         "weights_bytes": bill.get("weights"),
         "kv_pool_bytes": bill.get("kv_pool"),
     }
+
+
+def _reuse(a: Result, b: Result) -> Iterator[Change]:
+    """Hits on the GPU and in tiers below it, where either has tiers."""
+    found = [reused_ratio(result) for result in (a, b)]
+    if found != [None, None]:
+        one, other = (r.hit_ratio if ratio is None else ratio for r, ratio in zip((a, b), found, strict=True))
+        if one != other:
+            yield Change("reused_ratio", one, other, "1")
 
 
 def _costs(a: Result, b: Result) -> Iterator[Change]:
@@ -204,6 +215,9 @@ def _notes(a: Result, b: Result) -> Iterator[str]:
         yield f"they serve different workloads: {plain(a.trace.name, 60)} and {plain(b.trace.name, 60)}"
     if a.totals.requests != b.totals.requests:
         yield "they serve different numbers of requests: their counters do not compare"
+    if a.pool.block_size != b.pool.block_size:
+        sizes = f"{plural(a.pool.block_size, 'token')} in A and {b.pool.block_size:,} in B"
+        yield f"a block holds {sizes}: counts of blocks do not compare"
     if a.trace.reuse_known != b.trace.reuse_known:
         silent = "B" if a.trace.reuse_known else "A"
         yield f"what the prompts of {silent} share is unknown, not nothing: prefix hits do not compare"

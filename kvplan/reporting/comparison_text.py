@@ -25,7 +25,7 @@ COLUMNS = ("group", "name", "a", "b", "unit", "ratio", "judgement")
 
 HEADLINE = {
     "ttft_p99": "TTFT p99", "tpot_p99": "TPOT p99", "output_tokens_per_s": "output tokens a second",
-    "hit_ratio": "prefix hits",
+    "hit_ratio": "prefix hits", "reused_ratio": "prefix hits with the tiers",
 }  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def _by(change: Change) -> str:
     if ratio is None or ("." in change.name and not change.unit):
         return ""
     if change.unit == "1" and isinstance(change.a, float) and max(change.a, change.b) <= 1.0:
-        return f"{100 * (change.b - change.a):+.1f} points"
+        return f"{100 * (change.b - change.a):+.1f} points".replace("-", "−")
     return change_text(ratio)
 
 

@@ -13,8 +13,14 @@ from kvplan.reporting.scales import bounds, label_place, position, ticks
 from kvplan.reporting.series import thin
 
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 40, 44
+TITLE_X = 12
+"""Where the title of the y axis begins."""
+
 CHARACTER = 6.3
 """Estimated width of a character at 12 px, for legends and for keeping labels inside."""
+
+LEGEND_ROW = 18
+"""Pixels from one row of a legend to the next."""
 
 LINE_POINTS = 400
 """A drawing is a few hundred pixels wide: more points than this only cost bytes."""
@@ -25,9 +31,10 @@ def render(figure: Figure, *, width: int = 720, height: int = 300, standalone: b
 
     The text is the title of the image and its summary the description, for screen readers.
     """
+    height = (
+        _bar_height(figure, width) if figure.segments else height + LEGEND_ROW * len(_rows(figure, width))
+    )
     body = _bar(figure, width) if figure.segments else _plot(figure, width, height)
-    if figure.segments:
-        height = _bar_height(figure, width)
     name = figure.key if standalone else f"svg-{figure.key}"
     namespace = ' xmlns="http://www.w3.org/2000/svg"' if standalone else ""
     style = f"<style>{_STYLE}</style>" if standalone else ""
@@ -65,7 +72,9 @@ class _Frame:
 
     def __init__(self, figure: Figure, width: int, height: int) -> None:
         self.figure = figure
-        self.left, self.right, self.top, self.bottom = LEFT, width - RIGHT, TOP, height - BOTTOM
+        self.rows = _rows(figure, width)
+        self.left, self.right = LEFT, width - RIGHT
+        self.top, self.bottom = TOP + LEGEND_ROW * len(self.rows), height - BOTTOM
 
     def x(self, value: float) -> float:
         return self.left + (self.right - self.left) * position(value, self.figure.x)
@@ -76,7 +85,7 @@ class _Frame:
 
 def _plot(figure: Figure, width: int, height: int) -> str:
     frame = _Frame(figure, width, height)
-    parts = [_axes(frame), _legend(figure.lines, frame)]
+    parts = [_axes(frame), _legend(frame)]
     drawn = [_points(line, frame) for line in figure.lines]
     for index, line in enumerate(figure.lines):
         if line.fill:
@@ -104,21 +113,40 @@ def _axes(frame: _Frame) -> str:
             parts.append(_text(x, frame.bottom + 18, text, anchor="middle"))
             end = x + half
     above = 26 if figure.x.unit == "seconds" else 16  # leave the row below to the labels of limits
-    parts.append(_text(12, frame.top - above, figure.y.title))
+    parts.append(_text(TITLE_X, frame.top - above, figure.y.title))
     parts.append(_text((frame.left + frame.right) / 2, frame.bottom + 38, figure.x.title, anchor="middle"))
     return "".join(parts)
 
 
-def _legend(lines: Sequence[Line], frame: _Frame) -> str:
+def _entry(line: Line) -> float:
+    """Pixels of a line's entry in the legend, with the gap behind it."""
+    return len(line.name) * CHARACTER + 40
+
+
+def _rows(figure: Figure, width: int) -> list[list[Line]]:
+    """The legend's rows where it has no room beside the axis' title; none where it has."""
+    lines, room = figure.lines, width - RIGHT - TITLE_X
+    if len(lines) < 2 or len(figure.y.title) * CHARACTER + sum(map(_entry, lines)) <= room:
+        return []
+    rows: list[list[Line]] = [[]]
+    for line in lines:
+        if rows[-1] and sum(map(_entry, [*rows[-1], line])) > room:
+            rows.append([])
+        rows[-1].append(line)
+    return rows
+
+
+def _legend(frame: _Frame) -> str:
+    lines, parts = frame.figure.lines, []
     if len(lines) < 2:
         return ""
-    widths = [len(line.name) * CHARACTER + 40 for line in lines]
-    x, parts = frame.right - sum(widths) + 12, []
-    for line, width in zip(lines, widths, strict=True):
-        y = frame.top - 20
-        parts.append(_path(line, [(x, y), (x + 20, y)], marker_at=(x + 10, y)))
-        parts.append(_text(x + 25, y + 4, line.name, fill="ink"))
-        x += width
+    beside = frame.right - sum(map(_entry, lines)) + 12
+    for row, members in enumerate(frame.rows or [lines]):
+        x, y = (TITLE_X, 14 + LEGEND_ROW * row) if frame.rows else (beside, frame.top - 20)
+        for line in members:
+            parts.append(_path(line, [(x, y), (x + 20, y)], marker_at=(x + 10, y)))
+            parts.append(_text(x + 25, y + 4, line.name, fill="ink"))
+            x += _entry(line)
     return "".join(parts)
 
 

@@ -66,7 +66,6 @@ def _cells(point: Point) -> dict[str, str]:
     figures = point["figures"]
     if figures is None:
         return {name: "–" for part in GROUPS for name in part} | {"Hits": point["status"]}
-    peak = figures["peak_used_bytes"]
     return {
         "Hits": percent(figures["hit_ratio"]),
         "TTFT p50": seconds(figures["ttft_p50_s"]),
@@ -76,10 +75,16 @@ def _cells(point: Point) -> dict[str, str]:
         "Tokens/s": decimal(figures["output_tokens_per_s"]),
         COST: "–" if figures.get(COST_KEY) is None else decimal(figures[COST_KEY]),
         "Preempted": count(figures["preemptions"]),
-        "Evicted": count(figures["evicted_blocks"]),
+        "Evicted": _memory(figures, "evicted"),
         "Moved": format_bytes(figures["moved_bytes"]),
-        "Peak KV": f"{count(figures['peak_used_blocks'])} blocks" if peak is None else format_bytes(peak),
+        "Peak KV": _memory(figures, "peak_used"),
     }
+
+
+def _memory(figures: Mapping[str, Any], name: str) -> str:
+    """In bytes, as blocks of points can have several sizes; in blocks where nobody knows theirs."""
+    size = figures.get(f"{name}_bytes")
+    return f"{count(figures[f'{name}_blocks'])} blocks" if size is None else format_bytes(size)
 
 
 MISSED = "a service-level objective is missed"

@@ -15,6 +15,7 @@ from kvplan.reporting.sweep import MISSED, csv_columns, csv_rows, point_table, r
 from kvplan.reporting.tables import Table
 from kvplan.reporting.verdict import Tone, Verdict
 from kvplan.reporting.wording import (
+    MAX_TEXT,
     decimal,
     label,
     percent,
@@ -232,7 +233,7 @@ def _points_table(sweep: Sweep) -> Table:
 
 
 _MAY_LACK = ("Preempted", "Evicted", "Moved")
-_NOTHING = frozenset(("0", "0 B", "–"))
+_NOTHING = frozenset(("0", "0 B", "0 blocks", "–"))
 
 
 def _without_empty(table: Table) -> Table:
@@ -254,12 +255,26 @@ def sweep_figures(sweep: Sweep) -> list[Figure]:
     groups: dict[str, list[tuple[float, Figures]]] = {}
     if across is not None:
         for point, figures in _done(sweep):
-            name = ", ".join(setting_text(point.values[key]) for key in others)
+            name = ", ".join(setting_text(point.values[key], MAX_TEXT) for key in others)
             groups.setdefault(name, []).append((float(point.values[across]), figures))
+        groups = dict(zip(_names(list(groups)), groups.values(), strict=True))
     if not 0 < len(groups) <= MAX_LINES:
         across, groups = None, {"": [(float(point.point), figures) for point, figures in _done(sweep)]}
     made = (_chart(sweep, key, name, unit, across, groups) for key, name, unit in _CHARTS)
     return [figure for figure in made if figure is not None]
+
+
+MAX_NAME = 40
+"""Characters of a line's name in a legend."""
+
+
+def _names(groups: Sequence[str]) -> list[str]:
+    """What lines are called: their values, cut in the middle, and numbered where they are then alike."""
+    ends = MAX_NAME // 2
+    cut = [name if len(name) <= MAX_NAME else f"{name[: ends - 1]}…{name[-ends:]}" for name in groups]
+    if len(set(cut)) == len(cut):
+        return cut
+    return [f"{number}: {name[: MAX_NAME - 4]}" for number, name in enumerate(cut, 1)]
 
 
 _CHARTS: tuple[tuple[str, str, Unit], ...] = (
@@ -293,7 +308,7 @@ def _chart(
             y: list[float | None] = [significant(value) for _, value in known]
             lines.append(
                 Line(
-                    plain(group, 40),
+                    group,
                     [x for x, _ in known],
                     y,
                     index % COLOURS + 1,

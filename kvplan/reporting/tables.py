@@ -298,7 +298,7 @@ def series_table(result: Result, moments: int = 12) -> Table:
     picked = sorted({round(i * (rows - 1) / max(1, moments - 1)) for i in range(moments)}) if rows else []
     body = []
     for i in picked:
-        queried = series.queried_tokens[i]
+        queried = series.queried_tokens[i] if result.hits_known else 0
         hit = percent(series.hit_tokens[i] / queried if queried else None)
         state = (series.used_blocks[i], series.cached_blocks[i], series.running[i], series.waiting[i])
         body.append((seconds(series.t_s[i]), *map(count, state), hit, count(series.preemptions[i])))

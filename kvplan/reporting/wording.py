@@ -106,11 +106,11 @@ def value_text(value: object) -> str:
     return plain(value)
 
 
-def setting_text(value: object) -> str:
+def setting_text(value: object, limit: int = 80) -> str:
     """A value as a scenario file would hold it: ``lru``, ``1000``, ``[{tokens: 512}]``."""
     if isinstance(value, str):
-        return plain(value, 80)
-    return plain(json.dumps(value, ensure_ascii=False).replace('"', ""), 80)
+        return plain(value, limit)
+    return plain(json.dumps(value, ensure_ascii=False).replace('"', ""), limit)
 
 
 def change_text(ratio: float) -> str:

@@ -8,6 +8,7 @@ from math import inf
 from statistics import fmean
 from typing import TYPE_CHECKING, cast
 
+from kvplan.engine.api_server import ApiServer
 from kvplan.engine.arrivals import Arrivals, Relayed
 from kvplan.engine.clients import Conversations, InFlightLimit
 from kvplan.engine.recorder import Metric, Recorder
@@ -95,6 +96,8 @@ class Clients:
             arrivals = Arrivals(requests)
         if self.limit is not None:
             arrivals = InFlightLimit(arrivals, self.limit, reaction_s, own_s)
+        if client.queues:
+            arrivals = ApiServer(arrivals, client.service_s, client.servers)
         if not self.give_up:
             return arrivals
         if whole:
@@ -133,6 +136,8 @@ class Clients:
             impatient = cast("Impatient", arrivals)
             found += self._about_patience(impatient)
             arrivals = impatient.inner
+        if isinstance(arrivals, ApiServer):
+            arrivals = arrivals.inner
         waits, reaction_s = arrivals.waits, arrivals.reaction_s
         if recorder.outside_s:
             reaction_s = fmean(recorder.outside_s)
@@ -200,7 +205,7 @@ class Clients:
 
 def _own(client: ClientOverhead) -> Callable[[Request], float]:
     """By request."""
-    return lambda request: client.of(request.id, request.prompt_tokens)
+    return lambda request: client.of(request.id)
 
 
 class Watched(Relayed):

@@ -30,7 +30,9 @@ def clock_of(scenario: Scenario, deployment: Deployment) -> Clock:
         drafter = fit.drafter or own_drafter(fit.model)
         passes = timed(drafter, mine=fit.draft, projected=part.method != "draft_model")
         clock = drafting_clock(clock, passes, whole=whole_passes(fit.model, part.tokens) if fit.draft else 1)
-    return replace(clock, client=replace(clock.client, seed=str(scenario.seed)))
+    pools = scenario.disaggregation
+    servers = scenario.parallel.replicas if pools is None else pools.prefill.instances
+    return replace(clock, client=replace(clock.client, seed=str(scenario.seed), servers=servers))
 
 
 def _clock(

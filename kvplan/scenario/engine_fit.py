@@ -17,13 +17,23 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kvplan.errors import UsageError
-from kvplan.latency.client import HIGH_S, LIMITS, LOW_S, ClientOverhead, client_overhead
+from kvplan.latency.client import LIMITS, ClientOverhead, client_overhead
 from kvplan.latency.drafting import DraftingLatency
 from kvplan.latency.profile import ProfileLatency
 from kvplan.latency.roofline import Roofline
 from kvplan.scenario.engine_log import EngineLog
+from kvplan.scenario.fit_advice import Z90, poor, unsure_why
 from kvplan.scenario.fit_client import client_spread
-from kvplan.scenario.fit_constants import CLIENT, CONSTANTS, LAUNCH, OUTSIDE, SPREAD, TOKEN, WHY, Constant
+from kvplan.scenario.fit_constants import (
+    CLIENT,
+    CONSTANTS,
+    LAUNCH,
+    OUTSIDE,
+    SERVER,
+    SPREAD,
+    TOKEN,
+    Constant,
+)
 from kvplan.scenario.log_features import features, in_flight, quantile, statistics_of
 from kvplan.scenario.log_limits import limits_of
 from kvplan.scenario.log_replay import LogReplay, seen_by
@@ -44,19 +54,17 @@ CORRELATED = 3.0
 LOSS_SCALE = 0.1
 UNSURE = 0.35
 """A constant whose logarithm is known no better than this (42 %) is called not identified."""
-FARTHEST = 10.0
-"""A factor by which a constant could be off, beyond which its size says nothing."""
 LEAST_NOISE = 0.02
-Z90 = 1.645
 SETTLED = 0.7
 """The same where a run leaves more than this share of what was uncertain before it."""
 FAR = 0.12
 """Percentiles that stay so far off say that the replay is not the run: what is usual then counts for more."""
+LOOP_SPREAD = 0.4
+"""Of the client's overhead, before anything was measured, in a closed loop: there it is also what keeps
+requests apart, and other things that do (stalls, steps that differ) would be called its."""
 TAIL = 0.99
 MUCH_BETTER = 0.8
 """What stays off must fall to this share for a constant more to be believed."""
-POOR = 0.3
-"""A median that is so far off after the fit says that the run or the scenario is another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +165,8 @@ class _Fitting:
         self.constants = CONSTANTS[kind]
         if base.launching.eager:
             self.constants = (*self.constants, LAUNCH)
+        if self.replay.closed and not self.client.spread:
+            self.constants = (*self.constants, SPREAD)
         names = [item.name for item in self.constants]
         self.reasons, self.notes = limits_of(log.rows, self.flight, names)
         self.own = {c.name: float(given.get(c.name, self._default(c))) for c in self.constants}
@@ -171,7 +181,7 @@ class _Fitting:
         return replace(client, seed=str(self.run.scenario.seed))
 
     def _default(self, constant: Constant) -> float:
-        if constant in (TOKEN, SPREAD):
+        if constant in (SERVER, TOKEN, SPREAD):
             return 0.0  # off unless somebody says otherwise
         found = {item.name: item.value for item in self.run.clock.assumptions}
         value = found.get(f"latency.{constant.name}", constant.start)
@@ -181,15 +191,18 @@ class _Fitting:
         reasons = self.reasons
         queued = CLIENT.name in reasons
         halves = [list(range(first, len(self.log.rows), 2)) for first in (0, 1)]
-        free = [c for c in self.constants if c.name not in reasons or c.name == "request_s"]
+        free = [
+            replace(c, spread=LOOP_SPREAD) if c == CLIENT and self.replay.closed else c
+            for c in self.constants
+            if c.name not in reasons or c.name == "request_s"
+        ]
         before = self._errors(self.own, halves[1])
         end = self._search(free, halves[0], self.start)
-        if self.replay.closed and not self.client.spread and end.noise > FAR:
-            end, free = self._apart(end, free, halves[0])
         values = end.values
+        prompts = [row.prompt_tokens for row in self.log.rows]
         for name in self._unsure(free, end):
-            reasons.setdefault(name, self._unsure_why(name, end.deviations[name]))
-        # In a closed loop it decides what the engine does: see ``_apart``.
+            reasons.setdefault(name, unsure_why(name, end.deviations[name], prompts))
+        # In a closed loop it decides what the engine does, and was fitted with the constants.
         if not queued and not self.replay.closed and not self.client.spread:
             self._vary(values)
         after = self._errors(values, halves[1])
@@ -210,22 +223,8 @@ class _Fitting:
             self.variation,
             0.0 if queued else self._tail(values, halves[1]),
             len(self.log.rows),
-            (*self.log.notes, *self.replay.notes(), *self.notes, *_poor(after)),
+            (*self.log.notes, *self.replay.notes(), *self.notes, *poor(after)),
         )  # fmt: skip
-
-    def _apart(self, end: _End, free: list[Constant], half: Sequence[int]) -> tuple[_End, list[Constant]]:
-        """The search once more where clients of a closed loop do not answer as one, if that explains it.
-
-        Requests that finish in one step are sent again together, for ever, unless their clients differ.
-        """
-        self.tell("percentiles stay far off: once more, with clients that differ")
-        # With more to move, waiting of another cause is not to be called the client's.
-        usual = replace(CLIENT, low=LOW_S, high=HIGH_S)
-        more = [*(usual if constant == CLIENT else constant for constant in free), SPREAD]
-        other = self._search(more, half, {**self.start, SPREAD.name: SPREAD.start})
-        if other.noise < MUCH_BETTER * end.noise and not _at_bounds(other, (usual, SPREAD)):
-            return other, more
-        return end, free
 
     def _unsure(self, free: Sequence[Constant], end: _End) -> list[str]:
         """Constants that the run alone does not determine.
@@ -240,14 +239,6 @@ class _Fitting:
             or _at_bounds(end, (constant,))
         ]
 
-    def _unsure_why(self, name: str, deviation: float) -> str:
-        prompt = quantile(sorted(float(row.prompt_tokens) for row in self.log.rows), 0.5)
-        why = WHY[name].format(prompt=prompt)
-        factor = math.exp(min(Z90 * deviation, 20.0))
-        if factor > FARTHEST:
-            return f"{why}; this run does not even tell its order of magnitude"
-        return f"{why}; it could be off by a factor of {factor:.2g}"
-
     # -- the simulation ---------------------------------------------------------------------------------
 
     def _outside(self, values: Mapping[str, float]) -> ClientOverhead:
@@ -255,6 +246,7 @@ class _Fitting:
         return replace(
             self.client,
             seconds=values[CLIENT.name],
+            server_s=values[SERVER.name],
             token_s=values[TOKEN.name],
             spread=values.get(SPREAD.name, self.client.spread),
         )
@@ -263,8 +255,13 @@ class _Fitting:
         """What the engine's part of each request of the log takes in the simulation; None if rejected."""
         client = self._outside(values)
         engine_values = {name: value for name, value in values.items() if name not in OUTSIDE}
-        # The engine does not see the client, unless the client waits for answers.
-        key = (*engine_values.values(), client if self.replay.closed else None)
+        # The engine sees the client's own part only if the client waits for answers.
+        key = (
+            *engine_values.values(),
+            client.server_s,
+            client.token_s,
+            client if self.replay.closed else None,
+        )
         if key not in self._played:
             if len(self._played) > 16:
                 self._played.clear()
@@ -366,20 +363,6 @@ class _Fitting:
             found.noise,
             tuple(tuple(float(f"{x:.4g}") for x in row) for row in np.linalg.cholesky(posterior)),
         )
-
-
-def _poor(after: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """What to look at where the fitted clock does not describe the run it was fitted to."""
-    off = {metric: errors["p50"] for metric, errors in after.items() if abs(errors["p50"]) > POOR}
-    if not off:
-        return []
-    how = ", ".join(f"{metric.upper()} {error:+.0%}" for metric, error in off.items())
-    text = (
-        f"the fitted clock does not describe this run (median {how} on the held-out half): check that the "
-        "scenario is the deployment that was measured, the unit of the arrival times, cached prompts, and "
-        "whether the client limited requests in flight (--max-in-flight)"
-    )
-    return [text]
 
 
 def _between(value: float, deviation: float | None) -> tuple[float, float] | None:

@@ -11,8 +11,8 @@ from kvplan.scenario.settling import Stays
 
 FIGURES = (
     "finished", "rejected", "timed_out", "unfinished", "hit_ratio", "ttft_p50_s", "ttft_p99_s", "tpot_p50_s",
-    "tpot_p99_s", "output_tokens_per_s", "preemptions", "evicted_blocks", "moved_bytes", "peak_used_blocks",
-    "peak_used_bytes", "makespan_s", "slo_met", "arrivals_s", "e2e_p99_s", "growth",
+    "tpot_p99_s", "output_tokens_per_s", "preemptions", "evicted_blocks", "evicted_bytes", "moved_bytes",
+    "peak_used_blocks", "peak_used_bytes", "makespan_s", "slo_met", "arrivals_s", "e2e_p99_s", "growth",
     "cost_per_hour", "cost_per_million_output_tokens",
 )  # fmt: skip
 """Names of the figures, in the order of every table."""
@@ -39,7 +39,7 @@ def figures(
         stays: of its requests, where the run was watched.
     """
     totals, latency, cost = document["totals"], document["latency"], document["cost"]
-    peak = totals["peak_used_blocks"]
+    peak, evicted = totals["peak_used_blocks"], totals["evicted_blocks"]
     found = {
         **{name: totals[name] for name in ("finished", "rejected", "timed_out", "unfinished")},
         "hit_ratio": hit_ratio(document),
@@ -51,7 +51,8 @@ def figures(
     found |= {
         "output_tokens_per_s": document["throughput"]["output_tokens_per_s"],
         "preemptions": totals["preemptions"],
-        "evicted_blocks": totals["evicted_blocks"],
+        "evicted_blocks": evicted,
+        "evicted_bytes": None if block_bytes is None else evicted * block_bytes,
         "moved_bytes": moved_bytes(document["strategies"]),
         "peak_used_blocks": peak,
         "peak_used_bytes": None if block_bytes is None else peak * block_bytes,

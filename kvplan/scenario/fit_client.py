@@ -58,7 +58,7 @@ class _Compared:
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         self._rows = [
-            (row.ttft_s, row.prompt_tokens, drawn("fit", f"{index}/{draw}"))
+            (row.ttft_s, drawn("fit", f"{index}/{draw}"))
             for index, (row, _) in enumerate(pairs)
             for draw in range(DRAWS)
         ]
@@ -71,10 +71,7 @@ class _Compared:
     def distance(self, client: ClientOverhead) -> float:
         """Mean difference, in seconds, of what lies between the median and each of ``LEVELS``."""
         seconds, spread = client.seconds, client.spread
-        ours = sorted(
-            inside_s + client.token_s * prompt_tokens + seconds * math.exp(spread * normal)
-            for inside_s, prompt_tokens, normal in self._rows
-        )  # fmt: skip
+        ours = sorted(inside_s + seconds * math.exp(spread * normal) for inside_s, normal in self._rows)
         shift = quantile(ours, 0.5) - quantile(self._real, 0.5)
         apart = [abs(quantile(ours, level) - quantile(self._real, level) - shift) for level in LEVELS]
         return math.fsum(apart) / len(apart)

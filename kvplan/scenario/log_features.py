@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 from kvplan.scenario.measured import Measured
 
 METRICS = ("ttft", "tpot", "e2e")
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
+PROMPT_BINS = (1 / 3, 2 / 3)
+FLIGHT_BINS = (0.05, 0.15, 0.35, 0.65, 0.85, 0.95)
+"""Shares of the requests between bins. A busy run is nearly empty while it fills and drains: the few requests
+of then tell what a step takes without a batch."""
 
 
-def features(rows: Sequence[Measured], real: Sequence[Measured], flight: Sequence[int]) -> list[float]:
+def features(rows: Sequence[Measured], real: Sequence[Measured], flight: Sequence[float]) -> list[float]:
     """Logarithms of what is compared; ``real`` and ``flight`` decide which request is in which bin."""
     found: list[float] = []
     for metric in METRICS:
@@ -21,9 +26,11 @@ def features(rows: Sequence[Measured], real: Sequence[Measured], flight: Sequenc
             # Of requests that come in waves percentiles jump from one wave to the next; their mean does not.
             found.append(math.log(max(math.fsum(values) / len(values), 1e-6)))
             found += [math.log(max(quantile(values, level), 1e-6)) for level in LEVELS]
-    for metric, by in (("ttft", [row.prompt_tokens for row in real]), ("tpot", list(flight))):
-        edges = [quantile(sorted(map(float, by)), share) for share in (1 / 3, 2 / 3)]
-        for part in range(3):
+    for metric, by, shares in (
+        ("ttft", [float(row.prompt_tokens) for row in real], PROMPT_BINS), ("tpot", flight, FLIGHT_BINS)
+    ):  # fmt: skip
+        edges = [quantile(sorted(by), share) for share in shares]
+        for part in range(len(edges) + 1):
             inside = [
                 value for row, key in zip(rows, by, strict=True)
                 if bisect_right(edges, key) == part and (value := value_of(row, metric)) is not None
@@ -34,12 +41,36 @@ def features(rows: Sequence[Measured], real: Sequence[Measured], flight: Sequenc
     return found
 
 
-def in_flight(rows: Sequence[Measured]) -> list[int]:
-    """Requests in flight in the middle of each request's life."""
-    starts = sorted(row.arrival_s for row in rows)
-    ends = sorted(row.arrival_s + row.e2e_s for row in rows)
-    middles = [row.arrival_s + row.e2e_s / 2 for row in rows]
-    return [bisect_right(starts, t) - bisect_right(ends, t) for t in middles]
+def in_flight(rows: Sequence[Measured]) -> list[float]:
+    """Requests in flight, itself included, averaged over the time in which each has its tokens but the first.
+
+    Of one with a single token: over its life.
+    """
+    starts = _Elapsed(row.arrival_s for row in rows)
+    ends = _Elapsed(row.arrival_s + row.e2e_s for row in rows)
+    found = []
+    for row in rows:
+        end = row.arrival_s + row.e2e_s
+        begin = row.arrival_s if row.e2e_s <= row.ttft_s else row.arrival_s + row.ttft_s
+        alive = starts.between(begin, end) - ends.between(begin, end)
+        found.append(alive / (end - begin))
+    return found
+
+
+class _Elapsed:
+    """Seconds that have passed since moments, summed over those that have passed."""
+
+    def __init__(self, moments: Iterable[float]) -> None:
+        self._moments = sorted(moments)
+        self._sums = [0.0, *accumulate(self._moments)]
+
+    def between(self, begin: float, end: float) -> float:
+        """By how much the sum grows."""
+        return self._until(end) - self._until(begin)
+
+    def _until(self, now: float) -> float:
+        passed = bisect_right(self._moments, now)
+        return passed * now - self._sums[passed]
 
 
 def value_of(row: Measured, metric: str) -> float | None:

@@ -14,7 +14,7 @@ COMPUTING = ("compute_efficiency", COMPUTE)
 
 
 def limits_of(
-    rows: Sequence[Measured], flight: Sequence[int], names: Sequence[str]
+    rows: Sequence[Measured], flight: Sequence[float], names: Sequence[str]
 ) -> tuple[dict[str, str], list[str]]:
     """What a run cannot say whatever the constants are: (constant to reason, notes).
 
@@ -42,10 +42,10 @@ def limits_of(
         why = f"the run was saturated: the median TTFT rose from {early:.3g} s to {late:.3g} s"
         reasons["client_overhead_s"] = f"{why}, so TTFT is waiting"
         notes.append(f"{why}; capacity is fitted, latency below saturation is not")
-    busy = sorted(map(float, flight))
+    busy = sorted(flight)
     if quantile(busy, 0.9) < 1.5 * quantile(busy, 0.1):
         reasons["request_s"] = (
-            f"the run held one batch size ({quantile(busy, 0.5):g} requests in flight), so what a step "
+            f"the run held one batch size ({quantile(busy, 0.5):.3g} requests in flight), so what a step "
             "and what a request of it costs cannot be told apart"
         )
     return reasons, notes

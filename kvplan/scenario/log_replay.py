@@ -154,10 +154,7 @@ class LogReplay:
 
 def seen_by(client: ClientOverhead, inside: Sequence[Measured | None]) -> list[Measured | None]:
     """What clients see of what the engine did, request by request."""
-    return [
-        None if row is None else row.later(client.of(str(index), row.prompt_tokens))
-        for index, row in enumerate(inside)
-    ]
+    return [None if row is None else row.later(client.of(str(index))) for index, row in enumerate(inside)]
 
 
 def closed_loop(rows: Sequence[Measured]) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kvplan.engine.sglang.config import SglangConfig
@@ -9,6 +10,7 @@ from kvplan.errors import UsageError
 from kvplan.latency.assumption import Assumption
 from kvplan.scenario.pool import check_pool
 from kvplan.scenario.schema import Scenario, SglangPart
+from kvplan.scenario.sglang_states import state_rules
 from kvplan.sizing.sglang.start import SEQUENCES_BESIDE_DRAFTS
 
 if TYPE_CHECKING:
@@ -63,13 +65,10 @@ def sglang_config(
         assumed.append(Assumption("engine.mem_fraction_static", share, "the engine's default on this GPU"))
     drafts = scenario.speculative is not None
     running = _running(engine, fit, pool, context, drafts=drafts)
-    if engine.max_running_requests != running:
-        rule = (
-            "SGLang's rule beside drafts"
-            if drafts and running == SEQUENCES_BESIDE_DRAFTS
-            else "SGLang's rule for this pool"
-        )
-        assumed.append(Assumption("engine.max_running_requests", running, rule))
+    states = state_rules(scenario, fit, page)
+    rule = "SGLang's rule for this pool"
+    if drafts and running == SEQUENCES_BESIDE_DRAFTS:
+        rule = "SGLang's rule beside drafts"
     config = SglangConfig(
         pool_tokens=pool,
         page_size=page,
@@ -84,6 +83,18 @@ def sglang_config(
         enable_mixed_chunk=engine.enable_mixed_chunk,
         disable_overlap_schedule=engine.disable_overlap_schedule,
     )
+    if states is not None:
+        if not states.spare and not config.disable_radix_cache and not config.disable_overlap_schedule:
+            config = replace(config, disable_overlap_schedule=True)
+            assumed.append(
+                Assumption("engine.disable_overlap_schedule", True, "the model keeps no spare states")
+            )
+        most = states.slots // states.slots_per_request(config)
+        if most < running:
+            running, rule = most, "what its recurrent states have slots for"
+            config = replace(config, max_running_requests=most)
+    if engine.max_running_requests != running:
+        assumed.append(Assumption("engine.max_running_requests", running, rule))
     return config, tuple(assumed)
 
 
@@ -119,16 +130,22 @@ def _pool_tokens(scenario: Scenario, engine: SglangPart, fit: FitReport | None, 
     from kvplan.scenario.sglang_windows import WINDOWS, check_windows
 
     for layer in fit.binding.pool.pages:
-        reach = "state" if layer.store is None else layer.store.reach
-        if reach != "context" and reach not in WINDOWS:
+        if layer.store is not None and layer.store.reach not in ("context", *WINDOWS):
             from kvplan.sizing.stores import REACHES
 
             raise UsageError(
-                f"layers of {fit.model.name} keep {REACHES[reach]}; "
+                f"layers of {fit.model.name} keep {REACHES[layer.store.reach]}; "
                 "SGLang's pools for them are not simulated yet",
                 where="engine.kind",
                 hint="simulate it with engine.kind=vllm, or give the full pool alone with cache.blocks",
             )
+    if not fit.binding.pool.token_bytes:
+        raise UsageError(
+            f"{fit.model.name} keeps a state a request and nothing per token; "
+            "SGLang's engine is simulated with layers that attend",
+            where="engine.kind",
+            hint="simulate it with engine.kind=vllm",
+        )
     check_windows(fit, engine)
     check_pool(fit, fit.kv_tokens // page)
     # SGLang takes the smaller one of what is asked for and what fits.

@@ -159,6 +159,15 @@ def _data_parallel_attention(scenario: Scenario, deployment: Deployment) -> Chos
     return data_parallel_attention(scenario, deployment)
 
 
+def _recurrent_states(scenario: Scenario, deployment: Deployment) -> Chosen | None:
+    """Recurrent layers below SGLang; below vLLM their states are groups of the plain engine."""
+    if isinstance(deployment.config, EngineConfig):
+        return None
+    from kvplan.scenario.sglang_states import recurrent_states
+
+    return recurrent_states(scenario, deployment)
+
+
 def _sliding_windows(scenario: Scenario, deployment: Deployment) -> Chosen | None:
     """SGLang's pool for windows, which a scenario need not ask for: the model's have one."""
     if scenario.engine.kind != "sglang" or deployment.fit is None:
@@ -178,6 +187,7 @@ STRATEGIES: tuple[Strategies, ...] = (
     _speculation,
     _disaggregation,
     _data_parallel_attention,
+    _recurrent_states,
     _sliding_windows,
 )
 """Each looks for its own part of a scenario, and answers None where the scenario does not ask for it."""

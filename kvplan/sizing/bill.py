@@ -151,11 +151,18 @@ def _state_terms(report: SizeReport, model: ModelSpec, groups: tuple[LayerGroup,
     return terms
 
 
+def _held_states(report: SizeReport) -> str:
+    """Why a sequence takes its state more than once: one a step reads, one it writes, one on a grid."""
+    groups = () if report.layout is None else report.layout.groups
+    held = max((group.blocks_per_request for group in groups if group.reach[0] == "state"), default=1)
+    return f"; {held} states a layer, as prefixes are cached" if held > 1 else ""
+
+
 def _allocation_formula(report: SizeReport) -> str:
     ask = report.request
     if ask.retention.name == "vllm":
         size = report.layout.block_size if report.layout is not None else ask.block_size
-        return f"blocks of {size:,} tokens, vLLM page groups"
+        return f"blocks of {size:,} tokens, vLLM page groups{_held_states(report)}"
     if not ask.retention.pages:
         return "exact lengths, no blocks"
     return f"rounded up to blocks of {ask.block_size} tokens"

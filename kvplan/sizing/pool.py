@@ -207,7 +207,7 @@ def rank_pool(
         caches_prefixes=cached,
         shards=parallel.cp,
         window_ratio=window_ratio(model, serving.version),
-        state_slots=slots_per_request(model, serving),
+        state_slots=slots_per_request(model, serving, block_size),
     )
 
 
@@ -243,7 +243,8 @@ class PoolCapacity:
     """What fits in a pool: the numbers the engine prints.
 
     ``kv_tokens`` follows the engine's own meaning (see :func:`pool_capacity`); ``concurrency`` is requests of
-    the maximum length at once. ``sequences``: as many as SGLang's pool of states holds; None without one.
+    the maximum length at once. ``states``: slots of SGLang's pool of states, and ``sequences``: how many
+    requests it has enough of them for; None without one.
     """
 
     num_blocks: int
@@ -251,6 +252,7 @@ class PoolCapacity:
     kv_tokens: int
     concurrency: Fraction
     sequences: int | None = None
+    states: int | None = None
 
 
 def pool_capacity(pool: RankPool, pool_bytes: int, max_model_len: int) -> PoolCapacity:
@@ -276,7 +278,7 @@ def pool_capacity(pool: RankPool, pool_bytes: int, max_model_len: int) -> PoolCa
 
 
 def _sglang_capacity(pool: RankPool, pool_bytes: int, max_model_len: int) -> PoolCapacity:
-    sequences = None
+    sequences = slots = None
     if pool.state_bytes:
         if pool.token_bytes:
             slots, taken = state_slots(pool.serving, pool_bytes, pool.state_bytes)
@@ -285,7 +287,7 @@ def _sglang_capacity(pool: RankPool, pool_bytes: int, max_model_len: int) -> Poo
             slots = pool_bytes // pool.state_bytes
         sequences = slots // pool.state_slots
     if not pool.token_bytes:
-        return PoolCapacity(0, 0, 0, Fraction(sequences or 0), sequences)
+        return PoolCapacity(0, 0, 0, Fraction(sequences or 0), sequences, slots)
     page = pool.block_size
     blocks = int(pool_bytes / pool.token_bytes) // page
     concurrency = Fraction(blocks, -(-max_model_len // page))
@@ -293,8 +295,9 @@ def _sglang_capacity(pool: RankPool, pool_bytes: int, max_model_len: int) -> Poo
         concurrency = min(concurrency, Fraction(sequences))
     block_bytes = pool.token_bytes * page
     return PoolCapacity(
-        blocks, -(-block_bytes.numerator // block_bytes.denominator), blocks * page, concurrency, sequences
-    )
+        blocks, -(-block_bytes.numerator // block_bytes.denominator), blocks * page, concurrency, sequences,
+        slots,
+    )  # fmt: skip
 
 
 def longest(cost: Callable[[int], int], pool_bytes: int, limit: int) -> int:

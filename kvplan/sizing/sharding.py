@@ -39,12 +39,16 @@ def check_parallel(model: ModelSpec, parallel: Parallel) -> None:
     for group in model.groups():
         for field, heads, may_replicate in _divided(group.block):
             if heads % tp and not (may_replicate and tp % heads == 0):
-                fits = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0)
                 more = f" or a multiple of {heads}" if may_replicate else ""
                 raise UsageError(
                     f"tp {tp} does not divide the {heads} {field} of {model.name} (layers {group.name!r})",
-                    hint=f"use tp {fits}{more}",
+                    hint=f"use tp {tp_dividing(heads)}{more}",
                 )
+
+
+def tp_dividing(number: int) -> str:
+    """Degrees of a real host or rack, up to 64, that cut ``number`` evenly: ``1, 2, 4, 8``."""
+    return ", ".join(str(tp) for tp in range(1, 65) if number % tp == 0)
 
 
 def _divided(block: Block) -> list[tuple[str, int, bool]]:

@@ -15,8 +15,10 @@ from kvplan.sizing.attention import Keeping, default_format, keeping_of, layer_k
 from kvplan.sizing.bill import sharding_words, size_terms, warnings
 from kvplan.sizing.pages import MambaMode
 from kvplan.sizing.parallel import Parallel
+from kvplan.sizing.prefix_caching import caches_prefixes
 from kvplan.sizing.report import LayerRow, SizeReport, SizeRequest
 from kvplan.sizing.retention import Retention, kept_tokens, parse_retention
+from kvplan.sizing.serving import engine_version
 from kvplan.sizing.sharding import check_parallel, ring_chunk_bytes
 from kvplan.sizing.state import state_bytes
 from kvplan.sizing.stores import Heads, Store
@@ -41,7 +43,7 @@ def size_model(
     images: int = 0,
     image_tokens: int | None = None,
     draft: bool = False,
-    mamba_mode: MambaMode = "align",
+    mamba_mode: MambaMode | None = None,
 ) -> SizeReport:
     """Size the KV cache and state of ``batch`` sequences of ``context_tokens`` tokens.
 
@@ -52,8 +54,9 @@ def size_model(
             elsewhere their tokens stand in the context and are added to ``context_tokens``.
         image_tokens: tokens of one image; ``None``: what the architecture fixes.
         draft: also keep the KV of the model's own multi-token-prediction layers.
-        mamba_mode: vLLM's ``mamba_cache_mode``: ``align`` (prefix caching, its default) holds two states per
-            request, three where the kernel exports checkpoints on every GPU (Mamba-2), ``none`` one.
+        mamba_mode: vLLM's ``mamba_cache_mode``: ``align`` (prefix caching) holds two states per request,
+            three where the kernel exports checkpoints on every GPU (Mamba-2), ``none`` one. ``None``: vLLM's
+            default, which caches no prefixes of models without attention.
 
     Raises:
         UsageError: a size below 1, a degree of parallelism the model cannot be cut by, a number format
@@ -86,7 +89,8 @@ def size_model(
             model, context_tokens, encoder_tokens, images if crossed else 0, image_tokens
         ),
         draft=draft,
-        mamba_mode=mamba_mode,
+        mamba_mode=mamba_mode
+        or ("align" if caches_prefixes(model, engine_version("vllm", None)) else "none"),
     )
     check_parallel(model, ask.parallel)
     keeping = keeping_of(model, ask.form, ask.retention.engine)

@@ -24,7 +24,7 @@ from kvplan.errors import UsageError
 from kvplan.sizing.allocator import allocated_bytes
 from kvplan.sizing.family_weights import family_parameters
 from kvplan.sizing.parameters import Split, absorbed_copies, attention_tensors, block_tensors, mlp_tensors
-from kvplan.sizing.sharding import stages
+from kvplan.sizing.sharding import stages, tp_dividing
 from kvplan.sizing.tensor import Tensor, matrix, share, vector
 from kvplan.sizing.weight_formats import WeightFormat, weight_format
 from kvplan.specs.schema import Block, Component, LatentAttention, ModelSpec, SharedAttention
@@ -162,12 +162,8 @@ def check_widths(model: ModelSpec, tp: int) -> None:
         if mlp is not None and mlp.kind == "dense" and mlp.intermediate_size % tp:
             raise UsageError(
                 f"tp {tp} does not divide the MLP width {mlp.intermediate_size} of {model.name}",
-                hint=f"use one of {_divisors(mlp.intermediate_size)}",
+                hint=f"use one of {tp_dividing(mlp.intermediate_size)}",
             )
-
-
-def _divisors(number: int) -> str:
-    return ", ".join(str(tp) for tp in range(1, 65) if number % tp == 0)
 
 
 def _formats(model: ModelSpec, wanted: str | None) -> dict[Component | None, WeightFormat]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel
 
 from kvplan.errors import SpecError, UnknownName, shortened
-from kvplan.resources import spec_path
+from kvplan.resources import NAMED, named_specs, spec_path
 from kvplan.specs.document import YamlDocument, parse_yaml, read_yaml, validate
 from kvplan.specs.model import ModelSpec
 
@@ -132,7 +132,14 @@ def _where_to_get(kind: str, name: str, known: list[Entry]) -> str:
     counts: dict[str, int] = {}
     for entry in known:
         counts[entry.origin] = counts.get(entry.origin, 0) + 1
-    searched = ", ".join(f"{origin} ({count})" for origin, count in counts.items()) or "nothing found"
+    found = [f"{origin} ({count})" for origin, count in counts.items()]
+    # A place that somebody named and that holds none is the likely mistake: specs beside models/, not in it.
+    found += [
+        f"{NAMED} (none in {shortened(str(root / f'{kind}s'))})"
+        for root in named_specs()
+        if next(_files(root / f"{kind}s"), None) is None
+    ]
+    searched = ", ".join(found) or "nothing found"
     hint = f"searched: {searched}; "
     if kind == "link":
         # Links are few and have no command of their own.

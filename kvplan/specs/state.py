@@ -39,6 +39,8 @@ class Mamba2State(_State):
     state_size: Count
     conv_kernel: Count
     dt_rank: Count | None = None
+    chunk_size: Count | None = None
+    """Tokens after which the kernels of prefill have a state; ``None``: the configuration is silent."""
 
     @property
     def inner_size(self) -> int:

@@ -28,6 +28,9 @@ from kvplan.traces.workloads import Turns, Workload, workload
 _WARM_UP_SESSIONS = 4.0
 """Mean lengths of a conversation that the process looks back before time 0."""
 
+MAX_UNDER_WAY = 1 << 20
+"""Most conversations drawn of the time before 0: half a minute and some hundred MiB."""
+
 _EARLIER = MAX_REQUESTS // 2
 """Numbers of conversations begun before time 0 start here."""
 
@@ -172,7 +175,14 @@ def _conversations(chosen: Workload, process: ArrivalProcess, seed: int) -> Iter
         mean_turns = turns.mean_turns()
         process = replace(process, rate=process.rate / mean_turns)
         gap_s = chosen.answer.mean() / turns.tokens_per_s + turns.think_ms.mean() / 1000
-        live = list(_under_way(chosen, process, seed, _WARM_UP_SESSIONS * (mean_turns - 1) * gap_s))
+        back_s = _WARM_UP_SESSIONS * (mean_turns - 1) * gap_s
+        if process.rate * back_s > MAX_UNDER_WAY:
+            raise UsageError(
+                f"{process.rate * mean_turns:,.6g} requests a second are more than {chosen.name} can be "
+                f"drawn at: {MAX_UNDER_WAY * mean_turns / back_s:,.0f}, as conversations last",
+                hint="simulate a part of the replicas; rag and fixed have no conversations",
+            )
+        live = list(_under_way(chosen, process, seed, back_s))
         heapq.heapify(live)
     starts = process.times(stream(seed, "arrivals"))
     begin = _Beginnings(chosen, seed, "")

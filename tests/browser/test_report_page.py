@@ -208,3 +208,33 @@ def test_a_sweep_is_a_page_like_a_result(browser, tmp_path):
             assert download.value.suggested_filename == "sweep.json"
             assert visit.errors == []
             assert all(url.startswith(("blob:", "file:")) for url in visit.requests)
+
+
+LEGENDS = """() => [...document.querySelectorAll(".is-live")].map((plot) => {
+    const box = (name) => plot.querySelector(name)?.getBoundingClientRect();
+    const [legend, title] = [box(".legend .scrollbox"), box(".annotation-text")];
+    const scrolls = +(plot.querySelector(".legend .scrollbar")?.getAttribute("height") ?? 0) > 0;
+    const covers = legend && title && legend.left < title.right && legend.top < title.bottom;
+    return [plot.dataset.chart, scrolls, Boolean(covers)];
+})"""
+"""Of each chart, whether its legend hides a part of itself, and whether it lies over the axis' title."""
+
+
+@pytest.mark.parametrize("width", [330, 800, 1280])
+def test_legends_are_whole_and_beside_the_title_of_the_axis(browser, tmp_path, width):
+    from kvplan.cli.app import run
+
+    scenario, sweep, report = tmp_path / "s.yaml", tmp_path / "sweep.html", tmp_path / "report.html"
+    scenario.write_text(
+        "cache: {blocks: 2000}\nlatency: {model: linear, a: 5.0e-3, b: 2.0e-5, c: 1.0e-8}\n"
+        "workload: {synthesize: chat, requests: 30, rate: 20}\n"
+    )
+    kinds = "routing={policy: round-robin},{policy: least-loaded},{policy: session-affinity}"
+    words = ["--vary", kinds, "--vary", "workload.rate=5,20", "--set", "parallel.replicas=2"]
+    assert run(["sweep", str(scenario), *words, "-j", "1", "-q", "--html", str(sweep)]) == 0
+    _write(report, "full")
+    for path in (sweep, report):
+        with Visit(browser, path, viewport={"width": width, "height": 900}) as visit:
+            found = visit.page.evaluate(LEGENDS)
+            assert [chart for chart, scrolls, covers in found if scrolls or covers] == []
+            assert visit.errors == []

@@ -119,3 +119,24 @@ def test_a_draft_model_of_an_unknown_size_is_said_to_be_missing(
     assert explain(log)["comparison"]["without_draft"]
     assert run(["explain-log", str(tmp_path / "start.log")]) == 0
     assert "the draft model's layers share the pool" in " ".join(capsys.readouterr().out.split())
+
+
+def test_options_of_the_comparison_go_with_the_log_s_own_model(
+    explain: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    comparison = explain(PIPELINE, "--gpu", "h100-sxm", "--dtype", "fp8")["comparison"]
+    assert (comparison["model"], comparison["gpu"]) == ("llama-3.1-8b", "h100-sxm")
+    assert comparison["difference"] == pytest.approx(1.0, abs=0.01)  # twice the tokens
+    assert run(["explain-log", str(tmp_path / "start.log"), "--gpu", "h10"]) == 2
+    assert "did you mean h100" in capsys.readouterr().err
+
+
+def test_a_comparison_that_was_asked_for_and_lacks_a_pool_is_said_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "start.log"
+    path.write_text("INFO Available KV cache memory: 54.58 GiB\n")
+    assert run(["explain-log", str(path), "--model", "llama-3.1-8b"]) == 0
+    assert "not compared with llama-3.1-8b: the log does not say" in capsys.readouterr().err
+    assert run(["explain-log", str(path)]) == 0
+    assert "not compared" not in capsys.readouterr().err

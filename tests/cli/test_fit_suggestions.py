@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from typing import Any
 
@@ -79,6 +80,17 @@ def test_ranks_with_sequences_of_their_own_are_added_up(capsys: pytest.CaptureFi
     assert "3.93x concurrency at 131,072 tokens a rank, 31.44x over 8 ranks" in out
     assert "(all ranks and replicas)" in out
     assert "62.87x" in out  # of fp8 KV, over all ranks
+
+
+def test_tokens_are_of_a_replica_and_of_all(capsys: pytest.CaptureFixture[str]) -> None:
+    """The table below counts all of them: beside one replica's tokens every way seemed to double them."""
+    assert run(["fit", "qwen3-8b", "--gpu", "l40s", "--gpus", "4", "--tp", "2", "--ctx", "32k"]) == 0
+    out = capsys.readouterr().out
+    found = re.search(r"([\d,]+) KV tokens a replica, ([\d,]+) over 2 replicas", out)
+    assert found is not None
+    one, both = (int(text.replace(",", "")) for text in found.groups())
+    assert both == 2 * one
+    assert "x concurrency at 32,768 tokens a replica, " in out
 
 
 def _simulated_pool(line: str, capsys: pytest.CaptureFixture[str]) -> int:

@@ -391,3 +391,10 @@ def test_converting_to_other_blocks_says_what_is_lost(capsys, trace, tmp_path, b
         answered(capsys, "convert", str(trace), str(target), "--to-block", "512", "-f", "json")[0]
     )
     assert same["losses"] == []
+
+
+def test_a_rate_far_below_one_a_second_is_an_hour_s(capsys, tmp_path):
+    path = tmp_path / "slow.csv"
+    path.write_text("arrival_s,prompt_tokens,output_tokens\n0,10,1\n3600,10,1\n7200,10,1\n")
+    out, _ = answered(capsys, "describe", str(path))
+    assert "1.5 /h" in next(line for line in out.splitlines() if line.startswith("  rate"))

@@ -193,8 +193,16 @@ def test_perturbed_members_differ_by_seed_repeat_and_span_the_band(clock_of):
     assert 0.84 <= inside <= 0.97
 
 
+@pytest.mark.parametrize("kind", ["roofline", "profile"])
+@pytest.mark.parametrize("value", [-1, 1e30, math.inf, "long"])
+def test_times_beyond_a_minute_are_refused(clock_of, kind, value):
+    """A clock of 1e30 s a step made results that could not be written."""
+    with pytest.raises(SpecError, match="from 0 to 60"):
+        clock_of(kind, step_s=value)
+
+
 @pytest.mark.parametrize("name", ["compute_efficiency", "memory_efficiency", "link_efficiency"])
-@pytest.mark.parametrize("value", [0, 1.01, -0.5, math.nan, "fast", True])
+@pytest.mark.parametrize("value", [0, 1e-300, 1.01, -0.5, math.nan, "fast", True])
 def test_bad_efficiencies_are_refused_by_name(clock_of, name, value):
     with pytest.raises(SpecError) as caught:
         clock_of("roofline", **{name: value})

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from kvplan.cli.app import run
 from kvplan.reporting.comparison import Change, LatencyChange, compare
+from kvplan.reporting.comparison_text import headline
 from kvplan.reporting.loading import parse_result
 from kvplan.reporting.result import result_json
 
@@ -102,3 +103,43 @@ def test_hostile_results_stay_text(
         assert not any(cell[:1] in ("=", "@") for line in text.splitlines() for cell in line.split(","))
     if form == "table":
         assert max(map(len, text.splitlines())) <= 80
+
+
+def _with_tiers(document: dict[str, Any], cached_tokens: int) -> dict[str, Any]:
+    document["strategies"] = {
+        "tiers": [{"name": "cached_tokens", "value": cached_tokens, "unit": "tokens", "meaning": "m"}]
+    }
+    return document
+
+
+def test_what_comes_from_a_tier_counts_as_reused(result_document: Any) -> None:
+    document = result_document("full")
+    queried, hit = document["totals"]["queried_tokens"], document["totals"]["hit_tokens"]
+    other = _with_tiers(copy.deepcopy(document), hit + queried // 4)
+    found = compare(parse_result(document), parse_result(other))
+    (change,) = (change for change in found.totals if change.name == "reused_ratio")
+    assert (change.a, change.b) == (hit / queried, pytest.approx(hit / queried + 0.25))
+    assert "prefix hits with the tiers +25.0 points" in headline(found)
+    other = _with_tiers(copy.deepcopy(document), hit)
+    assert "prefix hits" not in headline(compare(parse_result(document), parse_result(other)))
+
+
+def test_fewer_points_have_the_sign_of_fewer_percent(result_document: Any) -> None:
+    document = result_document("full")
+    other = copy.deepcopy(document)
+    other["totals"]["hit_tokens"] -= document["totals"]["queried_tokens"] // 10
+    assert "prefix hits −10.0 points" in headline(compare(parse_result(document), parse_result(other)))
+
+
+def test_blocks_of_two_sizes_do_not_compare(result_document: Any) -> None:
+    document = result_document("full")
+    other = copy.deepcopy(document)
+    other["pool"]["block_size"] = 1
+    other["totals"]["evicted_blocks"] *= 16
+    size = document["pool"]["block_size"]
+    found = compare(parse_result(document), parse_result(other))
+    assert f"a block holds {size} tokens in A and 1 in B: counts of blocks do not compare" in found.notes
+    assert ("block_size", size, 1) in [(change.name, change.a, change.b) for change in found.totals]
+    assert not any(
+        "a block holds" in note for note in compare(parse_result(document), parse_result(document)).notes
+    )

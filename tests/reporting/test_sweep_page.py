@@ -12,6 +12,7 @@ from kvplan.errors import DataError
 from kvplan.reporting.charts import plotly_json
 from kvplan.reporting.loading import parse_report, parse_result
 from kvplan.reporting.schema.sweep import Sweep
+from kvplan.reporting.svg import CHARACTER, render
 from kvplan.reporting.sweep_page import key_figures, render_sweep, sweep_csv, sweep_figures, sweep_verdict
 
 FIGURES = {
@@ -307,3 +308,43 @@ def test_answers_without_their_figures_are_still_read():
         for name in ("arrivals_s", "e2e_p99_s", "growth", "objectives"):
             del point["figures"][name]
     assert "too short a run" in render_sweep(parse_report(document))
+
+
+def named(middles: list[str]) -> Sweep:
+    """Lines of tiers whose settings are long, and alike at both ends."""
+    tiers = [
+        f"{{host: {{memory: 200GB, connector: {text}, write: through, eviction_policy: lru}}}}"
+        for text in middles
+    ]
+    count = 2 * len(tiers)
+    return parsed({"tiers": tiers, "workload.rate": [4, 8]}, ttft_p99_s=[0.1 * (n + 1) for n in range(count)])
+
+
+def test_lines_of_long_settings_have_names_of_their_own():
+    names = [line.name for line in sweep_figures(named(["offloading", "lmcache"]))[0].lines]
+    assert [name[:3] for name in names] == ["1: ", "2: "]
+    assert all(len(name) <= 40 for name in names)
+    ends = parsed({"cache.retention": ["x" * 50 + "a", "x" * 50 + "b"], "workload.rate": [4, 8]})
+    assert [line.name[-1] for line in sweep_figures(ends)[0].lines] == ["a", "b"]
+    assert [
+        line.name for line in sweep_figures(parsed({"cache.dtype": ["bf16", "fp8"], **RATES}))[0].lines
+    ] == [
+        "bf16",
+        "fp8",
+    ]
+
+
+def test_a_legend_without_room_beside_the_title_has_rows_of_its_own():
+    short = render(sweep_figures(parsed({"cache.dtype": ["bf16", "fp8"], **RATES}))[0])
+    long = render(sweep_figures(named(["a", "b", "c", "d", "e"]))[0])
+    assert 'viewBox="0 0 720 300"' in short
+    assert 'viewBox="0 0 720 354"' in long  # two names a row
+    places = [(float(x), float(y)) for x, y, text in _texts(long) if text[1:3] == ": "]
+    assert min(x for x, _ in places) > 0
+    assert max(x for x, _ in places) + 40 * CHARACTER < 720
+    (title,) = (float(y) for _, y, text in _texts(long) if text.startswith("TTFT p99,"))
+    assert max(y for _, y in places) <= title - 12
+
+
+def _texts(drawing: str) -> list[tuple[str, str, str]]:
+    return re.findall(r'<text x="([-\d.]+)" y="([-\d.]+)"[^>]*>([^<]*)</text>', drawing)

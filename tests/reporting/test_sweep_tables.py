@@ -50,11 +50,19 @@ def test_a_row_a_point_with_units() -> None:
     table = point_table(document())
     assert table.columns[:3] == ("Point", "cache.blocks", "a.blocks")  # both end alike, so both are whole
     assert table.rows[0] == (
-        "1", "1", "=1+1", "38.2%", "45.6 ms", "1.50 s", "12.0 ms", "–", "512", "1,234", "8,862,419",
+        "1", "1", "=1+1", "38.2%", "45.6 ms", "1.50 s", "12.0 ms", "–", "512", "1,234", "8,862,419 blocks",
         "3.00 GiB", "28,000 blocks",
     )  # fmt: skip
     assert [row[3] for row in table.rows] == ["38.2%", "failed", "failed", "not run"]
     assert all(len(row) == len(table.columns) for row in table.rows)
+
+
+def test_what_is_evicted_compares_between_blocks_of_several_sizes() -> None:
+    asked = document()
+    asked["points"][0]["figures"] = FIGURES_OF_ONE | {"evicted_bytes": 5 << 30, "peak_used_bytes": 1 << 30}
+    table = point_table(asked)
+    assert table.rows[0][table.columns.index("Evicted")] == "5.00 GiB"
+    assert table.rows[0][table.columns.index("Peak KV")] == "1.00 GiB"
 
 
 def test_groups_have_all_columns_once() -> None:

@@ -17,7 +17,7 @@ from kvplan.reporting.console import _intervals, summary_table
 from kvplan.reporting.csv import COLUMNS, result_csv
 from kvplan.reporting.loading import parse_result
 from kvplan.reporting.markdown import escape, markdown_pictures, render_markdown
-from kvplan.reporting.tables import Table
+from kvplan.reporting.tables import Table, series_table
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -228,6 +228,7 @@ def test_hits_that_nobody_can_know_are_not_zero(result_document):
     assert "No hit ratio: the trace does not say what prompts share." in text
     assert "what prompts share is not known" in text
     assert "0.0% of the looked-up" not in text
+    assert [row[5] for row in series_table(unknown).rows] == ["–"] * 12
     assert "hit_ratio" not in result_csv(unknown)
     found = result_document("no_reuse")
     found["totals"]["hit_tokens"] = 640  # of a request with itself, once it was preempted

@@ -127,6 +127,14 @@ def test_what_is_refused(tmp_path: Path, text: str, place: str, message: str) ->
     assert message in caught.value.message
 
 
+@pytest.mark.parametrize("field", ["slo.ttft_p99_s", "workload.timeout_s"])
+def test_seconds_beyond_what_results_hold_are_refused(tmp_path: Path, field: str) -> None:
+    path = tmp_path / "scenario.yaml"
+    path.write_text("model: llama-3.1-8b\ngpu: h100\nworkload: {synthesize: chat}\n")
+    with pytest.raises(UsageError, match="less than or equal to 1000000000 "):
+        load_scenario(str(path), {field: 1e300})
+
+
 @pytest.mark.parametrize("text", ["seed", "=3", "a..b=1", ".a=2"])
 def test_assignments_that_cannot_be_read(text: str) -> None:
     with pytest.raises(UsageError, match="--set"):

@@ -96,7 +96,7 @@ def test_the_pool_is_what_sglang_would_have() -> None:
 
 def test_pools_that_are_not_simulated_are_refused() -> None:
     states = ["engine.kind=sglang", "workload={synthesize: fixed}", "model=jamba-v0.1", "gpu=h100-sxm"]
-    with pytest.raises(UsageError, match="not simulated yet"):
+    with pytest.raises(UsageError, match="is not simulated"):
         resolve_deployment(load_scenario(None, {}, [*states, "parallel.tp=4"]))
     assert resolve_deployment(
         load_scenario(None, {}, [*states, "parallel.tp=4", "cache.blocks=10000"])

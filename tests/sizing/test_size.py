@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kvplan.errors import UnknownName, UsageError
 from kvplan.sizing.attention import _STORES, Keeping, attention_stores
+from kvplan.sizing.capacity import fit_model
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.retention import parse_retention
 from kvplan.sizing.sharding import stages
@@ -18,7 +19,7 @@ from kvplan.sizing.size import SizeReport, size_model
 from kvplan.sizing.state import _PARTS, state_bytes
 from kvplan.specs import attention as variants
 from kvplan.specs.attention import FullAttention, LatentAttention, SelfAttention, SlidingAttention
-from kvplan.specs.catalog import load_model
+from kvplan.specs.catalog import load_gpu, load_model
 from kvplan.specs.formats import format_names, kv_format
 from kvplan.specs.model import Block, ModelSpec, Segment
 from kvplan.specs.state import GatedDeltaNetState, Mamba2State, State
@@ -341,6 +342,8 @@ def test_the_document_is_plain_and_complete() -> None:
     [
         ({"tokens": 0}, "context_tokens must be at least 1"),
         ({"batch": 0}, "batch must be at least 1"),
+        ({"batch": 1.5}, "batch must be a whole number, got 1.5"),
+        ({"tokens": "128k"}, "context_tokens must be a whole number, got '128k'"),
         ({"block_size": -1}, "block_size must be at least 1"),
         ({"parallel": Parallel(tp=3)}, "tp 3 does not divide the 64 query heads"),
         ({"parallel": Parallel(tp=0)}, "tp must be at least 1"),
@@ -354,6 +357,32 @@ def test_the_document_is_plain_and_complete() -> None:
 def test_impossible_questions_are_refused(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         size(model((4, full())), **options)
+
+
+def test_degrees_are_named_up_to_those_of_a_rack() -> None:
+    """Of a model with absurdly many heads, too: not one by one up to their number."""
+    heads = 9 * 10**11
+    with pytest.raises(UsageError, match="does not divide") as caught:
+        size(model((4, full(heads, queries=heads))), parallel=Parallel(tp=7))
+    assert caught.value.hint == (
+        "use tp 1, 2, 3, 4, 5, 6, 8, 9, 10, 12, 15, 16, 18, 20, 24, 25, 30, 32, 36, 40, 45, 48, 50, 60, 64"
+    )
+
+
+@pytest.mark.parametrize(("name", "states"), [("falcon-mamba-7b", 1), ("qwen3-next-80b-a3b", 2)])
+def test_a_sequence_takes_as_many_states_as_the_engine_gives_it(name: str, states: int) -> None:
+    """vLLM caches no prefixes of a model without attention; a hybrid's allocation says why it is so large."""
+    spec = load_model(name)
+    report = size_model(spec, context_tokens=2048)
+    fit = fit_model(
+        spec, load_gpu("h100-sxm"), parallel=Parallel(tp=1 if states == 1 else 4), max_model_len=2048
+    )
+    held = {group.blocks_per_request for group in report.layout.groups if group.reach[0] == "state"}
+    assert held == {states}
+    formula = next(term.formula for term in report.terms if term.name == "allocated per sequence")
+    assert ("2 states a layer" in formula) == (states == 2)
+    if states == 1:
+        assert report.allocated_bytes_per_sequence == fit.binding.pool.request_bytes(2048)
 
 
 def test_unknown_retention_suggests() -> None:

@@ -134,3 +134,18 @@ def test_extends_in_a_circle_is_refused(own: Path) -> None:
 def test_entries_are_sorted_and_unique() -> None:
     names = [entry.name for entry in entries("model")]
     assert names == sorted(set(names))
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_place_that_was_named_and_holds_none_is_said_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    """Specs beside ``models/`` instead of in it, or a directory that is not there: both were passed over."""
+    root = tmp_path / "specs"
+    if there:
+        root.mkdir()
+        _write(root, "my-model")
+    monkeypatch.setenv("KVPLAN_SPECS", str(root))
+    with pytest.raises(UnknownName) as caught:
+        find("model", "my-model-7b-of-nobody")
+    assert f"KVPLAN_SPECS (none in {root / 'models'})" in (caught.value.hint or "")

@@ -218,6 +218,15 @@ def test_requests_of_conversations_are_drawn_lazily():
     assert next(synthesize("chat", 2 * 10**8, 5.0, 0)).arrival_s >= 0.0
 
 
+@pytest.mark.parametrize("name", ["chat", "agentic"])
+def test_more_conversations_than_can_be_drawn_are_refused(name):
+    """Those under way at time 0 are drawn too: millions of them took all memory."""
+    with pytest.raises(UsageError, match=r"1e\+09 requests a second are more than") as caught:
+        next(synthesize(name, 5, 1e9))
+    assert "rag and fixed" in caught.value.hint
+    assert next(synthesize("rag", 5, 1e9)).arrival_s < 1.0
+
+
 def test_streams_are_the_same_everywhere():
     assert stream(0, "arrivals").random() == 0.24447812383061163
     assert stream(0, "arrivals").random() != stream(0, "question").random() != stream(1, "question").random()

@@ -53,14 +53,9 @@ def explain_log(
     """Explain a vLLM or SGLang log: what each memory line means, how it was used, what would enlarge it."""
     from kvplan.errors import DataError, UsageError
     from kvplan.sizing.logs.account import account
+    from kvplan.sizing.logs.documents import newest_first
     from kvplan.sizing.logs.lines import read_log
     from kvplan.sizing.logs.starts import starts
-
-    if model is None and (gpu, tp, dtype) != (None, None, None):
-        raise UsageError(
-            "--gpu, --tp and --dtype are for the comparison with a model", hint="add --model NAME"
-        )
-    from kvplan.sizing.logs.documents import newest_first
 
     lines = _lines(log)
     backwards = newest_first(lines)
@@ -107,21 +102,46 @@ def _compare(
 ) -> dict[str, Any] | None:
     """The tokens kvplan gives the logged pool of the model, beside the log's.
 
-    Of the model that the log names, where none is named and it is a known one.
+    Of the model that the log names, where none is named and it is a known one. Where an option of the
+    comparison is given, one without an answer is an error.
     """
+    from kvplan.cli.output import warn
     from kvplan.errors import DataError, UsageError
+
+    spec = _spec(found, model, asked=(gpu, tp, dtype) != (None, None, None))
+    asked = (model, gpu, tp, dtype) != (None, None, None, None)
+    if spec is None:
+        return None
+    if not found.pool_bytes or not found.pool_tokens or found.pool_bytes <= 0:
+        if asked:
+            warn(f"not compared with {spec.name}: the log does not say the pool's bytes and its tokens")
+        return None
+    try:
+        return _beside(found, spec, gpu, tp, dtype)
+    except (DataError, UsageError):
+        if asked:
+            raise
+        return None
+
+
+def _spec(found: "Account", model: str | None, *, asked: bool) -> "ModelSpec | None":
+    """The model to compare with; None where the log names none that is known, which is an error if asked."""
+    from kvplan.errors import UnknownName, UsageError
     from kvplan.specs.catalog import find, load_entry
     from kvplan.specs.resolve import resolve_model
     from kvplan.specs.schema import ModelSpec
 
-    if not found.pool_bytes or not found.pool_tokens or found.pool_bytes <= 0:
-        return None
     if model is not None:
-        return _beside(found, resolve_model(model).model, gpu, tp, dtype)
+        return resolve_model(model).model
     try:
-        return _beside(found, load_entry(find("model", found.model or ""), ModelSpec), gpu, tp, dtype)
-    except (DataError, UsageError):  # nobody asked for it
-        return None
+        return load_entry(find("model", found.model or ""), ModelSpec)
+    except UnknownName as exc:
+        if not asked:
+            return None
+        raise UsageError(
+            "--gpu, --tp and --dtype are for the comparison with a model, and the log names none of kvplan's",
+            hint="add --model NAME",
+        ) from exc
 
 
 def _beside(

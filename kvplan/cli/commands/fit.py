@@ -206,8 +206,9 @@ def _affords(report: "FitReport") -> list[str]:
     from kvplan.units import format_bytes, format_tokens
 
     capacity, parallel = report.binding.capacity, report.parallel
+    shards = parallel.sequence_shards
     ranks = parallel.dp_attention and parallel.tp > 1
-    each = " a rank" if ranks else ""
+    each = " a rank" if ranks else " a replica" if shards > 1 else ""
     lines = []
     if capacity.num_blocks:
         lines.append(
@@ -215,12 +216,13 @@ def _affords(report: "FitReport") -> list[str]:
             f"({format_bytes(capacity.block_bytes)} each)"
         )
         shared = f" ({tokens_words(report)})" if report.layer_groups > 1 else ""
-        lines += _wrap(f"  {capacity.kv_tokens:,} KV tokens{each}{shared}")
+        whole = f", {shards * capacity.kv_tokens:,} {_over(report)}" if shards > 1 else ""
+        lines += _wrap(f"  {capacity.kv_tokens:,} KV tokens{each}{whole}{shared}")
     lines.append(
         f"  {float(report.max_concurrency):,.2f}x concurrency at {format_tokens(report.max_model_len)} "
         f"tokens{each}"
     )
-    if parallel.sequence_shards > 1:
+    if shards > 1:
         lines[-1] += f", {float(report.total_concurrency):,.2f}x {_over(report)}"
     if report.binding.pool.holds_windows:
         lines += _wrap(

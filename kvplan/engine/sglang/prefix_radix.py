@@ -9,6 +9,8 @@ insertion, splits, holds, eviction order and amount under all seven policies, pa
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from kvplan.engine.content import BlockKey, Content
 from kvplan.engine.sglang.eviction import EVICTION
 from kvplan.engine.sglang.radix_leaves import LeafQueue
@@ -60,12 +62,14 @@ class RadixIndex:
         kind: whose clock to follow.
     """
 
+    node_class: ClassVar[type[RadixNode]] = RadixNode
+
     def __init__(self, page_size: int, policy: str, kind: TreeKind = "unified") -> None:
         self.page_size = page_size
         self.unified = kind == "unified"
         self.leaves = LeafQueue(EVICTION.get(policy))
         self.now = 1.0
-        self.root = RadixNode(_EMPTY, 0, 0, None, 0, self.now)
+        self.root = self.node_class(_EMPTY, 0, 0, None, 0, self.now)
         self.evictable = 0
         self.protected = 0
         self.evicted = 0
@@ -244,7 +248,7 @@ class RadixIndex:
                 leaves.put(node)
         if present < length:
             key = content.block_key(present, page)
-            leaf = RadixNode(content, present, length, node, key, self._tick())
+            leaf = self.node_class(content, present, length, node, key, self._tick())
             leaf.priority = priority
             if length > counted:
                 leaf.hit_count = 1
@@ -317,7 +321,7 @@ class RadixIndex:
         """Cut a node; returns the new upper part, ``child`` stays the lower one."""
         parent = child.parent
         assert parent is not None
-        upper = RadixNode(child.content, child.start, position, parent, child.key, self._tick())
+        upper = self.node_class(child.content, child.start, position, parent, child.key, self._tick())
         upper.lock_ref = child.lock_ref
         upper.hit_count = child.hit_count
         upper.priority = child.priority

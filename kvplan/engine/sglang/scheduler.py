@@ -7,7 +7,7 @@ only when they join, finish or are retracted.
 Verified by recordings of 0.5.23's own methods, and held equal to a slow oracle (``reference.sglang``): what
 the tree does, admission (``PrefillAdder``), chunked and mixed prefill, ``batch_is_full``, when is inserted,
 retraction, ``new_token_ratio``. The event loops are read from their source. Not covered: priorities, the
-``ignore_eos`` estimate without radix cache. Drafts: ``speculation.sglang``; windows: ``sglang_windows``.
+``ignore_eos`` estimate. Built on it: ``speculation.sglang``, ``sglang_states``, ``sglang_windows``.
 """
 
 from __future__ import annotations

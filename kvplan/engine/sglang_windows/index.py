@@ -50,11 +50,11 @@ class WindowIndex(RadixIndex):
         windows: how far layers look back.
     """
 
+    node_class = WindowNode
     root: WindowNode
 
     def __init__(self, page_size: int, policy: str, windows: SlidingWindows) -> None:
         super().__init__(page_size, policy)
-        self.root = WindowNode(self.root.content, 0, 0, None, 0, self.now)
         self.span = windows.span
         self.kept = windows.kept(page_size)
         self.evictable_windows = self.held_windows = self.evicted_windows = 0
@@ -286,22 +286,11 @@ class WindowIndex(RadixIndex):
         self._may_go(parent)
 
     def _split(self, child: WindowNode, position: int) -> WindowNode:  # type: ignore[override]
-        """Cut a node; returns the new upper part, ``child`` stays the lower one."""
-        parent = child.parent
-        assert parent is not None
-        upper = WindowNode(child.content, child.start, position, parent, child.key, self._tick())
-        upper.lock_ref, upper.window_locks = child.lock_ref, child.window_locks
-        upper.hit_count, upper.priority = child.hit_count, child.priority
-        upper.creation = child.creation
+        """See ``RadixIndex._split``; windows are cut with their node."""
+        upper = super()._split(child, position)
+        assert isinstance(upper, WindowNode)
+        upper.window_locks = child.window_locks
         upper.has_window, upper.window_tick = child.has_window, child.window_tick
-        parent.children[child.key] = upper
-        child.parent = upper
-        child.start = position
-        child.key = child.content.block_key(position, self.page_size)
-        upper.children[child.key] = child
-        child.last_access = self._tick()
-        if child.ticket:
-            self.leaves.put(child)
         if child.window_ticket:
             self._recency.put(upper)
         return upper

@@ -48,6 +48,7 @@ class Figures(Part):
     output_tokens_per_s: Amount
     preemptions: Count
     evicted_blocks: Count
+    evicted_bytes: Count | None = None
     moved_bytes: Count
     peak_used_blocks: Count
     peak_used_bytes: Count | None

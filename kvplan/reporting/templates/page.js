@@ -67,16 +67,21 @@
     const { data, layout } = JSON.parse(text);
     layout.font.family = style.getPropertyValue("--sans");
     if (coarse) layout.dragmode = false;
-    if (width < 520 && layout.annotations && data.filter((trace) => trace.showlegend).length > 1) {
-      layout.legend = { ...layout.legend, x: 0, xanchor: "left", y: -0.24, yanchor: "top" };
-      layout.height += 44;
-      layout.margin.b += 44;
+    // A legend stands beside the axis' title where both have room, else in rows under the chart, whose columns
+    // are as wide as the longest name.
+    const room = width - layout.margin.l - layout.margin.r;
+    const named = data.filter((trace) => trace.showlegend !== false).map((trace) => 48 + 6.5 * trace.name.length);
+    const length = named.reduce((a, b) => a + b, 0);
+    const rows = length <= room ? 1 : Math.ceil(named.length / Math.max(1, Math.floor(room / Math.max(...named))));
+    let below = 0;
+    if (data[0].type === "bar") below = 24 * (rows - 1);
+    else if (named.length > 1 && (width < 520 || 6.5 * layout.annotations[0].text.length + length > room)) {
+      layout.legend = { ...layout.legend, x: 0, xanchor: "left", yref: "container", y: 0, yanchor: "bottom" };
+      below = 10 + 20 * rows;
     }
+    layout.height += below;
+    layout.margin.b += below;
     if (width < 520) layout.xaxis.nticks = 5;
-    if (width < 760 && data[0].type === "bar") {
-      layout.height += width < 520 ? 44 : 22;
-      layout.margin.b += width < 520 ? 44 : 22;
-    }
     if (still) layout.transition = { duration: 0 };
     return { data, layout };
   };

@@ -53,7 +53,7 @@ def _bandwidth(text: str) -> float:
 
 
 Tokens = Annotated[int, by(parse_tokens), Field(strict=True, ge=1, le=1 << 40)]
-Seconds = Annotated[Number, by(parse_seconds), Field(gt=0)]
+Seconds = Annotated[Number, by(parse_seconds), Field(gt=0, le=1e9)]
 Rate = Annotated[Number, by(parse_rate), Field(gt=0), Field(ge=1e-9, le=1e9)]
 Positive = Annotated[int, Field(strict=True, ge=1, le=1 << 40)]
 Ranks = Annotated[int, Field(strict=True, ge=1, le=1 << 16)]

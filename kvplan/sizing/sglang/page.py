@@ -39,6 +39,7 @@ SPARSE_BLOCKS = {"minimaxm3": (0, 5, 16)}
 SPARE_STATE_MODELS = {
     "qwen": SPARE_STATES, "bailing": SPARE_STATES, "falconh1": SPARE_STATES, "granite": SPARE_STATES,
     "nemotron": SPARE_STATES, "kimilinear": (0, 5, 16), "kimik3": (0, 5, 17), "glm5": (0, 5, 20),
+    "interns2preview": (0, 5, 23),
 }  # fmt: skip
 """Recurrent models that can keep spare states."""
 
@@ -63,9 +64,14 @@ def sglang_page(model: ModelSpec, serving: Serving, *, drafts: bool) -> int:
     return _blackwell(model, version, given, drafts=drafts)
 
 
-def keeps_spare_states(model: ModelSpec, serving: Serving) -> bool:
-    """Whether recurrent layers keep spare states of a request, so that scheduling may run ahead."""
-    return serving.async_scheduling and named_since(model, SPARE_STATE_MODELS, serving.version)
+def spare_states(model: ModelSpec, serving: Serving, page: int) -> int:
+    """Spare states of a request (``get_mamba_tracking_slots``), so that scheduling may run ahead, or pages of
+    several tokens end with a state."""
+    if not named_since(model, SPARE_STATE_MODELS, serving.version):
+        return 0
+    if serving.async_scheduling:
+        return 2
+    return 1 if page > 1 else 0
 
 
 def _blackwell(model: ModelSpec, version: Version, given: int | None, *, drafts: bool) -> int:

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from kvplan.sizing.serving import Serving
 from kvplan.sizing.sglang.names import Version, named_since
-from kvplan.sizing.sglang.page import COMPRESSED, keeps_spare_states
+from kvplan.sizing.sglang.page import COMPRESSED, spare_states
 from kvplan.specs.schema import CompressedAttention, ModelSpec
 
 WINDOW_RATIO = Fraction(4, 5)
@@ -56,11 +56,11 @@ def _compressed(model: ModelSpec) -> bool:
     return any(isinstance(group.block.attention, CompressedAttention) for group in model.groups())
 
 
-def slots_per_request(model: ModelSpec, serving: Serving) -> int:
+def slots_per_request(model: ModelSpec, serving: Serving, page: int) -> int:
     """State slots that SGLang counts on for a running request: its own, shared prefixes', spare ones."""
     if serving.version < STATES_BY_MEMORY:
         return 1
-    return 5 if keeps_spare_states(model, serving) else 3
+    return 3 + spare_states(model, serving, page)
 
 
 def state_slots(serving: Serving, pool_bytes: int, state_bytes: int) -> tuple[int, int]:

@@ -200,6 +200,7 @@ def _mamba2(config: Config) -> State | None:
         groups=groups,
         state_size=size,
         conv_kernel=_first(config, "conv_kernel", "mamba_d_conv", "mamba_conv_kernel") or 4,
+        chunk_size=_first(config, "mamba_chunk_size", "chunk_size"),
         recurrent_dtype=recurrent_dtype(config),
     )
 

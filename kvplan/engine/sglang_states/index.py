@@ -1,0 +1,204 @@
+"""SGLang's radix cache with recurrent states: ``UnifiedRadixCache`` of the components ``FULL`` and ``MAMBA``.
+
+A prefix can be used only where a state is kept at its end, so a match ends with the deepest such node,
+however far the tokens agree. Tokens are held and evicted as in ``RadixIndex``; states have an order of their
+own, least recently used first, in which only the state a match ends with counts as used.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from kvplan.engine.content import Content
+from kvplan.engine.sglang.prefix_radix import AGE_STEP, RadixIndex
+from kvplan.engine.sglang_states.node import StateNode
+from kvplan.engine.sglang_states.queue import StateQueue
+
+
+class Found(NamedTuple):
+    """What a look has found.
+
+    Attributes:
+        hit: leading tokens up to the deepest state.
+        node: where that state is; the root, if nowhere.
+        passed: leading tokens that agree, with a state behind them or not.
+    """
+
+    hit: int
+    node: StateNode
+    passed: int
+
+
+class StateIndex(RadixIndex):
+    """A radix prefix cache whose nodes may have a state.
+
+    Attributes:
+        states: slots of the state pool that the tree has.
+        evicted_states: states that went for want of slots or of tokens.
+        orphaned: tokens that went with a state for want of slots, as nothing hung below them.
+    """
+
+    node_class = StateNode
+    root: StateNode
+
+    def __init__(self, page_size: int, policy: str) -> None:
+        super().__init__(page_size, policy)
+        self.unheld_states = StateQueue()
+        self.states = 0
+        self.evicted_states = 0
+        self.orphaned = 0
+
+    # -- looking ----------------------------------------------------------------------------------------
+
+    def look(self, content: Content, limit: int) -> Found:
+        """Longest prefix of at most ``limit`` tokens with a state at its end.
+
+        Not a pure look-up: it and its state become recently used, and a node is split where the tokens cease
+        to agree.
+        """
+        page, best = self.page_size, self.root
+        limit -= limit % page
+        if limit <= 0:
+            return Found(0, best, 0)
+        node = best
+        depth = 0
+        while depth < limit:
+            child = node.children.get(content.block_key(depth, page))
+            if child is None:
+                break
+            end = child.end
+            agreed = content.agrees_until(child.content, depth, end if end < limit else limit)
+            depth = agreed - agreed % page
+            node = child if depth == end else self._split(child, depth)
+            if node.state:
+                best = node
+            if node is not child:
+                break
+        self._use(best)
+        now = self._tick()
+        seen: StateNode | None = best
+        while seen is not None:
+            seen.last_access = now
+            now -= AGE_STEP
+            seen = seen.parent
+        if best.ticket:
+            self.leaves.put(best)
+        return Found(best.end, best, depth)
+
+    def match(self, content: Content, limit: int) -> tuple[int, StateNode]:
+        """See ``RadixTree.match``; of prefixes with a state at their end."""
+        found = self.look(content, limit)
+        return found.hit, found.node
+
+    def cached(self, content: Content, limit: int) -> int:
+        """As the base class; of prefixes with a state at their end."""
+        page, node, depth, hit = self.page_size, self.root, 0, 0
+        limit -= limit % page
+        while depth < limit:
+            child = node.children.get(content.block_key(depth, page))
+            if child is None:
+                break
+            agreed = content.agrees_until(child.content, depth, min(child.end, limit))
+            depth = agreed - agreed % page
+            if depth < child.end:
+                break
+            node = child
+            if node.state:
+                hit = depth
+        return hit
+
+    # -- inserting --------------------------------------------------------------------------------------
+
+    def publish(
+        self, content: Content, length: int, priority: int, counted: int
+    ) -> tuple[int, StateNode, bool]:
+        """Insert the first ``length`` tokens and the state behind them.
+
+        Returns:
+            Tokens that were there already, the node with which the inserted ones end, and whether the tree
+            has taken the state: not if it has one there.
+        """
+        present, last = self._descend(self.root, content, length, priority, counted)
+        assert isinstance(last, StateNode)
+        taken = not last.state
+        self._use(last)
+        if taken:
+            last.state = True
+            self.states += 1
+            self.unheld_states.put(last)
+        return present, last, taken
+
+    def _use(self, node: StateNode) -> None:
+        node.used = self._tick()
+        if node.state_ticket:
+            self.unheld_states.put(node)
+
+    def _split(self, child: StateNode, position: int) -> StateNode:  # type: ignore[override]
+        upper = super()._split(child, position)
+        assert isinstance(upper, StateNode)
+        return upper
+
+    # -- holding ----------------------------------------------------------------------------------------
+
+    def lock(self, node: StateNode) -> None:  # type: ignore[override]
+        """As the base class; of the states on the path only the node's own is held."""
+        super().lock(node)
+        node.state_lock += 1
+        self.unheld_states.discard(node)
+
+    def unlock(self, node: StateNode) -> None:  # type: ignore[override]
+        """Undo one ``lock``."""
+        super().unlock(node)
+        node.state_lock -= 1
+        if node.state_lock == 0 and node.parent is not None:
+            self.unheld_states.put(node)
+
+    # -- evicting ---------------------------------------------------------------------------------------
+
+    def evict(self, tokens: int) -> int:
+        """As the base class; the states of leaves go with them."""
+        freed = 0
+        while freed < tokens:
+            leaf = self.leaves.pop()
+            if leaf is None:
+                break
+            assert isinstance(leaf, StateNode)
+            freed += self._remove(leaf)
+            if leaf.state:
+                self._forget(leaf)
+        return freed
+
+    def evict_states(self, count: int) -> int:
+        """Evict ``count`` states, or as many as nobody holds; returns tokens freed.
+
+        A leaf goes whole, as nobody could use its tokens; elsewhere the tokens stay.
+        """
+        freed = 0
+        for _ in range(count):
+            node = self.unheld_states.pop()
+            if node is None:
+                break
+            self._forget(node)
+            if node.ticket:
+                self.leaves.discard(node)
+                freed += self._remove(node)
+        self.orphaned += freed
+        return freed
+
+    def _forget(self, node: StateNode) -> None:
+        """A state that nobody holds is gone."""
+        self.unheld_states.discard(node)
+        node.state = False
+        self.states -= 1
+        self.evicted_states += 1
+
+    def _remove(self, leaf: StateNode) -> int:
+        """Take an unheld leaf out of the tree; returns its tokens."""
+        parent = leaf.parent
+        assert parent is not None
+        del parent.children[leaf.key]
+        tokens = leaf.end - leaf.start
+        self.evictable -= tokens
+        self.evicted += tokens
+        self._may_go(parent)
+        return tokens

@@ -1,0 +1,36 @@
+"""An SGLang engine for a model with recurrent layers."""
+
+from __future__ import annotations
+
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder
+from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang.replica import SglangReplica
+from kvplan.engine.sglang_states.metrics import SECTION, metrics
+from kvplan.engine.sglang_states.rules import StateRules
+from kvplan.engine.sglang_states.scheduler import StateScheduler
+
+
+class StateReplica(SglangReplica):
+    """A replica that has slots for states beside its tokens.
+
+    Args:
+        config, latency, recorder: as of ``SglangReplica``.
+        rules: of its states.
+    """
+
+    def __init__(
+        self, config: SglangConfig, latency: LatencyModel, recorder: Recorder, rules: StateRules
+    ) -> None:
+        self.rules = rules
+        super().__init__(config, latency, recorder)
+
+    def make_scheduler(self) -> StateScheduler:
+        """Above both pools."""
+        self.states = StateScheduler(self.config, self.rules, keep_schedule=self.logging)
+        return self.states
+
+    def close(self) -> None:
+        """Bring the totals up to date, and report what became of states."""
+        super().close()
+        self.recorder.sections[SECTION] = metrics(self.states)
