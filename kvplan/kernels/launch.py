@@ -52,14 +52,17 @@ def splits_for(query: Tensor, cache: PagedKVCache, batch: PagedBatch, window: in
                share: int = SMALLEST_SHARE) -> int:  # fmt: skip
     """Splits, from shapes alone; ``each`` 0 for as many programs as a multiprocessor holds."""
     columns = batch.max_query * (query.shape[1] // cache.kv_heads)
-    shape = {"head_dim": cache.head_dim, "block_size": cache.block_size, "columns": columns}
-    one = batch.query_starts is None
-    block = columns_of_a_program(columns, cache.head_dim, one, target(query.device.index))
+    shape: dict[str, Any] = {
+        "head_dim": cache.head_dim, "columns": columns, "one": batch.query_starts is None,
+        "target": target(query.device.index),
+    }  # fmt: skip
+    block = columns_of_a_program(cache.format, **shape)
     return choose_splits(
         programs=batch.sequences * cache.kv_heads * -(-columns // block),
         tokens=batch.block_table.shape[1] * cache.block_size,
         multiprocessors=multiprocessors(query.device.index),
-        per_multiprocessor=each or programs_per_multiprocessor(cache.format, one=one, **shape),
+        per_multiprocessor=each
+        or programs_per_multiprocessor(cache.format, block_size=cache.block_size, **shape),
         smallest_share=share,
         window=window + batch.max_query - 1 if window else 0,
         ring=cache.format.residual > 0,

@@ -30,7 +30,7 @@ def splits_for(query: Tensor, cache: MLACache, batch: PagedBatch, each: int = 0,
                share: int = SMALLEST_SHARE) -> int:  # fmt: skip
     """Splits, from shapes alone; ``each`` 0 for as many programs as a multiprocessor holds."""
     columns = query.shape[1] * batch.max_query
-    block = mla_columns(cache.format, columns, target(query.device.index))
+    block = mla_columns(columns, target(query.device.index))
     each = each or (2 if block == 16 else 1)
     return choose_splits(
         programs=batch.sequences * -(-columns // block),
@@ -62,7 +62,7 @@ def attention(query: Tensor, cache: MLACache, batch: PagedBatch, *, scale: float
     starts = batch.lengths if one else batch.starts()
     block = variant.constants["BH"]
     columns = -(-batch.max_query * heads // block)
-    worth = worth_fusing(splits, min(heads, block), LATENT_DIM)
+    worth = worth_fusing(splits, min(batch.max_query * heads, block), LATENT_DIM)
     if fused and worth and batch.sequences * columns <= COUNTERS:
         mode = variant.constants["MODE"] = FUSED
     rows = tokens * heads if mode != DIRECT else 0

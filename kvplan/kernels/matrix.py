@@ -1,9 +1,9 @@
 """The covering set of correctness cases.
 
 The full product of formats, head groupings, head dimensions, block sizes, windows, splits and reductions is
-some 10^5 cases. Instead five decode shapes and three append shapes, which between them hold every level of
-every factor, are crossed with every format; so every format meets every block size, every grouping (MHA, GQA,
-MQA), both kinds of reduction, and windows shorter and longer than a block.
+some 10^5 cases. Instead five decode shapes, two of guessed tokens and three of prompts, which between them
+hold every level of every factor, are crossed with every format; so every format meets every block size, every
+grouping (MHA, GQA, MQA), both kinds of reduction, and windows shorter and longer than a block.
 """
 
 from __future__ import annotations
@@ -22,8 +22,23 @@ DECODE_SHAPES = (
     Case("", (127, 300), head_dim=96, block_size=128, group=17),
     Case("", (255, 257), head_dim=256, block_size=256, group=8, window=9, splits=2),
 )
+VERIFY_SHAPES = (
+    Case("", (8, 33, 150, 61), block_size=64, group=4, splits=2, fused=True, queries=(8, 1, 6, 3)),
+    Case(
+        "",
+        (50, 7, 90),
+        head_dim=64,
+        block_size=32,
+        kv_heads=2,
+        group=1,
+        window=13,
+        splits=3,
+        queries=(2, 7, 8),
+    ),
+)
+"""Guessed tokens, from one to eight of a sequence: up to 32 query columns, which decode tiles take."""
 APPEND_SHAPES = (
-    Case("", (20, 53), block_size=16, kv_heads=2, group=1, queries=(20, 7)),
+    Case("", (35, 53), block_size=16, kv_heads=2, group=1, queries=(33, 7)),
     Case("", (70, 140), head_dim=64, block_size=64, group=5, window=21, splits=3, queries=(9, 3)),
     Case("", (9, 200), head_dim=64, block_size=32, window=100, splits=2, fused=True, queries=(1, 3)),
 )
@@ -36,6 +51,7 @@ MLA_CASES = (
     Case("", (65, 130), block_size=64, group=16, splits=3),
     Case("", (257,), block_size=256, group=20, splits=1),
     Case("", (37, 5), block_size=32, group=12, queries=(3, 2)),
+    Case("", (70, 9, 1), block_size=64, group=3, splits=2, fused=True, queries=(8, 3, 1)),
 )
 
 
@@ -57,7 +73,7 @@ def paged_cases() -> Iterator[Case]:
     for fmt in all_formats():
         if fmt.latent:
             continue
-        for shape in (*DECODE_SHAPES, *APPEND_SHAPES):
+        for shape in (*DECODE_SHAPES, *VERIFY_SHAPES, *APPEND_SHAPES):
             case = fit(fmt, shape)
             if fmt.residual and case.splits > 1:
                 # Long enough that coded pages, not only the ring, are read.

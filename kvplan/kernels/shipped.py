@@ -96,9 +96,10 @@ def elements_of(variant: Variant) -> int:
 
 
 def _latent(fmt: KVFormat, target: Target) -> Iterator[Shipped]:
-    for name, heads in ((f"mla/{fmt.name}", 16), (f"mla/{fmt.name}/heads128", 128)):
-        mla = variants.mla_variant(fmt, block_size=64, columns=heads, mode=PARTIAL, one=True, target=target)
-        yield _ship(name, fmt, mla, 576 * mla.constants["BN"] * (mla.constants["BH"] // 8))
+    shapes = (("", 16, True), ("/heads128", 128, True), ("/tokens4", 64, False))
+    for name, columns, one in shapes:
+        mla = variants.mla_variant(fmt, block_size=64, columns=columns, mode=PARTIAL, one=one, target=target)
+        yield _ship(f"mla/{fmt.name}{name}", fmt, mla, 576 * mla.constants["BN"] * (mla.constants["BH"] // 8))
     raw = fmt.key.code is Code.FLOAT16
     yield _ship(f"write_mla/{fmt.name}", fmt, variants.write_mla_variant(fmt), raw=raw)
 
@@ -106,7 +107,8 @@ def _latent(fmt: KVFormat, target: Target) -> Iterator[Shipped]:
 def _shapes(target: Target) -> Iterator[Shipped]:
     usual = {"head_dim": 128, "block_size": 64, "columns": 4, "one": True, "windowed": False, "mode": PARTIAL}
     prompt = usual | {"columns": 2048, "one": False, "mode": DIRECT}
-    few = usual | {"columns": 16, "one": False}
+    few, guessed = usual | {"columns": 16, "one": False}, usual | {"columns": 32, "one": False}
+    split = prompt | {"columns": 64, "mode": PARTIAL}
     shapes: dict[str, tuple[str, dict[str, Any]]] = {
         "decode/bf16/d256": ("bf16", usual | {"head_dim": 256}),
         "decode/bf16/d256/heads16": ("bf16", usual | {"head_dim": 256, "columns": 16}),
@@ -122,7 +124,13 @@ def _shapes(target: Target) -> Iterator[Shipped]:
         "decode/bf16/tokens4": ("bf16", few),
         "decode/fp8_e4m3/tokens4": ("fp8_e4m3", few),
         "decode/int4/tokens4": ("int4", few),
-        "append/bf16/columns64": ("bf16", prompt | {"columns": 64}),
+        **{
+            f"decode/{name}/tokens8": (name, guessed)
+            for name in ("bf16", "fp8_e4m3", "int8_per_token_head", "int4", "kivi4", "nvfp4")
+        },
+        "append/bf16/columns64": ("bf16", split),
+        "append/fp8_e4m3/columns64": ("fp8_e4m3", split),
+        "append/int4_g64/columns64": ("int4_g64", split),
         "append/bf16/splits": ("bf16", prompt | {"mode": PARTIAL}),
         "append/bf16/d256": ("bf16", prompt | {"head_dim": 256}),
         "append/int4/d256": ("int4", prompt | {"head_dim": 256}),

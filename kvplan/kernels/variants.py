@@ -164,15 +164,15 @@ def tile_tokens(block_size: int, most: int) -> int:
     return most
 
 
-def columns_of_a_program(columns: int, head_dim: int, one: bool, target: Target) -> int:
+def columns_of_a_program(fmt: KVFormat, *, head_dim: int, columns: int, one: bool, target: Target) -> int:
     """Query columns (new tokens x query heads per KV head) that one program attends for.
 
     Args:
         columns: those that a sequence has at most, for each KV head.
         one: one new token per sequence.
     """
-    if is_decode(columns, one):
-        return 8 if columns <= 8 else 16
+    if is_decode(fmt, head_dim, columns, one):
+        return next((n for n in (8, 16) if columns <= n), most_decode_columns(fmt, head_dim))
     if target.interpreted:
         return 32
     if head_dim > 128:
@@ -181,33 +181,51 @@ def columns_of_a_program(columns: int, head_dim: int, one: bool, target: Target)
     return 64 if columns <= 64 or head_dim <= 64 else 128
 
 
-def is_decode(columns: int, one: bool) -> bool:
-    """Whether queries stand on the N side of the matrix unit: few of them, of one token or a few."""
-    return one or columns <= 16
+def is_decode(fmt: KVFormat, head_dim: int, columns: int, one: bool) -> bool:
+    """Whether queries stand on the N side of the matrix unit: those of one token, or of a few."""
+    return one or columns <= most_decode_columns(fmt, head_dim)
+
+
+def most_decode_columns(fmt: KVFormat, head_dim: int) -> int:
+    """Query columns that a decode tile's registers hold.
+
+    For 32 columns it takes a fifth to a half fewer instructions than a prompt's 64 rows on an A100, and as
+    many on an H100, at half the matrix products. Wider heads and the scores of int4 by group would spill.
+    """
+    return 16 if head_dim > 128 or _int4_by_group(fmt, head_dim) else 32
+
+
+def _int4_by_group(fmt: KVFormat, head_dim: int) -> bool:
+    return fmt.key.code is Code.INT4 and fmt.key.scaling is Scaling.GROUP and fmt.key.group < head_dim
 
 
 def programs_per_multiprocessor(
-    fmt: KVFormat, *, head_dim: int, block_size: int, columns: int, one: bool
+    fmt: KVFormat, *, head_dim: int, block_size: int, columns: int, one: bool, target: Target
 ) -> int:
     """Programs that one multiprocessor is to hold at once: by registers (``REGISTERS``).
 
     Decoding, programs have 128 threads. Codes of a byte, and of half a byte with a scale per token, do with
     128 registers each in tiles of 64 tokens; 16-bit ones also need the shared memory, and scales by group,
     more than eight columns, KIVI's two kinds of tiles, wide heads and tiles of 128 more registers; wide heads
-    of KIVI need nearly all. A prompt's programs have eight warps and nearly all registers, or four and half
-    of them.
+    of KIVI and more than sixteen columns need nearly all. A prompt's programs have eight warps and nearly all
+    registers, or four and half of them.
     """
-    if not is_decode(columns, one):
-        return 2 if head_dim <= 128 and (columns <= 64 or head_dim <= 64) else 1
+    if not is_decode(fmt, head_dim, columns, one):
+        small = head_dim <= 128 and (columns <= 64 or head_dim <= 64)
+        return 2 if small and not _wide_small_prompts(fmt, head_dim, target) else 1
     bits, many = max(fmt.key.bits, fmt.value.bits), columns > 8
-    if fmt.residual and head_dim > 128:
+    if min(columns, most_decode_columns(fmt, head_dim)) > 16 or (fmt.residual and head_dim > 128):
         return 2
     if head_dim > 128:
         return 2 if many and bits < 16 else 3
-    grouped = fmt.key.code is Code.INT4 and fmt.key.scaling is Scaling.GROUP and fmt.key.group < head_dim
-    if fmt.residual or bits == 16 or many or grouped:
+    if fmt.residual or bits == 16 or many or _int4_by_group(fmt, head_dim):
         return 3
     return 4 if tile_tokens(block_size, _decode_tokens(fmt, head_dim, columns)) <= 64 else 3
+
+
+def _wide_small_prompts(fmt: KVFormat, head_dim: int, target: Target) -> bool:
+    """Whether 64 rows of a prompt, too, need eight warps: of 8-bit codes, where warps multiply alone."""
+    return fmt.key.bits == 8 and 64 < head_dim <= 128 and not target.by_warpgroup
 
 
 def crowded(fmt: KVFormat, target: Target) -> bool:
@@ -245,10 +263,14 @@ def _decode_tile(fmt: KVFormat, head_dim: int, columns: int, target: Target) -> 
 
 def _prompt_tile(fmt: KVFormat, head_dim: int, block: int, windowed: bool, target: Target) -> _Tile:
     # Sixteen rows a warp, or two warps' registers for 256-wide outputs (where what is unpacked is that wide
-    # too, or many rows stand on it) and on sm_100.
+    # too, or many rows stand on it) and on sm_100, but for 64 rows of wide codes: with a thread's 128
+    # registers those spill where they are split.
+    few = target.by_warpgroup and block == 64 and 64 < head_dim <= 128 and fmt.key.bits >= 8
     wide = head_dim > 128 and (target.by_warpgroup or fmt.key.bits == 8)
-    twice = wide or (target.capability or 0) >= 100
+    twice = wide or ((target.capability or 0) >= 100 and not few)
     warps = 8 if block == 128 or twice else 4
+    if block == 64 and _wide_small_prompts(fmt, head_dim, target):
+        return _Tile(64, 8, 2)
     if not target.by_warpgroup:
         # Rows' scales are loaded ahead by themselves and leave no registers for codes.
         scaled = fmt.key.scaling in (Scaling.GROUP, Scaling.TOKEN_HEAD)
@@ -272,8 +294,8 @@ def attend_variant(fmt: KVFormat, *, head_dim: int, block_size: int, columns: in
     Args:
         one: one new token per sequence.
     """
-    decode = is_decode(columns, one)
-    block = columns_of_a_program(columns, head_dim, one, target)
+    decode = is_decode(fmt, head_dim, columns, one)
+    block = columns_of_a_program(fmt, head_dim=head_dim, columns=columns, one=one, target=target)
     if decode:
         tile = _decode_tile(fmt, head_dim, columns, target)
     else:
@@ -294,7 +316,7 @@ def attend_variant(fmt: KVFormat, *, head_dim: int, block_size: int, columns: in
     registers = None
     if decode and not target.interpreted:
         each = programs_per_multiprocessor(
-            fmt, head_dim=head_dim, block_size=block_size, columns=columns, one=one
+            fmt, head_dim=head_dim, block_size=block_size, columns=columns, one=one, target=target
         )
         registers = REGISTERS // (each * tile.warps * 32) // 8 * 8
     return Variant("attend", constants, tile.warps, tile.stages, registers)
@@ -330,19 +352,19 @@ def write_ring_variant(fmt: KVFormat, *, head_dim: int) -> Variant:
     return Variant("write_ring", constants, 4, 1)
 
 
-def mla_columns(fmt: KVFormat, columns: int, target: Target) -> int:
+def mla_columns(columns: int, target: Target) -> int:
     """Query columns of an MLA program, of ``columns`` (tokens x heads) that a sequence has.
 
-    With 64, a latent that was loaded serves four times as many at half the instructions each. They fit the
-    registers on Hopper, where nothing is unpacked.
+    With 64, a latent that was loaded and unpacked serves four times as many at half the instructions each.
+    They fit the registers on Hopper.
     """
-    return 64 if columns > 32 and fmt.key.bits == 16 and target.capability == 90 else 16
+    return 64 if columns > 32 and target.capability == 90 else 16
 
 
 def mla_variant(fmt: KVFormat, *, block_size: int, columns: int, mode: int, one: bool,
                 target: Target) -> Variant:  # fmt: skip
     """MLA decode and append: tiles of 32 tokens; tiles of 64 spill."""
-    tokens, block = tile_tokens(block_size, 32), mla_columns(fmt, columns, target)
+    tokens, block = tile_tokens(block_size, 32), mla_columns(columns, target)
     constants = {
         "BS": block_size, "BN": tokens, "BH": block, "PAGED": block_size % tokens == 0, "MODE": mode,
         "ONE": one, "CODE": int(fmt.key.code), "CT": target.compute_type(fmt, "bfloat16"),

@@ -13,6 +13,7 @@ from kvplan.latency.attention_shapes import check_supported
 from kvplan.latency.kernel_choice import fastest, fastest_sum, newest
 from kvplan.latency.measured_set import MeasuredSet, Rates, kernel_format, rates_of
 from kvplan.latency.table_formats import canonical, runs
+from kvplan.latency.verification import Verification, verification
 from kvplan.latency.work import Attention
 from kvplan.sizing.weight_formats import WeightFormat
 
@@ -167,6 +168,20 @@ class KernelSet:
             return 1.0
         return self.measured.page_factor(kernel_format(item.kv_format, mla=False))
 
+    def verification(self, item: Attention) -> Verification:
+        """What several tokens of a request take beyond as many more query heads; one token's is nothing."""
+        op = _decode_op(item)
+        name = kernel_format(item.kv_format, mla=item.kind == "mla")
+        timed = {
+            label: detail.verify
+            for (kernel, label), detail in self._details.items()
+            if kernel == op and detail.verify is not None
+        }
+        found = verification(item.decode_rows, timed.pop(name, None), timed.values())
+        if found.assumption is not None:
+            self._chosen[found.assumption.name] = found.assumption
+        return found
+
     def _gap_s(self, kernel: FittedKernel) -> float:
         """Time between the launches of a multiplication timed eagerly that a CUDA graph has not, else 0.
 
@@ -196,7 +211,7 @@ class KernelSet:
 
     def decode(self, item: Attention) -> FittedKernel:
         """The decode kernel of a layer."""
-        return self._attention("mla_generation" if item.kind == "mla" else "generation_attention", item)
+        return self._attention(_decode_op(item), item)
 
     def prefill(self, item: Attention) -> FittedKernel:
         """The prefill kernel of a layer."""
@@ -313,6 +328,10 @@ class KernelSet:
             where="latency.model",
             hint=hint,
         )
+
+
+def _decode_op(item: Attention) -> str:
+    return "mla_generation" if item.kind == "mla" else "generation_attention"
 
 
 def _is_eager(kernel: FittedKernel) -> bool:

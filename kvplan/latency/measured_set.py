@@ -110,7 +110,7 @@ class MeasuredSet:
             self.assume("page_size", self._block_size, "not measured: between or beyond measured page sizes")
         elif not own and self._block_size != 64:
             self.assume("page_size", self._block_size, f"measured with other formats than {name}")
-        return _interpolated(sizes, self._block_size)
+        return interpolated(sizes, self._block_size)
 
     def _typical(self) -> dict[str, float]:
         """Geometric mean over the formats whose page sizes were measured."""
@@ -136,7 +136,8 @@ class MeasuredSet:
         return max(writer.launch_s - base.launch_s, 0.0), max(token, 0.0)
 
 
-def _interpolated(sizes: list[tuple[int, float]], size: int) -> float:
+def interpolated(sizes: list[tuple[int, float]], size: int) -> float:
+    """The ratio at a size among sorted (size, ratio): on a line over log size; beyond them the nearest."""
     if size <= sizes[0][0]:
         return sizes[0][1]
     for (low, left), (high, right) in pairwise(sizes):

@@ -228,7 +228,9 @@ def _attention(
     for item in work.attentions:
         one = kernels.decode(item)
         shapes = decode_shapes(item, *np.meshgrid(batch, context, indexing="ij"))
-        seconds = one.seconds(shapes) * kernels.cold_factor(one, shapes)
+        verified = kernels.verification(item)
+        notes.spreads("decode", verified.deviation)
+        seconds = one.seconds(shapes) * kernels.cold_factor(one, shapes) * verified.factor
         decode += item.layers * kernels.page_factor(item) * seconds.reshape(decode.shape)
         many = kernels.prefill(item)
         floor = float(many.values[0])
@@ -246,8 +248,10 @@ def _attention(
             width = np.log(guess.high / guess.seconds)
             typical = float(np.median(width[inside] if inside.any() else width))
             notes.used(name, typical, kernels.error(kernel, typical))
+        # Several tokens of a request that were timed together are no more heads than were timed.
+        heads = item.q_heads if verified.measured else item.decode_heads
         for name, size in (
-            ("q_heads", item.decode_heads), ("kv_heads", item.kv_heads), ("head_dim", item.head_dim),
+            ("q_heads", heads), ("kv_heads", item.kv_heads), ("head_dim", item.head_dim),
         ):  # fmt: skip
             checked = item.kind != "mla" or (name == "q_heads" and item.decode_rows > 1)
             if checked and not one.low[name] / 2 <= size <= one.high[name] * 2:

@@ -89,10 +89,38 @@ def test_as_many_programs_fit_a_multiprocessor_as_splits_are_chosen_for(locked: 
         arch, kernel, *rest = name.split("/")
         if kernel == "decode" and len(rest) == 1:
             each = programs_per_multiprocessor(
-                get_format(rest[0]), head_dim=128, block_size=64, columns=4, one=True
+                get_format(rest[0]), head_dim=128, block_size=64, columns=4, one=True, target=Target(90)
             )
             assert each * 128 * -(-found["registers"] // 8) * 8 <= REGISTERS, name
             assert arch != "sm_90" or each * found["shared_bytes"] <= 227 << 10, name
+
+
+@both
+def test_guessed_tokens_leave_room_for_a_second_program(locked: dict[str, Any]):
+    guessed = {n: v for n, v in locked["variants"].items() if n.endswith("/tokens8")}
+    assert len(guessed) >= 12
+    for name, found in guessed.items():
+        arch, _, format_name, _ = name.split("/")
+        target = Target(int(arch.removeprefix("sm_")), triton=release(locked["triton"]))
+        each = programs_per_multiprocessor(
+            get_format(format_name), head_dim=128, block_size=64, columns=32, one=False, target=target
+        )
+        assert each == 2
+        assert each * 128 * -(-found["registers"] // 8) * 8 <= REGISTERS, name
+        assert each * found["shared_bytes"] <= (163 if arch == "sm_80" else 227) << 10, name
+
+
+@both
+def test_four_times_the_heads_of_a_latent_take_less_than_twice_the_instructions_on_hopper(
+    locked: dict[str, Any],
+):
+    # Instructions are counted for every eight columns: 16 of them, and 64.
+    for name in ("mla_bf16", "mla_fp8"):
+        few, many = (
+            locked["variants"][f"sm_90/mla/{name}{shape}"]["instructions_per_element"] * columns / 8
+            for shape, columns in (("", 16), ("/tokens4", 64))
+        )
+        assert many < 2 * few
 
 
 @both

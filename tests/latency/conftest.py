@@ -1,6 +1,7 @@
 """Clocks, and the measurements of a GPU that does not exist, that the latency tests share."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +53,8 @@ FORMATS = {
     "mla_bf16": (0.80, 4e-8, 7e-6),
     "mla_fp8": (0.62, 4.4e-8, 7.4e-6),
 }
+VERIFYING = {2: 1.05, 4: 1.2, 8: 1.5}
+"""What several tokens of a sequence take beyond as many more query heads."""
 BANDWIDTH, SMS, TENSOR = 3.35e12, 132, 9.9e14
 
 
@@ -59,6 +62,10 @@ def seconds_of(point):
     """A kernel that is not the fitted formula: whole splits, whole waves, another way of overlapping."""
     from kvplan.kernels.splits import choose_splits
 
+    if point.stage == "verify":
+        one = replace(point, stage="x", op=point.op.replace("append", "decode"), new_tokens=1)
+        fixed, body, splits = seconds_of(replace(one, hq=point.hq * point.new_tokens))
+        return fixed, body * VERIFYING[point.new_tokens], splits
     share, token, launch = FORMATS[point.format]
     rate = share * BANDWIDTH
     if point.op in ("write", "mla_write"):

@@ -45,6 +45,14 @@ def test_rows_of_a_request_share_its_cache(kind: str) -> None:
         assert alone <= together < 2.0 * alone
 
 
+def test_a_profile_that_timed_no_verification_says_so() -> None:
+    said = {
+        rows: {item.name for item in clock("llama-3.1-70b", "profile", rows=rows).assumptions}
+        for rows in (1, 4)
+    }
+    assert said[4] - said[1] == {"latency.verification"}
+
+
 @pytest.mark.parametrize("kind", ["roofline", "profile"])
 def test_rows_of_latents_are_bound_by_arithmetic(kind: str) -> None:
     """128 heads of one latent are near the ridge already: four tokens take about four times as long."""

@@ -48,11 +48,28 @@ HEADS_CASES = tuple(
     )
 )
 """As many heads on a latent as models have."""
+VERIFY_CASES = (
+    *(
+        Case(name, (5000, 4097, 9, 129), block_size=64, kv_heads=2, splits=23, queries=(8, 1, 5, 2))
+        for name in ("bf16", "fp8_e4m3", "int8_per_token_head", "int4", "kivi2")
+    ),
+    *(
+        Case(name, (3000, 1100), block_size=64, group=8, splits=8, queries=(8, 3))
+        for name in ("bf16", "fp8_e4m3", "int8_per_token_head", "int4_g64")
+    ),
+    *(
+        Case(name, (3000, 1100), block_size=64, group=16, splits=3, fused=True, queries=(8, 3))
+        for name in ("mla_bf16", "mla_fp8")
+    ),
+)
+"""Guessed tokens of long contexts: 32 columns in a decode tile, 64 in a prompt's and in a latent's."""
 LONG_CASES = tuple(
     Case(name, (131072, 65537), block_size=64, group=4, splits=17)
     for name in ("bf16", "int8_per_token_head", "int4")
 )
 """Where a folded bias, or a sum in too few bits, would show."""
+GUESSED = "/guessed"
+"""Behind a format: its graph has several tokens of a sequence, and others of them when it is replayed."""
 PATIENCE_S = 120.0
 """A check compiles one kernel and computes one float64 answer; longer than this is a kernel that hangs."""
 
@@ -63,9 +80,10 @@ def jobs(tiny: bool, points: list[Point]) -> list[tuple[str, Any]]:
     formats = [fmt.name for fmt in all_formats()]
     if tiny:
         return [("case", every[1]), ("case", every[-1]), ("write", "int4"), ("write", "kivi2")]
-    every += [*GPU_CASES, *PROMPT_CASES, *HEADS_CASES, *LONG_CASES]
+    every += [*GPU_CASES, *PROMPT_CASES, *HEADS_CASES, *VERIFY_CASES, *LONG_CASES]
     checks: list[tuple[str, Any]] = [("case", case) for case in every]
-    checks += [("write", name) for name in formats] + [("graph", name) for name in ("bf16", "int4", "kivi4")]
+    checks += [("write", name) for name in formats]
+    checks += [("graph", name) for name in ("bf16", "int4", "kivi4", f"bf16{GUESSED}", f"fp8_e4m3{GUESSED}")]
     return checks + [("warm", point) for point in variants_of(points)]
 
 
@@ -134,11 +152,16 @@ def device_lost() -> bool:
     return False
 
 
-def replays_equal(format_name: str, device: str) -> bool:
-    """Whether a captured public call replays to what it gives eagerly, also after the cache has changed."""
+def replays_equal(what: str, device: str) -> bool:
+    """Whether a captured public call replays to what it gives eagerly, also after its queries have changed.
+
+    Args:
+        what: a format, with ``GUESSED`` behind it for several tokens of a sequence.
+    """
     from kvplan.kernels.attention import paged_attention
 
-    case = Case(format_name, (700, 300), block_size=64, kv_heads=2)
+    queries = (8, 3) if what.endswith(GUESSED) else None
+    case = Case(what.removesuffix(GUESSED), (700, 300), block_size=64, kv_heads=2, queries=queries)
     built = cases.build(case, device)
     paged_attention(built.query, built.cache, built.batch)
     torch.cuda.synchronize()
@@ -151,6 +174,8 @@ def replays_equal(format_name: str, device: str) -> bool:
         eager, _ = paged_attention(built.query, built.cache, built.batch)
         equal &= bool(torch.equal(out, eager))
         built.query.normal_()
+        if built.batch.query_starts is not None:
+            built.batch.query_starts[1] = 3
     return equal
 
 

@@ -172,7 +172,7 @@ def holdout() -> list[Point]:
 
 
 def side() -> Iterator[Point]:
-    """Page sizes, ragged lengths, windows, the other formats, MLA, writers, prefill, and repetitions."""
+    """Page sizes, ragged lengths, windows, the other formats, MLA, writers, prefill, guessed tokens."""
     usual = Point("page", "decode", "bf16", 32, 8, 128, 16, 8192)
     for name in ("bf16", "fp8_e4m3", "int4"):
         for size in (16, 64, 256):
@@ -203,13 +203,23 @@ def side() -> Iterator[Point]:
         for hq, hkv, d in HEADS[2:]:
             for tokens, context in ((2048, 2048), (512, 8192)):
                 yield Point("prefill", "append", name, hq, hkv, d, 1, context, new_tokens=tokens)
-        for batch, context in ((1, 32768), (64, 4096)):
-            yield Point("verify", "append", name, 32, 8, 128, batch, context, new_tokens=4)
         for batch, tokens, context in ((4, 512, 2048), (16, 128, 4096)):
             yield Point("prefill", "append", name, 32, 8, 128, batch, context, new_tokens=tokens)
     for name in GRID_FORMATS:
         for batch, context in ((1, 512), (1, 2048), (4, 2048), (16, 512)):
             yield replace(usual, stage="warm", format=name, batch=batch, context=context)
+    yield from guessed()
+
+
+def guessed() -> Iterator[Point]:
+    """A few tokens of each sequence, as speculation has them verified: 8 to 64 query columns of a KV head,
+    32 to 128 of a latent."""
+    for batch, context in ((1, 32768), (8, 8192), (64, 4096)):
+        for tokens in (2, 4, 8):
+            for name, hq in (("bf16", 32), ("fp8_e4m3", 32), ("int4", 32), ("bf16", 64), ("fp8_e4m3", 64)):
+                yield Point("verify", "append", name, hq, 8, 128, batch, context, new_tokens=tokens)
+            for name in ("mla_bf16", "mla_fp8"):
+                yield Point("verify", "mla", name, 16, 1, 576, batch, context, new_tokens=tokens)
 
 
 def drift(repeat: int) -> Iterator[Point]:
@@ -229,6 +239,7 @@ def tiny() -> list[Point]:
         replace(small, stage="ragged", ragged=3),
         replace(small, stage="formats", format="kivi2", d=128, context=170),
         replace(small, stage="prefill", op="append", batch=1, new_tokens=6),
+        replace(small, stage="verify", op="append", new_tokens=3),
         Point("mla", "mla", "mla_fp8", 4, 1, 576, 1, 20, block_size=16),
         Point("write", "write", "int8", 4, 1, 64, 1, 8, new_tokens=8),
         Point("write", "write", "kivi4", 4, 1, 64, 1, 8, new_tokens=8, block_size=32),

@@ -66,10 +66,10 @@ def build(point: Point, arena: Arena, l2_bytes: int, choice: Choice | None = Non
     for b, there in enumerate(seen):
         table[b, there.start : there.stop] = order[used : used + len(there)]
         used += len(there)
-    held = torch.tensor(lengths, dtype=torch.int32, device=device)
+    cached = torch.tensor(lengths, dtype=torch.int32, device=device)
     fresh = [point.new_tokens] * point.batch
     rows = torch.arange(point.batch, dtype=torch.int32, device=device)
-    batch = PagedBatch.build(table.to(device), held, None if point.new_tokens == 1 else fresh, rows)
+    batch = PagedBatch.build(table.to(device), cached, None if point.new_tokens == 1 else fresh, rows)
     rotated = 0 if point.stage == "warm" else 3 * l2_bytes
     buffers = min(MOST_BUFFERS, max(1, math.ceil(rotated / max(point.kv_bytes(), 1))))
     caches = arena.caches(get_format(point.format), buffers, shape_of(point, pages))
@@ -87,10 +87,12 @@ def build(point: Point, arena: Arena, l2_bytes: int, choice: Choice | None = Non
         calls = [_attend(query, c, batch, point, splits, choice) for c in caches]
     on, columns = launch.target(query.device.index), point.new_tokens * point.hq // point.hkv
     if point.op == "mla":
-        rows, width = min(point.hq, mla_columns(caches[0].format, columns, on)), LATENT_DIM
+        rows, width = min(columns, mla_columns(columns, on)), LATENT_DIM
     else:
-        one = batch.query_starts is None
-        rows, width = min(columns, columns_of_a_program(columns, point.d, one, on)), point.d
+        held = columns_of_a_program(
+            caches[0].format, head_dim=point.d, columns=columns, one=batch.query_starts is None, target=on
+        )
+        rows, width = min(columns, held), point.d
     fused = point.fused and worth_fusing(splits, rows, width)
     return Work(calls, {"splits": splits, "buffers": buffers, "fused": fused})
 

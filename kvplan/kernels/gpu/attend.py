@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kvplan.kernels.gpu.query import finish, load_query, static_scale, zero_state
+from kvplan.kernels.gpu.query import anew, finish, load_query, static_scale, zero_state
 from kvplan.kernels.gpu.reduce import combine, rows_at_once, store_lse
 from kvplan.kernels.gpu.scales import elementwise, pack_of
 from kvplan.kernels.gpu.sides import by_other, by_query
@@ -132,6 +132,11 @@ def attend(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, STARTS
                     RK, RV, row, t, tl.maximum(coded, oldest), highest, lo, hi, q, plain, m, l, pmin, acc,
                     HKV, h, RING, D, BN, KCODE, VCODE, CT, ASM, DEFER, SWAP,
                 )  # fmt: skip
+        if not SWAP:
+            column = block * BH + tl.arange(0, BH)
+            begin = anew(begin, ASM)
+            ok = column < anew(tokens, ASM) * GQ
+            rows = row_of(column, begin, h, HQ, GQ, ONE)
         l, out = finish(l, pmin, acc, D, VCODE, VSCALING, VGROUP, NATIVE, DEFER, SWAP)
         vt = static_scale(VT, h, VSCALING, VKIND)
         VW: tl.constexpr = D // len(out)

@@ -20,7 +20,7 @@ import triton.language as tl
 from kvplan.kernels.gpu.codes import unpack
 from kvplan.kernels.gpu.encode import float8_code
 from kvplan.kernels.gpu.orders import halves_apart, queries_apart, together
-from kvplan.kernels.gpu.query import LOG2E
+from kvplan.kernels.gpu.query import LOG2E, anew
 from kvplan.kernels.gpu.reduce import combine, store_lse
 from kvplan.kernels.gpu.tile import softmax_step
 from kvplan.kernels.gpu.walk import locate, page_of
@@ -129,6 +129,11 @@ def mla(Q, C, R, S, TABLE, LENGTHS, STARTS, OUT, LSE, PM, PL, PO, COUNT, scale, 
             ahead = page_of(table, t + BN, end, BS, PAGED)
             m, l, acc = mla_step(C, R, S, table, page, t, end, hi, q, qr, factor, m, l, acc, BS, BN, PAGED,
                                  CODE, CT, ASM, NATIVE, DEFER)  # fmt: skip
+        if BH > 16:
+            column = block * BH + tl.arange(0, BH)
+            begin = anew(begin, ASM)
+            ok = column < anew(tokens, ASM) * HQ
+            rows = begin * HQ + column
         total = tl.sum(l, 0) if DEFER else l
         acc = together(acc, 512, CODE, True) / gain
         place = rows[None, :].to(tl.int64) * 512 + tl.arange(0, 512)[:, None]

@@ -65,6 +65,18 @@ def load_query(Q, rows, ok, scale, D: tl.constexpr, BN: tl.constexpr, CODE: tl.c
 
 
 @triton.jit
+def anew(x, ASM: tl.constexpr):
+    """The integer x, of which the compiler cannot see that it is x.
+
+    What follows from it behind a loop is then computed there; else it is computed before the loop and keeps
+    its registers throughout.
+    """
+    if ASM:
+        x = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=tl.int32, is_pure=False, pack=1)
+    return x
+
+
+@triton.jit
 def static_scale(T, h, SCALING: tl.constexpr, KIND: tl.constexpr):
     """The fp32 scale of a tensor or head that was set before writing; 1 where the format has none."""
     s = 1.0

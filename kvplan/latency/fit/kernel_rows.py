@@ -2,9 +2,9 @@
 
 What a row is for follows from its stage. ``grid``, ``formats``, ``mla``, ``window`` and pages of the usual
 size are fitted; ``holdout`` only scores; other page sizes and ragged lengths become factors on a fitted
-kernel; ``drift`` tells whether the machine stayed the same; ``staged`` kernels are not the ones that run,
-``verify`` ones attend for tokens that were guessed, which no step of the clock does, and ``warm`` ones read a
-cache that already lay in the L2.
+kernel, and so do several guessed tokens of a sequence (``verify``), against as many more query heads;
+``drift`` tells whether the machine stayed the same; ``staged`` kernels are not the ones that run, and
+``warm`` ones read a cache that already lay in the L2.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from kvplan.latency.fit.solve import Array
 
 USUAL_PAGE = 64
 """Tokens of a page in the calibration grid."""
-_LEFT_OUT = ("staged", "drift", "peer", "warm", "verify")
+_LEFT_OUT = ("staged", "drift", "peer", "warm")
+_VERIFY = "verify"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class KernelRows:
         held: what was registered as held out.
         pages: rows of other page sizes, by page size (the usual one included).
         ragged: rows of unequal lengths, at their mean context.
+        verify: rows of several tokens of a sequence, by how many; they count as query heads.
         split_rule: (programs per multiprocessor, least tokens of a split) that explain the splits chosen.
     """
 
@@ -59,6 +61,7 @@ class KernelRows:
     held: Rows
     pages: dict[int, Rows]
     ragged: Rows
+    verify: dict[int, Rows]
     split_rule: tuple[int, int] | None
 
     @property
@@ -73,9 +76,18 @@ _OPS = {"decode": "generation_attention", "append": "context_attention", "mla": 
 def kernel_rows(points: Iterable[Point], multiprocessors: int) -> list[KernelRows]:
     """Group attention rows by kernel, in the order of op and first appearance."""
     groups: dict[tuple[str, str], list[Point]] = {}
+    guessed = []
     for point in points:
         if point.op in _OPS and point.stage not in _LEFT_OUT:
-            groups.setdefault((_OPS[point.op], point.format), []).append(point)
+            if point.stage == _VERIFY:
+                guessed.append(point)
+            else:
+                groups.setdefault((_OPS[point.op], point.format), []).append(point)
+    for point in guessed:
+        # They say something beside the kernel that decodes one token: without it nothing.
+        decoding = (_OPS["mla" if point.op == "mla" else "decode"], point.format)
+        if decoding in groups and point.new_tokens > 1:
+            groups[decoding].append(point)
     return [
         _one(op, name, rows, multiprocessors)
         for (op, name), rows in sorted(groups.items(), key=lambda item: list(_OPS.values()).index(item[0][0]))
@@ -85,7 +97,8 @@ def kernel_rows(points: Iterable[Point], multiprocessors: int) -> list[KernelRow
 def _one(op: str, name: str, points: list[Point], multiprocessors: int) -> KernelRows:
     columns = _prefill_columns if op == "context_attention" else _decode_columns
     held = [p for p in points if p.stage == HOLDOUT]
-    rest = [p for p in points if p.stage != HOLDOUT]
+    guessed = [p for p in points if p.stage == _VERIFY]
+    rest = [p for p in points if p.stage not in (HOLDOUT, _VERIFY)]
     plain = [p for p in rest if not p.ragged]
     paged = [p for p in plain if p.stage == "page"]
     ragged = _ragged_rows([p for p in rest if p.ragged], plain, columns)
@@ -94,7 +107,12 @@ def _one(op: str, name: str, points: list[Point], multiprocessors: int) -> Kerne
     return KernelRows(
         op, name, _rows(usual, columns), _rows(held, columns),
         {size: _rows([p for p in paged if p.block_size == size], columns) for size in sizes},
-        ragged, _split_rule(usual, multiprocessors) if op == "generation_attention" else None,
+        ragged,
+        {
+            count: _rows([p for p in guessed if p.new_tokens == count], _guessed_columns)
+            for count in sorted({p.new_tokens for p in guessed})
+        },
+        _split_rule(usual, multiprocessors) if op == "generation_attention" else None,
     )  # fmt: skip
 
 
@@ -117,6 +135,10 @@ def _decode_columns(p: Point) -> dict[str, float]:
         "batch": p.batch, "ctx": p.context, "window": p.window, "q_heads": p.hq, "kv_heads": p.hkv,
         "head_dim": p.d / 2 if mla else p.d, "kv_element_bytes": p.element_bytes,
     }  # fmt: skip
+
+
+def _guessed_columns(p: Point) -> dict[str, float]:
+    return _decode_columns(p) | {"q_heads": p.hq * p.new_tokens}
 
 
 def _prefill_columns(p: Point) -> dict[str, float]:

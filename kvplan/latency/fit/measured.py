@@ -8,6 +8,7 @@ scored last and touches nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from kvplan.latency.fit.kernel import FittedKernel, fit_kernel, fold_errors
 from kvplan.latency.fit.kernel_measurements import KernelMeasurements, read_kernel_measurements
 from kvplan.latency.fit.kernel_rows import USUAL_PAGE, KernelRows, Rows, drift, kernel_rows, matmul_rows
 from kvplan.latency.fit.machine import ceilings, check_possible, writers
-from kvplan.latency.fit.measured_part import HeldOut, KernelDetail, Measured
+from kvplan.latency.fit.measured_part import HeldOut, KernelDetail, Measured, VerifyPart
 from kvplan.latency.fit.origin import provenance, spec_of
 from kvplan.latency.fit.prefill import PrefillAttention
 from kvplan.latency.fit.profile_file import KernelPart, ProfileFile, kernel_part
@@ -261,13 +262,25 @@ class _Fit:
 
 
 def _detail(fitted: FittedKernel, rows: KernelRows) -> KernelDetail:
-    """Factors of other page sizes and of ragged lengths on what was fitted."""
+    """Factors of other page sizes, of ragged lengths and of guessed tokens on what was fitted."""
     pages: dict[str, float] = {}
     if USUAL_PAGE in rows.pages:
         usual = _ratio(fitted, rows.pages[USUAL_PAGE])
         pages = {str(size): round(_ratio(fitted, part) / usual, 4) for size, part in rows.pages.items()}
     ragged = round(_ratio(fitted, rows.ragged), 4) if len(rows.ragged) else None
-    return KernelDetail(pages=pages, ragged=ragged)
+    return KernelDetail(pages=pages, ragged=ragged, verify=_verify(fitted, rows.verify))
+
+
+def _verify(fitted: FittedKernel, rows: dict[int, Rows]) -> VerifyPart | None:
+    logs = {count: np.log(part.seconds / fitted.seconds(part.shapes)) for count, part in rows.items()}
+    if not logs:
+        return None
+    middle = {count: float(np.median(found)) for count, found in logs.items()}
+    off = np.concatenate([found - middle[count] for count, found in logs.items()])
+    return VerifyPart(
+        factors={str(count): round(math.exp(value), 4) for count, value in middle.items()},
+        deviation=round(float(np.sqrt(np.mean(off**2))), 4),
+    )
 
 
 def _ratio(fitted: FittedKernel, rows: Rows) -> float:

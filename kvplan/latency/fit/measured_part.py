@@ -14,6 +14,7 @@ Size = Annotated[int, Field(ge=1, le=1 << 50)]
 Name = Annotated[str, Field(min_length=1, max_length=60)]
 
 PageSize = Annotated[str, Field(pattern=r"^[0-9]{1,5}$")]
+Tokens = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,3}$")]
 
 
 class Part(BaseModel):
@@ -38,18 +39,31 @@ class HeldOut(Part):
     split: Literal["designed", "registered", "cross-validated"] = "designed"
 
 
+class VerifyPart(Part):
+    """Calls with several tokens of each sequence, as drafts are verified.
+
+    ``factors``: time by tokens of a sequence, relative to the fitted kernel with as many more query heads.
+    ``deviation``: standard deviation of the logarithm of single shapes about them.
+    """
+
+    factors: Annotated[dict[Tokens, Positive], Field(min_length=1, max_length=16)]
+    deviation: Annotated[float, Field(ge=0)]
+
+
 class KernelDetail(Part):
     """How one kernel came to be fitted.
 
     ``fitted``: parameters the points decided (all of them when empty). ``donor``: the format whose kernel
     gave the others. ``pages``: time by tokens of a page, relative to 64. ``ragged``: time of batches of
-    log-normal lengths (sigma 0.6) relative to equal lengths with the same mean.
+    log-normal lengths (sigma 0.6) relative to equal lengths with the same mean. ``verify``: None where no
+    call with several tokens of a sequence was timed.
     """
 
     fitted: list[str] = []
     donor: str | None = None
     pages: Annotated[dict[PageSize, Positive], Field(max_length=16)] = {}
     ragged: Positive | None = None
+    verify: VerifyPart | None = None
 
 
 class HostCopy(Part):

@@ -10,7 +10,10 @@ from kvplan.cli.app import run
 from kvplan.errors import DataError, UsageError
 from kvplan.latency.fit.calibrate import calibrate
 from kvplan.latency.fit.few import fit_few
+from kvplan.latency.fit.kernel_measurements import KernelMeasurements
+from kvplan.latency.fit.kernel_rows import kernel_rows
 from kvplan.latency.fit.profile_file import profile_text, read_profile, restore_kernel
+from tests.latency.conftest import VERIFYING
 
 
 def fresh(format_name, count, true_seconds):
@@ -117,6 +120,27 @@ def test_page_sizes_and_ragged_lengths_become_factors_near_the_truth(own_profile
     assert detail.pages["16"] == pytest.approx(1.06, abs=0.04)
     assert detail.pages["256"] == pytest.approx(0.99, abs=0.04)
     assert 0.9 < detail.ragged < 1.4
+
+
+def test_guessed_tokens_become_factors_on_as_many_more_query_heads(own_profile):
+    profile = read_profile(own_profile)
+    details = {(part.op, part.labels.get("kv_cache_dtype")): part.detail for part in profile.kernels}
+    verify = details["generation_attention", "bf16"].verify
+    assert set(verify.factors) == {"2", "4", "8"}
+    for tokens, truth in VERIFYING.items():
+        assert verify.factors[str(tokens)] == pytest.approx(truth, rel=0.15)
+    assert 0.0 < verify.deviation < 0.3
+    assert details["mla_generation", "mla_fp8"].verify is not None
+    # Calls that decode one token were timed in this format, and none that verify several.
+    assert details["generation_attention", "kivi2"].verify is None
+    assert details["context_attention", "bf16"].verify is None
+
+
+def test_guessed_tokens_alone_are_no_kernel(short_document):
+    read = KernelMeasurements.model_validate(
+        {**short_document, "points": [p for p in short_document["points"] if p["stage"] == "verify"]}
+    )
+    assert kernel_rows(read.points, 132) == []
 
 
 def test_times_grow_with_batch_and_context_and_are_positive(own_profile):
