@@ -8,7 +8,7 @@ import pytest
 
 from kvplan.sizing.capacity import FitReport, fit_model
 from kvplan.sizing.parallel import Parallel
-from kvplan.sizing.sglang.pool import running_requests
+from kvplan.sizing.sglang.pool import running_requests, window_ratio
 from kvplan.specs.catalog import load_gpu, load_model
 
 POOL = 20 << 30
@@ -58,6 +58,13 @@ def test_state_slots_by_version() -> None:
         for v in ("0.5.3", "0.5.13", "0.5.16", "0.5.23")
     }
     assert short == {"0.5.3": 512, "0.5.13": share // 3, "0.5.16": share // 5, "0.5.23": (share - 1) // 5}
+
+
+def test_some_window_pools_are_a_tenth_of_the_full_one() -> None:
+    model = load_model("gpt-oss-20b")
+    assert window_ratio(model, (0, 5, 23)) == Fraction(4, 5)
+    assert window_ratio(model.model_copy(update={"family": "inkling"}), (0, 5, 23)) == Fraction(1, 10)
+    assert window_ratio(load_model("deepseek-v4-flash"), (0, 5, 23)) == Fraction(1, 10)
 
 
 def test_tokens_are_whole_pages() -> None:

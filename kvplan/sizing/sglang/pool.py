@@ -15,8 +15,8 @@ from kvplan.specs.schema import CompressedAttention, ModelSpec
 
 WINDOW_RATIO = Fraction(4, 5)
 """Tokens of the sliding-window pool per token of the full pool (``--swa-full-tokens-ratio``)."""
-COMPRESSED_WINDOW_RATIO = Fraction(1, 10)
-"""The same for DeepSeek-V4."""
+SMALL_WINDOW_RATIO = Fraction(1, 10)
+"""The same for DeepSeek-V4 and Inkling."""
 STATE_RATIO = Fraction(9, 10)
 """Memory of the state pool per memory of the token pool (``--mamba-full-memory-ratio``)."""
 
@@ -49,7 +49,10 @@ def windows_apart(model: ModelSpec, version: Version) -> bool:
 
 def window_ratio(model: ModelSpec, version: Version) -> Fraction:
     """Tokens of the pool for windows per token of the full pool."""
-    return COMPRESSED_WINDOW_RATIO if version >= COMPRESSED and _compressed(model) else WINDOW_RATIO
+    small = version >= COMPRESSED and _compressed(model)
+    return (
+        SMALL_WINDOW_RATIO if small or named_since(model, {"inkling": (0, 5, 16)}, version) else WINDOW_RATIO
+    )
 
 
 def _compressed(model: ModelSpec) -> bool:
