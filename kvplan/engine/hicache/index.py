@@ -5,7 +5,8 @@ Insertions walk from the root, node by node, as SGLang's do: each node may have 
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from collections.abc import Iterator
+from typing import Literal, TypeAlias, cast
 
 from kvplan.engine.content import Content
 from kvplan.engine.hicache.copies import Copies
@@ -61,23 +62,12 @@ class HierarchicalIndex(RadixIndex):
     def match(self, content: Content, limit: int) -> tuple[int, HostedNode]:
         """Leading tokens that are on the device, and the node with which the match ends: it may be only in
         the host."""
-        page, node = self.page_size, self.root
-        limit -= limit % page
-        if limit <= 0:
+        node, resident = self.root, 0
+        if limit < self.page_size:
             return 0, node
-        depth = resident = 0
-        while depth < limit:
-            child = node.children.get(content.block_key(depth, page))
-            if child is None:
-                break
-            end = child.end
-            agreed = content.agrees_until(child.content, depth, end if end < limit else limit)
-            depth = agreed - agreed % page
-            node = child if depth == end else self._split(child, depth)
+        for node in cast("Iterator[HostedNode]", self._passed(content, limit)):
             if node.on_device:
-                resident = depth
-            if node is not child:
-                break
+                resident = node.end
         now = self._tick()
         seen: HostedNode | None = node
         while seen is not None:

@@ -9,6 +9,7 @@ insertion, splits, holds, eviction order and amount under all seven policies, pa
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 from kvplan.engine.content import BlockKey, Content
@@ -106,32 +107,56 @@ class RadixIndex:
                 break
             node = child
         if unified:
-            now = self._tick()
-            seen: RadixNode | None = node
-            while seen is not None:
-                seen.last_access = now
-                now -= AGE_STEP
-                seen = seen.parent
-            if node.ticket:
-                leaves.put(node)
+            self._found(node)
         else:
             self.root.last_access = now
         return depth, node
 
     def cached(self, content: Content, limit: int) -> int:
         """Leading tokens of a sequence that are here, up to ``limit``; looking changes nothing."""
+        return max((depth for _, depth in self._agreeing(content, limit)), default=0)
+
+    def _agreeing(self, content: Content, limit: int) -> Iterator[tuple[RadixNode, int]]:
+        """The nodes whose tokens a sequence begins with, and up to where; changes nothing."""
         page, node, depth = self.page_size, self.root, 0
         limit -= limit % page
         while depth < limit:
             child = node.children.get(content.block_key(depth, page))
             if child is None:
-                break
+                return
             agreed = content.agrees_until(child.content, depth, min(child.end, limit))
             depth = agreed - agreed % page
+            yield child, depth
             if depth < child.end:
-                break
+                return
             node = child
-        return depth
+
+    def _passed(self, content: Content, limit: int) -> Iterator[RadixNode]:
+        """The nodes a match of at most ``limit`` tokens passes; the last one is cut where it ends inside."""
+        page, node, depth = self.page_size, self.root, 0
+        limit -= limit % page
+        while depth < limit:
+            child = node.children.get(content.block_key(depth, page))
+            if child is None:
+                return
+            end = child.end
+            agreed = content.agrees_until(child.content, depth, end if end < limit else limit)
+            depth = agreed - agreed % page
+            node = child if depth == end else self._split(child, depth)
+            yield node
+            if node is not child:
+                return
+
+    def _found(self, node: RadixNode) -> None:
+        """A match ends with a node: it becomes the most recently used one, and its ancestors before it."""
+        now = self._tick()
+        seen: RadixNode | None = node
+        while seen is not None:
+            seen.last_access = now
+            now -= AGE_STEP
+            seen = seen.parent
+        if node.ticket:
+            self.leaves.put(node)
 
     def insert(self, content: Content, length: int, priority: int, counted: int) -> int:
         """See ``RadixTree.insert``."""
@@ -294,11 +319,8 @@ class RadixIndex:
             leaf = self.leaves.pop()
             if leaf is None:
                 break
-            parent = leaf.parent
-            assert parent is not None
-            del parent.children[leaf.key]
             freed += leaf.end - leaf.start
-            self._may_go(parent)
+            self._cut_off(leaf)
         self.evictable -= freed
         self.evicted += freed
         return freed
@@ -312,6 +334,13 @@ class RadixIndex:
             node = parent
             parent = node.parent
         return end - node.end
+
+    def _cut_off(self, leaf: RadixNode) -> None:
+        """A leaf that is evicted leaves the tree."""
+        parent = leaf.parent
+        assert parent is not None
+        del parent.children[leaf.key]
+        self._may_go(parent)
 
     def _may_go(self, node: RadixNode) -> None:
         if node.lock_ref == 0 and not node.children and node.parent is not None:

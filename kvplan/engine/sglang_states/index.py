@@ -7,10 +7,11 @@ own, least recently used first, in which only the state a match ends with counts
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, cast
 
 from kvplan.engine.content import Content
-from kvplan.engine.sglang.prefix_radix import AGE_STEP, RadixIndex
+from kvplan.engine.sglang.prefix_radix import RadixIndex
 from kvplan.engine.sglang_states.node import StateNode
 from kvplan.engine.sglang_states.queue import StateQueue
 
@@ -56,33 +57,16 @@ class StateIndex(RadixIndex):
         Not a pure look-up: it and its state become recently used, and a node is split where the tokens cease
         to agree.
         """
-        page, best = self.page_size, self.root
-        limit -= limit % page
-        if limit <= 0:
+        best = self.root
+        if limit < self.page_size:
             return Found(0, best, 0)
-        node = best
         depth = 0
-        while depth < limit:
-            child = node.children.get(content.block_key(depth, page))
-            if child is None:
-                break
-            end = child.end
-            agreed = content.agrees_until(child.content, depth, end if end < limit else limit)
-            depth = agreed - agreed % page
-            node = child if depth == end else self._split(child, depth)
+        for node in cast("Iterator[StateNode]", self._passed(content, limit)):
+            depth = node.end
             if node.state:
                 best = node
-            if node is not child:
-                break
         self._use(best)
-        now = self._tick()
-        seen: StateNode | None = best
-        while seen is not None:
-            seen.last_access = now
-            now -= AGE_STEP
-            seen = seen.parent
-        if best.ticket:
-            self.leaves.put(best)
+        self._found(best)
         return Found(best.end, best, depth)
 
     def match(self, content: Content, limit: int) -> tuple[int, StateNode]:
@@ -92,20 +76,8 @@ class StateIndex(RadixIndex):
 
     def cached(self, content: Content, limit: int) -> int:
         """As the base class; of prefixes with a state at their end."""
-        page, node, depth, hit = self.page_size, self.root, 0, 0
-        limit -= limit % page
-        while depth < limit:
-            child = node.children.get(content.block_key(depth, page))
-            if child is None:
-                break
-            agreed = content.agrees_until(child.content, depth, min(child.end, limit))
-            depth = agreed - agreed % page
-            if depth < child.end:
-                break
-            node = child
-            if node.state:
-                hit = depth
-        return hit
+        nodes = cast("Iterator[tuple[StateNode, int]]", self._agreeing(content, limit))
+        return max((depth for node, depth in nodes if node.state and depth == node.end), default=0)
 
     # -- inserting --------------------------------------------------------------------------------------
 
@@ -132,11 +104,6 @@ class StateIndex(RadixIndex):
         node.used = self._tick()
         if node.state_ticket:
             self.unheld_states.put(node)
-
-    def _split(self, child: StateNode, position: int) -> StateNode:  # type: ignore[override]
-        upper = super()._split(child, position)
-        assert isinstance(upper, StateNode)
-        return upper
 
     # -- holding ----------------------------------------------------------------------------------------
 
@@ -194,11 +161,8 @@ class StateIndex(RadixIndex):
 
     def _remove(self, leaf: StateNode) -> int:
         """Take an unheld leaf out of the tree; returns its tokens."""
-        parent = leaf.parent
-        assert parent is not None
-        del parent.children[leaf.key]
         tokens = leaf.end - leaf.start
         self.evictable -= tokens
         self.evicted += tokens
-        self._may_go(parent)
+        self._cut_off(leaf)
         return tokens

@@ -10,10 +10,11 @@ windows themselves always go by their last use.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, cast
 
 from kvplan.engine.content import Content
-from kvplan.engine.sglang.prefix_radix import AGE_STEP, RadixIndex
+from kvplan.engine.sglang.prefix_radix import RadixIndex
 from kvplan.engine.sglang_windows.node import WindowNode
 from kvplan.engine.sglang_windows.recency import WindowQueue
 from kvplan.engine.sglang_windows.windows import SlidingWindows
@@ -70,56 +71,29 @@ class WindowIndex(RadixIndex):
 
     def look(self, content: Content, limit: int) -> Match:
         """As ``match``, and how far the prefix goes on without a window."""
-        page, node = self.page_size, self.root
-        limit -= limit % page
-        if limit <= 0:
-            return Match(0, node, 0)
-        span, usable = self.span, node
+        span, usable = self.span, self.root
+        if limit < self.page_size:
+            return Match(0, usable, 0)
         # Whole prefixes have all the windows there ever were.
         in_row = span
         depth = 0
-        while depth < limit:
-            child = node.children.get(content.block_key(depth, page))
-            if child is None:
-                break
-            end = child.end
-            agreed = content.agrees_until(child.content, depth, end if end < limit else limit)
-            depth = agreed - agreed % page
-            node = child if depth == end else self._split(child, depth)
+        for node in cast("Iterator[WindowNode]", self._passed(content, limit)):
+            depth = node.end
             in_row = in_row + node.tokens if node.has_window else 0
             if in_row >= span:
                 usable = node
-            if node is not child:
-                break
         self._use_windows(usable)
-        now = self._tick()
-        seen: WindowNode | None = usable
-        while seen is not None:
-            seen.last_access = now
-            now -= AGE_STEP
-            seen = seen.parent
-        if usable.ticket:
-            self.leaves.put(usable)
+        self._found(usable)
         return Match(usable.end, usable, depth)
 
     def cached(self, content: Content, limit: int) -> int:
         """See ``RadixIndex.cached``."""
-        page, node, span = self.page_size, self.root, self.span
-        limit -= limit % page
-        in_row, depth, usable = span, 0, 0
-        while depth < limit:
-            child = node.children.get(content.block_key(depth, page))
-            if child is None:
-                break
-            agreed = content.agrees_until(child.content, depth, min(child.end, limit))
-            passed = agreed - agreed % page - depth
-            depth += passed
-            in_row = in_row + passed if child.has_window else 0
+        span = in_row = self.span
+        usable = 0
+        for node, depth in cast("Iterator[tuple[WindowNode, int]]", self._agreeing(content, limit)):
+            in_row = in_row + depth - node.start if node.has_window else 0
             if in_row >= span:
                 usable = depth
-            if depth < child.end:
-                break
-            node = child
         return usable
 
     def _use_windows(self, node: WindowNode) -> None:
@@ -260,7 +234,7 @@ class WindowIndex(RadixIndex):
                 self._recency.discard(leaf)
                 freed_windows += leaf.tokens
             freed += leaf.tokens
-            self._forget(leaf)
+            self._cut_off(leaf)
         while freed_windows < windows:
             node = self._recency.pop()
             if node is None:
@@ -269,7 +243,7 @@ class WindowIndex(RadixIndex):
             if node.ticket:
                 self.leaves.discard(node)
                 freed += node.tokens
-                self._forget(node)
+                self._cut_off(node)
             else:
                 node.has_window = False
         self.evictable -= freed
@@ -277,13 +251,6 @@ class WindowIndex(RadixIndex):
         self.evictable_windows -= freed_windows
         self.evicted_windows += freed_windows
         return freed, freed_windows
-
-    def _forget(self, leaf: WindowNode) -> None:
-        """A leaf leaves the tree."""
-        parent = leaf.parent
-        assert parent is not None
-        del parent.children[leaf.key]
-        self._may_go(parent)
 
     def _split(self, child: WindowNode, position: int) -> WindowNode:  # type: ignore[override]
         """See ``RadixIndex._split``; windows are cut with their node."""
