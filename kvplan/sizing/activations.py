@@ -249,7 +249,7 @@ def _state_width(state: State, tp: int) -> int:
             return 2 * state.conv_channels // tp + 3 * value
         case kinds.KimiDeltaState():
             return 2 * state.conv_channels // tp + 3 * share(state.heads, tp) * state.head_dim
-        case kinds.LinearAttentionState():
+        case kinds.LinearAttentionState() | kinds.MatrixMemoryState():
             return share(state.heads, tp) * (2 * state.key_head_dim + 3 * state.value_head_dim)
         case kinds.RwkvState() | kinds.WkvState():
             return 6 * state.hidden_size // tp

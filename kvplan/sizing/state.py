@@ -21,6 +21,7 @@ from kvplan.specs.state import (
     LinearAttentionState,
     Mamba2State,
     MambaState,
+    MatrixMemoryState,
     RecurrentState,
     RwkvState,
     ShortConvState,
@@ -182,6 +183,15 @@ def _rwkv4(state: WkvState, keeping: Keeping, tp: int) -> tuple[StatePart, ...]:
     )
 
 
+def _mlstm(state: MatrixMemoryState, keeping: Keeping, tp: int) -> tuple[StatePart, ...]:
+    heads, key, size = state.heads // tp, state.key_head_dim, keeping.dtype_bytes
+    matrices = heads * key * state.value_head_dim
+    return (
+        StatePart("recurrent", matrices, size, f"{heads} x {key} x {state.value_head_dim} x {size}"),
+        StatePart("normaliser", heads * (key + 1), size, f"{heads} x ({key} + 1) x {size}"),
+    )
+
+
 def _rglru(state: RecurrentState, keeping: Keeping, tp: int) -> tuple[StatePart, ...]:
     inner, columns, size = state.inner_size // tp, state.conv_kernel - 1, keeping.dtype_bytes
     return (
@@ -218,6 +228,7 @@ _PARTS: dict[type, Callable[[Any, Keeping, int], tuple[StatePart, ...]]] = {
     LinearAttentionState: _linear,
     RwkvState: _rwkv,
     WkvState: _rwkv4,
+    MatrixMemoryState: _mlstm,
     RecurrentState: _rglru,
     ShortConvState: _short_conv,
     ConvolvedAttentionState: _convolved_attention,

@@ -27,6 +27,8 @@ def state_tensors(state: State, hidden: int, tp: int = 1) -> Iterator[Tensor]:
             yield from _kimi_delta(state, hidden, tp)
         case kinds.LinearAttentionState():
             yield from _lightning(state, hidden, tp)
+        case kinds.MatrixMemoryState():
+            yield from _mlstm(state, hidden, tp)
         case kinds.RwkvState() | kinds.WkvState():
             yield from _rwkv(state, hidden, tp)
         case kinds.RecurrentState():
@@ -112,13 +114,30 @@ def _lightning(state: kinds.LinearAttentionState, hidden: int, tp: int) -> Itera
     yield matrix("o_proj", "state", hidden, value)
 
 
+def _mlstm(state: kinds.MatrixMemoryState, hidden: int, tp: int) -> Iterator[Tensor]:
+    heads = share(state.heads, tp)
+    key, value = heads * state.key_head_dim, heads * state.value_head_dim
+    yield matrix("qkv_proj", "state", 2 * key + value, hidden)
+    yield matrix("output_gate", "state", value, hidden)
+    yield matrix("if_gates", "state", 2 * heads, hidden)
+    yield vector("gate_bias_norm", "state", 2 * heads + value)
+    yield matrix("out_proj", "state", hidden, value)
+
+
 def _rwkv(state: kinds.RwkvState | kinds.WkvState, hidden: int, tp: int) -> Iterator[Tensor]:
-    # Receptance, key, value, gate and output; RWKV-4 has no gate. Low-rank mixers are under 1 %.
-    gated = isinstance(state, kinds.RwkvState)
-    inner = state.heads * state.head_dim if isinstance(state, kinds.RwkvState) else state.inner_size
+    # Receptance, key, value, gate and output; RWKV-4 has no gate, RWKV-7's is one of its thin pairs.
+    if isinstance(state, kinds.RwkvState):
+        inner, low_rank, receptance = state.heads * state.head_dim, state.low_rank, state.channel_gate
+        gated = receptance or not low_rank
+    else:
+        inner, low_rank, receptance, gated = state.inner_size, 0, True, False
     inner = share(inner, tp)
     yield matrix("rkvg_proj", "state", (4 if gated else 3) * inner, hidden)
     yield matrix("output", "state", hidden, inner)
+    if low_rank:
+        yield matrix("mixers", "state", low_rank, hidden + inner)
+    if receptance:
+        yield matrix("channel_receptance", "state", share(hidden, tp), hidden)
     yield vector("mix", "state", 6 * hidden)
 
 

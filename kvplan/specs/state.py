@@ -97,13 +97,19 @@ class LinearAttentionState(_State):
 
 
 class RwkvState(_State):
-    """RWKV: per head a head_dim x head_dim matrix plus ``shifts`` token-shift vectors."""
+    """RWKV: per head a head_dim x head_dim matrix plus ``shifts`` token-shift vectors.
+
+    ``low_rank``: the ranks of the mixers that are products of two thin matrices, together (RWKV-7).
+    ``channel_gate``: the feed-forward part has a receptance of hidden x hidden (RWKV-5 and 6).
+    """
 
     kind: Literal["rwkv"] = "rwkv"
     heads: Count
     head_dim: Count
     hidden_size: Count
     shifts: Natural = 2
+    low_rank: Natural = 0
+    channel_gate: bool = False
 
 
 class WkvState(_State):
@@ -112,6 +118,15 @@ class WkvState(_State):
     kind: Literal["rwkv4"] = "rwkv4"
     hidden_size: Count
     inner_size: Count
+
+
+class MatrixMemoryState(_State):
+    """mLSTM (xLSTM): per head a key_dim x value_dim matrix, its normaliser of key_dim and one maximum."""
+
+    kind: Literal["mlstm"] = "mlstm"
+    heads: Count
+    key_head_dim: Count
+    value_head_dim: Count
 
 
 class RecurrentState(_State):
@@ -153,6 +168,7 @@ State = Annotated[
     | LinearAttentionState
     | RwkvState
     | WkvState
+    | MatrixMemoryState
     | RecurrentState
     | ShortConvState
     | ConvolvedAttentionState,

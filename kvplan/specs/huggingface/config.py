@@ -23,7 +23,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "hidden_size": ("n_embd", "n_embed", "d_model", "dim", "model_dim", "decoder_hidden_size"),
     "num_hidden_layers": (
         "n_layer", "n_layers", "num_layers", "num_decoder_layers", "decoder_layers",
-        "num_transformer_layers", "decoder_num_hidden_layers",
+        "num_transformer_layers", "decoder_num_hidden_layers", "num_blocks",
     ),
     "num_attention_heads": (
         "n_head", "n_heads", "num_heads", "decoder_attention_heads", "num_query_heads",

@@ -10,7 +10,7 @@ from kvplan.specs.huggingface.config import Config
 from kvplan.specs.huggingface.heads import head_dim, query_heads
 from kvplan.specs.huggingface.states import jet_section
 from kvplan.specs.model import Block, ExtraWeights
-from kvplan.specs.state import GatedDeltaNetState
+from kvplan.specs.state import GatedDeltaNetState, MambaState
 
 
 def extra_weights(config: Config, stack: Sequence[Block]) -> tuple[ExtraWeights, ...]:
@@ -25,6 +25,7 @@ def extra_weights(config: Config, stack: Sequence[Block]) -> tuple[ExtraWeights,
         *_generated_kernels(config, stack),
         *_value_experts(config, stack),
         *_encoders_own(config),
+        *_memory_gates(config, stack),
     ]
     if config.model_type == "jetmoe":
         found += _attention_experts(config, len(stack))
@@ -75,6 +76,15 @@ def _ngrams(config: Config) -> Iterator[ExtraWeights]:
     rows = tables * ratio * config.count("vocab_size") + tables * tables
     yield _extra("n-gram embeddings", rows * width, active=False)
     yield _extra("n-gram projections", tables * width * hidden)
+
+
+def _memory_gates(config: Config, stack: Sequence[Block]) -> Iterator[ExtraWeights]:
+    """Phi-4-flash: upper layers that gate the output of the last scan, one projection in and one out."""
+    if not config.has("mb_per_layer"):
+        return
+    gating = sum(block.attention is None and block.state is None for block in stack)
+    inner = next(block.state.inner_size for block in stack if isinstance(block.state, MambaState))
+    yield _extra("gated memory units", 2 * gating * inner * config.count("hidden_size"))
 
 
 def _engrams(config: Config) -> Iterator[ExtraWeights]:

@@ -75,9 +75,12 @@ IGNORED_WINDOW = _names(
 WINDOW_BEFORE = ("cohere2",)
 """Beginnings of types whose window counts the tokens before a token, without itself (vLLM adds one)."""
 
+RWKV = _names("rwkv rwkv5 rwkv6 rwkv7 rwkv6qwen2")
+"""Layers without attention, of states only."""
+
 UNGATED = _names(
     """
-    rwkv
+    rwkv rwkv5 rwkv6 rwkv7
     gpt2 gptj gpt_neo gpt_neox gpt_neox_japanese gpt_bigcode opt bloom codegen biogpt xglm persimmon
     falcon RefinedWeb RefinedWebModel mpt phi phi-msft starcoder2 nemotron whisper bart mbart pegasus
     marian m2m_100 blenderbot nemotron_h t5 stablelm_alpha apertus arcee xielu gpt-neox fuyu ctrl

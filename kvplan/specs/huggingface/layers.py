@@ -284,13 +284,19 @@ def _periodic(config: Config, layers: int) -> list[str] | None:
                 "hybrid" if _is_zamba_hybrid(index, period, offset) else "linear" for index in range(layers)
             ]
         return ["full" if index % period == offset else "linear" for index in range(layers)]
+    period = config.optional("mb_per_layer")
+    if period:
+        return _sambay(period, layers)
     period = config.optional("mamba_step", least=2)
     if period and config.flag("mamba_enabled", True):  # PLaMo 2: attention in the middle, or on top of few
         middle = period // 2 if layers > period // 2 else layers - 1
         return ["full" if index % period == middle else "linear" for index in range(layers)]
     if config.model_type == "falcon_h1":
         return ["hybrid"] * layers
-    if config.model_type in ("mamba", "mamba2", "falcon_mamba", "rwkv"):
+    if (
+        config.model_type in ("mamba", "mamba2", "falcon_mamba", "xlstm")
+        or config.model_type in families.RWKV
+    ):
         return ["linear"] * layers
     if config.model_type in ("granitemoehybrid", "bamba"):
         return ["linear"] * layers  # what its class makes of a list that is null or absent
@@ -347,6 +353,18 @@ def _with_a_source(config: Config, layers: int) -> set[int]:
             "kv_source_layers",
         )
     return {index for index, source in enumerate(sources) if source != index}
+
+
+def _sambay(period: int, layers: int) -> list[str]:
+    """Phi-4-flash: windows, then one layer of full attention that all later ones read.
+
+    Every ``period``-th layer has a state, or in the upper part only gates what the last of those made.
+    """
+    half = layers // 2
+    upper = half + 2
+    attention = ["sliding"] * half + ["full"] * 2 + ["shared"] * (layers - upper)
+    mixers = ["linear"] * upper + ["none"] * (layers - upper)
+    return [(attention if index % period else mixers)[index] for index in range(layers)]
 
 
 def _shared(config: Config, kinds: list[str]) -> list[str]:

@@ -12,6 +12,7 @@ from kvplan.specs.state import (
     LinearAttentionState,
     Mamba2State,
     MambaState,
+    MatrixMemoryState,
     RecurrentState,
     RwkvState,
     ShortConvState,
@@ -20,6 +21,7 @@ from kvplan.specs.state import (
     WkvState,
 )
 
+RWKV7_RANKS = ("decay_low_rank_dim", "gate_low_rank_dim", "a_low_rank_dim", "v_low_rank_dim")
 LIGHTNING_HEADS = ("lightning_nkv", "lightning_nh")
 
 DTYPES: dict[str, StateDtype] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -40,7 +42,7 @@ def state(config: Config, kind: str) -> State | None:
         return _around(config, kind)
     if kind not in ("linear", "hybrid", "hybrid_sliding"):
         return None
-    for reader in (_delta, _kimi, _mamba2, _mamba, _lightning, _griffin, _rwkv):
+    for reader in (_delta, _kimi, _mamba2, _mamba, _lightning, _griffin, _mlstm, _rwkv):
         found = reader(config)
         if found is not None:
             return found
@@ -48,7 +50,8 @@ def state(config: Config, kind: str) -> State | None:
     raise config.error(
         f"architecture {name!r} has layers with a constant state, but none that kvplan knows",
         "layer_types",
-        hint="known: gated delta net, Kimi delta attention, Mamba 1 and 2, lightning attention, RG-LRU, RWKV",
+        hint="known: gated delta net, Kimi delta attention, Mamba 1 and 2, lightning attention, RG-LRU, "
+        "RWKV, xLSTM",
     )
 
 
@@ -247,17 +250,49 @@ def _griffin(config: Config) -> State | None:
     )
 
 
+def _mlstm(config: Config) -> State | None:
+    """xLSTM; the widths are multiples of the hidden size, rounded up to 64 (``xLSTMConfig.qk_dim``)."""
+    if config.model_type != "xlstm":
+        return None
+    heads = query_heads(config)
+    return MatrixMemoryState.model_construct(
+        heads=heads,
+        key_head_dim=_scaled(config, "qk_dim_factor", 0.5) // heads,
+        value_head_dim=_scaled(config, "v_dim_factor", 1.0) // heads,
+    )
+
+
+def _scaled(config: Config, key: str, default: float) -> int:
+    exact = config.count("hidden_size") * (config.number(key) or default)
+    return int(-(-exact // 64) * 64)
+
+
 def _rwkv(config: Config) -> State | None:
     if config.model_type == "rwkv":
         hidden = config.count("hidden_size")
         return WkvState.model_construct(
             hidden_size=hidden, inner_size=config.optional("attention_hidden_size") or hidden
         )
-    if config.model_type in ("rwkv5", "rwkv6", "rwkv7", "rwkv6qwen2"):
+    if config.model_type in families.RWKV:
+        if config.get("attn"):
+            raise config.error("layers of attention among RWKV's are not understood", "attn")
         hidden = config.count("hidden_size")
         dim = config.integer("head_dim", 64)
-        return RwkvState.model_construct(heads=hidden // dim, head_dim=dim, hidden_size=hidden)
+        return RwkvState.model_construct(
+            heads=(config.optional("attention_hidden_size") or hidden) // dim,
+            head_dim=dim,
+            hidden_size=hidden,
+            low_rank=_mixer_ranks(config, hidden),
+            channel_gate=config.model_type in ("rwkv5", "rwkv6"),
+        )
     return None
+
+
+def _mixer_ranks(config: Config, hidden: int) -> int:
+    """RWKV-7 says them; RWKV-6 has five mixers of 32 and a decay of 64, twice that in models of 4,096."""
+    if config.model_type == "rwkv6":
+        return (5 * 32 + 64) * (2 if hidden == 4096 else 1)
+    return sum(config.integer(key, 0, least=0) for key in RWKV7_RANKS)
 
 
 def _around(config: Config, kind: str) -> State:

@@ -35,12 +35,13 @@ HARMLESS = (
 
 LEFT_ALONE = frozenset(
     {
-        "L_bp_cycles", "candidate_block_size", "candidate_source_layer_id", "candidate_topk_blocks",
-        "chunk_size", "dspark_block_size", "dspark_markov_rank", "dspark_target_layer_ids",
-        "hc_sinkhorn_iters", "index_kpool_always_select_tail", "indexer_budget", "linear_a_log_max",
-        "linear_allow_neg_eigval", "linear_dt_max", "linear_dt_min", "linear_type", "mamba_chunk_size",
+        "L_bp_cycles", "attn_mode", "candidate_block_size", "candidate_source_layer_id",
+        "candidate_topk_blocks", "chunk_size", "chunkwise_kernel", "dspark_block_size",
+        "dspark_markov_rank", "dspark_target_layer_ids", "hc_sinkhorn_iters", "head_size_divisor",
+        "index_kpool_always_select_tail", "indexer_budget", "linear_a_log_max", "linear_allow_neg_eigval",
+        "linear_dt_max", "linear_dt_min", "linear_type", "mamba_chunk_size", "max_inference_chunksize",
         "num_hash_layers", "relative_attention_max_distance", "relative_attention_num_buckets",
-        "use_attention_gate", "use_bidirectional_attention",
+        "return_last_states", "use_attention_gate", "use_bidirectional_attention",
     }
 )  # fmt: skip
 """Fields of known architectures that are read by their engines and change no cache."""
@@ -74,7 +75,9 @@ ENCODER_TASKS = (
 
 KNOWN_WITHOUT_DEFAULTS = (
     families.STANDARD | families.PLAIN_MHA | families.LIGHTNING | families.KIMI_DELTA | families.FP32_STATE
-    | frozenset({"falcon", "RefinedWeb", "RefinedWebModel", "deepseek_ref", "nemotron_h", "step3p7"})
+    | families.RWKV
+    | frozenset({"falcon", "phi4flash", "RefinedWeb", "RefinedWebModel", "deepseek_ref", "nemotron_h",
+                 "step3p7"})
 )  # fmt: skip
 
 
@@ -198,7 +201,7 @@ def refuse_silent_heads(config: Config) -> None:
     listed = ("num_key_value_heads_per_layer", "attn_config", "multi_query_attention")
     if is_known(config) or is_of_old_lineage(config) or any(config.has(key) for key in (*explicit, *listed)):
         return
-    if any(config.model_type.startswith(kind) for kind in ("rwkv", "mamba")):
+    if any(config.model_type.startswith(kind) for kind in ("rwkv", "mamba", "xlstm")):
         return
     known = {name for group in NAMES.items() for name in (group[0], *group[1])}
     known |= {field for fields in class_defaults().values() for field in fields}

@@ -6,7 +6,7 @@ from kvplan.specs.huggingface import families
 from kvplan.specs.huggingface.config import Config
 
 KEYS = ("intermediate_size_mlp", "dense_intermediate_size", "intermediate_size")
-RATIOS = ("expansion_ratio", "ffn_ratio")
+RATIOS = ("expansion_ratio", "ffn_ratio", "hidden_ratio")
 
 
 def has_experts(config: Config) -> bool:
@@ -37,7 +37,7 @@ def dense_width(config: Config, layer: int, *, gated: bool) -> int | None:
     if width is not None and config.flag("block_auto_adjust_ff_dim"):
         width = _adjusted(config, width)
     if width is None:
-        width = _multiplied(config, layer) or _implied(config)
+        width = _multiplied(config, layer) or _projected(config) or _implied(config)
     if width is None:
         return None
     if gated and config.model_type in families.WIDTH_OF_BOTH:
@@ -81,6 +81,15 @@ def _multiplied(config: Config, layer: int) -> int | None:
     return int(width + divisor if width < 0.9 * exact else width)
 
 
+def _projected(config: Config) -> int | None:
+    """xLSTM: a multiple of the hidden size, rounded up (``xLSTMFeedForward``)."""
+    factor = config.number("ffn_proj_factor")
+    if factor is None:
+        return None
+    multiple = config.integer("ffn_round_up_to_multiple_of", 64)
+    return int(-(-config.count("hidden_size") * factor // multiple) * multiple)
+
+
 def _implied(config: Config) -> int | None:
     """Older architectures leave the width unsaid: a ratio to the hidden size, or four times."""
     if has_experts(config) and config.has("moe_intermediate_size"):
@@ -89,6 +98,8 @@ def _implied(config: Config) -> int | None:
     ratio = next((found for key in keys if (found := config.number(key))), None)
     if ratio:
         return int(config.count("hidden_size") * ratio)
+    if config.model_type in ("rwkv5", "rwkv6"):
+        return int(config.count("hidden_size") * 3.5) // 32 * 32
     if config.model_type in families.UNGATED:
         return 4 * config.count("hidden_size")
     return None
