@@ -19,11 +19,11 @@ from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder, SeriesPoint
 from kvplan.engine.replica import Replica
 from kvplan.engine.router import ReplicaView, make_router
+from kvplan.engine.strategy import Strategy, strategy_engine
 from kvplan.errors import UsageError
 from kvplan.traces.request import Request
 
 if TYPE_CHECKING:
-    from kvplan.engine.engine import Strategy
     from kvplan.engine.sglang.config import SglangConfig
 
 _SUMMED = (
@@ -61,8 +61,6 @@ def _member(
     if strategy is None:
         assert not isinstance(config, EngineConfig)
         return SglangReplica(config, latency, recorder)
-    from kvplan.engine.engine import strategy_engine
-
     engine = strategy_engine(strategy, config, latency, recorder)
     assert isinstance(engine, Replica | SglangReplica), "a strategy behind a router makes replicas"
     return engine

@@ -2,77 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.instance import make_replica, one_full_group, simulated_in_segments
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
+from kvplan.engine.strategy import Engine, Strategy, strategy_engine
 from kvplan.errors import UnknownName, UsageError
-from kvplan.traces.request import Request
 
 if TYPE_CHECKING:
     from kvplan.engine.sglang.config import SglangConfig
 
 ENGINES = ("fast", "reference")
-
-
-class Engine(Protocol):
-    """Something that serves a stream of requests and writes to its recorder."""
-
-    def run(self, requests: Iterable[Request] | Arrivals) -> None:
-        """Serve the requests, in order of arrival, until all are finished."""
-        ...
-
-    def close(self) -> None:
-        """Bring the recorder's totals up to date; also after an interrupted run."""
-        ...
-
-
-class Strategy(Protocol):
-    """What is done differently from the plain engine: tiers, another allocation, separate prefill, ...
-
-    One whose engines are a ``Replica`` each, that can be given requests one by one, says so with a class
-    variable ``behind_router``; then several replicas can have it, each for itself. One whose engines cannot
-    drop a request says so with ``holds_on``: its clients wait for ever. One whose steps take what the latency
-    model answers, which is asked once for each and for nothing else, says so with ``asks_once``. One of
-    SGLang's scheduler has a method ``sglang_engine``, like ``engine`` with a ``SglangConfig``.
-    """
-
-    @property
-    def name(self) -> str:
-        """As a scenario calls it."""
-        ...
-
-    def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> Engine:
-        """One deployment with this strategy.
-
-        Raises:
-            UsageError: the strategy does not go with these engine options (says which, and why).
-        """
-        ...
-
-
-def strategy_engine(
-    strategy: Strategy, config: EngineConfig | SglangConfig, latency: LatencyModel, recorder: Recorder
-) -> Engine:
-    """One deployment with a strategy.
-
-    Raises:
-        UsageError: the strategy does not go with this engine or its options.
-    """
-    if isinstance(config, EngineConfig):
-        return strategy.engine(config, latency, recorder)
-    build: Callable[[SglangConfig, LatencyModel, Recorder], Engine] | None = getattr(
-        strategy, "sglang_engine", None
-    )
-    if build is None:
-        raise UsageError(
-            f"{strategy.name} is simulated on vLLM's scheduler only", where="engine.kind", hint="use vllm"
-        )
-    return build(config, latency, recorder)
 
 
 def make_engine(

@@ -22,7 +22,7 @@ from dataclasses import replace
 
 from kvplan.engine.protocols import LatencyModel, StepBatch
 from kvplan.latency.assumption import Assumption
-from kvplan.latency.build import Clock
+from kvplan.latency.clock import Clock
 from kvplan.latency.graphs import Launching
 from kvplan.latency.normals import Draw
 from kvplan.latency.parts import StepParts

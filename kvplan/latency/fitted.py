@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kvplan.errors import SpecError, UnknownName
 
 if TYPE_CHECKING:
-    from kvplan.latency.build import Target
+    from kvplan.latency.clock import Target
 
 SCHEMA = "kvplan.engine-fit/1"
 MAX_BYTES = 1 << 20

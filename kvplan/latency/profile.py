@@ -23,7 +23,7 @@ from kvplan.latency.step import StepTables, build_tables
 from kvplan.provenance import InputFile, input_file
 
 if TYPE_CHECKING:
-    from kvplan.latency.build import Clock, Target
+    from kvplan.latency.clock import Clock, Target
     from kvplan.latency.fit.profile_file import ProfileFile
 
 OVERHEAD_SPREAD = math.log(1.6) / 1.645
@@ -201,7 +201,7 @@ def profile_clock(parameters: Mapping[str, Any], target: Target) -> Clock:
         UnknownName: no such profile or parameter.
         SpecError: the profile is damaged, of another GPU, or lacks a kernel this model needs.
     """
-    from kvplan.latency.build import Clock
+    from kvplan.latency.clock import Clock
     from kvplan.latency.fit.profile_file import read_profile
     from kvplan.latency.kernel_set import KernelSet
     from kvplan.latency.link import KEYS, beyond_a_node, exchange_of

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.engine import Strategy
+from kvplan.engine.strategy import Strategy
 from kvplan.latency.assumption import Assumption
 
 

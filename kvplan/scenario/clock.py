@@ -6,7 +6,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kvplan.latency.build import Clock, build_latency
+from kvplan.latency.build import build_latency
+from kvplan.latency.clock import Clock
 from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.schema import Scenario
 

@@ -23,15 +23,16 @@ from kvplan.latency.transfer import (
 )
 from kvplan.scenario.chosen import Chosen
 from kvplan.scenario.clock import clock_of
-from kvplan.scenario.deployment import Deployment, resolve_deployment
+from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.pools import own_scenario
+from kvplan.scenario.resolve import resolve_deployment
 from kvplan.scenario.schema import Scenario, SglangPart
 from kvplan.scenario.schema.disaggregation import DisaggregationPart, PoolPart
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kvplan.latency.build import Clock
+    from kvplan.latency.clock import Clock
     from kvplan.sizing.report import SizeReport
     from kvplan.specs.schema import GpuSpec
 

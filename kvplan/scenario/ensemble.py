@@ -25,7 +25,7 @@ from typing import Any
 
 from kvplan.engine.protocols import LatencyModel
 from kvplan.errors import KvplanError
-from kvplan.latency.build import Band, Clock
+from kvplan.latency.clock import Band, Clock
 from kvplan.latency.normals import DIMENSIONS, Draw, design
 from kvplan.scenario.clients import Clients
 from kvplan.scenario.intervals import LARGEST_WORKLOAD, NO_CLAIM, Interval, Intervals

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kvplan.engine.engine import Strategy
 from kvplan.engine.reuse.pins import PinRule
 from kvplan.engine.reuse.strategy import PrefixReuse
+from kvplan.engine.strategy import Strategy
 from kvplan.scenario.schema import CachePart
 
 

@@ -12,14 +12,15 @@ from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.recorder import UNHELD, Recorder, RequestRow
 from kvplan.errors import KvplanError
 from kvplan.latency.assumption import Assumption
-from kvplan.latency.build import Clock
+from kvplan.latency.clock import Clock
 from kvplan.provenance import provenance
 from kvplan.scenario.clients import Watched
 from kvplan.scenario.clock import clock_of
-from kvplan.scenario.deployment import Deployment, resolve_deployment
+from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.intervals import LARGEST_WORKLOAD, NO_CLAIM, Intervals
 from kvplan.scenario.offered import Offered
 from kvplan.scenario.rent import Rent, rent_of
+from kvplan.scenario.resolve import resolve_deployment
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.step_time import StepTime, listen
 from kvplan.scenario.summary import (

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from kvplan.scenario.deployment import Deployment, resolve_deployment
+from kvplan.scenario.deployment import Deployment
+from kvplan.scenario.resolve import resolve_deployment
 from kvplan.scenario.schema import Scenario
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kvplan.engine.protocols import LatencyModel
-from kvplan.latency.build import Clock
+from kvplan.latency.clock import Clock
 from kvplan.latency.parts import Explained, StepParts
 from kvplan.latency.step_sample import StepSample
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.engine import Engine, Strategy, make_engine
+from kvplan.engine.engine import make_engine
 from kvplan.engine.instance import one_full_group
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
+from kvplan.engine.strategy import Engine, Strategy
 from kvplan.errors import UsageError
 from kvplan.latency.assumption import Assumption
 from kvplan.scenario.chosen import Chosen

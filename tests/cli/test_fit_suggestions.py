@@ -11,8 +11,8 @@ import pytest
 
 from kvplan.cli.app import run
 from kvplan.engine.config import EngineConfig
-from kvplan.scenario.deployment import resolve_deployment
 from kvplan.scenario.load import load_scenario
+from kvplan.scenario.resolve import resolve_deployment
 from kvplan.specs.catalog import entries
 from kvplan.specs.document import YamlDocument
 

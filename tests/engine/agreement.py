@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from kvplan.engine.engine import Engine
 from kvplan.engine.recorder import Recorder
+from kvplan.engine.strategy import Engine
 
 Make = Callable[[Recorder], Engine]
 

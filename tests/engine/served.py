@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.engine import Engine
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.protocols import StepBatch
 from kvplan.engine.recorder import Metric, Recorder, RequestRow, SeriesPoint
+from kvplan.engine.strategy import Engine
 from kvplan.traces.request import Request
 
 

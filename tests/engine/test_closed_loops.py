@@ -22,7 +22,7 @@ from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.clients import Conversations, InFlightLimit
 from kvplan.engine.cluster import Cluster
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.engine import Engine, make_engine
+from kvplan.engine.engine import make_engine
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.holding.strategy import SlotAllocation
 from kvplan.engine.hybrid.replica import HybridReplica
@@ -39,6 +39,7 @@ from kvplan.engine.router import ROUTERS
 from kvplan.engine.sampling.replica import SamplingEngine, SamplingRule
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.replica import SglangReplica
+from kvplan.engine.strategy import Engine
 from kvplan.engine.tiers.stack import TierSpec
 from kvplan.engine.tiers.strategy import Tiers
 from kvplan.errors import UsageError

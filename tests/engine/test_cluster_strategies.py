@@ -15,7 +15,7 @@ from workloads import cases
 
 from kvplan.engine.cluster import Cluster
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.engine import Strategy, make_engine
+from kvplan.engine.engine import make_engine
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.holding.strategy import SlotAllocation
 from kvplan.engine.offloading.strategy import Offloading
@@ -24,6 +24,7 @@ from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.reuse.pins import PinRule
 from kvplan.engine.reuse.strategy import PrefixReuse
 from kvplan.engine.router import ROUTERS
+from kvplan.engine.strategy import Strategy
 from kvplan.engine.tiers.stack import TierSpec
 from kvplan.engine.tiers.strategy import Tiers
 from kvplan.errors import UsageError

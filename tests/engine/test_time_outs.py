@@ -18,7 +18,6 @@ from workloads import cases
 
 from kvplan.engine.cluster import Cluster
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.engine import Engine
 from kvplan.engine.errors import EngineStuck, OutOfKvMemory
 from kvplan.engine.holding.laws import Capped
 from kvplan.engine.holding.placed import GrowthRule
@@ -36,6 +35,7 @@ from kvplan.engine.reuse.strategy import PrefixReuse
 from kvplan.engine.router import ROUTERS
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.replica import SglangReplica
+from kvplan.engine.strategy import Engine
 from kvplan.engine.tiers.stack import TierSpec
 from kvplan.engine.tiers.strategy import Tiers
 from kvplan.errors import UsageError

@@ -10,12 +10,12 @@ from typing import Any
 from recorded_runs import request
 
 from kvplan.engine.arrivals import Arrivals
-from kvplan.engine.engine import Engine
 from kvplan.engine.impatient import Impatient
 from kvplan.engine.patience import Patience
 from kvplan.engine.protocols import StepBatch
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.speculation.acceptance import Acceptance
+from kvplan.engine.strategy import Engine
 from kvplan.latency.linear import LinearLatency
 
 

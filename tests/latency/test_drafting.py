@@ -7,7 +7,8 @@ from functools import cache
 import pytest
 
 from kvplan.engine.protocols import StepBatch
-from kvplan.latency.build import Clock, build_latency
+from kvplan.latency.build import build_latency
+from kvplan.latency.clock import Clock
 from kvplan.latency.drafting import DraftingLatency, drafting_clock, own_drafter
 from kvplan.latency.parts import Explained
 from kvplan.sizing.parallel import Parallel

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError
-from kvplan.latency.build import Clock, build_latency
+from kvplan.latency.build import build_latency
+from kvplan.latency.clock import Clock
 from kvplan.latency.graphs import (
     ALWAYS_GRAPHS,
     ATTENTION_KERNELS,

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvplan.engine.protocols import StepBatch
-from kvplan.latency.build import Clock, build_latency
+from kvplan.latency.build import build_latency
+from kvplan.latency.clock import Clock
 from kvplan.latency.link import Exchange
 from kvplan.latency.ring import LSE_BYTES, Ring, chunk_in_flight_bytes, ring_of
 from kvplan.latency.work import StepWork, step_work

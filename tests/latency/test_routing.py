@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError, UsageError
-from kvplan.latency.build import Clock, build_latency
+from kvplan.latency.build import build_latency
+from kvplan.latency.clock import Clock
 from kvplan.latency.routing import SKEW, Routing
 from kvplan.latency.work import step_work
 from kvplan.scenario.load import load_scenario

@@ -11,9 +11,9 @@ import pytest
 from kvplan.errors import KvplanError, SpecError
 from kvplan.scenario.audit import audit_result
 from kvplan.scenario.axes import parse_axis
-from kvplan.scenario.deployment import resolve_deployment
 from kvplan.scenario.load import load_scenario
 from kvplan.scenario.plan import Plan
+from kvplan.scenario.resolve import resolve_deployment
 from kvplan.scenario.run import Run
 from kvplan.scenario.sweep import Sweep
 from kvplan.scenario.tiers import launch_flags

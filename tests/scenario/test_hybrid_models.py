@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from kvplan.errors import UsageError
-from kvplan.scenario.deployment import resolve_deployment
 from kvplan.scenario.load import load_scenario
+from kvplan.scenario.resolve import resolve_deployment
 from kvplan.scenario.run import Run
 from kvplan.specs.catalog import load_model
 from kvplan.specs.resolve import resolve_model

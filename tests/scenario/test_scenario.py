@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from kvplan.errors import DataError, SpecError, UsageError
-from kvplan.scenario.deployment import resolve_deployment
 from kvplan.scenario.load import dump_scenario, load_scenario, parse_assignment
+from kvplan.scenario.resolve import resolve_deployment
 from kvplan.scenario.schema.names import CALLED_ELSEWHERE, NOT_SIMULATED
 from kvplan.scenario.schema.scenario import Scenario
 from kvplan.scenario.workload import open_workload

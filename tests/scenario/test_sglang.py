@@ -8,8 +8,8 @@ import pytest
 
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.errors import KvplanError, UsageError
-from kvplan.scenario.deployment import resolve_deployment
 from kvplan.scenario.load import dump_scenario, load_scenario
+from kvplan.scenario.resolve import resolve_deployment
 from kvplan.scenario.run import Run
 
 BASE = [

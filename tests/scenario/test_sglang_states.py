@@ -10,8 +10,9 @@ from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang_states.metrics import SECTION
 from kvplan.engine.sglang_states.strategy import RecurrentStates
 from kvplan.errors import UsageError
-from kvplan.scenario.deployment import Deployment, resolve_deployment
+from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.load import load_scenario
+from kvplan.scenario.resolve import resolve_deployment
 from kvplan.scenario.run import Run
 from kvplan.scenario.system import System, system_of
 

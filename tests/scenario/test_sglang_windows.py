@@ -8,8 +8,9 @@ import pytest
 
 from kvplan.engine.sglang_windows.strategy import WindowPools
 from kvplan.errors import UsageError
-from kvplan.scenario.deployment import Deployment, resolve_deployment
+from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.load import load_scenario
+from kvplan.scenario.resolve import resolve_deployment
 from kvplan.scenario.run import Run
 from kvplan.scenario.system import System, system_of
 

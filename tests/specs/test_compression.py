@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from kvplan.errors import SpecError
-from kvplan.scenario.deployment import resolve_deployment
 from kvplan.scenario.load import load_scenario
+from kvplan.scenario.resolve import resolve_deployment
 from kvplan.sizing.size import size_model
 from kvplan.sizing.weights import parameter_count, stage_weights
 from kvplan.specs.attention import CompressedAttention

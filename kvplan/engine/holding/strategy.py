@@ -8,7 +8,6 @@ from typing import ClassVar
 
 from kvplan.engine.blocks import BlockPool
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.engine import Engine
 from kvplan.engine.holding.dropping import Dropping
 from kvplan.engine.holding.holder import Holder
 from kvplan.engine.holding.laws import Law
@@ -17,6 +16,7 @@ from kvplan.engine.holding.replica import HoldingReplica, ObservedReplica
 from kvplan.engine.holding.space import Fit
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
+from kvplan.engine.strategy import Engine
 from kvplan.errors import UsageError
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.engine import Engine
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.reuse.pins import PinRule
 from kvplan.engine.reuse.replica import ReuseReplica
+from kvplan.engine.strategy import Engine
 from kvplan.errors import UsageError
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.engine import Engine
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sampling.replica import SamplingEngine, SamplingRule
+from kvplan.engine.strategy import Engine
 from kvplan.errors import UsageError
 
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.engine import Engine
 from kvplan.engine.instance import one_full_group, simulated_in_segments
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.speculation.acceptance import Acceptance
 from kvplan.engine.speculation.replica import DraftReplica
 from kvplan.engine.speculation.rules import DraftRules
+from kvplan.engine.strategy import Engine
 from kvplan.errors import UsageError
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from served import Clock, Served, request, serve
 from workloads import cases
 
 from kvplan.engine.config import CacheGroup, EngineConfig
-from kvplan.engine.engine import Engine
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.recorder import Recorder
@@ -24,6 +23,7 @@ from kvplan.engine.sampling.replica import SamplingRule
 from kvplan.engine.sampling.strategy import Sampling
 from kvplan.engine.scheduler_vllm import VllmScheduler
 from kvplan.engine.steady import SteadyDecodes
+from kvplan.engine.strategy import Engine
 from kvplan.errors import UsageError
 from kvplan.traces.request import Request
 
