@@ -41,9 +41,12 @@ def _not_simulated(report: "FitReport") -> bool:
 
 
 def _ranks_in_step(report: "FitReport") -> bool:
-    """Whether data-parallel attention is simulated: on vLLM, of one group of full attention."""
-    if report.serving.kind != "vllm" or report.parallel.dp > 1:
+    """Whether data-parallel attention is simulated: of one group of full attention, in one replica."""
+    if report.parallel.dp > 1:
         return False
+    if report.serving.kind == "sglang":
+        pages = report.binding.pool.pages
+        return all(page.store is not None and page.store.reach == "context" for page in pages)
     groups = report.binding.pool.layout(report.max_model_len).groups
     return [reach for page in groups if (reach := page.reach[0]) != "remainder"] == ["context"]
 

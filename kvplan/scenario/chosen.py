@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.strategy import Strategy
 from kvplan.latency.assumption import Assumption
+
+if TYPE_CHECKING:
+    from kvplan.engine.sglang.config import SglangConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,6 @@ class Chosen:
     strategy: Strategy
     assumptions: tuple[Assumption, ...] = ()
     warnings: tuple[str, ...] = ()
-    instances: tuple[EngineConfig, ...] | None = None
+    instances: tuple[EngineConfig | SglangConfig, ...] | None = None
     gpus: Mapping[str, int] | None = None
     perturbed: Callable[[Sequence[float]], Strategy] | None = None

@@ -17,24 +17,21 @@ def data_parallel_attention(scenario: Scenario, deployment: Deployment) -> Chose
     """One attention rank for each of ``parallel.tp`` GPUs.
 
     Raises:
-        UsageError: SGLang's scheduler, or context parallelism.
+        UsageError: context parallelism.
     """
     parallel, config = scenario.parallel, deployment.config
-    if not isinstance(config, EngineConfig):
-        raise UsageError(
-            "data-parallel attention is simulated on vLLM's scheduler only",
-            where="engine.kind",
-            hint="use vllm",
-        )
     if parallel.cp > 1:
         raise UsageError(
             f"with data-parallel attention a sequence lives on one rank, not on cp {parallel.cp} of them",
             where=WHERE,
             hint="use one of the two",
         )
-    strategy = DataParallelAttention(parallel.tp, scenario.routing.ranks)
+    on_vllm = isinstance(config, EngineConfig)
+    router = scenario.routing.ranks or ("least-loaded" if on_vllm else "round-robin")
     text = "ranks in step: a step lasts as long as the clock says for the slowest rank"
     if scenario.latency.model != "linear":
         text += "'s own attention, and for dense and expert layers with the tokens of all ranks together"
-    assumed = Assumption(WHERE, parallel.tp, text)
-    return Chosen(strategy, (assumed,), (), (config,) * parallel.tp)
+    assumed = [Assumption(WHERE, parallel.tp, text)]
+    if scenario.routing.ranks is None:
+        assumed.append(Assumption("routing.ranks", router, "as the engine deals requests to ranks"))
+    return Chosen(DataParallelAttention(parallel.tp, router), tuple(assumed), (), (config,) * parallel.tp)

@@ -23,6 +23,9 @@ DEFAULT_CONTEXT_LENGTH = 131_072
 DEFAULT_CHUNKED_PREFILL_SIZE = 8192
 """SGLang's on GPUs of 60 to 160 GiB, used where no GPU is named."""
 
+RANKS_DARE = 0.3
+"""How much less SGLang keeps back for answers below data-parallel attention (``handle_data_parallelism``)."""
+
 DEFAULT_PAGE_SIZE = 1
 """SGLang's, used where no model and GPU are named whose kernels want another."""
 
@@ -60,14 +63,18 @@ def sglang_config(
         chunk = fit.serving.max_num_batched_tokens if fit else DEFAULT_CHUNKED_PREFILL_SIZE
         chunk -= chunk % page
         assumed.append(Assumption("engine.chunked_prefill_size", chunk, "the engine's default on this GPU"))
+    ranks = scenario.parallel.tp if scenario.parallel.dp_attention else 1
+    chunk //= ranks
     if fit is not None and engine.mem_fraction_static is None:
         share = fit.serving.utilization
         assumed.append(Assumption("engine.mem_fraction_static", share, "the engine's default on this GPU"))
     drafts = scenario.speculative is not None
-    running = _running(engine, fit, pool, context, drafts=drafts)
+    running = _running(engine, fit, pool, context, drafts=drafts, ranks=ranks)
     states = state_rules(scenario, fit, page)
     rule = "SGLang's rule for this pool"
-    if drafts and running == SEQUENCES_BESIDE_DRAFTS:
+    if engine.max_running_requests is not None and ranks > 1:
+        rule = f"of each of {ranks} ranks, which share {engine.max_running_requests}"
+    elif drafts and running == SEQUENCES_BESIDE_DRAFTS // ranks:
         rule = "SGLang's rule beside drafts"
     config = SglangConfig(
         pool_tokens=pool,
@@ -77,7 +84,7 @@ def sglang_config(
         chunked_prefill_size=chunk,
         max_prefill_tokens=engine.max_prefill_tokens,
         schedule_policy=engine.schedule_policy,
-        schedule_conservativeness=engine.schedule_conservativeness,
+        schedule_conservativeness=engine.schedule_conservativeness * (RANKS_DARE if ranks > 1 else 1.0),
         radix_eviction_policy=engine.radix_eviction_policy,
         disable_radix_cache=engine.disable_radix_cache,
         enable_mixed_chunk=engine.enable_mixed_chunk,
@@ -111,14 +118,17 @@ def _page_size(engine: SglangPart, fit: FitReport | None) -> int:
     return fit.block_size if fit is not None else engine.page_size or DEFAULT_PAGE_SIZE
 
 
-def _running(engine: SglangPart, fit: FitReport | None, pool: int, context: int, *, drafts: bool) -> int:
-    """Requests at a time: as given, but no more than SGLang lets the pool have."""
+def _running(
+    engine: SglangPart, fit: FitReport | None, pool: int, context: int, *, drafts: bool, ranks: int
+) -> int:
+    """Requests at a time: as given to all ranks, but no more than SGLang lets the pool have."""
     from kvplan.sizing.serving import engine_version
     from kvplan.sizing.sglang.pool import running_requests
 
     version = fit.serving.version if fit is not None else engine_version("sglang", engine.version)
     given = engine.max_running_requests or (SEQUENCES_BESIDE_DRAFTS if drafts else None)
-    return running_requests(version, pool, context, given=given)
+    shared = None if given is None else max(given // ranks, 1)
+    return running_requests(version, pool, context, given=shared)
 
 
 def _pool_tokens(scenario: Scenario, engine: SglangPart, fit: FitReport | None, page: int) -> int:

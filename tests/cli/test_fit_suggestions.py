@@ -141,7 +141,7 @@ def test_every_model_that_is_simulated_has_the_same_pool(capsys: pytest.CaptureF
     [
         ("llama-3.1-70b --gpu t4", "does not fit"),
         ("deepseek-v3 --gpu b300 --gpus 8 --draft", "drafts"),
-        ("llama-3.1-8b --gpu h100 --tp 2 --dp-attention --engine sglang", "ranks in step are vLLM's"),
+        ("gpt-oss-20b --gpu h100 --tp 2 --dp-attention --engine sglang", "ranks in step have windows"),
         ("gemma-3-4b --gpu h100 --tp 2 --dp-attention", "ranks in step have windows"),
         ("llama-3.1-8b --gpu h100 --gpus 4 --tp 2 --dp-attention", "ranks in step are replicated"),
         ("llama-3.1-8b --gpu b200 --engine sglang --max-num-batched-tokens 3000", "chunks split pages"),

@@ -32,8 +32,8 @@ class Watched(StateReplica):
         self.slots: list[str] = []
         super().__init__(*args)
 
-    def _record(self, plan: SglangPlan, clock: float) -> None:
-        super()._record(plan, clock)
+    def record(self, plan: SglangPlan, clock: float) -> None:
+        super().record(plan, clock)
         if plan.batch.scheduled_tokens or plan.retracted:
             pool, index = self.states.pool, self.states.pool.index
             self.slots.append(f"{pool.free_slots},{index.states},{len(index.unheld_states)}")

@@ -8,6 +8,7 @@ import pytest
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.protocols import JointLatency, StepBatch
+from kvplan.engine.sglang.config import SglangConfig
 from kvplan.errors import KvplanError
 from kvplan.reporting.result import Result
 from kvplan.scenario.conservation import check_laws
@@ -65,7 +66,16 @@ def test_each_rank_has_the_pool_of_a_latent_model_without_copies() -> None:
         ({"parallel.replicas": 2}, "parallel.replicas", "one replica"),
         ({"routing.ranks": "vllm"}, "", "routing policy"),
         ({"disaggregation.bytes_per_token": 1}, "", "disaggregation and data-parallel attention"),
-        ({"engine.kind": "sglang"}, "engine.kind", "vLLM"),
+        (
+            {
+                "engine.kind": "sglang",
+                "tiers.host.memory": "1GiB",
+                "tiers.block_bytes": 1000,
+                "tiers.host.link": "pcie5-x16",
+            },
+            "",
+            "data-parallel attention",
+        ),
     ],
 )
 def test_what_is_refused(flags: dict[str, Any], where: str, text: str) -> None:
@@ -122,3 +132,59 @@ def test_one_rank_of_a_latent_model_reads_a_share_of_what_all_would() -> None:
     assert isinstance(split, JointLatency)
     together = split.step_seconds(decode(8, 30_000)) + split.joint_seconds(64)
     assert together < 0.8 * plain.step_seconds(long)
+
+
+SGLANG = {**LINEAR, **CHAT, "engine.kind": "sglang", "cache.blocks": 60_000, "parallel.tp": 4,
+          "parallel.dp_attention": True}  # fmt: skip
+
+
+def test_sglang_deals_its_options_to_ranks() -> None:
+    """``handle_data_parallelism`` and ``resolve_max_num_reqs``: chunks and requests are those of all ranks."""
+    run = run_of({**SGLANG, "engine.chunked_prefill_size": 4096, "engine.max_running_requests": 50})
+    config = run.deployment.config
+    assert isinstance(config, SglangConfig)
+    assert (config.chunked_prefill_size, config.max_running_requests) == (1024, 12)
+    assert config.schedule_conservativeness == 0.3
+    assert config.pool_tokens == 60_000
+    run.execute()
+    document = run.result(["kvplan", "simulate"])
+    Result.model_validate(document)
+    assert all(check.passed for check in check_laws(document))
+    assert document["pool"]["num_blocks"] == 4 * 60_000
+    found = {metric["name"]: metric["value"] for metric in document["strategies"]["dp_attention"]}
+    assert found["ranks"] == 4
+    # SGLang deals in turn: 60 requests are 15 for each.
+    assert (found["most_finished"], found["least_finished"]) == (15, 15)
+    assumed = {item["name"]: item["value"] for item in document["assumptions"]}
+    assert assumed["routing.ranks"] == "round-robin"
+    assert assumed["engine.max_running_requests"] == 12
+
+
+def test_more_ranks_than_requests_leave_each_one() -> None:
+    config = run_of({**SGLANG, "engine.max_running_requests": 2}).deployment.config
+    assert isinstance(config, SglangConfig)
+    assert config.max_running_requests == 1
+
+
+def test_one_rank_of_sglang_is_its_engine() -> None:
+    one = {**SGLANG, "parallel.tp": 1}
+    ours, plain = (run_of({**one, "parallel.dp_attention": split}) for split in (True, False))
+    documents = []
+    for run in (ours, plain):
+        run.execute()
+        documents.append(run.result(["kvplan", "simulate"]))
+    assert ours.deployment.config == plain.deployment.config
+    for part in ("totals", "latency"):
+        assert documents[0][part] == documents[1][part]
+
+
+def test_a_latent_model_on_sglang_has_eight_pools() -> None:
+    flags = {**LINEAR, **CHAT, "model": "deepseek-v3", "gpu": "h200-sxm", "parallel.tp": 8,
+             "weights_dtype": "fp8", "engine.kind": "sglang", "parallel.dp_attention": True}  # fmt: skip
+    run = run_of(flags)
+    config, fit = run.deployment.config, run.deployment.fit
+    assert isinstance(config, SglangConfig)
+    assert fit is not None
+    assert config.pool_tokens == fit.kv_tokens
+    assert config.chunked_prefill_size == 8192 // 8
+    assert config.max_running_requests == fit.max_num_seqs

@@ -63,10 +63,10 @@ class HierarchicalReplica(SglangReplica):
         self.copies.fence = device_free
         return clock, device_free, in_flight
 
-    def _deliver(self, plan: SglangPlan, clock: float) -> bool:
+    def deliver(self, plan: SglangPlan, clock: float) -> bool:
         """As the base class; then what was inserted is sent to the host."""
         self.copies.now = clock
-        heard = super()._deliver(plan, clock)
+        heard = super().deliver(plan, clock)
         self.copies.flush()
         return heard
 

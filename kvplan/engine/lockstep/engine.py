@@ -6,32 +6,16 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf, nextafter
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-from kvplan.engine.arrivals import Arrivals, arrivals_of, serve
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.lockstep.coast import Part, quiet_parts
+from kvplan.engine.lockstep.ranks import RankGroup
 from kvplan.engine.plan import StepPlan
-from kvplan.engine.protocols import JointLatency, LatencyModel
-from kvplan.engine.recorder import Metric, Recorder, SeriesPoint
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder
 from kvplan.engine.replica import Replica
-from kvplan.engine.router import make_router
-from kvplan.traces.request import Request
-
-if TYPE_CHECKING:
-    from kvplan.engine.patience import Patience
-
-_SUMMED = (
-    "requests", "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks",
-    "allocated_blocks", "peak_used_blocks", "peak_running", "peak_waiting",
-)  # fmt: skip
-
-_NEVER = 1 << 62
-
-
-def _nothing(tokens: int) -> float:
-    return 0.0
 
 
 def _tokens(plans: Iterable[StepPlan]) -> int:
@@ -61,70 +45,33 @@ class Group:
         return any(plan.first or plan.finish or plan.samples for plan in self.plans)
 
 
-class LockstepEngine:
+class LockstepEngine(RankGroup[Replica]):
     """Ranks in step. With one rank it decides and times what a ``Replica`` does.
-
-    Rows of all ranks go to the one recorder. Decision lines carry the rank's number and a tab in front; a
-    rank with nothing to do has none. ``steps`` counts those of all ranks together once; other totals are sums
-    (peaks: of the ranks' own peaks).
 
     Args:
         ranks: how many.
-        router: deals requests to ranks when they arrive.
+        router, latency, recorder: as in ``RankGroup``; ``latency`` also times each rank's part of a step.
         config: options of each rank: its own blocks, its own limits.
-        latency: how long a rank needs for its part of a step, and all for what they do together
-            (``JointLatency``).
     """
 
     def __init__(
         self, ranks: int, router: str, config: EngineConfig, latency: LatencyModel, recorder: Recorder
     ) -> None:
+        super().__init__(router, latency, recorder)
         self.config = config
-        self.recorder = recorder
-        self.router = make_router(router)
-        self.ranks = [Replica(config, latency, self._recorder_of(index)) for index in range(ranks)]
-        self.clock = 0.0
+        self.ranks = [Replica(config, latency, self.recorder_of(index)) for index in range(ranks)]
         self._device_free = 0.0
         self._in_flight: deque[Group] = deque()
         self._idle = [StepPlan()] * ranks
         self._depth = 2 if config.async_scheduling else 1
-        self.stops = self.stopped = False
-        """See ``Stepped``."""
         self._interval = config.prefill_schedule_interval if ranks > 1 else 1
         self._calls = 0
         """Steps planned since all ranks were idle."""
-        self._idle_steps = 0
-        self._busy_s = self._own_s = 0.0
-        self._joint = latency.joint_seconds if isinstance(latency, JointLatency) else _nothing
 
-    def _recorder_of(self, index: int) -> Recorder:
-        whole = self.recorder
-        log = whole.on_decision
-        own = Recorder(
-            on_request=whole.finished,
-            on_rejected=whole.rejected,
-            on_timed_out=whole.timed_out,
-            on_decision=None if log is None else (lambda line: log(f"{index}\t{line}")),
-        )
-        own.series_stride = _NEVER  # the series is that of all ranks together
-        return own
-
-    def run(self, requests: Iterable[Request] | Arrivals) -> None:
-        """Serve the requests, which arrive in the order given."""
-        serve(self, arrivals_of(requests, self.recorder))
-
-    def expect(self, patience: Patience) -> None:
-        """See ``Stepped``."""
-        for rank in self.ranks:
-            rank.expect(patience)
-
-    def push(self, request: Request) -> None:
-        """A request arrives and is dealt to a rank; ``advance`` must have been called up to its arrival."""
-        if request.arrival_s > self.clock and not self._waits and not self._in_flight:
-            self.clock = request.arrival_s
-        rank = self.ranks[self.router.choose(request, self.ranks)]
-        rank.clock = self.clock
-        rank.push(request)
+    @property
+    def busy(self) -> bool:
+        """Whether anything is left to do."""
+        return self._waits or bool(self._in_flight)
 
     @property
     def _waits(self) -> bool:
@@ -173,45 +120,13 @@ class LockstepEngine:
         ]
         end = clock
         if needed:
-            end = self._device_free = max(clock, self._device_free) + self._account(needed, _tokens(plans))
+            end = self._device_free = max(clock, self._device_free) + self.account(needed, _tokens(plans))
         group = Group(tuple(plans), end)
         for rank, plan in zip(self.ranks, plans, strict=True):
             rank.record(plan, clock)
         if needed or group.preempts:
-            self._note(clock)
+            self.note(clock)
         return group
-
-    def _account(self, needed: list[float], tokens: int) -> float:
-        """The step's seconds: those of the slowest rank, and what all do together for ``tokens`` tokens."""
-        joint = self._joint(tokens)
-        slowest = max(needed) + joint
-        own = 0.0
-        for seconds in needed:  # one by one, as bulk steps add them
-            own += seconds + joint
-        self._busy_s += slowest * len(self.ranks)
-        self._own_s += own
-        self._idle_steps += len(self.ranks) - len(needed)
-        return slowest
-
-    def _note(self, clock: float) -> None:
-        """Count a step, and write a point of the series where one is due."""
-        recorder = self.recorder
-        totals = recorder.totals
-        if recorder.wants_point(totals.steps):
-            schedulers = [rank.scheduler for rank in self.ranks]
-            recorder.point(
-                SeriesPoint(
-                    clock,
-                    sum(rank.used_blocks for rank in self.ranks),
-                    sum(scheduler.pool.cached for scheduler in schedulers),
-                    sum(len(scheduler.running) for scheduler in schedulers),
-                    sum(len(scheduler.waiting) for scheduler in schedulers),
-                    sum(scheduler.queried_tokens for scheduler in schedulers),
-                    sum(scheduler.hit_tokens for scheduler in schedulers),
-                    sum(scheduler.preemptions for scheduler in schedulers),
-                )
-            )
-        totals.steps += 1
 
     def _deliver(self, group: Group, flying: Iterable[Group]) -> None:
         """What a step brings, after those have left who have given up meanwhile."""
@@ -259,7 +174,7 @@ class LockstepEngine:
                 part.rank.scheduler.prefill_capacity_bound = part.rank.scheduler.left_over()
         self._calls += done
         recorder.totals.steps += done - 1
-        self._note(began)
+        self.note(began)
         ended = group = Group(tuple(plans), self._device_free)
         if before is not None:
             in_flight[0], ended = group, before
@@ -291,27 +206,3 @@ class LockstepEngine:
             done += 1
         self.clock, self._device_free, self._busy_s, self._own_s = clock, device_free, busy_s, own_s
         return done
-
-    def close(self) -> None:
-        """Bring totals and metrics up to date; also after an interrupted run."""
-        totals = self.recorder.totals
-        for rank in self.ranks:
-            rank.close()
-        for name in _SUMMED:
-            setattr(totals, name, sum(getattr(rank.recorder.totals, name) for rank in self.ranks))
-        self.recorder.settle()
-        served = [rank.recorder.totals.finished for rank in self.ranks]
-        hottest = [rank.recorder.totals.peak_used_blocks for rank in self.ranks]
-        waited = 1 - self._own_s / self._busy_s if self._busy_s else 0.0
-        parts = totals.steps * len(self.ranks)
-        self.recorder.sections["dp_attention"] = [
-            Metric("ranks", len(self.ranks), "1", "attention ranks in step, each with a pool of its own"),
-            Metric("waited", waited, "1", "share of the ranks' time spent waiting for the slowest one"),
-            Metric(
-                "idle", self._idle_steps / parts if parts else 0.0, "1", "share of steps a rank ran empty"
-            ),
-            Metric("most_finished", max(served), "requests", "served by one rank"),
-            Metric("least_finished", min(served), "requests", "served by one rank"),
-            Metric("most_peak_used_blocks", max(hottest), "blocks", "of one rank"),
-            Metric("least_peak_used_blocks", min(hottest), "blocks", "of one rank"),
-        ]

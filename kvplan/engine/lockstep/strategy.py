@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.lockstep.engine import LockstepEngine
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.errors import UsageError
+
+if TYPE_CHECKING:
+    from kvplan.engine.lockstep.sglang import SglangLockstepEngine
+    from kvplan.engine.sglang.config import SglangConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,10 @@ class DataParallelAttention:
         """As a scenario calls it."""
         return "data-parallel attention"
 
+    def _check(self) -> None:
+        if self.ranks < 1:
+            raise UsageError(f"data-parallel attention needs at least one rank, not {self.ranks}")
+
     def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> LockstepEngine:
         """See ``Strategy``.
 
@@ -30,8 +39,7 @@ class DataParallelAttention:
             UsageError: no ranks, a pool of several layer groups, an eviction policy that needs the future.
             UnknownName: no such routing policy.
         """
-        if self.ranks < 1:
-            raise UsageError(f"data-parallel attention needs at least one rank, not {self.ranks}")
+        self._check()
         if len(config.groups) != 1 or config.groups[0].kind != "full":
             kinds = ", ".join(group.kind for group in config.groups)
             raise UsageError(
@@ -47,3 +55,17 @@ class DataParallelAttention:
                 hint="use lru",
             )
         return LockstepEngine(self.ranks, self.router, config, latency, recorder)
+
+    def sglang_engine(
+        self, config: SglangConfig, latency: LatencyModel, recorder: Recorder
+    ) -> SglangLockstepEngine:
+        """See ``Strategy``.
+
+        Raises:
+            UsageError: no ranks.
+            UnknownName: no such routing policy.
+        """
+        from kvplan.engine.lockstep.sglang import SglangLockstepEngine
+
+        self._check()
+        return SglangLockstepEngine(self.ranks, self.router, config, latency, recorder)

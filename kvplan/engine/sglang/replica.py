@@ -56,7 +56,7 @@ class SglangReplica:
         self.stops = self.stopped = False
         """See ``Stepped``."""
         self._deadlines: Deadlines[SglangRequest] | None = None
-        self._gives_up_s = _NEVER
+        self.gives_up_s = _NEVER
         """No client gives up before."""
 
     def make_scheduler(self) -> SglangScheduler:
@@ -87,7 +87,7 @@ class SglangReplica:
         self.scheduler.add(live)
         if self._deadlines is not None:
             self._deadlines.watch(live)
-            self._give_up(self.clock)
+            self.give_up(self.clock)
 
     def rejection(self, request: Request) -> str | None:
         """Why this request is not served, or None if it is."""
@@ -104,19 +104,19 @@ class SglangReplica:
         self.stopped = False
         while True:
             # Before the next batch is made, as whoever tries again may have sent what belongs into it.
-            if clock > self._gives_up_s:
-                self._give_up(clock)
+            if clock > self.gives_up_s:
+                self.give_up(clock)
             if clock >= until or self.stopped:
                 break
             if not scheduler.has_requests:
                 scheduler.idle()
                 break
-            if not self.logging and self._quiet(in_flight):
+            if not self.logging and (in_flight or not scheduler.overlap) and self.quiet():
                 clock, device_free, in_flight = self._coast(clock, device_free, in_flight, until)
-                if clock >= until or clock > self._gives_up_s:
+                if clock >= until or clock > self.gives_up_s:
                     continue
             plan, clock = self._plan(clock)
-            self._record(plan, clock)
+            self.record(plan, clock)
             before, in_flight = in_flight, None
             if plan.batch.scheduled_tokens:
                 start = clock if clock > device_free else device_free
@@ -129,11 +129,11 @@ class SglangReplica:
                 if due[1] > clock:
                     clock = due[1]
                 self._stalled = False
-                if self._deliver(due[0], clock) and self.stops:
+                if self.deliver(due[0], clock) and self.stops:
                     self.stopped = True
             elif not plan.batch.scheduled_tokens:
                 if self._stalled and not plan.retracted and (scheduler.waiting or scheduler.chunked):
-                    clock = self._wait(clock, min(until, nextafter(self._gives_up_s, _NEVER)))
+                    clock = self._wait(clock, min(until, nextafter(self.gives_up_s, _NEVER)))
                 self._stalled = True
             else:
                 self._stalled = False
@@ -145,7 +145,7 @@ class SglangReplica:
 
     def _launch(self, plan: SglangPlan, start: float) -> float:
         """The device begins with a batch; returns when it is through."""
-        return start + self._step_seconds(plan.batch)
+        return start + self.step_seconds(plan.batch)
 
     def _wait(self, clock: float, until: float) -> float:
         """Nothing runs, and nobody who waits fits: returns when that may have changed, or ``until``.
@@ -156,15 +156,18 @@ class SglangReplica:
         scheduler = self.scheduler
         raise EngineStuck(clock, (scheduler.chunked or scheduler.waiting[0]).request.id)
 
-    def _give_up(self, clock: float) -> None:
-        """Tell the scheduler whose clients have gone."""
+    def give_up(self, clock: float) -> bool:
+        """Tell the scheduler whose clients have gone by now; whether any have."""
         assert self._deadlines is not None
+        left = False
         for deadline_s, request in self._deadlines.passed(clock):
             self.scheduler.abort(request)
             self.recorder.timed_out(request.request.id, deadline_s)
             self.stopped = self.stops
             self._stalled = False
-        self._gives_up_s = self._deadlines.next_s
+            left = True
+        self.gives_up_s = self._deadlines.next_s
+        return left
 
     # -- what a router sees -----------------------------------------------------------------------------
 
@@ -203,11 +206,12 @@ class SglangReplica:
 
     # -- steps in which nothing is decided --------------------------------------------------------------
 
-    def _quiet(self, in_flight: Flight | None) -> bool:
-        """Whether the next steps only advance the running batch, for all that is known now."""
+    def quiet(self) -> bool:
+        """Whether the next steps only advance the running batch, for all that is known now.
+
+        With overlap a batch must be in flight.
+        """
         scheduler = self.scheduler
-        if scheduler.overlap and in_flight is None:
-            return False
         if scheduler.aborting:
             return False
         if scheduler.chunked is not None or scheduler.left_over or not scheduler.decoding.count:
@@ -228,11 +232,10 @@ class SglangReplica:
         if limit <= 0:
             return clock, device_free, in_flight
         overlap = in_flight is not None
-        until = min(until, nextafter(self._gives_up_s, _NEVER))
+        until = min(until, nextafter(self.gives_up_s, _NEVER))
         page, boundaries, count = scheduler.page, decoding.boundaries, decoding.count
         # The allocator wants a page for everyone at hand, whether it is needed or not.
         spare = scheduler.pool.room - count * page
-        ratio, decay, least = scheduler.ratio, scheduler.config.ratio_decay, scheduler.config.least_ratio
         step_seconds = self.latency.step_seconds
         batch = StepBatch(count, 0, count, 0, None, count)
         tick = decoding.tick
@@ -254,35 +257,48 @@ class SglangReplica:
             else:
                 clock = device_free = clock + seconds
             done += 1
-            if ratio > least:
-                ratio = max(ratio - decay, least)
         if not done:
             return clock, device_free, in_flight
-        decoding.tick = decoding.known = tick + done
-        if overlap:
+        last = self.coasted(done, taken)
+        return clock, device_free, (last, device_free) if overlap else in_flight
+
+    def coasted(self, done: int, taken: int) -> SglangPlan:
+        """Write down ``done`` quiet steps, whose pages have ``taken`` tokens; returns the last one's plan."""
+        scheduler, recorder = self.scheduler, self.recorder
+        decoding, config = scheduler.decoding, scheduler.config
+        for _ in range(done):
+            if scheduler.ratio <= config.least_ratio:
+                break
+            scheduler.ratio = max(scheduler.ratio - config.ratio_decay, config.least_ratio)
+        decoding.tick = decoding.known = decoding.tick + done
+        last = SglangPlan()
+        if scheduler.overlap:
             decoding.known -= 1
-            last = SglangPlan()
             last.decodes = True
             last.tick = decoding.tick
-            last.batch.scheduled_tokens = count
+            last.batch.scheduled_tokens = decoding.count
             scheduler.last = last
-            in_flight = (last, device_free)
         scheduler.pool.hand_out(taken)
-        scheduler.ratio = ratio
-        totals.steps = steps + done
-        used = (scheduler.config.pool_tokens - scheduler.pool.unreferenced) // page
+        recorder.totals.steps += done
+        used = (scheduler.config.pool_tokens - scheduler.pool.unreferenced) // scheduler.page
         recorder.occupancy(used, scheduler.running, len(scheduler.waiting))
-        return clock, device_free, in_flight
+        return last
 
     # -- bookkeeping ------------------------------------------------------------------------------------
 
-    def _step_seconds(self, batch: StepBatch) -> float:
+    def step_seconds(self, batch: StepBatch) -> float:
+        """How long the device takes for a batch.
+
+        Raises:
+            InvalidLatency: the latency model says something that is no time.
+        """
         seconds = self.latency.step_seconds(batch)
         if not 0.0 <= seconds < _NEVER:
             raise InvalidLatency(seconds, self.recorder.totals.steps)
         return seconds
 
-    def _record(self, plan: SglangPlan, clock: float) -> None:
+    def record(self, plan: SglangPlan, clock: float) -> None:
+        """Write down a batch that was made at ``clock``."""
         recorder, scheduler, page = self.recorder, self.scheduler, self.scheduler.page
         for request in plan.extends:
             if request.scheduled_s < 0:
@@ -299,8 +315,8 @@ class SglangReplica:
             recorder.on_decision(decision_line(scheduled, free, running, waiting, retracted))
         recorder.step(clock, used, scheduler.pool.tree.evictable // page, running, waiting, scheduler)
 
-    def _deliver(self, plan: SglangPlan, clock: float) -> bool:
-        """Whether a client hears of it: a last token has come, or came too late."""
+    def deliver(self, plan: SglangPlan, clock: float) -> bool:
+        """A batch's outputs are there; whether a client hears: a last one has come, or came too late."""
         heard = False
         for request in plan.extends:
             if request.first_token_s < 0 and request is not plan.chunked and request.holding is not None:

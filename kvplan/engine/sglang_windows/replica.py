@@ -37,9 +37,9 @@ class WindowReplica(SglangReplica):
         self.windowed = WindowScheduler(self.config, self.windows, keep_schedule=self.logging)
         return self.windowed
 
-    def _quiet(self, in_flight: Flight | None) -> bool:
+    def quiet(self) -> bool:
         # Whoever waits is looked at with every step.
-        return not self.scheduler.waiting and super()._quiet(in_flight)
+        return not self.scheduler.waiting and super().quiet()
 
     def _coast(
         self, clock: float, device_free: float, in_flight: Flight | None, until: float
@@ -48,8 +48,8 @@ class WindowReplica(SglangReplica):
         self._note_peaks()
         return after
 
-    def _record(self, plan: SglangPlan, clock: float) -> None:
-        super()._record(plan, clock)
+    def record(self, plan: SglangPlan, clock: float) -> None:
+        super().record(plan, clock)
         self._note_peaks()
 
     def _note_peaks(self) -> None:

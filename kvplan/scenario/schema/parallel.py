@@ -38,7 +38,10 @@ class ParallelPart(Part):
 
 
 class RoutingPart(Part):
-    """How requests are dealt: ``policy`` to replicas, ``ranks`` to the ranks of data-parallel attention."""
+    """How requests are dealt: ``policy`` to replicas, ``ranks`` to the ranks of data-parallel attention.
+
+    Without ``ranks`` as the engine does it: vLLM to the least loaded, SGLang in turn.
+    """
 
     policy: Router = "round-robin"
-    ranks: Router = "least-loaded"
+    ranks: Router | None = None

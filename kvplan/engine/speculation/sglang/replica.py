@@ -5,7 +5,7 @@ from __future__ import annotations
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
-from kvplan.engine.sglang.replica import Flight, SglangReplica
+from kvplan.engine.sglang.replica import SglangReplica
 from kvplan.engine.speculation.acceptance import Acceptance
 from kvplan.engine.speculation.metrics import SECTION, metrics
 from kvplan.engine.speculation.rules import DraftRules
@@ -45,7 +45,7 @@ class DraftedSglangReplica(SglangReplica):
                 return "the pool does not hold it with its drafts"
         return reason
 
-    def _quiet(self, in_flight: Flight | None) -> bool:
+    def quiet(self) -> bool:
         return False
 
     def close(self) -> None:

@@ -1,0 +1,157 @@
+"""What engines of ranks in step have in common: dealing requests, counting, what the result says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from kvplan.engine.arrivals import Arrivals, Stepped, arrivals_of, serve
+from kvplan.engine.protocols import JointLatency, LatencyModel
+from kvplan.engine.recorder import Metric, Recorder, SeriesPoint
+from kvplan.engine.router import ReplicaView, make_router
+from kvplan.traces.request import Request
+
+if TYPE_CHECKING:
+    from kvplan.engine.patience import Patience
+
+_SUMMED = (
+    "requests", "queried_tokens", "hit_tokens", "preemptions", "evicted_blocks",
+    "allocated_blocks", "peak_used_blocks", "peak_running", "peak_waiting",
+)  # fmt: skip
+
+_NEVER = 1 << 62
+
+
+def _nothing(tokens: int) -> float:
+    return 0.0
+
+
+class Rank(Stepped, ReplicaView, Protocol):
+    """An engine whose steps its group plans, times and delivers."""
+
+    clock: float
+    recorder: Recorder
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is left to do."""
+        ...
+
+    def point(self, now: float) -> SeriesPoint:
+        """The state as the series has it."""
+        ...
+
+    def close(self) -> None:
+        """Bring the totals up to date."""
+        ...
+
+
+R = TypeVar("R", bound=Rank)
+
+
+class RankGroup(Generic[R]):
+    """Ranks in step.
+
+    Rows of all ranks go to the one recorder. Decision lines carry the rank's number and a tab in front; a
+    rank with nothing to do has none. ``steps`` counts those of all ranks together once; other totals are sums
+    (peaks: of the ranks' own peaks).
+
+    Args:
+        ranks: for each its recorder.
+        router: deals requests to ranks when they arrive.
+        latency: how long all ranks need for what they do together (``JointLatency``).
+    """
+
+    def __init__(self, router: str, latency: LatencyModel, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.router = make_router(router)
+        self.ranks: Sequence[R] = ()
+        self.clock = 0.0
+        self.stops = self.stopped = False
+        """See ``Stepped``."""
+        self._idle_steps = 0
+        self._busy_s = self._own_s = 0.0
+        self._joint = latency.joint_seconds if isinstance(latency, JointLatency) else _nothing
+
+    def recorder_of(self, index: int) -> Recorder:
+        """What rank ``index`` writes to."""
+        whole = self.recorder
+        log = whole.on_decision
+        own = Recorder(
+            on_request=whole.finished,
+            on_rejected=whole.rejected,
+            on_timed_out=whole.timed_out,
+            on_decision=None if log is None else (lambda line: log(f"{index}\t{line}")),
+        )
+        own.series_stride = _NEVER  # the series is that of all ranks together
+        return own
+
+    def run(self, requests: Iterable[Request] | Arrivals) -> None:
+        """Serve the requests, which arrive in the order given."""
+        serve(self, arrivals_of(requests, self.recorder))
+
+    def advance(self, until: float) -> None:
+        """Go on until the clock is at ``until`` or later, or nothing is left to do; see also ``stops``."""
+        raise NotImplementedError
+
+    def expect(self, patience: Patience) -> None:
+        """See ``Stepped``."""
+        for rank in self.ranks:
+            rank.expect(patience)
+
+    def push(self, request: Request) -> None:
+        """A request arrives and is dealt to a rank; ``advance`` must have been called up to its arrival."""
+        if request.arrival_s > self.clock and not self.busy:
+            self.clock = request.arrival_s
+        rank = self.ranks[self.router.choose(request, self.ranks)]
+        rank.clock = self.clock
+        rank.push(request)
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is left to do."""
+        return any(rank.busy for rank in self.ranks)
+
+    def account(self, needed: list[float], tokens: int) -> float:
+        """The step's seconds: those of the slowest rank, and what all do together for ``tokens`` tokens."""
+        joint = self._joint(tokens)
+        slowest = max(needed) + joint
+        own = 0.0
+        for seconds in needed:  # one by one, as bulk steps add them
+            own += seconds + joint
+        self._busy_s += slowest * len(self.ranks)
+        self._own_s += own
+        self._idle_steps += len(self.ranks) - len(needed)
+        return slowest
+
+    def note(self, clock: float) -> None:
+        """Count a step, and write a point of the series where one is due."""
+        recorder = self.recorder
+        if recorder.wants_point(recorder.totals.steps):
+            _, *columns = zip(*[rank.point(clock) for rank in self.ranks], strict=True)
+            recorder.point(SeriesPoint(clock, *map(sum, columns)))
+        recorder.totals.steps += 1
+
+    def close(self) -> None:
+        """Bring totals and metrics up to date; also after an interrupted run."""
+        totals = self.recorder.totals
+        for rank in self.ranks:
+            rank.close()
+        for name in _SUMMED:
+            setattr(totals, name, sum(getattr(rank.recorder.totals, name) for rank in self.ranks))
+        self.recorder.settle()
+        served = [rank.recorder.totals.finished for rank in self.ranks]
+        hottest = [rank.recorder.totals.peak_used_blocks for rank in self.ranks]
+        waited = 1 - self._own_s / self._busy_s if self._busy_s else 0.0
+        parts = totals.steps * len(self.ranks)
+        self.recorder.sections["dp_attention"] = [
+            Metric("ranks", len(self.ranks), "1", "attention ranks in step, each with a pool of its own"),
+            Metric("waited", waited, "1", "share of the ranks' time spent waiting for the slowest one"),
+            Metric(
+                "idle", self._idle_steps / parts if parts else 0.0, "1", "share of steps a rank ran empty"
+            ),
+            Metric("most_finished", max(served), "requests", "served by one rank"),
+            Metric("least_finished", min(served), "requests", "served by one rank"),
+            Metric("most_peak_used_blocks", max(hottest), "blocks", "of one rank"),
+            Metric("least_peak_used_blocks", min(hottest), "blocks", "of one rank"),
+        ]

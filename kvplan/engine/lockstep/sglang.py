@@ -1,0 +1,154 @@
+"""SGLang's ranks in step: each makes its batch, then all run together (``prepare_mlp_sync_batch``).
+
+Ranks decide for themselves: one may extend while others decode, and one without a batch runs an empty one
+beside the others. As all gather before they launch, they go round their loops together, and a rank is idle,
+which starts its estimate of answers over, only when all are.
+"""
+
+from __future__ import annotations
+
+from math import nextafter
+from typing import NamedTuple, NoReturn
+
+from kvplan.engine.errors import EngineStuck
+from kvplan.engine.lockstep.ranks import RankGroup
+from kvplan.engine.lockstep.sglang_coast import quiet_ranks
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder
+from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang.plan import SglangPlan
+from kvplan.engine.sglang.replica import SglangReplica
+
+_NEVER = float("inf")
+
+
+class Flight(NamedTuple):
+    """The batches of all ranks that run together, and when they are through."""
+
+    plans: tuple[SglangPlan, ...]
+    end_s: float
+
+
+class SglangLockstepEngine(RankGroup[SglangReplica]):
+    """Ranks in step. With one rank it decides and times what a ``SglangReplica`` does.
+
+    Args:
+        ranks: how many.
+        router, latency, recorder: as in ``RankGroup``; ``latency`` also times each rank's part of a step.
+        config: options of each rank: its own pool, its own limits.
+    """
+
+    def __init__(
+        self, ranks: int, router: str, config: SglangConfig, latency: LatencyModel, recorder: Recorder
+    ) -> None:
+        super().__init__(router, latency, recorder)
+        self.ranks = [SglangReplica(config, latency, self.recorder_of(index)) for index in range(ranks)]
+        self._overlap = self.ranks[0].scheduler.overlap
+        self._device_free = 0.0
+        self._in_flight: Flight | None = None
+        self._stalled = False
+        """Whether the last round planned nothing and waited for nothing."""
+
+    def advance(self, until: float) -> None:
+        """Go on until the clock is at ``until`` or later, or nothing is left to do; see also ``stops``."""
+        ranks = self.ranks
+        self.stopped = False
+        while True:
+            for rank in ranks:
+                if self.clock > rank.gives_up_s and rank.give_up(self.clock):
+                    self.stopped, self._stalled = self.stops, False
+            if self.clock >= until or self.stopped:
+                break
+            if not self.busy:
+                for rank in ranks:
+                    rank.scheduler.idle()
+                break
+            if self.recorder.on_decision is None and self._coast(until):
+                continue
+            plans = self._plan()
+            running = any(plan.batch.scheduled_tokens for plan in plans)
+            before, self._in_flight = self._in_flight, None
+            if running:
+                self._in_flight = Flight(plans, self._launch(plans))
+            due = before if self._overlap else self._in_flight
+            if not self._overlap:
+                self._in_flight = None
+            if due is not None:
+                self.clock = max(self.clock, due.end_s)
+                self._stalled = False
+                self._deliver(due)
+            elif not running:
+                if self._stalled and not any(plan.retracted for plan in plans):
+                    self._stuck()
+                self._stalled = True
+            else:
+                self._stalled = False
+
+    def _plan(self) -> tuple[SglangPlan, ...]:
+        """Have every rank make its next batch."""
+        plans = tuple(rank.scheduler.schedule() for rank in self.ranks)
+        for rank, plan in zip(self.ranks, plans, strict=True):
+            rank.record(plan, self.clock)
+        if any(plan.batch.scheduled_tokens or plan.retracted for plan in plans):
+            self.note(self.clock)
+        return plans
+
+    def _launch(self, plans: tuple[SglangPlan, ...]) -> float:
+        """All begin together; returns when the slowest is through."""
+        needed = [
+            rank.step_seconds(plan.batch)
+            for rank, plan in zip(self.ranks, plans, strict=True)
+            if plan.batch.scheduled_tokens
+        ]
+        seconds = self.account(needed, sum(plan.batch.scheduled_tokens for plan in plans))
+        self._device_free = max(self.clock, self._device_free) + seconds
+        return self._device_free
+
+    def _deliver(self, flight: Flight) -> None:
+        heard = False
+        for rank, plan in zip(self.ranks, flight.plans, strict=True):
+            if plan.batch.scheduled_tokens:
+                heard |= rank.deliver(plan, self.clock)
+        self.stopped = self.stops and heard
+
+    def _stuck(self) -> NoReturn:
+        for rank in self.ranks:
+            first = rank.scheduler.chunked or next(iter(rank.scheduler.waiting), None)
+            if first is not None:
+                raise EngineStuck(self.clock, first.request.id)
+        raise AssertionError("stuck without a request")
+
+    def _coast(self, until: float) -> bool:
+        """Take steps in which no rank decides anything; whether there were any."""
+        if self._overlap and self._in_flight is None:
+            return False
+        parts = quiet_ranks(self.ranks)
+        if not parts:
+            return False
+        recorder, began = self.recorder, self.clock
+        point = -recorder.totals.steps % recorder.series_stride
+        limit = min(point, *[part.steps for part in parts])
+        for part in parts:
+            limit = part.fitting(limit)
+        gives_up_s = min(rank.gives_up_s for rank in self.ranks)
+        until = min(until, nextafter(gives_up_s, _NEVER))
+        clock, device_free, overlap = began, self._device_free, self._overlap
+        tokens = sum(part.count for part in parts)
+        done = 0
+        while done < limit and clock < until:
+            seconds = self.account([part.next_seconds() for part in parts], tokens)
+            if overlap:
+                clock, device_free = device_free, device_free + seconds
+            else:
+                clock = device_free = clock + seconds
+            done += 1
+        if not done:
+            return False
+        self.clock, self._device_free = clock, device_free
+        plans = [SglangPlan()] * len(self.ranks)
+        for part in parts:
+            plans[part.number] = part.settle(done)
+        if overlap:
+            self._in_flight = Flight(tuple(plans), device_free)
+        recorder.totals.steps += done
+        return True
