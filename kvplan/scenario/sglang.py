@@ -11,6 +11,8 @@ from kvplan.latency.assumption import Assumption
 from kvplan.scenario.pool import check_pool
 from kvplan.scenario.schema import Scenario, SglangPart
 from kvplan.scenario.sglang_states import state_rules
+from kvplan.sizing.serving import engine_version
+from kvplan.sizing.sglang.profiled import prefill_decode_interval
 from kvplan.sizing.sglang.start import SEQUENCES_BESIDE_DRAFTS
 
 if TYPE_CHECKING:
@@ -22,6 +24,13 @@ DEFAULT_CONTEXT_LENGTH = 131_072
 
 DEFAULT_CHUNKED_PREFILL_SIZE = 8192
 """SGLang's on GPUs of 60 to 160 GiB, used where no GPU is named."""
+
+OPTIONS_SINCE = {
+    "prefill_max_requests": (0, 5, 7),
+    "prefill_decode_interval": (0, 5, 19),
+    "prefill_decode_interval_min_bs": (0, 5, 23),
+}
+"""Options that decide who runs, and that older versions do not know."""
 
 RANKS_DARE = 0.3
 """How much less SGLang keeps back for answers below data-parallel attention (``handle_data_parallelism``)."""
@@ -43,6 +52,7 @@ def sglang_config(
         UsageError: an option or a combination that SGLang refuses, or a pool that is not simulated.
         AnswerIsNo: the model does not fit on the GPU.
     """
+    _check_options(engine)
     assumed: list[Assumption] = []
     page = _page_size(engine, fit)
     if page != (engine.page_size or DEFAULT_PAGE_SIZE):
@@ -65,6 +75,12 @@ def sglang_config(
         assumed.append(Assumption("engine.chunked_prefill_size", chunk, "the engine's default on this GPU"))
     ranks = scenario.parallel.tp if scenario.parallel.dp_attention else 1
     chunk //= ranks
+    interval = engine.prefill_decode_interval
+    if interval is None:
+        interval = prefill_decode_interval(fit)
+        if interval:
+            source = "what SGLang takes of this model on this GPU"
+            assumed.append(Assumption("engine.prefill_decode_interval", interval, source))
     if fit is not None and engine.mem_fraction_static is None:
         share = fit.serving.utilization
         assumed.append(Assumption("engine.mem_fraction_static", share, "the engine's default on this GPU"))
@@ -88,6 +104,9 @@ def sglang_config(
         radix_eviction_policy=engine.radix_eviction_policy,
         disable_radix_cache=engine.disable_radix_cache,
         enable_mixed_chunk=engine.enable_mixed_chunk,
+        prefill_max_requests=engine.prefill_max_requests,
+        prefill_decode_interval=interval,
+        prefill_decode_interval_min_bs=engine.prefill_decode_interval_min_bs,
         disable_overlap_schedule=engine.disable_overlap_schedule,
     )
     if states is not None:
@@ -103,6 +122,19 @@ def sglang_config(
     if engine.max_running_requests != running:
         assumed.append(Assumption("engine.max_running_requests", running, rule))
     return config, tuple(assumed)
+
+
+def _check_options(engine: SglangPart) -> None:
+    """Refuse options that this version does not have."""
+    version = engine_version("sglang", engine.version)
+    for name, since in OPTIONS_SINCE.items():
+        if getattr(engine, name) and version < since:
+            first = ".".join(map(str, since))
+            raise UsageError(
+                f"SGLang {engine.version} has no option {name}: {first} is the first that does",
+                where=f"engine.{name}",
+                hint=f"leave it out, or say engine.version={first}",
+            )
 
 
 def _longest(model: ModelSpec | None) -> int:
@@ -122,7 +154,6 @@ def _running(
     engine: SglangPart, fit: FitReport | None, pool: int, context: int, *, drafts: bool, ranks: int
 ) -> int:
     """Requests at a time: as given to all ranks, but no more than SGLang lets the pool have."""
-    from kvplan.sizing.serving import engine_version
     from kvplan.sizing.sglang.pool import running_requests
 
     version = fit.serving.version if fit is not None else engine_version("sglang", engine.version)

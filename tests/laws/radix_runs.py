@@ -43,6 +43,9 @@ def runs(draw: st.DrawFn) -> tuple[SglangConfig, list[Request]]:
         disable_radix_cache=draw(st.integers(0, 5)) == 0,
         enable_mixed_chunk=mixed,
         disable_overlap_schedule=draw(st.booleans()),
+        prefill_decode_interval=draw(st.sampled_from([0, 0, 0, 1, 2, 5])),
+        prefill_decode_interval_min_bs=draw(st.sampled_from([0, 0, 1, 2])),
+        prefill_max_requests=draw(st.sampled_from([None, None, 1, 2])),
         clip_max_new_tokens=draw(st.sampled_from([3, 10, 4096])),
         tree=draw(st.sampled_from(["unified", "radix"])),
     )

@@ -31,10 +31,12 @@ def test_options_reach_the_engine_under_their_own_names() -> None:
         "engine.page_size=4", "engine.max_running_requests=7", "engine.chunked_prefill_size=512",
         "engine.schedule_policy=lpm", "engine.schedule_conservativeness=0.5",
         "engine.radix_eviction_policy=slru", "engine.context_length=4096", "engine.disable_overlap_schedule=true",
+        "engine.prefill_max_requests=3", "engine.prefill_decode_interval=5", "engine.prefill_decode_interval_min_bs=2",
     )  # fmt: skip
     assert config == SglangConfig(
         20_000, 4, 4096, 7, 512, schedule_policy="lpm", schedule_conservativeness=0.5,
-        radix_eviction_policy="slru", disable_overlap_schedule=True,
+        radix_eviction_policy="slru", disable_overlap_schedule=True, prefill_max_requests=3,
+        prefill_decode_interval=5, prefill_decode_interval_min_bs=2,
     )  # fmt: skip
 
 
@@ -162,3 +164,41 @@ def test_a_printed_scenario_takes_a_page_size_in_either_place(tmp_path: Path, fi
     config = resolve_deployment(load_scenario(str(printed), {}, [f"{field}=64"])).config
     assert isinstance(config, SglangConfig)
     assert config.page_size == 64
+
+
+@pytest.mark.parametrize(
+    ("option", "version"),
+    [
+        ("prefill_max_requests=2", "0.5.6"),
+        ("prefill_decode_interval=2", "0.5.18"),
+        ("prefill_decode_interval_min_bs=2", "0.5.22"),
+    ],
+)
+def test_options_a_version_lacks_are_refused(option: str, version: str) -> None:
+    with pytest.raises(UsageError, match=f"SGLang {version} has no option"):
+        config_of(f"engine.{option}", f"engine.version={version}")
+    assert config_of(f"engine.{option}")
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "version", "rounds"),
+    [
+        ("qwen3-vl-8b", "h100-sxm", "0.5.23", 22),
+        ("qwen3-vl-8b", "h100-sxm", "0.5.19", 0),
+        ("qwen3-vl-8b", "a100-80g", "0.5.23", 0),
+        ("qwen3-8b", "h100-sxm", "0.5.23", 0),
+    ],
+)
+def test_profiled_models_hold_prompts_back_on_a_large_hopper(
+    model: str, gpu: str, version: str, rounds: int
+) -> None:
+    def config(*more: str) -> SglangConfig:
+        flags = {"model": model, "gpu": gpu, "engine.kind": "sglang", "workload.synthesize": "fixed"}
+        found = resolve_deployment(load_scenario(None, flags, [f"engine.version={version}", *more])).config
+        assert isinstance(found, SglangConfig)
+        return found
+
+    assert config().prefill_decode_interval == rounds
+    if version != "0.5.19":
+        assert config("engine.prefill_decode_interval=3").prefill_decode_interval == 3
+        assert config("engine.prefill_decode_interval=0").prefill_decode_interval == 0

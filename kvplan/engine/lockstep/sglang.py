@@ -78,6 +78,13 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
                 self._stalled = False
                 self._deliver(due)
             elif not running:
+                if any(rank.scheduler.pause for rank in ranks):  # rounds without a batch take no time
+                    for rank in ranks:
+                        if rank.busy:
+                            rank.scheduler.pause = 0
+                        else:
+                            rank.scheduler.idle()
+                    continue
                 if self._stalled and not any(plan.retracted for plan in plans):
                     self._stuck()
                 self._stalled = True
@@ -87,6 +94,9 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
     def _plan(self) -> tuple[SglangPlan, ...]:
         """Have every rank make its next batch."""
         plans = tuple(rank.scheduler.schedule() for rank in self.ranks)
+        if any(plan.extends for plan in plans):  # all pause together, whoever has let somebody in
+            for rank in self.ranks:
+                rank.scheduler.pause = rank.config.prefill_decode_interval
         for rank, plan in zip(self.ranks, plans, strict=True):
             rank.record(plan, self.clock)
         if any(plan.batch.scheduled_tokens or plan.retracted for plan in plans):
@@ -148,6 +158,9 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
         plans = [SglangPlan()] * len(self.ranks)
         for part in parts:
             plans[part.number] = part.settle(done)
+        for rank in self.ranks:
+            if not rank.busy:
+                rank.scheduler.rounds(done)
         if overlap:
             self._in_flight = Flight(tuple(plans), device_free)
         recorder.totals.steps += done

@@ -41,6 +41,8 @@ class ReferenceSglangScheduler:
         self.passes = 0
         """Times the waiting queue was put in order."""
         self.ratio = config.initial_ratio
+        self.deferred_rounds = 0
+        """``_prefill_decode_interval_remaining``."""
         self.queried_tokens = 0
         self.hit_tokens = 0
         self.preemptions = 0
@@ -77,9 +79,11 @@ class ReferenceSglangScheduler:
             self.chunked.prefix = self.chunked.extend_end
         self._merge_last()
         self._filter_running()
-        plan = self._prefill_batch()
+        plan = None if self._should_defer_prefill() else self._prefill_batch()
         if plan is None:
             plan = self._decode_batch()
+        elif self.config.prefill_decode_interval:
+            self.deferred_rounds = self.config.prefill_decode_interval
         plan.free = self.free + self.tree.evictable
         mixed = [state for state in plan.decodes if state not in self.running]
         plan.running = len(self.running) + len(self.finishing) + len(plan.extends) + len(mixed)
@@ -90,6 +94,16 @@ class ReferenceSglangScheduler:
     def idle(self) -> None:
         """Nothing is left to do (``on_idle``)."""
         self.ratio = self.config.initial_ratio
+        self.deferred_rounds = 0
+
+    def _should_defer_prefill(self) -> bool:
+        if self.deferred_rounds == 0:
+            return False
+        if len(self.running) < self.config.prefill_decode_interval_min_bs:
+            self.deferred_rounds = 0
+            return False
+        self.deferred_rounds -= 1
+        return True
 
     def deliver(self, plan: SglangPlan) -> list[SglangState]:
         """Results of a batch: outputs appended, computed tokens put into the tree; returns who finished.
@@ -202,8 +216,10 @@ class ReferenceSglangScheduler:
         return None if whole else state
 
     def _add_one(self, state: SglangState, budget: Budget, batch: list[SglangState]) -> str:
-        page, tree = self.config.page_size, self.tree
+        page, tree, most = self.config.page_size, self.tree, self.config.prefill_max_requests
         hit, node = tree.match(state.content, state.tokens - 1) if self.caching else (0, tree.root)
+        if most is not None and len(batch) >= most:
+            return "other"
         extend = state.tokens - hit
         max_new = min(max(state.max_new_tokens - state.outputs, 0), self.config.clip_max_new_tokens)
         tree.lock(node)

@@ -68,6 +68,9 @@ class ReferenceSglangEngine:
             if due is not None:
                 clock = max(clock, due[1])
                 self._deliver(due[0], clock)
+            elif plan.empty and scheduler.deferred_rounds:
+                scheduler.deferred_rounds = 0  # rounds without a batch take no time
+                continue
             elif plan.empty and stalled and not plan.retracted and scheduler.waiting:
                 raise EngineStuck(clock, scheduler.waiting[0].request.id)
             stalled = plan.empty and due is None

@@ -39,7 +39,7 @@ class PrefillBudget:
 
     __slots__ = (
         "_charged", "_mixed_decodes", "_shares", "chunk_tokens", "clip", "current_offset", "input_tokens",
-        "page", "pool", "total_offset",
+        "most", "page", "pool", "total_offset",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +53,7 @@ class PrefillBudget:
     ) -> None:
         self.page = config.page_size
         self.clip = config.clip_max_new_tokens
+        self.most = config.prefill_max_requests
         self.pool = pool
         self.input_tokens = config.max_prefill_tokens - mixed_decodes
         chunk = config.chunk_tokens
@@ -89,6 +90,12 @@ class PrefillBudget:
             answer: tokens its answer may still take.
             others: requests that the batch has already.
         """
+        if self.most is not None and len(others) >= self.most:
+            return Verdict.OTHER
+        return self.fitting(tokens, held, cached, answer, others)
+
+    def fitting(self, tokens: int, held: int, cached: int, answer: int, others: Sized) -> int | Verdict:
+        """``extend`` of a request for which the batch has a place."""
         page, room = self.page, self.chunk_tokens
         if answer > self.clip:
             answer = self.clip

@@ -35,7 +35,8 @@ class SglangConfig:
 
     ``pool_tokens`` is ``max_total_num_tokens``, cut to whole pages. ``chunked_prefill_size`` -1 turns
     chunking off, as in SGLang. ``tree`` chooses between SGLang's two radix caches. Admission reserves no more
-    than ``clip_max_new_tokens`` for an answer (``SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION``).
+    than ``clip_max_new_tokens`` for an answer (``SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION``). After a prefill
+    ``prefill_decode_interval`` rounds let nobody in while at least ``prefill_decode_interval_min_bs`` run.
 
     With the overlap schedule, SGLang's default, a batch is made when the one before it starts on the device,
     before its outputs are known: a prefix is visible one step later. Who will have finished with the batch in
@@ -54,6 +55,9 @@ class SglangConfig:
     disable_radix_cache: bool = False
     enable_mixed_chunk: bool = False
     disable_overlap_schedule: bool = False
+    prefill_decode_interval: int = 0
+    prefill_decode_interval_min_bs: int = 0
+    prefill_max_requests: int | None = None
     clip_max_new_tokens: int = 4096
     tree: TreeKind = "unified"
 
@@ -67,6 +71,14 @@ class SglangConfig:
         ):
             if getattr(self, name) < 1:
                 raise UsageError(f"engine option {name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("prefill_decode_interval", "prefill_decode_interval_min_bs"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"engine option {name} is {getattr(self, name)}; it must not be negative")
+        if self.prefill_max_requests is not None and self.prefill_max_requests < 1:
+            raise UsageError(
+                f"engine option prefill_max_requests is {self.prefill_max_requests}; it must be at least 1",
+                hint="leave it out for no limit",
+            )
         if self.pool_tokens < self.page_size:
             raise UsageError(
                 f"a pool of {self.pool_tokens} tokens holds no page of {self.page_size}",

@@ -64,6 +64,8 @@ class SglangScheduler:
         self.aborting: list[SglangRequest] = []
         """Running requests whose clients have given up: they finish with their next output."""
         self.ratio = config.initial_ratio
+        self.pause = 0
+        """Rounds to come in which nobody is let in (``_prefill_decode_interval_remaining``)."""
         self.keep_schedule = keep_schedule
         self.queried_tokens = 0
         self.hit_tokens = 0
@@ -120,16 +122,33 @@ class SglangScheduler:
             self.full = False
             self.left_over = 0
         before, self.last = self.last, None
-        plan = self._prefill_batch(before)
+        plan = None if self._pauses() else self._prefill_batch(before)
         if plan is None:
             plan = self._decode_batch(before)
+        elif self.config.prefill_decode_interval:
+            self.pause = self.config.prefill_decode_interval
         if plan.batch.scheduled_tokens:
             self.last = plan
         return plan
 
     def idle(self) -> None:
-        """Nothing is left to do: the estimate of answers starts over."""
+        """Nothing is left to do: the estimate of answers starts over, and rounds take no time."""
         self.ratio = self.config.initial_ratio
+        self.pause = 0
+
+    def rounds(self, number: int) -> None:
+        """So many rounds have gone by in which nobody could be let in."""
+        if self.pause:
+            large = self.decoding.count >= self.config.prefill_decode_interval_min_bs
+            self.pause = max(self.pause - number, 0) if large else 0
+
+    def _pauses(self) -> bool:
+        """``_should_defer_prefill``."""
+        if not self.pause:
+            return False
+        large = self.decoding.count >= self.config.prefill_decode_interval_min_bs
+        self.rounds(1)
+        return large
 
     def _merge(self, last: SglangPlan) -> None:
         """The prefilled requests join the running batch; ``left_over`` has none of them."""

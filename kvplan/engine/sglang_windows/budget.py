@@ -44,7 +44,7 @@ class WindowBudget(PrefillBudget):
         computed = extend if room is None or extend < room else room
         return max(computed - span, 0) + min(extend + answer, span) + self.page
 
-    def extend(self, tokens: int, held: int, cached: int, answer: int, others: Sized) -> int | Verdict:
+    def fitting(self, tokens: int, held: int, cached: int, answer: int, others: Sized) -> int | Verdict:
         """As the base class. A prefill that will never fit whole is cut to what the window pool has now; one
         that does not fit yet waits."""
         page, room = self.page, self.chunk_tokens

@@ -80,6 +80,9 @@ class SglangPart(Part):
     max_running_requests: Positive | None = None
     chunked_prefill_size: Annotated[int, Field(strict=True, ge=-1, le=1 << 40)] | None = None
     max_prefill_tokens: Tokens = 16_384
+    prefill_max_requests: Positive | None = None
+    prefill_decode_interval: Annotated[int, Field(strict=True, ge=0, le=1 << 20)] | None = None
+    prefill_decode_interval_min_bs: Annotated[int, Field(strict=True, ge=0, le=1 << 20)] = 0
     context_length: Tokens | None = None
     mem_fraction_static: Annotated[Number, Field(gt=0, le=1)] | None = None
     disable_cuda_graph: bool = False
