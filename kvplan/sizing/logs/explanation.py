@@ -245,7 +245,7 @@ def _meaning(log: Account) -> list[str]:
             f"two pools in one: {format_tokens(log.pool_tokens)} tokens of the layers without a window, "
             f"{format_tokens(log.window_tokens)} of those with one"
         )
-    if capacity is not None:
+    if capacity:
         found.append(_concurrency(log, capacity))
     return found
 
