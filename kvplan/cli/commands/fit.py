@@ -235,7 +235,11 @@ def _affords(report: "FitReport") -> list[str]:
             f"{report.serving.max_num_batched_tokens:,} tokens"
         )
     longest = report.longest_context()
-    limit = " (the model's limit)" if longest == report.context_limit else ""
+    limit = ""
+    if longest == report.context_limit:
+        limit = " (the model's limit)"
+    elif report.context_limit is not None and longest == report.max_model_len > report.context_limit:
+        limit = " (a longer one was not asked for)"
     lines.append(
         f"  {format_tokens(longest)} tokens is the longest request that fits{limit}"
         if longest
