@@ -4,7 +4,8 @@
     ├── DataError               exit 1   a file, row or value cannot be used (says where)
     │   └── SpecError           exit 1   a model, GPU or scenario file is invalid
     ├── UsageError              exit 2   the command line asks for something impossible
-    │   └── UnknownName         exit 2   a name is not in a registry (suggests near ones)
+    │   ├── UnknownName         exit 2   a name is not in a registry (suggests near ones)
+    │   └── TooFewRequests      exit 2   a workload has fewer than are to be under way at once
     ├── AnswerIsNo              exit 3   it does not fit / an SLO is missed
     ├── EnvironmentLacks        exit 4   no GPU, a missing extra: says which and how to get it
     └── Interrupted             exit 130 Ctrl-C; what was done is kept and marked incomplete
@@ -108,6 +109,12 @@ class UnknownName(UsageError):
         self.suggestions = near
 
 
+class TooFewRequests(UsageError):
+    """A workload is too short for the load: fewer requests or sessions than are to be under way at once."""
+
+    code = "too-few-requests"
+
+
 class AnswerIsNo(KvplanError):
     """The question was understood and the answer is no (does not fit, SLO missed)."""
 
@@ -129,8 +136,16 @@ class Interrupted(KvplanError):
     code = "interrupted"
 
 
+LEAST_BEGIN = 4
+"""Letters and digits of a name that say what was meant, although the rest is missing."""
+
+
 def near_names(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
-    """Names close to ``name``, best first, compared without case or punctuation."""
+    """Names close to ``name``, best first, compared without case or punctuation.
+
+    First those that begin with it or that it begins with, as people leave out the end of a name or add one
+    (``qwen3-235b``, ``llama-3-8b-instruct``), the nearest in length before others; then those spelt alike.
+    """
 
     def fold(text: str) -> str:
         return "".join(ch for ch in text.lower() if ch.isalnum())
@@ -140,4 +155,12 @@ def near_names(name: str, known: Iterable[str], limit: int = 3) -> list[str]:
     folded: dict[str, str] = {}
     for candidate in known:
         folded.setdefault(fold(candidate), candidate)
-    return [folded[match] for match in difflib.get_close_matches(fold(name), folded, n=limit, cutoff=0.6)]
+    wanted = fold(name)
+    begun = [text for text in folded if _begins(text, wanted) or _begins(wanted, text)]
+    begun.sort(key=lambda text: (abs(len(text) - len(wanted)), text))
+    alike = difflib.get_close_matches(wanted, folded, n=limit, cutoff=0.6)
+    return [folded[text] for text in dict.fromkeys([*begun, *alike])][:limit]
+
+
+def _begins(text: str, begin: str) -> bool:
+    return len(begin) >= LEAST_BEGIN and 3 * len(begin) >= len(text) and text.startswith(begin)

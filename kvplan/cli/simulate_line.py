@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 EAGER = {"vllm": "enforce_eager", "sglang": "disable_cuda_graph"}
 """What a scenario calls running without CUDA graphs: the engine's own words."""
 
-SIMULATED = {"vllm": ("context", "window", "chunk", "state", "remainder"), "sglang": ("context",)}
+SIMULATED = {
+    "vllm": ("context", "window", "chunk", "state", "remainder"),
+    "sglang": ("context", "window", "chunk", "state"),
+}
 """What layers may keep of a request for the simulated engine to have their pool."""
 
 WORKLOAD = "--synthesize chat"
@@ -33,11 +36,37 @@ def _not_simulated(report: "FitReport") -> bool:
 
     drafting = report.draft or report.drafter is not None
     known = SIMULATED[report.serving.kind]
-    stores = [page.store for stage in report.stages for page in stage.pool.pages]
-    kept = {"state" if store is None else store.reach for store in stores}
+    kept = {reach for reach, _ in _kept(report)}
     if drafting or not report.fits or not kept <= set(known) or chunk_splits_pages(report):
         return True
+    if report.serving.kind == "sglang" and not _pools_of_sglang(report):
+        return True
     return report.parallel.dp_attention and not _ranks_in_step(report)
+
+
+def _kept(report: "FitReport") -> set[tuple[str, int | None]]:
+    """What layers keep of a request, and of windows and chunks how long they are."""
+    stores = [page.store for stage in report.stages for page in stage.pool.pages]
+    return {
+        ("state", None) if s is None else (s.reach, s.limit if s.reach in ("window", "chunk") else None)
+        for s in stores
+    }
+
+
+def _pools_of_sglang(report: "FitReport") -> bool:
+    """Whether pools beside the full one are simulated: of windows of one length, of states it knows."""
+    from kvplan.sizing.sglang.page import SPARE_STATES
+    from kvplan.sizing.sglang.states import caches_states
+    from kvplan.specs.schema import CompressedAttention
+
+    kept, model, serving = _kept(report), report.model, report.serving
+    beside = kept - {("context", None), ("state", None)}
+    if ("context", None) not in kept or len(beside) > 1:
+        return False
+    if beside and any(isinstance(group.block.attention, CompressedAttention) for group in model.groups()):
+        return False
+    states = ("state", None) in kept
+    return not states or (serving.version >= SPARE_STATES and caches_states(model, serving))
 
 
 def _ranks_in_step(report: "FitReport") -> bool:

@@ -63,6 +63,16 @@ class LatencyModel(Protocol):
 
 
 @runtime_checkable
+class HeardLatency(LatencyModel, Protocol):
+    """One whose answers are added up as the time of steps that are taken."""
+
+    @property
+    def unheard(self) -> LatencyModel:
+        """The same model for whoever only asks what a step would take."""
+        ...
+
+
+@runtime_checkable
 class JointLatency(LatencyModel, Protocol):
     """Of ranks in step: ``step_seconds`` is a rank's own part; after the slowest, all work together."""
 

@@ -34,8 +34,9 @@ class Strategy(Protocol):
     One whose engines are a ``Replica`` each, that can be given requests one by one, says so with a class
     variable ``behind_router``; then several replicas can have it, each for itself. One whose engines cannot
     drop a request says so with ``holds_on``: its clients wait for ever. One whose steps take what the latency
-    model answers, which is asked once for each and for nothing else, says so with ``asks_once``. One of
-    SGLang's scheduler has a method ``sglang_engine``, like ``engine`` with a ``SglangConfig``.
+    model answers, which is asked once for each and for nothing else, says so with ``asks_once``; what a step
+    would take, that is not taken, is asked of ``HeardLatency.unheard``. One of SGLang's scheduler has a
+    method ``sglang_engine``, like ``engine`` with a ``SglangConfig``.
     """
 
     @property

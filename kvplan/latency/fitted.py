@@ -25,6 +25,10 @@ LARGEST_LOG = 3.0
 """A member of an ensemble has no constant that is farther off than this, in e-folds."""
 
 
+EXCHANGED = {"tp": "GPUs exchange", "pp": "stages hand over", "cp": "ranks exchange"}
+"""What each kind of parallelism adds to a step that a run without it does not show."""
+
+
 def read_fit(name: object) -> dict[str, Any]:
     """The fit file ``name``.
 
@@ -60,7 +64,7 @@ def elsewhere(document: Mapping[str, Any], target: Target, where: str) -> list[s
     """What the run was of that this deployment is not, as warnings.
 
     Raises:
-        SpecError: the file does not say its tensor-parallel degree.
+        SpecError: the file does not say its degrees of parallelism.
     """
     found = []
     if document.get("model") != target.model.name:
@@ -69,14 +73,15 @@ def elsewhere(document: Mapping[str, Any], target: Target, where: str) -> list[s
             "may differ"
         )
     parallel = document.get("parallel")
-    tp = parallel.get("tp") if isinstance(parallel, dict) else None
-    if type(tp) is not int or tp < 1:
-        raise SpecError("the fit says no tensor-parallel degree", where=f"{where}: parallel.tp")
-    if tp != target.parallel.tp:
-        found.append(
-            f"the engine was fitted with tp {tp}, not {target.parallel.tp}: what its GPUs exchange was not "
-            "seen, or is part of other constants; fit a run of this deployment where it counts"
-        )
+    for name, exchanged in EXCHANGED.items():
+        degree = parallel.get(name) if isinstance(parallel, dict) else None
+        if type(degree) is not int or degree < 1:
+            raise SpecError(f"the fit says no {name} of 1 or more", where=f"{where}: parallel.{name}")
+        if degree != (here := getattr(target.parallel, name)):
+            found.append(
+                f"the engine was fitted with {name} {degree}, not {here}: what its {exchanged} was not "
+                "seen, or is part of other constants; fit a run of this deployment where it counts"
+            )
     return found
 
 

@@ -23,10 +23,12 @@ class StepSample:
         most: steps kept at most, 2 or more.
 
     Attributes:
+        unheard: ``model``, for whoever asks what a step would take that is not taken.
         every_s: busy time that a kept step stands for; 0 while all are kept, each for itself.
     """
 
     def __init__(self, model: LatencyModel, most: int = MOST) -> None:
+        self.unheard = model
         self.every_s = 0.0
         self._most = most
         self._kept: list[tuple[float, float, StepBatch]] = []

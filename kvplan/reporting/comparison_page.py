@@ -73,8 +73,14 @@ def _key_figures(found: Comparison) -> list[tuple[str, str, str]]:
     for words, change, item in asked_first(found):
         _, a, b, by = row_of(change)
         judged = f" ({judged_text(item)})" if item else ""
-        figures.append((words[0].upper() + words[1:], f"{a} → {b}", f"{by}{judged}"))
+        figures.append((words[0].upper() + words[1:], _from_to(a, b), f"{by}{judged}"))
     return figures
+
+
+def _from_to(a: str, b: str) -> str:
+    """``189 → 250 tokens/s``: a unit that both have is said once."""
+    first, _, unit = a.partition(" ")
+    return f"{first if unit and unit == b.partition(' ')[2] else a} → {b}"
 
 
 def overlays(a: Result, b: Result) -> dict[str, Figure]:

@@ -106,8 +106,8 @@ def _of_workload(result: Result, curves: Sequence[CapacityCurve]) -> list[Mark]:
     for (name, tokens), symbol in zip(lengths.items(), ("diamond", "square"), strict=True):
         held = share * fits_at(curve, tokens)
         if held > 0:
-            # One label has room; what the other says is in the summary.
-            said = f"mean, {count(tokens)} tokens: {_held(result, held)}" if name == "mean" else name
+            # A long label would lie over other formats' lines; how many tokens these are is in the summary.
+            said = f"mean: {_held(result, held)}" if name == "mean" else name
             marks.append(Mark(tokens, significant(held), said, 0, cast("Symbol", symbol)))
     return marks
 

@@ -47,9 +47,10 @@ def highest_sentence(found: Found) -> str:
             f"every objective is met at {load_text(key, found['met_above'])}, and not at {missed:g}: more is "
             "better here, and there is no highest value to find"
         )
+    if passed is None and missed is None:
+        return "nothing could be simulated that tells whether the objectives are met"
     if passed is None:
-        least = "" if missed is None else f", not even at {load_text(key, missed)}"
-        return f"the objectives are not met{least}"
+        return f"the objectives are not met, not even at {load_text(key, missed)}"
     binds = found.get("binding")
     why = f"{label(binds)} is missed" if binds else "not"
     beyond = "nothing higher was tried" if missed is None else f"at {missed:g} {why}"

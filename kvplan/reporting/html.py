@@ -90,6 +90,7 @@ def page(template: str, shown: dict[str, Figure], content: dict[str, Any], *, em
             key: {"title": figure.title, "summary": figure.summary, "drawing": drawings[key]}
             for key, figure in shown.items()
         },
+        abreast=_ABREAST,
         csp=_policy(theme.encode(), script.encode(), plotly),
     )
 
@@ -148,8 +149,9 @@ _TABLES = (
 
 
 def tie(text: str) -> str:
-    """Keep a number and its unit on one line."""
-    return re.sub(r"(?<=\d) (?=(?:[nmµ]?s|min|h|[KMGT]?i?B|TB/s)\b)", "\u00a0", text)
+    """Keep a number and its unit, or how many of something there are, on one line."""
+    text = re.sub(r"(?<=\d) (?=(?:[nmµ]?s|min|h|[KMGT]?i?B|TB/s)\b)", "\u00a0", text)
+    return re.sub(r"(?<=\d) ([x×]) (?=\w)", "\u00a0\\1\u00a0", text)
 
 
 def script_safe(text: str) -> str:

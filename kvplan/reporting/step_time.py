@@ -16,7 +16,7 @@ PARTS = {
     "logits": ("Logits", "of the tokens sampled", 6),
     "exchanges": ("Exchanges", "between GPUs", 5),
     "drafts": ("Drafts", "made for the next step to verify", 7),
-    "launches": ("Launches", "the GPU waits for the host to launch kernels", 4),
+    "launches": ("Launches", "the GPU waits for the host to launch kernels", 8),
     "engine": ("Engine", "scheduling, sampling, detokenizing", 0),
 }
 """Name, meaning and colour of each part; 0 is none."""

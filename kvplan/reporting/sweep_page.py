@@ -248,18 +248,22 @@ def _without_empty(table: Table) -> Table:
     return Table(table.caption, tuple(table.columns[place] for place in kept), rows, numeric)
 
 
+_Found = tuple[float, Point, Figures]
+"""Where a point is on the axis, which one it is, and what came out."""
+
+
 def sweep_figures(sweep: Sweep) -> list[Figure]:
     """A chart a figure: against the last axis that is a number, else point by point."""
     across = next((axis.key for axis in reversed(sweep.axes) if _numeric(axis.values)), None)
     others = [axis.key for axis in sweep.axes if axis.key != across]
-    groups: dict[str, list[tuple[float, Figures]]] = {}
+    groups: dict[str, list[_Found]] = {}
     if across is not None:
         for point, figures in _done(sweep):
             name = ", ".join(setting_text(point.values[key], MAX_TEXT) for key in others)
-            groups.setdefault(name, []).append((float(point.values[across]), figures))
+            groups.setdefault(name, []).append((float(point.values[across]), point, figures))
         groups = dict(zip(_names(list(groups)), groups.values(), strict=True))
     if not 0 < len(groups) <= MAX_LINES:
-        across, groups = None, {"": [(float(point.point), figures) for point, figures in _done(sweep)]}
+        across, groups = None, {"": [(float(point.point), point, figures) for point, figures in _done(sweep)]}
     made = (_chart(sweep, key, name, unit, across, groups) for key, name, unit in _CHARTS)
     return [figure for figure in made if figure is not None]
 
@@ -296,13 +300,14 @@ def _chart(
     name: str,
     unit: Unit,
     across: str | None,
-    groups: dict[str, list[tuple[float, Figures]]],
+    groups: dict[str, list[_Found]],
 ) -> Figure | None:
-    lines, seen = [], []
+    lines: list[Line] = []
+    seen: list[tuple[float, float, Point]] = []
     for index, (group, found) in enumerate(groups.items()):
-        known = sorted((x, getattr(f, key)) for x, f in found if getattr(f, key) is not None)
+        known = sorted((x, getattr(f, key)) for x, _, f in found if getattr(f, key) is not None)
+        seen += [(x, getattr(f, key), point) for x, point, f in found if getattr(f, key) is not None]
         if known:
-            seen += known
             crowded = across is not None and len(known) > MAX_SYMBOLS
             symbol = None if crowded else SYMBOLS[index % len(SYMBOLS)]
             y: list[float | None] = [significant(value) for _, value in known]
@@ -319,20 +324,16 @@ def _chart(
             )
     if len(seen) < 2:
         return None
-    xs, ys = [x for x, _ in seen], [y for _, y in seen]
+    xs, ys = [x for x, _, _ in seen], [y for _, y, _ in seen]
     show: Show = {"seconds": seconds, "percent": percent}.get(unit, decimal)  # type: ignore[assignment]
     low, high = min(seen, key=lambda pair: pair[1]), max(seen, key=lambda pair: pair[1])
     where = plain(across, 80) if across is not None else "point"
-    summary = (
-        f"From {show(low[1])} at {where} {setting_text(_whole(low[0]))} to {show(high[1])} at {where} "
-        f"{setting_text(_whole(high[0]))}."
-        if low[1] != high[1]
-        else f"{show(low[1])} at every point."
-    )
+    ends = (f"{show(y)} at {_place(where, x, point, alone=len(groups) == 1)}" for x, y, point in (low, high))
+    summary = f"From {' to '.join(ends)}." if low[1] != high[1] else f"{show(low[1])} at every point."
     limit = _limit(sweep, key)
-    ends = [*ys, *([limit] if limit is not None else [])]
-    steep = unit == "seconds" and min(ends) > 0 and max(ends) > 8 * min(ends)
-    bottom, top = (min(ends) / 1.3, max(ends) * 1.3) if steep else (0, max(ends) * 1.05)
+    reach = [*ys, *([limit] if limit is not None else [])]
+    steep = unit == "seconds" and min(reach) > 0 and max(reach) > 8 * min(reach)
+    bottom, top = (min(reach) / 1.3, max(reach) * 1.3) if steep else (0, max(reach) * 1.05)
     up = Axis(
         f"{name}, log scale" if steep else name,
         unit,
@@ -346,6 +347,13 @@ def _chart(
     title = f"{where}, log scale" if wide else where
     along = Axis(title, "count" if across is not None else "point", min(xs) - pad, max(xs) + pad, log=wide)
     return Figure(key.removesuffix("_s"), name, summary, along, up, tuple(lines), rules)
+
+
+def _place(where: str, x: float, point: Point, *, alone: bool) -> str:
+    """Which point it is: by its place on the axis, or where that has several, by all its values."""
+    if alone:
+        return f"{where} {setting_text(_whole(x))}"
+    return f"point {point.point} ({_values(list(point.values.values()))})"
 
 
 def _limit(sweep: Sweep, key: str) -> float | None:

@@ -12,7 +12,7 @@ from kvplan.engine.api_server import ApiServer
 from kvplan.engine.arrivals import Arrivals, Relayed
 from kvplan.engine.clients import Conversations, InFlightLimit
 from kvplan.engine.recorder import Metric, Recorder
-from kvplan.errors import UsageError
+from kvplan.errors import TooFewRequests, UsageError
 from kvplan.traces.request import Request
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Clients:
                     "workload.max_in_flight bounds any other",
                 )
             if whole and self.at_once and self.sessions is not None and turns.sessions < self.sessions:
-                raise UsageError(
+                raise TooFewRequests(
                     f"{self.sessions:,} sessions at a time, and the workload has {turns.sessions:,}",
                     where="workload.max_sessions",
                     hint="more requests (workload.requests, -n) make more sessions",

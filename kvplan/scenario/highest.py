@@ -3,10 +3,11 @@
 The search keeps a value that meets every objective and a higher one that does not, and tries values between
 them, evenly in ratio, as many at a time as there are processes. What it tries is a sweep of one axis.
 
-A run may be too short to show what a load does (``kvplan.scenario.settling``). A synthetic workload is then
-made longer and the answer sought again around the one before, until the run is long enough and twice as many
-requests hardly move the answer. Last, the same is sought with every step as much slower and faster as the
-clock's band says, which gives the answer an interval.
+A run may be too short to show what a load does (``kvplan.scenario.settling``), or shorter than the load: of a
+thousand requests never two thousand are in flight. A synthetic workload is then made longer and the answer
+sought again around the one before, until the run is long enough and twice as many requests hardly move the
+answer. Last, the same is sought with every step as much slower and faster as the clock's band says, which
+gives the answer an interval.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from kvplan.errors import UsageError
+from kvplan.errors import TooFewRequests, UsageError
 from kvplan.scenario.axes import Axis
 from kvplan.scenario.bracket import PRECISION, Bounds, Bracket
 from kvplan.scenario.load import read_scenario, split_setting
@@ -159,13 +160,19 @@ class Search:
         """
         self._jobs, self._tell = jobs, on_done or _nobody
         values = [self.bounds.low, self.bounds.high]
-        while self.lengths[-1][1].close_in(values, jobs):
-            requests = self._more()
-            if requests is None:
-                self.range = self._range()
-                break
+        while True:
             bracket = self.lengths[-1][1]
-            values = [value for value in (bracket.passed, bracket.missed) if value is not None]
+            if bracket.close_in(values, jobs):
+                requests = self._more()
+                if requests is None:
+                    self.range = self._range()
+                    break
+                values = [value for value in (bracket.passed, bracket.missed) if value is not None]
+            else:
+                requests = self._enough()
+                if requests is None:
+                    break
+                self.lengths.pop()  # what fewer would have done says nothing of these loads
             self._lengthen(requests)
         self._over = True
 
@@ -196,6 +203,14 @@ class Search:
         if self.settled and len(self.lengths) > 1 and tail(figures) >= TAIL:
             return None
         return longer(figures, requests, self._longest)
+
+    def _enough(self) -> int | None:
+        """How many requests to try where there were fewer than a load takes; None where more do not help."""
+        requests, bracket = self.lengths[-1]
+        errors = [outcome["error"] for outcome in bracket.tried.values() if outcome is not None]
+        if requests is None or not any(error and error["code"] == TooFewRequests.code for error in errors):
+            return None
+        return next((times * requests for times in (4, 2) if times * requests <= self._longest), None)
 
     @property
     def settled(self) -> bool | None:

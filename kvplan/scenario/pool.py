@@ -21,9 +21,11 @@ def check_pool(fit: FitReport, blocks: int) -> None:
     """Refuse a pool of fewer than two blocks (or SGLang's pages), saying what is too large for it.
 
     Raises:
-        AnswerIsNo: nothing is left of the budget, or a block is larger than what is left.
+        AnswerIsNo: nothing is left of the budget, a block is larger than what is left, or there are no
+            slots for the states of a request.
     """
-    if fit.kv_pool_bytes > 0 and blocks >= FEWEST_BLOCKS:
+    missing = fit.binding.missing_slots
+    if fit.kv_pool_bytes > 0 and blocks >= FEWEST_BLOCKS and missing is None:
         return
     whose = "" if fit.serving.kind == "vllm" else f" --engine {fit.serving.kind}"
     what = f"{fit.model.name} does not fit on {fit.parallel.gpus} x {fit.gpu.name}"
@@ -33,6 +35,8 @@ def check_pool(fit: FitReport, blocks: int) -> None:
             f"{what}: no memory is left for the KV pool (short by {format_bytes(-fit.kv_pool_bytes)})",
             hint=hint,
         )
+    if missing is not None:
+        raise AnswerIsNo(f"{what}: {missing}", hint=hint)
     size, binding = fit.block_size, fit.binding
     sglang = fit.serving.kind == "sglang"
     block = binding.pool.request_bytes(size) if sglang else binding.capacity.block_bytes

@@ -90,7 +90,7 @@ def listen(clock: Clock, *, once: bool) -> StepTime:
     """What to give to an engine in place of ``clock.model``.
 
     Args:
-        once: the engine asks its clock once for every step that it takes, and for nothing else.
+        once: the engine asks this clock once for every step that it takes, and for nothing else.
     """
     model = clock.model
     if not once or clock.roofs is None or not isinstance(model, Explained):

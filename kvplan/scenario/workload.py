@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvplan.errors import UsageError
+from kvplan.errors import TooFewRequests, UsageError
 from kvplan.provenance import InputFile, input_file
 from kvplan.scenario.clients import Clients
 from kvplan.scenario.schema import WorkloadPart
@@ -151,7 +151,7 @@ def open_workload(part: WorkloadPart, seed: int) -> Workload:
                 where=f"workload.{unused[0]}", hint="give workload.rate, or leave it out",
             )  # fmt: skip
         if drawn.at_once and limit is not None and limit > count:
-            raise UsageError(
+            raise TooFewRequests(
                 f"{limit:,} requests in flight, and the workload has {count:,}",
                 where="workload.max_in_flight",
                 hint="raise workload.requests (-n): several times as many tell what the load does",

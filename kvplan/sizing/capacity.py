@@ -45,7 +45,31 @@ class StageFit:
 
     def holds(self, tokens: int) -> bool:
         """Whether a request that may grow to ``tokens`` tokens fits alone."""
+        if self.parted:
+            return bool(self.capacity.sequences) and tokens <= self.capacity.kv_tokens
         return self.pool.request_bytes(tokens) <= self.pool_bytes - self.pool.reserved_bytes
+
+    def longest(self, limit: int) -> int:
+        """The longest request, of at most ``limit`` tokens, that fits alone; 0 where none does."""
+        if self.parted:
+            return min(limit, self.capacity.kv_tokens) if self.capacity.sequences else 0
+        return longest(self.pool.request_bytes, self.pool_bytes - self.pool.reserved_bytes, limit)
+
+    @property
+    def parted(self) -> bool:
+        """Whether states and tokens have pools of their own: one cannot use what the other has left."""
+        return self.capacity.sequences is not None and bool(self.pool.token_bytes)
+
+    @property
+    def missing_slots(self) -> str | None:
+        """What a pool of states lacks that has none for a single request, in words."""
+        if self.capacity.sequences != 0:
+            return None
+        slots = self.capacity.states or 0
+        return (
+            f"its pool has {slots} slot{'s'[: slots != 1]} for states of recurrent layers, and a request "
+            f"takes {self.pool.state_slots}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +196,7 @@ class FitReport:
     def longest_context(self) -> int:
         """The longest request one replica could hold alone, up to the model's limit or the asked one."""
         limit = max(self.context_limit or LONGEST_CONTEXT, self.max_model_len)
-        return min(
-            longest(stage.pool.request_bytes, stage.pool_bytes - stage.pool.reserved_bytes, limit)
-            for stage in self.stages
-        )
+        return min(stage.longest(limit) for stage in self.stages)
 
 
 def fit_model(

@@ -16,7 +16,7 @@ from kvplan.sizing.capacity import FitReport
 from kvplan.sizing.computing import activation_dtype
 from kvplan.sizing.serving import EngineKind, Serving
 from kvplan.sizing.sparse_latents import is_sparse, unasked_format
-from kvplan.sizing.support import kv_means, weights_means
+from kvplan.sizing.support import cut_tile, kv_means, weights_means
 from kvplan.sizing.weight_formats import weight_format
 from kvplan.specs.schema import ModelSpec
 
@@ -72,6 +72,13 @@ def no_command(report: FitReport, engine: EngineKind) -> str | None:
     where = f"on {gpu.name} (compute capability {gpu.compute_capability})"
     if weights_means(report.weights_format, gpu, serving, engine) == "none":
         return f"{name} has no kernels for {report.weights_format} weights {where}"
+    whole = report.expert_parallel or (engine == "vllm" and report.parallel.dp_attention)
+    tp = 1 if whole else report.parallel.tp
+    if cut := cut_tile(report.model, report.weights_format, tp, serving, engine):
+        return (
+            f"{name} does not load {report.weights_format} experts of which a GPU has {cut[0]:,} columns: it "
+            f"wants whole tiles of {cut[1]} (a smaller tp, or expert parallelism)"
+        )
     if kv_means(report.kv_format, gpu, engine) == "none":
         return f"{name} has no attention kernels for {report.kv_format.name} KV {where}"
     if engine == serving.kind == "vllm" and serving.block_size % KERNEL_TOKENS:

@@ -8,6 +8,7 @@ from typing import Any
 
 from kvplan.errors import UsageError
 from kvplan.sizing.capacity import FitReport, fit_model
+from kvplan.sizing.flags import no_command
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.serving import Serving
 from kvplan.sizing.support import kv_means, weights_means
@@ -90,8 +91,9 @@ def remedies(report: FitReport) -> list[Remedy]:
 
 
 def _tried(report: FitReport, candidates: Iterable[Candidate]) -> list[Remedy]:
-    """Those that are possible and better."""
+    """Those that are possible and better, and of which the engine refuses no more than it does already."""
     found = []
+    refused = no_command(report, report.serving.kind) is not None
     for change, option, options in candidates:
         try:
             after = plan_again(report, **options)
@@ -99,6 +101,8 @@ def _tried(report: FitReport, candidates: Iterable[Candidate]) -> list[Remedy]:
             continue
         if "utilization" in options and after.binding.bill.headroom_bytes < 0:
             continue  # graphs and activations outside the budget would not have their place
+        if not refused and no_command(after, report.serving.kind) is not None:
+            continue
         if after.total_concurrency > report.total_concurrency or (after.fits and not report.fits):
             found.append(Remedy(change, option, after))
     return found

@@ -4,7 +4,8 @@ Sources: vLLM's tables of quantization hardware (0.9.2 to 0.14: fp8 by Marlin fr
 on) and its page on fp8 (0.32: weight-only from compute capability 7.5); vllm-project/vllm#29901 (Marlin on
 Turing: fp8 and nvfp4, not mxfp4), #45375 (FlashInfer, which reads fp8 KV without fp8 arithmetic, from 8.0
 on), #46963 (nvfp4 KV is written on compute capability 10 only). SGLang is taken to widen what vLLM does from
-8.0 on.
+8.0 on. Experts whose tiles are cut: the check of both engines' ``Fp8MoEMethod.create_weights``
+(vllm-project/vllm#17569; SGLang 0.5.21 has it still).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Literal
 from kvplan.sizing.serving import EngineKind, Serving, compute_capability
 from kvplan.sizing.weight_formats import weight_format
 from kvplan.specs.formats import KvFormat
+from kvplan.specs.model import ModelSpec
 from kvplan.specs.schema import GpuSpec
 
 Means = Literal["native", "widened", "none"]
@@ -22,6 +24,9 @@ AMPERE, TURING = (8, 0), (7, 5)
 
 MARLIN_ON_TURING = (0, 15)
 """vLLM whose Marlin kernels are built for Turing: 0.14's table still says no."""
+
+CUTS_TILES = (0, 29)
+"""vLLM that gives cut tiles finer scales when it loads them: 0.28 still refused (#54178)."""
 
 
 def weights_means(name: str, gpu: GpuSpec, serving: Serving, engine: EngineKind) -> Means:
@@ -50,3 +55,21 @@ def kv_means(form: KvFormat, gpu: GpuSpec, engine: EngineKind) -> Means:
     if not form.name.startswith("fp8") or "fp8" in gpu.peak_flops:
         return "native"
     return "widened" if capability >= AMPERE else "none"
+
+
+def cut_tile(
+    model: ModelSpec, weights_format: str, tp: int, serving: Serving, engine: EngineKind
+) -> tuple[int, int] | None:
+    """Columns of an expert on one of ``tp`` GPUs that cut it, and of the tile that ``engine`` wants whole.
+
+    None where it loads them: weights in tiles share a scale, which a tile that is cut has no place for.
+    """
+    if engine == "vllm" and (engine != serving.kind or serving.version[:2] >= CUTS_TILES):
+        return None
+    parts = model.weights.overrides if weights_format == model.weights.format else {}
+    tile = weight_format(parts.get("experts", weights_format)).tile
+    for group in model.groups():
+        mlp = group.block.mlp
+        if tile and mlp is not None and mlp.kind == "moe" and (columns := mlp.intermediate_size // tp) % tile:
+            return columns, tile
+    return None

@@ -94,6 +94,17 @@ def test_v1_says_why_line_by_line(explain: Any) -> None:
     assert restoring["gained_bytes"] == pytest.approx(79.19 * GIB * 0.0083, rel=0.001)
 
 
+def test_the_concurrency_is_explained(explain: Any) -> None:
+    line = "INFO Maximum concurrency for 131,072 tokens per request: 1.31x\n"
+    size = "INFO GPU KV cache size: 171,888 tokens\n"
+    (said,) = explain(size + line)["reasons"]
+    assert said == (
+        "the pool's 171,888 tokens are 1.31 requests of 131,072 tokens: of shorter ones more run at once"
+    )
+    (alone,) = explain(line)["reasons"]
+    assert alone.startswith("1.31 requests of 131,072 tokens at once are a pool of about 171,704 tokens")
+
+
 def test_sglang_counts_what_is_free(explain: Any) -> None:
     found = explain(SGLANG)
     assert found["account"]["engine"] == "sglang"

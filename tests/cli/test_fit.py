@@ -115,6 +115,17 @@ def test_a_context_beyond_the_model_s_is_said_to_need_leave(
     )
 
 
+def test_beyond_the_model_s_limit_the_longest_request_is_what_was_asked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["fit", "llama-2-7b", "--gpu", "h100-sxm", "--ctx", "8k"]) == 0
+    assert "8,192 tokens is the longest request that fits (a longer one was not asked for)" in (
+        capsys.readouterr().out
+    )
+    assert run(["fit", "llama-2-7b", "--gpu", "h100-sxm", "--ctx", "1k"]) == 0
+    assert "4,096 tokens is the longest request that fits (the model's limit)" in capsys.readouterr().out
+
+
 def test_what_does_not_fit_exits_3_and_says_what_would(
     large: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

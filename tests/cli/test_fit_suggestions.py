@@ -11,8 +11,10 @@ import pytest
 
 from kvplan.cli.app import run
 from kvplan.engine.config import EngineConfig
+from kvplan.errors import UsageError
 from kvplan.scenario.load import load_scenario
 from kvplan.scenario.resolve import resolve_deployment
+from kvplan.scenario.run import Run
 from kvplan.specs.catalog import entries
 from kvplan.specs.document import YamlDocument
 
@@ -114,6 +116,8 @@ def _simulated_pool(line: str, capsys: pytest.CaptureFixture[str]) -> int:
         "gemma-3-27b --gpu h100 --engine-version 0.12",
         "tinyllama-1.1b --gpu b200 --engine sglang --engine-version 0.5.13",
         "llama-3.1-8b --gpu h100 --engine sglang --engine-version 0.5.0",
+        "gpt-oss-20b --gpu h100 --engine sglang",
+        "qwen3-next-80b-a3b --gpu h100 --tp 4 --engine sglang",
     ],
 )
 def test_the_simulation_has_the_same_pool(command: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,9 +140,31 @@ def test_every_model_that_is_simulated_has_the_same_pool(capsys: pytest.CaptureF
     assert lines > 50
 
 
+@pytest.mark.slow
+def test_what_sglang_is_simulated_with_is_what_has_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = 0
+    for entry in entries("model"):
+        code, found = _fit(f"{entry.name} --gpu b300 --gpus 8 --tp 1 --engine sglang --ctx 1024", capsys)
+        if code == 0:
+            flags = {"model": entry.name, "gpu": "b300", "engine.kind": "sglang", "parallel.replicas": 8,
+                     "engine.context_length": 1024, "workload.synthesize": "fixed"}  # fmt: skip
+            try:
+                Run(load_scenario(None, flags))
+            except UsageError:
+                assert found["simulate"] is None, entry.name
+            else:
+                assert found["simulate"] is not None, entry.name
+                lines += 1
+    assert lines > 50
+
+
 @pytest.mark.parametrize(
     ("command", "why"),
     [
+        ("deepseek-v4-flash --gpu b300 --tp 8 --engine sglang", "attention compresses its context"),
+        ("jamba-v0.1 --gpu b300 --engine sglang", "no radix cache knows its states"),
+        ("mamba-2.8b --gpu h100 --engine sglang", "nothing is kept per token"),
+        ("lfm2-1.2b --gpu h100 --engine sglang --engine-version 0.5.10", "states before 0.5.14"),
         ("llama-3.1-70b --gpu t4", "does not fit"),
         ("deepseek-v3 --gpu b300 --gpus 8 --draft", "drafts"),
         ("gpt-oss-20b --gpu h100 --tp 2 --dp-attention --engine sglang", "ranks in step have windows"),

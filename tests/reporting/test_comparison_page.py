@@ -65,3 +65,19 @@ def test_hostile_text_stays_text(result_document: Any) -> None:
         assert "<img" not in text
         assert "<script>alert" not in text
         assert text.count("<script") == render(full, full).count("<script")
+
+
+def test_a_unit_that_both_have_is_said_once(result_document: Any) -> None:
+    document = result_document("full")
+    other = copy.deepcopy(document)
+    other["throughput"]["output_tokens_per_s"] *= 1.5
+    text = render(parse_result(document), parse_result(other))
+    tile = re.search(r"<dt>Output tokens a second</dt><dd>([^<]*)", text)
+    assert tile is not None
+    assert tile.group(1).count("tokens/s") == 1
+
+
+def test_latencies_stand_side_by_side(result_document: Any) -> None:
+    text = render(parse_result(result_document("full")), parse_result(result_document("slo_missed")))
+    panels = text.split('<div class="panels">', 1)[1].split("</section>", 1)[0]
+    assert re.findall(r'id="chart-(\w+)"', panels) == ["ttft", "tpot", "e2e"]

@@ -17,6 +17,7 @@ from kvplan.reporting.figures import Axis, capacity, figures
 from kvplan.reporting.loading import parse_result
 from kvplan.reporting.palette import DARK, LIGHT
 from kvplan.reporting.scales import bounds, position, ticks
+from kvplan.reporting.step_time import PARTS
 from kvplan.reporting.svg import render
 from kvplan.reporting.wording import significant
 
@@ -257,7 +258,7 @@ def test_capacity_marks_the_lengths_of_the_workload(result_document):
     assert shown is not None
     points = {p["context_tokens"]: p["max_concurrency"] for p in document["capacity"][0]["points"]}
     assert [(mark.x, mark.y) for mark in shown.marks] == [(n, significant(points[n])) for n in (2048, 16_384)]
-    assert shown.marks[0].name.startswith("mean, 2,048 tokens: ")
+    assert shown.marks[0].name.startswith("mean: ")
     assert "Of the workload's mean length, 2,048 tokens: 214 with bf16, 428 with fp8_e4m3" in shown.summary
     assert "At 131,072 tokens" not in shown.summary
     document["scenario"]["cache"]["blocks"] = document["pool"]["num_blocks"] = 13_710  # half of them
@@ -290,6 +291,13 @@ def test_parts_of_a_mean_request_are_none(result_document):
     ]
     shown = capacity(parse_result(document))
     assert shown is not None
-    assert [mark.name for mark in shown.marks] == ["mean, 2,048 tokens: less than 1", "p99"]
+    assert [mark.name for mark in shown.marks] == ["mean: less than 1", "p99"]
     assert "Of the workload's mean length, 2,048 tokens: less than 1 with bf16." in shown.summary
     assert "Its p99 is 16,384 tokens." in shown.summary
+
+
+def test_every_part_of_a_step_has_a_colour_of_its_own() -> None:
+    colours = [colour for _, _, colour in PARTS.values() if colour]
+    assert len(set(colours)) == len(colours)
+    for palette in (LIGHT, DARK):
+        assert len({palette[f"c{colour}"] for colour in colours}) == len(colours)

@@ -107,7 +107,9 @@ def test_charts_run_along_the_last_number_and_have_a_line_for_each_of_the_rest()
         ("lru", [4, 8, 16]),
         ("lfu", [4, 8, 16]),
     ]
-    assert charts["ttft_p99"].summary == "From 100 ms at workload.rate 4 to 3.00 s at workload.rate 16."
+    assert charts["ttft_p99"].summary == "From 100 ms at point 1 (lru, 4) to 3.00 s at point 3 (lru, 16)."
+    (only, *_) = sweep_figures(parsed(RATES, ttft_p99_s=[0.1, 0.2, 3.0]))
+    assert only.summary == "From 100 ms at workload.rate 4 to 3.00 s at workload.rate 16."
     assert [rule.name for rule in charts["ttft_p99"].rules] == ["limit 500 ms"]
     layout = plotly_json(charts["ttft_p99"])["layout"]
     label = next(note for note in layout["annotations"] if note["text"] == "limit 500 ms")

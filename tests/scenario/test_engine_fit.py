@@ -270,6 +270,13 @@ def test_what_is_no_fit_file_is_refused(files: tuple[Path, Path, Path], tmp_path
             Run(load_scenario(str(scenario), {"latency.model": "fitted", "latency.name": str(path)}))
 
 
+def test_other_stages_are_warned_about(files: tuple[Path, Path, Path]) -> None:
+    _, scenario, out = files
+    staged = {"latency.model": "fitted", "latency.name": str(out), "parallel.pp": 2}
+    clock = Run(load_scenario(str(scenario), staged)).clock
+    assert any("fitted with pp 1, not 2: what its stages hand over" in text for text in clock.warnings)
+
+
 def test_another_model_is_warned_about(files: tuple[Path, Path, Path]) -> None:
     _, scenario, out = files
     other = Run(

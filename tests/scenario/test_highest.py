@@ -212,6 +212,32 @@ def test_a_search_that_may_not_lengthen_its_run_says_so() -> None:
     assert found.passed > longer.passed
 
 
+@pytest.mark.parametrize(
+    ("text", "more"),
+    [
+        ("workload.max_in_flight=1..400", {}),
+        ("workload.max_sessions=1..200", {"workload.synthesize": "chat", "workload.turns": "answered"}),
+    ],
+)
+def test_a_workload_shorter_than_the_loads_looked_at_is_made_longer(text: str, more: dict[str, Any]) -> None:
+    lengths = {"workload.prompt_tokens": None, "workload.output_tokens": None} if more else {}
+    found = searched(text, **more, **lengths, **{"slo.ttft_p99_s": 100.0})
+    assert found.passed == found.bounds.high
+    assert all(outcome is not None and not outcome["error"] for outcome in found.tried.values())
+    requests = found.lengths[0][0]
+    assert requests is not None
+    assert requests >= 600
+
+
+def test_where_longer_is_not_allowed_a_short_workload_tells_nothing() -> None:
+    found = Search(None, parse_bounds("workload.max_in_flight=300..400"), flags=FLAGS, longest=200)
+    found.execute()
+    assert {outcome["error"]["code"] for outcome in found.tried.values() if outcome} == {"too-few-requests"}
+    said = " ".join(remarks(found.document(["kvplan"])))
+    assert "objectives are not met" not in said
+    assert "nothing could be simulated" in said
+
+
 def test_a_trace_cannot_be_made_longer(tmp_path: Path) -> None:
     trace = tmp_path / "t.jsonl"
     rows = [

@@ -57,6 +57,19 @@ def test_shares_add_up_and_nobody_is_busy_for_longer_than_the_run(more: dict[str
     assert 1 <= time["sampled_steps"] <= 512
 
 
+@pytest.mark.parametrize("preemption", ["recompute", "swap", "auto"])
+def test_what_is_only_asked_for_is_no_busy_time(preemption: str) -> None:
+    """Preempted requests ask what computing them again would take; nobody computes it then."""
+    crowded = {"workload.synthesize": "fixed", "workload.requests": 40, "workload.rate": 100,
+               "workload.prompt_tokens": 2000, "workload.output_tokens": 1500, "cache.blocks": 2000}  # fmt: skip
+    swapping = {"cache.host_memory": "40GiB", "engine.preemption": preemption}
+    tiers = {"tiers.host.memory": "40GiB"} if preemption == "recompute" else swapping
+    found = document({**LLAMA, **crowded, **tiers})
+    assert found["totals"]["preemptions"] > 5
+    assert 0.9 * found["totals"]["makespan_s"] < found["step_time"]["busy_s"]
+    assert found["step_time"]["busy_s"] <= found["totals"]["makespan_s"] * (1 + 1e-9)
+
+
 def test_the_reference_engine_sees_the_same() -> None:
     flags = {**LLAMA, **CHAT}
     assert step_time(flags) == step_time(flags, engine="reference")
@@ -131,7 +144,6 @@ def test_a_sample_tells_what_all_steps_tell(monkeypatch: pytest.MonkeyPatch) -> 
     "more",
     [
         {"latency.model": "linear", "latency.a": 0.01, "latency.b": 1e-5, "latency.c": 1e-8},
-        {"tiers.host.memory": "40GiB", "engine.preemption": "swap"},
         {"disaggregation.prefill.instances": 1, "disaggregation.decode.gpu": "a100-80g"},
         {"cache.allocation.kind": "contiguous"},
     ],

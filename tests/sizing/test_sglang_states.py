@@ -6,6 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from kvplan.errors import AnswerIsNo
+from kvplan.scenario.load import load_scenario
+from kvplan.scenario.run import Run
 from kvplan.sizing.capacity import fit_model
 from kvplan.sizing.sglang.page import spare_states
 from kvplan.sizing.sglang.states import caches_states, state_chunk
@@ -42,3 +45,24 @@ def test_a_pool_of_states_says_how_many_it_has() -> None:
         fit_model(load_model("llama-3.1-8b"), load_gpu("b200"), engine="sglang").binding.capacity.states
         is None
     )
+
+
+def test_without_slots_for_one_request_nothing_fits() -> None:
+    """SGLang parts its memory between states and tokens, so tokens that are left do not help."""
+    model, gpu = load_model("qwen3.5-397b-a17b-nvfp4"), load_gpu("b300")
+    fit = fit_model(model, gpu, engine="sglang", max_model_len=2048)
+    assert fit.binding.capacity.sequences == 0
+    assert fit.kv_tokens > 2048
+    assert not fit.fits
+    assert fit.longest_context() == 0
+    assert fit.binding.missing_slots is not None
+    roomy = fit_model(model, gpu, engine="sglang", max_model_len=250_000, utilization=0.85)
+    assert roomy.longest_context() == roomy.kv_tokens < 250_000
+    assert not roomy.fits
+
+
+def test_a_simulation_without_slots_says_so() -> None:
+    flags = {"model": "qwen3.5-397b-a17b-nvfp4", "gpu": "b300", "engine.kind": "sglang",
+             "engine.context_length": 2048, "workload.synthesize": "fixed"}  # fmt: skip
+    with pytest.raises(AnswerIsNo, match="2 slots for states of recurrent layers, and a request takes 5"):
+        Run(load_scenario(None, flags))

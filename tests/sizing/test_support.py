@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from kvplan.sizing.capacity import fit_model
 from kvplan.sizing.fit import fit_warnings
 from kvplan.sizing.flags import engine_flags, no_command
+from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.remedies import remedies
 from kvplan.specs.catalog import load_gpu, load_model
 
@@ -37,6 +39,45 @@ def test_weights_that_have_no_kernels_have_no_command(
     assert (engine_flags(report)["vllm"] is not None) is runs
     reason = no_command(report, "vllm")
     assert reason is None if runs else reason is not None and f"no kernels for {weights} weights" in reason
+
+
+@pytest.mark.parametrize(
+    ("model", "tp", "version", "weights", "runs"),
+    [
+        ("qwen3-235b-a22b", 8, "0.28", "fp8_block128", False),
+        ("qwen3-235b-a22b", 8, "0.29", "fp8_block128", True),
+        ("qwen3-235b-a22b", 4, "0.28", "fp8_block128", True),
+        ("qwen3-235b-a22b", 8, "0.28", "fp8", True),
+        ("minimax-m2.5", 8, "0.28", None, False),
+        ("deepseek-v3", 16, "0.28", None, True),
+        ("qwen3-32b", 8, "0.28", "fp8_block128", True),
+    ],
+)
+def test_experts_whose_tiles_are_cut_have_no_command(
+    model: str, tp: int, version: str, weights: str | None, runs: bool
+) -> None:
+    """1,536 columns over 8 GPUs are 192 each: one and a half tiles of 128."""
+    spec, gpu = load_model(model), load_gpu("h200-sxm")
+
+    def ask(**more: Any) -> tuple[str | None, str | None]:
+        report = fit_model(
+            spec, gpu, parallel=Parallel(tp=tp), max_model_len=1024, weights_dtype=weights, **more
+        )
+        return no_command(report, "vllm"), no_command(report, "sglang")
+
+    reason, sglang = ask(version=version)
+    assert reason is None if runs else reason is not None and "192 columns: it wants whole tiles" in reason
+    assert ask(version=version, expert_parallel=True)[0] is None
+    cut = model in ("qwen3-235b-a22b", "minimax-m2.5") and tp == 8 and weights != "fp8"
+    assert (sglang is not None) is cut, "which has nothing for tiles that are cut"
+
+
+def test_a_layout_that_cuts_tiles_is_not_suggested() -> None:
+    for version, suggested in (("0.28", False), ("0.29", True)):
+        report = fit_model(
+            load_model("minimax-m2.5"), load_gpu("h100-sxm"), parallel=Parallel(tp=4), version=version
+        )
+        assert ("--gpus 8 --tp 8" in {way.option for way in remedies(report)}) is suggested
 
 
 @pytest.mark.parametrize(

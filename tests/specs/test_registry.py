@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kvplan.errors import near_names
 from kvplan.sizing.size import size_model
 from kvplan.specs.attention import (
     ChunkedAttention,
@@ -75,3 +76,17 @@ def test_golden_bytes_per_token(name: str, expected: int) -> None:
     entry = next(entry for entry in ENTRIES if entry.name == name)
     spec = load_entry(entry, ModelSpec)
     assert size_model(spec, context_tokens=4096, kv="bf16").kv_bytes_per_token == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "first"),
+    [
+        ("qwen3-235B", "qwen3-235b-a22b"),
+        ("nemotron-3-super", "nemotron-3-super-120b-a12b-fp8"),
+        ("llama-3-8b-instruct", "llama-3-8b"),
+        ("DeepSeek-V3-0324", "deepseek-v3"),
+        ("lama-3.1-8b", "llama-3.1-8b"),
+    ],
+)
+def test_a_name_without_its_end_or_with_more_of_one_is_recognised(asked: str, first: str) -> None:
+    assert near_names(asked, [entry.name for entry in entries("model")])[0] == first

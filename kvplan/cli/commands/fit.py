@@ -132,8 +132,13 @@ def _why_not(report: "FitReport") -> str:
     if report.kv_pool_bytes <= 0:
         short = format_bytes(-report.kv_pool_bytes)
         return f"{who} does not fit: weights and overheads exceed the budget by {short}"
-    need, have = format_bytes(report.request_bytes), format_bytes(report.kv_pool_bytes)
+    if report.binding.missing_slots is not None:
+        return f"{who} does not fit: {report.binding.missing_slots}"
     context = format_tokens(report.max_model_len)
+    if report.binding.parted:
+        there = format_tokens(report.kv_tokens)
+        return f"{who} does not fit: a request may have {context} tokens, and the pool has {there}"
+    need, have = format_bytes(report.request_bytes), format_bytes(report.kv_pool_bytes)
     own = ", one block of which is the engine's own" if report.request_bytes <= report.kv_pool_bytes else ""
     return f"{who} does not fit: one request of {context} tokens takes {need} of a pool of {have}{own}"
 
@@ -230,7 +235,11 @@ def _affords(report: "FitReport") -> list[str]:
             f"{report.serving.max_num_batched_tokens:,} tokens"
         )
     longest = report.longest_context()
-    limit = " (the model's limit)" if longest == report.context_limit else ""
+    limit = ""
+    if longest == report.context_limit:
+        limit = " (the model's limit)"
+    elif report.context_limit is not None and longest == report.max_model_len > report.context_limit:
+        limit = " (a longer one was not asked for)"
     lines.append(
         f"  {format_tokens(longest)} tokens is the longest request that fits{limit}"
         if longest

@@ -26,6 +26,7 @@ class Tiers:
     """
 
     behind_router: ClassVar[bool] = True
+    asks_once: ClassVar[bool] = True
     block_bytes: int
     tiers: tuple[TierSpec, ...]
     preemption: Preemption = "recompute"
@@ -44,11 +45,6 @@ class Tiers:
     def name(self) -> str:
         """As a scenario calls it."""
         return "tiers"
-
-    @property
-    def asks_once(self) -> bool:
-        """Whether nobody asks what computing again would cost."""
-        return self.preemption == "recompute"
 
     def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> TieredReplica:
         """One replica above these tiers.

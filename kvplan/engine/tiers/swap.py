@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias
 
 from kvplan.engine.blocks import Segment
 from kvplan.engine.live import LiveRequest
-from kvplan.engine.protocols import LatencyModel, StepBatch
+from kvplan.engine.protocols import HeardLatency, LatencyModel, StepBatch
 from kvplan.engine.tiers.line import PENDING
 from kvplan.engine.tiers.stack import TierStack
 
@@ -63,7 +63,7 @@ class RecomputeCost:
     """
 
     def __init__(self, latency: LatencyModel, budget: int) -> None:
-        self.latency = latency
+        self.latency = latency.unheard if isinstance(latency, HeardLatency) else latency
         self.budget = budget
 
     def seconds(self, begin: int, end: int) -> float:

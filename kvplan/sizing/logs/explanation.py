@@ -130,9 +130,11 @@ def reasons(log: Account) -> list[str]:
             when = "behind the weights, before it had a pool: in the largest step, which is run to measure it"
             when = when if loaded else "while weights were loaded"
         found.append(f"it ran out of GPU memory {when}")
-    elif log.refused is None and (log.pool_bytes, log.pool_tokens, log.blocks) == (None, None, None):
+    elif log.refused is None and not any(
+        size is not None for size in (log.pool_bytes, log.pool_tokens, log.blocks, log.capacity_tokens)
+    ):
         found.append(
-            "the log ends before it says how large the pool is: cut off, or the server still came up"
+            "the log ends before it says how large the pool is: cut off, or the server was still starting"
         )
     return found
 
@@ -243,12 +245,22 @@ def _meaning(log: Account) -> list[str]:
             f"two pools in one: {format_tokens(log.pool_tokens)} tokens of the layers without a window, "
             f"{format_tokens(log.window_tokens)} of those with one"
         )
-    if capacity is not None and log.pool_tokens:
-        ratio = capacity / log.pool_tokens
-        if abs(ratio - 1) > 0.02:
-            found.append(
-                f"concurrency x context is {format_tokens(capacity)} tokens, {ratio:.2f}x the token line: "
-                "layers differ, and the token line bills every layer alike (vLLM before 0.20.1); trust the "
-                "concurrency"
-            )
+    if capacity:
+        found.append(_concurrency(log, capacity))
     return found
+
+
+def _concurrency(log: Account, capacity: int) -> str:
+    """Why so many requests of full length fit at once, and no more."""
+    longest = f"{log.concurrency:,.2f} requests of {format_tokens(log.context_tokens or 0)} tokens"
+    shorter = "of shorter ones more run at once"
+    if not log.pool_tokens:
+        return f"{longest} at once are a pool of about {format_tokens(capacity)} tokens: {shorter}"
+    ratio = capacity / log.pool_tokens
+    if abs(ratio - 1) > 0.02:
+        return (
+            f"concurrency x context is {format_tokens(capacity)} tokens, {ratio:.2f}x the token line: "
+            "layers differ, and the token line bills every layer alike (vLLM before 0.20.1); trust the "
+            "concurrency"
+        )
+    return f"the pool's {format_tokens(log.pool_tokens)} tokens are {longest}: {shorter}"
