@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,22 +24,26 @@ COLUMNS = ("metric", "statistic", "before", "after")
 
 
 def fit_engine_log(
-    log: Path | None,
+    logs: Sequence[Path],
     scenario: str | None,
     out: Path | None,
     form: OutputFormat,
-    max_in_flight: int | None = None,
+    max_in_flight: Sequence[int] = (),
 ) -> None:
     """Fit, write ``out`` and print the errors on the held-out half.
+
+    Args:
+        logs: runs of one deployment.
+        max_in_flight: of all runs' clients, or of each one's.
 
     Raises:
         UsageError: an option is missing. KvplanError: log or scenario cannot be used.
     """
-    if log is None or scenario is None or out is None:
+    if not logs or scenario is None or out is None:
         missing = [
             name
-            for name, value in (("--engine-log", log), ("--scenario", scenario), ("-o", out))
-            if value is None
+            for name, value in (("--engine-log", logs), ("--scenario", scenario), ("-o", out))
+            if not value
         ]
         raise UsageError(
             f"fitting an engine also needs {' and '.join(missing)}",
@@ -53,25 +58,48 @@ def fit_engine_log(
 
     if str(out) == STANDARD:
         raise UsageError("the fitted clock is a file that scenarios name", where="-o", hint="-o fitted.json")
-    if str(log) == STANDARD:
+    names = [str(log) for log in logs]
+    if STANDARD in names:
         raise UsageError(
             "the clock names the log it was fitted to", where="--engine-log", hint="save the log first"
         )
-    check_outputs({"-o": str(out)}, {"the log": str(log), "the scenario": scenario})
-    read = read_engine_log(log, max_in_flight)
+    if len(set(names)) < len(names):
+        raise UsageError("a run given twice tells no more than once", where="--engine-log")
+    limits = _limits(logs, max_in_flight)
+    called = ["the log"] if len(names) == 1 else [f"the log {name}" for name in names]
+    check_outputs({"-o": str(out)}, {**dict(zip(called, names, strict=True)), "the scenario": scenario})
+    read = [read_engine_log(log, limit) for log, limit in zip(logs, limits, strict=True)]
     document = read_scenario(scenario)
     # The log is the workload: a scenario that describes the deployment only will do.
     document.data.setdefault("workload", {"synthesize": "fixed"})
     deployment = load_scenario(document)
     fit = fit_engine(deployment, read, lambda text: typer.echo(text, err=True))
-    paths = [str(log)] if scenario == "-" else [str(log), scenario]
+    paths = names if scenario == "-" else [*names, scenario]
     found = fit_document(fit, deployment, read, [asdict(input_file(path)) for path in paths])
     with written(out) as stream:
         stream.write(json.dumps(found, indent=2, allow_nan=False) + "\n")
     _print(fit, read, found, form, str(out))
 
 
-def _print(fit: EngineFit, read: EngineLog, document: dict[str, Any], form: OutputFormat, out: str) -> None:
+def _limits(logs: Sequence[Path], max_in_flight: Sequence[int]) -> Sequence[int | None]:
+    """The limit of each log's client, as far as somebody says it.
+
+    Raises:
+        UsageError: several, and not as many as logs.
+    """
+    if len(max_in_flight) <= 1:
+        return [*max_in_flight, *([None] if not max_in_flight else ())] * len(logs)
+    if len(max_in_flight) != len(logs):
+        raise UsageError(
+            f"{len(max_in_flight)} limits for {len(logs)} logs", where="--max-in-flight",
+            hint="give it once for all of them, or once for each; 0 says that there was none",
+        )  # fmt: skip
+    return max_in_flight
+
+
+def _print(
+    fit: EngineFit, read: Sequence[EngineLog], document: dict[str, Any], form: OutputFormat, out: str
+) -> None:
     from kvplan.cli.output import answer, csv_text, markdown_table, print_json
 
     rows = [
@@ -86,17 +114,18 @@ def _print(fit: EngineFit, read: EngineLog, document: dict[str, Any], form: Outp
     elif form is OutputFormat.md:
         answer(markdown_table(COLUMNS, rows))
     else:
-        answer("\n".join([_run(read), *_table(fit, rows, out)]))
+        answer("\n".join([*(_run(each, len(read) > 1) for each in read), *_table(fit, rows, out)]))
 
 
-def _run(read: EngineLog) -> str:
+def _run(read: EngineLog, named: bool) -> str:
     """What the log says of the run, for whoever knows better."""
     from kvplan.units import format_seconds
 
     count, span = len(read.rows), max(row.arrival_s + row.e2e_s for row in read.rows)
     busy = sum(row.e2e_s for row in read.rows) / span
+    run = f"The run {Path(read.path).name}" if named else "The run"
     return (
-        f"The run: {count:,} requests in {format_seconds(span)}, {count / span:.3g} a second, "
+        f"{run}: {count:,} requests in {format_seconds(span)}, {count / span:.3g} a second, "
         f"{busy:.3g} in flight"
     )
 

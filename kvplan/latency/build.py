@@ -177,11 +177,13 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     """The clock a serving run was fitted with; what else the scenario gives overrides the file."""
     from kvplan.latency.fitted import (
         SEEN_SHARE,
+        Seen,
         check_gpu,
         client_range,
         elsewhere,
         held_out_errors,
         read_fit,
+        seen_load,
         spread_of,
         tail_s,
     )
@@ -226,11 +228,17 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
     assert base.bands is not None
     # One run shows that the clock's constants are those of this deployment, and not that it is as good under
     # other loads as under its own: its errors widen the bands, never narrow them.
-    bands = {
-        metric: (max(min(share * low, -errors[metric]), -0.9), max(share * high, errors[metric]))
-        for metric, (low, high) in base.bands.items()
-    }
+    near, far = (
+        {
+            metric: (max(min(left * low, -errors[metric]), -0.9), max(left * high, errors[metric]))
+            for metric, (low, high) in base.bands.items()
+        }
+        for left in (share, 1.0)
+    )
+    load = None if unlike else seen_load(document, str(name))
     left = "" if unlike else f" of this deployment, which leaves {share:.0%} of these bands"
+    if load is not None:
+        left += f" around {load[0]:.3g} to {load[1]:.3g} requests in flight"
     assumptions = tuple(
         replace(item, source=item.source.replace("given in the scenario", f"fitted in {name}"))
         for item in base.assumptions
@@ -243,7 +251,8 @@ def _fitted(parameters: Mapping[str, Any], target: Target | None) -> Clock:
             f"requests that was held out TPOT was off by up to {errors['tpot']:.0%} and TTFT by "
             f"{errors['ttft']:.0%}."
         ),
-        bands=bands,
+        bands=near,
+        seen=None if load is None else Seen(*load, share, far),
         client=client,
         perturbed=perturbed,
         tail_s=tail_s(document, str(name)),

@@ -5,11 +5,13 @@ prompt, queues between processes, detokenizing. Part of it goes on side by side 
 to the reported TTFT and end-to-end time, once a request, and to the time after which a client that waits for
 answers sends again: the engine knows nothing of it. Of a request, in seconds::
 
-    client_overhead_s * exp(client_spread * z)
+    client_overhead_s * exp(client_spread * z) + client_stall_s * (1 - u / client_stall_share)
 
-with ``z`` standard normal, never beyond 3, which follows from the request's name and the scenario's seed
-alone. The other part is one thread's work, so that requests that are sent together wait for one another
-before they reach the engine (``kvplan.engine.api_server``); each takes it::
+with ``z`` standard normal, never beyond 3, and ``u`` between 0 and 1, which follow from the request's name
+and the scenario's seed alone. The second term counts only where it is positive: something holds up for
+``client_stall_s`` whoever comes meanwhile, and each waits for what is left of it. The other part is one
+thread's work, so that requests that are sent together wait for one another before they reach the engine
+(``kvplan.engine.api_server``); each takes it::
 
     api_server_s + client_token_s * prompt_tokens
 
@@ -33,13 +35,16 @@ DEFAULT_S = 15e-3
 """The middle of the range in ratio, to the millisecond."""
 KEY = "client_overhead_s"
 TOKEN, SPREAD, SERVER = "client_token_s", "client_spread", "api_server_s"
+STALL, STALL_SHARE = "client_stall_s", "client_stall_share"
 MAX_S = 60.0
-LIMITS = {KEY: MAX_S, SERVER: 1.0, TOKEN: 1e-2, SPREAD: 2.0}
+LIMITS = {KEY: MAX_S, SERVER: 1.0, TOKEN: 1e-2, SPREAD: 2.0, STALL: MAX_S, STALL_SHARE: 1.0}
 """The largest value of each parameter; the least is 0."""
 _WHY = {
     SERVER: "for every request, one after the other, before it reaches the engine: HTTP and chat template",
     TOKEN: "for every prompt token, cached or not, one request after the other: tokenizing",
     SPREAD: "of the logarithm of the client's overhead, from request to request",
+    STALL: "at most, for requests that come while something holds them up before their first token",
+    STALL_SHARE: "of the requests come then",
 }
 _FARTHEST = 3.0
 
@@ -55,6 +60,7 @@ class ClientOverhead:
         server_s, token_s: of the front end's thread, a request and a prompt token.
         servers: front ends side by side.
         spread: standard deviation of the logarithm of ``seconds`` from request to request.
+        stall_s, stall_share: the longest stall, and the share of requests that one holds up.
         seed: what is drawn follows from this and a request's name.
     """
 
@@ -67,11 +73,13 @@ class ClientOverhead:
     servers: int = 1
     spread: float = 0.0
     seed: str = ""
+    stall_s: float = 0.0
+    stall_share: float = 0.0
 
     @property
     def varies(self) -> bool:
         """Whether it is not the same for every request."""
-        return bool(self.spread and self.seconds)
+        return bool((self.spread and self.seconds) or (self.stall_s and self.stall_share))
 
     @property
     def queues(self) -> bool:
@@ -85,11 +93,22 @@ class ClientOverhead:
 
     def of(self, request_id: str) -> float:
         """Seconds of one request that go on beside those of others."""
-        return (
+        own_s = (
             self.seconds * math.exp(self.spread * drawn(self.seed, request_id))
             if self.spread
             else self.seconds
         )
+        return own_s + self.stalled_s(request_id)
+
+    def stalled_s(self, request_id: str) -> float:
+        """Of them those in a stall."""
+        if not self.stall_s or not self.stall_share:
+            return 0.0
+        return self.held_s(moment(self.seed, request_id))
+
+    def held_s(self, moment: float) -> float:
+        """Seconds in a stall of one of the requests whose moments are evenly from 0 to 1."""
+        return self.stall_s * max(1.0 - moment / self.stall_share, 0.0)
 
     def service_s(self, prompt_tokens: int) -> float:
         """Seconds of the front end's thread."""
@@ -113,7 +132,9 @@ class ClientOverhead:
             else f"{1e3 * LOW_S:g} to {1e3 * HIGH_S:g} ms on serving runs, 0 gives the engine's own times"
         )  # fmt: skip
         found = [Assumption(f"latency.{KEY}", self.seconds, f"{why}; {source}")]
-        for name, value in ((SERVER, self.server_s), (TOKEN, self.token_s), (SPREAD, self.spread)):
+        stalls = ((STALL, self.stall_s), (STALL_SHARE, self.stall_share)) if self.stall_s else ()
+        others = ((SERVER, self.server_s), (TOKEN, self.token_s), (SPREAD, self.spread), *stalls)
+        for name, value in others:
             if value:
                 found.append(Assumption(f"latency.{name}", value, f"{_WHY[name]}; given in the scenario"))
         return tuple(found)
@@ -126,6 +147,11 @@ def drawn(seed: str, request_id: str) -> float:
     """The standard normal number of a request, within 3."""
     normal = random.Random(f"client/{seed}/{request_id}").gauss(0.0, 1.0)
     return max(min(normal, _FARTHEST), -_FARTHEST)
+
+
+def moment(seed: str, request_id: str) -> float:
+    """The number from 0 to 1 that says whether a request comes during a stall, and when."""
+    return random.Random(f"stall/{seed}/{request_id}").random()
 
 
 def client_overhead(parameters: Mapping[str, Any]) -> tuple[ClientOverhead, dict[str, Any]]:
@@ -143,8 +169,9 @@ def client_overhead(parameters: Mapping[str, Any]) -> tuple[ClientOverhead, dict
     low_s, high_s = (seconds, seconds) if given else (LOW_S, HIGH_S)
     server_s, token_s = found.get(SERVER, 0.0), found.get(TOKEN, 0.0)
     return ClientOverhead(
-        seconds, low_s, high_s, given, server_s, token_s, spread=found.get(SPREAD, 0.0)
-    ), rest
+        seconds, low_s, high_s, given, server_s, token_s, spread=found.get(SPREAD, 0.0),
+        stall_s=found.get(STALL, 0.0), stall_share=found.get(STALL_SHARE, 0.0),
+    ), rest  # fmt: skip
 
 
 def _checked(name: str, value: object) -> float:

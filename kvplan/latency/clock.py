@@ -13,6 +13,7 @@ from kvplan.latency.normals import Draw
 from kvplan.provenance import InputFile
 
 if TYPE_CHECKING:
+    from kvplan.latency.fitted import Seen
     from kvplan.latency.roofs import Roofs
     from kvplan.sizing.parallel import Parallel
     from kvplan.sizing.serving import Serving
@@ -40,6 +41,7 @@ class Clock:
         warnings: what the user should know before trusting a result.
         client: what a client waits for beside the engine; part of reported times, not of the model.
         inputs: files named in the scenario that the clock was made from.
+        seen: where the bands hold, if not everywhere, and those elsewhere.
         tail_s: seconds by which the 99th percentile of TTFT of a serving run was longer than simulated.
         unknowns: standard normal numbers that ``perturbed`` takes beyond ``DIMENSIONS``.
         profile: name or path of the measured profile it runs on, which may also know how fast bytes move
@@ -58,6 +60,7 @@ class Clock:
     warnings: tuple[str, ...] = field(default=())
     client: ClientOverhead = field(default=NO_OVERHEAD)
     inputs: tuple[InputFile, ...] = ()
+    seen: Seen | None = None
     tail_s: float = 0.0
     unknowns: int = 0
     profile: str | None = None

@@ -19,8 +19,14 @@ MAX_BYTES = 1 << 20
 CLOCKS = ("roofline", "profile")
 MOST_CONSTANTS = 16
 SEEN_SHARE = 0.8
-"""What a run of the same deployment leaves of the bands of a clock that was never held against it (assumed:
-on invented servers whose steps and front ends are of another form, bands so narrow held nine in ten)."""
+"""What a run of the same deployment leaves, at loads like its own, of the bands of a clock that was never
+held against it (assumed: on invented servers whose steps and front ends are of another form, bands so narrow
+held nine in ten)."""
+AROUND = 2.0
+"""A run speaks of loads up to this many times below or above those it held (assumed)."""
+WIDENING, WIDEST = 0.6, 1.5
+"""How much bands widen with each further doubling of the load, and at most: on invented servers whose steps
+grow otherwise with their requests, nine in ten lay within."""
 LARGEST_LOG = 3.0
 """A member of an ensemble has no constant that is farther off than this, in e-folds."""
 
@@ -138,6 +144,55 @@ def tail_s(document: Mapping[str, Any], where: str) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """What of its bands a clock fitted to a run leaves, and where.
+
+    Args:
+        low, high: requests in flight of the run, nine times in ten.
+        share: of the bands that is left there.
+        bands: whole; also those of the 99th percentile of TTFT there, of which a run has few requests.
+    """
+
+    low: float
+    high: float
+    share: float
+    bands: Mapping[str, tuple[float, float]]
+
+    def holds(self, in_flight: float) -> bool:
+        """Whether the run speaks of such a load."""
+        return self._apart(in_flight) <= AROUND
+
+    def wider(self, in_flight: float) -> float:
+        """How many times as wide as the whole bands those are of a load the run does not speak of."""
+        return min(1.0 + WIDENING * math.log2(max(self._apart(in_flight) / AROUND, 1.0)), WIDEST)
+
+    def _apart(self, in_flight: float) -> float:
+        if not in_flight:
+            return 1.0
+        return max(in_flight / max(self.high, 1.0), self.low / in_flight, 1.0)
+
+
+def seen_load(document: Mapping[str, Any], where: str) -> tuple[float, float] | None:
+    """Requests in flight of the run, nine times in ten; None where the file does not say.
+
+    Raises:
+        SpecError: it is no range.
+    """
+    found = document.get("in_flight")
+    return None if found is None else _range(found, "no range of requests", f"{where}: in_flight")
+
+
+def _range(found: object, otherwise: str, where: str) -> tuple[float, float]:
+    values: list[Any] = found if isinstance(found, list) else []
+    if len(values) != 2 or not all(type(v) in (int, float) and 0 <= v < math.inf for v in values):
+        raise SpecError(otherwise, where=where)
+    low, high = values
+    if low > high:
+        raise SpecError(otherwise, where=where)
+    return float(low), float(high)
+
+
+@dataclass(frozen=True, slots=True)
 class Spread:
     """Clocks that agree with a run as well as the fitted one: log-normal around it.
 
@@ -191,11 +246,4 @@ def client_range(document: Mapping[str, Any], where: str) -> tuple[float, float]
     found = document.get("client_overhead_range_s")
     if found is None:
         return None
-    good = isinstance(found, list) and len(found) == 2
-    if (
-        not good
-        or not all(type(v) in (int, float) and 0 <= v < math.inf for v in found)
-        or found[0] > found[1]
-    ):
-        raise SpecError("no range of seconds", where=f"{where}: client_overhead_range_s")
-    return float(found[0]), float(found[1])
+    return _range(found, "no range of seconds", f"{where}: client_overhead_range_s")

@@ -14,30 +14,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kvplan.errors import UsageError
-from kvplan.latency.client import LIMITS, ClientOverhead, client_overhead
+from kvplan.latency.client import LIMITS, STALL, STALL_SHARE, client_overhead
 from kvplan.latency.drafting import DraftingLatency
 from kvplan.latency.profile import ProfileLatency
 from kvplan.latency.roofline import Roofline
 from kvplan.scenario.engine_log import EngineLog
-from kvplan.scenario.fit_advice import Z90, poor, unsure_why
+from kvplan.scenario.fit_advice import Z90, further_runs, poor, unsure_why
 from kvplan.scenario.fit_client import client_spread
 from kvplan.scenario.fit_constants import (
     CLIENT,
     CONSTANTS,
     LAUNCH,
-    OUTSIDE,
     SERVER,
     SPREAD,
     TOKEN,
     Constant,
 )
-from kvplan.scenario.log_features import features, in_flight, quantile, statistics_of
-from kvplan.scenario.log_limits import limits_of
-from kvplan.scenario.log_replay import LogReplay, seen_by
-from kvplan.scenario.measured import Measured
+from kvplan.scenario.fit_run import Errors, FittedRun, farthest
+from kvplan.scenario.fit_stalls import client_stalls
+from kvplan.scenario.log_features import quantile
+from kvplan.scenario.log_limits import limits_of_all, saturated
 from kvplan.scenario.run import Run
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.search import SPREADS, Found, search
@@ -48,13 +48,14 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[np.float64]
 
-STATISTICS = ("mean", "p50", "p90")
 CORRELATED = 3.0
 """Percentiles of one run move together, so what they tell is this much less certain than they suggest."""
 LOSS_SCALE = 0.1
 UNSURE = 0.35
 """A constant whose logarithm is known no better than this (42 %) is called not identified."""
 LEAST_NOISE = 0.02
+WEIGHED = 2
+"""Rounds after which features are weighed anew, where the constants have come by then."""
 SETTLED = 0.7
 """The same where a run leaves more than this share of what was uncertain before it."""
 FAR = 0.12
@@ -62,9 +63,6 @@ FAR = 0.12
 LOOP_SPREAD = 0.4
 """Of the client's overhead, before anything was measured, in a closed loop: there it is also what keeps
 requests apart, and other things that do (stalls, steps that differ) would be called its."""
-TAIL = 0.99
-MUCH_BETTER = 0.8
-"""What stays off must fall to this share for a constant more to be believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +85,7 @@ class EngineFit:
         variation: parameters of ``latency`` by which clients differ, found after the constants.
         tail_s: seconds by which the held-out 99th percentile of TTFT is longer than the simulated one: stalls
             of a real engine, which no clock has and which do not scale with the rest; 0 where requests wait.
+        in_flight: requests in flight of the runs, nine times in ten.
         requests: how many were simulated; half of them were fitted on.
         notes: what to know about the run.
     """
@@ -103,18 +102,21 @@ class EngineFit:
     after: dict[str, dict[str, float]]
     variation: dict[str, float]
     tail_s: float
+    in_flight: tuple[float, float]
     requests: int
     notes: tuple[str, ...]
 
 
 def fit_engine(
-    scenario: Scenario, log: EngineLog, progress: Callable[[str], None] | None = None
+    scenario: Scenario,
+    log: EngineLog | Sequence[EngineLog],
+    progress: Callable[[str], None] | None = None,
 ) -> EngineFit:
-    """Fit the constants of the scenario's clock to a measured run.
+    """Fit the constants of the scenario's clock to measured runs.
 
     Args:
         scenario: deployment and clock; its workload is not played.
-        log: what was measured on that deployment.
+        log: what was measured on that deployment; several runs of it are fitted together.
         progress: told about each iteration.
 
     Raises:
@@ -127,7 +129,8 @@ def fit_engine(
             f"the {kind} clock has no engine-level constants to fit",
             where="latency.model", hint="fit with {model: roofline} or {model: profile}",
         )  # fmt: skip
-    return _Fitting(scenario, log, kind, progress or (lambda text: None)).fit()
+    logs = [log] if isinstance(log, EngineLog) else list(log)
+    return _Fitting(scenario, logs, kind, progress or (lambda text: None)).fit()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,63 +152,74 @@ def _at_bounds(end: _End, constants: Iterable[Constant]) -> bool:
 
 
 class _Fitting:
-    """The simulation as a function of constants, and the search on it."""
+    """The runs as a function of constants, and the search on it."""
 
-    def __init__(self, scenario: Scenario, log: EngineLog, kind: str, tell: Callable[[str], None]) -> None:
-        self.log, self.kind, self.tell = log, kind, tell
-        self.run = Run(scenario)
-        base = self.run.clock.model
+    def __init__(
+        self, scenario: Scenario, logs: Sequence[EngineLog], kind: str, tell: Callable[[str], None]
+    ) -> None:
+        self.kind, self.tell = kind, tell
+        run = Run(scenario)
+        base = run.clock.model
         assert isinstance(base, (Roofline, ProfileLatency, DraftingLatency))
-        self.base = base
         given = self.given = scenario.latency.parameters()
-        self.fixed = {name: value for name, value in given.items() if name == "name"}
-        self.replay = LogReplay(self.run.system, log)
-        self.client = self._client({})
-        self.flight = in_flight(log.rows)
-        self.constants = CONSTANTS[kind]
-        if base.launching.eager:
-            self.constants = (*self.constants, LAUNCH)
-        if self.replay.closed and not self.client.spread:
-            self.constants = (*self.constants, SPREAD)
+        self.client, _ = client_overhead({name: value for name, value in given.items() if name in LIMITS})
+        self.client = replace(self.client, seed=str(scenario.seed))
+        self.runs = [FittedRun(run.system, log, base, self.client) for log in logs]
+        self.closed = any(each.closed for each in self.runs)
+        self.assumed = {item.name: item.value for item in run.clock.assumptions}
+        constants = CONSTANTS[kind]
+        if self.closed and not self.client.spread:
+            constants = (*constants, SPREAD)
+        self._begin(constants)
+        self._weigh(self.start)
+        if base.launching.eager or self._feels(LAUNCH):
+            self._begin((*constants, LAUNCH))
         names = [item.name for item in self.constants]
-        self.reasons, self.notes = limits_of(log.rows, self.flight, names)
-        self.own = {c.name: float(given.get(c.name, self._default(c))) for c in self.constants}
-        self.start = {c.name: min(max(self.own[c.name] or c.start, c.low), c.high) for c in self.constants}
-        self._played: dict[tuple[object, ...], list[Measured | None]] = {}
-        self.variation: dict[str, float] = {}
+        rows = [each.log.rows for each in self.runs]
+        self.reasons, self.notes = limits_of_all(
+            list(zip(rows, [r.flight for r in self.runs], strict=True)), names
+        )
 
-    def _client(self, found: Mapping[str, float]) -> ClientOverhead:
-        """What the scenario says of it, and what was found."""
-        given = {name: value for name, value in self.given.items() if name in LIMITS}
-        client, _ = client_overhead({**given, **found})
-        return replace(client, seed=str(self.run.scenario.seed))
+    def _begin(self, constants: Sequence[Constant]) -> None:
+        """These are what may move, from what the scenario or the clock says."""
+        given = self.given
+        self.constants = constants
+        self.own = {c.name: float(given.get(c.name, self._default(c))) for c in constants}
+        self.start = {c.name: min(max(self.own[c.name] or c.start, c.low), c.high) for c in constants}
 
     def _default(self, constant: Constant) -> float:
         if constant in (SERVER, TOKEN, SPREAD):
             return 0.0  # off unless somebody says otherwise
-        found = {item.name: item.value for item in self.run.clock.assumptions}
-        value = found.get(f"latency.{constant.name}", constant.start)
+        value = self.assumed.get(f"latency.{constant.name}", constant.start)
         return float(value) if isinstance(value, (int, float)) else constant.start
+
+    def _feels(self, constant: Constant) -> bool:
+        """Whether anything that is compared changes within what is usual of a constant that is not moved."""
+        import numpy as np
+
+        usual = self._default(constant)
+        ends = [usual * math.exp(sign * constant.spread) for sign in (-1.0, 1.0)]
+        low, high = (self._residual({**self.start, constant.name: value}) for value in ends)
+        return bool(np.abs(high - low).max() > LEAST_NOISE)
 
     def fit(self) -> EngineFit:
         reasons = self.reasons
-        queued = CLIENT.name in reasons
-        halves = [list(range(first, len(self.log.rows), 2)) for first in (0, 1)]
         free = [
-            replace(c, spread=LOOP_SPREAD) if c == CLIENT and self.replay.closed else c
+            replace(c, spread=LOOP_SPREAD) if c == CLIENT and self.closed else c
             for c in self.constants
             if c.name not in reasons or c.name == "request_s"
         ]
-        before = self._errors(self.own, halves[1])
-        end = self._search(free, halves[0], self.start)
+        before = self._errors(self.own)
+        end = self._search(free, self.start)
         values = end.values
-        prompts = [row.prompt_tokens for row in self.log.rows]
+        prompts = [row.prompt_tokens for each in self.runs for row in each.log.rows]
         for name in self._unsure(free, end):
             reasons.setdefault(name, unsure_why(name, end.deviations[name], prompts))
-        # In a closed loop it decides what the engine does, and was fitted with the constants.
-        if not queued and not self.replay.closed and not self.client.spread:
-            self._vary(values)
-        after = self._errors(values, halves[1])
+        variation = self._vary(values)
+        after = self._errors(values)
+        tails = [each.tail_s(values) for each in self.runs if not saturated(each.log.rows)]
+        flight = sorted(size for each in self.runs for size in each.flight)
+        requests = sum(len(each.log.rows) for each in self.runs)
         return EngineFit(
             self.kind,
             {name: float(f"{value:.6g}") for name, value in values.items()},
@@ -220,11 +234,57 @@ class _Fitting:
             _between(values[CLIENT.name], end.deviations.get(CLIENT.name)),
             before,
             after,
-            self.variation,
-            0.0 if queued else self._tail(values, halves[1]),
-            len(self.log.rows),
-            (*self.log.notes, *self.replay.notes(), *self.notes, *poor(after)),
+            variation,
+            max(tails, default=0.0),
+            (float(f"{quantile(flight, 0.05):.3g}"), float(f"{quantile(flight, 0.95):.3g}")),
+            requests,
+            tuple(dict.fromkeys((*self._notes(), *self.notes, *poor(after), *self._further(reasons)))),
         )  # fmt: skip
+
+    def _notes(self) -> list[str]:
+        """What was done to each log, once where all say the same."""
+        return [note for each in self.runs for note in (*each.log.notes, *each.replay.notes())]
+
+    def _further(self, reasons: Mapping[str, str]) -> list[str]:
+        runs = [(each.log.rows, each.flight) for each in self.runs]
+        return further_runs(reasons, runs, closed=all(each.closed for each in self.runs))
+
+    def _vary(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Let clients differ from request to request from now on, as far as the runs tell.
+
+        Where requests wait for others TTFT is waiting, and clients of a loop send nothing while it stalls.
+        """
+        calm = [each for each in self.runs if not each.closed and not saturated(each.log.rows)]
+        if not calm:
+            return {}
+        found: dict[str, float] = {}
+        pairs = [pair for each in calm for pair in each.pairs(values)]
+        # In a closed loop the spread decides what the engine does, and was fitted with the constants.
+        if not self.closed and not self.client.spread:
+            spread = client_spread(pairs, calm[0].outside(values))
+            if spread is not None:
+                found[SPREAD.name] = spread
+                for each in self.runs:
+                    each.client = replace(each.client, spread=spread)
+        if not self.client.stall_s:
+            stalls = client_stalls(pairs, calm[0].outside(values))
+            if stalls is not None:
+                found |= dict(zip((STALL, STALL_SHARE), stalls, strict=True))
+                for each in self.runs:
+                    each.client = replace(each.client, stall_s=stalls[0], stall_share=stalls[1])
+        return found
+
+    def _residual(self, values: Mapping[str, float]) -> Array:
+        import numpy as np
+
+        return np.concatenate([each.residual(values) for each in self.runs])
+
+    def _weigh(self, values: Mapping[str, float]) -> None:
+        for each in self.runs:
+            each.weigh(values)
+
+    def _errors(self, values: Mapping[str, float]) -> Errors:
+        return farthest([each.errors(values) for each in self.runs])
 
     def _unsure(self, free: Sequence[Constant], end: _End) -> list[str]:
         """Constants that the run alone does not determine.
@@ -239,94 +299,7 @@ class _Fitting:
             or _at_bounds(end, (constant,))
         ]
 
-    # -- the simulation ---------------------------------------------------------------------------------
-
-    def _outside(self, values: Mapping[str, float]) -> ClientOverhead:
-        """What clients wait for beside the engine."""
-        return replace(
-            self.client,
-            seconds=values[CLIENT.name],
-            server_s=values[SERVER.name],
-            token_s=values[TOKEN.name],
-            spread=values.get(SPREAD.name, self.client.spread),
-        )
-
-    def _inside(self, values: Mapping[str, float]) -> list[Measured | None]:
-        """What the engine's part of each request of the log takes in the simulation; None if rejected."""
-        client = self._outside(values)
-        engine_values = {name: value for name, value in values.items() if name not in OUTSIDE}
-        # The engine sees the client's own part only if the client waits for answers.
-        key = (
-            *engine_values.values(),
-            client.server_s,
-            client.token_s,
-            client if self.replay.closed else None,
-        )
-        if key not in self._played:
-            if len(self._played) > 16:
-                self._played.clear()
-            self._played[key] = self.replay.inside(self.base.with_constants(engine_values), client)
-        return self._played[key]
-
-    def _play(self, values: Mapping[str, float]) -> list[Measured | None]:
-        """What each request of the log sees in the simulation; None if it was rejected."""
-        return seen_by(self._outside(values), self._inside(values))
-
-    def _vary(self, values: Mapping[str, float]) -> None:
-        """Let the client's overhead differ from request to request from now on, as far as the run tells."""
-        pairs = zip(self._inside(values), self.log.rows, strict=True)
-        client = self._outside(values)
-        spread = client_spread([(row, real) for row, real in pairs if row is not None], client)
-        self.variation = {} if spread is None else {SPREAD.name: spread}
-        self.client = self._client(self.variation)
-
-    def _pairs(self, values: Mapping[str, float], half: Iterable[int]) -> tuple[list[int], list[Measured]]:
-        seen = self._play(values)
-        kept = [(index, row) for index in half if (row := seen[index]) is not None]
-        return [index for index, _ in kept], [row for _, row in kept]
-
-    def _residual(self, values: Mapping[str, float], half: Sequence[int]) -> Array:
-        import numpy as np
-
-        indexes, seen = self._pairs(values, half)
-        real = [self.log.rows[index] for index in indexes]
-        flight = [self.flight[index] for index in indexes]
-        ours, theirs = features(seen, real, flight), features(real, real, flight)
-        return np.array([a - b for a, b in zip(ours, theirs, strict=True)])
-
-    def _errors(self, values: Mapping[str, float], half: Sequence[int]) -> dict[str, dict[str, float]]:
-        indexes, seen = self._pairs(values, half)
-        real = [self.log.rows[index] for index in indexes]
-        ours, theirs = statistics_of(seen), statistics_of(real)
-        return {
-            metric: {
-                name: float(f"{ours[metric][name] / theirs[metric][name] - 1:.4g}") for name in theirs[metric]
-            }
-            for metric in theirs
-            if theirs[metric]
-        }
-
-    def _tail(self, values: Mapping[str, float], half: Sequence[int]) -> float:
-        """Stalls: by how much TTFT is longer than simulated, of all requests and request by request.
-
-        The latter beyond what it is shorter by: to be early or late at the end of a step, or ahead of or
-        behind another prompt, is as likely either way.
-        """
-        indexes, seen = self._pairs(values, half)
-        real = [self.log.rows[index].ttft_s for index in indexes]
-        whole = quantile(sorted(real), TAIL) - quantile(sorted(row.ttft_s for row in seen), TAIL)
-        late = sorted(ours - row.ttft_s for ours, row in zip(real, seen, strict=True))
-        single = quantile(late, TAIL) + quantile(late, 1.0 - TAIL) - 2.0 * quantile(late, 0.5)
-        return float(f"{max(whole, single, 0.0):.4g}")
-
-    # -- the descent ------------------------------------------------------------------------------------
-
-    def _search(
-        self,
-        free: Sequence[Constant],
-        half: Sequence[int],
-        start: Mapping[str, float],
-    ) -> _End:
+    def _search(self, free: Sequence[Constant], start: Mapping[str, float]) -> _End:
         """Move the constants in ``free`` from ``start``; the others stay."""
         import numpy as np
 
@@ -338,16 +311,23 @@ class _Fitting:
         def values_at(x: Array) -> dict[str, float]:
             return {**start, **{c.name: float(math.exp(v)) for c, v in zip(free, x, strict=True)}}
 
-        def tell(round_: int, misfit: float) -> None:
-            self.tell(f"round {round_} of {len(SPREADS)}: percentiles are {misfit:.1%} off")
+        def tell(before: int, round_: int, misfit: float) -> None:
+            self.tell(f"round {before + round_} of {len(SPREADS)}: percentiles are {misfit:.1%} off")
 
         prior = np.array([c.spread for c in free])
 
         def searched(noise: float) -> Found:
-            return search(
-                lambda x: self._residual(values_at(x), half), begin, np.array([c.width for c in free]), low,
-                high, scale=LOSS_SCALE, pull=(noise * CORRELATED / prior) ** 2, tell=tell,
-            )  # fmt: skip
+            found, point = None, begin
+            for number, spreads in enumerate((SPREADS[:WEIGHED], SPREADS[WEIGHED:])):
+                self._weigh(values_at(point))
+                found = search(
+                    lambda x: self._residual(values_at(x)), point, np.array([c.width for c in free]), low,
+                    high, scale=LOSS_SCALE, pull=(noise * CORRELATED / prior) ** 2, home=begin,
+                    spreads=spreads, tell=partial(tell, number * WEIGHED),
+                )  # fmt: skip
+                point = found.point
+            assert found is not None
+            return found
 
         found = searched(LEAST_NOISE)
         if found.noise > FAR:

@@ -12,7 +12,8 @@ are off by their links' bands in the same members. The interval of a statistic `
 over members that are designed to have the clock's spread (``kvplan.latency.normals``), widened to the
 members themselves (queueing is skewed) and to the clock's stated bands, which also cover what no member
 varies: the memory left for the cache, ragged batches, the engine's own jitter. Stalls that a serving run was
-seen to have reach further: the 99th percentile of TTFT of a clock fitted to it includes them.
+seen to have reach further: the 99th percentile of TTFT of a clock fitted to it includes them. Of loads that
+such a run never held, members and bands are farther off the more they differ from those it did.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ AUTOMATIC_BY_BLOCK = 200
 
 LATENCIES = ("ttft_s", "tpot_s", "e2e_s")
 STATISTICS = ("mean", "p50", "p90", "p99")
+LOWEST = -0.9
+"""No band reaches further down."""
 _Z90 = NormalDist().inv_cdf(0.95)
 
 
@@ -70,6 +73,7 @@ class Ensemble:
         *,
         complete: bool = True,
         saturated: bool = False,
+        in_flight: float = 0.0,
         on_member: Callable[[int, int], None] | None = None,
     ) -> Intervals:
         """Intervals of every statistic in ``latency``.
@@ -79,6 +83,7 @@ class Ensemble:
             requests: what the run was to serve, or the first ``LARGEST_WORKLOAD + 1`` of it.
             complete: whether the run came to its end; a broken one is not repeated.
             saturated: whether requests came faster than they were served: stated bands do not hold then.
+            in_flight: requests sent and not finished, averaged over the run.
             on_member: told ``(simulated, members)`` before the first and after each of them.
         """
         clock = self.clock
@@ -88,7 +93,7 @@ class Ensemble:
         played: list[dict[str, Any]] = []
         if members and clock.perturbed is not None:
             try:
-                played = self._play(clock.perturbed, members, requests, on_member)
+                played = self._play(clock.perturbed, members, requests, self._reach(in_flight), on_member)
             except KeyboardInterrupt:
                 why = "the ensemble was interrupted"
             except KvplanError as exc:
@@ -101,8 +106,13 @@ class Ensemble:
         else:
             but = ", so not for this run" if saturated else ""
             why = f"the clock's stated bands, which hold below saturation{but} ({why})"
-        values = {name: self._around(name, latency, played) for name in LATENCIES}
+        values = {name: self._around(name, latency, played, in_flight) for name in LATENCIES}
         return Intervals(values, len(played), why)
+
+    def _reach(self, in_flight: float) -> float:
+        """How many times as far off as it says the clock's members are at such a load."""
+        seen = self.clock.seen
+        return 1.0 if seen is None or seen.holds(in_flight) else seen.wider(in_flight) / seen.share
 
     def _members(self, requests: int, complete: bool) -> tuple[int, str]:
         """How many simulations, and why none."""
@@ -124,6 +134,7 @@ class Ensemble:
         perturbed: Callable[[Draw], LatencyModel],
         members: int,
         requests: Sequence[Request],
+        reach: float,
         on_member: Callable[[int, int], None] | None,
     ) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
@@ -132,7 +143,7 @@ class Ensemble:
             if on_member is not None:
                 on_member(len(found), members)
             numbers, outside = row[:DIMENSIONS], row[DIMENSIONS]
-            model = perturbed((*numbers, *row[DIMENSIONS + 1 :]))
+            model = perturbed((*(reach * number for number in numbers), *row[DIMENSIONS + 1 :]))
             client = self.clock.client.member(NormalDist().cdf(outside), len(found))
             recorder = recorder_of(client)
             engine = self.system.perturbed(numbers).engine("fast", model, recorder)
@@ -144,24 +155,32 @@ class Ensemble:
         return found
 
     def _around(
-        self, name: str, latency: Mapping[str, Any], played: list[dict[str, Any]]
+        self, name: str, latency: Mapping[str, Any], played: list[dict[str, Any]], in_flight: float
     ) -> dict[str, Interval] | None:
         statistics = latency[name]
         if statistics is None:
             return None
         bands, client = self.clock.bands, self.clock.client
         assert bands is not None
-        band: Band = bands[name.removesuffix("_s")]
+        metric, seen = name.removesuffix("_s"), self.clock.seen
+        near: Band = bands[metric]
+        far = near
+        if seen is not None:
+            low, high = seen.bands[metric]
+            far = max(seen.wider(in_flight) * low, LOWEST), seen.wider(in_flight) * high
+            near = near if seen.holds(in_flight) else far
         at_client = name in AT_CLIENT
         found = {}
         for key in STATISTICS:
             value = statistics[key]
             others = [one[name][key] for one in played if one[name] is not None]
             low, high = spread_interval(value, others)
+            tail = key == "p99" and name == "ttft_s"
+            band = far if tail else near
             engine = value - client.seconds if at_client else value
             stated_low = engine * (1.0 + band[0]) + (client.low_s if at_client else 0.0)
             stated_high = engine * (1.0 + band[1]) + (client.high_s if at_client else 0.0)
-            if key == "p99" and name == "ttft_s":
+            if tail:
                 stated_high += self.clock.tail_s
             latest = self.clients.latest_s(name)
             found[key] = [max(0.0, min(low, stated_low)), min(max(high, stated_high), latest)]

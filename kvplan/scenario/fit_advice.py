@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from kvplan.latency.profile import MEMORY
 from kvplan.scenario.fit_constants import WHY
 from kvplan.scenario.log_features import quantile
+from kvplan.scenario.log_limits import COMPUTING, saturated
+from kvplan.scenario.measured import Measured
 
 Z90 = 1.645
 FARTHEST = 10.0
 """A factor by which a constant could be off, beyond which its size says nothing."""
+FARTHER = 4.0
+"""How many times as large a load or a prompt should be to tell what the one at hand does not."""
+BATCHES = ("memory_efficiency", MEMORY, "step_s", "request_s")
+"""Constants of a step that differ in how they grow with its requests and their contexts."""
+TOGETHER = "fitted together with this (--engine-log once for each)"
 POOR = 0.3
 """A median that is so far off after the fit says that the run or the scenario is another one."""
 
@@ -27,6 +35,50 @@ def unsure_why(name: str, deviation: float, prompts: Sequence[int]) -> str:
     if factor > FARTHEST:
         return f"{why}; this run does not even tell its order of magnitude"
     return f"{why}; it could be off by a factor of {factor:.2g}"
+
+
+def further_runs(
+    unknown: Collection[str], runs: Sequence[tuple[Sequence[Measured], Sequence[float]]], *, closed: bool
+) -> list[str]:
+    """Which further run of the deployment would tell what these left open.
+
+    Args:
+        unknown: constants that were not identified.
+        runs: each one's requests, and how many were in flight with each.
+        closed: all clients waited for answers.
+    """
+    rows = [row for each, _ in runs for row in each]
+    busy = quantile(sorted(size for _, flight in runs for size in flight), 0.95)
+    computed = quantile(sorted(float(row.prompt_tokens - (row.cached_tokens or 0)) for row in rows), 0.5)
+    found = []
+    for names, run in (
+        (
+            BATCHES,
+            f"holds about {_round(FARTHER * busy)} requests in flight (until now up to {_round(busy)})",
+        ),
+        (COMPUTING, f"has prompts of about {_round(FARTHER * computed)} tokens to compute"),
+    ):
+        left = [name for name in names if name in unknown]
+        if left:
+            found.append(f"{_listed(left)} would be told by a further run that {run}, {TOGETHER}")
+    full = [why for each, _ in runs if (why := saturated(each)) is not None]
+    if len(full) == len(runs):
+        found.append(f"latency below saturation would be told by a run at half the rate, {TOGETHER}")
+    if closed:
+        found.append(
+            "clients that wait for answers send nothing while the engine stalls: how much longer the 99th "
+            f"percentile of TTFT is for others would be told by a run at a rate, {TOGETHER}"
+        )
+    return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _round(value: float) -> str:
+    """Two digits are enough to say what to measure."""
+    return f"{float(f'{max(value, 1.0):.2g}'):,.0f}"
 
 
 def poor(after: Mapping[str, Mapping[str, float]]) -> list[str]:

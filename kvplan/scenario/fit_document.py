@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from kvplan.scenario.engine_fit import EngineFit
@@ -9,8 +10,15 @@ from kvplan.scenario.engine_log import EngineLog
 from kvplan.scenario.schema import Scenario
 
 
-def fit_document(fit: EngineFit, scenario: Scenario, log: EngineLog, inputs: list[Any]) -> dict[str, Any]:
-    """``kvplan.engine-fit/1``: what ``latency: {model: fitted, name: FILE}`` reads."""
+def fit_document(
+    fit: EngineFit, scenario: Scenario, log: EngineLog | Sequence[EngineLog], inputs: list[Any]
+) -> dict[str, Any]:
+    """``kvplan.engine-fit/1``: what ``latency: {model: fitted, name: FILE}`` reads.
+
+    Args:
+        log: what was fitted, a run or several.
+    """
+    logs = [log] if isinstance(log, EngineLog) else log
     return {
         "schema": "kvplan.engine-fit/1",
         "model": scenario.model,
@@ -26,7 +34,8 @@ def fit_document(fit: EngineFit, scenario: Scenario, log: EngineLog, inputs: lis
         "client_variation": fit.variation,
         "spread": {"names": list(fit.spread[0]), "factor": [list(row) for row in fit.spread[1]]},
         "client_overhead_range_s": None if fit.client_s is None else list(fit.client_s),
-        "log": {"path": log.path, "format": log.format, "requests": fit.requests},
+        "logs": [{"path": each.path, "format": each.format, "requests": len(each.rows)} for each in logs],
+        "in_flight": list(fit.in_flight),
         "held_out": {
             "requests": fit.requests // 2,
             "before": fit.before,

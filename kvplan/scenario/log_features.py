@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+import statistics
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -15,17 +17,50 @@ PROMPT_BINS = (1 / 3, 2 / 3)
 FLIGHT_BINS = (0.05, 0.15, 0.35, 0.65, 0.85, 0.95)
 """Shares of the requests between bins. A busy run is nearly empty while it fills and drains: the few requests
 of then tell what a step takes without a batch."""
+RESAMPLES = 40
+"""Of a bootstrap."""
+
+
+Feature = tuple[list[float], float | None]
+"""Values by request, and the level of the quantile of them that counts; None: their mean."""
 
 
 def features(rows: Sequence[Measured], real: Sequence[Measured], flight: Sequence[float]) -> list[float]:
     """Logarithms of what is compared; ``real`` and ``flight`` decide which request is in which bin."""
-    found: list[float] = []
+    return [_log(values, level) for values, level in _features(rows, real, flight)]
+
+
+def feature_errors(
+    rows: Sequence[Measured], real: Sequence[Measured], flight: Sequence[float]
+) -> list[float]:
+    """Standard errors of the difference of two runs' ``features``, as they have so few requests.
+
+    By bootstrap, of the same requests in both runs: how their lengths differ is no error, a stall in one of
+    the runs is.
+    """
+    found = []
+    pairs = zip(_features(rows, real, flight), _features(real, real, flight), strict=True)
+    for index, ((ours, level), (theirs, _)) in enumerate(pairs):
+        stream, requests, again = random.Random(f"features/{index}"), range(len(ours)), []
+        for _ in range(RESAMPLES):
+            drawn = stream.choices(requests, k=len(ours))
+            again.append(_log([ours[i] for i in drawn], level) - _log([theirs[i] for i in drawn], level))
+        found.append(statistics.pstdev(again))
+    return found
+
+
+def _log(values: Sequence[float], level: float | None) -> float:
+    middle = math.fsum(values) / len(values) if level is None else quantile(sorted(values), level)
+    return math.log(max(middle, 1e-6))
+
+
+def _features(rows: Sequence[Measured], real: Sequence[Measured], flight: Sequence[float]) -> list[Feature]:
+    found: list[Feature] = []
     for metric in METRICS:
-        values = sorted(value for row in rows if (value := value_of(row, metric)) is not None)
+        values = [value for row in rows if (value := value_of(row, metric)) is not None]
         if values:
             # Of requests that come in waves percentiles jump from one wave to the next; their mean does not.
-            found.append(math.log(max(math.fsum(values) / len(values), 1e-6)))
-            found += [math.log(max(quantile(values, level), 1e-6)) for level in LEVELS]
+            found += [(values, level) for level in (None, *LEVELS)]
     for metric, by, shares in (
         ("ttft", [float(row.prompt_tokens) for row in real], PROMPT_BINS), ("tpot", flight, FLIGHT_BINS)
     ):  # fmt: skip
@@ -37,7 +72,7 @@ def features(rows: Sequence[Measured], real: Sequence[Measured], flight: Sequenc
             ]  # fmt: skip
             # All bins are there in both runs: which request is where depends on the measured one alone.
             if len(inside) >= 5:
-                found.append(math.log(max(quantile(sorted(inside), 0.5), 1e-6)))
+                found.append((inside, 0.5))
     return found
 
 

@@ -158,6 +158,12 @@ class Run:
         part = self.scenario.workload
         return part.max_in_flight is not None or part.turns == "answered"
 
+    @property
+    def _in_flight(self) -> float:
+        """Requests sent and not finished, averaged over the run."""
+        span_s = self.recorder.totals.makespan_s
+        return sum(self.recorder.e2e_s) / span_s if span_s else 0.0
+
     def _intervals(
         self,
         latency: dict[str, Any],
@@ -182,6 +188,7 @@ class Run:
             self._kept,
             complete=self.interruption is None,
             saturated=saturated,
+            in_flight=self._in_flight,
             on_member=on_member,
         )
 
@@ -199,6 +206,13 @@ class Run:
         found = list(self.warnings)
         if self.interruption is not None:
             found.append(f"stopped early: {self.interruption}")
+        seen, in_flight = self.clock.seen, self._in_flight
+        if seen is not None and in_flight and not seen.holds(in_flight):
+            found.append(
+                f"{in_flight:.3g} requests were in flight, and {seen.low:.3g} to {seen.high:.3g} in the run "
+                "that the clock was fitted to: how steps grow with their requests was hardly seen there; fit "
+                "a run at this load together with it (kvplan calibrate --engine-log once for each)"
+            )
         for reason, count in sorted(self.recorder.rejections.items()):
             found.append(f"{count:,} requests rejected by the front end: {reason}")
         return found

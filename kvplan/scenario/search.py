@@ -54,6 +54,7 @@ def search(
     *,
     scale: float,
     pull: Array | None = None,
+    home: Array | None = None,
     spreads: Sequence[float] = SPREADS,
     tell: Callable[[int, float], None] = lambda round_, misfit: None,
 ) -> Found:
@@ -64,8 +65,9 @@ def search(
         start, widths: where to begin and how far around to look first.
         low, high: bounds of the search.
         scale: residual from which it counts as an outlier.
-        pull: how strongly each constant is drawn to ``start``, as by one more residual each, of the square
+        pull: how strongly each constant is drawn to ``home``, as by one more residual each, of the square
             root of this for every unit; decides where the residual does not. Not part of what is found.
+        home: ``start`` unless said.
         spreads: see ``SPREADS``.
         tell: told after each round its number (from 1) and the root mean square of the smoothed residual.
     """
@@ -73,6 +75,7 @@ def search(
 
     dims = start.size
     pull = np.zeros(dims) if pull is None else pull
+    home = start if home is None else home
     point = np.clip(start, low, high)
     count = max(POINTS_PER_DIMENSION * dims, 8)
     slopes, noise = np.zeros((1, dims)), 0.0
@@ -87,7 +90,7 @@ def search(
         reach = REACH * share * widths
         step = _robust_step(
             smooth, slopes, np.maximum(-reach, low - point), np.minimum(reach, high - point), scale,
-            pull, point - start,
+            pull, point - home,
         )  # fmt: skip
         point = np.clip(point + step, low, high)
         left = smooth + slopes @ step

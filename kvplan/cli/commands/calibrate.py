@@ -53,18 +53,22 @@ def calibrate(
         str | None, typer.Option("--url", help="Where the measurements are published.")
     ] = None,
     engine_log: Annotated[
-        Path | None,
-        typer.Option("--engine-log", help="A serving run: requests CSV, vLLM or SGLang benchmark JSON."),
+        list[Path] | None,
+        typer.Option(
+            "--engine-log",
+            help="A serving run: requests CSV, vLLM or SGLang benchmark JSON; more than once: all together.",
+        ),
     ] = None,
     scenario: Annotated[
         str | None, typer.Option("--scenario", help="The deployment the run was measured on (YAML).")
     ] = None,
     max_in_flight: Annotated[
-        int | None,
+        list[int] | None,
         typer.Option(
             "--max-in-flight",
             min=0,
-            help="The client kept at most this many requests in flight (a closed loop); 0: no limit.",
+            help="The client kept at most this many requests in flight (a closed loop); 0: no limit. Once, "
+            "or once for each log.",
         ),
     ] = None,
     output: FormatOption = OutputFormat.table,
@@ -88,20 +92,22 @@ def calibrate(
     fits what your engine adds: use it with
     latency: {model: fitted, name: fitted.json}. A benchmark that capped
     the requests in flight is recognised, or said with [bold]--max-in-flight[/bold].
+    Give [bold]--engine-log[/bold] once for each run of the deployment: a second rate tells
+    what one cannot.
     """
     if context.invoked_subcommand is not None:
         return
     from kvplan.cli.output import warn
     from kvplan.errors import UsageError
 
-    if engine_log is not None or scenario is not None:
+    if engine_log or scenario is not None:
         from kvplan.cli.engine_fit import fit_engine_log
 
         if source is not None or device is not None:
             raise UsageError("--engine-log fits an engine, --from and --gpu fit kernels: one at a time")
-        fit_engine_log(engine_log, scenario, output_path, output, max_in_flight)
+        fit_engine_log(engine_log or (), scenario, output_path, output, max_in_flight or ())
         return
-    if max_in_flight is not None:
+    if max_in_flight:
         raise UsageError("--max-in-flight is about a serving run", hint="add --engine-log requests.csv")
     if (source is None) == (device is None):
         raise UsageError(

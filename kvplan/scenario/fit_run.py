@@ -1,0 +1,167 @@
+"""One logged run on the simulated engine, as a function of the constants that are fitted.
+
+Every other request is fitted on, the others are what errors are told of. Simulations are remembered: the
+client's own part is added to them afterwards, and does not decide them unless the client waits for answers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from kvplan.latency.client import ClientOverhead
+from kvplan.latency.drafting import DraftingLatency
+from kvplan.latency.profile import ProfileLatency
+from kvplan.latency.roofline import Roofline
+from kvplan.scenario.engine_log import EngineLog
+from kvplan.scenario.fit_client import Pair
+from kvplan.scenario.fit_constants import CLIENT, OUTSIDE, SERVER, SPREAD, TOKEN
+from kvplan.scenario.log_features import feature_errors, features, in_flight, quantile, statistics_of
+from kvplan.scenario.log_replay import LogReplay, seen_by
+from kvplan.scenario.measured import Measured
+from kvplan.scenario.system import System
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Array = npt.NDArray[np.float64]
+
+Base: TypeAlias = Roofline | ProfileLatency | DraftingLatency
+Errors = dict[str, dict[str, float]]
+"""Metric to statistic to ``simulated / measured - 1``."""
+TAIL = 0.99
+MISFIT = 0.03
+"""How far off features are of a clock that is right, beside what so few requests leave open (assumed)."""
+_REMEMBERED = 16
+
+
+class FittedRun:
+    """See the module.
+
+    Args:
+        system: the deployment that was measured.
+        log: what was measured.
+        base: its clock.
+        client: what clients wait for beside the engine, but for the constants.
+
+    Raises:
+        DataError: the log cannot be replayed there.
+    """
+
+    def __init__(self, system: System, log: EngineLog, base: Base, client: ClientOverhead) -> None:
+        self.log, self.client = log, client
+        self.replay = LogReplay(system, log)
+        self.flight = in_flight(log.rows)
+        self._base = base
+        self._fitted, self._held = (range(first, len(log.rows), 2) for first in (0, 1))
+        self._played: dict[tuple[object, ...], list[Measured | None]] = {}
+        self._weights: list[float] = []
+
+    @property
+    def closed(self) -> bool:
+        """Whether its client waited for answers."""
+        return self.replay.closed
+
+    def residual(self, values: Mapping[str, float]) -> Array:
+        """Logarithms of simulated over measured features, of the requests that are fitted on.
+
+        Each counts as much as the run was sure of it when it was weighed last.
+        """
+        import numpy as np
+
+        seen, real, flight = self._compared(values)
+        ours, theirs = features(seen, real, flight), features(real, real, flight)
+        return np.array([w * (a - b) for w, a, b in zip(self._weights, ours, theirs, strict=True)])
+
+    def weigh(self, values: Mapping[str, float]) -> None:
+        """Let each feature count as much as so few requests are sure of it under these constants."""
+        self._weights = [
+            MISFIT / math.hypot(MISFIT, error) for error in feature_errors(*self._compared(values))
+        ]
+
+    def _compared(
+        self, values: Mapping[str, float]
+    ) -> tuple[Sequence[Measured], Sequence[Measured], Sequence[float]]:
+        """Of the requests that are fitted on: simulated, measured, and how many were in flight."""
+        indexes, seen = self._pairs(values, self._fitted)
+        return seen, [self.log.rows[index] for index in indexes], [self.flight[index] for index in indexes]
+
+    def errors(self, values: Mapping[str, float]) -> Errors:
+        """Those of the requests that were held out."""
+        indexes, seen = self._pairs(values, self._held)
+        ours, theirs = statistics_of(seen), statistics_of([self.log.rows[index] for index in indexes])
+        return {
+            metric: {
+                name: float(f"{ours[metric][name] / theirs[metric][name] - 1:.4g}") for name in theirs[metric]
+            }
+            for metric in theirs
+            if theirs[metric]
+        }
+
+    def tail_s(self, values: Mapping[str, float]) -> float:
+        """Stalls: by how much TTFT is longer than simulated, of all requests and request by request.
+
+        The latter beyond what it is shorter by: to be early or late at the end of a step, or ahead of or
+        behind another prompt, is as likely either way. Of all requests: a run has few stalls, and what was
+        fitted is not made of them.
+        """
+        indexes, seen = self._pairs(values, range(len(self.log.rows)))
+        real = [self.log.rows[index].ttft_s for index in indexes]
+        whole = quantile(sorted(real), TAIL) - quantile(sorted(row.ttft_s for row in seen), TAIL)
+        late = sorted(ours - row.ttft_s for ours, row in zip(real, seen, strict=True))
+        single = quantile(late, TAIL) + quantile(late, 1.0 - TAIL) - 2.0 * quantile(late, 0.5)
+        return float(f"{max(whole, single, 0.0):.4g}")
+
+    def pairs(self, values: Mapping[str, float]) -> list[Pair]:
+        """Of each request what the engine's part takes, simulated, and what its client saw."""
+        both = zip(self._inside(values), self.log.rows, strict=True)
+        return [(row, real) for row, real in both if row is not None]
+
+    def outside(self, values: Mapping[str, float]) -> ClientOverhead:
+        """What clients wait for beside the engine."""
+        return replace(
+            self.client,
+            seconds=values[CLIENT.name],
+            server_s=values[SERVER.name],
+            token_s=values[TOKEN.name],
+            spread=values.get(SPREAD.name, self.client.spread),
+        )
+
+    def _inside(self, values: Mapping[str, float]) -> list[Measured | None]:
+        """What the engine's part of each request of the log takes in the simulation; None if rejected."""
+        client = self.outside(values)
+        engine_values = {name: value for name, value in values.items() if name not in OUTSIDE}
+        # The engine sees the client's own part only if the client waits for answers.
+        key = (
+            *engine_values.values(),
+            client.server_s,
+            client.token_s,
+            client if self.closed else None,
+        )
+        if key not in self._played:
+            if len(self._played) > _REMEMBERED:
+                self._played.clear()
+            self._played[key] = self.replay.inside(self._base.with_constants(engine_values), client)
+        return self._played[key]
+
+    def _pairs(
+        self, values: Mapping[str, float], half: Iterable[int]
+    ) -> tuple[list[int], Sequence[Measured]]:
+        """Requests of a half that were served, and what the client of each sees in the simulation."""
+        seen = seen_by(self.outside(values), self._inside(values))
+        kept = [(index, row) for index in half if (row := seen[index]) is not None]
+        return [index for index, _ in kept], [row for _, row in kept]
+
+
+def farthest(errors: Sequence[Errors]) -> Errors:
+    """Of several runs' errors those farthest from nothing."""
+    found: Errors = {}
+    for each in errors:
+        for metric, statistics in each.items():
+            known = found.setdefault(metric, {})
+            for name, error in statistics.items():
+                known[name] = max(error, known.get(name, 0.0), key=abs)
+    return found
