@@ -70,9 +70,17 @@ def elsewhere(document: Mapping[str, Any], target: Target, where: str) -> list[s
     """What the run was of that this deployment is not, as warnings.
 
     Raises:
-        SpecError: the file does not say its degrees of parallelism.
+        SpecError: the file does not say its engine, or its degrees of parallelism.
     """
     found = []
+    engine = document.get("engine")
+    if engine not in ("vllm", "sglang"):
+        raise SpecError("the fit does not say which engine served", where=f"{where}: engine")
+    if target.serving is not None and engine != target.serving.kind:
+        found.append(
+            f"the constants were fitted to {engine}, not to {target.serving.kind}: what an engine takes a "
+            "step and a request is its own; fit a run of this one"
+        )
     if document.get("model") != target.model.name:
         found.append(
             f"the engine was fitted serving {document.get('model')}, not {target.model.name}: its overheads "

@@ -23,6 +23,7 @@ def fit_document(
         "schema": "kvplan.engine-fit/1",
         "model": scenario.model,
         "gpu": scenario.gpu,
+        "engine": scenario.engine.kind,
         "parallel": {"tp": scenario.parallel.tp, "pp": scenario.parallel.pp, "cp": scenario.parallel.cp},
         "latency": {
             "model": fit.model,

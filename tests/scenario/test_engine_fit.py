@@ -263,6 +263,7 @@ def test_what_is_no_fit_file_is_refused(files: tuple[Path, Path, Path], tmp_path
         (text.replace('"client_overhead_range_s": [', '"client_overhead_range_s": [9.0, '), "no range of seconds"),
         (text.replace('"factor": [', '"factor": [[1.0], '), "no square matrix"),
         (text.replace('"tail_s": ', '"tail_s": -1'), "no seconds"),
+        (text.replace('"engine": "vllm"', '"engine": 3'), "which engine served"),
     ):  # fmt: skip
         path = tmp_path / "fit.json"
         path.write_text(broken)
@@ -275,6 +276,13 @@ def test_other_stages_are_warned_about(files: tuple[Path, Path, Path]) -> None:
     staged = {"latency.model": "fitted", "latency.name": str(out), "parallel.pp": 2}
     clock = Run(load_scenario(str(scenario), staged)).clock
     assert any("fitted with pp 1, not 2: what its stages hand over" in text for text in clock.warnings)
+
+
+def test_another_engine_is_warned_about(files: tuple[Path, Path, Path]) -> None:
+    _, scenario, out = files
+    other = {"latency.model": "fitted", "latency.name": str(out), "engine": {"kind": "sglang"}}
+    clock = Run(load_scenario(str(scenario), other)).clock
+    assert any("fitted to vllm, not to sglang" in text for text in clock.warnings)
 
 
 def test_another_model_is_warned_about(files: tuple[Path, Path, Path]) -> None:
