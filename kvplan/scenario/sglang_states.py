@@ -48,13 +48,16 @@ def state_rules(scenario: Scenario, fit: FitReport | None, page: int) -> StateRu
             where="engine.kind",
             hint=hint,
         )
-    if engine.disable_radix_cache and engine.max_running_requests is not None:
+    drafts = scenario.speculative is not None
+    if engine.disable_radix_cache and (drafts or engine.max_running_requests is not None):
         raise UsageError(
-            "without a radix cache SGLang has a state for each of max_running_requests and leaves the other "
-            "memory to tokens, which is not sized",
+            "without a radix cache SGLang has a state for each of max_running_requests"
+            f"{', which it sets beside drafts,' if drafts else ''} and leaves other memory to tokens, which "
+            "is not sized",
             where="engine.max_running_requests",
-            hint="leave it out, or turn the prefix cache on (cache.prefix: radix)",
-        )
+            hint="turn the prefix cache on (cache.prefix: radix)" if drafts else
+            "leave it out, or turn the prefix cache on (cache.prefix: radix)",
+        )  # fmt: skip
     return StateRules(min(slots), state_chunk(model)[0], spare_states(model, fit.serving, page) > 0)
 
 

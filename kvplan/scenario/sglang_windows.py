@@ -56,7 +56,9 @@ def check_windows(fit: FitReport, engine: SglangPart) -> None:
             where="engine.kind",
             hint="simulate it with engine.kind=vllm",
         )
-    if engine.disable_radix_cache and engine.max_running_requests and engine.chunked_prefill_size != -1:
+    # Where drafts are verified it is always said.
+    limited = engine.max_running_requests or fit.serving.decode_tokens > 1
+    if engine.disable_radix_cache and limited and engine.chunked_prefill_size != -1:
         raise UsageError(
             "without a radix cache SGLang gives windows as much as max_running_requests may take, which the "
             "memory bill does not count yet",

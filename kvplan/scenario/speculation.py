@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kvplan.engine.sglang_states.strategy import RecurrentStates
+from kvplan.engine.sglang_windows.strategy import WindowPools
 from kvplan.engine.speculation.acceptance import Acceptance, geometric, of_mean_length
 from kvplan.engine.speculation.rules import (
     LOOKAHEAD_HASHES,
@@ -20,17 +22,19 @@ from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.schema.engine import EnginePart, SglangPart
 from kvplan.scenario.schema.speculative import SpeculativePart
+from kvplan.scenario.sglang_states import recurrent_states
+from kvplan.scenario.sglang_windows import sliding_windows
 
 if TYPE_CHECKING:
     from kvplan.specs.model import ModelSpec
 
 
 def speculation(scenario: Scenario, deployment: Deployment, part: SpeculativePart) -> Chosen:
-    """The strategy, and what it assumes.
+    """The strategy, with pools that SGLang has beside that of tokens, and what it assumes.
 
     Raises:
         UsageError: ranks that share a context, drafts that a model's modules cannot share out, prompts that
-            SGLang looks up.
+            SGLang looks up, pools that are not simulated.
     """
     if scenario.parallel.cp > 1:
         raise UsageError(
@@ -48,7 +52,18 @@ def speculation(scenario: Scenario, deployment: Deployment, part: SpeculativePar
         "speculative.rates", shown,
         "chance that the first, second, ... draft of a step stands, independent from step to step",
     )  # fmt: skip
-    return Chosen(Speculation(rules, acceptance), (assumed,), tuple(_warnings(part, scenario)))
+    pools = [
+        chosen
+        for look in (recurrent_states, sliding_windows)
+        if (chosen := look(scenario, deployment)) is not None
+    ]
+    assumptions = [assumed, *(item for chosen in pools for item in chosen.assumptions)]
+    strategy = Speculation(
+        rules, acceptance,
+        states=next((c.strategy.rules for c in pools if isinstance(c.strategy, RecurrentStates)), None),
+        windows=next((c.strategy.windows for c in pools if isinstance(c.strategy, WindowPools)), None),
+    )  # fmt: skip
+    return Chosen(strategy, tuple(assumptions), tuple(_warnings(part, scenario)))
 
 
 def _rules(part: SpeculativePart, scenario: Scenario, modules: int) -> DraftRules:

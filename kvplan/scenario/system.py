@@ -161,8 +161,9 @@ def _data_parallel_attention(scenario: Scenario, deployment: Deployment) -> Chos
 
 
 def _recurrent_states(scenario: Scenario, deployment: Deployment) -> Chosen | None:
-    """Recurrent layers below SGLang; below vLLM their states are groups of the plain engine."""
-    if isinstance(deployment.config, EngineConfig):
+    """Recurrent layers below SGLang; below vLLM their states are groups of the plain engine, and with drafts
+    they are a matter of ``speculative``."""
+    if isinstance(deployment.config, EngineConfig) or scenario.speculative is not None:
         return None
     from kvplan.scenario.sglang_states import recurrent_states
 
@@ -170,8 +171,8 @@ def _recurrent_states(scenario: Scenario, deployment: Deployment) -> Chosen | No
 
 
 def _sliding_windows(scenario: Scenario, deployment: Deployment) -> Chosen | None:
-    """SGLang's pool for windows, which a scenario need not ask for: the model's have one."""
-    if scenario.engine.kind != "sglang" or deployment.fit is None:
+    """SGLang's pool for windows, which a scenario need not ask for: the model's have one; as of states."""
+    if scenario.engine.kind != "sglang" or deployment.fit is None or scenario.speculative is not None:
         return None
     from kvplan.scenario.sglang_windows import sliding_windows
 

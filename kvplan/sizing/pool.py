@@ -281,7 +281,7 @@ def _sglang_capacity(pool: RankPool, pool_bytes: int, max_model_len: int) -> Poo
     sequences = slots = None
     if pool.state_bytes:
         if pool.token_bytes:
-            slots, taken = state_slots(pool.serving, pool_bytes, pool.state_bytes)
+            slots, taken = state_slots(pool.serving, pool_bytes, pool.state_bytes, pool.state_slots)
             pool_bytes = max(pool_bytes - taken, 0)
         else:
             slots = pool_bytes // pool.state_bytes

@@ -9,12 +9,15 @@ import pytest
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang_states.metrics import SECTION
 from kvplan.engine.sglang_states.strategy import RecurrentStates
+from kvplan.engine.speculation.strategy import Speculation
 from kvplan.errors import UsageError
 from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.load import load_scenario
 from kvplan.scenario.resolve import resolve_deployment
 from kvplan.scenario.run import Run
 from kvplan.scenario.system import System, system_of
+
+NEXTN = "speculative={method: mtp, tokens: 3, acceptance: 0.8}"
 
 
 def system(model: str, *assignments: str, gpu: str = "h200", tp: int = 2) -> tuple[Deployment, System]:
@@ -100,17 +103,47 @@ def test_without_a_radix_cache_a_request_has_one_slot() -> None:
             ("cache.prefix=none", "engine.max_running_requests=10"),
             "a state for each of max_running_requests",
         ),
-        (
-            "qwen3-next-80b-a3b",
-            ("speculative={method: mtp, tokens: 1, acceptance: 0.8}",),
-            "speculative and SGLang with recurrent states are not simulated together",
-        ),
+        ("qwen3-next-80b-a3b", (NEXTN, "cache.prefix=none"), "which it sets beside drafts"),
         ("qwen3-next-80b-a3b", ("tiers={host: {memory: 64GB}}",), "not simulated together"),
     ],
 )
 def test_what_is_not_simulated_is_refused(model: str, assignments: tuple[str, ...], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         system(model, *assignments)
+
+
+def test_drafts_leave_fewer_slots_and_take_no_more_of_them() -> None:
+    """Of each request that may run SGLang keeps a state behind every token of a verification beside."""
+    plain, drafted = system("qwen3-next-80b-a3b"), system("qwen3-next-80b-a3b", NEXTN)
+    built, fit = drafted[1].strategy, drafted[0].fit
+    assert isinstance(built, Speculation)
+    assert built.windows is None
+    assert built.states is not None
+    assert fit is not None
+    assert plain[0].fit is not None
+    capacity, before = fit.binding.capacity, plain[0].fit.binding.capacity
+    assert built.states.slots == capacity.states == assumed(drafted)["max_mamba_cache_size"]
+    assert before.states is not None
+    assert capacity.states is not None
+    assert 0.5 < capacity.states / before.states < 0.6
+    config = drafted[0].config
+    assert isinstance(config, SglangConfig)
+    assert config.max_running_requests == 48 < capacity.states // 5 == capacity.sequences
+    few = system("qwen3-next-80b-a3b", NEXTN, "engine.mem_fraction_static=0.7")[0]
+    assert isinstance(few.config, SglangConfig)
+    assert few.fit is not None
+    assert few.config.max_running_requests == few.fit.max_num_seqs == few.fit.binding.capacity.sequences < 48
+
+
+def test_a_run_with_drafts_says_what_became_of_both() -> None:
+    chat = [
+        "engine.kind=sglang", "workload={synthesize: chat, requests: 20, rate: 4}", "accuracy.ensemble=0",
+        "model=qwen3-next-80b-a3b", "gpu=h200", "parallel.tp=2", NEXTN,
+    ]  # fmt: skip
+    found = Run(load_scenario(None, {}, chat))
+    found.execute()
+    assert found.recorder.totals.finished == 20
+    assert {SECTION, "speculative decoding"} <= set(found.recorder.sections)
 
 
 def test_a_pool_that_is_given_is_the_full_pool_alone() -> None:

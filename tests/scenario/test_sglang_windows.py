@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang_windows.strategy import WindowPools
+from kvplan.engine.speculation.strategy import Speculation
 from kvplan.errors import UsageError
 from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.load import load_scenario
@@ -52,13 +54,14 @@ def test_models_without_such_a_pool_and_full_pools_alone_need_none() -> None:
 
 
 TOGETHER = "not simulated together"
+DRAFTS = "speculative={method: draft_model, model: llama-3.2-1b, tokens: 2, acceptance: 0.5}"
 
 
 @pytest.mark.parametrize(
     ("assignments", "words"),
     [
         (("tiers={host: {memory: 1GiB}}",), TOGETHER),
-        (("speculative={method: draft_model, model: llama-3.2-1b, tokens: 2, acceptance: 0.5}",), TOGETHER),
+        (("engine.disable_radix_cache=true", DRAFTS), "leave the radix cache on"),
         (("engine.disable_radix_cache=true", "engine.max_running_requests=8"), "leave the radix cache on"),
         (("engine.max_total_tokens=120",), "holds no request"),
         (("model=deepseek-v4-flash", "gpu=b200", "parallel.tp=8"), "not simulated yet"),
@@ -68,6 +71,18 @@ def test_what_is_not_simulated_is_refused(assignments: tuple[str, ...], words: s
     with pytest.raises(UsageError) as caught:
         _system(*assignments)
     assert words in f"{caught.value} {caught.value.hint}"
+
+
+def test_drafts_have_places_in_both_pools() -> None:
+    deployment, system = _system(DRAFTS)
+    strategy, config = system.strategy, deployment.config
+    assert isinstance(strategy, Speculation)
+    assert isinstance(config, SglangConfig)
+    assert strategy.states is None
+    assert strategy.windows is not None
+    assert strategy.windows.pool_tokens == config.pool_tokens * 4 // 5
+    assert config.max_running_requests == 48
+    assert "engine.swa_max_total_tokens" in {item.name for item in system.assumptions}
 
 
 CHAT: dict[str, Any] = {

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 
 from kvplan.sizing.capacity import FitReport, fit_model
 from kvplan.sizing.parallel import Parallel
-from kvplan.sizing.sglang.pool import running_requests, window_ratio
+from kvplan.sizing.sglang.pool import running_requests, state_slots, window_ratio
 from kvplan.specs.catalog import load_gpu, load_model
 
 POOL = 20 << 30
@@ -58,6 +59,44 @@ def test_state_slots_by_version() -> None:
         for v in ("0.5.3", "0.5.13", "0.5.16", "0.5.23")
     }
     assert short == {"0.5.3": 512, "0.5.13": share // 3, "0.5.16": share // 5, "0.5.23": (share - 1) // 5}
+
+
+@pytest.mark.parametrize(
+    ("drafts", "each", "state", "memory", "running", "expected"),
+    [
+        (0, 3, 2_106_022, 58_545_703_641, 48, (13_167, 27_732_097_696)),
+        (2, 4, 44_046_411, 32_378_570_262, 8, (196, 9_866_396_064)),
+        (2, 3, 60_823_794, 86_684_324_486, 8, (335, 22_079_037_222)),
+        (5, 4, 18_878_116, 123_919_372_063, 256, (1_240, 52_537_796_828)),
+        (2, 5, 2_105_796, 107_252_599_037, 2_048, (15_076, 44_693_414_304)),
+        (2, 5, 15_734_303, 94_407_102_943, 48, (1_773, 30_225_596_063)),
+        (2, 4, 62_914_912, 116_677_854_394, 8, (499, 33_156_158_624)),
+    ],
+)
+def test_states_of_drafts_come_out_of_the_share(
+    drafts: int, each: int, state: int, memory: int, running: int, expected: tuple[int, int]
+) -> None:
+    """What ``_handle_max_mamba_cache`` of 0.5.23 itself says, given as much memory (to a byte or two)."""
+    serving = replace(
+        fit("qwen3-next-80b-a3b", "0.5.23", parallel=Parallel(tp=4)).serving,
+        decode_tokens=1 + drafts, max_num_seqs=running,
+    )  # fmt: skip
+    slots, taken = state_slots(serving, memory, state, each)
+    assert slots == expected[0]
+    assert taken == pytest.approx(expected[1], abs=2)
+
+
+def test_states_of_drafts_by_version() -> None:
+    """Padded since 0.5.17; before 0.5.13 they came first, for all that may run."""
+    made = fit("qwen3-next-80b-a3b", "0.5.23", parallel=Parallel(tp=4)).serving
+    serving = replace(made, decode_tokens=4, max_num_seqs=10)
+    found = {
+        patch: state_slots(replace(serving, version=(0, 5, patch)), 190_000, 100, 5) for patch in (10, 13, 17)
+    }
+    # 900 states fit into the share; 10 requests have four more each, and so has the padding.
+    assert found[13] == (500, 50_000 + 10 * 400)
+    assert found[17] == (497, 49_800 + 11 * 400)
+    assert found[10] == ((190_000 - 4_000) * 9 // 1_900, (190_000 - 4_000) * 9 // 1_900 * 100 + 4_000)
 
 
 def test_some_window_pools_are_a_tenth_of_the_full_one() -> None:

@@ -29,7 +29,7 @@ class HierarchicalScheduler(SglangScheduler):
     def __init__(
         self, config: SglangConfig, index: HierarchicalIndex, *, keep_schedule: bool = False
     ) -> None:
-        super().__init__(config, keep_schedule=keep_schedule, pool=TokenPool(config, index))
+        super().__init__(config, TokenPool(config, index), keep_schedule=keep_schedule)
         self.index = index
         self.copies: Copies = index.copies
         self.host_tokens = self.cached_tokens = self.loads = self.refused = 0

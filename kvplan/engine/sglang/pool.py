@@ -43,6 +43,10 @@ class TokenPool:
         """Of the first ``tokens`` tokens of a sequence, those that the tree can know."""
         return tokens
 
+    def places(self, request: SglangRequest) -> int:
+        """Tokens, whole pages, that a request which is about to go has room for."""
+        return -(-request.computed // self.page) * self.page
+
     def make_room(self, tokens: int) -> None:
         """Evict what is short of ``tokens``; whole leaves, so it may be more."""
         if self.free < tokens:
@@ -72,14 +76,14 @@ class TokenPool:
     def checkpoint(self, request: SglangRequest, tokens: int) -> None:
         """The first ``tokens`` tokens of a request that goes on are computed."""
         if self.caching:
-            self.free += checkpoint(self.tree, request.held, tokens)
+            self.free += checkpoint(self.tree, request.held, self.known(tokens))
 
     def release(self, request: SglangRequest) -> None:
         """A request is finished: what it computed stays in the tree."""
         holding = request.held
-        holding.allocated = -(-request.computed // self.page) * self.page
+        holding.allocated = self.places(request)
         if self.caching:
-            self.free += release(self.tree, holding, request.computed)
+            self.free += release(self.tree, holding, self.known(request.computed))
         else:
             self.free += holding.allocated
         request.holding = None
@@ -87,7 +91,7 @@ class TokenPool:
     def drop(self, request: SglangRequest) -> None:
         """Free what a request has, leaving nothing new in the tree; it starts over."""
         holding = request.held
-        self.free += -(-request.computed // self.page) * self.page - holding.shared
+        self.free += self.places(request) - holding.shared
         drop(self.tree, holding)
         request.holding = None
         request.prefix = request.computed = 0

@@ -40,7 +40,7 @@ class SglangScheduler:
     budget_type: type[PrefillBudget] = PrefillBudget
 
     def __init__(
-        self, config: SglangConfig, *, keep_schedule: bool = False, pool: TokenPool | None = None
+        self, config: SglangConfig, pool: TokenPool | None = None, *, keep_schedule: bool = False
     ) -> None:
         self.config = config
         self.page = config.page_size

@@ -120,7 +120,7 @@ class StatePool(TokenPool):
         """As the base class; a state that was kept goes to the tree, the request's slots are given back."""
         assert isinstance(request, StateRequest)
         holding = request.held
-        holding.allocated = -(-request.computed // self.page) * self.page
+        holding.allocated = self.places(request)
         if self.caching:
             length = self._kept(request) if self.spare else request.computed
             self.give_back(request)
@@ -131,7 +131,7 @@ class StatePool(TokenPool):
     def drop(self, request: SglangRequest) -> None:
         """As the base class; states, too."""
         assert isinstance(request, StateRequest)
-        request.held.allocated = -(-request.computed // self.page) * self.page
+        request.held.allocated = self.places(request)
         self._let_go(request)
         request.prefix = request.computed = request.tracked = 0
 
@@ -163,7 +163,7 @@ class StatePool(TokenPool):
         While it decoded it kept one every ``track`` tokens, save in steps that keep none.
         """
         track = self.track
-        length = (request.computed - request.ahead) // track * track
+        length = (request.computed - request.unsettled) // track * track
         while length > request.prefilled:
             if length - request.base not in self.untracked:
                 return length

@@ -7,6 +7,7 @@ from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.replica import SglangReplica
 from kvplan.engine.sglang_states.metrics import SECTION, metrics
+from kvplan.engine.sglang_states.pool import StatePool
 from kvplan.engine.sglang_states.rules import StateRules
 from kvplan.engine.sglang_states.scheduler import StateScheduler
 
@@ -22,12 +23,13 @@ class StateReplica(SglangReplica):
     def __init__(
         self, config: SglangConfig, latency: LatencyModel, recorder: Recorder, rules: StateRules
     ) -> None:
-        self.rules = rules
+        self.state_rules = rules
         super().__init__(config, latency, recorder)
 
     def make_scheduler(self) -> StateScheduler:
         """Above both pools."""
-        self.states = StateScheduler(self.config, self.rules, keep_schedule=self.logging)
+        pool = StatePool(self.config, self.state_rules)
+        self.states = StateScheduler(self.config, pool, keep_schedule=self.logging)
         return self.states
 
     def close(self) -> None:

@@ -15,11 +15,11 @@ class StateRequest(SglangRequest):
         branch: the last place among the tokens that the tree had at which prefill could keep a state
             (``mamba_branching_seqlen``).
         prefilled: tokens with KV when the last prefill step is done.
-        ahead: of the tokens it has computed when it is given up, those whose step is still in flight.
+        unsettled: of the tokens it has computed when it is given up, those whose step is still in flight.
     """
 
-    __slots__ = ("ahead", "branch", "prefilled", "slots", "tracked")
+    __slots__ = ("branch", "prefilled", "slots", "tracked", "unsettled")
 
     def __init__(self, request: Request) -> None:
         super().__init__(request)
-        self.slots = self.tracked = self.branch = self.prefilled = self.ahead = 0
+        self.slots = self.tracked = self.branch = self.prefilled = self.unsettled = 0

@@ -12,7 +12,6 @@ from kvplan.engine.sglang.scheduler import SglangScheduler
 from kvplan.engine.sglang_states.index import Found
 from kvplan.engine.sglang_states.pool import StatePool
 from kvplan.engine.sglang_states.request import StateRequest
-from kvplan.engine.sglang_states.rules import StateRules
 from kvplan.traces.request import Request
 
 
@@ -28,8 +27,8 @@ class StateScheduler(SglangScheduler):
 
     pool: StatePool
 
-    def __init__(self, config: SglangConfig, rules: StateRules, *, keep_schedule: bool) -> None:
-        super().__init__(config, keep_schedule=keep_schedule, pool=StatePool(config, rules))
+    def __init__(self, config: SglangConfig, pool: StatePool, *, keep_schedule: bool = False) -> None:
+        super().__init__(config, pool, keep_schedule=keep_schedule)
         self.passed_tokens = self.cut_short = 0
         self._mixed: set[int] = set()
         if config.enable_mixed_chunk:
@@ -85,8 +84,8 @@ class StateScheduler(SglangScheduler):
         decoding = self.decoding
         for request in self.aborting if plan.decodes else ():
             if request.ticket:
-                cast(StateRequest, request).ahead = decoding.tick - plan.tick
+                cast(StateRequest, request).unsettled = decoding.tick - plan.tick
         for request, end in zip(plan.extends, plan.ends, strict=True):
             if request.aborted and request.ticket:
-                cast(StateRequest, request).ahead = request.base + decoding.tick - end
+                cast(StateRequest, request).unsettled = request.base + decoding.tick - end
         return super().deliver(plan)

@@ -17,15 +17,17 @@ class WindowPool(TokenPool):
     """Both pools of one engine instance. ``free`` and ``unreferenced`` are of the full one.
 
     Attributes:
+        windows: how far layers look back, and how often windows are given back.
         free_windows: tokens of the window pool in which nothing is stored.
         slid: tokens that requests gave back as their window went on.
     """
 
-    __slots__ = ("cache", "free_windows", "slid", "span", "window_tokens")
+    __slots__ = ("cache", "free_windows", "slid", "span", "window_tokens", "windows")
 
     def __init__(self, config: SglangConfig, windows: SlidingWindows) -> None:
         self.cache = WindowIndex(config.page_size, config.radix_eviction_policy, windows)
         super().__init__(config, self.cache)
+        self.windows = windows
         self.span = windows.span
         self.free_windows = self.window_tokens = windows.tokens(config.page_size)
         self.slid = 0
@@ -80,6 +82,7 @@ class WindowPool(TokenPool):
         if not self.caching:
             return
         request = cast(WindowRequest, request)
+        tokens = self.known(tokens)
         end, branch = self._cacheable(request, tokens)
         self.slide(request, end - 1)
         self._insert(request, end)
@@ -91,15 +94,15 @@ class WindowPool(TokenPool):
         """As the base class."""
         request = cast(WindowRequest, request)
         holding = request.held
-        holding.allocated = -(-request.computed // self.page) * self.page
+        holding.allocated = self.places(request)
         if self.caching:
-            self._insert(request, self._cacheable(request, request.computed)[0])
+            self._insert(request, self._cacheable(request, self.known(request.computed))[0])
         self._give_back(request)
 
     def drop(self, request: SglangRequest) -> None:
         """As the base class."""
         request = cast(WindowRequest, request)
-        request.held.allocated = -(-request.computed // self.page) * self.page
+        request.held.allocated = self.places(request)
         self._give_back(request)
         request.prefix = request.computed = 0
 

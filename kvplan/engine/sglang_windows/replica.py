@@ -8,6 +8,7 @@ from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang.replica import Flight, SglangReplica
 from kvplan.engine.sglang_windows.metrics import SECTION, metrics
+from kvplan.engine.sglang_windows.pool import WindowPool
 from kvplan.engine.sglang_windows.scheduler import WindowScheduler
 from kvplan.engine.sglang_windows.windows import SlidingWindows
 
@@ -34,7 +35,8 @@ class WindowReplica(SglangReplica):
 
     def make_scheduler(self) -> WindowScheduler:
         """Above both pools."""
-        self.windowed = WindowScheduler(self.config, self.windows, keep_schedule=self.logging)
+        pool = WindowPool(self.config, self.windows)
+        self.windowed = WindowScheduler(self.config, pool, keep_schedule=self.logging)
         return self.windowed
 
     def quiet(self) -> bool:

@@ -12,7 +12,7 @@ from typing import cast
 from kvplan.engine.errors import OutOfKvMemory
 from kvplan.engine.sglang.admission import PrefillBudget, Verdict
 from kvplan.engine.sglang.config import SglangConfig
-from kvplan.engine.sglang.live import SglangRequest
+from kvplan.engine.sglang.live import DecodeBatch, SglangRequest
 from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang.scheduler import SglangScheduler
 from kvplan.engine.sglang_windows.batch import WindowBatch
@@ -21,7 +21,6 @@ from kvplan.engine.sglang_windows.errors import ForgottenPrefill
 from kvplan.engine.sglang_windows.index import Match
 from kvplan.engine.sglang_windows.pool import WindowPool
 from kvplan.engine.sglang_windows.request import WindowRequest
-from kvplan.engine.sglang_windows.windows import SlidingWindows
 from kvplan.traces.request import Request
 
 
@@ -34,12 +33,12 @@ class WindowScheduler(SglangScheduler):
     """
 
     budget_type = WindowBudget
-    decoding: WindowBatch
+    decoding: DecodeBatch
     pool: WindowPool
 
-    def __init__(self, config: SglangConfig, windows: SlidingWindows, *, keep_schedule: bool = False) -> None:
-        super().__init__(config, keep_schedule=keep_schedule, pool=WindowPool(config, windows))
-        self.decoding = WindowBatch(config.page_size, config.clip_max_new_tokens, windows)
+    def __init__(self, config: SglangConfig, pool: WindowPool, *, keep_schedule: bool = False) -> None:
+        super().__init__(config, pool, keep_schedule=keep_schedule)
+        self.decoding = WindowBatch(config.page_size, config.clip_max_new_tokens, pool.windows)
         self.missed = self.missed_tokens = 0
 
     def live(self, request: Request) -> SglangRequest:
@@ -64,7 +63,9 @@ class WindowScheduler(SglangScheduler):
         request = cast(WindowRequest, request)
         pool, tokens = self.pool, request.tokens
         cache = pool.cache
-        found = cache.look(request.content, tokens - 1) if pool.caching else Match(0, cache.root, 0)
+        found = (
+            cache.look(request.content, pool.known(tokens - 1)) if pool.caching else Match(0, cache.root, 0)
+        )
         hit, node = found.usable, found.node
         held_from = cache.hold(node)
         extend = budget.extend(tokens, hit, hit, request.max_new_tokens - request.outputs, extends)
@@ -107,6 +108,7 @@ class WindowScheduler(SglangScheduler):
     def _decode(self, plan: SglangPlan) -> None:
         """As the base class, after windows have gone on by what is known."""
         decoding = self.decoding
+        assert isinstance(decoding, WindowBatch)
         for request in decoding.sliding():
             self.pool.slide(request, request.prompt_tokens + decoding.outputs_of(request) - 1)
             decoding.watch(request)
@@ -120,4 +122,5 @@ class WindowScheduler(SglangScheduler):
         """
         super()._retract(plan)
         if not self._decode_fits():
-            raise OutOfKvMemory("decode", self.page, self.pool.room)
+            needed = self.decoding.boundary_pages * self.page
+            raise OutOfKvMemory("decode", needed, self.pool.room)

@@ -17,6 +17,8 @@ from kvplan.errors import UsageError
 
 if TYPE_CHECKING:
     from kvplan.engine.sglang.config import SglangConfig
+    from kvplan.engine.sglang_states.rules import StateRules
+    from kvplan.engine.sglang_windows.windows import SlidingWindows
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +28,15 @@ class Speculation:
     Attributes:
         rules: what the way of drafting asks of scheduler and cache.
         acceptance: how many drafts stand; it has a rate for each of a step.
+        states, windows: of the pool that SGLang has beside that of tokens, where it has one.
     """
 
     behind_router: ClassVar[bool] = True
     asks_once: ClassVar[bool] = True
     rules: DraftRules
     acceptance: Acceptance
+    states: StateRules | None = None
+    windows: SlidingWindows | None = None
 
     def __post_init__(self) -> None:
         if len(self.acceptance.rates) != self.rules.tokens:
@@ -103,9 +108,42 @@ class Speculation:
         return DraftReplica(config, latency, recorder, rules=self.rules, acceptance=self.acceptance)
 
     def sglang_engine(self, config: SglangConfig, latency: LatencyModel, recorder: Recorder) -> Engine:
-        """One SGLang engine whose requests have drafts; ``rules`` are those of SGLang."""
+        """One SGLang engine whose requests have drafts; ``rules`` are those of SGLang.
+
+        Raises:
+            UsageError: see ``StateRules.check`` and ``SlidingWindows.check``; there are both of these, or
+                states are kept more often than a step goes on.
+        """
+        rules, acceptance = self.rules, self.acceptance
+        if config.enable_mixed_chunk and not rules.hash_lookahead:
+            config = replace(config, enable_mixed_chunk=False)  # as SGLang does where no EAGLE drafts
+        if self.states is not None and self.windows is not None:
+            raise UsageError(
+                "drafts are not simulated above pools for windows and for recurrent states at once",
+                where="speculative",
+                hint="leave speculative out",
+            )
+        if self.states is not None:
+            from kvplan.engine.speculation.sglang.states import DraftedStateReplica
+
+            self.states.check(config)
+            if self.states.spares(config) and self.states.interval < 1 + rules.tokens:
+                raise UsageError(
+                    f"a step of {1 + rules.tokens} tokens may pass more than one of the states that are kept "
+                    f"every {self.states.interval} tokens; SGLang does not start either",
+                    where="speculative.tokens",
+                    hint=f"use {self.states.interval - 1} at most",
+                )
+            return DraftedStateReplica(
+                config, latency, recorder, rules=rules, acceptance=acceptance, states=self.states
+            )
+        if self.windows is not None:
+            from kvplan.engine.speculation.sglang.windows import DraftedWindowReplica
+
+            self.windows.check(config)
+            return DraftedWindowReplica(
+                config, latency, recorder, rules=rules, acceptance=acceptance, windows=self.windows
+            )
         from kvplan.engine.speculation.sglang.replica import DraftedSglangReplica
 
-        if config.enable_mixed_chunk and not self.rules.hash_lookahead:
-            config = replace(config, enable_mixed_chunk=False)  # as SGLang does where no EAGLE drafts
-        return DraftedSglangReplica(config, latency, recorder, rules=self.rules, acceptance=self.acceptance)
+        return DraftedSglangReplica(config, latency, recorder, rules=rules, acceptance=acceptance)

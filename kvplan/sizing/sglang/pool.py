@@ -28,6 +28,9 @@ LIMIT_COUNTS = (0, 5, 14)
 """A limit on running requests that is given is bounded by the pool only, no longer by the rule as well."""
 PADDED_STATES = (0, 5, 17)
 """The state pool has one slot more than requests are given, which its share pays for."""
+DRAFTS_IN_THE_SHARE = (0, 5, 13)
+"""The states that verification computes on its way come out of the state pool's share; before, they came out
+of the memory of all pools, for as many requests as were asked for."""
 
 FIXED_SLOTS = 512
 
@@ -66,14 +69,29 @@ def slots_per_request(model: ModelSpec, serving: Serving, page: int) -> int:
     return 3 + spare_states(model, serving, page)
 
 
-def state_slots(serving: Serving, pool_bytes: int, state_bytes: int) -> tuple[int, int]:
-    """(slots, bytes they take) of the pool for recurrent state beside one for tokens."""
+def state_slots(serving: Serving, pool_bytes: int, state_bytes: int, per_request: int = 1) -> tuple[int, int]:
+    """(slots, bytes that states take) of the pool for recurrent state beside one for tokens.
+
+    Where drafts are verified, requests have a set of states beside: one behind each token of a step.
+
+    Args:
+        per_request: slots that SGLang counts on for each (``slots_per_request``).
+    """
+    tokens = serving.decode_tokens if serving.decode_tokens > 1 else 0
     if serving.version < STATES_BY_MEMORY:
         slots = serving.max_num_seqs if "max_num_seqs" in serving.given else FIXED_SLOTS
         return slots, slots * state_bytes
-    slots = int(pool_bytes * STATE_RATIO / (1 + STATE_RATIO)) // state_bytes
+    taken = 0
+    if serving.version < DRAFTS_IN_THE_SHARE:
+        taken = serving.max_num_seqs * tokens * state_bytes
+    share = max(pool_bytes - taken, 0) * STATE_RATIO / (1 + STATE_RATIO)
     padding = 1 if serving.version >= PADDED_STATES else 0
-    return max(slots - padding, 0), slots * state_bytes
+    if not tokens or taken:
+        slots = int(share / state_bytes)
+        return max(slots - padding, 0), slots * state_bytes + taken
+    slots = max(int((share / state_bytes - padding * (1 + tokens)) / (1 + Fraction(tokens, per_request))), 0)
+    verified = min(serving.max_num_seqs, slots // per_request) + padding
+    return slots, (slots + padding + verified * tokens) * state_bytes
 
 
 def running_requests(version: Version, tokens: int, context: int, *, given: int | None = None) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from typing import cast
 
 from kvplan.engine.sglang.live import DecodeBatch, SglangRequest
-from kvplan.engine.speculation.sglang.request import DraftedSglangRequest
+from kvplan.engine.speculation.sglang.request import DraftedRequest
 
 
 class DraftedBatch(DecodeBatch):
@@ -24,8 +24,8 @@ class DraftedBatch(DecodeBatch):
         super().__init__(page_size, clip)
         self.reserve = reserve
 
-    def __iter__(self) -> Iterator[DraftedSglangRequest]:
-        return iter(cast("dict[DraftedSglangRequest, None]", self.members))
+    def __iter__(self) -> Iterator[DraftedRequest]:
+        return iter(cast("dict[DraftedRequest, None]", self.members))
 
     def append(self, requests: list[SglangRequest], in_flight: int) -> None:
         """As the base class."""
@@ -36,7 +36,7 @@ class DraftedBatch(DecodeBatch):
         self.members = {**dict.fromkeys(self._joining(requests, in_flight)), **self.members}
 
     def _joining(self, requests: list[SglangRequest], in_flight: int) -> list[SglangRequest]:
-        for request in cast("list[DraftedSglangRequest]", requests):
+        for request in cast("list[DraftedRequest]", requests):
             request.ahead = in_flight
             request.room = request.computed
             request.ticket = 1
@@ -58,7 +58,7 @@ class DraftedBatch(DecodeBatch):
         """As the base class."""
         return sum(self.places(request) - request.held.allocated for request in self) // self.page_size
 
-    def places(self, request: DraftedSglangRequest) -> int:
+    def places(self, request: DraftedRequest) -> int:
         """Tokens, whole pages, a member has places for in the next step."""
         page = self.page_size
         return -(-(request.computed + self.reserve) // page) * page

@@ -6,26 +6,28 @@ from kvplan.engine.content import Content
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.live import SglangRequest
 from kvplan.engine.sglang.pool import TokenPool
-from kvplan.engine.sglang.radix_tree import drop, release
 from kvplan.engine.speculation.paired import Pairs
+from kvplan.engine.speculation.sglang.request import MIXED_IN, DraftedRequest
 from kvplan.traces.request import Request
 
 _NOWHERE = -(1 << 40)
 """Token ids from here down are in no workload."""
 
+DRAFT_SLOTS = ("_lookahead", "_pairs", "_unique")
+"""Attributes of a ``DraftedPool``, for the classes that mix it in."""
+
 
 class DraftedPool(TokenPool):
-    """The pool of one engine instance.
+    """What drafts change in a pool of SGLang's; mixed into one."""
 
-    Args:
-        config: engine options.
-        lookahead: tokens behind one by which the tree knows it, too: 1 where EAGLE drafts, else 0.
-    """
+    __slots__ = MIXED_IN
 
-    __slots__ = ("_lookahead", "_pairs", "_unique")
+    _lookahead: int
+    _pairs: Pairs | None
+    _unique: int
 
-    def __init__(self, config: SglangConfig, lookahead: int) -> None:
-        super().__init__(config)
+    def begin(self, lookahead: int) -> None:
+        """Have the tree know a token by the ``lookahead`` ones behind it, too: 1 where EAGLE drafts."""
         self._lookahead = lookahead
         self._pairs = Pairs(lookahead) if lookahead else None
         self._unique = _NOWHERE
@@ -40,27 +42,36 @@ class DraftedPool(TokenPool):
         """As the base class; the last token has none behind it."""
         return max(tokens - self._lookahead, 0)
 
-    def checkpoint(self, request: SglangRequest, tokens: int) -> None:
-        """As the base class."""
-        super().checkpoint(request, self.known(tokens))
+    def places(self, request: SglangRequest) -> int:
+        """As the base class, with places for drafts."""
+        return request.held.allocated
+
+    def stood(self, request: DraftedRequest, tokens: int) -> None:
+        """A verification has added ``tokens`` tokens, its outputs counted already."""
 
     def release(self, request: SglangRequest) -> None:
-        """As the base class; places for drafts are given back."""
-        holding, facts, computed = request.held, request.request, request.computed
-        more = computed - request.prompt_tokens - request.max_new_tokens
-        if more > 0:
+        """As the base class. Drafts beyond the last token stand, too, but only one of them is kept."""
+        facts, most = request.request, request.prompt_tokens + request.max_new_tokens
+        if not request.aborted:
+            request.computed = min(request.computed, most)
+        elif request.computed > most:
             # Who is given up may have more than was asked for. Nobody will ever look for that.
+            more = request.computed - most
             self._unique -= more + 1
-            holding.content = self.content(facts._replace(output=(*facts.output, (self._unique, more))))
-        if self.caching:
-            self.free += release(self.tree, holding, self.known(computed))
-        else:
-            self.free += holding.allocated
-        request.holding = None
+            request.held.content = self.content(facts._replace(output=(*facts.output, (self._unique, more))))
+        super().release(request)
 
-    def drop(self, request: SglangRequest) -> None:
-        """As the base class; places for drafts are given back."""
-        self.free += request.held.private
-        drop(self.tree, request.held)
-        request.holding = None
-        request.prefix = request.computed = 0
+
+class DraftedTokenPool(DraftedPool):
+    """The pool of one engine instance whose layers all keep their context.
+
+    Args:
+        config: engine options.
+        lookahead: see ``DraftedPool.begin``.
+    """
+
+    __slots__ = DRAFT_SLOTS
+
+    def __init__(self, config: SglangConfig, lookahead: int) -> None:
+        super().__init__(config)
+        self.begin(lookahead)

@@ -6,9 +6,14 @@ from kvplan.engine.sglang.live import SglangRequest
 from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.traces.request import Request
 
+MIXED_IN: tuple[str, ...] = ()
+"""Slots of a class that is mixed into others: none, as only one base of a class may have some."""
+DRAFT_COUNTERS = ("ahead", "key", "room", "verified")
+"""Attributes of a ``DraftedRequest``, for the classes that mix it in."""
 
-class DraftedSglangRequest(SglangRequest):
-    """Counters of one request, none of them stale: it is advanced by itself.
+
+class DraftedRequest(SglangRequest):
+    """Counters of one request, none of them stale: it is advanced by itself. Mixed into a request.
 
     ``computed`` counts what is known to stand (``kv_committed_len``), ``outputs`` likewise.
 
@@ -18,7 +23,12 @@ class DraftedSglangRequest(SglangRequest):
             were.
     """
 
-    __slots__ = ("ahead", "key", "room", "verified")
+    __slots__ = MIXED_IN
+
+    ahead: int
+    key: int
+    room: int
+    verified: int
 
     def __init__(self, request: Request, key: int) -> None:
         super().__init__(request)
@@ -29,6 +39,12 @@ class DraftedSglangRequest(SglangRequest):
     def on_device(self) -> int:
         """Tokens with KV when everything in flight has run."""
         return self.prompt_tokens + self.outputs + self.ahead - 1
+
+
+class DraftedSglangRequest(DraftedRequest):
+    """One whose layers all keep their context."""
+
+    __slots__ = DRAFT_COUNTERS
 
 
 class DraftedSglangPlan(SglangPlan):
@@ -43,4 +59,4 @@ class DraftedSglangPlan(SglangPlan):
 
     def __init__(self) -> None:
         super().__init__()
-        self.shares: list[tuple[DraftedSglangRequest, int]] = []
+        self.shares: list[tuple[DraftedRequest, int]] = []

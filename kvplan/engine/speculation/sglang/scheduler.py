@@ -17,21 +17,26 @@ from kvplan.engine.speculation.acceptance import Acceptance
 from kvplan.engine.speculation.drafted import Drafted
 from kvplan.engine.speculation.rules import DraftRules
 from kvplan.engine.speculation.sglang.batch import DraftedBatch
-from kvplan.engine.speculation.sglang.pool import DraftedPool
-from kvplan.engine.speculation.sglang.request import DraftedSglangPlan, DraftedSglangRequest
+from kvplan.engine.speculation.sglang.pool import DraftedPool, DraftedTokenPool
+from kvplan.engine.speculation.sglang.request import DraftedRequest, DraftedSglangPlan, DraftedSglangRequest
 from kvplan.traces.request import Request
 
 
 class DraftedSglangScheduler(SglangScheduler):
-    """Queues and pool of one engine instance whose requests have drafts."""
+    """Queues and pool of one engine instance whose requests have drafts; mixed into schedulers above more
+    than one pool."""
 
+    request_type: type[DraftedRequest] = DraftedSglangRequest
     decoding: DraftedBatch
     pool: DraftedPool
 
     def __init__(
-        self, config: SglangConfig, rules: DraftRules, acceptance: Acceptance, *, keep_schedule: bool
-    ) -> None:
-        super().__init__(config, keep_schedule=keep_schedule, pool=DraftedPool(config, rules.hash_lookahead))
+        self, config: SglangConfig, rules: DraftRules, acceptance: Acceptance,
+        pool: DraftedPool | None = None, *, keep_schedule: bool = False,
+    ) -> None:  # fmt: skip
+        if pool is None:
+            pool = DraftedTokenPool(config, rules.hash_lookahead)
+        super().__init__(config, pool, keep_schedule=keep_schedule)
         self.decoding = DraftedBatch(
             config.page_size, config.clip_max_new_tokens, 1 + rules.tokens + rules.lookahead
         )
@@ -41,7 +46,7 @@ class DraftedSglangScheduler(SglangScheduler):
 
     def live(self, request: Request) -> SglangRequest:
         """As the base class; the tree may know its tokens otherwise than the queue."""
-        live = DraftedSglangRequest(request, self.acceptance.key(request.id))
+        live = self.request_type(request, self.acceptance.key(request.id))
         live.content = self.pool.content(request)
         return live
 
@@ -107,7 +112,7 @@ class DraftedSglangScheduler(SglangScheduler):
         for extended, end in zip(plan.extends, plan.ends, strict=True):
             if extended is plan.chunked or extended.holding is None:
                 continue
-            request = cast(DraftedSglangRequest, extended)
+            request = cast(DraftedRequest, extended)
             request.outputs += 1
             if request.ticket:
                 request.ahead -= 1
@@ -124,6 +129,7 @@ class DraftedSglangScheduler(SglangScheduler):
             request.outputs += 1 + accepted
             ends = request.aborted or request.outputs >= request.max_new_tokens
             if not mixed:
+                self.pool.stood(request, 1 + accepted)
                 self.drafted.proposed[self.rules.tokens] += 1
                 self.drafted.accepted[accepted] += 1
             if not (mixed and ends):
@@ -135,13 +141,10 @@ class DraftedSglangScheduler(SglangScheduler):
         self.finishing = 0
         return finished
 
-    def _finish(self, request: DraftedSglangRequest, finished: list[SglangRequest]) -> None:
+    def _finish(self, request: DraftedRequest, finished: list[SglangRequest]) -> None:
         if request.ticket:
             self.decoding.leave(request)
             self.left_over += 1
-        if not request.aborted:
-            # Drafts beyond the last token stand, too, but only one of them is kept.
-            request.computed = min(request.computed, request.prompt_tokens + request.max_new_tokens)
         request.outputs = request.max_new_tokens
         self.pool.release(request)
         finished.append(request)
