@@ -25,7 +25,8 @@ DRAFT = "speculative={method: draft_model, model: llama-3.2-1b, tokens: 2, accep
 
 
 def play(flags: dict[str, Any], *assignments: str) -> dict[str, Any]:
-    run = Run(load_scenario(None, {**FIXED, **flags}, assignments))
+    given = {key: value for key, value in {**FIXED, **flags}.items() if value is not None}
+    run = Run(load_scenario(None, given, assignments))
     run.execute()
     document: dict[str, Any] = run.result(["kvplan"])
     Result.model_validate(document)
@@ -57,11 +58,37 @@ def test_without_a_model_the_bytes_are_those_that_are_said() -> None:
     assert drafted["latency"]["tpot_s"]["p50"] < 0.5 * plain["latency"]["tpot_s"]["p50"]
 
 
+CHAT = {
+    "model": "llama-3.1-8b", "gpu": "h100-sxm", "cache.blocks": 1200, "engine.max_model_len": 16_384,
+    "workload.synthesize": "chat", "workload.requests": 60, "workload.rate": 20.0, "workload.prompt_tokens": None,
+    "workload.output_tokens": None,
+}  # fmt: skip
+HOST = {"tiers.host.memory": "64GB", "tiers.host.connector": "offloading"}
+
+
+def test_host_memory_keeps_the_drafters_cache_too() -> None:
+    plain, drafted = play({**CHAT, **HOST}), play({**CHAT, **HOST}, DRAFT)
+    assert figures(drafted)["accepted"] > 0
+    assert figures(drafted, "tiers")["host_hit_tokens"] > 0
+    told = [
+        next(item["value"] for item in document["assumptions"] if item["name"] == "tiers.block_bytes")
+        for document in (plain, drafted)
+    ]
+    assert told[1] > told[0]
+    assert drafted["latency"]["tpot_s"]["p50"] < plain["latency"]["tpot_s"]["p50"]
+
+
 @pytest.mark.parametrize(
     ("flags", "part", "words"),
     [
+        ({**LINEAR, "tiers.host.memory": "1GB", "tiers.block_bytes": 65536, "tiers.host.link": "pcie5-x16",
+          "engine.max_model_len": 2048}, MTP, "tiers and speculative are not simulated together"),
         ({**LINEAR, "sampling.n": 2}, MTP, "not simulated together"),
-        ({**LINEAR, **POOLS, "disaggregation.bytes_per_token": 9, "sampling.n": 2}, MTP, "not simulated together"),
+        ({**LINEAR, **POOLS, "disaggregation.bytes_per_token": 9, "sampling.n": 2}, MTP, "simulated together"),
+        ({**LINEAR, **HOST, "tiers.block_bytes": 65536, "tiers.host.link": "pcie5-x16",
+          "cache.groups": [{"kind": "full"}, {"kind": "sliding", "window": 64}]}, MTP, "one group of full attention"),
+        ({"model": "step-3.7-flash", "gpu": "h200-sxm", "parallel.tp": 8, "cache.groups": [{"kind": "full"}],
+          **HOST}, "speculative={method: mtp, tokens: 3, acceptance: 0.8}", "in turns are not simulated above"),
         ({"model": "step-3.7-flash", "gpu": "h200-sxm", "parallel.tp": 8, "cache.groups": [{"kind": "full"}],
           **POOLS}, "speculative={method: mtp, tokens: 3, acceptance: 0.8}", "draft in turns"),
     ],
