@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
-from kvplan.engine.engine import Strategy
 from kvplan.engine.speculation.strategy import Speculation
+from kvplan.engine.strategy import Strategy
 from kvplan.errors import UsageError
 from kvplan.scenario.chosen import Chosen
 

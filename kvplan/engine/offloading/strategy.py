@@ -72,10 +72,11 @@ class Offloading:
             Line("from_host", self.get, self.block_bytes, self.block_bytes),
         )
         if self.drafts is not None:
-            from kvplan.engine.speculation.offloading import DraftOffloadingReplica
+            from kvplan.engine.speculation.offloading import DraftOffloadingReplica, above_host
 
-            return DraftOffloadingReplica.of(
-                config, latency, recorder, self._host(config), self.chunk_blocks, *lines, self.drafts
+            drafts, fitted = above_host(self.drafts, config)
+            return DraftOffloadingReplica(
+                fitted, latency, recorder, self._host(config), self.chunk_blocks, *lines, drafts
             )
         if one_full_group(config):
             cache = self._host(config)

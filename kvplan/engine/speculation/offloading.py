@@ -53,6 +53,28 @@ class DraftOffloadingScheduler(OffloadingScheduler, DraftRemoteScheduler):
         return super().ready_chunks(use, first, first + found - 1)
 
 
+def above_host(drafts: Speculation, config: EngineConfig) -> tuple[Speculation, EngineConfig]:
+    """Drafts as they are beside the connector, and the engine's options with them.
+
+    Raises:
+        UsageError: several cache groups or modules, or options that drafts do not go with.
+    """
+    if not one_full_group(config):
+        raise UsageError(
+            "drafts above vLLM's host memory are simulated with one group of full attention",
+            where="tiers.host.connector",
+            hint="leave one of them out, or --set 'cache.groups=[{kind: full}]'",
+        )
+    if drafts.rules.prompt_lookahead > 1:
+        raise UsageError(
+            "prediction layers that draft in turns are not simulated above vLLM's host memory",
+            where="speculative.tokens",
+            hint="use 1",
+        )
+    beside = drafts.with_connector()
+    return beside, beside.fitted(config)
+
+
 class DraftOffloadingReplica(Loading, OffloadingReplica):
     """A replica with vLLM's offloading connector whose requests have drafts.
 
@@ -75,39 +97,6 @@ class DraftOffloadingReplica(Loading, OffloadingReplica):
         self.drafts = drafts
         self.host = cache
         super().__init__(config, latency, recorder, cache, chunk_blocks, put, get)
-
-    @classmethod
-    def of(
-        cls,
-        config: EngineConfig,
-        latency: LatencyModel,
-        recorder: Recorder,
-        cache: HostCache,
-        chunk_blocks: int,
-        put: Line,
-        get: Line,
-        drafts: Speculation,
-    ) -> DraftOffloadingReplica:
-        """One for drafts as on an engine of its own.
-
-        Raises:
-            UsageError: several cache groups or modules, or options that drafts do not go with.
-        """
-        if not one_full_group(config):
-            raise UsageError(
-                "drafts above vLLM's host memory are simulated with one group of full attention",
-                where="tiers.host.connector",
-                hint="leave one of them out, or --set 'cache.groups=[{kind: full}]'",
-            )
-        if drafts.rules.prompt_lookahead > 1:
-            raise UsageError(
-                "prediction layers that draft in turns are not simulated above vLLM's host memory",
-                where="speculative.tokens",
-                hint="use 1",
-            )
-        beside = drafts.with_connector()
-        fitted = beside.fitted(config)
-        return cls(fitted, latency, recorder, cache, chunk_blocks, put, get, beside)
 
     def make_scheduler(self, foresight: Foresight | None) -> ConnectorScheduler:
         """See the base class."""
