@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from kvplan.latency.clock import Clock
     from kvplan.sizing.report import SizeReport
+    from kvplan.specs.model import ModelSpec
     from kvplan.specs.schema import GpuSpec
 
 SECTION = "disaggregation"
@@ -200,7 +201,7 @@ def _token_bytes(deployment: Deployment, part: DisaggregationPart) -> tuple[int,
             f"the bytes of a token follow from {deployment.model.name}", where=f"{SECTION}.bytes_per_token",
             hint="leave it out",
         )  # fmt: skip
-    size = _size(deployment, None).kv_bytes_per_token
+    size = _size(deployment.model, deployment, None).kv_bytes_per_token
     if size == 0:
         raise UsageError(
             f"no layer of {deployment.model.name} keeps a cache of the whole context: its state is not sent "
@@ -208,16 +209,28 @@ def _token_bytes(deployment: Deployment, part: DisaggregationPart) -> tuple[int,
             where=SECTION,
             hint="simulate it without disaggregation",
         )
-    return size, (
-        Assumption(f"{SECTION}.bytes_per_token", size, f"the cache of {deployment.model.name}, all layers"),
-    )
+    whose = f"the cache of {deployment.model.name}, all layers"
+    drafter = _drafter(deployment)
+    if drafter is not None:
+        size += _size(drafter, deployment, None).kv_bytes_per_token
+        whose += ", and of its drafter"
+    return size, (Assumption(f"{SECTION}.bytes_per_token", size, whose),)
 
 
-def _size(deployment: Deployment, form: str | None) -> SizeReport:
+def _drafter(deployment: Deployment) -> ModelSpec | None:
+    """Whose cache is sent beside the model's, as vLLM's NIXL connector sends all layers that have one."""
+    fit = deployment.fit
+    if fit is None or not (fit.draft or fit.drafter):
+        return None
+    from kvplan.latency.drafting import own_drafter
+
+    return fit.drafter or own_drafter(fit.model)
+
+
+def _size(model: ModelSpec, deployment: Deployment, form: str | None) -> SizeReport:
     from kvplan.sizing.size import size_model
 
-    model, fit = deployment.model, deployment.fit
-    assert model is not None
+    fit = deployment.fit
     kept = fit.kv_format if fit is not None else None
     return size_model(model, context_tokens=1, kv=kept if form is None else form)
 
@@ -313,7 +326,7 @@ def _ratio(deployment: Deployment, part: DisaggregationPart) -> tuple[float, str
             hint="name both, or say fewer bytes_per_token",
         )
     try:
-        sent, kept = _size(deployment, part.dtype), _size(deployment, None)
+        sent, kept = (_size(deployment.fit.model, deployment, form) for form in (part.dtype, None))
     except KvplanError as exc:
         exc.where = where
         raise

@@ -199,15 +199,15 @@ def system_of(scenario: Scenario, deployment: Deployment) -> System:
     """What a scenario asks for.
 
     Raises:
-        UsageError: two strategies at once, or clients that give up where somebody holds on to them.
+        UsageError: strategies that are not simulated together, or clients that give up where somebody holds
+            on to them.
     """
     asked = [found for look in STRATEGIES if (found := look(scenario, deployment)) is not None]
-    strategies = [item.strategy if isinstance(item, Chosen) else item for item in asked]
     if len(asked) > 1:
-        names = " and ".join(strategy.name for strategy in strategies)
-        raise UsageError(
-            f"{names} are not simulated together", hint="simulate them one after the other, and compare"
-        )
+        from kvplan.scenario.together import together
+
+        asked = [together(asked)]
+    strategies = [item.strategy if isinstance(item, Chosen) else item for item in asked]
     gives_up = scenario.workload.gives_up
     if gives_up and getattr(deployment.config, "eviction", None) == "belady":
         raise UsageError(

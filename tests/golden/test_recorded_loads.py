@@ -10,42 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from itertools import count
 from math import inf
 from typing import Any
 
 import pytest
+from elsewhere import Elsewhere
 from recorded_runs import digest, recordings, request
 
 from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.impatient import Impatient
-from kvplan.engine.live import LiveRequest
 from kvplan.engine.patience import Patience
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.remote.replica import RemoteReplica
 from kvplan.latency.linear import LinearLatency
 
 LOADS, FENCES = recordings("vllm-0.33.0-loads.json.gz"), recordings("vllm-0.33.0-fences.json.gz")
-
-
-class Elsewhere:
-    """Has the first tokens of each request, for each load or for the first one only."""
-
-    def __init__(self, run: dict[str, Any]) -> None:
-        names = (asked[0] for asked in run["requests"])
-        self.held = dict(zip(names, run["held"], strict=True))
-        self.again: bool = run["again"]
-        self.seconds: list[float] = run["seconds"]
-        self.loads = count()
-
-    def lookup(self, request: LiveRequest, start: int) -> int:
-        return max(0, self.held[request.request.id] - start)
-
-    def fetch(self, request: LiveRequest, start: int, tokens: int, now: float) -> float:
-        if not self.again:
-            self.held[request.request.id] = 0
-        return now + self.seconds[next(self.loads) % len(self.seconds)]
 
 
 @pytest.mark.parametrize("runs", [LOADS, FENCES], ids=["loads", "fences"])

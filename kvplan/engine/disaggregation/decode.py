@@ -49,6 +49,10 @@ class DecodeScheduler(RemoteScheduler):
         foresight: Foresight | None,
     ) -> None:
         super().__init__(config, source, keep_schedule=keep_schedule, foresight=foresight)
+        self.count(totals)
+
+    def count(self, totals: Totals) -> None:
+        """Let it know how many steps there were; called once, when it is otherwise complete."""
         self._totals = totals
         self._calls = self._steps = 0
         self.came: dict[LiveRequest, int] = {}
@@ -155,6 +159,10 @@ class DecodeReplica(RemoteReplica):
         """A request whose KV will come, or (``journey.lost``) that is to be computed here."""
         self.push(request)
         self.expected += not journey.lost
+
+    def refusal(self, request: Request) -> str | None:
+        """Why it could never serve a request, or ``None``."""
+        return super().rejection(request)
 
     def rejection(self, request: Request) -> str | None:
         """Nothing comes here that the engine has not looked at."""

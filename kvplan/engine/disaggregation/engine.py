@@ -23,7 +23,6 @@ from kvplan.engine.disaggregation.journey import UNSET, Chunk, FirstToken, Journ
 from kvplan.engine.disaggregation.pool import Pool
 from kvplan.engine.disaggregation.prefill import PrefillReplica
 from kvplan.engine.errors import EngineStuck
-from kvplan.engine.frontend import rejection
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.recorder import Metric, Recorder, RequestRow, SeriesPoint
 from kvplan.traces.request import Request
@@ -70,14 +69,11 @@ class DisaggregatedEngine:
         self.first_token = first_token
         self.block_size = prefill.config.block_size
         self.prefills = [
-            PrefillReplica(
-                prefill.config, prefill.latency, self._recorder_of("P", index), self, layers=bool(layers)
-            )
+            self.prefill_instance(prefill, self._recorder_of("P", index))
             for index in range(prefill.instances)
         ]
         self.decodes = [
-            DecodeReplica(decode.config, decode.latency, self._recorder_of("D", index), self)
-            for index in range(decode.instances)
+            self.decode_instance(decode, self._recorder_of("D", index)) for index in range(decode.instances)
         ]
         self.fabric = Fabric(route, prefill.instances, decode.instances)
         self.breakdown = Breakdown(first_token)
@@ -87,6 +83,14 @@ class DisaggregatedEngine:
         self._posted = 0
         self._points: AfterArrivals | None = None
         self._touched = True
+
+    def prefill_instance(self, pool: Pool, recorder: Recorder) -> PrefillReplica:
+        """One instance of the prefill pool."""
+        return PrefillReplica(pool.config, pool.latency, recorder, self, layers=bool(self.layers))
+
+    def decode_instance(self, pool: Pool, recorder: Recorder) -> DecodeReplica:
+        """One instance of the decode pool."""
+        return DecodeReplica(pool.config, pool.latency, recorder, self)
 
     def _recorder_of(self, kind: str, index: int) -> Recorder:
         log = self.recorder.on_decision
@@ -188,10 +192,10 @@ class DisaggregatedEngine:
 
     def _rejection(self, request: Request, before: Request) -> str | None:
         """Why one of the pools could never serve this request."""
-        reason = rejection(request, self.pools[1].config)
+        reason = self.decodes[0].refusal(request)
         if reason is not None:
             return reason if self.pools[0].config == self.pools[1].config else f"decode pool: {reason}"
-        reason = rejection(before, self.pools[0].config)
+        reason = self.prefills[0].refusal(before)
         return None if reason is None else f"prefill pool: {reason}"
 
     def scheduled(self, journey: Journey, now: float) -> None:

@@ -45,6 +45,10 @@ class PrefillScheduler(VllmScheduler):
 
     def __init__(self, config: EngineConfig, *, keep_schedule: bool) -> None:
         super().__init__(config, keep_schedule=keep_schedule)
+        self.hold()
+
+    def hold(self) -> None:
+        """Make it a scheduler whose requests are sent on; called once, when it is otherwise complete."""
         self.held: dict[LiveRequest, None] = {}
         self.set_back: list[LiveRequest] = []
         """Requests preempted in this ``schedule()`` call."""
@@ -60,7 +64,7 @@ class PrefillScheduler(VllmScheduler):
         self.version += 1
         del self.running[request]
         if self.caching:
-            self.index.publish(request, request.prompt_tokens // self.block_size)
+            self.publish_until(request, request.prompt_tokens)
         request.status = Status.FINISHED
         self.held[request] = None
 
@@ -101,10 +105,10 @@ class PrefillReplica(Replica):
         layers: bool,
     ) -> None:
         super().__init__(config, latency, recorder)
-        self.prefill = PrefillScheduler(config, keep_schedule=layers or self.logging)
+        self.layers = layers
+        self.prefill = self.make_scheduler()
         self.scheduler = self.prefill
         self.events = events
-        self.layers = layers
         self.parked_s: float | None = None
         self.stalled_s = 0.0
         self.peak_held = 0
@@ -112,6 +116,10 @@ class PrefillReplica(Replica):
         self._seconds = 0.0
         self._ending = False
         self._streams: dict[StepPlan, tuple[float, list[tuple[Journey, int, int, int]]]] = {}
+
+    def make_scheduler(self) -> PrefillScheduler:
+        """The scheduler; for subclasses that bring their own."""
+        return PrefillScheduler(self.config, keep_schedule=self.layers or self.logging)
 
     @property
     def next_s(self) -> float:
@@ -129,6 +137,10 @@ class PrefillReplica(Replica):
             self.advance(now)
         if self.clock < now and not self.in_flight:
             self.clock = now
+
+    def refusal(self, request: Request) -> str | None:
+        """Why it could never serve a request, or ``None``."""
+        return super().rejection(request)
 
     def rejection(self, request: Request) -> str | None:
         """Nothing comes here that the engine has not looked at."""

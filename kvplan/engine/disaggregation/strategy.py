@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.engine import DisaggregatedEngine
@@ -13,6 +15,9 @@ from kvplan.engine.disaggregation.pool import Pool
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.errors import UsageError
+
+if TYPE_CHECKING:
+    from kvplan.engine.speculation.strategy import Speculation
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,7 @@ class Disaggregation:
         block_bytes: KV bytes of a block as stored, over all layers and GPUs of an instance.
         layers: layers the model has, for streaming layer by layer; 0 sends whole caches.
         first_token: which one the client sees.
+        drafts: what both pools draft with; None: nothing.
     """
 
     route: tuple[Stage, ...]
@@ -43,12 +49,17 @@ class Disaggregation:
     decode: PoolPlan = PoolPlan()
     layers: int = 0
     first_token: FirstToken = FirstToken.DECODE
+    drafts: Speculation | None = None
     holds_on: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
         """As a scenario calls it."""
         return "disaggregation"
+
+    def with_drafts(self, drafts: Speculation) -> Disaggregation:
+        """The same, with drafts."""
+        return replace(self, drafts=drafts)
 
     @property
     def asks_once(self) -> bool:
@@ -88,7 +99,12 @@ class Disaggregation:
                 hint="give both pools the same block size",
             )
         before, after = pools
-        return DisaggregatedEngine(
+        kind: Callable[..., DisaggregatedEngine] = DisaggregatedEngine
+        if self.drafts is not None:
+            from kvplan.engine.speculation.pools import DraftingPools
+
+            kind = partial(DraftingPools, self.drafts)
+        return kind(
             before,
             after,
             recorder,

@@ -4,7 +4,8 @@ Reading order: ``chunk`` (what is stored, in runs along contents), ``spans`` and
 with it), ``turn``, ``order`` with ``lru`` and ``arc`` (which chunks go first), ``cache`` (what the host has),
 ``copies`` (the two queues of the link), ``fence`` (blocks that are given away while they are being read),
 ``connector`` and ``scheduler``, and ``replica``. Whatever happens to chunks happens to whole runs of them.
-Below a cache of several groups it is done chunk by chunk (``grouped``).
+Below a cache of several groups it is done chunk by chunk (``grouped``). With drafts:
+``speculation.offloading``.
 
 The rules, from its sources (``kv_connector/v1/offloading``, ``v1/kv_offload/cpu``):
 

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.offloading.copies import Store
 from kvplan.engine.remote.queue import Load
 from kvplan.engine.remote.scheduler import RemoteScheduler
 from kvplan.engine.remote.source import KvSource
-
-if TYPE_CHECKING:
-    from kvplan.engine.replacement.foresight import Foresight
 
 
 class ConnectorScheduler(RemoteScheduler):
@@ -28,15 +22,9 @@ class ConnectorScheduler(RemoteScheduler):
 
     watchful = True
 
-    def __init__(
-        self,
-        config: EngineConfig,
-        source: KvSource,
-        *,
-        keep_schedule: bool = False,
-        foresight: Foresight | None = None,
-    ) -> None:
-        super().__init__(config, source, keep_schedule=keep_schedule, foresight=foresight)
+    def connect(self, source: KvSource) -> None:
+        """As the base class."""
+        super().connect(source)
         self.over: list[LiveRequest] = []
         self.stores: list[Store] = []
         self.flushed: dict[Store, None] = {}

@@ -114,7 +114,7 @@ class OffloadingReplica(RemoteReplica):
         for store in stores:
             if store not in flushed:
                 self._send(self.put, store, store.blocks, ready)
-        self._load(clock, ready)
+        self._load(clock, ready - plan.batch.drafting_s)  # which the drafter's passes follow
         told = (*self.put.ended(launched), *self.get.ended(launched))
         if told and isinstance(plan, RemotePlan):
             plan.told = told

@@ -74,6 +74,11 @@ class OffloadingScheduler(ConnectorScheduler):
         foresight: Foresight | None = None,
     ) -> None:
         super().__init__(config, source, keep_schedule=keep_schedule, foresight=foresight)
+        self.offload(cache, chunk_blocks)
+
+    def offload(self, cache: HostCache, chunk_blocks: int) -> None:
+        """Make it a scheduler that offloads to ``cache``; called once, when it is otherwise complete."""
+        config = self.config
         self.index: FencedIndex = FencedIndex(config.block_size, BlockPool(config.usable_blocks))
         self.pool = self.index.pool
         self.cache = cache
@@ -127,13 +132,17 @@ class OffloadingScheduler(ConnectorScheduler):
         if chunks * size - start < size:
             return 0
         first = start // size
-        found, pending, read = self.cache.prefix(known.use, first, chunks)
+        found, pending, read = self.ready_chunks(known.use, first, chunks)
         if pending:
             return LATER
         tokens = (first + found) * size - start
         if tokens < size:
             return 0
         return LATER if read else tokens
+
+    def ready_chunks(self, use: Use, first: int, end: int) -> tuple[int, bool, bool]:
+        """How many of chunks ``first .. end`` could be loaded; whether one is pending; one read."""
+        return self.cache.prefix(use, first, end)
 
     def begin_load(self, request: LiveRequest, match: Match, tokens: int) -> None:
         """As the base class; the chunks it reads stay."""

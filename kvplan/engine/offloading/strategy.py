@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.instance import one_full_group
@@ -14,6 +14,9 @@ from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.tiers.line import Carrier, Line
 from kvplan.errors import UsageError
+
+if TYPE_CHECKING:
+    from kvplan.engine.speculation.strategy import Speculation
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class Offloading:
         put, get: how long copies to it and from it take, alone on the link.
         chunk_blocks: blocks that are stored, found and evicted together (vLLM's ``blocks_per_chunk``).
         policy: which chunks go first.
+        drafts: what the engine drafts with; None: nothing.
     """
 
     behind_router: ClassVar[bool] = True
@@ -36,6 +40,7 @@ class Offloading:
     get: Carrier
     chunk_blocks: int = 1
     policy: EvictionPolicy = "lru"
+    drafts: Speculation | None = None
 
     def __post_init__(self) -> None:
         if self.block_bytes < 1 or self.chunks < 0 or self.chunk_blocks < 1:
@@ -51,6 +56,10 @@ class Offloading:
         """As a scenario calls it."""
         return "tiers"
 
+    def with_drafts(self, drafts: Speculation) -> Offloading:
+        """The same, with drafts."""
+        return replace(self, drafts=drafts)
+
     def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> OffloadingReplica:
         """One replica above such a host.
 
@@ -62,14 +71,24 @@ class Offloading:
             Line("to_host", self.put, self.block_bytes, self.block_bytes),
             Line("from_host", self.get, self.block_bytes, self.block_bytes),
         )
+        if self.drafts is not None:
+            from kvplan.engine.speculation.offloading import DraftOffloadingReplica, above_host
+
+            drafts, fitted = above_host(self.drafts, config)
+            return DraftOffloadingReplica(
+                fitted, latency, recorder, self._host(config), self.chunk_blocks, *lines, drafts
+            )
         if one_full_group(config):
-            cache = HostCache(self.chunks, self.chunk_blocks * config.block_size, self.policy)
+            cache = self._host(config)
             return OffloadingReplica(config, latency, recorder, cache, self.chunk_blocks, *lines)
         from kvplan.engine.offloading.grouped.host import HostChunks
         from kvplan.engine.offloading.grouped.replica import GroupedReplica
 
         chunks = HostChunks(self.chunks, self.policy)
         return GroupedReplica(config, latency, recorder, chunks, self.chunk_blocks, *lines)
+
+    def _host(self, config: EngineConfig) -> HostCache:
+        return HostCache(self.chunks, self.chunk_blocks * config.block_size, self.policy)
 
     @staticmethod
     def check(config: EngineConfig, chunk_blocks: int) -> None:

@@ -54,6 +54,7 @@ class LoadingQueue:
         self.orphaned: dict[LiveRequest, Load] = {}
         """Loads of requests that nobody waits for; they hold their blocks until they have come."""
         self.loaded: list[tuple[int, float, str, int, Load]] = []
+        self._postponed: list[tuple[int, float, str, int, Load]] = []
         self._by_priority = policy == "priority"
 
     def __len__(self) -> int:
@@ -70,7 +71,7 @@ class LoadingQueue:
     @property
     def holders(self) -> list[LiveRequest]:
         """Requests that hold blocks without running."""
-        return [*self.loading, *(item[4].request for item in self.loaded)]
+        return [*self.loading, *(item[4].request for item in (*self._postponed, *self.loaded))]
 
     def begin(self, load: Load) -> None:
         """A load begins; its request has left the queue."""
@@ -82,6 +83,15 @@ class LoadingQueue:
         facts = load.request.request
         key = (facts.priority, facts.arrival_s, facts.id) if self._by_priority else (0, 0.0, "")
         insort(self.loaded, (*key, load.number, load))
+
+    def postpone(self) -> None:
+        """The head, which has loaded, is passed over until ``recall``."""
+        self._postponed.append(self.loaded.pop(0))
+
+    def recall(self) -> None:
+        """Whoever was postponed stands at the head again."""
+        self.loaded[:0] = self._postponed
+        self._postponed.clear()
 
     def drop(self, request: LiveRequest) -> None:
         """Take out a request, whatever it does."""

@@ -75,8 +75,12 @@ class RemoteScheduler(VllmScheduler):
         foresight: Foresight | None = None,
     ) -> None:
         super().__init__(config, keep_schedule=keep_schedule, foresight=foresight)
+        self.connect(source)
+
+    def connect(self, source: KvSource) -> None:
+        """Make it a scheduler that loads from ``source``; called once, when it is otherwise complete."""
         self.source = source
-        self.queue = LoadingQueue(config.policy)
+        self.queue = LoadingQueue(self.config.policy)
         self.waiting = self.queue
         self.begun: list[Load] = []
         self.come: list[Transfer] = []
@@ -85,6 +89,11 @@ class RemoteScheduler(VllmScheduler):
         self.fetched_tokens = 0
         self.undelivered: tuple[StepPlan, ...] = ()
         self.fenced: dict[LiveRequest, FencedPlan] = {}
+
+    @property
+    def room(self) -> int:
+        """Places that whoever loads, or computes its prompt, needs beyond the tokens it knows."""
+        return 0
 
     def new_plan(self) -> StepPlan:
         """With overlapping steps, one that blocks may have to wait for."""
@@ -131,6 +140,13 @@ class RemoteScheduler(VllmScheduler):
             tokens = self._first_chunk(request, start, budget, threshold, defer_prefills)
             if not tokens:
                 break
+            if tokens < 0:
+                if match is None:
+                    queue.postpone()
+                    self.aside.pop(request, None)
+                else:
+                    skipped.append(queue.pop())
+                continue
             if match is None:
                 if not self._fits_loaded(request, tokens):
                     break
@@ -141,7 +157,8 @@ class RemoteScheduler(VllmScheduler):
                     break
                 queue.pop()
                 self._admit(plan, request, match, tokens)
-            budget -= tokens
+            budget -= tokens + self.draft_slots
+        queue.recall()
         for request in reversed(skipped):
             queue.push_front(request)
 
@@ -167,12 +184,14 @@ class RemoteScheduler(VllmScheduler):
                 self.blocked = (request, self.version)
             return False
         # What can be fetched may become less without anything that ``version`` counts.
-        return match.blocks - (-fetched // self.block_size) <= available - self._promised()
+        reserved = self._promised() - (-self.room // self.block_size)
+        return match.blocks - (-fetched // self.block_size) <= available - reserved
 
     def _promised(self) -> int:
-        """Blocks that requests need for tokens they know and have no blocks for yet."""
+        """Blocks that requests need for tokens they know, and ``room``, and have no blocks for yet."""
+        size, room = self.block_size, self.room
         holders = (*self.prefills, *self.queue.holders)
-        return sum(max(0, self._blocks(request) - request.blocks) for request in holders)
+        return sum(max(0, -(-(request.num_tokens + room) // size) - request.blocks) for request in holders)
 
     def _blocks(self, request: LiveRequest) -> int:
         return -(-request.num_tokens // self.block_size)
@@ -307,12 +326,12 @@ class RemoteScheduler(VllmScheduler):
         if self.config.scheduler_reserve_full_isl and self._blocks(request) > available:
             self.blocked = (request, self.version)
             return False
-        return -(-(request.computed + tokens) // self.block_size) <= available
+        return self.blocks_of(request.computed + tokens) <= available
 
     def _admit_loaded(self, plan: StepPlan, request: LiveRequest, tokens: int) -> None:
         before = request.computed
         request.computed += tokens
-        blocks = -(-request.computed // self.block_size)
+        blocks = self.blocks_of(request.computed)
         if blocks > request.blocks:
             self.index.take(blocks - request.blocks)
             request.blocks = blocks

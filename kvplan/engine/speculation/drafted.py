@@ -17,6 +17,11 @@ class Drafted:
     def __init__(self, tokens: int) -> None:
         self.proposed, self.accepted = [0] * (tokens + 1), [0] * (tokens + 1)
 
+    def add(self, other: Drafted) -> None:
+        """Count those of another engine with as many drafts a step, too."""
+        self.proposed = list(map(int.__add__, self.proposed, other.proposed))
+        self.accepted = list(map(int.__add__, self.accepted, other.accepted))
+
     @property
     def steps(self) -> int:
         """A request's verifications, of all requests together."""

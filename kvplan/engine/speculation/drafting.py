@@ -98,7 +98,10 @@ class Drafting(VllmScheduler):
             fits = self.allocate(request, tokens)
             while not fits:
                 position = victim_of(self, running)
-                victim = running.pop(position)
+                victim = running[position]
+                if not self.preemptible(victim):
+                    break
+                del running[position]
                 if position < index:
                     index -= 1
                 share = granted.pop(victim, None)
@@ -110,6 +113,8 @@ class Drafting(VllmScheduler):
                     break
                 fits = self.allocate(request, tokens)
             if not fits:
+                if request.status is Status.RUNNING:
+                    break  # nobody makes room for it: it goes without a token, and so do those behind it
                 continue  # it preempted itself: the next request now stands at its index
             drafts = request.drafts
             if drafts:
@@ -283,9 +288,12 @@ class Drafting(VllmScheduler):
                 plan.finish.append(request)
                 if request.prefilling:
                     self.prefills.remove(request)
-                self._leave(request)
+                self._finish(request)
             elif not ahead:
                 request.drafts = tokens_of_a_step
+
+    def _finish(self, request: LiveRequest) -> None:
+        self._leave(request)  # what it computed was published as it came
 
     def _sampled(self, request: DraftedRequest, drafts: int, accepted: int, stale: bool) -> None:
         """``accepted`` drafts of a request stand, and one more token is sampled."""

@@ -17,11 +17,57 @@ from kvplan.engine.speculation.scheduler import DraftScheduler, HybridDraftSched
 from kvplan.traces.request import Request
 
 
-class DraftReplica(Replica):
-    """A vLLM engine that verifies drafts; how many tokens a step yields is known when it is delivered."""
+class Verifying(Replica):
+    """A vLLM engine that verifies drafts; how many tokens a step yields is known when it is delivered.
+
+    Attributes:
+        drafting: its scheduler.
+    """
 
     hears_every_step = True
-    scheduler: Drafting
+    drafting: Drafting
+    _drafted_s = 0.0
+    """Until then the device makes drafts."""
+
+    def launch(self, plan: StepPlan, clock: float, device_free: float) -> float:
+        """As the base class; where outputs leave first, it ends for whoever waits before drafts are made."""
+        end = super().launch(plan, clock, max(device_free, self._drafted_s))
+        if plan.batch.scheduled_tokens and self.drafting.rules.outputs_first:
+            self._drafted_s = end
+            end -= plan.batch.drafting_s
+        return end
+
+    def rejection(self, request: Request) -> str | None:
+        """As the base class; a pool that holds a request but not its drafts would never let it in again."""
+        return super().rejection(request) or self.overflow(request)
+
+    def overflow(self, request: Request) -> str | None:
+        """Why the pool would never let a request in again, or ``None``."""
+        return TOO_MANY_BLOCKS if self.blocks_alone(request) > self.config.usable_blocks else None
+
+    def blocks_alone(self, request: Request) -> int:
+        """Blocks that a request may hold at once when it runs alone, with its drafts and a state for each."""
+        drafts = self.drafting.rules.tokens
+        tokens = self.drafting.placed(request.prompt_tokens + request.output_tokens - 1 + drafts)
+        states = sum(group.kind == "mamba" for group in self.config.groups)
+        return blocks_alone(tokens, self.config) + drafts * states
+
+    def prompt_blocks_of(self, request: Request) -> int:
+        """As the base class, in blocks of the scheduler."""
+        return -(-request.prompt_tokens // self.scheduler.block_size)
+
+    def cached_blocks_of(self, request: Request) -> int:
+        """As the base class, in blocks of the scheduler, and as this engine knows blocks."""
+        return self.drafting.found_blocks(request)
+
+    def close(self) -> None:
+        """Bring the totals up to date, and report what became of drafts."""
+        super().close()
+        self.recorder.sections[SECTION] = metrics(self.drafting.drafted)
+
+
+class DraftReplica(Verifying):
+    """One that computes whatever its requests need itself."""
 
     def __init__(
         self,
@@ -34,42 +80,4 @@ class DraftReplica(Replica):
     ) -> None:
         super().__init__(config, latency, recorder)
         kind = DraftScheduler if one_full_group(config) else HybridDraftScheduler
-        self.scheduler = kind(config, rules, acceptance, keep_schedule=self.logging)
-        self._outputs_first = rules.outputs_first
-        self._drafted_s = 0.0
-        """Until then the device makes drafts."""
-
-    def launch(self, plan: StepPlan, clock: float, device_free: float) -> float:
-        """As the base class; where outputs leave first, it ends for whoever waits before drafts are made."""
-        end = super().launch(plan, clock, max(device_free, self._drafted_s))
-        if plan.batch.scheduled_tokens and self._outputs_first:
-            self._drafted_s = end
-            end -= plan.batch.drafting_s
-        return end
-
-    def rejection(self, request: Request) -> str | None:
-        """As the base class; a pool that holds a request but not its drafts would never let it in again."""
-        reason = super().rejection(request)
-        if reason is None and self._blocks_alone(request) > self.config.usable_blocks:
-            return TOO_MANY_BLOCKS
-        return reason
-
-    def _blocks_alone(self, request: Request) -> int:
-        """Blocks that a request may hold at once when it runs alone, with its drafts and a state for each."""
-        drafts = self.scheduler.rules.tokens
-        tokens = self.scheduler.placed(request.prompt_tokens + request.output_tokens - 1 + drafts)
-        states = sum(group.kind == "mamba" for group in self.config.groups)
-        return blocks_alone(tokens, self.config) + drafts * states
-
-    def prompt_blocks_of(self, request: Request) -> int:
-        """As the base class, in blocks of the scheduler."""
-        return -(-request.prompt_tokens // self.scheduler.block_size)
-
-    def cached_blocks_of(self, request: Request) -> int:
-        """As the base class, in blocks of the scheduler, and as this engine knows blocks."""
-        return self.scheduler.found_blocks(request)
-
-    def close(self) -> None:
-        """Bring the totals up to date, and report what became of drafts."""
-        super().close()
-        self.recorder.sections[SECTION] = metrics(self.scheduler.drafted)
+        self.scheduler = self.drafting = kind(config, rules, acceptance, keep_schedule=self.logging)

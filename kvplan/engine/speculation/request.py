@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 from kvplan.engine.hybrid.request import HybridRequest
-from kvplan.engine.plan import StepPlan
 from kvplan.engine.prefix_node import Node
+from kvplan.engine.remote.plan import FencedPlan
 from kvplan.traces.request import Request
 
 
@@ -39,7 +39,7 @@ Share: TypeAlias = tuple[DraftedRequest, int, int, bool]
 placeholders, none of which can stand."""
 
 
-class DraftPlan(StepPlan):
+class DraftPlan(FencedPlan):
     """One planned step.
 
     Attributes:
@@ -55,13 +55,14 @@ class DraftPlan(StepPlan):
 
     def take(self, shares: Iterable[Share]) -> None:
         """Count these parts of the step; the requests' computed tokens include them."""
-        batch, kept = self.batch, self.shares
+        batch, kept, aboard = self.batch, self.shares, self.aboard
         decodes = attended = whole = 0
         for share in shares:
             kept.append(share)
             request, tokens, drafts, _ = share
             computed = request.computed
             if tokens == 1 + drafts and computed - tokens >= request.prompt_tokens:
+                aboard.add(request)
                 decodes += 1
                 whole += tokens
                 attended += computed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from kvplan.errors import UsageError
@@ -50,6 +50,18 @@ class DraftRules:
     prompt_lookahead: int = 1
     ahead: bool = True
     outputs_first: bool = True
+
+    @property
+    def room(self) -> int:
+        """Places beyond its known tokens that vLLM counts for a request before KV is loaded for it."""
+        return 1 + self.tokens + self.lookahead
+
+    def with_connector(self) -> DraftRules:
+        """The same beside a KV connector, which knows blocks by their own tokens only.
+
+        vLLM keeps its older hashes then, and computes the last block of a hit again.
+        """
+        return replace(self, hash_lookahead=0, drops_block=self.drops_block or self.hash_lookahead > 0)
 
 
 def rules_of(method: Method, tokens: int, version: tuple[int, int, int], *, modules: int = 1) -> DraftRules:

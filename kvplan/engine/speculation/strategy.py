@@ -51,8 +51,21 @@ class Speculation:
         """As a scenario calls it."""
         return "speculative"
 
+    def with_connector(self) -> Speculation:
+        """The same beside a KV connector."""
+        return replace(self, rules=self.rules.with_connector())
+
     def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> Engine:
         """One engine whose requests have drafts.
+
+        Raises:
+            UsageError: as ``fitted``.
+        """
+        config = self.fitted(config)
+        return DraftReplica(config, latency, recorder, rules=self.rules, acceptance=self.acceptance)
+
+    def fitted(self, config: EngineConfig) -> EngineConfig:
+        """The options of an engine that drafts: what vLLM makes of ``config``.
 
         Raises:
             UsageError: there are several groups before vLLM 0.33, another eviction than vLLM's, or a step has
@@ -105,7 +118,7 @@ class Speculation:
             )
         if not self.rules.ahead:
             config = replace(config, async_scheduling=False)
-        return DraftReplica(config, latency, recorder, rules=self.rules, acceptance=self.acceptance)
+        return config
 
     def sglang_engine(self, config: SglangConfig, latency: LatencyModel, recorder: Recorder) -> Engine:
         """One SGLang engine whose requests have drafts; ``rules`` are those of SGLang.

@@ -1,0 +1,176 @@
+"""Drafts where prompts are computed on other instances than answers (``disaggregation``).
+
+Both pools have the drafter, as vLLM's NIXL connector wants the same layers on both sides.
+
+- A prefill instance keeps places for drafts and computes the last block of a hit again, as every engine that
+  drafts. One token is asked of it, so none of its drafts could ever be verified, and it makes none: its
+  drafter only fills its cache, which is part of what is sent.
+- On a decode instance a request's first step computes the last token of the prompt again and has no drafts
+  but placeholders (``loading``); from then on it goes as on one engine.
+"""
+
+from __future__ import annotations
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.disaggregation.decode import DecodeEvents, DecodeReplica, DecodeScheduler
+from kvplan.engine.disaggregation.engine import DisaggregatedEngine
+from kvplan.engine.disaggregation.fabric import Stage
+from kvplan.engine.disaggregation.journey import FirstToken
+from kvplan.engine.disaggregation.pool import Pool
+from kvplan.engine.disaggregation.prefill import PrefillEvents, PrefillReplica, PrefillScheduler
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder, Totals
+from kvplan.engine.remote.scheduler import RemoteScheduler
+from kvplan.engine.remote.source import KvSource
+from kvplan.engine.replacement.foresight import Foresight
+from kvplan.engine.speculation.drafted import Drafted
+from kvplan.engine.speculation.loading import DraftRemoteScheduler, Loading
+from kvplan.engine.speculation.metrics import SECTION, metrics
+from kvplan.engine.speculation.replica import Verifying
+from kvplan.engine.speculation.scheduler import DraftScheduler
+from kvplan.engine.speculation.strategy import Speculation
+from kvplan.errors import UsageError
+from kvplan.traces.request import Request
+
+
+class DraftPrefillScheduler(PrefillScheduler, DraftScheduler):
+    """Finished requests keep their blocks, with those for drafts that nobody made, until ``release``."""
+
+    def __init__(self, config: EngineConfig, drafts: Speculation, *, keep_schedule: bool) -> None:
+        DraftScheduler.__init__(self, config, drafts.rules, drafts.acceptance, keep_schedule=keep_schedule)
+        self.hold()
+
+
+class DraftPrefillReplica(Verifying, PrefillReplica):
+    """One instance of a prefill pool that has the drafter."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        latency: LatencyModel,
+        recorder: Recorder,
+        events: PrefillEvents,
+        drafts: Speculation,
+        *,
+        layers: bool,
+    ) -> None:
+        self.drafts = drafts
+        super().__init__(config, latency, recorder, events, layers=layers)
+
+    def make_scheduler(self) -> PrefillScheduler:
+        """See the base class."""
+        kept = self.layers or self.logging
+        scheduler = DraftPrefillScheduler(self.config, self.drafts, keep_schedule=kept)
+        self.drafting = scheduler
+        return scheduler
+
+    def refusal(self, request: Request) -> str | None:
+        """As the base class; drafts have their places, too."""
+        return super().refusal(request) or self.overflow(request)
+
+
+class DraftDecodeScheduler(DecodeScheduler, DraftRemoteScheduler):
+    """Every request that is new here waits for its KV; from then on it has drafts."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        source: KvSource,
+        totals: Totals,
+        drafts: Speculation,
+        *,
+        keep_schedule: bool,
+    ) -> None:
+        DraftRemoteScheduler.__init__(
+            self, config, source, drafts.rules, drafts.acceptance, keep_schedule=keep_schedule
+        )
+        self.count(totals)
+
+
+class DraftDecodeReplica(Loading, DecodeReplica):
+    """One instance of a decode pool that verifies drafts."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        latency: LatencyModel,
+        recorder: Recorder,
+        events: DecodeEvents,
+        drafts: Speculation,
+    ) -> None:
+        self.drafts = drafts
+        super().__init__(config, latency, recorder, events)
+
+    def make_scheduler(self, foresight: Foresight | None) -> RemoteScheduler:
+        """See the base class."""
+        scheduler = DraftDecodeScheduler(
+            self.config, self, self.recorder.totals, self.drafts, keep_schedule=self.logging
+        )
+        self.decode = scheduler
+        self.drafting = scheduler
+        return scheduler
+
+    def refusal(self, request: Request) -> str | None:
+        """As the base class; drafts have their places, too."""
+        return super().refusal(request) or self.overflow(request)
+
+    def known_tokens(self, request: Request) -> int:
+        """See the base class: prompts come once, and before their answers."""
+        return request.prompt_tokens
+
+
+class DraftingPools(DisaggregatedEngine):
+    """A ``DisaggregatedEngine`` both of whose pools have the drafter; those of decode verify.
+
+    Args:
+        drafts: as on one engine; the others as of ``DisaggregatedEngine``.
+
+    Raises:
+        UsageError: drafts do not go with the options of a pool.
+    """
+
+    def __init__(
+        self,
+        drafts: Speculation,
+        prefill: Pool,
+        decode: Pool,
+        recorder: Recorder,
+        *,
+        route: tuple[Stage, ...],
+        layers: int,
+        block_bytes: int,
+        first_token: FirstToken,
+    ) -> None:
+        if drafts.rules.prompt_lookahead > 1:
+            raise UsageError(
+                "prediction layers that draft in turns are not simulated with disaggregation: vLLM leaves "
+                "the last tokens of a prompt to the decode instance then",
+                where="speculative.tokens",
+                hint="use 1",
+            )
+        self.drafts = drafts.with_connector()
+        for pool in (prefill, decode):
+            pool.config = self.drafts.fitted(pool.config)
+        super().__init__(
+            prefill, decode, recorder, route=route, layers=layers, block_bytes=block_bytes,
+            first_token=first_token,
+        )  # fmt: skip
+
+    def prefill_instance(self, pool: Pool, recorder: Recorder) -> PrefillReplica:
+        """See the base class."""
+        return DraftPrefillReplica(
+            pool.config, pool.latency, recorder, self, self.drafts, layers=bool(self.layers)
+        )
+
+    def decode_instance(self, pool: Pool, recorder: Recorder) -> DecodeReplica:
+        """See the base class."""
+        return DraftDecodeReplica(pool.config, pool.latency, recorder, self, self.drafts)
+
+    def close(self) -> None:
+        """As the base class, and report what became of drafts on decode instances."""
+        super().close()
+        found = Drafted(self.drafts.rules.tokens)
+        for decode in self.decodes:
+            assert isinstance(decode, DraftDecodeReplica)
+            found.add(decode.drafting.drafted)
+        self.recorder.sections[SECTION] = metrics(found)
