@@ -12,7 +12,8 @@ FUZZ_EXAMPLES ?= 20000
 TORCH  := torch==2.13.0
 TRITON := triton==3.9.0
 
-# Two test workers on two cores: more threads inside each only get in each other's way.
+# Two test workers on two cores: more threads inside each only get in each other's way. In the order of their names
+# files end together; left to itself, xdist keeps those of few tests, some of which take longest, for last.
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: help demo test lint fuzz ptx bench accuracy gpu clean
@@ -53,7 +54,7 @@ demo: $(VENV)/.installed-base ## size, fit and simulate a bundled workload; writ
 	@echo "The report: $(DEMO)/report.html (one file, opens offline)"
 
 test: $(VENV)/.installed-test ## install the test extras and run the whole suite
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-lint ## formatting, lint, types and the floors between packages
 	$(BIN)/ruff check .

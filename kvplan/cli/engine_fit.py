@@ -100,7 +100,7 @@ def _limits(logs: Sequence[Path], max_in_flight: Sequence[int]) -> Sequence[int 
 def _print(
     fit: EngineFit, read: Sequence[EngineLog], document: dict[str, Any], form: OutputFormat, out: str
 ) -> None:
-    from kvplan.cli.output import answer, csv_text, markdown_table, print_json
+    from kvplan.cli.output import answer, answer_rows, print_json
 
     rows = [
         (metric, statistic, f"{before:+.1%}", f"{fit.after[metric][statistic]:+.1%}")
@@ -109,12 +109,10 @@ def _print(
     ]
     if form is OutputFormat.json:
         print_json(document)
-    elif form is OutputFormat.csv:
-        answer(csv_text(COLUMNS, rows))
-    elif form is OutputFormat.md:
-        answer(markdown_table(COLUMNS, rows))
-    else:
+    elif form is OutputFormat.table:
         answer("\n".join([*(_run(each, len(read) > 1) for each in read), *_table(fit, rows, out)]))
+    else:
+        answer_rows(form, COLUMNS, rows)
 
 
 def _run(read: EngineLog, named: bool) -> str:

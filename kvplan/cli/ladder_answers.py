@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from kvplan.cli.options import OutputFormat
-from kvplan.cli.output import answer, csv_text, markdown_table, print_json
+from kvplan.cli.output import answer, answer_rows, print_json
 from kvplan.cli.trace_answers import wrapped
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ def print_ladder(document: dict[str, Any], output: OutputFormat) -> None:
     elif output is OutputFormat.table:
         answer("\n".join(_lines(document)))
     else:
-        rows = list(_rows(document))
-        answer(csv_text(COLUMNS, rows) if output is OutputFormat.csv else markdown_table(COLUMNS, rows))
+        answer_rows(output, COLUMNS, list(_rows(document)))
 
 
 def _rows(document: dict[str, Any]) -> Iterator[tuple[object, ...]]:

@@ -50,3 +50,18 @@ def _names(kind: str, incomplete: str) -> list[str]:
     from kvplan.specs.catalog import entries
 
     return [entry.name for entry in entries(kind) if entry.name.startswith(incomplete.casefold())]
+
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        autocompletion=model_names,
+        help="Name, alias, Hugging Face id, config.json, its directory, a spec file, or -.",
+    ),
+]
+
+DpAttentionOption = Annotated[
+    bool,
+    typer.Option("--dp-attention", help="Deal sequences over the TP ranks instead of splitting heads."),
+]

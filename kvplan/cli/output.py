@@ -17,6 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from kvplan.cli.options import OutputFormat
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -82,6 +84,16 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> 
     ]
     lines += ["| " + " | ".join(row) + " |" for row in body]
     return "\n".join(lines) + "\n"
+
+
+def answer_rows(
+    form: OutputFormat, columns: Sequence[str], rows: Iterable[Sequence[object]], most: int | None = None
+) -> None:
+    """One table on stdout: as CSV, or as Markdown with the first ``most`` columns."""
+    if form is OutputFormat.csv:
+        answer(csv_text(columns, rows))
+    else:
+        answer(markdown_table(columns[:most], [row[:most] for row in rows]))
 
 
 def _looks_numeric(cell: str) -> bool:

@@ -1,4 +1,4 @@
-"""The options of one simulation, which ``simulate`` and ``sweep`` share, and the fields that they set.
+"""The options of simulations, which ``simulate``, ``sweep`` and ``plan`` share, and the fields that they set.
 
 Commands name their parameters as ``FIELDS`` does.
 """
@@ -10,6 +10,12 @@ import typer
 
 from kvplan.cli.options import gpu_names, model_names
 
+ScenarioFile = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="SCENARIO", help="Scenario file (YAML); - reads standard input.", show_default=False
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option("--model", autocompletion=model_names, help="Model name, spec or config.json."),
@@ -37,6 +43,7 @@ MaxNumBatchedTokens = Annotated[
 Blocks = Annotated[int | None, typer.Option("--blocks", metavar="N", help="Blocks instead of what fits.")]
 BlockSize = Annotated[int | None, typer.Option("--block-size", metavar="N", help="Tokens per block.")]
 Engine = Annotated[str | None, typer.Option("--engine", help="vllm or sglang.")]
+Trace = Annotated[str | None, typer.Option("--trace", help="Trace file to replay.")]
 Synthesize = Annotated[
     str | None, typer.Option("--synthesize", help="Synthetic workload: chat, rag, agentic ...")
 ]
@@ -50,6 +57,12 @@ Price = Annotated[
     str | None, typer.Option("--price", help="Rent of a GPU for an hour: 2.5, or h100-sxm=2.5,l40s=1.1.")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="Seed of every random stream.")]
+
+Jobs = Annotated[
+    int | None,
+    typer.Option("--jobs", "-j", min=1, metavar="N", help="Simulations at a time. Default: one a CPU."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 
 FIELDS = {
     "model": "model",

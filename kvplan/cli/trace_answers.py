@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from kvplan.cli.options import OutputFormat
-from kvplan.cli.output import answer, csv_text, markdown_table, print_json, visible
+from kvplan.cli.output import answer, answer_rows, print_json, visible
 from kvplan.traces.reuse import MAX_LRU_REFERENCES
 
 if TYPE_CHECKING:
@@ -38,13 +38,11 @@ def print_written(target: str, to: str, report: Accounting, losses: list[str], o
             sys.stderr.write(visible(f"note: {note}\n"))
     elif output is OutputFormat.json:
         print_json(document)
-    elif output is OutputFormat.csv:
-        answer(csv_text(("item", "value"), [*rows, *(("note", note) for note in notes)]))
-    elif output is OutputFormat.md:
-        answer(markdown_table(("item", "value"), [*rows, *(("note", note) for note in notes)]))
-    else:
+    elif output is OutputFormat.table:
         lines = [f"wrote {target} ({to})", *_accounting_lines(report.to_dict())]
         answer("\n".join([*lines, *(wrapped("  note: ", loss) for loss in losses)]))
+    else:
+        answer_rows(output, ("item", "value"), [*rows, *(("note", note) for note in notes)])
 
 
 def print_description(document: dict[str, Any], output: OutputFormat) -> None:
@@ -55,8 +53,7 @@ def print_description(document: dict[str, Any], output: OutputFormat) -> None:
         answer(_described(document))
     else:
         rows = list(_flat("", {key: document[key] for key in ("trace", "accounting", "statistics")}))
-        columns = ("metric", "value")
-        answer(csv_text(columns, rows) if output is OutputFormat.csv else markdown_table(columns, rows))
+        answer_rows(output, ("metric", "value"), rows)
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, object]]:

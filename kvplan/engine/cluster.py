@@ -99,18 +99,9 @@ class Cluster:
         self.recorder = recorder
         self.router = make_router(router)
         self.replicas: list[Member] = [
-            _member(config, latency, self._recorder_of(index), strategy) for index in range(replicas)
+            _member(config, latency, recorder.of_member(index, series=True), strategy)
+            for index in range(replicas)
         ]
-
-    def _recorder_of(self, index: int) -> Recorder:
-        whole = self.recorder
-        log = whole.on_decision
-        return Recorder(
-            on_request=whole.finished,
-            on_rejected=whole.rejected,
-            on_timed_out=whole.timed_out,
-            on_decision=None if log is None else (lambda line: log(f"{index}\t{line}")),
-        )
 
     def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given."""

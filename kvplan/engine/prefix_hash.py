@@ -29,7 +29,14 @@ OwnerT = TypeVar("OwnerT", bound=Owner)
 
 
 class PrefixIndex(Generic[OwnerT]):
-    """Prefix cache of one engine with one full-attention group."""
+    """Prefix cache of one engine with one full-attention group.
+
+    Attributes:
+        unit: blocks that are found and published together: 1, or more where caches know larger units only
+            (``engine.reuse.units``). Every node begins and ends with a unit.
+    """
+
+    unit = 1
 
     def __init__(self, block_size: int, pool: BlockPool) -> None:
         self.block_size = block_size
@@ -54,7 +61,8 @@ class PrefixIndex(Generic[OwnerT]):
     def match_from(self, node: Node, content: Content, limit: int) -> Match:
         """The longest cached run after a node that the content agrees with, up to block ``limit``."""
         found = Match()
-        size = self.block_size
+        size, unit = self.block_size, self.unit
+        span = size * unit
         depth = node.end
         ends, shifts = content.ends, content.shifts
         run = bisect_right(ends, depth * size) if depth else 0
@@ -62,13 +70,13 @@ class PrefixIndex(Generic[OwnerT]):
             position = depth * size
             while ends[run] <= position:
                 run += 1
-            whole = ends[run] >= position + size
-            child = node.children.get(shifts[run] if whole else content.block_key(position, size))
+            whole = ends[run] >= position + span
+            child = node.children.get(shifts[run] if whole else content.block_key(position, span))
             if child is None:
                 break
             end = child.end if child.owner is None else self.settle(child)
             stop = end if end < limit else limit
-            depth = content.agrees_on(child.content, run, stop * size) // size
+            depth = content.agrees_on(child.content, run, stop * size) // span * unit
             found.path.append(child)
             if child.copies[0].ref == 0:
                 found.unheld += depth - child.start
@@ -129,7 +137,7 @@ class PrefixIndex(Generic[OwnerT]):
         parent.children[node.key] = upper
         node.parent = upper
         node.start = cut
-        node.key = node.content.block_key(cut * self.block_size, self.block_size)
+        node.key = self._key(node.content, cut)
         upper.children[node.key] = node
         for segment in node.copies:
             top = segment.earlier(upper)
@@ -147,11 +155,13 @@ class PrefixIndex(Generic[OwnerT]):
         tail = request.tail
         if tail.owner is request:
             return
-        size = self.block_size
+        size, unit = self.block_size, self.unit
+        span = size * unit
+        blocks -= blocks % unit
         content = request.content
         while request.in_tree < blocks:
             start = request.in_tree
-            key = content.block_key(start * size, size)
+            key = content.block_key(start * size, span)
             child = tail.children.get(key)
             if child is None:
                 child = Node(content, start, blocks, tail, key)
@@ -163,7 +173,7 @@ class PrefixIndex(Generic[OwnerT]):
                 return
             end = child.end if child.owner is None else self.settle(child)
             stop = min(end, blocks)
-            agreed = content.agrees_until(child.content, start * size, stop * size) // size
+            agreed = content.agrees_until(child.content, start * size, stop * size) // span * unit
             if agreed < end:
                 if self._hand_up(request, tail, child, agreed):
                     continue
@@ -206,7 +216,7 @@ class PrefixIndex(Generic[OwnerT]):
 
     def _key(self, content: Content, block: int) -> BlockKey:
         """What a node is found by that begins at ``block``."""
-        return content.block_key(block * self.block_size, self.block_size)
+        return content.block_key(block * self.block_size, self.unit * self.block_size)
 
     def add_copy(self, node: Node) -> Segment:
         """The publishing request's own blocks of a node, after those that are there."""

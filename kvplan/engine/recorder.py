@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MAX_SERIES_POINTS = 1000
 _BATCH = 1024
 UNHELD = nullcontext()
+_NEVER = 1 << 62
 
 
 class RequestRow(NamedTuple):
@@ -136,6 +137,7 @@ class Recorder:
             ``None`` where that is the same for all.
         held: entered for what is recorded in several steps and must not be left half done; whoever
             interrupts waits until it is left.
+        series: whether anybody will look at the series; engines take more steps at once where nobody does.
     """
 
     def __init__(
@@ -147,6 +149,7 @@ class Recorder:
         on_decision: Callable[[str], None] | None = None,
         outside: Callable[[str], float] | None = None,
         held: AbstractContextManager[None] = UNHELD,
+        series: bool = True,
     ) -> None:
         def decided(line: str) -> None:
             assert on_decision is not None
@@ -170,10 +173,21 @@ class Recorder:
         self.outside_s = array("d")
         """A number for each finished request where ``outside`` is given; no part of the other times."""
         self.series: list[SeriesPoint] = []
-        self.series_stride = 1
+        self.series_stride = 1 if series else _NEVER
         self.rejections: dict[str, int] = {}
         self.sections: dict[str, list[Metric]] = {}
         """What strategies report beside the totals, by section; written when the engine closes."""
+
+    def of_member(self, index: int, *, series: bool) -> Recorder:
+        """For one of several instances: it passes on what happens."""
+        log = self.on_decision
+        return Recorder(
+            on_request=self.finished,
+            on_rejected=self.rejected,
+            on_timed_out=self.timed_out,
+            on_decision=None if log is None else (lambda line: log(f"{index}\t{line}")),
+            series=series,
+        )
 
     def tell(self, arrivals: Arrivals) -> None:
         """From now on, who waits for answers hears of them."""

@@ -18,17 +18,21 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kvplan.errors import EnvironmentLacks
 from kvplan.kernels.variants import Variant
 
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 INTEGERS = {"window", "table_stride", "splits", "blocks", "HQ", "HKV", "GQ", "tokens", "groups", "slots"}
 
@@ -222,6 +226,15 @@ def _one(job: tuple[int, str]) -> tuple[int, str, Compiled | str]:
         return (*job, f"{type(error).__name__}: {error}")
 
 
+def in_processes(jobs: int, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """``function`` of each item, in their order, by so many processes; by this one if it is one."""
+    if jobs == 1:
+        yield from map(function, items)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(function, items)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """``python -m kvplan.kernels.aot [--lock FILE] [--update] [--arch 90 ...] [--only TEXT ...] [--jobs
     N]``."""
@@ -237,37 +250,39 @@ def main(arguments: list[str] | None = None) -> int:
         "--update", action="store_true", help="write the budget file instead; spills still fail"
     )
     parser.add_argument("--arch", type=int, nargs="*", default=list(TESTED))
-    parser.add_argument("--only", nargs="*", help="variant names, or patterns such as decode/*")
+    parser.add_argument(
+        "--only", nargs="*", help="variant names, or patterns such as decode/* and sm_90/decode/int4"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(arguments)
 
-    def wanted(name: str) -> bool:
-        return not options.only or any(fnmatch(name, pattern) for pattern in options.only)
+    def wanted(arch: int, name: str) -> bool:
+        names = name, f"sm_{arch}/{name}"
+        return not options.only or any(fnmatch(text, pattern) for text in names for pattern in options.only)
 
     compiler = triton.__version__
-    jobs = [(a, item.name) for a in options.arch for item in shipped(a, compiler) if wanted(item.name)]
+    jobs = [(a, item.name) for a in options.arch for item in shipped(a, compiler) if wanted(a, item.name)]
     held = json.loads(options.lock.read_text()) if options.lock and options.lock.exists() else {}
     if held and not options.update and release(held["triton"]) != release(compiler):
         parser.error(f"{options.lock} was frozen with Triton {held['triton']}, this is {compiler}")
     budgets = held.get("variants", {})
     worse = []
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-        for arch, name, found in pool.map(_one, jobs):
-            key = f"sm_{arch}/{name}"
-            if isinstance(found, str):
-                print(f"{key:42s} does not compile", flush=True)
-                worse.append(f"{key}: Triton {compiler} does not compile it: {found}")
-                continue
-            numbers = f"regs {found.registers:3d} stack {found.stack_bytes:3d} loop {found.loop:4d}"
-            per_element = f"instr/elem {found.instructions_per_element:6.3f} 128-bit {found.wide_loads}"
-            print(f"{key:42s} {numbers} {per_element}", flush=True)
-            if options.update:
-                worse += [f"{key}: spills {found.stack_bytes} bytes"] if found.stack_bytes else []
-                budgets[key] = asdict(found)
-            elif options.lock and key in budgets:
-                worse += compare(key, found, budgets[key])
-            elif options.lock:
-                worse.append(f"{key}: has no frozen budget; run with --update")
+    for arch, name, found in in_processes(options.jobs, _one, jobs):
+        key = f"sm_{arch}/{name}"
+        if isinstance(found, str):
+            print(f"{key:42s} does not compile", flush=True)
+            worse.append(f"{key}: Triton {compiler} does not compile it: {found}")
+            continue
+        numbers = f"regs {found.registers:3d} stack {found.stack_bytes:3d} loop {found.loop:4d}"
+        per_element = f"instr/elem {found.instructions_per_element:6.3f} 128-bit {found.wide_loads}"
+        print(f"{key:42s} {numbers} {per_element}", flush=True)
+        if options.update:
+            worse += [f"{key}: spills {found.stack_bytes} bytes"] if found.stack_bytes else []
+            budgets[key] = asdict(found)
+        elif options.lock and key in budgets:
+            worse += compare(key, found, budgets[key])
+        elif options.lock:
+            worse.append(f"{key}: has no frozen budget; run with --update")
     if options.update and options.lock:
         names = {f"sm_{arch}/{item.name}" for arch in TESTED for item in shipped(arch, compiler)}
         body = {

@@ -145,7 +145,7 @@ class Ensemble:
             numbers, outside = row[:DIMENSIONS], row[DIMENSIONS]
             model = perturbed((*(reach * number for number in numbers), *row[DIMENSIONS + 1 :]))
             client = self.clock.client.member(NormalDist().cdf(outside), len(found))
-            recorder = recorder_of(client)
+            recorder = recorder_of(client, series=False)
             engine = self.system.perturbed(numbers).engine("fast", model, recorder)
             engine.run(self.clients.arrivals(requests, client, whole=False))
             engine.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kvplan.engine.cache_replay import collect
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.frontend import rejection
+from kvplan.engine.instance import one_full_group
 from kvplan.engine.ladder import Ladder, climb
 from kvplan.engine.recorder import Metric
 from kvplan.engine.replacement.catalog import OPTIMUM
@@ -27,7 +28,7 @@ def check_ladder(run: Run) -> EngineConfig:
         raise UsageError(
             "the ladder is one of a cache of hashed blocks", where=where, hint="cache.prefix: hash"
         )
-    if len(config.groups) != 1 or config.groups[0].kind != "full":
+    if not one_full_group(config):
         raise UsageError("the ladder is one of a pool with one group of full attention", where=where)
     if len(run.system.instances) != 1:
         raise UsageError(

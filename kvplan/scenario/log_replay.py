@@ -119,7 +119,7 @@ class LogReplay:
             DataError: many requests are rejected that the measured engine served.
         """
         rows: list[RequestRow] = []
-        recorder = Recorder(on_request=rows.append)
+        recorder = Recorder(on_request=rows.append, series=False)
         engine = self.system.engine("fast", latency, recorder)
         engine.run(Clients(self.limit).arrivals([*self._document(), *self._requests], client))
         engine.close()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kvplan.traces.request import OUTPUT_BASE, OUTPUT_STRIDE, TokenRun, TokenRuns
+from kvplan.traces.request import OUTPUT_BASE, OUTPUT_STRIDE, Request, TokenRun, TokenRuns, default_output
 
 OWN_BASE = 1 << 61
 UNHASHED_BASE = OWN_BASE + (1 << 59)
@@ -47,6 +47,21 @@ def unhashed_run(index: int, length: int) -> TokenRun:
 def unknown_run(index: int, length: int) -> TokenRun:
     """The prompt of request ``index`` of a trace without ids: taken as its own, for want of knowledge."""
     return (UNKNOWN_BASE + index * STRIDE, length)
+
+
+def unknown_request(
+    index: int,
+    arrival_s: float,
+    prompt_tokens: int,
+    output_tokens: int,
+    priority: int = 0,
+    session: str | None = None,
+) -> Request:
+    """Request ``index`` of a trace that says how long its prompt and answer are, not what they contain."""
+    prompt, output = (unknown_run(index, prompt_tokens),), default_output(index, output_tokens)
+    return Request(
+        f"{index:06d}", arrival_s, prompt, prompt_tokens, output, output_tokens, priority, session
+    )  # fmt: skip
 
 
 def is_unhashed(run: TokenRun) -> bool:

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from kvplan.reporting.html import render_html
 from kvplan.reporting.loading import parse_result
+from tests.reporting.conftest import build
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 READY = "document.documentElement.dataset.charts === 'ready'"
-
-
-def _results() -> ModuleType:
-    path = Path(__file__).parent.parent / "reporting" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("kvplan_test_results", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +56,7 @@ class Visit:
 
 
 def _write(path: Path, variant: str) -> dict[str, Any]:
-    document: dict[str, Any] = _results().build(variant)
+    document: dict[str, Any] = build(variant)
     path.write_text(render_html(parse_result(document)), encoding="utf-8")
     return document
 

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from kvplan.cli.app import run
+from tests.reporting.conftest import build
 
 CSV_HEAD = "group,name,statistic,value,unit\n"
-
-
-def _results() -> ModuleType:
-    path = Path(__file__).parent.parent / "reporting" / "conftest.py"
-    spec = importlib.util.spec_from_file_location("kvplan_test_results", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
 def result_file(tmp_path: Path) -> Path:
     path = tmp_path / "result.json"
-    path.write_text(json.dumps(_results().build("full")))
+    path.write_text(json.dumps(build("full")))
     return path
 
 
@@ -146,7 +135,7 @@ def test_errors_are_json_where_json_is_asked_for(result_file, capsys):
 
 def test_thinned_charts_are_announced(tmp_path, capsys):
     path = tmp_path / "long.json"
-    path.write_text(json.dumps(_results().build("crowded")))
+    path.write_text(json.dumps(build("crowded")))
     assert run(["report", str(path)]) == 0
     assert "warning: charts show at most 2000 of 7000 samples a line" in capsys.readouterr().err
 

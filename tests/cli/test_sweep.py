@@ -216,23 +216,34 @@ def test_an_interrupted_sweep_keeps_what_is_done(tmp_path: Path, how: signal.Sig
     """The first points take no time, the others minutes: the sweep is told to end in between."""
     scenario, out = tmp_path / "scenario.yaml", tmp_path / "sweep.json"
     scenario.write_text(SCENARIO)
+    # Progress is shown on a terminal only; there it says when the first points are done.
+    terminal, other_end = os.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "kvplan", "sweep", str(scenario), "-j", jobs, "-o", str(out),
          "--vary", "workload.requests=2,3,4000000,4000001,4000002"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=other_end, text=True, start_new_session=True,
         # A shell that runs the tests in the background has it ignored, which children inherit.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
+    os.close(other_end)
     try:
-        time.sleep(10.0)
+        shown = b""
+        while b"2 of 5 simulations" not in shown:
+            shown += os.read(terminal, 4096)
+        time.sleep(0.5)
         if how is signal.SIGINT:
             os.killpg(process.pid, how)  # as a terminal does
         else:
             process.send_signal(how)
-        printed, error = process.communicate(timeout=30)
+        printed, _ = process.communicate(timeout=30)
+        with suppress(OSError):  # nobody writes any more
+            while more := os.read(terminal, 4096):
+                shown += more
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        os.close(terminal)
+    error = shown.decode()
     assert process.returncode == 130, error
     assert "Traceback" not in error
     document = json.loads(out.read_text())

@@ -48,7 +48,7 @@ runs = st.lists(st.tuples(st.sampled_from([0, 100, 200]), st.integers(1, 9)), mi
 steps = st.lists(st.tuples(runs, st.integers(1, LONGEST), st.booleans()), min_size=1, max_size=8)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=300)
 @given(st.integers(1, 3), steps)
 def test_a_chunk_is_found_from_its_start_as_far_as_it_is_cached(
     width: int, played: list[tuple[tuple[tuple[int, int], ...], int, bool]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import os
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -12,8 +11,9 @@ from itertools import groupby, pairwise
 import pytest
 from agreement import agree
 from crowds import conversing
+from fuzzing import fuzz
 from grouped import grouped_cases
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pools import disaggregations
 from workloads import cases, requests
@@ -46,12 +46,8 @@ from kvplan.errors import UsageError
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 
-EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "200"))
 CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
-FUZZ = settings(
-    max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 200,
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+FUZZ = fuzz(200)
 
 
 @dataclass(frozen=True)
@@ -308,7 +304,7 @@ SYSTEMS: dict[str, Maker] = {
 
 
 @pytest.mark.parametrize("name", list(SYSTEMS))
-@settings(FUZZ, max_examples=max(60, EXAMPLES // 4))
+@settings(FUZZ, max_examples=max(60, FUZZ.max_examples // 4))
 @given(case=plain_cases())
 def test_clients_of_every_system_wait_as_they_should(
     name: str, case: tuple[EngineConfig, list[Request], Loop]
@@ -332,7 +328,7 @@ def split_cases(draw: st.DrawFn):  # type: ignore[no-untyped-def]
     return config, draw(disaggregations(config)), workload, loop
 
 
-@settings(FUZZ, max_examples=max(150, EXAMPLES // 2))
+@settings(FUZZ, max_examples=max(150, FUZZ.max_examples // 2))
 @given(case=split_cases())
 def test_clients_of_separate_prefill_and_decode_wait_as_they_should(case) -> None:  # type: ignore[no-untyped-def]
     config, strategy, workload, loop = case

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzzing import examples
+from hypothesis import given
 from workloads import cases
 
 from kvplan.engine.cluster import Cluster
@@ -39,8 +40,7 @@ def chat() -> list[Request]:
     return list(synthesize("chat", 400, 30.0, 0))
 
 
-@settings(max_examples=60, deadline=None, database=None, derandomize=True,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@examples(60)
 @given(cases())
 def test_one_replica_is_the_engine_itself(case: tuple[EngineConfig, list[Request]]) -> None:
     config, requests = case

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 
 import pytest
 from crowds import Crowd, conversing, crowds
-from hypothesis import HealthCheck, given, settings
+from fuzzing import examples, fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from workloads import cases
 
@@ -32,7 +32,6 @@ from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 from kvplan.traces.synthesize import synthesize
 
-EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "60"))
 CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
 
 
@@ -68,8 +67,7 @@ def cached_cases(draw: st.DrawFn) -> tuple[EngineConfig, list[Request]]:
 
 
 @pytest.mark.parametrize("kind", ["tiers", "units"])
-@settings(max_examples=60, deadline=None, database=None, derandomize=True,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@examples(60)
 @given(case=cached_cases())
 def test_one_replica_is_the_strategy_itself(kind: str, case: tuple[EngineConfig, list[Request]]) -> None:
     config, requests = case
@@ -88,8 +86,7 @@ def test_one_replica_is_the_strategy_itself(kind: str, case: tuple[EngineConfig,
 
 
 @pytest.mark.parametrize("kind", list(STRATEGIES))
-@settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 60,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@fuzz(60)
 @given(case=cached_cases(), crowd=crowds, data=st.data())
 def test_clients_that_wait_and_give_up_are_the_same_for_one_replica(
     kind: str, case: tuple[EngineConfig, list[Request]], crowd: Crowd, data: st.DataObject
@@ -139,8 +136,7 @@ def test_what_clients_leave_behind_who_give_up_is_written_when_they_go() -> None
     assert waited[0] == waited[1] == pytest.approx(7.6e-4, rel=1e-3)
 
 
-@settings(max_examples=60, deadline=None, database=None, derandomize=True,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@examples(60)
 @given(cached_cases(), st.integers(2, 3), st.sampled_from(ROUTERS.names()))
 def test_no_request_is_lost(case: tuple[EngineConfig, list[Request]], replicas: int, router: str) -> None:
     config, requests = case

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from audited import Audited
-from hypothesis import HealthCheck, given, settings
+from fuzzing import examples
+from hypothesis import given
 from workloads import cases
 
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.recorder import Recorder
+from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.replica import Replica
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 
 
-@settings(max_examples=150, deadline=None, database=None, derandomize=True,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@examples(150)
 @given(cases())
 def test_books_are_kept(case: tuple[EngineConfig, list[Request]]) -> None:
     config, requests = case
@@ -22,3 +23,18 @@ def test_books_are_kept(case: tuple[EngineConfig, list[Request]]) -> None:
     engine.run(requests)
     engine.audit()
     assert engine.scheduler.pool.blank + engine.scheduler.pool.cached == config.usable_blocks
+
+
+@examples(60)
+@given(cases())
+def test_a_series_changes_nothing_else(case: tuple[EngineConfig, list[Request]]) -> None:
+    config, requests = case
+    told = []
+    for series in (True, False):
+        rows: list[RequestRow] = []
+        recorder = Recorder(on_request=rows.append, series=series)
+        engine = Replica(config, LinearLatency(5e-3, 2e-5, 1e-8), recorder)
+        engine.run(requests)
+        engine.close()
+        told.append((rows, recorder.totals.to_dict()))
+    assert told[0] == told[1]

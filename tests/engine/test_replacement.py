@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 from audited import Audited
-from hypothesis import HealthCheck, given, settings
+from fuzzing import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from workloads import cases
 
@@ -63,8 +64,7 @@ class AuditedClairvoyant(AuditedPolicy, ClairvoyantReplica):
     pass
 
 
-@settings(max_examples=60, deadline=None, database=None, derandomize=True,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@examples(60)
 @given(case=cases())
 @pytest.mark.parametrize("policy", RANKED)
 def test_books_are_kept_under_every_policy(policy: str, case: tuple[EngineConfig, list[Request]]) -> None:

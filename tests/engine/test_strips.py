@@ -99,7 +99,7 @@ moves = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, database=None)
+@settings(max_examples=400)
 @given(st.integers(1, 3), moves)
 def test_strips_are_blocks(width: int, played: list[tuple[str, int, int, int]]) -> None:
     pool = SharedPool(10_000)

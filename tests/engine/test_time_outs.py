@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -10,8 +9,9 @@ import pytest
 from agreement import agree
 from audited import Audited
 from crowds import Crowd, conversing, crowds
+from fuzzing import fuzz
 from grouped import grouped_cases
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from radix_runs import runs
 from workloads import cases
@@ -42,12 +42,8 @@ from kvplan.errors import UsageError
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 
-EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "300"))
 CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
-FUZZ = settings(
-    max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 300,
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+FUZZ = fuzz(300)
 
 
 @dataclass
@@ -196,7 +192,7 @@ SYSTEMS: dict[str, Callable[[EngineConfig, Recorder], Engine]] = {
 
 
 @pytest.mark.parametrize("name", list(SYSTEMS))
-@settings(FUZZ, max_examples=max(60, EXAMPLES // 4))
+@settings(FUZZ, max_examples=max(60, FUZZ.max_examples // 4))
 @given(case=plain_cases())
 def test_every_system_lets_go_of_who_gave_up(
     name: str, case: tuple[EngineConfig, list[Request], Crowd]

@@ -26,4 +26,7 @@ def interpreter():
 
     if not launch.INTERPRETED:
         pytest.skip("triton was imported before TRITON_INTERPRET could be set")
+    from tests.kernels.interpreted import remember_builtins
+
+    remember_builtins()
     return launch

@@ -31,7 +31,7 @@ def dequantized(x, side: TensorFormat):
 
 
 @given(st.integers(0, 2**31), st.floats(-8, 8), st.floats(-3, 3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @pytest.mark.parametrize(
     "side",
     [get_format(n).value for n in ("int8_per_token_head", "int4", "int4_g64", "int4_g32", "kivi2")],
@@ -63,7 +63,7 @@ def test_e2m1_rounds_to_nearest_with_ties_to_even():
 
 
 @given(st.integers(0, 2**31))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @pytest.mark.parametrize("code", [Code.INT4, Code.INT2, Code.E2M1])
 def test_packing_round_trips(code: Code, seed: int):
     side = TensorFormat(code, Scaling.TOKEN_HEAD)

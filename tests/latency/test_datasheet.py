@@ -38,7 +38,7 @@ def decode(one, batch, context, heads=8, dim=128, element=2, group=4):
     return one.decode(heads, 2.0 * heads * dim * element, flops, 2.0 * dim, flops)(batch, context)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(m=SIZE, n=SIZE, k=SIZE, more=MORE)
 def test_a_larger_multiplication_never_takes_less(any_sheet, m, n, k, more):
     small = gemm(any_sheet, m, n, k)
@@ -47,7 +47,7 @@ def test_a_larger_multiplication_never_takes_less(any_sheet, m, n, k, more):
         assert gemm(any_sheet, *larger) >= small * SLACK
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(batch=SIZE, context=st.integers(1, 1 << 20), heads=st.integers(1, 128), more=MORE)
 def test_more_or_longer_sequences_never_take_less(any_sheet, batch, context, heads, more):
     small = decode(any_sheet, batch, context, heads)

@@ -63,13 +63,13 @@ def check(model, requests, context, more):
         assert model.step_seconds(longer) >= chunk * SLACK
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(CLOCKS, st.integers(1, 1024), st.integers(1, 1 << 17), st.integers(1, 4096))
 def test_every_roofline(model, requests, context, more):
     check(model, requests, context, more)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(PROFILED, st.integers(1, 1024), st.integers(1, 1 << 17), st.integers(1, 4096))
 def test_every_profile(model, requests, context, more):
     check(model, requests, context, more)

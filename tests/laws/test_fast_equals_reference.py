@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
-from hypothesis import HealthCheck, given, settings
+from fuzzing import fuzz
+from hypothesis import given
 from workloads import cases, overtaking
 
 from kvplan.engine.config import EngineConfig
@@ -15,8 +14,6 @@ from kvplan.engine.reference.loop import ReferenceEngine
 from kvplan.engine.replica import Replica
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
-
-EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "500"))
 
 CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
 
@@ -63,13 +60,7 @@ def check_index(index: PrefixIndex) -> None:
             nodes.append(child)
 
 
-@settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    database=None,
-    derandomize=EXAMPLES <= 500,
-    suppress_health_check=list(HealthCheck),
-)
+@fuzz(500)
 @given(cases())
 def test_fast_equals_reference(case: tuple[EngineConfig, list[Request]]) -> None:
     config, requests = case

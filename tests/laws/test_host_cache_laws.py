@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import pytest
+from fuzzing import fuzz
 from host_tokens import HostTokens
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from radix_runs import runs
 
@@ -24,15 +24,8 @@ from kvplan.engine.sglang.replica import SglangReplica
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 
-EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "200"))
 CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
-FUZZ = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    database=None,
-    derandomize=EXAMPLES <= 300,
-    suppress_health_check=list(HealthCheck),
-)
+FUZZ = fuzz(200)
 
 Case = tuple[SglangConfig, list[Request]]
 Link = tuple[float, float]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
+from fuzzing import fuzz
 from grouped import grouped_cases, long_decodes, long_prompts
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import assume, example, given
 from workloads import overtaking
 
 from kvplan.engine.config import CacheGroup, EngineConfig
@@ -18,8 +18,6 @@ from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.reference.loop import ReferenceEngine
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
-
-EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "500"))
 
 
 def play(
@@ -64,13 +62,7 @@ def reference_of(config: EngineConfig, requests: list[Request]) -> list[str]:
     return reference[0]
 
 
-OFTEN = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    database=None,
-    derandomize=EXAMPLES <= 500,
-    suppress_health_check=list(HealthCheck),
-)
+OFTEN = fuzz(500)
 
 
 @OFTEN

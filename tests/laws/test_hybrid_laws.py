@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import os
 from dataclasses import replace
 
 import pytest
+from fuzzing import fuzz
 from grouped import grouped_cases
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kvplan.engine.config import CacheGroup, EngineConfig
@@ -19,15 +19,7 @@ from kvplan.engine.reference.state import RequestState
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 
-EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "80"))
-
-law = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    database=None,
-    derandomize=EXAMPLES <= 80,
-    suppress_health_check=list(HealthCheck),
-)
+law = fuzz(80)
 
 ROOMY = 100_000
 

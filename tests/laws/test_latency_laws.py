@@ -44,7 +44,7 @@ CASES = {
 SENT = {"ep": True, "expert_exchange": "all_to_all"}
 OPTIONS = {"roofline-dealt": {"ep": True, "routing_skew": 2.0}, "roofline-sent": SENT, "profile-sent": SENT}
 OPTIONS |= {name: {"cp": 4} for name in CASES if "-ring" in name}
-SETTINGS = settings(max_examples=60, deadline=None)
+SETTINGS = settings(max_examples=60)
 SLACK = 1 - 1e-12
 """Sums of doubles in another order may differ in the last bits."""
 

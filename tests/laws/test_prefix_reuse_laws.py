@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzzing import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from test_fast_equals_reference import CLOCK, play
 from workloads import cases, requests
@@ -23,9 +24,7 @@ from kvplan.traces.request import Request
 
 Case = tuple[EngineConfig, list[Request]]
 
-fuzz = settings(
-    max_examples=100, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
+often = examples(100)
 units = st.sampled_from([1, 2, 3, 5])
 policies = st.sampled_from(ONLINE)
 
@@ -46,7 +45,7 @@ def caching(case: Case, **changes: object) -> EngineConfig:
     return dataclasses.replace(case[0], enable_prefix_caching=True, **changes)  # type: ignore[arg-type]
 
 
-@fuzz
+@often
 @given(cases(), policies)
 def test_a_unit_of_one_block_is_the_plain_index(case: Case, policy: str) -> None:
     config = caching(case, eviction=policy)
@@ -64,7 +63,7 @@ class Unit1(ReuseReplica):
         scheduler.pool = scheduler.index.pool
 
 
-@fuzz
+@often
 @given(cases(), units)
 def test_where_memory_is_no_object_units_are_larger_blocks(case: Case, unit: int) -> None:
     """Memory is given out in blocks and reused in units; with enough of it only the units are left."""
@@ -76,7 +75,7 @@ def test_where_memory_is_no_object_units_are_larger_blocks(case: Case, unit: int
     assert in_units[1]["hit_tokens"] == in_blocks[1]["hit_tokens"]
 
 
-@settings(fuzz, max_examples=200)
+@examples(200)
 @given(requests(longest=40), units, st.integers(1, 30), policies)
 def test_the_cache_alone_in_units_is_one_of_larger_blocks(
     found: list[Request], unit: int, capacity: int, policy: str
@@ -103,7 +102,7 @@ def test_the_cache_alone_in_units_is_one_of_larger_blocks(
         assert hits == unit * replay(references, capacity, policy).hit_blocks
 
 
-@fuzz
+@often
 @given(cases(), pinnings())
 def test_where_nothing_is_evicted_pins_change_nothing(case: Case, pinning: dict) -> None:
     config = caching(case, num_blocks=4000)
@@ -114,7 +113,7 @@ def test_where_nothing_is_evicted_pins_change_nothing(case: Case, pinning: dict)
     assert pinned.told[3] == plain.told[3]
 
 
-@settings(fuzz, max_examples=300)
+@examples(300)
 @given(cases(), pinnings(), policies)
 def test_nobody_is_lost_and_nothing_hangs(case: Case, pinning: dict, policy: str) -> None:
     config = caching(case, eviction=policy)
@@ -130,7 +129,7 @@ def test_nobody_is_lost_and_nothing_hangs(case: Case, pinning: dict, policy: str
     assert again.told == run.told
 
 
-@settings(fuzz, max_examples=150)
+@examples(150)
 @given(cases(), pinnings(), policies)
 def test_what_is_left_at_the_end_is_what_is_pinned(case: Case, pinning: dict, policy: str) -> None:
     recorder = Recorder()

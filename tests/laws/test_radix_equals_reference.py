@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
-from hypothesis import HealthCheck, given, settings
+from fuzzing import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from radix_runs import LONGEST, runs
 from workloads import requests
@@ -21,17 +20,9 @@ from kvplan.engine.sglang.replica import SglangReplica
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 
-EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "300"))
-
 CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
 
-FUZZ = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    database=None,
-    derandomize=EXAMPLES <= 300,
-    suppress_health_check=list(HealthCheck),
-)
+FUZZ = fuzz(300)
 
 
 @st.composite

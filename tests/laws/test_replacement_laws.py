@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from itertools import combinations, pairwise
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzzing import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from test_fast_equals_reference import play
 from workloads import cases, requests
@@ -23,9 +24,7 @@ from kvplan.traces.reuse import LruDistances
 
 Case = tuple[EngineConfig, list[Request]]
 
-fuzz = settings(
-    max_examples=50, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
-)
+often = examples(50)
 
 
 def under(policy: str, case: Case, *, log: bool = False, blocks: int | None = None):  # type: ignore[no-untyped-def]
@@ -34,7 +33,7 @@ def under(policy: str, case: Case, *, log: bool = False, blocks: int | None = No
     return play(kind, config, case[1], log=log)
 
 
-@fuzz
+@often
 @given(cases())
 def test_every_policy_finishes_what_lru_finishes(case: Case) -> None:
     rows, totals, _, rejections = under("lru", case).told
@@ -49,7 +48,7 @@ def test_every_policy_finishes_what_lru_finishes(case: Case) -> None:
             assert row.cached_tokens < row.prompt_tokens
 
 
-@fuzz
+@often
 @given(cases())
 def test_a_run_repeats_itself(case: Case) -> None:
     for policy in POLICIES[1:]:
@@ -59,7 +58,7 @@ def test_a_run_repeats_itself(case: Case) -> None:
         assert under(policy, case).told == one.told
 
 
-@fuzz
+@often
 @given(cases())
 def test_where_nothing_is_evicted_all_policies_are_one(case: Case) -> None:
     lru = under("lru", case, log=True, blocks=4000)
@@ -69,7 +68,7 @@ def test_where_nothing_is_evicted_all_policies_are_one(case: Case) -> None:
         assert (same.lines, same.told) == (lru.lines, lru.told)
 
 
-@settings(fuzz, max_examples=200)
+@examples(200)
 @given(cases())
 def test_recency_in_a_heap_is_the_queue(case: Case) -> None:
     """With one priority for all, ``priority`` is least-recently-used: it must be vLLM's queue, bit by bit."""
@@ -84,7 +83,7 @@ workloads = requests(longest=40)
 sizes = st.sampled_from([1, 2, 3, 5])
 
 
-@settings(fuzz, max_examples=200)
+@examples(200)
 @given(workloads, sizes, st.integers(1, 60))
 def test_the_ladder(found: list[Request], block: int, blocks: int) -> None:
     references = collect(found, block)
@@ -97,7 +96,7 @@ def test_the_ladder(found: list[Request], block: int, blocks: int) -> None:
         assert hits.cut_requests == optimum.cut_requests
 
 
-@settings(fuzz, max_examples=100)
+@examples(100)
 @given(workloads, sizes)
 def test_more_blocks_never_lower_lru_or_the_optimum(found: list[Request], block: int) -> None:
     references = collect(found, block)
@@ -110,7 +109,7 @@ def test_more_blocks_never_lower_lru_or_the_optimum(found: list[Request], block:
         assert before == references.bound.hit_blocks  # 400 blocks hold everything
 
 
-@settings(fuzz, max_examples=100)
+@examples(100)
 @given(workloads, sizes, st.integers(1, 60))
 def test_lru_has_the_stack_distances(found: list[Request], block: int, blocks: int) -> None:
     """The replay's LRU is the curve that ``traces.reuse`` finds without replaying anything."""
@@ -127,7 +126,7 @@ def test_lru_has_the_stack_distances(found: list[Request], block: int, blocks: i
 words = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=1, max_size=7)
 
 
-@settings(fuzz, max_examples=200)
+@examples(200)
 @given(words, st.sampled_from([1, 2]), st.integers(1, 6))
 def test_belady_is_the_best_there_is(found: list[list[int]], block: int, blocks: int) -> None:
     prompts = [tuple((10 * letter, 1) for letter in word) for word in found]

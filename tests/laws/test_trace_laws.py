@@ -22,9 +22,7 @@ from kvplan.traces.trace import Trace, open_trace
 from kvplan.traces.workloads import WORKLOADS
 from kvplan.traces.write import WRITERS, milliseconds
 
-relaxed = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+relaxed = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 # Few values, so that prompts share prefixes and blocks often.
 tokens = st.lists(st.integers(0, 40), min_size=1, max_size=60)

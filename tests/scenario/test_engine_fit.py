@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import random
 import time
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +71,22 @@ def fit() -> EngineFit:
     return fit_engine(load_scenario(None, BASE), measured(TRUTH))
 
 
+SMALL = {"workload.requests": 60}
+CACHED = {**BASE, **SMALL, "cache.prefix": "hash"}
+
+
+@pytest.fixture(scope="module")
+def small_fit() -> EngineFit:
+    return fit_engine(load_scenario(None, BASE), measured(TRUTH, **SMALL))
+
+
+@pytest.fixture(scope="module")
+def cached() -> tuple[EngineLog, EngineFit]:
+    """A run most of whose prompt tokens came from the prefix cache, and its fit."""
+    log = measured(TRUTH, cached=0.8, **CACHED)
+    return log, fit_engine(load_scenario(None, CACHED), log)
+
+
 def assert_honest(fit: EngineFit, truth: dict[str, float]) -> None:
     """What is said to be known is, within what is said; what is not known is named."""
     assert set(fit.uncertainty) | set(fit.unidentified) == set(fit.constants) == set(truth)
@@ -109,16 +127,13 @@ def test_other_engines_at_other_loads_are_described_honestly_too(
         assert abs(found.after[metric]["p50"]) < 0.1 < abs(found.before[metric]["p50"])
 
 
-def test_an_eager_engine_has_its_launches_fitted() -> None:
+def test_an_eager_engine_has_its_launches_fitted(small_fit: EngineFit) -> None:
     flags = {"model": "llama-3.2-1b", "engine.enforce_eager": True, "workload.requests": 80}
     truth = {**TRUTH, "step_s": 1e-3, "request_s": 1e-5, "launch_s": 4.5e-5}
     found = fit_engine(load_scenario(None, {**BASE, **flags}), measured(truth, **flags))
     assert_honest(found, truth)
     assert found.constants["launch_s"] == pytest.approx(4.5e-5, rel=0.2)
-    graphs = fit_engine(
-        load_scenario(None, {**BASE, "workload.requests": 60}), measured(TRUTH, **{"workload.requests": 60})
-    )
-    assert "launch_s" not in graphs.constants
+    assert "launch_s" not in small_fit.constants
 
 
 def test_held_out_errors_fall(fit: EngineFit) -> None:
@@ -131,10 +146,8 @@ def test_held_out_errors_fall(fit: EngineFit) -> None:
         )
 
 
-def test_the_same_log_gives_the_same_fit() -> None:
-    small = {"workload.requests": 60}
-    log = measured(TRUTH, **small)
-    assert fit_engine(load_scenario(None, BASE), log) == fit_engine(load_scenario(None, BASE), log)
+def test_the_same_log_gives_the_same_fit(small_fit: EngineFit) -> None:
+    assert fit_engine(load_scenario(None, BASE), measured(TRUTH, **SMALL)) == small_fit
 
 
 def rows_of(
@@ -173,9 +186,8 @@ def test_one_batch_size_does_not_tell_steps_from_requests() -> None:
     assert "request_s" not in limits(bursts)[0]
 
 
-def test_a_constant_that_is_held_is_not_moved() -> None:
-    small = {"workload.requests": 60, "cache.prefix": "hash"}
-    found = fit_engine(load_scenario(None, {**BASE, **small}), measured(TRUTH, cached=0.8, **small))
+def test_a_constant_that_is_held_is_not_moved(cached: tuple[EngineLog, EngineFit]) -> None:
+    _, found = cached
     assert found.constants["compute_efficiency"] == HOPPER.gemm.compute
     assert "compute_efficiency" in found.unidentified
     assert "compute_efficiency" not in found.uncertainty
@@ -191,7 +203,7 @@ def test_in_flight_counts_those_alive() -> None:
 
 
 def test_what_cannot_be_fitted_is_refused() -> None:
-    log = measured(TRUTH, **{"workload.requests": 60})
+    log = measured(TRUTH, **SMALL)
     linear = {"latency.model": "linear", "latency.a": 1e-3, "latency.b": 1e-5, "latency.c": 1e-9}
     with pytest.raises(UsageError, match="no engine-level constants"):
         fit_engine(load_scenario(None, {**BASE, **linear}), log)
@@ -200,7 +212,13 @@ def test_what_cannot_be_fitted_is_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+def said() -> io.StringIO:
+    """What the command that made ``files`` printed."""
+    return io.StringIO()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, said: io.StringIO) -> tuple[Path, Path, Path]:
     """(log, scenario, fitted.json) of a small run, fitted from the command line."""
     where = tmp_path_factory.mktemp("engine")
     log, scenario, out = where / "requests.csv", where / "s.yaml", where / "fitted.json"
@@ -213,7 +231,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
                 (row.arrival_s, row.prompt_tokens, row.output_tokens, row.ttft_s * 1e3, row.e2e_s * 1e3)
             )
     scenario.write_text(dump_scenario(load_scenario(None, {**BASE, **small})))
-    assert cli(["calibrate", "--engine-log", str(log), "--scenario", str(scenario), "-o", str(out)]) == 0
+    with redirect_stdout(said):
+        assert cli(["calibrate", "--engine-log", str(log), "--scenario", str(scenario), "-o", str(out)]) == 0
     return log, scenario, out
 
 
@@ -295,30 +314,18 @@ def test_another_model_is_warned_about(files: tuple[Path, Path, Path]) -> None:
     assert any("fitted serving llama-3.1-8b" in text for text in other.clock.warnings)
 
 
-@pytest.mark.parametrize("form", ["table", "json"])
 def test_the_command_prints_before_and_after(
-    files: tuple[Path, Path, Path], form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    files: tuple[Path, Path, Path], said: io.StringIO, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log, scenario, _ = files
-    out = tmp_path / "again.json"
-    words = [
-        "calibrate",
-        "--engine-log",
-        str(log),
-        "--scenario",
-        str(scenario),
-        "-o",
-        str(out),
-        "--format",
-        form,
-    ]
-    assert cli(words) == 0
-    text = capsys.readouterr().out
-    assert "before" in text
-    assert "after" in text
-    if form == "table":
-        assert max(map(len, text.splitlines())) <= 80 or str(out) in text
-        assert "client_overhead_s" in text
+    log, scenario, first = files
+    table = said.getvalue()
+    assert max(map(len, table.splitlines())) <= 80 or str(first) in table
+    assert "client_overhead_s" in table
+    words = ["calibrate", "--engine-log", str(log), "--scenario", str(scenario)]
+    assert cli([*words, "-o", str(tmp_path / "again.json"), "--format", "json"]) == 0
+    for text in (table, capsys.readouterr().out):
+        assert "before" in text
+        assert "after" in text
 
 
 @pytest.mark.parametrize(
@@ -402,13 +409,10 @@ def test_a_fit_leaves_the_clients_range_where_the_run_put_it(files: tuple[Path, 
     assert given.low_s == given.high_s == 0.002
 
 
-def test_a_constant_the_run_cannot_speak_of_is_left_to_the_clock() -> None:
-    small = {"workload.requests": 60, "cache.prefix": "hash"}
-    scenario = load_scenario(None, {**BASE, **small})
-    log = measured(TRUTH, cached=0.8, **small)
-    found = fit_engine(scenario, log)
+def test_a_constant_the_run_cannot_speak_of_is_left_to_the_clock(cached: tuple[EngineLog, EngineFit]) -> None:
+    log, found = cached
     assert "compute_efficiency" in found.assumed
-    document = fit_document(found, scenario, log, [])
+    document = fit_document(found, load_scenario(None, CACHED), log, [])
     assert "compute_efficiency" not in document["latency"]
     assert document["constants"]["compute_efficiency"] == found.constants["compute_efficiency"]
 

@@ -27,7 +27,7 @@ def jumping(truth: Any, step: float) -> Any:
     return residual
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(a=st.floats(-1.0, 1.0), b=st.floats(-1.0, 1.0), step=st.sampled_from([0.0, 0.02, 0.1]))
 def test_the_bottom_is_found_in_spite_of_jumps(a: float, b: float, step: float) -> None:
     truth = np.array([a, b])

@@ -98,7 +98,7 @@ def search(capacity: float, requests: int, longest: int | None = None, simulate:
     return found
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(1.0, 100.0), st.sampled_from([50, 200, 1000, 5000]))
 def test_the_capacity_is_found_however_short_the_run_began(capacity: float, requests: int) -> None:
     found = search(capacity, requests, 10_000_000)
@@ -111,7 +111,7 @@ def test_the_capacity_is_found_however_short_the_run_began(capacity: float, requ
     assert all(length and length <= 10_000_000 for length, _ in found.lengths)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(1.0, 100.0), st.sampled_from([50, 200, 1000]), st.integers(50, 5000))
 def test_an_answer_that_overstates_is_doubted(capacity: float, requests: int, longest: int) -> None:
     found = search(capacity, requests, longest)

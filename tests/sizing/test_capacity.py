@@ -59,7 +59,7 @@ def hybrid() -> ModelSpec:
 # Laws
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     tokens=st.integers(1, 131072),
     dtype=st.sampled_from(["bf16", "fp8", "nvfp4"]),
@@ -76,7 +76,7 @@ def test_capacity_of_a_size_is_that_size(
     assert pool.request_bytes(found + 1) > size
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(tokens=st.integers(2048, 131072))
 def test_hybrids_too(hybrid: ModelSpec, h100: GpuSpec, tokens: int) -> None:
     pool = fit_model(hybrid, h100).binding.pool
@@ -86,7 +86,7 @@ def test_hybrids_too(hybrid: ModelSpec, h100: GpuSpec, tokens: int) -> None:
     assert pool.request_bytes(found) <= size < pool.request_bytes(found + 1)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(pool_bytes=st.integers(0, 80 << 30), context=st.sampled_from([1024, 8192, 32768]))
 def test_blocks_never_exceed_the_pool(hand_model: Hand, h100: GpuSpec, pool_bytes: int, context: int) -> None:
     pool = fit_model(hand_model("qwen3-8b"), h100).binding.pool
@@ -110,7 +110,7 @@ def test_the_longest_context_fits_and_one_more_does_not(hand_model: Hand) -> Non
     assert not plan_again(report, max_model_len=most + 1).fits
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(contexts=st.lists(st.integers(16, 131072), min_size=2, max_size=5, unique=True))
 def test_longer_requests_never_fit_more_often(hand_model: Hand, h100: GpuSpec, contexts: list[int]) -> None:
     for _, points in capacity_curve(hand_model("llama-3.1-8b"), h100, contexts=sorted(contexts)):

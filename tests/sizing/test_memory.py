@@ -34,7 +34,7 @@ def h100() -> GpuSpec:
 # Laws
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     version=st.sampled_from(VERSIONS),
     utilization=st.floats(0.3, 1.0),
@@ -61,7 +61,7 @@ def test_the_bill_sums_to_memory_times_utilization(
         assert (bill.graph_bytes > 0) == graphs
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     low=st.floats(0.4, 0.9), more=st.floats(0, 0.1), seqs=st.integers(1, 1024), tokens=st.integers(64, 32768)
 )

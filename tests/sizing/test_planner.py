@@ -207,7 +207,7 @@ def models(draw: st.DrawFn) -> list[LayerPages]:
     return draw(st.permutations([*kinds, *rest]))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     layers=models(),
     tokens=st.sampled_from([1, 100, 1000, 32768]),

@@ -83,7 +83,6 @@ def test_every_state_has_its_function() -> None:
 # Laws
 
 
-@settings(deadline=None)
 @given(st.integers(1, 90), st.integers(1, 20_000), st.sampled_from(HEAD_FORMATS), st.sampled_from(RETENTIONS))
 def test_bytes_are_linear_in_layers(layers: int, tokens: int, form: str, retention: str) -> None:
     one = size(model((1, full())), tokens, kv=form, retention=retention)
@@ -96,7 +95,6 @@ def test_bytes_are_linear_in_layers(layers: int, tokens: int, form: str, retenti
         assert many.allocated_bytes_per_sequence == layers * one.allocated_bytes_per_sequence
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 300_000), st.sampled_from(RETENTIONS), st.sampled_from(["bf16", "fp8", "nvfp4", "int4"])
 )
@@ -108,7 +106,6 @@ def test_bytes_never_fall_as_the_context_grows(tokens: int, retention: str, form
     assert longer.state_bytes_per_sequence == shorter.state_bytes_per_sequence
 
 
-@settings(deadline=None)
 @given(st.integers(1, 100_000), st.integers(1, 64), st.sampled_from(RETENTIONS))
 def test_what_is_allocated_holds_what_is_kept(tokens: int, block: int, retention: str) -> None:
     spec = model((2, full()), (4, sliding(1024)))
@@ -116,7 +113,6 @@ def test_what_is_allocated_holds_what_is_kept(tokens: int, block: int, retention
     assert report.allocated_bytes_per_sequence >= report.kv_bytes_per_sequence
 
 
-@settings(deadline=None)
 @given(st.integers(1, 200_000))
 def test_retention_orders_as_its_meaning_says(tokens: int) -> None:
     spec = model((2, full()), (4, sliding(1024)))
@@ -126,7 +122,6 @@ def test_retention_orders_as_its_meaning_says(tokens: int) -> None:
     assert kept["h2o:0.2"] <= kept["ideal"]
 
 
-@settings(deadline=None)
 @given(st.sampled_from([1, 2, 4, 8, 16, 32, 64]), st.integers(1, 4), st.sampled_from([1, 2, 4, 8]))
 def test_shards_sum_to_the_whole_plus_the_stated_copies(tp: int, pp: int, heads: int) -> None:
     spec = model((5, full(heads=heads)))
@@ -139,7 +134,6 @@ def test_shards_sum_to_the_whole_plus_the_stated_copies(tp: int, pp: int, heads:
         assert (f"kept by {copies} GPUs" in words) if copies > 1 else (f"{heads // tp} per GPU" in words)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 200), st.integers(1, 16))
 def test_pipeline_stages_partition_the_layers(layers: int, pp: int) -> None:
     if pp > layers:
@@ -150,7 +144,6 @@ def test_pipeline_stages_partition_the_layers(layers: int, pp: int) -> None:
     assert len(found[-1]) == layers // pp
 
 
-@settings(deadline=None)
 @given(st.integers(16, 100_000))
 def test_halving_the_bits_halves_the_bytes(tokens: int) -> None:
     spec = model((4, full()))
@@ -161,7 +154,6 @@ def test_halving_the_bits_halves_the_bytes(tokens: int) -> None:
     assert sizes[0] == 2 * sizes[1] == 4 * sizes[2]
 
 
-@settings(deadline=None)
 @given(st.integers(1, 4096), st.integers(1, 16))
 def test_the_batch_multiplies_and_data_parallelism_deals(batch: int, dp: int) -> None:
     spec = model((2, full()))
@@ -171,7 +163,6 @@ def test_the_batch_multiplies_and_data_parallelism_deals(batch: int, dp: int) ->
     assert report.bytes_per_gpu == -(-batch // dp) * one.bytes_per_gpu
 
 
-@settings(deadline=None)
 @given(st.integers(1, 8))
 def test_a_latent_is_copied_under_tp_and_dealt_under_dp_attention(batch: int) -> None:
     spec = model((61, MLA))
@@ -184,7 +175,6 @@ def test_a_latent_is_copied_under_tp_and_dealt_under_dp_attention(batch: int) ->
     assert "keeps a copy" in size(spec, parallel=Parallel(tp=8)).sharding[0]
 
 
-@settings(deadline=None)
 @given(st.sampled_from([1, 2, 4, 8]))
 def test_state_shards_sum_to_the_whole_plus_copied_groups(tp: int) -> None:
     keeping = Keeping("vllm", kv_format("bf16"))
@@ -204,7 +194,7 @@ def test_context_parallelism_divides_the_context_and_copies_windows() -> None:
     assert part.bytes_per_gpu == (whole.total_bytes - window) // 4 + window
 
 
-@settings(max_examples=60, deadline=None, database=None, derandomize=True)
+@settings(max_examples=60)
 @given(
     st.integers(1, 64), st.sampled_from([2, 4, 8, 16]), st.integers(1, 300), st.sampled_from([1, 2, 8]),
     st.sampled_from([full(), MLA]),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kvplan.errors import UnknownName, UsageError
@@ -58,7 +58,6 @@ def test_integers_of_few_bits() -> None:
     assert weight_format("int8_block128").matrix(128, 256) == 128 * 256 + 2 * 4
 
 
-@settings(deadline=None)
 @given(tp=st.sampled_from([1, 2, 4, 8]), pp=st.sampled_from([1, 2, 3, 4, 7]))
 def test_shards_sum_to_the_whole_plus_what_every_rank_repeats(hand_model: Hand, tp: int, pp: int) -> None:
     model = hand_model("llama-3.1-8b")
@@ -68,7 +67,6 @@ def test_shards_sum_to_the_whole_plus_what_every_rank_repeats(hand_model: Hand, 
     assert parts == whole + (tp - 1) * norms
 
 
-@settings(deadline=None)
 @given(ep=st.sampled_from([1, 2, 4, 8]))
 def test_dealing_experts_out_takes_no_more_than_cutting_them(hand_model: Hand, ep: int) -> None:
     model = hand_model("mixtral-8x7b")

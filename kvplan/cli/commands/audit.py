@@ -59,7 +59,7 @@ def _place(divergence: "Divergence") -> str:
 
 
 def _print(found: "Audit", where: str, sample: int, format: OutputFormat) -> None:
-    from kvplan.cli.output import answer, csv_text, markdown_table, print_json
+    from kvplan.cli.output import answer_rows, print_json
 
     if format is OutputFormat.json:
         print_json(_document(found, where, sample))
@@ -67,12 +67,10 @@ def _print(found: "Audit", where: str, sample: int, format: OutputFormat) -> Non
     rows = [("fast engine equals the reference", _yes(found.divergence is None), _difference(found))]
     rows += [(check.name, _yes(check.passed), check.detail) for check in found.checks]
     columns = ("check", "passed", "detail")
-    if format is OutputFormat.csv:
-        answer(csv_text(columns, rows))
-    elif format is OutputFormat.md:
-        answer(markdown_table(columns, rows))
-    else:
+    if format is OutputFormat.table:
         _table(found, where)
+    else:
+        answer_rows(format, columns, rows)
 
 
 def _difference(found: "Audit") -> str:

@@ -172,7 +172,7 @@ def show(
 
 
 def _list(profiles: "list[ProfileFile]", output: OutputFormat) -> None:
-    from kvplan.cli.output import answer, csv_text, markdown_table, print_json
+    from kvplan.cli.output import answer, answer_rows, print_json
 
     columns = ("name", "gpu", "kernels", "source")
     rows = [(p.name, p.gpu, len(p.kernels), p.provenance.source) for p in profiles]
@@ -183,17 +183,15 @@ def _list(profiles: "list[ProfileFile]", output: OutputFormat) -> None:
                 "profiles": [dict(zip(columns, row, strict=True)) for row in rows],
             }
         )
-    elif output is OutputFormat.csv:
-        answer(csv_text(columns, rows))
-    elif output is OutputFormat.md:
-        answer(markdown_table(columns, rows))
-    else:
+    elif output is OutputFormat.table:
         lines = [f"{name:<12} {gpu:<12} {count:>3} kernels   {source}" for name, gpu, count, source in rows]
         answer("\n".join([*lines, "", "kvplan calibrate show NAME says what one holds"]))
+    else:
+        answer_rows(output, columns, rows)
 
 
 def _print(profile: "ProfileFile", output: OutputFormat) -> None:
-    from kvplan.cli.output import answer, csv_text, markdown_table, print_json
+    from kvplan.cli.output import answer, answer_rows, print_json
 
     rows = [_row(profile, index) for index in range(len(profile.kernels))]
     if output is OutputFormat.json:
@@ -214,12 +212,10 @@ def _print(profile: "ProfileFile", output: OutputFormat) -> None:
                 **({} if profile.measured is None else {"measured": profile.measured.model_dump()}),
             }
         )  # fmt: skip
-    elif output is OutputFormat.csv:
-        answer(csv_text(COLUMNS, rows))
-    elif output is OutputFormat.md:
-        answer(markdown_table(COLUMNS, rows))
-    else:
+    elif output is OutputFormat.table:
         answer("\n".join(_table(profile, rows)))
+    else:
+        answer_rows(output, COLUMNS, rows)
 
 
 def _row(profile: "ProfileFile", index: int) -> tuple[str, ...]:

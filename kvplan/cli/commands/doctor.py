@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from kvplan.cli.options import FormatOption, OutputFormat
-from kvplan.cli.output import answer, csv_text, markdown_table, print_json, stdout_console
+from kvplan.cli.output import answer_rows, print_json, stdout_console
 
 COLUMNS = ("format", "torch", "GPU", "bytes/token/layer", "stored as")
 
@@ -27,12 +27,10 @@ def doctor(
     findings = kernels.examine()
     if format is OutputFormat.json:
         print_json(findings)
-    elif format is OutputFormat.csv:
-        answer(csv_text(COLUMNS, _rows(findings)))
-    elif format is OutputFormat.md:
-        answer(markdown_table(COLUMNS, _rows(findings)))
-    else:
+    elif format is OutputFormat.table:
         _print_table(findings)
+    else:
+        answer_rows(format, COLUMNS, _rows(findings))
     for wanted in require or ():
         kernels.require(findings, wanted)
 

@@ -258,18 +258,16 @@ def _document(
 
 
 def _print(document: dict[str, Any], output: OutputFormat) -> None:
-    from kvplan.cli.output import answer, csv_text, markdown_table, print_json
+    from kvplan.cli.output import answer, answer_rows, print_json
 
     columns = ("line", "name", "says", "means")
     rows = [[line[column] for column in columns] for line in document["lines"]]
     if output is OutputFormat.json:
         print_json(document)
-    elif output is OutputFormat.csv:
-        answer(csv_text(columns, rows))
-    elif output is OutputFormat.md:
-        answer(markdown_table(columns, rows))
-    else:
+    elif output is OutputFormat.table:
         answer("\n".join(_table(document)))
+    else:
+        answer_rows(output, columns, rows)
 
 
 def _table(document: dict[str, Any]) -> list[str]:

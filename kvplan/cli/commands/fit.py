@@ -4,7 +4,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kvplan.cli.options import FormatOption, OutputFormat, PrefixCache, gpu_names, model_names
+from kvplan.cli.options import (
+    DpAttentionOption,
+    FormatOption,
+    ModelArgument,
+    OutputFormat,
+    PrefixCache,
+    gpu_names,
+)
 from kvplan.cli.simulation import WeightsDtype
 
 if TYPE_CHECKING:
@@ -15,14 +22,7 @@ MORE = 5
 
 
 def fit(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            autocompletion=model_names,
-            help="Name, alias, Hugging Face id, config.json, its directory, a spec file, or -.",
-        ),
-    ],
+    model: ModelArgument,
     gpu: Annotated[
         str, typer.Option("--gpu", autocompletion=gpu_names, help="GPU name or alias: kvplan gpus list.")
     ],
@@ -67,10 +67,7 @@ def fit(
     expert_parallel: Annotated[
         bool, typer.Option("--expert-parallel", help="Deal whole experts out to the tensor-parallel ranks.")
     ] = False,
-    dp_attention: Annotated[
-        bool,
-        typer.Option("--dp-attention", help="Deal sequences over the TP ranks instead of splitting heads."),
-    ] = False,
+    dp_attention: DpAttentionOption = False,
     draft: Annotated[
         bool, typer.Option("--draft", help="Draft with the model's MTP layers: their weights and their KV.")
     ] = False,
@@ -155,7 +152,7 @@ def _what_would(report: "FitReport") -> str | None:
 def _print(
     report: "FitReport", asked: str, origin: str, notes: tuple[str, ...], output: OutputFormat
 ) -> None:
-    from kvplan.cli.output import answer, csv_text, markdown_table, print_json, warn
+    from kvplan.cli.output import answer, answer_rows, print_json, warn
     from kvplan.cli.simulate_line import simulate_line
     from kvplan.sizing.fit import bill_terms, fit_document, fit_warnings
 
@@ -170,12 +167,10 @@ def _print(
         warn(message)
     columns = ("name", "formula", "value", "unit", "source")
     rows = [(t.name, t.formula, t.value, t.unit, t.source) for t in bill_terms(report)]
-    if output is OutputFormat.csv:
-        answer(csv_text(columns, rows))
-    elif output is OutputFormat.md:
-        answer(markdown_table(columns[:4], [row[:4] for row in rows]))
-    else:
+    if output is OutputFormat.table:
         answer("\n".join([*_table(report, origin), *_ways(report), *_commands(report, asked)]))
+    else:
+        answer_rows(output, columns, rows, most=4)
 
 
 def _table(report: "FitReport", origin: str) -> list[str]:

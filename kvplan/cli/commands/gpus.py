@@ -25,7 +25,7 @@ COLUMNS = (
 @app.command("list")
 def list_gpus(output: FormatOption = OutputFormat.table) -> None:
     """Every GPU: memory the driver gives, bandwidth, dense peaks, fabric (one direction)."""
-    from kvplan.cli.output import answer, csv_text, markdown_table, print_json
+    from kvplan.cli.output import answer, answer_rows, print_json
     from kvplan.specs.catalog import entries, load_entry
     from kvplan.specs.hardware import GpuSpec
 
@@ -34,16 +34,14 @@ def list_gpus(output: FormatOption = OutputFormat.table) -> None:
         print_json({"schema": "kvplan.gpus/1", "gpus": [_document(spec) for spec in specs]})
         return
     rows = [_row(spec) for spec in specs]
-    if output is OutputFormat.csv:
-        answer(csv_text(COLUMNS, rows))
-    elif output is OutputFormat.md:
-        answer(markdown_table(COLUMNS, rows))
-    else:
+    if output is OutputFormat.table:
         head = f"{'name':<16}{'GiB':>8}{'TB/s':>7}{'bf16':>8}{'fp8':>8}{'fp4':>8}{'link GB/s':>11}"
         lines = [head]
         for name, usable, bandwidth, bf16, fp8, fp4, link in rows:
             lines.append(f"{name:<16}{usable:>8}{bandwidth:>7}{bf16:>8}{fp8:>8}{fp4:>8}{link:>11}".rstrip())
         answer("\n".join([*lines, "", "GiB: what the driver gives. bf16, fp8, fp4: dense TFLOP/s."]))
+    else:
+        answer_rows(output, COLUMNS, rows)
 
 
 @app.command("show")
@@ -52,7 +50,7 @@ def show(
     output: FormatOption = OutputFormat.table,
 ) -> None:
     """Everything known of one GPU, with its sources."""
-    from kvplan.cli.output import answer, csv_text, markdown_table, print_json
+    from kvplan.cli.output import answer, answer_rows, print_json
     from kvplan.specs.catalog import load_gpu
 
     spec = load_gpu(name)
@@ -60,12 +58,10 @@ def show(
         print_json(_document(spec))
         return
     rows = _facts(spec)
-    if output is OutputFormat.csv:
-        answer(csv_text(("fact", "value"), rows))
-    elif output is OutputFormat.md:
-        answer(markdown_table(("fact", "value"), rows))
-    else:
+    if output is OutputFormat.table:
         answer("\n".join(line for fact, value in rows for line in _wrap(fact, value)))
+    else:
+        answer_rows(output, ("fact", "value"), rows)
 
 
 def _document(spec: "GpuSpec") -> dict[str, object]:

@@ -22,7 +22,7 @@ def list_models(
     output: FormatOption = OutputFormat.table,
 ) -> None:
     """List the models that kvplan knows by name."""
-    from kvplan.cli.output import answer, csv_text, markdown_table, print_json
+    from kvplan.cli.output import answer, answer_rows, print_json
     from kvplan.specs.catalog import entries
 
     needle = (search or "").casefold()
@@ -37,11 +37,7 @@ def list_models(
         for item in models:
             item["aliases"] = [alias for alias in item["aliases"].split(", ") if alias]
         print_json({"schema": "kvplan.models/1", "models": models})
-    elif output is OutputFormat.csv:
-        answer(csv_text(columns, found))
-    elif output is OutputFormat.md:
-        answer(markdown_table(columns[:4], [row[:4] for row in found]))
-    else:
+    elif output is OutputFormat.table:
         lines = []
         for name, family, origin, aliases, path in found:
             lines.append(f"{name:<40} {family:<18} {origin if origin != 'bundled' else ''}".rstrip())
@@ -51,6 +47,8 @@ def list_models(
                 lines += _wrapped(aliases)
         lines.append(f"{len(found)} models; sizes: kvplan size NAME; details: kvplan models show NAME")
         answer("\n".join(lines))
+    else:
+        answer_rows(output, columns, found, most=4)
 
 
 def _wrapped(text: str) -> list[str]:
@@ -70,7 +68,7 @@ def show(
     output: FormatOption = OutputFormat.table,
 ) -> None:
     """Show one model: its layers, where its facts come from, and its spec as YAML or JSON."""
-    from kvplan.cli.output import answer, csv_text, markdown_table, print_json
+    from kvplan.cli.output import answer, answer_rows, print_json
     from kvplan.specs.dump import model_data, model_yaml
     from kvplan.specs.resolve import resolve_model
 
@@ -84,7 +82,7 @@ def show(
         return
     columns = ("layers", "kind", "count")
     rows = _layer_rows(spec)
-    answer(csv_text(columns, rows) if output is OutputFormat.csv else markdown_table(columns, rows))
+    answer_rows(output, columns, rows)
 
 
 def _layer_rows(spec: "ModelSpec") -> list[tuple[str, str, int]]:
@@ -114,7 +112,7 @@ def import_model(
 ) -> None:
     """Turn a Hugging Face configuration into a spec that kvplan finds by name."""
     from kvplan.cli.files import check_outputs, written
-    from kvplan.cli.output import answer, csv_text, markdown_table, print_json, warn
+    from kvplan.cli.output import answer, answer_rows, print_json, warn
     from kvplan.errors import UsageError
     from kvplan.resources import user_specs
     from kvplan.specs.dump import model_data, model_yaml
@@ -144,12 +142,10 @@ def import_model(
     if output is OutputFormat.json:
         document = dict(zip(columns, row, strict=True))
         print_json({"schema": "kvplan.import/1", **document, "warnings": list(imported.warnings)})
-    elif output is OutputFormat.csv:
-        answer(csv_text(columns, [row]))
-    elif output is OutputFormat.md:
-        answer(markdown_table(columns, [row]))
-    else:
+    elif output is OutputFormat.table:
         answer(str(path))
+    else:
+        answer_rows(output, columns, [row])
 
 
 def _read(source: str, name: str | None, url: str | None, revision: str | None) -> Any:
@@ -191,7 +187,7 @@ def validate(
     output: FormatOption = OutputFormat.table,
 ) -> None:
     """Check specs: their form, their names, and that their sizes can be computed."""
-    from kvplan.cli.output import answer, csv_text, markdown_table, print_json
+    from kvplan.cli.output import answer, answer_rows, print_json
     from kvplan.errors import DataError, KvplanError
     from kvplan.sizing.size import size_model
     from kvplan.specs.catalog import load_file
@@ -214,12 +210,10 @@ def validate(
     if output is OutputFormat.json:
         checked = [dict(zip(columns, row, strict=True)) for row in rows]
         print_json({"schema": "kvplan.validation/1", "files": checked})
-    elif output is OutputFormat.csv:
-        answer(csv_text(columns, rows))
-    elif output is OutputFormat.md:
-        answer(markdown_table(columns, rows))
-    else:
+    elif output is OutputFormat.table:
         answer("\n".join(f"{result:<8} {file}\n         {detail}" for file, result, detail in rows))
+    else:
+        answer_rows(output, columns, rows)
     bad = sum(1 for row in rows if row[1] != "ok")
     if bad:
         config = next((file for file, result, _ in rows if result != "ok" and file.endswith(".json")), None)

@@ -23,12 +23,7 @@ MIN_CHOICE = 20
 
 
 def plan(
-    scenario: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="SCENARIO", help="Scenario file (YAML); - reads standard input.", show_default=False
-        ),
-    ] = None,
+    scenario: option.ScenarioFile = None,
     model: option.Model = None,
     gpu: Annotated[
         str | None,
@@ -50,7 +45,7 @@ def plan(
     ctx: option.Context = None,
     dtype: option.Dtype = None,
     weights_dtype: option.WeightsDtype = None,
-    trace: Annotated[str | None, typer.Option("--trace", help="Trace file to replay.")] = None,
+    trace: option.Trace = None,
     synthesize: option.Synthesize = None,
     requests: option.Limit = None,
     rate: option.Rate = None,
@@ -70,13 +65,10 @@ def plan(
         list[str] | None,
         typer.Option("--set", help="Any scenario field; objectives: slo.ttft_p99_s=1, slo.tpot_p99_s=0.05."),
     ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", "-j", min=1, metavar="N", help="Simulations at a time. Default: one a CPU."),
-    ] = None,
+    jobs: option.Jobs = None,
     output: Annotated[str | None, typer.Option("-o", "--output", help="Write the plan as JSON.")] = None,
     html: Annotated[str | None, typer.Option("--html", help="Write the plan as an HTML page.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    quiet: option.Quiet = False,
     format: FormatOption = OutputFormat.table,
 ) -> None:
     """Which GPUs to rent: of each kind the fewest replicas that meet every objective, cheapest first.

@@ -19,12 +19,7 @@ T = TypeVar("T")
 
 
 def simulate(
-    scenario: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="SCENARIO", help="Scenario file (YAML); - reads standard input.", show_default=False
-        ),
-    ] = None,
+    scenario: option.ScenarioFile = None,
     model: option.Model = None,
     gpu: option.Gpu = None,
     engine: option.Engine = None,
@@ -66,7 +61,7 @@ def simulate(
     print_scenario: Annotated[
         bool, typer.Option("--print-scenario", help="Print the resolved scenario and stop.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    quiet: option.Quiet = False,
     format: FormatOption = OutputFormat.table,
 ) -> None:
     """Replay a trace or a synthetic workload against a deployment and say what happens to its KV cache.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kvplan.cli.options import FormatOption, OutputFormat, model_names
+from kvplan.cli.options import DpAttentionOption, FormatOption, ModelArgument, OutputFormat
 
 if TYPE_CHECKING:
     from kvplan.sizing.size import SizeReport
@@ -18,14 +18,7 @@ ALTERNATIVES = ("bf16", "fp8", "int8_per_token_head", "int4", "nvfp4", "kivi2", 
 
 
 def size(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            autocompletion=model_names,
-            help="Name, alias, Hugging Face id, config.json, its directory, a spec file, or -.",
-        ),
-    ],
+    model: ModelArgument,
     ctx: Annotated[
         str | None,
         typer.Option("--ctx", "--context", help="Context in tokens: 131072, 128k. Default: the model's."),
@@ -41,10 +34,7 @@ def size(
     pp: Annotated[int, typer.Option(help="Pipeline parallelism.")] = 1,
     cp: Annotated[int, typer.Option(help="Context parallelism.")] = 1,
     dp: Annotated[int, typer.Option(help="Data parallelism: replicas.")] = 1,
-    dp_attention: Annotated[
-        bool,
-        typer.Option("--dp-attention", help="Deal sequences over the TP ranks instead of splitting heads."),
-    ] = False,
+    dp_attention: DpAttentionOption = False,
     retention: Annotated[
         str,
         typer.Option(help="What is kept: vllm, sglang, transformers, ideal, streaming:S+W, h2o:R, snapkv:R."),
@@ -100,7 +90,7 @@ def size(
 
 
 def _print(report: "SizeReport", found: "Resolved", output: OutputFormat) -> None:
-    from kvplan.cli.output import answer, csv_text, markdown_table, print_json, warn
+    from kvplan.cli.output import answer, answer_rows, print_json, warn
 
     warnings = (*found.warnings, *report.warnings)
     if output is OutputFormat.json:
@@ -113,12 +103,10 @@ def _print(report: "SizeReport", found: "Resolved", output: OutputFormat) -> Non
         warn(message)
     columns = ("name", "formula", "value", "unit", "source")
     rows = [(t.name, t.formula, t.value, t.unit, t.source) for t in report.terms]
-    if output is OutputFormat.csv:
-        answer(csv_text(columns, rows))
-    elif output is OutputFormat.md:
-        answer(markdown_table(columns[:4], [row[:4] for row in rows]))
-    else:
+    if output is OutputFormat.table:
         answer("\n".join(_table(report, found.model, found.origin)))
+    else:
+        answer_rows(output, columns, rows, most=4)
 
 
 def _table(report: "SizeReport", spec: "ModelSpec", origin: str) -> list[str]:

@@ -16,12 +16,7 @@ if TYPE_CHECKING:
 
 
 def sweep(
-    scenario: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="SCENARIO", help="Scenario file (YAML); - reads standard input.", show_default=False
-        ),
-    ] = None,
+    scenario: option.ScenarioFile = None,
     vary: Annotated[
         list[str] | None,
         typer.Option(
@@ -56,7 +51,7 @@ def sweep(
     max_num_batched_tokens: option.MaxNumBatchedTokens = None,
     blocks: option.Blocks = None,
     block_size: option.BlockSize = None,
-    trace: Annotated[str | None, typer.Option("--trace", help="Trace file to replay.")] = None,
+    trace: option.Trace = None,
     synthesize: option.Synthesize = None,
     requests: option.Limit = None,
     rate: option.Rate = None,
@@ -67,13 +62,10 @@ def sweep(
     assign: Annotated[
         list[str] | None, typer.Option("--set", help="Any scenario field, the same at every point.")
     ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", "-j", min=1, metavar="N", help="Simulations at a time. Default: one a CPU."),
-    ] = None,
+    jobs: option.Jobs = None,
     output: Annotated[str | None, typer.Option("-o", "--output", help="Write the sweep as JSON.")] = None,
     html: Annotated[str | None, typer.Option("--html", help="Write the sweep as an HTML page.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    quiet: option.Quiet = False,
     format: FormatOption = OutputFormat.table,
 ) -> None:
     """Simulate a scenario at every combination of the values varied, and compare: one row a point.

@@ -276,7 +276,7 @@ def ladder(
 @app.command()
 def formats(output: FormatOption = OutputFormat.table) -> None:
     """List the trace formats that are read and written, and the bundled workloads."""
-    from kvplan.cli.output import answer, csv_text, markdown_table, print_json
+    from kvplan.cli.output import answer, answer_rows, print_json
     from kvplan.cli.trace_answers import wrapped
     from kvplan.traces import formats as known
     from kvplan.traces.workloads import WORKLOADS
@@ -295,16 +295,14 @@ def formats(output: FormatOption = OutputFormat.table) -> None:
                 "entries": [dict(zip(columns, row, strict=True)) for row in rows],
             }
         )
-    elif output is OutputFormat.csv:
-        answer(csv_text(columns, rows))
-    elif output is OutputFormat.md:
-        answer(markdown_table(columns, rows))
-    else:
+    elif output is OutputFormat.table:
         lines = []
         for _, name, use, summary, example in rows:
             lines.append(wrapped(f"{name:<9} {use:<12} ", summary))
             lines += [wrapped("    ", line) for line in example.splitlines()]
         answer("\n".join(lines))
+    else:
+        answer_rows(output, columns, rows)
 
 
 def _open(path: str, trace_format: str, **options: Any) -> "Trace":

@@ -31,7 +31,6 @@ _SUMMED = (
     "steps", "preemptions", "evicted_blocks", "allocated_blocks", "peak_used_blocks", "peak_running",
     "peak_waiting",
 )  # fmt: skip
-_NEVER = 1 << 62
 _OF_PREFILL = ("queried_tokens", "hit_tokens")
 
 
@@ -94,9 +93,10 @@ class DisaggregatedEngine:
 
     def _recorder_of(self, kind: str, index: int) -> Recorder:
         log = self.recorder.on_decision
-        own = Recorder(on_decision=None if log is None else (lambda line: log(f"{kind}{index}\t{line}")))
-        own.series_stride = _NEVER  # the series is that of all instances together
-        return own
+        return Recorder(
+            on_decision=None if log is None else (lambda line: log(f"{kind}{index}\t{line}")),
+            series=False,  # it is that of all instances together
+        )
 
     # -- order ------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from kvplan.engine.disaggregation.engine import DisaggregatedEngine
 from kvplan.engine.disaggregation.fabric import Stage
 from kvplan.engine.disaggregation.journey import FirstToken
 from kvplan.engine.disaggregation.pool import Pool
+from kvplan.engine.instance import one_full_group
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.errors import UsageError
@@ -116,7 +117,7 @@ class Disaggregation:
 
 
 def _check(config: EngineConfig) -> None:
-    if len(config.groups) != 1 or config.groups[0].kind != "full":
+    if not one_full_group(config):
         kinds = ", ".join(group.kind for group in config.groups)
         raise UsageError(
             f"disaggregation is simulated for models with full attention only, not for layer groups {kinds}",

@@ -19,8 +19,6 @@ _SUMMED = (
     "allocated_blocks", "peak_used_blocks", "peak_running", "peak_waiting",
 )  # fmt: skip
 
-_NEVER = 1 << 62
-
 
 def _nothing(tokens: int) -> float:
     return 0.0
@@ -74,17 +72,8 @@ class RankGroup(Generic[R]):
         self._joint = latency.joint_seconds if isinstance(latency, JointLatency) else _nothing
 
     def recorder_of(self, index: int) -> Recorder:
-        """What rank ``index`` writes to."""
-        whole = self.recorder
-        log = whole.on_decision
-        own = Recorder(
-            on_request=whole.finished,
-            on_rejected=whole.rejected,
-            on_timed_out=whole.timed_out,
-            on_decision=None if log is None else (lambda line: log(f"{index}\t{line}")),
-        )
-        own.series_stride = _NEVER  # the series is that of all ranks together
-        return own
+        """What rank ``index`` writes to; the series is that of all ranks together."""
+        return self.recorder.of_member(index, series=False)
 
     def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.instance import one_full_group
 from kvplan.engine.lockstep.engine import LockstepEngine
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
@@ -40,7 +41,7 @@ class DataParallelAttention:
             UnknownName: no such routing policy.
         """
         self._check()
-        if len(config.groups) != 1 or config.groups[0].kind != "full":
+        if not one_full_group(config):
             kinds = ", ".join(group.kind for group in config.groups)
             raise UsageError(
                 f"data-parallel attention is simulated for models with full attention only, not for layer "

@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterable
 
 from kvplan.engine.arrivals import Arrivals, arrivals_of
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.errors import EngineStuck, InvalidLatency
+from kvplan.engine.errors import EngineStuck
 from kvplan.engine.frontend import rejection
 from kvplan.engine.patience import Deadlines, Patience
-from kvplan.engine.protocols import LatencyModel, StepBatch
+from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder, RequestRow, decision_line
+from kvplan.engine.reference.instance import ReferenceInstance
 from kvplan.engine.reference.scheduler import Scheduler, StepPlan
 from kvplan.engine.reference.state import RequestState
 from kvplan.engine.watchdog import Watchdog
 from kvplan.traces.request import Request
 
 
-class ReferenceEngine:
-    """One engine instance, simulated step by step.
-
-    Args:
-        config: engine options.
-        latency: how long a step takes.
-        recorder: where everything that happens is written.
-        check: assert the conservation law after every step (slow).
-    """
+class ReferenceEngine(ReferenceInstance[RequestState]):
+    """See ``ReferenceInstance``; ``config``: engine options."""
 
     def __init__(
         self, config: EngineConfig, latency: LatencyModel, recorder: Recorder, *, check: bool = False
     ) -> None:
         self.config = config
-        self.latency = latency
-        self.recorder = recorder
-        self.check = check
         self.scheduler = Scheduler(config)
+        super().__init__(latency, recorder, self.scheduler.abort, check=check)
         self._watchdog = Watchdog(config)
-        self._deadlines: Deadlines[RequestState] = Deadlines(Patience())
 
     def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
@@ -91,26 +81,10 @@ class ReferenceEngine:
             self._deadlines.watch(state)
             self._give_up(clock)  # it came during a step, and its client may have gone since
 
-    def _give_up(self, clock: float) -> None:
-        for deadline_s, state in self._deadlines.passed(clock):
-            self.scheduler.abort(state)
-            self.recorder.timed_out(state.request.id, deadline_s)
-
     def _step_seconds(self, plan: StepPlan) -> float:
-        batch = StepBatch(scheduled_tokens=plan.total_tokens, sampled_requests=len(plan.sampling))
-        for state, tokens in plan.tokens.items():
-            before = plan.computed_before[state]
-            if before >= state.prompt_tokens:
-                batch.decode_context += before + tokens
-                if tokens == 1:
-                    batch.decode_requests += 1
-                    batch.decode_kv_tokens += before + 1
-                    continue
-            batch.prefill_chunks.append((before, tokens))
-        seconds = self.latency.step_seconds(batch)
-        if not (seconds >= 0.0 and math.isfinite(seconds)):
-            raise InvalidLatency(seconds, self.recorder.totals.steps)
-        return seconds
+        before = plan.computed_before
+        parts = ((before[state], tokens, state.prompt_tokens) for state, tokens in plan.tokens.items())
+        return self._seconds(parts, len(plan.sampling))
 
     def _record(self, plan: StepPlan, clock: float) -> None:
         recorder, pool = self.recorder, self.scheduler.cache.pool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterable
+from itertools import chain
 from typing import TypeAlias
 
 Key: TypeAlias = Hashable
@@ -115,18 +116,21 @@ class BlockPool:
         ``tables``: all block tables there are; then each block is referenced as often as it stands in them,
         and the null block, which fills the entries nobody needs, is never referenced, free or published.
         """
-        referenced = sum(1 for count in self.ref_count if count)
-        cached = sum(1 for block in self.free if self.key_of[block] is not None)
+        # Made after every step of a checked run: blocks are looked at in C.
+        counts, keys = self.ref_count, self.key_of
+        referenced = self.num_blocks - counts.count(0)
+        cached = len(self.free) - [*map(keys.__getitem__, self.free)].count(None)
+        assert len(counts) == len(keys) == self.num_blocks
         assert cached == self.published_free
         assert (len(self.free) - cached) + referenced + cached + 1 == self.num_blocks
-        assert all(self.ref_count[block] == 0 for block in self.free)
-        assert self.ref_count[NULL_BLOCK] == 0
+        assert not any(map(counts.__getitem__, self.free))
+        assert counts[NULL_BLOCK] == 0
         assert NULL_BLOCK not in self.free
-        assert self.key_of[NULL_BLOCK] is None
-        assert all(self.key_of[block] == key for key, same in self.published.items() for block in same)
-        assert sum(len(same) for same in self.published.values()) == sum(
-            1 for key in self.key_of if key is not None
-        )
+        assert keys[NULL_BLOCK] is None
+        assert all(keys[block] == key for key, same in self.published.items() for block in same)
+        assert sum(map(len, self.published.values())) == len(keys) - keys.count(None)
         if tables is not None:
-            standing = Counter(block for table in tables for block in table if block != NULL_BLOCK)
-            assert standing == Counter({b: count for b, count in enumerate(self.ref_count) if count})
+            standing = Counter(chain.from_iterable(tables))
+            del standing[NULL_BLOCK]
+            assert len(standing) == referenced
+            assert all(counts[block] == count for block, count in standing.items())

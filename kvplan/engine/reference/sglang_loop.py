@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 from kvplan.engine.arrivals import Arrivals, arrivals_of
-from kvplan.engine.errors import EngineStuck, InvalidLatency
+from kvplan.engine.errors import EngineStuck
 from kvplan.engine.patience import Deadlines, Patience
-from kvplan.engine.protocols import LatencyModel, StepBatch
+from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder, RequestRow, decision_line
+from kvplan.engine.reference.instance import ReferenceInstance
 from kvplan.engine.reference.sglang import ReferenceSglangScheduler
 from kvplan.engine.reference.sglang_state import SglangPlan, SglangState
 from kvplan.engine.sglang.config import SglangConfig, sglang_rejection
 from kvplan.traces.request import Request
 
 
-class ReferenceSglangEngine:
-    """One engine instance, simulated step by step.
-
-    Args:
-        config: engine options.
-        latency: how long a step takes.
-        recorder: where everything that happens is written.
-        check: assert the conservation law after every step (slow).
-    """
+class ReferenceSglangEngine(ReferenceInstance[SglangState]):
+    """See ``ReferenceInstance``; ``config``: engine options."""
 
     def __init__(
         self, config: SglangConfig, latency: LatencyModel, recorder: Recorder, *, check: bool = False
     ) -> None:
         self.config = config
-        self.latency = latency
-        self.recorder = recorder
-        self.check = check
         self.scheduler = ReferenceSglangScheduler(config)
-        self._deadlines: Deadlines[SglangState] = Deadlines(Patience())
+        super().__init__(latency, recorder, self.scheduler.abort, check=check)
 
     def run(self, requests: Iterable[Request] | Arrivals) -> None:
         """Serve the requests, which arrive in the order given (arrival times must not fall)."""
@@ -85,32 +75,10 @@ class ReferenceSglangEngine:
         else:
             self.recorder.rejected(request.id, reason)
 
-    def _give_up(self, clock: float) -> bool:
-        """Tell the scheduler whose clients have gone; whether there were any."""
-        passed = self._deadlines.passed(clock)
-        for deadline_s, state in passed:
-            self.scheduler.abort(state)
-            self.recorder.timed_out(state.request.id, deadline_s)
-        return bool(passed)
-
     def _step_seconds(self, plan: SglangPlan) -> float:
-        batch = StepBatch()
-        for state in (*plan.extends, *plan.decodes):
-            tokens, before = plan.tokens_of(state), plan.before[state]
-            batch.scheduled_tokens += tokens
-            if state is not plan.chunked:
-                batch.sampled_requests += 1
-            if before >= state.prompt_tokens:
-                batch.decode_context += before + tokens
-                if tokens == 1:
-                    batch.decode_requests += 1
-                    batch.decode_kv_tokens += before + 1
-                    continue
-            batch.prefill_chunks.append((before, tokens))
-        seconds = self.latency.step_seconds(batch)
-        if not (seconds >= 0.0 and math.isfinite(seconds)):
-            raise InvalidLatency(seconds, self.recorder.totals.steps)
-        return seconds
+        batch = (*plan.extends, *plan.decodes)
+        parts = ((plan.before[state], plan.tokens_of(state), state.prompt_tokens) for state in batch)
+        return self._seconds(parts, sum(state is not plan.chunked for state in batch))
 
     def _record(self, plan: SglangPlan, clock: float) -> None:
         recorder, page = self.recorder, self.config.page_size

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.instance import one_full_group
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.reuse.pins import PinRule
@@ -46,7 +47,7 @@ class PrefixReuse:
                 f"{self.name} is about a prefix cache, and there is none", where="cache.prefix",
                 hint="say cache.prefix: hash",
             )  # fmt: skip
-        if len(config.groups) != 1 or config.groups[0].kind != "full":
+        if not one_full_group(config):
             raise UsageError(
                 f"{self.name} is simulated for one group of full attention", where=self.name,
                 hint="use a model with full attention, or --set 'cache.groups=[{kind: full}]'",

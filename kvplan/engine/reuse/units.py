@@ -12,7 +12,7 @@ from __future__ import annotations
 from heapq import heappush
 
 from kvplan.engine.blocks import BlockPool
-from kvplan.engine.content import BlockKey, Content
+from kvplan.engine.content import Content
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.prefix_hash import PrefixIndex
 from kvplan.engine.prefix_node import Match, Node
@@ -33,15 +33,6 @@ class UnitIndex(PrefixIndex[LiveRequest]):
         self.unit = unit
         self.unfinished = 0
 
-    def _key(self, content: Content, block: int) -> BlockKey:
-        return content.block_key(block * self.block_size, self.unit * self.block_size)
-
-    def _agreed(self, one: Content, other: Content, start: int, stop: int) -> int:
-        """The last unit's end up to which two contents agree, between two units' beginnings."""
-        size = self.block_size
-        blocks = one.agrees_until(other, start * size, stop * size) // size
-        return blocks - blocks % self.unit
-
     def settle(self, node: Node) -> int:
         """As the base class, down to a whole unit."""
         end = super().settle(node)
@@ -50,64 +41,11 @@ class UnitIndex(PrefixIndex[LiveRequest]):
 
     def match(self, content: Content, limit: int) -> Match:
         """The longest cached prefix of whole units and at most ``limit`` blocks."""
-        found = Match()
-        limit -= limit % self.unit
-        node = self.root
-        depth = 0
-        while depth < limit:
-            child = node.children.get(self._key(content, depth))
-            if child is None:
-                break
-            end = self.settle(child)
-            depth = self._agreed(content, child.content, depth, min(end, limit))
-            found.path.append(child)
-            if child.copies[0].ref == 0:
-                found.unheld += depth - child.start
-            if depth < end:
-                break
-            if child.owner is not None:
-                found.open_end = True
-            node = child
-        found.blocks = depth
-        return found
+        return super().match(content, limit - limit % self.unit)
 
-    def split(self, node: Node, keep: int) -> Node:
-        """As the base class; the lower part is found by its whole first unit."""
-        upper = super().split(node, keep)
-        node.key = self._key(node.content, node.start)
-        upper.children = {node.key: node}
-        return upper
-
-    def publish(self, request: LiveRequest, blocks: int) -> None:
-        """Make the whole units among the request's first ``blocks`` blocks findable."""
-        if blocks > request.published:
-            request.published = blocks
-        tail = request.tail
-        if tail.owner is request:
-            return
-        content = request.content
-        blocks -= blocks % self.unit
-        while request.in_tree < blocks:
-            start = request.in_tree
-            key = self._key(content, start)
-            child = tail.children.get(key)
-            if child is None:
-                child = Node(content, start, blocks, tail, key)
-                child.owner = request
-                tail.children[key] = child
-                request.held.append((self.add_copy(child), start))
-                request.tail = child
-                request.in_tree = blocks
-                return
-            end = self.settle(child)
-            agreed = self._agreed(content, child.content, start, min(end, blocks))
-            if agreed < end:
-                child = self.split(child, agreed - start)
-            elif child.owner is not None:
-                self.close(child)
-            request.held.append((self.add_copy(child), start))
-            request.tail = tail = child
-            request.in_tree = agreed
+    def _hand_up(self, request: LiveRequest, node: Node, child: Node, end: int) -> bool:
+        """Never: what is computed again leaves a node a unit, and units are few."""
+        return False
 
     def release(self, request: LiveRequest, blocks: int) -> None:
         """As the base class; counts what is lost with unfinished units."""
@@ -132,11 +70,6 @@ class RankedUnitIndex(UnitIndex, RankedIndex):
         RankedIndex.__init__(self, block_size, pool, name, None)
         self.unit = unit
         self.unfinished = 0
-
-    def publish(self, request: LiveRequest, blocks: int) -> None:
-        """As both base classes: whole units, with the request's priority."""
-        self._priority = request.request.priority
-        UnitIndex.publish(self, request, blocks)
 
     def take(self, count: int) -> None:
         """Take blocks without content first, then whole units of the segments the policy chooses."""

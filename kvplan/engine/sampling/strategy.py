@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.instance import one_full_group
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sampling.replica import SamplingEngine, SamplingRule
@@ -41,7 +42,7 @@ class Sampling:
                 where="sampling.n",
                 hint="raise engine.max_num_seqs or lower n",
             )
-        if len(config.groups) != 1 or config.groups[0].kind != "full":
+        if not one_full_group(config):
             raise UsageError(
                 "several samples are simulated on one group of full attention",
                 where="cache.groups",

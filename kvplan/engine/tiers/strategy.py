@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.instance import one_full_group
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.tiers.replica import TieredReplica
@@ -65,7 +66,7 @@ class Tiers:
         Raises:
             UsageError: as ``engine``.
         """
-        if len(config.groups) != 1 or config.groups[0].kind != "full":
+        if not one_full_group(config):
             kinds = ", ".join(group.kind for group in config.groups)
             state = all(group.kind == "mamba" for group in config.groups)
             raise UsageError(

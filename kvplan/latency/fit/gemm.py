@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -42,6 +43,7 @@ _FINE = tuple(
     if rows * columns <= 256 * 128
 )  # fmt: skip
 """Those of instructions that multiply any 16 rows more."""
+_DOUBLING = [_FINE.index(tile) for tile in _TILES]
 _SPLITS = (1, 4, 16)
 HOST = 12
 """Index of ``host_s`` among the parameters."""
@@ -96,25 +98,27 @@ class Gemm:
         m, n, k = shapes["m"], shapes["n"], shapes["k"]
         sms = self.hardware.sm_count
 
-        def column_s(rows: Array | float, columns: Array | float) -> Array:
-            # A tile of fewer than 128x256 outputs reuses its operands less and runs below the peak rate.
-            slow = penalty ** (np.log2(128 * 256 / (rows * columns)) / 3.0)
-            return np.asarray(2.0 * rows * columns * sms / flops * slow + depth)
+        def column_s(outputs: Array, slow: Array) -> Array:
+            return np.asarray(2.0 * outputs * sms / flops * slow + depth)
 
-        def least_s(shapes: Sequence[tuple[int, int]]) -> Array:
-            least = np.full(np.broadcast(m, n, k).shape, np.inf)
-            for rows, columns in shapes:
-                tiles, each = np.ceil(m / rows) * np.ceil(n / columns), column_s(rows, columns)
-                for split in _SPLITS:
-                    waves = np.ceil(tiles * split / sms)
-                    merge = split_s + 8.0 * split * m * n / (bandwidth * l2_speedup) if split > 1 else 0.0
-                    least = np.minimum(least, waves * (k / split * each + epilogue) - epilogue + merge)
-            return least
-
-        compute = least_s(_FINE) ** fineness * least_s(_TILES) ** (1.0 - fineness)
+        # One by one: in numpy, powers of an array may differ from those of its numbers in the last bit.
+        slow = np.array([penalty**octaves for octaves in _OCTAVES])
+        each = column_s(_OUTPUTS, slow).reshape(-1, *[1] * np.broadcast(m, n, k).ndim)
+        fine = doubling = np.asarray(np.inf)
+        for split, waves in zip(_SPLITS, _waves(m, n, k, sms), strict=True):
+            merge = split_s + 8.0 * split * m * n / (bandwidth * l2_speedup) if split > 1 else 0.0
+            seconds = k / split * each
+            seconds += epilogue
+            seconds = seconds * waves
+            seconds -= epilogue
+            seconds += merge
+            fine = np.minimum(fine, seconds.min(axis=0))
+            doubling = np.minimum(doubling, seconds[_DOUBLING].min(axis=0))
+        compute = fine**fineness * doubling ** (1.0 - fineness)
         whole, height, width = _by_rows(m)
         waves = np.ceil(whole / height * np.ceil(n / width) / sms)
-        fixed = waves * (k * column_s(height, width) + epilogue) - epilogue
+        outputs = height * width
+        fixed = waves * (k * column_s(outputs, penalty ** _octaves(outputs)) + epilogue) - epilogue
         compute = compute**choice * fixed ** (1.0 - choice)
         weights = n * k * self.element_bytes
         miss = 1.0 / (1.0 + (l2 / weights) ** 6)
@@ -144,6 +148,29 @@ class Gemm:
     def design_coordinates(self, shapes: Columns) -> Array:
         """Sizes."""
         return np.column_stack([np.log2(shapes["m"]), np.log2(shapes["n"]), np.log2(shapes["k"])])
+
+
+def _octaves(outputs: Array | float) -> Array:
+    """A tile of fewer than 128x256 outputs reuses its operands less and runs below the peak rate: how far."""
+    return np.asarray(np.log2(128 * 256 / outputs) / 3.0)
+
+
+_OUTPUTS = np.array([float(rows * columns) for rows, columns in _FINE])
+_OCTAVES = [float(_octaves(outputs)) for outputs in _OUTPUTS]
+
+
+def _waves(m: Array, n: Array, k: Array, sms: int) -> list[Array]:
+    """For each way to split k: waves of tiles by tile, in the order of ``_FINE``, and by shape."""
+    m, n, _ = (np.asarray(side, dtype=float) for side in np.broadcast_arrays(m, n, k))
+    return _waves_of(m.tobytes(), n.tobytes(), m.shape, sms)
+
+
+@lru_cache(maxsize=16)
+def _waves_of(m: bytes, n: bytes, shape: tuple[int, ...], sms: int) -> list[Array]:
+    # A fit asks for the same shapes thousands of times, and they alone decide.
+    rows, columns = np.frombuffer(m).reshape(shape), np.frombuffer(n).reshape(shape)
+    tiles = np.array([np.ceil(rows / height) * np.ceil(columns / width) for height, width in _FINE])
+    return [np.ceil(tiles * split / sms) for split in _SPLITS]
 
 
 def _by_rows(m: Array) -> tuple[Array, Array, Array]:

@@ -20,9 +20,9 @@ from kvplan.traces.formats.contract import (
 )
 from kvplan.traces.formats.instants import TICKS_PER_S, Instants, dated
 from kvplan.traces.formats.table import Table, parse_count
-from kvplan.traces.request import Request, default_output
+from kvplan.traces.request import Request
 from kvplan.traces.source import Source
-from kvplan.traces.tokenspace import unknown_run
+from kvplan.traces.tokenspace import unknown_request
 
 COLUMNS = ["timestamp", "contexttokens", "generatedtokens", "?numimages"]
 
@@ -65,14 +65,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         accounting.requests += 1
         accounting.without_ids += 1
         images += with_images
-        yield Request(
-            f"{index:06d}",
-            arrival_s,
-            (unknown_run(index, prompt_tokens),),
-            prompt_tokens,
-            default_output(index, output_tokens),
-            output_tokens,
-        )
+        yield unknown_request(index, arrival_s, prompt_tokens, output_tokens)
     if images:
         accounting.note(f"{images:,} requests carry images; only their ContextTokens are counted")
 

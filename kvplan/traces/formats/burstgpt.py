@@ -14,9 +14,9 @@ from kvplan.traces.accounting import Accounting
 from kvplan.traces.dates import is_date
 from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat, csv_columns, first_cell
 from kvplan.traces.formats.table import Table, parse_count, parse_number
-from kvplan.traces.request import Request, default_output
+from kvplan.traces.request import Request
 from kvplan.traces.source import Source
-from kvplan.traces.tokenspace import unknown_run
+from kvplan.traces.tokenspace import unknown_request
 
 COLUMNS = ["timestamp", "request tokens", "response tokens", "?model", "?session id"]
 _MAX_MODELS = 20
@@ -51,16 +51,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         accounting.requests += 1
         accounting.without_ids += 1
         models[model if model in models or len(models) < _MAX_MODELS else "other"] += 1
-        yield Request(
-            f"{index:06d}",
-            arrival_s,
-            (unknown_run(index, prompt_tokens),),
-            prompt_tokens,
-            default_output(index, output_tokens),
-            output_tokens,
-            0,
-            session.strip() or None,
-        )
+        yield unknown_request(index, arrival_s, prompt_tokens, output_tokens, 0, session.strip() or None)
     if len(models) > 1:
         shares = ", ".join(f"{name} {count:,}" for name, count in models.most_common(6))
         accounting.note(f"requests of several models are mixed: {shares}")

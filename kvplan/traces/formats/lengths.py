@@ -25,10 +25,10 @@ from kvplan.traces.formats.contract import (
 )
 from kvplan.traces.formats.record_columns import SAYS_ARRIVAL, SAYS_TIME
 from kvplan.traces.formats.table import Table, parse_count, parse_number
-from kvplan.traces.request import Request, default_output
+from kvplan.traces.request import Request
 from kvplan.traces.settings import setting
 from kvplan.traces.source import Source
-from kvplan.traces.tokenspace import unknown_run
+from kvplan.traces.tokenspace import unknown_request
 
 
 class Dialect(NamedTuple):
@@ -127,16 +127,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
             arrival_s = next(process)
         accounting.requests += 1
         accounting.without_ids += 1
-        yield Request(
-            f"{index:06d}",
-            arrival_s,
-            (unknown_run(index, prompt_tokens),),
-            prompt_tokens,
-            default_output(index, output_tokens),
-            output_tokens,
-            priority,
-            session or None,
-        )
+        yield unknown_request(index, arrival_s, prompt_tokens, output_tokens, priority, session or None)
 
 
 FORMAT = TraceFormat(

@@ -25,9 +25,9 @@ from kvplan.traces.formats.contract import BROKEN, Intake, ReadOptions, TraceFor
 from kvplan.traces.formats.instants import TICKS_PER_S, Instants, ticks_since_1970
 from kvplan.traces.formats.jsonl import fault
 from kvplan.traces.formats.span_tree import SpanId, SpanTree, trace_of
-from kvplan.traces.request import Request, default_output
+from kvplan.traces.request import Request
 from kvplan.traces.source import Source
-from kvplan.traces.tokenspace import unknown_run
+from kvplan.traces.tokenspace import unknown_request
 from kvplan.traces.turns import Recorded, with_turns
 
 _INPUT = (
@@ -121,16 +121,8 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         start = origin
         if key is not None:
             counted.add(key)
-        request = Request(
-            f"{index:06d}",
-            arrival_s,
-            (unknown_run(index, prompt_tokens),),
-            prompt_tokens,
-            default_output(index, output_tokens),
-            output_tokens,
-            0,
-            _session(span, attributes),
-        )
+        session = _session(span, attributes)
+        request = unknown_request(index, arrival_s, prompt_tokens, output_tokens, 0, session)
         try:
             ended = clock.ticks(span, _ENDED)
         except (ValueError, TypeError):

@@ -24,10 +24,10 @@ from kvplan.errors import DataError
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.arrivals import MIN_SHAPE, ArrivalProcess
 from kvplan.traces.formats.contract import BROKEN, Intake, ReadOptions, TraceFormat
-from kvplan.traces.request import Request, default_output
+from kvplan.traces.request import Request
 from kvplan.traces.source import Source
 from kvplan.traces.streams import stream
-from kvplan.traces.tokenspace import unknown_run
+from kvplan.traces.tokenspace import unknown_request
 
 _CHUNK = re.compile(r"chunk-(\d{1,6})-(trace\.csv|dataset\.json)\Z")
 _INPUTS = ("input_tokens", "text_tokens", "image_tokens", "audio_tokens", "video_tokens")
@@ -85,16 +85,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
             continue
         accounting.requests += 1
         accounting.without_ids += 1
-        yield Request(
-            f"{index:06d}",
-            arrival_s,
-            (unknown_run(index, prompt_tokens),),
-            prompt_tokens,
-            default_output(index, output_tokens),
-            output_tokens,
-            0,
-            f"client-{number}",
-        )
+        yield unknown_request(index, arrival_s, prompt_tokens, output_tokens, 0, f"client-{number}")
 
 
 def _draw(client: Client, seed: int) -> Iterator[tuple[float, int, int, int]]:

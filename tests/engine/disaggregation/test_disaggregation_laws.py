@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import pytest
 from audited import Audited
-from hypothesis import HealthCheck, given, settings
+from fuzzing import examples, fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from pools import Line, disaggregations
 from workloads import cases
@@ -29,7 +29,6 @@ from kvplan.engine.replica import Replica
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 
-EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "300"))
 CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
 MOST_CALLS = 20_000
 """Far more than any of these workloads needs: an engine that gets there makes no progress."""
@@ -104,8 +103,7 @@ def play(
     return rows, recorder, engine
 
 
-@settings(max_examples=400, deadline=None, database=None, derandomize=True,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@examples(400)
 @given(deployments())
 def test_every_request_gets_through(case: tuple[EngineConfig, Disaggregation, list[Request]]) -> None:
     """Watchdog, conservation in both pools, causality, and that the parts of a first token are all of it."""
@@ -130,8 +128,7 @@ def test_every_request_gets_through(case: tuple[EngineConfig, Disaggregation, li
         assert ttft == pytest.approx(sorted(recorder.ttft_s), abs=1e-9)
 
 
-@settings(max_examples=60, deadline=None, database=None, derandomize=True,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@examples(60)
 @given(deployments())
 def test_runs_repeat_exactly(case: tuple[EngineConfig, Disaggregation, list[Request]]) -> None:
     config, strategy, requests = case
@@ -141,8 +138,7 @@ def test_runs_repeat_exactly(case: tuple[EngineConfig, Disaggregation, list[Requ
     assert first[1].sections == second[1].sections
 
 
-@settings(max_examples=60, deadline=None, database=None, derandomize=True,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@examples(60)
 @given(cases(), st.integers(1, 40))
 def test_a_lone_request_takes_what_the_engine_takes_and_a_step(
     case: tuple[EngineConfig, list[Request]], apart: int
@@ -166,8 +162,7 @@ def test_a_lone_request_takes_what_the_engine_takes_and_a_step(
         )
 
 
-@settings(max_examples=150, deadline=None, database=None, derandomize=True,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@examples(150)
 @given(cases(), st.sampled_from([0, 4]))
 def test_prompts_are_computed_as_by_an_engine_that_is_asked_for_one_token(
     case: tuple[EngineConfig, list[Request]], layers: int
@@ -218,10 +213,7 @@ def told(
     return rows, recorder.totals.to_dict(), recorder.series, recorder.sections["disaggregation"]
 
 
-OFTEN = settings(
-    max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 300,
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+OFTEN = fuzz(300)
 
 
 @OFTEN

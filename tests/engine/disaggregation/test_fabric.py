@@ -56,7 +56,7 @@ def test_nothing_takes_no_time_and_no_turn() -> None:
     assert fabric.send(0, 0, 100, 0.0, 0.0) == 1.0
 
 
-@settings(max_examples=100, deadline=None, database=None, derandomize=True)
+@settings(max_examples=100)
 @given(
     st.lists(
         st.tuples(

@@ -20,7 +20,7 @@ def piece_by_piece(ready: list[float], free: float, seconds: float) -> list[floa
     return left
 
 
-@settings(max_examples=200, deadline=None, database=None, derandomize=True)
+@settings(max_examples=200)
 @given(
     pieces=st.integers(1, 80),
     begin=SECONDS,
@@ -41,7 +41,7 @@ def test_first_and_last_piece_say_it_all(
         assert last == pytest.approx(ready[-1], rel=1e-9, abs=1e-9)
 
 
-@settings(max_examples=200, deadline=None, database=None, derandomize=True)
+@settings(max_examples=200)
 @given(layers=st.integers(1, 128), prefill=st.floats(1e-6, 100), transfer=st.floats(1e-6, 100))
 def test_streaming_by_layer_takes_the_longer_of_both_and_one_layer(
     layers: int, prefill: float, transfer: float

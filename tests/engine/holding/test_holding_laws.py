@@ -9,7 +9,8 @@ from fractions import Fraction
 import pytest
 from audited_holding import AuditedHolding
 from crowds import Crowd, crowds
-from hypothesis import HealthCheck, given, settings
+from fuzzing import examples
+from hypothesis import given
 from served import request, serve
 from workloads import cases
 
@@ -68,19 +69,12 @@ def holders() -> list[HolderOf]:
     ]
 
 
-def checked(examples: int) -> settings:
-    return settings(
-        max_examples=examples, deadline=None, derandomize=True, database=None,
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
-
-
 def distinct(requests: list[Request]) -> list[Request]:
     """No two arrive at once: with equal priorities the plain engine could let them preempt each other."""
     return [asked._replace(arrival_s=asked.arrival_s + 1e-9 * index) for index, asked in enumerate(requests)]
 
 
-@checked(40)
+@examples(40)
 @given(cases())
 def test_books_balance_and_every_request_is_answered(case: Case) -> None:
     config, requests = case
@@ -94,7 +88,7 @@ def test_books_balance_and_every_request_is_answered(case: Case) -> None:
             assert row.arrival_s <= row.scheduled_s <= row.first_token_s <= row.finish_s
 
 
-@checked(30)
+@examples(30)
 @given(cases(), crowds)
 def test_books_balance_when_clients_give_up(case: Case, crowd: Crowd) -> None:
     config, requests = case
@@ -109,7 +103,7 @@ def test_books_balance_when_clients_give_up(case: Case, crowd: Crowd) -> None:
         assert engine.scheduler.pool.blank == config.usable_blocks
 
 
-@checked(40)
+@examples(40)
 @given(cases())
 def test_whoever_watches_changes_nothing(case: Case) -> None:
     config, requests = case
@@ -144,7 +138,7 @@ class Asked(Dropping):
         return computed + 1
 
 
-@checked(60)
+@examples(60)
 @given(cases())
 def test_tables_say_what_a_holder_says_that_is_asked_every_step(case: Case) -> None:
     config, requests = case
@@ -159,7 +153,7 @@ def test_tables_say_what_a_holder_says_that_is_asked_every_step(case: Case) -> N
         assert known.sections == asked.sections
 
 
-@checked(60)
+@examples(60)
 @given(cases())
 def test_a_budget_that_nothing_exceeds_is_the_plain_engine(case: Case) -> None:
     config, requests = case
@@ -178,7 +172,7 @@ def test_a_budget_that_nothing_exceeds_is_the_plain_engine(case: Case) -> None:
             assert kept.metric("retention", "dropped_tokens") == 0
 
 
-@checked(60)
+@examples(60)
 @given(cases())
 def test_watching_fragmentation_is_the_plain_engine(case: Case) -> None:
     config, requests = case
@@ -188,7 +182,7 @@ def test_watching_fragmentation_is_the_plain_engine(case: Case) -> None:
     assert watched.series == plain.series
 
 
-@checked(40)
+@examples(40)
 @given(cases())
 def test_contiguous_memory_without_end_is_paged_memory(case: Case) -> None:
     config, requests = case
@@ -208,7 +202,7 @@ def test_contiguous_memory_without_end_is_paged_memory(case: Case) -> None:
             assert served.rejected == plain.rejected
 
 
-@checked(60)
+@examples(60)
 @given(cases())
 def test_a_slot_is_never_taken_back(case: Case) -> None:
     config, requests = case

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzzing import examples, fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from workloads import cases
 
@@ -21,7 +21,6 @@ from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 from kvplan.traces.synthesize import synthesize
 
-EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "250"))
 CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
 CONFIG = EngineConfig(num_blocks=3000, max_num_batched_tokens=2048, max_model_len=16384)
 
@@ -40,8 +39,7 @@ def play(
     return rows, recorder, engine, lines
 
 
-@settings(max_examples=150, deadline=None, database=None, derandomize=True,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@examples(150)
 @given(cases())
 def test_one_rank_is_the_engine_itself(case: tuple[EngineConfig, list[Request]]) -> None:
     config, requests = case
@@ -56,8 +54,7 @@ def test_one_rank_is_the_engine_itself(case: tuple[EngineConfig, list[Request]])
     assert whole.series == recorder.series
 
 
-@settings(max_examples=100, deadline=None, database=None, derandomize=True,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@examples(100)
 @given(cases(), st.integers(2, 4), st.sampled_from(ROUTERS.names()))
 def test_requests_and_blocks_are_conserved_whatever_the_pressure(
     case: tuple[EngineConfig, list[Request]], ranks: int, router: str
@@ -73,8 +70,7 @@ def test_requests_and_blocks_are_conserved_whatever_the_pressure(
         assert rank.scheduler.free_blocks == config.usable_blocks
 
 
-@settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 250,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@fuzz(250)
 @given(cases(), st.integers(2, 4), st.sampled_from([1, 3, 1000]))
 def test_steps_taken_in_bulk_are_steps_taken_one_by_one(
     case: tuple[EngineConfig, list[Request]], ranks: int, stride: int

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import pytest
 from crowds import Crowd, conversing, crowds
-from hypothesis import HealthCheck, given, settings
+from fuzzing import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from radix_runs import runs
 
@@ -24,12 +24,8 @@ from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 from kvplan.traces.synthesize import synthesize
 
-EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "150"))
 CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
-FUZZ = settings(
-    max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 150,
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+FUZZ = fuzz(150)
 CONFIG = SglangConfig(pool_tokens=60_000, chunked_prefill_size=2048, context_length=16_384)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from functools import partial
 from itertools import product
 
 from crowds import Crowd, crowds
+from fuzzing import fuzz
 from grouped import grouped_cases
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from offloaded import CLOCK, Host, Wire, engine, hosts, may_hang, play
 from workloads import cases
@@ -27,12 +27,7 @@ from kvplan.engine.recorder import Recorder
 from kvplan.engine.tiers.line import Line
 from kvplan.traces.request import Request
 
-EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "80"))
-
-laws = settings(
-    max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 150,
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+laws = fuzz(80)
 
 
 class AuditedGroups(GroupedReplica):

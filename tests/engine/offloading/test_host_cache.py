@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from itertools import takewhile
 
+from fuzzing import fuzz
 from host_chunks import standing
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kvplan.engine.content import Content
@@ -20,8 +20,6 @@ from kvplan.engine.offloading.order import EvictionPolicy
 from kvplan.engine.offloading.spans import Span
 from kvplan.engine.offloading.turn import Row
 from kvplan.engine.offloading.use import Use
-
-EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "300"))
 
 
 class Asker:
@@ -182,8 +180,7 @@ def states(run: ChunkRun, stride: int) -> Iterator[tuple[int, int]]:
         yield from states(child, stride)
 
 
-@settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 300,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@fuzz(300)
 @given(trunks, st.integers(0, 9), st.sampled_from(["lru", "arc"]), actions, st.sampled_from([2, 7]))
 def test_the_cache_equals_lists_of_chunks(
     drawn: list[tuple[int, int, int]], capacity: int, policy: EvictionPolicy,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +10,8 @@ from itertools import product
 
 from audited import Audited
 from crowds import Crowd, crowds
-from hypothesis import HealthCheck, given, settings
+from fuzzing import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from offloaded import CLOCK, Host, engine, hosts, may_hang, play
 from workloads import cases
@@ -26,12 +26,7 @@ from kvplan.engine.offloading.scheduler import OffloadingScheduler
 from kvplan.engine.replica import Replica
 from kvplan.traces.request import Request
 
-EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "150"))
-
-laws = settings(
-    max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 150,
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+laws = fuzz(150)
 
 
 def runs_below(run: ChunkRun) -> Iterator[ChunkRun]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -10,7 +9,8 @@ from itertools import product
 
 from audited import Audited
 from crowds import Crowd, crowds
-from hypothesis import HealthCheck, given, settings
+from fuzzing import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from workloads import cases
 
@@ -25,14 +25,9 @@ from kvplan.engine.replica import Replica
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 
-EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "200"))
-
 CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
 
-laws = settings(
-    max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 200,
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+laws = fuzz(200)
 
 
 class Elsewhere:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from audited import Audited
-from hypothesis import HealthCheck, given, settings
+from fuzzing import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from workloads import cases
 
@@ -54,8 +55,7 @@ class AuditedReuse(Audited, ReuseReplica):
         return blocks - blocks % self.unit
 
 
-@settings(max_examples=100, deadline=None, database=None, derandomize=True,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@examples(100)
 @given(
     cases(),
     st.sampled_from([1, 2, 3, 5]),

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 from audited_forking import AuditedForking
-from hypothesis import HealthCheck, given, settings
+from fuzzing import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from served import Clock, Served, request, serve
 from workloads import cases
@@ -33,13 +34,6 @@ ROOMY = EngineConfig(10_000, max_model_len=8192, async_scheduling=False)
 COLD = replace(ROOMY, enable_prefix_caching=False)
 
 
-def checked(examples: int) -> settings:
-    return settings(
-        max_examples=examples, deadline=None, derandomize=True, database=None,
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
-
-
 def sampled(
     rule: SamplingRule, config: EngineConfig, requests: list[Request], *, log: bool = False
 ) -> Served:
@@ -51,7 +45,7 @@ def distinct(requests: list[Request]) -> list[Request]:
     return [asked._replace(arrival_s=asked.arrival_s + 1e-9 * index) for index, asked in enumerate(requests)]
 
 
-@checked(80)
+@examples(80)
 @given(cases())
 def test_one_sample_is_the_plain_engine(case: Case) -> None:
     config, requests = case
@@ -72,7 +66,7 @@ RULES = [
 ]  # fmt: skip
 
 
-@checked(120)
+@examples(120)
 @given(cases())
 def test_books_balance_and_every_request_is_answered(case: Case) -> None:
     config, requests = case
@@ -101,7 +95,7 @@ def test_books_balance_and_every_request_is_answered(case: Case) -> None:
         assert served.totals["output_tokens"] == sum(row.output_tokens for row in served.rows)
 
 
-@checked(60)
+@examples(60)
 @given(cases())
 def test_whoever_watches_changes_nothing(case: Case) -> None:
     config, requests = case
@@ -135,7 +129,7 @@ class EveryStep(BeamScheduler):
         return super().allocate(request, tokens)
 
 
-@checked(200)
+@examples(200)
 @given(cases(), st.integers(2, 4), st.sampled_from([0, 1, 3, 6, 7, 1000]))
 def test_tables_and_requests_that_stay_in_step_change_nothing(case: Case, n: int, lag: int) -> None:
     config, requests = case

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 
 from audited import Audited
 from crowds import Crowd, crowds
-from hypothesis import HealthCheck, given, settings
+from fuzzing import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from workloads import cases
 
@@ -23,8 +23,6 @@ from kvplan.engine.tiers.stack import TierSpec, TierStack
 from kvplan.engine.tiers.strategy import Tiers
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
-
-EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "250"))
 
 CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
 
@@ -107,10 +105,7 @@ def play(
     return engine, rows, told
 
 
-laws = settings(
-    max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 250,
-    suppress_health_check=list(HealthCheck),
-)  # fmt: skip
+laws = fuzz(250)
 
 
 @laws

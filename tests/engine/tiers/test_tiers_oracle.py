@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
-from hypothesis import HealthCheck, given, settings
+from fuzzing import fuzz
+from hypothesis import given
 from hypothesis import strategies as st
 from workloads import requests
 
@@ -13,8 +12,6 @@ from kvplan.engine.tiers.residency import Run
 from kvplan.engine.tiers.stack import TierSpec, TierStack
 from kvplan.engine.tiers.tier import Tier
 from kvplan.traces.request import Request, iterate_tokens
-
-EXAMPLES = int(os.environ.get("KVPLAN_FUZZ_EXAMPLES", "300"))
 
 Key = tuple[int, ...]
 """A block is known by all tokens up to its end."""
@@ -145,8 +142,7 @@ operations = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 300,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@fuzz(300)
 @given(
     requests(40), st.integers(1, 3), st.integers(0, 9),
     st.one_of(st.none(), st.integers(0, 9)), st.booleans(), operations,

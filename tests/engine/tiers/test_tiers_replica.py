@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzzing import examples
+from hypothesis import given
 from workloads import cases
 
 from kvplan.engine.config import EngineConfig
@@ -63,8 +64,7 @@ def request(name: str, arrival: float, prompt: int, output: int = 1, content: st
 # -- what a huge tier amounts to --------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None, database=None, derandomize=True,
-          suppress_health_check=list(HealthCheck))  # fmt: skip
+@examples(200)
 @given(cases())
 def test_below_a_small_pool_a_huge_host_is_a_huge_pool(case: tuple[EngineConfig, list[Request]]) -> None:
     """One request at a time: what is not computed is the same, wherever it lies."""

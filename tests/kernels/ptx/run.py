@@ -10,16 +10,15 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from fnmatch import fnmatch
-from multiprocessing import get_context
 from typing import Any
 from unittest.mock import patch
 
 os.environ.pop("TRITON_INTERPRET", None)
 
 from kvplan.kernels import cases, launch, launch_mla
+from kvplan.kernels.aot import in_processes
 from kvplan.kernels.bench import correctness
 from kvplan.kernels.formats import get_format
 from kvplan.kernels.variants import Target, release
@@ -109,10 +108,9 @@ def main() -> int:
         return 0
     wanted = list(jobs(options.arch, options.only))
     wrong = 0
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-        for name, message, seconds in pool.map(_one, wanted):
-            wrong += bool(message)
-            print(f"{name:64s} {seconds:6.1f} s  {message or 'ok'}", flush=True)
+    for name, message, seconds in in_processes(options.jobs, _one, wanted):
+        wrong += bool(message)
+        print(f"{name:64s} {seconds:6.1f} s  {message or 'ok'}", flush=True)
     print(f"{len(wanted)} checks, {wrong} wrong")
     return 1 if wrong or not wanted else 0
 
