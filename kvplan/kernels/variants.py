@@ -337,10 +337,10 @@ def attend_variant(fmt: KVFormat, *, head_dim: int, block_size: int, columns: in
 def least_share(
     fmt: KVFormat, *, head_dim: int, block_size: int, columns: int, one: bool, target: Target
 ) -> int:
-    """Cached tokens that a split has at least: a tile's. A prompt's many columns leave more to combine: four
-    tiles'."""
+    """Cached tokens that a split has at least: a tile's, or two small ones'. A prompt's many columns leave
+    more to combine: four tiles'."""
     if is_decode(fmt, head_dim, columns, one):
-        return tile_tokens(block_size, _decode_tokens(fmt, head_dim, columns))
+        return max(64, tile_tokens(block_size, _decode_tokens(fmt, head_dim, columns)))
     return 256
 
 

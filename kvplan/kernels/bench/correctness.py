@@ -97,8 +97,8 @@ def variants_of(points: list[Point]) -> list[Point]:
         columns = min(p.new_tokens * p.hq // p.hkv, 65)
         new = min(p.new_tokens, 65)
         shape = (p.op, p.format, p.d, p.block_size, p.window, many, p.fused, columns, new == 1)
-        # So many short sequences are not split.
-        for context, batch in ((33, 1024 // p.hkv), (256, 1)):
+        # A page of 64 tokens is not split; larger ones are not where sequences are many.
+        for context, batch in ((33, 1024 // p.hkv if p.block_size > 64 else 1), (256, 1)):
             small = replace(p, batch=batch, context=max(context, new), ragged=0, new_tokens=new)
             seen.setdefault((*shape, context), small)
         if not p.op.endswith("write"):
