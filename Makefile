@@ -7,6 +7,7 @@ DEMO   := reports/local/demo
 SHARED ?= $(or $(KVPLAN_SHARED),../shared)
 TABLES := $(SHARED)/data/latency/kernel_tables
 FUZZ_EXAMPLES ?= 20000
+GPU_OUTPUT ?= reports/local/gpu/measurements.json
 
 # Left to pip on its own, a plain `torch` would bring several GB of CUDA packages: the version is pinned.
 TORCH  := torch==2.13.0
@@ -76,8 +77,7 @@ accuracy: $(VENV)/.installed-test ## held-out accuracy of the timing models; wri
 	$(BIN)/python -m kvplan.latency.fit.accuracy $(TABLES)/h100_sxm $(TABLES)/a100_sxm -o reports/accuracy
 
 gpu: ## kernels on a GPU: correctness, benchmarks, calibration grid (needs CUDA, torch and triton)
-	@mkdir -p reports/local/gpu
-	$(PYTHON) -m kvplan.kernels.benchmark -o reports/local/gpu/measurements.json
+	$(PYTHON) -m kvplan.kernels.benchmark -o $(GPU_OUTPUT)
 
 clean: ## remove the virtual environment, caches and local reports
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks build dist reports/local

@@ -122,27 +122,33 @@ def analyse(kernel: Any, elements_per_tile: int, warps: int) -> Compiled:
 
 
 def hot_loop(sass: str) -> list[str]:
-    """Instructions of the loop with the most matrix instructions; [] without loops.
-
-    Of several, the one that copies ahead into shared memory: those beside it, for masked tiles, do not. Then
-    the shortest.
-    """
+    """Instructions of the loop over tiles (``loop_span``); [] without loops."""
     lines = [
         (int(address, 16), text.strip())
         for address, text in re.findall(r"^\s+/\*([0-9a-f]{4,6})\*/\s+(.*?);", sass, re.M)
     ]
-    loops = []
+    first, last = loop_span(lines)
+    return [text for address, text in lines if first <= address <= last]
+
+
+def loop_span(lines: list[tuple[int, str]]) -> tuple[int, int]:
+    """Addresses of the first and last instruction of the loop with the most matrix instructions, of all
+    instructions by address; (1, 0) without loops.
+
+    Of several, the one that copies ahead into shared memory: those beside it, for masked tiles, do not. Then
+    the shortest.
+    """
+    spans = []
     for address, text in lines:
         jump = re.search(r"BRA(?:\.\w+)*\s+(?:!?U?P\w+,\s*)?(?:`\(\S+\)\s*)?0x([0-9a-f]+)", text)
         if jump and int(jump[1], 16) < address:
-            loops.append([t for a, t in lines if int(jump[1], 16) <= a <= address])
-    if not loops:
-        return []
+            spans.append((int(jump[1], 16), address))
 
-    def rank(body: list[str]) -> tuple[int, bool, int]:
+    def rank(span: tuple[int, int]) -> tuple[int, bool, int]:
+        body = [text for address, text in lines if span[0] <= address <= span[1]]
         return sum("MMA" in t for t in body), any("LDGSTS" in t for t in body), -len(body)
 
-    return max(loops, key=rank)
+    return max(spans, key=rank, default=(1, 0))
 
 
 def _tool(name: str, *arguments: str) -> str:

@@ -20,7 +20,7 @@ from kvplan.kernels.cache import COUNTERS, PagedKVCache
 from kvplan.kernels.gpu import attend as attend_kernel
 from kvplan.kernels.gpu import reduce as reduce_kernel
 from kvplan.kernels.gpu import write as write_kernel
-from kvplan.kernels.splits import SMALLEST_SHARE, choose_splits, worth_fusing
+from kvplan.kernels.splits import choose_splits, worth_fusing
 from kvplan.kernels.variants import (
     DIRECT,
     FUSED,
@@ -30,6 +30,8 @@ from kvplan.kernels.variants import (
     Variant,
     attend_variant,
     columns_of_a_program,
+    least_share,
+    programs_enough,
     programs_per_multiprocessor,
     reduce_variant,
     release,
@@ -49,21 +51,28 @@ def multiprocessors(device_index: int | None) -> int:
 
 
 def splits_for(query: Tensor, cache: PagedKVCache, batch: PagedBatch, window: int, each: int = 0,
-               share: int = SMALLEST_SHARE) -> int:  # fmt: skip
-    """Splits, from shapes alone; ``each`` 0 for as many programs as a multiprocessor holds."""
+               share: int = 0) -> int:  # fmt: skip
+    """Splits, from shapes alone.
+
+    Args:
+        each: programs that share a multiprocessor, 0 for as many as it holds. share: least tokens of a split,
+            0 for what is worth one.
+    """
     columns = batch.max_query * (query.shape[1] // cache.kv_heads)
     shape: dict[str, Any] = {
         "head_dim": cache.head_dim, "columns": columns, "one": batch.query_starts is None,
         "target": target(query.device.index),
     }  # fmt: skip
     block = columns_of_a_program(cache.format, **shape)
+    held = each or programs_per_multiprocessor(cache.format, block_size=cache.block_size, **shape)
+    wide = {name: shape[name] for name in ("head_dim", "columns", "one")}
     return choose_splits(
         programs=batch.sequences * cache.kv_heads * -(-columns // block),
         tokens=batch.block_table.shape[1] * cache.block_size,
         multiprocessors=multiprocessors(query.device.index),
-        per_multiprocessor=each
-        or programs_per_multiprocessor(cache.format, block_size=cache.block_size, **shape),
-        smallest_share=share,
+        per_multiprocessor=held,
+        enough=programs_enough(cache.format, each=held, **wide),
+        smallest_share=share or least_share(cache.format, block_size=cache.block_size, **shape),
         window=window + batch.max_query - 1 if window else 0,
         ring=cache.format.residual > 0,
     )
@@ -142,8 +151,16 @@ def attend(query: Tensor, cache: PagedKVCache, batch: PagedBatch, *, scale: floa
         **constants(variant),
     )  # fmt: skip
     if mode == PARTIAL:
-        reduce_kernel.reduce[(rows,)](top, total, part, out, lse, splits, **constants(reduce_variant(dim)))
+        combine(top, total, part, out, lse)
     return out, lse
+
+
+def combine(top: Tensor, total: Tensor, part: Tensor, out: Tensor, lse: Tensor) -> None:
+    """What splits left, fp32 [rows, splits] and [rows, splits, D], to out and lse: the second launch."""
+    rows, splits, dim = part.shape
+    variant = reduce_variant(dim)
+    grid = (rows, dim // variant.constants["WIDTH"])
+    reduce_kernel.reduce[grid](top, total, part, out, lse, splits, **constants(variant))
 
 
 def write(cache: PagedKVCache, key: Tensor, value: Tensor, slots: Tensor) -> None:

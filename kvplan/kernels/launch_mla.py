@@ -9,34 +9,36 @@ from kvplan.kernels.batch import PagedBatch
 from kvplan.kernels.cache import COUNTERS
 from kvplan.kernels.formats import LATENT_DIM
 from kvplan.kernels.gpu import mla as mla_kernel
-from kvplan.kernels.gpu import reduce as reduce_kernel
-from kvplan.kernels.launch import constants, multiprocessors, target
+from kvplan.kernels.launch import combine, constants, multiprocessors, target
 from kvplan.kernels.mla_cache import MLACache
-from kvplan.kernels.splits import SMALLEST_SHARE, choose_splits, worth_fusing
+from kvplan.kernels.splits import choose_splits, worth_fusing
 from kvplan.kernels.variants import (
     DIRECT,
     FUSED,
+    MLA_SHARE,
     PARTIAL,
     Choice,
     Target,
     mla_columns,
+    mla_programs,
     mla_variant,
-    reduce_variant,
     write_mla_variant,
 )
 
 
 def splits_for(query: Tensor, cache: MLACache, batch: PagedBatch, each: int = 0,
-               share: int = SMALLEST_SHARE) -> int:  # fmt: skip
-    """Splits, from shapes alone; ``each`` 0 for as many programs as a multiprocessor holds."""
+               share: int = MLA_SHARE) -> int:  # fmt: skip
+    """Splits, from shapes alone; arguments as those of ``launch.splits_for``."""
     columns = query.shape[1] * batch.max_query
-    block = mla_columns(columns, target(query.device.index))
-    each = each or (2 if block == 16 else 1)
+    on = target(query.device.index)
+    block = mla_columns(columns, on)
+    held = each or mla_programs(cache.format, block, on)
     return choose_splits(
         programs=batch.sequences * -(-columns // block),
         tokens=batch.block_table.shape[1] * cache.block_size,
         multiprocessors=multiprocessors(query.device.index),
-        per_multiprocessor=each,
+        per_multiprocessor=held,
+        enough=min(2, held),
         smallest_share=share,
         ring=False,
     )
@@ -75,9 +77,7 @@ def attention(query: Tensor, cache: MLACache, batch: PagedBatch, *, scale: float
         **constants(variant),
     )  # fmt: skip
     if mode == PARTIAL:
-        reduce_kernel.reduce[(rows,)](
-            top, total, part, out, lse, splits, **constants(reduce_variant(LATENT_DIM))
-        )
+        combine(top, total, part, out, lse)
     return out, lse
 
 

@@ -223,6 +223,18 @@ def programs_per_multiprocessor(
     return 4 if tile_tokens(block_size, _decode_tokens(fmt, head_dim, columns)) <= 64 else 3
 
 
+def programs_enough(fmt: KVFormat, *, head_dim: int, columns: int, one: bool, each: int) -> int:
+    """Programs that keep a multiprocessor, or its share of memory, busy, of ``each`` that it holds.
+
+    A prompt's single one does. Decoding, memory is asked for enough ahead by one of 16-bit codes, or two of
+    a byte; narrower ones are bound by what they do (``tests.kernels.sass.bounds``).
+    """
+    if not is_decode(fmt, head_dim, columns, one):
+        return 1
+    bits = max(fmt.key.bits, fmt.value.bits)
+    return min(each, 1 if bits == 16 else 2 if bits == 8 else each)
+
+
 def _wide_small_prompts(fmt: KVFormat, head_dim: int, target: Target) -> bool:
     """Whether 64 rows of a prompt, too, need eight warps: of 8-bit codes, where warps multiply alone."""
     return fmt.key.bits == 8 and 64 < head_dim <= 128 and not target.by_warpgroup
@@ -322,9 +334,20 @@ def attend_variant(fmt: KVFormat, *, head_dim: int, block_size: int, columns: in
     return Variant("attend", constants, tile.warps, tile.stages, registers)
 
 
+def least_share(
+    fmt: KVFormat, *, head_dim: int, block_size: int, columns: int, one: bool, target: Target
+) -> int:
+    """Cached tokens that a split has at least: a tile's, or two small ones'. A prompt's many columns leave
+    more to combine: four tiles'."""
+    if is_decode(fmt, head_dim, columns, one):
+        return max(64, tile_tokens(block_size, _decode_tokens(fmt, head_dim, columns)))
+    return 256
+
+
 def reduce_variant(head_dim: int) -> Variant:
-    """The second stage."""
-    return Variant("reduce", {"D": head_dim}, 4, 1)
+    """The second stage: outputs of 256 and more in pieces, so that few rows are many programs."""
+    width = 128 if head_dim % 128 == 0 else head_dim
+    return Variant("reduce", {"D": head_dim, "WIDTH": width}, 4, 1)
 
 
 def write_variant(fmt: KVFormat, *, head_dim: int, block_size: int, target: Target) -> Variant:
@@ -352,6 +375,10 @@ def write_ring_variant(fmt: KVFormat, *, head_dim: int) -> Variant:
     return Variant("write_ring", constants, 4, 1)
 
 
+MLA_SHARE = 64
+"""Cached tokens that a split of a latent has at least: two tiles."""
+
+
 def mla_columns(columns: int, target: Target) -> int:
     """Query columns of an MLA program, of ``columns`` (tokens x heads) that a sequence has.
 
@@ -361,6 +388,24 @@ def mla_columns(columns: int, target: Target) -> int:
     return 64 if columns > 32 and target.capability == 90 else 16
 
 
+def mla_beside(fmt: KVFormat, block: int, target: Target) -> bool:
+    """Whether scores are taken as queries times latents, so that a warp has eight tokens of its own.
+
+    The other way a warp has sixteen, and of a tile's 32 two warps do the same: twice the products, and twice
+    the reads of shared memory. Queries are then read again for every tile; where unpacked latents, too, go
+    through shared memory (fp8 on Hopper), or registers are short (16 bits before it), that is no gain.
+    """
+    wide = fmt.key.code is Code.FLOAT16
+    return block == 16 and (target.capability in (90, None) if wide else (target.capability or 100) < 90)
+
+
+def mla_programs(fmt: KVFormat, block: int, target: Target) -> int:
+    """Programs of four warps that one multiprocessor is to hold at once, or one of eight."""
+    if block > 16:
+        return 1
+    return 3 if target.capability == 90 and mla_beside(fmt, block, target) else 2
+
+
 def mla_variant(fmt: KVFormat, *, block_size: int, columns: int, mode: int, one: bool,
                 target: Target) -> Variant:  # fmt: skip
     """MLA decode and append: tiles of 32 tokens; tiles of 64 spill."""
@@ -368,10 +413,12 @@ def mla_variant(fmt: KVFormat, *, block_size: int, columns: int, mode: int, one:
     constants = {
         "BS": block_size, "BN": tokens, "BH": block, "PAGED": block_size % tokens == 0, "MODE": mode,
         "ONE": one, "CODE": int(fmt.key.code), "CT": target.compute_type(fmt, "bfloat16"),
-        "DEFER": block == 16, **{k: v for k, v in target.switches().items() if k != "FOLD"},
+        "DEFER": block == 16, "BESIDE": mla_beside(fmt, block, target),
+        **{k: v for k, v in target.switches().items() if k != "FOLD"},
     }  # fmt: skip
-    # Two programs of four warps on a multiprocessor, or one of eight.
-    return Variant("mla", constants, 4 if block == 16 else 8, 2)
+    each = mla_programs(fmt, block, target)
+    registers = REGISTERS // (each * 128) // 8 * 8 if each > 2 else None
+    return Variant("mla", constants, 4 if block == 16 else 8, 2, registers)
 
 
 def write_mla_variant(fmt: KVFormat) -> Variant:

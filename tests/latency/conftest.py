@@ -78,7 +78,7 @@ def seconds_of(point):
     lengths = point.lengths()
     splits = choose_splits(
         programs=programs, tokens=max(lengths), multiprocessors=SMS, per_multiprocessor=2 if mla else 3,
-        window=point.window, ring=point.format.startswith("kivi"),
+        enough=2, smallest_share=64, window=point.window, ring=point.format.startswith("kivi"),
     )  # fmt: skip
     longest = min(max(lengths), point.window or max(lengths))
     waves = -(-programs * splits // (SMS * (2 if mla else 3)))

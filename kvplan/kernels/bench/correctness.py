@@ -88,19 +88,22 @@ def jobs(tiny: bool, points: list[Point]) -> list[tuple[str, Any]]:
 
 
 def variants_of(points: list[Point]) -> list[Point]:
-    """Small stand-ins that compile every variant the points will launch."""
+    """Small stand-ins that compile every variant the points will launch: of one split, of a few that
+    are combined in the same launch, of many."""
     seen: dict[tuple[object, ...], Point] = {}
     for p in points:
         many = p.hq // p.hkv > 8
         # More query columns than this choose nothing else.
         columns = min(p.new_tokens * p.hq // p.hkv, 65)
-        for context in (65, 2048):
-            key = (p.op, p.format, p.d, p.block_size, p.window, many, p.fused, context, columns)
-            small = replace(p, batch=1, context=context, ragged=0, new_tokens=min(p.new_tokens, 65))
-            seen.setdefault(key, small)
+        new = min(p.new_tokens, 65)
+        shape = (p.op, p.format, p.d, p.block_size, p.window, many, p.fused, columns, new == 1)
+        # A page of 64 tokens is not split; larger ones are not where sequences are many.
+        for context, batch in ((33, 1024 // p.hkv if p.block_size > 64 else 1), (256, 1)):
+            small = replace(p, batch=batch, context=max(context, new), ragged=0, new_tokens=new)
+            seen.setdefault((*shape, context), small)
         if not p.op.endswith("write"):
             # Split, and too large to be combined in the same launch.
-            seen.setdefault((*key, "staged"), replace(small, fused=False))
+            seen.setdefault((*shape, "staged"), replace(small, context=2048, fused=False))
     return list(seen.values())
 
 

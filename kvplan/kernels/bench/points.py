@@ -158,7 +158,11 @@ def grid() -> Iterator[Point]:
 
 
 def headline(point: Point) -> bool:
-    """Whether the summary is about this grid point: GQA of 128, its KV large or small."""
+    """Whether the summary is about this point: GQA of 128, its KV large or small, and MLA of 16 heads."""
+    if point.stage == "mla":
+        return point.hq == 16
+    if point.stage != "grid":
+        return False
     grouped = point.d == 128 and 2 <= point.hq // point.hkv <= 8
     return grouped and (point.kv_bytes() >= LARGE_BYTES or point.kv_bytes() < SMALL_BYTES)
 

@@ -156,7 +156,7 @@ def perform(run: Run) -> None:
     """
     grid = points.tiny() if run.tiny else list(points.grid())
     hold, side = ([], []) if run.tiny else (points.holdout(), list(points.side()))
-    first = [p for p in grid if points.headline(p)]
+    first = [p for p in (*grid, *side) if points.headline(p)]
     random.Random(0).shuffle(grid)
     machine = list(ceilings.ceilings(run.device, run.tiny))
     rates = [item for item in machine if item.key in ceilings.RATES]

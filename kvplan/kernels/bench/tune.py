@@ -72,7 +72,7 @@ def trials(tiny: bool) -> Iterator[Trial]:
         for point in (LARGE, LONG, SMALL):
             for each in (1, 2, 4, 5, 6, 8):
                 yield Trial(replace(point, format=name), Choice(each=each))
-            for share in (64, 128, 512) if point is not LARGE else ():
+            for share in (128, 256, 512) if point is not LARGE else ():
                 yield Trial(replace(point, format=name), Choice(share=share))
         for point in (LONG, SMALL):
             yield from (Trial(replace(point, format=name, fused=fused), USUAL) for fused in (True, False)

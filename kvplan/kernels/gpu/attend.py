@@ -170,6 +170,7 @@ def attend(Q, K, V, KS, KM, VS, VM, KT, VT, RK, RV, ROWS, TABLE, LENGTHS, STARTS
                     for i in range(first, tl.minimum(first + BH, tokens * GQ), R):
                         c = i + tl.arange(0, R)
                         combine(
-                            PM, PL, PO, OUT, LSE, row_of(c, begin, h, HQ, GQ, ONE), c < tokens * GQ, splits, D
-                        )
+                            PM, PL, PO, OUT, LSE, row_of(c, begin, h, HQ, GQ, ONE), c < tokens * GQ, splits,
+                            D, 0, D,
+                        )  # fmt: skip
                     tl.store(counter, 0)

@@ -59,19 +59,29 @@ def load_part(P, base, offset, ok, WIDTH: tl.constexpr):
 @triton.jit
 def mla_step(C, R, S, table, page, t, end, hi, q, qr, factor, m, l, acc, BS: tl.constexpr, BN: tl.constexpr,
              PAGED: tl.constexpr, CODE: tl.constexpr, CT: tl.constexpr, ASM: tl.constexpr,
-             NATIVE: tl.constexpr, DEFER: tl.constexpr):  # fmt: skip
-    """One tile of latent, always masked: a second loop for the last tile alone costs registers."""
+             NATIVE: tl.constexpr, DEFER: tl.constexpr, BESIDE: tl.constexpr):  # fmt: skip
+    """One tile of latent, always masked: a second loop for the last tile alone costs registers.
+
+    BESIDE: queries come as [BH, 512] and [BH, 64] (``variants.mla_beside``).
+    """
     base, offset = locate(table, page, t, tl.arange(0, BN), end, 1, t * 0, BS, PAGED, True)
     position = t + tl.arange(0, BN)
     ok = position < end
     rope = load_part(R, base, offset, ok, 64)
-    st = tl.dot(rope.to(tl.float32).to(CT), qr)
+    rope = rope.to(tl.float32).to(CT)
+    if BESIDE:
+        st = tl.dot(qr, tl.trans(rope))
+    else:
+        st = tl.dot(rope, qr)
     y = unpack(load_part(C, base, offset, ok, 512), CODE, CT, False, ASM, NATIVE)[0]
     if CODE != 0:
         s = load_part(S, base, offset, ok, 4) * (GAIN if NATIVE else GAIN * 256.0)
         wide = tl.broadcast_to(tl.expand_dims(s.to(CT), 2), [BN, 4, 128])
         y = halves_apart(y * tl.reshape(wide, [BN, 512]))
-    st = tl.dot(y, q, st)
+    if BESIDE:
+        st = tl.trans(tl.dot(q, tl.trans(y), st))
+    else:
+        st = tl.dot(y, q, st)
     visible = ok[:, None] & (position[:, None] < hi[None, :])
     p, m, l, alpha = softmax_step(st, factor, visible, m, l, DEFER, True, True)
     acc = tl.dot(tl.trans(y), p.to(CT), acc * alpha[None, :])
@@ -82,7 +92,7 @@ def mla_step(C, R, S, table, page, t, end, hi, q, qr, factor, m, l, acc, BS: tl.
 def mla(Q, C, R, S, TABLE, LENGTHS, STARTS, OUT, LSE, PM, PL, PO, COUNT, scale, table_stride, splits, HQ,
         BS: tl.constexpr, BN: tl.constexpr, BH: tl.constexpr, PAGED: tl.constexpr, MODE: tl.constexpr,
         ONE: tl.constexpr, CODE: tl.constexpr, CT: tl.constexpr, ASM: tl.constexpr, NATIVE: tl.constexpr,
-        DEFER: tl.constexpr):  # fmt: skip
+        DEFER: tl.constexpr, BESIDE: tl.constexpr):  # fmt: skip
     """See ``launch_mla`` for shapes."""
     b = tl.program_id(1)
     block = tl.program_id(0)
@@ -116,6 +126,9 @@ def mla(Q, C, R, S, TABLE, LENGTHS, STARTS, OUT, LSE, PM, PL, PO, COUNT, scale, 
             q = queries_apart((xf / power[None, :]).to(CT))
             qr = (xrf / power[None, :] * gain).to(CT)
             factor = power * (scale * LOG2E / gain)
+        if BESIDE:
+            q = tl.trans(q)
+            qr = tl.trans(qr)
         acc = tl.zeros([512, BH], tl.float32)
         m = tl.full([BH], -1e30, tl.float32)
         l = tl.zeros([BN, BH], tl.float32) if DEFER else tl.zeros([BH], tl.float32)
@@ -128,7 +141,7 @@ def mla(Q, C, R, S, TABLE, LENGTHS, STARTS, OUT, LSE, PM, PL, PO, COUNT, scale, 
             page = ahead
             ahead = page_of(table, t + BN, end, BS, PAGED)
             m, l, acc = mla_step(C, R, S, table, page, t, end, hi, q, qr, factor, m, l, acc, BS, BN, PAGED,
-                                 CODE, CT, ASM, NATIVE, DEFER)  # fmt: skip
+                                 CODE, CT, ASM, NATIVE, DEFER, BESIDE)  # fmt: skip
         if BH > 16:
             column = block * BH + tl.arange(0, BH)
             begin = anew(begin, ASM)
@@ -156,7 +169,8 @@ def mla(Q, C, R, S, TABLE, LENGTHS, STARTS, OUT, LSE, PM, PL, PO, COUNT, scale, 
                     tl.debug_barrier()
                     for i in range(BH):
                         one = block * BH + i + tl.arange(0, 1)
-                        combine(PM, PL, PO, OUT, LSE, begin * HQ + one, one < tokens * HQ, splits, 512)
+                        combine(PM, PL, PO, OUT, LSE, begin * HQ + one, one < tokens * HQ, splits, 512, 0,
+                                512)  # fmt: skip
                     tl.store(counter, 0)
 
 

@@ -164,11 +164,15 @@ def _ragged_rows(ragged: list[Point], plain: list[Point], columns: _Columns) -> 
     )
 
 
-def _split_rule(points: list[Point], multiprocessors: int) -> tuple[int, int] | None:
-    """The rule by which the kernel chose its splits, if one explains at least 95 % of the rows.
+FEW_SPLITS = 8
+"""Splits below which a launcher may choose more than fit at once, to fill the GPU evenly."""
 
-    Splits fill the multiprocessors a whole number of times, and each split has a least number of tokens. How
-    many programs a multiprocessor holds depends on the width of heads: the commonest width decides.
+
+def _split_rule(points: list[Point], multiprocessors: int) -> tuple[int, int] | None:
+    """The rule by which the kernel chose its splits, if one explains at least 95 % of the rows it decides.
+
+    As many splits as fit at once, each of a least number of tokens and none empty. Where few fit it decides
+    nothing. How many programs a multiprocessor holds depends on the width of heads: the commonest decides.
     """
     rows = [p for p in points if p.splits and not p.window and p.hq // p.hkv <= 8]
     widths = Counter(p.d for p in rows).most_common(1)
@@ -176,15 +180,20 @@ def _split_rule(points: list[Point], multiprocessors: int) -> tuple[int, int] | 
     best: tuple[int, tuple[int, int]] | None = None
     for each in range(1, 9):
         for least in (32, 64, 128, 256, 512, 1024):
-            found = 0
+            found, decided = 0, 0
             for p in rows:
-                most = max(1, min(128, p.context // least))
-                splits = min(max(1, multiprocessors * each // (p.batch * p.hkv)), most)
+                fitting = max(1, multiprocessors * each // (p.batch * p.hkv))
+                splits = min(fitting, max(1, min(128, p.context // least)))
+                if fitting < FEW_SPLITS and splits == fitting:
+                    continue
+                shares = -(-p.context // least)
+                splits = -(-shares // -(-shares // splits))
+                decided += 1
                 # A residual ring takes a split of its own.
                 found += p.splits in (splits, splits + 1)
-            if best is None or found > best[0]:
+            if found >= 0.95 * decided and (best is None or found > best[0]):
                 best = (found, (each, least))
-    return best[1] if best is not None and rows and best[0] >= 0.95 * len(rows) else None
+    return best[1] if best is not None and best[0] else None
 
 
 def drift(points: Iterable[Point]) -> list[float]:

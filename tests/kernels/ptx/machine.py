@@ -191,7 +191,10 @@ class Machine:
                 wanted = given()[mask] if given else np.full(len(values), most)
                 assert bool(np.isin(wanted, (0, most)).all()), "a copy of part of what it is for"
                 there = wanted > 0
-                values[there] = self.memory.read(far()[mask][there], most, most)
+                asked = far()[mask][there]
+                values[there] = self.memory.read(asked, most, most)
+                if self.traffic:
+                    self.traffic.read(asked, most, self.warps[mask][there])
                 self.shared.copy(shared()[mask], values, self.warps[mask])
 
             return copy
@@ -218,6 +221,8 @@ class Machine:
                 found = self.shared.read(where, count, self.warps[mask])
             else:
                 found = self.memory.read(where, count, count)
+                if self.traffic:
+                    self.traffic.read(where, count, self.warps[mask])
             values = np.ascontiguousarray(found).view(UNSIGNED[bits])
             for n, name in enumerate(names):
                 whole = np.zeros(self.threads, dtype=UNSIGNED[bits])

@@ -23,6 +23,7 @@ from kvplan.kernels.bench import correctness
 from kvplan.kernels.formats import get_format
 from kvplan.kernels.variants import Target, release
 from tests.kernels.ptx.device import Driver, machine
+from tests.kernels.ptx.traffic import SECTOR
 
 
 def jobs(archs: list[int], only: list[str]) -> Iterator[tuple[int, str, Any]]:
@@ -51,17 +52,20 @@ def compiled_for(arch: int, counting: bool = False) -> Iterator[Driver]:
         yield driver
 
 
-def accesses(arch: int, format_name: str) -> tuple[float, float]:
-    """Accesses to shared memory while decoding 1,024 tokens of 128-wide heads, for each 128 bytes of the cache: all,
-    and those that would be left without conflicts of banks. Edges of the tile loop are in it."""
-    case = cases.Case(format_name, (1024,), block_size=64, group=4)
+def accesses(arch: int, format_name: str) -> tuple[float, float, float]:
+    """Accesses to shared memory while decoding 1,024 tokens of 128-wide heads (or of a latent, with 16 heads), for each
+    128 bytes of the cache: all, and those that would be left without conflicts of banks. Then the bytes asked of global
+    memory, over those of the cache. Edges of the tile loop are in it, and scales are in the cache."""
+    fmt = get_format(format_name)
+    case = cases.Case(format_name, (1024,), block_size=64, group=16 if fmt.latent else 4)
     built = cases.build(case)
     with compiled_for(arch, counting=True) as driver:
         cases.run(case, built)
     assert driver.traffic
-    fmt = get_format(format_name)
-    lines = 1024 * 128 * (fmt.key.bits + fmt.value.bits) / 8 / 128
-    return driver.traffic.accesses / lines, driver.traffic.smallest / lines
+    held = 1024 * fmt.bytes_per_token(1, 576 if fmt.latent else 128)
+    lines = held / 128
+    asked = driver.traffic.sectors * SECTOR / held
+    return driver.traffic.accesses / lines, driver.traffic.smallest / lines, asked
 
 
 def check(arch: int, kind: str, what: Any) -> str:
@@ -97,14 +101,17 @@ def main() -> int:
     parser.add_argument("--arch", type=int, nargs="*", default=[80, 90])
     parser.add_argument("--only", nargs="*", default=[], help="patterns such as sm_90/case/int4-*")
     parser.add_argument(
-        "--accesses", nargs="+", metavar="FORMAT", help="instead: accesses to shared memory while decoding"
+        "--accesses",
+        nargs="+",
+        metavar="FORMAT",
+        help="instead: accesses to shared memory while decoding, bytes asked for",
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     if options.accesses:
         for arch, name in ((arch, name) for arch in options.arch for name in options.accesses):
-            every, smallest = accesses(arch, name)
-            print(f"sm_{arch} {name} {every:.3f} {smallest:.3f}", flush=True)
+            every, smallest, asked = accesses(arch, name)
+            print(f"sm_{arch} {name} {every:.3f} {smallest:.3f} {asked:.3f}", flush=True)
         return 0
     wanted = list(jobs(options.arch, options.only))
     wrong = 0

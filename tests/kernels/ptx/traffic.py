@@ -8,6 +8,8 @@ import numpy as np
 
 BANKS = 32
 """Of four bytes each; one access serves every bank once."""
+SECTOR = 32
+"""Bytes of global memory that are read together."""
 
 
 @dataclass(slots=True)
@@ -18,10 +20,19 @@ class Traffic:
     Attributes:
         accesses: each serves 128 bytes at most. smallest: of them, those that would be left without threads that ask
             one bank for different words.
+        sectors: of 32 bytes of global memory that warps read, once for every instruction that asks for one: what the
+            L2 serves where no L1 stands before it.
     """
 
     accesses: int = 0
     smallest: int = 0
+    sectors: int = 0
+
+    def read(self, addresses: np.ndarray, size: int, warps: np.ndarray) -> None:
+        """One instruction's threads: ``size`` bytes of global memory at each address, aligned to their size."""
+        sectors = addresses.astype(np.int64) // SECTOR
+        for warp in np.unique(warps):
+            self.sectors += len(np.unique(sectors[warps == warp]))
 
     def count(self, addresses: np.ndarray, size: int, warps: np.ndarray) -> None:
         """One instruction's threads: ``size`` bytes at each address."""

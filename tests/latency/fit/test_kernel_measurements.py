@@ -148,7 +148,7 @@ def test_held_out_rows_are_kept_apart_whatever_they_say(document, whole):
 def test_rows_become_shapes_and_the_launchers_split_rule_is_read_off(whole):
     by = {(rows.op, rows.format): rows for rows in kernel_rows(whole.points, 132)}
     decode = by["generation_attention", "int4_g64"]
-    assert decode.split_rule == (3, 256)
+    assert decode.split_rule == (3, 64)
     assert set(decode.fit.shapes["kv_element_bytes"]) == {0.5625}
     assert sorted(by["generation_attention", "bf16"].pages) == [16, 64, 256]
     mla = by["mla_generation", "mla_fp8"].fit.shapes
@@ -167,12 +167,12 @@ def test_the_split_rule_is_that_of_the_commonest_head_width(whole):
     def launched(point):
         each = 4 if point.d == 128 else 3
         splits = choose_splits(programs=point.batch * point.hkv, tokens=point.context, multiprocessors=132,
-                               per_multiprocessor=each, ring=False)  # fmt: skip
+                               per_multiprocessor=each, enough=2, smallest_share=64, ring=False)  # fmt: skip
         return point.model_copy(update={"splits": splits})
 
     rows = [launched(p) for p in whole.points if p.stage == "grid" and p.format == "fp8_e4m3"]
     assert {p.d for p in rows} == {128, 256}
-    assert kernel_rows(rows, 132)[0].split_rule == (4, 256)
+    assert kernel_rows(rows, 132)[0].split_rule == (4, 64)
 
 
 def test_the_machine_is_a_few_numbers_each_near_what_made_them(whole):
