@@ -186,13 +186,13 @@ def _print_table(result: "Report", console: "Console") -> None:
 
         console.print(summary_table(result))
     elif isinstance(result, Plan):
-        from kvplan.cli.commands.plan import print_plan
+        from kvplan.cli.printed_plan import print_plan
 
         print_plan(result, console)
     else:
-        from kvplan.cli.commands.sweep import print_table
+        from kvplan.cli.printed_sweep import print_sweep
 
-        print_table(result.document(), console)
+        print_sweep(result.document(), console)
 
 
 def _text(result: "Report", kind: ReportFormat, *, pictures: str | None) -> str:

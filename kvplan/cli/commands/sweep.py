@@ -12,8 +12,6 @@ from kvplan.errors import AnswerIsNo, Interrupted, KvplanError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rich.console import Console
-
 
 def sweep(
     scenario: option.ScenarioFile = None,
@@ -134,6 +132,7 @@ def sweep(
 
 def _print(document: dict[str, Any], format: OutputFormat, standard: str | None) -> None:
     from kvplan.cli.output import answer, csv_text, print_json, stdout_console
+    from kvplan.cli.printed_sweep import print_sweep
     from kvplan.reporting.sweep import csv_columns, csv_rows, sweep_markdown
 
     if standard is not None:
@@ -145,36 +144,7 @@ def _print(document: dict[str, Any], format: OutputFormat, standard: str | None)
     elif format is OutputFormat.md:
         answer(sweep_markdown(document))
     else:
-        print_table(document, stdout_console())
-
-
-def print_table(document: dict[str, Any], console: "Console") -> None:
-    """All figures in one table where the line is long enough, else one table a group of figures.
-
-    What is varied is listed above the tables where one of them has no room for it.
-
-    Of a search with runs of several lengths only the points that its answer rests on.
-    """
-    from kvplan.cli.tables import grid, print_wrapped, width
-    from kvplan.reporting.highest import of_answer
-    from kvplan.reporting.sweep import GROUPS, legend, point_table, remarks
-
-    notes = remarks(document)
-    document = dict(of_answer(document))
-    shown = [point_table(document)]
-    if width(shown[0]) > console.width:
-        axes = all(width(point_table(document, group)) <= console.width for group in range(len(GROUPS)))
-        for line in () if axes else legend(document):
-            print_wrapped(line, console)
-        if not axes:
-            console.print()
-        shown = [point_table(document, group, axes=axes) for group in range(len(GROUPS))]
-    for place, table in enumerate(shown):
-        if place:
-            console.print()
-        console.print(grid(table))
-    for note in notes:
-        print_wrapped(f"- {note}", console)
+        print_sweep(document, stdout_console())
 
 
 def _judge(points: "Sequence[Mapping[str, Any] | None]") -> None:

@@ -1,0 +1,35 @@
+"""A sweep in the terminal."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def print_sweep(document: dict[str, Any], console: "Console") -> None:
+    """All figures in one table where the line is long enough, else one table a group of figures.
+
+    What is varied is listed above the tables where one of them has no room for it.
+
+    Of a search with runs of several lengths only the points that its answer rests on.
+    """
+    from kvplan.cli.tables import grid, print_wrapped, width
+    from kvplan.reporting.highest import of_answer
+    from kvplan.reporting.sweep import GROUPS, legend, point_table, remarks
+
+    notes = remarks(document)
+    document = dict(of_answer(document))
+    shown = [point_table(document)]
+    if width(shown[0]) > console.width:
+        axes = all(width(point_table(document, group)) <= console.width for group in range(len(GROUPS)))
+        for line in () if axes else legend(document):
+            print_wrapped(line, console)
+        if not axes:
+            console.print()
+        shown = [point_table(document, group, axes=axes) for group in range(len(GROUPS))]
+    for place, table in enumerate(shown):
+        if place:
+            console.print()
+        console.print(grid(table))
+    for note in notes:
+        print_wrapped(f"- {note}", console)
