@@ -16,7 +16,7 @@ from kvplan.sizing.capacity import FitReport
 from kvplan.sizing.computing import activation_dtype
 from kvplan.sizing.serving import EngineKind, Serving
 from kvplan.sizing.sparse_latents import is_sparse, unasked_format
-from kvplan.sizing.support import cut_tile, kv_means, weights_means
+from kvplan.sizing.support import cut_tile, kv_means, unserved_state, weights_means
 from kvplan.sizing.weight_formats import weight_format
 from kvplan.specs.schema import ModelSpec
 
@@ -67,6 +67,8 @@ def no_command(report: FitReport, engine: EngineKind) -> str | None:
     """Why the engine cannot be started so; ``None`` where it can."""
     serving, gpu = report.serving, report.gpu
     name = NAMES[engine]
+    if (state := unserved_state(report.model)) is not None:
+        return f"{name} has no models with layers of {state}"
     if _kv_flag(report, engine) is None:
         return f"{name} has no {report.kv_format.name} KV cache"
     where = f"on {gpu.name} (compute capability {gpu.compute_capability})"

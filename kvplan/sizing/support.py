@@ -1,4 +1,5 @@
-"""Which number formats an engine runs on a GPU: as they are, widened to 16 bits when they are read, or not.
+"""Which number formats an engine runs on a GPU: as they are, widened to 16 bits when they are read, or not;
+and which layers no engine has.
 
 Sources: vLLM's tables of quantization hardware (0.9.2 to 0.14: fp8 by Marlin from Ampere on, W8A8 from Turing
 on) and its page on fp8 (0.32: weight-only from compute capability 7.5); vllm-project/vllm#29901 (Marlin on
@@ -17,8 +18,14 @@ from kvplan.sizing.weight_formats import weight_format
 from kvplan.specs.formats import KvFormat
 from kvplan.specs.model import ModelSpec
 from kvplan.specs.schema import GpuSpec
+from kvplan.specs.state import MatrixMemoryState, RecurrentState, RwkvState, WkvState
 
 Means = Literal["native", "widened", "none"]
+
+UNSERVED = {
+    RwkvState: "RWKV", WkvState: "RWKV", MatrixMemoryState: "xLSTM", RecurrentState: "RG-LRU (Griffin)",
+}  # fmt: skip
+"""Layers that no model of either engine has (registries of vLLM 0.33 and SGLang 0.5.23)."""
 
 AMPERE, TURING = (8, 0), (7, 5)
 
@@ -73,3 +80,9 @@ def cut_tile(
         if tile and mlp is not None and mlp.kind == "moe" and (columns := mlp.intermediate_size // tp) % tile:
             return columns, tile
     return None
+
+
+def unserved_state(model: ModelSpec) -> str | None:
+    """What layers of the model are called that no engine serves; ``None`` where there are none."""
+    kinds = (type(group.block.state) for group in model.groups())
+    return next((UNSERVED[kind] for kind in kinds if kind in UNSERVED), None)

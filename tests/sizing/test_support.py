@@ -12,6 +12,7 @@ from kvplan.sizing.fit import fit_warnings
 from kvplan.sizing.flags import engine_flags, no_command
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.remedies import remedies
+from kvplan.sizing.serving import EngineKind
 from kvplan.specs.catalog import load_gpu, load_model
 
 
@@ -116,3 +117,15 @@ def test_formats_that_are_widened_are_warned_of(gpu: str) -> None:
     warnings = " ".join(fit_warnings(report))
     assert f"{gpu} has no fp4 arithmetic: weights stay nvfp4 in memory" in warnings
     assert ("attention widens the KV cache" in warnings) is (gpu == "a100-80g")
+
+
+@pytest.mark.parametrize(
+    ("model", "served"),
+    [("rwkv-4-7b", False), ("xlstm-7b", False), ("recurrentgemma-2b", False), ("falcon-mamba-7b", True)],
+)
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_layers_that_no_engine_has_have_no_command(model: str, served: bool, engine: EngineKind) -> None:
+    report = fit_model(load_model(model), load_gpu("h100-sxm"), max_model_len=1024)
+    reason = no_command(report, engine)
+    assert (engine_flags(report)[engine] is not None) is served is (reason is None)
+    assert served or "no models with layers of" in str(reason)
