@@ -78,10 +78,10 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
                 self._stalled = False
                 self._deliver(due)
             elif not running:
-                if any(rank.scheduler.pause for rank in ranks):  # rounds without a batch take no time
+                if any(rank.scheduler.pause.left for rank in ranks):
                     for rank in ranks:
                         if rank.busy:
-                            rank.scheduler.pause = 0
+                            rank.scheduler.pause.end()
                         else:
                             rank.scheduler.idle()
                     continue
@@ -96,7 +96,7 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
         plans = tuple(rank.scheduler.schedule() for rank in self.ranks)
         if any(plan.extends for plan in plans):  # all pause together, whoever has let somebody in
             for rank in self.ranks:
-                rank.scheduler.pause = rank.config.prefill_decode_interval
+                rank.scheduler.pause.begin()
         for rank, plan in zip(self.ranks, plans, strict=True):
             rank.record(plan, self.clock)
         if any(plan.batch.scheduled_tokens or plan.retracted for plan in plans):
@@ -160,7 +160,7 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
             plans[part.number] = part.settle(done)
         for rank in self.ranks:
             if not rank.busy:
-                rank.scheduler.rounds(done)
+                rank.scheduler.pause.pass_by(done, 0)
         if overlap:
             self._in_flight = Flight(tuple(plans), device_free)
         recorder.totals.steps += done

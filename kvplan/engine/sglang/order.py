@@ -1,13 +1,41 @@
-"""The order in which waiting requests are looked at under ``lpm``: longest cached prefix first."""
+"""The order in which waiting requests are looked at: as they came, or longest cached prefix first."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
+from itertools import islice
 
-from kvplan.engine.sglang.config import IN_BATCH_PREFIX_TOKENS
+from kvplan.engine.sglang.config import (
+    IN_BATCH_PREFIX_TOKENS,
+    LPM_QUEUE_LIMIT,
+    WAITING_REFRESH_PASSES,
+    SglangConfig,
+)
 from kvplan.engine.sglang.live import SglangRequest
 from kvplan.engine.sglang.pool import TokenPool
 from kvplan.engine.sglang.prefix_radix import RadixIndex
+
+
+class WaitingOrder:
+    """``calc_priority``: sorted, or the cached prefixes of the queue's first requests are used again."""
+
+    def __init__(self, config: SglangConfig) -> None:
+        self._longest_first = config.schedule_policy == "lpm"
+        self._refreshes = config.radix_eviction_policy == "lru"
+        self._passes = 0
+        """Times the queue was looked at in an order that does not ask the cache."""
+
+    def of(self, waiting: deque[SglangRequest], pool: TokenPool) -> deque[SglangRequest]:
+        """The queue in the order in which it is looked at; looking touches the tree."""
+        if self._longest_first and len(waiting) <= LPM_QUEUE_LIMIT:
+            return deque(longest_prefix_first(waiting, pool))
+        if self._refreshes:
+            if self._passes % WAITING_REFRESH_PASSES == 0:
+                for request in reversed([*islice(waiting, LPM_QUEUE_LIMIT)]):
+                    pool.tree.match(request.content, pool.known(request.tokens))
+            self._passes += 1
+        return waiting
 
 
 def longest_prefix_first(waiting: Iterable[SglangRequest], pool: TokenPool) -> list[SglangRequest]:

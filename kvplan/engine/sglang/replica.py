@@ -132,8 +132,8 @@ class SglangReplica:
                 if self.deliver(due[0], clock) and self.stops:
                     self.stopped = True
             elif not plan.batch.scheduled_tokens:
-                if scheduler.pause:  # rounds without a batch take no time
-                    scheduler.pause = 0
+                if scheduler.pause.left:
+                    scheduler.pause.end()
                     continue
                 if self._stalled and not plan.retracted and (scheduler.waiting or scheduler.chunked):
                     clock = self._wait(clock, min(until, nextafter(self.gives_up_s, _NEVER)))
@@ -269,7 +269,7 @@ class SglangReplica:
         """Write down ``done`` quiet steps, whose pages have ``taken`` tokens; returns the last one's plan."""
         scheduler, recorder = self.scheduler, self.recorder
         decoding, config = scheduler.decoding, scheduler.config
-        scheduler.rounds(done)
+        scheduler.pause.pass_by(done, decoding.count)
         for _ in range(done):
             if scheduler.ratio <= config.least_ratio:
                 break

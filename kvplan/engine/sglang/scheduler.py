@@ -13,18 +13,16 @@ retraction, ``new_token_ratio``. The event loops are read from their source. Not
 from __future__ import annotations
 
 from collections import deque
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from kvplan.engine.sglang.admission import PrefillBudget, Verdict
 from kvplan.engine.sglang.config import (
-    LPM_QUEUE_LIMIT,
     RETRACT_DECODE_STEPS,
-    WAITING_REFRESH_PASSES,
     SglangConfig,
 )
 from kvplan.engine.sglang.live import DecodeBatch, SglangRequest, batch_order
-from kvplan.engine.sglang.order import longest_prefix_first
+from kvplan.engine.sglang.order import WaitingOrder
+from kvplan.engine.sglang.pause import PrefillPause
 from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang.pool import TokenPool
 from kvplan.engine.sglang.radix_tree import Holding
@@ -57,15 +55,13 @@ class SglangScheduler:
         self.chunked: SglangRequest | None = None
         self.last: SglangPlan | None = None
         """The batch before; with overlap its outputs are not known yet."""
-        self.passes = 0
-        """Times the waiting queue was looked at in an order that does not ask the cache."""
+        self.order = WaitingOrder(config)
         self.fresh: list[SglangRequest] = []
         """Members of the decode batch whose first output is in flight."""
         self.aborting: list[SglangRequest] = []
         """Running requests whose clients have given up: they finish with their next output."""
         self.ratio = config.initial_ratio
-        self.pause = 0
-        """Rounds to come in which nobody is let in (``_prefill_decode_interval_remaining``)."""
+        self.pause = PrefillPause(config.prefill_decode_interval, config.prefill_decode_interval_min_bs)
         self.keep_schedule = keep_schedule
         self.queried_tokens = 0
         self.hit_tokens = 0
@@ -122,11 +118,11 @@ class SglangScheduler:
             self.full = False
             self.left_over = 0
         before, self.last = self.last, None
-        plan = None if self._pauses() else self._prefill_batch(before)
+        plan = None if self.pause.holds(self.decoding.count) else self._prefill_batch(before)
         if plan is None:
             plan = self._decode_batch(before)
-        elif self.config.prefill_decode_interval:
-            self.pause = self.config.prefill_decode_interval
+        else:
+            self.pause.begin()
         if plan.batch.scheduled_tokens:
             self.last = plan
         return plan
@@ -134,21 +130,7 @@ class SglangScheduler:
     def idle(self) -> None:
         """Nothing is left to do: the estimate of answers starts over, and rounds take no time."""
         self.ratio = self.config.initial_ratio
-        self.pause = 0
-
-    def rounds(self, number: int) -> None:
-        """So many rounds have gone by in which nobody could be let in."""
-        if self.pause:
-            large = self.decoding.count >= self.config.prefill_decode_interval_min_bs
-            self.pause = max(self.pause - number, 0) if large else 0
-
-    def _pauses(self) -> bool:
-        """``_should_defer_prefill``."""
-        if not self.pause:
-            return False
-        large = self.decoding.count >= self.config.prefill_decode_interval_min_bs
-        self.rounds(1)
-        return large
+        self.pause.end()
 
     def _merge(self, last: SglangPlan) -> None:
         """The prefilled requests join the running batch; ``left_over`` has none of them."""
@@ -183,7 +165,7 @@ class SglangScheduler:
             self.full = True
             return None
         if self.waiting and self.pool.caching:
-            self._order_waiting()
+            self.waiting = self.order.of(self.waiting, self.pool)
         in_batch = decoding.count
         budget = self.budget_type(
             config, self.pool, self.ratio, self._reserved(),
@@ -224,18 +206,6 @@ class SglangScheduler:
             if decoding.count and self._decode_fits():
                 self._decode(plan)
         return plan
-
-    def _order_waiting(self) -> None:
-        """``calc_priority``: sorted, or the cached prefixes of its first requests are used again."""
-        config, waiting, pool = self.config, self.waiting, self.pool
-        if config.schedule_policy == "lpm" and len(waiting) <= LPM_QUEUE_LIMIT:
-            self.waiting = deque(longest_prefix_first(waiting, pool))
-            return
-        if config.radix_eviction_policy == "lru":
-            if self.passes % WAITING_REFRESH_PASSES == 0:
-                for request in reversed([*islice(waiting, LPM_QUEUE_LIMIT)]):
-                    pool.tree.match(request.content, pool.known(request.tokens))
-            self.passes += 1
 
     def _leave_finishing(self, before: SglangPlan | None) -> None:
         """With overlap, take out those whose last output comes with the batch in flight."""
