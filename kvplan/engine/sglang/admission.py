@@ -96,12 +96,15 @@ class PrefillBudget:
 
     def fitting(self, tokens: int, held: int, cached: int, answer: int, others: Sized) -> int | Verdict:
         """``extend`` of a request for which the batch has a place."""
-        page, room = self.page, self.chunk_tokens
         if answer > self.clip:
             answer = self.clip
-        if tokens - held + answer + page >= self.total:
+        if tokens - held + answer + self.page >= self.total:
             return Verdict.NO_TOKEN
-        extend = tokens - cached
+        return self.within(self.chunk_tokens, tokens, cached, others)
+
+    def within(self, room: int | None, tokens: int, cached: int, others: Sized) -> int | Verdict:
+        """What ``room`` tokens leave of a request's prefill, cut at a page; None: it is taken whole."""
+        page, extend = self.page, tokens - cached
         padded = -(-extend // page) * page
         if room is None:
             return Verdict.OTHER if others and padded >= self.input_tokens else extend

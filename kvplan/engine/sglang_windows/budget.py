@@ -52,8 +52,7 @@ class WindowBudget(PrefillBudget):
             answer = self.clip
         if tokens - held + answer + page >= self.total:
             return Verdict.NO_TOKEN
-        extend = tokens - cached
-        padded = -(-extend // page) * page
+        padded = -(-(tokens - cached) // page) * page
         needed = self.windows_of(padded, answer)
         if needed >= self.windows_left:
             if room is None or needed < self._windows.window_tokens:
@@ -62,12 +61,7 @@ class WindowBudget(PrefillBudget):
             if most <= 0:
                 return Verdict.NO_TOKEN
             room = min(room, most)
-        if room is None:
-            return Verdict.OTHER if others and padded >= self.input_tokens else extend
-        if padded <= room:
-            return extend
-        extend = (cached + room // page * page) // page * page - cached
-        return extend if extend > 0 else Verdict.OTHER
+        return self.within(room, tokens, cached, others)
 
     def chunk(self, left: int, answer: int) -> int:
         """As the base class; 0 where the pools have nothing for it now: it stays where it is."""
