@@ -5,10 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from kvplan.engine.recorder import RequestRow
 from kvplan.traces.request import Request, TokenRuns, count_tokens
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -27,3 +28,12 @@ def request(name: str, arrival_s: float, prompt: list[Any], output: list[Any], p
 
 def digest(lines: Iterator[str] | list[str]) -> str:
     return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+
+
+def digest_of_rows(rows: Iterable[RequestRow]) -> str:
+    """Of what SGLang's runs are recorded with: when each request got what, cached tokens, preemptions."""
+    table = [
+        [row.id, row.scheduled_s, row.first_token_s, row.finish_s, row.cached_tokens, row.preemptions]
+        for row in rows
+    ]
+    return hashlib.sha256(json.dumps(table).encode()).hexdigest()

@@ -7,14 +7,12 @@ have free and what of the window pool may be evicted.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from drafted_runs import play, recorded
-from recorded_runs import digest, recordings
+from recorded_runs import digest, digest_of_rows, recordings
 
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
@@ -60,10 +58,6 @@ def played(
 
     found = play(run, make, log=log)
     (replica,) = replicas
-    table = [
-        [row.id, row.scheduled_s, row.first_token_s, row.finish_s, row.cached_tokens, row.preemptions]
-        for row in found.rows
-    ]
     if log:
         # The recording does not count who holds memory.
         lines = ["|".join(line.split("|")[part] for part in (0, 1, 3, 4)) for line in found.lines]
@@ -71,7 +65,7 @@ def played(
             digest([f"{line}|{counts}" for line, counts in zip(lines, more, strict=True)]) == run["decisions"]
         )
     assert found.aborted == run["aborted"]
-    assert hashlib.sha256(json.dumps(table).encode()).hexdigest() == run["rows"]
+    assert digest_of_rows(found.rows) == run["rows"]
     drafted = replica.drafting.drafted
     totals = run["totals"]
     steps = replica.recorder.totals.steps

@@ -7,13 +7,11 @@ with the slots that are free, those of the tree, and those of them that nobody h
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
 import pytest
 from drafted_runs import play
-from recorded_runs import digest, recordings
+from recorded_runs import digest, digest_of_rows, recordings
 
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
@@ -54,10 +52,6 @@ def test_sglang_states(number: int, log: bool) -> None:
 
     played = play(run, make, log=log)
     (replica,) = replicas
-    table = [
-        [row.id, row.scheduled_s, row.first_token_s, row.finish_s, row.cached_tokens, row.preemptions]
-        for row in played.rows
-    ]
     if log:
         # The recording does not count who holds memory.
         lines = ["|".join(line.split("|")[part] for part in (0, 1, 3, 4)) for line in played.lines]
@@ -66,7 +60,7 @@ def test_sglang_states(number: int, log: bool) -> None:
             == (run["decisions"])
         )
     assert played.aborted == run["aborted"]
-    assert hashlib.sha256(json.dumps(table).encode()).hexdigest() == run["rows"]
+    assert digest_of_rows(played.rows) == run["rows"]
     index = replica.states.pool.index
     found = [replica.recorder.totals.steps, index.evicted, index.evicted_states, index.states]
     assert found == run["totals"]

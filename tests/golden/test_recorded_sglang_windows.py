@@ -6,13 +6,11 @@ windows, and the processing of results were SGLang's own. Batches took the time 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
 import pytest
 from drafted_runs import play
-from recorded_runs import digest, recordings
+from recorded_runs import digest, digest_of_rows, recordings
 
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
@@ -54,17 +52,13 @@ def test_sglang_windows(number: int, log: bool) -> None:
 
     played = play(run, make, log=log)
     (replica,) = replicas
-    table = [
-        [row.id, row.scheduled_s, row.first_token_s, row.finish_s, row.cached_tokens, row.preemptions]
-        for row in played.rows
-    ]
     if log:
         # The recording does not count who holds memory.
         parts = (0, 1, 3, 4, 5, 6, 7)
         told = ["|".join(line.split("|")[part] for part in parts) for line in played.lines]
         assert digest(told) == run["decisions"]
     assert played.aborted == run["aborted"]
-    assert hashlib.sha256(json.dumps(table).encode()).hexdigest() == run["rows"]
+    assert digest_of_rows(played.rows) == run["rows"]
     scheduler, cache = replica.windowed, replica.windowed.pool.cache
     totals = [replica.recorder.totals.steps, cache.evicted, cache.evicted_windows, scheduler.preemptions]
     assert totals == run["totals"]
