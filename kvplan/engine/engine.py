@@ -29,14 +29,14 @@ def make_engine(
 ) -> Engine:
     """``fast``, or ``reference``: the same decisions, block by block; several replicas behind a router.
 
-    Full attention or chunks in blocks of two sizes are simulated block by block under either name. A strategy
-    has one implementation, its own.
+    Full attention or chunks in blocks of two sizes are simulated block by block under either name. Of the
+    strategies SGLang's pools for windows and for states have oracles; the others have one implementation.
     """
     if name not in ENGINES:
         raise UnknownName("engine", name, ENGINES)
     if strategy is not None:
         if replicas == 1:
-            return strategy_engine(strategy, config, latency, recorder)
+            return strategy_engine(strategy, config, latency, recorder, reference=name == "reference")
         if not getattr(strategy, "behind_router", False):
             raise UsageError(
                 f"{strategy.name} is simulated for one replica",

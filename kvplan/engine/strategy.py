@@ -36,7 +36,8 @@ class Strategy(Protocol):
     drop a request says so with ``holds_on``: its clients wait for ever. One whose steps take what the latency
     model answers, which is asked once for each and for nothing else, says so with ``asks_once``; what a step
     would take, that is not taken, is asked of ``HeardLatency.unheard``. One of SGLang's scheduler has a
-    method ``sglang_engine``, like ``engine`` with a ``SglangConfig``.
+    method ``sglang_engine``, like ``engine`` with a ``SglangConfig``; one that has an oracle, too, builds it
+    with ``sglang_reference``.
     """
 
     @property
@@ -54,18 +55,25 @@ class Strategy(Protocol):
 
 
 def strategy_engine(
-    strategy: Strategy, config: EngineConfig | SglangConfig, latency: LatencyModel, recorder: Recorder
+    strategy: Strategy,
+    config: EngineConfig | SglangConfig,
+    latency: LatencyModel,
+    recorder: Recorder,
+    *,
+    reference: bool = False,
 ) -> Engine:
-    """One deployment with a strategy.
+    """One deployment with a strategy; ``reference``: its oracle, where it has one.
 
     Raises:
         UsageError: the strategy does not go with this engine or its options.
     """
     if isinstance(config, EngineConfig):
         return strategy.engine(config, latency, recorder)
-    build: Callable[[SglangConfig, LatencyModel, Recorder], Engine] | None = getattr(
-        strategy, "sglang_engine", None
-    )
+    build: Callable[[SglangConfig, LatencyModel, Recorder], Engine] | None = None
+    if reference:
+        build = getattr(strategy, "sglang_reference", None)
+    if build is None:
+        build = getattr(strategy, "sglang_engine", None)
     if build is None:
         raise UsageError(
             f"{strategy.name} is simulated on vLLM's scheduler only", where="engine.kind", hint="use vllm"

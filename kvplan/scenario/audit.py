@@ -101,7 +101,7 @@ def audit_result(
     if document["complete"] and played == document["totals"]["requests"]:
         checks = (*checks, check_totals(document["totals"], reference.totals))
     notes = []
-    if reference.strategy is not None:
+    if reference.strategy is not None and logged.engine is reference.engine:
         notes.append(
             f"{reference.strategy} has one implementation, which was played against itself: equal means "
             "that it repeats itself"

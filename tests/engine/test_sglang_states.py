@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 from drafted_workloads import workloads
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from served import Served, request, serve
+from served import Clock, Served, request, serve
 
 from kvplan.engine.cluster import Cluster
 from kvplan.engine.content import Content
 from kvplan.engine.engine import make_engine
 from kvplan.engine.recorder import Recorder
+from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
+from kvplan.engine.reference.sglang_states import ReferenceStateScheduler
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.replica import SglangReplica
 from kvplan.engine.sglang_states.index import StateIndex
@@ -40,6 +42,16 @@ def run(
         return engine
 
     return serve(make, config, requests, log=log), engines[0]  # type: ignore[arg-type]
+
+
+def reference(rules: StateRules) -> Callable[[SglangConfig, Clock, Recorder], ReferenceSglangEngine]:
+    """The oracle, which looks at its books after every step."""
+
+    def make(config: SglangConfig, clock: Clock, recorder: Recorder) -> ReferenceSglangEngine:
+        scheduler = ReferenceStateScheduler(config, rules)
+        return ReferenceSglangEngine(config, clock, recorder, check=True, scheduler=scheduler)
+
+    return make
 
 
 def nodes(index: StateIndex) -> list[StateNode]:
@@ -96,6 +108,10 @@ def test_everybody_gets_the_whole_answer_and_gives_tokens_and_slots_back(
     # Steps in which nothing is decided are not planned without a log: nobody may notice.
     quiet, _ = run(config, requests, rules)
     assert quiet.outcome == served.outcome
+    # And they are those of every request looked at in every step.
+    checked = serve(reference(rules), config, requests, log=True)  # type: ignore[arg-type]
+    assert (checked.lines, checked.outcome) == (served.lines, served.outcome)
+    assert checked.sections == served.sections
 
 
 @settings(max_examples=50, deadline=None)

@@ -14,6 +14,8 @@ from drafted_runs import play
 from recorded_runs import digest, digest_of_rows, recordings
 
 from kvplan.engine.recorder import Recorder
+from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
+from kvplan.engine.reference.sglang_states import ReferenceStateScheduler
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang_states.replica import StateReplica
@@ -64,6 +66,32 @@ def test_sglang_states(number: int, log: bool) -> None:
     index = replica.states.pool.index
     found = [replica.recorder.totals.steps, index.evicted, index.evicted_states, index.states]
     assert found == run["totals"]
+
+
+@pytest.mark.parametrize("number", range(len(RUNS)))
+def test_its_oracle(number: int) -> None:
+    run: dict[str, Any] = RUNS[number]
+    slots, chunk, spare, interval = run["states"]
+    config = SglangConfig(**run["config"])
+    scheduler = ReferenceStateScheduler(config, StateRules(slots, chunk, spare, interval))
+    tree, told = scheduler.tree, []
+
+    def make(recorder: Recorder) -> ReferenceSglangEngine:
+        def tell(line: str) -> None:
+            unheld = sum(not node.state_locks for node in tree.recency)
+            parts = [line.split("|")[part] for part in (0, 1, 3, 4)]
+            told.append("|".join([*parts, f"{scheduler.free_slots},{len(tree.recency)},{unheld}"]))
+
+        recorder.on_decision = tell
+        return ReferenceSglangEngine(
+            config, LinearLatency(*run["clock"]), recorder, check=True, scheduler=scheduler
+        )
+
+    played = play(run, make, log=True)
+    assert digest(told) == run["decisions"]
+    assert played.aborted == run["aborted"]
+    assert digest_of_rows(played.rows) == run["rows"]
+    assert [tree.evicted, tree.states_evicted, len(tree.recency)] == run["totals"][1:]
 
 
 def test_the_recordings_have_what_they_are_for() -> None:

@@ -13,6 +13,8 @@ from drafted_runs import play
 from recorded_runs import digest, digest_of_rows, recordings
 
 from kvplan.engine.recorder import Recorder
+from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
+from kvplan.engine.reference.sglang_windows import ReferenceWindowScheduler
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang_windows.replica import WindowReplica
 from kvplan.engine.sglang_windows.windows import EVICTION_INTERVAL, SlidingWindows
@@ -62,6 +64,34 @@ def test_sglang_windows(number: int, log: bool) -> None:
     scheduler, cache = replica.windowed, replica.windowed.pool.cache
     totals = [replica.recorder.totals.steps, cache.evicted, cache.evicted_windows, scheduler.preemptions]
     assert totals == run["totals"]
+
+
+@pytest.mark.parametrize("number", range(len(RUNS)))
+def test_its_oracle(number: int) -> None:
+    run: dict[str, Any] = RUNS[number]
+    config, windows = SglangConfig(**run["config"]), SlidingWindows(*run["windows"])
+    scheduler = ReferenceWindowScheduler(config, windows)
+    tree, told = scheduler.tree, []
+
+    def make(recorder: Recorder) -> ReferenceSglangEngine:
+        def tell(line: str) -> None:
+            parts = [line.split("|")[part] for part in (0, 1, 3, 4)]
+            told.append(
+                "|".join(
+                    [*parts, *map(str, (scheduler.free, scheduler.free_windows, tree.evictable_windows))]
+                )
+            )
+
+        recorder.on_decision = tell
+        return ReferenceSglangEngine(
+            config, LinearLatency(*run["clock"]), recorder, check=True, scheduler=scheduler
+        )
+
+    played = play(run, make, log=True)
+    assert digest(told) == run["decisions"]
+    assert played.aborted == run["aborted"]
+    assert digest_of_rows(played.rows) == run["rows"]
+    assert [tree.evicted, tree.windows_evicted, scheduler.preemptions] == run["totals"][1:]
 
 
 def test_the_recordings_have_what_they_are_for() -> None:

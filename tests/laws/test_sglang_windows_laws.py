@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from radix_runs import runs
 
 from kvplan.engine.errors import EngineStuck, OutOfKvMemory
-from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.recorder import Metric, Recorder, RequestRow
+from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
+from kvplan.engine.reference.sglang_windows import ReferenceWindowScheduler
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang.replica import SglangReplica
@@ -119,6 +121,20 @@ def windowed(draw: st.DrawFn) -> tuple[SglangConfig, list[Request], SlidingWindo
     return config, workload, SlidingWindows(span, tokens, interval)
 
 
+def _reference(
+    config: SglangConfig, workload: list[Request], windows: SlidingWindows
+) -> tuple[list[str], dict[str, RequestRow], dict[str, list[Metric]]]:
+    """The same, every request looked at in every step."""
+    rows: dict[str, RequestRow] = {}
+    lines: list[str] = []
+    recorder = Recorder(on_request=lambda row: rows.__setitem__(row.id, row), on_decision=lines.append)
+    scheduler = ReferenceWindowScheduler(config, windows)
+    engine = ReferenceSglangEngine(config, CLOCK, recorder, check=True, scheduler=scheduler)
+    engine.run(workload)
+    engine.close()
+    return lines, rows, recorder.sections
+
+
 @FUZZ
 @given(case=windowed())
 def test_books_balance_and_everybody_gets_the_whole_answer(
@@ -132,6 +148,8 @@ def test_books_balance_and_everybody_gets_the_whole_answer(
         # A pool that does not hold one request's windows beside what it must keep, or no chunk.
         with pytest.raises(type(stop)):
             _play(Checked, config, workload, windows, log=False)
+        with pytest.raises(type(stop)):
+            _reference(config, workload, windows)
         return
     assert isinstance(replica, WindowReplica)
     pool = replica.windowed.pool
@@ -145,6 +163,7 @@ def test_books_balance_and_everybody_gets_the_whole_answer(
     _, again, bulk = _play(Checked, config, workload, windows, log=False)
     assert again == rows
     assert bulk.recorder.sections == replica.recorder.sections
+    assert _reference(config, workload, windows) == (lines, rows, replica.recorder.sections)
 
 
 @FUZZ

@@ -61,6 +61,18 @@ def test_pools_of_several_groups_are_played_through_both_engines() -> None:
     assert not found.notes
 
 
+@pytest.mark.parametrize("model", ["gpt-oss-20b", "qwen3-next-80b-a3b"])
+def test_pools_of_sglang_beside_its_tokens_are_played_through_both_engines(model: str) -> None:
+    flags = {"engine.kind": "sglang", "model": model, "gpu": "h200", "parallel.tp": 2, **CHAT}
+    clock = {name: value for name, value in FLAGS.items() if name.startswith("latency.")}
+    run = Run(load_scenario(None, {**flags, **clock}))
+    run.execute()
+    found = audit_result(json.loads(json.dumps(run.result(["kvplan", "simulate"]))))
+    assert found.passed
+    assert found.checks[-1].name == "totals are those of a fresh run"
+    assert not found.notes
+
+
 def test_what_has_one_engine_only_says_so() -> None:
     groups = [{"kind": "full", "block_size": 16}, {"kind": "full", "block_size": 32}]
     found = audit_result(simulate(cache__groups=groups), 20)

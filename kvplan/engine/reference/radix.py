@@ -33,12 +33,14 @@ class TokenTree:
         kind: whose clock to follow.
     """
 
+    node_class = TokenNode
+
     def __init__(self, page_size: int, policy: str, kind: TreeKind = "unified") -> None:
         self.page_size = page_size
         self.kind = kind
         self.key = EVICTION.get(policy)
         self.ticks = 0
-        self.root = TokenNode((), None, self._tick())
+        self.root = self.node_class((), None, self._tick())
         self.evictable = 0
         self.protected = 0
         self.evicted = 0
@@ -52,30 +54,39 @@ class TokenTree:
         wanted = self._floor(content[:limit])
         if not wanted:
             return 0, self.root
-        node, hit = self.root, 0
-        now = self._tick() if self.kind == "radix" else 0.0
-        passed = [node]
+        now = self._tick() if self.kind == "radix" else None
+        passed = self._passed(wanted, now)
+        if now is None:
+            self._used(passed)
+        else:
+            self.root.last_access = now
+        return sum(len(seen.tokens) for seen in passed), passed[-1]
+
+    def _passed(self, wanted: Tokens, now: float | None = None) -> list[TokenNode]:
+        """The nodes that hold ``wanted`` as far as it is known, from the root on; the last one is cut there.
+
+        ``RadixCache`` writes the time of a match down on its way, before it cuts.
+        """
+        node, passed = self.root, [self.root]
         while wanted:
             child = node.children.get(wanted[: self.page_size])
             if child is None:
                 break
-            if self.kind == "radix":
+            if now is not None:
                 child.last_access = now
             agreed = self._agreement(child.tokens, wanted)
-            hit += agreed
             node = child if agreed == len(child.tokens) else self._split(child, agreed)
             passed.append(node)
             if node is not child:
                 break
             wanted = wanted[agreed:]
-        if self.kind == "radix":
-            self.root.last_access = now
-        else:
-            # UnifiedRadixCache: the deepest node is the most recent, each ancestor a trifle older.
-            now = self._tick()
-            for back, seen in enumerate(reversed(passed)):
-                seen.last_access = now - back * 1e-5
-        return hit, node
+        return passed
+
+    def _used(self, passed: list[TokenNode]) -> None:
+        """``UnifiedRadixCache``: the deepest node is the most recent, each ancestor a trifle older."""
+        now = self._tick()
+        for back, seen in enumerate(reversed(passed)):
+            seen.last_access = now - back * 1e-5
 
     def insert(self, content: Tokens, length: int, priority: int, counted: int) -> int:
         """See ``RadixTree.insert``."""
@@ -95,7 +106,7 @@ class TokenTree:
             if present > counted:
                 node.hit_count += 1
         if wanted:
-            leaf = TokenNode(wanted, node, self._tick())
+            leaf = self.node_class(wanted, node, self._tick())
             leaf.priority = priority
             if present + len(wanted) > counted:
                 leaf.hit_count = 1
@@ -134,6 +145,16 @@ class TokenTree:
                 self.protected += len(node.tokens)
             node.lock_ref += 1
             node = node.parent
+
+    def hold(self, node: TokenNode) -> int:
+        """``inc_lock_ref``: lock a node; returns what ``let_go`` wants to hear."""
+        self.lock(node)
+        return 0
+
+    def let_go(self, node: TokenNode, mark: int) -> None:
+        """``dec_lock_ref``: undo one ``hold``."""
+        del mark
+        self.unlock(node)
 
     def unlock(self, node: TokenNode) -> None:
         """See ``RadixTree.unlock``."""
@@ -194,7 +215,7 @@ class TokenTree:
     def _split(self, child: TokenNode, keep: int) -> TokenNode:
         parent = child.parent
         assert parent is not None
-        upper = TokenNode(child.tokens[:keep], parent, self._tick())
+        upper = self.node_class(child.tokens[:keep], parent, self._tick())
         upper.lock_ref, upper.hit_count, upper.priority = child.lock_ref, child.hit_count, child.priority
         if self.kind == "unified":
             upper.creation = child.creation

@@ -8,16 +8,12 @@ loop around them is read from its source. Names follow the source.
 from __future__ import annotations
 
 from kvplan.engine.errors import OutOfKvMemory
-from kvplan.engine.reference.radix import TokenTree
+from kvplan.engine.recorder import Metric
+from kvplan.engine.reference.radix import TokenNode, TokenTree
 from kvplan.engine.reference.sglang_budget import Budget
+from kvplan.engine.reference.sglang_queue import QueueOrder
 from kvplan.engine.reference.sglang_state import SglangPlan, SglangState
-from kvplan.engine.sglang.config import (
-    IN_BATCH_PREFIX_TOKENS,
-    LPM_QUEUE_LIMIT,
-    RETRACT_DECODE_STEPS,
-    WAITING_REFRESH_PASSES,
-    SglangConfig,
-)
+from kvplan.engine.sglang.config import RETRACT_DECODE_STEPS, SglangConfig
 from kvplan.engine.sglang.radix_tree import Holding, checkpoint, drop, release
 from kvplan.traces.request import Request
 
@@ -25,9 +21,12 @@ from kvplan.traces.request import Request
 class ReferenceSglangScheduler:
     """Queues, pool and tree of one engine; ``schedule`` makes a batch, ``deliver`` takes its result."""
 
+    budget_class = Budget
+    state_class = SglangState
+
     def __init__(self, config: SglangConfig) -> None:
         self.config = config
-        self.tree = TokenTree(config.page_size, config.radix_eviction_policy, config.tree)
+        self.tree = self.make_tree()
         self.caching = not config.disable_radix_cache
         self.free = config.pool_tokens
         self.waiting: list[SglangState] = []
@@ -38,8 +37,7 @@ class ReferenceSglangScheduler:
         self.full = False
         self.chunked: SglangState | None = None
         self.last: SglangPlan | None = None
-        self.passes = 0
-        """Times the waiting queue was put in order."""
+        self.queue = QueueOrder(config, self.tree)
         self.ratio = config.initial_ratio
         self.deferred_rounds = 0
         """``_prefill_decode_interval_remaining``."""
@@ -48,9 +46,13 @@ class ReferenceSglangScheduler:
         self.preemptions = 0
         self.allocated = 0
 
+    def make_tree(self) -> TokenTree:
+        """What is cached."""
+        return TokenTree(self.config.page_size, self.config.radix_eviction_policy, self.config.tree)
+
     def add(self, request: Request) -> SglangState:
         """A new request."""
-        state = SglangState(request, self.tree)
+        state = self.state_class(request, self.tree)
         self.waiting.append(state)
         return state
 
@@ -63,9 +65,7 @@ class ReferenceSglangScheduler:
         elif state is self.chunked:
             # ``process_pending_chunked_abort``; the chunk in flight is drained without effect.
             self.chunked = None
-            self.free += state.held.private
-            drop(self.tree, state.held)
-            state.holding = None
+            self._give_back(state)
 
     @property
     def has_requests(self) -> bool:
@@ -90,6 +90,10 @@ class ReferenceSglangScheduler:
         plan.waiting = len(self.waiting)
         self.last = None if plan.empty else plan
         return plan
+
+    def sections(self) -> dict[str, list[Metric]]:
+        """What it reports beyond totals."""
+        return {}
 
     def idle(self) -> None:
         """Nothing is left to do (``on_idle``)."""
@@ -171,12 +175,12 @@ class ReferenceSglangScheduler:
         if allocatable <= 0 and self.chunked is None:
             self.full = True
             return None
-        self._calculate_priority()
-        budget = Budget(self, len(self.running) if self.config.enable_mixed_chunk else 0)
+        if self.caching:
+            self.queue.arrange(self.waiting)
+        budget = self.budget_class(self, len(self.running) if self.config.enable_mixed_chunk else 0)
         batch: list[SglangState] = []
         if self.chunked is not None:
-            batch.append(self.chunked)
-            self.chunked = self._continue_chunked(self.chunked, budget)
+            self.chunked = self._continue_chunked(self.chunked, budget, batch)
         for state in list(self.waiting):
             if budget.verdict() == "other":
                 break
@@ -203,49 +207,33 @@ class ReferenceSglangScheduler:
                 self.running = []
         return plan
 
-    def _continue_chunked(self, state: SglangState, budget: Budget) -> SglangState | None:
-        assert budget.chunk_tokens is not None
-        room = min(budget.chunk_tokens, int(budget.total))
-        if room <= 0:
-            room = budget.chunk_tokens
+    def _continue_chunked(
+        self, state: SglangState, budget: Budget, batch: list[SglangState]
+    ) -> SglangState | None:
+        room = budget.chunk_room()
         left = state.tokens - state.prefix
         extend = min(left, room)
+        if extend:
+            batch.append(state)
         state.extend_end = state.prefix + extend
         whole = left <= room
-        budget.charge(extend, min(state.max_new_tokens, self.config.clip_max_new_tokens) if whole else 0)
+        if extend:
+            budget.charge(extend, min(state.max_new_tokens, self.config.clip_max_new_tokens) if whole else 0)
         return None if whole else state
 
     def _add_one(self, state: SglangState, budget: Budget, batch: list[SglangState]) -> str:
-        page, tree, most = self.config.page_size, self.tree, self.config.prefill_max_requests
-        hit, node = tree.match(state.content, state.tokens - 1) if self.caching else (0, tree.root)
+        most = self.config.prefill_max_requests
+        hit, node = self._match(state)
         if most is not None and len(batch) >= most:
             return "other"
-        extend = state.tokens - hit
-        max_new = min(max(state.max_new_tokens - state.outputs, 0), self.config.clip_max_new_tokens)
-        tree.lock(node)
-        if extend + max_new + page >= budget.total:
-            tree.unlock(node)
-            return "no token"
-        padded = -(-extend // page) * page
-        if budget.chunk_tokens is None and batch and padded >= budget.input_tokens:
-            tree.unlock(node)
-            return "other"
-        chunked = budget.chunk_tokens is not None and padded > budget.chunk_tokens
-        if chunked:
-            assert budget.chunk_tokens is not None
-            extend = (hit + budget.chunk_tokens // page * page) // page * page - hit
-            if extend <= 0:
-                tree.unlock(node)
-                return "other"
-        state.holding = Holding(
-            state.content, state.prompt_tokens, state.request.priority, node, shared=hit, allocated=hit
-        )
-        state.prefix = hit
+        mark = self._hold(state, node)
+        extend = budget.extend(state, hit, batch)
+        if isinstance(extend, str):
+            self.tree.let_go(node, mark)
+            return extend
+        self._take_in(state, node, mark, hit)
+        chunked = hit + extend < state.tokens
         state.extend_end = hit + extend
-        if state.cached_tokens < 0:
-            state.cached_tokens = hit
-            self.queried_tokens += state.tokens
-            self.hit_tokens += hit
         batch.append(state)
         if chunked:
             assert self.chunked is None
@@ -253,32 +241,26 @@ class ReferenceSglangScheduler:
         budget.charge(extend, 0 if chunked else min(state.max_new_tokens, self.config.clip_max_new_tokens))
         return budget.verdict()
 
-    def _calculate_priority(self) -> None:
-        """``calc_priority``."""
-        if self.config.schedule_policy == "lpm" and self.caching and len(self.waiting) <= LPM_QUEUE_LIMIT:
-            self._sort_by_longest_prefix()
-            return
-        if not self.caching or not self.waiting or self.config.radix_eviction_policy != "lru":
-            return
-        # ``_touch_waiting_prefixes``: what is waited for is not the first to be evicted.
-        if self.passes % WAITING_REFRESH_PASSES == 0:
-            for state in reversed(self.waiting[:LPM_QUEUE_LIMIT]):
-                self.tree.match(state.content, state.tokens)
-        self.passes += 1
+    def _match(self, state: SglangState) -> tuple[int, TokenNode]:
+        """``init_next_round_input``: cached tokens, and the node they end with."""
+        return self.tree.match(state.content, state.tokens - 1) if self.caching else (0, self.tree.root)
 
-    def _sort_by_longest_prefix(self) -> None:
-        queue_tree = TokenTree(1, "lru", "radix")
-        rank: dict[SglangState, float] = {}
-        for state in self.waiting:
-            hit, _ = self.tree.match(state.content, state.tokens)
-            rank[state] = -min(hit, state.tokens - 1)
-            if hit <= IN_BATCH_PREFIX_TOKENS:
-                alike, _ = queue_tree.match(state.content, state.tokens)
-                if alike >= IN_BATCH_PREFIX_TOKENS:
-                    rank[state] = float("inf")
-                else:
-                    queue_tree.insert(state.content, state.tokens, 0, 0)
-        self.waiting.sort(key=lambda state: rank[state])
+    def _hold(self, state: SglangState, node: TokenNode) -> int:
+        """``_lock_node``: what was found stays while the books are looked at."""
+        del state
+        return self.tree.hold(node)
+
+    def _take_in(self, state: SglangState, node: TokenNode, mark: int, hit: int) -> None:
+        """``init_req``'s books: what a request in the batch holds."""
+        state.holding = Holding(
+            state.content, state.prompt_tokens, state.request.priority, node, shared=hit, allocated=hit
+        )
+        state.mark = mark
+        state.prefix = hit
+        if state.cached_tokens < 0:
+            state.cached_tokens = hit
+            self.queried_tokens += state.tokens
+            self.hit_tokens += hit
 
     # -- decode -----------------------------------------------------------------------------------------
 
@@ -308,7 +290,7 @@ class ReferenceSglangScheduler:
         page = self.config.page_size
         needed = sum(page for state in states if state.extend_end % page == 0)
         self._make_room(needed)
-        return self.free >= needed
+        return self._room >= needed
 
     def _retract(self, plan: SglangPlan) -> None:
         keep = sorted(self.running, key=lambda state: (state.outputs, -state.prompt_tokens), reverse=True)
@@ -327,13 +309,16 @@ class ReferenceSglangScheduler:
 
     def _let_go(self, state: SglangState, remaining: int) -> None:
         """``release_req``: nothing is put into the tree, room for the others is made at once."""
-        self.free += state.held.private
-        drop(self.tree, state.held)
-        state.holding = None
+        self._give_back(state)
         state.prefix = state.extend_end = 0
         self._make_room(remaining * RETRACT_DECODE_STEPS)
 
     # -- pool -------------------------------------------------------------------------------------------
+
+    @property
+    def _room(self) -> int:
+        """Tokens that can be handed out without evicting."""
+        return self.free
 
     def _make_room(self, tokens: int) -> None:
         """``evict_from_tree_cache``."""
@@ -345,8 +330,8 @@ class ReferenceSglangScheduler:
         asked = sum(state.extend_end - state.prefix for state in plan.extends)
         self._make_room(asked if page == 1 else asked + len(plan.extends) * page)
         needed = sum(self._missing(state, state.extend_end) for state in plan.extends)
-        if needed > self.free:
-            raise OutOfKvMemory("prefill", needed, self.free)
+        if needed > self._room:
+            raise OutOfKvMemory("prefill", needed, self._room)
         for state in plan.extends:
             plan.before[state] = state.prefix
             plan.after[state] = state.extend_end
@@ -356,8 +341,8 @@ class ReferenceSglangScheduler:
         """``prepare_for_decode``."""
         self._make_room(len(states) * self.config.page_size)
         needed = sum(self._missing(state, state.extend_end + 1) for state in states)
-        if needed > self.free:
-            raise OutOfKvMemory("decode", needed, self.free)
+        if needed > self._room:
+            raise OutOfKvMemory("decode", needed, self._room)
         for state in states:
             plan.before[state] = state.extend_end
             state.extend_end += 1
@@ -386,12 +371,22 @@ class ReferenceSglangScheduler:
             self.free += state.held.private
         state.holding = None
 
-    def check(self) -> None:
-        """Assert the conservation law: free + referenced + cached == total."""
-        self.tree.check()
+    def _give_back(self, state: SglangState) -> None:
+        """Free what is the request's own, and let go of the tree."""
+        self.free += state.held.private
+        drop(self.tree, state.held)
+        state.holding = None
+
+    def holders(self) -> set[SglangState]:
+        """Requests that have something in the pool."""
         holders = {*self.running, *([self.chunked] if self.chunked else [])}
         if self.last is not None:
             holders |= {*self.last.extends, *self.last.decodes}
-        private = sum(state.holding.private for state in holders if state.holding is not None)
+        return {state for state in holders if state.holding is not None}
+
+    def check(self) -> None:
+        """Assert the conservation law: free + referenced + cached == total."""
+        self.tree.check()
+        private = sum(state.held.private for state in self.holders())
         assert self.free >= 0
         assert self.free + private + self.tree.protected + self.tree.evictable == self.config.pool_tokens

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kvplan.engine.reference.sglang import ReferenceSglangScheduler
+    from kvplan.engine.reference.sglang_state import SglangState
 
 
 class Budget:
@@ -34,6 +35,30 @@ class Budget:
     def current(self) -> int:
         """Tokens left right now."""
         return self.scheduler.free + self.scheduler.tree.evictable - self.current_offset
+
+    def extend(self, state: SglangState, hit: int, batch: list[SglangState]) -> int | str:
+        """``add_one_req``: tokens it would compute behind ``hit`` cached ones, or why it is not taken in."""
+        most = self.scheduler.config.clip_max_new_tokens
+        answer = min(max(state.max_new_tokens - state.outputs, 0), most)
+        if state.tokens - hit + answer + self.page >= self.total:
+            return "no token"
+        return self._within(self.chunk_tokens, state, hit, batch)
+
+    def _within(self, room: int | None, state: SglangState, hit: int, batch: list[SglangState]) -> int | str:
+        extend = state.tokens - hit
+        padded = -(-extend // self.page) * self.page
+        if room is None:
+            return "other" if batch and padded >= self.input_tokens else extend
+        if padded <= room:
+            return extend
+        extend = (hit + room // self.page * self.page) // self.page * self.page - hit
+        return extend if extend > 0 else "other"
+
+    def chunk_room(self) -> int:
+        """``add_chunked_req``: tokens for the next chunk of a request in prefill, whatever the pool has."""
+        assert self.chunk_tokens is not None
+        room = min(self.chunk_tokens, int(self.total))
+        return room if room > 0 else self.chunk_tokens
 
     def charge(self, extend: int, max_new: int) -> None:
         """One more request in the batch."""

@@ -17,13 +17,25 @@ from kvplan.traces.request import Request
 
 
 class ReferenceSglangEngine(ReferenceInstance[SglangState]):
-    """See ``ReferenceInstance``; ``config``: engine options."""
+    """See ``ReferenceInstance``.
+
+    Args:
+        config: engine options.
+        latency, recorder, check: as of the base class.
+        scheduler: whose batches are run; None: the plain one's.
+    """
 
     def __init__(
-        self, config: SglangConfig, latency: LatencyModel, recorder: Recorder, *, check: bool = False
+        self,
+        config: SglangConfig,
+        latency: LatencyModel,
+        recorder: Recorder,
+        *,
+        check: bool = False,
+        scheduler: ReferenceSglangScheduler | None = None,
     ) -> None:
         self.config = config
-        self.scheduler = ReferenceSglangScheduler(config)
+        self.scheduler = ReferenceSglangScheduler(config) if scheduler is None else scheduler
         super().__init__(latency, recorder, self.scheduler.abort, check=check)
 
     def run(self, requests: Iterable[Request] | Arrivals) -> None:
@@ -61,8 +73,8 @@ class ReferenceSglangEngine(ReferenceInstance[SglangState]):
             elif plan.empty and scheduler.deferred_rounds:
                 scheduler.deferred_rounds = 0  # rounds without a batch take no time
                 continue
-            elif plan.empty and stalled and not plan.retracted and scheduler.waiting:
-                raise EngineStuck(clock, scheduler.waiting[0].request.id)
+            elif plan.empty and stalled and not plan.retracted and (scheduler.chunked or scheduler.waiting):
+                raise EngineStuck(clock, (scheduler.chunked or scheduler.waiting[0]).request.id)
             stalled = plan.empty and due is None
             if self.check:
                 scheduler.check()
@@ -120,4 +132,5 @@ class ReferenceSglangEngine(ReferenceInstance[SglangState]):
     def close(self) -> None:
         """Bring the totals up to date; also after an interrupted run."""
         scheduler, page = self.scheduler, self.config.page_size
+        self.recorder.sections.update(scheduler.sections())
         self.recorder.close(scheduler, scheduler.tree.evicted // page, scheduler.allocated // page)

@@ -23,6 +23,8 @@ class SglangState:
         """Tokens with KV before this step (``prefix_indices``)."""
         self.extend_end = 0
         """Tokens with KV when everything scheduled has run (``kv_committed_len``)."""
+        self.mark = 0
+        """What ``hold`` answered, for ``let_go``."""
         self.aborted = self.gone = False
         """Whether its client has given up, and whether the output after that has come: its last one."""
         self.cached_tokens = -1

@@ -6,7 +6,7 @@ from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.replica import SglangReplica
-from kvplan.engine.sglang_states.metrics import SECTION, metrics
+from kvplan.engine.sglang_states.metrics import SECTION, StateFigures
 from kvplan.engine.sglang_states.pool import StatePool
 from kvplan.engine.sglang_states.rules import StateRules
 from kvplan.engine.sglang_states.scheduler import StateScheduler
@@ -35,4 +35,10 @@ class StateReplica(SglangReplica):
     def close(self) -> None:
         """Bring the totals up to date, and report what became of states."""
         super().close()
-        self.recorder.sections[SECTION] = metrics(self.states)
+        scheduler, pool = self.states, self.states.pool
+        figures = StateFigures(
+            slots=pool.slots, each=1 + pool.spares, peak_held=pool.peak_held, peak_used=pool.peak_used,
+            cached=pool.index.states, evicted=pool.index.evicted_states, orphaned=pool.index.orphaned,
+            matched=scheduler.passed_tokens, hits=scheduler.hit_tokens, cut_short=scheduler.cut_short,
+        )  # fmt: skip
+        self.recorder.sections[SECTION] = figures.metrics()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.protocols import LatencyModel
@@ -12,6 +12,9 @@ from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang_states.replica import StateReplica
 from kvplan.engine.sglang_states.rules import StateRules
 from kvplan.errors import UsageError
+
+if TYPE_CHECKING:
+    from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +54,18 @@ class RecurrentStates:
         """
         self.rules.check(config)
         return StateReplica(config, latency, recorder, self.rules)
+
+    def sglang_reference(
+        self, config: SglangConfig, latency: LatencyModel, recorder: Recorder
+    ) -> ReferenceSglangEngine:
+        """Its oracle.
+
+        Raises:
+            UsageError: see ``StateRules.check``.
+        """
+        from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
+        from kvplan.engine.reference.sglang_states import ReferenceStateScheduler
+
+        self.rules.check(config)
+        scheduler = ReferenceStateScheduler(config, self.rules)
+        return ReferenceSglangEngine(config, latency, recorder, scheduler=scheduler)

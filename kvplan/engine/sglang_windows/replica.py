@@ -7,7 +7,7 @@ from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang.replica import Flight, SglangReplica
-from kvplan.engine.sglang_windows.metrics import SECTION, metrics
+from kvplan.engine.sglang_windows.metrics import SECTION, WindowFigures
 from kvplan.engine.sglang_windows.pool import WindowPool
 from kvplan.engine.sglang_windows.scheduler import WindowScheduler
 from kvplan.engine.sglang_windows.windows import SlidingWindows
@@ -62,4 +62,12 @@ class WindowReplica(SglangReplica):
     def close(self) -> None:
         """As the base class; writes the section of windows."""
         super().close()
-        self.recorder.sections[SECTION] = metrics(self)
+        scheduler, pool = self.windowed, self.windowed.pool
+        figures = WindowFigures(
+            span=pool.span, full_pool=self.config.pool_tokens, window_pool=pool.window_tokens,
+            peak_full=self.peak_full, peak_windows=self.peak_windows,
+            evicted=pool.cache.evicted, evicted_windows=pool.cache.evicted_windows,
+            slid=pool.slid, missed=scheduler.missed, missed_tokens=scheduler.missed_tokens,
+            queried=scheduler.queried_tokens,
+        )  # fmt: skip
+        self.recorder.sections[SECTION] = figures.metrics()

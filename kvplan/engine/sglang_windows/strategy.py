@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.protocols import LatencyModel
@@ -12,6 +12,9 @@ from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang_windows.replica import WindowReplica
 from kvplan.engine.sglang_windows.windows import SlidingWindows
 from kvplan.errors import UsageError
+
+if TYPE_CHECKING:
+    from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +52,18 @@ class WindowPools:
         """
         self.windows.check(config)
         return WindowReplica(config, latency, recorder, self.windows)
+
+    def sglang_reference(
+        self, config: SglangConfig, latency: LatencyModel, recorder: Recorder
+    ) -> ReferenceSglangEngine:
+        """Its oracle.
+
+        Raises:
+            UsageError: see ``SlidingWindows.check``.
+        """
+        from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
+        from kvplan.engine.reference.sglang_windows import ReferenceWindowScheduler
+
+        self.windows.check(config)
+        scheduler = ReferenceWindowScheduler(config, self.windows)
+        return ReferenceSglangEngine(config, latency, recorder, scheduler=scheduler)

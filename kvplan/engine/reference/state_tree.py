@@ -1,0 +1,137 @@
+"""The oracle of SGLang's radix cache with recurrent states: who has one is kept in a plain list.
+
+``UnifiedRadixCache`` with ``FullComponent`` and ``MambaComponent``, read from its source.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+
+from kvplan.engine.reference.radix import TokenNode, Tokens, TokenTree
+
+
+class StateTokenNode(TokenNode):
+    """A node behind whose last token a state may be kept.
+
+    Attributes:
+        has_state: whether it is there. (The root's is the empty one, and takes no slot.)
+        state_locks: requests that hold it.
+    """
+
+    def __init__(self, tokens: Tokens, parent: TokenNode | None, now: float) -> None:
+        super().__init__(tokens, parent, now)
+        self.has_state = False
+        self.state_locks = 0
+
+
+class Seen(NamedTuple):
+    """Tokens up to the deepest state, the node it is behind, and tokens that agree."""
+
+    usable: int
+    node: StateTokenNode
+    passed: int
+
+
+class StateTokenTree(TokenTree):
+    """A radix cache of tokens and states, token by token.
+
+    Attributes:
+        recency: nodes that have states, the most recently used one first.
+        states_evicted: states that went for want of slots or of tokens.
+        orphaned: tokens that went with a state for want of slots.
+    """
+
+    node_class = StateTokenNode
+
+    def __init__(self, page_size: int, policy: str) -> None:
+        super().__init__(page_size, policy, "unified")
+        self.recency: list[StateTokenNode] = []
+        self.states_evicted = self.orphaned = 0
+
+    def look(self, content: Tokens, limit: int) -> Seen:
+        """``match_prefix``: a prefix counts up to the last state."""
+        wanted = self._floor(content[:limit])
+        root = cast(StateTokenNode, self.root)
+        if not wanted:
+            return Seen(0, root, 0)
+        passed = cast("list[StateTokenNode]", self._passed(wanted))
+        most = max((place for place, node in enumerate(passed) if node.has_state), default=0)
+        usable = passed[: most + 1]
+        self._use_state(usable[-1])
+        self._used(list(usable))
+        return Seen(_tokens(usable), usable[-1], _tokens(passed))
+
+    def match(self, content: Tokens, limit: int) -> tuple[int, TokenNode]:
+        """As the base class; of prefixes with a state behind them."""
+        return self.look(content, limit)[:2]
+
+    def publish(
+        self, content: Tokens, length: int, priority: int, counted: int
+    ) -> tuple[int, StateTokenNode, bool]:
+        """``insert``; see ``StateIndex.publish``."""
+        present = self.insert(content, length, priority, counted)
+        last = cast(StateTokenNode, self._passed(self._floor(content[:length]))[-1])
+        taken = last is not self.root and not last.has_state
+        if taken:
+            last.has_state = True
+            self.recency.append(last)
+        self._use_state(last)
+        return present, last, taken
+
+    def _use_state(self, node: StateTokenNode) -> None:
+        if node.has_state:
+            self.recency.remove(node)
+            self.recency.insert(0, node)
+
+    def lock(self, node: TokenNode) -> None:
+        """As the base class; of the states on the path only the node's own is held."""
+        super().lock(node)
+        cast(StateTokenNode, node).state_locks += 1
+
+    def unlock(self, node: TokenNode) -> None:
+        """As the base class."""
+        super().unlock(node)
+        cast(StateTokenNode, node).state_locks -= 1
+        assert cast(StateTokenNode, node).state_locks >= 0
+
+    def evict(self, tokens: int) -> int:
+        """As the base class; the states of leaves go with them."""
+        freed = super().evict(tokens)
+        reached = {*self.nodes()}
+        for node in [node for node in self.recency if node not in reached]:
+            self._forget(node)
+        return freed
+
+    def evict_states(self, count: int) -> int:
+        """``count`` states, used longest ago first, and leaves whole; returns tokens freed."""
+        freed = 0
+        for _ in range(count):
+            node = next((node for node in reversed(self.recency) if not node.state_locks), None)
+            if node is None:
+                break
+            self._forget(node)
+            if node.lock_ref == 0 and not node.children:
+                assert node.parent is not None
+                del node.parent.children[node.tokens[: self.page_size]]
+                freed += len(node.tokens)
+        self.evictable -= freed
+        self.evicted += freed
+        self.orphaned += freed
+        return freed
+
+    def _forget(self, node: StateTokenNode) -> None:
+        node.has_state = False
+        self.recency.remove(node)
+        self.states_evicted += 1
+
+    def check(self) -> None:
+        """As the base class, and that the states in order are those in the tree."""
+        super().check()
+        nodes = cast("list[StateTokenNode]", self.nodes())
+        assert {node for node in nodes if node.has_state} == {*self.recency}
+        for node in nodes:
+            assert node.state_locks <= node.lock_ref
+
+
+def _tokens(nodes: list[StateTokenNode]) -> int:
+    return sum(len(node.tokens) for node in nodes)
