@@ -188,7 +188,7 @@ def fingerprint(also: tuple[str, ...] = ()) -> str:
     """
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    chosen = [here / name for name in ("variants.py", "shipped.py", *also)]
+    chosen = [here / name for name in ("variants.py", "variants_mla.py", "shipped.py", *also)]
     for file in [*sorted((here / "gpu").glob("*.py")), *chosen]:
         tree = ast.parse(file.read_text())
         for node in ast.walk(tree):

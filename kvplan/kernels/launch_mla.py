@@ -12,18 +12,8 @@ from kvplan.kernels.gpu import mla as mla_kernel
 from kvplan.kernels.launch import combine, constants, multiprocessors, target
 from kvplan.kernels.mla_cache import MLACache
 from kvplan.kernels.splits import choose_splits, worth_fusing
-from kvplan.kernels.variants import (
-    DIRECT,
-    FUSED,
-    MLA_SHARE,
-    PARTIAL,
-    Choice,
-    Target,
-    mla_columns,
-    mla_programs,
-    mla_variant,
-    write_mla_variant,
-)
+from kvplan.kernels.variants import DIRECT, FUSED, PARTIAL, Choice, Target
+from kvplan.kernels.variants_mla import MLA_SHARE, mla_columns, mla_programs, mla_variant, write_mla_variant
 
 
 def splits_for(query: Tensor, cache: MLACache, batch: PagedBatch, each: int = 0,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kvplan.kernels import variants
+from kvplan.kernels import variants, variants_mla
 from kvplan.kernels.formats import Code, KVFormat, all_formats, get_format
 from kvplan.kernels.variants import DIRECT, FUSED, PARTIAL, Target, Variant
 
@@ -98,10 +98,12 @@ def elements_of(variant: Variant) -> int:
 def _latent(fmt: KVFormat, target: Target) -> Iterator[Shipped]:
     shapes = (("", 16, True), ("/heads128", 128, True), ("/tokens4", 64, False))
     for name, columns, one in shapes:
-        mla = variants.mla_variant(fmt, block_size=64, columns=columns, mode=PARTIAL, one=one, target=target)
+        mla = variants_mla.mla_variant(
+            fmt, block_size=64, columns=columns, mode=PARTIAL, one=one, target=target
+        )
         yield _ship(f"mla/{fmt.name}{name}", fmt, mla, 576 * mla.constants["BN"] * (mla.constants["BH"] // 8))
     raw = fmt.key.code is Code.FLOAT16
-    yield _ship(f"write_mla/{fmt.name}", fmt, variants.write_mla_variant(fmt), raw=raw)
+    yield _ship(f"write_mla/{fmt.name}", fmt, variants_mla.write_mla_variant(fmt), raw=raw)
 
 
 def _shapes(target: Target) -> Iterator[Shipped]:

@@ -29,7 +29,8 @@ from kvplan.kernels.aot import Compiled, compare, hot_loop
 from kvplan.kernels.formats import get_format
 from kvplan.kernels.shipped import shipped
 from kvplan.kernels.support import TESTED
-from kvplan.kernels.variants import REGISTERS, Target, mla_programs, programs_per_multiprocessor, release
+from kvplan.kernels.variants import REGISTERS, Target, programs_per_multiprocessor, release
+from kvplan.kernels.variants_mla import mla_programs
 
 LOCK = Path(__file__).with_name("aot_budget_triton39.json")
 LOCKED = json.loads(LOCK.read_text())

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: kernels cannot run")
 pytest.importorskip("triton", reason="triton is not installed: kernels cannot be interpreted")
 
-from kvplan.kernels import cases, launch, matrix, mla_cache, reference, variants  # noqa: E402
+from kvplan.kernels import cases, launch, matrix, mla_cache, reference, variants_mla  # noqa: E402
 from kvplan.kernels.batch import PagedBatch  # noqa: E402
 from kvplan.kernels.cache import PagedKVCache  # noqa: E402
 from kvplan.kernels.cases import Case  # noqa: E402
@@ -55,7 +55,7 @@ def test_rounding_operands_to_fp16_as_a_gpu_does_stays_within_its_bound(case: Ca
 
 def test_many_heads_share_a_latent_tile(monkeypatch):
     # As on Hopper: 64 query columns to a program, and two programs for 80 heads.
-    monkeypatch.setattr(variants, "mla_columns", lambda columns, target: 64)
+    monkeypatch.setattr(variants_mla, "mla_columns", lambda columns, target: 64)
     case = Case("mla_bf16", (70, 33, 0), block_size=64, group=80, splits=2)
     built = cases.build(case)
     for fused in (False, True):

@@ -17,7 +17,8 @@ from kvplan.kernels.bench.arena import Arena
 from kvplan.kernels.bench.points import Point
 from kvplan.kernels.formats import LATENT_DIM, get_format
 from kvplan.kernels.splits import worth_fusing
-from kvplan.kernels.variants import Choice, columns_of_a_program, mla_columns
+from kvplan.kernels.variants import Choice, columns_of_a_program
+from kvplan.kernels.variants_mla import mla_columns
 
 MOST_BUFFERS = 512
 """More only for caches so small that this many fit in the L2: their rows say so by ``buffers``."""

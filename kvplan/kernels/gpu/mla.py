@@ -62,7 +62,7 @@ def mla_step(C, R, S, table, page, t, end, hi, q, qr, factor, m, l, acc, BS: tl.
              NATIVE: tl.constexpr, DEFER: tl.constexpr, BESIDE: tl.constexpr):  # fmt: skip
     """One tile of latent, always masked: a second loop for the last tile alone costs registers.
 
-    BESIDE: queries come as [BH, 512] and [BH, 64] (``variants.mla_beside``).
+    BESIDE: queries come as [BH, 512] and [BH, 64] (``variants_mla.mla_beside``).
     """
     base, offset = locate(table, page, t, tl.arange(0, BN), end, 1, t * 0, BS, PAGED, True)
     position = t + tl.arange(0, BN)
