@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -142,16 +143,21 @@ def _prepare_streams() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by whoever started us
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - lives as long as we do
+            # An answer that nobody can have is an error, as it is of every tool; a warning is not.
+            held = os.open(os.devnull, os.O_RDONLY if name == "stdout" else os.O_WRONLY)
+            setattr(sys, name, open(held, "w", encoding="utf-8"))  # noqa: SIM115 - lives as long as we do
         elif isinstance(stream, io.TextIOWrapper):
             # A terminal or pipe that knows only ASCII gets \\uXXXX instead of a crash.
             stream.reconfigure(errors="backslashreplace")
 
 
 def _reader_went_away() -> int:
-    """The reader of our pipe (head, less) has enough: no error of ours."""
+    """The reader of our pipe (head, less) has enough: nothing to say, and no answer either.
+
+    Returns what a shell sees of a tool that the signal for it ends.
+    """
     _discard_output()
-    return 0
+    return 128 + SIGPIPE
 
 
 def _give_up_unwritable_output() -> None:
@@ -164,8 +170,11 @@ def _give_up_unwritable_output() -> None:
 
 def _discard_output() -> None:
     """Keeps Python's shutdown from writing to a dead pipe or a full disk again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
+
+SIGPIPE = 13
+"""Its number, also where the system has no such signal."""
 
 MAX_FILE = 300
 """Longest file name repeated: some cannot be opened because of their length."""
@@ -192,9 +201,10 @@ def _problem(exc: BaseException) -> KvplanError | None:
     if isinstance(exc, (KeyboardInterrupt, typer.Abort)):
         return Interrupted("interrupted")
     if isinstance(exc, OSError):
-        problem = KvplanError(
-            exc.strerror or str(exc), where=shortened(str(exc.filename), MAX_FILE) if exc.filename else None
-        )
+        where = "standard output" if exc.errno == errno.EBADF else None  # closed: only it is not opened by us
+        if exc.filename:
+            where = shortened(str(exc.filename), MAX_FILE)
+        problem = KvplanError(exc.strerror or str(exc), where=where)
         problem.code = "io"
         return problem
     if isinstance(exc, Exception):

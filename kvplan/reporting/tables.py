@@ -62,7 +62,7 @@ def inputs_table(result: Result) -> Table:
         rows.append(("KV cache", per_token, "computed from the model"))
     if result.gpu is not None:
         gpu = result.gpu
-        what = f"{count(gpu.count)} × {plain(gpu.name)}, {format_bytes(gpu.memory_bytes)} each"
+        what = f"{count(gpu.count)} x {plain(gpu.name)}, {format_bytes(gpu.memory_bytes)} each"
         if gpu.bandwidth_bytes_per_s:
             what += f", {decimal(gpu.bandwidth_bytes_per_s / 1e12)} TB/s"
         rows.append(("GPU", what, "scenario"))

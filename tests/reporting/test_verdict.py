@@ -43,7 +43,7 @@ def test_several_misses_are_counted(result_document):
         slo["passed"] = False
     document["gpu"]["count"] = 4
     said = verdict(parse_result(document))
-    assert said.headline == "llama-3.1-8b on 4 × h100-sxm misses both its latency limits."
+    assert said.headline == "llama-3.1-8b on 4 x h100-sxm misses both its latency limits."
 
 
 def test_nothing_finished_is_said(result_document):

@@ -100,6 +100,15 @@ def test_hostile_json_is_refused(tmp_path: Path, text: str, complaint: str) -> N
     assert "config.json" in (caught.value.where or "")
 
 
+@pytest.mark.parametrize("constant", ["NaN", "-Infinity"])
+def test_configurations_may_have_infinities_and_measurements_not(tmp_path: Path, constant: str) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(f'{{"a": {constant}}}')
+    assert "a" in read_json(path)
+    with pytest.raises(SpecError, match=f"malformed JSON: {constant} is no number"):
+        read_json(path, finite=True)
+
+
 def test_a_page_instead_of_a_file_is_shown(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text("Access to model meta-llama/Llama-3.1-8B is restricted. You must be authenticated.")
