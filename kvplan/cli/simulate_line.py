@@ -22,7 +22,7 @@ WORKLOAD = "--synthesize chat"
 
 
 ACCEPTANCE = 0.7
-"""Chance of a draft to be accepted in the printed command: an example, as only the workload's own is right."""
+"""Chance of a draft to be accepted in the printed command: an example, as only the workload's own holds."""
 
 
 def simulate_line(report: "FitReport", model: str, drafter: str | None = None) -> str | None:
