@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import NamedTuple
 
@@ -67,8 +68,9 @@ def _root(
 def build_app(verbs: Sequence[str] | None = None) -> typer.Typer:
     """The Typer application holding ``verbs`` (default: all of them)."""
     app = typer.Typer(
-        name="kvplan", no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False
-    )
+        name="kvplan", no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["--help", "-h"]},
+    )  # fmt: skip
     app.callback()(_root)
     for name in VERBS if verbs is None else verbs:
         verb = VERBS[name]
@@ -134,7 +136,8 @@ def run(argv: Sequence[str]) -> int:
             raise
         if debug:
             traceback.print_exception(exc)
-        _report(problem, as_json=_wants_json(argv))
+        with suppress(OSError):  # nobody reads errors either: the code still tells
+            _report(problem, as_json=_wants_json(argv))
         _give_up_unwritable_output()
         return problem.exit_code
 
@@ -156,21 +159,17 @@ def _reader_went_away() -> int:
 
     Returns what a shell sees of a tool that the signal for it ends.
     """
-    _discard_output()
+    _give_up_unwritable_output()
     return 128 + SIGPIPE
 
 
 def _give_up_unwritable_output() -> None:
-    """What is still buffered for a full disk cannot be written at shutdown either."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        _discard_output()
-
-
-def _discard_output() -> None:
-    """Keeps Python's shutdown from writing to a dead pipe or a full disk again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """What is still buffered for a dead pipe or a full disk cannot be written at shutdown either."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 SIGPIPE = 13
@@ -186,6 +185,8 @@ def _where_to_look(exc: ClickException) -> str | None:
     if context is None:
         return None
     option = str(getattr(exc, "option_name", "")).lstrip("-")
+    if option in ("json", "csv", "md"):
+        return f"say --format {option}"
     arguments = [item.name for item in context.command.params if item.param_type_name == "argument"]
     if option in arguments:
         return f"{option.upper()} stands alone here: {context.command_path} {option.upper()} ..."

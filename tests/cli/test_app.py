@@ -35,6 +35,12 @@ def test_a_reader_that_has_enough_ends_it_without_a_word(command: str, lines: in
     assert "error" not in done.stderr
 
 
+@pytest.mark.parametrize(("model", "code"), [("llama-3.1-8b", 3), ("no-such-model", 2)])
+def test_what_is_the_matter_is_told_by_the_code_where_nobody_reads(model: str, code: int) -> None:
+    done = shell(f"kvplan fit {model} --gpu rtx-4090 2>&1 | true", PYTHONUNBUFFERED="")
+    assert done.returncode == code
+
+
 @pytest.mark.parametrize("form", ["table", "json"])
 def test_an_answer_into_a_closed_stream_is_an_error(form: str) -> None:
     for redirection, code in ((">&-", 1), ("2>&-", 0), (">&- 2>&-", 1), ("<&- >&-", 1)):
@@ -76,6 +82,22 @@ def test_what_is_wrong_is_not_repeated_at_length(capsys: pytest.CaptureFixture[s
     assert len(capsys.readouterr().err) < 5000
 
 
+def test_help_has_its_short_name_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["-h"], ["size", "-h"], ["trace", "-h"], ["trace", "describe", "-h"]):
+        assert run(argv) == 0
+        assert "Usage:" in capsys.readouterr().out
+
+
+def test_what_is_no_result_is_told_what_writes_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x"
+    for text, hint in (("model: x\n", "kvplan simulate -o"), ('{"schema": "kv', "cut off"), ("", "is empty")):
+        path.write_text(text)
+        assert run(["report", str(path)]) == 1
+        assert hint in capsys.readouterr().err
+
+
 def test_errors_of_usage_point_to_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     for argv, place in ((["size"], "kvplan size --help"), (["fit", "x"], "kvplan fit --help"),
                         (["siez"], "kvplan --help"), (["trace", "foo"], "kvplan trace --help")):  # fmt: skip
@@ -91,6 +113,7 @@ def test_errors_of_usage_point_to_the_help(capsys: pytest.CaptureFixture[str]) -
         ("size --model llama-3.1-8b", "MODEL stands alone here: kvplan size MODEL ..."),
         ("trace describe --trace x.csv", "TRACE stands alone here: kvplan trace describe TRACE ..."),
         ("size --modl llama-3.1-8b", "see kvplan size --help"),
+        ("size llama-3.1-8b --json", "say --format json"),
     ],
 )
 def test_an_argument_given_as_an_option_is_told_where_it_stands(

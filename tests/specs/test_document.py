@@ -36,6 +36,13 @@ def _error(text: str) -> SpecError:
     return caught.value
 
 
+def test_what_is_wrong_is_said_in_the_order_of_the_file() -> None:
+    text = GOOD.replace("family", "famly").replace("vocab_size", "vocab_sise").replace("  full:", "  fill:")
+    error = _error(text)
+    assert error.where == "x.yaml:2  famly"
+    assert error.message.index("x.yaml:5  vocab_sise") > 0
+
+
 def test_a_good_spec_loads() -> None:
     assert load_text(GOOD, "x.yaml", ModelSpec).num_layers == 2
 
