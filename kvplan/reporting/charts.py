@@ -59,7 +59,7 @@ def escaped(text: str) -> str:
 
 
 def _line(line: Line, figure: Figure) -> go.Scatter:
-    value = "%{y:.1%}" if figure.y.unit == "percent" else "%{y:,.4~r}"
+    value = {"percent": "%{y:.1%}", "seconds": "%{y:.3s}s"}.get(figure.y.unit, "%{y:,.4~r}")
     at = {"seconds": "%{x:.3s}s", "tokens": "%{x:,} tokens"}.get(
         figure.x.unit, f"%{{x:.4~r}} {_unit(figure.x)}"
     )

@@ -135,6 +135,9 @@ def sweep_verdict(sweep: Sweep) -> Verdict:
     if sweep.highest is None and judged and 0 < len(met) <= 12 and len(met) < number:
         said = "point" if len(met) == 1 else "points"
         detail.append(f"Every objective is met by {said} {sentence_list([str(p.point) for p in met])}.")
+    if sweep.highest is None and judged and (limits := _objectives(sweep)):
+        said = "The objectives are" if len(limits) > 1 else "The objective is"
+        detail.append(f"{said} {sentence_list(limits)}.")
     if sweep.highest is not None and sweep.highest.passed is not None:
         detail.append("The figures below are those at the answer.")
     elif judged and met:
@@ -145,6 +148,13 @@ def sweep_verdict(sweep: Sweep) -> Verdict:
     if not sweep.complete:
         detail.append("The sweep was stopped early.")
     return Verdict(headline, tuple(detail), (), tone)
+
+
+def _objectives(sweep: Sweep) -> list[str]:
+    """What every point was judged by, where it is the same for all."""
+    slo = (sweep.scenario or {}).get("slo")
+    limits = {key: _limit(sweep, key) for key in (slo if isinstance(slo, dict) else ())}
+    return [f"{label(key)} within {seconds(limit)}" for key, limit in limits.items() if limit is not None]
 
 
 def _tone(found: Highest) -> Tone:
@@ -185,7 +195,9 @@ def key_figures(sweep: Sweep) -> list[tuple[str, str, str]]:
         known = [(getattr(f, key), p) for p, f in meeting or served if getattr(f, key) is not None]
         if known:
             value, point = best(known, key=lambda pair: pair[0])
-            found.append((name, show(value), f"point {point.point}: {_values(list(point.values.values()))}"))
+            where = f"point {point.point}: {_values(list(point.values.values()))}"
+            alike = len(known) > 1 and all(other == value for other, _ in known)
+            found.append((name, show(value), "at every point" if alike and not meeting else where))
     return found
 
 
@@ -222,7 +234,9 @@ def _points_table(sweep: Sweep) -> Table:
     """All figures of every point, with whether it meets the objectives where there are some."""
     whole = _without_empty(point_table(sweep.document()))
     rows = list(whole.rows)
-    columns, numeric = whole.columns, whole.numeric
+    columns = whole.columns
+    numbers = [place for place, axis in enumerate(sweep.axes, 1) if _numeric(axis.values)]
+    numeric = (0, *numbers, *whole.numeric[1:])
     if any(figures.slo_met is not None for _, figures in _done(sweep)):
         signs = {True: "✓ met", False: "✗ missed", None: "–"}
         met = [signs[point.figures.slo_met if point.figures else None] for point in sweep.points]

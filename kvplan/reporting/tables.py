@@ -254,7 +254,7 @@ def intervals_table(result: Result) -> Table | None:
         for field in ("ttft_s", "tpot_s", "e2e_s")
     ]
     made = plain(result.accuracy.intervals_source) or "not said how"
-    columns = ("90 % interval", "Mean", "p50", "p90", "p99")
+    columns = ("90% interval", "Mean", "p50", "p90", "p99")
     return _table(f"Where nine real values in ten are expected: {made}", columns, rows, numeric=range(1, 5))
 
 

@@ -78,6 +78,29 @@ def test_the_headline_answers(met: list, headline: str, tone: str):
     found = sweep_verdict(parsed(RATES, slo_met=met, ttft_p99_s=[0.1, 0.3, 3.0]))
     assert (found.headline, found.tone) == (headline, tone)
     assert "Varied: workload.rate (4, 8, 16)." in found.detail
+    assert ("The objective is TTFT p99 within 500 ms." in found.detail) == (met[0] is not None)
+
+
+def test_numbers_stand_under_one_another_and_what_is_the_same_has_no_best_point():
+    sweep = parsed({"cache.eviction": ["lru", "lfu"], **RATES}, ttft_p99_s=[0.1 * n for n in range(1, 7)])
+    page = render_sweep(sweep)
+    assert '<td>lru</td><td class="n">4</td>' in page
+    tiles = {name: note for name, _, note in key_figures(sweep)}
+    assert tiles["Highest hit ratio"] == "at every point"
+    assert tiles["Lowest TTFT p99"] == "point 1: lru, 4"
+
+
+@pytest.mark.parametrize(("tiles", "columns"), [(1, 1), (6, 6), (7, 4), (8, 4), (9, 5), (13, 5)])
+def test_tiles_come_in_rows_of_the_same_length(tiles: int, columns: int):
+    from jinja2 import Environment, PackageLoader
+
+    from kvplan.reporting.html import tie
+
+    environment = Environment(loader=PackageLoader("kvplan.reporting", "templates"), autoescape=True)
+    environment.filters["tie"] = tie
+    made = environment.from_string('{% from "parts.html.j2" import tiles with context %}{{ tiles(figures) }}')
+    page = made.render(figures=[("a", "1", "b")] * tiles)
+    assert re.findall(r"--columns:(\d+)", page) == [str(columns)]
 
 
 def test_one_point_is_worded_as_one():
