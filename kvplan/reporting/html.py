@@ -151,7 +151,7 @@ _TABLES = (
 def tie(text: str) -> str:
     """Keep a number and its unit, or how many of something there are, on one line."""
     text = re.sub(r"(?<=\d) (?=(?:[nmµ]?s|min|h|[KMGT]?i?B|TB/s)\b)", "\u00a0", text)
-    return re.sub(r"(?<=\d) ([x×]) (?=\w)", "\u00a0\\1\u00a0", text)
+    return re.sub(r"(?<=\d) x (?=\w)", "\u00a0x\u00a0", text)
 
 
 def script_safe(text: str) -> str:

@@ -11,6 +11,7 @@ from kvplan.reporting.csv import table_csv
 from kvplan.reporting.figure import COLOURS, SYMBOLS, Axis, Figure, Line, Rule, Unit
 from kvplan.reporting.highest import answer_figures, highest_remarks, highest_sentence, range_note
 from kvplan.reporting.schema.sweep import Figures, Highest, Point, Sweep
+from kvplan.reporting.svg import label_room
 from kvplan.reporting.sweep import MISSED, csv_columns, csv_rows, point_table, remarks
 from kvplan.reporting.tables import Table
 from kvplan.reporting.verdict import Tone, Verdict
@@ -114,7 +115,7 @@ def sweep_verdict(sweep: Sweep) -> Verdict:
     met = [point for point, figures in judged if figures.slo_met and figures.served]
     tone: Tone = "neutral"
     if sweep.highest is not None:
-        headline = f"{subject(sweep)}: {highest_sentence(sweep.highest.model_dump())}."
+        headline = f"{subject(sweep)}: {highest_sentence(sweep.document())}."
         tone = _tone(sweep.highest)
     elif not done:
         headline, tone = f"None of the {plural(number, 'point')} could be simulated.", "missed"
@@ -134,6 +135,9 @@ def sweep_verdict(sweep: Sweep) -> Verdict:
     if sweep.highest is None and judged and 0 < len(met) <= 12 and len(met) < number:
         said = "point" if len(met) == 1 else "points"
         detail.append(f"Every objective is met by {said} {sentence_list([str(p.point) for p in met])}.")
+    if sweep.highest is None and judged and (limits := _objectives(sweep)):
+        said = "The objectives are" if len(limits) > 1 else "The objective is"
+        detail.append(f"{said} {sentence_list(limits)}.")
     if sweep.highest is not None and sweep.highest.passed is not None:
         detail.append("The figures below are those at the answer.")
     elif judged and met:
@@ -144,6 +148,13 @@ def sweep_verdict(sweep: Sweep) -> Verdict:
     if not sweep.complete:
         detail.append("The sweep was stopped early.")
     return Verdict(headline, tuple(detail), (), tone)
+
+
+def _objectives(sweep: Sweep) -> list[str]:
+    """What every point was judged by, where it is the same for all."""
+    slo = (sweep.scenario or {}).get("slo")
+    limits = {key: _limit(sweep, key) for key in (slo if isinstance(slo, dict) else ())}
+    return [f"{label(key)} within {seconds(limit)}" for key, limit in limits.items() if limit is not None]
 
 
 def _tone(found: Highest) -> Tone:
@@ -184,7 +195,9 @@ def key_figures(sweep: Sweep) -> list[tuple[str, str, str]]:
         known = [(getattr(f, key), p) for p, f in meeting or served if getattr(f, key) is not None]
         if known:
             value, point = best(known, key=lambda pair: pair[0])
-            found.append((name, show(value), f"point {point.point}: {_values(list(point.values.values()))}"))
+            where = f"point {point.point}: {_values(list(point.values.values()))}"
+            alike = len(known) > 1 and all(other == value for other, _ in known)
+            found.append((name, show(value), "at every point" if alike and not meeting else where))
     return found
 
 
@@ -221,7 +234,9 @@ def _points_table(sweep: Sweep) -> Table:
     """All figures of every point, with whether it meets the objectives where there are some."""
     whole = _without_empty(point_table(sweep.document()))
     rows = list(whole.rows)
-    columns, numeric = whole.columns, whole.numeric
+    columns = whole.columns
+    numbers = [place for place, axis in enumerate(sweep.axes, 1) if _numeric(axis.values)]
+    numeric = (0, *numbers, *whole.numeric[1:])
     if any(figures.slo_met is not None for _, figures in _done(sweep)):
         signs = {True: "✓ met", False: "✗ missed", None: "–"}
         met = [signs[point.figures.slo_met if point.figures else None] for point in sweep.points]
@@ -264,7 +279,8 @@ def sweep_figures(sweep: Sweep) -> list[Figure]:
         groups = dict(zip(_names(list(groups)), groups.values(), strict=True))
     if not 0 < len(groups) <= MAX_LINES:
         across, groups = None, {"": [(float(point.point), point, figures) for point, figures in _done(sweep)]}
-    made = (_chart(sweep, key, name, unit, across, groups) for key, name, unit in _CHARTS)
+    names = () if across is not None else _point_names(sweep)
+    made = (_chart(sweep, key, name, unit, across, groups, names) for key, name, unit in _CHARTS)
     return [figure for figure in made if figure is not None]
 
 
@@ -272,13 +288,24 @@ MAX_NAME = 40
 """Characters of a line's name in a legend."""
 
 
-def _names(groups: Sequence[str]) -> list[str]:
+LEAST_NAME = 8
+"""Characters of a name below which points are numbered instead, as the rows of the table are."""
+
+
+def _names(groups: Sequence[str], most: int = MAX_NAME) -> list[str]:
     """What lines are called: their values, cut in the middle, and numbered where they are then alike."""
-    ends = MAX_NAME // 2
-    cut = [name if len(name) <= MAX_NAME else f"{name[: ends - 1]}…{name[-ends:]}" for name in groups]
+    ends = most // 2
+    cut = [name if len(name) <= most else f"{name[: ends - 1]}…{name[-ends:]}" for name in groups]
     if len(set(cut)) == len(cut):
         return cut
-    return [f"{number}: {name[: MAX_NAME - 4]}" for number, name in enumerate(cut, 1)]
+    return [f"{number}: {name[: most - 4]}" for number, name in enumerate(cut, 1)]
+
+
+def _point_names(sweep: Sweep) -> tuple[str, ...]:
+    """What every point has, as short as there is room for on an axis; nothing where that is too short."""
+    whole = [_values(list(point.values.values())) for point in sweep.points]
+    most = label_room(len(whole))
+    return tuple(_names(whole, most)) if most >= min(LEAST_NAME, max(map(len, whole))) else ()
 
 
 _CHARTS: tuple[tuple[str, str, Unit], ...] = (
@@ -301,6 +328,7 @@ def _chart(
     unit: Unit,
     across: str | None,
     groups: dict[str, list[_Found]],
+    names: tuple[str, ...],
 ) -> Figure | None:
     lines: list[Line] = []
     seen: list[tuple[float, float, Point]] = []
@@ -327,8 +355,9 @@ def _chart(
     xs, ys = [x for x, _, _ in seen], [y for _, y, _ in seen]
     show: Show = {"seconds": seconds, "percent": percent}.get(unit, decimal)  # type: ignore[assignment]
     low, high = min(seen, key=lambda pair: pair[1]), max(seen, key=lambda pair: pair[1])
-    where = plain(across, 80) if across is not None else "point"
-    ends = (f"{show(y)} at {_place(where, x, point, alone=len(groups) == 1)}" for x, y, point in (low, high))
+    where = "point" if across is None else plain(across, 80)
+    alone = len(groups) == 1 and across is not None
+    ends = (f"{show(y)} at {_place(where, x, point, alone=alone)}" for x, y, point in (low, high))
     summary = f"From {' to '.join(ends)}." if low[1] != high[1] else f"{show(low[1])} at every point."
     limit = _limit(sweep, key)
     reach = [*ys, *([limit] if limit is not None else [])]
@@ -342,10 +371,14 @@ def _chart(
         log=steep,
     )
     rules = () if limit is None else (Rule("y", limit, f"limit {seconds(limit)}"),)
-    wide = min(xs) > 0 and max(xs) > 30 * min(xs)
-    pad = 0 if wide else (max(xs) - min(xs)) * 0.03
-    title = f"{where}, log scale" if wide else where
-    along = Axis(title, "count" if across is not None else "point", min(xs) - pad, max(xs) + pad, log=wide)
+    if across is None:
+        title = ", ".join(plain(axis.key, 80) for axis in sweep.axes) if names else "point of the table"
+        along = Axis(title, "point", 0.5, len(sweep.points) + 0.5, names=names)
+    else:
+        wide = min(xs) > 0 and max(xs) > 30 * min(xs)
+        pad = 0 if wide else (max(xs) - min(xs)) * 0.03
+        title = f"{where}, log scale" if wide else where
+        along = Axis(title, "count", min(xs) - pad, max(xs) + pad, log=wide)
     return Figure(key.removesuffix("_s"), name, summary, along, up, tuple(lines), rules)
 
 

@@ -178,11 +178,11 @@ def _vllm(report: FitReport) -> str:
     if (weights := _weights_flag(report)) is not None:
         flags.append(weights)
     if report.drafter is not None:
-        flags.append(_speculative({"model": model_id(report.drafter)}, _drafts(serving)))
+        flags.append(_speculative({"model": model_id(report.drafter)}, drafts_of(serving)))
     elif report.draft:
-        flags.append(_speculative({"method": "mtp"}, _drafts(serving)))
+        flags.append(_speculative({"method": "mtp"}, drafts_of(serving)))
     elif report.lookup:
-        flags.append(_speculative({"method": "ngram"}, _drafts(serving)))
+        flags.append(_speculative({"method": "ngram"}, drafts_of(serving)))
     if serving.kind == "vllm":
         flags += [
             f"--gpu-memory-utilization {serving.utilization:g}",
@@ -198,7 +198,8 @@ def _vllm(report: FitReport) -> str:
     return " ".join(flags)
 
 
-def _drafts(serving: Serving) -> int:
+def drafts_of(serving: Serving) -> int:
+    """Drafts of a step, of an engine that drafts."""
     return max(1, serving.decode_tokens - 1)
 
 
@@ -225,7 +226,7 @@ def _sglang(report: FitReport, *, eagle: bool) -> str:
     if (weights := _weights_flag(report)) is not None:
         flags.append(weights)
     if report.drafter is not None or report.draft:
-        flags += _chain(report.drafter, _drafts(serving), eagle=eagle)
+        flags += _chain(report.drafter, drafts_of(serving), eagle=eagle)
     if serving.kind == "sglang":
         flags.append(f"--mem-fraction-static {serving.utilization:g}")
         flags.append(f"--chunked-prefill-size {serving.max_num_batched_tokens}")

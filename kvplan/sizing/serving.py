@@ -179,7 +179,7 @@ def resolve_serving(
     if kind not in LATEST:
         raise UsageError(f"unknown engine {kind!r}", hint="use vllm or sglang")
     if utilization is not None and not 0 < utilization <= 1:
-        percent = f"write {utilization / 100:g} for {utilization:g} %" if 1 < utilization <= 100 else None
+        percent = f"write {utilization / 100:g} for {utilization:g} %" if 2 <= utilization <= 100 else None
         raise UsageError(f"utilization {utilization} must be above 0 and at most 1", hint=percent)
     if prefix_caching is not None and kind != "vllm":
         raise UsageError(

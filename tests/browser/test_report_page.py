@@ -169,6 +169,10 @@ def test_a_plan_is_a_page_like_a_result(browser, tmp_path):
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
             assert page.inner_text("h1").startswith("llama-3.1-8b meets every objective on")
             assert "vllm serve" in page.inner_text(".advice")
+            copies = page.locator(".shell:visible .copy:visible")
+            assert copies.count() == page.locator(".shell").count() == 3
+            copies.first.click()
+            page.wait_for_function("document.querySelector('.copy').textContent !== 'Copy'")
             with page.expect_download() as download:
                 page.click("#save-json")
             assert download.value.suggested_filename == "plan.json"

@@ -76,7 +76,7 @@ def test_a_range_says_its_unit_once_where_it_can():
 def test_a_fall_to_little_is_no_fall_to_nothing():
     assert change_text(-0.726) == "−72.6%"
     assert change_text(-0.99976) == "< −99.9%"
-    assert change_text(-1.0) == "−100%"
+    assert change_text(-1.0) == "−100.0%"
 
 
 @pytest.mark.parametrize(

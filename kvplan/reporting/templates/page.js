@@ -33,8 +33,8 @@
   const called = (button) => button.dataset.name || "result";
   on("save-json", (button) => save(`${called(button)}.json`, "application/json", byId("result").textContent));
   on("save-csv", (button) => save(`${called(button)}.csv`, "text/csv", payload.csv));
-  on("copy", async (button) => {
-    const code = byId("command");
+  const copy = async (button) => {
+    const code = button.parentElement.querySelector("code");
     let done = true;
     try {
       await navigator.clipboard.writeText(code.textContent);
@@ -43,8 +43,12 @@
       done = document.execCommand("copy");
     }
     button.textContent = done ? "Copied" : "Selected: press Ctrl+C";
-    setTimeout(() => { button.textContent = "Copy command"; }, 2000);
-  });
+    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+  };
+  for (const button of document.querySelectorAll(".copy")) {
+    button.hidden = false;
+    button.addEventListener("click", () => copy(button));
+  }
   on("print", () => print());
 
   // A table that scrolls sideways must be reachable from the keyboard.
