@@ -1,4 +1,4 @@
-"""Strategies that go together: drafts on engines that also load what others have computed."""
+"""Strategies that go together: drafts on engines that also load what others have computed, or are ranks."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kvplan.engine.config import EngineConfig
@@ -15,19 +15,28 @@ from kvplan.errors import UsageError
 if TYPE_CHECKING:
     from kvplan.engine.lockstep.sglang import SglangLockstepEngine
     from kvplan.engine.sglang.config import SglangConfig
+    from kvplan.engine.speculation.strategy import Speculation
 
 
 @dataclass(frozen=True, slots=True)
 class DataParallelAttention:
-    """``ranks`` attention ranks in step; ``router`` deals requests to them."""
+    """``ranks`` attention ranks in step; ``router`` deals requests to them.
+
+    ``drafts``: of the requests of every rank; None: they have none.
+    """
 
     ranks: int
     router: str = "least-loaded"
+    drafts: Speculation | None = None
 
     @property
     def name(self) -> str:
         """As a scenario calls it."""
         return "data-parallel attention"
+
+    def with_drafts(self, drafts: Speculation) -> DataParallelAttention:
+        """The same, with drafts."""
+        return replace(self, drafts=drafts)
 
     def _check(self) -> None:
         if self.ranks < 1:
@@ -55,7 +64,11 @@ class DataParallelAttention:
                 where="cache.eviction",
                 hint="use lru",
             )
-        return LockstepEngine(self.ranks, self.router, config, latency, recorder)
+        if self.drafts is None:
+            return LockstepEngine(self.ranks, self.router, config, latency, recorder)
+        from kvplan.engine.lockstep.drafted import DraftedLockstepEngine
+
+        return DraftedLockstepEngine(self.ranks, self.router, config, latency, recorder, self.drafts)
 
     def sglang_engine(
         self, config: SglangConfig, latency: LatencyModel, recorder: Recorder
@@ -63,10 +76,20 @@ class DataParallelAttention:
         """See ``Strategy``.
 
         Raises:
-            UsageError: no ranks.
+            UsageError: no ranks, or another model drafts.
             UnknownName: no such routing policy.
         """
         from kvplan.engine.lockstep.sglang import SglangLockstepEngine
 
         self._check()
-        return SglangLockstepEngine(self.ranks, self.router, config, latency, recorder)
+        if self.drafts is None:
+            return SglangLockstepEngine(self.ranks, self.router, config, latency, recorder)
+        if not self.drafts.rules.hash_lookahead:
+            raise UsageError(
+                "SGLang does not start ranks of data-parallel attention for which another model drafts",
+                where="speculative.method",
+                hint="use mtp or eagle, or engine.kind vllm",
+            )
+        from kvplan.engine.lockstep.sglang_drafted import DraftedSglangLockstepEngine
+
+        return DraftedSglangLockstepEngine(self.ranks, self.router, config, latency, recorder, self.drafts)

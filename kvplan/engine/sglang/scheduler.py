@@ -106,6 +106,11 @@ class SglangScheduler:
 
     def schedule(self) -> SglangPlan:
         """Make the next batch (``get_next_batch_to_run``); it may be empty."""
+        before = self.settle()
+        return self.prefill(before) or self.decode(before)
+
+    def settle(self) -> SglangPlan | None:
+        """Who was prefilled or has finished joins or leaves the running batch; returns the batch before."""
         chunked = self.chunked
         if chunked is not None and chunked.computed > chunked.prefix:
             self.pool.checkpoint(chunked, chunked.computed)
@@ -118,11 +123,19 @@ class SglangScheduler:
             self.full = False
             self.left_over = 0
         before, self.last = self.last, None
+        return before
+
+    def prefill(self, before: SglangPlan | None) -> SglangPlan | None:
+        """A batch of prompts, if nothing holds them back; ``before`` is what ``settle`` returned."""
         plan = None if self.pause.holds(self.decoding.count) else self._prefill_batch(before)
-        if plan is None:
-            plan = self._decode_batch(before)
-        else:
+        if plan is not None:
             self.pause.begin()
+            self.last = plan
+        return plan
+
+    def decode(self, before: SglangPlan | None) -> SglangPlan:
+        """A batch of all that decode; it may be empty."""
+        plan = self._decode_batch(before)
         if plan.batch.scheduled_tokens:
             self.last = plan
         return plan
