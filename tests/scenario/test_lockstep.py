@@ -220,3 +220,33 @@ def test_a_latent_model_on_sglang_has_eight_pools() -> None:
     assert config.pool_tokens == fit.kv_tokens
     assert config.chunked_prefill_size == 8192 // 8
     assert config.max_running_requests == fit.max_num_seqs
+
+
+@pytest.mark.parametrize(
+    ("model", "drafts", "section"),
+    [
+        ("qwen3-next-80b-a3b", False, "recurrent states"),
+        ("qwen3-next-80b-a3b", True, "recurrent states"),
+        ("gpt-oss-120b", False, "sliding windows"),
+    ],
+)
+def test_sglangs_ranks_have_pools_of_their_own(model: str, drafts: bool, section: str) -> None:
+    """Each has whole layers with states or windows, and a pool for what they keep."""
+    flags = {
+        **LINEAR, **CHAT, "engine.kind": "sglang", "model": model, "gpu": "h200-sxm", "parallel.tp": 4,
+        "parallel.dp_attention": True, "parallel.expert_parallel": True, "workload.requests": 30,
+    }  # fmt: skip
+    if drafts:
+        flags |= {"speculative.method": "mtp", "speculative.acceptance": 0.7}
+    run = run_of(flags)
+    run.execute()
+    document = run.result(["kvplan", "simulate"])
+    Result.model_validate(document)
+    assert all(check.passed for check in check_laws(document))
+    assert document["totals"]["finished"] == 30
+    found = set(document["strategies"])
+    assert {f"{section} {rank}" for rank in range(4)} <= found
+    assert ("speculative decoding" in found) is drafts
+    assumed = {item["name"] for item in document["assumptions"]}
+    assert {"max_mamba_cache_size", "engine.sliding_window_size"} & assumed
+    assert "parallel.dp_attention" in assumed

@@ -15,6 +15,8 @@ from kvplan.errors import UsageError
 if TYPE_CHECKING:
     from kvplan.engine.lockstep.sglang import SglangLockstepEngine
     from kvplan.engine.sglang.config import SglangConfig
+    from kvplan.engine.sglang_states.strategy import RecurrentStates
+    from kvplan.engine.sglang_windows.strategy import WindowPools
     from kvplan.engine.speculation.strategy import Speculation
 
 
@@ -22,12 +24,14 @@ if TYPE_CHECKING:
 class DataParallelAttention:
     """``ranks`` attention ranks in step; ``router`` deals requests to them.
 
-    ``drafts``: of the requests of every rank; None: they have none.
+    ``drafts``: of the requests of every rank; None: they have none. ``pool``: of SGLang's ranks, what they
+    have beside that of tokens; with drafts these know of it.
     """
 
     ranks: int
     router: str = "least-loaded"
     drafts: Speculation | None = None
+    pool: RecurrentStates | WindowPools | None = None
 
     @property
     def name(self) -> str:
@@ -37,6 +41,10 @@ class DataParallelAttention:
     def with_drafts(self, drafts: Speculation) -> DataParallelAttention:
         """The same, with drafts."""
         return replace(self, drafts=drafts)
+
+    def with_pool(self, pool: RecurrentStates | WindowPools) -> DataParallelAttention:
+        """The same, with a pool for states or for windows."""
+        return replace(self, pool=pool)
 
     def _check(self) -> None:
         if self.ranks < 1:
@@ -76,14 +84,16 @@ class DataParallelAttention:
         """See ``Strategy``.
 
         Raises:
-            UsageError: no ranks, or another model drafts.
+            UsageError: no ranks, another model drafts, or the options do not go with the pool.
             UnknownName: no such routing policy.
         """
         from kvplan.engine.lockstep.sglang import SglangLockstepEngine
+        from kvplan.engine.sglang.replica import SglangReplica
 
         self._check()
         if self.drafts is None:
-            return SglangLockstepEngine(self.ranks, self.router, config, latency, recorder)
+            make = SglangReplica if self.pool is None else self.pool.sglang_engine
+            return SglangLockstepEngine(self.ranks, self.router, config, latency, recorder, make)
         if not self.drafts.rules.hash_lookahead:
             raise UsageError(
                 "SGLang does not start ranks of data-parallel attention for which another model drafts",
