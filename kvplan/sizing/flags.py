@@ -59,12 +59,12 @@ def engine_flags(report: FitReport, *, eagle: bool = False) -> dict[str, str | N
     """
     return {
         "vllm": None if no_command(report, "vllm") else _vllm(report),
-        "sglang": None if no_command(report, "sglang") else _sglang(report, eagle=eagle),
+        "sglang": None if no_command(report, "sglang", eagle=eagle) else _sglang(report, eagle=eagle),
     }
 
 
-def no_command(report: FitReport, engine: EngineKind) -> str | None:
-    """Why the engine cannot be started so; ``None`` where it can."""
+def no_command(report: FitReport, engine: EngineKind, *, eagle: bool = False) -> str | None:
+    """Why the engine cannot be started so; ``None`` where it can. ``eagle``: see ``engine_flags``."""
     serving, gpu = report.serving, report.gpu
     name = NAMES[engine]
     if (state := unserved_state(report.model)) is not None:
@@ -93,6 +93,8 @@ def no_command(report: FitReport, engine: EngineKind) -> str | None:
             f"vLLM refuses a step of {serving.max_num_batched_tokens:,} tokens for "
             f"{serving.max_num_seqs:,} sequences: it wants a token for each"
         )
+    if engine == "sglang" and report.drafter is not None and not eagle and report.parallel.dp_attention:
+        return "SGLang does not start ranks of data-parallel attention for which another model drafts"
     if engine == "sglang" and chunk_splits_pages(report):
         return (
             f"SGLang refuses chunks of {serving.max_num_batched_tokens:,} tokens in pages of "
