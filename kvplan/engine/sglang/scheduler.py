@@ -16,10 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from kvplan.engine.sglang.admission import PrefillBudget, Verdict
-from kvplan.engine.sglang.config import (
-    RETRACT_DECODE_STEPS,
-    SglangConfig,
-)
+from kvplan.engine.sglang.config import RETRACT_DECODE_STEPS, SglangConfig
 from kvplan.engine.sglang.live import DecodeBatch, SglangRequest, batch_order
 from kvplan.engine.sglang.order import WaitingOrder
 from kvplan.engine.sglang.pause import PrefillPause
