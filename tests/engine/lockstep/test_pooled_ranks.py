@@ -45,6 +45,7 @@ class Told:
         self.rows: list[RequestRow] = []
         self.lines: list[str] = []
         self.recorder = Recorder(on_request=self.rows.append, on_decision=self.lines.append if log else None)
+        self.recorder.series_stride = 1000  # a point of the series ends bulk steps
         self.engine: Engine = strategy.sglang_engine(config, CLOCK, self.recorder)  # type: ignore[attr-defined]
         self.engine.run(requests)
         self.engine.close()
