@@ -201,7 +201,11 @@ def _known_format(name: str | None) -> str | None:
 
 
 def _gpu(found: "Account", name: str | None) -> "GpuSpec":
-    """The GPU meant, or the one whose memory is nearest to what the log says (it decides batch defaults)."""
+    """The GPU meant, or the one whose memory is nearest to what the log says (it decides batch defaults).
+
+    Of several with the same memory the fastest: slower ones are made of it for some markets.
+    """
+    from kvplan.latency.datasheet import peak_flops
     from kvplan.specs.catalog import entries, load_entry, load_gpu
     from kvplan.specs.hardware import GpuSpec
 
@@ -210,7 +214,7 @@ def _gpu(found: "Account", name: str | None) -> "GpuSpec":
     total = found.total_bytes
     return min(
         (load_entry(entry, GpuSpec) for entry in entries("gpu")),
-        key=lambda gpu: (abs(gpu.usable_memory_bytes - total), gpu.name),
+        key=lambda gpu: (abs(gpu.usable_memory_bytes - total), -peak_flops(gpu, "bf16"), gpu.name),
     )
 
 
