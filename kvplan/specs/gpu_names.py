@@ -18,7 +18,7 @@ _SAYS_NOTHING = frozenset({
 })  # fmt: skip
 _MEMORY_KIND = re.compile(r"hbm\d*e?|gddr\d*x?")
 _FORM = re.compile(r"(sxm|pcie|nvl)\d*")
-_SIZE = re.compile(r"(?<![a-z0-9.])(\d{1,4})[ _-]?gi?b?(?![a-z0-9])")
+_SIZE = re.compile(r"(?<![a-z0-9])(\d{1,4})[ _-]?gi?b?(?![a-z0-9])")
 _DIGITS_MEET = re.compile(r"(?<=\d) (?=\d)")
 
 
