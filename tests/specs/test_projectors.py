@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kvplan.sizing.weights import parameter_count
+from kvplan.sizing.weights import parameter_count, stage_weights
 from kvplan.specs.huggingface import import_config
 from kvplan.specs.huggingface.reader import Imported
 
@@ -235,3 +235,11 @@ def test_step_3_projects_queries_through_a_bottleneck() -> None:
     wide = import_config({**fields, "share_q_dim": None}, "c.json", name="t").model
     change = 512 * 96 + 96 * 512 + 96 - 512 * 512
     assert parameter_count(narrow) - parameter_count(wide) == 4 * change
+
+
+@pytest.mark.parametrize(("kind", "ways"), [("gemma4", 1), ("gemma3", 4)])
+def test_towers_from_transformers_are_whole_on_every_gpu(kind: str, ways: int) -> None:
+    tower = {**TOWER, "model_type": f"{kind}_vision"}
+    model = read(model_type=kind, vision_config=tower, text_config={**TEXT, "num_key_value_heads": 4}).model
+    whole, cut = (stage_weights(model, tp=tp).by_component["vision"] for tp in (1, 4))
+    assert whole == ways * cut

@@ -212,6 +212,9 @@ GATED_TOWERS = frozenset(
 )
 """Towers, or models with such, with gated layers whatever their activation is called."""
 
+WHOLE_TOWERS = frozenset({"gemma3n", "gemma4", "diffusion_gemma"})
+"""Models whose towers vLLM 0.33 takes from transformers, so that every GPU holds them whole."""
+
 TWO_TOWERS = frozenset({"video_llava"})
 """Models with one tower for images and another of the same shape for films."""
 

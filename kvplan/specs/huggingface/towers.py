@@ -258,6 +258,7 @@ def _vision(config: Config, tower: Config, shape: Shape) -> Vision:
         tokens_per_image=tokens,
         patches_per_token=_patches_per_token(config, tower, tokens),
         parameters=None if usual else shape.layers * layer + merger,
+        whole=str(config.top.get("model_type")) in families.WHOLE_TOWERS,
     )
 
 
