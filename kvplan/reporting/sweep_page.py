@@ -197,8 +197,14 @@ def key_figures(sweep: Sweep) -> list[tuple[str, str, str]]:
             value, point = best(known, key=lambda pair: pair[0])
             where = f"point {point.point}: {_values(list(point.values.values()))}"
             alike = len(known) > 1 and all(other == value for other, _ in known)
-            found.append((name, show(value), "at every point" if alike and not meeting else where))
+            where = _everywhere(sweep, len(known)) if alike and not meeting else where
+            found.append((name, show(value), where))
     return found
+
+
+def _everywhere(sweep: Sweep, known: int) -> str:
+    """Where something is the same."""
+    return "at every point" if known == len(sweep.points) else f"at all {known} points that have it"
 
 
 def _figures_at_the_answer(document: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -358,7 +364,11 @@ def _chart(
     where = "point" if across is None else plain(across, 80)
     alone = len(groups) == 1 and across is not None
     ends = (f"{show(y)} at {_place(where, x, point, alone=alone)}" for x, y, point in (low, high))
-    summary = f"From {' to '.join(ends)}." if low[1] != high[1] else f"{show(low[1])} at every point."
+    summary = (
+        f"From {' to '.join(ends)}."
+        if low[1] != high[1]
+        else f"{show(low[1])} {_everywhere(sweep, len(seen))}."
+    )
     limit = _limit(sweep, key)
     reach = [*ys, *([limit] if limit is not None else [])]
     steep = unit == "seconds" and min(reach) > 0 and max(reach) > 8 * min(reach)

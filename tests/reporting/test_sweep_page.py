@@ -88,6 +88,10 @@ def test_numbers_stand_under_one_another_and_what_is_the_same_has_no_best_point(
     tiles = {name: note for name, _, note in key_figures(sweep)}
     assert tiles["Highest hit ratio"] == "at every point"
     assert tiles["Lowest TTFT p99"] == "point 1: lru, 4"
+    document = sweep.document()
+    document["points"][5] |= {"status": "not run", "figures": None}
+    tiles = {name: note for name, _, note in key_figures(parse_report(document))}
+    assert tiles["Highest hit ratio"] == "at all 5 points that have it"
 
 
 @pytest.mark.parametrize(("tiles", "columns"), [(1, 1), (6, 6), (7, 4), (8, 4), (9, 5), (13, 5)])
