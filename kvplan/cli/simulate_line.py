@@ -59,13 +59,15 @@ def drafts(report: "FitReport") -> bool:
 
 
 def _drafts_simulated(report: "FitReport") -> bool:
-    """Whether drafts are simulated: of one drafter, not in ranks in step, as its rules allow so many."""
+    """Whether drafts are simulated: of one drafter, and as many as its rules allow."""
     from kvplan.engine.speculation.rules import rules_of
     from kvplan.errors import UsageError
     from kvplan.scenario.speculation import prediction_layers
-    from kvplan.sizing.flags import drafts_of
+    from kvplan.sizing.flags import drafts_of, engine_flags
 
-    if report.parallel.dp_attention or (report.draft and report.drafter is not None):
+    if report.draft and report.drafter is not None:
+        return False
+    if engine_flags(report)[report.serving.kind] is None:  # the engine would not draft so
         return False
     serving, tokens = report.serving, drafts_of(report.serving)
     reaches = {reach for reach, _ in _kept(report)}

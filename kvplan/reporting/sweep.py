@@ -49,7 +49,7 @@ def point_table(document: Mapping[str, Any], group: int | None = None, *, axes: 
         head = (str(point["point"]), *(setting_text(point["values"][key]) for key in keys))
         cells = _cells(point)
         rows.append((*head, *(cells[name] for name in names)))
-    columns = ("Point", *(_short(key, keys) for key in keys), *names)
+    columns = ("Point", *(short(key, keys) for key in keys), *names)
     numeric = (0, *range(1 + len(keys), len(columns)))
     return Table("One simulation a row", columns, tuple(rows), numeric)
 
@@ -90,7 +90,7 @@ def _memory(figures: Mapping[str, Any], name: str) -> str:
 MISSED = "a service-level objective is missed"
 
 
-def _short(key: str, keys: Sequence[str]) -> str:
+def short(key: str, keys: Sequence[str]) -> str:
     """The last part of a key, where no other key ends so."""
     last = key.rpartition(".")[2]
     same = [other for other in keys if other.rpartition(".")[2] == last]

@@ -13,7 +13,8 @@ from kvplan.reporting.charts import plotly_json
 from kvplan.reporting.loading import parse_report, parse_result
 from kvplan.reporting.schema.sweep import Sweep
 from kvplan.reporting.svg import CHARACTER, render
-from kvplan.reporting.sweep_page import key_figures, render_sweep, sweep_csv, sweep_figures, sweep_verdict
+from kvplan.reporting.sweep_figures import sweep_figures
+from kvplan.reporting.sweep_page import key_figures, render_sweep, sweep_csv, sweep_verdict
 
 FIGURES = {
     "finished": 300, "rejected": 0, "timed_out": 0, "unfinished": 0, "hit_ratio": 0.5, "ttft_p50_s": 0.05, "ttft_p99_s": 0.2,
@@ -88,6 +89,10 @@ def test_numbers_stand_under_one_another_and_what_is_the_same_has_no_best_point(
     tiles = {name: note for name, _, note in key_figures(sweep)}
     assert tiles["Highest hit ratio"] == "at every point"
     assert tiles["Lowest TTFT p99"] == "point 1: lru, 4"
+    document = sweep.document()
+    document["points"][5] |= {"status": "not run", "figures": None}
+    tiles = {name: note for name, _, note in key_figures(parse_report(document))}
+    assert tiles["Highest hit ratio"] == "at all 5 points that have it"
 
 
 @pytest.mark.parametrize(("tiles", "columns"), [(1, 1), (6, 6), (7, 4), (8, 4), (9, 5), (13, 5)])
@@ -312,6 +317,19 @@ def test_the_tone_of_a_highest_load_is_how_sure_it_is(answer: dict, tone: str, w
     found = sweep_verdict(searched(**answer))
     assert found.tone == tone
     assert words in found.headline
+
+
+def test_a_search_says_where_it_looked_and_for_what():
+    detail = sweep_verdict(searched()).detail
+    assert detail[:2] == (
+        "Searched: workload.rate in 3 runs, from 4 to 16.", "The objective is TTFT p99 within 500 ms.",
+    )  # fmt: skip
+    lengths = sweep_document({"workload.requests": [200, 1800], **RATES})
+    document = {**lengths, "highest": {**searched().document()["highest"], "requests": 1800}}
+    sweep = parse_report(document)
+    said = "Searched: workload.rate in 6 runs, from 4 to 16; the runs have 200 to 1,800 requests."
+    assert sweep_verdict(sweep).detail[0] == said
+    assert [line.name for line in sweep_figures(sweep)[0].lines] == ["requests 200", "requests 1800"]
 
 
 def failing(of_point: int, exit_code: int, **answer) -> Sweep:

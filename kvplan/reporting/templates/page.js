@@ -95,6 +95,10 @@
     modeBarButtons: [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]],
     plotlyServerURL: "",
   };
+  // A chart is hidden from screen readers, which have its summary and its table: its buttons are no stops either.
+  const unreach = (target) => {
+    for (const button of target.querySelectorAll(".modebar-btn")) button.tabIndex = -1;
+  };
   const draw = async (plot) => {
     const key = plot.dataset.chart;
     const target = plot.querySelector(".live");
@@ -107,6 +111,8 @@
       plot.classList.remove("is-live");
       throw error;
     }
+    if (!live.has(key)) target.on("plotly_afterplot", () => unreach(target));
+    unreach(target);
     live.set(key, plot);
   };
   const recolour = () => { nameToggle(); for (const plot of live.values()) draw(plot); };
