@@ -91,7 +91,7 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
                         else:
                             rank.scheduler.idle()
                     continue
-                if self._stalled and not any(plan.retracted for plan in plans):
+                if self._stalled and not any(plan.retracted or plan.aborted for plan in plans):
                     self._stuck()
                 self._stalled = True
             else:

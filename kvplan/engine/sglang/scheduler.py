@@ -288,6 +288,8 @@ class SglangScheduler:
             return plan
         else:
             self._retract(plan)
+            if not decoding.count:
+                return plan
         self._decode(plan)
         return plan
 
@@ -316,8 +318,7 @@ class SglangScheduler:
     def _retract(self, plan: SglangPlan) -> None:
         """Send requests back until the others' next step fits: fewest outputs first, then longest prompt.
 
-        At least one goes, and one stays. That one fits: the front end lets nothing in that would not fit
-        alone (SGLang would abort it).
+        At least one goes, and one stays: if that one does not fit either, it is aborted.
         """
         decoding = self.decoding
         keep = decoding.in_order()
@@ -333,6 +334,11 @@ class SglangScheduler:
             victim.preemptions += 1
             self.preemptions += 1
             plan.retracted.append(victim)
+            self.full = False
+        if not self._decode_fits():
+            last = keep.pop()
+            self._let_go(last, outputs[last], 0)
+            plan.aborted.append(last)
             self.full = False
         decoding.reorder(keep)
         decoded = sum(outputs[request] for request in keep) + RETRACT_DECODE_STEPS * len(keep)
