@@ -14,6 +14,7 @@ from kvplan.reporting.result import Result
 from kvplan.scenario.audit import audit_result
 from kvplan.scenario.conservation import check_laws
 from kvplan.scenario.load import load_scenario
+from kvplan.scenario.pools import pools_of
 from kvplan.scenario.run import Run
 
 LINEAR = {"latency.model": "linear", "latency.a": 0.005, "latency.b": 2e-5, "latency.c": 1e-8}
@@ -219,3 +220,10 @@ def test_what_becomes_of_prompts_that_end_while_others_need_their_blocks(
 ) -> None:
     run = run_of({**BARE, "engine.version": version, "disaggregation.prefill.kv_role": role})
     assert strategy_of(run).handover is handover
+
+
+@pytest.mark.parametrize(("sends", "receives"), [("kv_both", "kv_both"), ("kv_producer", "kv_consumer")])
+def test_commands_of_both_pools_have_their_roles(sends: str, receives: str) -> None:
+    scenario = load_scenario(None, {**BARE, "disaggregation.prefill.kv_role": sends})
+    assert [pool.kv_role for pool in pools_of(scenario)] == [sends, receives]
+    assert [pool.kv_role for pool in pools_of(load_scenario(None, {**LINEAR, **POOL, **CHAT}))] == [None]

@@ -72,6 +72,8 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
             if self.recorder.on_decision is None and self._coast(until):
                 continue
             plans = self._plan()
+            if any(plan.aborted for plan in plans):
+                self.stopped = self.stops
             running = any(plan.batch.scheduled_tokens for plan in plans)
             before, self._in_flight = self._in_flight, None
             if running:
@@ -91,7 +93,7 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
                         else:
                             rank.scheduler.idle()
                     continue
-                if self._stalled and not any(plan.retracted for plan in plans):
+                if self._stalled and not any(plan.retracted or plan.aborted for plan in plans):
                     self._stuck()
                 self._stalled = True
             else:
@@ -134,7 +136,7 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
         for rank, plan in zip(self.ranks, flight.plans, strict=True):
             if plan.batch.scheduled_tokens:
                 heard |= rank.deliver(plan, self.clock)
-        self.stopped = self.stops and heard
+        self.stopped |= self.stops and heard
 
     def _stuck(self) -> NoReturn:
         for rank in self.ranks:

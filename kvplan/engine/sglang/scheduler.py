@@ -288,7 +288,8 @@ class SglangScheduler:
             return plan
         else:
             self._retract(plan)
-        self._decode(plan)
+        if decoding.count:
+            self._decode(plan)
         return plan
 
     def _decode_fits(self) -> bool:
@@ -316,8 +317,7 @@ class SglangScheduler:
     def _retract(self, plan: SglangPlan) -> None:
         """Send requests back until the others' next step fits: fewest outputs first, then longest prompt.
 
-        At least one goes, and one stays. That one fits: the front end lets nothing in that would not fit
-        alone (SGLang would abort it).
+        At least one goes, and one stays: if that one does not fit either, it is aborted.
         """
         decoding = self.decoding
         keep = decoding.in_order()
@@ -325,15 +325,16 @@ class SglangScheduler:
         for request in self.fresh:
             outputs[request] -= 1
         keep.sort(key=lambda request: (outputs[request], -request.prompt_tokens), reverse=True)
-        first = True
-        while len(keep) > 1 and (first or not self._decode_fits()):
-            first = False
+        while len(keep) > 1 and not (plan.retracted and self._decode_fits()):
             victim = keep.pop()
             self._let_go(victim, outputs[victim], len(keep))
             victim.preemptions += 1
             self.preemptions += 1
             plan.retracted.append(victim)
-            self.full = False
+        if not self._decode_fits():
+            last = keep.pop()
+            self._let_go(last, outputs[last], 0)
+            plan.aborted.append(last)
         decoding.reorder(keep)
         decoded = sum(outputs[request] for request in keep) + RETRACT_DECODE_STEPS * len(keep)
         self.ratio = min(1.0, decoded / (sum(request.max_new_tokens for request in keep) + 1))
@@ -344,6 +345,7 @@ class SglangScheduler:
 
         An output in flight is lost: it keeps those that are known.
         """
+        self.full = False
         self.decoding.leave(request)
         request.outputs = outputs
         self.pool.drop(request)

@@ -72,6 +72,10 @@ class DraftPrefillReplica(Verifying, PrefillReplica):
         """As the base class; drafts have their places, too."""
         return super().refusal(request) or self.overflow(request)
 
+    def rejection(self, request: Request) -> str | None:
+        """As of every instance of a pool: the engine has looked at it."""
+        return None
+
 
 class DraftDecodeScheduler(DecodeScheduler, DraftRemoteScheduler):
     """Every request that is new here waits for its KV; from then on it has drafts."""
@@ -117,6 +121,10 @@ class DraftDecodeReplica(Loading, DecodeReplica):
     def refusal(self, request: Request) -> str | None:
         """As the base class; drafts have their places, too."""
         return super().refusal(request) or self.overflow(request)
+
+    def rejection(self, request: Request) -> str | None:
+        """As of every instance of a pool: the engine has looked at it."""
+        return None
 
     def known_tokens(self, request: Request) -> int:
         """See the base class: prompts come once, and before their answers."""
