@@ -18,6 +18,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MAX_MESSAGE = 1_000
+"""Longest message; of a longer one the beginning and the end are kept."""
+
 
 class KvplanError(Exception):
     """Base of every error shown to a user.
@@ -32,6 +35,8 @@ class KvplanError(Exception):
     code = "runtime"
 
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        if len(message) > MAX_MESSAGE:  # somebody's file is repeated in it
+            message = f"{message[: MAX_MESSAGE - 100]} ... {message[-95:]}"
         super().__init__(message)
         self.message = message
         self.where = where

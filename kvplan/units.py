@@ -166,22 +166,20 @@ def format_seconds(seconds: float) -> str:
     """Three significant digits with a fitting unit: ``0.0123`` -> ``'12.3 ms'``."""
     if not math.isfinite(seconds):
         return str(seconds)
-    size = abs(seconds)
-    if size == 0:
+    if seconds == 0:
         return "0 s"
-    for limit, factor, unit in ((1e-6, 1e9, "ns"), (1e-3, 1e6, "µs"), (1.0, 1e3, "ms")):
-        if size < limit:
-            return f"{_three_digits(seconds * factor)} {unit}"
-    if size < 120:
-        return f"{_three_digits(seconds)} s"
-    if size < 7200:
-        return f"{_three_digits(seconds / 60)} min"
-    return f"{_three_digits(seconds / 3600)} h"
-
-
-def _three_digits(value: float) -> str:
+    # Rounded first: 0.9996 s is 1.00 s, and not 1000 ms.
+    rounded = [(float(f"{seconds / each:.2e}"), below, unit) for below, each, unit in _TIMES]
+    value, _, unit = next(item for item in rounded if abs(item[0]) < item[1])
     digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
-    return f"{value:.{digits}f}"
+    return f"{value:.{digits}f} {unit}"
+
+
+_TIMES = (
+    (1000, 1e-9, "ns"), (1000, 1e-6, "µs"), (1000, 1e-3, "ms"), (120, 1, "s"), (120, 60, "min"),
+    (math.inf, 3600, "h"),
+)  # fmt: skip
+"""Numbers of a unit below which it is used, its seconds and its name."""
 
 
 def currency_name(text: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import NamedTuple
 
@@ -66,8 +68,9 @@ def _root(
 def build_app(verbs: Sequence[str] | None = None) -> typer.Typer:
     """The Typer application holding ``verbs`` (default: all of them)."""
     app = typer.Typer(
-        name="kvplan", no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False
-    )
+        name="kvplan", no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["--help", "-h"]},
+    )  # fmt: skip
     app.callback()(_root)
     for name in VERBS if verbs is None else verbs:
         verb = VERBS[name]
@@ -133,7 +136,8 @@ def run(argv: Sequence[str]) -> int:
             raise
         if debug:
             traceback.print_exception(exc)
-        _report(problem, as_json=_wants_json(argv))
+        with suppress(OSError):  # nobody reads errors either: the code still tells
+            _report(problem, as_json=_wants_json(argv))
         _give_up_unwritable_output()
         return problem.exit_code
 
@@ -142,30 +146,34 @@ def _prepare_streams() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by whoever started us
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - lives as long as we do
+            # An answer that nobody can have is an error, as it is of every tool; a warning is not.
+            held = os.open(os.devnull, os.O_RDONLY if name == "stdout" else os.O_WRONLY)
+            setattr(sys, name, open(held, "w", encoding="utf-8"))  # noqa: SIM115 - lives as long as we do
         elif isinstance(stream, io.TextIOWrapper):
             # A terminal or pipe that knows only ASCII gets \\uXXXX instead of a crash.
             stream.reconfigure(errors="backslashreplace")
 
 
 def _reader_went_away() -> int:
-    """The reader of our pipe (head, less) has enough: no error of ours."""
-    _discard_output()
-    return 0
+    """The reader of our pipe (head, less) has enough: nothing to say, and no answer either.
+
+    Returns what a shell sees of a tool that the signal for it ends.
+    """
+    _give_up_unwritable_output()
+    return 128 + SIGPIPE
 
 
 def _give_up_unwritable_output() -> None:
-    """What is still buffered for a full disk cannot be written at shutdown either."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        _discard_output()
+    """What is still buffered for a dead pipe or a full disk cannot be written at shutdown either."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _discard_output() -> None:
-    """Keeps Python's shutdown from writing to a dead pipe or a full disk again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
-
+SIGPIPE = 13
+"""Its number, also where the system has no such signal."""
 
 MAX_FILE = 300
 """Longest file name repeated: some cannot be opened because of their length."""
@@ -177,6 +185,8 @@ def _where_to_look(exc: ClickException) -> str | None:
     if context is None:
         return None
     option = str(getattr(exc, "option_name", "")).lstrip("-")
+    if option in ("json", "csv", "md"):
+        return f"say --format {option}"
     arguments = [item.name for item in context.command.params if item.param_type_name == "argument"]
     if option in arguments:
         return f"{option.upper()} stands alone here: {context.command_path} {option.upper()} ..."
@@ -192,9 +202,10 @@ def _problem(exc: BaseException) -> KvplanError | None:
     if isinstance(exc, (KeyboardInterrupt, typer.Abort)):
         return Interrupted("interrupted")
     if isinstance(exc, OSError):
-        problem = KvplanError(
-            exc.strerror or str(exc), where=shortened(str(exc.filename), MAX_FILE) if exc.filename else None
-        )
+        where = "standard output" if exc.errno == errno.EBADF else None  # closed: only it is not opened by us
+        if exc.filename:
+            where = shortened(str(exc.filename), MAX_FILE)
+        problem = KvplanError(exc.strerror or str(exc), where=where)
         problem.code = "io"
         return problem
     if isinstance(exc, Exception):

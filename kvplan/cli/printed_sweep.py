@@ -22,7 +22,8 @@ def print_sweep(document: dict[str, Any], console: "Console") -> None:
     shown = [point_table(document)]
     if width(shown[0]) > console.width:
         axes = all(width(point_table(document, group)) <= console.width for group in range(len(GROUPS)))
-        for line in () if axes else legend(document):
+        points = [] if axes else [(point["point"], point["values"]) for point in document["points"]]
+        for line in legend(points):
             print_wrapped(line, console)
         if not axes:
             console.print()

@@ -1,5 +1,6 @@
 """From a plan to its simulation: the ``kvplan simulate`` command that has the same pool."""
 
+import json
 import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -20,28 +21,66 @@ WORKLOAD = "--synthesize chat"
 """Traffic to begin with; the user's own comes by ``--trace``."""
 
 
-def simulate_line(report: "FitReport", model: str) -> str | None:
-    """The command for this plan, ``None`` where it is not simulated; ``model`` is what the user called it.
+ACCEPTANCE = 0.7
+"""Chance of a draft to be accepted in the printed command: an example, as only the workload's own holds."""
+
+
+def simulate_line(report: "FitReport", model: str, drafter: str | None = None) -> str | None:
+    """The command for this plan, ``None`` where it is not simulated.
 
     Options left at the engine's defaults are left out: the scenario has the same defaults.
+
+    Args:
+        model, drafter: what the user called them.
     """
-    if model == "-" or _not_simulated(report):
+    if "-" in (model, drafter) or _not_simulated(report):
         return None
-    settings = " ".join(f"--set {shlex.quote(text)}" for text in _settings(report))
+    settings = " ".join(f"--set {shlex.quote(text)}" for text in _settings(report, drafter))
     return " ".join(part for part in (" ".join(_flags(report, model)), settings, WORKLOAD) if part)
 
 
 def _not_simulated(report: "FitReport") -> bool:
     from kvplan.sizing.flags import chunk_splits_pages
 
-    drafting = report.draft or report.drafter is not None
     known = SIMULATED[report.serving.kind]
     kept = {reach for reach, _ in _kept(report)}
-    if drafting or not report.fits or not kept <= set(known) or chunk_splits_pages(report):
+    if not report.fits or not kept <= set(known) or chunk_splits_pages(report):
+        return True
+    if drafts(report) and not _drafts_simulated(report):
         return True
     if report.serving.kind == "sglang" and not _pools_of_sglang(report):
         return True
     return report.parallel.dp_attention and not _ranks_in_step(report)
+
+
+def drafts(report: "FitReport") -> bool:
+    """Whether somebody drafts."""
+    return report.draft or report.drafter is not None
+
+
+def _drafts_simulated(report: "FitReport") -> bool:
+    """Whether drafts are simulated: of one drafter, and as many as its rules allow."""
+    from kvplan.engine.speculation.rules import rules_of
+    from kvplan.errors import UsageError
+    from kvplan.scenario.speculation import prediction_layers
+    from kvplan.sizing.flags import drafts_of, engine_flags
+
+    if report.draft and report.drafter is not None:
+        return False
+    if engine_flags(report)[report.serving.kind] is None:  # the engine would not draft so
+        return False
+    serving, tokens = report.serving, drafts_of(report.serving)
+    reaches = {reach for reach, _ in _kept(report)}
+    if serving.kind == "sglang" and "state" in reaches and reaches & {"window", "chunk"}:
+        return False
+    try:
+        if report.draft:
+            modules = prediction_layers(report.model, tokens)
+            if serving.kind == "vllm":
+                rules_of("mtp", tokens, serving.version, modules=modules)
+    except UsageError:
+        return False
+    return True
 
 
 def _kept(report: "FitReport") -> set[tuple[str, int | None]]:
@@ -100,9 +139,14 @@ def _flags(report: "FitReport", model: str) -> Iterator[str]:
             yield f"--{option.replace('_', '-')} {getattr(serving, option)}"
 
 
-def _settings(report: "FitReport") -> Iterator[str]:
+def _settings(report: "FitReport", drafter: str | None) -> Iterator[str]:
     """What only a scenario can say."""
+    from kvplan.sizing.flags import drafts_of
+
     serving, parallel = report.serving, report.parallel
+    if drafts(report):
+        how = "method: mtp" if drafter is None else f"method: draft_model, model: {json.dumps(drafter)}"
+        yield f"speculative={{{how}, tokens: {drafts_of(serving)}, acceptance: {ACCEPTANCE}}}"
     if "version" in serving.given:
         yield f'engine.version="{serving.version_text}"'
     if not serving.cuda_graphs:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 COMMAND_WIDTH = 80
 
+WIDE_GAP, NARROW_GAP = 3, 2
+"""Blanks between the columns of a table; less would run "170 ms" into "13 ms"."""
+
 
 def print_wrapped(text: str, console: Console, indent: str = "  ") -> None:
     """Lines of a sentence, those after the first indented."""
@@ -23,24 +26,30 @@ def print_wrapped(text: str, console: Console, indent: str = "  ") -> None:
         console.print(Text(line))
 
 
-def width(table: Table, folded: int | None = None) -> int:
+def width(table: Table, gap: int = WIDE_GAP, folded: int | None = None) -> int:
     """Columns of a terminal that ``grid`` takes, with what is varied ``folded`` to so many if words allow."""
     cells = [table.columns, *table.rows]
     widest = [max(len(row[place]) for row in cells) for place in range(len(table.columns))]
-    if folded is not None:
-        words = [word for row in cells for word in row[1].split()]
-        widest[1] = min(widest[1], max(folded, *map(len, words)))
-    return sum(widest) + 3 * (len(widest) - 1)
+    for place in _axes(table) if folded is not None else ():
+        words = [word for row in cells for word in row[place].split()]
+        widest[place] = min(widest[place], max(folded or 0, *map(len, words)))
+    return sum(widest) + gap * (len(widest) - 1)
 
 
-def grid(table: Table) -> Any:
+def _axes(table: Table) -> range:
+    """The columns of what is varied: between the number of a row and its figures."""
+    return range(1, table.numeric[1] if len(table.numeric) > 1 else len(table.columns))
+
+
+def grid(table: Table, gap: int = WIDE_GAP) -> Any:
     """A table for rich, without frames; what is varied folds where the line is too short."""
     from rich import box
     from rich.table import Table as Grid
     from rich.text import Text
 
-    shown = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    axes = range(1, table.numeric[1] if len(table.numeric) > 1 else len(table.columns))
+    padding = (0, 1) if gap == WIDE_GAP else (0, 1, 0, 0)
+    shown = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=padding)
+    axes = _axes(table)
     for place, name in enumerate(table.columns):
         right = place in table.numeric
         shown.add_column(

@@ -76,6 +76,10 @@ class HeardLatency(LatencyModel, Protocol):
 class JointLatency(LatencyModel, Protocol):
     """Of ranks in step: ``step_seconds`` is a rank's own part; after the slowest, all work together."""
 
-    def joint_seconds(self, tokens: int) -> float:
-        """Seconds of what all ranks do together for ``tokens`` tokens of them all; 0 for none."""
+    def joint_seconds(self, batch: StepBatch) -> float:
+        """Seconds of what all ranks do together; 0 where there is none.
+
+        Of the batch only its tokens, the requests that sample and drafts are counted, of all ranks together.
+        What making drafts takes of the answer is written to ``drafting_s``.
+        """
         ...

@@ -186,6 +186,11 @@ class Replica:
         return False
 
     @property
+    def expects_blocks(self) -> bool:
+        """Whether blocks come back that no running request holds: that may end a storm of preemptions."""
+        return False
+
+    @property
     def owes(self) -> bool:
         """Whether a step is due though nobody runs or waits."""
         return False
@@ -261,7 +266,8 @@ class Replica:
             request.scheduled_s = clock
         if plan.preempted or self.watchdog.fruitless:
             victim = plan.preempted[-1].request.id if plan.preempted else None
-            self.watchdog.planned(plan.batch.sampled_requests, victim, clock)
+            sampled = plan.batch.sampled_requests
+            self.watchdog.planned(sampled, victim, clock, expected=self.expects_blocks)
         if not plan.batch.scheduled_tokens and not plan.preempted:
             return
         if recorder.on_decision is not None:

@@ -9,7 +9,8 @@
 Where modules of their own make the drafts, each has a pass over all tokens of a step.
 
 The drafter's passes are launched by the engine's own step: its overheads are not counted again. Where no
-draft of a step could ever be verified none is made, but the drafter's cache is filled.
+draft of a step could ever be verified none is made, but the drafter's cache is filled. Ranks of data-parallel
+attention make them together: the slowest rank's passes count, and after each what all do together.
 
 SGLang makes the first draft behind a step and the others before the next one verifies them: they are counted
 with the step that verifies, and a prefill is followed by one pass.
@@ -65,13 +66,26 @@ class DraftingLatency:
         """The same step, by cause."""
         return replace(self.target.parts(batch), drafting_s=self._drafting(batch))
 
+    def joint_seconds(self, batch: StepBatch) -> float:
+        """See ``JointLatency``: in the step and in each of the drafter's passes."""
+        batch.drafting_s = self._passes(
+            batch, self.drafter.joint_seconds, lambda batch, count: StepBatch(count)
+        )
+        return self.target.joint_seconds(batch) + batch.drafting_s
+
     def _drafting(self, batch: StepBatch) -> float:
+        return self._passes(batch, self._pass, _one_token_each)
+
+    def _passes(
+        self, batch: StepBatch, seconds_of: Callable[[StepBatch], float],
+        one_token_each: Callable[[StepBatch, int], StepBatch],
+    ) -> float:  # fmt: skip
         if not batch.scheduled_tokens:
             return 0.0
-        seconds = self.whole * self._pass(batch)
+        seconds = self.whole * seconds_of(batch)
         more = batch.drafting - self.whole
         if more > 0 and (count := batch.sampled_requests):
-            seconds += more * self._pass(_one_token_each(batch, count))
+            seconds += more * seconds_of(one_token_each(batch, count))
         return seconds
 
     def _pass(self, batch: StepBatch) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvplan.errors import SpecError, UnknownName
+from kvplan.specs.json_document import read_json
 
 if TYPE_CHECKING:
     from kvplan.latency.clock import Target
@@ -50,12 +50,9 @@ def read_fit(name: object) -> dict[str, Any]:
     path = Path(name)
     if path.stat().st_size > MAX_BYTES:
         raise SpecError(f"a fit of more than {MAX_BYTES >> 20} MiB is no fit", where=name)
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as exc:
-        raise SpecError(f"not a JSON document: {exc}", where=name) from exc
-    schema = document.get("schema") if isinstance(document, dict) else None
-    if not isinstance(document, dict) or schema != SCHEMA:
+    document = read_json(path, MAX_BYTES)
+    schema = document.get("schema")
+    if schema != SCHEMA:
         raise SpecError(
             f"this is no fit of a version kvplan reads (schema {schema!r}, not {SCHEMA!r})",
             where=name, hint="write one with kvplan calibrate --engine-log requests.csv --scenario s.yaml",

@@ -145,8 +145,9 @@ class ProfileLatency:
             waiting_s=max(seconds - head - linear - decode - prefill - state, 0.0),
         )
 
-    def joint_seconds(self, tokens: int) -> float:
-        """What ranks of data-parallel attention do together for ``tokens`` tokens of them all."""
+    def joint_seconds(self, batch: StepBatch) -> float:
+        """What ranks of data-parallel attention do together for the tokens of them all."""
+        tokens = batch.scheduled_tokens
         return self._joint(tokens) if tokens and self._joint is not None else 0.0
 
     def with_constants(self, values: Mapping[str, float]) -> ProfileLatency:

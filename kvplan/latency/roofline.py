@@ -187,7 +187,7 @@ class Roofline:
         tokens, launch = self._launched(batch)
         linear, exchanged, sampled = self._multiplied(tokens), 0.0, batch.sampled_requests
         if self._joint:
-            launch -= self.joint_seconds(tokens)
+            launch -= self._jointly(tokens)
         else:
             exchanged = self._exchanged(tokens, batch.decode_requests)
         return self._step + self._request * sampled, linear, exchanged, launch, self._headed(sampled)
@@ -204,11 +204,14 @@ class Roofline:
             self._linear[tokens] = seconds
         return seconds
 
-    def joint_seconds(self, tokens: int) -> float:
-        """What data-parallel attention's ranks do together for ``tokens`` tokens of them all, 0 without it.
+    def joint_seconds(self, batch: StepBatch) -> float:
+        """What data-parallel attention's ranks do together for the tokens of them all, 0 without it.
 
         Joint matrices, experts and exchanges; comes after the slowest rank's own part.
         """
+        return self._jointly(batch.scheduled_tokens)
+
+    def _jointly(self, tokens: int) -> float:
         if not self._joint or not tokens:
             return 0.0
         seconds = self._together.get(tokens)
@@ -290,7 +293,7 @@ class Roofline:
         if not batch.decode_requests:
             decode, prefill = 0.0, decode + prefill
         if self._joint:
-            launch -= self.joint_seconds(tokens)
+            launch -= self._jointly(tokens)
         else:
             collective = self._exchanged(tokens, batch.decode_requests)
         return StepParts(

@@ -25,9 +25,11 @@ class SlowedTogether(Slowed):
         super().__init__(model, factor)
         self._joint = model.joint_seconds
 
-    def joint_seconds(self, tokens: int) -> float:
+    def joint_seconds(self, batch: StepBatch) -> float:
         """See ``JointLatency``."""
-        return self._factor * self._joint(tokens)
+        seconds = self._factor * self._joint(batch)
+        batch.drafting_s *= self._factor
+        return seconds
 
 
 def slowed(model: LatencyModel, factor: float) -> LatencyModel:

@@ -140,7 +140,7 @@ def _interval(result: Result, slo: Slo) -> tuple[float, float] | None:
 
 def _around(result: Result, slo: Slo) -> str:
     interval = _interval(result, slo)
-    return "accuracy band" if interval is None else f"90 % interval of {seconds_range(interval)}"
+    return "accuracy band" if interval is None else f"90% interval of {seconds_range(interval)}"
 
 
 def unknowns(result: Result) -> list[str]:

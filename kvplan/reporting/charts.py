@@ -59,14 +59,18 @@ def escaped(text: str) -> str:
 
 
 def _line(line: Line, figure: Figure) -> go.Scatter:
-    value = "%{y:.1%}" if figure.y.unit == "percent" else "%{y:,.4~r}"
+    value = {"percent": "%{y:.1%}", "seconds": "%{y:.3s}s"}.get(figure.y.unit, "%{y:,.4~r}")
     at = {"seconds": "%{x:.3s}s", "tokens": "%{x:,} tokens"}.get(
         figure.x.unit, f"%{{x:.4~r}} {_unit(figure.x)}"
     )
+    names = figure.x.names
+    if names:
+        at = "%{text}"
     width = 2.5 if line.heavy else 1.75
     return go.Scatter(
         x=line.x,
         y=line.y,
+        text=[escaped(names[int(x) - 1]) for x in line.x] if names else None,
         name=escaped(line.name),
         mode="markers" if not line.joined else "lines+markers" if line.symbol else "lines",
         line={"color": colour(line.colour), "width": width, "dash": "dash" if line.dashed else "solid"},
@@ -166,13 +170,15 @@ def _axis(axis: Axis, *, across: bool) -> dict[str, Any]:
         "ticklen": 4, "tickangle": 0, "automargin": True, "type": "log" if axis.log else "linear",
         "title": {"text": escaped(axis.title) if across else "", "standoff": 8, "font": {"size": 12}},
     }  # fmt: skip
-    if axis.log:
+    if axis.log or axis.names:
         marks = ticks(axis)
         return {
             **common,
-            "range": [math.log10(low), math.log10(high)],
+            # Names are as long as they are: on a narrow screen they turn.
+            "tickangle": None if axis.names else 0,
+            "range": [math.log10(low), math.log10(high)] if axis.log else [low, high],
             "tickvals": [value for value, _ in marks],
-            "ticktext": [text for _, text in marks],
+            "ticktext": [escaped(text) for _, text in marks],
         }
     form = {"percent": ".0%", "seconds": "~s"}.get(axis.unit, "~s" if high >= 10_000 else ",~r")
     suffix = "s" if axis.unit == "seconds" else ""

@@ -11,7 +11,7 @@ from kvplan.reporting.markdown import escape
 from kvplan.reporting.schema.outcome import Metric
 from kvplan.reporting.strategies import figure
 from kvplan.reporting.tables import Table
-from kvplan.reporting.wording import LATENCIES, change_text, plain, setting_text, value_text
+from kvplan.reporting.wording import LATENCIES, change_text, label, plain, setting_text, value_text
 
 WORDS = {
     "equal": "equal",
@@ -77,11 +77,15 @@ def _raw(change: Change) -> tuple[object, ...]:
 
 def comparison_tables(found: Comparison) -> list[Table]:
     """What differs, as text; latencies always."""
-    shown = [
-        Table(title, (title, "A", "B", "Change"), tuple(row_of(change) for change in changes), (1, 2, 3))
-        for title, changes in groups(found)
-        if changes
-    ]
+    shown = []
+    for title, changes in groups(found):
+        names = [
+            _in_words(change.name) if changes is found.totals else plain(change.name, 60)
+            for change in changes
+        ]
+        cells = tuple((name, *row_of(change)[1:]) for name, change in zip(names, changes, strict=True))
+        if cells:
+            shown.append(Table(title, (title, "A", "B", "Change"), cells, (1, 2, 3)))
     rows = []
     for item in found.latency:
         latency, statistic = item.change.name.split("_")
@@ -89,6 +93,11 @@ def comparison_tables(found: Comparison) -> list[Table]:
         rows.append((name, *row_of(item.change)[1:], judged_text(item)))
     columns = ("Latency", "A", "B", "Change", "Difference")
     return [*shown, Table("Latency", columns, tuple(rows), (1, 2, 3))] if rows else shown
+
+
+def _in_words(name: str) -> str:
+    """``requests_per_s`` -> ``Requests a second``."""
+    return label(name.replace("_per_s", "_a_second") if name.endswith("_per_s") else name)
 
 
 def row_of(change: Change) -> tuple[str, str, str, str]:

@@ -20,13 +20,17 @@ COLOURS = 6
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """``title`` in words with its unit; ``low``/``high`` are the ends, in the unit of the data."""
+    """``title`` in words with its unit; ``low``/``high`` are the ends, in the unit of the data.
+
+    ``names``: what stands at 1, 2, ... of things that are no numbers.
+    """
 
     title: str
     unit: Unit
     low: float
     high: float
     log: bool = False
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,7 @@ def capacity(result: Result) -> Figure | None:
     bill = result.memory
     if not marks and bill and bill.max_concurrency and bill.max_concurrency_context:
         held = decimal(bill.max_concurrency) if holds_one(result) else "less than 1"
-        at = f"{held} × {count(bill.max_concurrency_context)} tokens"
+        at = f"{held} x {count(bill.max_concurrency_context)} tokens"
         marks.append(Mark(bill.max_concurrency_context, bill.max_concurrency, at, 0, "diamond"))
     values += [mark.y for mark in marks]
     contexts = [x for line in lines for x in line.x] + [mark.x for mark in marks]

@@ -39,8 +39,9 @@ def load_text(key: str, value: float) -> str:
     return said.replace("1 requests", "1 request").replace("1 sessions", "1 session") if value == 1 else said
 
 
-def highest_sentence(found: Found) -> str:
-    """The answer, with its interval; where the run was too short, that comes first."""
+def highest_sentence(document: Mapping[str, Any]) -> str:
+    """The answer of a search, with its interval; where the run was too short, that comes first."""
+    found = document["highest"]
     key, passed, missed = found["key"], found["passed"], found["missed"]
     if passed is None and found.get("met_above") is not None:
         return (
@@ -51,9 +52,7 @@ def highest_sentence(found: Found) -> str:
         return "nothing could be simulated that tells whether the objectives are met"
     if passed is None:
         return f"the objectives are not met, not even at {load_text(key, missed)}"
-    binds = found.get("binding")
-    why = f"{label(binds)} is missed" if binds else "not"
-    beyond = "nothing higher was tried" if missed is None else f"at {missed:g} {why}"
+    beyond = _beyond(document)
     load = load_text(key, passed)
     if found.get("settled") is not False:
         return f"every objective is met up to {load} ({beyond}){_range_text(found)}"
@@ -62,6 +61,20 @@ def highest_sentence(found: Found) -> str:
     else:
         met = f"in this one every objective is met up to {load} ({beyond})"
     return f"too short a run to tell: {met}"
+
+
+def _beyond(document: Mapping[str, Any]) -> str:
+    """What is the case above the answer: what is missed first, or why nobody knows."""
+    found = document["highest"]
+    key, passed, missed, binds = (found.get(name) for name in ("key", "passed", "missed", "binding"))
+    points = of_answer(document)["points"]
+    failed = {point["values"][key]: point["error"] for point in points if point["error"] is not None}
+    if missed is None:
+        above = [value for value in failed if value > passed]
+        return f"{min(above):g} could not be simulated" if above else "nothing higher was tried"
+    if missed in failed:
+        return f"at {missed:g} it does not fit"
+    return f"at {missed:g} {label(binds)} is missed" if binds else f"at {missed:g} not"
 
 
 def _range_text(found: Found) -> str:

@@ -27,7 +27,7 @@ from kvplan.reporting.palette import DARK, LIGHT, declarations
 from kvplan.reporting.result import Result, result_json
 from kvplan.reporting.series import MAX_POINTS, downsampled
 from kvplan.reporting.step_time import step_time_table
-from kvplan.reporting.strategies import replica_tables, strategies_tables
+from kvplan.reporting.strategies import member, replica_tables, strategies_tables
 from kvplan.reporting.svg import render as drawing
 from kvplan.reporting.verdict import MINORITY, reused_ratio, subject, verdict
 from kvplan.reporting.wording import count, decimal, percent, plain, seconds
@@ -114,6 +114,7 @@ def _content(result: Result) -> dict[str, Any]:
         },
         "strategies": strategies_tables(result),
         "replicas": replica_tables(result),
+        "member": member(result),
         "absent": absent(result),
         "warnings": [plain(text) for text in result.warnings[:MAX_LISTED]],
         "warnings_left": max(0, len(result.warnings) - MAX_LISTED),
@@ -151,7 +152,7 @@ _TABLES = (
 def tie(text: str) -> str:
     """Keep a number and its unit, or how many of something there are, on one line."""
     text = re.sub(r"(?<=\d) (?=(?:[nmµ]?s|min|h|[KMGT]?i?B|TB/s)\b)", "\u00a0", text)
-    return re.sub(r"(?<=\d) ([x×]) (?=\w)", "\u00a0\\1\u00a0", text)
+    return re.sub(r"(?<=\d) x (?=\w)", "\u00a0x\u00a0", text)
 
 
 def script_safe(text: str) -> str:

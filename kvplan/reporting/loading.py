@@ -83,7 +83,9 @@ def _decoded(text: str | bytes, where: str | None) -> object:
         return json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as exc:
         place = f"{where or 'result'}:{exc.lineno}:{exc.colno}"
-        hint = "the file is empty" if not text.strip() else "was the file cut off while being written?"
+        whole = text.strip()
+        hint = "was the file cut off while being written?" if whole[:1] in ("{", b"{") else _HINT_PRODUCER
+        hint = hint if whole else "the file is empty"
         raise DataError(f"not valid JSON: {exc.msg}", where=place, hint=hint) from exc
     except UnicodeDecodeError as exc:
         raise DataError(f"not UTF-8 text: {exc.reason} at byte {exc.start}", where=where) from exc

@@ -40,32 +40,28 @@ def ranked(plan: Plan) -> list[Candidate]:
     return sorted(plan.candidates, key=Candidate.rank)
 
 
-def plan_table(plan: Plan, *, narrow: bool = False, without: Sequence[str] = ()) -> Table:
-    """One row a candidate; costs only where there are prices.
+def plan_table(plan: Plan, *, without: Sequence[str] = (), axes: bool = True) -> Table:
+    """One row a candidate; costs only where there are prices. ``without``: latencies that are left out.
 
-    With ``narrow`` what is varied stands in one column; ``without``: latencies that are left out.
+    Without ``axes`` the candidates are numbers, to be looked up in :func:`legend`.
     """
-    keys = [axis.key for axis in plan.axes]
-    heads = tuple(map(_short, keys))
-    choices = [tuple(setting_text(item.values[key]) for key in keys) for item in ranked(plan)]
-    if narrow:
-        heads, choices = (" ".join(heads),), [(" ".join(choice),) for choice in choices]
+    keys = [axis.key for axis in plan.axes] if axes else []
     priced = plan.currency is not None
     costs = (f"{plan.currency}/h", f"{plan.currency}/M out") if priced else ()
     latencies = [name for name in judged_latencies(plan) if name not in without]
     fields = sought(plan)
-    columns = ("", *heads, *map(_pool_head, fields), "GPUs", *costs, *map(label, latencies))
+    columns = ("", *map(_short, keys), *map(_pool_head, fields), "GPUs", *costs, *map(label, latencies))
     rows = [
         (
             str(item.candidate),
-            *choice,
+            *(setting_text(item.values[key]) for key in keys),
             *_needs(item, fields),
             *(_costs(item) if priced else ()),
             *(seconds(latency_of(item, name)) for name in latencies),
         )
-        for item, choice in zip(ranked(plan), choices, strict=True)
+        for item in ranked(plan)
     ]
-    numeric = (0, *range(1 + len(heads), len(columns)))
+    numeric = (0, *range(1 + len(keys), len(columns)))
     return Table("Candidates, cheapest first", columns, tuple(rows), numeric)
 
 

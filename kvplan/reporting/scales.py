@@ -67,6 +67,8 @@ def position(value: float, axis: Axis) -> float:
 def ticks(axis: Axis, most: int = 6) -> Ticks:
     """Round values inside the axis with their text, about ``most`` of them."""
     low, high = bounds(axis)
+    if axis.names:
+        return [(float(place), name) for place, name in enumerate(axis.names, 1) if low <= place <= high]
     if not axis.log:
         whole = axis.unit in ("point", "whole")
         return [(value, text_of(value, axis)) for value in _linear(low, high, most, whole=whole)]

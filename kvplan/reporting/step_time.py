@@ -75,7 +75,7 @@ def step_time(result: Result) -> Figure | None:
         f"It uses {peaks_text(time)}."
     )
     return Figure(
-        "step_time", "Where the time of steps goes", summary, Axis("%", "count", 0, 100),
+        "step_time", "Where the time of steps goes", summary, Axis("%", "whole", 0, 100),
         Axis("", "count", 0, 1), segments=tuple(segments),
     )  # fmt: skip
 

@@ -24,22 +24,27 @@ Section = tuple[str, Sequence[Metric]]
 def strategies_tables(result: Result) -> list[Table]:
     """A table a section: name, value and meaning of every figure. Empty where nothing was asked for.
 
-    What every replica reports is one table: see ``together``.
+    What every replica or rank reports is one table: see ``together``.
     """
     found: list[Table] = []
     for name, group in _grouped(result):
         if len(group) == 1:
             found.append(_table(title(group[0][0]), [(m, figure(m)) for m in group[0][1]]))
         else:
-            found.append(_table(f"{title(name)}, {len(group)} replicas together", together(group)))
+            found.append(_table(f"{title(name)}, {len(group)} {member(result)}s together", together(group)))
     return found[:MAX_SECTIONS]
 
 
 def replica_tables(result: Result) -> list[Table]:
-    """The tables of single replicas, where ``strategies_tables`` has them together."""
+    """The tables of single replicas or ranks, where ``strategies_tables`` has them together."""
     several = (section for _, group in _grouped(result) if len(group) > 1 for section in group)
     tables = [_table(title(name), [(m, figure(m)) for m in metrics]) for name, metrics in several]
     return tables[:MAX_SECTIONS]
+
+
+def member(result: Result) -> str:
+    """What several sections of one name are of."""
+    return "rank" if "dp_attention" in result.strategies else "replica"
 
 
 def _grouped(result: Result) -> list[tuple[str, list[Section]]]:

@@ -26,6 +26,11 @@ LINE_POINTS = 400
 """A drawing is a few hundred pixels wide: more points than this only cost bytes."""
 
 
+def label_room(labels: int, width: int = 720) -> int:
+    """Characters of each of so many labels along the x axis."""
+    return int((width - LEFT - RIGHT) / labels / CHARACTER) - 1
+
+
 def render(figure: Figure, *, width: int = 720, height: int = 300, standalone: bool = False) -> str:
     """The figure as one ``<svg>`` element, or as a file of its own when ``standalone``.
 

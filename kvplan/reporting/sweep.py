@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from kvplan.reporting.highest import highest_remarks, highest_sentence, of_answer
@@ -49,16 +49,16 @@ def point_table(document: Mapping[str, Any], group: int | None = None, *, axes: 
         head = (str(point["point"]), *(setting_text(point["values"][key]) for key in keys))
         cells = _cells(point)
         rows.append((*head, *(cells[name] for name in names)))
-    columns = ("Point", *(_short(key, keys) for key in keys), *names)
+    columns = ("Point", *(short(key, keys) for key in keys), *names)
     numeric = (0, *range(1 + len(keys), len(columns)))
     return Table("One simulation a row", columns, tuple(rows), numeric)
 
 
-def legend(document: Mapping[str, Any]) -> list[str]:
-    """What each point is, for tables that have no room for it."""
+def legend(numbered: Iterable[tuple[int, Mapping[str, object]]]) -> list[str]:
+    """What each point or candidate is, by its number, for tables that have no room for it."""
     return [
-        f"{point['point']}: " + ", ".join(f"{plain(k)}={setting_text(v)}" for k, v in point["values"].items())
-        for point in document["points"]
+        f"{number}: " + ", ".join(f"{plain(key)}={setting_text(value)}" for key, value in values.items())
+        for number, values in numbered
     ]
 
 
@@ -90,7 +90,7 @@ def _memory(figures: Mapping[str, Any], name: str) -> str:
 MISSED = "a service-level objective is missed"
 
 
-def _short(key: str, keys: Sequence[str]) -> str:
+def short(key: str, keys: Sequence[str]) -> str:
     """The last part of a key, where no other key ends so."""
     last = key.rpartition(".")[2]
     same = [other for other in keys if other.rpartition(".")[2] == last]
@@ -100,7 +100,7 @@ def _short(key: str, keys: Sequence[str]) -> str:
 def remarks(document: Mapping[str, Any]) -> list[str]:
     """What the table does not say: failures with their reasons, what was not served, missed objectives."""
     found = document.get("highest")
-    answer = [] if found is None else [highest_sentence(found), *highest_remarks(document)]
+    answer = [] if found is None else [highest_sentence(document), *highest_remarks(document)]
     said: dict[str, list[int]] = {}
     points = of_answer(document)["points"]
     for point in points:

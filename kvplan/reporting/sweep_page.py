@@ -8,14 +8,21 @@ from typing import Any
 
 from kvplan.reporting import tables
 from kvplan.reporting.csv import table_csv
-from kvplan.reporting.figure import COLOURS, SYMBOLS, Axis, Figure, Line, Rule, Unit
-from kvplan.reporting.highest import answer_figures, highest_remarks, highest_sentence, range_note
-from kvplan.reporting.schema.sweep import Figures, Highest, Point, Sweep
+from kvplan.reporting.highest import REQUESTS, answer_figures, highest_remarks, highest_sentence, range_note
+from kvplan.reporting.schema.sweep import Highest, Sweep
 from kvplan.reporting.sweep import MISSED, csv_columns, csv_rows, point_table, remarks
+from kvplan.reporting.sweep_figures import (
+    Show,
+    done_points,
+    everywhere,
+    is_numeric,
+    limit_of,
+    sweep_figures,
+    values_text,
+)
 from kvplan.reporting.tables import Table
 from kvplan.reporting.verdict import Tone, Verdict
 from kvplan.reporting.wording import (
-    MAX_TEXT,
     decimal,
     label,
     percent,
@@ -23,15 +30,7 @@ from kvplan.reporting.wording import (
     plural,
     seconds,
     sentence_list,
-    setting_text,
-    significant,
 )
-
-MAX_LINES = 8
-"""Most lines of a chart; with more of them a chart is of points."""
-
-MAX_SYMBOLS = 20
-"""Most points of a line that are marked."""
 
 LONG_TABLE = 24
 """Rows from which the charts come before the table."""
@@ -103,18 +102,14 @@ def subject(sweep: Sweep) -> str:
     return f"{name} on {plain(gpu, 60)}" if isinstance(gpu, str) else name
 
 
-def _done(sweep: Sweep) -> list[tuple[Point, Figures]]:
-    return [(point, point.figures) for point in sweep.points if point.figures is not None]
-
-
 def sweep_verdict(sweep: Sweep) -> Verdict:
     """What the sweep says, in plain words."""
-    done, number = _done(sweep), len(sweep.points)
+    done, number = done_points(sweep), len(sweep.points)
     judged = [(point, figures) for point, figures in done if figures.slo_met is not None]
     met = [point for point, figures in judged if figures.slo_met and figures.served]
     tone: Tone = "neutral"
     if sweep.highest is not None:
-        headline = f"{subject(sweep)}: {highest_sentence(sweep.highest.model_dump())}."
+        headline = f"{subject(sweep)}: {highest_sentence(sweep.document())}."
         tone = _tone(sweep.highest)
     elif not done:
         headline, tone = f"None of the {plural(number, 'point')} could be simulated.", "missed"
@@ -129,11 +124,14 @@ def sweep_verdict(sweep: Sweep) -> Verdict:
         headline = f"{subject(sweep)} at {plural(number, 'point')}" + (
             f": TTFT p99 {spread}." if spread else "."
         )
-    axes = [f"{plain(a.key, 80)} ({_values(a.values)})" for a in sweep.axes]
-    detail = [f"Varied: {sentence_list(axes)}."]
+    axes = [f"{plain(a.key, 80)} ({values_text(a.values)})" for a in sweep.axes]
+    detail = [f"Varied: {sentence_list(axes)}." if sweep.highest is None else _searched(sweep, sweep.highest)]
     if sweep.highest is None and judged and 0 < len(met) <= 12 and len(met) < number:
         said = "point" if len(met) == 1 else "points"
         detail.append(f"Every objective is met by {said} {sentence_list([str(p.point) for p in met])}.")
+    if judged and (limits := _objectives(sweep)):
+        said = "The objectives are" if len(limits) > 1 else "The objective is"
+        detail.append(f"{said} {sentence_list(limits)}.")
     if sweep.highest is not None and sweep.highest.passed is not None:
         detail.append("The figures below are those at the answer.")
     elif judged and met:
@@ -146,6 +144,25 @@ def sweep_verdict(sweep: Sweep) -> Verdict:
     return Verdict(headline, tuple(detail), (), tone)
 
 
+def _searched(sweep: Sweep, found: Highest) -> str:
+    """Where the answer was looked for, in how many runs and of how many requests."""
+    tried = [value for axis in sweep.axes if axis.key == found.key for value in axis.values]
+    lengths = [value for axis in sweep.axes if axis.key == REQUESTS != found.key for value in axis.values]
+    said = f"Searched: {plain(found.key, 80)} in {plural(len(sweep.points), 'run')}"
+    if is_numeric(tried):
+        said += f", from {min(tried):g} to {max(tried):g}"
+    if is_numeric(lengths):
+        said += f"; the runs have {min(lengths):,} to {max(lengths):,} requests"
+    return f"{said}."
+
+
+def _objectives(sweep: Sweep) -> list[str]:
+    """What every point was judged by, where it is the same for all."""
+    slo = (sweep.scenario or {}).get("slo")
+    limits = {key: limit_of(sweep, key) for key in (slo if isinstance(slo, dict) else ())}
+    return [f"{label(key)} within {seconds(limit)}" for key, limit in limits.items() if limit is not None]
+
+
 def _tone(found: Highest) -> Tone:
     """Met without reserve only where nothing that was looked at fails, even with the clock at its slowest."""
     if found.passed is None:
@@ -155,11 +172,6 @@ def _tone(found: Highest) -> Tone:
     if found.range is None:
         return "met"
     return "met" if found.missed is None and found.range.low == found.passed else "neutral"
-
-
-def _values(values: Sequence[Any]) -> str:
-    shown = [setting_text(value) for value in values[:8]]
-    return ", ".join(shown) + (f" and {len(values) - 8} more" if len(values) > 8 else "")
 
 
 def _spread(values: Sequence[float | None]) -> str:
@@ -177,14 +189,17 @@ def key_figures(sweep: Sweep) -> list[tuple[str, str, str]]:
     """
     if sweep.highest is not None and sweep.highest.passed is not None:
         return _figures_at_the_answer(sweep.document())
-    served = [(point, figures) for point, figures in _done(sweep) if figures.served]
+    served = [(point, figures) for point, figures in done_points(sweep) if figures.served]
     meeting = [(point, figures) for point, figures in served if figures.slo_met]
     found = []
     for name, key, show, best in _BEST:
         known = [(getattr(f, key), p) for p, f in meeting or served if getattr(f, key) is not None]
         if known:
             value, point = best(known, key=lambda pair: pair[0])
-            found.append((name, show(value), f"point {point.point}: {_values(list(point.values.values()))}"))
+            where = f"point {point.point}: {values_text(list(point.values.values()))}"
+            alike = len(known) > 1 and all(other == value for other, _ in known)
+            where = everywhere(sweep, len(known)) if alike and not meeting else where
+            found.append((name, show(value), where))
     return found
 
 
@@ -206,8 +221,6 @@ def _figures_at_the_answer(document: dict[str, Any]) -> list[tuple[str, str, str
     return tiles
 
 
-Show = Callable[[float], str]
-
 _BEST: tuple[tuple[str, str, Show, Callable[..., Any]], ...] = (
     ("Lowest TTFT p99", "ttft_p99_s", seconds, min),
     ("Lowest TPOT p99", "tpot_p99_s", seconds, min),
@@ -221,8 +234,10 @@ def _points_table(sweep: Sweep) -> Table:
     """All figures of every point, with whether it meets the objectives where there are some."""
     whole = _without_empty(point_table(sweep.document()))
     rows = list(whole.rows)
-    columns, numeric = whole.columns, whole.numeric
-    if any(figures.slo_met is not None for _, figures in _done(sweep)):
+    columns = whole.columns
+    numbers = [place for place, axis in enumerate(sweep.axes, 1) if is_numeric(axis.values)]
+    numeric = (0, *numbers, *whole.numeric[1:])
+    if any(figures.slo_met is not None for _, figures in done_points(sweep)):
         signs = {True: "✓ met", False: "✗ missed", None: "–"}
         met = [signs[point.figures.slo_met if point.figures else None] for point in sweep.points]
         rows = [(row[0], sign, *row[1:]) for row, sign in zip(rows, met, strict=True)]
@@ -246,124 +261,3 @@ def _without_empty(table: Table) -> Table:
     rows = tuple(tuple(row[place] for place in kept) for row in table.rows)
     numeric = tuple(new for new, place in enumerate(kept) if place in table.numeric)
     return Table(table.caption, tuple(table.columns[place] for place in kept), rows, numeric)
-
-
-_Found = tuple[float, Point, Figures]
-"""Where a point is on the axis, which one it is, and what came out."""
-
-
-def sweep_figures(sweep: Sweep) -> list[Figure]:
-    """A chart a figure: against the last axis that is a number, else point by point."""
-    across = next((axis.key for axis in reversed(sweep.axes) if _numeric(axis.values)), None)
-    others = [axis.key for axis in sweep.axes if axis.key != across]
-    groups: dict[str, list[_Found]] = {}
-    if across is not None:
-        for point, figures in _done(sweep):
-            name = ", ".join(setting_text(point.values[key], MAX_TEXT) for key in others)
-            groups.setdefault(name, []).append((float(point.values[across]), point, figures))
-        groups = dict(zip(_names(list(groups)), groups.values(), strict=True))
-    if not 0 < len(groups) <= MAX_LINES:
-        across, groups = None, {"": [(float(point.point), point, figures) for point, figures in _done(sweep)]}
-    made = (_chart(sweep, key, name, unit, across, groups) for key, name, unit in _CHARTS)
-    return [figure for figure in made if figure is not None]
-
-
-MAX_NAME = 40
-"""Characters of a line's name in a legend."""
-
-
-def _names(groups: Sequence[str]) -> list[str]:
-    """What lines are called: their values, cut in the middle, and numbered where they are then alike."""
-    ends = MAX_NAME // 2
-    cut = [name if len(name) <= MAX_NAME else f"{name[: ends - 1]}…{name[-ends:]}" for name in groups]
-    if len(set(cut)) == len(cut):
-        return cut
-    return [f"{number}: {name[: MAX_NAME - 4]}" for number, name in enumerate(cut, 1)]
-
-
-_CHARTS: tuple[tuple[str, str, Unit], ...] = (
-    ("ttft_p99_s", "TTFT p99", "seconds"),
-    ("tpot_p99_s", "TPOT p99", "seconds"),
-    ("output_tokens_per_s", "Output tokens per second", "count"),
-    ("cost_per_million_output_tokens", "Cost per million output tokens", "count"),
-    ("hit_ratio", "Prefix hit ratio", "percent"),
-)
-
-
-def _numeric(values: Sequence[Any]) -> bool:
-    return len(values) > 1 and all(type(value) in (int, float) and abs(value) < 1e15 for value in values)
-
-
-def _chart(
-    sweep: Sweep,
-    key: str,
-    name: str,
-    unit: Unit,
-    across: str | None,
-    groups: dict[str, list[_Found]],
-) -> Figure | None:
-    lines: list[Line] = []
-    seen: list[tuple[float, float, Point]] = []
-    for index, (group, found) in enumerate(groups.items()):
-        known = sorted((x, getattr(f, key)) for x, _, f in found if getattr(f, key) is not None)
-        seen += [(x, getattr(f, key), point) for x, point, f in found if getattr(f, key) is not None]
-        if known:
-            crowded = across is not None and len(known) > MAX_SYMBOLS
-            symbol = None if crowded else SYMBOLS[index % len(SYMBOLS)]
-            y: list[float | None] = [significant(value) for _, value in known]
-            lines.append(
-                Line(
-                    group,
-                    [x for x, _ in known],
-                    y,
-                    index % COLOURS + 1,
-                    symbol,
-                    joined=across is not None,
-                    dashed=index >= COLOURS,
-                )
-            )
-    if len(seen) < 2:
-        return None
-    xs, ys = [x for x, _, _ in seen], [y for _, y, _ in seen]
-    show: Show = {"seconds": seconds, "percent": percent}.get(unit, decimal)  # type: ignore[assignment]
-    low, high = min(seen, key=lambda pair: pair[1]), max(seen, key=lambda pair: pair[1])
-    where = plain(across, 80) if across is not None else "point"
-    ends = (f"{show(y)} at {_place(where, x, point, alone=len(groups) == 1)}" for x, y, point in (low, high))
-    summary = f"From {' to '.join(ends)}." if low[1] != high[1] else f"{show(low[1])} at every point."
-    limit = _limit(sweep, key)
-    reach = [*ys, *([limit] if limit is not None else [])]
-    steep = unit == "seconds" and min(reach) > 0 and max(reach) > 8 * min(reach)
-    bottom, top = (min(reach) / 1.3, max(reach) * 1.3) if steep else (0, max(reach) * 1.05)
-    up = Axis(
-        f"{name}, log scale" if steep else name,
-        unit,
-        bottom,
-        min(top, 1.0) if unit == "percent" else top,
-        log=steep,
-    )
-    rules = () if limit is None else (Rule("y", limit, f"limit {seconds(limit)}"),)
-    wide = min(xs) > 0 and max(xs) > 30 * min(xs)
-    pad = 0 if wide else (max(xs) - min(xs)) * 0.03
-    title = f"{where}, log scale" if wide else where
-    along = Axis(title, "count" if across is not None else "point", min(xs) - pad, max(xs) + pad, log=wide)
-    return Figure(key.removesuffix("_s"), name, summary, along, up, tuple(lines), rules)
-
-
-def _place(where: str, x: float, point: Point, *, alone: bool) -> str:
-    """Which point it is: by its place on the axis, or where that has several, by all its values."""
-    if alone:
-        return f"{where} {setting_text(_whole(x))}"
-    return f"point {point.point} ({_values(list(point.values.values()))})"
-
-
-def _limit(sweep: Sweep, key: str) -> float | None:
-    """The objective of a figure, in seconds, where it is the same at every point."""
-    slo = (sweep.scenario or {}).get("slo")
-    value = slo.get(key) if isinstance(slo, dict) else None
-    varied = any(axis.key == "slo" or axis.key.startswith("slo.") for axis in sweep.axes)
-    plausible = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e9
-    return float(value) if plausible and not varied and value is not None else None
-
-
-def _whole(value: float) -> int | float:
-    return int(value) if value.is_integer() else value

@@ -62,7 +62,7 @@ def inputs_table(result: Result) -> Table:
         rows.append(("KV cache", per_token, "computed from the model"))
     if result.gpu is not None:
         gpu = result.gpu
-        what = f"{count(gpu.count)} × {plain(gpu.name)}, {format_bytes(gpu.memory_bytes)} each"
+        what = f"{count(gpu.count)} x {plain(gpu.name)}, {format_bytes(gpu.memory_bytes)} each"
         if gpu.bandwidth_bytes_per_s:
             what += f", {decimal(gpu.bandwidth_bytes_per_s / 1e12)} TB/s"
         rows.append(("GPU", what, "scenario"))
@@ -254,7 +254,7 @@ def intervals_table(result: Result) -> Table | None:
         for field in ("ttft_s", "tpot_s", "e2e_s")
     ]
     made = plain(result.accuracy.intervals_source) or "not said how"
-    columns = ("90 % interval", "Mean", "p50", "p90", "p99")
+    columns = ("90% interval", "Mean", "p50", "p90", "p99")
     return _table(f"Where nine real values in ten are expected: {made}", columns, rows, numeric=range(1, 5))
 
 

@@ -75,11 +75,11 @@ def _chip(result: Result, slo: Slo) -> Chip:
 
 
 def subject(result: Result) -> str:
-    """``llama-3.1-8b on 2 × h100-sxm``, as far as the result knows."""
+    """``llama-3.1-8b on 2 x h100-sxm``, as far as the result knows."""
     name = plain(result.model.name, 80) if result.model else "The simulated engine"
     if result.gpu is None:
         return name
-    number = f"{result.gpu.count} × " if result.gpu.count > 1 else ""
+    number = f"{result.gpu.count} x " if result.gpu.count > 1 else ""
     return f"{name} on {number}{plain(result.gpu.name, 60)}"
 
 

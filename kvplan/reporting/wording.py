@@ -114,10 +114,14 @@ def setting_text(value: object, limit: int = 80) -> str:
 
 
 def change_text(ratio: float) -> str:
-    """``0.1`` -> ``'+10%'``; from ten times on as a factor: ``64.0`` -> ``'65 x'``."""
+    """``0.1`` -> ``'+10.0%'``; from ten times on as a factor: ``64.0`` -> ``'65 x'``."""
     if -1.0 < ratio <= -0.9995:  # what is left is not nothing
         return "< −99.9%"
-    return signed_percent(ratio) if ratio < 9.0 else f"{decimal(1.0 + ratio, 2)} x"
+    if 0 < abs(ratio) < 0.0005:
+        return f"{'−' if ratio < 0 else '+'}< 0.1%"
+    if ratio >= 9.0:
+        return f"{decimal(1.0 + ratio, 2)} x"
+    return f"{'−' if ratio < 0 else '+'}{abs(100 * ratio):,.1f}%"
 
 
 def plural(number: int, noun: str) -> str:

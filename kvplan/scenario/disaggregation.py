@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.fabric import Stage
+from kvplan.engine.disaggregation.handover import Handover
 from kvplan.engine.disaggregation.journey import FirstToken
 from kvplan.engine.disaggregation.strategy import Disaggregation, PoolPlan
 from kvplan.errors import KvplanError, UnknownName, UsageError
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
     from kvplan.specs.schema import GpuSpec
 
 SECTION = "disaggregation"
+
+FENCES = (0, 24, 0)
+"""vLLM from here on frees no blocks under a step in flight where its connector may load (``kv_both``)."""
+
+DELIVERS = (0, 27, 0)
+"""vLLM from here on computes a prompt again that is preempted while it ends, where its connector sends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,7 @@ def disaggregation(scenario: Scenario, deployment: Deployment, part: Disaggregat
         decode=decode.plan,
         layers=_layers(deployment, part),
         first_token=FirstToken(part.first_token),
+        handover=_handover(scenario, part),
     )
     convention = {
         "decode": "sampled by the decode instance, as vLLM does",
@@ -113,6 +121,16 @@ def disaggregation(scenario: Scenario, deployment: Deployment, part: Disaggregat
             decode=decode.perturbed(draw),
         ),
     )
+
+
+def _handover(scenario: Scenario, part: DisaggregationPart) -> Handover:
+    """What vLLM does with prompts whose blocks it needs while they end."""
+    from kvplan.sizing.serving import parse_version
+
+    version = parse_version(scenario.engine.version)
+    if part.prefill.kv_role == "kv_both" and version >= FENCES:
+        return Handover.KEPT
+    return Handover.REPEATED if version >= DELIVERS else Handover.LOST
 
 
 def _gpus(sides: tuple[_Side, ...]) -> dict[str, int]:

@@ -100,7 +100,7 @@ class Ensemble:
                 why = f"a member of the ensemble failed: {exc.message}"
         if played:
             why = (
-                f"{len(played)} simulations with perturbed clocks: 90 % by their spread, never narrower than "
+                f"{len(played)} simulations with perturbed clocks: 90% by their spread, never narrower than "
                 "the clock's stated bands"
             )
         else:

@@ -32,7 +32,7 @@ from kvplan.scenario.workload import DEFAULT_REQUESTS
 SCHEMA = "kvplan.plan/1"
 
 MOST_GPUS = 64
-CONNECTED = """--kv-transfer-config '{"kv_connector":"NixlConnector","kv_role":"kv_both"}'"""
+CONNECTED = """--kv-transfer-config '{{"kv_connector":"NixlConnector","kv_role":"{}"}}'"""
 """What lets instances of vLLM send and take caches; the way in between is chosen by a proxy before them."""
 
 Range = dict[str, float | list[int] | None]
@@ -229,8 +229,8 @@ class Plan:
         found: list[str | None] = []
         for pool in candidate.pools:
             line = serve_line(pool.serves)
-            connected = line is not None and len(candidate.pools) > 1
-            found.append(f"{line} {CONNECTED}" if connected else line)
+            connected = line is not None and pool.kv_role is not None
+            found.append(f"{line} {CONNECTED.format(pool.kv_role)}" if connected else line)
         return found
 
     def document(self, command: Sequence[str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ class Pool:
         gpus: of one instance.
         cost: of one instance: an hour's rent in the scenario's currency; its GPUs where nothing has a price.
         serves: the scenario of one instance by itself.
+        kv_role: vLLM's, of its connector; None where all is computed where it is decoded.
     """
 
     field: str
@@ -29,6 +30,7 @@ class Pool:
     gpus: int
     cost: float
     serves: Scenario
+    kv_role: str | None = None
 
 
 def pools_of(scenario: Scenario) -> tuple[Pool, ...]:
@@ -40,8 +42,11 @@ def pools_of(scenario: Scenario) -> tuple[Pool, ...]:
     parts = scenario.disaggregation
     if parts is None:
         return (_pool(REPLICAS, scenario),)
-    return _pool(PREFILL, own_scenario(scenario, parts.prefill)), _pool(
-        DECODE, own_scenario(scenario, parts.decode)
+    sends = parts.prefill.kv_role
+    receives = "kv_consumer" if sends == "kv_producer" else sends
+    return (
+        _pool(PREFILL, own_scenario(scenario, parts.prefill), sends),
+        _pool(DECODE, own_scenario(scenario, parts.decode), receives),
     )
 
 
@@ -65,7 +70,7 @@ def own_scenario(scenario: Scenario, part: PoolPart) -> Scenario:
     return scenario.model_copy(update=changes) if changes else scenario
 
 
-def _pool(field: str, own: Scenario) -> Pool:
+def _pool(field: str, own: Scenario, kv_role: str | None = None) -> Pool:
     spread = own.parallel
     gpus = spread.tp * spread.pp * spread.cp
     try:
@@ -74,4 +79,4 @@ def _pool(field: str, own: Scenario) -> Pool:
         exc.where = f"{field.removesuffix('instances')}gpu" if field != REPLICAS else "gpu"
         raise
     hourly = None if name is None else rent_of(own.price, {name: gpus}).per_hour
-    return Pool(field, name, gpus, float(gpus) if hourly is None else hourly, own)
+    return Pool(field, name, gpus, float(gpus) if hourly is None else hourly, own, kv_role)

@@ -50,7 +50,8 @@ def resolve_deployment(scenario: Scenario) -> Deployment:
         fit = _fit(scenario, model, gpu, parallel)
         if cache.dtype is None and cache.dtype_k is None:
             assumed.append(Assumption("cache.dtype", fit.kv_format.name, "the checkpoint's dtype"))
-        warnings.extend(_without_kernels(fit))
+        eagle = scenario.speculative is not None and scenario.speculative.method == "eagle"
+        warnings.extend(_without_kernels(fit, eagle=eagle))
         if fit.serving.unchecked is not None:
             warnings.append(fit.serving.unchecked)
     if isinstance(engine, SglangPart):
@@ -98,10 +99,10 @@ def _about_memory(config: EngineConfig, fit: FitReport | None, *, given: bool) -
         )
 
 
-def _without_kernels(fit: FitReport) -> Iterator[str]:
+def _without_kernels(fit: FitReport, *, eagle: bool) -> Iterator[str]:
     from kvplan.sizing.flags import no_command
 
-    reason = no_command(fit, fit.serving.kind)
+    reason = no_command(fit, fit.serving.kind, eagle=eagle)
     if reason is not None:
         yield f"{reason}: simulated as if it were there"
 

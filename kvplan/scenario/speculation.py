@@ -44,7 +44,7 @@ def speculation(scenario: Scenario, deployment: Deployment, part: SpeculativePar
     model = deployment.model
     modules = 1
     if part.method == "mtp" and model is not None:
-        modules = _modules(model, part.tokens)
+        modules = prediction_layers(model, part.tokens)
     rules = _rules(part, scenario, modules)
     acceptance = _acceptance(part, scenario.seed)
     shown = ", ".join(f"{rate:.3g}" for rate in acceptance.rates)
@@ -79,8 +79,12 @@ def _version(text: str) -> tuple[int, int, int]:
     return parse_version(text)
 
 
-def _modules(model: ModelSpec, drafts: int) -> int:
-    """Prediction layers that draft in turns."""
+def prediction_layers(model: ModelSpec, drafts: int) -> int:
+    """Prediction layers of a model that make so many drafts in turns.
+
+    Raises:
+        UsageError: it has none, or the drafts cannot be dealt out to them.
+    """
     if model.draft is None:
         raise UsageError(
             f"{model.name} has no multi-token-prediction layers to draft with", where="speculative.method",
@@ -141,7 +145,7 @@ def drafter_of(scenario: Scenario, model: ModelSpec) -> ModelSpec | None:
     if part.method == "mtp":
         from kvplan.latency.drafting import own_drafter
 
-        _modules(model, part.tokens)
+        prediction_layers(model, part.tokens)
         return own_drafter(model)
     from kvplan.specs.resolve import resolve_model
 

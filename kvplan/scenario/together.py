@@ -1,15 +1,22 @@
-"""Strategies that go together: drafts on engines that also load what others have computed."""
+"""Strategies that go together.
+
+Drafts on engines that load what others have computed, or on ranks; a second pool of SGLang's on its ranks.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
+from kvplan.engine.sglang_states.strategy import RecurrentStates
+from kvplan.engine.sglang_windows.strategy import WindowPools
 from kvplan.engine.speculation.strategy import Speculation
 from kvplan.engine.strategy import Strategy
 from kvplan.errors import UsageError
 from kvplan.scenario.chosen import Chosen
+
+Change: TypeAlias = Callable[[Strategy], Strategy]
 
 
 @runtime_checkable
@@ -21,6 +28,15 @@ class Draftable(Strategy, Protocol):
         ...
 
 
+@runtime_checkable
+class Poolable(Strategy, Protocol):
+    """A strategy whose engines may have another pool of SGLang's, too."""
+
+    def with_pool(self, pool: RecurrentStates | WindowPools) -> Strategy:
+        """The same, with that pool."""
+        ...
+
+
 def together(asked: Sequence[Strategy | Chosen]) -> Chosen:
     """The one strategy that several parts of a scenario ask for.
 
@@ -28,30 +44,43 @@ def together(asked: Sequence[Strategy | Chosen]) -> Chosen:
         UsageError: they are not simulated together.
     """
     chosen = [item if isinstance(item, Chosen) else Chosen(item) for item in asked]
-    drafts = next((item for item in chosen if isinstance(item.strategy, Speculation)), None)
-    other = next((item for item in chosen if isinstance(item.strategy, Draftable)), None)
-    if len(chosen) > 2 or drafts is None or other is None:
-        names = " and ".join(item.strategy.name for item in chosen)
-        raise UsageError(
-            f"{names} are not simulated together", hint="simulate them one after the other, and compare"
-        )
-    speculation = drafts.strategy
-    assert isinstance(speculation, Speculation)
-
-    def drafting(strategy: Strategy) -> Strategy:
-        assert isinstance(strategy, Draftable)
-        return strategy.with_drafts(speculation)
-
-    return replace(
-        other,
-        strategy=drafting(other.strategy),
-        assumptions=(*other.assumptions, *drafts.assumptions),
-        warnings=(*other.warnings, *drafts.warnings),
-        perturbed=None if other.perturbed is None else _after(other.perturbed, drafting),
+    if len(chosen) == 2:
+        for more, other in (chosen, reversed(chosen)):
+            change = _adding(more.strategy, other.strategy)
+            if change is not None:
+                return replace(
+                    other,
+                    strategy=change(other.strategy),
+                    assumptions=(*other.assumptions, *more.assumptions),
+                    warnings=(*other.warnings, *more.warnings),
+                    perturbed=None if other.perturbed is None else _after(other.perturbed, change),
+                )
+    names = " and ".join(item.strategy.name for item in chosen)
+    raise UsageError(
+        f"{names} are not simulated together", hint="simulate them one after the other, and compare"
     )
 
 
+def _adding(more: Strategy, other: Strategy) -> Change | None:
+    """What adds one strategy to another; None where they do not go together."""
+    if isinstance(more, Speculation) and isinstance(other, Draftable):
+
+        def drafting(strategy: Strategy) -> Strategy:
+            assert isinstance(strategy, Draftable)
+            return strategy.with_drafts(more)
+
+        return drafting
+    if isinstance(more, RecurrentStates | WindowPools) and isinstance(other, Poolable):
+
+        def pooling(strategy: Strategy) -> Strategy:
+            assert isinstance(strategy, Poolable)
+            return strategy.with_pool(more)
+
+        return pooling
+    return None
+
+
 def _after(
-    perturbed: Callable[[Sequence[float]], Strategy], change: Callable[[Strategy], Strategy]
+    perturbed: Callable[[Sequence[float]], Strategy], change: Change
 ) -> Callable[[Sequence[float]], Strategy]:
     return lambda draw: change(perturbed(draw))

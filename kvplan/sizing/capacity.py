@@ -159,7 +159,7 @@ class FitReport:
             return serving.max_num_seqs
         asked = None
         if "max_num_seqs" in serving.given or serving.decode_tokens > 1:
-            asked = max(serving.max_num_seqs // (self.parallel.tp if self.parallel.dp_attention else 1), 1)
+            asked = serving.rank_seqs
         limits = [capacity.sequences] if capacity.sequences is not None else []
         if capacity.kv_tokens:
             tokens = capacity.kv_tokens

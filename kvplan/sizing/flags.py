@@ -59,12 +59,12 @@ def engine_flags(report: FitReport, *, eagle: bool = False) -> dict[str, str | N
     """
     return {
         "vllm": None if no_command(report, "vllm") else _vllm(report),
-        "sglang": None if no_command(report, "sglang") else _sglang(report, eagle=eagle),
+        "sglang": None if no_command(report, "sglang", eagle=eagle) else _sglang(report, eagle=eagle),
     }
 
 
-def no_command(report: FitReport, engine: EngineKind) -> str | None:
-    """Why the engine cannot be started so; ``None`` where it can."""
+def no_command(report: FitReport, engine: EngineKind, *, eagle: bool = False) -> str | None:
+    """Why the engine cannot be started so; ``None`` where it can. ``eagle``: see ``engine_flags``."""
     serving, gpu = report.serving, report.gpu
     name = NAMES[engine]
     if (state := unserved_state(report.model)) is not None:
@@ -93,6 +93,8 @@ def no_command(report: FitReport, engine: EngineKind) -> str | None:
             f"vLLM refuses a step of {serving.max_num_batched_tokens:,} tokens for "
             f"{serving.max_num_seqs:,} sequences: it wants a token for each"
         )
+    if engine == "sglang" and report.drafter is not None and not eagle and report.parallel.dp_attention:
+        return "SGLang does not start ranks of data-parallel attention for which another model drafts"
     if engine == "sglang" and chunk_splits_pages(report):
         return (
             f"SGLang refuses chunks of {serving.max_num_batched_tokens:,} tokens in pages of "
@@ -178,11 +180,11 @@ def _vllm(report: FitReport) -> str:
     if (weights := _weights_flag(report)) is not None:
         flags.append(weights)
     if report.drafter is not None:
-        flags.append(_speculative({"model": model_id(report.drafter)}, _drafts(serving)))
+        flags.append(_speculative({"model": model_id(report.drafter)}, drafts_of(serving)))
     elif report.draft:
-        flags.append(_speculative({"method": "mtp"}, _drafts(serving)))
+        flags.append(_speculative({"method": "mtp"}, drafts_of(serving)))
     elif report.lookup:
-        flags.append(_speculative({"method": "ngram"}, _drafts(serving)))
+        flags.append(_speculative({"method": "ngram"}, drafts_of(serving)))
     if serving.kind == "vllm":
         flags += [
             f"--gpu-memory-utilization {serving.utilization:g}",
@@ -198,7 +200,8 @@ def _vllm(report: FitReport) -> str:
     return " ".join(flags)
 
 
-def _drafts(serving: Serving) -> int:
+def drafts_of(serving: Serving) -> int:
+    """Drafts of a step, of an engine that drafts."""
     return max(1, serving.decode_tokens - 1)
 
 
@@ -225,7 +228,7 @@ def _sglang(report: FitReport, *, eagle: bool) -> str:
     if (weights := _weights_flag(report)) is not None:
         flags.append(weights)
     if report.drafter is not None or report.draft:
-        flags += _chain(report.drafter, _drafts(serving), eagle=eagle)
+        flags += _chain(report.drafter, drafts_of(serving), eagle=eagle)
     if serving.kind == "sglang":
         flags.append(f"--mem-fraction-static {serving.utilization:g}")
         flags.append(f"--chunked-prefill-size {serving.max_num_batched_tokens}")

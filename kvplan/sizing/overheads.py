@@ -66,7 +66,7 @@ def captured_sizes(serving: Serving) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (), ()
     if serving.kind == "sglang":
         sequences = decode_graphs(
-            serving.version, serving.graph_max_batch, serving.max_num_seqs, drafts=serving.decode_tokens > 1
+            serving.version, serving.graph_max_batch, serving.rank_seqs, drafts=serving.decode_tokens > 1
         )
         return (), tuple(size * serving.decode_tokens for size in sequences)
     piecewise = captured_tokens(

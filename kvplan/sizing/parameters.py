@@ -57,7 +57,7 @@ def block_tensors(block: Block, hidden: int, split: Split = WHOLE) -> Iterator[T
     if block.attention is not None:
         yield vector("attention_norm", "extra", hidden)
         yield from attention_tensors(block.attention, hidden, split.mixer_tp)
-    if block.cross is not None:
+    if block.cross is not None and not block.cross.merged:
         yield vector("cross_norm", "extra", hidden)
         yield from _cross(block.cross, hidden, split.mixer_tp)
     if block.state is not None:
@@ -82,7 +82,12 @@ def attention_tensors(attention: SelfAttention, hidden: int, tp: int = 1) -> Ite
         kv = share(attention.kv_heads, tp)
         width_q = query * attention.head_dim * (2 if attention.output_gate else 1)
         width_kv = kv * (attention.head_dim + (attention.value_dim if attention.v_projection else 0))
-        yield matrix("qkv_proj", "attention", width_q + width_kv, hidden)
+        if attention.query_rank is None:
+            yield matrix("qkv_proj", "attention", width_q + width_kv, hidden)
+        else:
+            yield matrix("qkv_a_proj", "attention", attention.query_rank + width_kv, hidden)
+            yield vector("q_a_norm", "attention", attention.query_rank)
+            yield matrix("q_b_proj", "attention", width_q, attention.query_rank)
         yield matrix("o_proj", "attention", hidden, query * attention.value_dim)
         if attention.qkv_bias:
             yield vector("qkv_bias", "attention", width_q + width_kv)

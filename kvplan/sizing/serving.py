@@ -74,7 +74,7 @@ class Serving:
     options that were said; the others are defaults, which another GPU, context or layout would change.
     ``prefix_caching`` is None where the model decides. ``decode_tokens`` are those of one sequence in a step:
     one, and its drafts. ``graph_max_batch`` is the largest batch captured, which vLLM's steps may
-    not reach.
+    not reach. ``ranks`` of data-parallel attention share SGLang's ``max_num_seqs``.
     """
 
     kind: EngineKind
@@ -90,7 +90,13 @@ class Serving:
     prefix_caching: bool | None = None
     capability: int = 0
     after_capture_bytes: int | None = None
+    ranks: int = 1
     given: frozenset[str] = field(default=frozenset(), compare=False)
+
+    @property
+    def rank_seqs(self) -> int:
+        """Sequences of one rank (``resolve_max_num_reqs``); a rank of vLLM's is an engine of its own."""
+        return self.max_num_seqs if self.kind == "vllm" else max(self.max_num_seqs // self.ranks, 1)
 
     @property
     def version_text(self) -> str:
@@ -179,7 +185,7 @@ def resolve_serving(
     if kind not in LATEST:
         raise UsageError(f"unknown engine {kind!r}", hint="use vllm or sglang")
     if utilization is not None and not 0 < utilization <= 1:
-        percent = f"write {utilization / 100:g} for {utilization:g} %" if 1 < utilization <= 100 else None
+        percent = f"write {utilization / 100:g} for {utilization:g} %" if 2 <= utilization <= 100 else None
         raise UsageError(f"utilization {utilization} must be above 0 and at most 1", hint=percent)
     if prefix_caching is not None and kind != "vllm":
         raise UsageError(
@@ -286,4 +292,5 @@ def _sglang_defaults(asked: Asked) -> Serving:
         async_scheduling=True,
         graph_max_batch=found.graph_max_batch,
         after_capture_bytes=found.after_capture_bytes,
+        ranks=asked.ranks,
     )

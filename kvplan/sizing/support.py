@@ -41,7 +41,8 @@ def weights_means(name: str, gpu: GpuSpec, serving: Serving, engine: EngineKind)
     form, capability = weight_format(name), compute_capability(gpu)
     float8, float4 = form.name.startswith(("fp8", "mxfp8")), form.name.endswith("fp4")
     if gpu.vendor != "nvidia":
-        return "widened" if float4 and "fp4" not in gpu.peak_flops else "native"
+        lacks = (float4 and "fp4" not in gpu.peak_flops) or (float8 and "fp8" not in gpu.peak_flops)
+        return "widened" if lacks else "native"
     if form.name == "int8":
         return "native" if capability >= TURING else "none"
     if not (float8 or float4) or ("fp8" if float8 else "fp4") in gpu.peak_flops:
@@ -55,7 +56,7 @@ def weights_means(name: str, gpu: GpuSpec, serving: Serving, engine: EngineKind)
 def kv_means(form: KvFormat, gpu: GpuSpec, engine: EngineKind) -> Means:
     """How ``engine`` reads a cache of this format on the GPU."""
     if gpu.vendor != "nvidia":
-        return "native"
+        return "widened" if form.name.startswith("fp8") and "fp8" not in gpu.peak_flops else "native"
     capability = compute_capability(gpu)
     if form.name == "nvfp4" and engine == "vllm":
         return "native" if capability[0] == 10 else "none"

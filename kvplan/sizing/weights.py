@@ -283,7 +283,7 @@ def _before(model: ModelSpec, split: Split, rows: int) -> Iterator[tuple[Tensor,
             ways = 3 if vision.gated else 2
             layer = vision.hidden_size * (4 * vision.hidden_size + ways * vision.intermediate_size)
             parameters = vision.layers * layer
-        yield Tensor("vision", "vision", -(-parameters // split.tp), 1), 1
+        yield Tensor("vision", "vision", parameters if vision.whole else share(parameters, split.tp), 1), 1
 
 
 def _rotary_bytes(model: ModelSpec, dtype_bytes: int) -> int:

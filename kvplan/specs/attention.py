@@ -50,6 +50,8 @@ class _Heads(Frozen):
     qk_norm: Literal["none", "per_head", "full"] = "none"
     output_gate: bool = False
     """The query projection also produces a gate on the output (doubling its width)."""
+    query_rank: Count | None = None
+    """Queries are projected through so many dimensions, which every rank computes (Step 3)."""
     v_projection: bool = True
     """False where V is computed from K (Gemma 4): no V weights, though both are cached."""
     indexer: Indexer | None = None
@@ -172,6 +174,8 @@ class CrossAttention(Frozen):
     source: Literal["encoder", "vision"] = "encoder"
     qkv_bias: bool = False
     output_bias: bool = False
+    merged: bool = False
+    """Projected by the matrices of the layer's self-attention, so without weights of its own (T5Gemma 2)."""
 
 
 SelfAttention = Annotated[

@@ -64,7 +64,7 @@ def load_model(name: str) -> ModelSpec:
 
 
 def load_gpu(name: str) -> GpuSpec:
-    """The GPU called ``name``. Raises as ``load_model``."""
+    """The GPU called ``name``, in any spelling (``gpu_names``). Raises as ``load_model``."""
     from kvplan.specs.hardware import GpuSpec
 
     return load_entry(find("gpu", name), GpuSpec)
@@ -101,6 +101,8 @@ def _files(directory: Path) -> Iterator[Path]:
 def find(kind: str, name: str) -> Entry:
     """The entry a name or alias means; of a Hugging Face id, the part behind the organisation will do.
 
+    GPUs are also found by other spellings of their names.
+
     Raises:
         UnknownName: with near names and the places searched.
     """
@@ -120,8 +122,24 @@ def find(kind: str, name: str) -> Entry:
                 bare.append(entry)
     if len(bare) == 1:
         return bare[0]
+    if kind == "gpu" and (spelt := _gpu_spelt(name, known)) is not None:
+        return spelt
     names = [n for entry in known for n in (entry.name, *entry.aliases())]
     raise UnknownName(kind, name, names, hint=_where_to_get(kind, name, known))
+
+
+def _gpu_spelt(name: str, known: list[Entry]) -> Entry | None:
+    """The GPU that is meant where no name is just that."""
+    from kvplan.specs.gpu_names import meant
+    from kvplan.specs.hardware import GpuSpec
+
+    by_name = {entry.name: entry for entry in known}
+    own = meant(
+        name,
+        {entry.name: (entry.name, *entry.aliases()) for entry in known},
+        lambda own: round(load_entry(by_name[own], GpuSpec).memory_bytes / 1e9),
+    )
+    return None if own is None else by_name[own]
 
 
 _SEVERAL = re.compile(r"\d{1,4}\s?[x*]\s?\S+|\S+[x*:]\d{1,4}", re.IGNORECASE)
@@ -145,6 +163,11 @@ def _where_to_get(kind: str, name: str, known: list[Entry]) -> str:
         # Links are few and have no command of their own.
         return hint + "known: " + ", ".join(entry.name for entry in known)
     hint += f"list them with: kvplan {kind}s list"
+    if kind == "gpu":
+        from kvplan.specs.instances import gpu_of_instance
+
+        if (gpu := gpu_of_instance(name)) is not None:
+            hint += f"; {name} is an instance with {gpu}: name that here"
     if kind == "gpu" and _SEVERAL.fullmatch(name):
         hint += "; name one GPU here, their number is --tp (and --gpus of kvplan fit)"
     if kind == "model" and "/" in name:

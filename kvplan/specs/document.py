@@ -288,7 +288,7 @@ def _invalid(document: YamlDocument, shape: type[BaseModel], exc: ValidationErro
         if item["type"] == "missing" or item["input"] not in given or document.holds(tuple(item["loc"]))
     ]
     # Unknown fields first: a misspelt name usually also shows up as a missing one.
-    found.sort(key=lambda pair: "unknown field" not in pair[1])
+    found.sort(key=lambda pair: ("unknown field" not in pair[1], document.line(pair[0]) or 0))
     (keys, message), rest = found[0], found[1:]
     for other, complaint in rest[: MAX_SHOWN_ERRORS - 1]:
         message += f"\n  also {document.where(other)}: {complaint}"

@@ -16,21 +16,21 @@ MAX_SHOWN = 60
 """Characters of a text that is no JSON, in an error."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """One JSON object from a file.
+def read_json(path: Path, limit: int | None = None, *, finite: bool = False) -> dict[str, Any]:
+    """One JSON object from a file of at most ``limit`` bytes (16 MiB); ``finite``: without NaN, infinities.
 
     Raises:
         SpecError: too large, malformed (with line and column), or not an object.
     """
-    return parse_json(read_bounded(path, MAX_JSON_BYTES, "a JSON file"), str(path))
+    return parse_json(read_bounded(path, limit or MAX_JSON_BYTES, "a JSON file"), str(path), finite=finite)
 
 
-def parse_json(text: str, path: str) -> dict[str, Any]:
+def parse_json(text: str, path: str, *, finite: bool = False) -> dict[str, Any]:
     """One JSON object from text; ``path`` is what errors call it."""
     if not text.strip():
         raise SpecError("this file is empty", where=path)
     try:
-        data = json.loads(text, object_pairs_hook=_once)
+        data = json.loads(text, object_pairs_hook=_once, parse_constant=_refused if finite else None)
     except _Twice as exc:
         raise SpecError(
             f"duplicate key {exc.key!r} with different values", where=f"{path}:{_second_line(text, exc.key)}",
@@ -44,6 +44,8 @@ def parse_json(text: str, path: str) -> dict[str, Any]:
             # A download that needs a log-in is a page or a sentence.
             hint=None if begins.startswith(("{", "[")) else f"no JSON at all, it begins: {begins}",
         ) from exc
+    except _NotFinite as exc:
+        raise SpecError(f"malformed JSON: {exc} is no number", where=path) from None
     except RecursionError as exc:
         raise SpecError("malformed JSON: nested too deeply", where=path) from exc
     except ValueError as exc:
@@ -60,6 +62,14 @@ class _Twice(Exception):
     def __init__(self, key: str) -> None:
         super().__init__(key)
         self.key = key
+
+
+class _NotFinite(Exception):
+    """``NaN`` or an infinity, which JSON does not have and Python reads."""
+
+
+def _refused(constant: str) -> float:
+    raise _NotFinite(constant)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -102,6 +102,8 @@ class Vision(Frozen):
     patches_per_token: Count = 4
     """Patches the tower works on for every token it hands over: 4 where 2 x 2 patches are merged."""
     parameters: Count | None = None
+    whole: bool = False
+    """Not cut by tensor parallelism: vLLM has it from transformers' own class (Gemma 3n, Gemma 4)."""
 
 
 class Draft(Frozen):

@@ -59,6 +59,8 @@ class Dates:
         self._day_first = max(firsts, default=0) > 12
         if len(days) > 1 and not self._day_first and max(seconds) <= 12:
             raise AmbiguousDates
+        self.zoned: set[bool] = set()
+        """Whether the dates that were read had a zone: both, where some had."""
 
     def ticks(self, text: str) -> int:
         """100-ns ticks since year 1, in UTC where the text gives a zone, else as written.
@@ -68,7 +70,8 @@ class Dates:
         """
         match = _NUMBERED.match(text) or _NAMED.match(text)
         if match is None:
-            return _iso(text)
+            return self._iso(text)
+        self.zoned.add(match["zone"] is not None)
         day = _named_day(match) if "month" in match.groupdict() else self._numbered_day(match)
         hour = int(match["hour"])
         if match["half"]:
@@ -80,6 +83,15 @@ class Dates:
             raise ValueError(text)
         moment = day.toordinal() * 86_400 + 3600 * hour + 60 * minute + second - _offset(match["zone"])
         return moment * TICKS_PER_S + int((match["fraction"] or "")[:7].ljust(7, "0"))
+
+    def _iso(self, text: str) -> int:
+        moment = datetime.fromisoformat(text.strip())
+        offset = moment.utcoffset()
+        self.zoned.add(offset is not None)
+        passed = moment.toordinal() * 86_400 + moment.hour * 3600 + moment.minute * 60 + moment.second
+        if offset is not None:
+            passed -= round(offset.total_seconds())
+        return passed * TICKS_PER_S + moment.microsecond * 10
 
     def _numbered_day(self, match: re.Match[str]) -> date:
         one, two, three = (int(match[name]) for name in ("one", "two", "three"))
@@ -102,12 +114,3 @@ def _offset(zone: str | None) -> int:
     ahead = zone.removeprefix("UTC").removeprefix("GMT")
     passed = 3600 * int(ahead[1:3]) + 60 * int(ahead[-2:])
     return passed if ahead[0] == "+" else -passed
-
-
-def _iso(text: str) -> int:
-    moment = datetime.fromisoformat(text.strip())
-    offset = moment.utcoffset()
-    passed = moment.toordinal() * 86_400 + moment.hour * 3600 + moment.minute * 60 + moment.second
-    if offset is not None:
-        passed -= round(offset.total_seconds())
-    return passed * TICKS_PER_S + moment.microsecond * 10

@@ -72,6 +72,10 @@ def test_page_is_complete_offline(browser, tmp_path):
         tools = page.locator(".modebar-btn").evaluate_all("all => all.map(item => item.dataset.title)")
         assert set(tools) == {"Download plot", "Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes"}
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        # What is hidden from screen readers is no stop of the keyboard, also after a chart was drawn anew.
+        page.set_viewport_size({"width": 1000, "height": 900})
+        page.wait_for_timeout(300)
+        assert page.locator(".live button").evaluate_all("all => all.every(item => item.tabIndex < 0)")
         with page.expect_download() as download:
             page.click("#save-json")
         assert json.loads(Path(download.value.path()).read_text(encoding="utf-8")) == document
@@ -169,6 +173,10 @@ def test_a_plan_is_a_page_like_a_result(browser, tmp_path):
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
             assert page.inner_text("h1").startswith("llama-3.1-8b meets every objective on")
             assert "vllm serve" in page.inner_text(".advice")
+            copies = page.locator(".shell:visible .copy:visible")
+            assert copies.count() == page.locator(".shell").count() == 3
+            copies.first.click()
+            page.wait_for_function("document.querySelector('.copy').textContent !== 'Copy'")
             with page.expect_download() as download:
                 page.click("#save-json")
             assert download.value.suggested_filename == "plan.json"

@@ -184,7 +184,7 @@ def test_bad_input_says_what_and_exits_2(
     [
         (["--gpu", "t4", "--weights-dtype", "int4", "--ctx", "1k"], "t4 has no bf16"),
         (["--gpu", "a100-80g", "--weights-dtype", "fp8"], "a100-80g has no fp8 arithmetic"),
-        (["--gpu", "b300"], "is estimated, not measured"),
+        (["--gpu", "gh200-144g"], "is estimated, not measured"),
         (["--gpu", "h100", "--ctx", "256k"], "beyond the 131,072"),
         (["--gpu", "h100", "--tp", "16"], "each head is kept by 2 GPUs"),
         (["--gpu", "h100", "--engine-version", "0.99"], "newer than 0.33"),

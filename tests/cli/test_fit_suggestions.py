@@ -118,6 +118,15 @@ def _simulated_pool(line: str, capsys: pytest.CaptureFixture[str]) -> int:
         "llama-3.1-8b --gpu h100 --engine sglang --engine-version 0.5.0",
         "gpt-oss-20b --gpu h100 --engine sglang",
         "qwen3-next-80b-a3b --gpu h100 --tp 4 --engine sglang",
+        "deepseek-v3 --gpu h200 --gpus 8 --draft --draft-tokens 2",
+        "deepseek-v3 --gpu h200 --gpus 8 --draft --engine sglang",
+        "deepseek-v3 --gpu b300 --gpus 8 --tp 8 --dp-attention --expert-parallel --draft",
+        "deepseek-v3 --gpu b300 --gpus 8 --tp 8 --dp-attention --expert-parallel --draft --engine sglang",
+        "llama-3.1-8b --gpu h100 --tp 2 --dp-attention --draft-model llama-3.2-1b",
+        "llama-3.1-8b --gpu h100 --draft-model llama-3.2-1b --draft-tokens 3",
+        "gpt-oss-20b --gpu h100 --draft-model llama-3.2-1b --engine sglang",
+        "qwen3-next-80b-a3b --gpu h100 --tp 4 --draft",
+        "step-3.7-flash --gpu b300 --gpus 8 --draft --draft-tokens 3",
     ],
 )
 def test_the_simulation_has_the_same_pool(command: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,7 +175,16 @@ def test_what_sglang_is_simulated_with_is_what_has_a_line(capsys: pytest.Capture
         ("mamba-2.8b --gpu h100 --engine sglang", "nothing is kept per token"),
         ("lfm2-1.2b --gpu h100 --engine sglang --engine-version 0.5.10", "states before 0.5.14"),
         ("llama-3.1-70b --gpu t4", "does not fit"),
-        ("deepseek-v3 --gpu b300 --gpus 8 --draft", "drafts"),
+        ("deepseek-v3 --gpu b300 --gpus 8 --draft --draft-model llama-3.2-1b", "two drafters"),
+        (
+            "llama-3.1-8b --gpu h100 --tp 2 --dp-attention --draft-model llama-3.2-1b --engine sglang",
+            "SGLang's ranks have no other model draft",
+        ),
+        ("step-3.7-flash --gpu b300 --gpus 8 --draft --draft-tokens 4", "three layers cannot make four"),
+        (
+            "step-3.7-flash --gpu b300 --gpus 8 --draft --draft-tokens 3 --engine-version 0.27",
+            "in turns before 0.28",
+        ),
         ("gpt-oss-20b --gpu h100 --tp 2 --dp-attention --engine sglang", "ranks in step have windows"),
         ("gemma-3-4b --gpu h100 --tp 2 --dp-attention", "ranks in step have windows"),
         ("llama-3.1-8b --gpu h100 --gpus 4 --tp 2 --dp-attention", "ranks in step are replicated"),

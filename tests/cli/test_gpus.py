@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -55,3 +56,22 @@ def test_an_unknown_one_suggests_near_names(capsys: pytest.CaptureFixture[str]) 
     assert "unknown gpu 'h20O'" in captured.err
     assert "did you mean" in captured.err
     assert captured.out == ""
+
+
+def test_the_list_is_grouped_by_generation_newest_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["gpus", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    heads = [line for before, line in pairwise(lines) if not before]
+    assert heads[:3] == ["NVIDIA Blackwell", "NVIDIA Hopper", "NVIDIA Ada"]
+    assert heads.index("NVIDIA Volta") < heads.index("AMD CDNA4") < heads.index("AMD CDNA2")
+    assert lines.index("NVIDIA Hopper") < lines.index(next(x for x in lines if x.startswith("h20 ")))
+
+
+def test_the_list_takes_a_word(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["gpus", "list", "CDNA3", "--format", "json"]) == 0
+    names = [gpu["name"] for gpu in json.loads(capsys.readouterr().out)["gpus"]]
+    assert names == ["mi300a", "mi300x", "mi325x"]
+    assert run(["gpus", "list", "tesla v100"]) == 0
+    assert "v100-16g-pcie" in capsys.readouterr().out
+    assert run(["gpus", "list", "nothing"]) == 0
+    assert capsys.readouterr().out == "no GPU contains 'nothing'\n"

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -238,6 +239,30 @@ def test_many_objectives_leave_room_for_what_they_are_of(capsys: pytest.CaptureF
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
     assert "h100-sxm" in printed.partition("Replicas")[2].partition("Start")[0]
+
+
+def test_columns_move_closer_before_they_are_joined_or_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--set", "slo.tpot_p99_s=100", "--set", "slo.e2e_p99_s=100"]
+    assert run([*BASE, *more, "--gpu", "h100-sxm", "--tp", "1", "--price", "2"]) == 0
+    printed = capsys.readouterr().out
+    head = next(line for line in printed.splitlines() if "Replicas" in line)
+    assert re.split(" {2,}", head.strip()) == [
+        "gpu", "tp", "Replicas", "GPUs", "USD/h", "USD/M out", "TTFT p99", "TPOT p99", "E2E p99",
+    ]  # fmt: skip
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "no room" not in printed
+
+
+def test_choices_too_long_for_a_column_are_listed_above(capsys: pytest.CaptureFixture[str]) -> None:
+    pools = "disaggregation=null,{link: ib-ndr, prefill: {router: round-robin}}"
+    assert run([*BASE, "--gpu", "h100-sxm", "--tp", "1", "--price", "2", "--vary", pools]) == 0
+    listed, _, table = capsys.readouterr().out.partition("Start")[0].partition("Replicas")
+    assert "1: gpu=h100-sxm, parallel.tp=1, disaggregation=null\n" in listed
+    assert (
+        "2: gpu=h100-sxm, parallel.tp=1, disaggregation={link: ib-ndr, prefill: {router:\n  round" in listed
+    )
+    assert max(map(len, table.splitlines())) <= 80
+    assert "ib-ndr" not in table
 
 
 def test_a_stream_without_utf8_has_ascii_signs(tmp_path: Path) -> None:

@@ -77,3 +77,49 @@ def test_the_first_screen_shows_both_commands() -> None:
     head = README.read_text().splitlines()[:25]
     assert any(line.startswith("make demo") for line in head)
     assert any(line.startswith("make test") for line in head)
+
+
+def commands() -> list[str]:
+    """Every ``kvplan ...`` that is written as code, with continued lines joined."""
+    text = README.read_text().replace("\\\n", " ")
+    blocks = [line.removeprefix("$ ") for block in re.findall(r"```(?:sh|console)\n(.*?)```", text, re.DOTALL)
+              for line in block.splitlines()]  # fmt: skip
+    inline = re.findall(r"`([^`\n]+(?:\n[^`\n]+)?)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    return [item for item in (*blocks, *inline) if item.startswith("kvplan ")]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_option_that_is_named_exists(command: str) -> None:
+    words = shlex.split(command.partition("  #")[0])[1:]
+    node = typer.main.get_command(build_app())
+    while words and words[0].rstrip(",") in getattr(node, "commands", {}):
+        node = node.commands[words.pop(0).rstrip(",")]  # type: ignore[attr-defined]
+    known = {name for item in node.params for name in (*item.opts, *item.secondary_opts)}
+    known |= {"--help", "-h", "--version", "--install-completion", "-"}
+    asked = {word.partition("=")[0] for word in words if re.match(r"--?[a-z-]", word)}
+    assert asked <= known
+
+
+def settings() -> list[str]:
+    """The scenarios and parts of them in the README."""
+    text = README.read_text()
+    whole = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    parts = re.findall(
+        r"`((?:cache|tiers|engine|sampling|speculative|parallel|routing|disaggregation): \{[^`]+)`", text
+    )
+    return [*whole, *parts]
+
+
+def test_settings_are_found() -> None:
+    assert len(settings()) > 20
+
+
+@pytest.mark.parametrize("setting", settings())
+def test_every_setting_that_is_shown_is_one(setting: str) -> None:
+    from kvplan.scenario.load import load_scenario
+    from kvplan.specs.document import parse_yaml
+
+    document = parse_yaml(setting if "\n" in setting else f"{{{setting}}}", "README.md")
+    for key, value in (("model", "llama-3.1-8b"), ("gpu", "h100-sxm"), ("workload", {"synthesize": "chat"})):
+        document.data.setdefault(key, value)
+    load_scenario(document)

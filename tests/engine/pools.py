@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.fabric import Stage
+from kvplan.engine.disaggregation.handover import Handover
 from kvplan.engine.disaggregation.journey import FirstToken
 from kvplan.engine.disaggregation.strategy import Disaggregation, PoolPlan
 from kvplan.engine.router import ROUTERS
@@ -50,5 +51,5 @@ def disaggregations(draw: st.DrawFn, config: EngineConfig) -> Disaggregation:
         route = [Stage("out", carrier, prefill=True), *route, Stage("in", carrier, decode=True)]
     return Disaggregation(
         tuple(route), 100, pool(), pool(), draw(st.sampled_from([0, 0, 1, 4, 32])),
-        draw(st.sampled_from(list(FirstToken))),
+        draw(st.sampled_from(list(FirstToken))), handover=draw(st.sampled_from(list(Handover))),
     )  # fmt: skip

@@ -45,6 +45,25 @@ class Heard:
         return self.linear.step_seconds(batch)
 
 
+class Passes:
+    """Of ranks in step: each takes ``a + b * tokens + c * context`` and ``d`` a draft, all together ``e`` a token
+    and ``f`` a draft of each request that samples. Notes how many drafts are made after each step."""
+
+    def __init__(self, a: float, b: float, c: float, d: float, e: float, f: float) -> None:
+        self.linear = LinearLatency(a, b, c)
+        self.draft_s, self.token_s, self.request_s = d, e, f
+        self.drafting: list[int] = []
+
+    def step_seconds(self, batch: StepBatch) -> float:
+        batch.drafting_s = self.draft_s * batch.drafting
+        return self.linear.step_seconds(batch) + batch.drafting_s
+
+    def joint_seconds(self, batch: StepBatch) -> float:
+        self.drafting.append(batch.drafting)
+        batch.drafting_s = self.request_s * batch.drafting * batch.sampled_requests
+        return self.token_s * batch.scheduled_tokens + batch.drafting_s
+
+
 def recorded(drafts: int, accepted: dict[str, list[int]]) -> Recorded:
     return Recorded((1.0,) * drafts, 0, tuple(accepted), tuple(map(tuple, accepted.values())))
 

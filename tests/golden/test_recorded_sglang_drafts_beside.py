@@ -1,8 +1,9 @@
 """Recorded decisions of SGLang 0.5.23's scheduler with drafts above a second pool: of states, or of windows.
 
 As of the recordings of each by itself: how many drafts stood is written down with a run, the rest was SGLang's
-own. Each line of decisions goes on with slots (free, of the tree, of these unheld), or with what both pools
-have free and what of the window pool may be evicted.
+own. Above window pools of little more than a window, SGLang aborts whoever does not fit even alone. Each line of
+decisions goes on with slots (free, of the tree, of these unheld), or with what both pools have free and what of
+the window pool may be evicted.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from drafted_runs import play, recorded
 from recorded_runs import digest, digest_of_rows, recordings
 
 from kvplan.engine.recorder import Recorder
-from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang.config import OUT_OF_MEMORY, SglangConfig
 from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang_states.rules import StateRules
 from kvplan.engine.sglang_windows.windows import EVICTION_INTERVAL, SlidingWindows
@@ -28,6 +29,7 @@ from kvplan.latency.linear import LinearLatency
 
 STATES = recordings("sglang-0.5.23-drafts-states.json.gz")
 WINDOWS = recordings("sglang-0.5.23-drafts-windows.json.gz")
+TIGHT = recordings("sglang-0.5.23-drafts-tight-windows.json.gz")
 
 
 def played(
@@ -66,6 +68,7 @@ def played(
         )
     assert found.aborted == run["aborted"]
     assert digest_of_rows(found.rows) == run["rows"]
+    assert replica.recorder.rejections.get(OUT_OF_MEMORY, 0) == run.get("refused", 0)
     drafted = replica.drafting.drafted
     totals = run["totals"]
     steps = replica.recorder.totals.steps
@@ -93,10 +96,10 @@ def test_drafts_beside_states(number: int, log: bool) -> None:
 
 
 @pytest.mark.parametrize("log", [True, False])
-@pytest.mark.parametrize("number", range(len(WINDOWS)))
-def test_drafts_beside_windows(number: int, log: bool) -> None:
-    windows = SlidingWindows(*WINDOWS[number]["windows"])
-    replica, totals = played(WINDOWS[number], log, both_pools, windows=windows)
+@pytest.mark.parametrize("run", [*WINDOWS, *TIGHT])
+def test_drafts_beside_windows(run: dict[str, Any], log: bool) -> None:
+    windows = SlidingWindows(*run["windows"])
+    replica, totals = played(run, log, both_pools, windows=windows)
     assert isinstance(replica, DraftedWindowReplica)
     cache = replica.windowed.pool.cache
     assert [cache.evicted, cache.evicted_windows, replica.windowed.preemptions] == totals
@@ -123,3 +126,8 @@ def test_the_recordings_have_what_they_are_for(runs: list[dict[str, Any]]) -> No
         set(special),
     ):
         assert what == {True, False}
+
+
+def test_some_are_aborted_alone_and_some_when_others_had_to_go() -> None:
+    assert sum(run["refused"] for run in TIGHT) > len(TIGHT)
+    assert {run["totals"][3] > 0 for run in TIGHT} == {True, False}

@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 
-from kvplan.engine.protocols import StepBatch
+from kvplan.engine.protocols import JointLatency, StepBatch
 from kvplan.latency.build import build_latency
 from kvplan.latency.clock import Clock
 from kvplan.latency.drafting import DraftingLatency, drafting_clock, own_drafter
@@ -109,6 +109,32 @@ def test_modules_of_their_own_have_a_pass_each_over_all_tokens() -> None:
     single = plain.seconds - plain.overhead_s
     thrice.model.step_seconds(prompt)
     assert prompt.drafting_s == pytest.approx(3 * single)
+
+
+@pytest.mark.parametrize("kind", ["roofline", "profile"])
+def test_ranks_make_drafts_together(kind: str) -> None:
+    """Experts of the drafter work for the tokens of all ranks, in each of its passes."""
+    target, drafter = (
+        build_latency(
+            {"model": kind}, model=model, gpu=load_gpu("h100-sxm"), parallel=Parallel(tp=8, dp_attention=True),
+            kv_format=kv_format("bf16"), weights_format=None, block_size=64, decode_tokens=rows,
+            projected=rows == 1, expert_parallel=True,
+        )
+        for model, rows in ((load_model("deepseek-v3"), 4), (own_drafter(load_model("deepseek-v3")), 1))
+    )  # fmt: skip
+    both, passes = drafting_clock(target, drafter).model, drafter.model
+    assert isinstance(both, DraftingLatency)
+    assert isinstance(passes, JointLatency)
+    wholes = [StepBatch(512, sampled_requests=128, drafting=drafting) for drafting in (0, 1, 2, 3)]
+    seconds = [both.joint_seconds(whole) for whole in wholes]
+    first, next_one = passes.joint_seconds(StepBatch(512)), passes.joint_seconds(StepBatch(128))
+    assert 0.0 < next_one < first
+    assert seconds[0] == seconds[1] == both.target.joint_seconds(StepBatch(512)) + first
+    assert [whole.drafting_s for whole in wholes] == pytest.approx([
+        first, first, first + next_one, first + 2 * next_one,
+    ])  # fmt: skip
+    assert seconds[3] - seconds[0] == pytest.approx(2 * next_one)
+    assert both.joint_seconds(StepBatch()) == 0.0
 
 
 def test_members_of_the_ensemble_are_off_together() -> None:

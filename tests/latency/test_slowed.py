@@ -21,7 +21,8 @@ class Ranks:
     def step_seconds(self, batch: StepBatch) -> float:
         return 1.0
 
-    def joint_seconds(self, tokens: int) -> float:
+    def joint_seconds(self, batch: StepBatch) -> float:
+        batch.drafting_s = 1.0
         return 2.0
 
 
@@ -35,7 +36,8 @@ def test_ranks_stay_in_step() -> None:
     assert not isinstance(slowed(MODEL, 2.0), JointLatency)
     ranks = slowed(Ranks(), 1.5)
     assert isinstance(ranks, JointLatency)
-    assert (ranks.step_seconds(StepBatch()), ranks.joint_seconds(4)) == (1.5, 3.0)
+    whole = StepBatch(4)
+    assert (ranks.step_seconds(StepBatch()), ranks.joint_seconds(whole), whole.drafting_s) == (1.5, 3.0, 1.5)
 
 
 def test_a_run_on_a_slower_clock_at_a_slower_rate_is_the_same_run() -> None:

@@ -177,7 +177,7 @@ def test_parts_of_a_sequence_are_none(result_document, held: float, replicas: in
     assert shown is not None
     said = f"holds {words} of" if words else "has no room for one sequence of 32,768 tokens"
     assert said in shown.summary
-    assert shown.marks[0].name.startswith("less than 1 × " if words is None else words.split()[0])
+    assert shown.marks[0].name.startswith("less than 1 x " if words is None else words.split()[0])
 
 
 def test_a_pool_that_was_given_is_told_from_the_one_that_fits(result_document):
@@ -208,7 +208,7 @@ def test_the_label_of_a_point_near_the_axis_stands_above_it(result_document):
         document["memory"]["max_concurrency_context"] = 131_072
         figure = capacity(parse_result(document))
         assert figure is not None
-        drawn = re.search(r'y="([\d.]+)"[^>]*>[^<]* × 131,072', render(figure))
+        drawn = re.search(r'y="([\d.]+)"[^>]*>[^<]* x 131,072', render(figure))
         assert drawn is not None
         return _mark_label(figure.marks[0], figure)["yanchor"], float(drawn[1])
 

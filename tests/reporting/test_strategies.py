@@ -82,6 +82,15 @@ def test_replicas_are_one_table_and_each_one_below(result_document):
     assert text.index("Tiers, 3 replicas together") < text.index("Tiers 2")
 
 
+def test_ranks_are_called_so(result_document):
+    document = result_document()
+    told = [{"name": "slots", "value": 4, "unit": "states", "meaning": ""}]
+    document["strategies"] = {"dp_attention": told, "recurrent states 0": told, "recurrent states 1": told}
+    result = parse_result(document)
+    assert strategies_tables(result)[1].caption == "Recurrent states, 2 ranks together"
+    assert "Each rank<" in render_html(result)
+
+
 def test_hits_of_a_run_with_tiers_are_said_to_be_those_of_the_gpu(result_document):
     from kvplan.reporting.verdict import verdict
 

@@ -13,7 +13,8 @@ from kvplan.reporting.charts import plotly_json
 from kvplan.reporting.loading import parse_report, parse_result
 from kvplan.reporting.schema.sweep import Sweep
 from kvplan.reporting.svg import CHARACTER, render
-from kvplan.reporting.sweep_page import key_figures, render_sweep, sweep_csv, sweep_figures, sweep_verdict
+from kvplan.reporting.sweep_figures import sweep_figures
+from kvplan.reporting.sweep_page import key_figures, render_sweep, sweep_csv, sweep_verdict
 
 FIGURES = {
     "finished": 300, "rejected": 0, "timed_out": 0, "unfinished": 0, "hit_ratio": 0.5, "ttft_p50_s": 0.05, "ttft_p99_s": 0.2,
@@ -78,6 +79,33 @@ def test_the_headline_answers(met: list, headline: str, tone: str):
     found = sweep_verdict(parsed(RATES, slo_met=met, ttft_p99_s=[0.1, 0.3, 3.0]))
     assert (found.headline, found.tone) == (headline, tone)
     assert "Varied: workload.rate (4, 8, 16)." in found.detail
+    assert ("The objective is TTFT p99 within 500 ms." in found.detail) == (met[0] is not None)
+
+
+def test_numbers_stand_under_one_another_and_what_is_the_same_has_no_best_point():
+    sweep = parsed({"cache.eviction": ["lru", "lfu"], **RATES}, ttft_p99_s=[0.1 * n for n in range(1, 7)])
+    page = render_sweep(sweep)
+    assert '<td>lru</td><td class="n">4</td>' in page
+    tiles = {name: note for name, _, note in key_figures(sweep)}
+    assert tiles["Highest hit ratio"] == "at every point"
+    assert tiles["Lowest TTFT p99"] == "point 1: lru, 4"
+    document = sweep.document()
+    document["points"][5] |= {"status": "not run", "figures": None}
+    tiles = {name: note for name, _, note in key_figures(parse_report(document))}
+    assert tiles["Highest hit ratio"] == "at all 5 points that have it"
+
+
+@pytest.mark.parametrize(("tiles", "columns"), [(1, 1), (6, 6), (7, 4), (8, 4), (9, 5), (13, 5)])
+def test_tiles_come_in_rows_of_the_same_length(tiles: int, columns: int):
+    from jinja2 import Environment, PackageLoader
+
+    from kvplan.reporting.html import tie
+
+    environment = Environment(loader=PackageLoader("kvplan.reporting", "templates"), autoescape=True)
+    environment.filters["tie"] = tie
+    made = environment.from_string('{% from "parts.html.j2" import tiles with context %}{{ tiles(figures) }}')
+    page = made.render(figures=[("a", "1", "b")] * tiles)
+    assert re.findall(r"--columns:(\d+)", page) == [str(columns)]
 
 
 def test_one_point_is_worded_as_one():
@@ -123,6 +151,28 @@ def test_points_without_an_order_are_not_joined():
         (line,) = chart.lines
         assert (line.joined, len(line.x)) == (False, len(sweep.points))
         assert plotly_json(chart)["data"][0]["mode"] == "markers"
+
+
+def test_points_that_are_no_numbers_have_their_names_on_the_axis():
+    (chart, *_) = sweep_figures(parsed({"cache.dtype": ["bf16", "fp8", "int4"]}, ttft_p99_s=[0.1, 0.2, 3.0]))
+    assert (chart.x.title, chart.x.names) == ("cache.dtype", ("bf16", "fp8", "int4"))
+    assert chart.summary == "From 100 ms at point 1 (bf16) to 3.00 s at point 3 (int4)."
+    shown = plotly_json(chart)
+    assert shown["layout"]["xaxis"]["ticktext"] == ["bf16", "fp8", "int4"]
+    assert shown["data"][0]["text"] == ["bf16", "fp8", "int4"]
+    drawn = re.findall(r">([^<>]+)</text>", render(chart))
+    assert {"bf16", "fp8", "int4"} <= set(drawn)
+
+
+def test_names_of_points_have_room_beside_one_another_or_are_numbers():
+    two = parsed({"cache.eviction": ["lru", "lfu"], "routing": ["{policy: prefix-aware}", None]})
+    chart = sweep_figures(two)[0]
+    assert chart.x.title == "cache.eviction, routing"
+    assert chart.x.names[1] == "lru, null"
+    assert len(set(chart.x.names)) == 4
+    assert sum(CHARACTER * len(name) for name in chart.x.names) < 720
+    many = sweep_figures(parsed({"gpu": [f"some-gpu-{number}" for number in range(20)]}))[0]
+    assert (many.x.title, many.x.names) == ("point of the table", ())
 
 
 def test_a_varied_objective_is_no_limit_of_all():
@@ -267,6 +317,34 @@ def test_the_tone_of_a_highest_load_is_how_sure_it_is(answer: dict, tone: str, w
     found = sweep_verdict(searched(**answer))
     assert found.tone == tone
     assert words in found.headline
+
+
+def test_a_search_says_where_it_looked_and_for_what():
+    detail = sweep_verdict(searched()).detail
+    assert detail[:2] == (
+        "Searched: workload.rate in 3 runs, from 4 to 16.", "The objective is TTFT p99 within 500 ms.",
+    )  # fmt: skip
+    lengths = sweep_document({"workload.requests": [200, 1800], **RATES})
+    document = {**lengths, "highest": {**searched().document()["highest"], "requests": 1800}}
+    sweep = parse_report(document)
+    said = "Searched: workload.rate in 6 runs, from 4 to 16; the runs have 200 to 1,800 requests."
+    assert sweep_verdict(sweep).detail[0] == said
+    assert [line.name for line in sweep_figures(sweep)[0].lines] == ["requests 200", "requests 1800"]
+
+
+def failing(of_point: int, exit_code: int, **answer) -> Sweep:
+    """The same search, of which a point has an error instead of figures."""
+    document = searched(**answer).document()
+    error = {"code": "x", "message": "no", "where": None, "hint": None, "exit_code": exit_code}
+    document["points"][of_point] |= {"status": "failed", "figures": None, "error": error}
+    return parse_report(document)
+
+
+def test_what_was_tried_above_the_answer_and_failed_is_said():
+    assert "(nothing higher was tried)" in sweep_verdict(searched(passed=16, missed=None)).headline
+    found = sweep_verdict(failing(2, 1, missed=None)).headline
+    assert "every objective is met up to 8 requests a second (16 could not be simulated)." in found
+    assert "(at 16 it does not fit)" in sweep_verdict(failing(2, 3)).headline
 
 
 def test_a_search_shows_the_figures_at_its_answer():

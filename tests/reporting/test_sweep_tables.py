@@ -101,7 +101,10 @@ def test_markdown_holds_no_html_from_outside() -> None:
 
 
 def test_the_legend_says_what_a_point_is() -> None:
-    assert legend(document())[1] == "2: cache.blocks=1, a.blocks=null"
+    assert (
+        legend((point["point"], point["values"]) for point in document()["points"])[1]
+        == "2: cache.blocks=1, a.blocks=null"
+    )
 
 
 def test_warnings_are_said_once_and_whose_they_are() -> None:

@@ -182,7 +182,7 @@ def test_summary_says_what_reading_the_trace_had_to_say(result_document):
 
 
 def test_intervals_from_seconds_to_minutes_are_whole_at_80_columns():
-    names = ("90 % interval", "Mean", "p50", "p90", "p99")
+    names = ("90% interval", "Mean", "p50", "p90", "p99")
     shown = Table("", names, tuple((name, *["64.3 s–2.07 min"] * 4) for name in ("TTFT", "TPOT", "E2E")))
     console = Console(file=io.StringIO(), width=80)
     console.print(_intervals(shown, lambda text, style="": Text(text), 80))

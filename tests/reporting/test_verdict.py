@@ -43,7 +43,7 @@ def test_several_misses_are_counted(result_document):
         slo["passed"] = False
     document["gpu"]["count"] = 4
     said = verdict(parse_result(document))
-    assert said.headline == "llama-3.1-8b on 4 × h100-sxm misses both its latency limits."
+    assert said.headline == "llama-3.1-8b on 4 x h100-sxm misses both its latency limits."
 
 
 def test_nothing_finished_is_said(result_document):
@@ -115,7 +115,7 @@ def test_the_interval_decides_what_is_too_close_and_the_band_only_without_one(re
     slo["limit_s"] = slo["value_s"] * 1.35  # outside the band of +30 %, inside the interval up to 1.4
     result = parse_result(document)
     assert close_call(result, result.slo[0])
-    assert any("90 % interval of 624 ms–1.25 s" in text for text in cautions(result))
+    assert any("90% interval of 624 ms–1.25 s" in text for text in cautions(result))
     document["accuracy"]["intervals"] = None
     assert not close_call(parse_result(document), parse_result(document).slo[0])
     slo["limit_s"] = slo["value_s"] * 1.25

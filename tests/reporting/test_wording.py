@@ -17,6 +17,7 @@ from kvplan.reporting.wording import (
     percent,
     plain,
     plural,
+    seconds,
     seconds_range,
     sentence_list,
     significant,
@@ -76,7 +77,7 @@ def test_a_range_says_its_unit_once_where_it_can():
 def test_a_fall_to_little_is_no_fall_to_nothing():
     assert change_text(-0.726) == "−72.6%"
     assert change_text(-0.99976) == "< −99.9%"
-    assert change_text(-1.0) == "−100%"
+    assert change_text(-1.0) == "−100.0%"
 
 
 @pytest.mark.parametrize(
@@ -85,3 +86,17 @@ def test_a_fall_to_little_is_no_fall_to_nothing():
 )
 def test_numbers_in_a_row_are_a_range(numbers: list[int], said: str) -> None:
     assert numbers_text(numbers) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.009996, "10.0 ms"),
+        (0.9996, "1.00 s"),
+        (119.96, "2.00 min"),
+        (7199.9, "2.00 h"),
+        (0.00995, "9.95 ms"),
+    ],
+)
+def test_durations_have_three_digits_also_where_they_round_up(value: float, text: str) -> None:
+    assert seconds(value) == text

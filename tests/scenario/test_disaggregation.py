@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kvplan.engine.disaggregation.handover import Handover
 from kvplan.engine.disaggregation.strategy import Disaggregation
 from kvplan.engine.recorder import RequestRow
 from kvplan.errors import KvplanError, UnknownName, UsageError
@@ -13,6 +14,7 @@ from kvplan.reporting.result import Result
 from kvplan.scenario.audit import audit_result
 from kvplan.scenario.conservation import check_laws
 from kvplan.scenario.load import load_scenario
+from kvplan.scenario.pools import pools_of
 from kvplan.scenario.run import Run
 
 LINEAR = {"latency.model": "linear", "latency.a": 0.005, "latency.b": 2e-5, "latency.c": 1e-8}
@@ -200,3 +202,28 @@ def test_what_is_refused_of_a_model(flags: dict[str, Any], where: str, text: str
         run_of({**LLAMA, **flags}).execute()
     assert text in str(caught.value)
     assert where in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("version", "role", "handover"),
+    [
+        ("0.33", "kv_both", Handover.KEPT),
+        ("0.33", "kv_producer", Handover.REPEATED),
+        ("0.27.0", "kv_producer", Handover.REPEATED),
+        ("0.26.0", "kv_producer", Handover.LOST),
+        ("0.24.0", "kv_both", Handover.KEPT),
+        ("0.23.0", "kv_both", Handover.LOST),
+    ],
+)
+def test_what_becomes_of_prompts_that_end_while_others_need_their_blocks(
+    version: str, role: str, handover: Handover
+) -> None:
+    run = run_of({**BARE, "engine.version": version, "disaggregation.prefill.kv_role": role})
+    assert strategy_of(run).handover is handover
+
+
+@pytest.mark.parametrize(("sends", "receives"), [("kv_both", "kv_both"), ("kv_producer", "kv_consumer")])
+def test_commands_of_both_pools_have_their_roles(sends: str, receives: str) -> None:
+    scenario = load_scenario(None, {**BARE, "disaggregation.prefill.kv_role": sends})
+    assert [pool.kv_role for pool in pools_of(scenario)] == [sends, receives]
+    assert [pool.kv_role for pool in pools_of(load_scenario(None, {**LINEAR, **POOL, **CHAT}))] == [None]

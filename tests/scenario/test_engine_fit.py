@@ -277,7 +277,7 @@ def test_what_is_no_fit_file_is_refused(files: tuple[Path, Path, Path], tmp_path
     _, scenario, out = files
     text = out.read_text()
     for broken, message in (
-        ("[]", "no fit of a version"), ("{", "not a JSON document"), (text.replace("roofline", "linear"), "no roofline"),
+        ("[]", "found a list"), ("{", "malformed JSON"), (text.replace("roofline", "linear"), "no roofline"),
         (text.replace('"after": {', '"after": [], "x": {'), "held-out errors"),
         (text.replace('"client_overhead_range_s": [', '"client_overhead_range_s": [9.0, '), "no range of seconds"),
         (text.replace('"factor": [', '"factor": [[1.0], '), "no square matrix"),

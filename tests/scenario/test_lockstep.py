@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kvplan.cli.app import run as run_cli
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.protocols import JointLatency, StepBatch
 from kvplan.engine.sglang.config import SglangConfig
@@ -103,12 +106,12 @@ def test_ranks_have_their_own_attention_and_work_together_on_experts(flags: dict
     plain = run_of({**flags, **CHAT, "parallel.dp_attention": False}).clock.model
     assert isinstance(split, JointLatency)
     ranks = flags["parallel.tp"]
-    assert split.joint_seconds(0) == 0.0
-    assert 0.0 < split.joint_seconds(8) < split.joint_seconds(4096)
+    assert split.joint_seconds(StepBatch()) == 0.0
+    assert 0.0 < split.joint_seconds(StepBatch(8)) < split.joint_seconds(StepBatch(4096))
     # Without it everything is in the step, whatever the other ranks have.
     assert isinstance(plain, JointLatency)
-    assert plain.joint_seconds(64) == 0.0
-    step = split.step_seconds(decode(8, 4000)) + split.joint_seconds(8 * ranks)
+    assert plain.joint_seconds(StepBatch(64)) == 0.0
+    step = split.step_seconds(decode(8, 4000)) + split.joint_seconds(StepBatch(8 * ranks))
     # The same requests, all of them on every rank: about as long, less for latents, which are not copied.
     assert 0.4 < step / plain.step_seconds(decode(8 * ranks, 4000)) < 1.5
 
@@ -124,13 +127,42 @@ def test_every_clock_simulates_ranks_and_their_laws_hold() -> None:
         assert any("tokens of all ranks together" in item["source"] for item in document["assumptions"])
 
 
+@pytest.mark.parametrize("tokens", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+def test_deepseek_drafts_on_every_rank(
+    kind: str, tokens: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it is usually served: attention on each of eight GPUs for itself, experts on all, and its own layer
+    drafts. In SGLang ranks share the requests that run at a time, of which there are 48 beside drafts."""
+    flags = {
+        **DEEPSEEK, "engine.kind": kind, "workload.synthesize": "fixed", "workload.requests": 100,
+        "workload.rate": 40.0, "workload.prompt_tokens": 1000, "workload.output_tokens": 100,
+        "accuracy.ensemble": 0, "speculative.method": "mtp", "speculative.tokens": tokens,
+        "speculative.acceptance": 0.8,
+    }  # fmt: skip
+    said = [word for name, value in flags.items() for word in ("--set", f"{name}={value}")]
+    path = tmp_path / "result.json"
+    assert run_cli(["simulate", *said, "--output", str(path), "--quiet"]) == 0
+    assert "Speculative decoding" in capsys.readouterr().out
+    document = json.loads(path.read_text())
+    Result.model_validate(document)
+    assert all(check.passed for check in check_laws(document))
+    assert document["totals"]["finished"] == 100
+    found = {metric["name"]: metric["value"] for metric in document["strategies"]["speculative decoding"]}
+    most = 1 + sum(0.8**draft for draft in range(1, tokens + 1))
+    assert 1.6 < found["acceptance_length"] == pytest.approx(most, rel=0.05)
+    if kind == "sglang":
+        assumed = {item["name"]: item["value"] for item in document["assumptions"]}
+        assert assumed["engine.max_running_requests"] == 6
+
+
 def test_one_rank_of_a_latent_model_reads_a_share_of_what_all_would() -> None:
     """The reason for it: with plain tensor parallelism every rank reads every latent."""
     long = decode(64, 30_000)
     split = run_of({**DEEPSEEK, **CHAT}).clock.model
     plain = run_of({**DEEPSEEK, **CHAT, "parallel.dp_attention": False}).clock.model
     assert isinstance(split, JointLatency)
-    together = split.step_seconds(decode(8, 30_000)) + split.joint_seconds(64)
+    together = split.step_seconds(decode(8, 30_000)) + split.joint_seconds(StepBatch(64))
     assert together < 0.8 * plain.step_seconds(long)
 
 
@@ -188,3 +220,33 @@ def test_a_latent_model_on_sglang_has_eight_pools() -> None:
     assert config.pool_tokens == fit.kv_tokens
     assert config.chunked_prefill_size == 8192 // 8
     assert config.max_running_requests == fit.max_num_seqs
+
+
+@pytest.mark.parametrize(
+    ("model", "drafts", "section"),
+    [
+        ("qwen3-next-80b-a3b", False, "recurrent states"),
+        ("qwen3-next-80b-a3b", True, "recurrent states"),
+        ("gpt-oss-120b", False, "sliding windows"),
+    ],
+)
+def test_sglangs_ranks_have_pools_of_their_own(model: str, drafts: bool, section: str) -> None:
+    """Each has whole layers with states or windows, and a pool for what they keep."""
+    flags = {
+        **LINEAR, **CHAT, "engine.kind": "sglang", "model": model, "gpu": "h200-sxm", "parallel.tp": 4,
+        "parallel.dp_attention": True, "parallel.expert_parallel": True, "workload.requests": 30,
+    }  # fmt: skip
+    if drafts:
+        flags |= {"speculative.method": "mtp", "speculative.acceptance": 0.7}
+    run = run_of(flags)
+    run.execute()
+    document = run.result(["kvplan", "simulate"])
+    Result.model_validate(document)
+    assert all(check.passed for check in check_laws(document))
+    assert document["totals"]["finished"] == 30
+    found = set(document["strategies"])
+    assert {f"{section} {rank}" for rank in range(4)} <= found
+    assert ("speculative decoding" in found) is drafts
+    assumed = {item["name"] for item in document["assumptions"]}
+    assert {"max_mamba_cache_size", "engine.sliding_window_size"} & assumed
+    assert "parallel.dp_attention" in assumed

@@ -9,6 +9,7 @@ import pytest
 
 from kvplan.sizing.capacity import FitReport, fit_model
 from kvplan.sizing.flags import engine_flags, no_command
+from kvplan.sizing.parallel import Parallel
 from kvplan.specs.catalog import load_gpu, load_model
 
 
@@ -98,6 +99,17 @@ def test_blocks_of_the_usual_size_are_asked_for_where_kernels_want_others() -> N
 
     assert reports(16).block_size != reports(None).block_size
     assert "--block-size 16" in str(engine_flags(reports(16))["vllm"])
+
+
+def test_no_model_drafts_for_sglangs_ranks() -> None:
+    report = fit_model(
+        load_model("qwen3-30b-a3b"), load_gpu("h200"), engine="sglang", drafter=load_model("qwen3-0.6b"),
+        parallel=Parallel(tp=4, dp_attention=True), expert_parallel=True,
+    )  # fmt: skip
+    assert "another model drafts" in str(no_command(report, "sglang"))
+    assert engine_flags(report)["sglang"] is None
+    assert "--speculative-config" in str(engine_flags(report)["vllm"])
+    assert "EAGLE" in str(engine_flags(report, eagle=True)["sglang"])
 
 
 def test_chunks_that_split_pages_have_no_command() -> None:

@@ -8,6 +8,7 @@ from fractions import Fraction
 import pytest
 
 from kvplan.sizing.capacity import FitReport, fit_model
+from kvplan.sizing.overheads import captured_sizes
 from kvplan.sizing.parallel import Parallel
 from kvplan.sizing.sglang.pool import running_requests, state_slots, window_ratio
 from kvplan.specs.catalog import load_gpu, load_model
@@ -84,6 +85,22 @@ def test_states_of_drafts_come_out_of_the_share(
     slots, taken = state_slots(serving, memory, state, each)
     assert slots == expected[0]
     assert taken == pytest.approx(expected[1], abs=2)
+
+
+@pytest.mark.parametrize("version", [(0, 5, 3), (0, 5, 10), (0, 5, 13), (0, 5, 23)])
+def test_ranks_share_the_requests_that_states_are_kept_for(version: tuple[int, int, int]) -> None:
+    """``max_running_requests // attn_dp_size``: what each of four ranks has, it has of a quarter of them alone."""
+    made = fit("qwen3-next-80b-a3b", "0.5.23", parallel=Parallel(tp=4)).serving
+    given = frozenset({"max_num_seqs"})
+    alone = replace(made, version=version, decode_tokens=4, max_num_seqs=12, given=given)
+    ranks = replace(alone, max_num_seqs=50, ranks=4)
+    assert state_slots(ranks, 19_000_000, 10_000, 5) == state_slots(alone, 19_000_000, 10_000, 5)
+    assert captured_sizes(ranks) == captured_sizes(alone)
+
+
+def test_ranks_have_a_share_of_fixed_slots() -> None:
+    made = replace(fit("qwen3-next-80b-a3b", "0.5.23", parallel=Parallel(tp=4)).serving, version=(0, 5, 3))
+    assert state_slots(replace(made, ranks=4), 10**9, 10) == (128, 1280)
 
 
 def test_states_of_drafts_by_version() -> None:

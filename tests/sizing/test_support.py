@@ -119,6 +119,16 @@ def test_formats_that_are_widened_are_warned_of(gpu: str) -> None:
     assert ("attention widens the KV cache" in warnings) is (gpu == "a100-80g")
 
 
+@pytest.mark.parametrize(("gpu", "widened"), [("mi210", True), ("rx-7900-xtx", True), ("mi300x", False)])
+def test_fp8_is_widened_on_amd_gpus_without_it(gpu: str, widened: bool) -> None:
+    report = fit_model(
+        load_model("llama-3.1-8b"), load_gpu(gpu), weights_dtype="fp8", kv_dtype="fp8", max_model_len=1024
+    )
+    warnings = " ".join(fit_warnings(report))
+    assert (f"{gpu} has no fp8 arithmetic: weights stay fp8" in warnings) is widened
+    assert ("attention widens the KV cache" in warnings) is widened
+
+
 @pytest.mark.parametrize(
     ("model", "served"),
     [("rwkv-4-7b", False), ("xlstm-7b", False), ("recurrentgemma-2b", False), ("falcon-mamba-7b", True)],

@@ -36,6 +36,13 @@ def _error(text: str) -> SpecError:
     return caught.value
 
 
+def test_what_is_wrong_is_said_in_the_order_of_the_file() -> None:
+    text = GOOD.replace("family", "famly").replace("vocab_size", "vocab_sise").replace("  full:", "  fill:")
+    error = _error(text)
+    assert error.where == "x.yaml:2  famly"
+    assert error.message.index("x.yaml:5  vocab_sise") > 0
+
+
 def test_a_good_spec_loads() -> None:
     assert load_text(GOOD, "x.yaml", ModelSpec).num_layers == 2
 
@@ -98,6 +105,15 @@ def test_hostile_json_is_refused(tmp_path: Path, text: str, complaint: str) -> N
     with pytest.raises(SpecError, match=complaint) as caught:
         read_json(path)
     assert "config.json" in (caught.value.where or "")
+
+
+@pytest.mark.parametrize("constant", ["NaN", "-Infinity"])
+def test_configurations_may_have_infinities_and_measurements_not(tmp_path: Path, constant: str) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(f'{{"a": {constant}}}')
+    assert "a" in read_json(path)
+    with pytest.raises(SpecError, match=f"malformed JSON: {constant} is no number"):
+        read_json(path, finite=True)
 
 
 def test_a_page_instead_of_a_file_is_shown(tmp_path: Path) -> None:

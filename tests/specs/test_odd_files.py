@@ -224,3 +224,10 @@ def test_prompts_of_paligemma_look_both_ways_and_are_kept() -> None:
         "text_config": text,
     }
     assert build(whole).num_layers == 4
+
+
+def test_a_message_repeats_little_of_a_file() -> None:
+    layers = ["x" * 100_000] * 4
+    with pytest.raises(SpecError, match=r"xxx \.\.\. x") as caught:
+        import_config({**TEXT, "num_hidden_layers": 4, "layer_types": layers}, "config.json", name="odd")
+    assert len(str(caught.value)) < 1500

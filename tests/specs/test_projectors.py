@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kvplan.sizing.weights import parameter_count
+from kvplan.sizing.weights import parameter_count, stage_weights
 from kvplan.specs.huggingface import import_config
 from kvplan.specs.huggingface.reader import Imported
 
@@ -44,6 +44,15 @@ def added(imported: Imported) -> int:
         ({"model_type": "lfm2_vl", "downsample_factor": 2, "projector_hidden_size": 96}, 256 * 96 + 96 * 512),
         ({"model_type": "minicpmv"}, 64 * 512 + 5 * 512 * 512),
         ({"model_type": "ovis2_5", "visual_vocab_size": 1000}, 1000 * 512 + 256 * 996),
+        ({"model_type": "phi3_v"}, 4 * 64 * 512 + 512 * 512),
+        ({"model_type": "chatglm"}, 4 * 64 * 512 + 512 * 512 + 3 * 512 * 1024),
+        ({"model_type": "step3_vl"}, 4 * 64 * 4096 + 18 * 4096 * 4096 + 2 * 4096 * 512),
+        ({"model_type": "step_robotics"}, 90 * 64 * 64 + 4 * 64 * 512),
+        ({"model_type": "deepseek_vl_v2", "projector_config": {
+            "projector_type": "downsample_mlp_gelu", "input_dim": 64, "n_embed": 512, "depth": 3, "mlp_ratio": 2,
+            "downsample_ratio": 2}}, 256 * 1024 + 1024 * 1024 + 1024 * 512),
+        ({"model_type": "deepseek_vl_v2", "projector_config": {
+            "projector_type": "linear", "input_dim": 64, "n_embed": 512}}, 64 * 512),
     ],
 )  # fmt: skip
 def test_projectors(whole: dict[str, Any], between: int) -> None:
@@ -143,3 +152,94 @@ def test_odd_numbers_leave_the_tower_out_with_a_warning(whole: dict[str, Any]) -
     found = read(vision_config=TOWER, **whole)
     assert added(found) == 0
     assert any("the vision tower is not counted" in words for words in found.warnings)
+
+
+def test_granite_docling_taps_its_tower_on_two_paths() -> None:
+    tower = {
+        "model_type": "granite_docling_vision", "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+        "num_attention_heads": 12, "out_hidden_size": 1024, "scale_factor": 4, "use_fine_route": True,
+        "deepstack_visual_indexes": [3, 7, 10],
+    }  # fmt: skip
+    between = added(read(model_type="granite_docling", vision_config=tower)) - 12 * 12 * 768 * 768
+    assert between == pytest.approx(70_364_672, rel=0.002)  # with norms and biases, in transformers 5.23
+
+
+@pytest.mark.parametrize(
+    ("section", "size"),
+    [
+        # DaViT of Florence 2 as transformers builds it: blocks 84,152,064 and convolutions 6,215,936.
+        (
+            {"depths": [1, 1, 9, 1], "embed_dim": [128, 256, 512, 1024], "num_heads": [4, 8, 16, 32]},
+            90_368_000,
+        ),
+        # The encoder of Donut, a Swin with wide windows.
+        ({"depths": [2, 2, 14, 2], "embed_dim": 128, "num_heads": [4, 8, 16, 32]}, 73_500_000),
+    ],
+)
+def test_towers_of_stages(section: dict[str, Any], size: int) -> None:
+    assert added(read(vision_config=section)) == pytest.approx(size, rel=0.02)
+
+
+def test_video_llava_has_a_tower_for_films() -> None:
+    image = added(read(model_type="llava", vision_config=TOWER))
+    assert added(read(model_type="video_llava", vision_config=TOWER)) == image + BLOCKS
+
+
+def test_gemma_4s_tower_is_gated_and_knows_two_positions() -> None:
+    tower = {**TOWER, "model_type": "gemma4_vision", "position_embedding_size": 100}
+    gated = 3 * (4 * 64 * 64 + 3 * 64 * 256)
+    assert added(read(model_type="gemma4", vision_config=tower)) == gated + 2 * 100 * 64 + 64 * 512
+
+
+def test_t5gemma_2_projects_both_attentions_by_the_same_matrices() -> None:
+    text = {
+        "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 8,
+        "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 1000, "sliding_window": 128,
+    }  # fmt: skip
+    data = {
+        "model_type": "t5gemma2", "architectures": ["T5Gemma2ForConditionalGeneration"], "is_encoder_decoder": True,
+        "encoder": {"text_config": {**text, "model_type": "t5gemma2_text"}, "vision_config": TOWER},
+        "decoder": {**text, "model_type": "t5gemma2_decoder"},
+    }  # fmt: skip
+    model = import_config(data, "c.json", name="t").model
+    assert all(block.cross is not None and block.cross.merged for block in model.layers())
+    layer = 512 * 64 * (2 * 8 + 2 * 2) + 3 * 512 * 1024
+    whole = 12 * layer + 1000 * 512 + BLOCKS + 64 * 512
+    assert parameter_count(model) == pytest.approx(whole, rel=0.003)
+
+
+def test_sounds_come_through_convolutions_and_a_projector() -> None:
+    audio = {
+        "d_model": 64,
+        "encoder_layers": 3,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 256,
+        "num_mel_bins": 8,
+    }
+    stem = 3 * 64 * (8 + 64)
+    assert added(read(audio_config=audio)) == BLOCKS + stem
+    for kind, between in (
+        ("audioflamingo3", 512 * (64 + 512)),
+        ("glmasr", 1024 * (256 + 512)),
+        ("qwen3_asr", 64 * (64 + 512)),
+        ("qwen2_audio", 64 * 512),
+    ):
+        assert added(read(model_type=kind, audio_config=audio)) == BLOCKS + stem + between
+    found = read(model_type="ultravox", audio_config=audio, hidden_size=1024, stack_factor=8)
+    assert added(found) == BLOCKS + stem + 1024 * 512 + 512 * 512
+
+
+def test_step_3_projects_queries_through_a_bottleneck() -> None:
+    fields = {**TEXT, "model_type": "step3_text", "share_q_dim": 96, "num_attention_groups": 2}
+    narrow = import_config(fields, "c.json", name="t").model
+    wide = import_config({**fields, "share_q_dim": None}, "c.json", name="t").model
+    change = 512 * 96 + 96 * 512 + 96 - 512 * 512
+    assert parameter_count(narrow) - parameter_count(wide) == 4 * change
+
+
+@pytest.mark.parametrize(("kind", "ways"), [("gemma4", 1), ("gemma3", 4)])
+def test_towers_from_transformers_are_whole_on_every_gpu(kind: str, ways: int) -> None:
+    tower = {**TOWER, "model_type": f"{kind}_vision"}
+    model = read(model_type=kind, vision_config=tower, text_config={**TEXT, "num_key_value_heads": 4}).model
+    whole, cut = (stage_weights(model, tp=tp).by_component["vision"] for tp in (1, 4))
+    assert whole == ways * cut

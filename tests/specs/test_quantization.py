@@ -414,3 +414,38 @@ def test_params_json_says_it_under_a_name_of_its_own(quantization: Any, expected
 
 def test_bits_and_groups_without_a_method_are_those_of_mlx() -> None:
     assert stored(spec_of(MOE, {"bits": 4, "group_size": 64}), "experts") == ["int4_group64"]
+
+
+LISTED = {
+    "quant_method": "modelopt",
+    "quant_algo": "MIXED_PRECISION",
+    "quantized_layers": {
+        "lm_head": {"quant_algo": "W4A16_NVFP4", "group_size": 16},
+        **{
+            f"model.layers.{layer}.mlp.experts.{expert}.up_proj": {"quant_algo": "NVFP4"}
+            for layer in range(64)
+            for expert in range(4)
+        },
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("quantization", "form"),
+    [
+        (LISTED, "nvfp4"),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4", "exclude_modules": []}, "nvfp4"),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4", "exclude_modules": ["lm_head"]}, "bf16"),
+        ({"quant_method": "mxfp8"}, "mxfp8"),
+        ({"quant_method": "mxfp8", "modules_to_not_convert": ["lm_head"]}, "bf16"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "lm_head": True}, "int4_group128"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "lm_head": False}, "bf16"),
+        ({"quant_method": "fp8"}, "bf16"),
+    ],
+)
+def test_the_bill_has_the_output_head_in_its_own_format(quantization: dict[str, Any], form: str) -> None:
+    """Compared with what vLLM 0.33's classes allocate for such a head."""
+    spec = spec_of({**MOE, "tie_word_embeddings": False}, quantization)
+    rows = -(-spec.vocab_size // 64) * 64
+    bill = stage_weights(spec).by_component["lm_head"]
+    assert bill == weight_format(form).matrix(rows, spec.hidden_size)

@@ -50,7 +50,7 @@ def test_gates_of_linear_layers_may_be_of_full_rank() -> None:
     assert more == 6 * (512 * 512 - low)  # K3: the output gate
     ling = {"model_type": "bailing_hybrid", "layer_group_size": 4, "num_key_value_heads": 8, **LATENT}
     low = 512 * 64 + 64 * 512
-    more = parameter_count(build(**ling, no_kda_lora=True)) - parameter_count(build(**ling))
+    more = parameter_count(build(**ling)) - parameter_count(build(**ling, no_kda_lora=False))
     assert more == 6 * 2 * (512 * 512 - low)  # Ling 3: the forget gate too
 
 

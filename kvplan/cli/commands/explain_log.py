@@ -1,5 +1,6 @@
 """``kvplan explain-log``: a pasted start-up log, line by line: why the pool is what it is."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -201,16 +202,25 @@ def _known_format(name: str | None) -> str | None:
 
 
 def _gpu(found: "Account", name: str | None) -> "GpuSpec":
-    """The GPU meant, or the one whose memory is nearest to what the log says (it decides batch defaults)."""
+    """The GPU meant, or named in the log, or the one whose memory is nearest to what the log says (it decides
+    batch defaults).
+
+    Of several with the same memory the fastest: slower ones are made of it for some markets.
+    """
+    from kvplan.errors import UnknownName
+    from kvplan.latency.datasheet import peak_flops
     from kvplan.specs.catalog import entries, load_entry, load_gpu
     from kvplan.specs.hardware import GpuSpec
 
+    if name is None and found.device_name is not None:
+        with suppress(UnknownName):
+            return load_gpu(found.device_name)
     if name is not None or found.total_bytes is None:
         return load_gpu(name or "h100-sxm")
     total = found.total_bytes
     return min(
         (load_entry(entry, GpuSpec) for entry in entries("gpu")),
-        key=lambda gpu: (abs(gpu.usable_memory_bytes - total), gpu.name),
+        key=lambda gpu: (abs(gpu.usable_memory_bytes - total), -peak_flops(gpu, "bf16"), gpu.name),
     )
 
 

@@ -117,7 +117,7 @@ def fit(
         drafter=resolve_model(draft_model).model if draft_model is not None else None,
         draft_tokens=draft_tokens or 1,
     )
-    _print(report, model, found.origin, found.warnings, output)
+    _print(report, (model, draft_model), found.origin, found.warnings, output)
     if not report.fits:
         raise AnswerIsNo(_why_not(report), hint=_what_would(report))
 
@@ -150,7 +150,11 @@ def _what_would(report: "FitReport") -> str | None:
 
 
 def _print(
-    report: "FitReport", asked: str, origin: str, notes: tuple[str, ...], output: OutputFormat
+    report: "FitReport",
+    asked: tuple[str, str | None],
+    origin: str,
+    notes: tuple[str, ...],
+    output: OutputFormat,
 ) -> None:
     from kvplan.cli.output import answer, answer_rows, print_json, warn
     from kvplan.cli.simulate_line import simulate_line
@@ -158,7 +162,7 @@ def _print(
 
     if output is OutputFormat.json:
         document = fit_document(report)
-        document["simulate"] = simulate_line(report, asked)
+        document["simulate"] = simulate_line(report, *asked)
         document["origin"] = origin
         document["warnings"] = [*notes, *document["warnings"]]
         print_json(document)
@@ -278,9 +282,9 @@ def _ways(report: "FitReport") -> list[str]:
     return lines
 
 
-def _commands(report: "FitReport", asked: str) -> list[str]:
+def _commands(report: "FitReport", asked: tuple[str, str | None]) -> list[str]:
     """How to start the engine so, and how to go on to what happens under traffic."""
-    from kvplan.cli.simulate_line import simulate_line
+    from kvplan.cli.simulate_line import ACCEPTANCE, drafts, simulate_line
     from kvplan.cli.tables import shell_lines
     from kvplan.sizing.flags import engine_flags, needs_checkpoint, no_command
 
@@ -296,8 +300,9 @@ def _commands(report: "FitReport", asked: str) -> list[str]:
         if needs_checkpoint(report):
             own = f"  {report.model.name} is in {report.model.weights.format}"
             lines += _wrap(f"{own}: name a checkpoint in {report.weights_format}, no flag makes one")
-    if (simulation := simulate_line(report, asked)) is not None:
-        lines += ["", "  under traffic:", *shell_lines(simulation)]
+    if (simulation := simulate_line(report, *asked)) is not None:
+        taken = f", if {ACCEPTANCE:.0%} of drafts are accepted (give what your engine logs)"
+        lines += ["", *_wrap(f"  under traffic{taken if drafts(report) else ''}:"), *shell_lines(simulation)]
     return lines
 
 

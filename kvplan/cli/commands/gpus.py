@@ -23,25 +23,32 @@ COLUMNS = (
 
 
 @app.command("list")
-def list_gpus(output: FormatOption = OutputFormat.table) -> None:
+def list_gpus(
+    search: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="WORD", help="Only names, aliases, vendors and generations that contain this."
+        ),
+    ] = None,
+    output: FormatOption = OutputFormat.table,
+) -> None:
     """Every GPU: memory the driver gives, bandwidth, dense peaks, fabric (one direction)."""
     from kvplan.cli.output import answer, answer_rows, print_json
     from kvplan.specs.catalog import entries, load_entry
     from kvplan.specs.hardware import GpuSpec
 
-    specs = [load_entry(entry, GpuSpec) for entry in entries("gpu")]
+    needle = (search or "").casefold()
+    specs = [
+        spec
+        for spec in (load_entry(entry, GpuSpec) for entry in entries("gpu"))
+        if any(needle in text.casefold() for text in _words(spec))
+    ]
     if output is OutputFormat.json:
         print_json({"schema": "kvplan.gpus/1", "gpus": [_document(spec) for spec in specs]})
-        return
-    rows = [_row(spec) for spec in specs]
-    if output is OutputFormat.table:
-        head = f"{'name':<16}{'GiB':>8}{'TB/s':>7}{'bf16':>8}{'fp8':>8}{'fp4':>8}{'link GB/s':>11}"
-        lines = [head]
-        for name, usable, bandwidth, bf16, fp8, fp4, link in rows:
-            lines.append(f"{name:<16}{usable:>8}{bandwidth:>7}{bf16:>8}{fp8:>8}{fp4:>8}{link:>11}".rstrip())
-        answer("\n".join([*lines, "", "GiB: what the driver gives. bf16, fp8, fp4: dense TFLOP/s."]))
+    elif output is OutputFormat.table:
+        answer("\n".join(_table(specs)) if specs else f"no GPU contains {search!r}")
     else:
-        answer_rows(output, COLUMNS, rows)
+        answer_rows(output, COLUMNS, [_row(spec) for spec in specs])
 
 
 @app.command("show")
@@ -62,6 +69,37 @@ def show(
         answer("\n".join(line for fact, value in rows for line in _wrap(fact, value)))
     else:
         answer_rows(output, ("fact", "value"), rows)
+
+
+def _words(spec: "GpuSpec") -> tuple[str, ...]:
+    return (spec.name, *spec.aliases, f"{spec.vendor} {spec.architecture}")
+
+
+def _table(specs: "list[GpuSpec]") -> list[str]:
+    """Lines, by generation: the newest first, NVIDIA's before others."""
+    from itertools import groupby
+
+    from kvplan.sizing.serving import compute_capability
+
+    newest: dict[str, tuple[tuple[int, int], str]] = {}
+    for spec in specs:
+        age = (compute_capability(spec), spec.compute_capability or "")
+        newest[_generation(spec)] = max(newest.get(_generation(spec), age), age)
+    specs = sorted(specs, key=lambda spec: (newest[_generation(spec)], _generation(spec)), reverse=True)
+    width = max(16, *(len(spec.name) + 2 for spec in specs))
+    lines = [f"{'name':<{width}}{'GiB':>8}{'TB/s':>7}{'bf16':>8}{'fp8':>8}{'fp4':>8}{'link GB/s':>11}"]
+    for generation, members in groupby(specs, key=_generation):
+        lines += ["", generation]
+        for name, usable, bandwidth, bf16, fp8, fp4, link in map(_row, members):
+            lines.append(
+                f"{name:<{width}}{usable:>8}{bandwidth:>7}{bf16:>8}{fp8:>8}{fp4:>8}{link:>11}".rstrip()
+            )
+    return [*lines, "", "GiB: what the driver gives. bf16, fp8, fp4: dense TFLOP/s."]
+
+
+def _generation(spec: "GpuSpec") -> str:
+    known = spec.architecture or "of no known architecture"
+    return f"{spec.vendor.upper()} {known.upper() if 'dna' in known else known.capitalize()}"
 
 
 def _document(spec: "GpuSpec") -> dict[str, object]:

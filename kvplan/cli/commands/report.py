@@ -65,6 +65,7 @@ def report(
 
     Without -o, HTML and Markdown are written beside the result; the rest goes to stdout.
     """
+    from kvplan.cli.files import check_outputs
     from kvplan.reporting.loading import load_report
 
     if html is not None:
@@ -75,6 +76,8 @@ def report(
     target = _target(result, output, kind)
     if open_page and (kind is not ReportFormat.html or target is None):
         raise UsageError("--open needs an HTML page in a file", hint="leave out -o -, or add -o report.html")
+    if target is not None:
+        check_outputs({"-o": str(target)}, {})
     loaded = load_report(result)
     if target is None:
         _print(loaded, kind)

@@ -19,6 +19,7 @@ from kvplan.engine.arrivals import Arrivals, arrivals_of
 from kvplan.engine.disaggregation.breakdown import Breakdown, link_metrics
 from kvplan.engine.disaggregation.decode import DecodeReplica
 from kvplan.engine.disaggregation.fabric import Fabric, Stage
+from kvplan.engine.disaggregation.handover import Handover
 from kvplan.engine.disaggregation.journey import UNSET, Chunk, FirstToken, Journey
 from kvplan.engine.disaggregation.pool import Pool
 from kvplan.engine.disaggregation.prefill import PrefillReplica
@@ -48,6 +49,7 @@ class DisaggregatedEngine:
         layers: pieces a step's KV is sent in while it is computed; 0: the whole cache is sent when the prompt
             is computed.
         block_bytes: KV bytes of one block, all layers and ranks together, as stored.
+        handover: of prompts that a prefill instance would preempt while they end.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class DisaggregatedEngine:
         layers: int,
         block_bytes: int,
         first_token: FirstToken,
+        handover: Handover = Handover.KEPT,
     ) -> None:
         self.recorder = recorder
+        self.handover = handover
         self.pools = prefill, decode
         self.layers = layers
         self.block_bytes = block_bytes
@@ -85,7 +89,9 @@ class DisaggregatedEngine:
 
     def prefill_instance(self, pool: Pool, recorder: Recorder) -> PrefillReplica:
         """One instance of the prefill pool."""
-        return PrefillReplica(pool.config, pool.latency, recorder, self, layers=bool(self.layers))
+        return PrefillReplica(
+            pool.config, pool.latency, recorder, self, layers=bool(self.layers), handover=self.handover
+        )
 
     def decode_instance(self, pool: Pool, recorder: Recorder) -> DecodeReplica:
         """One instance of the decode pool."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Protocol
 
 from kvplan.engine.config import EngineConfig
+from kvplan.engine.disaggregation.handover import Handover
 from kvplan.engine.disaggregation.journey import Journey, journey_of
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
+from kvplan.engine.remote.plan import FencedPlan, carries
 from kvplan.engine.replica import Replica
 from kvplan.engine.scheduler_vllm import VllmScheduler
 from kvplan.traces.request import Request
@@ -43,15 +45,26 @@ class PrefillEvents(Protocol):
 class PrefillScheduler(VllmScheduler):
     """Finished requests keep their blocks until ``release``."""
 
-    def __init__(self, config: EngineConfig, *, keep_schedule: bool) -> None:
+    def __init__(self, config: EngineConfig, handover: Handover, *, keep_schedule: bool) -> None:
         super().__init__(config, keep_schedule=keep_schedule)
-        self.hold()
+        self.hold(handover)
 
-    def hold(self) -> None:
+    def hold(self, handover: Handover) -> None:
         """Make it a scheduler whose requests are sent on; called once, when it is otherwise complete."""
+        self.handover = handover
         self.held: dict[LiveRequest, None] = {}
         self.set_back: list[LiveRequest] = []
         """Requests preempted in this ``schedule()`` call."""
+
+    def new_plan(self) -> StepPlan:
+        """See the base class; one that knows whom it computes, as they may not be preempted meanwhile."""
+        return FencedPlan()
+
+    def preemptible(self, request: LiveRequest) -> bool:
+        """See the base class."""
+        return (
+            self.handover is not Handover.KEPT or not self.in_flight or not carries(self.last_plan, request)
+        )
 
     def _log_regular(self, plan: StepPlan, chunks: dict[LiveRequest, int]) -> None:
         plan.scheduled += chunks.items()  # nobody here decodes
@@ -79,6 +92,10 @@ class PrefillScheduler(VllmScheduler):
         """As the base class; whoever receives its layers must know."""
         super().preempt(request, taken_back)
         self.set_back.append(request)
+        if self.handover is Handover.REPEATED and request.stale:
+            assert self.last_plan is not None
+            self.last_plan.drop(request)
+            request.samples = request.stale = 0
 
 
 class PrefillReplica(Replica):
@@ -103,9 +120,11 @@ class PrefillReplica(Replica):
         events: PrefillEvents,
         *,
         layers: bool,
+        handover: Handover,
     ) -> None:
         super().__init__(config, latency, recorder)
         self.layers = layers
+        self.handover = handover
         self.prefill = self.make_scheduler()
         self.scheduler = self.prefill
         self.events = events
@@ -119,7 +138,7 @@ class PrefillReplica(Replica):
 
     def make_scheduler(self) -> PrefillScheduler:
         """The scheduler; for subclasses that bring their own."""
-        return PrefillScheduler(self.config, keep_schedule=self.layers or self.logging)
+        return PrefillScheduler(self.config, self.handover, keep_schedule=self.layers or self.logging)
 
     @property
     def next_s(self) -> float:
@@ -188,6 +207,11 @@ class PrefillReplica(Replica):
                 chunks.append((journey, journey.attempt, request.computed, cached))
             self._streams[plan] = begun, chunks
         return clock if noticed else until
+
+    @property
+    def expects_blocks(self) -> bool:
+        """As the base class: what is sent gives its blocks back."""
+        return bool(self.prefill.held)
 
     def _nothing_fits(self, clock: float) -> None:
         if not self.prefill.held:

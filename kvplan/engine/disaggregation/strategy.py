@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.engine import DisaggregatedEngine
 from kvplan.engine.disaggregation.fabric import Stage
+from kvplan.engine.disaggregation.handover import Handover
 from kvplan.engine.disaggregation.journey import FirstToken
 from kvplan.engine.disaggregation.pool import Pool
 from kvplan.engine.instance import one_full_group
@@ -42,6 +43,7 @@ class Disaggregation:
         layers: layers the model has, for streaming layer by layer; 0 sends whole caches.
         first_token: which one the client sees.
         drafts: what both pools draft with; None: nothing.
+        handover: of prompts that a prefill instance would preempt while they end.
     """
 
     route: tuple[Stage, ...]
@@ -51,6 +53,7 @@ class Disaggregation:
     layers: int = 0
     first_token: FirstToken = FirstToken.DECODE
     drafts: Speculation | None = None
+    handover: Handover = Handover.KEPT
     holds_on: ClassVar[bool] = True
 
     @property
@@ -113,6 +116,7 @@ class Disaggregation:
             layers=self.layers,
             block_bytes=self.block_bytes,
             first_token=self.first_token,
+            handover=self.handover,
         )
 
 

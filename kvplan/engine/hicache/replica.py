@@ -59,6 +59,10 @@ class HierarchicalReplica(SglangReplica):
     def _coast(
         self, clock: float, device_free: float, in_flight: Flight | None, until: float
     ) -> tuple[float, float, Flight | None]:
+        """As the base class; the round that finds a copy arrived lets go of what it holds."""
+        self.copies.now = clock
+        self.index.settle()
+        until = min(until, self.copies.next_s)
         clock, device_free, in_flight = super()._coast(clock, device_free, in_flight, until)
         self.copies.fence = device_free
         return clock, device_free, in_flight

@@ -78,12 +78,16 @@ def quiet_parts(ranks: Sequence[Replica], before: Group | None) -> list[Part]:
         scheduler = rank.scheduler
         if not scheduler.has_requests:
             continue
-        if scheduler.prefills or (before and not before.plans[number].batch.scheduled_tokens):
+        if (
+            scheduler.undecided()
+            or scheduler.prefills
+            or (before and not before.plans[number].batch.scheduled_tokens)
+        ):
             return []
         # A block that fills may let in, in that very step, who is waiting.
         open_to = scheduler.waiting.items and len(scheduler.running) < rank.config.max_num_seqs
         steps = scheduler.steady.quiet_steps() - (1 if open_to else 0)
-        if steps < 1 or scheduler.undecided():
+        if steps < 1:
             return []
         found.append((rank, number, steps))
     return [Part(*item) for item in found]

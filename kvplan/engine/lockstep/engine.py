@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, nextafter
 from typing import NoReturn
@@ -13,13 +13,12 @@ from kvplan.engine.errors import EngineStuck
 from kvplan.engine.lockstep.coast import Part, quiet_parts
 from kvplan.engine.lockstep.ranks import RankGroup
 from kvplan.engine.plan import StepPlan
-from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.protocols import LatencyModel, StepBatch
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.replica import Replica
 
-
-def _tokens(plans: Iterable[StepPlan]) -> int:
-    return sum(plan.batch.scheduled_tokens for plan in plans)
+ASKING = 16
+"""Rounds after which ranks ask (``dp_sync_interval``); they also do after the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,21 +51,23 @@ class LockstepEngine(RankGroup[Replica]):
         ranks: how many.
         router, latency, recorder: as in ``RankGroup``; ``latency`` also times each rank's part of a step.
         config: options of each rank: its own blocks, its own limits.
+        make: a rank.
     """
 
     def __init__(
-        self, ranks: int, router: str, config: EngineConfig, latency: LatencyModel, recorder: Recorder
-    ) -> None:
+        self, ranks: int, router: str, config: EngineConfig, latency: LatencyModel, recorder: Recorder,
+        make: Callable[[EngineConfig, LatencyModel, Recorder], Replica] = Replica,
+    ) -> None:  # fmt: skip
         super().__init__(router, latency, recorder)
-        self.config = config
-        self.ranks = [Replica(config, latency, self.recorder_of(index)) for index in range(ranks)]
+        self.ranks = [make(config, latency, self.recorder_of(index)) for index in range(ranks)]
+        self.config = config = self.ranks[0].config
         self._device_free = 0.0
         self._in_flight: deque[Group] = deque()
         self._idle = [StepPlan()] * ranks
         self._depth = 2 if config.async_scheduling else 1
         self._interval = config.prefill_schedule_interval if ranks > 1 else 1
         self._calls = 0
-        """Steps planned since all ranks were idle."""
+        """Rounds since all ranks were idle (``step_counter``)."""
 
     @property
     def busy(self) -> bool:
@@ -91,6 +92,7 @@ class LockstepEngine(RankGroup[Replica]):
                 elif not in_flight:
                     self._stuck()
                 if group.tokens and len(in_flight) < self._depth:
+                    self._count(1)
                     continue
             elif not in_flight:
                 self._calls = 0
@@ -98,6 +100,7 @@ class LockstepEngine(RankGroup[Replica]):
             group = in_flight.popleft()
             self.clock = max(self.clock, group.end_s)
             self._deliver(group, in_flight)
+            self._count(1)
 
     def _plan(self) -> Group:
         """Plan a step of every rank."""
@@ -105,7 +108,6 @@ class LockstepEngine(RankGroup[Replica]):
         plans = []
         # Ranks compute prompts in the same steps, whoever computed one last (vLLM's ``step_counter``).
         since_prefill = 0 if self._calls % interval else interval
-        self._calls += 1
         for number, rank in enumerate(self.ranks):
             scheduler = rank.scheduler
             if interval > 1:
@@ -113,20 +115,32 @@ class LockstepEngine(RankGroup[Replica]):
             running = in_flight[-1].plans[number] if in_flight else None
             scheduler.in_flight = 1 if running is not None and running.batch.scheduled_tokens else 0
             plans.append(scheduler.schedule())
-        needed = [
-            rank.step_seconds(plan)
-            for rank, plan in zip(self.ranks, plans, strict=True)
-            if plan.batch.scheduled_tokens
-        ]
-        end = clock
-        if needed:
-            end = self._device_free = max(clock, self._device_free) + self.account(needed, _tokens(plans))
-        group = Group(tuple(plans), end)
+        group = Group(tuple(plans), self._launch(plans))
         for rank, plan in zip(self.ranks, plans, strict=True):
             rank.record(plan, clock)
-        if needed or group.preempts:
+        if group.tokens or group.preempts:
             self.note(clock)
         return group
+
+    def _launch(self, plans: Sequence[StepPlan]) -> float:
+        """All begin together; returns when the slowest is through."""
+        running = [item for item in zip(self.ranks, plans, strict=True) if item[1].batch.scheduled_tokens]
+        if not running:
+            return self.clock
+        needed = [rank.step_seconds(plan) for rank, plan in running]
+        seconds = self.account([plan.batch for _, plan in running], needed)
+        self._device_free = max(self.clock, self._device_free) + seconds
+        return self._device_free
+
+    def _count(self, rounds: int) -> None:
+        """All ranks have gone round.
+
+        Now and then they ask one another whether anybody has a request left, and start over if nobody has,
+        whoever comes next.
+        """
+        self._calls += rounds
+        if not self._waits and (self._calls == 1 or not self._calls % ASKING):
+            self._calls = 0
 
     def _deliver(self, group: Group, flying: Iterable[Group]) -> None:
         """What a step brings, after those have left who have given up meanwhile."""
@@ -172,7 +186,6 @@ class LockstepEngine(RankGroup[Replica]):
         if self._interval > 1 and -self._calls % self._interval < done:
             for part in parts:
                 part.rank.scheduler.prefill_capacity_bound = part.rank.scheduler.left_over()
-        self._calls += done
         recorder.totals.steps += done - 1
         self.note(began)
         ended = group = Group(tuple(plans), self._device_free)
@@ -180,13 +193,15 @@ class LockstepEngine(RankGroup[Replica]):
             in_flight[0], ended = group, before
         if ended.brings or self.clock > gives_up_s:
             self._deliver(ended, in_flight)
+        self._count(done)
         return True
 
     def _glide(self, parts: list[Part], limit: int, until: float) -> int:
         """Up to ``limit`` steps of these parts, begun before ``until``; how many there were."""
         clock, device_free, overlap = self.clock, self._device_free, self.config.async_scheduling
         busy_s, own_s, ranks = self._busy_s, self._own_s, len(self.ranks)
-        joint = self._joint(sum(part.count for part in parts))
+        count = sum(part.count for part in parts)
+        joint = self._joint(StepBatch(count, sampled_requests=count))
         done = 0
         while done < limit and clock < until:
             slowest = needed = 0.0

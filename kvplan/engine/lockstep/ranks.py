@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from kvplan.engine.arrivals import Arrivals, Stepped, arrivals_of, serve
-from kvplan.engine.protocols import JointLatency, LatencyModel
+from kvplan.engine.protocols import JointLatency, LatencyModel, StepBatch
 from kvplan.engine.recorder import Metric, Recorder, SeriesPoint
 from kvplan.engine.router import ReplicaView, make_router
 from kvplan.traces.request import Request
@@ -20,7 +20,7 @@ _SUMMED = (
 )  # fmt: skip
 
 
-def _nothing(tokens: int) -> float:
+def _nothing(batch: StepBatch) -> float:
     return 0.0
 
 
@@ -67,6 +67,8 @@ class RankGroup(Generic[R]):
         self.clock = 0.0
         self.stops = self.stopped = False
         """See ``Stepped``."""
+        self.drafting_s = 0.0
+        """How much of the last step accounted for made drafts."""
         self._idle_steps = 0
         self._busy_s = self._own_s = 0.0
         self._joint = latency.joint_seconds if isinstance(latency, JointLatency) else _nothing
@@ -101,10 +103,21 @@ class RankGroup(Generic[R]):
         """Whether anything is left to do."""
         return any(rank.busy for rank in self.ranks)
 
-    def account(self, needed: list[float], tokens: int) -> float:
-        """The step's seconds: those of the slowest rank, and what all do together for ``tokens`` tokens."""
-        joint = self._joint(tokens)
-        slowest = max(needed) + joint
+    def account(self, batches: Sequence[StepBatch], needed: Sequence[float]) -> float:
+        """The step's seconds: those of the slowest rank, and what all do together.
+
+        Args:
+            batches, needed: of every rank that has something to compute, and the seconds of its own part.
+        """
+        whole = StepBatch(sum(batch.scheduled_tokens for batch in batches))
+        whole.sampled_requests = sum(batch.sampled_requests for batch in batches)
+        whole.drafting = max(batch.drafting for batch in batches)
+        joint = self._joint(whole)
+        slowest, drafting = max(
+            (seconds, batch.drafting_s) for seconds, batch in zip(needed, batches, strict=True)
+        )
+        slowest += joint
+        self.drafting_s = drafting + whole.drafting_s
         own = 0.0
         for seconds in needed:  # one by one, as bulk steps add them
             own += seconds + joint
@@ -144,3 +157,12 @@ class RankGroup(Generic[R]):
             Metric("most_peak_used_blocks", max(hottest), "blocks", "of one rank"),
             Metric("least_peak_used_blocks", min(hottest), "blocks", "of one rank"),
         ]
+        self.recorder.sections |= self.sections()
+
+    def sections(self) -> dict[str, list[Metric]]:
+        """What ranks themselves have to tell, under their numbers."""
+        return {
+            f"{name} {index}": metrics
+            for index, rank in enumerate(self.ranks)
+            for name, metrics in rank.recorder.sections.items()
+        }

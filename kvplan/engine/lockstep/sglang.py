@@ -7,6 +7,7 @@ which starts its estimate of answers over, only when all are.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import nextafter
 from typing import NamedTuple, NoReturn
 
@@ -36,13 +37,18 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
         ranks: how many.
         router, latency, recorder: as in ``RankGroup``; ``latency`` also times each rank's part of a step.
         config: options of each rank: its own pool, its own limits.
+        make: a rank.
     """
 
+    waits_for_prefills = False
+    """Whether nobody decodes in a step in which a rank computes prompts."""
+
     def __init__(
-        self, ranks: int, router: str, config: SglangConfig, latency: LatencyModel, recorder: Recorder
-    ) -> None:
+        self, ranks: int, router: str, config: SglangConfig, latency: LatencyModel, recorder: Recorder,
+        make: Callable[[SglangConfig, LatencyModel, Recorder], SglangReplica] = SglangReplica,
+    ) -> None:  # fmt: skip
         super().__init__(router, latency, recorder)
-        self.ranks = [SglangReplica(config, latency, self.recorder_of(index)) for index in range(ranks)]
+        self.ranks = [make(config, latency, self.recorder_of(index)) for index in range(ranks)]
         self._overlap = self.ranks[0].scheduler.overlap
         self._device_free = 0.0
         self._in_flight: Flight | None = None
@@ -66,6 +72,8 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
             if self.recorder.on_decision is None and self._coast(until):
                 continue
             plans = self._plan()
+            if any(plan.aborted for plan in plans):
+                self.stopped = self.stops
             running = any(plan.batch.scheduled_tokens for plan in plans)
             before, self._in_flight = self._in_flight, None
             if running:
@@ -85,7 +93,7 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
                         else:
                             rank.scheduler.idle()
                     continue
-                if self._stalled and not any(plan.retracted for plan in plans):
+                if self._stalled and not any(plan.retracted or plan.aborted for plan in plans):
                     self._stuck()
                 self._stalled = True
             else:
@@ -93,10 +101,18 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
 
     def _plan(self) -> tuple[SglangPlan, ...]:
         """Have every rank make its next batch."""
-        plans = tuple(rank.scheduler.schedule() for rank in self.ranks)
-        if any(plan.extends for plan in plans):  # all pause together, whoever has let somebody in
-            for rank in self.ranks:
-                rank.scheduler.pause.begin()
+        schedulers = [rank.scheduler for rank in self.ranks]
+        before = [scheduler.settle() for scheduler in schedulers]
+        extending = [scheduler.prefill(last) for scheduler, last in zip(schedulers, before, strict=True)]
+        extends = any(extending)
+        if extends:  # all pause together, whoever has let somebody in
+            for scheduler in schedulers:
+                scheduler.pause.begin()
+        waits = extends and self.waits_for_prefills
+        plans = tuple(
+            plan or (scheduler.new_plan() if waits else scheduler.decode(last))
+            for plan, scheduler, last in zip(extending, schedulers, before, strict=True)
+        )
         for rank, plan in zip(self.ranks, plans, strict=True):
             rank.record(plan, self.clock)
         if any(plan.batch.scheduled_tokens or plan.retracted for plan in plans):
@@ -105,12 +121,13 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
 
     def _launch(self, plans: tuple[SglangPlan, ...]) -> float:
         """All begin together; returns when the slowest is through."""
-        needed = [
-            rank.step_seconds(plan.batch)
+        running = [
+            (rank, plan.batch)
             for rank, plan in zip(self.ranks, plans, strict=True)
             if plan.batch.scheduled_tokens
         ]
-        seconds = self.account(needed, sum(plan.batch.scheduled_tokens for plan in plans))
+        needed = [rank.step_seconds(batch) for rank, batch in running]
+        seconds = self.account([batch for _, batch in running], needed)
         self._device_free = max(self.clock, self._device_free) + seconds
         return self._device_free
 
@@ -119,7 +136,7 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
         for rank, plan in zip(self.ranks, flight.plans, strict=True):
             if plan.batch.scheduled_tokens:
                 heard |= rank.deliver(plan, self.clock)
-        self.stopped = self.stops and heard
+        self.stopped |= self.stops and heard
 
     def _stuck(self) -> NoReturn:
         for rank in self.ranks:
@@ -143,10 +160,10 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
         gives_up_s = min(rank.gives_up_s for rank in self.ranks)
         until = min(until, nextafter(gives_up_s, _NEVER))
         clock, device_free, overlap = began, self._device_free, self._overlap
-        tokens = sum(part.count for part in parts)
+        batches = [part.batch for part in parts]
         done = 0
         while done < limit and clock < until:
-            seconds = self.account([part.next_seconds() for part in parts], tokens)
+            seconds = self.account(batches, [part.next_seconds() for part in parts])
             if overlap:
                 clock, device_free = device_free, device_free + seconds
             else:

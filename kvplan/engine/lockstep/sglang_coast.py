@@ -16,7 +16,7 @@ class QuietRank:
         rank, number: which. ``steps``: how many there are before one of its requests ends.
     """
 
-    __slots__ = ("_batch", "count", "number", "rank", "steps")
+    __slots__ = ("batch", "count", "number", "rank", "steps")
 
     def __init__(self, rank: SglangReplica, number: int) -> None:
         decoding = rank.scheduler.decoding
@@ -24,11 +24,11 @@ class QuietRank:
         self.steps = decoding.quiet_steps
         self.count = count = decoding.count
         context = decoding.base_sum + count * decoding.tick
-        self._batch = StepBatch(count, context, count, context, None, count)
+        self.batch = StepBatch(count, context, count, context, None, count)
 
     def next_seconds(self) -> float:
         """How long this rank's part of the next step takes."""
-        batch = self._batch
+        batch = self.batch
         batch.decode_context = batch.decode_kv_tokens = batch.decode_context + self.count
         return self.rank.step_seconds(batch)
 

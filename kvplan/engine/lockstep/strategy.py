@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kvplan.engine.config import EngineConfig
@@ -15,19 +15,36 @@ from kvplan.errors import UsageError
 if TYPE_CHECKING:
     from kvplan.engine.lockstep.sglang import SglangLockstepEngine
     from kvplan.engine.sglang.config import SglangConfig
+    from kvplan.engine.sglang_states.strategy import RecurrentStates
+    from kvplan.engine.sglang_windows.strategy import WindowPools
+    from kvplan.engine.speculation.strategy import Speculation
 
 
 @dataclass(frozen=True, slots=True)
 class DataParallelAttention:
-    """``ranks`` attention ranks in step; ``router`` deals requests to them."""
+    """``ranks`` attention ranks in step; ``router`` deals requests to them.
+
+    ``drafts``: of the requests of every rank; None: they have none. ``pool``: of SGLang's ranks, what they
+    have beside that of tokens; with drafts these know of it.
+    """
 
     ranks: int
     router: str = "least-loaded"
+    drafts: Speculation | None = None
+    pool: RecurrentStates | WindowPools | None = None
 
     @property
     def name(self) -> str:
         """As a scenario calls it."""
         return "data-parallel attention"
+
+    def with_drafts(self, drafts: Speculation) -> DataParallelAttention:
+        """The same, with drafts."""
+        return replace(self, drafts=drafts)
+
+    def with_pool(self, pool: RecurrentStates | WindowPools) -> DataParallelAttention:
+        """The same, with a pool for states or for windows."""
+        return replace(self, pool=pool)
 
     def _check(self) -> None:
         if self.ranks < 1:
@@ -55,7 +72,11 @@ class DataParallelAttention:
                 where="cache.eviction",
                 hint="use lru",
             )
-        return LockstepEngine(self.ranks, self.router, config, latency, recorder)
+        if self.drafts is None:
+            return LockstepEngine(self.ranks, self.router, config, latency, recorder)
+        from kvplan.engine.lockstep.drafted import DraftedLockstepEngine
+
+        return DraftedLockstepEngine(self.ranks, self.router, config, latency, recorder, self.drafts)
 
     def sglang_engine(
         self, config: SglangConfig, latency: LatencyModel, recorder: Recorder
@@ -63,10 +84,22 @@ class DataParallelAttention:
         """See ``Strategy``.
 
         Raises:
-            UsageError: no ranks.
+            UsageError: no ranks, another model drafts, or the options do not go with the pool.
             UnknownName: no such routing policy.
         """
         from kvplan.engine.lockstep.sglang import SglangLockstepEngine
+        from kvplan.engine.sglang.replica import SglangReplica
 
         self._check()
-        return SglangLockstepEngine(self.ranks, self.router, config, latency, recorder)
+        if self.drafts is None:
+            make = SglangReplica if self.pool is None else self.pool.sglang_engine
+            return SglangLockstepEngine(self.ranks, self.router, config, latency, recorder, make)
+        if not self.drafts.rules.hash_lookahead:
+            raise UsageError(
+                "SGLang does not start ranks of data-parallel attention for which another model drafts",
+                where="speculative.method",
+                hint="use mtp or eagle, or engine.kind vllm",
+            )
+        from kvplan.engine.lockstep.sglang_drafted import DraftedSglangLockstepEngine
+
+        return DraftedSglangLockstepEngine(self.ranks, self.router, config, latency, recorder, self.drafts)

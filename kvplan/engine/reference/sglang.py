@@ -280,8 +280,10 @@ class ReferenceSglangScheduler:
             return plan
         else:
             self._retract(plan)
-            if plan.retracted:
+            if plan.retracted or plan.refused:
                 self.full = False
+            if not self.running:
+                return plan
         self._allocate_decode(self.running, plan)
         return plan
 
@@ -302,6 +304,10 @@ class ReferenceSglangScheduler:
             victim.preemptions += 1
             self.preemptions += 1
             plan.retracted.append(victim)
+        if not self._decode_fits(keep):
+            last = keep.pop()
+            self._let_go(last, 0)
+            plan.refused.append(last)
         self.running = keep
         decoded = sum(state.outputs for state in keep) + RETRACT_DECODE_STEPS * len(keep)
         self.ratio = min(1.0, decoded / (sum(state.max_new_tokens for state in keep) + 1))

@@ -12,7 +12,7 @@ from kvplan.engine.recorder import Recorder, RequestRow, decision_line
 from kvplan.engine.reference.instance import ReferenceInstance
 from kvplan.engine.reference.sglang import ReferenceSglangScheduler
 from kvplan.engine.reference.sglang_state import SglangPlan, SglangState
-from kvplan.engine.sglang.config import SglangConfig, sglang_rejection
+from kvplan.engine.sglang.config import OUT_OF_MEMORY, SglangConfig, sglang_rejection
 from kvplan.traces.request import Request
 
 
@@ -73,7 +73,12 @@ class ReferenceSglangEngine(ReferenceInstance[SglangState]):
             elif plan.empty and scheduler.deferred_rounds:
                 scheduler.deferred_rounds = 0  # rounds without a batch take no time
                 continue
-            elif plan.empty and stalled and not plan.retracted and (scheduler.chunked or scheduler.waiting):
+            elif (
+                plan.empty
+                and stalled
+                and not (plan.retracted or plan.refused)
+                and (scheduler.chunked or scheduler.waiting)
+            ):
                 raise EngineStuck(clock, (scheduler.chunked or scheduler.waiting[0]).request.id)
             stalled = plan.empty and due is None
             if self.check:
@@ -97,6 +102,14 @@ class ReferenceSglangEngine(ReferenceInstance[SglangState]):
         for state in plan.extends:
             if state.scheduled_s < 0:
                 state.scheduled_s = clock
+        for state in plan.refused:
+            if state.aborted:
+                continue
+            deadline_s = self._deadlines.answered(state, clock)
+            if deadline_s is None:
+                recorder.rejected(state.request.id, OUT_OF_MEMORY)
+            else:
+                recorder.timed_out(state.request.id, deadline_s)
         used = (self.config.pool_tokens - plan.free) // page
         recorder.occupancy(used, plan.running, plan.waiting)
         if plan.empty and not plan.retracted:

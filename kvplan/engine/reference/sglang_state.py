@@ -51,7 +51,8 @@ class SglangState:
 
 @dataclass(slots=True)
 class SglangPlan:
-    """One batch. ``extends``: requests in prefill, in batch order; ``decodes``: requests taking one token."""
+    """One batch. ``extends``: requests in prefill, in batch order; ``decodes``: requests taking one token;
+    ``refused``: who is aborted, as it does not fit alone."""
 
     extends: list[SglangState] = field(default_factory=list)
     decodes: list[SglangState] = field(default_factory=list)
@@ -59,6 +60,7 @@ class SglangPlan:
     after: dict[SglangState, int] = field(default_factory=dict)
     chunked: SglangState | None = None
     retracted: list[SglangState] = field(default_factory=list)
+    refused: list[SglangState] = field(default_factory=list)
     free: int = 0
     running: int = 0
     waiting: int = 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import cast
 
-from kvplan.engine.errors import OutOfKvMemory
 from kvplan.engine.recorder import Metric
 from kvplan.engine.reference.radix import TokenNode, TokenTree
 from kvplan.engine.reference.sglang import ReferenceSglangScheduler
@@ -194,11 +193,6 @@ class ReferenceWindowScheduler(ReferenceSglangScheduler):
                 self._slide(state, state.tokens - 1)
             state.decodes += 1
         super()._allocate_decode(states, plan)
-
-    def _retract(self, plan: SglangPlan) -> None:
-        super()._retract(plan)
-        if not self._decode_fits(self.running):
-            raise OutOfKvMemory("decode", self.config.page_size, self._room)
 
     def _let_go(self, state: SglangState, remaining: int) -> None:
         super()._let_go(state, remaining)

@@ -63,3 +63,8 @@ class FencedPlan(BoardedPlan):
     """A step whose end blocks may have to wait for: those of the requests that it computes."""
 
     __slots__ = ()
+
+
+def carries(plan: StepPlan | None, request: LiveRequest) -> bool:
+    """Whether the blocks of a running request have to wait for the end of ``plan``."""
+    return isinstance(plan, FencedPlan) and plan.carries(request)

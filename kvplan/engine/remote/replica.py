@@ -154,10 +154,11 @@ class RemoteReplica(Replica):
     @property
     def polls(self) -> bool:
         """As the base class: while loads are on their way."""
-        return self._loads
+        return self.expects_blocks
 
     @property
-    def _loads(self) -> bool:
+    def expects_blocks(self) -> bool:
+        """As the base class: what is on its way takes blocks until it has come."""
         queue = self.remote.queue
         return bool(queue.loading or queue.orphaned)
 
@@ -175,13 +176,7 @@ class RemoteReplica(Replica):
 
     def planned(self, plan: StepPlan, clock: float, until: float) -> float:
         """As the base class; fetches begin, and the first to end bounds ``until``; workers look for loads."""
-        fruitless, loads = self.watchdog.fruitless, self._loads
-        if loads:
-            self.watchdog.fruitless = 0
         until = super().planned(plan, clock, until)
-        if loads and not plan.batch.sampled_requests:
-            # What is on its way may end a storm of preemptions: such a step counts neither way.
-            self.watchdog.fruitless = fruitless
         self._start_fetches(clock)
         self.remote.tell(plan)
         due = self.next_timer

@@ -42,7 +42,7 @@ from kvplan.engine.config import EngineConfig
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.prefix_node import Match
-from kvplan.engine.remote.plan import FencedPlan, RemotePlan
+from kvplan.engine.remote.plan import FencedPlan, RemotePlan, carries
 from kvplan.engine.remote.queue import Load, LoadingQueue, Transfer
 from kvplan.engine.remote.source import KvSource
 from kvplan.engine.scheduler_vllm import VllmScheduler
@@ -105,7 +105,7 @@ class RemoteScheduler(VllmScheduler):
 
     def preemptible(self, request: LiveRequest) -> bool:
         """See the base class."""
-        return not self.in_flight or not _carries(self.last_plan, request)
+        return not self.in_flight or not carries(self.last_plan, request)
 
     def _admit_waiting(self, plan: StepPlan, budget: int, threshold: int, defer_prefills: bool) -> None:
         """As the base class; loads that have come are admitted first, others may begin."""
@@ -254,7 +254,7 @@ class RemoteScheduler(VllmScheduler):
 
     def _fence(self, request: LiveRequest) -> FencedPlan | None:
         """The step after which a running request's blocks are free; None: at once."""
-        if not any(_carries(plan, request) for plan in self.undelivered):
+        if not any(carries(plan, request) for plan in self.undelivered):
             return None
         # vLLM waits for the last step planned, also where the request is not in that one any more.
         for plan in reversed(self.undelivered):
@@ -336,7 +336,3 @@ class RemoteScheduler(VllmScheduler):
             self.index.take(blocks - request.blocks)
             request.blocks = blocks
         self.begin(plan, request, before, tokens)
-
-
-def _carries(plan: StepPlan | None, request: LiveRequest) -> bool:
-    return isinstance(plan, FencedPlan) and plan.carries(request)

@@ -151,6 +151,10 @@ class SglangConfig:
         return self.context_length
 
 
+OUT_OF_MEMORY = "aborted: its next tokens do not fit, even alone"
+"""Why a request is not served to its end that was let in (``retract_decode``)."""
+
+
 def sglang_rejection(prompt_tokens: int, output_tokens: int, config: SglangConfig) -> str | None:
     """Why this request is not served as it stands, or None if it is.
 

@@ -14,7 +14,7 @@ class SglangPlan:
         extends: requests in prefill, in batch order.
         decodes: whether the running requests take a token, too (a decode or a mixed batch).
         chunked: the request among ``extends`` whose prefill is not finished with this batch.
-        retracted: requests that had to go to make room.
+        retracted: requests that had to go to make room. aborted: who was left then, and does not fit alone.
         tick: of the decode batch, this step included.
         ends: tokens with KV after this batch, for each of ``extends``.
         leaving: decoding requests that finish with this batch and were left out of the next one.
@@ -22,7 +22,8 @@ class SglangPlan:
     """
 
     __slots__ = (
-        "batch", "chunked", "decodes", "ends", "extends", "leaving", "retracted", "scheduled", "tick",
+        "aborted", "batch", "chunked", "decodes", "ends", "extends", "leaving", "retracted", "scheduled",
+        "tick",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -34,6 +35,7 @@ class SglangPlan:
         self.leaving: list[SglangRequest] = []
         self.chunked: SglangRequest | None = None
         self.retracted: list[SglangRequest] = []
+        self.aborted: list[SglangRequest] = []
         self.scheduled: list[tuple[SglangRequest, int]] = []
 
     def extend(self, page: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from kvplan.engine.arrivals import Arrivals, arrivals_of, serve
 from kvplan.engine.errors import EngineStuck, InvalidLatency
 from kvplan.engine.protocols import LatencyModel, StepBatch
 from kvplan.engine.recorder import Recorder, RequestRow, SeriesPoint, decision_line
-from kvplan.engine.sglang.config import SglangConfig, sglang_rejection
+from kvplan.engine.sglang.config import OUT_OF_MEMORY, SglangConfig, sglang_rejection
 from kvplan.engine.sglang.live import SglangRequest
 from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang.scheduler import SglangScheduler
@@ -135,7 +135,11 @@ class SglangReplica:
                 if scheduler.pause.left:
                     scheduler.pause.end()
                     continue
-                if self._stalled and not plan.retracted and (scheduler.waiting or scheduler.chunked):
+                if (
+                    self._stalled
+                    and not (plan.retracted or plan.aborted)
+                    and (scheduler.waiting or scheduler.chunked)
+                ):
                     clock = self._wait(clock, min(until, nextafter(self.gives_up_s, _NEVER)))
                 self._stalled = True
             else:
@@ -307,6 +311,8 @@ class SglangReplica:
         for request in plan.extends:
             if request.scheduled_s < 0:
                 request.scheduled_s = clock
+        for request in plan.aborted:
+            self._refuse(request, clock)
         free = scheduler.pool.unreferenced
         used = (scheduler.config.pool_tokens - free) // page
         running, waiting = scheduler.running, len(scheduler.waiting)
@@ -318,6 +324,17 @@ class SglangReplica:
             retracted = (request.request.id for request in plan.retracted)
             recorder.on_decision(decision_line(scheduled, free, running, waiting, retracted))
         recorder.step(clock, used, scheduler.pool.tree.evictable // page, running, waiting, scheduler)
+
+    def _refuse(self, request: SglangRequest, clock: float) -> None:
+        """An aborted request's client hears so, if it still listens."""
+        if request.aborted:
+            return
+        deadline_s = None if self._deadlines is None else self._deadlines.answered(request, clock)
+        if deadline_s is None:
+            self.recorder.rejected(request.request.id, OUT_OF_MEMORY)
+        else:
+            self.recorder.timed_out(request.request.id, deadline_s)
+        self.stopped = self.stops
 
     def deliver(self, plan: SglangPlan, clock: float) -> bool:
         """A batch's outputs are there; whether a client hears: a last one has come, or came too late."""

@@ -16,10 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from kvplan.engine.sglang.admission import PrefillBudget, Verdict
-from kvplan.engine.sglang.config import (
-    RETRACT_DECODE_STEPS,
-    SglangConfig,
-)
+from kvplan.engine.sglang.config import RETRACT_DECODE_STEPS, SglangConfig
 from kvplan.engine.sglang.live import DecodeBatch, SglangRequest, batch_order
 from kvplan.engine.sglang.order import WaitingOrder
 from kvplan.engine.sglang.pause import PrefillPause
@@ -106,6 +103,11 @@ class SglangScheduler:
 
     def schedule(self) -> SglangPlan:
         """Make the next batch (``get_next_batch_to_run``); it may be empty."""
+        before = self.settle()
+        return self.prefill(before) or self.decode(before)
+
+    def settle(self) -> SglangPlan | None:
+        """Who was prefilled or has finished joins or leaves the running batch; returns the batch before."""
         chunked = self.chunked
         if chunked is not None and chunked.computed > chunked.prefix:
             self.pool.checkpoint(chunked, chunked.computed)
@@ -118,11 +120,19 @@ class SglangScheduler:
             self.full = False
             self.left_over = 0
         before, self.last = self.last, None
+        return before
+
+    def prefill(self, before: SglangPlan | None) -> SglangPlan | None:
+        """A batch of prompts, if nothing holds them back; ``before`` is what ``settle`` returned."""
         plan = None if self.pause.holds(self.decoding.count) else self._prefill_batch(before)
-        if plan is None:
-            plan = self._decode_batch(before)
-        else:
+        if plan is not None:
             self.pause.begin()
+            self.last = plan
+        return plan
+
+    def decode(self, before: SglangPlan | None) -> SglangPlan:
+        """A batch of all that decode; it may be empty."""
+        plan = self._decode_batch(before)
         if plan.batch.scheduled_tokens:
             self.last = plan
         return plan
@@ -278,7 +288,8 @@ class SglangScheduler:
             return plan
         else:
             self._retract(plan)
-        self._decode(plan)
+        if decoding.count:
+            self._decode(plan)
         return plan
 
     def _decode_fits(self) -> bool:
@@ -306,8 +317,7 @@ class SglangScheduler:
     def _retract(self, plan: SglangPlan) -> None:
         """Send requests back until the others' next step fits: fewest outputs first, then longest prompt.
 
-        At least one goes, and one stays. That one fits: the front end lets nothing in that would not fit
-        alone (SGLang would abort it).
+        At least one goes, and one stays: if that one does not fit either, it is aborted.
         """
         decoding = self.decoding
         keep = decoding.in_order()
@@ -315,15 +325,16 @@ class SglangScheduler:
         for request in self.fresh:
             outputs[request] -= 1
         keep.sort(key=lambda request: (outputs[request], -request.prompt_tokens), reverse=True)
-        first = True
-        while len(keep) > 1 and (first or not self._decode_fits()):
-            first = False
+        while len(keep) > 1 and not (plan.retracted and self._decode_fits()):
             victim = keep.pop()
             self._let_go(victim, outputs[victim], len(keep))
             victim.preemptions += 1
             self.preemptions += 1
             plan.retracted.append(victim)
-            self.full = False
+        if not self._decode_fits():
+            last = keep.pop()
+            self._let_go(last, outputs[last], 0)
+            plan.aborted.append(last)
         decoding.reorder(keep)
         decoded = sum(outputs[request] for request in keep) + RETRACT_DECODE_STEPS * len(keep)
         self.ratio = min(1.0, decoded / (sum(request.max_new_tokens for request in keep) + 1))
@@ -334,6 +345,7 @@ class SglangScheduler:
 
         An output in flight is lost: it keeps those that are known.
         """
+        self.full = False
         self.decoding.leave(request)
         request.outputs = outputs
         self.pool.drop(request)

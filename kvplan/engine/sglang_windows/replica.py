@@ -6,7 +6,7 @@ from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.plan import SglangPlan
-from kvplan.engine.sglang.replica import Flight, SglangReplica
+from kvplan.engine.sglang.replica import SglangReplica
 from kvplan.engine.sglang_windows.metrics import SECTION, WindowFigures
 from kvplan.engine.sglang_windows.pool import WindowPool
 from kvplan.engine.sglang_windows.scheduler import WindowScheduler
@@ -43,12 +43,10 @@ class WindowReplica(SglangReplica):
         # Whoever waits is looked at with every step.
         return not self.scheduler.waiting and super().quiet()
 
-    def _coast(
-        self, clock: float, device_free: float, in_flight: Flight | None, until: float
-    ) -> tuple[float, float, Flight | None]:
-        after = super()._coast(clock, device_free, in_flight, until)
+    def coasted(self, done: int, taken: int) -> SglangPlan:
+        last = super().coasted(done, taken)
         self._note_peaks()
-        return after
+        return last
 
     def record(self, plan: SglangPlan, clock: float) -> None:
         super().record(plan, clock)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import cast
 
-from kvplan.engine.errors import OutOfKvMemory
 from kvplan.engine.sglang.admission import PrefillBudget, Verdict
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.live import DecodeBatch, SglangRequest
@@ -113,14 +112,3 @@ class WindowScheduler(SglangScheduler):
             self.pool.slide(request, request.prompt_tokens + decoding.outputs_of(request) - 1)
             decoding.watch(request)
         super()._decode(plan)
-
-    def _retract(self, plan: SglangPlan) -> None:
-        """As the base class.
-
-        Raises:
-            OutOfKvMemory: not even one fits into the window pool; SGLang aborts it.
-        """
-        super()._retract(plan)
-        if not self._decode_fits():
-            needed = self.decoding.boundary_pages * self.page
-            raise OutOfKvMemory("decode", needed, self.pool.room)

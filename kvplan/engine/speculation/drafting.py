@@ -74,6 +74,7 @@ class Drafting(VllmScheduler):
             if not defer_prefills:
                 self.prefill_capacity_bound = self.left_over()
         self._advance(plan)
+        self.last_plan = plan
         return plan
 
     def begin_step(self) -> None:

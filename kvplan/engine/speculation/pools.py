@@ -15,6 +15,7 @@ from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.decode import DecodeEvents, DecodeReplica, DecodeScheduler
 from kvplan.engine.disaggregation.engine import DisaggregatedEngine
 from kvplan.engine.disaggregation.fabric import Stage
+from kvplan.engine.disaggregation.handover import Handover
 from kvplan.engine.disaggregation.journey import FirstToken
 from kvplan.engine.disaggregation.pool import Pool
 from kvplan.engine.disaggregation.prefill import PrefillEvents, PrefillReplica, PrefillScheduler
@@ -36,9 +37,11 @@ from kvplan.traces.request import Request
 class DraftPrefillScheduler(PrefillScheduler, DraftScheduler):
     """Finished requests keep their blocks, with those for drafts that nobody made, until ``release``."""
 
-    def __init__(self, config: EngineConfig, drafts: Speculation, *, keep_schedule: bool) -> None:
+    def __init__(
+        self, config: EngineConfig, handover: Handover, drafts: Speculation, *, keep_schedule: bool
+    ) -> None:
         DraftScheduler.__init__(self, config, drafts.rules, drafts.acceptance, keep_schedule=keep_schedule)
-        self.hold()
+        self.hold(handover)
 
 
 class DraftPrefillReplica(Verifying, PrefillReplica):
@@ -53,20 +56,25 @@ class DraftPrefillReplica(Verifying, PrefillReplica):
         drafts: Speculation,
         *,
         layers: bool,
+        handover: Handover,
     ) -> None:
         self.drafts = drafts
-        super().__init__(config, latency, recorder, events, layers=layers)
+        super().__init__(config, latency, recorder, events, layers=layers, handover=handover)
 
     def make_scheduler(self) -> PrefillScheduler:
         """See the base class."""
         kept = self.layers or self.logging
-        scheduler = DraftPrefillScheduler(self.config, self.drafts, keep_schedule=kept)
+        scheduler = DraftPrefillScheduler(self.config, self.handover, self.drafts, keep_schedule=kept)
         self.drafting = scheduler
         return scheduler
 
     def refusal(self, request: Request) -> str | None:
         """As the base class; drafts have their places, too."""
         return super().refusal(request) or self.overflow(request)
+
+    def rejection(self, request: Request) -> str | None:
+        """As of every instance of a pool: the engine has looked at it."""
+        return None
 
 
 class DraftDecodeScheduler(DecodeScheduler, DraftRemoteScheduler):
@@ -114,6 +122,10 @@ class DraftDecodeReplica(Loading, DecodeReplica):
         """As the base class; drafts have their places, too."""
         return super().refusal(request) or self.overflow(request)
 
+    def rejection(self, request: Request) -> str | None:
+        """As of every instance of a pool: the engine has looked at it."""
+        return None
+
     def known_tokens(self, request: Request) -> int:
         """See the base class: prompts come once, and before their answers."""
         return request.prompt_tokens
@@ -140,6 +152,7 @@ class DraftingPools(DisaggregatedEngine):
         layers: int,
         block_bytes: int,
         first_token: FirstToken,
+        handover: Handover = Handover.KEPT,
     ) -> None:
         if drafts.rules.prompt_lookahead > 1:
             raise UsageError(
@@ -153,14 +166,15 @@ class DraftingPools(DisaggregatedEngine):
             pool.config = self.drafts.fitted(pool.config)
         super().__init__(
             prefill, decode, recorder, route=route, layers=layers, block_bytes=block_bytes,
-            first_token=first_token,
+            first_token=first_token, handover=handover,
         )  # fmt: skip
 
     def prefill_instance(self, pool: Pool, recorder: Recorder) -> PrefillReplica:
         """See the base class."""
         return DraftPrefillReplica(
-            pool.config, pool.latency, recorder, self, self.drafts, layers=bool(self.layers)
-        )
+            pool.config, pool.latency, recorder, self, self.drafts, layers=bool(self.layers),
+            handover=self.handover,
+        )  # fmt: skip
 
     def decode_instance(self, pool: Pool, recorder: Recorder) -> DecodeReplica:
         """See the base class."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TypeAlias
 
 from kvplan.engine.hybrid.request import HybridRequest
+from kvplan.engine.live import LiveRequest
 from kvplan.engine.prefix_node import Node
 from kvplan.engine.remote.plan import FencedPlan
 from kvplan.traces.request import Request
@@ -52,6 +53,12 @@ class DraftPlan(FencedPlan):
         super().__init__()
         self.shares: list[Share] = []
         self.silent: set[DraftedRequest] = set()
+
+    def drop(self, request: LiveRequest) -> None:
+        """As the base class; what it brings for the request goes nowhere."""
+        super().drop(request)
+        assert isinstance(request, DraftedRequest)
+        self.silent.add(request)
 
     def take(self, shares: Iterable[Share]) -> None:
         """Count these parts of the step; the requests' computed tokens include them."""

@@ -12,13 +12,13 @@ from kvplan.engine.recorder import Recorder
 from kvplan.engine.speculation.acceptance import Acceptance
 from kvplan.engine.speculation.replica import DraftReplica
 from kvplan.engine.speculation.rules import DraftRules
-from kvplan.engine.strategy import Engine
 from kvplan.errors import UsageError
 
 if TYPE_CHECKING:
     from kvplan.engine.sglang.config import SglangConfig
     from kvplan.engine.sglang_states.rules import StateRules
     from kvplan.engine.sglang_windows.windows import SlidingWindows
+    from kvplan.engine.speculation.sglang.replica import DraftedSglangReplica
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Speculation:
         """The same beside a KV connector."""
         return replace(self, rules=self.rules.with_connector())
 
-    def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> Engine:
+    def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> DraftReplica:
         """One engine whose requests have drafts.
 
         Raises:
@@ -120,7 +120,9 @@ class Speculation:
             config = replace(config, async_scheduling=False)
         return config
 
-    def sglang_engine(self, config: SglangConfig, latency: LatencyModel, recorder: Recorder) -> Engine:
+    def sglang_engine(
+        self, config: SglangConfig, latency: LatencyModel, recorder: Recorder
+    ) -> DraftedSglangReplica:
         """One SGLang engine whose requests have drafts; ``rules`` are those of SGLang.
 
         Raises:

@@ -18,13 +18,13 @@ From ``make gpu`` to a profile in the repository
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kvplan.errors import DataError
+from kvplan.specs.json_document import read_json
 
 SCHEMA = "kvplan.kernel-measurements/1"
 MAX_BYTES = 32 << 20
@@ -165,11 +165,11 @@ class KernelMeasurements(_Part):
 
 
 def is_kernel_measurements(path: Path) -> bool:
-    """Whether a file is a JSON object, which no table of measurements is."""
+    """Whether a file is JSON, which no table of measurements is."""
     if not path.is_file():
         return False
     with path.open("rb") as handle:
-        return handle.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{"
+        return handle.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
 
 
 def read_kernel_measurements(path: Path) -> KernelMeasurements:
@@ -180,11 +180,8 @@ def read_kernel_measurements(path: Path) -> KernelMeasurements:
     """
     if path.stat().st_size > MAX_BYTES:
         raise DataError(f"a measurement file has at most {MAX_BYTES >> 20} MiB", where=str(path))
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as exc:
-        raise DataError(f"not a JSON document: {exc}", where=str(path)) from exc
-    schema = body.get("schema") if isinstance(body, dict) else None
+    body = read_json(path, MAX_BYTES)
+    schema = body.get("schema")
     if schema != SCHEMA:
         raise DataError(
             f"not kernel measurements that kvplan reads (schema {str(schema)[:60]!r}, not {SCHEMA!r})",

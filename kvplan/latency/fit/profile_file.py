@@ -29,6 +29,7 @@ from kvplan.latency.fit.measured_part import HeldOut, KernelDetail, Measured, Pa
 from kvplan.latency.fit.prefill import PrefillAttention
 from kvplan.latency.fit.residual import restore
 from kvplan.latency.fit.structure import Hardware, Structure
+from kvplan.specs.json_document import read_json
 
 SCHEMA = "kvplan.profile/1"
 SCHEMA_MEASURED = "kvplan.profile/2"
@@ -183,11 +184,8 @@ def read_profile(path: Path) -> ProfileFile:
     """
     if path.stat().st_size > MAX_BYTES:
         raise SpecError(f"a profile of more than {MAX_BYTES >> 20} MiB is no profile", where=str(path))
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-    except (ValueError, RecursionError) as exc:
-        raise SpecError(f"not a JSON document: {exc}", where=str(path)) from exc
-    schema = document.get("schema") if isinstance(document, dict) else None
+    document = read_json(path, MAX_BYTES, finite=True)
+    schema = document.get("schema")
     if schema not in SCHEMAS:
         raise SpecError(
             f"this is no latency profile of a version kvplan reads (schema {schema!r}, not {SCHEMA!r} or "
@@ -215,10 +213,6 @@ def profile_text(profile: ProfileFile) -> str:
             if kernel["held_out"] is not None:
                 del kernel["held_out"]["split"]
     return json.dumps(body, indent=None, allow_nan=False) + "\n"
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is not a number")
 
 
 def _short(value: float) -> float:

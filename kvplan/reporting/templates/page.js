@@ -33,8 +33,8 @@
   const called = (button) => button.dataset.name || "result";
   on("save-json", (button) => save(`${called(button)}.json`, "application/json", byId("result").textContent));
   on("save-csv", (button) => save(`${called(button)}.csv`, "text/csv", payload.csv));
-  on("copy", async (button) => {
-    const code = byId("command");
+  const copy = async (button) => {
+    const code = button.parentElement.querySelector("code");
     let done = true;
     try {
       await navigator.clipboard.writeText(code.textContent);
@@ -43,8 +43,12 @@
       done = document.execCommand("copy");
     }
     button.textContent = done ? "Copied" : "Selected: press Ctrl+C";
-    setTimeout(() => { button.textContent = "Copy command"; }, 2000);
-  });
+    setTimeout(() => { button.textContent = "Copy"; }, 2000);
+  };
+  for (const button of document.querySelectorAll(".copy")) {
+    button.hidden = false;
+    button.addEventListener("click", () => copy(button));
+  }
   on("print", () => print());
 
   // A table that scrolls sideways must be reachable from the keyboard.
@@ -91,6 +95,10 @@
     modeBarButtons: [["toImage"], ["zoom2d", "pan2d"], ["zoomIn2d", "zoomOut2d", "resetScale2d"]],
     plotlyServerURL: "",
   };
+  // A chart is hidden from screen readers, which have its summary and its table: its buttons are no stops either.
+  const unreach = (target) => {
+    for (const button of target.querySelectorAll(".modebar-btn")) button.tabIndex = -1;
+  };
   const draw = async (plot) => {
     const key = plot.dataset.chart;
     const target = plot.querySelector(".live");
@@ -103,6 +111,8 @@
       plot.classList.remove("is-live");
       throw error;
     }
+    if (!live.has(key)) target.on("plotly_afterplot", () => unreach(target));
+    unreach(target);
     live.set(key, plot);
   };
   const recolour = () => { nameToggle(); for (const plot of live.values()) draw(plot); };

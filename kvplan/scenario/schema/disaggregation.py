@@ -22,6 +22,12 @@ class PoolPart(Part):
     max_num_batched_tokens: Tokens | None = None
 
 
+class PrefillPart(PoolPart):
+    """The prefill pool; ``kv_role`` is vLLM's, of its connector."""
+
+    kv_role: Literal["kv_both", "kv_producer"] = "kv_both"
+
+
 class DisaggregationPart(Part):
     """The two pools and how a cache gets from one to the other.
 
@@ -31,7 +37,7 @@ class DisaggregationPart(Part):
     scenarios without a model.
     """
 
-    prefill: PoolPart = PoolPart()
+    prefill: PrefillPart = PrefillPart()
     decode: PoolPart = PoolPart()
     link: str = "ib-ndr"
     lanes: Lanes = 1

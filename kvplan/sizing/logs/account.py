@@ -34,6 +34,7 @@ class Account:
         cp: ranks that share the tokens of one request.
         block_tokens: tokens of a block, where the engine says that it chose them.
         speculation: how vLLM drafts; a draft model's layers share its pool.
+        device_name: the GPU as its driver calls it, where the engine looked for kernels tuned on it.
         dp: ranks with a pool each; with ``dp_attention`` they share one model's GPUs.
         prefix_caching: as it was asked for, or settled; None where the log does not say.
     """
@@ -79,6 +80,7 @@ class Account:
     cp: int | None = None
     block_tokens: int | None = None
     speculation: str | None = None
+    device_name: str | None = None
 
     @property
     def capacity_tokens(self) -> int | None:
@@ -154,6 +156,7 @@ def account(facts: tuple[Fact, ...]) -> Account:
     return Account(
         engine=engine,
         version=_word(facts, "version"),
+        device_name=_word(facts, "device_name"),
         model=str(options["model"]) if "model" in options else None,
         total_bytes=total,
         utilization=utilization,

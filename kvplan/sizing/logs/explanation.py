@@ -17,6 +17,7 @@ MEANINGS = {
     "fitted_length": "the longest request was cut to what the pool holds",
     "step_budget": "tokens of one step: the profiling run uses as many, so activations grow with it",
     "profile": "measured by running one step of the largest size",
+    "device": "the GPU, as files of kernels tuned on it are called",
     "weights": "weights of one rank, with scales, rotary tables and the allocator's rounding",
     "budget": "utilization is a share of the total memory, not of what was free",
     "bill": "measured by running one step of the largest size",

@@ -348,6 +348,9 @@ _EITHER = (
     ),
     ("oom", "CUDA out of memory"),
     ("oom", "CUDA error: out of memory"),
+    # Files of tuned kernels, found or not.
+    ("device", "device_name={device_name:word},dtype="),
+    ("device", "device_name={device_name:word}.json"),
 )
 """What torch says, whichever engine calls it."""
 

@@ -79,18 +79,18 @@ def state_slots(serving: Serving, pool_bytes: int, state_bytes: int, per_request
     """
     tokens = serving.decode_tokens if serving.decode_tokens > 1 else 0
     if serving.version < STATES_BY_MEMORY:
-        slots = serving.max_num_seqs if "max_num_seqs" in serving.given else FIXED_SLOTS
+        slots = (serving.max_num_seqs if "max_num_seqs" in serving.given else FIXED_SLOTS) // serving.ranks
         return slots, slots * state_bytes
     taken = 0
     if serving.version < DRAFTS_IN_THE_SHARE:
-        taken = serving.max_num_seqs * tokens * state_bytes
+        taken = serving.rank_seqs * tokens * state_bytes
     share = max(pool_bytes - taken, 0) * STATE_RATIO / (1 + STATE_RATIO)
     padding = 1 if serving.version >= PADDED_STATES else 0
     if not tokens or taken:
         slots = int(share / state_bytes)
         return max(slots - padding, 0), slots * state_bytes + taken
     slots = max(int((share / state_bytes - padding * (1 + tokens)) / (1 + Fraction(tokens, per_request))), 0)
-    verified = min(serving.max_num_seqs, slots // per_request) + padding
+    verified = min(serving.rank_seqs, slots // per_request) + padding
     return slots, (slots + padding + verified * tokens) * state_bytes
 
 

@@ -156,6 +156,7 @@ def _heads(config: Config, reach: str, layer: int, layers: int) -> dict[str, Any
         "output_bias": every and config.model_type not in ("qwen2", "qwen2_moe"),
         "qk_norm": _qk_norm(config),
         "output_gate": _has_gate(config),
+        "query_rank": config.optional("share_q_dim"),
         "v_projection": not (config.flag("attention_k_eq_v") and reach == "full"),
     }
 
@@ -246,4 +247,5 @@ def cross_attention(config: Config, source: str) -> CrossAttention:
         kv_heads=groups,
         head_dim=config.optional("cross_head_dim") or head_dim(config, heads),
         source="vision" if source == "vision" else "encoder",
+        merged=config.model_type.startswith("t5gemma2"),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from kvplan.specs.base import MAX_COUNT
 from kvplan.specs.model import MAX_LAYERS
 
 NAMES: dict[str, tuple[str, ...]] = {
-    "hidden_size": ("n_embd", "n_embed", "d_model", "dim", "model_dim", "decoder_hidden_size"),
+    "hidden_size": ("n_embd", "n_embed", "d_model", "dim", "model_dim", "decoder_hidden_size", "embed_dim"),
     "num_hidden_layers": (
         "n_layer", "n_layers", "num_layers", "num_decoder_layers", "decoder_layers",
-        "num_transformer_layers", "decoder_num_hidden_layers", "num_blocks",
+        "num_transformer_layers", "decoder_num_hidden_layers", "num_blocks", "layers",
     ),
     "num_attention_heads": (
         "n_head", "n_heads", "num_heads", "decoder_attention_heads", "num_query_heads",
@@ -42,7 +42,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "block_ff_dim", "hidden_dim", "mlp_hidden_size", "inner_hidden_size",
         "dim_ff", "ff_dim", "ff_intermediate_size",
     ),
-    "vocab_size": ("padded_vocab_size", "text_vocab_size"),
+    "vocab_size": ("padded_vocab_size", "text_vocab_size", "tgt_vocab_size"),
     "max_position_embeddings": (
         "n_positions", "n_ctx", "max_seq_len", "seq_length", "max_sequence_length",
         "model_max_length", "max_target_positions", "max_context_length", "max_context",
@@ -267,6 +267,23 @@ def text_config(data: Mapping[str, Any], path: str) -> Config:
         prefix += f"{inner}."
         current = current[inner]
     return Config(current, data, path, prefix)
+
+
+def owners(config: Config) -> Iterator[Mapping[str, Any]]:
+    """The whole file, and every section on the way to the text configuration.
+
+    The encoder beside a decoder comes last: T5Gemma 2's has the tower for images.
+    """
+    current: Any = config.top
+    yield current
+    for key in config.prefix.split("."):
+        current = current.get(key) if isinstance(current, Mapping) else None
+        if not isinstance(current, Mapping):
+            break
+        yield current
+    encoder = config.top.get("encoder")
+    if config.prefix.startswith("decoder.") and isinstance(encoder, Mapping):
+        yield encoder
 
 
 def _architecture(data: Mapping[str, Any]) -> str:

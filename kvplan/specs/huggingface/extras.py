@@ -8,6 +8,7 @@ from kvplan.specs.attention import FullAttention
 from kvplan.specs.base import MAX_COUNT
 from kvplan.specs.huggingface.config import Config
 from kvplan.specs.huggingface.heads import head_dim, query_heads
+from kvplan.specs.huggingface.speech import speech
 from kvplan.specs.huggingface.states import jet_section
 from kvplan.specs.model import Block, ExtraWeights
 from kvplan.specs.state import GatedDeltaNetState, MambaState
@@ -26,6 +27,8 @@ def extra_weights(config: Config, stack: Sequence[Block]) -> tuple[ExtraWeights,
         *_value_experts(config, stack),
         *_encoders_own(config),
         *_memory_gates(config, stack),
+        *speech(config),
+        *_image_layers(config, stack),
     ]
     if config.model_type == "jetmoe":
         found += _attention_experts(config, len(stack))
@@ -186,6 +189,12 @@ def _encoders_own(config: Config) -> Iterator[ExtraWeights]:
         own = Config(beside, {}, config.path, "encoder.")
         table = config.count("vocab_size") * own.count("hidden_size")
         yield _extra("encoder embeddings", table, active=False)
+    reads = config.top.get("text_encoder")
+    if config.model_type.startswith("musicgen") and isinstance(reads, Mapping):
+        own = Config(reads, {}, config.path, "text_encoder.")
+        yield _extra("encoder embeddings", own.count("vocab_size") * own.count("hidden_size"), active=False)
+    if words := config.optional("src_vocab_size", least=0):  # FSMT: one table for each language
+        yield _extra("encoder embeddings", words * config.count("hidden_size"), active=False)
     if config.model_type == "led":
         hidden = config.count("hidden_size")
         places = sum(
@@ -207,6 +216,17 @@ def _image_experts(config: Config, stack: Sequence[Block]) -> Iterator[ExtraWeig
     experts = sum(mlp.experts * hidden * (ways * width + 1) for mlp in sparse)
     if experts:
         yield _extra("experts for images", experts, active=False)
+
+
+def _image_layers(config: Config, stack: Sequence[Block]) -> Iterator[ExtraWeights]:
+    """Idefics: beside every so manieth layer one that attends to images, whose K and V are not cached."""
+    if config.model_type != "idefics":
+        return
+    hidden, width = config.count("hidden_size"), config.count("intermediate_size")
+    tower = config.sub("vision_config")
+    seen = tower.integer("embed_dim", hidden) if tower is not None else hidden
+    layers = len(stack) // config.integer("cross_layer_interval", 1)
+    yield _extra("layers for images", layers * hidden * (2 * hidden + 2 * seen + 3 * width))
 
 
 def _attention_experts(config: Config, layers: int) -> Iterator[ExtraWeights]:

@@ -20,7 +20,8 @@ PLAIN_MHA = _names(
     marian m2m_100 blenderbot blenderbot-small whisper t5 mt5 umt5 longt5 switch_transformers nllb-moe
     moonshine moonshine_mha plbart speech_to_text trocr mvp led aquila xverse skywork orion gpt-sw3 rw_mha
     imagegpt zamba kosmos-2 fuyu cpmant pegasus_x
-    prophetnet modernbert-decoder hrm_text git bigbird_pegasus jais btlm
+    prophetnet modernbert-decoder hrm_text git bigbird_pegasus jais btlm fsmt idefics kosmos_2_text_model
+    kosmos_2_5_text_model musicgen_decoder musicgen_melody_decoder moonshine_streaming blip_text_model
     """
 )
 """Attention modules that know no KV heads: every query head has its own."""
@@ -153,6 +154,15 @@ VIT_SIZES: dict[str, tuple[int, int, int]] = {
 """(layers, hidden size, width of the MLPs) that names of vision transformers stand for, as
 ``vit_huge_patch16_224`` and ``openai/clip-vit-large-patch14-336``."""
 
+NO_KV_CACHE: dict[str, str] = {
+    "xlnet": "it keeps hidden states of earlier segments (mem_len), or nothing, and no K and V",
+    "reformer": "it keeps hidden states and buckets of hashes, and no K and V",
+    "bark": "it is three models one after another, for semantic, coarse and fine codes",
+    "musespark1x_text": "it drafts for Muse Spark (--draft): no engine serves it as a model of its own",
+    "pi0": "it gives actions, with K and V of one prompt that is never continued",
+}  # fmt: skip
+"""Types whose files say nothing that bytes per token follow from, and why."""
+
 FIXED_ENCODER = frozenset({"whisper"})
 """Audio is padded to a fixed length, so cross attention always covers every encoder position."""
 
@@ -197,8 +207,19 @@ LIGHTNING = frozenset(
 )
 """Linear layers are lightning attention: one matrix per head and nothing else."""
 
-GATED_TOWERS = frozenset({"pixtral", "dots_ocr", "dots_vlm"})
+GATED_TOWERS = frozenset(
+    {"pixtral", "dots_ocr", "dots_vlm", "gemma4_vision", "lfm3_vl_vision", "kosmos_2_5_vision_model"}
+)
 """Towers, or models with such, with gated layers whatever their activation is called."""
+
+WHOLE_TOWERS = frozenset({"gemma3n", "gemma4", "diffusion_gemma"})
+"""Models whose towers vLLM 0.33 takes from transformers, so that every GPU holds them whole."""
+
+TWO_TOWERS = frozenset({"video_llava"})
+"""Models with one tower for images and another of the same shape for films."""
+
+WITHOUT_HEAD = frozenset({"higgs_audio_v2"})
+"""Models that give no logits of words: what their files say of tied embeddings means nothing."""
 
 SQUARE_MERGERS = (
     "qwen",

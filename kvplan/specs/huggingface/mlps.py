@@ -171,13 +171,14 @@ def spread(layers: int, wanted: int) -> range:
 
 def _dense_prefix(config: Config) -> int:
     """Layers at the bottom without experts."""
-    keys = (
+    keys = (  # a file may say it more than once
         "first_k_dense_replace",
         "num_dense_layers",
         "moe_layer_start_index",
         "n_dense_first_layers",
         "start_layer",
     )
+    config.used.update(keys)
     for defaults in (False, True):
         for key in keys:
             value = _first(config, key, least=0, defaults=defaults)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from kvplan.specs.attention import FullAttention
 from kvplan.specs.huggingface import families
@@ -17,6 +18,8 @@ from kvplan.specs.model import Encoder
 
 def is_encoder_decoder(config: Config) -> bool:
     """Whether the decoder attends to an encoder: its class decides, then the file, then the family."""
+    if config.model_type.startswith("musicgen") and _beside(config) is not None:
+        return config.model_type == "musicgen_decoder"  # what the melody's encoder gives stands in front
     if config.prefix.endswith("decoder.") and isinstance(config.top.get("encoder"), Mapping):
         # T5Gemma, image-to-text pairs: two configurations side by side. Without cross attention what the
         # encoder gives stands before the text (Nemotron Parse 3.5).
@@ -32,8 +35,8 @@ def is_encoder_decoder(config: Config) -> bool:
 
 def encoder(config: Config) -> Encoder:
     """The encoder of an encoder-decoder model."""
-    own = config.top.get("encoder")
-    if config.prefix.endswith("decoder.") and isinstance(own, Mapping):
+    own = _beside(config)
+    if own is not None:
         inner = own.get("text_config")
         beside = Config(inner if isinstance(inner, Mapping) else own, {}, config.path, "encoder.")
         return _separate(beside) if _says_its_shape(beside) else _untold(config, beside)
@@ -65,6 +68,14 @@ def encoder(config: Config) -> Encoder:
         max_tokens=positions,
         fixed_length=config.model_type in families.FIXED_ENCODER,
     )
+
+
+def _beside(config: Config) -> Mapping[str, Any] | None:
+    """The section of an encoder beside that of the decoder; MusicGen's reads texts."""
+    if not config.prefix.endswith("decoder."):
+        return None
+    found = config.top.get("encoder", config.top.get("text_encoder"))
+    return found if isinstance(found, Mapping) else None
 
 
 def _says_its_shape(config: Config) -> bool:

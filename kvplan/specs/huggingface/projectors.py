@@ -146,6 +146,60 @@ def _molmo(config: Config, around: _Around, hidden: int) -> int:
     return pooled + half * (2 * hidden + config.count("hidden_size"))
 
 
+def _docling(config: Config, around: _Around, hidden: int) -> int:
+    """Granite Docling: two paths that merge patches by a factor each, also behind every tapped layer."""
+    tower, out = around.tower, around.count("out_hidden_size", config.count("hidden_size"))
+    factor = tower.integer("scale_factor", 4)
+    taps = len(tower.items("deepstack_visual_indexes") or [])
+    sides = [factor, factor // 2] if tower.flag("use_fine_route") else [factor]
+    return int(sum(out * ((1 + taps) * side * side * hidden + taps * out) for side in sides) + out * out)
+
+
+def _described(config: Config, around: _Around, hidden: int) -> int:
+    """DeepSeek-VL2 and DeepSeek-OCR: a section says how many matrices, and how many patches go in."""
+    own = around.whole.sub("projector_config")
+    if own is None:
+        return 0
+    out = own.integer("n_embed", config.count("hidden_size"))
+    merged = own.integer("input_dim", hidden)
+    if own.get("projector_type") == "linear":
+        return int(merged * out)
+    if own.get("projector_type") == "downsample_mlp_gelu":
+        merged *= own.integer("downsample_ratio", 2) ** 2
+    wide = out * own.integer("mlp_ratio", 1)
+    between = max(own.integer("depth", 2) - 2, 0)
+    return int(merged * wide + between * wide * wide + wide * out)
+
+
+def _glm4v(config: Config, around: _Around, hidden: int) -> int:
+    """GLM-4V: a strided convolution to the text's width, a projection, a gated layer; learned positions."""
+    out, width = config.count("hidden_size"), dense_width(config, 0, gated=True) or 0
+    positions: int = around.tower.integer("num_positions", 0, least=0)
+    return out * (4 * hidden + out + 3 * width) + hidden * positions
+
+
+def _step3(config: Config, around: _Around, hidden: int) -> int:
+    """Step 3: strided convolutions of sides two and three, the second twice as wide; then the text's."""
+    wide = around.tower.integer("output_hidden_size", 4096)
+    return int(4 * hidden * wide + 18 * wide * wide + 2 * wide * config.count("hidden_size"))
+
+
+def _step_vl(config: Config, around: _Around, hidden: int) -> int:
+    """Two strided convolutions of side three, each doubling the width."""
+    return 90 * hidden * hidden + 4 * hidden * config.count("hidden_size")
+
+
+def _fused(config: Config, around: _Around, hidden: int) -> int:
+    """OpenVLA: both towers side by side, four times as wide between."""
+    out = config.count("hidden_size")
+    return 4 * hidden * (hidden + out) + out * out
+
+
+def _phi3v(config: Config, around: _Around, hidden: int) -> int:
+    out = config.count("hidden_size")
+    return out * (4 * hidden + out)
+
+
 RULES: dict[str, Callable[[Config, _Around, int], int]] = {
     **dict.fromkeys(
         ("llava", "llava_next", "llava_next_video", "llava_onevision", "vipllava", "video_llava"), _llava
@@ -156,12 +210,19 @@ RULES: dict[str, Callable[[Config, _Around, int], int]] = {
     ),
     "NVLM_D": _nvlm,
     **dict.fromkeys(("idefics3", "smolvlm"), _shuffled),
-    **dict.fromkeys(("paligemma", "gemma3", "colpali"), _linear),
+    **dict.fromkeys(("paligemma", "gemma3", "colpali", "t5gemma2", "gemma4"), _linear),
     **dict.fromkeys(("aya_vision", "cohere2_vision"), _cohere),
     **dict.fromkeys(("kimi_vl", "kimi_k25", "paddleocr_vl"), _moonvit),
     **dict.fromkeys(("minicpmv", "minicpmo"), _resampled),
     "idefics2": _perceived,
     **dict.fromkeys(OVIS_INDICATORS, _ovis),
     "molmo": _molmo,
+    "granite_docling": _docling,
+    "deepseek_vl_v2": _described,
+    "chatglm": _glm4v,
+    "step3_vl": _step3,
+    **dict.fromkeys(("step_robotics", "step3p7"), _step_vl),
+    "openvla": _fused,
+    "phi3_v": _phi3v,
 }
 """By the whole model's type."""

@@ -7,8 +7,7 @@ tower it stands beside the KV cache: what is odd in it is a warning and refuses 
 from __future__ import annotations
 
 from kvplan.errors import SpecError
-from kvplan.specs.huggingface.config import Config
-from kvplan.specs.huggingface.towers import owners
+from kvplan.specs.huggingface.config import Config, owners
 from kvplan.specs.model import ExtraWeights
 
 DEFAULTS: dict[str, int] = {

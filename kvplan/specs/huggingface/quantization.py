@@ -62,7 +62,8 @@ def weights(
 
     found, notes = component_formats(raw, stack, base, str(config.get("expert_dtype")))
     main = next((found[part] for part in BY_SIZE if found.get(part, base) != base), base)
-    overrides = {part: form for part, form in found.items() if form != main}
+    # Of the parts that schemes leave alone, those that this one names are said even in its usual format.
+    overrides = {part: form for part, form in found.items() if form != main or part in UNQUANTIZED}
     overrides.update({part: base for part in UNQUANTIZED if part not in found})
     if main == base:
         overrides = {}

@@ -13,7 +13,9 @@ from pydantic import ValidationError
 from kvplan.errors import SpecError
 from kvplan.specs.attention import CompressedAttention, SharedAttention
 from kvplan.specs.base import Source
+from kvplan.specs.huggingface import families
 from kvplan.specs.huggingface.attention import attention, cross_attention
+from kvplan.specs.huggingface.codecs import codecs
 from kvplan.specs.huggingface.config import Config, text_config
 from kvplan.specs.huggingface.drafting import draft
 from kvplan.specs.huggingface.extras import extra_weights, ngram_words
@@ -27,8 +29,9 @@ from kvplan.specs.huggingface.parts import decoder_layers, encoder, is_encoder_d
 from kvplan.specs.huggingface.qformers import qformers
 from kvplan.specs.huggingface.quantization import model_dtype, weights
 from kvplan.specs.huggingface.rotary import max_context, unstretched_context, yarn_context
+from kvplan.specs.huggingface.sounds import sound
 from kvplan.specs.huggingface.states import state
-from kvplan.specs.huggingface.towers import sound, vision
+from kvplan.specs.huggingface.towers import vision
 from kvplan.specs.huggingface.understood import (
     refuse_elsewhere,
     refuse_other_files,
@@ -163,6 +166,8 @@ def _assemble(
     warnings += notes
     querying, notes = qformers(config)
     warnings += notes
+    coding, notes = codecs(config)
+    warnings += notes
     if kv:
         warnings.append(f"the checkpoint asks for a KV cache in {kv}: --dtype {dtype} sizes a plain one")
     names, blocks = _named(passes)
@@ -176,7 +181,8 @@ def _assemble(
         "unstretched_context": unstretched_context(config),
         "yarn_context": yarn_context(config),
         # Configurations of transformers tie unless they say otherwise, files of other formats do not.
-        "tie_embeddings": config.flag("tie_word_embeddings", bool(config.model_type or config.architecture)),
+        "tie_embeddings": config.model_type in families.WITHOUT_HEAD
+        or config.flag("tie_word_embeddings", bool(config.model_type or config.architecture)),
         "embedding_size": _embedding_size(config),
         "learned_positions": _learned_positions(config),
         "dtype": dtype,
@@ -187,7 +193,7 @@ def _assemble(
         "encoder": encoder(config) if is_encoder_decoder(config) else None,
         "vision": tower,
         "draft": draft(config, stack),
-        "extra_weights": (*extra_weights(config, stack), *towers, *querying),
+        "extra_weights": (*extra_weights(config, stack), *towers, *querying, *coding),
     }
     return ModelSpec.model_validate(fields)
 

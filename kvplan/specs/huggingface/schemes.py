@@ -88,19 +88,23 @@ def read_scheme(raw: Mapping[str, Any]) -> Scheme:
         return Scheme(None, tuple(_listed(raw)), ignored)
     if method == "quark":
         return _quark(raw, ignored)
+    # vLLM's classes of these take the output head for a linear module (``ModelOptQuantConfigBase``).
+    linear = method.startswith(("modelopt", "compressed")) or method == "mxfp8"
     if raw.get("config_groups"):
-        return _groups(raw, ignored, "compressed" in method)
+        return _groups(raw, ignored, linear)
     if algorithm:
         found = ALGORITHMS.get(algorithm)
-        return Scheme(found, (), ignored, notes=() if found else _unknown(algorithm))
+        return Scheme(found, (), ignored, linear=linear, notes=() if found else _unknown(algorithm))
     if method == "w4afp8":
         return Scheme("fp8_block128", ((".experts.", "int4_group128"),), ignored)
     found, notes = _by_method(method, raw)
     named, left = _own_bits(raw) if method in INTEGERS else ((), ())
+    if method in INTEGERS and raw.get("lm_head") is True and found is not None:
+        named += (("lm_head", found),)
     ignored += left
     if found == "mxfp4" and raw.get("data_type"):  # AutoRound's is of all linear modules but the output head
         return Scheme(found, (), (*ignored, "lm_head"), linear=True)
-    return Scheme(found, named, ignored, notes=notes)
+    return Scheme(found, named, ignored, linear=linear, notes=notes)
 
 
 def _by_method(method: str, raw: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:

@@ -158,7 +158,7 @@ def _kimi(config: Config) -> State | None:
         or head_dim(config, query_heads(config)),
         conv_kernel=kernel,
         bounded_gate=bound is not None,
-        full_rank_gates=2 if config.flag("no_kda_lora") else 0,
+        full_rank_gates=2 if config.flag("no_kda_lora", config.model_type == "bailing_hybrid") else 0,
         recurrent_dtype=recurrent_dtype(config),
     )
 

@@ -6,30 +6,25 @@ A tower is beside the KV cache, so what is missing or odd in it is a warning and
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import Any
 
 from kvplan.errors import SpecError
 from kvplan.specs.huggingface import families
-from kvplan.specs.huggingface.config import Config
+from kvplan.specs.huggingface.config import Config, owners
 from kvplan.specs.huggingface.projectors import projector
-from kvplan.specs.model import ExtraWeights, Vision
+from kvplan.specs.model import Vision
 
 VISION = (
     "vision_config", "visual_config", "vit_config", "vision_encoder", "visual", "visual_tokenizer_config",
     "vision_tower_cfg", "img_processor",
 )  # fmt: skip
 """Sections of towers for images. An ``encoder`` beside a ``decoder`` is one where only its name is given."""
-SOUND = (
-    "audio_config", "encoder_config", "audio_encoder_config", "audio_encoder", "sound_config",
-    "speech_config", "audio_processor", "multimodal",
-)  # fmt: skip
 WITHIN = ("config", "backbone_config", "whisper_model_args", "encoder_args")
 """Where a section has the shape one level down (Phi-4-multimodal, Ovis, Voxtral's params.json)."""
-UNCOUNTED = ("embd_layer", "speech_lora", "vision_lora")
-"""Sections that describe weights by other means than layers and widths."""
 ELSEWHERE = ("mm_vision_tower", "vision_backbone_id", "vision_model_id", "audio_model_id", "audio_tower")
 """Fields that name a tower whose configuration is in another file; some names say its size."""
 
@@ -41,21 +36,13 @@ HIDDEN = ("embed_dim", "hidden_size", "width", "vt_hidden_size", "attention_dim"
 """Qwen2-VL and others: where ``embed_dim`` is given, ``hidden_size`` is the width that is handed over."""
 WIDTH = ("encoder_ffn_dim", "intermediate_size", "vt_intermediate_size", "mlp_dim", "linear_units")
 RATIO = ("mlp_ratio", "feedforward_mult")
-CONFORMER = (
-    "conv_expansion_factor",
-    "conf_conv_kernel_size",
-    "conv_glu_type",
-    "num_blocks",
-    "convolution_bias",
-)
-"""Fields of towers whose layers have two feed-forward parts around attention and a convolution."""
-
 TOKENS = ("mm_tokens_per_image", "vision_soft_tokens_per_image", "image_seq_length", "num_image_tokens")
 TOO_MANY = 1 << 20
+MOST_STAGES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class _Shape:
+class Shape:
     layers: int
     hidden: int
     width: int
@@ -64,21 +51,21 @@ class _Shape:
 def vision(config: Config) -> tuple[Vision | None, list[str]]:
     """``(the vision tower, warnings)`` of the model around a text configuration."""
     for owner in owners(config):
-        section = next((_section(owner, key, config) for key in VISION if owner.get(key)), None)
+        section = next((tower_section(owner, key, config) for key in VISION if owner.get(key)), None)
         if section is None:
-            section = _section(owner, "encoder", config)
+            section = tower_section(owner, "encoder", config)
             section = section if section is not None and _named(section) else None
         if section is None:
             section = _elsewhere(owner, config)
         if section is None:
             continue
         try:
-            several = _side_by_side(section)
+            several = _side_by_side(config, section) or _staged(config, section)
             if several is not None:
                 return several, []
-            shape = _shape(section)
+            shape = tower_shape(section)
             if shape is None:
-                return None, [_uncounted("vision")]
+                return None, [uncounted("vision")]
             return _vision(config, section, shape), []
         except SpecError as exc:
             return None, [f"the vision tower is not counted: {exc.message} ({exc.where})"]
@@ -87,7 +74,7 @@ def vision(config: Config) -> tuple[Vision | None, list[str]]:
 
 def _elsewhere(owner: Mapping[str, Any], config: Config) -> Config | None:
     """A tower that has no section: its name says its size, or the model's class does."""
-    if listed := _timm(owner):
+    if listed := timm_towers(owner):
         return Config({"width": listed}, {}, config.path, "timm_model_ids.")
     for key in ELSEWHERE:
         if isinstance(owner.get(key), str):
@@ -98,10 +85,10 @@ def _elsewhere(owner: Mapping[str, Any], config: Config) -> Config | None:
     return Config(own, {}, config.path, "class.") if own is not None else None
 
 
-def _timm(owner: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+def timm_towers(owner: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """The towers that a list names (OpenVLA: DINOv2 and SigLIP); nothing where a name does not say a size."""
     names = owner.get("timm_model_ids")
-    shapes = [_names_a_size(str(name)) for name in names[:8]] if isinstance(names, list) else []
+    shapes = [names_a_size(str(name)) for name in names[:8]] if isinstance(names, list) else []
     if None in shapes:
         return {}
     keys = ("num_hidden_layers", "hidden_size", "intermediate_size")
@@ -112,7 +99,7 @@ def _timm(owner: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     }
 
 
-def _side_by_side(section: Config) -> Vision | None:
+def _side_by_side(config: Config, section: Config) -> Vision | None:
     """Several towers by name, where a section or its ``width`` has nothing but such (DeepSeek-OCR's SAM and
     CLIP); MLPs are four times as wide where they do not say. ``None`` where it is not so.
     """
@@ -124,7 +111,7 @@ def _side_by_side(section: Config) -> Vision | None:
         for name, part in table.items()
         if isinstance(part, Mapping)
     ]
-    shapes = [shape for shape in map(_shape, parts) if shape is not None]
+    shapes = [shape for shape in map(tower_shape, parts) if shape is not None]
     if not shapes:
         return None
     largest = max(shapes, key=lambda shape: shape.layers * shape.hidden)
@@ -132,74 +119,16 @@ def _side_by_side(section: Config) -> Vision | None:
         layers=largest.layers,
         hidden_size=largest.hidden,
         intermediate_size=largest.width,
-        parameters=sum(
-            shape.layers * shape.hidden * (4 * shape.hidden + 2 * shape.width) for shape in shapes
-        ),
+        parameters=sum(shape.layers * shape.hidden * (4 * shape.hidden + 2 * shape.width) for shape in shapes)
+        + projector(config, section, sum(shape.hidden for shape in shapes)),
     )
 
 
-def sound(config: Config) -> tuple[tuple[ExtraWeights, ...], list[str]]:
-    """``(weights of the towers for sounds, warnings)`` of the model around a text configuration."""
-    found: list[ExtraWeights] = []
-    notes: list[str] = []
-    for owner in owners(config):
-        for key in SOUND:
-            section = _section(owner, key, config)
-            if section is None:
-                continue
-            name = key.removesuffix("_config").removesuffix("_processor")
-            try:
-                shape = _shape(section)
-                if shape is None:
-                    notes.append(_uncounted(name))
-                    continue
-                size = shape.layers * _sound_layer(section, shape)
-                notes += _cached_frames(section, shape, name)
-                found.append(
-                    ExtraWeights.model_construct(name=f"{name} tower", parameters=size, active=False)
-                )
-            except SpecError as exc:
-                notes.append(f"the {name} tower is not counted: {exc.message} ({exc.where})")
-        described = [key for key in UNCOUNTED if isinstance(owner.get(key), Mapping)]
-        described += [
-            key
-            for key in ELSEWHERE
-            if isinstance(owner.get(key), str) and not _names_a_size(str(owner[key])) and not _timm(owner)
-        ]
-        if described:
-            notes.append(f"weights described by {', '.join(described)} are not counted")
-    return tuple(found), notes
-
-
-def _cached_frames(section: Config, shape: _Shape, name: str) -> list[str]:
-    """A tower that hears as it goes (Voxtral Realtime) has a window of frames, and keeps their K and V."""
-    window = section.optional("sliding_window")
-    heads = section.optional("num_attention_heads")
-    if window is None or heads is None:
-        return []
-    dim = section.optional("head_dim") or shape.hidden // heads
-    groups = section.optional("num_key_value_heads") or heads
-    size = shape.layers * (window - 1) * 2 * groups * dim * 2
-    kept = f"{window:,} frames, {size / 2**20:,.0f} MiB a sequence in 16 bits"
-    return [f"the {name} tower keeps K and V of a window of {kept}: not counted"]
-
-
-def _uncounted(name: str) -> str:
+def uncounted(name: str) -> str:
     return f"the {name} tower does not give its layers and widths: its weights are not counted"
 
 
-def owners(config: Config) -> Iterator[Mapping[str, Any]]:
-    """The whole file, and every section on the way to the text configuration."""
-    current: Any = config.top
-    yield current
-    for key in config.prefix.split("."):
-        current = current.get(key) if isinstance(current, Mapping) else None
-        if not isinstance(current, Mapping):
-            return
-        yield current
-
-
-def _section(owner: Mapping[str, Any], key: str, config: Config) -> Config | None:
+def tower_section(owner: Mapping[str, Any], key: str, config: Config) -> Config | None:
     raw = owner.get(key)
     if not isinstance(raw, Mapping):
         return None
@@ -215,7 +144,7 @@ def _section(owner: Mapping[str, Any], key: str, config: Config) -> Config | Non
     return Config({**defaults, **raw}, {}, config.path, f"{key}.")
 
 
-def _shape(config: Config) -> _Shape | None:
+def tower_shape(config: Config) -> Shape | None:
     """Layers and widths; ``None`` where one is not said.
 
     Raises:
@@ -233,26 +162,50 @@ def _shape(config: Config) -> _Shape | None:
     layers += config.optional("num_global_layers") or 0  # Llama 3.2 Vision
     if max(layers, hidden, width) > TOO_MANY:
         raise config.error("a size larger than any tower's", "hidden_size")
-    return _Shape(layers, hidden, width)
+    return Shape(layers, hidden, width)
 
 
-def _named(config: Config) -> _Shape | None:
+def _staged(config: Config, section: Config) -> Vision | None:
+    """A tower of stages, each wider than the one before: Swin, and DaViT (Florence 2), whose layers are two.
+
+    Swin gives the width of the first stage, and each is twice as wide as the last; DaViT lists them.
+    """
+    depths = section.data.get("depths")
+    dims = section.data.get("embed_dim", section.data.get("dim_embed"))
+    if not isinstance(depths, list) or not 0 < len(depths) <= MOST_STAGES:
+        return None
+    first = dims if type(dims) is int else 0
+    widths = dims if isinstance(dims, list) else [first << stage for stage in range(len(depths))]
+    whole = all(type(size) is int and 0 < size <= TOO_MANY for size in (*depths, *widths))
+    if not whole or len(widths) != len(depths):
+        return None
+    size = sum(12 * depth * width * width for depth, width in zip(depths, widths, strict=True))
+    size += sum(4 * below * above for below, above in pairwise(widths))
+    return Vision.model_construct(
+        layers=sum(depths),
+        hidden_size=widths[-1],
+        intermediate_size=4 * widths[-1],
+        parameters=(2 if isinstance(dims, list) else 1) * size + projector(config, section, widths[-1]),
+    )
+
+
+def _named(config: Config) -> Shape | None:
     """A vision transformer given by its name alone: RADIO's ``args.model``, Janus's ``params.model_name``."""
     if any(key in config.data for key in LAYERS):
         return None
     for key, field in (("args", "model"), ("params", "model_name"), ("", "model_name")):
         owner = config.data.get(key) if key else config.data
-        size = _names_a_size(str(owner.get(field))) if isinstance(owner, Mapping) else None
+        size = names_a_size(str(owner.get(field))) if isinstance(owner, Mapping) else None
         if size is not None:
             return size
     return None
 
 
-def _names_a_size(name: str) -> _Shape | None:
+def names_a_size(name: str) -> Shape | None:
     """The shape that the name of a vision transformer stands for."""
     words = re.split(r"[^a-z0-9]+", name[:200].casefold())
     size = next((families.VIT_SIZES[word] for word in words if word in families.VIT_SIZES), None)
-    return _Shape(*size) if size is not None and {"vit", "siglip", "siglip2"} & set(words) else None
+    return Shape(*size) if size is not None and {"vit", "siglip", "siglip2"} & set(words) else None
 
 
 def _one(config: Config, *keys: str) -> int | None:
@@ -261,7 +214,7 @@ def _one(config: Config, *keys: str) -> int | None:
     return next((value for value in found if value is not None), None)
 
 
-def _attention(config: Config, hidden: int) -> int:
+def attention_parameters(config: Config, hidden: int) -> int:
     """Parameters of the four projections of a layer's attention."""
     heads = _one(config, "num_attention_heads", "num_heads", "attention_heads", "encoder_attention_heads")
     dim, groups = _one(config, "head_dim", "kv_channels"), config.optional("num_key_value_heads")
@@ -272,7 +225,7 @@ def _attention(config: Config, hidden: int) -> int:
     return int(2 * hidden * (dim or hidden // heads) * (heads + (groups or heads)))
 
 
-def _is_gated(config: Config, around: str = "") -> bool:
+def is_gated_tower(config: Config, around: str = "") -> bool:
     if {str(config.data.get("model_type")), around} & families.GATED_TOWERS:
         return True
     return str(config.data.get("hidden_act", config.data.get("activation", ""))) in (
@@ -282,14 +235,18 @@ def _is_gated(config: Config, around: str = "") -> bool:
     )
 
 
-def _vision(config: Config, tower: Config, shape: _Shape) -> Vision:
+def _vision(config: Config, tower: Config, shape: Shape) -> Vision:
     width, merger = shape.width, _merger(config, tower, shape) + projector(config, tower, shape.hidden)
-    gated = _is_gated(tower, str(config.top.get("model_type")))
+    # Gemma 4: a table of positions for each of the two sides.
+    merger += 2 * shape.hidden * tower.integer("position_embedding_size", 0, least=0)
+    gated = is_gated_tower(tower, str(config.top.get("model_type")))
     if _kind(config, tower).startswith("glm4v") and merger:
         # Its blocks are as wide as what they hand over; the given width is that of the merger behind them.
         width, gated = tower.count("out_hidden_size"), True
-    attention = _attention(tower, shape.hidden)
+    attention = attention_parameters(tower, shape.hidden)
     layer = attention + shape.hidden * (3 if gated else 2) * width
+    if str(config.top.get("model_type")) in families.TWO_TOWERS:
+        merger += shape.layers * layer
     usual = not merger and attention == 4 * shape.hidden * shape.hidden
     tokens = _tokens_per_image(config, tower)
     return Vision.model_construct(
@@ -301,6 +258,7 @@ def _vision(config: Config, tower: Config, shape: _Shape) -> Vision:
         tokens_per_image=tokens,
         patches_per_token=_patches_per_token(config, tower, tokens),
         parameters=None if usual else shape.layers * layer + merger,
+        whole=str(config.top.get("model_type")) in families.WHOLE_TOWERS,
     )
 
 
@@ -308,7 +266,7 @@ def _kind(config: Config, tower: Config) -> str:
     return str(tower.data.get("model_type") or config.top.get("model_type") or "")
 
 
-def _merger(config: Config, tower: Config, shape: _Shape) -> int:
+def _merger(config: Config, tower: Config, shape: Shape) -> int:
     """Parameters behind the blocks that merge neighbouring patches, for families whose structure is known.
 
     Qwen: the patches side by side through a square matrix and one to the width handed over, also behind every
@@ -328,18 +286,6 @@ def _merger(config: Config, tower: Config, shape: _Shape) -> int:
         return 0
     between = shape.width if kind.startswith("glm4v") else out * tower.integer("in_channels", 3)
     return int(out * (out + 3 * between) + merged * out)
-
-
-def _sound_layer(config: Config, shape: _Shape) -> int:
-    """Parameters of one layer: of a transformer, or of a conformer with two feed-forward parts."""
-    hidden = shape.hidden
-    relative = "convolution_bias" in config.data  # Parakeet: a projection of positions, nothing gated
-    feed = hidden * shape.width * (3 if _is_gated(config) and not relative else 2)
-    if not any(key in config.data for key in CONFORMER):
-        return _attention(config, hidden) + feed
-    expansion: int = config.integer("conv_expansion_factor", 1)
-    # Pointwise convolutions up (twice as wide for its gate) and down; the depthwise one between is small.
-    return (5 if relative else 4) * hidden * hidden + 2 * feed + 3 * expansion * hidden * hidden
 
 
 def _patches(tower: Config) -> int | None:

@@ -139,19 +139,27 @@ def refuse_several_stacks(config: Config) -> None:
     ]
     if others:
         raise SpecError(
-            f"several stacks of layers keep a cache: {chosen} and {', '.join(others)}",
+            f"several stacks of layers keep a cache: {chosen} and {', '.join(others)}; "
+            "how many positions each has is not in the file",
             where=f"{config.path}  {others[0]}",
             hint="write its shape as a spec (kvplan models show NAME prints one to start from)",
         )
 
 
 def refuse_without_cache(config: Config) -> None:
-    """Models that generate nothing token by token.
+    """Models that generate nothing token by token, or keep something else than K and V of each token.
 
     Raises:
         SpecError: naming the architecture.
     """
     name = config.architecture or config.model_type
+    kinds = (str(config.top.get("model_type")), config.model_type)
+    why = next((families.NO_KV_CACHE[kind] for kind in kinds if kind in families.NO_KV_CACHE), None)
+    if why is not None:
+        raise SpecError(
+            f"architecture {name!r} has no cache whose bytes follow from its configuration: {why}",
+            where=f"{config.path}  {config.prefix}model_type",
+        )
     decodes = config.get("is_decoder", defaults=False) is True
     suffixes = tuple(f"For{task}" for task in ENCODER_TASKS)
     encoder = config.model_type in families.ENCODER_ONLY or (

@@ -18,7 +18,7 @@ from kvplan.traces.formats.contract import (
     first_cell,
     is_numeral,
 )
-from kvplan.traces.formats.instants import TICKS_PER_S, Instants, dated
+from kvplan.traces.formats.instants import MIXED_ZONES, TICKS_PER_S, Instants, dated
 from kvplan.traces.formats.table import Table, parse_count
 from kvplan.traces.request import Request
 from kvplan.traces.source import Source
@@ -38,7 +38,8 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
     """Requests with arrivals in seconds since the first one."""
     table = Table(source, accounting, COLUMNS)
     admit = Intake(options, accounting).admit
-    to_ticks = Instants().ticks
+    instants = Instants()
+    to_ticks = instants.ticks
     time_scale, rate_scale = options.time_scale, options.rate_scale
     start: int | None = None
     images = 0
@@ -66,6 +67,8 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
         accounting.without_ids += 1
         images += with_images
         yield unknown_request(index, arrival_s, prompt_tokens, output_tokens)
+    if len(instants.zoned) > 1:
+        accounting.note(MIXED_ZONES)
     if images:
         accounting.note(f"{images:,} requests carry images; only their ContextTokens are counted")
 

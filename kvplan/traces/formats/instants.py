@@ -45,11 +45,20 @@ def ticks_since_1970(number: float) -> tuple[str, int]:
     return unit, round(number * (TICKS_PER_S / per_s))
 
 
+MIXED_ZONES = "some times have a time zone and some have none: those without were taken for UTC"
+"""What to note of a trace whose readers found both."""
+
+
 class Instants:
-    """Parses instants; remembers the days it has seen, because a trace has few."""
+    """Parses instants; remembers the days it has seen, because a trace has few.
+
+    Attributes:
+        zoned: whether the times that were parsed had a zone: both, where some had.
+    """
 
     def __init__(self) -> None:
         self._days: dict[str, int] = {}
+        self.zoned: set[bool] = set()
 
     def ticks(self, text: str) -> int:
         """100-ns ticks since year 1, in UTC where the text gives a zone, else as written.
@@ -72,6 +81,7 @@ class Instants:
         ticks = (start + 3600 * h + 60 * m + s) * TICKS_PER_S
         if fraction:
             ticks += int(fraction[:7].ljust(7, "0"))
+        self.zoned.add(zone is not None)
         if zone and zone != "Z":
             offset = int(zone[1:3]) * 60 + int(zone[-2:])
             ticks -= (offset if zone[0] == "+" else -offset) * 60 * TICKS_PER_S

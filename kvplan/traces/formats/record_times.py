@@ -88,6 +88,11 @@ class Clock:
         passed = number - self._origin
         return passed / round(1.0 / self._unit)
 
+    @property
+    def mixed_zones(self) -> bool:
+        """Whether some of the dates had a time zone, and some had none."""
+        return self.dated and len(self._instants.zoned | self._dates.zoned) > 1
+
     def _ticks(self, text: str) -> int:
         try:
             return self._instants.ticks(text)

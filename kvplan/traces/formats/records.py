@@ -15,6 +15,7 @@ from kvplan.errors import DataError
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.arrivals import drawn_arrivals
 from kvplan.traces.formats.contract import Intake, ReadOptions, TraceFormat
+from kvplan.traces.formats.instants import MIXED_ZONES
 from kvplan.traces.formats.lengths import DURATIONS, TIMES
 from kvplan.traces.formats.record_blocks import Contents
 from kvplan.traces.formats.record_columns import Columns, cell_of, columns_of, looks_like_requests
@@ -141,6 +142,8 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
             priority,
             str(session) if session != "" and isinstance(session, (str, int)) else None,
         )
+    if clock is not None and clock.mixed_zones:
+        accounting.note(MIXED_ZONES)
 
 
 class _Plan:

@@ -9,6 +9,7 @@ import pytest
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.disaggregation.engine import DisaggregatedEngine
 from kvplan.engine.disaggregation.fabric import Stage
+from kvplan.engine.disaggregation.handover import Handover
 from kvplan.engine.disaggregation.journey import FirstToken
 from kvplan.engine.disaggregation.strategy import Disaggregation, PoolPlan
 from kvplan.engine.recorder import Metric, Recorder, RequestRow
@@ -153,6 +154,39 @@ def test_a_full_decode_pool_stalls_the_prefill_pool() -> None:
     assert metrics["back_pressure_mean"].value == pytest.approx((9.0 + 9.0) / 3)
     for replica in (*engine.prefills, *engine.decodes):
         assert replica.scheduler.free_blocks == small.usable_blocks
+
+
+@pytest.mark.parametrize("layers", [0, 4])
+def test_a_prompt_preempts_itself_until_what_is_sent_gives_its_blocks_back(layers: int) -> None:
+    """A step takes a second, the link 300: nobody else is there whose blocks the second prompt could take."""
+    config = replace(CONFIG, num_blocks=6, max_model_len=80, max_num_batched_tokens=16, max_num_seqs=2)
+    config = replace(config, scheduler_reserve_full_isl=False, watermark=0.0)
+    strategy = Disaggregation(link(4 * BLOCK_BYTES / 300.0), BLOCK_BYTES, layers=layers)
+    rows, engine, _ = play(strategy, [request(0, 0.0, 64, 1), request(1, 0.0, 48, 1)], config)
+    assert set(rows) == {"r0", "r1"}
+    assert engine.recorder.totals.preemptions > config.max_model_len + config.max_num_seqs
+
+
+HANDOVERS = {
+    # r1 needs a block behind the step in which r2 samples: r2, the last in line, makes room for it or, that
+    # step being in flight, nobody does; then r2 is on its way, and r1 preempts itself.
+    Handover.KEPT: (1, 0, 0),
+    Handover.REPEATED: (0, 1, 0),
+    Handover.LOST: (0, 1, 1),
+}
+
+
+@pytest.mark.parametrize("handover", list(Handover))
+def test_a_prompt_that_ends_in_the_step_in_flight(handover: Handover) -> None:
+    config = replace(
+        CONFIG, num_blocks=3, max_model_len=32, max_num_batched_tokens=32, long_prefill_token_threshold=16,
+        async_scheduling=True, scheduler_reserve_full_isl=False, watermark=0.0,
+    )  # fmt: skip
+    decode = PoolPlan(config=replace(config, num_blocks=9))
+    strategy = Disaggregation(link(), BLOCK_BYTES, decode=decode, handover=handover)
+    rows, _, metrics = play(strategy, [request(1, 0.0, 30, 2), request(2, 0.0, 10, 2)], config)
+    found = (rows["r1"].preemptions, rows["r2"].preemptions, metrics["recomputed"].value)
+    assert found == HANDOVERS[handover]
 
 
 def test_transfers_of_one_instance_queue() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.fabric import Stage
+from kvplan.engine.disaggregation.journey import FirstToken
 from kvplan.engine.disaggregation.strategy import Disaggregation, PoolPlan
 from kvplan.engine.live import LiveRequest
 from kvplan.engine.recorder import Recorder, RequestRow
@@ -122,3 +123,15 @@ def test_pools_that_draft_serve_everybody(requests: list[Request], layers: int) 
         assert not replica.scheduler.has_requests
     totals = engine.recorder.totals
     assert len(rows) == totals.finished == totals.requests - totals.rejected
+
+
+def test_a_prompt_that_fills_the_pool_is_served_behind_a_first_token_from_the_prefill_instance() -> None:
+    """The load brings the prompt; the token behind it needs no places of its own beside those of the drafts."""
+    config = replace(CONFIG, num_blocks=10, max_model_len=72)
+    route = (Stage("link", Link(), prefill=True, decode=True, link=True),)
+    drafts = Speculation(RULES, geometric(0.6, 2, 1))
+    strategy = Disaggregation(route, 1, first_token=FirstToken.PREFILL, drafts=drafts)
+    asked = Request("full", 0.0, ((0, 64),), 64, ((1000, 2),), 2)
+    rows, _, engine = rows_of(lambda recorder: strategy.engine(config, CLOCK, recorder), [asked])
+    assert [row.id for row in rows] == ["full"]
+    assert engine.recorder.totals.rejected == 0

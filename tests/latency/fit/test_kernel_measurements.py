@@ -32,6 +32,16 @@ def copy(few):
     return json.loads(json.dumps(few))
 
 
+@pytest.mark.parametrize(("opens", "closes"), [("[", "]"), ('{"a":', "}")])
+def test_what_is_nested_without_end_is_refused_by_name(tmp_path, opens, closes):
+    path = tmp_path / "deep.json"
+    for text in (opens * 100_000, opens * 100_000 + "1" + closes * 100_000):
+        path.write_text(text, encoding="utf-8")
+        assert is_kernel_measurements(path)
+        with pytest.raises(DataError, match="malformed JSON: nested too deeply"):
+            read_kernel_measurements(path)
+
+
 def saved(tmp_path, document):
     path = tmp_path / "m.json"
     path.write_text(json.dumps(document), encoding="utf-8")

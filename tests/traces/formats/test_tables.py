@@ -143,6 +143,16 @@ def test_a_vidur_file_can_be_called_by_its_tool(reading):
     assert len(reading(LENGTHS["vidur"], "l.csv", format="vidur")[0]) == 20
 
 
+@pytest.mark.parametrize("column", ["TIMESTAMP", "started_at"])
+@pytest.mark.parametrize("zones", [("Z", "+02:00"), ("", "")])
+def test_times_with_and_without_a_zone_are_noted(reading, column, zones):
+    for third, mixed in (("", zones[0] != ""), ("Z", zones[0] == "")):
+        times = [f"2023-11-16T18:15:{n:02d}{zone}" for n, zone in enumerate((*zones, third, zones[0]))]
+        text = f"{column},ContextTokens,GeneratedTokens\n" + "".join(f"{time},9,2\n" for time in times)
+        notes = reading(text, "t.csv")[1].report.remarks()
+        assert any("those without were taken for UTC" in note for note in notes) == mixed
+
+
 def test_a_missing_column_is_named(reading):
     with pytest.raises(DataError, match=r"no column of the tokens that answers have"):
         reading("arrived_at,num_prefill_tokens,other\n1,2,3\n", "l.csv")
