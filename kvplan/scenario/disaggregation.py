@@ -127,7 +127,7 @@ def disaggregation(scenario: Scenario, deployment: Deployment, part: Disaggregat
         )
         instances = strategy.pools(deployment.config)
         convention = "sampled by the prefill instance, handed out by the decode instance, as SGLang does"
-        more = (*more, *about_options(strategy.options, part))
+        more = (*more, *about_options(strategy.options, part, deployment.fit))
     return Chosen(
         strategy,
         (Assumption(f"{SECTION}.first_token", part.first_token, convention), *assumed, *more),

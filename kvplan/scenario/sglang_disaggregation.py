@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions, default_extra_slots
 from kvplan.errors import UsageError
@@ -10,6 +11,9 @@ from kvplan.latency.assumption import Assumption
 from kvplan.scenario.pools import own_scenario
 from kvplan.scenario.schema import Scenario, SglangPart
 from kvplan.scenario.schema.disaggregation import DisaggregationPart
+
+if TYPE_CHECKING:
+    from kvplan.sizing.capacity import FitReport
 
 SECTION = "disaggregation"
 
@@ -92,8 +96,30 @@ def decode_options(scenario: Scenario, part: DisaggregationPart) -> DecodeOption
     return DecodeOptions(pool.num_reserved_decode_tokens, slots)
 
 
-def about_options(options: DecodeOptions, part: DisaggregationPart) -> Iterator[Assumption]:
-    """What was filled in."""
+def role_flags(part: DisaggregationPart, *, decodes: bool) -> str:
+    """What makes ``sglang.launch_server`` a server of one of the pools, as simulated: a decode server may
+    copy all it retracts to the host, where by default only so much has room and the rest is aborted."""
+    if not decodes:
+        return "--disaggregation-mode prefill"
+    flags = ["--disaggregation-mode decode", "--disaggregation-decode-retraction-backup cpu_tensor"]
+    given = part.decode
+    if given.num_reserved_decode_tokens is not None:
+        flags.append(f"--num-reserved-decode-tokens {given.num_reserved_decode_tokens}")
+    if given.extra_slots is not None:
+        flags.append(f"--disaggregation-decode-extra-slots {given.extra_slots}")
+    return " ".join(flags)
+
+
+def about_options(
+    options: DecodeOptions, part: DisaggregationPart, fit: FitReport | None
+) -> Iterator[Assumption]:
+    """What was filled in, or is not simulated; ``fit``: the memory plan both pools begin with."""
+    if fit is not None and "utilization" not in fit.serving.given:
+        yield Assumption(
+            f"{SECTION}.mem_fraction_static", fit.serving.utilization,
+            "what a server that does both takes, and what both are started with; a decode server alone would "
+            "hold back less for prompts",
+        )  # fmt: skip
     values = (options.num_reserved_decode_tokens, options.extra_slots)
     whys = ("the engine's default", "the engine's rule for so many running requests")
     for name, value, why in zip(_OWN, values, whys, strict=True):

@@ -98,6 +98,15 @@ def test_what_is_assumed_is_said() -> None:
     assert older.system.warnings == ("prefill and decode servers are those of SGLang 0.5.23, not of 0.5.20",)
 
 
+def test_both_pools_are_sized_as_a_server_that_does_both() -> None:
+    run = run_of(LLAMA)
+    share = {item.name: item.value for item in run.system.assumptions}["disaggregation.mem_fraction_static"]
+    assert run.deployment.fit is not None
+    assert share == run.deployment.fit.serving.utilization
+    given = run_of({**LLAMA, "engine.mem_fraction_static": 0.8}).system.assumptions
+    assert "disaggregation.mem_fraction_static" not in {item.name for item in given}
+
+
 def test_a_model_says_the_bytes_of_a_page() -> None:
     strategy = strategy_of({**LLAMA, "engine.page_size": 64})
     assert strategy.block_bytes == 64 * 131_072

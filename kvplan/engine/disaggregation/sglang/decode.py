@@ -151,11 +151,10 @@ class DecodeScheduler(SglangScheduler):
     def _preallocate(self) -> None:
         """``pop_preallocated``: room for prompts, in the order in which they came."""
         decoding, clip = self.decoding, self.config.clip_max_new_tokens
-        running = [*decoding.members, *self._gone]
-        # All outputs are known but those in flight; of a step, each has its token one later.
+        # A member has one token more than KV, the last step's output; who has just finished is counted still.
         retractable = decoding.base_sum + decoding.count * (decoding.known + 1)
         retractable += sum(request.tokens for request in self._gone)
-        longest = max((_at_most(request, clip) for request in running), default=retractable) - retractable
+        longest = max((_at_most(request, clip) for request in decoding.members), default=0) - retractable
         reserve = self.options.num_reserved_decode_tokens
         while self.expected and self.buffers and self.rows:
             request = self.expected[0]

@@ -87,7 +87,6 @@ class PrefillScheduler(SglangScheduler):
         if chunked is not None and chunked.computed > chunked.prefix:
             self.pool.checkpoint(chunked, chunked.computed)
             chunked.prefix = chunked.computed
-        self.full = False
         continued = chunked is not None
         plan = self._prefill_batch(None) or self.new_plan()
         self.held += len(plan.extends) - (continued and bool(plan.extends))
