@@ -172,8 +172,7 @@ class PrefillReplica(SglangInstance):
         """As the base class; chunks are sent when they are computed."""
         self.scheduler.deliver(plan)
         for request, end in zip(plan.extends, plan.ends, strict=True):
-            if request is not plan.chunked:
-                handover_of(request).prefilled_s = clock
+            handover_of(request).prefilled_s = clock  # the last chunk's stays
             self._computed(request, end, clock)
         return False
 
