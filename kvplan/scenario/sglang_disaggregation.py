@@ -54,6 +54,10 @@ def check_sglang(scenario: Scenario, part: DisaggregationPart) -> None:
             "leave it out, or say cache.dtype",
         ),
         (
+            part.prefill.kv_role != "kv_both", f"{SECTION}.prefill.kv_role",
+            "kv_role is of vLLM's connector, and the engine is sglang", "leave it out",
+        ),
+        (
             part.first_token != "decode", f"{SECTION}.first_token",
             "SGLang's decode server hands out the first token, which came with the cache", "leave it out",
         ),

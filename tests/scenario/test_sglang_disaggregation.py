@@ -132,6 +132,11 @@ def test_room_that_is_kept_free_holds_requests_back() -> None:
         ({"disaggregation.streaming": "layerwise"}, "disaggregation.streaming", "chunk of the prompt"),
         ({"disaggregation.dtype": "fp8"}, "disaggregation.dtype", "as it is stored"),
         ({"disaggregation.first_token": "prefill"}, "disaggregation.first_token", "hands out"),
+        (
+            {"disaggregation.prefill.kv_role": "kv_producer"},
+            "disaggregation.prefill.kv_role",
+            "vLLM's connector",
+        ),
         ({"disaggregation.decode.pp": 2}, "parallel.pp", "pipeline stages"),
         (
             {"disaggregation.decode.max_num_seqs": 8},

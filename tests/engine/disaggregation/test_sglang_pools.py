@@ -16,10 +16,10 @@ import kvplan.engine.disaggregation.sglang.engine as engines
 from kvplan.engine.disaggregation.fabric import Stage
 from kvplan.engine.disaggregation.sglang.decode import DecodeReplica, DecodeScheduler
 from kvplan.engine.disaggregation.sglang.engine import PARTS, SglangPoolsEngine
-from kvplan.engine.disaggregation.sglang.handover import Handover
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions, default_extra_slots
 from kvplan.engine.disaggregation.sglang.prefill import PrefillReplica, PrefillScheduler
 from kvplan.engine.disaggregation.sglang.strategy import SglangDisaggregation
+from kvplan.engine.disaggregation.sglang.transit import Transit
 from kvplan.engine.disaggregation.strategy import PoolPlan
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.recorder import Recorder, RequestRow
@@ -262,7 +262,7 @@ def decode_server(pool_tokens: int, options: DecodeOptions, **kwargs: object) ->
 
 def asked(name: str, prompt: int, output: int) -> SglangRequest:
     start = 1000 * (int(name) + 1)
-    return Handover(Request(name, 0.0, ((start, prompt),), prompt, ((start + 500, output),), output)).offered
+    return Transit(Request(name, 0.0, ((start, prompt),), prompt, ((start + 500, output),), output)).offered
 
 
 def test_room_is_kept_for_everybody_who_runs_or_will() -> None:

@@ -14,9 +14,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
-from kvplan.engine.disaggregation.sglang.handover import HandedRequest, Handover, handover_of
 from kvplan.engine.disaggregation.sglang.instance import SglangInstance
 from kvplan.engine.disaggregation.sglang.options import METADATA_BUFFERS, DecodeOptions
+from kvplan.engine.disaggregation.sglang.transit import HandedRequest, Transit, transit_of
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig, sglang_rejection
@@ -30,15 +30,15 @@ from kvplan.traces.request import Request
 class DecodeEvents(Protocol):
     """What others need to know; called during ``advance``, for things that happen at the time given."""
 
-    def reserved(self, handover: Handover, now: float) -> None:
+    def reserved(self, transit: Transit, now: float) -> None:
         """There is room for the prompt's KV."""
         ...
 
-    def finished(self, handover: Handover, now: float) -> None:
+    def finished(self, transit: Transit, now: float) -> None:
         """The last token was handed out."""
         ...
 
-    def aborted(self, handover: Handover, now: float) -> None:
+    def aborted(self, transit: Transit, now: float) -> None:
         """It is dropped: nothing more can be decoded of it beside what cannot be taken back."""
         ...
 
@@ -314,15 +314,15 @@ class DecodeReplica(SglangInstance):
         plan, clock = super()._plan(clock)
         scheduler = self.decode
         for request in scheduler.reserved:
-            handover = request.handover
-            handover.refused = scheduler.looks - request.looked > 1
-            self.events.reserved(handover, clock)
+            transit = request.transit
+            transit.refused = scheduler.looks - request.looked > 1
+            self.events.reserved(transit, clock)
             self.stopped = True
         for joined in scheduler.handed_out:
             joined.first_token_s = clock
         self._finish(scheduler.ended, clock)
         for dropped in scheduler.aborted:
-            self.events.aborted(handover_of(dropped), clock)
+            self.events.aborted(transit_of(dropped), clock)
             self.stopped = self.stopped or self.stops
         return plan, clock
 
@@ -334,5 +334,5 @@ class DecodeReplica(SglangInstance):
 
     def _finish(self, requests: Iterable[SglangRequest], clock: float) -> None:
         for request in requests:
-            self.events.finished(handover_of(request), clock)
+            self.events.finished(transit_of(request), clock)
             self.stopped = self.stopped or self.stops

@@ -14,9 +14,9 @@ from kvplan.engine.disaggregation.journey import FirstToken
 from kvplan.engine.disaggregation.pool import Pool
 from kvplan.engine.disaggregation.pools import PoolsEngine
 from kvplan.engine.disaggregation.sglang.decode import DecodeReplica
-from kvplan.engine.disaggregation.sglang.handover import Handover
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions
 from kvplan.engine.disaggregation.sglang.prefill import PrefillReplica
+from kvplan.engine.disaggregation.sglang.transit import Transit
 from kvplan.engine.recorder import Metric, Recorder, RequestRow
 from kvplan.traces.request import Request
 
@@ -30,7 +30,7 @@ PARTS = {
 """Parts of the way to the first token, in order. They follow each other without a gap."""
 
 
-class SglangPoolsEngine(PoolsEngine[Handover, PrefillReplica, DecodeReplica]):
+class SglangPoolsEngine(PoolsEngine[Transit, PrefillReplica, DecodeReplica]):
     """See the package.
 
     Args:
@@ -67,15 +67,15 @@ class SglangPoolsEngine(PoolsEngine[Handover, PrefillReplica, DecodeReplica]):
 
     # -- a request's way --------------------------------------------------------------------------------
 
-    def way_of(self, request: Request) -> Handover:
+    def way_of(self, request: Request) -> Transit:
         """See the base class."""
-        return Handover(request)
+        return Transit(request)
 
-    def asked_of_prefill(self, way: Handover) -> Request:
+    def asked_of_prefill(self, way: Transit) -> Request:
         """See the base class."""
         return way.held.request
 
-    def take_in(self, way: Handover, request: Request, before: Request) -> None:
+    def take_in(self, way: Transit, request: Request, before: Request) -> None:
         """See the base class."""
         now = request.arrival_s
         for decode in self.decodes:
@@ -85,47 +85,47 @@ class SglangPoolsEngine(PoolsEngine[Handover, PrefillReplica, DecodeReplica]):
         self.prefills[way.prefill].scheduler.add(way.held)
         self.decodes[way.decode].scheduler.add(way.offered)
 
-    def reserved(self, handover: Handover, now: float) -> None:
+    def reserved(self, transit: Transit, now: float) -> None:
         """See ``DecodeEvents``."""
-        handover.reserved_s = now
-        self._post(now, self._reserved, handover)
+        transit.reserved_s = now
+        self._post(now, self._reserved, transit)
 
-    def _reserved(self, handover: Handover, now: float) -> None:
-        prefill = self.prefills[handover.prefill]
+    def _reserved(self, transit: Transit, now: float) -> None:
+        prefill = self.prefills[transit.prefill]
         prefill.catch_up(now)
-        prefill.prefill.bootstrapped(handover.held)
+        prefill.prefill.bootstrapped(transit.held)
 
-    def computed(self, handover: Handover, tokens: int, now: float) -> None:
+    def computed(self, transit: Transit, tokens: int, now: float) -> None:
         """See ``PrefillEvents``."""
-        final = tokens >= handover.request.prompt_tokens
+        final = tokens >= transit.request.prompt_tokens
         pages = -(-tokens // self.page) if final else tokens // self.page
-        fresh = pages - handover.sent_pages
+        fresh = pages - transit.sent_pages
         if fresh <= 0:
             return
-        handover.sent_pages = pages
+        transit.sent_pages = pages
         size = fresh * self.block_bytes
 
-        def send(handover: Handover, now: float) -> None:
-            done = self.fabric.send(handover.prefill, handover.decode, size, now, now)
+        def send(transit: Transit, now: float) -> None:
+            done = self.fabric.send(transit.prefill, transit.decode, size, now, now)
             if final:
-                self._post(done, self._arrived, handover)
+                self._post(done, self._arrived, transit)
 
-        self._post(now, send, handover)
+        self._post(now, send, transit)
 
-    def _arrived(self, handover: Handover, now: float) -> None:
+    def _arrived(self, transit: Transit, now: float) -> None:
         """All of it is there: the sender's pages are free, the receiver decodes."""
-        handover.arrived_s = now
-        prefill, decode = self.prefills[handover.prefill], self.decodes[handover.decode]
+        transit.arrived_s = now
+        prefill, decode = self.prefills[transit.prefill], self.decodes[transit.decode]
         prefill.catch_up(now)
-        prefill.prefill.sent(handover.held)
+        prefill.prefill.sent(transit.held)
         decode.catch_up(now)
-        decode.decode.arrived(handover.offered)
+        decode.decode.arrived(transit.offered)
 
-    def finished(self, handover: Handover, now: float) -> None:
+    def finished(self, transit: Transit, now: float) -> None:
         """See ``DecodeEvents``."""
-        held, offered, facts = handover.held, handover.offered, handover.request
-        waited = handover.reserved_s - facts.arrival_s if handover.refused else 0.0
-        self.breakdown.add(handover.marks(), waited)
+        held, offered, facts = transit.held, transit.offered, transit.request
+        waited = transit.reserved_s - facts.arrival_s if transit.refused else 0.0
+        self.breakdown.add(transit.marks(), waited)
         self.recorder.finished(
             RequestRow(
                 facts.id, facts.arrival_s, held.scheduled_s, offered.first_token_s, now,
@@ -133,9 +133,9 @@ class SglangPoolsEngine(PoolsEngine[Handover, PrefillReplica, DecodeReplica]):
             )
         )  # fmt: skip
 
-    def aborted(self, handover: Handover, now: float) -> None:
+    def aborted(self, transit: Transit, now: float) -> None:
         """See ``DecodeEvents``."""
-        self.recorder.rejected(handover.request.id, "aborted by the decode instance: out of memory", now)
+        self.recorder.rejected(transit.request.id, "aborted by the decode instance: out of memory", now)
 
     # -- what is written down ---------------------------------------------------------------------------
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import Protocol
 
-from kvplan.engine.disaggregation.sglang.handover import HandedRequest, Handover, handover_of
 from kvplan.engine.disaggregation.sglang.instance import SglangInstance
 from kvplan.engine.disaggregation.sglang.options import METADATA_BUFFERS
+from kvplan.engine.disaggregation.sglang.transit import HandedRequest, Transit, transit_of
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig, sglang_rejection
@@ -24,7 +24,7 @@ from kvplan.traces.request import Request
 class PrefillEvents(Protocol):
     """What others need to know; called during ``advance``, for things that happen at the time given."""
 
-    def computed(self, handover: Handover, tokens: int, now: float) -> None:
+    def computed(self, transit: Transit, tokens: int, now: float) -> None:
         """KV of the prompt's first ``tokens`` tokens is there; whole pages of it are sent, the last one's
         rest with the end of the prompt."""
         ...
@@ -172,10 +172,10 @@ class PrefillReplica(SglangInstance):
         """As the base class; chunks are sent when they are computed."""
         self.scheduler.deliver(plan)
         for request, end in zip(plan.extends, plan.ends, strict=True):
-            handover_of(request).prefilled_s = clock  # the last chunk's stays
+            transit_of(request).prefilled_s = clock  # the last chunk's stays
             self._computed(request, end, clock)
         return False
 
     def _computed(self, request: SglangRequest, tokens: int, now: float) -> None:
-        self.events.computed(handover_of(request), tokens, now)
+        self.events.computed(transit_of(request), tokens, now)
         self.stopped = True

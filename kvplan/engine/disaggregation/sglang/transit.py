@@ -7,7 +7,7 @@ from kvplan.engine.sglang.live import SglangRequest
 from kvplan.traces.request import Request
 
 
-class Handover:
+class Transit:
     """What happened to one request; times are ``UNSET`` until they are known.
 
     Attributes:
@@ -48,20 +48,20 @@ class HandedRequest(SglangRequest):
     """A request as one of the two instances sees it.
 
     Attributes:
-        handover: its whole way.
+        transit: its whole way.
         number: how many came to the instance before it.
         looked: how often the instance had looked for room when it came.
     """
 
-    __slots__ = ("handover", "looked", "number")
+    __slots__ = ("looked", "number", "transit")
 
-    def __init__(self, request: Request, handover: Handover) -> None:
+    def __init__(self, request: Request, transit: Transit) -> None:
         super().__init__(request)
-        self.handover = handover
+        self.transit = transit
         self.number = self.looked = 0
 
 
-def handover_of(request: SglangRequest) -> Handover:
+def transit_of(request: SglangRequest) -> Transit:
     """The way that a request of an instance belongs to."""
     assert isinstance(request, HandedRequest)
-    return request.handover
+    return request.transit
