@@ -26,12 +26,13 @@ from kvplan.latency.transfer import (
 from kvplan.scenario.chosen import Chosen
 from kvplan.scenario.clock import clock_of
 from kvplan.scenario.deployment import Deployment
-from kvplan.scenario.pools import OPTIONS, own_scenario
+from kvplan.scenario.pools import own_scenario
 from kvplan.scenario.resolve import resolve_deployment
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.schema.disaggregation import DisaggregationPart, PoolPart
 from kvplan.scenario.sglang_disaggregation import (
     about_options,
+    check_names,
     check_sglang,
     check_vllm,
     decode_options,
@@ -163,15 +164,8 @@ def _gpus(sides: tuple[_Side, ...]) -> dict[str, int]:
 
 
 def _check(scenario: Scenario, part: DisaggregationPart) -> None:
-    kind = scenario.engine.kind
-    for other, names in OPTIONS.items():
-        for pool, name in ((pool, name) for pool in ("prefill", "decode") for name in names):
-            if other != kind and getattr(getattr(part, pool), name) is not None:
-                raise UsageError(
-                    f"{name} is an option of {other}, and the engine is {kind}",
-                    where=f"{SECTION}.{pool}.{name}", hint=f"here it is called {_called(name, kind)}",
-                )  # fmt: skip
-    if kind == "sglang":
+    check_names(scenario, part)
+    if scenario.engine.kind == "sglang":
         check_sglang(scenario, part)
     else:
         check_vllm(part)
@@ -181,13 +175,6 @@ def _check(scenario: Scenario, part: DisaggregationPart) -> None:
             where="parallel.replicas",
             hint="say disaggregation.prefill.instances and disaggregation.decode.instances",
         )
-
-
-def _called(name: str, kind: str) -> str:
-    """What an engine calls an option of the other one."""
-    pairs = {one: two for kinds in (tuple(OPTIONS), tuple(OPTIONS)[::-1])
-             for one, two in zip(OPTIONS[kinds[0]], OPTIONS[kinds[1]], strict=True)}  # fmt: skip
-    return pairs[name]
 
 
 def _warnings(scenario: Scenario, sides: tuple[_Side, ...]) -> tuple[str, ...]:

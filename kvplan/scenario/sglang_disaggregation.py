@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions, default_extra_slots
 from kvplan.errors import UsageError
 from kvplan.latency.assumption import Assumption
-from kvplan.scenario.pools import own_scenario
+from kvplan.scenario.pools import OPTIONS, own_scenario
 from kvplan.scenario.schema import Scenario, SglangPart
 from kvplan.scenario.schema.disaggregation import DisaggregationPart
 
@@ -21,6 +21,23 @@ CHECKED = "0.5.23"
 """The version whose servers are simulated."""
 
 _OWN = ("num_reserved_decode_tokens", "extra_slots")
+
+
+def check_names(scenario: Scenario, part: DisaggregationPart) -> None:
+    """Refuse options that a pool has under the other engine's names.
+
+    Raises:
+        UsageError: says what it is called here.
+    """
+    kind = scenario.engine.kind
+    for other, names in OPTIONS.items():
+        for pool, name in ((pool, name) for pool in ("prefill", "decode") for name in names):
+            if other != kind and getattr(getattr(part, pool), name) is not None:
+                raise UsageError(
+                    f"{name} is an option of {other}, and the engine is {kind}",
+                    where=f"{SECTION}.{pool}.{name}",
+                    hint=f"here it is called {OPTIONS[kind][names.index(name)]}",
+                )
 
 
 def check_vllm(part: DisaggregationPart) -> None:
