@@ -236,10 +236,14 @@ class Recorder:
             [(end - begin) / (n - 1) for begin, end, n in zip(first, finish, output, strict=True) if n > 1]
         )
 
-    def rejected(self, request_id: str, reason: str) -> None:
-        """The front end turned a request away, so that it never reached the scheduler."""
+    def rejected(self, request_id: str, reason: str, aborted_s: float | None = None) -> None:
+        """The front end turned a request away, so that it never reached the scheduler; or it did, and was
+        aborted at ``aborted_s``."""
         if self._clients is not None:
-            self._clients.turned_away(request_id)
+            if aborted_s is None:
+                self._clients.turned_away(request_id)
+            else:
+                self._clients.answered(request_id, aborted_s)
         with self._held:
             self.totals.rejected += 1
             self.rejections[reason] = self.rejections.get(reason, 0) + 1

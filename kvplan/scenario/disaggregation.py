@@ -9,6 +9,7 @@ from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.fabric import Stage
 from kvplan.engine.disaggregation.handover import Handover
 from kvplan.engine.disaggregation.journey import FirstToken
+from kvplan.engine.disaggregation.sglang.strategy import SglangDisaggregation
 from kvplan.engine.disaggregation.strategy import Disaggregation, PoolPlan
 from kvplan.errors import KvplanError, UnknownName, UsageError
 from kvplan.latency.assumption import Assumption
@@ -27,8 +28,16 @@ from kvplan.scenario.clock import clock_of
 from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.pools import own_scenario
 from kvplan.scenario.resolve import resolve_deployment
-from kvplan.scenario.schema import Scenario, SglangPart
+from kvplan.scenario.schema import Scenario
 from kvplan.scenario.schema.disaggregation import DisaggregationPart, PoolPart
+from kvplan.scenario.sglang_disaggregation import (
+    about_options,
+    check_names,
+    check_sglang,
+    check_vllm,
+    decode_options,
+    unchecked,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +54,11 @@ FENCES = (0, 24, 0)
 
 DELIVERS = (0, 27, 0)
 """vLLM from here on computes a prompt again that is preempted while it ends, where its connector sends."""
+
+CONVENTIONS = {
+    "decode": "sampled by the decode instance, as vLLM does",
+    "prefill": "sampled by the prefill instance, as DistServe and Mooncake count",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,38 +95,45 @@ def disaggregation(scenario: Scenario, deployment: Deployment, part: Disaggregat
     """The strategy, and what it assumes.
 
     Raises:
-        UsageError: SGLang, replicas beside pools, or a part that does not go with the rest (says which).
+        UsageError: replicas beside pools, or a part that does not go with the rest (says which).
         UnknownName: no such link, GPU or number format.
         AnswerIsNo: the model does not fit on a pool's GPU.
     """
-    _check(scenario)
+    _check(scenario, part)
     sides = tuple(_side(scenario, deployment, name, getattr(part, name)) for name in ("prefill", "decode"))
     prefill, decode = sides
     token_bytes, assumed = _token_bytes(deployment, part)
     route, more = _route(part, deployment, prefill, decode)
-    strategy = Disaggregation(
-        route=route,
-        block_bytes=token_bytes * deployment.config.block_size,
-        prefill=prefill.plan,
-        decode=decode.plan,
-        layers=_layers(deployment, part),
-        first_token=FirstToken(part.first_token),
-        handover=_handover(scenario, part),
-    )
-    convention = {
-        "decode": "sampled by the decode instance, as vLLM does",
-        "prefill": "sampled by the prefill instance, as DistServe and Mooncake count",
-    }
-    assert isinstance(deployment.config, EngineConfig)
+    block_bytes = token_bytes * deployment.config.block_size
+    strategy: Disaggregation | SglangDisaggregation
+    if isinstance(deployment.config, EngineConfig):
+        strategy = Disaggregation(
+            route=route,
+            block_bytes=block_bytes,
+            prefill=prefill.plan,
+            decode=decode.plan,
+            layers=_layers(deployment, part),
+            first_token=FirstToken(part.first_token),
+            handover=_handover(scenario, part),
+        )
+        instances = strategy.pools(deployment.config)
+        convention = CONVENTIONS[part.first_token]
+    else:
+        strategy = SglangDisaggregation(
+            route=route,
+            block_bytes=block_bytes,
+            prefill=prefill.plan,
+            decode=decode.plan,
+            options=decode_options(scenario, part),
+        )
+        instances = strategy.pools(deployment.config)
+        convention = "sampled by the prefill instance, handed out by the decode instance, as SGLang does"
+        more = (*more, *about_options(strategy.options, part, deployment.fit))
     return Chosen(
         strategy,
-        (
-            Assumption(f"{SECTION}.first_token", part.first_token, convention[part.first_token]),
-            *assumed,
-            *more,
-        ),
-        _warnings(sides),
-        strategy.pools(deployment.config),
+        (Assumption(f"{SECTION}.first_token", part.first_token, convention), *assumed, *more),
+        _warnings(scenario, sides),
+        instances,
         _gpus(sides),
         lambda draw: replace(
             strategy,
@@ -142,11 +163,12 @@ def _gpus(sides: tuple[_Side, ...]) -> dict[str, int]:
     return found
 
 
-def _check(scenario: Scenario) -> None:
-    if isinstance(scenario.engine, SglangPart):
-        raise UsageError(
-            "disaggregation is simulated on vLLM's scheduler only", where="engine.kind", hint="use vllm"
-        )
+def _check(scenario: Scenario, part: DisaggregationPart) -> None:
+    check_names(scenario, part)
+    if scenario.engine.kind == "sglang":
+        check_sglang(scenario, part)
+    else:
+        check_vllm(part)
     if scenario.parallel.replicas > 1:
         raise UsageError(
             f"{scenario.parallel.replicas} replicas beside pools of prefill and decode instances",
@@ -155,8 +177,8 @@ def _check(scenario: Scenario) -> None:
         )
 
 
-def _warnings(sides: tuple[_Side, ...]) -> tuple[str, ...]:
-    found: dict[str, None] = {}
+def _warnings(scenario: Scenario, sides: tuple[_Side, ...]) -> tuple[str, ...]:
+    found: dict[str, None] = dict.fromkeys(unchecked(scenario))
     for side in sides:
         if side.plan.config is not None:
             found.update(dict.fromkeys(f"{side.name} pool: {text}" for text in side.deployment.warnings))
@@ -196,7 +218,6 @@ def _side(scenario: Scenario, deployment: Deployment, name: str, part: PoolPart)
     except KvplanError as exc:
         exc.where = f"{where}: {exc.where}" if exc.where else where
         raise
-    assert isinstance(found.config, EngineConfig)
     latency = None if clock is None else clock.model
     return _Side(name, PoolPlan(part.instances, part.router, found.config, latency), found, clock)
 
@@ -219,7 +240,11 @@ def _token_bytes(deployment: Deployment, part: DisaggregationPart) -> tuple[int,
             f"the bytes of a token follow from {deployment.model.name}", where=f"{SECTION}.bytes_per_token",
             hint="leave it out",
         )  # fmt: skip
-    size = _size(deployment.model, deployment, None).kv_bytes_per_token
+    report = _size(deployment.model, deployment, None)
+    size = report.kv_bytes_per_token
+    if not isinstance(deployment.config, EngineConfig):
+        # Windows that have no pool of their own lie in the full one, and are sent whole.
+        size += round(sum(row.count * row.window_bytes_per_token for row in report.rows))
     if size == 0:
         raise UsageError(
             f"no layer of {deployment.model.name} keeps a cache of the whole context: its state is not sent "

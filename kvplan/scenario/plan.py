@@ -20,12 +20,12 @@ from kvplan.scenario.candidate import Candidate
 from kvplan.scenario.figures import UNSERVED
 from kvplan.scenario.outcomes import failure, outcomes
 from kvplan.scenario.plannable import check_fields, check_scenarios
-from kvplan.scenario.pools import pools_of
+from kvplan.scenario.pools import Pool, pools_of
 from kvplan.scenario.rank import rank, tightest
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.serve import serve_line
 from kvplan.scenario.settling import FILLED, LIFETIMES, TAIL, longer, most_requests, settled, tail
-from kvplan.scenario.sizes import Sizes
+from kvplan.scenario.sizes import DECODE, Sizes
 from kvplan.scenario.sweep import Sweep
 from kvplan.scenario.workload import DEFAULT_REQUESTS
 
@@ -230,7 +230,7 @@ class Plan:
         for pool in candidate.pools:
             line = serve_line(pool.serves)
             connected = line is not None and pool.kv_role is not None
-            found.append(f"{line} {CONNECTED.format(pool.kv_role)}" if connected else line)
+            found.append(f"{line} {_connected(pool)}" if connected else line)
         return found
 
     def document(self, command: Sequence[str]) -> dict[str, Any]:
@@ -296,3 +296,13 @@ def _by_chance(figures: Mapping[str, Any] | None) -> bool:
         return False
     short = figures["arrivals_s"] < LIFETIMES * (figures["e2e_p99_s"] or 0.0)
     return tail(figures) < TAIL or (short and (figures["growth"] or 0.0) <= FILLED)
+
+
+def _connected(pool: Pool) -> str:
+    """What makes an engine a server of one of two pools."""
+    part = pool.serves.disaggregation
+    if pool.serves.engine.kind == "vllm" or part is None:
+        return CONNECTED.format(pool.kv_role)
+    from kvplan.scenario.sglang_disaggregation import role_flags
+
+    return role_flags(part, decodes=pool.field == DECODE)

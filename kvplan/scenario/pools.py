@@ -11,6 +11,12 @@ from kvplan.scenario.schema.disaggregation import PoolPart
 from kvplan.scenario.sizes import DECODE, PREFILL, REPLICAS
 from kvplan.specs.catalog import load_gpu
 
+OPTIONS = {
+    "vllm": ("max_num_seqs", "max_num_batched_tokens"),
+    "sglang": ("max_running_requests", "chunked_prefill_size"),
+}
+"""Options of an engine that a pool of its instances may have for itself."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pool:
@@ -54,9 +60,7 @@ def own_scenario(scenario: Scenario, part: PoolPart) -> Scenario:
     """The scenario with what a pool of instances says instead."""
     elsewhere = {key: value for key in ("tp", "pp") if (value := getattr(part, key)) is not None}
     options = {
-        key: value
-        for key in ("max_num_seqs", "max_num_batched_tokens")
-        if (value := getattr(part, key)) is not None
+        key: value for key in OPTIONS[scenario.engine.kind] if (value := getattr(part, key)) is not None
     }
     changes: dict[str, object] = {}
     if part.gpu is not None:

@@ -192,7 +192,16 @@ def test_what_is_refused(flags: dict[str, Any], error: type[KvplanError], where:
             "follow",
         ),
         ({"disaggregation.decode.tp": 2, "cache.blocks": 900}, "disaggregation.decode", "every pool"),
-        ({"engine.kind": "sglang", "cache.prefix": "radix"}, "engine.kind", "vLLM"),
+        (
+            {"disaggregation.decode.max_running_requests": 8},
+            "disaggregation.decode.max_running_requests",
+            "here it is called max_num_seqs",
+        ),
+        (
+            {"disaggregation.decode.num_reserved_decode_tokens": 8},
+            "disaggregation.decode.num_reserved_decode_tokens",
+            "sglang's decode servers",
+        ),
         ({"model": "gemma-3-27b"}, "disaggregation", "full attention only"),
         ({"model": "mamba-2.8b"}, "disaggregation", "state"),
     ],

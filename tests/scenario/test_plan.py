@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -427,6 +428,29 @@ def test_the_sizes_of_two_pools_are_what_trying_all_gives() -> None:
     assert document.answer is not None
     assert [pool.field.split(".")[1] for pool in document.answer.pools] == ["prefill", "decode"]
     assert document.serve == [None, None]
+
+
+def test_pools_of_sglang_are_started_as_servers_of_their_kind() -> None:
+    scenario = Scenario.model_validate(
+        {
+            "model": "llama-3.1-8b", "gpu": "h100-sxm", "engine": {"kind": "sglang"},
+            "cache": {"prefix": "radix"}, "workload": {"synthesize": "chat"},
+            "disaggregation": {
+                "prefill": {"chunked_prefill_size": 4096},
+                "decode": {"max_running_requests": 16, "num_reserved_decode_tokens": 64, "extra_slots": 4},
+            },
+        }
+    )  # fmt: skip
+    prefill, decode = Plan._serve(SimpleNamespace(pools=pools_of(scenario)))  # type: ignore[arg-type]
+    assert prefill is not None
+    assert decode is not None
+    assert prefill.startswith("python -m sglang.launch_server ")
+    assert prefill.endswith(" --chunked-prefill-size 4096 --disaggregation-mode prefill")
+    assert "--max-running-requests 16" in decode
+    assert decode.endswith(
+        "--disaggregation-mode decode --disaggregation-decode-retraction-backup cpu_tensor "
+        "--num-reserved-decode-tokens 64 --disaggregation-decode-extra-slots 4"
+    )
 
 
 def test_pools_of_other_gpus_cost_what_theirs_do() -> None:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from kvplan.engine.disaggregation.fabric import Fabric
-from kvplan.engine.disaggregation.journey import FirstToken, Journey
+from kvplan.engine.disaggregation.journey import FirstToken
 from kvplan.engine.recorder import Metric
 
 PARTS = {
@@ -21,48 +21,66 @@ PARTS = {
 }
 """Parts of the way to the first token, in order. They follow each other without a gap."""
 
+WAITED = "of the transfer: waiting for blocks of the decode instance"
+COMPUTED = "computed, then waited for decode blocks"
+
 
 class Breakdown:
     """Collects finished journeys.
 
     Attributes:
         parts: seconds of each part, one entry a request that was handed over.
-        room_s: seconds each of them waited, computed, for blocks of the decode instance.
+        room_s: seconds each of them waited for blocks of the decode instance.
+
+    Args:
+        first_token: which one the client sees.
+        parts: the parts and what they are.
+        pressed, waited: what is said of waiting for blocks: of whom, and of its seconds.
     """
 
-    def __init__(self, first_token: FirstToken) -> None:
+    def __init__(
+        self,
+        first_token: FirstToken,
+        parts: Mapping[str, str] = PARTS,
+        pressed: str = COMPUTED,
+        waited: str = WAITED,
+    ) -> None:
         self.first_token = first_token
-        self.parts = {name: array("d") for name in PARTS}
+        self.meanings = parts
+        self.parts = {name: array("d") for name in parts}
+        self._pressed, self._waited = pressed, waited
         self.room_s = array("d")
         self.lost = 0
         self.alone = 0
 
-    def add(self, journey: Journey, decoded_s: float) -> None:
-        """A request that the decode instance served; its first token there came at ``decoded_s``."""
-        marks = (
-            journey.request.arrival_s, journey.scheduled_s, journey.prefilled_s, journey.arrived_s, decoded_s,
-        )  # fmt: skip
-        for number, name in enumerate(PARTS):
+    def add(self, marks: Sequence[float], room_s: float, lost: bool = False) -> None:
+        """A request that the decode instance served.
+
+        Args:
+            marks: its arrival, and when each of the parts ended.
+            room_s: how long it waited for blocks of the decode instance.
+            lost: whether the decode instance computed the prompt.
+        """
+        for number, name in enumerate(self.parts):
             self.parts[name].append(marks[number + 1] - marks[number])
-        self.room_s.append(max(0.0, journey.reserved_s - journey.prefilled_s) if journey.refused else 0.0)
-        self.lost += journey.lost
+        self.room_s.append(room_s)
+        self.lost += lost
 
     def metrics(self) -> Iterator[Metric]:
         """Mean, median and 99th percentile of every part, then what waiting for room cost."""
         inside = "part of TTFT"
-        for name, meaning in PARTS.items():
+        for name, meaning in self.meanings.items():
             if self.first_token is FirstToken.PREFILL and name == "transfer":
                 inside = "after the first token, which comes from the prefill instance"
             yield from _spread(f"ttft_{name}", self.parts[name], f"{meaning}; {inside}")
         waited = [seconds for seconds in self.room_s if seconds > 0]
-        yield Metric("back_pressured", len(waited), "requests", "computed, then waited for decode blocks")
-        yield from _spread(
-            "back_pressure", self.room_s, "of the transfer: waiting for blocks of the decode instance"
-        )
-        yield Metric(
-            "recomputed", self.lost, "requests",
-            "preempted by the prefill instance before they were sent; computed by the decode instance",
-        )  # fmt: skip
+        yield Metric("back_pressured", len(waited), "requests", self._pressed)
+        yield from _spread("back_pressure", self.room_s, self._waited)
+        if self.meanings is PARTS:
+            yield Metric(
+                "recomputed", self.lost, "requests",
+                "preempted by the prefill instance before they were sent; computed by the decode instance",
+            )  # fmt: skip
         if self.alone:
             yield Metric(
                 "finished_at_prefill", self.alone, "requests", "one token asked for: nothing to hand over"

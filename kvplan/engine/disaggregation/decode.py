@@ -160,6 +160,11 @@ class DecodeReplica(RemoteReplica):
         self.push(request)
         self.expected += not journey.lost
 
+    @property
+    def computes(self) -> bool:
+        """Whether its device has something to do, now or with the next step."""
+        return bool(self.scheduler.running or self.in_flight)
+
     def refusal(self, request: Request) -> str | None:
         """Why it could never serve a request, or ``None``."""
         return super().rejection(request)

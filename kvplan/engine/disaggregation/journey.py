@@ -75,6 +75,17 @@ class Journey:
         self.cached_tokens = self.preemptions = 0
         self.scheduled_s = self.prefilled_s = self.reserved_s = self.arrived_s = self.first_token_s = UNSET
 
+    def marks(self, decoded_s: float) -> tuple[float, ...]:
+        """When each part of the way to the first token ended, its arrival first, and that token last."""
+        return (
+            self.request.arrival_s, self.scheduled_s, self.prefilled_s, self.arrived_s, decoded_s,
+        )  # fmt: skip
+
+    @property
+    def room_s(self) -> float:
+        """How long it waited, computed, for blocks of the decode instance."""
+        return max(0.0, self.reserved_s - self.prefilled_s)
+
     def before(self) -> StageRequest:
         """What the prefill instance is asked for: the prompt and one token."""
         it = self.request

@@ -157,6 +157,11 @@ class PrefillReplica(Replica):
         if self.clock < now and not self.in_flight:
             self.clock = now
 
+    @property
+    def computes(self) -> bool:
+        """Whether its device has something to do, now or with the next step."""
+        return bool(self.scheduler.running or self.in_flight)
+
     def refusal(self, request: Request) -> str | None:
         """Why it could never serve a request, or ``None``."""
         return super().rejection(request)

@@ -19,6 +19,7 @@ from kvplan.engine.recorder import Recorder
 from kvplan.errors import UsageError
 
 if TYPE_CHECKING:
+    from kvplan.engine.sglang.config import SglangConfig
     from kvplan.engine.speculation.strategy import Speculation
 
 
@@ -28,8 +29,22 @@ class PoolPlan:
 
     instances: int = 1
     router: str = "round-robin"
-    config: EngineConfig | None = None
+    config: EngineConfig | SglangConfig | None = None
     latency: LatencyModel | None = None
+
+    def pool(self, name: str, config: EngineConfig | SglangConfig, latency: LatencyModel) -> Pool:
+        """The pool, called ``name``, where the deployment's options and clock are these.
+
+        Raises:
+            UsageError: it has no instances.
+            UnknownName: no such routing policy.
+        """
+        if self.instances < 1:
+            raise UsageError(
+                f"the {name} pool has {self.instances} instances; it needs at least one",
+                where=f"disaggregation.{name}.instances",
+            )
+        return Pool(self.config or config, self.latency or latency, self.instances, self.router)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +85,7 @@ class Disaggregation:
         """Unless a pool has a clock of its own."""
         return self.prefill.latency is None is self.decode.latency
 
-    def pools(self, config: EngineConfig) -> tuple[EngineConfig, ...]:
+    def pools(self, config: EngineConfig) -> tuple[EngineConfig | SglangConfig, ...]:
         """The options of every instance, when those of the deployment are ``config``."""
         return tuple(
             plan.config or config for plan in (self.prefill, self.decode) for _ in range(plan.instances)
@@ -84,24 +99,10 @@ class Disaggregation:
                 future, pools of different block sizes.
             UnknownName: no such routing policy.
         """
-        pools = []
-        for name, plan in (("prefill", self.prefill), ("decode", self.decode)):
-            if plan.instances < 1:
-                raise UsageError(
-                    f"the {name} pool has {plan.instances} instances; it needs at least one",
-                    where=f"disaggregation.{name}.instances",
-                )
-            pools.append(Pool(plan.config or config, plan.latency or latency, plan.instances, plan.router))
+        pools = self.prefill.pool("prefill", config, latency), self.decode.pool("decode", config, latency)
         for pool in pools:
-            _check(pool.config)
-        sizes = {pool.config.block_size for pool in pools}
-        if len(sizes) > 1:
-            raise UsageError(
-                f"the pools have blocks of {' and '.join(map(str, sorted(sizes)))} tokens; caches are sent "
-                "block by block",
-                where="disaggregation",
-                hint="give both pools the same block size",
-            )
+            _check(pool.options)
+        check_block_sizes(pools)
         before, after = pools
         kind: Callable[..., DisaggregatedEngine] = DisaggregatedEngine
         if self.drafts is not None:
@@ -117,6 +118,22 @@ class Disaggregation:
             block_bytes=self.block_bytes,
             first_token=self.first_token,
             handover=self.handover,
+        )
+
+
+def check_block_sizes(pools: tuple[Pool, Pool]) -> None:
+    """Refuse pools that cut caches differently.
+
+    Raises:
+        UsageError: they do.
+    """
+    sizes = {pool.config.block_size for pool in pools}
+    if len(sizes) > 1:
+        raise UsageError(
+            f"the pools have blocks of {' and '.join(map(str, sorted(sizes)))} tokens; caches are sent "
+            "block by block",
+            where="disaggregation",
+            hint="give both pools the same block size",
         )
 
 

@@ -135,11 +135,7 @@ class SglangReplica:
                 if scheduler.pause.left:
                     scheduler.pause.end()
                     continue
-                if (
-                    self._stalled
-                    and not (plan.retracted or plan.aborted)
-                    and (scheduler.waiting or scheduler.chunked)
-                ):
+                if self._stalled and not (plan.retracted or plan.aborted) and scheduler.awaits:
                     clock = self._wait(clock, min(until, nextafter(self.gives_up_s, _NEVER)))
                 self._stalled = True
             else:
@@ -160,8 +156,9 @@ class SglangReplica:
         Raises:
             EngineStuck: it never will.
         """
-        scheduler = self.scheduler
-        raise EngineStuck(clock, (scheduler.chunked or scheduler.waiting[0]).request.id)
+        awaited = self.scheduler.awaits
+        assert awaited is not None
+        raise EngineStuck(clock, awaited.request.id)
 
     def give_up(self, clock: float) -> bool:
         """Tell the scheduler whose clients have gone by now; whether any have."""
@@ -186,7 +183,7 @@ class SglangReplica:
     @property
     def requests(self) -> int:
         """Requests it has, running and waiting."""
-        return self.scheduler.running + len(self.scheduler.waiting)
+        return self.scheduler.running + self.scheduler.queued
 
     @property
     def used_blocks(self) -> int:
@@ -208,7 +205,7 @@ class SglangReplica:
         scheduler = self.scheduler
         return SeriesPoint(
             now, self.used_blocks, scheduler.pool.tree.evictable // scheduler.page, scheduler.running,
-            len(scheduler.waiting), scheduler.queried_tokens, scheduler.hit_tokens, scheduler.preemptions,
+            scheduler.queued, scheduler.queried_tokens, scheduler.hit_tokens, scheduler.preemptions,
         )  # fmt: skip
 
     # -- steps in which nothing is decided --------------------------------------------------------------
@@ -289,7 +286,7 @@ class SglangReplica:
         scheduler.pool.hand_out(taken)
         recorder.totals.steps += done
         used = (scheduler.config.pool_tokens - scheduler.pool.unreferenced) // scheduler.page
-        recorder.occupancy(used, scheduler.running, len(scheduler.waiting))
+        recorder.occupancy(used, scheduler.running, scheduler.queued)
         return last
 
     # -- bookkeeping ------------------------------------------------------------------------------------
@@ -315,7 +312,7 @@ class SglangReplica:
             self._refuse(request, clock)
         free = scheduler.pool.unreferenced
         used = (scheduler.config.pool_tokens - free) // page
-        running, waiting = scheduler.running, len(scheduler.waiting)
+        running, waiting = scheduler.running, scheduler.queued
         recorder.occupancy(used, running, waiting)
         if not plan.batch.scheduled_tokens and not plan.retracted:
             return

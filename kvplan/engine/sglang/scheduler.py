@@ -94,6 +94,16 @@ class SglangScheduler:
         return bool(self.waiting or self.decoding.count or self.left_over or self.chunked or self.last)
 
     @property
+    def queued(self) -> int:
+        """Requests that are waiting."""
+        return len(self.waiting)
+
+    @property
+    def awaits(self) -> SglangRequest | None:
+        """A request that more rounds may bring on though none runs; None: there is none."""
+        return self.chunked or (self.waiting[0] if self.waiting else None)
+
+    @property
     def running(self) -> int:
         """Requests that hold KV, those of the batch just planned included."""
         extends = 0 if self.last is None else len(self.last.extends)
@@ -169,8 +179,7 @@ class SglangScheduler:
             self.full = False
         if (self.full or not self.waiting) and self.chunked is None:
             return None
-        # A request table row for everyone in the batch; a chunk that goes on brings its own along.
-        allocatable = config.max_running_requests - decoding.count
+        allocatable = self._rows()
         if allocatable <= 0 and self.chunked is None:
             self.full = True
             return None
@@ -216,6 +225,10 @@ class SglangScheduler:
             if decoding.count and self._decode_fits():
                 self._decode(plan)
         return plan
+
+    def _rows(self) -> int:
+        """Rows of the request table for a prefill batch; a chunk that goes on brings its own along."""
+        return self.config.max_running_requests - self.decoding.count
 
     def _leave_finishing(self, before: SglangPlan | None) -> None:
         """With overlap, take out those whose last output comes with the batch in flight."""
@@ -321,9 +334,7 @@ class SglangScheduler:
         """
         decoding = self.decoding
         keep = decoding.in_order()
-        outputs = {request: decoding.outputs_of(request) for request in keep}
-        for request in self.fresh:
-            outputs[request] -= 1
+        outputs = self._outputs()
         keep.sort(key=lambda request: (outputs[request], -request.prompt_tokens), reverse=True)
         while len(keep) > 1 and not (plan.retracted and self._decode_fits()):
             victim = keep.pop()
@@ -338,7 +349,19 @@ class SglangScheduler:
         decoding.reorder(keep)
         decoded = sum(outputs[request] for request in keep) + RETRACT_DECODE_STEPS * len(keep)
         self.ratio = min(1.0, decoded / (sum(request.max_new_tokens for request in keep) + 1))
-        self.waiting.extend(plan.retracted)
+        self._requeue(plan.retracted)
+
+    def _outputs(self) -> dict[SglangRequest, int]:
+        """How many outputs of each member of the decode batch are known."""
+        decoding = self.decoding
+        outputs = {request: decoding.outputs_of(request) for request in decoding.members}
+        for request in self.fresh:
+            outputs[request] -= 1
+        return outputs
+
+    def _requeue(self, retracted: list[SglangRequest]) -> None:
+        """They wait for memory again."""
+        self.waiting.extend(retracted)
 
     def _let_go(self, request: SglangRequest, outputs: int, remaining: int) -> None:
         """Free what a request has, leaving nothing in the tree, and make room for the others.

@@ -163,7 +163,7 @@ class DraftingPools(DisaggregatedEngine):
             )
         self.drafts = drafts.with_connector()
         for pool in (prefill, decode):
-            pool.config = self.drafts.fitted(pool.config)
+            pool.config = self.drafts.fitted(pool.options)
         super().__init__(
             prefill, decode, recorder, route=route, layers=layers, block_bytes=block_bytes,
             first_token=first_token, handover=handover,
@@ -172,13 +172,13 @@ class DraftingPools(DisaggregatedEngine):
     def prefill_instance(self, pool: Pool, recorder: Recorder) -> PrefillReplica:
         """See the base class."""
         return DraftPrefillReplica(
-            pool.config, pool.latency, recorder, self, self.drafts, layers=bool(self.layers),
+            pool.options, pool.latency, recorder, self, self.drafts, layers=bool(self.layers),
             handover=self.handover,
         )  # fmt: skip
 
     def decode_instance(self, pool: Pool, recorder: Recorder) -> DecodeReplica:
         """See the base class."""
-        return DraftDecodeReplica(pool.config, pool.latency, recorder, self, self.drafts)
+        return DraftDecodeReplica(pool.options, pool.latency, recorder, self, self.drafts)
 
     def close(self) -> None:
         """As the base class, and report what became of drafts on decode instances."""

@@ -4,13 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kvplan.scenario.schema.part import Bandwidth, Lanes, Latency, Part, Positive, Ranks, Tokens
+from kvplan.scenario.schema.part import Bandwidth, Lanes, Latency, Natural, Part, Positive, Ranks, Tokens
 
 Instances = Annotated[int, Field(strict=True, ge=1, le=1024)]
 
 
 class PoolPart(Part):
-    """One pool; what is left out is as in the rest of the scenario."""
+    """One pool; what is left out is as in the rest of the scenario. Options have the engine's own names."""
 
     instances: Instances = 1
     router: str = "round-robin"
@@ -20,6 +20,15 @@ class PoolPart(Part):
     blocks: Annotated[int, Field(strict=True, ge=2, le=1 << 40)] | None = None
     max_num_seqs: Positive | None = None
     max_num_batched_tokens: Tokens | None = None
+    max_running_requests: Positive | None = None
+    chunked_prefill_size: Annotated[int, Field(strict=True, ge=-1, le=1 << 40)] | None = None
+
+
+class DecodePart(PoolPart):
+    """The decode pool: SGLang's own options are under its own names, without ``disaggregation_decode_``."""
+
+    num_reserved_decode_tokens: Natural | None = None
+    extra_slots: Natural | None = None
 
 
 class PrefillPart(PoolPart):
@@ -38,7 +47,7 @@ class DisaggregationPart(Part):
     """
 
     prefill: PrefillPart = PrefillPart()
-    decode: PoolPart = PoolPart()
+    decode: DecodePart = DecodePart()
     link: str = "ib-ndr"
     lanes: Lanes = 1
     bandwidth: Bandwidth | None = None

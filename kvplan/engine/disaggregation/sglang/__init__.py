@@ -1,0 +1,14 @@
+"""SGLang's prefill and decode servers (``--disaggregation-mode``, 0.5.23).
+
+::
+
+    arrives -> router -> decode instance: KV reserved --+
+                      -> prefill instance: waits for it +-> prompt computed --KV, chunk by chunk--> decodes
+
+Both instances have a request from its arrival. The decode instance reserves KV for the prompt first, and only
+then may the prefill instance compute it: back pressure is felt before the prompt, not behind it. The prefill
+instance samples the first token, sends it behind the cache, and the decode instance hands it out.
+
+Read ``prefill`` and ``decode`` for the queues of the two kinds of instance, ``engine`` for what happens
+between them.
+"""

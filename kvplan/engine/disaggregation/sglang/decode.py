@@ -1,0 +1,338 @@
+"""A decode server: reserves KV for prompts, waits until it has come, and decodes.
+
+As ``disaggregation/decode.py`` of 0.5.23, verified by recordings. What is held for requests on their way
+cannot be taken back, so what runs must be able to go on without it: every request that runs or will has
+``num_reserved_decode_tokens``, and the longest one its whole answer, once all others were retracted.
+
+Where the next step finds no memory while the batch in flight ends somebody, it is meant to wait for that
+(``update_running_batch``); 0.5.23's loop for disaggregation stops with an error, which is not simulated.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Protocol
+
+from kvplan.engine.disaggregation.sglang.instance import SglangInstance
+from kvplan.engine.disaggregation.sglang.options import METADATA_BUFFERS, DecodeOptions
+from kvplan.engine.disaggregation.sglang.transit import HandedRequest, Transit, transit_of
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder
+from kvplan.engine.sglang.config import SglangConfig, sglang_rejection
+from kvplan.engine.sglang.live import SglangRequest
+from kvplan.engine.sglang.plan import SglangPlan
+from kvplan.engine.sglang.radix_tree import Holding
+from kvplan.engine.sglang.scheduler import SglangScheduler
+from kvplan.traces.request import Request
+
+
+class DecodeEvents(Protocol):
+    """What others need to know; called during ``advance``, for things that happen at the time given."""
+
+    def reserved(self, transit: Transit, now: float) -> None:
+        """There is room for the prompt's KV."""
+        ...
+
+    def finished(self, transit: Transit, now: float) -> None:
+        """The last token was handed out."""
+        ...
+
+    def aborted(self, transit: Transit, now: float) -> None:
+        """It is dropped: nothing more can be decoded of it beside what cannot be taken back."""
+        ...
+
+
+class DecodeScheduler(SglangScheduler):
+    """Nobody computes prompts here: the waiting queue has those whose KV is there, to join the batch.
+
+    Attributes:
+        expected: requests without room for their prompt (``DecodePreallocQueue``).
+        coming: those whose KV is on its way (``DecodeTransferQueue``), and whether it has come.
+        retracted: those whose KV lies in the host; they come first.
+        reserved: those that got room in this call.
+        handed_out: those whose first token left in this call; ended: those of them for which it was the last.
+        aborted: those that were dropped in this call.
+    """
+
+    def __init__(self, config: SglangConfig, options: DecodeOptions, *, keep_schedule: bool) -> None:
+        super().__init__(config, keep_schedule=keep_schedule)
+        self.options = options
+        self.expected: deque[HandedRequest] = deque()
+        self.coming: dict[HandedRequest, bool] = {}
+        self.retracted: list[SglangRequest] = []
+        self.reserved: list[HandedRequest] = []
+        self.handed_out: list[SglangRequest] = []
+        self.ended: list[SglangRequest] = []
+        self.aborted: list[SglangRequest] = []
+        self.rows = config.max_running_requests + options.extra_slots
+        """Free rows of the request table."""
+        self.buffers = METADATA_BUFFERS * config.max_running_requests
+        """Free buffers for what comes along with a cache."""
+        self.looks = 0
+        self._come = 0
+        self._gone: list[SglangRequest] = []
+        self._joined: list[SglangRequest] = []
+
+    def add(self, request: SglangRequest) -> None:
+        """See the base class; it waits for room."""
+        assert isinstance(request, HandedRequest)
+        request.looked = self.looks
+        self.expected.append(request)
+
+    def arrived(self, request: HandedRequest) -> None:
+        """All KV of a request has come."""
+        self.coming[request] = True
+        self._come += 1
+
+    @property
+    def queued(self) -> int:
+        """See the base class."""
+        return len(self.expected) + len(self.retracted) + len(self.waiting) + len(self.coming)
+
+    @property
+    def awaits(self) -> SglangRequest | None:
+        """See the base class."""
+        return super().awaits or next(
+            iter(self.retracted), next(iter(self.coming), next(iter(self.expected), None))
+        )
+
+    @property
+    def has_requests(self) -> bool:
+        """See the base class."""
+        return bool(self.awaits or self.decoding.count or self.left_over or self.last)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether nothing that waits can move before something comes or somebody finishes."""
+        if self.retracted or self._come:
+            return False
+        if self.waiting and self.decoding.count < self.config.max_running_requests:
+            return False
+        return not (self.expected and self.rows and self.buffers)
+
+    # -- queues -----------------------------------------------------------------------------------------
+
+    def schedule(self) -> SglangPlan:
+        """See the base class (``process_decode_queue``, ``get_next_disagg_decode_batch_to_run``)."""
+        self.looks += 1
+        self.reserved, self.handed_out, self.ended, self.aborted = [], [], [], []
+        if self.retracted:
+            self._resume()
+        if not self.retracted:
+            if self.expected:
+                self._preallocate()
+            if self._come:
+                self._take_transferred()
+        self._joined = []
+        if self.waiting:
+            self._join_batch()
+        self.left_over = 0
+        self._gone = []
+        before, self.last = self.last, None
+        plan = self._decode_batch(before)
+        if plan.batch.scheduled_tokens:
+            self.last = plan
+        return plan
+
+    def _resume(self) -> None:
+        """``resume_retracted_reqs``: in order, as far as there is memory for them and for decoding on."""
+        reserve = self.options.num_reserved_decode_tokens
+        resumed = 0
+        for request in self.retracted:
+            tokens = self._pages(request.tokens - 1)
+            if not self.rows or tokens + reserve > self._allocatable(resumed, 0):
+                break
+            resumed += 1
+            self._allocate(request, request.tokens - 1)
+        self.waiting.extend(self.retracted[:resumed])
+        del self.retracted[:resumed]
+
+    def _preallocate(self) -> None:
+        """``pop_preallocated``: room for prompts, in the order in which they came."""
+        decoding, clip = self.decoding, self.config.clip_max_new_tokens
+        # A member has one token more than KV, the last step's output; who has just finished is counted still.
+        retractable = decoding.base_sum + decoding.count * (decoding.known + 1)
+        retractable += sum(request.tokens for request in self._gone)
+        longest = max((_at_most(request, clip) for request in decoding.members), default=0) - retractable
+        reserve = self.options.num_reserved_decode_tokens
+        while self.expected and self.buffers and self.rows:
+            request = self.expected[0]
+            tokens = self._pages(request.prompt_tokens)
+            needed = max(tokens + reserve, _at_most(request, clip) - retractable)
+            if needed > self._allocatable(len(self.reserved), longest):
+                break
+            self.expected.popleft()
+            self._allocate(request, request.prompt_tokens)
+            self.buffers -= 1
+            self.reserved.append(request)
+        self.coming.update(dict.fromkeys(self.reserved, False))
+
+    def _allocatable(self, more: int, longest: int) -> int:
+        """``_allocatable_token_budgets``: free tokens but those kept for requests that run or will.
+
+        Args:
+            more: requests that got room in this call.
+            longest: tokens the longest answer may still take, all other requests retracted.
+        """
+        active = self.decoding.count + len(self._gone) + len(self.coming) + len(self.waiting) + more
+        return self.pool.unreferenced - max(self.options.num_reserved_decode_tokens * active, longest)
+
+    def _pages(self, tokens: int) -> int:
+        return -(-tokens // self.page) * self.page
+
+    def _allocate(self, request: SglangRequest, tokens: int) -> None:
+        """``_pre_alloc``."""
+        room = self._pages(tokens)
+        self.pool.take(room, room, "preallocation")
+        tree, known = self.pool.tree, self.pool.known(request.prompt_tokens)
+        request.holding = Holding(request.content, known, request.request.priority, tree.root)
+        request.holding.allocated = room
+        request.computed = tokens
+        self.rows -= 1
+
+    def _take_transferred(self) -> None:
+        """``pop_transferred``: whose KV has come waits for a place in the batch, its first token known."""
+        for request in [request for request, come in self.coming.items() if come]:
+            del self.coming[request]
+            request.outputs = 1
+            self.buffers += 1
+            self.waiting.append(request)
+        self._come = 0
+
+    def _join_batch(self) -> None:
+        """``get_new_prebuilt_batch``: as many as may run; the first token is handed out."""
+        places = self.config.max_running_requests - self.decoding.count - self.left_over
+        joining: list[SglangRequest] = []
+        while self.waiting and places > 0:
+            places -= 1
+            request = self.waiting.popleft()
+            if request.first_token_s < 0:
+                self.handed_out.append(request)
+            if request.outputs >= request.max_new_tokens:
+                self._release(request)
+                self.ended.append(request)
+            else:
+                joining.append(request)
+        self.decoding.append(joining, 0)
+        self._joined = joining
+
+    def _release(self, request: SglangRequest) -> None:
+        self.pool.release(request)
+        self.rows += 1
+
+    # -- decode -----------------------------------------------------------------------------------------
+
+    def _outputs(self) -> dict[SglangRequest, int]:
+        """As the base class; who has just joined has nothing in flight."""
+        outputs = super()._outputs()
+        ahead = self.decoding.tick - self.decoding.known
+        for request in self._joined:
+            outputs[request] += ahead
+        return outputs
+
+    def _retract(self, plan: SglangPlan) -> None:
+        """As the base class; the last one is aborted where even alone it finds no memory: what is on its way
+        holds it."""
+        super()._retract(plan)
+        if not self._decode_fits():
+            last = self.decoding.in_order()[0]
+            self._let_go(last, last.outputs, 0)
+            self.aborted.append(last)
+
+    def _let_go(self, request: SglangRequest, outputs: int, remaining: int) -> None:
+        """As the base class; its KV is copied to the host."""
+        super()._let_go(request, outputs, remaining)
+        self.rows += 1
+
+    def _requeue(self, retracted: list[SglangRequest]) -> None:
+        """See the base class."""
+        self.retracted.extend(retracted)
+
+    def deliver(self, plan: SglangPlan) -> list[SglangRequest]:
+        """See the base class."""
+        finished = super().deliver(plan)
+        self.rows += len(finished)
+        left = {*plan.leaving}
+        self._gone = [request for request in finished if request not in left]
+        return finished
+
+
+def _at_most(request: SglangRequest, clip: int) -> int:
+    """Tokens of prompt and answer, the answer clipped."""
+    return request.prompt_tokens + min(request.max_new_tokens, clip)
+
+
+class DecodeReplica(SglangInstance):
+    """One instance of the decode pool.
+
+    ``advance`` ends when there is room for a prompt: who computes it may have waited.
+    """
+
+    def __init__(
+        self,
+        config: SglangConfig,
+        options: DecodeOptions,
+        latency: LatencyModel,
+        recorder: Recorder,
+        events: DecodeEvents,
+    ) -> None:
+        self.options = options
+        super().__init__(config, latency, recorder)
+        self.events = events
+
+    def make_scheduler(self) -> DecodeScheduler:
+        """See the base class."""
+        self.decode = DecodeScheduler(self.config, self.options, keep_schedule=self.logging)
+        return self.decode
+
+    @property
+    def next_s(self) -> float:
+        """See ``Actor``; clients that wait for answers wait for whatever it can do."""
+        return self.clock if self.works and (self.decode.expected or self.stops) else float("inf")
+
+    def refusal(self, request: Request) -> str | None:
+        """Why it could never serve a request, or ``None``."""
+        prompt, output = request.prompt_tokens, request.output_tokens
+        reason = sglang_rejection(prompt, output, self.config)
+        if reason is None and self.options.never_fits(prompt, output, self.config):
+            return "prompt and num_reserved_decode_tokens larger than the pool: it would wait for ever"
+        return reason
+
+    def coasted(self, done: int, taken: int) -> SglangPlan:
+        """As the base class; whoever waits was refused in each of these steps."""
+        self.decode.looks += done
+        return super().coasted(done, taken)
+
+    def quiet(self) -> bool:
+        """As the base class; nothing in the queues may move either."""
+        scheduler = self.decode
+        return bool(scheduler.decoding.count) and not scheduler.left_over and scheduler.blocked
+
+    def _plan(self, clock: float) -> tuple[SglangPlan, float]:
+        """As the base class; others hear of what was found room for."""
+        plan, clock = super()._plan(clock)
+        scheduler = self.decode
+        for request in scheduler.reserved:
+            transit = request.transit
+            transit.refused = scheduler.looks - request.looked > 1
+            self.events.reserved(transit, clock)
+            self.stopped = True
+        for joined in scheduler.handed_out:
+            joined.first_token_s = clock
+        self._finish(scheduler.ended, clock)
+        for dropped in scheduler.aborted:
+            self.events.aborted(transit_of(dropped), clock)
+            self.stopped = self.stopped or self.stops
+        return plan, clock
+
+    def deliver(self, plan: SglangPlan, clock: float) -> bool:
+        """As the base class; rows are written of whole ways, not of what happens here."""
+        finished = self.scheduler.deliver(plan)
+        self._finish(finished, clock)
+        return bool(finished)
+
+    def _finish(self, requests: Iterable[SglangRequest], clock: float) -> None:
+        for request in requests:
+            self.events.finished(transit_of(request), clock)
+            self.stopped = self.stopped or self.stops

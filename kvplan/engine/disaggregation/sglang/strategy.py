@@ -1,0 +1,79 @@
+"""SGLang's disaggregation as a strategy: what a scenario fixes, and the engine it makes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from kvplan.engine.config import EngineConfig
+from kvplan.engine.disaggregation.fabric import Stage
+from kvplan.engine.disaggregation.sglang.engine import SglangPoolsEngine
+from kvplan.engine.disaggregation.sglang.options import DecodeOptions
+from kvplan.engine.disaggregation.strategy import PoolPlan, check_block_sizes
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder
+from kvplan.engine.sglang.config import SglangConfig
+from kvplan.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class SglangDisaggregation:
+    """Prefill and decode on separate SGLang servers.
+
+    Args:
+        prefill, decode: the pools.
+        route: stages from a prefill to a decode instance, one of which is the link.
+        block_bytes: KV bytes of a page as stored, over all layers and GPUs of an instance.
+        options: of the decode servers.
+    """
+
+    route: tuple[Stage, ...]
+    block_bytes: int
+    prefill: PoolPlan
+    decode: PoolPlan
+    options: DecodeOptions
+    holds_on: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """As a scenario calls it."""
+        return "disaggregation"
+
+    @property
+    def asks_once(self) -> bool:
+        """Unless a pool has a clock of its own."""
+        return self.prefill.latency is None is self.decode.latency
+
+    def pools(self, config: SglangConfig) -> tuple[EngineConfig | SglangConfig, ...]:
+        """The options of every instance, when those of the deployment are ``config``."""
+        return tuple(
+            plan.config or config for plan in (self.prefill, self.decode) for _ in range(plan.instances)
+        )
+
+    def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> SglangPoolsEngine:
+        """Not below vLLM.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(
+            "these are SGLang's prefill and decode servers", where="engine.kind", hint="use sglang"
+        )
+
+    def sglang_engine(
+        self, config: SglangConfig, latency: LatencyModel, recorder: Recorder
+    ) -> SglangPoolsEngine:
+        """See ``Strategy``.
+
+        Raises:
+            UsageError: no instances, pools of different page sizes.
+            UnknownName: no such routing policy.
+        """
+        pools = self.prefill.pool("prefill", config, latency), self.decode.pool("decode", config, latency)
+        check_block_sizes(pools)
+        prefill, decode = pools
+        # A decode server has no radix cache unless it is told to (``handle_pd_disaggregation``).
+        decode.config = replace(decode.sglang, disable_radix_cache=True)
+        return SglangPoolsEngine(
+            prefill, decode, recorder, route=self.route, block_bytes=self.block_bytes, options=self.options
+        )

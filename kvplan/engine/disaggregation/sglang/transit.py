@@ -1,0 +1,67 @@
+"""One request on its way through both pools."""
+
+from __future__ import annotations
+
+from kvplan.engine.disaggregation.journey import UNSET
+from kvplan.engine.sglang.live import SglangRequest
+from kvplan.traces.request import Request
+
+
+class Transit:
+    """What happened to one request; times are ``UNSET`` until they are known.
+
+    Attributes:
+        prefill, decode: the instances; -1 until they are chosen.
+        held, offered: the request as the two know it.
+        sent_pages: pages of the prompt that are on their way, have come, or need not be sent.
+        kept_pages: those that need not: the decode instance's radix cache has them.
+        refused: the decode instance had no room for it when it came.
+        reserved_s, prefilled_s, arrived_s: the decode instance has room, the prompt is computed, its cache
+            has come.
+    """
+
+    __slots__ = (
+        "arrived_s", "decode", "held", "kept_pages", "offered", "prefill", "prefilled_s", "refused",
+        "request", "reserved_s", "sent_pages",
+    )  # fmt: skip
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.prefill = self.decode = -1
+        # The prefill server wants one token of whatever it is sent (``_process_req``).
+        before = request._replace(output=(), output_tokens=1)
+        self.held = HandedRequest(before, self)
+        self.offered = HandedRequest(request, self)
+        self.sent_pages = self.kept_pages = 0
+        self.refused = False
+        self.reserved_s = self.prefilled_s = self.arrived_s = UNSET
+
+    def marks(self) -> tuple[float, ...]:
+        """When each part of the way to the first token ended, its arrival first."""
+        return (
+            self.request.arrival_s, self.reserved_s, self.held.scheduled_s, self.prefilled_s, self.arrived_s,
+            self.offered.first_token_s,
+        )  # fmt: skip
+
+
+class HandedRequest(SglangRequest):
+    """A request as one of the two instances sees it.
+
+    Attributes:
+        transit: its whole way.
+        number: how many came to the instance before it.
+        looked: how often the instance had looked for room when it came.
+    """
+
+    __slots__ = ("looked", "number", "transit")
+
+    def __init__(self, request: Request, transit: Transit) -> None:
+        super().__init__(request)
+        self.transit = transit
+        self.number = self.looked = 0
+
+
+def transit_of(request: SglangRequest) -> Transit:
+    """The way that a request of an instance belongs to."""
+    assert isinstance(request, HandedRequest)
+    return request.transit

@@ -1,0 +1,71 @@
+"""Recorded decisions of SGLang 0.5.23's prefill and decode servers (``--disaggregation-mode``).
+
+Their event loops, queues and what becomes of outputs are SGLang's own, stopped where time passes. When steps and
+transfers begin and end is kvplan's.
+"""
+
+from __future__ import annotations
+
+import pytest
+from recorded_runs import digest, digest_of_rows, recordings, request
+
+from kvplan.engine.disaggregation.fabric import Stage
+from kvplan.engine.disaggregation.sglang.options import DecodeOptions
+from kvplan.engine.disaggregation.sglang.strategy import SglangDisaggregation
+from kvplan.engine.disaggregation.strategy import PoolPlan
+from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.sglang.config import SglangConfig
+from kvplan.latency.linear import LinearLatency
+
+RUNS = recordings("sglang-0.5.23-pools.json.gz")
+
+
+class Line:
+    """So many seconds each, and bytes a second."""
+
+    def __init__(self, each_s: float, rate: float) -> None:
+        self.each_s, self.rate = each_s, rate
+
+    def seconds(self, size: int, /) -> float:
+        return self.each_s + size / self.rate
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_sglang_pools(log: bool) -> None:
+    for number, run in enumerate(RUNS):
+        prefill, decode = (SglangConfig(**run[name]) for name in ("prefill", "decode"))
+        strategy = SglangDisaggregation(
+            (Stage("link", Line(*run["link"]), prefill=True, decode=True, link=True),),
+            prefill.page_size,
+            *(
+                PoolPlan(count, config=config)
+                for count, config in zip(run["instances"], (prefill, decode), strict=True)
+            ),
+            DecodeOptions(*run["options"]),
+        )
+        rows: dict[str, RequestRow] = {}
+        lines: list[str] = []
+        recorder = Recorder(
+            on_request=lambda row, rows=rows: rows.__setitem__(row.id, row),  # type: ignore[misc]
+            on_decision=lines.append if log else None,
+        )
+        engine = strategy.sglang_engine(prefill, LinearLatency(*run["clock"]), recorder)
+        engine.run(request(*asked) for asked in run["requests"])
+        engine.close()
+        named = [rows[asked[0]] for asked in run["requests"] if asked[0] in rows]
+        assert digest_of_rows(named) == run["rows"], number
+        totals = recorder.totals
+        moved = engine.fabric.moved_bytes
+        assert [totals.steps, totals.preemptions, totals.rejected, moved] == run["totals"], number
+        if log:
+            assert digest(lines) == run["decisions"], number
+
+
+def test_what_is_recorded_retracts_aborts_and_waits() -> None:
+    assert sum(run["totals"][1] > 0 for run in RUNS) >= 10
+    assert sum(run["totals"][2] > 0 for run in RUNS) >= 5
+    assert {tuple(run["instances"]) for run in RUNS} == {(1, 1), (1, 2), (2, 1), (2, 2)}
+    for overlap in (True, False):
+        runs = [run for run in RUNS if run["prefill"].get("disable_overlap_schedule", False) != overlap]
+        assert len(runs) >= 12
+        assert sum(run["totals"][1] > 0 for run in runs) >= 4

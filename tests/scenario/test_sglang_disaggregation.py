@@ -1,0 +1,183 @@
+"""Scenarios with SGLang's prefill and decode servers: what they resolve to, what a result says, what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from kvplan.engine.disaggregation.sglang.options import DecodeOptions
+from kvplan.engine.disaggregation.sglang.strategy import SglangDisaggregation
+from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.errors import KvplanError
+from kvplan.latency.linear import LinearLatency
+from kvplan.reporting.result import Result
+from kvplan.scenario.audit import audit_result
+from kvplan.scenario.conservation import check_laws
+from kvplan.scenario.load import load_scenario
+from kvplan.scenario.run import Run
+
+CHAT = {"workload.synthesize": "chat", "workload.requests": 100, "workload.rate": 15.0}
+BARE = {
+    "engine.kind": "sglang", "cache.prefix": "radix", "latency.model": "linear", "latency.a": 0.005,
+    "latency.b": 2e-5, "latency.c": 1e-8, "engine.max_total_tokens": 60_000, "engine.context_length": 16_384,
+    **CHAT, "disaggregation.bytes_per_token": 131_072,
+}  # fmt: skip
+LLAMA = {
+    "engine.kind": "sglang", "cache.prefix": "radix", "model": "llama-3.1-8b", "gpu": "h100-sxm", **CHAT,
+    "accuracy.ensemble": 0, "disaggregation.lanes": 1,
+}  # fmt: skip
+
+
+def run_of(flags: dict[str, Any]) -> Run:
+    return Run(load_scenario(None, flags))
+
+
+def strategy_of(flags: dict[str, Any]) -> SglangDisaggregation:
+    strategy = run_of(flags).system.strategy
+    assert isinstance(strategy, SglangDisaggregation)
+    return strategy
+
+
+def play(flags: dict[str, Any], **sinks: Any) -> dict[str, Any]:
+    run = run_of(flags)
+    run.execute(**sinks)
+    return run.result(["kvplan", "simulate"])
+
+
+def figures(document: dict[str, Any]) -> dict[str, Any]:
+    return {metric["name"]: metric["value"] for metric in document["strategies"]["disaggregation"]}
+
+
+def test_a_result_keeps_its_contract_and_its_laws() -> None:
+    rows: list[RequestRow] = []
+    document = play({**BARE, "disaggregation.decode.instances": 2}, on_request=rows.append)
+    Result.model_validate(document)
+    assert all(check.passed for check in check_laws(document))
+    assert document["totals"]["finished"] == 100 == len(rows)
+    found = figures(document)
+    names = ("reserve", "queue", "prefill", "transfer", "first_decode")
+    assert sum(found[f"ttft_{name}_mean"] for name in names) == pytest.approx(
+        document["latency"]["ttft_s"]["mean"]
+    )
+    assert found["moved_bytes"] == sum(row.prompt_tokens for row in rows) * 131_072
+    assert found["kept_bytes"] == 0
+
+
+def test_a_result_can_be_audited() -> None:
+    assert audit_result(play(BARE), 40).passed
+
+
+def test_both_pools_have_options_of_their_own() -> None:
+    strategy = strategy_of(
+        {**BARE, "disaggregation.decode.max_running_requests": 8, "disaggregation.prefill.instances": 3,
+         "disaggregation.prefill.chunked_prefill_size": 2048}
+    )  # fmt: skip
+    assert strategy.options == DecodeOptions(512, 16)
+    assert strategy.prefill.instances == 3
+    assert strategy.prefill.config is not None
+    assert strategy.decode.config is not None
+    assert strategy.prefill.config.chunked_prefill_size == 2048  # type: ignore[union-attr]
+    assert strategy.decode.config.max_running_requests == 8  # type: ignore[union-attr]
+    given = strategy_of(
+        {**BARE, "disaggregation.decode.num_reserved_decode_tokens": 64,
+         "disaggregation.decode.extra_slots": 3}
+    )  # fmt: skip
+    assert given.options == DecodeOptions(64, 3)
+
+
+def test_what_is_assumed_is_said() -> None:
+    document = play(BARE)
+    assumed = {item["name"]: item["value"] for item in document["assumptions"]}
+    assert assumed["disaggregation.decode.num_reserved_decode_tokens"] == 512
+    assert assumed["disaggregation.decode.extra_slots"] == 0
+    assert assumed["disaggregation.handshake"] == 0
+    assert not any("SGLang" in text for text in document["warnings"])
+    older = run_of({**BARE, "engine.version": "0.5.20"})
+    assert older.system.warnings == ("prefill and decode servers are those of SGLang 0.5.23, not of 0.5.20",)
+
+
+def test_both_pools_are_sized_as_a_server_that_does_both() -> None:
+    run = run_of(LLAMA)
+    share = {item.name: item.value for item in run.system.assumptions}["disaggregation.mem_fraction_static"]
+    assert run.deployment.fit is not None
+    assert share == run.deployment.fit.serving.utilization
+    given = run_of({**LLAMA, "engine.mem_fraction_static": 0.8}).system.assumptions
+    assert "disaggregation.mem_fraction_static" not in {item.name for item in given}
+
+
+def test_a_model_says_the_bytes_of_a_page() -> None:
+    strategy = strategy_of({**LLAMA, "engine.page_size": 64})
+    assert strategy.block_bytes == 64 * 131_072
+    assert [stage.name for stage in strategy.route] == ["ib-ndr"]
+
+
+def test_windows_that_lie_in_the_full_pool_are_sent_whole() -> None:
+    # 62 layers, 16 heads of 128, keys and values in bf16
+    assert strategy_of({**LLAMA, "model": "gemma-3-27b"}).block_bytes == 62 * 2 * 16 * 128 * 2
+
+
+def test_room_that_is_kept_free_holds_requests_back() -> None:
+    small = {**BARE, "engine.max_total_tokens": 20_000, "workload.rate": 60.0}
+    free = figures(play({**small, "disaggregation.decode.num_reserved_decode_tokens": 0}))
+    kept = figures(play({**small, "disaggregation.decode.num_reserved_decode_tokens": 2048}))
+    assert kept["back_pressured"] > free["back_pressured"]
+    assert kept["ttft_reserve_mean"] > free["ttft_reserve_mean"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "where", "text"),
+    [
+        ({"disaggregation.streaming": "layerwise"}, "disaggregation.streaming", "chunk of the prompt"),
+        ({"disaggregation.dtype": "fp8"}, "disaggregation.dtype", "as it is stored"),
+        ({"disaggregation.first_token": "prefill"}, "disaggregation.first_token", "hands out"),
+        (
+            {"disaggregation.prefill.kv_role": "kv_producer"},
+            "disaggregation.prefill.kv_role",
+            "vLLM's connector",
+        ),
+        ({"disaggregation.decode.pp": 2}, "parallel.pp", "pipeline stages"),
+        (
+            {"disaggregation.decode.max_num_seqs": 8},
+            "disaggregation.decode.max_num_seqs",
+            "here it is called max_running_requests",
+        ),
+        ({"parallel.replicas": 2}, "parallel.replicas", "instances"),
+        (
+            {
+                "model": "deepseek-v3",
+                "gpu": "b200",
+                "parallel.tp": 8,
+                "speculative.tokens": 3,
+                "speculative.method": "mtp",
+                "speculative.acceptance": 0.5,
+            },
+            "speculative",
+            "drafts on SGLang's",
+        ),
+        ({"parallel.dp_attention": True, "parallel.tp": 2}, "parallel.dp_attention", "data-parallel"),
+        ({"tiers.host.memory": "16GiB"}, "", "not simulated together"),
+        ({"model": "gpt-oss-20b"}, "", "sliding windows are not simulated together"),
+        ({"model": "mamba-2.8b"}, "", "state"),
+        ({"workload.timeout_s": 5}, "workload.timeout_s", "wait for ever"),
+    ],
+)
+def test_what_is_refused(flags: dict[str, Any], where: str, text: str) -> None:
+    with pytest.raises(KvplanError) as caught:
+        run_of({**LLAMA, **flags}).execute()
+    assert text in str(caught.value)
+    assert where in str(caught.value)
+
+
+def test_pages_of_both_pools_are_the_same() -> None:
+    strategy = strategy_of(BARE)
+    run = run_of({**BARE, "engine.page_size": 16})
+    other = run.deployment.config
+    unlike = replace(strategy, decode=replace(strategy.decode, config=other))
+    with pytest.raises(KvplanError, match="blocks of 1 and 16 tokens"):
+        unlike.sglang_engine(
+            run_of(BARE).deployment.config,
+            LinearLatency(5e-3, 2e-5, 1e-8),
+            Recorder(),  # type: ignore[arg-type]
+        )
