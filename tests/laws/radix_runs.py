@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from hypothesis import strategies as st
 from workloads import requests
 
-from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang.config import SchedulePolicy, SglangConfig
 from kvplan.engine.sglang.eviction import EVICTION
 from kvplan.traces.request import Request
 
@@ -21,6 +23,11 @@ def runs(draw: st.DrawFn) -> tuple[SglangConfig, list[Request]]:
     chunk = page * draw(st.integers(1, 12))
     if mixed:
         chunk += -(-(running + page) // page) * page
+    by_priority = draw(st.booleans())
+    orders = ["fcfs", "fcfs", "lof"] if by_priority else [*get_args(SchedulePolicy)]
+    disabled = draw(st.integers(0, 5)) == 0
+    if disabled and not by_priority:
+        orders.remove("shortest-prefill-first")
     stretch = draw(st.sampled_from([1, 2, 5]))
     workload = [
         request._replace(output=((start, length * stretch),), output_tokens=length * stretch)
@@ -36,11 +43,11 @@ def runs(draw: st.DrawFn) -> tuple[SglangConfig, list[Request]]:
         max_running_requests=running,
         chunked_prefill_size=chunk if mixed or draw(st.integers(0, 4)) else -1,
         max_prefill_tokens=draw(st.sampled_from([8, 30, 1000])),
-        schedule_policy=draw(st.sampled_from(["fcfs", "fcfs", "lpm"])),
+        schedule_policy=draw(st.sampled_from(orders)),
         # A small ratio admits too much, which is what leads to retraction.
         schedule_conservativeness=draw(st.sampled_from([0.01, 0.01, 0.1, 0.5, 1.0, 1.5])),
         radix_eviction_policy=draw(st.sampled_from(EVICTION.names())),
-        disable_radix_cache=draw(st.integers(0, 5)) == 0,
+        disable_radix_cache=disabled,
         enable_mixed_chunk=mixed,
         disable_overlap_schedule=draw(st.booleans()),
         prefill_decode_interval=draw(st.sampled_from([0, 0, 0, 1, 2, 5])),
@@ -48,5 +55,12 @@ def runs(draw: st.DrawFn) -> tuple[SglangConfig, list[Request]]:
         prefill_max_requests=draw(st.sampled_from([None, None, 1, 2])),
         clip_max_new_tokens=draw(st.sampled_from([3, 10, 4096])),
         tree=draw(st.sampled_from(["unified", "radix"])),
+        enable_priority_scheduling=by_priority,
+        schedule_low_priority_values_first=draw(st.booleans()),
+        disable_priority_preemption=draw(st.integers(0, 4)) == 0,
+        priority_scheduling_preemption_threshold=draw(st.sampled_from([0, 0, 1, 10])),
+        retraction_policy=draw(st.sampled_from(["length", "priority"])) if by_priority else "length",
+        max_queued_requests=draw(st.sampled_from([None, None, None, 1, 2, 4])),
+        min_free_slots_delay=draw(st.sampled_from([None, None, None, 1, 2, 5])),
     )
     return config, workload
