@@ -125,9 +125,12 @@ class Outcome:
 
 
 def cached(case: Case) -> Case:
-    """With the radix cache that goes on in the host."""
+    """With the radix cache that goes on in the host, and what is simulated above it."""
     config, workload = case
-    return replace(config, disable_radix_cache=False, tree="unified"), workload
+    config = replace(config, disable_radix_cache=False, tree="unified", disable_priority_preemption=True)
+    if config.schedule_policy == "dfs-weight":
+        config = replace(config, schedule_policy="lpm")
+    return config, workload
 
 
 hosts = st.tuples(
