@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 from hypothesis import strategies as st
@@ -12,6 +13,15 @@ from kvplan.engine.sglang.eviction import EVICTION
 from kvplan.traces.request import Request
 
 LONGEST = 60
+
+
+def below_a_host(config: SglangConfig) -> SglangConfig:
+    """With a radix cache that can go on in the host, and what is simulated above it."""
+    order = "lpm" if config.schedule_policy == "dfs-weight" else config.schedule_policy
+    return replace(
+        config, disable_radix_cache=False, tree="unified", disable_priority_preemption=True,
+        schedule_policy=order,
+    )  # fmt: skip
 
 
 @st.composite

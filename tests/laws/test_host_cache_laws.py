@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from fuzzing import fuzz
 from host_tokens import HostTokens
 from hypothesis import given
 from hypothesis import strategies as st
-from radix_runs import runs
+from radix_runs import below_a_host, runs
 
 from kvplan.engine.errors import OutOfKvMemory
 from kvplan.engine.hicache.copies import Copies, GatheredLine
@@ -125,12 +123,8 @@ class Outcome:
 
 
 def cached(case: Case) -> Case:
-    """With the radix cache that goes on in the host, and what is simulated above it."""
-    config, workload = case
-    config = replace(config, disable_radix_cache=False, tree="unified", disable_priority_preemption=True)
-    if config.schedule_policy == "dfs-weight":
-        config = replace(config, schedule_policy="lpm")
-    return config, workload
+    """With the radix cache that goes on in the host."""
+    return below_a_host(case[0]), case[1]
 
 
 hosts = st.tuples(
