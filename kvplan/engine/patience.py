@@ -69,6 +69,10 @@ class Deadlines(Generic[AwaitedT]):
         deadline_s = self._deadline(request)
         return deadline_s if deadline_s < time_s else None
 
+    def forget(self, request: AwaitedT) -> None:
+        """A request was turned away: nobody waits for it any more."""
+        self._open.pop(request, None)
+
     def passed(self, now: float) -> list[tuple[float, AwaitedT]]:
         """Who gave up before ``now``, and when, in the order in which it happened; they are forgotten."""
         found: list[tuple[float, AwaitedT]] = []

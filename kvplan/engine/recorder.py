@@ -128,7 +128,8 @@ class Recorder:
 
     Args:
         on_request: called with each finished request, in the order they finish.
-        on_rejected: called with the id of each request the front end turned away, and the reason.
+        on_rejected: called with the id of each request that was turned away, the reason, and when; None:
+            at once, by the front end.
         on_timed_out: called with the id of each request whose client gave up, and when; may say that the
             client will try again, as ``timed_out`` of another recorder does.
         on_decision: called with each line of the decision log (without its newline). ``None``: no log,
@@ -144,7 +145,7 @@ class Recorder:
         self,
         *,
         on_request: Callable[[RequestRow], None] | None = None,
-        on_rejected: Callable[[str, str], None] | None = None,
+        on_rejected: Callable[[str, str, float | None], None] | None = None,
         on_timed_out: Callable[[str, float], bool | None] | None = None,
         on_decision: Callable[[str], None] | None = None,
         outside: Callable[[str], float] | None = None,
@@ -236,19 +237,18 @@ class Recorder:
             [(end - begin) / (n - 1) for begin, end, n in zip(first, finish, output, strict=True) if n > 1]
         )
 
-    def rejected(self, request_id: str, reason: str, aborted_s: float | None = None) -> None:
-        """The front end turned a request away, so that it never reached the scheduler; or it did, and was
-        aborted at ``aborted_s``."""
-        if self._clients is not None:
-            if aborted_s is None:
-                self._clients.turned_away(request_id)
-            else:
-                self._clients.answered(request_id, aborted_s)
+    def rejected(self, request_id: str, reason: str, time_s: float | None = None) -> None:
+        """A request was turned away; at ``time_s``, or at once: the front end did, so that it never reached
+        the scheduler."""
+        if self._clients is not None and time_s is None:
+            self._clients.turned_away(request_id)
+        elif self._clients is not None and time_s is not None:
+            self._clients.answered(request_id, time_s)
         with self._held:
             self.totals.rejected += 1
             self.rejections[reason] = self.rejections.get(reason, 0) + 1
             if self._on_rejected is not None:
-                self._on_rejected(request_id, reason)
+                self._on_rejected(request_id, reason, time_s)
 
     def timed_out(self, request_id: str, time_s: float) -> bool:
         """A request's client gave up at ``time_s``; it has no row, and no part in any latency.

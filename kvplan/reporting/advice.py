@@ -86,7 +86,8 @@ def _limit(result: Result, waits: _Waiting) -> tuple[str, str, str]:
     """What limits (``length``, ``sequences``, ``memory``, ``steps``, ``nothing``), in words, and why."""
     totals, series, usable = result.totals, result.series, result.pool.usable_blocks
     by = _most_of_all(result)
-    if totals.rejected > MINORITY * totals.requests:
+    limited = _at(result, "engine.max_queued_requests") is not None
+    if totals.rejected > MINORITY * totals.requests and not limited:
         return ("length", "The length of a request.", _too_long(result))
     waiting = f"Requests waited for {percent(waits.share)} of the time"
     if waits.share <= SELDOM:

@@ -149,9 +149,8 @@ def failure_text(error: Mapping[str, Any]) -> str:
 
 
 def unserved_text(figures: Mapping[str, Any]) -> str:
-    """``not all served: 3 rejected as too long``; empty where all requests were."""
-    said = {name: name.replace("_", " ") for name in UNSERVED} | {"rejected": "rejected as too long"}
-    lost = [f"{count(figures[name])} {said[name]}" for name in UNSERVED if figures[name]]
+    """``not all served: 3 rejected``; empty where all requests were."""
+    lost = [f"{count(figures[name])} {name.replace('_', ' ')}" for name in UNSERVED if figures[name]]
     return f"not all served: {sentence_list(lost)}" if lost else ""
 
 

@@ -261,6 +261,13 @@ def intervals_table(result: Result) -> Table | None:
 INTERVAL_STATISTICS = ("mean", "p50", "p90", "p99")
 
 
+def _rejected_for(result: Result) -> str:
+    """What requests may have been rejected for."""
+    engine = result.scenario.get("engine")
+    limited = isinstance(engine, dict) and engine.get("max_queued_requests") is not None
+    return f"longer than the pool or the engine admits{', or the queue was full' if limited else ''}"
+
+
 def totals_table(result: Result) -> Table:
     """The counters of the run."""
     totals, rate = result.totals, result.throughput
@@ -270,7 +277,7 @@ def totals_table(result: Result) -> Table:
     rows = [
         ("Requests", count(totals.requests), f"finished at {decimal(rate.requests_per_s)} a second"),
         ("Finished", count(totals.finished), ""),
-        ("Rejected", count(totals.rejected), "longer than the pool or the engine admits"),
+        ("Rejected", count(totals.rejected), _rejected_for(result)),
         ("Timed out", count(totals.timed_out), "dropped, as the client had given up"),
         ("Unfinished", count(totals.unfinished), "waiting or running at the end"),
         ("Prompt tokens", count(totals.prompt_tokens), f"{decimal(rate.prompt_tokens_per_s)} a second"),

@@ -268,7 +268,7 @@ def _turned_away(result: Result) -> str:
     return f"{said} The sections below show the configuration only."
 
 
-_REJECTED = "rejected by the front end: "
+_REJECTED = "requests rejected: "
 
 
 def _cache_sentence(result: Result) -> str:

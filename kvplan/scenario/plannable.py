@@ -69,13 +69,19 @@ def check_scenarios(known: Sequence[Scenario]) -> None:
     """Candidates that can be compared, of which all names are known.
 
     Raises:
-        UsageError: no objective; a GPU twice, or without a price where others have one.
+        UsageError: no objective; a queue that turns requests away; a GPU twice, or without a price where
+            others have one.
         UnknownName: no such GPU or model.
     """
     if not known[0].slo.limits:
         raise UsageError(
             "nothing says what is good enough: the cheapest deployment is one that meets every objective",
             where="slo", hint="say for example --set slo.ttft_p99_s=1 --set slo.tpot_p99_s=0.05",
+        )  # fmt: skip
+    if any(getattr(item.engine, "max_queued_requests", None) for item in known):
+        raise UsageError(
+            "a plan is sized so that all requests are served, and a limited queue turns some away instead",
+            where="engine.max_queued_requests", hint="leave it out; objectives say how long a wait may be",
         )  # fmt: skip
     _check_gpus(known[0], dict.fromkeys(item.gpu for item in known if item.gpu is not None))
     for model in dict.fromkeys(item.model for item in known if item.model is not None):

@@ -214,7 +214,7 @@ class Run:
                 "a run at this load together with it (kvplan calibrate --engine-log once for each)"
             )
         for reason, count in sorted(self.recorder.rejections.items()):
-            found.append(f"{count:,} requests rejected by the front end: {reason}")
+            found.append(f"{count:,} requests rejected: {reason}")
         return found
 
 

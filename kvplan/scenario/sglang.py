@@ -26,11 +26,19 @@ DEFAULT_CHUNKED_PREFILL_SIZE = 8192
 """SGLang's on GPUs of 60 to 160 GiB, used where no GPU is named."""
 
 OPTIONS_SINCE = {
+    "enable_priority_scheduling": (0, 5, 3),
+    "max_queued_requests": (0, 4, 10),
+    "disable_priority_preemption": (0, 5, 10),
+    "min_free_slots_delay": (0, 5, 15),
+    "retraction_policy": (0, 5, 16),
     "prefill_max_requests": (0, 5, 7),
     "prefill_decode_interval": (0, 5, 19),
     "prefill_decode_interval_min_bs": (0, 5, 23),
 }
 """Options that decide who runs, and that older versions do not know."""
+
+ORDERS_SINCE = {"hrrn": (0, 5, 20), "shortest-prefill-first": (0, 5, 21)}
+"""Orders of the queue that older versions do not know."""
 
 RANKS_DARE = 0.3
 """How much less SGLang keeps back for answers below data-parallel attention (``handle_data_parallelism``)."""
@@ -53,6 +61,11 @@ def sglang_config(
         AnswerIsNo: the model does not fit on the GPU.
     """
     _check_options(engine)
+    if engine.min_free_slots_delay is not None and scenario.parallel.pp > 1:
+        raise UsageError(
+            "SGLang does not start with min_free_slots_delay and pipeline parallelism",
+            where="engine.min_free_slots_delay", hint="leave it out, or use parallel.pp 1",
+        )  # fmt: skip
     assumed: list[Assumption] = []
     page = _page_size(engine, fit)
     if page != (engine.page_size or DEFAULT_PAGE_SIZE):
@@ -108,6 +121,13 @@ def sglang_config(
         prefill_decode_interval=interval,
         prefill_decode_interval_min_bs=engine.prefill_decode_interval_min_bs,
         disable_overlap_schedule=engine.disable_overlap_schedule,
+        enable_priority_scheduling=engine.enable_priority_scheduling,
+        schedule_low_priority_values_first=engine.schedule_low_priority_values_first,
+        disable_priority_preemption=engine.disable_priority_preemption,
+        priority_scheduling_preemption_threshold=engine.priority_scheduling_preemption_threshold,
+        retraction_policy=engine.retraction_policy,
+        max_queued_requests=engine.max_queued_requests,
+        min_free_slots_delay=engine.min_free_slots_delay,
     )
     if states is not None:
         if not states.spare and not config.disable_radix_cache and not config.disable_overlap_schedule:
@@ -128,13 +148,22 @@ def _check_options(engine: SglangPart) -> None:
     """Refuse options that this version does not have."""
     version = engine_version("sglang", engine.version)
     for name, since in OPTIONS_SINCE.items():
-        if getattr(engine, name) and version < since:
+        if getattr(engine, name) != SglangPart.model_fields[name].default and version < since:
             first = ".".join(map(str, since))
             raise UsageError(
                 f"SGLang {engine.version} has no option {name}: {first} is the first that does",
                 where=f"engine.{name}",
                 hint=f"leave it out, or say engine.version={first}",
             )
+    first_version = ORDERS_SINCE.get(engine.schedule_policy, version)
+    if version < first_version:
+        first = ".".join(map(str, first_version))
+        raise UsageError(
+            f"SGLang {engine.version} has no schedule_policy {engine.schedule_policy}: {first} is the first "
+            "that does",
+            where="engine.schedule_policy",
+            hint=f"use another, or say engine.version={first}",
+        )
 
 
 def _longest(model: ModelSpec | None) -> int:

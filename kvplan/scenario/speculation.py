@@ -20,7 +20,8 @@ from kvplan.latency.assumption import Assumption
 from kvplan.scenario.chosen import Chosen
 from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.schema import Scenario
-from kvplan.scenario.schema.engine import EnginePart, SglangPart
+from kvplan.scenario.schema.engine import EnginePart
+from kvplan.scenario.schema.sglang import SglangPart
 from kvplan.scenario.schema.speculative import SpeculativePart
 from kvplan.scenario.sglang_states import recurrent_states
 from kvplan.scenario.sglang_windows import sliding_windows

@@ -301,6 +301,9 @@ def _invalid(document: YamlDocument, shape: type[BaseModel], exc: ValidationErro
 def _place(item: dict[str, Any]) -> tuple[Key, ...]:
     """Keys of what is wrong; of a tagged part whose tag nobody knows, the tag's."""
     keys: tuple[Key, ...] = tuple(item["loc"])
+    given = item["input"]
+    if keys and isinstance(given, dict) and given.get("kind") == keys[-1]:
+        return keys[:-1]  # the part as a whole, which pydantic calls by its tag
     return (*keys, "kind") if item["type"] in ("engine_kind", "union_tag_invalid") else keys
 
 

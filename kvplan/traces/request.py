@@ -34,7 +34,8 @@ class Request(NamedTuple):
         prompt_tokens: number of tokens in ``prompt``, at least 1.
         output: token content of the answer; an engine may only look at a token after sampling it.
         output_tokens: number of tokens the answer will have, at least 1.
-        priority: lower is served first (vLLM's sense); only the priority policy looks at it.
+        priority: as its client says it, 0 unless it does: vLLM serves the lowest number first, SGLang the
+            highest unless told otherwise, and both only where they are asked to look at it.
         session: conversation the request belongs to, or ``None``.
         follows: id of the earlier request whose answer its sender waited for, and seconds from that answer
             to this request; ``None`` where the workload says nothing of the kind.

@@ -60,7 +60,7 @@ def serve(make: Maker, config: EngineConfig, requests: Iterable[Request], *, log
     clock = Clock()
     recorder = Recorder(
         on_request=rows.append,
-        on_rejected=lambda request, reason: rejected.append((request, reason)),
+        on_rejected=lambda request, reason, _: rejected.append((request, reason)),
         on_decision=lines.append if log else None,
     )
     engine = make(config, clock, recorder)

@@ -103,7 +103,7 @@ def play(make: Callable[[Recorder], Engine], workload: list[Request], loop: Loop
     away: list[str] = []
     recorder = Recorder(
         on_request=rows.append,
-        on_rejected=lambda name, _: away.append(name),
+        on_rejected=lambda name, *_: away.append(name),
         on_decision=lines.append if log else None,
     )
     engine = make(recorder)

@@ -31,7 +31,7 @@ class Run:
         self.rejected: dict[str, str] = {}
         self.recorder = Recorder(
             on_request=lambda row: self.rows.__setitem__(row.id, row),
-            on_rejected=self.rejected.__setitem__,
+            on_rejected=lambda name, reason, _: self.rejected.__setitem__(name, reason),
             on_decision=self.lines.append,
         )
         running = make_engine(engine, SglangConfig(**options), ONE_SECOND, self.recorder)

@@ -10,7 +10,7 @@ from crowds import Crowd, conversing, crowds
 from fuzzing import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
-from radix_runs import runs
+from radix_runs import below_a_host, runs
 
 from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.clients import InFlightLimit
@@ -140,7 +140,7 @@ class Wire:
 def test_host_memory_is_each_replicas_own(
     case: tuple[SglangConfig, list[Request]], crowd: Crowd, write: WritePolicy, data: st.DataObject
 ) -> None:
-    config, workload = replace(case[0], disable_radix_cache=False, tree="unified"), case[1]
+    config, workload = below_a_host(case[0]), case[1]
     host = HierarchicalCache(1, 120 // config.page_size, Wire(), Wire(), write)
     conversation = data.draw(conversing(workload))
     alone, routed = (

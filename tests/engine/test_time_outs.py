@@ -67,7 +67,7 @@ def play(make: Callable[[Recorder], Engine], workload: list[Request], crowd: Cro
     away: list[str] = []
     recorder = Recorder(
         on_request=rows.append,
-        on_rejected=lambda name, _: away.append(name),
+        on_rejected=lambda name, *_: away.append(name),
         on_timed_out=lambda name, time_s: gone.append((name, time_s)),
         on_decision=lines.append if log else None,
     )

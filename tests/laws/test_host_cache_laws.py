@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from fuzzing import fuzz
 from host_tokens import HostTokens
 from hypothesis import given
 from hypothesis import strategies as st
-from radix_runs import runs
+from radix_runs import below_a_host, runs
 
 from kvplan.engine.errors import OutOfKvMemory
 from kvplan.engine.hicache.copies import Copies, GatheredLine
@@ -126,8 +124,7 @@ class Outcome:
 
 def cached(case: Case) -> Case:
     """With the radix cache that goes on in the host."""
-    config, workload = case
-    return replace(config, disable_radix_cache=False, tree="unified"), workload
+    return below_a_host(case[0]), case[1]
 
 
 hosts = st.tuples(

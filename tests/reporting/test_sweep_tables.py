@@ -75,7 +75,7 @@ def test_groups_have_all_columns_once() -> None:
 
 def test_equal_remarks_are_said_once() -> None:
     assert remarks(document()) == [
-        "point 1: not all served: 2 rejected as too long",
+        "point 1: not all served: 2 rejected",
         "point 1: a service-level objective is missed",
         "points 2 and 3: failed, =x: <b>no</b> | \ufffd[31m",
         "point 4: not run: the sweep was interrupted",

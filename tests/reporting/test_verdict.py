@@ -53,9 +53,7 @@ def test_nothing_finished_is_said(result_document):
     assert said.headline == "llama-3.1-8b on h100-sxm serves none of the 1,000 requests."
     assert said.tone == "missed"
     assert said.detail[0].startswith("None was finished.")
-    document["warnings"].append(
-        "1,000 requests rejected by the front end: needs more blocks than the pool has"
-    )
+    document["warnings"].append("1,000 requests rejected: needs more blocks than the pool has")
     detail = verdict(parse_result(document)).detail
     assert detail[0].startswith("Every request was turned away: needs more blocks than the pool has.")
 

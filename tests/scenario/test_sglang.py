@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.errors import KvplanError, UsageError
+from kvplan.latency.linear import LinearLatency
 from kvplan.scenario.load import dump_scenario, load_scenario
 from kvplan.scenario.resolve import resolve_deployment
 from kvplan.scenario.run import Run
+from kvplan.scenario.system import system_of
 
 BASE = [
     "engine.kind=sglang",
@@ -26,6 +30,12 @@ def config_of(*assignments: str) -> SglangConfig:
     return config
 
 
+def build(assignments: list[str]) -> None:
+    scenario = load_scenario(None, {}, assignments)
+    system = system_of(scenario, resolve_deployment(scenario))
+    system.engine("fast", LinearLatency(1.0, 0.0, 0.0), Recorder())
+
+
 def test_options_reach_the_engine_under_their_own_names() -> None:
     config = config_of(
         "engine.page_size=4", "engine.max_running_requests=7", "engine.chunked_prefill_size=512",
@@ -38,6 +48,67 @@ def test_options_reach_the_engine_under_their_own_names() -> None:
         radix_eviction_policy="slru", disable_overlap_schedule=True, prefill_max_requests=3,
         prefill_decode_interval=5, prefill_decode_interval_min_bs=2,
     )  # fmt: skip
+
+
+def test_options_of_priorities_and_queues_reach_the_engine() -> None:
+    config = config_of(
+        "engine.schedule_policy=lof", "engine.enable_priority_scheduling=true",
+        "engine.schedule_low_priority_values_first=true", "engine.priority_scheduling_preemption_threshold=3",
+        "engine.retraction_policy=priority", "engine.max_queued_requests=12", "engine.min_free_slots_delay=4",
+    )  # fmt: skip
+    plain = config_of()
+    assert config == replace(
+        plain, schedule_policy="lof", enable_priority_scheduling=True, retraction_policy="priority",
+        schedule_low_priority_values_first=True, priority_scheduling_preemption_threshold=3,
+        max_queued_requests=12, min_free_slots_delay=4,
+    )  # fmt: skip
+    assert config.preempts
+    assert not plain.preempts
+    without = config_of("engine.enable_priority_scheduling=true", "engine.disable_priority_preemption=true")
+    assert not without.preempts
+
+
+@pytest.mark.parametrize(
+    ("assignments", "said"),
+    [
+        (["engine.schedule_policy=priority"], "enable_priority_scheduling"),
+        (["engine.schedule_policy=random"], "no order that could be foretold"),
+        (["engine.schedule_policy=routing-key"], "no trace says them"),
+        (["engine.num_continuous_decode_steps=4"], "does nothing with it"),
+        (["engine.scheduler_recv_interval=4"], "before every batch"),
+        (["engine.default_priority_value=4"], "have 0"),
+        (["engine.enable_prefill_delayer=true"], "no rank holds its prompts back"),
+        (["engine.disable_priority_preemption=true"], "changes nothing without 'enable_priority_scheduling'"),
+        (["engine.schedule_low_priority_values_first=true"], "changes nothing without"),
+        (
+            ["engine.enable_priority_scheduling=true", "engine.disable_priority_preemption=true",
+             "engine.priority_scheduling_preemption_threshold=2"],
+            "where 'disable_priority_preemption' is set",
+        ),
+        (["engine.enable_priority_scheduling=true", "engine.schedule_policy=lpm"], "does not start"),
+        (["engine.retraction_policy=priority"], "only where it schedules by priority"),
+        (["engine.schedule_policy=shortest-prefill-first", "cache.prefix=none"], "needs the prefix cache"),
+        (["engine.schedule_policy=hrrn", "engine.version=0.5.19"], "0.5.20 is the first"),
+        (["engine.retraction_policy=priority", "engine.version=0.5.15"], "0.5.16 is the first"),
+        (["engine.min_free_slots_delay=2", "parallel.pp=2"], "pipeline parallelism"),
+        (["tiers.host.memory=1GiB", "engine.enable_priority_scheduling=true"], "above a host tier"),
+        (["tiers.host.memory=1GiB", "engine.schedule_policy=dfs-weight"], "above a host tier"),
+    ],
+)  # fmt: skip
+def test_what_sglang_refuses_or_nobody_simulates_is_refused_by_name(
+    assignments: list[str], said: str
+) -> None:
+    on_gpu = ["model=llama-3.1-8b", "gpu=h100-sxm"] if "tiers" in assignments[0] else []
+    base = [it for it in BASE if "cache.blocks" not in it] if on_gpu else BASE
+    with pytest.raises(KvplanError) as refused:
+        build([*base, *on_gpu, *assignments])
+    assert said in str(refused.value)
+
+
+def test_an_option_of_a_part_is_refused_as_the_part() -> None:
+    with pytest.raises(KvplanError) as refused:
+        load_scenario(None, {}, [*BASE, "engine.disable_priority_preemption=true"])
+    assert refused.value.where.endswith("  engine")
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ class HierarchicalScheduler(SglangScheduler):
         held, last = index.match(request.content, tokens - 1)
         node, cached = _on_device(last), last.end
         index.lock(node)
+        request.missing = tokens - held
         extend = budget.extend(tokens, held, cached, answer, extends)
         if not isinstance(extend, Verdict) and cached > held:
             if self._load(last, cached - held):

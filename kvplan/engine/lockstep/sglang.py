@@ -114,7 +114,8 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
             for plan, scheduler, last in zip(extending, schedulers, before, strict=True)
         )
         for rank, plan in zip(self.ranks, plans, strict=True):
-            rank.record(plan, self.clock)
+            if rank.record(plan, self.clock):
+                self.stopped = self.stops
         if any(plan.batch.scheduled_tokens or plan.retracted for plan in plans):
             self.note(self.clock)
         return plans

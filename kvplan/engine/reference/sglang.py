@@ -7,29 +7,24 @@ loop around them is read from its source. Names follow the source.
 
 from __future__ import annotations
 
-from kvplan.engine.errors import OutOfKvMemory
 from kvplan.engine.recorder import Metric
-from kvplan.engine.reference.radix import TokenNode, TokenTree
+from kvplan.engine.reference.radix import TokenNode
 from kvplan.engine.reference.sglang_budget import Budget
-from kvplan.engine.reference.sglang_queue import QueueOrder
+from kvplan.engine.reference.sglang_pool import ReferenceSglangPool
 from kvplan.engine.reference.sglang_state import SglangPlan, SglangState
 from kvplan.engine.sglang.config import RETRACT_DECODE_STEPS, SglangConfig
-from kvplan.engine.sglang.radix_tree import Holding, checkpoint, drop, release
+from kvplan.engine.sglang.radix_tree import Holding
 from kvplan.traces.request import Request
 
 
-class ReferenceSglangScheduler:
+class ReferenceSglangScheduler(ReferenceSglangPool):
     """Queues, pool and tree of one engine; ``schedule`` makes a batch, ``deliver`` takes its result."""
 
     budget_class = Budget
     state_class = SglangState
 
     def __init__(self, config: SglangConfig) -> None:
-        self.config = config
-        self.tree = self.make_tree()
-        self.caching = not config.disable_radix_cache
-        self.free = config.pool_tokens
-        self.waiting: list[SglangState] = []
+        super().__init__(config)
         self.running: list[SglangState] = []
         """``running_batch.reqs``: finished requests stay until the next step filters the batch."""
         self.finishing: list[SglangState] = []
@@ -37,23 +32,19 @@ class ReferenceSglangScheduler:
         self.full = False
         self.chunked: SglangState | None = None
         self.last: SglangPlan | None = None
-        self.queue = QueueOrder(config, self.tree)
+        self.begun_with = 0
+        """``extend_num_tokens`` of the running batch, which was a prefill batch once."""
+        self.preempt_list: list[SglangState] = []
         self.ratio = config.initial_ratio
         self.deferred_rounds = 0
         """``_prefill_decode_interval_remaining``."""
         self.queried_tokens = 0
         self.hit_tokens = 0
-        self.preemptions = 0
-        self.allocated = 0
-
-    def make_tree(self) -> TokenTree:
-        """What is cached."""
-        return TokenTree(self.config.page_size, self.config.radix_eviction_policy, self.config.tree)
 
     def add(self, request: Request) -> SglangState:
         """A new request."""
         state = self.state_class(request, self.tree)
-        self.waiting.append(state)
+        self.enter(state)
         return state
 
     def abort(self, state: SglangState) -> None:
@@ -84,11 +75,17 @@ class ReferenceSglangScheduler:
             plan = self._decode_batch()
         elif self.config.prefill_decode_interval:
             self.deferred_rounds = self.config.prefill_decode_interval
+        plan.retracted = [*self.preempt_list, *plan.retracted]
+        self.preempt_list = []
         plan.free = self.free + self.tree.evictable
         mixed = [state for state in plan.decodes if state not in self.running]
         plan.running = len(self.running) + len(self.finishing) + len(plan.extends) + len(mixed)
         plan.waiting = len(self.waiting)
         self.last = None if plan.empty else plan
+        if plan.extends:
+            self.processed += plan.tokens
+        elif plan.decodes:
+            self.processed += self.begun_with
         return plan
 
     def sections(self) -> dict[str, list[Metric]]:
@@ -146,6 +143,7 @@ class ReferenceSglangScheduler:
         if keep:
             if not self.running:
                 self.full = False
+                self.begun_with = last.tokens
             self.running.extend(keep)
 
     def _filter_running(self, excluded: list[SglangState] | None = None) -> None:
@@ -166,36 +164,41 @@ class ReferenceSglangScheduler:
 
     def _prefill_batch(self) -> SglangPlan | None:
         """``get_new_batch_prefill``."""
-        if not self.running:
+        config = self.config
+        if not self.running or config.preempts:
             self.full = False
         if (self.full or not self.waiting) and self.chunked is None:
             return None
         # Rows are counted too, but whoever has one is in the batch, or is a chunk that brings it along.
-        allocatable = self.config.max_running_requests - len(self.running)
-        if allocatable <= 0 and self.chunked is None:
+        allocatable = config.max_running_requests - len(self.running)
+        if self.chunked is None and self.running and allocatable < config.least_free:
+            return None
+        if allocatable <= 0 and self.chunked is None and not config.preempts:
             self.full = True
             return None
-        if self.caching:
-            self.queue.arrange(self.waiting)
-        budget = self.budget_class(self, len(self.running) if self.config.enable_mixed_chunk else 0)
+        self.policy.sort(self.waiting, self.processed)
+        budget = self.budget_class(self, len(self.running) if config.enable_mixed_chunk else 0)
         batch: list[SglangState] = []
         if self.chunked is not None:
             self.chunked = self._continue_chunked(self.chunked, budget, batch)
+        budget.whole = config.schedule_policy == "shortest-prefill-first" and self.chunked is not None
         for state in list(self.waiting):
             if budget.verdict() == "other":
                 break
-            if len(batch) >= allocatable:
+            if len(batch) >= config.max_running_requests - len(self.running):
                 self.full = True
-            if self.full:
+            if self.full and not (config.preempts and self._preempt_to_schedule(state, budget)):
                 break
             verdict = self._add_one(state, budget, batch)
             if verdict != "continue":
                 if verdict == "no token":
                     self.full = bool(batch or self.running)
                 break
+        self.waiting = [state for state in self.waiting if state not in batch]
+        for state in self.preempt_list:
+            self.enter(state)
         if not batch:
             return None
-        self.waiting = [state for state in self.waiting if state not in batch]
         plan = SglangPlan(extends=batch, chunked=self.chunked)
         self._allocate_extend(plan)
         if self.config.enable_mixed_chunk and self.running:
@@ -212,6 +215,9 @@ class ReferenceSglangScheduler:
     ) -> SglangState | None:
         room = budget.chunk_room()
         left = state.tokens - state.prefix
+        limit = self.policy.chunk_limit(left, self.waiting, budget.chunk_tokens or 0)
+        if limit is not None:
+            room = min(room, limit)
         extend = min(left, room)
         if extend:
             batch.append(state)
@@ -224,6 +230,7 @@ class ReferenceSglangScheduler:
     def _add_one(self, state: SglangState, budget: Budget, batch: list[SglangState]) -> str:
         most = self.config.prefill_max_requests
         hit, node = self._match(state)
+        state.filled, state.matched = state.tokens, hit
         if most is not None and len(batch) >= most:
             return "other"
         mark = self._hold(state, node)
@@ -262,6 +269,32 @@ class ReferenceSglangScheduler:
             self.queried_tokens += state.tokens
             self.hit_tokens += hit
 
+    def _preempt_to_schedule(self, state: SglangState, budget: Budget) -> bool:
+        """Whether running requests have made room. Those that go together are a set in SGLang, here in the
+        order in which they were found."""
+        config = self.config
+        sign = 1 if config.schedule_low_priority_values_first else -1
+        answer = min(state.max_new_tokens, config.clip_max_new_tokens)
+        needed = state.filled - state.matched + answer - budget.total
+        preemptible: list[SglangState] = []
+        for other in sorted(self.running, key=lambda it: (it.request.priority * -sign, -it.queued)):
+            difference = (state.request.priority - other.request.priority) * -sign
+            if difference <= config.priority_scheduling_preemption_threshold:
+                break
+            preemptible.append(other)
+            needed -= budget.offset(other)
+            if needed <= 0:
+                break
+        if not preemptible or needed > 0:
+            return False
+        for other in list(self.running):
+            if other in preemptible:
+                budget.total_offset -= budget.offset(other)
+                self.running.remove(other)
+                self._let_go(other, len(self.running))
+        self.preempt_list += preemptible
+        return True
+
     # -- decode -----------------------------------------------------------------------------------------
 
     def _decode_batch(self) -> SglangPlan:
@@ -287,22 +320,20 @@ class ReferenceSglangScheduler:
         self._allocate_decode(self.running, plan)
         return plan
 
-    def _decode_fits(self, states: list[SglangState]) -> bool:
-        """``check_decode_mem``."""
-        page = self.config.page_size
-        needed = sum(page for state in states if state.extend_end % page == 0)
-        self._make_room(needed)
-        return self._room >= needed
-
     def _retract(self, plan: SglangPlan) -> None:
-        keep = sorted(self.running, key=lambda state: (state.outputs, -state.prompt_tokens), reverse=True)
+        sign = 1 if self.config.schedule_low_priority_values_first else -1
+        by_priority = self.config.retraction_policy == "priority"
+
+        def importance(state: SglangState) -> tuple[int, int, int]:
+            priority = state.request.priority * -sign if by_priority else 0
+            return priority, state.outputs, -state.prompt_tokens
+
+        keep = sorted(self.running, key=importance, reverse=True)
         first = True
         while (first or not self._decode_fits(keep)) and len(keep) > 1:
             first = False
             victim = keep.pop()
             self._let_go(victim, len(keep))
-            victim.preemptions += 1
-            self.preemptions += 1
             plan.retracted.append(victim)
         if not self._decode_fits(keep):
             last = keep.pop()
@@ -311,77 +342,8 @@ class ReferenceSglangScheduler:
         self.running = keep
         decoded = sum(state.outputs for state in keep) + RETRACT_DECODE_STEPS * len(keep)
         self.ratio = min(1.0, decoded / (sum(state.max_new_tokens for state in keep) + 1))
-        self.waiting.extend(plan.retracted)
-
-    def _let_go(self, state: SglangState, remaining: int) -> None:
-        """``release_req``: nothing is put into the tree, room for the others is made at once."""
-        self._give_back(state)
-        state.prefix = state.extend_end = 0
-        self._make_room(remaining * RETRACT_DECODE_STEPS)
-
-    # -- pool -------------------------------------------------------------------------------------------
-
-    @property
-    def _room(self) -> int:
-        """Tokens that can be handed out without evicting."""
-        return self.free
-
-    def _make_room(self, tokens: int) -> None:
-        """``evict_from_tree_cache``."""
-        if self.free < tokens:
-            self.free += self.tree.evict(tokens - self.free)
-
-    def _allocate_extend(self, plan: SglangPlan) -> None:
-        page = self.config.page_size
-        asked = sum(state.extend_end - state.prefix for state in plan.extends)
-        self._make_room(asked if page == 1 else asked + len(plan.extends) * page)
-        needed = sum(self._missing(state, state.extend_end) for state in plan.extends)
-        if needed > self._room:
-            raise OutOfKvMemory("prefill", needed, self._room)
-        for state in plan.extends:
-            plan.before[state] = state.prefix
-            plan.after[state] = state.extend_end
-            self._grow(state, state.extend_end)
-
-    def _allocate_decode(self, states: list[SglangState], plan: SglangPlan) -> None:
-        """``prepare_for_decode``."""
-        self._make_room(len(states) * self.config.page_size)
-        needed = sum(self._missing(state, state.extend_end + 1) for state in states)
-        if needed > self._room:
-            raise OutOfKvMemory("decode", needed, self._room)
-        for state in states:
-            plan.before[state] = state.extend_end
-            state.extend_end += 1
-            plan.after[state] = state.extend_end
-            self._grow(state, state.extend_end)
-        plan.decodes = list(states)
-
-    def _missing(self, state: SglangState, tokens: int) -> int:
-        page = self.config.page_size
-        return -(-tokens // page) * page - state.held.allocated
-
-    def _grow(self, state: SglangState, tokens: int) -> None:
-        missing = self._missing(state, tokens)
-        self.free -= missing
-        self.allocated += missing
-        state.held.allocated += missing
-
-    def _checkpoint(self, state: SglangState, tokens: int) -> None:
-        if self.caching:
-            self.free += checkpoint(self.tree, state.held, tokens)
-
-    def _finish(self, state: SglangState) -> None:
-        if self.caching:
-            self.free += release(self.tree, state.held, state.extend_end)
-        else:
-            self.free += state.held.private
-        state.holding = None
-
-    def _give_back(self, state: SglangState) -> None:
-        """Free what is the request's own, and let go of the tree."""
-        self.free += state.held.private
-        drop(self.tree, state.held)
-        state.holding = None
+        for victim in plan.retracted:
+            self.enter(victim)
 
     def holders(self) -> set[SglangState]:
         """Requests that have something in the pool."""

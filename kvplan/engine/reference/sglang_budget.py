@@ -21,10 +21,16 @@ class Budget:
         shares = 0.0
         # Not with ``sum``, which newer Pythons make more exact than the engine's.
         for state in scheduler.running:
-            left = min(state.max_new_tokens - state.outputs, config.clip_max_new_tokens)
-            shares += left * scheduler.ratio
+            shares += self.offset(state)
+        self.whole = False
+        """Whether only prefills are let in that need not be cut."""
         self.total_offset = mixed_decodes + shares
         self.current_offset = mixed_decodes
+
+    def offset(self, state: SglangState) -> float:
+        """Tokens that are reserved for what a running request may still answer."""
+        left = min(state.max_new_tokens - state.outputs, self.scheduler.config.clip_max_new_tokens)
+        return left * self.scheduler.ratio
 
     @property
     def total(self) -> float:
@@ -51,6 +57,8 @@ class Budget:
             return "other" if batch and padded >= self.input_tokens else extend
         if padded <= room:
             return extend
+        if self.whole:
+            return "other"
         extend = (hit + room // self.page * self.page) // self.page * self.page - hit
         return extend if extend > 0 else "other"
 

@@ -51,7 +51,7 @@ class ReferenceSglangEngine(ReferenceInstance[SglangState]):
             # The scheduler hears of requests, and of who gave up, before it makes a batch.
             stalled &= not self._give_up(clock)
             while arrivals.next_s <= clock:
-                self._take_in(arrivals.take())
+                self._take_in(arrivals.take(), clock)
                 self._give_up(clock)
                 stalled = False
             if not scheduler.has_requests:
@@ -84,13 +84,21 @@ class ReferenceSglangEngine(ReferenceInstance[SglangState]):
             if self.check:
                 scheduler.check()
 
-    def _take_in(self, request: Request) -> None:
+    def _take_in(self, request: Request, clock: float) -> None:
         self.recorder.totals.requests += 1
         reason = sglang_rejection(request.prompt_tokens, request.output_tokens, self.config)
         if reason is None:
             self._deadlines.watch(self.scheduler.add(request))
+            self._turn_away(clock)
         else:
             self.recorder.rejected(request.id, reason)
+
+    def _turn_away(self, clock: float) -> None:
+        """Those for whom the queue had no place."""
+        for state, reason in self.scheduler.turned_away:
+            self.recorder.rejected(state.request.id, reason, clock)
+            self._deadlines.forget(state)
+        self.scheduler.turned_away = []
 
     def _step_seconds(self, plan: SglangPlan) -> float:
         batch = (*plan.extends, *plan.decodes)
@@ -107,11 +115,12 @@ class ReferenceSglangEngine(ReferenceInstance[SglangState]):
                 continue
             deadline_s = self._deadlines.answered(state, clock)
             if deadline_s is None:
-                recorder.rejected(state.request.id, OUT_OF_MEMORY)
+                recorder.rejected(state.request.id, OUT_OF_MEMORY, clock)
             else:
                 recorder.timed_out(state.request.id, deadline_s)
         used = (self.config.pool_tokens - plan.free) // page
         recorder.occupancy(used, plan.running, plan.waiting)
+        self._turn_away(clock)
         if plan.empty and not plan.retracted:
             return
         if recorder.on_decision is not None:

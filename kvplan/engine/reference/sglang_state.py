@@ -25,6 +25,11 @@ class SglangState:
         """Tokens with KV when everything scheduled has run (``kv_committed_len``)."""
         self.mark = 0
         """What ``hold`` answered, for ``let_go``."""
+        self.filled = self.matched = 0
+        """Tokens it had when it was last looked at, and how many of them were cached; stale as in SGLang
+        (``full_untruncated_fill_ids``, ``prefix_len``)."""
+        self.queued = self.queued_after = 0
+        """When it entered the queue: position (``wait_queue_entry_time``), ``arrival_processed_tokens``."""
         self.aborted = self.gone = False
         """Whether its client has given up, and whether the output after that has come: its last one."""
         self.cached_tokens = -1
@@ -69,6 +74,11 @@ class SglangPlan:
     def empty(self) -> bool:
         """Whether nothing is to be executed."""
         return not self.extends and not self.decodes
+
+    @property
+    def tokens(self) -> int:
+        """Tokens all requests compute in this batch."""
+        return sum(self.after[state] - before for state, before in self.before.items())
 
     def tokens_of(self, state: SglangState) -> int:
         """Tokens the request computes in this batch."""

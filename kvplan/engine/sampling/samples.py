@@ -130,8 +130,8 @@ class SampleRows:
                 seconds = whole.finish_s - whole.first_token_s
                 recorder.tpot_s.append(seconds / (leader.output_tokens - 1))
 
-    def rejected(self, sample_id: str, reason: str) -> None:
+    def rejected(self, sample_id: str, reason: str, time_s: float | None = None) -> None:
         """One sample was turned away, and so will be the others."""
         sample, _, request = sample_id.partition("_")
         if sample == "0":
-            self.recorder.rejected(request, reason)
+            self.recorder.rejected(request, reason, time_s)

@@ -35,11 +35,14 @@ class PrefillBudget:
         reserved: tokens the answers of running requests may still take.
         mixed_decodes: decoding requests that share the batch (mixed chunks), else 0.
         shares: ``reserved * ratio``, added up as SGLang does.
+
+    Attributes:
+        whole: whether only prefills are let in that need not be cut.
     """
 
     __slots__ = (
         "_charged", "_mixed_decodes", "_shares", "chunk_tokens", "clip", "current_offset", "input_tokens",
-        "most", "page", "pool", "total_offset",
+        "most", "page", "pool", "total_offset", "whole",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +58,7 @@ class PrefillBudget:
         self.clip = config.clip_max_new_tokens
         self.most = config.prefill_max_requests
         self.pool = pool
+        self.whole = False
         self.input_tokens = config.max_prefill_tokens - mixed_decodes
         chunk = config.chunk_tokens
         self.chunk_tokens = None if chunk is None else chunk - mixed_decodes
@@ -79,6 +83,16 @@ class PrefillBudget:
         self.total_offset = self._mixed_decodes + shares
         for tokens in self._charged:
             self.total_offset += tokens
+
+    def settle(self) -> float:
+        """``total`` as the engine adds it up, to the last bit."""
+        if self._shares is not None:
+            self._add_up(self._shares())
+        return self.total
+
+    def give_back(self, share: float) -> None:
+        """Nothing is reserved any more for a running request that had ``share``; after ``settle``."""
+        self.total_offset -= share
 
     def extend(self, tokens: int, held: int, cached: int, answer: int, others: Sized) -> int | Verdict:
         """Tokens the batch would compute for one more request, or why it is not taken in.
@@ -110,10 +124,12 @@ class PrefillBudget:
             return Verdict.OTHER if others and padded >= self.input_tokens else extend
         if padded <= room:
             return extend
+        if self.whole:
+            return Verdict.OTHER
         extend = (cached + room // page * page) // page * page - cached
         return extend if extend > 0 else Verdict.OTHER
 
-    def chunk(self, left: int, answer: int) -> int:
+    def chunk(self, left: int, answer: int, most: int | None) -> int:
         """Tokens of the next chunk of a request in prefill, charged (``add_chunked_req``).
 
         It must make progress whatever the pool holds, or its KV would never be freed.
@@ -121,12 +137,15 @@ class PrefillBudget:
         Args:
             left: tokens of it that are not computed yet.
             answer: tokens its answer may still take.
+            most: tokens it leaves to others, if it does.
         """
         limit = self.chunk_tokens
         assert limit is not None
         room = min(limit, int(self.total))
         if room <= 0:
             room = limit
+        if most is not None:
+            room = min(room, most)
         extend = min(left, room)
         self.charge(extend, min(answer, self.clip) if extend == left else 0)
         return extend

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from kvplan.engine.sglang.eviction import EVICTION
 from kvplan.engine.sglang.radix_tree import TREE_KINDS, TreeKind
 from kvplan.errors import UsageError
 
-SchedulePolicy: TypeAlias = Literal["fcfs", "lpm"]
+SchedulePolicy: TypeAlias = Literal["fcfs", "lpm", "dfs-weight", "lof", "hrrn", "shortest-prefill-first"]
+RetractionPolicy: TypeAlias = Literal["length", "priority"]
+
+CACHE_AWARE = ("lpm", "dfs-weight", "hrrn", "shortest-prefill-first")
+"""Orders that look at what the cache has of a request (``CacheAwarePolicy``)."""
 
 INIT_NEW_TOKEN_RATIO = 0.7
 MIN_NEW_TOKEN_RATIO_FACTOR = 0.14
@@ -18,15 +22,16 @@ RETRACT_DECODE_STEPS = 20
 """Defaults of the environment variables ``SGLANG_INIT_NEW_TOKEN_RATIO`` and so on."""
 
 LPM_QUEUE_LIMIT = 128
-"""With more waiting requests than this, ``lpm`` keeps the queue as it is; as many prefixes are refreshed."""
+"""With more waiting requests than this, ``lpm`` and ``hrrn`` keep the queue as it is; as many prefixes are
+refreshed."""
 
 WAITING_REFRESH_PASSES = 32
 """Where the order does not look at the cache, and that evicts by ``lru``: every so many times the queue is
 looked at, the cached prefixes of its first requests become recently used, the head's last."""
 
 IN_BATCH_PREFIX_TOKENS = 32
-"""``lpm`` looks for a prefix shared within the queue where the cache has at most this many tokens of a
-request, and puts a request back that shares at least as many with one before it."""
+"""Orders that ask the cache look for a prefix shared within the queue where it has at most this many tokens
+of a request, and put a request back that shares at least as many with one before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,12 @@ class SglangConfig:
     With the overlap schedule, SGLang's default, a batch is made when the one before it starts on the device,
     before its outputs are known: a prefix is visible one step later. Who will have finished with the batch in
     flight takes no part in the next one. ``disable_overlap_schedule`` waits for each result.
+
+    With ``enable_priority_scheduling`` the highest number goes first (``schedule_low_priority_values_first``:
+    the lowest), and where as many run as may, requests that are more than
+    ``priority_scheduling_preemption_threshold`` behind the first of the queue go back into it, unless
+    ``disable_priority_preemption``. Who comes to a queue of ``max_queued_requests`` is turned away, and so is
+    who comes back to it. Nobody is let in beside others before ``min_free_slots_delay`` more may run.
     """
 
     pool_tokens: int
@@ -60,6 +71,13 @@ class SglangConfig:
     prefill_max_requests: int | None = None
     clip_max_new_tokens: int = 4096
     tree: TreeKind = "unified"
+    enable_priority_scheduling: bool = False
+    schedule_low_priority_values_first: bool = False
+    disable_priority_preemption: bool = False
+    priority_scheduling_preemption_threshold: int = 10
+    retraction_policy: RetractionPolicy = "length"
+    max_queued_requests: int | None = None
+    min_free_slots_delay: int | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -74,11 +92,13 @@ class SglangConfig:
         for name in ("prefill_decode_interval", "prefill_decode_interval_min_bs"):
             if getattr(self, name) < 0:
                 raise UsageError(f"engine option {name} is {getattr(self, name)}; it must not be negative")
-        if self.prefill_max_requests is not None and self.prefill_max_requests < 1:
-            raise UsageError(
-                f"engine option prefill_max_requests is {self.prefill_max_requests}; it must be at least 1",
-                hint="leave it out for no limit",
-            )
+        for name in ("prefill_max_requests", "max_queued_requests", "min_free_slots_delay"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(
+                    f"engine option {name} is {value}; it must be at least 1",
+                    hint="leave it out for no limit",
+                )
         if self.pool_tokens < self.page_size:
             raise UsageError(
                 f"a pool of {self.pool_tokens} tokens holds no page of {self.page_size}",
@@ -91,8 +111,12 @@ class SglangConfig:
                 f"engine option chunked_prefill_size is {size}; it must be a multiple of page_size "
                 f"({self.page_size}), or -1 for no chunking"
             )
-        if self.schedule_policy not in ("fcfs", "lpm"):
-            raise UsageError(f"unknown schedule_policy {self.schedule_policy!r}", hint="use fcfs or lpm")
+        if self.schedule_policy not in get_args(SchedulePolicy):
+            raise UsageError(
+                f"unknown schedule_policy {self.schedule_policy!r}",
+                hint=f"use one of {', '.join(get_args(SchedulePolicy))}",
+            )
+        self._check_priorities()
         if not 0.0 < self.schedule_conservativeness <= 1e6:
             raise UsageError(
                 f"engine option schedule_conservativeness is {self.schedule_conservativeness}; "
@@ -107,6 +131,51 @@ class SglangConfig:
                 f"max_running_requests is {self.max_running_requests}",
                 hint="lower max_running_requests or raise chunked_prefill_size",
             )
+
+    def _check_priorities(self) -> None:
+        """Combinations that SGLang refuses when it starts (``validation_hook.py``, ``SchedulePolicy``).
+
+        Raises:
+            UsageError: this is one.
+        """
+        if self.enable_priority_scheduling and self.schedule_policy not in ("fcfs", "lof"):
+            raise UsageError(
+                f"SGLang does not start with priorities and schedule_policy {self.schedule_policy}",
+                where="engine.enable_priority_scheduling", hint="use schedule_policy fcfs or lof",
+            )  # fmt: skip
+        if self.retraction_policy == "priority" and not self.enable_priority_scheduling:
+            raise UsageError(
+                "SGLang retracts by priority only where it schedules by priority",
+                where="engine.retraction_policy",
+                hint="set enable_priority_scheduling, or leave it at length",
+            )  # fmt: skip
+        if self.schedule_policy == "shortest-prefill-first" and self.disable_radix_cache:
+            raise UsageError(
+                "SGLang's shortest-prefill-first needs the prefix cache",
+                where="engine.schedule_policy", hint="use fcfs, or leave the radix cache on",
+            )  # fmt: skip
+
+    @property
+    def order(self) -> SchedulePolicy:
+        """The policy that decides: one that asks the cache is ``fcfs`` without one."""
+        aware = self.schedule_policy in CACHE_AWARE
+        return "fcfs" if aware and self.disable_radix_cache else self.schedule_policy
+
+    @property
+    def preempts(self) -> bool:
+        """Whether requests that run make room for more important ones."""
+        return self.enable_priority_scheduling and not self.disable_priority_preemption
+
+    def rank(self, priority: int) -> int:
+        """A request's priority, so that the smallest goes first."""
+        return priority if self.schedule_low_priority_values_first else -priority
+
+    @property
+    def least_free(self) -> int:
+        """How many more must be able to run before anybody is let in beside others; 0: no such rule
+        (``resolve_min_free_slots``)."""
+        least = min(self.min_free_slots_delay or 0, self.max_running_requests)
+        return least if least > 1 else 0
 
     @property
     def chunk_tokens(self) -> int | None:

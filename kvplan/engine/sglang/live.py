@@ -26,12 +26,16 @@ class SglangRequest:
         order: position in the running batch.
         finish_tick: the tick with which its last output comes.
         aborted: whether its client has given up.
+        queued: position among all that have entered the queue, the last time it did.
+        queued_after: prompt tokens computed before that, as ``hrrn`` counts them.
+        missing: tokens of it that were not on the device when it was last looked at for a batch; all of them
+            once it is in one, and 0 before.
     """
 
     __slots__ = (
         "aborted", "base", "cached_tokens", "computed", "content", "finish_tick", "first_token_s", "holding",
-        "max_new_tokens", "order", "outputs", "plain", "preemptions", "prefix", "prompt_tokens", "request",
-        "scheduled_s", "ticket",
+        "max_new_tokens", "missing", "order", "outputs", "plain", "preemptions", "prefix", "prompt_tokens",
+        "queued", "queued_after", "request", "scheduled_s", "ticket",
     )  # fmt: skip
 
     def __init__(self, request: Request) -> None:
@@ -48,6 +52,8 @@ class SglangRequest:
         self.finish_tick = 0
         self.order = 0
         self.ticket = 0
+        self.queued = self.queued_after = 0
+        self.missing = 0
         self.cached_tokens = -1
         self.preemptions = 0
         self.scheduled_s = -1.0

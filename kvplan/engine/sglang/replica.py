@@ -84,9 +84,12 @@ class SglangReplica:
             self.recorder.rejected(request.id, reason)
             return
         live = self.scheduler.live(request)
-        self.scheduler.add(live)
         if self._deadlines is not None:
             self._deadlines.watch(live)
+        self.scheduler.add(live)
+        if self.scheduler.waiting.turned_away:
+            self.turn_away(self.clock)
+        if self._deadlines is not None:
             self.give_up(self.clock)
 
     def rejection(self, request: Request) -> str | None:
@@ -116,7 +119,8 @@ class SglangReplica:
                 if clock >= until or clock > self.gives_up_s:
                     continue
             plan, clock = self._plan(clock)
-            self.record(plan, clock)
+            if self.record(plan, clock):
+                self.stopped = self.stops
             before, in_flight = in_flight, None
             if plan.batch.scheduled_tokens:
                 start = clock if clock > device_free else device_free
@@ -159,6 +163,16 @@ class SglangReplica:
         awaited = self.scheduler.awaits
         assert awaited is not None
         raise EngineStuck(clock, awaited.request.id)
+
+    def turn_away(self, clock: float) -> bool:
+        """Write down for whom the queue had no place; whether there is anybody."""
+        turned_away = self.scheduler.waiting.turned_away
+        self.scheduler.waiting.turned_away = []
+        for request, reason in turned_away:
+            self.recorder.rejected(request.request.id, reason, clock)
+            if self._deadlines is not None:
+                self._deadlines.forget(request)
+        return bool(turned_away)
 
     def give_up(self, clock: float) -> bool:
         """Tell the scheduler whose clients have gone by now; whether any have."""
@@ -220,7 +234,7 @@ class SglangReplica:
             return False
         if scheduler.chunked is not None or scheduler.left_over or not scheduler.decoding.count:
             return False
-        if scheduler.waiting and not scheduler.full:
+        if scheduler.waiting and not scheduler.shut:
             return False
         return scheduler.last is None or not scheduler.last.extends
 
@@ -276,6 +290,7 @@ class SglangReplica:
                 break
             scheduler.ratio = max(scheduler.ratio - config.ratio_decay, config.least_ratio)
         decoding.tick = decoding.known = decoding.tick + done
+        scheduler.processed += done * scheduler.begun_with
         last = SglangPlan()
         if scheduler.overlap:
             decoding.known -= 1
@@ -302,8 +317,8 @@ class SglangReplica:
             raise InvalidLatency(seconds, self.recorder.totals.steps)
         return seconds
 
-    def record(self, plan: SglangPlan, clock: float) -> None:
-        """Write down a batch that was made at ``clock``."""
+    def record(self, plan: SglangPlan, clock: float) -> bool:
+        """Write down a batch that was made at ``clock``; whether a client hears: it is turned away."""
         recorder, scheduler, page = self.recorder, self.scheduler, self.scheduler.page
         for request in plan.extends:
             if request.scheduled_s < 0:
@@ -314,13 +329,15 @@ class SglangReplica:
         used = (scheduler.config.pool_tokens - free) // page
         running, waiting = scheduler.running, scheduler.queued
         recorder.occupancy(used, running, waiting)
+        heard = bool(scheduler.waiting.turned_away) and self.turn_away(clock)
         if not plan.batch.scheduled_tokens and not plan.retracted:
-            return
+            return heard
         if recorder.on_decision is not None:
             scheduled = ((request.request.id, tokens) for request, tokens in plan.scheduled)
             retracted = (request.request.id for request in plan.retracted)
             recorder.on_decision(decision_line(scheduled, free, running, waiting, retracted))
         recorder.step(clock, used, scheduler.pool.tree.evictable // page, running, waiting, scheduler)
+        return heard
 
     def _refuse(self, request: SglangRequest, clock: float) -> None:
         """An aborted request's client hears so, if it still listens."""
@@ -328,7 +345,7 @@ class SglangReplica:
             return
         deadline_s = None if self._deadlines is None else self._deadlines.answered(request, clock)
         if deadline_s is None:
-            self.recorder.rejected(request.request.id, OUT_OF_MEMORY)
+            self.recorder.rejected(request.request.id, OUT_OF_MEMORY, clock)
         else:
             self.recorder.timed_out(request.request.id, deadline_s)
         self.stopped = self.stops

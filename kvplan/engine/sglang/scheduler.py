@@ -6,30 +6,31 @@ only when they join, finish or are retracted.
 
 Verified by recordings of 0.5.23's own methods, and held equal to a slow oracle (``reference.sglang``): what
 the tree does, admission (``PrefillAdder``), chunked and mixed prefill, ``batch_is_full``, when is inserted,
-retraction, ``new_token_ratio``. The event loops are read from their source. Not covered: priorities, the
-``ignore_eos`` estimate. Built on it: ``speculation.sglang``, ``sglang_states``, ``sglang_windows``.
+retraction and preemption, ``new_token_ratio``, the queue with its orders and its limit. The event loops are
+read from their source. Not covered: the ``ignore_eos`` estimate. Built on it: ``speculation.sglang``,
+``sglang_states``, ``sglang_windows``.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING
 
 from kvplan.engine.sglang.admission import PrefillBudget, Verdict
-from kvplan.engine.sglang.config import RETRACT_DECODE_STEPS, SglangConfig
+from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.live import DecodeBatch, SglangRequest, batch_order
-from kvplan.engine.sglang.order import WaitingOrder
 from kvplan.engine.sglang.pause import PrefillPause
 from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang.pool import TokenPool
+from kvplan.engine.sglang.queue import WaitingQueue
 from kvplan.engine.sglang.radix_tree import Holding
+from kvplan.engine.sglang.retraction import Retracting
 
 if TYPE_CHECKING:
     from kvplan.engine.sglang.prefix_radix import RadixNode
     from kvplan.traces.request import Request
 
 
-class SglangScheduler:
+class SglangScheduler(Retracting):
     """Queues and pool of one engine instance."""
 
     budget_type: type[PrefillBudget] = PrefillBudget
@@ -41,7 +42,7 @@ class SglangScheduler:
         self.page = config.page_size
         self.overlap = not config.disable_overlap_schedule
         self.pool = TokenPool(config) if pool is None else pool
-        self.waiting: deque[SglangRequest] = deque()
+        self.waiting = WaitingQueue(config, self.pool)
         self.decoding = DecodeBatch(config.page_size, config.clip_max_new_tokens)
         self.left_over = 0
         """Requests that have finished in the running batch since the last step: they make room."""
@@ -52,7 +53,13 @@ class SglangScheduler:
         self.chunked: SglangRequest | None = None
         self.last: SglangPlan | None = None
         """The batch before; with overlap its outputs are not known yet."""
-        self.order = WaitingOrder(config)
+        self.processed = 0
+        """Prompt tokens computed so far, as ``hrrn`` counts them (``processed_tokens_counter``)."""
+        self.begun_with = 0
+        """Tokens of the prefill batch that the running batch was once: each step counts them again."""
+        self.preempted = []
+        self.sent_back: list[SglangRequest] = []
+        """Who was preempted and is in no plan yet."""
         self.fresh: list[SglangRequest] = []
         """Members of the decode batch whose first output is in flight."""
         self.aborting: list[SglangRequest] = []
@@ -74,7 +81,7 @@ class SglangScheduler:
 
     def add(self, request: SglangRequest) -> None:
         """Take in a new request."""
-        self.waiting.append(request)
+        self.waiting.enter(request, self.processed)
 
     def abort(self, request: SglangRequest) -> None:
         """Nobody waits for a request any more (``abort_request``): it leaves the queue, or what was computed
@@ -138,14 +145,24 @@ class SglangScheduler:
         if plan is not None:
             self.pause.begin()
             self.last = plan
+            self.processed += plan.batch.scheduled_tokens
+            self._note_sent_back(plan)
         return plan
 
     def decode(self, before: SglangPlan | None) -> SglangPlan:
         """A batch of all that decode; it may be empty."""
         plan = self._decode_batch(before)
+        self._note_sent_back(plan)
         if plan.batch.scheduled_tokens:
             self.last = plan
+            self.processed += self.begun_with
         return plan
+
+    def _note_sent_back(self, plan: SglangPlan) -> None:
+        """The plan says who made room for somebody more important."""
+        if self.sent_back:
+            plan.retracted = [*self.sent_back, *plan.retracted]
+            self.sent_back = []
 
     def idle(self) -> None:
         """Nothing is left to do: the estimate of answers starts over, and rounds take no time."""
@@ -158,6 +175,7 @@ class SglangScheduler:
         in_flight = 1 if self.overlap else 0
         if last.decodes:
             # The mixed batch becomes the running batch as it is.
+            self.begun_with = last.batch.scheduled_tokens
             self.decoding.prepend(joining, in_flight)
             self.full = False
             self.left_over = 0
@@ -167,24 +185,34 @@ class SglangScheduler:
         if joining:
             if not self.decoding.count and not self.left_over:
                 self.full = False
+                self.begun_with = last.batch.scheduled_tokens
             self.decoding.append(joining, in_flight)
             if in_flight:
                 self.fresh = joining
 
     # -- prefill ----------------------------------------------------------------------------------------
 
+    @property
+    def shut(self) -> bool:
+        """Whether nobody who waits is looked at before somebody who runs has left."""
+        free = self.config.max_running_requests - self.decoding.count
+        too_few = self.decoding.count > 0 and self.chunked is None and free < self.config.least_free
+        return too_few if self.config.preempts else self.full or too_few
+
     def _prefill_batch(self, before: SglangPlan | None) -> SglangPlan | None:
-        config, decoding = self.config, self.decoding
-        if not decoding.count:
+        config, decoding, waiting = self.config, self.decoding, self.waiting
+        if config.preempts or not decoding.count:
             self.full = False
-        if (self.full or not self.waiting) and self.chunked is None:
+        if (self.full or not waiting) and self.chunked is None:
             return None
-        allocatable = self._rows()
-        if allocatable <= 0 and self.chunked is None:
-            self.full = True
-            return None
-        if self.waiting and self.pool.caching:
-            self.waiting = self.order.of(self.waiting, self.pool)
+        free = self._rows()
+        if self.chunked is None:
+            if decoding.count and free < config.least_free:
+                return None
+            if free <= 0 and not config.preempts:
+                self.full = True
+                return None
+        waiting.sort(self.processed)
         in_batch = decoding.count
         budget = self.budget_type(
             config, self.pool, self.ratio, self._reserved(),
@@ -193,27 +221,25 @@ class SglangScheduler:
         )  # fmt: skip
         extends: list[SglangRequest] = []
         if self.chunked is not None:
-            request = self.chunked
-            chunk = budget.chunk(request.tokens - request.prefix, request.max_new_tokens)
-            if chunk:
-                extends.append(request)
-            request.computed = request.prefix + chunk
-            if request.computed == request.tokens:
-                self.chunked = None
-        waiting = self.waiting
+            self._go_on(self.chunked, budget, extends)
+        budget.whole = config.schedule_policy == "shortest-prefill-first" and self.chunked is not None
         verdict = budget.verdict()
         while waiting and verdict is not Verdict.OTHER:
-            if len(extends) >= allocatable:
+            if len(extends) >= free + len(self.preempted):
                 self.full = True
-            if self.full:
+            if self.full and not self._preempt(waiting[0], budget):
                 break
             verdict = self._add_one(waiting[0], budget, extends)
             if waiting[0].holding is not None:
-                waiting.popleft()
+                waiting.take()
             if verdict is not Verdict.CONTINUE:
                 if verdict is Verdict.NO_TOKEN:
                     self.full = bool(extends or decoding.count)
                 break
+        for request in self.preempted:
+            waiting.enter(request, self.processed)
+        self.sent_back += self.preempted
+        self.preempted = []
         if not extends:
             return None
         plan = self.new_plan()
@@ -229,6 +255,18 @@ class SglangScheduler:
     def _rows(self) -> int:
         """Rows of the request table for a prefill batch; a chunk that goes on brings its own along."""
         return self.config.max_running_requests - self.decoding.count
+
+    def _go_on(self, request: SglangRequest, budget: PrefillBudget, extends: list[SglangRequest]) -> None:
+        """The next chunk of the request in prefill, if the pool has anything for it."""
+        left, room = request.tokens - request.prefix, budget.chunk_tokens
+        assert room is not None
+        most = self.waiting.chunk_limit(left, room, self.page)
+        chunk = budget.chunk(left, request.max_new_tokens, most)
+        if chunk:
+            extends.append(request)
+        request.computed = request.prefix + chunk
+        if request.computed == request.tokens:
+            self.chunked = None
 
     def _leave_finishing(self, before: SglangPlan | None) -> None:
         """With overlap, take out those whose last output comes with the batch in flight."""
@@ -256,6 +294,7 @@ class SglangScheduler:
         hit, node = tree.match(request.content, pool.known(tokens - 1)) if pool.caching else (0, tree.root)
         # While it is held, the prefix does not count as evictable.
         tree.lock(node)
+        request.missing = tokens - hit
         extend = budget.extend(tokens, hit, hit, request.max_new_tokens - request.outputs, extends)
         if isinstance(extend, Verdict):
             tree.unlock(node)
@@ -273,6 +312,7 @@ class SglangScheduler:
         """The request, which holds ``node`` with its cached tokens, is in the batch."""
         prompt, priority = self.pool.known(request.prompt_tokens), request.request.priority
         request.holding = Holding(request.content, prompt, priority, node, cached, cached)
+        request.missing = request.tokens
         request.prefix = cached
         request.computed = computed = cached + extend
         extends.append(request)
@@ -305,10 +345,6 @@ class SglangScheduler:
             self._decode(plan)
         return plan
 
-    def _decode_fits(self) -> bool:
-        """Whether the pool has the pages that the next decode step needs."""
-        return self.pool.fits(self.decoding.boundary_pages * self.page)
-
     def _decode(self, plan: SglangPlan) -> None:
         """``prepare_for_decode``: the allocator asks for a page for everyone, and takes what is needed."""
         decoding = self.decoding
@@ -326,53 +362,6 @@ class SglangScheduler:
         batch.decode_kv_tokens += context
         if self.keep_schedule:
             plan.scheduled.extend((request, 1) for request in decoding.in_order())
-
-    def _retract(self, plan: SglangPlan) -> None:
-        """Send requests back until the others' next step fits: fewest outputs first, then longest prompt.
-
-        At least one goes, and one stays: if that one does not fit either, it is aborted.
-        """
-        decoding = self.decoding
-        keep = decoding.in_order()
-        outputs = self._outputs()
-        keep.sort(key=lambda request: (outputs[request], -request.prompt_tokens), reverse=True)
-        while len(keep) > 1 and not (plan.retracted and self._decode_fits()):
-            victim = keep.pop()
-            self._let_go(victim, outputs[victim], len(keep))
-            victim.preemptions += 1
-            self.preemptions += 1
-            plan.retracted.append(victim)
-        if not self._decode_fits():
-            last = keep.pop()
-            self._let_go(last, outputs[last], 0)
-            plan.aborted.append(last)
-        decoding.reorder(keep)
-        decoded = sum(outputs[request] for request in keep) + RETRACT_DECODE_STEPS * len(keep)
-        self.ratio = min(1.0, decoded / (sum(request.max_new_tokens for request in keep) + 1))
-        self._requeue(plan.retracted)
-
-    def _outputs(self) -> dict[SglangRequest, int]:
-        """How many outputs of each member of the decode batch are known."""
-        decoding = self.decoding
-        outputs = {request: decoding.outputs_of(request) for request in decoding.members}
-        for request in self.fresh:
-            outputs[request] -= 1
-        return outputs
-
-    def _requeue(self, retracted: list[SglangRequest]) -> None:
-        """They wait for memory again."""
-        self.waiting.extend(retracted)
-
-    def _let_go(self, request: SglangRequest, outputs: int, remaining: int) -> None:
-        """Free what a request has, leaving nothing in the tree, and make room for the others.
-
-        An output in flight is lost: it keeps those that are known.
-        """
-        self.full = False
-        self.decoding.leave(request)
-        request.outputs = outputs
-        self.pool.drop(request)
-        self.pool.make_room(remaining * RETRACT_DECODE_STEPS)
 
     def _allocate_extend(self, plan: SglangPlan) -> None:
         """Room for the chunks of a prefill batch."""

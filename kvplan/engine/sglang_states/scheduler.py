@@ -50,6 +50,7 @@ class StateScheduler(SglangScheduler):
         index.lock(node)
         if hit:
             pool.claim(request)
+        request.missing = tokens - hit
         extend = budget.extend(tokens, hit, hit, request.max_new_tokens - request.outputs, extends)
         if isinstance(extend, Verdict):
             index.unlock(node)

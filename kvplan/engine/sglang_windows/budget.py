@@ -63,12 +63,14 @@ class WindowBudget(PrefillBudget):
             room = min(room, most)
         return self.within(room, tokens, cached, others)
 
-    def chunk(self, left: int, answer: int) -> int:
+    def chunk(self, left: int, answer: int, most: int | None) -> int:
         """As the base class; 0 where the pools have nothing for it now: it stays where it is."""
         assert self.chunk_tokens is not None
         room = min(self.chunk_tokens, int(self.total), self.windows_left - self.page)
         if room <= 0:
             return 0
+        if most is not None:
+            room = min(room, most)
         extend = min(left, room)
         self.charge(extend, min(answer, self.clip) if extend == left else 0)
         return extend

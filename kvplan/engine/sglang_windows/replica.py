@@ -48,9 +48,10 @@ class WindowReplica(SglangReplica):
         self._note_peaks()
         return last
 
-    def record(self, plan: SglangPlan, clock: float) -> None:
-        super().record(plan, clock)
+    def record(self, plan: SglangPlan, clock: float) -> bool:
+        heard = super().record(plan, clock)
         self._note_peaks()
+        return heard
 
     def _note_peaks(self) -> None:
         pool = self.windowed.pool

@@ -67,6 +67,7 @@ class WindowScheduler(SglangScheduler):
         )
         hit, node = found.usable, found.node
         held_from = cache.hold(node)
+        request.missing = tokens - hit
         extend = budget.extend(tokens, hit, hit, request.max_new_tokens - request.outputs, extends)
         if isinstance(extend, Verdict):
             cache.let_go(node, held_from)

@@ -52,6 +52,7 @@ CALLED_ELSEWHERE = {
 }
 
 _ADAPTERS = "adapters are not simulated"
+_DELAYER = "no rank holds its prompts back for the others; leave it out, as SGLang does"
 
 NOT_SIMULATED = {
     "enable_lora": _ADAPTERS,
@@ -60,5 +61,15 @@ NOT_SIMULATED = {
     "mamba_cache_mode": "states are cached where blocks end, or not at all; say cache.prefix: hash or none",
     "disable_hybrid_kv_cache_manager": "say cache.groups: [{kind: full}]",
     "kv_transfer_config": "say tiers.host.connector: offloading, or disaggregation",
+    "num_continuous_decode_steps": "SGLang 0.5.23 takes it and does nothing with it: leave it out",
+    "scheduler_recv_interval": "requests are taken in before every batch: leave it at 1, as SGLang does",
+    "default_priority_value": "requests of which a trace says no priority have 0; say another in the trace",
+    "abort_on_priority_when_disabled": "where priorities do not count, requests are served without them",
+    "enable_prefill_delayer": _DELAYER,
+    "prefill_delayer_max_delay_passes": _DELAYER,
+    "prefill_delayer_token_usage_low_watermark": _DELAYER,
+    "prefill_delayer_queue_min_ratio": _DELAYER,
+    "radix_eviction_policy_config": "it is about tlru, which is not simulated",
+    "swa_full_tokens_ratio": "the pool for windows has SGLang's default share",
     "swa_bounded_replay": "windows are simulated as cached",
 }

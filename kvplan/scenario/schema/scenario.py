@@ -12,12 +12,13 @@ from pydantic import Field, model_validator
 from kvplan.scenario.schema.cache import BlockEviction, CachePart
 from kvplan.scenario.schema.clock import AccuracyPart, LatencyPart
 from kvplan.scenario.schema.disaggregation import DisaggregationPart
-from kvplan.scenario.schema.engine import AnyEngine, EnginePart, SglangPart, engine_kind
+from kvplan.scenario.schema.engine import AnyEngine, EnginePart, engine_kind
 from kvplan.scenario.schema.names import CALLED_ELSEWHERE, NOT_SIMULATED
 from kvplan.scenario.schema.parallel import ParallelPart, RoutingPart
 from kvplan.scenario.schema.part import Natural, Part
 from kvplan.scenario.schema.price import PricePart
 from kvplan.scenario.schema.sampling import SamplingPart
+from kvplan.scenario.schema.sglang import SglangPart
 from kvplan.scenario.schema.speculative import SpeculativePart
 from kvplan.scenario.schema.tiers import TiersPart
 from kvplan.scenario.schema.workload import SloPart, WorkloadPart

@@ -212,7 +212,7 @@ def test_pools_may_differ() -> None:
 def test_what_neither_pool_could_serve_is_rejected_once() -> None:
     small = replace(CONFIG, num_blocks=4)
     reasons: list[tuple[str, str]] = []
-    recorder = Recorder(on_rejected=lambda name, reason: reasons.append((name, reason)))
+    recorder = Recorder(on_rejected=lambda name, reason, _: reasons.append((name, reason)))
     strategy = Disaggregation(link(), BLOCK_BYTES, prefill=PoolPlan(config=small))
     engine = strategy.engine(CONFIG, LinearLatency(1.0, 0.0, 0.0), recorder)
     engine.run([request(0, 0.0, 100, 2), request(1, 0.0, 5000, 2), request(2, 0.0, 10, 2)])

@@ -10,7 +10,7 @@ from fuzzing import examples, fuzz
 from hypothesis import given
 from hypothesis import strategies as st
 from pools import Line
-from radix_runs import runs
+from radix_runs import between_servers, runs
 
 import kvplan.engine.disaggregation.sglang.engine as engines
 from kvplan.engine.disaggregation.fabric import Stage
@@ -120,7 +120,7 @@ Case = tuple[SglangConfig, SglangDisaggregation, list[Request]]
 def deployments(draw: st.DrawFn) -> Case:
     """Pools down to the smallest that can serve a request at all, links from none to hopeless."""
     config, requests = draw(runs())
-    config = replace(config, enable_mixed_chunk=False)
+    config = replace(between_servers(config), enable_mixed_chunk=False)
     options = DecodeOptions(draw(st.sampled_from([0, 1, 8, 64])), draw(st.sampled_from([0, 0, 1, 5])))
 
     def pool() -> PoolPlan:
@@ -218,6 +218,16 @@ def one_of_each(config: SglangConfig) -> SglangDisaggregation:
     return SglangDisaggregation(FREE, 100, PoolPlan(), PoolPlan(), DecodeOptions(0, 4096))
 
 
+def test_queues_that_were_not_compared_are_refused() -> None:
+    config = SglangConfig(1000)
+    for options in (
+        {"schedule_policy": "lof"}, {"enable_priority_scheduling": True}, {"max_queued_requests": 4},
+        {"min_free_slots_delay": 2},
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match="SGLang's queue"):
+            one_of_each(config).sglang_engine(replace(config, **options), CLOCK, Recorder())  # type: ignore[arg-type]
+
+
 @examples(50)
 @given(runs())
 def test_prompts_are_computed_as_by_an_engine_that_is_asked_for_one_token(
@@ -225,7 +235,7 @@ def test_prompts_are_computed_as_by_an_engine_that_is_asked_for_one_token(
 ) -> None:
     """A link that takes no time and room for everybody: nothing behind the prefill server is seen in it."""
     config, requests = case
-    config = generous(config, requests)
+    config = generous(between_servers(config), requests)
     asked = [item._replace(output=((item.output[0][0], 1),), output_tokens=1) for item in requests]
     split, _, _ = play(config, one_of_each(config), asked)
     rows: list[RequestRow] = []
@@ -241,7 +251,9 @@ def test_a_lone_request_takes_what_the_engine_takes(
     """Over a link that takes no time two servers are one: no token is computed twice."""
     config, requests = case
     # The prefill server never hears the answers, so it cannot cache them either.
-    config = replace(generous(config, requests), disable_overlap_schedule=True, disable_radix_cache=True)
+    config = replace(
+        generous(between_servers(config), requests), disable_overlap_schedule=True, disable_radix_cache=True
+    )
     alone = [item._replace(arrival_s=100.0 * number * apart) for number, item in enumerate(requests)]
     split, _, _ = play(config, one_of_each(config), alone)
     rows: list[RequestRow] = []

@@ -52,7 +52,6 @@ class DecodeScheduler(SglangScheduler):
         retracted: those whose KV lies in the host; they come first.
         reserved: those that got room in this call.
         handed_out: those whose first token left in this call; ended: those of them for which it was the last.
-        aborted: those that were dropped in this call.
     """
 
     def __init__(self, config: SglangConfig, options: DecodeOptions, *, keep_schedule: bool) -> None:
@@ -64,7 +63,6 @@ class DecodeScheduler(SglangScheduler):
         self.reserved: list[HandedRequest] = []
         self.handed_out: list[SglangRequest] = []
         self.ended: list[SglangRequest] = []
-        self.aborted: list[SglangRequest] = []
         self.rows = config.max_running_requests + options.extra_slots
         """Free rows of the request table."""
         self.buffers = METADATA_BUFFERS * config.max_running_requests
@@ -116,7 +114,7 @@ class DecodeScheduler(SglangScheduler):
     def schedule(self) -> SglangPlan:
         """See the base class (``process_decode_queue``, ``get_next_disagg_decode_batch_to_run``)."""
         self.looks += 1
-        self.reserved, self.handed_out, self.ended, self.aborted = [], [], [], []
+        self.reserved, self.handed_out, self.ended = [], [], []
         if self.retracted:
             self._resume()
         if not self.retracted:
@@ -145,7 +143,8 @@ class DecodeScheduler(SglangScheduler):
                 break
             resumed += 1
             self._allocate(request, request.tokens - 1)
-        self.waiting.extend(self.retracted[:resumed])
+        for request in self.retracted[:resumed]:
+            self.waiting.enter(request, self.processed)
         del self.retracted[:resumed]
 
     def _preallocate(self) -> None:
@@ -197,7 +196,7 @@ class DecodeScheduler(SglangScheduler):
             del self.coming[request]
             request.outputs = 1
             self.buffers += 1
-            self.waiting.append(request)
+            self.waiting.enter(request, self.processed)
         self._come = 0
 
     def _join_batch(self) -> None:
@@ -206,7 +205,7 @@ class DecodeScheduler(SglangScheduler):
         joining: list[SglangRequest] = []
         while self.waiting and places > 0:
             places -= 1
-            request = self.waiting.popleft()
+            request = self.waiting.take()
             if request.first_token_s < 0:
                 self.handed_out.append(request)
             if request.outputs >= request.max_new_tokens:
@@ -223,22 +222,13 @@ class DecodeScheduler(SglangScheduler):
 
     # -- decode -----------------------------------------------------------------------------------------
 
-    def _outputs(self) -> dict[SglangRequest, int]:
+    def _known_outputs(self) -> dict[SglangRequest, int]:
         """As the base class; who has just joined has nothing in flight."""
-        outputs = super()._outputs()
+        outputs = super()._known_outputs()
         ahead = self.decoding.tick - self.decoding.known
         for request in self._joined:
             outputs[request] += ahead
         return outputs
-
-    def _retract(self, plan: SglangPlan) -> None:
-        """As the base class; the last one is aborted where even alone it finds no memory: what is on its way
-        holds it."""
-        super()._retract(plan)
-        if not self._decode_fits():
-            last = self.decoding.in_order()[0]
-            self._let_go(last, last.outputs, 0)
-            self.aborted.append(last)
 
     def _let_go(self, request: SglangRequest, outputs: int, remaining: int) -> None:
         """As the base class; its KV is copied to the host."""
@@ -321,10 +311,12 @@ class DecodeReplica(SglangInstance):
         for joined in scheduler.handed_out:
             joined.first_token_s = clock
         self._finish(scheduler.ended, clock)
-        for dropped in scheduler.aborted:
-            self.events.aborted(transit_of(dropped), clock)
-            self.stopped = self.stopped or self.stops
         return plan, clock
+
+    def _refuse(self, request: SglangRequest, clock: float) -> None:
+        """As the base class; its whole way ends here."""
+        self.events.aborted(transit_of(request), clock)
+        self.stopped = self.stopped or self.stops
 
     def deliver(self, plan: SglangPlan, clock: float) -> bool:
         """As the base class; rows are written of whole ways, not of what happens here."""

@@ -111,7 +111,7 @@ class PrefillScheduler(SglangScheduler):
             _, request = heappop(self._ready)
             self.buffers -= 1
             del self.bootstrapping[request]
-            self.waiting.append(request)
+            self.waiting.enter(request, self.processed)
 
     def _rows(self) -> int:
         """See the base class."""

@@ -66,14 +66,32 @@ class SglangDisaggregation:
         """See ``Strategy``.
 
         Raises:
-            UsageError: no instances, pools of different page sizes.
+            UsageError: no instances, pools of different page sizes, a queue with priorities or a limit.
             UnknownName: no such routing policy.
         """
         pools = self.prefill.pool("prefill", config, latency), self.decode.pool("decode", config, latency)
         check_block_sizes(pools)
         prefill, decode = pools
+        for pool in pools:
+            _check_queue(pool.sglang)
         # A decode server has no radix cache unless it is told to (``handle_pd_disaggregation``).
         decode.config = replace(decode.sglang, disable_radix_cache=True)
         return SglangPoolsEngine(
             prefill, decode, recorder, route=self.route, block_bytes=self.block_bytes, options=self.options
+        )
+
+
+def _check_queue(config: SglangConfig) -> None:
+    """Refuse queues that were not compared with those of SGLang's servers."""
+    if (
+        config.schedule_policy not in ("fcfs", "lpm")
+        or config.enable_priority_scheduling
+        or config.max_queued_requests is not None
+        or config.least_free
+    ):
+        raise UsageError(
+            "priorities, orders other than fcfs and lpm, and limits of SGLang's queue are not simulated with "
+            "prefill and decode servers",
+            where="engine.schedule_policy",
+            hint="leave these options out, or simulate one server that does both",
         )
