@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING
 
 from kvplan.engine.sglang.admission import PrefillBudget, Verdict
 from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang.decoding import Decoding
 from kvplan.engine.sglang.live import DecodeBatch, SglangRequest, batch_order
 from kvplan.engine.sglang.pause import PrefillPause
 from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang.pool import TokenPool
 from kvplan.engine.sglang.queue import WaitingQueue
 from kvplan.engine.sglang.radix_tree import Holding
-from kvplan.engine.sglang.retraction import Retracting
 
 if TYPE_CHECKING:
     from kvplan.engine.sglang.prefix_radix import RadixNode
     from kvplan.traces.request import Request
 
 
-class SglangScheduler(Retracting):
+class SglangScheduler(Decoding):
     """Queues and pool of one engine instance."""
 
     budget_type: type[PrefillBudget] = PrefillBudget
@@ -74,10 +74,6 @@ class SglangScheduler(Retracting):
     def live(self, request: Request) -> SglangRequest:
         """What the engine keeps about a request that arrives."""
         return SglangRequest(request)
-
-    def new_plan(self) -> SglangPlan:
-        """A batch with nothing in it."""
-        return SglangPlan()
 
     def add(self, request: SglangRequest) -> None:
         """Take in a new request."""
@@ -268,23 +264,6 @@ class SglangScheduler(Retracting):
         if request.computed == request.tokens:
             self.chunked = None
 
-    def _leave_finishing(self, before: SglangPlan | None) -> None:
-        """With overlap, take out those whose last output comes with the batch in flight."""
-        if before is None or not self.overlap:
-            return
-        leaving = self.decoding.finishing(self.decoding.tick)
-        if leaving:
-            self.full = False
-            self.finishing = len(leaving)
-            # Those of a prefill are among its requests, and found there.
-            before.leaving = [request for request in leaving if request not in before.extends]
-
-    def _reserved(self) -> int:
-        """Tokens the answers of running requests may still take, each clipped."""
-        decoding = self.decoding
-        clipped = decoding.clip + decoding.known
-        return decoding.reserved + sum(1 for request in self.fresh if request.finish_tick < clipped)
-
     def _add_one(
         self, request: SglangRequest, budget: PrefillBudget, extends: list[SglangRequest]
     ) -> Verdict:
@@ -323,45 +302,6 @@ class SglangScheduler(Retracting):
             answer, clip = request.max_new_tokens, budget.clip
             budget.charge(extend, answer if answer < clip else clip)
         return budget.verdict()
-
-    # -- decode -----------------------------------------------------------------------------------------
-
-    def _decode_batch(self, before: SglangPlan | None) -> SglangPlan:
-        """One token for every running request (``update_running_batch``)."""
-        plan = self.new_plan()
-        decoding = self.decoding
-        if decoding.count:
-            self._leave_finishing(before)
-        if not decoding.count:
-            return plan
-        if self._decode_fits():
-            self.ratio = max(self.ratio - self.config.ratio_decay, self.config.least_ratio)
-        elif self.finishing:
-            # Those give their memory back with the result in flight: the others wait for it.
-            return plan
-        else:
-            self._retract(plan)
-        if decoding.count:
-            self._decode(plan)
-        return plan
-
-    def _decode(self, plan: SglangPlan) -> None:
-        """``prepare_for_decode``: the allocator asks for a page for everyone, and takes what is needed."""
-        decoding = self.decoding
-        count = decoding.count
-        self.pool.take(decoding.boundary_pages * self.page, count * self.page, "decode")
-        decoding.tick += 1
-        plan.tick = decoding.tick
-        plan.decodes = True
-        batch = plan.batch
-        batch.scheduled_tokens += count
-        batch.sampled_requests += count
-        batch.decode_requests += count
-        context = decoding.base_sum + count * decoding.tick
-        batch.decode_context += context
-        batch.decode_kv_tokens += context
-        if self.keep_schedule:
-            plan.scheduled.extend((request, 1) for request in decoding.in_order())
 
     def _allocate_extend(self, plan: SglangPlan) -> None:
         """Room for the chunks of a prefill batch."""
