@@ -12,6 +12,8 @@ class Decoding(Retracting):
     overlap: bool
     finishing: int
     keep_schedule: bool
+    least_ratio: float
+    ratio_decay: float
 
     def new_plan(self) -> SglangPlan:
         """A batch with nothing in it."""
@@ -43,7 +45,7 @@ class Decoding(Retracting):
         if not decoding.count:
             return plan
         if self._decode_fits():
-            self.ratio = max(self.ratio - self.config.ratio_decay, self.config.least_ratio)
+            self.ratio = max(self.ratio - self.ratio_decay, self.least_ratio)
         elif self.finishing:
             # Those give their memory back with the result in flight: the others wait for it.
             return plan

@@ -283,12 +283,13 @@ class SglangReplica:
     def coasted(self, done: int, taken: int) -> SglangPlan:
         """Write down ``done`` quiet steps, whose pages have ``taken`` tokens; returns the last one's plan."""
         scheduler, recorder = self.scheduler, self.recorder
-        decoding, config = scheduler.decoding, scheduler.config
+        decoding, ratio, least = scheduler.decoding, scheduler.ratio, scheduler.least_ratio
         scheduler.pause.pass_by(done, decoding.count)
         for _ in range(done):
-            if scheduler.ratio <= config.least_ratio:
+            if ratio <= least:
                 break
-            scheduler.ratio = max(scheduler.ratio - config.ratio_decay, config.least_ratio)
+            ratio = max(ratio - scheduler.ratio_decay, least)
+        scheduler.ratio = ratio
         decoding.tick = decoding.known = decoding.tick + done
         scheduler.processed += done * scheduler.begun_with
         last = SglangPlan()

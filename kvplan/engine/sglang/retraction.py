@@ -23,6 +23,7 @@ class Retracting:
     full: bool
     ratio: float
     processed: int
+    preempts: bool
     preemptions: int
     preempted: list[SglangRequest]
     """Who made room for somebody more important in the batch that is being made."""
@@ -83,7 +84,7 @@ class Retracting:
         order in the queue is that of a set: none that could be known.
         """
         config = self.config
-        if not config.preempts:
+        if not self.preempts:
             return False
         rank, clip = config.rank, config.clip_max_new_tokens
         outputs = self._known_outputs()

@@ -65,6 +65,9 @@ class SglangScheduler(Decoding):
         self.aborting: list[SglangRequest] = []
         """Running requests whose clients have given up: they finish with their next output."""
         self.ratio = config.initial_ratio
+        # Options that follow from others, looked at with every step.
+        self.least_ratio, self.ratio_decay = config.least_ratio, config.ratio_decay
+        self.preempts, self.least_free = config.preempts, config.least_free
         self.pause = PrefillPause(config.prefill_decode_interval, config.prefill_decode_interval_min_bs)
         self.keep_schedule = keep_schedule
         self.queried_tokens = 0
@@ -94,7 +97,7 @@ class SglangScheduler(Decoding):
     @property
     def has_requests(self) -> bool:
         """Whether any request is unfinished or not yet taken out of the batch."""
-        return bool(self.waiting or self.decoding.count or self.left_over or self.chunked or self.last)
+        return bool(self.decoding.count or self.last or self.waiting or self.left_over or self.chunked)
 
     @property
     def queued(self) -> int:
@@ -191,21 +194,23 @@ class SglangScheduler(Decoding):
     @property
     def shut(self) -> bool:
         """Whether nobody who waits is looked at before somebody who runs has left."""
-        free = self.config.max_running_requests - self.decoding.count
-        too_few = self.decoding.count > 0 and self.chunked is None and free < self.config.least_free
-        return too_few if self.config.preempts else self.full or too_few
+        if self.full and not self.preempts:
+            return True
+        if not self.least_free or not self.decoding.count or self.chunked is not None:
+            return False
+        return self.config.max_running_requests - self.decoding.count < self.least_free
 
     def _prefill_batch(self, before: SglangPlan | None) -> SglangPlan | None:
         config, decoding, waiting = self.config, self.decoding, self.waiting
-        if config.preempts or not decoding.count:
+        if self.preempts or not decoding.count:
             self.full = False
         if (self.full or not waiting) and self.chunked is None:
             return None
         free = self._rows()
         if self.chunked is None:
-            if decoding.count and free < config.least_free:
+            if decoding.count and free < self.least_free:
                 return None
-            if free <= 0 and not config.preempts:
+            if free <= 0 and not self.preempts:
                 self.full = True
                 return None
         waiting.sort(self.processed)
