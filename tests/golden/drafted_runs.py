@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from recorded_runs import request
+from recorded_runs import digest, digest_of_rows, request
 
 from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.impatient import Impatient
 from kvplan.engine.patience import Patience
 from kvplan.engine.protocols import StepBatch
 from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.reference.sglang import ReferenceSglangScheduler
+from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
+from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.speculation.acceptance import Acceptance
 from kvplan.engine.strategy import Engine
 from kvplan.latency.linear import LinearLatency
@@ -93,3 +96,24 @@ def play(run: dict[str, Any], make: Callable[[Recorder], Engine], *, log: bool) 
     engine.close()
     played.rows = [rows[asked[0]] for asked in run["requests"] if asked[0] in rows]
     return played
+
+
+def check_oracle(
+    run: dict[str, Any], config: SglangConfig, scheduler: ReferenceSglangScheduler, beside: Callable[[], str]
+) -> None:
+    """SGLang's oracle decides as recorded; ``beside``: what a recorded line says of the second pool."""
+    told: list[str] = []
+
+    def make(recorder: Recorder) -> ReferenceSglangEngine:
+        def tell(line: str) -> None:
+            # The recording does not count who holds memory.
+            told.append("|".join([*(line.split("|")[part] for part in (0, 1, 3, 4)), beside()]))
+
+        recorder.on_decision = tell
+        clock = LinearLatency(*run["clock"])
+        return ReferenceSglangEngine(config, clock, recorder, check=True, scheduler=scheduler)
+
+    played = play(run, make, log=True)
+    assert digest(told) == run["decisions"]
+    assert played.aborted == run["aborted"]
+    assert digest_of_rows(played.rows) == run["rows"]

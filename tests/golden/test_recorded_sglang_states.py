@@ -10,11 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from drafted_runs import play
+from drafted_runs import check_oracle, play
 from recorded_runs import digest, digest_of_rows, recordings
 
 from kvplan.engine.recorder import Recorder
-from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
 from kvplan.engine.reference.sglang_states import ReferenceStateScheduler
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.plan import SglangPlan
@@ -74,23 +73,13 @@ def test_its_oracle(number: int) -> None:
     slots, chunk, spare, interval = run["states"]
     config = SglangConfig(**run["config"])
     scheduler = ReferenceStateScheduler(config, StateRules(slots, chunk, spare, interval))
-    tree, told = scheduler.tree, []
+    tree = scheduler.tree
 
-    def make(recorder: Recorder) -> ReferenceSglangEngine:
-        def tell(line: str) -> None:
-            unheld = sum(not node.state_locks for node in tree.recency)
-            parts = [line.split("|")[part] for part in (0, 1, 3, 4)]
-            told.append("|".join([*parts, f"{scheduler.free_slots},{len(tree.recency)},{unheld}"]))
+    def slots_now() -> str:
+        unheld = sum(not node.state_locks for node in tree.recency)
+        return f"{scheduler.free_slots},{len(tree.recency)},{unheld}"
 
-        recorder.on_decision = tell
-        return ReferenceSglangEngine(
-            config, LinearLatency(*run["clock"]), recorder, check=True, scheduler=scheduler
-        )
-
-    played = play(run, make, log=True)
-    assert digest(told) == run["decisions"]
-    assert played.aborted == run["aborted"]
-    assert digest_of_rows(played.rows) == run["rows"]
+    check_oracle(run, config, scheduler, slots_now)
     assert [tree.evicted, tree.states_evicted, len(tree.recency)] == run["totals"][1:]
 
 

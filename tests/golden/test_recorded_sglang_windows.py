@@ -9,11 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from drafted_runs import play
+from drafted_runs import check_oracle, play
 from recorded_runs import digest, digest_of_rows, recordings
 
 from kvplan.engine.recorder import Recorder
-from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
 from kvplan.engine.reference.sglang_windows import ReferenceWindowScheduler
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang_windows.replica import WindowReplica
@@ -71,26 +70,11 @@ def test_its_oracle(number: int) -> None:
     run: dict[str, Any] = RUNS[number]
     config, windows = SglangConfig(**run["config"]), SlidingWindows(*run["windows"])
     scheduler = ReferenceWindowScheduler(config, windows)
-    tree, told = scheduler.tree, []
-
-    def make(recorder: Recorder) -> ReferenceSglangEngine:
-        def tell(line: str) -> None:
-            parts = [line.split("|")[part] for part in (0, 1, 3, 4)]
-            told.append(
-                "|".join(
-                    [*parts, *map(str, (scheduler.free, scheduler.free_windows, tree.evictable_windows))]
-                )
-            )
-
-        recorder.on_decision = tell
-        return ReferenceSglangEngine(
-            config, LinearLatency(*run["clock"]), recorder, check=True, scheduler=scheduler
-        )
-
-    played = play(run, make, log=True)
-    assert digest(told) == run["decisions"]
-    assert played.aborted == run["aborted"]
-    assert digest_of_rows(played.rows) == run["rows"]
+    tree = scheduler.tree
+    check_oracle(
+        run, config, scheduler,
+        lambda: f"{scheduler.free}|{scheduler.free_windows}|{tree.evictable_windows}",
+    )  # fmt: skip
     assert [tree.evicted, tree.windows_evicted, scheduler.preemptions] == run["totals"][1:]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
 from kvplan.engine.sglang.eviction import EVICTION
 from kvplan.engine.sglang.radix_tree import TreeKind
@@ -22,6 +23,14 @@ class TokenNode:
         self.last_access = self.creation = now
         self.hit_count = 0
         self.priority = 0
+
+
+class Seen(NamedTuple):
+    """What a look-up found: tokens that can be used, the node they end with, and tokens that agree."""
+
+    usable: int
+    node: TokenNode
+    passed: int
 
 
 class TokenTree:
@@ -51,16 +60,25 @@ class TokenTree:
 
     def match(self, content: Tokens, limit: int) -> tuple[int, TokenNode]:
         """See ``RadixTree.match``."""
+        return self.look(content, limit)[:2]
+
+    def look(self, content: Tokens, limit: int) -> Seen:
+        """``match_prefix``."""
         wanted = self._floor(content[:limit])
         if not wanted:
-            return 0, self.root
+            return Seen(0, self.root, 0)
         now = self._tick() if self.kind == "radix" else None
         passed = self._passed(wanted, now)
+        usable = passed[: self._last_usable(passed) + 1]
         if now is None:
-            self._used(passed)
+            self._used(usable)
         else:
             self.root.last_access = now
-        return sum(len(seen.tokens) for seen in passed), passed[-1]
+        return Seen(tokens_of(usable), usable[-1], tokens_of(passed))
+
+    def _last_usable(self, passed: list[TokenNode]) -> int:
+        """Which of the nodes, from the root on, is the last one with which a prefix can end."""
+        return len(passed) - 1
 
     def _passed(self, wanted: Tokens, now: float | None = None) -> list[TokenNode]:
         """The nodes that hold ``wanted`` as far as it is known, from the root on; the last one is cut there.
@@ -241,3 +259,8 @@ class TokenTree:
                 break
             agreed += 1
         return agreed // self.page_size * self.page_size
+
+
+def tokens_of(nodes: Sequence[TokenNode]) -> int:
+    """Tokens of all of them together."""
+    return sum(len(node.tokens) for node in nodes)

@@ -8,7 +8,7 @@ loop around them is read from its source. Names follow the source.
 from __future__ import annotations
 
 from kvplan.engine.recorder import Metric
-from kvplan.engine.reference.radix import TokenNode
+from kvplan.engine.reference.radix import Seen
 from kvplan.engine.reference.sglang_budget import Budget
 from kvplan.engine.reference.sglang_pool import ReferenceSglangPool
 from kvplan.engine.reference.sglang_state import SglangPlan, SglangState
@@ -229,16 +229,17 @@ class ReferenceSglangScheduler(ReferenceSglangPool):
 
     def _add_one(self, state: SglangState, budget: Budget, batch: list[SglangState]) -> str:
         most = self.config.prefill_max_requests
-        hit, node = self._match(state)
+        seen = self._look(state)
+        hit = seen.usable
         state.filled, state.matched = state.tokens, hit
         if most is not None and len(batch) >= most:
             return "other"
-        mark = self._hold(state, node)
+        mark = self._hold(state, seen)
         extend = budget.extend(state, hit, batch)
         if isinstance(extend, str):
-            self.tree.let_go(node, mark)
+            self.tree.let_go(seen.node, mark)
             return extend
-        self._take_in(state, node, mark, hit)
+        self._take_in(state, seen, mark)
         chunked = hit + extend < state.tokens
         state.extend_end = hit + extend
         batch.append(state)
@@ -248,17 +249,20 @@ class ReferenceSglangScheduler(ReferenceSglangPool):
         budget.charge(extend, 0 if chunked else min(state.max_new_tokens, self.config.clip_max_new_tokens))
         return budget.verdict()
 
-    def _match(self, state: SglangState) -> tuple[int, TokenNode]:
-        """``init_next_round_input``: cached tokens, and the node they end with."""
-        return self.tree.match(state.content, state.tokens - 1) if self.caching else (0, self.tree.root)
+    def _look(self, state: SglangState) -> Seen:
+        """``init_next_round_input``: what is cached of it."""
+        if not self.caching:
+            return Seen(0, self.tree.root, 0)
+        return self.tree.look(state.content, state.tokens - 1)
 
-    def _hold(self, state: SglangState, node: TokenNode) -> int:
+    def _hold(self, state: SglangState, seen: Seen) -> int:
         """``_lock_node``: what was found stays while the books are looked at."""
         del state
-        return self.tree.hold(node)
+        return self.tree.hold(seen.node)
 
-    def _take_in(self, state: SglangState, node: TokenNode, mark: int, hit: int) -> None:
+    def _take_in(self, state: SglangState, seen: Seen, mark: int) -> None:
         """``init_req``'s books: what a request in the batch holds."""
+        hit, node = seen.usable, seen.node
         state.holding = Holding(
             state.content, state.prompt_tokens, state.request.priority, node, shared=hit, allocated=hit
         )

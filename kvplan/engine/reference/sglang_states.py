@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import cast
 
 from kvplan.engine.recorder import Metric
-from kvplan.engine.reference.radix import TokenNode, TokenTree
+from kvplan.engine.reference.radix import Seen, TokenTree
 from kvplan.engine.reference.sglang import ReferenceSglangScheduler
 from kvplan.engine.reference.sglang_budget import Budget
 from kvplan.engine.reference.sglang_state import SglangPlan, SglangState
-from kvplan.engine.reference.state_tree import Seen, StateTokenNode, StateTokenTree
+from kvplan.engine.reference.state_tree import StateTokenTree
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang_states.metrics import SECTION, StateFigures
 from kvplan.engine.sglang_states.rules import StateRules
@@ -49,7 +49,6 @@ class ReferenceStateScheduler(ReferenceSglangScheduler):
         super().__init__(config)
         self.slots_held = self.peak_held = self.peak_used = 0
         self.passed_tokens = self.cut_short = 0
-        self._seen = Seen(0, cast(StateTokenNode, self.tree.root), 0)
 
     def make_tree(self) -> StateTokenTree:
         """As the base class."""
@@ -92,14 +91,9 @@ class ReferenceStateScheduler(ReferenceSglangScheduler):
 
     # -- prefill ----------------------------------------------------------------------------------------
 
-    def _match(self, state: SglangState) -> tuple[int, TokenNode]:
-        root = cast(StateTokenNode, self.tree.root)
-        self._seen = self.tree.look(state.content, state.tokens - 1) if self.caching else Seen(0, root, 0)
-        return self._seen.usable, self._seen.node
-
-    def _hold(self, state: SglangState, node: TokenNode) -> int:
-        mark = super()._hold(state, node)
-        if self._seen.usable:
+    def _hold(self, state: SglangState, seen: Seen) -> int:
+        mark = super()._hold(state, seen)
+        if seen.usable:
             # What was found is copied into a slot of its own.
             self._make_slots(1)
             self._claim(cast(RecurrentState, state), 1)
@@ -111,12 +105,12 @@ class ReferenceStateScheduler(ReferenceSglangScheduler):
             self._give_slots(cast(RecurrentState, state))
         return verdict
 
-    def _take_in(self, state: SglangState, node: TokenNode, mark: int, hit: int) -> None:
-        passed = self._seen.passed
+    def _take_in(self, state: SglangState, seen: Seen, mark: int) -> None:
+        passed = seen.passed
         if state.cached_tokens < 0:
             self.passed_tokens += passed
-            self.cut_short += passed > hit
-        super()._take_in(state, node, mark, hit)
+            self.cut_short += passed > seen.usable
+        super()._take_in(state, seen, mark)
         grid = self.rules.grid(self.config)
         cast(RecurrentState, state).branch = passed // grid * grid
 

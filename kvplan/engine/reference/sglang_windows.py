@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import cast
 
 from kvplan.engine.recorder import Metric
-from kvplan.engine.reference.radix import TokenNode, TokenTree
+from kvplan.engine.reference.radix import Seen, TokenTree
 from kvplan.engine.reference.sglang import ReferenceSglangScheduler
 from kvplan.engine.reference.sglang_budget import Budget
 from kvplan.engine.reference.sglang_state import SglangPlan, SglangState
-from kvplan.engine.reference.window_tree import Seen, WindowTokenNode, WindowTokenTree
+from kvplan.engine.reference.window_tree import WindowTokenTree
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang_windows.errors import ForgottenPrefill
 from kvplan.engine.sglang_windows.metrics import SECTION, WindowFigures
@@ -114,7 +114,6 @@ class ReferenceWindowScheduler(ReferenceSglangScheduler):
         self.windows = windows
         super().__init__(config)
         self.free_windows = self.window_tokens = windows.tokens(config.page_size)
-        self._seen = Seen(0, cast(WindowTokenNode, self.tree.root), 0)
         self.peak_full = self.peak_windows = self.slid = self.missed = self.missed_tokens = 0
 
     def make_tree(self) -> WindowTokenTree:
@@ -145,15 +144,10 @@ class ReferenceWindowScheduler(ReferenceSglangScheduler):
         self.full = False
         return super()._prefill_batch()
 
-    def _match(self, state: SglangState) -> tuple[int, TokenNode]:
-        root = cast(WindowTokenNode, self.tree.root)
-        self._seen = self.tree.look(state.content, state.tokens - 1) if self.caching else Seen(0, root, 0)
-        return self._seen.usable, self._seen.node
-
-    def _take_in(self, state: SglangState, node: TokenNode, mark: int, hit: int) -> None:
-        first, missed = state.cached_tokens < 0, self._seen.in_full - hit
-        super()._take_in(state, node, mark, hit)
-        cast(WindowState, state).branch = self._seen.in_full if missed else None
+    def _take_in(self, state: SglangState, seen: Seen, mark: int) -> None:
+        first, missed = state.cached_tokens < 0, seen.passed - seen.usable
+        super()._take_in(state, seen, mark)
+        cast(WindowState, state).branch = seen.passed if missed else None
         if first and missed:
             self.missed += 1
             self.missed_tokens += missed

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import cast
 
 from kvplan.engine.reference.radix import TokenNode, Tokens, TokenTree
 
@@ -24,14 +24,6 @@ class StateTokenNode(TokenNode):
         self.state_locks = 0
 
 
-class Seen(NamedTuple):
-    """Tokens up to the deepest state, the node it is behind, and tokens that agree."""
-
-    usable: int
-    node: StateTokenNode
-    passed: int
-
-
 class StateTokenTree(TokenTree):
     """A radix cache of tokens and states, token by token.
 
@@ -48,22 +40,15 @@ class StateTokenTree(TokenTree):
         self.recency: list[StateTokenNode] = []
         self.states_evicted = self.orphaned = 0
 
-    def look(self, content: Tokens, limit: int) -> Seen:
-        """``match_prefix``: a prefix counts up to the last state."""
-        wanted = self._floor(content[:limit])
-        root = cast(StateTokenNode, self.root)
-        if not wanted:
-            return Seen(0, root, 0)
-        passed = cast("list[StateTokenNode]", self._passed(wanted))
-        most = max((place for place, node in enumerate(passed) if node.has_state), default=0)
-        usable = passed[: most + 1]
-        self._use_state(usable[-1])
-        self._used(list(usable))
-        return Seen(_tokens(usable), usable[-1], _tokens(passed))
+    def _last_usable(self, passed: list[TokenNode]) -> int:
+        """The last node behind which a state is kept."""
+        nodes = cast("list[StateTokenNode]", passed)
+        return max((place for place, node in enumerate(nodes) if node.has_state), default=0)
 
-    def match(self, content: Tokens, limit: int) -> tuple[int, TokenNode]:
-        """As the base class; of prefixes with a state behind them."""
-        return self.look(content, limit)[:2]
+    def _used(self, passed: list[TokenNode]) -> None:
+        """As the base class; with the state it ends with."""
+        self._use_state(cast(StateTokenNode, passed[-1]))
+        super()._used(passed)
 
     def publish(
         self, content: Tokens, length: int, priority: int, counted: int
@@ -131,7 +116,3 @@ class StateTokenTree(TokenTree):
         assert {node for node in nodes if node.has_state} == {*self.recency}
         for node in nodes:
             assert node.state_locks <= node.lock_ref
-
-
-def _tokens(nodes: list[StateTokenNode]) -> int:
-    return sum(len(node.tokens) for node in nodes)

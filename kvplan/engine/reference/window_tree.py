@@ -6,9 +6,9 @@ marked by a stamp on its last node, as there; a split hands the stamp to the upp
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import cast
 
-from kvplan.engine.reference.radix import TokenNode, Tokens, TokenTree
+from kvplan.engine.reference.radix import TokenNode, Tokens, TokenTree, tokens_of
 
 
 class WindowTokenNode(TokenNode):
@@ -24,14 +24,6 @@ class WindowTokenNode(TokenNode):
         super().__init__(tokens, parent, now)
         self.has_window = False
         self.window_locks = self.stamp = 0
-
-
-class Seen(NamedTuple):
-    """Tokens with the windows they need, the node they end with, and tokens that the full pool has."""
-
-    usable: int
-    node: WindowTokenNode
-    in_full: int
 
 
 class WindowTokenTree(TokenTree):
@@ -59,26 +51,19 @@ class WindowTokenTree(TokenTree):
 
     # -- looking ----------------------------------------------------------------------------------------
 
-    def look(self, content: Tokens, limit: int) -> Seen:
-        """``match_prefix``: a prefix counts up to the last node behind a whole window."""
-        wanted = self._floor(content[:limit])
-        root = cast(WindowTokenNode, self.root)
-        if not wanted:
-            return Seen(0, root, 0)
-        passed = cast("list[WindowTokenNode]", self._passed(wanted))
+    def _last_usable(self, passed: list[TokenNode]) -> int:
+        """The last node behind a whole window."""
         most, in_row = 0, float("inf")
-        for place, node in enumerate(passed[1:], 1):
+        for place, node in enumerate(cast("list[WindowTokenNode]", passed[1:]), 1):
             in_row = in_row + len(node.tokens) if node.has_window else 0
             if in_row >= self.span:
                 most = place
-        usable = passed[: most + 1]
-        self._use_windows(usable[-1])
-        self._used(list(usable))
-        return Seen(_tokens(usable), usable[-1], _tokens(passed))
+        return most
 
-    def match(self, content: Tokens, limit: int) -> tuple[int, TokenNode]:
-        """As the base class; of prefixes with their windows."""
-        return self.look(content, limit)[:2]
+    def _used(self, passed: list[TokenNode]) -> None:
+        """As the base class; with their windows."""
+        self._use_windows(passed[-1])
+        super()._used(passed)
 
     def _use_windows(self, node: TokenNode) -> None:
         """``reset_node_and_window_ancestors_mru``: one page more than a window, whole nodes."""
@@ -244,15 +229,11 @@ class WindowTokenTree(TokenTree):
         windowed = [node for node in nodes if node.has_window]
         assert {*windowed} == {*self.recency}
         assert len(windowed) == len(self.recency)
-        assert self.evictable_windows == _tokens([node for node in windowed if not node.window_locks])
+        assert self.evictable_windows == tokens_of([node for node in windowed if not node.window_locks])
         for node in nodes:
             assert node.window_locks <= node.lock_ref
 
     @property
     def held_windows(self) -> int:
         """Tokens of the window pool that requests hold in the tree."""
-        return _tokens([node for node in self.recency if node.window_locks])
-
-
-def _tokens(nodes: list[WindowTokenNode]) -> int:
-    return sum(len(node.tokens) for node in nodes)
+        return tokens_of([node for node in self.recency if node.window_locks])

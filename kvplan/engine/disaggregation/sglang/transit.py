@@ -13,15 +13,14 @@ class Transit:
     Attributes:
         prefill, decode: the instances; -1 until they are chosen.
         held, offered: the request as the two know it.
-        sent_pages: pages of the prompt that are on their way, have come, or need not be sent.
-        kept_pages: those that need not: the decode instance's radix cache has them.
+        sent_pages: pages of the prompt that are on their way or have come.
         refused: the decode instance had no room for it when it came.
         reserved_s, prefilled_s, arrived_s: the decode instance has room, the prompt is computed, its cache
             has come.
     """
 
     __slots__ = (
-        "arrived_s", "decode", "held", "kept_pages", "offered", "prefill", "prefilled_s", "refused",
+        "arrived_s", "decode", "held", "offered", "prefill", "prefilled_s", "refused",
         "request", "reserved_s", "sent_pages",
     )  # fmt: skip
 
@@ -32,7 +31,7 @@ class Transit:
         before = request._replace(output=(), output_tokens=1)
         self.held = HandedRequest(before, self)
         self.offered = HandedRequest(request, self)
-        self.sent_pages = self.kept_pages = 0
+        self.sent_pages = 0
         self.refused = False
         self.reserved_s = self.prefilled_s = self.arrived_s = UNSET
 
