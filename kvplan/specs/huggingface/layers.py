@@ -14,9 +14,9 @@ from kvplan.specs.huggingface.compression import ratio_kinds
 from kvplan.specs.huggingface.config import Config
 from kvplan.specs.huggingface.indexers import sparse_regions
 from kvplan.specs.huggingface.overrides import kinds_of_blocks
+from kvplan.specs.huggingface.own_layers import own_kinds
 from kvplan.specs.huggingface.windows import (
     is_none,
-    rotary_layers,
     says_no_window,
     window_cycle,
     window_of_pair,
@@ -61,7 +61,7 @@ def layer_kinds(config: Config, layers: int) -> list[str]:
     Raises:
         SpecError: a kind that is not known, or a list that contradicts the number of layers.
     """
-    for reader in (_listed, _composed, _patterned, _periodic, windowed):
+    for reader in (_listed, _composed, _patterned, _periodic, own_kinds, windowed):
         kinds = reader(config, layers)
         if kinds is not None:
             if config.has("indexer_n_heads") or sparse_regions(config):  # Qwen4 calls sparse layers full
@@ -291,46 +291,6 @@ def _periodic(config: Config, layers: int) -> list[str] | None:
     if period and config.flag("mamba_enabled", True):  # PLaMo 2: attention in the middle, or on top of few
         middle = period // 2 if layers > period // 2 else layers - 1
         return ["full" if index % period == middle else "linear" for index in range(layers)]
-    if config.model_type == "falcon_h1":
-        return ["hybrid"] * layers
-    if (
-        config.model_type in ("mamba", "mamba2", "falcon_mamba", "xlstm")
-        or config.model_type in families.RWKV
-    ):
-        return ["linear"] * layers
-    if config.model_type in ("granitemoehybrid", "bamba"):
-        return ["linear"] * layers  # what its class makes of a list that is null or absent
-    if config.model_type == "minimax":
-        return ["full" if (index + 1) % 2 else "linear" for index in range(layers)]
-    if config.model_type.startswith("glm5_next"):
-        return ["linear" if index % 4 != 3 else "indexed" for index in range(layers)]
-    if config.model_type == "kimi_linear":
-        return ["full" if index and index % 4 == 0 else "linear" for index in range(layers)]
-    if config.model_type == "zaya":
-        return ["hybrid"] * layers
-    if config.model_type.startswith("inkling"):
-        local = config.items("local_layer_ids")
-        return [
-            "hybrid_sliding" if (index in local if local is not None else (index + 1) % 6) else "hybrid"
-            for index in range(layers)
-        ]
-    if config.model_type == "lfm3":
-        row = ("sliding", "conv", "full", "conv")
-        return ["conv" if index == 0 else row[index % 4] for index in range(layers)]
-    if config.model_type == "dory":
-        mixers = ("sliding", "sliding", "sliding", "full")
-        return ["none" if index % 2 else mixers[index // 2 % 4] for index in range(layers)]
-    if config.model_type == "flint":
-        last = layers - 1
-        return [
-            "full" if index < 2 or index % 4 == 1 or index == last else "sliding" for index in range(layers)
-        ]
-    if config.model_type.startswith("dots3_note"):
-        return ["indexed" if index < 2 or index % 4 == 1 else "sliding" for index in range(layers)]
-    if config.model_type == "deepseek_v4":
-        return ["csa" if index > 2 and index % 2 else "hca" for index in range(layers)]
-    if config.has("attention_chunk_size") or config.model_type.startswith("llama4"):
-        return ["chunked" if rotary else "full" for rotary in rotary_layers(config, layers)]
     return None
 
 
