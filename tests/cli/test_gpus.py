@@ -62,7 +62,7 @@ def test_the_list_is_grouped_by_generation_newest_first(capsys: pytest.CaptureFi
     assert run(["gpus", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     heads = [line for before, line in pairwise(lines) if not before]
-    assert heads[:3] == ["NVIDIA Blackwell", "NVIDIA Hopper", "NVIDIA Ada"]
+    assert heads[:4] == ["NVIDIA Rubin", "NVIDIA Blackwell", "NVIDIA Hopper", "NVIDIA Ada"]
     assert heads.index("NVIDIA Volta") < heads.index("AMD CDNA4") < heads.index("AMD CDNA2")
     assert lines.index("NVIDIA Hopper") < lines.index(next(x for x in lines if x.startswith("h20 ")))
 

@@ -81,11 +81,12 @@ def _table(specs: "list[GpuSpec]") -> list[str]:
 
     from kvplan.sizing.serving import compute_capability
 
-    newest: dict[str, tuple[tuple[int, int], str]] = {}
+    # By its first GPU: later ones of an old generation (compute capability 12) outnumber a new one's.
+    first: dict[str, tuple[tuple[int, int], str]] = {}
     for spec in specs:
         age = (compute_capability(spec), spec.compute_capability or "")
-        newest[_generation(spec)] = max(newest.get(_generation(spec), age), age)
-    specs = sorted(specs, key=lambda spec: (newest[_generation(spec)], _generation(spec)), reverse=True)
+        first[_generation(spec)] = min(first.get(_generation(spec), age), age)
+    specs = sorted(specs, key=lambda spec: (first[_generation(spec)], _generation(spec)), reverse=True)
     width = max(16, *(len(spec.name) + 2 for spec in specs))
     lines = [f"{'name':<{width}}{'GiB':>8}{'TB/s':>7}{'bf16':>8}{'fp8':>8}{'fp4':>8}{'link GB/s':>11}"]
     for generation, members in groupby(specs, key=_generation):
