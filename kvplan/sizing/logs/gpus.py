@@ -11,6 +11,9 @@ from kvplan.specs.catalog import entries, load_entry, load_gpu
 from kvplan.specs.hardware import GpuSpec
 from kvplan.units import format_bytes
 
+GPUS = (None, "cuda", "rocm")
+"""Devices whose memory is a GPU's that kvplan knows; vLLM calls AMD's ``cuda``, too."""
+
 SAME_NAME = 0.10
 """How far the memory of a GPU of one name may be from its datasheet's: ECC takes a sixteenth."""
 
@@ -43,13 +46,15 @@ def logged_gpu(log: Account, option: str | None = None) -> LoggedGpu | None:
     fastest is taken: slower ones are made of it for some markets.
 
     Returns:
-        ``None`` where the log says neither.
+        ``None`` where the log says neither, or runs on another device (a CPU, a TPU, ...).
 
     Raises:
         UnknownName: ``option`` is no GPU's name.
     """
     if option is not None:
         return LoggedGpu(load_gpu(option), "option")
+    if log.device not in GPUS:
+        return None
     named = _named(log.device_name)
     by_memory = _by_memory(log)
     if named is None or by_memory is None:

@@ -33,6 +33,7 @@ _OPTIONS: dict[str, re.Pattern[str]] = {
     "quantization": re.compile(r"(?<!\w)quantization'?\s*[=:]\s*'?(\w+)"),
     "dtype": re.compile(r"(?<!\w)dtype'?\s*[=:]\s*'?(?:torch\.)?(\w+)"),
     "utilization": re.compile(r"(?<!\w)(?:gpu_memory_utilization|mem_fraction_static)'?\s*[=:]\s*(\d\.\d+)"),
+    "device": re.compile(r"(?<!\w)device(?:_config)?'?\s*[=:]\s*(?:device\(type=)?'?(\w+)"),
     "cp": re.compile(r"(?<!\w)decode_context_parallel_size'?\s*[=:]\s*(\d+)"),
     "blocks": re.compile(r"(?<!\w)num_gpu_blocks_override'?\s*[=:]\s*(\d+)"),
     "max_total_tokens": re.compile(r"(?<!\w)max_total_tokens'?\s*[=:]\s*(\d+)"),
@@ -47,7 +48,7 @@ _SPECULATION = re.compile(
 )
 """How vLLM drafts, in the configuration of its draft."""
 
-_WORDS = frozenset(("model", "dp_attention", "prefix_caching", "kv_dtype", "quantization", "dtype"))
+_WORDS = frozenset(("model", "device", "dp_attention", "prefix_caching", "kv_dtype", "quantization", "dtype"))
 
 
 def configuration(text: str) -> tuple[str, str] | None:
