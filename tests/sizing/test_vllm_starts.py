@@ -31,6 +31,23 @@ def test_which_batches_are_captured(
     assert (300 in sizes) == (version >= (0, 21, 0))
 
 
+@pytest.mark.parametrize(
+    ("version", "pp", "lookup", "ahead"),
+    [
+        ("0.13", 1, False, False), ("0.14", 1, False, True), ("0.14.1", 2, False, False), ("0.15", 2, False, True),
+        ("0.32", 1, True, False), ("0.33", 1, True, True), ("0.33", 2, True, True),
+    ],
+)  # fmt: skip
+def test_what_older_versions_cannot_do_beside_planning_ahead_turns_it_off(
+    version: str, pp: int, lookup: bool, ahead: bool
+) -> None:
+    found = fit_model(
+        load_model("llama-3.1-8b"), load_gpu("h100-sxm"), version=version, parallel=Parallel(pp=pp),
+        lookup=lookup, draft_tokens=3,
+    )  # fmt: skip
+    assert found.serving.async_scheduling is ahead
+
+
 def test_gpt_oss_is_captured_whatever_its_sequences() -> None:
     found = {version: largest_batch(version, 9, "gpt-oss", 8, 1) for version in ((0, 11, 0), (0, 33, 0))}
     assert found == {(0, 11, 0): 992, (0, 33, 0): 1024}
