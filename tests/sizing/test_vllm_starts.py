@@ -48,6 +48,25 @@ def test_what_older_versions_cannot_do_beside_planning_ahead_turns_it_off(
     assert found.serving.async_scheduling is ahead
 
 
+@pytest.mark.parametrize(
+    ("model", "version", "block", "starts"),
+    [
+        ("glm-5.1", "0.33", 16, False), ("glm-5.1", "0.33", 64, True), ("glm-5.1", "0.33", None, True),
+        ("deepseek-v3.2", "0.18", 32, False), ("deepseek-v3.2", "0.17", 32, True), ("deepseek-v3", "0.33", 32, True),
+    ],
+)  # fmt: skip
+def test_kernels_of_indexers_read_whole_pages(
+    model: str, version: str, block: int | None, starts: bool
+) -> None:
+    """vLLM 0.33 finds no backend for GLM-5.1 in blocks of 16 on an H100; before 0.18 it widened them."""
+    report = fit_model(
+        load_model(model), load_gpu("h100-sxm"), version=version, parallel=Parallel(tp=8), block_size=block,
+        max_model_len=8192,
+    )  # fmt: skip
+    assert (engine_flags(report)["vllm"] is not None) == starts
+    assert any("they take multiples of 64" in words for words in fit_warnings(report)) != starts
+
+
 def test_gpt_oss_is_captured_whatever_its_sequences() -> None:
     found = {version: largest_batch(version, 9, "gpt-oss", 8, 1) for version in ((0, 11, 0), (0, 33, 0))}
     assert found == {(0, 11, 0): 992, (0, 33, 0): 1024}
