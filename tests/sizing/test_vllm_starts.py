@@ -67,6 +67,42 @@ def test_kernels_of_indexers_read_whole_pages(
     assert any("they take multiples of 64" in words for words in fit_warnings(report)) != starts
 
 
+def test_convolutions_have_a_column_for_each_draft() -> None:
+    """As vLLM 0.33 settled it for Nemotron-H with three drafts: blocks of 8,320 tokens hold a state."""
+    model, gpu = load_model("nemotron-h-56b"), load_gpu("h100-sxm")
+
+    def blocks(version: str, *, lookup: bool) -> tuple[int, int]:
+        report = fit_model(
+            model, gpu, version=version, kv_dtype="fp8", prefix_caching=False, lookup=lookup, draft_tokens=3,
+            kv_pool_bytes=41_943_530_827,
+        )  # fmt: skip
+        return report.block_size, report.binding.capacity.num_blocks
+
+    assert blocks("0.33", lookup=True) == (8320, 246)
+    assert blocks("0.33", lookup=False) == blocks("0.16", lookup=True) == (8256, 248)
+    net = load_model("qwen3-next-80b-a3b")
+    kept = [
+        fit_model(net, gpu, version="0.14", parallel=Parallel(tp=4), draft=True, draft_tokens=n).stages[0]
+        for n in (1, 3)
+    ]
+    # Two columns more of 2,048 channels in bf16, in 36 layers.
+    assert kept[1].pool.state_bytes - kept[0].pool.state_bytes == 36 * 2 * 2048 * 2
+
+
+@pytest.mark.parametrize(
+    ("version", "gpu", "kv", "block"),
+    [
+        ("0.33", "h100-sxm", "fp8", 64), ("0.31", "h100-sxm", "fp8", 64), ("0.30", "h100-sxm", "fp8", 16),
+        ("0.33", "h100-sxm", "bf16", 16), ("0.33", "b200", "fp8", 16), ("0.33", "h100-sxm", "fp8_e5m2", 16),
+    ],
+)  # fmt: skip
+def test_hopper_reads_wide_heads_in_fp8_in_tiles(version: str, gpu: str, kv: str, block: int) -> None:
+    report = fit_model(
+        load_model("gemma-4-e2b"), load_gpu(gpu), version=version, kv_dtype=kv, max_model_len=8192
+    )
+    assert report.block_size == block
+
+
 def test_gpt_oss_is_captured_whatever_its_sequences() -> None:
     found = {version: largest_batch(version, 9, "gpt-oss", 8, 1) for version in ((0, 11, 0), (0, 33, 0))}
     assert found == {(0, 11, 0): 992, (0, 33, 0): 1024}
