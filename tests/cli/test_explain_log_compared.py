@@ -110,6 +110,31 @@ def test_the_model_s_own_drafting_layers_share_the_pool(explain: Any) -> None:
     assert not more["without_draft"]
 
 
+@pytest.mark.parametrize("method", ["qwen3_next_mtp", "ngram"])
+def test_every_draft_has_a_state_of_its_own(explain: Any, method: str) -> None:
+    """A hybrid's request keeps a state for each draft of a step, and they are of its pool."""
+
+    def tokens(drafts: int) -> int:
+        log = (
+            "INFO Initializing a V1 LLM engine (v0.33.0) with config: model='Qwen/Qwen3-Next-80B-A3B-Instruct', "
+            f"speculative_config=SpeculativeConfig(method='{method}', model='a/b', num_spec_tokens={drafts}), "
+            "max_seq_len=8192, tensor_parallel_size=4, kv_cache_dtype=auto\n"
+            "INFO Available KV cache memory: 30.0 GiB\nINFO GPU KV cache size: 2,000,000 tokens\n"
+        )
+        found = explain(log)
+        assert found["account"]["draft_tokens"] == drafts
+        return int(found["comparison"]["kv_tokens"])
+
+    assert tokens(1) > tokens(2) > tokens(4)
+
+
+def test_options_may_say_how_many_drafts(explain: Any) -> None:
+    log = PIPELINE.replace(
+        "'pipeline", "'speculative_config': {'num_speculative_tokens': 5, 'method': 'eagle3'}, 'pipeline"
+    )
+    assert explain(log)["account"]["draft_tokens"] == 5
+
+
 def test_a_draft_model_of_an_unknown_size_is_said_to_be_missing(
     explain: Any, tmp_path: Path, capsys: Any
 ) -> None:

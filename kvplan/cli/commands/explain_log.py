@@ -185,6 +185,8 @@ def _beside(
         block_size=found.block_tokens,
         prefix_caching=found.prefix_caching,
         draft=own_layers,
+        lookup=found.engine == "vllm" and (found.speculation or "").startswith("ngram"),
+        draft_tokens=found.draft_tokens or 1,
         kv_pool_bytes=pool_bytes + (found.state_bytes or 0),
     )
     return {

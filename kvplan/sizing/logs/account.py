@@ -36,6 +36,7 @@ class Account:
         speculation: how vLLM drafts; a draft model's layers share its pool.
         device: what the engine runs on, in its own word: cuda, cpu, tpu, xpu, hpu, ...
         device_name: the GPU as its driver calls it, where the engine looked for kernels tuned on it.
+        draft_tokens: how many tokens it drafts a step.
         dp: ranks with a pool each; with ``dp_attention`` they share one model's GPUs.
         host_bytes: memory of the host for what leaves the pool, of one rank or all, as the engine counts it.
         prefix_caching: as it was asked for, or settled; None where the log does not say.
@@ -85,6 +86,7 @@ class Account:
     device_name: str | None = None
     device: str | None = None
     host_bytes: int | None = None
+    draft_tokens: int | None = None
 
     @property
     def capacity_tokens(self) -> int | None:
@@ -205,6 +207,7 @@ def account(facts: tuple[Fact, ...]) -> Account:
         dp=_integer(options.get("dp")),
         cp=_integer(options.get("cp")) or _whole(_last(facts, "shards")),
         speculation=str(options["speculation"]) if "speculation" in options else None,
+        draft_tokens=_integer(options.get("draft_tokens")),
         block_tokens=next(
             (int(fact.number("block_tokens")) for fact in facts if fact.name == "block_size"), None
         ),
