@@ -125,7 +125,7 @@ def _capacity(scenario: Scenario, fit: FitReport) -> list[dict[str, Any]]:
         max_num_seqs=engine.max_num_seqs,
         block_size=scenario.cache.block_size,
         cuda_graphs=not engine.enforce_eager,
-        async_scheduling=engine.async_scheduling,
+        async_scheduling=fit.serving.async_scheduling,
         prefix_caching=fit.serving.prefix_caching,
     )
     return [

@@ -152,11 +152,27 @@ def _fit(scenario: Scenario, model: ModelSpec, gpu: GpuSpec, parallel: Parallel)
         max_num_seqs=engine.max_num_seqs,
         block_size=cache.block_size,
         cuda_graphs=not engine.enforce_eager,
-        # Nothing is scheduled ahead where drafts are looked up.
-        async_scheduling=engine.async_scheduling and not drafts.get("lookup", False),
+        async_scheduling=_ahead(scenario, parallel),
         prefix_caching=_unusual_caching(scenario, model),
         expert_parallel=scenario.parallel.expert_parallel,
         **drafts,
+    )
+
+
+def _ahead(scenario: Scenario, parallel: Parallel) -> bool:
+    """Whether steps are planned ahead: if they are to be, and the engine can beside what else it does."""
+    engine, part = scenario.engine, scenario.speculative
+    if engine.kind != "vllm":
+        return engine.async_scheduling
+    from kvplan.sizing.ahead import can_plan_ahead
+    from kvplan.sizing.serving import parse_version
+
+    method = None if part is None else part.method
+    return engine.async_scheduling and can_plan_ahead(
+        parse_version(engine.version),
+        pp=parallel.pp,
+        draft_model=method == "draft_model",
+        lookup=method == "ngram",
     )
 
 

@@ -121,13 +121,17 @@ def _warnings(part: SpeculativePart, scenario: Scenario) -> list[str]:
             found.append("speculative decoding is scheduled as SGLang 0.5.23 does")
         if engine.enable_mixed_chunk and part.method == "draft_model":
             found.append("SGLang turns mixed chunks off beside a draft model")
-    elif version < LOOKAHEAD_HASHES:
-        found.append("speculative decoding is scheduled as vLLM 0.33 does, but for which prefixes it finds")
-    if part.method == "ngram":
-        if scenario.engine.async_scheduling:
+    else:
+        if version < LOOKAHEAD_HASHES:
             found.append(
-                "vLLM does not schedule ahead where drafts are looked up, and so neither does this run"
+                "speculative decoding is scheduled as vLLM 0.33 does, but for which prefixes it finds"
             )
+        if engine.async_scheduling and not rules_of(part.method, part.tokens, version).ahead:
+            beside = "drafts are looked up" if part.method == "ngram" else "another model drafts"
+            found.append(
+                f"vLLM {engine.version} does not schedule ahead where {beside}, and so neither does this run"
+            )
+    if part.method == "ngram":
         found.append("every step is taken to have drafts; what looking them up costs the host is not timed")
     if scenario.latency.model == "linear" and part.method != "ngram":
         found.append("a linear clock does not know what making drafts takes: it is not in these times")

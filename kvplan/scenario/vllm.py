@@ -69,7 +69,7 @@ def vllm_config(
         watermark=engine.watermark,
         scheduler_reserve_full_isl=engine.scheduler_reserve_full_isl,
         prefill_schedule_interval=engine.prefill_schedule_interval,
-        async_scheduling=engine.async_scheduling,
+        async_scheduling=fit.serving.async_scheduling if fit else engine.async_scheduling,
         retention_interval=engine.prefix_cache_retention_interval,
         eviction=cache.eviction,
         groups=groups,

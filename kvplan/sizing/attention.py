@@ -48,12 +48,14 @@ class Keeping:
     """Whose rules apply: the engine, the KV number format, and the dtype of the model's activations.
 
     ``raw_latents``: fp8 latents of sparse attention stay rows of plain elements (SGLang from Blackwell on).
+    ``drafts``: of a step, each of which has a column of a state's convolution (vLLM, by version and state).
     """
 
     engine: Engine
     form: KvFormat
     dtype: str = "bf16"
     raw_latents: bool = False
+    drafts: int = 0
 
     @property
     def dtype_bytes(self) -> int:

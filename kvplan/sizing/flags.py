@@ -14,6 +14,7 @@ from dataclasses import replace
 from kvplan.sizing.attention import default_format
 from kvplan.sizing.capacity import FitReport
 from kvplan.sizing.computing import activation_dtype
+from kvplan.sizing.latent_block import BY_KERNEL, INDEXED_TOKENS
 from kvplan.sizing.serving import EngineKind, Serving
 from kvplan.sizing.sparse_latents import is_sparse, unasked_format
 from kvplan.sizing.support import cut_tile, kv_means, unserved_state, weights_means
@@ -83,10 +84,10 @@ def no_command(report: FitReport, engine: EngineKind, *, eagle: bool = False) ->
         )
     if kv_means(report.kv_format, gpu, engine) == "none":
         return f"{name} has no attention kernels for {report.kv_format.name} KV {where}"
-    if engine == serving.kind == "vllm" and serving.block_size % KERNEL_TOKENS:
+    if engine == serving.kind == "vllm" and serving.block_size % (wanted := _kernel_tokens(report)):
         return (
             f"vLLM has no attention kernels for blocks of {serving.block_size:,} "
-            f"token{'s'[: serving.block_size > 1]}: they take multiples of {KERNEL_TOKENS}"
+            f"token{'s'[: serving.block_size > 1]}: they take multiples of {wanted}"
         )
     if engine == serving.kind == "vllm" and serving.max_num_batched_tokens < serving.max_num_seqs:
         return (
@@ -101,6 +102,14 @@ def no_command(report: FitReport, engine: EngineKind, *, eagle: bool = False) ->
             f"{report.block_size:,}: it wants whole pages"
         )
     return None
+
+
+def _kernel_tokens(report: FitReport) -> int:
+    """Of how many tokens vLLM's kernels want multiples in a block that was asked for; it widens its own."""
+    serving = report.serving
+    asked = "block_size" in serving.given and serving.version >= BY_KERNEL
+    sparse = asked and report.gpu.vendor == "nvidia" and is_sparse(report.model)
+    return INDEXED_TOKENS if sparse else KERNEL_TOKENS
 
 
 def chunk_splits_pages(report: FitReport) -> bool:

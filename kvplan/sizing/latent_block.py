@@ -23,6 +23,9 @@ BY_KERNEL = (0, 18, 0)
 MORE_SHAPES = (0, 19, 0)
 """FlashInfer takes keys of 192 dimensions without rotation, too."""
 
+INDEXED_TOKENS = 64
+"""Keys of a page that the kernels of indexers read, and of the latents they choose (``indexer.py``)."""
+
 LATENT_DIMS = (320, 576)
 """Elements of a latent that vLLM's dense kernels are built for."""
 UNROTATED = (0, 30, 0)
@@ -39,7 +42,7 @@ def latent_block(attention: LatentAttention, serving: Serving, *, narrow: bool) 
     if "block_size" in serving.given and version >= BY_KERNEL:
         return given
     if attention.indexer is not None and version >= SPARSE:
-        return _multiple(given, 64)
+        return _multiple(given, INDEXED_TOKENS)
     if serving.capability == HOPPER and version >= FLASHMLA:
         dims = (*LATENT_DIMS, 512) if version >= UNROTATED else LATENT_DIMS
         flash_attention = version >= BY_KERNEL and attention.latent_dim in dims and not narrow

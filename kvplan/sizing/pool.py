@@ -12,6 +12,7 @@ from fractions import Fraction
 from functools import cached_property
 
 from kvplan.sizing.attention import Keeping, layer_keeping, layer_stores
+from kvplan.sizing.head_block import head_block
 from kvplan.sizing.latent_block import latent_block
 from kvplan.sizing.pages import LayerPages, Layout, vllm_layout
 from kvplan.sizing.parallel import Parallel
@@ -28,7 +29,7 @@ from kvplan.sizing.sglang.pool import (
 )
 from kvplan.sizing.sharding import rank_store
 from kvplan.sizing.state import exports_checkpoints, state_bytes
-from kvplan.sizing.state_block import served_state, state_growth
+from kvplan.sizing.state_block import draft_columns, served_state, state_growth
 from kvplan.specs.schema import Block, CompressedAttention, LatentAttention, ModelSpec
 
 HYBRID_GROUPS = (0, 9, 1)
@@ -163,7 +164,8 @@ def rank_pool(
         for store in layer_stores(block, layer_keeping(model, keeping, index), encoder_tokens):
             pages.append(LayerPages(store=rank_store(store, parallel)))
         if block.state is not None:
-            size = state_bytes(served_state(block.state, serving), keeping, parallel.attention_tp)
+            drafted = replace(keeping, drafts=draft_columns(block.state, serving))
+            size = state_bytes(served_state(block.state, serving), drafted, parallel.attention_tp)
             checkpoint = serving.version >= STATE_CHECKPOINTS and exports_checkpoints(
                 block.state, serving.capability
             )
@@ -179,7 +181,8 @@ def rank_pool(
         pages = _all_full(pages)
     latents = [block.attention for block in blocks if isinstance(block.attention, LatentAttention)]
     compressed = any(isinstance(block.attention, CompressedAttention) for block in blocks)
-    block_size = serving.block_size
+    head_dims = {getattr(block.attention, "head_dim", 0) for block in blocks}
+    block_size = head_block(head_dims, serving, keeping.form.name)
     kept = [item for item in latents if serving.kind not in item.expanded_in]
     if serving.kind == "vllm" and kept and not compressed:
         narrow = keeping.form.bits < 16
@@ -192,7 +195,7 @@ def rank_pool(
     states = [block.state for block in blocks if block.state is not None]
     growth = state_growth(
         states, serving, block_size=block_size, latent=bool(latents), cached=cached,
-        head_dims={getattr(block.attention, "head_dim", 0) for block in blocks},
+        head_dims=head_dims,
     )  # fmt: skip
     batches = 1
     if serving.version >= SETTLES_BATCHES or serving.kind != "vllm":

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from kvplan.errors import UsageError
+from kvplan.sizing.ahead import ASYNC, can_plan_ahead
 from kvplan.sizing.captures import LARGE_STEPS, largest_batch
 from kvplan.sizing.prefix_caching import may_cache_prefixes
 from kvplan.sizing.sglang.reserve import sglang_reserve
@@ -30,8 +31,6 @@ EngineKind = Literal["vllm", "sglang"]
 HOPPER, BLACKWELL = 9, 10
 """Major compute capabilities of data-center GPUs."""
 
-ASYNC = (0, 14, 0)
-"""vLLM from here on plans the next step while one runs, unless told not to."""
 RESERVES_PROMPTS = (0, 19, 0)
 """vLLM from here on admits a request only if its whole prompt fits (``scheduler_reserve_full_isl``)."""
 PLANS_GRAPHS = (0, 20, 0)
@@ -202,7 +201,8 @@ def resolve_serving(
             check_count(name, value)
     parsed = engine_version(kind, version)
     if kind == "vllm":
-        serving = _vllm_defaults(parsed, gpu, max_model_len)
+        ahead = parsed >= ASYNC and can_plan_ahead(parsed, pp=pp, lookup=lookup)
+        serving = _vllm_defaults(parsed, gpu, max_model_len, ahead=ahead)
     else:
         context = max_model_len if context_said else None
         serving = _sglang_defaults(
@@ -254,7 +254,9 @@ def compute_capability(gpu: GpuSpec) -> tuple[int, int]:
     return (int(major), int(minor) if minor.isdecimal() else 0) if major.isdecimal() else (0, 0)
 
 
-def _vllm_defaults(version: tuple[int, int, int], gpu: GpuSpec, max_model_len: int) -> Serving:
+def _vllm_defaults(
+    version: tuple[int, int, int], gpu: GpuSpec, max_model_len: int, *, ahead: bool
+) -> Serving:
     gb10 = compute_capability(gpu) == (12, 1) and version >= SMALL_GB10
     a100 = gpu.name.startswith("a100") and version >= SMALL_A100
     big = gpu.usable_memory_bytes >= 70 * GIB and not a100 and not gb10
@@ -274,7 +276,7 @@ def _vllm_defaults(version: tuple[int, int, int], gpu: GpuSpec, max_model_len: i
         max_num_seqs=seqs,
         cuda_graphs=True,
         block_size=BLOCK_TOKENS["vllm"],
-        async_scheduling=version >= ASYNC,
+        async_scheduling=ahead,
         graph_max_batch=0,
     )
 

@@ -4,7 +4,8 @@ Engines agree on the shapes and differ in two habits (measured; see the document
 
 * transformers keeps all ``conv_kernel`` columns of a convolution and the recurrent part in fp32;
 * vLLM and SGLang keep the ``conv_kernel - 1`` columns that are needed; vLLM keeps the recurrent part in the
-  dtype the configuration names, else in the model's; Kimi delta attention in fp32 either way.
+  dtype the configuration names, else in the model's; Kimi delta attention in fp32 either way. Where drafts
+  are verified, vLLM keeps a column for each of them, too.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def shared_groups(state: State) -> int:
 
 
 def _columns(kernel: int, keeping: Keeping) -> int:
-    return kernel if keeping.engine == "transformers" else kernel - 1
+    return kernel if keeping.engine == "transformers" else kernel - 1 + keeping.drafts
 
 
 def _recurrent_bytes(state: State, keeping: Keeping, *, always_fp32: bool = False) -> int:

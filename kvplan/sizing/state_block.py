@@ -13,7 +13,7 @@ from kvplan.sizing.latent_block import BY_KERNEL
 from kvplan.sizing.serving import BLACKWELL, Serving
 from kvplan.sizing.state import exports_checkpoints
 from kvplan.specs.schema import State
-from kvplan.specs.state import GatedDeltaNetState, Mamba2State
+from kvplan.specs.state import GatedDeltaNetState, KimiDeltaState, Mamba2State
 
 FROM_GIVEN = (0, 20, 0)
 """Blocks grow by the block size that is given."""
@@ -23,6 +23,9 @@ CHECKPOINTS = (0, 33, 0)
 """Prefills leave states behind on their way, on a grid that blocks keep to."""
 OWN_DTYPES = (0, 13, 0)
 """Mamba-2's states are kept in the dtype that the configuration names; before, in the model's."""
+
+DRAFT_COLUMNS = {GatedDeltaNetState: (0, 11, 0), Mamba2State: (0, 17, 0), KimiDeltaState: (0, 27, 0)}
+"""From which versions on a state's convolution has a column for each draft of a step (``mamba_utils.py``)."""
 
 WIDE_HEADS = 256
 """Dimensions of heads of which Blackwell's kernel read no blocks of 16 tokens."""
@@ -59,6 +62,13 @@ def state_growth(
     on_grid = all(isinstance(state, GatedDeltaNetState) for state in states)
     fused = all(exports_checkpoints(state, serving.capability) for state in states)
     return lcm(step, DELTA_RULE_GRID) if version >= CHECKPOINTS and cached and on_grid and fused else step
+
+
+def draft_columns(state: State, serving: Serving) -> int:
+    """Columns that a state's convolution has for drafts."""
+    since = DRAFT_COLUMNS.get(type(state))
+    drafted = serving.kind == "vllm" and since is not None and serving.version >= since
+    return serving.decode_tokens - 1 if drafted else 0
 
 
 def served_state(state: State, serving: Serving) -> State:

@@ -83,6 +83,7 @@ def explained(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
                 "hit_ratio": 0.4,
                 "preemptions": 0,
                 "drafts": None,
+                "pool": "the pool of windows",
             },
         ),
     ],
@@ -94,7 +95,8 @@ def test_what_a_server_reports_is_summed_up(
     path = tmp_path / "run.log"
     path.write_text(text)
     found = explained(path, capsys)
-    assert found["service"] == pytest.approx(service)
+    alone = {"pool": "", "ranks": 1, "too_long": 0}
+    assert found["service"] == pytest.approx({**alone, **service})
     assert found["read"]["not_understood"] == 0
 
 
@@ -225,6 +227,68 @@ def test_a_server_that_had_nothing_to_do_is_said_to(
     idle = "INFO 11-20 10:20:53 Avg prompt throughput: 0.0 tokens/s, Running: 0 reqs, Waiting: 0 reqs, GPU KV cache usage: 0.0%"
     path.write_text("\n".join([*LINES[:4], idle]))
     assert explained(path, capsys)["at_work"] == ["nothing ran whenever it reported"]
+
+
+DEVICES = {
+    "vllm 0.33 on another device": (
+        (
+            "INFO 11-11 09:01:36 [gpu_worker.py:760] Available KV cache memory: 4.4 GiB\n"
+            "INFO 11-11 09:03:00 [loggers.py:300] Engine 000: Avg prompt throughput: 9.1 tokens/s, Avg generation "
+            "throughput: 8.0 tokens/s, Running: 12 reqs, Waiting: 3 reqs, XPU KV cache usage: 97.1%, Prefix cache hit "
+            "rate: 12.3%\n"
+            "INFO 11-11 09:03:01 [loggers.py:200] Engine 000: Iteration(121): 1 context requests, 800 context tokens, 12 "
+            "generation requests, 12 generation tokens, iteration elapsed time: 31.22 ms, XPU KV cache usage: 98.4%\n"
+        ),
+        ["the pool was at most 98.4% full", "a larger pool lets more of them run"],
+    ),
+    "the pool that is full is named": (
+        (
+            "[10:00:31 TP0] KV Cache is allocated. #tokens: 1110000, K size: 6.35 GB, V size: 6.35 GB\n"
+            "[10:01:37 TP0] Decode batch, #running-req: 117, #full token: 210000, full token usage: 0.19, mamba num: 234, "
+            "mamba usage: 0.97, cuda graph: True, gen throughput (token/s): 1911.2, #queue-req: 40\n"
+        ),
+        ["the pool of states was at most 97.0% full", "while the pool of states was full"],
+    ),
+    "ranks have a pool each": (
+        "INFO Available KV cache memory: 4.4 GiB\n"
+        + "".join(
+            f"INFO [loggers.py:300] Engine 00{rank}: Avg prompt throughput: 9.1 tokens/s, Avg generation throughput: "
+            f"8.0 tokens/s, Running: {12 + rank} reqs, Waiting: 0 reqs, GPU KV cache usage: 27.1%\n"
+            for rank in range(3)
+        ),
+        [
+            "at most 14 requests ran and at most 0 waited at once on one of 3 ranks, by the 3 lines that report"
+        ],
+    ),
+    "requests that no pool holds": (
+        (
+            "INFO 01-10 09:00:33 gpu_executor.py:76] # GPU blocks: 28080, # CPU blocks: 2048\n"
+            "WARNING 01-10 09:03:02 scheduler.py:895] Input prompt (140000 tokens) is too long and exceeds limit of 131072\n"
+            "WARNING 01-10 09:03:03 scheduler.py:895] Input prompt (150000 tokens) is too long and exceeds limit of 131072\n"
+        ),
+        ["2 requests were refused or cut: longer than the pool, or than a request may be"],
+    ),
+    "drafts before V1": (
+        (
+            "INFO 01-10 09:00:33 gpu_executor.py:76] # GPU blocks: 28080, # CPU blocks: 2048\n"
+            "INFO 01-10 09:03:00 metrics.py:489] Speculative metrics: Draft acceptance rate: 0.613, System efficiency: "
+            "0.511, Number of speculative tokens: 5, Number of accepted tokens: 3003, Number of draft tokens: 4900, Number "
+            "of emitted tokens: 3006.\n"
+        ),
+        ["a verification yielded 3.07 tokens on average"],  # 51.1 % of six
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_what_else_servers_report(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, said = DEVICES[name]
+    path = tmp_path / "run.log"
+    path.write_text(text)
+    found = explained(path, capsys)
+    assert found["read"]["not_understood"] == 0
+    for phrase in said:
+        assert any(phrase in sentence for sentence in found["at_work"]), found["at_work"]
 
 
 DRAFTS = """\

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from kvplan.cli.app import run
-from kvplan.cli.commands.explain_log import _gpu
 
 
 @pytest.fixture
@@ -112,6 +110,31 @@ def test_the_model_s_own_drafting_layers_share_the_pool(explain: Any) -> None:
     assert not more["without_draft"]
 
 
+@pytest.mark.parametrize("method", ["qwen3_next_mtp", "ngram"])
+def test_every_draft_has_a_state_of_its_own(explain: Any, method: str) -> None:
+    """A hybrid's request keeps a state for each draft of a step, and they are of its pool."""
+
+    def tokens(drafts: int) -> int:
+        log = (
+            "INFO Initializing a V1 LLM engine (v0.33.0) with config: model='Qwen/Qwen3-Next-80B-A3B-Instruct', "
+            f"speculative_config=SpeculativeConfig(method='{method}', model='a/b', num_spec_tokens={drafts}), "
+            "max_seq_len=8192, tensor_parallel_size=4, kv_cache_dtype=auto\n"
+            "INFO Available KV cache memory: 30.0 GiB\nINFO GPU KV cache size: 2,000,000 tokens\n"
+        )
+        found = explain(log)
+        assert found["account"]["draft_tokens"] == drafts
+        return int(found["comparison"]["kv_tokens"])
+
+    assert tokens(1) > tokens(2) > tokens(4)
+
+
+def test_options_may_say_how_many_drafts(explain: Any) -> None:
+    log = PIPELINE.replace(
+        "'pipeline", "'speculative_config': {'num_speculative_tokens': 5, 'method': 'eagle3'}, 'pipeline"
+    )
+    assert explain(log)["account"]["draft_tokens"] == 5
+
+
 def test_a_draft_model_of_an_unknown_size_is_said_to_be_missing(
     explain: Any, tmp_path: Path, capsys: Any
 ) -> None:
@@ -121,27 +144,6 @@ def test_a_draft_model_of_an_unknown_size_is_said_to_be_missing(
     assert explain(log)["comparison"]["without_draft"]
     assert run(["explain-log", str(tmp_path / "start.log")]) == 0
     assert "the draft model's layers share the pool" in " ".join(capsys.readouterr().out.split())
-
-
-@pytest.mark.parametrize(("total_gib", "gpu"), [(79.19, "h100-sxm"), (139.8, "h200-sxm"), (44.39, "l40s")])
-def test_of_gpus_with_the_memory_that_a_log_says_the_fastest_is_meant(total_gib: float, gpu: str) -> None:
-    account: Any = SimpleNamespace(total_bytes=int(total_gib * 2**30), device_name=None)
-    assert _gpu(account, None).name == gpu
-
-
-@pytest.mark.parametrize(
-    ("file", "gpu"),
-    [
-        ("E=128,N=768,device_name=NVIDIA_H20.json", "h20"),
-        ("N=1536,K=7168,device_name=NVIDIA_H20,dtype=fp8_w8a8,block_shape=[128,128].json", "h20"),
-        ("E=8,N=14336,device_name=Some_Other_GPU.json", "h100-sxm"),
-    ],
-)
-def test_a_gpu_that_kernels_were_looked_up_for_is_taken_before_one_of_the_same_memory(
-    explain: Any, file: str, gpu: str
-) -> None:
-    line = f"WARNING Using default MoE config. Config file not found at /a/configs/{file}\n"
-    assert explain(PIPELINE + line)["comparison"]["gpu"] == gpu
 
 
 def test_options_of_the_comparison_go_with_the_log_s_own_model(

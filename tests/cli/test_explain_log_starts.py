@@ -240,8 +240,13 @@ def interleaved(one: str, other: str) -> str:
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [("vllm-a-1  | ", "vllm-b-1  | "), ("[pod/vllm-a-7f/server] ", "[pod/vllm-b-9c/server] ")],
-    ids=["docker compose", "kubectl logs --prefix"],
+    [
+        ("vllm-a-1  | ", "vllm-b-1  | "),
+        ("[pod/vllm-a-7f/server] ", "[pod/vllm-b-9c/server] "),
+        ("vllm-0 server ", "vllm-1 server "),
+        ("[vllm-7d9f-abcde] ", "[vllm-7d9f-fghij] "),
+    ],
+    ids=["docker compose", "kubectl logs --prefix", "stern", "kubetail"],
 )
 def test_containers_that_a_collector_names_are_servers_of_their_own(
     explain: Any, first: str, second: str
@@ -271,6 +276,24 @@ def test_nodes_of_one_server_in_two_containers_are_one_start(explain: Any) -> No
     found = explain(interleaved(*nodes))
     assert found["starts"]["count"] == 1
     assert found["account"]["pool_tokens"] == 440_000
+
+
+def test_a_node_that_only_works_for_another_is_no_start_of_its_own(explain: Any) -> None:
+    """It prints no configuration, and no rank that another node has."""
+    leader = [
+        "(APIServer pid=1) INFO non-default args: {'model': 'a/b', 'tensor_parallel_size': 2}",
+        "(Worker_TP0 pid=11) INFO 01-10 10:00:00 [gpu_worker.py:1] Available KV cache memory: 12.50 GiB",
+        "(EngineCore_DP0 pid=9) INFO 01-10 10:00:01 [kv_cache_utils.py:1] GPU KV cache size: 80,000 tokens",
+    ]
+    worker = [
+        "(Worker_TP1 pid=12) INFO 01-10 10:00:00 [gpu_worker.py:1] Available KV cache memory: 11.50 GiB"
+    ]
+    for names in (("vllm-0 server ", "vllm-0-1 worker "), ("[pod/vllm-0/server] ", "[pod/vllm-0-1/worker] ")):
+        lines = [names[0] + line for line in leader] + [names[1] + line for line in worker]
+        for order in (lines, [*lines[:1], lines[3], *lines[1:3]]):
+            found = explain("\n".join(order))
+            assert found["starts"]["count"] == 1
+            assert (found["account"]["model"], found["account"]["pool_bytes"]) == ("a/b", round(11.5 * GIB))
 
 
 def test_servers_mixed_without_a_name_are_said_to_be(

@@ -62,3 +62,5 @@ def test_the_recordings_have_what_they_are_for() -> None:
     assert sum(run["totals"][1] for run in LOADS) > 100
     assert sum(bool(run["aborted"]) for run in LOADS) > 5
     assert {run["config"]["async_scheduling"] for run in LOADS} == {True, False}
+    looked_up = [run for run in LOADS if not run["rules"][1]]
+    assert {run["config"]["async_scheduling"] for run in looked_up} == {True, False}

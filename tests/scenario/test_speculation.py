@@ -101,9 +101,25 @@ def test_prompt_lookup_has_no_drafter() -> None:
     fit = found.deployment.fit
     assert fit is not None
     assert '"method":"ngram","num_speculative_tokens":3' in str(engine_flags(fit)["vllm"])
-    assert not fit.serving.async_scheduling
+    assert fit.serving.async_scheduling
     assert document["step_time"]["parts"]["drafts"] == 0.0
     assert any("looking them up" in words for words in document["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("method", "version", "words"),
+    [
+        ("ngram", "0.32", "vLLM 0.32 does not schedule ahead where drafts are looked up"),
+        (DRAFT, "0.27", "vLLM 0.27 does not schedule ahead where another model drafts"),
+    ],
+)
+def test_older_versions_do_not_plan_ahead_beside_every_drafter(method: str, version: str, words: str) -> None:
+    part = f"speculative={{{method if ':' in method else f'method: {method}'}, tokens: 3, acceptance: 0.5}}"
+    found, document = run({**LLAMA, "engine.version": version}, part)
+    fit = found.deployment.fit
+    assert fit is not None
+    assert not fit.serving.async_scheduling
+    assert any(words in warning for warning in document["warnings"])
 
 
 @pytest.mark.parametrize("prefix", ["hash", "none"])

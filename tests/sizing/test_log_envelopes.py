@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from kvplan.sizing.logs.account import Account, account
+from kvplan.sizing.logs.documents import lines_of
 from kvplan.sizing.logs.lines import MAX_LINE, read_log
 from kvplan.sizing.logs.starts import starts
 
@@ -72,6 +73,22 @@ def test_an_envelope_changes_nothing(name: str, lines: list[str]) -> None:
     if lines is COLOURED and ("formatter" in name or name == "JSON in kubernetes"):
         lines = LINES
     assert told([ENVELOPES[name](line) for line in lines]) == told(LINES)
+
+
+def test_lines_that_a_container_runtime_cuts_are_whole_again() -> None:
+    """Parts of two streams may alternate; a log that ends within a line ends with what there is of it."""
+    cut = [
+        f"2026-11-11T09:00:00.123456789Z stderr {more} {part}"
+        for line in LINES
+        for more, part in (("P", line[:70]), ("P", line[70:90]), ("F", line[90:]))
+    ]
+    between = [line for part in cut for line in (part, "2026-11-11T09:00:00.123456789Z stdout F GET /health")]
+    for lines in (cut, between):
+        assert told(lines_of("\n".join(lines))) == told(LINES)
+    assert told(lines_of("\n".join(cut[:-1]))) != told(LINES)
+    ended = read_log(lines_of("\n".join([*cut[:-1], cut[-1].replace("stderr F", "stderr P")])))
+    assert account(ended.facts) == account(read_log(LINES).facts)
+    assert {fact.line for fact in read_log(lines_of("\n".join(cut))).facts} == {3, 6, 9, 12, 15}
 
 
 def test_a_pod_in_a_field_is_a_server_of_its_own() -> None:

@@ -31,6 +31,78 @@ def test_which_batches_are_captured(
     assert (300 in sizes) == (version >= (0, 21, 0))
 
 
+@pytest.mark.parametrize(
+    ("version", "pp", "lookup", "ahead"),
+    [
+        ("0.13", 1, False, False), ("0.14", 1, False, True), ("0.14.1", 2, False, False), ("0.15", 2, False, True),
+        ("0.32", 1, True, False), ("0.33", 1, True, True), ("0.33", 2, True, True),
+    ],
+)  # fmt: skip
+def test_what_older_versions_cannot_do_beside_planning_ahead_turns_it_off(
+    version: str, pp: int, lookup: bool, ahead: bool
+) -> None:
+    found = fit_model(
+        load_model("llama-3.1-8b"), load_gpu("h100-sxm"), version=version, parallel=Parallel(pp=pp),
+        lookup=lookup, draft_tokens=3,
+    )  # fmt: skip
+    assert found.serving.async_scheduling is ahead
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "block", "starts"),
+    [
+        ("glm-5.1", "0.33", 16, False), ("glm-5.1", "0.33", 64, True), ("glm-5.1", "0.33", None, True),
+        ("deepseek-v3.2", "0.18", 32, False), ("deepseek-v3.2", "0.17", 32, True), ("deepseek-v3", "0.33", 32, True),
+    ],
+)  # fmt: skip
+def test_kernels_of_indexers_read_whole_pages(
+    model: str, version: str, block: int | None, starts: bool
+) -> None:
+    """vLLM 0.33 finds no backend for GLM-5.1 in blocks of 16 on an H100; before 0.18 it widened them."""
+    report = fit_model(
+        load_model(model), load_gpu("h100-sxm"), version=version, parallel=Parallel(tp=8), block_size=block,
+        max_model_len=8192,
+    )  # fmt: skip
+    assert (engine_flags(report)["vllm"] is not None) == starts
+    assert any("they take multiples of 64" in words for words in fit_warnings(report)) != starts
+
+
+def test_convolutions_have_a_column_for_each_draft() -> None:
+    """As vLLM 0.33 settled it for Nemotron-H with three drafts: blocks of 8,320 tokens hold a state."""
+    model, gpu = load_model("nemotron-h-56b"), load_gpu("h100-sxm")
+
+    def blocks(version: str, *, lookup: bool) -> tuple[int, int]:
+        report = fit_model(
+            model, gpu, version=version, kv_dtype="fp8", prefix_caching=False, lookup=lookup, draft_tokens=3,
+            kv_pool_bytes=41_943_530_827,
+        )  # fmt: skip
+        return report.block_size, report.binding.capacity.num_blocks
+
+    assert blocks("0.33", lookup=True) == (8320, 246)
+    assert blocks("0.33", lookup=False) == blocks("0.16", lookup=True) == (8256, 248)
+    net = load_model("qwen3-next-80b-a3b")
+    kept = [
+        fit_model(net, gpu, version="0.14", parallel=Parallel(tp=4), draft=True, draft_tokens=n).stages[0]
+        for n in (1, 3)
+    ]
+    # Two columns more of 2,048 channels in bf16, in 36 layers.
+    assert kept[1].pool.state_bytes - kept[0].pool.state_bytes == 36 * 2 * 2048 * 2
+
+
+@pytest.mark.parametrize(
+    ("version", "gpu", "kv", "block"),
+    [
+        ("0.33", "h100-sxm", "fp8", 64), ("0.31", "h100-sxm", "fp8", 64), ("0.30", "h100-sxm", "fp8", 16),
+        ("0.33", "h100-sxm", "bf16", 16), ("0.33", "b200", "fp8", 16), ("0.33", "h100-sxm", "fp8_e5m2", 16),
+    ],
+)  # fmt: skip
+def test_hopper_reads_wide_heads_in_fp8_in_tiles(version: str, gpu: str, kv: str, block: int) -> None:
+    report = fit_model(
+        load_model("gemma-4-e2b"), load_gpu(gpu), version=version, kv_dtype=kv, max_model_len=8192
+    )
+    assert report.block_size == block
+
+
 def test_gpt_oss_is_captured_whatever_its_sequences() -> None:
     found = {version: largest_batch(version, 9, "gpt-oss", 8, 1) for version in ((0, 11, 0), (0, 33, 0))}
     assert found == {(0, 11, 0): 992, (0, 33, 0): 1024}

@@ -302,6 +302,34 @@ def test_heads_take_the_format_that_compressed_tensors_names() -> None:
     assert model.kv_format == "fp8_e4m3"
 
 
+def test_compressed_tensors_may_be_of_the_cache_alone() -> None:
+    heads = {key: value for key, value in MOE.items() if "lora" not in key and "qk_" not in key}
+    scheme = {
+        "quant_method": "compressed-tensors", "format": "dense", "config_groups": {},
+        "kv_cache_scheme": {"num_bits": 8, "type": "float", "strategy": "tensor"},
+    }  # fmt: skip
+    imported = import_config(
+        {**heads, "model_type": "llama", "num_key_value_heads": 4, "quantization_config": scheme},
+        "x",
+        name="x",
+    )
+    assert (imported.model.weights.format, imported.model.kv_format) == ("bf16", "fp8_e4m3")
+    assert not any("weight quantization" in warning for warning in imported.warnings)
+
+
+def test_moe_wna16_is_gptq_or_awq_by_another_name() -> None:
+    scheme = {"quant_method": "moe_wna16", "bits": 4, "group_size": 64, "linear_quant_method": "gptq"}
+    assert stored(spec_of(MOE, scheme), "experts", "attention") == ["int4_group64", "int4_group64"]
+
+
+def test_a_cache_that_quark_quantizes_is_said_to_need_an_option() -> None:
+    fp8 = {"output_tensors": {"dtype": "fp8_e4m3"}}
+    scheme = quark({"dtype": "fp8_e4m3"}, kv_cache_quant_config={"*k_proj": fp8, "*v_proj": fp8})
+    imported = import_config({**MOE, "quantization_config": scheme}, "x", name="x")
+    assert imported.model.kv_format is None
+    assert any("engines take no KV format from files of quark" in warning for warning in imported.warnings)
+
+
 def test_an_unknown_scheme_is_said() -> None:
     imported = import_config({**MOE, "quantization_config": {"quant_method": "exl9"}}, "x", name="x")
     assert imported.model.weights.format == "bf16"

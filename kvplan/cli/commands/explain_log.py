@@ -1,6 +1,5 @@
 """``kvplan explain-log``: a pasted start-up log, line by line: why the pool is what it is."""
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,12 +8,15 @@ from kvplan.cli.options import FormatOption, OutputFormat, gpu_names, model_name
 
 if TYPE_CHECKING:
     from kvplan.sizing.logs.account import Account
+    from kvplan.sizing.logs.gpus import LoggedGpu
     from kvplan.sizing.logs.lines import Fact, Reading
-    from kvplan.specs.hardware import GpuSpec
     from kvplan.specs.schema import ModelSpec
 
 DRAFTERS = ("eagle", "eagle3", "draft_model", "dflash")
 """Ways to draft with another model, whose layers share vLLM's pool: a log does not say how large they are."""
+
+UNNAMED_GPU = "h100-sxm"
+"""Whose batch defaults a comparison takes where the log says nothing of its GPU."""
 
 MAX_BYTES = 64 << 20
 """Largest log read: start-ups are kilobytes."""
@@ -55,6 +57,7 @@ def explain_log(
     from kvplan.errors import DataError, UsageError
     from kvplan.sizing.logs.account import account
     from kvplan.sizing.logs.documents import newest_first
+    from kvplan.sizing.logs.gpus import logged_gpu
     from kvplan.sizing.logs.lines import read_log
     from kvplan.sizing.logs.starts import starts
 
@@ -70,7 +73,9 @@ def explain_log(
         raise UsageError(f"--start {start}: the log has {len(begun)}", hint="they count from 1")
     chosen = len(begun) if start is None else start
     found = account(begun[chosen - 1])
-    document = _document(reading, begun, chosen, found, _compare(found, model, gpu, tp, dtype), unread)
+    device = logged_gpu(found, gpu)
+    comparison = _compare(found, model, gpu, tp, dtype, device=device)
+    document = _document(reading, begun, chosen, found, device, comparison, unread)
     document["newest_first"] = backwards
     _print(document, output)
 
@@ -99,7 +104,13 @@ def _lines(log: str) -> list[str]:
 
 
 def _compare(
-    found: "Account", model: str | None, gpu: str | None, tp: int | None, dtype: str | None
+    found: "Account",
+    model: str | None,
+    gpu: str | None,
+    tp: int | None,
+    dtype: str | None,
+    *,
+    device: "LoggedGpu | None",
 ) -> dict[str, Any] | None:
     """The tokens kvplan gives the logged pool of the model, beside the log's.
 
@@ -118,7 +129,7 @@ def _compare(
             warn(f"not compared with {spec.name}: the log does not say the pool's bytes and its tokens")
         return None
     try:
-        return _beside(found, spec, gpu, tp, dtype)
+        return _beside(found, spec, device, tp, dtype)
     except (DataError, UsageError):
         if asked:
             raise
@@ -146,18 +157,19 @@ def _spec(found: "Account", model: str | None, *, asked: bool) -> "ModelSpec | N
 
 
 def _beside(
-    found: "Account", spec: "ModelSpec", gpu: str | None, tp: int | None, dtype: str | None
+    found: "Account", spec: "ModelSpec", device: "LoggedGpu | None", tp: int | None, dtype: str | None
 ) -> dict[str, Any]:
     from kvplan.sizing.capacity import fit_model
     from kvplan.sizing.logs.release import named_release
     from kvplan.sizing.parallel import Parallel
+    from kvplan.specs.catalog import load_gpu
 
     pool_bytes, tokens = found.pool_bytes or 0, found.pool_tokens or 1
     own_layers = (found.speculation or "").endswith("mtp") and found.engine == "vllm"
     version = named_release(found.version)
     report = fit_model(
         spec,
-        _gpu(found, gpu),
+        load_gpu(UNNAMED_GPU) if device is None else device.spec,
         max_model_len=found.context_tokens,
         parallel=Parallel(
             tp=tp or found.tp or 1,
@@ -173,6 +185,8 @@ def _beside(
         block_size=found.block_tokens,
         prefix_caching=found.prefix_caching,
         draft=own_layers,
+        lookup=found.engine == "vllm" and (found.speculation or "").startswith("ngram"),
+        draft_tokens=found.draft_tokens or 1,
         kv_pool_bytes=pool_bytes + (found.state_bytes or 0),
     )
     return {
@@ -201,34 +215,12 @@ def _known_format(name: str | None) -> str | None:
         ) from exc
 
 
-def _gpu(found: "Account", name: str | None) -> "GpuSpec":
-    """The GPU meant, or named in the log, or the one whose memory is nearest to what the log says (it decides
-    batch defaults).
-
-    Of several with the same memory the fastest: slower ones are made of it for some markets.
-    """
-    from kvplan.errors import UnknownName
-    from kvplan.latency.datasheet import peak_flops
-    from kvplan.specs.catalog import entries, load_entry, load_gpu
-    from kvplan.specs.hardware import GpuSpec
-
-    if name is None and found.device_name is not None:
-        with suppress(UnknownName):
-            return load_gpu(found.device_name)
-    if name is not None or found.total_bytes is None:
-        return load_gpu(name or "h100-sxm")
-    total = found.total_bytes
-    return min(
-        (load_entry(entry, GpuSpec) for entry in entries("gpu")),
-        key=lambda gpu: (abs(gpu.usable_memory_bytes - total), -peak_flops(gpu, "bf16"), gpu.name),
-    )
-
-
 def _document(
     reading: "Reading",
     begun: "list[tuple[Fact, ...]]",
     chosen: int,
     found: "Account",
+    device: "LoggedGpu | None",
     comparison: dict[str, Any] | None,
     unread: int,
 ) -> dict[str, Any]:
@@ -249,6 +241,14 @@ def _document(
         "source": facts[0].source or None,
         "mixed_models": mixed_models(facts),
         "account": asdict(found),
+        "gpu": None
+        if device is None
+        else {
+            "name": device.spec.name,
+            "known_by": device.known_by,
+            "alike": list(device.alike),
+            "doubt": device.doubt,
+        },
         "bytes_per_token": round(rate, 3) if rate is not None else None,
         "lines": [asdict(line) for line in explained_lines(facts)],
         "reasons": reasons(found),
@@ -284,8 +284,10 @@ def _table(document: dict[str, Any]) -> list[str]:
     from kvplan.units import format_bytes, format_tokens
 
     found = document["account"]
-    about = [found["engine"], found["version"], found["model"]]
-    lines = ["   ".join(word for word in about if word), ""]
+    about = [found["engine"], found["version"], found["model"], _device(document["gpu"])]
+    lines = [*_wrap("   ".join(word for word in about if word), 2), ""]
+    if document["gpu"] and document["gpu"]["doubt"]:
+        lines += [*_wrap(f"  {document['gpu']['doubt']}", 2), ""]
     if (count := document["starts"]["count"]) > 1:
         first = document["starts"]["explained_from_line"]
         whose = f" of {document['source']}" if document["source"] else ""
@@ -341,6 +343,16 @@ def _table(document: dict[str, Any]) -> list[str]:
     lines += ["", f"  {counts} (--unread N)"]
     lines += [f"  {item['line']:>5}  {item['text']}" for item in document["unread"]]
     return lines
+
+
+def _device(gpu: dict[str, Any] | None) -> str | None:
+    """The GPU in a heading; of one that only its memory tells, how many others it may be."""
+    if gpu is None:
+        return None
+    if not gpu["alike"]:
+        return str(gpu["name"])
+    others = f"{gpu['alike'][0]}, ..." if len(gpu["alike"]) > 1 else gpu["alike"][0]
+    return f"{gpu['name']} (by its memory; or {others})"
 
 
 def _end(document: dict[str, Any]) -> str:

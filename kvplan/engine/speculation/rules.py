@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from kvplan.errors import UsageError
+from kvplan.sizing.ahead import can_plan_ahead
 
 Method: TypeAlias = Literal["mtp", "eagle", "draft_model", "ngram"]
 """By the model's own layers, by layers trained for it, by another model, or by looking the prompt up."""
@@ -74,10 +75,11 @@ def rules_of(method: Method, tokens: int, version: tuple[int, int, int], *, modu
         UsageError: several of them, before vLLM ran them in turns.
     """
     if method == "ngram":
-        return DraftRules(tokens, ahead=False, outputs_first=False)
+        return DraftRules(tokens, ahead=can_plan_ahead(version, lookup=True), outputs_first=False)
     second = version >= RUNNER_V2
     if method == "draft_model":
-        return DraftRules(tokens, lookahead=tokens, slots=1, outputs_first=second)
+        beside = can_plan_ahead(version, draft_model=True)
+        return DraftRules(tokens, lookahead=tokens, slots=1, ahead=beside, outputs_first=second)
     several = method == "mtp" and min(modules, tokens) > 1
     if several and version < SEVERAL_MODULES:
         raise UsageError(

@@ -38,7 +38,8 @@ class EnginePart(Part):
         version = data.get("version") if isinstance(data, dict) else None
         if not isinstance(version, str):
             return data
-        from kvplan.sizing.serving import ASYNC, RESERVES_PROMPTS, parse_version
+        from kvplan.sizing.ahead import ASYNC
+        from kvplan.sizing.serving import RESERVES_PROMPTS, parse_version
 
         try:
             parsed = parse_version(version)

@@ -34,8 +34,11 @@ class Account:
         cp: ranks that share the tokens of one request.
         block_tokens: tokens of a block, where the engine says that it chose them.
         speculation: how vLLM drafts; a draft model's layers share its pool.
+        device: what the engine runs on, in its own word: cuda, cpu, tpu, xpu, hpu, ...
         device_name: the GPU as its driver calls it, where the engine looked for kernels tuned on it.
+        draft_tokens: how many tokens it drafts a step.
         dp: ranks with a pool each; with ``dp_attention`` they share one model's GPUs.
+        host_bytes: memory of the host for what leaves the pool, of one rank or all, as the engine counts it.
         prefix_caching: as it was asked for, or settled; None where the log does not say.
     """
 
@@ -81,6 +84,9 @@ class Account:
     block_tokens: int | None = None
     speculation: str | None = None
     device_name: str | None = None
+    device: str | None = None
+    host_bytes: int | None = None
+    draft_tokens: int | None = None
 
     @property
     def capacity_tokens(self) -> int | None:
@@ -157,6 +163,8 @@ def account(facts: tuple[Fact, ...]) -> Account:
         engine=engine,
         version=_word(facts, "version"),
         device_name=_word(facts, "device_name"),
+        device=str(options["device"]) if "device" in options else None,
+        host_bytes=_host_bytes(ranks),
         model=str(options["model"]) if "model" in options else None,
         total_bytes=total,
         utilization=utilization,
@@ -180,7 +188,7 @@ def account(facts: tuple[Fact, ...]) -> Account:
         restoring_utilization=_last(facts, "restoring_utilization"),
         max_num_seqs=_integer(options.get("max_num_seqs")),
         max_num_batched_tokens=_integer(options.get("max_num_batched_tokens") or _last(facts, "step_tokens")),
-        refused=next((fact.name for fact in facts if fact.name in _REFUSALS), None),
+        refused=_refusal(facts, pool),
         window_tokens=_whole(_least(_known(sglang, "window_tokens"))),
         draft_weights_bytes=_gib(max(draft_weights, default=None)),
         draft_pool_bytes=_gib(_least(draft_pools)),
@@ -199,16 +207,43 @@ def account(facts: tuple[Fact, ...]) -> Account:
         dp=_integer(options.get("dp")),
         cp=_integer(options.get("cp")) or _whole(_last(facts, "shards")),
         speculation=str(options["speculation"]) if "speculation" in options else None,
+        draft_tokens=_integer(options.get("draft_tokens")),
         block_tokens=next(
             (int(fact.number("block_tokens")) for fact in facts if fact.name == "block_size"), None
         ),
         dp_attention=options.get("dp_attention") == "True",
-        prefix_caching=_BOOLEANS.get(str(options.get("prefix_caching"))),
+        prefix_caching=False
+        if any(fact.name == "prefixes_off" for fact in facts)
+        else _BOOLEANS.get(str(options.get("prefix_caching"))),
     )
 
 
-_REFUSALS = ("no_pool", "too_long", "too_many", "not_free", "oom")
+STARTUP_PLAN = "VLLM_ENABLE_STARTUP_PLAN=0"
+"""What undoes a pool whose size is an earlier start's."""
+
+_REFUSALS = (
+    "no_pool", "too_long", "too_many", "not_free", "pool_not_free", "no_host_memory", "unbalanced", "oom",
+)  # fmt: skip
 """Lines after which no server is up."""
+
+_WARNINGS = ("unbalanced",)
+"""Refusals that may also be a warning, after which a server goes on."""
+
+
+def _refusal(facts: tuple[Fact, ...], pool: float | None) -> str | None:
+    """Why the server did not start, if it says so."""
+    said = [fact.name for fact in facts if fact.name in _REFUSALS]
+    return next((name for name in said if pool is None or name not in _WARNINGS), None)
+
+
+def _host_bytes(ranks: list[list[Fact]]) -> int | None:
+    """What one rank takes of the host, in one part or several; of ranks alike the first."""
+    sizes = [
+        sum(fact.number("host_gb") for fact in facts if fact.name == "host_pool")
+        for facts in ranks
+        if any(fact.name == "host_pool" for fact in facts)
+    ]
+    return round(max(sizes) * 1e9) if sizes else None
 
 
 _ALLOCATIONS = ("sglang_pool", "sglang_window_pool", "resized_shares", "resized_tokens", "resized_pool")
@@ -250,6 +285,10 @@ def _pool_option(
     facts: tuple[Fact, ...], options: dict[str, float | str], tokens: float | None
 ) -> str | None:
     """The option that decided how large the pool is, if one did."""
+    if any(fact.name == "startup_plan" for fact in facts):
+        return STARTUP_PLAN
+    if any(fact.name == "cpu_space" for fact in facts):
+        return "VLLM_CPU_KVCACHE_SPACE"
     if any(fact.name == "pool_by_hand" for fact in facts):
         return "--kv-cache-memory-bytes"
     if "blocks" in options:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 from kvplan.sizing.logs.envelopes import printed
+
+_PART = re.compile(r"(?P<head>\S{10,60} (?P<stream>stdout|stderr) )(?P<more>[PF]) (?P<text>.*)")
+"""A line of a container runtime (CRI), which cuts long ones: all parts but the last are marked ``P``."""
 
 _TIME = re.compile(r"\b(\d\d-\d\d)[T ](\d\d:\d\d:\d\d)")
 _TIME_WITHIN = 200
@@ -31,7 +34,23 @@ def lines_of(text: str) -> list[str]:
             found = [line for message in _messages(document, _MAX_DEPTH) for line in message.splitlines()]
             if found:
                 return found
-    return text.splitlines()
+    return _whole(text.splitlines())
+
+
+def _whole(lines: Iterable[str]) -> list[str]:
+    """Lines with those that a runtime cut in one, where it ends; an empty one stands for each part before."""
+    found: list[str] = []
+    begun: dict[str, list[str]] = {}
+    for line in lines:
+        part = _PART.fullmatch(line)
+        if part is not None and part["more"] == "P":
+            begun.setdefault(part["stream"], []).append(part["text"])
+            found.append("")
+        elif part is not None and part["stream"] in begun:
+            found.append(f"{part['head']}F {''.join(begun.pop(part['stream']))}{part['text']}")
+        else:
+            found.append(line)
+    return [*found, *("".join(parts) for parts in begun.values())]
 
 
 def _messages(node: Any, depth: int) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kvplan.sizing.logs.account import Account
+from kvplan.sizing.logs.account import STARTUP_PLAN, Account
 from kvplan.sizing.logs.lines import Fact
 from kvplan.sizing.logs.release import named_release
 from kvplan.sizing.serving import PLANS_GRAPHS, parse_version
@@ -18,6 +18,14 @@ MEANINGS = {
     "step_budget": "tokens of one step: the profiling run uses as many, so activations grow with it",
     "profile": "measured by running one step of the largest size",
     "device": "the GPU, as files of kernels tuned on it are called",
+    "cpu_space": "the pool of a CPU is as large as this variable says",
+    "startup_plan": "the pool's size as an earlier start measured it; nothing is measured again",
+    "weights_elsewhere": "another process holds the weights, out of this one's budget",
+    "pool_not_free": "the pool that was asked for is larger than what is free",
+    "host_pool": "memory of the host for what leaves the pool",
+    "no_host_memory": "the host has less free than the cache beside the GPU's was to take",
+    "unbalanced": "one GPU has less free than another: another process holds memory",
+    "prefixes_off": "no prompt is looked up in the cache",
     "weights": "weights of one rank, with scales, rotary tables and the allocator's rounding",
     "budget": "utilization is a share of the total memory, not of what was free",
     "bill": "measured by running one step of the largest size",
@@ -107,6 +115,8 @@ def _says(fact: Fact) -> str:
             parts.append(f"{key[:-4].replace('_', ' ')} {value:g} GiB")
         elif key.endswith("_percent"):
             parts.append(f"{key[:-8].replace('_', ' ')} {value:g} %")
+        elif key.endswith("_gb"):
+            parts.append(f"{key[:-3].replace('_', ' ')} {value:g} GB")
         else:
             parts.append(f"{key.replace('_', ' ')} {value:,.10g}")
     return ", ".join(parts) or fact.text.strip()[:120]
@@ -119,7 +129,15 @@ def reasons(log: Account) -> list[str]:
         short = format_bytes(log.budget_bytes - log.free_bytes)
         found.append(f"it did not start: {short} of the budget were not free when it came up")
     elif log.refused == "no_pool":
-        found.append("it did not start: nothing was left for the cache")
+        missing = -(log.pool_bytes or 0)
+        short = f", {format_bytes(missing)} short of it" if missing > 0 else ""
+        found.append(f"it did not start: nothing was left for the cache{short}")
+    elif log.refused == "pool_not_free":
+        found.append("it did not start: the pool that was asked for is larger than what was free")
+    elif log.refused == "no_host_memory":
+        found.append("it did not start: the host has less memory free than its part of the cache takes")
+    elif log.refused == "unbalanced":
+        found.append("it did not start: another process holds memory of one of its GPUs")
     elif log.refused == "too_long":
         found.append("it did not start: the pool is smaller than one request of the longest length")
     elif log.refused == "too_many":
@@ -143,10 +161,12 @@ def reasons(log: Account) -> list[str]:
 def _budget(log: Account) -> list[str]:
     if log.pool_option is not None and log.pool_bytes is not None:
         free = f" of {format_bytes(log.free_bytes)} that were free" if log.free_bytes is not None else ""
-        return [
-            f"{format_bytes(log.pool_bytes)}{free} are the cache's, set by hand with {log.pool_option}",
-            *_draft(log),
-        ]
+        how = (
+            "as an earlier start measured it"
+            if log.pool_option == STARTUP_PLAN
+            else f"set by hand with {log.pool_option}"
+        )
+        return [f"{format_bytes(log.pool_bytes)}{free} are the cache's, {how}", *_draft(log)]
     if log.engine == "sglang":
         return [*_static_share(log), *_draft(log)]
     if log.total_bytes is None or log.utilization is None or log.budget_bytes is None:
@@ -246,6 +266,8 @@ def _meaning(log: Account) -> list[str]:
             f"two pools in one: {format_tokens(log.pool_tokens)} tokens of the layers without a window, "
             f"{format_tokens(log.window_tokens)} of those with one"
         )
+    if log.host_bytes:
+        found.append(f"{format_bytes(log.host_bytes)} of the host keep what leaves the pool")
     if capacity:
         found.append(_concurrency(log, capacity))
     return found

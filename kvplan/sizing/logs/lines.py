@@ -18,8 +18,13 @@ RANK = re.compile(
 )
 """Whose line it is: ``(Worker_TP1 pid=11)``, ``(VllmWorker rank=1 pid=12)``, ``[09:20:11 DP0 TP0]``."""
 
-SOURCE = re.compile(r"(?:\[pod/([^\]\s]{1,200})\]|([\w.-]{1,100}) +\|)\s")
-"""Whose line a collector says it is: ``vllm-a-1  | ...`` (compose), ``[pod/vllm-a/server] ...`` (kubectl)."""
+SOURCE = re.compile(
+    r"(?:\[pod/(?P<pod>[^\]\s]{1,200})\]|(?P<service>[\w.-]{1,100}) +\||"
+    r"\[?(?P<name>[a-z][a-z0-9.]{0,99}(?:-[a-z0-9.]{1,99}){1,20})\]?(?: [a-z0-9-]{1,63})?"
+    r"(?= (?:\(|(?:DEBUG|INFO|WARNING|ERROR)[ :]|\[\d{4}-)))\s"
+)
+"""Whose line a collector says it is: ``vllm-a-1  | ...`` (compose), ``[pod/vllm-a/server] ...`` (kubectl),
+``vllm-a server INFO ...`` (stern), ``[vllm-a] INFO ...`` (kubetail)."""
 
 RANK_WITHIN = 200
 """Characters of a line in which its rank stands, also behind what a log collector puts before it."""
@@ -124,4 +129,4 @@ def _rank(text: str) -> str:
 
 def _source(text: str) -> str:
     match = SOURCE.match(text)
-    return "" if match is None else match.group(1) or match.group(2)
+    return "" if match is None else match["pod"] or match["service"] or match["name"]

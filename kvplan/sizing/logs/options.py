@@ -33,6 +33,7 @@ _OPTIONS: dict[str, re.Pattern[str]] = {
     "quantization": re.compile(r"(?<!\w)quantization'?\s*[=:]\s*'?(\w+)"),
     "dtype": re.compile(r"(?<!\w)dtype'?\s*[=:]\s*'?(?:torch\.)?(\w+)"),
     "utilization": re.compile(r"(?<!\w)(?:gpu_memory_utilization|mem_fraction_static)'?\s*[=:]\s*(\d\.\d+)"),
+    "device": re.compile(r"(?<!\w)device(?:_config)?'?\s*[=:]\s*(?:device\(type=)?'?(\w+)"),
     "cp": re.compile(r"(?<!\w)decode_context_parallel_size'?\s*[=:]\s*(\d+)"),
     "blocks": re.compile(r"(?<!\w)num_gpu_blocks_override'?\s*[=:]\s*(\d+)"),
     "max_total_tokens": re.compile(r"(?<!\w)max_total_tokens'?\s*[=:]\s*(\d+)"),
@@ -47,7 +48,12 @@ _SPECULATION = re.compile(
 )
 """How vLLM drafts, in the configuration of its draft."""
 
-_WORDS = frozenset(("model", "dp_attention", "prefix_caching", "kv_dtype", "quantization", "dtype"))
+_DRAFTS = re.compile(
+    r"speculative_config'?\s*[=:][^{(]{0,40}[{(].{0,400}?num_spec(?:ulative)?_tokens'?\s*[=:]\s*(\d{1,4})\b"
+)
+"""How many tokens it drafts a step."""
+
+_WORDS = frozenset(("model", "device", "dp_attention", "prefix_caching", "kv_dtype", "quantization", "dtype"))
 
 
 def configuration(text: str) -> tuple[str, str] | None:
@@ -59,13 +65,15 @@ def configuration(text: str) -> tuple[str, str] | None:
 def options(text: str) -> dict[str, float | str]:
     """The server's options; those of a draft model, nested in them, have the same names and are left out."""
     found: dict[str, float | str] = {}
-    speculation = _SPECULATION.search(text)
+    speculation, drafts = _SPECULATION.search(text), _DRAFTS.search(text)
     for _ in range(_MAX_DEPTH):
         text, count = _NESTED.subn("", text)
         if not count:
             break
     if speculation is not None:
         found["speculation"] = speculation.group(1)
+    if drafts is not None:
+        found["draft_tokens"] = float(drafts.group(1))
     for name, expression in _OPTIONS.items():
         match = expression.search(text)
         if match is not None and match.group(1) not in ("None", "auto"):

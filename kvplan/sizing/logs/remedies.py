@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import floor
 
-from kvplan.sizing.logs.account import Account
+from kvplan.sizing.logs.account import STARTUP_PLAN, Account
 from kvplan.units import GIB, format_bytes
 
 
@@ -43,8 +43,8 @@ def _room(log: Account) -> list[Enlargement]:
     held = log.total_bytes - log.free_bytes
     found = [
         Enlargement(
-            "end the processes that hold the GPU", held, None,
-            "they hold what was not free (nvidia-smi lists them)",
+            f"end the processes that hold {'the memory' if log.device == 'cpu' else 'the GPU'}", held, None,
+            "they hold what was not free" + ("" if log.device == "cpu" else " (nvidia-smi lists them)"),
         )
     ]  # fmt: skip
     if share := _free_share(log):
@@ -107,12 +107,30 @@ def _smaller_weights(log: Account) -> list[Enlargement]:
     return found
 
 
+_ELSEWHERE = {
+    "pool_not_free": Enlargement(
+        "a smaller --kv-cache-memory-bytes or VLLM_CPU_KVCACHE_SPACE", None, None,
+        "the pool is taken at once, out of what is free",
+    ),
+    "no_host_memory": Enlargement(
+        "a smaller --hicache-size or --hicache-ratio", None, None, "each rank takes as much of the host",
+    ),
+    "unbalanced": Enlargement(
+        "end the processes that hold the GPU", None, None,
+        "every rank has as little as the one with least (nvidia-smi lists them)",
+    ),
+}  # fmt: skip
+"""What helps a server that lacks memory which no pool of a GPU is made of."""
+
+
 def enlargements(log: Account) -> list[Enlargement]:
     """What would enlarge the pool or let the server start; gains where the log has the numbers."""
     if log.refused == "not_free":
         return _room(log)
     if log.refused == "oom":
         return _after_oom(log)
+    if log.refused in _ELSEWHERE:
+        return [_ELSEWHERE[log.refused]]
     return [*_shorter_or_fewer(log), *_larger_share(log), *_narrower_cache(log), *_less_beside_it(log)]
 
 
@@ -134,7 +152,12 @@ def _shorter_or_fewer(log: Account) -> list[Enlargement]:
 
 def _larger_share(log: Account) -> list[Enlargement]:
     if log.pool_option is not None:
-        return [Enlargement(log.pool_option, None, None, "the pool is as large as this option says")]
+        why = (
+            "measures again"
+            if log.pool_option == STARTUP_PLAN
+            else "the pool is as large as this option says"
+        )
+        return [Enlargement(log.pool_option, None, None, why)]
     found = []
     highest, base = _highest(log)
     if log.utilization is not None and log.utilization < highest < 1:

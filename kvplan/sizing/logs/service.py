@@ -14,9 +14,17 @@ _SHARE = r"\d{1,3}(?:\.\d{1,6})?"
 
 _RUNNING = re.compile(rf"\bRunning: ({_COUNT}) reqs|#running-req: ({_COUNT})")
 _WAITING = re.compile(rf"\b(?:Waiting|Pending): ({_COUNT}) reqs|#queue-req: ({_COUNT})")
-_USAGE = re.compile(rf"GPU KV cache usage: ({_SHARE})%")
-_SHARES = re.compile(rf"(?:full |swa |mamba )?(?:token )?usage: ({_SHARE}),")
+_USAGE = re.compile(rf"\w KV cache usage: ({_SHARE})%")
+"""Of the device that vLLM names; the first that a line has, as V0 tells that of its swap space behind it."""
+_SHARES = re.compile(rf"(?:\b(full|swa|mamba) )?(?:token )?usage: ({_SHARE}),")
 """Of SGLang's pools; the fullest of them decides."""
+_POOLS = {"swa": "the pool of windows", "mamba": "the pool of states"}
+_RANK = re.compile(r"\bEngine (\d{1,6}): |\[[^\[\]]{0,60}?\b(DP\d{1,6})\b")
+"""Whose report it is, where each rank has a pool: ``Engine 003: Avg ...``, ``[10:00:01 DP3 TP3] ...``."""
+_TOO_LONG = re.compile(
+    r"Input prompt \(\d+ tokens\) is too long|longer than the KV cache pool size|"
+    r"not enough kv cache blocks to run the entire sequence"
+)
 _HITS = re.compile(rf"(?<!MM )(?<!xternal )[Pp]refix cache hit rate: (?:GPU: )?({_SHARE})%")
 _NEW = re.compile(rf"#new-token: ({_COUNT}).{{0,40}}?#cached-token: ({_COUNT})")
 _PREEMPTED = re.compile(rf"\bPreemptions: ({_COUNT})|#retracted_reqs: ({_COUNT})")
@@ -25,7 +33,8 @@ _SO_FAR = re.compile(rf"total_(?:num_)?cumulative_preemption(?:_cnt)?=({_COUNT})
 
 _CUES = (
     "avg prompt throughput", "prefix cache hit rate", "prefill batch", "decode batch", "#retracted_reqs",
-    "cumulative_preemption", *CUES,
+    "cumulative_preemption", "kv cache usage: ", "input prompt (", "longer than the kv cache pool",
+    "not enough kv cache blocks", *CUES,
 )  # fmt: skip
 
 FULL = 0.95
@@ -34,7 +43,14 @@ FULL = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One line; ``None`` for what it does not say. ``hit_ratio``: of vLLM's last thousand requests."""
+    """One line; ``None`` for what it does not say.
+
+    Attributes:
+        usage: how full the fullest pool was, and ``pool`` which one, where an engine has several.
+        hit_ratio: of vLLM's last thousand requests.
+        rank: whose pool it is about; '' where the line does not tell.
+        too_long: it says that a request is longer than the pool, or than a request may be.
+    """
 
     line: int
     running: int | None
@@ -47,12 +63,15 @@ class Report:
     preempted_so_far: int
     source: str
     drafts: Drafted | None = None
+    pool: str = ""
+    rank: str = ""
+    too_long: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """All reports of one start: the most that any says, the last hit ratio, how many were preempted, and
-    what became of drafts."""
+    """All reports of one start: the most that any says, the last hit ratio, how many were preempted or too
+    long, what became of drafts, which pool was the fullest, and how many ranks report."""
 
     reports: int
     running: int | None
@@ -61,6 +80,9 @@ class Service:
     hit_ratio: float | None
     preemptions: int
     drafts: Drafted | None = None
+    pool: str = ""
+    ranks: int = 1
+    too_long: int = 0
 
 
 def report(text: str, line: int, source: str) -> Report | None:
@@ -69,15 +91,14 @@ def report(text: str, line: int, source: str) -> Report | None:
     if not any(cue in lowered for cue in _CUES):
         return None
     new = _NEW.search(text)
-    usages = [float(share) / 100 for share in _USAGE.findall(text)]
-    if "batch" in lowered:
-        usages += [float(share) for share in _SHARES.findall(text)]
+    usage, pool = _fullest(text, lowered)
+    rank = _RANK.search(text)
     hits = _HITS.search(text)
     return Report(
         line,
         _number(_RUNNING, text),
         _number(_WAITING, text),
-        max((share for share in usages if share <= 1), default=None),
+        usage,
         None if hits is None else min(1.0, float(hits[1]) / 100),
         0 if new is None else int(new[1]),
         0 if new is None else int(new[2]),
@@ -85,7 +106,19 @@ def report(text: str, line: int, source: str) -> Report | None:
         _number(_SO_FAR, text) or 0,
         source,
         drafted(text),
+        pool,
+        "" if rank is None else rank[1] or rank[2],
+        _TOO_LONG.search(text) is not None,
     )
+
+
+def _fullest(text: str, lowered: str) -> tuple[float | None, str]:
+    """How full the fullest pool of a line is, and which one it is; ``None`` where it does not say."""
+    said = _USAGE.search(text)
+    shares = [] if said is None else [(float(said[1]) / 100, "")]
+    if "batch" in lowered:
+        shares += [(float(share), _POOLS.get(pool, "")) for pool, share in _SHARES.findall(text)]
+    return max((share for share in shares if share[0] <= 1), key=lambda share: share[0], default=(None, ""))
 
 
 def _number(expression: re.Pattern[str], text: str) -> int | None:
@@ -99,24 +132,28 @@ def service(reports: Sequence[Report]) -> Service | None:
         return None
     computed = sum(item.computed_tokens for item in reports)
     cached = sum(item.cached_tokens for item in reports)
+    full = max(reports, key=lambda item: -1.0 if item.usage is None else item.usage)
     last = next((item.hit_ratio for item in reversed(reports) if item.hit_ratio is not None), None)
     return Service(
         len(reports),
         max((item.running for item in reports if item.running is not None), default=None),
         max((item.waiting for item in reports if item.waiting is not None), default=None),
-        max((item.usage for item in reports if item.usage is not None), default=None),
+        full.usage,
         cached / (cached + computed) if computed + cached else last,
         max(
             sum(item.preempted for item in reports),
             max(item.preempted_so_far for item in reports),
         ),
         together([item.drafts for item in reports if item.drafts is not None]),
+        full.pool,
+        max(1, len({item.rank for item in reports if item.rank})),
+        sum(item.too_long for item in reports),
     )
 
 
 def sentences(found: Service, *, engine: str) -> list[str]:
     """The service in words, and what follows from it for the pool."""
-    worked = (found.running, found.waiting, found.usage, found.preemptions, found.drafts)
+    worked = (found.running, found.waiting, found.usage, found.preemptions, found.drafts, found.too_long)
     if not any(worked):
         return ["nothing ran whenever it reported"]
     most = [
@@ -125,9 +162,11 @@ def sentences(found: Service, *, engine: str) -> list[str]:
         if value is not None
     ]
     lines = "one line that reports" if found.reports == 1 else f"{found.reports:,} lines that report"
-    said = [f"{' and '.join(most)} at once, by the {lines}"] if most else []
+    pool = found.pool or "the pool"
+    where = "" if found.ranks == 1 else f" on one of {found.ranks:,} ranks"
+    said = [f"{' and '.join(most)} at once{where}, by the {lines}"] if most else []
     if found.usage is not None:
-        said.append(f"the pool was at most {100 * found.usage:.1f}% full")
+        said.append(f"{pool} was at most {100 * found.usage:.1f}% full")
     if found.hit_ratio is not None:
         whole = "" if engine == "sglang" else "of late, "
         said.append(
@@ -144,5 +183,8 @@ def sentences(found: Service, *, engine: str) -> list[str]:
     elif found.waiting and found.usage is not None and found.usage < FULL:
         said.append("requests waited beside a pool that was not full: its size is not what limits")
     elif found.waiting and found.usage is not None:
-        said.append("requests waited while the pool was full: a larger pool lets more of them run")
+        said.append(f"requests waited while {pool} was full: a larger pool lets more of them run")
+    if found.too_long:
+        many = "a request was" if found.too_long == 1 else f"{found.too_long:,} requests were"
+        said.append(f"{many} refused or cut: longer than the pool, or than a request may be")
     return said

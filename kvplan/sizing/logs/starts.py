@@ -116,7 +116,15 @@ def _same_server(start: list[Fact], more: list[Fact]) -> bool:
     ranks, others = _measuring(start), _measuring(more)
     if start[0].engine != more[0].engine or not others or "" in ranks | others or ranks & others:
         return False
+    if not (
+        _is_headed(start) and _is_headed(more)
+    ):  # a node that only works for another says no configuration
+        return True
     return all(_said(start, name) == _said(more, name) for name in ("model", "tp"))
+
+
+def _is_headed(start: list[Fact]) -> bool:
+    return any(fact.name in _HEADINGS for fact in start)
 
 
 def _measuring(start: list[Fact]) -> set[str]:

@@ -114,7 +114,7 @@ def _kv(raw: Mapping[str, Any], *, latent: bool) -> tuple[str | None, list[str]]
     method = str(raw.get("quant_method") or "modelopt").lower().replace("_", "-")
     inner = raw.get("quantization")
     parts = (inner, raw) if isinstance(inner, Mapping) else (raw,)
-    keys = ("kv_cache_scheme", "kv_cache_quant_algo")
+    keys = ("kv_cache_scheme", "kv_cache_quant_algo", "kv_cache_quant_config")  # the last is Quark's
     scheme = next((part[key] for key in keys for part in parts if part.get(key)), None)
     if scheme is None:
         return None, []

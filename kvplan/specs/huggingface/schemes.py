@@ -45,7 +45,7 @@ ALGORITHMS = {
 INTEGERS = frozenset(
     {
         "awq", "gptq", "auto-round", "autoround", "gptq-marlin", "awq-marlin", "intel/auto-round", "inc",
-        "auto-gptq", "auto-awq",
+        "auto-gptq", "auto-awq", "moe-wna16",
     }
 )  # fmt: skip
 """Methods that store integer codes, with ``bits`` and ``group_size``."""
@@ -92,6 +92,8 @@ def read_scheme(raw: Mapping[str, Any]) -> Scheme:
     linear = method.startswith(("modelopt", "compressed")) or method == "mxfp8"
     if raw.get("config_groups"):
         return _groups(raw, ignored, linear)
+    if method.startswith("compressed") and raw.get("config_groups") == {}:  # the cache alone is quantized
+        return Scheme(None, (), ignored)
     if algorithm:
         found = ALGORITHMS.get(algorithm)
         return Scheme(found, (), ignored, linear=linear, notes=() if found else _unknown(algorithm))

@@ -236,15 +236,24 @@ def test_outputs_leave_before_drafts_are_made(
     assert row.finish_s == 1.0 + 2.0 + 1.0 + waits
 
 
-def test_where_prompts_are_looked_up_nothing_is_scheduled_ahead() -> None:
+@pytest.mark.parametrize(
+    ("method", "version", "beside"),
+    [
+        ("ngram", (0, 32, 0), False), ("ngram", (0, 33, 0), True), ("draft_model", (0, 27, 0), False),
+        ("draft_model", (0, 28, 0), True), ("eagle", (0, 14, 0), True), ("mtp", (0, 14, 0), True),
+    ],
+)  # fmt: skip
+def test_who_drafts_decides_whether_steps_are_planned_ahead(
+    method: Method, version: tuple[int, int, int], beside: bool
+) -> None:
     config, requests = EngineConfig(num_blocks=100), [request("r", 20, 9)]
     totals = []
     for ahead in (True, False):
         recorder = Recorder()
-        engine = Speculation(rules_of("ngram", 2, (0, 33, 0)), geometric(0.5, 2, 0)).engine(
+        engine = Speculation(rules_of(method, 2, version), geometric(0.5, 2, 0)).engine(
             replace(config, async_scheduling=ahead), LinearLatency(1e-3, 0.0, 0.0), recorder
         )
         engine.run(requests)
         engine.close()
         totals.append(recorder.totals.to_dict())
-    assert totals[0] == totals[1]
+    assert (totals[0] != totals[1]) == beside
