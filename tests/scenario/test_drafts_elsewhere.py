@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kvplan.engine.config import EngineConfig
 from kvplan.errors import UsageError
 from kvplan.reporting.result import Result
 from kvplan.scenario.load import load_scenario
@@ -78,6 +79,17 @@ def test_host_memory_keeps_the_drafters_cache_too() -> None:
     assert drafted["latency"]["tpot_s"]["p50"] < plain["latency"]["tpot_s"]["p50"]
 
 
+def test_a_models_own_layers_say_which_group_drafts() -> None:
+    flags = {**FIXED, **HOST, "model": "qwen3-next-80b-a3b", "gpu": "h100-sxm", "parallel.tp": 4}
+    config = Run(load_scenario(None, flags, [MTP])).deployment.config
+    assert isinstance(config, EngineConfig)
+    assert {group.kind for group in config.groups} == {"full", "mamba"}
+    assert [group.kind for group in config.groups if group.drafts] == ["full"]
+    document = play({**flags, "workload.prompt_tokens": 4000}, MTP)
+    assert figures(document)["accepted"] > 0
+    assert figures(document, "tiers")["host_stored_blocks"] > 0
+
+
 @pytest.mark.parametrize(
     ("flags", "part", "words"),
     [
@@ -86,7 +98,7 @@ def test_host_memory_keeps_the_drafters_cache_too() -> None:
         ({**LINEAR, "sampling.n": 2}, MTP, "not simulated together"),
         ({**LINEAR, **POOLS, "disaggregation.bytes_per_token": 9, "sampling.n": 2}, MTP, "simulated together"),
         ({**LINEAR, **HOST, "tiers.block_bytes": 65536, "tiers.host.link": "pcie5-x16",
-          "cache.groups": [{"kind": "full"}, {"kind": "sliding", "window": 64}]}, MTP, "one group of full attention"),
+          "cache.groups": [{"kind": "sliding", "window": 64}]}, MTP, "need a cache group of full attention"),
         ({"model": "step-3.7-flash", "gpu": "h200-sxm", "parallel.tp": 8, "cache.groups": [{"kind": "full"}],
           **HOST}, "speculative={method: mtp, tokens: 3, acceptance: 0.8}", "in turns are not simulated above"),
         ({"model": "step-3.7-flash", "gpu": "h200-sxm", "parallel.tp": 8, "cache.groups": [{"kind": "full"}],

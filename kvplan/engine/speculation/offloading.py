@@ -1,6 +1,6 @@
 """Drafts above vLLM's own host memory (``offloading``), on a cache of one full-attention group.
 
-What ``loading`` says of drafts and loads holds here. Beside that:
+Several groups: ``grouped``. What ``loading`` says of drafts and loads holds here. Beside that:
 
 - The layers that draft lie in the group of the model's own, so vLLM takes all of it for theirs: of the chunks
   that a look-up finds in a row, the last is not loaded. (It does not where the drafter is another model.)
@@ -11,7 +11,6 @@ What ``loading`` says of drafts and loads holds here. Beside that:
 from __future__ import annotations
 
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.instance import one_full_group
 from kvplan.engine.offloading.cache import HostCache
 from kvplan.engine.offloading.connector import ConnectorScheduler
 from kvplan.engine.offloading.replica import OffloadingReplica
@@ -57,22 +56,15 @@ def above_host(drafts: Speculation, config: EngineConfig) -> tuple[Speculation, 
     """Drafts as they are beside the connector, and the engine's options with them.
 
     Raises:
-        UsageError: several cache groups or modules, or options that drafts do not go with.
+        UsageError: several modules, or options that drafts do not go with.
     """
-    if not one_full_group(config):
-        raise UsageError(
-            "drafts above vLLM's host memory are simulated with one group of full attention",
-            where="tiers.host.connector",
-            hint="leave one of them out, or --set 'cache.groups=[{kind: full}]'",
-        )
     if drafts.rules.prompt_lookahead > 1:
         raise UsageError(
             "prediction layers that draft in turns are not simulated above vLLM's host memory",
             where="speculative.tokens",
             hint="use 1",
         )
-    beside = drafts.with_connector()
-    return beside, beside.fitted(config)
+    return drafts.beside_connector(config)
 
 
 class DraftOffloadingReplica(Loading, OffloadingReplica):

@@ -19,6 +19,7 @@ class GroupLayout:
         window_chunks: chunks that a load brings at most, so that it does at all; None for full attention.
         alignment: loads end on multiples of so many tokens, as far as stores know; None where they do not.
         interval: the engine's ``retention_interval``.
+        drafts: layers that draft are in it: of what a look-up finds of it, the last chunk is not loaded.
     """
 
     index: int
@@ -28,6 +29,7 @@ class GroupLayout:
     window_chunks: int | None
     alignment: int | None
     interval: int | None
+    drafts: bool = False
 
     @property
     def hands_on(self) -> bool:
@@ -61,14 +63,14 @@ class GroupLayout:
         """
         size, alignment = self.group.block_size, self.alignment
         assert alignment is not None
-        needed = -(-(self.group.window - 1) // size)
+        needed = -(-(self.group.window - 1) // size) + self.drafts
         kept = set(
             retained_blocks(
                 start, stop, needed=needed, block_size=size, alignment=alignment, interval=self.interval,
-                boundaries=boundaries,
+                boundaries=boundaries, behind=int(self.drafts),
             )
         )  # fmt: skip
-        if horizon is not None:
+        if horizon is not None and not self.drafts:
             segment = horizon - horizon % (alignment // size)
             kept.update(range(max(start, segment, horizon - needed), min(stop, horizon)))
         return kept
@@ -85,6 +87,7 @@ def layouts(config: EngineConfig, chunk_blocks: int) -> tuple[GroupLayout, ...]:
         GroupLayout(
             index, group, chunk_blocks, group.block_size * chunk_blocks,
             _window_chunks(group, group.block_size * chunk_blocks), alignment, config.retention_interval,
+            group.drafts,
         )
         for index, group in enumerate(config.groups)
     )  # fmt: skip
