@@ -73,10 +73,11 @@ class Offloading:
             Line("from_host", self.get, self.block_bytes, self.block_bytes),
         )
         if self.drafts is not None:
-            from kvplan.engine.speculation.offloading import DraftOffloadingReplica, above_host
+            from kvplan.engine.speculation.offloading import DraftOffloadingReplica
 
-            drafts, fitted = above_host(self.drafts, config)
-            if one_full_group(config):
+            drafts, fitted = self.drafts.beside_connector(config)
+            # Several modules publish blocks later than they are stored, so their numbers count.
+            if one_full_group(config) and drafts.rules.prompt_lookahead == 1:
                 return DraftOffloadingReplica(
                     fitted, latency, recorder, self._host(config), self.chunk_blocks, *lines, drafts
                 )

@@ -10,9 +10,12 @@ Several groups: ``grouped``. What ``loading`` says of drafts and loads holds her
 
 from __future__ import annotations
 
+from typing import cast
+
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.offloading.cache import HostCache
 from kvplan.engine.offloading.connector import ConnectorScheduler
+from kvplan.engine.offloading.memory import HostMemory
 from kvplan.engine.offloading.replica import OffloadingReplica
 from kvplan.engine.offloading.scheduler import OffloadingScheduler
 from kvplan.engine.offloading.use import Use
@@ -23,7 +26,6 @@ from kvplan.engine.replacement.foresight import Foresight
 from kvplan.engine.speculation.loading import DraftRemoteScheduler, Loading
 from kvplan.engine.speculation.strategy import Speculation
 from kvplan.engine.tiers.line import Line
-from kvplan.errors import UsageError
 
 
 class DraftOffloadingScheduler(OffloadingScheduler, DraftRemoteScheduler):
@@ -52,21 +54,6 @@ class DraftOffloadingScheduler(OffloadingScheduler, DraftRemoteScheduler):
         return super().ready_chunks(use, first, first + found - 1)
 
 
-def above_host(drafts: Speculation, config: EngineConfig) -> tuple[Speculation, EngineConfig]:
-    """Drafts as they are beside the connector, and the engine's options with them.
-
-    Raises:
-        UsageError: several modules, or options that drafts do not go with.
-    """
-    if drafts.rules.prompt_lookahead > 1:
-        raise UsageError(
-            "prediction layers that draft in turns are not simulated above vLLM's host memory",
-            where="speculative.tokens",
-            hint="use 1",
-        )
-    return drafts.beside_connector(config)
-
-
 class DraftOffloadingReplica(Loading, OffloadingReplica):
     """A replica with vLLM's offloading connector whose requests have drafts.
 
@@ -80,20 +67,20 @@ class DraftOffloadingReplica(Loading, OffloadingReplica):
         config: EngineConfig,
         latency: LatencyModel,
         recorder: Recorder,
-        cache: HostCache,
+        cache: HostMemory,
         chunk_blocks: int,
         put: Line,
         get: Line,
         drafts: Speculation,
     ) -> None:
         self.drafts = drafts
-        self.host = cache
         super().__init__(config, latency, recorder, cache, chunk_blocks, put, get)
 
     def make_scheduler(self, foresight: Foresight | None) -> ConnectorScheduler:
         """See the base class."""
         scheduler = DraftOffloadingScheduler(
-            self.config, self, self.host, self.chunk_blocks, self.drafts, keep_schedule=self.logging
-        )
+            self.config, self, cast(HostCache, self.cache), self.chunk_blocks, self.drafts,
+            keep_schedule=self.logging,
+        )  # fmt: skip
         self.offloading = self.drafting = scheduler
         return scheduler

@@ -38,8 +38,8 @@ laws = fuzz(60)
 methods = st.sampled_from(["mtp", "draft_model"])
 
 
-def drafts_of(method: Method, tokens: int) -> Speculation:
-    return Speculation(rules_of(method, tokens, (0, 33, 0)), geometric(0.6, tokens, 1))
+def drafts_of(method: Method, tokens: int, modules: int = 1) -> Speculation:
+    return Speculation(rules_of(method, tokens, (0, 33, 0), modules=modules), geometric(0.6, tokens, 1))
 
 
 def fitted(config: EngineConfig, tokens: int) -> EngineConfig:
@@ -152,12 +152,16 @@ def test_without_host_memory_another_model_drafts_as_on_the_plain_engine(
 
 
 @laws
-@given(grouped_cases(), hosts, methods, st.integers(1, 3), st.integers(0, 8), st.one_of(st.none(), crowds))
+@given(
+    grouped_cases(), hosts, methods, st.integers(1, 3), st.sampled_from([1, 1, 3]), st.integers(0, 8),
+    st.one_of(st.none(), crowds),
+)  # fmt: skip
 def test_the_books_are_kept_and_nothing_hangs(
     case: tuple[EngineConfig, list[Request]],
     host: Host,
     method: Method,
     tokens: int,
+    modules: int,
     spare: int,
     crowd: Crowd | None,
 ) -> None:
@@ -165,7 +169,7 @@ def test_the_books_are_kept_and_nothing_hangs(
     room = config.max_model_len + 3 * tokens + 2
     least = 1 + sum(2 * tokens + 4 - (-room // group.block_size) for group in config.groups)
     config = replace(config, num_blocks=least + spare, watermark=0.0)
-    drafts = drafts_of(method, tokens)
+    drafts = drafts_of(method, tokens, modules)
     assume(starts(config, drafts, host) and config.hit_alignment > 1)
     told = []
     for kind in (Audited, DraftGroupedReplica):

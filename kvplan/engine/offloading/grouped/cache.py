@@ -61,6 +61,9 @@ class NumberedCache(HybridCache):
             the token it ends with.
     """
 
+    kept = 0
+    """Tokens before a window that stay with it."""
+
     def __init__(self, config: EngineConfig) -> None:
         super().__init__(config)
         self.tables = self.make_tables()

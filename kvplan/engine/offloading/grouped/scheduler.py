@@ -60,7 +60,7 @@ class GroupedScheduler(ConnectorScheduler, HybridScheduler):
         """Make it a scheduler that offloads to ``host``; called once, when it is otherwise complete."""
         config = self.config
         self.host = host
-        self.groups = layouts(config, chunk_blocks)
+        self.groups = layouts(config, chunk_blocks, self.numbered.kept)
         self.fences = Fences()
         self.storing = Storing(self.groups, host, self.fences)
         self.look_up = LookUp(self.groups, host)

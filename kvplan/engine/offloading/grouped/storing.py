@@ -79,8 +79,7 @@ class Storing:
 
     def _ends_early(self, known: Offloaded, group: GroupLayout, stop: int) -> bool:
         """Whether its request was given up before a window was all computed: vLLM looks at it again."""
-        ended_early = known.gone and stop != known.whole[group.index]
-        return ended_early and group.sparse and group.interval is None and not group.drafts
+        return known.gone and stop != known.whole[group.index] and group.sparse and group.interval is None
 
     def _storable(self, known: Offloaded, group: GroupLayout, start: int, stop: int) -> list[int]:
         """Those of chunks ``start .. stop`` that a load could need and that are there."""

@@ -14,17 +14,21 @@ from kvplan.engine.reference.groups import GroupManager
 from kvplan.engine.speculation.grouped.request import NumberedDraftedRequest
 from kvplan.engine.speculation.grouped.states import DraftedStates
 from kvplan.engine.speculation.grouped.tails import PromptTails
+from kvplan.engine.speculation.grouped.windows import KeptWindow
 from kvplan.engine.speculation.rules import DraftRules
 
 
 class _DraftTables(HandingCache):
-    def __init__(self, config: EngineConfig, drafts: int) -> None:
+    def __init__(self, config: EngineConfig, drafts: int, kept: int) -> None:
         self.drafts = drafts
+        self.kept = kept
         super().__init__(config)
 
     def _manager(self, index: int, group: CacheGroup) -> GroupManager:
         if group.kind == "full":
             return PromptTails(index, group, self.config, self.pool, self.chain, self.alignment)
+        if group.kind == "sliding":
+            return KeptWindow(index, group, self.config, self.pool, self.chain, self.alignment, self.kept)
         return super()._manager(index, group)
 
     def states(self, index: int, group: CacheGroup) -> HandedStates:
@@ -39,11 +43,12 @@ class DraftNumberedCache(NumberedCache):
 
     def __init__(self, config: EngineConfig, rules: DraftRules) -> None:
         self.rules = rules
+        self.kept = rules.prompt_lookahead - 1
         super().__init__(config)
 
     def make_tables(self) -> HandingCache:
         """As the base class, with a state for every draft."""
-        return _DraftTables(self.config, self.rules.tokens)
+        return _DraftTables(self.config, self.rules.tokens, self.kept)
 
     def needed(
         self, request: HybridRequest, covered: int, hit: Hit | None, computed: int, *, admission: bool
@@ -75,4 +80,6 @@ class DraftNumberedCache(NumberedCache):
         aligned = tokens - tokens % self.alignment
         if not manager.drops or not aligned:
             return aligned
-        return min(tokens, aligned + manager.block_size)
+        # Several modules may compute the last tokens again.
+        final = max(tokens - self.kept, 0)
+        return min(final, final - final % self.alignment + manager.block_size)
