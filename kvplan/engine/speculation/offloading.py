@@ -1,6 +1,6 @@
 """Drafts above vLLM's own host memory (``offloading``), on a cache of one full-attention group.
 
-Several groups: ``grouped``. What ``loading`` says of drafts and loads holds here. Beside that:
+Several groups or modules: ``grouped``. What ``loading`` says of drafts and loads holds here. Beside that:
 
 - The layers that draft lie in the group of the model's own, so vLLM takes all of it for theirs: of the chunks
   that a look-up finds in a row, the last is not loaded. (It does not where the drafter is another model.)

@@ -1,4 +1,4 @@
-"""Drafts above vLLM's own host memory, on a cache of several groups.
+"""Drafts above vLLM's own host memory, on a cache of several groups, or of modules that draft in turns.
 
 What ``speculation.loading`` says of drafts and loads holds here, and what ``offloading.grouped`` says of
 chunks. Beside that, beside a connector vLLM keeps its older hashes, so the cache must not find what a later
@@ -10,4 +10,8 @@ token changed in the layers that draft:
 - So hits end one block earlier; that is where recurrent states are kept, and windows.
 - Beside the running state a request has one for every draft; tables of states move them to their end
   (``states``).
+- Where several modules draft in turns, which may compute the last tokens again, windows keep as many tokens
+  more (``windows``), and blocks are published that much later, though stored as soon as they are computed.
+  Which blocks are read while others are given them then depends on their numbers, also with one group of
+  full attention.
 """
