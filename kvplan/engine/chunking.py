@@ -19,8 +19,9 @@ def boundary_aligned(state: Progress, new_tokens: int, start: int, config: Engin
     """How many of ``new_tokens`` to compute now, after ``start``; all of them without a cached state group.
 
     State is written where a chunk ends, and kept only at block boundaries. A chunk therefore ends at one,
-    unless it finishes the prefill; the last boundary of the prompt and the end of a shared prefix are not
-    run past. A block wider than a chunk may be is crossed in pieces. 0: not enough room to reach a boundary
+    unless it finishes the prefill; the last boundary of the prompt (the last but one where hits lose their
+    last block) and the end of a shared prefix are not run past. A block wider than a chunk may be is crossed
+    in pieces. 0: not enough room to reach a boundary
     (``_mamba_block_aligned_split``).
     """
     block = config.state_block_size
@@ -35,7 +36,8 @@ def boundary_aligned(state: Progress, new_tokens: int, start: int, config: Engin
         aligned = end // block * block
         if aligned > start or block <= widest:
             end = aligned
-    stops = [(state.num_tokens - 1) // block * block]
+    dropped = config.drops_blocks
+    stops = [max((state.num_tokens - (not dropped)) // block - dropped, 0) * block]
     if start % block:
         stops.append((start // block + 1) * block)
     if start < state.shared_prefix_boundary < end:

@@ -22,11 +22,14 @@ class CacheGroup:
         block_size: tokens a block of this group covers; of a state group, tokens between two states that can
             be kept (without prefix caching there is one state a request, whatever the size).
         window: tokens a sliding layer sees, itself included, or the length of a chunk; 0 for other kinds.
+        drafts: layers that draft are among them (vLLM's ``is_eagle_group``). Groups that are otherwise alike
+            are looked up together, so it does not count where groups are compared.
     """
 
     kind: GroupKind
     block_size: int
     window: int = 0
+    drafts: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.kind not in ("full", "sliding", "chunked", "mamba"):
@@ -150,6 +153,11 @@ class EngineConfig:
     def hit_alignment(self) -> int:
         """Tokens of the scheduler's block: a cached prefix ends on a multiple of every group's block."""
         return lcm(*(group.block_size for group in self.groups))
+
+    @property
+    def drops_blocks(self) -> bool:
+        """Whether some group does not use the last block that it finds, as layers that draft are in it."""
+        return any(group.drafts for group in self.groups)
 
     @property
     def state_block_size(self) -> int | None:

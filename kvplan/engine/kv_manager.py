@@ -49,6 +49,10 @@ class KvManager:
         tokens = request.num_tokens - self.computed_anyway
         return self.index.match(request.content, tokens // self.block_size if tokens > 0 else 0)
 
+    def placed(self, tokens: int) -> int:
+        """How far a request has places while it computes the last of so many tokens."""
+        return tokens
+
     def blocks_of(self, tokens: int) -> int:
         """Blocks that a request holds while it computes the last of so many tokens."""
         return -(-tokens // self.block_size)

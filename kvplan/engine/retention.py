@@ -20,6 +20,7 @@ def retained_blocks(
     alignment: int,
     interval: int | None,
     boundaries: Iterable[int],
+    behind: int = 0,
 ) -> Sequence[int]:
     """Indexes of the blocks to publish among ``start .. stop``, rising.
 
@@ -28,6 +29,7 @@ def retained_blocks(
         alignment: hits end on multiples of so many tokens.
         interval: tokens from one kept hit to the next; 0 keeps none but ``boundaries``; ``None`` all.
         boundaries: tokens of the request after which a hit is expected; floored to ``alignment``.
+        behind: blocks behind a boundary that a hit ending there needs, counted in ``needed``.
     """
     every = alignment if interval is None else interval
     blocks_per_interval = every // block_size
@@ -35,13 +37,13 @@ def retained_blocks(
         return range(start, stop)
     kept: set[int] = set()
     if every:
-        first = start // blocks_per_interval
+        first = max(start - behind, 0) // blocks_per_interval
         for segment in range(first, stop // blocks_per_interval + 1):
-            end = (segment + 1) * blocks_per_interval
+            end = (segment + 1) * blocks_per_interval + behind
             kept.update(range(max(start, end - needed), min(stop, end)))
     if interval is not None:
         for boundary in boundaries:
-            end = boundary // alignment * alignment // block_size
+            end = boundary // alignment * alignment // block_size + behind
             if end > start and end - needed < stop:
                 kept.update(range(max(start, end - needed), min(stop, end)))
     return sorted(kept)

@@ -34,18 +34,20 @@ def speculation(scenario: Scenario, deployment: Deployment, part: SpeculativePar
     """The strategy, with pools that SGLang has beside that of tokens, and what it assumes.
 
     Raises:
-        UsageError: ranks that share a context, drafts that a model's modules cannot share out, prompts that
-            SGLang looks up, pools that are not simulated.
+        UsageError: drafts that ranks which share a context do not make, or that a model's modules cannot
+            share out, prompts that SGLang looks up, pools that are not simulated.
     """
-    if scenario.parallel.cp > 1:
-        raise UsageError(
-            "speculative decoding is not simulated with context parallelism", where="parallel.cp",
-            hint="use cp 1",
-        )  # fmt: skip
     model = deployment.model
     modules = 1
     if part.method == "mtp" and model is not None:
         modules = prediction_layers(model, part.tokens)
+    if scenario.parallel.cp > 1 and (part.method != "mtp" or min(modules, part.tokens) > 1):
+        raise UsageError(
+            "ranks that share a context draft with one prediction layer of the model's own; vLLM refuses "
+            "others, too",
+            where="parallel.cp",
+            hint="use cp 1, or speculative: {method: mtp, tokens: 1}",
+        )
     rules = _rules(part, scenario, modules)
     acceptance = _acceptance(part, scenario.seed)
     shown = ", ".join(f"{rate:.3g}" for rate in acceptance.rates)

@@ -140,11 +140,11 @@ def _groups(scenario: Scenario, fit: FitReport | None) -> tuple[tuple[CacheGroup
         if reach == "remainder":
             continue  # one block a request, from its first token to its last: no decision depends on it
         if reach == "context":
-            groups.append(CacheGroup("full", page.block_tokens))
+            groups.append(CacheGroup("full", page.block_tokens, drafts=page.drafts))
         elif reach == "window":
-            groups.append(CacheGroup("sliding", page.block_tokens, limit))
+            groups.append(CacheGroup("sliding", page.block_tokens, limit, drafts=page.drafts))
         elif reach == "chunk":
-            groups.append(CacheGroup("chunked", page.block_tokens, limit))
+            groups.append(CacheGroup("chunked", page.block_tokens, limit, drafts=page.drafts))
         elif reach == "state":
             groups.append(CacheGroup("mamba", layout.block_size))
         else:

@@ -34,12 +34,13 @@ class LayerPages:
     """What one layer asks of the pool: a store (per token) or ``state_bytes`` (per sequence), never both.
 
     ``checkpoint``: its kernel writes the state at a block's end in the middle of a prefill, into a block of
-    its own.
+    its own. ``drafts``: it is of a drafter's.
     """
 
     store: Store | None = None
     state_bytes: int = 0
     checkpoint: bool = False
+    drafts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class PageGroup:
 
     ``layers`` of this GPU, ``padding_layers`` included; ``page_bytes`` is the largest page of one layer,
     ``block_bytes`` of all. ``reach`` says which tokens the group keeps and its limit, as in ``Store``;
-    ``state`` for recurrent state.
+    ``state`` for recurrent state. ``drafts``: layers that draft are among them, on whatever GPU.
     """
 
     name: str
@@ -59,6 +60,7 @@ class PageGroup:
     block_bytes: int
     blocks_per_request: int
     reach: Reach = ("context", 0)
+    drafts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,8 @@ class _Ask:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """Layers that are alike. ``members``: their places in the model; ``tokens`` 0 for state."""
+    """Layers that are alike. ``members``: their places in the model; ``tokens`` 0 for state; ``drafters``: of
+    all layers, those that draft."""
 
     name: str
     members: tuple[int, ...]
@@ -116,6 +119,7 @@ class _Kind:
     need: int
     store: Store | None
     reach: Reach
+    drafters: frozenset[int]
 
     @property
     def slots(self) -> tuple[int, Reach, int, int]:
@@ -203,13 +207,14 @@ def _kinds(layers: Sequence[LayerPages], ask: _Ask, block_size: int, state_page:
         elif item.state_bytes:
             by_state.setdefault((item.state_bytes, item.checkpoint), []).append(index)
     kinds = []
+    drafters = frozenset(index for index, item in enumerate(layers) if item.drafts)
     for store, members in alike.items():
         size = store.block_tokens(block_size)
         page, need, reach = store.page_bytes(size), ask.need(store, block_size), (store.reach, store.limit)
-        kinds.append(_Kind(store.name, tuple(members), page, size, need, store, reach))
+        kinds.append(_Kind(store.name, tuple(members), page, size, need, store, reach, drafters))
     for (state, checkpoint), members in by_state.items():
         page, need = max(state, state_page), ask.states(checkpoint)
-        kinds.append(_Kind("state", tuple(members), page, 0, need, None, ("state", 0)))
+        kinds.append(_Kind("state", tuple(members), page, 0, need, None, ("state", 0), drafters))
     return kinds
 
 
@@ -224,7 +229,8 @@ def _side_by_side(kinds: Sequence[_Kind], own: range) -> PageGroup:
     name = " + ".join(dict.fromkeys(kind.name for kind in kinds))
     page = max(kind.page for kind in kinds)
     first = kinds[0]
-    return PageGroup(name, sum(counts), 0, first.tokens, page, width, first.need, first.reach)
+    drafts = any(not kind.drafters.isdisjoint(kind.members) for kind in kinds)
+    return PageGroup(name, sum(counts), 0, first.tokens, page, width, first.need, first.reach, drafts)
 
 
 def _packed(kinds: Sequence[_Kind], own: range) -> tuple[PageGroup, ...]:
@@ -282,9 +288,13 @@ def _equal_groups(kinds: Sequence[_Kind], ask: _Ask, own: range) -> tuple[PageGr
     dealt = []
     for kind in unified:
         number = -(-len(kind.members) // size)
-        dealt += [(kind, _held(kind.members[index::number], own)) for index in range(number)]
-    width = max(held for _, held in dealt)
+        dealt += [replace(kind, members=kind.members[index::number]) for index in range(number)]
+    counts = [_held(kind.members, own) for kind in dealt]
+    width = max(counts)
     return tuple(
-        PageGroup(kind.name, width, width - held, kind.tokens, page, width * page, kind.need, kind.reach)
-        for kind, held in dealt
-    )
+        PageGroup(
+            kind.name, width, width - held, kind.tokens, page, width * page, kind.need, kind.reach,
+            not kind.drafters.isdisjoint(kind.members),
+        )
+        for kind, held in zip(dealt, counts, strict=True)
+    )  # fmt: skip

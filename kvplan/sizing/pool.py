@@ -161,15 +161,16 @@ def rank_pool(
     starts = []
     for index, block in enumerate((*blocks, *drafters)):
         starts.append(len(pages))
+        drafts = index >= len(blocks)
         for store in layer_stores(block, layer_keeping(model, keeping, index), encoder_tokens):
-            pages.append(LayerPages(store=rank_store(store, parallel)))
+            pages.append(LayerPages(store=rank_store(store, parallel), drafts=drafts))
         if block.state is not None:
             drafted = replace(keeping, drafts=draft_columns(block.state, serving))
             size = state_bytes(served_state(block.state, serving), drafted, parallel.attention_tp)
             checkpoint = serving.version >= STATE_CHECKPOINTS and exports_checkpoints(
                 block.state, serving.capability
             )
-            pages.append(LayerPages(state_bytes=size, checkpoint=checkpoint))
+            pages.append(LayerPages(state_bytes=size, checkpoint=checkpoint, drafts=drafts))
     starts.append(len(pages))
     stop = len(starts) - 1 if layers.stop == len(blocks) else layers.stop
     if serving.kind == "vllm":

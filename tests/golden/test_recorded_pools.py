@@ -3,7 +3,8 @@
 Both schedulers were vLLM's, each told what this engine's own was told at every call (a request, a step's outputs,
 KV that has come or was sent, a load that nobody waits for any more), and asked for a step when it was; they decided
 the same every time. Prefill instances have either role: ``kv_both``, which keeps blocks under a step in flight
-(``kept``), and ``kv_producer``, which computes what it preempts again.
+(``kept``), and ``kv_producer``, which computes what it preempts again. Where prediction layers draft in turns,
+they are asked for all but the last tokens of a prompt.
 """
 
 from __future__ import annotations
@@ -72,6 +73,9 @@ def test_pools(number: int) -> None:
 def test_the_recordings_have_what_they_are_for() -> None:
     kinds = {(bool(run["rules"]), run["handover"]) for run in POOLS if run["config"]["async_scheduling"]}
     assert len(kinds) == 4
+    modules = [run for run in POOLS if run["rules"] and run["rules"][5] > 1]
+    assert len(modules) == 8
+    assert {bool(run["layers"]) for run in modules} == {True, False}
     assert {run["first_token"] for run in POOLS} == {"decode", "prefill"}
     for handover in ("kept", "repeated"):
         assert sum(run["preempted"] for run in POOLS if run["handover"] == handover) > 10

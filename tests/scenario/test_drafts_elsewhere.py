@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kvplan.engine.config import EngineConfig
 from kvplan.errors import UsageError
 from kvplan.reporting.result import Result
 from kvplan.scenario.load import load_scenario
@@ -78,6 +79,43 @@ def test_host_memory_keeps_the_drafters_cache_too() -> None:
     assert drafted["latency"]["tpot_s"]["p50"] < plain["latency"]["tpot_s"]["p50"]
 
 
+def test_a_models_own_layers_say_which_group_drafts() -> None:
+    flags = {**FIXED, **HOST, "model": "qwen3-next-80b-a3b", "gpu": "h100-sxm", "parallel.tp": 4}
+    config = Run(load_scenario(None, flags, [MTP])).deployment.config
+    assert isinstance(config, EngineConfig)
+    assert {group.kind for group in config.groups} == {"full", "mamba"}
+    assert [group.kind for group in config.groups if group.drafts] == ["full"]
+    document = play({**flags, "workload.prompt_tokens": 4000}, MTP)
+    assert figures(document)["accepted"] > 0
+    assert figures(document, "tiers")["host_stored_blocks"] > 0
+
+
+STEP = {
+    "model": "step-3.7-flash", "gpu": "h200-sxm", "parallel.tp": 8, "cache.groups": [{"kind": "full"}],
+}  # fmt: skip
+MODULES = "speculative={method: mtp, tokens: 3, acceptance: 0.8}"
+
+
+def test_prediction_layers_draft_in_turns_behind_prefill_instances_and_above_host_memory() -> None:
+    for beside, section in ((POOLS, "disaggregation"), (HOST, "tiers")):
+        document = play({**STEP, **beside, "workload.requests": 12}, MODULES)
+        assert figures(document)["acceptance_length"] > 2.0
+        assert figures(document, section)
+    asked = {**STEP, "workload.requests": 12, "workload.prompt_tokens": 513, "cache.block_size": 64}
+    # One token of the last block is sent by who has one prediction layer, none of it by who has three.
+    sent = [
+        figures(play({**asked, **POOLS}, part), "disaggregation")["moved_bytes"] for part in (MTP, MODULES)
+    ]
+    assert sent[1] / sent[0] == pytest.approx(8 / 9)
+
+
+def test_ranks_that_share_a_context_draft_with_one_prediction_layer() -> None:
+    plain = {"model": "deepseek-v3", "gpu": "h200-sxm", "parallel.tp": 8, "parallel.cp": 2}
+    document = play({**plain, "workload.requests": 12}, MTP)
+    assert figures(document)["acceptance_length"] == pytest.approx(1.85, abs=0.1)
+    assert document["latency"]["tpot_s"]["p50"] < play(plain)["latency"]["tpot_s"]["p50"]
+
+
 @pytest.mark.parametrize(
     ("flags", "part", "words"),
     [
@@ -86,11 +124,10 @@ def test_host_memory_keeps_the_drafters_cache_too() -> None:
         ({**LINEAR, "sampling.n": 2}, MTP, "not simulated together"),
         ({**LINEAR, **POOLS, "disaggregation.bytes_per_token": 9, "sampling.n": 2}, MTP, "simulated together"),
         ({**LINEAR, **HOST, "tiers.block_bytes": 65536, "tiers.host.link": "pcie5-x16",
-          "cache.groups": [{"kind": "full"}, {"kind": "sliding", "window": 64}]}, MTP, "one group of full attention"),
-        ({"model": "step-3.7-flash", "gpu": "h200-sxm", "parallel.tp": 8, "cache.groups": [{"kind": "full"}],
-          **HOST}, "speculative={method: mtp, tokens: 3, acceptance: 0.8}", "in turns are not simulated above"),
-        ({"model": "step-3.7-flash", "gpu": "h200-sxm", "parallel.tp": 8, "cache.groups": [{"kind": "full"}],
-          **POOLS}, "speculative={method: mtp, tokens: 3, acceptance: 0.8}", "draft in turns"),
+          "cache.groups": [{"kind": "sliding", "window": 64}]}, MTP, "need a cache group of full attention"),
+        ({**STEP, **POOLS, "disaggregation.first_token": "prefill"}, MODULES, "no first token to give"),
+        ({**LINEAR, "parallel.cp": 2}, "speculative={method: ngram, tokens: 2, acceptance: 0.5}", "share a context"),
+        ({**STEP, "parallel.cp": 2}, MODULES, "share a context"),
     ],
 )  # fmt: skip
 def test_what_is_refused(flags: dict[str, Any], part: str, words: str) -> None:

@@ -167,7 +167,7 @@ def test_parts_that_contradict_themselves(assignment: str, words: str) -> None:
         (LLAMA, "speculative={acceptance: 0.5}", "no multi-token-prediction layers"),
         ({**LLAMA, "engine.kind": "sglang"}, "speculative={method: ngram, acceptance: 0.5}", "vLLM's scheduler"),
         ({**LLAMA, "sampling.n": 2}, "speculative={method: ngram, acceptance: 0.5}", "not simulated together"),
-        ({**LLAMA, "parallel.cp": 2}, "speculative={method: ngram, acceptance: 0.5}", "context parallelism"),
+        ({**LLAMA, "parallel.cp": 2}, "speculative={method: ngram, acceptance: 0.5}", "share a context"),
         (LLAMA, "speculative={method: eagle, model: llama-3.2-1b, acceptance: 0.5}", "hidden size of 2,048"),
         (LLAMA, "speculative={method: draft_model, model: no-such, acceptance: 0.5}", "no-such"),
     ],

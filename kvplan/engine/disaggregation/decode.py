@@ -83,7 +83,7 @@ class DecodeScheduler(RemoteScheduler):
         journey = journey_of(request)
         if journey.lost or journey.reserved_s >= 0:
             return 0  # computed here: lost on the way, or preempted after it had come
-        return max(1, min(journey.request.prompt_tokens, request.num_tokens) - start)
+        return max(1, min(journey.sent_tokens, request.num_tokens) - start)
 
     def withdraw(self, request: LiveRequest) -> None:
         """A prompt will not come after all: forget its request, give back what was reserved."""

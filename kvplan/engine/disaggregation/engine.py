@@ -13,7 +13,7 @@ from kvplan.engine.disaggregation.breakdown import Breakdown
 from kvplan.engine.disaggregation.decode import DecodeReplica
 from kvplan.engine.disaggregation.fabric import Stage
 from kvplan.engine.disaggregation.handover import Handover
-from kvplan.engine.disaggregation.journey import UNSET, Chunk, FirstToken, Journey
+from kvplan.engine.disaggregation.journey import UNSET, FirstToken, Journey, Ready
 from kvplan.engine.disaggregation.pool import Pool
 from kvplan.engine.disaggregation.pools import PoolsEngine
 from kvplan.engine.disaggregation.prefill import PrefillReplica
@@ -28,10 +28,13 @@ class DisaggregatedEngine(PoolsEngine[Journey, PrefillReplica, DecodeReplica]):
     Args:
         prefill, decode: the pools.
         recorder, route, block_bytes: as of ``PoolsEngine``.
-        layers: pieces a step's KV is sent in while it is computed; 0: the whole cache is sent when the prompt
-            is computed.
+        layers: pieces a prompt's KV is sent in while its last step is computed; 0: the whole cache is sent
+            when the prompt is computed.
         handover: of prompts that a prefill instance would preempt while they end.
     """
+
+    left_tokens = 0
+    """Tokens at the end of a longer prompt that decode instances compute."""
 
     def __init__(
         self,
@@ -50,7 +53,7 @@ class DisaggregatedEngine(PoolsEngine[Journey, PrefillReplica, DecodeReplica]):
         self.first_token = first_token
         self.block_size = prefill.config.block_size
         super().__init__((prefill, decode), recorder, route, block_bytes, Breakdown(first_token))
-        self._streamed: list[tuple[float, int, Journey, int, int, int, float]] = []
+        self._streamed: list[tuple[float, int, Journey, int, float]] = []
 
     def prefill_instance(self, pool: Pool, recorder: Recorder) -> PrefillReplica:
         """One instance of the prefill pool."""
@@ -66,7 +69,7 @@ class DisaggregatedEngine(PoolsEngine[Journey, PrefillReplica, DecodeReplica]):
 
     def way_of(self, request: Request) -> Journey:
         """See the base class."""
-        return Journey(request, -1)
+        return Journey(request, -1, self.left_tokens)
 
     def asked_of_prefill(self, way: Journey) -> Request:
         """See the base class."""
@@ -90,7 +93,7 @@ class DisaggregatedEngine(PoolsEngine[Journey, PrefillReplica, DecodeReplica]):
         """See ``PrefillEvents``: the receiver gives back what it reserved for what is gone."""
         self._stream(now, self._posted)
         journey.attempt += 1
-        journey.chunks = []
+        journey.ready = None
         if journey.offered is None:
             return
         decode = self.decodes[journey.decode]
@@ -99,11 +102,9 @@ class DisaggregatedEngine(PoolsEngine[Journey, PrefillReplica, DecodeReplica]):
         journey.offered, journey.decode, journey.reserved_s = None, -1, UNSET
         self._touched = True
 
-    def computed(
-        self, journey: Journey, attempt: int, tokens: int, cached: int, begun: float, ended: float
-    ) -> None:
+    def computed(self, journey: Journey, attempt: int, begun: float, ended: float) -> None:
         """See ``PrefillEvents``."""
-        heappush(self._streamed, (ended, self._posted, journey, attempt, tokens, cached, begun))
+        heappush(self._streamed, (ended, self._posted, journey, attempt, begun))
         self._posted += 1
 
     def prefilled(self, journey: Journey, now: float) -> None:
@@ -118,7 +119,7 @@ class DisaggregatedEngine(PoolsEngine[Journey, PrefillReplica, DecodeReplica]):
         self._stream(now, self._posted)
         journey.refused = refused
         journey.reserved_s = now
-        journey.hit_blocks = journey.sent_blocks = hit_blocks
+        journey.hit_blocks = hit_blocks
         self._send(journey)
 
     def finished(self, journey: Journey, request: LiveRequest, now: float) -> None:
@@ -153,18 +154,16 @@ class DisaggregatedEngine(PoolsEngine[Journey, PrefillReplica, DecodeReplica]):
         self._touched = True
 
     def _stream(self, time_s: float, posted: int) -> None:
-        """Every step's KV that has come by then, and before event number ``posted``, streams out."""
+        """Every prompt that has come to its end by then, and before event number ``posted``, streams out.
+
+        As vLLM's connector does that writes layer by layer (MoRIIO): a prompt computed in several steps is
+        sent during the last of them, each layer with all its blocks.
+        """
         streamed, layers = self._streamed, self.layers
         while streamed and streamed[0] < (time_s, posted):
-            ended, _, journey, attempt, tokens, cached, begun = heappop(streamed)
-            if attempt != journey.attempt:
-                continue
-            if cached:
-                journey.chunks.append(Chunk(begun, begun, layers, cached // self.block_size, False))
-            final = tokens >= journey.request.prompt_tokens
-            blocks = self._prompt_blocks(journey) if final else tokens // self.block_size
-            journey.chunks.append(Chunk(begun + (ended - begun) / layers, ended, layers, blocks, final))
-            if journey.reserved_s >= 0:
+            ended, _, journey, attempt, begun = heappop(streamed)
+            if attempt == journey.attempt:
+                journey.ready = Ready(begun + (ended - begun) / layers, ended, layers)
                 self._send(journey)
 
     def _prefilled(self, journey: Journey, now: float) -> None:
@@ -176,7 +175,7 @@ class DisaggregatedEngine(PoolsEngine[Journey, PrefillReplica, DecodeReplica]):
             journey.reserved_s = journey.arrived_s = now
             self._offer(journey, now)
         elif not self.layers:
-            journey.chunks.append(Chunk(now, now, 1, self._prompt_blocks(journey), True))
+            journey.ready = Ready(now, now, 1)
             self._offer(journey, now)
 
     def _alone(self, journey: Journey, now: float) -> None:
@@ -190,24 +189,17 @@ class DisaggregatedEngine(PoolsEngine[Journey, PrefillReplica, DecodeReplica]):
 
     def _send(self, journey: Journey) -> None:
         """Send what is computed, if the receiver has blocks for it."""
-        ready, fabric = journey.reserved_s, self.fabric
-        if ready < 0:
+        reserved, ready = journey.reserved_s, journey.ready
+        if reserved < 0 or ready is None:
             return
-        for first, last, pieces, upto, final in journey.chunks:
-            blocks = max(0, upto - journey.sent_blocks)
-            done = fabric.send(
-                journey.prefill,
-                journey.decode,
-                blocks * self.block_bytes,
-                first if first > ready else ready,
-                last if last > ready else ready,
-                pieces,
-            )
-            if final:
-                self.kept_blocks += journey.hit_blocks
-                self._post(done, self._arrived, journey)
-            journey.sent_blocks += blocks
-        journey.chunks.clear()
+        blocks = -(-journey.sent_tokens // self.block_size) - journey.hit_blocks
+        done = self.fabric.send(
+            journey.prefill, journey.decode, blocks * self.block_bytes,
+            max(ready.first_s, reserved), max(ready.last_s, reserved), ready.pieces,
+        )  # fmt: skip
+        self.kept_blocks += journey.hit_blocks
+        self._post(done, self._arrived, journey)
+        journey.ready = None
 
     def _arrived(self, journey: Journey, now: float) -> None:
         """All of it is there: the sender's blocks are free, the receiver decodes."""
@@ -224,9 +216,6 @@ class DisaggregatedEngine(PoolsEngine[Journey, PrefillReplica, DecodeReplica]):
     def _ends_here(self, journey: Journey) -> bool:
         """Whether the token that the prefill instance samples is the last one."""
         return self.first_token is FirstToken.PREFILL and journey.request.output_tokens == 1
-
-    def _prompt_blocks(self, journey: Journey) -> int:
-        return -(-journey.request.prompt_tokens // self.block_size)
 
     def metrics(self) -> Iterator[Metric]:
         """As the base class; and what prefill instances waited for."""

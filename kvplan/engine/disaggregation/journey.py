@@ -25,29 +25,28 @@ class FirstToken(Enum):
     PREFILL = "prefill"
 
 
-class Chunk(NamedTuple):
-    """Computed KV that waits to be sent.
+class Ready(NamedTuple):
+    """The KV of a prompt that waits to be sent.
 
     Attributes:
         first_s, last_s: when the first and the last of its ``pieces`` were there.
-        blocks: blocks of the prompt up to its end; final: whether it ends the prompt.
     """
 
     first_s: float
     last_s: float
     pieces: int
-    blocks: int
-    final: bool
 
 
 class Journey:
     """What happened to one request; times are ``UNSET`` until they are known.
 
     Attributes:
+        sent_tokens: of the prompt, those that are sent: not the last few that are left to the decode
+            instance.
         prefill, decode: the instances; ``decode`` is -1 as long as none was chosen.
         attempt: rises when the prefill instance preempts it: what it had computed is gone.
-        chunks: computed and not yet sent; sent_blocks: blocks of the prompt that are sent or were there.
-        hit_blocks: those that were there: in the decode instance's prefix cache.
+        ready: what is computed and not yet sent.
+        hit_blocks: blocks of the prompt that were there: in the decode instance's prefix cache.
         refused: the decode instance had no blocks for it when it came.
         held, offered: the request as the two instances know it: finished with its blocks, and waiting.
         lost: the prefill instance gave its blocks away before they could be sent: nothing is moved, and the
@@ -57,18 +56,19 @@ class Journey:
     """
 
     __slots__ = (
-        "arrived_s", "attempt", "cached_tokens", "chunks", "decode", "first_token_s", "held", "hit_blocks",
-        "lost", "offered", "preemptions", "prefill", "prefilled_s", "refused", "request", "reserved_s",
-        "scheduled_s", "sent_blocks",
+        "arrived_s", "attempt", "cached_tokens", "decode", "first_token_s", "held", "hit_blocks", "lost",
+        "offered", "preemptions", "prefill", "prefilled_s", "ready", "refused", "request", "reserved_s",
+        "scheduled_s", "sent_tokens",
     )  # fmt: skip
 
-    def __init__(self, request: Request, prefill: int) -> None:
+    def __init__(self, request: Request, prefill: int, left: int = 0) -> None:
         self.request = request
+        self.sent_tokens = request.prompt_tokens - (left if request.prompt_tokens > left else 0)
         self.prefill = prefill
         self.decode = -1
         self.attempt = 0
-        self.chunks: list[Chunk] = []
-        self.sent_blocks = self.hit_blocks = 0
+        self.ready: Ready | None = None
+        self.hit_blocks = 0
         self.lost = self.refused = False
         self.held: LiveRequest | None = None
         self.offered: LiveRequest | None = None
@@ -87,10 +87,10 @@ class Journey:
         return max(0.0, self.reserved_s - self.prefilled_s)
 
     def before(self) -> StageRequest:
-        """What the prefill instance is asked for: the prompt and one token."""
-        it = self.request
-        output = _cut(it.output, 1)[0]
-        return self._stage(it._replace(output=output, output_tokens=1))
+        """What the prefill instance is asked for: what it is to send of the prompt, and one token."""
+        it, sent = self.request, self.sent_tokens
+        prompt, output = _cut(it.prompt, sent)[0], _cut(it.output, 1)[0]
+        return self._stage(it._replace(prompt=prompt, prompt_tokens=sent, output=output, output_tokens=1))
 
     def after(self, now: float, first_token: FirstToken) -> StageRequest:
         """What the decode instance is asked for, from ``now`` on."""

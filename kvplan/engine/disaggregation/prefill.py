@@ -28,13 +28,8 @@ class PrefillEvents(Protocol):
         """Everything computed so far is gone; only reported when streaming by layer."""
         ...
 
-    def computed(
-        self, journey: Journey, attempt: int, tokens: int, cached: int, begun: float, ended: float
-    ) -> None:
-        """A step from ``begun`` to ``ended`` computed the prompt up to ``tokens``; reported as above.
-
-        ``cached`` of them were in the prefix cache when the prompt was begun in this step.
-        """
+    def computed(self, journey: Journey, attempt: int, begun: float, ended: float) -> None:
+        """A step from ``begun`` to ``ended`` computed the end of the prompt; reported as above."""
         ...
 
     def prefilled(self, journey: Journey, now: float) -> None:
@@ -134,7 +129,7 @@ class PrefillReplica(Replica):
         self._free_s = 0.0
         self._seconds = 0.0
         self._ending = False
-        self._streams: dict[StepPlan, tuple[float, list[tuple[Journey, int, int, int]]]] = {}
+        self._streams: dict[StepPlan, tuple[float, list[tuple[Journey, int]]]] = {}
 
     def make_scheduler(self) -> PrefillScheduler:
         """The scheduler; for subclasses that bring their own."""
@@ -201,16 +196,15 @@ class PrefillReplica(Replica):
         if self.layers and plan.batch.scheduled_tokens:
             begun = clock if clock > self._free_s else self._free_s
             self._free_s = begun + self._seconds
-            chunks = []
-            for request, tokens in plan.scheduled:
+            ending = []
+            for request, _ in plan.scheduled:
                 journey = journey_of(request)
-                cached = 0
                 if journey.offered is None:
                     noticed = True
                     self.events.scheduled(journey, clock)
-                    cached = request.computed - tokens
-                chunks.append((journey, journey.attempt, request.computed, cached))
-            self._streams[plan] = begun, chunks
+                if request.computed >= request.prompt_tokens:
+                    ending.append((journey, journey.attempt))
+            self._streams[plan] = begun, ending
         return clock if noticed else until
 
     @property
@@ -227,9 +221,9 @@ class PrefillReplica(Replica):
         """The KV of an executed step is handed on; rows are written where requests are decoded."""
         self.scheduler.deliver(plan)
         if self.layers and plan.batch.scheduled_tokens:
-            begun, chunks = self._streams.pop(plan)
-            for chunk in chunks:
-                self.events.computed(*chunk, begun, clock)
+            begun, ending = self._streams.pop(plan)
+            for journey, attempt in ending:
+                self.events.computed(journey, attempt, begun, clock)
         for request in plan.finish:
             journey = journey_of(request)
             journey.scheduled_s = request.scheduled_s

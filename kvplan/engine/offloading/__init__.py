@@ -5,7 +5,7 @@ with it), ``turn``, ``order`` with ``lru`` and ``arc`` (which chunks go first), 
 ``copies`` (the two queues of the link), ``fence`` (blocks that are given away while they are being read),
 ``connector`` and ``scheduler``, and ``replica``. Whatever happens to chunks happens to whole runs of them.
 Below a cache of several groups it is done chunk by chunk (``grouped``). With drafts:
-``speculation.offloading``.
+``speculation.offloading`` and ``speculation.grouped``.
 
 The rules, from its sources (``kv_connector/v1/offloading``, ``v1/kv_offload/cpu``):
 

@@ -16,6 +16,7 @@ from kvplan.engine.tiers.line import Carrier, Line
 from kvplan.errors import UsageError
 
 if TYPE_CHECKING:
+    from kvplan.engine.offloading.grouped.host import HostChunks
     from kvplan.engine.speculation.strategy import Speculation
 
 
@@ -72,20 +73,30 @@ class Offloading:
             Line("from_host", self.get, self.block_bytes, self.block_bytes),
         )
         if self.drafts is not None:
-            from kvplan.engine.speculation.offloading import DraftOffloadingReplica, above_host
+            from kvplan.engine.speculation.offloading import DraftOffloadingReplica
 
-            drafts, fitted = above_host(self.drafts, config)
-            return DraftOffloadingReplica(
-                fitted, latency, recorder, self._host(config), self.chunk_blocks, *lines, drafts
+            drafts, fitted = self.drafts.beside_connector(config)
+            # Several modules publish blocks later than they are stored, so their numbers count.
+            if one_full_group(config) and drafts.rules.prompt_lookahead == 1:
+                return DraftOffloadingReplica(
+                    fitted, latency, recorder, self._host(config), self.chunk_blocks, *lines, drafts
+                )
+            from kvplan.engine.speculation.grouped.replica import DraftGroupedReplica
+
+            return DraftGroupedReplica(
+                fitted, latency, recorder, self._chunks(), self.chunk_blocks, *lines, drafts
             )
         if one_full_group(config):
             cache = self._host(config)
             return OffloadingReplica(config, latency, recorder, cache, self.chunk_blocks, *lines)
-        from kvplan.engine.offloading.grouped.host import HostChunks
         from kvplan.engine.offloading.grouped.replica import GroupedReplica
 
-        chunks = HostChunks(self.chunks, self.policy)
-        return GroupedReplica(config, latency, recorder, chunks, self.chunk_blocks, *lines)
+        return GroupedReplica(config, latency, recorder, self._chunks(), self.chunk_blocks, *lines)
+
+    def _chunks(self) -> HostChunks:
+        from kvplan.engine.offloading.grouped.host import HostChunks
+
+        return HostChunks(self.chunks, self.policy)
 
     def _host(self, config: EngineConfig) -> HostCache:
         return HostCache(self.chunks, self.chunk_blocks * config.block_size, self.policy)

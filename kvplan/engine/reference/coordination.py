@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import gcd
 
 from kvplan.engine.reference.groups import Found, GroupManager
 from kvplan.engine.reference.pool import NULL_BLOCK, BlockPool
@@ -23,16 +24,31 @@ class Hit:
 
 
 class AlikeGroups:
-    """Groups with one specification: they are looked up together, and a block counts if all have it."""
+    """Groups with one specification: they are looked up together, and a block counts if all have it.
 
-    def __init__(self, managers: Sequence[GroupManager], pool: BlockPool) -> None:
+    ``hashes``: tokens of the blocks that the engine hashes, or 0 if there are no other groups. Where a layer
+    that drafts is in one of them, the last block found is not used, in none of them; beside other groups the
+    look-up goes one block further for it.
+    """
+
+    def __init__(self, managers: Sequence[GroupManager], pool: BlockPool, hashes: int) -> None:
         self.managers = managers
         self.downward_closed = managers[0].downward_closed
         self.block_size = managers[0].block_size
+        self.drops = any(manager.group.drafts for manager in managers)
+        for manager in managers:
+            manager.drops = self.drops
         self._pool = pool
+        self._hashes = hashes if managers[0].group.kind != "mamba" else 0
 
-    def longest_hit(self, state: RequestState, limit_tokens: int) -> tuple[int, list[Found]]:
-        """Tokens and blocks of the longest prefix of at most ``limit_tokens`` that these groups can serve."""
+    def longest_hit(self, state: RequestState, limit_tokens: int, *, drop: bool) -> tuple[int, list[Found]]:
+        """Tokens and blocks of the longest prefix of at most ``limit_tokens`` that these groups can serve.
+
+        ``drop``: the last block found is not used.
+        """
+        if drop and self._hashes:
+            hashed = state.num_tokens - state.num_tokens % self._hashes
+            limit_tokens = min(limit_tokens + self.block_size, hashed)
         lookup = self._pool.lookup
 
         def find(block_index: int) -> Found:
@@ -44,7 +60,7 @@ class AlikeGroups:
                 blocks.append(block)
             return tuple(blocks)
 
-        return self.managers[0].longest_hit(find, limit_tokens)
+        return self.managers[0].longest_hit(find, limit_tokens, drop=drop)
 
 
 def group_alike(managers: Sequence[GroupManager], pool: BlockPool) -> list[AlikeGroups]:
@@ -52,7 +68,8 @@ def group_alike(managers: Sequence[GroupManager], pool: BlockPool) -> list[Alike
     alike: dict[object, list[GroupManager]] = {}
     for manager in managers:
         alike.setdefault(manager.group, []).append(manager)
-    gathered = [AlikeGroups(members, pool) for members in alike.values()]
+    hashes = gcd(*(manager.block_size for manager in managers)) if len(managers) > 1 else 0
+    gathered = [AlikeGroups(members, pool, hashes) for members in alike.values()]
     return sorted(gathered, key=lambda groups: not groups.downward_closed)
 
 
@@ -60,11 +77,12 @@ def longest_common_hit(groups: Sequence[AlikeGroups], state: RequestState, limit
     """Let every kind of group accept or shorten the length until all accept it.
 
     Full attention is asked once: what it has up to some length it also has up to a shorter one. With one
-    other kind beside it a single round settles the matter.
+    other kind beside it a single round settles the matter. Blocks are dropped once for every length.
     """
     found: list[tuple[int, list[Found]] | None] = [None] * len(groups)
     one_round = len(groups) == 1 or (len(groups) == 2 and groups[0].downward_closed)
     length, longest = limit_tokens, 0
+    dropped: set[int] = set()
     while True:
         candidate = length
         for number, members in enumerate(groups):
@@ -72,7 +90,13 @@ def longest_common_hit(groups: Sequence[AlikeGroups], state: RequestState, limit
             if known is not None and members.downward_closed:
                 candidate = min(candidate, known[0])
                 continue
-            candidate, blocks = members.longest_hit(state, candidate)
+            drop = members.drops and number not in dropped
+            tokens, blocks = members.longest_hit(state, candidate, drop=drop)
+            if drop:
+                dropped.add(number)
+            elif tokens < candidate:
+                dropped.clear()
+            candidate = tokens
             found[number] = (candidate, blocks)
             longest = max(longest, candidate)
         if candidate >= length:

@@ -31,6 +31,10 @@ class GroupManager:
     downward_closed = True
     """Whether a hit of n tokens implies hits of every shorter block-aligned length."""
 
+    drops = False
+    """Whether layers that draft are in the group or in one looked up with it: a look-up goes one block
+    further, and the last block that it finds is not used."""
+
     def __init__(
         self,
         index: int,
@@ -56,15 +60,18 @@ class GroupManager:
         """What block ``block_index`` is published under: its group and the prefix that ends with it."""
         return (self.index, state.prefix_id(self.chain, (block_index + 1) * self.block_size))
 
-    def longest_hit(self, find: Find, limit_tokens: int) -> tuple[int, list[Found]]:
-        """Tokens of the longest usable cached prefix of at most ``limit_tokens``, and what covers them."""
+    def longest_hit(self, find: Find, limit_tokens: int, *, drop: bool) -> tuple[int, list[Found]]:
+        """Tokens of the longest usable cached prefix of at most ``limit_tokens``, and what covers them.
+
+        ``drop``: without the last block found.
+        """
         found: list[Found] = []
         for block_index in range(limit_tokens // self.block_size):
             blocks = find(block_index)
             if blocks is None:
                 break
             found.append(blocks)
-        tokens = len(found) * self.block_size
+        tokens = max(len(found) - drop, 0) * self.block_size
         tokens -= tokens % self.alignment
         del found[tokens // self.block_size :]
         return tokens, found
@@ -132,6 +139,10 @@ class GroupManager:
         if missing > 0:
             table.extend(self.pool.take(missing))
 
+    def load(self, state: RequestState, tokens: int) -> None:
+        """Extend the table to hold ``tokens`` tokens, the last of which are not computed but come."""
+        GroupManager.grow(self, state, tokens)
+
     def settled_until(self, state: RequestState, processed: int) -> int:
         """Covered tokens up to which neither ``grow`` nor ``drop_out_of_reach`` has anything to do.
 
@@ -147,6 +158,19 @@ class GroupManager:
         return None
 
     # -- publication and release ------------------------------------------------------------------------
+
+    def boundaries(self, state: RequestState) -> list[int]:
+        """Tokens after which later hits are expected: what replays the prompt, or goes on behind it, and
+        what shares a prefix (``replay_boundaries``)."""
+        prompt, shared, unit = state.prompt_tokens, state.shared_prefix_boundary, self.alignment
+        found = [prompt - 1]
+        if self.config.drops_blocks:
+            found = [max(tokens // unit - 1, 0) * unit for tokens in (prompt - 1, prompt)]
+        if shared:
+            found.append(shared)
+            if self.drops:
+                found.append(shared - self.block_size)
+        return found
 
     def retained(self, state: RequestState, start: int, stop: int) -> Sequence[int]:
         """Which of the full blocks ``start .. stop`` are to be published; the others never will be."""

@@ -56,8 +56,9 @@ class BoundaryStates(GroupManager):
         super().__init__(index, group, config, pool, chain, alignment)
         self._published_this_step: set[Key] = set()
 
-    def longest_hit(self, find: Find, limit_tokens: int) -> tuple[int, list[Found]]:
-        """The right-most cached state at an aligned boundary."""
+    def longest_hit(self, find: Find, limit_tokens: int, *, drop: bool) -> tuple[int, list[Found]]:
+        """The right-most cached state at an aligned boundary; no layer that drafts has states."""
+        del drop
         for block_index in range(limit_tokens // self.block_size - 1, -1, -1):
             if (block_index + 1) * self.block_size % self.alignment:
                 continue
@@ -123,7 +124,7 @@ class BoundaryStates(GroupManager):
             block_size=self.block_size,
             alignment=self.alignment,
             interval=self.config.retention_interval,
-            boundaries=(state.prompt_tokens - 1, state.shared_prefix_boundary),
+            boundaries=self.boundaries(state),
         )
 
     def publish_block(self, block: int, key: Key) -> None:

@@ -19,11 +19,11 @@ class SlidingWindow(GroupManager):
         """Blocks that cover the window before the first token to compute."""
         return -(-(self.group.window - 1) // self.block_size)
 
-    def longest_hit(self, find: Find, limit_tokens: int) -> tuple[int, list[Found]]:
+    def longest_hit(self, find: Find, limit_tokens: int, *, drop: bool) -> tuple[int, list[Found]]:
         """The right-most run of cached blocks that covers a window and ends aligned; at the very start of
         the sequence a shorter run will do.
         """
-        wanted = self.blocks_for_hit
+        wanted = self.blocks_for_hit + drop
         longest = limit_tokens // self.block_size
         found: list[Found] = [None] * longest
         run = 0
@@ -32,14 +32,16 @@ class SlidingWindow(GroupManager):
             if blocks is None:
                 run = 0
                 continue
-            if run == 0 and (block_index + 1) * self.block_size % self.alignment:
+            if run == 0 and (block_index + 1 - drop) * self.block_size % self.alignment:
                 continue
             found[block_index] = blocks
             run += 1
             if run >= wanted:
-                del found[block_index + run :]
+                del found[block_index + run - drop :]
                 return len(found) * self.block_size, found
-        tokens = run * self.block_size
+        # vLLM cuts a shorter run to what is aligned before it drops a block, and after.
+        run -= run * self.block_size % self.alignment // self.block_size
+        tokens = max(run - drop, 0) * self.block_size
         tokens -= tokens % self.alignment
         del found[tokens // self.block_size :]
         return tokens, found
@@ -58,11 +60,12 @@ class SlidingWindow(GroupManager):
         return retained_blocks(
             start,
             stop,
-            needed=self.blocks_for_hit,
+            needed=self.blocks_for_hit + self.drops,
             block_size=self.block_size,
             alignment=self.alignment,
             interval=self.config.retention_interval,
-            boundaries=(state.prompt_tokens - 1, state.shared_prefix_boundary),
+            boundaries=self.boundaries(state),
+            behind=int(self.drops),
         )
 
 
@@ -74,10 +77,11 @@ class LocalChunks(GroupManager):
 
     downward_closed = False
 
-    def longest_hit(self, find: Find, limit_tokens: int) -> tuple[int, list[Found]]:
+    def longest_hit(self, find: Find, limit_tokens: int, *, drop: bool) -> tuple[int, list[Found]]:
         """Whole chunks before the one the limit lies in are not needed; in that one, the longest run of
         cached blocks from its start.
         """
+        assert not drop, "vLLM has no layers that draft in local chunks"
         first = self.skipped_tokens(limit_tokens) // self.block_size
         found: list[Found] = [None] * first
         for block_index in range(first, limit_tokens // self.block_size):

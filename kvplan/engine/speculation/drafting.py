@@ -8,7 +8,6 @@ from kvplan.engine.config import EngineConfig
 from kvplan.engine.crowded import victim_of
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.plan import StepPlan
-from kvplan.engine.prefix_node import Match
 from kvplan.engine.scheduler_vllm import VllmScheduler
 from kvplan.engine.speculation.acceptance import Acceptance
 from kvplan.engine.speculation.drafted import Drafted
@@ -159,15 +158,8 @@ class Drafting(VllmScheduler):
         return tokens
 
     def placed(self, tokens: int) -> int:
-        """How far a request has places while it computes the last of so many tokens: also for drafts."""
+        """As the base class; drafts to come have their places, too."""
         return min(tokens + self.rules.lookahead, self.config.max_model_len)
-
-    def _match(self, request: LiveRequest) -> Match:
-        match = super()._match(request)
-        if not (self.rules.drops_block and match.blocks):
-            return match
-        # Its entry for the token behind it was made without that token.
-        return self.index.match(request.content, match.blocks - 1)
 
     def _first_chunk(
         self, request: LiveRequest, start: int, budget: int, threshold: int, defer_prefills: bool

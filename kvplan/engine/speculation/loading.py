@@ -24,6 +24,7 @@ from kvplan.engine.remote.scheduler import RemoteScheduler
 from kvplan.engine.remote.source import KvSource
 from kvplan.engine.replacement.foresight import Foresight
 from kvplan.engine.speculation.acceptance import Acceptance
+from kvplan.engine.speculation.drafting import Drafting
 from kvplan.engine.speculation.replica import Verifying
 from kvplan.engine.speculation.request import DraftedRequest, DraftPlan
 from kvplan.engine.speculation.rules import DraftRules
@@ -31,22 +32,11 @@ from kvplan.engine.speculation.scheduler import DraftScheduler
 from kvplan.traces.request import Request
 
 
-class DraftRemoteScheduler(RemoteScheduler, DraftScheduler):
-    """With one group of full attention; ``rules`` are those beside a connector."""
+class DraftLoading(RemoteScheduler, Drafting):
+    """Loads and drafts, whatever the cache is like; ``rules`` are those beside a connector."""
 
-    def __init__(
-        self,
-        config: EngineConfig,
-        source: KvSource,
-        rules: DraftRules,
-        acceptance: Acceptance,
-        *,
-        keep_schedule: bool = False,
-    ) -> None:
-        DraftScheduler.__init__(self, config, rules, acceptance, keep_schedule=keep_schedule)
-        self._newest: FencedPlan | None = None
-        """The last step that computes something."""
-        self.connect(source)
+    _newest: FencedPlan | None = None
+    """The last step that computes something."""
 
     @property
     def room(self) -> int:
@@ -96,13 +86,42 @@ class DraftRemoteScheduler(RemoteScheduler, DraftScheduler):
         return self.config.async_scheduling and request.in_flight > 0
 
 
+class DraftRemoteScheduler(DraftLoading, DraftScheduler):
+    """With one group of full attention."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        source: KvSource,
+        rules: DraftRules,
+        acceptance: Acceptance,
+        *,
+        keep_schedule: bool = False,
+    ) -> None:
+        DraftScheduler.__init__(self, config, rules, acceptance, keep_schedule=keep_schedule)
+        self.connect(source)
+
+
 class Loading(Verifying, RemoteReplica):
     """A ``RemoteReplica`` whose requests have drafts, whatever brings it its scheduler."""
 
     def blocks_alone(self, request: Request) -> int:
         """As the base class, or those of a load beside which a step with drafts has its places."""
-        size, known = self.config.block_size, self.known_tokens(request)
-        return max(super().blocks_alone(request), -(-known // size) - (-self.drafting.rules.room // size))
+        return max(super().blocks_alone(request), self._loaded_blocks(self.known_tokens(request)))
+
+    def _loaded_blocks(self, tokens: int) -> int:
+        """Blocks of all groups that have to be free for a load of so many tokens."""
+        rules, blocks = self.drafting.rules, 0
+        for group in self.config.groups:
+            if group.kind == "mamba":
+                blocks += 1 + rules.tokens
+                continue
+            size = group.block_size
+            held = -(-tokens // size)
+            if group.window:
+                held = min(held, -(-(group.window - 1) // size) + 1)
+            blocks += held - (-rules.room // size)
+        return blocks
 
     def known_tokens(self, request: Request) -> int:
         """Tokens that a load of it may bring at most."""

@@ -1,6 +1,6 @@
 """Drafts above vLLM's own host memory (``offloading``), on a cache of one full-attention group.
 
-What ``loading`` says of drafts and loads holds here. Beside that:
+Several groups or modules: ``grouped``. What ``loading`` says of drafts and loads holds here. Beside that:
 
 - The layers that draft lie in the group of the model's own, so vLLM takes all of it for theirs: of the chunks
   that a look-up finds in a row, the last is not loaded. (It does not where the drafter is another model.)
@@ -10,10 +10,12 @@ What ``loading`` says of drafts and loads holds here. Beside that:
 
 from __future__ import annotations
 
+from typing import cast
+
 from kvplan.engine.config import EngineConfig
-from kvplan.engine.instance import one_full_group
 from kvplan.engine.offloading.cache import HostCache
 from kvplan.engine.offloading.connector import ConnectorScheduler
+from kvplan.engine.offloading.memory import HostMemory
 from kvplan.engine.offloading.replica import OffloadingReplica
 from kvplan.engine.offloading.scheduler import OffloadingScheduler
 from kvplan.engine.offloading.use import Use
@@ -24,7 +26,6 @@ from kvplan.engine.replacement.foresight import Foresight
 from kvplan.engine.speculation.loading import DraftRemoteScheduler, Loading
 from kvplan.engine.speculation.strategy import Speculation
 from kvplan.engine.tiers.line import Line
-from kvplan.errors import UsageError
 
 
 class DraftOffloadingScheduler(OffloadingScheduler, DraftRemoteScheduler):
@@ -53,28 +54,6 @@ class DraftOffloadingScheduler(OffloadingScheduler, DraftRemoteScheduler):
         return super().ready_chunks(use, first, first + found - 1)
 
 
-def above_host(drafts: Speculation, config: EngineConfig) -> tuple[Speculation, EngineConfig]:
-    """Drafts as they are beside the connector, and the engine's options with them.
-
-    Raises:
-        UsageError: several cache groups or modules, or options that drafts do not go with.
-    """
-    if not one_full_group(config):
-        raise UsageError(
-            "drafts above vLLM's host memory are simulated with one group of full attention",
-            where="tiers.host.connector",
-            hint="leave one of them out, or --set 'cache.groups=[{kind: full}]'",
-        )
-    if drafts.rules.prompt_lookahead > 1:
-        raise UsageError(
-            "prediction layers that draft in turns are not simulated above vLLM's host memory",
-            where="speculative.tokens",
-            hint="use 1",
-        )
-    beside = drafts.with_connector()
-    return beside, beside.fitted(config)
-
-
 class DraftOffloadingReplica(Loading, OffloadingReplica):
     """A replica with vLLM's offloading connector whose requests have drafts.
 
@@ -88,20 +67,20 @@ class DraftOffloadingReplica(Loading, OffloadingReplica):
         config: EngineConfig,
         latency: LatencyModel,
         recorder: Recorder,
-        cache: HostCache,
+        cache: HostMemory,
         chunk_blocks: int,
         put: Line,
         get: Line,
         drafts: Speculation,
     ) -> None:
         self.drafts = drafts
-        self.host = cache
         super().__init__(config, latency, recorder, cache, chunk_blocks, put, get)
 
     def make_scheduler(self, foresight: Foresight | None) -> ConnectorScheduler:
         """See the base class."""
         scheduler = DraftOffloadingScheduler(
-            self.config, self, self.host, self.chunk_blocks, self.drafts, keep_schedule=self.logging
-        )
+            self.config, self, cast(HostCache, self.cache), self.chunk_blocks, self.drafts,
+            keep_schedule=self.logging,
+        )  # fmt: skip
         self.offloading = self.drafting = scheduler
         return scheduler

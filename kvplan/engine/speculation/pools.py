@@ -5,6 +5,9 @@ Both pools have the drafter, as vLLM's NIXL connector wants the same layers on b
 - A prefill instance keeps places for drafts and computes the last block of a hit again, as every engine that
   drafts. One token is asked of it, so none of its drafts could ever be verified, and it makes none: its
   drafter only fills its cache, which is part of what is sent.
+- Prediction layers that draft in turns would make drafts of drafts from the last tokens of a prompt: a
+  prefill instance is not asked for these, and the decode instance computes them (NIXL's
+  ``_prefill_backoff``).
 - On a decode instance a request's first step computes the last token of the prompt again and has no drafts
   but placeholders (``loading``); from then on it goes as on one engine.
 """
@@ -154,12 +157,13 @@ class DraftingPools(DisaggregatedEngine):
         first_token: FirstToken,
         handover: Handover = Handover.KEPT,
     ) -> None:
-        if drafts.rules.prompt_lookahead > 1:
+        self.left_tokens = drafts.rules.prompt_lookahead - 1
+        if self.left_tokens and first_token is FirstToken.PREFILL:
             raise UsageError(
-                "prediction layers that draft in turns are not simulated with disaggregation: vLLM leaves "
-                "the last tokens of a prompt to the decode instance then",
-                where="speculative.tokens",
-                hint="use 1",
+                "prefill instances have no first token to give where prediction layers draft in turns: vLLM "
+                "leaves the last tokens of a prompt to the decode instance then",
+                where="disaggregation.first_token",
+                hint="use decode, or 1 for speculative.tokens",
             )
         self.drafts = drafts.with_connector()
         for pool in (prefill, decode):

@@ -18,6 +18,13 @@ from kvplan.traces.request import Request
 class DraftScheduler(Drafting):
     """With one group of full attention."""
 
+    def _match(self, request: LiveRequest) -> Match:
+        match = super()._match(request)
+        if not (self.rules.drops_block and match.blocks):
+            return match
+        # Its entry for the token behind it was made without that token.
+        return self.index.match(request.content, match.blocks - 1)
+
     def allocate(self, request: LiveRequest, tokens: int) -> bool:
         """As the base class, sooner where neither a block is needed nor one to publish."""
         computed, size = request.computed + tokens, self.block_size

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from kvplan.engine.config import EngineConfig
+from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.instance import one_full_group, simulated_in_segments
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
@@ -59,30 +60,44 @@ class Speculation:
         """One engine whose requests have drafts.
 
         Raises:
-            UsageError: as ``fitted``.
+            UsageError: as ``fitted``; there are several groups before vLLM 0.33, or full attention in blocks
+                of several sizes.
         """
+        self._check_version(config)
         config = self.fitted(config)
-        return DraftReplica(config, latency, recorder, rules=self.rules, acceptance=self.acceptance)
-
-    def fitted(self, config: EngineConfig) -> EngineConfig:
-        """The options of an engine that drafts: what vLLM makes of ``config``.
-
-        Raises:
-            UsageError: there are several groups before vLLM 0.33, another eviction than vLLM's, or a step has
-                no room for drafts.
-        """
         if not simulated_in_segments(config):
             raise UsageError(
                 "speculative decoding is not simulated with full attention in blocks of several sizes",
                 where="cache.groups",
                 hint="use another model, or --set 'cache.groups=[{kind: full}]'",
             )
+        return DraftReplica(config, latency, recorder, rules=self.rules, acceptance=self.acceptance)
+
+    def beside_connector(self, config: EngineConfig) -> tuple[Speculation, EngineConfig]:
+        """The same beside a KV connector, and the options of such an engine.
+
+        Raises:
+            UsageError: as ``fitted``; there are several groups before vLLM 0.33.
+        """
+        self._check_version(config)
+        beside = self.with_connector()
+        return beside, beside.fitted(config)
+
+    def _check_version(self, config: EngineConfig) -> None:
         if self.rules.drops_block and not one_full_group(config):
             raise UsageError(
                 "which prefixes drafting layers find in several cache groups is simulated from vLLM 0.33 on",
                 where="engine.version",
                 hint="use 0.33, or another speculative.method",
             )
+
+    def fitted(self, config: EngineConfig) -> EngineConfig:
+        """The options of an engine that drafts: what vLLM makes of ``config``.
+
+        Raises:
+            UsageError: another eviction than vLLM's, a step has no room for drafts, or no group for those who
+                make them.
+        """
         if config.eviction != "lru":
             raise UsageError(
                 f"speculative decoding is simulated with vLLM's own eviction, lru, not {config.eviction}",
@@ -118,7 +133,34 @@ class Speculation:
             )
         if not self.rules.ahead:
             config = replace(config, async_scheduling=False)
-        return config
+        return replace(config, groups=self._marked(config.groups))
+
+    def _marked(self, groups: Sequence[CacheGroup]) -> tuple[CacheGroup, ...]:
+        """Groups, marked where the last block of a hit is not used.
+
+        A layout that nobody said who drafts in has the drafter in its first group of full attention.
+
+        Raises:
+            UsageError: it has none, or the drafter's layers have local chunks.
+        """
+        marks = [self.rules.drops_block and group.drafts for group in groups]
+        if self.rules.drops_block and not any(marks):
+            full = next((place for place, group in enumerate(groups) if group.kind == "full"), None)
+            if full is None:
+                raise UsageError(
+                    "drafting layers need a cache group of full attention, and there is none",
+                    where="cache.groups",
+                    hint="add {kind: full}, or use another speculative.method",
+                )
+            marks[full] = True
+        chunked = any(mark and group.kind == "chunked" for mark, group in zip(marks, groups, strict=True))
+        if chunked:
+            raise UsageError(
+                "layers that draft with local chunks are not looked up beside a connector; vLLM stops there",
+                where="cache.groups",
+                hint="use another speculative.model, or leave the connector out",
+            )
+        return tuple(replace(group, drafts=mark) for mark, group in zip(marks, groups, strict=True))
 
     def sglang_engine(
         self, config: SglangConfig, latency: LatencyModel, recorder: Recorder

@@ -41,9 +41,10 @@ class DisaggregationPart(Part):
     """The two pools and how a cache gets from one to the other.
 
     ``link`` is a link spec, and ``bandwidth`` and ``latency`` replace its figures; ``lanes`` adapters lie
-    side by side in every instance. ``dtype`` is the number format the cache travels in. ``first_token`` says
-    which instance's first token the client sees. ``bytes_per_token`` (all layers) and ``layers`` are for
-    scenarios without a model.
+    side by side in every instance. ``streaming: layerwise`` sends each layer while the last step of a prompt
+    is computed, as vLLM's MoRIIO connector writes. ``dtype`` is the number format the cache travels in.
+    ``first_token`` says which instance's first token the client sees. ``bytes_per_token`` (all layers) and
+    ``layers`` are for scenarios without a model.
     """
 
     prefill: PrefillPart = PrefillPart()

@@ -128,15 +128,15 @@ def test_streaming_by_layer_end_to_end(rate: float) -> None:
     assert whole["r0"].first_token_s == pytest.approx(prefill + transfer + 0.0625)
 
 
-def test_chunks_stream_while_later_ones_are_computed() -> None:
-    """A prompt of four steps: what the first three computed has left when the last one ends."""
+def test_layers_stream_with_the_last_step_of_a_prompt() -> None:
+    """A prompt of four steps: nothing has left when the last one begins."""
     config = replace(CONFIG, max_num_batched_tokens=64)
     clock = LinearLatency(0.0, 0.0625, 0.0)
     strategy = Disaggregation(link(1600.0), BLOCK_BYTES, layers=4)
     _, _, metrics = play(strategy, [request(0, 0.0, 256, 2)], config, clock)
-    # Steps of 4 s, a layer every second; a layer of 4 blocks takes 1 s: the link is just fast enough.
+    # Steps of 4 s, a layer every second; a layer of 16 blocks takes 4 s, and the first one is there at 13 s.
     assert metrics["ttft_prefill_mean"].value == pytest.approx(16.0)
-    assert metrics["ttft_transfer_mean"].value == pytest.approx(1.0)
+    assert metrics["ttft_transfer_mean"].value == pytest.approx(13.0)
     assert metrics["moved_bytes"].value == 16 * BLOCK_BYTES
 
 
@@ -154,6 +154,18 @@ def test_a_full_decode_pool_stalls_the_prefill_pool() -> None:
     assert metrics["back_pressure_mean"].value == pytest.approx((9.0 + 9.0) / 3)
     for replica in (*engine.prefills, *engine.decodes):
         assert replica.scheduler.free_blocks == small.usable_blocks
+
+
+def test_who_is_preempted_has_sent_nothing() -> None:
+    """Two prompts that do not fit beside one another: what the second computed in vain takes no time of the link."""
+    config = replace(CONFIG, num_blocks=7, max_model_len=80, max_num_batched_tokens=32, max_num_seqs=2)
+    config = replace(config, scheduler_reserve_full_isl=False, watermark=0.0, enable_prefix_caching=False)
+    config = replace(config, long_prefill_token_threshold=16)
+    strategy = Disaggregation(link(4 * BLOCK_BYTES), BLOCK_BYTES, layers=4, decode=PoolPlan(2))
+    rows, engine, metrics = play(strategy, [request(0, 0.0, 70, 1), request(1, 0.0, 60, 1)], config)
+    assert set(rows) == {"r0", "r1"}
+    assert engine.recorder.totals.preemptions > 0
+    assert metrics["moved_bytes"].value == (5 + 4) * BLOCK_BYTES
 
 
 @pytest.mark.parametrize("layers", [0, 4])

@@ -190,15 +190,13 @@ class OneByOne(DisaggregatedEngine):
     def preempted(self, journey: Journey, now: float) -> None:
         self._post(now, super().preempted, journey)
 
-    def computed(
-        self, journey: Journey, attempt: int, tokens: int, cached: int, begun: float, ended: float
-    ) -> None:
-        super().computed(journey, attempt, tokens, cached, begun, ended)
+    def computed(self, journey: Journey, attempt: int, begun: float, ended: float) -> None:
+        super().computed(journey, attempt, begun, ended)
         self._post(ended, lambda journey, now: None, journey)
 
     def reserved(self, journey: Journey, hit_blocks: int, refused: bool, now: float) -> None:
         journey.refused, journey.reserved_s = refused, now
-        journey.hit_blocks = journey.sent_blocks = hit_blocks
+        journey.hit_blocks = hit_blocks
         self._post(now, lambda journey, now: self._send(journey), journey)
 
 

@@ -34,7 +34,7 @@ class NumberedHit(Hit):
     tables: tuple[tuple[int, ...], ...] = ()
 
 
-class _HandingCache(KvCache):
+class HandingCache(KvCache):
     """The reference engine's, with states that are handed on and answers that are kept."""
 
     def make_pool(self) -> BlockPool:
@@ -44,9 +44,11 @@ class _HandingCache(KvCache):
     def _manager(self, index: int, group: CacheGroup) -> GroupManager:
         if group.kind != "mamba":
             return super()._manager(index, group)
-        states = HandedStates(index, group, self.config, self.pool, self.chain, self.alignment)
-        states.handed = []
-        return states
+        return self.states(index, group)
+
+    def states(self, index: int, group: CacheGroup) -> HandedStates:
+        """What keeps a group's recurrent states."""
+        return HandedStates(index, group, self.config, self.pool, self.chain, self.alignment)
 
 
 class NumberedCache(HybridCache):
@@ -59,9 +61,12 @@ class NumberedCache(HybridCache):
             the token it ends with.
     """
 
+    kept = 0
+    """Tokens before a window that stay with it."""
+
     def __init__(self, config: EngineConfig) -> None:
         super().__init__(config)
-        self.tables = _HandingCache(config)
+        self.tables = self.make_tables()
         self.grown: dict[NumberedRequest, tuple[int, ...] | None] = {}
         self.memos: Memos[NumberedHit] = self.tables.watched.memos
         self._managers = self.tables.managers
@@ -69,6 +74,10 @@ class NumberedCache(HybridCache):
         self.handed: dict[int, list[tuple[NumberedRequest, int, int]]] = {
             manager.index: [] for manager in self._handing
         }
+
+    def make_tables(self) -> HandingCache:
+        """The blocks of all groups, free."""
+        return HandingCache(self.config)
 
     def _tables(self) -> list[Group]:
         return []
@@ -121,7 +130,7 @@ class NumberedCache(HybridCache):
             lambda: {
                 manager.key(state, block)
                 for manager in self._managers
-                for block in range((known - 1) // manager.block_size)
+                for block in range(known // manager.block_size)
             },
         )
         return hit
@@ -163,7 +172,7 @@ class NumberedCache(HybridCache):
         self._adopt(request, hit, tokens)
         for manager in self._managers:
             if manager.skipped_tokens(tokens) < tokens:
-                manager.grow(state, tokens)
+                manager.load(state, tokens)
         self._grow(request, tokens)
 
     def _adopt(self, request: NumberedRequest, hit: Hit, computed: int) -> None:
@@ -227,10 +236,14 @@ class NumberedCache(HybridCache):
         numbered = cast(NumberedRequest, request)
         request.published_tokens = tokens
         self.tables.publish(numbered.state, tokens)
+        self.hand_on(numbered)
+        return True
+
+    def hand_on(self, numbered: NumberedRequest) -> None:
+        """States that were published now are to be stored."""
         for manager in self._handing:
             self.handed[manager.index] += [(numbered, *entry) for entry in manager.handed]
             manager.handed.clear()
-        return True
 
     def publishes(self, request: HybridRequest, progress: int) -> bool:
         """As the base class; every block is published by itself."""

@@ -19,6 +19,8 @@ class GroupLayout:
         window_chunks: chunks that a load brings at most, so that it does at all; None for full attention.
         alignment: loads end on multiples of so many tokens, as far as stores know; None where they do not.
         interval: the engine's ``retention_interval``.
+        drafts: layers that draft are in it: of what a look-up finds of it, the last chunk is not loaded.
+        kept: tokens before a window that stay with it.
     """
 
     index: int
@@ -28,6 +30,8 @@ class GroupLayout:
     window_chunks: int | None
     alignment: int | None
     interval: int | None
+    drafts: bool = False
+    kept: int = 0
 
     @property
     def hands_on(self) -> bool:
@@ -50,7 +54,7 @@ class GroupLayout:
         if window is None or self.group.kind != "sliding":
             return window
         size = self.chunk_tokens
-        return max(window, -(-(self.group.window - 1 + -tokens % size) // size))
+        return max(window, -(-(self.group.window - 1 + self.kept + -tokens % size) // size))
 
     def reachable(self, start: int, stop: int, horizon: int | None, boundaries: Iterable[int]) -> set[int]:
         """Which of blocks ``start .. stop`` of a ``sparse`` group a load could need.
@@ -61,21 +65,21 @@ class GroupLayout:
         """
         size, alignment = self.group.block_size, self.alignment
         assert alignment is not None
-        needed = -(-(self.group.window - 1) // size)
+        needed = -(-(self.group.window - 1 + self.kept) // size) + self.drafts
         kept = set(
             retained_blocks(
                 start, stop, needed=needed, block_size=size, alignment=alignment, interval=self.interval,
-                boundaries=boundaries,
+                boundaries=boundaries, behind=int(self.drafts),
             )
         )  # fmt: skip
-        if horizon is not None:
+        if horizon is not None and not self.drafts:
             segment = horizon - horizon % (alignment // size)
             kept.update(range(max(start, segment, horizon - needed), min(stop, horizon)))
         return kept
 
 
-def layouts(config: EngineConfig, chunk_blocks: int) -> tuple[GroupLayout, ...]:
-    """Of all groups of an engine."""
+def layouts(config: EngineConfig, chunk_blocks: int, kept: int = 0) -> tuple[GroupLayout, ...]:
+    """Of all groups of an engine that keeps so many tokens before windows."""
     full = {group.block_size for group in config.groups if group.kind == "full"}
     if full:
         alignment = full.pop() * chunk_blocks if len(full) == 1 else None
@@ -84,16 +88,20 @@ def layouts(config: EngineConfig, chunk_blocks: int) -> tuple[GroupLayout, ...]:
     return tuple(
         GroupLayout(
             index, group, chunk_blocks, group.block_size * chunk_blocks,
-            _window_chunks(group, group.block_size * chunk_blocks), alignment, config.retention_interval,
+            _window_chunks(group, group.block_size * chunk_blocks, kept), alignment,
+            config.retention_interval, group.drafts, kept,
         )
         for index, group in enumerate(config.groups)
     )  # fmt: skip
 
 
-def _window_chunks(group: CacheGroup, chunk_tokens: int) -> int | None:
+def _window_chunks(group: CacheGroup, chunk_tokens: int, kept: int) -> int | None:
     if group.kind == "full":
         return None
-    return 1 if group.kind == "mamba" else -(-group.window // chunk_tokens)
+    if group.kind == "mamba":
+        return 1
+    seen = max(group.window, group.window - 1 + kept) if group.kind == "sliding" else group.window
+    return -(-seen // chunk_tokens)
 
 
 def in_order_of_look_up(groups: Sequence[GroupLayout]) -> tuple[list[GroupLayout], list[GroupLayout]]:

@@ -41,6 +41,8 @@ class LookUp:
             if self.state_chunk:
                 limit -= limit % self.state_chunk
         found, waits = 0, False
+        dropped: set[int] = set()
+        """Groups with layers that draft whose last chunk is left out at this length."""
         turn: Sequence[GroupLayout] = self.order
         while turn:
             again: Sequence[GroupLayout] = ()
@@ -51,18 +53,23 @@ class LookUp:
                 limit = min(limit, known_chunks * size)
                 if limit - start < size:
                     return 0
-                first, stop = start // size, min(-(-limit // size), known_chunks)
-                hits = self._hits(known, group, first, stop, min(limit, stop * size))
+                drop = group.drafts and group.index not in dropped
+                first, stop = start // size, min(-(-limit // size) + drop, known_chunks)
+                hits = self._hits(known, group, first, stop, min(limit, (stop - drop) * size), drop=drop)
                 if hits == 0:
                     return 0
                 if hits == LATER:
                     waits = True
                 else:
-                    limit = min(limit, (first + hits) * size)
+                    limit = min(limit, (first + hits - drop) * size)
+                    if drop:
+                        dropped.add(group.index)
                 if limit - start < size:
                     return 0
                 if limit - start < found:
                     # What those before it found was for a longer one.
+                    if not group.drafts:
+                        dropped.clear()
                     if waits:
                         waits, again = False, self.order
                     elif window_asked and not again:
@@ -74,15 +81,20 @@ class LookUp:
             return LATER
         return found
 
-    def _hits(self, known: Offloaded, group: GroupLayout, first: int, stop: int, end: int) -> int:
-        """Chunks from ``first`` on that the group can serve of those up to ``stop``; ``LATER``."""
+    def _hits(
+        self, known: Offloaded, group: GroupLayout, first: int, stop: int, end: int, *, drop: bool
+    ) -> int:
+        """Chunks from ``first`` on that the group can serve of those up to ``stop``; ``LATER``.
+
+        ``drop``: counted with the last one, which will be left out.
+        """
         keys = known.chunks(group, stop)
         window = group.window_chunks
         if window is None:
             return self._run(keys, first, stop)
         wider = group.window_before(end)
         assert wider is not None
-        return self._window(keys, first, stop, window, wider)
+        return self._window(keys, first, stop, window + drop, wider + drop)
 
     def _run(self, keys: Sequence[Key], first: int, stop: int) -> int:
         readers, pending = self.host.readers, False

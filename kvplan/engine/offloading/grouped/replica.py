@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from kvplan.engine.offloading.grouped.host import HostChunks
-from kvplan.engine.offloading.grouped.request import NumberedRequest
 from kvplan.engine.offloading.grouped.scheduler import GroupedScheduler
 from kvplan.engine.offloading.replica import OffloadingReplica
 from kvplan.traces.request import Request
@@ -36,5 +35,4 @@ class GroupedReplica(OffloadingReplica):
 
     def cached_blocks_of(self, request: Request) -> int:
         """As the base class, in blocks of the scheduler."""
-        live = NumberedRequest(request, self.scheduler.index.root, len(self.config.groups))
-        return self.grouped.numbered.lookup(live).blocks
+        return self.grouped.found_blocks(request)

@@ -34,6 +34,13 @@ class NumberedRequest(HybridRequest):
         state: the tables, one a group. Of its counters only what tables need is kept up to date.
     """
 
+    __slots__ = ()
+    state: RememberedState
+
+
+class UndraftedRequest(NumberedRequest):
+    """One without drafts."""
+
     __slots__ = ("state",)
 
     def __init__(self, request: Request, root: Node, groups: int) -> None:

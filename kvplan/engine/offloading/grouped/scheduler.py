@@ -19,7 +19,7 @@ from kvplan.engine.offloading.grouped.layout import GroupLayout, layouts
 from kvplan.engine.offloading.grouped.lookup import LookUp
 from kvplan.engine.offloading.grouped.offloaded import ChunkStore, Offloaded
 from kvplan.engine.offloading.grouped.plan import FencedGrantedPlan, GrantedPlan
-from kvplan.engine.offloading.grouped.request import NumberedRequest
+from kvplan.engine.offloading.grouped.request import NumberedRequest, UndraftedRequest
 from kvplan.engine.offloading.grouped.storing import Storing
 from kvplan.engine.plan import StepPlan
 from kvplan.engine.prefix_node import Match
@@ -54,8 +54,13 @@ class GroupedScheduler(ConnectorScheduler, HybridScheduler):
         foresight: Foresight | None = None,
     ) -> None:
         super().__init__(config, source, keep_schedule=keep_schedule, foresight=foresight)
+        self.offload(host, chunk_blocks)
+
+    def offload(self, host: HostChunks, chunk_blocks: int) -> None:
+        """Make it a scheduler that offloads to ``host``; called once, when it is otherwise complete."""
+        config = self.config
         self.host = host
-        self.groups = layouts(config, chunk_blocks)
+        self.groups = layouts(config, chunk_blocks, self.numbered.kept)
         self.fences = Fences()
         self.storing = Storing(self.groups, host, self.fences)
         self.look_up = LookUp(self.groups, host)
@@ -71,7 +76,11 @@ class GroupedScheduler(ConnectorScheduler, HybridScheduler):
 
     def live(self, request: Request) -> LiveRequest:
         """As the base class."""
-        return NumberedRequest(request, self.index.root, len(self.config.groups))
+        return UndraftedRequest(request, self.index.root, len(self.config.groups))
+
+    def found_blocks(self, request: Request) -> int:
+        """Blocks of the scheduler that a look-up would find of a prompt; looking changes nothing."""
+        return self.numbered.lookup(cast(NumberedRequest, self.live(request))).blocks
 
     def new_plan(self) -> StepPlan:
         """One that knows whom it computes."""
@@ -136,15 +145,18 @@ class GroupedScheduler(ConnectorScheduler, HybridScheduler):
             whole = cache.needed(waiting, request.num_tokens, hit, total, admission=True)
             if whole > free:
                 return False
-        return cache.needed(waiting, total, hit, total, admission=False) <= free - self._promised()
+        room = sum(-(-self.room // group.block_size) for group in self.config.groups if group.kind != "mamba")
+        return cache.needed(waiting, total, hit, total, admission=False) <= free - self._promised() - room
 
     def _promised(self) -> int:
+        room = self.room
         return sum(
             self.numbered.needed(
-                cast(NumberedRequest, request), request.num_tokens, None, request.computed, admission=True
+                cast(NumberedRequest, request), request.num_tokens + room, None, request.computed,
+                admission=True,
             )
             for request in (*self.prefills, *self.queue.holders)
-        )
+        )  # fmt: skip
 
     def make_room(self, request: LiveRequest, match: Match, tokens: int) -> None:
         """As the base class, in every group."""
@@ -208,7 +220,8 @@ class GroupedScheduler(ConnectorScheduler, HybridScheduler):
             whole = cache.needed(waiting, request.num_tokens, None, computed, admission=True)
             if whole > free:
                 return False
-        return cache.needed(waiting, computed + tokens, None, computed, admission=False) <= free
+        covered = self.placed(computed + tokens)
+        return cache.needed(waiting, covered, None, computed, admission=False) <= free
 
     def _admit_loaded(self, plan: StepPlan, request: LiveRequest, tokens: int) -> None:
         numbered, before = cast(NumberedRequest, request), request.computed

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from kvplan.engine.reference.pool import NULL_BLOCK
+from kvplan.engine.config import CacheGroup, EngineConfig
+from kvplan.engine.reference.pool import NULL_BLOCK, BlockPool
 from kvplan.engine.reference.recurrent import BoundaryStates
-from kvplan.engine.reference.state import RequestState
+from kvplan.engine.reference.state import PrefixChain, RequestState
 
 
 class HandedStates(BoundaryStates):
@@ -12,7 +13,17 @@ class HandedStates(BoundaryStates):
     handed: what was published since somebody emptied the list: the block, and the token it ends with.
     """
 
-    handed: list[tuple[int, int]]
+    def __init__(
+        self,
+        index: int,
+        group: CacheGroup,
+        config: EngineConfig,
+        pool: BlockPool,
+        chain: PrefixChain,
+        alignment: int,
+    ) -> None:
+        super().__init__(index, group, config, pool, chain, alignment)
+        self.handed: list[tuple[int, int]] = []
 
     def publish(self, state: RequestState, tokens: int) -> None:
         """As the base class."""
