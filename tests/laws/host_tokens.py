@@ -6,7 +6,7 @@ from kvplan.engine.content import Content
 from kvplan.engine.hicache.copies import Copies
 from kvplan.engine.hicache.host import HostMemory
 from kvplan.engine.hicache.index import LOAD_BACK_TOKENS, HierarchicalIndex, WritePolicy
-from kvplan.engine.sglang.eviction import EVICTION
+from kvplan.engine.sglang.eviction import EvictionPolicy
 
 assert LOAD_BACK_TOKENS == 10
 
@@ -22,11 +22,19 @@ class Piece:
         self.last_access = self.creation = now
         self.on_device, self.on_host = True, False
         self.loaded_for: Piece | None = None
+        self.history = self.end
+        for above in self.path:
+            above.history = max(above.history, self.end)
 
     @property
     def path(self) -> list[Piece]:
         """From the node up, without the root."""
         return [] if self.parent is None else [self, *self.parent.path]
+
+    @property
+    def start(self) -> int:
+        """Tokens before it."""
+        return self.end - len(self.tokens)
 
     @property
     def end(self) -> int:
@@ -38,10 +46,15 @@ class HostTokens(HierarchicalIndex):
     """The index's contract, kept by hand; only the books of the host and of the copies are the same."""
 
     def __init__(
-        self, page_size: int, policy: str, write: WritePolicy, host: HostMemory, copies: Copies
+        self,
+        page_size: int,
+        policy: EvictionPolicy,
+        write: WritePolicy,
+        host: HostMemory,
+        copies: Copies,
     ) -> None:
         self.page_size = page_size
-        self.key = EVICTION.get(policy)
+        self.key = policy
         self.write = write
         self.host = host
         self.copies = copies
@@ -116,6 +129,7 @@ class HostTokens(HierarchicalIndex):
         upper = Piece(child.tokens[:keep], child.parent, self.tick())
         upper.creation, upper.lock_ref, upper.hit_count = child.creation, child.lock_ref, child.hit_count
         upper.priority = child.priority
+        upper.history = child.history
         upper.on_device, upper.on_host, upper.loaded_for = child.on_device, child.on_host, child.loaded_for
         upper.children = [child]
         assert child.parent is not None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from workloads import requests
 
 from kvplan.engine.sglang.config import SchedulePolicy, SglangConfig
-from kvplan.engine.sglang.eviction import EVICTION
+from kvplan.engine.sglang.eviction import EVICTION, EvictionParameters
 from kvplan.traces.request import Request
 
 LONGEST = 60
@@ -34,6 +34,20 @@ def between_servers(config: SglangConfig) -> SglangConfig:
 
 
 @st.composite
+def eviction(draw: st.DrawFn) -> tuple[str, EvictionParameters]:
+    """A policy with its parameters."""
+    policy = draw(st.sampled_from([*EVICTION.names(), "tlru"]))
+    if policy == "slru":
+        return policy, EvictionParameters(protected_threshold=draw(st.integers(0, 4)))
+    if policy == "tlru":
+        estimate = draw(st.integers(0, 5))
+        return policy, EvictionParameters(
+            threshold=estimate + draw(st.integers(1, 40)), next_prompt_estimate=estimate
+        )
+    return policy, EvictionParameters()
+
+
+@st.composite
 def runs(draw: st.DrawFn) -> tuple[SglangConfig, list[Request]]:
     """An engine and a workload that bring about retraction, full batches and tight budgets often."""
     page = draw(st.sampled_from([1, 1, 2, 4]))
@@ -55,6 +69,7 @@ def runs(draw: st.DrawFn) -> tuple[SglangConfig, list[Request]]:
     ]
     # Between "one request at a time" and "everything fits"; the first few never fit.
     longest = max(request.prompt_tokens + request.output_tokens for request in workload)
+    policy, parameters = draw(eviction())
     config = SglangConfig(
         pool_tokens=max(page, longest + 2 * page + draw(st.integers(-6, 60))),
         page_size=page,
@@ -65,7 +80,8 @@ def runs(draw: st.DrawFn) -> tuple[SglangConfig, list[Request]]:
         schedule_policy=draw(st.sampled_from(orders)),
         # A small ratio admits too much, which is what leads to retraction.
         schedule_conservativeness=draw(st.sampled_from([0.01, 0.01, 0.1, 0.5, 1.0, 1.5])),
-        radix_eviction_policy=draw(st.sampled_from(EVICTION.names())),
+        radix_eviction_policy=policy,
+        radix_eviction_policy_config=parameters,
         disable_radix_cache=disabled,
         enable_mixed_chunk=mixed,
         disable_overlap_schedule=draw(st.booleans()),
@@ -73,7 +89,7 @@ def runs(draw: st.DrawFn) -> tuple[SglangConfig, list[Request]]:
         prefill_decode_interval_min_bs=draw(st.sampled_from([0, 0, 1, 2])),
         prefill_max_requests=draw(st.sampled_from([None, None, 1, 2])),
         clip_max_new_tokens=draw(st.sampled_from([3, 10, 4096])),
-        tree=draw(st.sampled_from(["unified", "radix"])),
+        tree=draw(st.sampled_from(["unified", "radix"])) if policy != "tlru" else "unified",
         enable_priority_scheduling=by_priority,
         schedule_low_priority_values_first=draw(st.booleans()),
         disable_priority_preemption=draw(st.integers(0, 4)) == 0,

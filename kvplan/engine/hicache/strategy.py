@@ -74,9 +74,7 @@ class HierarchicalCache:
             GatheredLine("from_host", self.get, self.page_bytes, self.page_bytes),
             size,
         )
-        index = HierarchicalIndex(
-            size, config.radix_eviction_policy, self.write, HostMemory(self.pages * size), copies
-        )
+        index = HierarchicalIndex(size, config.leaf_key, self.write, HostMemory(self.pages * size), copies)
         return HierarchicalReplica(config, latency, recorder, index)
 
     @staticmethod

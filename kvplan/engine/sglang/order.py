@@ -11,6 +11,7 @@ from math import inf
 from typing import NamedTuple
 
 from kvplan.engine.sglang.config import IN_BATCH_PREFIX_TOKENS
+from kvplan.engine.sglang.eviction import least_recently_used
 from kvplan.engine.sglang.live import SglangRequest
 from kvplan.engine.sglang.pool import TokenPool
 from kvplan.engine.sglang.prefix_radix import RadixIndex, RadixNode
@@ -39,7 +40,7 @@ class Looked(NamedTuple):
 
 def looked_up(waiting: Iterable[SglangRequest], pool: TokenPool) -> list[Looked]:
     """What the cache has of each (``_compute_prefix_matches``)."""
-    in_queue = RadixIndex(1, "lru", "radix")
+    in_queue = RadixIndex(1, least_recently_used, "radix")
     found = []
     for request in waiting:
         tokens = request.tokens
