@@ -17,7 +17,7 @@ class Piece:
     def __init__(self, tokens: tuple[int, ...], parent: Piece | None, now: float) -> None:
         self.tokens = tokens
         self.parent = parent
-        self.children: list[Piece] = []
+        self.children: dict[tuple[int, ...], Piece] = {}
         self.lock_ref = self.hit_count = self.priority = 0
         self.last_access = self.creation = now
         self.on_device, self.on_host = True, False
@@ -69,9 +69,9 @@ class HostTokens(HierarchicalIndex):
 
     def pieces(self) -> list[Piece]:
         """Every node but the root."""
-        found = list(self.root.children)
+        found = list(self.root.children.values())
         for piece in found:
-            found += piece.children
+            found += piece.children.values()
         return found
 
     @property
@@ -87,7 +87,9 @@ class HostTokens(HierarchicalIndex):
         return [
             piece
             for piece in self.pieces()
-            if piece.on_device and not piece.lock_ref and not any(child.on_device for child in piece.children)
+            if piece.on_device
+            and not piece.lock_ref
+            and not any(child.on_device for child in piece.children.values())
         ]
 
     def host_leaves(self) -> list[Piece]:
@@ -113,7 +115,7 @@ class HostTokens(HierarchicalIndex):
 
     def below(self, piece: Piece, wanted: tuple[int, ...]) -> tuple[Piece | None, int]:
         """The child that shares a page with what is wanted, and how many tokens it shares."""
-        for child in piece.children:
+        for child in piece.children.values():
             alike = 0
             for mine, other in zip(child.tokens, wanted, strict=False):
                 if mine != other:
@@ -131,14 +133,17 @@ class HostTokens(HierarchicalIndex):
         upper.priority = child.priority
         upper.history = child.history
         upper.on_device, upper.on_host, upper.loaded_for = child.on_device, child.on_host, child.loaded_for
-        upper.children = [child]
         assert child.parent is not None
-        child.parent.children[child.parent.children.index(child)] = upper
+        child.parent.children[child.tokens[: self.page_size]] = upper
         child.parent = upper
         child.tokens = child.tokens[keep:]
+        upper.children[child.tokens[: self.page_size]] = child
         child.last_access = self.tick()
         self.see(upper)
         return upper
+
+    def last_on_device(self, node: Piece) -> Piece:  # type: ignore[override]
+        return next((piece for piece in node.path if piece.on_device), self.root)
 
     def match(self, content: Content, limit: int) -> tuple[int, Piece]:
         wanted = self.tokens(content, max(limit, 0))
@@ -181,7 +186,7 @@ class HostTokens(HierarchicalIndex):
             if child is None:
                 piece = Piece(wanted, piece, self.tick())
                 assert piece.parent is not None
-                piece.parent.children.append(piece)
+                piece.parent.children[wanted[: self.page_size]] = piece
                 alike = len(wanted)
             else:
                 child.last_access = self.tick()
@@ -263,7 +268,7 @@ class HostTokens(HierarchicalIndex):
         if piece in self.twice:
             self.twice.remove(piece)
         assert piece.parent is not None
-        piece.parent.children.remove(piece)
+        del piece.parent.children[piece.tokens[: self.page_size]]
 
     def load(self, last: Piece) -> int:
         path = [piece for piece in last.path if not piece.on_device]

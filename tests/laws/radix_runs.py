@@ -16,12 +16,8 @@ LONGEST = 60
 
 
 def below_a_host(config: SglangConfig) -> SglangConfig:
-    """With a radix cache that can go on in the host, and what is simulated above it."""
-    order = "lpm" if config.schedule_policy == "dfs-weight" else config.schedule_policy
-    return replace(
-        config, disable_radix_cache=False, tree="unified", disable_priority_preemption=True,
-        schedule_policy=order,
-    )  # fmt: skip
+    """With a radix cache that can go on in the host."""
+    return replace(config, disable_radix_cache=False, tree="unified")
 
 
 def between_servers(config: SglangConfig) -> SglangConfig:

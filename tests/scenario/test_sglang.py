@@ -124,8 +124,6 @@ def test_options_of_priorities_and_queues_reach_the_engine() -> None:
             "has no option radix_eviction_policy_config: 0.5.20",
         ),
         (["engine.min_free_slots_delay=2", "parallel.pp=2"], "pipeline parallelism"),
-        (["tiers.host.memory=1GiB", "engine.enable_priority_scheduling=true"], "above a host tier"),
-        (["tiers.host.memory=1GiB", "engine.schedule_policy=dfs-weight"], "above a host tier"),
     ],
 )  # fmt: skip
 def test_what_sglang_refuses_or_nobody_simulates_is_refused_by_name(

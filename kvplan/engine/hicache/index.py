@@ -14,7 +14,7 @@ from kvplan.engine.hicache.duplicates import Duplicates
 from kvplan.engine.hicache.host import HostMemory
 from kvplan.engine.hicache.node import HostedNode
 from kvplan.engine.sglang.eviction import EvictionPolicy
-from kvplan.engine.sglang.prefix_radix import AGE_STEP, RadixIndex
+from kvplan.engine.sglang.prefix_radix import AGE_STEP, RadixIndex, RadixNode
 from kvplan.engine.sglang.radix_leaves import LeafQueue
 
 WritePolicy: TypeAlias = Literal["write_through", "write_through_selective", "write_back"]
@@ -82,6 +82,14 @@ class HierarchicalIndex(RadixIndex):
                 self._place(seen)
             seen = seen.parent
         return resident, node
+
+    def last_on_device(self, node: RadixNode) -> HostedNode:
+        """See ``RadixIndex.last_on_device``."""
+        assert isinstance(node, HostedNode)
+        while not node.on_device:
+            assert node.parent is not None
+            node = node.parent
+        return node
 
     # -- inserting --------------------------------------------------------------------------------------
 

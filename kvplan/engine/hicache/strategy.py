@@ -79,7 +79,7 @@ class HierarchicalCache:
 
     @staticmethod
     def check(config: SglangConfig) -> None:
-        """Refuse caches that do not go on in the host, and what is not simulated above one.
+        """Refuse caches that do not go on in the host.
 
         Raises:
             UsageError: as ``sglang_engine``.
@@ -96,16 +96,4 @@ class HierarchicalCache:
                 "the classic radix cache does not go on in the host: HiCache is part of the unified one",
                 where="tiers",
                 hint="leave the tree at unified",
-            )
-        if config.preempts:
-            raise UsageError(
-                "requests that make room for more important ones are not simulated above a host tier",
-                where="engine.enable_priority_scheduling",
-                hint="set disable_priority_preemption, or leave the tiers out",
-            )
-        if config.schedule_policy == "dfs-weight":
-            raise UsageError(
-                "schedule_policy dfs-weight is not simulated above a host tier",
-                where="engine.schedule_policy",
-                hint="use lpm, or leave the tiers out",
             )

@@ -22,7 +22,7 @@ class Looked(NamedTuple):
 
     Attributes:
         cached: leading tokens that are cached, on the device or below, one fewer than it has at most.
-        node: where they end.
+        node: where those on the device end (``last_node``).
         repeats: whether it has hardly any, and begins like a request before it in the queue: that one goes
             first, so that its prefix is cached when this one's turn comes.
     """
@@ -52,7 +52,7 @@ def looked_up(waiting: Iterable[SglangRequest], pool: TokenPool) -> list[Looked]
             repeats = alike >= IN_BATCH_PREFIX_TOKENS
             if not repeats:
                 in_queue.insert(request.plain, tokens, 0, 0)
-        found.append(Looked(request, min(node.end, tokens - 1), node, repeats))
+        found.append(Looked(request, min(node.end, tokens - 1), pool.tree.last_on_device(node), repeats))
     return found
 
 

@@ -118,6 +118,10 @@ class RadixIndex:
             self.root.last_access = now
         return depth, node
 
+    def last_on_device(self, node: RadixNode) -> RadixNode:
+        """The last node of a path that is on the device: here each is."""
+        return node
+
     def cached(self, content: Content, limit: int) -> int:
         """Leading tokens of a sequence that are here, up to ``limit``; looking changes nothing."""
         return max((depth for _, depth in self._agreeing(content, limit)), default=0)
