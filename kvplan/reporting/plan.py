@@ -238,8 +238,12 @@ def _doubts(plan: Plan) -> Iterator[str]:
         yield f"the run is too short to show what its load does; {more_text(plan.requests)} would tell"
     yield from few_slowest(best.figures.model_dump())
     eviction = _set(plan, best, "cache", "eviction") or "lru"
-    if None in plan.serve and eviction != "lru" and _set(plan, best, "engine", "kind") in (None, "vllm"):
-        yield f"vLLM evicts least recently used blocks first, in no other order: no command for {eviction}"
+    if None in plan.serve and eviction != "lru":
+        if _set(plan, best, "engine", "kind") in (None, "vllm"):
+            why = "vLLM evicts least recently used blocks first, in no other order"
+        else:
+            why = "of this order SGLang's command line, in this version, knows nothing"
+        yield f"{why}: no command for {eviction}"
     kinds = {str(item.values.get("gpu")) for item in plan.candidates}
     if plan.currency is None and len(kinds) > 1:
         yield "no prices were given, so GPUs of different kinds count alike: say --price h100-sxm=2.5,..."

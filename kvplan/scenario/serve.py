@@ -23,6 +23,7 @@ NOT_APPENDED = frozenset(
         "kind", "version", "max_num_seqs", "max_num_batched_tokens", "max_model_len",
         "gpu_memory_utilization", "enforce_eager", "max_running_requests", "chunked_prefill_size",
         "context_length", "mem_fraction_static", "page_size", "disable_cuda_graph", "preemption",
+        "radix_eviction_policy", "radix_eviction_policy_config",
     }
 )  # fmt: skip
 """Options that the memory plan's command has, and a strategy that vLLM no longer has."""
@@ -39,6 +40,9 @@ def serve_line(scenario: Scenario) -> str | None:
         return None  # its only order
     deployment = resolve_deployment(scenario)
     fit = deployment.fit
+    eviction = "" if fit is None else _eviction(scenario, deployment, fit)
+    if eviction is None:
+        return None
     part = scenario.speculative
     eagle = part is not None and part.method == "eagle"
     line = None if fit is None else engine_flags(fit, eagle=eagle)[fit.serving.kind]
@@ -46,7 +50,7 @@ def serve_line(scenario: Scenario) -> str | None:
         return None
     if scenario.parallel.cp > 1 and fit.serving.version < CONTEXT_PARALLEL:
         return None
-    line = " ".join((line, *_pool(scenario, deployment, fit), *_options(scenario)))
+    line = " ".join((line, *_pool(scenario, deployment, fit), *_options(scenario), eviction)).rstrip()
     if scenario.tiers is None and not scenario.cache.host_memory:
         return line  # tiers take links and curves with them
     from kvplan.scenario.tiers import launch_flags
@@ -69,6 +73,30 @@ def _pool(scenario: Scenario, deployment: Deployment, fit: FitReport) -> Iterato
             yield f"--num-gpu-blocks-override {config.num_blocks}"
         else:
             yield f"--max-total-tokens {config.pool_tokens}"
+
+
+def _eviction(scenario: Scenario, deployment: Deployment, fit: FitReport) -> str | None:
+    """SGLang's flags for an order of eviction; None where its version has none for it."""
+    import json
+    import shlex
+
+    from kvplan.engine.sglang.config import SglangConfig
+    from kvplan.scenario.schema import SglangPart
+    from kvplan.scenario.sglang import takes_eviction
+    from kvplan.sizing.sglang.profiled import radix_eviction_policy
+
+    config, engine = deployment.config, scenario.engine
+    if not isinstance(config, SglangConfig) or not isinstance(engine, SglangPart):
+        return ""
+    name, flags = config.radix_eviction_policy, []
+    if name != radix_eviction_policy(fit):
+        if not takes_eviction(fit.serving.version, name):
+            return None
+        flags.append(f"--radix-eviction-policy {name}")
+    if engine.radix_eviction_policy_config is not None:
+        given = json.dumps(engine.radix_eviction_policy_config.model_dump(exclude_none=True))
+        flags.append(f"--radix-eviction-policy-config {shlex.quote(given)}")
+    return " ".join(flags)
 
 
 def _options(scenario: Scenario) -> Iterator[str]:

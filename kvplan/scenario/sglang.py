@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang.eviction import PARAMETERS, EvictionParameters
 from kvplan.errors import UsageError
 from kvplan.latency.assumption import Assumption
 from kvplan.scenario.pool import check_pool
 from kvplan.scenario.schema import Scenario, SglangPart
 from kvplan.scenario.sglang_states import state_rules
 from kvplan.sizing.serving import engine_version
-from kvplan.sizing.sglang.profiled import prefill_decode_interval
+from kvplan.sizing.sglang.profiled import prefill_decode_interval, radix_eviction_policy
 from kvplan.sizing.sglang.start import SEQUENCES_BESIDE_DRAFTS
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ DEFAULT_CHUNKED_PREFILL_SIZE = 8192
 """SGLang's on GPUs of 60 to 160 GiB, used where no GPU is named."""
 
 OPTIONS_SINCE = {
+    "radix_eviction_policy": (0, 5, 3),
+    "radix_eviction_policy_config": (0, 5, 20),
     "enable_priority_scheduling": (0, 5, 3),
     "max_queued_requests": (0, 4, 10),
     "disable_priority_preemption": (0, 5, 10),
@@ -39,6 +42,15 @@ OPTIONS_SINCE = {
 
 ORDERS_SINCE = {"hrrn": (0, 5, 20), "shortest-prefill-first": (0, 5, 21)}
 """Orders of the queue that older versions do not know."""
+
+EVICTION_SINCE = {
+    "lru": (0, 5, 3),
+    "lfu": (0, 5, 3),
+    "slru": (0, 5, 10),
+    "priority": (0, 5, 11),
+    "tlru": (0, 5, 21),
+}
+"""Orders of eviction that SGLang's command line takes (``RADIX_EVICTION_POLICY_CHOICES``)."""
 
 RANKS_DARE = 0.3
 """How much less SGLang keeps back for answers below data-parallel attention (``handle_data_parallelism``)."""
@@ -94,6 +106,10 @@ def sglang_config(
         if interval:
             source = "what SGLang takes of this model on this GPU"
             assumed.append(Assumption("engine.prefill_decode_interval", interval, source))
+    eviction: str = scenario.cache.eviction or radix_eviction_policy(fit)
+    if scenario.cache.eviction is None and eviction != "lru":
+        source = "what SGLang takes of this model on this GPU"
+        assumed.append(Assumption("engine.radix_eviction_policy", eviction, source))
     if fit is not None and engine.mem_fraction_static is None:
         share = fit.serving.utilization
         assumed.append(Assumption("engine.mem_fraction_static", share, "the engine's default on this GPU"))
@@ -114,7 +130,8 @@ def sglang_config(
         max_prefill_tokens=engine.max_prefill_tokens,
         schedule_policy=engine.schedule_policy,
         schedule_conservativeness=engine.schedule_conservativeness * (RANKS_DARE if ranks > 1 else 1.0),
-        radix_eviction_policy=engine.radix_eviction_policy,
+        radix_eviction_policy=eviction,
+        radix_eviction_policy_config=_eviction_parameters(engine, eviction),
         disable_radix_cache=engine.disable_radix_cache,
         enable_mixed_chunk=engine.enable_mixed_chunk,
         prefill_max_requests=engine.prefill_max_requests,
@@ -155,15 +172,39 @@ def _check_options(engine: SglangPart) -> None:
                 where=f"engine.{name}",
                 hint=f"leave it out, or say engine.version={first}",
             )
-    first_version = ORDERS_SINCE.get(engine.schedule_policy, version)
-    if version < first_version:
-        first = ".".join(map(str, first_version))
-        raise UsageError(
-            f"SGLang {engine.version} has no schedule_policy {engine.schedule_policy}: {first} is the first "
-            "that does",
-            where="engine.schedule_policy",
-            hint=f"use another, or say engine.version={first}",
-        )
+    for name, table in (("schedule_policy", ORDERS_SINCE), ("radix_eviction_policy", EVICTION_SINCE)):
+        value = getattr(engine, name)
+        first_version = table.get(value, version)
+        if version < first_version:
+            first = ".".join(map(str, first_version))
+            raise UsageError(
+                f"SGLang {engine.version} has no {name} {value}: {first} is the first that does",
+                where=f"engine.{name}",
+                hint=f"use another, or say engine.version={first}",
+            )
+
+
+def takes_eviction(version: tuple[int, ...], policy: str) -> bool:
+    """Whether a version of SGLang takes an order of eviction on its command line."""
+    return policy in EVICTION_SINCE and version >= EVICTION_SINCE[policy]
+
+
+def _eviction_parameters(engine: SglangPart, policy: str) -> EvictionParameters:
+    """``radix_eviction_policy_config``.
+
+    Raises:
+        UsageError: the policy does not have one of them.
+    """
+    part = engine.radix_eviction_policy_config
+    given = {} if part is None else part.model_dump(exclude_none=True)
+    for name in given:
+        if name not in PARAMETERS.get(policy, ()):
+            raise UsageError(
+                f"the eviction policy {policy} has no parameter {name}: SGLang does not start so",
+                where=f"engine.radix_eviction_policy_config.{name}",
+                hint="leave it out, or take another policy",
+            )
+    return EvictionParameters(**given)
 
 
 def _longest(model: ModelSpec | None) -> int:

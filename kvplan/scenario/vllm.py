@@ -71,7 +71,7 @@ def vllm_config(
         prefill_schedule_interval=engine.prefill_schedule_interval,
         async_scheduling=fit.serving.async_scheduling if fit else engine.async_scheduling,
         retention_interval=engine.prefix_cache_retention_interval,
-        eviction=cache.eviction,
+        eviction=cache.eviction or "lru",
         groups=groups,
     )
     return config, tuple(filled)

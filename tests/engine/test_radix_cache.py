@@ -6,7 +6,11 @@ import pytest
 
 from kvplan.engine.content import Content
 from kvplan.engine.reference.radix import TokenTree
-from kvplan.engine.sglang.eviction import EVICTION
+from kvplan.engine.sglang.eviction import (
+    EVICTION,
+    eviction_policy,
+    least_recently_used,
+)
 from kvplan.engine.sglang.lifecycle import Admitted, CacheReplay, Finished, Refused
 from kvplan.engine.sglang.prefix_radix import RadixIndex
 from kvplan.engine.sglang.radix_tree import Holding, checkpoint, release
@@ -24,7 +28,7 @@ def ask(name: str, *runs: tuple[int, int], answer: int = 1, priority: int = 0) -
 
 
 def test_a_match_ends_where_content_differs_and_splits_there() -> None:
-    tree = RadixIndex(1, "lru")
+    tree = RadixIndex(1, least_recently_used)
     assert tree.insert(text((0, 10)), 10, 0, 0) == 0
     hit, node = tree.match(text((0, 6), (90, 4)), 10)
     assert (hit, node.start, node.end) == (6, 0, 6)
@@ -35,7 +39,7 @@ def test_a_match_ends_where_content_differs_and_splits_there() -> None:
 
 @pytest.mark.parametrize("page", [1, 2, 4, 16])
 def test_everything_comes_in_whole_pages(page: int) -> None:
-    tree = RadixIndex(page, "lru")
+    tree = RadixIndex(page, least_recently_used)
     tree.insert(text((0, 37)), 37, 0, 0)
     assert tree.evictable == 37 // page * page
     for agreed in range(38):
@@ -46,7 +50,7 @@ def test_everything_comes_in_whole_pages(page: int) -> None:
 
 
 def test_leaves_go_whole_and_the_oldest_first() -> None:
-    tree = RadixIndex(1, "lru")
+    tree = RadixIndex(1, least_recently_used)
     for start in (0, 100, 200):
         tree.insert(text((start, 10)), 10, 0, 0)
     tree.match(text((0, 10)), 10)
@@ -59,7 +63,7 @@ def test_leaves_go_whole_and_the_oldest_first() -> None:
 
 
 def test_what_is_held_stays() -> None:
-    tree = RadixIndex(1, "lru")
+    tree = RadixIndex(1, least_recently_used)
     tree.insert(text((0, 10)), 10, 0, 0)
     tree.insert(text((0, 5), (50, 5)), 10, 0, 0)
     hit, node = tree.match(text((0, 10)), 7)
@@ -81,6 +85,7 @@ ORDER = {
     "lfu": "bac",
     "slru": "bac",
     "priority": "cba",
+    "tlru": "bca",
 }
 
 
@@ -91,7 +96,7 @@ def test_every_policy_has_an_expected_order() -> None:
 @pytest.mark.parametrize("policy", ORDER)
 @pytest.mark.parametrize("make", [RadixIndex, TokenTree])
 def test_policies_evict_in_their_order(policy: str, make: type) -> None:
-    tree = make(1, policy)
+    tree = make(1, eviction_policy(policy))
     starts = {"a": 0, "b": 100, "c": 200}
 
     def content(name: str) -> object:
@@ -115,11 +120,11 @@ def _leaves(tree: RadixIndex | TokenTree) -> list:
 
 def test_an_unknown_policy_is_named_with_its_neighbours() -> None:
     with pytest.raises(UnknownName, match="slru"):
-        RadixIndex(1, "slruu")
+        RadixIndex(1, eviction_policy("slruu"))
 
 
 def test_a_request_counts_once_however_often_it_is_inserted() -> None:
-    tree = RadixIndex(1, "lfu")
+    tree = RadixIndex(1, eviction_policy("lfu"))
     request = text((0, 30))
     holding = Holding(request, 20, 0, tree.root, 0, 20)
     checkpoint(tree, holding, 10)
@@ -130,7 +135,7 @@ def test_a_request_counts_once_however_often_it_is_inserted() -> None:
 
 def test_the_answer_goes_before_the_prompt() -> None:
     """At the end of a request its leaf is cut where the answer begins; the prompt ranks one higher."""
-    tree = RadixIndex(1, "priority")
+    tree = RadixIndex(1, eviction_policy("priority"))
     holding = Holding(text((0, 30)), 20, 0, tree.root, 0, 30)
     assert release(tree, holding, 30) == 0
     assert tree.evict(1) == 10
@@ -138,7 +143,7 @@ def test_the_answer_goes_before_the_prompt() -> None:
 
 
 def test_duplicates_are_freed() -> None:
-    tree = RadixIndex(4, "lru")
+    tree = RadixIndex(4, least_recently_used)
     tree.insert(text((0, 16)), 16, 0, 0)
     holding = Holding(text((0, 16), (90, 7)), 23, 0, tree.root, 0, 24)
     # 16 tokens were there, 3 do not fill a page: its own page stays allocated.
@@ -149,7 +154,7 @@ def test_duplicates_are_freed() -> None:
 
 def test_cost_does_not_grow_with_tokens() -> None:
     """A prefix of a billion tokens is one node; walking it looks at its runs, not at its tokens."""
-    tree = RadixIndex(16, "lru")
+    tree = RadixIndex(16, least_recently_used)
     size = 10**9
     tree.insert(text((0, size)), size, 0, 0)
     hit, _ = tree.match(text((0, size // 2), (7, size)), size)
@@ -158,7 +163,7 @@ def test_cost_does_not_grow_with_tokens() -> None:
 
 
 def test_touching_a_leaf_often_does_not_fill_memory() -> None:
-    tree = RadixIndex(1, "lru")
+    tree = RadixIndex(1, least_recently_used)
     for start in range(50):
         tree.insert(text((1000 * start, 10)), 10, 0, 0)
     for turn in range(20_000):
@@ -171,14 +176,14 @@ def test_replay_of_a_conversation() -> None:
     """Turn two finds turn one with its answer, but recomputes at least one token."""
     first = ask("t1", (0, 8), answer=5)
     second = Request("t2", 0.0, ((0, 8), (10**6, 4)), 12, ((2 * 10**6, 1),), 1)
-    events = list(CacheReplay(RadixIndex(1, "lru"), 100, 1).run([first, second]))
+    events = list(CacheReplay(RadixIndex(1, least_recently_used), 100, 1).run([first, second]))
     assert events == [
         Admitted("t1", 0, 0), Finished("t1", 0, 12), Admitted("t2", 11, 0), Finished("t2", 0, 12),
     ]  # fmt: skip
 
 
 def test_replay_refuses_what_never_fits() -> None:
-    replay = CacheReplay(RadixIndex(4, "lru"), 40, 2, max_context=36)
+    replay = CacheReplay(RadixIndex(4, least_recently_used), 40, 2, max_context=36)
     events = list(replay.run([ask("huge", (0, 40)), ask("long", (0, 36)), ask("fits", (0, 30))]))
     assert events[:2] == [Refused("huge"), Refused("long")]
     assert [event.id for event in events[2:]] == ["fits", "fits"]
@@ -189,6 +194,6 @@ def test_replay_refuses_what_never_fits() -> None:
 def test_a_pool_holds_whole_pages_only(tree: type) -> None:
     """The paged allocator makes ``size // page_size`` pages: what is left over holds nothing."""
     prompts = [ask(f"r{i}", (100 * i, 5)) for i in range(6)]
-    logs = [list(CacheReplay(tree(4, "lru"), pool, 1).run(prompts)) for pool in (20, 23)]
+    logs = [list(CacheReplay(tree(4, least_recently_used), pool, 1).run(prompts)) for pool in (20, 23)]
     assert logs[0] == logs[1]
     assert any(isinstance(event, Admitted) and event.evicted_tokens for event in logs[0])

@@ -18,6 +18,7 @@ from kvplan.engine.recorder import Recorder
 from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
 from kvplan.engine.reference.sglang_states import ReferenceStateScheduler
 from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang.eviction import least_recently_used
 from kvplan.engine.sglang.replica import SglangReplica
 from kvplan.engine.sglang_states.index import StateIndex
 from kvplan.engine.sglang_states.metrics import SECTION
@@ -178,7 +179,7 @@ def test_without_spare_states_the_last_one_is_kept() -> None:
 
 
 def test_who_needs_a_slot_evicts_the_state_used_longest_ago() -> None:
-    index = StateIndex(1, "lru")
+    index = StateIndex(1, least_recently_used)
     for start in (0, 1000, 2000):
         index.publish(prompt(start, 10), 10, 0, 0)
     index.publish(prompt(0, 10, (500, 5)), 15, 0, 0)
@@ -199,7 +200,7 @@ def test_who_needs_a_slot_evicts_the_state_used_longest_ago() -> None:
 
 
 def test_looking_for_a_router_changes_nothing() -> None:
-    index = StateIndex(4, "lru")
+    index = StateIndex(4, least_recently_used)
     index.publish(prompt(0, 16), 16, 0, 0)
     index.publish(prompt(0, 16, (500, 9)), 25, 0, 0)
     assert index.cached(prompt(0, 40), 40) == 16
@@ -210,7 +211,7 @@ def test_looking_for_a_router_changes_nothing() -> None:
 
 
 def test_a_state_that_is_there_is_not_taken_twice() -> None:
-    index = StateIndex(1, "lru")
+    index = StateIndex(1, least_recently_used)
     present, node, taken = index.publish(prompt(0, 20), 20, 0, 0)
     assert (present, taken, index.states) == (0, True, 1)
     assert index.publish(prompt(0, 20), 20, 0, 0) == (20, node, False)

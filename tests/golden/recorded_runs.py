@@ -37,3 +37,15 @@ def digest_of_rows(rows: Iterable[RequestRow]) -> str:
         for row in rows
     ]
     return hashlib.sha256(json.dumps(table).encode()).hexdigest()
+
+
+class Way:
+    """A link of so many seconds, and so many per page."""
+
+    def __init__(self, latency_s: float, page_s: float) -> None:
+        self.latency_s = latency_s
+        self.page_s = page_s
+
+    def seconds(self, size: int, operations: int = 1) -> float:
+        assert operations == 1
+        return self.latency_s + size * self.page_s if size else 0.0

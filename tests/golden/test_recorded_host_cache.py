@@ -14,7 +14,7 @@ import json
 from math import inf
 from typing import Any
 
-from recorded_runs import digest, recordings, request
+from recorded_runs import Way, digest, recordings, request
 
 from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.engine import make_engine
@@ -28,18 +28,6 @@ from kvplan.engine.sglang.config import SglangConfig
 from kvplan.latency.linear import LinearLatency
 
 RUNS = recordings("sglang-0.5.23-host-cache.json.gz")
-
-
-class Way:
-    """A link of so many seconds, and so many per page."""
-
-    def __init__(self, latency_s: float, page_s: float) -> None:
-        self.latency_s = latency_s
-        self.page_s = page_s
-
-    def seconds(self, size: int, operations: int = 1) -> float:
-        assert operations == 1
-        return self.latency_s + size * self.page_s if size else 0.0
 
 
 class Told:

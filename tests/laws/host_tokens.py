@@ -6,7 +6,7 @@ from kvplan.engine.content import Content
 from kvplan.engine.hicache.copies import Copies
 from kvplan.engine.hicache.host import HostMemory
 from kvplan.engine.hicache.index import LOAD_BACK_TOKENS, HierarchicalIndex, WritePolicy
-from kvplan.engine.sglang.eviction import EVICTION
+from kvplan.engine.sglang.eviction import EvictionPolicy
 
 assert LOAD_BACK_TOKENS == 10
 
@@ -17,16 +17,24 @@ class Piece:
     def __init__(self, tokens: tuple[int, ...], parent: Piece | None, now: float) -> None:
         self.tokens = tokens
         self.parent = parent
-        self.children: list[Piece] = []
+        self.children: dict[tuple[int, ...], Piece] = {}
         self.lock_ref = self.hit_count = self.priority = 0
         self.last_access = self.creation = now
         self.on_device, self.on_host = True, False
         self.loaded_for: Piece | None = None
+        self.history = self.end
+        for above in self.path:
+            above.history = max(above.history, self.end)
 
     @property
     def path(self) -> list[Piece]:
         """From the node up, without the root."""
         return [] if self.parent is None else [self, *self.parent.path]
+
+    @property
+    def start(self) -> int:
+        """Tokens before it."""
+        return self.end - len(self.tokens)
 
     @property
     def end(self) -> int:
@@ -38,10 +46,15 @@ class HostTokens(HierarchicalIndex):
     """The index's contract, kept by hand; only the books of the host and of the copies are the same."""
 
     def __init__(
-        self, page_size: int, policy: str, write: WritePolicy, host: HostMemory, copies: Copies
+        self,
+        page_size: int,
+        policy: EvictionPolicy,
+        write: WritePolicy,
+        host: HostMemory,
+        copies: Copies,
     ) -> None:
         self.page_size = page_size
-        self.key = EVICTION.get(policy)
+        self.key = policy
         self.write = write
         self.host = host
         self.copies = copies
@@ -56,9 +69,9 @@ class HostTokens(HierarchicalIndex):
 
     def pieces(self) -> list[Piece]:
         """Every node but the root."""
-        found = list(self.root.children)
+        found = list(self.root.children.values())
         for piece in found:
-            found += piece.children
+            found += piece.children.values()
         return found
 
     @property
@@ -74,7 +87,9 @@ class HostTokens(HierarchicalIndex):
         return [
             piece
             for piece in self.pieces()
-            if piece.on_device and not piece.lock_ref and not any(child.on_device for child in piece.children)
+            if piece.on_device
+            and not piece.lock_ref
+            and not any(child.on_device for child in piece.children.values())
         ]
 
     def host_leaves(self) -> list[Piece]:
@@ -100,7 +115,7 @@ class HostTokens(HierarchicalIndex):
 
     def below(self, piece: Piece, wanted: tuple[int, ...]) -> tuple[Piece | None, int]:
         """The child that shares a page with what is wanted, and how many tokens it shares."""
-        for child in piece.children:
+        for child in piece.children.values():
             alike = 0
             for mine, other in zip(child.tokens, wanted, strict=False):
                 if mine != other:
@@ -116,15 +131,19 @@ class HostTokens(HierarchicalIndex):
         upper = Piece(child.tokens[:keep], child.parent, self.tick())
         upper.creation, upper.lock_ref, upper.hit_count = child.creation, child.lock_ref, child.hit_count
         upper.priority = child.priority
+        upper.history = child.history
         upper.on_device, upper.on_host, upper.loaded_for = child.on_device, child.on_host, child.loaded_for
-        upper.children = [child]
         assert child.parent is not None
-        child.parent.children[child.parent.children.index(child)] = upper
+        child.parent.children[child.tokens[: self.page_size]] = upper
         child.parent = upper
         child.tokens = child.tokens[keep:]
+        upper.children[child.tokens[: self.page_size]] = child
         child.last_access = self.tick()
         self.see(upper)
         return upper
+
+    def last_on_device(self, node: Piece) -> Piece:  # type: ignore[override]
+        return next((piece for piece in node.path if piece.on_device), self.root)
 
     def match(self, content: Content, limit: int) -> tuple[int, Piece]:
         wanted = self.tokens(content, max(limit, 0))
@@ -167,7 +186,7 @@ class HostTokens(HierarchicalIndex):
             if child is None:
                 piece = Piece(wanted, piece, self.tick())
                 assert piece.parent is not None
-                piece.parent.children.append(piece)
+                piece.parent.children[wanted[: self.page_size]] = piece
                 alike = len(wanted)
             else:
                 child.last_access = self.tick()
@@ -249,7 +268,7 @@ class HostTokens(HierarchicalIndex):
         if piece in self.twice:
             self.twice.remove(piece)
         assert piece.parent is not None
-        piece.parent.children.remove(piece)
+        del piece.parent.children[piece.tokens[: self.page_size]]
 
     def load(self, last: Piece) -> int:
         path = [piece for piece in last.path if not piece.on_device]

@@ -9,19 +9,15 @@ from hypothesis import strategies as st
 from workloads import requests
 
 from kvplan.engine.sglang.config import SchedulePolicy, SglangConfig
-from kvplan.engine.sglang.eviction import EVICTION
+from kvplan.engine.sglang.eviction import EVICTION, EvictionParameters
 from kvplan.traces.request import Request
 
 LONGEST = 60
 
 
 def below_a_host(config: SglangConfig) -> SglangConfig:
-    """With a radix cache that can go on in the host, and what is simulated above it."""
-    order = "lpm" if config.schedule_policy == "dfs-weight" else config.schedule_policy
-    return replace(
-        config, disable_radix_cache=False, tree="unified", disable_priority_preemption=True,
-        schedule_policy=order,
-    )  # fmt: skip
+    """With a radix cache that can go on in the host."""
+    return replace(config, disable_radix_cache=False, tree="unified")
 
 
 def between_servers(config: SglangConfig) -> SglangConfig:
@@ -31,6 +27,20 @@ def between_servers(config: SglangConfig) -> SglangConfig:
         config, schedule_policy=order, enable_priority_scheduling=False, retraction_policy="length",
         max_queued_requests=None, min_free_slots_delay=None,
     )  # fmt: skip
+
+
+@st.composite
+def eviction(draw: st.DrawFn) -> tuple[str, EvictionParameters]:
+    """A policy with its parameters."""
+    policy = draw(st.sampled_from([*EVICTION.names(), "tlru"]))
+    if policy == "slru":
+        return policy, EvictionParameters(protected_threshold=draw(st.integers(0, 4)))
+    if policy == "tlru":
+        estimate = draw(st.integers(0, 5))
+        return policy, EvictionParameters(
+            threshold=estimate + draw(st.integers(1, 40)), next_prompt_estimate=estimate
+        )
+    return policy, EvictionParameters()
 
 
 @st.composite
@@ -55,6 +65,7 @@ def runs(draw: st.DrawFn) -> tuple[SglangConfig, list[Request]]:
     ]
     # Between "one request at a time" and "everything fits"; the first few never fit.
     longest = max(request.prompt_tokens + request.output_tokens for request in workload)
+    policy, parameters = draw(eviction())
     config = SglangConfig(
         pool_tokens=max(page, longest + 2 * page + draw(st.integers(-6, 60))),
         page_size=page,
@@ -65,7 +76,8 @@ def runs(draw: st.DrawFn) -> tuple[SglangConfig, list[Request]]:
         schedule_policy=draw(st.sampled_from(orders)),
         # A small ratio admits too much, which is what leads to retraction.
         schedule_conservativeness=draw(st.sampled_from([0.01, 0.01, 0.1, 0.5, 1.0, 1.5])),
-        radix_eviction_policy=draw(st.sampled_from(EVICTION.names())),
+        radix_eviction_policy=policy,
+        radix_eviction_policy_config=parameters,
         disable_radix_cache=disabled,
         enable_mixed_chunk=mixed,
         disable_overlap_schedule=draw(st.booleans()),
@@ -73,7 +85,7 @@ def runs(draw: st.DrawFn) -> tuple[SglangConfig, list[Request]]:
         prefill_decode_interval_min_bs=draw(st.sampled_from([0, 0, 1, 2])),
         prefill_max_requests=draw(st.sampled_from([None, None, 1, 2])),
         clip_max_new_tokens=draw(st.sampled_from([3, 10, 4096])),
-        tree=draw(st.sampled_from(["unified", "radix"])),
+        tree=draw(st.sampled_from(["unified", "radix"])) if policy != "tlru" else "unified",
         enable_priority_scheduling=by_priority,
         schedule_low_priority_values_first=draw(st.booleans()),
         disable_priority_preemption=draw(st.integers(0, 4)) == 0,

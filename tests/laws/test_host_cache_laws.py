@@ -108,7 +108,7 @@ class Outcome:
             copies = Copies(
                 GatheredLine("to_host", Way(*link), 1, 1), GatheredLine("from_host", Way(*link), 1, 1), size
             )
-            index = kind(size, config.radix_eviction_policy, write, HostMemory(pages * size), copies)
+            index = kind(size, config.leaf_key, write, HostMemory(pages * size), copies)
             engine = (Checked if check else HierarchicalReplica)(config, CLOCK, recorder, index)
         self.stopped = ""
         try:

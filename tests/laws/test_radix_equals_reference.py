@@ -5,7 +5,7 @@ from __future__ import annotations
 from fuzzing import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
-from radix_runs import LONGEST, runs
+from radix_runs import LONGEST, eviction, runs
 from workloads import requests
 
 from kvplan.engine.errors import OutOfKvMemory
@@ -13,7 +13,7 @@ from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.reference.radix import TokenTree
 from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
 from kvplan.engine.sglang.config import SglangConfig
-from kvplan.engine.sglang.eviction import EVICTION
+from kvplan.engine.sglang.eviction import eviction_policy
 from kvplan.engine.sglang.lifecycle import CacheReplay, Finished
 from kvplan.engine.sglang.prefix_radix import RadixIndex
 from kvplan.engine.sglang.replica import SglangReplica
@@ -30,7 +30,7 @@ def replays(draw: st.DrawFn) -> tuple[dict, int, int, list[Request]]:
     """A cache, its pool, how many requests at a time, and a workload."""
     tree = {
         "page_size": draw(st.sampled_from([1, 1, 2, 3, 4])),
-        "policy": draw(st.sampled_from(EVICTION.names())),
+        "policy": eviction_policy(*draw(eviction())),
         "kind": draw(st.sampled_from(["unified", "radix"])),
     }
     return tree, draw(st.integers(20, 160)), draw(st.integers(1, 4)), draw(requests(LONGEST))

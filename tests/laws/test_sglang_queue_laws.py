@@ -11,6 +11,7 @@ from radix_runs import runs
 from kvplan.engine.errors import OutOfKvMemory
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang.eviction import EvictionParameters
 from kvplan.engine.sglang.replica import SglangReplica
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
@@ -36,7 +37,7 @@ def test_equal_priorities_decide_nothing(case: tuple[SglangConfig, list[Request]
     config, workload = case
     config = replace(
         config, schedule_policy="fcfs", enable_priority_scheduling=True, disable_priority_preemption=True,
-        radix_eviction_policy="lru",
+        radix_eviction_policy="lru", radix_eviction_policy_config=EvictionParameters(),
     )  # fmt: skip
     alike = [request._replace(priority=7) for request in workload]
     plain = replace(config, enable_priority_scheduling=False, retraction_policy="length")
@@ -49,7 +50,11 @@ def test_lowest_first_is_highest_first_of_the_opposite(case: tuple[SglangConfig,
     config, workload = case
     # The cache keeps what is important by its own sense, which has no opposite.
     config = replace(
-        config, schedule_policy="fcfs", enable_priority_scheduling=True, radix_eviction_policy="lru"
+        config,
+        schedule_policy="fcfs",
+        enable_priority_scheduling=True,
+        radix_eviction_policy="lru",
+        radix_eviction_policy_config=EvictionParameters(),
     )
     other = replace(config, schedule_low_priority_values_first=not config.schedule_low_priority_values_first)
     opposite = [request._replace(priority=-request.priority) for request in workload]

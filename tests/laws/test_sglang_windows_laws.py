@@ -16,6 +16,7 @@ from kvplan.engine.recorder import Metric, Recorder, RequestRow
 from kvplan.engine.reference.sglang_loop import ReferenceSglangEngine
 from kvplan.engine.reference.sglang_windows import ReferenceWindowScheduler
 from kvplan.engine.sglang.config import OUT_OF_MEMORY, SglangConfig
+from kvplan.engine.sglang.eviction import least_recently_used
 from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang.replica import SglangReplica
 from kvplan.engine.sglang_windows.errors import ForgottenPrefill
@@ -208,7 +209,7 @@ def test_prefills_that_sglang_would_forget_are_told() -> None:
 
 
 def test_a_match_needs_a_window_before_its_end() -> None:
-    cache = WindowIndex(1, "lru", SlidingWindows(4, 100))
+    cache = WindowIndex(1, least_recently_used, SlidingWindows(4, 100))
     content = cache.content(Request("a", 0.0, ((1, 30),), 30, ((100, 1),), 1))
     node = cache.add(content, 20, 0, counted=0, owned=0, live=12).node
     assert cache.look(content, 30)[0::2] == (20, 20)

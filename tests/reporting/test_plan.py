@@ -162,6 +162,9 @@ def test_an_order_that_vllm_does_not_evict_in_has_no_command_and_the_plan_says_w
     assert any("in no other order: no command for lfu" in note for note in plan_remarks(found))
     assert not any(why.startswith("Start") for why, _ in commands(found))
     assert "no other order" not in " ".join(plan_remarks(parsed()))
+    scenario = {**scenario, "engine": {"kind": "sglang"}, "cache": {"eviction": "fifo"}}
+    notes = " ".join(plan_remarks(parsed(scenario=scenario, serve=[None])))
+    assert "SGLang's command line, in this version, knows nothing: no command for fifo" in notes
 
 
 def test_nothing_that_meets_is_said_first() -> None:

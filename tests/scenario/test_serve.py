@@ -15,6 +15,9 @@ LLAMA = {
 }
 
 
+TAIL = """'{"threshold": 4096, "next_prompt_estimate": 512}'"""
+
+
 @pytest.mark.parametrize(
     ("settings", "flags"),
     [
@@ -34,6 +37,15 @@ LLAMA = {
             ["engine.kind=sglang", "engine.schedule_policy=lpm", "cache.eviction=lfu"],
             "--schedule-policy lpm --radix-eviction-policy lfu",
         ),
+        (["engine.kind=sglang", "engine.radix_eviction_policy=lru"], ""),
+        (
+            [
+                "engine.kind=sglang",
+                "engine.radix_eviction_policy=tlru",
+                "engine.radix_eviction_policy_config={threshold: 4k, next_prompt_estimate: 512}",
+            ],
+            f"--radix-eviction-policy tlru --radix-eviction-policy-config {TAIL}",
+        ),
     ],
 )
 def test_what_was_chosen_is_said(settings: list[str], flags: str) -> None:
@@ -43,6 +55,31 @@ def test_what_was_chosen_is_said(settings: list[str], flags: str) -> None:
     assert serve_line(load_scenario(None, LLAMA, settings)) == f"{plain} {flags}".strip()
 
 
-@pytest.mark.parametrize("settings", [["cache.eviction=lfu"], ["engine.version=0.12", "parallel.cp=2"]])
-def test_what_vllm_does_not_have_starts_with_no_command(settings: list[str]) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["cache.eviction=lfu"],
+        ["engine.version=0.12", "parallel.cp=2"],
+        ["engine.kind=sglang", "cache.eviction=fifo"],
+        ["engine.kind=sglang", "engine.version=0.5.9", "cache.eviction=slru"],
+    ],
+)
+def test_what_an_engine_does_not_have_starts_with_no_command(settings: list[str]) -> None:
     assert serve_line(load_scenario(None, LLAMA, settings)) is None
+
+
+def test_what_sglang_would_take_of_itself_is_not_said_and_its_opposite_is() -> None:
+    flags = {
+        "model": "qwen3-vl-8b",
+        "gpu": "h100-sxm",
+        "workload.synthesize": "chat",
+        "engine.kind": "sglang",
+    }
+
+    def line(*settings: str) -> str:
+        found = serve_line(load_scenario(None, flags, [*settings]))
+        assert found is not None
+        return found
+
+    assert line() == line("cache.eviction=priority")
+    assert line("cache.eviction=lru") == f"{line()} --radix-eviction-policy lru"

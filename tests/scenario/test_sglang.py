@@ -9,6 +9,7 @@ import pytest
 
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang.eviction import EvictionParameters
 from kvplan.errors import KvplanError, UsageError
 from kvplan.latency.linear import LinearLatency
 from kvplan.scenario.load import dump_scenario, load_scenario
@@ -48,6 +49,23 @@ def test_options_reach_the_engine_under_their_own_names() -> None:
         radix_eviction_policy="slru", disable_overlap_schedule=True, prefill_max_requests=3,
         prefill_decode_interval=5, prefill_decode_interval_min_bs=2,
     )  # fmt: skip
+
+
+def test_parameters_of_eviction_reach_the_engine() -> None:
+    assert config_of(
+        "engine.radix_eviction_policy=slru", "engine.radix_eviction_policy_config.protected_threshold=4"
+    ).radix_eviction_policy_config == EvictionParameters(protected_threshold=4)
+    config = config_of(
+        "cache.eviction=tlru",
+        "engine.radix_eviction_policy_config={threshold: 4k, next_prompt_estimate: 512}",
+    )
+    assert config.radix_eviction_policy == "tlru"
+    assert config.radix_eviction_policy_config == EvictionParameters(threshold=4096, next_prompt_estimate=512)
+
+
+@pytest.mark.parametrize("policy", ["fifo", "mru", "filo"])
+def test_orders_that_no_command_line_takes_can_be_studied(policy: str) -> None:
+    assert config_of(f"cache.eviction={policy}").radix_eviction_policy == policy
 
 
 def test_options_of_priorities_and_queues_reach_the_engine() -> None:
@@ -90,9 +108,22 @@ def test_options_of_priorities_and_queues_reach_the_engine() -> None:
         (["engine.schedule_policy=shortest-prefill-first", "cache.prefix=none"], "needs the prefix cache"),
         (["engine.schedule_policy=hrrn", "engine.version=0.5.19"], "0.5.20 is the first"),
         (["engine.retraction_policy=priority", "engine.version=0.5.15"], "0.5.16 is the first"),
+        (["engine.radix_eviction_policy=slru", "engine.version=0.5.9"], "0.5.10 is the first"),
+        (["engine.radix_eviction_policy=lru", "engine.version=0.5.2"], "has no option radix_eviction_policy"),
+        (["engine.radix_eviction_policy=tlru", "engine.version=0.5.20"], "0.5.21 is the first"),
+        (["engine.radix_eviction_policy=tlru"], "spares nothing"),
+        (["cache.eviction=tlru", "engine.radix_eviction_policy_config.threshold=0"], "greater than or equal to 1"),
+        (
+            ["cache.eviction=tlru", "engine.radix_eviction_policy_config={threshold: 5, next_prompt_estimate: 5}"],
+            "threshold is 5 and the next prompt is expected to add 5",
+        ),
+        (["engine.radix_eviction_policy_config.protected_threshold=2"], "lru has no parameter protected_threshold"),
+        (
+            ["engine.radix_eviction_policy=slru", "engine.version=0.5.19",
+             "engine.radix_eviction_policy_config.protected_threshold=4"],
+            "has no option radix_eviction_policy_config: 0.5.20",
+        ),
         (["engine.min_free_slots_delay=2", "parallel.pp=2"], "pipeline parallelism"),
-        (["tiers.host.memory=1GiB", "engine.enable_priority_scheduling=true"], "above a host tier"),
-        (["tiers.host.memory=1GiB", "engine.schedule_policy=dfs-weight"], "above a host tier"),
     ],
 )  # fmt: skip
 def test_what_sglang_refuses_or_nobody_simulates_is_refused_by_name(
@@ -128,7 +159,10 @@ def test_either_place_will_do(cache: str, engine: str) -> None:
     ("assignments", "said"),
     [
         (["cache.block_size=4", "engine.page_size=8"], "contradict"),
-        (["cache.eviction=lfu", "engine.radix_eviction_policy=fifo"], "contradict"),
+        (["cache.eviction=lfu", "engine.radix_eviction_policy=slru"], "contradict"),
+        (["engine.radix_eviction_policy=fifo"], "no version takes it on its command line"),
+        (["cache.eviction=belady"], "is of blocks"),
+        (["engine.kind=vllm", "cache.eviction=tlru"], "is SGLang's"),
         (["cache.prefix=radix", "engine.disable_radix_cache=true"], "contradict"),
         (["cache.prefix=hash"], "radix or none"),
         (["cache.groups=[{kind: full}]"], "cache.groups"),
@@ -270,6 +304,9 @@ def test_profiled_models_hold_prompts_back_on_a_large_hopper(
         return found
 
     assert config().prefill_decode_interval == rounds
+    assert config().radix_eviction_policy == ("priority" if rounds else "lru")
+    for said in ("cache.eviction=lru", "engine.radix_eviction_policy=lru"):
+        assert config(said).radix_eviction_policy == "lru"
     if version != "0.5.19":
         assert config("engine.prefill_decode_interval=3").prefill_decode_interval == 3
         assert config("engine.prefill_decode_interval=0").prefill_decode_interval == 0

@@ -13,8 +13,8 @@ from kvplan.engine.hicache.copies import Copies
 from kvplan.engine.hicache.duplicates import Duplicates
 from kvplan.engine.hicache.host import HostMemory
 from kvplan.engine.hicache.node import HostedNode
-from kvplan.engine.sglang.eviction import EVICTION
-from kvplan.engine.sglang.prefix_radix import AGE_STEP, RadixIndex
+from kvplan.engine.sglang.eviction import EvictionPolicy
+from kvplan.engine.sglang.prefix_radix import AGE_STEP, RadixIndex, RadixNode
 from kvplan.engine.sglang.radix_leaves import LeafQueue
 
 WritePolicy: TypeAlias = Literal["write_through", "write_through_selective", "write_back"]
@@ -47,13 +47,18 @@ class HierarchicalIndex(RadixIndex):
     root: HostedNode
 
     def __init__(
-        self, page_size: int, policy: str, write: WritePolicy, host: HostMemory, copies: Copies
+        self,
+        page_size: int,
+        policy: EvictionPolicy,
+        write: WritePolicy,
+        host: HostMemory,
+        copies: Copies,
     ) -> None:
         super().__init__(page_size, policy)
         self.root = HostedNode(self.root.content, 0, 0, None, 0, self.now)
         self.host = host
         self.copies = copies
-        self.host_leaves = LeafQueue(EVICTION.get(policy), _HOST_TICKETS)
+        self.host_leaves = LeafQueue(policy, _HOST_TICKETS)
         self.duplicates = Duplicates() if write == "write_back" else None
         self._insertions = INSERTIONS.get(write, 0)
 
@@ -77,6 +82,14 @@ class HierarchicalIndex(RadixIndex):
                 self._place(seen)
             seen = seen.parent
         return resident, node
+
+    def last_on_device(self, node: RadixNode) -> HostedNode:
+        """See ``RadixIndex.last_on_device``."""
+        assert isinstance(node, HostedNode)
+        while not node.on_device:
+            assert node.parent is not None
+            node = node.parent
+        return node
 
     # -- inserting --------------------------------------------------------------------------------------
 
@@ -353,6 +366,7 @@ class HierarchicalIndex(RadixIndex):
         upper.lock_ref = child.lock_ref
         upper.hit_count = child.hit_count
         upper.priority = child.priority
+        upper.history = child.history
         upper.creation = child.creation
         upper.on_device, upper.on_host, upper.loading = child.on_device, child.on_host, child.loading
         upper.resident = int(child.on_device)

@@ -60,7 +60,7 @@ class HierarchicalScheduler(SglangScheduler):
         index, tokens = self.index, request.tokens
         answer = request.max_new_tokens - request.outputs
         held, last = index.match(request.content, tokens - 1)
-        node, cached = _on_device(last), last.end
+        node, cached = index.last_on_device(last), last.end
         index.lock(node)
         request.missing = tokens - held
         extend = budget.extend(tokens, held, cached, answer, extends)
@@ -107,11 +107,3 @@ class HierarchicalScheduler(SglangScheduler):
         """As the base class; the batch is known now, so its loads begin."""
         self.copies.start_loads()
         super()._allocate_extend(plan)
-
-
-def _on_device(node: HostedNode) -> HostedNode:
-    """The last node of a path that is on the device."""
-    while not node.on_device:
-        assert node.parent is not None
-        node = node.parent
-    return node

@@ -74,14 +74,12 @@ class HierarchicalCache:
             GatheredLine("from_host", self.get, self.page_bytes, self.page_bytes),
             size,
         )
-        index = HierarchicalIndex(
-            size, config.radix_eviction_policy, self.write, HostMemory(self.pages * size), copies
-        )
+        index = HierarchicalIndex(size, config.leaf_key, self.write, HostMemory(self.pages * size), copies)
         return HierarchicalReplica(config, latency, recorder, index)
 
     @staticmethod
     def check(config: SglangConfig) -> None:
-        """Refuse caches that do not go on in the host, and what is not simulated above one.
+        """Refuse caches that do not go on in the host.
 
         Raises:
             UsageError: as ``sglang_engine``.
@@ -98,16 +96,4 @@ class HierarchicalCache:
                 "the classic radix cache does not go on in the host: HiCache is part of the unified one",
                 where="tiers",
                 hint="leave the tree at unified",
-            )
-        if config.preempts:
-            raise UsageError(
-                "requests that make room for more important ones are not simulated above a host tier",
-                where="engine.enable_priority_scheduling",
-                hint="set disable_priority_preemption, or leave the tiers out",
-            )
-        if config.schedule_policy == "dfs-weight":
-            raise UsageError(
-                "schedule_policy dfs-weight is not simulated above a host tier",
-                where="engine.schedule_policy",
-                hint="use lpm, or leave the tiers out",
             )

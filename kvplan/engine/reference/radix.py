@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
-from kvplan.engine.sglang.eviction import EVICTION
+from kvplan.engine.sglang.eviction import EvictionPolicy
 from kvplan.engine.sglang.radix_tree import TreeKind
 from kvplan.traces.request import Request, iterate_tokens
 
@@ -23,6 +23,16 @@ class TokenNode:
         self.last_access = self.creation = now
         self.hit_count = 0
         self.priority = 0
+        self.history = self.start + len(tokens)
+        above = parent
+        while above is not None:
+            above.history = max(above.history, self.history)
+            above = above.parent
+
+    @property
+    def start(self) -> int:
+        """Tokens before it (``_tlru_cached_prefix_len`` without its own)."""
+        return 0 if self.parent is None else self.parent.start + len(self.parent.tokens)
 
 
 class Seen(NamedTuple):
@@ -38,16 +48,16 @@ class TokenTree:
 
     Args:
         page_size: tokens per page; everything is cut to whole pages.
-        policy: name of an eviction policy.
+        policy: which leaf is evicted first.
         kind: whose clock to follow.
     """
 
     node_class = TokenNode
 
-    def __init__(self, page_size: int, policy: str, kind: TreeKind = "unified") -> None:
+    def __init__(self, page_size: int, policy: EvictionPolicy, kind: TreeKind = "unified") -> None:
         self.page_size = page_size
         self.kind = kind
-        self.key = EVICTION.get(policy)
+        self.key = policy
         self.ticks = 0
         self.root = self.node_class((), None, self._tick())
         self.evictable = 0
@@ -235,6 +245,7 @@ class TokenTree:
         assert parent is not None
         upper = self.node_class(child.tokens[:keep], parent, self._tick())
         upper.lock_ref, upper.hit_count, upper.priority = child.lock_ref, child.hit_count, child.priority
+        upper.history = child.history
         if self.kind == "unified":
             upper.creation = child.creation
         parent.children[child.tokens[: self.page_size]] = upper

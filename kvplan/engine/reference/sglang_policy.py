@@ -11,6 +11,7 @@ from kvplan.engine.sglang.config import (
     WAITING_REFRESH_PASSES,
     SglangConfig,
 )
+from kvplan.engine.sglang.eviction import least_recently_used
 
 LAST = float("inf")
 
@@ -56,7 +57,7 @@ class Policy:
         self.passes += 1
 
     def _sort_by_cache(self, waiting: list[SglangState], processed: int) -> None:
-        queue_tree = TokenTree(1, "lru", "radix")
+        queue_tree = TokenTree(1, least_recently_used, "radix")
         deprioritized: set[SglangState] = set()
         matched: dict[SglangState, int] = {}
         nodes: dict[SglangState, TokenNode] = {}

@@ -31,7 +31,7 @@ class ReferenceSglangPool:
 
     def make_tree(self) -> TokenTree:
         """What is cached."""
-        return TokenTree(self.config.page_size, self.config.radix_eviction_policy, self.config.tree)
+        return TokenTree(self.config.page_size, self.config.leaf_key, self.config.tree)
 
     def enter(self, state: SglangState) -> None:
         """``_add_request_to_queue``, after ``_abort_on_queued_limit``."""

@@ -52,7 +52,7 @@ class ReferenceStateScheduler(ReferenceSglangScheduler):
 
     def make_tree(self) -> StateTokenTree:
         """As the base class."""
-        return StateTokenTree(self.config.page_size, self.config.radix_eviction_policy)
+        return StateTokenTree(self.config.page_size, self.config.leaf_key)
 
     def sections(self) -> dict[str, list[Metric]]:
         """As the base class."""

@@ -118,7 +118,7 @@ class ReferenceWindowScheduler(ReferenceSglangScheduler):
 
     def make_tree(self) -> WindowTokenTree:
         """As the base class."""
-        return WindowTokenTree(self.config.page_size, self.config.radix_eviction_policy, self.windows.span)
+        return WindowTokenTree(self.config.page_size, self.config.leaf_key, self.windows.span)
 
     def schedule(self) -> SglangPlan:
         """As the base class."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import cast
 
 from kvplan.engine.reference.radix import TokenNode, Tokens, TokenTree
+from kvplan.engine.sglang.eviction import EvictionPolicy
 
 
 class StateTokenNode(TokenNode):
@@ -35,7 +36,7 @@ class StateTokenTree(TokenTree):
 
     node_class = StateTokenNode
 
-    def __init__(self, page_size: int, policy: str) -> None:
+    def __init__(self, page_size: int, policy: EvictionPolicy) -> None:
         super().__init__(page_size, policy, "unified")
         self.recency: list[StateTokenNode] = []
         self.states_evicted = self.orphaned = 0

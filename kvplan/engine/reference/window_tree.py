@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import cast
 
 from kvplan.engine.reference.radix import TokenNode, Tokens, TokenTree, tokens_of
+from kvplan.engine.sglang.eviction import EvictionPolicy
 
 
 class WindowTokenNode(TokenNode):
@@ -40,7 +41,7 @@ class WindowTokenTree(TokenTree):
 
     node_class = WindowTokenNode
 
-    def __init__(self, page_size: int, policy: str, span: int) -> None:
+    def __init__(self, page_size: int, policy: EvictionPolicy, span: int) -> None:
         super().__init__(page_size, policy, "unified")
         self.span = span
         self.kept = -(-span // page_size) * page_size

@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-from kvplan.engine.sglang.eviction import EVICTION
+from kvplan.engine.sglang.eviction import (
+    DEFAULTS,
+    EvictionParameters,
+    EvictionPolicy,
+    eviction_policy,
+)
 from kvplan.engine.sglang.radix_tree import TREE_KINDS, TreeKind
 from kvplan.errors import UsageError
 
@@ -63,6 +68,7 @@ class SglangConfig:
     schedule_policy: SchedulePolicy = "fcfs"
     schedule_conservativeness: float = 1.0
     radix_eviction_policy: str = "lru"
+    radix_eviction_policy_config: EvictionParameters = DEFAULTS
     disable_radix_cache: bool = False
     enable_mixed_chunk: bool = False
     disable_overlap_schedule: bool = False
@@ -124,13 +130,40 @@ class SglangConfig:
             )
         if self.tree not in TREE_KINDS:
             raise UsageError(f"unknown radix cache {self.tree!r}", hint="use unified or radix")
-        EVICTION.get(self.radix_eviction_policy)
+        self._check_eviction()
         if self.enable_mixed_chunk and not self.max_running_requests + self.page_size <= size:
             raise UsageError(
                 f"enable_mixed_chunk leaves no room for prefill: chunked_prefill_size is {size}, and "
                 f"max_running_requests is {self.max_running_requests}",
                 hint="lower max_running_requests or raise chunked_prefill_size",
             )
+
+    def _check_eviction(self) -> None:
+        """Policies and parameters with which SGLang does not start (``kv_cache_hook.py``, ``registry.py``).
+
+        Raises:
+            UnknownName: no such policy.
+            UsageError: these are some.
+        """
+        name, parameters = self.radix_eviction_policy, self.radix_eviction_policy_config
+        eviction_policy(name)
+        if name == "tlru" and parameters.threshold <= parameters.next_prompt_estimate:
+            raise UsageError(
+                f"the eviction policy tlru spares nothing: its threshold is {parameters.threshold} and the "
+                f"next prompt is expected to add {parameters.next_prompt_estimate}; SGLang does not start so",
+                where="engine.radix_eviction_policy_config.threshold",
+                hint="say how many tokens may be computed again in time, or take lru",
+            )
+        if name == "tlru" and self.tree != "unified":
+            raise UsageError(
+                "the classic radix cache does not know tlru: it needs the unified one",
+                hint="leave the tree at unified",
+            )
+
+    @property
+    def leaf_key(self) -> EvictionPolicy:
+        """Which leaf of the tree goes first."""
+        return eviction_policy(self.radix_eviction_policy, self.radix_eviction_policy_config)
 
     def _check_priorities(self) -> None:
         """Combinations that SGLang refuses when it starts (``validation_hook.py``, ``SchedulePolicy``).

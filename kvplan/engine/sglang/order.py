@@ -11,6 +11,7 @@ from math import inf
 from typing import NamedTuple
 
 from kvplan.engine.sglang.config import IN_BATCH_PREFIX_TOKENS
+from kvplan.engine.sglang.eviction import least_recently_used
 from kvplan.engine.sglang.live import SglangRequest
 from kvplan.engine.sglang.pool import TokenPool
 from kvplan.engine.sglang.prefix_radix import RadixIndex, RadixNode
@@ -21,7 +22,7 @@ class Looked(NamedTuple):
 
     Attributes:
         cached: leading tokens that are cached, on the device or below, one fewer than it has at most.
-        node: where they end.
+        node: where those on the device end (``last_node``).
         repeats: whether it has hardly any, and begins like a request before it in the queue: that one goes
             first, so that its prefix is cached when this one's turn comes.
     """
@@ -39,7 +40,7 @@ class Looked(NamedTuple):
 
 def looked_up(waiting: Iterable[SglangRequest], pool: TokenPool) -> list[Looked]:
     """What the cache has of each (``_compute_prefix_matches``)."""
-    in_queue = RadixIndex(1, "lru", "radix")
+    in_queue = RadixIndex(1, least_recently_used, "radix")
     found = []
     for request in waiting:
         tokens = request.tokens
@@ -51,7 +52,7 @@ def looked_up(waiting: Iterable[SglangRequest], pool: TokenPool) -> list[Looked]
             repeats = alike >= IN_BATCH_PREFIX_TOKENS
             if not repeats:
                 in_queue.insert(request.plain, tokens, 0, 0)
-        found.append(Looked(request, min(node.end, tokens - 1), node, repeats))
+        found.append(Looked(request, min(node.end, tokens - 1), pool.tree.last_on_device(node), repeats))
     return found
 
 

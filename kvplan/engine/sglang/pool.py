@@ -24,7 +24,7 @@ class TokenPool:
         self.page = config.page_size
         self.caching = not config.disable_radix_cache
         if tree is None:
-            tree = RadixIndex(config.page_size, config.radix_eviction_policy, config.tree)
+            tree = RadixIndex(config.page_size, config.leaf_key, config.tree)
         self.tree = tree
         self.free = config.pool_tokens
         self.allocated = 0

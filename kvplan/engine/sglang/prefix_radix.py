@@ -4,7 +4,7 @@ The tree is SGLang's own, node for node; only, a node keeps no tokens but points
 request that inserted it (``content``, ``start .. end``), and contents are compared run by run.
 
 Verified by recordings of the real ``RadixCache`` and ``UnifiedRadixCache`` (Python and Rust core): matching,
-insertion, splits, holds, eviction order and amount under all seven policies, page sizes 1, 4 and 16.
+insertion, splits, holds, eviction order and amount under all eight policies, page sizes 1, 4 and 16.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from kvplan.engine.content import BlockKey, Content
-from kvplan.engine.sglang.eviction import EVICTION
+from kvplan.engine.sglang.eviction import EvictionPolicy
 from kvplan.engine.sglang.radix_leaves import LeafQueue
 from kvplan.engine.sglang.radix_tree import TreeKind
 from kvplan.traces.request import Request
@@ -27,11 +27,12 @@ class RadixNode:
     """Tokens ``start .. end`` of ``content`` (positions from the beginning of the sequence).
 
     ``ticket`` is not 0 while the node is an evictable leaf: nobody holds it and nothing hangs below.
+    ``history`` stays when what was below is gone.
     """
 
     __slots__ = (
-        "children", "content", "creation", "end", "hit_count", "key", "last_access", "lock_ref", "parent",
-        "priority", "start", "ticket",
+        "children", "content", "creation", "end", "history", "hit_count", "key", "last_access", "lock_ref",
+        "parent", "priority", "start", "ticket",
     )  # fmt: skip
 
     def __init__(
@@ -48,6 +49,11 @@ class RadixNode:
         self.hit_count = 0
         self.priority = 0
         self.ticket = 0
+        self.history = end
+        above = parent
+        while above is not None and above.history < end:
+            above.history = end
+            above = above.parent
 
 
 class RadixIndex:
@@ -59,16 +65,16 @@ class RadixIndex:
 
     Args:
         page_size: tokens per page, at least 1.
-        policy: name in ``eviction.EVICTION``.
+        policy: which leaf is evicted first (``eviction.eviction_policy``).
         kind: whose clock to follow.
     """
 
     node_class: ClassVar[type[RadixNode]] = RadixNode
 
-    def __init__(self, page_size: int, policy: str, kind: TreeKind = "unified") -> None:
+    def __init__(self, page_size: int, policy: EvictionPolicy, kind: TreeKind = "unified") -> None:
         self.page_size = page_size
         self.unified = kind == "unified"
-        self.leaves = LeafQueue(EVICTION.get(policy))
+        self.leaves = LeafQueue(policy)
         self.now = 1.0
         self.root = self.node_class(_EMPTY, 0, 0, None, 0, self.now)
         self.evictable = 0
@@ -111,6 +117,10 @@ class RadixIndex:
         else:
             self.root.last_access = now
         return depth, node
+
+    def last_on_device(self, node: RadixNode) -> RadixNode:
+        """The last node of a path that is on the device: here each is."""
+        return node
 
     def cached(self, content: Content, limit: int) -> int:
         """Leading tokens of a sequence that are here, up to ``limit``; looking changes nothing."""
@@ -354,6 +364,7 @@ class RadixIndex:
         upper.lock_ref = child.lock_ref
         upper.hit_count = child.hit_count
         upper.priority = child.priority
+        upper.history = child.history
         parent.children[child.key] = upper
         child.parent = upper
         child.start = position

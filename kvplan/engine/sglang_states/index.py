@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 from kvplan.engine.content import Content
+from kvplan.engine.sglang.eviction import EvictionPolicy
 from kvplan.engine.sglang.prefix_radix import RadixIndex
 from kvplan.engine.sglang_states.node import StateNode
 from kvplan.engine.sglang_states.queue import StateQueue
@@ -42,7 +43,7 @@ class StateIndex(RadixIndex):
     node_class = StateNode
     root: StateNode
 
-    def __init__(self, page_size: int, policy: str) -> None:
+    def __init__(self, page_size: int, policy: EvictionPolicy) -> None:
         super().__init__(page_size, policy)
         self.unheld_states = StateQueue()
         self.states = 0

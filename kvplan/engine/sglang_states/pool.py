@@ -29,7 +29,7 @@ class StatePool(TokenPool):
     )  # fmt: skip
 
     def __init__(self, config: SglangConfig, rules: StateRules) -> None:
-        self.index = StateIndex(config.page_size, config.radix_eviction_policy)
+        self.index = StateIndex(config.page_size, config.leaf_key)
         super().__init__(config, self.index)
         self.slots = rules.slots
         self.spare = rules.spare

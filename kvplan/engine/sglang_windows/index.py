@@ -4,7 +4,7 @@ A prefix counts as cached only if the window before its end is there: a match en
 which as many tokens have windows in a row as layers look back. Insertions walk from the root, node by node,
 and may bring windows back where they were gone.
 
-Verified by recordings of the real cache (Python core), page sizes 1 and more, under all eviction policies;
+Verified by recordings of the real cache (both cores), page sizes 1 and more, under all eviction policies;
 windows themselves always go by their last use.
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import NamedTuple, cast
 
 from kvplan.engine.content import Content
+from kvplan.engine.sglang.eviction import EvictionPolicy
 from kvplan.engine.sglang.prefix_radix import RadixIndex
 from kvplan.engine.sglang_windows.node import WindowNode
 from kvplan.engine.sglang_windows.recency import WindowQueue
@@ -54,7 +55,7 @@ class WindowIndex(RadixIndex):
     node_class = WindowNode
     root: WindowNode
 
-    def __init__(self, page_size: int, policy: str, windows: SlidingWindows) -> None:
+    def __init__(self, page_size: int, policy: EvictionPolicy, windows: SlidingWindows) -> None:
         super().__init__(page_size, policy)
         self.span = windows.span
         self.kept = windows.kept(page_size)

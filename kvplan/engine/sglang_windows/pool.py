@@ -25,7 +25,7 @@ class WindowPool(TokenPool):
     __slots__ = ("cache", "free_windows", "slid", "span", "window_tokens", "windows")
 
     def __init__(self, config: SglangConfig, windows: SlidingWindows) -> None:
-        self.cache = WindowIndex(config.page_size, config.radix_eviction_policy, windows)
+        self.cache = WindowIndex(config.page_size, config.leaf_key, windows)
         super().__init__(config, self.cache)
         self.windows = windows
         self.span = windows.span

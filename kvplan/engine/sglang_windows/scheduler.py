@@ -1,6 +1,6 @@
 """SGLang's scheduler above two pools of tokens, one of which forgets what no window reaches.
 
-Verified by recordings of 0.5.23's own methods, allocators and unified radix cache (Python core), with the
+Verified by recordings of 0.5.23's own methods, allocators and unified radix cache (both cores), with the
 radix cache and without: admission to both budgets, chunks that are cut to the window pool or wait for it,
 eviction from both pools, windows given back while requests decode, retraction.
 """

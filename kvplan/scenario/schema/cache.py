@@ -13,8 +13,11 @@ BlockEviction = Literal[
 ]
 """Policies of the cache of hashed blocks; vLLM itself has the first."""
 
-RadixEviction = Literal["lru", "lfu", "fifo", "mru", "filo", "priority", "slru"]
-"""SGLang's own policies."""
+RadixOption = Literal["lru", "lfu", "slru", "priority", "tlru"]
+"""What SGLang's command line takes."""
+
+RadixEviction = Literal["lru", "lfu", "slru", "priority", "tlru", "fifo", "mru", "filo"]
+"""What its radix tree knows; the last three only from within."""
 
 
 class GroupPart(Part):
@@ -46,7 +49,7 @@ class CachePart(Part):
     block_size: Positive | None = None
     blocks: Annotated[int, Field(strict=True, ge=2, le=1 << 40)] | None = None
     prefix: Literal["hash", "radix", "none"] = "hash"
-    eviction: BlockEviction | RadixEviction = "lru"
+    eviction: BlockEviction | RadixEviction | None = "lru"
     host_memory: Bytes = 0
     retention: Annotated[str, Field(max_length=64), AfterValidator(check_retention)] = "engine"
     allocation: AllocationPart = AllocationPart()

@@ -69,7 +69,6 @@ NOT_SIMULATED = {
     "prefill_delayer_max_delay_passes": _DELAYER,
     "prefill_delayer_token_usage_low_watermark": _DELAYER,
     "prefill_delayer_queue_min_ratio": _DELAYER,
-    "radix_eviction_policy_config": "it is about tlru, which is not simulated",
     "swa_full_tokens_ratio": "the pool for windows has SGLang's default share",
     "swa_bounded_replay": "windows are simulated as cached",
 }

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from kvplan.scenario.schema.cache import BlockEviction, CachePart
+from kvplan.scenario.schema.cache import BlockEviction, CachePart, RadixEviction
 from kvplan.scenario.schema.clock import AccuracyPart, LatencyPart
 from kvplan.scenario.schema.disaggregation import DisaggregationPart
 from kvplan.scenario.schema.engine import AnyEngine, EnginePart, engine_kind
@@ -69,15 +69,14 @@ class Scenario(Part):
             if isinstance(cache, dict):
                 engine = dict(data["engine"])
                 cache = dict(cache)
-                for ours, theirs, default in (
-                    ("block_size", "page_size", None),
-                    ("eviction", "radix_eviction_policy", "lru"),
-                ):
-                    said = (cache.get(ours), engine.get(theirs))
-                    given = next((value for value in said if value is not None), default)
-                    for part, name in ((cache, ours), (engine, theirs)):
-                        if part.get(name) is None:
-                            part[name] = given
+                sizes = (cache.get("block_size"), engine.get("page_size"))
+                given = next((size for size in sizes if size is not None), None)
+                for part, name in ((cache, "block_size"), (engine, "page_size")):
+                    if part.get(name) is None:
+                        part[name] = given
+                if cache.get("eviction") is None:
+                    # None where neither says one: what the engine takes depends on what it serves.
+                    cache["eviction"] = engine.get("radix_eviction_policy")
                 if "prefix" not in cache:
                     cache["prefix"] = "none" if engine.get("disable_radix_cache") else "radix"
                 engine.setdefault("disable_radix_cache", cache["prefix"] == "none")
@@ -90,6 +89,8 @@ class Scenario(Part):
         if isinstance(engine, EnginePart):
             if cache.prefix == "radix":
                 raise ValueError("vLLM has no radix cache: cache.prefix is hash or none")
+            if cache.eviction is None:
+                raise ValueError("cache.eviction: leave it out for vLLM's own, lru")
             if cache.eviction not in get_args(BlockEviction):
                 known = ", ".join(get_args(BlockEviction))
                 raise ValueError(f"cache.eviction {cache.eviction} is SGLang's; blocks have {known}")
@@ -100,9 +101,17 @@ class Scenario(Part):
             raise ValueError("SGLang's cache is a radix tree: cache.prefix is radix or none")
         if cache.groups is not None:
             raise ValueError("cache.groups are vLLM's; SGLang's pool has one")
+        if cache.eviction is not None and cache.eviction not in get_args(RadixEviction):
+            known = ", ".join(get_args(RadixEviction))
+            raise ValueError(f"cache.eviction {cache.eviction} is of blocks; SGLang's radix tree has {known}")
         for ours, mine, theirs, other in (
             ("block_size", cache.block_size, "page_size", engine.page_size),
-            ("eviction", cache.eviction, "radix_eviction_policy", engine.radix_eviction_policy),
+            (
+                "eviction",
+                cache.eviction,
+                "radix_eviction_policy",
+                engine.radix_eviction_policy or cache.eviction,
+            ),
             ("prefix: none", cache.prefix == "none", "disable_radix_cache", engine.disable_radix_cache),
         ):
             if mine != other:

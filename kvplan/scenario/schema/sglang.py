@@ -4,9 +4,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from kvplan.scenario.schema.cache import RadixEviction
-from kvplan.scenario.schema.part import Number, Part, Positive, Tokens
+from kvplan.scenario.schema.cache import RadixOption
+from kvplan.scenario.schema.part import Number, Part, Positive, Tokens, by
 from kvplan.scenario.schema.version import Version
+from kvplan.units import parse_tokens
 
 NO_ORDER = {
     "priority": "SGLang's command line takes it and its scheduler does not know it; say "
@@ -28,6 +29,28 @@ def _foretold(value: object) -> object:
 Order = Annotated[
     Literal["fcfs", "lpm", "dfs-weight", "lof", "hrrn", "shortest-prefill-first"], BeforeValidator(_foretold)
 ]
+
+
+def _an_option(value: object) -> object:
+    """What only the tree knows is refused for that reason."""
+    if isinstance(value, str) and value in ("fifo", "mru", "filo"):
+        raise ValueError(
+            f"SGLang's radix tree knows {value}, but no version takes it on its command line: for a study of "
+            f"policies say cache.eviction: {value}"
+        )
+    return value
+
+
+Option = Annotated[RadixOption, BeforeValidator(_an_option)]
+
+
+class EvictionPart(Part):
+    """Parameters of an eviction policy, under SGLang's names; ``None`` is SGLang's default."""
+
+    protected_threshold: Annotated[int, Field(strict=True, ge=0, le=1 << 31)] | None = None
+    threshold: Tokens | None = None
+    next_prompt_estimate: Annotated[int, by(parse_tokens), Field(strict=True, ge=0, le=1 << 40)] | None = None
+
 
 OF_PRIORITIES = (
     "schedule_low_priority_values_first", "disable_priority_preemption",
@@ -62,7 +85,8 @@ class SglangPart(Part):
     max_queued_requests: Positive | None = None
     min_free_slots_delay: Positive | None = None
     schedule_conservativeness: Annotated[Number, Field(gt=0, le=1e6)] = 1.0
-    radix_eviction_policy: RadixEviction = "lru"
+    radix_eviction_policy: Option | None = None
+    radix_eviction_policy_config: EvictionPart | None = None
     disable_radix_cache: bool = False
     enable_mixed_chunk: bool = False
     disable_overlap_schedule: bool = False
