@@ -92,10 +92,11 @@ def _named_verb(argv: Sequence[str]) -> str | None:
 
 
 def _wants_json(argv: Sequence[str]) -> bool:
+    words = [word.casefold() for word in argv]
     return any(
         word in ("--format=json", "-fjson")
-        or (word in ("--format", "-f") and argv[i + 1 : i + 2] == ["json"])
-        for i, word in enumerate(argv)
+        or (word in ("--format", "-f") and words[i + 1 : i + 2] == ["json"])
+        for i, word in enumerate(words)
     )
 
 
@@ -109,6 +110,10 @@ def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code; prints errors instead of raising them."""
     _prepare_streams()
     verb = _named_verb(argv)
+    from kvplan.cli.output import wants_colour
+
+    if not wants_colour():  # the help's own console obeys it for colours, but not for bold and dim
+        os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
     completing = "_KVPLAN_COMPLETE" in os.environ
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]

@@ -9,6 +9,7 @@ from typing import Any
 
 from kvplan.errors import KvplanError, SpecError, UsageError
 from kvplan.scenario.schema import Scenario
+from kvplan.scenario.schema.part import folded
 from kvplan.scenario.schema.workload import OF_SYNTHETIC, OF_TRACES
 from kvplan.specs.bounded import STDIN, read_standard_input
 from kvplan.specs.document import MAX_YAML_BYTES, YamlDocument, parse_value, parse_yaml, read_yaml, validate
@@ -97,7 +98,7 @@ def _is_sglang(data: Mapping[str, Any], flags: Mapping[str, Any], assignments: S
     for text in assignments:
         key, value = split_setting(text)
         kind = value if key == "engine.kind" else kind
-    return kind == "sglang"
+    return folded(kind) == "sglang"
 
 
 _OPTIONS = {

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -138,6 +140,51 @@ def test_ascii_terminals_get_ascii() -> None:
         done = shell(f"kvplan {command}", PYTHONIOENCODING="ascii", LC_ALL="C", TERM="dumb")
         assert done.returncode == 0
         assert "\\u" not in done.stdout
+
+
+def on_terminal(command: str, **environment: str) -> tuple[str, str]:
+    """What a command writes to a terminal: stdout and stderr."""
+    ends = [pty.openpty() for _ in range(2)]
+    done = subprocess.Popen(
+        [sys.executable, "-m", "kvplan", *command.split()], stdin=subprocess.DEVNULL,
+        stdout=ends[0][1], stderr=ends[1][1], env={**os.environ, "TERM": "xterm", **environment},
+    )  # fmt: skip
+    said = []
+    for end, other in ends:
+        os.close(other)
+        parts = []
+        with suppress(OSError):  # the end of a terminal is an error on Linux
+            while part := os.read(end, 65536):
+                parts.append(part)
+        said.append(b"".join(parts).decode())
+        os.close(end)
+    assert done.wait(timeout=60) == 0
+    return said[0], said[1]
+
+
+SEEN = "simulate --model llama-3.1-8b --gpu h100-sxm --synthesize chat -n 20"
+
+
+@pytest.mark.parametrize("command", ["size --help", SEEN])
+def test_no_color_leaves_text_alone(command: str) -> None:
+    assert "\x1b[" in on_terminal(command)[0]
+    assert "\x1b[" not in on_terminal(command, NO_COLOR="1")[0]
+    assert "\x1b[" in on_terminal(command, NO_COLOR="")[0]
+
+
+def test_a_dumb_terminal_gets_no_control_sequences() -> None:
+    """A progress line is written over itself, which such a terminal shows as dirt."""
+    out, err = on_terminal(f"sweep {SEEN.removeprefix('simulate')} --vary seed=1,2", TERM="dumb")
+    assert "\x1b" not in out + err
+    out, err = on_terminal(SEEN, TERM="dumb")
+    assert "\x1b" not in out + err
+
+
+def test_formats_are_read_in_any_case(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["size", "llama-3.1-8b", "--format", "JSON"]) == 0
+    assert json.loads(capsys.readouterr().out)["schema"] == "kvplan.size/1"
+    assert run(["size", "nope", "--format", "JSON"]) == 2
+    assert json.loads(capsys.readouterr().err)["error"]["exit_code"] == 2
 
 
 def _commands() -> list[list[str]]:
