@@ -17,7 +17,9 @@ from typing import NamedTuple
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 import typer
+from typer._click import Command, Context
 from typer._click.exceptions import ClickException, NoArgsIsHelpError
+from typer.core import TyperOption
 
 from kvplan import __version__
 from kvplan.errors import Interrupted, KvplanError, UsageError, shortened
@@ -65,11 +67,14 @@ def _root(
     """How much memory a model's KV cache takes, what fits, and what happens to it under real traffic."""
 
 
+HELP = ["--help", "-h"]
+
+
 def build_app(verbs: Sequence[str] | None = None) -> typer.Typer:
     """The Typer application holding ``verbs`` (default: all of them)."""
     app = typer.Typer(
         name="kvplan", no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["--help", "-h"]},
+        context_settings={"help_option_names": HELP},
     )  # fmt: skip
     app.callback()(_root)
     for name in VERBS if verbs is None else verbs:
@@ -80,6 +85,23 @@ def build_app(verbs: Sequence[str] | None = None) -> typer.Typer:
         else:
             app.command(name)(target)
     return app
+
+
+_KINDS = {"int": "N", "float": "X", "Path": "FILE", "str": "TEXT", "bool": ""}
+
+
+def build_command(verbs: Sequence[str] | None = None) -> Command:
+    """The command of ``verbs``, whose help says what options take as people write it: not ``<int range>``."""
+    root: Command = typer.main.get_command(build_app(verbs))
+    left = [root]
+    while left:
+        command = left.pop()
+        left += getattr(command, "commands", {}).values()
+        for option in command.get_params(Context(command, help_option_names=HELP)):
+            if isinstance(option, TyperOption) and option.metavar is None:
+                kind = option.bare_type().removeprefix("list[").removesuffix("]")
+                option.metavar = _KINDS.get(kind)  # of choices None, which lists them
+    return root
 
 
 def _named_verb(argv: Sequence[str]) -> str | None:
@@ -118,8 +140,8 @@ def run(argv: Sequence[str]) -> int:
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
     try:
-        app = build_app(None if verb is None or completing else [verb])
-        code = app(args=list(argv), prog_name="kvplan", standalone_mode=False)
+        command = build_command(None if verb is None or completing else [verb])
+        code = command(args=list(argv), prog_name="kvplan", standalone_mode=False)
         sys.stdout.flush()
         if code == Interrupted.exit_code:  # the framework turns an interrupt into its code, without a word
             raise Interrupted("interrupted")

@@ -203,6 +203,8 @@ def test_help_is_whole_at_80_columns(
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert "…" not in out
+    options = out.partition("─ Options ─")[2]
+    assert not re.search(r"<(bool|str|int|float|path|list)\b", options)  # what a programmer calls them
 
 
 @pytest.mark.parametrize("verb", VERBS)
