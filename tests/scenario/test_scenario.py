@@ -116,7 +116,7 @@ def test_a_trace_flag_replaces_the_files_synthetic_workload(tmp_path: Path) -> N
         (MINIMAL.replace("rate: 5", "rate: 0"), ":3  workload.rate", "greater than 0"),
         (MINIMAL + "slo: {ttft_p99_s: -1}\n", ":4  slo.ttft_p99_s", "greater than 0"),
         (MINIMAL + "slo: {ttft_p99_s: fast}\n", ":4  slo.ttft_p99_s", "not a duration"),
-        (MINIMAL.replace("synthesize: fixed", "trace: a, synthesize: b"), ":3  workload", "either"),
+        (MINIMAL.replace("synthesize: fixed", "trace: a, synthesize: b"), ":3  workload", "exclude each other"),
         ("latency: {model: linear}\nworkload: {synthesize: chat}\n", "", "cache.blocks"),
         (MINIMAL.replace("model: linear, a: 5.0e-3, b: 2.0e-5, c: 1.0e-8", "model: roofline"), "", "needs 'model'"),
     ],

@@ -71,7 +71,7 @@ def plan(
     """
     flags = option.fields(locals())
     from kvplan.cli.commands.report import write_html
-    from kvplan.cli.files import check_outputs
+    from kvplan.cli.files import check_outputs, read_by
     from kvplan.cli.interrupts import Interrupts
     from kvplan.cli.output import write_document
     from kvplan.cli.progress import cpus, simulations
@@ -85,7 +85,7 @@ def plan(
     flags |= {"gpu": None, "parallel.tp": None}
     kinds = Sweep(document, chosen, flags=flags, assignments=assign or [], count=requests)
     planned = Plan(kinds, most_gpus=most_gpus, longest=longest)
-    standard = check_outputs({"-o": output, "--html": html}, {"the scenario": scenario, "the trace": trace})
+    standard = check_outputs({"-o": output, "--html": html}, read_by(scenario, kinds.scenarios))
     stopped: Interrupted | None = None
     try:
         with Interrupts():

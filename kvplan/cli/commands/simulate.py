@@ -70,7 +70,7 @@ def simulate(
     be served, or that an SLO of the scenario was missed.
     """
     flags = option.fields(locals())
-    from kvplan.cli.files import check_outputs
+    from kvplan.cli.files import check_outputs, read_by
     from kvplan.scenario.load import dump_scenario, load_scenario
 
     resolved = load_scenario(scenario, flags, assign or [], count=requests)
@@ -79,7 +79,7 @@ def simulate(
         return
     standard = check_outputs(
         {"-o": output, "--requests": rows, "--decisions": decisions, "--html": html},
-        {"the scenario": scenario, "the trace": resolved.workload.trace},
+        read_by(scenario, [resolved]),
     )
     _check_format(standard, format)
     run = _Simulation(

@@ -74,7 +74,7 @@ def sweep(
     flags = option.fields(locals())
     from kvplan.cli.choices import check_rivals
     from kvplan.cli.commands.report import write_html
-    from kvplan.cli.files import check_outputs
+    from kvplan.cli.files import check_outputs, read_by
     from kvplan.cli.interrupts import Interrupts
     from kvplan.cli.output import write_document
     from kvplan.cli.progress import cpus, simulations
@@ -99,7 +99,7 @@ def sweep(
             scenario, bounds, flags=flags, assignments=assign or [], count=requests, longest=longest
         )
         total = None
-    standard = check_outputs({"-o": output, "--html": html}, {"the scenario": scenario, "the trace": trace})
+    standard = check_outputs({"-o": output, "--html": html}, read_by(scenario, planned.scenarios))
     stopped: Interrupted | None = None
     try:
         with Interrupts():

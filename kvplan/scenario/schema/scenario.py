@@ -49,6 +49,17 @@ class Scenario(Part):
     price: PricePart = PricePart()
     seed: Natural = 0
 
+    def sources(self) -> dict[str, str]:
+        """What it names that may be a file that is read, in words, and its name."""
+        named = {
+            "the trace": self.workload.trace,
+            "the model": self.model,
+            "the model that drafts": self.speculative.model if self.speculative else None,
+            "the GPU": self.gpu,
+            "the clock": self.latency.parameters().get("name"),
+        }
+        return {what: name for what, name in named.items() if isinstance(name, str)}
+
     @model_validator(mode="before")
     @classmethod
     def _beams_are_not_published(cls, data: Any) -> Any:
