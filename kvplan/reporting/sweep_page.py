@@ -10,7 +10,7 @@ from kvplan.reporting import tables
 from kvplan.reporting.csv import table_csv
 from kvplan.reporting.highest import answer_figures, range_note
 from kvplan.reporting.schema.sweep import Sweep
-from kvplan.reporting.sweep import MISSED, csv_columns, csv_rows, point_table, remarks
+from kvplan.reporting.sweep import COST_KEY, MISSED, csv_columns, csv_rows, point_table, remarks
 from kvplan.reporting.sweep_figures import (
     Show,
     done_points,
@@ -85,15 +85,19 @@ def key_figures(sweep: Sweep) -> list[tuple[str, str, str]]:
         return _figures_at_the_answer(sweep.document())
     served = [(point, figures) for point, figures in done_points(sweep) if figures.served]
     meeting = [(point, figures) for point, figures in served if figures.slo_met]
-    found = []
+    price, found = (sweep.scenario or {}).get("price"), []
+    currency = plain(str(price["currency"]), 20) if isinstance(price, dict) and "currency" in price else None
     for name, key, show, best in _BEST:
         known = [(getattr(f, key), p) for p, f in meeting or served if getattr(f, key) is not None]
         if known:
             value, point = best(known, key=lambda pair: pair[0])
             where = f"point {point.point}: {values_text(list(point.values.values()))}"
             alike = len(known) > 1 and all(other == value for other, _ in known)
-            where = everywhere(sweep, len(known)) if alike and not meeting else where
-            found.append((name, show(value), where))
+            where = (
+                everywhere(sweep, len(known)) if alike and len(meeting) in (0, len(sweep.points)) else where
+            )
+            unit = currency if key == COST_KEY and currency is not None else ""
+            found.append((name, f"{show(value)} {unit}".rstrip(), where))
     return found
 
 
@@ -119,7 +123,7 @@ _BEST: tuple[tuple[str, str, Show, Callable[..., Any]], ...] = (
     ("Lowest TTFT p99", "ttft_p99_s", seconds, min),
     ("Lowest TPOT p99", "tpot_p99_s", seconds, min),
     ("Most output tokens a second", "output_tokens_per_s", decimal, max),
-    ("Lowest cost per million output tokens", "cost_per_million_output_tokens", decimal, min),
+    ("Lowest cost of a million output tokens", COST_KEY, decimal, min),
     ("Highest hit ratio", "hit_ratio", percent, max),
 )
 

@@ -38,8 +38,9 @@ def sweep_verdict(sweep: Sweep) -> Verdict:
     elif not done:
         headline, tone = f"None of the {plural(number, 'point')} could be simulated.", "missed"
     elif judged:
-        who = "All" if len(met) == number else str(len(met) or "None")
-        headline = f"{who} of the {plural(number, 'point')} of {subject(sweep)} meet every objective."
+        points = plural(number, "point")
+        who = f"All {points}" if len(met) == number else f"{len(met) or 'None'} of the {points}"
+        headline = f"{who} of {subject(sweep)} meet every objective."
         if number == 1:
             headline = f"The one point of {subject(sweep)} {'meets' if met else 'misses'} its objectives."
         tone = "met" if len(met) == number else "partial" if met else "missed"

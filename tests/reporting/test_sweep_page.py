@@ -66,7 +66,7 @@ RATES = {"workload.rate": [4, 8, 16]}
 @pytest.mark.parametrize(
     ("met", "headline", "tone"),
     [
-        ([True, True, True], "All of the 3 points of llama-3.1-8b on h100-sxm meet every objective.", "met"),
+        ([True, True, True], "All 3 points of llama-3.1-8b on h100-sxm meet every objective.", "met"),
         (
             [True, False, True],
             "2 of the 3 points of llama-3.1-8b on h100-sxm meet every objective.",
@@ -94,6 +94,16 @@ def test_numbers_stand_under_one_another_and_what_is_the_same_has_no_best_point(
     document["points"][5] |= {"status": "not run", "figures": None}
     tiles = {name: note for name, _, note in key_figures(parse_report(document))}
     assert tiles["Highest hit ratio"] == "at all 5 points that have it"
+    met = parsed({"cache.eviction": ["lru", "lfu"]}, slo_met=[True, True])
+    assert {note for name, _, note in key_figures(met)} == {"at every point"}
+
+
+def test_a_cost_has_its_currency():
+    document = sweep_document({"seed": [1, 2]}, cost_per_million_output_tokens=[0.25, 0.5])
+    document["scenario"]["price"] = {"gpu_hour": 2.5, "currency": "<EUR>"}
+    tiles = {name: value for name, value, _ in key_figures(parse_report(document))}
+    assert tiles["Lowest cost of a million output tokens"] == "0.25 <EUR>"
+    assert "<EUR>" not in render_sweep(parse_report(document)).split("<script")[0]
 
 
 @pytest.mark.parametrize(("tiles", "columns"), [(1, 1), (6, 6), (7, 4), (8, 4), (9, 5), (13, 5)])
