@@ -69,12 +69,19 @@ def _root(
 
 HELP = ["--help", "-h"]
 
+EPILOG = (
+    "Begin with  kvplan fit llama-3.1-8b --gpu h100-sxm --ctx 32k  and go on with the command it prints.\n\n"
+    "Exit codes: 0 ok; 1 data or run-time error; 2 usage; 3 the answer is no (does not fit, an objective is "
+    "missed); 4 the environment lacks something; 130 interrupted."
+)
+"""Below the list of commands."""
+
 
 def build_app(verbs: Sequence[str] | None = None) -> typer.Typer:
     """The Typer application holding ``verbs`` (default: all of them)."""
     app = typer.Typer(
         name="kvplan", no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
-        context_settings={"help_option_names": HELP},
+        context_settings={"help_option_names": HELP}, epilog=EPILOG,
     )  # fmt: skip
     app.callback()(_root)
     for name in VERBS if verbs is None else verbs:
