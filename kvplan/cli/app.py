@@ -18,7 +18,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 import typer
 from typer._click import Command, Context
-from typer._click.exceptions import ClickException, NoArgsIsHelpError
+from typer._click.exceptions import ClickException, MissingParameter, NoArgsIsHelpError
 from typer.core import TyperOption
 
 from kvplan import __version__
@@ -219,6 +219,8 @@ def _where_to_look(exc: ClickException) -> str | None:
     if context is None:
         return None
     option = str(getattr(exc, "option_name", "")).lstrip("-")
+    if isinstance(exc, MissingParameter) and exc.param is not None and exc.param.name == "gpu":
+        return "say for example --gpu h100-sxm; kvplan gpus list has all"
     if option in ("json", "csv", "md"):
         return f"say --format {option}"
     arguments = [item.name for item in context.command.params if item.param_type_name == "argument"]

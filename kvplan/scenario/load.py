@@ -125,6 +125,10 @@ _REPLACED = {
 }
 
 
+_OF_TRACES = (".csv", ".tsv", ".jsonl", ".ndjson", ".gz", ".zst", ".xz", ".parquet")
+"""Endings of names that no scenario has."""
+
+
 def read_scenario(path: str | None) -> YamlDocument:
     """A scenario file as it stands, to be completed by ``load_scenario``; nothing without a path.
 
@@ -138,6 +142,10 @@ def read_scenario(path: str | None) -> YamlDocument:
         return parse_yaml(read_standard_input(MAX_YAML_BYTES, "a scenario"), STDIN)
     try:
         return read_yaml(Path(path))
+    except SpecError as exc:
+        if Path(path).suffix.lower() in _OF_TRACES:
+            exc.hint = f"if it is a trace, give it with --trace {path}"
+        raise
     except FileNotFoundError as exc:
         if not _is_model(path):
             raise

@@ -135,8 +135,14 @@ class Scenario(Part):
         pool = self.cache.blocks
         if isinstance(self.engine, SglangPart):
             pool = pool or self.engine.max_total_tokens
-        if pool is None and (self.model is None or self.gpu is None):
-            raise ValueError("give 'model' and 'gpu', or the number of blocks in 'cache.blocks'")
+        missing = [name for name in ("model", "gpu") if getattr(self, name) is None]
+        if pool is None and missing:
+            are = "is" if len(missing) == 1 else "are"
+            lists = " and ".join(f"kvplan {name}s list" for name in missing)
+            raise ValueError(
+                f"{' and '.join(map(repr, missing))} {are} missing: say which ({lists}), or give the number of "
+                "blocks in 'cache.blocks'"
+            )
         if self.latency.model != "linear" and (self.model is None or self.gpu is None):
             raise ValueError(
                 f"latency model {self.latency.model!r} needs 'model' and 'gpu'; only 'linear' does without"
