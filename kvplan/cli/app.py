@@ -223,9 +223,11 @@ def _where_to_look(exc: ClickException) -> str | None:
         return "say for example --gpu h100-sxm; kvplan gpus list has all"
     if option in ("json", "csv", "md"):
         return f"say --format {option}"
-    arguments = [item.name for item in context.command.params if item.param_type_name == "argument"]
-    if option in arguments:
-        return f"{option.upper()} stands alone here: {context.command_path} {option.upper()} ..."
+    arguments = [item for item in context.command.params if item.param_type_name == "argument"]
+    names = [str(item.metavar or item.name).upper() for item in arguments]
+    asked = "OUT" if option in ("o", "output") else option.upper()
+    if asked in names:
+        return f"{asked} stands alone here: {context.command_path} {' '.join(names)} ..."
     return f"see {context.command_path} --help"
 
 

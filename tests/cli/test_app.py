@@ -113,6 +113,7 @@ def test_errors_of_usage_point_to_the_help(capsys: pytest.CaptureFixture[str]) -
     ("words", "hint"),
     [
         ("size --model llama-3.1-8b", "MODEL stands alone here: kvplan size MODEL ..."),
+        ("trace convert x.csv -o y.jsonl", "OUT stands alone here: kvplan trace convert IN OUT ..."),
         ("trace describe --trace x.csv", "TRACE stands alone here: kvplan trace describe TRACE ..."),
         ("size --modl llama-3.1-8b", "see kvplan size --help"),
         ("size llama-3.1-8b --json", "say --format json"),

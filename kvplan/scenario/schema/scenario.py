@@ -140,8 +140,8 @@ class Scenario(Part):
             are = "is" if len(missing) == 1 else "are"
             lists = " and ".join(f"kvplan {name}s list" for name in missing)
             raise ValueError(
-                f"{' and '.join(map(repr, missing))} {are} missing: say which ({lists}), or give the number of "
-                "blocks in 'cache.blocks'"
+                f"{' and '.join(map(repr, missing))} {are} missing: say which ({lists}), or give the number "
+                "of blocks in 'cache.blocks'"
             )
         if self.latency.model != "linear" and (self.model is None or self.gpu is None):
             raise ValueError(
