@@ -220,7 +220,7 @@ def _where_to_look(exc: ClickException) -> str | None:
         return None
     option = str(getattr(exc, "option_name", "")).lstrip("-")
     if isinstance(exc, MissingParameter) and exc.param is not None and exc.param.name == "gpu":
-        return "say for example --gpu h100-sxm; kvplan gpus list has all"
+        return f"say for example --gpu h100-sxm (kvplan gpus list has all); see {context.command_path} --help"
     if option in ("json", "csv", "md"):
         return f"say --format {option}"
     arguments = [item for item in context.command.params if item.param_type_name == "argument"]

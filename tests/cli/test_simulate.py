@@ -164,7 +164,7 @@ def test_a_trace_from_standard_input(scenario: str) -> None:
         (["--model", "llama-3.1-8b"], 2, ["command line  workload", "missing", "--trace FILE, or --synthesize"]),
         (["--synthesize", "chat"], 2, ["cache.blocks"]),
         (["{scenario}", "--synthesize", "chat", "--trace", "x.jsonl"], 2, ["--trace and --synthesize"]),
-        (["{scenario}", "--set", "workload.trace=x.jsonl"], 1, ["either 'trace' or 'synthesize'"]),
+        (["{scenario}", "--set", "workload.trace=x.jsonl"], 1, ["'trace' and 'synthesize' exclude each other"]),
         (["{scenario}", "--tp", "0"], 2, ["--tp  parallel.tp", "greater than or equal to 1"]),
         (["{scenario}", "-n", "0"], 2, ["--limit  workload.requests"]),
         (["{scenario}", "--set", "engine=3"], 2, ["--set  engine", "expected a mapping of fields"]),
