@@ -17,7 +17,9 @@ from typing import NamedTuple
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 import typer
-from typer._click.exceptions import ClickException, NoArgsIsHelpError
+from typer._click import Command, Context
+from typer._click.exceptions import ClickException, MissingParameter, NoArgsIsHelpError
+from typer.core import TyperOption
 
 from kvplan import __version__
 from kvplan.errors import Interrupted, KvplanError, UsageError, shortened
@@ -65,11 +67,21 @@ def _root(
     """How much memory a model's KV cache takes, what fits, and what happens to it under real traffic."""
 
 
+HELP = ["--help", "-h"]
+
+EPILOG = (
+    "Begin with  kvplan fit llama-3.1-8b --gpu h100-sxm --ctx 32k  and go on with the command it prints.\n\n"
+    "Exit codes: 0 ok; 1 data or run-time error; 2 usage; 3 the answer is no (does not fit, an objective is "
+    "missed); 4 the environment lacks something; 130 interrupted."
+)
+"""Below the list of commands."""
+
+
 def build_app(verbs: Sequence[str] | None = None) -> typer.Typer:
     """The Typer application holding ``verbs`` (default: all of them)."""
     app = typer.Typer(
         name="kvplan", no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["--help", "-h"]},
+        context_settings={"help_option_names": HELP}, epilog=EPILOG,
     )  # fmt: skip
     app.callback()(_root)
     for name in VERBS if verbs is None else verbs:
@@ -82,6 +94,23 @@ def build_app(verbs: Sequence[str] | None = None) -> typer.Typer:
     return app
 
 
+_KINDS = {"int": "N", "float": "X", "Path": "FILE", "str": "TEXT", "bool": ""}
+
+
+def build_command(verbs: Sequence[str] | None = None) -> Command:
+    """The command of ``verbs``, whose help says what options take as people write it: not ``<int range>``."""
+    root: Command = typer.main.get_command(build_app(verbs))
+    left = [root]
+    while left:
+        command = left.pop()
+        left += getattr(command, "commands", {}).values()
+        for option in command.get_params(Context(command, help_option_names=HELP)):
+            if isinstance(option, TyperOption) and option.metavar is None:
+                kind = option.bare_type().removeprefix("list[").removesuffix("]")
+                option.metavar = _KINDS.get(kind)  # of choices None, which lists them
+    return root
+
+
 def _named_verb(argv: Sequence[str]) -> str | None:
     """The verb the command line asks for, when it is plain which one."""
     for word in argv:
@@ -92,10 +121,11 @@ def _named_verb(argv: Sequence[str]) -> str | None:
 
 
 def _wants_json(argv: Sequence[str]) -> bool:
+    words = [word.casefold() for word in argv]
     return any(
         word in ("--format=json", "-fjson")
-        or (word in ("--format", "-f") and argv[i + 1 : i + 2] == ["json"])
-        for i, word in enumerate(argv)
+        or (word in ("--format", "-f") and words[i + 1 : i + 2] == ["json"])
+        for i, word in enumerate(words)
     )
 
 
@@ -109,12 +139,16 @@ def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code; prints errors instead of raising them."""
     _prepare_streams()
     verb = _named_verb(argv)
+    from kvplan.cli.output import wants_colour
+
+    if not wants_colour():  # the help's own console obeys it for colours, but not for bold and dim
+        os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"
     completing = "_KVPLAN_COMPLETE" in os.environ
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
     try:
-        app = build_app(None if verb is None or completing else [verb])
-        code = app(args=list(argv), prog_name="kvplan", standalone_mode=False)
+        command = build_command(None if verb is None or completing else [verb])
+        code = command(args=list(argv), prog_name="kvplan", standalone_mode=False)
         sys.stdout.flush()
         if code == Interrupted.exit_code:  # the framework turns an interrupt into its code, without a word
             raise Interrupted("interrupted")
@@ -185,11 +219,15 @@ def _where_to_look(exc: ClickException) -> str | None:
     if context is None:
         return None
     option = str(getattr(exc, "option_name", "")).lstrip("-")
+    if isinstance(exc, MissingParameter) and exc.param is not None and exc.param.name == "gpu":
+        return f"say for example --gpu h100-sxm (kvplan gpus list has all); see {context.command_path} --help"
     if option in ("json", "csv", "md"):
         return f"say --format {option}"
-    arguments = [item.name for item in context.command.params if item.param_type_name == "argument"]
-    if option in arguments:
-        return f"{option.upper()} stands alone here: {context.command_path} {option.upper()} ..."
+    arguments = [item for item in context.command.params if item.param_type_name == "argument"]
+    names = [str(item.metavar or item.name).upper() for item in arguments]
+    asked = "OUT" if option in ("o", "output") else option.upper()
+    if asked in names:
+        return f"{asked} stands alone here: {context.command_path} {' '.join(names)} ..."
     return f"see {context.command_path} --help"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -45,6 +45,18 @@ def written(target: str | Path) -> Iterator[IO[str]]:
         if exc.filename is None or Path(exc.filename).parent == place.parent:
             exc.filename, exc.filename2 = str(target), None
         raise
+
+
+def read_by(scenario: str | None, resolved: Iterable[object]) -> dict[str, str | None]:
+    """Files that simulations read, for ``check_outputs``: the scenario, and what its forms name."""
+    from kvplan.scenario.schema import Scenario
+
+    named = (item.sources().items() for item in resolved if isinstance(item, Scenario))
+    files = {name: what for pairs in named for what, name in pairs if os.path.isfile(name)}
+    several = len(set(files.values())) < len(files)
+    return {"the scenario": scenario} | {
+        f"{what} {name}" if several else what: name for name, what in files.items()
+    }
 
 
 def check_outputs(outputs: Mapping[str, str | None], inputs: Mapping[str, str | None]) -> str | None:

@@ -28,6 +28,7 @@ FormatOption = Annotated[
         "--format",
         "-f",
         metavar="FORM",
+        case_sensitive=False,
         help="How to print the answer: table, json, csv or md.",
         show_default=True,
     ),

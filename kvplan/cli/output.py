@@ -134,8 +134,19 @@ def _console(kind: type[Console], *, stderr: bool) -> Console:
             self.file.write(_ENDS.sub("\n", text))
 
     return Plain(
-        stderr=stderr, width=_columns(stream), highlight=False, emoji=False, markup=False, soft_wrap=False
-    )
+        stderr=stderr, width=_columns(stream), highlight=False, emoji=False, markup=False, soft_wrap=False,
+        color_system="auto" if wants_colour() else None,
+    )  # fmt: skip
+
+
+def wants_colour() -> bool:
+    """Whether nobody asked for text alone (https://no-color.org): bold and dim go with the colours."""
+    return not os.environ.get("NO_COLOR")
+
+
+def redraws(stream: Any) -> bool:
+    """Whether a line on this stream can be written over: a terminal, and one that obeys control sequences."""
+    return bool(stream.isatty()) and os.environ.get("TERM", "").casefold() not in ("dumb", "unknown")
 
 
 _ENDS = re.compile(r" +\n")

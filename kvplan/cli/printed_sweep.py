@@ -1,13 +1,15 @@
 """A sweep in the terminal."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from kvplan.reporting.schema.sweep import Sweep
 
-def print_sweep(document: dict[str, Any], console: "Console") -> None:
-    """All figures in one table where the line is long enough, else one table a group of figures.
+
+def print_sweep(sweep: "Sweep", console: "Console") -> None:
+    """The answer, then all figures in one table where the line is long enough, else one a group of figures.
 
     What is varied is listed above the tables where one of them has no room for it.
 
@@ -16,9 +18,12 @@ def print_sweep(document: dict[str, Any], console: "Console") -> None:
     from kvplan.cli.tables import grid, print_wrapped, width
     from kvplan.reporting.highest import of_answer
     from kvplan.reporting.sweep import GROUPS, legend, point_table, remarks
+    from kvplan.reporting.sweep_verdict import sweep_verdict
 
-    notes = remarks(document)
-    document = dict(of_answer(document))
+    print_wrapped(sweep_verdict(sweep).headline, console, indent="")
+    console.print()
+    notes = remarks(sweep.document())
+    document = dict(of_answer(sweep.document()))
     shown = [point_table(document)]
     if width(shown[0]) > console.width:
         axes = all(width(point_table(document, group)) <= console.width for group in range(len(GROUPS)))

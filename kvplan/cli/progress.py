@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from kvplan.cli.output import redraws
+
 if TYPE_CHECKING:
     from kvplan.traces.request import Request
 
@@ -26,7 +28,7 @@ class Progress(AbstractContextManager["Progress"]):
 
     def __init__(self, expected: int | None, *, quiet: bool = False) -> None:
         self._expected = expected
-        self.live = sys.stderr.isatty() and not quiet
+        self.live = redraws(sys.stderr) and not quiet
         self._started = self._shown = time.monotonic()
         self._drawn = False
 
@@ -81,7 +83,7 @@ def cpus() -> int:
 
 def simulations(total: int | None) -> Callable[[int], None] | None:
     """Counts simulations on one line, of ``total`` where that is known; None where nobody would see it."""
-    if not sys.stderr.isatty():
+    if not redraws(sys.stderr):
         return None
     started = time.monotonic()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvplan.cli.options import OutputFormat
 from kvplan.cli.output import answer, answer_rows, print_json, visible
+from kvplan.reporting.wording import plural
 from kvplan.traces.reuse import MAX_LRU_REFERENCES
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _described(document: dict[str, Any]) -> str:
         lines += [_row("gap CV", f"{time['gap_cv']:.2f}", "1 is Poisson, more is burstier")]
         if time["dispersion"] is not None:
             lines += [_row("IoD", f"{time['dispersion']:.2f}", "variance / mean of the counts per second")]
-        clump = f"up to {time['largest_clump']:,} requests at one instant"
+        clump = f"up to {plural(time['largest_clump'], 'request')} at one instant"
         lines += [_row("distinct times", f"{time['distinct_arrivals']:,}", clump)]
     lines += ["", f"{'tokens':<17}{'mean':>12}{'p50':>12}{'p90':>12}{'p99':>12}{'max':>12}"]
     for name in ("input", "output"):
@@ -94,7 +95,7 @@ def _described(document: dict[str, Any]) -> str:
 
 def _accounting_lines(books: dict[str, Any]) -> list[str]:
     dropped = sum(entry["count"] for entry in books["dropped"].values())
-    counts = f"{books['rows']:,} rows = {books['requests']:,} requests + {dropped:,} dropped"
+    counts = f"{plural(books['rows'], 'row')} = {plural(books['requests'], 'request')} + {dropped:,} dropped"
     lines = [f"  {counts}"]
     for reason, entry in books["dropped"].items():
         places = ", ".join(f"{line:,}" for line in entry["first_lines"] if line)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kvplan.reporting.capacity import replicas_of
-from kvplan.reporting.cautions import saturated
+from kvplan.reporting.cautions import burst_s, saturated
 from kvplan.reporting.command import command
 from kvplan.reporting.result import Result
 from kvplan.reporting.step_time import BOUNDS
@@ -314,10 +314,18 @@ def _bounds(result: Result) -> tuple[float, tuple[str, float] | None]:
         return max(1, in_flight // 16), ("workload.max_in_flight", in_flight) if in_flight > 1 else None
     if _at(result, "workload.turns") == "answered":
         return 0.0, None
-    over = saturated(result) or result.totals.timed_out or any(not slo.passed for slo in result.slo)
+    over = (
+        saturated(result)
+        or burst_s(result) is not None
+        or result.totals.timed_out
+        or any(not slo.passed for slo in result.slo)
+    )
     scale = 1.0
     key = "workload.rate_scale"
     if isinstance(rate, (int, float)):
         key, scale = "workload.rate", float(rate)
-    # Also below what was met: a longer run may find less.
-    return (scale / 16, (key, scale)) if over else (scale / 4, (key, 16 * scale))
+    if not over:
+        return scale / 4, (key, 16 * scale)  # also below what was met: a longer run may find less
+    offered = result.offered.requests_per_s if result.offered else None
+    served = min(1.0, result.throughput.requests_per_s / offered) if offered else 1.0
+    return float(f"{scale * served / 16:.3g}"), (key, scale)

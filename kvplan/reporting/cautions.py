@@ -56,6 +56,11 @@ def cautions(result: Result) -> list[str]:
                 "The intervals are the clock's stated bands, which hold below saturation: for this run they "
                 "do not hold."
             )
+    elif (span_s := burst_s(result)) is not None:
+        notes.append(
+            f"All requests came within {seconds(span_s)}: one burst, which says nothing of such a rate for "
+            "longer. kvplan sweep --highest finds the highest rate that is served."
+        )
     elif (lifetimes := _lifetimes(result)) is not None and lifetimes < LIFETIMES:
         notes.append(
             f"Requests came for {decimal(lifetimes)} times as long as the slowest of them stay: the engine "
@@ -113,12 +118,31 @@ def saturated(result: Result) -> bool:
     return result.complete and result.offered is not None and result.offered.saturated
 
 
+FEWEST_OF_A_BURST = 20
+"""Requests from which on they are a burst where they come at once."""
+
+
+def burst_s(result: Result) -> float | None:
+    """Seconds in which all requests came, where half of them then waited longer than that; None otherwise.
+
+    Such a run is over before its rate could show: it is not saturated, and its engine never kept up either.
+    """
+    span_s, queue = _span_s(result), result.latency.queue_s
+    if not result.complete or span_s is None or queue is None or saturated(result):
+        return None
+    return span_s if queue.p50 > span_s and result.totals.requests >= FEWEST_OF_A_BURST else None
+
+
+def _span_s(result: Result) -> float | None:
+    """Seconds from the first arrival to the last; ``None`` where requests had no rate of their own."""
+    offered = result.offered
+    return (offered.requests - 1) / offered.requests_per_s if offered and offered.requests_per_s else None
+
+
 def _lifetimes(result: Result) -> float | None:
     """Length of the arrivals in 99th percentiles of E2E; ``None`` where requests had no rate of their own."""
-    offered, stay = result.offered, result.latency.e2e_s
-    if offered is None or not offered.requests_per_s or stay is None or stay.p99 <= 0:
-        return None
-    return (offered.requests - 1) / offered.requests_per_s / stay.p99
+    span_s, stay = _span_s(result), result.latency.e2e_s
+    return None if span_s is None or stay is None or stay.p99 <= 0 else span_s / stay.p99
 
 
 def close_call(result: Result, slo: Slo) -> bool:

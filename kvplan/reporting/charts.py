@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 from kvplan.errors import EnvironmentLacks
 from kvplan.reporting.figure import Axis, Figure, Line, Mark, Rule
 from kvplan.reporting.scales import bounds, label_place, position, ticks
+from kvplan.reporting.wording import seconds
 
 MARGIN = {"l": 56, "r": 16, "t": 44, "b": 48}
 
@@ -59,22 +60,26 @@ def escaped(text: str) -> str:
 
 
 def _line(line: Line, figure: Figure) -> go.Scatter:
-    value = {"percent": "%{y:.1%}", "seconds": "%{y:.3s}s"}.get(figure.y.unit, "%{y:,.4~r}")
-    at = {"seconds": "%{x:.3s}s", "tokens": "%{x:,} tokens"}.get(
+    value = {"percent": "%{y:.1%}", "seconds": "%{customdata}"}.get(figure.y.unit, "%{y:,.4~r}")
+    at = {"seconds": "%{text}", "tokens": "%{x:,} tokens"}.get(
         figure.x.unit, f"%{{x:.4~r}} {_unit(figure.x)}"
     )
-    names = figure.x.names
-    if names:
-        at = "%{text}"
-    width = 2.5 if line.heavy else 1.75
+    places = None
+    if figure.x.names:
+        at, places = "%{text}", [escaped(figure.x.names[int(x) - 1]) for x in line.x]
+    elif figure.x.unit == "seconds":
+        places = [seconds(x) for x in line.x]
+    width = 2.5 if line.heavy else 1.0 if line.faint else 1.75
+    shade = "var(--c8)" if line.faint else colour(line.colour)
     return go.Scatter(
         x=line.x,
         y=line.y,
-        text=[escaped(names[int(x) - 1]) for x in line.x] if names else None,
+        text=places,
+        customdata=[seconds(y) for y in line.y] if figure.y.unit == "seconds" else None,
         name=escaped(line.name),
         mode="markers" if not line.joined else "lines+markers" if line.symbol else "lines",
-        line={"color": colour(line.colour), "width": width, "dash": "dash" if line.dashed else "solid"},
-        marker={"symbol": line.symbol, "size": 7} if line.symbol else None,
+        line={"color": shade, "width": width, "dash": "dash" if line.dashed else "solid"},
+        marker={"symbol": line.symbol, "size": 5 if line.faint else 7} if line.symbol else None,
         fill={"zero": "tozeroy", "previous": "tonexty"}.get(line.fill or ""),
         fillcolor=f"var(--f{line.colour})" if line.fill else None,
         hovertemplate=value if _unified(figure) else f"{value} at {at}<extra></extra>",
@@ -170,7 +175,7 @@ def _axis(axis: Axis, *, across: bool) -> dict[str, Any]:
         "ticklen": 4, "tickangle": 0, "automargin": True, "type": "log" if axis.log else "linear",
         "title": {"text": escaped(axis.title) if across else "", "standoff": 8, "font": {"size": 12}},
     }  # fmt: skip
-    if axis.log or axis.names:
+    if axis.log or axis.names or axis.unit == "seconds":
         marks = ticks(axis)
         return {
             **common,
@@ -180,12 +185,11 @@ def _axis(axis: Axis, *, across: bool) -> dict[str, Any]:
             "tickvals": [value for value, _ in marks],
             "ticktext": [escaped(text) for _, text in marks],
         }
-    form = {"percent": ".0%", "seconds": "~s"}.get(axis.unit, "~s" if high >= 10_000 else ",~r")
-    suffix = "s" if axis.unit == "seconds" else ""
+    form = ".0%" if axis.unit == "percent" else "~s" if high >= 10_000 else ",~r"
     if axis.unit in ("point", "whole"):
         common["dtick"] = max(1, math.ceil((high - low) / 10))
         common["tick0"] = 1 if axis.unit == "point" else 0
-    return {**common, "range": [low, high], "tickformat": form, "ticksuffix": suffix, "nticks": 8}
+    return {**common, "range": [low, high], "tickformat": form, "nticks": 8}
 
 
 def _axis_title(figure: Figure) -> dict[str, Any]:

@@ -89,6 +89,7 @@ class Comparison:
         totals: counters, throughput, memory; only those that differ.
         latency: all statistics both or either have.
         strategies: figures of strategies by section; only those that differ.
+        missed: names of the objectives that A and B miss; None for one that has no objectives.
         notes: what to know before believing the rest.
     """
 
@@ -96,6 +97,7 @@ class Comparison:
     totals: tuple[Change, ...]
     latency: tuple[LatencyChange, ...]
     strategies: tuple[Change, ...]
+    missed: tuple[tuple[str, ...] | None, tuple[str, ...] | None]
     notes: tuple[str, ...]
 
     def to_dict(self, a: str, b: str) -> dict[str, Any]:
@@ -108,6 +110,7 @@ class Comparison:
             "totals": [change.to_dict() for change in self.totals],
             "latency": [change.to_dict() for change in self.latency],
             "strategies": [change.to_dict() for change in self.strategies],
+            "missed": dict(zip("ab", self.missed, strict=True)),
             "notes": list(self.notes),
         }
 
@@ -119,6 +122,7 @@ def compare(a: Result, b: Result) -> Comparison:
         totals=(*_differing(_totals(a), _totals(b), _UNITS), *_reuse(a, b), *_costs(a, b)),
         latency=tuple(_latencies(a, b)),
         strategies=tuple(_strategies(a, b)),
+        missed=(_missed(a), _missed(b)),
         notes=tuple(_notes(a, b)),
     )
 
@@ -127,6 +131,10 @@ _UNITS = {
     "hit_ratio": "1", "makespan_s": "s", "kv_pool_bytes": "bytes", "weights_bytes": "bytes",
     "block_size": "tokens", "requests_per_s": "requests/s", "output_tokens_per_s": "tokens/s",
 }  # fmt: skip
+
+
+def _missed(result: Result) -> tuple[str, ...] | None:
+    return tuple(slo.name for slo in result.slo if not slo.passed) if result.slo else None
 
 
 def _totals(result: Result) -> dict[str, Any]:
@@ -205,6 +213,10 @@ def _metrics(result: Result) -> dict[str, Metric]:
     }
 
 
+def _limits(result: Result) -> dict[str, float]:
+    return {slo.name: slo.limit_s for slo in result.slo}
+
+
 def _notes(a: Result, b: Result) -> Iterator[str]:
     for name, result in (("A", a), ("B", b)):
         if not result.complete:
@@ -215,6 +227,8 @@ def _notes(a: Result, b: Result) -> Iterator[str]:
         yield f"they serve different workloads: {plain(a.trace.name, 60)} and {plain(b.trace.name, 60)}"
     if a.totals.requests != b.totals.requests:
         yield "they serve different numbers of requests: their counters do not compare"
+    if a.slo and b.slo and _limits(a) != _limits(b):
+        yield "they are judged by different objectives"
     if a.pool.block_size != b.pool.block_size:
         sizes = f"{plural(a.pool.block_size, 'token')} in A and {b.pool.block_size:,} in B"
         yield f"a block holds {sizes}: counts of blocks do not compare"
@@ -237,6 +251,6 @@ def _notes(a: Result, b: Result) -> Iterator[str]:
         yield "their clocks differ: what is beyond the bands of both may still be the clocks' difference"
     elif a.accuracy.intervals is not None and b.accuracy.intervals is not None:
         yield (
-            "both have the same clock, whose errors they share: a difference within the bands can be real, "
-            "one beyond them is"
+            "error bands say how far predicted times may be off; both results have the same clock, whose "
+            "errors they share: a difference within the bands can be real, one beyond them is"
         )

@@ -10,10 +10,10 @@ from kvplan.reporting import tables
 from kvplan.reporting.comparison import SCHEMA, Comparison
 from kvplan.reporting.comparison_text import (
     COLUMNS,
+    answers,
     asked_first,
     comparison_tables,
     csv_rows,
-    headline,
     judged_text,
     row_of,
 )
@@ -55,7 +55,7 @@ def _content(found: Comparison, a: Named, b: Named) -> dict[str, Any]:
         "schema": SCHEMA,
         "whole": "diff.json",
         "title": f"{subject(a[1])}{'' if same else f' and {subject(b[1])}'}: two results · kvplan",
-        "headline": headline(found) or "What is asked first is the same in both.",
+        "answers": answers(found, "What is asked first is the same in both."),
         "key_figures": _key_figures(found),
         "results": [(name, plain(file, 200), subject(result)) for name, file, result in both],
         "scenario": shown.get("Scenario"),

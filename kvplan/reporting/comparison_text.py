@@ -11,22 +11,34 @@ from kvplan.reporting.markdown import escape
 from kvplan.reporting.schema.outcome import Metric
 from kvplan.reporting.strategies import figure
 from kvplan.reporting.tables import Table
-from kvplan.reporting.wording import LATENCIES, change_text, label, plain, setting_text, value_text
+from kvplan.reporting.wording import (
+    LATENCIES,
+    change_text,
+    label,
+    plain,
+    sentence_list,
+    setting_text,
+    value_text,
+)
 
 WORDS = {
     "equal": "equal",
-    "beyond": "beyond the bands",
-    "within": "within the bands",
-    "unknown": "no bands",
+    "beyond": "beyond the error bands",
+    "within": "within the error bands",
+    "unknown": "no error bands",
 }
 
 COLUMNS = ("group", "name", "a", "b", "unit", "ratio", "judgement")
 """Of the CSV form."""
 
 HEADLINE = {
-    "ttft_p99": "TTFT p99", "tpot_p99": "TPOT p99", "output_tokens_per_s": "output tokens a second",
-    "hit_ratio": "prefix hits", "reused_ratio": "prefix hits with the tiers",
-}  # fmt: skip
+    "ttft_p99": "TTFT p99",
+    "tpot_p99": "TPOT p99",
+    "output_tokens_per_s": "output tokens a second",
+    "cost_per_million_output_tokens": "cost of output tokens",
+    "hit_ratio": "prefix hits",
+    "reused_ratio": "prefix hits with the tiers",
+}
 
 
 def asked_first(found: Comparison) -> Iterator[tuple[str, Change, LatencyChange | None]]:
@@ -41,14 +53,38 @@ def asked_first(found: Comparison) -> Iterator[tuple[str, Change, LatencyChange 
             yield words, totals[name], None
 
 
-def headline(found: Comparison) -> str:
-    """What B changes of what people ask first, in one sentence; nothing where nothing of it changed."""
+def answers(found: Comparison, unchanged: str = "") -> list[str]:
+    """Sentences: who meets its objectives, where there are any; what B changes of what people ask first.
+
+    Args:
+        unchanged: what is said in place of the second where nothing of that changed.
+    """
     said = []
     for words, change, item in asked_first(found):
         by = "" if item is not None and item.judgement == "equal" else _by(change)
         if by:
             said.append(f"{words} {by}" + (f" ({judged_text(item)})" if item else ""))
-    return f"B against A: {', '.join(said)}." if said else ""
+    changes = f"B against A: {', '.join(said)}." if said else unchanged
+    judged = "" if found.missed == (None, None) else _judged(*found.missed)
+    return [sentence for sentence in (judged, changes) if sentence]
+
+
+def _judged(a: Sequence[str] | None, b: Sequence[str] | None) -> str:
+    """``A meets every objective; B misses TTFT p99.``"""
+    if a == b:
+        return f"Both {_meeting(a, 'meet', 'miss')}."
+    return (
+        "; ".join(
+            f"{name} {'has no objectives' if of is None else _meeting(of, 'meets', 'misses')}"
+            for name, of in (("A", a), ("B", b))
+        )
+        + "."
+    )
+
+
+def _meeting(missed: Sequence[str] | None, meets: str, misses: str) -> str:
+    names = [label(name) for name in missed or ()]
+    return f"{misses} {sentence_list(names)}" if names else f"{meets} every objective"
 
 
 def groups(found: Comparison) -> list[tuple[str, Sequence[Change]]]:
@@ -133,8 +169,7 @@ def judged_text(item: LatencyChange) -> str:
 def comparison_markdown(found: Comparison, a: str, b: str) -> str:
     """Results called ``a`` and ``b`` as Markdown."""
     parts = [f"A: {escape(a)}  \nB: {escape(b)}"]
-    if said := headline(found):
-        parts.append(escape(said))
+    parts += map(escape, answers(found))
     for table in comparison_tables(found):
         rule = "|".join(" ---: " if n in table.numeric else " --- " for n in range(len(table.columns)))
         lines = [f"| {' | '.join(map(escape, cells))} |" for cells in (table.columns, *table.rows)]

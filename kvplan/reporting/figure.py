@@ -36,7 +36,8 @@ class Axis:
 @dataclass(frozen=True, slots=True)
 class Line:
     """One line. ``colour`` counts from 1; ``None`` in ``y`` is a gap; ``fill`` shades down to zero
-    or to the line before this one; what is not ``joined`` is points only."""
+    or to the line before this one; what is not ``joined`` is points only; what is ``faint`` is grey and
+    thin, as it stands behind the others."""
 
     name: str
     x: list[float]
@@ -45,6 +46,7 @@ class Line:
     symbol: Symbol | None = None
     dashed: bool = False
     heavy: bool = False
+    faint: bool = False
     joined: bool = True
     fill: Literal["zero", "previous"] | None = None
 

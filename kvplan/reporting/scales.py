@@ -97,13 +97,13 @@ def _linear(low: float, high: float, most: int, *, whole: bool = False) -> list[
 
 
 def text_of(value: float, axis: Axis) -> str:
-    """A tick's text: ``50%``, ``200ms``, ``128k``, ``25k``."""
+    """A tick's text: ``50%``, ``200 ms``, ``128k``, ``25k``."""
     if axis.unit == "percent":
         return f"{value * 100:.4g}%"
     if axis.unit == "seconds":
         for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
             if value >= factor * 0.9999 or unit == "µs":
-                return f"{value / factor:.4g}{unit}" if value else "0"
+                return f"{value / factor:.4g} {unit}" if value else "0"
     if axis.unit == "tokens":
         for factor, unit in ((1 << 20, "M"), (1 << 10, "k")):
             if value >= factor and value % factor == 0:

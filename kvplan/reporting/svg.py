@@ -181,8 +181,8 @@ def _trail(points: Sequence[Point | None]) -> str:
 
 def _path(line: Line, points: Sequence[Point | None], marker_at: Point | None = None) -> str:
     dash = ";stroke-dasharray:5 4" if line.dashed else ""
-    width = 2.5 if line.heavy else 1.75
-    colour = _colour(line.colour)
+    width = 2.5 if line.heavy else 1.0 if line.faint else 1.75
+    colour = "c8" if line.faint else _colour(line.colour)
     text = (
         ""
         if not line.joined
@@ -193,7 +193,7 @@ def _path(line: Line, points: Sequence[Point | None], marker_at: Point | None = 
     )
     if line.symbol:
         at = [marker_at] if marker_at else [point for point in points if point]
-        text += "".join(_shape(line.symbol, x, y, 3.5, colour) for x, y in at)
+        text += "".join(_shape(line.symbol, x, y, 2.5 if line.faint else 3.5, colour) for x, y in at)
     return text
 
 

@@ -1,12 +1,11 @@
-"""The tables of a ``kvplan.sweep/1`` document: for people, for Markdown, for spreadsheets."""
+"""The tables of a ``kvplan.sweep/1`` document: for people and for spreadsheets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from kvplan.reporting.highest import highest_remarks, highest_sentence, of_answer
-from kvplan.reporting.markdown import escape, table_markdown
+from kvplan.reporting.highest import highest_remarks, of_answer
 from kvplan.reporting.tables import Table
 from kvplan.reporting.wording import (
     count,
@@ -97,12 +96,15 @@ def short(key: str, keys: Sequence[str]) -> str:
     return plain(last if len(same) == 1 else key, 40)
 
 
-def remarks(document: Mapping[str, Any]) -> list[str]:
-    """What the table does not say: failures with their reasons, what was not served, missed objectives."""
-    found = document.get("highest")
-    answer = [] if found is None else [highest_sentence(document), *highest_remarks(document)]
+def remarks(document: Mapping[str, Any], points: Sequence[Point] | None = None) -> list[str]:
+    """What verdict and table do not say: failures with their reasons, what was not served, missed objectives.
+
+    Args:
+        document: a ``kvplan.sweep/1`` document.
+        points: those of the table; of a search the ones that its answer rests on, unless others are given.
+    """
     said: dict[str, list[int]] = {}
-    points = of_answer(document)["points"]
+    points = of_answer(document)["points"] if points is None else points
     for point in points:
         for text in _remarks(point):
             said.setdefault(text, []).append(point["point"])
@@ -111,6 +113,7 @@ def remarks(document: Mapping[str, Any]) -> list[str]:
         for text, numbers in said.items()
     ]
     warned = [(point["point"], point.get("warnings", ())) for point in points if point["figures"]]
+    answer = [] if document.get("highest") is None else highest_remarks(document)
     return [*answer, *whose, *warnings_of(warned, "points")]
 
 
@@ -152,12 +155,6 @@ def unserved_text(figures: Mapping[str, Any]) -> str:
     """``not all served: 3 rejected``; empty where all requests were."""
     lost = [f"{count(figures[name])} {name.replace('_', ' ')}" for name in UNSERVED if figures[name]]
     return f"not all served: {sentence_list(lost)}" if lost else ""
-
-
-def sweep_markdown(document: Mapping[str, Any]) -> str:
-    """The whole table and its remarks as GitHub-flavoured Markdown."""
-    notes = [f"- {escape(note)}" for note in remarks(document)]
-    return "\n".join([table_markdown(point_table(document)), "", *notes]).rstrip() + "\n"
 
 
 def csv_columns(document: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kvplan.reporting.figure import COLOURS, SYMBOLS, Axis, Figure, Line, Rule, Unit
+from kvplan.reporting.highest import REQUESTS
 from kvplan.reporting.schema.sweep import Figures, Point, Sweep
 from kvplan.reporting.svg import label_room
 from kvplan.reporting.sweep import short
@@ -14,6 +15,7 @@ from kvplan.reporting.wording import (
     decimal,
     percent,
     plain,
+    plural,
     seconds,
     setting_text,
     significant,
@@ -36,9 +38,11 @@ def sweep_figures(sweep: Sweep) -> list[Figure]:
     across = next((axis.key for axis in reversed(sweep.axes) if is_numeric(axis.values)), None)
     others = [axis.key for axis in sweep.axes if axis.key != across]
     groups: dict[str, list[_Found]] = {}
+    searched = sweep.highest is not None and others == [REQUESTS]
     if across is not None:
         for point, figures in done_points(sweep):
             name = ", ".join(_valued(key, point.values[key], others) for key in others)
+            name = _run_name(sweep, point) if searched else name
             groups.setdefault(name, []).append((float(point.values[across]), point, figures))
         groups = dict(zip(_names(list(groups)), groups.values(), strict=True))
     if not 0 < len(groups) <= MAX_LINES:
@@ -49,6 +53,19 @@ def sweep_figures(sweep: Sweep) -> list[Figure]:
     names = () if across is not None else _point_names(sweep)
     made = (_chart(sweep, key, name, unit, across, groups, names) for key, name, unit in _CHARTS)
     return [figure for figure in made if figure is not None]
+
+
+def _is_trial(sweep: Sweep, point: Point) -> bool:
+    """Whether a search made this run, and then longer ones that its answer rests on."""
+    found = sweep.highest
+    return found is not None and REQUESTS in point.values and point.values[REQUESTS] != found.requests
+
+
+def _run_name(sweep: Sweep, point: Point) -> str:
+    """A run of a search by its length, which is what tells it from the others."""
+    number = point.values[REQUESTS]
+    requests = plural(number, "request") if type(number) is int else setting_text(number, MAX_TEXT)
+    return f"trial of {requests}" if _is_trial(sweep, point) else requests
 
 
 def _valued(key: str, value: Any, keys: Sequence[str]) -> str:
@@ -104,11 +121,16 @@ def _chart(
     groups: dict[str, list[_Found]],
     names: tuple[str, ...],
 ) -> Figure | None:
+    seen = [
+        (x, getattr(f, key), point)
+        for found in groups.values()
+        for x, point, f in found
+        if getattr(f, key) is not None
+    ]
+    kept = [pair for pair in seen if not _is_trial(sweep, pair[2])] or seen
     lines: list[Line] = []
-    seen: list[tuple[float, float, Point]] = []
     for index, (group, found) in enumerate(groups.items()):
         known = sorted((x, getattr(f, key)) for x, _, f in found if getattr(f, key) is not None)
-        seen += [(x, getattr(f, key), point) for x, point, f in found if getattr(f, key) is not None]
         if known:
             crowded = across is not None and len(known) > MAX_SYMBOLS
             symbol = None if crowded else SYMBOLS[index % len(SYMBOLS)]
@@ -118,25 +140,28 @@ def _chart(
                     group,
                     [x for x, _ in known],
                     y,
-                    index % COLOURS + 1,
+                    index % COLOURS + 1 if len(kept) == len(seen) else 1,
                     symbol,
                     joined=across is not None,
                     dashed=index >= COLOURS,
+                    faint=len(kept) < len(seen) and _is_trial(sweep, found[0][1]),
                 )
             )
     if len(seen) < 2:
         return None
     xs, ys = [x for x, _, _ in seen], [y for _, y, _ in seen]
     show: Show = {"seconds": seconds, "percent": percent}.get(unit, decimal)  # type: ignore[assignment]
-    low, high = min(seen, key=lambda pair: pair[1]), max(seen, key=lambda pair: pair[1])
+    low, high = min(kept, key=lambda pair: pair[1]), max(kept, key=lambda pair: pair[1])
     where = "point" if across is None else plain(across, 80)
-    alone = len(groups) == 1 and across is not None
+    alone = across is not None and (len(groups) == 1 or 0 < len(kept) < len(seen))
     ends = (f"{show(y)} at {_place(where, x, point, alone=alone)}" for x, y, point in (low, high))
     summary = (
         f"From {' to '.join(ends)}."
         if low[1] != high[1]
-        else f"{show(low[1])} {everywhere(sweep, len(seen))}."
+        else f"{show(low[1])} {everywhere(sweep, len(kept))}."
     )
+    if len(kept) < len(seen):
+        summary += " In grey the shorter runs that led there, which flatter every load."
     limit = limit_of(sweep, key)
     reach = [*ys, *([limit] if limit is not None else [])]
     steep = unit == "seconds" and min(reach) > 0 and max(reach) > 8 * min(reach)

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from kvplan.reporting import tables
 from kvplan.reporting.csv import table_csv
-from kvplan.reporting.highest import REQUESTS, answer_figures, highest_remarks, highest_sentence, range_note
-from kvplan.reporting.schema.sweep import Highest, Sweep
-from kvplan.reporting.sweep import MISSED, csv_columns, csv_rows, point_table, remarks
+from kvplan.reporting.highest import answer_figures, range_note
+from kvplan.reporting.schema.sweep import Sweep
+from kvplan.reporting.sweep import COST_KEY, MISSED, csv_columns, csv_rows, point_table, remarks
 from kvplan.reporting.sweep_figures import (
     Show,
     done_points,
     everywhere,
     is_numeric,
-    limit_of,
     sweep_figures,
     values_text,
 )
+from kvplan.reporting.sweep_verdict import subject, sweep_verdict
 from kvplan.reporting.tables import Table
-from kvplan.reporting.verdict import Tone, Verdict
-from kvplan.reporting.wording import (
-    decimal,
-    label,
-    percent,
-    plain,
-    plural,
-    seconds,
-    sentence_list,
-)
+from kvplan.reporting.wording import decimal, label, percent, plain, plural, seconds
 
 LONG_TABLE = 24
 """Rows from which the charts come before the table."""
@@ -58,10 +49,8 @@ def sweep_csv(sweep: Sweep) -> str:
 
 def _content(sweep: Sweep) -> dict[str, Any]:
     document = sweep.document()
-    # The table has a column for objectives, and the headline the answer of a search.
-    said = [] if sweep.highest is None else highest_remarks(document)
-    said += remarks({**document, "highest": None})
-    notes = [note for note in said if not note.endswith(MISSED)]
+    # The table has a column for objectives, and every point a row.
+    notes = [note for note in remarks(document, document["points"]) if not note.endswith(MISSED)]
     provenance = sweep.provenance
     return {
         "kind": "sweep",
@@ -87,101 +76,6 @@ def _content(sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def subject(sweep: Sweep) -> str:
-    """``llama-3.1-8b on h100-sxm``, as far as it is the same at every point."""
-    scenario = sweep.scenario or {}
-    varied = {axis.key for axis in sweep.axes}
-    model, gpu = (scenario.get(key) if key not in varied else None for key in ("model", "gpu"))
-    name = (
-        plain(model, 80)
-        if isinstance(model, str)
-        else "Several models"
-        if "model" in varied
-        else "The engine"
-    )
-    return f"{name} on {plain(gpu, 60)}" if isinstance(gpu, str) else name
-
-
-def sweep_verdict(sweep: Sweep) -> Verdict:
-    """What the sweep says, in plain words."""
-    done, number = done_points(sweep), len(sweep.points)
-    judged = [(point, figures) for point, figures in done if figures.slo_met is not None]
-    met = [point for point, figures in judged if figures.slo_met and figures.served]
-    tone: Tone = "neutral"
-    if sweep.highest is not None:
-        headline = f"{subject(sweep)}: {highest_sentence(sweep.document())}."
-        tone = _tone(sweep.highest)
-    elif not done:
-        headline, tone = f"None of the {plural(number, 'point')} could be simulated.", "missed"
-    elif judged:
-        who = "All" if len(met) == number else str(len(met) or "None")
-        headline = f"{who} of the {plural(number, 'point')} of {subject(sweep)} meet every objective."
-        if number == 1:
-            headline = f"The one point of {subject(sweep)} {'meets' if met else 'misses'} its objectives."
-        tone = "met" if len(met) == number else "partial" if met else "missed"
-    else:
-        spread = _spread([figures.ttft_p99_s for _, figures in done])
-        headline = f"{subject(sweep)} at {plural(number, 'point')}" + (
-            f": TTFT p99 {spread}." if spread else "."
-        )
-    axes = [f"{plain(a.key, 80)} ({values_text(a.values)})" for a in sweep.axes]
-    detail = [f"Varied: {sentence_list(axes)}." if sweep.highest is None else _searched(sweep, sweep.highest)]
-    if sweep.highest is None and judged and 0 < len(met) <= 12 and len(met) < number:
-        said = "point" if len(met) == 1 else "points"
-        detail.append(f"Every objective is met by {said} {sentence_list([str(p.point) for p in met])}.")
-    if judged and (limits := _objectives(sweep)):
-        said = "The objectives are" if len(limits) > 1 else "The objective is"
-        detail.append(f"{said} {sentence_list(limits)}.")
-    if sweep.highest is not None and sweep.highest.passed is not None:
-        detail.append("The figures below are those at the answer.")
-    elif judged and met:
-        detail.append("The figures below are the best among points that meet them.")
-    missing = number - len(done)
-    if missing:
-        detail.append(f"{plural(missing, 'point')} {'has' if missing == 1 else 'have'} no figures.")
-    if not sweep.complete:
-        detail.append("The sweep was stopped early.")
-    return Verdict(headline, tuple(detail), (), tone)
-
-
-def _searched(sweep: Sweep, found: Highest) -> str:
-    """Where the answer was looked for, in how many runs and of how many requests."""
-    tried = [value for axis in sweep.axes if axis.key == found.key for value in axis.values]
-    lengths = [value for axis in sweep.axes if axis.key == REQUESTS != found.key for value in axis.values]
-    said = f"Searched: {plain(found.key, 80)} in {plural(len(sweep.points), 'run')}"
-    if is_numeric(tried):
-        said += f", from {min(tried):g} to {max(tried):g}"
-    if is_numeric(lengths):
-        said += f"; the runs have {min(lengths):,} to {max(lengths):,} requests"
-    return f"{said}."
-
-
-def _objectives(sweep: Sweep) -> list[str]:
-    """What every point was judged by, where it is the same for all."""
-    slo = (sweep.scenario or {}).get("slo")
-    limits = {key: limit_of(sweep, key) for key in (slo if isinstance(slo, dict) else ())}
-    return [f"{label(key)} within {seconds(limit)}" for key, limit in limits.items() if limit is not None]
-
-
-def _tone(found: Highest) -> Tone:
-    """Met without reserve only where nothing that was looked at fails, even with the clock at its slowest."""
-    if found.passed is None:
-        return "missed"
-    if found.settled is False:
-        return "partial"
-    if found.range is None:
-        return "met"
-    return "met" if found.missed is None and found.range.low == found.passed else "neutral"
-
-
-def _spread(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    low, high = seconds(min(known)), seconds(max(known))
-    return low if low == high else f"from {low} to {high}"
-
-
 def key_figures(sweep: Sweep) -> list[tuple[str, str, str]]:
     """The best of each figure and which point it is; of a search, what is the case at its answer.
 
@@ -191,15 +85,19 @@ def key_figures(sweep: Sweep) -> list[tuple[str, str, str]]:
         return _figures_at_the_answer(sweep.document())
     served = [(point, figures) for point, figures in done_points(sweep) if figures.served]
     meeting = [(point, figures) for point, figures in served if figures.slo_met]
-    found = []
+    price, found = (sweep.scenario or {}).get("price"), []
+    currency = plain(str(price["currency"]), 20) if isinstance(price, dict) and "currency" in price else None
     for name, key, show, best in _BEST:
         known = [(getattr(f, key), p) for p, f in meeting or served if getattr(f, key) is not None]
         if known:
             value, point = best(known, key=lambda pair: pair[0])
             where = f"point {point.point}: {values_text(list(point.values.values()))}"
             alike = len(known) > 1 and all(other == value for other, _ in known)
-            where = everywhere(sweep, len(known)) if alike and not meeting else where
-            found.append((name, show(value), where))
+            where = (
+                everywhere(sweep, len(known)) if alike and len(meeting) in (0, len(sweep.points)) else where
+            )
+            unit = currency if key == COST_KEY and currency is not None else ""
+            found.append((name, f"{show(value)} {unit}".rstrip(), where))
     return found
 
 
@@ -225,7 +123,7 @@ _BEST: tuple[tuple[str, str, Show, Callable[..., Any]], ...] = (
     ("Lowest TTFT p99", "ttft_p99_s", seconds, min),
     ("Lowest TPOT p99", "tpot_p99_s", seconds, min),
     ("Most output tokens a second", "output_tokens_per_s", decimal, max),
-    ("Lowest cost per million output tokens", "cost_per_million_output_tokens", decimal, min),
+    ("Lowest cost of a million output tokens", COST_KEY, decimal, min),
     ("Highest hit ratio", "hit_ratio", percent, max),
 )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
 
-from kvplan.reporting.cautions import close_call, left_out, many_left_out, saturated
+from kvplan.reporting.cautions import burst_s, close_call, left_out, many_left_out, saturated
 from kvplan.reporting.result import Result
 from kvplan.reporting.schema.outcome import Slo
 from kvplan.reporting.wording import (
@@ -102,6 +102,8 @@ def _tone(result: Result) -> Tone:
         return "missed"
     if totals.rejected or totals.timed_out or totals.unfinished or saturated(result):
         return "partial"
+    if not result.slo and burst_s(result) is not None:
+        return "partial"
     if many_left_out(result) or any(close_call(result, slo) for slo in result.slo):
         return "partial"
     return "met" if result.slo else "neutral"
@@ -125,6 +127,12 @@ def _headline(result: Result) -> str:
     if saturated(result):
         lost = f" It {_served(result)}." if totals.finished < totals.requests else ""
         return f"{_rates(f'{who} is saturated', result)}{lost}"
+    if not result.slo and (span_s := burst_s(result)) is not None and result.latency.queue_s is not None:
+        waited = seconds(result.latency.queue_s.p50)
+        return (
+            f"{who} {_served(result)}, but as one burst: they came within {seconds(span_s)}, and half of "
+            f"them waited {waited} or more for their turn."
+        )
     within = f" within its latency limit{'s' if len(result.slo) > 1 else ''}" if result.slo else ""
     return f"{who} {_served(result, within)}{_unsure(result)}."
 

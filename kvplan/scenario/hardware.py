@@ -106,14 +106,13 @@ def _concurrency(fit: FitReport, deployment: Deployment) -> float:
 def _capacity(scenario: Scenario, fit: FitReport) -> list[dict[str, Any]]:
     engine = scenario.engine
     replicas = scenario.parallel.replicas
-    formats = dict.fromkeys((fit.kv_format.name, *CURVE_FORMATS))
+    own = fit.kv_format.name
+    formats = [own, *(name for name in CURVE_FORMATS if kv_format(name).name != own)]
     curves = capacity_curve(
         fit.model,
         fit.gpu,
         kv_dtypes=[
-            name
-            for name in formats
-            if _applies(name, fit.model) and (name == fit.kv_format.name or _taken(name, fit))
+            name for name in formats if _applies(name, fit.model) and (name == own or _taken(name, fit))
         ],
         parallel=fit.parallel,
         expert_parallel=scenario.parallel.expert_parallel,

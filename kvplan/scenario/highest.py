@@ -88,7 +88,9 @@ class Search:
             Sweep, read_scenario(path), flags=flags, assignments=assignments, varied_by="--highest"
         )
         self._count = count
-        (first,) = self._planned([bounds.low], None).scenarios
+        self.scenarios = self._planned([bounds.low], None).scenarios
+        """The scenario at the low end: the others differ in the load alone."""
+        (first,) = self.scenarios
         assert isinstance(first, Scenario), "a sweep says at once what is wrong with its only point"
         if not first.slo.limits:
             raise UsageError(

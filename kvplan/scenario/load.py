@@ -9,6 +9,7 @@ from typing import Any
 
 from kvplan.errors import KvplanError, SpecError, UsageError
 from kvplan.scenario.schema import Scenario
+from kvplan.scenario.schema.part import folded
 from kvplan.scenario.schema.workload import OF_SYNTHETIC, OF_TRACES
 from kvplan.specs.bounded import STDIN, read_standard_input
 from kvplan.specs.document import MAX_YAML_BYTES, YamlDocument, parse_value, parse_yaml, read_yaml, validate
@@ -97,7 +98,7 @@ def _is_sglang(data: Mapping[str, Any], flags: Mapping[str, Any], assignments: S
     for text in assignments:
         key, value = split_setting(text)
         kind = value if key == "engine.kind" else kind
-    return kind == "sglang"
+    return folded(kind) == "sglang"
 
 
 _OPTIONS = {
@@ -124,6 +125,10 @@ _REPLACED = {
 }
 
 
+_OF_TRACES = (".csv", ".tsv", ".jsonl", ".ndjson", ".gz", ".zst", ".xz", ".parquet")
+"""Endings of names that no scenario has."""
+
+
 def read_scenario(path: str | None) -> YamlDocument:
     """A scenario file as it stands, to be completed by ``load_scenario``; nothing without a path.
 
@@ -137,6 +142,10 @@ def read_scenario(path: str | None) -> YamlDocument:
         return parse_yaml(read_standard_input(MAX_YAML_BYTES, "a scenario"), STDIN)
     try:
         return read_yaml(Path(path))
+    except SpecError as exc:
+        if Path(path).suffix.lower() in _OF_TRACES:
+            exc.hint = f"if it is a trace, give it with --trace {path}"
+        raise
     except FileNotFoundError as exc:
         if not _is_model(path):
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -44,6 +45,23 @@ def check_size(key: str, value: Any, option: str) -> None:
                 f"a plan seeks the number of {what} itself", where=f"{option} {key}",
                 hint=f"leave {field} out; --most-gpus bounds it",
             )  # fmt: skip
+
+
+def without_sizes(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A scenario file's fields without the sizes that a plan seeks, and the names of those it had.
+
+    They are the file's own for a simulation, so they are no error; beside pools of prefill and decode
+    instances a number of replicas would be one.
+    """
+    kept, had = copy.deepcopy(dict(data)), []
+    for field in SIZES:
+        *parts, last = field.split(".")
+        part: Any = kept
+        for name in parts:
+            part = part.get(name) if isinstance(part, dict) else None
+        if isinstance(part, dict) and part.pop(last, None) is not None:
+            had.append(field)
+    return kept, had
 
 
 def check_fields(varied: Sequence[Axis]) -> None:

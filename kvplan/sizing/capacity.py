@@ -230,7 +230,8 @@ def fit_model(
         parallel: tp, pp, cp, dp; default one GPU. ``dp`` replicas share the requests.
         kv_dtype: KV number format; default what the checkpoint asks for, else the activations' dtype.
         weights_dtype: weight format; default the checkpoint's. ``fp32`` also makes the activations fp32.
-        engine, version: ``vllm`` or ``sglang``, and whose rules (default: the newest known).
+        engine: ``vllm`` or ``sglang``, in any case of letters.
+        version: whose rules (default: the newest known).
         utilization, max_num_batched_tokens, max_num_seqs, block_size, async_scheduling, prefix_caching: the
             engine's options; default the engine's own on this GPU.
         expert_parallel: deal whole experts out to the tensor-parallel ranks.
@@ -247,6 +248,7 @@ def fit_model(
     check_parallel(model, parallel)
     check_widths(model, parallel.tp)
     drafting = _drafting(model, parallel, draft, drafter)
+    engine = engine.strip().casefold()
     context = max_model_len or default_context(model, engine, version)
     serving = resolve_serving(
         engine, gpu, max_model_len=context, version=version, utilization=utilization,

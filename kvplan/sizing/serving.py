@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from kvplan.errors import UsageError
+from kvplan.errors import UsageError, shortened
 from kvplan.sizing.ahead import ASYNC, can_plan_ahead
 from kvplan.sizing.captures import LARGE_STEPS, largest_batch
 from kvplan.sizing.prefix_caching import may_cache_prefixes
@@ -182,7 +182,7 @@ def resolve_serving(
         UsageError: unknown engine, another one's option, utilization outside (0, 1], a batch limit below 1.
     """
     if kind not in LATEST:
-        raise UsageError(f"unknown engine {kind!r}", hint="use vllm or sglang")
+        raise UsageError(f"unknown engine {shortened(repr(kind))}", hint="use vllm or sglang")
     if utilization is not None and not 0 < utilization <= 1:
         percent = f"write {utilization / 100:g} for {utilization:g} %" if 2 <= utilization <= 100 else None
         raise UsageError(f"utilization {utilization} must be above 0 and at most 1", hint=percent)

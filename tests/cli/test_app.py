@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -111,6 +113,7 @@ def test_errors_of_usage_point_to_the_help(capsys: pytest.CaptureFixture[str]) -
     ("words", "hint"),
     [
         ("size --model llama-3.1-8b", "MODEL stands alone here: kvplan size MODEL ..."),
+        ("trace convert x.csv -o y.jsonl", "OUT stands alone here: kvplan trace convert IN OUT ..."),
         ("trace describe --trace x.csv", "TRACE stands alone here: kvplan trace describe TRACE ..."),
         ("size --modl llama-3.1-8b", "see kvplan size --help"),
         ("size llama-3.1-8b --json", "say --format json"),
@@ -140,6 +143,51 @@ def test_ascii_terminals_get_ascii() -> None:
         assert "\\u" not in done.stdout
 
 
+def on_terminal(command: str, **environment: str) -> tuple[str, str]:
+    """What a command writes to a terminal: stdout and stderr."""
+    ends = [pty.openpty() for _ in range(2)]
+    done = subprocess.Popen(
+        [sys.executable, "-m", "kvplan", *command.split()], stdin=subprocess.DEVNULL,
+        stdout=ends[0][1], stderr=ends[1][1], env={**os.environ, "TERM": "xterm", **environment},
+    )  # fmt: skip
+    said = []
+    for end, other in ends:
+        os.close(other)
+        parts = []
+        with suppress(OSError):  # the end of a terminal is an error on Linux
+            while part := os.read(end, 65536):
+                parts.append(part)
+        said.append(b"".join(parts).decode())
+        os.close(end)
+    assert done.wait(timeout=60) == 0
+    return said[0], said[1]
+
+
+SEEN = "simulate --model llama-3.1-8b --gpu h100-sxm --synthesize chat -n 20"
+
+
+@pytest.mark.parametrize("command", ["size --help", SEEN])
+def test_no_color_leaves_text_alone(command: str) -> None:
+    assert "\x1b[" in on_terminal(command)[0]
+    assert "\x1b[" not in on_terminal(command, NO_COLOR="1")[0]
+    assert "\x1b[" in on_terminal(command, NO_COLOR="")[0]
+
+
+def test_a_dumb_terminal_gets_no_control_sequences() -> None:
+    """A progress line is written over itself, which such a terminal shows as dirt."""
+    out, err = on_terminal(f"sweep {SEEN.removeprefix('simulate')} --vary seed=1,2", TERM="dumb")
+    assert "\x1b" not in out + err
+    out, err = on_terminal(SEEN, TERM="dumb")
+    assert "\x1b" not in out + err
+
+
+def test_formats_are_read_in_any_case(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["size", "llama-3.1-8b", "--format", "JSON"]) == 0
+    assert json.loads(capsys.readouterr().out)["schema"] == "kvplan.size/1"
+    assert run(["size", "nope", "--format", "JSON"]) == 2
+    assert json.loads(capsys.readouterr().err)["error"]["exit_code"] == 2
+
+
 def _commands() -> list[list[str]]:
     groups = {"trace": ("describe", "convert", "synthesize", "ladder", "formats"), "gpus": ("list", "show"),
               "models": ("list", "show", "import", "validate", "schema")}  # fmt: skip
@@ -156,6 +204,8 @@ def test_help_is_whole_at_80_columns(
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert "…" not in out
+    options = out.partition("─ Options ─")[2]
+    assert not re.search(r"<(bool|str|int|float|path|list)\b", options)  # what a programmer calls them
 
 
 @pytest.mark.parametrize("verb", VERBS)

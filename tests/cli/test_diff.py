@@ -42,7 +42,7 @@ def test_what_differs_is_shown(results: dict[str, str], capsys: pytest.CaptureFi
     assert "cache.eviction lru lfu" in words
     assert "pinned prefixes: pinned" in words
     assert "TTFT p99" in words
-    assert "both have the same clock" in words
+    assert "both results have the same clock" in words
 
 
 def test_a_page_is_written_beside_the_answer(
@@ -123,6 +123,6 @@ def test_the_first_lines_say_what_changed(
         assert run(["diff", results["a"], results["slow"], "-f", form]) == 0
         words = " ".join(capsys.readouterr().out.split())
         assert "B against A: TTFT p99 " in words
-        assert words.index("(beyond the bands)") < words.index("Scenario")
+        assert words.index("(beyond the error bands)") < words.index("Scenario")
         assert run(["diff", results["a"], results["a"], "-f", form]) == 0
         assert "against" not in capsys.readouterr().out

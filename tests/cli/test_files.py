@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import threading
@@ -124,3 +125,48 @@ def test_conversion_into_a_pipe_and_into_a_missing_directory(
     err = capsys.readouterr().err
     assert target in err
     assert "tmp." not in err
+
+
+SHAPE = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 256, "intermediate_size": 512,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 1000,
+    "max_position_embeddings": 4096, "torch_dtype": "bfloat16",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        (["simulate", "s.yaml", "-o", "t.csv"], "the trace"),
+        (["sweep", "s.yaml", "--vary", "seed=1,2", "-o", "t.csv"], "the trace"),
+        (["sweep", "s.yaml", "--highest", "workload.rate_scale=1..2", "--html", "link"], "the trace"),
+        (["plan", "s.yaml", "--gpu", "h100-sxm", "-o", "t.csv"], "the trace"),
+        (["simulate", "s.yaml", "-o", "config.json"], "the model"),
+        (
+            ["sweep", "s.yaml", "--vary", "model=./config.json,llama-3.1-8b", "--html", "config.json"],
+            "the model",
+        ),
+        (["plan", "s.yaml", "--gpu", "h100-sxm", "--html", "s.yaml"], "the scenario"),
+        (["simulate", "s.yaml", "--set", "latency={model: fitted, name: fit}", "-o", "fit"], "the clock"),
+    ],
+)
+def test_nothing_is_written_over_what_a_scenario_names(
+    command: list[str],
+    what: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the file stands in the scenario and not among the options."""
+    monkeypatch.chdir(tmp_path)
+    Path("config.json").write_text(json.dumps(SHAPE))
+    Path("t.csv").write_text("arrival_s,prompt_tokens,output_tokens\n0,100,10\n1,100,10\n")
+    Path("fit").write_text("{}")
+    Path("link").symlink_to("t.csv")
+    Path("s.yaml").write_text(
+        "model: ./config.json\ngpu: h100-sxm\nworkload: {trace: t.csv}\nslo: {ttft_p99_s: 10}\n"
+    )
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert run(command) == 2
+    assert f"would overwrite {what}" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -189,6 +189,23 @@ def test_a_scenario_file_may_say_the_gpu_and_keeps_its_tensor_parallelism(
     assert document["candidates"][0]["sizes"] == [1]
 
 
+def test_sizes_of_a_scenario_file_are_not_used_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Replicas of the one kind of candidate would be an error beside the pools of the other."""
+    path = tmp_path / "scenario.yaml"
+    path.write_text(
+        "model: llama-3.1-8b\ngpu: h100-sxm\nparallel: {tp: 1, replicas: 2}\n"
+        "workload: {synthesize: fixed, rate: 10, requests: 100, prompt_tokens: 200, output_tokens: 20}\n"
+        "slo: {ttft_p99_s: 5}\n"
+    )
+    both = ["--vary", "disaggregation=null,{link: ib-ndr}", "-j", "1", "--longest", "100"]
+    assert run(["plan", str(path), *both, "--format", "json"]) == 0
+    said = capsys.readouterr()
+    assert [item["status"] for item in json.loads(said.out)["candidates"]] == ["meets", "meets"]
+    assert "parallel.replicas of the scenario is not used: a plan seeks it" in said.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "found"),
     [

@@ -164,7 +164,7 @@ def test_a_trace_from_standard_input(scenario: str) -> None:
         (["--model", "llama-3.1-8b"], 2, ["command line  workload", "missing", "--trace FILE, or --synthesize"]),
         (["--synthesize", "chat"], 2, ["cache.blocks"]),
         (["{scenario}", "--synthesize", "chat", "--trace", "x.jsonl"], 2, ["--trace and --synthesize"]),
-        (["{scenario}", "--set", "workload.trace=x.jsonl"], 1, ["either 'trace' or 'synthesize'"]),
+        (["{scenario}", "--set", "workload.trace=x.jsonl"], 1, ["'trace' and 'synthesize' exclude each other"]),
         (["{scenario}", "--tp", "0"], 2, ["--tp  parallel.tp", "greater than or equal to 1"]),
         (["{scenario}", "-n", "0"], 2, ["--limit  workload.requests"]),
         (["{scenario}", "--set", "engine=3"], 2, ["--set  engine", "expected a mapping of fields"]),
@@ -478,3 +478,27 @@ def test_limits_are_told_with_the_line_of_the_file(capsys, tmp_path, part: str, 
     error = capsys.readouterr().err
     assert f"s.yaml:3  {field}" in error
     assert run(["simulate", "--model", "llama-3.1-8b", "--gpu", "h100-sxm", "--tp", "100000000000"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["simulate", "--model", "llama-3.1-8b"], "'gpu' is missing: say which (kvplan gpus list)"),
+        (["simulate", "--gpu", "h100-sxm"], "'model' is missing: say which (kvplan models list)"),
+        (["simulate"], "'model' and 'gpu' are missing"),
+        (["fit", "llama-3.1-8b"], "say for example --gpu h100-sxm"),
+    ],
+)
+def test_what_is_missing_is_named(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*words, *([] if words[0] == "fit" else ["--synthesize", "chat"])]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.csv.gz"])
+def test_a_trace_in_place_of_a_scenario_is_told(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"\x1f\x8b\x08" if name.endswith(".gz") else b'{"a": 1}\n{"a": 2}\n')
+    assert run(["simulate", str(path)]) == 1
+    assert f"give it with --trace {path}" in capsys.readouterr().err

@@ -51,8 +51,9 @@ def test_long_values_are_listed_above_the_tables(scenario: str, capsys: pytest.C
     pinned = "{memory: 0.5, prefixes: [{tokens: 64, ttl: 60}, {tokens: 256, ttl: 30, min_uses: 3}]}"
     assert run(["sweep", scenario, "--vary", f"cache.pinned=null,{pinned}", "-j", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "1: cache.pinned=null"
-    assert lines[1].startswith("2: cache.pinned={memory: 0.5, prefixes: [")
+    assert lines[0].startswith("The engine at 2 points: TTFT p99 from ")
+    assert lines[2] == "1: cache.pinned=null"
+    assert lines[3].startswith("2: cache.pinned={memory: 0.5, prefixes: [")
     assert max(map(len, lines)) <= 80
     assert sum(line.strip().startswith(("1 ", "2 ")) for line in lines) == 4
 
@@ -77,7 +78,7 @@ def test_a_wide_terminal_gets_one_table(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "160")
     assert run(["sweep", scenario, *VARY, "-j", "1"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 6
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 6
 
 
 @pytest.mark.parametrize("form", ["table", "json", "csv", "md"])
@@ -111,8 +112,9 @@ def test_the_forms_say_the_same(scenario: str, tmp_path: Path, capsys: pytest.Ca
         assert row["slo_met"] == ""
     assert run(["sweep", scenario, *VARY, "-j", "1", "-f", "md"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("| Point | eviction | blocks | Hits |")
-    assert text.count("\n| ") == 5  # the rule under the head, and four points
+    assert text.startswith("**The engine at 4 points: TTFT p99 from ")
+    assert "\n\n| Point | eviction | blocks | Hits |" in text
+    assert text.count("\n| ") == 6  # the head, the rule under it, and four points
 
 
 def test_the_document_on_standard_output_is_the_answer(

@@ -375,7 +375,9 @@ def test_a_repeated_column_that_is_not_read_does_no_harm(capsys, tmp_path):
     path = tmp_path / "twice.csv"
     path.write_text("note,arrival_s,prompt_tokens,output_tokens,note\nx,0,10,5,y\n")
     assert run(["trace", "describe", str(path)]) == 0
-    assert "1 rows = 1 requests" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "1 row = 1 request" in out
+    assert "not read: 'note'\n" in out
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from kvplan.cli.app import run
 from kvplan.reporting.comparison import Change, LatencyChange, compare
-from kvplan.reporting.comparison_text import headline
+from kvplan.reporting.comparison_text import answers
 from kvplan.reporting.loading import parse_result
 from kvplan.reporting.result import result_json
+from kvplan.reporting.wording import label
 
 intervals = st.none() | st.tuples(st.floats(0, 10), st.floats(0, 10)).map(lambda pair: tuple(sorted(pair)))
 
@@ -119,16 +120,18 @@ def test_what_comes_from_a_tier_counts_as_reused(result_document: Any) -> None:
     found = compare(parse_result(document), parse_result(other))
     (change,) = (change for change in found.totals if change.name == "reused_ratio")
     assert (change.a, change.b) == (hit / queried, pytest.approx(hit / queried + 0.25))
-    assert "prefix hits with the tiers +25.0 points" in headline(found)
+    assert "prefix hits with the tiers +25.0 points" in answers(found)[-1]
     other = _with_tiers(copy.deepcopy(document), hit)
-    assert "prefix hits" not in headline(compare(parse_result(document), parse_result(other)))
+    assert "prefix hits" not in " ".join(answers(compare(parse_result(document), parse_result(other))))
 
 
 def test_fewer_points_have_the_sign_of_fewer_percent(result_document: Any) -> None:
     document = result_document("full")
     other = copy.deepcopy(document)
     other["totals"]["hit_tokens"] -= document["totals"]["queried_tokens"] // 10
-    assert "prefix hits −10.0 points" in headline(compare(parse_result(document), parse_result(other)))
+    assert "prefix hits −10.0 points" in " ".join(
+        answers(compare(parse_result(document), parse_result(other)))
+    )
 
 
 def test_blocks_of_two_sizes_do_not_compare(result_document: Any) -> None:
@@ -143,3 +146,23 @@ def test_blocks_of_two_sizes_do_not_compare(result_document: Any) -> None:
     assert not any(
         "a block holds" in note for note in compare(parse_result(document), parse_result(document)).notes
     )
+
+
+def test_who_meets_its_objectives_comes_first(result_document: Any) -> None:
+    judged = result_document("slo_missed")
+    names = [slo["name"] for slo in judged["slo"] if not slo["passed"]]
+    met = copy.deepcopy(judged)
+    for slo in met["slo"]:
+        slo.update(passed=True, limit_s=slo["value_s"] * 2)
+    without = copy.deepcopy(judged)
+    without["slo"] = []
+    one, other, free = (parse_result(document) for document in (met, judged, without))
+    missed = " and ".join(label(name) for name in names)
+    found = compare(one, other)
+    assert answers(found)[0] == f"A meets every objective; B misses {missed}."
+    assert found.to_dict("a", "b")["missed"] == {"a": (), "b": tuple(names)}
+    assert "they are judged by different objectives" in found.notes
+    assert answers(compare(other, other)) == [f"Both miss {missed}."]
+    assert answers(compare(one, one)) == ["Both meet every objective."]
+    assert answers(compare(free, one))[0] == "A has no objectives; B meets every objective."
+    assert answers(compare(free, free)) == []

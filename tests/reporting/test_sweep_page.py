@@ -14,7 +14,8 @@ from kvplan.reporting.loading import parse_report, parse_result
 from kvplan.reporting.schema.sweep import Sweep
 from kvplan.reporting.svg import CHARACTER, render
 from kvplan.reporting.sweep_figures import sweep_figures
-from kvplan.reporting.sweep_page import key_figures, render_sweep, sweep_csv, sweep_verdict
+from kvplan.reporting.sweep_page import key_figures, render_sweep, sweep_csv
+from kvplan.reporting.sweep_verdict import sweep_verdict
 
 FIGURES = {
     "finished": 300, "rejected": 0, "timed_out": 0, "unfinished": 0, "hit_ratio": 0.5, "ttft_p50_s": 0.05, "ttft_p99_s": 0.2,
@@ -65,7 +66,7 @@ RATES = {"workload.rate": [4, 8, 16]}
 @pytest.mark.parametrize(
     ("met", "headline", "tone"),
     [
-        ([True, True, True], "All of the 3 points of llama-3.1-8b on h100-sxm meet every objective.", "met"),
+        ([True, True, True], "All 3 points of llama-3.1-8b on h100-sxm meet every objective.", "met"),
         (
             [True, False, True],
             "2 of the 3 points of llama-3.1-8b on h100-sxm meet every objective.",
@@ -93,6 +94,16 @@ def test_numbers_stand_under_one_another_and_what_is_the_same_has_no_best_point(
     document["points"][5] |= {"status": "not run", "figures": None}
     tiles = {name: note for name, _, note in key_figures(parse_report(document))}
     assert tiles["Highest hit ratio"] == "at all 5 points that have it"
+    met = parsed({"cache.eviction": ["lru", "lfu"]}, slo_met=[True, True])
+    assert {note for name, _, note in key_figures(met)} == {"at every point"}
+
+
+def test_a_cost_has_its_currency():
+    document = sweep_document({"seed": [1, 2]}, cost_per_million_output_tokens=[0.25, 0.5])
+    document["scenario"]["price"] = {"gpu_hour": 2.5, "currency": "<EUR>"}
+    tiles = {name: value for name, value, _ in key_figures(parse_report(document))}
+    assert tiles["Lowest cost of a million output tokens"] == "0.25 <EUR>"
+    assert "<EUR>" not in render_sweep(parse_report(document)).split("<script")[0]
 
 
 @pytest.mark.parametrize(("tiles", "columns"), [(1, 1), (6, 6), (7, 4), (8, 4), (9, 5), (13, 5)])
@@ -329,7 +340,23 @@ def test_a_search_says_where_it_looked_and_for_what():
     sweep = parse_report(document)
     said = "Searched: workload.rate in 6 runs, from 4 to 16; the runs have 200 to 1,800 requests."
     assert sweep_verdict(sweep).detail[0] == said
-    assert [line.name for line in sweep_figures(sweep)[0].lines] == ["requests 200", "requests 1800"]
+
+
+def test_the_chart_of_a_search_tells_trial_runs_from_those_of_its_answer():
+    """A short run flatters every load: its points stand behind, and the words are of the long ones."""
+    lengths = sweep_document(
+        {"workload.requests": [200, 1800], **RATES}, ttft_p99_s=[0.1, 0.1, 0.1, 0.2, 0.3, 3.0]
+    )
+    document = {**lengths, "highest": {**searched().document()["highest"], "requests": 1800}}
+    figure = sweep_figures(parse_report(document))[0]
+    trial, answer = figure.lines
+    assert (trial.name, trial.faint) == ("trial of 200 requests", True)
+    assert (answer.name, answer.faint, answer.colour) == ("1,800 requests", False, 1)
+    assert figure.summary.startswith("From 200 ms at workload.rate 4 to 3.00 s at workload.rate 16.")
+    assert "stroke:var(--c8);stroke-width:1.0" in render(figure)
+    thin, thick = (trace for trace in plotly_json(figure)["data"])
+    assert (thin["line"]["color"], thin["line"]["width"]) == ("var(--c8)", 1.0)
+    assert thick["line"]["color"] == "var(--c1)"
 
 
 def failing(of_point: int, exit_code: int, **answer) -> Sweep:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kvplan.reporting.schema.sweep import Sweep
 from kvplan.reporting.sweep import (
     GROUPS,
     csv_columns,
@@ -11,8 +12,8 @@ from kvplan.reporting.sweep import (
     legend,
     point_table,
     remarks,
-    sweep_markdown,
 )
+from kvplan.reporting.sweep_text import sweep_markdown
 from kvplan.scenario.figures import FIGURES
 
 FIGURES_OF_ONE = {
@@ -21,6 +22,13 @@ FIGURES_OF_ONE = {
     "evicted_blocks": 8_862_419, "moved_bytes": 3 << 30, "peak_used_blocks": 28_000, "peak_used_bytes": None,
     "makespan_s": 60.0, "slo_met": False,
 }  # fmt: skip
+
+
+WRITTEN = {
+    "schema": "kvplan.sweep/1", "complete": False, "scenario": {"model": "<i>m</i>"},
+    "provenance": {"command": "kvplan sweep", "seed": 0, "inputs": [], "versions": {}},
+}  # fmt: skip
+"""What a whole document has besides."""
 
 
 def document() -> dict[str, Any]:
@@ -94,10 +102,10 @@ def test_csv_is_raw_and_inert() -> None:
 
 
 def test_markdown_holds_no_html_from_outside() -> None:
-    text = sweep_markdown(document())
+    text = sweep_markdown(Sweep.model_validate({**document(), **WRITTEN}))
     assert "<" not in text
     assert "\x1b" not in text
-    assert text.count("\n| ") == 4 + 1
+    assert text.count("\n| ") == 1 + 1 + 4
 
 
 def test_the_legend_says_what_a_point_is() -> None:

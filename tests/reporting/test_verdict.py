@@ -289,3 +289,23 @@ def test_rows_that_are_no_requests_are_not_missed(result_document, reason: str):
     document = result_document()
     document["trace"] |= {"dropped": {reason: 9000}, "rows_read": 10_000}
     assert not verdict(parse_result(document)).beside
+
+
+def test_a_burst_is_not_taken_for_a_rate_that_is_served(result_document):
+    """All came before the first could be answered: the run ends well, and says nothing of that rate."""
+    document = result_document("no_slo")
+    document["offered"] = {
+        "requests": 1000, "prompt_tokens": 1_000_000, "output_tokens": 200_000, "tokens_mean": 1200.0,
+        "tokens_p99": 3000.0, "requests_per_s": 999.0, "sustained_per_s": None, "saturated": False,
+    }  # fmt: skip
+    document["latency"]["queue_s"] |= {"p50": 54.0, "p90": 100.0, "p99": 110.0, "max": 120.0}
+    result = parse_result(document)
+    said = verdict(result)
+    assert said.tone == "partial"
+    assert said.headline == (
+        "llama-3.1-8b on h100-sxm serves all 1,000 requests, but as one burst: they came within 1.00 s, and half "
+        "of them waited 54.0 s or more for their turn."
+    )
+    assert any(note.startswith("All requests came within 1.00 s: one burst") for note in cautions(result))
+    document["latency"]["queue_s"]["p50"] = 0.5
+    assert verdict(parse_result(document)).headline == "llama-3.1-8b on h100-sxm serves all 1,000 requests."

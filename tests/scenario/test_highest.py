@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from kvplan.cli.app import run as command
 from kvplan.errors import Interrupted, KvplanError, UsageError
+from kvplan.reporting.highest import highest_sentence
 from kvplan.reporting.schema.sweep import Sweep as Document
 from kvplan.reporting.sweep import remarks
-from kvplan.reporting.sweep_page import sweep_verdict
+from kvplan.reporting.sweep_verdict import sweep_verdict
 from kvplan.scenario import bracket
 from kvplan.scenario.bracket import PRECISION, Bounds
 from kvplan.scenario.highest import Search, parse_bounds
@@ -149,14 +150,12 @@ def test_the_command_answers_in_a_sentence(tmp_path: Path, capsys: pytest.Captur
     lines = capsys.readouterr().out.splitlines()
     document = json.loads(out.read_text())
     answer = document["highest"]
-    assert lines[-2].startswith("- every objective is met up to ") or any(
-        f"met up to {answer['passed']:g} requests a second" in line for line in lines
-    )
+    said = f"every objective is met up to {answer['passed']:g} requests a second"
+    assert said in " ".join(lines[:2])
     assert max(map(len, lines)) <= 80
     read = Document.model_validate(document)
     assert read.document() == document
-    assert f"up to {answer['passed']:g} requests a second" in sweep_verdict(read).headline
-    assert remarks(document)[0].startswith("every objective is met up to")
+    assert said in sweep_verdict(read).headline
     assert "requests a second" in page.read_text()
     order = [tuple(point["values"].values()) for point in document["points"]]
     assert order == sorted(order)  # by requests, then by rate
@@ -193,9 +192,10 @@ def test_a_run_too_short_for_its_load_is_doubted() -> None:
     lax: dict[str, Any] = {"slo.ttft_p99_s": None, "slo.tpot_p99_s": 10.0}
     found = searched("workload.rate=1..500", **lax)
     assert (found.passed, found.settled) == (500.0, False)
-    said = " ".join(remarks(found.document(["kvplan"])))
+    document = found.document(["kvplan"])
+    said = highest_sentence(document)
     assert said.startswith("too short a run to tell: at most 500 requests a second meet every objective")
-    assert "still filling up" in said
+    assert "still filling up" in " ".join(remarks(document))
     steady = searched("workload.rate=1..4", **{"workload.requests": 1000, "slo.ttft_p99_s": 10.0})
     assert steady.settled
     assert not any("short" in note for note in remarks(steady.document(["kvplan"])))
@@ -233,7 +233,7 @@ def test_where_longer_is_not_allowed_a_short_workload_tells_nothing() -> None:
     found = Search(None, parse_bounds("workload.max_in_flight=300..400"), flags=FLAGS, longest=200)
     found.execute()
     assert {outcome["error"]["code"] for outcome in found.tried.values() if outcome} == {"too-few-requests"}
-    said = " ".join(remarks(found.document(["kvplan"])))
+    said = highest_sentence(found.document(["kvplan"]))
     assert "objectives are not met" not in said
     assert "nothing could be simulated" in said
 

@@ -133,6 +133,13 @@ def test_what_can_never_be_served_is_rejected_and_counted() -> None:
     assert any("refuse to start" in text for text in result["warnings"])
 
 
+@pytest.mark.parametrize("dtype", ["fp8", "fp8_e4m3"])
+def test_a_format_has_one_curve_whatever_it_is_called(dtype: str) -> None:
+    result = play({"model": "llama-3.1-8b", "gpu": "h100-sxm", "cache.dtype": dtype, **CHAT})
+    curves = [curve["dtype"] for curve in result["capacity"]]
+    assert curves == ["fp8_e4m3", "bf16", "int4_per_token_head"]
+
+
 def test_slo_values_are_the_quantiles_reached() -> None:
     result = play({**LINEAR, **POOL, **CHAT, "slo.ttft_p99_s": 1e-6, "slo.tpot_p50_s": 10.0})
     by_name = {item["name"]: item for item in result["slo"]}

@@ -13,6 +13,8 @@ from kvplan.scenario.resolve import resolve_deployment
 from kvplan.scenario.schema.names import CALLED_ELSEWHERE, NOT_SIMULATED
 from kvplan.scenario.schema.scenario import Scenario
 from kvplan.scenario.workload import open_workload
+from kvplan.sizing.capacity import fit_model
+from kvplan.specs.catalog import load_gpu, load_model
 from kvplan.specs.fields import fields_at
 
 MINIMAL = """\
@@ -114,7 +116,7 @@ def test_a_trace_flag_replaces_the_files_synthetic_workload(tmp_path: Path) -> N
         (MINIMAL.replace("rate: 5", "rate: 0"), ":3  workload.rate", "greater than 0"),
         (MINIMAL + "slo: {ttft_p99_s: -1}\n", ":4  slo.ttft_p99_s", "greater than 0"),
         (MINIMAL + "slo: {ttft_p99_s: fast}\n", ":4  slo.ttft_p99_s", "not a duration"),
-        (MINIMAL.replace("synthesize: fixed", "trace: a, synthesize: b"), ":3  workload", "either"),
+        (MINIMAL.replace("synthesize: fixed", "trace: a, synthesize: b"), ":3  workload", "exclude each other"),
         ("latency: {model: linear}\nworkload: {synthesize: chat}\n", "", "cache.blocks"),
         (MINIMAL.replace("model: linear, a: 5.0e-3, b: 2.0e-5, c: 1.0e-8", "model: roofline"), "", "needs 'model'"),
     ],
@@ -316,3 +318,20 @@ def test_a_version_of_unknown_rules_is_said(engine: str, version: str, words: st
     scenario = load_scenario(None, {**flags, "engine.kind": engine, "engine.version": version})
     said = [text for text in resolve_deployment(scenario).warnings if "whose rules are used" in text]
     assert [words in text for text in said] == ([True] if words else [])
+
+
+@pytest.mark.parametrize("name", ["SGLang", " sglang ", "SGLANG"])
+def test_engines_are_found_however_they_are_written(name: str, tmp_path: Path) -> None:
+    """Options mean the fields of the engine that is meant, wherever its name stands."""
+    asked = [
+        load_scenario(
+            write(tmp_path, f"{MINIMAL}engine: {{kind: {name!r}}}\n"), flags={"cache.block_size": 8}
+        ),
+        load_scenario(write(tmp_path, MINIMAL), flags={"engine.kind": name, "cache.block_size": 8}),
+        load_scenario(
+            write(tmp_path, MINIMAL), flags={"cache.block_size": 8}, assignments=[f"engine.kind={name}"]
+        ),
+    ]
+    assert {(scenario.engine.kind, scenario.engine.page_size) for scenario in asked} == {("sglang", 8)}
+    gpu = load_gpu("h100-sxm")
+    assert fit_model(load_model("llama-3.1-8b"), gpu, engine=name).serving.kind == "sglang"

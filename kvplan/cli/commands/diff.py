@@ -68,14 +68,14 @@ def _print(found: "Comparison", a: str, b: str) -> None:
     from rich.text import Text
 
     from kvplan.cli.output import stdout_console
-    from kvplan.reporting.comparison_text import comparison_tables, headline
+    from kvplan.reporting.comparison_text import answers, comparison_tables
     from kvplan.reporting.wording import plain
 
     console = stdout_console()
     console.print(Text(f"A  {plain(a)}\nB  {plain(b)}"))
     if not (found.scenario or found.totals or found.strategies):
         console.print(Text("They do not differ."))
-    if said := headline(found):
+    for said in answers(found):
         for line in textwrap.wrap(said, console.width, subsequent_indent="   "):
             console.print(Text(line))
     for table in comparison_tables(found):

@@ -1,6 +1,7 @@
 """``kvplan plan``: the cheapest deployment that meets the objectives."""
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -71,21 +72,26 @@ def plan(
     """
     flags = option.fields(locals())
     from kvplan.cli.commands.report import write_html
-    from kvplan.cli.files import check_outputs
+    from kvplan.cli.files import check_outputs, read_by
     from kvplan.cli.interrupts import Interrupts
-    from kvplan.cli.output import write_document
+    from kvplan.cli.output import warn, write_document
     from kvplan.cli.progress import cpus, simulations
     from kvplan.reporting.schema.plan import Plan as Document
     from kvplan.scenario.load import read_scenario
     from kvplan.scenario.plan import Plan
+    from kvplan.scenario.plannable import without_sizes
     from kvplan.scenario.sweep import Sweep
 
     document = read_scenario(scenario)
+    data, sizes = without_sizes(document.data)
+    for field in sizes:
+        warn(f"{field} of the scenario is not used: a plan seeks it")
+    document = replace(document, data=data)
     chosen = choices(document, gpu=gpu, tp=tp, assignments=assign or [], varied=vary or [])
     flags |= {"gpu": None, "parallel.tp": None}
     kinds = Sweep(document, chosen, flags=flags, assignments=assign or [], count=requests)
     planned = Plan(kinds, most_gpus=most_gpus, longest=longest)
-    standard = check_outputs({"-o": output, "--html": html}, {"the scenario": scenario, "the trace": trace})
+    standard = check_outputs({"-o": output, "--html": html}, read_by(scenario, kinds.scenarios))
     stopped: Interrupted | None = None
     try:
         with Interrupts():

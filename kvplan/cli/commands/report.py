@@ -195,7 +195,7 @@ def _print_table(result: "Report", console: "Console") -> None:
     else:
         from kvplan.cli.printed_sweep import print_sweep
 
-        print_sweep(result.document(), console)
+        print_sweep(result, console)
 
 
 def _text(result: "Report", kind: ReportFormat, *, pictures: str | None) -> str:
@@ -229,12 +229,12 @@ def _result_text(result: "Result", kind: ReportFormat, pictures: str | None) -> 
 
 
 def _sweep_text(sweep: "Sweep", kind: ReportFormat) -> str:
-    from kvplan.reporting.sweep import sweep_markdown
     from kvplan.reporting.sweep_page import render_sweep, sweep_csv
+    from kvplan.reporting.sweep_text import sweep_markdown
 
     if kind is ReportFormat.html:
         return render_sweep(sweep)
-    return sweep_markdown(sweep.document()) if kind is ReportFormat.md else sweep_csv(sweep)
+    return sweep_markdown(sweep) if kind is ReportFormat.md else sweep_csv(sweep)
 
 
 def _plan_text(plan: "Plan", kind: ReportFormat) -> str:

@@ -49,7 +49,8 @@ def simulate(
         str | None, typer.Option("--requests", help="Write one row per request (.jsonl, .csv, .parquet).")
     ] = None,
     decisions: Annotated[
-        str | None, typer.Option("--decisions", help="Write one line per engine step (slower).")
+        str | None,
+        typer.Option("--decisions", help="Write one line per engine step (slower); the form is above."),
     ] = None,
     html: Annotated[str | None, typer.Option("--html", help="Write the HTML report.")] = None,
     ladder: Annotated[
@@ -68,9 +69,13 @@ def simulate(
 
     Exit code 3 means that the engine would not start, that no request could
     be served, or that an SLO of the scenario was missed.
+
+    A line of --decisions is request=tokens,...|free|running|waiting|preempted:
+    free blocks (SGLang: tokens), and numbers of requests. Of several engines
+    each line begins with the engine's number.
     """
     flags = option.fields(locals())
-    from kvplan.cli.files import check_outputs
+    from kvplan.cli.files import check_outputs, read_by
     from kvplan.scenario.load import dump_scenario, load_scenario
 
     resolved = load_scenario(scenario, flags, assign or [], count=requests)
@@ -79,7 +84,7 @@ def simulate(
         return
     standard = check_outputs(
         {"-o": output, "--requests": rows, "--decisions": decisions, "--html": html},
-        {"the scenario": scenario, "the trace": resolved.workload.trace},
+        read_by(scenario, [resolved]),
     )
     _check_format(standard, format)
     run = _Simulation(

@@ -74,7 +74,7 @@ def sweep(
     flags = option.fields(locals())
     from kvplan.cli.choices import check_rivals
     from kvplan.cli.commands.report import write_html
-    from kvplan.cli.files import check_outputs
+    from kvplan.cli.files import check_outputs, read_by
     from kvplan.cli.interrupts import Interrupts
     from kvplan.cli.output import write_document
     from kvplan.cli.progress import cpus, simulations
@@ -99,7 +99,7 @@ def sweep(
             scenario, bounds, flags=flags, assignments=assign or [], count=requests, longest=longest
         )
         total = None
-    standard = check_outputs({"-o": output, "--html": html}, {"the scenario": scenario, "the trace": trace})
+    standard = check_outputs({"-o": output, "--html": html}, read_by(scenario, planned.scenarios))
     stopped: Interrupted | None = None
     try:
         with Interrupts():
@@ -133,7 +133,9 @@ def sweep(
 def _print(document: dict[str, Any], format: OutputFormat, standard: str | None) -> None:
     from kvplan.cli.output import answer, csv_text, print_json, stdout_console
     from kvplan.cli.printed_sweep import print_sweep
-    from kvplan.reporting.sweep import csv_columns, csv_rows, sweep_markdown
+    from kvplan.reporting.schema.sweep import Sweep as Document
+    from kvplan.reporting.sweep import csv_columns, csv_rows
+    from kvplan.reporting.sweep_text import sweep_markdown
 
     if standard is not None:
         return  # -o - printed the document, which is the answer
@@ -142,9 +144,9 @@ def _print(document: dict[str, Any], format: OutputFormat, standard: str | None)
     elif format is OutputFormat.csv:
         answer(csv_text(csv_columns(document), csv_rows(document)))
     elif format is OutputFormat.md:
-        answer(sweep_markdown(document))
+        answer(sweep_markdown(Document.model_validate(document)))
     else:
-        print_sweep(document, stdout_console())
+        print_sweep(Document.model_validate(document), stdout_console())
 
 
 def _judge(points: "Sequence[Mapping[str, Any] | None]") -> None:

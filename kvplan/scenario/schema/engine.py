@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from kvplan.errors import UsageError
-from kvplan.scenario.schema.part import Natural, Number, Part, Positive, Tokens
+from kvplan.scenario.schema.part import Natural, Number, Part, Positive, Tokens, folded
 from kvplan.scenario.schema.sglang import SglangPart
 from kvplan.scenario.schema.version import Version
 
@@ -13,7 +13,7 @@ from kvplan.scenario.schema.version import Version
 class EnginePart(Part):
     """Options of the engine, under its own names; ``None`` is the engine's default on this GPU."""
 
-    kind: Literal["vllm"] = "vllm"
+    kind: Annotated[Literal["vllm"], BeforeValidator(folded)] = "vllm"
     version: Version = "0.33"
     max_num_seqs: Positive | None = None
     max_num_batched_tokens: Tokens | None = None
@@ -51,7 +51,7 @@ class EnginePart(Part):
 
 def engine_kind(value: object) -> object:
     """Which engine an ``engine`` object, read or not yet read, is about."""
-    return value.get("kind", "vllm") if isinstance(value, dict) else getattr(value, "kind", "vllm")
+    return folded(value.get("kind", "vllm")) if isinstance(value, dict) else getattr(value, "kind", "vllm")
 
 
 AnyEngine = Annotated[

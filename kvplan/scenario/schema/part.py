@@ -33,6 +33,11 @@ def by(parse: Any) -> BeforeValidator:
     return BeforeValidator(convert)
 
 
+def folded(value: object) -> object:
+    """The name of a product as it is known here, however it is written: ``SGLang`` is ``sglang``."""
+    return value.strip().casefold() if isinstance(value, str) else value
+
+
 def _no_flag(value: object) -> object:
     """YAML reads ``yes`` and ``on`` as true, and pydantic true as 1.0."""
     if isinstance(value, bool):

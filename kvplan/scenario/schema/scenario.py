@@ -49,6 +49,17 @@ class Scenario(Part):
     price: PricePart = PricePart()
     seed: Natural = 0
 
+    def sources(self) -> dict[str, str]:
+        """What it names that may be a file that is read, in words, and its name."""
+        named = {
+            "the trace": self.workload.trace,
+            "the model": self.model,
+            "the model that drafts": self.speculative.model if self.speculative else None,
+            "the GPU": self.gpu,
+            "the clock": self.latency.parameters().get("name"),
+        }
+        return {what: name for what, name in named.items() if isinstance(name, str)}
+
     @model_validator(mode="before")
     @classmethod
     def _beams_are_not_published(cls, data: Any) -> Any:
@@ -133,8 +144,14 @@ class Scenario(Part):
         pool = self.cache.blocks
         if isinstance(self.engine, SglangPart):
             pool = pool or self.engine.max_total_tokens
-        if pool is None and (self.model is None or self.gpu is None):
-            raise ValueError("give 'model' and 'gpu', or the number of blocks in 'cache.blocks'")
+        missing = [name for name in ("model", "gpu") if getattr(self, name) is None]
+        if pool is None and missing:
+            are = "is" if len(missing) == 1 else "are"
+            lists = " and ".join(f"kvplan {name}s list" for name in missing)
+            raise ValueError(
+                f"{' and '.join(map(repr, missing))} {are} missing: say which ({lists}), or give the number "
+                "of blocks in 'cache.blocks'"
+            )
         if self.latency.model != "linear" and (self.model is None or self.gpu is None):
             raise ValueError(
                 f"latency model {self.latency.model!r} needs 'model' and 'gpu'; only 'linear' does without"

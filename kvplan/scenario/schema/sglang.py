@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from kvplan.scenario.schema.cache import RadixOption
-from kvplan.scenario.schema.part import Number, Part, Positive, Tokens, by
+from kvplan.scenario.schema.part import Number, Part, Positive, Tokens, by, folded
 from kvplan.scenario.schema.version import Version
 from kvplan.units import parse_tokens
 
@@ -61,7 +61,7 @@ OF_PRIORITIES = (
 class SglangPart(Part):
     """Options of SGLang, under its own names; ``None`` is the engine's default on this GPU."""
 
-    kind: Literal["sglang"] = "sglang"
+    kind: Annotated[Literal["sglang"], BeforeValidator(folded)] = "sglang"
     version: Version = "0.5.23"
     page_size: Positive | None = None
     max_total_tokens: Tokens | None = None

@@ -92,8 +92,10 @@ class WorkloadPart(Part):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.trace is None) == (self.synthesize is None):
+        if self.trace is None and self.synthesize is None:
             raise ValueError("a workload needs either 'trace' or 'synthesize'")
+        if self.trace is not None and self.synthesize is not None:
+            raise ValueError("'trace' and 'synthesize' exclude each other: give one of them")
         if self.burstiness != 1.0 and self.arrivals not in ("gamma", "weibull"):
             raise ValueError(
                 "'burstiness' is the shape of 'arrivals: gamma' (or weibull), which must be said"

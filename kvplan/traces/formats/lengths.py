@@ -23,8 +23,8 @@ from kvplan.traces.formats.contract import (
     first_cell,
     first_line,
 )
-from kvplan.traces.formats.record_columns import SAYS_ARRIVAL, SAYS_TIME
-from kvplan.traces.formats.table import Table, parse_count, parse_number
+from kvplan.traces.formats.record_columns import BLOCKS, SAYS_ARRIVAL, SAYS_TIME, SESSIONS, TOKENS
+from kvplan.traces.formats.table import Table, named, parse_count, parse_number
 from kvplan.traces.request import Request
 from kvplan.traces.settings import setting
 from kvplan.traces.source import Source
@@ -80,10 +80,16 @@ def _refuse_other_times(name: str, dialect: Dialect, columns: list[str]) -> None
         )
 
 
+def _says_more(columns: list[str]) -> bool:
+    """Whether a table of our own names has sessions or contents under others, which ``records`` reads."""
+    names = {plain_name(column) for column in columns} - {DIALECTS[0].session}
+    return not names.isdisjoint((*SESSIONS, *BLOCKS, *TOKENS))
+
+
 def sniff(head: bytes, name: str) -> bool:
     columns = csv_columns(head)
     dialect = _dialect(columns)
-    if dialect is None:
+    if dialect is None or (dialect is DIALECTS[0] and _says_more(columns)):
         return False
     if dialect.arrival in columns:
         return not is_date(first_cell(head, dialect.arrival))
@@ -95,6 +101,8 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
     dialect = _dialect(csv_columns(source.head)) or DIALECTS[0]
     wanted = [f"?{dialect.arrival}", dialect.prompt, dialect.output]
     table = Table(source, accounting, [*wanted, f"?{dialect.priority}", f"?{dialect.session}"])
+    if others := named([name for name in dict.fromkeys(table.columns) if name and name not in dialect]):
+        accounting.note(f"not read: {others}")
     admit = Intake(options, accounting).admit
     time_scale, rate_scale = options.time_scale, options.rate_scale
     timed = dialect.arrival in table.columns

@@ -21,15 +21,13 @@ from kvplan.traces.formats.record_blocks import Contents
 from kvplan.traces.formats.record_columns import Columns, cell_of, columns_of, looks_like_requests
 from kvplan.traces.formats.record_rows import Row, Rows
 from kvplan.traces.formats.record_times import Clock
-from kvplan.traces.formats.table import parse_number
+from kvplan.traces.formats.table import named, parse_number
 from kvplan.traces.numerals import Numerals, numerals_of
 from kvplan.traces.request import Request, default_output
 from kvplan.traces.source import Source
 
 SAMPLE = 2_000
 """Rows by which columns, units and numbers are settled."""
-MOST_NAMED = 4
-"""Columns named in a note."""
 MOONCAKE = ("input_length", "output_length", "hash_ids")
 _MODELS = ("model", "model_id", "model_name", "request_model", "gen_ai_request_model")
 _WARMING = frozenset(("warmup", "warm_up", "warming"))
@@ -81,6 +79,9 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
     plan = _Plan(rows, good, options, source.name)
     for note in plan.notes:
         accounting.note(note)
+    others = plan.unread(good)
+    if others and plan.clock is not None:
+        accounting.note(f"not read: {others}")
     columns, clock = plan.columns, plan.clock
     contents = Contents(columns, good, options, accounting, plan.number, source.name)
     admit = Intake(options, accounting).admit
@@ -88,7 +89,6 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
     if clock is None and options.rate is not None:
         process = drawn_arrivals(options.rate, options.seed, accounting)
     elif clock is None:
-        others = plan.unread(good)
         beside = f" ({others} not read)" if others else ""
         accounting.note(
             f"no arrival times in the trace{beside}: all requests arrive at 0 unless a rate is given"
@@ -200,13 +200,15 @@ class _Plan:
             own.blocks,
             own.tokens,
             own.size,
+            own.arrival.name if own.arrival else None,
             *own.added,
+            *_MODELS,
+            "benchmark_phase",
         }
         names = [
             name for name in dict.fromkeys(name for row in rows for name in row.cells) if name not in used
         ]
-        shown = ", ".join(repr(self.written(name)) for name in names[:MOST_NAMED])
-        return f"{shown} and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else shown
+        return named([self.written(name) for name in names])
 
     def written(self, name: str) -> str:
         """A column's name as the file has it."""
@@ -253,12 +255,10 @@ class _Plan:
 def _models(rows: Sequence[Row]) -> str:
     """A note about rows of several models; empty where they name one, or none."""
     name = next((name for name in _MODELS if any(name in row.cells for row in rows)), None)
-    named = dict.fromkeys(str(row.cells.get(name)) for row in rows if name and row.cells.get(name))
-    if name is None or len(named) < 2:
+    models = dict.fromkeys(str(row.cells.get(name)) for row in rows if name and row.cells.get(name))
+    if name is None or len(models) < 2:
         return ""
-    shown = ", ".join(repr(text[:40]) for text in list(named)[:MOST_NAMED])
-    more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
-    return f"requests of {len(named)} models ({shown}{more}) are read as one traffic"
+    return f"requests of {len(models)} models ({named(list(models))}) are read as one traffic"
 
 
 def _clash(row: Row, columns: Columns) -> str:

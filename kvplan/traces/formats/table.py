@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from kvplan.errors import DataError
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.source import Source
 
 _COUNT = re.compile(r"[+-]?\d{1,18}(\.0+)?\Z", re.ASCII)
+
+
+MOST_NAMED = 4
+"""Names in a note."""
+MAX_NAME = 40
+"""Characters of each of their names."""
+
+
+def named(names: Sequence[str]) -> str:
+    """The first few of names from a file: ``'user', 'ttft' and 12 more``; empty for none."""
+    shown = ", ".join(repr(name[:MAX_NAME]) for name in names[:MOST_NAMED])
+    return f"{shown} and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else shown
 
 
 class Table:

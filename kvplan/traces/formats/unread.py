@@ -192,10 +192,16 @@ def _header(head: bytes) -> list[str]:
 
 
 def _half_a_table(head: bytes, where: str) -> DataError | None:
-    """The error for a table that has the lengths of prompts or of answers, and not both."""
+    """The error for a table whose lengths are no numbers, or that lacks those of prompts or of answers."""
     header = _header(head)
     found = [quantity for quantity in ("prompt_tokens", "output_tokens") if counted(quantity, header)]
-    if len(found) != 1:
+    if len(found) == 2:
+        columns = " and ".join(repr(counted(quantity, header)[0].name) for quantity in found)
+        return DataError(
+            f"the columns {columns} do not hold numbers of tokens in most of the first rows",
+            where=where, hint="write whole numbers, like 1200",
+        )  # fmt: skip
+    if not found:
         return None
     missing = "output_tokens" if found[0] == "prompt_tokens" else "prompt_tokens"
     what = "answers" if missing == "output_tokens" else "prompts"

@@ -174,3 +174,25 @@ def test_counts_are_plain_whole_numbers(text):
 
 def test_counts():
     assert [parse_count(t) for t in ("374", " 374 ", "374.0", "-2", "+7")] == [374, 374, 374, -2, 7]
+
+
+@pytest.mark.parametrize("times", ["arrival_s", "timestamp_s"])
+def test_columns_that_nothing_is_read_from_are_named(times: str, reading):
+    """A name mistyped, or one that is not known, is seen rather than silently without effect."""
+    header = f"{times},prompt_tokens,output_tokens,sesion_id,b,c,d,e"
+    _, trace = reading(f"{header}\n0,100,10,a,,,,\n1,100,10,a,,,,\n", "t.csv")
+    assert "not read: 'sesion_id', 'b', 'c', 'd' and 1 more" in trace.report.remarks()
+
+
+@pytest.mark.parametrize("name", ["session", "session_id", "conversation_id"])
+def test_sessions_are_read_under_any_of_their_names(name: str, reading):
+    text = f"arrival_s,prompt_tokens,output_tokens,{name}\n0,100,10,a\n1,100,10,b\n2,100,10,a\n"
+    requests, trace = reading(text, "t.csv")
+    assert [request.session for request in requests] == ["a", "b", "a"]
+    assert not any("not read" in note for note in trace.report.remarks())
+
+
+def test_lengths_that_are_no_numbers_are_told_from_unknown_columns(reading):
+    text = "timestamp,prompt_tokens,completion_tokens\n" + "0,100 tok,ten\n" * 3
+    with pytest.raises(DataError, match="'prompt_tokens' and 'completion_tokens' do not hold numbers of tok"):
+        reading(text, "t.csv")
