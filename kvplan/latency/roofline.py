@@ -147,7 +147,7 @@ class Roofline:
         ]
         self._sequence_s = sheet.streamed(2.0 * work.state_bytes_per_sequence)
         # The kernels of a scan take about what an attention kernel's launch and merge do.
-        self._state_s = work.state_layers * sheet.efficiency.decode.floor_s
+        self._state_s = work.state_layers * sheet.decode_floor_s
         self._reduce_fixed = self._reduce_token = self._sent = 0.0
         self._ring = ring_of(work, exchange)
         self._merge = (0.0, 0.0) if self._ring is None else self._ring.merge
