@@ -2,26 +2,33 @@
 
 ::
 
-    multiplication   floor + norm(2 m n k / (ec * peak) + k * depth,  bytes / (em * BW))
+    multiplication   floor + norm(tiled,  bytes / (em * BW)) + quantised
+    tiled          = least, over tiles and splits of k, of
+                     waves * (k / splits * tile / (ec * peak / SMs) + tile end) + merge of the splits
+    waves          = ceil(tiles * splits / SMs)
+    quantised      = floor + 3 m k / (eq * BW)               8- and 4-bit formats: activations, in bytes
     decode           floor + norm(KV and io bytes / (em * BW),  FLOPs / (ec * peak),
                                   waves * (ctx / splits * token + unit))
     prefill          floor + norm(FLOPs of whole tiles / (ec * peak),  bytes / (em * BW),
                                   tile + keys * token)
     norm(x, ...)   = (x^p + ...)^(1/p)
 
-A sequence and KV head is worked on by one program, or by ``splits`` of them until the multiprocessors are
-full; ``waves`` counts how often they are filled. A program walks through elements, however narrow, which is
-why a cache of 8 bits is not read in half the time. ``kvplan.latency.efficiency`` has the constants.
-Everything is one layer of one rank, in seconds, and rises with every size.
+A matrix is multiplied in whole tiles, one a multiprocessor at a time, so that the last wave leaves some of
+them idle; few tiles are split along k. A sequence and KV head is worked on by one program, or by ``splits``
+of them until the multiprocessors are full; ``waves`` counts how often they are filled. A program walks
+through elements, however narrow, which is why a cache of 8 bits is not read in half the time.
+``kvplan.latency.efficiency`` has the constants, those of latencies in cycles of ``clock_hz``. Everything is
+one layer of one rank, in seconds, and rises with every size.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
 from kvplan.errors import SpecError
-from kvplan.latency.efficiency import Efficiency, GemmEfficiency
+from kvplan.latency.efficiency import Efficiency, GemmEfficiency, NarrowEfficiency
 from kvplan.latency.grouped import MOE_EFFICIENCY, SORTING_S, tiled_rows
 from kvplan.latency.work import Experts
 from kvplan.sizing.weight_formats import WeightFormat
@@ -33,6 +40,23 @@ TILE = 128
 """Rows of queries, and half of them keys, that prefill attention works on as a whole."""
 USUAL_SMS = 100
 """Multiprocessors of a GPU whose spec does not say."""
+USUAL_CLOCK_HZ = 1.7e9
+"""Clock of a GPU whose spec does not imply it."""
+CLOCKS_HZ = (5e8, 4e9)
+"""No multiprocessor has another clock."""
+FEW_LANES = ("7.0", "7.2", "7.5", "8.0")
+"""Compute capabilities (Volta, Turing, A100 and A30) whose multiprocessors have 64 lanes of 32-bit floats.
+
+All others have 128, or as many as issue two operations at once."""
+ROWS = 16
+"""Rows that tensor cores multiply at least."""
+TILES = ((ROWS, 64), (64, 64), (64, 128), (128, 128))
+"""(rows, columns) of the tiles that libraries choose among."""
+LOADED_BYTES = 47.0
+"""Operands a multiprocessor loads in a cycle, which is what flat tiles wait for: an A100's L2 reads 5,120
+bytes a cycle for 108 of them (NVIDIA's whitepaper). Larger tiles share what they load with neighbours."""
+SPLITS = (1, 4, 16)
+"""Parts of the inner dimension that may be multiplied by programs of their own."""
 GLUE_S = 4e-6
 """Norms, rotary embedding, activation and cache write of a layer: launches under a CUDA graph (assumed)."""
 GLUE_STREAMS = 14
@@ -58,22 +82,70 @@ class Datasheet:
         efficiency: what kernels reach of them.
     """
 
-    __slots__ = ("_bandwidth", "_peak16", "_sms", "efficiency", "gpu")
+    __slots__ = ("_bandwidth", "_cycle_s", "_peak16", "_sms", "_tiled", "efficiency", "gpu")
 
     def __init__(self, gpu: GpuSpec, efficiency: Efficiency) -> None:
         self.gpu, self.efficiency = gpu, efficiency
         self._sms = float(gpu.sm_count or USUAL_SMS)
+        self._cycle_s = 1.0 / clock_hz(gpu)
         self._bandwidth = gpu.bandwidth_bytes_per_s
         self._peak16 = peak_flops(gpu, "bf16")
+        self._tiled: dict[tuple[int, int, int, str], float] = {}
+
+    @property
+    def gemm_floor_s(self) -> float:
+        """Of the shortest 16-bit multiplication."""
+        return self.efficiency.gemm.floor_cycles * self._cycle_s
+
+    @property
+    def decode_floor_s(self) -> float:
+        """Of the shortest decode attention."""
+        return self.efficiency.decode.floor_cycles * self._cycle_s
 
     def gemm(
         self, tokens: float, outputs: int, inputs: int, weight_bytes: float, form: WeightFormat
     ) -> float:
         """``tokens`` rows times ``inputs`` x ``outputs`` weights of ``weight_bytes`` in format ``form``."""
         peak, own = self.multiplication(form)
-        compute = 2.0 * tokens * outputs * inputs / (peak * own.compute) + inputs * own.depth_s
+        # Whole tiles: what takes the longest to work out is the same for many numbers of rows.
+        rows = math.ceil(tokens / ROWS) * ROWS
+        key = (rows, outputs, inputs, form.name)
+        compute = self._tiled.get(key)
+        if compute is None:
+            weight = weight_bytes / (outputs * inputs)
+            compute = self._tiled[key] = self._best_tiles(rows, outputs, inputs, weight, peak, own)
         memory = (weight_bytes + 2.0 * tokens * (outputs + inputs)) / (self._bandwidth * own.memory)
-        return own.floor_s + norm(own.sharpness, compute, memory)
+        body = norm(own.sharpness, compute, memory)
+        return own.floor_cycles * self._cycle_s + body + self._quantised(own, tokens * inputs)
+
+    def _quantised(self, own: GemmEfficiency, elements: float) -> float:
+        """Writing 16-bit activations with 8 bits, where multiplications need them so."""
+        if not isinstance(own, NarrowEfficiency):
+            return 0.0
+        return own.floor_cycles * self._cycle_s + 3.0 * elements / (self._bandwidth * own.quantise)
+
+    def _best_tiles(
+        self, rows: int, outputs: int, inputs: int, weight: float, peak: float, own: GemmEfficiency
+    ) -> float:
+        """Multiplying ``rows`` rows by weights of ``weight`` bytes, in the tiles and splits that take least.
+
+        Parts of a split tile are 32-bit sums, written once and read once.
+        """
+        sms, end, split = self._sms, own.tile_cycles * self._cycle_s, own.split_cycles * self._cycle_s
+        rate, sums_s = peak / sms, 8.0 * rows * outputs / (self._bandwidth * own.memory)
+        best = math.inf
+        for height, width in TILES:
+            products = 2.0 * height * width / rate
+            if height == ROWS:
+                products = max(products, (2.0 * height + weight * width) / LOADED_BYTES * self._cycle_s)
+            tiles = math.ceil(rows / height) * math.ceil(outputs / width)
+            for splits in SPLITS:
+                program = inputs / splits * products / own.compute + end
+                seconds = math.ceil(tiles * splits / sms) * program
+                if splits > 1:
+                    seconds += split + splits * sums_s
+                best = min(best, seconds)
+        return best
 
     def experts(self, item: Experts, tokens: float) -> float:
         """One layer of routed experts for ``tokens`` tokens: two grouped multiplications, and what is around.
@@ -86,7 +158,8 @@ class Datasheet:
         compute = rows * item.flops_per_assignment / (peak * own.compute * MOE_EFFICIENCY)
         memory = touched * item.expert_bytes / (self._bandwidth * own.memory)
         around = SORTING_S + self.streamed(assignments * item.assignment_bytes)
-        return 2.0 * own.floor_s + around + norm(own.sharpness, compute, memory)
+        around += self._quantised(own, tokens * item.inner) + self._quantised(own, assignments * item.width)
+        return 2.0 * own.floor_cycles * self._cycle_s + around + norm(own.sharpness, compute, memory)
 
     def decode(
         self, heads: float, token_bytes: float, pair_flops: float, elements: float, query_bytes: float
@@ -103,7 +176,8 @@ class Datasheet:
         own, sms = self.efficiency.decode, self._sms
         rate, flops = self._bandwidth * own.memory, self._peak16 * own.compute
         token_s, query_s, pair_s = token_bytes / rate, query_bytes / rate, pair_flops / flops
-        walk_s, unit_s, floor_s = own.token_s * elements / 256.0, own.unit_s, own.floor_s
+        cycle_s, floor_s = self._cycle_s, self.decode_floor_s
+        walk_s, unit_s = own.token_cycles * cycle_s * elements / 256.0, own.unit_cycles * cycle_s
         sharpness, root = own.sharpness, 1.0 / own.sharpness
 
         # Called once a step and class of layers: constants are bound, and calls avoided.
@@ -177,6 +251,17 @@ def norm(sharpness: float, *seconds: float) -> float:
     for value in seconds:
         total += value**sharpness
     return float(total ** (1.0 / sharpness))
+
+
+def clock_hz(gpu: GpuSpec) -> float:
+    """The boost clock behind the datasheet's 32-bit peak: two operations a lane and cycle."""
+    peak = gpu.peak_flops.get("fp32")
+    if peak is None or gpu.sm_count is None:
+        return USUAL_CLOCK_HZ
+    lanes = 64 if gpu.compute_capability in FEW_LANES else 128
+    clock = peak / (2.0 * lanes * gpu.sm_count)
+    low, high = CLOCKS_HZ
+    return clock if low <= clock <= high else USUAL_CLOCK_HZ
 
 
 def peak_flops(gpu: GpuSpec, dtype: str) -> float:

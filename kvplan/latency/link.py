@@ -3,12 +3,15 @@
 ::
 
     all-reduce    2 (g - 1) / g * bytes / node link  +  2 (N - 1) / N * bytes / g / link between nodes
+    at once       (g - 1) * bytes / node link  and half the latency, on one node with a fabric of its own
     all-to-all    the slower of the share that stays in the node and of the share that leaves it
     ring          (n - 1) / n * bytes at the pace of the slowest link
 
 ``n`` ranks on ``N`` nodes, ``g`` of them on each. Ranks of a tensor-parallel group sit side by side, those of
 a context-parallel group a tensor-parallel group apart, pipeline stages behind each other. A collective that
-spans nodes is hierarchical: every GPU has an adapter of its own and carries its ``1 / g`` of the tensor.
+spans nodes is hierarchical: every GPU has an adapter of its own and carries its ``1 / g`` of the tensor. A
+small tensor is summed at once, as every GPU reads all others' (engines' own kernels over NVLink and xGMI):
+one phase instead of two, in which ranks wait for each other once.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ class Exchange:
         bandwidth_bytes_per_s, latency_s, efficiency: inside a node.
         node: GPUs of a node.
         between: from node to node, for each GPU.
+        meshed: every GPU of a node reads the others' memory over a fabric.
     """
 
     bandwidth_bytes_per_s: float
@@ -52,6 +56,7 @@ class Exchange:
     efficiency: float
     node: int = NODE
     between: SpecLink | None = None
+    meshed: bool = False
 
     def nodes(self, ranks: int, stride: int = 1) -> tuple[int, int]:
         """(ranks on one node, nodes) of a group."""
@@ -60,8 +65,15 @@ class Exchange:
         inside = min(max(self.node // stride, 1), ranks)
         return inside, -(-ranks // inside)
 
+    def reduce_ways(self, ranks: int) -> tuple[PER_BYTE, ...]:
+        """Of all-reduces, the shortest of which is taken for a size."""
+        phases, (_, nodes) = self.all_reduce(ranks), self.nodes(ranks)
+        if not self.meshed or nodes > 1 or ranks <= 1:
+            return (phases,)
+        return phases, (0.5 * self.latency_s, (ranks - 1) / self._rate)
+
     def all_reduce(self, ranks: int, stride: int = 1) -> PER_BYTE:
-        """Every rank ends with the sum. One rank exchanges nothing."""
+        """Every rank ends with the sum, in two phases. One rank exchanges nothing."""
         if ranks <= 1:
             return 0.0, 0.0
         inside, _ = self.nodes(ranks, stride)
@@ -185,7 +197,8 @@ def exchange_of(
             where=f"gpus/{gpu.name}: interconnect",
             hint="add nvlink_bytes_per_s or pcie_bytes_per_s, or use one GPU",
         )
-    return Exchange(rate, latency_s, efficiency, node, _between(name) if ranks > node else None)
+    meshed = link.nvlink_bytes_per_s is not None
+    return Exchange(rate, latency_s, efficiency, node, _between(name) if ranks > node else None, meshed)
 
 
 def _between(name: object) -> SpecLink:

@@ -56,7 +56,7 @@ class RooflineConstants:
         memory_efficiency: the same of the memory bandwidth.
         step_s: every step: scheduling, launching, sampling, detokenizing.
         request_s: every sampled request.
-        reduce_s: latency of one all-reduce.
+        reduce_s: latency of an all-reduce in two phases.
         link_efficiency: share of the links' bandwidth that collectives reach.
     """
 
@@ -108,9 +108,9 @@ class Roofline:
 
     __slots__ = (
         "_attention", "_decodes", "_full_limit", "_full_s", "_heads", "_joint", "_linear", "_merge",
-        "_padding", "_pieces_limit", "_pieces_s", "_plain_s", "_reduce_fixed", "_reduce_token", "_request",
-        "_ring", "_sent", "_sequence_s", "_state_s", "_step", "_together", "constants", "exchange", "gpu",
-        "launching", "sheet", "wider", "work",
+        "_padding", "_passed_fixed", "_passed_token", "_pieces_limit", "_pieces_s", "_plain_s", "_reduces",
+        "_request", "_ring", "_sent", "_sequence_s", "_state_s", "_step", "_together", "constants",
+        "exchange", "gpu", "launching", "sheet", "wider", "work",
     )  # fmt: skip
 
     def __init__(
@@ -147,22 +147,22 @@ class Roofline:
         ]
         self._sequence_s = sheet.streamed(2.0 * work.state_bytes_per_sequence)
         # The kernels of a scan take about what an attention kernel's launch and merge do.
-        self._state_s = work.state_layers * sheet.efficiency.decode.floor_s
-        self._reduce_fixed = self._reduce_token = self._sent = 0.0
+        self._state_s = work.state_layers * sheet.decode_floor_s
+        self._reduces: tuple[tuple[float, float], ...] = ((0.0, 0.0),)
+        self._passed_fixed = self._passed_token = self._sent = 0.0
         self._ring = ring_of(work, exchange)
         self._merge = (0.0, 0.0) if self._ring is None else self._ring.merge
         if exchange is not None:
             row = work.hidden_size * work.activation_bytes
-            fixed, per_byte = exchange.all_reduce(work.ranks)
-            self._reduce_fixed = work.all_reduces * fixed
-            self._reduce_token = work.all_reduces * per_byte * row
+            ways, count = exchange.reduce_ways(work.ranks), work.all_reduces
+            self._reduces = tuple((count * fixed, count * byte * row) for fixed, byte in ways)
             if work.expert_layers:
                 fixed, per_byte = exchange.all_to_all(work.expert_ranks)
-                self._reduce_fixed += 2 * work.expert_layers * fixed
+                self._passed_fixed += 2 * work.expert_layers * fixed
                 self._sent = 2 * work.expert_layers * per_byte * row
             fixed, per_byte = exchange.hops(work.stage_hops + 1, work.ranks * work.context_ranks)
-            self._reduce_fixed += fixed
-            self._reduce_token += per_byte * row
+            self._passed_fixed += fixed
+            self._passed_token += per_byte * row
 
     def step_seconds(self, batch: StepBatch) -> float:
         """Seconds of the step; constant time in the number of decode requests.
@@ -267,7 +267,8 @@ class Roofline:
 
     def _exchanged(self, tokens: int, decode: int) -> float:
         """Collectives of a step."""
-        seconds = self._reduce_fixed + self._reduce_token * tokens
+        seconds = min(fixed + each * tokens for fixed, each in self._reduces)
+        seconds += self._passed_fixed + self._passed_token * tokens
         if decode and self._ring is not None:
             seconds += self._merge[0] + self._merge[1] * decode
         if self._sent:

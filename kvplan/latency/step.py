@@ -198,8 +198,8 @@ def _collectives(
             notes.spread["collective"] = float(np.median(np.log(guess.high / guess.seconds))) / DEVIATIONS
         total += work.all_reduces * (guess.seconds + fixed + per_byte * row)
     else:
-        fixed, per_byte = exchange.all_reduce(work.ranks)
-        total += work.all_reduces * (fixed + per_byte * row)
+        ways = [fixed + per_byte * row for fixed, per_byte in exchange.reduce_ways(work.ranks)]
+        total += work.all_reduces * np.minimum.reduce(ways)
     if work.expert_layers:
         fixed, per_byte = exchange.all_to_all(work.expert_ranks)
         rows = work.experts[0].routing.sent(tokens)

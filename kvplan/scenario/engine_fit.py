@@ -17,13 +17,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from kvplan.engine.protocols import StepBatch
 from kvplan.errors import UsageError
 from kvplan.latency.client import LIMITS, STALL, STALL_SHARE, client_overhead
 from kvplan.latency.drafting import DraftingLatency
 from kvplan.latency.profile import ProfileLatency
 from kvplan.latency.roofline import Roofline
+from kvplan.latency.routing import SKEW_KEY
 from kvplan.scenario.engine_log import EngineLog
-from kvplan.scenario.fit_advice import Z90, further_runs, poor, unsure_why
+from kvplan.scenario.fit_advice import Z90, further_runs, left_assumed, poor, unsure_why
 from kvplan.scenario.fit_client import client_spread
 from kvplan.scenario.fit_constants import (
     CLIENT,
@@ -238,12 +240,29 @@ class _Fitting:
             max(tails, default=0.0),
             (float(f"{quantile(flight, 0.05):.3g}"), float(f"{quantile(flight, 0.95):.3g}")),
             requests,
-            tuple(dict.fromkeys((*self._notes(), *self.notes, *poor(after), *self._further(reasons)))),
+            tuple(
+                dict.fromkeys(
+                    (*self._notes(), *self.notes, *poor(after), *self._left(values), *self._further(reasons))
+                )
+            ),
         )  # fmt: skip
 
     def _notes(self) -> list[str]:
         """What was done to each log, once where all say the same."""
         return [note for each in self.runs for note in (*each.log.notes, *each.replay.notes())]
+
+    def _left(self, values: Mapping[str, float]) -> list[str]:
+        """What was not looked for, by a step of the runs' median load."""
+        rows = [row for each in self.runs for row in each.log.rows]
+        busy = quantile(sorted(size for each in self.runs for size in each.flight), 0.5)
+        context = quantile(sorted(row.prompt_tokens + row.output_tokens / 2 for row in rows), 0.5)
+        requests = max(round(busy), 1)
+        cached = requests * round(context)
+        clock = self.runs[0].clock(values)
+        step = clock.parts(StepBatch(requests, cached, requests, cached, [], requests))
+        skew = self.assumed.get(f"latency.{SKEW_KEY}")
+        assumed = isinstance(skew, (int, float)) and SKEW_KEY not in self.given
+        return left_assumed(step, requests, float(skew or 0.0) if assumed else None)
 
     def _further(self, reasons: Mapping[str, str]) -> list[str]:
         runs = [(each.log.rows, each.flight) for each in self.runs]

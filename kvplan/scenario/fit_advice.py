@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 
+from kvplan.latency.parts import StepParts
 from kvplan.latency.profile import MEMORY
+from kvplan.latency.routing import SKEW_KEY
 from kvplan.scenario.fit_constants import WHY
 from kvplan.scenario.log_features import quantile
 from kvplan.scenario.log_limits import COMPUTING, saturated
@@ -19,6 +21,8 @@ FARTHER = 4.0
 BATCHES = ("memory_efficiency", MEMORY, "step_s", "request_s")
 """Constants of a step that differ in how they grow with its requests and their contexts."""
 TOGETHER = "fitted together with this (--engine-log once for each)"
+EXCHANGED = 0.02
+"""Share of a step below which exchanges are not worth a word."""
 POOR = 0.3
 """A median that is so far off after the fit says that the run or the scenario is another one."""
 
@@ -68,6 +72,29 @@ def further_runs(
         found.append(
             "clients that wait for answers send nothing while the engine stalls: how much longer the 99th "
             f"percentile of TTFT is for others would be told by a run at a rate, {TOGETHER}"
+        )
+    return found
+
+
+def left_assumed(step: StepParts, requests: int, skew: float | None) -> list[str]:
+    """What a fit does not look for, because no run tells it from the rest of a step.
+
+    Args:
+        step: a step of the run with its fitted constants. requests: that it decodes.
+        skew: how uneven experts are assumed to be; None without experts.
+    """
+    found = []
+    share = step.collective_s / step.seconds
+    if share > EXCHANGED:
+        found.append(
+            f"GPUs exchange for {share:.0%} of a step of {requests:,} requests: assumed and not fitted, as a "
+            "run cannot tell links from kernels. If they take longer, other constants make up for it, on as "
+            "many GPUs as these; a fit for others would be told by a run on them"
+        )
+    if skew is not None:
+        found.append(
+            f"how unevenly experts are chosen ({SKEW_KEY} {skew:g}) is assumed and not fitted, as it looks "
+            "like reading memory more slowly; under requests of another kind it may be different"
         )
     return found
 

@@ -130,6 +130,10 @@ class FittedRun:
             spread=values.get(SPREAD.name, self.client.spread),
         )
 
+    def clock(self, values: Mapping[str, float]) -> Base:
+        """The engine's, with these constants."""
+        return self._base.with_constants({k: v for k, v in values.items() if k not in OUTSIDE})
+
     def _inside(self, values: Mapping[str, float]) -> list[Measured | None]:
         """What the engine's part of each request of the log takes in the simulation; None if rejected."""
         client = self.outside(values)
@@ -144,7 +148,7 @@ class FittedRun:
         if key not in self._played:
             if len(self._played) > _REMEMBERED:
                 self._played.clear()
-            self._played[key] = self.replay.inside(self._base.with_constants(engine_values), client)
+            self._played[key] = self.replay.inside(self.clock(values), client)
         return self._played[key]
 
     def _pairs(

@@ -22,7 +22,7 @@ from kvplan.scenario.log_features import quantile
 LEVELS = (0.9, 0.925, 0.95, 0.965, 0.98, 0.99)
 SHARES = (0.0075, 0.015, 0.03, 0.06)
 """More would not be stalls but how the engine works."""
-SIZES = tuple(2.0 ** (step / 2) for step in range(-4, 11))
+SIZES = tuple(2.0 ** (step / 4) for step in range(-8, 21))
 """Of a stall, over the 99th percentile of the simulation."""
 DRAWS = 8
 """Draws a request, so that what is compared is the distribution and not the luck of one."""

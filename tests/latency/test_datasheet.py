@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvplan.errors import SpecError
-from kvplan.latency.datasheet import Datasheet, norm, peak_flops
-from kvplan.latency.efficiency import AMPERE, HOPPER, blended, efficiency_of
+from kvplan.latency.datasheet import USUAL_CLOCK_HZ, Datasheet, clock_hz, norm, peak_flops
+from kvplan.latency.efficiency import AMPERE, COMMON, HOPPER, NarrowEfficiency, efficiency_of
 from kvplan.sizing.weight_formats import weight_format
-from kvplan.specs.catalog import load_gpu
+from kvplan.specs.catalog import entries, load_gpu
 
 SIZE = st.integers(1, 1 << 14)
 MORE = st.integers(1, 1 << 12)
@@ -28,12 +28,16 @@ def any_sheet(request):
     return sheet(request.param)
 
 
-def gemm(one, m, n, k, form="bf16"):
+def gemm(one, m, n=4096, k=4096, form="bf16"):
     kind = weight_format(form)
     return one.gemm(m, n, k, n * k * kind.bits / 8, kind)
 
 
-def decode(one, batch, context, heads=8, dim=128, element=2, group=4):
+def prefill(one, new):
+    return one.prefill(4.0 * 32 * 128, 2.0 * 8 * 128 * 2, 4.0 * 32 * 128)(new, new / 2.0, new)
+
+
+def decode(one, batch, context=1000, heads=8, dim=128, element=2, group=4):
     flops = 4.0 * heads * group * dim
     return one.decode(heads, 2.0 * heads * dim * element, flops, 2.0 * dim, flops)(batch, context)
 
@@ -42,7 +46,7 @@ def decode(one, batch, context, heads=8, dim=128, element=2, group=4):
 @given(m=SIZE, n=SIZE, k=SIZE, more=MORE)
 def test_a_larger_multiplication_never_takes_less(any_sheet, m, n, k, more):
     small = gemm(any_sheet, m, n, k)
-    assert small > any_sheet.efficiency.gemm.floor_s
+    assert small > any_sheet.gemm_floor_s
     for larger in ((m + more, n, k), (m, n + more, k), (m, n, k + more)):
         assert gemm(any_sheet, *larger) >= small * SLACK
 
@@ -75,12 +79,12 @@ def test_large_caches_are_read_at_about_the_share_that_was_reported(gpu, element
 
 
 def test_an_unmeasured_generation_lies_between_the_measured_ones():
-    mean = efficiency_of(load_gpu("l40s"))
-    assert mean == blended(AMPERE, HOPPER)
+    assert efficiency_of(load_gpu("l40s")) == COMMON
     for part in ("gemm", "decode", "prefill"):
-        for name in ("floor_s", "memory", "sharpness"):
-            ends = sorted(getattr(getattr(one, part), name) for one in (AMPERE, HOPPER))
-            assert ends[0] <= getattr(getattr(mean, part), name) <= ends[1]
+        sizes = {"gemm": gemm, "decode": decode, "prefill": prefill}[part]
+        for many in (1, 64, 4096):
+            ends = sorted(sizes(Datasheet(load_gpu("l40s"), one), many) for one in (AMPERE, HOPPER))
+            assert 0.97 * ends[0] <= sizes(sheet("l40s"), many) <= 1.03 * ends[1]
 
 
 def test_scaling_moves_every_share_and_every_second():
@@ -106,6 +110,67 @@ def test_a_gpu_without_the_number_of_multiprocessors_is_timed_all_the_same():
     gpu = load_gpu("h100-sxm").model_copy(update={"sm_count": None})
     one = Datasheet(gpu, HOPPER)
     assert 0.5 < decode(one, 16, 4096) / decode(sheet("h100-sxm"), 16, 4096) < 2.0
+
+
+def test_the_clock_is_the_one_behind_the_32_bit_peak():
+    """Boost clocks of the datasheets, which specs do not repeat."""
+    for name, clock in (
+        ("a100-80g", 1.41e9),
+        ("h100-sxm", 1.98e9),
+        ("l40s", 2.52e9),
+        ("v100-32g", 1.53e9),
+        ("t4", 1.59e9),
+    ):
+        assert clock_hz(load_gpu(name)) == pytest.approx(clock, rel=0.01)
+    for entry in entries("gpu"):
+        assert 1.2e9 < clock_hz(load_gpu(entry.name)) < 3e9
+    gpu = load_gpu("l40s")
+    for lacking in ({"sm_count": None}, {"peak_flops": {"bf16": 3.6e14}}, {"sm_count": 1}):
+        assert clock_hz(gpu.model_copy(update=lacking)) == USUAL_CLOCK_HZ
+
+
+def test_latencies_are_cycles_and_work_is_not():
+    gpu = load_gpu("h100-sxm")
+    slow = gpu.model_copy(update={"peak_flops": {**gpu.peak_flops, "fp32": gpu.peak_flops["fp32"] / 1.5}})
+    one, other = Datasheet(gpu, HOPPER), Datasheet(slow, HOPPER)
+    assert other.gemm_floor_s == pytest.approx(1.5 * one.gemm_floor_s)
+    assert gemm(other, 1, 64, 64) == pytest.approx(1.5 * gemm(one, 1, 64, 64), rel=0.05)
+    assert decode(other, 1, 16) == pytest.approx(1.5 * decode(one, 1, 16), rel=0.05)
+    assert gemm(other, 8192, 8192, 8192) == pytest.approx(gemm(one, 8192, 8192, 8192), rel=0.02)
+    assert prefill(other, 512) == prefill(one, 512)
+
+
+def test_what_the_last_wave_leaves_idle_is_paid():
+    """4 by 33 tiles of 128x128 are one wave of 132 multiprocessors, and more than one of any fewer."""
+    gpu = load_gpu("h100-sxm")
+    taken = {}
+    for count in (132, 131, 120, 66):
+        peaks = {**gpu.peak_flops, "fp32": gpu.peak_flops["fp32"] * count / 132}
+        fewer = gpu.model_copy(update={"sm_count": count, "peak_flops": peaks})
+        assert clock_hz(fewer) == pytest.approx(clock_hz(gpu))
+        taken[count] = gemm(Datasheet(fewer, HOPPER), 512, 128 * 33, 16_384)
+    assert taken[131] > 1.05 * taken[132]
+    assert taken[120] > 1.05 * taken[132]
+    # Two whole waves of half as many, each twice as fast.
+    assert taken[66] == pytest.approx(taken[132], rel=0.02)
+
+
+def test_few_rows_cost_no_more_than_reading_where_peaks_are_low():
+    """Tiles of 64 rows would take 1.7 times as long as the weights of one token on an RTX 3090."""
+    one = sheet("rtx-3090")
+    read = 2 * 8192 * 8192 / one.gpu.bandwidth_bytes_per_s
+    assert gemm(one, 1, 8192, 8192) < 1.4 * read
+    assert gemm(one, 64, 8192, 8192) > 1.6 * read
+
+
+def test_activations_are_quantised_for_narrow_multiplications_only():
+    new, old = sheet("h100-sxm"), sheet("a100-80g")
+    assert isinstance(new.multiplication(weight_format("fp8"))[1], NarrowEfficiency)
+    assert not isinstance(old.multiplication(weight_format("fp8"))[1], NarrowEfficiency)
+    assert not isinstance(new.multiplication(weight_format("awq"))[1], NarrowEfficiency)
+    # So few rows that the launches are all there is; so few outputs that reading rows is.
+    assert gemm(new, 1, 64, 64, "fp8") > 1.7 * gemm(new, 1, 64, 64)
+    assert gemm(new, 8192, 128, 8192, "fp8") > 2.0 * gemm(new, 8192, 128, 8192)
 
 
 def test_a_gpu_without_a_16_bit_peak_is_refused():

@@ -1,5 +1,8 @@
 """Exchanges inside a node and between nodes, by hand, and the laws they keep."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +10,10 @@ from hypothesis import strategies as st
 from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError, UnknownName
 from kvplan.latency.curve import SpecLink
+from kvplan.latency.fit.profile_file import read_profile
+from kvplan.latency.kernel_set import KernelSet
 from kvplan.latency.link import Exchange, exchange_of
+from kvplan.latency.profile import profile_path
 from kvplan.specs.catalog import load_gpu, load_link
 
 NEAR, FAR = 450e9 * 0.8, 46e9
@@ -21,6 +27,36 @@ def test_inside_a_node_only_its_fabric_counts():
         assert one.all_to_all(8) == pytest.approx((8e-6, 7 / 8 / NEAR))
         assert one.ring(4) == pytest.approx((3 * 8e-6, 3 / 4 / NEAR))
         assert one.hops(1, 8) == (0.0, 0.0)
+
+
+def test_a_small_tensor_is_summed_at_once_where_gpus_read_each_other():
+    mesh = replace(ONE, meshed=True)
+    phases, at_once = mesh.reduce_ways(8)
+    assert phases == mesh.all_reduce(8)
+    assert at_once == pytest.approx((4e-6, 7 / NEAR))
+    assert ONE.reduce_ways(8) == (ONE.all_reduce(8),)
+    assert replace(TWO, meshed=True).reduce_ways(16) == (TWO.all_reduce(16),)
+    assert mesh.reduce_ways(1) == ((0.0, 0.0),)
+    for ranks in (2, 4, 8):
+        assert exchange_of(load_gpu("l40s"), latency_s=8e-6, efficiency=0.8, ranks=ranks).meshed is False
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_graphed_reduces_of_engines_take_about_that(ranks):
+    """8 KiB to 4 MiB on an H100, where two phases alone would take up to three times as long."""
+    mesh = exchange_of(load_gpu("h100-sxm"), latency_s=8e-6, efficiency=0.8, ranks=ranks)
+    kernel = KernelSet(read_profile(profile_path("h100-sxm")), "h100-sxm").all_reduce()
+    sizes = np.array([float(8192 << step) for step in range(10)])
+    measured = kernel.predict({"ranks": np.full(sizes.size, float(ranks)), "bytes": sizes}).seconds
+
+    def errors(ways):
+        ours = np.array([min(fixed + byte * size for fixed, byte in ways) for size in sizes])
+        return np.abs(np.log(ours / measured))
+
+    ways = mesh.reduce_ways(ranks)
+    # Engines differ: 2.5 us with two GPUs here, 4.3 with vLLM's kernel.
+    assert errors(ways).max() < 0.5
+    assert np.median(errors(ways)) < 0.6 * np.median(errors(ways[:1]))
 
 
 def test_between_two_nodes_each_gpu_carries_its_share():

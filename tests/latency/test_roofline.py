@@ -15,6 +15,7 @@ from kvplan.specs.catalog import load_gpu, load_model
 
 BW = 3.35e12 * HOPPER.gemm.memory
 KV_BW = 3.35e12 * HOPPER.decode.memory
+CLOCK = 66.9e12 / 132 / 256
 
 
 def decode(requests, context):
@@ -34,21 +35,35 @@ def norm(p, *values):
     return sum(value**p for value in values) ** (1 / p)
 
 
+def fastest_tiles(outputs, inputs):
+    """One token, 64 columns a program: 16 rows, which wait for operands, or 64, which are multiplied."""
+    waited = (16 + 64) * 2 / 47 / CLOCK
+    multiplied = 2 * 64 * 64 * 132 / 989.4e12
+    ways = []
+    for splits in (1, 4, 16):
+        program = inputs / splits * min(waited, multiplied) / HOPPER.gemm.compute
+        seconds = math.ceil(outputs / 64 * splits / 132) * (program + HOPPER.gemm.tile_cycles / CLOCK)
+        merge = HOPPER.gemm.split_cycles / CLOCK + splits * 16 * outputs * 8 / BW
+        ways.append(seconds + (merge if splits > 1 else 0))
+    return min(ways)
+
+
 def test_one_token_by_hand(clock_of):
     gemm, attention = HOPPER.gemm, HOPPER.decode
     want = STEP_S + REQUEST_S + 32 * (GLUE_S + GLUE_STREAMS * 4096 * 2 / BW)
     # q and o of 4096 x 4096, k and v of 1024 rows are one matrix; gate, up and down.
     shapes = {(6144, 4096): 32, (4096, 4096): 32, (28672, 4096): 32, (4096, 14336): 32, (128256, 4096): 1}
     for (outputs, inputs), count in shapes.items():
-        compute = 2 * outputs * inputs / (989.4e12 * gemm.compute) + inputs * gemm.depth_s
         memory = 2 * (outputs * inputs + outputs + inputs) / BW
-        want += count * (gemm.floor_s + norm(gemm.sharpness, compute, memory))
+        want += count * (
+            gemm.floor_cycles / CLOCK + norm(gemm.sharpness, fastest_tiles(outputs, inputs), memory)
+        )
     memory = (1000 * 2 * 8 * 128 * 2 + 4 * 4096) / KV_BW
     compute = 1000 * 4 * 4096 / (989.4e12 * attention.compute)
     splits = 1000 / 128  # fewer than 132 multiprocessors / 8 heads
-    walk = 128 * attention.token_s + attention.unit_s
+    walk = (128 * attention.token_cycles + attention.unit_cycles) / CLOCK
     assert splits < 132 / 8
-    want += 32 * (attention.floor_s + norm(attention.sharpness, memory, compute, walk))
+    want += 32 * (attention.floor_cycles / CLOCK + norm(attention.sharpness, memory, compute, walk))
     got = clock_of("roofline").model.step_seconds(decode(1, 1000))
     assert got == pytest.approx(want, rel=1e-3)
 

@@ -14,9 +14,10 @@ from kvplan.cli.app import run as cli
 from kvplan.engine.protocols import StepBatch
 from kvplan.errors import SpecError
 from kvplan.latency.fitted import AROUND, SEEN_SHARE, WIDEST, Seen
+from kvplan.latency.parts import StepParts
 from kvplan.scenario.engine_fit import EngineFit, fit_engine
 from kvplan.scenario.engine_log import EngineLog
-from kvplan.scenario.fit_advice import further_runs
+from kvplan.scenario.fit_advice import further_runs, left_assumed
 from kvplan.scenario.fit_document import fit_document
 from kvplan.scenario.fit_run import farthest
 from kvplan.scenario.load import load_scenario
@@ -101,6 +102,21 @@ def test_advice_names_the_run_that_is_missing() -> None:
     full = [(waiting, in_flight(waiting))]
     assert any("half the rate" in line for line in further_runs((), full, closed=False))
     assert not any("half the rate" in line for line in further_runs((), [*runs, *full], closed=False))
+
+
+def test_what_no_run_tells_from_a_step_is_said() -> None:
+    step = StepParts(1e-3, 6e-3, 1e-3, 0.0, 0.0, 1e-3, 1e-3)
+    [links, experts] = left_assumed(step, 24, 0.5)
+    assert "GPUs exchange for 10% of a step of 24 requests: assumed and not fitted" in links
+    assert "routing_skew 0.5" in experts
+    assert left_assumed(replace(step, collective_s=1e-4), 24, None) == []
+
+
+def test_a_fit_on_two_gpus_says_that_links_were_not_looked_for(alone: EngineFit) -> None:
+    assert not any("GPUs exchange" in note for note in alone.notes)
+    few = {"parallel.tp": 2, "workload.requests": 30, **SLOW}
+    found = fit_engine(load_scenario(None, {**BASE, **few}), measured(few))
+    assert any("GPUs exchange for" in note for note in found.notes)
 
 
 def test_two_batch_sizes_tell_what_each_alone_cannot() -> None:

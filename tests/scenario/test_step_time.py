@@ -135,8 +135,9 @@ def test_a_sample_tells_what_all_steps_tell(monkeypatch: pytest.MonkeyPatch) -> 
     every = step_time(flags)
     assert few["sampled_steps"] < 520 < every["sampled_steps"]
     assert few["busy_s"] == every["busy_s"]
-    for part in ("parts", "bound"):
-        assert few[part] == pytest.approx(every[part], abs=0.01)
+    assert few["parts"] == pytest.approx(every["parts"], abs=0.01)
+    # A tenth of the time is bound by arithmetic: of 500 steps that is known to 1.4 %.
+    assert few["bound"] == pytest.approx(every["bound"], abs=0.03)
     assert few["peak_bandwidth"] == pytest.approx(every["peak_bandwidth"], rel=0.02)
 
 

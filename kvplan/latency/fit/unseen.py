@@ -1,15 +1,15 @@
 """How well a GPU is predicted that nobody measured: constants of one GPU's tables on the tables of another.
 
-``fit_efficiency`` learns ``kvplan.latency.efficiency`` from a GPU's tables (its 16-bit kernels, and its fp8
-multiplication where it has one). ``score_unseen`` predicts every table of a GPU with the constants of the
-other generation and the datasheet alone: leave one GPU out. Families that were timed with the launches of
-eager code (block-scaled fp8), or in formats without constants, are left out and named.
+``fit_efficiency`` learns ``kvplan.latency.efficiency`` from the tables of a GPU or of several (their 16-bit
+kernels, and the fp8 multiplication where one has it). ``score_unseen`` predicts every table of a GPU with the
+constants of the other generation and the datasheet alone: leave one GPU out. Families that were timed with
+the launches of eager code (block-scaled fp8), or in formats without constants, are left out and named.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -23,6 +23,7 @@ from kvplan.latency.efficiency import (
     DecodeEfficiency,
     Efficiency,
     GemmEfficiency,
+    NarrowEfficiency,
     Part,
     PrefillEfficiency,
 )
@@ -45,43 +46,49 @@ KIND = {
     "context_attention": "prefill", "mla_context": "prefill",
 }  # fmt: skip
 
-_SHARE = (0.05, 1.0)
+_SHARE, _STREAMED = (0.05, 1.0), (0.05, 0.93)
+"""Of peaks, and of the bandwidth: no kernel was seen to read memory faster."""
+_GEMM = (
+    ("floor_cycles", 5e3, 2e2, 1e5), ("compute", 0.75, *_SHARE), ("memory", 0.85, *_STREAMED),
+    ("tile_cycles", 2e3, 2e1, 1e5), ("split_cycles", 3e3, 2e1, 1e5), ("sharpness", 2.5, 1.0, 8.0),
+)  # fmt: skip
 _UNKNOWNS: dict[type[Any], tuple[tuple[str, float, float, float], ...]] = {
-    GemmEfficiency: (
-        ("floor_s", 3e-6, 1e-7, 1e-4), ("compute", 0.75, *_SHARE), ("memory", 0.85, *_SHARE),
-        ("depth_s", 3e-10, 1e-13, 1e-8), ("sharpness", 2.5, 1.0, 8.0),
-    ),
+    GemmEfficiency: _GEMM,
+    NarrowEfficiency: (*_GEMM, ("quantise", 0.5, *_STREAMED)),
     DecodeEfficiency: (
-        ("floor_s", 9e-6, 5e-7, 1e-4), ("memory", 0.85, *_SHARE), ("compute", 0.4, *_SHARE),
-        ("token_s", 8e-9, 1e-10, 1e-6), ("unit_s", 2e-6, 1e-8, 1e-4), ("sharpness", 2.5, 1.0, 8.0),
+        ("floor_cycles", 1.5e4, 1e3, 2e5), ("memory", 0.85, *_STREAMED), ("compute", 0.4, *_SHARE),
+        ("token_cycles", 1e1, 1e-1, 2e3), ("unit_cycles", 4e3, 2e1, 2e5), ("sharpness", 2.5, 1.0, 8.0),
     ),
     PrefillEfficiency: (
-        ("floor_s", 8e-6, 5e-7, 1e-4), ("compute", 0.6, *_SHARE), ("memory", 0.6, *_SHARE),
+        ("floor_s", 8e-6, 5e-7, 1e-4), ("compute", 0.6, *_SHARE), ("memory", 0.6, *_STREAMED),
         ("tile_s", 3e-6, 1e-8, 1e-4), ("token_s", 2e-8, 1e-10, 1e-6), ("sharpness", 2.5, 1.0, 8.0),
     ),
 }  # fmt: skip
 
 
-def fit_efficiency(families: Sequence[Family], gpu: GpuSpec) -> Efficiency:
-    """The constants of a GPU's tables, from at most ``ROWS`` rows of each kind of kernel.
+def fit_efficiency(tables: Sequence[tuple[GpuSpec, Sequence[Family]]], name: str) -> Efficiency:
+    """The constants of GPUs' tables together, called ``name``.
 
-    Without a timed fp8 multiplication ``narrow`` is what 16-bit ones reach; kinds without any table keep
-    Hopper's constants.
+    At most ``ROWS`` rows of each kind of kernel and GPU: each GPU counts alike. Without a timed fp8
+    multiplication ``narrow`` is what 16-bit ones reach, and quantising what it does on Hopper; kinds without
+    any table keep Hopper's constants.
     """
-    base = replace(HOPPER, name=gpu.architecture or gpu.name)
+    base = replace(HOPPER, name=name)
 
     def fit(kind: type[Part], field: str, op: str, dtype: str) -> Part | None:
-        def sheet(part: Part) -> Datasheet:
+        def sheet(gpu: GpuSpec, part: Part) -> Datasheet:
             given: Any = {field: part}
             return Datasheet(gpu, replace(base, **given))
 
-        return _fit(kind, _chosen(families, op, dtype), sheet)
+        return _fit(kind, [(gpu, _chosen(families, op, dtype)) for gpu, families in tables], sheet)
 
     gemm = fit(GemmEfficiency, "gemm", "gemm", "bfloat16") or base.gemm
-    narrow = fit(GemmEfficiency, "narrow", "gemm", "fp8")
+    narrow = fit(NarrowEfficiency, "narrow", "gemm", "fp8")
     decode = fit(DecodeEfficiency, "decode", "generation_attention", "bfloat16")
     prefill = fit(PrefillEfficiency, "prefill", "context_attention", "bfloat16")
-    return Efficiency(base.name, gemm, narrow or gemm, decode or base.decode, prefill or base.prefill)
+    if narrow is None:
+        narrow = NarrowEfficiency(**asdict(gemm), quantise=HOPPER.narrow.quantise)
+    return Efficiency(name, gemm, narrow, decode or base.decode, prefill or base.prefill)
 
 
 def _chosen(families: Sequence[Family], op: str, dtype: str) -> list[Family]:
@@ -97,21 +104,28 @@ def _format(family: Family, label: str) -> str:
     return canonical(family.labels.get(label, ""))
 
 
-def _fit(kind: type[Part], families: Sequence[Family], sheet: Callable[[Part], Datasheet]) -> Part | None:
+def _fit(
+    kind: type[Part],
+    tables: Sequence[tuple[GpuSpec, Sequence[Family]]],
+    sheet: Callable[[GpuSpec, Part], Datasheet],
+) -> Part | None:
     """Constants of one kind of kernel; None without a family of it."""
-    if not families:
+    rows: list[tuple[int, Family, dict[str, float]]] = []
+    seconds = []
+    for place, (_, families) in enumerate(tables):
+        rng = np.random.default_rng(0)
+        for family in families:
+            count = min(family.seconds.size, ROWS // len(families))
+            chosen = set(rng.permutation(family.seconds.size)[:count].tolist())
+            rows += [(place, family, row) for index, row in enumerate(_rows(family)) if index in chosen]
+            seconds += [family.seconds[index] for index in sorted(chosen)]
+    if not rows:
         return None
-    rng = np.random.default_rng(0)
-    rows, seconds = [], []
-    for family in families:
-        count = min(family.seconds.size, ROWS // len(families))
-        chosen = set(rng.permutation(family.seconds.size)[:count].tolist())
-        rows += [(family, row) for index, row in enumerate(_rows(family)) if index in chosen]
-        seconds += [family.seconds[index] for index in sorted(chosen)]
 
     def model(values: Array) -> Array:
-        one = sheet(kind(*map(float, values)))
-        return np.array([seconds_of(one, family, row) for family, row in rows])
+        part = kind(*map(float, values))
+        sheets = [sheet(gpu, part) for gpu, _ in tables]
+        return np.array([seconds_of(sheets[place], family, row) for place, family, row in rows])
 
     unknowns = [Parameter(*item) for item in _UNKNOWNS[kind]]
     found = least_squares(model, np.array(seconds), unknowns, restarts=1, iterations=40).values

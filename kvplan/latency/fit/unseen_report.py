@@ -12,11 +12,12 @@ from kvplan.latency.fit.unseen_steps import StepScore
 _INTRODUCTION = """# Accuracy on a GPU that was not measured
 
 Leave one GPU out: every table of a GPU is predicted from its datasheet and from constants that the *other*
-generation's tables gave (`kvplan/latency/efficiency.py`: shares of peaks and bandwidth, floors in seconds).
-No row of the predicted GPU was fitted; all of its rows are the test. Errors and bias as above. The bands'
+generation's tables gave (`kvplan/latency/efficiency.py`: shares of peaks and bandwidth, latencies in cycles).
+No row of the predicted GPU was fitted, but that Ampere's tables have no 8-bit multiplication: what quantising
+activations takes is Hopper's. All of its rows are the test. Errors and bias as above. The bands'
 half widths were chosen on these two experiments, one a direction, so that they cover about nine in ten of
 each kind of kernel: with two GPUs there is nothing to hold out. A GPU of a generation that was measured is
-predicted better than this (its own generation's constants), one of any other gets the mean of the two."""
+predicted better than this (its own generation's constants), one of any other gets constants of both."""
 
 _STEPS = """## Whole steps
 

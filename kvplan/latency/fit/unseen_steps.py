@@ -1,8 +1,8 @@
 """Whole steps of a GPU that nobody measured, against steps made of its measured kernels.
 
 A bundled profile stands for the truth; the datasheet roofline predicts the same steps with the constants of
-the other generation, with the mean that unmeasured generations get, and with the GPU's own. Overheads are the
-same in both, so what differs are kernels alone.
+the other generation, with those of both that unmeasured generations get, and with the GPU's own. Overheads
+are the same in truth and prediction, so what differs are kernels alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from kvplan.engine.protocols import StepBatch
 from kvplan.latency.build import build_latency
-from kvplan.latency.efficiency import GENERATIONS, Efficiency, blended, efficiency_of
+from kvplan.latency.efficiency import COMMON, GENERATIONS, Efficiency, efficiency_of
 from kvplan.latency.roofline import TPOT_BAND, TTFT_BAND, Roofline
 from kvplan.sizing.parallel import Parallel
 from kvplan.specs.catalog import load_gpu, load_model
@@ -66,7 +66,7 @@ def score_steps(name: str) -> list[StepScore]:
     own = efficiency_of(gpu)
     others = [item for item in GENERATIONS.values() if item is not own]
     candidates = [(f"the other generation's ({item.name})", item) for item in others]
-    candidates += [("the mean of both", blended(own, others[0])), ("its own generation's", own)]
+    candidates += [("both generations'", COMMON), ("its own generation's", own)]
     return [score for label, item in candidates for score in _score(name, label, item)]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kvplan.latency.datasheet import Datasheet
-from kvplan.latency.efficiency import AMPERE, BANDS, GENERATIONS, HOPPER
+from kvplan.latency.efficiency import AMPERE, BANDS, COMMON, GENERATIONS, HOPPER
 from kvplan.latency.fit.tables import Family, read_measurements
 from kvplan.latency.fit.unseen import (
     _rows,
@@ -34,12 +34,12 @@ def family(sheet, dtype="bfloat16", noise=0.0):
 
 def test_constants_are_found_again():
     gpu = load_gpu("h100-sxm")
-    found = fit_efficiency([family(Datasheet(gpu, HOPPER))], gpu)
-    for name in ("compute", "memory", "floor_s"):
+    found = fit_efficiency([(gpu, [family(Datasheet(gpu, HOPPER))])], "mine")
+    for name in ("compute", "memory", "floor_cycles"):
         assert getattr(found.gemm, name) == pytest.approx(getattr(HOPPER.gemm, name), rel=0.02)
     # What was not timed keeps the other constants; multiplications of 8 bits those of 16.
     assert found.decode == HOPPER.decode
-    assert found.narrow == found.gemm
+    assert (found.narrow.compute, found.narrow.quantise) == (found.gemm.compute, HOPPER.narrow.quantise)
 
 
 def test_a_table_is_scored_with_the_other_generation():
@@ -84,19 +84,28 @@ def test_the_report_counts_each_gpu_alike():
     assert unseen_text([], [], []) == ""
 
 
-def test_steps_of_a_measured_generation_are_within_the_stated_bands():
-    for score in score_steps("h100-sxm"):
+@pytest.mark.parametrize("gpu", ["h100-sxm", "a100-80g"])
+def test_steps_of_a_measured_generation_are_within_the_stated_bands(gpu):
+    for score in score_steps(gpu):
+        # Either way: what is different is the clock and the multiprocessors, and the datasheet has both.
+        if score.constants.startswith("the other"):
+            assert score.median <= 0.1
+            assert score.p90 <= 0.2
         if score.constants == "its own generation's":
             assert score.median <= 0.05
             assert score.coverage >= 0.9
-        if score.constants == "the mean of both":
-            assert score.median <= 0.12
+        if score.constants == "both generations'":
+            assert score.median <= 0.07
             assert score.coverage >= 0.9
 
 
 @pytest.mark.shared
 @pytest.mark.slow
-@pytest.mark.parametrize(("tables", "name"), [("h100_sxm", "hopper"), ("a100_sxm", "ampere")])
-def test_the_shipped_constants_are_fits_of_the_tables(shared, tables, name):
-    families = read_measurements([shared / "data" / "latency" / "kernel_tables" / tables]).families
-    assert fit_efficiency(families, load_gpu(families[0].device)) == GENERATIONS[name]
+def test_the_shipped_constants_are_fits_of_the_tables(shared):
+    place = shared / "data" / "latency" / "kernel_tables"
+    read = [read_measurements([place / tables]).families for tables in ("a100_sxm", "h100_sxm")]
+    tables = [(load_gpu(families[0].device), families) for families in read]
+    assert fit_efficiency(tables, COMMON.name) == COMMON
+    for one in tables:
+        name = one[0].architecture
+        assert fit_efficiency([one], name) == GENERATIONS[name]
