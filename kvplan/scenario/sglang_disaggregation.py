@@ -79,10 +79,6 @@ def check_sglang(scenario: Scenario, part: DisaggregationPart) -> None:
             "SGLang's decode server hands out the first token, which came with the cache", "leave it out",
         ),
         (
-            scenario.speculative is not None, "speculative",
-            "drafts on SGLang's prefill and decode servers are not simulated", "leave one out, or use vllm",
-        ),
-        (
             scenario.parallel.dp_attention, "parallel.dp_attention",
             "ranks of data-parallel attention on SGLang's prefill and decode servers are not simulated",
             "leave one of the two out",

@@ -118,6 +118,21 @@ def test_windows_that_lie_in_the_full_pool_are_sent_whole() -> None:
     assert strategy_of({**LLAMA, "model": "gemma-3-27b"}).block_bytes == 62 * 2 * 16 * 128 * 2
 
 
+def test_drafts_are_verified_by_decode_servers_and_their_cache_is_sent() -> None:
+    deepseek = {
+        **LLAMA, "model": "deepseek-v3", "gpu": "h200-sxm", "parallel.tp": 8, "workload.requests": 30,
+    }  # fmt: skip
+    drafts = {"speculative.method": "mtp", "speculative.tokens": 1, "speculative.acceptance": 0.8}
+    plain, drafted = play(deepseek), play({**deepseek, **drafts})
+    Result.model_validate(drafted)
+    assert all(check.passed for check in check_laws(drafted))
+    assert drafted["latency"]["tpot_s"]["mean"] < plain["latency"]["tpot_s"]["mean"]
+    # 61 layers of 576 elements in bf16 and one that drafts.
+    assert figures(drafted)["moved_bytes"] / figures(plain)["moved_bytes"] == pytest.approx(62 / 61, rel=0.01)
+    found = {metric["name"]: metric["value"] for metric in drafted["strategies"]["speculative decoding"]}
+    assert 0.7 < found["acceptance_rate"] < 0.9
+
+
 def test_room_that_is_kept_free_holds_requests_back() -> None:
     small = {**BARE, "engine.max_total_tokens": 20_000, "workload.rate": 60.0}
     free = figures(play({**small, "disaggregation.decode.num_reserved_decode_tokens": 0}))
@@ -150,11 +165,12 @@ def test_room_that_is_kept_free_holds_requests_back() -> None:
                 "gpu": "b200",
                 "parallel.tp": 8,
                 "speculative.tokens": 3,
-                "speculative.method": "mtp",
+                "speculative.method": "draft_model",
+                "speculative.model": "llama-3.1-8b",
                 "speculative.acceptance": 0.5,
             },
-            "speculative",
-            "drafts on SGLang's",
+            "speculative.method",
+            "nothing to begin with",
         ),
         ({"parallel.dp_attention": True, "parallel.tp": 2}, "parallel.dp_attention", "data-parallel"),
         ({"tiers.host.memory": "16GiB"}, "", "not simulated together"),

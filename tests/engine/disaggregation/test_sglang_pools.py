@@ -19,7 +19,7 @@ from kvplan.engine.disaggregation.sglang.engine import PARTS, SglangPoolsEngine
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions, default_extra_slots
 from kvplan.engine.disaggregation.sglang.prefill import PrefillReplica, PrefillScheduler
 from kvplan.engine.disaggregation.sglang.strategy import SglangDisaggregation
-from kvplan.engine.disaggregation.sglang.transit import Transit
+from kvplan.engine.disaggregation.sglang.transit import HandedRequest
 from kvplan.engine.disaggregation.strategy import PoolPlan
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.recorder import Recorder, RequestRow
@@ -29,6 +29,11 @@ from kvplan.engine.sglang.live import SglangRequest
 from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang.replica import SglangReplica
 from kvplan.engine.sglang.scheduler import SglangScheduler
+from kvplan.engine.sglang_windows.windows import SlidingWindows
+from kvplan.engine.speculation.acceptance import geometric
+from kvplan.engine.speculation.metrics import SECTION
+from kvplan.engine.speculation.rules import sglang_rules_of
+from kvplan.engine.speculation.strategy import Speculation
 from kvplan.errors import UsageError
 from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
@@ -136,7 +141,16 @@ def deployments(draw: st.DrawFn) -> Case:
         draw(st.sampled_from([1e3, 1e5, 1e9, float("inf")])), draw(st.sampled_from([0.0, 1e-4, 0.02]))
     )
     link = Stage("link", carrier, prefill=True, decode=True, link=True)
-    return config, SglangDisaggregation((link,), 100, pool(), pool(), options), requests
+    return config, SglangDisaggregation((link,), 100, pool(), pool(), options, draw(drafts())), requests
+
+
+def drafts() -> st.SearchStrategy[Speculation | None]:
+    """None half of the time."""
+    return st.one_of(st.none(), st.builds(speculation, st.integers(1, 4), st.sampled_from([0.0, 0.6, 1.0])))
+
+
+def speculation(tokens: int, chance: float) -> Speculation:
+    return Speculation(sglang_rules_of("eagle", tokens), geometric(chance, tokens, 3))
 
 
 def play(
@@ -218,6 +232,50 @@ def one_of_each(config: SglangConfig) -> SglangDisaggregation:
     return SglangDisaggregation(FREE, 100, PoolPlan(), PoolPlan(), DecodeOptions(0, 4096))
 
 
+@examples(40)
+@given(runs(), st.integers(1, 4))
+def test_drafts_that_never_stand_change_no_time_where_steps_take_the_same(
+    case: tuple[SglangConfig, list[Request]], tokens: int
+) -> None:
+    # EAGLE's tree knows prompts otherwise: none are looked for.
+    config = replace(between_servers(generous(*case)), disable_radix_cache=True)
+    requests, found = case[1], []
+    for more in (None, speculation(tokens, 0.0)):
+        strategy = replace(one_of_each(config), drafts=more)
+        rows: list[RequestRow] = []
+        engine = strategy.sglang_engine(
+            config, LinearLatency(5e-3, 0.0, 0.0), Recorder(on_request=rows.append)
+        )
+        engine.run(requests)
+        found.append(sorted(rows))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_decode_server_verifies_drafts_from_its_first_step_on(overlap: bool) -> None:
+    config = replace(SglangConfig(1000), disable_overlap_schedule=not overlap)
+    strategy = replace(one_of_each(config), drafts=speculation(3, 1.0))
+    rows, recorder, engine = play(config, strategy, [a_request("0", 10, 41)])
+    assert rows[0].output_tokens == 41
+    section = {metric.name: metric.value for metric in recorder.sections[SECTION]}
+    # Forty more tokens behind the first, four with each verification.
+    assert (section["steps"], section["accepted"]) == (10, 30)
+    # With overlap the last one runs before it is known that the one before it was enough.
+    assert engine.decodes[0].recorder.totals.steps == 10 + overlap
+
+
+def test_drafts_that_decode_servers_cannot_begin_with_are_refused() -> None:
+    config = SglangConfig(1000)
+    other = Speculation(sglang_rules_of("draft_model", 2), geometric(0.5, 2, 0))
+    for given_drafts, text in (
+        (other, "another model drafts"),
+        (replace(speculation(2, 0.5), windows=SlidingWindows(64, 500)), "pools for recurrent states"),
+    ):
+        strategy = replace(one_of_each(config), drafts=given_drafts)
+        with pytest.raises(UsageError, match=text):
+            strategy.sglang_engine(config, CLOCK, Recorder())
+
+
 def test_queues_that_were_not_compared_are_refused() -> None:
     config = SglangConfig(1000)
     for options in (
@@ -272,9 +330,26 @@ def decode_server(pool_tokens: int, options: DecodeOptions, **kwargs: object) ->
     return DecodeScheduler(config, options, keep_schedule=False)
 
 
-def asked(name: str, prompt: int, output: int) -> SglangRequest:
+def a_request(name: str, prompt: int, output: int) -> Request:
     start = 1000 * (int(name) + 1)
-    return Transit(Request(name, 0.0, ((start, prompt),), prompt, ((start + 500, output),), output)).offered
+    return Request(name, 0.0, ((start, prompt),), prompt, ((start + 500, output),), output)
+
+
+def asked(name: str, prompt: int, output: int) -> HandedRequest:
+    return HandedRequest(a_request(name, prompt, output))
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_who_has_only_a_first_token_goes_one_by_one_where_one_may_run(overlap: bool) -> None:
+    """Each round has somebody end and nobody decode; the next one must not wait for something to come."""
+    config = replace(SglangConfig(1000), max_running_requests=4, disable_overlap_schedule=not overlap)
+    alone = replace(config, max_running_requests=1)
+    strategy = SglangDisaggregation(
+        FREE, 100, PoolPlan(config=config), PoolPlan(config=alone), DecodeOptions(0, 8)
+    )
+    asking = [a_request("0", 10, 100), *(a_request(name, 10, 1) for name in "1234")]
+    rows, _, _ = play(config, strategy, asking)
+    assert len(rows) == 5
 
 
 def test_room_is_kept_for_everybody_who_runs_or_will() -> None:
@@ -292,7 +367,7 @@ def test_who_runs_must_be_able_to_end_when_all_others_are_retracted() -> None:
     long = asked("0", 100, 800)
     server.add(long)
     server.schedule()
-    server.arrived(long)  # type: ignore[arg-type]
+    server.arrived(long)
     server.deliver(server.schedule())
     # 899 tokens are free, and 102 of its 900 are known.
     server.add(asked("1", 102, 5))
@@ -316,7 +391,7 @@ def test_what_would_wait_for_ever_is_refused() -> None:
     assert not options.never_fits(480, 100, config)
     assert options.never_fits(481, 100, config)
     server = DecodeReplica(config, options, CLOCK, Recorder(), None)  # type: ignore[arg-type]
-    request = asked("0", 481, 100).request
+    request = a_request("0", 481, 100)
     assert server.refusal(request) == (
         "prompt and num_reserved_decode_tokens larger than the pool: it would wait for ever"
     )

@@ -5,7 +5,8 @@ cannot be taken back, so what runs must be able to go on without it: every reque
 ``num_reserved_decode_tokens``, and the longest one its whole answer, once all others were retracted.
 
 Where the next step finds no memory while the batch in flight ends somebody, it is meant to wait for that
-(``update_running_batch``); 0.5.23's loop for disaggregation stops with an error, which is not simulated.
+(``update_running_batch``); 0.5.23's loop for disaggregation stops with an error, which is not simulated. With
+drafts (``speculation.sglang.pools``) that is more often so.
 """
 
 from __future__ import annotations
@@ -54,8 +55,15 @@ class DecodeScheduler(SglangScheduler):
         handed_out: those whose first token left in this call; ended: those of them for which it was the last.
     """
 
+    request_type: type[SglangRequest] = HandedRequest
+
     def __init__(self, config: SglangConfig, options: DecodeOptions, *, keep_schedule: bool) -> None:
         super().__init__(config, keep_schedule=keep_schedule)
+        self.open_queues(options)
+
+    def open_queues(self, options: DecodeOptions) -> None:
+        """Begin with nobody in the queues around the plain engine's."""
+        config = self.config
         self.options = options
         self.expected: deque[HandedRequest] = deque()
         self.coming: dict[HandedRequest, bool] = {}
@@ -126,9 +134,9 @@ class DecodeScheduler(SglangScheduler):
         if self.waiting:
             self._join_batch()
         self.left_over = 0
-        self._gone = []
         before, self.last = self.last, None
         plan = self._decode_batch(before)
+        self._gone = []
         if plan.batch.scheduled_tokens:
             self.last = plan
         return plan
@@ -150,9 +158,8 @@ class DecodeScheduler(SglangScheduler):
     def _preallocate(self) -> None:
         """``pop_preallocated``: room for prompts, in the order in which they came."""
         decoding, clip = self.decoding, self.config.clip_max_new_tokens
-        # A member has one token more than KV, the last step's output; who has just finished is counted still.
-        retractable = decoding.base_sum + decoding.count * (decoding.known + 1)
-        retractable += sum(request.tokens for request in self._gone)
+        # Who has just finished is counted still.
+        retractable = decoding.tokens + sum(request.tokens for request in self._gone)
         longest = max((_at_most(request, clip) for request in decoding.members), default=0) - retractable
         reserve = self.options.num_reserved_decode_tokens
         while self.expected and self.buffers and self.rows:
@@ -221,6 +228,10 @@ class DecodeScheduler(SglangScheduler):
         self.rows += 1
 
     # -- decode -----------------------------------------------------------------------------------------
+
+    def _finishes_in_flight(self) -> bool:
+        """As the base class; who has finished with more drafts than were counted on is in that batch, too."""
+        return super()._finishes_in_flight() or (self.overlap and bool(self._gone))
 
     def _known_outputs(self) -> dict[SglangRequest, int]:
         """As the base class; who has just joined has nothing in flight."""
@@ -310,7 +321,10 @@ class DecodeReplica(SglangInstance):
             self.stopped = True
         for joined in scheduler.handed_out:
             joined.first_token_s = clock
-        self._finish(scheduler.ended, clock)
+        if scheduler.ended:
+            # Whoever waited for their places comes next, though nobody runs.
+            self._stalled = False
+            self._finish(scheduler.ended, clock)
         return plan, clock
 
     def _refuse(self, request: SglangRequest, clock: float) -> None:

@@ -73,7 +73,7 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillReplica, DecodeReplica]):
 
     def asked_of_prefill(self, way: Transit) -> Request:
         """See the base class."""
-        return way.held.request
+        return way.before
 
     def take_in(self, way: Transit, request: Request, before: Request) -> None:
         """See the base class."""
@@ -82,8 +82,10 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillReplica, DecodeReplica]):
             decode.catch_up(now)
         way.prefill = self.pools[0].router.choose(request, self.prefills)
         way.decode = self.pools[1].router.choose(request, self.decodes)
-        self.prefills[way.prefill].scheduler.add(way.held)
-        self.decodes[way.decode].scheduler.add(way.offered)
+        computes, decodes = self.prefills[way.prefill].scheduler, self.decodes[way.decode].scheduler
+        way.reaches(computes.live(way.before), decodes.live(request))
+        computes.add(way.held)
+        decodes.add(way.offered)
 
     def reserved(self, transit: Transit, now: float) -> None:
         """See ``DecodeEvents``."""

@@ -39,12 +39,18 @@ class PrefillScheduler(SglangScheduler):
         held: requests that hold KV, each a row of the request table.
     """
 
+    request_type: type[SglangRequest] = HandedRequest
+
     def __init__(self, config: SglangConfig, *, keep_schedule: bool) -> None:
         super().__init__(config, keep_schedule=keep_schedule)
+        self.open_queues()
+
+    def open_queues(self) -> None:
+        """Begin with nobody in the queues around the plain engine's."""
         self.bootstrapping: dict[HandedRequest, None] = {}
         self.inflight: dict[HandedRequest, None] = {}
         self.held = 0
-        self.buffers = METADATA_BUFFERS * config.max_running_requests
+        self.buffers = METADATA_BUFFERS * self.config.max_running_requests
         """Buffers for what goes along with a cache; one from the waiting queue until all is sent."""
         self._ready: list[tuple[int, HandedRequest]] = []
         self._sent: list[HandedRequest] = []
