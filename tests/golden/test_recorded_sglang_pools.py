@@ -1,7 +1,8 @@
 """Recorded decisions of SGLang 0.5.23's prefill and decode servers (``--disaggregation-mode``).
 
 Their event loops, queues and what becomes of outputs are SGLang's own, stopped where time passes. When steps and
-transfers begin and end is kvplan's, and how many drafts stood is written down with each run.
+transfers begin and end is kvplan's, and so is which rank gets a request; how many drafts stood is written down
+with each run.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from drafted_runs import recorded
 from recorded_runs import digest, digest_of_rows, recordings, request
 
 from kvplan.engine.disaggregation.fabric import Stage
+from kvplan.engine.disaggregation.pool import Ranks
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions
 from kvplan.engine.disaggregation.sglang.strategy import SglangDisaggregation
 from kvplan.engine.disaggregation.strategy import PoolPlan
@@ -25,6 +27,7 @@ from kvplan.latency.linear import LinearLatency
 
 RUNS = recordings("sglang-0.5.23-pools.json.gz")
 DRAFTED = recordings("sglang-0.5.23-drafts-pools.json.gz")
+RANKED = recordings("sglang-0.5.23-server-ranks.json.gz")
 
 
 class Line:
@@ -45,18 +48,22 @@ def drafts_of(run: dict[str, Any]) -> Speculation | None:
     return Speculation(sglang_rules_of("eagle", tokens), recorded(tokens, run["accepted"]))
 
 
+def pool(run: dict[str, Any], number: int, config: SglangConfig) -> PoolPlan:
+    """The pool of prefill (0) or of decode (1) servers, with ranks where a run says how many."""
+    ranks = run.get("ranks", (None, None))[number]
+    return PoolPlan(run["instances"][number], config=config, ranks=None if ranks is None else Ranks(*ranks))
+
+
 @pytest.mark.parametrize("log", [True, False])
-@pytest.mark.parametrize("runs", [RUNS, DRAFTED], ids=["plain", "drafts"])
+@pytest.mark.parametrize("runs", [RUNS, DRAFTED, RANKED], ids=["plain", "drafts", "ranks"])
 def test_sglang_pools(runs: list[dict[str, Any]], log: bool) -> None:
     for number, run in enumerate(runs):
         prefill, decode = (SglangConfig(**run[name]) for name in ("prefill", "decode"))
         strategy = SglangDisaggregation(
             (Stage("link", Line(*run["link"]), prefill=True, decode=True, link=True),),
             prefill.page_size,
-            *(
-                PoolPlan(count, config=config)
-                for count, config in zip(run["instances"], (prefill, decode), strict=True)
-            ),
+            pool(run, 0, prefill),
+            pool(run, 1, decode),
             DecodeOptions(*run["options"]),
             drafts_of(run),
         )
@@ -93,3 +100,12 @@ def test_what_is_recorded_retracts_aborts_and_waits(runs: list[dict[str, Any]]) 
         those = [run for run in runs if run["prefill"].get("disable_overlap_schedule", False) != overlap]
         assert len(those) >= 12
         assert sum(run["totals"][1] > 0 for run in those) >= 4
+
+
+def test_ranks_are_recorded_with_and_without_drafts() -> None:
+    numbers = {tuple(ranks and ranks[0] for ranks in run["ranks"]) for run in RANKED}
+    assert numbers >= {(2, 2), (None, 2), (2, None)}
+    for drafted in (True, False):
+        runs = [run for run in RANKED if ("drafts" in run) == drafted]
+        assert len(runs) >= 12
+        assert sum(run["totals"][1] > 0 for run in runs) >= 4

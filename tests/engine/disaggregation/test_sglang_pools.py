@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -9,13 +10,13 @@ import pytest
 from fuzzing import examples, fuzz
 from hypothesis import given
 from hypothesis import strategies as st
-from pools import Line
 from radix_runs import between_servers, runs
+from sglang_servers import CLOCK, FREE, Case, a_request, deployments, generous, one_of_each, play, told
 
 import kvplan.engine.disaggregation.sglang.engine as engines
-from kvplan.engine.disaggregation.fabric import Stage
 from kvplan.engine.disaggregation.sglang.decode import DecodeReplica, DecodeScheduler
-from kvplan.engine.disaggregation.sglang.engine import PARTS, SglangPoolsEngine
+from kvplan.engine.disaggregation.sglang.engine import PARTS, DecodeServer, PrefillServer
+from kvplan.engine.disaggregation.sglang.instance import SglangInstance
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions, default_extra_slots
 from kvplan.engine.disaggregation.sglang.prefill import PrefillReplica, PrefillScheduler
 from kvplan.engine.disaggregation.sglang.strategy import SglangDisaggregation
@@ -23,23 +24,14 @@ from kvplan.engine.disaggregation.sglang.transit import HandedRequest
 from kvplan.engine.disaggregation.strategy import PoolPlan
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.recorder import Recorder, RequestRow
-from kvplan.engine.router import ROUTERS
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.live import SglangRequest
 from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang.replica import SglangReplica
 from kvplan.engine.sglang.scheduler import SglangScheduler
-from kvplan.engine.sglang_windows.windows import SlidingWindows
-from kvplan.engine.speculation.acceptance import geometric
-from kvplan.engine.speculation.metrics import SECTION
-from kvplan.engine.speculation.rules import sglang_rules_of
-from kvplan.engine.speculation.strategy import Speculation
 from kvplan.errors import UsageError
-from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 
-CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
-FREE = (Stage("link", Line(float("inf"), 0.0), prefill=True, decode=True, link=True),)
 MOST_CALLS = 50_000
 """Far more than any of these workloads needs: an engine that gets there makes no progress."""
 
@@ -66,7 +58,7 @@ class AuditedDecode(DecodeReplica):
 
     def audit(self) -> None:
         scheduler, page, most = self.decode, self.config.page_size, self.config.max_running_requests
-        holders = [request for request in EVERYBODY[scheduler] if request.holding is not None]
+        holders = [request for request in EVERYBODY.get(scheduler, ()) if request.holding is not None]
         tokens = [
             request.base + scheduler.decoding.tick if request.ticket else request.computed
             for request in holders
@@ -87,7 +79,7 @@ class AuditedPrefill(PrefillReplica):
     def _plan(self, clock: float) -> tuple[SglangPlan, float]:
         planned = super()._plan(clock)
         scheduler, most = self.prefill, self.config.max_running_requests
-        holders = [request for request in EVERYBODY[scheduler] if request.holding is not None]
+        holders = [request for request in EVERYBODY.get(scheduler, ()) if request.holding is not None]
         assert scheduler.held == len(holders) <= most
         assert scheduler.buffers + len(scheduler.waiting) + len(holders) == 2 * most
         own = sum(request.held.private for request in holders)
@@ -118,60 +110,10 @@ def _audited():  # type: ignore[no-untyped-def]
         yield
 
 
-Case = tuple[SglangConfig, SglangDisaggregation, list[Request]]
-
-
-@st.composite
-def deployments(draw: st.DrawFn) -> Case:
-    """Pools down to the smallest that can serve a request at all, links from none to hopeless."""
-    config, requests = draw(runs())
-    config = replace(between_servers(config), enable_mixed_chunk=False)
-    options = DecodeOptions(draw(st.sampled_from([0, 1, 8, 64])), draw(st.sampled_from([0, 0, 1, 5])))
-
-    def pool() -> PoolPlan:
-        more = draw(st.sampled_from([0, 0, 4, 64, 1000])) * config.page_size
-        own = replace(
-            config,
-            pool_tokens=config.pool_tokens + more,
-            max_running_requests=draw(st.sampled_from([1, 2, config.max_running_requests])),
-        )
-        return PoolPlan(draw(st.integers(1, 3)), draw(st.sampled_from(ROUTERS.names())), own, CLOCK)
-
-    carrier = Line(
-        draw(st.sampled_from([1e3, 1e5, 1e9, float("inf")])), draw(st.sampled_from([0.0, 1e-4, 0.02]))
-    )
-    link = Stage("link", carrier, prefill=True, decode=True, link=True)
-    return config, SglangDisaggregation((link,), 100, pool(), pool(), options, draw(drafts())), requests
-
-
-def drafts() -> st.SearchStrategy[Speculation | None]:
-    """None half of the time."""
-    return st.one_of(st.none(), st.builds(speculation, st.integers(1, 4), st.sampled_from([0.0, 0.6, 1.0])))
-
-
-def speculation(tokens: int, chance: float) -> Speculation:
-    return Speculation(sglang_rules_of("eagle", tokens), geometric(chance, tokens, 3))
-
-
-def play(
-    config: SglangConfig, strategy: SglangDisaggregation, requests: list[Request], *, log: bool = False
-) -> tuple[list[RequestRow], Recorder, SglangPoolsEngine]:
-    rows: list[RequestRow] = []
-    lines: list[str] = []
-    recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
-    engine = strategy.sglang_engine(config, CLOCK, recorder)
-    engine.run(requests)
-    engine.close()
-    return rows, recorder, engine
-
-
-def told(case: Case, *, log: bool = False) -> tuple[object, ...]:
-    """Rows, totals and section of a run, or why it is stuck (SGLang's own rules allow it)."""
-    try:
-        rows, recorder, _ = play(*case, log=log)
-    except EngineStuck as exc:
-        return (exc.message,)
-    return sorted(rows), recorder.totals.to_dict(), recorder.sections["disaggregation"]
+def members(servers: Sequence[PrefillServer | DecodeServer]) -> Iterator[SglangInstance]:
+    """Whoever has requests: instances without ranks, and ranks."""
+    for server in servers:
+        yield from server.members
 
 
 @examples(120)
@@ -190,9 +132,9 @@ def test_every_request_gets_through(case: Case) -> None:
     for row in rows:
         assert row.arrival_s <= row.scheduled_s < row.first_token_s <= row.finish_s
         assert (row.output_tokens == 1) <= (row.finish_s == row.first_token_s)
-    for prefill in engine.prefills:
+    for prefill in members(engine.prefills):
         assert prefill.scheduler.pool.unreferenced == prefill.config.pool_tokens
-    for decode in engine.decodes:
+    for decode in members(engine.decodes):
         assert decode.scheduler.pool.free == decode.config.pool_tokens
     parts = engine.breakdown.parts
     assert list(parts) == list(PARTS)
@@ -217,63 +159,6 @@ def test_steps_taken_in_bulk_are_steps_taken_one_by_one(case: Case) -> None:
 @given(deployments())
 def test_runs_repeat_exactly(case: Case) -> None:
     assert told(case) == told(case)
-
-
-def generous(config: SglangConfig, requests: list[Request]) -> SglangConfig:
-    room = sum(item.prompt_tokens + item.output_tokens + 4 * config.page_size for item in requests)
-    room += -room % config.page_size
-    return replace(
-        config, pool_tokens=room + 4096 * config.page_size, max_running_requests=4096, context_length=100_000,
-        enable_mixed_chunk=False, prefill_decode_interval=0,
-    )  # fmt: skip
-
-
-def one_of_each(config: SglangConfig) -> SglangDisaggregation:
-    return SglangDisaggregation(FREE, 100, PoolPlan(), PoolPlan(), DecodeOptions(0, 4096))
-
-
-@examples(40)
-@given(runs(), st.integers(1, 4))
-def test_drafts_that_never_stand_change_no_time_where_steps_take_the_same(
-    case: tuple[SglangConfig, list[Request]], tokens: int
-) -> None:
-    # EAGLE's tree knows prompts otherwise: none are looked for.
-    config = replace(between_servers(generous(*case)), disable_radix_cache=True)
-    requests, found = case[1], []
-    for more in (None, speculation(tokens, 0.0)):
-        strategy = replace(one_of_each(config), drafts=more)
-        rows: list[RequestRow] = []
-        engine = strategy.sglang_engine(
-            config, LinearLatency(5e-3, 0.0, 0.0), Recorder(on_request=rows.append)
-        )
-        engine.run(requests)
-        found.append(sorted(rows))
-    assert found[0] == found[1]
-
-
-@pytest.mark.parametrize("overlap", [True, False])
-def test_a_decode_server_verifies_drafts_from_its_first_step_on(overlap: bool) -> None:
-    config = replace(SglangConfig(1000), disable_overlap_schedule=not overlap)
-    strategy = replace(one_of_each(config), drafts=speculation(3, 1.0))
-    rows, recorder, engine = play(config, strategy, [a_request("0", 10, 41)])
-    assert rows[0].output_tokens == 41
-    section = {metric.name: metric.value for metric in recorder.sections[SECTION]}
-    # Forty more tokens behind the first, four with each verification.
-    assert (section["steps"], section["accepted"]) == (10, 30)
-    # With overlap the last one runs before it is known that the one before it was enough.
-    assert engine.decodes[0].recorder.totals.steps == 10 + overlap
-
-
-def test_drafts_that_decode_servers_cannot_begin_with_are_refused() -> None:
-    config = SglangConfig(1000)
-    other = Speculation(sglang_rules_of("draft_model", 2), geometric(0.5, 2, 0))
-    for given_drafts, text in (
-        (other, "another model drafts"),
-        (replace(speculation(2, 0.5), windows=SlidingWindows(64, 500)), "pools for recurrent states"),
-    ):
-        strategy = replace(one_of_each(config), drafts=given_drafts)
-        with pytest.raises(UsageError, match=text):
-            strategy.sglang_engine(config, CLOCK, Recorder())
 
 
 def test_queues_that_were_not_compared_are_refused() -> None:
@@ -328,11 +213,6 @@ def test_a_lone_request_takes_what_the_engine_takes(
 def decode_server(pool_tokens: int, options: DecodeOptions, **kwargs: object) -> DecodeScheduler:
     config = replace(SglangConfig(pool_tokens), disable_radix_cache=True, **kwargs)  # type: ignore[arg-type]
     return DecodeScheduler(config, options, keep_schedule=False)
-
-
-def a_request(name: str, prompt: int, output: int) -> Request:
-    start = 1000 * (int(name) + 1)
-    return Request(name, 0.0, ((start, prompt),), prompt, ((start + 500, output),), output)
 
 
 def asked(name: str, prompt: int, output: int) -> HandedRequest:

@@ -137,6 +137,7 @@ class DecodeScheduler(SglangScheduler):
         before, self.last = self.last, None
         plan = self._decode_batch(before)
         self._gone = []
+        plan.ended = self.ended
         if plan.batch.scheduled_tokens:
             self.last = plan
         return plan
@@ -288,9 +289,9 @@ class DecodeReplica(SglangInstance):
         return self.decode
 
     @property
-    def next_s(self) -> float:
-        """See ``Actor``; clients that wait for answers wait for whatever it can do."""
-        return self.clock if self.works and (self.decode.expected or self.stops) else float("inf")
+    def noticeable(self) -> bool:
+        """See the base class; clients that wait for answers wait for whatever it can do."""
+        return bool(self.decode.expected or self.stops)
 
     def refusal(self, request: Request) -> str | None:
         """Why it could never serve a request, or ``None``."""
@@ -304,6 +305,16 @@ class DecodeReplica(SglangInstance):
         """As the base class; whoever waits was refused in each of these steps."""
         self.decode.looks += done
         return super().coasted(done, taken)
+
+    @property
+    def waits(self) -> bool:
+        """As the base class; whoever is in a queue may wait, too."""
+        return not self.computes and not self.decode.left_over and self.decode.blocked
+
+    def pass_by(self, steps: int) -> None:
+        """As the base class; whoever waits was refused in each of these steps."""
+        super().pass_by(steps)
+        self.decode.looks += steps
 
     def quiet(self) -> bool:
         """As the base class; nothing in the queues may move either."""
@@ -321,10 +332,7 @@ class DecodeReplica(SglangInstance):
             self.stopped = True
         for joined in scheduler.handed_out:
             joined.first_token_s = clock
-        if scheduler.ended:
-            # Whoever waited for their places comes next, though nobody runs.
-            self._stalled = False
-            self._finish(scheduler.ended, clock)
+        self._finish(scheduler.ended, clock)
         return plan, clock
 
     def _refuse(self, request: SglangRequest, clock: float) -> None:

@@ -56,9 +56,12 @@ class SglangDisaggregation:
         return self.prefill.latency is None is self.decode.latency
 
     def pools(self, config: SglangConfig) -> tuple[EngineConfig | SglangConfig, ...]:
-        """The options of every instance, when those of the deployment are ``config``."""
+        """The options of every instance, or of every rank of those, when those of the deployment are
+        ``config``."""
         return tuple(
-            plan.config or config for plan in (self.prefill, self.decode) for _ in range(plan.instances)
+            plan.config or config
+            for plan in (self.prefill, self.decode)
+            for _ in range(plan.instances * (1 if plan.ranks is None else plan.ranks.count))
         )
 
     def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> SglangPoolsEngine:

@@ -12,6 +12,7 @@ class Transit:
 
     Attributes:
         prefill, decode: the instances; -1 until they are chosen.
+        prefill_rank, decode_rank: which members of them.
         before: what is asked of the prefill instance.
         held, offered: the request as the two know it.
         sent_pages: pages of the prompt that are on their way or have come.
@@ -21,8 +22,8 @@ class Transit:
     """
 
     __slots__ = (
-        "arrived_s", "before", "decode", "held", "offered", "prefill", "prefilled_s", "refused",
-        "request", "reserved_s", "sent_pages",
+        "arrived_s", "before", "decode", "decode_rank", "held", "offered", "prefill", "prefill_rank",
+        "prefilled_s", "refused", "request", "reserved_s", "sent_pages",
     )  # fmt: skip
 
     held: HandedRequest
@@ -31,6 +32,7 @@ class Transit:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.prefill = self.decode = -1
+        self.prefill_rank = self.decode_rank = 0
         # The prefill server wants one token of whatever it is sent (``_process_req``).
         self.before = request._replace(output=(), output_tokens=1)
         self.sent_pages = 0

@@ -115,19 +115,19 @@ class SglangDraftingPools(SglangPoolsEngine):
         self.drafts = drafts
         super().__init__(prefill, decode, recorder, route=route, block_bytes=block_bytes, options=options)
 
-    def prefill_instance(self, pool: Pool, recorder: Recorder) -> PrefillReplica:
+    def make_prefill(self, config: SglangConfig, latency: LatencyModel, recorder: Recorder) -> PrefillReplica:
         """See the base class."""
-        return DraftedPrefillReplica(pool.sglang, pool.latency, recorder, self, self.drafts)
+        return DraftedPrefillReplica(config, latency, recorder, self, self.drafts)
 
-    def decode_instance(self, pool: Pool, recorder: Recorder) -> DecodeReplica:
+    def make_decode(self, config: SglangConfig, latency: LatencyModel, recorder: Recorder) -> DecodeReplica:
         """See the base class."""
-        return DraftedDecodeReplica(pool.sglang, self.options, pool.latency, recorder, self, self.drafts)
+        return DraftedDecodeReplica(config, self.options, latency, recorder, self, self.drafts)
 
     def close(self) -> None:
         """As the base class, and report what became of drafts on decode instances."""
         super().close()
         found = Drafted(self.drafts.rules.tokens)
-        for decode in self.decodes:
+        for decode in (rank for server in self.decodes for rank in server.members):
             assert isinstance(decode, DraftedDecodeReplica)
             found.add(decode.drafting.drafted)
         self.recorder.sections[SECTION] = metrics(found)
