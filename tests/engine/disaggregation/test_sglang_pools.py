@@ -14,6 +14,7 @@ from radix_runs import between_servers, runs
 from sglang_servers import CLOCK, FREE, Case, a_request, deployments, generous, one_of_each, play, told
 
 import kvplan.engine.disaggregation.sglang.engine as engines
+from kvplan.engine.disaggregation.pool import Ranks
 from kvplan.engine.disaggregation.sglang.decode import DecodeReplica, DecodeScheduler
 from kvplan.engine.disaggregation.sglang.engine import PARTS, DecodeServer, PrefillServer
 from kvplan.engine.disaggregation.sglang.instance import SglangInstance
@@ -219,13 +220,16 @@ def asked(name: str, prompt: int, output: int) -> HandedRequest:
     return HandedRequest(a_request(name, prompt, output))
 
 
+@pytest.mark.parametrize("ranks", [None, Ranks(1)])
 @pytest.mark.parametrize("overlap", [True, False])
-def test_who_has_only_a_first_token_goes_one_by_one_where_one_may_run(overlap: bool) -> None:
+def test_who_has_only_a_first_token_goes_one_by_one_where_one_may_run(
+    overlap: bool, ranks: Ranks | None
+) -> None:
     """Each round has somebody end and nobody decode; the next one must not wait for something to come."""
     config = replace(SglangConfig(1000), max_running_requests=4, disable_overlap_schedule=not overlap)
     alone = replace(config, max_running_requests=1)
     strategy = SglangDisaggregation(
-        FREE, 100, PoolPlan(config=config), PoolPlan(config=alone), DecodeOptions(0, 8)
+        FREE, 100, PoolPlan(config=config), PoolPlan(config=alone, ranks=ranks), DecodeOptions(0, 8)
     )
     asking = [a_request("0", 10, 100), *(a_request(name, 10, 1) for name in "1234")]
     rows, _, _ = play(config, strategy, asking)

@@ -136,3 +136,18 @@ def test_drafts_that_decode_servers_cannot_begin_with_are_refused() -> None:
         strategy = replace(one_of_each(config), drafts=given_drafts)
         with pytest.raises(UsageError, match=text):
             strategy.sglang_engine(config, CLOCK, Recorder())
+
+
+@pytest.mark.parametrize("ranks", [None, Ranks(1)])
+def test_what_has_been_sent_makes_room_before_the_next_batch(ranks: Ranks | None) -> None:
+    """Two prompts go into one batch where the one before them has left its row when that is made."""
+    config = SglangConfig(
+        1000, max_running_requests=2, chunked_prefill_size=10, disable_overlap_schedule=True
+    )
+    asking = [a_request("0", 10, 1), a_request("1", 5, 1), a_request("2", 5, 1)]
+    strategy = replace(one_of_each(config), prefill=PoolPlan(config=config, ranks=ranks))
+    rows: list[RequestRow] = []
+    # Steps so short that nothing else has the server look up meanwhile.
+    clock = LinearLatency(1e-5, 0.0, 0.0)
+    strategy.sglang_engine(config, clock, Recorder(on_request=rows.append)).run(asking)
+    assert {row.id: row.scheduled_s for row in rows} == {"0": 0.0, "1": 1e-5, "2": 1e-5}

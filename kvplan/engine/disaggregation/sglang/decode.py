@@ -308,13 +308,9 @@ class DecodeReplica(SglangInstance):
 
     @property
     def waits(self) -> bool:
-        """As the base class; whoever is in a queue may wait, too."""
+        """As the base class; whoever is in a queue may wait, too. The round that ends that refuses the others
+        once more, so that steps passed by need not be counted as looks."""
         return not self.computes and not self.decode.left_over and self.decode.blocked
-
-    def pass_by(self, steps: int) -> None:
-        """As the base class; whoever waits was refused in each of these steps."""
-        super().pass_by(steps)
-        self.decode.looks += steps
 
     def quiet(self) -> bool:
         """As the base class; nothing in the queues may move either."""
