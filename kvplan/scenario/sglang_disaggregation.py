@@ -151,8 +151,10 @@ def decode_options(scenario: Scenario, part: DisaggregationPart) -> DecodeOption
     assert isinstance(engine, SglangPart)
     running, slots = engine.max_running_requests, pool.extra_slots
     if slots is None:
-        ranks = own_scenario(scenario, pool).parallel.tp if scenario.parallel.dp_attention else 1
-        slots = default_extra_slots(None if running is None else max(1, running // ranks))
+        ranks = ranks_of(scenario, part, pool)
+        if running is not None and ranks is not None:
+            running = max(1, running // ranks.count)
+        slots = default_extra_slots(running)
     if pool.num_reserved_decode_tokens is None:
         return DecodeOptions(extra_slots=slots)
     return DecodeOptions(pool.num_reserved_decode_tokens, slots)
