@@ -32,10 +32,13 @@ from kvplan.scenario.schema import Scenario
 from kvplan.scenario.schema.disaggregation import DisaggregationPart, PoolPart
 from kvplan.scenario.sglang_disaggregation import (
     about_options,
+    about_ranks,
     check_names,
     check_sglang,
     check_vllm,
     decode_options,
+    lanes_of,
+    ranks_of,
     unchecked,
 )
 
@@ -103,7 +106,7 @@ def disaggregation(scenario: Scenario, deployment: Deployment, part: Disaggregat
     sides = tuple(_side(scenario, deployment, name, getattr(part, name)) for name in ("prefill", "decode"))
     prefill, decode = sides
     token_bytes, assumed = _token_bytes(deployment, part)
-    route, more = _route(part, deployment, prefill, decode)
+    route, more = _route(part, deployment, prefill, decode, lanes_of(scenario, part))
     block_bytes = token_bytes * deployment.config.block_size
     strategy: Disaggregation | SglangDisaggregation
     if isinstance(deployment.config, EngineConfig):
@@ -128,7 +131,8 @@ def disaggregation(scenario: Scenario, deployment: Deployment, part: Disaggregat
         )
         instances = strategy.pools(deployment.config)
         convention = "sampled by the prefill instance, handed out by the decode instance, as SGLang does"
-        more = (*more, *about_options(strategy.options, part, deployment.fit))
+        about = about_options(strategy.options, part, deployment.fit)
+        more = (*more, *about_ranks(scenario, part), *about)
     return Chosen(
         strategy,
         (Assumption(f"{SECTION}.first_token", part.first_token, convention), *assumed, *more),
@@ -209,8 +213,11 @@ def _side(scenario: Scenario, deployment: Deployment, name: str, part: PoolPart)
             hint=f"leave cache.blocks out, or say {where}.blocks",
         )  # fmt: skip
     own = own_scenario(scenario, part)
+    ranks = None
+    if scenario.engine.kind == "sglang" and scenario.disaggregation is not None:
+        ranks = ranks_of(scenario, scenario.disaggregation, part)
     if own is scenario:
-        return _Side(name, PoolPlan(part.instances, part.router), deployment)
+        return _Side(name, PoolPlan(part.instances, part.router, ranks=ranks), deployment)
     try:
         found = resolve_deployment(own)
         moved = found.gpu != deployment.gpu or found.parallel != deployment.parallel
@@ -219,7 +226,7 @@ def _side(scenario: Scenario, deployment: Deployment, name: str, part: PoolPart)
         exc.where = f"{where}: {exc.where}" if exc.where else where
         raise
     latency = None if clock is None else clock.model
-    return _Side(name, PoolPlan(part.instances, part.router, found.config, latency), found, clock)
+    return _Side(name, PoolPlan(part.instances, part.router, found.config, latency, ranks), found, clock)
 
 
 # -- bytes ------------------------------------------------------------------------------------------------
@@ -307,11 +314,11 @@ def _layers(deployment: Deployment, part: DisaggregationPart) -> int:
 
 
 def _route(
-    part: DisaggregationPart, deployment: Deployment, prefill: _Side, decode: _Side
+    part: DisaggregationPart, deployment: Deployment, prefill: _Side, decode: _Side, lanes: int
 ) -> tuple[tuple[Stage, ...], tuple[Assumption, ...]]:
-    """Stages from a prefill to a decode instance, and what they assume."""
+    """Stages from a prefill to a decode instance, and what they assume; ``lanes`` carry a cache together."""
     ratio, form = _ratio(deployment, part)
-    link = _link(part)
+    link = _link(part, lanes)
     stages = [Stage(link.name, link, prefill=True, decode=True, ratio=ratio, link=True)]
     assumed = list(link.assumptions())
     if part.through == "host":
@@ -339,9 +346,9 @@ def _route(
     return tuple(stages), tuple(assumed)
 
 
-def _link(part: DisaggregationPart) -> Channel:
+def _link(part: DisaggregationPart, lanes: int) -> Channel:
     try:
-        channel = network(part.link, lanes=part.lanes)
+        channel = network(part.link, lanes=lanes)
     except UnknownName as exc:
         exc.where = f"{SECTION}.link"
         raise

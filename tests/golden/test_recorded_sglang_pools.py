@@ -1,23 +1,33 @@
 """Recorded decisions of SGLang 0.5.23's prefill and decode servers (``--disaggregation-mode``).
 
 Their event loops, queues and what becomes of outputs are SGLang's own, stopped where time passes. When steps and
-transfers begin and end is kvplan's.
+transfers begin and end is kvplan's, and so is which rank gets a request; how many drafts stood is written down
+with each run.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from drafted_runs import recorded
 from recorded_runs import digest, digest_of_rows, recordings, request
 
 from kvplan.engine.disaggregation.fabric import Stage
+from kvplan.engine.disaggregation.pool import Ranks
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions
 from kvplan.engine.disaggregation.sglang.strategy import SglangDisaggregation
 from kvplan.engine.disaggregation.strategy import PoolPlan
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.speculation.metrics import SECTION
+from kvplan.engine.speculation.rules import sglang_rules_of
+from kvplan.engine.speculation.strategy import Speculation
 from kvplan.latency.linear import LinearLatency
 
 RUNS = recordings("sglang-0.5.23-pools.json.gz")
+DRAFTED = recordings("sglang-0.5.23-drafts-pools.json.gz")
+RANKED = recordings("sglang-0.5.23-server-ranks.json.gz")
 
 
 class Line:
@@ -30,18 +40,32 @@ class Line:
         return self.each_s + size / self.rate
 
 
+def drafts_of(run: dict[str, Any]) -> Speculation | None:
+    """What a run drafts with, and how many stood."""
+    if "drafts" not in run:
+        return None
+    tokens = run["drafts"]
+    return Speculation(sglang_rules_of("eagle", tokens), recorded(tokens, run["accepted"]))
+
+
+def pool(run: dict[str, Any], number: int, config: SglangConfig) -> PoolPlan:
+    """The pool of prefill (0) or of decode (1) servers, with ranks where a run says how many."""
+    ranks = run.get("ranks", (None, None))[number]
+    return PoolPlan(run["instances"][number], config=config, ranks=None if ranks is None else Ranks(*ranks))
+
+
 @pytest.mark.parametrize("log", [True, False])
-def test_sglang_pools(log: bool) -> None:
-    for number, run in enumerate(RUNS):
+@pytest.mark.parametrize("runs", [RUNS, DRAFTED, RANKED], ids=["plain", "drafts", "ranks"])
+def test_sglang_pools(runs: list[dict[str, Any]], log: bool) -> None:
+    for number, run in enumerate(runs):
         prefill, decode = (SglangConfig(**run[name]) for name in ("prefill", "decode"))
         strategy = SglangDisaggregation(
             (Stage("link", Line(*run["link"]), prefill=True, decode=True, link=True),),
             prefill.page_size,
-            *(
-                PoolPlan(count, config=config)
-                for count, config in zip(run["instances"], (prefill, decode), strict=True)
-            ),
+            pool(run, 0, prefill),
+            pool(run, 1, decode),
             DecodeOptions(*run["options"]),
+            drafts_of(run),
         )
         rows: dict[str, RequestRow] = {}
         lines: list[str] = []
@@ -59,13 +83,29 @@ def test_sglang_pools(log: bool) -> None:
         assert [totals.steps, totals.preemptions, totals.rejected, moved] == run["totals"], number
         if log:
             assert digest(lines) == run["decisions"], number
+        if strategy.drafts is not None:
+            stood = [count for counts in run["accepted"].values() for count in counts]
+            found = {metric.name: metric.value for metric in recorder.sections[SECTION]}
+            # Of who was retracted or had finished meanwhile, what was verified is lost.
+            assert found["steps"] <= len(stood), number
+            assert found["accepted"] <= sum(stood), number
 
 
-def test_what_is_recorded_retracts_aborts_and_waits() -> None:
-    assert sum(run["totals"][1] > 0 for run in RUNS) >= 10
-    assert sum(run["totals"][2] > 0 for run in RUNS) >= 5
-    assert {tuple(run["instances"]) for run in RUNS} == {(1, 1), (1, 2), (2, 1), (2, 2)}
+@pytest.mark.parametrize("runs", [RUNS, DRAFTED], ids=["plain", "drafts"])
+def test_what_is_recorded_retracts_aborts_and_waits(runs: list[dict[str, Any]]) -> None:
+    assert sum(run["totals"][1] > 0 for run in runs) >= 10
+    assert sum(run["totals"][2] > 0 for run in runs) >= 5
+    assert {tuple(run["instances"]) for run in runs} == {(1, 1), (1, 2), (2, 1), (2, 2)}
     for overlap in (True, False):
-        runs = [run for run in RUNS if run["prefill"].get("disable_overlap_schedule", False) != overlap]
+        those = [run for run in runs if run["prefill"].get("disable_overlap_schedule", False) != overlap]
+        assert len(those) >= 12
+        assert sum(run["totals"][1] > 0 for run in those) >= 4
+
+
+def test_ranks_are_recorded_with_and_without_drafts() -> None:
+    numbers = {tuple(ranks and ranks[0] for ranks in run["ranks"]) for run in RANKED}
+    assert numbers >= {(2, 2), (None, 2), (2, None)}
+    for drafted in (True, False):
+        runs = [run for run in RANKED if ("drafts" in run) == drafted]
         assert len(runs) >= 12
         assert sum(run["totals"][1] > 0 for run in runs) >= 4

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kvplan.engine.disaggregation.pool import Ranks
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions
 from kvplan.engine.disaggregation.sglang.strategy import SglangDisaggregation
 from kvplan.engine.recorder import Recorder, RequestRow
@@ -118,6 +119,55 @@ def test_windows_that_lie_in_the_full_pool_are_sent_whole() -> None:
     assert strategy_of({**LLAMA, "model": "gemma-3-27b"}).block_bytes == 62 * 2 * 16 * 128 * 2
 
 
+def test_drafts_are_verified_by_decode_servers_and_their_cache_is_sent() -> None:
+    deepseek = {
+        **LLAMA, "model": "deepseek-v3", "gpu": "h200-sxm", "parallel.tp": 8, "workload.requests": 30,
+    }  # fmt: skip
+    drafts = {"speculative.method": "mtp", "speculative.tokens": 1, "speculative.acceptance": 0.8}
+    plain, drafted = play(deepseek), play({**deepseek, **drafts})
+    Result.model_validate(drafted)
+    assert all(check.passed for check in check_laws(drafted))
+    assert drafted["latency"]["tpot_s"]["mean"] < plain["latency"]["tpot_s"]["mean"]
+    # 61 layers of 576 elements in bf16 and one that drafts.
+    assert figures(drafted)["moved_bytes"] / figures(plain)["moved_bytes"] == pytest.approx(62 / 61, rel=0.01)
+    found = {metric["name"]: metric["value"] for metric in drafted["strategies"]["speculative decoding"]}
+    assert 0.7 < found["acceptance_rate"] < 0.9
+
+
+def test_ranks_of_data_parallel_attention() -> None:
+    """DeepSeek's usual deployment, with drafts: 8 ranks compute prompts, 16 decode."""
+    flags = {
+        **LLAMA, "model": "deepseek-v3", "gpu": "h200-sxm", "parallel.tp": 8, "parallel.dp_attention": True,
+        "workload.requests": 40, "disaggregation.lanes": 8, "disaggregation.decode.tp": 16,
+        "disaggregation.decode.max_running_requests": 256, "speculative.method": "mtp",
+        "speculative.tokens": 1, "speculative.acceptance": 0.8,
+    }  # fmt: skip
+    strategy = strategy_of(flags)
+    assert (strategy.prefill.ranks, strategy.decode.ranks) == (Ranks(8, 8), Ranks(16, 8))
+    # 256 are shared by 16 ranks, each of which has twice its own 16 in extra slots.
+    assert strategy.decode.config.max_running_requests == 16  # type: ignore[union-attr]
+    assert strategy.options == DecodeOptions(512, 32)
+    document = play(flags)
+    Result.model_validate(document)
+    assert all(check.passed for check in check_laws(document))
+    assert {"dp_attention prefill", "dp_attention decode"} < document["strategies"].keys()
+    assumed = {item["name"]: item["value"] for item in document["assumptions"]}
+    assert assumed["parallel.dp_attention"] == "8/16"
+    assert assumed["routing.ranks"] == "bootstrap-room/round-robin"
+    assert assumed["disaggregation.adapters"] == "8/8"
+
+
+def test_a_rank_sends_through_its_share_of_the_lanes() -> None:
+    flags = {
+        **LLAMA, "model": "deepseek-v3", "gpu": "h200-sxm", "parallel.tp": 8, "disaggregation.lanes": 8,
+    }  # fmt: skip
+    carriers = [
+        strategy_of({**flags, "parallel.dp_attention": ranks}).route[0].carrier for ranks in (True, False)
+    ]
+    alone, together = (carrier.seconds(1 << 30) for carrier in carriers)
+    assert alone == pytest.approx(8 * together, rel=0.01)
+
+
 def test_room_that_is_kept_free_holds_requests_back() -> None:
     small = {**BARE, "engine.max_total_tokens": 20_000, "workload.rate": 60.0}
     free = figures(play({**small, "disaggregation.decode.num_reserved_decode_tokens": 0}))
@@ -150,13 +200,18 @@ def test_room_that_is_kept_free_holds_requests_back() -> None:
                 "gpu": "b200",
                 "parallel.tp": 8,
                 "speculative.tokens": 3,
-                "speculative.method": "mtp",
+                "speculative.method": "draft_model",
+                "speculative.model": "llama-3.1-8b",
                 "speculative.acceptance": 0.5,
             },
-            "speculative",
-            "drafts on SGLang's",
+            "speculative.method",
+            "nothing to begin with",
         ),
-        ({"parallel.dp_attention": True, "parallel.tp": 2}, "parallel.dp_attention", "data-parallel"),
+        (
+            {"parallel.dp_attention": True, "parallel.tp": 2, "disaggregation.through": "host"},
+            "disaggregation.through",
+            "data-parallel",
+        ),
         ({"tiers.host.memory": "16GiB"}, "", "not simulated together"),
         ({"model": "gpt-oss-20b"}, "", "sliding windows are not simulated together"),
         ({"model": "mamba-2.8b"}, "", "state"),

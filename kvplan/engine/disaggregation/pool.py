@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvplan.engine.config import EngineConfig
@@ -12,18 +13,44 @@ if TYPE_CHECKING:
     from kvplan.engine.sglang.config import SglangConfig
 
 
-class Pool:
-    """What one of the two pools is made of."""
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Ranks of data-parallel attention that an instance is made of.
 
-    __slots__ = ("config", "instances", "latency", "router")
+    Args:
+        count: how many.
+        adapters: of the network, shared out evenly; each serves one or more ranks.
+        router: who deals requests to them; None: as the engine does.
+    """
+
+    count: int
+    adapters: int = 1
+    router: str | None = None
+
+    def adapter_of(self, rank: int) -> int:
+        """The one a rank sends or receives through."""
+        return rank * self.adapters // self.count
+
+
+class Pool:
+    """What one of the two pools is made of; ``ranks``: of each instance, where it has some."""
+
+    __slots__ = ("config", "instances", "latency", "ranks", "router")
 
     def __init__(
-        self, config: EngineConfig | SglangConfig, latency: LatencyModel, instances: int, router: str
-    ) -> None:
+        self, config: EngineConfig | SglangConfig, latency: LatencyModel, instances: int, router: str,
+        ranks: Ranks | None = None,
+    ) -> None:  # fmt: skip
         self.config = config
+        self.ranks = ranks
         self.latency = latency
         self.instances = instances
         self.router = make_router(router)
+
+    @property
+    def adapters(self) -> int:
+        """Network adapters of an instance that carry one transfer each."""
+        return 1 if self.ranks is None else self.ranks.adapters
 
     @property
     def options(self) -> EngineConfig:

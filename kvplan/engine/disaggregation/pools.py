@@ -122,7 +122,7 @@ class PoolsEngine(Generic[WayT, PrefillT, DecodeT]):
         self.decodes: list[DecodeT] = [
             self.decode_instance(decode, self._recorder_of("D", index)) for index in range(decode.instances)
         ]
-        self.fabric = Fabric(route, prefill.instances, decode.instances)
+        self.fabric = Fabric(route, prefill.instances * prefill.adapters, decode.instances * decode.adapters)
         self.kept_blocks = 0
         self._events: list[tuple[float, int, Callable[[WayT, float], None], WayT]] = []
         self._posted = 0

@@ -12,7 +12,7 @@ from kvplan.engine.disaggregation.engine import DisaggregatedEngine
 from kvplan.engine.disaggregation.fabric import Stage
 from kvplan.engine.disaggregation.handover import Handover
 from kvplan.engine.disaggregation.journey import FirstToken
-from kvplan.engine.disaggregation.pool import Pool
+from kvplan.engine.disaggregation.pool import Pool, Ranks
 from kvplan.engine.instance import one_full_group
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PoolPlan:
-    """One pool; options and clock are those of the deployment where they are None."""
+    """One pool; options and clock are those of the deployment where they are None. ``ranks``: of each of
+    SGLang's instances, where it has some; ``config`` is then that of a rank."""
 
     instances: int = 1
     router: str = "round-robin"
     config: EngineConfig | SglangConfig | None = None
     latency: LatencyModel | None = None
+    ranks: Ranks | None = None
 
     def pool(self, name: str, config: EngineConfig | SglangConfig, latency: LatencyModel) -> Pool:
         """The pool, called ``name``, where the deployment's options and clock are these.
@@ -44,7 +46,7 @@ class PoolPlan:
                 f"the {name} pool has {self.instances} instances; it needs at least one",
                 where=f"disaggregation.{name}.instances",
             )
-        return Pool(self.config or config, self.latency or latency, self.instances, self.router)
+        return Pool(self.config or config, self.latency or latency, self.instances, self.router, self.ranks)
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,12 +126,16 @@ class RankGroup(Generic[R]):
         self._idle_steps += len(self.ranks) - len(needed)
         return slowest
 
+    def point(self, now: float) -> SeriesPoint:
+        """The state as the series has it, all ranks together."""
+        _, *columns = zip(*[rank.point(now) for rank in self.ranks], strict=True)
+        return SeriesPoint(now, *map(sum, columns))
+
     def note(self, clock: float) -> None:
         """Count a step, and write a point of the series where one is due."""
         recorder = self.recorder
         if recorder.wants_point(recorder.totals.steps):
-            _, *columns = zip(*[rank.point(clock) for rank in self.ranks], strict=True)
-            recorder.point(SeriesPoint(clock, *map(sum, columns)))
+            recorder.point(self.point(clock))
         recorder.totals.steps += 1
 
     def close(self) -> None:
@@ -142,7 +146,7 @@ class RankGroup(Generic[R]):
         for name in _SUMMED:
             setattr(totals, name, sum(getattr(rank.recorder.totals, name) for rank in self.ranks))
         self.recorder.settle()
-        served = [rank.recorder.totals.finished for rank in self.ranks]
+        served, what = self.served()
         hottest = [rank.recorder.totals.peak_used_blocks for rank in self.ranks]
         waited = 1 - self._own_s / self._busy_s if self._busy_s else 0.0
         parts = totals.steps * len(self.ranks)
@@ -152,12 +156,16 @@ class RankGroup(Generic[R]):
             Metric(
                 "idle", self._idle_steps / parts if parts else 0.0, "1", "share of steps a rank ran empty"
             ),
-            Metric("most_finished", max(served), "requests", "served by one rank"),
-            Metric("least_finished", min(served), "requests", "served by one rank"),
+            Metric(f"most_{what}", max(served), "requests", f"{what} by one rank"),
+            Metric(f"least_{what}", min(served), "requests", f"{what} by one rank"),
             Metric("most_peak_used_blocks", max(hottest), "blocks", "of one rank"),
             Metric("least_peak_used_blocks", min(hottest), "blocks", "of one rank"),
         ]
         self.recorder.sections |= self.sections()
+
+    def served(self) -> tuple[list[int], str]:
+        """Requests of each rank that have ended there, and how."""
+        return [rank.recorder.totals.finished for rank in self.ranks], "finished"
 
     def sections(self) -> dict[str, list[Metric]]:
         """What ranks themselves have to tell, under their numbers."""

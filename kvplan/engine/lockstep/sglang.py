@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import nextafter
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.lockstep.ranks import RankGroup
@@ -73,7 +73,7 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
                 continue
             plans = self._plan()
             if any(plan.aborted for plan in plans):
-                self.stopped = self.stops
+                self.stopped |= self.stops
             running = any(plan.batch.scheduled_tokens for plan in plans)
             before, self._in_flight = self._in_flight, None
             if running:
@@ -93,7 +93,7 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
                         else:
                             rank.scheduler.idle()
                     continue
-                if self._stalled and not any(plan.retracted or plan.aborted for plan in plans):
+                if self._stalled and not any(plan.moves for plan in plans):
                     self._stuck()
                 self._stalled = True
             else:
@@ -139,7 +139,12 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
                 heard |= rank.deliver(plan, self.clock)
         self.stopped |= self.stops and heard
 
-    def _stuck(self) -> NoReturn:
+    def _stuck(self) -> None:
+        """Nothing runs, and nobody who waits fits.
+
+        Raises:
+            EngineStuck: nor ever will.
+        """
         for rank in self.ranks:
             first = rank.scheduler.chunked or next(iter(rank.scheduler.waiting), None)
             if first is not None:
@@ -177,8 +182,8 @@ class SglangLockstepEngine(RankGroup[SglangReplica]):
         for part in parts:
             plans[part.number] = part.settle(done)
         for rank in self.ranks:
-            if not rank.busy:
-                rank.scheduler.pause.pass_by(done, 0)
+            if rank.waits:
+                rank.pass_by(done)
         if overlap:
             self._in_flight = Flight(tuple(plans), device_free)
         recorder.totals.steps += done

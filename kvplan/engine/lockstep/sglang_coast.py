@@ -59,8 +59,9 @@ def quiet_ranks(ranks: Sequence[SglangReplica]) -> list[QuietRank]:
     """The ranks that decode on, if no rank has anything else to do; none otherwise."""
     found = []
     for number, rank in enumerate(ranks):
-        if rank.busy:
-            if not rank.quiet() or rank.scheduler.decoding.quiet_steps < 1:
-                return []
-            found.append(QuietRank(rank, number))
+        if rank.waits:
+            continue
+        if not rank.quiet() or rank.scheduler.decoding.quiet_steps < 1:
+            return []
+        found.append(QuietRank(rank, number))
     return found

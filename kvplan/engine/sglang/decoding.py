@@ -30,6 +30,10 @@ class Decoding(Retracting):
             # Those of a prefill are among its requests, and found there.
             before.leaving = [request for request in leaving if request not in before.extends]
 
+    def _finishes_in_flight(self) -> bool:
+        """Whether somebody is taken to have the last output with the batch in flight."""
+        return self.finishing > 0
+
     def _reserved(self) -> int:
         """Tokens the answers of running requests may still take, each clipped."""
         decoding = self.decoding
@@ -46,7 +50,7 @@ class Decoding(Retracting):
             return plan
         if self._decode_fits():
             self.ratio = max(self.ratio - self.ratio_decay, self.least_ratio)
-        elif self.finishing:
+        elif self._finishes_in_flight():
             # Those give their memory back with the result in flight: the others wait for it.
             return plan
         else:

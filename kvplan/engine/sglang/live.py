@@ -156,6 +156,12 @@ class DecodeBatch:
         return outputs if outputs < request.max_new_tokens else request.max_new_tokens
 
     @property
+    def tokens(self) -> int:
+        """Prompts and answers of all members together, without outputs of steps in flight: a token more each
+        than has KV. Who has just joined has none in flight."""
+        return self.base_sum + self.count * (self.known + 1)
+
+    @property
     def boundary_pages(self) -> int:
         """Pages the next decode step needs."""
         return self.boundaries[self.tick % self.page_size]

@@ -18,12 +18,13 @@ class SglangPlan:
         tick: of the decode batch, this step included.
         ends: tokens with KV after this batch, for each of ``extends``.
         leaving: decoding requests that finish with this batch and were left out of the next one.
+        ended: requests that had all they need when it was made, without a step.
         scheduled: (request, tokens) in batch order; kept only for a decision log.
     """
 
     __slots__ = (
-        "aborted", "batch", "chunked", "decodes", "ends", "extends", "leaving", "retracted", "scheduled",
-        "tick",
+        "aborted", "batch", "chunked", "decodes", "ended", "ends", "extends", "leaving", "retracted",
+        "scheduled", "tick",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -36,7 +37,13 @@ class SglangPlan:
         self.chunked: SglangRequest | None = None
         self.retracted: list[SglangRequest] = []
         self.aborted: list[SglangRequest] = []
+        self.ended: list[SglangRequest] = []
         self.scheduled: list[tuple[SglangRequest, int]] = []
+
+    @property
+    def moves(self) -> bool:
+        """Whether making it has changed something for those who wait, though nothing may run."""
+        return bool(self.retracted or self.aborted or self.ended)
 
     def extend(self, page: int) -> tuple[int, int]:
         """Its requests in prefill get whole pages for what is computed of them.

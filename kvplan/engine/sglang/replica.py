@@ -139,7 +139,7 @@ class SglangReplica:
                 if scheduler.pause.left:
                     scheduler.pause.end()
                     continue
-                if self._stalled and not (plan.retracted or plan.aborted) and scheduler.awaits:
+                if self._stalled and not plan.moves and scheduler.awaits:
                     clock = self._wait(clock, min(until, nextafter(self.gives_up_s, _NEVER)))
                 self._stalled = True
             else:
@@ -223,6 +223,15 @@ class SglangReplica:
         )  # fmt: skip
 
     # -- steps in which nothing is decided --------------------------------------------------------------
+
+    @property
+    def waits(self) -> bool:
+        """Whether, as a rank of several, it runs nothing before something reaches it."""
+        return not self.busy
+
+    def pass_by(self, steps: int) -> None:
+        """Write down that others took steps while it waited."""
+        self.scheduler.pause.pass_by(steps, 0)
 
     def quiet(self) -> bool:
         """Whether the next steps only advance the running batch, for all that is known now.

@@ -34,6 +34,7 @@ class SglangScheduler(Decoding):
     """Queues and pool of one engine instance."""
 
     budget_type: type[PrefillBudget] = PrefillBudget
+    request_type: type[SglangRequest] = SglangRequest
 
     def __init__(
         self, config: SglangConfig, pool: TokenPool | None = None, *, keep_schedule: bool = False
@@ -76,7 +77,7 @@ class SglangScheduler(Decoding):
 
     def live(self, request: Request) -> SglangRequest:
         """What the engine keeps about a request that arrives."""
-        return SglangRequest(request)
+        return self.request_type(request)
 
     def add(self, request: SglangRequest) -> None:
         """Take in a new request."""

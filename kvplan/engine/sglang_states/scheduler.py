@@ -12,7 +12,6 @@ from kvplan.engine.sglang.scheduler import SglangScheduler
 from kvplan.engine.sglang_states.index import Found
 from kvplan.engine.sglang_states.pool import StatePool
 from kvplan.engine.sglang_states.request import StateRequest
-from kvplan.traces.request import Request
 
 
 class StateScheduler(SglangScheduler):
@@ -25,6 +24,7 @@ class StateScheduler(SglangScheduler):
         cut_short: first admissions that found fewer tokens than the tree had, for want of a state.
     """
 
+    request_type: type[SglangRequest] = StateRequest
     pool: StatePool
 
     def __init__(self, config: SglangConfig, pool: StatePool, *, keep_schedule: bool = False) -> None:
@@ -33,10 +33,6 @@ class StateScheduler(SglangScheduler):
         self._mixed: set[int] = set()
         if config.enable_mixed_chunk:
             self.pool.untracked = self._mixed
-
-    def live(self, request: Request) -> SglangRequest:
-        """As the base class."""
-        return StateRequest(request)
 
     def _add_one(
         self, request: SglangRequest, budget: PrefillBudget, extends: list[SglangRequest]

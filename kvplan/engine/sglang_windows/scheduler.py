@@ -20,7 +20,6 @@ from kvplan.engine.sglang_windows.errors import ForgottenPrefill
 from kvplan.engine.sglang_windows.index import Match
 from kvplan.engine.sglang_windows.pool import WindowPool
 from kvplan.engine.sglang_windows.request import WindowRequest
-from kvplan.traces.request import Request
 
 
 class WindowScheduler(SglangScheduler):
@@ -33,16 +32,13 @@ class WindowScheduler(SglangScheduler):
 
     budget_type = WindowBudget
     decoding: DecodeBatch
+    request_type: type[SglangRequest] = WindowRequest
     pool: WindowPool
 
     def __init__(self, config: SglangConfig, pool: WindowPool, *, keep_schedule: bool = False) -> None:
         super().__init__(config, pool, keep_schedule=keep_schedule)
         self.decoding = WindowBatch(config.page_size, config.clip_max_new_tokens, pool.windows)
         self.missed = self.missed_tokens = 0
-
-    def live(self, request: Request) -> SglangRequest:
-        """As the base class."""
-        return WindowRequest(request)
 
     # -- prefill ----------------------------------------------------------------------------------------
 

@@ -40,7 +40,8 @@ class ParallelPart(Part):
 class RoutingPart(Part):
     """How requests are dealt: ``policy`` to replicas, ``ranks`` to the ranks of data-parallel attention.
 
-    Without ``ranks`` as the engine does it: vLLM to the least loaded, SGLang in turn.
+    Without ``ranks`` as the engine does it: vLLM to the least loaded, SGLang in turn, and to ranks of its
+    prefill servers by a number that the router draws.
     """
 
     policy: Router = "round-robin"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -9,32 +10,29 @@ import pytest
 from fuzzing import examples, fuzz
 from hypothesis import given
 from hypothesis import strategies as st
-from pools import Line
 from radix_runs import between_servers, runs
+from sglang_servers import CLOCK, FREE, Case, a_request, deployments, generous, one_of_each, play, told
 
 import kvplan.engine.disaggregation.sglang.engine as engines
-from kvplan.engine.disaggregation.fabric import Stage
+from kvplan.engine.disaggregation.pool import Ranks
 from kvplan.engine.disaggregation.sglang.decode import DecodeReplica, DecodeScheduler
-from kvplan.engine.disaggregation.sglang.engine import PARTS, SglangPoolsEngine
+from kvplan.engine.disaggregation.sglang.engine import PARTS, DecodeServer, PrefillServer
+from kvplan.engine.disaggregation.sglang.instance import SglangInstance
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions, default_extra_slots
 from kvplan.engine.disaggregation.sglang.prefill import PrefillReplica, PrefillScheduler
 from kvplan.engine.disaggregation.sglang.strategy import SglangDisaggregation
-from kvplan.engine.disaggregation.sglang.transit import Transit
+from kvplan.engine.disaggregation.sglang.transit import HandedRequest
 from kvplan.engine.disaggregation.strategy import PoolPlan
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.recorder import Recorder, RequestRow
-from kvplan.engine.router import ROUTERS
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.live import SglangRequest
 from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang.replica import SglangReplica
 from kvplan.engine.sglang.scheduler import SglangScheduler
 from kvplan.errors import UsageError
-from kvplan.latency.linear import LinearLatency
 from kvplan.traces.request import Request
 
-CLOCK = LinearLatency(5e-3, 2e-5, 1e-8)
-FREE = (Stage("link", Line(float("inf"), 0.0), prefill=True, decode=True, link=True),)
 MOST_CALLS = 50_000
 """Far more than any of these workloads needs: an engine that gets there makes no progress."""
 
@@ -61,7 +59,7 @@ class AuditedDecode(DecodeReplica):
 
     def audit(self) -> None:
         scheduler, page, most = self.decode, self.config.page_size, self.config.max_running_requests
-        holders = [request for request in EVERYBODY[scheduler] if request.holding is not None]
+        holders = [request for request in EVERYBODY.get(scheduler, ()) if request.holding is not None]
         tokens = [
             request.base + scheduler.decoding.tick if request.ticket else request.computed
             for request in holders
@@ -82,7 +80,7 @@ class AuditedPrefill(PrefillReplica):
     def _plan(self, clock: float) -> tuple[SglangPlan, float]:
         planned = super()._plan(clock)
         scheduler, most = self.prefill, self.config.max_running_requests
-        holders = [request for request in EVERYBODY[scheduler] if request.holding is not None]
+        holders = [request for request in EVERYBODY.get(scheduler, ()) if request.holding is not None]
         assert scheduler.held == len(holders) <= most
         assert scheduler.buffers + len(scheduler.waiting) + len(holders) == 2 * most
         own = sum(request.held.private for request in holders)
@@ -113,51 +111,10 @@ def _audited():  # type: ignore[no-untyped-def]
         yield
 
 
-Case = tuple[SglangConfig, SglangDisaggregation, list[Request]]
-
-
-@st.composite
-def deployments(draw: st.DrawFn) -> Case:
-    """Pools down to the smallest that can serve a request at all, links from none to hopeless."""
-    config, requests = draw(runs())
-    config = replace(between_servers(config), enable_mixed_chunk=False)
-    options = DecodeOptions(draw(st.sampled_from([0, 1, 8, 64])), draw(st.sampled_from([0, 0, 1, 5])))
-
-    def pool() -> PoolPlan:
-        more = draw(st.sampled_from([0, 0, 4, 64, 1000])) * config.page_size
-        own = replace(
-            config,
-            pool_tokens=config.pool_tokens + more,
-            max_running_requests=draw(st.sampled_from([1, 2, config.max_running_requests])),
-        )
-        return PoolPlan(draw(st.integers(1, 3)), draw(st.sampled_from(ROUTERS.names())), own, CLOCK)
-
-    carrier = Line(
-        draw(st.sampled_from([1e3, 1e5, 1e9, float("inf")])), draw(st.sampled_from([0.0, 1e-4, 0.02]))
-    )
-    link = Stage("link", carrier, prefill=True, decode=True, link=True)
-    return config, SglangDisaggregation((link,), 100, pool(), pool(), options), requests
-
-
-def play(
-    config: SglangConfig, strategy: SglangDisaggregation, requests: list[Request], *, log: bool = False
-) -> tuple[list[RequestRow], Recorder, SglangPoolsEngine]:
-    rows: list[RequestRow] = []
-    lines: list[str] = []
-    recorder = Recorder(on_request=rows.append, on_decision=lines.append if log else None)
-    engine = strategy.sglang_engine(config, CLOCK, recorder)
-    engine.run(requests)
-    engine.close()
-    return rows, recorder, engine
-
-
-def told(case: Case, *, log: bool = False) -> tuple[object, ...]:
-    """Rows, totals and section of a run, or why it is stuck (SGLang's own rules allow it)."""
-    try:
-        rows, recorder, _ = play(*case, log=log)
-    except EngineStuck as exc:
-        return (exc.message,)
-    return sorted(rows), recorder.totals.to_dict(), recorder.sections["disaggregation"]
+def members(servers: Sequence[PrefillServer | DecodeServer]) -> Iterator[SglangInstance]:
+    """Whoever has requests: instances without ranks, and ranks."""
+    for server in servers:
+        yield from server.members
 
 
 @examples(120)
@@ -176,9 +133,9 @@ def test_every_request_gets_through(case: Case) -> None:
     for row in rows:
         assert row.arrival_s <= row.scheduled_s < row.first_token_s <= row.finish_s
         assert (row.output_tokens == 1) <= (row.finish_s == row.first_token_s)
-    for prefill in engine.prefills:
+    for prefill in members(engine.prefills):
         assert prefill.scheduler.pool.unreferenced == prefill.config.pool_tokens
-    for decode in engine.decodes:
+    for decode in members(engine.decodes):
         assert decode.scheduler.pool.free == decode.config.pool_tokens
     parts = engine.breakdown.parts
     assert list(parts) == list(PARTS)
@@ -203,19 +160,6 @@ def test_steps_taken_in_bulk_are_steps_taken_one_by_one(case: Case) -> None:
 @given(deployments())
 def test_runs_repeat_exactly(case: Case) -> None:
     assert told(case) == told(case)
-
-
-def generous(config: SglangConfig, requests: list[Request]) -> SglangConfig:
-    room = sum(item.prompt_tokens + item.output_tokens + 4 * config.page_size for item in requests)
-    room += -room % config.page_size
-    return replace(
-        config, pool_tokens=room + 4096 * config.page_size, max_running_requests=4096, context_length=100_000,
-        enable_mixed_chunk=False, prefill_decode_interval=0,
-    )  # fmt: skip
-
-
-def one_of_each(config: SglangConfig) -> SglangDisaggregation:
-    return SglangDisaggregation(FREE, 100, PoolPlan(), PoolPlan(), DecodeOptions(0, 4096))
 
 
 def test_queues_that_were_not_compared_are_refused() -> None:
@@ -272,9 +216,24 @@ def decode_server(pool_tokens: int, options: DecodeOptions, **kwargs: object) ->
     return DecodeScheduler(config, options, keep_schedule=False)
 
 
-def asked(name: str, prompt: int, output: int) -> SglangRequest:
-    start = 1000 * (int(name) + 1)
-    return Transit(Request(name, 0.0, ((start, prompt),), prompt, ((start + 500, output),), output)).offered
+def asked(name: str, prompt: int, output: int) -> HandedRequest:
+    return HandedRequest(a_request(name, prompt, output))
+
+
+@pytest.mark.parametrize("ranks", [None, Ranks(1)])
+@pytest.mark.parametrize("overlap", [True, False])
+def test_who_has_only_a_first_token_goes_one_by_one_where_one_may_run(
+    overlap: bool, ranks: Ranks | None
+) -> None:
+    """Each round has somebody end and nobody decode; the next one must not wait for something to come."""
+    config = replace(SglangConfig(1000), max_running_requests=4, disable_overlap_schedule=not overlap)
+    alone = replace(config, max_running_requests=1)
+    strategy = SglangDisaggregation(
+        FREE, 100, PoolPlan(config=config), PoolPlan(config=alone, ranks=ranks), DecodeOptions(0, 8)
+    )
+    asking = [a_request("0", 10, 100), *(a_request(name, 10, 1) for name in "1234")]
+    rows, _, _ = play(config, strategy, asking)
+    assert len(rows) == 5
 
 
 def test_room_is_kept_for_everybody_who_runs_or_will() -> None:
@@ -292,7 +251,7 @@ def test_who_runs_must_be_able_to_end_when_all_others_are_retracted() -> None:
     long = asked("0", 100, 800)
     server.add(long)
     server.schedule()
-    server.arrived(long)  # type: ignore[arg-type]
+    server.arrived(long)
     server.deliver(server.schedule())
     # 899 tokens are free, and 102 of its 900 are known.
     server.add(asked("1", 102, 5))
@@ -316,7 +275,7 @@ def test_what_would_wait_for_ever_is_refused() -> None:
     assert not options.never_fits(480, 100, config)
     assert options.never_fits(481, 100, config)
     server = DecodeReplica(config, options, CLOCK, Recorder(), None)  # type: ignore[arg-type]
-    request = asked("0", 481, 100).request
+    request = a_request("0", 481, 100)
     assert server.refusal(request) == (
         "prompt and num_reserved_decode_tokens larger than the pool: it would wait for ever"
     )

@@ -10,5 +10,5 @@ then may the prefill instance compute it: back pressure is felt before the promp
 instance samples the first token, sends it behind the cache, and the decode instance hands it out.
 
 Read ``prefill`` and ``decode`` for the queues of the two kinds of instance, ``engine`` for what happens
-between them.
+between them, ``ranks`` for data-parallel attention. With drafts: ``speculation.sglang.pools``.
 """

@@ -5,7 +5,8 @@ cannot be taken back, so what runs must be able to go on without it: every reque
 ``num_reserved_decode_tokens``, and the longest one its whole answer, once all others were retracted.
 
 Where the next step finds no memory while the batch in flight ends somebody, it is meant to wait for that
-(``update_running_batch``); 0.5.23's loop for disaggregation stops with an error, which is not simulated.
+(``update_running_batch``); 0.5.23's loop for disaggregation stops with an error, which is not simulated. With
+drafts (``speculation.sglang.pools``) that is more often so.
 """
 
 from __future__ import annotations
@@ -54,8 +55,15 @@ class DecodeScheduler(SglangScheduler):
         handed_out: those whose first token left in this call; ended: those of them for which it was the last.
     """
 
+    request_type: type[SglangRequest] = HandedRequest
+
     def __init__(self, config: SglangConfig, options: DecodeOptions, *, keep_schedule: bool) -> None:
         super().__init__(config, keep_schedule=keep_schedule)
+        self.open_queues(options)
+
+    def open_queues(self, options: DecodeOptions) -> None:
+        """Begin with nobody in the queues around the plain engine's."""
+        config = self.config
         self.options = options
         self.expected: deque[HandedRequest] = deque()
         self.coming: dict[HandedRequest, bool] = {}
@@ -126,9 +134,10 @@ class DecodeScheduler(SglangScheduler):
         if self.waiting:
             self._join_batch()
         self.left_over = 0
-        self._gone = []
         before, self.last = self.last, None
         plan = self._decode_batch(before)
+        self._gone = []
+        plan.ended = self.ended
         if plan.batch.scheduled_tokens:
             self.last = plan
         return plan
@@ -150,9 +159,8 @@ class DecodeScheduler(SglangScheduler):
     def _preallocate(self) -> None:
         """``pop_preallocated``: room for prompts, in the order in which they came."""
         decoding, clip = self.decoding, self.config.clip_max_new_tokens
-        # A member has one token more than KV, the last step's output; who has just finished is counted still.
-        retractable = decoding.base_sum + decoding.count * (decoding.known + 1)
-        retractable += sum(request.tokens for request in self._gone)
+        # Who has just finished is counted still.
+        retractable = decoding.tokens + sum(request.tokens for request in self._gone)
         longest = max((_at_most(request, clip) for request in decoding.members), default=0) - retractable
         reserve = self.options.num_reserved_decode_tokens
         while self.expected and self.buffers and self.rows:
@@ -222,6 +230,10 @@ class DecodeScheduler(SglangScheduler):
 
     # -- decode -----------------------------------------------------------------------------------------
 
+    def _finishes_in_flight(self) -> bool:
+        """As the base class; who has finished with more drafts than were counted on is in that batch, too."""
+        return super()._finishes_in_flight() or (self.overlap and bool(self._gone))
+
     def _known_outputs(self) -> dict[SglangRequest, int]:
         """As the base class; who has just joined has nothing in flight."""
         outputs = super()._known_outputs()
@@ -277,9 +289,9 @@ class DecodeReplica(SglangInstance):
         return self.decode
 
     @property
-    def next_s(self) -> float:
-        """See ``Actor``; clients that wait for answers wait for whatever it can do."""
-        return self.clock if self.works and (self.decode.expected or self.stops) else float("inf")
+    def noticeable(self) -> bool:
+        """See the base class; clients that wait for answers wait for whatever it can do."""
+        return bool(self.decode.expected or self.stops)
 
     def refusal(self, request: Request) -> str | None:
         """Why it could never serve a request, or ``None``."""
@@ -293,6 +305,12 @@ class DecodeReplica(SglangInstance):
         """As the base class; whoever waits was refused in each of these steps."""
         self.decode.looks += done
         return super().coasted(done, taken)
+
+    @property
+    def waits(self) -> bool:
+        """As the base class; whoever is in a queue may wait, too. The round that ends that refuses the others
+        once more, so that steps passed by need not be counted as looks."""
+        return not self.computes and not self.decode.left_over and self.decode.blocked
 
     def quiet(self) -> bool:
         """As the base class; nothing in the queues may move either."""

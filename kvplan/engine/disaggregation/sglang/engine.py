@@ -16,8 +16,11 @@ from kvplan.engine.disaggregation.pools import PoolsEngine
 from kvplan.engine.disaggregation.sglang.decode import DecodeReplica
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions
 from kvplan.engine.disaggregation.sglang.prefill import PrefillReplica
+from kvplan.engine.disaggregation.sglang.ranks import ServerRanks, router_of
 from kvplan.engine.disaggregation.sglang.transit import Transit
+from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Metric, Recorder, RequestRow
+from kvplan.engine.sglang.config import SglangConfig
 from kvplan.traces.request import Request
 
 PARTS = {
@@ -30,7 +33,11 @@ PARTS = {
 """Parts of the way to the first token, in order. They follow each other without a gap."""
 
 
-class SglangPoolsEngine(PoolsEngine[Transit, PrefillReplica, DecodeReplica]):
+PrefillServer = PrefillReplica | ServerRanks[PrefillReplica]
+DecodeServer = DecodeReplica | ServerRanks[DecodeReplica]
+
+
+class SglangPoolsEngine(PoolsEngine[Transit, PrefillServer, DecodeServer]):
     """See the package.
 
     Args:
@@ -57,13 +64,27 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillReplica, DecodeReplica]):
         )  # fmt: skip
         super().__init__((prefill, decode), recorder, route, block_bytes, breakdown)
 
-    def prefill_instance(self, pool: Pool, recorder: Recorder) -> PrefillReplica:
+    def prefill_instance(self, pool: Pool, recorder: Recorder) -> PrefillServer:
         """One instance of the prefill pool."""
-        return PrefillReplica(pool.sglang, pool.latency, recorder, self)
+        if pool.ranks is None:
+            return self.make_prefill(pool.sglang, pool.latency, recorder)
+        router = router_of(pool.ranks, prefills=True)
+        return ServerRanks(pool.ranks.count, router, pool.sglang, pool.latency, recorder, self.make_prefill)
 
-    def decode_instance(self, pool: Pool, recorder: Recorder) -> DecodeReplica:
+    def decode_instance(self, pool: Pool, recorder: Recorder) -> DecodeServer:
         """One instance of the decode pool."""
-        return DecodeReplica(pool.sglang, self.options, pool.latency, recorder, self)
+        if pool.ranks is None:
+            return self.make_decode(pool.sglang, pool.latency, recorder)
+        router = router_of(pool.ranks, prefills=False)
+        return ServerRanks(pool.ranks.count, router, pool.sglang, pool.latency, recorder, self.make_decode)
+
+    def make_prefill(self, config: SglangConfig, latency: LatencyModel, recorder: Recorder) -> PrefillReplica:
+        """A prefill server, or a rank of one."""
+        return PrefillReplica(config, latency, recorder, self)
+
+    def make_decode(self, config: SglangConfig, latency: LatencyModel, recorder: Recorder) -> DecodeReplica:
+        """A decode server, or a rank of one."""
+        return DecodeReplica(config, self.options, latency, recorder, self)
 
     # -- a request's way --------------------------------------------------------------------------------
 
@@ -73,7 +94,7 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillReplica, DecodeReplica]):
 
     def asked_of_prefill(self, way: Transit) -> Request:
         """See the base class."""
-        return way.held.request
+        return way.before
 
     def take_in(self, way: Transit, request: Request, before: Request) -> None:
         """See the base class."""
@@ -82,8 +103,18 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillReplica, DecodeReplica]):
             decode.catch_up(now)
         way.prefill = self.pools[0].router.choose(request, self.prefills)
         way.decode = self.pools[1].router.choose(request, self.decodes)
-        self.prefills[way.prefill].scheduler.add(way.held)
-        self.decodes[way.decode].scheduler.add(way.offered)
+        way.prefill_rank = self.prefills[way.prefill].deal(way.before)
+        way.decode_rank = self.decodes[way.decode].deal(request)
+        computes, decodes = self._prefill_of(way).scheduler, self._decode_of(way).scheduler
+        way.reaches(computes.live(way.before), decodes.live(request))
+        computes.add(way.held)
+        decodes.add(way.offered)
+
+    def _prefill_of(self, way: Transit) -> PrefillReplica:
+        return self.prefills[way.prefill].members[way.prefill_rank]
+
+    def _decode_of(self, way: Transit) -> DecodeReplica:
+        return self.decodes[way.decode].members[way.decode_rank]
 
     def reserved(self, transit: Transit, now: float) -> None:
         """See ``DecodeEvents``."""
@@ -91,9 +122,8 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillReplica, DecodeReplica]):
         self._post(now, self._reserved, transit)
 
     def _reserved(self, transit: Transit, now: float) -> None:
-        prefill = self.prefills[transit.prefill]
-        prefill.catch_up(now)
-        prefill.prefill.bootstrapped(transit.held)
+        self.prefills[transit.prefill].catch_up(now)
+        self._prefill_of(transit).prefill.bootstrapped(transit.held)
 
     def computed(self, transit: Transit, tokens: int, now: float) -> None:
         """See ``PrefillEvents``."""
@@ -104,9 +134,11 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillReplica, DecodeReplica]):
             return
         transit.sent_pages = pages
         size = fresh * self.block_bytes
+        sender = _adapter(self.pools[0], transit.prefill, transit.prefill_rank)
+        receiver = _adapter(self.pools[1], transit.decode, transit.decode_rank)
 
         def send(transit: Transit, now: float) -> None:
-            done = self.fabric.send(transit.prefill, transit.decode, size, now, now)
+            done = self.fabric.send(sender, receiver, size, now, now)
             if final:
                 self._post(done, self._arrived, transit)
 
@@ -115,11 +147,10 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillReplica, DecodeReplica]):
     def _arrived(self, transit: Transit, now: float) -> None:
         """All of it is there: the sender's pages are free, the receiver decodes."""
         transit.arrived_s = now
-        prefill, decode = self.prefills[transit.prefill], self.decodes[transit.decode]
-        prefill.catch_up(now)
-        prefill.prefill.sent(transit.held)
-        decode.catch_up(now)
-        decode.decode.arrived(transit.offered)
+        self.prefills[transit.prefill].catch_up(now)
+        self._prefill_of(transit).prefill.sent(transit.held)
+        self.decodes[transit.decode].catch_up(now)
+        self._decode_of(transit).decode.arrived(transit.offered)
 
     def finished(self, transit: Transit, now: float) -> None:
         """See ``DecodeEvents``."""
@@ -139,7 +170,22 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillReplica, DecodeReplica]):
 
     # -- what is written down ---------------------------------------------------------------------------
 
+    def close(self) -> None:
+        """As the base class, with what ranks have to tell."""
+        super().close()
+        for name, servers in (("prefill", self.prefills), ("decode", self.decodes)):
+            for index, server in enumerate(servers):
+                number = f" {index}" if len(servers) > 1 else ""
+                for section, metrics in server.recorder.sections.items():
+                    self.recorder.sections[f"{section} {name}{number}"] = metrics
+
     def metrics(self) -> Iterator[Metric]:
         """As the base class."""
         yield from super().metrics()
         yield from self.pool_metrics()
+
+
+def _adapter(pool: Pool, instance: int, rank: int) -> int:
+    """The number of a rank's network adapter among those of its pool."""
+    within = 0 if pool.ranks is None else pool.ranks.adapter_of(rank)
+    return instance * pool.adapters + within

@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
-from kvplan.engine.protocols import LatencyModel
-from kvplan.engine.recorder import Recorder
-from kvplan.engine.sglang.config import SglangConfig
+from collections.abc import Sequence
+from typing import Self
+
+from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.engine.sglang.replica import SglangReplica
+from kvplan.traces.request import Request
 
 
-class SglangInstance(SglangReplica):
-    """An instance of a pool: others bring it requests, and tell it what happens to them elsewhere.
+class Server:
+    """What stands still until something reaches it; for an engine that is one, too.
 
     Attributes:
         parked: nothing runs and nothing fits, until something reaches it.
     """
 
-    def __init__(self, config: SglangConfig, latency: LatencyModel, recorder: Recorder) -> None:
-        super().__init__(config, latency, recorder)
-        self.parked = False
+    clock: float
+    parked = False
+    _stalled: bool
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is left to do."""
+        raise NotImplementedError
+
+    @property
+    def noticeable(self) -> bool:
+        """Whether others may notice something of what it does next."""
+        raise NotImplementedError
+
+    def advance(self, until: float) -> None:
+        """See ``Actor``."""
+        raise NotImplementedError
 
     @property
     def works(self) -> bool:
         """Whether another round may do something."""
-        return not self.parked and self.scheduler.has_requests
+        return not self.parked and self.busy
 
     @property
-    def computes(self) -> bool:
-        """Whether its device has something to do, now or with the next step."""
-        return bool(self.scheduler.decoding.count or self.scheduler.last)
+    def next_s(self) -> float:
+        """See ``Actor``."""
+        return self.clock if self.works and self.noticeable else float("inf")
 
     def catch_up(self, now: float) -> None:
         """Bring it to ``now``, when something reaches it. ``next_s`` must not be before that."""
@@ -37,11 +53,54 @@ class SglangInstance(SglangReplica):
         if self.clock < now:
             self.clock = now
 
+
+class SglangInstance(SglangReplica, Server):
+    """An instance of a pool, or a rank of one: others bring it requests, and tell it what happens to them
+    elsewhere."""
+
+    @property
+    def noticeable(self) -> bool:
+        """See the base class."""
+        return True
+
+    def refusal(self, request: Request) -> str | None:
+        """Why it could never serve a request, or ``None``."""
+        raise NotImplementedError
+
+    @property
+    def members(self) -> Sequence[Self]:
+        """Whoever has requests: itself alone."""
+        return (self,)
+
+    def deal(self, request: Request) -> int:
+        """Which of its members gets a request."""
+        return 0
+
+    @property
+    def computes(self) -> bool:
+        """Whether its device has something to do, now or with the next step."""
+        return bool(self.scheduler.decoding.count or self.scheduler.last)
+
     def some_request(self) -> str:
         """The id of a request that is not finished."""
         awaited = self.scheduler.awaits
         assert awaited is not None
         return awaited.request.id
+
+    def turn(self, clock: float) -> SglangPlan:
+        """Make and write down a batch, as a rank of several that run together."""
+        self.stopped = False
+        plan, _ = self._plan(clock)
+        self.stopped |= self.record(plan, clock)
+        return plan
+
+    def begins(self, plan: SglangPlan, start: float) -> None:
+        """The device begins with a batch."""
+
+    def _launch(self, plan: SglangPlan, start: float) -> float:
+        """See the base class."""
+        self.begins(plan, start)
+        return super()._launch(plan, start)
 
     def _wait(self, clock: float, until: float) -> float:
         """See the base class: until something reaches it, which nobody here knows."""

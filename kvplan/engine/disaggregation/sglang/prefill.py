@@ -39,12 +39,18 @@ class PrefillScheduler(SglangScheduler):
         held: requests that hold KV, each a row of the request table.
     """
 
+    request_type: type[SglangRequest] = HandedRequest
+
     def __init__(self, config: SglangConfig, *, keep_schedule: bool) -> None:
         super().__init__(config, keep_schedule=keep_schedule)
+        self.open_queues()
+
+    def open_queues(self) -> None:
+        """Begin with nobody in the queues around the plain engine's."""
         self.bootstrapping: dict[HandedRequest, None] = {}
         self.inflight: dict[HandedRequest, None] = {}
         self.held = 0
-        self.buffers = METADATA_BUFFERS * config.max_running_requests
+        self.buffers = METADATA_BUFFERS * self.config.max_running_requests
         """Buffers for what goes along with a cache; one from the waiting queue until all is sent."""
         self._ready: list[tuple[int, HandedRequest]] = []
         self._sent: list[HandedRequest] = []
@@ -147,11 +153,6 @@ class PrefillReplica(SglangInstance):
         return self.prefill
 
     @property
-    def next_s(self) -> float:
-        """See ``Actor``."""
-        return self.clock if self.works else float("inf")
-
-    @property
     def requests(self) -> int:
         """As the base class, with those that wait for room elsewhere (and are counted there as waiting)."""
         return super().requests + len(self.prefill.bootstrapping)
@@ -160,13 +161,12 @@ class PrefillReplica(SglangInstance):
         """Why it could never serve a request, or ``None``."""
         return sglang_rejection(request.prompt_tokens, 1, self.config)
 
-    def _launch(self, plan: SglangPlan, start: float) -> float:
+    def begins(self, plan: SglangPlan, start: float) -> None:
         """As the base class; what was cached is sent while the rest is computed
         (``maybe_send_cached_prefix_chunk``)."""
         for request in plan.extends:
             if request.prefix:
                 self._computed(request, request.prefix, start)
-        return super()._launch(plan, start)
 
     def deliver(self, plan: SglangPlan, clock: float) -> bool:
         """As the base class; chunks are sent when they are computed."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.fabric import Stage
@@ -15,6 +17,9 @@ from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.errors import UsageError
 
+if TYPE_CHECKING:
+    from kvplan.engine.speculation.strategy import Speculation
+
 
 @dataclass(frozen=True, slots=True)
 class SglangDisaggregation:
@@ -25,6 +30,7 @@ class SglangDisaggregation:
         route: stages from a prefill to a decode instance, one of which is the link.
         block_bytes: KV bytes of a page as stored, over all layers and GPUs of an instance.
         options: of the decode servers.
+        drafts: what both pools draft with; None: nothing.
     """
 
     route: tuple[Stage, ...]
@@ -32,6 +38,7 @@ class SglangDisaggregation:
     prefill: PoolPlan
     decode: PoolPlan
     options: DecodeOptions
+    drafts: Speculation | None = None
     holds_on: ClassVar[bool] = True
 
     @property
@@ -39,15 +46,22 @@ class SglangDisaggregation:
         """As a scenario calls it."""
         return "disaggregation"
 
+    def with_drafts(self, drafts: Speculation) -> SglangDisaggregation:
+        """The same, with drafts."""
+        return replace(self, drafts=drafts)
+
     @property
     def asks_once(self) -> bool:
         """Unless a pool has a clock of its own."""
         return self.prefill.latency is None is self.decode.latency
 
     def pools(self, config: SglangConfig) -> tuple[EngineConfig | SglangConfig, ...]:
-        """The options of every instance, when those of the deployment are ``config``."""
+        """The options of every instance, or of every rank of those, when those of the deployment are
+        ``config``."""
         return tuple(
-            plan.config or config for plan in (self.prefill, self.decode) for _ in range(plan.instances)
+            plan.config or config
+            for plan in (self.prefill, self.decode)
+            for _ in range(plan.instances * (1 if plan.ranks is None else plan.ranks.count))
         )
 
     def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> SglangPoolsEngine:
@@ -66,7 +80,8 @@ class SglangDisaggregation:
         """See ``Strategy``.
 
         Raises:
-            UsageError: no instances, pools of different page sizes, a queue with priorities or a limit.
+            UsageError: no instances, pools of different page sizes, a queue with priorities or a limit,
+                drafts of another model, or above a pool for states or for windows.
             UnknownName: no such routing policy.
         """
         pools = self.prefill.pool("prefill", config, latency), self.decode.pool("decode", config, latency)
@@ -76,8 +91,32 @@ class SglangDisaggregation:
             _check_queue(pool.sglang)
         # A decode server has no radix cache unless it is told to (``handle_pd_disaggregation``).
         decode.config = replace(decode.sglang, disable_radix_cache=True)
-        return SglangPoolsEngine(
+        kind: Callable[..., SglangPoolsEngine] = SglangPoolsEngine
+        if self.drafts is not None:
+            _check_drafts(self.drafts)
+            from kvplan.engine.speculation.sglang.pools import SglangDraftingPools
+
+            kind = partial(SglangDraftingPools, self.drafts)
+        return kind(
             prefill, decode, recorder, route=self.route, block_bytes=self.block_bytes, options=self.options
+        )
+
+
+def _check_drafts(drafts: Speculation) -> None:
+    """Refuse drafts that SGLang's decode servers cannot begin with, or that are not simulated on them."""
+    if not drafts.rules.hash_lookahead:
+        raise UsageError(
+            "SGLang's decode servers have nothing to begin with where another model drafts: only EAGLE's "
+            "first draft comes with a cache",
+            where="speculative.method",
+            hint="use mtp or eagle, or simulate one server that does both",
+        )
+    if drafts.states is not None or drafts.windows is not None:
+        raise UsageError(
+            "drafts above pools for recurrent states or for windows are not simulated on SGLang's prefill "
+            "and decode servers",
+            where="speculative",
+            hint="leave one of the two out, or simulate one server that does both",
         )
 
 

@@ -12,6 +12,8 @@ class Transit:
 
     Attributes:
         prefill, decode: the instances; -1 until they are chosen.
+        prefill_rank, decode_rank: which members of them.
+        before: what is asked of the prefill instance.
         held, offered: the request as the two know it.
         sent_pages: pages of the prompt that are on their way or have come.
         refused: the decode instance had no room for it when it came.
@@ -20,20 +22,29 @@ class Transit:
     """
 
     __slots__ = (
-        "arrived_s", "decode", "held", "offered", "prefill", "prefilled_s", "refused",
-        "request", "reserved_s", "sent_pages",
+        "arrived_s", "before", "decode", "decode_rank", "held", "offered", "prefill", "prefill_rank",
+        "prefilled_s", "refused", "request", "reserved_s", "sent_pages",
     )  # fmt: skip
+
+    held: HandedRequest
+    offered: HandedRequest
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.prefill = self.decode = -1
+        self.prefill_rank = self.decode_rank = 0
         # The prefill server wants one token of whatever it is sent (``_process_req``).
-        before = request._replace(output=(), output_tokens=1)
-        self.held = HandedRequest(before, self)
-        self.offered = HandedRequest(request, self)
+        self.before = request._replace(output=(), output_tokens=1)
         self.sent_pages = 0
         self.refused = False
         self.reserved_s = self.prefilled_s = self.arrived_s = UNSET
+
+    def reaches(self, prefill: SglangRequest, decode: SglangRequest) -> None:
+        """Both instances have it now, as these."""
+        assert isinstance(prefill, HandedRequest)
+        assert isinstance(decode, HandedRequest)
+        self.held, self.offered = prefill, decode
+        prefill.transit = decode.transit = self
 
     def marks(self) -> tuple[float, ...]:
         """When each part of the way to the first token ended, its arrival first."""
@@ -44,7 +55,7 @@ class Transit:
 
 
 class HandedRequest(SglangRequest):
-    """A request as one of the two instances sees it.
+    """A request as one of the two instances sees it. Mixed into one that has drafts.
 
     Attributes:
         transit: its whole way.
@@ -54,9 +65,12 @@ class HandedRequest(SglangRequest):
 
     __slots__ = ("looked", "number", "transit")
 
-    def __init__(self, request: Request, transit: Transit) -> None:
+    looked: int
+    number: int
+    transit: Transit
+
+    def __init__(self, request: Request) -> None:
         super().__init__(request)
-        self.transit = transit
         self.number = self.looked = 0
 
 

@@ -54,6 +54,11 @@ class DraftedBatch(DecodeBatch):
         return request.outputs
 
     @property
+    def tokens(self) -> int:
+        """As the base class."""
+        return sum(request.tokens for request in self)
+
+    @property
     def boundary_pages(self) -> int:
         """As the base class."""
         return sum(self.places(request) - request.held.allocated for request in self) // self.page_size

@@ -145,6 +145,5 @@ class DraftedSglangScheduler(SglangScheduler):
         if request.ticket:
             self.decoding.leave(request)
             self.left_over += 1
-        request.outputs = request.max_new_tokens
         self.pool.release(request)
         finished.append(request)
