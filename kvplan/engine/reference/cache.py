@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from kvplan.engine.config import CacheGroup, EngineConfig
 from kvplan.engine.reference.coordination import Hit, group_alike, longest_common_hit
-from kvplan.engine.reference.groups import GroupManager
+from kvplan.engine.reference.groups import GroupManager, Shared
 from kvplan.engine.reference.pool import BlockPool
 from kvplan.engine.reference.recurrent import BoundaryStates, RunningState
 from kvplan.engine.reference.state import PrefixChain, RequestState
@@ -21,6 +21,7 @@ class KvCache:
         self.config = config
         self.pool = self.make_pool()
         self.chain = PrefixChain()
+        self.shared = Shared(config, self.pool, self.chain)
         self.alignment = config.hit_alignment
         self.managers: list[GroupManager] = [
             self._manager(index, group) for index, group in enumerate(config.groups)
@@ -40,7 +41,7 @@ class KvCache:
             "chunked": LocalChunks,
             "mamba": recurrent,
         }
-        return kinds[group.kind](index, group, self.config, self.pool, self.chain, self.alignment)
+        return kinds[group.kind](index, group, self.shared)
 
     def lookup(self, state: RequestState) -> Hit:
         """Longest usable cached prefix; at least one known token is left to compute. Changes nothing

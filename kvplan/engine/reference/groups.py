@@ -8,6 +8,7 @@ is the null block. Vocabulary of positions: *processed* tokens are those whose s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from kvplan.engine.config import CacheGroup, EngineConfig
@@ -19,6 +20,15 @@ Found: TypeAlias = tuple[int, ...] | None
 
 Find: TypeAlias = Callable[[int], Found]
 """Looks up the block with this index; None unless every one of the groups has it cached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all groups of one cache have in common."""
+
+    config: EngineConfig
+    pool: BlockPool
+    chain: PrefixChain
 
 
 class GroupManager:
@@ -35,23 +45,15 @@ class GroupManager:
     """Whether layers that draft are in the group or in one looked up with it: a look-up goes one block
     further, and the last block that it finds is not used."""
 
-    def __init__(
-        self,
-        index: int,
-        group: CacheGroup,
-        config: EngineConfig,
-        pool: BlockPool,
-        chain: PrefixChain,
-        alignment: int,
-    ) -> None:
-        """``alignment``: hits end on multiples of so many tokens (the scheduler's block size)."""
+    def __init__(self, index: int, group: CacheGroup, shared: Shared) -> None:
+        config = shared.config
         self.index = index
         self.group = group
         self.block_size = group.block_size
         self.config = config
-        self.pool = pool
-        self.chain = chain
-        self.alignment = alignment
+        self.pool = shared.pool
+        self.chain = shared.chain
+        self.alignment = config.hit_alignment
         self._admission_cap = group.admission_cap(config.max_in_flight_tokens, config.max_model_len)
 
     # -- look-up ----------------------------------------------------------------------------------------

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kvplan.engine.config import CacheGroup, EngineConfig
-from kvplan.engine.reference.groups import Find, Found, GroupManager
-from kvplan.engine.reference.pool import NULL_BLOCK, BlockPool, Key
-from kvplan.engine.reference.state import PrefixChain, RequestState
+from kvplan.engine.config import CacheGroup
+from kvplan.engine.reference.groups import Find, Found, GroupManager, Shared
+from kvplan.engine.reference.pool import NULL_BLOCK, Key
+from kvplan.engine.reference.state import RequestState
 from kvplan.engine.retention import retained_blocks
 
 
@@ -44,16 +44,8 @@ class BoundaryStates(GroupManager):
 
     downward_closed = False
 
-    def __init__(
-        self,
-        index: int,
-        group: CacheGroup,
-        config: EngineConfig,
-        pool: BlockPool,
-        chain: PrefixChain,
-        alignment: int,
-    ) -> None:
-        super().__init__(index, group, config, pool, chain, alignment)
+    def __init__(self, index: int, group: CacheGroup, shared: Shared) -> None:
+        super().__init__(index, group, shared)
         self._published_this_step: set[Key] = set()
 
     def longest_hit(self, find: Find, limit_tokens: int, *, drop: bool) -> tuple[int, list[Found]]:

@@ -48,7 +48,7 @@ class HandingCache(KvCache):
 
     def states(self, index: int, group: CacheGroup) -> HandedStates:
         """What keeps a group's recurrent states."""
-        return HandedStates(index, group, self.config, self.pool, self.chain, self.alignment)
+        return HandedStates(index, group, self.shared)
 
 
 class NumberedCache(HybridCache):

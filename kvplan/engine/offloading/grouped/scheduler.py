@@ -11,9 +11,10 @@ from kvplan.engine.config import EngineConfig
 from kvplan.engine.hybrid.scheduler import HybridScheduler
 from kvplan.engine.live import LiveRequest, Status
 from kvplan.engine.offloading.connector import ConnectorScheduler, in_order
-from kvplan.engine.offloading.grouped.cache import WHOLE, NumberedCache
+from kvplan.engine.offloading.grouped.cache import NumberedCache
 from kvplan.engine.offloading.grouped.chunk import Key
 from kvplan.engine.offloading.grouped.fences import Fences
+from kvplan.engine.offloading.grouped.given import given_blocks
 from kvplan.engine.offloading.grouped.host import HostChunks
 from kvplan.engine.offloading.grouped.layout import GroupLayout, layouts
 from kvplan.engine.offloading.grouped.lookup import LookUp
@@ -296,40 +297,13 @@ class GroupedScheduler(ConnectorScheduler, HybridScheduler):
             # Who did not fit may be passed over now: it depends on what the device has evicted since.
             self.blocked = None
         plan = super().schedule()
-        given = self._given()
+        given = given_blocks(self.groups, self.numbered.grown, self.known, self.open)
         self.flushed.update(dict.fromkeys(self.fences.touched(given)))
         self._store_states()
         self._store_computed(plan)
         self._store_of_those_over(given)
         self.refused = self.storing.refused
         return plan
-
-    def _given(self) -> set[int]:
-        """Blocks that somebody was given in this step; those not stored yet of whoever had them are lost."""
-        given: set[int] = set()
-        seen: dict[NumberedRequest, list[int]] = {}
-        for request, lengths in self.numbered.grown.items():
-            had = seen[request] = []
-            for group, table in zip(self.groups, request.state.blocks, strict=True):
-                blocks = table if lengths is WHOLE else table[lengths[group.index] :]
-                given.update(blocks)
-                if request.status is Status.RUNNING:
-                    had.append(self.known[request].see(group, blocks, anew=lengths is WHOLE))
-        given.discard(NULL_BLOCK)
-        if given:
-            for request in self.open:
-                self._lose(self.known[request], given, seen.get(request))
-        return given
-
-    def _lose(self, known: Offloaded, given: set[int], had: list[int] | None) -> None:
-        for group in self.groups:
-            if group.window_chunks is None or group.hands_on:
-                continue
-            index = group.index
-            view = known.views[index]
-            for place in range(known.offered[index] * group.chunk_blocks, had[index] if had else len(view)):
-                if view[place] in given:
-                    view[place] = NULL_BLOCK
 
     def _store_states(self) -> None:
         """States that were published since the last step, in the order in which their requests were first."""

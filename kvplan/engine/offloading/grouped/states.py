@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from kvplan.engine.config import CacheGroup, EngineConfig
-from kvplan.engine.reference.pool import NULL_BLOCK, BlockPool
+from kvplan.engine.config import CacheGroup
+from kvplan.engine.reference.groups import Shared
+from kvplan.engine.reference.pool import NULL_BLOCK
 from kvplan.engine.reference.recurrent import BoundaryStates
-from kvplan.engine.reference.state import PrefixChain, RequestState
+from kvplan.engine.reference.state import RequestState
 
 
 class HandedStates(BoundaryStates):
@@ -13,16 +14,8 @@ class HandedStates(BoundaryStates):
     handed: what was published since somebody emptied the list: the block, and the token it ends with.
     """
 
-    def __init__(
-        self,
-        index: int,
-        group: CacheGroup,
-        config: EngineConfig,
-        pool: BlockPool,
-        chain: PrefixChain,
-        alignment: int,
-    ) -> None:
-        super().__init__(index, group, config, pool, chain, alignment)
+    def __init__(self, index: int, group: CacheGroup, shared: Shared) -> None:
+        super().__init__(index, group, shared)
         self.handed: list[tuple[int, int]] = []
 
     def publish(self, state: RequestState, tokens: int) -> None:

@@ -26,16 +26,14 @@ class _DraftTables(HandingCache):
 
     def _manager(self, index: int, group: CacheGroup) -> GroupManager:
         if group.kind == "full":
-            return PromptTails(index, group, self.config, self.pool, self.chain, self.alignment)
+            return PromptTails(index, group, self.shared)
         if group.kind == "sliding":
-            return KeptWindow(index, group, self.config, self.pool, self.chain, self.alignment, self.kept)
+            return KeptWindow(index, group, self.shared, self.kept)
         return super()._manager(index, group)
 
     def states(self, index: int, group: CacheGroup) -> HandedStates:
         """As the base class, with a state for every draft."""
-        return DraftedStates(
-            index, group, self.config, self.pool, self.chain, self.alignment, self.drafts
-        )  # fmt: skip
+        return DraftedStates(index, group, self.shared, self.drafts)
 
 
 class DraftNumberedCache(NumberedCache):

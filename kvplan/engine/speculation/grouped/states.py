@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from kvplan.engine.config import CacheGroup, EngineConfig
+from kvplan.engine.config import CacheGroup
 from kvplan.engine.offloading.grouped.states import HandedStates
-from kvplan.engine.reference.pool import NULL_BLOCK, BlockPool
-from kvplan.engine.reference.state import PrefixChain, RequestState
+from kvplan.engine.reference.groups import Shared
+from kvplan.engine.reference.pool import NULL_BLOCK
+from kvplan.engine.reference.state import RequestState
 from kvplan.engine.speculation.grouped.request import DraftedState
 
 
@@ -18,17 +19,8 @@ class DraftedStates(HandedStates):
     Where the table grows past them they move on, and their entries are empty.
     """
 
-    def __init__(
-        self,
-        index: int,
-        group: CacheGroup,
-        config: EngineConfig,
-        pool: BlockPool,
-        chain: PrefixChain,
-        alignment: int,
-        drafts: int,
-    ) -> None:
-        super().__init__(index, group, config, pool, chain, alignment)
+    def __init__(self, index: int, group: CacheGroup, shared: Shared, drafts: int) -> None:
+        super().__init__(index, group, shared)
         self.drafts = drafts
 
     def _entries(self, state: RequestState) -> int:

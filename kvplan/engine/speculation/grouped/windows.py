@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from kvplan.engine.config import CacheGroup, EngineConfig
-from kvplan.engine.reference.pool import BlockPool
-from kvplan.engine.reference.state import PrefixChain
+from kvplan.engine.config import CacheGroup
+from kvplan.engine.reference.groups import Shared
 from kvplan.engine.reference.windows import SlidingWindow
 
 
 class KeptWindow(SlidingWindow):
     """The window before those tokens stays, too (``extra_retained_tokens``); a hit does not need it."""
 
-    def __init__(
-        self,
-        index: int,
-        group: CacheGroup,
-        config: EngineConfig,
-        pool: BlockPool,
-        chain: PrefixChain,
-        alignment: int,
-        kept: int,
-    ) -> None:
-        super().__init__(index, group, config, pool, chain, alignment)
+    def __init__(self, index: int, group: CacheGroup, shared: Shared, kept: int) -> None:
+        super().__init__(index, group, shared)
         self.kept = kept
-        self._admission_cap = group.admission_cap(config.max_in_flight_tokens + kept, config.max_model_len)
+        in_flight = self.config.max_in_flight_tokens + kept
+        self._admission_cap = group.admission_cap(in_flight, self.config.max_model_len)
 
     def skipped_tokens(self, computed: int) -> int:
         """As the base class."""
