@@ -9,7 +9,8 @@ from typing import Annotated, TypeAlias, TypeVar
 import msgspec
 
 from kvplan.traces.accounting import Accounting
-from kvplan.traces.formats.contract import BROKEN
+from kvplan.traces.formats.contract import BROKEN, top_keys
+from kvplan.traces.formats.table import named
 from kvplan.traces.source import Source
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -43,3 +44,10 @@ def rows(source: Source, accounting: Accounting, kind: type[R]) -> Iterator[tupl
             accounting.drop(fault(error, line), number)
             continue
         yield number, row
+
+
+def note_unread(source: Source, accounting: Accounting, kind: type[msgspec.Struct]) -> None:
+    """Notes names in the first lines that ``kind`` has no field for: a misspelt one must not pass unseen."""
+    fields = kind.__struct_encode_fields__
+    if others := sorted(top_keys(source.head) - set(fields)):
+        accounting.note(f"not read: {named(others)}")

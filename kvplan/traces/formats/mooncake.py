@@ -25,7 +25,7 @@ from kvplan.traces.formats.contract import (
     top_keys,
 )
 from kvplan.traces.formats.granularity import Granularity
-from kvplan.traces.formats.jsonl import Priority, rows
+from kvplan.traces.formats.jsonl import Priority, note_unread, rows
 from kvplan.traces.formats.record_columns import SAYS_ARRIVAL, SAYS_TIME
 from kvplan.traces.request import Request, TokenRuns, default_output
 from kvplan.traces.source import Source
@@ -69,6 +69,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
     time_scale, rate_scale = options.time_scale, options.rate_scale
     process: Iterator[float] | None = None
     session_s: dict[str, tuple[float, str]] = {}
+    note_unread(source, accounting, Row)
     for line, row in rows(source, accounting, Row):
         index = accounting.rows - 1
         if row.input_length is None:

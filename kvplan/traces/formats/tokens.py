@@ -13,7 +13,7 @@ import msgspec
 
 from kvplan.traces.accounting import Accounting
 from kvplan.traces.formats.contract import MAX_ARRIVAL_S, Intake, ReadOptions, TraceFormat, json_keys
-from kvplan.traces.formats.jsonl import Priority, rows
+from kvplan.traces.formats.jsonl import Priority, note_unread, rows
 from kvplan.traces.request import Request, default_output, runs_of
 from kvplan.traces.source import Source
 from kvplan.traces.tokenspace import is_unknown
@@ -44,6 +44,7 @@ def read(source: Source, options: ReadOptions, accounting: Accounting) -> Iterat
     admit = Intake(options, accounting).admit
     time_scale, rate_scale = options.time_scale, options.rate_scale
     seen: set[str] = set()
+    note_unread(source, accounting, Row)
     for line, row in rows(source, accounting, Row):
         index = accounting.rows - 1
         answer = row.output_token_ids

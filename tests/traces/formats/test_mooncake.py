@@ -94,6 +94,12 @@ def test_rows_without_ids_make_reuse_unknown(reading):
     assert "reuse unknown for 1 requests without block ids" in trace.report.remarks()
 
 
+def test_what_no_field_reads_is_named(reading):
+    _, trace = reading(lines(row(priorty=3), row(priority=3)))
+    assert trace.report.notes[-1] == "not read: 'priorty'"
+    assert not any("not read" in note for note in reading(lines(row(), row(session_id="a")))[1].report.notes)
+
+
 def test_sessions_with_delays(reading):
     later = {"session_id": "a", "delay": 250.5, "input_length": 9, "output_length": 2}
     orphan = {"session_id": "b", "delay": 1, "input_length": 9, "output_length": 2}
