@@ -88,7 +88,9 @@ class Search:
             Sweep, read_scenario(path), flags=flags, assignments=assignments, varied_by="--highest"
         )
         self._count = count
-        self.scenarios = self._planned([bounds.low], None).scenarios
+        lowest = self._planned([bounds.low], None)
+        lowest.check_rate()
+        self.scenarios = lowest.scenarios
         """The scenario at the low end: the others differ in the load alone."""
         (first,) = self.scenarios
         assert isinstance(first, Scenario), "a sweep says at once what is wrong with its only point"

@@ -118,11 +118,13 @@ def simulate_point(document: dict[str, Any], slower: float = 1.0) -> Outcome:
         run.execute(on_request=stays.add)
         if run.interruption is not None:
             raise KeyboardInterrupt
-        found = figures(run.result([]), block_bytes_of(scenario, run.deployment), stays)
+        result = run.result([])
+        found = figures(result, block_bytes_of(scenario, run.deployment), stays)
+        read = [f"Trace: {note}" for note in result["trace"]["notes"]]
         return {
             "figures": found,
             "error": None,
-            "warnings": list(dict.fromkeys(run.warnings)),
+            "warnings": list(dict.fromkeys([*read, *run.warnings])),
             "assumptions": [asdict(item) for item in run.assumptions],
         }
     except Exception as exc:  # a sweep goes on, whatever is wrong with one of its points

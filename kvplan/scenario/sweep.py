@@ -16,6 +16,7 @@ from kvplan.scenario.axes import Axis, points
 from kvplan.scenario.load import load_scenario, read_scenario
 from kvplan.scenario.outcomes import NOT_RUN, Outcome, as_error, failure, outcomes
 from kvplan.scenario.schema import Scenario
+from kvplan.scenario.workload import open_workload
 from kvplan.specs.document import YamlDocument
 
 SCHEMA = "kvplan.sweep/1"
@@ -82,6 +83,16 @@ class Sweep:
     def complete(self) -> bool:
         """Whether every point has an outcome."""
         return all(outcome is not None for outcome in self.outcomes)
+
+    def check_rate(self) -> None:
+        """That a rate which is varied makes a difference; reads a request of the first point's trace.
+
+        Raises:
+            UsageError: the trace has times of its own. DataError: it cannot be read.
+        """
+        first = next((item for item in self.scenarios if isinstance(item, Scenario)), None)
+        if first is not None and any(axis.key == "workload.rate" for axis in self.axes):
+            open_workload(first.workload, first.seed).check_rate_counts()
 
     def execute(self, jobs: int = 1, on_done: Callable[[int], None] | None = None) -> None:
         """Simulate all points, in at most ``jobs`` processes at a time.

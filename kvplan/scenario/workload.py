@@ -91,6 +91,22 @@ class Workload:
             return self.part.requests or DEFAULT_REQUESTS
         return self.part.limit
 
+    def check_rate_counts(self) -> None:
+        """That another ``rate`` makes another workload; reads the trace's first request.
+
+        Raises:
+            UsageError: it has times, which no rate changes. DataError: it cannot be read.
+        """
+        if self.trace is None:
+            return
+        next(self.trace.requests(), None)
+        if not self.trace.report.rate_used:
+            raise UsageError(
+                "the trace has times of its own, so that every rate is the same traffic",
+                where="workload.rate",
+                hint="vary workload.rate_scale: 2 replays it twice as fast",
+            )
+
     def inputs(self) -> list[InputFile]:
         """The file that was read, by content."""
         if self.trace is None or self.part.trace in (None, "-") or not os.path.isfile(self.part.trace):

@@ -13,6 +13,7 @@ from kvplan.errors import Interrupted, UsageError
 from kvplan.scenario import outcomes as module
 from kvplan.scenario.axes import parse_axis
 from kvplan.scenario.figures import FIGURES, figures, hit_ratio, moved_bytes
+from kvplan.scenario.highest import Search, parse_bounds
 from kvplan.scenario.load import load_scenario
 from kvplan.scenario.run import Run
 from kvplan.scenario.settling import Stays
@@ -190,3 +191,36 @@ def test_no_hits_where_nobody_knows_what_prompts_share_are_not_none() -> None:
     silent = {"totals": {"hit_tokens": 0, "queried_tokens": 4}, "strategies": {}}
     assert hit_ratio({**silent, "trace": {"reuse_known": False}}) is None
     assert hit_ratio({**silent, "trace": {"reuse_known": True}}) == 0.0
+
+
+def traced(tmp_path: Path, rows: list[str]) -> str:
+    """The scenario's path with a trace of these rows in place of its workload."""
+    trace, path = tmp_path / "trace.jsonl", tmp_path / "traced.yaml"
+    trace.write_text("".join(row + "\n" for row in rows))
+    path.write_text(SCENARIO.replace("{synthesize: chat, requests: 40, rate: 20}", f"{{trace: {trace}}}"))
+    return str(path)
+
+
+def test_a_rate_that_changes_nothing_is_no_axis(tmp_path: Path) -> None:
+    row = '{"timestamp": 0, "input_length": 20, "output_length": 5}'
+    timed = traced(tmp_path, [row, row.replace("0", "900", 1)])
+    with pytest.raises(UsageError, match="times of its own") as error:
+        plan(timed, "workload.rate=1,2").check_rate()
+    assert "rate_scale" in (error.value.hint or "")
+    with pytest.raises(UsageError, match="times of its own"):
+        Search(timed, parse_bounds("workload.rate=1..2"), assignments=["slo.ttft_p99_s=1"])
+    plan(timed, "workload.rate_scale=1,2").check_rate()
+    untimed = traced(tmp_path, ['{"input_length": 20, "output_length": 5}'] * 3)
+    sweep = plan(untimed, "workload.rate=0.1,2")
+    sweep.check_rate()
+    sweep.execute()
+    slow, fast = (outcome["figures"]["makespan_s"] for outcome in sweep.outcomes if outcome)
+    assert slow > 2 * fast
+
+
+def test_what_reading_the_trace_had_to_say_is_said(tmp_path: Path) -> None:
+    row = '{"timestamp": 0, "input_length": 20, "output_length": 5, "priorty": 1}'
+    sweep = plan(traced(tmp_path, [row]), "seed=0,1")
+    sweep.execute()
+    for point in sweep.document(["kvplan", "sweep"])["points"]:
+        assert "Trace: not read: 'priorty'" in point["warnings"]

@@ -90,6 +90,7 @@ def sweep(
             raise UsageError("--longest belongs to --highest", hint="say how many requests with -n")
         check_rivals([(f"--vary {axis.key}", axis.key, axis.values) for axis in axes], flags, assign or [])
         planned = Sweep(scenario, axes, flags=flags, assignments=assign or [], count=requests)
+        planned.check_rate()
         total = len(planned.points)
     elif axes:
         raise UsageError("--vary and --highest exclude each other", hint="give one of them")
