@@ -9,7 +9,7 @@ from kvplan.sizing.report import SizeRequest
 from kvplan.sizing.retention import kept_tokens
 from kvplan.sizing.sharding import rank_store, rank_tokens, stages
 from kvplan.sizing.state import exports_checkpoints, state_bytes
-from kvplan.sizing.state_block import newest_growth
+from kvplan.sizing.state_block import beside_drafts, newest_growth
 from kvplan.sizing.stores import Heads, Store
 from kvplan.specs.attention import LatentAttention
 from kvplan.specs.model import Block, ModelSpec
@@ -92,7 +92,8 @@ def _rank_pages(block: Block, keeping: Keeping, ask: SizeRequest, parallel: Para
     stores = layer_stores(block, keeping, ask.encoder_tokens)
     pages = [LayerPages(store=rank_store(store, parallel)) for store in stores]
     if block.state is not None:
-        size = state_bytes(block.state, keeping, parallel.attention_tp)
+        kept = beside_drafts(block.state, keeping, int(ask.draft))
+        size = state_bytes(block.state, kept, parallel.attention_tp)
         pages.append(LayerPages(state_bytes=size, checkpoint=exports_checkpoints(block.state)))
     return pages
 

@@ -10,6 +10,7 @@ from kvplan.sizing.report import LayerRow, SizeReport, SizeRequest, number
 from kvplan.sizing.retention import kept_tokens
 from kvplan.sizing.sharding import explain, rank_tokens
 from kvplan.sizing.state import state_parts
+from kvplan.sizing.state_block import beside_drafts
 from kvplan.sizing.terms import Term
 from kvplan.specs.model import LayerGroup, ModelSpec
 
@@ -144,7 +145,8 @@ def _state_terms(report: SizeReport, model: ModelSpec, groups: tuple[LayerGroup,
     keeping = keeping_of(model, ask.form, ask.retention.engine)
     for group, row in zip(groups, report.rows, strict=True):
         if group.block.state is not None:
-            parts = state_parts(group.block.state, keeping)
+            kept = beside_drafts(group.block.state, keeping, int(ask.draft))
+            parts = state_parts(group.block.state, kept)
             formula = " + ".join(f"{part.name} {part.formula}" for part in parts)
             whole = row.count * row.state_bytes
             terms.append(Term(f"{row.name}: state", f"{row.count} layers x ({formula})", whole))

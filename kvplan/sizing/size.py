@@ -21,6 +21,7 @@ from kvplan.sizing.retention import Retention, kept_tokens, parse_retention
 from kvplan.sizing.serving import engine_version
 from kvplan.sizing.sharding import check_parallel, ring_chunk_bytes
 from kvplan.sizing.state import state_bytes
+from kvplan.sizing.state_block import beside_drafts
 from kvplan.sizing.stores import Heads, Store
 from kvplan.specs.attention import LatentAttention, SharedAttention
 from kvplan.specs.formats import FULL_BITS, KvFormat, kv_format, with_residual_bits
@@ -216,7 +217,9 @@ def _row(group: LayerGroup, ask: SizeRequest, keeping: Keeping) -> LayerRow:
             long += store.bytes_per_token() * ask.retention.growth
         elif store.reach != "remainder":
             short += store.bytes_per_token()
-    state = state_bytes(group.block.state, keeping) if group.block.state is not None else 0
+    state = 0
+    if group.block.state is not None:
+        state = state_bytes(group.block.state, beside_drafts(group.block.state, keeping, int(ask.draft)))
     return LayerRow(
         group.name, block_kind(group.block), group.count, long, short, kept, encoder, state, stores
     )

@@ -7,8 +7,10 @@ only a lower bound; from then on blocks stay its multiples.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from math import lcm
 
+from kvplan.sizing.attention import Keeping
 from kvplan.sizing.latent_block import BY_KERNEL
 from kvplan.sizing.serving import BLACKWELL, Serving
 from kvplan.sizing.state import exports_checkpoints
@@ -69,6 +71,15 @@ def draft_columns(state: State, serving: Serving) -> int:
     since = DRAFT_COLUMNS.get(type(state))
     drafted = serving.kind == "vllm" and since is not None and serving.version >= since
     return serving.decode_tokens - 1 if drafted else 0
+
+
+def beside_drafts(state: State, keeping: Keeping, drafts: int) -> Keeping:
+    """The rules by which vLLM's newest version keeps a state beside drafts; other engines know none."""
+    return (
+        replace(keeping, drafts=drafts)
+        if keeping.engine == "vllm" and type(state) in DRAFT_COLUMNS
+        else keeping
+    )
 
 
 def served_state(state: State, serving: Serving) -> State:

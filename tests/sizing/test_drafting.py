@@ -153,3 +153,16 @@ def test_every_draft_has_a_state_of_its_own(caching: bool, states: int) -> None:
         return count
 
     assert [held(drafts) for drafts in (0, 1, 4)] == [states, states + 1, states + 4]
+
+
+def test_a_draft_has_a_column_in_every_state_of_vllm() -> None:
+    spec = load_model("qwen3-next-80b-a3b")
+
+    def state(retention: str, draft: bool) -> int:
+        return size_model(
+            spec, context_tokens=8192, retention=retention, draft=draft
+        ).state_bytes_per_sequence
+
+    assert state("vllm", True) - state("vllm", False) == 36 * 8192 * 2
+    for other in ("sglang", "transformers"):
+        assert state(other, True) == state(other, False)
