@@ -186,7 +186,8 @@ def test_video_llava_has_a_tower_for_films() -> None:
 
 
 def test_gemma_4s_tower_is_gated_and_knows_two_positions() -> None:
-    tower = {**TOWER, "model_type": "gemma4_vision", "position_embedding_size": 100}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 64}
+    tower = {**TOWER, **heads, "model_type": "gemma4_vision", "position_embedding_size": 100}
     gated = 3 * (4 * 64 * 64 + 3 * 64 * 256)
     assert added(read(model_type="gemma4", vision_config=tower)) == gated + 2 * 100 * 64 + 64 * 512
 
@@ -221,7 +222,7 @@ def test_sounds_come_through_convolutions_and_a_projector() -> None:
     for kind, between in (
         ("audioflamingo3", 512 * (64 + 512)),
         ("glmasr", 1024 * (256 + 512)),
-        ("qwen3_asr", 64 * (64 + 512)),
+        ("qwen3_asr", 480 * (18 * 480 + 64) - stem + 64 * (64 + 512)),  # three convolutions of its class
         ("qwen2_audio", 64 * 512),
     ):
         assert added(read(model_type=kind, audio_config=audio)) == BLOCKS + stem + between

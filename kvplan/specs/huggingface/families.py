@@ -241,26 +241,12 @@ CLASS_TOWERS: dict[str, dict[str, int | str]] = {
 }  # fmt: skip
 """Towers that files say nothing of: the model's class has them."""
 
-_EVA = {"num_hidden_layers": 39, "hidden_size": 1408, "intermediate_size": 6144}
-_BASE = {"num_hidden_layers": 12, "hidden_size": 768, "intermediate_size": 3072}
-_SMOL = {"num_hidden_layers": 12, "hidden_size": 1152, "intermediate_size": 3072}
-
 TOWER_DEFAULTS: dict[str, dict[str, int | str]] = {
-    "pixtral": {
-        "model_type": "pixtral", "num_hidden_layers": 24, "hidden_size": 1024, "intermediate_size": 4096
-    },
-    "gemma3n_audio": {
-        "conf_num_hidden_layers": 12, "hidden_size": 1536, "mlp_ratio": 4, "conf_conv_kernel_size": 5
-    },
-    "blip_2_vision_model": {**_EVA}, "instructblip_vision_model": {**_EVA},
-    "instructblipvideo_vision_model": {**_EVA}, "clip_vision_model": {**_BASE},
-    "siglip_vision_model": {**_BASE}, "siglip2_vision_model": {**_BASE},
-    "blip_vision_model": {**_BASE}, "idefics2": {**_BASE},
-    "idefics2_vision": {**_BASE}, "git_vision_model": {**_BASE}, "idefics3_vision": {**_SMOL},
-    "smolvlm_vision": {**_SMOL},
+    "gemma3n_audio": {"mlp_ratio": 4},
+    "idefics2": {"num_hidden_layers": 12, "hidden_size": 768, "intermediate_size": 3072},
     "aimv2": {"num_hidden_layers": 24, "hidden_size": 1024, "intermediate_size": 2816, "hidden_act": "silu"},
-}  # fmt: skip
-"""Sizes of towers whose files leave them to their class (transformers 5.23)."""
+}
+"""What ``tower_defaults.json`` does not have: former names of towers, and what a class works out."""
 
 STANDARD = _names(
     """

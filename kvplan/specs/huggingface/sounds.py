@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kvplan.errors import SpecError
+from kvplan.specs.huggingface.class_towers import tower_owners
 from kvplan.specs.huggingface.codecs import is_codec
-from kvplan.specs.huggingface.config import Config, owners
+from kvplan.specs.huggingface.config import Config
 from kvplan.specs.huggingface.towers import (
     ELSEWHERE,
     Shape,
@@ -43,7 +44,7 @@ def sound(config: Config) -> tuple[tuple[ExtraWeights, ...], list[str]]:
     """``(weights of the towers for sounds, warnings)`` of the model around a text configuration."""
     found: list[ExtraWeights] = []
     notes: list[str] = []
-    for owner in owners(config):
+    for owner in tower_owners(config):
         for key in SOUND:
             section = tower_section(owner, key, config)
             if section is None or is_codec(section.data):

@@ -14,6 +14,7 @@ from typing import Any
 
 from kvplan.errors import SpecError
 from kvplan.specs.huggingface import families
+from kvplan.specs.huggingface.class_towers import HIDDEN, LAYERS, RATIO, WIDTH, completed, tower_owners
 from kvplan.specs.huggingface.config import Config, owners
 from kvplan.specs.huggingface.projectors import projector
 from kvplan.specs.model import Vision
@@ -28,14 +29,6 @@ WITHIN = ("config", "backbone_config", "whisper_model_args", "encoder_args")
 ELSEWHERE = ("mm_vision_tower", "vision_backbone_id", "vision_model_id", "audio_model_id", "audio_tower")
 """Fields that name a tower whose configuration is in another file; some names say its size."""
 
-LAYERS = (
-    "encoder_layers", "num_hidden_layers", "depth", "layers", "num_blocks", "conf_num_hidden_layers",
-    "vt_num_hidden_layers",
-)  # fmt: skip
-HIDDEN = ("embed_dim", "hidden_size", "width", "vt_hidden_size", "attention_dim")
-"""Qwen2-VL and others: where ``embed_dim`` is given, ``hidden_size`` is the width that is handed over."""
-WIDTH = ("encoder_ffn_dim", "intermediate_size", "vt_intermediate_size", "mlp_dim", "linear_units")
-RATIO = ("mlp_ratio", "feedforward_mult")
 TOKENS = ("mm_tokens_per_image", "vision_soft_tokens_per_image", "image_seq_length", "num_image_tokens")
 TOO_MANY = 1 << 20
 MOST_STAGES = 8
@@ -50,7 +43,7 @@ class Shape:
 
 def vision(config: Config) -> tuple[Vision | None, list[str]]:
     """``(the vision tower, warnings)`` of the model around a text configuration."""
-    for owner in owners(config):
+    for owner in tower_owners(config):
         section = next((tower_section(owner, key, config) for key in VISION if owner.get(key)), None)
         if section is None:
             section = tower_section(owner, "encoder", config)
@@ -135,12 +128,14 @@ def tower_section(owner: Mapping[str, Any], key: str, config: Config) -> Config 
     for inner in WITHIN:
         if isinstance(raw.get(inner), Mapping):
             raw = raw[inner]
-    kind = "pixtral" if key == "vision_encoder" else str(raw.get("model_type"))  # Mistral's params.json
+    if key == "vision_encoder":  # Mistral's params.json
+        raw = {"model_type": "pixtral", **raw}
+    raw = completed(raw, owner, key)
     if (
         "hidden_dim" in raw and not {"hidden_size", "dim"} & raw.keys()
     ):  # in a tower its width, elsewhere that of the MLP
         raw = {"hidden_size" if name == "hidden_dim" else name: value for name, value in raw.items()}
-    defaults = families.TOWER_DEFAULTS.get(kind, {})
+    defaults = families.TOWER_DEFAULTS.get(str(raw.get("model_type")), {})
     return Config({**defaults, **raw}, {}, config.path, f"{key}.")
 
 
