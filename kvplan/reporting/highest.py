@@ -60,7 +60,7 @@ def highest_sentence(document: Mapping[str, Any]) -> str:
         met = f"at most {load} meet every objective ({beyond}), in a longer run perhaps less"
     else:
         met = f"in this one every objective is met up to {load} ({beyond})"
-    return f"too short a run to tell: {met}"
+    return f"too short a run to tell; {met}"
 
 
 def _beyond(document: Mapping[str, Any]) -> str:

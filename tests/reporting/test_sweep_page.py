@@ -320,7 +320,7 @@ RANGE = {"low": 6.0, "high": 10.0, "slower": 1.2, "faster": 0.8}
         ({"range": RANGE}, "neutral", "; 6 to 10 if steps take 20% more or less time than predicted."),
         ({"range": {**RANGE, "low": None}}, "neutral", "; nothing that was looked at to 10 if steps"),
         ({"range": {**RANGE, "low": 8.0, "high": 8.0}, "missed": None}, "met", ", also if steps take 20%"),
-        ({"settled": False}, "partial", "too short a run to tell: at most 8 requests a second meet"),
+        ({"settled": False}, "partial", "too short a run to tell; at most 8 requests a second meet"),
         ({"passed": None}, "missed", "the objectives are not met"),
     ],
 )

@@ -194,7 +194,7 @@ def test_a_run_too_short_for_its_load_is_doubted() -> None:
     assert (found.passed, found.settled) == (500.0, False)
     document = found.document(["kvplan"])
     said = highest_sentence(document)
-    assert said.startswith("too short a run to tell: at most 500 requests a second meet every objective")
+    assert said.startswith("too short a run to tell; at most 500 requests a second meet every objective")
     assert "still filling up" in " ".join(remarks(document))
     steady = searched("workload.rate=1..4", **{"workload.requests": 1000, "slo.ttft_p99_s": 10.0})
     assert steady.settled
