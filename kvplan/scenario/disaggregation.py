@@ -7,6 +7,7 @@ from dataclasses import replace
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.handover import Handover
 from kvplan.engine.disaggregation.journey import FirstToken
+from kvplan.engine.disaggregation.sglang.payload import NO_PAYLOAD
 from kvplan.engine.disaggregation.sglang.strategy import SglangDisaggregation
 from kvplan.engine.disaggregation.strategy import Disaggregation
 from kvplan.errors import UsageError
@@ -16,6 +17,7 @@ from kvplan.scenario.chosen import Chosen
 from kvplan.scenario.deployment import Deployment
 from kvplan.scenario.schema import Scenario
 from kvplan.scenario.schema.disaggregation import DisaggregationPart
+from kvplan.scenario.sglang_beside import about_payload, sides_beside
 from kvplan.scenario.sglang_disaggregation import (
     about_options,
     about_ranks,
@@ -27,7 +29,7 @@ from kvplan.scenario.sglang_disaggregation import (
     unchecked,
 )
 from kvplan.scenario.side import SECTION, Side, side_of
-from kvplan.scenario.wire import layers_of, route_between, token_bytes
+from kvplan.scenario.wire import layers_of, payload_of, route_between, token_bytes
 
 FENCES = (0, 24, 0)
 """vLLM from here on frees no blocks under a step in flight where its connector may load (``kv_both``)."""
@@ -50,9 +52,17 @@ def disaggregation(scenario: Scenario, deployment: Deployment, part: Disaggregat
         AnswerIsNo: the model does not fit on a pool's GPU.
     """
     _check(scenario, part)
-    sides = tuple(side_of(scenario, deployment, name, getattr(part, name)) for name in ("prefill", "decode"))
+    sides = (
+        side_of(scenario, deployment, "prefill", part.prefill),
+        side_of(scenario, deployment, "decode", part.decode),
+    )
+    payload = NO_PAYLOAD
+    beside: tuple[Assumption, ...] = ()
+    if scenario.engine.kind == "sglang":
+        sides, beside = sides_beside(scenario, part, sides, decode_options(scenario, part))
+        payload = payload_of(deployment, sides[0].plan.beside)
     prefill, decode = sides
-    bytes_per_token, assumed = token_bytes(deployment, part)
+    bytes_per_token, assumed = token_bytes(deployment, part, apart=payload.window_block_bytes > 0)
     route, more = route_between(part, deployment, prefill, decode, lanes_of(scenario, part))
     block_bytes = bytes_per_token * deployment.config.block_size
     strategy: Disaggregation | SglangDisaggregation
@@ -75,11 +85,12 @@ def disaggregation(scenario: Scenario, deployment: Deployment, part: Disaggregat
             prefill=prefill.plan,
             decode=decode.plan,
             options=decode_options(scenario, part),
+            payload=payload,
         )
         instances = strategy.pools(deployment.config)
         convention = "sampled by the prefill instance, handed out by the decode instance, as SGLang does"
         about = about_options(strategy.options, part, deployment.fit)
-        more = (*more, *about_ranks(scenario, part), *about)
+        more = (*more, *about_ranks(scenario, part), *about, *beside, *about_payload(payload))
     return Chosen(
         strategy,
         (Assumption(f"{SECTION}.first_token", part.first_token, convention), *assumed, *more),

@@ -163,8 +163,8 @@ def _data_parallel_attention(scenario: Scenario, deployment: Deployment) -> Chos
 
 def _recurrent_states(scenario: Scenario, deployment: Deployment) -> Chosen | None:
     """Recurrent layers below SGLang; below vLLM their states are groups of the plain engine, and with drafts
-    they are a matter of ``speculative``."""
-    if isinstance(deployment.config, EngineConfig) or scenario.speculative is not None:
+    they are a matter of ``speculative``, on prefill and decode servers of ``disaggregation``."""
+    if isinstance(deployment.config, EngineConfig) or _elsewhere(scenario):
         return None
     from kvplan.scenario.sglang_states import recurrent_states
 
@@ -173,11 +173,16 @@ def _recurrent_states(scenario: Scenario, deployment: Deployment) -> Chosen | No
 
 def _sliding_windows(scenario: Scenario, deployment: Deployment) -> Chosen | None:
     """SGLang's pool for windows, which a scenario need not ask for: the model's have one; as of states."""
-    if scenario.engine.kind != "sglang" or deployment.fit is None or scenario.speculative is not None:
+    if scenario.engine.kind != "sglang" or deployment.fit is None or _elsewhere(scenario):
         return None
     from kvplan.scenario.sglang_windows import sliding_windows
 
     return sliding_windows(scenario, deployment)
+
+
+def _elsewhere(scenario: Scenario) -> bool:
+    """Whether SGLang's pools beside that of tokens are a matter of another part of the scenario."""
+    return scenario.speculative is not None or scenario.disaggregation is not None
 
 
 Strategies = Callable[[Scenario, Deployment], Strategy | Chosen | None]

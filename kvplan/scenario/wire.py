@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.fabric import Stage
+from kvplan.engine.disaggregation.sglang.payload import NO_PAYLOAD, StatePayload
+from kvplan.engine.sglang_states.strategy import RecurrentStates
+from kvplan.engine.sglang_windows.strategy import WindowPools
 from kvplan.errors import KvplanError, UnknownName, UsageError
 from kvplan.latency.assumption import Assumption
 from kvplan.latency.curve import SpecLink
@@ -37,8 +40,13 @@ class _Conversion:
         return self.quantized.convert_seconds(size)
 
 
-def token_bytes(deployment: Deployment, part: DisaggregationPart) -> tuple[int, tuple[Assumption, ...]]:
+def token_bytes(
+    deployment: Deployment, part: DisaggregationPart, *, apart: bool = False
+) -> tuple[int, tuple[Assumption, ...]]:
     """KV bytes of a token over all layers, one copy of every head, and what that assumes.
+
+    Args:
+        apart: whether SGLang's servers have windows in a pool of their own, which are not among these.
 
     Raises:
         UsageError: given beside a model that they follow from, or neither; a model that keeps none.
@@ -58,7 +66,7 @@ def token_bytes(deployment: Deployment, part: DisaggregationPart) -> tuple[int, 
         )  # fmt: skip
     report = _size(deployment.model, deployment, None)
     size = report.kv_bytes_per_token
-    if not isinstance(deployment.config, EngineConfig):
+    if not isinstance(deployment.config, EngineConfig) and not apart:
         # Windows that have no pool of their own lie in the full one, and are sent whole.
         size += round(sum(row.count * row.window_bytes_per_token for row in report.rows))
     if size == 0:
@@ -74,6 +82,18 @@ def token_bytes(deployment: Deployment, part: DisaggregationPart) -> tuple[int, 
         size += _size(drafter, deployment, None).kv_bytes_per_token
         whose += ", and of its drafter"
     return size, (Assumption(f"{SECTION}.bytes_per_token", size, whose),)
+
+
+def payload_of(deployment: Deployment, beside: RecurrentStates | WindowPools | None) -> StatePayload:
+    """What SGLang sends with the last page of a prompt where its servers have this beside their tokens."""
+    if beside is None or deployment.model is None:
+        return NO_PAYLOAD
+    report = _size(deployment.model, deployment, None)
+    if isinstance(beside, WindowPools):
+        size = round(sum(row.count * row.window_bytes_per_token for row in report.rows))
+        page = deployment.config.block_size
+        return StatePayload(window_block_bytes=size * page, span=beside.windows.span)
+    return StatePayload(state_bytes=report.state_bytes_per_sequence)
 
 
 def _drafter(deployment: Deployment) -> ModelSpec | None:

@@ -115,6 +115,12 @@ class RankPool:
     @cached_property
     def token_bytes(self) -> Fraction:
         """SGLang's cell: bytes of one token of the full pool with its share of the window pool."""
+        total, windows = self.bytes_apart
+        return total + windows * self.window_ratio if total else windows
+
+    @cached_property
+    def bytes_apart(self) -> tuple[Fraction, Fraction]:
+        """Bytes of one token in SGLang's full pool, and in its pool for windows."""
         total = Fraction(0)
         windows = Fraction(0)
         for page in self.pages:
@@ -124,7 +130,7 @@ class RankPool:
                 windows += page.store.bytes_per_token()
             else:
                 total += page.store.bytes_per_token()
-        return total + windows * self.window_ratio if total else windows
+        return total, windows
 
     @property
     def holds_windows(self) -> bool:

@@ -7,6 +7,8 @@ with each run.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 import pytest
@@ -16,10 +18,15 @@ from recorded_runs import digest, digest_of_rows, recordings, request
 from kvplan.engine.disaggregation.fabric import Stage
 from kvplan.engine.disaggregation.pool import Ranks
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions
+from kvplan.engine.disaggregation.sglang.payload import NO_PAYLOAD, StatePayload
 from kvplan.engine.disaggregation.sglang.strategy import SglangDisaggregation
 from kvplan.engine.disaggregation.strategy import PoolPlan
 from kvplan.engine.recorder import Recorder, RequestRow
 from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang_states.rules import StateRules
+from kvplan.engine.sglang_states.strategy import RecurrentStates
+from kvplan.engine.sglang_windows.strategy import WindowPools
+from kvplan.engine.sglang_windows.windows import SlidingWindows
 from kvplan.engine.speculation.metrics import SECTION
 from kvplan.engine.speculation.rules import sglang_rules_of
 from kvplan.engine.speculation.strategy import Speculation
@@ -28,6 +35,7 @@ from kvplan.latency.linear import LinearLatency
 RUNS = recordings("sglang-0.5.23-pools.json.gz")
 DRAFTED = recordings("sglang-0.5.23-drafts-pools.json.gz")
 RANKED = recordings("sglang-0.5.23-server-ranks.json.gz")
+HYBRID = recordings("sglang-0.5.23-hybrid-pools.json.gz")
 
 
 class Line:
@@ -51,11 +59,44 @@ def drafts_of(run: dict[str, Any]) -> Speculation | None:
 def pool(run: dict[str, Any], number: int, config: SglangConfig) -> PoolPlan:
     """The pool of prefill (0) or of decode (1) servers, with ranks where a run says how many."""
     ranks = run.get("ranks", (None, None))[number]
-    return PoolPlan(run["instances"][number], config=config, ranks=None if ranks is None else Ranks(*ranks))
+    return PoolPlan(
+        run["instances"][number], config=config, ranks=None if ranks is None else Ranks(*ranks),
+        beside=beside(run, number),
+    )  # fmt: skip
+
+
+def beside(run: dict[str, Any], number: int) -> RecurrentStates | WindowPools | None:
+    """What servers have beside their tokens."""
+    if "beside" not in run:
+        return None
+    given = run["beside"][number]
+    if "windows" in given:
+        return WindowPools(SlidingWindows(*given["windows"]))
+    return RecurrentStates(StateRules(*given["states"]))
+
+
+def payload(run: dict[str, Any]) -> StatePayload:
+    """A byte for each page of windows, or for a request's states."""
+    match beside(run, 0):
+        case WindowPools() as pools:
+            return StatePayload(window_block_bytes=1, span=pools.windows.span)
+        case RecurrentStates():
+            return StatePayload(state_bytes=1)
+    return NO_PAYLOAD
+
+
+def digest_of_pools(recorder: Recorder) -> str:
+    """What became of windows or of states on all servers."""
+    found = {
+        name: [[metric.name, metric.value] for metric in metrics]
+        for name, metrics in sorted(recorder.sections.items())
+        if "windows" in name or "states" in name
+    }
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
 @pytest.mark.parametrize("log", [True, False])
-@pytest.mark.parametrize("runs", [RUNS, DRAFTED, RANKED], ids=["plain", "drafts", "ranks"])
+@pytest.mark.parametrize("runs", [RUNS, DRAFTED, RANKED, HYBRID], ids=["plain", "drafts", "ranks", "hybrid"])
 def test_sglang_pools(runs: list[dict[str, Any]], log: bool) -> None:
     for number, run in enumerate(runs):
         prefill, decode = (SglangConfig(**run[name]) for name in ("prefill", "decode"))
@@ -66,6 +107,7 @@ def test_sglang_pools(runs: list[dict[str, Any]], log: bool) -> None:
             pool(run, 1, decode),
             DecodeOptions(*run["options"]),
             drafts_of(run),
+            payload(run),
         )
         rows: dict[str, RequestRow] = {}
         lines: list[str] = []
@@ -83,6 +125,8 @@ def test_sglang_pools(runs: list[dict[str, Any]], log: bool) -> None:
         assert [totals.steps, totals.preemptions, totals.rejected, moved] == run["totals"], number
         if log:
             assert digest(lines) == run["decisions"], number
+        if "sections" in run:
+            assert digest_of_pools(recorder) == run["sections"], number
         if strategy.drafts is not None:
             stood = [count for counts in run["accepted"].values() for count in counts]
             found = {metric.name: metric.value for metric in recorder.sections[SECTION]}
@@ -109,3 +153,15 @@ def test_ranks_are_recorded_with_and_without_drafts() -> None:
         runs = [run for run in RANKED if ("drafts" in run) == drafted]
         assert len(runs) >= 12
         assert sum(run["totals"][1] > 0 for run in runs) >= 4
+
+
+def test_hybrid_pools_are_recorded_with_and_without_ranks() -> None:
+    for kind, least in (("windows", 40), ("states", 28)):
+        runs = [run for run in HYBRID if kind in run["beside"][0]]
+        assert len(runs) >= least
+        assert sum("ranks" in run for run in runs) >= 6
+        assert sum(run["totals"][1] > 0 for run in runs) >= 6
+        for overlap in (True, False):
+            those = [run for run in runs if run["prefill"].get("disable_overlap_schedule", False) != overlap]
+            assert len(those) >= 10
+            assert sum(run["prefill"].get("page_size", 1) > 1 for run in those) >= 3

@@ -9,8 +9,12 @@ import pytest
 
 from kvplan.engine.disaggregation.pool import Ranks
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions
+from kvplan.engine.disaggregation.sglang.payload import StatePayload
 from kvplan.engine.disaggregation.sglang.strategy import SglangDisaggregation
 from kvplan.engine.recorder import Recorder, RequestRow
+from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang_states.strategy import RecurrentStates
+from kvplan.engine.sglang_windows.strategy import WindowPools
 from kvplan.errors import KvplanError
 from kvplan.latency.linear import LinearLatency
 from kvplan.reporting.result import Result
@@ -18,6 +22,8 @@ from kvplan.scenario.audit import audit_result
 from kvplan.scenario.conservation import check_laws
 from kvplan.scenario.load import load_scenario
 from kvplan.scenario.run import Run
+from kvplan.sizing.size import size_model
+from kvplan.specs.catalog import load_model
 
 CHAT = {"workload.synthesize": "chat", "workload.requests": 100, "workload.rate": 15.0}
 BARE = {
@@ -119,6 +125,73 @@ def test_windows_that_lie_in_the_full_pool_are_sent_whole() -> None:
     assert strategy_of({**LLAMA, "model": "gemma-3-27b"}).block_bytes == 62 * 2 * 16 * 128 * 2
 
 
+def test_windows_apart_are_sent_as_far_as_the_last_token_looks() -> None:
+    strategy = strategy_of({**LLAMA, "model": "gpt-oss-20b", "engine.page_size": 64})
+    # 12 of 24 layers each, 8 heads of 64, keys and values in bf16
+    layers = 12 * 2 * 8 * 64 * 2
+    assert strategy.block_bytes == 64 * layers
+    assert strategy.payload == StatePayload(window_block_bytes=64 * layers, span=127)
+    # Tokens 873 to 999 lie in pages 13 to 15.
+    assert strategy.payload.bytes(1000, 64) == 3 * 64 * layers
+
+
+def test_states_are_sent_once() -> None:
+    strategy = strategy_of({**LLAMA, "model": "nemotron-h-8b"})
+    size = size_model(load_model("nemotron-h-8b"), context_tokens=1).state_bytes_per_sequence
+    assert strategy.payload == StatePayload(state_bytes=size)
+    assert strategy.payload.bytes(1, 1) == strategy.payload.bytes(100_000, 1) == size
+
+
+def test_a_decode_server_gives_windows_what_so_many_requests_need() -> None:
+    flags = {**LLAMA, "model": "gpt-oss-20b", "engine.page_size": 64}
+    shared = strategy_of(flags)
+    assert shared.prefill.beside == shared.decode.beside
+    limited = strategy_of({**flags, "disaggregation.decode.max_running_requests": 16})
+    assert limited.prefill.beside == shared.prefill.beside
+    assert isinstance(limited.decode.beside, WindowPools)
+    # 127 tokens, 128 more before any are given back, two pages; windows and a page for each of 32 slots.
+    assert (
+        limited.decode.beside.windows.pool_tokens
+        == -(-((127 + 128 + 2 * 64) * 16 + (127 + 64) * 32) // 64) * 64
+    )
+    assert isinstance(limited.decode.config, SglangConfig)
+    assert isinstance(shared.decode.config, SglangConfig)
+    assert limited.decode.config.max_running_requests == 16
+    assert limited.decode.config.pool_tokens > 1.7 * shared.decode.config.pool_tokens
+
+
+def test_a_decode_server_has_a_state_for_each_request() -> None:
+    flags = {**LLAMA, "model": "nemotron-h-8b"}
+    shared, limited = (strategy_of({**flags, **more}) for more in ({}, {"engine.max_running_requests": 16}))
+    for strategy in (shared, limited):
+        assert isinstance(strategy.decode.beside, RecurrentStates)
+        assert isinstance(strategy.decode.config, SglangConfig)
+        assert strategy.decode.config.max_running_requests == strategy.decode.beside.rules.slots
+    assert isinstance(shared.prefill.beside, RecurrentStates)
+    assert shared.decode.beside == shared.prefill.beside
+    assert limited.decode.beside.rules.slots == 16  # type: ignore[union-attr]
+    assert limited.decode.config.pool_tokens > shared.decode.config.pool_tokens  # type: ignore[union-attr]
+    prefill = run_of(flags).deployment.config
+    assert isinstance(prefill, SglangConfig)
+    assert prefill.max_running_requests == shared.prefill.beside.rules.slots // 5
+
+
+def test_hybrid_models_run_and_say_what_is_beside_their_tokens() -> None:
+    for model, section, name in (
+        ("gpt-oss-20b", "sliding windows", "window_page_bytes"),
+        ("nemotron-h-8b", "recurrent states", "state_bytes"),
+    ):
+        document = play({**LLAMA, "model": model})
+        Result.model_validate(document)
+        assert all(check.passed for check in check_laws(document))
+        assert {f"{section} prefill", f"{section} decode"} <= {*document["strategies"]}
+        found, payload = figures(document), strategy_of({**LLAMA, "model": model}).payload
+        assert 0 < found["payload_bytes"] < found["moved_bytes"]
+        if payload.state_bytes:
+            assert found["payload_bytes"] == document["totals"]["finished"] * payload.state_bytes
+        assert f"disaggregation.{name}" in {item["name"] for item in document["assumptions"]}
+
+
 def test_drafts_are_verified_by_decode_servers_and_their_cache_is_sent() -> None:
     deepseek = {
         **LLAMA, "model": "deepseek-v3", "gpu": "h200-sxm", "parallel.tp": 8, "workload.requests": 30,
@@ -213,7 +286,23 @@ def test_room_that_is_kept_free_holds_requests_back() -> None:
             "data-parallel",
         ),
         ({"tiers.host.memory": "16GiB"}, "", "not simulated together"),
-        ({"model": "gpt-oss-20b"}, "", "sliding windows are not simulated together"),
+        (
+            {
+                "model": "qwen3-next-80b-a3b",
+                "gpu": "h200-sxm",
+                "parallel.tp": 4,
+                "speculative.tokens": 1,
+                "speculative.method": "mtp",
+                "speculative.acceptance": 0.5,
+            },
+            "speculative",
+            "pools for recurrent states or for windows",
+        ),
+        (
+            {"model": "gpt-oss-20b", "disaggregation.decode.max_running_requests": 1_000_000},
+            "disaggregation.decode.max_running_requests",
+            "leaves no memory",
+        ),
         ({"model": "mamba-2.8b"}, "", "state"),
         ({"workload.timeout_s": 5}, "workload.timeout_s", "wait for ever"),
     ],

@@ -11,6 +11,8 @@ from kvplan.engine.router import make_router
 
 if TYPE_CHECKING:
     from kvplan.engine.sglang.config import SglangConfig
+    from kvplan.engine.sglang_states.strategy import RecurrentStates
+    from kvplan.engine.sglang_windows.strategy import WindowPools
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +35,17 @@ class Ranks:
 
 
 class Pool:
-    """What one of the two pools is made of; ``ranks``: of each instance, where it has some."""
+    """What one of the two pools is made of; ``ranks``: of each instance, where it has some; ``beside``: what
+    SGLang's instances have beside their tokens."""
 
-    __slots__ = ("config", "instances", "latency", "ranks", "router")
+    __slots__ = ("beside", "config", "instances", "latency", "ranks", "router")
 
     def __init__(
         self, config: EngineConfig | SglangConfig, latency: LatencyModel, instances: int, router: str,
-        ranks: Ranks | None = None,
+        ranks: Ranks | None = None, beside: RecurrentStates | WindowPools | None = None,
     ) -> None:  # fmt: skip
         self.config = config
+        self.beside = beside
         self.ranks = ranks
         self.latency = latency
         self.instances = instances

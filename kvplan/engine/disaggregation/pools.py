@@ -222,11 +222,12 @@ class PoolsEngine(Generic[WayT, PrefillT, DecodeT]):
 
     def _sample(self, way: WayT, now: float) -> None:
         """A point of the series after the last arrival, and the next one while anything goes on."""
+        actors: list[PrefillT | DecodeT] = [*self.prefills, *self.decodes]
+        # Asked first: whoever is brought to a time looks around once more, even where nothing can happen.
+        moves = any(actor.next_s < inf for actor in actors)
         for decode in self.decodes:
             decode.catch_up(now)
-        decoding = any(decode.computes for decode in self.decodes)
-        actors: list[PrefillT | DecodeT] = [*self.prefills, *self.decodes]
-        if decoding or self._events or any(actor.next_s < inf for actor in actors):
+        if moves or self._events or any(decode.computes for decode in self.decodes):
             self.recorder.point(self._point(now))
             self._expect_point(way)
 

@@ -20,19 +20,23 @@ from kvplan.errors import UsageError
 
 if TYPE_CHECKING:
     from kvplan.engine.sglang.config import SglangConfig
+    from kvplan.engine.sglang_states.strategy import RecurrentStates
+    from kvplan.engine.sglang_windows.strategy import WindowPools
     from kvplan.engine.speculation.strategy import Speculation
 
 
 @dataclass(frozen=True, slots=True)
 class PoolPlan:
     """One pool; options and clock are those of the deployment where they are None. ``ranks``: of each of
-    SGLang's instances, where it has some; ``config`` is then that of a rank."""
+    SGLang's instances, where it has some; ``config`` is then that of a rank. ``beside``: what SGLang's
+    instances have beside their tokens."""
 
     instances: int = 1
     router: str = "round-robin"
     config: EngineConfig | SglangConfig | None = None
     latency: LatencyModel | None = None
     ranks: Ranks | None = None
+    beside: RecurrentStates | WindowPools | None = None
 
     def pool(self, name: str, config: EngineConfig | SglangConfig, latency: LatencyModel) -> Pool:
         """The pool, called ``name``, where the deployment's options and clock are these.
@@ -46,7 +50,10 @@ class PoolPlan:
                 f"the {name} pool has {self.instances} instances; it needs at least one",
                 where=f"disaggregation.{name}.instances",
             )
-        return Pool(self.config or config, self.latency or latency, self.instances, self.router, self.ranks)
+        return Pool(
+            self.config or config, self.latency or latency, self.instances, self.router, self.ranks,
+            self.beside,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from kvplan.traces.request import Request
 
 
+MIXED_IN: tuple[str, ...] = ()
+"""Slots of a class that is mixed into others: none, as only one base of a class may have some."""
+
+
 class SglangRequest:
     """Counters of one request. While it decodes in step its progress is ``base`` plus the shared tick, and
     ``computed`` and ``outputs`` are stale until ``DecodeBatch.leave`` writes them down.

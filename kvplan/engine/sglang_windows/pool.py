@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import cast
 
+from kvplan.engine.errors import OutOfKvMemory
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.live import SglangRequest
 from kvplan.engine.sglang.pool import TokenPool
@@ -59,6 +60,19 @@ class WindowPool(TokenPool):
         """As the base class, of both pools."""
         super().hand_out(tokens)
         self.free_windows -= tokens
+
+    def take_tail(self, tokens: int, windows: int, purpose: str) -> None:
+        """Hand out ``tokens`` of the full pool, and windows only for the last ``windows`` of them
+        (``alloc_extend_swa_tail``); nothing is evicted for them.
+
+        Raises:
+            OutOfKvMemory: a pool does not have them.
+        """
+        for asked, there in ((tokens, self.free), (windows, self.free_windows)):
+            if asked > there:
+                raise OutOfKvMemory(purpose, asked, there)
+        super().hand_out(tokens)
+        self.free_windows -= windows
 
     def slide(self, request: WindowRequest, computed: int) -> None:
         """Give back the request's own windows that nobody looks at who comes behind ``computed`` tokens

@@ -21,7 +21,7 @@ from kvplan.engine.disaggregation.sglang.instance import SglangInstance
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions, default_extra_slots
 from kvplan.engine.disaggregation.sglang.prefill import PrefillReplica, PrefillScheduler
 from kvplan.engine.disaggregation.sglang.strategy import SglangDisaggregation
-from kvplan.engine.disaggregation.sglang.transit import HandedRequest
+from kvplan.engine.disaggregation.sglang.transit import HandedSglangRequest
 from kvplan.engine.disaggregation.strategy import PoolPlan
 from kvplan.engine.errors import EngineStuck
 from kvplan.engine.recorder import Recorder, RequestRow
@@ -216,8 +216,8 @@ def decode_server(pool_tokens: int, options: DecodeOptions, **kwargs: object) ->
     return DecodeScheduler(config, options, keep_schedule=False)
 
 
-def asked(name: str, prompt: int, output: int) -> HandedRequest:
-    return HandedRequest(a_request(name, prompt, output))
+def asked(name: str, prompt: int, output: int) -> HandedSglangRequest:
+    return HandedSglangRequest(a_request(name, prompt, output))
 
 
 @pytest.mark.parametrize("ranks", [None, Ranks(1)])

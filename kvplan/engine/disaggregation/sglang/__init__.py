@@ -10,5 +10,6 @@ then may the prefill instance compute it: back pressure is felt before the promp
 instance samples the first token, sends it behind the cache, and the decode instance hands it out.
 
 Read ``prefill`` and ``decode`` for the queues of the two kinds of instance, ``engine`` for what happens
-between them, ``ranks`` for data-parallel attention. With drafts: ``speculation.sglang.pools``.
+between them, ``ranks`` for data-parallel attention, ``windows`` and ``states`` for pools beside the tokens
+(``payload``: what is sent of them). With drafts: ``speculation.sglang.pools``.
 """

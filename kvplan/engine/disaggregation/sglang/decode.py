@@ -13,11 +13,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
 from kvplan.engine.disaggregation.sglang.instance import SglangInstance
 from kvplan.engine.disaggregation.sglang.options import METADATA_BUFFERS, DecodeOptions
-from kvplan.engine.disaggregation.sglang.transit import HandedRequest, Transit, transit_of
+from kvplan.engine.disaggregation.sglang.transit import (
+    HandedRequest,
+    HandedSglangRequest,
+    Transit,
+    transit_of,
+)
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig, sglang_rejection
@@ -44,6 +50,20 @@ class DecodeEvents(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Retractable:
+    """What could be taken back from requests that run.
+
+    Attributes:
+        tokens: that they have.
+        longest: that the longest of their answers may still take when all others are retracted; it may be
+            negative.
+    """
+
+    tokens: int
+    longest: int
+
+
 class DecodeScheduler(SglangScheduler):
     """Nobody computes prompts here: the waiting queue has those whose KV is there, to join the batch.
 
@@ -55,7 +75,7 @@ class DecodeScheduler(SglangScheduler):
         handed_out: those whose first token left in this call; ended: those of them for which it was the last.
     """
 
-    request_type: type[SglangRequest] = HandedRequest
+    request_type: type[SglangRequest] = HandedSglangRequest
 
     def __init__(self, config: SglangConfig, options: DecodeOptions, *, keep_schedule: bool) -> None:
         super().__init__(config, keep_schedule=keep_schedule)
@@ -117,6 +137,10 @@ class DecodeScheduler(SglangScheduler):
             return False
         return not (self.expected and self.rows and self.buffers)
 
+    def never_fits(self, request: Request) -> bool:
+        """Whether not even an empty server has what is asked for before a prompt's KV is reserved."""
+        return self.options.never_fits(request.prompt_tokens, request.output_tokens, self.config)
+
     # -- queues -----------------------------------------------------------------------------------------
 
     def schedule(self) -> SglangPlan:
@@ -144,11 +168,9 @@ class DecodeScheduler(SglangScheduler):
 
     def _resume(self) -> None:
         """``resume_retracted_reqs``: in order, as far as there is memory for them and for decoding on."""
-        reserve = self.options.num_reserved_decode_tokens
         resumed = 0
         for request in self.retracted:
-            tokens = self._pages(request.tokens - 1)
-            if not self.rows or tokens + reserve > self._allocatable(resumed, 0):
+            if not self.rows or not self._resumes(request, resumed):
                 break
             resumed += 1
             self._allocate(request, request.tokens - 1)
@@ -156,24 +178,37 @@ class DecodeScheduler(SglangScheduler):
             self.waiting.enter(request, self.processed)
         del self.retracted[:resumed]
 
+    def _resumes(self, request: SglangRequest, more: int) -> bool:
+        """Whether what was retracted has room again, beside ``more`` that got some in this call."""
+        tokens = self._pages(request.tokens - 1)
+        return tokens + self.options.num_reserved_decode_tokens <= self._allocatable(more, 0)
+
     def _preallocate(self) -> None:
         """``pop_preallocated``: room for prompts, in the order in which they came."""
-        decoding, clip = self.decoding, self.config.clip_max_new_tokens
-        # Who has just finished is counted still.
-        retractable = decoding.tokens + sum(request.tokens for request in self._gone)
-        longest = max((_at_most(request, clip) for request in decoding.members), default=0) - retractable
-        reserve = self.options.num_reserved_decode_tokens
+        running = self._retractable()
         while self.expected and self.buffers and self.rows:
             request = self.expected[0]
-            tokens = self._pages(request.prompt_tokens)
-            needed = max(tokens + reserve, _at_most(request, clip) - retractable)
-            if needed > self._allocatable(len(self.reserved), longest):
+            if not self._admits(request, len(self.reserved), running):
                 break
             self.expected.popleft()
             self._allocate(request, request.prompt_tokens)
             self.buffers -= 1
             self.reserved.append(request)
         self.coming.update(dict.fromkeys(self.reserved, False))
+
+    def _retractable(self) -> Retractable:
+        """What could be taken back from those that run; who has just finished is counted still."""
+        decoding, clip = self.decoding, self.config.clip_max_new_tokens
+        tokens = decoding.tokens + sum(request.tokens for request in self._gone)
+        longest = max((_at_most(request, clip) for request in decoding.members), default=0) - tokens
+        return Retractable(tokens, longest)
+
+    def _admits(self, request: SglangRequest, more: int, running: Retractable) -> bool:
+        """Whether there is room for a prompt, beside ``more`` that got some in this call."""
+        tokens = self._pages(request.prompt_tokens)
+        answer = _at_most(request, self.config.clip_max_new_tokens) - running.tokens
+        needed = max(tokens + self.options.num_reserved_decode_tokens, answer)
+        return needed <= self._allocatable(more, running.longest)
 
     def _allocatable(self, more: int, longest: int) -> int:
         """``_allocatable_token_budgets``: free tokens but those kept for requests that run or will.
@@ -182,21 +217,34 @@ class DecodeScheduler(SglangScheduler):
             more: requests that got room in this call.
             longest: tokens the longest answer may still take, all other requests retracted.
         """
-        active = self.decoding.count + len(self._gone) + len(self.coming) + len(self.waiting) + more
-        return self.pool.unreferenced - max(self.options.num_reserved_decode_tokens * active, longest)
+        reserved = self.options.num_reserved_decode_tokens * self._active(more)
+        return self._unreferenced() - max(reserved, longest)
+
+    def _active(self, more: int) -> int:
+        """Requests that run or will, ``more`` of them since this call (``_active_req_count``)."""
+        return self.decoding.count + len(self._gone) + len(self.coming) + len(self.waiting) + more
+
+    def _unreferenced(self) -> int:
+        """Tokens that prompts can be given."""
+        return self.pool.unreferenced
 
     def _pages(self, tokens: int) -> int:
         return -(-tokens // self.page) * self.page
 
     def _allocate(self, request: SglangRequest, tokens: int) -> None:
         """``_pre_alloc``."""
-        room = self._pages(tokens)
-        self.pool.take(room, room, "preallocation")
+        room = self._take(request, tokens)
         tree, known = self.pool.tree, self.pool.known(request.prompt_tokens)
         request.holding = Holding(request.content, known, request.request.priority, tree.root)
         request.holding.allocated = room
         request.computed = tokens
         self.rows -= 1
+
+    def _take(self, request: SglangRequest, tokens: int) -> int:
+        """Room for the first ``tokens`` tokens of a request; returns it, whole pages."""
+        room = self._pages(tokens)
+        self.pool.take(room, room, "preallocation")
+        return room
 
     def _take_transferred(self) -> None:
         """``pop_transferred``: whose KV has come waits for a place in the batch, its first token known."""
@@ -295,9 +343,8 @@ class DecodeReplica(SglangInstance):
 
     def refusal(self, request: Request) -> str | None:
         """Why it could never serve a request, or ``None``."""
-        prompt, output = request.prompt_tokens, request.output_tokens
-        reason = sglang_rejection(prompt, output, self.config)
-        if reason is None and self.options.never_fits(prompt, output, self.config):
+        reason = sglang_rejection(request.prompt_tokens, request.output_tokens, self.config)
+        if reason is None and self.decode.never_fits(request):
             return "prompt and num_reserved_decode_tokens larger than the pool: it would wait for ever"
         return reason
 

@@ -15,8 +15,10 @@ from kvplan.engine.disaggregation.pool import Pool
 from kvplan.engine.disaggregation.pools import PoolsEngine
 from kvplan.engine.disaggregation.sglang.decode import DecodeReplica
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions
+from kvplan.engine.disaggregation.sglang.payload import NO_PAYLOAD, StatePayload
 from kvplan.engine.disaggregation.sglang.prefill import PrefillReplica
 from kvplan.engine.disaggregation.sglang.ranks import ServerRanks, router_of
+from kvplan.engine.disaggregation.sglang.servers import decode_server, prefill_server
 from kvplan.engine.disaggregation.sglang.transit import Transit
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Metric, Recorder, RequestRow
@@ -44,6 +46,7 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillServer, DecodeServer]):
         prefill, decode: the pools.
         recorder, route, block_bytes: as of ``PoolsEngine``; a block is a page.
         options: of the decode instances.
+        payload: what is sent beside pages.
     """
 
     def __init__(
@@ -55,8 +58,11 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillServer, DecodeServer]):
         route: tuple[Stage, ...],
         block_bytes: int,
         options: DecodeOptions,
+        payload: StatePayload = NO_PAYLOAD,
     ) -> None:
         self.options = options
+        self.payload = payload
+        self.payload_bytes = 0
         self.page = prefill.config.block_size
         breakdown = Breakdown(
             FirstToken.DECODE, PARTS, "waited for room on the decode instance before they were computed",
@@ -80,11 +86,11 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillServer, DecodeServer]):
 
     def make_prefill(self, config: SglangConfig, latency: LatencyModel, recorder: Recorder) -> PrefillReplica:
         """A prefill server, or a rank of one."""
-        return PrefillReplica(config, latency, recorder, self)
+        return prefill_server(config, latency, recorder, self, self.pools[0].beside)
 
     def make_decode(self, config: SglangConfig, latency: LatencyModel, recorder: Recorder) -> DecodeReplica:
         """A decode server, or a rank of one."""
-        return DecodeReplica(config, self.options, latency, recorder, self)
+        return decode_server(config, self.options, latency, recorder, self, self.pools[1].beside)
 
     # -- a request's way --------------------------------------------------------------------------------
 
@@ -134,6 +140,10 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillServer, DecodeServer]):
             return
         transit.sent_pages = pages
         size = fresh * self.block_bytes
+        if final:
+            more = self.payload.bytes(transit.request.prompt_tokens, self.page)
+            self.payload_bytes += more
+            size += more
         sender = _adapter(self.pools[0], transit.prefill, transit.prefill_rank)
         receiver = _adapter(self.pools[1], transit.decode, transit.decode_rank)
 
@@ -183,6 +193,11 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillServer, DecodeServer]):
         """As the base class."""
         yield from super().metrics()
         yield from self.pool_metrics()
+        if self.payload != NO_PAYLOAD:
+            yield Metric(
+                "payload_bytes", self.payload_bytes, "B",
+                "of that, sent once a request: the pages of its last window, or its recurrent states",
+            )  # fmt: skip
 
 
 def _adapter(pool: Pool, instance: int, rank: int) -> int:

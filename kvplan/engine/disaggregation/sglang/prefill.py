@@ -11,7 +11,12 @@ from typing import Protocol
 
 from kvplan.engine.disaggregation.sglang.instance import SglangInstance
 from kvplan.engine.disaggregation.sglang.options import METADATA_BUFFERS
-from kvplan.engine.disaggregation.sglang.transit import HandedRequest, Transit, transit_of
+from kvplan.engine.disaggregation.sglang.transit import (
+    HandedRequest,
+    HandedSglangRequest,
+    Transit,
+    transit_of,
+)
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig, sglang_rejection
@@ -39,7 +44,7 @@ class PrefillScheduler(SglangScheduler):
         held: requests that hold KV, each a row of the request table.
     """
 
-    request_type: type[SglangRequest] = HandedRequest
+    request_type: type[SglangRequest] = HandedSglangRequest
 
     def __init__(self, config: SglangConfig, *, keep_schedule: bool) -> None:
         super().__init__(config, keep_schedule=keep_schedule)
@@ -90,7 +95,8 @@ class PrefillScheduler(SglangScheduler):
         self._let_go_of_sent()
         self._pop_bootstrapped()
         chunked = self.chunked
-        if chunked is not None and chunked.computed > chunked.prefix:
+        if chunked is not None:
+            # Where the pool had nothing for it, too: what it has in the tree is used again.
             self.pool.checkpoint(chunked, chunked.computed)
             chunked.prefix = chunked.computed
         continued = chunked is not None

@@ -11,6 +11,7 @@ from kvplan.engine.config import EngineConfig
 from kvplan.engine.disaggregation.fabric import Stage
 from kvplan.engine.disaggregation.sglang.engine import SglangPoolsEngine
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions
+from kvplan.engine.disaggregation.sglang.payload import NO_PAYLOAD, StatePayload
 from kvplan.engine.disaggregation.strategy import PoolPlan, check_block_sizes
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
@@ -31,6 +32,7 @@ class SglangDisaggregation:
         block_bytes: KV bytes of a page as stored, over all layers and GPUs of an instance.
         options: of the decode servers.
         drafts: what both pools draft with; None: nothing.
+        payload: what is sent beside pages.
     """
 
     route: tuple[Stage, ...]
@@ -39,6 +41,7 @@ class SglangDisaggregation:
     decode: PoolPlan
     options: DecodeOptions
     drafts: Speculation | None = None
+    payload: StatePayload = NO_PAYLOAD
     holds_on: ClassVar[bool] = True
 
     @property
@@ -81,7 +84,8 @@ class SglangDisaggregation:
 
         Raises:
             UsageError: no instances, pools of different page sizes, a queue with priorities or a limit,
-                drafts of another model, or above a pool for states or for windows.
+                drafts of another model, or above a pool for states or for windows, options that do not go
+                with such a pool.
             UnknownName: no such routing policy.
         """
         pools = self.prefill.pool("prefill", config, latency), self.decode.pool("decode", config, latency)
@@ -91,7 +95,7 @@ class SglangDisaggregation:
             _check_queue(pool.sglang)
         # A decode server has no radix cache unless it is told to (``handle_pd_disaggregation``).
         decode.config = replace(decode.sglang, disable_radix_cache=True)
-        kind: Callable[..., SglangPoolsEngine] = SglangPoolsEngine
+        kind: Callable[..., SglangPoolsEngine] = partial(SglangPoolsEngine, payload=self.payload)
         if self.drafts is not None:
             _check_drafts(self.drafts)
             from kvplan.engine.speculation.sglang.pools import SglangDraftingPools

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvplan.engine.disaggregation.journey import UNSET
-from kvplan.engine.sglang.live import SglangRequest
+from kvplan.engine.sglang.live import MIXED_IN, SglangRequest
 from kvplan.traces.request import Request
 
 
@@ -54,8 +54,12 @@ class Transit:
         )  # fmt: skip
 
 
+HANDED_COUNTERS = ("looked", "number", "transit")
+"""Attributes of a ``HandedRequest``, for the classes that mix it in."""
+
+
 class HandedRequest(SglangRequest):
-    """A request as one of the two instances sees it. Mixed into one that has drafts.
+    """A request as one of the two instances sees it. Mixed into one.
 
     Attributes:
         transit: its whole way.
@@ -63,7 +67,7 @@ class HandedRequest(SglangRequest):
         looked: how often the instance had looked for room when it came.
     """
 
-    __slots__ = ("looked", "number", "transit")
+    __slots__ = MIXED_IN
 
     looked: int
     number: int
@@ -72,6 +76,12 @@ class HandedRequest(SglangRequest):
     def __init__(self, request: Request) -> None:
         super().__init__(request)
         self.number = self.looked = 0
+
+
+class HandedSglangRequest(HandedRequest):
+    """One whose layers all keep their context."""
+
+    __slots__ = HANDED_COUNTERS
 
 
 def transit_of(request: SglangRequest) -> Transit:

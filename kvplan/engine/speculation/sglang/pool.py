@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from kvplan.engine.content import Content
 from kvplan.engine.sglang.config import SglangConfig
-from kvplan.engine.sglang.live import SglangRequest
+from kvplan.engine.sglang.live import MIXED_IN, SglangRequest
 from kvplan.engine.sglang.pool import TokenPool
 from kvplan.engine.speculation.paired import Pairs
-from kvplan.engine.speculation.sglang.request import MIXED_IN, DraftedRequest
+from kvplan.engine.speculation.sglang.request import DraftedRequest
 from kvplan.traces.request import Request
 
 _NOWHERE = -(1 << 40)

@@ -14,7 +14,7 @@ from kvplan.engine.disaggregation.sglang.decode import DecodeEvents, DecodeRepli
 from kvplan.engine.disaggregation.sglang.engine import SglangPoolsEngine
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions
 from kvplan.engine.disaggregation.sglang.prefill import PrefillEvents, PrefillReplica, PrefillScheduler
-from kvplan.engine.disaggregation.sglang.transit import HandedRequest
+from kvplan.engine.disaggregation.sglang.transit import HANDED_COUNTERS, HandedRequest
 from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
@@ -28,7 +28,7 @@ from kvplan.engine.speculation.strategy import Speculation
 class DraftedHandedRequest(DraftedRequest, HandedRequest):
     """A request with drafts as one of the two servers sees it."""
 
-    __slots__ = DRAFT_COUNTERS
+    __slots__ = (*DRAFT_COUNTERS, *HANDED_COUNTERS)
 
 
 class DraftedPrefillScheduler(PrefillScheduler, DraftedSglangScheduler):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from kvplan.engine.sglang.live import SglangRequest
+from kvplan.engine.sglang.live import MIXED_IN, SglangRequest
 from kvplan.engine.sglang.plan import SglangPlan
 from kvplan.traces.request import Request
 
-MIXED_IN: tuple[str, ...] = ()
-"""Slots of a class that is mixed into others: none, as only one base of a class may have some."""
 DRAFT_COUNTERS = ("ahead", "key", "room", "verified")
 """Attributes of a ``DraftedRequest``, for the classes that mix it in."""
 

@@ -1,0 +1,54 @@
+"""Which prefill and decode servers there are: they follow from what a model keeps beside tokens."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from kvplan.engine.disaggregation.sglang.decode import DecodeEvents, DecodeReplica
+from kvplan.engine.disaggregation.sglang.options import DecodeOptions
+from kvplan.engine.disaggregation.sglang.prefill import PrefillEvents, PrefillReplica
+from kvplan.engine.disaggregation.sglang.states import StateDecodeReplica, StatePrefillReplica
+from kvplan.engine.disaggregation.sglang.windows import WindowDecodeReplica, WindowPrefillReplica
+from kvplan.engine.protocols import LatencyModel
+from kvplan.engine.recorder import Recorder
+from kvplan.engine.sglang.config import SglangConfig
+from kvplan.engine.sglang_states.strategy import RecurrentStates
+from kvplan.engine.sglang_windows.strategy import WindowPools
+
+Beside: TypeAlias = RecurrentStates | WindowPools | None
+"""What servers have beside their tokens."""
+
+
+def prefill_server(
+    config: SglangConfig, latency: LatencyModel, recorder: Recorder, events: PrefillEvents, beside: Beside
+) -> PrefillReplica:
+    """A prefill server, or a rank of one.
+
+    Raises:
+        UsageError: its options do not go with what it has beside its tokens.
+    """
+    if beside is None:
+        return PrefillReplica(config, latency, recorder, events)
+    if isinstance(beside, WindowPools):
+        beside.windows.check(config)
+        return WindowPrefillReplica(config, latency, recorder, events, beside.windows)
+    beside.rules.check(config)
+    return StatePrefillReplica(config, latency, recorder, events, beside.rules)
+
+
+def decode_server(
+    config: SglangConfig, options: DecodeOptions, latency: LatencyModel, recorder: Recorder,
+    events: DecodeEvents, beside: Beside,
+) -> DecodeReplica:  # fmt: skip
+    """A decode server, or a rank of one.
+
+    Raises:
+        UsageError: its options do not go with what it has beside its tokens.
+    """
+    if beside is None:
+        return DecodeReplica(config, options, latency, recorder, events)
+    if isinstance(beside, WindowPools):
+        beside.windows.check(config)
+        return WindowDecodeReplica(config, options, latency, recorder, events, beside.windows)
+    beside.rules.check(config)
+    return StateDecodeReplica(config, options, latency, recorder, events, beside.rules)
