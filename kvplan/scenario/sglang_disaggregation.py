@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kvplan.engine.disaggregation.pool import Ranks
-from kvplan.engine.disaggregation.sglang.options import DecodeOptions, default_extra_slots
+from kvplan.engine.disaggregation.sglang.options import (
+    RESERVED_DECODE_TOKENS,
+    DecodeOptions,
+    default_extra_slots,
+)
 from kvplan.errors import UsageError
 from kvplan.latency.assumption import Assumption
 from kvplan.scenario.pools import OPTIONS, own_scenario
@@ -47,7 +51,7 @@ def check_vllm(part: DisaggregationPart) -> None:
     Raises:
         UsageError: one of their options is given.
     """
-    for name in _OWN:
+    for name in (*_OWN, "enable_radix_cache"):
         if getattr(part.decode, name) is not None:
             raise UsageError(
                 f"{name} is an option of sglang's decode servers, and the engine is vllm",
@@ -155,9 +159,10 @@ def decode_options(scenario: Scenario, part: DisaggregationPart) -> DecodeOption
         if running is not None and ranks is not None:
             running = max(1, running // ranks.count)
         slots = default_extra_slots(running)
-    if pool.num_reserved_decode_tokens is None:
-        return DecodeOptions(extra_slots=slots)
-    return DecodeOptions(pool.num_reserved_decode_tokens, slots)
+    reserve = pool.num_reserved_decode_tokens
+    return DecodeOptions(
+        RESERVED_DECODE_TOKENS if reserve is None else reserve, slots, bool(pool.enable_radix_cache)
+    )
 
 
 def role_flags(part: DisaggregationPart, *, decodes: bool) -> str:
@@ -171,6 +176,8 @@ def role_flags(part: DisaggregationPart, *, decodes: bool) -> str:
         flags.append(f"--num-reserved-decode-tokens {given.num_reserved_decode_tokens}")
     if given.extra_slots is not None:
         flags.append(f"--disaggregation-decode-extra-slots {given.extra_slots}")
+    if given.enable_radix_cache:
+        flags.append("--disaggregation-decode-enable-radix-cache")
     return " ".join(flags)
 
 

@@ -36,6 +36,7 @@ RUNS = recordings("sglang-0.5.23-pools.json.gz")
 DRAFTED = recordings("sglang-0.5.23-drafts-pools.json.gz")
 RANKED = recordings("sglang-0.5.23-server-ranks.json.gz")
 HYBRID = recordings("sglang-0.5.23-hybrid-pools.json.gz")
+KEEPING = recordings("sglang-0.5.23-decode-radix.json.gz")
 
 
 class Line:
@@ -96,7 +97,11 @@ def digest_of_pools(recorder: Recorder) -> str:
 
 
 @pytest.mark.parametrize("log", [True, False])
-@pytest.mark.parametrize("runs", [RUNS, DRAFTED, RANKED, HYBRID], ids=["plain", "drafts", "ranks", "hybrid"])
+@pytest.mark.parametrize(
+    "runs",
+    [RUNS, DRAFTED, RANKED, HYBRID, KEEPING],
+    ids=["plain", "drafts", "ranks", "hybrid", "radix"],
+)
 def test_sglang_pools(runs: list[dict[str, Any]], log: bool) -> None:
     for number, run in enumerate(runs):
         prefill, decode = (SglangConfig(**run[name]) for name in ("prefill", "decode"))
@@ -165,3 +170,10 @@ def test_hybrid_pools_are_recorded_with_and_without_ranks() -> None:
             those = [run for run in runs if run["prefill"].get("disable_overlap_schedule", False) != overlap]
             assert len(those) >= 10
             assert sum(run["prefill"].get("page_size", 1) > 1 for run in those) >= 3
+
+
+def test_decode_servers_that_keep_prefixes_are_recorded() -> None:
+    assert all(run["options"][2] for run in KEEPING)
+    assert len(KEEPING) >= 14
+    assert sum(run["totals"][1] > 0 for run in KEEPING) >= 4
+    assert sum(run["prefill"].get("page_size", 1) > 1 for run in KEEPING) >= 4

@@ -437,7 +437,10 @@ def test_pools_of_sglang_are_started_as_servers_of_their_kind() -> None:
             "cache": {"prefix": "radix"}, "workload": {"synthesize": "chat"},
             "disaggregation": {
                 "prefill": {"chunked_prefill_size": 4096},
-                "decode": {"max_running_requests": 16, "num_reserved_decode_tokens": 64, "extra_slots": 4},
+                "decode": {
+                    "max_running_requests": 16, "num_reserved_decode_tokens": 64, "extra_slots": 4,
+                    "enable_radix_cache": True,
+                },
             },
         }
     )  # fmt: skip
@@ -449,7 +452,8 @@ def test_pools_of_sglang_are_started_as_servers_of_their_kind() -> None:
     assert "--max-running-requests 16" in decode
     assert decode.endswith(
         "--disaggregation-mode decode --disaggregation-decode-retraction-backup cpu_tensor "
-        "--num-reserved-decode-tokens 64 --disaggregation-decode-extra-slots 4"
+        "--num-reserved-decode-tokens 64 --disaggregation-decode-extra-slots 4 "
+        "--disaggregation-decode-enable-radix-cache"
     )
 
 

@@ -192,6 +192,15 @@ def test_hybrid_models_run_and_say_what_is_beside_their_tokens() -> None:
         assert f"disaggregation.{name}" in {item["name"] for item in document["assumptions"]}
 
 
+def test_a_decode_server_may_keep_prefixes() -> None:
+    plain, keeping = ({**BARE, **more} for more in ({}, {"disaggregation.decode.enable_radix_cache": True}))
+    assert not strategy_of(plain).options.enable_radix_cache
+    without, with_cache = figures(play(plain)), figures(play(keeping))
+    assert "decode_hit_tokens" not in without
+    assert with_cache["decode_hit_tokens"] > 0
+    assert with_cache["moved_bytes"] == without["moved_bytes"] - with_cache["decode_hit_tokens"] * 131_072
+
+
 def test_drafts_are_verified_by_decode_servers_and_their_cache_is_sent() -> None:
     deepseek = {
         **LLAMA, "model": "deepseek-v3", "gpu": "h200-sxm", "parallel.tp": 8, "workload.requests": 30,
@@ -302,6 +311,11 @@ def test_room_that_is_kept_free_holds_requests_back() -> None:
             {"model": "gpt-oss-20b", "disaggregation.decode.max_running_requests": 1_000_000},
             "disaggregation.decode.max_running_requests",
             "leaves no memory",
+        ),
+        (
+            {"model": "gpt-oss-20b", "disaggregation.decode.enable_radix_cache": True},
+            "disaggregation.decode.enable_radix_cache",
+            "not simulated",
         ),
         ({"model": "mamba-2.8b"}, "", "state"),
         ({"workload.timeout_s": 5}, "workload.timeout_s", "wait for ever"),

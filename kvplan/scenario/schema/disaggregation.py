@@ -29,6 +29,7 @@ class DecodePart(PoolPart):
 
     num_reserved_decode_tokens: Natural | None = None
     extra_slots: Natural | None = None
+    enable_radix_cache: bool | None = None
 
 
 class PrefillPart(PoolPart):

@@ -11,5 +11,6 @@ instance samples the first token, sends it behind the cache, and the decode inst
 
 Read ``prefill`` and ``decode`` for the queues of the two kinds of instance, ``engine`` for what happens
 between them, ``ranks`` for data-parallel attention, ``windows`` and ``states`` for pools beside the tokens
-(``payload``: what is sent of them). With drafts: ``speculation.sglang.pools``.
+(``payload``: what is sent of them), ``radix`` for decode servers that keep prefixes. With drafts:
+``speculation.sglang.pools``.
 """

@@ -258,10 +258,11 @@ class DecodeScheduler(SglangScheduler):
     def _join_batch(self) -> None:
         """``get_new_prebuilt_batch``: as many as may run; the first token is handed out."""
         places = self.config.max_running_requests - self.decoding.count - self.left_over
+        taken = [self.waiting.take() for _ in range(min(places, len(self.waiting)))]
+        for request in taken:
+            self.pool.checkpoint(request, request.computed)
         joining: list[SglangRequest] = []
-        while self.waiting and places > 0:
-            places -= 1
-            request = self.waiting.take()
+        for request in taken:
             if request.first_token_s < 0:
                 self.handed_out.append(request)
             if request.outputs >= request.max_new_tokens:
@@ -370,6 +371,7 @@ class DecodeReplica(SglangInstance):
         scheduler = self.decode
         for request in scheduler.reserved:
             transit = request.transit
+            transit.sent_pages = request.held.shared // scheduler.page
             transit.refused = scheduler.looks - request.looked > 1
             self.events.reserved(transit, clock)
             self.stopped = True

@@ -136,7 +136,7 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillServer, DecodeServer]):
         final = tokens >= transit.request.prompt_tokens
         pages = -(-tokens // self.page) if final else tokens // self.page
         fresh = pages - transit.sent_pages
-        if fresh <= 0:
+        if fresh <= 0 and not final:
             return
         transit.sent_pages = pages
         size = fresh * self.block_bytes
@@ -193,6 +193,14 @@ class SglangPoolsEngine(PoolsEngine[Transit, PrefillServer, DecodeServer]):
         """As the base class."""
         yield from super().metrics()
         yield from self.pool_metrics()
+        if self.options.enable_radix_cache:
+            hits = sum(rank.scheduler.hit_tokens for server in self.decodes for rank in server.members)
+            yield Metric(
+                "decode_hit_tokens",
+                hits,
+                "tokens",
+                "of prompts: decode instances had them, so they are not sent",
+            )
         if self.payload != NO_PAYLOAD:
             yield Metric(
                 "payload_bytes", self.payload_bytes, "B",

@@ -32,10 +32,13 @@ class DecodeOptions:
         num_reserved_decode_tokens: kept free for every request that runs or will.
         extra_slots: requests that may have room beside those that may run
             (``disaggregation_decode_extra_slots``).
+        enable_radix_cache: whether it keeps prefixes, which are not sent to it again
+            (``disaggregation_decode_enable_radix_cache``).
     """
 
     num_reserved_decode_tokens: int = RESERVED_DECODE_TOKENS
     extra_slots: int = 0
+    enable_radix_cache: bool = False
 
     def __post_init__(self) -> None:
         for name in ("num_reserved_decode_tokens", "extra_slots"):

@@ -7,6 +7,7 @@ from typing import TypeAlias
 from kvplan.engine.disaggregation.sglang.decode import DecodeEvents, DecodeReplica
 from kvplan.engine.disaggregation.sglang.options import DecodeOptions
 from kvplan.engine.disaggregation.sglang.prefill import PrefillEvents, PrefillReplica
+from kvplan.engine.disaggregation.sglang.radix import RadixDecodeReplica
 from kvplan.engine.disaggregation.sglang.states import StateDecodeReplica, StatePrefillReplica
 from kvplan.engine.disaggregation.sglang.windows import WindowDecodeReplica, WindowPrefillReplica
 from kvplan.engine.protocols import LatencyModel
@@ -46,7 +47,8 @@ def decode_server(
         UsageError: its options do not go with what it has beside its tokens.
     """
     if beside is None:
-        return DecodeReplica(config, options, latency, recorder, events)
+        kind = DecodeReplica if config.disable_radix_cache else RadixDecodeReplica
+        return kind(config, options, latency, recorder, events)
     if isinstance(beside, WindowPools):
         beside.windows.check(config)
         return WindowDecodeReplica(config, options, latency, recorder, events, beside.windows)

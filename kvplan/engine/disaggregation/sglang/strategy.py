@@ -94,7 +94,15 @@ class SglangDisaggregation:
         for pool in pools:
             _check_queue(pool.sglang)
         # A decode server has no radix cache unless it is told to (``handle_pd_disaggregation``).
-        decode.config = replace(decode.sglang, disable_radix_cache=True)
+        cached = self.options.enable_radix_cache
+        decode.config = replace(decode.sglang, disable_radix_cache=not cached)
+        if cached and (self.drafts is not None or decode.beside is not None):
+            raise UsageError(
+                "a decode server's radix cache is not simulated with drafts, nor of models with pools for "
+                "sliding windows or recurrent states",
+                where="disaggregation.decode.enable_radix_cache",
+                hint="leave it out",
+            )
         kind: Callable[..., SglangPoolsEngine] = partial(SglangPoolsEngine, payload=self.payload)
         if self.drafts is not None:
             _check_drafts(self.drafts)
