@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from kvplan.engine.hicache.index import WritePolicy
 from kvplan.engine.hicache.strategy import HierarchicalCache
@@ -14,6 +15,9 @@ from kvplan.scenario.chosen import Chosen
 from kvplan.scenario.schema.tiers import HostTierPart, TiersPart
 from kvplan.units import format_bytes, format_tokens
 
+if TYPE_CHECKING:
+    from kvplan.scenario.deployment import Deployment
+
 POLICIES: dict[str, WritePolicy] = {
     "through": "write_through", "selective": "write_through_selective", "back": "write_back",
 }  # fmt: skip
@@ -21,6 +25,49 @@ POLICIES: dict[str, WritePolicy] = {
 
 GIGABYTE = 10**9
 """The unit of ``--hicache-size``."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostPage:
+    """Bytes of one page on all GPUs of the replica together.
+
+    Attributes:
+        total_bytes: what travels.
+        beside_bytes: of these, what lies in a host pool of its own, which has as many pages as the one that
+            is sized and comes on top of it.
+    """
+
+    total_bytes: int
+    beside_bytes: int = 0
+
+    @property
+    def sized_bytes(self) -> int:
+        """Of the pool whose memory is given."""
+        return self.total_bytes - self.beside_bytes
+
+
+def beside_bytes(deployment: Deployment) -> int:
+    """Bytes of a page that a drafter has in a host pool of its own (``HiCacheDraftMode``); 0 without one.
+
+    Prediction layers of the model's own are packed behind its layers, into its host pool; those of another
+    drafter are a sidecar.
+
+    Raises:
+        UsageError: it has more layers than the model, whose transfers they go along with.
+    """
+    fit = deployment.fit
+    if fit is None or fit.drafter is None:
+        return 0
+    if len(fit.drafter.layers()) > len(fit.model.layers()):
+        raise UsageError(
+            f"{fit.drafter.name} has more layers than {fit.model.name}, with whose transfers theirs go: "
+            "SGLang does not start",
+            where="tiers.host",
+            hint="use a smaller speculative.model, or leave the tiers out",
+        )
+    pool = fit.binding.pool
+    cell = (pool.token_bytes - pool.target_token_bytes) * pool.block_size
+    return -(-cell.numerator // cell.denominator) * deployment.parallel.gpus
 
 
 def check(part: TiersPart, config: SglangConfig) -> None:
@@ -51,24 +98,31 @@ def check(part: TiersPart, config: SglangConfig) -> None:
 
 
 def host_cache(
-    host: HostTierPart, config: SglangConfig, page_bytes: int, put: Transfer, get: Transfer
+    host: HostTierPart, config: SglangConfig, page: HostPage, put: Transfer, get: Transfer
 ) -> Chosen:
     """The strategy, and what it assumes.
 
     Args:
-        page_bytes: of all GPUs of the replica together.
+        page: what lies in the host for each page on the device.
         put, get: the ways to the host and back.
 
     Raises:
         UsageError: the host holds no page.
     """
-    pages = host_pages(host.memory, page_bytes, config.page_size)
+    pages = host_pages(host.memory, page.sized_bytes, config.page_size)
     tokens = pages * config.page_size
-    strategy = HierarchicalCache(page_bytes, pages, put, get, POLICIES[host.write])
+    strategy = HierarchicalCache(page.total_bytes, pages, put, get, POLICIES[host.write])
     explained = [
         Assumption("tiers.host.tokens", tokens, "as SGLang sizes its pool: whole pages, and one for padding"),
-        *get.assumptions(),
     ]
+    if page.beside_bytes:
+        explained.append(
+            Assumption(
+                "tiers.host.drafter_bytes", pages * page.beside_bytes,
+                "the drafter's own host pool, of as many tokens: it comes on top of tiers.host.memory",
+            )
+        )  # fmt: skip
+    explained += get.assumptions()
     if put.assumptions() != get.assumptions():
         explained += put.assumptions()
     explained.append(
@@ -108,7 +162,7 @@ def host_pages(memory: int, page_bytes: int, page_size: int) -> int:
     return pages + 1
 
 
-def hicache_flags(host: HostTierPart, config: SglangConfig, page_bytes: int, gpus: int) -> str:
+def hicache_flags(host: HostTierPart, config: SglangConfig, page: HostPage, gpus: int) -> str:
     """What ``sglang.launch_server`` is told for this host tier.
 
     ``--hicache-size`` takes whole gigabytes a GPU; any other size is a ratio to the GPU's pool.
@@ -116,7 +170,7 @@ def hicache_flags(host: HostTierPart, config: SglangConfig, page_bytes: int, gpu
     whole, rest = divmod(host.memory, GIGABYTE * gpus)
     size = f"--hicache-size {whole}"
     if rest:
-        tokens = (host_pages(host.memory, page_bytes, config.page_size) - 1) * config.page_size
+        tokens = (host_pages(host.memory, page.sized_bytes, config.page_size) - 1) * config.page_size
         # Half a token more, so that rounding the ratio does not take one away.
         size = f"--hicache-ratio {(tokens + 0.5) / config.pool_tokens:.9g}"
     return f"--enable-hierarchical-cache {size} --hicache-write-policy {POLICIES[host.write]}"

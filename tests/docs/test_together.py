@@ -25,6 +25,8 @@ ASKED = {
 }
 OF_SGLANG = {
     "vLLM's or SGLang's own host memory": "tiers={host: {memory: 64GB, write: through}}",
+    # A host tier alone is SGLang's own.
+    "`tiers` of kvplan's": "tiers={host: {memory: 64GB}, disk: {memory: 1TB}}",
     "priorities": "engine.enable_priority_scheduling=true",
 }
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.hicache.copies import Copies, GatheredLine
@@ -16,6 +16,9 @@ from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.tiers.line import Carrier
 from kvplan.errors import UsageError
 
+if TYPE_CHECKING:
+    from kvplan.engine.speculation.strategy import Speculation
+
 
 @dataclass(frozen=True, slots=True)
 class HierarchicalCache:
@@ -26,6 +29,7 @@ class HierarchicalCache:
         pages: what the host's pool holds.
         put, get: how long copies to the host and from it take, alone on the link.
         write: ``--hicache-write-policy``.
+        drafts: of an engine that drafts; its pages have what the drafter keeps, too.
     """
 
     behind_router: ClassVar[bool] = True
@@ -34,6 +38,7 @@ class HierarchicalCache:
     put: Carrier
     get: Carrier
     write: WritePolicy = "write_through"
+    drafts: Speculation | None = None
 
     def __post_init__(self) -> None:
         if self.page_bytes < 1 or self.pages < 0:
@@ -48,6 +53,20 @@ class HierarchicalCache:
     def name(self) -> str:
         """As a scenario calls it."""
         return "tiers"
+
+    def with_drafts(self, drafts: Speculation) -> HierarchicalCache:
+        """The same on an engine that drafts.
+
+        Raises:
+            UsageError: its model has a pool of states or of windows, too.
+        """
+        if drafts.states is not None or drafts.windows is not None:
+            raise UsageError(
+                "what SGLang keeps in the host of recurrent states and of windows is not simulated",
+                where="tiers",
+                hint="leave the tiers out for this model",
+            )
+        return replace(self, drafts=drafts)
 
     def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> HierarchicalReplica:
         """Not below vLLM.
@@ -75,7 +94,14 @@ class HierarchicalCache:
             size,
         )
         index = HierarchicalIndex(size, config.leaf_key, self.write, HostMemory(self.pages * size), copies)
-        return HierarchicalReplica(config, latency, recorder, index)
+        if self.drafts is None:
+            return HierarchicalReplica(config, latency, recorder, index)
+        from kvplan.engine.speculation.sglang.hicache import DraftedHierarchicalReplica
+
+        rules, acceptance = self.drafts.rules, self.drafts.acceptance
+        return DraftedHierarchicalReplica(
+            self.drafts.unmixed(config), latency, recorder, rules=rules, acceptance=acceptance, index=index
+        )
 
     @staticmethod
     def check(config: SglangConfig) -> None:

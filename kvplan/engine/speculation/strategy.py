@@ -162,6 +162,12 @@ class Speculation:
             )
         return tuple(replace(group, drafts=mark) for mark, group in zip(marks, groups, strict=True))
 
+    def unmixed(self, config: SglangConfig) -> SglangConfig:
+        """The options of an SGLang engine that drafts: no mixed chunks where no EAGLE does."""
+        if config.enable_mixed_chunk and not self.rules.hash_lookahead:
+            return replace(config, enable_mixed_chunk=False)
+        return config
+
     def sglang_engine(
         self, config: SglangConfig, latency: LatencyModel, recorder: Recorder
     ) -> DraftedSglangReplica:
@@ -172,8 +178,7 @@ class Speculation:
                 states are kept more often than a step goes on.
         """
         rules, acceptance = self.rules, self.acceptance
-        if config.enable_mixed_chunk and not rules.hash_lookahead:
-            config = replace(config, enable_mixed_chunk=False)  # as SGLang does where no EAGLE drafts
+        config = self.unmixed(config)
         if self.states is not None and self.windows is not None:
             raise UsageError(
                 "drafts are not simulated above pools for windows and for recurrent states at once",
