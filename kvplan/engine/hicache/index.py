@@ -6,13 +6,13 @@ Insertions walk from the root, node by node, as SGLang's do: each node may have 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, TypeAlias, cast
+from typing import ClassVar, Literal, TypeAlias, cast
 
 from kvplan.engine.content import Content
-from kvplan.engine.hicache.copies import Copies
+from kvplan.engine.hicache.copies import Copies, Parcel
 from kvplan.engine.hicache.duplicates import Duplicates
 from kvplan.engine.hicache.host import HostMemory
-from kvplan.engine.hicache.node import HostedNode
+from kvplan.engine.hicache.node import HostedNode, HostedTokens
 from kvplan.engine.sglang.eviction import EvictionPolicy
 from kvplan.engine.sglang.prefix_radix import AGE_STEP, RadixIndex, RadixNode
 from kvplan.engine.sglang.radix_leaves import LeafQueue
@@ -44,6 +44,7 @@ class HierarchicalIndex(RadixIndex):
         copies: what is on its way.
     """
 
+    node_class: ClassVar[type[RadixNode]] = HostedTokens
     root: HostedNode
 
     def __init__(
@@ -55,7 +56,6 @@ class HierarchicalIndex(RadixIndex):
         copies: Copies,
     ) -> None:
         super().__init__(page_size, policy)
-        self.root = HostedNode(self.root.content, 0, 0, None, 0, self.now)
         self.host = host
         self.copies = copies
         self.host_leaves = LeafQueue(policy, _HOST_TICKETS)
@@ -73,15 +73,19 @@ class HierarchicalIndex(RadixIndex):
         for node in cast("Iterator[HostedNode]", self._passed(content, limit)):
             if node.on_device:
                 resident = node.end
+        self._found(node)
+        return resident, node
+
+    def _found(self, node: RadixNode) -> None:
+        """As the base class; those before it may go, too."""
         now = self._tick()
-        seen: HostedNode | None = node
+        seen = cast("HostedNode | None", node)
         while seen is not None:
             seen.last_access = now
             now -= AGE_STEP
             if seen.ticket:
                 self._place(seen)
             seen = seen.parent
-        return resident, node
 
     def last_on_device(self, node: RadixNode) -> HostedNode:
         """See ``RadixIndex.last_on_device``."""
@@ -117,6 +121,15 @@ class HierarchicalIndex(RadixIndex):
 
     def _insert(self, content: Content, length: int, priority: int, counted: int) -> tuple[int, HostedNode]:
         """Tokens that were on the device before, and the node with which the inserted ones end."""
+        resident, node, new = self._walk(content, length, priority, counted)
+        if new:
+            self._visit(node, length - length % self.page_size > counted)
+        return resident, node
+
+    def _walk(
+        self, content: Content, length: int, priority: int, counted: int
+    ) -> tuple[int, HostedNode, bool]:
+        """``_insert`` up to where its last node, if that is new, has been put in; whether it is."""
         page, node = self.page_size, self.root
         length -= length % page
         node.last_access = self._tick()
@@ -141,15 +154,14 @@ class HierarchicalIndex(RadixIndex):
             self._visit(node, depth > counted)
         if depth < length:
             key = content.block_key(depth, page)
-            leaf = HostedNode(content, depth, length, node, key, self._tick())
+            leaf = cast(HostedNode, self.node_class(content, depth, length, node, key, self._tick()))
             leaf.priority = priority
             node.children[key] = leaf
             node.resident += 1
             self.evictable += length - depth
             self._place(node)
-            node = leaf
-            self._visit(leaf, length > counted)
-        return resident, node
+            return resident, leaf, True
+        return resident, node, False
 
     def _visit(self, node: HostedNode, counts: bool) -> None:
         """An insertion has reached a node; if it ``counts`` for it, that may be the one to copy it."""
@@ -164,26 +176,42 @@ class HierarchicalIndex(RadixIndex):
     # -- the host ---------------------------------------------------------------------------------------
 
     def _back_up(self, node: HostedNode) -> None:
-        """Copy a node to the host, after those of its ancestors that are not there."""
-        chain = []
-        missing: HostedNode | None = node
+        """Copy what the host lacks of a node, after those of its ancestors that are not there."""
+        chain = [node]
+        missing = node.parent
         while missing is not None and missing.parent is not None and not missing.on_host:
             chain.append(missing)
             missing = missing.parent
         for each in reversed(chain):
-            if not self._store(each):
+            if not self._send(each):
                 return
-            self.lock(each)
-            self.copies.write(each)
 
-    def _store(self, node: HostedNode) -> bool:
-        """Put a node into the host; whether it has room. What was evicted for it is gone even if not."""
-        short = node.tokens - self.host.free
-        if short > 0 and self._evict_host(short) < short:
+    def _send(self, node: HostedNode) -> bool:
+        """Copy a node, which is held meanwhile; whether the host has room."""
+        parcel = self._store(node)
+        if parcel is None:
             return False
+        self.lock(node)
+        self.copies.write(node, parcel)
+        return True
+
+    def _landed(self, node: HostedNode) -> None:
+        """A copy has arrived in the host."""
+        self.unlock(node)
+
+    def _store(self, node: HostedNode) -> Parcel | None:
+        """Put a node into the host; returns what travels, or None without room; what was evicted for it is
+        gone."""
+        if not self._has_room(node.tokens):
+            return None
         self.host.put(node.tokens)
         node.on_host = True
-        return True
+        return Parcel(node.tokens)
+
+    def _has_room(self, tokens: int) -> bool:
+        """Make room in the host; whether there is."""
+        short = tokens - self.host.free
+        return short <= 0 or self._evict_host(short) >= short
 
     def _evict_host(self, tokens: int) -> int:
         """Evict from the host until ``tokens`` tokens are free or nothing is left; returns tokens freed."""
@@ -228,8 +256,12 @@ class HierarchicalIndex(RadixIndex):
                 node.loading = last
         tokens = sum(node.tokens for node in path)
         self.lock(last)
-        self.copies.read(last, tokens)
+        self.copies.read(last, self._loaded_with(last, tokens))
         return tokens
+
+    def _loaded_with(self, last: HostedNode, tokens: int) -> Parcel:
+        """What travels with a load of so many tokens."""
+        return Parcel(tokens)
 
     def settle(self) -> None:
         """Let go of what has been written or has arrived by now (``writing_check``, ``loading_check``)."""
@@ -237,16 +269,18 @@ class HierarchicalIndex(RadixIndex):
         copies.flush()
         while copies.writes and copies.writes[0][0] <= copies.now:
             for node in copies.writes.popleft()[1]:
-                self.unlock(node)
+                self._landed(node)
         while copies.loads and copies.loads[0][0] <= copies.now:
             for last in copies.loads.popleft()[1]:
-                self.unlock(last)
-                if self.duplicates is not None:
-                    self._loaded(last, self.duplicates)
+                self._loaded(last)
 
-    def _loaded(self, last: HostedNode, duplicates: Duplicates) -> None:
-        node: HostedNode | None = last
+    def _loaded(self, last: HostedNode) -> None:
+        """A load has arrived on the device."""
+        self.unlock(last)
+        duplicates = self.duplicates
+        node: HostedNode | None = None if duplicates is None else last
         while node is not None:
+            assert duplicates is not None
             if node.loading is last:
                 node.loading = None
                 duplicates.note(node)
@@ -292,20 +326,32 @@ class HierarchicalIndex(RadixIndex):
                 break
             assert isinstance(leaf, HostedNode)
             freed += leaf.tokens
-            if leaf.on_host:
-                self._leave(leaf)
-            elif self.duplicates is None:
-                self._leave(leaf)
-                self._forget(leaf)
-            elif self._store(leaf):
-                self.copies.write_and_wait(leaf)
-                self.duplicates.note(leaf)
-                self._leave(leaf)
-            else:
-                self._leave(leaf)
-                self._drop(leaf)
-        self.evicted += freed
+            self._evict_leaf(leaf)
         return freed
+
+    def _evict_leaf(self, leaf: HostedNode) -> None:
+        """A leaf of what is on the device goes, into the host if it may."""
+        self.evicted += leaf.tokens
+        if leaf.on_host:
+            self._leave(leaf)
+        elif self.duplicates is None:
+            self._leave(leaf)
+            self._forget(leaf)
+        elif self._save(leaf):
+            self._leave(leaf)
+        else:
+            self._leave(leaf)
+            self._drop(leaf)
+
+    def _save(self, node: HostedNode) -> bool:
+        """``write_back``: copy a node to the host, and wait for it; whether there was room."""
+        assert self.duplicates is not None
+        parcel = self._store(node)
+        if parcel is None:
+            return False
+        self.copies.write_and_wait(parcel)
+        self.duplicates.note(node)
+        return True
 
     def _drop(self, top: HostedNode) -> None:
         """A node that has no room in the host is lost, with what hangs below it there."""
@@ -362,13 +408,17 @@ class HierarchicalIndex(RadixIndex):
         """Cut a node; returns the new upper part, ``child`` stays the lower one."""
         parent = child.parent
         assert parent is not None
-        upper = HostedNode(child.content, child.start, position, parent, child.key, self._tick())
+        upper = cast(
+            HostedNode,
+            self.node_class(child.content, child.start, position, parent, child.key, self._tick()),
+        )
         upper.lock_ref = child.lock_ref
         upper.hit_count = child.hit_count
         upper.priority = child.priority
         upper.history = child.history
         upper.creation = child.creation
         upper.on_device, upper.on_host, upper.loading = child.on_device, child.on_host, child.loading
+        upper.pinned = child.pinned
         upper.resident = int(child.on_device)
         parent.children[child.key] = upper
         child.parent = upper

@@ -79,12 +79,16 @@ class HierarchicalScheduler(SglangScheduler):
             index.unlock(node)
             return extend
         if request.cached_tokens < 0:
-            request.cached_tokens = cached
-            self.queried_tokens += tokens
-            self.hit_tokens += held
-            self.host_tokens += cached - held
-            self.cached_tokens += cached
+            self._count(request, held, cached)
         return self._take_in(request, node, cached, extend, budget, extends)
+
+    def _count(self, request: SglangRequest, held: int, cached: int) -> None:
+        """Write down what a request has found when it is let in first."""
+        request.cached_tokens = cached
+        self.queried_tokens += request.tokens
+        self.hit_tokens += held
+        self.host_tokens += cached - held
+        self.cached_tokens += cached
 
     def _load(self, last: HostedNode, tokens: int) -> bool:
         """Bring back what a request found in the host, if it is long enough and there is room

@@ -168,6 +168,21 @@ class Speculation:
             return replace(config, enable_mixed_chunk=False)
         return config
 
+    def check_states(self, config: SglangConfig) -> None:
+        """Refuse drafts that pass more than one of the recurrent states that are kept.
+
+        Raises:
+            UsageError: states are kept more often than a step goes on.
+        """
+        states, step = self.states, 1 + self.rules.tokens
+        if states is not None and states.spares(config) and states.interval < step:
+            raise UsageError(
+                f"a step of {step} tokens may pass more than one of the states that are kept every "
+                f"{states.interval} tokens; SGLang does not start either",
+                where="speculative.tokens",
+                hint=f"use {states.interval - 1} at most",
+            )
+
     def sglang_engine(
         self, config: SglangConfig, latency: LatencyModel, recorder: Recorder
     ) -> DraftedSglangReplica:
@@ -189,13 +204,7 @@ class Speculation:
             from kvplan.engine.speculation.sglang.states import DraftedStateReplica
 
             self.states.check(config)
-            if self.states.spares(config) and self.states.interval < 1 + rules.tokens:
-                raise UsageError(
-                    f"a step of {1 + rules.tokens} tokens may pass more than one of the states that are kept "
-                    f"every {self.states.interval} tokens; SGLang does not start either",
-                    where="speculative.tokens",
-                    hint=f"use {self.states.interval - 1} at most",
-                )
+            self.check_states(config)
             return DraftedStateReplica(
                 config, latency, recorder, rules=rules, acceptance=acceptance, states=self.states
             )
