@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from drafted_runs import play, recorded
-from recorded_runs import Way, digest, digest_of_rows, recordings
+from recorded_runs import Way, digest, digest_of_rows, recordings, request
 
+from kvplan.engine.arrivals import Arrivals
 from kvplan.engine.engine import make_engine
 from kvplan.engine.hicache.index import WRITE_POLICIES
 from kvplan.engine.hicache.replica import HierarchicalReplica
@@ -21,6 +22,7 @@ from kvplan.engine.hicache.strategy import HierarchicalCache
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.eviction import EvictionParameters
+from kvplan.engine.sglang_states.errors import OutOfStates
 from kvplan.engine.sglang_states.rules import StateRules
 from kvplan.engine.sglang_states.strategy import RecurrentStates
 from kvplan.engine.speculation.rules import DraftRules, sglang_rules_of
@@ -112,3 +114,19 @@ def test_what_is_recorded_of_states() -> None:
     for run in loading:
         # A load brings a state for the tree and one for the request.
         assert run["totals"][10] == 2 * run["totals"][2]
+
+
+STOPPED = recordings("sglang-0.5.23-host-states.json.gz", "stopped")
+
+
+@pytest.mark.parametrize("number", range(len(STOPPED)))
+def test_where_copies_hold_the_last_states(number: int) -> None:
+    """SGLang stops there: "Can not alloc mamba cache", or "Not enough space for mamba cache"."""
+    run, lines, rows = STOPPED[number], list[str](), list[str]()
+    recorder = Recorder(on_decision=lines.append, on_request=lambda row: rows.append(row.id))
+    arrivals = Arrivals(request(*asked) for asked in run["requests"])
+    assert run["patience"] is None
+    with pytest.raises(OutOfStates, match="on its way to the host"):
+        engine_of(run, LinearLatency(*run["clock"]), recorder).run(arrivals)
+    assert digest(lines) == run["decisions"]
+    assert len(rows) == run["answered"]
