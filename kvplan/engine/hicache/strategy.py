@@ -70,7 +70,7 @@ class HierarchicalCache:
         """
         if drafts.windows is not None:
             raise _no_windows()
-        return replace(self, drafts=drafts, states=drafts.states)
+        return replace(self, drafts=drafts, states=drafts.states or self.states)
 
     def with_pool(self, pool: RecurrentStates | WindowPools) -> HierarchicalCache:
         """The same for a model with recurrent layers.
