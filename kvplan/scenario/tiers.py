@@ -162,12 +162,13 @@ def _below_sglang(
     scenario: Scenario, part: TiersPart, deployment: Deployment, config: SglangConfig
 ) -> Chosen:
     """SGLang's own host tier."""
-    from kvplan.scenario.hicache import check, host_cache
+    from kvplan.scenario.hicache import check, host_cache, host_page
 
     check(part, config)
     page_bytes, assumed = _block_bytes(part, deployment)
+    page = host_page(scenario, deployment, config, page_bytes)
     host = _host(scenario, part.host, deployment, page_bytes)
-    chosen = host_cache(part.host, config, page_bytes, host.put, host.get)
+    chosen = host_cache(part.host, config, page, deployment.parallel.gpus, host.put, host.get)
     return replace(chosen, assumptions=(*assumed, *chosen.assumptions))
 
 
@@ -185,10 +186,11 @@ def launch_flags(scenario: Scenario, deployment: Deployment) -> str | None:
         if part.host.connector is None:
             return None
         return offloading_flags(part.host, scenario.engine.version, config.block_size)
-    from kvplan.scenario.hicache import hicache_flags
+    from kvplan.scenario.hicache import hicache_flags, host_page
 
     page_bytes, _ = _block_bytes(part, deployment)
-    return hicache_flags(part.host, config, page_bytes, deployment.parallel.gpus)
+    page = host_page(scenario, deployment, config, page_bytes)
+    return hicache_flags(part.host, config, page, deployment.parallel.gpus)
 
 
 def _check_without_cache(scenario: Scenario, part: TiersPart, preemption: str) -> None:

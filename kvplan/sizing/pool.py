@@ -6,7 +6,7 @@ of recurrent layers and for the windows of some models (``sglang.pool``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -115,15 +115,27 @@ class RankPool:
     @cached_property
     def token_bytes(self) -> Fraction:
         """SGLang's cell: bytes of one token of the full pool with its share of the window pool."""
-        total, windows = self.bytes_apart
-        return total + windows * self.window_ratio if total else windows
+        return self._cell(self.pages)
+
+    @property
+    def target_token_bytes(self) -> Fraction:
+        """The same without the layers that draft."""
+        return self._cell(page for page in self.pages if not page.drafts)
 
     @cached_property
     def bytes_apart(self) -> tuple[Fraction, Fraction]:
         """Bytes of one token in SGLang's full pool, and in its pool for windows."""
+        return self._apart(self.pages)
+
+    def _cell(self, pages: Iterable[LayerPages]) -> Fraction:
+        total, windows = self._apart(pages)
+        return total + windows * self.window_ratio if total else windows
+
+    @staticmethod
+    def _apart(pages: Iterable[LayerPages]) -> tuple[Fraction, Fraction]:
         total = Fraction(0)
         windows = Fraction(0)
-        for page in self.pages:
+        for page in pages:
             if page.store is None or page.store.reach == "remainder":
                 continue
             if page.store.reach in ("window", "chunk"):

@@ -10,6 +10,7 @@ from kvplan.cli.app import run
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 ENGINES = {"both": {"vllm", "sglang"}, "neither": set(), "vLLM": {"vllm"}, "SGLang": {"sglang"}}
+BUT_WINDOWS = "both, but SGLang's windows"
 HYBRIDS = ("gpt-oss-20b", "qwen3-next-80b-a3b")
 ASKED = {
     "`speculative`": "speculative={method: mtp, tokens: 1, acceptance: 0.7}",
@@ -25,6 +26,8 @@ ASKED = {
 }
 OF_SGLANG = {
     "vLLM's or SGLang's own host memory": "tiers={host: {memory: 64GB, write: through}}",
+    # A host tier alone is SGLang's own.
+    "`tiers` of kvplan's": "tiers={host: {memory: 64GB}, disk: {memory: 1TB}}",
     "priorities": "engine.enable_priority_scheduling=true",
 }
 
@@ -66,5 +69,8 @@ def test_what_goes_together(row: str, column: str, said: str, capsys: pytest.Cap
     models = HYBRIDS if "hybrid models" in (row, column) else ("deepseek-v3",)
     for model in models:
         found = {engine for engine in ("vllm", "sglang") if goes(engine, row, column, model)}
-        assert found == ENGINES[said], model
+        expected = (
+            ENGINES["vLLM" if model == HYBRIDS[0] else "both"] if said == BUT_WINDOWS else ENGINES[said]
+        )
+        assert found == expected, model
     capsys.readouterr()

@@ -73,11 +73,13 @@ def recorded(drafts: int, accepted: dict[str, list[int]]) -> Recorded:
 
 @dataclass(slots=True)
 class Played:
-    """What a run left behind; ``rows`` of those who were served, in the order of the recording."""
+    """What a run left behind; ``rows`` of those who were served, in the order of the recording; ``away``: who was
+    turned away, why and when."""
 
     rows: list[RequestRow] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     aborted: list[list[str | float]] = field(default_factory=list)
+    away: list[list[str | float | None]] = field(default_factory=list)
 
 
 def play(run: dict[str, Any], make: Callable[[Recorder], Engine], *, log: bool) -> Played:
@@ -86,6 +88,7 @@ def play(run: dict[str, Any], make: Callable[[Recorder], Engine], *, log: bool) 
         Recorder(
             on_request=lambda row: rows.__setitem__(row.id, row),
             on_timed_out=lambda name, time_s: played.aborted.append([name, time_s]),
+            on_rejected=lambda name, reason, time_s: played.away.append([name, reason, time_s]),
             on_decision=played.lines.append if log else None,
         )
     )

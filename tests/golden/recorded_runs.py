@@ -15,9 +15,9 @@ from kvplan.traces.request import Request, TokenRuns, count_tokens
 RECORDED = Path(__file__).parent / "recorded"
 
 
-def recordings(name: str) -> list[dict[str, Any]]:
+def recordings(name: str, which: str = "runs") -> list[dict[str, Any]]:
     with gzip.open(RECORDED / name, "rt", encoding="utf-8") as handle:
-        return json.load(handle)["runs"]
+        return json.load(handle)[which]
 
 
 def request(name: str, arrival_s: float, prompt: list[Any], output: list[Any], priority: int) -> Request:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvplan.engine.content import Content
-from kvplan.engine.hicache.copies import Copies
+from kvplan.engine.hicache.copies import Copies, Parcel
 from kvplan.engine.hicache.host import HostMemory
 from kvplan.engine.hicache.index import LOAD_BACK_TOKENS, HierarchicalIndex, WritePolicy
 from kvplan.engine.sglang.eviction import EvictionPolicy
@@ -232,7 +232,7 @@ class HostTokens(HierarchicalIndex):
                 self.host.put(len(each.tokens))
                 each.on_host = True
                 self.lock(each)
-                self.copies.write(_Sized(each))
+                self.copies.write(_Sized(each), Parcel(len(each.tokens)))
 
     def room(self, tokens: int) -> bool:
         """Make room in the host."""
@@ -278,7 +278,7 @@ class HostTokens(HierarchicalIndex):
                 piece.loaded_for = last
         tokens = sum(len(piece.tokens) for piece in path)
         self.lock(last)
-        self.copies.read(_Sized(last), tokens)
+        self.copies.read(_Sized(last), Parcel(tokens))
         return tokens
 
     def settle(self) -> None:
@@ -303,7 +303,7 @@ class HostTokens(HierarchicalIndex):
             if not leaf.on_host and self.write == "write_back" and self.room(len(leaf.tokens)):
                 self.host.put(len(leaf.tokens))
                 leaf.on_host = True
-                self.copies.write_and_wait(_Sized(leaf))
+                self.copies.write_and_wait(Parcel(len(leaf.tokens)))
                 self.see(leaf)
             leaf.on_device = False
             if not leaf.on_host:
@@ -315,8 +315,7 @@ class HostTokens(HierarchicalIndex):
 
 
 class _Sized:
-    """A node as ``Copies`` wants it: it knows how many tokens travel."""
+    """A node as ``Copies`` gives it back."""
 
     def __init__(self, piece: Piece) -> None:
         self.piece = piece
-        self.tokens = len(piece.tokens)

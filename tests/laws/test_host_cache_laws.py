@@ -106,7 +106,7 @@ class Outcome:
             pages, write, link = host
             size = config.page_size
             copies = Copies(
-                GatheredLine("to_host", Way(*link), 1, 1), GatheredLine("from_host", Way(*link), 1, 1), size
+                GatheredLine("to_host", Way(*link), 1), GatheredLine("from_host", Way(*link), 1), size
             )
             index = kind(size, config.leaf_key, write, HostMemory(pages * size), copies)
             engine = (Checked if check else HierarchicalReplica)(config, CLOCK, recorder, index)

@@ -104,7 +104,7 @@ def test_without_a_radix_cache_a_request_has_one_slot() -> None:
             "a state for each of max_running_requests",
         ),
         ("qwen3-next-80b-a3b", (NEXTN, "cache.prefix=none"), "which it sets beside drafts"),
-        ("qwen3-next-80b-a3b", ("tiers={host: {memory: 64GB}}",), "not simulated together"),
+        ("qwen3-next-80b-a3b", ("tiers={host: {memory: 64GB}, disk: {memory: 1TB}}",), "is not simulated"),
     ],
 )
 def test_what_is_not_simulated_is_refused(model: str, assignments: tuple[str, ...], said: str) -> None:

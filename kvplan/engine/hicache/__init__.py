@@ -1,9 +1,9 @@
 """Host memory below SGLang's radix cache: ``--enable-hierarchical-cache`` (HiCache L2) of 0.5.23.
 
 Reading order: ``node`` (a piece of a prefix that is on the device, in the host, or both), ``host`` (tokens of
-the host's pool), ``copies`` (what travels, and when it has arrived), ``index`` (the tree over both memories),
-``duplicates`` (what the host gives up first under ``write_back``), then ``scheduler`` and ``replica``, which
-connect all that to the engine.
+the host's pool), ``copies`` (what travels, and when it has arrived), ``tree`` (where nodes are, and which may
+go), ``index`` (what is looked up, inserted, copied and evicted), ``duplicates`` (what the host gives up first
+under ``write_back``), then ``scheduler`` and ``replica``, which connect all that to the engine.
 
 The tree is ``UnifiedRadixCache``, which every ordinary model gets with HiCache as without. Decisions were
 compared step by step with the real scheduler, tree (Python and Rust core) and cache controller, their copies
@@ -28,8 +28,10 @@ Times (each direction of the link is a queue):
   step that follows it takes at least as long as the load (its last layer's own time left out).
 - The scheduler looks whether copies have arrived once per step, when it makes a batch.
 
+Recurrent states below the same tree: ``states``; drafts: ``speculation.sglang.hicache``.
+
 Not simulated: storage below the host (``--hicache-storage-backend``) and ``buffer_only``, pools of sliding
-windows or states, several ranks that disagree about what has arrived. Where nothing runs and nothing fits
+windows, several ranks that disagree about what has arrived. Where nothing runs and nothing fits
 until a copy has arrived, SGLang polls, and refreshes the queue's prefixes every 32 polls; here it looks when
 that happens.
 """

@@ -3,22 +3,66 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import NamedTuple
 
 from kvplan.engine.hicache.node import HostedNode
-from kvplan.engine.tiers.line import Line
+from kvplan.engine.tiers.line import Carrier, Line
 
 Transfer = tuple[float, list[HostedNode]]
 """When it has arrived, and the nodes that are held until then."""
 
 
+class Parcel(NamedTuple):
+    """What travels of a node.
+
+    Attributes:
+        tokens: whole pages.
+        states: recurrent states.
+    """
+
+    tokens: int
+    states: int = 0
+
+    def with_(self, other: Parcel) -> Parcel:
+        """Both together."""
+        return Parcel(self.tokens + other.tokens, self.states + other.states)
+
+
+NOTHING = Parcel(0)
+
+
 class GatheredLine(Line):
-    """A way whose transfers are one operation each: SGLang's copy kernels take lists of tokens."""
+    """A way whose transfers are one operation each: SGLang's copy kernels take lists of tokens.
 
-    __slots__ = ()
+    Args:
+        name, carrier: as of ``Line``.
+        page_bytes: bytes of a page; its blocks are pages.
+        state_bytes: bytes of a recurrent state.
 
-    def seconds(self, blocks: int) -> float:
-        """Of a transfer that need not wait."""
-        return self.carrier.seconds(blocks * self.device_bytes, 1) if blocks else 0.0
+    Attributes:
+        moved_states: states that it carried.
+    """
+
+    __slots__ = ("moved_states", "state_bytes")
+
+    def __init__(self, name: str, carrier: Carrier, page_bytes: int, state_bytes: int = 0) -> None:
+        super().__init__(name, carrier, page_bytes, page_bytes)
+        self.state_bytes = state_bytes
+        self.moved_states = 0
+
+    def gather(self, now: float, pages: int, states: int) -> float:
+        """Ask for a transfer; returns when it has arrived."""
+        if not pages and not states:
+            return now
+        self.moved_blocks += pages
+        self.moved_states += states
+        size = pages * self.device_bytes + states * self.state_bytes
+        return self.carry(now, self.carrier.seconds(size, 1))
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes that travelled."""
+        return super().moved_bytes + self.moved_states * self.state_bytes
 
 
 class Copies:
@@ -38,11 +82,11 @@ class Copies:
     """
 
     __slots__ = (
-        "_queued", "_queued_tokens", "_reading", "_reading_tokens", "fence", "get", "lengthened_s",
+        "_queued", "_queued_parcel", "_reading", "_reading_parcel", "fence", "get", "lengthened_s",
         "loaded_s", "loads", "now", "page_size", "put", "waited_s", "writes",
     )  # fmt: skip
 
-    def __init__(self, put: Line, get: Line, page_size: int) -> None:
+    def __init__(self, put: GatheredLine, get: GatheredLine, page_size: int) -> None:
         self.put = put
         self.get = get
         self.page_size = page_size
@@ -51,43 +95,43 @@ class Copies:
         self.writes: deque[Transfer] = deque()
         self.loads: deque[Transfer] = deque()
         self._queued: list[HostedNode] = []
-        self._queued_tokens = 0
+        self._queued_parcel = NOTHING
         self._reading: list[HostedNode] = []
-        self._reading_tokens = 0
+        self._reading_parcel = NOTHING
 
-    def write(self, node: HostedNode) -> None:
-        """A node goes to the host with the next transfer."""
+    def write(self, node: HostedNode, parcel: Parcel) -> None:
+        """What the host lacks of a node goes there with the next transfer."""
         self._queued.append(node)
-        self._queued_tokens += node.tokens
+        self._queued_parcel = self._queued_parcel.with_(parcel)
 
     def flush(self) -> None:
         """Send what is queued for the host (``start_writing``)."""
         if self._queued:
-            self.writes.append((self._send(self.put, self._queued_tokens), self._queued))
+            self.writes.append((self._send(self.put, self._queued_parcel), self._queued))
             self._queued = []
-            self._queued_tokens = 0
+            self._queued_parcel = NOTHING
 
-    def write_and_wait(self, node: HostedNode) -> None:
+    def write_and_wait(self, parcel: Parcel) -> None:
         """A node goes to the host at once, and the scheduler waits for it."""
-        done_s = self._send(self.put, node.tokens)
+        done_s = self._send(self.put, parcel)
         self.waited_s += done_s - self.now
         self.now = done_s
 
-    def read(self, last: HostedNode, tokens: int) -> None:
+    def read(self, last: HostedNode, parcel: Parcel) -> None:
         """Tokens come back with the batch that is made; ``last`` is the last node of them."""
         self._reading.append(last)
-        self._reading_tokens += tokens
+        self._reading_parcel = self._reading_parcel.with_(parcel)
 
     def start_loads(self) -> None:
         """Send for what the batch needs (``start_loading``)."""
         if self._reading:
-            self.loaded_s = self._send(self.get, self._reading_tokens)
+            self.loaded_s = self._send(self.get, self._reading_parcel)
             self.loads.append((self.loaded_s, self._reading))
             self._reading = []
-            self._reading_tokens = 0
+            self._reading_parcel = NOTHING
 
-    def _send(self, line: Line, tokens: int) -> float:
-        return line.send(max(self.now, self.fence), tokens // self.page_size)
+    def _send(self, line: GatheredLine, parcel: Parcel) -> float:
+        return line.gather(max(self.now, self.fence), parcel.tokens // self.page_size, parcel.states)
 
     @property
     def next_s(self) -> float:

@@ -44,7 +44,7 @@ class Duplicates:
                     break
                 if not node.on_device or not node.on_host:
                     gone.append(node)
-                elif not (spare and node.ticket) and node.loading is None:
+                elif not (spare and node.ticket) and node.loading is None and not node.pinned:
                     node.on_host = False
                     host.drop(node.tokens)
                     freed += node.tokens

@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from typing import Literal, TypeAlias, cast
 
 from kvplan.engine.content import Content
-from kvplan.engine.hicache.copies import Copies
+from kvplan.engine.hicache.copies import Copies, Parcel
 from kvplan.engine.hicache.duplicates import Duplicates
 from kvplan.engine.hicache.host import HostMemory
 from kvplan.engine.hicache.node import HostedNode
+from kvplan.engine.hicache.tree import HostedTree
 from kvplan.engine.sglang.eviction import EvictionPolicy
-from kvplan.engine.sglang.prefix_radix import AGE_STEP, RadixIndex, RadixNode
-from kvplan.engine.sglang.radix_leaves import LeafQueue
 
 WritePolicy: TypeAlias = Literal["write_through", "write_through_selective", "write_back"]
 """``--hicache-write-policy``."""
@@ -28,11 +27,8 @@ INSERTIONS: dict[WritePolicy, int] = {"write_through": 1, "write_through_selecti
 LOAD_BACK_TOKENS = 10
 """A hit in the host that is shorter is computed again (``load_back_threshold``)."""
 
-_HOST_TICKETS = 1 << 48
-"""Beyond those of the device's leaves: a node is in one queue or the other."""
 
-
-class HierarchicalIndex(RadixIndex):
+class HierarchicalIndex(HostedTree):
     """A radix cache that goes on in the host.
 
     ``evictable``, ``protected`` and ``evicted`` are tokens on the device, as of ``RadixIndex``.
@@ -44,8 +40,6 @@ class HierarchicalIndex(RadixIndex):
         copies: what is on its way.
     """
 
-    root: HostedNode
-
     def __init__(
         self,
         page_size: int,
@@ -55,11 +49,10 @@ class HierarchicalIndex(RadixIndex):
         copies: Copies,
     ) -> None:
         super().__init__(page_size, policy)
-        self.root = HostedNode(self.root.content, 0, 0, None, 0, self.now)
         self.host = host
         self.copies = copies
-        self.host_leaves = LeafQueue(policy, _HOST_TICKETS)
-        self.duplicates = Duplicates() if write == "write_back" else None
+        if write == "write_back":
+            self.duplicates = Duplicates()
         self._insertions = INSERTIONS.get(write, 0)
 
     # -- looking ----------------------------------------------------------------------------------------
@@ -73,23 +66,8 @@ class HierarchicalIndex(RadixIndex):
         for node in cast("Iterator[HostedNode]", self._passed(content, limit)):
             if node.on_device:
                 resident = node.end
-        now = self._tick()
-        seen: HostedNode | None = node
-        while seen is not None:
-            seen.last_access = now
-            now -= AGE_STEP
-            if seen.ticket:
-                self._place(seen)
-            seen = seen.parent
+        self._found(node)
         return resident, node
-
-    def last_on_device(self, node: RadixNode) -> HostedNode:
-        """See ``RadixIndex.last_on_device``."""
-        assert isinstance(node, HostedNode)
-        while not node.on_device:
-            assert node.parent is not None
-            node = node.parent
-        return node
 
     # -- inserting --------------------------------------------------------------------------------------
 
@@ -117,6 +95,15 @@ class HierarchicalIndex(RadixIndex):
 
     def _insert(self, content: Content, length: int, priority: int, counted: int) -> tuple[int, HostedNode]:
         """Tokens that were on the device before, and the node with which the inserted ones end."""
+        resident, node, new = self._walk(content, length, priority, counted)
+        if new:
+            self._visit(node, length - length % self.page_size > counted)
+        return resident, node
+
+    def _walk(
+        self, content: Content, length: int, priority: int, counted: int
+    ) -> tuple[int, HostedNode, bool]:
+        """``_insert`` up to where its last node, if that is new, has been put in; whether it is."""
         page, node = self.page_size, self.root
         length -= length % page
         node.last_access = self._tick()
@@ -141,15 +128,14 @@ class HierarchicalIndex(RadixIndex):
             self._visit(node, depth > counted)
         if depth < length:
             key = content.block_key(depth, page)
-            leaf = HostedNode(content, depth, length, node, key, self._tick())
+            leaf = cast(HostedNode, self.node_class(content, depth, length, node, key, self._tick()))
             leaf.priority = priority
             node.children[key] = leaf
             node.resident += 1
             self.evictable += length - depth
             self._place(node)
-            node = leaf
-            self._visit(leaf, length > counted)
-        return resident, node
+            return resident, leaf, True
+        return resident, node, False
 
     def _visit(self, node: HostedNode, counts: bool) -> None:
         """An insertion has reached a node; if it ``counts`` for it, that may be the one to copy it."""
@@ -164,26 +150,42 @@ class HierarchicalIndex(RadixIndex):
     # -- the host ---------------------------------------------------------------------------------------
 
     def _back_up(self, node: HostedNode) -> None:
-        """Copy a node to the host, after those of its ancestors that are not there."""
-        chain = []
-        missing: HostedNode | None = node
+        """Copy what the host lacks of a node, after those of its ancestors that are not there."""
+        chain = [node]
+        missing = node.parent
         while missing is not None and missing.parent is not None and not missing.on_host:
             chain.append(missing)
             missing = missing.parent
         for each in reversed(chain):
-            if not self._store(each):
+            if not self._send(each):
                 return
-            self.lock(each)
-            self.copies.write(each)
 
-    def _store(self, node: HostedNode) -> bool:
-        """Put a node into the host; whether it has room. What was evicted for it is gone even if not."""
-        short = node.tokens - self.host.free
-        if short > 0 and self._evict_host(short) < short:
+    def _send(self, node: HostedNode) -> bool:
+        """Copy a node, which is held meanwhile; whether the host has room."""
+        parcel = self._store(node)
+        if parcel is None:
             return False
+        self.lock(node)
+        self.copies.write(node, parcel)
+        return True
+
+    def _landed(self, node: HostedNode) -> None:
+        """A copy has arrived in the host."""
+        self.unlock(node)
+
+    def _store(self, node: HostedNode) -> Parcel | None:
+        """Put a node into the host; returns what travels, or None without room; what was evicted for it is
+        gone."""
+        if not self._has_room(node.tokens):
+            return None
         self.host.put(node.tokens)
         node.on_host = True
-        return True
+        return Parcel(node.tokens)
+
+    def _has_room(self, tokens: int) -> bool:
+        """Make room in the host; whether there is."""
+        short = tokens - self.host.free
+        return short <= 0 or self._evict_host(short) >= short
 
     def _evict_host(self, tokens: int) -> int:
         """Evict from the host until ``tokens`` tokens are free or nothing is left; returns tokens freed."""
@@ -228,8 +230,12 @@ class HierarchicalIndex(RadixIndex):
                 node.loading = last
         tokens = sum(node.tokens for node in path)
         self.lock(last)
-        self.copies.read(last, tokens)
+        self.copies.read(last, self._loaded_with(last, tokens))
         return tokens
+
+    def _loaded_with(self, last: HostedNode, tokens: int) -> Parcel:
+        """What travels with a load of so many tokens."""
+        return Parcel(tokens)
 
     def settle(self) -> None:
         """Let go of what has been written or has arrived by now (``writing_check``, ``loading_check``)."""
@@ -237,49 +243,22 @@ class HierarchicalIndex(RadixIndex):
         copies.flush()
         while copies.writes and copies.writes[0][0] <= copies.now:
             for node in copies.writes.popleft()[1]:
-                self.unlock(node)
+                self._landed(node)
         while copies.loads and copies.loads[0][0] <= copies.now:
             for last in copies.loads.popleft()[1]:
-                self.unlock(last)
-                if self.duplicates is not None:
-                    self._loaded(last, self.duplicates)
+                self._loaded(last)
 
-    def _loaded(self, last: HostedNode, duplicates: Duplicates) -> None:
-        node: HostedNode | None = last
+    def _loaded(self, last: HostedNode) -> None:
+        """A load has arrived on the device."""
+        self.unlock(last)
+        duplicates = self.duplicates
+        node: HostedNode | None = None if duplicates is None else last
         while node is not None:
+            assert duplicates is not None
             if node.loading is last:
                 node.loading = None
                 duplicates.note(node)
             node = node.parent
-
-    # -- holding ----------------------------------------------------------------------------------------
-
-    def lock(self, node: HostedNode) -> None:  # type: ignore[override]
-        """See ``RadixTree.lock``; nodes that are only in the host may be held, too."""
-        parent = node.parent
-        while parent is not None:
-            if node.lock_ref == 0:
-                if node.ticket:
-                    (self.leaves if node.on_device else self.host_leaves).discard(node)
-                if node.on_device:
-                    self.evictable -= node.tokens
-                    self.protected += node.tokens
-            node.lock_ref += 1
-            node = parent
-            parent = node.parent
-
-    def unlock(self, node: HostedNode) -> None:  # type: ignore[override]
-        """See ``RadixTree.unlock``."""
-        parent = node.parent
-        while parent is not None:
-            node.lock_ref -= 1
-            if node.lock_ref == 0:
-                if node.on_device:
-                    self.evictable += node.tokens
-                    self.protected -= node.tokens
-                self._place(node)
-            node = parent
-            parent = node.parent
 
     # -- evicting from the device -----------------------------------------------------------------------
 
@@ -292,20 +271,32 @@ class HierarchicalIndex(RadixIndex):
                 break
             assert isinstance(leaf, HostedNode)
             freed += leaf.tokens
-            if leaf.on_host:
-                self._leave(leaf)
-            elif self.duplicates is None:
-                self._leave(leaf)
-                self._forget(leaf)
-            elif self._store(leaf):
-                self.copies.write_and_wait(leaf)
-                self.duplicates.note(leaf)
-                self._leave(leaf)
-            else:
-                self._leave(leaf)
-                self._drop(leaf)
-        self.evicted += freed
+            self._evict_leaf(leaf)
         return freed
+
+    def _evict_leaf(self, leaf: HostedNode) -> None:
+        """A leaf of what is on the device goes, into the host if it may."""
+        self.evicted += leaf.tokens
+        if leaf.on_host:
+            self._leave(leaf)
+        elif self.duplicates is None:
+            self._leave(leaf)
+            self._forget(leaf)
+        elif self._save(leaf):
+            self._leave(leaf)
+        else:
+            self._leave(leaf)
+            self._drop(leaf)
+
+    def _save(self, node: HostedNode) -> bool:
+        """``write_back``: copy a node to the host, and wait for it; whether there was room."""
+        assert self.duplicates is not None
+        parcel = self._store(node)
+        if parcel is None:
+            return False
+        self.copies.write_and_wait(parcel)
+        self.duplicates.note(node)
+        return True
 
     def _drop(self, top: HostedNode) -> None:
         """A node that has no room in the host is lost, with what hangs below it there."""
@@ -317,67 +308,3 @@ class HierarchicalIndex(RadixIndex):
             left += node.children.values()
         for node in reversed(found):
             self._forget(node)
-
-    def _arrive(self, node: HostedNode) -> None:
-        """A node of the host is on the device, too."""
-        parent = node.parent
-        assert parent is not None
-        if node.ticket:
-            self.host_leaves.discard(node)
-        node.on_device = True
-        parent.resident += 1
-        if node.lock_ref:
-            self.protected += node.tokens
-        else:
-            self.evictable += node.tokens
-        self._place(node)
-        self._place(parent)
-
-    def _leave(self, node: HostedNode) -> None:
-        """A node nobody holds leaves the device."""
-        parent = node.parent
-        assert parent is not None
-        if node.ticket:
-            self.leaves.discard(node)
-        node.on_device = False
-        parent.resident -= 1
-        self.evictable -= node.tokens
-        self._place(node)
-        self._place(parent)
-
-    def _place(self, node: HostedNode) -> None:
-        """Put a node where its age belongs among those that may be evicted, or take it out."""
-        if node.parent is None:
-            return
-        if node.on_device:
-            queue, below = self.leaves, node.resident
-        else:
-            queue, below = self.host_leaves, len(node.children)
-        if node.lock_ref == 0 and not below:
-            queue.put(node)
-        elif node.ticket:
-            queue.discard(node)
-
-    def _split(self, child: HostedNode, position: int) -> HostedNode:  # type: ignore[override]
-        """Cut a node; returns the new upper part, ``child`` stays the lower one."""
-        parent = child.parent
-        assert parent is not None
-        upper = HostedNode(child.content, child.start, position, parent, child.key, self._tick())
-        upper.lock_ref = child.lock_ref
-        upper.hit_count = child.hit_count
-        upper.priority = child.priority
-        upper.history = child.history
-        upper.creation = child.creation
-        upper.on_device, upper.on_host, upper.loading = child.on_device, child.on_host, child.loading
-        upper.resident = int(child.on_device)
-        parent.children[child.key] = upper
-        child.parent = upper
-        child.start = position
-        child.key = child.content.block_key(position, self.page_size)
-        upper.children[child.key] = child
-        child.last_access = self._tick()
-        if child.ticket:
-            self._place(child)
-        if self.duplicates is not None:
-            self.duplicates.note(upper)
-        return upper

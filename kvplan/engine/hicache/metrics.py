@@ -12,6 +12,7 @@ from kvplan.engine.tiers.metrics import cached, link
 
 if TYPE_CHECKING:
     from kvplan.engine.hicache.replica import HierarchicalReplica
+    from kvplan.engine.hicache.states.replica import HostedStateReplica
 
 
 def metrics(replica: HierarchicalReplica) -> list[Metric]:
@@ -27,6 +28,19 @@ def _host(replica: HierarchicalReplica) -> list[Metric]:
         Metric("host_peak_blocks", host.peak // page, "blocks", "most in use"),
         Metric("host_stored_blocks", host.stored // page, "blocks", "pages that were put in"),
         Metric("host_evicted_blocks", host.evicted // page, "blocks", "pages that went for want of room"),
+    ]
+
+
+def state_metrics(replica: HostedStateReplica) -> list[Metric]:
+    """What the same section tells of recurrent states."""
+    states, copies = replica.index.host_states, replica.copies
+    return [
+        Metric("host_capacity_states", states.capacity, "states", "recurrent states the host holds"),
+        Metric("host_state_bytes", copies.put.state_bytes, "bytes", "bytes of one"),
+        Metric("host_peak_states", states.peak, "states", "most in use"),
+        Metric("host_stored_states", states.stored, "states", "that were put in"),
+        Metric("host_evicted_states", states.evicted, "states", "that went for want of room"),
+        Metric("loaded_states", copies.get.moved_states, "states", "that came back, twice for each load"),
     ]
 
 

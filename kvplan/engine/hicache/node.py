@@ -5,9 +5,16 @@ from __future__ import annotations
 from kvplan.engine.content import BlockKey, Content
 from kvplan.engine.sglang.prefix_radix import RadixNode
 
+MIXED_IN: tuple[str, ...] = ()
+"""Slots of a class that is mixed into others: none, as only one base of a class may have some."""
+HOST_MARKS = ("loading", "on_device", "on_host", "pinned", "resident")
+"""Attributes of a ``HostedNode``, for the classes that mix it in."""
+
 
 class HostedNode(RadixNode):
     """A node whose tokens are on the device, in the host, or in both; in neither it does not exist.
+
+    Mixed into a node that has these marks.
 
     What hangs below a node that is not on the device is not on the device either.
 
@@ -17,24 +24,36 @@ class HostedNode(RadixNode):
     Attributes:
         on_device, on_host: where its tokens are; the root is on the device.
         resident: children on the device.
+        pinned: whether its tokens' copy in the host stays, as something goes with it that a load reads.
         loading: under ``write_back``, the last node of a load under way that reads this one's copy.
     """
 
-    __slots__ = ("loading", "on_device", "on_host", "resident")
+    __slots__ = MIXED_IN
 
     children: dict[BlockKey, HostedNode]  # type: ignore[assignment]
     parent: HostedNode | None
+    loading: HostedNode | None
+    on_device: bool
+    on_host: bool
+    pinned: bool
+    resident: int
 
     def __init__(
         self, content: Content, start: int, end: int, parent: HostedNode | None, key: BlockKey, now: float
     ) -> None:
         super().__init__(content, start, end, parent, key, now)
         self.on_device = True
-        self.on_host = False
+        self.on_host = self.pinned = False
         self.resident = 0
-        self.loading: HostedNode | None = None
+        self.loading = None
 
     @property
     def tokens(self) -> int:
         """How many it has."""
         return self.end - self.start
+
+
+class HostedTokens(HostedNode):
+    """One that has nothing but tokens."""
+
+    __slots__ = HOST_MARKS

@@ -9,6 +9,7 @@ from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.plan import SglangPlan
+from kvplan.engine.sglang.pool import TokenPool
 from kvplan.engine.sglang.replica import Flight, SglangReplica
 
 
@@ -29,7 +30,8 @@ class HierarchicalReplica(SglangReplica):
 
     def make_scheduler(self) -> HierarchicalScheduler:
         """Above the same cache."""
-        self.hierarchical = HierarchicalScheduler(self.config, self.index, keep_schedule=self.logging)
+        pool = TokenPool(self.config, self.index)
+        self.hierarchical = HierarchicalScheduler(self.config, pool, keep_schedule=self.logging)
         return self.hierarchical
 
     def _plan(self, clock: float) -> tuple[SglangPlan, float]:

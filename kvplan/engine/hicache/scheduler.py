@@ -19,6 +19,10 @@ class HierarchicalScheduler(SglangScheduler):
     The budget lets a request in as if that part were computed, and is charged without it; the load takes its
     room at once.
 
+    Args:
+        config, keep_schedule: as of ``SglangScheduler``.
+        pool: above a ``HierarchicalIndex``.
+
     Attributes:
         host_tokens: tokens that first admissions loaded.
         cached_tokens: tokens that first admissions did not compute.
@@ -26,12 +30,11 @@ class HierarchicalScheduler(SglangScheduler):
         refused: admissions that computed a prefix again although the host had it.
     """
 
-    def __init__(
-        self, config: SglangConfig, index: HierarchicalIndex, *, keep_schedule: bool = False
-    ) -> None:
-        super().__init__(config, TokenPool(config, index), keep_schedule=keep_schedule)
-        self.index = index
-        self.copies: Copies = index.copies
+    def __init__(self, config: SglangConfig, pool: TokenPool, *, keep_schedule: bool = False) -> None:
+        super().__init__(config, pool, keep_schedule=keep_schedule)
+        assert isinstance(pool.tree, HierarchicalIndex)
+        self.index = pool.tree
+        self.copies: Copies = self.index.copies
         self.host_tokens = self.cached_tokens = self.loads = self.refused = 0
         self._drained_s: float | None = None
 
@@ -59,7 +62,7 @@ class HierarchicalScheduler(SglangScheduler):
         """As the base class, with what the host has of the request."""
         index, tokens = self.index, request.tokens
         answer = request.max_new_tokens - request.outputs
-        held, last = index.match(request.content, tokens - 1)
+        held, last = index.match(request.content, self.pool.known(tokens - 1))
         node, cached = index.last_on_device(last), last.end
         index.lock(node)
         request.missing = tokens - held
@@ -76,12 +79,16 @@ class HierarchicalScheduler(SglangScheduler):
             index.unlock(node)
             return extend
         if request.cached_tokens < 0:
-            request.cached_tokens = cached
-            self.queried_tokens += tokens
-            self.hit_tokens += held
-            self.host_tokens += cached - held
-            self.cached_tokens += cached
+            self._count(request, held, cached)
         return self._take_in(request, node, cached, extend, budget, extends)
+
+    def _count(self, request: SglangRequest, held: int, cached: int) -> None:
+        """Write down what a request has found when it is let in first."""
+        request.cached_tokens = cached
+        self.queried_tokens += request.tokens
+        self.hit_tokens += held
+        self.host_tokens += cached - held
+        self.cached_tokens += cached
 
     def _load(self, last: HostedNode, tokens: int) -> bool:
         """Bring back what a request found in the host, if it is long enough and there is room

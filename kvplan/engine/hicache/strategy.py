@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.hicache.copies import Copies, GatheredLine
@@ -16,6 +16,12 @@ from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.tiers.line import Carrier
 from kvplan.errors import UsageError
 
+if TYPE_CHECKING:
+    from kvplan.engine.sglang_states.rules import StateRules
+    from kvplan.engine.sglang_states.strategy import RecurrentStates
+    from kvplan.engine.sglang_windows.strategy import WindowPools
+    from kvplan.engine.speculation.strategy import Speculation
+
 
 @dataclass(frozen=True, slots=True)
 class HierarchicalCache:
@@ -26,6 +32,9 @@ class HierarchicalCache:
         pages: what the host's pool holds.
         put, get: how long copies to the host and from it take, alone on the link.
         write: ``--hicache-write-policy``.
+        state_bytes, host_states: bytes of a recurrent state, and how many the host's other pool holds.
+        states: of a model that has them.
+        drafts: of an engine that drafts; its pages have what the drafter keeps, too.
     """
 
     behind_router: ClassVar[bool] = True
@@ -34,6 +43,10 @@ class HierarchicalCache:
     put: Carrier
     get: Carrier
     write: WritePolicy = "write_through"
+    state_bytes: int = 0
+    host_states: int = 0
+    states: StateRules | None = None
+    drafts: Speculation | None = None
 
     def __post_init__(self) -> None:
         if self.page_bytes < 1 or self.pages < 0:
@@ -48,6 +61,27 @@ class HierarchicalCache:
     def name(self) -> str:
         """As a scenario calls it."""
         return "tiers"
+
+    def with_drafts(self, drafts: Speculation) -> HierarchicalCache:
+        """The same on an engine that drafts.
+
+        Raises:
+            UsageError: its model has a pool for windows.
+        """
+        if drafts.windows is not None:
+            raise _no_windows()
+        return replace(self, drafts=drafts, states=drafts.states or self.states)
+
+    def with_pool(self, pool: RecurrentStates | WindowPools) -> HierarchicalCache:
+        """The same for a model with recurrent layers.
+
+        Raises:
+            UsageError: it has windows.
+        """
+        rules = getattr(pool, "rules", None)
+        if rules is None:
+            raise _no_windows()
+        return replace(self, states=rules)
 
     def engine(self, config: EngineConfig, latency: LatencyModel, recorder: Recorder) -> HierarchicalReplica:
         """Not below vLLM.
@@ -65,17 +99,51 @@ class HierarchicalCache:
         """One replica above its own host memory.
 
         Raises:
-            UsageError: the engine has no radix cache, or the classic one.
+            UsageError: the engine has no radix cache, or the classic one; see ``StateRules.check`` and
+                ``Speculation.check_states``.
         """
         self.check(config)
         size = config.page_size
         copies = Copies(
-            GatheredLine("to_host", self.put, self.page_bytes, self.page_bytes),
-            GatheredLine("from_host", self.get, self.page_bytes, self.page_bytes),
+            GatheredLine("to_host", self.put, self.page_bytes, self.state_bytes),
+            GatheredLine("from_host", self.get, self.page_bytes, self.state_bytes),
             size,
         )
-        index = HierarchicalIndex(size, config.leaf_key, self.write, HostMemory(self.pages * size), copies)
-        return HierarchicalReplica(config, latency, recorder, index)
+        host, drafts = HostMemory(self.pages * size), self.drafts
+        if self.states is not None:
+            return self._with_states(self.states, config, latency, recorder, host, copies)
+        index = HierarchicalIndex(size, config.leaf_key, self.write, host, copies)
+        if drafts is None:
+            return HierarchicalReplica(config, latency, recorder, index)
+        from kvplan.engine.speculation.sglang.hicache import DraftedHierarchicalReplica
+
+        return DraftedHierarchicalReplica(
+            drafts.unmixed(config), latency, recorder, rules=drafts.rules, acceptance=drafts.acceptance,
+            index=index,
+        )  # fmt: skip
+
+    def _with_states(
+        self, states: StateRules, config: SglangConfig, latency: LatencyModel, recorder: Recorder,
+        host: HostMemory, copies: Copies,
+    ) -> HierarchicalReplica:  # fmt: skip
+        from kvplan.engine.hicache.states.index import HostedStateIndex
+        from kvplan.engine.hicache.states.memory import HostStates
+        from kvplan.engine.hicache.states.replica import HostedStateReplica
+
+        states.check(config)
+        index = HostedStateIndex(
+            config.page_size, config.leaf_key, self.write, host, copies, HostStates(self.host_states)
+        )
+        drafts = self.drafts
+        if drafts is None:
+            return HostedStateReplica(config, latency, recorder, states, index)
+        from kvplan.engine.speculation.sglang.hicache_states import DraftedHostedStateReplica
+
+        drafts.check_states(config)
+        return DraftedHostedStateReplica(
+            drafts.unmixed(config), latency, recorder, rules=drafts.rules, acceptance=drafts.acceptance,
+            states=states, index=index,
+        )  # fmt: skip
 
     @staticmethod
     def check(config: SglangConfig) -> None:
@@ -97,3 +165,11 @@ class HierarchicalCache:
                 where="tiers",
                 hint="leave the tree at unified",
             )
+
+
+def _no_windows() -> UsageError:
+    return UsageError(
+        "what SGLang keeps in the host of sliding windows is not simulated",
+        where="tiers",
+        hint="leave the tiers out for this model",
+    )

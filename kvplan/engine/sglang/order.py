@@ -52,7 +52,8 @@ def looked_up(waiting: Iterable[SglangRequest], pool: TokenPool) -> list[Looked]
             repeats = alike >= IN_BATCH_PREFIX_TOKENS
             if not repeats:
                 in_queue.insert(request.plain, tokens, 0, 0)
-        found.append(Looked(request, min(node.end, tokens - 1), pool.tree.last_on_device(node), repeats))
+        cached = min(pool.tree.found(node), tokens - 1)
+        found.append(Looked(request, cached, pool.tree.last_on_device(node), repeats))
     return found
 
 

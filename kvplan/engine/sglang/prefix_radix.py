@@ -122,6 +122,10 @@ class RadixIndex:
         """The last node of a path that is on the device: here each is."""
         return node
 
+    def found(self, last: RadixNode) -> int:
+        """Leading tokens that count as cached where a match ends with a node, on the device or below."""
+        return last.end
+
     def cached(self, content: Content, limit: int) -> int:
         """Leading tokens of a sequence that are here, up to ``limit``; looking changes nothing."""
         return max((depth for _, depth in self._agreeing(content, limit)), default=0)

@@ -24,11 +24,15 @@ class Found(NamedTuple):
         hit: leading tokens up to the deepest state.
         node: where that state is; the root, if nowhere.
         passed: leading tokens that agree, with a state behind them or not.
+        last: where the deepest state is that is kept anywhere; ``node``, unless below the device.
+        below: tokens between the two that count as found below the device.
     """
 
     hit: int
     node: StateNode
     passed: int
+    last: StateNode
+    below: int = 0
 
 
 class StateIndex(RadixIndex):
@@ -60,7 +64,7 @@ class StateIndex(RadixIndex):
         """
         best = self.root
         if limit < self.page_size:
-            return Found(0, best, 0)
+            return Found(0, best, 0, best)
         depth = 0
         for node in cast("Iterator[StateNode]", self._passed(content, limit)):
             depth = node.end
@@ -68,7 +72,7 @@ class StateIndex(RadixIndex):
                 best = node
         self._use(best)
         self._found(best)
-        return Found(best.end, best, depth)
+        return Found(best.end, best, depth, best)
 
     def match(self, content: Content, limit: int) -> tuple[int, StateNode]:
         """See ``RadixTree.match``; of prefixes with a state at their end."""
@@ -133,7 +137,7 @@ class StateIndex(RadixIndex):
             assert isinstance(leaf, StateNode)
             freed += self._remove(leaf)
             if leaf.state:
-                self._forget(leaf)
+                self._drop_state(leaf)
         return freed
 
     def evict_states(self, count: int) -> int:
@@ -146,14 +150,14 @@ class StateIndex(RadixIndex):
             node = self.unheld_states.pop()
             if node is None:
                 break
-            self._forget(node)
+            self._drop_state(node)
             if node.ticket:
                 self.leaves.discard(node)
                 freed += self._remove(node)
         self.orphaned += freed
         return freed
 
-    def _forget(self, node: StateNode) -> None:
+    def _drop_state(self, node: StateNode) -> None:
         """A state that nobody holds is gone."""
         self.unheld_states.discard(node)
         node.state = False

@@ -8,6 +8,7 @@ from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.live import SglangRequest
 from kvplan.engine.sglang.pool import TokenPool
 from kvplan.engine.sglang.radix_tree import drop
+from kvplan.engine.sglang_states.errors import OutOfStates
 from kvplan.engine.sglang_states.index import StateIndex
 from kvplan.engine.sglang_states.node import StateNode
 from kvplan.engine.sglang_states.request import StateRequest
@@ -28,8 +29,8 @@ class StatePool(TokenPool):
         "grid", "held", "index", "peak_held", "peak_used", "slots", "spare", "spares", "track", "untracked",
     )  # fmt: skip
 
-    def __init__(self, config: SglangConfig, rules: StateRules) -> None:
-        self.index = StateIndex(config.page_size, config.leaf_key)
+    def __init__(self, config: SglangConfig, rules: StateRules, index: StateIndex | None = None) -> None:
+        self.index = StateIndex(config.page_size, config.leaf_key) if index is None else index
         super().__init__(config, self.index)
         self.slots = rules.slots
         self.spare = rules.spare
@@ -81,12 +82,17 @@ class StatePool(TokenPool):
             self.peak_used = used
 
     def _make_slots(self, count: int) -> None:
-        """Evict states until ``count`` slots are free."""
+        """Evict states until ``count`` slots are free.
+
+        Raises:
+            OutOfStates: there are not so many.
+        """
         short = count - self.free_slots
         if short > 0:
             self.free += self.index.evict_states(short)
-            # So many requests run that there are (``StateRules.check``).
-            assert self.free_slots >= count, "requests hold more states than they are counted with"
+            # So many requests run that there are (``StateRules.check``), but for what copies hold.
+            if self.free_slots < count:
+                raise OutOfStates(self.slots, self.held)
 
     # -- tokens and states ------------------------------------------------------------------------------
 

@@ -39,6 +39,6 @@ class StateReplica(SglangReplica):
         figures = StateFigures(
             slots=pool.slots, each=1 + pool.spares, peak_held=pool.peak_held, peak_used=pool.peak_used,
             cached=pool.index.states, evicted=pool.index.evicted_states, orphaned=pool.index.orphaned,
-            matched=scheduler.passed_tokens, hits=scheduler.hit_tokens, cut_short=scheduler.cut_short,
+            matched=scheduler.passed_tokens, hits=scheduler.found_tokens, cut_short=scheduler.cut_short,
         )  # fmt: skip
         self.recorder.sections[SECTION] = figures.metrics()

@@ -34,6 +34,11 @@ class StateScheduler(SglangScheduler):
         if config.enable_mixed_chunk:
             self.pool.untracked = self._mixed
 
+    @property
+    def found_tokens(self) -> int:
+        """Tokens of first admissions with a state behind them."""
+        return self.hit_tokens
+
     def _add_one(
         self, request: SglangRequest, budget: PrefillBudget, extends: list[SglangRequest]
     ) -> Verdict:
@@ -41,8 +46,10 @@ class StateScheduler(SglangScheduler):
         request = cast(StateRequest, request)
         pool, tokens = self.pool, request.tokens
         index = pool.index
-        found = index.look(request.content, tokens - 1) if pool.caching else Found(0, index.root, 0)
-        hit, node, passed = found
+        found = Found(0, index.root, 0, index.root)
+        if pool.caching:
+            found = index.look(request.content, tokens - 1)
+        hit, node, passed = found.hit, found.node, found.passed
         index.lock(node)
         if hit:
             pool.claim(request)

@@ -162,6 +162,27 @@ class Speculation:
             )
         return tuple(replace(group, drafts=mark) for mark, group in zip(marks, groups, strict=True))
 
+    def unmixed(self, config: SglangConfig) -> SglangConfig:
+        """The options of an SGLang engine that drafts: no mixed chunks where no EAGLE does."""
+        if config.enable_mixed_chunk and not self.rules.hash_lookahead:
+            return replace(config, enable_mixed_chunk=False)
+        return config
+
+    def check_states(self, config: SglangConfig) -> None:
+        """Refuse drafts that pass more than one of the recurrent states that are kept.
+
+        Raises:
+            UsageError: states are kept more often than a step goes on.
+        """
+        states, step = self.states, 1 + self.rules.tokens
+        if states is not None and states.spares(config) and states.interval < step:
+            raise UsageError(
+                f"a step of {step} tokens may pass more than one of the states that are kept every "
+                f"{states.interval} tokens; SGLang does not start either",
+                where="speculative.tokens",
+                hint=f"use {states.interval - 1} at most",
+            )
+
     def sglang_engine(
         self, config: SglangConfig, latency: LatencyModel, recorder: Recorder
     ) -> DraftedSglangReplica:
@@ -172,8 +193,7 @@ class Speculation:
                 states are kept more often than a step goes on.
         """
         rules, acceptance = self.rules, self.acceptance
-        if config.enable_mixed_chunk and not rules.hash_lookahead:
-            config = replace(config, enable_mixed_chunk=False)  # as SGLang does where no EAGLE drafts
+        config = self.unmixed(config)
         if self.states is not None and self.windows is not None:
             raise UsageError(
                 "drafts are not simulated above pools for windows and for recurrent states at once",
@@ -184,13 +204,7 @@ class Speculation:
             from kvplan.engine.speculation.sglang.states import DraftedStateReplica
 
             self.states.check(config)
-            if self.states.spares(config) and self.states.interval < 1 + rules.tokens:
-                raise UsageError(
-                    f"a step of {1 + rules.tokens} tokens may pass more than one of the states that are kept "
-                    f"every {self.states.interval} tokens; SGLang does not start either",
-                    where="speculative.tokens",
-                    hint=f"use {self.states.interval - 1} at most",
-                )
+            self.check_states(config)
             return DraftedStateReplica(
                 config, latency, recorder, rules=rules, acceptance=acceptance, states=self.states
             )

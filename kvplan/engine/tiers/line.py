@@ -77,12 +77,15 @@ class Line:
         """Ask for a transfer; returns when it has arrived. Nothing takes no time and waits for nothing."""
         if not blocks:
             return now
+        self.moved_blocks += blocks
+        return self.carry(now, self.seconds(blocks))
+
+    def carry(self, now: float, seconds: float) -> float:
+        """A transfer of so many seconds stands in the queue; returns when it has arrived."""
         begin = max(now, self.free_s)
-        seconds = self.seconds(blocks)
         self.waited_s += begin - now
         self.busy_s += seconds
         self.free_s = begin + seconds
-        self.moved_blocks += blocks
         self.transfers += 1
         return self.free_s
 

@@ -90,8 +90,15 @@ def state_slots(serving: Serving, pool_bytes: int, state_bytes: int, per_request
         slots = int(share / state_bytes)
         return max(slots - padding, 0), slots * state_bytes + taken
     slots = max(int((share / state_bytes - padding * (1 + tokens)) / (1 + Fraction(tokens, per_request))), 0)
+    return slots, states_taken(serving, slots, state_bytes, per_request)
+
+
+def states_taken(serving: Serving, slots: int, state_bytes: int, per_request: int = 1) -> int:
+    """Bytes of a pool of so many states, with those behind each token of a step that verifies drafts."""
+    tokens = serving.decode_tokens if serving.decode_tokens > 1 else 0
+    padding = 1 if serving.version >= PADDED_STATES else 0
     verified = min(serving.rank_seqs, slots // per_request) + padding
-    return slots, (slots + padding + verified * tokens) * state_bytes
+    return (slots + padding + verified * tokens) * state_bytes
 
 
 def running_requests(version: Version, tokens: int, context: int, *, given: int | None = None) -> int:

@@ -6,6 +6,7 @@ from kvplan.engine.content import Content
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.live import MIXED_IN, SglangRequest
 from kvplan.engine.sglang.pool import TokenPool
+from kvplan.engine.sglang.prefix_radix import RadixIndex
 from kvplan.engine.speculation.paired import Pairs
 from kvplan.engine.speculation.sglang.request import DraftedRequest
 from kvplan.traces.request import Request
@@ -68,10 +69,11 @@ class DraftedTokenPool(DraftedPool):
     Args:
         config: engine options.
         lookahead: see ``DraftedPool.begin``.
+        tree: what is cached, as of ``TokenPool``.
     """
 
     __slots__ = DRAFT_SLOTS
 
-    def __init__(self, config: SglangConfig, lookahead: int) -> None:
-        super().__init__(config)
+    def __init__(self, config: SglangConfig, lookahead: int, tree: RadixIndex | None = None) -> None:
+        super().__init__(config, tree)
         self.begin(lookahead)

@@ -13,6 +13,7 @@ from kvplan.engine.protocols import LatencyModel
 from kvplan.engine.recorder import Recorder
 from kvplan.engine.sglang.config import SglangConfig
 from kvplan.engine.sglang.live import SglangRequest
+from kvplan.engine.sglang_states.index import StateIndex
 from kvplan.engine.sglang_states.pool import StatePool
 from kvplan.engine.sglang_states.replica import StateReplica
 from kvplan.engine.sglang_states.request import StateRequest
@@ -46,8 +47,8 @@ class DraftedStatePool(DraftedPool, StatePool):
 
     __slots__ = DRAFT_SLOTS
 
-    def __init__(self, config: SglangConfig, rules: StateRules) -> None:
-        super().__init__(config, rules)
+    def __init__(self, config: SglangConfig, rules: StateRules, index: StateIndex | None = None) -> None:
+        super().__init__(config, rules, index)
         self.begin(0)
 
     def stood(self, request: DraftedRequest, tokens: int) -> None:

@@ -1,0 +1,270 @@
+"""SGLang's radix cache over tokens and recurrent states, each on the device and in the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+from kvplan.engine.content import Content
+from kvplan.engine.hicache.copies import Copies, Parcel
+from kvplan.engine.hicache.host import HostMemory
+from kvplan.engine.hicache.index import HierarchicalIndex, WritePolicy
+from kvplan.engine.hicache.node import HostedNode
+from kvplan.engine.hicache.states.memory import HostStates
+from kvplan.engine.hicache.states.node import HostedStateNode
+from kvplan.engine.sglang.eviction import EvictionPolicy
+from kvplan.engine.sglang.prefix_radix import RadixNode
+from kvplan.engine.sglang_states.index import Found, StateIndex
+from kvplan.engine.sglang_states.node import StateNode
+
+
+class HostedStateIndex(HierarchicalIndex, StateIndex):
+    """A radix cache with states that goes on in the host.
+
+    Args:
+        page_size, policy, write, host, copies: as of ``HierarchicalIndex``.
+        host_states: the host's slots for states, empty.
+    """
+
+    node_class = HostedStateNode
+    root: HostedStateNode
+
+    def __init__(
+        self,
+        page_size: int,
+        policy: EvictionPolicy,
+        write: WritePolicy,
+        host: HostMemory,
+        copies: Copies,
+        host_states: HostStates,
+    ) -> None:
+        super().__init__(page_size, policy, write, host, copies)
+        self.host_states = host_states
+
+    # -- looking ----------------------------------------------------------------------------------------
+
+    def look(self, content: Content, limit: int) -> Found:
+        """See ``StateIndex.look``; the longest prefix that is kept anywhere becomes recently used."""
+        last = anchor = self.root
+        if limit < self.page_size:
+            return Found(0, anchor, 0, last)
+        depth = 0
+        for node in cast("Iterator[HostedStateNode]", self._passed(content, limit)):
+            depth = node.end
+            if node.state:
+                last = anchor = node
+            elif node.state_on_host:
+                last = node
+        self._use(last)
+        self._found(last)
+        return Found(anchor.end, anchor, depth, last, self._below(last, anchor))
+
+    def match(self, content: Content, limit: int) -> tuple[int, HostedStateNode]:
+        """See ``HierarchicalIndex.match``; of prefixes with a state at their end."""
+        found = self.look(content, limit)
+        return found.hit, cast(HostedStateNode, found.last)
+
+    def last_on_device(self, node: RadixNode) -> HostedStateNode:
+        """As the base class: the last one with a state there."""
+        assert isinstance(node, HostedStateNode)
+        while not node.state:
+            assert node.parent is not None
+            node = node.parent
+        return node
+
+    def found(self, last: RadixNode) -> int:
+        """As the base class; what is on the device behind the last state there counts if the host has it."""
+        anchor = self.last_on_device(last)
+        return anchor.end + self._below(cast(HostedStateNode, last), anchor)
+
+    @staticmethod
+    def _below(last: HostedStateNode, anchor: HostedStateNode) -> int:
+        tokens = 0
+        while last is not anchor:
+            if last.on_host:
+                tokens += last.tokens
+            assert last.parent is not None
+            last = last.parent
+        return tokens
+
+    def cached(self, content: Content, limit: int) -> int:
+        """As the base class; of prefixes with a state at their end, on the device or in the host."""
+        nodes = cast("Iterator[tuple[HostedStateNode, int]]", self._agreeing(content, limit))
+        ends = (depth for node, depth in nodes if (node.state or node.state_on_host) and depth == node.end)
+        return max(ends, default=0)
+
+    # -- inserting --------------------------------------------------------------------------------------
+
+    def publish(
+        self, content: Content, length: int, priority: int, counted: int
+    ) -> tuple[int, StateNode, bool]:
+        """See ``StateIndex.publish``; of tokens, those that were on the device."""
+        resident, end, new = self._walk(content, length, priority, counted)
+        last = cast(HostedStateNode, end)
+        taken = not last.state
+        self._use(last)
+        if taken:
+            self._put_state(last)
+        if new:
+            self._visit(last, length - length % self.page_size > counted)
+        elif self.duplicates is None and last.on_host and last.writing is None and not last.state_on_host:
+            self._back_up(last)
+        return resident, last, taken
+
+    def _put_state(self, node: HostedStateNode) -> None:
+        """A state is on the device."""
+        node.state = True
+        self.states += 1
+        self.host_states.leave(node)
+        if not node.state_lock:
+            self.unheld_states.put(node)
+
+    # -- holding ----------------------------------------------------------------------------------------
+
+    def lock(self, node: StateNode) -> None:  # type: ignore[override]
+        """See ``StateIndex.lock``."""
+        HierarchicalIndex.lock(self, cast(HostedStateNode, node))
+        node.state_lock += 1
+        self.unheld_states.discard(node)
+
+    def unlock(self, node: StateNode) -> None:  # type: ignore[override]
+        """Undo one ``lock``."""
+        HierarchicalIndex.unlock(self, cast(HostedStateNode, node))
+        node.state_lock -= 1
+        if not node.state_lock and node.state and node.parent is not None:
+            self.unheld_states.put(node)
+
+    def pin(self, node: HostedStateNode) -> None:
+        """A load will read the host's copy of a state: it stays there, with its node's tokens."""
+        self.host_states.leave(node)
+        node.pinned, node.pinned_from = True, node.start
+
+    def unpin(self, node: HostedStateNode) -> None:
+        """Undo ``pin``; the node may have been cut since."""
+        start, node.pinned_from = node.pinned_from, -1
+        if node.state_on_host and not node.state:
+            self.host_states.enter(node)
+        piece: HostedStateNode | None = node
+        while piece is not None and piece.start >= start and piece.parent is not None:
+            piece.pinned = False
+            piece = piece.parent
+
+    # -- the host ---------------------------------------------------------------------------------------
+
+    def _send(self, node: HostedNode) -> bool:
+        """As the base class."""
+        assert isinstance(node, HostedStateNode)
+        sent = super()._send(node)
+        if sent:
+            node.writing = node
+        return sent
+
+    def _landed(self, node: HostedNode) -> None:
+        """As the base class; pieces that were cut off meanwhile have arrived, too."""
+        assert isinstance(node, HostedStateNode)
+        piece: HostedStateNode | None = node
+        while piece is not None and piece.writing is node:
+            piece.writing = None
+            piece = piece.parent
+        super()._landed(node)
+
+    def _store(self, node: HostedNode) -> Parcel | None:
+        """As the base class, with the state."""
+        assert isinstance(node, HostedStateNode)
+        states, tokens = self.host_states, 0 if node.on_host else node.tokens
+        if tokens and not self._has_room(tokens):
+            return None
+        count = int(node.state and not node.state_on_host)
+        if count and not states.free:
+            self._evict_host_state()
+            if not states.free:
+                return None
+        if tokens:
+            self.host.put(tokens)
+            node.on_host = True
+        if count:
+            states.put(1)
+            node.state_on_host = True
+        return Parcel(tokens, count)
+
+    def _evict_host_state(self) -> None:
+        """The state that goes first leaves the host, with the tokens of its node if nothing hangs below."""
+        node = self.host_states.first
+        if node is None:
+            return
+        if node.ticket and not node.on_device:
+            self._forget(node)
+        else:
+            self._drop_from_host(node)
+
+    def _drop_from_host(self, node: HostedStateNode) -> None:
+        self.host_states.leave(node)
+        self.host_states.drop(1)
+        node.state_on_host = False
+
+    def _forget(self, node: HostedNode) -> None:
+        """As the base class, with the state."""
+        assert isinstance(node, HostedStateNode)
+        if node.state_on_host:
+            self._drop_from_host(node)
+        super()._forget(node)
+
+    def _loaded_with(self, last: HostedNode, tokens: int) -> Parcel:
+        """As the base class; the state goes into a slot of the tree's and into one of the request's."""
+        assert isinstance(last, HostedStateNode)
+        self._use(last)
+        self._put_state(last)
+        return Parcel(tokens, 2)
+
+    def _loaded(self, last: HostedNode) -> None:
+        """As the base class."""
+        assert isinstance(last, HostedStateNode)
+        super()._loaded(last)
+        self.unpin(last)
+
+    # -- evicting from the device -----------------------------------------------------------------------
+
+    def evict(self, tokens: int) -> int:
+        """See ``HierarchicalIndex.evict``; the states of leaves go with them."""
+        return HierarchicalIndex.evict(self, tokens)
+
+    def evict_states(self, count: int) -> int:
+        """See ``StateIndex.evict_states``."""
+        freed = 0
+        for _ in range(count):
+            node = cast("HostedStateNode | None", self.unheld_states.pop())
+            if node is None:
+                break
+            if node.ticket:
+                self.leaves.discard(node)
+                freed += node.tokens
+                self._evict_leaf(node)
+                continue
+            if self.duplicates is not None and not node.on_host and not node.state_on_host:
+                if not self.host_states.free:
+                    self._evict_host_state()
+                self._save(node)
+            self._drop_state(node)
+        self.orphaned += freed
+        return freed
+
+    def _leave(self, node: HostedNode) -> None:
+        """As the base class, with the state."""
+        assert isinstance(node, HostedStateNode)
+        super()._leave(node)
+        if node.state:
+            self._drop_state(node)
+
+    def _drop_state(self, node: StateNode) -> None:
+        """As the base class; it may be in the host still."""
+        assert isinstance(node, HostedStateNode)
+        super()._drop_state(node)
+        if node.state_on_host:
+            self.host_states.enter(node)
+
+    def _split(self, child: HostedNode, position: int) -> HostedNode:  # type: ignore[override]
+        """As the base class; the state stays with the lower part."""
+        assert isinstance(child, HostedStateNode)
+        upper = cast(HostedStateNode, super()._split(child, position))
+        upper.writing = child.writing
+        return upper
