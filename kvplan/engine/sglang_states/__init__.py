@@ -32,7 +32,7 @@ stay, to be found but not used. Requests are never turned away for want of slots
 
 Decisions, free and cached slots were compared step by step with SGLang's own scheduler, allocators and tree.
 
-Drafts beside states: ``speculation.sglang.states``; host memory: ``hicache.states``; prefill and decode servers:
-``disaggregation.sglang.states``. Not simulated: ``extra_buffer_lazy``, ``--mamba-max-states-per-path``,
-checkpoints in int8, unified memory.
+Drafts beside states: ``speculation.sglang.states``; host memory: ``hicache.states``; prefill and decode
+servers: ``disaggregation.sglang.states``. Not simulated: ``extra_buffer_lazy``,
+``--mamba-max-states-per-path``, checkpoints in int8, unified memory.
 """
