@@ -26,7 +26,7 @@ class Part:
         steady = rank.scheduler.steady
         self.rank, self.number, self.steps = rank, number, steps
         self.count = count = steady.count
-        self.plan = StepPlan()
+        self.plan = rank.scheduler.new_plan()
         self.batch = batch = self.plan.batch
         batch.scheduled_tokens = batch.decode_requests = batch.sampled_requests = count
         batch.decode_context = batch.decode_kv_tokens = steady.context()
@@ -76,7 +76,9 @@ def quiet_parts(ranks: Sequence[Replica], before: Group | None) -> list[Part]:
     found = []
     for number, rank in enumerate(ranks):
         scheduler = rank.scheduler
-        if not scheduler.has_requests:
+        if not rank.works:
+            if rank.hears:
+                return []
             continue
         if (
             scheduler.undecided()
