@@ -44,4 +44,5 @@ def data_parallel_attention(scenario: Scenario, deployment: Deployment) -> Chose
     assumed = [Assumption(WHERE, parallel.tp, text)]
     if scenario.routing.ranks is None:
         assumed.append(Assumption("routing.ranks", router, "as the engine deals requests to ranks"))
-    return Chosen(DataParallelAttention(parallel.tp, router), tuple(assumed), (), (config,) * parallel.tp)
+    ranks = parallel.tp * parallel.replicas
+    return Chosen(DataParallelAttention(parallel.tp, router), tuple(assumed), (), (config,) * ranks)

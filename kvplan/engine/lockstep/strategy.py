@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.instance import one_full_group
@@ -32,6 +32,7 @@ class DataParallelAttention:
     router: str = "least-loaded"
     drafts: Speculation | None = None
     pool: RecurrentStates | WindowPools | None = None
+    behind_router: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
