@@ -9,6 +9,7 @@ from math import inf, nextafter
 
 from kvplan.engine.config import EngineConfig
 from kvplan.engine.errors import EngineStuck
+from kvplan.engine.instance import make_replica
 from kvplan.engine.lockstep.coast import Part, quiet_parts
 from kvplan.engine.lockstep.ranks import RankGroup
 from kvplan.engine.plan import StepPlan
@@ -61,14 +62,14 @@ class LockstepEngine(RankGroup[Replica]):
 
     def __init__(
         self, ranks: int, router: str, config: EngineConfig, latency: LatencyModel, recorder: Recorder,
-        make: Callable[[EngineConfig, LatencyModel, Recorder], Replica] = Replica,
+        make: Callable[[EngineConfig, LatencyModel, Recorder], Replica] = make_replica,
     ) -> None:  # fmt: skip
         super().__init__(router, latency, recorder)
         self.ranks = [make(config, latency, self.recorder_of(index)) for index in range(ranks)]
         self.config = config = self.ranks[0].config
         self._device_free = 0.0
         self._in_flight: deque[Group] = deque()
-        self._idle = [StepPlan()] * ranks
+        self._idle = [rank.scheduler.new_plan() for rank in self.ranks]
         self._depth = 2 if config.async_scheduling else 1
         self._interval = config.prefill_schedule_interval if ranks > 1 else 1
         self._calls = 0
