@@ -28,7 +28,33 @@ RankT = TypeVar("RankT", PrefillReplica, DecodeReplica)
 Make = Callable[[EngineConfig, LatencyModel, Recorder], RankT]
 
 
-class PrefillRanks(LockstepEngine, Prefilling):
+class PooledRanks(LockstepEngine):
+    """What instances of either pool that have ranks answer for these."""
+
+    @property
+    def members(self) -> Sequence[PrefillReplica | DecodeReplica]:
+        """Whoever has requests: its ranks."""
+        raise NotImplementedError
+
+    @property
+    def computes(self) -> bool:
+        """Whether a device has something to do, now or with the next step."""
+        return bool(self._in_flight) or any(rank.computes for rank in self.members)
+
+    def refusal(self, request: Request) -> str | None:
+        """Why none of its ranks could ever serve a request, or ``None``."""
+        return self.members[0].refusal(request)
+
+    def some_request(self) -> str:
+        """The id of a request that is not finished."""
+        return next(rank.some_request() for rank in self.members if rank.busy)
+
+    def served(self) -> tuple[list[int], str]:
+        """As the base class; requests end elsewhere, or come from there."""
+        return self.dealt()
+
+
+class PrefillRanks(PooledRanks, Prefilling):
     """An instance of the prefill pool that has ranks.
 
     Args:
@@ -50,19 +76,6 @@ class PrefillRanks(LockstepEngine, Prefilling):
         return self.give(request)
 
     @property
-    def computes(self) -> bool:
-        """Whether a device has something to do, now or with the next step."""
-        return bool(self._in_flight) or any(rank.computes for rank in self.members)
-
-    def refusal(self, request: Request) -> str | None:
-        """Why none of its ranks could ever serve a request, or ``None``."""
-        return self.members[0].refusal(request)
-
-    def some_request(self) -> str:
-        """The id of a request that is not finished."""
-        return next(rank.some_request() for rank in self.members if rank.busy)
-
-    @property
     def peak_held(self) -> int:
         """Most requests computed and not yet sent: the sum of the ranks' own peaks."""
         return sum(rank.peak_held for rank in self.members)
@@ -73,12 +86,8 @@ class PrefillRanks(LockstepEngine, Prefilling):
             super()._nothing_fits()
         self.parked_s = self.clock
 
-    def served(self) -> tuple[list[int], str]:
-        """As the base class; requests end elsewhere."""
-        return self.dealt()
 
-
-class DecodeRanks(RemoteRanks, Decoding):
+class DecodeRanks(PooledRanks, RemoteRanks, Decoding):
     """An instance of the decode pool that has ranks; see ``PrefillRanks``."""
 
     def __init__(self, pool: Pool, ranks: Ranks, recorder: Recorder, make: Make[DecodeReplica]) -> None:
@@ -105,27 +114,10 @@ class DecodeRanks(RemoteRanks, Decoding):
         self.members[rank].offer(journey, request)
         return rank
 
-    @property
-    def computes(self) -> bool:
-        """Whether a device has something to do, now or with the next step."""
-        return bool(self._in_flight) or any(rank.computes for rank in self.members)
-
-    def refusal(self, request: Request) -> str | None:
-        """Why none of its ranks could ever serve a request, or ``None``."""
-        return self.members[0].refusal(request)
-
-    def some_request(self) -> str:
-        """The id of a request that is not finished."""
-        return next(rank.some_request() for rank in self.members if rank.busy)
-
     def _nothing_fits(self) -> None:
         """As the base class, and then it stands still."""
         super()._nothing_fits()
         self.parked = not self.hears
-
-    def served(self) -> tuple[list[int], str]:
-        """As the base class; requests come from elsewhere."""
-        return self.dealt()
 
 
 PrefillInstance = PrefillReplica | PrefillRanks
